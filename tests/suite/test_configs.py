@@ -7,10 +7,18 @@ from typing import Any
 import pytest
 from mmengine.config import Config
 
+from mmdistill_dense.apps.inspect.step_cost import peak_extra_memory
 from mmdistill_dense.apps.recipes import compose
-from mmdistill_dense.apps.suite import configs, plan
+from mmdistill_dense.apps.suite import configs, plan, preflight
+from mmdistill_dense.apps.suite.definition import Definition, load
+from mmdistill_dense.apps.suite.job import perform
+from mmdistill_dense.apps.suite.rows import own_data
+from mmdistill_dense.apps.suite.table import unlabelled
 from mmdistill_dense.config.resolve import load_model
+from tests import toys
+from tests.suite import tiny
 from tests.suite.tiny import defined, run_of
+from tools.benchmark.step import prepare_steps
 
 
 def own_leaf(text: str = '') -> dict[str, Any]:
@@ -61,12 +69,11 @@ def test_options_of_a_method_are_its_distillers(row: dict, said: str) -> None:
         configs.method_config(definition, definition.methods['afdcd'])
 
 
-@pytest.mark.parametrize('key', ['pool_size', 'afdcd.pool_size', 'model.distillers.afdcd.pool_size'])
-def test_options_of_a_method_may_be_short(key: str) -> None:
-    name = 'kd' if key == 'pool_size' else 'afdcd'
-    definition = defined(methods={name: {'options': {key.replace('pool_size', 'loss_weight'): 3}}})
-    config = configs.method_config(definition, definition.methods[name])
-    assert config.model.distillers[name].loss_weight == 3
+def test_options_of_a_method_may_be_short() -> None:
+    for name, key in (('kd', ''), ('afdcd', 'afdcd.'), ('afdcd', 'model.distillers.afdcd.')):
+        definition = defined(methods={name: {'options': {f'{key}loss_weight': 3}}})
+        config = configs.method_config(definition, definition.methods[name])
+        assert config.model.distillers[name].loss_weight == 3, key
 
 
 @pytest.mark.parametrize(('options', 'said'), [
@@ -90,14 +97,15 @@ def test_a_method_of_ones_own_names_its_module(tmp_path: Path) -> None:
     assert found.custom_imports.imports == ['mmdistill_dense.engine.launch', 'json']
 
 
-def test_a_config_of_ones_own_may_start_from_other_weights() -> None:
+def test_a_config_of_ones_own_may_start_from_other_weights_and_have_pictures_without_labels() -> None:
     weights = (
         "load_from = 'x.pth'\nmodel['inherit'] = ['neck']\nmodel['student'] = dict(backbone=dict(init_cfg=None))\n"
+        "model['unlabelled'] = dict(data_root='more')\n"
     )
     definition = defined(methods=own_leaf(weights), options={'train_cfg.val_interval': 5})
     found = configs.method_config(definition, definition.methods['mine'])
     assert (found.load_from, found.model.inherit, found.train_cfg.val_interval) == ('x.pth', ['neck'], 5)
-    assert found.model.student.backbone.init_cfg is None
+    assert found.model.student.backbone.init_cfg is None and found.model.unlabelled == {'data_root': 'more'}
     definition = defined(methods=own_leaf(weights + "del model['distillers']\n"))
     assert not configs.method_config(definition, definition.methods['mine']).model.get('distillers')
 
@@ -110,9 +118,8 @@ def test_control_with_distillers_is_refused() -> None:
 
 def test_written_config_is_the_one_that_is_run(tmp_path: Path) -> None:
     methods = {'kd': {}, 'afdcd': {'options': {'afdcd.pool_size': 2}}, **own_leaf()}
-    definition = defined(
-        methods=methods, seeds=[3], options={'param_scheduler.1.end': 77, 'train_cfg': {'val_interval': 5}}
-    )
+    options = {'param_scheduler.1.end': 77, 'train_cfg': {'val_interval': 5}}
+    definition = defined(methods=methods, seeds=[3], options=options)
     for run in plan.runs(definition):
         config = plan.config_of(definition, run)
         plan.write_config(run, config, 'abc')
@@ -130,17 +137,13 @@ def test_settings_of_a_row() -> None:
     """In memory and in the written files; the user's config may be the row as well."""
     mine = own_leaf()['mine'] | {'settings': 'canonical'}
     definition = defined(methods={'auto': SETTINGS, 'mine': mine})
-    for name, found in (
-        ('auto', dict(maskd=dict(type='MasKD', settings='auto', eps=1.0, learn=dict(max_iters=200)))),
-        ('mine', dict(kd=dict(type='LogitKD', settings='canonical'))),
-    ):
+    own = dict(type='MasKD', settings='auto', eps=1.0)
+    for name, found in (('auto', dict(maskd=own)), ('mine', dict(kd=dict(type='LogitKD', settings='canonical')))):
         run = run_of(definition, name)
         config = plan.config_of(definition, run)
-        for one in found.values():
-            if 'learn' in one:
-                one['learn'] = config.model.distillers.maskd.learn
-                assert one['learn'].max_iters == 200
-        assert config.model.distillers == found
+        told = config.model.distillers.to_dict()
+        assert name == 'mine' or told['maskd'].pop('learn')['max_iters'] == 200
+        assert told == found
         plan.write_config(run, config, 'abc')
         file = Config.fromfile(run.file)
         assert file.model == config.model and configs.config_hash(file) == configs.config_hash(config)
@@ -206,10 +209,8 @@ def test_rates_are_scaled_with_the_ends_that_schedules_name() -> None:
     ends = ({'type': 'PolyLR'}, {'type': 'CosineAnnealingMomentum'}, {'type': 'X', 'param_name': 'weight_decay'})
     schedules = [{**one, 'eta_min': 0.5} for one in ends]
     definition = defined(methods={'control_x2': {'rate': 2}}, options={'param_scheduler': schedules})
-    before, config = (
-        configs.control_config(definition),
-        configs.method_config(definition, definition.methods['control_x2']),
-    )
+    before = configs.control_config(definition)
+    config = configs.method_config(definition, definition.methods['control_x2'])
     assert config.optim_wrapper.optimizer.lr == 2 * before.optim_wrapper.optimizer.lr
     assert [one.eta_min for one in config.param_scheduler] == [1.0, 0.5, 0.5]
     definition = defined(methods={'control_x2': {'rate': 2}}, options={'optim_wrapper.optimizer': {'_delete_': True}})
@@ -217,12 +218,12 @@ def test_rates_are_scaled_with_the_ends_that_schedules_name() -> None:
         configs.method_config(definition, definition.methods['control_x2'])
 
 
-@pytest.mark.parametrize(('resume', 'keys'), [(True, []), (False, ['load_from'])])
-def test_the_checkpoint_of_a_resumption_is_no_change(tmp_path: Path, resume: bool, keys: list[str]) -> None:
+def test_the_checkpoint_of_a_resumption_is_no_change(tmp_path: Path) -> None:
     config = configs.control_config(defined())
-    written = Config(config.to_dict() | {'resume': resume, 'load_from': 'out/iter_2.pth'})
-    (tmp_path / 'config.py').write_text(written.pretty_text)
-    assert configs.changed_keys(tmp_path, config) == keys
+    for resume, keys in ((True, []), (False, ['load_from'])):
+        written = Config(config.to_dict() | {'resume': resume, 'load_from': 'out/iter_2.pth'})
+        (tmp_path / 'config.py').write_text(written.pretty_text)
+        assert configs.changed_keys(tmp_path, config) == keys
 
 
 def test_workers_apply_to_every_loader_and_two_checkpoints_are_kept() -> None:
@@ -257,11 +258,10 @@ def ten_steps(**changes: Any) -> Config:
     return Config({**given, **changes})
 
 
-@pytest.mark.parametrize(
-    ('factor', 'loop', 'milestones', 'waves', 'warmup', 'start'),
-    [(2, (20, 10), [8, 18, 40], (14, 6, 20), 4, 2), (0.5, (5, 2), [2, 4, 10], (3, 2, 5), 1, 1),
-     (0.1, (1, 1), [1, 1, 2], (1, 1, 1), 1, 1)],
-)  # fmt: skip
+@pytest.mark.parametrize(('factor', 'loop', 'milestones', 'waves', 'warmup', 'start'), [
+    (2, (20, 10), [8, 18, 40], (14, 6, 20), 4, 2), (0.5, (5, 2), [2, 4, 10], (3, 2, 5), 1, 1),
+    (0.1, (1, 1), [1, 1, 2], (1, 1, 1), 1, 1),
+])  # fmt: skip
 def test_what_is_counted_in_steps_is_scaled_with_the_length(
     factor: float, loop: tuple, milestones: list, waves: tuple, warmup: int, start: int
 ) -> None:
@@ -288,3 +288,86 @@ def test_what_is_counted_in_steps_is_scaled_with_the_length(
 def test_what_may_be_a_length_is_refused(changes: dict[str, Any], key: str) -> None:
     with pytest.raises(ValueError, match=f'methods.x.length: {key} looks like a length in a run of'):
         configs.fit(ten_steps(**changes), 2, 'methods.x.length')
+
+
+# Rows with pictures without labels, or with data and a length of their own
+
+
+def with_pictures(row: dict[str, Any] | None = None, **changes: Any) -> Definition:
+    more = {'method': 'kd', 'unlabelled': {'data_root': toys.picture_folder(6), **(row or {})}}
+    return load(tiny.write(Path(), **{'methods': {'kd': {}, 'more': more}, **changes}))
+
+
+def test_a_row_differs_in_its_pictures_alone_and_its_hash_in_ratio_and_list() -> None:
+    definition = with_pictures()
+    kd, more = (configs.method_config(definition, definition.methods[name]).to_dict() for name in ('kd', 'more'))
+    assert list(configs.differences(kd, more)) == ['model.unlabelled']
+    assert more['model']['unlabelled'] == {'data_root': toys.picture_folder(6)}
+
+    def hash_with(name: str = 'more', **row: Any) -> str:
+        definition = with_pictures(row)
+        return plan.hash_of(definition, run_of(definition, name))
+
+    assert hash_with('kd') == hash_with('kd', ratio=3) != hash_with() == hash_with(workers=2)
+    assert len({hash_with(), hash_with(ratio=3), hash_with(ann_file='list.txt')}) == 3
+
+
+def test_mistakes_come_up_before_anything_starts() -> None:
+    told = "more: UnlabeledImages: data_root = 'none' does not exist"
+    for row, said in (({'data_root': 'none'}, told), ({'ratoi': 2}, "'ratoi'")):
+        definition = with_pictures(row)
+        with pytest.raises((FileNotFoundError, TypeError, ValueError), match=said):
+            preflight.check(definition, plan.resolved(definition, [run_of(definition, 'more')]))
+
+
+@pytest.mark.soak
+def test_the_cost_is_that_of_both_parts() -> None:
+    """Twice the pictures in the student's graph; times are not compared here."""
+    definition = with_pictures({'ratio': 1})
+    found = {}
+    for name in ('kd', 'more'):
+        config = configs.method_config(definition, definition.methods[name])
+        config.model.teacher.checkpoint = None
+        distilled = prepare_steps(config).distilled
+        distilled()
+        found[name] = peak_extra_memory(distilled, 'cpu')
+    more = found['more'] / found['kd']
+    assert 1.5 < more < 2.2, found
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize(('options', 'passes'), [
+    ({}, 2), ({'schedule.stop_at': 3}, 1), ({'schedule.ramp_down': [0, 0.5]}, 1),
+])  # fmt: skip
+def test_a_run_tells_the_number_and_the_passes(options: dict[str, Any], passes: int) -> None:
+    """Of 6 pictures, 2 a step in 6 steps. A distiller of weight 0 reads none."""
+    pictures = {'data_root': toys.picture_folder(6), 'ratio': 1}
+    definition = with_pictures(methods={'more': {'method': 'kd', 'unlabelled': pictures, 'options': options}})
+    for name in ('teacher', 'more'):
+        result = perform(definition, run_of(definition, name))
+    assert result['unlabelled']['pictures'] == 6 and result['unlabelled']['passes'] == pytest.approx(passes)
+    times = f'each seen {passes} times (hash of the names '
+    assert unlabelled(result).startswith(f'6, 1 for each labelled one of a step, {times}')
+    assert unlabelled({}) == ''
+
+
+def test_rows_may_have_a_length_and_training_sets_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The rest of their config is the control's, also of a second row that replaces nested options."""
+    monkeypatch.setenv('SHAPES', '5')
+    rows = {
+        'alone_2x': {'length': 2},
+        'joined': {'method': 'kd', 'data': [{}, {'num_images': 3, 'palette': '{{$SHAPES:1}}'}]},
+        'other': {'data': [{'painting.objects': [1, 2]}]},
+    }
+    loop = {'_delete_': True, 'type': 'IterBasedTrainLoop', 'max_iters': 8, 'val_interval': 4}
+    definition = with_pictures(methods=rows, options={'train_cfg': loop})
+    found = {name: plan.config_of(definition, run_of(definition, name)) for name in ('control', *rows)}
+    assert [one.train_cfg.max_iters for one in found.values()] == [8, 16, 8, 8]
+    assert {len(one.train_cfg) for one in found.values()} == {3}
+    first, second = found['joined'].train_dataloader.dataset.datasets
+    control = found['control'].train_dataloader.dataset
+    assert first == control and second == {**control, 'num_images': 3, 'palette': '5'}
+    assert found['other'].train_dataloader.dataset.painting.objects == [1, 2]
+    assert len({plan.hash_of(definition, run_of(definition, name)) for name in found}) == 4
+    assert own_data(definition.methods['alone_2x']) == ', 2 times as long'
+    assert own_data(definition.methods['joined']).startswith(" on the control's training set and the control's")

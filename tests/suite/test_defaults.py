@@ -57,19 +57,6 @@ def test_chance_alone_says_yes_in_no_more_than_one_of_twenty() -> None:
     assert 0 < yes <= 5 and 0 < no <= 5 and abs(mean) < 0.1 and 0.3 < width < 2
 
 
-@pytest.mark.soak
-def test_the_page_tells_what_its_commands_print(capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(ROOT)
-    page = Path('docs/results.md').read_text(encoding='utf-8')
-    commands = re.findall(r'^python benchmarks/defaults.py (null .*)$', page, re.MULTILINE)
-    for command in commands:
-        defaults.main(command.split())
-    shares = re.findall(r'yes (.*?%)', capsys.readouterr().out)
-    assert len(shares) == 2 and re.findall(r'in (\S+) % \(segmentation\) and (\S+) % \(detection\)', page) == [
-        tuple(share.removesuffix('%') for share in shares)
-    ]
-
-
 @pytest.mark.parametrize('task', ['seg', 'det'])
 def test_the_page_has_the_table_of_the_pairs(task: str, capsys: pytest.CaptureFixture) -> None:
     scores = ROOT / 'benchmarks/pairs/scores' / task

@@ -14,6 +14,7 @@ from mmdistill_dense.apps.commands.training import build_runner
 from mmdistill_dense.apps.suite import job, plan
 from mmdistill_dense.apps.suite.definition import Definition, load
 from mmdistill_dense.apps.suite.job import Progress
+from mmdistill_dense.utils.files import read_json
 from tests import toys
 from tests.suite import tiny
 from tests.suite.tiny import run_of
@@ -107,7 +108,7 @@ def test_weights_alone_are_kept(whole: Path, tmp_path: Path, monkeypatch: pytest
         assert file.name == result['checkpoint'] and result['checkpoint'].startswith('weights_iter_')
         assert torch.load(file, weights_only=False).keys() == {'meta', 'state_dict'}
     assert not plan.unfinished(definition, [run_of(definition, 'mgd seed 0')])
-    scores = [json.loads((folder / 'out/teacher/result.json').read_text())['score'] for folder in (whole, tmp_path)]
+    scores = [read_json(folder / 'out/teacher/result.json')['score'] for folder in (whole, tmp_path)]
     assert scores[0] == scores[1]
 
 
@@ -127,27 +128,23 @@ def stopping(monkeypatch: pytest.MonkeyPatch, at: int) -> None:
     monkeypatch.setattr(Progress, 'after_train_iter', stop)
 
 
-@pytest.mark.parametrize(('at', 'damaged'), [pytest.param(1, False, marks=pytest.mark.soak), (4, True)])
 def test_stopped_run_goes_on_to_the_same_bits(
-    definition: Definition, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: int, damaged: bool
+    definition: Definition, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """And passes over a file as a kill in the middle of writing leaves it."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / 'out').mkdir()
     (tmp_path / 'out' / 'teacher').symlink_to(whole / 'out' / 'teacher')
     with monkeypatch.context() as patch, pytest.raises(Stop):
-        stopping(patch, at)
+        stopping(patch, 4)
         perform(definition, 'kd seed 0')
     folder = tmp_path / 'out/runs/kd/seed0'
-    state = json.loads((folder / 'state.json').read_text())
+    state = read_json(folder / 'state.json')
     assert state['phase'] == 'training' and not (folder / 'result.json').exists()
-    if damaged:  # as a kill in the middle of writing leaves it
-        file = folder / 'iter_4.pth'
-        file.write_bytes(file.read_bytes()[:1000])
-        (folder / 'last_checkpoint').write_text('')
-    found, expected = (
-        perform(definition, 'kd seed 0'),
-        json.loads((whole / 'out/runs/kd/seed0/result.json').read_text()),
-    )
+    file = folder / 'iter_4.pth'
+    file.write_bytes(file.read_bytes()[:1000])
+    (folder / 'last_checkpoint').write_text('')
+    found, expected = perform(definition, 'kd seed 0'), read_json(whole / 'out/runs/kd/seed0/result.json')
     same = ('metrics', 'score', 'config_hash', 'shares', 'checkpoint', 'teacher')
     assert {key: found[key] for key in same} == {key: expected[key] for key in same}
     assert found['restarts'] == 1
@@ -215,23 +212,14 @@ def test_what_is_tested_is_the_last_file_where_weights_are_averaged(
     assert not torch.equal(raw['state_dict'][key], raw['ema_state_dict'][f'module.{key}']), 'else nothing is shown'
 
 
-@pytest.mark.parametrize(('launcher', 'given', 'place'), [
-    ('none', {'RANK': '1', 'WORLD_SIZE': '2'}, (0, 1)),
-    ('pytorch', {'RANK': '1', 'WORLD_SIZE': '2'}, (1, 2)),
-    ('slurm', {'SLURM_PROCID': '3', 'SLURM_NTASKS': '8', 'RANK': '0'}, (3, 8)),
-    ('mpi', {'OMPI_COMM_WORLD_RANK': '2', 'OMPI_COMM_WORLD_SIZE': '4'}, (2, 4)),
-])  # fmt: skip
-def test_rank_is_known_before_there_is_a_group(
-    launcher: str, given: dict, place: tuple, monkeypatch: pytest.MonkeyPatch
+def test_rank_is_known_before_there_is_a_group_and_the_first_process_writes(
+    definition: Definition, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    given = dict(SLURM_PROCID=3, SLURM_NTASKS=8, OMPI_COMM_WORLD_RANK=2, OMPI_COMM_WORLD_SIZE=4, RANK=1, WORLD_SIZE=2)
     for name, value in given.items():
-        monkeypatch.setenv(name, value)
-    assert job.place_of(launcher) == place
-
-
-def test_only_the_first_process_writes(definition: Definition, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv('RANK', '1')
-    monkeypatch.setenv('WORLD_SIZE', '2')
+        monkeypatch.setenv(name, str(value))
+    places = dict(none=(0, 1), pytorch=(1, 2), slurm=(3, 8), mpi=(2, 4))
+    assert {launcher: job.place_of(launcher) for launcher in places} == places
 
     def stop(*args: Any) -> None:
         raise Stop
@@ -280,7 +268,7 @@ def test_given_teacher_is_tested_alone(
     file.symlink_to(whole / 'out/teacher/iter_2.pth')
     given = load(tiny.write(tmp_path, teacher=None, test_teacher=True, test_sets=SETS))
     found = perform(given, 'teacher')
-    expected = json.loads((whole / 'out/teacher/result.json').read_text())
+    expected = read_json(whole / 'out/teacher/result.json')
     assert found['metrics'] == expected['metrics'] and found['iterations'] == 0 and found['checkpoint'] is None
     assert not list((tmp_path / 'out/teacher').glob('*.pth'))
     options = {**tiny.content()['options'], 'model.teacher.checkpoint': 'other.pth'}
@@ -289,7 +277,9 @@ def test_given_teacher_is_tested_alone(
         plan.check_unchanged(load(other), plan.runs(load(other))[:1])
 
 
-def test_progress_that_cannot_be_written_ends_no_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_progress_that_cannot_be_written_ends_no_training_and_an_evaluation_is_word_of_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     report = Progress(tmp_path, 'abc')
 
     def broken(*_: object, **__: object) -> None:
@@ -300,12 +290,8 @@ def test_progress_that_cannot_be_written_ends_no_training(tmp_path: Path, monkey
     report.tell(True, iteration=4)
     monkeypatch.undo()
     report.tell(True, iteration=5)
-    assert json.loads((tmp_path / 'state.json').read_text())['iteration'] == 5
-
-
-def test_an_evaluation_is_word_of_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    report = Progress(tmp_path, 'abc')
-    before = json.loads((tmp_path / 'state.json').read_text())['time']
+    told = read_json(tmp_path / 'state.json')
+    assert told['iteration'] == 5
     report.written = -job.EVERY
     report.after_val_iter(None, 0)
-    assert json.loads((tmp_path / 'state.json').read_text())['time'] > before
+    assert read_json(tmp_path / 'state.json')['time'] > told['time']

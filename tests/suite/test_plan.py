@@ -1,13 +1,19 @@
-"""Which runs there are, what they wait for, and their results."""
+"""Which runs there are, what they wait for, their results, and what is found before the first of them starts."""
 
 import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+import torch
+from mmengine.config import Config
 
-from mmdistill_dense.apps.suite import plan
+from mmdistill_dense.apps.suite import plan, preflight
+from mmdistill_dense.apps.suite.definition import Definition
+from mmdistill_dense.apps.suite.preflight import check_metric
 from tests.suite import tiny
 from tests.suite.tiny import of_two as defined
 
@@ -113,11 +119,7 @@ def test_a_network_in_a_file_of_the_user_s_is_part_of_its_runs(tmp_path: Path) -
 
 
 def test_results_are_those_of_finished_runs_in_the_order_of_the_table() -> None:
-    for name, score in (
-        ('runs/afdcd/seed1', 3),
-        ('runs/control/seed0', 1),
-        ('teacher', 9),
-    ):
+    for name, score in (('runs/afdcd/seed1', 3), ('runs/control/seed0', 1), ('teacher', 9)):
         tiny.write_result(Path('out', name), score)
     Path('out/runs/kd/seed0').mkdir(parents=True)
     found = plan.results(defined())
@@ -161,3 +163,170 @@ def test_teacher_that_is_there_is_not_trained_unless_that_had_begun() -> None:
     Path('out/teacher').mkdir(parents=True)
     Path('out/teacher/state.json').write_text(json.dumps({'iteration': 1}))
     assert 'teacher' in [run.name for run in plan.runs(definition)]
+
+
+# What is found before the first run starts
+
+
+def titles(runs: list[plan.Run]) -> list[str]:
+    return [run.title for run in runs]
+
+
+def test_selected_rows_come_with_what_they_need_and_unknown_ones_are_named() -> None:
+    definition = defined()
+    assert titles(plan.select(definition)) == titles(plan.runs(definition))
+    assert titles(plan.select(definition, ['control'], [1])) == ['control seed 1']
+    assert titles(plan.select(definition, ['afdcd'], [0])) == ['teacher', 'afdcd seed 0']
+    assert titles(plan.select(definition, ['kd'], [1])) == ['teacher', 'kd seed 1']
+    assert titles(plan.select(definition, ['teacher'])) == ['teacher']
+    assert titles(plan.select(definition, ['teacher'], [5])) == ['teacher'], 'it has no seed of the definition'
+    assert titles(plan.select(definition, [], [0])) == ['teacher', 'control seed 0', 'kd seed 0', 'afdcd seed 0']
+    with pytest.raises(ValueError, match="--only: row 'afdc': unknown. Close: afdcd"):
+        plan.select(definition, ['afdc'])
+    with pytest.raises(ValueError, match=r'--seeds \[3\]: the definition has \[0, 1\]'):
+        plan.select(definition, [], [3])
+
+
+def finish(definition: Definition, title: str, config_hash: str | None = None) -> plan.Run:
+    run = next(run for run in plan.runs(definition) if run.title == title)
+    tiny.write_result(run.folder, 1.0, config_hash=config_hash or plan.hash_of(definition, run))
+    return run
+
+
+def test_changed_runs_are_refused(tmp_path: Path) -> None:
+    """By the written config; a hash of earlier versions covered other texts."""
+    definition = defined()
+    run = finish(definition, 'kd seed 1')
+    config = plan.config_of(definition, run)
+    (run.folder / 'config.py').write_text(config.pretty_text)
+    assert 'kd seed 1' not in titles(plan.unfinished(definition, plan.runs(definition)))
+    finish(definition, 'kd seed 1', 'of before')
+    assert 'kd seed 1' not in titles(plan.unfinished(definition, plan.runs(definition)))
+    config.model.distillers.kd.loss_weight = 7
+    config.work_dir = '/moved'
+    (run.folder / 'config.py').write_text(config.pretty_text)
+    told = r'kd seed 1: out/runs/kd/seed1 was made with another config .* \(model.distillers.kd.loss_weight\)'
+    with pytest.raises(ValueError, match=told):
+        plan.unfinished(definition, plan.runs(definition))
+    (run.folder / 'config.py').unlink()
+    finish(definition, 'kd seed 1', '0123456789abcdef')
+    with pytest.raises(ValueError, match=r'kd seed 1: .* \(its teacher\)'):
+        plan.unfinished(definition, plan.runs(definition))
+
+
+def test_a_run_goes_on_with_as_many_processes_as_it_was_begun() -> None:
+    """A finished teacher may have had others, and a run without a checkpoint has not begun."""
+    definition = defined()
+    runs = {run.title: run for run in plan.runs(definition)}
+    for title in ('control seed 1', 'teacher'):
+        tiny.write_result(runs[title].folder, 1.0, config_hash=plan.hash_of(definition, runs[title]), processes=8)
+    said = r'control seed 1: .* was made by 8 process\(es\), this would be 1: another batch'
+    with pytest.raises(ValueError, match=said):
+        plan.unfinished(definition, list(runs.values()))
+    assert 'control seed 1' not in titles(plan.unfinished(definition, list(runs.values()), processes=8))
+    assert plan.unfinished(definition, [runs['control seed 1']]) == [], 'nothing is to be done'
+    (begun := runs['kd seed 0']).folder.mkdir(parents=True)
+    (begun.folder / 'state.json').write_text('{"config_hash": "x", "processes": 8}')
+    plan.check_processes(begun, 1)
+    torch.save({'state_dict': {}}, begun.folder / 'iter_2.pth')
+    plan.check_processes(begun, 8)
+    with pytest.raises(ValueError, match=r'kd seed 0: .* was made by 8'):
+        plan.check_processes(begun, 1)
+
+
+def test_batch_that_the_learning_rate_is_not_for_is_refused() -> None:
+    """Which batches it is for: tests/engine/test_distill_hook.py."""
+    definition = defined(control='deeplabv3_r101_to_r18_cityscapes', teacher=None, options={})
+    resolved = plan.resolved(definition, plan.runs(definition))
+    plan.check_batch(definition, resolved, 8)
+    said = r'1 process\(es\) with train_dataloader.batch_size=2 take 2 pictures a step.*base_batch_size=16'
+    with pytest.raises(ValueError, match=said):
+        plan.check_batch(definition, resolved, 1)
+
+
+NO_SCALE = [{'type': 'mmdistill_dense.LoadShapes'}, {'type': 'Resize', 'scale': [96, 96]}, {'type': 'PackSegInputs'}]
+MOBILENET = {'control': 'deeplabv3plus_mobilenetv2_to_r18w16_camvid', 'teacher': None, 'options': None}
+
+
+@pytest.mark.parametrize(('changes', 'said'), [
+    (MOBILENET, r"control: .* data_prefix.img_path = 'nowhere/camvid/images/train' does not"),
+    (dict(teacher=None), r'model\.teacher\.checkpoint=.*iter_700\.pth.*no such file'),
+    (dict(options={**tiny.SMALL, 'val_dataloader.dataset.pipeline': NO_SCALE}),
+     'tiny.yaml: control: training would stop at its first evaluation'),
+    (dict(methods={'kd': {'options': {'los_weight': 3}}}), 'tiny.yaml: kd: .*los_weight'),
+    (dict(methods={'kd': {'options': {'student_tap': 'decode_head.conf_seg'}}}), 'tiny.yaml: kd: .*conv_seg'),
+    (dict(methods={'kd': {'options': {'loss_weight': 'abc'}}}), 'tiny.yaml: kd: '),
+    (dict(metric='mIuO'), "tiny.yaml: metric: score of val_evaluator 'mIuO': unknown. Close: mIoU"),
+    (dict(options={'optim_wrapper.optimizer.lrr': 3}), "TypeError: optim_wrapper.optimizer: .* no option 'lrr'.*'lr'"),
+    (dict(options={'param_scheduler.1.powr': 3}), "param_scheduler.1: PolyLR has no option 'powr'.*'power'"),
+    (dict(options={'train_dataloader': {'batchsize': 3}}), "DataLoader.* unexpected keyword argument 'batchsize'"),
+    (dict(options={'randomness.determinstic': True}), 'randomness.*determinstic.*deterministic'),
+    (dict(teacher={'config': 'teachers/toy_seg', 'options': {'train_cfg.max_itrs': 3}}),
+     "tiny.yaml: teacher: TypeError: train_cfg: .* has no option 'max_itrs'"),
+    (dict(test_sets={'rain': {'num_imges': 3}}), "tiny.yaml: test_sets.rain: .*'num_imges'"),
+])  # fmt: skip
+def test_what_check_finds_is_told_with_its_row_before_anything_starts(
+    changes: dict, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv('MMDISTILL_DATA', 'nowhere')
+    definition = defined(**changes)
+    with pytest.raises(ValueError, match=said):
+        preflight.check(definition, plan.resolved(definition, plan.runs(definition)))
+
+
+@pytest.mark.parametrize('row', ['control', 'mine', 'teacher'])
+def test_missing_start_weights_are_named_before_the_teacher_is_trained(row: str) -> None:
+    """Of the student alone, of a row of one's own, and of the teacher itself."""
+    name = "__import__('mmdistill_dense').base('mmdistill_dense::_base_/recipes/toy_seg.py')"
+    start = "student=dict(backbone=dict(init_cfg=dict(type='Pretrained', checkpoint='weights/none.pth')))"
+    option = "distillers=dict(kd=dict(type='LogitKD'))"
+    Path('mine.py').write_text(f'_base_ = {name}\nmodel = dict({option}, {start})\n')
+    key = 'model.backbone.init_cfg' if row == 'teacher' else 'model.student.backbone.init_cfg'
+    weights = {key: {'type': 'Pretrained', 'checkpoint': 'weights/none.pth'}}
+    options, teacher = tiny.content()['options'], tiny.content()['teacher']
+    definition = defined(
+        methods={'mine': {'config': 'mine.py'}} if row == 'mine' else {'kd': {}},
+        options={**options, **(weights if row == 'control' else {})},
+        teacher={**teacher, 'options': {**teacher['options'], **(weights if row == 'teacher' else {})}},
+    )
+    told = rf"tiny.yaml: {row}: .*{key}.checkpoint='weights/none.pth'.* MMDISTILL_WEIGHTS names the folder weights\."
+    with pytest.raises(ValueError, match=told):
+        preflight.check(definition, plan.resolved(definition, plan.runs(definition)))
+
+
+def test_new_keys_that_something_takes_pass_before_the_teacher_exists() -> None:
+    new = {
+        'default_hooks.ema': {'type': 'EMAHook', 'momentum': 0.1},
+        'optim_wrapper.clip_grad': {'max_norm': 1},
+        'optim_wrapper.optimizer.amsgrad': True,
+        'optim_wrapper.paramwise_cfg': {'norm_decay_mult': 0},
+        'train_dataloader.prefetch_factor': None,
+        'randomness.deterministic': True,
+        'param_scheduler.0.verbose': False,
+        'env_cfg.dist_cfg.timeout': 1800,
+        'train_cfg.dynamic_intervals': [[0, 2]],
+    }
+    definition = defined(options={**tiny.content()['options'], **new})
+    preflight.check(definition, plan.resolved(definition, plan.runs(definition)))
+
+
+def test_an_evaluator_without_a_score_is_refused() -> None:
+    config = Config(dict(val_evaluator=dict(type='CocoMetric', metric='bbox', format_only=True)))
+    with pytest.raises(ValueError, match='x: val_evaluator.format_only=True writes predictions and gives no score'):
+        check_metric(config, 'coco/bbox_mAP', 'x')
+
+
+@pytest.mark.parametrize(('batch', 'few'), [(1, 1), (2, 2), (16, 2)])
+def test_a_row_is_checked_with_a_step_of_few_pictures(batch: int, few: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a CPU the step of a whole batch may take minutes and all memory."""
+    asked: list[int | None] = []
+
+    def checked(config: Config, options: Any, tell: Any) -> Any:
+        asked.append(options.batch)
+        found = SimpleNamespace(pictures=0, student=None, teachers=[], taps=[])
+        return SimpleNamespace(findings=[], verdict='ready', subject=found)
+
+    monkeypatch.setattr(preflight, 'check_config', checked)
+    definition = tiny.defined(batch=batch)
+    preflight.check(definition, plan.resolved(definition, plan.runs(definition)))
+    assert asked == [2, few, few]  # the teacher, which has a batch of its own, the control and the method

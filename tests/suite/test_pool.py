@@ -20,6 +20,7 @@ from tests.engine.processes import environment
 from tests.suite import tiny
 from tests.suite.tiny import alive
 
+LINUX = pytest.mark.skipif(not Path('/proc/self/stat').is_file(), reason='looks into /proc')
 FINISH = """
 import json, os, pathlib, sys, time
 folder = pathlib.Path(sys.argv[1])
@@ -69,10 +70,8 @@ def test_runs_start_when_what_they_need_is_there(tmp_path: Path, monkeypatch: py
     assert order.index('-first') < order.index('+late')
     assert order.index('+other') < order.index('-first')
     assert 'threads 3 spins 1000' in (tmp_path / 'late' / 'log.txt').read_text()
-    assert [one for one in said if one.startswith('late')] == [
-        'late seed 0: starts',
-        'late seed 0: 1.00 on test after 1 min 00 s',
-    ]
+    late = ['late seed 0: starts', 'late seed 0: 1.00 on test after 1 min 00 s']
+    assert [one for one in said if one.startswith('late')] == late
 
 
 def test_failure_stops_only_what_needs_it_and_shows_its_log(tmp_path: Path) -> None:
@@ -158,49 +157,6 @@ def test_a_run_that_cannot_begin_fails_alone(tmp_path: Path) -> None:
     assert (tmp_path / 'good/result.json').is_file()
 
 
-SHARES = """
-import json, os, pathlib, sys, time
-from mmdistill_dense.utils.files import FolderInUse, owned
-folder = pathlib.Path(sys.argv[1])
-try:
-    with owned(folder, 'this run'):
-        if (folder / 'result.json').is_file():
-            sys.exit()
-        open(folder.parent / 'order.txt', 'a').write(f'{folder.name} {sys.argv[2]}\\n')
-        time.sleep(0.25)
-        if (folder.name, sys.argv[2]) != ('c', '0'):
-            (folder / 'result.json').write_text(json.dumps({'score': 1.0, 'minutes': 1.0}))
-except FolderInUse:
-    sys.exit(os.EX_TEMPFAIL)
-"""
-
-
-@pytest.mark.soak
-def test_two_pools_share_the_runs_of_a_suite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pool, 'LOOK', 0.1)
-    monkeypatch.setenv('PYTHONPATH', environment()['PYTHONPATH'])
-    todo = [*runs(tmp_path, 'a', 'b', 'c', 'd', 'e'), *runs(tmp_path, 'last', after=('a', 'b', 'd', 'e'))]
-    watches, found = ([], []), list[dict[str, str]]()
-
-    def work(number: int) -> None:
-        words = [sys.executable, '-c', SHARES]
-        one = pool.Pool(lambda run: [*words, str(run.folder), str(number)], 1, 1, watches[number].append)
-        found.append(one.execute(todo))
-
-    threads = [threading.Thread(target=work, args=(number,)) for number in range(2)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(60)
-    done = [line.split() for line in (tmp_path / 'order.txt').read_text().splitlines()]
-    names = [name for name, _ in done if name != 'c']
-    assert sorted(names) == ['a', 'b', 'd', 'e', 'last'], 'each is done once'
-    assert {number for _, number in done} == {'0', '1'} and ['c', '1'] in done, 'what one cannot do, the other tries'
-    assert len(found) == 2 and all(result.keys() <= {'c seed 0'} for result in found)
-    for said in watches:  # both tell the end of each run
-        assert {one.split()[0] for one in said if 'on test after' in one} >= {*names}
-
-
 def test_a_run_of_another_process_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pool, 'LOOK', 0.1)
     (first, after) = [*runs(tmp_path, 'first'), *runs(tmp_path, 'after', after=('first',))]
@@ -230,7 +186,7 @@ def pids(folder: Path) -> list[int]:
     return [int(file.read_text()) for file in folder.glob('*/pids.txt') if file.read_text()]
 
 
-@pytest.mark.skipif(not Path('/proc/self/stat').is_file(), reason='looks into /proc')
+@LINUX
 def test_interruption_ends_jobs_and_their_workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pool, 'BURIAL', 0.2)
 
@@ -246,7 +202,7 @@ def test_interruption_ends_jobs_and_their_workers(tmp_path: Path, monkeypatch: p
     assert not [*tmp_path.glob('*/state.json')], 'an interrupted run has not failed'
 
 
-@pytest.mark.skipif(not Path('/proc/self/stat').is_file(), reason='looks into /proc')
+@LINUX
 def test_a_process_that_starts_during_an_interruption_ends_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pool, 'BURIAL', 0.2)
     interrupted = pool.Pool(command(SLEEP), 1, 1, print)
@@ -275,7 +231,7 @@ os._exit(0)
 """
 
 
-@pytest.mark.skipif(not Path('/proc/self/stat').is_file(), reason='looks into /proc')
+@LINUX
 def test_a_job_that_ends_leaves_no_worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The worker of a loader waits for ever where nobody took its last batch, as with masks."""
     monkeypatch.setattr(pool, 'BURIAL', 0.2)
@@ -291,7 +247,7 @@ def suite_of_one(folder: Path) -> None:
 
 
 @pytest.mark.soak
-@pytest.mark.skipif(not Path('/proc/self/stat').is_file(), reason='looks into /proc')
+@LINUX
 @pytest.mark.parametrize('stopped', [False, True])
 def test_jobs_end_when_their_parent_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stopped: bool) -> None:
     """Also a job that is stopped at that moment, which would keep its folder from every other pool."""
@@ -325,9 +281,6 @@ def test_tail_holds_the_last_lines(tmp_path: Path) -> None:
     assert pool.tail(tmp_path / 'none.txt') == ''
 
 
-@pytest.mark.parametrize(
-    ('seconds', 'text'),
-    [(0, '0 s'), (59.6, '1 min 00 s'), (61, '1 min 01 s'), (3660, '1 h 01 min'), (-5, '0 s')],
-)
-def test_clock(seconds: float, text: str) -> None:
-    assert pool.clock(seconds) == text
+def test_clock() -> None:
+    times = {0: '0 s', 59.6: '1 min 00 s', 61: '1 min 01 s', 3660: '1 h 01 min', -5: '0 s'}
+    assert {seconds: pool.clock(seconds) for seconds in times} == times

@@ -16,6 +16,7 @@ from tests.suite import tiny
 SBATCH = """#!/bin/sh
 count=$(($(cat count 2>/dev/null || echo 100) + 1))
 echo $count > count
+[ $count != "$REFUSED" ] || exit 1
 for word in "$@"; do printf '%s\\n' "$word"; done > "job$count"
 echo "$count;alpha"
 """
@@ -90,9 +91,7 @@ def test_a_job_at_its_time_limit_saves_and_waits_again(tmp_path: Path, monkeypat
 
 
 @pytest.mark.parametrize('processes', [1, 2])
-def test_processes_through_torchrun_after_a_setup(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, processes: int
-) -> None:
+def test_processes_by_torchrun_after_a_setup(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, processes: int) -> None:
     given = {'launcher': 'pytorch', 'processes': processes, 'setup': '. ./env.sh', 'python': 'python3', 'ntasks': 1}
     _, _, kd, table = submitted(tmp_path, monkeypatch, slurm=given)
     words = shlex.split(kd['--wrap'])
@@ -128,8 +127,17 @@ def test_several_nodes_have_one_torchrun_each(tmp_path: Path, monkeypatch: pytes
 
 
 def test_a_job_in_the_queue_is_not_submitted_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where sbatch refused a later one, which ends the script."""
+    monkeypatch.setenv('REFUSED', '103')
+    with pytest.raises(subprocess.CalledProcessError):
+        submitted(tmp_path, monkeypatch)
+    jobs = tmp_path / 'my out/slurm/jobs.txt'
+    assert jobs.read_text().splitlines() == ['101 teacher', '102 runs/control/seed0']
+    monkeypatch.delenv('REFUSED')
+    jobs.unlink()
+    (tmp_path / 'count').unlink()
     submitted(tmp_path, monkeypatch)
-    kept = (tmp_path / 'my out/slurm/jobs.txt').read_text().splitlines()
+    kept = jobs.read_text().splitlines()
     assert kept == ['101 teacher', '102 runs/control/seed0', '103 runs/kd/seed0']
     (tmp_path / 'squeue').write_text('#!/bin/sh\necho "101 teacher"; echo "103 kd-seed-0"; echo "999 other"')
     (tmp_path / 'squeue').chmod(0o755)

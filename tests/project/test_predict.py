@@ -26,7 +26,7 @@ from pycocotools.coco import COCO
 
 from mmdistill_dense.__main__ import main
 from mmdistill_dense.apps.project import predict
-from mmdistill_dense.apps.project.predict import Student, ahead, predict_video
+from mmdistill_dense.apps.project.predict import Student, ahead
 from tests import toys
 from tests.faults.tools import full_disk
 from tests.project.faults import values
@@ -36,11 +36,10 @@ pytestmark = pytest.mark.usefixtures('folder')
 
 
 @pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    for number in range(3):
-        picture(Path(f'pictures/{"abc"[number]}/{number}.png'), number)
-    return tmp_path
+def folder(folder: Path) -> Path:
+    for number, name in enumerate('abc'):
+        picture(Path(f'pictures/{name}/{number}.png'), number)
+    return folder
 
 
 @cache
@@ -57,9 +56,8 @@ def exported(kind: str) -> Path:
             if hasattr(one, 'retina_cls'):
                 one.retina_cls.bias.fill_(-0.5)
     names = [f'class {number}' for number in range(classes)]
-    torch.save(
-        {'state_dict': network.state_dict(), 'meta': {'dataset_meta': {'classes': names}}}, folder / 'student.pth'
-    )
+    meta = {'dataset_meta': {'classes': names}}
+    torch.save({'state_dict': network.state_dict(), 'meta': meta}, folder / 'student.pth')
     steps = [dict(type='LoadImageFromFile'), dict(type='Resize', scale=(96, 72))]
     keys = ('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor')
     packed = [dict(type='LoadAnnotations'), dict(type='PackSegInputs')]
@@ -154,17 +152,13 @@ def test_pictures_of_mixed_sizes_come_in_batches_and_give_what_each_gives_alone(
             assert found == alone[name]
 
 
-def test_pictures_of_one_name_do_not_replace_each_other() -> None:
+def test_labels_of_other_classes_are_not_mixed_and_those_of_one_name_are_kept(capsys: pytest.CaptureFixture) -> None:
     Image.open('pictures/a/0.png').save('pictures/a/0.bmp')
     call(student(), 'pictures/a')
     for name in ('0.png', '0.bmp', '0.png'):  # one call each
         call('student.pth', f'pictures/a/{name}', out='apart')
     for out in ('out', 'apart'):
         assert sorted(path.name for path in Path(f'{out}/labels/pictures/a').iterdir()) == ['0.png', '0.png.png']
-
-
-def test_labels_of_other_classes_are_not_mixed(capsys: pytest.CaptureFixture) -> None:
-    call(student(), 'pictures/a')
     content = torch.load('student.pth', weights_only=True)
     content['meta']['dataset_meta']['classes'][0] = 'another'
     torch.save(content, 'student.pth')
@@ -294,9 +288,8 @@ def test_a_picture_is_drawn_on_in_bytes_and_as_red_green_blue() -> None:
 
 def test_what_is_kept_of_a_prediction() -> None:
     """Boxes of the threshold or more; classes above 255 in 16 bits."""
-    boxes = InstanceData(
-        bboxes=torch.tensor([[0.0, 0, 2, 3]] * 2), scores=torch.tensor([0.4, 0.6]), labels=torch.ones(2)
-    )
+    scores = torch.tensor([0.4, 0.6])
+    boxes = InstanceData(bboxes=torch.tensor([[0.0, 0, 2, 3]] * 2), scores=scores, labels=torch.ones(2))
     finder = asked('bbox_head')
     finder.keep(SimpleNamespace(ori_shape=(4, 5), pred_instances=boxes), 'x.png', Path('out'), '')
     assert [one['score'] for one in finder.boxes['x.png'][1]] == [0.6]
@@ -320,13 +313,8 @@ def test_a_video_ends_where_its_frames_end(monkeypatch: pytest.MonkeyPatch, caps
     """Whatever number of frames its container promises."""
     video('way.avi', 'MJPG')
     monkeypatch.setattr(mmcv.VideoReader, 'frame_cnt', 5)
-    kept: list[str] = []
-    student = asked('decode_head')
-    monkeypatch.setattr(Student, 'answers', lambda self, shots: ((shot, None) for shot in shots))
-    monkeypatch.setattr(Student, 'draw', lambda self, picture, found: picture)
-    monkeypatch.setattr(Student, 'keep', lambda self, found, name, *_: kept.append(name))
-    predict_video(student, Path('way.avi'), Path('out'))
-    assert kept == ['way.avi/000000.jpg', 'way.avi/000001.jpg']
+    call(student(), 'way.avi')
+    assert sorted(path.name for path in Path('out/labels/way.avi').iterdir()) == ['000000.png', '000001.png']
     assert 'WARNING: way.avi: 2 of about 5 frames could be read' in capsys.readouterr().out
 
 
@@ -456,8 +444,10 @@ def test_results_are_added_to_and_are_no_pictures_of_another_call(monkeypatch: p
 
 
 def test_boxes_of_earlier_calls_are_kept(capsys: pytest.CaptureFixture) -> None:
+    call(student('retinanet'), 'pictures/a/0.png', 'pictures/a', 'pictures/b/../a/0.png', out='given twice')
+    assert boxes_of('given twice') == ['pictures/a/0.png'] and 'or more, in 1\n' in capsys.readouterr().out
     for names in ('ab', 'c', 'a'):
-        call(student('retinanet'), *(f'pictures/{name}' for name in names), '--threshold', '0')
+        call('student.pth', *(f'pictures/{name}' for name in names), '--threshold', '0')
     assert boxes_of('out') == ['pictures/a/0.png', 'pictures/b/1.png', 'pictures/c/2.png']
     assert 'in 1; boxes in 2 earlier ones are kept' in capsys.readouterr().out
     call('student.pth', 'pictures', '--threshold', '0', out='once')
@@ -465,11 +455,6 @@ def test_boxes_of_earlier_calls_are_kept(capsys: pytest.CaptureFixture) -> None:
     values('predictions.json', 'categories', 0, name='another')(Path('out'))
     call('student.pth', 'pictures/c', code=2)
     assert 'its predictions.json has other classes (another, class 1' in capsys.readouterr().err
-
-
-def test_a_picture_that_is_given_twice_is_one(capsys: pytest.CaptureFixture) -> None:
-    call(student('retinanet'), 'pictures/a/0.png', 'pictures/a', 'pictures/b/../a/0.png')
-    assert boxes_of('out') == ['pictures/a/0.png'] and 'or more, in 1\n' in capsys.readouterr().out
 
 
 def test_what_cannot_be_written_is_an_error(capsys: pytest.CaptureFixture) -> None:
@@ -513,9 +498,8 @@ def test_a_video_of_unknown_length(fps: int) -> None:
     Path('pictures/a/way.mkv').write_bytes(content)
     assert mmcv.VideoReader('pictures/a/way.mkv').frame_cnt < 0
     call(student(), 'pictures/a', 'pictures/b')
-    assert (
-        len(list(Path('out/labels/pictures/a/way.mkv').iterdir())) == 3 and Path('out/labels/pictures/b/1.png').exists()
-    )
+    frames = list(Path('out/labels/pictures/a/way.mkv').iterdir())
+    assert len(frames) == 3 and Path('out/labels/pictures/b/1.png').exists()
     drawn = cv2.VideoCapture('out/drawn/pictures/a/way.mp4')
     assert drawn.get(cv2.CAP_PROP_FRAME_COUNT) == 3 and drawn.get(cv2.CAP_PROP_FPS) <= 30000
 
@@ -530,8 +514,8 @@ def test_files_with_other_endings_are_named(capsys: pytest.CaptureFixture) -> No
     assert Image.open('out/drawn/pictures/b/2.jfif').format == 'JPEG'
 
 
-@pytest.mark.parametrize('value', ['30', '-1', 'nan', 'much'])
-def test_a_threshold_is_a_score(value: str, capsys: pytest.CaptureFixture) -> None:
-    with pytest.raises(SystemExit):
-        main(['predict', 'student.pth', 'pictures', '--threshold', value])
-    assert f'argument --threshold: must be a number from 0 to 1, got {value!r}' in capsys.readouterr().err
+def test_a_threshold_is_a_score(capsys: pytest.CaptureFixture) -> None:
+    for value in ('30', '-1', 'nan', 'much'):
+        with pytest.raises(SystemExit):
+            main(['predict', 'student.pth', 'pictures', '--threshold', value])
+        assert f'argument --threshold: must be a number from 0 to 1, got {value!r}' in capsys.readouterr().err

@@ -1,18 +1,25 @@
-"""What annotation tools and their users leave in folders, where reading it plainly would train on something else."""
+"""Folders and labels of tools and users of which a plain reading would train on something else."""
 
 import json
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
+from pycocotools import mask as coco
 
 from mmdistill_dense.apps.project.box_labels import BoxData, find_box_data
 from mmdistill_dense.apps.project.label_images import find_seg_data
 from mmdistill_dense.apps.project.picture_folders import Wish, free_pictures, split_of
 from mmdistill_dense.datasets.folders import SegFolderDataset
+from tests.project import exports
+from tests.project.faults import content, text
 from tests.project.folders_of_data import SIZE, box_folder, changed, label, labelled, picture, seg_folder
+from tests.project.test_bad_labels import READ, YOLO, mask
+from tests.project.test_formats import label_images
 
 RED, BLACK, WHITE = (250, 50, 83), (0, 0, 0), (255, 255, 255)
 TURNED = [20 + 9, 20 - 9, 6, 24]  # the box [20, 20, 24, 6] by 90 degrees around its middle
@@ -178,23 +185,21 @@ def test_parts_of_a_yaml_file_in_any_case_and_below_the_folder_first(tmp_path: P
     assert {part: len(own) for part, own in find_box_data(root).pictures.items()} == {'train': 4, 'val': 2}
 
 
-@pytest.mark.parametrize(('path', 'part'), [
-    ('images/train/test_track', 'train'), ('val/dev_board', 'val'), ('train2017', 'train'), ('a_val', 'val'),
-    ('training/set_test', 'train'), ('my_train/x', 'train'), ('trainer', None),
-])  # fmt: skip
-def test_a_whole_name_of_a_part_counts_before_a_word(path: str, part: str | None) -> None:
-    assert split_of(path.split('/')) == part
+def test_a_whole_name_of_a_part_counts_before_a_word() -> None:
+    parts = {
+        'images/train/test_track': 'train', 'val/dev_board': 'val', 'train2017': 'train', 'a_val': 'val',
+        'training/set_test': 'train', 'my_train/x': 'train', 'trainer': None,
+    }  # fmt: skip
+    assert {path: split_of(path.split('/')) for path in parts} == parts
 
 
-@pytest.mark.parametrize(('name', 'used'), [
-    ('segment-1001', 4), ('gta5', 4), ('masked_day', 4), ('labelled', 4), ('seg_day', 0), ('labels', 0), ('gtFine', 0),
-    ('LabeledApproved_full', 0), ('gtAll', 0), ('labelled_day', 4),
-])  # fmt: skip
-def test_which_folders_hold_label_images_is_told_by_their_names(name: str, used: int, tmp_path: Path) -> None:
-    for number in range(4):
-        picture(tmp_path / name / f'{number}.jpg', number)
-        picture(tmp_path / 'day' / f'{number}.jpg', 10 + number)
-    assert free_pictures(str(tmp_path), {}, set(), 2).count == 4 + used
+def test_which_folders_hold_label_images_is_told_by_their_names(tmp_path: Path) -> None:
+    pictures = 'segment-1001 gta5 masked_day labelled labelled_day'
+    for place, name in enumerate([*pictures.split(), 'seg_day', 'labels', 'gtFine', 'LabeledApproved_full', 'gtAll']):
+        for number in range(4):
+            picture(tmp_path / name / f'{name}/{number}.jpg', 10 * place + number)
+    found = free_pictures(str(tmp_path), {}, set(), 2)
+    assert found.count == 4 * 5 and {name.partition('/')[0] for name in found.names} == {*pictures.split()}
 
 
 def test_a_hidden_folder_is_no_data(tmp_path: Path) -> None:
@@ -209,3 +214,154 @@ def test_a_hidden_folder_is_no_data(tmp_path: Path) -> None:
     places = {'img_path': split.pictures, 'seg_map_path': split.labels}
     listed = SegFolderDataset(data_root=str(root), metainfo=classes, data_prefix=places, pipeline=[])
     assert len(listed) == split.count == 4
+
+
+# Two statements of one fact
+
+COCO = '*/_annotations.coco.json'
+
+# Two statements of one fact
+
+
+def annotations(data: BoxData) -> list[dict[str, Any]]:
+    """Those of all parts."""
+    files = [json.loads(split.content or (data.root / split.labels).read_text()) for split in data.splits.values()]
+    return [{**one, 'id': 0} for file in files for one in file['annotations']]
+
+
+def roboflow(root: Path, change: Callable[[dict[str, Any]], Any], each: int = 1) -> Path:
+    """Roboflow's COCO with each n-th annotation changed."""
+    exports.roboflow_coco(root)
+    content(COCO, lambda found: [change(one) for one in found['annotations'][each // 2 :: each]])(root)
+    return root
+
+
+def filled(box: list[int]) -> np.ndarray:
+    x, y, w, h = box
+    mask = np.zeros(exports.SIZE, np.uint8)
+    mask[y : y + h, x : x + w] = 1
+    return mask
+
+
+def lengths(mask: np.ndarray) -> dict[str, Any]:
+    return {'size': list(exports.SIZE), 'counts': exports.runs(mask.ravel(order='F'))}
+
+
+def corners(one: dict[str, Any]) -> None:
+    x, y, w, h = (value // 3 for value in one['bbox'])
+    one.update(bbox=[x, y, x + w, y + h], segmentation=[[x, y, x + w, y, x + w, y + h, x, y + h]])
+
+
+CONTRADICTIONS: dict[str, Callable[[dict[str, Any]], Any]] = {
+    'half the size': lambda one: one.update(segmentation=[[value / 2 for value in one['segmentation'][0]]]),
+    'fractions': lambda one: one.update(segmentation=[[value / 64 for value in one['segmentation'][0]]]),
+    'rows': lambda one: one.update(segmentation=dict(lengths(filled(one['bbox']).T), size=list(exports.SIZE))),
+    'corners': corners,
+    'x and y swapped': lambda one: one.update(bbox=[one['bbox'][place] for place in (1, 0, 3, 2)]),
+}
+
+
+@pytest.mark.parametrize('fault', CONTRADICTIONS)
+def test_outlines_that_contradict_their_boxes_are_refused_or_counted(fault: str, tmp_path: Path) -> None:
+    for task in READ:
+        with pytest.raises(ValueError, match='bbox overlap by less than half.*one of both is wrong|without a pixel'):
+            READ[task](roboflow(tmp_path / 'all', CONTRADICTIONS[fault]))
+    notes = find_box_data(roboflow(tmp_path / 'some', CONTRADICTIONS[fault], 3)).notes
+    assert any(
+        re.match(r'WARNING: _annotations.coco.json: [1-3] of [69] outlines and their bbox overlap by less', note)
+        for note in notes
+    )
+
+
+def test_run_lengths_are_read_in_both_forms(tmp_path: Path) -> None:
+    def packed(one: dict[str, Any]) -> None:
+        found = coco.encode(np.asfortranarray(filled(one['bbox'])))
+        one['segmentation'] = dict(size=found['size'], counts=found['counts'].decode())
+
+    def lists(one: dict[str, Any]) -> None:
+        one['segmentation'] = lengths(filled(one['bbox']))
+
+    for name, change in (('lists', lists), ('texts', packed)):
+        data = find_seg_data(roboflow(tmp_path / name, change))
+        found = label_images(data, 'train', tmp_path / f'{name} out')['b']
+        boxes = [exports.box(points) for _, points in exports.shapes('b')]
+        assert all((found[top:bottom, left:right] > 0).all() for left, top, right, bottom in boxes)
+        assert not any('WARNING' in note for note in data.notes)
+
+
+# What is left out is counted
+
+
+@pytest.mark.parametrize('task', READ)
+def test_crowds_are_counted_and_a_class_of_crowds_alone_is_warned_of(task: str, tmp_path: Path) -> None:
+    data = READ[task](roboflow(tmp_path / 'some', lambda one: one.update(iscrowd=1), 4))
+    assert re.search(r'; 15 annotations, 12 used, 3 of iscrowd=1, neither learned nor scored \(\w', data.notes[0])
+    leaves = roboflow(tmp_path / 'class', lambda one: one.update(iscrowd=int(one['category_id'] == 3)))
+    assert any('but those of iscrowd=1, so nobody can learn it: leaf' in note for note in READ[task](leaves).notes)
+    with pytest.raises(ValueError, match='all boxes of .* have iscrowd=1'):
+        READ[task](roboflow(tmp_path / 'all', lambda one: one.update(iscrowd=1)))
+
+
+def test_yolo_text_files_beside_the_pictures_are_read_too(tmp_path: Path) -> None:
+    exports.ultralytics(tmp_path, polygons=False)
+    before = annotations(find_box_data(tmp_path))
+    for file in ('train/b', 'val/e'):
+        (tmp_path / f'labels/{file}.txt').rename(tmp_path / f'images/{file}.txt')
+    (tmp_path / 'images/val/d.txt').write_text('0 .5 .5 .1 .1')  # a second one
+    (tmp_path / 'images/train/c.txt').write_text('a photo of 3 leaves')
+    data = find_box_data(tmp_path)
+    assert annotations(data) == before
+    (told,) = (note for note in data.notes if 'second ones' in note)
+    assert re.match(r'WARNING: 1 of 8 files are second ones of a picture; .*images/val/d.txt', told)
+    assert ', 1 not read (images/train/c.txt); ' in data.notes[0]
+
+
+def test_copies_of_an_object_are_left_out(tmp_path: Path) -> None:
+    exports.ultralytics(tmp_path)
+    before = annotations(find_box_data(tmp_path))
+    file = tmp_path / YOLO
+    file.write_text(f'{file.read_text()}\n{file.read_text()}')
+    data = find_box_data(tmp_path)
+    assert annotations(data) == before
+    assert 'WARNING: 3 of 18 annotations have class, box and outline of another one; they are left out' in data.notes[1]
+
+
+@pytest.mark.parametrize(('images', 'labels'), [('Images', 'Labels'), ('IMAGES', 'LABELS')])
+def test_yolo_folders_may_be_written_in_capitals(images: str, labels: str, tmp_path: Path) -> None:
+    exports.ultralytics(tmp_path)
+    before = annotations(find_box_data(tmp_path))
+    (tmp_path / 'images').rename(tmp_path / images)
+    (tmp_path / 'labels').rename(tmp_path / labels)
+    text('data.yaml', ': images', f': {images}', count=0)(tmp_path)
+    assert annotations(find_box_data(tmp_path)) == before
+
+
+def test_turned_boxes_of_labelme_are_read(tmp_path: Path) -> None:
+    exports.labelme(tmp_path)
+    for kind in ('rotation', 'oriented_rectangle'):
+        mask(shape_type=kind, points=[[5, 10], [30, 5], [33, 25], [8, 30]])(tmp_path)
+        assert len(annotations(find_box_data(tmp_path))) == 15
+
+
+def test_objects_without_a_pixel_draw_no_label_images(tmp_path: Path) -> None:
+    def thin(one: dict[str, Any]) -> None:
+        x, y, w, _ = one['bbox']
+        one.update(segmentation=[[x, y, x + w, y, x + w, y + 0.01]], bbox=[x, y, w, 1.2])
+
+    data = find_seg_data(roboflow(tmp_path / 'some', thin, 5))
+    assert 'WARNING: 3 of 15 annotations have an outline without a pixel; they are left out' in data.notes[1]
+    with pytest.raises(ValueError, match='all 9 annotations have an outline without a pixel'):
+        find_seg_data(roboflow(tmp_path / 'all', thin))
+
+
+def test_drawn_label_images_are_checked_as_those_that_are_there(tmp_path: Path) -> None:
+    """The first class covers the others in each picture."""
+
+    def whole(one: dict[str, Any]) -> None:
+        one.update(segmentation=[[0, 0, 64, 0, 64, 48, 0, 48]], bbox=[0, 0, 64, 48])
+
+    root = roboflow(tmp_path, whole)
+    content('train/*.json', lambda found: found['images'].pop(2))(root)  # which has no objects
+    content(COCO, lambda found: found['annotations'].sort(key=lambda one: -one['category_id']))(root)
+    with pytest.raises(ValueError, match='label images that were looked at hold the value 1 alone'):
+        find_seg_data(root)

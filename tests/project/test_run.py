@@ -47,10 +47,7 @@ def project(*words: str, splits: Sequence[str] = ('train', 'val')) -> Path:
     return Path('project')
 
 
-@pytest.fixture(autouse=True)
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
+pytestmark = pytest.mark.usefixtures('folder')
 
 
 @pytest.fixture(scope='module')
@@ -61,7 +58,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def place(made: Path) -> Path:
+def place(folder: Path, made: Path) -> Path:
     """A project as `new` writes it, in the working folder."""
     return Path(shutil.copytree(made, 'project'))
 
@@ -164,7 +161,9 @@ def test_a_warning_comes_with_its_advice() -> None:
     assert 'warning: It is large. Make it smaller.' in lines and 'Not told' not in lines
 
 
-def test_a_page_is_old_when_a_result_is_newer(tmp_path: Path) -> None:
+def test_a_page_is_old_when_a_result_is_newer_and_is_written_anew_at_the_end(
+    tmp_path: Path, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     page = tmp_path / 'report.html'
     assert not steps.newer(page, tmp_path)
     page.touch()
@@ -173,9 +172,6 @@ def test_a_page_is_old_when_a_result_is_newer(tmp_path: Path) -> None:
     assert not steps.newer(page, tmp_path)
     os.utime(page, (2**32, 2**32))
     assert steps.newer(page, tmp_path)
-
-
-def test_the_page_of_the_middle_is_written_anew_at_the_end(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     definition = load(place / 'suite.yaml')
     write_result(definition.out / 'runs/kd/seed0', 42.5)
     written = []
@@ -207,22 +203,14 @@ def test_a_student_alone_that_diverges_at_a_high_rate_stops_no_report(
     assert steps.run_project(place) == code and len(done) == written
 
 
-def test_the_end_tells_scores_and_gains(place: Path) -> None:
-    definition = load(place / 'suite.yaml')
-    write_result(definition.out / 'teacher', 50.0)
-    write_result(definition.out / 'runs/control/seed0', 40.0)
-    write_result(definition.out / 'runs/kd/seed0', 42.5)
-    lines = '\n'.join(steps.ending(definition))
-    assert '50.00  teacher' in lines and '40.00  the student alone' in lines and '42.50  kd (+2.50)' in lines
-
-
 def test_methods_are_compared_with_the_better_student_alone_on_val(place: Path) -> None:
     definition = load(place / 'suite.yaml')
     for name, score, val in (('control', 40.0, 0.5), ('control_x2', 39.0, 0.6), ('kd', 42.5, 0.4)):
         metrics = {'val': {'mIoU': val}, 'test': {'mIoU': score}}
         write_result(definition.out / f'runs/{name}/seed0', score, metric='mIoU', metrics=metrics)
+    write_result(definition.out / 'teacher', 50.0)
     lines = '\n'.join(steps.ending(definition))
-    assert '40.00  the student alone\n' in lines and '42.50  kd (+3.50)' in lines
+    assert '50.00  teacher' in lines and '40.00  the student alone\n' in lines and '42.50  kd (+3.50)' in lines
     assert '39.00  control_x2 (best on val: methods are compared with it)' in lines
 
 

@@ -50,10 +50,12 @@ def fitting(tree: Path, variant: str | None = None, **options: str) -> str | Non
     return found.stem if found else None
 
 
-def test_no_options_fit_by_words_of_another_pair(tree: Path) -> None:
+def test_no_options_fit_by_words_of_another_pair_and_those_that_fit_alike_are_refused(tree: Path) -> None:
     others = ('det', 'teacher r50', 'pair r18 r101', 'teacher r18', 'student r101', 'teacher city', 'pair net and city')
     options = {f'm_{index}': line for index, line in enumerate(others)}
     assert fitting(tree, **options, _m='seg', n_city='seg') is None
+    with pytest.raises(ValueError, match=r'm_one\.py and m_two\.py fit net_r101_to_r18_city equally well'):
+        fitting(tree, m_one='data city', m_two='student r18')
 
 
 @pytest.mark.parametrize('lines', [
@@ -71,11 +73,6 @@ def test_a_variant_is_taken_only_when_asked_for(tree: Path) -> None:
     assert fitting(tree, variant='mimic') == 'm_one'
     assert fitting(tree, variant='mimic_twice') == 'm_two'
     assert fitting(tree, variant='twice', m_three='seg') is None
-
-
-def test_options_that_fit_alike_are_refused(tree: Path) -> None:
-    with pytest.raises(ValueError, match=r'm_one\.py and m_two\.py fit net_r101_to_r18_city equally well'):
-        fitting(tree, m_one='data city', m_two='student r18')
 
 
 @pytest.mark.parametrize(('text', 'told'), [
@@ -114,14 +111,11 @@ def test_teachers_that_predict_nothing_take_their_own_options_alone(tmp_path: Pa
     assert options_for('kd', 'dinov2-vits14_to_deeplabv3_r18_voc') is None
 
 
-def test_unknown_names_are_answered_with_close_ones() -> None:
+def test_unknown_names_and_a_file_without_a_schedule_are_refused(tree: Path) -> None:
     with pytest.raises(KeyError, match="method 'afdc': unknown. Close: afdcd"):
         options_for('afdc', 'toy_seg')
     with pytest.raises(KeyError, match=r"recipe 'toy_sag': unknown. Close: .*toy_seg"):
         parts_of('toy_sag')
-
-
-def test_a_file_without_a_schedule_is_no_recipe(tree: Path) -> None:
     file = tree / '_base_/recipes/mine.py'
     file.write_text("_base_ = ['../pairs/net_r101_to_r18_city.py', '../datasets/city.py']\n")
     with pytest.raises(ValueError, match=r'it has no schedule, runtime\. A recipe needs'):
@@ -166,12 +160,8 @@ def test_parts_are_told_by_what_the_files_set(tmp_path: Path) -> None:
     data = tmp_path / 'my_data.py'
     data.write_text(TEXTS['datasets'])
     recipe = tmp_path / 'my_recipe.py'
-    files = [
-        ROOT / '_base_/runtime_seg.py',
-        data,
-        ROOT / '_base_/schedules/toy_450.py',
-        tmp_path / 'any/where/my_pair.py',
-    ]
+    shipped = [ROOT / f'_base_/{name}.py' for name in ('runtime_seg', 'schedules/toy_450')]
+    files = [shipped[0], data, shipped[1], tmp_path / 'any/where/my_pair.py']
     recipe.write_text(f'_base_ = {[str(file) for file in files]}\n')
     assert parts_of(recipe) == ('my_pair', 'my_data', 'toy_450', 'runtime_seg', 'seg', False, False)
 

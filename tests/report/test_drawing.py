@@ -32,9 +32,8 @@ def pixels(source: str) -> np.ndarray:
 
 def segmented(predicted: list[int], truth: list[int] | None) -> SegDataSample:
     """Rows of 32 pixels of one class each."""
-    maps = [
-        torch.tensor(one)[None, :, None].expand(-1, -1, 96).repeat_interleave(32, 1) for one in (predicted, truth or [])
-    ]
+    rows = (torch.tensor(one)[None, :, None] for one in (predicted, truth or []))
+    maps = [one.expand(-1, -1, 96).repeat_interleave(32, 1) for one in rows]
     sample = SegDataSample(pred_sem_seg=PixelData(data=maps[0]))
     if truth is not None:
         sample.gt_sem_seg = PixelData(data=maps[1])
@@ -78,9 +77,8 @@ def test_a_padded_picture_is_shown_without_its_border(monkeypatch: pytest.Monkey
         metainfo: dict[str, Any] = {}
 
     monkeypatch.setattr(predictions.DATASETS, 'build', lambda option: Data([item]))
-    (scene,), _ = predictions.scenes_of(
-        SimpleNamespace(config={'val_dataloader': SimpleNamespace(dataset={'pipeline': [{'type': 'Pad'}]})}), 1
-    )
+    loader = SimpleNamespace(dataset={'pipeline': [{'type': 'Pad'}]})
+    (scene,), _ = predictions.scenes_of(SimpleNamespace(config={'val_dataloader': loader}), 1)
     assert scene.image.shape == (240, 320, 3) and (scene.image == 200).all()
 
 
@@ -115,14 +113,11 @@ def test_a_mask_without_a_box_is_framed_and_named() -> None:
 OUTLINE = np.array([200.0, 200, 400, 200, 400, 400, 200, 400])
 
 
-@pytest.mark.parametrize(
-    'kind',
-    [
-        torch.from_numpy,
-        lambda masks: BitmapMasks(masks, 960, 1280),
-        lambda _: PolygonMasks([[OUTLINE]], 960, 1280),
-    ],
-)
+@pytest.mark.parametrize('kind', [
+    torch.from_numpy,
+    lambda masks: BitmapMasks(masks, 960, 1280),
+    lambda _: PolygonMasks([[OUTLINE]], 960, 1280),
+])  # fmt: skip
 def test_masks_are_filled_at_the_size_that_is_shown(kind: Callable[[np.ndarray], Any]) -> None:
     """Masks of predictions are tensors; those of the labels are mmdet's own."""
     masks = np.zeros((1, 960, 1280), bool)
@@ -136,9 +131,8 @@ def test_masks_are_filled_at_the_size_that_is_shown(kind: Callable[[np.ndarray],
 
 def test_boxes_beyond_the_picture_and_names_of_any_script_are_drawn() -> None:
     odd = torch.tensor([[-50.0, 10, 5000, 30], [float('nan')] * 4, [40, 50, 40, 50]])
-    sample = DetDataSample(
-        pred_instances=InstanceData(bboxes=odd, labels=torch.tensor([0, 1, 1]), scores=torch.tensor([0.9, 0.8, 0.7]))
-    )
+    found = InstanceData(bboxes=odd, labels=torch.tensor([0, 1, 1]), scores=torch.tensor([0.9, 0.8, 0.7]))
+    sample = DetDataSample(pred_instances=found)
     picture = np.zeros((60, 80, 3), np.uint8)
     for names in (('Straße', 'кошка'), ('Strae', 'x')):
         found = draw(picture, sample, {**META, 'classes': names}, 'pred', 0.85)

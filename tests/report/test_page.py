@@ -24,13 +24,20 @@ def only(section, kind):
     return [item for item in section.items if isinstance(item, kind)]
 
 
-def test_all_parts_of_a_whole_suite_are_there(made):
+def test_all_parts_of_a_whole_suite_are_there_the_answer_first(made):
     _, sections = made
     reasons = {name: section.reasons for name, section in sections.items() if section.reasons}
     assert list(reasons) == ['scores']  # the teacher's folder holds no log
     assert len(only(sections['predictions'], Strip)) == 2
     assert list(sections) == ['scores', 'predictions', 'curves', 'settings']
     assert all(section.items for section in sections.values())
+    strip = only(made[1]['predictions'], Strip)[0]
+    assert titles(strip) == ['input', 'control', 'all', 'kd', 'teacher', 'truth']
+    assert all(panel.alt and panel.source.startswith('data:image/webp;base64,') for panel in strip.panels)
+    assert next(iter(made[1])) == 'scores'
+    said = ' '.join(made[1]['scores'].lead)
+    assert 'flatters it: all scores 44.00, the student alone 40.00: +4.00. One seed' in said
+    assert escape(said) in made[0].read_text(encoding='utf-8')
 
 
 def copied(suite: Path, root: Path) -> None:
@@ -49,22 +56,12 @@ def titles(strip: Strip) -> list[str]:
     return [panel.caption.split(':')[0] for panel in strip.panels]
 
 
-def test_panels_are_input_students_teacher_truth(made):
-    strip = only(made[1]['predictions'], Strip)[0]
-    assert titles(strip) == ['input', 'control', 'all', 'kd', 'teacher', 'truth']
-    assert all(panel.alt and panel.source.startswith('data:image/webp;base64,') for panel in strip.panels)
-
-
-def test_scores_are_those_of_the_results_with_gains_over_the_control(made):
+def test_scores_are_those_of_the_results_and_each_network_says_how_large_and_fast_it_is(made):
     (table,) = only(made[1]['scores'], Sheet)
     rows = {row[0]: row[1:] for row in table.rows}
     control, kd, both = ([str(SEED), *cells] for cells in (['40.00', ''], ['42.00', '+2.00'], ['44.00', '+4.00']))
     assert {name: row[:3] for name, row in rows.items()} == {'control': control, 'kd': kd, 'all': both}
     assert re.fullmatch(r'\d+\.\d\d x', rows['kd'][3]) and rows['control'][3] == ''
-
-
-def test_each_network_says_how_large_and_how_fast_it_is(made):
-    (table,) = only(made[1]['scores'], Sheet)
     rows = {row[0]: dict(zip(table.head, row, strict=True)) for row in table.rows}
     network = toys.build_plain(toys.seg_net('fcn'))
     parameters = sum(value.numel() for name, value in network.named_parameters() if 'auxiliary' not in name)
@@ -73,16 +70,12 @@ def test_each_network_says_how_large_and_how_fast_it_is(made):
     assert len({row['a picture'] for row in rows.values()}) == 1, 'one network with other weights takes one time'
 
 
-def test_what_was_compared_is_said_with_the_taps(made):
+def test_settings_name_what_the_method_adds_and_compared_and_nothing_of_the_folder(made):
     table = next(one for one in only(made[1]['settings'], Sheet) if one.caption.startswith('What kd compared'))
     assert [row[:4] for row in table.rows] == [['kd', 'LogitKD', 'decode_head.conv_seg', 'decode_head.conv_seg']]
-
-
-def test_the_page_begins_with_the_answer(made):
-    assert next(iter(made[1])) == 'scores'
-    said = ' '.join(made[1]['scores'].lead)
-    assert 'flatters it: all scores 44.00, the student alone 40.00: +4.00. One seed' in said
-    assert escape(said) in made[0].read_text(encoding='utf-8')
+    tables = {table.caption.split(',')[0]: table.rows for table in only(made[1]['settings'], Sheet)}
+    assert ['model.distillers.kd.type', '–', "'LogitKD'"] in tables['kd']
+    assert all(row[0].startswith('model.distillers.') for row in [*tables['kd'], *tables['all']])
 
 
 def test_a_term_is_drawn_for_the_runs_that_have_it(made):
@@ -91,12 +84,6 @@ def test_a_term_is_drawn_for_the_runs_that_have_it(made):
     assert 'kd, seed 5 ends at' in charts['distill.kd.loss_kd'].alt
     assert 'all' not in charts['distill.kd.loss_kd'].alt
     assert {'distill.kd.share', 'distill.pcd.share', 'distill.maskd.share'} <= set(charts)
-
-
-def test_settings_name_what_the_method_adds_and_nothing_of_the_folder(made):
-    tables = {table.caption.split(',')[0]: table.rows for table in only(made[1]['settings'], Sheet)}
-    assert ['model.distillers.kd.type', '–', "'LogitKD'"] in tables['kd']
-    assert all(row[0].startswith('model.distillers.') for row in [*tables['kd'], *tables['all']])
 
 
 def test_the_page_asks_for_nothing_and_holds_no_path_into_the_network(made):

@@ -1,4 +1,4 @@
-"""Which folders are runs, their names, their controls, their teacher."""
+"""Which folders are runs, their names, their controls, their teacher, and what their logs hold."""
 
 import json
 import shutil
@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from mmdistill_dense.apps.report.runs import Comparison, TrainedRun, compare, find_runs
+from mmdistill_dense.apps.report.runs import Comparison, TrainedRun, compare, find_runs, read_log
 from mmdistill_dense.apps.report.scores import Answer
 from mmdistill_dense.apps.report.section import COLOURS, Numbers, colour_of
 
@@ -99,19 +99,16 @@ def test_runs_of_the_same_name_stay_apart(tmp_path):
     assert all(len(found.of(name)) == 3 for name in ('a/kd', 'b/kd'))
 
 
-def test_names_grow_until_they_are_unique(tmp_path):
+def test_names_grow_until_they_are_unique_and_only_seed_and_a_number_is_the_folder_of_a_seed(tmp_path):
     folders = ['lr01/kd/toy_seg', 'lr1/kd/toy_seg', 'lr1/cwd/toy_seg', 'kd', 'x']
     found = compare([run(tmp_path / folder) for folder in folders])
     assert found.names == ['lr01/kd/toy_seg', 'lr1/kd/toy_seg', 'lr1/cwd/toy_seg', 'kd', 'x']
     same = [run(tmp_path / 'a' / place / 'seed0').parent for place in ('runs/kd', 'kd')]  # a suite's and a plain one
     assert compare(same).names == [str(folder) for folder in same]
-
-
-def test_only_seed_and_a_number_is_the_folder_of_a_seed(tmp_path):
-    found = compare([run(tmp_path / name) for name in ('seeds_kd', 'seeds_cwd', 'seed_new')])
+    found = compare([run((tmp_path / '1') / name) for name in ('seeds_kd', 'seeds_cwd', 'seed_new')])
     assert found.names == ['seeds_kd', 'seeds_cwd', 'seed_new']
     with pytest.raises(ValueError, match='is no work dir'):
-        find_runs(tmp_path)
+        find_runs(tmp_path / '1')
 
 
 def test_seeds_without_a_suite_are_one_method(tmp_path):
@@ -138,11 +135,8 @@ def test_the_checkpoint_is_the_one_that_was_written_last(tmp_path):
     for name in ('iter_2000.pth', 'iter_1000.pth'):
         torch.save({}, folder / name)
     pointer = folder / 'last_checkpoint'
-    for text, name in (
-        ('/moved/from/iter_1000.pth', 'iter_1000.pth'),
-        ('', 'iter_2000.pth'),
-        ('gone', 'iter_2000.pth'),
-    ):
+    texts = {'/moved/from/iter_1000.pth': 'iter_1000.pth', '': 'iter_2000.pth', 'gone': 'iter_2000.pth'}
+    for text, name in texts.items():
         pointer.write_text(text, encoding='utf-8')
         assert find_runs(folder)[0].checkpoint == folder / name
     pointer.unlink()
@@ -159,7 +153,7 @@ def test_colours_and_dashes_tell_many_methods_apart():
     assert len(set(looks)) == len(methods) + 1
 
 
-def test_a_given_teacher_is_no_control(tmp_path):
+def test_a_given_teacher_is_no_control_and_one_that_was_distilled_itself_stays_a_run(tmp_path):
     teacher = logged(run(tmp_path / 'teaching', ALONE), 75.0)
     kd = logged(run(tmp_path / 'kd', teacher=str(teacher / 'iter_8.pth')), 66.0)
     alone = logged(run(tmp_path / 'alone', ALONE), 60.0)
@@ -170,11 +164,10 @@ def test_a_given_teacher_is_no_control(tmp_path):
         assert found.teacher is not None and found.teacher.folder == teacher
         said = Answer(Numbers(found)).sentences()[0]
         assert 'kd scores 66.00, the student alone 60.00: +6.00, 40% of the way to the teacher (75.00)' in said
-
-
-def test_a_teacher_that_was_distilled_itself_stays_a_run(tmp_path):
-    first = run(tmp_path / 'first')
-    found = compare([run(tmp_path / 'second', teacher=str(first / 'iter_8.pth')), first, run(tmp_path / 'c', ALONE)])
+    first = run((tmp_path / '1') / 'first')
+    found = compare(
+        [run((tmp_path / '1') / 'second', teacher=str(first / 'iter_8.pth')), first, run((tmp_path / '1') / 'c', ALONE)]
+    )
     assert [one.name for one in found.runs] == ['second', 'first']
 
 
@@ -188,20 +181,77 @@ def test_two_controls_of_one_seed_are_refused(tmp_path):
     assert [control.name for control in compare([kd, *drawn]).controls] == ['drawn', 'too']
 
 
-def test_controls_are_those_of_the_seeds_that_a_suite_is_asked_for(tmp_path):
+def test_each_suite_is_compared_with_its_own_control_of_the_seeds_that_are_asked_for(tmp_path):
     for name in 'ab':
         suite(tmp_path / name)
     found = compare([tmp_path / 'a/runs/kd/seed2', tmp_path / 'b/runs/kd/seed0'])
     places = [one.folder.relative_to(tmp_path).as_posix() for one in found.controls]
     assert places == ['a/runs/control/seed2', 'b/runs/control/seed0']
-
-
-def test_each_suite_is_compared_with_its_own_control(tmp_path):
     for name, alone in (('a', 40.0), ('b', 50.0)):
-        suite(tmp_path / name, seeds=(0,))
+        suite((tmp_path / '1') / name, seeds=(0,))
         for method, score in (('control', alone), ('kd', alone + 2)):
-            result(tmp_path / name / 'runs' / method / 'seed0', score)
-    found = compare([tmp_path / 'a', tmp_path / 'b', run(tmp_path / 'x')])
+            result((tmp_path / '1') / name / 'runs' / method / 'seed0', score)
+    found = compare([(tmp_path / '1') / 'a', (tmp_path / '1') / 'b', run((tmp_path / '1') / 'x')])
     answer = Answer(Numbers(found))
     assert {name: gain and gain.mean for name, gain in answer.gains.items()} == {'a/kd': 2.0, 'b/kd': 2.0, 'x': None}
     assert found.control_of(found.of('x')[0]) is None  # which one?
+
+
+# Logs of mmengine: restarts, evaluations, values of hooks
+
+
+def write(folder: Path, stamp: str, *records: dict, cut: str = '') -> None:
+    file = folder / stamp / 'vis_data' / 'scalars.json'
+    file.parent.mkdir(parents=True)
+    file.write_text('\n'.join(map(json.dumps, records)) + cut, encoding='utf-8')
+
+
+def begin(folder: Path, stamp: str, resume: bool) -> None:
+    """Write the config of a start."""
+    file = folder / stamp / 'vis_data' / 'config.py'
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(f'model = dict()\nresume = {resume}\n', encoding='utf-8')
+
+
+def test_a_restart_goes_on_and_replaces_what_it_repeats(tmp_path):
+    write(tmp_path, '1', *(dict(loss=9.0, lr=1, iter=i, step=i, time=0.2) for i in (1, 2, 3)), cut='\n{"loss": 1')
+    write(tmp_path, '2', *(dict(loss=5.0, lr=1, iter=i, step=i, time=0.4) for i in (3, 4)))
+    found = read_log(tmp_path)
+    assert found.terms['loss'].steps == [1, 2, 3, 4]
+    assert found.terms['loss'].values == [9, 9, 5, 5]
+    assert set(found.terms) == {'loss'}
+    assert found.seconds == 0.2
+
+
+def test_values_of_hooks_are_neither_losses_nor_a_training(tmp_path):
+    """They hold their iteration, as those of training steps do. A start that was killed after a probe has no losses."""
+    probe = {'monitor/knn.miou': 30.0, 'iter': 0, 'step': 0}
+    write(tmp_path, '20260101_000000', probe, dict(loss=1.0, iter=2, step=2), {**probe, 'iter': 2, 'step': 2})
+    write(tmp_path, '20260102_000000', {**probe, 'monitor/knn.miou': 20.0})
+    for stamp in ('20260101_000000', '20260102_000000'):
+        begin(tmp_path, stamp, resume=False)
+    found = read_log(tmp_path)
+    assert set(found.terms) == {'loss'} and not found.metrics
+    write(tmp_path / 'alone', '1', dict(value=0.5, step=7))
+    found = read_log(tmp_path / 'alone')
+    assert not found.terms and not found.metrics
+
+
+def test_a_new_training_in_the_folder_replaces_the_old_one(tmp_path):
+    for stamp, ends in (('20260101_000000', (1000, 2000)), ('20260102_000000', (500, 1000))):
+        scores = [{'mIoU': step / 50, 'time': 1, 'step': step} for step in ends]
+        write(tmp_path, stamp, *(dict(loss=1.0, iter=step, step=step) for step in ends), *scores)
+        begin(tmp_path, stamp, resume=False)
+    begin(tmp_path, '20260103_000000', resume=False)  # a test
+    assert read_log(tmp_path).metrics['mIoU'].steps == [500, 1000]
+    assert read_log(tmp_path).terms['loss'].steps == [500, 1000]
+    begin(tmp_path, '20260102_000000', resume=True)
+    assert read_log(tmp_path).metrics['mIoU'].steps == [500, 1000, 2000]
+
+
+def test_evaluations_between_epochs_stand_at_the_epochs_last_iteration(tmp_path):
+    train = [dict(loss=1.0, lr=1, epoch=e, iter=50 * e, step=50 * e) for e in (1, 2)]
+    write(tmp_path, '1', *train, {'coco/bbox_mAP': 0.3, 'time': 0.1, 'data_time': 0.1, 'step': 2})
+    found = read_log(tmp_path)
+    assert found.metrics['coco/bbox_mAP'].steps == [100]
+    assert 'coco/bbox_mAP' not in found.terms

@@ -28,12 +28,15 @@ def own_leaf(text: str = '') -> dict[str, Any]:
     return {'mine': {'config': 'mine.py'}}
 
 
-def test_method_differs_from_its_control_in_distillers_alone() -> None:
+def test_a_method_differs_from_its_control_in_distillers_alone_and_a_control_has_none() -> None:
     definition = defined(methods={'kd': {}, 'afdcd': {}, **own_leaf()})
     control = configs.control_config(definition)
     for method in definition.methods.values():
         found = set(configs.differences(control.to_dict(), configs.method_config(definition, method).to_dict()))
         assert found and all(key.startswith('model.distillers') for key in found), found
+    own_leaf("default_scope = 'mmseg'")
+    with pytest.raises(ValueError, match="control='.*mine.py' must be a DistillModel without distillers"):
+        configs.control_config(defined(control='mine.py', methods={'kd': {}}))
 
 
 MORE = r"methods.mine.config='mine.py' differs .* first weights: {}\. The gain"
@@ -89,15 +92,12 @@ def test_options_of_all_runs_are_checked(options: dict, said: str) -> None:
         configs.control_config(defined(options=options))
 
 
-def test_a_method_of_ones_own_names_its_module(tmp_path: Path) -> None:
+def test_a_config_of_ones_own_may_name_its_module_start_from_other_weights_and_have_pictures(tmp_path: Path) -> None:
     """As docs/own_method.md writes it."""
     imports = "custom_imports = dict(imports=['mmdistill_dense.engine.launch', 'json'], allow_failed_imports=False)"
     definition = defined(methods=own_leaf(imports))
     found = configs.method_config(definition, definition.methods['mine'])
     assert found.custom_imports.imports == ['mmdistill_dense.engine.launch', 'json']
-
-
-def test_a_config_of_ones_own_may_start_from_other_weights_and_have_pictures_without_labels() -> None:
     weights = (
         "load_from = 'x.pth'\nmodel['inherit'] = ['neck']\nmodel['student'] = dict(backbone=dict(init_cfg=None))\n"
         "model['unlabelled'] = dict(data_root='more')\n"
@@ -108,12 +108,6 @@ def test_a_config_of_ones_own_may_start_from_other_weights_and_have_pictures_wit
     assert found.model.student.backbone.init_cfg is None and found.model.unlabelled == {'data_root': 'more'}
     definition = defined(methods=own_leaf(weights + "del model['distillers']\n"))
     assert not configs.method_config(definition, definition.methods['mine']).model.get('distillers')
-
-
-def test_control_with_distillers_is_refused() -> None:
-    own_leaf("default_scope = 'mmseg'")
-    with pytest.raises(ValueError, match="control='.*mine.py' must be a DistillModel without distillers"):
-        configs.control_config(defined(control='mine.py', methods={'kd': {}}))
 
 
 def test_written_config_is_the_one_that_is_run(tmp_path: Path) -> None:
@@ -154,7 +148,7 @@ def hash_of(name: str = 'kd', **changes: Any) -> str:
     return plan.hash_of(definition, run_of(definition, name))
 
 
-def test_hash_changes_with_what_is_trained() -> None:
+def test_the_hash_changes_with_what_is_trained_and_with_nothing_else() -> None:
     hashes = {
         'as it is': hash_of(),
         'option': hash_of(iters=8),
@@ -170,9 +164,6 @@ def test_hash_changes_with_what_is_trained() -> None:
         'no options': hash_of(options={}),
     }
     assert len(set(hashes.values())) == len(hashes), hashes
-
-
-def test_hash_leaves_out_what_does_not_reach_the_weights() -> None:
     other = dict(seeds=[5], out='elsewhere', jobs=3, threads=2, checkpoint_every=1, title='x', metric='aAcc')
     assert hash_of() == hash_of(**other)
     assert hash_of('control') == hash_of('control', teacher=None), 'the control reads no teacher'

@@ -17,7 +17,7 @@ def load(folder: Path, **changes: Any) -> definition.Definition:
     return definition.load(tiny.write(folder, **changes))
 
 
-def test_values_have_defaults_of_the_task(tmp_path: Path) -> None:
+def test_values_have_defaults_of_the_task_and_all_methods_are_those_that_fit(tmp_path: Path) -> None:
     (tmp_path / 'least.yaml').write_text('control: toy_seg\nmethods: {kd: }\n')
     found = definition.load(tmp_path / 'least.yaml')
     assert (found.title, found.out, found.task) == ('least', Path('work_dirs/suites/least'), 'seg')
@@ -29,22 +29,16 @@ def test_values_have_defaults_of_the_task(tmp_path: Path) -> None:
     for metric, percent in (('pascal_voc/mAP', True), ('coco_panoptic/PQ', False)):
         (tmp_path / 'det.yaml').write_text(f'control: toy_det\nmethods: {{maskd: {{}}}}\nmetric: {metric}\n')
         assert definition.load(tmp_path / 'det.yaml').percent is percent, metric
-
-
-def test_all_methods_are_those_that_fit(tmp_path: Path) -> None:
     found = load(tmp_path, methods='all')
     assert list(found.methods) == definition.fitting(found.control)
     assert {'kd', 'afdcd', 'maskd', 'pcd'} <= found.methods.keys()
 
 
-def test_definition_of_the_documentation_loads(tmp_path: Path) -> None:
+def test_the_definition_of_the_documentation_loads_and_times_are_no_numbers_to_the_base_of_60(tmp_path: Path) -> None:
     block = re.search(r'```yaml\n(title.*?)```', (ROOT / 'docs/suite.md').read_text(), re.DOTALL)
     (tmp_path / 'own.yaml').write_text(block.group(1))
     (tmp_path / 'my_config.py').touch()
     assert definition.load(tmp_path / 'own.yaml').methods['cwd_both'].variant == 'both'
-
-
-def test_numbers_have_exponents_and_times_are_no_numbers_to_the_base_of_60(tmp_path: Path) -> None:
     path = tiny.write(tmp_path)
     path.write_text(path.read_text() + 'slurm: {a: 1e-3, b: 2.5E+1, time: 24:00:00, begin: 12:30, mem: 30}\n')
     slurm = definition.load(path).slurm
@@ -74,10 +68,8 @@ def test_numbers_have_exponents_and_times_are_no_numbers_to_the_base_of_60(tmp_p
     (dict(methods={'kd': {'start': 'x'}}), 'methods.kd.start: suite start has left: '),
     (dict(grid={'kd': {'loss_weight': [1, 2]}}), 'tiny.yaml: grid: suite grid has left: '),
     (dict(methods={'control_kd': {'method': 'kd'}}), 'methods.control_kd: a row named control_… is the student'),
-    (
-        dict(methods={'kd': {'options': {'kd': {'settings': 'auto'}}}}),
-        'methods.kd.options.kd.settings: the constants of the method would stay. Write it as `settings` of the row',
-    ),
+    (dict(methods={'kd': {'options': {'kd': {'settings': 'auto'}}}}),
+     'methods.kd.options.kd.settings: the constants of the method would stay. Write it as `settings` of the row'),
     (dict(seeds=[0, 0]), r'seeds: must be distinct integers of at least 0, as in \[0, 1, 2\]; got \[0, 0\]'),
     (dict(seeds=[]), 'seeds: must be distinct integers'),
     (dict(seeds=[-1]), 'seeds: must be distinct integers'),
@@ -96,20 +88,13 @@ def test_numbers_have_exponents_and_times_are_no_numbers_to_the_base_of_60(tmp_p
     (dict(methods={'x': {'config': 'cwd:toy_seg_and_psp'}}), r'methods.x.config: .*does not fit toy_seg_and_psp'),
     (dict(methods={'x': {'config': 'cwd:deeplabv3_r101_to_r18_voc'}}), r'of deeplabv3_r101_to_r18_voc, the control'),
     (dict(control='cwd:toy_seg'), r'control: cwd:toy_seg is not a file; write one of'),
-])  # fmt: skip
-def test_mistakes_are_named(tmp_path: Path, changes: dict, said: str) -> None:
-    with pytest.raises(ValueError, match=said):
-        load(tmp_path, **changes)
-
-
-@pytest.mark.parametrize(('changes', 'said'), [
     (dict(control='toy_segg'), r'tiny.yaml: control: .*Close: .*_base_/recipes/toy_seg.py'),
     (dict(control='mine.py'), "control: no file '.*mine.py' .looked for beside|control: no file"),
     (dict(teacher='teachers/toy_sag'), r'teacher.config: .*Close: .*teachers/toy_seg.py'),
     (dict(methods={'mine': {'config': 'leaf.py'}}), r'methods.mine.config: no file .*leaf.py'),
 ])  # fmt: skip
-def test_files_that_are_not_there_are_named(tmp_path: Path, changes: dict, said: str) -> None:
-    with pytest.raises(FileNotFoundError, match=said):
+def test_mistakes_are_named(tmp_path: Path, changes: dict, said: str) -> None:
+    with pytest.raises((ValueError, FileNotFoundError), match=said):
         load(tmp_path, **changes)
 
 
@@ -118,11 +103,8 @@ def test_a_config_by_name_is_its_options_on_the_own_control(tmp_path: Path) -> N
     found = load(tmp_path, control='control:toy_seg', teacher='teachers:toy_seg', methods=rows)
     assert (found.control.stem, found.teacher and found.teacher.config.parent.name) == ('toy_seg', 'teachers')
     one = found.methods['one']
-    assert (one.method, one.variant, one.options_file and one.options_file.stem) == (
-        'cwd',
-        'feature',
-        'cwd_seg_feature',
-    )
+    stem = one.options_file and one.options_file.stem
+    assert (one.method, one.variant, stem) == ('cwd', 'feature', 'cwd_seg_feature')
     assert found.methods['two'].config, 'it is a file'
 
 

@@ -15,7 +15,7 @@ from mmdistill_dense.utils.files import owned
 from tests.suite import tiny
 
 
-def test_json_comes_back_and_a_failed_write_leaves_the_old_one(tmp_path: Path) -> None:
+def test_json_comes_back_a_failed_write_leaves_the_old_one_and_a_damaged_one_is_named(tmp_path: Path) -> None:
     path = tmp_path / 'deep' / 'a.json'
     assert files.read_json(path) is None
     files.write_json(path, {'a': [1, None]})
@@ -23,9 +23,6 @@ def test_json_comes_back_and_a_failed_write_leaves_the_old_one(tmp_path: Path) -
         files.write_json(path, {'a': object()})
     assert files.read_json(path) == {'a': [1, None]}
     assert [file.name for file in path.parent.iterdir()] == ['a.json']
-
-
-def test_damaged_json_is_named(tmp_path: Path) -> None:
     for text in ('{"a": ', '[1]'):
         (tmp_path / 'a.json').write_text(text)
         with pytest.raises(ValueError, match='a.json: .* remove it'):

@@ -18,7 +18,7 @@ from tests.suite import tiny
 from tests.suite.tiny import of_two as defined
 
 
-def test_runs_are_teacher_then_seed_by_seed() -> None:
+def test_runs_are_teacher_then_seed_by_seed_and_wait_for_what_they_read() -> None:
     found = plan.runs(defined())
     assert [run.title for run in found] == [
         'teacher',
@@ -27,13 +27,8 @@ def test_runs_are_teacher_then_seed_by_seed() -> None:
     assert [str(run.folder) for run in found[:2]] == ['out/teacher', 'out/runs/control/seed0']
     assert str(found[-1].folder) == 'out/runs/afdcd/seed1'
     assert len({run.folder for run in found}) == len(found)
-
-
-def test_runs_wait_for_what_they_read() -> None:
-    found = {run.title: run for run in plan.runs(defined())}
-    teacher = found['teacher'].folder
-    assert found['teacher'].after == found['control seed 0'].after == ()
-    assert found['afdcd seed 1'].after == found['kd seed 0'].after == (teacher,)
+    teacher, control, kd, *_, last = found
+    assert teacher.after == control.after == () and last.after == kd.after == (teacher.folder,)
 
 
 def test_control_that_inherits_the_teachers_weights_waits_for_it() -> None:
@@ -129,13 +124,22 @@ def test_results_are_those_of_finished_runs_in_the_order_of_the_table() -> None:
     }  # fmt: skip
 
 
-def test_students_read_the_teacher_that_the_suite_trains() -> None:
+def test_students_read_the_teacher_that_the_suite_trains_unless_one_is_there() -> None:
     definition = defined()
     tiny.write_result(definition.out / 'teacher', 1, checkpoint='iter_2.pth')
     runs = {run.title: run for run in plan.runs(definition)}
     assert plan.config_of(definition, runs['kd seed 1']).model.teacher.checkpoint == 'out/teacher/iter_2.pth'
     assert plan.config_of(definition, runs['kd seed 1']).randomness.seed == 1
     assert plan.config_of(definition, runs['teacher']).train_cfg.max_iters == 2
+    file = Path('work_dirs/demo/teacher/iter_700.pth')
+    file.parent.mkdir(parents=True)
+    file.touch()
+    definition = defined()
+    assert 'teacher' not in [run.name for run in plan.runs(definition)]
+    assert plan.config_of(definition, plan.runs(definition)[1]).model.teacher.checkpoint == str(file)
+    Path('out/teacher').mkdir(parents=True)
+    Path('out/teacher/state.json').write_text(json.dumps({'iteration': 1}))
+    assert 'teacher' in [run.name for run in plan.runs(definition)]
 
 
 def test_a_teacher_of_an_earlier_out_is_trained_anew(tmp_path: Path) -> None:
@@ -151,18 +155,6 @@ def test_a_teacher_of_an_earlier_out_is_trained_anew(tmp_path: Path) -> None:
     (tmp_path / 'work/teacher/state.json').write_text('{}')
     assert plan.trains_teacher(definition)
     assert not plan.trains_teacher(replace(definition, path=tmp_path / 'elsewhere/suite.yaml'))
-
-
-def test_teacher_that_is_there_is_not_trained_unless_that_had_begun() -> None:
-    file = Path('work_dirs/demo/teacher/iter_700.pth')
-    file.parent.mkdir(parents=True)
-    file.touch()
-    definition = defined()
-    assert 'teacher' not in [run.name for run in plan.runs(definition)]
-    assert plan.config_of(definition, plan.runs(definition)[1]).model.teacher.checkpoint == str(file)
-    Path('out/teacher').mkdir(parents=True)
-    Path('out/teacher/state.json').write_text(json.dumps({'iteration': 1}))
-    assert 'teacher' in [run.name for run in plan.runs(definition)]
 
 
 # What is found before the first run starts

@@ -275,12 +275,9 @@ def test_sigterm_interrupts_as_ctrl_c_does() -> None:
     assert signal.getsignal(signal.SIGTERM) == before
 
 
-def test_tail_holds_the_last_lines(tmp_path: Path) -> None:
+def test_tail_holds_the_last_lines_and_times_are_told_in_words(tmp_path: Path) -> None:
     (tmp_path / 'log.txt').write_text('\n\n'.join(map(str, range(100))))
     assert pool.tail(tmp_path / 'log.txt').split() == [str(number) for number in range(85, 100)]
     assert pool.tail(tmp_path / 'none.txt') == ''
-
-
-def test_clock() -> None:
     times = {0: '0 s', 59.6: '1 min 00 s', 61: '1 min 01 s', 3660: '1 h 01 min', -5: '0 s'}
     assert {seconds: pool.clock(seconds) for seconds in times} == times

@@ -36,7 +36,9 @@ def submitted(folder: Path, monkeypatch: pytest.MonkeyPatch, **changes: Any) -> 
     return [{name: value for name, _, value in (word.partition('=') for word in words)} for words in lines]
 
 
-def test_jobs_wait_for_what_they_need_and_the_table_for_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_jobs_wait_for_what_they_need_and_options_go_to_sbatch_and_processes_through_srun(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     teacher, control, kd, table = submitted(tmp_path, monkeypatch)
     assert '--dependency' not in teacher and '--dependency' not in control
     assert kd['--dependency'] == 'afterok:101'
@@ -45,6 +47,14 @@ def test_jobs_wait_for_what_they_need_and_the_table_for_all(tmp_path: Path, monk
     assert table['--partition'] == 'gpu' and '--gres' not in table
     assert kd['--job-name'] == 'kd-seed-0'
     assert kd['--output'] == 'my out/slurm/kd-seed-0-%j.txt'
+    assert (kd['--gres'], kd['--time'], kd['--ntasks'], kd['--cpus-per-task']) == ('gpu:4', '1-00:00', '4', '3')
+    assert kd['--exclusive'] == '' and '--requeue' not in kd and '--processes' not in kd
+    port, _, command = kd['--wrap'].partition(' && ')
+    assert 'MASTER_PORT' in port
+    program = 'python -m mmdistill_dense suite job tiny.yaml kd --seed 0 --launcher slurm'
+    assert command == slurm.SRUN.format(tasks='', command=program)
+    assert 'job tiny.yaml teacher' in teacher['--wrap']
+    assert '--signal' not in kd, 'requeue is false'
 
 
 def test_a_job_waits_for_the_controls_whose_rate_it_takes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -60,18 +70,6 @@ def test_at_most_so_many_jobs_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     after = 'afterok:101'
     assert waits == [None, None, f'{after},afterany:101', 'afterany:102', f'{after},afterany:103']
     assert '--most' not in jobs[0]
-
-
-def test_options_go_to_sbatch_and_processes_through_srun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    teacher, _, kd, _ = submitted(tmp_path, monkeypatch)
-    assert (kd['--gres'], kd['--time'], kd['--ntasks'], kd['--cpus-per-task']) == ('gpu:4', '1-00:00', '4', '3')
-    assert kd['--exclusive'] == '' and '--requeue' not in kd and '--processes' not in kd
-    port, _, command = kd['--wrap'].partition(' && ')
-    assert 'MASTER_PORT' in port
-    program = 'python -m mmdistill_dense suite job tiny.yaml kd --seed 0 --launcher slurm'
-    assert command == slurm.SRUN.format(tasks='', command=program)
-    assert 'job tiny.yaml teacher' in teacher['--wrap']
-    assert '--signal' not in kd, 'requeue is false'
 
 
 def test_a_job_at_its_time_limit_saves_and_waits_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

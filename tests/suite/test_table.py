@@ -70,16 +70,13 @@ def test_further_test_sets_have_a_table_of_their_own(tmp_path: Path) -> None:
     assert '## Other test sets' in text and 'rain/mIoU' in scores_as_csv(table)
 
 
-def test_a_row_with_missing_runs_says_so_and_pairs_only_what_is_there(suite: Definition) -> None:
+def test_a_row_with_missing_runs_says_so_and_pairs_are_counted_where_they_are_fewer(suite: Definition) -> None:
     """heavy: losses 1 and 2.4; mean -1.7, sd 0.98995, times 12.7062 / sqrt 2 = 8.8943; a loser is shown, not bold."""
     text = as_markdown(collect(suite))
     main, seeds = lines_of(text, 'heavy')
     assert main[1:4] == ['2 of 3', '40.05 ± 0.07', '-1.70 [-10.59, +7.19]']
     assert seeds[1:] == ['missing', '40.00 (-1.00)', '40.10 (-2.40)']
     assert 'Missing: heavy seed 0.' in text
-
-
-def test_pairs_are_counted_where_they_are_fewer_than_runs(suite: Definition) -> None:
     (suite.out / 'runs' / 'control' / 'seed2' / 'result.json').unlink()
     text = as_markdown(collect(suite))
     assert lines_of(text, 'kd')[0][1:4] == ['3', '44.00 ± 1.32', '+2.75 [-0.43, +5.93], 2 pairs']
@@ -291,33 +288,27 @@ def test_p_values_are_holms() -> None:
     assert {gain.p for gain in many.values()} == {1.0}
 
 
-def test_equal_differences_say_nothing_about_the_noise() -> None:
+def test_equal_differences_and_a_diverged_run_say_nothing() -> None:
     """Box AP is rounded to 0.1, so two seeds often differ by the same; that is no proof."""
     control = {0: 29.8, 1: 31.0}
     for difference in (0.0, 0.3, -0.5):
         gain = paired_gain({seed: score + difference for seed, score in control.items()}, control)
         assert gain.mean == pytest.approx(difference)
         assert gain.low is gain.high is gain.p is None and not gain.told_apart
+    gain = paired_gain({0: math.nan, 1: 41.0}, {0: 40.0, 1: 40.0})
+    assert gain.n == 2 and math.isnan(gain.mean) and not gain.told_apart
+    assert gains_of({'kd': {0: math.nan, 1: 41.0}}, {0: 40.0, 1: 40.0})['kd'].p == 1
 
 
-def test_summary_is_of_a_sample() -> None:
+def test_a_summary_is_of_a_sample_and_only_seeds_of_both_make_pairs() -> None:
     values = [39.7, 38.8, 38.8, 41.25]
     summary = summarise(values)
     assert (summary.n, summary.mean) == (4, pytest.approx(np.mean(values)))
     assert summary.sd == pytest.approx(np.std(values, ddof=1))
     assert summarise([]) is None and summarise([3.0]).sd is None
-
-
-def test_only_seeds_of_both_make_pairs_and_a_single_pair_has_no_interval() -> None:
     gain = paired_gain({2: 42.0, 0: 41.0, 7: 99.0}, {0: 40.0, 1: 1.0, 2: 40.0})
     assert list(gain.each) == [0, 2] and gain.n == 2 and gain.mean == 1.5
     assert paired_gain({1: 41.0}, {2: 40.0}) is None
     gain = paired_gain({0: 41.0}, {0: 40.0})
     assert (gain.n, gain.mean, gain.low, gain.high, gain.half) == (1, 1.0, None, None, None)
     assert not gain.told_apart
-
-
-def test_a_diverged_run_stays_in_its_row() -> None:
-    gain = paired_gain({0: math.nan, 1: 41.0}, {0: 40.0, 1: 40.0})
-    assert gain.n == 2 and math.isnan(gain.mean) and not gain.told_apart
-    assert gains_of({'kd': {0: math.nan, 1: 41.0}}, {0: 40.0, 1: 40.0})['kd'].p == 1

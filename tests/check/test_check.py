@@ -125,13 +125,10 @@ def test_several_teachers_are_all_described(tmp_path: Path) -> None:
     assert {row.distiller for row in report.subject.taps} == {'one', 'two'}
 
 
-def test_a_student_alone_can_be_checked(tmp_path: Path) -> None:
+def test_a_student_alone_can_be_checked_and_a_distiller_that_starts_off(tmp_path: Path) -> None:
     report = check_config(toys.run_config(tmp_path, toys.seg_net()), FAST)
     assert [term.name for term in report.subject.terms] == ['task']
     assert not report.subject.taps and report.verdict != 'error' and ' initialised' in printed(report)
-
-
-def test_with_a_distiller_that_is_off_at_the_start_the_middle_of_the_run_is_looked_at(tmp_path: Path) -> None:
     two = dict(kd=dict(type='LogitKD'), off=dict(type='CWD', schedule=dict(stop_at=0)))
     assert check_config(seg_config(tmp_path, two), RANDOM).subject.iteration == 2
 
@@ -381,7 +378,9 @@ def test_load_from_may_be_an_address_without_a_hash(tmp_path: Path, monkeypatch:
 # The command
 
 
-def test_the_command_says_ok_and_writes_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_writes_json_and_ends_with_2_for_a_config_that_is_none(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     config, out = tmp_path / 'config.py', tmp_path / 'check.json'
     seg_config(tmp_path).dump(config)
     options = ['--no-weights', '--no-cost', '--size', '64', '96', '--batch', '3', '--json', str(out)]
@@ -389,9 +388,6 @@ def test_the_command_says_ok_and_writes_json(tmp_path: Path, capsys: pytest.Capt
     assert 'OK, with 1 warning' in capsys.readouterr().out
     content = json.loads(out.read_text(encoding='utf-8'))
     assert content['batch'] == {'real': False, 'shape': [[3, 3, 64, 96]], 'pictures': None}
-
-
-def test_the_command_ends_with_2_for_a_config_that_is_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / 'config.py').write_text('model = dict(')
     assert main(['check', str(tmp_path / 'config.py')]) == 2
     assert re.search(r'^ERROR .*config.py cannot be read: .* line 1 is no Python', capsys.readouterr().err)

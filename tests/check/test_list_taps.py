@@ -29,12 +29,8 @@ def taps_of(place: ModuleNode) -> dict[str, tuple[int, ...]]:
 def test_marked_places_are_taps_of_the_listed_shape(option: dict) -> None:
     config = load_model(option, 'model.student')
     init_default_scope(config.scope)
-    listed = {
-        tap: shape
-        for place in list_taps(config, (64, 64)).nodes()
-        if place.good
-        for tap, shape in taps_of(place).items()
-    }
+    places = [place for place in list_taps(config, (64, 64)).nodes() if place.good]
+    listed = {tap: shape for place in places for tap, shape in taps_of(place).items()}
     assert {'backbone[3]', 'backbone.layer4'} <= set(listed)
     network, taps = toys.build_plain(option), [Tap.parse(text) for text in listed]
     recorder = Recorder(network.eval() or network, taps, 'student_tap')

@@ -320,16 +320,13 @@ def test_the_gap_of_a_tap_is_that_of_its_worst_map() -> None:
     assert _gap([x], [x[:1]]) == math.inf
 
 
-def test_pictures_that_are_too_few_for_a_method_stop_before_training() -> None:
+def test_pictures_that_are_too_few_for_a_method_stop_before_training_and_repeated_ones_count_once() -> None:
     pcd = dict(type='PCD', student_tap='backbone[3]', queue_size='auto')
     model = toys.build(toys.model_config(toys.seg_net('fcn'), toys.seg_teacher('fcn'), dict(pcd=pcd)))
     with pytest.raises(ValueError, match=r"distillers\.pcd\.queue_size='auto' needs 12 training pictures or more"):
         network_rules.enough_pictures(subject(model=model, pictures=11))
     for pictures in (12, None):
         network_rules.enough_pictures(subject(model=model, pictures=pictures))
-
-
-def test_pictures_that_are_repeated_count_once() -> None:
     config = toys.run_config('none', toys.seg_net('fcn')).to_dict()
     loader = config['train_dataloader']
     loader['dataset'] = dict(type='RepeatDataset', times=40, dataset=loader['dataset'])
@@ -339,14 +336,11 @@ def test_pictures_that_are_repeated_count_once() -> None:
     assert (made.pictures, made.length) == (8, 320)
 
 
-def test_the_gravest_finding_decides() -> None:
+def test_the_gravest_finding_decides_and_messages_name_the_type_where_it_is_none_of_ours() -> None:
     note, warning, error = (Finding(level, 'x') for level in ('note', 'warning', 'error'))
     assert [worst(f) for f in ([], [note], [note, warning], [error, warning])] == ['ok', 'ok', 'warning', 'error']
     assert [CheckReport(subject(), [warning]).exit_code(strict) for strict in (False, True)] == [0, 1]
     assert CheckReport(subject(), [warning, error]).exit_code() == 2
-
-
-def test_messages_are_those_of_the_error_with_its_type_where_it_is_none_of_ours() -> None:
     assert message_of(KeyError('no such tap')) == 'no such tap'
     assert message_of(RuntimeError('shape')) == 'RuntimeError: shape'
 
@@ -367,7 +361,7 @@ def test_a_random_backbone_of_which_a_part_is_never_trained(backbone: dict[str, 
     assert not words or re.search(words, found[0].message)
 
 
-def test_heads_with_another_number_of_classes_name_their_key() -> None:
+def test_heads_with_another_number_of_classes_name_their_key_and_iterated_kernels_too() -> None:
     """Also an auxiliary head that was left at the published number, which mmseg trains in silence."""
     head, more = dict(num_classes=3), dict(num_classes=19)
     ours: dict[str, Any] = dict(decode_head=head, auxiliary_head=[head, dict(num_classes=2)])
@@ -382,6 +376,11 @@ def test_heads_with_another_number_of_classes_name_their_key() -> None:
         check_num_classes(data, 'model.student', dict(bbox_head=None, mask_head=dict(type='SOLOHead', num_classes=80)))
     with pytest.raises(ValueError, match=r'model\.student\.auxiliary_head\.0 predicts 19 classes.* has 3 \(a, b, c\)'):
         check_other_heads(data, 'model.student', dict(ours, auxiliary_head=[more]))
+    # KNet's config has them below its parts alone.
+    head = dict(kernel_generate_head=dict(num_classes=3), kernel_update_head=[dict(num_classes=150)])
+    assert num_classes(dict(decode_head=head)) == 3
+    with pytest.raises(ValueError, match=r'model\.student\.decode_head\.kernel_update_head\.0\.num_classes=3'):
+        check_other_heads(('a', 'b', 'c'), 'model.student', dict(decode_head=head))
 
 
 def test_weights_of_classes_that_were_left_at_the_published_number() -> None:
@@ -391,14 +390,6 @@ def test_weights_of_classes_that_were_left_at_the_published_number() -> None:
     lists = dict(num_classes=3, loss_decode=[dict(type='X'), dict(class_weight=[1.0] * 19)])
     with pytest.raises(ValueError, match=r'head\.0\.loss_decode\.1\.class_weight holds 19 .* num_classes=3: give 3'):
         check_class_weights('model.student', dict(decode_head=[lists]))
-
-
-def test_iterated_kernels_name_their_classes() -> None:
-    """KNet's config has them below its parts alone."""
-    head = dict(kernel_generate_head=dict(num_classes=3), kernel_update_head=[dict(num_classes=150)])
-    assert num_classes(dict(decode_head=head)) == 3
-    with pytest.raises(ValueError, match=r'model\.student\.decode_head\.kernel_update_head\.0\.num_classes=3'):
-        check_other_heads(('a', 'b', 'c'), 'model.student', dict(decode_head=head))
 
 
 @pytest.mark.parametrize(

@@ -112,19 +112,12 @@ def coco(root: Path, names: Sequence[str], file: Path, start: int = 1) -> None:
         for number, name in enumerate(names, start)
     ]
     drawn = [(image['id'], *shape) for image, name in zip(images, names, strict=True) for shape in shapes(name)]
-    boxes = [
-        {
-            'id': number,
-            'image_id': image,
-            'category_id': CLASSES.index(label) + 1,
-            'bbox': [left, top, right - left, bottom - top],
-            'area': (right - left) * (bottom - top),
-            'segmentation': [[value for point in points for value in point]],
-            'iscrowd': 0,
-        }
-        for number, (image, label, points) in enumerate(drawn, 1)
-        for left, top, right, bottom in [box(points)]
-    ]
+    boxes = []
+    for number, (image, label, points) in enumerate(drawn, 1):
+        left, top, right, bottom = box(points)
+        numbers = {'id': number, 'image_id': image, 'category_id': CLASSES.index(label) + 1, 'iscrowd': 0}
+        sides = {'bbox': [left, top, right - left, bottom - top], 'area': (right - left) * (bottom - top)}
+        boxes.append({**numbers, **sides, 'segmentation': [[value for point in points for value in point]]})
     kinds = [{'id': number, 'name': name} for number, name in enumerate(CLASSES, 1)]
     write(file, json.dumps({'images': images, 'annotations': boxes, 'categories': kinds}))
 
@@ -146,14 +139,9 @@ def _rows(name: str, polygons: bool) -> str:
     lines = []
     for label, points in shapes(name):
         left, top, right, bottom = box(points)
-        values = [
-            (left + right) / 2 / SIZE[1],
-            (top + bottom) / 2 / SIZE[0],
-            (right - left) / SIZE[1],
-            (bottom - top) / SIZE[0],
-        ]
-        if polygons:
-            values = [value for x, y in points for value in (x / SIZE[1], y / SIZE[0])]
+        middle, size = ((left + right) / 2, (top + bottom) / 2), (right - left, bottom - top)
+        pairs = points if polygons else (middle, size)
+        values = [value for x, y in pairs for value in (x / SIZE[1], y / SIZE[0])]
         lines.append(' '.join([str(CLASSES.index(label)), *(f'{value:.6f}' for value in values)]))
     return '\n'.join(lines)
 

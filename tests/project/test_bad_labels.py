@@ -16,22 +16,24 @@ from mmdistill_dense.apps.project.box_labels import find_box_data
 from mmdistill_dense.apps.project.label_images import find_seg_data
 from tests.project import exports
 from tests.project.exports import png
-from tests.project.faults import (
+from tests.project.folders_of_data import (
     Write,
     all_boxes,
     both,
+    box_folder,
     content,
     copied,
     first_boxes,
     gone,
+    label,
     line,
     painted,
     renamed,
+    seg_folder,
     text,
     values,
     wrote,
 )  # fmt: skip
-from tests.project.folders_of_data import box_folder, label, seg_folder
 
 Case = tuple[Write, str, Write, str]  # export, tasks, fault, what is told
 READ: dict[str, Callable[[Path], Any]] = {'seg': find_seg_data, 'det': find_box_data}

@@ -18,8 +18,7 @@ from mmdistill_dense.apps.project.new import write
 from mmdistill_dense.apps.project.picture_folders import Wish
 from tests.project import exports
 from tests.project.exports import BOXES, CLASSES, MASKS, NAMES, OBJECTS, PARTS, png, runs, shapes, truth
-from tests.project.faults import Write, content, text
-from tests.project.folders_of_data import counts, label_file, stems
+from tests.project.folders_of_data import Write, content, counts, label_file, stems, text
 from tests.project.test_new import RETINANET, toy_pair
 
 
@@ -152,23 +151,21 @@ def drawn_pixels(data: SegData, out: Path, *places: tuple[int, int]) -> list[int
     return [int(label_images(data, 'val', out)[Path(data.splits['val'].names[0]).name][place]) for place in places]
 
 
-def test_parts_of_one_object_cover_what_was_drawn_before_each(tmp_path: Path) -> None:
+def test_parts_of_one_object_cover_what_was_drawn_before_each_and_are_one_box(tmp_path: Path) -> None:
     shapes = ('leaf', 2, 2, 12, 12, 1), ('stem', 10, 2, 30, 12), ('leaf', 20, 2, 40, 12, 1)
     data = find_seg_data(labelled(tmp_path / 'mine', *shapes))
     assert data.classes == ('background', 'leaf', 'stem')
     assert drawn_pixels(data, tmp_path / 'out', (5, 5), (5, 11), (5, 25)) == [1, 2, 1]
     boxes = json.loads(find_box_data(tmp_path / 'mine').splits['val'].content)['annotations']
     assert [one['bbox'] for one in boxes] == [[2, 2, 38, 10], [10, 2, 20, 10]]
-
-
-def test_masks_of_one_group_are_one_object(tmp_path: Path) -> None:
     shapes = ('leaf', 2, 2, 12, 12, 1, 'mask'), ('leaf', 20, 4, 30, 20, 1), ('leaf', 40, 2, 50, 12, 1, 'mask')
-    data = find_box_data(labelled(tmp_path, *shapes))
+    other = tmp_path / 'other'
+    data = find_box_data(labelled(other, *shapes))
     (box,) = json.loads(data.splits['val'].content)['annotations']
     assert data.masks and box['bbox'] == [2, 2, 48, 18] and box['area'] == 100 + 160 + 100
-    labelled(tmp_path, *shapes, size=False)
+    labelled(other, *shapes, size=False)
     with pytest.raises(ValueError, match=r'shapes\[0\] \(leaf\) is a mask, and its file tells no height'):
-        find_box_data(tmp_path)
+        find_box_data(other)
 
 
 @pytest.mark.parametrize('background', ['class', 'ignore'])
@@ -201,9 +198,8 @@ def test_colours_without_names_are_listed_and_a_file_to_fill_in_is_written(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     exports.coloured(tmp_path / 'mine', '')
-    with pytest.raises(
-        ValueError, match=r'no list of them is there.*\(0, 0, 0\): \d+.\d%.*Name them in .*class_dict.csv'
-    ):
+    told = r'no list of them is there.*\(0, 0, 0\): \d+.\d%.*Name them in .*class_dict.csv'
+    with pytest.raises(ValueError, match=told):
         find_seg_data(tmp_path / 'mine')
     (tmp_path / 'class_dict.csv').rename(tmp_path / 'mine/class_dict.csv')
     assert find_seg_data(tmp_path / 'mine').classes == tuple(f'class_{number}' for number in range(4))
@@ -307,12 +303,20 @@ def test_a_label_file_belongs_to_the_picture_of_its_folder_or_part(layout: str, 
         assert split.pictures == f'{pictures.format(part)}/' and split.names == ('0.jpg', '1.jpg')
 
 
-def test_of_two_pictures_of_one_name_the_label_file_tells_the_ending(tmp_path: Path) -> None:
+def test_of_two_pictures_of_one_name_the_ending_or_the_folder_of_the_label_file_tells(tmp_path: Path) -> None:
     for name in '01':
         voc_file(tmp_path / f'{name}.xml', f'{name}.png')
         for ending in ('jpg', 'png'):
             exports.picture(tmp_path / f'{name}.{ending}')
     assert {name for split in find_box_data(tmp_path).splits.values() for name in split.names} == {'0.png', '1.png'}
+    other = tmp_path / 'other'
+    for task in ('one', 'two'):
+        exports.cvat(other / task)
+    names = find_box_data(other).splits['val'].names
+    assert sorted(names) == [f'{task}/images/{name}.jpg' for task in ('one', 'two') for name in PARTS['val']]
+    (other / 'two/annotations.xml').rename(other / 'annotations.xml')
+    with pytest.raises(ValueError, match='may be .*one/images/a b.jpg, .*two/images/a b.jpg'):
+        find_box_data(other)
 
 
 def test_a_label_file_without_its_picture_takes_no_other_of_this_name(tmp_path: Path) -> None:
@@ -350,16 +354,6 @@ def test_pictures_of_cvat_may_lie_anywhere(layout: str, tmp_path: Path) -> None:
     assert {part: set(found_boxes(data, part)) for part in PARTS} == NAMES
 
 
-def test_of_two_pictures_of_one_name_cvats_are_below_its_file(tmp_path: Path) -> None:
-    for task in ('one', 'two'):
-        exports.cvat(tmp_path / task)
-    names = find_box_data(tmp_path).splits['val'].names
-    assert sorted(names) == [f'{task}/images/{name}.jpg' for task in ('one', 'two') for name in PARTS['val']]
-    (tmp_path / 'two/annotations.xml').rename(tmp_path / 'annotations.xml')
-    with pytest.raises(ValueError, match='may be .*one/images/a b.jpg, .*two/images/a b.jpg'):
-        find_box_data(tmp_path)
-
-
 def test_numbers_of_cvat_may_have_a_point(tmp_path: Path) -> None:
     exports.cvat(tmp_path)
     before = find_box_data(tmp_path).splits
@@ -375,10 +369,8 @@ def test_a_label_file_may_name_a_picture_of_another_folder(tmp_path: Path) -> No
         for name in names:
             file = tmp_path / f'json/{part}/{name}.json'
             (tmp_path / part / file.name).rename(file)
-            told = {'b': '../../train/b.jpg', 'c': 'C:\\\\old\\\\c.jpg', 'd': '/old/images/d.jpg'}.get(
-                name, f'{name}.jpg'
-            )
-            file.write_text(file.read_text().replace(f'{name}.jpg', told))
+            told = {'b': '../../train/b.jpg', 'c': 'C:\\\\old\\\\c.jpg', 'd': '/old/images/d.jpg'}
+            file.write_text(file.read_text().replace(f'{name}.jpg', told.get(name, f'{name}.jpg')))
     assert {part: set(found_boxes(find_box_data(tmp_path), part)) for part in PARTS} == NAMES
 
 
@@ -406,7 +398,7 @@ def test_label_images_beside_boxes_are_no_pictures(export: Write, tmp_path: Path
     assert {Path(file).stem for split in found for file in split.names} == NAMES['train'] | NAMES['val']
 
 
-def test_a_label_image_is_not_read_in_place_of_a_missing_picture(tmp_path: Path) -> None:
+def test_a_label_image_is_neither_a_picture_nor_read_in_place_of_a_missing_one(tmp_path: Path) -> None:
     exports.voc_xml(tmp_path / 'voc')
     masks_beside(tmp_path / 'voc', 'SegmentationClass')
     (tmp_path / 'voc/JPEGImages/b.jpg').unlink()
@@ -416,15 +408,13 @@ def test_a_label_image_is_not_read_in_place_of_a_missing_picture(tmp_path: Path)
     masks_beside(tmp_path / 'yolo', 'labels/train', 'labels/val')
     (tmp_path / 'yolo/images/train/b.jpg').unlink()
     assert find_box_data(tmp_path / 'yolo').splits['train'].count == 3
-
-
-def test_pictures_are_those_of_the_folder_without_label_images(tmp_path: Path) -> None:
     names = [f'{number}.png' for number in range(4)]
+    other = tmp_path / 'other'
     for name in names:
-        exports.picture(tmp_path / 'photos' / name)
-        exports.picture(tmp_path / 'masks' / name)
-    exports.write(tmp_path / 'all.json', json.dumps(label_file(names, CLASSES)))
-    assert find_box_data(tmp_path).splits['train'].pictures == 'photos/'
+        exports.picture(other / 'photos' / name)
+        exports.picture(other / 'masks' / name)
+    exports.write(other / 'all.json', json.dumps(label_file(names, CLASSES)))
+    assert find_box_data(other).splits['train'].pictures == 'photos/'
 
 
 @pytest.mark.parametrize('export', [exports.ultralytics, exports.coloured])
@@ -440,9 +430,7 @@ def test_label_images_of_results_are_not_drawn_again(export: Write, tmp_path: Pa
     assert 'made from the same source' in write({}, out, before)[0] and made.stat().st_mtime_ns == time
     changed = next((tmp_path / 'mine').glob('*/train/a b.[tp][xn][tg]'))
     changed.write_bytes(changed.with_stem('b').read_bytes())
-    with pytest.raises(
-        FileExistsError, match=r'the label images in labels exist .* another --out. Do not .*work holds'
-    ):
+    with pytest.raises(FileExistsError, match='the label images in labels exist .* another --out. .*work holds'):
         write({}, out, find_seg_data(tmp_path / 'mine').drawing)
     assert made.read_bytes() == drawn
     (out / 'work/teacher').rmdir()
@@ -452,7 +440,7 @@ def test_label_images_of_results_are_not_drawn_again(export: Write, tmp_path: Pa
 # The split
 
 
-def test_files_of_cvat_name_their_part(tmp_path: Path) -> None:
+def test_files_of_cvat_and_folders_of_its_pictures_name_their_part(tmp_path: Path) -> None:
     exports.cvat(tmp_path)
     whole = re.sub(' subset="[^"]*"', '', (tmp_path / 'annotations.xml').read_text())
     (tmp_path / 'annotations.xml').unlink()
@@ -460,19 +448,17 @@ def test_files_of_cvat_name_their_part(tmp_path: Path) -> None:
         others = '|'.join({*NAMES['train'], *NAMES['val']} - {*names})
         exports.write(tmp_path / f'{part}.xml', re.sub(f'<image [^>]*name="({others}).jpg".*?</image>', '', whole))
     assert stems(find_box_data(tmp_path)) == NAMES
-
-
-def test_folders_of_cvats_pictures_name_their_part(tmp_path: Path) -> None:
-    exports.cvat(tmp_path)
-    text('annotations.xml', ' subset="[^"]*"', '', count=0)(tmp_path)
+    other = tmp_path / 'other'
+    exports.cvat(other)
+    text('annotations.xml', ' subset="[^"]*"', '', count=0)(other)
     for part, names in PARTS.items():
-        (tmp_path / 'images' / part).mkdir()
+        (other / 'images' / part).mkdir()
         for name in names:
-            (tmp_path / f'images/{name}.jpg').rename(tmp_path / f'images/{part}/{name}.jpg')
-    assert stems(find_box_data(tmp_path)) == NAMES
+            (other / f'images/{name}.jpg').rename(other / f'images/{part}/{name}.jpg')
+    assert stems(find_box_data(other)) == NAMES
 
 
-def test_lists_of_names_are_kept_and_the_rest_is_told(tmp_path: Path) -> None:
+def test_lists_of_names_are_kept_and_a_part_for_test_validates_where_no_other_is_there(tmp_path: Path) -> None:
     exports.voc_masks(tmp_path)
     exports.picture(tmp_path / 'JPEGImages/more.jpg')
     Image.fromarray(truth('more')).save(tmp_path / 'SegmentationClass/more.png')
@@ -480,16 +466,14 @@ def test_lists_of_names_are_kept_and_the_rest_is_told(tmp_path: Path) -> None:
     assert stems(data) == NAMES
     assert 'the tree VOC: 7 pictures, 6 used; 7 label images, 6 used' in data.notes
     assert any(note.startswith('WARNING: 1 of 7 pictures are in no list; they are left out (') for note in data.notes)
-
-
-def test_a_part_for_test_validates_where_no_other_is_there(tmp_path: Path) -> None:
-    exports.voc_masks(tmp_path / 'masks')
-    lists = tmp_path / 'masks/ImageSets/Segmentation'
+    other = tmp_path / 'other'
+    exports.voc_masks(other / 'masks')
+    lists = other / 'masks/ImageSets/Segmentation'
     (lists / 'train.txt').rename(lists / 'trainval.txt')
     (lists / 'val.txt').rename(lists / 'test.txt')
-    exports.roboflow_coco(tmp_path / 'boxes')
-    (tmp_path / 'boxes/valid').rename(tmp_path / 'boxes/test')
-    seg, det = find_seg_data(tmp_path / 'masks'), find_box_data(tmp_path / 'boxes')
+    exports.roboflow_coco(other / 'boxes')
+    (other / 'boxes/valid').rename(other / 'boxes/test')
+    seg, det = find_seg_data(other / 'masks'), find_box_data(other / 'boxes')
     assert set(seg.splits['train'].names) == set(PARTS['train']) and seg.splits['val'] == seg.splits['test']
     assert det.splits['val'] == det.splits['test'] and det.splits['val'].count == 2
 

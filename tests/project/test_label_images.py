@@ -61,12 +61,21 @@ def test_label_values_that_are_classes() -> None:
     assert {found: class_values(found) for found in known} == known
 
 
-def test_masks_of_0_and_255_have_two_classes(tmp_path: Path) -> None:
+def test_masks_of_0_and_255_have_two_classes_and_none_among_others_of_0_and_1(tmp_path: Path) -> None:
     data = find_seg_data(seg_folder(tmp_path, (0, 255)), ['ground', 'leaf'])
     assert data.classes == ('ground', 'leaf') and data.values == (0, 255)
     for number in range(2):
         label(tmp_path / f'labels/val/{number}.png', (255,))
     assert find_seg_data(tmp_path, ['ground', 'leaf']).values == (0, 255), 'pictures of leaves alone measure that class'
+    other = tmp_path / 'other'
+    binary(other, *[(0, 1), (0, 255)] * 6, (0,))
+    with pytest.raises(ValueError, match=r'6 label images hold 1, 6 others hold 0 and 255 \(.*1.png\), and none holds'):
+        find_seg_data(other)
+    for path in (other / 'masks').iterdir():
+        pixels = np.array(Image.open(path))
+        pixels[pixels == 255] = 2
+        Image.fromarray(pixels).save(path)
+    assert find_seg_data(other, ['ground', 'leaf', '-']).values == (0, 1), 'what the message advises'
 
 
 def binary(root: Path, *values: Sequence[int]) -> Path:
@@ -74,17 +83,6 @@ def binary(root: Path, *values: Sequence[int]) -> Path:
     for number, own in enumerate(values):
         label(root / f'masks/{number}.png', own, number)
     return root
-
-
-def test_masks_of_0_and_255_among_others_of_0_and_1_are_refused(tmp_path: Path) -> None:
-    binary(tmp_path, *[(0, 1), (0, 255)] * 6, (0,))
-    with pytest.raises(ValueError, match=r'6 label images hold 1, 6 others hold 0 and 255 \(.*1.png\), and none holds'):
-        find_seg_data(tmp_path)
-    for path in (tmp_path / 'masks').iterdir():
-        pixels = np.array(Image.open(path))
-        pixels[pixels == 255] = 2
-        Image.fromarray(pixels).save(path)
-    assert find_seg_data(tmp_path, ['ground', 'leaf', '-']).values == (0, 1), 'what the message advises'
 
 
 @pytest.mark.parametrize('ignored', [(0, 1, 255), (0, 255)])
@@ -103,7 +101,7 @@ def numbered(root: Path, names: list[str], ending: str = '.png') -> Path:
     return root
 
 
-def test_a_missing_label_pairs_no_picture_with_that_of_another_one(tmp_path: Path) -> None:
+def test_a_missing_label_pairs_no_picture_with_that_of_another_one_and_pictures_have_any_ending(tmp_path: Path) -> None:
     """Tiles are called alike but for their number."""
     numbered(tmp_path, [f'{tile}_{number}' for tile in 'ABCDE' for number in range(4)])
     (tmp_path / 'masks/A_0.png').unlink()
@@ -112,11 +110,9 @@ def test_a_missing_label_pairs_no_picture_with_that_of_another_one(tmp_path: Pat
     assert 'the tree images and masks: 20 pictures, 19 used; 19 label images' in data.notes
     assert '1 of 20 pictures have no label image; they are left out (images/A_0.png)' in str(data.notes)
     assert all('A_0' not in split.names for split in data.splits.values())
-
-
-def test_pictures_of_several_endings_are_read(tmp_path: Path) -> None:
-    numbered(tmp_path, [f'a{number}' for number in range(3)], '.JPG')
-    data = find_seg_data(numbered(tmp_path, [f'b{number}' for number in range(20)], '.jpg'))
+    other = tmp_path / 'other'
+    numbered(other, [f'a{number}' for number in range(3)], '.JPG')
+    data = find_seg_data(numbered(other, [f'b{number}' for number in range(20)], '.jpg'))
     assert endings(data) == (('.JPG', '.jpg'), '.png') and not any('no label' in note for note in data.notes)
     read = [picture.name for own in data.pairs.values() for picture, _ in own]
     assert len(read) == 23 and {'a0.JPG', 'a1.JPG', 'a2.JPG'} < set(read)
@@ -206,9 +202,7 @@ def test_palettes_of_two_colours_for_a_number_are_refused_and_a_list_names_their
     assert (data.classes, data.values, data.drawing) == (('background', 'cat', 'dog'), (), None)
     assert find_seg_data(tmp_path, ['a', 'b', 'c']).classes == ('a', 'b', 'c')
     file.write_text('cat:128,0,0::\ndog:0,128,0::\n')
-    with pytest.raises(
-        ValueError, match=r'labelmap.txt names no class of the colour \(0, 0, 0\), which .* the value 0'
-    ):
+    with pytest.raises(ValueError, match=r'labelmap.txt names no class of the colour \(0, 0, 0\), .* the value 0'):
         find_seg_data(tmp_path)
     with_palettes(tmp_path, VOC, (0, 0, 0, 0, 128, 0, 128, 0, 0))
     with pytest.raises(ValueError, match=r' 1 is the colour \(128, 0, 0\) in .*png, and \(0, 128, 0\) in .*png\. If'):

@@ -211,9 +211,8 @@ def test_many_masks_a_picture_are_refused_with_what_would_work(tmp_path: Path) -
         for mask in 'abc':
             save(tmp_path, f'stage1_train/id{number}/masks/{mask}{number}.png', np.eye(4) * 255)
     for patterns in (None, Patterns.given('*/*/images/*.png', '*/*/masks/*.png')):
-        with pytest.raises(
-            ValueError, match=r'id0/masks 3: many masks a picture. Join them .*or write them as objects'
-        ):
+        told = 'id0/masks 3: many masks a picture. Join them .*or write them as objects'
+        with pytest.raises(ValueError, match=told):
             find_seg_data(tmp_path, patterns=patterns)
 
 

@@ -19,8 +19,7 @@ from mmdistill_dense.apps.project.label_images import find_seg_data
 from mmdistill_dense.apps.project.zoo_schedule import Loading
 from mmdistill_dense.registry import DATASETS
 from tests.fuzz.test_labels import mutated
-from tests.project.faults import all_boxes, first_boxes
-from tests.project.folders_of_data import box_folder, changed, label_file
+from tests.project.folders_of_data import all_boxes, box_folder, changed, first_boxes, label_file
 
 Content = dict[str, Any]
 
@@ -39,9 +38,8 @@ def written(root: Path, out: Path) -> tuple[BoxData, Config]:
     """Write ``data.py`` and the label files of a folder, and read it."""
     data = find_box_data(root)
     out.mkdir(exist_ok=True)
-    (out / 'data.py').write_text(
-        box_file(data, Loading(data.size, data.size, data.size, True, True, 2, 0, ''), False, False)
-    )
+    loading = Loading(data.size, data.size, data.size, True, True, 2, 0, '')
+    (out / 'data.py').write_text(box_file(data, loading, False, False))
     for split in data.splits.values():
         if split.content:
             (out / Path(split.labels).name).write_text(split.content)
@@ -159,13 +157,19 @@ def test_sound_files_stay_where_they_are(root: Path, tmp_path: Path) -> None:
     assert scores['coco/bbox_mAP'] == scores['coco/red_precision'] == scores['coco/white_precision'] == 1
 
 
-def test_pictures_without_boxes_are_trained_on_and_counted(root: Path, tmp_path: Path) -> None:
+def test_pictures_without_boxes_are_trained_on_and_categories_have_the_order_of_training(
+    root: Path, tmp_path: Path
+) -> None:
     def emptied(content: Content) -> None:
         content['annotations'] = [one for one in content['annotations'] if one['image_id'] not in (1, 2)]
 
     changed(root, emptied, ('train',))
     data, config = written(root, tmp_path / 'out')
     assert len(DATASETS.build(config.train_dataloader.dataset)) == data.splits['train'].count == 4  # type: ignore[arg-type]
+    changed(root, lambda content: content['categories'].reverse(), ('val',))
+    data, config = written(root, tmp_path / 'out')
+    assert data.classes == ('red', 'white') and not data.splits['train'].content
+    assert perfect_score(config) == 1 and config.val_evaluator.ann_file == str(tmp_path / 'out/val.json')
 
 
 @pytest.mark.parametrize('encoding', ['utf-8-sig', 'utf-16'])
@@ -229,10 +233,3 @@ def survives(root: Path, out: Path, number: int) -> str:
 def test_every_mutation_is_read_alike_by_training_and_metric_or_named(root: Path, tmp_path: Path, count: int) -> None:
     read = sum(not survives(root, tmp_path / 'out', number) for number in range(count))
     assert count / 10 < read < count * 9 / 10
-
-
-def test_categories_of_another_order_are_written_in_that_of_training(root: Path, tmp_path: Path) -> None:
-    changed(root, lambda content: content['categories'].reverse(), ('val',))
-    data, config = written(root, tmp_path / 'out')
-    assert data.classes == ('red', 'white') and not data.splits['train'].content
-    assert perfect_score(config) == 1 and config.val_evaluator.ann_file == str(tmp_path / 'out/val.json')

@@ -1,6 +1,5 @@
 """Mistakes of users: what ``new`` and ``run`` say, in the words of the command line. Nothing is trained or written."""
 
-import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -11,15 +10,15 @@ import torch
 from PIL import Image
 
 from mmdistill_dense.__main__ import main
-from tests.project.folders_of_data import box_folder, label, seg_folder
+from tests.project.folders_of_data import Write, both, box_folder, content, gone, label, seg_folder, text, wrote
 from tests.project.test_new import CASCADE, FASTSCNN, RETINANET, own_network
 from tests.project.test_new_detectors import FASTER, GFL
 from tests.project.test_run import project
 
-Do = Callable[[], object]
 SCHEDULE = "optim_wrapper = dict(optimizer=dict(type='SGD', lr=0.01))\ntrain_cfg = dict(max_iters=100)\n"
 
 
+TRAIN = 'mine/annotations/instances_train.json'
 TAUGHT = '--teacher-checkpoint mine.pth'
 THREE = 'mmdet::cascade_rcnn/cascade-rcnn_r50_fpn_1x_coco.py'
 NEW_STYLE = """
@@ -46,38 +45,27 @@ def refused(
     return capsys.readouterr().err
 
 
-def every(pattern: str, change: Callable[[Path], object]) -> None:
-    for path in sorted(Path('mine').glob(pattern)):
-        change(path)
+def relabelled(*values: int) -> Write:
+    """A change of all label images."""
+    return lambda root: [label(path, values) for path in sorted(root.glob('mine/labels/*/*'))]
 
 
-def trained_on(*classes: str) -> Do:
-    """A change of the checkpoint, which then tells the classes."""
-
-    def do() -> None:
-        content = torch.load('mine.pth', weights_only=True)
-        torch.save({**content, 'meta': {'dataset_meta': {'classes': classes}}}, 'mine.pth')
-
-    return do
+def changed(change: Callable[[dict[str, Any]], dict[str, Any]]) -> Write:
+    """A change of what the checkpoint holds."""
+    return lambda _: torch.save(change(torch.load('mine.pth', weights_only=True)), 'mine.pth')
 
 
-def renamed(name_of: Callable[[str], str]) -> Do:
-    """A change of the names in the checkpoint."""
-
-    def do() -> None:
-        state = torch.load('mine.pth', weights_only=True)['state_dict']
-        torch.save({'state_dict': {name_of(name): value for name, value in state.items()}}, 'mine.pth')
-
-    return do
+def trained_on(*classes: str) -> Write:
+    return changed(lambda content: {**content, 'meta': {'dataset_meta': {'classes': classes}}})
 
 
-def case(message: str, words: str = '', do: Do = lambda: None, soak: bool = False) -> Any:
+def prefixed(content: dict[str, Any]) -> dict[str, Any]:
+    return {'state_dict': {f'architecture.{name}': value for name, value in content['state_dict'].items()}}
+
+
+def case(message: str, words: str = '', do: Write = lambda _: None, soak: bool = False) -> Any:
     """A mistake, the words of the command line, and what is said; ``soak`` for one of a kind that another shows."""
     return pytest.param(do, words.split(), message, marks=[pytest.mark.soak] * soak)
-
-
-def wrote(path: str, text: str = '') -> Do:
-    return lambda: Path(path).write_text(text)
 
 
 def cut(path: str) -> None:
@@ -86,19 +74,19 @@ def cut(path: str) -> None:
 
 
 @pytest.mark.parametrize(('mistake', 'words', 'message'), [
-    case('docs/your_labels.md shows the known trees', '', lambda: shutil.rmtree('mine/labels')),
-    case('no known tree of label images', '', lambda: shutil.rmtree('mine/images'), soak=True),
+    case('docs/your_labels.md shows the known trees', '', gone('mine/labels')),
+    case('no known tree of label images', '', gone('mine/images'), soak=True),
     case('a file. Give the folder that holds it', '--data mine/images/train/0.jpg', soak=True),
-    case('val/1.png', '--classes a b c', lambda: label(Path('mine/labels/val/1.png'), (0, 1, 2, 3))),
-    case('hold the value 0 alone', '', lambda: every('labels/*/*', lambda p: label(p, (0,)))),
-    case('48x64 pixels, its label image', '', lambda: Image.new('L', (9, 9), 1).save('mine/labels/val/0.png')),
+    case('val/1.png', '--classes a b c', lambda _: label(Path('mine/labels/val/1.png'), (0, 1, 2, 3))),
+    case('hold the value 0 alone', '', relabelled(0)),
+    case('48x64 pixels, its label image', '', lambda _: Image.new('L', (9, 9), 1).save('mine/labels/val/0.png')),
     case('--classes: a twice', '--classes a b a'),
     case('Names stand apart', '--classes a,b,c', soak=True),
     case('4 files cannot be read as pictures: .* train/0.jpg ( .* train/1.jpg ( .* val/0.jpg ( .* train/1.png (', '',
-         lambda: [cut('mine/images/train/0.jpg'), wrote('mine/images/train/1.jpg')(),
-                  wrote('mine/images/val/0.jpg', '<html>')(), cut('mine/labels/train/1.png')]),
+         lambda _: [cut('mine/images/train/0.jpg'), wrote('mine/images/train/1.jpg')(_),
+                  wrote('mine/images/val/0.jpg', '<html>')(_), cut('mine/labels/train/1.png')]),
     case('mine/classes.txt: 1 names', '', wrote('mine/classes.txt', 'a'), soak=True),
-    case('--unlabelled more: 0 pictures in it', '--unlabelled more', lambda: Path('more').mkdir()),
+    case('--unlabelled more: 0 pictures in it', '--unlabelled more', lambda _: Path('more').mkdir()),
     case('of which 6 label images, 2 of val, 4 of train cannot be taught on: 0', '--unlabelled mine', soak=True),
     case('is for detection, --student', '--teacher mmdet::retinanet/retinanet_r18_fpn_1x_coco.py'),
     case('stays as it is; --head trains a head', '--teacher dinov2_vits14:d.pth --train-teacher', wrote('d.pth')),
@@ -113,7 +101,7 @@ def cut(path: str) -> None:
     case('Names of configs begin with mmseg::', '--student mmpretrain::resnet18', soak=True),
     case('trained teacher are for --teacher-checkpoint', '--teacher a.pth', wrote('a.pth'), soak=True),
     case('--student a.py: line 2 of its base .* b.py is no Python', '--student a.py',
-         lambda: Path('a.py').write_text("_base_ = 'b.py'") and Path('b.py').write_text('x = 1\ny = (\n')),
+         lambda _: Path('a.py').write_text("_base_ = 'b.py'") and Path('b.py').write_text('x = 1\ny = (\n')),
     case('--student a.py: line 1 of the config is no', '--student a.py', wrote('a.py', 'x = (\n')),
     case('--student a.py: the config cannot be read', '--student a.py', wrote('a.py', 'x = y\n')),
     case('data_preprocessor.mean is for 6 channels, pictures have 3',
@@ -121,17 +109,16 @@ def cut(path: str) -> None:
     case('the config has no model', '--student a.py', wrote('a.py', "default_scope = 'mmseg'")),
     case('--student a.json: the config cannot', '--student a.json', wrote('a.json', 'hello'), soak=True),
     case('--student a.py: a config in the new style (read_base)', '--student a.py',
-         lambda: Path('b.py').touch() or Path('a.py').write_text(NEW_STYLE)),
+         lambda _: Path('b.py').touch() or Path('a.py').write_text(NEW_STYLE)),
     case("unknown model 'dinov2_vits41'. Close: dinov2_vits14", '--teacher dinov2_vits41:a.pth'),
     case('Write --teacher dinov2_vits14:FILE', '--teacher dinov2_vits14', soak=True),
     case('--method kd: it does not compare maps', '--teacher dinov2_vits14:mine.pth --method kd'),
     case('--teacher-checkpoint mine.pth: --teacher dinov2_vits14:mine.pth names its weights',
          '--teacher dinov2_vits14:mine.pth --teacher-checkpoint mine.pth'),
-    case('mine.pth: .* is no readable checkpoint', TAUGHT, lambda: cut('mine.pth'), soak=True),
-    case("All of them fit without the prefix 'architecture.'", TAUGHT, renamed(lambda name: f'architecture.{name}')),
-    case('does not fit', TAUGHT, lambda: torch.save({'x': torch.ones(1)}, 'mine.pth')),
-    case('on these 4 classes. Without this option', TAUGHT,
-         lambda: every('labels/*/*', lambda p: label(p, (0, 1, 2, 3)))),
+    case('mine.pth: .* is no readable checkpoint', TAUGHT, lambda _: cut('mine.pth'), soak=True),
+    case("All of them fit without the prefix 'architecture.'", TAUGHT, changed(prefixed)),
+    case('does not fit', TAUGHT, lambda _: torch.save({'x': torch.ones(1)}, 'mine.pth')),
+    case('on these 4 classes. Without this option', TAUGHT, relabelled(0, 1, 2, 3)),
     case('the published weights predict other classes than your 3', '--teacher-checkpoint auto'),
     case('--teacher-classes: a teacher trained here has your classes', '--teacher-classes auto'),
     case('It was trained on the classes sky, road, leaf; the data have road, sky, leaf, in this order',
@@ -148,12 +135,12 @@ def cut(path: str) -> None:
     case('--out /proc/nope: cannot be written (No such file', '--out /proc/nope'),
     case('its default_scope is', '--teacher mmdistill_dense::_base_/models/toy_teacher.py'),
     case('2 of another shape .* on the classes sky, road, leaf; .* add --teacher-classes auto', TAUGHT,
-         lambda: [trained_on('sky', 'road', 'leaf')(), every('labels/*/*', lambda p: label(p, (0, 1, 2, 3)))]),
+         both(trained_on('sky', 'road', 'leaf'), relabelled(0, 1, 2, 3))),
 ])  # fmt: skip
-def test_segmentation(mistake: Do, words: list[str], message: str, capsys: pytest.CaptureFixture) -> None:
+def test_segmentation(mistake: Write, words: list[str], message: str, capsys: pytest.CaptureFixture) -> None:
     seg_folder(Path('mine'))
     own_network(SCHEDULE)
-    mistake()
+    mistake(Path())
     said = refused(capsys, *words)
     assert all(part in said for part in message.split(' .* ')), said
 
@@ -170,26 +157,14 @@ def test_training_pictures_alone_are_divided_and_rare_values_are_told(capsys: py
     given = ['--data', 'mine', '--student', FASTSCNN, '--teacher', FASTSCNN, '--dry', '--random-weights']
     assert main(['new', *given]) == 0
     said = capsys.readouterr().out
-    assert '# ---- project/pair.py' in said and not Path('project').exists()
+    assert '# ---- ' in said and '/pair.py' in said and not list(Path().glob('*/pair.py'))
     assert 'no folder for val: 3 pictures' in said
     assert 'the value 77 stands in one label image alone: ' in said and 'train/2.png' in said
 
 
-def content(change: Callable[[dict[str, Any]], object], split: str = 'train') -> Do:
-    """A change of a label file."""
-
-    def do() -> None:
-        file = Path(f'mine/annotations/instances_{split}.json')
-        found = json.loads(file.read_text())
-        change(found)
-        file.write_text(json.dumps(found))
-
-    return do
-
-
 @pytest.mark.parametrize(('mistake', 'words', 'message'), [
-    case('but no list of categories', '', content(lambda found: found.pop('categories'))),
-    case('instances_train.json cannot be read (JSON', '', lambda: cut('mine/annotations/instances_train.json')),
+    case('but no list of categories', '', content(TRAIN, lambda found: found.pop('categories'))),
+    case('instances_train.json cannot be read (JSON', '', lambda _: cut(TRAIN)),
     case('--classes Red: ', '--classes Red'),
     case('a teacher of its own (teacher_config)', '--student mmdet::ld/ld_r18-gflv1-r101_fpn_1x_coco.py'),
     case('--teacher: CascadeRCNN is trained on masks', f'--teacher {CASCADE}'),
@@ -201,35 +176,26 @@ def content(change: Callable[[dict[str, Any]], object], split: str = 'train') ->
     # the options of R-CNNs name its one box head; a cascade has three
     case(f'--method kd: --student {THREE} has no roi_head.bbox_head.fc_cls to compare with.',
          f'--student {THREE} --teacher {FASTER} --method kd'),
-    case('has two braces in it', '',
-         lambda: every('annotations/*', lambda p: p.write_text(p.read_text().replace('red', '{{$A:red}}')))),
+    case('has two braces in it', '', text('mine/annotations/*', 'red', '{{$A:red}}', count=0)),
 ])  # fmt: skip
-def test_detection(mistake: Do, words: list[str], message: str, capsys: pytest.CaptureFixture) -> None:
+def test_detection(mistake: Write, words: list[str], message: str, capsys: pytest.CaptureFixture) -> None:
     box_folder(Path('mine'))
-    mistake()
+    mistake(Path())
     said = refused(capsys, *words, student=RETINANET, teacher=RETINANET)
     assert all(part in said for part in message.split(' .* ')), said
     assert ' kd' not in said.partition('methods fit:')[2], 'a method that is refused'
 
 
-def break_file(name: str, old: str, new: str) -> Do:
-    def do() -> None:
-        path = Path('project', name)
-        path.write_text(path.read_text().replace(old, new))
-
-    return do
-
-
-PROJECTS: list[tuple[str, str, Do]] = [
-    ('nowhere: no such folder', 'run nowhere', lambda: None),
-    ('mine: no suite.yaml in it, so `new` did not write this folder', 'run mine', lambda: None),
-    ('Give the folder: mmdistill run project', 'run project/suite.yaml', lambda: None),
-    ('project/kd.py: line ', 'run project', break_file('kd.py', '_base_ =', '_base_ = (')),
-    ('train_cfg has no max_iters', 'run project', break_file('control.py', 'max_iters', 'max_iter')),
-    ('project: data.py is missing', 'run project', lambda: Path('project/data.py').unlink()),
-    ('no.pth: no such checkpoint', 'export project/kd.py no.pth out.pth', lambda: None),
-    ('project: a folder, and one config is needed; its configs are', 'train project', lambda: None),
-    ('a link keeps all results: ln -s NEW_PLACE ', 'run project', lambda: Path('mine').rename('moved')),
+PROJECTS: list[tuple[str, str, Write]] = [
+    ('nowhere: no such folder', 'run nowhere', lambda _: None),
+    ('mine: no suite.yaml in it, so `new` did not write this folder', 'run mine', lambda _: None),
+    ('Give the folder: mmdistill run project', 'run project/suite.yaml', lambda _: None),
+    ('project/kd.py: line ', 'run project', text('project/kd.py', '_base_ =', '_base_ = (')),
+    ('train_cfg has no max_iters', 'run project', text('project/control.py', 'max_iters', 'max_iter', count=0)),
+    ('project: data.py is missing', 'run project', gone('project/data.py')),
+    ('no.pth: no such checkpoint', 'export project/kd.py no.pth out.pth', lambda _: None),
+    ('project: a folder, and one config is needed; its configs are', 'train project', lambda _: None),
+    ('a link keeps all results: ln -s NEW_PLACE ', 'run project', lambda _: Path('mine').rename('moved')),
 ]
 
 
@@ -239,6 +205,6 @@ def test_projects(capsys: pytest.CaptureFixture) -> None:
         shutil.rmtree('project')
         shutil.copytree('sound', 'project')
         capsys.readouterr()
-        mistake()
+        mistake(Path())
         assert main(words.split()) == 2, message
         assert message in capsys.readouterr().err

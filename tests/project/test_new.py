@@ -120,9 +120,8 @@ def test_the_files_are_few_and_short_and_both_networks_have_their_own_optimizer(
     written = sorted(path.name for path in Path('project').iterdir())
     assert written == ['control.py', 'cwd.py', 'data.py', 'kd.py', 'labels.png', 'pair.py', 'suite.yaml', 'teacher.py']
     assert all(path.read_text().count('\n') <= 60 for path in Path('project').glob('*.[py]*') if path.suffix != '.png')
-    assert read('cwd').model.distillers == {
-        'cwd': {'type': 'CWD', 'balance': {'ratio': 'auto'}, 'schedule': {'ramp_down': (0, 1.0)}}
-    }
+    cwd = {'type': 'CWD', 'balance': {'ratio': 'auto'}, 'schedule': {'ramp_down': (0, 1.0)}}
+    assert read('cwd').model.distillers == {'cwd': cwd}
     control, teacher = read('control'), read('teacher')
     assert control.optim_wrapper.optimizer.type == 'SGD' and teacher.optim_wrapper.optimizer.type == 'AdamW'
     assert control.model.teacher.checkpoint.endswith('project/work/teacher/iter_20.pth')
@@ -339,9 +338,8 @@ def test_another_default_where_the_usual_one_does_not_fit(capsys: pytest.Capture
     boxes = box_folder(Path('boxes'))
     pair = toy_pair()
     call(*pair, '--iters', '4')
-    assert 'pcd needs 12 training pictures and 5 steps, and there are 4 pictures and 4 steps: cwd' in (
-        capsys.readouterr().out
-    )
+    told = 'pcd needs 12 training pictures and 5 steps, and there are 4 pictures and 4 steps: cwd'
+    assert told in capsys.readouterr().out
     rows = '  control_x4: {rate: 4}\n  cwd: {config: cwd.py, rate: control}\n'
     assert list(read('cwd').model.distillers) == ['cwd'] and rows in Path('project/suite.yaml').read_text()
     call(*pair, '--method', 'pcd', '--out', 'other', code=2)

@@ -55,15 +55,13 @@ def test_pictures_for_test_that_validate_are_told(tmp_path: Path) -> None:
     assert len([*shared({'train': files['val'], 'val': files['val']})]) == 1
 
 
-def test_a_part_that_shows_one_class_is_told(tmp_path: Path) -> None:
+def test_a_part_that_shows_one_class_is_told_and_a_tiff_with_an_orientation_refused(tmp_path: Path) -> None:
     root = seg_folder(tmp_path, splits=('train', 'val'))
     for file in (root / 'labels/val').iterdir():
         Image.new('L', Image.open(file).size).save(file)
     assert any('the label images for val that were looked at show' in one for one in find_seg_data(root).notes)
-
-
-def test_a_tiff_with_an_orientation_is_refused(tmp_path: Path) -> None:
-    root = seg_folder(tmp_path, splits=('train', 'val'))
+    other = tmp_path / 'other'
+    root = seg_folder(other, splits=('train', 'val'))
     first = next((root / 'images/train').iterdir())
     exif = Image.Exif()
     exif[0x0112] = 6
@@ -89,7 +87,7 @@ def partly(root: Path, pictures: int, labels: int) -> Path:
     return root
 
 
-def test_pictures_without_labels_are_left_out_and_counted(tmp_path: Path) -> None:
+def test_pictures_without_labels_are_left_out_and_few_labels_among_many_found(tmp_path: Path) -> None:
     data = find_seg_data(partly(tmp_path, 12, 10), patterns=PHOTOS)
     names = {name: set(split.names) for name, split in data.splits.items()}
     assert {name: len(own) for name, own in names.items()} == {'train': 8, 'val': 2}
@@ -97,15 +95,13 @@ def test_pictures_without_labels_are_left_out_and_counted(tmp_path: Path) -> Non
     told = 'have no label image; they are left out (photos/cam 0/frame_010.jpg, photos/cam 1/frame_011.jpg)'
     assert f'WARNING: 2 of 12 pictures {told}' in data.notes
     assert f'--unlabelled {tmp_path}/photos teaches on pictures without a label image' in data.notes
-
-
-def test_few_labels_among_many_pictures_are_found(tmp_path: Path) -> None:
-    """None of the pictures that are spread over the folder has a label."""
+    # None of the pictures that are spread over the folder has a label.
+    other = tmp_path / 'other'
     for number in range(100):
-        picture(tmp_path / f'images/a_{number:03}.jpg')
+        picture(other / f'images/a_{number:03}.jpg')
     for number in (11, 37, 93):
-        label(tmp_path / f'labels/a_{number:03}_mask.png', seed=number)
-    data = find_seg_data(tmp_path)
+        label(other / f'labels/a_{number:03}_mask.png', seed=number)
+    data = find_seg_data(other)
     assert sorted(data.splits['train'].names + data.splits['val'].names) == ['a_011', 'a_037', 'a_093']
 
 
@@ -139,10 +135,8 @@ def test_copies_of_test_pictures_are_left_out_and_a_folder_of_others_needs_no_li
     data = find_seg_data(seg_folder(tmp_path / 'mine', splits=('train', 'val', 'test')))
     for number in range(4):
         picture(tmp_path / f'more/{number}.jpg', 50 + number)
-    assert free_pictures(str(tmp_path / 'more'), data.pictures, data.label_images, 4).option == {
-        'data_root': str(tmp_path / 'more'),
-        'ratio': 1,
-    }
+    found = free_pictures(str(tmp_path / 'more'), data.pictures, data.label_images, 4)
+    assert found.option == {'data_root': str(tmp_path / 'more'), 'ratio': 1}
     (tmp_path / 'more/copy.jpg').write_bytes((tmp_path / 'mine/images/test/1.jpg').read_bytes())
     assert 'copy.jpg' not in free_pictures(str(tmp_path / 'more'), data.pictures, data.label_images, 4).names
     with pytest.raises(ValueError, match='2 pictures .* of which 2 of val cannot be taught on: 0 are left; a step'):

@@ -29,8 +29,7 @@ from mmdistill_dense.apps.project import predict
 from mmdistill_dense.apps.project.predict import Student, ahead
 from tests import toys
 from tests.faults.tools import full_disk
-from tests.project.faults import values
-from tests.project.folders_of_data import SIZE, picture
+from tests.project.folders_of_data import SIZE, picture, values
 
 pytestmark = pytest.mark.usefixtures('folder')
 
@@ -105,10 +104,8 @@ def test_a_folder_becomes_label_images_and_drawn_pictures(capsys: pytest.Capture
         assert drawn.shape == (*SIZE, 3) and not np.array_equal(drawn, cv2.imread(f'pictures/{name}.png'))
     out = capsys.readouterr().out
     assert '3 PNG; a value is the number of a class: 0 class 0' in out
-    told = re.search(
-        r'time     (\d+\.\d) ms a picture in the network \(median of 2, up to 8 at once\), on cpu.*\n +(.*) ms with',
-        out,
-    )
+    times = r'time     (\d+\.\d) ms a picture in the network \(median of 2, up to 8 at once\), on cpu.*\n +(.*) ms with'
+    told = re.search(times, out)
     assert told and min(map(float, told.groups())) > 0
     assert re.search(r'colours  class 0 #[0-9a-f]{6}, class 1 #', out)
 

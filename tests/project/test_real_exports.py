@@ -16,8 +16,7 @@ from mmdistill_dense.apps.project.label_images import find_seg_data
 from mmdistill_dense.apps.project.picture_folders import Wish, free_pictures, split_of
 from mmdistill_dense.datasets.folders import SegFolderDataset
 from tests.project import exports
-from tests.project.faults import content, text
-from tests.project.folders_of_data import SIZE, box_folder, changed, label, labelled, picture, seg_folder
+from tests.project.folders_of_data import SIZE, box_folder, changed, content, label, labelled, picture, seg_folder, text
 from tests.project.test_bad_labels import READ, YOLO, mask
 from tests.project.test_formats import label_images
 
@@ -63,11 +62,6 @@ def test_black_and_white_go_by_their_list(mode: str, tmp_path: Path) -> None:
         assert find_seg_data(tmp_path, ['nothing', 'nucleus']).values == (0, 255)
 
 
-def test_one_coloured_label_image_is_enough_where_all_are_rgb(tmp_path: Path) -> None:
-    root = coloured(tmp_path, lambda part, number: (BLACK, RED if (part, number) == ('train', 0) else BLACK))
-    assert find_seg_data(table(root, rest=BLACK, defect=RED)).classes == ('rest', 'defect')
-
-
 def test_colours_are_checked_as_numbers_are(tmp_path: Path) -> None:
     def colours(part: str, _: int) -> Sequence[tuple[int, int, int]]:
         return (BLACK, WHITE) if part == 'train' else (BLACK, RED)
@@ -83,7 +77,7 @@ def test_colours_are_checked_as_numbers_are(tmp_path: Path) -> None:
         find_seg_data(root, ['rest', 'road'])
 
 
-def test_a_palette_may_lack_colours_that_one_picture_does_not_use(tmp_path: Path) -> None:
+def test_a_palette_may_lack_colours_and_one_coloured_label_image_is_enough(tmp_path: Path) -> None:
     root, palette = seg_folder(tmp_path), [*BLACK, *RED, *WHITE]
     for place in root.glob('labels/*/*.png'):
         values = np.asarray(Image.open(place))
@@ -92,6 +86,9 @@ def test_a_palette_may_lack_colours_that_one_picture_does_not_use(tmp_path: Path
         image.putpalette(palette[: 6 if short else 9])
         image.save(place)
     assert find_seg_data(table(root, rest=BLACK, rust=RED, road=WHITE)).classes == ('rest', 'rust', 'road')
+    other = tmp_path / 'other'
+    root = coloured(other, lambda part, number: (BLACK, RED if (part, number) == ('train', 0) else BLACK))
+    assert find_seg_data(table(root, rest=BLACK, defect=RED)).classes == ('rest', 'defect')
 
 
 def test_every_label_image_is_read_where_a_name_ignores_a_value(tmp_path: Path, monkeypatch) -> None:
@@ -158,13 +155,19 @@ def with_share(root: Path) -> BoxData:
     return find_box_data(root, wish=Wish.read('0.3'))
 
 
-def test_a_new_split_keeps_to_what_the_yaml_file_names(tmp_path: Path) -> None:
+def test_a_new_split_keeps_to_what_the_yaml_file_names_in_any_case_and_below_the_folder_first(tmp_path: Path) -> None:
     yolo(tmp_path / 'train', '01234567')
     picture(tmp_path / 'runs/detect/train_batch0.jpg')
     (tmp_path / 'data.yaml').write_text('names: [cat]\ntrain: train\nval: valid\n')
     (tmp_path / 'valid').mkdir()  # empty
     parts = with_share(tmp_path).pictures
     assert sorted(Path(one).stem for own in parts.values() for one in own) == [*'01234567']
+    other = tmp_path / 'other'
+    yolo(other / 'elsewhere/a', '01')
+    root = other / 'here'
+    yolo(root / 'a', '0123'), yolo(root / 'b', '45')
+    (root / 'data.yaml').write_text(f'path: {other}/elsewhere\nnames: [cat]\ntrain: a\nValidation: b\n')
+    assert {part: len(own) for part, own in find_box_data(root).pictures.items()} == {'train': 4, 'val': 2}
 
 
 def test_two_files_that_name_other_classes_are_refused(tmp_path: Path) -> None:
@@ -175,14 +178,6 @@ def test_two_files_that_name_other_classes_are_refused(tmp_path: Path) -> None:
         with_share(tmp_path)
     (tmp_path / 'v2/data.yaml').write_text('names: {0: cat, 1: dog}\n')
     assert with_share(tmp_path).classes == ('cat',)
-
-
-def test_parts_of_a_yaml_file_in_any_case_and_below_the_folder_first(tmp_path: Path) -> None:
-    yolo(tmp_path / 'elsewhere/a', '01')
-    root = tmp_path / 'here'
-    yolo(root / 'a', '0123'), yolo(root / 'b', '45')
-    (root / 'data.yaml').write_text(f'path: {tmp_path}/elsewhere\nnames: [cat]\ntrain: a\nValidation: b\n')
-    assert {part: len(own) for part, own in find_box_data(root).pictures.items()} == {'train': 4, 'val': 2}
 
 
 def test_a_whole_name_of_a_part_counts_before_a_word() -> None:
@@ -267,10 +262,8 @@ def test_outlines_that_contradict_their_boxes_are_refused_or_counted(fault: str,
         with pytest.raises(ValueError, match='bbox overlap by less than half.*one of both is wrong|without a pixel'):
             READ[task](roboflow(tmp_path / 'all', CONTRADICTIONS[fault]))
     notes = find_box_data(roboflow(tmp_path / 'some', CONTRADICTIONS[fault], 3)).notes
-    assert any(
-        re.match(r'WARNING: _annotations.coco.json: [1-3] of [69] outlines and their bbox overlap by less', note)
-        for note in notes
-    )
+    told = r'WARNING: _annotations.coco.json: [1-3] of [69] outlines and their bbox overlap by less'
+    assert any(re.match(told, note) for note in notes)
 
 
 def test_run_lengths_are_read_in_both_forms(tmp_path: Path) -> None:

@@ -249,8 +249,6 @@ def test_a_second_run_in_a_folder_is_refused_before_it_loads_anything(tmp_path: 
     with owned(tmp_path, 'x'):
         done = subprocess.run(words, env=environment(), capture_output=True, text=True)
     lines = [line for line in done.stderr.splitlines() if not line.startswith('import time:')]
-    assert done.returncode == 2 and lines == [
-        f'ERROR    this project already runs in {tmp_path}, as process {os.getpid()} on '
-        f'{socket.gethostname()}: wait, or end it.'
-    ]
+    told = f'in {tmp_path}, as process {os.getpid()} on {socket.gethostname()}: wait, or end it.'
+    assert done.returncode == 2 and lines == [f'ERROR    this project already runs {told}']
     assert '| torch' not in done.stderr

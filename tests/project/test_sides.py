@@ -1,29 +1,28 @@
-"""What own data change in the config of a network and its schedule, asked as functions of config and data."""
+"""The two networks of a project, asked as functions: what own data change in config and schedule; the teacher."""
 
 import urllib.error
 import urllib.request
+from argparse import Namespace
+from dataclasses import replace
 from email.message import Message
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from mmengine.config import Config
+from mmseg.datasets import CityscapesDataset
 
+from mmdistill_dense.apps.project import sides, teachers
+from mmdistill_dense.apps.project.label_images import SegData
 from mmdistill_dense.apps.project.picture_folders import usual_size
-from mmdistill_dense.apps.project.sides import (
-    Side,
-    adapt,
-    det_size,
-    joined_overrides,
-    overrides,
-    predicts_masks,
-    reachable,
-    read_side,
-    seg_size,
-    without_weights,
-)  # fmt: skip
+from mmdistill_dense.apps.project.sides import Side, overrides, predicts_masks, read_side
+from mmdistill_dense.apps.project.teachers import serves_as_it_is
 from mmdistill_dense.apps.project.zoo_schedule import MIN_STEPS, Training, batch_of, decide_loading, scaled_training
 from mmdistill_dense.config.resolve import find_config
+from mmdistill_dense.foundation.vit import Rotary, ViT, architecture
+from mmdistill_dense.foundation.vit_file import named
+from tests import toys
 
 FASTSCNN = 'mmseg::fastscnn/fast_scnn_8xb4-160k_cityscapes-512x1024.py'
 SEGFORMER = 'mmseg::segformer/segformer_mit-b0_8xb2-160k_ade20k-512x512.py'
@@ -51,35 +50,28 @@ def test_counts_of_the_data_s_classes_change_and_others_stay() -> None:
     assert inside == {'decode_head': heads, 'auxiliary_head': {'num_classes': 3}}
 
 
-def test_a_network_of_panoptic_labels_is_refused() -> None:
-    model = {'type': 'MaskFormer', 'panoptic_head': {'num_things_classes': 80, 'num_classes': 80}}
-    assert overrides(model, 3, '--teacher')
-    with pytest.raises(ValueError, match='--teacher: MaskFormer is trained on panoptic labels'):
-        overrides({**model, 'panoptic_fusion_head': {'num_stuff_classes': 53}}, 3, '--teacher')
-
-
 def test_sizes_of_another_data_set_go() -> None:
-    assert det_size({'data_preprocessor': {'batch_augments': [{'type': 'BatchSyncRandomResize'}]}}) == {
+    assert sides.det_size({'data_preprocessor': {'batch_augments': [{'type': 'BatchSyncRandomResize'}]}}) == {
         'data_preprocessor': {'batch_augments': None}
     }
-    assert det_size({'data_preprocessor': {}}) == {}
-    large = seg_size({'data_preprocessor': {'size_divisor': 32}}, (96, 60), (3000, 2000))
+    assert sides.det_size({'data_preprocessor': {}}) == {}
+    large = sides.seg_size({'data_preprocessor': {'size_divisor': 32}}, (96, 60), (3000, 2000))
     assert large == {
         'data_preprocessor': {'size': (96, 60), 'size_divisor': None},
         'test_cfg': {'_delete_': True, 'mode': 'slide', 'crop_size': (96, 60), 'stride': (64, 40)},
     }
-    assert 'test_cfg' not in seg_size({'test_cfg': {'mode': 'whole'}}, (96, 60), (96, 60))
+    assert 'test_cfg' not in sides.seg_size({'test_cfg': {'mode': 'whole'}}, (96, 60), (96, 60))
 
 
 def test_random_weights_are_not_frozen() -> None:
     for stages in (0, 1):
         frozen = {'frozen_stages': stages, 'norm_eval': True, 'norm_cfg': {'type': 'BN', 'requires_grad': False}}
         thawed = {'frozen_stages': -1, 'norm_eval': False, 'norm_cfg': {'requires_grad': True}}
-        assert without_weights({'backbone': frozen}) == {'pretrained': False, 'backbone': thawed}
-    assert without_weights({'backbone': {'frozen_stages': -1}}) == {'pretrained': False}
+        assert sides.without_weights({'backbone': frozen}) == {'pretrained': False, 'backbone': thawed}
+    assert sides.without_weights({'backbone': {'frozen_stages': -1}}) == {'pretrained': False}
     for given, left in ((0, {}), (2, {'backbone': {'frozen_stages': 0}})):  # EfficientNet refuses -1
         backbone = {'type': 'EfficientNet', 'frozen_stages': given}
-        assert without_weights({'backbone': backbone}) == {'pretrained': False, **left}
+        assert sides.without_weights({'backbone': backbone}) == {'pretrained': False, **left}
 
 
 @pytest.mark.parametrize('random', [True, False])
@@ -87,7 +79,7 @@ def test_files_that_are_there_are_left_out_for_random_weights_alone(random: bool
     (tmp_path / 'start.pth').touch()
     model = {'backbone': {'init_cfg': {'type': 'Pretrained', 'checkpoint': str(tmp_path / 'start.pth')}}}
     side = Side('--student', 'own.py', Config(), model, 'seg')
-    adapt(side, None, {}, True, random)
+    sides.adapt(side, None, {}, True, random)
     assert side.changes == ({'pretrained': False} if random else {})
     assert side.notes[0].startswith('STARTS FROM RANDOM WEIGHTS: --random-weights' if random else 'starts from ')
 
@@ -96,16 +88,20 @@ def test_files_that_are_there_are_left_out_for_random_weights_alone(random: bool
 def test_what_a_config_starts_from_and_what_is_not_there_is_told(key: str) -> None:
     model = {'backbone': {'init_cfg': {'type': 'Pretrained', 'checkpoint': 'lost.pth'}}}
     side = Side(key, 'own.py', Config({'load_from': 'whole.pth'}), model, 'seg')
-    adapt(side, None, {}, True, False)
+    sides.adapt(side, None, {}, True, False)
     left_out, random = side.notes
     assert "load_from='whole.pth' of the config is left out" in left_out
     assert ('--teacher-checkpoint whole.pth' in left_out) == (key == '--teacher')
     assert random.startswith('STARTS FROM RANDOM WEIGHTS: no such file lost.pth (looked in ')
 
 
-def test_overrides_of_one_part_are_joined() -> None:
-    joined = joined_overrides({'neck': {'in_channels': 1}}, {'neck': {'num_outs': 2}}, {'neck': {'num_outs': 3}})
+def test_overrides_of_one_part_are_joined_and_networks_of_panoptic_labels_refused() -> None:
+    joined = sides.joined_overrides({'neck': {'in_channels': 1}}, {'neck': {'num_outs': 2}}, {'neck': {'num_outs': 3}})
     assert joined == {'neck': {'in_channels': 1, 'num_outs': 3}}
+    model = {'type': 'MaskFormer', 'panoptic_head': {'num_things_classes': 80, 'num_classes': 80}}
+    assert overrides(model, 3, '--teacher')
+    with pytest.raises(ValueError, match='--teacher: MaskFormer is trained on panoptic labels'):
+        overrides({**model, 'panoptic_fusion_head': {'num_stuff_classes': 53}}, 3, '--teacher')
 
 
 def test_networks_of_masks_are_known() -> None:
@@ -122,7 +118,7 @@ def test_a_host_that_refuses_an_address_is_there(monkeypatch: pytest.MonkeyPatch
         raise urllib.error.URLError('no such host')
 
     monkeypatch.setattr(urllib.request, 'urlopen', refused)
-    assert reachable('https://there.invalid/') and not reachable('https://lost.invalid/')
+    assert sides.reachable('https://there.invalid/') and not sides.reachable('https://lost.invalid/')
 
 
 # Sizes of pictures, length and rate
@@ -188,9 +184,12 @@ def test_a_warm_up_alone_stays_short_and_a_decay_alone_stays_whole() -> None:
     assert [one['end'] for one in warming(falling, rising)] == [20, 2]
 
 
-def test_the_rate_of_adamw_follows_the_root_of_the_batch_and_that_of_sgd_the_batch() -> None:
+def test_the_rate_follows_the_batch_or_its_root_and_the_length_the_passes_within_limits() -> None:
     assert scaled(SEGFORMER, 200, 4).optim_wrapper['optimizer']['lr'] == pytest.approx(6e-5 / 2)
     assert scaled(RETINANET, 200, 4).optim_wrapper['optimizer']['lr'] == pytest.approx(0.01 / 4)
+    assert scaled(RETINANET, 100, 4).steps == MIN_STEPS
+    assert scaled(RETINANET, 20_000, 4).steps == pytest.approx(12 * 20_000 / 4, rel=0.01)
+    assert scaled(SEGFORMER, 10**6, 16).steps == 160_000
 
 
 def test_epochs_become_steps_a_cosine_keeps_its_period_and_ema_stays() -> None:
@@ -202,12 +201,6 @@ def test_epochs_become_steps_a_cosine_keeps_its_period_and_ema_stays() -> None:
     assert cosine['T_max'] == cosine['end'] - cosine['begin']
     assert cosine['end'] == 2000 and 'convert_to_iter_based' not in cosine
     assert [hook['type'] for hook in found.hooks] == ['EMAHook']
-
-
-def test_the_length_is_that_of_as_many_passes_within_limits() -> None:
-    assert scaled(RETINANET, 100, 4).steps == MIN_STEPS
-    assert scaled(RETINANET, 20_000, 4).steps == pytest.approx(12 * 20_000 / 4, rel=0.01)
-    assert scaled(SEGFORMER, 10**6, 16).steps == 160_000
 
 
 def test_repeated_data_and_epochs_of_unknown_data_count_as_passes() -> None:
@@ -224,11 +217,133 @@ def test_repeated_data_and_epochs_of_unknown_data_count_as_passes() -> None:
     assert found.param_scheduler[0]['end'] == 500
 
 
-def test_the_batch_of_all_gpus_is_known() -> None:
+def test_the_batch_of_all_gpus_is_known_and_a_config_that_does_not_train_refused() -> None:
     for name, batch in ((SEGFORMER, 16), (RTMDET, 256), (RETINANET, 16)):
         assert batch_of(Config.fromfile(find_config(name)), name) == batch, name
-
-
-def test_a_config_that_does_not_train_is_refused() -> None:
     with pytest.raises(ValueError, match=r'mine.py: the config has no optim_wrapper.optimizer'):
         scaled_training(Config({'model': {}}), 'mine.py', 10, 2)
+
+
+# The teacher: its options, its classes, and a foundation model's head
+
+MODEL = {'model': 'dinov2_vits14', 'checkpoint': 'dino.pth'}
+
+
+def test_classes_of_a_teacher_that_is_trained_here_are_refused() -> None:
+    given: dict[str, Any] = dict(
+        unlabelled=None, teacher_checkpoint=None, train_teacher=False, teacher_classes=['auto']
+    )
+    with pytest.raises(ValueError, match='--teacher-classes: a teacher trained here has your classes'):
+        teachers.check_options(Namespace(**given), None)
+    teachers.check_options(Namespace(**given | dict(teacher_checkpoint='auto')), None)
+    with pytest.raises(ValueError, match='--train-teacher: it does not go with'):
+        teachers.check_options(Namespace(**given | dict(teacher_checkpoint='auto', train_teacher=True)), None)
+
+
+@pytest.mark.parametrize(('names', 'values', 'named'), [
+    ('ab', (), True), ('abc', (), True), ('a', (), False), ('ab', (0, 38), True), ('abc', (0, 38), False),
+])  # fmt: skip
+def test_classes_that_nobody_named_take_names_that_fit(
+    names: str, values: tuple[int, ...], named: bool, tmp_path: Path
+) -> None:
+    """A class that is in no label image may stand at the end; fewer names than values do not fit."""
+    classes = tuple(f'class_{value}' for value in values or (0, 1))
+    data = SegData(tmp_path, {}, ('.png',), '.png', classes, values, (4, 4))
+    file = tmp_path / 'teacher.pth'
+    torch.save({'state_dict': {}, 'meta': {'dataset_meta': {'classes': list(names)}}}, file)
+    found = teachers.named_by_teacher(data, str(file))
+    assert found.classes == (tuple(names) if named else classes)
+    assert (f'classes named as in {file}, in the order of the label values: a, b' in str(found.notes)) is named
+    own = replace(data, classes=('sky', 'road'))
+    assert teachers.named_by_teacher(own, str(file)) is own
+
+
+def test_a_file_tells_how_many_classes_a_teacher_has(tmp_path: Path) -> None:
+    file = tmp_path / 'teacher.pth'
+    for names in ('classes', 'CLASSES'):
+        torch.save({'state_dict': {}, 'meta': {'dataset_meta': {names: list('abcd')}}}, file)
+        assert len(teachers.names_in(str(file))) == 4
+    torch.save({'state_dict': {}, 'meta': {}}, file)
+    assert not [one for one in (str(file), str(tmp_path / 'no.pth'), 'auto', None) if teachers.names_in(one)]
+
+
+def test_a_teacher_without_its_auxiliary_head_is_taken(tmp_path: Path) -> None:
+    """No distiller reads it, so its file may lack it, or hold one of other classes; the other parts must be whole."""
+    option, file = toys.seg_net('pspnet'), str(tmp_path / 'teacher.pth')
+    side = Side('--teacher', option.pop('cfg'), Config(), {}, 'seg', option)
+    state = toys.build_plain(side.option).state_dict()
+    kept = {name: value for name, value in state.items() if not name.startswith('auxiliary_head')}
+    assert len(kept) < len(state)
+    names = [*map(str, range(toys.NUM_CLASSES))]
+    for given in (kept, {**kept, 'auxiliary_head.conv_seg.weight': torch.zeros(19, 8, 1, 1)}):
+        torch.save({'state_dict': given}, file)
+        teachers.check_teacher(side, file, names)
+    kept.pop('decode_head.conv_seg.bias')
+    torch.save({'state_dict': kept}, file)
+    with pytest.raises(ValueError, match='1 missing'):
+        teachers.check_teacher(side, file, names)
+
+
+def test_published_weights_that_share_a_background_alone_do_not_serve(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An open background holds every class that the other side does not have."""
+    monkeypatch.setattr(sides, 'reachable', lambda host: True)
+    voc = read_side('mmseg::deeplabv3/deeplabv3_r101-d8_4xb4-20k_voc12aug-512x512.py', '--teacher')
+    assert serves_as_it_is(voc, ['background', 'leaf', 'stem'], []) == (None, None, '')
+    taken, _, note = serves_as_it_is(voc, ['background', 'car', 'stem'], [])
+    assert not taken and 'know 1 of your 3 classes (car)' in note
+    city = read_side('mmseg::pspnet/pspnet_r50-d8_4xb2-80k_cityscapes-512x1024.py', '--teacher')
+    assert serves_as_it_is(city, ['road', 'car'], ['kd'])[:2] == ('auto', 'auto')
+    assert not serves_as_it_is(city, ['road', 'car'], ['dist'])[0] and not serves_as_it_is(city, ['car'], [])[0]
+    assert serves_as_it_is(city, CityscapesDataset.METAINFO['classes'], ['dist'])[:2] == ('auto', None)
+    coco = read_side('mmdet::retinanet/retinanet_r101_fpn_1x_coco.py', '--teacher')
+    for names, methods in ((['person', 'car'], ['frs', 'pkd']), (['red'], [])):
+        assert serves_as_it_is(coco, names, methods) == (None, None, '')
+    assert 'know 1 of your 2 classes (person)' in serves_as_it_is(coco, ['person', 'forklift'], [])[2]
+    monkeypatch.setattr(sides, 'reachable', lambda host: False)
+    assert serves_as_it_is(coco, ['person', 'car'], []) == (None, None, ''), 'they cannot be fetched'
+
+
+@pytest.mark.parametrize(('head', 'model', 'task', 'told'), [
+    ('fpn', True, 'seg', 'These do: linear, fcn, upernet'),
+    ('linear', True, 'det', 'These do: fpn, sfp'),
+    ('linear', False, 'seg', 'is a network with its own head'),
+])  # fmt: skip
+def test_a_head_of_another_task_is_refused(head: str, model: bool, task: str, told: str) -> None:
+    with pytest.raises(ValueError, match=f'--head {head}: .*{told}'):
+        teachers.head_side(head, 'x', MODEL if model else None, Side('--student', 'x', Config(), {}, task))
+
+
+def test_a_detector_gets_the_pyramid_of_its_student() -> None:
+    student = read_side(RETINANET, '--student')
+    fixed = teachers.head_side('fpn', 'x', MODEL, student).fixed
+    assert fixed['backbone']['stride'] == 16 and tuple(fixed['backbone']['out_blocks']) == (-1,) * 4
+    assert (fixed['neck'][1]['start_level'], fixed['neck'][1]['num_outs']) == (1, 5), 'from stride 8 on'
+    with pytest.raises(ValueError, match='has stride 8: write --head fpn'):
+        teachers.head_side('sfp', 'x', MODEL, student)
+    student.model = {**student.model, 'bbox_head': {'anchor_generator': {'strides': [8, 24]}}}
+    with pytest.raises(ValueError, match=r'has no pyramid from stride 4 or 8 \(8, 24\)'):
+        teachers.head_side('fpn', 'x', MODEL, student)
+
+
+def test_pairs_of_one_class_are_written_out_and_a_coarse_class_stays_as_given() -> None:
+    coarse = {'car': ['vehicle'], 'bus': ['vehicle'], 'road': ['road']}
+    for option, names, own, pairs in (
+        ('auto', ['car', 'road'], ['road', 'car'], {'car': ['car'], 'road': ['road']}),
+        (coarse, ['car', 'bus', 'road'], ['vehicle', 'road'], coarse),
+    ):
+        found, told = teachers._paired(option, names, own, '--teacher-checkpoint x.pth')
+        assert found == pairs and told
+
+
+def test_the_periods_of_a_rotary_model_are_compared(tmp_path: Path) -> None:
+    with torch.device('meta'):
+        network = ViT(architecture('dinov3_vits16'))
+    network.rope = Rotary(network.shape.dim // network.shape.heads)
+    state = named(network, 'original')
+    mask = torch.tensor([1.0, 0, 1]).repeat_interleave(network.shape.dim)  # keys have no bias
+    zero = torch.zeros(())
+    state = {name: mask if 'bias_mask' in name else zero.expand(entry.shape) for name, entry in state.items()}
+    option = {'model': 'dinov3_vits16', 'checkpoint': str(tmp_path / 'dino.pth')}
+    torch.save({**state, 'rope_embed.periods': 2 * network.rope.periods}, tmp_path / 'dino.pth')
+    with pytest.raises(ValueError, match='rope_embed.periods are of other rotary positions'):
+        teachers.check_foundation('dinov3_vits16:dino.pth', option)

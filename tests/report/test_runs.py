@@ -1,6 +1,7 @@
-"""Which folders are runs, their names, their controls, their teacher, and what their logs hold."""
+"""Which folders are runs, their controls and logs, and what the page answers about them."""
 
 import json
+import math
 import shutil
 from pathlib import Path
 from typing import Any
@@ -8,8 +9,9 @@ from typing import Any
 import pytest
 import torch
 
+from mmdistill_dense.apps.report.predictions import Use
 from mmdistill_dense.apps.report.runs import Comparison, TrainedRun, compare, find_runs, read_log
-from mmdistill_dense.apps.report.scores import Answer
+from mmdistill_dense.apps.report.scores import Answer, answer_section
 from mmdistill_dense.apps.report.section import COLOURS, Numbers, colour_of
 
 DISTILLED = "model = dict(type='mmdistill_dense.DistillModel', distillers=dict(kd=dict(type='LogitKD')))"
@@ -105,10 +107,11 @@ def test_names_grow_until_they_are_unique_and_only_seed_and_a_number_is_the_fold
     assert found.names == ['lr01/kd/toy_seg', 'lr1/kd/toy_seg', 'lr1/cwd/toy_seg', 'kd', 'x']
     same = [run(tmp_path / 'a' / place / 'seed0').parent for place in ('runs/kd', 'kd')]  # a suite's and a plain one
     assert compare(same).names == [str(folder) for folder in same]
-    found = compare([run((tmp_path / '1') / name) for name in ('seeds_kd', 'seeds_cwd', 'seed_new')])
+    other = tmp_path / 'other'
+    found = compare([run(other / name) for name in ('seeds_kd', 'seeds_cwd', 'seed_new')])
     assert found.names == ['seeds_kd', 'seeds_cwd', 'seed_new']
     with pytest.raises(ValueError, match='is no work dir'):
-        find_runs(tmp_path / '1')
+        find_runs(other)
 
 
 def test_seeds_without_a_suite_are_one_method(tmp_path):
@@ -164,10 +167,9 @@ def test_a_given_teacher_is_no_control_and_one_that_was_distilled_itself_stays_a
         assert found.teacher is not None and found.teacher.folder == teacher
         said = Answer(Numbers(found)).sentences()[0]
         assert 'kd scores 66.00, the student alone 60.00: +6.00, 40% of the way to the teacher (75.00)' in said
-    first = run((tmp_path / '1') / 'first')
-    found = compare(
-        [run((tmp_path / '1') / 'second', teacher=str(first / 'iter_8.pth')), first, run((tmp_path / '1') / 'c', ALONE)]
-    )
+    other = tmp_path / 'other'
+    first = run(other / 'first')
+    found = compare([run(other / 'second', teacher=str(first / 'iter_8.pth')), first, run(other / 'c', ALONE)])
     assert [one.name for one in found.runs] == ['second', 'first']
 
 
@@ -187,11 +189,12 @@ def test_each_suite_is_compared_with_its_own_control_of_the_seeds_that_are_asked
     found = compare([tmp_path / 'a/runs/kd/seed2', tmp_path / 'b/runs/kd/seed0'])
     places = [one.folder.relative_to(tmp_path).as_posix() for one in found.controls]
     assert places == ['a/runs/control/seed2', 'b/runs/control/seed0']
+    other = tmp_path / 'other'
     for name, alone in (('a', 40.0), ('b', 50.0)):
-        suite((tmp_path / '1') / name, seeds=(0,))
+        suite(other / name, seeds=(0,))
         for method, score in (('control', alone), ('kd', alone + 2)):
-            result((tmp_path / '1') / name / 'runs' / method / 'seed0', score)
-    found = compare([(tmp_path / '1') / 'a', (tmp_path / '1') / 'b', run((tmp_path / '1') / 'x')])
+            result(other / name / 'runs' / method / 'seed0', score)
+    found = compare([other / 'a', other / 'b', run(other / 'x')])
     answer = Answer(Numbers(found))
     assert {name: gain and gain.mean for name, gain in answer.gains.items()} == {'a/kd': 2.0, 'b/kd': 2.0, 'x': None}
     assert found.control_of(found.of('x')[0]) is None  # which one?
@@ -255,3 +258,278 @@ def test_evaluations_between_epochs_stand_at_the_epochs_last_iteration(tmp_path)
     found = read_log(tmp_path)
     assert found.metrics['coco/bbox_mAP'].steps == [100]
     assert 'coco/bbox_mAP' not in found.terms
+
+
+# What the page answers: which scores it compares, and when it gives no verdict
+
+ITERATIONS = "\ntrain_cfg = dict(type='IterBasedTrainLoop', max_iters={})"
+EPOCHS = '\ntrain_cfg = dict(by_epoch=True, max_epochs={})'
+
+
+def answer(*folders: Path, metric: str | None = None, control: Path | None = None) -> Answer:
+    return Answer(Numbers(compare(folders, control), metric))
+
+
+def rows(found: Answer) -> dict[str, dict[str, str]]:
+    table = found.table()
+    return {row[0]: dict(zip(table.head, row, strict=True)) for row in table.rows}
+
+
+def row(root: Path, name: str, *scores: Any, length: int | None = None, seed: int = 0) -> Path:
+    """A run of a suite, with these scores in its log."""
+    text = ALONE if name.startswith('control') else DISTILLED
+    folder = root / 'teacher' if name == 'teacher' else root / f'runs/{name}/seed{seed}'
+    return logged(run(folder, text + (ITERATIONS.format(length) if length else ''), seed), *scores)
+
+
+def pair(root: Path, control: float, kd: float) -> None:
+    """A suite of one seed with these results."""
+    result(row(root, 'control'), control)
+    result(row(root, 'kd'), kd)
+
+
+def test_a_run_that_stopped_early_gets_no_verdict(tmp_path):
+    kd = logged(run(tmp_path / 'kd', DISTILLED + ITERATIONS.format(400)), 45.0)
+    alone = logged(run(tmp_path / 'alone', ALONE + ITERATIONS.format(400)), 41.0, 42.0, 50.0, 60.0)
+    found = answer(kd, alone)
+    (said,) = found.sentences()
+    both = 'kd, seed 0 (iteration 100 of 400) with alone, seed 0 (iteration 400 of 400). Both must '
+    assert said.startswith(f'Not compared: {both}') and '--resume' in said
+    assert rows(found)['kd']['gain'] == 'not compared, see above'
+    assert [row['last evaluation'] for row in rows(found).values()] == ['iteration 400 of 400', 'iteration 100 of 400']
+
+
+def test_the_time_of_a_step_is_that_over_the_control_s(tmp_path):
+    pair(tmp_path, 20.0, 30.0)
+    log = tmp_path / 'runs/kd/seed0/20260101_000000/vis_data/scalars.json'
+    for folder in ('control', 'kd'):
+        logged(tmp_path / f'runs/{folder}/seed0', 20.0)
+    log.write_text(log.read_text().replace('"time": 0.1', '"time": 0.15'))
+    assert rows(answer(tmp_path))['kd']['step'] == '1.50 x'
+
+
+def test_runs_of_other_seeds_are_told_and_without_a_control_there_is_no_answer(tmp_path):
+    alone = logged(run(tmp_path / 'alone', ALONE), 60.0)
+    for seed in (None, 1):
+        kd = logged(run(tmp_path / f'kd {seed}', DISTILLED, seed), 66.0)
+        (said,) = answer(kd, alone).sentences()
+        assert said.startswith(f'Not compared: kd {seed}') and 'randomness=dict(seed=0)' in said
+        assert not answer(kd).sentences()
+
+
+@pytest.mark.parametrize(('scores', 'constant', 'said'), [
+    ((30.7, 30.7), ('kd', 'control'), 'Next: train longer: both students predict one class everywhere'),
+    ((30.7, 30.7), ('kd',), 'Next: more seeds tell'),
+    ((0.0, 0.0), (), 'Next: train longer: both students score 0.'),
+])  # fmt: skip
+def test_students_that_have_learned_nothing_are_told_to_train_longer(tmp_path, scores, constant, said):
+    pair(tmp_path, *scores)
+    uses = {name: Use(1_000_000, 8.0, name in constant) for name in ('kd', 'control', 'teacher')}
+    assert Answer(Numbers(compare([tmp_path])), uses).sentences()[-1].startswith(said)
+
+
+@pytest.mark.parametrize(('length', 'kd', 'alone', 'compared'), [
+    (ITERATIONS.format(200), 2, 2, True),
+    (ITERATIONS.format(300), 2, 2, False),  # both stopped
+    ('', 2, 3, False),
+    ('', 2, 2, True),
+])  # fmt: skip
+def test_only_ended_runs_of_one_length_are_compared(tmp_path, length, kd, alone, compared):
+    folders = [
+        logged(run(tmp_path / 'kd', DISTILLED + length), *[66.0] * kd),
+        logged(run(tmp_path / 'alone', ALONE + length), *[60.0] * alone),
+    ]
+    said = answer(*folders).sentences()
+    assert said[0].startswith('Perhaps. kd scores 66.00' if compared else 'Not compared: kd, seed 0 (iteration 200')
+
+
+@pytest.mark.parametrize(('length', 'of'), [(EPOCHS.format(2), ' of 2'), ('', '')])
+def test_the_length_of_a_run_of_epochs_is_counted_in_epochs(tmp_path, length, of):
+    folders = []
+    for name, model, ends, steps in (('kd', DISTILLED, 2, 50), ('alone', ALONE, 2, 40), ('short', DISTILLED, 1, 50)):
+        folder = run(tmp_path / name, model + length)
+        records = []
+        for epoch in range(1, ends + 1):
+            records.append(dict(loss=1.0, epoch=epoch, iter=steps * epoch, step=steps * epoch))
+            records.append({'coco/bbox_mAP': 0.3, 'time': 0.1, 'step': epoch})
+        file = folder / '20260101_000000' / 'vis_data' / 'scalars.json'
+        file.write_text('\n'.join(map(json.dumps, records)), encoding='utf-8')
+        folders.append(folder)
+    said = answer(*folders).sentences()
+    assert said[0].startswith('No sign of it. kd scores 0.300')  # by epochs, though the iterations differ
+    assert said[-1].startswith(f'Not compared: short, seed 0 (epoch 1{of}) with alone, seed 0 (epoch 2{of}).')
+
+
+def test_rows_of_a_suite_with_other_lengths_are_compared_by_their_test_scores(tmp_path):
+    for name, length, score in (('control', 2, 60.0), ('long', 4, 65.0)):
+        result(row(tmp_path, name, *[50.0] * length, length=100 * length), score)
+    found = answer(tmp_path)
+    assert found.sentences()[0].startswith('Perhaps. long scores 65.00, the student alone 60.00: +5.00.')
+    assert 'last evaluation' not in found.table().head
+
+
+@pytest.mark.parametrize('where', ['test', 'val', 'log'])
+def test_a_chosen_metric_is_read_from_the_tests_of_a_suite_or_else_from_its_logs(tmp_path, where):
+    for name, accuracy in (('control', 90.0), ('kd', 80.0)):
+        folder = row(tmp_path, name, dict(mIoU=1.0, mAcc=accuracy if where == 'log' else 70.0))
+        test = {} if where == 'log' else dict(mIoU=50.0, mAcc=accuracy)
+        result(folder, 50.0, dict(test_is_val=where == 'val'), **test)
+    found = answer(tmp_path, metric='mAcc')
+    alone = '90.00' if where != 'log' else ''
+    assert found.sentences()[0].startswith(f'No sign of it. kd scores 80.00, the student alone {alone}')
+    ends = {'test': 'on the test split', 'val': 'on the validation split', 'log': 'of the last evaluation, val split'}
+    assert found.table().caption.startswith(f'mAcc {ends[where]}')
+    assert rows(answer(tmp_path))['kd']['score'] == '50.00'
+
+
+def test_a_suite_of_masks_shows_their_score_first(tmp_path):
+    for name, score in (('control', 50.0), ('kd', 60.0)):
+        scores = {'coco/bbox_mAP': 0.9, 'coco/segm_mAP': score / 100}
+        folder = row(tmp_path, name, *[{'coco/bbox_mAP': 0.9, 'coco/segm_mAP': 0.5}] * 2)
+        result(folder, score, dict(metric='coco/segm_mAP'), **scores)
+    found = answer(tmp_path)
+    assert found.table().caption.startswith('Scores (coco/segm_mAP) on the test split')
+    assert rows(found)['kd']['score'] == '60.00'
+    assert found.numbers.metrics == ['coco/segm_mAP', 'coco/bbox_mAP']
+    assert answer_section(found.numbers).items[1].title == 'coco/segm_mAP, val split'
+    assert found.numbers.curves().items[0].title == 'coco/bbox_mAP, val split'
+
+
+def test_a_suite_and_a_control_elsewhere_are_compared_by_what_both_have(tmp_path):
+    for name in ('control', 'kd'):
+        result(row(tmp_path, name, 45.0), 55.0)
+    control = logged(run(tmp_path / 'elsewhere', ALONE), 42.0)
+    found = answer(tmp_path / 'runs' / 'kd', control=control)
+    assert found.sentences()[0].startswith('Perhaps. kd scores 45.00, the student alone 42.00')
+    assert 'val split (no test score: elsewhere, seed 0)' in found.table().caption
+
+
+def test_box_ap_below_one_percent_in_a_suite_is_no_fraction_and_late_rows_leave_it(tmp_path):
+    for name, score in (('control', 0.4), ('kd', 0.4), ('teacher', 0.9)):
+        result(row(tmp_path, name), score, **{'coco/bbox_mAP': score / 100})
+    assert answer(tmp_path).sentences()[1].startswith('The teacher is only 0.5 points better')
+    row(tmp_path, 'late', 45.0)  # an unfinished row leaves the test scores of the others
+    scores = {name: one['score'] for name, one in rows(answer(tmp_path)).items() if name != 'teacher'}
+    assert scores == dict(control='0.40', kd='0.40', late='none yet')
+
+
+def test_a_diverged_run_is_not_the_best(tmp_path):
+    scores = dict(bad=math.nan, good=66.0)
+    folders = [logged(run(tmp_path / name), score) for name, score in scores.items()]
+    alone = logged(run(tmp_path / 'alone', ALONE), 60.0)
+    best = 'Perhaps. Best of 2 methods on these pictures, which flatters it: good scores 66.00'
+    assert answer(*folders, alone).sentences()[0].startswith(best)
+    assert answer(folders[0], alone).sentences()[0].startswith('No sign of it. bad scores nan')
+
+
+@pytest.mark.parametrize(('val', 'fields', 'said'), [
+    ((52.0, 51.0), {}, 'kd scores 61.00'),
+    ((51.0, 52.0), {}, 'other scores 64.00'),
+    ((52.0, None), {}, 'kd scores 61.00'),
+    ((None, None), {}, 'other scores 64.00'),
+    ((52.0, 51.0), {'test_is_val': True}, 'other scores 64.00'),
+])  # fmt: skip
+def test_the_best_of_several_methods_is_chosen_on_val_where_that_is_another_set(tmp_path, val, fields, said):
+    known = val[0] is not None and not fields
+    for name, own, score in (('control', 50.0, 60.0), ('kd', val[0], 61.0), ('other', val[1], 64.0)):
+        metrics = {'val': {} if own is None else {'mIoU': own}, 'test': {'mIoU': score}}
+        result(row(tmp_path, name), score, {'metric': 'mIoU', 'metrics': metrics, **fields})
+    where = 'val' if known else 'these pictures, which flatters it'
+    assert answer(tmp_path).sentences()[0].startswith(f'Perhaps. Best of 2 methods on {where}: {said}')
+
+
+def test_methods_of_two_suites_are_compared_by_their_gains_on_val(tmp_path):
+    for suite, scores in (('easy', {'control': 80.0, 'kd': 80.5}), ('hard', {'control': 20.0, 'pcd': 27.0})):
+        for name, score in scores.items():
+            metrics = {split: {'mIoU': score} for split in ('val', 'test')}
+            result(row(tmp_path / suite, name), score, {'metric': 'mIoU', 'metrics': metrics})
+    said = answer(tmp_path / 'easy', tmp_path / 'hard').sentences()[0]
+    assert said.startswith('Perhaps. Best of 2 methods on val: pcd scores 27.00')
+
+
+@pytest.mark.parametrize(('gains', 'said'), [
+    ((4.0, 4.1, 3.9), 'Yes. kd scores 44.00, the student alone 40.00: +4.00, 40% of the way to the teacher (50.00). '),
+    ((4.0, -3.0, 1.0), 'Perhaps. kd scores 40.67'),
+    ((12.0, 12.1, 11.9), 'Yes. kd scores 52.00, the student alone 40.00: +12.00, no less than the teacher (50.00). '),
+    ((-4.0, -4.1, -3.9), 'No. kd scores 36.00, the student alone 40.00: -4.00. '),
+    ((-4.0, 3.0, -1.0), 'No sign of it. kd scores 39.33'),
+])  # fmt: skip
+def test_the_answer_is_as_sure_as_the_seeds_allow(tmp_path, gains, said):
+    for seed, gain in zip((0, 2, 10), gains, strict=True):
+        for name, score in (('kd', 40 + gain), ('control', 40.0)):
+            result(row(tmp_path, name, seed=seed), score)
+    result(row(tmp_path, 'teacher'), 50.0)
+    answer, cost, after = Answer(Numbers(compare([tmp_path]))).sentences()
+    assert answer.startswith(said)
+    assert ('may be chance' in answer) == (said[:3] in ('Per', 'No '))
+    assert cost == 'In use it costs nothing more: the checkpoint is the plain student.'
+    words = {'Yes': 'use it', 'Per': 'longer training or more seeds', 'No.': 'another method', 'No ': 'another method'}
+    assert words[said[:3]] in after
+
+
+def test_the_cost_in_use_is_compared_with_the_teacher(tmp_path):
+    pair(tmp_path, 40.0, 42.0)
+    uses = {'kd': Use(1_000_000, 8.0), 'teacher': Use(3_500_000, 20.0)}
+    found = Answer(Numbers(compare([tmp_path])), uses)
+    assert found.sentences()[1].endswith('it has 3.5 times fewer parameters and 2.5 times its speed.')
+    uses['teacher'] = Use(1_040_000, 7.6)
+    assert found.sentences()[1].endswith('the plain student.'), 'no gain of 1.0 times is told'
+    uses['teacher'] = Use(3_500_000, 4.0)
+    assert found.sentences()[1].endswith('3.5 times fewer parameters. It takes 2.0 times as long as the teacher.')
+    assert Answer(found.numbers, {'kd': uses['kd']}).sentences()[1].endswith('the plain student.')
+    assert 'seeds: [0, 1, 2]' in found.sentences()[2], 'one seed'
+    costs = {'parameters': '1.00 M', 'a picture': '8 ms'}
+    assert rows(found)['kd'].items() >= costs.items()
+    assert rows(found)['control']['parameters'] == ''
+
+
+@pytest.mark.parametrize(('teacher', 'alone', 'kd', 'found'), [
+    (44.0, 40.0, 40.0, None),
+    (43.96, 40.0, 40.0, 'only 4.0 points better'),
+    (40.0, 40.0, 40.0, 'no better'),
+    (0.41, 0.4, 0.4, 'only 1.0'),
+    (1.7, 1.2, 0.9, 'only 0.5 points better'),  # one above 1 is no fraction, so none is
+])  # fmt: skip
+def test_a_teacher_that_is_hardly_better_is_named(tmp_path, teacher, alone, kd, found):
+    pair(tmp_path, alone, kd)
+    result(row(tmp_path, 'teacher'), teacher)
+    _, *advice, _, _ = answer(tmp_path).sentences()
+    assert [found in one for one in advice] == [True] if found else not advice
+
+
+@pytest.mark.parametrize(('rate', 'same', 'said'), [
+    (52.0, False, 'the best student alone (control_x2), chosen on val, 49.00: +6.00'),
+    (48.0, False, 'the best student alone, chosen on val, 51.00: +4.00'),
+    (52.0, True, 'the best student alone (control_x2), chosen on these validation pictures, which flatters it, 49'),
+])  # fmt: skip
+def test_a_method_is_compared_with_the_better_student_alone_on_val(tmp_path, rate, same, said):
+    """The first has 50 on val, the second ``rate``."""
+    for name, val, score in (('control', 50.0, 51.0), ('control_x2', rate, 49.0), ('kd', 60.0, 55.0)):
+        metrics = {'val': {'mIoU': val}, 'test': {'mIoU': score}}
+        result(row(tmp_path, name), score, dict(metric='mIoU', metrics=metrics, test_is_val=same))
+    found = answer(tmp_path)
+    assert found.sentences()[0].startswith(f'Perhaps. kd scores 55.00, {said}')
+    gains = [rows(found)[name]['gain'] for name in ('control', 'control_x2', 'kd')]
+    assert gains == ['', '', '+6.00' if rate > 50 else '+4.00']
+
+
+def test_scores_on_labels_that_were_changed_are_not_compared(tmp_path):
+    for name, stamp in {'control': 'a', 'kd': 'a', 'cwd': 'b'}.items():
+        result(row(tmp_path, name), 50.0, dict(data={'val': stamp, name: stamp}))
+    (said,) = answer(tmp_path).sentences()
+    assert said.startswith('control seed 0 and cwd seed 0: label files were changed between these runs')
+    result(tmp_path / 'runs/cwd/seed0', 50.0)
+    assert answer(tmp_path).sentences()[0].startswith('No sign of it.'), 'results of before tell no stamps'
+
+
+def test_further_test_sets_have_a_table_below_the_scores(tmp_path: Path) -> None:
+    for name, rain in (('control', (30.0, 31.0)), ('kd', (29.0, None))):
+        for seed, score in enumerate(rain):
+            sets = {'test': {'mIoU': 50.0}, 'val': {'mIoU': 50.0}, **({'rain': {'mIoU': score}} if score else {})}
+            result(row(tmp_path, name, seed=seed), 50.0, dict(metric='mIoU', metrics=sets))
+    found = answer(tmp_path).further_sets()
+    assert found is not None and found.head == ['network', 'rain']
+    assert sorted(found.rows) == [['control', '30.50'], ['kd', '29.00 (-1.00)']]
+    for file in tmp_path.rglob('result.json'):
+        result(file.parent, 50.0)
+    assert answer(tmp_path).further_sets() is None

@@ -44,22 +44,9 @@ def finish(suite: Definition, name: str, scores: dict[int, float], **changes: An
 
 def result(suite: Definition, run: plan.Run, score: float) -> dict[str, Any]:
     """What a finished run leaves, as ``suite.job`` writes it."""
-    return {
-        'name': run.name,
-        'seed': run.seed,
-        'config_hash': plan.hash_of(suite, run),
-        'versions': {'torch': '2.0', 'mmengine': '1.0'},
-        'device': 'CPU x86_64',
-        'threads': 1,
-        'metrics': {'test': {'mIoU': score, 'aAcc': 80.0}, 'val': {'mIoU': score + 1}},
-        'test_is_val': False,
-        'score': score,
-        'metric': suite.metric,
-        'checkpoint': 'iter_9.pth',
-        'iterations': 9,
-        'seconds_per_iteration': 0.25,
-        'minutes': 1.0,
-        'restarts': 0,
-        'teacher': None if run.name in ('control', 'teacher') else RECEIPT,
-        'shares': {},
-    }
+    made = dict(name=run.name, seed=run.seed, config_hash=plan.hash_of(suite, run), shares={})
+    made['teacher'] = None if run.name in ('control', 'teacher') else RECEIPT
+    on = dict(versions={'torch': '2.0', 'mmengine': '1.0'}, device='CPU x86_64', threads=1, restarts=0)
+    scores = {'test': {'mIoU': score, 'aAcc': 80.0}, 'val': {'mIoU': score + 1}}
+    told = dict(metrics=scores, test_is_val=False, score=score, metric=suite.metric, checkpoint='iter_9.pth')
+    return {**made, **on, **told, 'iterations': 9, 'seconds_per_iteration': 0.25, 'minutes': 1.0}

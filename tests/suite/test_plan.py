@@ -81,9 +81,8 @@ def test_a_row_takes_the_rate_of_the_better_control_once_these_have_ended() -> N
         if begun:
             tiny.write_result(alone[0], 32.0, metric='mIoU')
             for refused in (lambda: plan.rate_of(definition, run), lambda: plan.check_unchanged(definition, [other])):
-                with pytest.raises(
-                    ValueError, match=r'began at 2 times .* control, at 1 times, is better .* `rate: 2\.0`'
-                ):
+                told = r'began at 2 times .* control, at 1 times, is better .* `rate: 2\.0`'
+                with pytest.raises(ValueError, match=told):
                     refused()
             tiny.write_result(alone[0], 30.0, metric='mIoU')
         shutil.rmtree(other.folder)
@@ -124,13 +123,16 @@ def test_results_are_those_of_finished_runs_in_the_order_of_the_table() -> None:
     }  # fmt: skip
 
 
-def test_students_read_the_teacher_that_the_suite_trains_unless_one_is_there() -> None:
+def test_students_read_the_teacher_that_the_suite_trains() -> None:
     definition = defined()
     tiny.write_result(definition.out / 'teacher', 1, checkpoint='iter_2.pth')
     runs = {run.title: run for run in plan.runs(definition)}
     assert plan.config_of(definition, runs['kd seed 1']).model.teacher.checkpoint == 'out/teacher/iter_2.pth'
     assert plan.config_of(definition, runs['kd seed 1']).randomness.seed == 1
     assert plan.config_of(definition, runs['teacher']).train_cfg.max_iters == 2
+
+
+def test_teacher_that_is_there_is_not_trained_unless_that_had_begun() -> None:
     file = Path('work_dirs/demo/teacher/iter_700.pth')
     file.parent.mkdir(parents=True)
     file.touch()

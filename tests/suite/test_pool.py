@@ -16,6 +16,7 @@ import pytest
 
 from mmdistill_dense.apps.suite import pool
 from mmdistill_dense.apps.suite.plan import Run
+from mmdistill_dense.utils.files import write_json
 from tests.engine.processes import environment
 from tests.suite import tiny
 from tests.suite.tiny import alive
@@ -164,7 +165,7 @@ def test_a_run_of_another_process_is_waited_for(tmp_path: Path, monkeypatch: pyt
     with tiny.held(first.folder) as held:
 
         def release() -> None:
-            (first.folder / 'result.json').write_text('{"score": 1.0, "minutes": 1.0}')
+            write_json(first.folder / 'result.json', {'score': 1.0, 'minutes': 1.0})
             held.stdin.close()
 
         threading.Timer(0.4, release).start()

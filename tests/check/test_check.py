@@ -229,7 +229,7 @@ def test_heads_that_only_train_are_counted_beside_the_student() -> None:
     assert (facts.trained, facts.backbone_trained) == (facts.parameters - fixed, facts.backbone - fixed)
 
 
-def test_a_config_without_validation(tmp_path: Path) -> None:
+def test_a_config_without_validation_and_metrics_that_find_no_labels_at_the_pictures(tmp_path: Path) -> None:
     config = toys.run_config(tmp_path, toys.model_config(toys.seg_net('fcn'), toys.seg_teacher('fcn')))
     for name in ('val_dataloader', 'val_cfg', 'val_evaluator'):
         config[name] = None  # as mmengine asks for it, and where a base has one
@@ -237,6 +237,14 @@ def test_a_config_without_validation(tmp_path: Path) -> None:
     assert not report.stopped and report.verdict != 'error'
     (teacher,) = report.subject.teachers
     assert teacher.metric_note == 'not tested: the config has no validation set'
+    # COCO's metric without a file reads those that the pipeline packs.
+    loader = dict(batch_size=1, dataset=dict(type='mmdistill_dense.ToyDetDataset'), sampler=dict(type='DefaultSampler'))
+    validation = dict(val_dataloader=loader, val_evaluator=dict(type='CocoMetric'), val_cfg=dict())
+    report = check_config(toys.det_run_config(tmp_path, toys.det_net(), **validation), Options(val=0, cost=False))
+    assert report.stopped == 'predicting a picture of validation'
+    message = report.findings[-1].message
+    assert 'val_evaluator takes no picture as val_dataloader.dataset.pipeline gives it' in message
+    assert "Set val_evaluator.ann_file, or add 'instances' to meta_keys" in message
 
 
 LRASPP = 'mmseg::mobilenet_v3/mobilenet-v3-d8-s_lraspp_4xb4-320k_cityscapes-512x1024.py'
@@ -260,17 +268,6 @@ def test_a_student_that_cannot_predict_pictures_of_validation(tmp_path: Path, sc
     message = report.findings[-1].message
     assert 'EncoderDecoder cannot predict a picture of 300x300' in message and 'Resize.scale=(400, 300)' in message
     assert 'can predict one of 480x480' in message and '--size' in message
-
-
-def test_metrics_that_find_no_labels_at_the_pictures(tmp_path: Path) -> None:
-    """COCO's metric without a file reads those that the pipeline packs."""
-    loader = dict(batch_size=1, dataset=dict(type='mmdistill_dense.ToyDetDataset'), sampler=dict(type='DefaultSampler'))
-    validation = dict(val_dataloader=loader, val_evaluator=dict(type='CocoMetric'), val_cfg=dict())
-    report = check_config(toys.det_run_config(tmp_path, toys.det_net(), **validation), Options(val=0, cost=False))
-    assert report.stopped == 'predicting a picture of validation'
-    message = report.findings[-1].message
-    assert 'val_evaluator takes no picture as val_dataloader.dataset.pipeline gives it' in message
-    assert "Set val_evaluator.ann_file, or add 'instances' to meta_keys" in message
 
 
 def test_a_prediction_leaves_the_student_as_it_was(seg: CheckReport) -> None:

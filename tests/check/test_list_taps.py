@@ -83,7 +83,9 @@ def test_the_command_lists_both_networks_or_one_and_marks_the_taps_of_auto(
     assert 'backbone' in capsys.readouterr().err, 'what there is'
 
 
-def test_taps_of_a_foundation_teacher_at_its_own_scale(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_taps_of_a_foundation_teacher_at_its_own_scale_and_of_a_network_without_a_teacher(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     config = tmp_path / 'config.py'
     teacher = dict(type='mmdistill_dense.FoundationTeacher', model=tiny('dinov2'), scale=2.0, allow_random=True)
     match = dict(d=dict(type='PKD', student_tap='backbone[3]', teacher_tap='map'))
@@ -96,9 +98,6 @@ def test_taps_of_a_foundation_teacher_at_its_own_scale(tmp_path: Path, capsys: p
     assert all(line.count('127x48') == 1 for line in lines if 'Block' in line), 'each block ran once'
     assert main(['taps', str(config), '--auto', '--size', '64', '96']) == 0
     assert 'backbone[3] (64x8x12, stride 8) -> map (48x9x14, stride 8)' in capsys.readouterr().out
-
-
-def test_a_network_without_a_teacher_is_paired_with_itself(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = tmp_path / 'config.py'
     toys.det_run_config(tmp_path, toys.det_net()).dump(config)
     assert main(['taps', str(config), '--auto', '--size', '256', '256']) == 0

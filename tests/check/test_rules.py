@@ -65,7 +65,7 @@ def balanced(ratio: float = 3.0) -> Any:
     return SimpleNamespace(distillers={'kd': distiller})
 
 
-def test_of_a_balanced_distiller_the_weight_is_predicted_from_a_checkpoint_alone() -> None:
+def test_the_weight_of_a_balanced_distiller_is_predicted_and_a_schedule_longer_than_the_run_told() -> None:
     terms = [term('task', 2.0), term('distill.kd.loss_kd', 1e-4)]
     (finding,) = network_rules.pull(subject(model=balanced(), terms=terms))
     assert finding.level == 'note' and finding.message.endswith('measured in training (balance), here it is 1.')
@@ -75,9 +75,6 @@ def test_of_a_balanced_distiller_the_weight_is_predicted_from_a_checkpoint_alone
         subject(model=balanced(), terms=[term('task', 1.0), term('distill.kd.loss_kd', 0.0)])
     )
     assert finding.level == 'warning' and 'no gradient' in finding.message
-
-
-def test_a_schedule_longer_than_the_run() -> None:
     distiller = toys.MaskedMimic('a', schedule=dict(warmup=2000))
     distiller.state.max_iters = 1000
     (found,) = network_rules.weights_over_the_run(subject(model=SimpleNamespace(distillers={'kd': distiller})))
@@ -361,7 +358,7 @@ def test_a_random_backbone_of_which_a_part_is_never_trained(backbone: dict[str, 
     assert not words or re.search(words, found[0].message)
 
 
-def test_heads_with_another_number_of_classes_name_their_key_and_iterated_kernels_too() -> None:
+def test_class_counts_and_weights_that_were_left_at_the_published_number_are_named() -> None:
     """Also an auxiliary head that was left at the published number, which mmseg trains in silence."""
     head, more = dict(num_classes=3), dict(num_classes=19)
     ours: dict[str, Any] = dict(decode_head=head, auxiliary_head=[head, dict(num_classes=2)])
@@ -381,10 +378,7 @@ def test_heads_with_another_number_of_classes_name_their_key_and_iterated_kernel
     assert num_classes(dict(decode_head=head)) == 3
     with pytest.raises(ValueError, match=r'model\.student\.decode_head\.kernel_update_head\.0\.num_classes=3'):
         check_other_heads(('a', 'b', 'c'), 'model.student', dict(decode_head=head))
-
-
-def test_weights_of_classes_that_were_left_at_the_published_number() -> None:
-    """The loss itself would stop the first step, and name no key."""
+    # The loss itself would stop the first step, and name no key.
     queries = dict(num_classes=3, loss_cls=dict(class_weight=[1.0] * 3 + [0.1]), loss_mask=dict(type='X'))
     check_class_weights('model.student', dict(decode_head=queries, auxiliary_head=[dict(num_classes=19)]))
     lists = dict(num_classes=3, loss_decode=[dict(type='X'), dict(class_weight=[1.0] * 19)])

@@ -354,24 +354,22 @@ def test_pictures_of_cvat_may_lie_anywhere(layout: str, tmp_path: Path) -> None:
     assert {part: set(found_boxes(data, part)) for part in PARTS} == NAMES
 
 
-def test_numbers_of_cvat_may_have_a_point(tmp_path: Path) -> None:
+def test_numbers_of_cvat_may_have_a_point_and_label_files_name_a_picture_of_another_folder(tmp_path: Path) -> None:
     exports.cvat(tmp_path)
     before = find_box_data(tmp_path).splits
     text('annotations.xml', r'(left|top|width|height)="(\d+)"', r'\1="\2.0"', count=0)(tmp_path)
     assert find_box_data(tmp_path).splits == before
-
-
-def test_a_label_file_may_name_a_picture_of_another_folder(tmp_path: Path) -> None:
-    """Also with names from another machine, and beside pictures that labelme made of its files."""
-    exports.labelme(tmp_path)
+    # Also with names from another machine, and beside pictures that labelme made of its files.
+    other = tmp_path / 'other'
+    exports.labelme(other)
     for part, names in PARTS.items():
-        exports.picture(tmp_path / f'json/{part}/a b_json/img.png')
+        exports.picture(other / f'json/{part}/a b_json/img.png')
         for name in names:
-            file = tmp_path / f'json/{part}/{name}.json'
-            (tmp_path / part / file.name).rename(file)
+            file = other / f'json/{part}/{name}.json'
+            (other / part / file.name).rename(file)
             told = {'b': '../../train/b.jpg', 'c': 'C:\\\\old\\\\c.jpg', 'd': '/old/images/d.jpg'}
             file.write_text(file.read_text().replace(f'{name}.jpg', told.get(name, f'{name}.jpg')))
-    assert {part: set(found_boxes(find_box_data(tmp_path), part)) for part in PARTS} == NAMES
+    assert {part: set(found_boxes(find_box_data(other), part)) for part in PARTS} == NAMES
 
 
 # Label images beside boxes

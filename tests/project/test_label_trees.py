@@ -12,7 +12,6 @@ from PIL import Image
 
 from mmdistill_dense.apps.project.config_files import seg_file
 from mmdistill_dense.apps.project.label_images import find_seg_data
-from mmdistill_dense.apps.project.label_pairs import TREES as TABLE
 from mmdistill_dense.apps.project.label_pairs import Patterns
 from mmdistill_dense.apps.project.zoo_schedule import Loading
 from mmdistill_dense.registry import DATASETS
@@ -238,13 +237,6 @@ def test_patterns_that_find_nothing_show_the_tree(tmp_path: Path, images: str, l
         save(tmp_path, f'masks/{number}.png', np.eye(SIDE))
     with pytest.raises(ValueError, match=told):
         find_seg_data(tmp_path, patterns=Patterns.given(images, labels))
-
-
-def test_the_page_shows_the_known_trees() -> None:
-    text = (Path(__file__).parents[2] / 'docs/your_labels.md').read_text(encoding='utf-8')
-    assert [
-        row for row in (f'| {name} | `{images}` | `{labels}` |' for name, images, labels in TABLE) if row not in text
-    ] == []
 
 
 def test_names_hold_any_characters(tmp_path: Path) -> None:

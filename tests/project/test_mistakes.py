@@ -17,7 +17,6 @@ from tests.project.test_run import project
 
 SCHEDULE = "optim_wrapper = dict(optimizer=dict(type='SGD', lr=0.01))\ntrain_cfg = dict(max_iters=100)\n"
 
-
 TRAIN = 'mine/annotations/instances_train.json'
 TAUGHT = '--teacher-checkpoint mine.pth'
 THREE = 'mmdet::cascade_rcnn/cascade-rcnn_r50_fpn_1x_coco.py'
@@ -29,7 +28,6 @@ from mmseg.models import EncoderDecoder
 default_scope = 'mmseg'
 model = dict(type=EncoderDecoder)
 """
-
 
 pytestmark = pytest.mark.usefixtures('folder')
 

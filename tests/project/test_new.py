@@ -37,7 +37,6 @@ CASCADE = 'mmdet::cascade_rcnn/cascade-mask-rcnn_r50_fpn_1x_coco.py'
 RTMDET_INS = 'mmdet::rtmdet/rtmdet-ins_tiny_8xb32-300e_coco.py'
 DETR = 'mmdet::detr/detr_r18_8xb2-500e_coco.py'
 
-
 pytestmark = pytest.mark.usefixtures('folder')
 
 

@@ -22,7 +22,6 @@ MASKS = 'mmdet::mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py'
 POINT_REND = 'mmdet::point_rend/point-rend_r50-caffe_fpn_ms-1x_coco.py'
 FASTER = 'mmdet::faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py'
 
-
 pytestmark = pytest.mark.usefixtures('folder')
 LONG = pytest.mark.soak  # cases of a kind that another one shows
 

@@ -274,17 +274,14 @@ def asked(head: str, classes: int = 2) -> Student:
     return Student(network, [f'class {number}' for number in range(classes)], 0.5, load, dict, dict)
 
 
-def test_a_picture_is_drawn_on_in_bytes_and_as_red_green_blue() -> None:
+def test_what_is_drawn_on_and_kept_of_a_prediction() -> None:
     init_default_scope('mmseg')
     cv2.imwrite('deep.png', np.full((4, 5), 257 * 40, np.uint16))
     cv2.imwrite('red.png', np.full((4, 5, 3), (0, 0, 255), np.uint8))
     deep, red = (asked('decode_head').read(Path(name), name).picture for name in ('deep.png', 'red.png'))
     assert deep.shape == (4, 5, 3) and (deep == 40).all()
     assert (red == (255, 0, 0)).all()
-
-
-def test_what_is_kept_of_a_prediction() -> None:
-    """Boxes of the threshold or more; classes above 255 in 16 bits."""
+    # Boxes of the threshold or more; classes above 255 in 16 bits.
     scores = torch.tensor([0.4, 0.6])
     boxes = InstanceData(bboxes=torch.tensor([[0.0, 0, 2, 3]] * 2), scores=scores, labels=torch.ones(2))
     finder = asked('bbox_head')

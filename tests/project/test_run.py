@@ -126,7 +126,9 @@ def test_a_start_reads_each_file_and_resolves_and_builds_each_row_once(
     assert [one.work_dir for one in written] == [str(run.folder) for run in started]
 
 
-def test_the_first_screen_tells_networks_data_steps_and_results(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_first_screen_and_the_end_tell_networks_data_steps_and_the_better_student_alone(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     place = place.absolute()
     monkeypatch.chdir('/')
     definition = load(place / 'suite.yaml')
@@ -134,6 +136,13 @@ def test_the_first_screen_tells_networks_data_steps_and_results(place: Path, mon
     for word in ('student.py', 'teacher.py, trained here', 'kd, beside', '3 classes', '2 of 2 pictures', 'work'):
         assert word in lines
     assert definition.out == place / 'work', 'beside the definition, wherever the run is started'
+    for name, score, val in (('control', 40.0, 0.5), ('control_x2', 39.0, 0.6), ('kd', 42.5, 0.4)):
+        metrics = {'val': {'mIoU': val}, 'test': {'mIoU': score}}
+        write_result(definition.out / f'runs/{name}/seed0', score, metric='mIoU', metrics=metrics)
+    write_result(definition.out / 'teacher', 50.0)
+    lines = '\n'.join(steps.ending(definition))
+    assert '50.00  teacher' in lines and '40.00  the student alone\n' in lines and '42.50  kd (+3.50)' in lines
+    assert '39.00  control_x2 (best on val: methods are compared with it)' in lines
 
 
 def hashes(place: Path) -> list[str]:
@@ -201,17 +210,6 @@ def test_a_student_alone_that_diverges_at_a_high_rate_stops_no_report(
     for name in ('_report', '_export'):
         monkeypatch.setattr(steps, name, lambda *_: done.append(None))
     assert steps.run_project(place) == code and len(done) == written
-
-
-def test_methods_are_compared_with_the_better_student_alone_on_val(place: Path) -> None:
-    definition = load(place / 'suite.yaml')
-    for name, score, val in (('control', 40.0, 0.5), ('control_x2', 39.0, 0.6), ('kd', 42.5, 0.4)):
-        metrics = {'val': {'mIoU': val}, 'test': {'mIoU': score}}
-        write_result(definition.out / f'runs/{name}/seed0', score, metric='mIoU', metrics=metrics)
-    write_result(definition.out / 'teacher', 50.0)
-    lines = '\n'.join(steps.ending(definition))
-    assert '50.00  teacher' in lines and '40.00  the student alone\n' in lines and '42.50  kd (+3.50)' in lines
-    assert '39.00  control_x2 (best on val: methods are compared with it)' in lines
 
 
 def test_a_teacher_that_is_hardly_better_is_told_before_the_methods_train(place: Path) -> None:

@@ -121,13 +121,20 @@ def test_missing_pieces_are_left_out_with_a_reason(suite, tmp_path):
     assert all(str(escape(reason)) in text for section in sections for reason in section.reasons)
 
 
-def test_a_damaged_checkpoint_costs_only_its_own_pictures(suite, tmp_path):
+def test_a_damaged_checkpoint_or_a_teacher_of_other_classes_costs_its_own_pictures(suite, tmp_path):
     copied(suite, tmp_path)
     (file,) = (tmp_path / f'runs/kd/seed{SEED}').glob('*.pth')
     torch.save(dict(state_dict={'backbone.conv1.weight': torch.zeros(1)}), file)
     predictions = made_of(tmp_path)
     assert any('does not fit' in reason for reason in predictions.reasons)
     assert titles(predictions.items[0]) == ['input', 'control', 'teacher', 'truth']
+    other = tmp_path / 'other'
+    copied(suite, other)
+    for config in other.glob('runs/*/*/*/vis_data/config.py'):
+        config.write_text(config.read_text() + "\nmodel['teacher']['allow_other_classes'] = True\n")
+    predictions = made_of(other)
+    assert any('model.teacher sets allow_other_classes' in reason for reason in predictions.reasons)
+    assert titles(predictions.items[0]) == ['input', 'control', 'kd', 'truth']
 
 
 def test_a_student_that_predicts_one_class_everywhere_is_noticed(suite, tmp_path):
@@ -139,15 +146,6 @@ def test_a_student_that_predicts_one_class_everywhere_is_noticed(suite, tmp_path
         torch.save(content, file)
     predictions = Predictions(compare([tmp_path]), 2)
     assert {name: use.one_class for name, use in predictions.uses.items()}['kd']
-
-
-def test_a_teacher_that_may_have_other_classes_has_no_pictures(suite, tmp_path):
-    copied(suite, tmp_path)
-    for config in tmp_path.glob('runs/*/*/*/vis_data/config.py'):
-        config.write_text(config.read_text() + "\nmodel['teacher']['allow_other_classes'] = True\n")
-    predictions = made_of(tmp_path)
-    assert any('model.teacher sets allow_other_classes' in reason for reason in predictions.reasons)
-    assert titles(predictions.items[0]) == ['input', 'control', 'kd', 'truth']
 
 
 def test_names_are_escaped():

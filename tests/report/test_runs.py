@@ -55,11 +55,18 @@ def suite(root: Path, methods: tuple[str, ...] = ('kd',), seeds: tuple[int, ...]
     return root
 
 
-def test_a_suite_a_method_and_a_run_are_found(tmp_path):
+def test_a_suite_a_method_and_a_run_are_found_and_seeds_without_a_suite_are_one_method(tmp_path):
     root = suite(tmp_path)
     assert len(find_runs(root)) == len(find_runs(root / 'runs')) == 6
     assert [one.seed for one in find_runs(root / 'runs' / 'kd')] == [0, 2, 10]
     assert [one.title for one in find_runs(root / 'runs' / 'kd' / 'seed2')] == ['kd, seed 2']
+    other = tmp_path / 'other'
+    for seed in (0, 1):
+        run(other / 'kd' / f'seed{seed}', seed=seed)
+        run(other / 'alone' / f'seed{seed}', ALONE, seed)
+    for folders in ([other / 'kd', other / 'alone'], [other]):
+        found = compare(folders)
+        assert [one.title for one in found.students] == ['alone, seed 0', 'alone, seed 1', 'kd, seed 0', 'kd, seed 1']
 
 
 def test_the_suites_control_of_the_same_seed_is_taken(tmp_path):
@@ -78,17 +85,15 @@ def test_the_suites_control_of_the_same_seed_is_taken(tmp_path):
     assert [whole.control_of(one).title for one in whole.runs] == [f'control, seed {seed}' for seed in (0, 2, 10)]
 
 
-def test_of_plain_folders_those_without_distillers_are_controls_unless_one_is_given(tmp_path):
+def test_runs_without_distillers_are_controls_but_not_as_rows_of_a_suite(tmp_path):
     folders = [run(tmp_path / 'x'), run(tmp_path / 'y', ALONE)]
     for control, names in ((None, (['x'], ['y'])), (run(tmp_path / 'z'), (['x', 'y'], ['z']))):
         found = compare(folders, control)
         assert ([one.name for one in found.runs], [one.name for one in found.controls]) == names
-
-
-def test_a_row_without_distillers_is_no_control(tmp_path):
-    root = suite(tmp_path / 'a')
+    other = tmp_path / 'other'
+    root = suite(other / 'a')
     run(root / 'runs' / 'other_start' / 'seed0', ALONE)
-    inherits = run(tmp_path / 'inherits', ALONE[:-1] + ", inherit=[('neck', 'neck')])")
+    inherits = run(other / 'inherits', ALONE[:-1] + ", inherit=[('neck', 'neck')])")
     found = compare([root, inherits])
     assert {one.name for one in found.controls} == {'control'}
     assert {one.name for one in found.runs} == {'kd', 'other_start', 'inherits'}
@@ -114,27 +119,16 @@ def test_names_grow_until_they_are_unique_and_only_seed_and_a_number_is_the_fold
         find_runs(other)
 
 
-def test_seeds_without_a_suite_are_one_method(tmp_path):
-    for seed in (0, 1):
-        run(tmp_path / 'kd' / f'seed{seed}', seed=seed)
-        run(tmp_path / 'alone' / f'seed{seed}', ALONE, seed)
-    for folders in ([tmp_path / 'kd', tmp_path / 'alone'], [tmp_path]):
-        found = compare(folders)
-        assert [one.title for one in found.students] == ['alone, seed 0', 'alone, seed 1', 'kd, seed 0', 'kd, seed 1']
-
-
-def test_a_test_in_the_same_folder_does_not_replace_the_config(tmp_path):
+def test_the_config_is_that_of_the_training_and_the_checkpoint_the_one_that_was_written_last(tmp_path):
     folder = run(tmp_path / 'x', seed=3)
     (folder / '20260101_000000' / 'vis_data' / 'scalars.json').write_text('{"loss": 1}', encoding='utf-8')
     later = folder / '20270101_000000' / 'vis_data' / 'config.py'
     later.parent.mkdir(parents=True)
     later.write_text('randomness = dict(seed=99)', encoding='utf-8')
     assert find_runs(folder)[0].seed == 3
-
-
-def test_the_checkpoint_is_the_one_that_was_written_last(tmp_path):
-    """A shorter training in the folder of a longer one leaves the old file with the larger number."""
-    folder = run(tmp_path / 'x')
+    # A shorter training in the folder of a longer one leaves the old file with the larger number.
+    other = tmp_path / 'other'
+    folder = run(other / 'x')
     for name in ('iter_2000.pth', 'iter_1000.pth'):
         torch.save({}, folder / name)
     pointer = folder / 'last_checkpoint'
@@ -216,7 +210,7 @@ def begin(folder: Path, stamp: str, resume: bool) -> None:
     file.write_text(f'model = dict()\nresume = {resume}\n', encoding='utf-8')
 
 
-def test_a_restart_goes_on_and_replaces_what_it_repeats(tmp_path):
+def test_a_restart_goes_on_and_evaluations_stand_at_the_last_iteration_of_their_epochs(tmp_path):
     write(tmp_path, '1', *(dict(loss=9.0, lr=1, iter=i, step=i, time=0.2) for i in (1, 2, 3)), cut='\n{"loss": 1')
     write(tmp_path, '2', *(dict(loss=5.0, lr=1, iter=i, step=i, time=0.4) for i in (3, 4)))
     found = read_log(tmp_path)
@@ -224,6 +218,12 @@ def test_a_restart_goes_on_and_replaces_what_it_repeats(tmp_path):
     assert found.terms['loss'].values == [9, 9, 5, 5]
     assert set(found.terms) == {'loss'}
     assert found.seconds == 0.2
+    train = [dict(loss=1.0, lr=1, epoch=e, iter=50 * e, step=50 * e) for e in (1, 2)]
+    other = tmp_path / 'other'
+    write(other, '1', *train, {'coco/bbox_mAP': 0.3, 'time': 0.1, 'data_time': 0.1, 'step': 2})
+    found = read_log(other)
+    assert found.metrics['coco/bbox_mAP'].steps == [100]
+    assert 'coco/bbox_mAP' not in found.terms
 
 
 def test_values_of_hooks_are_neither_losses_nor_a_training(tmp_path):
@@ -250,14 +250,6 @@ def test_a_new_training_in_the_folder_replaces_the_old_one(tmp_path):
     assert read_log(tmp_path).terms['loss'].steps == [500, 1000]
     begin(tmp_path, '20260102_000000', resume=True)
     assert read_log(tmp_path).metrics['mIoU'].steps == [500, 1000, 2000]
-
-
-def test_evaluations_between_epochs_stand_at_the_epochs_last_iteration(tmp_path):
-    train = [dict(loss=1.0, lr=1, epoch=e, iter=50 * e, step=50 * e) for e in (1, 2)]
-    write(tmp_path, '1', *train, {'coco/bbox_mAP': 0.3, 'time': 0.1, 'data_time': 0.1, 'step': 2})
-    found = read_log(tmp_path)
-    assert found.metrics['coco/bbox_mAP'].steps == [100]
-    assert 'coco/bbox_mAP' not in found.terms
 
 
 # What the page answers: which scores it compares, and when it gives no verdict
@@ -382,7 +374,7 @@ def test_a_chosen_metric_is_read_from_the_tests_of_a_suite_or_else_from_its_logs
     assert rows(answer(tmp_path))['kd']['score'] == '50.00'
 
 
-def test_a_suite_of_masks_shows_their_score_first(tmp_path):
+def test_a_suite_of_masks_shows_their_score_first_and_box_ap_is_no_fraction(tmp_path):
     for name, score in (('control', 50.0), ('kd', 60.0)):
         scores = {'coco/bbox_mAP': 0.9, 'coco/segm_mAP': score / 100}
         folder = row(tmp_path, name, *[{'coco/bbox_mAP': 0.9, 'coco/segm_mAP': 0.5}] * 2)
@@ -393,6 +385,13 @@ def test_a_suite_of_masks_shows_their_score_first(tmp_path):
     assert found.numbers.metrics == ['coco/segm_mAP', 'coco/bbox_mAP']
     assert answer_section(found.numbers).items[1].title == 'coco/segm_mAP, val split'
     assert found.numbers.curves().items[0].title == 'coco/bbox_mAP, val split'
+    other = tmp_path / 'other'
+    for name, score in (('control', 0.4), ('kd', 0.4), ('teacher', 0.9)):
+        result(row(other, name), score, **{'coco/bbox_mAP': score / 100})
+    assert answer(other).sentences()[1].startswith('The teacher is only 0.5 points better')
+    row(other, 'late', 45.0)  # an unfinished row leaves the test scores of the others
+    scores = {name: one['score'] for name, one in rows(answer(other)).items() if name != 'teacher'}
+    assert scores == dict(control='0.40', kd='0.40', late='none yet')
 
 
 def test_a_suite_and_a_control_elsewhere_are_compared_by_what_both_have(tmp_path):
@@ -402,24 +401,6 @@ def test_a_suite_and_a_control_elsewhere_are_compared_by_what_both_have(tmp_path
     found = answer(tmp_path / 'runs' / 'kd', control=control)
     assert found.sentences()[0].startswith('Perhaps. kd scores 45.00, the student alone 42.00')
     assert 'val split (no test score: elsewhere, seed 0)' in found.table().caption
-
-
-def test_box_ap_below_one_percent_in_a_suite_is_no_fraction_and_late_rows_leave_it(tmp_path):
-    for name, score in (('control', 0.4), ('kd', 0.4), ('teacher', 0.9)):
-        result(row(tmp_path, name), score, **{'coco/bbox_mAP': score / 100})
-    assert answer(tmp_path).sentences()[1].startswith('The teacher is only 0.5 points better')
-    row(tmp_path, 'late', 45.0)  # an unfinished row leaves the test scores of the others
-    scores = {name: one['score'] for name, one in rows(answer(tmp_path)).items() if name != 'teacher'}
-    assert scores == dict(control='0.40', kd='0.40', late='none yet')
-
-
-def test_a_diverged_run_is_not_the_best(tmp_path):
-    scores = dict(bad=math.nan, good=66.0)
-    folders = [logged(run(tmp_path / name), score) for name, score in scores.items()]
-    alone = logged(run(tmp_path / 'alone', ALONE), 60.0)
-    best = 'Perhaps. Best of 2 methods on these pictures, which flatters it: good scores 66.00'
-    assert answer(*folders, alone).sentences()[0].startswith(best)
-    assert answer(folders[0], alone).sentences()[0].startswith('No sign of it. bad scores nan')
 
 
 @pytest.mark.parametrize(('val', 'fields', 'said'), [
@@ -438,13 +419,20 @@ def test_the_best_of_several_methods_is_chosen_on_val_where_that_is_another_set(
     assert answer(tmp_path).sentences()[0].startswith(f'Perhaps. Best of 2 methods on {where}: {said}')
 
 
-def test_methods_of_two_suites_are_compared_by_their_gains_on_val(tmp_path):
+def test_the_best_method_of_two_suites_is_that_of_the_gain_on_val_and_no_diverged_one(tmp_path):
     for suite, scores in (('easy', {'control': 80.0, 'kd': 80.5}), ('hard', {'control': 20.0, 'pcd': 27.0})):
         for name, score in scores.items():
             metrics = {split: {'mIoU': score} for split in ('val', 'test')}
             result(row(tmp_path / suite, name), score, {'metric': 'mIoU', 'metrics': metrics})
     said = answer(tmp_path / 'easy', tmp_path / 'hard').sentences()[0]
     assert said.startswith('Perhaps. Best of 2 methods on val: pcd scores 27.00')
+    scores = dict(bad=math.nan, good=66.0)
+    other = tmp_path / 'other'
+    folders = [logged(run(other / name), score) for name, score in scores.items()]
+    alone = logged(run(other / 'alone', ALONE), 60.0)
+    best = 'Perhaps. Best of 2 methods on these pictures, which flatters it: good scores 66.00'
+    assert answer(*folders, alone).sentences()[0].startswith(best)
+    assert answer(folders[0], alone).sentences()[0].startswith('No sign of it. bad scores nan')
 
 
 @pytest.mark.parametrize(('gains', 'said'), [

@@ -43,7 +43,9 @@ def lines_of(text: str, first: str) -> list[list[str]]:
     return [[cell.strip() for cell in line] for line in found]
 
 
-def test_scores_gains_and_intervals(suite: Definition) -> None:
+def test_scores_gains_and_intervals_are_written_where_they_are_asked_for_and_twice_the_same(
+    suite: Definition, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """kd: gains 3, 2.5, 3; mean 2.8333, sd 0.28868, times 4.30265 / sqrt 3 = 0.71711."""
     text = as_markdown(collect(suite))
     main, seeds = lines_of(text, 'kd')
@@ -51,6 +53,11 @@ def test_scores_gains_and_intervals(suite: Definition) -> None:
     assert seeds[1:] == ['43.00 (+3.00)', '43.50 (+2.50)', '45.50 (+3.00)']
     assert lines_of(text, 'student alone')[0][1:4] == ['3', '41.17 ± 1.26', '–']
     assert 'mean of (method - student alone) at the same seed' in text, 'of one control nothing is chosen'
+    write_table(suite)
+    assert '| **+2.83** [+2.12, +3.55] |' in capsys.readouterr().out
+    write_table(suite, tmp_path / 'elsewhere')
+    for name in ('table.md', 'scores.csv', 'gains.png'):
+        assert (suite.out / name).read_bytes() == (tmp_path / 'elsewhere' / name).read_bytes() != b''
 
 
 def test_further_test_sets_have_a_table_of_their_own(tmp_path: Path) -> None:
@@ -84,12 +91,15 @@ def test_a_row_with_missing_runs_says_so_and_pairs_are_counted_where_they_are_fe
     assert lines_of(text, 'heavy')[1][3] == '40.10'
 
 
-def test_another_metric_scores_finished_runs_anew(suite: Definition) -> None:
+def test_another_metric_scores_finished_runs_anew_and_a_result_of_another_config_is_refused(suite: Definition) -> None:
     assert collect(replace(suite, metric='aAcc')).row('kd').scores == {0: 80.0, 1: 80.0, 2: 80.0}
     assert read_json(suite.out / 'runs/kd/seed0/result.json')['metric'] == 'aAcc'
     assert collect(suite).row('kd').scores != {0: 80.0, 1: 80.0, 2: 80.0}
     with pytest.raises(KeyError, match="metric='mDice' is not in the result of the test: mIoU, aAcc"):
         collect(replace(suite, metric='mDice'))
+    made_up.finish(suite, 'kd', {1: 43.5}, config_hash='0123456789abcdef')
+    with pytest.raises(ValueError, match='kd seed 1: .*was made with another config than the definition gives'):
+        collect(suite)
 
 
 def test_an_empty_suite_has_its_rows(tmp_path: Path) -> None:
@@ -128,12 +138,6 @@ def test_the_footer_names_what_the_rows_were_made_of_and_tells_versions_and_teac
     assert 'b: random weights of mmdistill_dense::x.py (heavy)' in text
 
 
-def test_a_result_of_another_config_is_refused(suite: Definition) -> None:
-    made_up.finish(suite, 'kd', {1: 43.5}, config_hash='0123456789abcdef')
-    with pytest.raises(ValueError, match='kd seed 1: .*was made with another config than the definition gives'):
-        collect(suite)
-
-
 def test_scores_have_every_digit_and_nothing_that_is_timed(suite: Definition) -> None:
     before = scores_as_csv(collect(suite))
     made_up.finish(suite, 'kd', {1: 43.5}, seconds_per_iteration=9.0, minutes=7.0, restarts=3)
@@ -163,16 +167,6 @@ def test_runs_of_different_numbers_of_processes_make_no_table(suite: Definition)
     made_up.finish(suite, 'kd', {1: 43.5}, processes=8)
     with pytest.raises(ValueError, match=r'different numbers of processes.*control, kd, heavy: 2; kd: 8'):
         collect(suite)
-
-
-def test_files_are_written_where_they_are_asked_for_and_twice_the_same(
-    suite: Definition, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    write_table(suite)
-    assert '| **+2.83** [+2.12, +3.55] |' in capsys.readouterr().out
-    write_table(suite, tmp_path / 'elsewhere')
-    for name in ('table.md', 'scores.csv', 'gains.png'):
-        assert (suite.out / name).read_bytes() == (tmp_path / 'elsewhere' / name).read_bytes() != b''
 
 
 # The picture of gains, read back from its artists and pixels
@@ -247,13 +241,16 @@ def gains_of(scores: dict[str, dict[int, float]], control: dict[int, float]) -> 
 TABLE = {1: 12.70620474, 2: 4.30265273, 3: 3.18244631, 4: 2.77644511, 5: 2.57058184, 9: 2.26215716, 30: 2.04227246}
 
 
-def test_intervals_are_those_of_the_printed_table() -> None:
+def test_intervals_are_those_of_the_printed_table_and_p_says_what_they_say() -> None:
     """One pair with a difference of 1, the others with none: standard error 1 / n."""
     for freedom, expected in TABLE.items():
         scores = {seed: float(seed == 0) for seed in range(freedom + 1)}
         gain = paired_gain(scores, dict.fromkeys(scores, 0.0))
         assert gain.half * gain.n == pytest.approx(expected, abs=1e-8)
         assert gain.low == pytest.approx(gain.mean - gain.half)
+    for shift in (0.0, 1.0, 1.3, 1.4, 2.0, -5.0):
+        gain = paired_gain({0: 1.29 + shift, 1: 2.61 + shift, 2: 0.41 + shift}, dict.fromkeys(range(3), 0.0))
+        assert gain.told_apart == (gain.low * gain.high > 0) == (gain.p < 0.05)
 
 
 @pytest.mark.parametrize('pairs', [2, 3, 7, 8, 41])
@@ -265,12 +262,6 @@ def test_the_density_beyond_the_mean_integrates_to_its_p(pairs: int) -> None:
     scale = math.exp(math.lgamma((freedom + 1) / 2) - math.lgamma(freedom / 2)) / math.sqrt(freedom * math.pi)
     density = scale * (1 + points**2 / freedom) ** (-(freedom + 1) / 2)
     assert 1 - bound * (weights * density).sum() == pytest.approx(gain.p, abs=1e-10)
-
-
-def test_p_says_of_a_row_alone_what_its_interval_says() -> None:
-    for shift in (0.0, 1.0, 1.3, 1.4, 2.0, -5.0):
-        gain = paired_gain({0: 1.29 + shift, 1: 2.61 + shift, 2: 0.41 + shift}, dict.fromkeys(range(3), 0.0))
-        assert gain.told_apart == (gain.low * gain.high > 0) == (gain.p < 0.05)
 
 
 def test_p_values_are_holms() -> None:

@@ -68,7 +68,7 @@ def seg(tmp_path_factory: pytest.TempPathFactory) -> CheckReport:
     return report
 
 
-def test_a_right_run_is_ok_and_all_is_known_of_it(seg: CheckReport) -> None:
+def test_a_right_run_is_ok_and_all_is_known_of_it_and_told(seg: CheckReport) -> None:
     assert (seg.verdict == 'error', seg.stopped, seg.exit_code()) == (False, '', 0), seg.findings
     subject = seg.subject
     logits, maps = subject.taps
@@ -87,9 +87,6 @@ def test_a_right_run_is_ok_and_all_is_known_of_it(seg: CheckReport) -> None:
     assert 0 <= teacher.metric['mIoU'] <= 100 and teacher.metric_pictures == 2
     assert subject.cost['distilled']['median'] > 0 and subject.cost['control']['median'] > 0
     assert subject.cost['extra_memory'] > 0, 'a teacher stands between the steps'
-
-
-def test_everything_goes_to_json_and_to_the_terminal(seg: CheckReport) -> None:
     content = json.loads(json.dumps(seg.as_dict()))
     assert len(content['taps']) == 2 and content['verdict'] == seg.verdict
     text = printed(seg)
@@ -117,15 +114,12 @@ def test_a_pretraining_has_two_views_and_no_task(tmp_path: Path) -> None:
     assert 'control' not in report.subject.cost, 'a backbone alone has no step'
 
 
-def test_several_teachers_are_all_described(tmp_path: Path) -> None:
+def test_several_teachers_or_none_are_described_and_a_distiller_that_starts_off(tmp_path: Path) -> None:
     teachers = dict(a=toys.seg_net(width=16, allow_random=True), b=toys.seg_net('pspnet', allow_random=True))
     distillers = dict(one=dict(type='LogitKD', teacher='a'), two=dict(type='LogitKD', teacher='b'))
     report = check_config(toys.run_config(tmp_path, toys.model_config(None, teachers, distillers)), RANDOM)
     assert [teacher.key for teacher in report.subject.teachers] == ['model.teacher.a', 'model.teacher.b']
     assert {row.distiller for row in report.subject.taps} == {'one', 'two'}
-
-
-def test_a_student_alone_can_be_checked_and_a_distiller_that_starts_off(tmp_path: Path) -> None:
     report = check_config(toys.run_config(tmp_path, toys.seg_net()), FAST)
     assert [term.name for term in report.subject.terms] == ['task']
     assert not report.subject.taps and report.verdict != 'error' and ' initialised' in printed(report)
@@ -158,14 +152,6 @@ def test_what_training_would_refuse(
     report = check_config(toys.run_config(tmp_path, toys.model_config(*model), **changes), RANDOM)
     assert found(report)[check] == 'error' and report.stopped == stopped and report.exit_code() == 2
     assert re.search(words, printed(report), re.DOTALL)
-
-
-def test_another_batch_than_the_learning_rate_is_for(tmp_path: Path) -> None:
-    config = seg_config(tmp_path, auto_scale_lr=dict(base_batch_size=16))
-    report = check_config(config, RANDOM)
-    assert found(report) == {'batch': 'warning'} and 'base_batch_size=16' in said(report)
-    assert (report.exit_code(), report.exit_code(strict=True)) == (0, 1)
-    assert not list(config_rules.batch(Subject(config, Options(processes=8))))
 
 
 def test_missing_data_are_replaced_by_generated_ones_of_the_right_classes(tmp_path: Path) -> None:
@@ -390,12 +376,17 @@ def test_the_command_writes_json_and_ends_with_2_for_a_config_that_is_none(
     assert re.search(r'^ERROR .*config.py cannot be read: .* line 1 is no Python', capsys.readouterr().err)
 
 
-def test_sync_bn_is_checked_on_a_cpu(tmp_path: Path) -> None:
+def test_sync_bn_is_checked_on_a_cpu_and_a_batch_that_the_learning_rate_is_not_for(tmp_path: Path) -> None:
     """Most segmentors of the zoo have it; training in one process makes it an ordinary BN."""
     norm = dict(norm_cfg=dict(type='SyncBN', requires_grad=True))
     model = toys.model_config(toys.seg_net('fcn', backbone=norm, decode_head=norm), toys.seg_teacher('fcn'))
     report = check_config(toys.run_config(tmp_path, model, auto_scale_lr=dict(base_batch_size=2)), FAST)
     assert report.verdict != 'error' and report.subject.terms, report.findings
+    config = seg_config(tmp_path, auto_scale_lr=dict(base_batch_size=16))
+    report = check_config(config, RANDOM)
+    assert found(report) == {'batch': 'warning'} and 'base_batch_size=16' in said(report)
+    assert (report.exit_code(), report.exit_code(strict=True)) == (0, 1)
+    assert not list(config_rules.batch(Subject(config, Options(processes=8))))
 
 
 # Pictures without labels, and every kind of networks

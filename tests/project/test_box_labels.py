@@ -90,7 +90,7 @@ def test_pictures_of_training_that_validate_are_warned_of(tmp_path: Path, task: 
     assert told.startswith('WARNING: 1 of the 2 pictures for val also train (') and str(first) in told
 
 
-def test_pictures_with_boxes_are_in_both_parts_of_a_divided_file(tmp_path: Path) -> None:
+def test_both_parts_of_a_divided_file_have_boxes_that_count(tmp_path: Path) -> None:
     """A picture that is listed once for each of its boxes is in one part."""
     names = [f'{number}.jpg' for number in range(10)]
     content = labelled(tmp_path, names)
@@ -102,6 +102,14 @@ def test_pictures_with_boxes_are_in_both_parts_of_a_divided_file(tmp_path: Path)
     assert all(part['annotations'] for part in parts)
     files = [{one['file_name'] for one in part['images']} for part in parts]
     assert not files[0] & files[1] and files[0] | files[1] == set(names)
+    # Crowds are neither learned nor scored.
+    other = tmp_path / 'other'
+    content = labelled(other, [f'{number}.jpg' for number in range(12)])
+    for one in content['annotations']:
+        one['iscrowd'] = int(one['image_id'] > 1)
+    (other / 'labels.json').write_text(json.dumps(content))
+    for split in find_box_data(other).splits.values():
+        assert not all(one['iscrowd'] for one in json.loads(split.content)['annotations'])
 
 
 def test_names_relative_to_a_folder_that_holds_folders_alone(tmp_path: Path) -> None:
@@ -125,16 +133,6 @@ def test_masks_are_those_of_all_files_and_a_folder_without_any_says_what_is_need
     (other / 'notes.json').write_text('{}')
     with pytest.raises(FileNotFoundError, match=r'notes.json has , but no list of images.*json files of COCO'):
         find_box_data(other)
-
-
-def test_a_drawn_part_has_boxes_that_count(tmp_path: Path) -> None:
-    """Crowds are neither learned nor scored."""
-    content = labelled(tmp_path, [f'{number}.jpg' for number in range(12)])
-    for one in content['annotations']:
-        one['iscrowd'] = int(one['image_id'] > 1)
-    (tmp_path / 'labels.json').write_text(json.dumps(content))
-    for split in find_box_data(tmp_path).splits.values():
-        assert not all(one['iscrowd'] for one in json.loads(split.content)['annotations'])
 
 
 def test_what_predict_wrote_is_no_data(tmp_path: Path) -> None:

@@ -209,7 +209,7 @@ def test_palettes_of_two_colours_for_a_number_are_refused_and_a_list_names_their
         find_seg_data(tmp_path)
 
 
-def test_links_to_folders_are_followed_and_circles_end(tmp_path: Path) -> None:
+def test_folders_of_a_tree_may_be_links_or_lie_below_others_and_letters_be_composed_in_two_ways(tmp_path: Path) -> None:
     seg_folder(tmp_path / 'elsewhere')
     (tmp_path / 'mine').mkdir()
     for name in ('images', 'labels'):
@@ -218,6 +218,14 @@ def test_links_to_folders_are_followed_and_circles_end(tmp_path: Path) -> None:
     (tmp_path / 'mine/again').symlink_to(tmp_path / 'mine')
     data = find_seg_data(tmp_path / 'mine')
     assert counts(data) == {'train': 4, 'val': 2, 'test': 2}
+    other = tmp_path / 'other'
+    seg_folder(other)
+    (other / 'images/train/0.jpg').rename(other / 'images/train/\u00e9.jpg')
+    (other / 'labels/train/0.png').rename(other / 'labels/train/e\u0301.png')
+    two_cities(other)
+    data = find_seg_data(other)
+    assert {part: len(pairs) for part, pairs in data.pairs.items()} == {'train': 4, 'val': 2}
+    assert data.drawing, 'their places are not those that mmseg finds by the names of pictures'
 
 
 @pytest.mark.parametrize('splits', [('train',), ('train', 'val')])
@@ -259,16 +267,6 @@ def two_cities(root: Path) -> None:
         file.rename(place)
     shutil.rmtree(root / 'images')
     shutil.rmtree(root / 'labels')
-
-
-def test_the_folders_of_a_tree_may_lie_below_others_and_letters_be_composed_in_two_ways(tmp_path: Path) -> None:
-    seg_folder(tmp_path)
-    (tmp_path / 'images/train/0.jpg').rename(tmp_path / 'images/train/\u00e9.jpg')
-    (tmp_path / 'labels/train/0.png').rename(tmp_path / 'labels/train/e\u0301.png')
-    two_cities(tmp_path)
-    data = find_seg_data(tmp_path)
-    assert {part: len(pairs) for part, pairs in data.pairs.items()} == {'train': 4, 'val': 2}
-    assert data.drawing, 'their places are not those that mmseg finds by the names of pictures'
 
 
 def test_smoothed_edges_are_no_classes_and_many_classes_are_no_smoothed_edges(tmp_path: Path) -> None:

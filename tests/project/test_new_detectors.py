@@ -99,7 +99,7 @@ def test_two_mask_heads_of_one_kind_are_compared_unless_a_method_is_named(
 def test_published_weights_that_know_the_classes_are_not_trained_again(
     words: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
-    """Those of other classes: test_new.py."""
+    """Those of other classes: test_sides.py."""
     monkeypatch.setattr(sides, 'reachable', lambda host: True)
     box_folder(Path('mine'), categories=('person', 'traffic light'))
     call(RETINANET, RETINANET.replace('r18', 'r101'), '--iters', '4', *words)

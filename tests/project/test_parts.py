@@ -105,22 +105,20 @@ def test_pictures_without_labels_are_left_out_and_few_labels_among_many_found(tm
     assert sorted(data.splits['train'].names + data.splits['val'].names) == ['a_011', 'a_037', 'a_093']
 
 
-def test_folders_of_splits_have_lists_where_labels_are_missing(tmp_path: Path) -> None:
+def test_missing_labels_leave_lists_and_other_names_or_too_few_of_them_are_refused(tmp_path: Path) -> None:
     (seg_folder(tmp_path) / 'labels/train/3.png').unlink()
     data = find_seg_data(tmp_path)
     assert data.splits['train'].names == ('0', '1', '2') and data.splits['train'].count == 3
     assert data.splits['val'].names == ()
-
-
-def test_label_images_of_another_name_and_too_few_of_them_are_refused(tmp_path: Path) -> None:
+    other = tmp_path / 'other'
     for old, new in (('cam 1/frame_001', 'cam 1/frame_01'), ('cam 0/frame_002', 'frame_002')):
-        labels = partly(tmp_path / Path(new).name, 12, 10) / 'photo masks'
+        labels = partly(other / Path(new).name, 12, 10) / 'photo masks'
         (labels / f'{old}.png').rename(labels / f'{new}.png')
         told = r'3 of 12 pictures .* and 1 label images have no picture .*names may'
         with pytest.raises(FileNotFoundError, match=told):
             find_seg_data(labels.parent, patterns=PHOTOS)
     with pytest.raises(FileNotFoundError, match='2 of 12 pictures have a label image, and 3 are needed'):
-        find_seg_data(partly(tmp_path / 'few', 12, 2), patterns=PHOTOS)
+        find_seg_data(partly(other / 'few', 12, 2), patterns=PHOTOS)
 
 
 @pytest.mark.parametrize('folder', ['photos', '.'])

@@ -174,7 +174,7 @@ def test_results_of_pictures_above_the_working_folder_stay_in_out(monkeypatch: p
     assert Path('out/drawn', place).is_file() and picture.read_bytes() == before
 
 
-def test_boxes_are_coco_json(capsys: pytest.CaptureFixture) -> None:
+def test_boxes_are_coco_json_and_masks_run_lengths(capsys: pytest.CaptureFixture) -> None:
     call(student('retinanet'), 'pictures/a/0.png', 'pictures/b', '--threshold', '0.35')
     with open('out/predictions.json', encoding='utf-8') as file:
         told = json.load(file)
@@ -192,9 +192,6 @@ def test_boxes_are_coco_json(capsys: pytest.CaptureFixture) -> None:
     assert len({one['id'] for one in told['annotations']}) == len(told['annotations'])
     COCO('out/predictions.json')
     assert Path('out/drawn/pictures/b/1.png').is_file() and 'boxes of 0.35 or more, in 2' in capsys.readouterr().out
-
-
-def test_masks_are_run_lengths() -> None:
     assert main(['predict', student('cascade_mask_rcnn'), 'pictures/a/0.png', '--threshold', '0']) == 0
     coco = COCO('predictions/predictions.json')
     masks = np.stack([coco.annToMask(one) for one in coco.dataset['annotations']])

@@ -180,15 +180,12 @@ def test_two_files_that_name_other_classes_are_refused(tmp_path: Path) -> None:
     assert with_share(tmp_path).classes == ('cat',)
 
 
-def test_a_whole_name_of_a_part_counts_before_a_word() -> None:
+def test_names_of_folders_tell_parts_and_label_images(tmp_path: Path) -> None:
     parts = {
         'images/train/test_track': 'train', 'val/dev_board': 'val', 'train2017': 'train', 'a_val': 'val',
         'training/set_test': 'train', 'my_train/x': 'train', 'trainer': None,
     }  # fmt: skip
     assert {path: split_of(path.split('/')) for path in parts} == parts
-
-
-def test_which_folders_hold_label_images_is_told_by_their_names(tmp_path: Path) -> None:
     pictures = 'segment-1001 gta5 masked_day labelled labelled_day'
     for place, name in enumerate([*pictures.split(), 'seg_day', 'labels', 'gtFine', 'LabeledApproved_full', 'gtAll']):
         for number in range(4):
@@ -309,7 +306,7 @@ def test_yolo_text_files_beside_the_pictures_are_read_too(tmp_path: Path) -> Non
     assert ', 1 not read (images/train/c.txt); ' in data.notes[0]
 
 
-def test_copies_of_an_object_are_left_out(tmp_path: Path) -> None:
+def test_copies_of_an_object_are_left_out_and_turned_boxes_of_labelme_read(tmp_path: Path) -> None:
     exports.ultralytics(tmp_path)
     before = annotations(find_box_data(tmp_path))
     file = tmp_path / YOLO
@@ -317,6 +314,11 @@ def test_copies_of_an_object_are_left_out(tmp_path: Path) -> None:
     data = find_box_data(tmp_path)
     assert annotations(data) == before
     assert 'WARNING: 3 of 18 annotations have class, box and outline of another one; they are left out' in data.notes[1]
+    other = tmp_path / 'other'
+    exports.labelme(other)
+    for kind in ('rotation', 'oriented_rectangle'):
+        mask(shape_type=kind, points=[[5, 10], [30, 5], [33, 25], [8, 30]])(other)
+        assert len(annotations(find_box_data(other))) == 15
 
 
 @pytest.mark.parametrize(('images', 'labels'), [('Images', 'Labels'), ('IMAGES', 'LABELS')])
@@ -327,13 +329,6 @@ def test_yolo_folders_may_be_written_in_capitals(images: str, labels: str, tmp_p
     (tmp_path / 'labels').rename(tmp_path / labels)
     text('data.yaml', ': images', f': {images}', count=0)(tmp_path)
     assert annotations(find_box_data(tmp_path)) == before
-
-
-def test_turned_boxes_of_labelme_are_read(tmp_path: Path) -> None:
-    exports.labelme(tmp_path)
-    for kind in ('rotation', 'oriented_rectangle'):
-        mask(shape_type=kind, points=[[5, 10], [30, 5], [33, 25], [8, 30]])(tmp_path)
-        assert len(annotations(find_box_data(tmp_path))) == 15
 
 
 def test_objects_without_a_pixel_draw_no_label_images(tmp_path: Path) -> None:

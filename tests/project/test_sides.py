@@ -159,12 +159,19 @@ def scaled(name: str, pictures: int, batch: int, steps: int | None = None) -> Tr
     return scaled_training(Config.fromfile(find_config(name)), name, pictures, batch, steps)
 
 
-def test_warm_up_and_decay_keep_their_order_in_a_short_run() -> None:
+def test_a_warm_up_and_a_decay_keep_their_order_alone_and_together() -> None:
     found = scaled(SEGFORMER, 200, 4, 1000)
     warm, poly = found.param_scheduler
     assert (warm['begin'], warm['end'], poly['begin'], poly['end']) == (0, 100, 100, 1000)
     assert found.steps == 1000 and found.optim_wrapper['optimizer']['type'] == 'AdamW'
     assert found.optim_wrapper['paramwise_cfg']['custom_keys']['head'] == {'lr_mult': 10.0}
+    # A distiller with `balance` measures in the first quarter of the run, which a warm-up must not fill.
+    rising = dict(type='LinearLR', start_factor=0.001, by_epoch=False, begin=0, end=500)
+    assert [one['end'] for one in warming(rising)] == [2]
+    assert [one['end'] for one in warming({**rising, 'end': 1000}, steps=1000)] == [100]
+    falling = dict(type='LinearLR', start_factor=1.0, end_factor=0.01, by_epoch=False, begin=0, end=1000)
+    assert [one['end'] for one in warming(falling)] == [20]
+    assert [one['end'] for one in warming(falling, rising)] == [20, 2]
 
 
 def warming(*schedulers: dict, steps: int = 20) -> list[dict]:
@@ -172,16 +179,6 @@ def warming(*schedulers: dict, steps: int = 20) -> list[dict]:
     optimizer = dict(optimizer=dict(type='SGD', lr=0.01))
     config = Config(dict(optim_wrapper=optimizer, train_cfg=dict(max_iters=1000), param_scheduler=list(schedulers)))
     return scaled_training(config, 'own.py', 100, 2, steps).param_scheduler
-
-
-def test_a_warm_up_alone_stays_short_and_a_decay_alone_stays_whole() -> None:
-    """A distiller with `balance` measures in the first quarter of the run, which a warm-up must not fill."""
-    rising = dict(type='LinearLR', start_factor=0.001, by_epoch=False, begin=0, end=500)
-    assert [one['end'] for one in warming(rising)] == [2]
-    assert [one['end'] for one in warming({**rising, 'end': 1000}, steps=1000)] == [100]
-    falling = dict(type='LinearLR', start_factor=1.0, end_factor=0.01, by_epoch=False, begin=0, end=1000)
-    assert [one['end'] for one in warming(falling)] == [20]
-    assert [one['end'] for one in warming(falling, rising)] == [20, 2]
 
 
 def test_the_rate_follows_the_batch_or_its_root_and_the_length_the_passes_within_limits() -> None:

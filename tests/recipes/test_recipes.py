@@ -147,35 +147,34 @@ def test_parts_are_the_files_that_the_recipe_names(recipe: Path) -> None:
     assert recipe.stem == parts.pair or recipe.stem.startswith(f'{parts.pair}_')
 
 
-@pytest.mark.parametrize('inside', [True, False])
-def test_a_config_is_its_recipe_with_the_distillers(inside: bool, tmp_path: Path) -> None:
-    """From a folder of one's own the bases are named by package."""
+def test_a_config_is_its_recipe_with_the_distillers(tmp_path: Path) -> None:
+    """From a folder of one's own the bases are named by package. Shipped ones: by their names, below."""
     fragment = options_for('afdcd', 'toy_seg')
     assert fragment
-    text = config_text('afdcd', 'toy_seg', fragment, ROOT / 'afdcd' if inside else tmp_path)
-    if inside:
-        assert text == (ROOT / 'afdcd/toy_seg.py').read_text()
-        file = ROOT / 'afdcd/toy_seg.py'
-    else:
-        assert '..' not in text
-        file = tmp_path / 'toy_seg.py'
-        file.write_text(text)
+    file, text = tmp_path / 'toy_seg.py', config_text('afdcd', 'toy_seg', fragment, tmp_path)
+    assert '..' not in text
+    file.write_text(text)
     leaf, recipe = Config.fromfile(file).to_dict(), Config.fromfile(ROOT / '_base_/recipes/toy_seg.py').to_dict()
     assert leaf['model'].pop('distillers') == leaf.pop('distillers') == Config.fromfile(fragment).distillers
     assert (leaf.pop('work_dir'), recipe.pop('work_dir')) == ('work_dirs/afdcd/toy_seg', 'work_dirs/control/toy_seg')
     assert leaf == recipe
 
 
-def test_parts_are_told_by_what_the_files_set(tmp_path: Path) -> None:
+def test_parts_of_ones_own_are_told_by_what_the_files_set_and_named_relative_to_a_config(tmp_path: Path) -> None:
     """Not by where they lie, or in which order."""
     write(tmp_path, 'any/where/my_pair')
-    data = tmp_path / 'my_data.py'
+    data, recipe = tmp_path / 'my_data.py', tmp_path / 'my_recipe.py'
     data.write_text(TEXTS['datasets'])
-    recipe = tmp_path / 'my_recipe.py'
     shipped = [ROOT / f'_base_/{name}.py' for name in ('runtime_seg', 'schedules/toy_450')]
     files = [shipped[0], data, shipped[1], tmp_path / 'any/where/my_pair.py']
     recipe.write_text(f'_base_ = {[str(file) for file in files]}\n')
     assert parts_of(recipe) == ('my_pair', 'my_data', 'toy_450', 'runtime_seg', 'seg', False, False)
+    fragment = options_for('kd', recipe)
+    assert fragment
+    text = config_text('kd', recipe, fragment, tmp_path)
+    assert "'./my_recipe.py'" in text
+    (tmp_path / 'leaf.py').write_text(text)
+    assert Config.fromfile(tmp_path / 'leaf.py').model.distillers == Config.fromfile(fragment).distillers
 
 
 def test_a_recipe_that_holds_its_pair_is_chosen_by_its_words(tmp_path: Path) -> None:
@@ -199,21 +198,6 @@ def test_a_whole_config_is_a_recipe(tmp_path: Path) -> None:
         parts = parts_of(recipe)
         assert parts.task == 'det'
         assert options_for('pkd', recipe) == ROOT / '_base_/distillers/pkd_det.py'
-
-
-def test_a_config_names_a_recipe_of_ones_own_folder_relative_to_it(tmp_path: Path) -> None:
-    pair = tmp_path / 'pairs' / 'my_pair.py'
-    write(tmp_path, 'pairs/my_pair')
-    files = [ROOT / f'_base_/{name}.py' for name in ('datasets/shapes_seg', 'schedules/toy_450', 'runtime_seg')]
-    recipe = tmp_path / 'my_recipe.py'
-    recipe.write_text(f'_base_ = {[str(file) for file in (pair, *files)]}\n')
-    assert parts_of(recipe) == ('my_pair', 'shapes_seg', 'toy_450', 'runtime_seg', 'seg', False, False)
-    fragment = options_for('kd', recipe)
-    assert fragment
-    text = config_text('kd', recipe, fragment, tmp_path)
-    assert "'./my_recipe.py'" in text
-    (tmp_path / 'leaf.py').write_text(text)
-    assert Config.fromfile(tmp_path / 'leaf.py').model.distillers == Config.fromfile(fragment).distillers
 
 
 # Names

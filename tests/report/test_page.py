@@ -83,23 +83,17 @@ def test_scores_are_those_of_the_results_and_each_network_says_how_large_and_fas
     assert len({row['a picture'] for row in rows.values()}) == 1, 'one network with other weights takes one time'
 
 
-def test_settings_name_what_the_method_adds_and_compared_and_nothing_of_the_folder(made):
-    table = next(one for one in only(made[1]['settings'], Sheet) if one.caption.startswith('What kd compared'))
-    assert [row[:4] for row in table.rows] == [['kd', 'LogitKD', 'decode_head.conv_seg', 'decode_head.conv_seg']]
-    tables = {table.caption.split(',')[0]: table.rows for table in only(made[1]['settings'], Sheet)}
-    assert ['model.distillers.kd.type', '–', "'LogitKD'"] in tables['kd']
-    assert all(row[0].startswith('model.distillers.') for row in [*tables['kd'], *tables['all']])
-
-
-def test_a_term_is_drawn_for_the_runs_that_have_it(made):
+def test_terms_and_settings_are_those_of_the_runs_and_the_page_asks_for_nothing(made):
     charts = {chart.title: chart for chart in only(made[1]['curves'], Chart)}
     assert 'control, seed 5 ends at' in charts['decode.loss_ce'].alt
     assert 'kd, seed 5 ends at' in charts['distill.kd.loss_kd'].alt
     assert 'all' not in charts['distill.kd.loss_kd'].alt
     assert {'distill.kd.share', 'distill.pcd.share', 'distill.maskd.share'} <= set(charts)
-
-
-def test_the_page_asks_for_nothing_and_holds_no_path_into_the_network(made):
+    table = next(one for one in only(made[1]['settings'], Sheet) if one.caption.startswith('What kd compared'))
+    assert [row[:4] for row in table.rows] == [['kd', 'LogitKD', 'decode_head.conv_seg', 'decode_head.conv_seg']]
+    tables = {table.caption.split(',')[0]: table.rows for table in only(made[1]['settings'], Sheet)}
+    assert ['model.distillers.kd.type', '–', "'LogitKD'"] in tables['kd']
+    assert all(row[0].startswith('model.distillers.') for row in [*tables['kd'], *tables['all']])
     text = made[0].read_text(encoding='utf-8')
     assert not ADDRESS.search(text)
     assert "default-src 'none'" in text

@@ -28,12 +28,12 @@ def own_leaf(text: str = '') -> dict[str, Any]:
     return {'mine': {'config': 'mine.py'}}
 
 
-def test_a_method_differs_from_its_control_in_distillers_alone_and_a_control_has_none() -> None:
-    definition = defined(methods={'kd': {}, 'afdcd': {}, **own_leaf()})
-    control = configs.control_config(definition)
-    for method in definition.methods.values():
-        found = set(configs.differences(control.to_dict(), configs.method_config(definition, method).to_dict()))
-        assert found and all(key.startswith('model.distillers') for key in found), found
+def test_a_control_with_distillers_is_refused_and_a_leaf_of_ones_own_differs_in_them_alone() -> None:
+    """Methods by name: test_benchmarks.py."""
+    definition = defined(methods=own_leaf())
+    control, mine = configs.control_config(definition), configs.method_config(definition, definition.methods['mine'])
+    found = set(configs.differences(control.to_dict(), mine.to_dict()))
+    assert found and all(key.startswith('model.distillers') for key in found), found
     own_leaf("default_scope = 'mmseg'")
     with pytest.raises(ValueError, match="control='.*mine.py' must be a DistillModel without distillers"):
         configs.control_config(defined(control='mine.py', methods={'kd': {}}))

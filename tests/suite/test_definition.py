@@ -123,7 +123,7 @@ options: {train_cfg.val_interval: 3}
 """
 
 
-def test_a_definition_inherits_others_as_configs_do(tmp_path: Path) -> None:
+def test_a_definition_inherits_others_as_configs_do_and_runs_nothing(tmp_path: Path) -> None:
     (tmp_path / 'shared').mkdir()
     (tmp_path / 'shared/base.yaml').write_text(BASE)
     (tmp_path / 'threads.yml').write_text('threads: 1\n')
@@ -133,6 +133,12 @@ def test_a_definition_inherits_others_as_configs_do(tmp_path: Path) -> None:
     assert found.methods['kd'].options == {'loss_weight': 5, 'temperature': 2}
     assert found.options == {'train_cfg.max_iters': 9, 'train_cfg.val_interval': 3}
     assert type(found.options) is dict and type(found.methods['kd'].options) is dict
+    (tmp_path / 'bad.yaml').write_text(f'control: !!python/object/apply:os.mkdir ["{tmp_path}/made"]\n')
+    (tmp_path / 'own.json').write_text('{"_base_": "bad.yaml"}')
+    for name in ('bad.yaml', 'own.json'):
+        with pytest.raises(ValueError, match='bad.yaml: could not determine a constructor'):
+            definition.load(tmp_path / name)
+    assert not (tmp_path / 'made').exists()
 
 
 @pytest.mark.parametrize('suffix', ['py', 'json', 'yml'])
@@ -167,15 +173,6 @@ def test_mistakes_of_a_base_and_of_other_languages_are_named(tmp_path: Path, nam
         (tmp_path / name).write_text(text)
     with pytest.raises((ValueError, FileNotFoundError), match=said):
         definition.load(tmp_path / name)
-
-
-def test_a_definition_runs_nothing(tmp_path: Path) -> None:
-    (tmp_path / 'bad.yaml').write_text(f'control: !!python/object/apply:os.mkdir ["{tmp_path}/made"]\n')
-    (tmp_path / 'own.json').write_text('{"_base_": "bad.yaml"}')
-    for name in ('bad.yaml', 'own.json'):
-        with pytest.raises(ValueError, match='bad.yaml: could not determine a constructor'):
-            definition.load(tmp_path / name)
-    assert not (tmp_path / 'made').exists()
 
 
 def test_options_in_words_have_no_long_lists() -> None:

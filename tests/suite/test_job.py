@@ -92,10 +92,22 @@ def test_a_training_reads_its_written_config_once(definition: Definition, monkey
     assert taken[0][0].model == config.model and taken[0][0].work_dir == str(run.folder)
 
 
-def test_finished_run_is_not_repeated(definition: Definition) -> None:
+def test_a_finished_run_is_not_repeated_and_one_that_ended_before_its_test_only_tested(
+    definition: Definition, tmp_path: Path
+) -> None:
     files = {path: path.stat().st_mtime_ns for path in (definition.out / 'runs').rglob('*') if path.name != '.lock'}
     assert perform(definition, 'kd seed 0') == plan.results(definition)['kd'][0]
     assert files == {path: path.stat().st_mtime_ns for path in files}
+    folder = definition.out / 'runs/kd/seed0'
+    expected, kept = folder / 'result.json', tmp_path / 'result.json'
+    expected.rename(kept)
+    before = (folder / 'iter_6.pth').stat().st_mtime_ns
+    try:
+        found = perform(definition, 'kd seed 0')
+    finally:
+        kept.replace(expected)
+    assert found['metrics'] == plan.results(definition)['kd'][0]['metrics']
+    assert (folder / 'iter_6.pth').stat().st_mtime_ns == before
 
 
 def test_weights_alone_are_kept(whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -153,19 +165,6 @@ def test_stopped_run_goes_on_to_the_same_bits(
         for root in (tmp_path, whole)
     )
     assert not toys.differing(first, second)
-
-
-def test_run_that_ended_before_its_test_is_only_tested(definition: Definition, tmp_path: Path) -> None:
-    folder = definition.out / 'runs/kd/seed0'
-    expected, kept = folder / 'result.json', tmp_path / 'result.json'
-    expected.rename(kept)
-    before = (folder / 'iter_6.pth').stat().st_mtime_ns
-    try:
-        found = perform(definition, 'kd seed 0')
-    finally:
-        kept.replace(expected)
-    assert found['metrics'] == plan.results(definition)['kd'][0]['metrics']
-    assert (folder / 'iter_6.pth').stat().st_mtime_ns == before
 
 
 def test_changed_config_is_refused_with_its_keys(definition: Definition, whole: Path, tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from mmdistill_dense.apps.inspect.gradients import Pull, Term
 from mmdistill_dense.apps.suite.preflight import check_metric
 from mmdistill_dense.config.resolve import load_model
 from mmdistill_dense.config.values import num_classes, scores_of
-from mmdistill_dense.distillers import AfDCD
+from mmdistill_dense.distillers import MGD, PCD, AfDCD
 from mmdistill_dense.distillers.feature import Level
 from mmdistill_dense.guards.config import check_class_weights, check_num_classes, check_other_heads
 from mmdistill_dense.networks.building import build_network
@@ -286,12 +286,27 @@ def test_the_scores_of_segmentation_are_those_that_the_metric_gives() -> None:
     ((512, 16, 16), 'mean', None),
 ])  # fmt: skip
 def test_a_weight_of_a_sum_on_a_map_of_another_size(shape: tuple[int, ...], reduction: str, said: str | None) -> None:
-    afdcd = AfDCD(fd_weight=2e-6, fd_reduction=reduction)
-    afdcd.levels = [Level(torch.Size((8, *shape[1:])), torch.Size(shape), 1.0, 'backbone[3]')]
-    model = SimpleNamespace(distillers={'afdcd': afdcd})
-    found = [finding.message for finding in network_rules.summed(subject(model=model))]
-    assert [said in message for message in found] == [True] * bool(said)  # type: ignore[operator]
-    assert not list(network_rules.summed(subject(model=model, options=Options(size=(64, 64))))), 'no map of the run'
+    segmentor: dict[str, Any] = dict(decode_head={})
+    made = dict(afdcd=AfDCD(fd_weight=2e-6, fd_reduction=reduction), mgd=MGD(alpha=2e-6, reduction=reduction))
+    for distiller in (*made.values(), balanced := MGD(reduction='sum', balance=10.0)):
+        distiller.levels = [Level(torch.Size((8, *shape[1:])), torch.Size(shape), 1.0, 'backbone[3]')]
+    for name, distiller in made.items():
+        model = SimpleNamespace(distillers={name: distiller, 'own': PCD(), 'balanced': balanced})
+        found = [finding.message for finding in network_rules.summed(subject(model=model, network=segmentor))]
+        other = said or (name == 'mgd' and reduction == 'sum' and shape != (2048, 64, 64) and 'units of the mean')
+        assert [other in message for message in found] == [True] * bool(other)  # type: ignore[operator]
+        assert not list(network_rules.summed(subject(model=model, network=dict(bbox_head={})))), 'a detector'
+        elsewhere = subject(model=model, network=segmentor, options=Options(size=(64, 64)))
+        assert not list(network_rules.summed(elsewhere)), 'no map of the run'
+
+
+@pytest.mark.parametrize(('ignored', 'metric', 'told'), [(11, {}, True), (11, dict(ignore_index=11), False),
+                                                         (255, {}, False), (2, {}, False)])  # fmt: skip
+def test_pixels_that_the_heads_ignore_and_the_metric_counts(ignored: int, metric: dict[str, int], told: bool) -> None:
+    head = dict(num_classes=11, ignore_index=ignored)
+    config = dict(val_evaluator=[dict(type='IoUMetric', **metric)])
+    found = [one.message for one in config_rules.evaluators(subject(config=config, network=dict(decode_head=head)))]
+    assert [f'ignore the label {ignored}, the metric' in one for one in found] == [True] * told
 
 
 def test_labels_that_the_student_has_no_class_for() -> None:
@@ -373,6 +388,10 @@ def test_class_counts_and_weights_that_were_left_at_the_published_number_are_nam
         check_num_classes(data, 'model.student', dict(bbox_head=None, mask_head=dict(type='SOLOHead', num_classes=80)))
     with pytest.raises(ValueError, match=r'model\.student\.auxiliary_head\.0 predicts 19 classes.* has 3 \(a, b, c\)'):
         check_other_heads(data, 'model.student', dict(ours, auxiliary_head=[more]))
+    for kind in ('STDCHead', 'FCNHead'):  # edges, and the same labels with too few classes
+        few = dict(auxiliary_head=dict(type=kind, num_classes=2))
+        with pytest.raises(ValueError, match='predicts 2 classes') if kind == 'FCNHead' else nullcontext():
+            check_other_heads(data, 'model.student', few)
     # KNet's config has them below its parts alone.
     head = dict(kernel_generate_head=dict(num_classes=3), kernel_update_head=[dict(num_classes=150)])
     assert num_classes(dict(decode_head=head)) == 3

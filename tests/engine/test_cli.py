@@ -1,5 +1,6 @@
 """``train`` and ``test``: real runs of a tiny model, what their options do to a config, and their last word."""
 
+import argparse
 import linecache
 import logging
 import os
@@ -20,6 +21,7 @@ from torch.utils.data import DataLoader, Dataset
 import mmdistill_dense
 from mmdistill_dense.__main__ import main
 from mmdistill_dense.apps.commands import training as commands
+from mmdistill_dense.apps.options import add_common, start_processes
 from mmdistill_dense.config.unknown_keys import check_known
 from mmdistill_dense.utils.last_word import known_mistake
 from mmdistill_dense.utils.validate import counted
@@ -118,6 +120,29 @@ def test_a_launcher_that_started_nothing_is_told(tiny_config, monkeypatch, capsy
     assert main(['train', str(tiny_config), '--launcher', launcher]) == 2
     said = capsys.readouterr().err
     assert f'Start this command with {starter}, or give --processes N' in said and said.startswith('ERROR ')
+
+
+@pytest.mark.parametrize(('launcher', 'variable', 'count'), [
+    ('pytorch', 'RANK', 'WORLD_SIZE'),
+    ('slurm', 'SLURM_PROCID', 'SLURM_STEP_NUM_TASKS'),
+    ('mpi', 'OMPI_COMM_WORLD_LOCAL_RANK', 'OMPI_COMM_WORLD_SIZE'),
+])  # fmt: skip
+def test_processes_of_a_launcher_that_nobody_named_are_refused(monkeypatch, launcher, variable, count):
+    """Each would train a network of its own, in one folder."""
+    parser = argparse.ArgumentParser()
+    add_common(parser, '')
+    monkeypatch.setenv(variable, '0')
+
+    def started(number, *words):
+        monkeypatch.setenv(count, number)
+        args = parser.parse_args(['config.py', *words])
+        start_processes(args, [])
+        return args.launcher
+
+    with pytest.raises(ValueError, match=f'started 2 processes: give --launcher {launcher},'):
+        started('2')
+    assert started('1') == started('2', '--launcher', 'none') == 'none'
+    assert started('2', '--launcher', launcher) == launcher
 
 
 SEG, DET = dict(default_scope='mmseg'), dict(default_scope='mmdet')

@@ -31,6 +31,8 @@ def test_a_plain_loop_trains_and_goes_on(tmp_path: Path) -> None:
     saved, plain = (torch.load(tmp_path / f'{name}.pth', weights_only=True) for name in ('kd', 'alone'))
     assert saved['step'] == 6 and saved['state_dict'].keys() == plain['state_dict'].keys()
     assert same == scores and 'step' not in again
+    other = subprocess.run([sys.executable, *map(str, words), '--seed', '1'], capture_output=True, text=True)
+    assert other.returncode == 1 and '[6, 0], not [6, 1]: give another --out' in other.stderr
 
 
 def test_a_package_of_ones_own_passes_its_test() -> None:

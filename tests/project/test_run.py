@@ -8,6 +8,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -143,6 +144,12 @@ def test_the_first_screen_and_the_end_tell_networks_data_steps_and_the_better_st
     lines = '\n'.join(steps.ending(definition))
     assert '50.00  teacher' in lines and '40.00  the student alone\n' in lines and '42.50  kd (+3.50)' in lines
     assert '39.00  control_x2 (best on val: methods are compared with it)' in lines
+    both = replace(definition, seeds=(0, 1))
+    for name in ('control', 'kd'):
+        write_result(definition.out / f'runs/{name}/seed1', 20.0, metric='mIoU', metrics={'test': {'mIoU': 20.0}})
+    assert '31.25  kd (+3.50 at 1 of 2 seeds)' in '\n'.join(steps.ending(both)), 'seeds that both have'
+    for name in ('control', 'kd'):
+        shutil.rmtree(definition.out / f'runs/{name}/seed1')
 
 
 def hashes(place: Path) -> list[str]:

@@ -217,6 +217,12 @@ def test_repeated_data_and_epochs_of_unknown_data_count_as_passes() -> None:
 def test_the_batch_of_all_gpus_is_known_and_a_config_that_does_not_train_refused() -> None:
     for name, batch in ((SEGFORMER, 16), (RTMDET, 256), (RETINANET, 16)):
         assert batch_of(Config.fromfile(find_config(name)), name) == batch, name
+    own = dict(train_cfg=dict(max_iters=1000), optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.01)))
+    own['train_dataloader'] = dict(batch_size=4, dataset=dict(type='CityscapesDataset'))
+    four = Config(own)
+    four.optim_wrapper.accumulative_counts = 4
+    one, four = (scaled_training(config, 'mine.py', 2975, 4) for config in (Config(own), four))
+    assert [each.optim_wrapper['optimizer']['lr'] for each in (one, four)] == [0.01, 0.0025] and one.steps == four.steps
     with pytest.raises(ValueError, match=r'mine.py: the config has no optim_wrapper.optimizer'):
         scaled_training(Config({'model': {}}), 'mine.py', 10, 2)
 

@@ -521,3 +521,35 @@ def test_further_test_sets_have_a_table_below_the_scores(tmp_path: Path) -> None
     for file in tmp_path.rglob('result.json'):
         result(file.parent, 50.0)
     assert answer(tmp_path).further_sets() is None
+
+
+def test_the_teachers_score_is_of_the_same_pictures_and_of_the_checkpoint_that_taught(tmp_path):
+    data = "\nval_dataloader = dict(dataset=dict(type='CityscapesDataset', data_root='{}'))"
+    teacher = logged(run(tmp_path / 'teacher', ALONE + data.format('a')), 40.0, 50.0, 30.0)
+    file = str(teacher / 'best_mIoU_iter_200.pth')
+    for root, score in (('a/', 50.0), ('b', None)):
+        folders = [
+            logged(run(tmp_path / root / name, model + data.format(root), teacher=file), 45.0 + len(name))
+            for name, model in (('kd', DISTILLED), ('alone', ALONE))
+        ]
+        assert answer(*folders).teacher == score
+    other = logged(run(tmp_path / 'other', ALONE + data.format('a')), 20.0)
+    kd = run(tmp_path / 'second', DISTILLED + data.format('a'), teacher=str(other / 'iter_100.pth'))
+    first = tmp_path / 'a/kd', tmp_path / 'a/alone'
+    assert answer(*first, logged(kd, 46.0)).teacher is None, 'each of two teachers leads its own students'
+
+
+def test_suites_of_two_teachers_metrics_or_splits_share_no_claim(tmp_path):
+    suites = [tmp_path / name for name in 'ab']
+    for suite, score in zip(suites, (60.0, 90.0), strict=True):
+        pair(suite, 50.0, 55.0)
+        result(row(suite, 'teacher'), score)
+    assert answer(suites[0]).teacher == 60.0 and answer(*suites).teacher is None
+    result(suites[1] / 'teacher', 60.0)
+    assert answer(*suites).teacher == 60.0
+    for key, values in {'metric': ('mIoU', 'mAcc'), 'test_is_val': (False, True)}.items():
+        for suite, value in zip(suites, values, strict=True):
+            result(suite / 'runs/kd/seed0', 55.0, {key: value})
+        with pytest.raises(ValueError, match='scored differently .* by '):
+            answer(*suites)
+        result(suites[1] / 'runs/kd/seed0', 55.0)

@@ -29,6 +29,14 @@ def divergence(student: Sequence[float], teacher: Sequence[float], t: float, s: 
     return sum(a * math.log(a / b) for a, b in zip(p, q, strict=True))
 
 
+def overlaps(a: Sequence[float], b: Sequence[float]) -> tuple[float, float, float]:
+    """Of two boxes by their corners: the area of both, that of either, and of their hull."""
+    inner = math.prod(max(min(a[n + 2], b[n + 2]) - max(a[n], b[n]), 0.0) for n in (0, 1))
+    areas = (math.prod(max(box[n + 2] - box[n], 0.0) for n in (0, 1)) for box in (a, b))
+    hull = math.prod(max(max(a[n + 2], b[n + 2]) - min(a[n], b[n]), 0.0) for n in (0, 1))
+    return inner, sum(areas) - inner, hull
+
+
 def set_up(kind: type[Distiller], *levels: Any, tap: str = 'tap', **options: Any) -> Any:
     """A distiller of one tap in float64, given the (student, teacher) shapes of each level without the batch."""
     torch.manual_seed(0)

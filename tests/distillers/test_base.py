@@ -53,13 +53,6 @@ def test_taps_and_weights():
     assert "student_tap='a'" in repr(Plain('a', 'c')) and "teacher_tap='c'" in repr(Plain('a', 'c'))
 
 
-def test_methods_must_be_implemented():
-    with pytest.raises(NotImplementedError, match=r'Distiller must implement forward\(\)'):
-        Distiller('a')({}, {}, None)
-    with pytest.raises(NotImplementedError, match=r'FeatureDistiller must implement loss\(\)'):
-        set_up(FeatureDistiller('a'), {'a': [ONE]})({'a': filled(1)}, {'a': filled(1)}, None)
-
-
 def test_levels_are_paired_weighted_and_summed_and_figures_for_the_log_averaged():
     distiller = Told(['a', ('b', 3.0)], ['c', 'd'])
     shapes = {'a': [ONE, ONE], 'b': [ONE]}

@@ -14,7 +14,7 @@ from mmdistill_dense.distillers.base import RunState
 from mmdistill_dense.distillers.crosskd import FORMS, Targets, form_of
 from mmdistill_dense.losses import aligned_scale, channel_moments, focal_entropy
 from tests import toys
-from tests.distillers.steps import draw, trained_children
+from tests.distillers.steps import boxed, draw, overlaps, trained_children
 from tests.distillers.test_pairs_that_cannot_be_compared import gfl
 
 KINDS = {'gfl': 'GFLHead', 'retinanet': 'RetinaHead', 'atss': 'ATSSHead', 'fcos': 'FCOSHead'}
@@ -24,6 +24,7 @@ TRAIN = dict(
     assigner=dict(type='ATSSAssigner', topk=9), sampler=dict(type='PseudoSampler'), allowed_border=-1, pos_weight=-1
 )
 BORDER = dict(train_cfg=dict(allowed_border=8))
+CROSS = dict(type='CrossKD', reuse_from=1)
 TAPS = 'bbox_head.cls_convs.0', 'bbox_head.reg_convs.0'
 
 
@@ -55,12 +56,11 @@ def distiller_of(kind: str, **options: Any) -> CrossKD:
     return made
 
 
-def samples(count: int = 2, seed: int = 0) -> list[Any]:
-    found = toys.det_batch(count, seed)['data_samples']
+def samples(count: int = 2, dtype: torch.dtype = torch.float64) -> list[Any]:
+    found = boxed(count)
     for sample in found:
-        sample.set_metainfo(dict(batch_input_shape=(64, 64)))
         sample.gt_instances.labels %= CLASSES
-        sample.gt_instances.bboxes = sample.gt_instances.bboxes.double()
+        sample.gt_instances.bboxes = sample.gt_instances.bboxes.to(dtype)
     return found
 
 
@@ -91,20 +91,14 @@ def naive_align(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
     return found.clamp(min=0)
 
 
-def area(box: list[float]) -> float:
-    return max(box[2] - box[0], 0.0) * max(box[3] - box[1], 0.0)
-
-
 def box_distance(kind: str, head: Any, s: torch.Tensor, t: torch.Tensor, prior: torch.Tensor) -> float:
     if kind == 'gfl':
         p, q = (x.view(4, -1).softmax(1) for x in (t, s))
         return float((p * (p / q).log()).sum() / 4)
     a, b = (head.bbox_coder.decode(prior[None], x[None])[0].tolist() for x in (s, t))
-    inner = area([max(a[0], b[0]), max(a[1], b[1]), min(a[2], b[2]), min(a[3], b[3])])
-    union = area(a) + area(b) - inner
+    inner, union, hull = overlaps(a, b)
     if kind == 'fcos':
         return -math.log(max(inner / max(union, 1e-6), 1e-6))
-    hull = area([min(a[0], b[0]), min(a[1], b[1]), max(a[2], b[2]), max(a[3], b[3])])
     return 1 - inner / union + (hull - union) / hull
 
 
@@ -195,18 +189,15 @@ def test_channels_of_small_deviation_and_constant_ones_of_the_teacher() -> None:
     student, teacher = draw(2, 3, 4, 4) * 1e-6, draw(2, 3, 4, 4, seed=1)
     teacher[:, 0] = 0.7
     found = aligned_scale(student, channel_moments(student)[None], channel_moments(teacher)[None])
-    for channel, one in enumerate(found.unbind(1)):
-        (deviation, mean), (scale, shift) = (torch.std_mean(x[:, channel]) for x in (student, teacher))
-        torch.testing.assert_close(one, (student[:, channel] - mean) / (deviation + 1e-6) * scale + shift)
+    (deviation, mean), (scale, shift) = (torch.std_mean(x, (0, 2, 3), keepdim=True) for x in (student, teacher))
+    torch.testing.assert_close(found, (student - mean) / (deviation + 1e-6) * scale + shift)
     assert (found[:, 0] == 0.7).all()
 
 
 @pytest.mark.parametrize('kind', KINDS)
 def test_targets_are_those_of_the_head(kind: str) -> None:
     made, scores = distiller_of(kind), [torch.zeros(2, CLASSES, 64 // one, 64 // one) for one in STRIDES]
-    head, data = made.teacher.module('').float(), samples()
-    for sample in data:
-        sample.gt_instances.bboxes = sample.gt_instances.bboxes.float()
+    head, data = made.teacher.module('').float(), samples(dtype=torch.float32)
     found = made.targets(head, scores, data)
     truth, metas = [one.gt_instances for one in data], [one.metainfo for one in data]
     if kind == 'fcos':
@@ -224,13 +215,13 @@ def test_targets_are_those_of_the_head(kind: str) -> None:
 
 def network(kind: str | dict, teacher: dict | None = None, **option: Any) -> Any:
     net = toys.det_net(kind, **TWO) if isinstance(kind, str) else kind
-    teacher = toys.det_net(kind, 16, channels=16, allow_random=True, **TWO) if teacher is None else teacher
-    option = option if 'type' in option else dict(type='CrossKD', reuse_from=1) | option
+    teacher = teacher or toys.det_net(kind, 16, channels=16, allow_random=True, **TWO)
+    option = option if 'type' in option else CROSS | option
     return toys.distilled('mmdet', student=net, teacher=teacher, distillers=dict(x=option))
 
 
-def own_losses(model: Any, batch: dict | None = None) -> dict[str, torch.Tensor]:
-    found = toys.losses_of(model, batch or toys.det_batch())
+def own_losses(model: Any) -> dict[str, torch.Tensor]:
+    found = toys.losses_of(model, toys.det_batch())
     return {name[10:]: value for name, value in found.items() if name.startswith('distill.x.loss')}
 
 
@@ -288,8 +279,7 @@ def test_by_scores_no_boxes_are_read() -> None:
 @pytest.mark.parametrize(('kind', 'method'), [*((kind, 'CrossKD') for kind in KINDS), ('gfl', 'LD')])
 def test_the_targets_that_the_student_assigned_are_kept(kind: str, method: str, monkeypatch: Any) -> None:
     """The same numbers as with a second assignment, which heads that assign otherwise need."""
-    option = dict(type=method, **dict(reuse_from=1) if method == 'CrossKD' else {})
-    model, found, counts = network(kind, **option), [], []
+    model, found, counts = network(kind, **(CROSS if method == 'CrossKD' else dict(type=method))), [], []
     head = model.bbox_head
     assign = type(head).get_targets
     monkeypatch.setattr(type(head), 'get_targets', lambda *args, **kw: counts.append(1) or assign(*args, **kw))
@@ -326,10 +316,8 @@ def test_a_subclass_that_predicts_in_the_same_way_is_known() -> None:
 
 def step(kind: str, pictures: slice) -> dict[str, Any]:
     """Losses of some of four pictures, and the gradient of their sum; one channel is constant in the first process."""
-    made, data = distiller_of(kind), samples(4)[pictures]
+    made, data = distiller_of(kind), samples(4, torch.float32)[pictures]
     made.teacher.module('').float()
-    for sample in data:
-        sample.gt_instances.bboxes = sample.gt_instances.bboxes.float()
     student, teacher = maps(4)[0], maps(4, seed=40)[0]
     student[1][:3, 0] = 0.25
     leaves = [[x[pictures].float().requires_grad_() for x in student] for _ in TAPS]

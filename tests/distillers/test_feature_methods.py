@@ -12,7 +12,6 @@ from mmdistill_dense import losses
 from mmdistill_dense.distillers import AT, CWD, DIST, MGD, PKD, SKD, AfDCD, CanKD, FitNet, LogitKD, RoIHeadKD
 from tests import toys
 from tests.distillers.steps import divergence, draw, loss_of, run, set_up
-from tests.distillers.test_pairs_that_cannot_be_compared import BINARY
 from tools.benchmark import reference
 
 
@@ -64,10 +63,7 @@ def test_the_alignment(kind, options, names):
     ({}, (8, 12), (4, 6)),
     (dict(patch_size=2), (5, 6), (3, 3)),  # a last incomplete patch is a node
     (dict(patch_size=3), (2, 9), (1, 3)),  # a patch no larger than the map
-    (dict(patch_size=1), (5, 6), (5, 6)),
-    (dict(pool_scale=0.5), (8, 12), (2, 2)),
     (dict(pool_scale=0.5), (5, 12), (3, 2)),
-    (dict(pool_scale=1.0), (8, 12), (1, 1)),
     (dict(pool_scale=0.1), (5, 20), (5, 10)),  # never less than a position
 ])  # fmt: skip
 def test_nodes_of_skd_are_the_largest_values_of_patches(options, size, nodes):
@@ -123,19 +119,6 @@ def test_scores_that_a_segmentor_decides_one_by_one_do_not_compete(loss, refused
         toys.distilled(teacher=teacher, distillers=dict(kd=dict(type='LogitKD')))
 
 
-def test_a_binary_head_is_distilled_by_its_sigmoid():
-    distillers = dict(kd=dict(type='LogitKD'), dist=dict(type='DIST', beta=0))
-    distillers = {name: dict(option, activation='sigmoid') for name, option in distillers.items()}
-    model, batch = toys.distilled(student=BINARY[0], teacher=BINARY[1], distillers=distillers), toys.seg_batch()
-    for sample in batch['data_samples']:
-        sample.gt_sem_seg.data = (sample.gt_sem_seg.data > 2).long()
-    found = toys.losses_of(model, batch)
-    for name in distillers:
-        weight = model.decode_head.conv_seg.weight
-        (grad,) = torch.autograd.grad(found[f'distill.{name}.loss_{name}'], [weight], retain_graph=True)
-        assert grad.any(), name
-
-
 # Standardised scores
 
 
@@ -145,8 +128,7 @@ def standard(student, teacher, temperature=2.0):
 
 def naive_standard(student, teacher, temperature):
     """One row in plain numbers."""
-    rows = [[(value - statistics.fmean(row)) / (statistics.stdev(row) + 1e-7) for value in row]
-            for row in (student, teacher)]  # fmt: skip
+    rows = [[(z - statistics.fmean(row)) / (statistics.stdev(row) + 1e-7) for z in row] for row in (student, teacher)]
     return temperature**2 * divergence(*rows, temperature)
 
 
@@ -270,23 +252,10 @@ def cankd_naive(part: torch.nn.Module, student: Tensor, teacher: Tensor) -> Tens
     def one(conv: torch.nn.Conv2d, x: Tensor) -> Tensor:
         return torch.einsum('oc,bchw->bohw', conv.weight[:, :, 0, 0], x) + conv.bias[:, None, None]
 
-    key, value = (
-        one(conv, teacher)[..., : height // 2 * 2, : width // 2 * 2]
-        .unflatten(3, (-1, 2))
-        .unflatten(2, (-1, 2))
-        .amax((3, 5))
-        for conv in (part.phi, part.g)
-        for height, width in [teacher.shape[2:]]
-    )
+    key, value = (F.max_pool2d(one(conv, teacher), 2) for conv in (part.phi, part.g))
     read = one(part.out, reference.cankd_read(one(part.theta, student), key, value))
-    mean, variance = read.mean((0, 2, 3), keepdim=True), read.var((0, 2, 3), correction=0, keepdim=True)
-    read = (read - mean) / (variance + part.norm.eps).sqrt() * part.norm.weight[:, None, None]
-    read = read + part.norm.bias[:, None, None]
-    both = []
-    for x in (student + read, teacher):
-        mean, variance = x.mean((2, 3), keepdim=True), x.var((2, 3), correction=0, keepdim=True)
-        both.append((x - mean) / (variance + 1e-5).sqrt())
-    return ((both[0] - both[1]) ** 2).mean()
+    read = F.batch_norm(read, None, None, part.norm.weight, part.norm.bias, training=True, eps=part.norm.eps)
+    return F.mse_loss(F.instance_norm(student + read), F.instance_norm(teacher))
 
 
 @pytest.mark.parametrize('size', [(4, 6), (5, 3), (2, 2)])
@@ -294,9 +263,8 @@ def test_cankd_is_its_formula(size: tuple[int, int]) -> None:
     made = set_up(CanKD, [(4, *size), (6, *size)])
     student, teacher = draw(2, 4, *size).requires_grad_(), draw(2, 6, *size, seed=1)
     first = loss_of(made, student, teacher)
-    torch.testing.assert_close(
-        first, losses.instance_distance(made.aligns[0](student), teacher)
-    )  # nothing is read at first
+    nothing_read = losses.instance_distance(made.aligns[0](student), teacher)
+    torch.testing.assert_close(first, nothing_read)
     first.backward()
     assert made.parts[0].norm.weight.grad.any() and not made.parts[0].theta.weight.grad.any()
     torch.nn.init.constant_(made.parts[0].norm.weight, 0.7)

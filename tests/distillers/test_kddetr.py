@@ -10,7 +10,7 @@ from mmdistill_dense.losses import query_terms
 from mmdistill_dense.networks.recording import Replay
 from mmdistill_dense.networks.taps import DECODER
 from tests import toys
-from tests.distillers.steps import divergence, draw, trained_children
+from tests.distillers.steps import divergence, draw, overlaps, trained_children
 from tests.query_nets import CONFIGS, query_model
 
 SMALL = [kind for kind in CONFIGS if kind != 'two-stage']
@@ -41,12 +41,8 @@ def naive(own_scores, own_boxes, scores, boxes, temperature, mean):
                 terms[0] += weight * temperature**2 * kl / scores.shape[2]
                 s, t = own_boxes[layer, b, m].tolist(), boxes[b, m].tolist()
                 terms[1] += weight * sum(abs(one - other) for one, other in zip(s, t, strict=True)) / 4
-                (x1, y1, x2, y2), (u1, v1, u2, v2) = (
-                    (cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2) for cx, cy, w, h in (s, t)
-                )
-                inner = max(min(x2, u2) - max(x1, u1), 0) * max(min(y2, v2) - max(y1, v1), 0)
-                union = s[2] * s[3] + t[2] * t[3] - inner
-                hull = (max(x2, u2) - min(x1, u1)) * (max(y2, v2) - min(y1, v1))
+                corners = ((cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2) for cx, cy, w, h in (s, t))
+                inner, union, hull = overlaps(*corners)
                 terms[2] += weight * (1 - inner / union + (hull - union) / hull)
     return [terms[0] / weights if mean else terms[0], terms[1] / weights, terms[2] / weights]
 

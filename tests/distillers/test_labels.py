@@ -49,16 +49,6 @@ def run(distiller, student, teacher, labels=None):
     return steps.run(distiller, student, teacher, None if labels is None else samples_of(labels))
 
 
-def unit(vector):
-    length = math.sqrt(sum(v * v for v in vector)) or 1.0  # a pixel that the projector's ReLU made 0 stays 0
-    return [v / length for v in vector]
-
-
-def pixels_of(x):
-    """For each picture its pixels' unit vectors, as lists."""
-    return [[unit(pixel.tolist()) for pixel in picture.flatten(1).t()] for picture in x]
-
-
 @pytest.mark.parametrize('pool', [1, 2])
 def test_minibatch_equals_the_released_loop_over_pictures(pool):
     student, teacher = draw(3, 4, 3, 2), draw(3, 5, 3, 2, seed=1)
@@ -101,19 +91,18 @@ def test_a_step_writes_pixels_of_their_class_and_the_mean_of_each_class_and_pict
     memory = distiller.parts[0]
     random = memory.queue('pixel').rows.clone()
     run(distiller, draw(2, 4, 3, 2), teacher, labels)
-    targets, flat = pixels_of(teacher), labels.flatten(1).tolist()
+    targets = F.normalize(teacher, dim=1).flatten(2).mT
     for kind in range(CLASSES):
-        own = [[pixel for pixel, label in zip(targets[i], flat[i], strict=True) if label == kind] for i in range(2)]
-        means = [unit([sum(v) / len(found) for v in zip(*found, strict=True)]) for found in own if found]
-        regions = memory.queue('region')
+        own = [rows[label == kind] for rows, label in zip(targets, labels.flatten(1), strict=True)]
+        means = F.normalize(torch.stack([rows.mean(0) for rows in own if len(rows)]), dim=1)
+        regions, pixels = memory.queue('region'), memory.queue('pixel')
         assert int(regions.ptr[kind]) == len(means)
-        torch.testing.assert_close(regions.rows[kind, : len(means)], torch.tensor(means, dtype=torch.float64))
-        count = sum(min(2, len(found)) for found in own)
-        written = memory.queue('pixel').rows[kind]
-        assert int(memory.queue('pixel').ptr[kind]) == count % 6
+        torch.testing.assert_close(regions.rows[kind, : len(means)], means)
+        count = sum(min(2, len(rows)) for rows in own)
+        written = pixels.rows[kind]
+        assert int(pixels.ptr[kind]) == count % 6
         torch.testing.assert_close(written[count:], random[kind, count:])
-        members = torch.tensor([pixel for found in own for pixel in found], dtype=torch.float64)
-        assert torch.cdist(written[:count], members).amin(1).max() < 1e-12
+        assert torch.cdist(written[:count], torch.cat(own)).amin(1).max() < 1e-12
         assert len({tuple(row.tolist()) for row in written[:count]}) == count, 'no pixel twice'
 
 
@@ -195,16 +184,10 @@ def test_labels_are_those_of_the_nearest_pixels_and_the_last_ones_count_as_class
     assert loss_of(distiller, student, teacher, samples) < loss
 
 
-@pytest.mark.parametrize(
-    'option',
-    [
-        dict(type='IFVD'),
-        dict(
-            type='CIRKD', minibatch_weight=0.0, pixel_memory=20, region_memory=4, pixel_contrast=30, region_contrast=9
-        ),
-    ],
-    ids=['ifvd', 'cirkd'],
-)
+MEMORY = dict(pixel_memory=20, region_memory=4, pixel_contrast=30, region_contrast=9)
+
+
+@pytest.mark.parametrize('option', [dict(type='IFVD'), dict(MEMORY, type='CIRKD', minibatch_weight=0.0)])
 def test_labels_that_the_students_head_ignores_are_no_class(option):
     """The head ignores label 0. The loss equals that of label maps with 255 in its place."""
     heads = dict(decode_head=dict(ignore_index=0), auxiliary_head=dict(ignore_index=0))

@@ -65,11 +65,11 @@ def test_all_methods_are_there():
     assert len(METHODS) > 15 and len(checked) > 100
 
 
-# A value that a rule refuses, and the options of that rule; its text is asked in tests/utils/test_validate.py.
+# A value that a rule refuses, and the options of that rule; its text is asked in tests/utils/test_helpers.py.
 REFUSED = {
     -1: 'AfDCD.fd_weight CIRKD.pixel_weight CrossKD.beta CrossKD.class_weight CrossKD.reuse_from DIST.gamma FGD.alpha '
         'DeFeat.foreground_weight FGD.lambda_ FreeKD.mse_weight KDDETR.general LD.class_weight LD.main_weight '
-        'MasKD.student_mask_from PCD.monitor_interval QueueKL.student_temperature CWD.temperature',
+        'MasKD.eps MasKD.student_mask_from PCD.monitor_interval QueueKL.student_temperature CWD.temperature',
     0: 'CIRKD.num_classes CIRKD.pool CIRKD.temperature CrossKD.eps DIST.temperature DeFeat.base_size FGD.temperature '
        'FeatureMatch.steps FreeKD.steps HeadOutputKD.beta IFVD.num_classes KDDETR.temperature LD.temperature '
        'LogitKD.temperature MGD.alpha MasKD.factor MasKD.num_tokens PCD.keys_per_image PCD.num_pixels PCD.queue_size '
@@ -85,12 +85,10 @@ VALUES = [
     ('AfDCD', dict(fd_weight=0, ctr_weight=0), f'fd_weight, ctr_weight {NOT_ALL_0}, got 0, 0; loss_weight=0'),
     ('AfDCD', dict(mask=dict(type='block')), "mask.type must be one of 'random', 'centre', got 'block'"),
     ('AfDCD', dict(mask=dict(type='centre', ratio=0.5)), "mask of type 'centre' has no ratio"),
-    ('AfDCD', dict(mask=dict(type='random', ratio=1.0)), r'mask.ratio must be a number in \[0, 1\), got 1.0'),
     ('CIRKD', dict(minibatch_weight=0, pixel_weight=0, region_weight=0), NOT_ALL_0),
     ('DIST', dict(beta=0, gamma=0), f'beta, gamma {NOT_ALL_0}, got 0, 0'),
     ('KDDETR', dict(general=0, specific=False), 'leave no queries'),
     ('FeatureMatch', dict(cosine=0, smooth_l1=0), f'cosine, smooth_l1, mse {NOT_ALL_0}'),
-    ('FRS', dict(feature_weight=-1.0), f'feature_weight, class_weight {NOT_ALL_0}, got -1.0'),
     ('FRS', dict(align='conv5'), 'align'),
     ('FRS', dict(student_tap='neck'), 'must be two taps without weights, e.g. .*got .*neck'),
     ('FRS', dict(student_tap=[('neck', 0.5), 'bbox_head[0]']), 'two taps without weights'),
@@ -103,7 +101,6 @@ VALUES = [
     ('LD', dict(main_weight=0, valuable_weight=0, class_weight=0), f'main_weight, .* {NOT_ALL_0}, got 0, 0, 0'),
     *((method, dict(standardise=True, **more), 'standardise needs class scores that compete')
       for method, more in (('LogitKD', dict(activation='sigmoid')), ('RoIHeadKD', {}))),
-    ('MasKD', dict(eps=-1e-5), 'eps must be a finite number >= 0, got -1e-05'),
     ('FRS', dict(feature_weight=0, class_weight=0), f'feature_weight, class_weight {NOT_ALL_0}, got 0, 0'),
     ('DIST', dict(align='conv'), "DIST has no option 'align'"),
     ('MasKD', dict(learn=dict(iterations=5)), "learn has no option 'iterations'"),
@@ -114,28 +111,16 @@ VALUES = [
       for one in ('hidden', 'layers')),
     ('PCD', dict(head=dict(type='mlp', bias='last')), "head.bias must be one of None, True, False, 'hidden', got"),
     *(('PCD', dict(head={'type': 'mlp', one: 0}), f'head.{one} must be a whole') for one in ('hidden', 'layers')),
-    ('PCD', dict(head=dict(width=3)), 'head has no width; its keys are type, hidden, bias, layers'),
     ('PCD', dict(queue_size='auto', keys_per_image=2), "queue_size='auto' chooses keys_per_image too"),
-    ('QueueKL', dict(head=dict(type='conv')), 'head.type must be one of'),
-    ('RoIHeadKD', dict(form='dist', beta=1.0), "beta > 0 belongs to form='smooth_l1'"),
     ('RoIHeadKD', dict(form='l1', temperature=1.0), 'temperature > 0 belongs to the forms of class scores'),
     ('RoIHeadKD', dict(student_tap=['a', 'b']), r"student_tap must be one tap, got \['a', 'b'\]"),
     ('SimReg', dict(head=dict(type='mlp4', layer=2)), 'head has no layer; its keys are type'),
     ('SKD', dict(patch_size=2, pool_scale=0.5), 'both set the patch: give only one'),
     ('AfDCD', dict(fd_reduction='sum'), "fd_reduction='sum' needs fd_weight"),
     ('PCD', dict(queue_size='auto', enqueue='pooled'), "queue_size='auto' keeps pixels"),
-    # whole texts: the option, its type, and the value
-    ('CWD', dict(temperature='4'), r"^temperature must be a finite number > 0, got '4'\.$"),
-    ('MasKD', dict(student_mask_from=-1), r'^student_mask_from must be a whole number >= 0 or None, got -1\.$'),
-    ('MGD', dict(mask_ratio=1.0), r'^mask_ratio must be a (finite )?number in \[0, 1\), got 1\.0\.$'),
     ('CWD', dict(schedule=5), r'^schedule must be a dict or None, got 5\.$'),
-    ('AfDCD', dict(mask='random'), r"^mask must be a dict or None, got 'random'\.$"),
     ('AfDCD', dict(mask=dict(type='random', ratio='0.5')), r"^mask\.ratio must be a number in \[0, 1\), got '0\.5'"),
     ('AfDCD', dict(patch_size=('4', 4)), r'^patch_size must be a list, each member a whole number or None, got \('),
-    ('FeatureMatch', dict(cosine=math.nan), r'^cosine must be a finite number, got nan\.$'),
-    ('MasKD', dict(learn=dict(dice_weight=math.inf)), r'^learn\.dice_weight must be a finite number >= 0, got inf\.$'),
-    ('MasKD', dict(learn=dict(optimizer='Adam')), r"^learn\.optimizer must be a dict, got 'Adam'\.$"),
-    ('CWD', dict(clip_max_norm=math.nan), r'^clip_max_norm must be a finite number > 0 or None, got nan\.$'),
     # taps
     ('CWD', dict(student_tap='a..b'), "'a..b' is not a tap"),
     *(('CWD', {'student_tap': 'a', f'{side}_tap': []}, f'{side}_tap is empty') for side in ('student', 'teacher')),

@@ -54,16 +54,13 @@ def test_two_views_are_crossed_unless_told_otherwise_and_one_is_compared_with_it
         torch.testing.assert_close(_loss(distiller, [s1], [t1]), _plain(s1, t1, queue, 0.07))
 
 
-@pytest.mark.parametrize('resize', ['teacher', 'student'])
-def test_maps_of_different_size_are_brought_together(resize):
+def test_maps_of_different_size_are_brought_together():
     student, teacher = draw(2, 6, 6, 8), draw(2, 6, 3, 4, seed=1)
-    distiller = _make(resize=resize)
-    queue = distiller.queue.rows.clone()
-    pair = {
-        'teacher': (student, F.interpolate(teacher, (6, 8), mode='bilinear', align_corners=False)),
-        'student': (F.avg_pool2d(student, 2), teacher),
-    }
-    torch.testing.assert_close(_loss(distiller, [student], [teacher]), _plain(*pair[resize], queue))
+    larger = F.interpolate(teacher, (6, 8), mode='bilinear', align_corners=False)
+    for resize, pair in (('teacher', (student, larger)), ('student', (F.avg_pool2d(student, 2), teacher))):
+        distiller = _make(resize=resize)
+        expected = _plain(*pair, distiller.queue.rows.clone())
+        torch.testing.assert_close(_loss(distiller, [student], [teacher]), expected)
 
 
 def test_wrong_numbers_of_views_are_named():
@@ -312,23 +309,21 @@ def test_attention_runs_under_autocast_and_warns_of_large_maps():
     attention = PixelAttention(16, 4)
     nn.init.normal_(attention.gamma)
     with torch.autocast('cpu', torch.bfloat16):
-        y = attention(torch.randn(1, 16, 3, 5))
-    assert y.isfinite().all()
-    with torch.device('meta'):
-        meta = PixelAttention(16)
+        assert attention(torch.randn(1, 16, 3, 5)).isfinite().all()
     with pytest.warns(UserWarning, match='computes attention over 65 x 64 = 4160 pixels'):
-        meta(torch.empty(1, 16, 65, 64, device='meta'))
+        attention.to('meta')(torch.empty(1, 16, 65, 64, device='meta'))
 
 
 def test_random_rows_are_unit_and_the_same_everywhere():
-    torch.manual_seed(1)
-    state = torch.get_rng_state()
-    queue = NegativeQueue(40, 6, 'random')
-    assert torch.equal(torch.get_rng_state(), state)
-    torch.manual_seed(2)
-    assert torch.equal(NegativeQueue(40, 6, 'random').rows, queue.rows)
-    torch.testing.assert_close(queue.rows.norm(dim=1), torch.ones(40))
-    assert len(queue.negatives()) == 40 and len(NegativeQueue(40, 6).negatives()) == 0
+    queues = []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        state = torch.get_rng_state()
+        queues.append(NegativeQueue(40, 6, 'random'))
+        assert torch.equal(torch.get_rng_state(), state)
+    assert torch.equal(*(queue.rows for queue in queues))
+    torch.testing.assert_close(queues[0].rows.norm(dim=1), torch.ones(40))
+    assert len(queues[0].negatives()) == 40 and len(NegativeQueue(40, 6).negatives()) == 0
 
 
 @pytest.mark.parametrize(

@@ -119,29 +119,17 @@ TOLERANCES = {
         module / grad_feat_s_ctr / 2e-7 1e-3 1e-14 1e-6
         module / grad_* / 2e-7 1e-3
         * / grad_* / 2e-7 5e-5""",
-    'class_map': f"""
-        * / loss loss_weighed loss_positions loss_elements / {LOSS}
-        * / student_groups teacher_groups grad_* row_weight best_mass / {WIDE_MAP}""",
-    'crosskd': f"""
-        * / loss loss_* / {LOSS}
-        * / aligned grad_student level*_cross_* level*_teacher_score level*_teacher_box level*_grad_* / {WIDE_MAP}""",
-    'defeat': f"""
-        * / loss_* / {LOSS}
-        * / *grad_student / {MAP}
-        neck / level*_mask / 0 0 0.01 0.01""",
-    'freekd': f"""
-        * / loss level*_loss level*_terms dice / {LOSS}
-        * / ll high* out *mask* *grad_* / {MAP}
-        haar / x / {MAP}""",
-    'frs': f"""
-        * / loss_* / {LOSS}
-        * / level*_mask level*_grad_* / {MAP}""",
-    'kddetr': f"""
-        * / loss* / {LOSS}
-        * / grad_* / {MAP}""",
-    'logit_std': f"""
-        * / loss / {LOSS}
-        * / grad_student / {WIDE_MAP}""",
+    **dict.fromkeys(('class_map', 'crosskd', 'logit_std'), f"""
+        * / loss loss_weighed loss_positions loss_elements loss_cls loss_reg loss_centre / {LOSS}
+        * / *grad_* student_groups teacher_groups row_weight best_mass / {WIDE_MAP}
+        * / aligned level*_cross_* level*_teacher_score level*_teacher_box / {WIDE_MAP}"""),
+    **dict.fromkeys(('defeat', 'freekd', 'frs', 'kddetr', 'pcd_vector', 'seed'), f"""
+        near / loss row_divergence / 1e-9 0 1e-12 1e-6
+        near / grad_student / 1e-9 1e-3 1e-12 1e-12
+        neck / level*_mask / 0 0 0.01 0.01
+        * / loss loss_[bfg]* loss_class level*_loss level*_terms dice row_loss row_divergence / {LOSS}
+        * / *grad_* *mask* ll high* out keys / {MAP}
+        haar / x / {MAP}"""),
     'maskd': """
         * / *loss / 1e-9 1e-5
         dice / dice / 1e-9 1e-5
@@ -176,18 +164,10 @@ TOLERANCES = {
         spatial_adaptor / */map */map_keep_last_bn */head_of_pooled* / {PCD}
         lars / conv_[1-9]* linear_[1-9]* bias_[1-9]* bn_[1-9]* zero_[1-9]* released_* / {PCD}
         schedule / lr / {PCD}""",
-    'pcd_vector': f"""
-        * / loss row_loss / {LOSS}
-        * / keys grad_* / {MAP}""",
-    'seed': f"""
-        near / loss row_divergence / 1e-9 0 1e-12 1e-6
-        near / grad_student / 1e-9 1e-3 1e-12 1e-12
-        * / loss row_divergence / {LOSS}
-        * / grad_student / {MAP}""",
     'trajectories': """
         * / curve / 1e-10 1e-4
         * / *_after* / 1e-9 1e-3""",
-}
+}  # fmt: skip
 
 
 def tolerances_of(method: str, kind: str, file: File) -> dict[str, Tolerance]:

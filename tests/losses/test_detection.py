@@ -110,25 +110,6 @@ def test_region_equals_the_naive_formula(topk: int, ratio: float) -> None:
     assert valuable_region(torch.zeros(0, 4), BOXES, [0, 0, 0]).shape == (0,), 'no anchors'
 
 
-def test_the_threshold_is_that_of_mmdets_assigner() -> None:
-    """It lies between what decides on a box's region and the IoU of its positives."""
-    assigners = pytest.importorskip('mmdet.models.task_modules.assigners')
-    from mmengine.registry import DefaultScope
-    from mmengine.structures import InstanceData
-
-    anchors = _anchors()
-    for box in BOXES:
-        ground_truth = InstanceData(bboxes=box[None], labels=torch.zeros(1, dtype=torch.long))
-        with DefaultScope.overwrite_default_scope('mmdet'):
-            assigner = assigners.ATSSAssigner(topk=9)
-        result = assigner.assign(InstanceData(priors=anchors), SIZES, ground_truth)
-        positive = result.gt_inds > 0
-        assert positive.any()
-        overlaps = torch.tensor([_iou(anchor, box.tolist())[:2] for anchor in anchors.tolist()])
-        region = valuable_region(anchors, box[None], SIZES) > 0
-        assert overlaps[region, 1].max() < overlaps[positive, 0].min()
-
-
 # Inputs and options that are refused, in words; unequal shapes of both sides are asked in tests/properties
 
 
@@ -143,7 +124,6 @@ dense = partial(losses.dense_contrast, pool_size=0)
 
 @pytest.mark.parametrize(('loss', 'inputs', 'options', 'words'), [
     (dense, (WIDE, WIDE), dict(groups=1), r'groups must be at least 2 .* got 1'),
-    (dense, (WIDE, WIDE), dict(groups=1, contrast='channel'), r'groups must be at least 2'),
     (dense, (WIDE[:, 2:], WIDE[:, 2:]), {}, r'groups=16 does not divide the 30 channels'),
     (dense, (WIDE, WIDE), dict(pool_size=-1), r'pool_size must be 0'),
     (dense, (WIDE, WIDE), dict(patch_size=(0, 4)), r'patch_size must be \(height, width\)'),

@@ -1,6 +1,8 @@
 """Distances of two feature maps, their relations, masks over them, and the convolutions of masked maps."""
 
 import math
+from functools import partial
+from typing import Any
 
 import pytest
 import torch
@@ -8,28 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from mmdistill_dense.apps.inspect.step_cost import peak_extra_memory
-from mmdistill_dense.losses import (
-    Branch,
-    attention_distance,
-    centre_keep,
-    centres_inside,
-    feature_mimic,
-    gate,
-    mask_dice,
-    mask_weights,
-    masked_align_conv,
-    masked_conv,
-    masked_feature_loss,
-    pairwise_distance,
-    pixel_weights,
-    prototype_distance,
-    random_keep,
-    standardized_mse,
-    to_grid,
-    token_masks,
-    weighted_mse,
-)
+from mmdistill_dense import losses
 from mmdistill_dense.losses.maps import smooth_l1
 from tests.distillers.steps import draw
 from tools.benchmark import reference
@@ -37,32 +18,28 @@ from tools.benchmark import reference
 SHAPE = (3, 4, 5, 6)
 
 
-@pytest.mark.parametrize('reduction, divisor', [('sum', 3), ('mean', 3 * 4 * 5 * 6)])
-def test_equals_the_naive_formula_of_mimic(reduction: str, divisor: int) -> None:
-    student, teacher = draw(*SHAPE).requires_grad_(), draw(*SHAPE, seed=1).requires_grad_()
-    loss = feature_mimic(student, teacher, reduction=reduction)
-    pairs = zip(student.flatten().tolist(), teacher.flatten().tolist(), strict=True)
-    assert loss.item() == pytest.approx(sum((s - t) ** 2 for s, t in pairs) / divisor, rel=1e-12)
-    loss.backward()
-    torch.testing.assert_close(student.grad, 2 * (student - teacher).detach() / divisor)
-    assert teacher.grad is None
-
-
 def _huber(difference: float, beta: float) -> float:
     size = abs(difference)
     return size * size / (2 * beta) if size < beta else size - beta / 2
 
 
-@pytest.mark.parametrize('beta', [1.0, 0.11, 0.0])
-def test_equals_the_naive_formula_of_regression(beta: float) -> None:
-    student, teacher = draw(3, 4, 5).requires_grad_(), draw(3, 4, 5, seed=1).requires_grad_()
-    loss = smooth_l1(student, teacher, beta=beta)
-    pairs = list(zip(student.flatten().tolist(), teacher.flatten().tolist(), strict=True))
-    assert loss.item() == pytest.approx(sum(_huber(s - t, beta) for s, t in pairs) / 60, rel=1e-12)
-    loss.backward()
-    difference = (student - teacher).detach()
-    slope = difference.sign() if beta == 0 else (difference / beta).clamp(-1, 1)
-    torch.testing.assert_close(student.grad, slope / 60)
+def _slope(difference: Tensor, beta: float) -> Tensor:
+    return difference.sign() if beta == 0 else (difference / beta).clamp(-1, 1)
+
+
+@pytest.mark.parametrize(('loss', 'term', 'slope', 'divisor'), [
+    (losses.feature_mimic, lambda d: d * d, lambda d: 2 * d, 3),
+    (partial(losses.feature_mimic, reduction='mean'), lambda d: d * d, lambda d: 2 * d, 360),
+    *((partial(smooth_l1, beta=beta), partial(_huber, beta=beta), partial(_slope, beta=beta), 360)
+      for beta in (1.0, 0.11, 0.0)),
+])  # fmt: skip
+def test_differences_equal_the_naive_formulas(loss: Any, term: Any, slope: Any, divisor: int) -> None:
+    student, teacher = draw(*SHAPE).requires_grad_(), draw(*SHAPE, seed=1).requires_grad_()
+    found = loss(student, teacher)
+    pairs = zip(student.flatten().tolist(), teacher.flatten().tolist(), strict=True)
+    assert found.item() == pytest.approx(sum(term(s - t) for s, t in pairs) / divisor, rel=1e-12)
+    found.backward()
+    torch.testing.assert_close(student.grad, slope((student - teacher).detach()) / divisor)
     assert teacher.grad is None
 
 
@@ -72,8 +49,8 @@ def _maps_correlation() -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def test_equals_the_released_formula_of_correlation() -> None:
-    student, teacher = _maps_correlation()
-    assert standardized_mse(student, teacher).item() == pytest.approx(reference.pkd(student, teacher).item(), rel=1e-10)
+    maps = _maps_correlation()
+    assert losses.standardized_mse(*maps).item() == pytest.approx(reference.pkd(*maps).item(), rel=1e-10)
 
 
 @pytest.mark.parametrize('offset', [0.0, 0.1, 5.0, 1000.1])
@@ -82,7 +59,7 @@ def test_a_channel_of_the_student_that_does_not_vary_has_no_gradient(offset: flo
     generator = torch.Generator().manual_seed(3)
     student, teacher = torch.randn(2, 2, 4, 25, 42, generator=generator)
     student[:, 1] = offset + noise * student[:, 1]
-    standardized_mse(student.requires_grad_(), teacher).backward()
+    losses.standardized_mse(student.requires_grad_(), teacher).backward()
     assert student.grad is not None and student.grad[:, 1].abs().max() == 0
     assert all(student.grad[:, c].any() for c in (0, 2, 3))
 
@@ -90,12 +67,12 @@ def test_a_channel_of_the_student_that_does_not_vary_has_no_gradient(offset: flo
 @pytest.mark.parametrize('offset', [0.1, 1000.1])
 def test_channels_that_do_not_vary_have_half_a_loss_on_one_side_and_none_on_both(offset: float) -> None:
     student, teacher = (x.float() for x in _maps_correlation())
-    n, rest = 3 * 5 * 6, standardized_mse(student[:, 1:], teacher[:, 1:]) * 3
+    n, rest = 3 * 5 * 6, losses.standardized_mse(student[:, 1:], teacher[:, 1:]) * 3
     for flat in ((student,), (student, teacher)):
         for x in flat:
             x[:, 0] = offset
         expected = rest + (n - 1) / (2 * n) * (len(flat) == 1)
-        torch.testing.assert_close(standardized_mse(student, teacher) * 4, expected, rtol=1e-5, atol=0)
+        torch.testing.assert_close(losses.standardized_mse(student, teacher) * 4, expected, rtol=1e-5, atol=0)
 
 
 def _naive_attention(student: Tensor, teacher: Tensor, power: float) -> float:
@@ -114,27 +91,23 @@ def _naive_attention(student: Tensor, teacher: Tensor, power: float) -> float:
 @pytest.mark.parametrize('power', [1.0, 2.0, 3.5])
 def test_attention_equals_positions_one_by_one(power: float) -> None:
     student, teacher = draw(2, 3, 3, 4), draw(2, 5, 3, 4, seed=1)
-    loss = attention_distance(student, teacher, power=power)
+    loss = losses.attention_distance(student, teacher, power=power)
     assert loss.item() == pytest.approx(_naive_attention(student, teacher, power), rel=1e-9)
 
 
-def test_sum_is_free_of_the_size_and_at_most_two() -> None:
+def test_the_sum_is_that_of_all_positions() -> None:
     student, teacher = draw(2, 3, 3, 4), draw(2, 5, 3, 4, seed=1)
-    total = attention_distance(student, teacher, reduction='sum')
-    torch.testing.assert_close(total, 12 * attention_distance(student, teacher))
-    apart = torch.eye(4).reshape(4, 1, 1, 4)
-    assert attention_distance(apart, apart.flip(0), reduction='sum').item() == pytest.approx(2)
-    both = [x.repeat_interleave(2, 2).repeat_interleave(2, 3) for x in (student, teacher)]
-    torch.testing.assert_close(attention_distance(*both, reduction='sum'), total)
+    total = losses.attention_distance(student, teacher, reduction='sum')
+    torch.testing.assert_close(total, 12 * losses.attention_distance(student, teacher))
 
 
 @pytest.mark.parametrize(('size', 'averaged'), [((3, 2), True), ((2, 4), True), ((7, 4), False), ((3, 5), False)])
 def test_a_smaller_grid_averages_and_one_larger_on_an_axis_interpolates(size: tuple[int, int], averaged: bool) -> None:
     x = torch.randn(1, 2, 6, 4)
     bilinear = F.interpolate(x, size, mode='bilinear', align_corners=False)
-    torch.testing.assert_close(to_grid(x, size), F.adaptive_avg_pool2d(x, size) if averaged else bilinear)
-    assert to_grid(x, (6, 4)) is x
-    inside = [centres_inside([shape], (32, 32), (4, 4)) for shape in ((20, 20, 3), (20, 20))]
+    torch.testing.assert_close(losses.to_grid(x, size), F.adaptive_avg_pool2d(x, size) if averaged else bilinear)
+    assert losses.to_grid(x, (6, 4)) is x
+    inside = [losses.centres_inside([shape], (32, 32), (4, 4)) for shape in ((20, 20, 3), (20, 20))]
     assert torch.equal(*inside), 'channels of an image shape are ignored'
 
 
@@ -152,12 +125,12 @@ def _maps(size: tuple[int, int], c_s: int, c_t: int, batch: int = 2) -> tuple[Te
 @SIZES
 def test_relations_equal_the_released_formula_with_its_gradient(size: tuple[int, int], c_s: int, c_t: int) -> None:
     student, teacher = _maps(size, c_s, c_t)
-    loss, naive = pairwise_distance(student, teacher), reference.skd(student, teacher)
+    loss, naive = losses.pairwise_distance(student, teacher), reference.skd(student, teacher)
     torch.testing.assert_close(loss, naive)
     torch.testing.assert_close(torch.autograd.grad(loss, student), torch.autograd.grad(naive, student))
     unit, target = (x.flatten(2) / x.detach().flatten(2).norm(dim=1, keepdim=True) for x in (student, teacher))
     naive = (unit.mT @ unit - target.mT @ target).square().mean()  # the authors' code stops the gradient at the norms
-    loss = pairwise_distance(student, teacher, through_norm=False)
+    loss = losses.pairwise_distance(student, teacher, through_norm=False)
     torch.testing.assert_close(loss, naive)
     torch.testing.assert_close(torch.autograd.grad(loss, student), torch.autograd.grad(naive, student))
 
@@ -166,7 +139,7 @@ def test_with_few_channels_no_matrix_of_positions_is_kept() -> None:
     student, teacher = (x.detach().float() for x in _maps((32, 32), 4, 8, batch=1))
     sizes: list[int] = []
     with torch.autograd.graph.saved_tensors_hooks(lambda x: sizes.append(x.numel()) or x, lambda x: x):
-        loss = pairwise_distance(student.requires_grad_(), teacher)
+        loss = losses.pairwise_distance(student.requires_grad_(), teacher)
     loss.backward()
     assert max(sizes) <= 32 * 32 * 8, 'the maps themselves are the largest'
 
@@ -182,7 +155,7 @@ def _batch() -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _loss(student: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:
-    return prototype_distance(student, teacher, labels, num_classes=CLASSES)
+    return losses.prototype_distance(student, teacher, labels, num_classes=CLASSES)
 
 
 def test_equals_maps_of_class_means_with_its_gradient() -> None:
@@ -207,21 +180,15 @@ def test_positions_without_a_class_change_nothing(label: int) -> None:
 # Masks of tokens (MasKD)
 
 
-SHAPES = {
-    'usual': (2, 8, 7, 9, 6),
-    'one row': (2, 8, 1, 9, 6),
-    'one column': (2, 8, 7, 1, 6),
-    'one position': (2, 8, 1, 1, 6),
-    'one image': (1, 8, 7, 9, 6),
-    'one token': (2, 8, 7, 9, 1),
-    'one channel': (2, 1, 7, 9, 6),
-}
-EVERY_SHAPE = pytest.mark.parametrize('shape', SHAPES.values(), ids=SHAPES)
+USUAL = (2, 8, 7, 9, 6)  # pictures, channels, height, width, tokens
+EVERY_SHAPE = pytest.mark.parametrize(
+    'shape', [USUAL, (2, 8, 1, 9, 6), (2, 8, 1, 1, 6), (1, 8, 7, 1, 6), (2, 8, 7, 9, 1), (2, 1, 7, 9, 6)], ids=str
+)
 
 
 def _masked(
-    shape: tuple[int, ...] = SHAPES['usual'], dtype: torch.dtype = torch.float64
-) -> tuple[Tensor, Tensor, Tensor, Branch]:
+    shape: tuple[int, ...] = USUAL, dtype: torch.dtype = torch.float64
+) -> tuple[Tensor, Tensor, Tensor, losses.Branch]:
     """Student (a leaf), teacher, tokens, branch."""
     n, c, h, w, t = shape
     generator = torch.Generator().manual_seed(0)
@@ -229,12 +196,8 @@ def _masked(
     def normal(*size: int) -> Tensor:
         return torch.randn(size, generator=generator, dtype=torch.float64).to(dtype)
 
-    branch = Branch(normal(c, c, 3, 3), normal(c), normal(t, c, 1, 1), normal(t))
+    branch = losses.Branch(normal(c, c, 3, 3), normal(c), normal(t, c, 1, 1), normal(t))
     return normal(n, c, h, w).requires_grad_(), normal(n, c, h, w), normal(t, c), branch
-
-
-def _parameters(tokens: Tensor, branch: Branch) -> tuple[Tensor, Branch]:
-    return tokens.requires_grad_(), Branch(*(part.requires_grad_() for part in branch))
 
 
 @EVERY_SHAPE
@@ -243,7 +206,7 @@ def _parameters(tokens: Tensor, branch: Branch) -> tuple[Tensor, Branch]:
 def test_loss_equals_the_released_formula(shape: tuple[int, ...], with_branch: bool, student_mask: bool) -> None:
     student, teacher, tokens, branch = _masked(shape)
     results = []
-    for function in (masked_feature_loss, reference.maskd_loss):
+    for function in (losses.masked_feature_loss, reference.maskd_loss):
         loss = function(
             student, teacher, tokens, branch if with_branch else None, student_mask=student_mask, eps=0.1, factor=0.5
         )
@@ -255,13 +218,13 @@ def test_loss_equals_the_released_formula(shape: tuple[int, ...], with_branch: b
 def test_masks_weights_and_gate_equal_the_released_formulas(shape: tuple[int, ...]) -> None:
     """Values, and the gradients that learn the tokens: of tokens, branch and map."""
     x, upstream, tokens, branch = _masked(shape)
-    tokens, branch = _parameters(tokens, branch)
-    masks, expected_masks = token_masks(tokens, x), reference.maskd_masks(tokens, x)
-    weights, expected_weights = mask_weights(branch, x), reference.maskd_mask_weights(x, *branch)
+    tokens, branch = tokens.requires_grad_(), losses.Branch(*(part.requires_grad_() for part in branch))
+    masks, expected_masks = losses.token_masks(tokens, x), reference.maskd_masks(tokens, x)
+    weights, expected_weights = losses.mask_weights(branch, x), reference.maskd_mask_weights(x, *branch)
     torch.testing.assert_close(masks, expected_masks)
     torch.testing.assert_close(weights, expected_weights)
     for p, expected_p in ((weights, expected_weights), (None, None)):
-        gated, expected = gate(x, masks, p), reference.maskd_gate(x, expected_masks, expected_p)
+        gated, expected = losses.gate(x, masks, p), reference.maskd_gate(x, expected_masks, expected_p)
         leaves = [x, tokens, *(branch if p is not None else ())]
         grads = torch.autograd.grad(gated, leaves, upstream, retain_graph=True)
         expected_grads = torch.autograd.grad(expected, leaves, upstream, retain_graph=True)
@@ -271,29 +234,20 @@ def test_masks_weights_and_gate_equal_the_released_formulas(shape: tuple[int, ..
 def test_dice_equals_the_broadcast_formula() -> None:
     for count in (2, 6):
         masks = draw(2, count, 7, 9).sigmoid().requires_grad_()
-        dices = mask_dice(masks), reference.maskd_dice(masks)
+        dices = losses.mask_dice(masks), reference.maskd_dice(masks)
         torch.testing.assert_close(*((dice, *torch.autograd.grad(dice, masks)) for dice in dices))
-        torch.testing.assert_close(mask_dice(masks.flatten(2)), mask_dice(masks))
+        torch.testing.assert_close(losses.mask_dice(masks.flatten(2)), losses.mask_dice(masks))
 
 
 def test_dice_of_equal_disjoint_single_and_no_masks() -> None:
     rows = torch.eye(4).expand(2, 4, 4)
-    assert mask_dice(rows).item() == 0
-    assert mask_dice(rows[:, :1].expand(2, 3, 4)).item() == pytest.approx(1)
-    assert mask_dice(torch.zeros(2, 3, 4)).item() == 0
+    assert losses.mask_dice(rows).item() == 0
+    assert losses.mask_dice(rows[:, :1].expand(2, 3, 4)).item() == pytest.approx(1)
+    assert losses.mask_dice(torch.zeros(2, 3, 4)).item() == 0
     for shape in ((2, 1, 5), (0, 3, 5)):
         masks = torch.ones(shape, requires_grad=True)
-        mask_dice(masks).backward()
-        assert mask_dice(masks).item() == 0 and not masks.grad.any()
-
-
-def test_students_own_mask_is_a_constant() -> None:
-    student, teacher, tokens, _ = _masked()
-    loss = masked_feature_loss(student, teacher, tokens, student_mask=True)
-    frozen = pixel_weights(token_masks(tokens, teacher) * token_masks(tokens, student.detach()))
-    expected = weighted_mse(student, teacher, frozen)
-    torch.testing.assert_close(torch.autograd.grad(loss, student), torch.autograd.grad(expected, student))
-    assert loss < masked_feature_loss(student, teacher, tokens)  # smaller masks
+        losses.mask_dice(masks).backward()
+        assert losses.mask_dice(masks).item() == 0 and not masks.grad.any()
 
 
 def test_masks_without_area_count_nothing() -> None:
@@ -302,27 +256,13 @@ def test_masks_without_area_count_nothing() -> None:
     teacher, tokens = teacher.abs() + 1, tokens.clone()
     tokens[:] = -1e4
     for some in (None, branch):
-        loss = masked_feature_loss(student, teacher, tokens, some)
+        loss = losses.masked_feature_loss(student, teacher, tokens, some)
         loss.backward()
         assert loss.item() == 0 and not student.grad.any()
     tokens[0] = 0  # one mask of 1/2
-    loss = masked_feature_loss(student, teacher, tokens)
-    alone = masked_feature_loss(student, teacher, tokens[:1])
+    loss = losses.masked_feature_loss(student, teacher, tokens)
+    alone = losses.masked_feature_loss(student, teacher, tokens[:1])
     torch.testing.assert_close(loss, alone / 6)
-
-
-@pytest.mark.soak
-def test_memory_is_a_tenth_of_the_released_form() -> None:
-    """One level of a detector at 800x1333."""
-    student, teacher, tokens, branch = _masked((1, 256, 100, 168, 6), dtype=torch.float32)
-    peaks = [
-        peak_extra_memory(
-            lambda loss=loss: torch.autograd.grad(loss(student, teacher, tokens, branch, student_mask=True), student)
-        )
-        for loss in (masked_feature_loss, reference.maskd_loss)
-    ]
-    assert peaks[0] <= 0.1 * peaks[1]
-    assert peaks[0] <= 1.25 * student.nbytes + 16 * 2**20
 
 
 # Convolutions of masked maps
@@ -340,14 +280,14 @@ def test_products_of_the_kept_positions_alone(kernel: int, monkeypatch: pytest.M
     feat, align, bias, *_ = _convolved(torch.float64)
     weight = torch.randn(24, 24, kernel, kernel, dtype=torch.float64, requires_grad=True)
     parameters = [feat, align, bias, weight, torch.randn(24, dtype=torch.float64, requires_grad=True)]
-    keep = random_keep((2, 11, 13), 0.5, torch.Generator().manual_seed(1))
+    keep = losses.random_keep((2, 11, 13), 0.5, torch.Generator().manual_seed(1))
     keep[:, :, 0, 0] = keep[:, :, -1, -1] = True
     calls = []
     convolve = F.conv2d
     monkeypatch.setattr(F, 'conv2d', lambda x, *args, **kwargs: calls.append(x.shape) or convolve(x, *args, **kwargs))
     results = []
     for mask in (keep, keep.double()):
-        output = masked_align_conv(parameters[0], mask, *parameters[1:]).relu_()
+        output = losses.masked_align_conv(parameters[0], mask, *parameters[1:]).relu_()
         results.append([output.detach(), *torch.autograd.grad(output.square().sum(), parameters)])
     assert [shape[0] for shape in calls] == [24, 24, 2]  # maps were convolved once
     torch.testing.assert_close(*results, rtol=1e-10, atol=1e-10)
@@ -358,9 +298,9 @@ def test_products_of_the_kept_positions_alone(kernel: int, monkeypatch: pytest.M
 def test_the_cheaper_order_of_the_positions_that_are_kept(cs: int, ratio: float) -> None:
     """Forward and backward pass: at most 1.3 times the multiply-adds of the cheaper of both orders."""
     feat, *weights = _convolved(torch.float32, cs=cs, height=16, width=16)
-    keep = random_keep((2, 16, 16), ratio, torch.Generator().manual_seed(0))
+    keep = losses.random_keep((2, 16, 16), ratio, torch.Generator().manual_seed(0))
     with FlopCounterMode(display=False) as counter:
-        masked_align_conv(feat, keep, *weights).sum().backward()
+        losses.masked_align_conv(feat, keep, *weights).sum().backward()
     n, ct = int(keep.sum()) if ratio > 0.4 else keep.numel(), 24
     orders = n * ct * (cs + 9 * ct), 9 * ct * (cs + 1) * (n + ct)
     assert counter.get_total_flops() <= 1.3 * 3 * 2 * min(orders)
@@ -370,23 +310,23 @@ def test_a_convolution_without_an_align() -> None:
     """The products of dropped positions are left out where they are many, and only with a mask that can be read."""
     feat, *_, weight, bias = _convolved(torch.float64, cs=24)
     for ratio in (0.75, 0.25):
-        keep = random_keep((2, 11, 13), ratio, torch.Generator().manual_seed(1))
+        keep = losses.random_keep((2, 11, 13), ratio, torch.Generator().manual_seed(1))
         results = []
         for mask in (keep, keep.double()):
-            output = masked_conv(feat, mask, weight, bias)
+            output = losses.masked_conv(feat, mask, weight, bias)
             results.append([output, *torch.autograd.grad(output.square().sum(), [feat, weight, bias])])
         torch.testing.assert_close(*results, rtol=1e-10, atol=1e-10)
         with FlopCounterMode(display=False) as counter:
-            masked_conv(feat, keep, weight, bias)
+            losses.masked_conv(feat, keep, weight, bias)
         assert counter.get_total_flops() == 2 * 9 * 24 * 24 * (int(keep.sum()) if ratio > 0.4 else keep.numel())
 
 
 def test_random_and_centre_masks() -> None:
-    keep = random_keep((10, 100, 100), 0.75, torch.Generator().manual_seed(0))
+    keep = losses.random_keep((10, 100, 100), 0.75, torch.Generator().manual_seed(0))
     assert keep.shape == (10, 1, 100, 100) and keep.dtype == torch.bool
     assert abs(keep.float().mean().item() - 0.25) < 0.01
     assert not torch.equal(keep[0], keep[1])
-    keep = centre_keep((2, 16, 32))
+    keep = losses.centre_keep((2, 16, 32))
     expected = torch.ones(2, 1, 16, 32, dtype=torch.bool)
     expected[:, :, 5:10, 10:21] = False
     assert torch.equal(keep, expected)

@@ -17,20 +17,8 @@ from torch import Tensor
 
 from mmdistill_dense import losses
 from mmdistill_dense.losses import tensors as blocks
-from tests.properties.cases import (
-    CASES,
-    DTYPES,
-    KINDS,
-    ORDINARY,
-    Case,
-    Inputs,
-    batches,
-    channels,
-    seeds,
-    sides,
-    tensor,
-    values,
-)
+from tests.properties import cases
+from tests.properties.cases import CASES, DTYPES, KINDS, ORDINARY, Case, Inputs, tensor
 
 Draw = Callable[..., Any]
 DOUBLE = torch.float64
@@ -95,7 +83,7 @@ def has_the_gradient_of_its_values(case: Case, draw: Draw) -> None:
     assert all(torch.equal(leaves[name].detach(), x) for name, x in inputs.items())
     with torch.no_grad():
         close(case.loss(**inputs, **options), loss.detach())
-    generator = torch.Generator().manual_seed(draw(seeds))
+    generator = torch.Generator().manual_seed(draw(cases.seeds))
     for name, grad in grads.items():
         step = 1e-7 * torch.randn(grad.shape, generator=generator, dtype=DOUBLE)
         ahead, behind = (case.loss(**dict(inputs, **{name: inputs[name] + way * step}), **options) for way in (1, -1))
@@ -313,9 +301,9 @@ QUESTIONS = (
 
 def box_weights_are_inverse_areas(draw: Draw) -> None:
     """A cell has the weight of the smallest box over it, whatever the order of the boxes; none: all 0."""
-    height, width, count = draw(sides), draw(sides), draw(st.integers(0, 5))
-    corners = tensor(draw(seeds), 'normal', (count, 2), DOUBLE) * 5
-    boxes = torch.cat([corners, corners + tensor(draw(seeds), 'normal', (count, 2), DOUBLE).abs() * 4], 1)
+    height, width, count = draw(cases.sides), draw(cases.sides), draw(st.integers(0, 5))
+    corners = tensor(draw(cases.seeds), 'normal', (count, 2), DOUBLE) * 5
+    boxes = torch.cat([corners, corners + tensor(draw(cases.seeds), 'normal', (count, 2), DOUBLE).abs() * 4], 1)
     with in_blocks(draw(st.sampled_from([1, 3, 64]))):
         painted = losses.box_weights(boxes, height, width)
     assert painted.shape == (height, width)
@@ -335,9 +323,9 @@ def box_weights_are_inverse_areas(draw: Draw) -> None:
 
 def grids_fit(draw: Draw) -> None:
     """A constant stays, values stay in their range, the size is the asked one; whole images have all pixels inside."""
-    shape = draw(batches), draw(channels), draw(sides), draw(sides)
-    x = tensor(*draw(values(('normal', 'constant'))), shape, DOUBLE)
-    size = draw(sides), draw(sides)
+    shape = draw(cases.batches), draw(cases.channels), draw(cases.sides), draw(cases.sides)
+    x = tensor(*draw(cases.values(('normal', 'constant'))), shape, DOUBLE)
+    size = draw(cases.sides), draw(cases.sides)
     found = losses.to_grid(x, size)
     assert found.shape == (*x.shape[:2], *size)
     assert found.min() >= x.min() - 1e-9 and found.max() <= x.max() + 1e-9

@@ -7,25 +7,17 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from mmengine.model import BaseModel
+from mmengine.model import BaseModel, BaseModule
 from torch import Tensor, nn
 
 from mmdistill_dense import losses
 from mmdistill_dense.distillers import FreeKD, MasKD, feature
 from mmdistill_dense.distillers.freekd import band_gate
-from mmdistill_dense.distillers.maskd import write_tokens
-from mmdistill_dense.distillers.maskd.learning import (
-    GatedTap,
-    gated_loss,
-    initial_tokens,
-    only_possible_heads,
-    task_loss,
-    training_objective,
-)
+from mmdistill_dense.distillers.maskd import learning
 from mmdistill_dense.losses import mask_dice
 from mmdistill_dense.networks.taps import Tap
 from tests import toys
-from tests.distillers.maskd.tokens import LEARN, NECK, det_model, random_tokens, tokens_of
+from tests.distillers.maskd.tokens import LEARN, NECK, random_tokens
 from tests.distillers.steps import draw, set_up
 from tools.benchmark import reference
 
@@ -85,6 +77,9 @@ def test_shared_tokens_serve_every_tap_and_are_learned_on_the_first():
     shared.setup(shapes, shapes)
     shared.double().load_tokens(random_tokens(shared))
     assert sorted(shared.token_shapes()) == ['0.mask_token']
+    wide = {tap: [torch.Size((1, 6 + (tap == 'main'), 6, 6))] for tap in shapes}
+    with pytest.raises(ValueError, match=r'same levels .* main, auxiliary have \[1, 1\] levels of \[7, 6\] channels'):
+        MasKD([*shapes], share_tokens=True).setup(wide, wide)
     assert [(str(one.tap), one.first, one.count) for one in shared.gated_taps] == [('main', 0, 1)]
     single = set_up(MasKD, [(8, 6, 6), (8, 6, 6)], tap='main', **options)
     single.load_tokens({'0.mask_token': shared.mask_modules[0].mask_token})
@@ -127,13 +122,6 @@ def test_the_whole_teacher_is_needed_to_learn_only():
     assert MasKD().teacher_parts is None and MasKD(tokens='x.pth').teacher_parts == ()
 
 
-def test_shape_errors_at_construction():
-    levels = {'a': [torch.Size((1, 8, 4, 4))], 'b': [torch.Size((1, 6, 4, 4))]}
-    words = r'share_tokens=True needs the same levels .* a, b have \[1, 1\] levels of \[8, 6\] channels'
-    with pytest.raises(ValueError, match=words):
-        MasKD(['a', 'b'], share_tokens=True).setup(levels, levels)
-
-
 def test_learning_on_an_input_is_refused(tmp_path):
     option = dict(NECK, student_tap='decode_head.conv_seg:input', weight_mask=False)
     model = toys.model_config(toys.seg_net('fcn'), toys.seg_teacher('fcn'), dict(maskd=option))
@@ -141,24 +129,12 @@ def test_learning_on_an_input_is_refused(tmp_path):
         toys.train(tmp_path, model, iters=1)
 
 
-def test_deeplabv3_learns_on_its_logits_and_distils_both_heads(tmp_path):
-    option = dict(type='MasKD', student_tap=['decode_head', ('auxiliary_head', 0.4)], num_tokens=8, weight_mask=False,
-                  align='none', factor=0.5, eps=1e-5, share_tokens=True, learn=LEARN)  # fmt: skip
-    model = toys.model_config(toys.seg_net(), toys.seg_teacher(), dict(maskd=option))
-    runner = toys.train(tmp_path, model, iters=2)
-    assert tuple(tokens_of(runner)['0.mask_token'].shape) == (8, toys.NUM_CLASSES)
-    logged = {name for name in runner.message_hub.log_scalars if 'maskd' in name}
-    assert logged == {f'train/distill.maskd.{name}' for name in ('loss_maskd', 'level0', 'level1', 'share')}
-    content = torch.load(tmp_path / 'iter_2.pth', weights_only=False)
-    toys.build_plain(toys.seg_net()).load_state_dict(content['state_dict'], strict=True)
-
-
 # The frozen teacher in its own training loss behind the gate
 
 
 T = 3
 LEVELS = 5
-NECK_TAPS = [GatedTap(Tap.parse('neck'), 0, LEVELS)]
+NECK_TAPS = [learning.GatedTap(Tap.parse('neck'), 0, LEVELS)]
 
 
 def frozen(kind, det=True, **options):
@@ -181,7 +157,7 @@ def neck_tokens(channels=16, branch=True, seed=0):
         shapes |= {'prob.0.weight': (channels, channels, 3, 3), 'prob.0.bias': (channels,)}
         shapes |= {'prob.2.weight': (T, channels, 1, 1), 'prob.2.bias': (T,)}
     every = {f'{i}.{name}': torch.Size(shape) for i in range(LEVELS) for name, shape in shapes.items()}
-    values = initial_tokens(every, seed)
+    values = learning.initial_tokens(every, seed)
     return {name: (value + 0.1).requires_grad_() for name, value in values.items()}
 
 
@@ -197,16 +173,16 @@ def test_the_heads_of_a_detector_see_the_masked_levels_and_dice_is_that_of_every
     network, taps, gate = frozen('retinanet'), NECK_TAPS, naive_gate
     values = neck_tokens(branch='branch' in kind)
     if kind == 'bands':
-        taps, gate = [GatedTap(Tap.parse('neck'), 0, LEVELS, band_gate)], band_gate
+        taps, gate = [learning.GatedTap(Tap.parse('neck'), 0, LEVELS, band_gate)], band_gate
         values = {f'{level}.mask_token': draw(4, 2, 16, seed=level).float() for level in range(LEVELS)}
     data = batch(network)
-    with training_objective(network):
-        task, dice = gated_loss(network, taps, values, data['inputs'], data['data_samples'])
+    with learning.training_objective(network):
+        task, dice = learning.gated_loss(network, taps, values, data['inputs'], data['data_samples'])
         features = network.extract_feat(data['inputs'])
         gated, masks = zip(*(gate(values, level, x) for level, x in enumerate(features)), strict=True)
         expected = toys.total(network.bbox_head.loss(gated, data['data_samples']))
         with pytest.raises(RuntimeError, match='5 maps were masked in the teacher, but its trace had 6'):
-            gated_loss(network, [replace(taps[0], count=6)], values, **data)
+            learning.gated_loss(network, [replace(taps[0], count=6)], values, **data)
     torch.testing.assert_close(task, expected)
     torch.testing.assert_close(dice, [sum(map(mask_dice, bands)) for bands in masks])
     assert toys.hooks_left(network) == 0
@@ -216,9 +192,9 @@ def test_the_logits_of_a_segmenter_are_gated_before_they_are_resized():
     network = frozen('fcn', det=False)
     values = {'0.mask_token': torch.randn(T, toys.NUM_CLASSES, requires_grad=True)}
     data = batch(network, det=False)
-    tap = GatedTap(Tap.parse('decode_head.conv_seg'), 0, 1)
-    with training_objective(network):
-        task, _ = gated_loss(network, [tap], values, data['inputs'], data['data_samples'])
+    tap = learning.GatedTap(Tap.parse('decode_head.conv_seg'), 0, 1)
+    with learning.training_objective(network):
+        task, _ = learning.gated_loss(network, [tap], values, data['inputs'], data['data_samples'])
         features = network.extract_feat(data['inputs'])
         head = network.decode_head
         gated, _ = naive_gate(values, 0, head(features))
@@ -232,8 +208,8 @@ def test_the_logits_of_a_segmenter_are_gated_before_they_are_resized():
 def test_every_detector_trains_its_tokens_at_every_level(kind):
     network, values = frozen(kind), neck_tokens()
     data = batch(network, masks=kind == 'cascade_mask_rcnn')
-    with training_objective(network):
-        task, dice = gated_loss(network, NECK_TAPS, values, data['inputs'], data['data_samples'])
+    with learning.training_objective(network):
+        task, dice = learning.gated_loss(network, NECK_TAPS, values, data['inputs'], data['data_samples'])
     assert len(dice) == LEVELS and task.isfinite()
     (task + torch.stack(dice).sum()).backward()
     grads = [value.grad for name, value in values.items() if 'mask_token' in name]
@@ -247,12 +223,12 @@ def test_the_teacher_is_left_as_it_was():
     before = copy.deepcopy(network.state_dict())
     modes = {name: module.training for name, module in network.named_modules()}
     data = batch(network)
-    with training_objective(network):
+    with learning.training_objective(network):
         norms = [m for m in network.modules() if isinstance(m, (nn.BatchNorm2d, nn.GroupNorm, nn.Dropout))]
         assert norms and not any(m.training for m in norms)
         assert network.training and network.bbox_head.training and network.backbone.training
         network.counting.train()(data['inputs'])
-        gated_loss(network, NECK_TAPS, neck_tokens(), data['inputs'], data['data_samples'])
+        learning.gated_loss(network, NECK_TAPS, neck_tokens(), data['inputs'], data['data_samples'])
     assert not toys.differing(network.state_dict(), before)
     assert modes == {name: module.training for name, module in network.named_modules()}
     assert toys.hooks_left(network) == 0 and not any(p.requires_grad for p in network.parameters())
@@ -264,41 +240,30 @@ def test_mask_branch_is_off_without_masks_and_back_afterwards():
     without, with_masks = batch(network), batch(network, masks=True)
     names = []
     network.parse_losses = lambda losses: (names.append(sorted(losses)), BaseModel.parse_losses(network, losses))[1]
-    with training_objective(network):
-        assert task_loss(network, without['inputs'], without['data_samples']).isfinite()
-        assert task_loss(network, with_masks['inputs'], with_masks['data_samples']).isfinite()
+    with learning.training_objective(network):
+        assert learning.task_loss(network, without['inputs'], without['data_samples']).isfinite()
+        assert learning.task_loss(network, with_masks['inputs'], with_masks['data_samples']).isfinite()
     assert not any('mask' in name for name in names[0]) and any('mask' in name for name in names[1])
     assert network.roi_head.mask_head is mask_head and network.roi_head.with_mask
-    with only_possible_heads(network, without['data_samples']) as off:
+    with learning.only_possible_heads(network, without['data_samples']) as off:
         assert off and not network.roi_head.with_mask
-    with only_possible_heads(network, with_masks['data_samples']) as off:
+    with learning.only_possible_heads(network, with_masks['data_samples']) as off:
         assert not off
 
 
 class NormAct(nn.BatchNorm2d):
     """A norm that is no leaf, as timm's."""
 
-    def __init__(self):
-        super().__init__(3)
-        self.act = nn.ReLU()
-
-
-class Block(nn.Module):
-    """Dropout inside attention is not a module of its own."""
-
-    def __init__(self):
-        super().__init__()
-        self.norm, self.attention = NormAct(), nn.MultiheadAttention(4, 1, dropout=0.9)
-
-    def forward(self, x):
-        return self.attention(x, x, x)[0]
-
 
 def test_norms_and_dropout_stay_in_evaluation_wherever_they_are():
-    network, x = nn.Sequential(Block(), nn.Dropout()).eval(), torch.randn(5, 4)
-    with training_objective(network):
-        assert [network[0].training, network[0].norm.training, network[1].training] == [True, False, False]
-        assert torch.equal(network[0](x), network[0](x))
+    """Dropout inside attention is not a module of its own."""
+    network, x = BaseModule(), torch.randn(5, 4)
+    network.norm, network.dropout, network.attention = NormAct(3), nn.Dropout(), nn.MultiheadAttention(4, 1, 0.9)
+    network.norm.act = nn.ReLU()
+    network.eval()
+    with learning.training_objective(network):
+        assert [network.training, network.norm.training, network.dropout.training] == [True, False, False]
+        assert torch.equal(*(network.attention(x, x, x)[0] for _ in range(2)))
     assert not any(module.training for module in network.modules())
 
 
@@ -400,25 +365,6 @@ def test_the_terms_share_the_convolution_and_are_weighted() -> None:
     squares = sum(F.mse_loss(s, t) for s, t in zip(maps, teacher['tap'], strict=True))
     torch.testing.assert_close(found['loss_mse'], 6 * squares)
     assert {name.split('.')[0] for name, _ in distiller.named_parameters()} == {'aligns'}, 'tokens are buffers'
-
-
-def test_tokens_of_other_shapes_are_refused_with_both(tmp_path: Any) -> None:
-    """A file of MasKD, of another number of tokens; the branch of a released file is left out."""
-    model = det_model(FREEKD)
-    runner = toys.train(None, toys.det_run_config(tmp_path / 'a', model, iters=1))
-    values = tokens_of(runner)
-    released = {name: torch.ones(3) for name in (f'{i}.prob.2.bias' for i in range(5))}
-    write_tokens(tmp_path / 'released.pth', values | released, {})
-    given = dict(FREEKD, tokens=str(tmp_path / 'released.pth'))
-    again = toys.train(None, toys.det_run_config(tmp_path / 'b', det_model(given), iters=1))
-    assert not toys.differing(tokens_of(again), values)
-    for part, held in ((slice(2), '4 x 2 tokens'), (0, '4 tokens')):
-        cut = {name: value[:, part] if part != 0 else value[:, 0] for name, value in values.items()}
-        write_tokens(tmp_path / 'other.pth', cut, {})
-        given = dict(FREEKD, tokens=str(tmp_path / 'other.pth'))
-        expected = f'holds {held} of 32 channels on 5 levels.*needs 4 x 3 tokens of 32 channels on 5 levels'
-        with pytest.raises(ValueError, match=expected):
-            toys.train(None, toys.det_run_config(tmp_path / 'c', det_model(given), iters=1))
 
 
 def test_one_token_is_warned_of() -> None:

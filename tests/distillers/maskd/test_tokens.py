@@ -7,16 +7,7 @@ from unittest import mock
 import pytest
 import torch
 
-from mmdistill_dense.distillers.maskd.token_files import (
-    as_number,
-    digest,
-    fit_tokens,
-    from_number,
-    learning_fingerprint,
-    read_tokens,
-    teacher_fingerprint,
-    write_tokens,
-)
+from mmdistill_dense.distillers.maskd import token_files as files
 from mmdistill_dense.networks.taps import Tap
 from tests import toys
 
@@ -56,8 +47,8 @@ def saved(tmp_path, content):
 
 def test_written_files_come_back_with_what_was_noted(tmp_path):
     path = tmp_path / 'a' / 'b' / 'file.pth'
-    write_tokens(path, values(), {'teacher': 't1', 'learn': {'lr': 0.1}}, learner={'iteration': 3})
-    tokens, meta = read_tokens(path, 'maskd')
+    files.write_tokens(path, values(), {'teacher': 't1', 'learn': {'lr': 0.1}}, learner={'iteration': 3})
+    tokens, meta = files.read_tokens(path, 'maskd')
     assert same(tokens, values()) and meta == {'teacher': 't1', 'learn': {'lr': 0.1}, 'unfinished': True}
     assert torch.load(path, weights_only=True)['learner'] == {'iteration': 3}
 
@@ -70,12 +61,12 @@ def test_released_layouts(tmp_path):
         {'state_dict': prefixed('neck.mask_modules.', values()) | detector},
         {'state_dict': prefixed('module.mask_modules.', values()) | neck, 'optimizer': {}},  # data parallel
     ):
-        tokens, meta = read_tokens(saved(tmp_path, dump), 'maskd')
+        tokens, meta = files.read_tokens(saved(tmp_path, dump), 'maskd')
         assert same(tokens, values()) and 'teacher' not in meta, list(dump)
     token = torch.randn(8, 19)  # of segmentation
     dump = {'mask_token': torch.nn.Parameter(token)}
     for nested in (dump, {'state_dict': dump}):
-        assert same(read_tokens(saved(tmp_path, nested), 'maskd')[0], {'0.mask_token': token})
+        assert same(files.read_tokens(saved(tmp_path, nested), 'maskd')[0], {'0.mask_token': token})
 
 
 def test_a_checkpoint_gives_the_tokens_under_the_distillers_name(tmp_path):
@@ -83,25 +74,25 @@ def test_a_checkpoint_gives_the_tokens_under_the_distillers_name(tmp_path):
     state = prefixed('maskd.mask_modules.', first) | prefixed('other.mask_modules.', second)
     state |= {'maskd.tokens_ready': torch.tensor(0x123), 'maskd.aligns.0.weight': torch.ones(1)}
     path = saved(tmp_path, {'state_dict': {'conv.weight': torch.ones(1)}, 'distillers': state})
-    tokens, meta = read_tokens(path, 'maskd')
+    tokens, meta = files.read_tokens(path, 'maskd')
     assert same(tokens, first) and meta['teacher'] == 't000000000000123'
-    assert same(read_tokens(path, 'other')[0], second)
+    assert same(files.read_tokens(path, 'other')[0], second)
     with pytest.raises(ValueError, match="several sets of tokens, under 'maskd.', 'other.'; none is 'third'"):
-        read_tokens(path, 'third')
+        files.read_tokens(path, 'third')
 
 
 def test_a_file_without_tokens_and_one_with_code(tmp_path):
     path = saved(tmp_path, {'state_dict': {'backbone.conv1.weight': torch.ones(1)}})
     with pytest.raises(ValueError, match=r"holds no tokens.*'backbone.conv1.weight'"):
-        read_tokens(path, 'maskd')
+        files.read_tokens(path, 'maskd')
     path = saved(tmp_path, {'mask_token': torch.ones(2, 3), 'meta': types.SimpleNamespace()})
     with pytest.raises(ValueError, match='SimpleNamespace.*could run code'):
-        read_tokens(path, 'maskd')
+        files.read_tokens(path, 'maskd')
 
 
 def test_a_file_fits_without_its_branch_or_is_described_beside_what_is_needed():
     tokens = {name: value for name, value in values().items() if name.endswith('mask_token')}
-    assert len(tokens) == 2 and same(fit_tokens(values(), shapes(tokens), 'x'), tokens)
+    assert len(tokens) == 2 and same(files.fit_tokens(values(), shapes(tokens), 'x'), tokens)
     needed = 'needs 3 tokens of 4 channels on 2 levels, with mask weights'
     for found, words in (
         (dict(tokens=5), '5 tokens of 4 channels on 2 levels, with mask weights'),
@@ -111,17 +102,24 @@ def test_a_file_fits_without_its_branch_or_is_described_beside_what_is_needed():
         (dict(branch=False), '3 tokens of 4 channels on 2 levels, without mask weights'),
     ):
         with pytest.raises(ValueError, match=f"tokens='x.pth' holds {words};.*{needed}"):
-            fit_tokens(values(**found), shapes(values()), "tokens='x.pth'")
+            files.fit_tokens(values(**found), shapes(values()), "tokens='x.pth'")
+    bands = {f'{level}.mask_token': torch.ones(4, 3, C) for level in range(2)}  # of FreeKD
+    branch = {'0.prob.2.bias': torch.ones(3)}
+    assert same(files.fit_tokens(bands | branch, shapes(bands), 'x'), bands)
+    for held, words in ((slice(2), '4 x 2 tokens'), (0, '4 tokens')):
+        cut = {name: value[:, held] for name, value in bands.items()}
+        with pytest.raises(ValueError, match=f'holds {words} of 4 channels on 2 levels.*needs 4 x 3 tokens of 4'):
+            files.fit_tokens(cut, shapes(bands), 'x')
 
 
 def test_an_interrupted_write_leaves_the_old_file(tmp_path, monkeypatch):
     path = tmp_path / 'file.pth'
-    write_tokens(path, values(), {})
+    files.write_tokens(path, values(), {})
     monkeypatch.setattr(torch, 'save', mock.Mock(side_effect=OSError('no space left')))
     with pytest.raises(OSError, match='no space'):
-        write_tokens(path, values(levels=1), {})
+        files.write_tokens(path, values(levels=1), {})
     monkeypatch.undo()
-    assert same(read_tokens(path, 'maskd')[0], values()) and list(tmp_path.iterdir()) == [path]
+    assert same(files.read_tokens(path, 'maskd')[0], values()) and list(tmp_path.iterdir()) == [path]
 
 
 NECK = [Tap.parse('neck')]
@@ -149,7 +147,7 @@ def changed(teacher):
 
 
 def whole(teacher, taps=NECK, settings=None, dataset=None):
-    return learning_fingerprint(teacher, taps, settings, dataset)
+    return files.learning_fingerprint(teacher, taps, settings, dataset)
 
 
 @pytest.mark.parametrize(
@@ -159,14 +157,14 @@ def whole(teacher, taps=NECK, settings=None, dataset=None):
 )  # fmt: skip
 def test_weights_before_the_tap_make_the_teacher_and_all_weights_the_learning(teacher, changed, name, maps_change):
     other = changed(name)
-    assert (teacher_fingerprint(other, NECK) != teacher_fingerprint(teacher, NECK)) == maps_change
+    assert (files.teacher_fingerprint(other, NECK) != files.teacher_fingerprint(teacher, NECK)) == maps_change
     assert whole(other) != whole(teacher)
 
 
 def test_heads_in_front_of_the_last_tap_count(teacher, changed):
     other = changed('bbox_head.retina_cls.weight')
     for taps in ([Tap.parse('bbox_head.retina_cls')], [*NECK, Tap.parse('bbox_head')], [Tap.parse('')]):
-        assert teacher_fingerprint(other, taps) != teacher_fingerprint(teacher, taps)
+        assert files.teacher_fingerprint(other, taps) != files.teacher_fingerprint(teacher, taps)
 
 
 def reconfigured(teacher, **changes):
@@ -187,7 +185,8 @@ def test_taps_settings_data_and_normalisation_count_and_not_where_pretrained_wei
         whole(teacher, [Tap.parse('neck[:3]')], dict(T=6), dict(type='A')),
         *(whole(teacher, NECK, settings, data) for settings, data in ((dict(T=8), dict(type='A')), (dict(T=6), None))),
     ]
-    assert len({first, *others}) == 5 and teacher_fingerprint(brighter, NECK) != teacher_fingerprint(teacher, NECK)
+    assert len({first, *others}) == 5
+    assert files.teacher_fingerprint(brighter, NECK) != files.teacher_fingerprint(teacher, NECK)
     moved = reconfigured(teacher, backbone=dict(init_cfg=dict(type='Pretrained', checkpoint='/my/resnet18.pth')))
     assert whole(moved) == whole(teacher)
 
@@ -197,12 +196,12 @@ def test_the_first_pass_does_not_count():
     fast = toys.seg_teacher('fcn', accelerate=dict(channels_last=True))
     teacher = toys.teacher_of(toys.distilled(student=toys.seg_net('fcn'), teacher=fast))
     taps = [Tap.parse('backbone[3]')]
-    before = whole(teacher, taps), teacher_fingerprint(teacher, taps)
+    before = whole(teacher, taps), files.teacher_fingerprint(teacher, taps)
     weight = teacher.network.backbone.layer1[0].conv1.weight
     assert not weight.is_contiguous(memory_format=torch.channels_last)
     teacher(torch.randn(1, 3, 64, 64))
     assert weight.is_contiguous(memory_format=torch.channels_last), 'else nothing is shown'
-    assert (whole(teacher, taps), teacher_fingerprint(teacher, taps)) == before
+    assert (whole(teacher, taps), files.teacher_fingerprint(teacher, taps)) == before
 
 
 def test_classes_count_by_name_and_never_by_address_nor_a_machines_folders():
@@ -213,13 +212,15 @@ def test_classes_count_by_name_and_never_by_address_nor_a_machines_folders():
         inner = dict(type='X', data_root=root, ann_file=f'{root}/annotations/train.json', img='images/')
         return dict(type='RepeatDataset', times=2, dataset=inner, table=f'/disk3{root}/table.txt')
 
-    assert digest(dataset('/data/coco')) == digest(dataset('/mnt/disk2/coco')) == digest(dataset('data/coco'))
-    assert digest(dataset('/data/coco')) != digest(dict(dataset('/data/coco'), times=3))
-    assert digest([Pipeline, Pipeline()]) == digest([Pipeline, Pipeline()]) and digest([Pipeline]) != digest([dict])
+    here = files.digest(dataset('/data/coco'))
+    assert here == files.digest(dataset('/mnt/disk2/coco')) == files.digest(dataset('data/coco'))
+    assert here != files.digest(dict(dataset('/data/coco'), times=3))
+    kinds = [files.digest(one) for one in ([Pipeline, Pipeline()], [Pipeline, Pipeline()], [Pipeline], [dict])]
+    assert kinds[0] == kinds[1] and kinds[2] != kinds[3]
 
 
 def test_numbers():
-    for fingerprint in (digest('a'), 't000000000000002'):
-        assert from_number(as_number(fingerprint)) == fingerprint
-        assert torch.tensor(as_number(fingerprint), dtype=torch.int64).item() == as_number(fingerprint)
-    assert as_number(None) == 1 and from_number(1) is None and from_number(0) is None
+    for fingerprint in (files.digest('a'), 't000000000000002'):
+        number = files.as_number(fingerprint)
+        assert files.from_number(number) == fingerprint and torch.tensor(number, dtype=torch.int64).item() == number
+    assert files.as_number(None) == 1 and files.from_number(1) is None and files.from_number(0) is None

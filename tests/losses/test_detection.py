@@ -17,14 +17,6 @@ from tools.benchmark import reference
 B, C, H, W = 2, 3, 4, 5
 
 
-def _maps() -> list[torch.Tensor]:
-    return [draw(B, C, H, W, seed=seed) for seed in range(2)]
-
-
-def _cells() -> itertools.product:
-    return itertools.product(range(B), range(H), range(W))
-
-
 def test_attentions_equal_the_released_formula() -> None:
     x = draw(B, C, H, W)
     where, which = losses.spatial_attention(x, 0.5), losses.channel_attention(x, 0.5)
@@ -32,15 +24,14 @@ def test_attentions_equal_the_released_formula() -> None:
 
 
 def test_errors_equal_the_naive_formulas() -> None:
-    student, teacher = _maps()
+    student, teacher = (draw(B, C, H, W, seed=seed) for seed in range(2))
     position, channel, shift = draw(B, H, W, seed=2).abs(), draw(B, C, seed=3).abs(), draw(B, C, seed=4)
     focal = shifted = absolute = 0.0
-    for b, h, w in _cells():
-        for c in range(C):
-            difference = float(student[b, c, h, w] - teacher[b, c, h, w])
-            focal += float(position[b, h, w] * channel[b, c]) * difference**2 / B
-            shifted += (difference + float(shift[b, c])) ** 2 / B
-            absolute += abs(difference) / B
+    for b, c, h, w in itertools.product(*map(range, (B, C, H, W))):
+        difference = float(student[b, c, h, w] - teacher[b, c, h, w])
+        focal += float(position[b, h, w] * channel[b, c]) * difference**2 / B
+        shifted += (difference + float(shift[b, c])) ** 2 / B
+        absolute += abs(difference) / B
     assert losses.focal_error(student, teacher, position, channel).item() == pytest.approx(focal, rel=1e-10)
     assert losses.shifted_error(student, teacher, shift).item() == pytest.approx(shifted, rel=1e-10)
     assert losses.absolute_error(student, teacher).item() == pytest.approx(absolute, rel=1e-10)
@@ -142,9 +133,7 @@ dense = partial(losses.dense_contrast, pool_size=0)
     (losses.shifted_error, (MAP, MAP, zeros(2, 1)), {}, r'shift must be \(2, 8\)'),
     (losses.similarity_divergence, (ROWS, KEYS, ROWS, KEYS), dict(row_weight=zeros(3)),
      r'row_weight must be \(5,\), got \(3,\)'),
-    (losses.similarity_divergence, (ROWS, KEYS, ROWS[1:], KEYS), {}, 'differ in rows or keys: 5 rows'),
     (losses.similarity_divergence, (ROWS, KEYS[..., 1:], ROWS, KEYS), {}, 'student rows must be'),
-    (losses.pixel_info_nce, (ROWS, ROWS[1:], ROWS), {}, r'rows differ in shape: \(5, 8\) and \(4, 8\)'),
     (losses.pixel_info_nce, (ROWS, ROWS, zeros(6, 7)), {}, r'negatives \(K, C\), got \(5, 8\) and \(6, 7\)'),
     (losses.pixel_info_nce, (ROWS, ROWS, ROWS, 0.2, zeros(4)), {}, r'row_weight must be \(5,\), got \(4,\)'),
     (losses.normalize_pixels, (MAP, zeros(2, 9, 7).bool()), {}, r'valid must be \(2, 7, 9\) for a map of'),
@@ -152,7 +141,6 @@ dense = partial(losses.dense_contrast, pool_size=0)
     (losses.weighted_mse, (MAP, MAP, zeros(2, 7, 9)), {}, r'weight must be \(N, 1, H, W\)'),
     (losses.prototype_distance, (MAP, MAP, zeros(2, 7, 8).long()), dict(num_classes=4),
      r'labels of shape \(2, 7, 8\) do not fit maps of \(2, 8, 7, 9\)'),
-    (losses.frequency_terms, (MAP, MAP[..., 1:], zeros(4, 2, 8)), {}, 'student and teacher maps differ in shape'),
 ], ids=lambda value: getattr(value, '__name__', ''))  # fmt: skip
 def test_what_a_loss_refuses(loss: Any, inputs: tuple[Tensor, ...], options: dict[str, Any], words: str) -> None:
     with pytest.raises(ValueError, match=words):

@@ -10,6 +10,7 @@ import torch
 from mmdistill_dense.distillers.maskd import token_files as files
 from mmdistill_dense.networks.taps import Tap
 from tests import toys
+from tests.distillers.maskd.tokens import same
 
 T, C = 3, 4
 
@@ -29,10 +30,6 @@ def values(levels=2, branch=True, tokens=T, channels=C):
 
 def shapes(tokens):
     return {name: value.shape for name, value in tokens.items()}
-
-
-def same(first, second):
-    return not toys.differing(first, second)
 
 
 def prefixed(prefix, tokens):
@@ -132,54 +129,36 @@ def teacher():
     return toys.teacher_of(toys.distilled('mmdet', distillers=distillers, **options))
 
 
-@pytest.fixture
-def changed(teacher):
-    """The teacher after adding 1 to the first element of a tensor."""
-
-    def change(name):
-        other = copy.copy(teacher)
-        other.network = copy.deepcopy(teacher.network)
+def changed(teacher, weight=None, **config):
+    """The teacher with another number in a tensor, or whose config says something else."""
+    other = copy.copy(teacher)
+    other.network, other.config = copy.deepcopy(teacher.network), copy.deepcopy(teacher.config)
+    if weight:
         with torch.no_grad():
-            other.network.state_dict()[name].view(-1)[0] += 1
-        return other
-
-    return change
+            other.network.state_dict()[weight].view(-1)[0] += 1
+    for part, option in config.items():
+        other.config.model[part].update(option)
+    return other
 
 
 def whole(teacher, taps=NECK, settings=None, dataset=None):
     return files.learning_fingerprint(teacher, taps, settings, dataset)
 
 
-@pytest.mark.parametrize(
-    ('name', 'maps_change'),
-    [('backbone.conv1.weight', True), ('backbone.bn1.running_mean', True), ('neck.fpn_convs.0.conv.bias', True),
-     ('bbox_head.retina_cls.weight', False)],
-)  # fmt: skip
-def test_weights_before_the_tap_make_the_teacher_and_all_weights_the_learning(teacher, changed, name, maps_change):
-    other = changed(name)
-    assert (files.teacher_fingerprint(other, NECK) != files.teacher_fingerprint(teacher, NECK)) == maps_change
-    assert whole(other) != whole(teacher)
-
-
-def test_heads_in_front_of_the_last_tap_count(teacher, changed):
-    other = changed('bbox_head.retina_cls.weight')
+def test_weights_before_the_last_tap_make_the_teacher_and_all_weights_the_learning(teacher):
+    before = 'backbone.conv1.weight', 'backbone.bn1.running_mean', 'neck.fpn_convs.0.conv.bias'
+    for name in (*before, 'bbox_head.retina_cls.weight'):
+        other = changed(teacher, name)
+        found = files.teacher_fingerprint(other, NECK) != files.teacher_fingerprint(teacher, NECK)
+        assert found == (name in before) and whole(other) != whole(teacher), name
     for taps in ([Tap.parse('bbox_head.retina_cls')], [*NECK, Tap.parse('bbox_head')], [Tap.parse('')]):
-        assert files.teacher_fingerprint(other, taps) != files.teacher_fingerprint(teacher, taps)
-
-
-def reconfigured(teacher, **changes):
-    """The same network whose config says something else."""
-    other = copy.copy(teacher)
-    other.network, other.config = teacher.network, copy.deepcopy(teacher.config)
-    for part, option in changes.items():
-        other.config.model[part].update(option)
-    return other
+        assert files.teacher_fingerprint(other, taps) != files.teacher_fingerprint(teacher, taps), 'a head in front'
 
 
 def test_taps_settings_data_and_normalisation_count_and_not_where_pretrained_weights_lie(teacher):
     first = whole(teacher, settings=dict(T=6), dataset=dict(type='A'))
     assert first == whole(teacher, settings=dict(T=6), dataset=dict(type='A'))
-    brighter = reconfigured(teacher, data_preprocessor=dict(mean=[0.0, 0.0, 0.0]))
+    brighter = changed(teacher, data_preprocessor=dict(mean=[0.0, 0.0, 0.0]))
     others = [
         *(whole(network, NECK, dict(T=6), dict(type='A')) for network in (teacher, brighter)),
         whole(teacher, [Tap.parse('neck[:3]')], dict(T=6), dict(type='A')),
@@ -187,7 +166,7 @@ def test_taps_settings_data_and_normalisation_count_and_not_where_pretrained_wei
     ]
     assert len({first, *others}) == 5
     assert files.teacher_fingerprint(brighter, NECK) != files.teacher_fingerprint(teacher, NECK)
-    moved = reconfigured(teacher, backbone=dict(init_cfg=dict(type='Pretrained', checkpoint='/my/resnet18.pth')))
+    moved = changed(teacher, backbone=dict(init_cfg=dict(type='Pretrained', checkpoint='/my/resnet18.pth')))
     assert whole(moved) == whole(teacher)
 
 

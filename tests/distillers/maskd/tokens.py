@@ -38,6 +38,10 @@ def tokens_of(runner: Runner) -> dict[str, Tensor]:
     return {name: value.clone() for name, value in runner.model.distillers['maskd'].mask_modules.state_dict().items()}
 
 
+def same(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
+    return not toys.differing(first, second)
+
+
 def token_files(work_dir: Path) -> list[str]:
     """Names in the folder of tokens."""
     return sorted(path.name for path in (work_dir / 'maskd_tokens').iterdir())

@@ -215,6 +215,7 @@ def test_tokens_that_are_not_there_are_refused(tmp_path):
 
 
 def test_a_teacher_without_a_training_loss_cannot_learn(tmp_path, monkeypatch):
+    toys.build(seg_model())  # makes the student's class, which reads the signature
     monkeypatch.setattr(type(toys.build_plain(toys.seg_net('fcn'))), 'loss', property())
     with pytest.raises(ValueError, match='through the training loss of model.teacher, but EncoderDecoder has none'):
         run(tmp_path)

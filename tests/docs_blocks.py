@@ -16,7 +16,6 @@ from unittest import mock
 
 from mmdistill_dense.__main__ import COMMANDS
 from mmdistill_dense.apps.recipes.named import find
-from tests.every_config import every, place, read
 
 ROOT = Path(__file__).parents[1]
 GUIDES = [
@@ -114,17 +113,16 @@ HARMLESS = re.compile(r'\.|cd|docker|export|git|mkdir|mlflow|pre-commit|sh|bash|
 BUILD = ('CFLAGS', 'LDFLAGS', 'PYTHONPATH', 'CUDA_VISIBLE_DEVICES', 'WANDB_MODE')
 NAME = re.compile(r'[a-z]+:[\w.+-]*_[\w.+-]+(:[\w-]+)?')
 OWN = re.compile(r'(?:configs|examples|tools|benchmarks|docs|tests|requirements|mmdistill_dense)/[\w./+-]+\.\w+$')
-SAVED = re.compile(r'work_dirs/([\w-]+/[\w.+-]+)/(?:iter|epoch)_(\d+)\.pth$')
 
 
-def check(command: Command, block: Block) -> None:
+def check(command: Command) -> None:
     """Raise an ``AssertionError`` or ``SystemExit`` where a command would not be understood."""
     exported = command.words[1:] if command.words[:1] == ['export'] else []
     for name in [*command.variables, *(word.partition('=')[0] for word in exported)]:
         assert name in BUILD or name in _sources(), f'nothing reads {name}'
     program, *words = [{'N': '1', 'SEED': '1'}.get(word, word) for word in command.words] or ['cd']
     for word in words:
-        _check_file(word, block)
+        _check_file(word)
     if program in CHECKS:
         CHECKS[program](words)
     elif program.startswith('--'):
@@ -141,16 +139,11 @@ def _sources() -> str:
     return '\n'.join(file.read_text(encoding='utf-8') for file in files if file.is_file())
 
 
-def _check_file(word: str, block: Block) -> None:
+def _check_file(word: str) -> None:
     if NAME.fullmatch(word):
         find(word)
     for part in re.split('[=,]', word):
         assert not OWN.match(part) or (ROOT / part).is_file(), f'{part} is not there'
-        saved = SAVED.match(part)
-        if saved and place(saved[1]) in every():
-            end = read(place(saved[1])).train_cfg
-            length = end.get('max_iters') or end.get('max_epochs')
-            assert int(saved[2]) == length or f'={saved[2]}' in block.text, f'{part}: the run ends at {length}'
 
 
 def parse(script: Path, words: list[str]) -> None:
@@ -222,8 +215,6 @@ def _check_make(words: list[str]) -> None:
         name, equals, _ = word.partition('=')
         known = rf'\$\({name}\)|export .*\b{name}\b' if equals else rf'^{name}:'
         assert re.search(known, text, re.MULTILINE), f'make knows no {name}'
-    if words[0] == 'results' and len(words) > 1:
-        parse(ROOT / 'tools/results.py', words[1].removeprefix('ARGS=').split())
 
 
 def _check_pip(words: list[str]) -> None:

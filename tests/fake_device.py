@@ -114,15 +114,6 @@ ASKS = {  # operations that give the CPU a number, or whose result has a size th
 }
 COPIES = {'_to_copy', 'copy_'}
 INDEXES = {'index', 'index_put', 'index_put_', '_index_put_impl_', '_unsafe_index', '_unsafe_index_put'}
-HALF = {  # what autocast computes in its type, and what in float32; the rest takes tensors as they come
-    *('conv1d', 'conv2d', 'conv3d', 'conv_transpose2d', 'linear', 'matmul', '__matmul__', '__rmatmul__', 'mm', 'bmm'),
-    *('addmm', 'baddbmm', 'einsum', 'multi_head_attention_forward', 'scaled_dot_product_attention', 'prelu'),
-}
-FLOAT32 = {
-    *('exp', 'log', 'log1p', 'pow', '__pow__', 'rsqrt', 'softplus', 'softmax', 'log_softmax', 'logsumexp', 'norm'),
-    *('sum', 'prod', 'cumsum', 'layer_norm', 'group_norm', 'cdist', 'cosine_similarity', 'cross_entropy', 'kl_div'),
-    *('mse_loss', 'l1_loss', 'smooth_l1_loss', 'binary_cross_entropy_with_logits', 'grid_sample'),
-}
 
 
 class Operations(TorchDispatchMode):
@@ -188,9 +179,6 @@ class Calls(TorchFunctionMode):
             pinned = args[0].clone()
             pinned.fake_pinned = True
             return pinned
-        if self.device.half and (name := getattr(func, '__name__', '')) in HALF | FLOAT32:
-            dtype = self.device.half if name in HALF else torch.float32
-            return func(*tree_map(partial(_cast, dtype), args), **tree_map(partial(_cast, dtype), kwargs))
         if not args or not is_ours(args[0]):
             return func(*args, **kwargs)
         if func is Tensor.tolist:
@@ -225,10 +213,6 @@ class Calls(TorchFunctionMode):
             self.device.wait('index by Python numbers')
             return DeviceTensor(torch.as_tensor(index))
         return index
-
-
-def _cast(dtype: torch.dtype, value: Any) -> Any:
-    return value.to(dtype) if is_ours(value) and value.dtype in (torch.float32, torch.bfloat16) else value
 
 
 def _stays(kwargs: Any) -> bool:
@@ -274,7 +258,6 @@ class FakeDevice:
         self.waits: Counter[Wait] = Counter()
         self.events: list[int] = []
         self.launched = 0
-        self.half: torch.dtype | None = None  # autocast's
         self._arriving: list[tuple[Tensor, Tensor]] = []  # memory of the CPU and what will be in it
         self._sent: list[tuple[Tensor, int]] = []  # with the version that was sent
 
@@ -286,12 +269,12 @@ class FakeDevice:
             RuntimeError: As CUDA does where tensors of CPU and device are mixed; and for memory that was changed after
                 it was sent.
         """
-        enabled, indexes = torch.is_autocast_enabled, import_module('mmengine.structures.instance_data')
+        autocast, indexes = torch.autocast, import_module('mmengine.structures.instance_data')
         restored = torch.serialization.default_restore_location  # of files: here they stay on the CPU
         with contextlib.ExitStack() as stack:
             for target, name, value in [
-                (torch, 'autocast', partial(self._autocast, torch.autocast)),
-                (torch, 'is_autocast_enabled', lambda kind: bool(self.half) if is_device(kind) else enabled(kind)),
+                (torch, 'autocast', lambda device_type, *rest, **options: (
+                    contextlib.nullcontext() if is_device(device_type) else autocast(device_type, *rest, **options))),
                 (torch.cuda, 'current_stream', lambda *_: SimpleNamespace(record_event=self.event)),
                 (torch.serialization, 'default_restore_location',
                  lambda x, at: x if is_device(at) else restored(x, at)),
@@ -307,17 +290,6 @@ class FakeDevice:
         for source, version in self._sent:
             if source._version != version:
                 raise RuntimeError(f'{tuple(source.shape)} was changed after it was sent to the device')
-
-    @contextlib.contextmanager
-    def _autocast(
-        self, plain: Any, device_type: str, dtype: Any = None, enabled: bool = True, **options: Any
-    ) -> Iterator[None]:
-        if not is_device(device_type):
-            with plain(device_type, dtype, enabled, **options):
-                yield
-        else:
-            with mock.patch.object(self, 'half', dtype if enabled else None):
-                yield
 
     def forget(self) -> None:
         """Count anew."""

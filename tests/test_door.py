@@ -53,13 +53,11 @@ def test_the_version_names_what_a_report_of_a_fault_needs(capsys, monkeypatch):
     (['test', 'control:toy_seg', 'missing.pth'], 'missing.pth: no such checkpoint'),
     (['check', 'no:such'], "no:such: method 'no': unknown"),
     (['suite', 'lst'], "invalid choice: 'lst'"),
-    (['suite', 'run', 'x.yaml', '--jbs', '2'], '--jbs: no such option. Close: --jobs'),
     (['suite', 'run', 'x.yaml'], 'x.yaml'),
     (['new', '--data', 'a', '--student', 'b', '--teacher', 'c', '--epochs', '3'], '--epochs: it is --iters here'),
     (['new', '--data', 'a', '--student', 'b', '--teacher', 'c', '--batchs', '3'], '--batchs: no such option. Close'),
     (['run', 'a', '--student', 'b'], '--student: `new` takes this option, `run` does not'),
     (['run', 'two', 'words'], 'words: belongs to no option'),
-    (['export', 'nowhere.py', 'a.pth', 'b.onnx'], 'nowhere.py: no such file'),
     (['train', 'control:toy_seg', '--processes', '0'], '--processes: must be 1 or more'),
     (['train', 'nowhere.py', '--processes', '2'], 'nowhere.py: no such file'),
     (['train', 'control:toy_seg', '--processes', '2', '--launcher', 'slurm'], 'not allowed with'),
@@ -89,15 +87,6 @@ def test_only_a_reader_of_the_output_may_close_a_pipe(monkeypatch) -> None:
     monkeypatch.setattr('mmdistill_dense.apps.options.fill_report', lambda parser: parser.set_defaults(run=breaks))
     with pytest.raises(BrokenPipeError, match='a worker'):
         main(['report'])
-
-
-def test_guides_and_messages_name_the_program_and_no_file_of_tools() -> None:
-    texts = [ROOT / 'README.md', *ROOT.glob('docs/**/*.md'), *ROOT.glob('docs/**/*.ipynb')]
-    found = [file.name for file in [*texts, *ROOT.glob('mmdistill_dense/**/*.py')] if 'tools/' in file.read_text()]
-    assert found == ['tasks.md']  # the page that tells of them
-    for file in ROOT.glob('tools/*.py'):
-        called = re.search(r"script\('([\w-]+)'\)", file.read_text(encoding='utf-8'))
-        assert called is None or called[1] in COMMANDS, file
 
 
 @pytest.mark.soak

@@ -12,7 +12,6 @@ import zipfile
 from pathlib import Path
 
 import pytest
-import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
@@ -125,35 +124,13 @@ def test_versions_agree_those_tested_satisfy_the_extras_and_no_mm_distribution_i
         assert requirement.specifier.contains(tested[canonicalize_name(requirement.name)]), requirement
 
 
-def test_the_workflows_run_the_whole_check_and_keep_the_compiled_wheel() -> None:
-    """The site is built with its extra alone: it needs neither torch nor mmcv."""
-    job = yaml.safe_load((ROOT / '.github/workflows/ci.yml').read_text())['jobs']['run']
-    cached = next(step['with'] for step in job['steps'] if 'cache@' in step.get('uses', ''))
-    setup = (ROOT / 'tools/setup_env.sh').read_text()
-    assert job['steps'][-1] == {'run': 'bash .ci/run'}
-    assert '/.cache}/mmdistill_dense/wheels' in setup and '~/.cache/mmdistill_dense/wheels' in cached['path'].split()
-    assert all((ROOT / name).is_file() for name in re.findall(r"'([\w/.]+)'", cached['key']))
-    site, extra = (ROOT / '.github/workflows/site.yml').read_text(), SETUP['options.extras_require']['docs'].split()
-    assert all(name.partition('>')[0] in site for name in extra) and 'make' not in re.findall(r'run: (\w+)', site)
-
-
-def test_make_names_tests_that_are_there_and_hooks_before_a_commit_are_those_of_make_lint() -> None:
-    makefile = (ROOT / 'Makefile').read_text()
-    named = re.findall(r'\btests/[\w/.]+', makefile)
-    assert len(named) > 5 and all((ROOT / name).exists() for name in named)
-    (local,) = yaml.safe_load((ROOT / '.pre-commit-config.yaml').read_text())['repos']
-    lint = re.findall(r'-m (mypy|ruff \w+)', makefile.partition('\nlint:')[2].partition('\n\n')[0])
-    entries = [hook['entry'] for hook in local['hooks']]
-    assert len(lint) == len(entries) and all(f'-m {tool}' in entry for tool, entry in zip(lint, entries, strict=True))
-
-
-def test_the_image_is_made_by_the_set_up_which_needs_no_home(tmp_path: Path) -> None:
+def test_make_names_tests_that_are_there_and_the_image_is_made_by_the_set_up_which_needs_no_home(tmp_path) -> None:
     """Cron and some containers set none; it goes on to look for a Python."""
+    named = re.findall(r'\btests/[\w/.]+', (ROOT / 'Makefile').read_text())
+    assert len(named) > 5 and all((ROOT / name).exists() for name in named)
     text, setup = (ROOT / 'Dockerfile').read_text(), ROOT / 'tools/setup_env.sh'
-    arguments = dict(re.findall(r'^ARG (\w+)=(\S+)$', text, re.MULTILINE))
-    assert f'    {arguments["LEVEL"]})' in setup.read_text()
-    assert 'RUN tools/setup_env.sh ${LEVEL}' in text and text.rstrip().endswith('CMD ["make", "demo"]')
-    assert set(re.findall(r'--build-arg (\w+)=', text)) == {*arguments, 'TORCH_CUDA_ARCH_LIST'}
+    level = re.search(r'^ARG LEVEL=(\w+)$', text, re.MULTILINE)[1]
+    assert f'    {level})' in setup.read_text() and 'RUN tools/setup_env.sh ${LEVEL}' in text
     command = ['env', '-u', 'HOME', '-u', 'MMDISTILL_WHEELS', f'VENV={tmp_path}', 'PYTHON=absent', 'sh', setup, 'demo']
     done = subprocess.run(command, capture_output=True, text=True)
     assert 'Python 3.10 or newer is needed' in done.stderr

@@ -119,9 +119,8 @@ def test_training_takes_all_over_and_goes_on_as_before(stored, parts, tmp_path, 
     weights = {f'{part}.{name}': (value.double(), saved[part][name].double())
                for part in ('state_dict', 'ema_state_dict', 'distillers')
                for name, value in end.get(part, {}).items()}  # fmt: skip
-    assert {name: one.norm().item() for name, (one, _) in weights.items()} == pytest.approx(
-        recorded['norms'], **TOLERANCE
-    )
+    norms = {name: one.norm().item() for name, (one, _) in weights.items()}
+    assert norms == pytest.approx(recorded['norms'], **TOLERANCE)
     if 'moved' in recorded:  # how far each has gone since: its norm hardly changes in four steps
         moved = {name: (one - old).norm().item() for name, (one, old) in weights.items()}
         assert moved == pytest.approx(recorded['moved'], rel=1e-3, abs=1e-6)
@@ -186,10 +185,8 @@ def test_a_project_goes_on_to_its_student(project, capsys, monkeypatch):
         assert main([str(word) for word in words]) == 0
         return capsys.readouterr().out
 
-    definition, before = (
-        project / 'suite.yaml',
-        {file: file.stat().st_mtime_ns for file in project.rglob('result.json')},
-    )
+    definition = project / 'suite.yaml'
+    before = {file: file.stat().st_mtime_ns for file in project.rglob('result.json')}
     listed = printed('suite', 'list', definition)
     assert listed.count(' finished ') == 6 and 'CHANGED' not in listed, listed
     told = printed('run', project)

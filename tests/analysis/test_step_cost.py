@@ -8,19 +8,11 @@ import pytest
 import torch
 from mmengine.config import Config
 from mmengine.optim import OptimWrapper, OptimWrapperDict
-from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS, TRANSFORMS, DefaultScope
+from mmengine.registry import TRANSFORMS, DefaultScope
 from torch import nn
 
 from mmdistill_dense.apps.inspect import step_cost
-from mmdistill_dense.apps.inspect import step_cost as timing
-from mmdistill_dense.apps.inspect.step_cost import (
-    BOXES,
-    Timing,
-    interleaved_times,
-    peak_extra_memory,
-    pipeline_size,
-    training_batch,
-)
+from mmdistill_dense.apps.inspect.step_cost import Timing, interleaved_times, peak_extra_memory, training_batch
 from mmdistill_dense.networks.trace import TeacherOption
 from mmdistill_dense.registry import DATASETS
 from mmdistill_dense.weights.strict_load import sha256
@@ -68,22 +60,7 @@ def test_memory_counts_teacher_adapters_and_their_momentum() -> None:
     assert memory['extra'] == held + memory['distilled_step'] - memory['control_step']
 
 
-@OPTIM_WRAPPER_CONSTRUCTORS.register_module()
-class BackboneAndRest:
-    """Builds two optimizers."""
-
-    def __init__(self, optim_wrapper_cfg: dict[str, Any], paramwise_cfg: Any = None) -> None:
-        pass
-
-    def __call__(self, model: nn.Module) -> OptimWrapperDict:
-        parts = {
-            name: torch.optim.SGD(getattr(model, name).parameters(), lr=0.1, momentum=0.9)
-            for name in ('backbone', 'head')
-        }
-        return OptimWrapperDict(**{name: OptimWrapper(one) for name, one in parts.items()})
-
-
-def test_a_step_of_several_optimizers_is_measured() -> None:
+def test_a_step_of_several_optimizers_is_measured(monkeypatch) -> None:
     def train_step(data: Any, wrappers: OptimWrapperDict) -> None:
         network.head(network.backbone(data)).sum().backward()
         for one in wrappers.values():
@@ -92,8 +69,13 @@ def test_a_step_of_several_optimizers_is_measured() -> None:
     network = nn.ModuleDict(dict(backbone=nn.Linear(2, 2), head=nn.Linear(2, 2), distillers=nn.ModuleDict()))
     network.backbone, network.head, network.distillers = network.values()
     network.train_step = train_step
+    optimizers = {
+        name: torch.optim.SGD(network[name].parameters(), lr=0.1, momentum=0.9) for name in ('backbone', 'head')
+    }
+    wrappers = OptimWrapperDict(**{name: OptimWrapper(one) for name, one in optimizers.items()})
+    monkeypatch.setattr(step_cost, 'build_optim_wrapper', lambda *_: wrappers)
     before = [one.clone() for one in network.parameters()]
-    step = step_cost.make_step(network, Config({'optim_wrapper': {'constructor': 'BackboneAndRest'}}), torch.ones(1, 2))
+    step = step_cost.make_step(network, Config({'optim_wrapper': {}}), torch.ones(1, 2))
     step()
     assert all(torch.equal(*pair) for pair in zip(before, network.parameters(), strict=True))
     assert step_cost._held(step) == 2 * _bytes(network)  # the weights and their momentum
@@ -117,7 +99,7 @@ def test_peak_counts_what_is_held_at_once(capfd) -> None:
 
 def test_times_are_of_this_process_and_leave_out_the_first_turn(monkeypatch) -> None:
     clock, calls = [0.0], []
-    monkeypatch.setattr(timing.time, 'process_time', lambda: clock[0])
+    monkeypatch.setattr(step_cost.time, 'process_time', lambda: clock[0])
 
     def work(name: str, *seconds: float) -> None:
         clock[0] += seconds[calls.count(name)]
@@ -177,9 +159,6 @@ def test_a_gpu_is_measured() -> None:
 # Batches that are made up for a network
 
 
-ROOT = Path(__file__).resolve().parents[2]
-
-
 def test_a_segmenter_gets_labels_of_all_its_classes_in_its_crop() -> None:
     network = toys.build_plain(toys.seg_net())
     batch = training_batch(network, {}, 3)
@@ -207,7 +186,7 @@ def test_a_detector_gets_boxes_inside_the_image_that_it_can_train_on(kind: str) 
     batch = training_batch(network, {}, 2, (64, 96))
     for sample in batch['data_samples']:
         boxes, labels = sample.gt_instances.bboxes, sample.gt_instances.labels
-        assert boxes.shape == (BOXES, 4) and labels.max() < toys.NUM_CLASSES - 1
+        assert boxes.shape == (step_cost.BOXES, 4) and labels.max() < toys.NUM_CLASSES - 1
         assert boxes.min() >= 0 and (boxes <= torch.tensor([96, 64, 96, 64])).all()
         assert (boxes[:, 2:] - boxes[:, :2] >= torch.tensor([6, 4])).all()
     assert toys.total(toys.losses_of(network, batch)).isfinite()
@@ -229,7 +208,7 @@ CROP = {'type': 'RandomCrop', 'crop_size': (48, 32)}
     (Config.fromfile(ROOT / 'configs/_base_/datasets/coco_detection_ms.py').train_pipeline, (800, 1333)),
 ])  # fmt: skip
 def test_the_size_is_the_crop_or_the_largest_scale_in_any_branch(pipeline: list, size: tuple | None) -> None:
-    assert pipeline_size({'dataset': {'pipeline': pipeline}}) == size
+    assert step_cost.pipeline_size({'dataset': {'pipeline': pipeline}}) == size
     if pipeline == [BRANCHES, CROP]:
         with DefaultScope.overwrite_default_scope('mmdet'):
             cut = TRANSFORMS.build(CROP)(dict(img=np.zeros((90, 90, 3)), img_shape=(90, 90)))

@@ -16,7 +16,6 @@ from mmdistill_dense.guards.runner import check_loaded
 from mmdistill_dense.utils.files import save_whole, write_whole
 from mmdistill_dense.weights.strict_load import read_checkpoint
 from tests import toys
-from tests.distillers.maskd.tokens import seg_model, token_files, tokens_of
 from tests.faults.tools import content, full_disk, log_of
 from tests.suite import tiny
 
@@ -148,35 +147,14 @@ def test_training_goes_on_from_the_last_checkpoint(tmp_path: Path) -> None:
     assert not toys.differing(content(broken / 'iter_4.pth'), content(healthy / 'iter_4.pth'))
 
 
-@pytest.mark.soak
-def test_token_learning_leaves_no_half_file(tmp_path: Path) -> None:
-    learn = dict(max_iters=4, save_interval=2, log_interval=4)
-    model = seg_model(dict(type='MasKD', student_tap='backbone[3]', num_tokens=40, weight_mask=False, learn=learn))
-    with full_disk(20_000), pytest.raises(OSError, match=r'nothing was written: .*maskd_tokens'):
-        toys.train(tmp_path / 'broken', model, iters=1)
-    assert token_files(tmp_path / 'broken') == []
-    tokens = [tokens_of(toys.train(tmp_path / name, model, iters=1)) for name in ('broken', 'healthy')]
-    assert not toys.differing(*tokens)
-
-
-def test_a_file_of_a_tool_is_the_old_one_or_the_new_one(tmp_path: Path) -> None:
+def test_a_file_is_the_old_one_or_the_new_one(tmp_path: Path) -> None:
+    """Which all files are, but checkpoints: tests/test_structure.py looks for other writers."""
     path = tmp_path / 'page.html'
     write_whole(path, b'old')
     for write in (lambda: write_whole(path, b'x' * 2000), lambda: save_whole(torch.zeros(2000), path)):
         with full_disk(1000), pytest.raises(OSError, match=r'nothing was written: .*page\.html'):
             write()
     assert path.read_bytes() == b'old' and list(tmp_path.iterdir()) == [path]
-
-
-@pytest.mark.parametrize('name', ['student.pth', 'student.safetensors'])
-def test_an_export_is_whole_or_the_old_one(tmp_path: Path, name: str) -> None:
-    config = toys.run_config(tmp_path, toys.seg_net('fcn', width=16))
-    checkpoint = toys.teacher_file('fcn')
-    out, _ = export_student(config, checkpoint, tmp_path / name)
-    before = out.read_bytes()
-    with full_disk(FREE), pytest.raises(OSError, match=f'nothing was written: .*{name}'):
-        export_student(config, checkpoint, out)
-    assert out.read_bytes() == before
 
 
 def test_a_folder_that_cannot_be_made_is_named_at_the_start(tmp_path, monkeypatch, capsys):

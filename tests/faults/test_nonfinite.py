@@ -6,12 +6,10 @@ from pathlib import Path
 import pytest
 import torch
 from mmengine.hooks import Hook
-from mmengine.optim import OptimWrapper
-from mmengine.registry import OPTIM_WRAPPERS
 
-from mmdistill_dense.engine import DistillHook
 from mmdistill_dense.registry import HOOKS
 from tests import toys
+from tests.engine.resumption import half_on_the_cpu
 from tests.faults.tools import content, whole
 from tests.pretrain import runs as pretraining
 
@@ -110,33 +108,12 @@ def test_weights_that_are_no_numbers_are_not_saved(tmp_path):
     assert last_of(tmp_path) == 'iter_2.pth'
 
 
-@OPTIM_WRAPPERS.register_module()
-class Scaled(OptimWrapper):
-    """mmengine's wrapper for mixed precision, with a scaler that works on the CPU."""
-
-    def __init__(self, scale, **kwargs):
-        super().__init__(**kwargs)
-        self.loss_scaler = torch.amp.GradScaler('cpu', init_scale=scale)
-
-    def backward(self, loss, **kwargs):
-        self.loss_scaler.scale(loss).backward(**kwargs)
-        self._inner_count += 1
-
-    def step(self, **kwargs):
-        self.loss_scaler.step(self.optimizer, **kwargs)
-        self.loss_scaler.update()
-
-
 def test_gradients_that_overflow_by_their_scale_are_no_fault(tmp_path):
     """The first steps of mixed precision, which its scaler leaves out while it looks for a scale."""
-    large, small = (dict(optim_wrapper=dict(type='Scaled', scale=scale)) for scale in (2.0**127, 8.0))
-    runner = toys.train(tmp_path, pair(kd=dict(type='LogitKD', loss_weight=1e4)), iters=3, **large)
+    half = dict(type='AmpOptimWrapper', dtype='bfloat16')
+    large, small = (dict(optim_wrapper=dict(half, loss_scale=dict(init_scale=scale))) for scale in (2.0**127, 8.0))
+    with half_on_the_cpu():
+        runner = toys.train(tmp_path, pair(kd=dict(type='LogitKD', loss_weight=1e4)), iters=3, **large)
     assert runner.optim_wrapper.loss_scaler.get_scale() < 2.0**127 and runner.iter == 3
-    with pytest.raises(RuntimeError, match=r'Iteration 3.*distill\.sick\.loss_sick is nan'):
+    with half_on_the_cpu(), pytest.raises(RuntimeError, match=r'Iteration 3.*distill\.sick\.loss_sick is nan'):
         toys.train(tmp_path / 'b', sick(at=[2]), iters=4, **small)
-
-
-def test_options_of_the_hook_are_known():
-    for name, said in (('skip_nonfinite', 'has left: '), ('resume_change', "mean 'resume_changed'")):
-        with pytest.raises(TypeError, match=said):
-            DistillHook(**{name: 1})

@@ -20,7 +20,6 @@ def pair(kd: dict | None = None, student: dict | None = None, teacher: dict | No
 
 @pytest.mark.parametrize(('options', 'words'), [
     (dict(kd=dict(loss_wieght=2)), "model.distillers.kd: LogitKD has no option 'loss_wieght'; .*'loss_weight'"),
-    (dict(kd=dict(temprature=2)), "model.distillers.kd: .*'temprature'; .*Did you mean 'temperature'"),
     (dict(kd=dict(schedule=dict(warmpu=2))), "model.distillers.kd: schedule has no option 'warmpu'; .*warmup"),
     (dict(kd=dict(type='LogitsKD')), "model.distillers.kd.type='LogitsKD' .*Did you mean 'LogitKD'"),
     (dict(kd=dict(student_tap='decod_head')), r"kd\.student_tap='decod_head'.*Close names: decode_head.*mmdistill tap"),
@@ -31,7 +30,6 @@ def pair(kd: dict | None = None, student: dict | None = None, teacher: dict | No
     (dict(backbone=dict(type='ResNetV1d3')), "model.backbone.type='ResNetV1d3' is not .* 'ResNetV1d'"),
     (dict(techer=dict(checkpoint='a.pth')), "'techer'. Did you mean 'teacher'"),
     (dict(unlabeled=dict(data_root='d')), 'It is the key model.unlabeled; write model.unlabelled.$'),
-    (dict(distiler=dict(kd=dict(type='LogitKD'))), "'distiler'. Did you mean 'distillers'"),
     (dict(student=dict(decode_head=dict(num_clases=7))), 'It is the key model.student.decode_head.num_clases.'),
     (dict(teacher=dict(chekpoint='a.pth')), "'chekpoint'. Did you mean 'checkpoint'"),
 ])  # fmt: skip

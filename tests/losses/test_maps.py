@@ -329,3 +329,12 @@ def test_random_and_centre_masks() -> None:
     expected = torch.ones(2, 1, 16, 32, dtype=torch.bool)
     expected[:, :, 5:10, 10:21] = False
     assert torch.equal(keep, expected)
+
+
+def test_students_own_mask_is_a_constant() -> None:
+    student, teacher, tokens, _ = _masked()
+    loss = losses.masked_feature_loss(student, teacher, tokens, student_mask=True)
+    frozen = losses.pixel_weights(losses.token_masks(tokens, teacher) * losses.token_masks(tokens, student.detach()))
+    expected = losses.weighted_mse(student, teacher, frozen)
+    torch.testing.assert_close(torch.autograd.grad(loss, student), torch.autograd.grad(expected, student))
+    assert loss < losses.masked_feature_loss(student, teacher, tokens)  # smaller masks

@@ -332,3 +332,19 @@ def test_memory_is_a_share_of_the_released_form(name: str) -> None:
     ours, released = (peak_extra_memory(lambda f=f: torch.autograd.grad(f(student, *rest), student)) for f in functions)
     assert ours <= share * released
     assert name != 'masks' or ours <= 1.25 * student.nbytes + 16 * 2**20
+
+
+@pytest.mark.parametrize('noise', [1.0, 0.3])
+def test_the_spatial_contrast_of_long_vectors_has_a_gradient(noise: float) -> None:
+    """With the temperature of short tokens its softmax is one-hot for every student that has learned something.
+
+    Times temperature / 0.07, as AfDCD takes it, the gradient is about that of the omni contrast where that has one.
+    """
+    student, teacher = _pair(1, 2048, 16, 16)
+    student = (teacher + noise * student.detach()).requires_grad_()
+    options = dict(contrast='spatial', pool_size=2)
+    (saturated,) = torch.autograd.grad(losses.dense_contrast(student, teacher, temperature=0.07, **options), student)
+    (grad,) = torch.autograd.grad(losses.dense_contrast(student, teacher, **options), student)
+    (omni,) = torch.autograd.grad(losses.dense_contrast(student, teacher, pool_size=2), student)
+    assert not saturated.any()
+    assert 2048 * grad.norm() > max(0.3 * omni.norm(), 0.3)

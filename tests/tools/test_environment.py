@@ -1,43 +1,12 @@
-"""How the C++ files of mmcv are divided into units, and what the audit makes of a report, and of none."""
+"""What the audit of the dependencies makes of a report, and of none."""
 
-import re
 import subprocess
-from pathlib import Path
 from types import SimpleNamespace
 from unittest import mock
 
 import pytest
 
 from tools import audit
-from tools.build_mmcv import APART, AT_THE_END, LONGEST, group, write_units
-
-
-@pytest.fixture
-def sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Files of different sizes, among them those with rules, in the working directory."""
-    monkeypatch.chdir(tmp_path)
-    names = [LONGEST, *APART, *AT_THE_END, *(f'op_{index}.cpp' for index in range(40)), 'pytorch/roi_align.cpp']
-    paths = [f'./csrc/{"pytorch/" * name.startswith("cpu/")}{name}' for name in names]
-    for index, path in enumerate(paths):
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
-        Path(path).write_text('// ' + 'x' * (37 * index % 101))
-    return paths
-
-
-def test_every_file_is_in_one_unit_and_the_rules_hold(sources: list[str], tmp_path: Path) -> None:
-    for count in (1, 4, 7):
-        units = group(sources, count)
-        assert sorted(path for unit in units for path in unit) == sorted(sources)
-        assert units[0] == [f'./csrc/{LONGEST}'] and len(units) == 1 + max(count, len(APART))
-        for unit in units:
-            assert sum(path.endswith(tuple(APART)) for path in unit) <= 1
-            assert not any(path.endswith(tuple(AT_THE_END)) for path in unit[:-1])
-    text = ''.join(Path(path).read_text() for path in write_units(sources, 4, tmp_path / 'units'))
-    assert sorted(re.findall('#include "(.*)"', text)) == sorted(str(Path(path).resolve()) for path in sources)
-
-
-# The audit of the dependencies
-
 
 HOLE = dict(id='PYSEC-1', aliases=['CVE-2'], fix_versions=['2.0'])
 PACKAGES = dict(name='a', version='1.0', vulns=[HOLE]), dict(name='b', version='1.0', vulns=[])

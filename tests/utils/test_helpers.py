@@ -41,10 +41,9 @@ def test_a_rule_names_the_option_what_would_work_and_what_was_given(rule, given,
 
 def test_weights_are_named_together():
     validate.check_weights(a=0, b=1e-9)
+    told = r'a, b must be >= 0 and not all 0, got .*, .*; loss_weight=0 leaves it out'
     for weights in (dict(a=0, b=0.0), dict(a=-1, b=2)):
-        with pytest.raises(
-            ValueError, match=r'a, b must be >= 0 and not all 0, got .*, .*; loss_weight=0 leaves it out'
-        ):
+        with pytest.raises(ValueError, match=told):
             validate.check_weights(**weights)
 
 

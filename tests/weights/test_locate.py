@@ -185,21 +185,16 @@ def test_missing_or_damaged_file_is_named(tmp_path, monkeypatch):
     refused(str(path), ValueError, rf'^key=.*{found}.*its name promises')
 
 
-def test_auto_reaches_the_teacher(package, tmp_path, monkeypatch):
-    """``checkpoint='auto'`` through the teacher: a copy of a toy config that a faked package publishes weights for."""
-    name, mim = package
-    monkeypatch.setenv('MMDISTILL_CACHE', str(tmp_path / 'cache'))
-    source = Config(dict(default_scope='mmseg', model=load_model(toys.seg_net('fcn'), 'm').model))
-    source.dump(mim / 'configs' / 'net' / 'toy.py')
-    weights = tmp_path / 'cache' / 'checkpoints' / 'x.pth'
-    weights.parent.mkdir(parents=True)
-    network = toys.build_plain(toys.seg_net('fcn'), seed=3)
-    torch.save(network.state_dict(), weights)
-    digest = hashlib.sha256(weights.read_bytes()).hexdigest()[:8]
-    weights.rename(weights.with_name(f'toy-{digest}.pth'))
-    publish(mim, f"- {{Name: a, Config: configs/net/toy.py, Weights: 'https://nowhere.invalid/toy-{digest}.pth'}}")
-    model = toys.distilled(teacher=dict(cfg=f'{name}::net/toy.py', checkpoint='auto'))
-    teacher = toys.teacher_of(model)
+def test_auto_reaches_the_teacher(package, web):
+    """A copy of a toy config that a faked package publishes weights for."""
+    (name, mim), (folder, address), option = package, web, toys.seg_net('fcn')
+    Config(dict(default_scope='mmseg', model=load_model(option, 'm').model)).dump(mim / 'configs/net/toy.py')
+    network = toys.build_plain(option, seed=3)
+    torch.save(network.state_dict(), folder / 'toy.pth')
+    digest = locate.sha256(folder / 'toy.pth')[:8]
+    (folder / 'toy.pth').rename(folder / f'toy-{digest}.pth')
+    publish(mim, f"- {{Name: a, Config: configs/net/toy.py, Weights: '{address}/toy-{digest}.pth'}}")
+    teacher = toys.teacher_of(toys.distilled(teacher=dict(cfg=f'{name}::net/toy.py', checkpoint='auto')))
     assert teacher.receipt.sha256.startswith(digest) and teacher.receipt.config == f'{name}::net/toy.py'
     assert torch.equal(teacher.network.backbone.layer1[0].conv1.weight, network.backbone.layer1[0].conv1.weight)
 

@@ -17,7 +17,7 @@ from mmdistill_dense.distillers.maskd import learning
 from mmdistill_dense.losses import mask_dice
 from mmdistill_dense.networks.taps import Tap
 from tests import toys
-from tests.distillers.maskd.tokens import LEARN, NECK, random_tokens
+from tests.distillers.maskd.tokens import LEARN, NECK, random_tokens, tokens_of
 from tests.distillers.steps import draw, set_up
 from tools.benchmark import reference
 
@@ -370,3 +370,15 @@ def test_the_terms_share_the_convolution_and_are_weighted() -> None:
 def test_one_token_is_warned_of() -> None:
     with pytest.warns(UserWarning, match='num_tokens=1: Dice'):
         FreeKD(num_tokens=1)
+
+
+def test_deeplabv3_learns_on_its_logits_and_distils_both_heads(tmp_path):
+    option = dict(type='MasKD', student_tap=['decode_head', ('auxiliary_head', 0.4)], num_tokens=8, weight_mask=False,
+                  align='none', factor=0.5, eps=1e-5, share_tokens=True, learn=LEARN)  # fmt: skip
+    model = toys.model_config(toys.seg_net(), toys.seg_teacher(), dict(maskd=option))
+    runner = toys.train(tmp_path, model, iters=2)
+    assert tuple(tokens_of(runner)['0.mask_token'].shape) == (8, toys.NUM_CLASSES)
+    logged = {name for name in runner.message_hub.log_scalars if 'maskd' in name}
+    assert logged == {f'train/distill.maskd.{name}' for name in ('loss_maskd', 'level0', 'level1', 'share')}
+    content = torch.load(tmp_path / 'iter_2.pth', weights_only=False)
+    toys.build_plain(toys.seg_net()).load_state_dict(content['state_dict'], strict=True)

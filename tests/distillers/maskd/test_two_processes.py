@@ -6,7 +6,8 @@ import torch
 from mmdistill_dense.distillers.maskd import learning as token_learner
 from tests import gloo, toys
 from tests.distillers.maskd.test_learning import blobs, learner
-from tests.distillers.maskd.tokens import same, seg_model, tokens_of
+from tests.distillers.maskd.test_prepare import Interrupt, same, stop_at
+from tests.distillers.maskd.tokens import seg_model, tokens_of
 
 BATCH = 4
 pytestmark = pytest.mark.soak
@@ -23,7 +24,14 @@ def learned(folder, **changes):
     """Run to the end; return the tokens and the weights of the student."""
     runner = toys.train(None, run_config(folder, **changes))
     runner.model = runner.model.module
-    return tokens_of(runner) | toys.student_state(runner.model)
+    return dict(tokens=tokens_of(runner), student=toys.student_state(runner.model))
+
+
+def interrupted(folder, at):
+    """Run until a step of the learning, where every process fails."""
+    with pytest.MonkeyPatch.context() as patched, pytest.raises(Interrupt):
+        stop_at(patched, at)
+        toys.train(None, run_config(folder))
 
 
 def error_of(folder):
@@ -52,6 +60,9 @@ def process(rank, folder):
     found = dict(whole=learned(folder / 'whole'))
     found['seen'] = torch.stack(seen)
     found['cached'] = learned(folder / 'whole')
+    interrupted(folder / 'cut', 4)
+    found['files'] = [path.name for path in (folder / 'cut' / 'maskd_tokens').iterdir()]
+    found['continued'] = learned(folder / 'cut')
     found['error'] = error_of(folder / 'error')
     token_learner.gated_loss = gated
     found['learning'] = one_learning_step(rank, 2)
@@ -64,14 +75,28 @@ def ranks(tmp_path_factory):
     return gloo.results(process, tmp_path_factory.mktemp('two'))
 
 
-def test_tokens_are_equal_on_both_though_the_data_are_not_and_a_mistake_stops_both(ranks):
+def test_tokens_are_equal_on_both_though_the_data_are_not(ranks):
     first, second = ranks
     assert len(first['seen']) == 6 and not (first['seen'] == second['seen']).any()
-    tokens = [{name: value for name, value in rank['whole'].items() if 'mask_token' in name} for rank in ranks]
-    assert tokens[0] and same(*tokens)
+    assert same(first['whole']['tokens'], second['whole']['tokens'])
+
+
+def test_the_student_is_the_same_with_tokens_found(ranks):
     for rank in ranks:
-        assert same(rank['whole'], rank['cached']), 'a run that finds them trains the same student'
-        assert "model.distillers.maskd.tokens='nowhere.pth'" in rank['error'], 'the main process alone looks'
+        for part in ('tokens', 'student'):
+            assert same(rank['whole'][part], rank['cached'][part])
+
+
+def test_interrupted_learning_continues_to_the_same_bits(ranks):
+    for rank in ranks:
+        assert rank['files'][0].endswith('.partial.pth')
+        for part in ('tokens', 'student'):
+            assert same(rank['whole'][part], rank['continued'][part])
+
+
+def test_a_mistake_that_the_main_process_finds_stops_both(ranks):
+    for rank in ranks:
+        assert "model.distillers.maskd.tokens='nowhere.pth'" in rank['error']
 
 
 def test_a_step_on_two_halves_is_the_step_on_the_whole(ranks):

@@ -1,18 +1,13 @@
-"""What `make docs` writes is up to date, and mim finds and downloads what the metafiles name; published results."""
+"""What `make docs` writes is up to date, and mim finds what the metafiles name; published results."""
 
-import shutil
-from importlib import import_module
 from pathlib import Path
 
 import pytest
 import yaml
-from mmengine.config import Config
 
-from mmdistill_dense.apps.recipes import compose
 from mmdistill_dense.apps.recipes.compose import methods
 from tests.every_config import every
-from tools.docs import model_zoo
-from tools.docs.model_zoo import card_of, cards, configs_of, metafile, read_card, stale, stem_of, table
+from tools.docs.model_zoo import cards, configs_of, metafile, read_card, stale, stem_of
 from tools.docs.targets import read_targets
 
 ROOT = Path(__file__).parents[3]
@@ -21,14 +16,6 @@ ROOT = Path(__file__).parents[3]
 @pytest.mark.soak
 def test_generated_files_are_up_to_date() -> None:
     assert not [str(file.relative_to(ROOT)) for file in stale()], 'write them: make docs'
-
-
-@pytest.mark.soak
-def test_every_method_has_a_card_and_stands_in_the_table_with_its_configs() -> None:
-    lines = {line.split('](')[0].removeprefix('| ['): line for line in table().splitlines() if line.startswith('| [')}
-    assert set(lines) == {card.name for card in cards()}
-    for method in methods():
-        assert f'{len(configs_of(method))} files in `{method}`' in lines[card_of(method).name]
 
 
 def test_a_card_names_a_paper_or_none_and_another_form_is_refused(tmp_path: Path) -> None:
@@ -57,46 +44,12 @@ def test_every_published_number_belongs_to_a_config_and_that_of_a_file_stands_in
         assert sorted(value for one in results for value in one['Metrics'].values()) == sorted(values), method
 
 
-def test_numbers_of_the_first_three_methods_and_their_metadata() -> None:
-    """As they stood before metafiles were generated."""
-    models = {model['Name']: model for method in ('afdcd', 'maskd', 'pcd')
-              for model in yaml.safe_load(metafile(method))['Models']}  # fmt: skip
-    results = {name: model['Results'] for name, model in models.items() if 'Results' in model}
-    source = "authors' repository (OSVAI/Af-DCD), best of 50 evaluations (2024-03)"
-    assert results['afdcd_deeplabv3_r101_to_r18_ade20k'] == [
-        dict(Task='Semantic Segmentation', Dataset='ADE20K', Metrics={'published mIoU': 36.21}, Source=source)
-    ]
-    for name, metrics in (
-        ('maskd_fcos_r101_to_r50_coco_inherit', [{'published box AP': 42.9}]),
-        ('maskd_deeplabv3_r101_to_r18_cityscapes', [{'published mIoU': 77.0}]),
-        ('pcd_mask-rcnn_r18_fpn_2x_coco_pcd-init', [{'published box AP': 37.4}, {'published mask AP': 34.0}]),
-    ):
-        assert [result['Metrics'] for result in results[name]] == metrics
-    assert len(results) == 5 + 16 + 1  # Af-DCD's on CamVid and COCO-Stuff have a name and no file
-    coco, toy = (models[f'maskd_{name}']['Metadata'] for name in ('fcos_r101_to_r50_coco_inherit', 'toy_det'))
-    assert coco == {'Training Data': 'COCO', 'Epochs': 24, 'Batch Size': 16, 'Pair': 'fcos_r101_to_r50_coco'}
-    cfg = Config.fromfile(ROOT / 'configs/maskd/toy_det.py')
-    assert (toy['Epochs'], toy['Batch Size']) == (cfg.train_cfg.max_epochs, cfg.train_dataloader.batch_size)
+def test_mim_search_finds_every_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    from mim.commands import search
 
-
-@pytest.fixture
-def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A checkout as mim sees an installed one."""
-    pytest.importorskip('mim')
-    shutil.copytree(ROOT / 'configs', tmp_path / 'tree/configs')
-    shutil.copy(ROOT / 'model-index.yml', tmp_path / 'tree')
-    for module in (import_module(f'mim.commands.{name}') for name in ('search', 'download')):
-        monkeypatch.setattr(module, 'is_installed', lambda name: True)
-        monkeypatch.setattr(module, 'get_installed_path', lambda name: str(tmp_path / 'tree'))
-    monkeypatch.setattr(module, 'module_full_name', lambda name: name)
-    return tmp_path / 'tree'
-
-
-@pytest.mark.usefixtures('package')
-def test_mim_search_finds_every_file() -> None:
-    from mim.commands.search import get_model_info
-
-    found = get_model_info('mmdistill_dense', to_dict=True)
+    monkeypatch.setattr(search, 'is_installed', lambda name: True)
+    monkeypatch.setattr(search, 'get_installed_path', lambda name: str(ROOT))
+    found = search.get_model_info('mmdistill_dense', to_dict=True)
     assert set(found) == {f'{method}_{path.stem}' for method in methods() for path in configs_of(method)}
     for name, one in found.items():  # mim knows a model by its name alone, written small
         config = ROOT / one['config']
@@ -108,40 +61,14 @@ def test_mim_search_finds_every_file() -> None:
         count += len(content['Models'])
     assert count == len(found)
     assert found['afdcd_deeplabv3_r101_to_r18_cityscapes']['cityscapes/published_miou'] == 77.03
+    models = {model['Name']: model for model in yaml.safe_load(metafile('maskd'))['Models']}
+    coco = models['maskd_fcos_r101_to_r50_coco_inherit']
+    told = {'Training Data': 'COCO', 'Epochs': 24, 'Batch Size': 16, 'Pair': 'fcos_r101_to_r50_coco'}
+    assert coco['Metadata'] == told and [one['Metrics'] for one in coco['Results']] == [{'published box AP': 42.9}]
     chosen = dict(models=['afdcd'], training_datasets=['pascal voc 2012 + aug'])
-    voc = get_model_info('mmdistill_dense', to_dict=True, **chosen)
+    voc = search.get_model_info('mmdistill_dense', to_dict=True, **chosen)
     assert 'afdcd_deeplabv3_r101_to_r18_voc' in voc
     assert all(name.startswith('afdcd_') and name.endswith('voc') for name in voc)
-
-
-def test_mim_download_brings_the_config_whole_and_its_weights(package, server, tmp_path, monkeypatch):
-    from mim.commands.download import download
-
-    monkeypatch.setenv('no_proxy', '127.0.0.1')
-    folder, address = server
-    (folder / 'student.pth').write_bytes(b'weights')
-    file = package / 'configs/afdcd/metafile.yml'
-    content = yaml.safe_load(file.read_text())
-    (model,) = [model for model in content['Models'] if model['Name'] == 'afdcd_toy_seg']
-    model['Weights'] = f'{address}/student.pth'
-    file.write_text(yaml.safe_dump(content))
-    assert download('mmdistill_dense', ['afdcd_toy_seg'], str(tmp_path / 'got')) == ['student.pth']
-    assert (tmp_path / 'got/student.pth').read_bytes() == b'weights'
-    got, leaf = map(Config.fromfile, (tmp_path / 'got/afdcd_toy_seg.py', ROOT / 'configs/afdcd/toy_seg.py'))
-    assert got.model == leaf.model and got.train_cfg == leaf.train_cfg
-
-
-@pytest.mark.soak
-def test_write_touches_what_is_stale_alone(package: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(compose, 'package_root', lambda name: package)
-    shutil.copytree(ROOT / 'docs/methods', package / 'docs/methods')
-    for name in ('README.md', 'setup.cfg'):
-        shutil.copy(ROOT / name, package)
-    (package / 'configs/kd/metafile.yml').unlink()
-    readme = package / 'docs/methods/README.md'
-    readme.write_text('old')
-    assert set(model_zoo.write()) == {package / 'configs/kd/metafile.yml', readme}
-    assert readme.read_text() == table()
 
 
 ENTRY = '{recipe: pair_a, metric: mIoU, student: 74.21, teacher: 78.07, method: 75.56, source: table, date: "2022-05"}'

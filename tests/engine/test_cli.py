@@ -60,13 +60,9 @@ def commands_run(tiny_config, tmp_path_factory):
     return folder
 
 
-@pytest.mark.soak
-def test_a_launched_run_trains_with_gloo(commands_run):
+def test_a_launched_run_trains_resume_continues_and_test_keeps_and_augments(commands_run):
     (log,) = (commands_run / 'run').glob('*/*.log')
     assert 'SyncBN layers become BN' in log.read_text() and (commands_run / 'run' / 'iter_4.pth').is_file()
-
-
-def test_resume_continues_and_test_keeps_and_augments(commands_run):
     (log,) = (commands_run / 'again').glob('*/*.log')
     assert 'iter: 4' in log.read_text()
     assert (commands_run / 'again' / 'iter_8.pth').is_file() and not (commands_run / 'again' / 'iter_4.pth').exists()

@@ -1,6 +1,5 @@
 """``DistillHook``: what it draws, writes, restores and averages, and whose gradients it clips."""
 
-import copy
 import functools
 import gc
 import shutil
@@ -128,7 +127,8 @@ def test_each_epoch_and_each_step_has_streams_of_its_own():
         with fork_rng():
             SeededStreams().before_train_epoch(runner)
             SeededStreams().before_train_iter(runner, 0)
-            drawn.append((np.random.rand(), float(torch.rand(()))))
+            drawn.append((np.random.rand(), float(torch.rand(())), runner.train_dataloader.worker_init_fn.place[2]))
+    assert [epoch for *_, epoch in drawn] == [0, 1, 1], 'what workers are seeded with'
     assert drawn[0][0] != drawn[1][0] == drawn[2][0] and drawn[0][1] == drawn[1][1] != drawn[2][1]
 
 
@@ -163,8 +163,7 @@ def test_receipt_and_distillers_are_written(finished):
     content = torch.load(finished / 'iter_2.pth', weights_only=False)
     told = content['meta']['distill']
     (teacher,) = told['teachers'].values()
-    assert teacher['config'] == toys.SEG['fcn'] and teacher['file'] == 'fcn_16.pth' and len(teacher['sha256']) == 64
-    assert teacher['matched'] == teacher['total'] > 0 and teacher['ignored'] == 0
+    assert teacher['file'] == 'fcn_16.pth' and teacher['ignored'] == 0 < teacher['matched']
     scores = 'decode_head.conv_seg'
     assert told['distillers']['kd'] == dict(type='LogitKD', tensors={}, taps=[[scores, scores]])
     assert told['distillers']['mimic']['type'] == 'MaskedMimic'
@@ -234,16 +233,6 @@ def test_another_run_is_told_apart(finished, other_teacher, tmp_path):
     assert comparable(here) == comparable(there) != comparable(other)
 
 
-def test_resume_with_something_else_is_refused(finished, tmp_path, other_teacher):
-    with pytest.raises(ValueError) as error:
-        resume(finished / 'iter_2.pth', tmp_path / 'a', pair(teacher=other_teacher))
-    message = str(error.value)
-    assert 'differ in teachers, distillers' in message and 'resume_changed=True' in message and 'load_from' in message
-    assert 'checkpoint: teacher mmseg::fcn' in message and 'this run:   teacher mmseg::fcn' in message
-    with pytest.raises(ValueError, match='this run:   no distillation'):
-        resume(finished / 'iter_2.pth', tmp_path / 'b', toys.seg_net('fcn'))
-
-
 def changed(file, folder, model, **changes):
     return resume(file, folder, model, default_hooks=dict(distill=dict(resume_changed=True)), **changes)
 
@@ -267,15 +256,18 @@ def test_resume_with_another_teacher_and_one_distiller_more_on_request(finished,
     assert fewer.iter == 4 and not list(fewer.model.distillers.parameters())
 
 
-def test_a_control_resumes_as_a_distilled_run_if_asked(tmp_path):
+def test_a_control_resumes_as_a_distilled_run_if_asked_and_is_none_itself(tmp_path):
     """All distillers are new then."""
     toys.train(tmp_path / 'a', toys.seg_net('fcn'), iters=2)
     file = tmp_path / 'a' / 'iter_2.pth'
     content = torch.load(file, weights_only=False)
     assert 'distillers' not in content and 'distill' not in content['meta']
-    with pytest.raises(ValueError, match='checkpoint: no distillation'):
+    words = '(?s)in teachers, distillers.*checkpoint: no distillation\n.*this run:   teacher mmseg::fcn.*load_from'
+    with pytest.raises(ValueError, match=words):
         resume(file, tmp_path / 'b', pair())
     assert changed(file, tmp_path / 'b', pair()).iter == 4
+    with pytest.raises(ValueError, match='(?s)this run:   no distillation.*resume_changed=True'):
+        resume(tmp_path / 'b' / 'iter_4.pth', tmp_path / 'c', toys.seg_net('fcn'))
 
 
 def test_new_distillers_do_not_get_the_optimizers_state_of_others(tmp_path):
@@ -378,19 +370,6 @@ def test_masks_may_be_infinite_and_nothing_may_be_nan():
     for name, value in (('mask', torch.nan), ('weight', torch.inf)):
         with pytest.raises(RuntimeError, match=f'the weights are not finite .{name}'):
             check_saved(dict(state_dict={name: torch.tensor(value)}, meta=dict(iter=1)), model)
-
-
-def test_log_lines_show_terms_and_shares(tmp_path):
-    config = toys.run_config(tmp_path, pair(dict(mimic=dict(MIMIC, clip_max_norm=1.0))), iters=2)
-    config.log_level, before = 'INFO', copy.deepcopy(config.model.to_dict())
-    toys.train(tmp_path, config)
-    assert config.model.to_dict() == before, 'the config is left as it was'
-    (log,) = tmp_path.rglob('*.log')
-    lines = [line for line in log.read_text().splitlines() if 'Iter(train)' in line]
-    assert len(lines) == 2
-    for word in ('loss:', 'distill.mimic.loss_mimic:', 'distill.mimic.share:', 'distill.mimic.grad_norm:'):
-        assert word in lines[1], lines[1]
-    assert 'SHA' in log.read_text() or 'sha256' in log.read_text(), 'the receipt'
 
 
 @HOOKS.register_module()

@@ -2,7 +2,6 @@
 
 import os
 import re
-import runpy
 import stat
 import subprocess
 import sys
@@ -16,7 +15,6 @@ from mmdistill_dense.engine import DistillDDP
 from mmdistill_dense.engine import ddp as gloo
 from mmdistill_dense.registry import MODEL_WRAPPERS
 from tests.engine.processes import ROOT, environment, free_port, run
-from tests.gloo import start
 
 SRUN = """#!{python}
 import os, subprocess, sys
@@ -29,27 +27,9 @@ sys.exit(max(task.wait() for task in tasks))
 """
 
 
-def run_as_torchrun_does(rank, folder, port, tool, *words):
-    """Run a script of ``tools`` in a folder with torchrun's variables; what it prints goes to a file there."""
-    os.chdir(folder)
-    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE='2', MASTER_ADDR='127.0.0.1', MASTER_PORT=port)
-    output = os.open(f'{rank}.txt', os.O_CREAT | os.O_WRONLY)
-    for stream in (1, 2):
-        os.dup2(output, stream)
-    sys.argv = [str(ROOT / 'tools' / tool), *words, '--launcher', 'pytorch']
-    runpy.run_path(sys.argv[0], run_name='__main__')
-
-
 def losses(log):
     """The printed losses, one per iteration."""
     return re.findall(r'Iter\(train\).*? loss: ([\d.]+)', log)
-
-
-@pytest.mark.parametrize(('line', 'launcher'), [
-    ('x --launcher slurm', 'slurm'), ('--launcher=pytorch', 'pytorch'), ('x', None), ('--launcher', None),
-])  # fmt: skip
-def test_requested_launcher(line, launcher):
-    assert gloo.requested_launcher(line.split()) == launcher
 
 
 @pytest.fixture
@@ -67,6 +47,8 @@ def alone(monkeypatch):
 @pytest.mark.parametrize(('given', 'argv', 'device', 'opened'), [
     ({}, [], 'cpu', []),
     (dict(RANK='0', WORLD_SIZE='1'), ['--launcher', 'pytorch'], 'cpu', ['gloo']),
+    (dict(RANK='0', WORLD_SIZE='1'), ['x', '--launcher'], 'cpu', ['gloo']),
+    (dict(RANK='0', WORLD_SIZE='2'), ['--launcher=none'], 'cpu', []),
     (dict(RANK='0', WORLD_SIZE='2'), ['--launcher', 'none'], 'cpu', []),
     (dict(RANK='0', WORLD_SIZE='2'), [], 'cuda', []),  # left to mmengine
     (dict(SLURM_PROCID='0', SLURM_NTASKS='4', SLURM_NODELIST='a'), [], 'cpu', []),  # a batch script without srun
@@ -112,10 +94,8 @@ def test_slurm_train_gives_the_same_losses(two_processes, tiny_config, tmp_path)
 
 @pytest.mark.soak
 def test_dist_test_reads_what_dist_train_wrote(two_processes, tiny_config, tmp_path):
-    """What ``dist_test.sh`` starts; the script itself is read below."""
-    words = [str(tiny_config), str(two_processes[0] / 'iter_4.pth'), '--work-dir', str(tmp_path)]
-    start(run_as_torchrun_does, str(tmp_path), free_port(), 'test.py', *words)
-    assert 'mIoU' in (tmp_path / '0.txt').read_text()
+    words = [tiny_config, two_processes[0] / 'iter_4.pth', 2, '--work-dir', tmp_path]
+    assert 'mIoU' in run(['bash', ROOT / 'tools' / 'dist_test.sh', *words], tmp_path, environment())
 
 
 TORCHRUN = '-m torch.distributed.run --standalone --nproc_per_node 2'

@@ -1,4 +1,4 @@
-"""Steps of optimizers: LARS against the formula and as mmengine builds it, and the limits of distillers."""
+"""Steps of optimizers: LARS against the formula, and the limits of distillers."""
 
 import copy
 import itertools
@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from mmengine.optim import AmpOptimWrapper, OptimWrapper, OptimWrapperDict, build_optim_wrapper
+from mmengine.optim import AmpOptimWrapper, OptimWrapper, OptimWrapperDict
 from torch import nn
 
 from mmdistill_dense.distillers.base import Distiller
@@ -108,20 +108,6 @@ def test_sparse_gradients_and_wrong_numbers_are_refused():
     for option in (dict(lr=-1), dict(lr=1, momentum=1.0), dict(lr=1, eta=-1e-3)):
         with pytest.raises(ValueError, match='LARS: (lr|momentum|eta) must be 0 or more'):
             LARS(embedding.parameters(), **option)
-
-
-def test_mmengine_builds_it_and_names_what_is_excluded():
-    model = nn.ModuleDict(dict(body=nn.Linear(3, 3), head=nn.Linear(3, 2)))
-    wrapper = build_optim_wrapper(model, dict(
-        type='OptimWrapper',
-        optimizer=dict(type='mmdistill_dense.LARS', lr=0.2, weight_decay=1e-5),
-        paramwise_cfg=dict(custom_keys={'head': dict(lars_exclude=True)}),
-    ))  # fmt: skip
-    assert isinstance(wrapper.optimizer, LARS)
-    excluded = {
-        id(param) for group in wrapper.optimizer.param_groups if group['lars_exclude'] for param in group['params']
-    }
-    assert excluded == {id(param) for param in model['head'].parameters()}
 
 
 # Clipping of distillers' gradients, in every way in which a step can be taken

@@ -27,7 +27,6 @@ from mmdistill_dense.unlabelled.stream import PassSampler, open_pictures
 from mmdistill_dense.utils.reproducible import stream_states
 from tests import toys
 from tests.engine.resumption import ITERS, MORE, WITH_MORE, noted, pair, train, uninterrupted
-from tests.faults.tools import content
 from tests.query_nets import query_net
 
 run = functools.partial(noted, train)
@@ -69,27 +68,6 @@ def test_labelled_pictures_are_those_of_a_run_without(tmp_path):
     assert uninterrupted('more pictures, workers')[1] == plain
     late = run(tmp_path, model(toys.picture_folder(), **MORE, start=2))
     assert [one[2] for one in late] == [None, None, *(one[2] for one in plain[2:])]
-
-
-def test_the_same_picture_looks_different_in_another_pass(tmp_path):
-    diary = run(tmp_path, model(toys.picture_folder(), ratio=1.5))
-    taken = [picture for _, _, more in diary for picture in more]
-    assert sorted(name for name, _ in taken[:6]) == [f'{number}.png' for number in range(6)]
-    assert len(set(taken)) > 6  # flipped, other colours
-
-
-@pytest.mark.soak
-@pytest.mark.parametrize('network', ['start', 'weights'])
-def test_a_run_without_such_steps_equals_the_one_without_the_option(tmp_path, network):
-    off = dict(kd=dict(type='LogitKD', schedule=dict(stop_at=1)))
-    own = dict(start=dict(start=1.0), weights=dict(distillers=off))[network]
-    folder = toys.picture_folder()
-    seen = run(tmp_path / 'a', model(folder, **own))
-    run(tmp_path / 'b', model(None, own.get('distillers')))
-    used = [more is not None for _, _, more in seen]
-    assert used == ([False] * ITERS if network == 'start' else [True] + [False] * (ITERS - 1))
-    same = not toys.differing(*(content(tmp_path / one / f'iter_{ITERS}.pth') for one in 'ab'))
-    assert same == (network == 'start')
 
 
 @pytest.fixture
@@ -228,15 +206,16 @@ def test_label_images_are_no_pictures_and_a_name_alone_is_none(tmp_path):
         opened(str(tmp_path), **changes)
 
 
-def test_pictures_are_the_same_from_another_folder(tmp_path, monkeypatch):
-    shutil.copytree(toys.picture_folder(2), tmp_path / 'more')
-    option, found = UnlabelledOption.parse(dict(data_prefix=str(tmp_path / 'more'))), []
+def test_pictures_are_the_same_from_another_folder_and_in_a_moved_one(tmp_path, monkeypatch):
+    found = []
     labelled = toys.run_config(tmp_path, model(None)).train_dataloader
-    for place in ('.', '/'):
+    for place, folder in (('.', 'more'), ('/', 'more'), ('.', 'moved')):
+        shutil.copytree(toys.picture_folder(2), tmp_path / folder, dirs_exist_ok=True)
+        option = UnlabelledOption.parse(dict(data_prefix=str(tmp_path / folder)))
         monkeypatch.chdir(tmp_path / place)
         config = dict(train_dataloader=labelled)
         found.append(open_pictures(option, config, DATASETS.build(labelled.dataset)).identity())
-    assert found[0] == found[1] and found[0]['pictures'] == 2
+    assert found[0] == found[1] == found[2] and found[0]['pictures'] == 2
 
 
 def test_one_picture_in_a_pooling_head_is_refused_at_start(tmp_path):
@@ -260,10 +239,7 @@ def test_one_picture_in_a_pooling_head_is_refused_at_start(tmp_path):
 def test_few_pictures_and_unknown_test_pictures_are_warned_of(log):
     opened(None, model=model(toys.picture_folder(), start=1.0), log_level='INFO')
     warnings = [text for level, text in log if level == logging.WARNING and text.startswith('model.unlabelled')]
-    for words in (
-        '6 pictures are few for 2 a step',
-        'no step takes these pictures: they begin after step 1 of 1',
-    ):
+    for words in ('6 pictures are few for 2 a step', 'no step takes these pictures: they begin after step 1 of 1'):
         assert any(re.search(words, text) for text in warnings)
     for name, count in (('val', 2), ('train', 8)):
         words = f'{name}_dataloader: {count} of its {count} pictures are no files here, e.g. shapes/'
@@ -272,8 +248,7 @@ def test_few_pictures_and_unknown_test_pictures_are_warned_of(log):
 
 @pytest.mark.soak
 def test_another_list_another_ratio_and_none_are_refused_on_resume_unless_the_user_insists(tmp_path):
-    """A moved folder is the same."""
-    folder, before = uninterrupted('more pictures')
+    folder, _ = uninterrupted('more pictures')
     start = dict(resume=True, load_from=str(folder / 'iter_2.pth'))
     for network in (model(toys.picture_folder(5), ratio=1.5), model(toys.picture_folder()), model(None)):
         with pytest.raises(ValueError, match='6 pictures without labels .*ratio 1.5'):
@@ -281,8 +256,6 @@ def test_another_list_another_ratio_and_none_are_refused_on_resume_unless_the_us
     hooks = dict(default_hooks=dict(distill=dict(resume_changed=True)))
     seen = run(tmp_path / 'b', model(toys.picture_folder()), **start, **hooks)
     assert [len(more) for _, _, more in seen] == [2] * (ITERS - 2)
-    shutil.copytree(toys.picture_folder(), tmp_path / 'moved')
-    assert run(tmp_path / 'c', model(str(tmp_path / 'moved'), **MORE), **start) == before[2:]
 
 
 # A step on pictures without labels

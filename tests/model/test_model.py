@@ -305,8 +305,7 @@ def test_sync_bn_of_the_zoo_configs_runs_in_one_cpu_process():
     (dict(distillers=dict(kd=dict(temperature=2))), KeyError, ['model.distillers.kd.type=None']),
     (dict(distillers=dict(my_loss=KD)), ValueError, ['model.distillers.my_loss', '"loss"']),
     (dict(distillers={'a.b': KD}), ValueError, ['model.distillers.a.b', 'dot']),
-    (dict(distillers=dict(kd=dict(KD, temp=2))), TypeError, ["model.distillers.kd: LogitKD has no option 'temp'"]),
-    (dict(distillers=dict(kd=dict(KD, temperature=-1))), ValueError, ['model.distillers.kd: temperature']),
+    (dict(distillers=dict(kd=dict(KD, student_tap='decode_head.loss_decode'))), ValueError, ['never fired']),
     (dict(distillers=dict(kd=dict(KD, teacher='b'))), ValueError, ["kd.teacher='b'", 'one unnamed teacher']),
     (dict(distillers=[KD]), TypeError, ['model.distillers must be a dict of dicts by name']),
     (dict(distillers=dict(kd=None)), TypeError, ['model.distillers must be a dict of dicts by name']),
@@ -404,8 +403,6 @@ def test_context_parts_and_what_is_no_loss():
     ('forward', lambda x: x.mean(), TypeError, r"its loss returns a tensor without a name: .*{'loss_x': tensor}"),
     ('forward', lambda x: None, TypeError, 'its loss returns None: a dict'),
     ('loss', lambda x: None, TypeError, 'its loss returns None'),
-    ('loss', lambda x: 1.5, TypeError, r'its loss returns 1\.5'),
-    ('loss', lambda x: [x.mean()], TypeError, r'its loss returns \[tensor'),
     ('loss', lambda x: {'loss_x': None}, TypeError, 'its loss returns loss_x=None, no tensor'),
     ('late', lambda x: {'loss_x': x.mean()}, RuntimeError, 'its parameter scale was made after the optimizer'),
     ('forward', lambda x: {'loss_x': torch.zeros(())}, None, ''),  # a queue that is still empty

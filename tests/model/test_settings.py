@@ -4,6 +4,7 @@ import hashlib
 import io
 import json
 import math
+import re
 from pathlib import Path
 
 import pytest
@@ -235,11 +236,14 @@ def test_a_run_gets_the_ratio_of_its_optimizer_and_says_what_it_chose(tmp_path):
     model = toys.model_config(toys.seg_net('fcn'), toys.seg_teacher('fcn'), methods)
     config = toys.run_config(tmp_path, model, log_level='INFO')
     config.optim_wrapper.optimizer = dict(type='AdamW', lr=0.001)
+    before = config.model.to_dict()
     runner, ratio = toys.train(None, config), AUTO_RATIO / math.sqrt(2)
+    assert config.model.to_dict() == before, 'the config is left as it was'
     kd, mimic, at = runner.model.distillers.values()
     assert kd.balancer.ratio == 1.0 and mimic.balancer.ratio == at.balancer.ratio == ratio
     assert kd.temperature == 1 and kd.schedule.ramp_down is None and mimic.schedule.ramp_down is None
     text = log_of(tmp_path)
+    assert re.search('distill.mimic.loss_fitnet: .*distill.mimic.share: ', text) and 'SHA-256' in text
     assert "distillers.mimic.balance='auto': ratio 7.07, shared by 2 distillers" in text
     assert "model.distillers.mimic.settings='canonical': student_tap='auto[-1]', balance={'ratio': 'auto'}" in text
     assert "settings='canonical': student_tap='auto[-1]'" in repr(mimic) and 'ratio=7.07' in repr(mimic)

@@ -54,7 +54,6 @@ def record(network, *taps, stop_after=None, inputs=None):
     ('backbone[3]', 'backbone', 3, None),
     ('backbone[-1]', 'backbone', -1, None),
     ('neck[:3]', 'neck', slice(None, 3), None),
-    ('neck[1:]', 'neck', slice(1, None), None),
     ('neck[-2:-1]', 'neck', slice(-2, -1), None),
     ('decode_head.conv_seg:input', 'decode_head.conv_seg', None, 0),
     ('a.b.0:input[2]', 'a.b.0', None, 2),

@@ -18,6 +18,7 @@ import mmdet.registry
 import mmengine.registry
 import mmseg.registry
 import pytest
+import torch
 import yaml
 from mmdet.utils import register_all_modules as register_mmdet
 from mmengine.config import Config
@@ -306,3 +307,32 @@ def test_every_value_is_written_with_its_iteration(tmp_path: Path) -> None:
     for line in lines:
         at = line.get('iter', at)
         assert at == line['step']
+
+
+def test_every_command_of_the_readme_is_run() -> None:
+    """By .ci/run, tests/test_door.py or, what these words tell, tests/test_install_lines.py and tests/tools/docs."""
+    run = re.compile(r'mmdistill --help|pip install|distil_leaves|my_distilled|first_picture')
+    own = [block for block in [*blocks('bash'), *inline()] if block.guide == ROOT / 'README.md']
+    left = [block.needs for block in own if not runs(block) and not run.search(block.text)]
+    assert left == [['Cityscapes or COCO, GPUs']], 'their configs are trained by make test-zoo'
+
+
+@pytest.mark.usefixtures('own_method')
+def test_the_method_of_the_guide_runs() -> None:
+    energy = importlib.import_module('energy').Energy()
+    taps = {'backbone[3]': [torch.rand(2, 4, 5, 5)]}
+    shapes = {tap: [torch.Size((1, *tensor.shape[1:])) for tensor in tensors] for tap, tensors in taps.items()}
+    energy.setup(shapes, shapes)
+    assert energy(taps, taps, None)['loss_energy'] == 0
+    assert energy(taps, {'backbone[3]': [torch.rand(2, 4, 5, 5)]}, None)['loss_energy'] > 0
+
+
+@pytest.mark.parametrize(
+    'block', [case for case in PYTHON if 'README' in case.id and 'configs/' in case.values[0].text]
+)
+def test_a_shipped_config_is_shown_as_it_is(block: Block) -> None:
+    assert block.file
+    if (ROOT / block.file).is_file():
+        shipped, shown = (ast.parse(one).body for one in (text_of(block.file), block.text))
+        title = isinstance(getattr(shipped[0], 'value', None), ast.Constant)
+        assert [ast.dump(node) for node in shipped[title:]] == [ast.dump(node) for node in shown]

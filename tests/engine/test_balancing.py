@@ -16,6 +16,7 @@ from mmdistill_dense.distillers.feature import FeatureDistiller
 from mmdistill_dense.model.balanced_step import balanced_place
 from mmdistill_dense.registry import DISTILLERS
 from tests import toys
+from tests.engine.resumption import half_on_the_cpu
 from tests.faults.tools import content, log_of, resumed_alike
 from tests.pretrain import runs as pretraining
 
@@ -330,3 +331,18 @@ def test_the_loss_scale_of_half_precision_is_divided_out_and_an_overflow_by_it_d
         assert other == pytest.approx(one, rel=1e-5) and not math.isfinite(overflown.task)
     assert losses['distill.kd.weight'] == 0 and toys.total(losses).isfinite() and not model.distillation.measured
     assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
+
+
+@pytest.mark.soak
+def test_float16_with_its_scaler(tmp_path):
+    """The first scales overflow; a run that resumes measures the same."""
+    half = dict(type='AmpOptimWrapper', dtype='bfloat16', loss_scale=dict(init_scale=2.0**127))
+    heavy = toys.seg_net('fcn', decode_head=dict(loss_decode=dict(loss_weight=50.0)))
+    changes = dict(student=heavy, optim_wrapper=dict(half, optimizer=dict(lr=1e-5)))
+    with half_on_the_cpu():
+        _, last = resumed_alike(tmp_path, functools.partial(train, **changes), 'iter_5', f'iter_{ITERS}')
+    found = last['balance']
+    valid = [math.isfinite(one[1]) for one in found['kd']['tries']]
+    assert not valid[0] and all(valid[-4:]) and found['kd']['unit'] > 0
+    weights = logged(tmp_path / 'a', 'kd.weight')['distill.kd.weight']
+    assert weights[0] == 0 and weights[UNTIL - 1] > 0

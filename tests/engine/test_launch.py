@@ -126,17 +126,21 @@ def test_scripts_start_the_command_line_and_print_their_use(script, arguments, s
         assert f'--gres=gpu:{node} --ntasks={count} --ntasks-per-node={node} ' in printed
 
 
-def test_one_cpu_process_drops_device_ids_and_sync_bn(tmp_path):
+@pytest.fixture
+def group(tmp_path):
+    """Destroyed behind the test's own objects: a reducer that dies later waits for gloo's threads for ever."""
+    dist.init_process_group('gloo', init_method=f'file://{tmp_path}/rendezvous', rank=0, world_size=1)
+    yield
+    dist.destroy_process_group()
+
+
+def test_one_cpu_process_drops_device_ids_and_sync_bn(group):
     """A network without SyncBN is the same object."""
     plain = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4))
     network = nn.Sequential(nn.Conv2d(3, 4, 1), nn.SyncBatchNorm(4))
-    dist.init_process_group('gloo', init_method=f'file://{tmp_path}/rendezvous', rank=0, world_size=1)
-    try:
-        assert DistillDDP(plain, device_ids=[0]).module is plain
-        wrapped = MODEL_WRAPPERS.get('mmdistill_dense.DistillDDP')(network, device_ids=[0], broadcast_buffers=False)
-        wrapped(torch.randn(2, 3, 4, 4)).sum().backward()
-    finally:
-        dist.destroy_process_group()
+    assert DistillDDP(plain, device_ids=[0]).module is plain
+    wrapped = MODEL_WRAPPERS.get('mmdistill_dense.DistillDDP')(network, device_ids=[0], broadcast_buffers=False)
+    wrapped(torch.randn(2, 3, 4, 4)).sum().backward()
     assert wrapped.device_ids is None and type(wrapped) is DistillDDP
     assert not any(isinstance(part, nn.SyncBatchNorm) for part in wrapped.modules())
     assert set(wrapped.module.state_dict()) == set(network.state_dict())

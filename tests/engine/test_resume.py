@@ -408,3 +408,14 @@ def test_a_checkpoint_from_within_an_epoch_and_another_number_of_processes_are_w
     told = said(tmp_path)
     assert 'The checkpoint to resume is from iteration 6, within epoch 2. This epoch begins again' in told
     assert 'had 4 process(es), this one has 1: a step takes 0.25 times as many' in told
+
+
+@pytest.mark.parametrize('workers', [pytest.param(0, marks=pytest.mark.soak), 1])
+@pytest.mark.parametrize('length', [dict(max_epochs=2), dict(max_iters=8)], ids=['epochs', 'iters'])
+def test_a_picture_is_augmented_anew_each_time(tmp_path, length, workers):
+    """In order, so that the same numbers would give the same pictures."""
+    kind, in_order = ('epochs' if 'max_epochs' in length else 'iters'), dict(sampler=dict(shuffle=False))
+    seen = noted(train, tmp_path, PLAIN, kind, workers, train_cfg=length, train_dataloader=in_order)
+    pictures = [picture for _, labelled, _ in seen for picture in labelled]
+    first, second = dict(pictures[:8]), dict(pictures[8:])
+    assert len(first) == len(second) == 8 and not any(first[name] == second[name] for name in first)

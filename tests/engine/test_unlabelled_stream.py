@@ -27,6 +27,7 @@ from mmdistill_dense.unlabelled.stream import PassSampler, open_pictures
 from mmdistill_dense.utils.reproducible import stream_states
 from tests import toys
 from tests.engine.resumption import ITERS, MORE, WITH_MORE, noted, pair, train, uninterrupted
+from tests.faults.tools import content
 from tests.query_nets import query_net
 
 run = functools.partial(noted, train)
@@ -491,3 +492,24 @@ def test_copies_keep_the_option_alone_and_a_pretraining_reads_such_pictures_alre
     student = BackboneStudent(dict(type='mmdet.ResNet', depth=18, base_channels=8))
     with pytest.raises(ValueError, match='BackboneStudent is pre-trained without labels already.*train_dataloader'):
         Unlabelled(UnlabelledOption(FOLDER)).attach(student, {}, ())
+
+
+def test_the_same_picture_looks_different_in_another_pass(tmp_path):
+    diary = run(tmp_path, model(toys.picture_folder(), ratio=1.5))
+    taken = [picture for _, _, more in diary for picture in more]
+    assert sorted(name for name, _ in taken[:6]) == [f'{number}.png' for number in range(6)]
+    assert len(set(taken)) > 6  # flipped, other colours
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize('network', ['start', 'weights'])
+def test_a_run_without_such_steps_equals_the_one_without_the_option(tmp_path, network):
+    off = dict(kd=dict(type='LogitKD', schedule=dict(stop_at=1)))
+    own = dict(start=dict(start=1.0), weights=dict(distillers=off))[network]
+    folder = toys.picture_folder()
+    seen = run(tmp_path / 'a', model(folder, **own))
+    run(tmp_path / 'b', model(None, own.get('distillers')))
+    used = [more is not None for _, _, more in seen]
+    assert used == ([False] * ITERS if network == 'start' else [True] + [False] * (ITERS - 1))
+    same = not toys.differing(*(content(tmp_path / one / f'iter_{ITERS}.pth') for one in 'ab'))
+    assert same == (network == 'start')

@@ -343,3 +343,12 @@ def test_parts_that_a_distiller_calls_must_be_in_the_file(tmp_path):
         teacher = FrozenTeacher(toys.seg_teacher(checkpoint=path), Traced(parts={'backbone'}).plan(required))
         with nullcontext() if fits else pytest.raises(ValueError, match=r'auxiliary_head\.'):
             teacher.load(torch.zeros(1))
+
+
+def test_outputs_have_no_gradient_but_can_be_saved_for_backward():
+    teacher = loaded(toys.seg_teacher('fcn'), 'backbone[3]')
+    (feature,) = teacher(torch.randn(1, 3, 64, 64, requires_grad=True))['backbone[3]']
+    assert not feature.requires_grad and not feature.is_inference()
+    weight = torch.ones(1, requires_grad=True)
+    (weight * feature).pow(2).sum().backward()
+    assert weight.grad is not None

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from mmengine.config import Config
 
 from mmdistill_dense.apps.recipes.compose import methods
 from tests.every_config import every
@@ -110,3 +111,20 @@ def test_a_damaged_file_says_what_is_wrong(text: str, message: str, tmp_path: Pa
     path = write(tmp_path, text)
     with pytest.raises(ValueError, match=message):
         read_targets(path)
+
+
+def test_mim_download_brings_the_config_whole_and_its_weights(package, server, tmp_path, monkeypatch):
+    from mim.commands.download import download
+
+    monkeypatch.setenv('no_proxy', '127.0.0.1')
+    folder, address = server
+    (folder / 'student.pth').write_bytes(b'weights')
+    file = package / 'configs/afdcd/metafile.yml'
+    content = yaml.safe_load(file.read_text())
+    (model,) = [model for model in content['Models'] if model['Name'] == 'afdcd_toy_seg']
+    model['Weights'] = f'{address}/student.pth'
+    file.write_text(yaml.safe_dump(content))
+    assert download('mmdistill_dense', ['afdcd_toy_seg'], str(tmp_path / 'got')) == ['student.pth']
+    assert (tmp_path / 'got/student.pth').read_bytes() == b'weights'
+    got, leaf = map(Config.fromfile, (tmp_path / 'got/afdcd_toy_seg.py', ROOT / 'configs/afdcd/toy_seg.py'))
+    assert got.model == leaf.model and got.train_cfg == leaf.train_cfg

@@ -1,5 +1,7 @@
 """What `make docs` writes is up to date, and mim finds what the metafiles name; published results."""
 
+import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -113,8 +115,17 @@ def test_a_damaged_file_says_what_is_wrong(text: str, message: str, tmp_path: Pa
         read_targets(path)
 
 
-def test_mim_download_brings_the_config_whole_and_its_weights(package, server, tmp_path, monkeypatch):
+def test_mim_download_brings_the_config_whole_and_its_weights(server, tmp_path, monkeypatch):
+    from mim.commands import search
     from mim.commands.download import download
+
+    package = tmp_path / 'tree'
+    shutil.copytree(ROOT / 'configs', package / 'configs')
+    shutil.copy(ROOT / 'model-index.yml', package)
+    for module in (search, sys.modules[download.__module__]):
+        monkeypatch.setattr(module, 'is_installed', lambda name: True)
+        monkeypatch.setattr(module, 'get_installed_path', lambda name: str(package))
+    monkeypatch.setattr(module, 'module_full_name', lambda name: name)
 
     monkeypatch.setenv('no_proxy', '127.0.0.1')
     folder, address = server

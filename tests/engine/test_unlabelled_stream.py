@@ -513,3 +513,15 @@ def test_a_run_without_such_steps_equals_the_one_without_the_option(tmp_path, ne
     assert used == ([False] * ITERS if network == 'start' else [True] + [False] * (ITERS - 1))
     same = not toys.differing(*(content(tmp_path / one / f'iter_{ITERS}.pth') for one in 'ab'))
     assert same == (network == 'start')
+
+
+def test_half_precision_learns_about_the_same():
+    model, more = seg_model(dict(fit=FITNET)), toys.bare(toys.seg_batch(3, seed=3))
+    name = 'distill.fit.unlabelled_loss_fitnet'
+    expected = losses(model, more)[name]
+    with torch.autocast('cpu', torch.bfloat16):
+        found = losses(model, more)
+    assert found[name].dtype == torch.float32
+    torch.testing.assert_close(found[name], expected, rtol=0.05, atol=0)
+    toys.total(found).backward()
+    assert all(one.grad is not None and one.grad.isfinite().all() for one in model.parameters())

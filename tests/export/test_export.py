@@ -553,3 +553,14 @@ def test_a_graph_is_asked_for_one_picture_and_for_other_sizes(small, tmp_path, m
     export_graph(config, checkpoint, tmp_path / 'student.pt2')
     half, *others = ((1, 3, *size) for size in exporting._sizes((64, 64), 1))
     assert asked == [(2, 3, 64, 64), (1, 3, 64, 64), *others, half]
+
+
+@pytest.mark.parametrize('name', ['student.pth', 'student.safetensors'])
+def test_an_export_is_whole_or_the_old_one(tmp_path: Path, name: str) -> None:
+    config = toys.run_config(tmp_path, toys.seg_net('fcn', width=16))
+    checkpoint = toys.teacher_file('fcn')
+    out, _ = export_student(config, checkpoint, tmp_path / name)
+    before = out.read_bytes()
+    with full_disk(100_000), pytest.raises(OSError, match=f'nothing was written: .*{name}'):
+        export_student(config, checkpoint, out)
+    assert out.read_bytes() == before

@@ -365,3 +365,17 @@ def test_a_checkpoint_gets_the_receipts_of_both():
     assert told['wide']['sha256'] != told['deep']['sha256']
     assert all(receipt['matched'] == receipt['total'] > 0 for receipt in told.values())
     assert not differ(then, same) and differ(then, other) and 'pspnet' in describe(other)
+
+
+def test_methods_with_their_own_teachers_compose(tmp_path):
+    """Contrast, learned masks, correlation, two teachers: tokens are learned on the teacher they are used with."""
+    distillers = dict(
+        afdcd=dict(type='AfDCD', teacher='wide', student_tap='backbone[3]', pool_size=0),
+        maskd=dict(type='MasKD', teacher='deep', student_tap='backbone[3]', num_tokens=2, learn=dict(max_iters=2)),
+        dist=dict(type='DIST', teacher='wide'),
+    )
+    runner = toys.train(tmp_path, pair(distillers), iters=2)
+    scalars = runner.message_hub.log_scalars
+    assert all(0 < scalars[f'train/distill.{name}.share'].current() < 1 for name in distillers)
+    (tokens,) = (tmp_path / 'maskd_tokens').iterdir()
+    assert torch.load(tokens, weights_only=False)['meta']['receipt']['file'] == 'pspnet_24.pth'

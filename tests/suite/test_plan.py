@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -312,3 +313,12 @@ def test_a_row_is_checked_with_a_step_of_few_pictures(batch: int, few: int, monk
     definition = tiny.defined(batch=batch)
     preflight.check(definition, plan.resolved(definition, plan.runs(definition)))
     assert asked == [2, few, few]  # the teacher, which has a batch of its own, the control and the method
+
+
+@pytest.mark.parametrize(('processes', 'fits'), [(8, True), (1, False)])
+def test_batch_that_the_learning_rate_is_not_for_is_refused(processes: int, fits: bool) -> None:
+    """Which batches it is for: tests/engine/test_start.py."""
+    definition = defined(control='deeplabv3_r101_to_r18_cityscapes', teacher=None, options={})
+    said = r'1 process\(es\) with train_dataloader.batch_size=2 take 2 pictures a step.*base_batch_size=16'
+    with nullcontext() if fits else pytest.raises(ValueError, match=said):
+        plan.check_batch(definition, plan.resolved(definition, plan.runs(definition)), processes)

@@ -314,3 +314,17 @@ def test_nothing_to_learn_and_one_file_for_two_distillers_are_refused(tmp_path, 
     ):
         assert command(tmp_path, model, '--out', tmp_path / 'x.pth') == 2
         assert words in capsys.readouterr().err
+
+
+@pytest.mark.soak
+def test_a_teachers_head_may_differ_where_tokens_are_given(tmp_path, learned):
+    """Learning runs the whole teacher, which must then be loaded whole; tokens need no more than its features."""
+    head = dict(decode_head=dict(num_classes=3), auxiliary_head=dict(num_classes=3))
+    model = seg_model(dict(NECK, student_tap='backbone[3]'))
+    other = dict(toys.merged(toys.seg_teacher('fcn'), head), allow_other_classes=True)
+    runner = run(tmp_path / 'a', model)
+    with pytest.raises(ValueError, match='model.teacher.checkpoint.*of another shape'):
+        run(tmp_path / 'b', dict(model, teacher=other))
+    path = next((tmp_path / 'a' / 'maskd_tokens').iterdir())
+    given = dict(seg_model(dict(NECK, student_tap='backbone[3]', tokens=str(path))), teacher=other)
+    assert same(tokens_of(run(tmp_path / 'b', given)), tokens_of(runner)) and len(learned) == 6

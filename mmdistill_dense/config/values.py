@@ -153,6 +153,11 @@ def num_classes(model: Mapping[str, Any]) -> int | None:
     return next((count for _, count in class_counts(model, HEADS)), None)
 
 
+def accumulated(config: Mapping[str, Any]) -> int:
+    """Return how many iterations of a run make one step of its optimizer."""
+    return int((config.get('optim_wrapper') or {}).get('accumulative_counts', 1))
+
+
 def ignored_labels(model: Mapping[str, Any]) -> set[int]:
     """Return the labels of pixels that the heads of a segmentor leave out: their ``ignore_index``, 255 by default."""
     return {head.get('ignore_index', 255) for _, head in heads_with_classes(model, HEADS)}

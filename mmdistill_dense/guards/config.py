@@ -19,6 +19,7 @@ from mmdistill_dense.config.resolve import bases_of, read_file, written
 from mmdistill_dense.config.values import (
     HEADS,
     OTHER_HEADS,
+    accumulated,
     class_counts,
     flat,
     heads_with_classes,
@@ -176,7 +177,7 @@ def batch_problem(config: Config, processes: int) -> str | None:
     base, one = scaling.get('base_batch_size'), (config.get('train_dataloader') or {}).get('batch_size')
     if not base or not one or scaling.get('enable'):
         return None
-    steps = (config.get('optim_wrapper') or {}).get('accumulative_counts', 1)
+    steps = accumulated(config)
     real = one * steps * processes
     if real == base:
         return None

@@ -66,7 +66,7 @@ def class_of(option: Mapping[str, Any], scope: str | None) -> Any:
 
 
 def derives(option: Mapping[str, Any], scope: str | None, name: str) -> bool:
-    """Tell whether an option's class is that of this name, or derives from it."""
+    """Tell whether an option's class, or one of its bases, has this name."""
     return any(one.__name__ == name for one in getattr(class_of(option, scope), '__mro__', ()))
 
 

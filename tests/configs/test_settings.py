@@ -1,4 +1,4 @@
-"""Settings are those of the networks that they reach, and what stands in published.yml hangs on the released ones."""
+"""Named configs take the settings of their networks; published.yml belongs to the released settings."""
 
 import math
 from functools import cache

@@ -151,7 +151,7 @@ def test_missing_labels_and_numbers_that_are_no_classes_are_met_at_the_start(
     ids=['as shared', 'SegNet repository'],
 )
 def test_camvid_in_both_layouts(tmp_path: Path, images: str, labels: str, suffix: str) -> None:
-    """All pictures or those of a list, with colours, and with fewer classes."""
+    """A data set of a folder reads all pictures or those of a list, colours, and fewer classes."""
     label = np.arange(12).repeat(2).reshape(4, 6)
     label[0, 0] = 255
     for name in ('0001TP_000030', '0001TP_000060', 'Seq05VD_f00000'):

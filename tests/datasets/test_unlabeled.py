@@ -73,7 +73,7 @@ def warnings(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def test_a_tree_is_listed_in_the_order_of_its_names(root: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Links are followed but for circles; what is looked at can be narrowed, and a list has its own order."""
+    """A search follows links but for circles, can be narrowed, and keeps the order of a list."""
     (root / 'list.txt').write_text('deep/c.png\n\na.jpg\n')
     for options, expected in (
         ({}, ['b.png', 'n01/a.jpg', 'n01/deep/c.png', 'n02/z.JPEG']),

@@ -30,7 +30,7 @@ def divergence(student: Sequence[float], teacher: Sequence[float], t: float, s: 
 
 
 def overlaps(a: Sequence[float], b: Sequence[float]) -> tuple[float, float, float]:
-    """Of two boxes by their corners: the area of both, that of either, and of their hull."""
+    """Return three areas of two boxes, given by their corners: the shared one, the union, and the hull."""
     inner = math.prod(max(min(a[n + 2], b[n + 2]) - max(a[n], b[n]), 0.0) for n in (0, 1))
     areas = (math.prod(max(box[n + 2] - box[n], 0.0) for n in (0, 1)) for box in (a, b))
     hull = math.prod(max(max(a[n + 2], b[n + 2]) - min(a[n], b[n]), 0.0) for n in (0, 1))

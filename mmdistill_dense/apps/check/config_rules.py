@@ -105,7 +105,7 @@ def crop(subject: Subject) -> None:
 
 
 def evaluators(subject: Subject) -> Findings:
-    """Check that a metric which reads labels itself reads those of its data set, and ignores what the heads ignore."""
+    """Check the labels of each metric: they are those of its data set, and it ignores what the heads ignore."""
     count = num_classes(subject.network) or 0
     ignored = sorted(one for one in ignored_labels(subject.network) if not 0 <= one < count)
     for split in ('val', 'test'):

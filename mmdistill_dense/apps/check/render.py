@@ -20,7 +20,7 @@ from mmdistill_dense.apps.check.run import CheckReport, check_config
 from mmdistill_dense.apps.check.tap_list import auto_taps, list_taps, networks_of, tree
 from mmdistill_dense.apps.inspect.gradients import BACKBONE
 from mmdistill_dense.apps.recipes.named import read_config
-from mmdistill_dense.config.values import num_classes
+from mmdistill_dense.config.values import accumulated, num_classes
 from mmdistill_dense.utils.devices import device_of
 from mmdistill_dense.utils.files import without_nan, write_json
 from mmdistill_dense.utils.process import quiet
@@ -119,7 +119,7 @@ def _lines(subject: Subject) -> Iterable[str]:
             yield 'classes  ' + ', '.join(f'{name} {count or "-"}' for name, count in counts.items())
     loader, scaling = subject.config.get('train_dataloader') or {}, subject.config.get('auto_scale_lr') or {}
     if loader.get('batch_size'):
-        steps = (subject.config.get('optim_wrapper') or {}).get('accumulative_counts', 1)
+        steps = accumulated(subject.config)
         real = loader['batch_size'] * steps * subject.options.processes
         base = scaling.get('base_batch_size')
         yield f'a step   {real} pictures' + (f', the learning rate is for {base}' if base else '')

@@ -14,7 +14,7 @@ from mmcv.image.geometric import rescale_size
 from mmengine.config import Config, ConfigDict
 
 from mmdistill_dense.apps.project.sides import Side
-from mmdistill_dense.config.values import chain, listed, mappings, type_name
+from mmdistill_dense.config.values import accumulated, chain, listed, mappings, type_name
 from mmdistill_dense.utils.process import cores
 from mmdistill_dense.utils.validate import size_text
 
@@ -53,7 +53,7 @@ def scaled_training(config: Config, name: str, pictures: int, batch: int, steps:
         passes = (epochs or 0) * math.prod(one.get('times', 1) for one in data)
         if whole:
             own_pictures = _PICTURES.get(type_name(data[0]))
-            passes = whole * own_batch / _accumulated(config) / own_pictures if own_pictures else PASSES
+            passes = whole * own_batch / accumulated(config) / own_pictures if own_pictures else PASSES
         steps = max(MIN_STEPS, min(math.ceil(passes * pictures / batch), whole or sys.maxsize))
     optimizer = dict(wrapper['optimizer'])
     factor = batch / own_batch if optimizer.get('type') == 'SGD' else math.sqrt(batch / own_batch)
@@ -86,11 +86,7 @@ def batch_of(config: Config, name: str) -> int:
     if base and not told:
         return int(base)
     one = int(told[1]) * int(told[2]) if told else (config.get('train_dataloader') or {}).get('batch_size') or 16
-    return int(one * _accumulated(config))
-
-
-def _accumulated(config: Config) -> int:
-    return int((config.get('optim_wrapper') or {}).get('accumulative_counts', 1))
+    return int(one * accumulated(config))
 
 
 def _schedulers(config: Config, whole: int | None, epochs: int, steps: int, factor: float) -> list[dict[str, Any]]:

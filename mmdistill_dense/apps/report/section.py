@@ -192,12 +192,13 @@ class Numbers:
 
     def teacher_score(self, metric: str) -> float | None:
         """Return the teacher's score on val at the checkpoint that taught, else at its last evaluation."""
-        if self.teacher_log is None or metric not in self.teacher_log.metrics:
+        teacher, log = self.comparison.teacher, self.teacher_log
+        if teacher is None or log is None or metric not in log.metrics:
             return None
-        series, ends = self.teacher_log.metrics[metric], {at: last for last, at in self.teacher_log.epochs.items()}
+        series, ends = log.metrics[metric], {at: last for last, at in log.epochs.items()}
         for file in teacher_files(self.comparison.students):
             named = re.search(r'(iter|epoch)_(\d+)$', file.stem)
-            if named and self.comparison.teacher and file.parent == self.comparison.teacher.folder:
+            if named and file.parent == teacher.folder:
                 step = float(named[2]) if named[1] == 'iter' else ends.get(float(named[2]), float(named[2]))
                 if step in series.steps:
                     return series.values[series.steps.index(step)]

@@ -16,7 +16,7 @@ from mmengine.config import Config, ConfigDict
 from mmdistill_dense.apps.recipes import compose
 from mmdistill_dense.apps.suite.definition import Definition, Method, Teacher, filled
 from mmdistill_dense.config.resolve import is_distill_model, load_model, read_file, teachers_of
-from mmdistill_dense.config.values import chain, flat, listed, plain
+from mmdistill_dense.config.values import accumulated, chain, flat, listed, plain
 from mmdistill_dense.distillers.fragments import put_all
 from mmdistill_dense.utils.literals import BRACES
 from mmdistill_dense.weights.strict_load import sha256
@@ -149,7 +149,7 @@ def reads_teacher(config: Config) -> bool:
 
 
 def batch_of(config: Config) -> int:
-    return config.train_dataloader.batch_size * config.optim_wrapper.get('accumulative_counts', 1)
+    return config.train_dataloader.batch_size * accumulated(config)
 
 
 # A row's own config, which may differ from the control in its distillers and first weights

@@ -158,6 +158,12 @@ def accumulated(config: Mapping[str, Any]) -> int:
     return int((config.get('optim_wrapper') or {}).get('accumulative_counts', 1))
 
 
+def optimizer_of(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the options of a config's optimizer, empty if it names none."""
+    option = (config.get('optim_wrapper') or {}).get('optimizer') or {}
+    return option if 'type' in option else {}
+
+
 def ignored_labels(model: Mapping[str, Any]) -> set[int]:
     """Return the labels of pixels that the heads of a segmentor leave out: their ``ignore_index``, 255 by default."""
     return {head.get('ignore_index', 255) for _, head in heads_with_classes(model, HEADS)}

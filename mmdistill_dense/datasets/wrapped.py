@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from mmengine.dataset import ClassBalancedDataset, ConcatDataset, RepeatDataset
+from mmengine.registry import DATASETS
+
+from mmdistill_dense.config.values import chain
 
 _REPEATING = (RepeatDataset, ClassBalancedDataset)  # each picture of theirs occurs once or more
 
@@ -24,6 +27,21 @@ def unwrapped(dataset: Any) -> Iterator[Any]:
         yield from unwrapped(dataset.dataset)
     else:
         yield dataset
+
+
+def classes_of(dataset: Any) -> Sequence[str] | None:
+    """Return the class names of a data set's config, looking through wrappers; ``None`` if it names none."""
+    # built without reading files: class names may differ from METAINFO (CamVid leaves out void)
+    dataset = next(iter(chain(dataset)), None)
+    if dataset is None:
+        return None
+    try:
+        return DATASETS.build({**dataset, 'lazy_init': True, 'pipeline': []}).metainfo.get('classes')
+    except Exception:  # not a data set of mmengine, or wrong options
+        classes, kind = (dataset.get('metainfo') or {}).get('classes'), dataset.get('type')
+        with DATASETS.switch_scope_and_registry(None) as registry:  # that of the config
+            built = registry.get(kind) if isinstance(kind, str) else kind
+        return classes or (getattr(built, 'METAINFO', None) or {}).get('classes')
 
 
 def label_stamp(dataset: Any) -> str:

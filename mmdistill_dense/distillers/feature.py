@@ -5,7 +5,7 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from mmengine.logging import print_log
@@ -38,6 +38,16 @@ class Level:
     teacher: torch.Size
     weight: float
     name: str
+
+
+class PublishedSum(NamedTuple):
+    """A published weight of a sum over a map, which counts for maps of that size alone."""
+
+    weight: str  # the option that holds it
+    reduction: str  # the option that says whether the map is summed
+    sizes: tuple[int, ...]  # C*H*W of the teacher's maps that it was published for
+    mean_weight: str  # the same weight in units of the mean
+    advice: str  # what to set for other maps
 
 
 class FeatureDistiller(Distiller):

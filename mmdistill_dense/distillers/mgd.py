@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from mmdistill_dense import losses
 from mmdistill_dense.distillers.base import Losses
-from mmdistill_dense.distillers.feature import FeatureDistiller, Level
+from mmdistill_dense.distillers.feature import FeatureDistiller, Level, PublishedSum
 from mmdistill_dense.registry import DISTILLERS
 from mmdistill_dense.utils.validate import Positive, Reduction, Share
 
@@ -31,6 +31,7 @@ class MGD(FeatureDistiller):
     mask_ratio: Share = 0.65
     alpha: Positive = 2e-5
     reduction: Reduction = 'sum'
+    published_sum: ClassVar[PublishedSum] = PublishedSum('alpha', 'reduction', (2048 * 64 * 64,), '168', '168')
 
     def build_level(self, level: Level) -> nn.Module:
         channels = level.teacher[0]

@@ -20,7 +20,7 @@ from mmdistill_dense.distillers.schedule import Balancer, in_iterations
 from mmdistill_dense.engine.interruption import Interruption
 from mmdistill_dense.engine.loss_guard import Clipping, LossGuard, RunGuards, loss_scale, no_single_gradients
 from mmdistill_dense.engine.resume import Counters, PendingValidation, ResumeFile, describe, differ, identity
-from mmdistill_dense.engine.work_folder import inherited_beside_own, refuse_another_run
+from mmdistill_dense.engine.work_folder import refuse_another_run
 from mmdistill_dense.model.balanced_step import balanced_of, balanced_place, choose_ratios
 from mmdistill_dense.model.distill_model import Distilled, distillers_of
 from mmdistill_dense.networks.building import complete_heads
@@ -170,8 +170,6 @@ class DistillerState(Hook):
         if isinstance(model, Distilled):
             trains = built_loop(runner) is not None
             place_distillers(runner, model)
-            if trains and (found := inherited_beside_own(runner.cfg)):
-                runner.logger.warning(' '.join(found))
             for distiller in model.distillers.values() if trains else ():
                 if told := distiller.schedule.check(f'model.{distiller.key}', runner.max_iters):
                     runner.logger.warning(told)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
 import torch
-from mmengine.dist import all_gather_object, all_reduce
+from mmengine.dist import all_gather_object, all_reduce, get_world_size
 from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
 from mmengine.optim import OptimWrapper
@@ -19,23 +19,18 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
-from mmdistill_dense.config.resolve import is_distill_model
 from mmdistill_dense.config.unknown_keys import check_keys
 from mmdistill_dense.datasets.wrapped import count_pictures
 from mmdistill_dense.distillers.base import Distiller
 from mmdistill_dense.engine.ddp import check_equal_epochs
 from mmdistill_dense.engine.interruption import Interruption
+from mmdistill_dense.guards import config_rules, student_rules
 from mmdistill_dense.guards.config import (
-    check_crop,
     check_custom_keys,
-    check_laid_over,
     check_pretrained,
-    check_retyped,
-    check_student_classes,
     check_teacher_classes,
-    check_top_level_distillers,
-    warn_of_batch,
 )
+from mmdistill_dense.guards.findings import ERROR, Finding, RunFacts
 from mmdistill_dense.guards.runner import (
     Reached,
     check_checkpoints,
@@ -49,16 +44,17 @@ from mmdistill_dense.model.distill_model import Distilled, distillers_of
 from mmdistill_dense.networks.inputs import refuse_blind
 from mmdistill_dense.networks.teacher import FrozenTeacher
 from mmdistill_dense.utils.distributed import unwrap
-from mmdistill_dense.utils.runner_internals import Samples, has_loaded, wrappers_of
+from mmdistill_dense.utils.runner_internals import Samples, built_loop, has_loaded, start_file, wrappers_of
 from mmdistill_dense.utils.validate import some
 
 _STRATEGIES = ('SingleDeviceStrategy', 'DDPStrategy', 'NoneType')
 
 
 class RunGuards(Hook):
-    """Calls each function of :mod:`mmdistill_dense.guards` as early as possible."""
+    """Asks each rule of :mod:`mmdistill_dense.guards` as early as possible: errors stop a run, warnings are logged."""
 
     def __init__(self) -> None:
+        self._facts: RunFacts | None = None  # until the rules of the first step are asked
         self._handles: list[RemovableHandle] = []
         self._unseen: list[FrozenTeacher] = []
         self._reached: Reached | None = None
@@ -68,48 +64,68 @@ class RunGuards(Hook):
         check_keys(runner.cfg)
         check_loaders(runner)
         check_checkpoints(runner)
-        if is_distill_model(runner.cfg.get('model')):
-            check_top_level_distillers(runner.cfg)
-            check_laid_over(runner.cfg)
-            check_retyped(runner.cfg)
-            model = unwrap(runner.model)
-            if isinstance(model, Distilled):
-                _check_wrapper(runner)
-                check_custom_keys(runner, model)
-                check_recomputed(runner, model)
+        model: Any = unwrap(runner.model)
+        distilled = isinstance(model, Distilled)
+        network = model.distillation.student.model if distilled else runner.cfg.get('model')
+        facts = RunFacts(runner.cfg, network=network, processes=get_world_size(), model=model)
+        trains = built_loop(runner) is not None
+        for rule in config_rules.CONFIG if trains else (config_rules.overrides, config_rules.evaluators):
+            _tell(runner, rule(facts))
+        if distilled:
+            _check_wrapper(runner)
+            check_custom_keys(runner, model)
+            check_recomputed(runner, model)
+        self._facts = facts if trains else None
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
         check_loaded(runner, checkpoint)
 
     def before_train(self, runner: Runner) -> None:
-        """Check batch size, pre-trained weights, crop and classes; log the origin of the teachers' weights."""
-        warn_of_batch(runner)
+        """Check pre-trained weights, classes and the student; log the origin of the teachers' weights."""
         check_equal_epochs(runner)
         model = unwrap(runner.model)
         if not has_loaded(runner):
             begins = runner.iter == 0 and not (runner.cfg.get('model') or {}).get('inherit')
             check_pretrained(model, loaded=begins)
+        dataset = runner.train_dataloader.dataset
+        classes = (getattr(dataset, 'metainfo', None) or {}).get('classes')
+        if (facts := self._facts) is not None:
+            facts.data_classes, facts.load_from = classes, start_file(runner)
+            for rule in (config_rules.student_classes, config_rules.validation_classes, *student_rules.MODEL):
+                _tell(runner, rule(facts))
+            ask = partial(self._ask_about_inputs, runner)
+            self._handles = [model.register_forward_pre_hook(ask, with_kwargs=True)]
         if not isinstance(model, Distilled):
             return
         check_trained(runner, model.distillers)
-        dataset = runner.train_dataloader.dataset
         for distiller in model.distillers.values() if hasattr(dataset, '__len__') else ():
             distiller.check_data(count_pictures(dataset))
-        student = model.distillation.student.model
-        loader = runner.cfg.get('train_dataloader') or {}  # none if the runner was built without a config
-        check_crop(loader.get('dataset', {}), student)
-        classes = (getattr(dataset, 'metainfo', None) or {}).get('classes')
-        check_student_classes(classes, student)
         for teacher in model.distillation.teachers.values():
             for line in check_teacher_classes(classes, teacher, model.distillers.values()):
                 runner.logger.info(line)
             runner.logger.info(f'{teacher.key}: {teacher.receipt.told() if teacher.receipt else None}')
         self._reached = None if getattr(model, 'has_task', True) else Reached(model)
         self._unseen = list(model.distillation.teachers.values())
-        self._handles = [
+        self._handles += [
             model.register_forward_pre_hook(self._look),
             model.register_forward_hook(partial(self._refuse_blind, runner)),
         ]
+
+    def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
+        """Check the labels of the first batch."""
+        if self._facts is not None and isinstance(data_batch, Mapping):
+            self._facts.batch = data_batch
+            _tell(runner, config_rules.labels(self._facts))
+
+    def _ask_about_inputs(self, runner: Runner, model: nn.Module, _: Any, kwargs: Mapping[str, Any]) -> None:
+        """Check the first inputs as the student sees them."""
+        facts, self._facts = self._facts, None
+        self._handles.pop(0).remove()
+        if facts is not None and facts.batch is not None:
+            inputs = kwargs.get('inputs')
+            facts.batch_shape = [list(view.shape) for view in ([inputs] if torch.is_tensor(inputs) else inputs or ())]
+            for rule in student_rules.STEP:
+                _tell(runner, rule(facts))
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
         """Warn of parts of a pre-trained student that nothing trains; under DDP, torch stops before the next step."""
@@ -136,6 +152,15 @@ class RunGuards(Hook):
         for teacher, found in looks:
             if found:
                 torch.compiler.disable(refuse_blind)(teacher.key, found, runner.cfg)
+
+
+def _tell(runner: Runner, findings: Iterable[Finding] | None) -> None:
+    """Log the warnings of a rule; raise a ``ValueError`` for its first error."""
+    for finding in findings or ():
+        sentence = f'{finding.message} {finding.advice}'.rstrip()
+        if finding.level == ERROR:
+            raise ValueError(sentence)
+        runner.logger.warning(sentence)
 
 
 def _check_wrapper(runner: Runner) -> None:

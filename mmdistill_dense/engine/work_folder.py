@@ -1,4 +1,4 @@
-"""A config that inherits another one: its work folder, and the distillers that it trains beside its own."""
+"""The work folder of a config, which may inherit another one."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from mmengine.config import Config
 from mmengine.dist import broadcast_object_list, is_main_process
 from mmengine.runner import Runner
 
-from mmdistill_dense.config.resolve import all_bases_of, inherited_distillers, written
+from mmdistill_dense.config.resolve import all_bases_of, written
 from mmdistill_dense.engine.resume import latest_checkpoint
 from mmdistill_dense.utils.runner_internals import resumes
 from mmdistill_dense.weights.safe_load import read_checkpoint
@@ -60,17 +60,3 @@ def _run_in(folder: Path) -> tuple[str, str]:
         if (config := _STAMP.sub('', experiment)) != experiment:
             return last.name, config
     return '', ''
-
-
-def inherited_beside_own(config: Config) -> tuple[str, str] | None:
-    """Return a warning and what to do if a config names distillers and trains those of its base too."""
-    file, names = Path(config.filename or ''), list((config.get('model') or {}).get('distillers') or {})
-    found = inherited_distillers(file, names) if file.is_file() and file.suffix == '.py' else {}
-    if not found:
-        return None
-    own = [name for name in names if name not in found]
-    told = ', '.join(f'{name} (of {place})' for name, place in found.items())
-    return (
-        f'model.distillers: beside {", ".join(own)} of {file.name}, the run trains what it inherits: {told}.',
-        f'To swap the method, write distillers=dict(_delete_=True, {own[0]}=…).',
-    )

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmengine.config import Config
-from mmengine.dist import get_rank, get_world_size
 from mmengine.logging import print_log
 from torch import Tensor, equal, nn
 
@@ -189,12 +188,6 @@ def batch_problem(config: Config, processes: int) -> str | None:
     )
 
 
-def warn_of_batch(runner: Runner) -> None:
-    problem = batch_problem(runner.cfg, get_world_size())
-    if problem and get_rank() == 0:
-        runner.logger.warning(problem)
-
-
 def check_pretrained(model: nn.Module, loaded: bool = False) -> None:
     """Refuse a pre-trained file, local or of the Hugging Face hub, for another module than the one it initialises.
 
@@ -315,11 +308,11 @@ def _last_crop(dataset: Any) -> Any:
 _READ_LABELS = 'FCNHead', 'DepthwiseSeparableFCNHead', 'FCNMaskHead'  # further heads, for the data's own classes
 
 
-def check_student_classes(data: Sequence[str] | None, model: Mapping[str, Any]) -> None:
+def check_student_classes(data: Sequence[str] | None, model: Mapping[str, Any], key: str = 'model.student') -> None:
     """Refuse a student with a head for other classes than the training set's."""
-    check_num_classes(data, 'model.student', model)
-    check_other_heads(data, 'model.student', model)
-    check_class_weights('model.student', model)
+    check_num_classes(data, key, model)
+    check_other_heads(data, key, model)
+    check_class_weights(key, model)
 
 
 def check_num_classes(data: Sequence[str] | None, key: str, model: Mapping[str, Any]) -> None:

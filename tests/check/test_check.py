@@ -19,11 +19,12 @@ from PIL import Image
 from rich.console import Console
 
 from mmdistill_dense.__main__ import main
-from mmdistill_dense.apps.check import CheckReport, Options, check_config, config_rules, facts
+from mmdistill_dense.apps.check import CheckReport, Options, check_config, facts
 from mmdistill_dense.apps.check.context import Subject
 from mmdistill_dense.apps.check.facts import describe_student, predict
 from mmdistill_dense.apps.check.render import show
 from mmdistill_dense.apps.check.run import STEPPING, _advice
+from mmdistill_dense.guards import config_rules
 from mmdistill_dense.utils.reproducible import stream_states
 from tests import toys
 from tests.engine.test_unlabelled_stream import files

@@ -13,8 +13,8 @@ from mmengine.config import Config
 from mmengine.registry import DefaultScope
 from mmseg.evaluation import IoUMetric
 
-from mmdistill_dense.apps.check import Finding, Options, config_rules, network_rules
-from mmdistill_dense.apps.check.context import Subject, TeacherFacts, worst
+from mmdistill_dense.apps.check import Finding, Options, network_rules
+from mmdistill_dense.apps.check.context import Subject, TeacherFacts
 from mmdistill_dense.apps.check.facts import read_data
 from mmdistill_dense.apps.check.run import CheckReport
 from mmdistill_dense.apps.check.tap_list import _gap
@@ -24,7 +24,9 @@ from mmdistill_dense.config.resolve import load_model
 from mmdistill_dense.config.values import num_classes, scores_of
 from mmdistill_dense.distillers import MGD, PCD, AfDCD
 from mmdistill_dense.distillers.feature import Level
+from mmdistill_dense.guards import config_rules, student_rules
 from mmdistill_dense.guards.config import check_class_weights, check_num_classes, check_other_heads
+from mmdistill_dense.guards.findings import worst
 from mmdistill_dense.networks.building import build_network
 from mmdistill_dense.utils.validate import message_of
 from tests import toys
@@ -167,8 +169,8 @@ PAIR_OF_VIEWS = dict(batch=dict(inputs=[batched(9)['batch']['inputs']]), batch_s
     (config_rules.workers, dict(config=loaded(True, by_epoch=True, max_epochs=3)), 'error', 'resumed exactly'),
     (config_rules.workers, dict(config=loaded(False, by_epoch=True, max_epochs=3)), '', ''),
     (config_rules.workers, dict(config=loaded(True, type='IterBasedTrainLoop', max_iters=3)), '', ''),
-    (config_rules.overrides, dict(config=replaced(frozen_stages=-1)), 'warning', 'frozen_stages=2 has no effect'),
-    (config_rules.overrides, dict(config=replaced()), '', ''),
+    (config_rules.replaced, dict(config=replaced(frozen_stages=-1)), 'warning', 'frozen_stages=2 has no effect'),
+    (config_rules.replaced, dict(config=replaced()), '', ''),
     (config_rules.validation_classes, dict(config=OTHER_ORDER, data_classes=['a', 'b']), 'warning', 'has the classes'),
     (config_rules.validation_classes, dict(config=OTHER_ORDER, data_classes=['b', 'a']), '', ''),
     (config_rules.labels, dict(network=dict(decode_head=dict(num_classes=3, ignore_index=0))), 'warning', '=0 of'),
@@ -185,11 +187,11 @@ PAIR_OF_VIEWS = dict(batch=dict(inputs=[batched(9)['batch']['inputs']]), batch_s
     (config_rules.optimizer, dict(config=dict(model=dict(student=dict(type='FCN')))), '', ''),
     (config_rules.hook, dict(config=model(**TAUGHT)), 'error', 'no DistillHook'),
     (config_rules.hook, dict(config=model(**TAUGHT) | dict(custom_hooks=[dict(type='DistillHook')])), '', ''),
-    (network_rules.padded, batched(340), 'warning', r'of 200x256 to 340x340.*\.batch_augments to'),
-    (network_rules.padded, batched(310), '', ''),
-    (network_rules.trained, frozen(False, False), 'warning', "nothing in the student's backbone is trained"),
-    (network_rules.trained, frozen(False, True), '', ''),
-    (network_rules.padded, PAIR_OF_VIEWS, '', ''),
+    (student_rules.padded, batched(340), 'warning', r'of 200x256 to 340x340.*\.batch_augments to'),
+    (student_rules.padded, batched(310), '', ''),
+    (student_rules.trained, frozen(False, False), 'warning', "nothing in the student's backbone is trained"),
+    (student_rules.trained, frozen(False, True), '', ''),
+    (student_rules.padded, PAIR_OF_VIEWS, '', ''),
     (config_rules.batch, dict(config=dict(val_dataloader=dict(batch_size=0))), 'error', 'val_dataloader.batch_size=0'),
     (config_rules.batch, dict(config=dict(val_dataloader=dict(batch_size=-1))), 'error', 'batch_size=-1'),
     (config_rules.batch, dict(config=dict(val_dataloader=dict(batch_size='8'))), 'error', "batch_size='8'"),
@@ -263,7 +265,7 @@ def test_a_learning_rate_that_does_not_follow_the_run(loop: dict, schedulers: li
 ])  # fmt: skip
 def test_a_best_checkpoint_by_a_score_that_nothing_gives(evaluator: Any, name: Any, wrong: bool) -> None:
     hooks = dict(checkpoint=dict(save_best=name))
-    found = config_rules.best(subject(config=dict(val_evaluator=evaluator, default_hooks=hooks)))
+    found = config_rules.scores(subject(config=dict(val_evaluator=evaluator, default_hooks=hooks)))
     assert [one.level for one in found] == (['error'] if wrong else [])
     if isinstance(name, str) and name != 'auto':  # a suite says the same
         with pytest.raises(ValueError, match='score of val_evaluator') if wrong else nullcontext():
@@ -292,12 +294,12 @@ def test_a_weight_of_a_sum_on_a_map_of_another_size(shape: tuple[int, ...], redu
         distiller.levels = [Level(torch.Size((8, *shape[1:])), torch.Size(shape), 1.0, 'backbone[3]')]
     for name, distiller in made.items():
         model = SimpleNamespace(distillers={name: distiller, 'own': PCD(), 'balanced': balanced})
-        found = [finding.message for finding in network_rules.summed(subject(model=model, network=segmentor))]
+        found = [finding.message for finding in student_rules.summed(subject(model=model, network=segmentor))]
         other = said or (name == 'mgd' and reduction == 'sum' and shape != (2048, 64, 64) and 'units of the mean')
         assert [other in message for message in found] == [True] * bool(other)  # type: ignore[operator]
-        assert not list(network_rules.summed(subject(model=model, network=dict(bbox_head={})))), 'a detector'
+        assert not list(student_rules.summed(subject(model=model, network=dict(bbox_head={})))), 'a detector'
         elsewhere = subject(model=model, network=segmentor, options=Options(size=(64, 64)))
-        assert not list(network_rules.summed(elsewhere)), 'no map of the run'
+        assert not list(student_rules.summed(elsewhere)), 'no map of the run'
 
 
 @pytest.mark.parametrize(('ignored', 'metric', 'told'), [(11, {}, True), (11, dict(ignore_index=11), False),
@@ -368,7 +370,7 @@ def test_a_random_backbone_of_which_a_part_is_never_trained(backbone: dict[str, 
     option = dict(cfg='mmdet::retinanet/retinanet_r18_fpn_1x_coco.py', backbone=backbone)
     config = load_model(option, 'model')
     made = subject(config=dict(model=config.model), network=config.model, model=build_network(config))
-    found = list(network_rules.random_and_fixed(made))
+    found = list(student_rules.random_and_fixed(made))
     assert [finding.level for finding in found] == (['warning'] if words else [])
     assert not words or re.search(words, found[0].message)
 
@@ -439,7 +441,7 @@ def test_what_mmengine_adds_to_a_config_of_the_zoo_is_no_mistake(tmp_path: Path)
     config = Config.fromfile(file)
     assert config.train_cfg['_scope_'] == 'mmdet'
     made = subject(config=config._cfg_dict.to_dict(), network=config.model)
-    found = [one.level for rule in config_rules.CONFIG for one in rule(made) or ()]
+    found = [one.level for rule in (*config_rules.CONSTRUCTION, *config_rules.CONFIG) for one in rule(made) or ()]
     assert 'error' not in found
     config.train_cfg.max_epoch = 4
     with pytest.raises(TypeError, match="no option 'max_epoch'"):

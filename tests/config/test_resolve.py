@@ -9,10 +9,11 @@ from mmengine.config import Config, ConfigDict
 
 from mmdistill_dense.apps.inspect.step_cost import pipeline_size
 from mmdistill_dense.apps.options import OptionsAction
-from mmdistill_dense.apps.recipes.named import classes_of, read_config
+from mmdistill_dense.apps.recipes.named import read_config
 from mmdistill_dense.config import resolve
 from mmdistill_dense.config.resolve import written
 from mmdistill_dense.config.values import chain, flat, layers, members, plain, type_name
+from mmdistill_dense.datasets.wrapped import classes_of
 from mmdistill_dense.guards.config import check_crop
 from mmdistill_dense.unlabelled.pictures import training_steps
 from tests import toys

@@ -9,9 +9,11 @@ import pytest
 from mmengine.config import Config
 
 from mmdistill_dense.apps.recipes.compose import best, option_files, recipes
-from mmdistill_dense.apps.recipes.named import Named, combinations, optimizer_problem
+from mmdistill_dense.apps.recipes.named import Named, combinations
 from mmdistill_dense.config.resolve import is_single_teacher, load_model
 from mmdistill_dense.distillers import AfDCD
+from mmdistill_dense.guards.config_rules import optimizer
+from mmdistill_dense.guards.findings import RunFacts
 from tests.configs.test_configs import PAPER
 from tests.every_config import CONFIGS, leaf, student, teacher
 from tests.zoo.networks import build
@@ -61,7 +63,7 @@ def test_other_pairs_have_the_papers_weights_in_units_of_the_mean(data: str) -> 
 def test_recipes_have_the_optimizer_of_their_student_and_heads_of_a_type() -> None:
     """What a pair takes over from another may be an option for an auxiliary head that its own teacher has not."""
     for recipe in recipes():
-        assert not optimizer_problem(resolved(recipe)), recipe
+        assert not list(optimizer(RunFacts(resolved(recipe)))), recipe
         model = resolved(recipe).model
         teachers = [model.teacher] if is_single_teacher(model.teacher) else model.teacher.values()
         for option in (model.student, *teachers):

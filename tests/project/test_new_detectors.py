@@ -6,13 +6,14 @@ import pytest
 import torch
 
 from mmdistill_dense.__main__ import main
-from mmdistill_dense.apps.check.context import ERROR, WARNING, Options
+from mmdistill_dense.apps.check.context import Options
 from mmdistill_dense.apps.check.run import check_config
 from mmdistill_dense.apps.project import sides, zoo_schedule
 from mmdistill_dense.apps.project.sides import read_side
 from mmdistill_dense.apps.recipes.compose import options_for
 from mmdistill_dense.apps.suite.definition import load
 from mmdistill_dense.foundation.vit import ViT, architecture
+from mmdistill_dense.guards.findings import ERROR, WARNING
 from tests.project.folders_of_data import box_folder, seg_folder
 from tests.project.test_new import RETINANET, call, read
 

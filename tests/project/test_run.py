@@ -18,13 +18,14 @@ from mmengine.config import Config
 
 from mmdistill_dense.__main__ import main
 from mmdistill_dense.apps.check import facts
-from mmdistill_dense.apps.check.context import NOTE, WARNING, Finding, Options, Subject
+from mmdistill_dense.apps.check.context import Options, Subject
 from mmdistill_dense.apps.check.run import CheckReport
 from mmdistill_dense.apps.project import steps
 from mmdistill_dense.apps.suite import plan, preflight
 from mmdistill_dense.apps.suite.definition import load
 from mmdistill_dense.apps.suite.plan import Run
 from mmdistill_dense.apps.suite.pool import Pool
+from mmdistill_dense.guards.findings import NOTE, WARNING, Finding
 from mmdistill_dense.utils.files import owned
 from tests.engine.processes import environment
 from tests.project.folders_of_data import seg_folder

@@ -10,8 +10,9 @@ from mmengine.registry import init_default_scope
 
 from mmdistill_dense.apps.recipes import compose
 from mmdistill_dense.apps.recipes.compose import config_text, methods, options_for, parts_of, recipes
-from mmdistill_dense.apps.recipes.named import Named, check_data, classes_of, combinations, find, made_of, read_config
+from mmdistill_dense.apps.recipes.named import Named, check_data, combinations, find, made_of, read_config
 from mmdistill_dense.config.resolve import bases_of, read_file
+from mmdistill_dense.datasets.wrapped import classes_of
 from mmdistill_dense.model.build import build_distillers
 from mmdistill_dense.registry import MODELS
 from mmdistill_dense.utils.literals import literal

@@ -1,66 +1,18 @@
-"""The config under check, the facts known about it, and the findings."""
+"""The config under check, and the facts known about it."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from mmengine.config import Config, ConfigDict
-
-from mmdistill_dense.config.values import type_name
 from mmdistill_dense.distillers.base import Distiller
+from mmdistill_dense.guards.findings import RunFacts
 from mmdistill_dense.model.distill_model import distillers_of
 from mmdistill_dense.networks.teacher import FrozenTeacher
 
 if TYPE_CHECKING:
     from mmdistill_dense.apps.check.tap_list import Adapter, TapRow
     from mmdistill_dense.apps.inspect.gradients import Term
-
-
-ERROR, WARNING, NOTE = 'error', 'warning', 'note'
-LEVELS = (ERROR, WARNING, NOTE)
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One thing that a check found."""
-
-    # ``'error'`` (training would fail or be worthless), ``'warning'`` (it would run, probably not as meant), ``'note'``
-    level: str
-    message: str  # what was found, with the config keys
-    advice: str = ''  # what to do, if the message does not say it
-    check: str = ''  # name of the check; empty until the check is run
-
-
-Findings = Iterator[Finding]
-error, warning, note = (partial(Finding, level) for level in LEVELS)
-
-
-def worst(findings: Iterable[Finding]) -> str:
-    """Return the level of the most severe finding, ``'ok'`` if there are only notes."""
-    levels = {finding.level for finding in findings}
-    return next((level for level in (ERROR, WARNING) if level in levels), 'ok')
-
-
-def counts_epochs(config: Config) -> bool:
-    loop = config.get('train_cfg') or {}
-    return type_name(loop) == 'EpochBasedTrainLoop' if 'type' in loop else bool(loop.get('by_epoch'))
-
-
-def loop_length(config: Config) -> int | None:
-    """Return ``max_epochs`` or ``max_iters``, ``None`` if the config trains nothing."""
-    return (config.get('train_cfg') or {}).get('max_epochs' if counts_epochs(config) else 'max_iters')
-
-
-def schedulers(config: Config) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Yield key and options of each scheduler; none for several optimizers, which have lists by name."""
-    found = config.get('param_scheduler') or []
-    if isinstance(found, Mapping):
-        found = [found] if 'type' in found else []
-    for place, one in enumerate(found):
-        yield f'param_scheduler.{place}', one
 
 
 Size = tuple[int, int]
@@ -149,24 +101,17 @@ class UnlabelledFacts:
 
 
 @dataclass
-class Subject:
+class Subject(RunFacts):
     """A config under check. Facts that are not known yet, or do not apply, are ``None`` or empty."""
 
-    config: Config  # as it was read
     options: Options  # how it is checked
     resolved: Any = None  # the student's network, a ``ModelConfig``
-    network: ConfigDict = None  # its model config
-    data_classes: Sequence[str] | None = None  # class names of the training set
     length: int | None = None  # of the training set, with what wrappers repeat; ``None`` if it was not read
     pictures: int | None = None  # of it, each once
     data_problem: str = ''  # why the training set was not read
     validation_problem: str = ''  # why a picture of the validation set cannot be read, as a sentence
     validation: Any = None  # that set
     tested: dict[str, Any] | None = None  # one of its pictures, after its pipeline
-    batch: Mapping[str, Any] | None = None  # A batch as the loader gives it
-    # of the inputs as the student sees them; several views are a list
-    batch_shape: list[list[int]] = field(default_factory=list)
-    model: Any = None  # the built model
     student: StudentFacts | None = None
     teachers: list[TeacherFacts] = field(default_factory=list)
     started: tuple[int, int] | None = None  # of ``load_from``: how many tensors fit, and how many the student has
@@ -178,6 +123,11 @@ class Subject:
     terms: list[Term] = field(default_factory=list)
     unlabelled: UnlabelledFacts | None = None
     cost: dict[str, Any] = field(default_factory=dict)  # as :func:`mmdistill_dense.apps.check.facts.measure_cost`
+
+    def __post_init__(self) -> None:
+        self.processes, self.load_from = self.options.processes, self.config.get('load_from')
+        self.generated = self.options.size is not None
+        self.processes_advice = 'Give --processes N if N processes will train together.'
 
     @property
     def batch_size(self) -> int:

@@ -43,10 +43,9 @@ from mmdistill_dense.apps.inspect.step_cost import (
     run_length,
     training_batch,
 )
-from mmdistill_dense.apps.recipes.named import classes_of, optimizer_of
 from mmdistill_dense.config.resolve import DISTILL_KEYS, is_distill_model, load_model, model_of, student_option
-from mmdistill_dense.config.values import num_classes
-from mmdistill_dense.datasets.wrapped import count_pictures
+from mmdistill_dense.config.values import num_classes, optimizer_of
+from mmdistill_dense.datasets.wrapped import classes_of, count_pictures
 from mmdistill_dense.distillers.maskd.token_distiller import TokenDistiller, TokenStore
 from mmdistill_dense.guards.config import check_pretrained, count_fitting, pretrained_parts
 from mmdistill_dense.model.balanced_step import choose_ratios
@@ -95,7 +94,7 @@ def read_data(subject: Subject) -> None:
         subject.data_problem = '--size asks for generated pictures'
         return
     if 'train_dataloader' not in config:
-        subject.data_problem = 'the config has no train_dataloader'
+        subject.data_problem, subject.generated = 'the config has no train_dataloader', True
         return
     option = {key: value for key, value in config.train_dataloader.items() if key not in _WORKERS}
     with fork_rng():
@@ -112,7 +111,7 @@ def read_data(subject: Subject) -> None:
             subject.data_classes = metainfo.get('classes') or subject.data_classes
             subject.length, subject.batch = len(loader.dataset), next(iter(loader))
         except FileNotFoundError as error:
-            subject.data_problem = str(error)
+            subject.data_problem, subject.generated = str(error), True
         except StopIteration:
             raise ValueError(f'no batch of {subject.batch_size} in {subject.pictures} training pictures.') from None
     if subject.data_problem or not config.get('val_dataloader'):

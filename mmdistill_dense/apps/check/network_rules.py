@@ -1,29 +1,27 @@
-"""Checks of the built networks and of one training step."""
+"""What only a check can say: of the data, the loaded networks and one training step, beside the rules in guards."""
 
 from __future__ import annotations
 
 import math
-from itertools import product
-from typing import Any
 
 import torch
-from torch.nn.modules.batchnorm import _BatchNorm
 
-from mmdistill_dense.apps.check.context import Findings, Subject, error, note, warning
+from mmdistill_dense.apps.check.context import Subject
 from mmdistill_dense.apps.inspect.gradients import BACKBONE
 from mmdistill_dense.config.values import num_classes
-from mmdistill_dense.distillers import MGD, AfDCD
 from mmdistill_dense.guards.config import check_teacher_classes
+from mmdistill_dense.guards.findings import Findings, error, note, warning
 from mmdistill_dense.model.balanced_step import TASK
 
-# Methods with the options of a sum's weight and of its reduction; the sizes of a teacher's map for which a segmentor's
-# weight was published; that weight in units of the mean, and what to set for other maps.
-SUMMED = (
-    # Cityscapes; VOC, ADE20K and COCO-Stuff; CamVid
-    (AfDCD, 'fd_weight', 'fd_reduction', (2048 * 64 * 128, 2048 * 64 * 64, 2048 * 45 * 45), '8.4 to 42',
-     '33.6 (8.4 on VOC and ADE20K)'),
-    (MGD, 'alpha', 'reduction', (2048 * 64 * 64,), '168', '168'),
-)  # fmt: skip
+
+def data(subject: Subject) -> Findings:
+    """Check that there are pictures to train and to validate on."""
+    if subject.data_problem and subject.options.size is None:
+        message = f'training cannot start: {subject.data_problem}'
+        with_option = ', as with --size H W' if subject.options.command else ''
+        yield error(message, f'The rest is checked on generated pictures{with_option}.')
+    if subject.validation_problem:
+        yield error(subject.validation_problem)
 
 
 def teacher_classes(subject: Subject) -> Findings:
@@ -34,76 +32,6 @@ def teacher_classes(subject: Subject) -> Findings:
         others = subject.data_classes is not None and count not in (None, len(subject.data_classes))
         if teacher.option.allow_other_classes and others:
             yield note(f'{teacher.key} predicts {count} other classes, as allow_other_classes permits.')
-
-
-def trained(subject: Subject) -> Findings:
-    backbone = getattr(subject.model, 'backbone', subject.model)
-    taught = bool(getattr(subject.model, 'distillers', None))
-    frozen = getattr(backbone, 'frozen', False) and not taught  # a head on a foundation model
-    if not frozen and not any(parameter.requires_grad for parameter in backbone.parameters()):
-        yield warning(
-            "nothing in the student's backbone is trained (frozen_stages, requires_grad).",
-            'Features of a frozen backbone cannot learn from a teacher: lower frozen_stages.',
-        )
-
-
-def random_and_fixed(subject: Subject) -> Findings:
-    """Check that no part of the student's backbone stays at its random start, as mmdet's frozen stages would."""
-    backbone = getattr(subject.model, 'backbone', None)
-    modules = [*subject.model.modules()]
-    files = 'Pretrained' in str([getattr(module, 'init_cfg', None) for module in modules])
-    files = files or any(getattr(module, 'checkpoint', None) for module in modules)
-    inherited = any(str(pair[0]).startswith('backbone') for pair in subject.config.model.get('inherit') or ())
-    if backbone is None or files or inherited or subject.config.get('load_from'):
-        return
-    subject.model.train()
-    frozen = sum(one.numel() for one in backbone.parameters() if not one.requires_grad)
-    norms = sum(isinstance(one, _BatchNorm) and not one.training for one in backbone.modules())
-    if frozen or norms:
-        yield warning(
-            f"the student's backbone starts from random weights, and a part stays as it is: {frozen:,} parameters are "
-            f'frozen, {norms} batch norms keep mean 0 and variance 1.',
-            'Set backbone.frozen_stages=-1 and backbone.norm_eval=False, or give it weights (backbone.init_cfg).',
-        )
-
-
-def padded(subject: Subject) -> Findings:
-    """Check that the preprocessor does not pad pictures to more than twice their area; not on generated ones."""
-    found = (subject.batch or {}).get('inputs')
-    if subject.options.size is not None or subject.data_problem or not isinstance(found, (list, tuple)):
-        return
-    pictures = [one.shape[-2:] for one in found if isinstance(one, torch.Tensor)]
-    if not pictures or len(subject.batch_shape) != 1:
-        return
-    own = [max(sides) for sides in zip(*pictures, strict=True)]
-    height, width = subject.batch_shape[0][-2:]
-    if height * width > 2 * own[0] * own[1]:
-        option = 'batch_augments' if 'batch_augments' in (subject.network.get('data_preprocessor') or {}) else 'size'
-        yield warning(
-            f'model.student.data_preprocessor pads pictures of {own[0]}x{own[1]} to {height}x{width}: most of the work '
-            'is done on padding.',
-            f'Set model.student.data_preprocessor.{option} to your size, or to None.',
-        )
-
-
-def summed(subject: Subject) -> Findings:
-    """Check that the weight of a sum over a map was made for a map of this size; not on generated pictures."""
-    if subject.options.size is not None or 'decode_head' not in (subject.network or {}):
-        return
-    for (name, distiller), row in product(subject.distillers.items(), SUMMED):
-        kind, option, reduction, sizes, published, advised = row
-        if not isinstance(distiller, kind) or distiller.balancer is not None or getattr(distiller, reduction) != 'sum':
-            continue
-        weight, key = getattr(distiller, option), f'model.distillers.{name}'
-        levels: Any = distiller.levels if weight else ()
-        for level in levels:
-            if level.teacher.numel() not in sizes:
-                yield warning(
-                    f'{key}.{option}={weight:g} multiplies a sum over {"x".join(map(str, level.teacher))} '
-                    f'({level.name}): {weight * level.teacher.numel():.2g} in units of the mean. The published weight '
-                    f'is for another map, where it is {published} in units of the mean.',
-                    f"Set {key}.{reduction}='mean' and {key}.{option}={advised}.",
-                )
 
 
 def weights_over_the_run(subject: Subject) -> Findings:
@@ -239,7 +167,8 @@ def cost(subject: Subject) -> Findings:
         yield note(f'time and memory could not be measured here: {subject.cost["problem"]}')
 
 
-MODEL = (trained, random_and_fixed, teacher_classes, padded, summed, weights_over_the_run, enough_pictures)
+DATA = (data,)
+MODEL = (teacher_classes, weights_over_the_run, enough_pictures)
 WEIGHTS = (start, learned_classes, random_teacher, normalisation)
 METRIC = (teacher_metric,)
 STEP = (finite, pull, own_copy)

@@ -15,12 +15,13 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from mmdistill_dense.apps.check.context import ERROR, NOTE, WARNING, Options, Subject
+from mmdistill_dense.apps.check.context import Options, Subject
 from mmdistill_dense.apps.check.run import CheckReport, check_config
 from mmdistill_dense.apps.check.tap_list import auto_taps, list_taps, networks_of, tree
 from mmdistill_dense.apps.inspect.gradients import BACKBONE
 from mmdistill_dense.apps.recipes.named import read_config
 from mmdistill_dense.config.values import accumulated, num_classes
+from mmdistill_dense.guards.findings import ERROR, NOTE, WARNING
 from mmdistill_dense.utils.devices import device_of
 from mmdistill_dense.utils.files import without_nan, write_json
 from mmdistill_dense.utils.process import quiet

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from mmengine.config import Config
 
-from mmdistill_dense.apps.check import config_rules, network_rules
-from mmdistill_dense.apps.check.context import ERROR, WARNING, Finding, Findings, Options, Subject, worst
+from mmdistill_dense.apps.check import network_rules
+from mmdistill_dense.apps.check.context import Options, Subject
 from mmdistill_dense.apps.check.facts import (
     build,
     load,
@@ -26,6 +26,8 @@ from mmdistill_dense.apps.check.facts import (
 )
 from mmdistill_dense.apps.recipes.named import read_config
 from mmdistill_dense.config.values import num_classes
+from mmdistill_dense.guards import config_rules, student_rules
+from mmdistill_dense.guards.findings import ERROR, WARNING, Finding, Findings, worst
 from mmdistill_dense.utils.process import quiet
 from mmdistill_dense.utils.validate import message_of
 
@@ -60,9 +62,9 @@ def _advice(stage: str, subject: Subject, error: Exception) -> str:
 READING, LOADING, STEPPING = 'reading the data set', 'loading the weights', 'running a step'
 _GOES_ON = 'data'  # after an error of this check the other stages still run, on generated pictures
 STAGES: Sequence[tuple[str, Callable[[Subject], None], Sequence[Check]]] = (
-    ('reading the config', read_model, config_rules.CONFIG),
-    (READING, read_data, config_rules.DATA),
-    ('building the networks', build, network_rules.MODEL),
+    ('reading the config', read_model, (*config_rules.CONSTRUCTION, *config_rules.CONFIG)),
+    (READING, read_data, (*network_rules.DATA, *config_rules.DATA)),
+    ('building the networks', build, (*student_rules.MODEL, *student_rules.STEP, *network_rules.MODEL)),
     ('reading the pictures without labels', read_unlabelled, ()),
     (LOADING, load, network_rules.WEIGHTS),
     ('predicting a picture of validation', predict, ()),

@@ -16,8 +16,8 @@ from mmengine.registry import DATASETS
 
 from mmdistill_dense.apps.project.label_images import SegData
 from mmdistill_dense.apps.project.sides import Side, fetchable
-from mmdistill_dense.apps.recipes.named import classes_of
 from mmdistill_dense.config.resolve import find_config, load_model
+from mmdistill_dense.datasets.wrapped import classes_of
 from mmdistill_dense.distillers.fragments import AUTO
 from mmdistill_dense.foundation.vit import Architecture, Rotary, ViT, architecture
 from mmdistill_dense.foundation.vit_file import load_vit

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from copy import deepcopy
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from mmengine.config import Config, ConfigDict
-from mmengine.registry import DATASETS, init_default_scope
+from mmengine.registry import init_default_scope
 
 from mmdistill_dense.apps.recipes.compose import (
     best,
@@ -27,7 +27,7 @@ from mmdistill_dense.apps.recipes.compose import (
     unknown,
 )
 from mmdistill_dense.config.resolve import TASKS, find_config, load_model, read_file, student_option
-from mmdistill_dense.config.values import chain
+from mmdistill_dense.datasets.wrapped import classes_of
 from mmdistill_dense.guards.config import check_crop, check_retyped, check_student_classes, check_top_level_distillers
 from mmdistill_dense.utils.validate import some
 from mmdistill_dense.utils.version import STACK
@@ -43,43 +43,6 @@ def check_data(config: Config, task: str) -> None:
     dataset = config.train_dataloader.dataset
     check_crop(dataset, found.model)
     check_student_classes(classes_of(dataset), found.model)
-
-
-def classes_of(dataset: Any) -> Sequence[str] | None:
-    """Return the class names of a data set's config, looking through wrappers; ``None`` if it names none."""
-    # built without reading files: class names may differ from METAINFO (CamVid leaves out void)
-    dataset = next(iter(chain(dataset)), None)
-    if dataset is None:
-        return None
-    try:
-        return DATASETS.build({**dataset, 'lazy_init': True, 'pipeline': []}).metainfo.get('classes')
-    except Exception:  # not a data set of mmengine, or wrong options
-        given, kind = (dataset.get('metainfo') or {}).get('classes'), dataset.get('type')
-        with DATASETS.switch_scope_and_registry(None) as registry:  # that of the config
-            built = registry.get(kind) if isinstance(kind, str) else kind
-        return given or (getattr(built, 'METAINFO', None) or {}).get('classes')
-
-
-def optimizer_problem(config: Config) -> str | None:
-    """Return a warning if the student was published with another kind of optimizer, else ``None``."""
-    # a transformer published with AdamW learns little with the SGD of a convolutional network, and nothing fails
-    student = config.get('model', {}).get('student') or {}
-    source = student.get('cfg')
-    if not source or (student.get('backbone') or {}).get('frozen'):  # a head on a foundation model has a schedule apart
-        return None
-    here, own = (optimizer_of(one) for one in (config, read_file(find_config(source, 'model.student.cfg'))))
-    if not here or not own or here['type'] == own['type']:
-        return None
-    return (
-        f"the student's own config {source} trains it with {own['type']} at lr {own.get('lr')}, this config with "
-        f'{here["type"]} at lr {here.get("lr")}.'
-    )
-
-
-def optimizer_of(config: Config) -> Mapping[str, Any]:
-    """Return the options of a config's optimizer, empty if it names none."""
-    option = (config.get('optim_wrapper') or {}).get('optimizer') or {}
-    return option if 'type' in option else {}
 
 
 _NAME = re.compile(r'[\w.+-]+(:[\w.+-]+)+')

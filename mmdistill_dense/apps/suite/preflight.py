@@ -7,13 +7,14 @@ from collections.abc import Iterator
 from mmengine.config import Config
 from mmengine.registry import DATASETS, DefaultScope
 
-from mmdistill_dense.apps.check.context import ERROR, NOTE, Options
+from mmdistill_dense.apps.check.context import Options
 from mmdistill_dense.apps.check.run import CheckReport, check_config
 from mmdistill_dense.apps.recipes.compose import unknown
 from mmdistill_dense.apps.suite import configs, plan
 from mmdistill_dense.apps.suite.definition import Definition, naming
 from mmdistill_dense.apps.suite.plan import Resolved
 from mmdistill_dense.config.values import listed, may_give, scores_of
+from mmdistill_dense.guards.findings import ERROR, NOTE
 from mmdistill_dense.utils.files import read_json, write_json
 from mmdistill_dense.utils.process import heartbeat
 from mmdistill_dense.utils.version import __version__

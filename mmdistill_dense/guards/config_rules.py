@@ -1,0 +1,350 @@
+"""The rules of a run's config and data: each takes the facts of a run and yields what is wrong with it.
+
+Every road asks them: ``RunGuards`` before the first step of a training, ``mmdistill check``, and with it ``run`` and
+``suite``. A new rule is a function and its name in a list at the end of the file. A ``ValueError`` that it raises is an
+error too; a rule that only raises returns nothing.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+from collections.abc import Iterator, Mapping
+from inspect import signature
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config
+from mmengine.registry import DATA_SAMPLERS, LOOPS, OPTIMIZERS, PARAM_SCHEDULERS, Registry
+from mmengine.runner import Runner
+
+from mmdistill_dense.config.resolve import (
+    find_config,
+    inherited_distillers,
+    is_distill_model,
+    read_file,
+    without_effect,
+)
+from mmdistill_dense.config.unknown_keys import check_keys, check_known, check_options
+from mmdistill_dense.config.values import ignored_labels, listed, may_give, num_classes, optimizer_of, type_name
+from mmdistill_dense.datasets.wrapped import classes_of
+from mmdistill_dense.guards.config import (
+    batch_problem,
+    check_crop,
+    check_laid_over,
+    check_retyped,
+    check_student_classes,
+    check_top_level_distillers,
+)
+from mmdistill_dense.guards.findings import Findings, RunFacts, error, warning
+from mmdistill_dense.utils.runner_internals import IGNORED
+from mmdistill_dense.utils.validate import some
+
+# Samplers of mmengine and mmdet that never end, for runs that count iterations.
+_ENDLESS = {'InfiniteSampler', 'MultiSourceSampler', 'GroupMultiSourceSampler'}
+_OF_MMENGINE = ('type', 'by_epoch', '_scope_')  # which mmengine takes from a loop's options
+
+
+def counts_epochs(config: Config) -> bool:
+    """Tell whether a run counts epochs; a loop of another class than mmengine's is asked by its bases."""
+    loop = config.get('train_cfg') or {}
+    return 'EpochBasedTrainLoop' in _class_names(LOOPS, loop) if 'type' in loop else bool(loop.get('by_epoch'))
+
+
+def loop_length(config: Config) -> int | None:
+    """Return ``max_epochs`` or ``max_iters``, ``None`` if the config trains nothing."""
+    return (config.get('train_cfg') or {}).get('max_epochs' if counts_epochs(config) else 'max_iters')
+
+
+def schedulers(config: Config) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Yield key and options of each scheduler; none for several optimizers, which have lists by name."""
+    options = config.get('param_scheduler') or []
+    if isinstance(options, Mapping):
+        options = [options] if 'type' in options else []
+    for index, scheduler in enumerate(options):
+        yield f'param_scheduler.{index}', scheduler
+
+
+def _class_names(registry: Registry, option: Any) -> set[str]:
+    """Return the names of the class that an option's ``type`` stands for and of its bases, ``type`` itself included."""
+    kind = option.get('type') if isinstance(option, Mapping) else None
+    cls = registry.get(kind) if isinstance(kind, str) else kind
+    return {type_name(option), *(base.__name__ for base in getattr(cls, '__mro__', ()))}
+
+
+def keys(run: RunFacts) -> None:
+    """Find misspelt keys of the runner, which would have no effect, and of what it builds, which would stop it."""
+    check_keys(run.config)
+    given = run.config.get('randomness') or {}
+    check_known('randomness', given, list(signature(Runner.set_randomness).parameters)[1:])
+    optimizer = (run.config.get('optim_wrapper') or {}).get('optimizer')
+    built = [('optim_wrapper.optimizer', OPTIMIZERS, optimizer)] if optimizer else []
+    built += [(key, PARAM_SCHEDULERS, option) for key, option in schedulers(run.config)]
+    for key, registry, option in built:
+        kind = registry.get(option['type']) if isinstance(option.get('type'), str) else option.get('type')
+        if kind is not None:
+            own = (*_OF_MMENGINE, 'convert_to_iter_based', 'params', 'optimizer')
+            check_options(kind, {name: value for name, value in option.items() if name not in own}, key)
+    loop = run.config.get('train_cfg') or {}
+    default = 'EpochBasedTrainLoop' if loop.get('by_epoch') else 'IterBasedTrainLoop'
+    kind = LOOPS.get(loop.get('type', default)) if isinstance(loop.get('type', default), str) else loop['type']
+    if kind is not None:
+        check_options(kind, {key: value for key, value in loop.items() if key not in _OF_MMENGINE}, 'train_cfg')
+
+
+def replaced(run: RunFacts) -> Findings:
+    """Find options of the student that a key beside it replaces; a model says so itself where it is built."""
+    if is_distill_model(run.config.model):
+        for sentence in without_effect(run.config.model):
+            yield warning(sentence, 'Write it without .student.')
+
+
+def overrides(run: RunFacts) -> Findings:
+    """Find changes of distillers that have no effect, or another than they look like."""
+    if not is_distill_model(run.config.get('model')):
+        return
+    check_top_level_distillers(run.config)
+    check_laid_over(run.config)
+    check_retyped(run.config)
+    file, names = Path(run.config.filename or ''), list(run.config.model.get('distillers') or {})
+    inherited = inherited_distillers(file, names) if file.is_file() and file.suffix == '.py' else {}
+    if inherited:
+        new = [name for name in names if name not in inherited]
+        sources = ', '.join(f'{name} (of {base})' for name, base in inherited.items())
+        yield warning(
+            f'model.distillers: beside {", ".join(new)} of {file.name}, the run trains what it inherits: {sources}.',
+            f'To swap the method, write distillers=dict(_delete_=True, {new[0]}=…).',
+        )
+
+
+def hook(run: RunFacts) -> Findings:
+    """Check that there is a DistillHook, without which a DistillModel does not train."""
+    config = run.config
+    if not is_distill_model(config.model) or not config.model.get('distillers'):
+        return
+    hooks = [*(config.get('default_hooks') or {}).values(), *(config.get('custom_hooks') or [])]
+    if not any(type_name(option).endswith('DistillHook') for option in hooks):
+        yield error(
+            'no DistillHook among default_hooks and custom_hooks: a DistillModel does not train without it.',
+            "Add default_hooks = dict(distill=dict(type='mmdistill_dense.DistillHook')).",
+        )
+
+
+def workers(run: RunFacts) -> Findings:
+    """Find persistent workers in epoch-based training, which DistillHook refuses."""
+    loader = run.config.get('train_dataloader') or {}
+    hooks = (run.config.get('default_hooks') or {}).values()
+    has_hook = any(type_name(option).endswith('DistillHook') for option in hooks)
+    if counts_epochs(run.config) and has_hook and loader.get('num_workers') and loader.get('persistent_workers'):
+        yield error(
+            'train_dataloader.persistent_workers=True cannot be resumed exactly in epoch-based training.',
+            'Set train_dataloader.persistent_workers=False.',
+        )
+
+
+def crop(run: RunFacts) -> None:
+    """Find a training crop that is padded back to a larger size."""
+    check_crop((run.config.get('train_dataloader') or {}).get('dataset', {}), run.network or {})
+
+
+def evaluators(run: RunFacts) -> Findings:
+    """Check the labels of each metric: they are those of its data set, and it ignores what the heads ignore."""
+    count = num_classes(run.network or {}) or 0
+    ignored = sorted(label for label in ignored_labels(run.network or {}) if not 0 <= label < count)
+    for split in ('val', 'test'):
+        dataset = (run.config.get(f'{split}_dataloader') or {}).get('dataset') or {}
+        path = dataset.get('ann_file')
+        label_file = os.path.normpath(os.path.join(dataset.get('data_root') or '', path)) if path else ''
+        for metric in listed(run.config.get(f'{split}_evaluator')):
+            counted = [label for label in ignored if label != metric.get('ignore_index', IGNORED)]
+            if type_name(metric) == 'IoUMetric' and counted:
+                yield warning(
+                    f'the heads of the student ignore the label {some(counted)}, the metric of {split}_evaluator does '
+                    'not: what is predicted there counts as wrong.',
+                    f'Give heads and metric one ignore_index: the metric has {metric.get("ignore_index", IGNORED)}.',
+                )
+            file = metric.get('ann_file')
+            if file and label_file and os.path.normpath(file) != label_file:
+                finding = warning if os.path.isfile(file) or '://' in file else error
+                yield finding(
+                    f'{split}_evaluator.ann_file={file!r}, but {split}_dataloader.dataset reads {label_file!r}.',
+                    f'Set {split}_evaluator.ann_file={label_file!r}: the metric reads the labels by itself.',
+                )
+
+
+def batch(run: RunFacts) -> Findings:
+    """Check that batches hold pictures, and that the batch is the one that the learning rate is for."""
+    for split in ('train', 'val', 'test'):
+        size = (run.config.get(f'{split}_dataloader') or {}).get('batch_size', 1)
+        if not isinstance(size, int) or size < 1:
+            message = f'{split}_dataloader.batch_size={size!r}: it must be a whole number of at least 1.'
+            yield error(message)
+            return
+    if problem := batch_problem(run.config, run.processes):
+        yield warning(problem, run.processes_advice)
+
+
+def optimizer(run: RunFacts) -> Findings:
+    """Check that the student is trained by the kind of optimizer that it was published with."""
+    # a transformer published with AdamW learns little with the SGD of a convolutional network, and nothing fails
+    student = (run.config.get('model') or {}).get('student') or {}
+    source = student.get('cfg')
+    if not source or (student.get('backbone') or {}).get('frozen'):  # a head on a foundation model has a schedule apart
+        return
+    here, published = map(optimizer_of, (run.config, read_file(find_config(source, 'model.student.cfg'))))
+    if here and published and here['type'] != published['type']:
+        yield warning(
+            f"the student's config {source} trains it with {published['type']} at lr {published.get('lr')}, this "
+            f'config with {here["type"]} at lr {here.get("lr")}.',
+            "Unless intended, use the student's optim_wrapper and param_scheduler.",
+        )
+
+
+def student_classes(run: RunFacts) -> None:
+    """Check that the student's heads predict the classes of the training set."""
+    key = 'model.student' if is_distill_model(run.config.get('model')) else 'model'
+    check_student_classes(run.data_classes, run.network or {}, key)
+
+
+def validation_classes(run: RunFacts) -> Findings:
+    """Check that validation has the same classes as training."""
+    classes = run.data_classes
+    for loader in ('val_dataloader', 'test_dataloader'):
+        scored = classes_of((run.config.get(loader) or {}).get('dataset') or {})
+        if scored is not None and classes is not None and list(scored) != list(classes):
+            yield warning(
+                f'{loader}.dataset has the classes {some(scored)}, train_dataloader.dataset {some(classes)}.',
+                'Classes are scored by position: use the same metainfo.classes in all loaders.',
+            )
+
+
+def labels(run: RunFacts) -> Findings:
+    """Check that the student's head has a class for every label of the batch."""
+    count = num_classes(run.network or {})
+    if count is None:
+        return
+    ignored = ignored_labels(run.network)
+    if classes := sorted(label for label in ignored - {IGNORED} if 0 <= label < count):
+        yield warning(
+            f'ignore_index={some(classes)} of the student is the number of a class: its pixels are never learned.',
+            f'Set ignore_index={IGNORED} in its heads, unless that is meant.',
+        )
+    labelled = 'gt_sem_seg' if 'decode_head' in run.network else 'gt_instances'  # panoptic samples have both
+    for sample in (run.batch or {}).get('data_samples') or []:
+        truth = getattr(sample, labelled, None)
+        numbers = getattr(truth, 'data' if labelled == 'gt_sem_seg' else 'labels', None)
+        occurring = [] if numbers is None else numbers.unique().tolist()
+        wrong = sorted({int(label) for label in occurring if label not in ignored and not 0 <= label < count})
+        if wrong:
+            meta = getattr(sample, 'metainfo', {})
+            name = meta.get('seg_map_path') or meta.get('img_path') or meta.get('img_id')
+            yield error(
+                f'a training picture ({name}) has the labels {wrong[:6]}, the student has {count} classes '
+                f'(0 to {count - 1}; ignore_index: {some(sorted(ignored))}).',
+                'Correct the label files, reduce_zero_label, metainfo.classes, num_classes or ignore_index.',
+            )
+            return
+
+
+def endless(run: RunFacts) -> Findings:
+    """Find an epoch, or an evaluation, that never ends."""
+    for split in ('train', 'val'):
+        sampler = (run.config.get(f'{split}_dataloader') or {}).get('sampler') or {}
+        if _ENDLESS & _class_names(DATA_SAMPLERS, sampler) and (split != 'train' or counts_epochs(run.config)):
+            training = split == 'train'
+            reason = 'train_cfg counts epochs: the first never ends' if training else 'an evaluation never ends with it'
+            yield error(
+                f'{split}_dataloader.sampler is of type {type_name(sampler)}, but {reason}.',
+                f"Set {split}_dataloader.sampler.type='DefaultSampler'"
+                f'{", or train with IterBasedTrainLoop" if training else ""}.',
+            )
+
+
+def rate(run: RunFacts) -> Findings:
+    """Find a schedule without steps, and a rate that does not fall as it says, or is 0 long before the end."""
+    # 10 % tolerance: a schedule may well end a step late, so that the last step is not lost
+    epochs, length = counts_epochs(run.config), loop_length(run.config)
+    unit = 'epochs' if epochs else 'iterations'
+    ends = []
+    for key, scheduler in schedulers(run.config):
+        kind, counted = type_name(scheduler), scheduler.get('by_epoch', True)
+        begin, end = scheduler.get('begin', 0), scheduler.get('end', math.inf)
+        if end <= begin:
+            yield error(
+                f'{key} ({kind}) begins at {begin} and ends at {end}: training would not start.',
+                f'Let it end after {begin}, or leave it out.',
+            )
+        elif counted and not epochs and not scheduler.get('convert_to_iter_based') and 'Plateau' not in kind:
+            yield warning(
+                f'{key} ({kind}) counts epochs, but the run counts iterations: it would change nothing.',
+                f'Set {key}.by_epoch=False, and its begin and end in iterations.',
+            )
+        elif length and bool(counted) == epochs:
+            if 'milestones' in scheduler:  # the later ones may well be left for a longer run
+                end = begin + min(scheduler['milestones'], default=0)
+            elif 'T_max' in scheduler:
+                end = min(end, begin + scheduler['T_max'])
+            ends.append((end, key, scheduler))
+            if 1.1 * length < end < math.inf:
+                yield warning(
+                    f'{key} ({kind}) ends at {end:g}, but the run ends at {length} {unit}: the '
+                    'learning rate does not get where it should.',
+                    f'Set its end (or T_max, milestones) to {length} or less.',
+                )
+    end, key, scheduler = max(ends, key=lambda ending: ending[0], default=(math.inf, '', {}))
+    kind = type_name(scheduler)
+    falls_to_0 = re.match('(Poly|CosineAnnealing)', kind) and not scheduler.get('eta_min')
+    if length and end < 0.9 * length and falls_to_0 and not scheduler.get('eta_min_ratio'):
+        yield warning(
+            f'{key} ({kind}) brings the learning rate to 0 at {end:g}, but the run goes on until {length} '
+            f'{unit}: nothing is learned after it.',
+            f'Set {key}.end={length}, or give it an eta_min.',
+        )
+
+
+def checkpoints(run: RunFacts) -> Findings:
+    """Find a run that saves no checkpoint before its end. After an interruption it must start from the beginning."""
+    hook = (run.config.get('default_hooks') or {}).get('checkpoint', {})
+    epochs, length = counts_epochs(run.config), loop_length(run.config)
+    unit = 'epochs' if epochs else 'iterations'
+    if hook is None or not length:
+        return
+    interval = hook.get('interval', 1)
+    if not epochs and hook.get('by_epoch', True):
+        problem = 'counts epochs, but the run counts iterations'
+        advice = 'Set default_hooks.checkpoint.by_epoch=False, and its interval in iterations.'
+    elif epochs == bool(hook.get('by_epoch', True)) and interval > length:
+        problem = f'has the interval {interval}, but the run ends at {length} {unit}'
+        advice = f'Set default_hooks.checkpoint.interval to a part of {length}.'
+    else:
+        return
+    message = f'default_hooks.checkpoint {problem}: nothing is kept on the way, and an interrupted run starts anew.'
+    yield warning(message, advice)
+
+
+def scores(run: RunFacts) -> Findings:
+    """Check that the evaluation gives the scores that hooks and schedulers wait for."""
+    metrics = listed(run.config.get('val_evaluator'))
+    checkpoint = (run.config.get('default_hooks') or {}).get('checkpoint') or {}
+    best, stops = 'default_hooks.checkpoint.save_best', 'training would stop at the first validation'
+    keys = [(best, name, error, stops) for name in listed(checkpoint.get('save_best'))]
+    for key, scheduler in schedulers(run.config):
+        if 'Plateau' in type_name(scheduler):
+            keys.append((f'{key}.monitor', scheduler.get('monitor', 'loss'), warning, 'the rate would never fall'))
+    for index, option in enumerate(run.config.get('custom_hooks') or []):
+        if type_name(option) == 'EarlyStoppingHook' and 'monitor' in option:
+            finding, effect = (error, stops) if option.get('strict') else (warning, 'no training would end early')
+            keys.append((f'custom_hooks.{index}.monitor', option['monitor'], finding, effect))
+    for key, name, finding, effect in keys:
+        if name != 'auto' and metrics and not any(may_give(metric, name) for metric in metrics):
+            yield finding(
+                f'{key}={name!r}: val_evaluator gives no such score ({some(map(type_name, metrics))}), and {effect}.',
+                'Name a score that is in the log of an evaluation, or add its metric to val_evaluator.',
+            )
+
+
+# What a runner, a model or a hook refuses by itself while it is built; ``check`` builds no runner.
+CONSTRUCTION = (keys, replaced, hook, workers)
+CONFIG = (overrides, crop, batch, evaluators, optimizer, endless, rate, checkpoints, scores)
+DATA = (student_classes, validation_classes, labels)

@@ -1,0 +1,56 @@
+"""The facts of a run that rules are asked about, and what they find."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+from mmengine.config import Config
+
+ERROR, WARNING, NOTE = 'error', 'warning', 'note'
+LEVELS = (ERROR, WARNING, NOTE)
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that a rule found."""
+
+    # ``'error'`` (training would fail or be worthless), ``'warning'`` (it would run, probably not as meant), ``'note'``
+    level: str
+    message: str  # what was found, with the config keys
+    advice: str = ''  # what to do, if the message does not say it
+    check: str = ''  # name of the rule; empty until it was asked
+
+
+Findings = Iterator[Finding]
+error, warning, note = (partial(Finding, level) for level in LEVELS)
+
+
+def worst(findings: Iterable[Finding]) -> str:
+    """Return the level of the most severe finding, ``'ok'`` if there are only notes."""
+    levels = {finding.level for finding in findings}
+    return next((level for level in (ERROR, WARNING) if level in levels), 'ok')
+
+
+@dataclass
+class RunFacts:
+    """What is known about a run; facts that are not known yet, or do not apply, are ``None`` or empty."""
+
+    config: Config  # as it was read
+    network: Any = field(default=None, kw_only=True)  # the student's model config
+    processes: int = field(default=1, kw_only=True)  # how many train together
+    processes_advice: str = field(default='', kw_only=True)  # how to say another number
+    load_from: str | None = field(default=None, kw_only=True)  # the file that the run starts or resumes from
+    data_classes: Sequence[str] | None = field(default=None, kw_only=True)  # class names of the training set
+    batch: Mapping[str, Any] | None = field(default=None, kw_only=True)  # as the training loader gives it
+    # of the inputs as the student sees them; several views are a list
+    batch_shape: list[list[int]] = field(default_factory=list, kw_only=True)
+    generated: bool = field(default=False, kw_only=True)  # whether the batch is made up, of another size than the run's
+    model: Any = field(default=None, kw_only=True)  # the built student
+
+    @property
+    def distillers(self) -> Mapping[str, Any]:
+        """The distillers of the built model by name."""
+        return dict(getattr(self.model, 'distillers', None) or {})

@@ -331,7 +331,7 @@ def scores(run: RunFacts) -> Findings:
     keys = [(best, name, error, stops) for name in listed(checkpoint.get('save_best'))]
     for key, scheduler in schedulers(run.config):
         if 'Plateau' in type_name(scheduler):
-            keys.append((f'{key}.monitor', scheduler.get('monitor', 'loss'), warning, 'the rate would never fall'))
+            keys.append((f'{key}.monitor', scheduler.get('monitor', 'loss'), error, stops))
     for index, option in enumerate(run.config.get('custom_hooks') or []):
         if type_name(option) == 'EarlyStoppingHook' and 'monitor' in option:
             finding, effect = (error, stops) if option.get('strict') else (warning, 'no training would end early')

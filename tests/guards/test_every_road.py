@@ -1,0 +1,171 @@
+"""Every rule on every road: what ``check`` finds, a training by mim or by ``mmdistill`` tells before its first step."""
+
+import io
+import logging
+import runpy
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import mmseg
+import pytest
+import torch
+from mmcv.transforms import BaseTransform
+from mmengine.dataset import InfiniteSampler
+from mmengine.registry import DATA_SAMPLERS, TRANSFORMS
+
+from mmdistill_dense.__main__ import main
+from mmdistill_dense.apps.check import Options, check_config
+from mmdistill_dense.datasets.shapes import CLASSES
+from mmdistill_dense.guards.findings import ERROR
+from tests import toys
+
+BY_MIM = Path(mmseg.__file__).parent / '.mim/tools/train.py'  # the script that `mim train mmseg` runs
+FAST = Options(val=0, cost=False)
+REFUSED = 'REFUSED '
+
+
+@TRANSFORMS.register_module(force=True)
+class LabelAbove(BaseTransform):
+    """Gives a corner a label for which the heads have no class."""
+
+    def transform(self, results: dict[str, Any]) -> dict[str, Any]:
+        """Change ``gt_seg_map`` (H, W)."""
+        results['gt_seg_map'][:3, :3] = 9
+        return results
+
+
+@DATA_SAMPLERS.register_module(force=True)
+class EndlessOfMine(InfiniteSampler):
+    """A subclass under a name of its own."""
+
+
+def write_config(folder: Path, changes: dict[str, Any], **distillers: Any) -> Path:
+    """Write the config of a toy run of one step, with changes by dotted key."""
+    student = toys.seg_net('fcn', backbone=dict(init_cfg=None))
+    model = toys.model_config(student, toys.seg_teacher('fcn'), distillers or dict(kd=dict(type='LogitKD')))
+    config = toys.run_config(folder / 'work', model, iters=1, log_level='WARNING')
+    config.merge_from_dict(deepcopy(changes))  # which takes `_delete_` out of them
+    config.experiment_name = f'road_{toys.fresh_dir().name}'
+    config.dump(folder / 'config.py')
+    return folder / 'config.py'
+
+
+@contextmanager
+def warnings_logged() -> Iterator[list[str]]:
+    """Collect the warnings of all loggers; mmengine's do not propagate."""
+    messages: list[str] = []
+    handle = logging.Logger.handle
+
+    def collect(logger: logging.Logger, record: logging.LogRecord) -> None:
+        if record.levelno >= logging.WARNING:
+            messages.append(record.getMessage())
+        handle(logger, record)
+
+    with mock.patch.object(logging.Logger, 'handle', collect):
+        yield messages
+
+
+def train_by_mim(file: Path) -> list[str]:
+    with warnings_logged() as messages, mock.patch.object(sys, 'argv', ['train.py', str(file)]):
+        try:
+            runpy.run_path(str(BY_MIM), run_name='__main__')
+        except ValueError as error:
+            messages.append(f'{REFUSED}{error}')
+    return messages
+
+
+def train_by_command(file: Path) -> list[str]:
+    with warnings_logged() as messages, redirect_stderr(io.StringIO()) as stderr:
+        status = main(['train', str(file)])
+    return messages if status == 0 else [*messages, REFUSED + stderr.getvalue().replace('\n', ' ')]
+
+
+def check(file: Path) -> list[str]:
+    findings = check_config(file, FAST).findings
+    return [f'{REFUSED * (finding.level == ERROR)}{finding.message} {finding.advice}' for finding in findings]
+
+
+ROADS = dict(mim=train_by_mim, train=train_by_command, check=check)
+EPOCHS = {
+    'train_cfg': dict(_delete_=True, type='EpochBasedTrainLoop', max_epochs=1, val_interval=10**6),
+    'default_hooks.checkpoint.by_epoch': True,
+}
+STEPS = 'train_dataloader.dataset.pipeline'
+STOPS_EARLY = dict(type='EarlyStoppingHook', monitor='mIou', rule='greater')
+ERRORS = {
+    'endless epoch': (EPOCHS, 'train_cfg counts epochs: the first never ends'),
+    'endless epoch of a subclass': ({**EPOCHS, 'train_dataloader.sampler.type': 'EndlessOfMine'}, 'type EndlessOfMine'),
+    'endless validation': ({'val_dataloader.sampler.type': 'InfiniteSampler'}, 'an evaluation never ends with it'),
+    'best score of no metric': ({'default_hooks.checkpoint.save_best': 'coco/bbox_mAP'}, 'gives no such score'),
+    'strict stop of no metric': ({'custom_hooks': [dict(STOPS_EARLY, strict=True)]}, "custom_hooks.0.monitor='mIou'"),
+    'plateau of no metric': (
+        dict(param_scheduler=[dict(type='ReduceOnPlateauLR')]),
+        "param_scheduler.0.monitor='loss'",
+    ),
+    'classes of another number': ({'model.auxiliary_head': dict(num_classes=9)}, 'auxiliary_head.num_classes=7'),
+    'label above the classes': ({f'{STEPS}.2': dict(type='LabelAbove')}, 'has the labels [9]'),
+    'crop below the size': ({f'{STEPS}.2': dict(type='RandomCrop', crop_size=(32, 32))}, 'crops to (32, 32)'),
+}
+WARNINGS = {
+    'batch of another rate': 'the learning rate is for auto_scale_lr.base_batch_size=16',
+    'optimizer of another kind': 'trains it with SGD at lr 0.01, this config with AdamW',
+    'rate beyond the end': 'param_scheduler.0 (PolyLR) ends at 40000, but the run ends at 1 iterations',
+    'checkpoint beyond the end': 'default_hooks.checkpoint has the interval 500',
+    'early stop of no metric': "custom_hooks.0.monitor='mIou': val_evaluator gives no such score",
+    'classes of validation': 'val_dataloader.dataset has the classes',
+    'ignored label that counts': 'the heads of the student ignore the label 11, the metric of val_evaluator does not',
+    'frozen at random': "the student's backbone starts from random weights",
+    'sum on another map': 'model.distillers.mgd.alpha=2e-05 multiplies a sum over 128x16x12',
+    'padded pictures': 'model.student.data_preprocessor pads pictures of 64x64 to 128x96',
+    'option without effect': 'model.student.backbone.frozen_stages=0 has no effect',
+}
+POLY = dict(type='PolyLR', eta_min=1e-4, begin=0, end=40000, by_epoch=False)
+EVERY_WARNING = {
+    'auto_scale_lr': dict(base_batch_size=16),
+    'optim_wrapper.optimizer': dict(type='AdamW', lr=0.001, _delete_=True),
+    'param_scheduler': [POLY],
+    'default_hooks.checkpoint.interval': 500,
+    'custom_hooks': [STOPS_EARLY],
+    'val_dataloader.dataset.metainfo': dict(classes=CLASSES[::-1]),
+    'model.decode_head': dict(ignore_index=11),
+    'model.auxiliary_head': dict(ignore_index=11),
+    'model.student.backbone.frozen_stages': 0,
+    'model.backbone': dict(frozen_stages=1),
+    'model.data_preprocessor': dict(size=(128, 96), seg_pad_val=11),
+}
+
+
+@pytest.mark.parametrize('road', ROADS)
+@pytest.mark.parametrize('rule', ERRORS)
+def test_an_error_stops_each_road_before_its_first_step(rule: str, road: str, tmp_path: Path) -> None:
+    changes, words = ERRORS[rule]
+    file = write_config(tmp_path, changes)
+    with mock.patch.object(torch.optim.SGD, 'step', side_effect=AssertionError('a step was taken')):
+        messages = ROADS[road](file)
+    assert any(message.startswith(REFUSED) and words in message for message in messages), messages
+
+
+@pytest.fixture(scope='module', params=ROADS)
+def warned(request: pytest.FixtureRequest) -> list[str]:
+    """What a road tells of a config with every mistake that only wastes a training."""
+    return ROADS[request.param](
+        write_config(toys.fresh_dir(), EVERY_WARNING, mgd=dict(type='MGD', student_tap='backbone[3]'))
+    )
+
+
+@pytest.mark.parametrize('rule', WARNINGS)
+def test_a_warning_is_told_on_each_road(rule: str, warned: list[str]) -> None:
+    assert [WARNINGS[rule] in message for message in warned].count(True) == 1, warned
+
+
+@pytest.mark.parametrize('road', ROADS)
+def test_a_right_config_is_told_nothing(road: str, tmp_path: Path) -> None:
+    weights = {'model.backbone': dict(frozen_stages=-1)}
+    messages = ROADS[road](write_config(tmp_path, weights))
+    assert not [message for message in messages if any(words in message for words in WARNINGS.values())]
+    assert not [message for message in messages if message.startswith(REFUSED)]

@@ -84,6 +84,7 @@ class HeadOutputKD(FeatureDistiller):
         return level.student[0] >= ours and level.teacher[0] >= theirs  # and no centreness
 
     def check_classes(self, pairs: ClassPairs) -> None:
+        super().check_classes(pairs)
         if any(self.by_class(level) for level in self.levels):
             check_groups(self.key, pairs, self.form == 'softmax')
 

@@ -16,6 +16,15 @@ from mmdistill_dense.config.unknown_keys import read_options
 from mmdistill_dense.networks.building import move
 from mmdistill_dense.utils.validate import check_types
 
+# Compiled operations that read memory as NCHW whatever the strides say (RoIAlign, ModulatedDeformConv2d: other results,
+# no error; open-mmlab/mmcv#2203).
+_READS_MEMORY = 'mmcv.ops.'
+
+
+def _contiguous(_: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Give a module its tensors in the order of their dimensions."""
+    return tuple(arg.contiguous() if isinstance(arg, Tensor) else arg for arg in args)
+
 
 @dataclass(frozen=True)
 class Acceleration:
@@ -51,6 +60,10 @@ class Acceleration:
             print_log(f"accelerate.dtype='bfloat16': {told}.", 'current', logging.WARNING)
         if self.channels_last:
             move(network, memory_format=torch.channels_last)
+            for module in network.modules():
+                if type(module).__module__.startswith(_READS_MEMORY):
+                    move(module, memory_format=torch.contiguous_format)
+                    module.register_forward_pre_hook(_contiguous)
 
     @contextlib.contextmanager
     def running(self, inputs: Tensor) -> Iterator[Tensor]:

@@ -20,7 +20,7 @@ from typing import Any, NoReturn, TextIO
 from mmdistill_dense.apps.options import start_processes
 from mmdistill_dense.utils.files import FolderInUse
 from mmdistill_dense.utils.last_word import known_mistake, tell
-from mmdistill_dense.utils.process import heartbeat, wait_briefly
+from mmdistill_dense.utils.process import heartbeat, interruptible, wait_briefly
 from mmdistill_dense.utils.removed import removed
 from mmdistill_dense.utils.validate import close_or_all, text_of
 
@@ -137,7 +137,8 @@ def _main(words: list[str]) -> int:
     try:
         start_processes(args, words)
         started = True
-        with nullcontext() if getattr(args, 'speaks', False) else heartbeat(name):
+        stops = nullcontext if 'launcher' in args else interruptible  # a training itself saves at SIGTERM
+        with stops(), nullcontext() if getattr(args, 'speaks', False) else heartbeat(name):
             return args.run(args) or 0
     except Exception as error:
         told, raises = known_mistake(error), started and getattr(args, 'raises', False)

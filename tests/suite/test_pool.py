@@ -17,6 +17,7 @@ import pytest
 from mmdistill_dense.apps.suite import pool
 from mmdistill_dense.apps.suite.plan import Run
 from mmdistill_dense.utils.files import write_json
+from mmdistill_dense.utils.process import interruptible
 from tests.engine.processes import environment
 from tests.suite import tiny
 from tests.suite.tiny import alive
@@ -37,10 +38,10 @@ if folder.name != 'silent':
 """
 SLEEP = """
 import os, subprocess, sys, time
-child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'])
+child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(30)'])
 open(sys.argv[1] + '/pids.txt', 'w').write(str(child.pid))
 open(sys.argv[1] + '/own.txt', 'w').write(str(os.getpid()))
-time.sleep(600)
+time.sleep(30)
 """
 
 
@@ -223,7 +224,7 @@ def test_a_process_that_starts_during_an_interruption_ends_too(tmp_path: Path, m
 LEAVES = """
 import pathlib, subprocess, sys
 folder = pathlib.Path(sys.argv[1])
-child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'])
+child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(30)'])
 (folder / 'pids.txt').write_text(str(child.pid))
 if folder.name == 'a':
     (folder / 'result.json').write_text('{"score": 1.0, "minutes": 1.0}')
@@ -270,7 +271,7 @@ def test_jobs_end_when_their_parent_is_killed(tmp_path: Path, monkeypatch: pytes
 
 def test_sigterm_interrupts_as_ctrl_c_does() -> None:
     before = signal.getsignal(signal.SIGTERM)
-    with pytest.raises(KeyboardInterrupt), pool.interruptible():
+    with pytest.raises(KeyboardInterrupt), interruptible():
         os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(1)
     assert signal.getsignal(signal.SIGTERM) == before

@@ -6,7 +6,7 @@ import argparse
 import shlex
 import sys
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from mmdistill_dense.apps.options import OptionsAction
 from mmdistill_dense.apps.recipes.compose import config_text, options_for, recipe_file
 from mmdistill_dense.apps.recipes.named import read_config
 from mmdistill_dense.utils.devices import device_of
-from mmdistill_dense.utils.process import errors_only
+from mmdistill_dense.utils.process import errors_only, interruptible
 from tools.benchmark import compare_losses, on_device
 from tools.benchmark import step as step_cost
 from tools.benchmark.loss_cases import METHODS
@@ -31,8 +31,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     args = _parser().parse_args(words)
     args.command = _again(words)
     torch.set_num_threads(args.threads)
-    with errors_only():  # hides the log of the teacher's initialisation
-        args.run(args)
+    section = None
+    try:
+        with errors_only(), interruptible():  # the former hides the log of the teacher's initialisation
+            for section in args.measure(args):
+                if args.json:
+                    section.save(args.json)
+    finally:  # also what was measured before Ctrl-C, SIGTERM or an error
+        if section is not None:
+            print(section, flush=True)
 
 
 def _again(words: Sequence[str]) -> str:
@@ -41,23 +48,20 @@ def _again(words: Sequence[str]) -> str:
     return shlex.join(['python', 'tools/benchmark.py', *kept])
 
 
-def _show(args: argparse.Namespace, section: Section) -> None:
-    print(section, flush=True)
-    if args.json:
-        section.save(args.json)
+# Each subcommand yields its section again after each row, with all rows so far.
 
 
-def _losses(args: argparse.Namespace) -> None:
-    rows, sizes = [], []
-    for name in args.method or METHODS:
-        size = _size(name, args.size)
-        sizes.append(f'- {name}: {size}')
-        turns = min(size.turns, args.repeats or size.turns)
-        rows += [compare_losses.measure(name, case, turns, args.device) for case in METHODS[name].cases(size)]
-    parts = [compare_losses.as_markdown(rows), '\n'.join(sizes), compare_losses.NOTE]
+def _losses(args: argparse.Namespace) -> Iterator[Section]:
+    sizes = {method: _size(method, args.size) for method in args.method or METHODS}
     name, title = (f'losses_{args.name}', f'Losses {args.name}') if args.name else ('losses', 'Losses')
-    figures = [asdict(row) for row in rows]
-    _show(args, Section(name, title, '\n\n'.join(parts), figures, machine(args.device), args.command))
+    rows, size_lines = list[compare_losses.Row](), list[str]()
+    for method, size in sizes.items():
+        size_lines.append(f'- {method}: {size}')
+        turns = min(size.turns, args.repeats or size.turns)
+        for case in METHODS[method].cases(size):
+            rows.append(compare_losses.measure(method, case, turns, args.device))
+            text = '\n\n'.join([compare_losses.as_markdown(rows), '\n'.join(size_lines), compare_losses.NOTE])
+            yield Section(name, title, text, [asdict(row) for row in rows], machine(args.device), args.command)
 
 
 def _size(name: str, asked: str | None) -> compare_losses.Size:
@@ -67,19 +71,17 @@ def _size(name: str, asked: str | None) -> compare_losses.Size:
     return sizes[asked or next(iter(sizes))]
 
 
-def _step(args: argparse.Namespace) -> None:
+def _step(args: argparse.Namespace) -> Iterator[Section]:
+    configs = dict(_configs(args))  # a misspelt name ends the command before anything is measured
+    if not configs:
+        raise SystemExit('step needs --config, or --recipe and --method')
     costs: dict[str, step_cost.StepCost] = {}
-    for name, config in _configs(args):
+    for name, config in configs.items():
         config.merge_from_dict(args.cfg_options or {})
         size = args.size and tuple(args.size)
         costs[name] = step_cost.measure_step(config, args.batch, args.repeats, size, args.device)
         print(f'{name}: {costs[name].overhead:.3f}', flush=True)
-        section = step_cost.section(costs, args.name or args.recipe or name, args.device, args.command)
-        if args.json:  # saves each measurement before the next one
-            section.save(args.json)
-    if not costs:
-        raise SystemExit('step needs --config, or --recipe and --method')
-    print(section)
+        yield step_cost.section(costs, args.name or args.recipe or next(reversed(configs)), args.device, args.command)
 
 
 def _configs(args: argparse.Namespace) -> Iterable[tuple[str, Config]]:
@@ -102,22 +104,21 @@ def composed(recipe: str | None, method: str) -> Config:
         return Config.fromfile(file)
 
 
-def _methods(args: argparse.Namespace) -> None:
+def _methods(args: argparse.Namespace) -> Iterator[Section]:
+    pairs = {pair: names.split() for pair, names in on_device.PAIRS.items() if not args.pair or pair in args.pair}
+    if unknown := {*(args.method or ())}.difference(*pairs.values()):
+        raise SystemExit(f'--method {", ".join(sorted(unknown))}: not measured on {", ".join(pairs)}')
     rows: dict[str, dict[str, Any]] = {}
-    for pair, methods in on_device.PAIRS.items():
-        for method in methods.split():
-            if (args.pair and pair not in args.pair) or (args.method and method not in args.method):
-                continue
-            config = composed(pair, method)
-            config.merge_from_dict({'model.teacher.checkpoint': 'random.pth'})  # no such file: random weights
-            try:
-                rows[f'{method}:{pair}'] = on_device.measure(config, args.device)
-            except Exception as error:  # a step that fails is a finding; the others go on
-                rows[f'{method}:{pair}'] = {'error': f'{type(error).__name__}: {error}'}
-            found = on_device.section(rows, args.name or 'methods', args.device, args.command)
-            if args.json:
-                found.save(args.json)
-    print(found)
+    for pair, method in [(pair, method) for pair, methods in pairs.items() for method in methods]:
+        if args.method and method not in args.method:
+            continue
+        config = composed(pair, method)
+        config.merge_from_dict({'model.teacher.checkpoint': 'random.pth'})  # no such file: random weights
+        try:
+            rows[f'{method}:{pair}'] = on_device.measure(config, args.device)
+        except Exception as error:  # a step that fails is a finding; the others go on
+            rows[f'{method}:{pair}'] = {'error': f'{type(error).__name__}: {error}'}
+        yield on_device.section(rows, args.name or 'methods', args.device, args.command)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -140,7 +141,7 @@ def _parser() -> argparse.ArgumentParser:
     step.add_argument('--size', nargs=2, type=int, metavar=('HEIGHT', 'WIDTH'), help=size)
     step.add_argument('--repeats', type=int, default=3, help='timed turns')
     step.add_argument('--cfg-options', nargs='+', action=OptionsAction, help='overrides: key=value')
-    step.set_defaults(run=_step)
+    step.set_defaults(measure=_step)
 
     losses = commands.add_parser('losses', parents=[kept], help='our losses compared with the released formulas')
     losses.add_argument('--method', nargs='+', choices=METHODS, metavar='METHOD', help=f'some of {", ".join(METHODS)}')
@@ -148,12 +149,12 @@ def _parser() -> argparse.ArgumentParser:
         '--size', help="'small' for a quick test, for pcd also 'cityscapes' (default: the size on the page)"
     )
     losses.add_argument('--repeats', type=int, help='largest number of timed turns (default: by size)')
-    losses.set_defaults(run=_losses)
+    losses.set_defaults(measure=_losses)
 
     text = 'one step of every method: its values beside the CPU, mixed precision, waits'
     methods = commands.add_parser('methods', parents=[kept], help=text)
     methods.add_argument('--pair', nargs='+', choices=on_device.PAIRS, metavar='PAIR', help='some of the pairs')
     methods.add_argument('--method', nargs='+', help='some of the methods (default: all that a pair is measured with)')
-    methods.set_defaults(run=_methods)
+    methods.set_defaults(measure=_methods)
 
     return parser

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 from collections.abc import Mapping, Sequence
@@ -11,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+
+from mmdistill_dense.utils.files import write_json
 
 
 @dataclass(frozen=True)
@@ -32,9 +33,8 @@ class Section:
 
     def save(self, folder: Path) -> Path:
         """Write the section as ``<folder>/<name>.json``."""
-        folder.mkdir(parents=True, exist_ok=True)
         path = folder / f'{self.name}.json'
-        path.write_text(json.dumps(asdict(self), indent=1) + '\n', encoding='utf-8')
+        write_json(path, asdict(self))
         return path
 
 

@@ -16,12 +16,12 @@ from rich.table import Table
 from rich.text import Text
 
 from mmdistill_dense.apps.check.context import Options, Subject
-from mmdistill_dense.apps.check.run import CheckReport, check_config
+from mmdistill_dense.apps.check.run import CheckReport, run_stages
 from mmdistill_dense.apps.check.tap_list import auto_taps, list_taps, networks_of, tree
 from mmdistill_dense.apps.inspect.gradients import BACKBONE
 from mmdistill_dense.apps.recipes.named import read_config
 from mmdistill_dense.config.values import accumulated, num_classes
-from mmdistill_dense.guards.findings import ERROR, NOTE, WARNING
+from mmdistill_dense.guards.findings import ERROR, NOTE, WARNING, worst
 from mmdistill_dense.utils.devices import device_of
 from mmdistill_dense.utils.files import without_nan, write_json
 from mmdistill_dense.utils.process import quiet
@@ -39,11 +39,14 @@ def check_command(args: argparse.Namespace) -> int:
     device = device_of(args.device)
     options = Options(not args.no_weights, device, args.batch, size, args.val, not args.no_cost, args.processes)
     config = _read(args)
-    with _telling(console) as tell:
-        report = check_config(config, options, tell)
-    show(report, console)
-    if args.json:
-        write_json(Path(args.json), without_nan(report.as_dict()))
+    report = CheckReport(Subject(config, options))
+    try:
+        with _telling(console) as tell:
+            run_stages(report, tell)
+    finally:  # also what was found before Ctrl-C or SIGTERM
+        show(report, console)
+        if args.json:
+            write_json(Path(args.json), without_nan(report.as_dict()))
     return report.exit_code(args.strict)
 
 
@@ -98,7 +101,9 @@ def show(report: CheckReport, console: Console) -> None:
         console.print(label + Text(f'{finding.check}: {finding.message}', style='default'))
         if finding.advice:
             console.print(Text(f'         {finding.advice}', style='default'))
-    if report.verdict == ERROR:
+    if report.stopped and worst(report.findings) != ERROR:
+        console.print(Text(f'STOPPED while {report.stopped}: the rest was not checked.', style=_STYLES[WARNING]))
+    elif report.verdict == ERROR:
         place = f' while {report.stopped}' if report.stopped else ' in the data'
         console.print(Text(f'ERROR{place}: training would not work.', style=_STYLES[ERROR]))
     elif count := sum(finding.level == WARNING for finding in report.findings):

@@ -84,8 +84,8 @@ class CheckReport:
 
     @property
     def verdict(self) -> str:
-        """``'ok'``, ``'warning'`` or ``'error'``."""
-        return worst(self.findings)
+        """``'ok'``, ``'warning'`` or ``'error'``, also of a check that ended before its last stage."""
+        return ERROR if self.stopped else worst(self.findings)
 
     def exit_code(self, strict: bool = False) -> int:
         """Return 2 for an error, 1 for warnings if ``strict``, else 0."""
@@ -134,8 +134,13 @@ def check_config(
     """
     with quiet():
         config = config if isinstance(config, Config) else read_config(config)
-    report = CheckReport(Subject(config, options or Options()))
+    return run_stages(CheckReport(Subject(config, options or Options())), tell)
+
+
+def run_stages(report: CheckReport, tell: Callable[[str], None] | None = None) -> CheckReport:
+    """Fill a report, which tells at any time what was found so far, and in which stage the check is."""
     for stage, work, checks in STAGES:
+        report.stopped = stage
         if tell is not None:
             tell(stage)
         with quiet():
@@ -147,8 +152,8 @@ def check_config(
                 found = [Finding(ERROR, message_of(error), _advice(stage, report.subject, error), stage)]
         report.findings += found
         if worst(one for one in found if one.check != _GOES_ON) == ERROR:
-            report.stopped = stage
-            break
+            return report
+    report.stopped = ''
     return report
 
 

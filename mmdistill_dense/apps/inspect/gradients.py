@@ -35,6 +35,7 @@ from mmdistill_dense.networks.recording import Recorder
 from mmdistill_dense.unlabelled.stream import UnlabelledStream
 from mmdistill_dense.utils.distributed import mean_over_ranks, unwrap
 from mmdistill_dense.utils.files import check_writable, without_nan, write_json
+from mmdistill_dense.utils.process import interruptible
 from mmdistill_dense.utils.reproducible import without_workers
 from mmdistill_dense.utils.runner_internals import Network
 from mmdistill_dense.weights.strict_load import read_checkpoint
@@ -189,7 +190,7 @@ def diagnose_command(args: argparse.Namespace) -> None:
 def diagnose(
     config: Config, checkpoint: str | None = None, batches: int = 8, iteration: int | None = None, stages: bool = False
 ) -> list[list[Term]]:
-    """Return the terms of several batches, measured where a run of the config would start; nothing is written."""
+    """Return the terms of batches (after Ctrl-C: those so far), measured where a run would start; write nothing."""
     if batches < 1:
         raise ValueError(f'--batches must be at least 1, got {batches}.')
     config.log_level = 'WARNING'
@@ -211,8 +212,12 @@ def diagnose(
         if checkpoint is not None and not config.resume:
             runner.logger.warning(f'{checkpoint}: {_UNTRAINED}.')
         runner.register_hook(hook)
-        with contextlib.suppress(_Measured):
-            runner.train()
+        try:
+            with contextlib.suppress(_Measured), interruptible():
+                runner.train()
+        except KeyboardInterrupt:
+            if not hook.found:
+                raise
     return hook.found
 
 

@@ -30,13 +30,12 @@ from mmdistill_dense.apps.inspect.drawing import draw
 from mmdistill_dense.apps.project import BOXES, DRAWN, LABELS, MARK, SUITE, walk_data
 from mmdistill_dense.apps.project.contact_sheet import write_picture
 from mmdistill_dense.apps.recipes.named import is_name, read_config
-from mmdistill_dense.apps.suite.pool import interruptible
 from mmdistill_dense.config.values import chain, tested_set
 from mmdistill_dense.unlabelled.pictures import EXTENSIONS
 from mmdistill_dense.utils.colours import palette_of
 from mmdistill_dense.utils.devices import device_of
 from mmdistill_dense.utils.files import printable, read_json, write_json, write_text
-from mmdistill_dense.utils.process import quiet
+from mmdistill_dense.utils.process import interruptible, quiet
 from mmdistill_dense.utils.runner_internals import Network, parameters_in_use
 from mmdistill_dense.utils.validate import size_text, some
 

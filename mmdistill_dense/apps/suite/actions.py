@@ -20,7 +20,7 @@ from mmdistill_dense.apps.suite.definition import Definition, fitting, load
 from mmdistill_dense.apps.suite.plan import Run
 from mmdistill_dense.config.resolve import reading_once
 from mmdistill_dense.utils.files import FolderInUse, in_use, owned
-from mmdistill_dense.utils.process import cores, quiet, threads_asked_for
+from mmdistill_dense.utils.process import cores, interruptible, quiet, threads_asked_for
 
 INTERRUPTED = 130
 SILENT = 120.0  # seconds without a report that `list` tells
@@ -46,7 +46,7 @@ def train_all(
     """
     from mmdistill_dense.apps.suite import preflight
     from mmdistill_dense.apps.suite.job import PATIENCE
-    from mmdistill_dense.apps.suite.pool import Pool, interruptible, job_words
+    from mmdistill_dense.apps.suite.pool import Pool, job_words
 
     threads = definition.threads or threads_asked_for() or max(1, cores() // definition.jobs)
     try:

@@ -1,6 +1,8 @@
 """Options of all tests, where they run, and a server for them."""
 
 import gc
+import signal
+import sys
 import threading
 from collections import defaultdict
 from collections.abc import Iterator
@@ -47,6 +49,19 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         item.config.stash[LAST] = item.path
         gc.collect()
         gc.freeze()
+
+
+@pytest.fixture(autouse=True)
+def fresh_process() -> Iterator[None]:
+    """Begin a test as in a process of its own: without another test's default scope, and with a Ctrl-C that counts.
+
+    A shell's background job, nohup and some CI runners start processes that ignore SIGINT.
+    """
+    if scopes := sys.modules.get('mmengine.registry.default_scope'):
+        scopes.DefaultScope._instance_dict.clear()
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, handler)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

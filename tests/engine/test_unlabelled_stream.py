@@ -15,7 +15,7 @@ import torch
 from mmcv.transforms import BaseTransform
 from mmdet.registry import MODELS as DETECTORS
 from mmengine.logging import MessageHub
-from mmengine.registry import DATASETS, DefaultScope
+from mmengine.registry import DATASETS, DefaultScope, init_default_scope
 from mmengine.structures import InstanceData
 from torch import nn
 
@@ -166,6 +166,7 @@ def test_a_file_that_is_listed_twice_counts_once(tmp_path, log):
     (more / 'again').symlink_to(more)
     names = ['0.png', '0.png', 'labelled.png', '1.png', '2.png', 'again/2.png']
     (tmp_path / 'list.txt').write_text('\n'.join(names))
+    init_default_scope('mmseg')
     labelled = DATASETS.build(files(train, 'train')['train_dataloader']['dataset'])
     for option in (dict(data_root=str(more), ann_file=str(tmp_path / 'list.txt')), dict(data_root=str(more))):
         config = dict(train_dataloader=files(train, 'train')['train_dataloader'])
@@ -210,6 +211,7 @@ def test_label_images_are_no_pictures_and_a_name_alone_is_none(tmp_path):
 def test_pictures_are_the_same_from_another_folder_and_in_a_moved_one(tmp_path, monkeypatch):
     found = []
     labelled = toys.run_config(tmp_path, model(None)).train_dataloader
+    init_default_scope('mmseg')
     for place, folder in (('.', 'more'), ('/', 'more'), ('.', 'moved')):
         shutil.copytree(toys.picture_folder(2), tmp_path / folder, dirs_exist_ok=True)
         option = UnlabelledOption.parse(dict(data_prefix=str(tmp_path / folder)))

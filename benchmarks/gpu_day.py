@@ -28,7 +28,7 @@ EVERY = 5.0  # seconds between two writings
 FILES = 8  # in OUT at most: a lent machine hands no more back
 GRACE = 10.0  # seconds between SIGTERM and SIGKILL
 TAIL = 3000  # characters of a part's log
-CUT, LEFT_OUT, RUNNING = 'ended at its limit', 'left out: no time was left', 'running'
+CUT, LEFT_OUT, RUNNING, STOPPED = 'ended at its limit', 'left out: no time was left', 'running', 'stopped'
 
 # The pairs of `step`: size, pictures, and the methods of full and of mixed precision, the most used first.
 STEPS = {
@@ -181,26 +181,25 @@ class Day:
             self.remove(files)
         self.parts += parts
         began = due = time.time()
-        self.running = {part.name: self.start(part) for part in parts if self.deadline - began > 1}
         ends = {part.name: min(began + part.limit, self.deadline) for part in parts}
-        active = [part for part in parts if part.name in self.running]
-        for part in parts:
-            part.status = RUNNING if part in active else LEFT_OUT
+        active = list(parts) if self.deadline - began > 1 else []
+        self.running = {part.name: self.start(part) for part in active}
+        for part in parts if not active else ():
+            part.status = LEFT_OUT
         while active:
             time.sleep(0.1)
-            for part in list(active):
-                process, now = self.running[part.name], time.time()
-                part.seconds = now - began
-                if process.poll() is None and now < ends[part.name]:
-                    continue
-                part.status = CUT if process.poll() is None else process.returncode
-                self.end([part])
-                active.remove(part)
-                due = 0.0
-                print(part, flush=True)
-            if time.time() >= due:
+            now = time.time()
+            ended = [part for part in active if self.running[part.name].poll() is not None or now >= ends[part.name]]
+            for part in ended:
+                code = self.running[part.name].poll()
+                part.status, part.seconds = CUT if code is None else code, now - began
+            self.end(ended)  # together: at the deadline each may take its seconds to end
+            active = [part for part in active if part.name in self.running]
+            if ended or now >= due:
                 self.write()
-                due = time.time() + EVERY
+                due = now + EVERY
+            for part in ended:
+                print(part, flush=True)
         self.write()
 
     def start(self, part: Part) -> subprocess.Popen[bytes]:
@@ -274,6 +273,8 @@ def main(out: Path) -> int:
             print('stopped; what was measured is in gpu_day.json', flush=True)
             return 130
         finally:
+            for part in day.parts:
+                part.status = STOPPED if part.status == RUNNING else part.status
             day.end(day.parts)
             day.remove([out / f'{part.name}.json' for part in day.parts])
     for part in day.parts:

@@ -76,9 +76,10 @@ def quiet_profiler() -> Iterator[None]:
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """Turn SIGTERM and SIGHUP into :class:`KeyboardInterrupt`, as for Ctrl-C."""
+    """Turn SIGTERM and SIGHUP into :class:`KeyboardInterrupt`, as for Ctrl-C; what nohup ignores stays ignored."""
     main = threading.current_thread() is threading.main_thread()  # others may set no handlers
-    numbers = (signal.SIGTERM, signal.SIGHUP) if main else ()
+    both = (signal.SIGTERM, signal.SIGHUP) if main else ()
+    numbers = [number for number in both if signal.getsignal(number) not in (None, signal.SIG_IGN)]
     before = [signal.signal(number, signal.default_int_handler) for number in numbers]
     try:
         yield

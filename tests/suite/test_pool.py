@@ -277,6 +277,16 @@ def test_sigterm_interrupts_as_ctrl_c_does() -> None:
     assert signal.getsignal(signal.SIGTERM) == before
 
 
+def test_what_nohup_ignores_stays_ignored() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with interruptible():
+            os.kill(os.getpid(), signal.SIGHUP)
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
 def test_tail_holds_the_last_lines_and_times_are_told_in_words(tmp_path: Path) -> None:
     (tmp_path / 'log.txt').write_text('\n\n'.join(map(str, range(100))))
     assert pool.tail(tmp_path / 'log.txt').split() == [str(number) for number in range(85, 100)]

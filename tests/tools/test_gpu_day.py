@@ -121,7 +121,9 @@ def test_a_signal_leaves_what_was_measured(tmp_path: Path, number: int) -> None:
     process.send_signal(number)
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 130 and 'stopped' in output
-    assert [*summary_of(tmp_path)['parts']] == ['step_seg', 'step_det']
+    rows = summary_of(tmp_path)['parts']
+    assert {name: row['status'] for name, row in rows.items()} == {'step_seg': 0, 'step_det': 'stopped'}
+    assert rows['step_det']['markdown'] == 'step_det'
     assert [file.name for file in (tmp_path / 'out').iterdir()] == ['gpu_day.json']
     again = call(tmp_path)
     assert 'holds results of an earlier call' in again.communicate(timeout=60)[0] and again.returncode == 2

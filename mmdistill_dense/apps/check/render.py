@@ -38,8 +38,7 @@ def check_command(args: argparse.Namespace) -> int:
     size = tuple(args.size) if args.size else None
     device = device_of(args.device)
     options = Options(not args.no_weights, device, args.batch, size, args.val, not args.no_cost, args.processes)
-    config = _read(args)
-    report = CheckReport(Subject(config, options))
+    report = CheckReport(Subject(_read(args), options))
     try:
         with _telling(console) as tell:
             run_stages(report, tell)

@@ -212,12 +212,8 @@ def diagnose(
         if checkpoint is not None and not config.resume:
             runner.logger.warning(f'{checkpoint}: {_UNTRAINED}.')
         runner.register_hook(hook)
-        try:
-            with contextlib.suppress(_Measured), interruptible():
-                runner.train()
-        except KeyboardInterrupt:
-            if not hook.found:
-                raise
+        with contextlib.suppress(_Measured):
+            runner.train()
     return hook.found
 
 
@@ -246,10 +242,15 @@ class MeasureInstead(Hook):
         children = getattr(model, 'backbone', nn.Module()).named_children() if self.stages else ()
         stages = {f'backbone.{name}': [p for p in one.parameters() if p.requires_grad] for name, one in children}
         stages = {name: parameters for name, parameters in stages.items() if parameters}
-        for number, batch in enumerate(track(data, 'batches', self.batches, console=console, transient=True)):
-            for stream in streams:
-                stream.draw(runner, ahead=number)
-            self.found.append(measure_gradients(model, batch, stages))
+        try:
+            with interruptible():
+                for number, batch in enumerate(track(data, 'batches', self.batches, console=console, transient=True)):
+                    for stream in streams:
+                        stream.draw(runner, ahead=number)
+                    self.found.append(measure_gradients(model, batch, stages))
+        except KeyboardInterrupt:
+            if not self.found:
+                raise
         for stream in streams:
             stream.after_train(runner)  # ends its workers
         raise _Measured

@@ -13,7 +13,7 @@ from torch import Tensor
 from mmdistill_dense.foundation.vit import Architecture, ViT, key_mask
 from mmdistill_dense.utils.removed import removed
 from mmdistill_dense.utils.validate import some
-from mmdistill_dense.weights.strict_load import copy_strictly, tensors_of
+from mmdistill_dense.weights.strict_load import copy_strictly, tensors_of, warn_of_averages, without_chunks
 
 # Pattern and replacement. ``a|b`` are two entries that our tensor holds one below the other; an empty one has no entry.
 Rules = Sequence[tuple[str, str]]
@@ -108,9 +108,9 @@ def file_names(name: str, rules: Rules) -> list[str]:
 _TOPS = ('teacher', 'state_dict', 'model', 'student')  # in this order: of two branches, the averaged one
 _STEM = re.compile(r'(.*?)(?:cls_token|patch_embed\.proj\.weight)')
 _OF_TRANSFORMERS = re.compile(r'(.*\.)?embeddings\.(cls_token|patch_embeddings\..*)')
-_BRANCHES = ('momentum_encoder.', 'teacher.backbone.', 'base_encoder.', 'student.backbone.')
-_OUTSIDE = ('base_encoder.', 'momentum_encoder.', 'student.', 'teacher.', 'predictor.', 'head.', 'dino_head.',
-            'ibot_head.', 'decoder.', 'classifier.')  # fmt: skip
+_BRANCHES = ('momentum_encoder.', 'teacher.backbone.', 'model_ema.backbone.', 'base_encoder.', 'student.backbone.')
+_OUTSIDE = ('base_encoder.', 'momentum_encoder.', 'student.', 'teacher.', 'model_ema.', 'gram_teacher.', 'predictor.',
+            'head.', 'dino_head.', 'ibot_head.', 'decoder.', 'classifier.')  # fmt: skip
 _INSIDE = ('head.', 'decoder_', 'mask_token', 'local_cls_norm.')
 _OF_MOCO = ('momentum_encoder.', 'base_encoder.')
 _PERIODS = 'rope_embed.periods'
@@ -132,13 +132,13 @@ def load_vit(network: ViT, content: Mapping[str, Any], ignore: Collection[str], 
     """Load a file's content with original or timm names."""
     top = next((one for one in _TOPS if isinstance(content.get(one), Mapping)), None)
     file = split(content if top is None else content[top], ignore, where)
-    scheme = _scheme(file, network.shape, where)
+    warn_of_averages(content, where)
+    scheme, state = _scheme(file, network.shape, where), file.state
     if file.prefix in _OF_MOCO and network.shape.family != 'mocov3':
         raise ValueError(
             f'{where} is a file of MoCo v3 ({file.prefix}*), model={network.shape.name} another network, whose heads '
             'no entry shows: name a model of mocov3.'
         )
-    state = dict(file.state)
     if scheme.title == 'original' and network.shape.rotary:
         _take_masks(network, state, where)
         _check_periods(network, state, where)
@@ -153,7 +153,8 @@ def load_vit(network: ViT, content: Mapping[str, Any], ignore: Collection[str], 
 
 def split(state: Mapping[str, Any], ignore: Collection[str], where: str) -> VitFile:
     """Find the network among the entries of a file."""
-    tensors = tensors_of(state)
+    tensors = tensors_of(state, where)
+    tensors = dict(zip(without_chunks(tensors), tensors.values(), strict=True))
     kept = {name: value for name, value in tensors.items() if not name.startswith(tuple(ignore))}
     if any(map(_OF_TRANSFORMERS.fullmatch, kept)):
         raise ValueError(f'{where}: {removed("transformers names")}')
@@ -166,8 +167,7 @@ def split(state: Mapping[str, Any], ignore: Collection[str], where: str) -> VitF
             f'{some(found, 8) or "no tensor"}: give the file of the backbone.'
         )
     inside = {name.removeprefix(prefix): value for name, value in kept.items() if name.startswith(prefix)}
-    outside = [name for name in kept if not name.startswith(prefix)]
-    unknown = [name for name in outside if not name.startswith(_OUTSIDE)]
+    unknown = [name for name in kept if not name.startswith((prefix, *_OUTSIDE))]
     used = {name: value for name, value in inside.items() if not name.startswith(_INSIDE)}
     return VitFile(used, prefix, len(tensors) - len(used) - len(unknown), unknown)
 

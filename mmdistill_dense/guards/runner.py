@@ -20,7 +20,7 @@ from mmdistill_dense.config.values import listed
 from mmdistill_dense.utils.distributed import unwrap
 from mmdistill_dense.utils.runner_internals import AUXILIARY, built_loop, resumes, start_file, wrappers_of
 from mmdistill_dense.utils.validate import some
-from mmdistill_dense.weights.strict_load import prefix_of
+from mmdistill_dense.weights.strict_load import named_as, prefix_of, warn_of_averages
 
 NEEDED = ('save_optimizer', 'save_param_scheduler')  # options of CheckpointHook without which no run goes on
 
@@ -79,10 +79,14 @@ def check_loaded(runner: Runner, content: Mapping[str, Any]) -> None:
         return  # mmengine refuses that itself
     model: Any = unwrap(runner.model)
     model = model.module if isinstance(model, BaseTTAModel) else model
-    own = {name: value.shape for name, value in model.state_dict().items() if not name.endswith('num_batches_tracked')}
-    state = content.get('state_dict', content)  # where mmengine looks
-    tensors = {name: value for name, value in state.items() if isinstance(value, Tensor)}
-    given = {str(name).removeprefix('module.'): value.shape for name, value in tensors.items()}
+    whole = {name: value.shape for name, value in model.state_dict().items()}
+    own = {name: shape for name, shape in whole.items() if not name.endswith('num_batches_tracked')}
+    state: Any = content.get('state_dict', content)  # where mmengine looks
+    names = [name for name, entry in state.items() if isinstance(name, str) and isinstance(entry, Tensor)]
+    for own_name, name in named_as(whole, dict(zip(names, names, strict=True))).items():
+        state[own_name] = state.pop(name)  # of a network that is compiled in parts
+    warn_of_averages(content, f'load_from={start_file(runner)!r}')
+    given = {name: entry.shape for name, entry in state.items() if isinstance(entry, Tensor)}
     missing = [name for name in own if name not in given]
     shaped = [name for name, shape in own.items() if name in given and given[name] != shape]
     goes_on, tests, fits = resumes(runner), built_loop(runner) is None, len(own) - len(missing + shaped)

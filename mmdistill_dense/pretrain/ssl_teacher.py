@@ -19,7 +19,7 @@ from mmdistill_dense.pretrain.spatial_adaptor import SpatialAdaptor, blank_entri
 from mmdistill_dense.registry import MODELS
 from mmdistill_dense.utils.validate import check_option, some
 from mmdistill_dense.weights.ssl_layouts import BRANCHES, IMAGENET_MEAN, IMAGENET_STD, LAYOUTS, Layout
-from mmdistill_dense.weights.strict_load import load_strictly, read_checkpoint, tensors_of
+from mmdistill_dense.weights.strict_load import load_strictly, read_checkpoint, tensors_of, warn_of_averages
 
 _HEAD_LAYOUT = 'layout'
 _TOLERANCE = 1e-4
@@ -46,16 +46,17 @@ def read_teacher(
     """Read a self-supervised checkpoint and split it into backbone and head."""
     content = read_checkpoint(path)
     where = f'{key}={str(path)!r}'
-    found = (_matches(content) or _matches(content, branch)) if layout == 'auto' else [layout]
+    warn_of_averages(content, where)
+    found = (_matches(content, where) or _matches(content, where, branch)) if layout == 'auto' else [layout]
     if len(found) != 1 and head:
         raise _unfit(content, where, 'of one layout', branch)
     name = found[0] if len(found) == 1 else 'backbone'
     if name == 'backbone':
-        return _bare(_state(content, _top(content)), ignore)
+        return _bare(_state(content, _top(content), where), ignore)
     chosen = LAYOUTS[name]
     if branch == 'online' and chosen.online is None:
         raise ValueError(f"branch='online': files of layout {name!r} hold one branch only; leave branch at 'momentum'.")
-    state = _state(content, _find_top(content, chosen, branch))
+    state = _state(content, _find_top(content, chosen, branch), where)
     wanted = chosen.prefixes(branch)[: 1 + head]
     if not all(any(key.startswith(prefix) for key in state) for prefix in wanted):
         held = ' and '.join(f'{prefix}*' for prefix in wanted)
@@ -115,14 +116,14 @@ def _find_top(content: Mapping[str, Any], layout: Layout, branch: str) -> str | 
     return next((key for key in (top, 'state_dict') if isinstance(content.get(str(key)), Mapping)), None)
 
 
-def _state(content: Mapping[str, Any], top: str | None) -> dict[str, Tensor]:
-    return tensors_of(content if top is None else content[top])
+def _state(content: Mapping[str, Any], top: str | None, where: str) -> dict[str, Tensor]:
+    return tensors_of(content if top is None else content[top], where)
 
 
-def _matches(content: Mapping[str, Any], branch: str = 'momentum') -> list[str]:
+def _matches(content: Mapping[str, Any], where: str, branch: str = 'momentum') -> list[str]:
     found = []
     for name, layout in LAYOUTS.items():
-        state = _state(content, _find_top(content, layout, branch))
+        state = _state(content, _find_top(content, layout, branch), where)
         backbone, head = layout.prefixes(branch)
         present = all(any(key.startswith(sign) for key in state) for sign in (*(layout.signs or (head,)), backbone))
         if present and not any(key.startswith(layout.forbids) for key in state if layout.forbids):
@@ -132,11 +133,11 @@ def _matches(content: Mapping[str, Any], branch: str = 'momentum') -> list[str]:
 
 def _unfit(content: Mapping[str, Any], where: str, expected: str, branch: str) -> ValueError:
     """Return the error for a file that is not what was expected, which tells what it looks like."""
-    state = _state(content, _top(content)) or content
+    state = _state(content, _top(content), where) or content
     prefixes = ', '.join(dict.fromkeys(str(key).split('.')[0] for key in state)) or 'none'
-    found = _matches(content)
+    found = _matches(content, where)
     looks = f'it looks like {" or ".join(found)}' if found else f'it is of none of {", ".join(LAYOUTS)}'
-    if not found and (online := _matches(content, 'online')):  # MoCo v2's published file holds that branch alone
+    if not found and (online := _matches(content, where, 'online')):  # MoCo v2's published file holds that branch alone
         ways = [f'layout={online[0]!r}'] if f'{online[0]!r}' not in expected and len(online) == 1 else []
         ways += ["branch='online'"] if branch != 'online' else []
         told = f'it has the branch of {" or ".join(online)} that was trained by gradient: set teacher.'

@@ -23,7 +23,7 @@ from mmengine.logging import print_log
 from mmengine.runner import checkpoint as mmengine_checkpoint
 from mmengine.runner.checkpoint import CheckpointLoader
 
-from mmdistill_dense.weights.safe_load import read_values
+from mmdistill_dense.weights.safe_load import read_for_mmengine
 from mmdistill_dense.weights.strict_load import HUB, check_promise, download, local_file, promised_hash, sha256
 
 _KEY = 'checkpoint'
@@ -33,7 +33,7 @@ def load_from_local(filename: str, map_location: Any = None) -> Any:
     path = Path(filename).expanduser()
     if not path.is_file():
         raise FileNotFoundError(f'{filename} can not be found (working folder {Path.cwd()}).')
-    return read_values(path, map_location=map_location)
+    return read_for_mmengine(path, map_location=map_location)
 
 
 def load_from_http(filename: str, map_location: Any = None) -> Any:
@@ -48,7 +48,7 @@ def load_from_http(filename: str, map_location: Any = None) -> Any:
     if promised_hash(filename) is None:
         print_log(f'{filename} has no hash to check; its content has SHA-256 {sha256(path)}', logger='current')
     try:
-        return read_values(path, map_location=map_location)
+        return read_for_mmengine(path, map_location=map_location)
     except Exception:
         ours = path.parent != folder or path.with_name(f'{path.name}.address').is_file()
         if ours and promised_hash(filename) is None and not is_zipfile(path):  # half a download: fetched again
@@ -114,11 +114,11 @@ def load_from_mmcls(filename: str, map_location: Any = None) -> Any:
 def load_from_ceph(filename: str, map_location: Any = None) -> Any:
     content = get_file_backend(filename, backend_args={'backend': 'petrel'}).get(filename)
     with io.BytesIO(content) as file:
-        return read_values(file, filename, map_location)
+        return read_for_mmengine(file, filename, map_location)
 
 
 def load_from_hub(filename: str, map_location: Any = None) -> Any:
-    return read_values(local_file(filename, None, _KEY), map_location=map_location)
+    return read_for_mmengine(local_file(filename, None, _KEY), map_location=map_location)
 
 
 def load_from_pavi(filename: str, map_location: Any = None) -> Any:

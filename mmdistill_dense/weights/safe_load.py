@@ -24,10 +24,12 @@ import numpy as np
 import torch
 from mmengine.config import ConfigDict
 from mmengine.logging import HistoryBuffer
+from torch import Tensor
 
 _KINDS = re.compile(r'[?biufcSU]\d*$')  # numpy types that hold values, not objects
 _SHOWN = 300  # characters of a reason in an error
 _PART = 2**20  # bytes that are read at a time
+_WRAPPERS = re.compile(r'(?<![^.])_(?:orig_mod|checkpoint_wrapped_module|fsdp_wrapped_module)\.')
 INDEX = '.safetensors.index.json'  # lists the files of large weights
 SAFETENSORS_META = 'mmdistill_dense'  # the entry of a safetensors header that holds our metadata as JSON
 
@@ -249,4 +251,30 @@ def read_checkpoint(path: str | Path, lazily: bool = False) -> dict[str, Any]:
         raise ValueError(f'{str(path)!r} holds a {type(content).__name__}, not a dictionary of weights.')
     if not isinstance(content.get('meta') or {}, Mapping):
         raise ValueError(f"{str(path)!r} is damaged: its 'meta' is a {type(content['meta']).__name__}, not a dict.")
+    return content
+
+
+def plain_name(name: Any) -> Any:
+    """Return a name without what DDP, FSDP, torch.compile and recomputed activations put into it."""
+    return re.sub(r'^(module\.)+', '', _WRAPPERS.sub('', name)) if isinstance(name, str) else name
+
+
+def plain_names(entries: Mapping[Any, Any], file: str) -> dict[Any, Any]:
+    """Return a file's entries by their plain names; a ``ValueError`` says which name two different tensors share."""
+    plain = {plain_name(name): entry for name, entry in entries.items()}
+    for name, entry in entries.items() if len(plain) < len(entries) else ():
+        other = plain[plain_name(name)]
+        if isinstance(entry, Tensor) and isinstance(other, Tensor) and not torch.equal(entry, other):
+            raise ValueError(f'{file} holds another {plain_name(name)} beside {name}: save one of the two networks.')
+    return plain
+
+
+def read_for_mmengine(file: str | Path | IO[bytes], name: str | None = None, map_location: Any = 'cpu') -> Any:
+    """Read a file, its weights by their plain names where mmengine and backbones that read files themselves look."""
+    content = read_values(file, name, map_location)
+    for part in (content, content.get('state_dict'), content.get('model')) if isinstance(content, dict) else ():
+        if isinstance(part, dict):
+            plain = plain_names(part, repr(name or str(file)))
+            part.clear()  # a state dict keeps its metadata
+            part.update(plain)
     return content

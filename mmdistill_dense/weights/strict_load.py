@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 import torch
@@ -24,7 +24,7 @@ from mmdistill_dense.config.resolve import is_distill_model, load_model, model_o
 from mmdistill_dense.config.values import listed
 from mmdistill_dense.utils.files import write_text
 from mmdistill_dense.utils.validate import some
-from mmdistill_dense.weights.safe_load import INDEX, part_files
+from mmdistill_dense.weights.safe_load import INDEX, part_files, plain_name, plain_names
 from mmdistill_dense.weights.safe_load import read_checkpoint as read_checkpoint  # users of weights take both from here
 
 HUB = 'hf://'
@@ -168,30 +168,55 @@ def sha256(path: Path) -> str:
     return _sha256(str(path.absolute()), stat.st_size, stat.st_mtime_ns)
 
 
+Names = Sequence[str]
 _SHOWN = 6
 _HOLDS = 'holds '
+_CHUNK = re.compile(r'(?<![^.])blocks\.\d+\.(?=\d+\.)')
+_AVERAGES = ('state_dict_ema', 'model_ema', 'ema_model', 'ema')  # of timm, DETR and others
+_Entry = TypeVar('_Entry')
 
 
-def tensors_of(entries: Mapping[Any, Any]) -> dict[str, Tensor]:
-    """Return the tensors among a file's entries, without what DDP and torch.compile put into their names.
+def without_chunks(names: Collection[str]) -> list[str]:
+    """Return names without the block chunks of DINOv2's code: ``blocks.0.1.norm1`` is of block 1.
+
+    Where two names would become one, the first number is that of a stage, and all stay.
+    """
+    short = [_CHUNK.sub('blocks.', name) for name in names]
+    return short if len({*short}) == len(short) else [*names]
+
+
+def named_as(own: Collection[str], entries: Mapping[str, _Entry]) -> dict[str, _Entry]:
+    """Return a file's entries by a network's own names, where wrappers and block chunks alone are different."""
+    names = {plain_name(short): name for short, name in zip(without_chunks(own), own, strict=True)}
+    pairs = zip(without_chunks(entries), entries.items(), strict=True)
+    return {name if name in own else names.get(plain_name(short), name): entry for short, (name, entry) in pairs}
+
+
+def tensors_of(entries: Mapping[Any, Any], file: str) -> dict[str, Tensor]:
+    """Return the tensors among a file's entries by their plain names.
 
     mmcv 1.x keeps the weights of the last step beside their averages, as ``ema_backbone_conv1_weight``: left out.
     """
-    named = ((name, one) for name, one in entries.items() if isinstance(name, str) and isinstance(one, Tensor))
-    found = {name.replace('_orig_mod.', '').removeprefix('module.'): one for name, one in named}
-    raw = {f'ema_{name.replace(".", "_")}' for name in found}
-    return {name: one for name, one in found.items() if '.' in name or name not in raw}
+    tensors = {name: entry for name, entry in entries.items() if isinstance(name, str) and isinstance(entry, Tensor)}
+    plain = plain_names(tensors, file)
+    live = {f'ema_{name.replace(".", "_")}' for name in plain}
+    return {name: tensor for name, tensor in plain.items() if '.' in name or name not in live}
+
+
+def warn_of_averages(checkpoint: Mapping[str, Any], file: str) -> None:
+    """Warn of averaged weights below a key that no reader looks at."""
+    for key in _AVERAGES:
+        if isinstance(checkpoint.get(key), Mapping):
+            print_log(f'{file}: {key} is left out; what is read is not averaged.', 'current', logging.WARNING)
 
 
 def state_dict_of(checkpoint: Mapping[str, Any], path: str | Path) -> dict[str, Tensor]:
     """Return the weights in a checkpoint; a ``ValueError`` says that there are none."""
     held = (checkpoint.get(key) for key in ('state_dict', 'model'))
-    tensors = tensors_of(next((one for one in held if isinstance(one, Mapping)), checkpoint))
+    tensors = tensors_of(next((one for one in held if isinstance(one, Mapping)), checkpoint), repr(str(path)))
     if not tensors:
         raise ValueError(f'{str(path)!r} holds no weights; its entries are {sorted(map(str, checkpoint))[:_SHOWN]}.')
-    for key in ('state_dict_ema', 'model_ema'):
-        if checkpoint.get(key):
-            print_log(f'{str(path)!r}: {key} is left out; what is read is not averaged.', 'current', logging.WARNING)
+    warn_of_averages(checkpoint, repr(str(path)))
     return tensors
 
 
@@ -232,6 +257,7 @@ def load_strictly(
         return parts is None or '.' not in name or name.split('.')[0] in parts
 
     own = network.state_dict()
+    state = named_as(own, state)
     unfit = {n: reason for n, v in state.items() if n in own and (reason := _unfit(own[n], v))}
     # Unknown names are passed on as well, because mm* layers rename those of older files inside load_state_dict.
     given = {n: v for n, v in state.items() if n not in unfit and (n in own or strict(n))}
@@ -239,9 +265,7 @@ def load_strictly(
     wrong = {n: reason for n, reason in unfit.items() if strict(n)}
     missing = [n for n in result.missing_keys if strict(n) and n not in wrong and not n.endswith('num_batches_tracked')]
     unexpected = [n for n in result.unexpected_keys if strict(n)]
-    remedy = (
-        'Give the file that was trained with this config (no deep-stem ResNet, backbone or student), or correct it.'
-    )
+    remedy = 'Give the file that was trained with this config (no deep-stem ResNet, backbone or student), or mend it.'
     # among all names of the file: those outside the parts are no longer in `unexpected`
     if prefix := prefix_of(state, missing):
         remedy = f'All of them fit without the prefix {prefix!r}: cut it.'
@@ -268,13 +292,7 @@ def _unfit(own: Tensor, given: Tensor) -> str | None:
 
 
 def _refuse(
-    where: str,
-    network: str,
-    total: int,
-    missing: Sequence[str],
-    unexpected: Sequence[str],
-    wrong: Mapping[str, str],
-    remedy: str,
+    where: str, network: str, total: int, missing: Names, unexpected: Names, wrong: Mapping[str, str], remedy: str
 ) -> None:
     """Raise a ``ValueError`` that lists the first tensors that do not fit, if there are any."""
     if damaged := [f'{name} {reason}' for name, reason in wrong.items() if reason.startswith(_HOLDS)]:

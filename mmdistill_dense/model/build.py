@@ -36,7 +36,7 @@ from mmdistill_dense.model.balanced_step import BalancedStep, balanced_of
 from mmdistill_dense.model.distill_model import Distillation, Distilled, StepPlugin, distilled_class
 from mmdistill_dense.networks.auto_taps import Found, discover, nothing_to_pair, pair_taps
 from mmdistill_dense.networks.building import build_network, copied
-from mmdistill_dense.networks.inputs import completed, make_renormaliser
+from mmdistill_dense.networks.inputs import completed, grey_copies, make_renormaliser
 from mmdistill_dense.networks.taps import AUTO_LAST, Tap, no_scores
 from mmdistill_dense.networks.teacher import FrozenTeacher, Inherit, parse_inherit, with_teacher_names
 from mmdistill_dense.networks.trace import SINGLE, TeacherOption, trace_pair
@@ -201,7 +201,8 @@ def build_distillation(
                 f'{option.key}: {option.config.model.get("type")} does not say how its pictures are normalised: set '
                 f'{option.key}.data_preprocessor=dict(mean=[…], std=[…], bgr_to_rgb=True) as in its training.'
             )
-        seen = make_renormaliser(normalised, traced[name].preprocessor, option.key)
+        copies = grey_copies(student.channels, traced[name].channels, option.key)
+        seen = make_renormaliser(normalised, traced[name].preprocessor, option.key, copies)
         teachers[name] = FrozenTeacher(option, replace(traced[name].plan([*inherited, *called]), renormalise=seen))
     distillation = Distillation(teachers, config, inherit=inherit, traced=student, extras=extras)
     distillation.state.ignored_labels = frozenset(ignored_labels(config.model))

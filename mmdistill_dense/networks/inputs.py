@@ -141,17 +141,28 @@ class Renormaliser:
         return outputs.flip(1) if self.flip and outputs.shape[1] == 3 else outputs
 
 
+def grey_copies(student: int | None, teacher: int | None, key: str) -> int:
+    """Return how many channels a teacher of colours gets of grey pictures, else 1; refuse other channels."""
+    if student == teacher or None in (student, teacher):  # no picture passes where nothing is tapped
+        return 1
+    if (student, teacher) != (1, 3):
+        told = f'{key} takes pictures of {teacher} channels, model.student of {student}, and both see the same'
+        way = f'mean and std of model.student.data_preprocessor and {key}.data_preprocessor, and in_channels'
+        raise ValueError(f'{told}. Take networks of as many channels ({way}); a grey student may have one of colours.')
+    return 3
+
+
 def make_renormaliser(
-    student: Mapping[str, Any] | None, teacher: Mapping[str, Any] | None, key: str = 'model.teacher'
+    student: Mapping[str, Any] | None, teacher: Mapping[str, Any] | None, key: str = 'model.teacher', copies: int = 1
 ) -> Renormaliser | None:
     """Return the map from the student's normalised pixels to the teacher's, or ``None`` when they are the same.
 
-    Both are configs of data preprocessors. Pixels that the student's padded with 0 become its mean colour in the
-    teacher's normalisation.
+    Both are configs of data preprocessors; grey pixels get ``copies`` channels. Pixels that the student's padded with 0
+    become its mean colour in the teacher's normalisation.
     """
     mean_s, std_s, flip_s = normalisation(student)
     mean_t, std_t, flip_t = normalisation(teacher)
-    channels = max(map(len, (mean_s, std_s, mean_t, std_t)))
+    channels = max(copies, *map(len, (mean_s, std_s, mean_t, std_t)))
     if any(len(values) not in (1, channels) for values in (mean_s, std_s, mean_t, std_t)):
         own = f'mean={mean_s}, std={std_s}'
         told = f"The student's data_preprocessor has {own}; that of {key} mean={mean_t}, std={std_t}"
@@ -160,7 +171,7 @@ def make_renormaliser(
     flip = flip_s != flip_t
     if flip and channels == 3:
         mean_t, std_t = mean_t[::-1], std_t[::-1]
-    if not flip and mean_s == mean_t and std_s == std_t:
+    if not flip and mean_s == mean_t and std_s == std_t and copies == 1:
         return None
     scale = [s / t for s, t in zip(std_s, std_t, strict=True)]
     shift = [(s - t) / d for s, t, d in zip(mean_s, mean_t, std_t, strict=True)]

@@ -125,6 +125,7 @@ class Traced:
     heads: Sequence[str] | None = None  # the heads that run on the features; None lets each pass find out
     as_trained: bool = False  # whether it ran in training mode, see :mod:`mmdistill_dense.networks.modes`
     shapes: Shapes = field(default_factory=dict)  # the shapes of each tap's tensors, for one picture
+    channels: int | None = None  # of the pictures that it takes; None where it was not run
     preprocessor: Mapping[str, Any] | None = None  # the normalisation that a teacher sees; None where nothing says it
     features_alone: bool = False  # whether a teacher has neither class scores nor boxes
     renormalise: Callable[[Tensor], Tensor] | None = None  # from the student's normalised pixels; None: the same
@@ -318,7 +319,7 @@ def _trace(
         tensors = grid.restored(tensors, size)
     shapes = {name: [tensor.shape for tensor in found] for name, found in tensors.items()}
     parts = {path.split('.')[0] for path, calls in passed.began.items() if path and calls < recorder.calls}
-    return Traced(taps, recorder.calls, parts, heads, passed.as_trained, shapes)
+    return Traced(taps, recorder.calls, parts, heads, passed.as_trained, shapes, passed.inputs.shape[1])
 
 
 def input_channels(network: nn.Module) -> int:

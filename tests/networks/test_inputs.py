@@ -71,6 +71,35 @@ def test_pictures_of_other_channels_are_refused():
         change(torch.zeros(2, 6, 4, 4))
 
 
+def of_channels(count, means):
+    """A network for pictures of so many channels, with this many means; mmseg takes 1 or 3."""
+    pixels = dict(mean=[120.0] * means or None, std=[60.0] * means or None, bgr_to_rgb=False)
+    return toys.seg_net('fcn', data_preprocessor=pixels, backbone=dict(in_channels=count), allow_random=True)
+
+
+@pytest.mark.parametrize(('student', 'teacher', 'means'), [
+    *((student, teacher, 'single') for student in (1, 3, 4) for teacher in (1, 3, 4)),
+    *((1, 3, means) for means in ('none', 'each')), (3, 1, 'each'),
+])  # fmt: skip
+def test_grey_is_repeated_while_other_channels_are_refused(student, teacher, means):
+    numbers = [dict(none=0, single=1, each=count if count == 3 else 1)[means] for count in (student, teacher)]
+    own, other = map(of_channels, (student, teacher), numbers)
+    option = toys.model_config({key: own[key] for key in own if key != 'allow_random'}, other)
+    if student != teacher and (student, teacher) != (1, 3):
+        words = rf'model\.teacher.* {teacher} channels, .* {student}, .*model\.teacher\.data_preprocessor'
+        with pytest.raises(ValueError, match=words):
+            toys.build(option)
+        return
+    model = toys.ready(toys.build(option))
+    batch = toys.seg_batch()
+    batch['inputs'] = [picture[:1].repeat(student, 1, 1) for picture in batch['inputs']]
+    assert toys.losses_of(model, batch)['distill.kd.loss_kd'].isfinite()
+    frozen, pixels = toys.teacher_of(model), model.data_preprocessor(batch, True)['inputs']
+    ((scores,),) = frozen(pixels).values()
+    seen = pixels.expand(-1, teacher, -1, -1)
+    torch.testing.assert_close(scores, frozen.network.decode_head(frozen.network.extract_feat(seen)))
+
+
 def test_it_is_pickled_and_its_pickle_needs_no_device():
     """A model that trained on a GPU and was moved to the CPU is read where there is no GPU."""
     x, one = torch.randn(2, 3, 4, 4), make_renormaliser(RGB, BGR)

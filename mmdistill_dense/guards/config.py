@@ -348,23 +348,35 @@ def _other_count(what: str, head: str, count: int, data: Sequence[str]) -> Value
 
 def check_class_weights(key: str, model: Mapping[str, Any]) -> None:
     """Refuse a head whose loss weighs another number of classes; such weights stay when ``num_classes`` is changed."""
-    for head, count, losses in _losses(model):
-        for place, loss in losses:
-            weights = loss.get('class_weight')
-            if isinstance(weights, (list, tuple)) and len(weights) not in (count, count + 1):  # with no object
-                told = f'{key}.{place}.class_weight holds {len(weights)} weights, {head} has num_classes={count}'
-                raise ValueError(f'{told}: give {count} ({count + 1} where no object is a class), or None.')
-
-
-def _losses(model: Mapping[str, Any]) -> Iterator[tuple[str, int, list[tuple[str, Mapping[str, Any]]]]]:
-    """Yield the key of every head with a number of classes, that number, and its losses by key."""
     for path, head in heads_with_classes(model, (*HEADS, *OTHER_HEADS)):
-        found = []
-        for name, value in head.items():
-            for index, one in enumerate(value) if isinstance(value, (list, tuple)) else [(None, value)]:
-                if str(name).startswith('loss') and isinstance(one, Mapping):
-                    found.append((f'{path}.{name}' if index is None else f'{path}.{name}.{index}', one))
-        yield path, head['num_classes'], found
+        for name, place, loss in _losses(head):
+            weights, counts = loss.get('class_weight'), _weight_counts(path, head, name, loss)
+            if isinstance(weights, (list, tuple)) and len(weights) not in counts:
+                told = f'{key}.{path}.{place}.class_weight holds {len(weights)} weights'
+                needed = f'{path} has num_classes={head["num_classes"]}: give {" or ".join(map(str, counts))}'
+                raise ValueError(f'{told}, {needed}, or None.')
+
+
+def _losses(head: Mapping[str, Any]) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
+    """Yield the name, the key below the head, and the config of each loss."""
+    for name, option in head.items():
+        for index, loss in enumerate(option) if isinstance(option, (list, tuple)) else [(None, option)]:
+            if str(name).startswith('loss') and isinstance(loss, Mapping):
+                yield name, name if index is None else f'{name}.{index}', loss
+
+
+def _weight_counts(path: str, head: Mapping[str, Any], name: str, loss: Mapping[str, Any]) -> list[int]:
+    """Return how many class weights a loss takes: a softmax over boxes or queries has "no object" as a further class.
+
+    A sigmoid in mmseg weighs positive pixels by a single number.
+    """
+    count, sigmoid = int(head['num_classes']), loss.get('use_sigmoid')
+    queries = (head.get('train_cfg') or {}).get('assigner')
+    if name.endswith('_decode') and not queries:
+        return [1] if sigmoid and type_name(loss) == 'CrossEntropyLoss' else [count]
+    if name == 'loss_cls' and not path.startswith('roi_head'):
+        return [1, count] if sigmoid else [count + 1]
+    return [1, count, count + 1] if sigmoid else [count + 1] if name == 'loss_cls' else [count, count + 1]
 
 
 def check_teacher_classes(data: Sequence[str] | None, teacher: Any, distillers: Iterable[Any] = ()) -> Sequence[str]:

@@ -158,10 +158,11 @@ def architecture(model: str | Mapping[str, Any]) -> Architecture:
 # The network
 
 
-class GridCache:
-    """Keeps what was computed for the last grids."""
+class GridCache(nn.Module):
+    """Keeps what was computed for the last grids, until the network is cast or moved."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.kept: dict[Hashable, tuple[Tensor, ...]] = {}
 
     def get(self, key: Hashable, compute: Callable[[], tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
@@ -173,6 +174,10 @@ class GridCache:
                 del self.kept[next(iter(self.kept))]
             self.kept[key] = compute()
         return self.kept[key]
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> GridCache:
+        self.kept.clear()
+        return self
 
     def __deepcopy__(self, memo: object) -> GridCache:
         return GridCache()
@@ -214,7 +219,7 @@ class Rotary(nn.Module):
     def forward(self, height: int, width: int) -> tuple[Tensor, Tensor]:
         """Return the sines and cosines of a grid, (h w, channels) each, row by row."""
         periods = self.periods
-        key = (height, width, periods.dtype, periods.device, periods._version)
+        key = (height, width, periods, periods.dtype, periods.device, periods._version)
         return self.cache.get(key, lambda: self._of(height, width))  # type: ignore[return-value]
 
     def _of(self, height: int, width: int) -> tuple[Tensor, Tensor]:
@@ -427,5 +432,5 @@ class ViT(nn.Module):
         stored, rule = self.pos_embed, self.shape.positions
         if stored.requires_grad:
             return resample(stored, native, grid, rule)
-        key = (grid, stored.dtype, stored.device, stored._version)
+        key = (grid, stored, stored.dtype, stored.device, stored._version)
         return self.cache.get(key, lambda: (resample(stored, native, grid, rule),))[0]

@@ -10,6 +10,7 @@ import math
 import os
 import socket
 import tempfile
+import threading
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -20,7 +21,7 @@ from typing import Any
 def write_whole(path: Path, content: bytes, alone: bool = False, lasting: bool = True) -> None:
     """Write a file and make its folders; a reader sees the old or the new (``lasting``: after a power cut too)."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f'{path.name}.tmp' if alone else f'.{path.name}.{os.getpid()}')
+    unfinished = path.with_name(f'{path.name}.tmp' if alone else f'.{path.name}.{threading.get_native_id()}')
     try:
         with open(unfinished, 'wb') as file:
             file.write(content)

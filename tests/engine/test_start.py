@@ -128,6 +128,19 @@ def test_teacher_of_other_classes(tmp_path, allowed):
         assert word in str(error.value)
 
 
+@pytest.mark.parametrize(
+    'order', [CLASSES, CLASSES[::-1], (CLASSES[1], CLASSES[0], *CLASSES[2:]), CLASSES[1:] + CLASSES[:1]]
+)
+def test_teacher_of_the_same_classes_in_another_order(tmp_path, order):
+    content = torch.load(toys.teacher_file('fcn'), weights_only=True)
+    torch.save(dict(content, meta=dict(dataset_meta=dict(classes=list(order)))), tmp_path / 't.pth')
+    option = toys.seg_net('fcn', 16, checkpoint=str(tmp_path / 't.pth'))
+    teacher = toys.teacher_of(toys.ready(toys.build(pair(teacher=option))))
+    same = order == CLASSES
+    with nullcontext() if same else pytest.raises(ValueError, match=r'was trained on .* classes \(.*classes=.auto'):
+        assert checks.check_teacher_classes(CLASSES, teacher) == []
+
+
 def before_its_run(**given):
     parts = dict(_resume=False, hooks=[], register_hook=lambda hook: None, _train_loop=None, _val_loop=None)
     return SimpleNamespace(**parts, cfg=Config(dict(model=pair())), **given)

@@ -1,8 +1,10 @@
 """Checkpoints that are of another network or class list, where mmengine would load what fits and go on; full disks."""
 
+import os
 import re
 from contextlib import nullcontext
 from pathlib import Path
+from threading import Thread
 from types import SimpleNamespace
 
 import pytest
@@ -155,6 +157,36 @@ def test_a_file_is_the_old_one_or_the_new_one(tmp_path: Path) -> None:
         with full_disk(1000), pytest.raises(OSError, match=r'nothing was written: .*page\.html'):
             write()
     assert path.read_bytes() == b'old' and list(tmp_path.iterdir()) == [path]
+
+
+def by_thread(write):
+    thread = Thread(target=write)
+    thread.start()
+    thread.join()
+
+
+def by_process(write):
+    if (child := os.fork()) == 0:
+        try:
+            write()
+        finally:
+            os._exit(0)
+    os.waitpid(child, 0)
+
+
+@pytest.mark.parametrize('second', [by_thread, by_process])
+def test_two_writers_of_one_file_write_it_whole(second, tmp_path, monkeypatch):
+    """The second begins and ends while the first is within its file."""
+    path, sync = tmp_path / 'page.html', os.fsync
+
+    def write_between(file):
+        monkeypatch.setattr(os, 'fsync', sync)
+        second(lambda: write_whole(path, b'second'))
+        assert path.read_bytes() == b'second'
+
+    monkeypatch.setattr(os, 'fsync', write_between)
+    write_whole(path, b'first' * 500)
+    assert path.read_bytes() == b'first' * 500 and list(tmp_path.iterdir()) == [path]
 
 
 def test_a_folder_that_cannot_be_made_is_named_at_the_start(tmp_path, monkeypatch, capsys):

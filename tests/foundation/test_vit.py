@@ -101,6 +101,32 @@ def test_positions_are_kept_for_the_last_grids_and_computed_anew_after_a_load(ca
         assert not torch.equal(teacher(files.picture(64, 96)), first)
 
 
+CHANGES = {
+    'half': lambda teacher: teacher.bfloat16(),
+    'double': lambda teacher: teacher.double(),
+    'half and back': lambda teacher: teacher.bfloat16().float(),
+    'load': lambda teacher: teacher.load_state_dict(other(teacher)),
+    'load in place of': lambda teacher: teacher.load_state_dict(other(teacher), assign=True),
+}
+
+
+def other(teacher):
+    """A file's tensors of other positions."""
+    state = teacher.state_dict()
+    return state | {name: state[name] * 1.5 for name in ('pos_embed', 'rope.periods') if name in state}
+
+
+@pytest.mark.parametrize('change', CHANGES.values(), ids=CHANGES)
+@pytest.mark.parametrize('case', ['dinov2', 'dinov3'])
+def test_positions_follow_a_cast_or_load(case, change):
+    used, new = network(case=case), network(case=case)
+    used(files.picture(64, 96))
+    for teacher in (used, new):
+        change(teacher)
+    pictures = files.picture(64, 96).to(new.cls_token.dtype)
+    assert torch.equal(used(pictures), new(pictures))
+
+
 @pytest.mark.parametrize('case', ['dinov2', 'dinov3'])
 def test_a_graph_takes_any_number_of_pictures_and_leaves_the_network_as_it_was(case):
     """Positions that an attempt to make a graph computed are symbols, and would be of no use later."""

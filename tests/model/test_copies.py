@@ -3,7 +3,9 @@
 import copy
 import inspect
 import io
+import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import mmdet.models  # noqa: F401
 import mmseg.models  # noqa: F401
@@ -143,7 +145,10 @@ def test_an_unpickled_model_is_trained_by_a_run_alone_and_loads_its_teacher(orig
     with pytest.raises(FileNotFoundError, match=r"model\.teacher\.checkpoint='.*gone\.pth': no such file"):
         toys.losses_of(lacking)
     torch.save(dict(state_dict=toys.build_plain(toys.seg_net('fcn', 16), seed=1).state_dict()), path)
-    for _ in range(2):
+    trained = tmp_path / Path(toys.teacher_file('fcn')).name  # trained again under the same name
+    shutil.copy(path, trained)
+    for file in (path, path, str(trained)):
+        teacher.option = replace(teacher.option, checkpoint=file)
         with pytest.raises(ValueError, match='is another file than the one loaded before'):
             toys.losses_of(lacking)
 

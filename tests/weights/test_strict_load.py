@@ -125,6 +125,16 @@ def test_parts_outside_take_what_fits():
         load_strictly(network(), state, {'body'}, 'k')
 
 
+def test_a_part_is_no_part_that_begins_alike():
+    target = nn.ModuleDict(dict(body=nn.Linear(2, 2), body2=nn.Linear(2, 2), bod=nn.Linear(2, 2)))
+    for part in target:
+        state = {f'{part}.{name}': tensor + 1 for name, tensor in target[part].state_dict().items()}
+        assert load_strictly(target, state | {'body3.weight': torch.zeros(1)}, {part}, 'k') == (2, 1)
+        for other in target.keys() - {part}:
+            with pytest.raises(ValueError, match=rf'2 missing, 0 .*\n  missing: {other}\.weight, {other}\.bias\n'):
+                load_strictly(target, state, {part, other}, 'k')
+
+
 @pytest.mark.parametrize('parts', [None, {'body'}])
 def test_a_prefix_without_which_all_fit_is_named(parts):
     for prefix in ('model.', 'net.', 'architecture.'):

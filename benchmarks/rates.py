@@ -1,8 +1,8 @@
 """Which way to a learning rate costs a network least? Trains development networks alone, at many rates.
 
     python benchmarks/rates.py projects DIR                 # writes a project of each network, as `new` does
-    python benchmarks/rates.py train DIR [--shard 0/2]      # one line of DIR/rates.jsonl a training; goes on after a stop
-    python benchmarks/rates.py table DIR/rates.jsonl        # each way's distance to the best of all rates and optimizers
+    python benchmarks/rates.py train DIR [--shard 0/2]      # a line of DIR/rates.jsonl a training; goes on after a stop
+    python benchmarks/rates.py table DIR/rates.jsonl        # each way's distance to the best of all
 
 All trainings of a network have the same steps, batch, seed, warm-up (a twentieth) and cosine to 0; they differ in the
 optimizer: SGD and AdamW at five rates each, Prodigy without a rate. A range test of 100 steps a network and optimizer,
@@ -17,6 +17,7 @@ import os
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -133,10 +134,8 @@ def range_test(project: Path, optimizer: Mapping[str, Any]) -> dict[str, Any]:
     config.update(val_cfg=None, val_dataloader=None, val_evaluator=None)
     runner = _runner(config)
     runner.register_hook(Grow())
-    try:
+    with suppress(StopIteration):
         runner.train()
-    except StopIteration:
-        pass
     torch.set_grad_enabled(True)
     return dict(rates=[float(f'{rate:.3g}') for rate in rates[: len(losses)]], losses=[round(x, 4) for x in losses])
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks import whole_graphs
+from benchmarks import rates, whole_graphs
 from mmdistill_dense.__main__ import COMMANDS, main
 from mmdistill_dense.apps.check import run as check_run
 from mmdistill_dense.apps.export import cli as export_cli
@@ -34,6 +34,7 @@ STOPPED_BY = {
     'tools/benchmark.py': 'test_a_benchmark_keeps_its_rows', 'tools/train.py': 'tests/kill/test_kill.py',
     'benchmarks/gpu_day.py': 'tests/tools/test_gpu_day.py', 'benchmarks/gpu_day.sh': 'tests/tools/test_gpu_day.py',
     'benchmarks/whole_graphs.py': 'test_a_page_of_networks_keeps_its_rows',
+    'benchmarks/rates.py': 'test_rates_keep_each_training',
 }  # fmt: skip
 NOTHING_TO_LOSE = {
     'new': 'it writes its folder at the end', 'report': 'one page, from runs that stay', 'taps': 'seconds',
@@ -171,3 +172,16 @@ def test_a_page_of_networks_keeps_its_rows(tmp_path: Path, monkeypatch: pytest.M
     with pytest.raises(RuntimeError, match='does not take SIGTERM'):  # as kill -9 would end it
         whole_graphs.main()
     assert f'| {first} | 12 boxes' in (tmp_path / 'page.md').read_text()
+
+
+def test_rates_keep_each_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rates, 'range_test', lambda *_: dict(rates=[1e-6], losses=[2.0]))
+    monkeypatch.setattr(rates, 'train_once', stopping(lambda *_: dict(score=12.5)))
+    with pytest.raises(RuntimeError, match='does not take SIGTERM'):  # as kill -9 would end it
+        rates.train(tmp_path, (0, 1))
+    before = (tmp_path / 'rates.jsonl').read_text()
+    assert before.count('"score": 12.5') == 1 and before.count('"losses"') == 16
+    monkeypatch.setattr(rates, 'train_once', lambda *_: dict(score=3.0))
+    rates.train(tmp_path, (0, 1))
+    whole = (tmp_path / 'rates.jsonl').read_text()
+    assert whole.startswith(before) and whole.count('"losses"') == 16 and whole.count('"score": 3.0') == 87

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
+import shlex
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -110,7 +111,7 @@ def _new(args: argparse.Namespace) -> int:
     print(f'written  {folder}: {", ".join(files)}')
     for line in describe(folder):
         print(line)
-    print(f'next     mmdistill run {folder}')
+    print(f'next     mmdistill run {shlex.quote(str(folder))}')
     return 0
 
 

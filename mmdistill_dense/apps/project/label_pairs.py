@@ -15,6 +15,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from shlex import quote
 
 import numpy as np
 from PIL import Image
@@ -89,7 +90,8 @@ class Patterns:
         return Patterns(*texts)
 
     def __str__(self) -> str:
-        return f"--images '{self.images.removesuffix(ANY)}' --labels '{self.labels.removesuffix(ANY)}'"
+        images, labels = (quote(text.removesuffix(ANY)) for text in (self.images, self.labels))
+        return f'--images {images} --labels {labels}'
 
 
 class Files:
@@ -133,7 +135,7 @@ def pair(files: Files, patterns: Patterns) -> Paired:
     if several := {path: labels for path, (labels, _) in found.items() if len(labels) > 1}:
         path, labels = next(iter(several.items()))
         told = f'{path} has {len(labels)} label images, {some(labels, 3)}; so have {len(several) - 1} others'
-        raise ValueError(f'--data: {told}. Join them into one, or choose: {patterns.written(path, labels[0])}.')
+        raise ValueError(f'--data: {told}. Join them into one, or choose: {patterns.written(path, labels[0])}')
     taken = {label for labels, _ in found.values() for label in labels}
     rule = patterns.rule(labels=True)
     drawn = {path for path, form in files.forms.items() if rule.fullmatch(form)}
@@ -142,7 +144,7 @@ def pair(files: Files, patterns: Patterns) -> Paired:
         owners = [path for path, label in own.items() if label == shared[0]]
         told = f'{some(owners, 3)} have one label image, {shared[0]}; so have {len(shared) - 1} others'
         advice = f'take out what is twice, or choose: {patterns.written(owners[0], shared[0])}'
-        raise ValueError(f'--data: {told}. Each picture has its own: {advice}.')
+        raise ValueError(f'--data: {told}. Each picture has its own: {advice}')
     names = {os.path.splitext(label)[0] for label in own.values()}
     alone, spare = list[str](), list[str]()
     for path in sorted(drawn - {*own, *own.values()}):  # no letter or digit follows the name of another one
@@ -212,7 +214,7 @@ def find_tree(paths: Sequence[str]) -> Paired | None:
         if twice := next((path for path in own if own[path] != labelled.get(path, own[path])), None):
             both = ((best, labelled[twice][0]), (other, own[twice][0]))
             choices = ' or '.join(str(one.written(twice, label)) for one, label in both)
-            raise ValueError(f'--data: {twice} has two label images, {both[0][1]} and {both[1][1]}. Choose: {choices}.')
+            raise ValueError(f'--data: {twice} has two label images, {both[0][1]} and {both[1][1]}. Choose: {choices}')
     return pair(files, best)
 
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from itertools import groupby
 from pathlib import Path
+from shlex import quote
 from statistics import median
 from typing import Any, TypeVar, cast
 
@@ -100,7 +101,9 @@ def find_student(given: Path, checkpoint: str | None = None, method: str | None 
             raise FileNotFoundError(f'{given}: no {SUITE} in it. Give a folder that `mmdistill new` wrote, or weights.')
         found = {path.stem.removeprefix('student_'): path for path in sorted(given.glob('student_*.pth'))}
         if not found:
-            raise FileNotFoundError(f'{given}: no student_*.pth in it. `mmdistill run {given}` trains and exports it.')
+            raise FileNotFoundError(
+                f'{given}: no student_*.pth in it. `mmdistill run {quote(str(given))}` trains and exports it.'
+            )
         name = next(iter(found)) if method is None and len(found) == 1 else method
         if name not in found:
             wrong = f'--method {method}: ' if method else ''

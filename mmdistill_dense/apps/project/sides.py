@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache, cached_property
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 import torch
@@ -320,7 +321,7 @@ def sizes(side: Side, crop: tuple[int, int], picture: tuple[int, int], trained: 
     takes = f'it takes sizes that are multiples of {step}'
     if side.task == 'seg' and any(one % step for one in crop):
         fitting = ' '.join(str(one + -one % step) for one in crop)
-        raise ValueError(f'{side.key} {side.name}: {takes}, and the crop is {size_text(crop)}. Write --size {fitting}.')
+        raise ValueError(f'{side.key} {side.name}: {takes}, and the crop is {size_text(crop)}. Write --size {fitting}')
     what = 'tested pictures' if side.task == 'seg' else 'batches'  # the prediction is cut to the picture
     side.notes.append(f'{takes}: {what} are padded')
     padded = {'test_cfg': {'size_divisor': step}} if side.task == 'seg' else {'pad_size_divisor': step}
@@ -333,7 +334,7 @@ def adapt(side: Side, classes: int | None, sizes: Mapping[str, Any], trained: bo
     side.changes = joined_overrides(counts, sizes)
     sources = list(dict.fromkeys(sources_of(side.model)))
     if trained and (file := side.config.get('load_from')):
-        as_it_is = f', or {side.key}-checkpoint {file} to take it as it is' if side.key == '--teacher' else ''
+        as_it_is = f', or {side.key}-checkpoint {quote(file)} to take it as it is' if side.key == '--teacher' else ''
         start = f"init_cfg=dict(type='Pretrained', checkpoint={file!r})"
         told = f"To start from it, write {start} into the config's model{as_it_is}"
         side.notes.append(f'WARNING: load_from={file!r} of the config is left out. {told}')

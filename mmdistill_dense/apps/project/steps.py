@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
+from shlex import quote
 from statistics import fmean
 
 from mmdistill_dense.apps.export import export_student
@@ -30,7 +31,7 @@ _ALWAYS = ('data.py', 'pair.py', 'control.py')
 
 def open_project(folder: Path) -> Definition:
     if folder.is_file():
-        raise FileNotFoundError(f'{folder}: a file. Give the folder: mmdistill run {folder.parent}')
+        raise FileNotFoundError(f'{folder}: a file. Give the folder: mmdistill run {quote(str(folder.parent))}')
     if not folder.is_dir():
         raise FileNotFoundError(f'{folder}: no such folder (looked in {Path.cwd()}). `new` writes it, and names it.')
     if not (folder / SUITE).is_file():
@@ -48,8 +49,9 @@ def open_project(folder: Path) -> Definition:
         raise ValueError(f'{folder / "control.py"}: train_cfg has no max_iters, the number of steps. Write it there.')
     root = config.train_dataloader.dataset.get('data_root')
     if root and not Path(root).is_dir():
-        told = f'If the data were moved, a link keeps all results: ln -s NEW_PLACE {root}'
-        raise FileNotFoundError(f'{folder / "data.py"}: folder.data_root = {root!r}: no such folder. {told}.')
+        make_parent = '' if Path(root).parent.is_dir() else f'mkdir -p {quote(str(Path(root).parent))} && '
+        told = f'If the data were moved, a link keeps all results: {make_parent}ln -s NEW_PLACE {quote(str(root))}'
+        raise FileNotFoundError(f'{folder / "data.py"}: folder.data_root = {root!r}: no such folder. {told}')
     return load(folder / SUITE)
 
 

@@ -6,6 +6,7 @@ import csv
 import io
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from mmdistill_dense.apps.suite import configs
@@ -158,7 +159,8 @@ def _made_of(table: SuiteTable) -> Iterator[str]:
         table, lambda result: ', '.join(f'{name} {one}' for name, one in result.get('versions', {}).items())
     )
     yield f'Versions: {versions or "none"}'
-    yield f'Made by: `mmdistill suite run {definition.path}`, `mmdistill suite table {definition.path}`'
+    path = quote(str(definition.path))
+    yield f'Made by: `mmdistill suite run {path}`, `mmdistill suite table {path}`'
 
 
 def _receipts(result: Mapping[str, Any]) -> str:

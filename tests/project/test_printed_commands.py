@@ -1,0 +1,159 @@
+"""Commands that are printed with names in them do what they say, also with blanks, quotes and other letters."""
+
+import argparse
+import ast
+import json
+import re
+import shlex
+import shutil
+import subprocess
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+from mmengine.config import Config
+
+from mmdistill_dense.__main__ import Parser, fill
+from mmdistill_dense.apps.export.without_package import head_of
+from mmdistill_dense.apps.project.box_labels import find_box_data
+from mmdistill_dense.apps.project.label_images import find_seg_data
+from mmdistill_dense.apps.project.predict import find_student
+from mmdistill_dense.apps.project.sides import Side, adapt
+from mmdistill_dense.apps.project.steps import open_project
+from tests.project.folders_of_data import label, labelled, picture
+from tests.project.test_run import project
+
+ROOT = Path(__file__).parents[2]
+NAMES = ('a b', "l'été", 'say "x"', '数据', '$HOME', 'a;b', '(x) & y', '`x`', '-x', 'a#b')
+PLACES = [name for name in NAMES if not {*'\'"'} & {*name}]  # a folder of configs has no quotes
+names, places = pytest.mark.parametrize('name', NAMES), pytest.mark.parametrize('name', PLACES)
+
+pytestmark = pytest.mark.usefixtures('folder')
+
+
+def options_of(command: str) -> argparse.Namespace:
+    """The options of a printed command, as a shell and this program read it."""
+    _, program, *words = shlex.split(command)
+    return fill(Parser(prog=f'mmdistill {program}'), program).parse_args(words)
+
+
+def new_options(words: str) -> argparse.Namespace:
+    return options_of(f'mmdistill new --student s --teacher t --data d {words}')
+
+
+@pytest.mark.parametrize('name', ['a b', '数据 & $HOME'])
+def test_new_names_the_folder_to_run(name: str, capsys: pytest.CaptureFixture) -> None:
+    project('--out', name)
+    command = re.search('^next +(.*)$', capsys.readouterr().out, re.MULTILINE)
+    assert command and options_of(command[1]).folder == Path(name)
+
+
+@places
+def test_run_names_the_folder_of_a_file(name: str) -> None:
+    Path(f'./{name}').mkdir()
+    Path(f'./{name}/suite.yaml').touch()
+    with pytest.raises(FileNotFoundError) as error:
+        open_project(Path.cwd() / name / 'suite.yaml')
+    assert options_of(str(error.value).partition('Give the folder: ')[2]).folder == Path.cwd() / name
+
+
+@pytest.fixture(scope='module')
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path_factory.mktemp('made'))
+        return project().absolute()
+
+
+@pytest.mark.parametrize('above', [True, False])
+@names
+def test_a_link_leads_to_data_that_were_moved(name: str, above: bool, made: Path, tmp_path: Path) -> None:
+    shutil.copytree(made, tmp_path / 'project')
+    moved, before = tmp_path / f'new {name}', tmp_path / name / name
+    shutil.copytree(made.parent / 'mine', moved)
+    if above:
+        before.parent.mkdir()
+    data = tmp_path / 'project/data.py'
+    data.write_text(data.read_text().replace(repr(str(made.parent / 'mine')), repr(str(before))))
+    with pytest.raises(FileNotFoundError, match='no such folder') as error:
+        open_project(tmp_path / 'project')
+    command = str(error.value).partition('keeps all results: ')[2]
+    command = command.replace('NEW_PLACE', shlex.quote(str(moved)))
+    subprocess.run(['bash', '-ec', command], check=True)
+    assert open_project(tmp_path / 'project') and before.resolve() == moved
+
+
+@places
+def test_predict_names_the_project_without_a_student(name: str, tmp_path: Path) -> None:
+    place = tmp_path / name
+    place.mkdir()
+    (place / 'suite.yaml').touch()
+    with pytest.raises(FileNotFoundError) as error:
+        find_student(place)
+    command = re.search('`(mmdistill run .*)` trains', str(error.value))
+    assert command and options_of(command[1]).folder == place
+
+
+@names
+def test_patterns_that_are_proposed_are_read(name: str) -> None:
+    for number in range(4):
+        picture(Path(f'mine/{name}/{number}.jpg'), number)
+        label(Path(f'mine/drawn {name}/{number}_x.png'))
+    with pytest.raises(ValueError, match=r'Try --images ') as error:
+        find_seg_data(Path('mine'))
+    words = re.search(r'Try (.*): they pair 4 pictures', str(error.value))
+    assert words
+    options = new_options(words[1].replace('--images ', '--images=').replace('--labels ', '--labels='))
+    assert options.images == f'{name}/*.jpg' and options.labels == f'drawn {name}/*_x.png'
+    assert shlex.split(words[1]) == ['--images', options.images, '--labels', options.labels]
+
+
+@pytest.mark.parametrize('task', ['seg', 'det'])
+@names
+def test_the_folder_without_labels_is_named(name: str, task: str, tmp_path: Path) -> None:
+    root = tmp_path / 'mine'
+    for number in range(8):
+        picture(root / f'images/{name}/{number}.jpg', number)
+        if number < 4 and task == 'seg':
+            label(root / f'labels/{name}/{number}.png')
+    if task == 'det':
+        content = labelled(root, [f'images/{name}/{number}.jpg' for number in range(4)])
+        (root / 'labels.json').write_text(json.dumps(content))
+    data = (find_seg_data if task == 'seg' else find_box_data)(root)
+    (words,) = (note.partition(' teaches on')[0] for note in data.notes if note.startswith('--unlabelled'))
+    assert Path(new_options(words).unlabelled) == root / 'images' / name
+
+
+@names
+def test_weights_of_load_from_are_named(name: str, tmp_path: Path) -> None:
+    side = Side('--teacher', 'own.py', Config({}), {'type': 'EncoderDecoder'}, 'seg')
+    side.config.load_from = f'{tmp_path}/{name}.pth'
+    adapt(side, None, {}, trained=True, random=True)
+    words = re.search('or (--teacher-checkpoint .*) to take it as it is', side.notes[0])
+    assert words and new_options(words[1]).teacher_checkpoint == side.config.load_from
+
+
+@names
+def test_an_exported_config_tells_how_to_measure(name: str, tmp_path: Path) -> None:
+    own = tmp_path / f'{name}.py'
+    own.write_text('')
+    text = head_of(Path('s.pth'), {'test_evaluator': ['X']}, [], Config({}, filename=str(own)), f'{name}.pth')
+    words = shlex.split(text.partition('To measure on the same data: ')[2])
+    assert words[-3:] == [str(own), '--checkpoint', f'{name}.pth']
+
+
+COMMAND = re.compile(r'\b(mmdistill(?: suite)? [a-z]+|mim [a-z]+|(?:ln|mkdir|rm|cp|mv)(?: -[a-z]+)?(?: [A-Z_]+)?) $')
+QUOTED = re.compile(r'(shlex\.)?quote\(|path$')  # the path of `suite table` was quoted before
+
+
+def test_no_command_has_a_name_without_quotes() -> None:
+    """Each f-string in which a value follows a command, in the whole package."""
+    values = {}
+    texts = {path: path.read_text(encoding='utf-8') for path in (ROOT / 'mmdistill_dense').rglob('*.py')}
+    for path in (path for path, text in texts.items() if re.search(r'\b(mmdistill|mim|ln|mkdir|rm|cp|mv) .*\{', text)):
+        strings = [node for node in ast.walk(ast.parse(texts[path])) if isinstance(node, ast.JoinedStr)]
+        for before, value in (pair for node in strings for pair in pairwise(node.values)):
+            command = COMMAND.search(str(before.value)) if isinstance(before, ast.Constant) else None
+            if command and isinstance(value, ast.FormattedValue):
+                values[path.name, command[1], value.lineno] = ast.unparse(value.value)
+    assert {command for _, command, _ in values} >= {'mmdistill run', 'mmdistill suite table', 'ln -s NEW_PLACE'}
+    assert {place: value for place, value in values.items() if not QUOTED.match(value)} == {}

@@ -45,6 +45,15 @@ def test_the_definition_of_the_documentation_loads_and_times_are_no_numbers_to_t
     assert [slurm[key] for key in ('a', 'b', 'time', 'begin', 'mem')] == [0.001, 25.0, '24:00:00', '12:30', 30]
 
 
+@pytest.mark.parametrize('name', ['on', 'No', '007', '012', '1e3', '2024-01-01', '0x1f', '1_000', '7', '0'])
+def test_names_in_yaml_are_the_texts_of_the_file(name: str, tmp_path: Path) -> None:
+    rows = f'methods: {{{name}: {{method: kd}}}}\ntest_sets: {{{name}: {{}}}}'
+    (tmp_path / 'own.yaml').write_text(f'control: toy_seg\n{rows}\noptions: {{labels: {{1: a, on: b}}}}\n')
+    suite = definition.load(tmp_path / 'own.yaml')
+    assert [*suite.methods] == [*suite.test_sets] == [name]
+    assert suite.options['labels'] == {1: 'a', 'on': 'b'}, 'a whole number as a key stays one'
+
+
 @pytest.mark.parametrize(('changes', 'said'), [
     (dict(metod={}), 'tiny.yaml: metod: unknown key. Close: methods'),
     (dict(control=None), 'tiny.yaml: control: missing'),

@@ -25,22 +25,25 @@ NAME = re.compile(r'[A-Za-z0-9][\w+.-]*')  # of rows and folders
 _SIXTIES = re.compile(r'[-+]?\d[\d_]*(:[0-5]?\d)+(\.\d*)?$')
 _FLOAT = re.compile(r'[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+$')
 _NEEDED: Any = object()
+_TEXT = 'tag:yaml.org,2002:str'
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML loader in which 1e-3 is a number and 24:00:00 is text, and that refuses a key that occurs twice."""
+    """YAML loader in which 1e-3 is a number, 24:00:00 and a key ``on`` are texts, and that refuses a key twice."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode) and key.value != '<<']
-        twice = {key for key in keys if keys.count(key) > 1}
-        if twice:
+        nodes = [key for key, _ in node.value if isinstance(key, yaml.ScalarNode) and key.value != '<<']
+        for key in nodes:  # names of rows and sets; a whole number stays one, as in a dict of labels
+            key.tag = key.tag if re.fullmatch('0|-?[1-9][0-9]*', key.value) else _TEXT
+        keys = [key.value for key in nodes]
+        if twice := {key for key in keys if keys.count(key) > 1}:
             raise ValueError(f'line {node.start_mark.line + 1}: {", ".join(sorted(twice))} occurs twice')
         return super().construct_mapping(node, deep)
 
 
 _Loader.yaml_implicit_resolvers = {first: list(found) for first, found in _Loader.yaml_implicit_resolvers.items()}
 for _first in '-+0123456789':  # before the resolver of base 60
-    _Loader.yaml_implicit_resolvers.setdefault(_first, []).insert(0, ('tag:yaml.org,2002:str', _SIXTIES))
+    _Loader.yaml_implicit_resolvers.setdefault(_first, []).insert(0, (_TEXT, _SIXTIES))
 _Loader.add_implicit_resolver('tag:yaml.org,2002:float', _FLOAT, list('-+.0123456789'))
 
 

@@ -283,12 +283,12 @@ class Balancer:
         return unit
 
     def _hold(self, key: str) -> list[tuple[int, str]]:
-        valid = self._valid()
-        if not valid:
+        if not (valid := self._valid()):
             tries = ', '.join(f'{one.iteration}: {one.task:.3g} and {one.own:.3g}' for one in self.tries)
             raise RuntimeError(
-                f'{key}.balance: no measurement until iteration {self.window:g} was valid (norms of task and method: '
-                f'{tries or "none measured"}). Train for more iterations, or set balance=None and give loss_weight.'
+                f'{key}.balance: no measurement until iteration {self.window:g} was valid (norms of task and method, '
+                f'where the 0 of a task means that nothing is labelled: {tries or "none measured"}). Label more '
+                'pictures, train for more iterations, or set balance=None and give loss_weight.'
             )
         late = [ratio for iteration, ratio in valid if iteration >= self.window / 2]
         chosen = late if len(late) >= _DECIDING else [ratio for _, ratio in valid]

@@ -236,3 +236,13 @@ def test_a_refused_label_image_leaves_those_of_before(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r'100.0% of the pixels of .*/e.png have a colour of no class'):
         write({'data.py': ''}, tmp_path / 'out', replace(drawing, stamp='another'))
     assert before and before == {path: path.read_bytes() for path in tmp_path.rglob('out/**/*') if path.is_file()}
+
+
+@pytest.mark.parametrize('classes', [[1], []])
+def test_labels_that_name_only_some_classes_are_told(classes: list[int], tmp_path: Path) -> None:
+    """As LVIS does, which lists the classes that a picture was looked through for."""
+    changed(box_folder(tmp_path), lambda content: content['images'][1].update(neg_category_ids=classes), ['train'])
+    notes = [note for note in find_box_data(tmp_path).notes if 'neg_category_ids' in note]
+    assert len(notes) == len(classes) and all(
+        re.match('WARNING: instances_train.json: 1 pictures', one) for one in notes
+    )

@@ -526,3 +526,36 @@ def test_every_format_trains(form: str, task: str, tmp_path: Path, monkeypatch: 
     else:
         assert main(['train', 'project/teacher.py', '--work-dir', 'trained']) == 0
         assert Path('trained/iter_5.pth').is_file()
+
+
+def test_one_group_of_two_labels_is_two_objects(tmp_path: Path) -> None:
+    """Tools number the groups of each label anew."""
+    shapes = (
+        ('leaf', 2, 2, 12, 12, 1),
+        ('stem', 10, 2, 30, 12, 1),
+        ('leaf', 20, 2, 40, 12, 1),
+        ('stem', 44, 2, 60, 9, 1),
+    )
+    data = find_box_data(labelled(tmp_path, *shapes))
+    boxes = found_boxes(data, 'val')
+    assert data.classes == ('leaf', 'stem')
+    assert [*boxes.values()] == [[('leaf', 2, 2, 40, 12), ('stem', 10, 2, 60, 12)]]
+
+
+def test_label_images_are_drawn_again_after_a_change_of_equal_length(tmp_path: Path) -> None:
+    exports.voc_masks(tmp_path / 'mine')
+    for path in sorted((tmp_path / 'mine/SegmentationClass').iterdir()):  # colours, in files without compression
+        Image.open(path).convert('RGB').save(path.with_suffix('.bmp'))
+        path.unlink()
+    colours = ((0, 0, 0), *exports.COLOURS)
+    rows = [f'{name},{r},{g},{b}' for name, (r, g, b) in zip(('background', *CLASSES), colours, strict=True)]
+    (tmp_path / 'mine/class_dict.csv').write_text('\n'.join(['name,r,g,b', *rows]))
+    before = find_seg_data(tmp_path / 'mine')
+    assert label_images(before, 'val', tmp_path / 'out')['d'].any()
+    file = tmp_path / 'mine/SegmentationClass/d.bmp'
+    length = file.stat().st_size
+    Image.new('RGB', Image.open(file).size, colours[3]).save(file)
+    assert file.stat().st_size == length
+    after = find_seg_data(tmp_path / 'mine')
+    assert after.drawing and before.drawing and after.drawing.stamp != before.drawing.stamp
+    assert (label_images(after, 'val', tmp_path / 'out')['d'] == 3).all()

@@ -1,5 +1,6 @@
 """What is found in a folder of pictures and label images."""
 
+import json
 import re
 import shutil
 from collections.abc import Sequence
@@ -10,6 +11,7 @@ import pytest
 from PIL import Image
 
 from mmdistill_dense.apps.project import label_values
+from mmdistill_dense.apps.project.box_labels import find_box_data
 from mmdistill_dense.apps.project.label_images import SegData, find_seg_data
 from mmdistill_dense.apps.project.label_pairs import Patterns
 from mmdistill_dense.apps.project.label_values import class_values
@@ -314,3 +316,83 @@ def test_the_column_of_a_table_that_names_pictures_is_read(tmp_path: Path) -> No
     (tmp_path / 'val.csv').write_text(',image,mask\n3,0.jpg,0.png\n4,2.jpg,2.png\n')
     splits = find_seg_data(tmp_path).splits
     assert {part: sorted(split.names) for part, split in splits.items()} == {'train': [*'135'], 'val': [*'02']}
+
+
+@pytest.mark.parametrize('sides', [(1, 80), (80, 1), (1, 1), (2, 80)])
+@pytest.mark.parametrize('form', ['masks', 'outlines', 'boxes'])
+def test_a_side_of_one_pixel_is_refused_where_mmseg_would_fail(sides: Sequence[int], form: str, tmp_path: Path) -> None:
+    for number in range(6):
+        size = sides if number == 5 else (48, 64)
+        (tmp_path / 'images').mkdir(exist_ok=True)
+        Image.fromarray(np.full((*size, 3), number, np.uint8)).save(tmp_path / f'images/{number}.png')
+        drawn = np.arange(size[0] * size[1]).reshape(size) % 2
+        (tmp_path / 'labels').mkdir(exist_ok=True)
+        if form == 'masks':
+            Image.fromarray(drawn.astype(np.uint8)).save(tmp_path / f'labels/{number}.png')
+        else:
+            (tmp_path / f'labels/{number}.txt').write_text('0 0 0 1 0 1 1 0 1' if number < 5 else '')
+    if form == 'boxes' or min(sides) > 1:
+        data = (find_box_data if form == 'boxes' else find_seg_data)(tmp_path)
+        assert sum(split.count for split in data.splits.values()) == 6
+        return
+    with pytest.raises(ValueError, match=r'a side of one pixel: take out \S*images/5\.png\.$'):
+        find_seg_data(tmp_path)
+
+
+@pytest.mark.parametrize('pages', [1, 2])
+def test_further_pages_of_a_label_image_are_told(pages: int, tmp_path: Path) -> None:
+    numbered(tmp_path, [str(number) for number in range(6)])
+    for path in sorted((tmp_path / 'masks').iterdir()):
+        first = Image.open(path).copy()
+        more = [first] * (pages - 1) if path.stem == '3' else []
+        first.save(path.with_suffix('.tif'), save_all=True, append_images=more)
+        path.unlink()
+    warnings = [note for note in find_seg_data(tmp_path).notes if 'the first page is read alone' in note]
+    assert len(warnings) == pages - 1 and all(
+        'of 1 label images' in note and 'masks/3.tif' in note for note in warnings
+    )
+
+
+def rename_pictures(folder: Path, ending: str, names: str) -> None:
+    for path in sorted(folder.glob('*.png')):
+        if path.stem in names:
+            path.rename(path.with_suffix(ending))
+
+
+@pytest.mark.parametrize('ending', ['.gif', '.HEIC', '.ppm'])
+def test_an_ending_that_is_not_read_is_named(ending: str, tmp_path: Path) -> None:
+    """Where no picture, some or all of them have it; label images may be .gif."""
+    advice = rf'files end in {ending.lower()} \(.*: write \.png or \.jpg\.'
+    for place in ('all', 'some', 'none'):
+        numbered(tmp_path / place, list('012345'))
+    rename_pictures(tmp_path / 'all/images', ending, '012345')
+    with pytest.raises(ValueError, match=f'6 {advice}'):
+        find_seg_data(tmp_path / 'all')
+    for path in sorted((tmp_path / 'all/masks').iterdir()):
+        path.unlink()
+    with pytest.raises(FileNotFoundError, match=f'no picture in it .* 6 {advice}'):
+        find_seg_data(tmp_path / 'all')
+    rename_pictures(tmp_path / 'some/images', ending, '25')
+    notes = find_seg_data(tmp_path / 'some').notes
+    assert any(re.match(f'WARNING: 2 {advice}', note) for note in notes), notes
+    for path in sorted((tmp_path / 'none/masks').iterdir()):
+        Image.open(path).save(path.with_suffix('.gif'))
+        path.unlink()
+    data = find_seg_data(tmp_path / 'none')
+    assert not any('end in' in note for note in data.notes) and data.seg_map_suffix == '.gif'
+
+
+@pytest.mark.parametrize('form', ['.json', '.txt'])
+def test_an_ending_that_is_not_read_is_named_for_boxes(form: str, tmp_path: Path) -> None:
+    for number in range(6):
+        picture(tmp_path / f'{number}.png', number)
+        shape = {'label': 'leaf', 'points': [[2, 2], [20, 20]], 'shape_type': 'rectangle'}
+        text = json.dumps({'shapes': [shape], 'imagePath': f'{number}.png'}) if form == '.json' else '0 .5 .5 .2 .2'
+        (tmp_path / f'{number}{form}').write_text(text)
+    rename_pictures(tmp_path, '.gif', '35')
+    advice = r'2 files end in \.gif \(.*: write \.png or \.jpg\.'
+    if form == '.json':
+        with pytest.raises(FileNotFoundError, match=f'2 of 6 json files of labelme have no picture.* {advice}'):
+            find_box_data(tmp_path)
+        return
+    assert any(re.match(f'WARNING: {advice}', note) for note in find_box_data(tmp_path).notes)

@@ -245,7 +245,7 @@ RISKY = re.compile(
     r'yaml\.(load|unsafe_load|full_load))'
 )
 SAFE = re.compile(
-    r'torch\.load\(.*weights_only=True|np\.load\((?!.*allow_pickle=True)|yaml\.load\(.*Loader=_?[Ll]oader\)'
+    r'torch\.load\(.*weights_only=True|np\.load\((?!.*allow_pickle=True)|yaml\.load\(.*Loader=(_?[Ll]oader|_Texts)\)'
 )
 
 

@@ -14,7 +14,9 @@ from typing import Any
 from mmdistill_dense.apps.project import picture_folders as folders
 from mmdistill_dense.apps.project.formats import json_files, xml_files, yolo
 from mmdistill_dense.apps.project.formats.objects import Given, Labelled, Reading, mend
+from mmdistill_dense.apps.project.label_values import hint_of_void
 from mmdistill_dense.apps.project.picture_folders import SPLITS, Count, Split, Wish, table
+from mmdistill_dense.apps.project.picture_sources import group_pictures, note_of, two_parts
 from mmdistill_dense.datasets.label_files import has_mask
 from mmdistill_dense.unlabelled.pictures import EXTENSIONS
 from mmdistill_dense.utils.literals import Template
@@ -56,7 +58,9 @@ def find_box_data(
         every = folders.pictures_below(root)
         reading = _read(Given(root, every, classes, exif, wish != Wish(), task), given)
         notes, told = reading.notes, {one.picture: one.size or (0, 0) for one in reading.pictures}
-        stored = folders.look_at(list(told), told.__getitem__, exif, notes)
+        stored = folders.look_at(list(told), told.__getitem__, exif, notes, least=2 if task == 'seg' else 1)
+        if reading.lost_files and (unread := folders.other_endings(root, told)):
+            notes.append(f'WARNING:{unread}')
         mend(reading, stored, task == 'seg')
         flat = [one.picture.name for one in reading.pictures for each in one.objects if not has_mask(each)]
         count = sum(len(one.objects) for one in reading.pictures)
@@ -67,6 +71,7 @@ def find_box_data(
         parts: Parts = _told_parts(reading, wish)
         lists = dict[str, Path]()
         names = _classes(reading, parts.get('train') or next(iter(parts.values())), classes)
+        notes += hint_of_void(names, more=('background',) if task == 'det' else ())
         outside = folders.outside_labels(root, every)
         if divided := '' in parts:
             pictures = parts['']
@@ -78,6 +83,8 @@ def find_box_data(
             _lose(reading, 'are in pictures of no list', [one for one in pictures if one.picture not in used])
             shares = ', '.join(f'{len(own)} {part}' for part, own in parts.items())
             notes.append(f'split {f"of {some(map(str, lists.values()))}" if lists else "that is drawn"}: {shares}')
+            if len(listed) < 2:
+                notes += note_of(*([str(one.picture) for one in parts[part]] for part in ('train', 'val')))
         _check_boxes(reading, parts, names)
         of_train = {each['name'] for one in parts['train'] for each in one.objects if not each['iscrowd']}
         if unseen := [name for name in names if name not in of_train]:
@@ -176,11 +183,11 @@ def _divided(
     chosen = {part: {*own} for part, own in listed.items()}
     if len(listed) < 2:
         every = {str(one.picture): one for one in pictures if not listed or one.picture in chosen['train']}
-        originals = {path: path.partition('.rf.')[0] for path in every}  # of all versions that Roboflow writes
+        originals = group_pictures([*every], wish.share)  # of versions that Roboflow writes; videos of frames
         counts = {originals[path] for path, one in every.items() if any(_counts(each, names) for each in one.objects)}
-        boxed = folders.two_parts([path for path in every if originals[path] in counts], source, wish.share)
+        boxed = two_parts([path for path in every if originals[path] in counts], source, wish.share)
         bare = [path for path in every if originals[path] not in counts]  # are divided alike
-        rest = folders.two_parts(bare, source, wish.share) if len(bare) > 1 else (bare, list[str]())
+        rest = two_parts(bare, source, wish.share) if len(bare) > 1 else (bare, list[str]())
         chosen = {name: {Path(one) for one in (*own, *more)}
                   for name, own, more in zip(('train', 'val'), boxed, rest, strict=True)}  # fmt: skip
     return {part: [one for one in pictures if one.picture in own] for part, own in chosen.items()}

@@ -21,7 +21,7 @@ from rich.progress import track
 from mmdistill_dense.apps.project import label_values
 from mmdistill_dense.apps.project import picture_folders as folders
 from mmdistill_dense.apps.project.box_labels import BoxData
-from mmdistill_dense.apps.project.formats.objects import Labelled, packed
+from mmdistill_dense.apps.project.formats.objects import Labelled, class_name, packed
 from mmdistill_dense.apps.project.label_values import Colour, Values
 from mmdistill_dense.datasets.label_files import has_mask
 from mmdistill_dense.utils.evenly import evenly
@@ -217,7 +217,7 @@ def colours_drawing(
         share = (pixels[IGNORED] - strange) / pixels.total()
         notes.append(f'ignored, because --classes leaves them out: {some(ignored)} ({share:.1%} of the pixels)')
     label_values.check_splits(root, seen, dict(enumerate(classes)), notes)
-    notes.append(f'{len(classes)} classes, by colour, from {source}')
+    notes += [f'{len(classes)} classes, by colour, from {source}', *label_values.hint_of_void(classes)]
     return classes, drawing_of(root, targets, partial(recolour, codes=codes), repr(sorted(codes.items())))
 
 
@@ -302,7 +302,7 @@ def _rows(file: Path) -> Iterator[tuple[str, Sequence[Any]]]:
     if file.suffix == '.json':
         content = json.loads(file.read_text(encoding='utf-8-sig'))
         listed = content.items() if isinstance(content, dict) else ((one['name'], one['color']) for one in content)
-        yield from ((str(name), colour) for name, colour in listed)
+        yield from ((class_name(str(file), name), colour) for name, colour in listed)
     elif file.name == 'label_colors.txt':  # of CamVid: ``64 128 64 Animal``
         yield from ((name, colour) for *colour, name in (line.split(maxsplit=3) for line in folders.lines_of(file)))
     elif file.suffix == '.txt':

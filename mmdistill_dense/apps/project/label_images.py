@@ -34,6 +34,7 @@ from mmdistill_dense.apps.project.label_values import (
     read_values,
 )
 from mmdistill_dense.apps.project.picture_folders import Split
+from mmdistill_dense.apps.project.picture_sources import note_of, two_parts
 from mmdistill_dense.unlabelled.pictures import EXTENSIONS
 from mmdistill_dense.utils.evenly import evenly
 from mmdistill_dense.utils.literals import Template
@@ -103,7 +104,7 @@ def find_seg_data(
         notes.append(f'WARNING: label images of labelIds are {told} cityscapesscripts writes labelTrainIds beside them')
     partner = {picture: label for own in parts.values() for picture, label in own}
     labels = list(partner.values())
-    stored = folders.look_at(list(partner), lambda picture: folders.stored_size(partner[picture]), exif, notes, labels)
+    stored = folders.look_at([*partner], lambda path: folders.stored_size(partner[path]), exif, notes, labels, 2)
     size = folders.usual_size(
         [folders.stored_size(picture, stored) for picture, _ in evenly(parts['train'], folders.SAMPLED)]
     )
@@ -139,7 +140,8 @@ def _unknown(root: Path, paths: Sequence[str], what: str) -> str:
         'from json, xml and txt files, .npy files are not read.'
     )
     hint = many_masks(paths) or proposal(root, paths) or general
-    return f'--data {root}: {what}. It holds {tree(paths)}.{hint} docs/your_labels.md shows the known trees.'
+    told = f'It holds {tree(paths)}.{folders.other_endings(root)}{hint}'
+    return f'--data {root}: {what}. {told} docs/your_labels.md shows the known trees.'
 
 
 # The parts
@@ -166,25 +168,27 @@ def _divided(root: Path, paired: Paired, wish: folders.Wish, notes: list[str]) -
         folders.Count('pictures', len(paired.parts), len(used), pictures),
         folders.Count('label images', len(paired.label_images), len(used), labels),
     ]
+    unread = folders.other_endings(root, {root / label for label in paired.label_images}) if paired.alone else ''
     if paired.bare and paired.alone:
         without = f'{len(paired.bare)} of {len(paired.parts)} pictures have no label image ({some(paired.bare, 3)})'
         alone = f'{len(paired.alone)} label images have no picture ({some(paired.alone, 3)})'
         advice = 'So names may differ: give both one name, take out what is alone, or choose by --images and --labels'
-        raise FileNotFoundError(f'--data {root}: {without}, and {alone}. {advice}.')
+        raise FileNotFoundError(f'--data {root}: {without}, and {alone}.{unread} {advice}.')
     if len(paired.labels) < _LEAST:
         told = f'{len(paired.labels)} of {len(paired.parts)} pictures have a label image, and {_LEAST} are needed'
-        raise FileNotFoundError(f'--data {root}: {told}. Add label images.')
+        raise FileNotFoundError(f'--data {root}: {told}.{unread} Add label images.')
     if len(parts.get('train', ())) < 2:
         there = f'labelled pictures for {", ".join(f"{part} ({len(own)})" for part, own in parts.items())}'
         raise ValueError(f'--data {root}: {there}; two for train are needed. --split 0.2 draws another split.')
     kind = 'list' if lists else 'folder'
     if set(parts) == {'train'}:
-        parts['train'], parts['val'] = train, val = folders.two_parts(parts['train'], root, wish.share)
+        parts['train'], parts['val'] = train, val = two_parts(parts['train'], root, wish.share)
         notes.append(f'no {kind} for val: {len(train)} pictures train, {len(val)} validate')
+        notes += note_of(*([str(picture) for picture, _ in own] for own in (train, val)))
     if 'val' not in parts:
         notes.append(f'no {kind} for val: that for test validates')
     name = f'the tree {paired.patterns.name}' if paired.patterns.name else str(paired.patterns)
-    notes[:0] = folders.table(name, counts)
+    notes[:0] = [*folders.table(name, counts), *([f'WARNING:{unread}'] if unread else [])]
     if paired.bare:
         place = shlex.quote(os.path.commonpath([(root / picture).parent for picture in paired.bare]))
         notes.append(f'--unlabelled {place} teaches on pictures without a label image')

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import math
+import re
+import shlex
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -30,6 +32,7 @@ COUNTED, MOST = 200, 5000  # label images of each split whose values are read, a
 LIST = 'classes.txt'
 CSV = '_classes.csv'  # Roboflow's: a line `Pixel Value, Class`, then a line a class
 NO_CLASS = '-'
+_NOTHING = re.compile(r'[\W_]*(void|ignored?|unlabell?ed|unannotated|undefined|don.?t.?care)[\W_]*', re.IGNORECASE)
 _GAP = 10  # missing values that a rare class may explain
 _MANY, _HIGH = 32, 200  # so many values, and so high ones, are those of smoothed edges
 _FEW, _NEARLY = 3, 0.9  # if so few of them hold nearly all pixels
@@ -215,12 +218,23 @@ def name_classes(
         told = f'{len(names)} names ({some(names)}), but the label images have the values {said}'
         advice = f'Name each value in this order, also missing ones between them.{apart} {NO_CLASS} ignores one'
         raise ValueError(f'{source}: {told}; {IGNORED} is ignored. {advice}.{smoothed and f" They are {smoothed}"}')
+    notes += hint_of_void(names, NO_CLASS)
     kept = [(name, value) for name, value in zip(names, table, strict=True) if name != NO_CLASS]
     if twice := repeated(name for name, _ in kept):
         raise ValueError(f'{source}: {some(sorted(twice))} twice. Give each class its name; {NO_CLASS} ignores one.')
     if unseen := [f'{name} ({value})' for name, value in kept if value not in found.files]:
         notes.append(f'no pixel of the {found.looked} label images that were looked at has: {some(unseen)}')
     return tuple(name for name, _ in kept), tuple(value for _, value in kept) if counted or NO_CLASS in names else ()
+
+
+def hint_of_void(names: Sequence[str], written: str = '', more: Sequence[str] = ()) -> list[str]:
+    """Return a hint for names such as ``void``, or ``more``; ``written`` in their place leaves them out."""
+    void = [name for name in names if _NOTHING.fullmatch(name) or name.lower() in more]
+    rest = [written if name in void else name for name in names if written or name not in void]
+    if not void or len({*rest} - {NO_CLASS}) < 2:
+        return []
+    words = f'--classes {shlex.join(rest)}'
+    return [f'{some(void)}: learned, and part of the mean score, as each class is. If it is none: {words}']
 
 
 def check_several(root: Path, found: Values) -> None:

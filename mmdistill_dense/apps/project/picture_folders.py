@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import math
 import os
-import random
 import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
@@ -19,6 +18,7 @@ import numpy as np
 from PIL import Image
 
 from mmdistill_dense.apps.project import SUITE, walk_data
+from mmdistill_dense.apps.project.picture_sources import check_apart, siblings
 from mmdistill_dense.unlabelled.pictures import EXTENSIONS, same_pictures
 from mmdistill_dense.utils.evenly import evenly
 from mmdistill_dense.utils.files import walk
@@ -26,15 +26,14 @@ from mmdistill_dense.utils.literals import Template
 from mmdistill_dense.utils.validate import some
 
 T = TypeVar('T')
-P = TypeVar('P', str, tuple[Path, Path])
 SPLITS: Mapping[str, Sequence[str]] = {
     'train': ('train', 'training'),
     'val': ('val', 'valid', 'validation', 'dev'),
     'test': ('test', 'testing'),
 }
 ARCHIVES = ('.zip', '.tar', '.gz', '.tgz', '.rar', '.7z')
+OTHERS = ('.gif', '.heic', '.heif', '.avif', '.jp2', '.jxl', '.dng', '.cr2', '.nef', '.arw', '.ppm', '.tga', '.dcm')
 _LABELS = r'(label(?!l?ed(?![a-z]))|mask(?!ed)|annot|gt(?!av?\d?(?![a-z]))|seg(?!ment\W?_?\d)).*|.*(annot|labels|masks)'
-VAL_SHARE = 0.2  # of the pictures, where the data have no split of their own
 _OF_PROJECTS = {SUITE, 'data.py'}
 UNLABELLED_LIST = 'unlabelled.txt'
 
@@ -49,9 +48,16 @@ def pictures_below(root: Path) -> list[Path]:
         raise FileNotFoundError(f'--data {root}: {what}')
     if not (found := files_below(root, EXTENSIONS)):
         told = f'no picture in it or below it ({", ".join(EXTENSIONS)}; results of `predict` are left out)'
-        held = some(sorted(entry.name for entry in root.iterdir())) or 'nothing'
-        raise FileNotFoundError(f'--data {root}: {told}. It holds {held}.')
+        held = (some(sorted(entry.name for entry in root.iterdir())) or 'nothing') + f'.{other_endings(root)}'
+        raise FileNotFoundError(f'--data {root}: {told}. It holds {held}')
     return found
+
+
+def other_endings(root: Path, used: Container[Path] = ()) -> str:
+    """Return a sentence about files, but those that are ``used``, with endings of pictures that are not read."""
+    files = [path for path in files_below(root, OTHERS) if path not in used]
+    ends = f'end in {some(sorted({path.suffix.lower() for path in files}))} ({some(files, 2)})'
+    return f' {len(files)} files {ends}, which is not read as a picture: write .png or .jpg.' if files else ''
 
 
 def files_below(root: Path, endings: tuple[str, ...]) -> list[Path]:
@@ -144,16 +150,15 @@ class UnreadablePictures(ValueError):
 
 
 def each_opened(pictures: Sequence[Path], labels: Iterable[Path] = ()) -> Iterator[tuple[Path, Image.Image]]:
-    """Yield pictures, opened; at the end refuse all of those, and of the label images, that cannot be read.
+    """Yield pictures and label images, opened; at the end refuse all of those that cannot be read.
 
     Some are read whole, and all that do not end as whole files do.
     """
     sampled, broken = {*evenly(pictures, SAMPLED)}, list[str]()
-    for number, path in enumerate([*pictures, *labels]):
+    for path in chain(pictures, labels):
         try:
             with opened(path) as picture:
-                if number < len(pictures):
-                    yield path, picture
+                yield path, picture
                 with open(path, 'rb') as file:
                     file.seek(-min(32, path.stat().st_size), os.SEEK_END)
                     whole = {'JPEG': b'\xff\xd9', 'PNG': b'IEND'}.get(str(picture.format), b'') in file.read()
@@ -199,15 +204,23 @@ def look_at(
     drawn: Callable[[Path], Size],
     given: str | None,
     notes: list[str],
-    labels: Iterable[Path] = (),
+    labels: Sequence[Path] = (),
+    least: int = 1,
 ) -> bool:
     """Return whether pictures must be read as they are stored, not as EXIF turns them: sizes of labels tell it.
 
-    Refuse files that cannot be read, ``labels`` too, and 32 bits a channel; warn of what trainings leave out.
+    Refuse files that cannot be read, ``labels`` too, 32 bits a channel, and sides below ``least``; warn of what
+    trainings leave out.
     """
-    turned, more, deep = list[Path](), list[Path](), list[Path]()
+    turned, more, deep, multi_page, one_pixel = (list[Path]() for _ in range(5))
+    label_images = {*labels}
     fitting: dict[str, list[Path]] = {way: [] for way in WAYS}
     for path, picture in each_opened(pictures, labels):
+        if path in label_images:
+            with suppress(Exception):  # a damaged file is refused at the end
+                multi_page += [path] if getattr(picture, 'n_frames', 1) > 1 else []
+            continue
+        one_pixel += [path] if min(picture.size) < least else []
         if picture.mode == 'F' or (picture.mode == 'I' and picture.format == 'TIFF'):
             raise ValueError(f'--data: {path} has 32 bits a channel, which trainings cannot read. Write it with 8.')
         if picture.mode.startswith('I') or ';16' in str(getattr(picture, 'tile', '')):
@@ -224,6 +237,10 @@ def look_at(
             fits = [way for way in WAYS if sizes[way] == drawn(path)]
             if len(fits) == 1:
                 fitting[fits[0]].append(path)
+    if one_pixel:
+        raise ValueError(f'--data: mmseg cannot read labels of a side of one pixel: take out {some(one_pixel)}.')
+    if multi_page:
+        notes.append(f'WARNING: of {len(multi_page)} label images the first page is read alone ({some(multi_page, 3)})')
     if deep:
         highest = 0
         for path in evenly(deep, SAMPLED):
@@ -283,21 +300,6 @@ class Wish:
         return cls(share=share)
 
 
-def two_parts(names: Sequence[P], place: Path, share: float | None = None) -> tuple[list[P], list[P]]:
-    """Divide pictures into training and validation, always in the same way."""
-    if len(names) < 2:
-        raise ValueError(f'--data: {place} holds {len(names)} labelled picture; train and val need one each. Add some.')
-    versions: dict[str, list[P]] = defaultdict(list)  # Roboflow writes several of one picture, NAME.rf.HASH.jpg
-    for name in sorted(names):
-        versions[str(name).partition('.rf.')[0]].append(name)
-    shuffled: list[list[P]] = list(versions.values()) if len(versions) > 1 else [[name] for name in sorted(names)]
-    random.Random(0).shuffle(shuffled)
-    count, val = min(max(1, round((share or VAL_SHARE) * len(names))), len(names) - 1), list[P]()
-    while len(val) < count and len(shuffled) > 1:
-        val += shuffled.pop(0)
-    return sorted(chain(*shuffled)), sorted(val)
-
-
 def read_lists(
     root: Path, task: str, wish: Wish, pictures: Sequence[Path], labelled: Container[Path]
 ) -> tuple[dict[str, Path], dict[str, list[Path]]]:
@@ -354,14 +356,6 @@ def read_lists(
         what = f'the lists ({source}) and the folders tell two splits: {some(wrong, 2)}'
         raise ValueError(f'--data {root}: {what}. Remove the lists, or choose them by --split FOLDER.')
     return lists, parts
-
-
-def check_apart(parts: Mapping[str, Iterable[Path]], source: str) -> None:
-    first: dict[Path, str] = {}
-    members = ((part, one) for part, own in parts.items() for one in own)
-    if twice := [f'{one} ({first[one]} and {part})' for part, one in members if first.setdefault(one, part) != part]:
-        told = f'{len(twice)} pictures are in two parts of {source}: {some(twice, 3)}'
-        raise ValueError(f'--data: {told}. Each belongs to one; `--split 0.2` draws another split.')
 
 
 class Names:
@@ -487,6 +481,7 @@ def free_pictures(given: str, parts: Mapping[str, Sequence[str]], drawn: Contain
         bare = {os.path.splitext(os.path.realpath(path))[0] for path in parts[part]}  # X.png beside X.jpg is the same
         same = map(Path, same_pictures([str(path) for path in pictures], parts[part]))
         taken[f'of {part}'] = {*same, *(one for one in pictures if os.path.splitext(os.path.realpath(one))[0] in bare)}
+    taken['of videos or scenes that validate or test'] = {*map(Path, siblings([*map(str, pictures)], parts))}
     free, counts = pictures, {'of projects and of `predict`': count - len(pictures)}
     for what, others in taken.items():
         left = [path for path in free if path not in others]

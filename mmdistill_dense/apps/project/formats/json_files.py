@@ -16,6 +16,7 @@ import numpy as np
 from PIL import Image
 
 from mmdistill_dense.apps.project import picture_folders as folders
+from mmdistill_dense.apps.project.formats import objects as common
 from mmdistill_dense.apps.project.formats.objects import Entry, Given, Labelled, Object, Reading, Shape
 from mmdistill_dense.datasets.label_files import MENDED, check, lists_missing
 from mmdistill_dense.utils.evenly import evenly
@@ -44,7 +45,8 @@ def read_labelme(given: Given, contents: Mapping[Path, Any]) -> Reading:
             where = f'{path}: shapes[{place}]'
             if not isinstance(one, dict):
                 raise ValueError(f'--data: {where} is {one!r:.60}, no dict of label and points. Take it out.')
-            name, group = str(one.get('label') or '').strip(), None if given.task == 'seg' else one.get('group_id')
+            name = common.class_name(where, one.get('label'))
+            group = None if given.task == 'seg' else one.get('group_id')
             if name in _NO_CLASSES and given.task == 'det':
                 found.lost[f'are shapes called {name}'].append(where)
                 continue
@@ -162,6 +164,9 @@ def _add_part(found: Reading, part: str | None, path: Path, content: Any, given:
     drawn: dict[Any, list[dict[str, Any]]] = defaultdict(list)
     for one in content['annotations']:
         drawn[one['image_id']].append({**one, 'name': kinds[one['category_id']]})
+    if federated := [image['file_name'] for image in content['images'] if image.get('neg_category_ids')]:
+        remark = f'{len(federated)} pictures have neg_category_ids (LVIS), which are not read'
+        found.notes.append(f'WARNING: {path.name}: {remark}: what is not labelled there counts as not there')
     pictures = dict[str, Labelled]()
     for image in content['images']:
         name, objects = image['file_name'], drawn.pop(image['id'], [])

@@ -135,7 +135,8 @@ class Reading:
         pictures = [index.find(one.words, one.file.parent, one.anywhere) for one in entries]
         if alone := [one.where for one, picture in zip(entries, pictures, strict=True) if picture is None]:
             told = f'{len(alone)} of {len(entries)} {what} have no picture: {some(alone, 3)}'
-            raise FileNotFoundError(f'--data: {told}. Add the pictures, or take these out.')
+            unread = folders.other_endings(given.root)
+            raise FileNotFoundError(f'--data: {told}.{unread} Add the pictures, or take these out.')
         for entry, picture in zip(entries, filter(None, pictures), strict=True):
             one = Labelled(picture, None, [], entry.part or given.part_of(entry.file, picture))
             groups = defaultdict[Any, list[Object]](list)
@@ -190,6 +191,13 @@ class Reading:
         """The classes, in their order."""
         found = {drawn['name'] for one in self.pictures for drawn in one.objects} | {*self.kinds}
         return [*self.classes, *sorted(found.difference(self.classes))]
+
+
+def class_name(where: str, label: Any) -> str:
+    """Return the name of a class as a json file writes it; of ``true`` and ``1e3`` the reader keeps no text."""
+    if label is not None and type(label) not in (str, int):
+        raise ValueError(f'--data: {where}: the name of its class is {label!r:.40}, and no text. Write it in quotes.')
+    return '' if label is None else str(label).strip()
 
 
 def number(where: str, text: Any) -> float:

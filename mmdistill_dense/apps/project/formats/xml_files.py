@@ -90,7 +90,7 @@ def _cvat_entries(given: Given, found: Reading, path: Path, root: Any) -> Iterat
     if root.find('track') is not None:
         raise ValueError(f'--data: {path} is "CVAT for video". Export the task as "CVAT for images" or as COCO.')
     of_file = folders.split_of([*path.relative_to(given.root).parts[:-1], path.stem])
-    labels = [one.text for one in root.iterfind('.//labels/label/name') if one.text]
+    labels = filter(None, ((one.text or '').strip() for one in root.iterfind('.//labels/label/name')))
     found.classes += [name for name in dict.fromkeys(labels) if name not in found.classes]
     for image in root.iterfind('image'):
         name, subset = image.get('name', ''), image.get('subset', '').lower()

@@ -14,6 +14,7 @@ from mmdistill_dense.apps.project import picture_folders as folders
 from mmdistill_dense.apps.project.formats import objects as common
 from mmdistill_dense.apps.project.formats.objects import Given, Labelled, Object, Reading
 from mmdistill_dense.apps.project.picture_folders import SPLITS, Names, Size
+from mmdistill_dense.apps.project.picture_sources import check_apart
 from mmdistill_dense.utils.evenly import evenly
 from mmdistill_dense.utils.validate import some
 
@@ -67,15 +68,11 @@ def read(given: Given, files: Sequence[Path]) -> Reading:
     found = Reading('YOLO', file or given.root)
     if file:
         found.files.append(file)
-        names = told['names']
-        wrong = not isinstance(names, dict) or any(type(one) is not int for one in names)
-        if wrong or folders.repeated(map(str, names.values())):
-            raise ValueError(f'--data: {file}: names is {names!r:.80}. Give each number one name of its own.')
-        known = {number: str(names[number]) for number in sorted(names)}
-        if told.get('nc') not in (None, len(known)):
-            raise ValueError(
-                f'--data: {file}: nc is {told["nc"]!r:.40}, and names has {len(known)} classes. Correct one.'
-            )
+        known = _numbered_names(told['names'])
+        if not known or folders.repeated(known.values()):
+            raise ValueError(f'--data: {file}: names is {told["names"]!s:.80}. Give each number one name of its own.')
+        if (count := str(told.get('nc', len(known)))).removesuffix('.0') != str(len(known)):
+            raise ValueError(f'--data: {file}: nc is {count:.40}, and names has {len(known)} classes. Correct one.')
         parts = _parts(given, pictures, file, told, found)
         if given.divided:  # anew; what neither the file names nor has labels is no part of the data
             named, parts = {*parts} or {*pictures}, {}
@@ -124,6 +121,24 @@ def _of_another_form(picture: Path) -> list[Path]:
     return [file for file in dict.fromkeys(places) if file.is_file() and any(one in file.read_bytes() for one in marks)]
 
 
+class _Texts(yaml.SafeLoader):
+    """YAML loader that leaves each word as it is written: ``on``, ``007``, ``1e3`` and ``~`` are names of classes."""
+
+    yaml_implicit_resolvers: dict[Any, Any] = {}
+
+
+_NOTHING = ('', '~', 'null', 'Null', 'NULL')  # a key without a value
+
+
+def _numbered_names(listed: Any) -> dict[int, str]:
+    """Return the names by their numbers, in this order; nothing if they are no texts, or not all have a number."""
+    names = dict(enumerate(listed)) if isinstance(listed, list) else listed if isinstance(listed, dict) else {}
+    numbers = [int(key) for key in map(str, names) if key.isdecimal()]
+    if len({*numbers}) < len(names) or not all(type(name) is str and name for name in names.values()):
+        return {}
+    return dict(sorted(zip(numbers, names.values(), strict=True)))
+
+
 def _yaml(given: Given) -> tuple[Path | None, Mapping[str, Any]]:
     """Return the file that names classes and parts, and its content. A second one with other names is refused."""
     files, found = folders.files_below(given.root, ('.yaml', '.yml')), list[tuple[Path, Mapping[str, Any]]]()
@@ -132,16 +147,15 @@ def _yaml(given: Given) -> tuple[Path | None, Mapping[str, Any]]:
             continue
         with folders.named(path):
             text = path.read_text(encoding='utf-8')
-            content = yaml.safe_load(text)
-            if isinstance(content, dict) and content.get('names'):
+            content = yaml.load(text, Loader=_Texts)
+            if isinstance(content, dict) and (content.get('names') or '') not in _NOTHING:
                 if any(isinstance(one, yaml.AliasEvent) for one in yaml.parse(text)):  # few may stand for millions
                     raise ValueError('it has aliases (*name). Write what they stand for.')
-                names = content['names']
-                content['names'] = dict(enumerate(names)) if isinstance(names, list) else names
                 # datumaro writes the names of parts as they were given
-                found.append((path, {str(key).lower(): value for key, value in content.items()}))
+                found.append((path, {key.lower(): value for key, value in content.items() if value not in _NOTHING}))
     below = {folder for one in given.pictures for folder in one.parents}
-    other = [path for path, one in found if path.parent in below and one['names'] != found[0][1]['names']]
+    other = [path for path, one in found if path.parent in below
+             and _numbered_names(one['names']) != _numbered_names(found[0][1]['names'])]  # fmt: skip
     if other:
         advice = 'Give one of their folders as --data, or number the classes alike and keep one file'
         raise ValueError(f'--data: {other[0]} and {found[0][0]} name other classes. {advice}.')
@@ -184,7 +198,7 @@ def _parts(
                 raise ValueError(f'--data: {file}: {part}: {entry}: no picture in it.')
             found.setdefault(part, []).extend(own)
     if not given.divided:
-        folders.check_apart(found, str(file))
+        check_apart(found, str(file))
     return {picture: part for part, own in found.items() for picture in own}
 
 

@@ -21,6 +21,7 @@ from mmengine.dist import all_gather_object, barrier, get_world_size, is_main_pr
 from mmengine.hooks import EarlyStoppingHook, Hook
 from mmengine.runner import BaseLoop, EpochBasedTrainLoop, FlexibleRunner, IterBasedTrainLoop, Runner
 
+from mmdistill_dense.config.local_code import changed_files, local_code
 from mmdistill_dense.config.resolve import read_file, written
 from mmdistill_dense.config.values import flat, plain
 from mmdistill_dense.engine.ddp import warn_of_other_processes
@@ -42,6 +43,7 @@ from mmdistill_dense.weights.strict_load import read_checkpoint
 _RESTARTS = ('TORCHELASTIC_RESTART_COUNT', 'SLURM_RESTART_COUNT')
 _BEGUN = '.begun'  # touched by a run that begins anew: older checkpoints in its folder are not its own
 _LOAD_FROM = re.compile('(?:--cfg-options=)?load_from=(.*)')
+_CODE = 'local_code'  # in the meta of a checkpoint
 _PER_START = ('work_dir', 'load_from', 'resume', 'launcher', 'experiment_name')
 # What torch and mmengine take from a checkpoint, whatever the config says.
 _RESTORED = re.compile(r'optim_wrapper\.(\w+\.)?(optimizer|paramwise_cfg)\.|param_scheduler\.')
@@ -49,8 +51,10 @@ _RESTORED = re.compile(r'optim_wrapper\.(\w+\.)?(optimizer|paramwise_cfg)\.|para
 
 def tell_changes(runner: Runner, checkpoint: Mapping[str, Any]) -> None:
     """Warn of options that differ from those in the checkpoint, and of those among them that have no effect."""
-    text = (checkpoint.get('meta') or {}).get('cfg')  # mmengine writes the text of the config
-    then, now = (_told(one) for one in (written(text), runner.cfg.to_dict()))
+    meta = checkpoint.get('meta') or {}
+    if files := changed_files(meta.get(_CODE), local_code(runner.cfg)):
+        runner.logger.warning(f'The code of this run was changed since the checkpoint to resume: {some(files)}.')
+    then, now = (_told(one) for one in (written(meta.get('cfg')), runner.cfg.to_dict()))  # mmengine writes the text
     names = sorted(name for name in {*then, *now} if name.split('.')[0] not in _PER_START)
     pairs = ((name, then.get(name, 'not set'), now.get(name, 'not set')) for name in names)
     changed = [(name, old, new) for name, old, new in pairs if old != new]
@@ -265,6 +269,7 @@ class ResumeFile(Hook):
     _step: int | None = None
 
     def before_run(self, runner: Runner) -> None:
+        self._code = local_code(runner.cfg)  # as it was imported: it may change while the run goes on
         if isinstance(runner, FlexibleRunner):
             return  # it has read its file before it calls a hook
         loop = built_loop(runner)
@@ -300,6 +305,7 @@ class ResumeFile(Hook):
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
         """Add the number of processes, the sampler's seed, the length of an epoch, and whether it has only begun."""
         meta, seed = checkpoint['meta'], getattr(sampler_of(runner.train_dataloader), 'seed', None)
+        meta[_CODE] = self._code
         meta.update(processes=get_world_size(), sampler_seed=int(seed) if isinstance(seed, Integral) else None)
         # The file of a validation's best score is written again when epoch and step are counted.
         if isinstance(runner, FlexibleRunner):  # it adds one then too

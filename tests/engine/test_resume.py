@@ -16,6 +16,7 @@ from mmengine.registry import LOOPS
 from mmengine.runner import BaseLoop, EpochBasedTrainLoop, FlexibleRunner, ValLoop, loops
 from torch.utils.data import DataLoader
 
+from mmdistill_dense.config import local_code
 from mmdistill_dense.engine import resume
 from mmdistill_dense.engine.resume import (
     Counters,
@@ -359,6 +360,30 @@ def test_the_log_says_how_to_go_on_what_was_changed_and_when_nothing_is_left(tmp
     told = said(tmp_path)
     assert 'The checkpoint to resume is from iteration 6 of 6: nothing is left to train.' in told
     assert 'The config differs from that of' not in told, 'what differs between two starts of one config is no change'
+
+
+def test_changed_local_code_is_named_at_resume(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(tmp_path))
+    helper = tmp_path / 'resume_helper.py'
+    helper.write_text('FACTOR = 1\n')
+    imports = dict(custom_imports=dict(imports=['resume_helper'], allow_failed_imports=False), log_level='WARNING')
+    start = partial(train, tmp_path / 'run', PLAIN, train_cfg=dict(max_iters=2, val_interval=99), **imports)
+    start()
+    resume = dict(resume=True, load_from=str(tmp_path / 'run' / 'iter_1.pth'))
+    start(**resume)
+    words = 'The code of this run was changed since the checkpoint to resume'
+    assert words not in said(tmp_path / 'run')
+    helper.write_text('FACTOR = 2\n')
+    start(**resume)
+    assert words not in said(tmp_path / 'run'), 'this process has imported the code of before'
+    local_code._read_module.cache_clear()  # as in a new process
+    start(**resume)
+    assert f'{words}: resume_helper.py.' in said(tmp_path / 'run')
+    saved = torch.load(tmp_path / 'run' / 'iter_1.pth', weights_only=False)
+    del saved['meta']['local_code']  # a file of an earlier version
+    torch.save(saved, tmp_path / 'run' / 'iter_1.pth')
+    start(**resume)
+    assert words not in said(tmp_path / 'run')
 
 
 def test_other_groups_of_parameters_and_another_optimizer_do_not_go_on():

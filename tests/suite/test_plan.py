@@ -15,6 +15,7 @@ from mmengine.config import Config
 from mmdistill_dense.apps.suite import plan, preflight
 from mmdistill_dense.apps.suite.definition import Definition
 from mmdistill_dense.apps.suite.preflight import check_metric
+from mmdistill_dense.config import local_code
 from tests.suite import tiny
 from tests.suite.tiny import of_two as defined
 
@@ -111,6 +112,31 @@ def test_a_network_in_a_file_of_the_user_s_is_part_of_its_runs(tmp_path: Path) -
     tiny.write_result(run.folder, 1.0, config_hash=plan.hash_of(definition, run))
     with pytest.raises(ValueError, match='control seed 0: .* was made with other networks: a file that the pair names'):
         plan.check_unchanged(definition, [run])
+
+
+def test_local_code_changed_between_seeds_is_refused_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(tmp_path))
+    helper = tmp_path / 'seeds_helper.py'
+    helper.write_text('FACTOR = 1\n')
+    imports = "custom_imports = dict(imports=['mmdistill_dense.engine.launch', 'seeds_helper'])"
+    Path('recipe.py').write_text(f"_base_ = ['{defined().control}']\n{imports}\n")
+    definition = defined(control='recipe.py', methods={'kd': {}})
+    by_title = {run.title: run for run in plan.runs(definition)}
+    run, later = by_title['control seed 0'], by_title['control seed 1']
+    config, config_hash = plan.resolved(definition, [run])[run]
+    plan.write_config(run, config, config_hash)
+    plan.check_code(run, config)  # a job asks it at its start
+    tiny.write_result(run.folder, 1.0, config_hash=config_hash)
+    plan.check_unchanged(definition, [run, later])
+    helper.write_text('FACTOR = 2\n')
+    local_code._read_module.cache_clear()  # as in the process of the next command
+    for refused in (lambda: plan.check_code(run, config), lambda: plan.check_unchanged(definition, [later, run])):
+        with pytest.raises(ValueError, match=r'control seed 0: .* other code: seeds_helper\.py changed since.*# code:'):
+            refused()
+    plan.check_unchanged(definition, [later])
+    lines = run.file.read_text().splitlines()
+    run.file.write_text('\n'.join(line for line in lines if not line.startswith('# code: ')))
+    plan.check_unchanged(definition, [run])  # as a run of an earlier version, or by the user's word
 
 
 def test_results_are_those_of_finished_runs_in_the_order_of_the_table() -> None:

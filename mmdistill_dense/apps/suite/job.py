@@ -28,6 +28,7 @@ from mmdistill_dense.apps.recipes.compose import remark
 from mmdistill_dense.apps.suite import configs, plan
 from mmdistill_dense.apps.suite.definition import Definition
 from mmdistill_dense.apps.suite.plan import Run
+from mmdistill_dense.config.local_code import local_code
 from mmdistill_dense.config.resolve import read_file
 from mmdistill_dense.datasets.wrapped import label_stamp
 from mmdistill_dense.distillers.schedule import in_iterations
@@ -46,13 +47,14 @@ from mmdistill_dense.weights.strict_load import read_checkpoint
 PACKAGES = ('torch', 'mmengine', 'mmcv', 'mmseg', 'mmdet')
 
 
-def facts_of(run: Run, config_hash: str) -> dict[str, Any]:
-    """Return the name of a run, the versions, and what times depend on: the GPU or the kind of CPU, and the threads."""
+def facts_of(run: Run, config: Config, config_hash: str) -> dict[str, Any]:
+    """Return name, code and versions of a run, and what times depend on: the GPU or kind of CPU, and the threads."""
     versions = {name: str(getattr(sys.modules[name], '__version__', '')) for name in PACKAGES if name in sys.modules}
     return {
         'name': run.name,
         'seed': run.seed,
         'config_hash': config_hash,
+        'code': local_code(config),
         'versions': {**versions, 'mmdistill_dense': __version__},
         'device': torch.cuda.get_device_name() if torch.cuda.is_available() else f'CPU {platform.machine()}',
         'threads': torch.get_num_threads(),
@@ -190,6 +192,7 @@ def perform(definition: Definition, run: Run, launcher: str = 'none', attended: 
             return run.result
         if attended:
             config, config_hash = read_file(run.file), str(remark(run.file, 'config_hash'))
+            plan.check_code(run, config)  # the suite read it when it began
         else:
             plan.check_processes(run, processes)
             if busy := [str(folder) for folder in run.heeds if in_use(folder)]:
@@ -212,7 +215,7 @@ def perform(definition: Definition, run: Run, launcher: str = 'none', attended: 
             found['checkpoint'] = f'weights_{found["checkpoint"]}'
             save_whole({key: content[key] for key in ('meta', 'state_dict')}, run.folder / found['checkpoint'])
         times = {'minutes': progress.seconds / 60, 'restarts': progress.state['restarts']}
-        result = {**facts_of(run, config_hash), **found, **times}
+        result = {**facts_of(run, config, config_hash), **found, **times}
         result |= {'score': plan.score_of(definition, result['metrics']), 'metric': definition.metric}
         if is_main_process():
             progress.tell(True, phase='finished')

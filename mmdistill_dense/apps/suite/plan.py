@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,6 +17,7 @@ from mmengine.config import Config
 from mmdistill_dense.apps.recipes.compose import remark, unknown
 from mmdistill_dense.apps.suite import configs
 from mmdistill_dense.apps.suite.definition import CONTROL, TEACHER, Definition, is_control
+from mmdistill_dense.config.local_code import changed_files, local_code
 from mmdistill_dense.config.resolve import read_file, teachers_of
 from mmdistill_dense.engine.resume import latest_checkpoint
 from mmdistill_dense.guards.config import batch_problem
@@ -246,6 +248,7 @@ def write_config(run: Run, config: Config, config_hash: str, rate: float | None 
     name_teacher(run, config)
     values = {key: value for key, value in config.to_dict().items() if key != 'distillers'}
     told = {'config_hash': config_hash, 'networks': configs.networks_hash(config), 'rate': rate}
+    told['code'] = json.dumps(code) if (code := local_code(config)) else None
     lines = [f'# {name}: {value}\n' for name, value in told.items() if value not in (None, '')]
     write_text(run.file, f'{"".join(lines)}{assignments(values)}')
 
@@ -254,6 +257,7 @@ def check_unchanged(definition: Definition, chosen: Iterable[Run]) -> None:
     """Refuse runs that were begun with another config than the definition gives now."""
     known: dict[str, str] = {}
     networks: dict[str, str] = {}
+    rows: dict[str, Config] = {}
     for run in chosen:
         begun = run.state if latest_checkpoint(run.folder) else None
         if run.heeds and rate_begun(run) is not None:
@@ -283,6 +287,18 @@ def check_unchanged(definition: Definition, chosen: Iterable[Run]) -> None:
                     f'{run.title}: {run.folder} was made with other networks: a file that the pair names by `cfg` has '
                     'changed. Undo the change, or remove that folder to repeat the run.'
                 )
+        if (begun or run.result) and run.file.is_file() and remark(run.file, 'code'):
+            config = rows[run.name] = rows.get(run.name) or config_of(definition, run)
+            check_code(run, config)
+
+
+def check_code(run: Run, config: Config) -> None:
+    """Refuse a run whose local code has changed since its config was written; older files do not hold the code."""
+    if files := changed_files(json.loads(remark(run.file, 'code') or 'null'), local_code(config)):
+        raise ValueError(
+            f'{run.title}: {run.folder} was made with other code: {some(files)} changed since. Undo the change, or '
+            f'remove that folder to repeat the run. If it trains as before, remove the line `# code:` of {run.file}.'
+        )
 
 
 def check_processes(run: Run, processes: int) -> None:

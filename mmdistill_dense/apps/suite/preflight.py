@@ -13,6 +13,7 @@ from mmdistill_dense.apps.recipes.compose import unknown
 from mmdistill_dense.apps.suite import configs, plan
 from mmdistill_dense.apps.suite.definition import Definition, naming
 from mmdistill_dense.apps.suite.plan import Resolved
+from mmdistill_dense.config.local_code import local_code
 from mmdistill_dense.config.values import listed, may_give, scores_of
 from mmdistill_dense.guards.findings import ERROR, NOTE
 from mmdistill_dense.utils.files import read_json, write_json
@@ -33,7 +34,7 @@ def check(definition: Definition, todo: Resolved) -> None:
     seen = set[str]()
     for run in todo:
         config = todo[run][0]
-        now = f'{todo[run][1]} {configs.networks_hash(config)} {__version__}'
+        now = f'{todo[run][1]} {configs.networks_hash(config)} {__version__}{local_code(config) or ""}'
         check_metric(config, definition.metric, str(definition.path))
         if run.name in seen or (run.is_teacher and not trained) or known.get(run.name) == now:
             continue  # a teacher that is there is only tested

@@ -13,6 +13,7 @@ from mmdistill_dense.apps.suite import configs
 from mmdistill_dense.apps.suite.definition import CONTROL, TEACHER, Definition, is_control, with_options
 from mmdistill_dense.apps.suite.rows import LEVEL, Row, SuiteTable, collect, on_set, own_data
 from mmdistill_dense.utils.files import write_text, write_whole
+from mmdistill_dense.utils.validate import some
 
 NONE = '–'
 TITLES = {TEACHER: 'teacher', CONTROL: 'student alone'}
@@ -155,6 +156,8 @@ def _made_of(table: SuiteTable) -> Iterator[str]:
         yield f'Pictures without labels: {said}; the teacher may have seen their labels, as its own training set says'
     hashes = [f'{row.name} {", ".join(row.hashes)}' for row in table.rows if row.hashes]
     yield f'Config hashes: {"; ".join(hashes) or "none"}'
+    if code := _each(table, lambda result: some([f'{file} {one}' for file, one in (result.get('code') or {}).items()])):
+        yield f'Local code, with digits of its sha256: {code}'
     versions = _each(
         table, lambda result: ', '.join(f'{name} {one}' for name, one in result.get('versions', {}).items())
     )

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from mmdistill_dense.config.local_code import code_of_dataset
 from mmdistill_dense.losses import Branch
 from mmdistill_dense.networks.taps import Tap
 from mmdistill_dense.utils.files import save_whole
@@ -54,7 +55,7 @@ def teacher_fingerprint(teacher: FrozenTeacher, taps: Iterable[Tap]) -> str:
 
 
 def learning_fingerprint(teacher: FrozenTeacher, taps: Iterable[Tap], settings: Any, dataset: Any) -> str:
-    """Return the fingerprint of learned tokens: teacher (config and all weights), taps, settings, data set config."""
+    """Return the fingerprint of learned tokens: teacher (config, all weights), taps, settings, data with its code."""
     parts = {
         'teacher': teacher.config.model,
         'weights': _hash_tensors(teacher.module('').state_dict()),
@@ -62,6 +63,8 @@ def learning_fingerprint(teacher: FrozenTeacher, taps: Iterable[Tap], settings: 
         'settings': settings,
         'dataset': dataset,
     }
+    if code := code_of_dataset(dataset):  # tokens of installed classes keep their fingerprint
+        parts['code'] = code
     return digest(parts)
 
 

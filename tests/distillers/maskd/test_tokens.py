@@ -170,6 +170,14 @@ def test_taps_settings_data_and_normalisation_count_and_not_where_pretrained_wei
     assert whole(moved) == whole(teacher)
 
 
+def test_local_code_of_the_data_set_counts(teacher, monkeypatch):
+    dataset, codes = dict(type='A'), [{}, {}, {'blur.py': 'aa'}, {'blur.py': 'bb'}]
+    before = whole(teacher, dataset=dataset)
+    monkeypatch.setattr(files, 'code_of_dataset', lambda options: codes.pop(0))
+    found = [whole(teacher, dataset=dataset) for _ in range(4)]
+    assert found[0] == found[1] == before and len({*found}) == 3, 'without such code it stays'
+
+
 def test_the_first_pass_does_not_count():
     """It puts the weights in another order in memory; the teacher is that of its file all the same."""
     fast = toys.seg_teacher('fcn', accelerate=dict(channels_last=True))

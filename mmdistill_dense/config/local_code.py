@@ -1,0 +1,108 @@
+"""The code that a config brings along: modules of no installed package, and digits that change with them."""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import importlib.util
+import os
+import sys
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from functools import cache
+from importlib.machinery import ModuleSpec, PathFinder
+from pathlib import Path
+from typing import Any
+
+from mmengine.registry import DATASETS, TRANSFORMS
+
+from mmdistill_dense.config.resolve import is_distill_model, read_file, teachers_of
+from mmdistill_dense.config.values import listed, mappings
+from mmdistill_dense.utils.version import STACK
+
+_INSTALLED = {*sys.stdlib_module_names, *STACK, 'mmpretrain', 'mmdistill_dense', '__main__'}  # also clones of them
+_FOLDERS = {'site-packages', 'dist-packages'}
+_DIGITS = 16
+
+
+def local_code(config: Any) -> dict[str, str]:
+    """Return digits for each file of a config's local code, by the file's name as its module is imported.
+
+    The code is the modules of ``custom_imports``, those of classes whose ``type`` names their module, those of network
+    configs of the user's own, and the local modules that these import. Digits stay those of a process's first look.
+    """
+    options: dict[str, Any] = config if isinstance(config, dict) else config.to_dict()
+    modules = listed((options.get('custom_imports') or {}).get('imports'))
+    modules += [_module_of(option.get('type')) for option in mappings(options)]
+    code = _digits(modules)
+    model = options.get('model') or {}
+    networks = [model.get('student'), *teachers_of(model).values()] if is_distill_model(model) else []
+    for network in networks:
+        if isinstance(network, Mapping) and os.path.isfile(str(network.get('cfg'))):
+            code |= local_code(read_file(network['cfg']))
+    return code
+
+
+def code_of_dataset(dataset: Any) -> dict[str, str]:
+    """Return digits as :func:`local_code` for the classes of a data set and its pipeline, also those by bare name."""
+    modules = []
+    for kind in [option.get('type') for option in mappings(dataset)]:
+        for registry in (DATASETS, TRANSFORMS) if isinstance(kind, str) else ():
+            with suppress(Exception), registry.switch_scope_and_registry(None) as current:  # a name of neither
+                kind = current.get(kind) or kind
+        modules.append(_module_of(kind))
+    return _digits(modules)
+
+
+def changed_files(before: Mapping[str, str] | None, now: Mapping[str, str]) -> list[str]:
+    """Return the names of the files that differ; none where it is not known what they were before."""
+    return [] if before is None else sorted({file for file, _ in {*before.items()} ^ {*now.items()}})
+
+
+def _module_of(kind: Any) -> str:
+    return kind.rpartition('.')[0] if isinstance(kind, str) else str(getattr(kind, '__module__', ''))
+
+
+def _digits(modules: Iterable[str]) -> dict[str, str]:
+    waiting, specs, digits = list(modules), dict[str, ModuleSpec | None](), dict[str, str]()
+    while waiting:
+        module = waiting.pop()
+        if not module or module in specs:
+            continue
+        waiting.append(module.rpartition('.')[0])  # whose __init__.py runs too
+        spec = specs[module] = _find_module(module)
+        if spec is not None and spec.origin is not None and spec.origin.endswith('.py'):
+            package = spec.submodule_search_locations is not None
+            file = f'{module.replace(".", "/")}{"/__init__" if package else ""}.py'
+            digits[file], imports = _read_module(spec.origin, module if package else module.rpartition('.')[0])
+            waiting += imports
+    return dict(sorted(digits.items()))
+
+
+def _find_module(module: str) -> ModuleSpec | None:
+    """Return where a local module lies, without importing it; ``None`` for what is installed, or is no module."""
+    head, *names = module.split('.')
+    spec = None
+    if head not in _INSTALLED:
+        with suppress(ImportError, ValueError):  # a module that was put into sys.modules by hand
+            spec = importlib.util.find_spec(head)
+    for name in names:
+        if spec is None or spec.submodule_search_locations is None:
+            return None
+        spec = PathFinder.find_spec(f'{spec.name}.{name}', list(spec.submodule_search_locations))
+    return None if spec is None or _FOLDERS & {*Path(spec.origin or '').parts} else spec
+
+
+@cache
+def _read_module(path: str, package: str) -> tuple[str, list[str]]:
+    """Return the digits of a file, whatever its line ends, and the modules that it may import, installed ones too."""
+    text = Path(path).read_bytes().replace(b'\r\n', b'\n')
+    imports = []
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Import):
+            imports += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            above = package.split('.')[: 1 - node.level or None] if node.level else []
+            source = '.'.join([*above, *filter(None, [node.module])])
+            imports += [source, *(f'{source}.{alias.name}' for alias in node.names)]
+    return hashlib.sha256(text).hexdigest()[:_DIGITS], imports

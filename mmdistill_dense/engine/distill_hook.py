@@ -19,7 +19,15 @@ from mmdistill_dense.distillers.base import Distiller, RunState
 from mmdistill_dense.distillers.schedule import Balancer, in_iterations
 from mmdistill_dense.engine.interruption import Interruption
 from mmdistill_dense.engine.loss_guard import Clipping, LossGuard, RunGuards, loss_scale, no_single_gradients
-from mmdistill_dense.engine.resume import Counters, PendingValidation, ResumeFile, describe, differ, identity
+from mmdistill_dense.engine.resume import (
+    Counters,
+    PendingValidation,
+    ResumeFile,
+    describe,
+    differ,
+    identity,
+    same_distillers,
+)
 from mmdistill_dense.engine.work_folder import refuse_another_run
 from mmdistill_dense.model.balanced_step import balanced_of, balanced_place, choose_ratios
 from mmdistill_dense.model.distill_model import Distilled, distillers_of
@@ -230,8 +238,8 @@ class DistillerState(Hook):
         if isinstance(model, Distilled):
             _put_in_order(runner, model, list(then.get('distillers', ())))
             state = checkpoint.get('distillers', {})
-            own = model.distillers.state_dict()
-            fits = {name: value for name, value in state.items() if name in own and own[name].shape == value.shape}
+            same = same_distillers(then, now)
+            fits = {name: tensor for name, tensor in state.items() if name.partition('.')[0] in same}
             model.distillers.load_state_dict(fits if changed else state, strict=not changed)
         if changed and then.get('distillers') != now.get('distillers') and 'optimizer' in checkpoint:
             _fit_optimizer(checkpoint['optimizer'], runner, model)
@@ -295,9 +303,10 @@ class Balancing(Hook):
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
         state = checkpoint.get('balance', {}) if resumes(runner) else {}
         self._steps = checkpoint.get('meta', {}).get('epoch_steps') if state else None
-        for name, (_, balancer) in self._balanced.items():
-            if name in state:
-                balancer.load(state[name])
+        then = checkpoint.get('meta', {}).get('distill') or {}
+        same = same_distillers(then, identity(unwrap(runner.model))) if self._balanced else set()
+        for name in same & state.keys() & self._balanced.keys():
+            self._balanced[name][1].load(state[name])
 
     def before_train(self, runner: Runner) -> None:
         """Make the plans, and log them."""
@@ -370,7 +379,8 @@ class DistillHook(Hook):
 
     Args:
         resume_changed: Resume although teacher or distillers differ from those of the checkpoint. Distillers that are
-            not in it start from scratch, and so does the optimizer's state of all distillers. Defaults to False.
+            not in it, or have another class, shape or tap, start from scratch, and so does the optimizer's state of
+            all distillers. Defaults to False.
     """
 
     priority = 'HIGH'

@@ -119,6 +119,13 @@ def differ(then: dict[str, Any], now: dict[str, Any]) -> bool:
     return comparable(then) != comparable(now)
 
 
+def same_distillers(then: Mapping[str, Any], now: Mapping[str, Any]) -> set[str]:
+    """Return the names that stand for one distiller in two identities: class, shapes and taps, as far as they say."""
+    before, after = (side.get('distillers', {}) for side in (then, now))
+    shared = ((name, before[name], after[name]) for name in before.keys() & after.keys())
+    return {name for name, old, new in shared if all(old.get(key, fact) == fact for key, fact in new.items())}
+
+
 def _without(told: dict[str, Any], fact: str) -> dict[str, Any]:
     distillers = told.get('distillers', {}).items()
     found = {name: {key: value for key, value in one.items() if key != fact} for name, one in distillers}

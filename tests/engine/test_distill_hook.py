@@ -22,12 +22,21 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from mmdistill_dense.config.resolve import load_model
 from mmdistill_dense.distillers import FeatureDistiller
-from mmdistill_dense.engine.distill_hook import SeededStreams, _fit_optimizer, average_the_student, place_distillers
+from mmdistill_dense.engine.distill_hook import (
+    Balancing,
+    DistillerState,
+    SeededStreams,
+    _fit_optimizer,
+    average_the_student,
+    place_distillers,
+)
 from mmdistill_dense.engine.loss_guard import check_saved
 from mmdistill_dense.engine.resume import comparable, describe, differ, identity
+from mmdistill_dense.model.balanced_step import balanced_of
 from mmdistill_dense.registry import DISTILLERS, HOOKS
 from mmdistill_dense.utils.reproducible import SeededBatches, WorkerSeed, fork_rng
 from tests import toys
+from tests.engine import resumption
 
 KD = dict(type='LogitKD')
 MIMIC = dict(type='MaskedMimic')
@@ -254,6 +263,44 @@ def test_resume_with_another_teacher_and_one_distiller_more_on_request(finished,
     assert len(held) == count == len(before) + 4
     fewer = changed(finished / 'iter_2.pth', tmp_path / 'b', pair(dict(kd=KD)))
     assert fewer.iter == 4 and not list(fewer.model.distillers.parameters())
+
+
+def changed_fact(facts, key):
+    """The facts of a distiller in a checkpoint, one of which is another."""
+    shapes = facts['tensors'] or {'weight': []}
+    longer = {**facts['tensors'], min(shapes): [1, *shapes[min(shapes)]]}
+    return {**facts, key: dict(type='OtherMethod', taps=[['backbone[0]', 'backbone[0]']], tensors=longer)[key]}
+
+
+@pytest.mark.parametrize('key', ['type', 'taps', 'tensors', None])
+def test_state_goes_to_no_other_distiller_of_its_name(key):
+    """Adapters, queues, pointers, means and measured weights of each method; older files hold no taps."""
+    methods = {name: {**option, 'balance': 2.0} for name, option in (resumption.KEEPING | dict(mimic=MIMIC)).items()}
+    model = toys.ready(toys.build(pair(methods)))
+    fresh = {name: tensor.clone() for name, tensor in model.distillers.state_dict().items()}
+    saved = {name: torch.full_like(tensor, 3) for name, tensor in fresh.items()}
+    balancers = {name: balancer for name, (_, balancer) in balanced_of(model.distillers).items()}
+    measured = {name: dict(tries=[[0, 8.0, 2.0]], unit=4.0) for name in methods}
+    wrapper, loop = OptimWrapper(torch.optim.SGD(model.parameters(), 0.1)), mock.Mock(spec=IterBasedTrainLoop)
+    state = dict(model=model, _resume=True, _train_loop=loop, optim_wrapper=wrapper, cfg={}, max_iters=100)
+    runner, balancing = types.SimpleNamespace(**state, logger=mock.Mock()), Balancing()
+    balancing.before_run(runner)
+    now = identity(model)
+    for changed_name in methods if key else [None]:
+        distillers = {name: changed_fact(facts, key) if name == changed_name else facts
+                      for name, facts in now['distillers'].items()}  # fmt: skip
+        for facts in [] if key else distillers.values():
+            del facts['taps']
+        checkpoint = dict(meta=dict(distill=dict(now, teachers={}, distillers=distillers)), distillers=saved)
+        model.distillers.load_state_dict(fresh)
+        for balancer in balancers.values():
+            balancer.load(dict(tries=[], unit=None))
+        for part in (DistillerState(resume_changed=True), balancing):
+            part.after_load_checkpoint(runner, dict(checkpoint, balance=measured))
+        restored = {*methods} - {changed_name}
+        assert {name for name, balancer in balancers.items() if balancer.unit == 4.0} == restored
+        expected = {name: (saved if name.partition('.')[0] in restored else fresh)[name] for name in fresh}
+        assert not toys.differing(model.distillers.state_dict(), expected), changed_name
 
 
 def test_a_control_resumes_as_a_distilled_run_if_asked_and_is_none_itself(tmp_path):

@@ -34,6 +34,7 @@ from mmdistill_dense.model.distill_model import Distilled, distillers_of
 from mmdistill_dense.networks.building import complete_heads
 from mmdistill_dense.registry import HOOKS
 from mmdistill_dense.utils.distributed import unwrap
+from mmdistill_dense.utils.generators import Generators
 from mmdistill_dense.utils.reproducible import (
     ReplayedBatches,
     SeededBatches,
@@ -50,6 +51,7 @@ from mmdistill_dense.utils.runner_internals import (
     undrawn,
     wrappers_of,
 )
+from mmdistill_dense.utils.validate import some
 from mmdistill_dense.weights.mmengine_loader import install_reader
 
 
@@ -82,9 +84,16 @@ class SeededStreams(Hook):
     """Seeds torch's stream at each iteration from (seed, rank, iteration) and the loader's workers at each epoch."""
 
     _first = True  # whether the first step of this start is still to come
+    _of_batches = Generators(None)  # those of the model's preprocessor
 
     def before_train(self, runner: Runner) -> None:
         loader, loop = runner.train_dataloader, runner.train_loop
+        self._of_batches = Generators(getattr(unwrap(runner.model), 'data_preprocessor', None))
+        if names := Generators(loader.dataset).unseeded():
+            runner.logger.warning(
+                f'train_dataloader.dataset: {some(names)} draws random numbers that no seed reaches, so two runs of a '
+                'seed differ, and a resumed run too: make the generator in __init__, where each batch seeds it.'
+            )
         if _is_epoch_based(runner) and loader.num_workers > 0 and loader.persistent_workers:
             told = 'in training by epochs, it gives other augmentations after a resume'
             raise ValueError(f'train_dataloader.persistent_workers=True: {told}: set it to False.')
@@ -108,8 +117,10 @@ class SeededStreams(Hook):
 
     def before_train_epoch(self, runner: Runner) -> None:
         """Restart the random streams of the data pipeline; an iteration-based run is one long epoch."""
-        seed_everything(mix(runner.seed, get_rank(), runner.epoch))
-        loader = runner.train_dataloader
+        loader, seed = runner.train_dataloader, mix(runner.seed, get_rank(), runner.epoch)
+        seed_everything(seed)
+        if not loader.num_workers:
+            Generators(loader.dataset).seed(seed)
         if _is_epoch_based(runner) and _has_default_workers(loader):
             loader.worker_init_fn = WorkerSeed(runner.seed, get_rank(), runner.epoch)
 
@@ -120,7 +131,8 @@ class SeededStreams(Hook):
             runner.logger.warning(f'The resumed run may not end as an uninterrupted one does: {why}.')
         self._first = False
         reseed = seed_everything if isinstance(batches, SeededBatches) else seed_torch
-        reseed(mix(runner.seed, get_rank(), runner.iter))
+        reseed(seed := mix(runner.seed, get_rank(), runner.iter))
+        self._of_batches.seed(seed)
 
 
 def _is_epoch_based(runner: Runner) -> bool:
@@ -304,7 +316,8 @@ class Balancing(Hook):
         state = checkpoint.get('balance', {}) if resumes(runner) else {}
         self._steps = checkpoint.get('meta', {}).get('epoch_steps') if state else None
         then = checkpoint.get('meta', {}).get('distill') or {}
-        same = same_distillers(then, identity(unwrap(runner.model))) if self._balanced else set()
+        model = unwrap(runner.model)
+        same = same_distillers(then, identity(model)) if isinstance(model, Distilled) else set()
         for name in same & state.keys() & self._balanced.keys():
             self._balanced[name][1].load(state[name])
 

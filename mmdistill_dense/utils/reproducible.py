@@ -8,11 +8,14 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from copy import copy
+from functools import cache
 from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, get_worker_info
+
+from mmdistill_dense.utils.generators import Generators
 
 
 def mix(*numbers: int) -> int:
@@ -67,7 +70,19 @@ class WorkerSeed:
 
     def __call__(self, worker_id: int) -> None:
         seed, rank, epoch = self.place
-        seed_everything(mix(seed, rank, worker_id, epoch))
+        _seed_worker(mix(seed, rank, worker_id, epoch))
+
+
+def _seed_worker(seed: int) -> None:
+    seed_everything(seed)
+    if worker := get_worker_info():
+        _generators_of_worker(worker.id).seed(seed)
+
+
+@cache
+def _generators_of_worker(_: int) -> Generators:
+    worker = get_worker_info()
+    return Generators(worker.dataset if worker else None)
 
 
 class SeededBatches:
@@ -89,6 +104,7 @@ class SeededBatches:
         # The iterator draws a number when it starts, which must not come from the stream of the first batch.
         self._loader.generator = loader.generator or torch.Generator().manual_seed(mix(seed, rank))
         self._iterator: Any = None
+        self._generators = Generators(None if loader.num_workers else loader.dataset)
 
     def __iter__(self) -> SeededBatches:
         return self
@@ -100,7 +116,8 @@ class SeededBatches:
         if self._iterator is None:
             self._iterator = iter(self._loader)  # late, because this starts the workers
         if not self._loader.num_workers:
-            seed_everything(mix(*self.place, self.position, 1))
+            seed_everything(seed := mix(*self.place, self.position, 1))
+            self._generators.seed(seed)
         self.position += 1
         return next(self._iterator)
 
@@ -127,13 +144,15 @@ class ReplayedBatches:
         self.position = 0
         loader.worker_init_fn = WorkerSeed(seed, rank, 0)
         self._batches, self._workers = endless(loader), loader.num_workers
+        self._generators = Generators(None if loader.num_workers else loader.dataset)
 
     def __iter__(self) -> ReplayedBatches:
         return self
 
     def __next__(self) -> Any:
         if not self._workers:
-            seed_everything(mix(*self.place, self.position, 1))
+            seed_everything(seed := mix(*self.place, self.position, 1))
+            self._generators.seed(seed)
         self.position += 1
         return next(self._batches)
 
@@ -201,7 +220,7 @@ class _Sent:
 
 
 def _arrived(indices: Any, place: tuple[int, ...]) -> Any:
-    seed_everything(mix(*place, 1))
+    _seed_worker(mix(*place, 1))
     return indices
 
 

@@ -5,10 +5,12 @@ import random
 import zlib
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from unittest import mock
 
 import numpy as np
 import torch
+from mmcv.transforms import BaseTransform
 from mmengine.dataset import pseudo_collate
 from mmengine.hooks import Hook
 from mmengine.optim.optimizer import amp_optimizer_wrapper
@@ -17,7 +19,7 @@ from mmengine.runner import FlexibleRunner, Runner
 from torch.utils.data import DataLoader, IterableDataset
 
 from mmdistill_dense.datasets import ShapesSegDataset
-from mmdistill_dense.registry import DATASETS, HOOKS
+from mmdistill_dense.registry import DATASETS, HOOKS, TRANSFORMS
 from mmdistill_dense.unlabelled.step import unlabelled_of
 from tests import toys
 from tests.distillers.test_crosskd import TWO
@@ -139,6 +141,11 @@ def with_more(folder, **changes):
     return train(folder, pair(WITH_MORE, toys.picture_folder(), **MORE), **changes)
 
 
+def noisy(folder, **changes):
+    """A student alone, whose pictures have noise from generators of a step."""
+    return train(folder, PLAIN, **NOISY, **changes)
+
+
 def half(folder, **more):
     """With a loss scale; on the CPU, where mmengine does not let it run, autocast is bfloat16."""
     scaled = dict(type='AmpOptimWrapper', dtype='bfloat16', loss_scale=dict(init_scale=2.0**8))
@@ -232,6 +239,21 @@ def detector(folder, name, **more):
     assert name != 'DeFeat' or 'x.aligns.4.weight' in saved['distillers']
 
 
+@TRANSFORMS.register_module()
+class OwnNoise(BaseTransform):
+    """Draws from generators of its own, as albumentations do."""
+
+    def __init__(self):
+        self.compose = SimpleNamespace(py_random=random.Random(), transforms=[dict(rng=np.random.default_rng())])
+
+    def transform(self, results):
+        (inner,) = self.compose.transforms
+        results['img'] = (results['img'] * inner['rng'].random() + self.compose.py_random.random()).astype(np.uint8)
+        return results
+
+
+NOISE = [dict(type=f'mmdistill_dense.{name}') for name in ('LoadShapes', 'OwnNoise')] + [dict(type='PackSegInputs')]
+NOISY = dict(train_dataloader=dict(dataset=dict(pipeline=NOISE)))
 FIVE = dict(num_workers=2, sampler=dict(type='DefaultSampler'), dataset=dict(num_images=5))
 EPOCHS, WORKERS, GATHERED = dict(kind='epochs'), dict(workers=2), dict(optim_wrapper=dict(accumulative_counts=2))
 RUNS = {  # how a run is trained, where it begins again, where it ends
@@ -256,6 +278,10 @@ RUNS = {  # how a run is trained, where it begins again, where it ends
     'no indices': (
         partial(drawn, train_dataloader=dict(sampler=None, dataset=dict(type='mmdistill_dense.Endless'))), 3, 6
     ),
+    'generators of steps': (noisy, 3, 6),
+    'generators of steps, workers': (partial(noisy, **WORKERS), 3, 6),
+    'generators of steps, epochs': (partial(noisy, **EPOCHS), 1, 2),
+    'generators of steps, epochs, workers': (partial(noisy, **EPOCHS, **WORKERS), 1, 2),
     'more pictures, workers': (partial(with_more, **WORKERS), 3, 6),
     'more pictures, epochs': (partial(with_more, **EPOCHS), 1, 2),
     'more pictures, epochs, workers': (partial(with_more, **EPOCHS, **WORKERS), 1, 2),

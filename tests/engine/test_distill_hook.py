@@ -2,6 +2,7 @@
 
 import functools
 import gc
+import random
 import shutil
 import types
 from contextlib import nullcontext
@@ -67,7 +68,7 @@ def streams(epochs, accumulated=1, **options):
     wrapper = OptimWrapper(torch.optim.SGD([nn.Parameter(torch.ones(1))], 1.0), accumulative_counts=accumulated)
     wrapper.initialize_count_status(nn.Linear(1, 1), 3, 99)
     parts = dict(train_dataloader=loader, train_loop=loop, optim_wrapper=wrapper)
-    runner = types.SimpleNamespace(**parts, cfg={}, seed=5, epoch=0, _resume=False)
+    runner = types.SimpleNamespace(**parts, model=nn.Linear(1, 1), cfg={}, seed=5, epoch=0, _resume=False)
     hook = SeededStreams()
     with fork_rng():
         hook.before_train(runner)
@@ -82,7 +83,8 @@ def test_batches_without_indices_come_anew_in_a_second_training_and_from_ones_ow
 
     loader = DataLoader(Stream(), 2)
     loop = mock.Mock(spec=IterBasedTrainLoop, dataloader_iterator=loops._InfiniteDataloaderIterator(loader))
-    runner = types.SimpleNamespace(train_dataloader=loader, train_loop=loop, cfg={}, seed=5, _resume=False)
+    parts = dict(train_dataloader=loader, train_loop=loop, model=nn.Linear(1, 1))
+    runner = types.SimpleNamespace(**parts, cfg={}, seed=5, _resume=False)
     own = iter(loader)
     next(own)
     for batches, first in ((loop.dataloader_iterator, [0, 1]), (None, [0, 1]), (own, [2, 3])):
@@ -90,6 +92,27 @@ def test_batches_without_indices_come_anew_in_a_second_training_and_from_ones_ow
         with fork_rng():
             SeededStreams().before_train(runner)
             assert next(loop.dataloader_iterator).tolist() == first
+
+
+def test_a_step_that_no_seed_reaches_is_named_at_start():
+    data = types.SimpleNamespace(pipeline=[types.SimpleNamespace(dice=random.SystemRandom())])
+    runner = mock.Mock(train_dataloader=mock.Mock(dataset=data, num_workers=0), train_loop=mock.Mock(), _resume=False)
+    SeededStreams().before_train(runner)
+    ((words,), _) = runner.logger.warning.call_args
+    assert words.startswith('train_dataloader.dataset: SystemRandom draws random numbers that no seed reaches')
+
+
+def test_a_preprocessors_generator_is_seeded_for_each_step():
+    preprocessor = types.SimpleNamespace(rng=np.random.default_rng(), data=[])
+    model = types.SimpleNamespace(data_preprocessor=preprocessor)
+    runner = mock.Mock(model=model, train_dataloader=DataLoader([1]), seed=5, _resume=False)
+    hook, draws = SeededStreams(), []
+    hook.before_train(runner)
+    for runner.iter in (0, 1, 1):
+        with fork_rng():
+            hook.before_train_iter(runner, 0)
+        draws.append(preprocessor.rng.random())
+    assert draws[0] != draws[1] == draws[2]
 
 
 @pytest.mark.parametrize('epochs', [True, False])

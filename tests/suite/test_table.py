@@ -136,10 +136,11 @@ def test_the_footer_names_what_the_rows_were_made_of_and_tells_versions_and_teac
     text = as_markdown(collect(suite))
     assert 'Versions: torch 2.0, mmengine 1.0 (control, kd); torch 2.1 (heavy)' in text
     assert 'b: random weights of mmdistill_dense::x.py (heavy)' in text
-    assert 'Local code' not in text
+    assert 'Local code' not in text and 'no seed reaches' not in text
     for seed, digits in ((1, 'aa11'), (2, 'bb22')):
-        made_up.finish(suite, 'heavy', {seed: 40.0}, code={'my_loss.py': digits})
+        made_up.finish(suite, 'heavy', {seed: 40.0}, code={'my_loss.py': digits}, unseeded=['Noise.transform'])
     text = as_markdown(collect(suite))
+    assert 'no seed reaches, so a repeated run gives others: Noise.transform\n' in text
     assert 'Local code, with digits of its sha256: my_loss.py aa11 (heavy); my_loss.py bb22 (heavy)' in text
 
 

@@ -13,9 +13,18 @@ import torch
 from mmengine.config import Config
 from mmengine.dataset import DefaultSampler, InfiniteSampler
 from mmengine.runner import Runner
-from torch.utils.data import BatchSampler, DataLoader, Dataset, Sampler, WeightedRandomSampler
+from torch.utils.data import BatchSampler, DataLoader, Dataset, IterableDataset, Sampler, WeightedRandomSampler
 
-from mmdistill_dense.utils.reproducible import SeededBatches, WorkerSeed, fork_rng, mix, seed_everything
+from mmdistill_dense.utils.generators import Generators
+from mmdistill_dense.utils.reproducible import (
+    ReplayedBatches,
+    SeededBatches,
+    WorkerSeed,
+    fork_rng,
+    mix,
+    seed_everything,
+    stream_states,
+)
 from mmdistill_dense.utils.runner_internals import undrawn
 
 
@@ -180,3 +189,142 @@ def test_samplers_that_have_drawn_begin_anew():
     order = list(itertools.islice(drawn := iter(own.sampler), 4))
     assert undrawn(runner, own) is own and list(itertools.islice(own.sampler, 4)) == order, 'no loader of the config'
     del expected, drawn
+
+
+# Generators that steps of a pipeline hold
+
+OF_THE_MODULE = np.random.default_rng()
+
+
+class Speckle:
+    """A step that draws from a generator of each kind, in each place where one may lie."""
+
+    of_the_class = random.Random()
+
+    def __init__(self):
+        in_closure = np.random.default_rng()
+        self.generator, self.state, self.bits = np.random.default_rng(), np.random.RandomState(), np.random.Philox()
+        self.of_torch, self.drawn = torch.Generator(), lambda: in_closure.random()
+        self.of_torch.seed()
+        self.compose = SimpleNamespace(py_random=random.Random(), transforms=[({'rng': np.random.default_rng()},)])
+        self.replaced = np.random.Generator(np.random.MT19937())
+
+    def draws(self):
+        (inner,) = self.compose.transforms[0]
+        found = dict(
+            generator=self.generator.random(), state=self.state.rand(), bits=self.bits.random_raw() % 2**40,
+            torch=torch.rand((), generator=self.of_torch).item(), closure=self.drawn(),
+            compose=self.compose.py_random.random(), inner=inner['rng'].random(), replaced=self.replaced.random(),
+            of_the_class=self.of_the_class.random(), of_the_module=OF_THE_MODULE.random(),
+        )  # fmt: skip
+        self.replaced = np.random.Generator(np.random.MT19937())
+        return found
+
+
+class Speckled(Dataset):
+    def __init__(self):
+        self.pipeline = SimpleNamespace(transforms=[Speckle()])
+
+    def __len__(self):
+        return 5
+
+    def __getitem__(self, index):
+        return self.pipeline.transforms[0].draws()
+
+
+class SpeckledStream(IterableDataset):
+    def __init__(self):
+        self.step = Speckle()
+
+    def __iter__(self):
+        while True:
+            yield self.step.draws()
+
+
+def speckles(batches, count):
+    """The draws of some batches by kind."""
+    columns = [next(batches) for _ in range(count)]
+    return {kind: [batch[kind].tolist() for batch in columns] for kind in columns[0]}
+
+
+def seeded(workers, seed=1):
+    return SeededBatches(DataLoader(Speckled(), 1, num_workers=workers), seed, 0)
+
+
+@pytest.mark.parametrize('workers', [0, 2])
+def test_each_kind_of_generator_is_seeded_for_a_batch(workers):
+    with fork_rng():
+        first, again, other = (speckles(seeded(workers, seed), 5) for seed in (1, 1, 2))
+        resumed = seeded(2 - workers)  # whoever loads
+        resumed.skip_iter(3)
+        rest = speckles(resumed, 2)
+    for kind, draws in first.items():
+        assert draws == again[kind] and rest[kind] == draws[3:], kind
+        assert len({str(draw) for draw in draws + other[kind]}) == 10, kind
+    assert len({str(draws[0]) for draws in first.values()}) == len(first), 'each has a stream of its own'
+
+
+def test_generators_are_seeded_where_batches_have_no_numbers():
+    """By epochs in workers, and in data sets without indices, whose batches are replayed."""
+
+    def epoch(number):
+        return speckles(iter(DataLoader(Speckled(), 1, num_workers=1, worker_init_fn=WorkerSeed(1, 0, number))), 3)
+
+    def replayed(workers, skipped=0):
+        batches = ReplayedBatches(iter, DataLoader(SpeckledStream(), 1, num_workers=workers), 1, 0)
+        batches.skip_iter(skipped)
+        return speckles(batches, 4 - skipped)
+
+    with fork_rng():
+        first, again, later = epoch(0), epoch(0), epoch(1)
+        streams = [(replayed(workers), replayed(workers, 2)) for workers in (0, 1)]
+    for kind in first.keys() - {'replaced'}:  # which is drawn from the system between two of these seeds
+        assert first[kind] == again[kind] != later[kind], kind
+        assert all(whole[kind][2:] == rest[kind] for whole, rest in streams), kind
+
+
+def test_global_streams_are_not_seeded_as_generators():
+    step = SimpleNamespace(streams=[np.random.mtrand._rand, random._inst, torch.default_generator])
+    before = stream_states()
+    Generators(step).seed(3)
+    assert stream_states() == before
+
+
+class MadeAnew:
+    def __init__(self):
+        self.rng = np.random.default_rng()
+
+    def transform(self, results):
+        return np.random.default_rng().random()
+
+
+class MadeFromASeed(MadeAnew):
+    def transform(self, results):
+        return np.random.default_rng(results['seed']).random() + random.Random(4).random()
+
+
+class FromTheSystem:
+    def __init__(self):
+        self.dice = random.SystemRandom()
+
+
+@pytest.mark.parametrize(('step', 'names'), [
+    (MadeAnew(), ['MadeAnew.transform']), (FromTheSystem(), ['SystemRandom']), (Speckle(), ['Speckle.draws']),
+    (SimpleNamespace(a=[MadeAnew()], b=FromTheSystem()), ['MadeAnew.transform', 'SystemRandom']),
+    (Draws(), []), (MadeFromASeed(), []), (np.random.RandomState(np.random.PCG64()), []),
+])  # fmt: skip
+def test_what_takes_no_seed_is_named(step, names):
+    assert Generators([step]).unseeded() == names
+
+
+def test_steps_of_albumentations_are_seeded():
+    albumentations = pytest.importorskip('albumentations')
+    steps = [albumentations.RandomBrightnessContrast(p=0.5), albumentations.GaussNoise(p=1.0)]
+    compose = albumentations.Compose([*steps, albumentations.OneOf(steps, p=0.5)])
+    generators, picture = Generators(SimpleNamespace(aug=compose)), np.full((16, 16, 3), 99, np.uint8)
+
+    def draws(seed):
+        generators.seed(seed)
+        return [compose(image=picture)['image'].tobytes() for _ in range(4)]
+
+    assert draws(1) == draws(1) != draws(2) and not generators.unseeded()

@@ -40,6 +40,7 @@ from mmdistill_dense.networks.trace import TeacherOption
 from mmdistill_dense.unlabelled.step import unlabelled_of
 from mmdistill_dense.utils.distributed import unwrap
 from mmdistill_dense.utils.files import in_use, owned, read_progress, save_whole, write_json
+from mmdistill_dense.utils.generators import Generators
 from mmdistill_dense.utils.runner_internals import start_from
 from mmdistill_dense.utils.version import __version__
 from mmdistill_dense.weights.strict_load import read_checkpoint
@@ -73,6 +74,7 @@ def training_facts(runner: Runner) -> dict[str, Any]:
         'seconds_per_iteration': statistics.median(log['train/time']) if 'train/time' in log else None,
         'teacher': next(iter(receipts.values())) if len(receipts) == 1 else receipts or None,
         'unlabelled': unlabelled_facts(runner),
+        'unseeded': Generators(runner.train_dataloader.dataset).unseeded(),
         'shares': {name: statistics.fmean(values) for name, values in shares.items()},
     }
 

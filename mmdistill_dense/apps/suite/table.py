@@ -156,6 +156,8 @@ def _made_of(table: SuiteTable) -> Iterator[str]:
         yield f'Pictures without labels: {said}; the teacher may have seen their labels, as its own training set says'
     hashes = [f'{row.name} {", ".join(row.hashes)}' for row in table.rows if row.hashes]
     yield f'Config hashes: {"; ".join(hashes) or "none"}'
+    if names := _each(table, lambda result: some(result.get('unseeded') or ())):
+        yield f'Random numbers that no seed reaches, so a repeated run gives others: {names}'
     if code := _each(table, lambda result: some([f'{file} {one}' for file, one in (result.get('code') or {}).items()])):
         yield f'Local code, with digits of its sha256: {code}'
     versions = _each(

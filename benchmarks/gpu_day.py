@@ -49,7 +49,7 @@ METHODS = {
     'detr': (['gfl_mobilenetv2_to_r18w16_bccd', 'dino_mobilenetv2_to_r18w16_bccd'], ''),
     'vit': (['dinov2-vits14_to_deeplabv3_r18_camvid'], ''),
 }
-PRETRAINED = 'pcd querymatch simreg featurematch tokenrelations queuekl'
+PRETRAINED = 'pcd simreg featurematch queuekl'
 ROW = """\
 title: CamVid, DeepLabV3 R-101 to R-18, {iterations} iterations without start weights
 control: deeplabv3_r101_to_r18_camvid

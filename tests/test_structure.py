@@ -33,8 +33,8 @@ PLACES = {room: place for place, room in enumerate(room for row in LAYERS for ro
 MAX_LINES = 500
 # Lines of Python in each folder. These numbers may only shrink: who must raise one says why in the commit.
 MOST_LINES = {
-    'mmdistill_dense/losses': 2_350,
-    'mmdistill_dense/distillers': 5_620,
+    'mmdistill_dense/losses': 2_270,
+    'mmdistill_dense/distillers': 5_530,
     'mmdistill_dense/networks': 2_520,
     'mmdistill_dense/model': 870,
     'mmdistill_dense/engine': 1_780,
@@ -56,7 +56,7 @@ MOST_LINES = {
     'mmdistill_dense/apps/commands': 170,
     'mmdistill_dense/apps': 14_130,
     'mmdistill_dense': 35_120,
-    'tools': 2_870,
+    'tools': 2_850,
     'tests': 40_920,
 }
 MOST_CONFIGS = 600

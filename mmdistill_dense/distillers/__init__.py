@@ -29,16 +29,14 @@ if TYPE_CHECKING:
     from mmdistill_dense.distillers.mgd import MGD
     from mmdistill_dense.distillers.pcd.pcd import PCD
     from mmdistill_dense.distillers.pkd import PKD
-    from mmdistill_dense.distillers.query_match import QueryMatch
     from mmdistill_dense.distillers.queue_kl import QueueKL
     from mmdistill_dense.distillers.roi_head_kd import RoIHeadKD
     from mmdistill_dense.distillers.simreg import SimReg
     from mmdistill_dense.distillers.skd import SKD
-    from mmdistill_dense.distillers.token_relations import TokenRelations
 
 __all__ = [
     'AT', 'CIRKD', 'CWD', 'DIST', 'FGD', 'FRS', 'IFVD', 'KDDETR', 'LD', 'MGD', 'PCD', 'PKD', 'SKD', 'AfDCD',
     'CanKD', 'CrossKD', 'DeFeat', 'Distiller', 'FeatureDistiller', 'FeatureMatch', 'FitNet', 'FreeKD', 'HeadOutputKD',
-    'LogitKD', 'MasKD', 'QueryMatch', 'QueueKL', 'RoIHeadKD', 'SimReg', 'TokenRelations',
+    'LogitKD', 'MasKD', 'QueueKL', 'RoIHeadKD', 'SimReg',
 ]  # fmt: skip
 import_lazily(__name__, __file__)

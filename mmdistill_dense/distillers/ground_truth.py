@@ -59,7 +59,7 @@ def check_outputs(
             of_queries = name == 'bbox_head' and tap.argument is None
             if of_queries and hasattr(class_of(config.model, config.scope), DECODER):
                 told = f'{tap} of the {side} are answers to queries, whose numbers mean nothing'
-                raise ValueError(f"{key}: {told}. Use type='KDDETR' or 'QueryMatch', or tap the neck.")
+                raise ValueError(f"{key}: {told}. Use type='KDDETR', or tap the neck.")
             if activation == 'sigmoid':
                 check_independent(key, side, head or {}, not inside)
         if None in heads:

@@ -28,9 +28,9 @@ __all__ = [
     'frequency_masks', 'frequency_terms', 'gate', 'haar', 'instance_distance', 'inverse', 'key_ranks', 'linear_read',
     'loss_dtype', 'mask_dice', 'mask_weights', 'masked_align_conv', 'masked_conv', 'masked_feature_loss',
     'normalize_pixels', 'pairwise_distance', 'pixel_info_nce', 'pixel_pairs', 'pixel_weights', 'prototype_distance',
-    'query_match', 'query_terms', 'random_keep', 'rich_entropy', 'rich_squares', 'shifted_error', 'sigmoid_divergence',
+    'query_terms', 'random_keep', 'rich_entropy', 'rich_squares', 'shifted_error', 'sigmoid_divergence',
     'similarity_divergence', 'smooth_l1', 'softmax_divergence', 'spatial_attention', 'spatial_gate', 'standardised',
-    'standardized_mse', 'to_device', 'to_grid', 'token_masks', 'token_relations', 'valuable_region',
+    'standardized_mse', 'to_device', 'to_grid', 'token_masks', 'valuable_region',
     'weighted_divergence', 'weighted_mse',
 ]  # fmt: skip
 import_lazily(__name__, __file__)

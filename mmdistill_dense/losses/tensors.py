@@ -142,21 +142,19 @@ def centres_inside(image_shapes: Sequence[Sequence[int]], batch_shape: Sequence[
     return inside_rows[:, :, None] & inside_columns[:, None]
 
 
-def mean_weight(x: Tensor, inside: Tensor | None, rows: Tensor | None = None) -> Tensor:
+def mean_weight(x: Tensor, inside: Tensor | None) -> Tensor:
     """Return the weights of positions for the mean over pictures of the means over a picture's positions.
 
     Args:
         x: (B, C, H, W) map.
         inside: (B, H, W) bool, the positions that count. ``None`` is all.
-        rows: (M,) flat indices of the positions to weigh. Defaults to all.
 
     Returns:
-        (B, M) weights, with a sum of 1 / B for each picture that has a position which counts; float32 or float64.
+        (B, H * W) weights, with a sum of 1 / B for each picture that has a position which counts; float32 or float64.
     """
     if x.ndim != 4 or (inside is not None and inside.shape != (len(x), *x.shape[2:])):
         found = None if inside is None else tuple(inside.shape)
         raise ValueError(f'maps must be (B, C, H, W) and inside (B, H, W), got {tuple(x.shape)} and {found}')
     dtype = loss_dtype(x)
     valid = x.new_ones(len(x), x.shape[2:].numel(), dtype=dtype) if inside is None else inside.flatten(1).to(dtype)
-    valid = valid if rows is None else valid[:, rows]
     return valid / (valid.sum(1, keepdim=True).clamp_min(1) * max(len(x), 1))

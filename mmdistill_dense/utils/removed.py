@@ -1,6 +1,6 @@
 """What earlier versions had: a name, and what to do instead. ``docs/removed.md`` gives the reasons with figures."""
 
-# Commands and classes by their name, options as `run --hours`, keys of configs and suites as `accelerate.stream`.
+# Commands, classes and methods by name, options as `run --hours`, keys of configs and suites as `accelerate.stream`.
 REMOVED: dict[str, str] = {
     'default_hooks.distill.skip_nonfinite': 'leave it out: the run stops and names the loss; `--resume` goes on.',
     'default_hooks.distill.save_minutes': 'set default_hooks.checkpoint.interval.',
@@ -17,6 +17,10 @@ REMOVED: dict[str, str] = {
     'suite start': 'a row with `config` may have init_cfg, load_from and model.inherit of its own.',
     'suite grid': 'write a row for each value, and compare them on val.',
     'suite race': 'remove the key; add the rows control_x2: {rate: 2}, control_x4: {rate: 4} and the methods.',
+    'TokenRelations': "use type='FeatureMatch', which compares the same maps.",
+    'QueryMatch': "use type='FeatureMatch', which compares the same maps.",
+    'tokenrelations': 'use featurematch, which compares the same maps.',
+    'querymatch': 'use featurematch, which compares the same maps.',
     'MonitorHook': 'leave it out; every run logs distill.NAME.share, and mmdistill diagnose measures gradients.',
     'DenseMonitor': 'leave it out; PCD logs acc_top1 and acc_top5.',
     'completion': 'leave it out: `--help` lists the options.',

@@ -195,10 +195,10 @@ def check_map(key: str, name: str, shape: Sequence[int]) -> None:
         raise ValueError(f"{key}: {found}: tap e.g. 'backbone[-1]'.")
 
 
-def check_positions(key: str, name: str, *shapes: Sequence[int], least: int = 2) -> None:
-    """Raise a ``ValueError`` for a map (C, H, W) of fewer positions, for methods that compare positions."""
+def check_positions(key: str, name: str, *shapes: Sequence[int]) -> None:
+    """Raise a ``ValueError`` for a map (C, H, W) of one position, for methods that compare positions."""
     for shape in shapes:
-        if math.prod(shape[1:]) < least:
+        if math.prod(shape[1:]) < 2:
             found = f'{name} has a map of {shape[1]} x {shape[2]}'
             raise ValueError(f'{key}: {found}, and the method compares positions with each other: tap a larger map.')
 

@@ -8,7 +8,7 @@ import torch
 from mmdet.models.dense_heads import FCOSHead
 
 from mmdistill_dense.config.resolve import load_model
-from mmdistill_dense.distillers import CWD, FRS, PKD, AfDCD, CrossKD, HeadOutputKD, TokenRelations
+from mmdistill_dense.distillers import CWD, FRS, PKD, AfDCD, CrossKD, HeadOutputKD
 from mmdistill_dense.distillers.ground_truth import check_competing, check_independent
 from mmdistill_dense.losses import channel_divergence
 from mmdistill_dense.networks.class_pairs import ClassPairs
@@ -44,8 +44,6 @@ SHAPES: list[tuple[str, dict[str, Any], tuple[int, ...], tuple[int, ...], str]] 
     ('QueueKL', {}, (3, 4, 6), (9, 4), r'gives \(9, 4\) .* neither a map'),
     ('QueueKL', dict(head=None), (3, 4, 6), (4, 4, 6), 'head=None needs equal numbers'),
     *(('RoIHeadKD', dict(output='cls_score', form=form), (1,), (1,), "form='sigmoid'") for form in ('softmax', 'dist')),
-    ('TokenRelations', {}, (3, 1, 1), (3, 1, 1), 'map of 1 x 1'),
-    ('TokenRelations', dict(diagonal=False), (3, 1, 2), (3, 1, 2), 'map of 1 x 2'),
 ]  # fmt: skip
 
 
@@ -54,7 +52,6 @@ def test_shapes_that_do_not_fit_are_named() -> None:
         with pytest.raises(ValueError, match=words):
             set_up(DISTILLERS.get(method), (student, teacher), **options)
             pytest.fail(f'{method} takes {student} and {teacher}: {words}')
-    set_up(TokenRelations, ((3, 1, 2), (3, 1, 2)))
 
 
 # Networks

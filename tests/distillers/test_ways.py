@@ -56,11 +56,9 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {  # the first word is
     'PCD': (QUEUE, {}),
     'PCD with everything': (dict(QUEUE, head=dict(type='mlp2'), attention={}, center=True, num_pixels=20), {}),
     'PKD': (dict(student_tap=SCORES), equal(7, 8, 8)),
-    'QueryMatch': ({}, {}),
     'QueueKL': (QUEUE, {}),
     'SKD': ({}, WIDE),
     'SimReg': (dict(head=dict(type='linear')), {}),
-    'TokenRelations': ({}, {}),
 }  # fmt: skip
 
 
@@ -170,7 +168,7 @@ def test_pictures_smaller_than_the_traced_size_stop_no_run(way: Way) -> None:
         check_finite(*way.step(way.made(), *maps(*way.shapes(side=side)), samples()))
 
 
-@named('FeatureMatch', 'PCD', 'QueryMatch', 'QueueKL', 'SimReg', 'TokenRelations')
+@named('FeatureMatch', 'PCD', 'QueueKL', 'SimReg')
 def test_what_lies_in_the_padding_takes_no_part(way: Way) -> None:
     """In loss, gradient, statistics and queues; all that lies in the picture does."""
     student, teacher = maps(*way.shapes())

@@ -40,12 +40,10 @@ OPTIONS: dict[str, list[dict[str, Any]]] = {  # a new method must be named too
     'MasKD': [dict(num_tokens=2, weight_mask=weight) for weight in (True, False)],
     'PCD': [PCD, dict(PCD, head=None, center=True), dict(PCD, enqueue='pixels', num_pixels=3), dict(PCD, vectors=True)],
     'PKD': [{}],
-    'QueryMatch': [{}],
     'QueueKL': [dict(queue_size=16, queue_init='zeros'), QUEUE, dict(QUEUE, own_key=True)],
     'RoIHeadKD': [*FORMS, dict(form='dist')],
     'SKD': [{}, WHOLE],
     'SimReg': [{}, dict(head=None)],
-    'TokenRelations': [{}, dict(diagonal=False, num_pixels=9)],
 }
 EQUAL = {'DIST', 'FRS', 'HeadOutputKD', 'LD', 'LogitKD', 'RoIHeadKD'}  # whose channels mean the same on both sides
 EDGES = 'bbox_head[0]', 'bbox_head[1]'

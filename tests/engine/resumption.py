@@ -41,7 +41,6 @@ KEEPING = dict(  # queues, pointers, running means, pixels and masks that are dr
     seed=dict(type='QueueKL', queue_size=3, own_key=True),
     cankd=dict(type='CanKD', student_tap='backbone[3]'),
     simreg=dict(type='SimReg', head=dict(type='mlp4', hidden=8)),
-    relations=dict(type='TokenRelations', num_pixels=9),
     mgd=dict(type='MGD', student_tap='backbone[3]', mask_ratio=0.75, alpha=2e-4),
 )
 THREE = dict(

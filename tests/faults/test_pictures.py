@@ -167,7 +167,6 @@ DENSE = {one['type']: one for one in [
     dict(LEARN, type='FreeKD', num_tokens=2),
     dict(LEARN, type='MasKD', num_tokens=2),
     dict(FINE, type='PCD', queue_size=8, queue_init='random'),
-    dict(FINE, type='TokenRelations', diagonal=False),
 ]}  # fmt: skip
 REGIONS = dict(RoIHeadKD=dict(type='RoIHeadKD'), PKD=dict(NECK, type='PKD'))
 

@@ -54,14 +54,12 @@ FORMS = {
     'MasKD': Form('fcn', TOKENS),
     'PCD': Form('fcn', QUEUE),
     'PKD': Form('fcn', SCORES),
-    'QueryMatch': Form('fcn'),
     'QueueKL': Form('fcn', QUEUE),
     'RoIHeadKD': Form('faster_rcnn'),
     'RoIHeadKD boxes': Form('faster_rcnn', dict(output='bbox_pred')),
     'RoIHeadKD masks': Form('mask_rcnn', dict(student_tap='roi_head.mask_head', output='mask_preds', form='sigmoid')),
     'SKD': Form('fcn'),
     'SimReg': Form('fcn', DEEP),
-    'TokenRelations': Form('fcn'),
 }  # fmt: skip
 
 

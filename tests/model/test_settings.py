@@ -27,7 +27,7 @@ from tests.query_nets import query_net
 KEY = 'model.distillers.x'
 METHODS = {name for name in DISTILLERS.module_dict if name in vars(distillers)}
 ANYWHERE = ('AT', 'AfDCD', 'CWD', 'CanKD', 'FitNet', 'FreeKD', 'MGD', 'MasKD', 'PCD', 'PKD', 'SKD')
-OF_TOKENS = ('FeatureMatch', 'QueryMatch', 'QueueKL', 'SimReg', 'TokenRelations')
+OF_TOKENS = ('FeatureMatch', 'QueueKL', 'SimReg')
 SMALL_CIRKD = dict(pixel_memory=20, region_memory=4, pixel_contrast=30, region_contrast=9, num_classes=toys.NUM_CLASSES)
 SEG: dict[str, dict] = {name: {} for name in (*ANYWHERE, 'DIST', 'IFVD', 'LogitKD', *OF_TOKENS)}
 SEG['CIRKD'] = SMALL_CIRKD
@@ -77,8 +77,7 @@ def test_every_method_for_segmentors_makes_a_step(tmp_path):
     enough = dict(train_dataloader=dict(dataset=dict(num_images=12)))  # for PCD's queue
     found = checked(toys.run_config(tmp_path, model, iters=40, **enough), SEG)
     assert {name for name, one in found.items() if taps(one) == LEVELS} == {
-        'at', 'afdcd', 'cankd', 'featurematch', 'fitnet', 'freekd', 'ifvd', 'mgd', 'maskd', 'pcd', 'pkd', 'querymatch',
-        'skd', 'tokenrelations',
+        'at', 'afdcd', 'cankd', 'featurematch', 'fitnet', 'freekd', 'ifvd', 'mgd', 'maskd', 'pcd', 'pkd', 'skd',
     }  # fmt: skip
     assert {tuple(taps(found[name])) for name in ('cwd', 'dist', 'logitkd')} == {('decode_head.conv_seg',)}
     assert taps(found['cirkd']) == ['decode_head.conv_seg:input'] and taps(found['queuekl']) == ['backbone[-1]']

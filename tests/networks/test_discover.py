@@ -155,7 +155,7 @@ AUTO = dict(type='FitNet', student_tap='auto')
 CHOSEN = ['backbone[1]', 'backbone[2]', 'backbone[3]', 'decode_head.bottleneck']
 COMPARE_MAPS = (
     *('AfDCD', 'AT', 'CanKD', 'CIRKD', 'CWD', 'DeFeat', 'FeatureMatch', 'FGD', 'FitNet', 'FreeKD', 'IFVD', 'MasKD'),
-    *('MGD', 'PCD', 'PKD', 'QueryMatch', 'QueueKL', 'SimReg', 'SKD', 'TokenRelations'),
+    *('MGD', 'PCD', 'PKD', 'QueueKL', 'SimReg', 'SKD'),
 )
 OTHERS = ('DIST', 'FRS', 'HeadOutputKD', 'LogitKD', 'RoIHeadKD')
 

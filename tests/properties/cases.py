@@ -237,14 +237,6 @@ CASES: dict[str, Case] = {
         {**MAPS, 'inside': 'bhw'}, dict(weights=some({}, dict(cosine=0.0, mse=1.0), dict(smooth_l1=0.0))),
         shows_nan=False,
     ),
-    'token_relations': Case(
-        losses.token_relations, {**FREE, 'inside': 'bhw'}, dict(temperature=some(0.07, 1.0), diagonal=st.booleans()),
-        unlike='bhw', shows_nan=False,
-    ),
-    'query_match': Case(
-        lambda student, **rest: losses.query_match(student, **rest),
-        {**MAPS, 'value': 'bchw', 'inside': 'bhw'}, learns=('student', 'value'), shows_nan=False,
-    ),
     'pairwise_distance': Case(losses.pairwise_distance, FREE, unlike='bhw'),
     'prototype_distance': Case(
         losses.prototype_distance, {**FREE, 'labels': 'bhw'}, dict(num_classes=st.just(3)), unlike='bhw',

@@ -39,8 +39,6 @@ SEG = dict(
     mgd=dict(type='MGD', student_tap='backbone[3]', mask_ratio=0.0),
     match=dict(type='FeatureMatch'),
     cankd=dict(type='CanKD', student_tap='backbone[3]'),
-    relations=dict(type='TokenRelations'),
-    query=dict(type='QueryMatch'),
     queue=dict(type='QueueKL', queue_size=12),
     simreg=dict(type='SimReg', head=dict(type='linear')),
 )

@@ -13,6 +13,7 @@ from mmdistill_dense.__main__ import main
 from mmdistill_dense.apps.project.box_labels import find_box_data
 from mmdistill_dense.apps.project.config_files import box_file, seg_file
 from mmdistill_dense.apps.project.label_images import find_seg_data
+from mmdistill_dense.apps.recipes.named import find
 from mmdistill_dense.config.unknown_keys import check_known
 from mmdistill_dense.registry import HOOKS
 from mmdistill_dense.utils import process, required, validate
@@ -95,10 +96,10 @@ def test_threads_that_the_shell_asks_for(monkeypatch: pytest.MonkeyPatch, given:
         assert environment == (chosen or spins), 'what the user chose stays'
 
 
-def test_what_has_left_answers_with_what_to_do_instead(monkeypatch, capsys):
+def test_what_has_left_answers_with_what_to_do_instead(tmp_path, monkeypatch, capsys):
     """Wherever its name is given, and each stands on the page."""
     page = (ROOT / 'docs/removed.md').read_text()
-    assert not [name for name in REMOVED if f'`{name}`' not in page] and len(page.split()) <= 700
+    assert not [name for name in REMOVED if f'`{name}`' not in page] and len(page.split()) <= 900
     for name in ('shine', 'run --shine', 'Shiner', 'accelerate.shine'):
         monkeypatch.setitem(REMOVED, name, 'polish by hand.')
     assert main(['shine']) == 2
@@ -108,6 +109,10 @@ def test_what_has_left_answers_with_what_to_do_instead(monkeypatch, capsys):
     assert 'run --shine has left: polish by hand.' in capsys.readouterr().err
     with pytest.raises(KeyError, match='Shiner has left: polish by hand'):
         HOOKS.build(dict(type='mmdistill_dense.Shiner'))
+    with pytest.raises(KeyError, match='^.shine:pair: shine has left: polish by hand'):
+        find('shine:pair')
+    assert main(['new', '--data', str(tmp_path), '--student', 'x', '--teacher', 'y', '--method', 'shine']) == 2
+    assert capsys.readouterr().err == 'ERROR    --method shine: shine has left: polish by hand. (docs/removed.md)\n'
     with pytest.raises(TypeError, match='accelerate.shine has left: polish by hand'):
         check_known('accelerate', {'shine': True}, ['bf16'])
 

@@ -178,12 +178,6 @@ def _regress(student: Tensor, weight: Tensor, teacher: Tensor) -> Tensor:
     return losses.feature_mimic(F.conv2d(student, weight), teacher, reduction='mean')
 
 
-def _query_match(size: Size, draw: torch.Generator) -> list[Case]:
-    (values, teachers), queries = _maps(size, draw), _maps(size, draw)[0]
-    queries = [query / size.teacher**0.5 for query in queries]  # as a linear layer gives them
-    return [Case('attention', [queries, values], [teachers], losses.query_match, reference.query_match)]
-
-
 def _queue_kl(size: Size, draw: torch.Generator) -> list[Case]:
     student, teacher, queue = (_rows(count, size.teacher, draw) for count in (size.pictures, size.pictures, size.keys))
     given = [[student]], [[teacher], [queue]]
@@ -319,10 +313,6 @@ METHODS = {
     'ld': Method(_ld, _sizes(Size(2, 17, 17, [], boxes=200), gfl=Size(2, 17, 17, [], turns=9, boxes=2000))),
     'fitnet': Method(_fitnet, _sizes(_SMALL, cityscapes=Size(1, 512, 2048, [(64, 128)], turns=3))),
     'featurematch': Method(_plain('standardised maps', losses.feature_match, reference.feature_match), _TOKENS),
-    'tokenrelations': Method(
-        _plain('pairs of tokens', losses.token_relations, reference.token_relations, temperature=0.07), _TOKENS
-    ),
-    'querymatch': Method(_query_match, _TOKENS),
     'queuekl': Method(
         _queue_kl, _sizes(Size(4, 32, 32, [(1, 1)], keys=500), imagenet=Size(128, 384, 384, [(1, 1)], keys=8192))
     ),

@@ -230,18 +230,6 @@ def feature_match(student: Tensor, teacher: Tensor) -> Tensor:
     return (1 - F.cosine_similarity(student, teacher, 1)).mean() / 2 + F.smooth_l1_loss(student, teacher) / 2
 
 
-def token_relations(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
-    """KL divergence of the similarities of all positions of a picture, mean over positions and pictures."""
-    s, t = (x.mT @ x / temperature for x in (F.normalize(y.flatten(2), dim=1) for y in (student, teacher)))
-    return F.kl_div(F.log_softmax(s, 2), F.softmax(t, 2), reduction='none').sum(2).mean()
-
-
-def query_match(query: Tensor, value: Tensor, teacher: Tensor) -> Tensor:
-    """Attention of the queries to the teacher's vectors, which reads the values; mean squared difference."""
-    q, v, t = (x.flatten(2).mT for x in (query, value, teacher))
-    return F.mse_loss(F.softmax(q @ t.mT, 2) @ v, t)
-
-
 def queue_kl(student: Tensor, teacher: Tensor, queue: Tensor, temperature: float, own_key: bool = False) -> Tensor:
     """KL divergence of the similarities of unit rows (N, C) to the own key and a queue, mean over the rows."""
     s, t = (x @ queue.t() for x in (student, teacher))

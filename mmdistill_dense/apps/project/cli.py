@@ -13,6 +13,7 @@ from mmdistill_dense.apps.project import SUITE
 from mmdistill_dense.utils.files import owned
 from mmdistill_dense.utils.literals import check_place
 from mmdistill_dense.utils.process import heartbeat
+from mmdistill_dense.utils.removed import removed
 from mmdistill_dense.utils.validate import close_or_all, counted, fraction, some
 
 
@@ -31,7 +32,7 @@ def check_first(args: argparse.Namespace) -> Path:
     known = methods()
     for name in args.method:
         if name not in known:
-            raise KeyError(f'--method {name}: unknown. {close_or_all(name, known)}')
+            raise KeyError(f'--method {name}: {removed(name) or f"unknown. {close_or_all(name, known)}"}')
     name = re.sub('[^a-z0-9]+', '_', Path(args.data).resolve().stem.lower()).strip('_')
     folder = args.out or Path(f'distil_{name}')
     check_place(f'--out {folder}', str(folder.absolute()))

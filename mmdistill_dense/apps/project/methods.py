@@ -60,7 +60,7 @@ def distillers_for(method: str, student: Side, teacher: Side | None, steps: int)
     """Return a method's distillers for a student and its teacher, or (``None``) for a map."""
     if teacher is None:
         return {method: on_map(method, student.task)}
-    if teacher.fixed and method in (FOUNDATION_DEFAULT, 'tokenrelations', 'querymatch'):  # made for such maps
+    if teacher.fixed and method == FOUNDATION_DEFAULT:  # made for such maps
         return {method: on_map(method, student.task, 'backbone[-1]')}
     found, lacks = shipped(method, student, teacher)
     if lacks:

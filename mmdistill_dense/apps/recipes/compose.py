@@ -18,6 +18,7 @@ from typing import NamedTuple
 
 from mmdistill_dense.config.resolve import TASKS, bases_of, keys_of, package_root, read_file, teachers_of
 from mmdistill_dense.utils.literals import Source, Template, assignments, literal
+from mmdistill_dense.utils.removed import removed
 from mmdistill_dense.utils.validate import close_or_all
 
 KINDS = ('seg', 'det', 'pretrain')
@@ -248,4 +249,4 @@ def _bases(path: Path) -> list[Path]:
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> str:
-    return f'{kind} {name!r}: unknown. {close_or_all(name, known)}'
+    return removed(name) or f'{kind} {name!r}: unknown. {close_or_all(name, known)}'

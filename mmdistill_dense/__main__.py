@@ -41,7 +41,6 @@ GROUPS = {
     },
     'Compare and look inside': {
         'suite': ('apps.suite.cli:fill_suite', 'compare methods over several seeds in one table'),
-        'diagnose': ('apps.options:fill_diagnose', 'measure what each term of the loss does'),
         'benchmark': ('apps.options:fill_benchmark', 'measure the time of a distilled step'),
     },
 }

@@ -17,8 +17,6 @@ from benchmarks import rates, whole_graphs
 from mmdistill_dense.__main__ import COMMANDS, main
 from mmdistill_dense.apps.check import run as check_run
 from mmdistill_dense.apps.export import cli as export_cli
-from mmdistill_dense.apps.inspect import gradients
-from mmdistill_dense.apps.inspect.gradients import Term
 from mmdistill_dense.apps.inspect.step_cost import Timing
 from tests import toys
 from tests.check.test_check import seg_config
@@ -27,7 +25,7 @@ from tools.benchmark import command, compare_losses, on_device, step
 ROOT = Path(__file__).parents[1]
 # By the test that stops it: a file of tests, or a test of this file.
 STOPPED_BY = {
-    'check': 'test_a_check_shows_the_stages_that_ended', 'diagnose': 'test_a_diagnosis_shows_the_batches_that_ended',
+    'check': 'test_a_check_shows_the_stages_that_ended',
     'benchmark': 'test_a_benchmark_keeps_its_rows', 'export': 'test_an_export_ends_in_order',
     'predict': 'tests/project/test_predict.py', 'train': 'tests/kill/test_kill.py', 'tokens': 'tests/kill/test_kill.py',
     'suite': 'tests/suite/test_kill.py', 'run': 'tests/suite/test_kill.py',
@@ -97,18 +95,6 @@ def test_a_check_shows_the_stages_that_ended(
     assert 'FCN' in output.out or 'EncoderDecoder' in output.out, 'the networks were built'
     report = json.loads((tmp_path / 'check.json').read_text())
     assert (report['verdict'], report['stopped']) == ('error', 'running a step') and report['student']
-
-
-@pytest.mark.parametrize('units', [2, pytest.param(0, marks=pytest.mark.soak)])
-def test_a_diagnosis_shows_the_batches_that_ended(
-    units: int, config: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(gradients, 'measure_gradients', stopping(lambda *_: [Term('task', 1.5, 1.0, {})], units))
-    status = main(['diagnose', config, '--batches', '4', '--json', str(tmp_path / 'terms.json')])
-    assert status == (0 if units else 130)
-    if units:
-        assert 'mean over 2 batches' in capsys.readouterr().out
-        assert len(json.loads((tmp_path / 'terms.json').read_text())) == 2
 
 
 TIME = Timing(1.0, 1.0, 1.0)

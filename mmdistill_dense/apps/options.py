@@ -225,17 +225,6 @@ def fill_taps(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=later('check.render:taps_command'))
 
 
-def fill_diagnose(parser: argparse.ArgumentParser) -> None:
-    add_common(parser, 'Measure each term of the loss: value, gradient at the backbone, cosine with the task')
-    parser.add_argument('--checkpoint', help='of a run of this config (iter_*.pth); default: the untrained student')
-    parser.add_argument('--batches', type=int, default=8, help='training batches to average over (default: 8)')
-    parser.add_argument('--iteration', type=int, help="iteration for the schedules (default: the checkpoint's)")
-    parser.add_argument('--taps', action='store_true', help='show the gradients at the tapped maps too')
-    parser.add_argument('--stages', action='store_true', help='show the gradients at each part of the backbone too')
-    parser.add_argument('--json', type=Path, metavar='FILE', help='write all numbers of each batch to this file')
-    parser.set_defaults(run=later('inspect.gradients:diagnose_command'))
-
-
 def fill_benchmark(parser: argparse.ArgumentParser) -> None:
     """Add ``benchmark``, whose options its own program reads."""
     parser.description = 'Measure a distilled step, losses or methods; --help of a subject shows more'

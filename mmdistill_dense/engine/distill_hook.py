@@ -416,9 +416,9 @@ class DistillHook(Hook):
             self.parts = (*before, *(hook for extra in extras for hook in extra.hooks()), *after)
             for part in self.parts:
                 part.before_run(runner)
-            if built_loop(runner) is not None and self.resume_file.tells:
+            if built_loop(runner) is not None:
                 refuse_another_run(runner)
-            if self.resume_file.tells and not any(isinstance(hook, Interruption) for hook in runner.hooks):
+            if not any(isinstance(hook, Interruption) for hook in runner.hooks):
                 runner.register_hook(Interruption())
         self._begun = False
 

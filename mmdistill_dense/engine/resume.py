@@ -271,7 +271,6 @@ def _place(loop: BaseLoop | None) -> int | None:
 class ResumeFile(Hook):
     """Chooses the file to resume from, and adds to each checkpoint what the next start needs to know."""
 
-    tells = True  # how the run resumes; a measurement at a checkpoint switches this off
     _epoch: int | None = None  # that has begun
     _step: int | None = None
 
@@ -280,7 +279,7 @@ class ResumeFile(Hook):
         if isinstance(runner, FlexibleRunner):
             return  # it has read its file before it calls a hook
         loop = built_loop(runner)
-        if self.tells and loop is not None and not getattr(loop, 'iter', 0):  # not a test after the training
+        if loop is not None and not getattr(loop, 'iter', 0):  # not a test after the training
             if (start := _start_in_file(runner)) is not None:
                 resume_the_latest(runner, start)
             go_on_after_restart(runner)
@@ -299,7 +298,7 @@ class ResumeFile(Hook):
             if isinstance(loop, EpochBasedTrainLoop)
             else (loop.iter, loop.max_iters, 'iteration')
         )
-        if self.tells and resumes(runner) and done >= last:
+        if resumes(runner) and done >= last:
             told = f'The checkpoint to resume is from {unit} {done} of {last}'
             runner.logger.warning(f'{told}: nothing is left to train.')
 
@@ -343,8 +342,7 @@ class ResumeFile(Hook):
                 'epoch begins again, and schedules of rates are ahead. Resume from an epoch_*.pth (by_epoch=True).'
             )
         warn_of_other_processes(runner, checkpoint)
-        if self.tells:
-            tell_changes(runner, checkpoint)
+        tell_changes(runner, checkpoint)
         seed = meta.get('sampler_seed')
         if seed is not None and built_loop(runner) is not None:  # older files lack it
             sampler_of(runner.train_dataloader).seed = seed

@@ -241,15 +241,15 @@ class UnlabelledStream(Hook):
         """Draw the pictures of this step."""
         self.draw(runner)
 
-    def draw(self, runner: Runner, ahead: int = 0) -> None:
-        """Draw pictures for the model's next step, or one some steps ``ahead``, if a distiller compares them."""
+    def draw(self, runner: Runner) -> None:
+        """Draw pictures for the model's next step, if a distiller compares them."""
         if self._second is None or self._batches is None:
             return
         model: Any = unwrap(runner.model)
         distillers, iteration = distillers_of(model), model.distillation.state.iteration
         begun = iteration >= in_iterations(self._second.option.start, runner.max_iters)
         used = begun and any(distillers[name].is_active() for name in self._second.takers)
-        self._second.batch = self._batches.at(iteration + ahead) if used else None
+        self._second.batch = self._batches.at(iteration) if used else None
 
     def after_train(self, runner: Runner) -> None:
         """End the workers."""

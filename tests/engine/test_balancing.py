@@ -247,7 +247,7 @@ def test_norms_ratios_and_cosines_are_those_of_plain_backward_passes(scope):
 
 
 def test_only_planned_steps_are_measured_and_none_without_balance():
-    """Outside of a run, in check, the benchmark and the diagnosis, an unmeasured model has weight 1. Copies have
+    """Outside of a run, in check and the benchmark, an unmeasured model has weight 1. Copies have
     measurements of their own."""
     model, plain = built(kd=dict(KD, balance=2.0), mimic=dict(MIMIC, loss_weight=0.5)), built(kd=KD)
     before = toys.losses_of(model)['distill.kd.loss_kd']

@@ -158,9 +158,6 @@ def test_load_from_of_the_config_is_for_new_runs(killed, tmp_path_factory, monke
         return runner._resume, runner._load_from
 
     monkeypatch.setattr('sys.argv', ['train.py', str(file), '--resume'])
-    measuring = ResumeFile()
-    measuring.tells = False
-    assert chosen(empty, measuring, 'start.pth') == (True, 'start.pth')
     assert chosen(killed, ResumeFile(), left) == (True, None)  # mmengine takes the one that it noted
     assert chosen(empty, ResumeFile(), left) == (False, 'start.pth')
     assert chosen(empty, ResumeFile(), 'other.pth') == (True, 'other.pth')

@@ -129,7 +129,7 @@ def test_a_fixed_weight_stays_in_a_run_of_another_length():
 
 
 @pytest.mark.parametrize(('task', 'own', 'error', 'words'), [
-    (0.0, 1.0, RuntimeError, r'no measurement until iteration 10 was valid.*labelled: 0: 0 and 1, 2: 0 and 1.*loss_weight'),
+    (0.0, 1.0, RuntimeError, r'iteration 10 was valid.*labelled: 0: 0 and 1, 2: 0 and 1.*loss_weight'),
     (1.0, 0.0, RuntimeError, 'distillers.x gives no gradient at the backbone: in .* measurements until iteration [56]'),
     (1.0, 1e9, None, 'is cut to 1e-06. Its loss is 5 before the weight'),
     (1.0, 1e-9, None, r'is cut to 1e\+06'),

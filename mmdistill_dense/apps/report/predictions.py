@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -19,6 +18,7 @@ from mmengine.registry import DefaultScope, init_default_scope
 
 from mmdistill_dense.apps.export.write_student import load_student
 from mmdistill_dense.apps.inspect.drawing import CONFIDENT, draw, image_of
+from mmdistill_dense.apps.inspect.inference import predict_timed
 from mmdistill_dense.apps.report.runs import Comparison, TrainedRun
 from mmdistill_dense.apps.report.section import Key, Missing, Panel, Section, Strip, panel
 from mmdistill_dense.config.values import layers, type_name
@@ -43,7 +43,7 @@ class Scene:
 @dataclass(frozen=True)
 class Use:
     parameters: int  # without auxiliary heads, which only train
-    milliseconds: float  # of a picture, the median; batch 1, on the CPU
+    milliseconds: float  # of a picture's pass, the median; batch 1, on the CPU
     one_class: bool = False  # whether it predicts one class everywhere, on pictures that have several
 
 
@@ -96,10 +96,8 @@ class Predictions:
         network.eval()  # not chained: mmseg's backbones return nothing from it
         for scene in scenes:
             sample = scene.item['data_samples']
-            began = time.perf_counter()
-            with torch.no_grad():
-                (found,) = network.test_step({'inputs': [scene.item['inputs']], 'data_samples': [sample]})
-            seconds.append(time.perf_counter() - began)
+            (found,), passed = predict_timed(network, {'inputs': [scene.item['inputs']], 'data_samples': [sample]})
+            seconds.append(passed)
             panels.append(prediction_panel(scene, found, name, meta))
             for key, seen in (('pred_sem_seg', predicted), ('gt_sem_seg', true)):
                 seen |= {*found.get(key).data.unique().tolist()} - {IGNORED} if key in found else set()

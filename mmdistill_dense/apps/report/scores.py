@@ -126,10 +126,12 @@ def answer_section(numbers: Numbers, uses: Mapping[str, Use] | None = None) -> S
     section = Section('scores', 'Did it help, and what did it cost?', lead=answer.sentences())
     section.attempt(answer.table)
     section.attempt(answer.further_sets)
-    section.note = 'Gain: over the control at the same seeds. Step: time of a training step over the control’s.'
+    section.note = (
+        'Gain: over the control at the same seeds. Step: time of a step with its loading, over the control’s.'
+    )
     if uses:
         threads = f'{(count := torch.get_num_threads())} thread{"s" if count > 1 else ""}'
-        section.note += f' A picture: time of one validation picture on the CPU that wrote this page, {threads}.'
+        section.note += f' A picture: its pass through the network, on the CPU that wrote this page, {threads}.'
     section.attempt(lambda: numbers.metric_chart(numbers.metric))
     section.legend = legend_of(numbers.comparison)
     if numbers.comparison.teacher is None and numbers.metric:

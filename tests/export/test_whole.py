@@ -1,26 +1,31 @@
 """Whole graphs answer for a picture as mmseg and mmdet do; graphs in 8 bits, and what graphs score."""
 
 import functools
+import inspect
 import json
 import runpy
 import subprocess
 import sys
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from types import SimpleNamespace
 
 import mmcv
 import numpy as np
+import onnxruntime
 import pytest
 import torch
 import torch.nn.functional as F
+from mmdet.models import dense_heads
 from mmengine.config import Config
 from PIL import Image
 from torch import nn
 
+from benchmarks import whole_graphs
 from mmdistill_dense.__main__ import main
-from mmdistill_dense.apps.export import export_graph, graphs, open_graph, read_description, write_student
-from mmdistill_dense.apps.export.answer import Detections, Labels, Queries, pasted
-from mmdistill_dense.apps.export.graphs import _pooled, describe, graph_of, write_onnx
+from mmdistill_dense.apps.export import cli, export_graph, graphs, open_graph, read_description, whole, write_student
+from mmdistill_dense.apps.export.answer import Detections, Labels, Queries, check_known, pasted
+from mmdistill_dense.apps.export.graphs import _pooled, describe, graph_of, onnx_of, save_onnx, traced, write_onnx
 from mmdistill_dense.apps.export.prepare import Prepare, preparation
 from mmdistill_dense.apps.export.whole import paired, picture, predicted
 from mmdistill_dense.apps.export.write_student import _sizes, answered, evaluate, fitted, load_student, quantise
@@ -205,6 +210,44 @@ def test_heads_that_decide_otherwise_are_refused(tmp_path):
         Detections(network, dict(outputs=['cls_scores_0']))
 
 
+def test_a_head_that_chooses_boxes_in_its_own_form_is_refused():
+    """What these graphs replace is what mmdet's base classes do. PAA votes, YOLACT suppresses all classes at once."""
+    refused, walked = set(), 0
+    kinds = {kind for kind in vars(dense_heads).values() if hasattr(kind, '_bbox_post_process')}
+    for kind in kinds - {kind for kind in kinds if inspect.isabstract(kind)}:
+        own = type('Own', (kind,), dict(_bbox_post_process=lambda *_: None))
+        other = type('Other', (kind,), dict(forward=lambda *_: None))
+        for part in (kind, own, other):
+            head = part.__new__(part)
+            nn.Module.__init__(head)
+            head.test_cfg = dict(nms=dict(type='nms'), nms_pre=9)
+            try:
+                check_known(SimpleNamespace(bbox_head=head), False)
+            except ValueError as error:
+                assert f'{part.__name__} has its own _bbox_post_process; whole graphs have that of Base' in str(error)
+                refused.add(part if part in kinds else (part.__name__, kind.__name__))
+            walked += 1
+    heads = ('PAAHead', 'LADHead', 'YOLACTHead')
+    others = {('Own', kind.__name__) for kind in kinds if not inspect.isabstract(kind)} | {('Other', x) for x in heads}
+    assert walked > 90 and refused == {getattr(dense_heads, name) for name in heads} | others
+
+
+def test_queries_and_regions_that_are_chosen_otherwise_are_refused(tmp_path):
+    for name, refused in (('DINOHead', False), ('DETRHead', False), ('DDQDETRHead', True)):
+        kind = getattr(dense_heads, name)
+        with pytest.raises(ValueError, match='DDQDETRHead has its own predict') if refused else nullcontext():
+            Queries(SimpleNamespace(bbox_head=kind.__new__(kind)), {})
+    _, network = loaded(tmp_path, 'mask_rcnn')
+    check_known(network, True)
+    for part, method in ((network.roi_head.mask_head, '_predict_by_feat_single'),
+                         (network.roi_head.bbox_roi_extractor, 'forward')):  # fmt: skip
+        before = type(part)
+        part.__class__ = type('Own', (before,), {method: lambda *_: None})
+        with pytest.raises(ValueError, match=f'Own has its own {method}; whole graphs have that of {before.__name__}'):
+            check_known(network, True)
+        part.__class__ = before
+
+
 def test_a_test_by_windows_is_no_graph(tmp_path, capsys):
     made(tmp_path, 'fcn')
     assert main(words_of(tmp_path, 's.onnx', '--whole', '--cfg-options', 'model.test_cfg.mode=slide')) == 2
@@ -347,6 +390,167 @@ def test_the_description_says_how_boxes_are_computed(tmp_path):
     assert len(told['anchors']) == 5 and len(told['anchors'][0]) == 9 and len(told['anchors'][0][0]) == 4
     assert told['coder']['type'] == 'DeltaXYWHBBoxCoder' and told['coder']['stds'] == [1.0, 1.0, 1.0, 1.0]
     assert told['scores'] == 'sigmoid' and told['nms']['nms']['iou_threshold'] == 0.5
+
+
+# What is compared, and what a file declares
+
+
+def compared(folder, monkeypatch, altered=None, sizes=SIZES):
+    """What `make_whole` describes where torch stands for onnxruntime, and the preparation may be ``altered``."""
+    plain, network = loaded(folder, 'fcn')
+    network.decode_head.conv_seg.weight.data *= 9
+    graph, about = graph_of(network), told_of(plain)
+    shape = ['batch', 3, 'height', 'width']
+    told = dict(task='segmentation', outputs=dict(logits=[1, 4, 9, 9]), input=dict(about, shape=shape))
+    prepare, labels = Prepare({**about, **(altered or {})}), Labels(network, {})
+
+    def run(one):
+        image, *between = prepare(one)
+        return [labels(*between, *graph.named(image).values())[0]]
+
+    written = []
+    for name in ('_ends', '_joined', '_declare'):
+        monkeypatch.setattr(whole, name, lambda *_: (None, None))
+    monkeypatch.setattr('onnx.load', lambda _: None)
+    monkeypatch.setattr(whole, 'save_onnx', lambda model, file, about: written.append(about))
+    monkeypatch.setattr(whole, 'read_description', lambda _: told)
+    monkeypatch.setattr(whole, 'open_graph', lambda _: torch.no_grad()(run))
+    whole.make_whole([Path('s.onnx')], plain, network, sizes)
+    return written[-1]['tried']
+
+
+@pytest.mark.parametrize('altered', [
+    dict(mean=[160.0, 90.0, 60.0]),
+    dict(channels='BGR'),
+    dict(resize=dict(scale=[160, 80], keep_ratio=True)),
+])  # fmt: skip
+def test_a_whole_graph_that_answers_otherwise_is_refused(tmp_path, monkeypatch, altered):
+    with pytest.raises(ValueError, match=r'the graph gives \d\d?\.\d% of the 36995 labels that the network gives'):
+        compared(tmp_path, monkeypatch, altered)
+
+
+def test_a_whole_graph_is_compared_where_the_network_itself_runs(tmp_path, monkeypatch, capsys):
+    tried = compared(tmp_path, monkeypatch)
+    assert tried['pictures'] == [*map(list, SIZES)] and tried['equal'] > 0.999 and tried['classes'] > 1
+
+    def stops(plain, network, one):
+        if one.shape[0] == SIZES[stopped][0]:
+            raise RuntimeError('The size of tensor a (44) must match the size of tensor b (43)')
+        return predicted(plain, network, one)
+
+    monkeypatch.setattr(whole, 'predicted', stops)
+    stopped = 1
+    assert compared(tmp_path, monkeypatch)['pictures'] == [[96, 128], [60, 200]]
+    stopped = 0
+    with pytest.raises(RuntimeError, match='must match'):
+        compared(tmp_path, monkeypatch)
+
+
+@pytest.mark.parametrize(('shape', 'counted', 'declared'), [
+    (['height', 'width', 3], 'labels', [['height', 'width', 3], ['height', 'width']]),
+    ([192, 256, 3], 'labels', [[192, 256, 3], [192, 256]]),
+    (['height', 'width', 3], 'boxes', [['height', 'width', 3], ['n']]),
+])  # fmt: skip
+def test_a_file_declares_its_sizes_by_name_or_number(tmp_path, shape, counted, declared):
+    import onnx
+    from onnx import helper
+
+    given, made = (helper.make_tensor_value_info(name, 2, ['s64', 's96', 3]) for name in ('picture', 'labels'))
+    body = helper.make_graph([helper.make_node('Identity', ['picture'], ['labels'])], 'g', [given], [made])
+    domains = [helper.make_opsetid('', 20)] * 3 + [helper.make_opsetid('x', 1)]
+    model = helper.make_model(body, opset_imports=domains)
+    whole._declare(model, shape, counted)
+    save_onnx(model, tmp_path / 's.onnx', {})
+    model = onnx.load(tmp_path / 's.onnx')
+    assert [(entry.domain, entry.version) for entry in model.opset_import] == [('', 20), ('x', 1)], 'each once'
+    values = [*model.graph.input, *model.graph.output]
+    assert [[dim.dim_param or dim.dim_value for dim in one.type.tensor_type.shape.dim] for one in values] == declared
+
+
+class Branches(nn.Module):
+    """As a PIDNet: one branch has a size rounded down, the other one rounded up; and mmseg resizes with corners."""
+
+    def __init__(self):
+        super().__init__()
+        self.down = nn.Conv2d(3, 4, 3, stride=8, padding=1)
+
+    def encode_decode(self, image, metas):
+        from mmseg.models.utils import resize
+
+        height, width = (side // 8 for side in image.shape[2:])
+        pooled = F.avg_pool2d(self.down(image), 17, stride=8, padding=8)  # one pixel or more
+        low = F.interpolate(pooled, size=[height, width], mode='bilinear')
+        return resize(self.down(image) + low, metas[0]['img_shape'], mode='bilinear', align_corners=True)
+
+
+@pytest.mark.soak
+def test_branches_that_meet_at_multiples_of_8_leave_sizes_free():
+    graph, image = graph_of(Branches()), torch.randn(2, 3, 64, 96)
+    made = onnx_of(traced(graph, {image: (0, 2, 3)}), ['image'], ['logits'])
+    session = onnxruntime.InferenceSession(made.SerializeToString(), providers=['CPUExecutionProvider'])
+    for size in ((1, 64, 96), (3, 16, 16), (1, 136, 72)):
+        image = torch.randn(size[0], 3, *size[1:])
+        with torch.no_grad():
+            torch.testing.assert_close(torch.tensor(session.run(None, {'image': image.numpy()})[0]), graph(image)[0])
+
+
+def test_mmseg_reads_no_size_as_a_number_while_it_is_traced():
+    from mmseg.models.utils import resize
+
+    graph = graph_of(Branches())
+    assert [step for axes, step in graph.freedoms if 'height' in axes] == [1, 8, 32]
+    graph.model.encode_decode = lambda image, metas: torch.tensor([resize.__defaults__[-1]])
+    assert not graph(torch.zeros(1, 3, 8, 8))[0] and resize.__defaults__[-1]
+
+
+@pytest.mark.parametrize(('tried', 'told'), [
+    (dict(counted='labels', compared=9, classes=1), 'the network sees one class there, where all graphs agree'),
+    (dict(counted='boxes', compared=0, classes=0), 'the network sees no box there, where all graphs agree'),
+    (dict(counted='labels', compared=9, classes=2), ''),
+    (dict(counted='boxes', compared=9, classes=1), ''),
+])  # fmt: skip
+def test_a_comparison_that_shows_nothing_says_so(tmp_path, monkeypatch, capsys, tried, told):
+    made(tmp_path, 'fcn')
+    about = dict(input=dict(shape=['height', 'width', 3]), tried=dict(tried, equal=1.0, pictures=[[9, 9]]))
+    monkeypatch.setattr(cli, 'read_description', lambda _: about)
+    monkeypatch.setattr(cli, 'export_graph', lambda *_: SimpleNamespace(path='s.onnx', int8=None))
+    assert main(words_of(tmp_path, 's.onnx', '--whole')) == 0
+    out = capsys.readouterr().out
+    assert (told in out) if told else 'WARNING' not in out
+
+
+SEGMENTORS = [name for name, (file, _) in whole_graphs.ZOO.items() if file.startswith('mmseg')]
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize('small', [True, False])
+@pytest.mark.parametrize('name', SEGMENTORS)
+def test_segmentors_of_the_page_take_pictures_of_8_sizes(tmp_path, name, small):
+    """At the zoo's own test size and at a small one, with the pipeline of the zoo, which keeps the ratio.
+
+    A graph that declares one size takes that one alone; one that declares none takes all.
+    """
+    config = Config.fromfile(whole_graphs._path(whole_graphs.ZOO[name][0]))
+    config.model = whole_graphs.config_of(name).model
+    steps = config.test_dataloader.dataset.pipeline
+    for step in steps:
+        if step['type'] == 'Resize':
+            step['scale'] = (256, 192) if small else step['scale']
+    config.test_pipeline = steps
+    network = whole_graphs.network_of(config)
+    torch.save(dict(state_dict=network.state_dict(), meta=dict(dataset_meta=dict(classes=['x']))), tmp_path / 's.pth')
+    made = export_graph(config, tmp_path / 's.pth', tmp_path / 's.onnx', (192, 256) if small else None, whole=True)
+    run, shape = open_graph(made.path), read_description(made.path)['input']['shape']
+    sizes = [(256, 192), *whole_graphs.SIZES] if shape[0] == 'height' else [tuple(shape[:2])]
+    free, number = shape[0] == 'height', 0
+    for size in sizes:
+        (labels,) = run(picture(*size))
+        assert labels.shape == size
+        with suppress(RuntimeError):  # PIDNet and DDRNet themselves take sides that 8 divides
+            expected = predicted(config, network, picture(*size)).pred_sem_seg.data[0]
+            assert (labels == expected).float().mean() > 0.995
+            number += 1
+    assert free and number >= 4, 'all segmentors of the page are free today'
 
 
 # In 8 bits, and what graphs score

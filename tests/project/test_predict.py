@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 import signal
+import time
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
@@ -25,6 +26,7 @@ from PIL import Image
 from pycocotools.coco import COCO
 
 from mmdistill_dense.__main__ import main
+from mmdistill_dense.apps.inspect import inference
 from mmdistill_dense.apps.project import predict
 from mmdistill_dense.apps.project.predict import Student, ahead
 from tests import toys
@@ -104,7 +106,9 @@ def test_a_folder_becomes_label_images_and_drawn_pictures(capsys: pytest.Capture
         assert drawn.shape == (*SIZE, 3) and not np.array_equal(drawn, cv2.imread(f'pictures/{name}.png'))
     out = capsys.readouterr().out
     assert '3 PNG; a value is the number of a class: 0 class 0' in out
-    times = r'time     (\d+\.\d) ms a picture in the network \(median of 2, up to 8 at once\), on cpu.*\n +(.*) ms with'
+    times = (
+        r'time     (\d+\.\d) ms a picture in the network \(median of 2, up to 8 at once\), on cpu.*\n +(.*) ms with n'
+    )
     told = re.search(times, out)
     assert told and min(map(float, told.groups())) > 0
     assert re.search(r'colours  class 0 #[0-9a-f]{6}, class 1 #', out)
@@ -289,6 +293,60 @@ def test_what_is_drawn_on_and_kept_of_a_prediction() -> None:
     assert (cv2.imread('out/labels/x.png', cv2.IMREAD_UNCHANGED) == 299).all()
 
 
+def test_boxes_of_masks_alone_are_their_extents() -> None:
+    """SOLO gives boxes of zeros. Those of a Mask R-CNN stay, which are no extents of its masks."""
+    masks = torch.zeros(3, 40, 60, dtype=torch.bool)
+    masks[0, 10:30, 5:25] = masks[1, :1, 59:] = True  # and one without a pixel
+    for corners, extents in (
+        (torch.zeros(3, 4), [[5, 10, 20, 20], [59, 0, 1, 1], [0, 0, 0, 0]]),
+        (torch.tensor([[4.0, 9, 26, 31], [0, 0, 0, 0], [1, 1, 2, 3]]), [[4, 9, 22, 22], [0, 0, 0, 0], [1, 1, 1, 2]]),
+    ):
+        options = dict(scores=torch.full((3,), 0.9), labels=torch.zeros(3, dtype=torch.long), masks=masks)
+        finder = asked('bbox_head')
+        instances = InstanceData(bboxes=corners, **options)
+        finder.keep(SimpleNamespace(ori_shape=(40, 60), pred_instances=instances), 'x.png', Path('out'), '')
+        boxes = finder.boxes['x.png'][1]
+        assert [box['bbox'] for box in boxes] == extents and [box['area'] for box in boxes] == [400, 1, 0]
+
+
+def test_each_time_is_what_its_words_say(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+    """By a clock on which each part takes a time of its own; the first picture, which takes longer, is not in them."""
+    now, clock = [0.0], SimpleNamespace(monotonic=time.monotonic, perf_counter=lambda: now[0])
+    # of the two pictures that come together
+    parts = {'data_preprocessor': 10, 'inference': 40, 'predict': 40, 'postprocess_result': 600}
+    for module in (predict, inference):
+        monkeypatch.setattr(module, 'time', clock)
+    load = Student.load.__func__
+
+    def slowed(run: Any, cost: int) -> Any:
+        """A method that takes so many milliseconds, and a hundred times as long at first."""
+        times = iter([100 * cost])
+
+        def slow(*args: Any) -> Any:
+            now[0] += next(times, cost) / 1000
+            return run(*args)
+
+        return slow
+
+    def load_slowed(kind: Any, *args: Any) -> Student:
+        student = load(kind, *args)
+        network: Any = student.network
+        owners = {'data_preprocessor': (network.data_preprocessor, 'forward')}
+        for name in ('data_preprocessor', *(['inference', 'postprocess_result'] if student.segments else ['predict'])):
+            owner, method = owners.get(name, (network, name))
+            monkeypatch.setattr(owner, method, slowed(getattr(owner, method), parts[name]))
+        return student
+
+    monkeypatch.setattr(Student, 'load', classmethod(load_slowed))
+    for kind, prepared in (('segmentor', '325.0 ms with normalisation and labels'),
+                           ('retinanet', '25.0 ms with normalisation')):  # fmt: skip
+        now[0] = 0.0
+        call(student(kind), 'pictures', out=kind)
+        out = capsys.readouterr().out
+        assert 'time     20.0 ms a picture in the network (median of 2, up to 8 at once), on cpu' in out
+        assert f'         {prepared}, {1000 * now[0] / 3:.1f} ms with reading and writing' in out
+
+
 def test_readers_leave_torch_its_threads() -> None:
     own = torch.get_num_threads()
     try:
@@ -396,14 +454,16 @@ def test_a_test_pipeline_may_load_labels_and_paint_pictures(load: str, labels: s
     assert Path('out/labels/pictures/a/0.png').read_bytes() == Path('plain/labels/pictures/a/0.png').read_bytes()
 
 
-@pytest.mark.parametrize(('kind', 'size'), [('retinanet', (20000, 1)), ('segmentor', (1, 1))])
+@pytest.mark.parametrize(('kind', 'size', 'reason'), [
+    ('retinanet', (20000, 1), 'too thin for the student'), ('segmentor', (1, 1), 'of a single pixel'),
+])  # fmt: skip
 def test_a_picture_too_small_for_the_network_is_named(
-    kind: str, size: tuple[int, int], capsys: pytest.CaptureFixture
+    kind: str, size: tuple[int, int], reason: str, capsys: pytest.CaptureFixture
 ) -> None:
     """One that would be less than a pixel high where it keeps its ratio, and one of a single pixel."""
     Image.new('RGB', size).save('pictures/b/small.png')
     call(student(kind, keep_ratio=kind == 'retinanet'), 'pictures')
-    assert 'skipped  1 that cannot be read: pictures/b/small.png\n' in capsys.readouterr().out
+    assert f'skipped  1 {reason}: pictures/b/small.png\n' in capsys.readouterr().out
     assert len(list(Path('out/drawn').rglob('*.png'))) == 3
 
 
@@ -473,7 +533,7 @@ def test_names_of_any_bytes(capsys: pytest.CaptureFixture) -> None:
     video('way.avi', 'MJPG')
     shutil.move('way.avi', clip)
     call(student(), 'pictures/a')
-    assert 'skipped  1 that cannot be read: pictures/a/?.avi' in capsys.readouterr().out
+    assert 'skipped  1 with a path that is not UTF-8: pictures/a/?.avi' in capsys.readouterr().out
     assert Path('out/labels', picture).read_bytes() == Path('out/labels/pictures/a/0.png').read_bytes()
     call('student.pth', clip, code=2)
     assert 'must be UTF-8' in capsys.readouterr().err

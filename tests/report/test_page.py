@@ -21,6 +21,7 @@ from mmseg.structures import SegDataSample
 from mmseg.visualization import SegLocalVisualizer
 
 from mmdistill_dense.__main__ import main
+from mmdistill_dense.apps.inspect import inference
 from mmdistill_dense.apps.inspect.drawing import draw
 from mmdistill_dense.apps.report import make_report, predictions
 from mmdistill_dense.apps.report.page import render
@@ -81,6 +82,39 @@ def test_scores_are_those_of_the_results_and_each_network_says_how_large_and_fas
     for row in rows.values():
         assert row['parameters'] == f'{parameters / 1e6:.2f} M' and re.fullmatch(r'\d+ ms', row['a picture'])
     assert len({row['a picture'] for row in rows.values()}) == 1, 'one network with other weights takes one time'
+
+
+class Slow(torch.nn.Module):
+    """A segmentor on a clock: 5 ms to normalise, 20 to pass, 300 to label; a hundred times as long at first."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.decode_head, self.now, self.factor = torch.nn.Linear(1, 1), 0.0, 100
+
+    def spend(self, milliseconds: int) -> None:
+        self.now += self.factor * milliseconds / 1000
+
+    def inference(self) -> None:
+        self.spend(20)
+
+    def postprocess_result(self) -> list[SegDataSample]:
+        self.spend(300)
+        return [SegDataSample(pred_sem_seg=PixelData(data=torch.zeros(1, 4, 5).long()))]
+
+    def test_step(self, batch: dict[str, Any]) -> list[SegDataSample]:
+        self.spend(5)
+        self.inference()
+        samples, self.factor = self.postprocess_result(), 1
+        return samples
+
+
+def test_the_time_of_a_picture_is_that_of_its_pass(monkeypatch):
+    network, section = Slow(), Predictions(SimpleNamespace(), 0)
+    monkeypatch.setattr(inference, 'time', SimpleNamespace(perf_counter=lambda: network.now))
+    item = {'inputs': torch.zeros(3, 4, 5), 'data_samples': SegDataSample()}
+    scenes = [Scene(name, np.zeros((4, 5, 3), np.uint8), item) for name in 'abc']
+    section._add('kd', lambda: network, scenes, META, [[] for _ in scenes])
+    assert section.uses['kd'].milliseconds == pytest.approx(20)
 
 
 def test_terms_and_settings_are_those_of_the_runs_and_the_page_asks_for_nothing(made):

@@ -523,6 +523,25 @@ def test_further_test_sets_have_a_table_below_the_scores(tmp_path: Path) -> None
     assert answer(tmp_path).further_sets() is None
 
 
+def test_box_ap_of_a_further_test_set_is_in_percent(tmp_path: Path) -> None:
+    """A suite's scores of detectors are in percent, mmdet's metrics are not; mmseg's mIoU of 1 to 100 is."""
+    for name, ap, rain in (('control', 0.25, 0.3), ('kd', 0.26, 0.325)):
+        sets = {'test': {'bbox_mAP': ap}, 'rain': {'bbox_mAP': rain}}
+        result(row(tmp_path, name), 100 * ap, dict(metric='bbox_mAP', metrics=sets))
+    found = answer(tmp_path).further_sets()
+    assert found is not None and sorted(found.rows) == [['control', '30.00'], ['kd', '32.50 (+2.50)']]
+
+
+def test_runs_with_drawn_seeds_are_never_a_pair(tmp_path: Path) -> None:
+    kd, alone = (logged(run(tmp_path / name, model, None), 60.0) for name, model in (('kd', DISTILLED), ('a', ALONE)))
+    found = answer(kd, alone)
+    assert found.gains == {'kd': None}
+    assert (rows(found)['kd']['seeds'], rows(found)['kd']['gain']) == ('drawn', 'no control of its seed')
+    for folder in (logged(run(tmp_path / 'kd7', DISTILLED, 7), 61.0), logged(run(tmp_path / 'a7', ALONE, 7), 60.0)):
+        assert answer(kd, alone, folder).gains['kd'] is None
+    assert answer(tmp_path / 'kd7', tmp_path / 'a7', alone).gains['kd7'].mean == 1.0
+
+
 def test_the_teachers_score_is_of_the_same_pictures_and_of_the_checkpoint_that_taught(tmp_path):
     data = "\nval_dataloader = dict(dataset=dict(type='CityscapesDataset', data_root='{}'))"
     teacher = logged(run(tmp_path / 'teacher', ALONE + data.format('a')), 40.0, 50.0, 30.0)

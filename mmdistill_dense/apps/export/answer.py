@@ -16,6 +16,7 @@ from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
 _MOST = 5000  # boxes of a head without ``max_per_img``
+_SETTLED = ('BaseDenseHead', 'RPNHead', 'YOLOXHead')  # whose choice of boxes ``_settled`` makes
 
 
 class Labels(nn.Module):
@@ -141,6 +142,8 @@ class Queries(nn.Module):
     def __init__(self, network: Any, told: Mapping[str, Any]) -> None:
         super().__init__()
         self.head = network.bbox_head
+        check_method(self.head, 'predict_by_feat', 'DETRHead', 'DeformableDETRHead')
+        check_method(self.head, '_predict_by_feat_single', 'DETRHead')
 
     def forward(self, frame: Tensor, factor: Tensor, shown: Tensor, *maps: Tensor) -> tuple[Tensor, ...]:
         meta = {'img_shape': frame.shape[2:]}
@@ -161,8 +164,23 @@ def pasted(masks: Tensor, boxes: Tensor, height: int, width: int) -> Tensor:
     return rows @ masks @ columns.transpose(1, 2)
 
 
+def owner_of(part: Any, method: str) -> str:
+    """Return the name of the class that defines a method."""
+    return next(kind.__name__ for kind in type(part).__mro__ if method in vars(kind))
+
+
+def check_method(part: Any, method: str, *owners: str) -> None:
+    """Refuse a method that these graphs replace if none of these classes defines it."""
+    if owner_of(part, method) not in owners:
+        raise ValueError(
+            f'{type(part).__name__} has its own {method}; whole graphs have that of {" and ".join(owners)}. Leave '
+            '--whole out: mmdet makes the answer of what the bare graph gives.'
+        )
+
+
 def check_known(network: Any, two_stage: bool) -> None:
     """Refuse what decides in another way than these graphs do."""
+    check_method(network.rpn_head if two_stage else network.bbox_head, '_bbox_post_process', *_SETTLED)
     for head in [network.rpn_head, network.roi_head] if two_stage else [network.bbox_head]:
         name, options = type(head).__name__, dict(head.test_cfg or {})
         kind, candidates = (options.get('nms') or {}).get('type', 'nms'), options.get('nms_pre', 1)
@@ -171,6 +189,10 @@ def check_known(network: Any, two_stage: bool) -> None:
         if candidates < 1:
             raise ValueError(f'{name} has nms_pre={candidates}: set how many candidates a level has')
     for layer in network.roi_head.modules() if two_stage else ():
+        if hasattr(layer, 'map_roi_levels'):
+            check_method(layer, 'forward', 'SingleRoIExtractor')
+        elif hasattr(layer, 'conv_logits') and hasattr(layer, 'class_agnostic'):
+            check_method(layer, '_predict_by_feat_single', 'FCNMaskHead')
         if type(layer).__name__ in ('GenericRoIExtractor', 'RoIPool'):
             raise ValueError(f'{type(layer).__name__} of {type(network.roi_head).__name__} is not known to ONNX')
 
@@ -186,14 +208,16 @@ def _traceable(network: Any, two_stage: bool) -> Iterator[None]:
 
     dense = network.rpn_head if two_stage else network.bbox_head
     in_modules(dense, filter_scores_and_topk=_best)
-    places.append((dense, '_bbox_post_process', partial(_settled, by_level=two_stage)))
-    if type(dense).__name__ == 'YOLOXHead':
+    by_level = owner_of(dense, '_bbox_post_process') == 'RPNHead'
+    places.append((dense, '_bbox_post_process', partial(_settled, by_level=by_level)))
+    if owner_of(dense, 'predict_by_feat') == 'YOLOXHead':
         places.append((dense, 'predict_by_feat', partial(_yolox, dense)))
-    if two_stage:
+    if owner_of(dense, '_predict_by_feat_single') == 'RPNHead':
         from mmdet.models.dense_heads.base_dense_head import BaseDenseHead
 
         base = BaseDenseHead._predict_by_feat_single
         places.append((dense, '_predict_by_feat_single', partial(base, dense)))
+    if two_stage:
         for layer in network.roi_head.modules():
             if hasattr(layer, 'map_roi_levels'):
                 places.append((layer, 'forward', partial(_regions, layer)))

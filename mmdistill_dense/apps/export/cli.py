@@ -35,6 +35,9 @@ def export_command(args: argparse.Namespace) -> None:
         compared = f'{tried["compared"]} {tried["counted"]} of the network, on made pictures of {sizes}'
         print(f'graph   {found.path}, from pictures of {"this size alone" if one else "any size"} to answers')
         print(f'equal   {_share(tried)} of {compared}')
+        if not tried['compared'] or (tried['counted'] == 'labels' and tried['classes'] < 2):
+            seen = 'one class' if tried['compared'] else 'no box'
+            print(f'WARNING the network sees {seen} there, where all graphs agree: --evaluate scores it on val')
     else:
         size, smallest = size_text(found.size), size_text(found.smallest)
         sides = f'multiples of {found.step} as height and width' if found.step > 1 else 'any height and width'
@@ -55,7 +58,7 @@ def export_command(args: argparse.Namespace) -> None:
             metrics, milliseconds = evaluate(config, args.checkpoint, graph)
         scores = ', '.join(f'{name} {value:.4g}' for name, value in metrics.items())
         if graph is not None:
-            scores += f'; {graph.stat().st_size / 2**20:.2f} MB, {milliseconds:.1f} ms a call'
+            scores += f'; {graph.stat().st_size / 2**20:.2f} MiB, {milliseconds:.1f} ms a call'
         print(f'{graph.name if graph else "network"}: {scores}', flush=True)
 
 

@@ -84,8 +84,12 @@ class Graph(nn.Module):
     named: Callable[[Tensor], dict[str, Tensor]]  # the outputs for an image
     # from now on, lets the network predict from what a written graph gives: its function, and its outputs' names
     answer_by: Callable[[Run, Sequence[str]], None]
-    # axes that are tried free, the freest first, and what their sides are multiples of
-    freedoms: Sequence[tuple[Sequence[str], int]] = ((tuple(AXES), 1), (tuple(AXES), STEP), (('batch',), 1), ((), 1))
+    # axes that are tried free, the freest first, and what their sides are multiples of (8: PIDNet, DDRNet)
+    freedoms: Sequence[tuple[Sequence[str], int]] = (
+        *((tuple(AXES), step) for step in (1, 8, STEP)),
+        (('batch',), 1),
+        ((), 1),
+    )
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -113,8 +117,12 @@ class SegmentorGraph(Graph):
         self.threshold = getattr(head, 'threshold', None) if getattr(head, 'out_channels', None) == 1 else None
 
     def named(self, image: Tensor) -> dict[str, Tensor]:
-        # The pictures of a batch have one size; a list of as many members would fix their number in the graph.
-        return {'logits': self.model.encode_decode(image, [{'img_shape': tuple(image.shape[2:])}])}
+        from mmseg.models.utils import resize
+
+        # Its warning reads sizes as numbers. The pictures of a batch have one size; a list of as many members would fix
+        # their number in the graph.
+        with mock.patch.object(resize, '__defaults__', (*resize.__defaults__[:-1], False)):
+            return {'logits': self.model.encode_decode(image, [{'img_shape': tuple(image.shape[2:])}])}
 
     def answer_by(self, run: Run, names: Sequence[str]) -> None:
         """Replace ``encode_decode``, which whole-picture and sliding inference call."""
@@ -256,6 +264,9 @@ def write_onnx(graph: Graph, image: Tensor, axes: Sequence[str], path: Path, abo
 def save_onnx(model: Any, path: Path, about: Mapping[str, Any]) -> None:
     import onnx
 
+    domains = {entry.domain: entry for entry in model.opset_import}  # merged graphs repeat them
+    del model.opset_import[:]
+    model.opset_import.extend(domains.values())
     onnx.helper.set_model_props(model, {ENTRY: json.dumps(about)})
     write_whole(path, model.SerializeToString())
 
@@ -269,7 +280,9 @@ def onnx_of(program: torch.export.ExportedProgram, inputs: list[str], outputs: l
     assert made is not None
     for node in made.model.graph.all_nodes():
         node.metadata_props.clear()  # torch notes the stack of each, with the folders of this machine
-    return made.model_proto
+    model = made.model_proto
+    del model.graph.value_info[:]  # it has the sides that were 1 as constants, which onnxruntime believes
+    return model
 
 
 def traced(module: nn.Module, given: Mapping[Tensor, Sequence[int]]) -> torch.export.ExportedProgram:

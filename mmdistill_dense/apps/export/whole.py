@@ -18,6 +18,7 @@ from mmdistill_dense.apps.export.graphs import Run, onnx_of, open_graph, read_de
 from mmdistill_dense.apps.export.prepare import Prepare, preparation
 from mmdistill_dense.apps.export.without_package import without_labels
 from mmdistill_dense.config.values import layers, tested_set
+from mmdistill_dense.utils.validate import message_of
 
 _LEAST = 0.98  # of labels or boxes that must be equal; rounding moves pixels between classes and boxes over thresholds
 _BETWEEN = ('frame', 'factor', 'shown')  # pass by the network
@@ -54,6 +55,7 @@ def make_whole(files: Sequence[Path], plain: Config, network: Any, sizes: Sequen
     shape: list[Any] = ['height', 'width', 3]
     if _takes_one(prepare, told):
         shape, sizes = [*sizes[0], 3], sizes[:1]
+    pictures, samples = _samples(plain, network.eval(), sizes)
     about = {
         **told,
         'network': told['input'],
@@ -68,19 +70,54 @@ def make_whole(files: Sequence[Path], plain: Config, network: Any, sizes: Sequen
         'outputs': {name: _OUTPUTS[name] for name in answer.names},
         'note': 'all is inside: resize, normalisation, padding, network, and what makes the answer',
     }
-    front, back = _ends(prepare, answer, told['outputs'])
-    network.eval()
-    pictures = [picture(*size) for size in sizes]
+    try:
+        front, back = _ends(prepare, answer, told['outputs'])
+    except Exception as error:  # torch.export raises many kinds
+        heads = ', '.join(type(part).__name__ for name, part in network.named_children() if name.endswith('head'))
+        said = f'{type(network).__name__} ({heads}) answers by values: {message_of(error).splitlines()[0][:200]}'
+        raise ValueError(f'{said}. Leave --whole out: mmdet makes the answer of what the bare graph gives.') from error
     for file in files:
         whole = _joined(front, onnx.load(str(file)), back)
+        _declare(whole, shape, counted)
         save_onnx(whole, file, about)
         near = {} if file == files[0] else {'overlap': 0.9, 'score': 0.05}  # eight bits differ
-        samples = (predicted(plain, network, one) for one in pictures)
         equal, compared = agreement(open_graph(file), samples, pictures, **near)
         if compared and equal < _LEAST and not near:
             raise ValueError(f'the graph gives {equal:.1%} of the {compared} {counted} that the network gives.')
-        tried = {'pictures': [*sizes], 'compared': compared, 'counted': counted, 'equal': equal}
-        save_onnx(whole, file, {**about, 'tried': tried})
+        tried = {'pictures': [[*one.shape[:2]] for one in pictures], 'compared': compared, 'counted': counted}
+        save_onnx(whole, file, {**about, 'tried': {**tried, 'equal': equal, 'classes': _classes(samples)}})
+
+
+def _samples(plain: Config, network: Any, sizes: Sequence[Sequence[int]]) -> tuple[list[Tensor], list[Any]]:
+    """Return pictures of these sizes, without those at which the network itself stops, and what it predicts."""
+    pictures, samples = list[Tensor](), list[Any]()
+    for size in sizes:
+        try:
+            samples.append(predicted(plain, network, picture(*size)))
+        except RuntimeError:  # branches of some networks meet at multiples of 8 alone; a whole graph pads
+            if not samples:
+                raise
+            continue
+        samples[-1].pop('seg_logits', None)  # as many values as pixels times classes
+        pictures.append(picture(*size))
+    return pictures, samples
+
+
+def _classes(samples: Sequence[Any]) -> int:
+    """Return how many classes predictions have: where it is one, or none, all graphs agree."""
+    labels = [one.pred_sem_seg.data if 'pred_sem_seg' in one else one.pred_instances.labels for one in samples]
+    return len(torch.cat([one.flatten() for one in labels]).unique())
+
+
+def _declare(whole: Any, shape: Sequence[Any], counted: str) -> None:
+    """Name the free sides of the picture and of the outputs, which three graphs named by numbers."""
+    sides: dict[str, Sequence[Any]] = {'picture': shape, 'boxes': ('n', 4), 'masks': ('n', *shape[:2])}
+    sides |= {'labels': shape[:2]} if counted == 'labels' else {}
+    for tensor in (*whole.graph.input, *whole.graph.output):
+        dims = tensor.type.tensor_type.shape
+        dims.Clear()
+        for side in sides.get(tensor.name, ('n',)):
+            dims.dim.add(**{'dim_value' if isinstance(side, int) else 'dim_param': side})
 
 
 def _ends(prepare: Prepare, answer: Any, outputs: Mapping[str, Sequence[int]]) -> tuple[Any, Any]:

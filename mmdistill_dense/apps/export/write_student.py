@@ -110,8 +110,9 @@ def answered(sample: Any, names: Sequence[str], answer: Sequence[Tensor]) -> Any
     return sample
 
 
-# onnxruntime folds normalisation into convolutions and sums in another order: about 1e-7 a layer of the largest value,
-# 1e-5 over a deep network. What is wrong shows above 1e-3: adaptive pooling at another size gave 5e-3 for a PSPNet.
+# onnxruntime sums in another order. Root mean squares of differences, over those of outputs, are up to 2e-5 for that:
+# a PIDNet of 1024x1024 in float32 and in float64, whose worst pixel, where attention is steep, differs by 1e-3 of the
+# largest value. What is wrong shows above 1e-3: adaptive pooling at another size gave 5e-3 for a PSPNet.
 TOLERANCE = 1e-4
 
 
@@ -317,11 +318,11 @@ def _difference(run: graphs.Run, graph: graphs.Graph, images: Sequence[Tensor]) 
             if one.shape != other.shape:
                 raise ValueError(f'{name} has shape {tuple(one.shape)} instead of {tuple(other.shape)}')
             if other.numel() > 0:
-                largest = max(torch.finfo(other.dtype).tiny, other.abs().max().item())
-                difference = (one - other).abs().max().item() / largest
-                if not difference <= TOLERANCE:  # NaN too
-                    raise ValueError(f'{name} differs from the network by {difference:.2e} of its largest value')
-                found = max(found, difference)
+                tiny, difference = torch.finfo(other.dtype).tiny, one - other
+                typical = difference.norm().item() / max(tiny, other.norm().item())
+                if not typical <= TOLERANCE:  # NaN too
+                    raise ValueError(f'{name} differs from the network by {typical:.2e} of its root mean square')
+                found = max(found, difference.abs().max().item() / max(tiny, other.abs().max().item()))
     return found
 
 

@@ -28,6 +28,7 @@ from rich.progress import track
 from mmdistill_dense.apps.export.without_package import read_files, without_labels
 from mmdistill_dense.apps.export.write_student import load_student
 from mmdistill_dense.apps.inspect.drawing import draw
+from mmdistill_dense.apps.inspect.inference import predict_timed
 from mmdistill_dense.apps.project import BOXES, DRAWN, LABELS, MARK, SUITE, walk_data
 from mmdistill_dense.apps.project.contact_sheet import write_picture
 from mmdistill_dense.apps.recipes.named import is_name, read_config
@@ -56,16 +57,16 @@ def predict_command(args: argparse.Namespace) -> None:
         student = Student.load(read_config(str(config)), checkpoint, device, args.threshold)
     student.take_up(args.out)
     print(f'student  {checkpoint}, {parameters_in_use(student.network) / 1e6:.2f} M parameters')
-    unreadable, named = list[Path](), {Path(name) for name in args.pictures}
+    skipped, named = defaultdict[str, list[Path]](list), {Path(name) for name in args.pictures}
 
     @contextmanager
     def skipping(file: Path) -> Iterator[None]:
         try:
             yield
-        except Unreadable:
-            if file in named or len(unreadable) + 1 == len(files):
+        except Unreadable as error:
+            if file in named or sum(map(len, skipped.values())) + 1 == len(files):
                 raise
-            unreadable.append(file)
+            skipped[error.reason].append(file)
 
     start = time.perf_counter()
     try:
@@ -82,8 +83,8 @@ def predict_command(args: argparse.Namespace) -> None:
     student.seconds = time.perf_counter() - start
     for line in student.told(args.out):
         print(line)
-    if unreadable:
-        print(f'skipped  {len(unreadable)} that cannot be read: {some(printable(str(one)) for one in unreadable)}')
+    for reason, unread in skipped.items():
+        print(f'skipped  {len(unread)} {reason}: {some(printable(str(file)) for file in unread)}')
     if others:
         endings = sorted({file.suffix.lower() or file.name for file in others})
         print(f'left out {len(others)} files with endings of no picture or video: {some(map(printable, endings))}')
@@ -137,7 +138,11 @@ def find_inputs(given: Sequence[str]) -> tuple[list[Path], list[Path]]:
 
 
 class Unreadable(ValueError):
-    """A file that is no picture or video, whatever its name says."""
+    """A file that is no picture or video, whatever its name says, or another one that cannot be predicted."""
+
+    def __init__(self, message: str, reason: str = 'that cannot be read') -> None:
+        super().__init__(message)
+        self.reason = reason
 
 
 @dataclass
@@ -166,6 +171,7 @@ class Student:
     prepare: Callable[[dict[str, Any]], Any]
     seconds: float = 0  # of all, with reading and writing
     milliseconds: list[float] = field(default_factory=list)  # of each picture, in the network alone
+    prepared: list[float] = field(default_factory=list)  # of each picture, with normalisation and labels
     boxes: dict[str, tuple[dict[str, Any], list[dict[str, Any]]]] = field(default_factory=dict)  # by name, as of COCO
     written: set[Path] = field(default_factory=set)  # label images, or pictures whose boxes were found
     videos: set[Path] = field(default_factory=set)  # their places, without endings
@@ -237,7 +243,8 @@ class Student:
         except (cv2.error, AssertionError, AttributeError, OSError, TypeError, ValueError):
             picture = None  # the libraries read None, and fail at the next step
         if picture is None or np.prod(picture.shape[:2]) < 2:
-            raise Unreadable(f'{told}: cannot be read as a picture of two pixels or more.')
+            reason = 'that cannot be read' if picture is None else 'of a single pixel'
+            raise Unreadable(f'{told}: cannot be read as a picture of two pixels or more.', reason)
         if picture.dtype == np.uint16:
             picture = picture // 257
         picture = np.atleast_3d(picture).clip(0, 255).astype(np.uint8)
@@ -246,7 +253,8 @@ class Student:
             return Shot(name, picture, self.prepare(data), self.label_of(given, name))
         except cv2.error as error:  # so thin that a side would have no pixel
             sides = size_text(picture.shape[:2])
-            raise Unreadable(f'{told}: its {sides} pixels cannot be brought to the student: {error.err}') from error
+            told = f'{told}: its {sides} pixels cannot be brought to the student: {error.err}'
+            raise Unreadable(told, 'too thin for the student') from error
 
     def label_of(self, given: Path | np.ndarray, name: str) -> str:
         """Return the name of a label image; of pictures with one stem, those behind the first keep their endings."""
@@ -261,12 +269,12 @@ class Student:
         for batch in filter(None, _batches(shots)):
             start = time.perf_counter()
             data = {key: [shot.data[key] for shot in batch] for key in ('inputs', 'data_samples')}
-            with torch.no_grad():
-                found = cast(list[Any], self.network.test_step(data))
+            found, seconds = predict_timed(self.network, data)
             for one in found:
                 one.pop('seg_logits', None)  # as many values as pixels times classes
             found = [one.cpu() for one in found]  # ends when the device has
-            self.milliseconds += [1000 * (time.perf_counter() - start) / len(batch)] * len(batch)
+            self.milliseconds += [1000 * seconds / len(batch)] * len(batch)
+            self.prepared += [1000 * (time.perf_counter() - start) / len(batch)] * len(batch)
             yield from zip(batch, found, strict=True)
 
     def draw(self, picture: np.ndarray, found: Any) -> np.ndarray:
@@ -288,11 +296,13 @@ class Student:
             box = {'id': 0, 'image_id': 0, 'category_id': int(kind) + 1, 'bbox': [x, y, *size]}  # numbered at last
             box |= {'area': round((right - x) * (low - y), 2), 'score': round(score, 4), 'iscrowd': 0}
             if 'masks' in instances:
-                from pycocotools.mask import area, encode
+                from pycocotools.mask import area, encode, toBbox
 
                 code = encode(np.asfortranarray(np.asarray(instances.masks[number], np.uint8)))
                 box['segmentation'] = {'size': code['size'], 'counts': code['counts'].decode()}
                 box['area'] = int(area(code))
+                if not instances.bboxes.any():  # SOLO finds none
+                    box['bbox'] = toBbox(code).tolist()
             boxes.append(box)
         height, width = (int(side) for side in found.ori_shape)
         self.boxes[name] = {'id': 0, 'file_name': name, 'height': height, 'width': width}, boxes
@@ -326,12 +336,13 @@ class Student:
             more = f'; boxes in {earlier} earlier ones are kept' if earlier else ''
             yield f'         {out / BOXES}: {count} boxes of {self.threshold} or more, in {len(self.written)}{more}'
         device = next(self.network.parameters()).device
-        times = self.milliseconds[1:] or self.milliseconds  # the first one is slower
+        passes, prepared = (times[1:] or times for times in (self.milliseconds, self.prepared))  # the first is slower
         threads = f', {torch.get_num_threads()} threads' if device.type == 'cpu' else ''
-        whole = f'{1000 * self.seconds / len(self.milliseconds):.1f} ms with reading and writing'
-        measured = f'median of {len(times)}, up to {BATCH} at once'
-        yield f'time     {median(times):.1f} ms a picture in the network ({measured}), on {device}{threads}'
-        yield f'         {whole}'
+        whole = f'{1000 * self.seconds / len(self.prepared):.1f} ms with reading and writing'
+        measured = f'median of {len(passes)}, up to {BATCH} at once'
+        yield f'time     {median(passes):.1f} ms a picture in the network ({measured}), on {device}{threads}'
+        labels = ' and labels' if self.segments else ''
+        yield f'         {median(prepared):.1f} ms with normalisation{labels}, {whole}'
 
 
 def _batches(shots: Iterable[Shot]) -> Iterator[list[Shot]]:
@@ -397,7 +408,8 @@ def predict_video(student: Student, file: Path, out: Path) -> None:
     stem = place if place.with_suffix('') in student.videos else place.with_suffix('')  # of one with another ending
     drawn = out / DRAWN / f'{stem}.mp4'
     if printable(str(drawn)) != str(drawn):  # OpenCV would end the process
-        raise Unreadable(f'{str(file)!r}: the path of a video and of --out must be UTF-8: rename it.')
+        told = f'{str(file)!r}: the path of a video and of --out must be UTF-8: rename it.'
+        raise Unreadable(told, 'with a path that is not UTF-8')
     frames = mmcv.VideoReader(str(file))
     if not frames.opened:
         raise Unreadable(f'{file}: cannot be read as a video.')

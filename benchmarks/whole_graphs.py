@@ -37,8 +37,8 @@ python benchmarks/whole_graphs.py
 ```
 
 Zoo networks with random weights as whole graphs in onnxruntime, against mmdet's and mmseg's own inference: 20 made
-pictures of 8 sizes. Equal boxes have an IoU from 0.99 on (masks too), one label, and scores within 0.001. DDRNet and PIDNet
-themselves stop where 8 divides not both sides; their whole graphs pad there.
+pictures of 8 sizes. Equal boxes have an IoU from 0.99 on (masks too), one label, and scores within 0.001. mmseg's
+DDRNet and PIDNet stop where 8 divides not both sides; their whole graphs pad there.
 
 | network | compared | equal |
 | :-- | :-- | --: |

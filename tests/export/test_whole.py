@@ -16,12 +16,10 @@ import onnxruntime
 import pytest
 import torch
 import torch.nn.functional as F
-from mmdet.models import dense_heads
 from mmengine.config import Config
 from PIL import Image
 from torch import nn
 
-from benchmarks import whole_graphs
 from mmdistill_dense.__main__ import main
 from mmdistill_dense.apps.export import cli, export_graph, graphs, open_graph, read_description, whole, write_student
 from mmdistill_dense.apps.export.answer import Detections, Labels, Queries, check_known, pasted
@@ -212,6 +210,8 @@ def test_heads_that_decide_otherwise_are_refused(tmp_path):
 
 def test_a_head_that_chooses_boxes_in_its_own_form_is_refused():
     """What these graphs replace is what mmdet's base classes do. PAA votes, YOLACT suppresses all classes at once."""
+    from mmdet.models import dense_heads
+
     refused, walked = set(), 0
     kinds = {kind for kind in vars(dense_heads).values() if hasattr(kind, '_bbox_post_process')}
     for kind in kinds - {kind for kind in kinds if inspect.isabstract(kind)}:
@@ -233,6 +233,8 @@ def test_a_head_that_chooses_boxes_in_its_own_form_is_refused():
 
 
 def test_queries_and_regions_that_are_chosen_otherwise_are_refused(tmp_path):
+    from mmdet.models import dense_heads
+
     for name, refused in (('DINOHead', False), ('DETRHead', False), ('DDQDETRHead', True)):
         kind = getattr(dense_heads, name)
         with pytest.raises(ValueError, match='DDQDETRHead has its own predict') if refused else nullcontext():
@@ -395,12 +397,12 @@ def test_the_description_says_how_boxes_are_computed(tmp_path):
 # What is compared, and what a file declares
 
 
-def compared(folder, monkeypatch, altered=None, sizes=SIZES):
+def compared(folder, monkeypatch, altered=None, sizes=SIZES, side='height'):
     """What `make_whole` describes where torch stands for onnxruntime, and the preparation may be ``altered``."""
     plain, network = loaded(folder, 'fcn')
     network.decode_head.conv_seg.weight.data *= 9
     graph, about = graph_of(network), told_of(plain)
-    shape = ['batch', 3, 'height', 'width']
+    shape = ['batch', 3, side, 'width' if side == 'height' else sizes[0][1]]
     told = dict(task='segmentation', outputs=dict(logits=[1, 4, 9, 9]), input=dict(about, shape=shape))
     prepare, labels = Prepare({**about, **(altered or {})}), Labels(network, {})
 
@@ -409,14 +411,16 @@ def compared(folder, monkeypatch, altered=None, sizes=SIZES):
         return [labels(*between, *graph.named(image).values())[0]]
 
     written = []
-    for name in ('_ends', '_joined', '_declare'):
+    for name in ('_ends', '_joined'):
         monkeypatch.setattr(whole, name, lambda *_: (None, None))
+    declared = []
+    monkeypatch.setattr(whole, '_declare', lambda model, shape, counted: declared.append((shape, counted)))
     monkeypatch.setattr('onnx.load', lambda _: None)
     monkeypatch.setattr(whole, 'save_onnx', lambda model, file, about: written.append(about))
     monkeypatch.setattr(whole, 'read_description', lambda _: told)
     monkeypatch.setattr(whole, 'open_graph', lambda _: torch.no_grad()(run))
     whole.make_whole([Path('s.onnx')], plain, network, sizes)
-    return written[-1]['tried']
+    return dict(written[-1]['tried'], declared=declared)
 
 
 @pytest.mark.parametrize('altered', [
@@ -432,6 +436,9 @@ def test_a_whole_graph_that_answers_otherwise_is_refused(tmp_path, monkeypatch, 
 def test_a_whole_graph_is_compared_where_the_network_itself_runs(tmp_path, monkeypatch, capsys):
     tried = compared(tmp_path, monkeypatch)
     assert tried['pictures'] == [*map(list, SIZES)] and tried['equal'] > 0.999 and tried['classes'] > 1
+    assert tried['declared'] == [(['height', 'width', 3], 'labels')]
+    fixed = compared(tmp_path, monkeypatch, sizes=[(112, 160), *SIZES], side=112)
+    assert (fixed['pictures'], fixed['declared']) == ([[112, 160]], [([112, 160, 3], 'labels')])
 
     def stops(plain, network, one):
         if one.shape[0] == SIZES[stopped][0]:
@@ -519,7 +526,10 @@ def test_a_comparison_that_shows_nothing_says_so(tmp_path, monkeypatch, capsys, 
     assert (told in out) if told else 'WARNING' not in out
 
 
-SEGMENTORS = [name for name, (file, _) in whole_graphs.ZOO.items() if file.startswith('mmseg')]
+SEGMENTORS = (
+    'FCN', 'PSPNet', 'DeepLabV3+', 'DeepLabV3', 'Fast-SCNN', 'BiSeNetV2', 'SegFormer', 'UPerNet', 'DDRNet', 'PIDNet',
+    'STDC', 'ICNet',
+)  # fmt: skip
 
 
 @pytest.mark.soak
@@ -530,6 +540,9 @@ def test_segmentors_of_the_page_take_pictures_of_8_sizes(tmp_path, name, small):
 
     A graph that declares one size takes that one alone; one that declares none takes all.
     """
+    from benchmarks import whole_graphs
+
+    assert [*SEGMENTORS] == [name for name, (file, _) in whole_graphs.ZOO.items() if file.startswith('mmseg')]
     config = Config.fromfile(whole_graphs._path(whole_graphs.ZOO[name][0]))
     config.model = whole_graphs.config_of(name).model
     steps = config.test_dataloader.dataset.pipeline

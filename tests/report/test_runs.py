@@ -534,8 +534,8 @@ def test_box_ap_of_a_further_test_set_is_in_percent(tmp_path: Path) -> None:
 
 def test_runs_with_drawn_seeds_are_never_a_pair(tmp_path: Path) -> None:
     kd, alone = (logged(run(tmp_path / name, model, None), 60.0) for name, model in (('kd', DISTILLED), ('a', ALONE)))
-    found = answer(kd, alone)
-    assert found.gains == {'kd': None}
+    found = answer(kd, logged(alone, 60.0, 60.0))
+    assert found.gains == {'kd': None} and not found.apart
     assert (rows(found)['kd']['seeds'], rows(found)['kd']['gain']) == ('drawn', 'no control of its seed')
     for folder in (logged(run(tmp_path / 'kd7', DISTILLED, 7), 61.0), logged(run(tmp_path / 'a7', ALONE, 7), 60.0)):
         assert answer(kd, alone, folder).gains['kd'] is None

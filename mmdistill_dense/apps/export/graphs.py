@@ -280,8 +280,7 @@ def onnx_of(program: torch.export.ExportedProgram, inputs: list[str], outputs: l
     assert made is not None
     for node in made.model.graph.all_nodes():
         node.metadata_props.clear()  # torch notes the stack of each, with the folders of this machine
-    model = made.model_proto
-    del model.graph.value_info[:]  # it has the sides that were 1 as constants, which onnxruntime believes
+    del (model := made.model_proto).graph.value_info[:]  # constants where a side was 1, which onnxruntime believes
     return model
 
 

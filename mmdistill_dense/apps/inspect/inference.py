@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from functools import partial
 from typing import Any
@@ -18,9 +18,7 @@ from torch.overrides import TorchFunctionMode
 class _QuickLabels(TorchFunctionMode):
     """Run ``argmax`` as ``max``, whose indices are the same in a sixth of the time, and enlarge nothing to its size."""
 
-    def __torch_function__(
-        self, function: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
-    ) -> Any:
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         options = kwargs or {}
         if function is Tensor.argmax and 'dim' in options:
             return args[0].max(**options).indices

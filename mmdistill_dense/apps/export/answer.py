@@ -166,7 +166,7 @@ def pasted(masks: Tensor, boxes: Tensor, height: int, width: int) -> Tensor:
 
 def owner_of(part: Any, method: str) -> str:
     """Return the name of the class that defines a method."""
-    return next(kind.__name__ for kind in type(part).__mro__ if method in vars(kind))
+    return next((kind.__name__ for kind in type(part).__mro__ if method in vars(kind)), '')
 
 
 def check_method(part: Any, method: str, *owners: str) -> None:

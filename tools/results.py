@@ -1,4 +1,4 @@
-"""Write the tables of finished suites to docs/results/, with their scores and pictures: results.py SUITE.yaml …"""
+"""Write the tables of finished suites to docs/results/, with their scores: results.py SUITE.yaml …"""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from mmdistill_dense.apps.suite.definition import Definition, load
 from mmdistill_dense.apps.suite.table import write_table
 from mmdistill_dense.utils.files import write_text
 from mmdistill_dense.utils.process import errors_only
-from tools.docs.check_results import FOLDER, PICTURES, filled, pages, read_scores
+from tools.docs.check_results import FOLDER, filled, pages, read_scores
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -32,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def publish(definition: Definition, root: Path) -> None:
-    """Write the page of a suite, its scores and its picture; and its gains in other pages.
+    """Write the page of a suite and its scores; and its gains in other pages.
 
     Raises:
         ValueError: If no run of a student has finished.
@@ -42,9 +42,8 @@ def publish(definition: Definition, root: Path) -> None:
     scores = read_scores(definition.out / 'scores.csv')
     if not scores.keys() - {'teacher'}:
         raise ValueError(f'{definition.path}: no student has finished in {definition.out}; `suite run` trains them')
-    for name, folder, suffix in (('scores.csv', FOLDER, 'csv'), ('gains.png', PICTURES, 'png')):
-        (root / folder).mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(definition.out / name, root / folder / f'{stem}.{suffix}')
+    (root / FOLDER).mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(definition.out / 'scores.csv', root / FOLDER / f'{stem}.csv')
     write_text(root / FOLDER / f'{stem}.md', page(definition, root))
     every = {file.stem: read_scores(file) for file in (root / FOLDER).glob('*.csv')}
     for path in pages(root):
@@ -61,7 +60,6 @@ def page(definition: Definition, root: Path) -> str:
         title.removeprefix('# ') + '.',
         f'```bash\n# needs the data and the start weights that the definition names\nmmdistill suite run {shown}\n```',
         table.replace(str(definition.path), str(shown)).strip(),
-        f'![Gains over the student alone](../images/results/{stem}.png)',
         f'All scores of every run: [{stem}.csv]({stem}.csv).',
     ]
     return '\n\n'.join(parts) + '\n'

@@ -12,8 +12,8 @@ from mmdistill_dense.apps.recipes import compose
 from mmdistill_dense.apps.suite import configs, plan, preflight
 from mmdistill_dense.apps.suite.definition import Definition, load
 from mmdistill_dense.apps.suite.job import perform
-from mmdistill_dense.apps.suite.rows import own_data
-from mmdistill_dense.apps.suite.table import unlabelled
+from mmdistill_dense.apps.suite.rows import SuiteTable, own_settings
+from mmdistill_dense.apps.suite.table import as_markdown, unlabelled
 from mmdistill_dense.config.resolve import load_model
 from tests import toys
 from tests.suite import tiny
@@ -59,7 +59,7 @@ def test_leaf_that_differs_in_more_or_in_nothing_is_refused(text: str, options: 
 
 
 @pytest.mark.parametrize(('row', 'said'), [
-    ({'options': {'train_cfg.max_iters': 3}}, 'train_cfg.max_iters would make the method differ from its control'),
+    ({'options': {'optim_wrapper.type': 'X'}}, 'optim_wrapper.type would make the method differ from its control'),
     ({'options': {'model.student.x': 3}}, 'options.model.student.x would make the method differ'),
     ({'options': {'model.distillers.kdd.loss_weight': 3}}, "distiller 'kdd': unknown. Close: kd"),
     ({'options': {'pool_size': 3}}, r'does not say which distiller .*\. Write e\.g\. (kd|afdcd)\.pool_size'),
@@ -229,59 +229,7 @@ def test_workers_apply_to_every_loader_and_two_checkpoints_are_kept() -> None:
     assert configs.control_config(defined(checkpoint_every=None)).default_hooks.checkpoint.interval == 450
 
 
-# A row of another length: what is counted in steps is scaled, and what may be a length and is not known is refused
-
-
-def ten_steps(**changes: Any) -> Config:
-    """A run of 10 steps with a schedule of each kind."""
-    schedules = [
-        dict(type='MultiStepLR', milestones=[4, 9, 20], end=10),
-        dict(type='CosineAnnealingLR', T_max=7, begin=3, end=10),
-        dict(type='LinearLR', begin=0, end=3, total_iters=0),
-    ]
-    distillers = dict(kd=dict(schedule=dict(warmup=2, ramp_down=(0, 0.5)), learn=dict(max_iters=10)))
-    given = dict(
-        train_cfg=dict(max_iters=10, val_interval=5),
-        param_scheduler=schedules,
-        default_hooks=dict(checkpoint=dict(interval=10), logger=dict(interval=1)),
-        model=dict(distillers=distillers, unlabelled=dict(start=1, ratio=10), student=dict(steps=10)),
-    )
-    return Config({**given, **changes})
-
-
-@pytest.mark.parametrize(('factor', 'loop', 'milestones', 'waves', 'warmup', 'start'), [
-    (2, (20, 10), [8, 18, 40], (14, 6, 20), 4, 2), (0.5, (5, 2), [2, 4, 10], (3, 2, 5), 1, 1),
-    (0.1, (1, 1), [1, 1, 2], (1, 1, 1), 1, 1),
-])  # fmt: skip
-def test_what_is_counted_in_steps_is_scaled_with_the_length(
-    factor: float, loop: tuple, milestones: list, waves: tuple, warmup: int, start: int
-) -> None:
-    """A milestone stays before the end, and a wave ends with its schedule."""
-    found = ten_steps()
-    configs.fit(found, factor, 'x')
-    assert tuple(found.train_cfg.values()) == loop
-    first, second, third = found.param_scheduler
-    assert first.milestones == milestones and (second.T_max, second.begin, second.end) == waves
-    assert (third.begin, third.total_iters) == (0, 0)
-    kd = found.model.distillers.kd
-    assert (kd.schedule.warmup, tuple(kd.schedule.ramp_down), kd.learn.max_iters) == (warmup, (0, 0.5), 10)
-    assert (found.model.unlabelled, found.model.student) == (dict(start=start, ratio=10), dict(steps=10))
-    assert (found.default_hooks.checkpoint.interval, found.default_hooks.logger.interval) == (10, 1)
-
-
-@pytest.mark.parametrize(('changes', 'key'), [
-    (dict(train_cfg=dict(max_epochs=4, dynamic_intervals=[[3, 1]])), 'train_cfg.dynamic_intervals.0.0=3'),
-    (dict(param_scheduler=dict(type='OneCycleLR', restart=10)), 'param_scheduler.restart=10'),
-    (dict(custom_hooks=[dict(type='X', start_from=3)]), 'custom_hooks.0.start_from=3'),
-    (dict(optim_wrapper=dict(warm_steps=10)), 'optim_wrapper.warm_steps=10'),
-    (dict(model=dict(distillers=dict(kd=dict(last_step=0, max_iters=10)))), 'model.distillers.kd.max_iters=10'),
-])  # fmt: skip
-def test_what_may_be_a_length_is_refused(changes: dict[str, Any], key: str) -> None:
-    with pytest.raises(ValueError, match=f'methods.x.length: {key} looks like a length in a run of'):
-        configs.fit(ten_steps(**changes), 2, 'methods.x.length')
-
-
-# Rows with pictures without labels, or with data and a length of their own
+# Rows with pictures without labels, or with options of the run
 
 
 def with_pictures(row: dict[str, Any] | None = None, **changes: Any) -> Definition:
@@ -342,23 +290,28 @@ def test_a_run_tells_the_number_and_the_passes(options: dict[str, Any], passes: 
     assert unlabelled({}) == ''
 
 
-def test_rows_may_have_a_length_and_training_sets_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The rest of their config is the control's, also of a second row that replaces nested options."""
-    monkeypatch.setenv('SHAPES', '5')
+def test_rows_may_have_a_length_of_their_own_or_another_training_set() -> None:
+    """The rest of their config is the control's; the table tells what differs."""
+    twice = {'train_cfg.max_iters': 16, 'param_scheduler.1': {'end': 16}}
     rows = {
-        'alone_2x': {'length': 2},
-        'joined': {'method': 'kd', 'data': [{}, {'num_images': 3, 'palette': '{{$SHAPES:1}}'}]},
-        'other': {'data': [{'painting.objects': [1, 2]}]},
+        'alone_2x': {'options': twice},
+        'kd_2x': {'method': 'kd', 'options': {**twice, 'loss_weight': 3}, 'rate': 2},
+        'fewer': {'options': {'train_dataloader': {'dataset': {'num_images': 3}}}},
     }
     loop = {'_delete_': True, 'type': 'IterBasedTrainLoop', 'max_iters': 8, 'val_interval': 4}
     definition = with_pictures(methods=rows, options={'train_cfg': loop})
-    found = {name: plan.config_of(definition, run_of(definition, name)) for name in ('control', *rows)}
-    assert [one.train_cfg.max_iters for one in found.values()] == [8, 16, 8, 8]
-    assert {len(one.train_cfg) for one in found.values()} == {3}
-    first, second = found['joined'].train_dataloader.dataset.datasets
-    control = found['control'].train_dataloader.dataset
-    assert first == control and second == {**control, 'num_images': 3, 'palette': '5'}
-    assert found['other'].train_dataloader.dataset.painting.objects == [1, 2]
-    assert len({plan.hash_of(definition, run_of(definition, name)) for name in found}) == 4
-    assert own_data(definition.methods['alone_2x']) == ', 2 times as long'
-    assert own_data(definition.methods['joined']).startswith(" on the control's training set and the control's")
+    control, alone, method, fewer = (
+        plan.config_of(definition, run_of(definition, name)) for name in ('control', *rows)
+    )
+    changed = sorted(configs.differences(control.to_dict(), alone.to_dict()))
+    assert changed == ['param_scheduler.1.end', 'train_cfg.max_iters', 'work_dir'] and alone.train_cfg.max_iters == 16
+    assert method.train_cfg == alone.train_cfg and method.model.distillers.kd.loss_weight == 3
+    changed = sorted(configs.differences(control.to_dict(), fewer.to_dict()))
+    assert changed == ['train_dataloader.dataset.num_images', 'work_dir']
+    hashes = {plan.hash_of(definition, run_of(definition, name)) for name in ('control', *rows)}
+    assert len(hashes) == 4 and not definition.methods['fewer'].distils and definition.methods['kd_2x'].distils
+    told = own_settings(definition.methods['kd_2x'])
+    assert told.startswith(' with `train_cfg.max_iters=16 ')
+    assert told.endswith('loss_weight=3`, 2 times the learning rate')
+    lines = as_markdown(SuiteTable(definition, ())).splitlines()
+    assert '- Other length or training set than the student alone: kd_2x: no gain of a method alone.' in lines

@@ -68,10 +68,12 @@ def test_names_in_yaml_are_the_texts_of_the_file(name: str, tmp_path: Path) -> N
     (dict(methods={'kd': 3}), 'methods.kd: must be a mapping of keys to values, got 3'),
     (dict(methods={'kd': {'variant': 'mimic'}}), "methods.kd: variant 'mimic' of kd does not fit toy_seg"),
     (dict(methods={'kd': {'config': 'x.py', 'method': 'kd'}}), 'methods.kd.config: cannot be combined with `method`'),
-    (dict(methods={'kd': {'data': {}}}), 'methods.kd.data: must be of type list'),
-    (dict(methods={'kd': {'data': ['x']}}), 'methods.kd.data: is a list of training sets, each as changes'),
-    (dict(methods={'kd': {'length': 0}}), 'methods.kd.length: must be a factor above 0, got 0'),
-    (dict(methods={'long': {'length': 2, 'options': {}}}), 'methods.long.options: a row without `method`'),
+    (dict(methods={'kd': {'data': [{}]}}), 'methods.kd.data: suite data has left: set train_dataloader.dataset in the'),
+    (dict(methods={'long': {'length': 2}}), 'methods.long.length: suite length has left: set train_cfg and'),
+    (dict(methods={'long': {'options': {'train_cfg.max_iters': 9, 'loss_weight': 2}}}),
+     'methods.long.options: a row without `method`'),
+    (dict(methods={'long': {'options': {'train_dataloader': {'dataset': {'num_images': 2}, 'batch_size': 2}}}}),
+     "methods.long: method 'long': unknown"),
     (dict(methods={'control_x': {'rate': 'control'}}), 'methods.control_x.rate: control: the row is the student alone'),
     (dict(methods={'kd': {'rate': 'x'}}), "methods.kd.rate: must be a factor above 0, got 'x'"),
     (dict(methods={'kd': {'start': 'x'}}), 'methods.kd.start: suite start has left: '),
@@ -152,15 +154,15 @@ def test_a_definition_inherits_others_as_configs_do_and_runs_nothing(tmp_path: P
 
 @pytest.mark.parametrize('suffix', ['py', 'json', 'yml'])
 def test_the_same_definition_in_other_languages(tmp_path: Path, suffix: str) -> None:
-    place = '{{$MMDISTILL_WEIGHTS:weights}}/x.pth'
-    content = tiny.content(methods={'kd': {}, 'other': {'data': [{'ann_file': place}]}})
+    place, key = '{{$MMDISTILL_WEIGHTS:weights}}/x.pth', 'train_dataloader.dataset.ann_file'
+    content = tiny.content(methods={'kd': {}, 'other': {'options': {key: place}}})
     text = ''.join(f'{key} = {value!r}\n' for key, value in content.items())
     (tmp_path / f'tiny.{suffix}').write_text(
         text if suffix == 'py' else json.dumps(content, indent='\t' if suffix == 'json' else 2)
     )
     found = definition.load(tmp_path / f'tiny.{suffix}')
     assert replace(found, path=None) == replace(definition.load(tiny.write(tmp_path, **content)), path=None)
-    assert found.methods['other'].data[0]['ann_file'] == place
+    assert found.methods['other'].run_options == {key: place}
 
 
 @pytest.mark.parametrize(('name', 'text', 'said'), [

@@ -6,15 +6,12 @@ import math
 from dataclasses import replace
 from pathlib import Path
 
-import cv2
-import numpy as np
 import pytest
-from matplotlib.figure import Figure
 
 from mmdistill_dense.apps.suite import plan
 from mmdistill_dense.apps.suite.definition import Definition
-from mmdistill_dense.apps.suite.rows import Gain, SuiteTable, collect, holm, make_rows, paired_gain, summarise
-from mmdistill_dense.apps.suite.table import BELOW, as_markdown, gains_png, scores_as_csv, write_table
+from mmdistill_dense.apps.suite.rows import collect
+from mmdistill_dense.apps.suite.table import as_markdown, scores_as_csv, write_table
 from mmdistill_dense.utils.files import read_json, write_json
 from tests.suite import made_up
 
@@ -56,7 +53,7 @@ def test_scores_gains_and_intervals_are_written_where_they_are_asked_for_and_twi
     write_table(suite)
     assert '| **+2.83** [+2.12, +3.55] |' in capsys.readouterr().out
     write_table(suite, tmp_path / 'elsewhere')
-    for name in ('table.md', 'scores.csv', 'gains.png'):
+    for name in ('table.md', 'scores.csv'):
         assert (suite.out / name).read_bytes() == (tmp_path / 'elsewhere' / name).read_bytes() != b''
 
 
@@ -176,136 +173,3 @@ def test_runs_of_different_numbers_of_processes_make_no_table(suite: Definition)
 
 
 # The picture of gains, read back from its artists and pixels
-
-GAINS = {'kd': [3.0, 2.5, 3.0], 'heavy': [-1.0]}
-
-
-def test_seeds_means_and_intervals_are_drawn_in_the_line_of_their_row(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    suite, figures = made_up.definition(tmp_path), list[Figure]()
-    scores = {'control': made_up.CONTROL, 'teacher': {0: 53.0}}
-    for name, gains in GAINS.items():
-        scores[name] = {seed: made_up.CONTROL[seed] + gain for seed, gain in enumerate(gains)}
-    results = {
-        name: {seed: {'score': score, 'config_hash': 'x'} for seed, score in found.items()}
-        for name, found in scores.items()
-    }
-    save, colours = Figure.savefig, []
-    monkeypatch.setattr(Figure, 'savefig', lambda self, *args, **kw: (figures.append(self), save(self, *args, **kw))[1])
-    for found in (results, {name: {} for name in results}):
-        table = SuiteTable(suite, make_rows(found, suite.seeds, 'control'))
-        picture = cv2.imdecode(np.frombuffer(gains_png(table), np.uint8), cv2.IMREAD_COLOR)
-        colours.append(len(np.unique(picture.reshape(-1, 3), axis=0)))
-    assert colours[0] > colours[1] > 10, 'a picture even of nothing'
-    (axes,) = figures[0].axes
-    points = {(line.get_label(), *np.round(point, 9)) for line in axes.lines for point in line.get_xydata()}
-    for place, gains in enumerate(GAINS.values()):
-        assert {('one seed', gain, place + BELOW) for gain in gains} <= points
-        assert ('mean', round(float(np.mean(gains)), 9), place) in points
-    assert axes.lines[0].get_xdata() == [0, 0], 'the line of no gain'
-    assert [label.get_text() for label in axes.get_yticklabels()] == ['kd (n = 3)', 'heavy (n = 1)']
-    assert axes.get_ylim() == (1.6, -0.6) and tuple(figures[0].get_size_inches()) == (8, 2.34), 'the first on top'
-    (bar,) = axes.containers
-    (segment,) = bar.lines[2][0].get_segments()
-    np.testing.assert_allclose(segment, [[2.1162, 0], [3.5505, 0]], atol=1e-4)
-    assert axes.get_title(loc='left') == 'Made up\nstudent alone 41.17 ± 1.26 (n = 3), teacher 53.00'
-    legend = [text.get_text() for text in figures[0].legends[0].get_texts()]
-    assert legend == ['one seed', 'mean', '95% interval']
-
-
-def test_gains_are_over_the_control_that_is_best_on_val(tmp_path: Path) -> None:
-    text = made_up.DEFINITION.replace('heavy: {{method: kd, options: {{loss_weight: 5}}}}', 'control_x2: {{rate: 2}}')
-    suite = made_up.definition(tmp_path, text=text)
-    made_up.finish(suite, 'control', made_up.CONTROL)
-    made_up.finish(suite, 'kd', KD)
-    assert collect(suite).control == 'control', 'the other has no run yet'
-    metrics = {'val': {'mIoU': 99.0}, 'test': {'mIoU': 40.0}}
-    made_up.finish(suite, 'control_x2', {0: 42.0}, metrics=metrics)
-    assert collect(suite).control == 'control', 'most of its seeds are missing'
-    made_up.finish(suite, 'control_x2', {0: 42.0, 1: 42.0}, metrics=metrics)
-    table = collect(suite)
-    assert table.control == 'control_x2', 'by the seeds that both have: a page that is written meanwhile stays as it is'
-    assert table.row('kd').gain.each.keys() == {0, 1}
-    made_up.finish(suite, 'control_x2', {0: 40.0, 1: 40.0, 2: 40.0}, metrics=metrics)
-    table = collect(suite)
-    assert table.control == 'control_x2' and table.row('kd').gain.each == {0: 3.0, 1: 3.5, 2: 5.5}
-    assert table.row('control_x2').gain is table.row('control').gain is None
-    told = as_markdown(table)
-    assert 'mean of (method - control_x2, the best control on val) at' in told and 'kd (+3.00)' not in told
-    made_up.finish(suite, 'kd', {0: 43.0}, test_is_val=True)
-    assert 'the best control on val, the pictures of the gain too)' in as_markdown(collect(suite))
-
-
-# Statistics against tables, integration and formulas written out
-
-
-def gains_of(scores: dict[str, dict[int, float]], control: dict[int, float]) -> dict[str, Gain | None]:
-    return holm({name: paired_gain(own, control) for name, own in scores.items()})
-
-
-TABLE = {1: 12.70620474, 2: 4.30265273, 3: 3.18244631, 4: 2.77644511, 5: 2.57058184, 9: 2.26215716, 30: 2.04227246}
-
-
-def test_intervals_are_those_of_the_printed_table_and_p_says_what_they_say() -> None:
-    """One pair with a difference of 1, the others with none: standard error 1 / n."""
-    for freedom, expected in TABLE.items():
-        scores = {seed: float(seed == 0) for seed in range(freedom + 1)}
-        gain = paired_gain(scores, dict.fromkeys(scores, 0.0))
-        assert gain.half * gain.n == pytest.approx(expected, abs=1e-8)
-        assert gain.low == pytest.approx(gain.mean - gain.half)
-    for shift in (0.0, 1.0, 1.3, 1.4, 2.0, -5.0):
-        gain = paired_gain({0: 1.29 + shift, 1: 2.61 + shift, 2: 0.41 + shift}, dict.fromkeys(range(3), 0.0))
-        assert gain.told_apart == (gain.low * gain.high > 0) == (gain.p < 0.05)
-
-
-@pytest.mark.parametrize('pairs', [2, 3, 7, 8, 41])
-def test_the_density_beyond_the_mean_integrates_to_its_p(pairs: int) -> None:
-    nodes, weights = np.polynomial.legendre.leggauss(200)
-    gain = paired_gain({seed: 40 + math.sin(seed) for seed in range(pairs)}, dict.fromkeys(range(pairs), 39.5))
-    freedom, bound = pairs - 1, gain.mean / (gain.sd / math.sqrt(pairs))
-    points = bound * (nodes + 1) / 2
-    scale = math.exp(math.lgamma((freedom + 1) / 2) - math.lgamma(freedom / 2)) / math.sqrt(freedom * math.pi)
-    density = scale * (1 + points**2 / freedom) ** (-(freedom + 1) / 2)
-    assert 1 - bound * (weights * density).sum() == pytest.approx(gain.p, abs=1e-10)
-
-
-def test_p_values_are_holms() -> None:
-    """Sorted p: the smallest times 4, the next times 3, and so on; none below the one before, none above 1."""
-    control = {0: 0.0, 1: 0.0, 2: 0.0}
-    scores = {name: {0: t - 1, 1: t, 2: t + 1} for name, t in (('b', 3.0), ('a', 9.0), ('d', 0.1), ('c', 2.9))}
-    alone = {name: paired_gain(own, control).p for name, own in scores.items()}
-    gains = gains_of({**scores, 'none': {7: 1.0}, 'one': {0: 1.0}}, control)
-    assert gains['none'] is None and gains['one'].p is None
-    found = {name: gains[name].p for name in alone}
-    holm = {'a': 4 * alone['a'], 'b': 3 * alone['b'], 'c': 3 * alone['b'], 'd': alone['d']}
-    assert 2 * alone['c'] < 3 * alone['b'] and found == pytest.approx(holm)
-    assert [name for name in gains if gains[name] and gains[name].told_apart] == ['a']
-    many = gains_of({str(row): scores['d'] for row in range(9)}, control)
-    assert {gain.p for gain in many.values()} == {1.0}
-
-
-def test_equal_differences_and_a_diverged_run_say_nothing() -> None:
-    """Box AP is rounded to 0.1, so two seeds often differ by the same; that is no proof."""
-    control = {0: 29.8, 1: 31.0}
-    for difference in (0.0, 0.3, -0.5):
-        gain = paired_gain({seed: score + difference for seed, score in control.items()}, control)
-        assert gain.mean == pytest.approx(difference)
-        assert gain.low is gain.high is gain.p is None and not gain.told_apart
-    gain = paired_gain({0: math.nan, 1: 41.0}, {0: 40.0, 1: 40.0})
-    assert gain.n == 2 and math.isnan(gain.mean) and not gain.told_apart
-    assert gains_of({'kd': {0: math.nan, 1: 41.0}}, {0: 40.0, 1: 40.0})['kd'].p == 1
-
-
-def test_a_summary_is_of_a_sample_and_only_seeds_of_both_make_pairs() -> None:
-    values = [39.7, 38.8, 38.8, 41.25]
-    summary = summarise(values)
-    assert (summary.n, summary.mean) == (4, pytest.approx(np.mean(values)))
-    assert summary.sd == pytest.approx(np.std(values, ddof=1))
-    assert summarise([]) is None and summarise([3.0]).sd is None
-    gain = paired_gain({2: 42.0, 0: 41.0, 7: 99.0}, {0: 40.0, 1: 1.0, 2: 40.0})
-    assert list(gain.each) == [0, 2] and gain.n == 2 and gain.mean == 1.5
-    assert paired_gain({1: 41.0}, {2: 40.0}) is None
-    gain = paired_gain({0: 41.0}, {0: 40.0})
-    assert (gain.n, gain.mean, gain.low, gain.high, gain.half) == (1, 1.0, None, None, None)
-    assert not gain.told_apart

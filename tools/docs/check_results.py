@@ -18,7 +18,7 @@ from mmdistill_dense.apps.suite.rows import Row, make_rows
 from mmdistill_dense.apps.suite.table import NONE, TITLES, count_cell, gain_cell, score_cell
 
 README = Path('README.md')
-FOLDER, PICTURES = Path('docs/results'), Path('docs/images/results')  # named by the definition's stem
+FOLDER = Path('docs/results')  # its files are named by the definition's stem
 NOTHING = 'not measured yet'
 _PLACE = re.compile(r'(?<!`)(?P<mark><!-- results: (?P<rows>[^>]*?) -->)[^|\n]*(?P<end>\s\||$)', re.MULTILINE)
 _README_ROW = re.compile(r'^\| \[.+\]\(docs/results/(\S+)\.md\); (\S+), .+? \| (.+?) \| (.+?) \| (\w+) \| (.+?) \|$')
@@ -71,12 +71,12 @@ def disagreements(root: Path) -> list[str]:
     """Tell what differs between ``docs/results/*.csv``, the pages beside them, README.md and the gains in other pages.
 
     Checked are n, scores, gains and intervals of every row, the score or gain of each seed, and that each page has its
-    definition with the command that runs it, its scores and its picture. Times, settings and versions are not checked.
+    definition with the command that runs it, and its scores. Times, settings and versions are not checked.
     """
     found, scores = [], {}
     for stem in sorted({file.stem for file in (root / FOLDER).glob('*') if file.suffix in ('.csv', '.md')}):
         page, table, definition = FOLDER / f'{stem}.md', FOLDER / f'{stem}.csv', f'benchmarks/{stem}.yaml'
-        files = (page, table, PICTURES / f'{stem}.png', Path(definition))
+        files = (page, table, Path(definition))
         found += [f'{stem}: {file} is missing' for file in files if not (root / file).is_file()]
         text = (root / page).read_text(encoding='utf-8') if (root / page).is_file() else ''
         if text and f'\nmmdistill suite run {definition}\n' not in text:

@@ -20,7 +20,7 @@ from mmdistill_dense.apps.suite import configs, plan
 from mmdistill_dense.apps.suite.actions import train_all
 from mmdistill_dense.apps.suite.definition import CONTROL, TEACHER, Definition, is_control, load
 from mmdistill_dense.apps.suite.plan import best_control
-from mmdistill_dense.apps.suite.rows import changed_data, make_rows, own_data
+from mmdistill_dense.apps.suite.rows import changed_data, make_rows, own_settings
 from mmdistill_dense.config.resolve import read_file, reading_once
 from mmdistill_dense.utils.process import heartbeat, quiet
 
@@ -83,7 +83,7 @@ def screen(definition: Definition) -> Iterator[str]:
     yield f'student  {config.model.student.get("cfg")}'
     yield f'teacher  {teacher.get("cfg") or teacher.get("model")}, {own}'
     seeds = ', '.join(map(str, definition.seeds))
-    others = [f'{own_data(one).strip(" ,")}' for name, one in definition.methods.items() if is_control(name)]
+    others = [f'{own_settings(one).strip(" ,")}' for name, one in definition.methods.items() if is_control(name)]
     alone = f'the student alone{"".join(f", and with {one}" for one in others)}'
     yield f'methods  {", ".join(definition.taught)}, beside {alone}; seeds {seeds}'
     yield f'data     {dataset.get("data_root")}, {len(dataset.metainfo["classes"])} classes'

@@ -1,4 +1,4 @@
-"""The configs of a suite's rows, their length, and what of a config makes a run what it is."""
+"""The configs of a suite's rows, and what of a config makes a run what it is."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import copy
 import hashlib
 import json
 import os
-import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -50,14 +49,7 @@ def method_config(definition: Definition, method: Method) -> Config:
         config = read_file(method.config)
         _check_own(config, definition, f'{place}.config={str(method.config)!r}')
         config = _common(config, definition, definition.options, 'options')
-    if method.data:
-        members = []
-        for changes in filled(method.data):
-            member = Config({'dataset': copy.deepcopy(config.train_dataloader.dataset)})
-            member.merge_from_dict({f'dataset.{key}': value for key, value in changes.items()})
-            members.append(member.dataset)
-        joined = ConfigDict(type='ConcatDataset', datasets=members)
-        config.train_dataloader.dataset = members[0] if len(members) == 1 else joined
+    config.merge_from_dict(filled(method.run_options))
     if method.rate is not None and method.rate != 1:
         _scale_rate(config, method.rate, f'{place}.rate')
     if not method.distils:
@@ -71,7 +63,8 @@ def method_config(definition: Definition, method: Method) -> Config:
         config.model.unlabelled = method.unlabelled
     if config.model.get('unlabelled'):
         config.model.unlabelled = filled(config.model.unlabelled)
-    options = {_full_key(key, config, f'{place}.options'): value for key, value in method.options.items()}
+    options = {key: value for key, value in method.options.items() if key not in method.run_options}
+    options = {_full_key(key, config, f'{place}.options'): value for key, value in options.items()}
     config.merge_from_dict(copy.deepcopy(options))
     return config
 
@@ -165,7 +158,7 @@ def _check_own(own: Config, definition: Definition, place: str) -> None:
         raise ValueError(
             f'{place} differs from its control {definition.control.name} in more than distillers and first weights: '
             f'{", ".join(keys)}. The gain would not be due to the method alone. Inherit the control and change only '
-            'model.distillers, or name another control.'
+            'model.distillers, name another control, or set length and training set in the `options` of the row.'
         )
     if not own.model.get('distillers') and {*differences(own.to_dict(), control.to_dict())} <= {*_APART}:
         raise ValueError(f'{place} has no model.distillers and no weights of its own: it would be a second control.')
@@ -275,70 +268,3 @@ def _identity(config: Config, text: Callable[[str], str]) -> dict[str, Any]:
         found['model'] = {key: value for key, value in found['model'].items() if key not in left_out}
         (found['model'].get('unlabelled') or {}).pop('workers', None)
     return found
-
-
-_PLACES = ('train_cfg', 'param_scheduler', 'optim_wrapper', 'default_hooks', 'custom_hooks', 'model')
-_COUNTED = re.compile(
-    r'(train_cfg\.(max_iters|max_epochs|val_interval|val_begin)'
-    r'|param_scheduler(\.\w+)*?\.(begin|end|T_max|milestones|periods|step_size|total_steps)'
-    r'|model\.distillers\.[^.]+\.(schedule\.(warmup|ramp_down|stop_at)|balance\.until|student_mask_from)'
-    r'|model\.unlabelled\.start)(?=\.|$)'
-)
-# how often checkpoints and log lines are written stays, and what learns tokens
-_OTHERS = re.compile(
-    r'default_hooks\.(checkpoint|logger|visualization)\.|model\.distillers\.\w+\.learn\.|model\.(?!distillers\.)'
-)
-_LENGTH = re.compile(r'(^|_)(epochs?|iters?|iterations?|steps|begin|end|until|from)(_|$)')
-
-
-def fit(config: Config, factor: float, place: str) -> None:
-    """Change the length of a run by a factor, and scale what is counted in its steps or epochs.
-
-    Fractions scale by themselves. What looks like a length and is not known is refused; ``place`` stands before that.
-    """
-    loop = config.train_cfg
-    old = loop['max_epochs' if 'max_epochs' in loop else 'max_iters']
-    new = max(round(factor * old), 1)
-    schedulers = [one for one in listed(config.get('param_scheduler')) if isinstance(one, dict)]
-    waves = [one for one in schedulers if one.get('T_max') == one.get('end', 0) - one.get('begin', 0)]
-    for first in _PLACES:
-        for key, holder, name, value in list(_entries(config.get(first), first)):
-            counted = _COUNTED.match(key)
-            if counted and counted[0] == key:
-                holder[name] = _scaled(value, new, old)
-            elif not counted and not _OTHERS.match(key) and _is_length(first, str(name), value, old):
-                raise ValueError(
-                    f'{place}: {key}={value} looks like a length in a run of {old}, and it is not known whether to '
-                    'scale it: leave it out of the recipe, or compare at equal lengths.'
-                )
-    for one in schedulers:
-        if 'milestones' in one and new > 1:  # one that is rounded to the end of the run would change nothing
-            one['milestones'] = [min(step, new - 1) if step <= new else step for step in one['milestones']]
-    for one in waves:  # rounded apart, the rate would rise again at the end
-        one['T_max'] = max(one.get('end', 0) - one.get('begin', 0), 1)
-
-
-def _entries(node: Any, place: str) -> Iterator[tuple[str, Any, Any, Any]]:
-    """Yield each option below a place: its key, what holds it, under which name, and its value."""
-    pairs = node.items() if isinstance(node, Mapping) else enumerate(node) if isinstance(node, (list, tuple)) else ()
-    for name, value in pairs:
-        yield f'{place}.{name}', node, name, value
-        yield from _entries(value, f'{place}.{name}')
-
-
-def _is_length(first: str, name: str, value: Any, old: int) -> bool:
-    if isinstance(value, bool) or not isinstance(value, int) or value <= 0:
-        return False
-    named = _LENGTH.search(name) is not None
-    if value == old and (named or first == 'param_scheduler'):
-        return True
-    return first == 'train_cfg' or (named and first in ('param_scheduler', 'default_hooks', 'custom_hooks'))
-
-
-def _scaled(value: Any, new: int, old: int) -> Any:
-    """Return whole numbers times ``new / old``; one that was not 0 stays at least 1."""
-    if isinstance(value, (list, tuple)):
-        return type(value)(_scaled(one, new, old) for one in value)
-    if isinstance(value, bool) or not isinstance(value, int):
-        return value
-    return max(round(value * new / old), min(value, 1))

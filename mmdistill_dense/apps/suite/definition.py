@@ -187,6 +187,7 @@ RESERVED = (CONTROL, TEACHER)  # folders and keys of the suite's own
 METRICS = {'seg': ('mIoU', False), 'det': ('coco/bbox_mAP', True)}
 OWN_SLURM = ('processes', 'launcher', 'python', 'setup', 'most')  # every other key is an option of sbatch
 KEEPS = ('all', 'weights')
+RUN_KEYS = ('train_cfg.', 'param_scheduler.', 'train_dataloader.dataset.')  # in which a row may differ from its control
 LAUNCHERS = ('slurm', 'pytorch')
 
 
@@ -199,17 +200,24 @@ class Method:
     options_file: Path | None  # that holds its options
     variant: str | None = None
     config: Path | None = None  # the user's own config
-    options: Mapping[str, Any] = field(default_factory=dict)  # settings of the row's distillers
+    options: Mapping[str, Any] = field(default_factory=dict)  # of the row's distillers, or of :data:`RUN_KEYS`
     unlabelled: Mapping[str, Any] = field(default_factory=dict)  # ``model.unlabelled`` of the row
     settings: str | None = None  # ``'auto'`` or ``'canonical'`` in place of the constants of its distillers
-    data: tuple[Mapping[str, Any], ...] = ()  # its training sets, each as changes of the control's
-    length: float = 1  # its length over that of the control
     rate: float | None = 1  # its learning rates over those of the control; ``None``: as the best control's
 
     @property
     def distils(self) -> bool:
         """Whether the row is a method or a config, and not the student alone with other settings."""
         return self.options_file is not None or self.config is not None
+
+    @property
+    def run_options(self) -> dict[str, Any]:
+        """The options that set the length or the training set of the row's runs, and not its distillers."""
+        return {
+            key: value
+            for key, value in self.options.items()
+            if all(f'{leaf}.'.startswith(RUN_KEYS) for leaf in flat({key: value}) or [key])
+        }
 
 
 @dataclass(frozen=True)
@@ -336,11 +344,6 @@ def _method(name: str, row: Reader, control: Path) -> Method:
     if name in RESERVED or not NAME.fullmatch(name):
         raise row.error('', f'a name consists of letters, digits and .+-_, and {", ".join(RESERVED)} are reserved')
     row.only(Method.__dataclass_fields__.keys() - {'name', 'options_file'})
-    data = tuple(row.get('data', list, []))
-    if not all(isinstance(one, Mapping) for one in data):
-        raise row.error(
-            'data', "is a list of training sets, each as changes of the control's, as in [{}, {ann_file: x}]"
-        )
     changed = Method(
         name,
         None,
@@ -348,15 +351,13 @@ def _method(name: str, row: Reader, control: Path) -> Method:
         options=row.options('options'),
         unlabelled=row.get('unlabelled', dict, {}),
         settings=row.get('settings', str, None),
-        data=data,
-        length=row.factor('length'),
         rate=None if row.raw.get('rate') == CONTROL else row.factor('rate'),
     )
     if 'config' in row.raw:
         found = _with_config(changed, row, control)
-    elif {'data', 'length', 'rate'} & row.raw.keys() and name not in compose.methods() and 'method' not in row.raw:
+    elif ('rate' in row.raw or changed.run_options) and name not in compose.methods() and 'method' not in row.raw:
         for key in ('variant', 'options', 'settings', 'unlabelled'):
-            if key in row.raw:
+            if key in row.raw and (key != 'options' or changed.options != changed.run_options):
                 raise row.error(key, 'a row without `method` has no distillers to set it for')
         if changed.rate is None:
             raise row.error('rate', f'{CONTROL}: the row is the student alone itself; give a factor')

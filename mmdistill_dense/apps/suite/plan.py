@@ -206,8 +206,6 @@ def config_of(definition: Definition, run: Run, rate: float | None = None) -> Co
     else:
         taken = (rate or rate_begun(run) or 1) if method.rate is None else method.rate
         config = configs.method_config(definition, replace(method, rate=taken))
-        if method.length != 1:
-            configs.fit(config, method.length, f'{definition.path}: methods.{run.name}.length')
     config.merge_from_dict({'randomness.seed': run.seed})
     config.work_dir = str(run.folder)
     name_teacher(run, config)

@@ -13,7 +13,6 @@ from scipy.special import stdtr, stdtrit  # scipy.stats.t takes seconds to impor
 from mmdistill_dense.apps.suite import plan
 from mmdistill_dense.apps.suite.definition import CONTROL, TEACHER, Definition, Method, is_control, with_options
 from mmdistill_dense.apps.suite.plan import best_control
-from mmdistill_dense.config.values import flat
 
 LEVEL = 0.95
 _EQUAL = 1e-12  # of the scores: differences that differ by less are equal but for rounding
@@ -196,14 +195,12 @@ def on_set(table: SuiteTable, name: str) -> tuple[Row, ...]:
     return make_rows(found, table.definition.seeds, table.control)
 
 
-def own_data(method: Method) -> str:
-    """Return in words which data, length and learning rate a row has of its own; empty without."""
-    sets = [f"the control's training set{with_options(flat(changes))}" for changes in method.data]
-    data = f' on {" and ".join(sets)}' if sets else ''
-    data += f', {method.length:g} times as long' if method.length != 1 else ''
+def own_settings(method: Method) -> str:
+    """Return in words which options and learning rate a row has of its own; empty without."""
+    options = with_options(method.options)
     if method.rate is None:
-        return f'{data}, at the rate at which the student alone was best on val at the first seed'
-    return data + (f', {method.rate:g} times the learning rate' if method.rate != 1 else '')
+        return f'{options}, at the rate at which the student alone was best on val at the first seed'
+    return options + (f', {method.rate:g} times the learning rate' if method.rate != 1 else '')
 
 
 def changed_data(results: Mapping[str, Results], teachers: bool = True, test_set: str = '') -> str:

@@ -1,4 +1,4 @@
-"""``mmdistill suite table``: Markdown, the scores of all runs and a picture of the results so far."""
+"""``mmdistill suite table``: Markdown, and the scores of all runs so far."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from shlex import quote
 from typing import Any
 
 from mmdistill_dense.apps.suite import configs
-from mmdistill_dense.apps.suite.definition import CONTROL, TEACHER, Definition, is_control, with_options
-from mmdistill_dense.apps.suite.rows import LEVEL, Row, SuiteTable, collect, on_set, own_data
-from mmdistill_dense.utils.files import write_text, write_whole
+from mmdistill_dense.apps.suite.definition import CONTROL, TEACHER, Definition, is_control
+from mmdistill_dense.apps.suite.rows import LEVEL, Row, SuiteTable, collect, on_set, own_settings
+from mmdistill_dense.utils.files import write_text
 from mmdistill_dense.utils.validate import some
 
 NONE = '–'
@@ -22,19 +22,16 @@ BOLD = (
     "Bold: the gain differs from 0 by a paired t-test with Holm's correction over the rows. If no method had any "
     f'effect, at most {1 - LEVEL:.0%} of such tables would have a bold gain.'
 )
-OURS, QUIET = '#1f4e79', '#888888'
-BELOW = 0.22  # of a line's height: the seeds are drawn below the bar
 
 
 def write_table(definition: Definition, out: Path | None = None) -> None:
-    """Write ``table.md``, ``scores.csv`` and ``gains.png``, and print the Markdown."""
+    """Write ``table.md`` and ``scores.csv``, and print the Markdown."""
     table, folder = collect(definition), out or definition.out
     text = as_markdown(table)
     write_text(folder / 'table.md', text)
     write_text(folder / 'scores.csv', scores_as_csv(table))
-    write_whole(folder / 'gains.png', gains_png(table))
     print(text)
-    print(f'Written: {folder}/table.md, scores.csv, gains.png')
+    print(f'Written: {folder}/table.md, scores.csv')
 
 
 def as_markdown(table: SuiteTable) -> str:
@@ -124,6 +121,8 @@ def _reading(table: SuiteTable) -> Iterator[str]:
         f'gain: mean of (method - {alone}) at the same seed, with the {LEVEL:.0%} interval of '
         f"Student's t over these pairs; one pair has no interval. Each interval is for its row alone. {BOLD}"
     )
+    if other := [name for name, method in table.definition.methods.items() if method.distils and method.run_options]:
+        yield f'Other length or training set than the student alone: {", ".join(other)}: no gain of a method alone.'
     if gaps := [f'{row.name} seed {", ".join(map(str, row.missing))}' for row in table.rows if row.missing]:
         yield f'Missing: {"; ".join(gaps)}. Gains use only the seeds that both runs have.'
     if any(row.seconds_per_iteration is not None for row in table.rows):
@@ -143,7 +142,7 @@ def _made_of(table: SuiteTable) -> Iterator[str]:
     for method in definition.methods.values():  # those that are not a method as shipped
         origin = str(method.config) if method.config else ' '.join(filter(None, [method.method, method.variant]))
         chosen = f' with settings {method.settings!r}' if method.settings else ''
-        changed = f'{chosen}{with_options(method.options)}{own_data(method)}'
+        changed = f'{chosen}{own_settings(method)}'
         if origin != method.name or changed:
             rows.append(f'{method.name} = {origin or "student alone"}{changed}')
     if rows:
@@ -219,46 +218,3 @@ def scores_as_csv(table: SuiteTable) -> str:
     writer.writeheader()
     writer.writerows(lines)
     return text.getvalue()
-
-
-def gains_png(table: SuiteTable) -> bytes:
-    """Return a PNG with a line per method: a small dot is a seed, a large one the mean, a bar its interval."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    rows, labels, scores = table.methods, [], []
-    figure = Figure(figsize=(8, 1.5 + 0.42 * max(len(rows), 2)), layout='constrained')
-    FigureCanvasAgg(figure)
-    axes = figure.subplots()
-    axes.axvline(0, color=QUIET, linewidth=1, zorder=0)
-    style: dict[str, Any] = dict(color=OURS, linestyle='none')
-    for place, row in enumerate(rows):
-        gain = row.gain
-        labels.append(f'{row.name} ({f"n = {gain.n}" if gain else "no pair yet"})')
-        if gain is None:
-            continue
-        if gain.half is not None:
-            interval = f'{LEVEL:.0%} interval'
-            axes.errorbar(gain.mean, place, xerr=gain.half, color=OURS, capsize=4, fmt='none', label=interval)
-        axes.plot(list(gain.each.values()), [place + BELOW] * gain.n, '.', label='one seed', **style)
-        axes.plot(gain.mean, place, 'o', markersize=7, label='mean', **style)
-    axes.set_yticks(range(len(labels)), labels)
-    axes.set_ylim(len(rows) - 0.4, -0.6)  # the first on top
-    alone = TITLES.get(table.control, table.control)
-    axes.set_xlabel(f'gain in {table.definition.metric} over the {alone}, same seeds, percentage points')
-    for name in (table.control, TEACHER):
-        if summary := table.row(name).summary:
-            spread = '' if summary.sd is None else f' ± {summary.sd:.2f} (n = {summary.n})'
-            scores.append(f'{TITLES.get(name, name)} {summary.mean:.2f}{spread}')
-    below = ', '.join(scores) or 'the control has not finished'
-    axes.set_title(f'{table.definition.title}\n{below}', fontsize=10, loc='left')
-    axes.grid(axis='x', color='#dddddd', linewidth=0.6)
-    axes.set_axisbelow(True)
-    axes.spines[['top', 'right', 'left']].set_visible(False)
-    axes.tick_params(axis='y', length=0)
-    if any(row.gain for row in rows):
-        found = dict(zip(*axes.get_legend_handles_labels()[::-1], strict=True))
-        figure.legend(list(found.values()), list(found), fontsize=8, frameon=False, loc='outside lower right', ncols=4)
-    picture = io.BytesIO()
-    figure.savefig(picture, dpi=130, format='png')
-    return picture.getvalue()

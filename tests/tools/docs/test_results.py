@@ -13,10 +13,10 @@ from mmdistill_dense.apps.suite.definition import Definition
 from tests.suite import made_up
 from tests.suite.test_table import lines_of
 from tools import results
-from tools.docs.check_results import FOLDER, PICTURES, README, disagreements, filled, read_scores
+from tools.docs.check_results import FOLDER, README, disagreements, filled, read_scores
 
 ROOT = Path(__file__).resolve().parents[3]
-PAGE, CSV, PICTURE, OTHER = FOLDER / 'suite.md', FOLDER / 'suite.csv', PICTURES / 'suite.png', Path('docs/choosing.md')
+PAGE, CSV, OTHER = FOLDER / 'suite.md', FOLDER / 'suite.csv', Path('docs/choosing.md')
 README_ROW = (
     '| [Made up](docs/results/suite.md); mIoU, 3 seeds | 53.50 | 41.17 ± 1.26 | kd | **+2.83** [+2.12, +3.55] |'
 )
@@ -61,7 +61,6 @@ def test_the_page_is_the_suites_table_with_its_command(published: Definition, tm
         ['kd', '43.00 (+3.00)', '43.50 (+2.50)', '45.50 (+3.00)'],
     ]
     assert '\n## How to read it\n' in text and str(published.path) not in text
-    assert (tmp_path / PICTURE).read_bytes().startswith(b'\x89PNG')
     assert (tmp_path / CSV).read_text() == (published.out / 'scores.csv').read_text()
     assert (tmp_path / OTHER).read_text() == '| KD | <!-- results: suite kd --> suite: kd **+2.83** [+2.12, +3.55] |\n'
     results.publish(published, tmp_path)
@@ -96,14 +95,11 @@ def test_a_number_that_was_edited_is_found(file: Path, old: str, new: str, told:
 
 @pytest.mark.usefixtures('published')
 def test_files_that_miss_and_files_too_many_are_found(tmp_path: Path) -> None:
-    (tmp_path / PICTURE).unlink()
     (tmp_path / 'benchmarks/suite.yaml').unlink()
     shutil.copy(tmp_path / CSV, tmp_path / CSV.with_name('orphan.csv'))
     assert disagreements(tmp_path) == [
         'orphan: docs/results/orphan.md is missing',
-        'orphan: docs/images/results/orphan.png is missing',
         'orphan: benchmarks/orphan.yaml is missing',
-        'suite: docs/images/results/suite.png is missing',
         'suite: benchmarks/suite.yaml is missing',
     ]
     (tmp_path / CSV).write_text('name,seed\nkd,0\n')

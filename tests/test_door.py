@@ -89,14 +89,6 @@ def test_only_a_reader_of_the_output_may_close_a_pipe(monkeypatch) -> None:
         main(['report'])
 
 
-@pytest.mark.soak
-def test_a_script_for_slurm_is_the_script_alone() -> None:
-    """Without what mmseg and mmdet say of parts that are not installed, while they are imported."""
-    words = [sys.executable, '-m', 'mmdistill_dense', 'suite', 'slurm', str(ROOT / 'benchmarks/toy.yaml')]
-    done = subprocess.run(words, capture_output=True, text=True, check=True)
-    assert done.stdout.startswith('#!/bin/sh\n') and 'Could not import' not in done.stdout + done.stderr
-
-
 # What a command and a training load: no more than they need
 
 

@@ -15,6 +15,7 @@ REMOVED: dict[str, str] = {
     'suite budget': 'train_cfg.max_iters in the `options` of the suite or of a row sets how long it trains.',
     'suite length': 'set train_cfg and param_scheduler in the `options` of the row.',
     'suite data': 'set train_dataloader.dataset in the `options` of the row.',
+    'suite slurm': 'sh examples/slurm_array.sh DEFINITION PROCESSES submits the runs; options of sbatch follow.',
     'suite starts': 'a row with `config` may have init_cfg, load_from and model.inherit of its own.',
     'suite start': 'a row with `config` may have init_cfg, load_from and model.inherit of its own.',
     'suite grid': 'write a row for each value, and compare them on val.',

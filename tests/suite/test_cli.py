@@ -1,9 +1,6 @@
 """The command as a person uses it."""
 
 import json
-import os
-import shlex
-import subprocess
 import time
 from pathlib import Path
 from typing import Any
@@ -12,7 +9,7 @@ import pytest
 
 from mmdistill_dense.__main__ import Parser, fill, main
 from mmdistill_dense.apps.recipes import compose
-from mmdistill_dense.apps.suite import actions, plan, slurm
+from mmdistill_dense.apps.suite import actions, plan
 from mmdistill_dense.apps.suite.definition import load
 from mmdistill_dense.apps.suite.pool import job_words
 from tests.suite import tiny
@@ -89,11 +86,10 @@ def test_mistakes_end_with_one_line_and_status_2(
 
 def test_batch_of_another_number_of_gpus_is_refused_before_anything_starts(capsys: pytest.CaptureFixture[str]) -> None:
     path = tiny.write(Path(), control='deeplabv3_r101_to_r18_cityscapes', teacher=None, options=None)
-    for command in ('run', 'slurm'):
-        assert main(['suite', command, str(path)]) == 2
-        assert 'the learning rate is for auto_scale_lr.base_batch_size=16' in capsys.readouterr().err
-    path.write_text(path.read_text() + 'slurm: {processes: 8}\n')
-    assert main(['suite', 'slurm', str(path)]) == 0
+    assert main(['suite', 'run', str(path)]) == 2
+    assert 'the learning rate is for auto_scale_lr.base_batch_size=16' in capsys.readouterr().err
+    assert main(['suite', 'slurm', str(path)]) == 2
+    assert 'suite slurm has left: sh examples/slurm_array.sh DEFINITION PROCESSES' in capsys.readouterr().err
     assert not Path('out/runs').exists()
 
 
@@ -132,137 +128,3 @@ def test_threads_that_the_shell_asks_for_are_taken(
     monkeypatch.setattr('mmdistill_dense.apps.suite.preflight.check', lambda *_: None)
     assert main(['suite', 'run', str(tiny.write(Path(), threads=None)), *words]) == 0
     assert taken == [threads]
-
-
-# The script for slurm, run with an sbatch that only writes down what it is given
-
-SBATCH = """count=$(($(cat count 2>/dev/null || echo 100) + 1))
-echo $count > count
-[ $count != "$REFUSED" ] || exit 1
-for word in "$@"; do printf '%s\\n' "$word"; done > "job$count"
-echo "$count;alpha"
-"""
-GIVEN = {'partition': 'gpu', 'gres': 'gpu:4', 'time': '1-00:00', 'exclusive': True, 'requeue': False, 'processes': 4}
-
-
-def program(name: str, code: str) -> None:
-    """A stand-in of Slurm's in the working folder."""
-    Path(name).write_text(f'#!/bin/sh\n{code}')
-    Path(name).chmod(0o755)
-
-
-def submitted(again: bool = False, **changes: Any) -> list[dict[str, str]]:
-    """The words of every sbatch, options as a dict; ``again`` with the queue of before."""
-    for file in () if again else (*Path().glob('job1*'), Path('count'), Path('my out/slurm/jobs.txt')):
-        file.unlink(missing_ok=True)
-    definition = load(tiny.write(Path(), **{'slurm': GIVEN, 'out': 'my out', 'threads': 3, **changes}))
-    program('sbatch', SBATCH)
-    environment = dict(os.environ, PATH=f'{Path.cwd()}{os.pathsep}{os.environ["PATH"]}')
-    subprocess.run(['sh', '-c', slurm.slurm_script(definition, plan.runs(definition))], env=environment, check=True)
-    assert Path('my out/slurm').is_dir()
-    lines = [file.read_text().splitlines() for file in sorted(Path().glob('job1*'))]
-    return [{name: value for name, _, value in (word.partition('=') for word in words)} for words in lines]
-
-
-def test_jobs_wait_for_what_they_need_and_options_go_to_sbatch_and_processes_through_srun() -> None:
-    teacher, control, kd, table = submitted()
-    assert '--dependency' not in teacher and '--dependency' not in control
-    assert kd['--dependency'] == 'afterok:101'
-    assert table['--dependency'] == 'afterany:101:102:103'
-    assert table['--wrap'].endswith('-m mmdistill_dense suite table tiny.yaml')
-    assert table['--partition'] == 'gpu' and '--gres' not in table
-    assert kd['--job-name'] == 'kd-seed-0'
-    assert kd['--output'] == 'my out/slurm/kd-seed-0-%j.txt'
-    assert (kd['--gres'], kd['--time'], kd['--ntasks'], kd['--cpus-per-task']) == ('gpu:4', '1-00:00', '4', '3')
-    assert kd['--exclusive'] == '' and '--requeue' not in kd and '--processes' not in kd
-    port, _, command = kd['--wrap'].partition(' && ')
-    assert 'MASTER_PORT' in port
-    program = 'python -m mmdistill_dense suite job tiny.yaml kd --seed 0 --launcher slurm'
-    assert command == slurm.SRUN.format(tasks='', command=program)
-    assert 'job tiny.yaml teacher' in teacher['--wrap']
-    assert '--signal' not in kd, 'requeue is false'
-
-
-def test_a_job_waits_for_the_controls_whose_rate_it_takes_and_at_most_so_many_run() -> None:
-    methods = {'kd': {'rate': 'control'}, 'control_x2': {'rate': 2}}
-    _, _, twice, kd, _ = submitted(methods=methods)
-    assert twice['--job-name'] == 'control_x2-seed-0' and '--dependency' not in twice
-    assert kd['--dependency'] == 'afterok:101,afterany:102,afterany:103', 'also if one of them fails'
-    jobs, after = submitted(seeds=[0, 1], slurm={**GIVEN, 'most': 2}), 'afterok:101'
-    waits = [job.get('--dependency') for job in jobs[:-1]]
-    assert waits == [None, None, f'{after},afterany:101', 'afterany:102', f'{after},afterany:103']
-    assert '--most' not in jobs[0]
-
-
-def test_a_job_at_its_time_limit_saves_and_waits_again() -> None:
-    _, _, kd, table = submitted(slurm={'processes': 1, 'time': '4:00:00'})
-    assert (kd['--signal'], kd['--requeue']) == ('USR1@120', '') and '--requeue' not in table
-    program('srun', 'exit $STATUS')
-    program('scontrol', 'echo "$@" >> again.txt')
-    environment = dict(os.environ, PATH=f'{Path.cwd()}{os.pathsep}{os.environ["PATH"]}', SLURM_JOB_ID='103')
-    for status, restarts in ((0, '0'), (1, '0'), (143, '0'), (138, '100'), (138, '1')):
-        env = {**environment, 'STATUS': str(status), 'SLURM_RESTART_COUNT': restarts}
-        assert subprocess.run(['sh', '-c', kd['--wrap']], env=env).returncode == status
-        again = Path('again.txt').is_file()
-        assert again == ((status, restarts) == (138, '1')), 'a failure, a cancelled job and the 100th start do not'
-    assert Path('again.txt').read_text() == 'requeue 103\n'
-
-
-def test_processes_by_torchrun_after_a_setup_and_one_torchrun_a_node() -> None:
-    given = {'launcher': 'pytorch', 'setup': '. ./env.sh', 'python': 'python3', 'ntasks': 1}
-    for processes in (1, 2):
-        _, _, kd, table = submitted(slurm={**given, 'processes': processes})
-        words = shlex.split(kd['--wrap'])
-        assert kd['--wrap'].startswith('. ./env.sh && ') and table['--wrap'].startswith('. ./env.sh && python3 ')
-        assert (kd['--ntasks'], kd['--cpus-per-task']) == ('1', str(3 * processes)), 'of all processes'
-        assert ';' not in kd['--wrap'], 'what follows a setup that fails would run all the same'
-        assert ('--nproc_per_node=2' in words) == ('--launcher' in words) == (processes == 2)
-    _, _, kd, _ = submitted(slurm={'launcher': 'pytorch', 'processes': 16, 'nodes': 2, 'gres': 'gpu:8'})
-    assert (kd['--ntasks'], kd['--nodes'], kd['--cpus-per-task']) == ('2', '2', '24')
-    told = {'srun', '--ntasks-per-node=1', '--nproc_per_node=8', '--nnodes=2', '--rdzv_backend=c10d'}
-    assert told <= {*shlex.split(kd['--wrap'])}
-
-
-def test_nothing_but_the_script_is_printed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
-    real = plan.unfinished
-
-    def noisy(*args: Any, **kwargs: Any) -> Any:
-        print('Could not import a package')
-        return real(*args, **kwargs)
-
-    monkeypatch.setattr(plan, 'unfinished', noisy)
-    file = tiny.write(Path(), slurm={})
-    capsys.readouterr()
-    assert main(['suite', 'slurm', str(file)]) == 0
-    assert capsys.readouterr().out.startswith('#!/bin/sh\n')
-
-
-def test_a_job_in_the_queue_is_not_submitted_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also where sbatch refused a later one, which ends the script."""
-    monkeypatch.setenv('REFUSED', '103')
-    with pytest.raises(subprocess.CalledProcessError):
-        submitted()
-    jobs = Path('my out/slurm/jobs.txt')
-    assert jobs.read_text().splitlines() == ['101 teacher', '102 runs/control/seed0']
-    monkeypatch.delenv('REFUSED')
-    submitted()
-    kept = jobs.read_text().splitlines()
-    assert kept == ['101 teacher', '102 runs/control/seed0', '103 runs/kd/seed0']
-    program('squeue', 'echo "101 teacher"; echo "103 kd-seed-0"; echo "999 other"')
-    monkeypatch.setenv('PATH', f'{Path.cwd()}{os.pathsep}{os.environ["PATH"]}')
-    for file in Path().glob('job1*'):
-        file.unlink()
-    log = 'my out/slurm/control-seed-0-102.txt'
-    Path(log).write_text('a\nout of memory $(touch x) `touch y`\n')
-    control, table = submitted(again=True)
-    assert control['--job-name'] == 'control-seed-0'
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(slurm, 'JOBS', 'copy.txt')  # as it was before
-        Path('my out/slurm/copy.txt').write_text('\n'.join(kept))
-        text = slurm.slurm_script(load(Path('tiny.yaml')), plan.runs(load(Path('tiny.yaml'))))
-    said = f'# control seed 0: job 102 has ended without a result. {log} ends with:\n#     a\n#     out of memory $('
-    assert said in text and not Path('x').exists() and not Path('y').exists()
-    assert table['--dependency'] == 'afterany:101:105:103'
-    program('squeue', 'exit 1')
-    with pytest.raises(RuntimeError, match='squeue cannot tell which of them still wait'):
-        submitted(again=True)

@@ -20,7 +20,7 @@ from mmdistill_dense.apps.suite.definition import Definition, fitting, load
 from mmdistill_dense.apps.suite.plan import Run
 from mmdistill_dense.config.resolve import reading_once
 from mmdistill_dense.utils.files import FolderInUse, in_use, owned
-from mmdistill_dense.utils.process import cores, interruptible, quiet, threads_asked_for
+from mmdistill_dense.utils.process import cores, interruptible, threads_asked_for
 
 INTERRUPTED = 130
 SILENT = 120.0  # seconds without a report that `list` tells
@@ -120,18 +120,6 @@ def find(definition: Definition, name: str, seed: int | None) -> Run:
         titles = ', '.join(run.title for run in named)
         raise ValueError(f'{definition.path}: {name} has no run with --seed {seed}, but {titles}')
     raise ValueError(f'{definition.path}: {compose.unknown("row", name, {run.name for run in runs})}')
-
-
-def suite_slurm(args: argparse.Namespace) -> None:
-    with quiet(), reading_once():  # the script alone goes to the standard output, where sh reads it
-        from mmdistill_dense.apps.suite.slurm import slurm_script
-
-        definition = load(args.definition)
-        processes = definition.slurm['processes']
-        todo = plan.unfinished(definition, plan.select(definition, args.only, args.seeds), processes)
-        plan.check_batch(definition, plan.resolved(definition, todo), processes)
-        text = slurm_script(definition, todo)
-    print(text, end='')
 
 
 def suite_list(args: argparse.Namespace) -> None:

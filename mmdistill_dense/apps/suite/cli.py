@@ -29,14 +29,12 @@ def fill_suite(parser: argparse.ArgumentParser) -> None:
         type=counted,
         help='threads of each run (default: of the definition, or an equal part of the cores)',
     )
-    slurm = command('slurm', 'print a script that submits the unfinished runs to slurm')
-    for one in (run, slurm):
-        one.add_argument('--only', nargs='+', default=[], metavar='NAME', help='rows, with the runs that they need')
-        one.add_argument('--seeds', nargs='+', type=int, default=[], help='only these seeds')
+    run.add_argument('--only', nargs='+', default=[], metavar='NAME', help='rows, with the runs that they need')
+    run.add_argument('--seeds', nargs='+', type=int, default=[], help='only these seeds')
     command('list', 'show the methods that fit, and the runs with their state; without a definition: all methods')
     write_table = command('table', 'write the table of the finished runs')
     write_table.add_argument('--out', type=Path, metavar='DIR', help='folder for the files (default: of the suite)')
-    job = command('job', 'do one run; `run` and slurm call this')
+    job = command('job', 'do one run; `run` calls this')
     job.add_argument('name', help='a row of the table')
     job.add_argument('--seed', type=int, help='its seed; a teacher has only one')
     job.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none', help='as for train')

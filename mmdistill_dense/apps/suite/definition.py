@@ -185,10 +185,8 @@ FURTHER = f'{CONTROL}_'  # the beginning of the names of further controls: the s
 SPLITS = ('train', 'val', 'test')
 RESERVED = (CONTROL, TEACHER)  # folders and keys of the suite's own
 METRICS = {'seg': ('mIoU', False), 'det': ('coco/bbox_mAP', True)}
-OWN_SLURM = ('processes', 'launcher', 'python', 'setup', 'most')  # every other key is an option of sbatch
 KEEPS = ('all', 'weights')
 RUN_KEYS = ('train_cfg.', 'param_scheduler.', 'train_dataloader.dataset.')  # in which a row may differ from its control
-LAUNCHERS = ('slurm', 'pytorch')
 
 
 @dataclass(frozen=True)
@@ -252,7 +250,6 @@ class Definition:
     checkpoint_every: int | None
     keep: str  # what stays of a finished run's checkpoints: ``'all'``, or the ``'weights'`` of the last one
     stall: int | None  # minutes without a step after which a run starts again from its checkpoint
-    slurm: Mapping[str, Any]
 
     @property
     def taught(self) -> dict[str, Method]:
@@ -302,7 +299,6 @@ def load(path: Path | str) -> Definition:
         checkpoint_every=top.count('checkpoint_every', None),
         keep=top.choice('keep', KEEPS),
         stall=top.count('stall', None),
-        slurm=_slurm(top),
     )
 
 
@@ -398,13 +394,3 @@ def _with_method(row: Method, options: Reader, control: Path) -> Method:
     else:
         said = compose.unknown('method', method, compose.methods())
     raise options.error('', f'{said} These fit {control.stem}: {", ".join(fitting(control)) or "none"}.')
-
-
-def _slurm(top: Reader) -> dict[str, Any]:
-    inner = top.inner('slurm')
-    launcher, processes = inner.choice('launcher', LAUNCHERS), inner.count('processes', 1)
-    if processes % (nodes := inner.count('nodes', 1)):
-        raise inner.error('nodes', f'{processes} processes cannot be spread evenly over {nodes} nodes')
-    python, setup = inner.get('python', str, 'python'), inner.get('setup', str, '')
-    own = {'launcher': launcher, 'processes': processes, 'python': python, 'setup': setup}
-    return {**inner.raw, **own, 'most': inner.count('most', None)}

@@ -307,8 +307,8 @@ def check_processes(run: Run, processes: int) -> None:
         return
     raise ValueError(
         f'{run.title}: {run.folder} was made by {found} process(es), this would be {processes}: another batch. Go on '
-        'as it was begun (`mmdistill suite slurm` starts slurm.processes, `mmdistill suite run` one), set another '
-        '`out`, or remove that folder to repeat the run.'
+        'as it was begun (`mmdistill suite run` starts one, `suite job --launcher` several), set another `out`, or '
+        'remove that folder to repeat the run.'
     )
 
 

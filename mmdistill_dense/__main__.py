@@ -39,9 +39,8 @@ GROUPS = {
         'test': ('apps.options:fill_test', 'test a checkpoint'),
         'tokens': ('apps.options:fill_tokens', 'learn the tokens of MasKD or FreeKD before training'),
     },
-    'Compare and look inside': {
+    'Compare methods': {
         'suite': ('apps.suite.cli:fill_suite', 'compare methods over several seeds in one table'),
-        'benchmark': ('apps.options:fill_benchmark', 'measure the time of a distilled step'),
     },
 }
 COMMANDS = {name: told for group in GROUPS.values() for name, told in group.items()}

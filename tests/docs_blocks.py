@@ -190,10 +190,7 @@ def _check_program(words: list[str]) -> None:
     if words[:1] in (['--help'], ['--version']):
         return
     assert words[0] in COMMANDS, words[0]
-    if words[0] == 'benchmark':
-        parse(ROOT / 'tools/benchmark.py', words[1:])
-    else:
-        _check_words(ROOT / 'mmdistill_dense/__main__.py', words[1:], words[0])
+    _check_words(ROOT / 'mmdistill_dense/__main__.py', words[1:], words[0])
 
 
 def _check_mim(words: list[str]) -> None:

@@ -26,7 +26,7 @@ ROOT = Path(__file__).parents[1]
 # By the test that stops it: a file of tests, or a test of this file.
 STOPPED_BY = {
     'check': 'test_a_check_shows_the_stages_that_ended',
-    'benchmark': 'test_a_benchmark_keeps_its_rows', 'export': 'test_an_export_ends_in_order',
+    'export': 'test_an_export_ends_in_order',
     'predict': 'tests/project/test_predict.py', 'train': 'tests/kill/test_kill.py', 'tokens': 'tests/kill/test_kill.py',
     'suite': 'tests/suite/test_kill.py', 'run': 'tests/suite/test_kill.py',
     'tools/benchmark.py': 'test_a_benchmark_keeps_its_rows', 'tools/train.py': 'tests/kill/test_kill.py',

@@ -54,8 +54,8 @@ MOST_LINES = {
     'mmdistill_dense/apps/export': 1_590,
     'mmdistill_dense/apps/recipes': 510,
     'mmdistill_dense/apps/commands': 170,
-    'mmdistill_dense/apps': 13_260,
-    'mmdistill_dense': 34_920,
+    'mmdistill_dense/apps': 13_250,
+    'mmdistill_dense': 34_900,
     'tools': 2_850,
     'tests': 40_920,
 }

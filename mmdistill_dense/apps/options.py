@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import runpy
 import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
@@ -223,17 +222,3 @@ def fill_taps(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--below', default='', metavar='PATH', help='this module and what is in it, e.g. backbone')
     parser.add_argument('--size', type=counted, nargs=2, metavar=('H', 'W'), help='of the picture; default: as trained')
     parser.set_defaults(run=later('check.render:taps_command'))
-
-
-def fill_benchmark(parser: argparse.ArgumentParser) -> None:
-    """Add ``benchmark``, whose options its own program reads."""
-    parser.description = 'Measure a distilled step, losses or methods; --help of a subject shows more'
-    parser.add_argument('words', nargs=argparse.REMAINDER, metavar='…', help='step, losses or methods')
-    parser.set_defaults(run=_benchmark, speaks=True)
-
-
-def _benchmark(args: argparse.Namespace) -> None:
-    from mmdistill_dense.config.resolve import package_root
-
-    sys.argv[:] = [str(package_root('mmdistill_dense') / 'tools' / 'benchmark.py'), *args.words]
-    runpy.run_path(sys.argv[0], run_name='__main__')

@@ -249,4 +249,5 @@ def _bases(path: Path) -> list[Path]:
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> str:
-    return removed(name) or f'{kind} {name!r}: unknown. {close_or_all(name, known)}'
+    left = removed(name) if kind == 'method' else ''
+    return left or f'{kind} {name!r}: unknown. {close_or_all(name, known)}'

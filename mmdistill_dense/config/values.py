@@ -166,7 +166,8 @@ def optimizer_of(config: Mapping[str, Any]) -> Mapping[str, Any]:
 
 def ignored_labels(model: Mapping[str, Any]) -> set[int]:
     """Return the labels of pixels that the heads of a segmentor leave out: their ``ignore_index``, 255 by default."""
-    return {head.get('ignore_index', 255) for _, head in heads_with_classes(model, HEADS)}
+    labels = {head.get('ignore_index', 255) for _, head in heads_with_classes(model, HEADS)}
+    return labels - {None}
 
 
 def class_counts(model: Mapping[str, Any], heads: Sequence[str]) -> Iterator[tuple[str, int]]:

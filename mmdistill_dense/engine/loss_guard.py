@@ -44,7 +44,7 @@ from mmdistill_dense.model.distill_model import Distilled, distillers_of
 from mmdistill_dense.networks.inputs import refuse_blind
 from mmdistill_dense.networks.teacher import FrozenTeacher
 from mmdistill_dense.utils.distributed import unwrap
-from mmdistill_dense.utils.runner_internals import Samples, built_loop, has_loaded, start_file, wrappers_of
+from mmdistill_dense.utils.runner_internals import Samples, built_loop, has_loaded, resumes, start_file, wrappers_of
 from mmdistill_dense.utils.validate import some
 
 _STRATEGIES = ('SingleDeviceStrategy', 'DDPStrategy', 'NoneType')
@@ -55,6 +55,7 @@ class RunGuards(Hook):
 
     def __init__(self) -> None:
         self._facts: RunFacts | None = None  # until the rules of the first step are asked
+        self._asking: RemovableHandle | None = None
         self._handles: list[RemovableHandle] = []
         self._unseen: list[FrozenTeacher] = []
         self._reached: Reached | None = None
@@ -67,9 +68,10 @@ class RunGuards(Hook):
         model: Any = unwrap(runner.model)
         distilled = isinstance(model, Distilled)
         network = model.distillation.student.model if distilled else runner.cfg.get('model')
-        facts = RunFacts(runner.cfg, network=network, processes=get_world_size(), model=model)
         trains = built_loop(runner) is not None
-        for rule in config_rules.CONFIG if trains else (config_rules.overrides, config_rules.evaluators):
+        splits = ('train', 'val') if trains else ('test',)
+        facts = RunFacts(runner.cfg, network=network, processes=get_world_size(), model=model, splits=splits)
+        for rule in config_rules.CONFIG if trains else config_rules.TEST:
             _tell(runner, rule(facts))
         if distilled:
             _check_wrapper(runner)
@@ -88,13 +90,16 @@ class RunGuards(Hook):
             begins = runner.iter == 0 and not (runner.cfg.get('model') or {}).get('inherit')
             check_pretrained(model, loaded=begins)
         dataset = runner.train_dataloader.dataset
-        classes = (getattr(dataset, 'metainfo', None) or {}).get('classes')
+        metainfo = getattr(dataset, 'metainfo', None) or {}
+        classes = metainfo.get('classes')
         if (facts := self._facts) is not None:
-            facts.data_classes, facts.load_from = classes, start_file(runner)
-            for rule in (config_rules.student_classes, config_rules.validation_classes, *student_rules.MODEL):
+            facts.data_classes, facts.panoptic = classes, 'thing_classes' in metainfo
+            facts.scored_classes = _classes_of_validation(runner)
+            facts.has_weights = bool(start_file(runner) or resumes(runner))
+            for rule in (*config_rules.DATA, *student_rules.MODEL):
                 _tell(runner, rule(facts))
             ask = partial(self._ask_about_inputs, runner)
-            self._handles = [model.register_forward_pre_hook(ask, with_kwargs=True)]
+            self._asking = model.register_forward_pre_hook(ask, with_kwargs=True)
         if not isinstance(model, Distilled):
             return
         check_trained(runner, model.distillers)
@@ -104,28 +109,34 @@ class RunGuards(Hook):
             for line in check_teacher_classes(classes, teacher, model.distillers.values()):
                 runner.logger.info(line)
             runner.logger.info(f'{teacher.key}: {teacher.receipt.told() if teacher.receipt else None}')
+            if teacher.receipt is not None and teacher.receipt.file is None:
+                runner.logger.warning(f'{teacher.key} has random weights (allow_random=True): they teach nothing.')
         self._reached = None if getattr(model, 'has_task', True) else Reached(model)
         self._unseen = list(model.distillation.teachers.values())
-        self._handles += [
+        self._handles = [
             model.register_forward_pre_hook(self._look),
             model.register_forward_hook(partial(self._refuse_blind, runner)),
         ]
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
         """Check the labels of the first batch."""
-        if self._facts is not None and isinstance(data_batch, Mapping):
-            self._facts.batch = data_batch
-            _tell(runner, config_rules.labels(self._facts))
+        facts = self._facts
+        if facts is not None and facts.batch is None and isinstance(data_batch, Mapping):
+            facts.batch = data_batch
+            for rule in config_rules.BATCH:
+                _tell(runner, rule(facts))
 
     def _ask_about_inputs(self, runner: Runner, model: nn.Module, _: Any, kwargs: Mapping[str, Any]) -> None:
-        """Check the first inputs as the student sees them."""
-        facts, self._facts = self._facts, None
-        self._handles.pop(0).remove()
-        if facts is not None and facts.batch is not None:
-            inputs = kwargs.get('inputs')
-            facts.batch_shape = [list(view.shape) for view in ([inputs] if torch.is_tensor(inputs) else inputs or ())]
-            for rule in student_rules.STEP:
-                _tell(runner, rule(facts))
+        """Check the inputs of the first step as the student sees them."""
+        facts = self._facts
+        if facts is None or facts.batch is None:  # a validation may come first
+            return
+        inputs, self._facts = kwargs.get('inputs'), None
+        self._stop_asking()
+        views = inputs if isinstance(inputs, (list, tuple)) else [inputs]
+        facts.batch_shape = [list(view.shape) for view in views if isinstance(view, Tensor)]
+        for rule in student_rules.STEP:
+            _tell(runner, rule(facts))
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
         """Warn of parts of a pre-trained student that nothing trains; under DDP, torch stops before the next step."""
@@ -134,8 +145,14 @@ class RunGuards(Hook):
             runner.logger.warning(told)
 
     def after_train(self, runner: Runner) -> None:
+        self._stop_asking()
         while self._handles:
             self._handles.pop().remove()
+
+    def _stop_asking(self) -> None:
+        if self._asking is not None:
+            self._asking.remove()
+            self._asking = None
 
     def _look(self, *_: Any) -> None:
         """Look at each teacher's first step, also in a resumed run. What hooks ask one process for is no step."""
@@ -161,6 +178,12 @@ def _tell(runner: Runner, findings: Iterable[Finding] | None) -> None:
         if finding.level == ERROR:
             raise ValueError(sentence)
         runner.logger.warning(sentence)
+
+
+def _classes_of_validation(runner: Runner) -> dict[str, Sequence[str]]:
+    dataset = getattr(getattr(built_loop(runner, 'val'), 'dataloader', None), 'dataset', None)
+    classes = (getattr(dataset, 'metainfo', None) or {}).get('classes')
+    return {} if classes is None else {'val_dataloader': classes}
 
 
 def _check_wrapper(runner: Runner) -> None:

@@ -159,7 +159,7 @@ def _check_over_bases(path: Path) -> None:
         raise ValueError(f'{path.name}: {some(options)} has no effect: the base filled the model. Write {line}.')
 
 
-def check_crop(dataset: Any, student: Mapping[str, Any]) -> None:
+def check_crop(dataset: Any, student: Mapping[str, Any], key: str = 'model.student') -> None:
     """Refuse a training crop that is smaller than the size to which the preprocessor pads."""
     size, crop = (student.get('data_preprocessor') or {}).get('size'), _last_crop(dataset)
     if size is None or crop is None:
@@ -167,7 +167,7 @@ def check_crop(dataset: Any, student: Mapping[str, Any]) -> None:
     pair = (crop, crop) if isinstance(crop, int) else tuple(crop)
     if pair[0] < size[0] or pair[1] < size[1]:
         told = f'The training pipeline crops to {pair}, and data_preprocessor.size={tuple(size)} pads it back'
-        raise ValueError(f'{told}: set RandomCrop.crop_size and model.student.data_preprocessor.size alike.')
+        raise ValueError(f'{told}: set RandomCrop.crop_size and {key}.data_preprocessor.size alike.')
 
 
 def batch_problem(config: Config, processes: int) -> str | None:

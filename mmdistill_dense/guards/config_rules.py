@@ -10,14 +10,14 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from inspect import signature
 from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
 from mmengine.registry import DATA_SAMPLERS, LOOPS, OPTIMIZERS, PARAM_SCHEDULERS, Registry
-from mmengine.runner import Runner
+from mmengine.runner import EpochBasedTrainLoop, Runner
 
 from mmdistill_dense.config.resolve import (
     find_config,
@@ -28,7 +28,6 @@ from mmdistill_dense.config.resolve import (
 )
 from mmdistill_dense.config.unknown_keys import check_keys, check_known, check_options
 from mmdistill_dense.config.values import ignored_labels, listed, may_give, num_classes, optimizer_of, type_name
-from mmdistill_dense.datasets.wrapped import classes_of
 from mmdistill_dense.guards.config import (
     batch_problem,
     check_crop,
@@ -49,7 +48,10 @@ _OF_MMENGINE = ('type', 'by_epoch', '_scope_')  # which mmengine takes from a lo
 def counts_epochs(config: Config) -> bool:
     """Tell whether a run counts epochs; a loop of another class than mmengine's is asked by its bases."""
     loop = config.get('train_cfg') or {}
-    return 'EpochBasedTrainLoop' in _class_names(LOOPS, loop) if 'type' in loop else bool(loop.get('by_epoch'))
+    if 'type' not in loop:
+        return bool(loop.get('by_epoch'))
+    cls = _class_of(LOOPS, loop)
+    return issubclass(cls, EpochBasedTrainLoop) if cls else type_name(loop) == 'EpochBasedTrainLoop'
 
 
 def loop_length(config: Config) -> int | None:
@@ -66,11 +68,16 @@ def schedulers(config: Config) -> Iterator[tuple[str, Mapping[str, Any]]]:
         yield f'param_scheduler.{index}', scheduler
 
 
-def _class_names(registry: Registry, option: Any) -> set[str]:
-    """Return the names of the class that an option's ``type`` stands for and of its bases, ``type`` itself included."""
+def _class_of(registry: Registry, option: Any) -> type | None:
+    """Return the class that an option's ``type`` stands for; ``None`` for an unknown one and for a function."""
     kind = option.get('type') if isinstance(option, Mapping) else None
     cls = registry.get(kind) if isinstance(kind, str) else kind
-    return {type_name(option), *(base.__name__ for base in getattr(cls, '__mro__', ()))}
+    return cls if isinstance(cls, type) else None
+
+
+def _definer(cls: type | None, method: str) -> str:
+    """Return the name of the class from which another one has a method."""
+    return next((base.__name__ for base in getattr(cls, '__mro__', ()) if method in vars(base)), '')
 
 
 def keys(run: RunFacts) -> None:
@@ -143,20 +150,24 @@ def workers(run: RunFacts) -> Findings:
         )
 
 
-def crop(run: RunFacts) -> None:
+def crop(run: RunFacts) -> Findings:
     """Find a training crop that is padded back to a larger size."""
-    check_crop((run.config.get('train_dataloader') or {}).get('dataset', {}), run.network or {})
+    dataset = (run.config.get('train_dataloader') or {}).get('dataset', {})
+    yield from _softer(run, check_crop, dataset, run.network or {}, run.key)
 
 
 def evaluators(run: RunFacts) -> Findings:
     """Check the labels of each metric: they are those of its data set, and it ignores what the heads ignore."""
     count = num_classes(run.network or {}) or 0
     ignored = sorted(label for label in ignored_labels(run.network or {}) if not 0 <= label < count)
-    for split in ('val', 'test'):
+    for split in [split for split in run.splits if split != 'train']:
         dataset = (run.config.get(f'{split}_dataloader') or {}).get('dataset') or {}
         path = dataset.get('ann_file')
         label_file = os.path.normpath(os.path.join(dataset.get('data_root') or '', path)) if path else ''
-        for metric in listed(run.config.get(f'{split}_evaluator')):
+        metrics = listed(run.config.get(f'{split}_evaluator'))
+        files = {os.path.realpath(metric['ann_file']) for metric in metrics if metric.get('ann_file')}
+        other_file = label_file and os.path.realpath(label_file) not in files  # further metrics may have files apart
+        for metric in metrics:
             counted = [label for label in ignored if label != metric.get('ignore_index', IGNORED)]
             if type_name(metric) == 'IoUMetric' and counted:
                 yield warning(
@@ -165,7 +176,7 @@ def evaluators(run: RunFacts) -> Findings:
                     f'Give heads and metric one ignore_index: the metric has {metric.get("ignore_index", IGNORED)}.',
                 )
             file = metric.get('ann_file')
-            if file and label_file and os.path.normpath(file) != label_file:
+            if file and other_file:
                 finding = warning if os.path.isfile(file) or '://' in file else error
                 yield finding(
                     f'{split}_evaluator.ann_file={file!r}, but {split}_dataloader.dataset reads {label_file!r}.',
@@ -175,7 +186,7 @@ def evaluators(run: RunFacts) -> Findings:
 
 def batch(run: RunFacts) -> Findings:
     """Check that batches hold pictures, and that the batch is the one that the learning rate is for."""
-    for split in ('train', 'val', 'test'):
+    for split in run.splits:
         size = (run.config.get(f'{split}_dataloader') or {}).get('batch_size', 1)
         if not isinstance(size, int) or size < 1:
             message = f'{split}_dataloader.batch_size={size!r}: it must be a whole number of at least 1.'
@@ -188,9 +199,10 @@ def batch(run: RunFacts) -> Findings:
 def optimizer(run: RunFacts) -> Findings:
     """Check that the student is trained by the kind of optimizer that it was published with."""
     # a transformer published with AdamW learns little with the SGD of a convolutional network, and nothing fails
-    student = (run.config.get('model') or {}).get('student') or {}
-    source = student.get('cfg')
-    if not source or (student.get('backbone') or {}).get('frozen'):  # a head on a foundation model has a schedule apart
+    student = run.config.model.get('student') if is_distill_model(run.config.get('model')) else None
+    if not isinstance(student, Mapping) or not (source := student.get('cfg')):
+        return
+    if (student.get('backbone') or {}).get('frozen'):  # a head on a foundation model has a schedule apart
         return
     here, published = map(optimizer_of, (run.config, read_file(find_config(source, 'model.student.cfg'))))
     if here and published and here['type'] != published['type']:
@@ -201,18 +213,25 @@ def optimizer(run: RunFacts) -> Findings:
         )
 
 
-def student_classes(run: RunFacts) -> None:
-    """Check that the student's heads predict the classes of the training set."""
-    key = 'model.student' if is_distill_model(run.config.get('model')) else 'model'
-    check_student_classes(run.data_classes, run.network or {}, key)
+def student_classes(run: RunFacts) -> Findings:
+    """Check that the student's heads predict the classes of the training set; texts are no classes."""
+    if not run.panoptic and 'language_model' not in (run.network or {}):
+        yield from _softer(run, check_student_classes, run.data_classes, run.network or {}, run.key)
+
+
+def _softer(run: RunFacts, check: Callable[..., None], *args: Any) -> Findings:
+    """Let an error be a warning in the training of an ordinary model, which may well be meant so."""
+    try:
+        check(*args)
+    except ValueError as problem:
+        yield (error if is_distill_model(run.config.get('model')) else warning)(str(problem))
 
 
 def validation_classes(run: RunFacts) -> Findings:
     """Check that validation has the same classes as training."""
     classes = run.data_classes
-    for loader in ('val_dataloader', 'test_dataloader'):
-        scored = classes_of((run.config.get(loader) or {}).get('dataset') or {})
-        if scored is not None and classes is not None and list(scored) != list(classes):
+    for loader, scored in run.scored_classes.items():
+        if classes is not None and list(scored) != list(classes):
             yield warning(
                 f'{loader}.dataset has the classes {some(scored)}, train_dataloader.dataset {some(classes)}.',
                 'Classes are scored by position: use the same metainfo.classes in all loaders.',
@@ -249,9 +268,13 @@ def labels(run: RunFacts) -> Findings:
 
 def endless(run: RunFacts) -> Findings:
     """Find an epoch, or an evaluation, that never ends."""
-    for split in ('train', 'val'):
+    loop = _class_of(LOOPS, run.config.get('train_cfg'))
+    # a loop of one's own may end an epoch in another way, as a sampler of one's own may
+    usual = loop is None or {_definer(loop, name) for name in ('run', 'run_epoch')} == {'EpochBasedTrainLoop'}
+    for split in [split for split in run.splits if split != 'test']:
         sampler = (run.config.get(f'{split}_dataloader') or {}).get('sampler') or {}
-        if _ENDLESS & _class_names(DATA_SAMPLERS, sampler) and (split != 'train' or counts_epochs(run.config)):
+        drawn_by = _definer(_class_of(DATA_SAMPLERS, sampler), '__iter__')
+        if drawn_by in _ENDLESS and (split != 'train' or (counts_epochs(run.config) and usual)):
             training = split == 'train'
             reason = 'train_cfg counts epochs: the first never ends' if training else 'an evaluation never ends with it'
             yield error(
@@ -269,7 +292,7 @@ def rate(run: RunFacts) -> Findings:
     ends = []
     for key, scheduler in schedulers(run.config):
         kind, counted = type_name(scheduler), scheduler.get('by_epoch', True)
-        begin, end = scheduler.get('begin', 0), scheduler.get('end', math.inf)
+        begin, end = scheduler.get('begin') or 0, scheduler.get('end') or math.inf
         if end <= begin:
             yield error(
                 f'{key} ({kind}) begins at {begin} and ends at {end}: training would not start.',
@@ -283,7 +306,7 @@ def rate(run: RunFacts) -> Findings:
         elif length and bool(counted) == epochs:
             if 'milestones' in scheduler:  # the later ones may well be left for a longer run
                 end = begin + min(scheduler['milestones'], default=0)
-            elif 'T_max' in scheduler:
+            elif scheduler.get('T_max'):
                 end = min(end, begin + scheduler['T_max'])
             ends.append((end, key, scheduler))
             if 1.1 * length < end < math.inf:
@@ -347,4 +370,6 @@ def scores(run: RunFacts) -> Findings:
 # What a runner, a model or a hook refuses by itself while it is built; ``check`` builds no runner.
 CONSTRUCTION = (keys, replaced, hook, workers)
 CONFIG = (overrides, crop, batch, evaluators, optimizer, endless, rate, checkpoints, scores)
-DATA = (student_classes, validation_classes, labels)
+TEST = (overrides, evaluators)  # of a run that only tests
+DATA = (student_classes, validation_classes)
+BATCH = (labels,)

@@ -9,6 +9,8 @@ from typing import Any
 
 from mmengine.config import Config
 
+from mmdistill_dense.config.resolve import is_distill_model
+
 ERROR, WARNING, NOTE = 'error', 'warning', 'note'
 LEVELS = (ERROR, WARNING, NOTE)
 
@@ -42,13 +44,21 @@ class RunFacts:
     network: Any = field(default=None, kw_only=True)  # the student's model config
     processes: int = field(default=1, kw_only=True)  # how many train together
     processes_advice: str = field(default='', kw_only=True)  # how to say another number
-    load_from: str | None = field(default=None, kw_only=True)  # the file that the run starts or resumes from
+    splits: Sequence[str] = field(default=('train', 'val', 'test'), kw_only=True)  # whose data the run reads
+    has_weights: bool = field(default=False, kw_only=True)  # whether the run starts or resumes from a file
     data_classes: Sequence[str] | None = field(default=None, kw_only=True)  # class names of the training set
+    panoptic: bool = field(default=False, kw_only=True)  # whether these are things and stuff, of several heads
+    scored_classes: Mapping[str, Sequence[str]] = field(default_factory=dict, kw_only=True)  # of other loaders
     batch: Mapping[str, Any] | None = field(default=None, kw_only=True)  # as the training loader gives it
     # of the inputs as the student sees them; several views are a list
     batch_shape: list[list[int]] = field(default_factory=list, kw_only=True)
     generated: bool = field(default=False, kw_only=True)  # whether the batch is made up, of another size than the run's
     model: Any = field(default=None, kw_only=True)  # the built student
+
+    @property
+    def key(self) -> str:
+        """The config key of the student's network."""
+        return 'model.student' if is_distill_model(self.config.get('model')) else 'model'
 
     @property
     def distillers(self) -> Mapping[str, Any]:

@@ -11,8 +11,7 @@ from mmdistill_dense.guards.findings import Findings, RunFacts, warning
 def trained(run: RunFacts) -> Findings:
     """Check that something of the student's backbone is trained."""
     backbone = getattr(run.model, 'backbone', run.model)
-    frozen = getattr(backbone, 'frozen', False) and not run.distillers  # a head on a foundation model
-    if not frozen and not any(parameter.requires_grad for parameter in backbone.parameters()):
+    if run.distillers and not any(parameter.requires_grad for parameter in backbone.parameters()):
         yield warning(
             "nothing in the student's backbone is trained (frozen_stages, requires_grad).",
             'Features of a frozen backbone cannot learn from a teacher: lower frozen_stages.',
@@ -27,15 +26,15 @@ def random_and_fixed(run: RunFacts) -> Findings:
     files = files or any(getattr(module, 'checkpoint', None) for module in modules)
     pairs = (run.config.get('model') or {}).get('inherit') or ()
     inherited = any(str(pair[0]).startswith('backbone') for pair in pairs)
-    if backbone is None or files or inherited or run.load_from:
+    if backbone is None or files or inherited or run.has_weights:
         return
     run.model.train()
     frozen = sum(parameter.numel() for parameter in backbone.parameters() if not parameter.requires_grad)
     norms = sum(isinstance(module, _BatchNorm) and not module.training for module in backbone.modules())
     if frozen or norms:
         yield warning(
-            f"the student's backbone starts from random weights, and a part stays as it is: {frozen:,} parameters are "
-            f'frozen, {norms} batch norms keep mean 0 and variance 1.',
+            f"no file is named for the student's backbone, and a part of it stays as it begins: {frozen:,} parameters "
+            f'are frozen, {norms} batch norms keep mean 0 and variance 1.',
             'Set backbone.frozen_stages=-1 and backbone.norm_eval=False, or give it weights (backbone.init_cfg).',
         )
 
@@ -70,11 +69,12 @@ def padded(run: RunFacts) -> Findings:
     largest = [max(sides) for sides in zip(*shapes, strict=True)]
     height, width = run.batch_shape[0][-2:]
     if height * width > 2 * largest[0] * largest[1]:
-        option = 'batch_augments' if 'batch_augments' in (run.network.get('data_preprocessor') or {}) else 'size'
+        preprocessor = (run.network or {}).get('data_preprocessor') or {}
+        option = 'batch_augments' if 'batch_augments' in preprocessor else 'size'
         yield warning(
-            f'model.student.data_preprocessor pads pictures of {largest[0]}x{largest[1]} to {height}x{width}: most of '
+            f'{run.key}.data_preprocessor pads pictures of {largest[0]}x{largest[1]} to {height}x{width}: most of '
             'the work is done on padding.',
-            f'Set model.student.data_preprocessor.{option} to your size, or to None.',
+            f'Set {run.key}.data_preprocessor.{option} to your size, or to None.',
         )
 
 

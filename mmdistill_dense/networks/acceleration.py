@@ -61,7 +61,7 @@ class Acceleration:
         if self.channels_last:
             move(network, memory_format=torch.channels_last)
             for module in network.modules():
-                if type(module).__module__.startswith(_READS_MEMORY):
+                if any(base.__module__.startswith(_READS_MEMORY) for base in type(module).__mro__):
                     move(module, memory_format=torch.contiguous_format)
                     module.register_forward_pre_hook(_contiguous)
 

@@ -133,8 +133,8 @@ def batched(side: int) -> dict[str, Any]:
 
 
 def optimized(kind: str) -> dict[str, Any]:
-    former = dict(student=dict(cfg='mmseg::segformer/segformer_mit-b0_8xb2-160k_ade20k-512x512.py'))
-    return dict(model=former, optim_wrapper=dict(optimizer=dict(type=kind, lr=0.01)))
+    segformer = dict(cfg='mmseg::segformer/segformer_mit-b0_8xb2-160k_ade20k-512x512.py')
+    return dict(**model(student=segformer), optim_wrapper=dict(optimizer=dict(type=kind, lr=0.01)))
 
 
 def frozen(*trained: bool) -> Any:
@@ -157,7 +157,7 @@ POLY = dict(type='PolyLR', eta_min=1e-4, begin=0, end=4000, by_epoch=False)
 LINEAR = dict(type='LinearLR', by_epoch=False)
 WARM = dict(LINEAR, start_factor=0.1, end=100)
 TAUGHT = dict(distillers=dict(kd=dict(type='LogitKD')))
-OTHER_ORDER = dict(val_dataloader=dict(dataset=dict(metainfo=dict(classes=['b', 'a']))))
+OTHER = dict(val_dataloader=['b', 'a'])
 PAIR_OF_VIEWS = dict(batch=dict(inputs=[batched(9)['batch']['inputs']]), batch_shape=[[2, 3, 9, 9]] * 2)
 
 
@@ -171,8 +171,8 @@ PAIR_OF_VIEWS = dict(batch=dict(inputs=[batched(9)['batch']['inputs']]), batch_s
     (config_rules.workers, dict(config=loaded(True, type='IterBasedTrainLoop', max_iters=3)), '', ''),
     (config_rules.replaced, dict(config=replaced(frozen_stages=-1)), 'warning', 'frozen_stages=2 has no effect'),
     (config_rules.replaced, dict(config=replaced()), '', ''),
-    (config_rules.validation_classes, dict(config=OTHER_ORDER, data_classes=['a', 'b']), 'warning', 'has the classes'),
-    (config_rules.validation_classes, dict(config=OTHER_ORDER, data_classes=['b', 'a']), '', ''),
+    (config_rules.validation_classes, dict(scored_classes=OTHER, data_classes=['a', 'b']), 'warning', 'the classes'),
+    (config_rules.validation_classes, dict(scored_classes=OTHER, data_classes=['b', 'a']), '', ''),
     (config_rules.labels, dict(network=dict(decode_head=dict(num_classes=3, ignore_index=0))), 'warning', '=0 of'),
     (config_rules.labels, dict(network=dict(decode_head=dict(num_classes=3, ignore_index=2))), 'warning', '=2 of'),
     (config_rules.labels, dict(network=dict(decode_head=dict(num_classes=3, ignore_index=3))), '', ''),

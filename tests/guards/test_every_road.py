@@ -119,7 +119,7 @@ WARNINGS = {
     'early stop of no metric': "custom_hooks.0.monitor='mIou': val_evaluator gives no such score",
     'classes of validation': 'val_dataloader.dataset has the classes',
     'ignored label that counts': 'the heads of the student ignore the label 11, the metric of val_evaluator does not',
-    'frozen at random': "the student's backbone starts from random weights",
+    'frozen at random': "no file is named for the student's backbone",
     'sum on another map': 'model.distillers.mgd.alpha=2e-05 multiplies a sum over 128x16x12',
     'padded pictures': 'model.student.data_preprocessor pads pictures of 64x64 to 128x96',
     'option without effect': 'model.student.backbone.frozen_stages=0 has no effect',

@@ -125,7 +125,7 @@ class Subject(RunFacts):
     cost: dict[str, Any] = field(default_factory=dict)  # as :func:`mmdistill_dense.apps.check.facts.measure_cost`
 
     def __post_init__(self) -> None:
-        self.processes, self.load_from = self.options.processes, self.config.get('load_from')
+        self.processes, self.has_weights = self.options.processes, bool(self.config.get('load_from'))
         self.generated = self.options.size is not None
         self.processes_advice = 'Give --processes N if N processes will train together.'
 

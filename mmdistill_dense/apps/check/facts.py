@@ -65,6 +65,7 @@ from mmdistill_dense.utils.validate import message_of
 from mmdistill_dense.weights.mmengine_loader import install_reader
 from mmdistill_dense.weights.strict_load import is_path, local_file, named_as, read_checkpoint, state_dict_of
 
+SPLITS = ('train', 'val', 'test')
 VIEW_SIDE = 224  # of a generated view if the config gives no size
 _WORKERS = ('persistent_workers', 'prefetch_factor', 'pin_memory', 'multiprocessing_context')
 
@@ -89,7 +90,9 @@ def read_data(subject: Subject) -> None:
     Notes why either cannot be read; without validation pictures a training stops at its first evaluation.
     """
     config = subject.config
-    subject.data_classes = classes_of((config.get('train_dataloader') or {}).get('dataset') or {})
+    named = {key: classes_of((config.get(f'{key}_dataloader') or {}).get('dataset') or {}) for key in SPLITS}
+    subject.data_classes = named.pop('train')
+    subject.scored_classes = {f'{key}_dataloader': names for key, names in named.items() if names is not None}
     if subject.options.size is not None:
         subject.data_problem = '--size asks for generated pictures'
         return
@@ -109,6 +112,7 @@ def read_data(subject: Subject) -> None:
             subject.pictures = count_pictures(loader.dataset)
             metainfo = getattr(loader.dataset, 'metainfo', None) or {}
             subject.data_classes = metainfo.get('classes') or subject.data_classes
+            subject.panoptic = 'thing_classes' in metainfo
             subject.length, subject.batch = len(loader.dataset), next(iter(loader))
         except FileNotFoundError as error:
             subject.data_problem, subject.generated = str(error), True

@@ -63,7 +63,7 @@ READING, LOADING, STEPPING = 'reading the data set', 'loading the weights', 'run
 _GOES_ON = 'data'  # after an error of this check the other stages still run, on generated pictures
 STAGES: Sequence[tuple[str, Callable[[Subject], None], Sequence[Check]]] = (
     ('reading the config', read_model, (*config_rules.CONSTRUCTION, *config_rules.CONFIG)),
-    (READING, read_data, (*network_rules.DATA, *config_rules.DATA)),
+    (READING, read_data, (*network_rules.DATA, *config_rules.DATA, *config_rules.BATCH)),
     ('building the networks', build, (*student_rules.MODEL, *student_rules.STEP, *network_rules.MODEL)),
     ('reading the pictures without labels', read_unlabelled, ()),
     (LOADING, load, network_rules.WEIGHTS),

@@ -31,7 +31,7 @@ from mmdistill_dense.engine.distill_hook import (
     average_the_student,
     place_distillers,
 )
-from mmdistill_dense.engine.loss_guard import check_saved
+from mmdistill_dense.engine.loss_guard import check_saved, loss_scale
 from mmdistill_dense.engine.resume import comparable, describe, differ, identity
 from mmdistill_dense.model.balanced_step import balanced_of
 from mmdistill_dense.registry import DISTILLERS, HOOKS
@@ -351,6 +351,16 @@ def test_new_distillers_do_not_get_the_optimizers_state_of_others(tmp_path):
     toys.train(tmp_path / 'a', pair(dict(kd=KD)), iters=2, **groups)
     with pytest.raises(ValueError, match='several parameter groups.*load_from'):
         changed(tmp_path / 'a' / 'iter_2.pth', tmp_path / 'b', pair(), **groups)
+
+
+@pytest.mark.parametrize(('scales', 'expected'), [
+    ([8.0, 1024.0], 1024), ([1024.0, 8.0], 1024), ([None, 8.0], 8), ([8.0, None], 8), ([8.0], 8), ([None, None], 1),
+])  # fmt: skip
+def test_of_several_loss_scales_the_largest_counts(scales, expected):
+    scalers = [scale and types.SimpleNamespace(get_scale=lambda scale=scale: scale) for scale in scales]
+    wrappers = {str(number): types.SimpleNamespace(loss_scaler=scaler) for number, scaler in enumerate(scalers)}
+    wrapper = mock.Mock(spec=OptimWrapperDict, values=wrappers.values) if len(scales) > 1 else wrappers['0']
+    assert loss_scale(types.SimpleNamespace(optim_wrapper=wrapper)) == expected
 
 
 @OPTIM_WRAPPER_CONSTRUCTORS.register_module()

@@ -1,5 +1,7 @@
 """An interrupted run ends in the same bits as an uninterrupted one; tests/kill kills real processes."""
 
+import itertools
+import json
 import logging
 import multiprocessing
 import shutil
@@ -182,9 +184,13 @@ class Ended(Exception):
 
 
 def validated(folder, **more):
-    """Trains; returns the scores, and the names of the best files."""
+    """Trains; returns the scores, their steps in the log of scalars, and the best file with its place in the run."""
     run = train(folder, PLAIN, default_hooks=dict(checkpoint=dict(save_best='mIoU')), **more)
-    return list(run.message_hub.log_scalars['val/mIoU'].data[0]), [path.name for path in folder.glob('best_*.pth')]
+    rows = [json.loads(line) for file in folder.glob('*/vis_data/scalars.json') for line in file.open()]
+    (best,) = folder.glob('best_*.pth')
+    info = torch.load(best, weights_only=False)['message_hub']['runtime_info']
+    scores, place = run.message_hub.log_scalars['val/mIoU'].data[0], (best.name, info['iter'], info['epoch'])
+    return list(scores), sorted(row['step'] for row in rows if 'mIoU' in row), place
 
 
 @pytest.mark.parametrize('turn', [pytest.param(1, marks=pytest.mark.soak), 3], ids=['first', 'last'])
@@ -204,7 +210,7 @@ def test_a_validation_that_a_run_did_not_come_to_is_made_up_for(tmp_path, monkey
         validated(tmp_path / 'cut')
     monkeypatch.setattr(ValLoop, 'run', run)
     assert validated(tmp_path / 'cut', resume=True) == expected
-    assert len(expected[0]) == ITERS // 2 and expected[1]
+    assert len(expected[0]) == ITERS // 2 and expected[1] == [2, 4, 6]
 
 
 def test_an_own_loop_resumes_and_validates_as_it_likes(tmp_path):
@@ -309,6 +315,18 @@ def test_a_best_file_holds_the_count_of_its_own_validation():
     counters.before_train_iter(runner, 0)
     stop.best_score, stop.wait_count = 50.0, 1
     assert saved() == [('score', 1, 50.0)]
+
+
+@pytest.mark.parametrize('monitors', itertools.permutations(['mIoU', 'aAcc', 'mAcc'], 2))
+def test_early_stopping_counts_for_its_own_score_alone(monitors):
+    fresh = {name: EarlyStoppingHook(name, rule='greater').best_score for name in monitors}
+    hooks = [EarlyStoppingHook(name, rule='greater', patience=9) for name in monitors]
+    runner = SimpleNamespace(hooks=hooks, model=toys.nn.Module(), _resume=True)
+    saved = [('mIoU', 3, 50.0), ('aAcc', 4, 60.0)]
+    Counters().after_load_checkpoint(runner, dict(meta=dict(early_stopping=saved)))
+    for hook, (name, count, best) in zip(hooks, saved, strict=True):
+        expected = (count, best) if hook.monitor == name else (0, fresh[hook.monitor])
+        assert (hook.wait_count, hook.best_score) == expected
 
 
 # What the log says

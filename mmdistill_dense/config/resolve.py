@@ -287,7 +287,7 @@ def load_model(option: Mapping[str, Any], key: str) -> ModelConfig:
         if is_distill_model(found):
             # Take the student of a pair or a method's config, so that a distilled student can teach the next one.
             found = load_model(student_option(found), 'model.student').model
-        if 'data_preprocessor' in config:
+        if config.get('data_preprocessor') is not None:
             found.setdefault('data_preprocessor', config.data_preprocessor)
         scope = config.get('default_scope')
         model = merge(found, _without_scope(model, f'{scope}.'), key)

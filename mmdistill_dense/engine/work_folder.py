@@ -39,7 +39,7 @@ def refuse_another_run(runner: Runner) -> None:
     whose config sets ``experiment_name`` is not known by its file.
     """
     folder, own = Path(runner.work_dir), Path(runner.cfg.filename or '').stem
-    if resumes(runner) or not own or 'experiment_name' in runner.cfg:
+    if resumes(runner) or not own or runner.cfg.get('experiment_name'):
         return
     found = [_run_in(folder) if is_main_process() else ('', '')]
     broadcast_object_list(found)

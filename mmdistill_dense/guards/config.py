@@ -128,7 +128,7 @@ def check_top_level_distillers(config: Config, file: Config | None = None) -> No
 
     Configs take the model's distillers from there while the bases are read, before both apply.
     """
-    if 'distillers' not in config:
+    if not config.get('distillers'):
         return
     _check_over_bases(Path(config.filename or ''))
     if file is None and config.filename and os.path.isfile(config.filename):

@@ -152,7 +152,7 @@ def workers(run: RunFacts) -> Findings:
 
 def crop(run: RunFacts) -> Findings:
     """Find a training crop that is padded back to a larger size."""
-    dataset = (run.config.get('train_dataloader') or {}).get('dataset', {})
+    dataset = (run.config.get('train_dataloader') or {}).get('dataset') or {}
     yield from _softer(run, check_crop, dataset, run.network or {}, run.key)
 
 

@@ -65,7 +65,7 @@ def open_pictures(option: UnlabelledOption, config: Mapping[str, Any], labelled:
 
     A file that is listed twice, also by a link, counts once.
     """
-    if 'train_dataloader' not in config:
+    if not config.get('train_dataloader'):
         told = f'{KEY} needs the config of the run, whose loaders name the pictures of validation and test'
         raise ValueError(f'{told}: build the runner with Runner.from_cfg(config).')
     dataset = UnlabeledImages(**option.pictures, pipeline=_READS_FIRST)

@@ -351,12 +351,12 @@ def plain_config(config: Config) -> Config:
         if resolved.scope not in (None, flat.get('default_scope')):
             flat.model['_scope_'] = resolved.scope
     flat.pop('distillers', None)
-    flat.get('default_hooks', {}).pop('distill', None)
-    if 'tta_model' in flat:
+    (flat.get('default_hooks') or {}).pop('distill', None)
+    if flat.get('tta_model'):
         flat.tta_model.pop('module', None)
-    if str(flat.get('model_wrapper_cfg', {}).get('type', '')).startswith('mmdistill_dense.'):
+    if str((flat.get('model_wrapper_cfg') or {}).get('type', '')).startswith('mmdistill_dense.'):
         flat.pop('model_wrapper_cfg')
-    imports = listed(flat.get('custom_imports', {}).get('imports'))
+    imports = listed((flat.get('custom_imports') or {}).get('imports'))
     imports = [name for name in imports if name.split('.')[0] != 'mmdistill_dense']
     if imports:
         flat.custom_imports.imports = imports

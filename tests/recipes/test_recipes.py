@@ -3,17 +3,18 @@
 import itertools
 from functools import cache
 from pathlib import Path
+from unittest import mock
 
 import pytest
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 
 from mmdistill_dense.apps.recipes import compose
+from mmdistill_dense.apps.recipes import named as named_configs
 from mmdistill_dense.apps.recipes.compose import config_text, methods, options_for, parts_of, recipes
 from mmdistill_dense.apps.recipes.named import Named, check_data, combinations, find, made_of, read_config
 from mmdistill_dense.config.resolve import bases_of, read_file
 from mmdistill_dense.datasets.wrapped import classes_of
-from mmdistill_dense.model.build import build_distillers
 from mmdistill_dense.registry import MODELS
 from mmdistill_dense.utils.literals import literal
 from tests.every_config import CONFIGS, FILES, every, name_of, named, place
@@ -294,17 +295,23 @@ def test_a_name_without_a_file_is_made_of_two() -> None:
     assert changed.config().model.student.backbone.init_cfg.checkpoint == 'torchvision://resnet34'
 
 
-def test_settings_on_a_command_line_take_the_place_of_shipped_constants() -> None:
-    found = read_config('maskd:toy_seg', {'model.distillers.maskd.settings': 'auto', 'model.distillers.maskd.eps': 1.0})
-    assert found.model.distillers.maskd.pop('learn').max_iters == 200, 'how long is learned belongs to the data'
-    assert found.model.distillers == dict(maskd=dict(type='MasKD', settings='auto', eps=1.0))
-    two = {f'model.distillers.{name}.settings': 'auto' for name in ('kd', 'skd')}
-    built = build_distillers(read_config('skd:toy_seg', two).model.distillers, 'mmseg')
-    assert all(one.balancer is not None for one in built.values())
-    one = read_config('kd:toy_det', {'model.distillers.kd.settings': 'canonical'}).model.distillers.kd
-    assert one == dict(type='LogitKD', student_tap='bbox_head.gfl_cls', activation='sigmoid', settings='canonical')
-    with pytest.raises(ValueError, match=r"model\.distillers\.skd\.settings='best' is unknown"):
-        read_config('skd:toy_seg', {'model.distillers.skd.settings': 'best'})
+@pytest.mark.parametrize(('name', 'settings', 'constants'), [
+    ('afdcd:toy_seg', 'auto', 'afdcd.ctr_weight, model.distillers.afdcd.fd_reduction, '),
+    ('kd:toy_seg', 'auto', None), ('kd:toy_det', 'canonical', None),
+])  # fmt: skip
+def test_settings_mean_the_same_in_both_programs(name: str, settings: str, constants: str | None) -> None:
+    """mim merges an option into the file's config; the file's own constants win in both."""
+    key = name.partition(':')[0]
+    options = {f'model.distillers.{key}.settings': settings}
+    found = find(name)
+    by_mim = found.config() if isinstance(found, Named) else Config.fromfile(found)
+    by_mim.merge_from_dict(options)
+    with mock.patch.object(named_configs, 'print_log') as log:
+        assert read_config(name, options).model == by_mim.model
+    messages = [call.args[0] for call in log.call_args_list]
+    assert bool(messages) == bool(constants) and (not constants or constants in messages[0])
+    with pytest.raises(ValueError, match=rf"model\.distillers\.{key}\.settings='best' is unknown"):
+        read_config(name, {f'model.distillers.{key}.settings': 'best'})
 
 
 @pytest.mark.soak

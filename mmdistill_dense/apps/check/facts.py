@@ -74,7 +74,7 @@ def read_model(subject: Subject) -> None:
     """Resolve the student's network, and set the registries' scope."""
     if 'model' not in subject.config:
         raise ValueError('the config has no model.')
-    init_default_scope(subject.config.get('default_scope', 'mmengine'))
+    init_default_scope(subject.config.get('default_scope') or 'mmengine')
     model = model_of(subject.config)
     if is_distill_model(model):
         subject.resolved = load_model(student_option(model), 'model.student')
@@ -96,7 +96,7 @@ def read_data(subject: Subject) -> None:
     if subject.options.size is not None:
         subject.data_problem = '--size asks for generated pictures'
         return
-    if 'train_dataloader' not in config:
+    if not config.get('train_dataloader'):
         subject.data_problem, subject.generated = 'the config has no train_dataloader', True
         return
     option = {key: value for key, value in config.train_dataloader.items() if key not in _WORKERS}
@@ -236,7 +236,7 @@ def load(subject: Subject) -> None:
     for name, distiller in subject.distillers.items():
         if isinstance(distiller, TokenDistiller):
             assert distiller.teacher is not None, 'the model sets it'
-            data = config.get('train_dataloader', {}).get('dataset')
+            data = (config.get('train_dataloader') or {}).get('dataset')
             places = TokenStore(distiller, distiller.teacher, folder, data) if subject.options.whole else None
             values = places.read_known(distiller.tokens, MMLogger.get_current_instance()) if places else None
             if values is not None:
@@ -420,7 +420,7 @@ def predict(subject: Subject) -> None:
             f'{message_of(error).rstrip(".")}.{works}'
             + (' there and in test_dataloader (new: --size), or take another network.' if works else '')
         ) from error
-    if 'val_evaluator' not in subject.config:
+    if not subject.config.get('val_evaluator'):
         return
     try:
         evaluator = _evaluator(subject.config, subject.validation)

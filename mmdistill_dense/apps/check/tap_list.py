@@ -230,7 +230,7 @@ def networks_of(
     config: Config, student: bool = False, teacher: bool = False
 ) -> Iterator[tuple[str, ModelConfig, InputGrid | None]]:
     """Yield title, resolved config and input grid of the networks of a config."""
-    init_default_scope(config.get('default_scope', 'mmengine'))
+    init_default_scope(config.get('default_scope') or 'mmengine')
     model = model_of(config)
     if not is_distill_model(model):
         if teacher:

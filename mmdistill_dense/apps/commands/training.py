@@ -81,24 +81,25 @@ def build_runner(cfg: Config) -> Runner:
 
 
 def _use_amp(cfg: Config) -> None:
-    kind = cfg.optim_wrapper.get('type', 'OptimWrapper')
-    if 'constructor' in cfg.optim_wrapper and not {'type', 'optimizer'} & cfg.optim_wrapper.keys():
-        own = cfg.optim_wrapper.constructor
+    wrapper = cfg.get('optim_wrapper') or ConfigDict(type=None)
+    kind = wrapper.get('type', 'OptimWrapper')
+    if 'constructor' in wrapper and not {'type', 'optimizer'} & wrapper.keys():
+        own = wrapper.constructor
         raise ValueError(f'--amp needs optim_wrapper.type; {own} builds the optimizers itself: set the type there.')
     if kind not in ('OptimWrapper', 'AmpOptimWrapper'):
         raise ValueError(f'--amp needs optim_wrapper.type OptimWrapper, this config has {kind!r}')
-    cfg.optim_wrapper.type = 'AmpOptimWrapper'
-    cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
+    wrapper.type = 'AmpOptimWrapper'
+    wrapper.setdefault('loss_scale', 'dynamic')
 
 
 def _use_auto_scale_lr(cfg: Config) -> None:
-    if 'base_batch_size' not in cfg.get('auto_scale_lr', {}):
+    if 'base_batch_size' not in (cfg.get('auto_scale_lr') or {}):
         raise KeyError('--auto-scale-lr needs auto_scale_lr=dict(base_batch_size=…) in the config')
     cfg.auto_scale_lr.enable = True
 
 
 def _use_visualization(cfg: Config, show: bool, folder: str | None, wait_time: float) -> None:
-    hook = cfg.default_hooks.get('visualization')
+    hook = (cfg.get('default_hooks') or {}).get('visualization')
     if hook is None:
         raise KeyError("--show and --show-dir need default_hooks.visualization, as dict(type='SegVisualizationHook')")
     hook.draw = True

@@ -78,7 +78,7 @@ def head_of(
         lines.append(f'  {", ".join(keys)} ({", ".join(classes)})')
     if 'test_evaluator' in dropped:
         lines.append('Inference works, also by `mim test`, which measures nothing: the labels need mmdistill_dense.')
-        scope, file = str(config.get('default_scope', 'mmseg')), config.filename  # none where a name was given
+        scope, file = config.get('default_scope') or 'mmseg', config.filename  # none where a name was given
         words = ['mim', 'test', for_mim(scope)]
         words += [str(file) if file and Path(file).is_file() else 'CONFIG', '--checkpoint', str(checkpoint)]
         lines.append(f'To measure on the same data: {shlex.join(words)}')

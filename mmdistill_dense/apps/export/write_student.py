@@ -300,7 +300,7 @@ def load_student(
     file = local_file(str(checkpoint), None, 'checkpoint')
     content = read_checkpoint(file)
     state = state_dict_of(content, file)
-    init_default_scope(plain.get('default_scope', 'mmengine'))
+    init_default_scope(plain.get('default_scope') or 'mmengine')
     with torch.device('cpu'):
         network = build_network(ModelConfig(plain.model, None, None))
         load_strictly(network, state, parts, f'checkpoint={str(file)!r}')

@@ -45,7 +45,7 @@ def open_project(folder: Path) -> Definition:
         except SyntaxError as error:
             raise ValueError(f'{path}: line {error.lineno} is no Python: {error.msg}.') from error
     config = read_file(folder / 'control.py')
-    if 'max_iters' not in config.get('train_cfg', {}):
+    if 'max_iters' not in (config.get('train_cfg') or {}):
         raise ValueError(f'{folder / "control.py"}: train_cfg has no max_iters, the number of steps. Write it there.')
     root = config.train_dataloader.dataset.get('data_root')
     if root and not Path(root).is_dir():

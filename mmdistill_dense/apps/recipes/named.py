@@ -6,10 +6,12 @@ import re
 from collections.abc import Iterator, Mapping
 from copy import deepcopy
 from importlib.util import find_spec
+from logging import WARNING
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mmengine.config import Config, ConfigDict
+from mmengine.config import Config
+from mmengine.logging import print_log
 from mmengine.registry import init_default_scope
 
 from mmdistill_dense.apps.recipes.compose import (
@@ -35,7 +37,7 @@ from mmdistill_dense.utils.version import STACK
 
 def check_data(config: Config, task: str) -> None:
     """Raise ValueError if the data set has another task or number of classes than the student, or a smaller crop."""
-    init_default_scope(config.get('default_scope', 'mmengine'))
+    init_default_scope(config.get('default_scope') or 'mmengine')
     found = load_model(student_option(config.model), 'model.student')
     own = TASKS.get(found.scope or '', task)
     if own != task:
@@ -92,13 +94,20 @@ def read_config(name: str | Path, options: Mapping[str, Any] | None = None) -> C
         raise ModuleNotFoundError(f'{told}: pip install {upstream}, or {fork} beside the other forks.')
     if options:
         written = deepcopy(config)
-        # overrides that set ``settings`` of a distiller remove its options; the other overrides stay
-        chosen = {said[1]: value for key, value in options.items() if (said := _SETTINGS.fullmatch(key))}
-        if chosen and 'distillers' in config.get('model', {}):
+        chosen = {match[1]: settings for key, settings in options.items() if (match := _SETTINGS.fullmatch(key))}
+        task, distillers = TASKS.get(config.get('default_scope')), (config.get('model') or {}).get('distillers')
+        if chosen and distillers and task:
             from mmdistill_dense.distillers.fragments import put_all  # imports all methods
 
-            task = TASKS.get(config.get('default_scope', ''))
-            config.model.distillers = ConfigDict(put_all(config.model.distillers, chosen, task, 'model.distillers'))
+            freed = put_all(distillers, chosen, task, 'model.distillers')
+            pairs = [(key, name) for key in freed for name in {*distillers[key]} - {*freed[key], 'settings'}]
+            constants = {f'model.distillers.{key}.{name}' for key, name in pairs} - options.keys()
+            if constants:
+                message = (
+                    f'these options of the config win over settings of --cfg-options: {some(sorted(constants), 8)}'
+                )
+                remedy = 'To leave them out, write a config that gives type and settings alone (docs/settings.md)'
+                print_log(f'{message}. {remedy}.', 'current', WARNING)
         config.merge_from_dict(dict(options))
         check_top_level_distillers(config, written)
         check_retyped(config, written)

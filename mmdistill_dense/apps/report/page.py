@@ -129,7 +129,7 @@ def compared_table(run: TrainedRun) -> Sheet:
         for name, one in told.items()
         for place, (student, teacher) in enumerate(one.get('taps', ()))
     ]
-    networks = [run.model.get('student', {}).get('cfg'), *(one.get('cfg') for one in run.teachers.values())]
+    networks = [(run.model.get('student') or {}).get('cfg'), *(one.get('cfg') for one in run.teachers.values())]
     names = ' and '.join(str(one) for one in networks if one)
     caption = f'What {run.name} compared{f" in {names}" if names else ""}'
     return Sheet(caption, ['distiller', 'method', "student's tap", "teacher's tap", 'settings'], rows)

@@ -116,7 +116,7 @@ def scenes_of(run: TrainedRun, count: int) -> tuple[list[Scene], dict[str, Any]]
     scenes = []
     steps = (step for _, one in layers(loader.dataset) for step in one.get('pipeline') or ())
     pads = any(type_name(step).endswith('Pad') for step in steps)
-    with DefaultScope.overwrite_default_scope(run.config.get('default_scope', 'mmengine')):
+    with DefaultScope.overwrite_default_scope(run.config.get('default_scope') or 'mmengine'):
         dataset = DATASETS.build(loader.dataset)
         for index in evenly_spaced(len(dataset), count):
             item = dataset[index]
@@ -147,7 +147,7 @@ def teacher_of(run: TrainedRun, name: str) -> Network | None:
             f'No predictions of {name}: model.{name} sets allow_other_classes or classes, so its classes need not be '
             'those of the validation pictures.'
         )
-    init_default_scope(run.config.get('default_scope', 'mmengine'))
+    init_default_scope(run.config.get('default_scope') or 'mmengine')
     teacher = FrozenTeacher(option)
     teacher.load(torch.zeros(1))
     return teacher.network

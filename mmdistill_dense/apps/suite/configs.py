@@ -93,7 +93,8 @@ def _common(config: Config, definition: Definition, options: Mapping[str, Any], 
     config.merge_from_dict(copy.deepcopy(dict(options)))  # merging takes each _delete_ out of its dict
     if config.model.get('distillers') != distillers:
         raise ValueError(f'{definition.path}: {place}: model.distillers: set it in the options of a method')
-    checkpoint = config.default_hooks.checkpoint
+    if (checkpoint := (config.get('default_hooks') or {}).get('checkpoint')) is None:
+        raise ValueError(f'{definition.path}: default_hooks.checkpoint is not set: a suite needs the checkpoints.')
     checkpoint.interval = definition.checkpoint_every or checkpoint.get('interval', -1)
     checkpoint.max_keep_ckpts = max(_KEPT_CHECKPOINTS, checkpoint.get('max_keep_ckpts', -1))
     for name in LOADERS if definition.workers is not None else ():

@@ -28,7 +28,10 @@ def check(definition: Definition, todo: Resolved) -> None:
     trained = plan.trains_teacher(definition)
     for name, changes in definition.test_sets.items() if todo else ():
         config = configs.with_test_set(configs.control_config(definition), changes)
-        with naming(f'{definition.path}: test_sets.{name}'), DefaultScope.overwrite_default_scope(config.default_scope):
+        with (
+            naming(f'{definition.path}: test_sets.{name}'),
+            DefaultScope.overwrite_default_scope(config.get('default_scope')),
+        ):
             if not len(DATASETS.build(config.test_dataloader.dataset)):
                 raise ValueError('the set has no pictures: its keys change the test set of the control.')
     seen = set[str]()

@@ -23,7 +23,7 @@ from mmengine.runner import BaseLoop, EpochBasedTrainLoop, FlexibleRunner, IterB
 
 from mmdistill_dense.config.local_code import changed_files, local_code
 from mmdistill_dense.config.resolve import read_file, written
-from mmdistill_dense.config.values import flat, plain
+from mmdistill_dense.config.values import flat, mappings, plain
 from mmdistill_dense.engine.ddp import warn_of_other_processes
 from mmdistill_dense.model.balanced_step import balanced_of
 from mmdistill_dense.model.distill_model import Distilled, distillers_of
@@ -74,6 +74,24 @@ def tell_changes(runner: Runner, checkpoint: Mapping[str, Any]) -> None:
         f' The checkpoint holds optimizer and schedules, so the old {some(kept, 8)} stay. {advice}' if kept else ''
     )
     runner.logger.warning(f'The config differs from that of the checkpoint to resume: {told}.{without}')
+
+
+def check_rates(runner: Runner, checkpoint: Mapping[str, Any]) -> None:
+    """Refuse a longer run whose schedules, which mmengine takes from the checkpoint, have ended at rate 0."""
+    loop = built_loop(runner)
+    key = 'max_epochs' if isinstance(loop, EpochBasedTrainLoop) else 'max_iters'
+    before = (written((checkpoint.get('meta') or {}).get('cfg')).get('train_cfg') or {}).get(key)
+    if not isinstance(before, int) or getattr(loop, key, 0) <= before:
+        return  # the rate may be 0 for a while, as the config says
+    schedules = [state for state in mappings(checkpoint.get('param_schedulers')) if state.get('param_name') == 'lr']
+    ended = schedules and all(state.get('_global_step', 0) + 1 >= state['end'] for state in schedules)
+    groups = [group for optimizer in mappings(checkpoint['optimizer']) for group in optimizer.get('param_groups', ())]
+    if ended and not any(group['lr'] for group in groups):
+        raise ValueError(
+            f'train_cfg.{key}={getattr(loop, key)}: the checkpoint to resume is of a run with {before}, whose '
+            'param_scheduler ended at rate 0. A resumed run keeps it, so nothing would be learned: start anew at this '
+            'length, or set load_from to the checkpoint without resume.'
+        )
 
 
 def _told(config: Any) -> dict[str, str]:
@@ -343,6 +361,7 @@ class ResumeFile(Hook):
             )
         warn_of_other_processes(runner, checkpoint)
         tell_changes(runner, checkpoint)
+        check_rates(runner, checkpoint)
         seed = meta.get('sampler_seed')
         if seed is not None and built_loop(runner) is not None:  # older files lack it
             sampler_of(runner.train_dataloader).seed = seed

@@ -5,6 +5,7 @@ import json
 import logging
 import multiprocessing
 import shutil
+from contextlib import nullcontext
 from functools import partial
 from types import SimpleNamespace
 from unittest import mock
@@ -14,8 +15,8 @@ import torch
 from mmengine.config import Config
 from mmengine.hooks import EarlyStoppingHook, Hook
 from mmengine.optim import OptimWrapper
-from mmengine.registry import LOOPS
-from mmengine.runner import BaseLoop, EpochBasedTrainLoop, FlexibleRunner, ValLoop, loops
+from mmengine.registry import LOOPS, PARAM_SCHEDULERS
+from mmengine.runner import BaseLoop, EpochBasedTrainLoop, FlexibleRunner, IterBasedTrainLoop, ValLoop, loops
 from torch.utils.data import DataLoader
 
 from mmdistill_dense.config import local_code
@@ -23,6 +24,7 @@ from mmdistill_dense.engine import resume
 from mmdistill_dense.engine.resume import (
     Counters,
     ResumeFile,
+    check_rates,
     latest_checkpoint,
     resume_from_a_whole_file,
     tell_changes,
@@ -375,6 +377,55 @@ def test_the_log_says_how_to_go_on_what_was_changed_and_when_nothing_is_left(tmp
     told = said(tmp_path)
     assert 'The checkpoint to resume is from iteration 6 of 6: nothing is left to train.' in told
     assert 'The config differs from that of' not in told, 'what differs between two starts of one config is no change'
+
+
+FALLS = dict(type='PolyLR', power=0.9, by_epoch=False, begin=0, end=4)
+SCHEDULES = {
+    'poly': ([FALLS], 4, True),
+    'poly, the step before its last': ([FALLS], 3, True),
+    'poly, a rate is left': ([FALLS], 2, False),
+    'cosine': ([dict(FALLS, type='CosineAnnealingLR', power=None, T_max=3)], 4, True),
+    'linear behind a warmup': (
+        [dict(type='LinearLR', start_factor=0.5, by_epoch=False, end=2),
+         dict(type='LinearLR', start_factor=1.0, end_factor=0.0, by_epoch=False, begin=2, end=4)], 4, True,
+    ),
+    'with a least rate': ([dict(FALLS, eta_min=1e-9)], 4, False),
+    'one goes on': ([FALLS, dict(type='MultiStepLR', by_epoch=False, milestones=[6], end=9)], 4, False),
+    'momentum alone': ([dict(FALLS, type='PolyMomentum')], 4, False),
+    'none': ([], 4, False),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize('length', [8, 4], ids=['longer', 'as long'])
+@pytest.mark.parametrize('name', SCHEDULES)
+def test_a_longer_run_that_has_no_rate_left_is_refused(name, length):
+    options, steps, is_over = SCHEDULES[name]
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(2))], lr=0.1, momentum=0.9)
+    options = [{key: option for key, option in one.items() if option is not None} for one in options]
+    schedulers = [PARAM_SCHEDULERS.build(dict(one, optimizer=optimizer)) for one in options]
+    for scheduler in [one for _ in range(steps) for one in schedulers]:
+        scheduler.step()
+    saved = Config(dict(train_cfg=dict(type='IterBasedTrainLoop', max_iters=4)))
+    states = dict(optimizer=optimizer.state_dict(), param_schedulers=[one.state_dict() for one in schedulers])
+    runner = SimpleNamespace(_train_loop=mock.Mock(spec=IterBasedTrainLoop, max_iters=length))
+    words = rf'train_cfg\.max_iters={length}: .* with 4, whose param_scheduler ended at rate 0.*load_from'
+    with pytest.raises(ValueError, match=words) if is_over and length > 4 else nullcontext():
+        check_rates(runner, dict(meta=dict(cfg=saved.pretty_text), **states))
+    with pytest.raises(ValueError, match=words) if is_over and length > 4 else nullcontext():  # of several optimizers
+        several = {key: dict(a=state) for key, state in states.items()}
+        check_rates(runner, dict(meta=dict(cfg=saved.pretty_text), **several))
+
+
+@pytest.mark.soak
+def test_a_run_is_not_extended_at_rate_0(tmp_path):
+    falls = dict(train_cfg=dict(max_iters=4, val_interval=99), param_scheduler=[FALLS])
+    train(tmp_path, PLAIN, **falls)
+    longer = dict(train_cfg=dict(max_iters=8, val_interval=99), param_scheduler=[dict(FALLS, end=8)])
+    start = dict(load_from=str(tmp_path / 'iter_4.pth'))
+    with pytest.raises(ValueError, match=r'train_cfg\.max_iters=8: .* ended at rate 0'):
+        train(tmp_path, PLAIN, resume=True, **start, **longer)
+    assert train(tmp_path / 'anew', PLAIN, **start, **longer).iter == 8
+    assert train(tmp_path / 'end', PLAIN, resume=True, load_from=str(tmp_path / 'iter_3.pth'), **falls).iter == 4
 
 
 def test_changed_local_code_is_named_at_resume(tmp_path, monkeypatch):

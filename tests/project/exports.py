@@ -10,7 +10,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-SIZE = (48, 64)  # height and width
+from tests.project import folders_of_data
+from tests.project.folders_of_data import SIZE, coco_content
+
 CLASSES = ('red cell', 'white-cell', 'leaf')
 COLOURS = ((128, 0, 0), (0, 128, 0), (7, 9, 250))
 PARTS = {'train': ('a b', 'b', 'c', 'ü'), 'val': ('d', 'e')}
@@ -50,22 +52,17 @@ def box(points: Sequence[tuple[int, int]]) -> tuple[int, int, int, int]:
 
 
 def picture(path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    seed = sum(path.stem.encode()) + 1000 * len(path.stem)
-    Image.fromarray(np.random.default_rng(seed).integers(0, 255, (*SIZE, 3), dtype=np.uint8)).save(path)
+    folders_of_data.picture(path, sum(path.stem.encode()) + 1000 * len(path.stem))
 
 
 def pictures(root: Path, form: str) -> list[tuple[str, Path]]:
     """Write the pictures; ``{part}`` is train or val, ``{folder}`` what Roboflow calls it. Returns names and places."""
     folders = {'train': 'train', 'val': 'valid'}
-    found = [
-        (name, root / form.format(part=part, folder=folders[part], name=name))
-        for part, names in PARTS.items()
-        for name in names
-    ]
-    for _, path in found:
+    stems = [(part, name) for part, names in PARTS.items() for name in names]
+    paths = [root / form.format(part=part, folder=folders[part], name=name) for part, name in stems]
+    for path in paths:
         picture(path)
-    return found
+    return [(path.stem, path) for path in paths]
 
 
 def write(path: Path, text: str) -> None:
@@ -105,33 +102,21 @@ def runs(flat: np.ndarray) -> list[int]:
     return [0] * int(flat[0]) + np.diff(edges).tolist()
 
 
-def coco(root: Path, names: Sequence[str], file: Path, start: int = 1) -> None:
-    """Beside the pictures of Roboflow, or for all."""
-    images = [
-        {'id': number, 'file_name': f'{name}.jpg', 'height': SIZE[0], 'width': SIZE[1]}
-        for number, name in enumerate(names, start)
-    ]
-    drawn = [(image['id'], *shape) for image, name in zip(images, names, strict=True) for shape in shapes(name)]
-    boxes = []
-    for number, (image, label, points) in enumerate(drawn, 1):
-        left, top, right, bottom = box(points)
-        numbers = {'id': number, 'image_id': image, 'category_id': CLASSES.index(label) + 1, 'iscrowd': 0}
-        sides = {'bbox': [left, top, right - left, bottom - top], 'area': (right - left) * (bottom - top)}
-        boxes.append({**numbers, **sides, 'segmentation': [[value for point in points for value in point]]})
-    kinds = [{'id': number, 'name': name} for number, name in enumerate(CLASSES, 1)]
-    write(file, json.dumps({'images': images, 'annotations': boxes, 'categories': kinds}))
+def coco(names: Sequence[str], file: Path) -> None:
+    drawn = [(at, CLASSES.index(label), points) for at, name in enumerate(names) for label, points in shapes(name)]
+    write(file, json.dumps(coco_content([f'{name}.jpg' for name in names], CLASSES, drawn)))
 
 
 def roboflow_coco(root: Path) -> None:
     pictures(root, '{folder}/{name}.jpg')
     for folder, names in zip(('train', 'valid'), PARTS.values(), strict=True):
-        coco(root, names, root / folder / '_annotations.coco.json')
+        coco(names, root / folder / '_annotations.coco.json')
 
 
 def cvat_coco(root: Path) -> None:
     """One file without a split, and lists of names."""
     names = [name for name, _ in pictures(root, 'images/{name}.jpg')]
-    coco(root, names, root / 'annotations/instances_default.json')
+    coco(names, root / 'annotations/instances_default.json')
     lists(root, 'splits/{}.txt', 'images/{}.jpg')
 
 
@@ -167,18 +152,24 @@ def darknet(root: Path) -> None:
     write(root / 'obj.names', '\n'.join(CLASSES))
 
 
+def voc_file(path: Path, name: str, *boxes: Sequence[Any], size: str = '') -> None:
+    """The name of a picture, and boxes of VOC: a label, four corners and perhaps marks."""
+    objects = ''
+    for label, corners, *marks in boxes:
+        sides = zip(('xmin', 'ymin', 'xmax', 'ymax'), corners, strict=True)
+        inside = ''.join(f'<{side}>{value}</{side}>' for side, value in sides)
+        objects += f'<object><name>{label}</name><bndbox>{inside}</bndbox>{"".join(marks)}</object>'
+    write(path, f'<annotation><filename>{name}</filename>{size}{objects}</annotation>')
+
+
 def voc_xml(root: Path) -> None:
+    size = f'<size><width>{SIZE[1]}</width><height>{SIZE[0]}</height><depth>3</depth></size>'
     for name, _ in pictures(root, 'JPEGImages/{name}.jpg'):
-        objects = ''.join(
-            f'<object><name>{label}</name><difficult>{int((name, label) == ("b", "leaf"))}</difficult><bndbox>'
-            f'<xmin>{left + 1}</xmin><ymin>{top + 1}</ymin><xmax>{right + 1}</xmax><ymax>{bottom + 1}</ymax>'
-            '</bndbox></object>'
-            for label, points in shapes(name)
-            for left, top, right, bottom in [box(points)]
-        )
-        size = f'<size><width>{SIZE[1]}</width><height>{SIZE[0]}</height><depth>3</depth></size>'
-        text = f'<annotation><filename>{name}.jpg</filename>{size}{objects}</annotation>'
-        write(root / f'Annotations/{name}.xml', text)
+        marks = {('b', 'leaf'): '<difficult>1</difficult>'}
+        boxes = [
+            (kind, [side + 1 for side in box(points)], marks.get((name, kind), '')) for kind, points in shapes(name)
+        ]
+        voc_file(root / f'Annotations/{name}.xml', f'{name}.jpg', *boxes, size=size)
     lists(root, 'ImageSets/Main/{}.txt')
     write(root / 'classes.txt', '\n'.join(CLASSES))
 

@@ -1,5 +1,6 @@
 """Small data sets on disk, as users have them, and changes of them."""
 
+import itertools
 import json
 import re
 import shutil
@@ -45,22 +46,36 @@ def seg_folder(root: Path, values: Sequence[int] = (0, 1, 2), splits: Sequence[s
     return root
 
 
-def label_file(names: Sequence[str], categories: Sequence[str], masks: bool = False) -> dict:
-    """Two boxes of every category in each picture."""
+def coco_content(
+    names: Sequence[str],
+    categories: Sequence[str],
+    drawn: Sequence[tuple[int, int, Sequence[tuple[int, int]]]],
+    start: int = 1,
+) -> dict[str, Any]:
+    """A file of COCO: pictures, numbered from ``start``, and outlines, each with the places of picture and category."""
     images = [
-        {'id': number, 'file_name': name, 'height': SIZE[0], 'width': SIZE[1]} for number, name in enumerate(names)
+        {'id': number, 'file_name': name, 'height': SIZE[0], 'width': SIZE[1]}
+        for number, name in enumerate(names, start)
     ]
-    boxes = []
-    for image in images:
-        for category in range(len(categories)):
-            for x in (2, 30):
-                box = [x, 4 + 10 * category, 20, 18]
-                corners = [x, box[1], x + 20, box[1], x + 20, box[1] + 18, x, box[1] + 18]
-                numbers = {'id': len(boxes) + 1, 'image_id': image['id'], 'category_id': category + 1}
-                outline = {'segmentation': [corners]} if masks else {}
-                boxes.append({**numbers, 'bbox': box, 'area': 360, 'iscrowd': 0, **outline})
-    kinds = [{'id': number + 1, 'name': name} for number, name in enumerate(categories)]
-    return {'images': images, 'annotations': boxes, 'categories': kinds}
+    outlines = []
+    for number, (picture_at, category, points) in enumerate(drawn, 1):
+        (left, *_, right), (top, *_, bottom) = (sorted(side) for side in zip(*points, strict=True))
+        numbers = {'id': number, 'image_id': picture_at + start, 'category_id': category + 1, 'iscrowd': 0}
+        sides = {'bbox': [left, top, right - left, bottom - top], 'area': (right - left) * (bottom - top)}
+        outlines.append({**numbers, **sides, 'segmentation': [[value for point in points for value in point]]})
+    kinds = [{'id': number, 'name': name} for number, name in enumerate(categories, 1)]
+    return {'images': images, 'annotations': outlines, 'categories': kinds}
+
+
+def label_file(names: Sequence[str], categories: Sequence[str], masks: bool = False) -> dict[str, Any]:
+    """Two boxes of every category in each picture."""
+    places = itertools.product(range(len(names)), range(len(categories)), (2, 30))
+    corners = ((0, 0), (20, 0), (20, 18), (0, 18))
+    drawn = [(at, kind, [(left + x, 4 + 10 * kind + y) for x, y in corners]) for at, kind, left in places]
+    content = coco_content(names, categories, drawn, 0)
+    for box in content['annotations'] if not masks else ():
+        del box['segmentation']
+    return content
 
 
 def labelled(root: Path, names: Sequence[str]) -> dict:
@@ -133,6 +148,11 @@ def values(file: str, *place: str | int, **changed: object) -> Write:
         found.update(changed)
 
     return content(file, do)
+
+
+def shape_of_labelme(number: int, **changed: object) -> Write:
+    """Change a shape of a file of :func:`tests.project.exports.labelme`."""
+    return values('train/b.json', 'shapes', number, **changed)
 
 
 def line(file: str, words: str) -> Write:

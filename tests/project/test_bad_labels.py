@@ -30,6 +30,7 @@ from tests.project.folders_of_data import (
     painted,
     renamed,
     seg_folder,
+    shape_of_labelme,
     text,
     values,
     wrote,
@@ -39,7 +40,7 @@ Case = tuple[Write, str, Write, str]  # export, tasks, fault, what is told
 READ: dict[str, Callable[[Path], Any]] = {'seg': find_seg_data, 'det': find_box_data}
 COCO, INSTANCES = 'train/_annotations.coco.json', 'annotations/instances_*.json'
 entry = partial(values, COCO)
-labelme, shape, mask = (partial(values, 'train/b.json', *place) for place in ((), ('shapes', 0), ('shapes', 1)))
+labelme, shape, mask = partial(values, 'train/b.json'), partial(shape_of_labelme, 0), partial(shape_of_labelme, 1)
 
 
 def outline(shape: object) -> Write:
@@ -109,6 +110,7 @@ CONTENTS: list[tuple[Callable[[dict[str, Any]], object], str]] = [
     (first_boxes(category_id='1'), r"category_id: '1'; the ids are 1, 2. It is a text here"),
     (lambda found: [one.update(image_id=str(one['image_id'])) for one in found['annotations']],
      "unknown image_id: '0'; the ids are 0, 1.* It is a text here"),
+    (lambda found: found['categories'][0].update(name=7), r'categories\[0\].name is 7, not a text'),
     (first_boxes(category_id=7), '2 of 16 .* an unknown category_id: 7; the ids are 1, 2'),
     (lambda found: found['categories'].append('red'), r"categories\[2\] is 'red'. Each entry"),
     (first_boxes(bbox=['1', '2', '3', '4']), r'annotations\[0\].bbox is .*, not a list of four numbers'),
@@ -121,21 +123,18 @@ CONTENTS: list[tuple[Callable[[dict[str, Any]], object], str]] = [
 ]  # fmt: skip
 CASES: list[Case] = [
     *of(exports.ultralytics, 'det', [
-        (line(YOLO, '9 .5 .5 .1 .1'), r'b.txt, line 4 .*data.yaml names no class 9; it has 0, 1, 2'),
-        (line(YOLO, '-1 .5 .5 .1 .1'), r'b.txt, line 4 .*no class -1'),
+        (line(YOLO, '-1 .5 .5 .1 .1'), r'b.txt, line 4 .*data.yaml names no class -1; it has 0, 1, 2'),
         (line(YOLO, '0 20 30 4 5'), r'b.txt, line 4 .*20.0 is no share of the picture'),
         (line(YOLO, '0 .5 nan .1 .1'), r'b.txt, line 4 .*nan is no share'),
         (line(YOLO, '0 x .5 .1 .1'), r'b.txt, line 4 .*a line is a class number and shares'),
-        (line(YOLO, '0 .5 .5 .1'), r'b.txt, line 4 .*3 numbers after the class'),
+        (line(YOLO, '0 .5 .5'), r'b.txt, line 4 .*2 numbers after the class. A box has 4, a polygon 6'),
         (text('data.yaml', '  2: leaf\n', ''), r'txt, line \d .*data.yaml names no class 2'),
         (text('data.yaml', 'leaf', 'red cell'), r'data.yaml: names is .*one name of its own'),
         (line('data.yaml', '  - [: x'), r'data.yaml cannot be read'),
         (line(YOLO, f'{"1" * 5000} .5 .5 .1 .1'), r'b.txt, line 4'),
         (text('data.yaml', r'names:(.|\n)*', 'names: 5'), 'data.yaml: names is 5'),
         (text('data.yaml', r'^(.|\n)*0: red cell', f'{BOMB}names:\n  0: *c'), 'data.yaml: it has aliases'),
-        (text('data.yaml', r'names:(.|\n)*', 'names: &a [*a]'), 'data.yaml: it has aliases'),
-        (text('data.yaml', 'images/val', '{a: [1]}'), 'data.yaml: val: '),
-        (text('data.yaml', 'images/val', '[[1]]'), 'data.yaml: val: '),
+        *((text('data.yaml', 'images/val', value), 'data.yaml: val: ') for value in ('{a: [1]}', '[[1]]')),
         (text('data.yaml', 'images/val', 'images/eval'), r'data.yaml: val: images/eval is not there'),
         (gone('images/val/d.jpg', 'images/val/e.jpg'), r'data.yaml: val: images/val: no picture in it'),
         (line('data.yaml', 'nc: 4'), r'data.yaml: nc is 4, and names has 3 classes'),
@@ -145,7 +144,6 @@ CASES: list[Case] = [
         (zipped, r'no picture in it or below it .*It holds export.zip'),
     ]),
     *of(exports.ultralytics, 'seg', [
-        (line(YOLO, '0 .1 .1 .2 .2 .3'), r'b.txt, line 4 .*5 numbers after the class. A box has 4, a polygon 6'),
         (line(YOLO, '0 .1 .1 .2 .2 .3 .3 .4'), r'b.txt, line 4 .*7 numbers after the class'),
         (line(YOLO, '0 .5 .5 .1 .1'), r'b.jpg has a box without a polygon or mask'),
     ]),
@@ -167,7 +165,6 @@ CASES: list[Case] = [
         (text(VOC, '<bndbox>(.*?)</bndbox>', ''), r'object 1 \(red cell\) has no bndbox with xmin, ymin, xmax, ymax'),
         (text(VOC, '<xmax>(.*?)</xmax>', ''), r'b.xml: object 1 \(red cell\) has no bndbox with xmax\. Draw its box'),
         (text(VOC, r'<name>red cell(.*?)<xmax>\d+', r'<name>\1<xmax>1'), r'b.xml: object 1 has no name\. Name it'),
-        (text(VOC, '<name>red cell', '<name>'), r'b.xml: object 1 has no name\. Name it'),
         (gone('JPEGImages/b.jpg'), r'1 of 6 xml files have no picture.*b.xml'),
         (text(VOC, '<width>64', '<width>63'), r'b.jpg has 48x63 .*it has 48x64'),
         (gone(VOC), r'1 of the 4 pictures in .*train.txt have no labels: .*b.jpg'),
@@ -189,10 +186,9 @@ CASES: list[Case] = [
         (text(CVAT, 'width="64"', 'width="640"'), r'is a mask, and its file tells 48x640 pixels of .*a b.jpg: 48x64'),
         (text(CVAT, '<polygon ', '<box xtl="x" '), r"a b.jpg: box \(white-cell\): xtl is 'x', no number"),
         (text(CVAT, r'" width="\d+" height="\d+" z', '" height="9" z'), r'mask \(leaf\): width is None, no number'),
-        (text(CVAT, 'rle="', 'rle="3, '), r'mask \(leaf\): its runs do not fill its box'),
-        (text(CVAT, 'rle="', 'rle="x, '), r'mask \(leaf\): its runs do not fill its box'),
+        *((text(CVAT, 'rle="', f'rle="{runs}, '), r'mask \(leaf\): its runs do not fill its box')
+          for runs in (3, 'x', '9' * 5000)),
         (text(CVAT, 'width="64"', 'width="1000000000"'), 'tells 48x1000000000 pixels|width is .1000000000., no number'),
-        (text(CVAT, 'rle="', f'rle="{"9" * 5000},'), 'its runs do not fill its box'),
         (text(CVAT, 'rle="[^"]*" left="[^"]*" top="[^"]*" width="[^"]*" height="[^"]*"',
               'rle="10000000000" left="0" top="0" width="100000" height="100000"'), 'its runs do not fill its box'),
         *((text(CVAT, '<polygon ([^>]*)/>', rf'<{kind} \1 {numbers}/>'), f'{kind}.*(points are|is .*, no number)')
@@ -206,18 +202,19 @@ CASES: list[Case] = [
     ]),
     *of(exports.labelme, 'det seg', [
         (shape(points=[[1, 1], [2, 2]]), r'b.json: shapes\[0\] \(red cell\): 2 points make no area'),
-        (shape(points=[[1, 1, 1]] * 3), r'b.json: shapes\[0\] \(red cell\): its points are .*no pairs of numbers'),
-        (shape(points=POINT), r'b.json: shapes\[0\] \(red cell\): its points are .*no pairs of numbers'),
+        *((shape(points=points), r'b.json: shapes\[0\] \(red cell\): its points are .*no pairs of numbers')
+          for points in ([[1, 1, 1]] * 3, POINT, 5, None)),
         (shape(label=''), r'b.json: shapes\[0\] \(polygon\) has no label'),
+        *((shape(label=label), r'b.json: shapes\[0\]: the name of its class is .*no text. Write it in quotes')
+          for label in (1e3, True, ['x'])),
         (shape(shape_type='circle', points=[[1, 1], [1e6, 1]]), 'its points are'),
-        (mask(points=5), 'its points are 5, no pairs'),
         (mask(group_id=[1], points=None), 'its points are None, no pairs'),
         (mask(mask=5), r'shapes\[1\] .* cannot be read'),
         (mask(mask=png(np.ones((4, 4, 3), np.uint8))), r'b.json: shapes\[1\] \([a-z-]+\): its mask has colours'),
         (mask(mask=png(np.ones((20, 20), bool), 30)), r'shapes\[1\] .* cannot be read'),
         (labelme(imageHeight=10**6, imageWidth=10**6), 'tells 1000000x1000000 pixels'),
-        *((labelme(imageHeight=height), 'height is') for height in ('48px', [48])),
-        (labelme(imageHeight=-48), 'tells -48x64 pixels'),
+        *((labelme(imageHeight=height), message) for height, message in (
+            ('48px', 'height is'), ([48], 'height is'), (-48, 'tells -48x64 pixels'))),
         (labelme(shapes={}), r'b.json: shapes is \{\}, no list'),
         (shape(shape_type='mask', mask='AAAA'), r'b.json: shapes\[0\] .*\) cannot be read'),
     ]),
@@ -225,7 +222,6 @@ CASES: list[Case] = [
         (entry('annotations', 0, category_id=None), r'_annotations.coco.json: annotations\[0\] has no category_id'),
         (entry('images', 0, file_name=None), r'_annotations.coco.json: images\[0\] has no file_name'),
         (wrote('train/b.jpg'), 'a file cannot be read as pictures: .*b.jpg'),
-        (entry('annotations', 0, category_id=99), r'_annotations.coco.json: .*99'),
         (entry('annotations', 0, bbox=[1, 2, 3]), r'_annotations.coco.json: annotations\[0\].*bbox'),
         (gone('train/b.jpg'), r'1 of the 4 pictures of .*b.jpg'),
         (content(COCO, listed_again), r'_annotations.coco.json: two entries of images tell two sizes of a b.jpg'),

@@ -151,21 +151,32 @@ def drawn_pixels(data: SegData, out: Path, *places: tuple[int, int]) -> list[int
     return [int(label_images(data, 'val', out)[Path(data.splits['val'].names[0]).name][place]) for place in places]
 
 
-def test_parts_of_one_object_cover_what_was_drawn_before_each_and_are_one_box(tmp_path: Path) -> None:
-    shapes = ('leaf', 2, 2, 12, 12, 1), ('stem', 10, 2, 30, 12), ('leaf', 20, 2, 40, 12, 1)
-    data = find_seg_data(labelled(tmp_path / 'mine', *shapes))
+LEAF_STEM_LEAF = ('leaf', 2, 2, 12, 12, 1), ('stem', 10, 2, 30, 12), ('leaf', 20, 2, 40, 12, 1)
+NUMBERED_ANEW = (*LEAF_STEM_LEAF[::2], ('stem', 10, 2, 30, 12, 1), ('stem', 44, 2, 60, 9, 1))  # for each label
+OF_MASKS = ('leaf', 2, 2, 12, 12, 1, 'mask'), ('leaf', 20, 4, 30, 20, 1), ('leaf', 40, 2, 50, 12, 1, 'mask')
+
+
+@pytest.mark.parametrize(('drawn', 'boxes'), [
+    (LEAF_STEM_LEAF, [('leaf', 2, 2, 40, 12), ('stem', 10, 2, 30, 12)]),
+    (NUMBERED_ANEW, [('leaf', 2, 2, 40, 12), ('stem', 10, 2, 60, 12)]),
+    (OF_MASKS, [('leaf', 2, 2, 50, 20)]),
+])  # fmt: skip
+def test_shapes_of_a_group_with_one_label_are_one_object(
+    drawn: Sequence[Sequence[Any]], boxes: list[tuple[Any, ...]], tmp_path: Path
+) -> None:
+    data = find_box_data(labelled(tmp_path, *drawn))
+    assert [*found_boxes(data, 'val').values()] == [boxes]
+    if drawn is OF_MASKS:
+        assert data.masks and json.loads(data.splits['val'].content)['annotations'][0]['area'] == 100 + 160 + 100
+        labelled(tmp_path, *drawn, size=False)
+        with pytest.raises(ValueError, match=r'shapes\[0\] \(leaf\) is a mask, and its file tells no height'):
+            find_box_data(tmp_path)
+
+
+def test_parts_of_one_object_cover_what_was_drawn_before_each(tmp_path: Path) -> None:
+    data = find_seg_data(labelled(tmp_path / 'mine', *LEAF_STEM_LEAF))
     assert data.classes == ('background', 'leaf', 'stem')
     assert drawn_pixels(data, tmp_path / 'out', (5, 5), (5, 11), (5, 25)) == [1, 2, 1]
-    boxes = json.loads(find_box_data(tmp_path / 'mine').splits['val'].content)['annotations']
-    assert [one['bbox'] for one in boxes] == [[2, 2, 38, 10], [10, 2, 20, 10]]
-    shapes = ('leaf', 2, 2, 12, 12, 1, 'mask'), ('leaf', 20, 4, 30, 20, 1), ('leaf', 40, 2, 50, 12, 1, 'mask')
-    other = tmp_path / 'other'
-    data = find_box_data(labelled(other, *shapes))
-    (box,) = json.loads(data.splits['val'].content)['annotations']
-    assert data.masks and box['bbox'] == [2, 2, 48, 18] and box['area'] == 100 + 160 + 100
-    labelled(other, *shapes, size=False)
-    with pytest.raises(ValueError, match=r'shapes\[0\] \(leaf\) is a mask, and its file tells no height'):
-        find_box_data(other)
 
 
 @pytest.mark.parametrize('background', ['class', 'ignore'])
@@ -281,14 +292,9 @@ def test_colours_that_a_list_leaves_out_are_vocs(tmp_path: Path) -> None:
 # The pictures of label files
 
 
-def voc_file(path: Path, told: str = '0.jpg') -> None:
+def cat_file(path: Path, name: str = '0.jpg') -> None:
     """One box, and a name of the picture."""
-    corners = ''.join(f'<{side}>{value}</{side}>' for side, value in zip(SIDES, (5, 5, 20, 20), strict=True))
-    box = f'<object><name>cat</name><bndbox>{corners}</bndbox></object>'
-    exports.write(path, f'<annotation><filename>{told}</filename>{box}</annotation>')
-
-
-SIDES = ('xmin', 'ymin', 'xmax', 'ymax')
+    exports.voc_file(path, name, ('cat', (5, 5, 20, 20)))
 
 
 @pytest.mark.parametrize('layout', ['{0}:{0}', 'xml/{0}:images/{0}', 'xml/{0}:{0}2017', '{0}/xml:{0}/img'])
@@ -297,7 +303,7 @@ def test_a_label_file_belongs_to_the_picture_of_its_folder_or_part(layout: str, 
     for part in ('train', 'val'):
         for name in '01':
             exports.picture(tmp_path / pictures.format(part) / f'{name}.jpg')
-            voc_file(tmp_path / labels.format(part) / f'{name}.xml')  # all tell the name of the first picture
+            cat_file(tmp_path / labels.format(part) / f'{name}.xml')  # all tell the name of the first picture
     data = find_box_data(tmp_path)
     for part, split in data.splits.items():
         assert split.pictures == f'{pictures.format(part)}/' and split.names == ('0.jpg', '1.jpg')
@@ -305,7 +311,7 @@ def test_a_label_file_belongs_to_the_picture_of_its_folder_or_part(layout: str, 
 
 def test_of_two_pictures_of_one_name_the_ending_or_the_folder_of_the_label_file_tells(tmp_path: Path) -> None:
     for name in '01':
-        voc_file(tmp_path / f'{name}.xml', f'{name}.png')
+        cat_file(tmp_path / f'{name}.xml', f'{name}.png')
         for ending in ('jpg', 'png'):
             exports.picture(tmp_path / f'{name}.{ending}')
     assert {name for split in find_box_data(tmp_path).splits.values() for name in split.names} == {'0.png', '1.png'}
@@ -323,7 +329,7 @@ def test_a_label_file_without_its_picture_takes_no_other_of_this_name(tmp_path: 
     for place in ('train', 'val'):
         for name in '012':
             exports.picture(tmp_path / 'voc' / place / f'{name}.jpg')
-            voc_file(tmp_path / 'voc' / place / f'{name}.xml', f'{name}.jpg')
+            cat_file(tmp_path / 'voc' / place / f'{name}.xml', f'{name}.jpg')
     (tmp_path / 'voc/train/2.jpg').unlink()
     (tmp_path / 'voc/val/2.xml').unlink()
     with pytest.raises(FileNotFoundError, match=r'1 of 5 xml files have no picture: \S*/train/2.xml'):
@@ -528,33 +534,16 @@ def test_every_format_trains(form: str, task: str, tmp_path: Path, monkeypatch: 
         assert Path('trained/iter_5.pth').is_file()
 
 
-def test_one_group_of_two_labels_is_two_objects(tmp_path: Path) -> None:
-    """Tools number the groups of each label anew."""
-    shapes = (
-        ('leaf', 2, 2, 12, 12, 1),
-        ('stem', 10, 2, 30, 12, 1),
-        ('leaf', 20, 2, 40, 12, 1),
-        ('stem', 44, 2, 60, 9, 1),
-    )
-    data = find_box_data(labelled(tmp_path, *shapes))
-    boxes = found_boxes(data, 'val')
-    assert data.classes == ('leaf', 'stem')
-    assert [*boxes.values()] == [[('leaf', 2, 2, 40, 12), ('stem', 10, 2, 60, 12)]]
-
-
 def test_label_images_are_drawn_again_after_a_change_of_equal_length(tmp_path: Path) -> None:
-    exports.voc_masks(tmp_path / 'mine')
-    for path in sorted((tmp_path / 'mine/SegmentationClass').iterdir()):  # colours, in files without compression
-        Image.open(path).convert('RGB').save(path.with_suffix('.bmp'))
+    exports.coloured(tmp_path / 'mine')
+    for path in sorted((tmp_path / 'mine/masks').rglob('*.png')):  # files without compression
+        Image.open(path).save(path.with_suffix('.bmp'))
         path.unlink()
-    colours = ((0, 0, 0), *exports.COLOURS)
-    rows = [f'{name},{r},{g},{b}' for name, (r, g, b) in zip(('background', *CLASSES), colours, strict=True)]
-    (tmp_path / 'mine/class_dict.csv').write_text('\n'.join(['name,r,g,b', *rows]))
     before = find_seg_data(tmp_path / 'mine')
     assert label_images(before, 'val', tmp_path / 'out')['d'].any()
-    file = tmp_path / 'mine/SegmentationClass/d.bmp'
+    file = tmp_path / 'mine/masks/val/d.bmp'
     length = file.stat().st_size
-    Image.new('RGB', Image.open(file).size, colours[3]).save(file)
+    Image.new('RGB', Image.open(file).size, exports.COLOURS[2]).save(file)
     assert file.stat().st_size == length
     after = find_seg_data(tmp_path / 'mine')
     assert after.drawing and before.drawing and after.drawing.stamp != before.drawing.stamp

@@ -7,6 +7,7 @@ import re
 import shlex
 import shutil
 import subprocess
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 
@@ -48,13 +49,19 @@ def test_new_names_the_folder_to_run(name: str, capsys: pytest.CaptureFixture) -
     assert command and options_of(command[1]).folder == Path(name)
 
 
+@pytest.mark.parametrize(('read', 'pattern'), [
+    (lambda folder: open_project(folder / 'suite.yaml'), 'Give the folder: (.*)'),
+    (find_student, '`(mmdistill run .*)` trains'),
+])  # fmt: skip
 @places
-def test_run_names_the_folder_of_a_file(name: str) -> None:
-    Path(f'./{name}').mkdir()
-    Path(f'./{name}/suite.yaml').touch()
+def test_the_folder_of_a_project_is_named(name: str, read: Callable[[Path], object], pattern: str) -> None:
+    folder = Path.cwd() / name
+    folder.mkdir()
+    (folder / 'suite.yaml').touch()
     with pytest.raises(FileNotFoundError) as error:
-        open_project(Path.cwd() / name / 'suite.yaml')
-    assert options_of(str(error.value).partition('Give the folder: ')[2]).folder == Path.cwd() / name
+        read(folder)
+    command = re.search(pattern, str(error.value))
+    assert command and options_of(command[1]).folder == folder
 
 
 @pytest.fixture(scope='module')
@@ -80,17 +87,6 @@ def test_a_link_leads_to_data_that_were_moved(name: str, above: bool, made: Path
     command = command.replace('NEW_PLACE', shlex.quote(str(moved)))
     subprocess.run(['bash', '-ec', command], check=True)
     assert open_project(tmp_path / 'project') and before.resolve() == moved
-
-
-@places
-def test_predict_names_the_project_without_a_student(name: str, tmp_path: Path) -> None:
-    place = tmp_path / name
-    place.mkdir()
-    (place / 'suite.yaml').touch()
-    with pytest.raises(FileNotFoundError) as error:
-        find_student(place)
-    command = re.search('`(mmdistill run .*)` trains', str(error.value))
-    assert command and options_of(command[1]).folder == place
 
 
 @names

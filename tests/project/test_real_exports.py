@@ -22,11 +22,8 @@ from tests.project.test_formats import label_images
 
 RED, BLACK, WHITE = (250, 50, 83), (0, 0, 0), (255, 255, 255)
 TURNED = [20 + 9, 20 - 9, 6, 24]  # the box [20, 20, 24, 6] by 90 degrees around its middle
-VOC = (
-    '<annotation><filename>{0}.jpg</filename><size><width>64</width><height>48</height><depth>3</depth></size><object>'
-    '<name>a</name><bndbox><xmin>20.0</xmin><ymin>20.0</ymin><xmax>44.0</xmax><ymax>26.0</ymax></bndbox>{1}'
-    '</object></annotation>'
-)
+BOX = 'a', (20.0, 20.0, 44.0, 26.0)
+TURN = '<attributes><attribute><name>rotation</name><value>90.0</value></attribute></attributes>'
 SHAPES = {'imagePath': 'x.jpg', 'shapes': [{'label': 'a', 'points': [[1, 1], [9, 9]], 'shape_type': 'rectangle'}]}
 
 
@@ -111,8 +108,7 @@ def test_a_turned_box_of_cvat_has_the_box_around_it(form: str, tmp_path: Path) -
     else:
         for number in range(6):
             picture(tmp_path / f'{number}.jpg', number)
-            mark = '<attributes><attribute><name>rotation</name><value>90.0</value></attribute></attributes>'
-            (tmp_path / f'{number}.xml').write_text(VOC.format(number, mark))
+            exports.voc_file(tmp_path / f'{number}.xml', f'{number}.jpg', (*BOX, TURN))
     found = find_box_data(tmp_path)
     first = found.parts['train'][0].objects[0]['bbox']
     assert first == pytest.approx(TURNED, abs=1.01), 'VOC counts from 1'
@@ -140,14 +136,16 @@ def yolo(root: Path, names: Sequence[str], kind: int = 0) -> Path:
 def test_pictures_of_a_second_form_are_no_background(other: str, tmp_path: Path) -> None:
     yolo(tmp_path, '012345')
     picture(tmp_path / '6.jpg', 6)
-    empty, full = ('<annotation/>', VOC.format(6, '')) if other == '6.xml' else ('{}', json.dumps(SHAPES))
-    (tmp_path / other).write_text(empty)
+    file, empty = tmp_path / other, '<annotation/>' if other == '6.xml' else '{}'
+    file.write_text(empty)
     assert find_box_data(tmp_path, ['class_0']).notes, 'a file without an object is no reason'
-    (tmp_path / other).write_text(full)
+    file.write_text(json.dumps(SHAPES))
+    if other == '6.xml':
+        exports.voc_file(file, '6.jpg', BOX)
     with pytest.raises(ValueError, match=f'1 pictures have no text file, .*{other}'):
         find_box_data(tmp_path, ['a'])
     for one in '0123':  # most were converted, and what became nothing has no text file
-        (tmp_path / f'{one}{Path(other).suffix}').write_text(full)
+        file.with_stem(one).write_bytes(file.read_bytes())
     assert find_box_data(tmp_path, ['class_0']).notes
 
 
@@ -207,8 +205,6 @@ def test_a_hidden_folder_is_no_data(tmp_path: Path) -> None:
     listed = SegFolderDataset(data_root=str(root), metainfo=classes, data_prefix=places, pipeline=[])
     assert len(listed) == split.count == 4
 
-
-# Two statements of one fact
 
 COCO = '*/_annotations.coco.json'
 

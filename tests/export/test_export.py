@@ -135,25 +135,38 @@ def check_without_this_package(path):
     assert str(Path(torch.__file__).parent).encode() not in path.read_bytes(), 'folders of the machine that wrote it'
 
 
-@MODELS.register_module()
-class FixedSize(BaseModel):
-    """A segmentor with an embedding of each position, as transformers that do not interpolate theirs."""
+FORMULAS = {
+    # an embedding of each position, as transformers have that do not interpolate theirs
+    'positions': lambda image, positions: image * positions,
+    # maps of two strides, as the feature pyramid of RTMDet adds: sides must be multiples of 32
+    'strides': lambda image, _: image + F.interpolate(F.max_pool2d(image, 32), scale_factor=32.0),
+    # 3x3 places, as of pyramid pooling
+    'pooled': lambda image, _: image + F.interpolate(F.adaptive_avg_pool2d(image, 3), size=image.shape[2:]),
+    # a coarse map with one place in small pictures, which torch.export takes for a constant
+    'coarse': lambda image, _: image + (coarse := F.max_pool2d(image, 32, ceil_mode=True)).mean((2, 3), keepdim=True)
+    * (2 if coarse.shape[2] > 1 else 1),
+}  # fmt: skip
 
-    def __init__(self, data_preprocessor=None):
+
+@MODELS.register_module()
+class Formula(BaseModel):
+    """A segmentor whose logits are a formula of the picture and of a parameter."""
+
+    def __init__(self, data_preprocessor=None, formula='positions'):
         super().__init__(data_preprocessor)
-        self.positions = nn.Parameter(torch.randn(1, 3, 8, 8))
+        self.positions, self.formula = nn.Parameter(torch.randn(1, 3, 8, 8)), FORMULAS[formula]
 
     def forward(self, inputs, data_samples=None, mode='tensor'):
         raise NotImplementedError
 
     def encode_decode(self, inputs: Tensor, metas: list) -> Tensor:
-        return inputs * self.positions
+        return self.formula(inputs, self.positions)
 
 
-def own_network(tmp_path, kind=FixedSize):
+def own_network(tmp_path, formula='positions'):
     """A config of such a network and its checkpoint."""
-    torch.save(dict(state_dict=kind().state_dict()), tmp_path / 'c.pth')
-    return Config(dict(default_scope='mmengine', model=dict(type=kind.__name__))), tmp_path / 'c.pth'
+    torch.save(dict(state_dict=Formula().state_dict()), tmp_path / 'c.pth')
+    return Config(dict(default_scope='mmengine', model=dict(type='Formula', formula=formula))), tmp_path / 'c.pth'
 
 
 def test_size_is_fixed_where_the_network_has_one(tmp_path):
@@ -166,11 +179,11 @@ def test_size_is_fixed_where_the_network_has_one(tmp_path):
     assert found.axes == ['batch'] and found.reasons[0].startswith('batch, height, width free: ')
     assert read_description(found.path)['input']['shape'] == ['batch', 3, 8, 8]
     assert read_description(found.path)['classes'] is None
-    with pytest.raises(ValueError, match=r'FixedSize takes no pictures of 9x9: .*size of tensor.*--size H W'):
+    with pytest.raises(ValueError, match=r'Formula takes no pictures of 9x9: .*size of tensor.*--size H W'):
         export_graph(config, checkpoint, tmp_path / 'other.pt2', size=(9, 9))
     assert not (tmp_path / 'other.pt2').exists()
     config.model.data_preprocessor = None
-    with pytest.raises(ValueError, match=r'FixedSize takes no pictures of 512x512: .*\(512\)'):
+    with pytest.raises(ValueError, match=r'Formula takes no pictures of 512x512: .*\(512\)'):
         export_graph(config, checkpoint, tmp_path / 'other.pt2')
     for kind in ('Resize', 'FixScaleResize'):  # the second is of no form that a whole graph has
         config.test_dataloader = dict(dataset=dict(pipeline=[dict(type=kind, scale=(40, 100), keep_ratio=True)]))
@@ -178,26 +191,9 @@ def test_size_is_fixed_where_the_network_has_one(tmp_path):
             export_graph(config, checkpoint, tmp_path / 'other.pt2')
 
 
-@MODELS.register_module()
-class TwoStrides(FixedSize):
-    """A segmentor that adds maps of two strides, as the feature pyramid of RTMDet: sides must be multiples of 32."""
-
-    def encode_decode(self, inputs: Tensor, metas: list) -> Tensor:
-        coarse = F.interpolate(F.max_pool2d(inputs, 32), scale_factor=32.0)
-        return inputs + coarse
-
-
-@MODELS.register_module()
-class Pooled(FixedSize):
-    """A segmentor that pools to 3x3 places, as pyramid pooling does."""
-
-    def encode_decode(self, inputs: Tensor, metas: list) -> Tensor:
-        return inputs + F.interpolate(F.adaptive_avg_pool2d(inputs, 3), size=inputs.shape[2:])
-
-
 @pytest.mark.soak
 def test_a_graph_that_pools_to_places_takes_any_size(tmp_path):
-    found = export_graph(*own_network(tmp_path, Pooled), tmp_path / 's.onnx', (32, 48))
+    found = export_graph(*own_network(tmp_path, 'pooled'), tmp_path / 's.onnx', (32, 48))
     told = read_description(found.path)['input']
     assert told['shape'] == ['batch', 3, 'height', 'width'] and told['smallest'] == [16, 24]
 
@@ -214,37 +210,29 @@ def test_sizes_that_a_graph_is_tried_at_differ_in_kind(own, step):
     assert all(size >= own[place] for sizes in others for place, size in enumerate(sizes))
 
 
-@MODELS.register_module()
-class TwoMaps(FixedSize):
-    """A segmentor whose coarse map has one place in small pictures, which torch.export takes for a constant."""
-
-    def encode_decode(self, inputs: Tensor, metas: list) -> Tensor:
-        coarse = F.max_pool2d(inputs, 32, ceil_mode=True)
-        return inputs + coarse.mean((2, 3), keepdim=True) * (2 if coarse.shape[2] > 1 else 1)
-
-
 def test_the_smallest_size_is_told_and_kept(tmp_path, capsys):
-    own_network(tmp_path, TwoMaps)[0].dump(tmp_path / 'leaf.py')
+    own_network(tmp_path, 'coarse')[0].dump(tmp_path / 'leaf.py')
     files = [str(tmp_path / name) for name in ('leaf.py', 'c.pth', 's.pt2')]
     assert main(['export', *files, '--size', '40', '64']) == 0
     assert 'any height and width from 40x64 on (tried up to twice 40x64)' in capsys.readouterr().out
     run, told = open_graph(tmp_path / 's.pt2'), read_description(tmp_path / 's.pt2')['input']
     assert told['smallest'] == [40, 64]
-    torch.testing.assert_close(run(picture(1, 40, 99))[0], TwoMaps().encode_decode(picture(1, 40, 99), []), **CLOSE)
+    image = picture(1, 40, 99)
+    torch.testing.assert_close(run(image)[0], FORMULAS['coarse'](image, None), **CLOSE)
     with pytest.raises(ValueError, match=r'height, width from 40x64 on, got \(1, 3, 32, 64\)'):
         run(picture(1, 32, 64))
 
 
 @pytest.mark.parametrize('ending', ['.pt2', pytest.param('.onnx', marks=pytest.mark.soak)])
 def test_sides_in_multiples_of_32_are_tried_before_one_size(opened, tmp_path, ending):
-    config, checkpoint = own_network(tmp_path, TwoStrides)
+    config, checkpoint = own_network(tmp_path, 'strides')
     config.test_dataloader = dict(dataset=dict(pipeline=[dict(type='Resize', scale=(90, 60), keep_ratio=True)]))
     found = export_graph(config, checkpoint, tmp_path / f's{ending}')
     assert (found.axes, found.step, found.size) == (['batch', 'height', 'width'], 32, (64, 96))
     told = read_description(found.path)['input']
     assert told['shape'] == ['batch', 3, 'height', 'width'] and told['pad_size_divisor'] == 32
     image = picture(1, 160, 96)
-    torch.testing.assert_close(opened[-1](image)[0], TwoStrides().encode_decode(image, []), **CLOSE)
+    torch.testing.assert_close(opened[-1](image)[0], FORMULAS['strides'](image, None), **CLOSE)
 
 
 def test_a_graph_without_free_axes_is_the_last_that_is_tried(tmp_path, monkeypatch):
@@ -274,7 +262,7 @@ def test_another_answer_than_the_network_s_is_refused(tmp_path, monkeypatch):
 
 
 def test_values_that_are_no_numbers_are_no_answer():
-    graph = graph_of(FixedSize())
+    graph = graph_of(Formula())
     with pytest.raises(ValueError, match='logits differs from the network by nan'):
         exporting._difference(lambda image: [image * torch.nan], graph, [picture(1, 8, 8)])
     with pytest.raises(ValueError, match='logits differs from the network by 1.00e-03 of its root mean square'):
@@ -319,7 +307,7 @@ def test_a_single_channel_comes_with_its_threshold(tmp_path):
     (None, 1, 'BGR'),
 ])  # fmt: skip
 def test_description_has_the_input_of_a_test(preprocessor, divisor, channels):
-    config = Config(dict(model=dict(type='FixedSize', data_preprocessor=preprocessor)))
+    config = Config(dict(model=dict(type='Formula', data_preprocessor=preprocessor)))
     told = describe(config, {}, Path(__file__))['input']
     assert (told['pad_size_divisor'], told['channels']) == (divisor, channels)
 
@@ -335,43 +323,33 @@ def boxes_of_mmdet(network, image, outputs):
     return [found.bboxes for found in network.bbox_head.predict_by_feat(*outputs, batch_img_metas=metas, cfg=every)]
 
 
-@pytest.mark.parametrize('detector', ['retinanet'], indirect=True)
-@pytest.mark.parametrize('ending', ['.pt2', pytest.param('.onnx', marks=pytest.mark.soak)])
-def test_detector_answers_as_mmdet_does(detector, opened, tmp_path, ending):
-    config, network, checkpoint = detector
+@pytest.mark.parametrize(('detector', 'ending', 'side'), [
     # torch.export takes a map of one pixel, as the last level of half of 160 has it, for a constant
-    side = 64 if ending == '.onnx' else 320
-    found = export_graph(config, checkpoint, tmp_path / f's{ending}', size=(side, side))
-    names = ('cls_scores', 'bbox_preds')
-    assert found.outputs == [f'{name}_{level}' for name in names for level in range(5)]
-    assert (found.axes, found.reasons) == (['batch', 'height', 'width'], [])
-    image = picture(2, side + 33, side + 7)
-    outputs = opened[-1](image)
-    with torch.no_grad():
-        expected = network(image, mode='tensor')
-    for one, other in zip(outputs, (level for levels in expected for level in levels), strict=True):
-        torch.testing.assert_close(one, other, **CLOSE)
-    if found.difference == 0:  # else suppression may choose others among boxes of almost one score
-        ours, theirs = (boxes_of_mmdet(network, image, given) for given in ((outputs[:5], outputs[5:]), expected))
-        assert len(ours[0]) > 0 and all(map(torch.equal, ours, theirs))
-    assert found.difference == 0 or ending == '.onnx'
-    told = read_description(found.path)
-    assert told['task'] == 'detection' and 'MMDeploy' in told['note'] and told['input']['pad_size_divisor'] == 32
-
-
-@pytest.mark.parametrize('detector', ['faster_rcnn'], indirect=True)
-def test_two_stage_detector_is_exported_up_to_its_proposals(detector, opened, tmp_path):
+    ('retinanet', '.pt2', 320), pytest.param('retinanet', '.onnx', 64, marks=pytest.mark.soak),
+    ('faster_rcnn', '.pt2', 160),  # up to its proposals
+], indirect=['detector'])  # fmt: skip
+def test_maps_of_a_detector_are_those_of_mmdet(detector, opened, tmp_path, ending, side):
     config, network, checkpoint = detector
-    found = export_graph(config, checkpoint, tmp_path / 's.pt2', size=(160, 160))
-    names = ('features', 'cls_scores', 'bbox_preds')
-    assert found.outputs == [f'{name}_{level}' for name in names for level in range(5)]
-    image = picture(1, 193, 167)
+    two_stage = hasattr(network, 'rpn_head')
+    exported = export_graph(config, checkpoint, tmp_path / f's{ending}', size=(side, side))
+    names = (*['features'] * two_stage, 'cls_scores', 'bbox_preds')
+    assert exported.outputs == [f'{name}_{level}' for name in names for level in range(5)]
+    image = picture(2 - two_stage, side + 33, side + 7)
     outputs = opened[-1](image)
     with torch.no_grad():
         features = network.extract_feat(image)
-        expected = [*features, *(level for levels in network.rpn_head(features) for level in levels)]
-    for one, other in zip(outputs, expected, strict=True):
-        torch.testing.assert_close(one, other, **CLOSE)
+        expected = (features, *network.rpn_head(features)) if two_stage else network(image, mode='tensor')
+    for output, level_map in zip(outputs, (level for levels in expected for level in levels), strict=True):
+        torch.testing.assert_close(output, level_map, **CLOSE)
+    if two_stage:
+        return
+    assert (exported.axes, exported.reasons) == (['batch', 'height', 'width'], [])
+    if exported.difference == 0:  # else suppression may choose others among boxes of almost one score
+        ours, theirs = (boxes_of_mmdet(network, image, maps) for maps in ((outputs[:5], outputs[5:]), expected))
+        assert len(ours[0]) > 0 and all(map(torch.equal, ours, theirs))
+    assert exported.difference == 0 or ending == '.onnx'
+    about = read_description(exported.path)
+    assert about['task'] == 'detection' and 'MMDeploy' in about['note'] and about['input']['pad_size_divisor'] == 32
 
 
 class TwoStageDetector(nn.Module):
@@ -478,11 +456,11 @@ def test_command_line(small, tmp_path, monkeypatch, capsys):
     with pytest.raises(SystemExit):
         call(graph, '--format', 'exported')
     assert 'export --format has left: leave it out' in capsys.readouterr().err
-    monkeypatch.setattr(FixedSize, 'encode_decode', None)
+    monkeypatch.setattr(Formula, 'encode_decode', None)
     with pytest.raises(SystemExit) as end:  # one line, no traceback
         call(graph)
     assert end.value.code == 2 and capsys.readouterr().err.startswith(
-        'ERROR    FixedSize takes no pictures of 512x512: TypeError'
+        'ERROR    Formula takes no pictures of 512x512: TypeError'
     )
     monkeypatch.undo()
     for words, told in (

@@ -30,6 +30,7 @@ from mmdistill_dense.apps.export.write_student import _sizes, answered, evaluate
 from tests import query_nets, toys
 
 SERVE = Path(__file__).parents[2] / 'examples' / 'serve_onnx.py'
+EXAMPLE = runpy.run_path(str(SERVE))
 SIZES = ((96, 128), (131, 97), (60, 200))
 
 
@@ -197,17 +198,6 @@ def test_pairs_need_the_label_the_place_and_the_score():
     assert paired(expected, twice) == 1, 'each counts once'
 
 
-def test_heads_that_decide_otherwise_are_refused(tmp_path):
-    _, network = loaded(tmp_path, 'retinanet')
-    network.bbox_head.test_cfg.nms.type = 'soft_nms'
-    with pytest.raises(ValueError, match='RetinaHead suppresses boxes by soft_nms: ONNX has plain suppression alone'):
-        Detections(network, dict(outputs=['cls_scores_0']))
-    network.bbox_head.test_cfg.nms.type = 'nms'
-    network.bbox_head.test_cfg.nms_pre = -1
-    with pytest.raises(ValueError, match='RetinaHead has nms_pre=-1: set how many candidates'):
-        Detections(network, dict(outputs=['cls_scores_0']))
-
-
 def test_a_head_that_chooses_boxes_in_its_own_form_is_refused():
     """What these graphs replace is what mmdet's base classes do. PAA votes, YOLACT suppresses all classes at once."""
     from mmdet.models import dense_heads
@@ -232,22 +222,39 @@ def test_a_head_that_chooses_boxes_in_its_own_form_is_refused():
     assert walked > 90 and refused == {getattr(dense_heads, name) for name in heads} | others
 
 
-def test_queries_and_regions_that_are_chosen_otherwise_are_refused(tmp_path):
+@pytest.mark.parametrize(('name', 'refused'), [('DINOHead', False), ('DETRHead', False), ('DDQDETRHead', True)])
+def test_queries_that_are_chosen_otherwise_are_refused(name, refused):
     from mmdet.models import dense_heads
 
-    for name, refused in (('DINOHead', False), ('DETRHead', False), ('DDQDETRHead', True)):
-        kind = getattr(dense_heads, name)
-        with pytest.raises(ValueError, match='DDQDETRHead has its own predict') if refused else nullcontext():
-            Queries(SimpleNamespace(bbox_head=kind.__new__(kind)), {})
-    _, network = loaded(tmp_path, 'mask_rcnn')
+    kind = getattr(dense_heads, name)
+    with pytest.raises(ValueError, match='DDQDETRHead has its own predict') if refused else nullcontext():
+        Queries(SimpleNamespace(bbox_head=kind.__new__(kind)), {})
+
+
+@pytest.mark.parametrize(('part', 'method'), [
+    ('mask_head', '_predict_by_feat_single'), ('bbox_roi_extractor', 'forward'),
+])  # fmt: skip
+def test_regions_that_are_read_otherwise_are_refused(tmp_path, part, method):
+    network = loaded(tmp_path, 'mask_rcnn')[1]
     check_known(network, True)
-    for part, method in ((network.roi_head.mask_head, '_predict_by_feat_single'),
-                         (network.roi_head.bbox_roi_extractor, 'forward')):  # fmt: skip
-        before = type(part)
-        part.__class__ = type('Own', (before,), {method: lambda *_: None})
-        with pytest.raises(ValueError, match=f'Own has its own {method}; whole graphs have that of {before.__name__}'):
-            check_known(network, True)
-        part.__class__ = before
+    layer = getattr(network.roi_head, part)
+    before = type(layer)
+    layer.__class__ = type('Own', (before,), {method: lambda *_: None})
+    with pytest.raises(ValueError, match=f'Own has its own {method}; whole graphs have that of {before.__name__}'):
+        check_known(network, True)
+
+
+@pytest.mark.parametrize(('option', 'message'), [
+    (dict(nms=dict(type='soft_nms')), 'suppresses boxes by soft_nms: ONNX has plain suppression alone'),
+    (dict(nms_pre=-1), 'has nms_pre=-1: set how many candidates'),
+])  # fmt: skip
+@pytest.mark.parametrize(('kind', 'part'), [('retinanet', 'bbox_head'), ('mask_rcnn', 'rpn_head')])
+def test_a_suppression_that_onnx_has_not_is_refused(tmp_path, kind, part, option, message):
+    network = loaded(tmp_path, kind)[1]
+    head = getattr(network, part)
+    head.test_cfg.update(option)
+    with pytest.raises(ValueError, match=f'{type(head).__name__} {message}'):
+        check_known(network, part == 'rpn_head')
 
 
 def test_a_test_by_windows_is_no_graph(tmp_path, capsys):
@@ -327,24 +334,23 @@ SOFT = dict(ANCHORS, nms=dict(score_thr=0.05, nms=dict(type='soft_nms')))
 def test_the_example_refuses_what_it_does_not_do(given, told, names, needs):
     given = dict(pad=None, padding=dict(size=None, value=0.0)) | given
     task = 'detection' if 'decoding' in told else 'segmentation'
-    assert runpy.run_path(str(SERVE))['beyond'](dict(told, input=given, task=task), names) == needs
+    assert EXAMPLE['beyond'](dict(told, input=given, task=task), names) == needs
 
 
 def test_the_example_reads_as_opencv_does(tmp_path):
     grey = np.linspace(0, 65535, 48).astype(np.uint16).reshape(6, 8)
     colour = np.random.default_rng(0).integers(0, 256, (6, 8, 3), np.uint8)
-    example = runpy.run_path(str(SERVE))
     for name, pixels in (('grey', grey), ('colour', colour)):
         file = str(tmp_path / f'{name}.png')
         mmcv.imwrite(pixels, file)
-        assert np.array_equal(example['read'](file, 'turned'), mmcv.imread(file, channel_order='rgb'))
+        assert np.array_equal(EXAMPLE['read'](file, 'turned'), mmcv.imread(file, channel_order='rgb'))
     exif = Image.Exif()
     exif[0x0112] = 6
     Image.fromarray(colour).save(tmp_path / 'turned.png', exif=exif)
     for color_type, shape in (('color', (8, 6, 3)), ('color_ignore_orientation', (6, 8, 3))):
         config, _ = made(tmp_path, 'fcn')
         config.test_dataloader.dataset.pipeline[0].color_type = color_type
-        found = example['read'](tmp_path / 'turned.png', told_of(config)['orientation'])
+        found = EXAMPLE['read'](tmp_path / 'turned.png', told_of(config)['orientation'])
         assert found.shape == shape
         assert np.array_equal(found, mmcv.imread(str(tmp_path / 'turned.png'), color_type)[..., ::-1])
 
@@ -352,7 +358,7 @@ def test_the_example_reads_as_opencv_does(tmp_path):
 @pytest.mark.parametrize('corners', [True, False])
 def test_the_example_resizes_as_mmseg_does(corners):
     maps = torch.randn(1, 3, 5, 7, generator=torch.Generator().manual_seed(0)).double()
-    found = runpy.run_path(str(SERVE))['resized'](maps[0].permute(1, 2, 0).numpy(), 17, 12, corners=corners)
+    found = EXAMPLE['resized'](maps[0].permute(1, 2, 0).numpy(), 17, 12, corners=corners)
     expected = F.interpolate(maps, (17, 12), mode='bilinear', align_corners=corners)[0].permute(1, 2, 0)
     np.testing.assert_allclose(found, expected, atol=1e-12)
 
@@ -366,7 +372,7 @@ def test_the_example_takes_one_channel_as_two_classes(tmp_path, monkeypatch):
     session = SimpleNamespace(get_modelmeta=lambda: meta, run=lambda names, given: [logits])
     monkeypatch.setattr('onnxruntime.InferenceSession', lambda *_, **__: session)
     mmcv.imwrite(np.zeros((6, 8, 3), np.uint8), str(tmp_path / 'a.png'))
-    found = runpy.run_path(str(SERVE))['answer']('graph', str(tmp_path / 'a.png'))['labels']
+    found = EXAMPLE['answer']('graph', str(tmp_path / 'a.png'))['labels']
     assert np.array_equal(found, (torch.tensor(logits[0, 0]).sigmoid() > 0.7).long().numpy()) and found.any()
 
 
@@ -611,24 +617,14 @@ def test_a_detector_s_graph_gives_its_boxes(tmp_path):
     assert torch.equal(found.pred_instances.bboxes, expected.pred_instances.bboxes)
 
 
-class Small(nn.Module):
-    """Stands for a network."""
-
-    def __init__(self):
-        super().__init__()
-        self.conv = nn.Conv2d(3, 4, 3)
-
-    def forward(self, image):
-        return (self.conv(image),)
-
-
 def test_calibration_takes_the_same_pictures_again_in_the_size_of_a_graph(tmp_path, monkeypatch):
     kept = []
     monkeypatch.setattr(write_student, 'fitted', lambda image, told: kept.append(image) or fitted(image, told))
     config, checkpoint = made(tmp_path, 'fcn')
     plain, network, _, _ = load_student(config, checkpoint)
     told = dict(shape=[1, 3, 48, 32], pad_size_divisor=1, smallest=[48, 32])
-    write_onnx(Small(), torch.zeros(1, 3, 48, 32), [], tmp_path / 's.onnx', dict(outputs=['logits'], input=told))
+    about = dict(outputs=['logits'], input=told)
+    write_onnx(nn.Conv2d(3, 4, 3), torch.zeros(1, 3, 48, 32), [], tmp_path / 's.onnx', about)
     for _ in range(2):
         quantise(plain, network, tmp_path / 's.onnx', tmp_path / 's.int8.onnx', 2)
     assert [image.shape for image in kept] == [(1, 3, toys.SIDE, toys.SIDE)] * 4

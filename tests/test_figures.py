@@ -18,11 +18,8 @@ def test_published_gains_of_the_choice_are_those_of_the_files() -> None:
     gains = [(recipe, *cell) for recipe, _, cells in rows for cell in re.findall(r'([A-Za-z]+) ([+-][\d.]+\d)', cells)]
     assert len(gains) > 20
     for recipe, method, gain in gains:
-        entries = [
-            one
-            for one in files[method.lower()]
-            if re.sub('_(maskd|dist)$', '', one['recipe']) == recipe and one.get('student')
-        ]
+        entries = [entry for entry in files[method.lower()] if entry.get('student')]
+        entries = [entry for entry in entries if re.sub('_(maskd|dist)$', '', entry['recipe']) == recipe]
         assert any(f'{one["method"] - one["student"]:+.2f}'.startswith(gain) for one in entries), (recipe, method, gain)
 
 
@@ -63,8 +60,7 @@ def test_the_factors_of_camvid_are_those_of_the_published_runs(labels: str, suit
 
 def test_the_card_of_afdcd_says_what_leaving_a_term_out_saves() -> None:
     card = ' '.join(text_of('docs/methods/afdcd.md').split())
-    whole, mimic, contrast = (
-        f'{factors("camvid_1of8")[name]:.2f}' for name in ('afdcd', 'afdcd_mimic', 'afdcd_contrast')
-    )
+    times = factors('camvid_1of8')
+    whole, mimic, contrast = (f'{times[name]:.2f}' for name in ('afdcd', 'afdcd_mimic', 'afdcd_contrast'))
     assert f'took {whole} times as long as' in card
     assert f'{mimic} times with `ctr_weight=0`, and still {contrast} times with `fd_weight=0`' in card

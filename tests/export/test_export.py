@@ -482,9 +482,8 @@ def test_command_line(small, tmp_path, monkeypatch, capsys):
 
 
 def test_no_config_of_the_user_is_replaced(segmentor, tmp_path):
-    """But that of an earlier export is."""
+    """But that of an earlier export is, see below."""
     config, _, checkpoint = segmentor
-    export_student(config, checkpoint, tmp_path / 'student.pth')
     export_student(config, checkpoint, tmp_path / 'student.pth')
     own = tmp_path / 'kd.py'
     plain = Config.fromfile(tmp_path / 'student.py').pretty_text  # as the run.py of a control
@@ -550,9 +549,8 @@ def test_a_graph_is_asked_for_one_picture_and_for_other_sizes(small, tmp_path, m
 
 
 @pytest.mark.parametrize('name', ['student.pth', 'student.safetensors'])
-def test_an_export_is_whole_or_the_old_one(tmp_path: Path, name: str) -> None:
-    config = toys.run_config(tmp_path, toys.seg_net('fcn', width=16))
-    checkpoint = toys.teacher_file('fcn')
+def test_an_export_is_whole_or_the_old_one(segmentor, tmp_path, name):
+    config, _, checkpoint = segmentor
     out, _ = export_student(config, checkpoint, tmp_path / name)
     before = out.read_bytes()
     with full_disk(100_000), pytest.raises(OSError, match=f'nothing was written: .*{name}'):

@@ -33,17 +33,11 @@ def shapes(name: str) -> list[Shape]:
 
 def truth(name: str, values: Sequence[int] = (1, 2, 3), empty: int = 0) -> np.ndarray:
     """The label image of a picture."""
-    found = np.full(SIZE, empty, np.uint8)
+    drawn = np.full(SIZE, empty, np.uint8)
     for label, points in shapes(name):
-        inside = np.zeros(SIZE, bool)
-        if len(points) == 4:
-            (left, top), (right, bottom) = points[0], points[2]
-            inside[top:bottom, left:right] = True
-        else:
-            (left, top), (right, _), (_, middle), (inner, _), (_, bottom), _ = points
-            inside[top:middle, left:right] = inside[middle:bottom, left:inner] = True
-        found[inside] = values[CLASSES.index(label)]
-    return found
+        left, top, right, bottom = box(points)
+        drawn[top:bottom, left:right][corner(points)] = values[CLASSES.index(label)]
+    return drawn
 
 
 def box(points: Sequence[tuple[int, int]]) -> tuple[int, int, int, int]:
@@ -89,7 +83,7 @@ def png(pixels: np.ndarray, cut: int = 0) -> str:
 
 
 def corner(points: Sequence[tuple[int, int]]) -> np.ndarray:
-    """The L as a mask that fills its box."""
+    """The L, or a box, as a mask that fills its box."""
     left, top, right, bottom = box(points)
     mask = np.zeros((bottom - top, right - left), bool)
     mask[: points[2][1] - top] = mask[:, : points[3][0] - left] = True

@@ -235,16 +235,17 @@ def lengths(mask: np.ndarray) -> dict[str, Any]:
     return {'size': list(exports.SIZE), 'counts': exports.runs(mask.ravel(order='F'))}
 
 
-def corners(one: dict[str, Any]) -> None:
-    x, y, w, h = (value // 3 for value in one['bbox'])
-    one.update(bbox=[x, y, x + w, y + h], segmentation=[[x, y, x + w, y, x + w, y + h, x, y + h]])
+def corners(box: Sequence[int]) -> dict[str, Any]:
+    """A bbox and an outline, of which the bbox has corners in place of width and height."""
+    x, y, w, h = box
+    return dict(bbox=[x, y, x + w, y + h], segmentation=[[x, y, x + w, y, x + w, y + h, x, y + h]])
 
 
 CONTRADICTIONS: dict[str, Callable[[dict[str, Any]], Any]] = {
     'half the size': lambda one: one.update(segmentation=[[value / 2 for value in one['segmentation'][0]]]),
     'fractions': lambda one: one.update(segmentation=[[value / 64 for value in one['segmentation'][0]]]),
     'rows': lambda one: one.update(segmentation=dict(lengths(filled(one['bbox']).T), size=list(exports.SIZE))),
-    'corners': corners,
+    'corners': lambda one: one.update(corners([value // 3 for value in one['bbox']])),
     'x and y swapped': lambda one: one.update(bbox=[one['bbox'][place] for place in (1, 0, 3, 2)]),
 }
 
@@ -259,20 +260,19 @@ def test_outlines_that_contradict_their_boxes_are_refused_or_counted(fault: str,
     assert any(re.match(told, note) for note in notes)
 
 
-def test_run_lengths_are_read_in_both_forms(tmp_path: Path) -> None:
-    def packed(one: dict[str, Any]) -> None:
-        found = coco.encode(np.asfortranarray(filled(one['bbox'])))
-        one['segmentation'] = dict(size=found['size'], counts=found['counts'].decode())
+def packed(mask: np.ndarray) -> dict[str, Any]:
+    encoded = coco.encode(np.asfortranarray(mask))
+    return dict(size=encoded['size'], counts=encoded['counts'].decode())
 
-    def lists(one: dict[str, Any]) -> None:
-        one['segmentation'] = lengths(filled(one['bbox']))
 
-    for name, change in (('lists', lists), ('texts', packed)):
-        data = find_seg_data(roboflow(tmp_path / name, change))
-        found = label_images(data, 'train', tmp_path / f'{name} out')['b']
-        boxes = [exports.box(points) for _, points in exports.shapes('b')]
-        assert all((found[top:bottom, left:right] > 0).all() for left, top, right, bottom in boxes)
-        assert not any('WARNING' in note for note in data.notes)
+@pytest.mark.parametrize('encode', [lengths, packed])
+def test_run_lengths_are_read_in_both_forms(encode: Callable[[np.ndarray], dict[str, Any]], tmp_path: Path) -> None:
+    root = roboflow(tmp_path / 'mine', lambda one: one.update(segmentation=encode(filled(one['bbox']))))
+    data = find_seg_data(root)
+    drawn = label_images(data, 'train', tmp_path / 'out')['b']
+    boxes = [exports.box(points) for _, points in exports.shapes('b')]
+    assert all((drawn[top:bottom, left:right] > 0).all() for left, top, right, bottom in boxes)
+    assert not any('WARNING' in note for note in data.notes)
 
 
 # What is left out is counted

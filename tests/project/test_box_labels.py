@@ -199,10 +199,7 @@ def test_a_byte_order_mark_hides_no_objects_and_pictures_may_lie_in_a_folder_cal
 @pytest.mark.parametrize(('least', 'left'), [(1, 0), (0.4, 1), (0, 1)])
 def test_corners_of_voc_below_1_are_counted_from_0(least: float, left: int, tmp_path: Path) -> None:
     exports.voc_xml(tmp_path)
-    (tmp_path / 'Annotations/b.xml').write_text(
-        '<annotation><filename>b.jpg</filename><object><name>leaf</name><bndbox><xmin>1</xmin>'
-        f'<ymin>{least}</ymin><xmax>30</xmax><ymax>20</ymax></bndbox></object></annotation>'
-    )
+    exports.voc_file(tmp_path / 'Annotations/b.xml', 'b.jpg', ('leaf', (1, least, 30, 20)))
     data = find_box_data(tmp_path)
     assert any('corners are counted from 0' in note for note in data.notes) == (least < 1)
     content = json.loads(data.splits['train'].content)

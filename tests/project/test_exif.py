@@ -5,16 +5,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from PIL import Image, ImageOps
 
 from mmdistill_dense.apps.project.box_labels import find_box_data
-from mmdistill_dense.apps.project.config_files import box_file, seg_file
-from mmdistill_dense.apps.project.label_images import SegData, find_seg_data
-from mmdistill_dense.apps.project.zoo_schedule import Loading
+from mmdistill_dense.apps.project.label_images import find_seg_data
 from mmdistill_dense.registry import DATASETS
 from tests.project.folders_of_data import label_file
+from tests.project.written_data import write_config
 
 COLOURS = np.array([(10, 10, 10), (240, 20, 20), (20, 240, 20)], np.uint8)
 LYING = (5, 6, 7, 8)
@@ -73,18 +71,9 @@ def agreement(root: Path, task: str, exif: str | None) -> tuple[float, list[str]
     """The share of pixels that have their own label in the validation data that `new` writes, and its notes."""
     find = find_seg_data if task == 'seg' else find_box_data
     data = find(root, (), exif)
-    loading = Loading(side(False), side(False), side(False), False, True, 2, 0, '')
-    text = seg_file(data, loading) if isinstance(data, SegData) else box_file(data, loading, False, False)
-    project = root.parent / 'project'
-    project.mkdir(exist_ok=True)
-    (project / 'data.py').write_text(text)
-    for name, split in data.splits.items():
-        if isinstance(data, SegData):
-            (project / f'{name}.txt').write_text('\n'.join(split.names))
-        else:
-            (project / f'{name}.json').write_text(split.content)
+    config = write_config(data, root.parent / 'project')
     init_default_scope({'seg': 'mmseg', 'det': 'mmdet'}[task])
-    dataset = DATASETS.build(Config.fromfile(project / 'data.py').val_dataloader.dataset)
+    dataset = DATASETS.build(config.val_dataloader.dataset)
     shares = []
     for one in dataset:
         picture, sample = one['inputs'].permute(1, 2, 0).numpy()[..., ::-1], one['data_samples']

@@ -20,6 +20,7 @@ from tests.project import exports
 from tests.project.exports import BOXES, CLASSES, MASKS, NAMES, OBJECTS, PARTS, png, runs, shapes, truth
 from tests.project.folders_of_data import Write, content, counts, label_file, stems, text
 from tests.project.test_new import RETINANET, toy_pair
+from tests.project.written_data import label_images
 
 
 def named(forms: dict[str, Write]) -> pytest.MarkDecorator:
@@ -52,18 +53,6 @@ def test_boxes_classes_and_split_are_those_of_the_export(export: Write, tmp_path
             assert [one[0] for one in sorted(found[name])] == [one[0] for one in wanted]
             np.testing.assert_allclose([one[1:] for one in sorted(found[name])], [one[1:] for one in wanted], atol=0.01)
     assert not any('left out' in note or 'WARNING' in note for note in data.notes)
-
-
-def label_images(data: SegData, part: str, out: Path) -> dict[str, np.ndarray]:
-    """The label image of each picture of a part, as a training reads it."""
-    split = data.splits[part]
-    if data.drawing:
-        data.drawing.write(out)
-        folder = Path(split.labels.replace('{{ fileDirname }}', str(out)))
-        files = {Path(name).name: folder / f'{name}.png' for name in split.names}
-    else:
-        files = {image.stem: label for image, label in data.pairs[part]}
-    return {name: np.asarray(Image.open(file)) for name, file in files.items()}
 
 
 @named({**OBJECTS, **MASKS})

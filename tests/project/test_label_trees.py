@@ -6,16 +6,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from mmengine.config import Config
 from mmengine.registry import init_default_scope
-from PIL import Image
 
-from mmdistill_dense.apps.project.config_files import seg_file
 from mmdistill_dense.apps.project.label_images import find_seg_data
 from mmdistill_dense.apps.project.label_pairs import Patterns
-from mmdistill_dense.apps.project.zoo_schedule import Loading
 from mmdistill_dense.registry import DATASETS
+from tests.project import exports
 from tests.project.folders_of_data import counts
+from tests.project.written_data import write_config
 
 SIDE = 16
 RGB = ((0, 0, 0), (255, 0, 0), (0, 255, 255))
@@ -113,10 +111,8 @@ TREES = {
 
 
 def save(root: Path, name: str, pixels: np.ndarray) -> Path:
-    path = root / name
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(pixels.astype(np.uint8)).save(path)
-    return path
+    exports.save(root / name, pixels.astype(np.uint8))
+    return root / name
 
 
 def build(tree: Tree, root: Path) -> dict[Path, np.ndarray]:
@@ -172,12 +168,8 @@ def test_a_public_tree_is_read_pixel_by_pixel(name: str, tmp_path: Path, monkeyp
     project.mkdir()
     if data.drawing:
         data.drawing.write(project)
-    for part, split in data.splits.items():
-        (project / f'{part}.txt').write_text('\n'.join(split.names))
-    loading = Loading((SIDE, SIDE), (SIDE, SIDE), (SIDE, SIDE), False, True, 2, 0, '')
-    (project / 'data.py').write_text(seg_file(data, loading))
     init_default_scope('mmseg')
-    config, read = Config.fromfile(project / 'data.py'), dict[Path, np.ndarray]()
+    config, read = write_config(data, project), dict[Path, np.ndarray]()
     for part in data.splits:
         option = config[f'{part}_dataloader'].dataset
         keys = dict(meta_keys=('img_path',))

@@ -14,12 +14,11 @@ from mmengine.config import Config
 from mmengine.registry import METRICS, init_default_scope
 
 from mmdistill_dense.apps.project.box_labels import BoxData, find_box_data
-from mmdistill_dense.apps.project.config_files import box_file
 from mmdistill_dense.apps.project.label_images import find_seg_data
-from mmdistill_dense.apps.project.zoo_schedule import Loading
 from mmdistill_dense.registry import DATASETS
 from tests.fuzz.test_labels import mutated
 from tests.project.folders_of_data import all_boxes, box_folder, changed, first_boxes, label_file
+from tests.project.written_data import write_config
 
 Content, MAP = dict[str, Any], 'coco/bbox_mAP'
 
@@ -37,13 +36,7 @@ def root(tmp_path: Path) -> Path:
 def written(root: Path, out: Path) -> tuple[BoxData, Config]:
     """Write ``data.py`` and the label files of a folder, and read it."""
     data = find_box_data(root)
-    out.mkdir(exist_ok=True)
-    loading = Loading(data.size, data.size, data.size, True, True, 2, 0, '')
-    (out / 'data.py').write_text(box_file(data, loading, False, False))
-    for split in data.splits.values():
-        if split.content:
-            (out / Path(split.labels).name).write_text(split.content)
-    return data, Config.fromfile(out / 'data.py')
+    return data, write_config(data, out)
 
 
 def perfect_scores(config: Config) -> dict[str, float]:

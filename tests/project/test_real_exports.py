@@ -18,7 +18,7 @@ from mmdistill_dense.datasets.folders import SegFolderDataset
 from tests.project import exports
 from tests.project.folders_of_data import SIZE, box_folder, changed, content, label, labelled, picture, seg_folder, text
 from tests.project.test_bad_labels import READ, YOLO, mask
-from tests.project.test_formats import label_images
+from tests.project.written_data import label_images
 
 RED, BLACK, WHITE = (250, 50, 83), (0, 0, 0), (255, 255, 255)
 TURNED = [20 + 9, 20 - 9, 6, 24]  # the box [20, 20, 24, 6] by 90 degrees around its middle

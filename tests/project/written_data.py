@@ -1,0 +1,38 @@
+"""What ``new`` writes of a data set: its config with the lists and label files, and drawn label images."""
+
+from pathlib import Path
+
+import numpy as np
+from mmengine.config import Config
+from PIL import Image
+
+from mmdistill_dense.apps.project.box_labels import BoxData
+from mmdistill_dense.apps.project.config_files import box_file, seg_file
+from mmdistill_dense.apps.project.label_images import SegData
+from mmdistill_dense.apps.project.zoo_schedule import Loading
+
+
+def write_config(data: SegData | BoxData, folder: Path) -> Config:
+    """Write ``data.py`` with what it reads, for pictures of their usual size, and return it."""
+    boxes = isinstance(data, BoxData)
+    loading = Loading(data.size, data.size, data.size, boxes, True, 2, 0, '')
+    folder.mkdir(exist_ok=True)
+    (folder / 'data.py').write_text(box_file(data, loading, False, False) if boxes else seg_file(data, loading))
+    for part, split in data.splits.items():
+        if split.content:
+            (folder / Path(split.labels).name).write_text(split.content)
+        elif not boxes:
+            (folder / f'{part}.txt').write_text('\n'.join(split.names))
+    return Config.fromfile(folder / 'data.py')
+
+
+def label_images(data: SegData, part: str, folder: Path) -> dict[str, np.ndarray]:
+    """The label image of each picture of a part, as a training reads it."""
+    split = data.splits[part]
+    if data.drawing:
+        data.drawing.write(folder)
+        labels = Path(split.labels.replace('{{ fileDirname }}', str(folder)))
+        files = {Path(name).name: labels / f'{name}.png' for name in split.names}
+    else:
+        files = {image.stem: label for image, label in data.pairs[part]}
+    return {name: np.asarray(Image.open(file)) for name, file in files.items()}

@@ -272,36 +272,33 @@ TRACKERS = {
 
 @pytest.mark.parametrize('kind', TRACKERS)
 def test_a_run_is_tracked_or_the_missing_package_is_named(kind, tmp_path, monkeypatch):
+    """Every value is written with its iteration, also what a balanced method measures where the training logs rarely.
+
+    mmengine's backend for W&B drops the step, and draws a value without ``iter`` at the last one given.
+    """
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv('WANDB_MODE', 'offline')
-    package, written = TRACKERS[kind]
+    package, files = TRACKERS[kind]
     page = [evaluated(block, tmp_path) for block in blocks('python') if block.guide.name == 'trackers.md']
-    told = [names['visualizer']['vis_backends'] for names in page]
-    (backends,) = [one for one in told if one[-1]['type'] == kind]
+    listed = [names['visualizer']['vis_backends'] for names in page]
+    (backends,) = [entries for entries in listed if entries[-1]['type'] == kind]
     visualizer = dict(type='SegLocalVisualizer', vis_backends=backends)  # the type is the base's
-    model = toys.model_config(toys.seg_net('fcn'), toys.seg_net('fcn', allow_random=True))
-    config = toys.run_config(tmp_path, model, iters=2, visualizer=visualizer)
+    distillers = dict(fit=dict(type='FitNet', student_tap='backbone[3]', align='conv', balance=1.0))
+    model = toys.model_config(toys.seg_net('fcn'), toys.seg_teacher('fcn'), distillers)
+    hooks = dict(logger=dict(interval=100))
+    config = toys.run_config(tmp_path, model, iters=4, visualizer=visualizer, default_hooks=hooks)
     if find_spec(package) is None:
         with pytest.raises(ImportError, match=f'pip install {package}'):
             toys.train(tmp_path, config)
         return
     toys.train(tmp_path, config)
-    assert list(tmp_path.glob('*/vis_data/scalars.json')) and list(tmp_path.glob(written))
-
-
-def test_every_value_is_written_with_its_iteration(tmp_path: Path) -> None:
-    """mmengine's backend for W&B drops the step, and draws a value without ``iter`` at the last one given; the training
-    logs rarely: what a balanced method measures cannot lean on its iteration."""
-    distillers = dict(fit=dict(type='FitNet', student_tap='backbone[3]', align='conv', balance=1.0))
-    model = toys.model_config(toys.seg_net('fcn'), toys.seg_teacher('fcn'), distillers)
-    toys.train(tmp_path, model, iters=4, default_hooks=dict(logger=dict(interval=100)))
-    (file,) = tmp_path.glob('*/vis_data/scalars.json')
-    lines = [json.loads(line) for line in file.read_text().splitlines()]
-    assert [line for line in lines if 'distill.fit.ratio' in line]
-    at = 0
+    (scalars,) = tmp_path.glob('*/vis_data/scalars.json')
+    lines = [json.loads(line) for line in scalars.read_text().splitlines()]
+    assert list(tmp_path.glob(files)) and [line for line in lines if 'distill.fit.ratio' in line]
+    iteration = 0
     for line in lines:
-        at = line.get('iter', at)
-        assert at == line['step']
+        iteration = line.get('iter', iteration)
+        assert iteration == line['step']
 
 
 def test_every_command_of_the_readme_is_run() -> None:

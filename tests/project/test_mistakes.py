@@ -73,7 +73,6 @@ def cut(path: str) -> None:
 
 @pytest.mark.parametrize(('mistake', 'words', 'message'), [
     case('docs/your_labels.md shows the known trees', '', gone('mine/labels')),
-    case('no known tree of label images', '', gone('mine/images'), soak=True),
     case('a file. Give the folder that holds it', '--data mine/images/train/0.jpg', soak=True),
     case('val/1.png', '--classes a b c', lambda _: label(Path('mine/labels/val/1.png'), (0, 1, 2, 3))),
     case('hold the value 0 alone', '', relabelled(0)),
@@ -83,9 +82,7 @@ def cut(path: str) -> None:
     case('4 files cannot be read as pictures: .* train/0.jpg ( .* train/1.jpg ( .* val/0.jpg ( .* train/1.png (', '',
          lambda _: [cut('mine/images/train/0.jpg'), wrote('mine/images/train/1.jpg')(_),
                   wrote('mine/images/val/0.jpg', '<html>')(_), cut('mine/labels/train/1.png')]),
-    case('mine/classes.txt: 1 names', '', wrote('mine/classes.txt', 'a'), soak=True),
     case('--unlabelled more: 0 pictures in it', '--unlabelled more', lambda _: Path('more').mkdir()),
-    case('of which 6 label images, 2 of val, 4 of train cannot be taught on: 0', '--unlabelled mine', soak=True),
     case('is for detection, --student', '--teacher mmdet::retinanet/retinanet_r18_fpn_1x_coco.py'),
     case('stays as it is; --head trains a head', '--teacher dinov2_vits14:d.pth --train-teacher', wrote('d.pth')),
     case('--out project: a file of this name is there', '', wrote('project')),
@@ -113,7 +110,6 @@ def cut(path: str) -> None:
     case('--method kd: it does not compare maps', '--teacher dinov2_vits14:mine.pth --method kd'),
     case('--teacher-checkpoint mine.pth: --teacher dinov2_vits14:mine.pth names its weights',
          '--teacher dinov2_vits14:mine.pth --teacher-checkpoint mine.pth'),
-    case('mine.pth: .* is no readable checkpoint', TAUGHT, lambda _: cut('mine.pth'), soak=True),
     case("All of them fit without the prefix 'architecture.'", TAUGHT, changed(prefixed)),
     case('does not fit', TAUGHT, lambda _: torch.save({'x': torch.ones(1)}, 'mine.pth')),
     case('on these 4 classes. Without this option', TAUGHT, relabelled(0, 1, 2, 3)),

@@ -145,21 +145,24 @@ NUMBERED_ANEW = (*LEAF_STEM_LEAF[::2], ('stem', 10, 2, 30, 12, 1), ('stem', 44, 
 OF_MASKS = ('leaf', 2, 2, 12, 12, 1, 'mask'), ('leaf', 20, 4, 30, 20, 1), ('leaf', 40, 2, 50, 12, 1, 'mask')
 
 
-@pytest.mark.parametrize(('drawn', 'boxes'), [
-    (LEAF_STEM_LEAF, [('leaf', 2, 2, 40, 12), ('stem', 10, 2, 30, 12)]),
-    (NUMBERED_ANEW, [('leaf', 2, 2, 40, 12), ('stem', 10, 2, 60, 12)]),
-    (OF_MASKS, [('leaf', 2, 2, 50, 20)]),
+@pytest.mark.parametrize(('drawn', 'boxes', 'areas'), [
+    (LEAF_STEM_LEAF, [('leaf', 2, 2, 40, 12), ('stem', 10, 2, 30, 12)], [100 + 200, 200]),
+    (NUMBERED_ANEW, [('leaf', 2, 2, 40, 12), ('stem', 10, 2, 60, 12)], [100 + 200, 200 + 112]),
+    (OF_MASKS, [('leaf', 2, 2, 50, 20)], [100 + 160 + 100]),
 ])  # fmt: skip
 def test_shapes_of_a_group_with_one_label_are_one_object(
-    drawn: Sequence[Sequence[Any]], boxes: list[tuple[Any, ...]], tmp_path: Path
+    drawn: Sequence[Sequence[Any]], boxes: list[tuple[Any, ...]], areas: list[int], tmp_path: Path
 ) -> None:
     data = find_box_data(labelled(tmp_path, *drawn))
     assert [*found_boxes(data, 'val').values()] == [boxes]
-    if drawn is OF_MASKS:
-        assert data.masks and json.loads(data.splits['val'].content)['annotations'][0]['area'] == 100 + 160 + 100
-        labelled(tmp_path, *drawn, size=False)
-        with pytest.raises(ValueError, match=r'shapes\[0\] \(leaf\) is a mask, and its file tells no height'):
-            find_box_data(tmp_path)
+    assert [box['area'] for box in json.loads(data.splits['val'].content)['annotations']] == areas
+    assert data.masks
+
+
+def test_a_mask_needs_the_height_of_its_picture(tmp_path: Path) -> None:
+    labelled(tmp_path, *OF_MASKS, size=False)
+    with pytest.raises(ValueError, match=r'shapes\[0\] \(leaf\) is a mask, and its file tells no height'):
+        find_box_data(tmp_path)
 
 
 def test_parts_of_one_object_cover_what_was_drawn_before_each(tmp_path: Path) -> None:

@@ -114,8 +114,11 @@ def test_training_and_metric_read_the_same_boxes(root: Path, fault: str, tmp_pat
     assert ('4 of 24 annotations' in told and 'they are left out' in told) == (fault in LEFT_OUT)
     trained: Any = DATASETS.build(config.train_dataloader.dataset)
     assert len(trained) == data.splits['train'].count == 4
-    boxes = sum(len(trained.get_data_info(index)['instances']) for index in range(4))
-    assert boxes == (14 if fault in LEFT_OUT else 16)
+    boxes = [box for index in range(4) for box in trained.get_data_info(index)['instances']]
+    assert len(boxes) == (14 if fault in LEFT_OUT else 16) and data.classes == ('red', 'white')
+    assert sum(box['ignore_flag'] for box in boxes) == (2 if fault == 'ignore' else 0)
+    written_boxes = json.loads(data.splits['train'].content)['annotations']
+    assert all(box['area'] == box['bbox'][2] * box['bbox'][3] for box in written_boxes)
 
 
 def without_ids(content: Content) -> list[Content]:

@@ -20,7 +20,6 @@ from mmdistill_dense.apps.check import Options, check_config
 from mmdistill_dense.config.resolve import inherited_distillers
 from mmdistill_dense.datasets.shapes import CLASSES
 from mmdistill_dense.distillers.maskd.learning import TokenLearner
-from mmdistill_dense.distillers.schedule import Schedule
 from mmdistill_dense.engine import DistillHook, work_folder
 from mmdistill_dense.engine.work_folder import folder_of
 from mmdistill_dense.guards import config as checks
@@ -32,6 +31,8 @@ from tests.distillers.maskd.tokens import seg_model
 from tests.gloo import join, start
 
 KD, MIMIC = dict(type='LogitKD'), dict(type='MaskedMimic')
+FIT = dict(fit=dict(type='FitNet', student_tap='backbone[3]'))
+OTHER_CLASSES = ('background', *(f'thing{index}' for index in range(1, toys.NUM_CLASSES)))
 
 
 def pair(distillers=None, teacher=None, more=None, **student):
@@ -54,16 +55,6 @@ def test_changing_the_carrier_alone_is_refused(tmp_path):
     config.merge_from_dict({'model.distillers.kd.temperature': 3.0})
     checks.check_top_level_distillers(config)
     checks.check_top_level_distillers(Config.fromfile(path))
-
-
-def test_a_run_asks_the_guards_of_classes_and_crop(tmp_path):
-    student = dict(decode_head=dict(num_classes=5), auxiliary_head=dict(num_classes=5))
-    with pytest.raises(ValueError, match=f'model.student predicts 5 classes.* has {toys.NUM_CLASSES} .*num_classes'):
-        toys.train(tmp_path, pair(dict(mimic=MIMIC), **student), iters=1)
-    config = toys.run_config(tmp_path, pair(), iters=1)
-    config.train_dataloader.dataset.pipeline.insert(1, dict(type='RandomCrop', crop_size=(32, 32)))
-    with pytest.raises(ValueError, match=r'crops to \(32, 32\)'):
-        toys.train(tmp_path, config)
 
 
 @pytest.mark.parametrize('kind', ['RandomCrop', 'mmseg.RandomCrop', RandomCrop])
@@ -97,47 +88,31 @@ def test_batch_that_the_learning_rate_is_not_for_is_told(tmp_path, changes, proc
     assert (found is None) == (said is None) and (said or '') in (found or '')
 
 
-def test_the_log_tells_once_of_the_batch_and_of_a_schedule_that_is_too_long(tmp_path):
-    model = pair(dict(kd=dict(KD, schedule=dict(warmup=1000))))
-    runner = toys.train(tmp_path, model, iters=1, log_level='WARNING', auto_scale_lr=dict(base_batch_size=16))
-    (log,) = (path.read_text() for path in tmp_path.glob('*/*.log'))
-    assert log.count('take 2 pictures a step, but the learning rate is for auto_scale_lr.base_batch_size') == 1
-    assert 'model.distillers.kd.schedule: warmup is iteration 1000, but the weight ends at iteration 1 of 1' in log
-    runner.model.distillers.kd.schedule = Schedule(ramp_down=(1, 0.5))
-    with pytest.raises(ValueError, match=r'model\.distillers\.kd\.schedule\.ramp_down=\(1, 0\.5\) begins'):
-        runner.call_hook('before_run')
-
-
 @pytest.mark.parametrize('allowed', [False, True])
-def test_teacher_of_other_classes(tmp_path, allowed):
-    """Of another number, which is in its config; of other names, which are in the checkpoint's meta."""
+def test_a_teacher_of_another_number_of_classes(allowed):
     head = dict(decode_head=dict(num_classes=3), auxiliary_head=dict(num_classes=3))
     fewer = toys.seg_net('fcn', 16, allow_random=True, allow_other_classes=allowed, **head)
-    fit = dict(fit=dict(type='FitNet', student_tap='backbone[3]'))
     words = f'model.teacher predicts 3 classes, the training data set has {toys.NUM_CLASSES} .*background'
     with nullcontext() if allowed else pytest.raises(ValueError, match=words):
-        assert checks.check_teacher_classes(CLASSES, toys.teacher_of(toys.build(pair(fit, fewer)))) == []
-    content = torch.load(toys.teacher_file('fcn'), weights_only=True)
-    names = ['background', *(f'thing{index}' for index in range(1, toys.NUM_CLASSES))]
-    torch.save(dict(content, meta=dict(dataset_meta=dict(classes=names))), tmp_path / 't.pth')
-    other = toys.seg_net('fcn', 16, checkpoint=str(tmp_path / 't.pth'), allow_other_classes=allowed)
-    loaded = toys.teacher_of(toys.ready(toys.build(pair(teacher=other))))
-    with nullcontext() if allowed else pytest.raises(ValueError) as error:
-        assert checks.check_teacher_classes(CLASSES, loaded) == []
-    for word in () if allowed else ('model.teacher.checkpoint was trained on', 'thing1', 'allow_other_classes=True'):
-        assert word in str(error.value)
+        assert checks.check_teacher_classes(CLASSES, toys.teacher_of(toys.build(pair(FIT, fewer)))) == []
 
 
-@pytest.mark.parametrize(
-    'order', [CLASSES, CLASSES[::-1], (CLASSES[1], CLASSES[0], *CLASSES[2:]), CLASSES[1:] + CLASSES[:1]]
-)
-def test_teacher_of_the_same_classes_in_another_order(tmp_path, order):
+@pytest.mark.parametrize(('classes', 'options', 'words'), [
+    (CLASSES, {}, None),
+    (CLASSES[::-1], {}, CLASSES[-1]),
+    ((CLASSES[1], CLASSES[0], *CLASSES[2:]), {}, CLASSES[1]),
+    (CLASSES[1:] + CLASSES[:1], {}, CLASSES[1]),
+    (OTHER_CLASSES, {}, 'background, thing1'),
+    (OTHER_CLASSES, dict(allow_other_classes=True), None),
+])  # fmt: skip
+def test_a_teacher_has_the_classes_of_the_data_in_their_order(tmp_path, classes, options, words):
+    """Their names are in the meta of the checkpoint."""
     content = torch.load(toys.teacher_file('fcn'), weights_only=True)
-    torch.save(dict(content, meta=dict(dataset_meta=dict(classes=list(order)))), tmp_path / 't.pth')
-    option = toys.seg_net('fcn', 16, checkpoint=str(tmp_path / 't.pth'))
+    torch.save(dict(content, meta=dict(dataset_meta=dict(classes=list(classes)))), tmp_path / 't.pth')
+    option = toys.seg_net('fcn', 16, checkpoint=str(tmp_path / 't.pth'), **options)
     teacher = toys.teacher_of(toys.ready(toys.build(pair(teacher=option))))
-    same = order == CLASSES
-    with nullcontext() if same else pytest.raises(ValueError, match=r'was trained on .* classes \(.*classes=.auto'):
+    told = rf"model\.teacher\.checkpoint was trained on .* \({words}.*classes='auto'.*allow_other_classes=True"
+    with pytest.raises(ValueError, match=told) if words else nullcontext():
         assert checks.check_teacher_classes(CLASSES, teacher) == []
 
 
@@ -182,19 +157,6 @@ def test_sharding_is_refused():
             DistillHook().before_run(before_its_run(**parts))
     plain = toys.build_plain(toys.seg_net('fcn'))
     DistillHook().before_run(before_its_run(strategy=FSDPStrategy(), model=plain))
-
-
-def test_too_few_pictures_for_a_method_stop_a_run_before_anything_is_prepared(tmp_path, monkeypatch):
-    def check_data(self, pictures):
-        if pictures < 9:
-            raise ValueError(f'{self.key} needs 9 pictures, got {pictures}.')
-
-    monkeypatch.setattr(toys.MaskedMimic, 'check_data', check_data)
-    monkeypatch.setattr(toys.MaskedMimic, 'prepare', lambda *_: pytest.fail('prepared'))
-    config = toys.run_config(tmp_path, pair(dict(mimic=MIMIC)), iters=1)
-    config.train_dataloader.dataset = dict(type='RepeatDataset', times=2, dataset=config.train_dataloader.dataset)
-    with pytest.raises(ValueError, match=r'distillers\.mimic needs 9 pictures, got 8'):
-        toys.train(tmp_path, config)
 
 
 # Files of the first weights
@@ -339,7 +301,6 @@ def test_swin_takes_its_file_out_of_what_holds_it_by_itself(tmp_path, package, w
 
 NORMALIZE = dict(type='Normalize', mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375], to_rgb=True)
 REFUSED = r"model\.teacher: mean and std of its .*train_dataloader\.dataset has \{'type': 'Normalize'"
-FIT = dict(fit=dict(type='FitNet', student_tap='backbone[3]'))
 
 
 def twice_normalised(folder, model=None, **changes):

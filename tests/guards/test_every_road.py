@@ -21,6 +21,7 @@ from mmengine.registry import DATA_SAMPLERS, TRANSFORMS
 from mmdistill_dense.__main__ import main
 from mmdistill_dense.apps.check import Options, check_config
 from mmdistill_dense.datasets.shapes import CLASSES
+from mmdistill_dense.distillers import PCD
 from mmdistill_dense.guards.findings import ERROR
 from tests import toys
 
@@ -95,7 +96,12 @@ EPOCHS = {
     'train_cfg': dict(_delete_=True, type='EpochBasedTrainLoop', max_epochs=1, val_interval=10**6),
     'default_hooks.checkpoint.by_epoch': True,
 }
+PICTURES = toys.run_config('none', toys.seg_net('fcn')).train_dataloader.dataset.to_dict()
 STEPS = 'train_dataloader.dataset.pipeline'
+TOO_FEW = {  # 8, which count once though they come twice
+    'model.distillers': dict(_delete_=True, pcd=dict(type='PCD', student_tap='backbone[3]', queue_size='auto')),
+    'train_dataloader.dataset': dict(_delete_=True, type='RepeatDataset', times=2, dataset=PICTURES),
+}
 STOPS_EARLY = dict(type='EarlyStoppingHook', monitor='mIou', rule='greater')
 ERRORS = {
     'endless epoch': (EPOCHS, 'train_cfg counts epochs: the first never ends'),
@@ -110,6 +116,7 @@ ERRORS = {
     'classes of another number': ({'model.auxiliary_head': dict(num_classes=9)}, 'auxiliary_head.num_classes=7'),
     'label above the classes': ({f'{STEPS}.2': dict(type='LabelAbove')}, 'has the labels [9]'),
     'crop below the size': ({f'{STEPS}.2': dict(type='RandomCrop', crop_size=(32, 32))}, 'crops to (32, 32)'),
+    'too few pictures': (TOO_FEW, "distillers.pcd.queue_size='auto' needs 12 training pictures or more, found 8"),
 }
 WARNINGS = {
     'batch of another rate': 'the learning rate is for auto_scale_lr.base_batch_size=16',
@@ -123,7 +130,9 @@ WARNINGS = {
     'sum on another map': 'model.distillers.mgd.alpha=2e-05 multiplies a sum over 128x16x12',
     'padded pictures': 'model.student.data_preprocessor pads pictures of 64x64 to 128x96',
     'option without effect': 'model.student.backbone.frozen_stages=0 has no effect',
+    'schedule beyond the end': 'distillers.mgd.schedule: warmup is iteration 1000, but the weight ends at iteration 1',
 }
+MGD = dict(type='MGD', student_tap='backbone[3]', schedule=dict(warmup=1000))
 POLY = dict(type='PolyLR', eta_min=1e-4, begin=0, end=40000, by_epoch=False)
 EVERY_WARNING = {
     'auto_scale_lr': dict(base_batch_size=16),
@@ -145,7 +154,8 @@ EVERY_WARNING = {
 def test_an_error_stops_each_road_before_its_first_step(rule: str, road: str, tmp_path: Path) -> None:
     changes, words = ERRORS[rule]
     file = write_config(tmp_path, changes)
-    with mock.patch.object(torch.optim.SGD, 'step', side_effect=AssertionError('a step was taken')):
+    step = mock.patch.object(torch.optim.SGD, 'step', side_effect=AssertionError('a step was taken'))
+    with step, mock.patch.object(PCD, 'prepare', side_effect=AssertionError('prepared')):
         messages = ROADS[road](file)
     assert any(message.startswith(REFUSED) and words in message for message in messages), messages
 
@@ -153,9 +163,7 @@ def test_an_error_stops_each_road_before_its_first_step(rule: str, road: str, tm
 @pytest.fixture(scope='module', params=ROADS)
 def warned(request: pytest.FixtureRequest) -> list[str]:
     """What a road tells of a config with every mistake that only wastes a training."""
-    return ROADS[request.param](
-        write_config(toys.fresh_dir(), EVERY_WARNING, mgd=dict(type='MGD', student_tap='backbone[3]'))
-    )
+    return ROADS[request.param](write_config(toys.fresh_dir(), EVERY_WARNING, mgd=MGD))
 
 
 @pytest.mark.parametrize('rule', WARNINGS)

@@ -93,6 +93,15 @@ def resumed(folder, **changes):
     return runner._load_from
 
 
+def chosen(folder, file, load_from):
+    """Whether a run of a config's file resumes, and from which file, as the hook leaves it."""
+    loop = OwnLoop.__new__(OwnLoop)
+    given = dict(_load_from=load_from, _resume=True, _train_loop=loop, cfg=Config.fromfile(file))
+    runner = SimpleNamespace(work_dir=str(folder), logger=logging.getLogger('resumed'), **given)
+    ResumeFile().before_run(runner)
+    return runner._resume, runner._load_from
+
+
 @pytest.fixture
 def killed(tmp_path):
     """A folder with two whole checkpoints, the first of them noted by mmengine, and a part of a third."""
@@ -105,22 +114,20 @@ def killed(tmp_path):
     return tmp_path
 
 
-def test_what_mmengine_noted_is_taken_where_it_is_whole_and_else_the_latest_whole_file(killed, monkeypatch, caplog):
-    """It may name the file by another way. A file that is named and a new run are left alone."""
-    assert resumed(killed) is None
+@pytest.mark.parametrize(('note', 'latest'), [
+    ('{folder}/iter_2.pth', False),
+    ('{name}/iter_2.pth', False),  # from the folder above
+    *((note, True) for note in (None, '', '\n', 'iter_9.pth', '{folder}/iter_6.pth')),
+])  # fmt: skip
+def test_a_note_of_no_whole_file_gives_way_to_the_latest(killed, monkeypatch, caplog, note, latest):
     monkeypatch.chdir(killed.parent)
-    note = killed / 'last_checkpoint'
-    note.write_text(f'{killed.name}/iter_2.pth')
-    assert resumed(killed) is None
-    note.unlink()
+    (killed / 'last_checkpoint').unlink()
+    if note is not None:
+        (killed / 'last_checkpoint').write_text(note.format(folder=killed, name=killed.name))
+    assert resumed(killed) == (str(killed / 'iter_4.pth') if latest else None)
+    assert [words in caplog.text for words in ('names no whole file', 'goes on from iter_4.pth')] == [latest] * 2
     assert resumed(killed, _resume=False) is None
     assert resumed(killed, _load_from='given.pth') == 'given.pth'
-    for text in (None, '', '\n', 'iter_9.pth', f'{killed}/iter_6.pth'):
-        if text is not None:
-            note.write_text(text)
-        assert resumed(killed) == str(killed / 'iter_4.pth')
-        assert 'names no whole file' in caplog.text and 'goes on from iter_4.pth' in caplog.text
-        caplog.clear()
 
 
 def test_a_copied_folder_goes_on_from_its_own_file_and_an_empty_one_says_what_to_do(killed, tmp_path_factory, caplog):
@@ -148,37 +155,34 @@ def test_of_files_by_epoch_and_by_iteration_the_later_one_is_taken(tmp_path, epo
     assert latest_checkpoint(tmp_path) == tmp_path / f'{latest}.pth'
 
 
-@pytest.mark.parametrize('left', ['start.pth', None], ids=['by mmseg', 'by mmdet'])
-def test_load_from_of_the_config_is_for_new_runs(killed, tmp_path_factory, monkeypatch, left):
-    """What the scripts leave of it with ``--resume``: mmseg's would resume from it, mmdet's would forget it."""
-    file, empty = killed / 'run.py', tmp_path_factory.mktemp('empty')
-    file.write_text("load_from = 'start.pth'\n")
+OTHER = (['--cfg-options', 'load_from=other.pth'], ['--cfg-options=load_from="other.pth"'])
 
-    def chosen(folder, hook, load_from):
-        loop = OwnLoop.__new__(OwnLoop)
-        given = dict(_load_from=load_from, _resume=True, _train_loop=loop, cfg=Config.fromfile(file))
-        runner = SimpleNamespace(work_dir=str(folder), logger=logging.getLogger('resumed'), **given)
-        hook.before_run(runner)
-        return runner._resume, runner._load_from
 
-    monkeypatch.setattr('sys.argv', ['train.py', str(file), '--resume'])
-    assert chosen(killed, ResumeFile(), left) == (True, None)  # mmengine takes the one that it noted
-    assert chosen(empty, ResumeFile(), left) == (False, 'start.pth')
-    assert chosen(empty, ResumeFile(), 'other.pth') == (True, 'other.pth')
-    for words in (['--cfg-options', 'load_from=start.pth'], ['start.pth']):
-        monkeypatch.setattr('sys.argv', ['train.py', str(file), '--resume', *words])
-        assert chosen(killed, ResumeFile(), 'start.pth') == (True, 'start.pth')
-    for words in (['--cfg-options', 'load_from=other.pth'], ['--cfg-options=load_from="other.pth"']):
-        monkeypatch.setattr('sys.argv', ['train.py', str(file), '--resume', *words])
-        assert chosen(killed, ResumeFile(), left and 'other.pth') == (True, left and 'other.pth')
-        assert chosen(empty, ResumeFile(), left and 'other.pth') == (bool(left), 'other.pth')
-    monkeypatch.setattr('sys.argv', ['train.py', str(file), '--resume', '--cfg-options', 'load_from=None'])
-    assert chosen(empty, ResumeFile(), None) == (True, None)
-    monkeypatch.setattr('sys.argv', ['train.py', str(file)])
+@pytest.mark.parametrize(('words', 'load_from', 'goes_on', 'begins'), [
+    ([], 'start.pth', None, (False, 'start.pth')),  # mmseg's script leaves it, and would resume from it
+    ([], None, None, (False, 'start.pth')),  # mmdet's forgets it
+    *((words, None, None, (False, 'other.pth')) for words in OTHER),
+    (['--cfg-options', 'load_from=None'], None, None, (True, None)),
+    *((words, 'other.pth', 'other.pth', (True, 'other.pth')) for words in ([], *OTHER)),
+    *((words, 'start.pth', 'start.pth', (True, 'start.pth'))
+      for words in (['--cfg-options', 'load_from=start.pth'], ['start.pth'])),
+])  # fmt: skip
+def test_load_from_of_the_config_is_for_new_runs(killed, tmp_path, monkeypatch, words, load_from, goes_on, begins):
+    """``load_from`` is what a script leaves of it with ``--resume``; without one, mmengine takes what it noted."""
+    (killed / 'run.py').write_text("load_from = 'start.pth'\n")
+    (tmp_path / 'empty').mkdir()
+    monkeypatch.setattr('sys.argv', ['train.py', str(killed / 'run.py'), '--resume', *words])
+    assert chosen(killed, killed / 'run.py', load_from) == (True, goes_on)
+    assert chosen(tmp_path / 'empty', killed / 'run.py', load_from) == begins
+
+
+def test_a_config_that_resumes_by_itself_keeps_its_load_from(killed, monkeypatch):
+    file = killed / 'run.py'
     file.write_text("load_from = 'start.pth'\nresume = True\n")
-    assert chosen(killed, ResumeFile(), 'start.pth') == (True, 'start.pth')
+    monkeypatch.setattr('sys.argv', ['train.py', str(file)])
+    assert chosen(killed, file, 'start.pth') == (True, 'start.pth')
     (killed / 'last_checkpoint').write_text('')
-    assert chosen(killed, ResumeFile(), None) == (True, str(killed / 'iter_4.pth'))
+    assert chosen(killed, file, None) == (True, str(killed / 'iter_4.pth'))
 
 
 class Ended(Exception):
@@ -280,6 +284,7 @@ def test_a_file_that_is_written_again_after_a_validation_is_whole(monkeypatch):
     loader = DataLoader([0, 1, 2, 3], 2)
     runner = mock.Mock(spec=FlexibleRunner, train_loop=mock.Mock(spec=EpochBasedTrainLoop), train_dataloader=loader)
     hook = ResumeFile()
+    hook._code = {}  # of before_run
 
     def saved(now, told):
         (runner.epoch, runner.iter), meta = now, dict(zip(('epoch', 'iter'), told, strict=True))

@@ -92,41 +92,44 @@ def begun(tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize(('epoch', 'batch'), [(1, 8), (3, 1)])
+@pytest.mark.parametrize(('epoch', 'batch'), [(1, 8), (3, 1), (3, 4)])
 def test_schedules_go_on_at_the_share_of_the_epochs(begun, tmp_path, epoch, batch):
-    _, seen = train(tmp_path, batch, str(begun / f'epoch_{epoch}.pth'))
+    _, seen = train(tmp_path, batch, str(begun / f'epoch_{epoch}.pth'), gathered=2)
     steps = PICTURES // batch
     assert len(seen) == (EPOCHS - epoch) * steps
     for one in seen:
         assert one.falls == pytest.approx(1 - one.share)
         assert one.stops == float(one.share < 0.5)
         assert one.warms == pytest.approx(one.share + 1 / (EPOCHS * steps))  # full in the last step
+        assert one.divisor == 2.0  # mmengine would count from the steps of before
 
 
-def test_measurements_and_pictures_without_labels_go_on_in_steps_of_the_new_loader(tmp_path):
-    options = dict(balance=dict(ratio=2.0, until=1.0), unlabelled=dict(data_root=toys.picture_folder(), start=0.7))
-    train(tmp_path / 'a', 2, **options)
-    runner, seen = train(tmp_path / 'b', 4, str(tmp_path / 'a' / 'epoch_3.pth'), **options)
-    found = [one.iteration for one in runner.model.distillers['falls'].balancer.tries]
+@pytest.fixture(scope='module')
+def moved(tmp_path_factory):
+    """Measured weights on a loader, on one of half the steps, and on this one again; runs and what their steps saw."""
+    folder, start, runs = tmp_path_factory.mktemp('moved'), None, []
+    more = dict(data_root=toys.picture_folder(), start=0.7)
+    for name, batch, epoch in (('a', 2, 2), ('b', 4, 3), ('c', 4, 6)):
+        runs.append(train(folder / name, batch, start, balance=dict(ratio=2.0, until=1.0), unlabelled=more))
+        start = str(folder / name / f'epoch_{epoch}.pth')
+    return runs
+
+
+def measured(runner):
+    return [one.iteration for one in runner.model.distillers['falls'].balancer.tries]
+
+
+def test_measurements_go_on_in_steps_of_the_new_loader(moved):
+    found = measured(moved[1][0])
     assert found == sorted(found) and found[-1] < EPOCHS * PICTURES // 4
-    assert any(one < 6 for one in found) and any(one >= 6 for one in found)
-    assert [one.more for one in seen] == [one.share >= 0.7 for one in seen]
+    assert any(one < 4 for one in found) and any(one >= 4 for one in found)
 
 
-def test_measurements_stay_where_they_are_in_steps_of_the_same_loader(begun, tmp_path):
+def test_measurements_stay_where_they_are_in_steps_of_the_same_loader(moved):
     """Also at a second resumption, after the first had another loader: the steps of before it go on to be counted."""
-    balance = dict(balance=dict(ratio=2.0, until=1.0))
-    train(tmp_path / 'a', 2, **balance)
-    moved = {}
-    for name, file in (('b', 'a/epoch_2.pth'), ('c', 'b/epoch_3.pth')):
-        runner, _ = train(tmp_path / name, 4, str(tmp_path / file), **balance)
-        moved[name] = [one.iteration for one in runner.model.distillers['falls'].balancer.tries]
-    assert moved['b'] == moved['c']
+    assert measured(moved[1][0]) == measured(moved[2][0])
 
 
-def test_gathered_gradients_are_divided_by_their_number(tmp_path):
-    """mmengine counts from the steps of before, and would take the last of them for the rest of an epoch."""
-    train(tmp_path / '1', 1, gathered=2)
-    for batch in (2, 4, 8):
-        _, seen = train(tmp_path / f'{batch}', batch, str(tmp_path / '1' / 'epoch_3.pth'), gathered=2)
-        assert [one.divisor for one in seen] == pytest.approx([2.0] * ((EPOCHS - 3) * (PICTURES // batch)))
+def test_pictures_without_labels_begin_at_their_share(moved):
+    for _, seen in moved:
+        assert [one.more for one in seen] == [one.share >= 0.7 for one in seen]

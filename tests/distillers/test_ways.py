@@ -1,6 +1,7 @@
 """What every method promises in every way that it compares: on bare maps, degenerate ones too, and in real networks."""
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -62,30 +63,33 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {  # the first word is
 }  # fmt: skip
 
 
-class HeadCase(DistillerCase):
-    """With a teacher whose head says which anchors are positive."""
+class TestEveryMethod(DistillerCase):
+    """Each case in turn; LD's teacher has a head that says which anchors are positive."""
 
-    samples = toys.det_batch()['data_samples']
+    @pytest.fixture(autouse=True, params=CASES)
+    def case(self, request: pytest.FixtureRequest) -> None:
+        option, facts = CASES[request.param]
+        vars(self).update(facts, option=dict(option, type=request.param.split()[0]))
+        if self.option['type'] == 'LD':
+            self.samples = toys.det_batch()['data_samples']
 
     def make(self, **changes: Any) -> Any:
         distiller = super().make(**changes)
-        distiller.teacher = a_teacher()
+        distiller.teacher = a_teacher() if self.option['type'] == 'LD' else distiller.teacher
         return distiller
 
-
-for title, (option, found) in CASES.items():
-    kind, name = title.split()[0], 'Test' + title.title().replace(' ', '')
-    base = HeadCase if kind == 'LD' else DistillerCase
-    globals()[name] = type(name, (base,), dict(found, option=dict(option, type=kind)))
-
-ALL = pytest.mark.parametrize('way', WAYS.values(), ids=WAYS)
-FITTING = pytest.mark.parametrize(
-    'way', [pytest.param(way, id=name) for name, way in WAYS.items() if way.option is not WHOLE]
-)
+    @pytest.mark.parametrize('case', [name for name, (_, facts) in CASES.items() if 'zero_on_identical' in facts],
+                             indirect=True)  # fmt: skip
+    def test_identical_maps(self) -> None:
+        super().test_identical_maps()
 
 
-def named(*names: str) -> Any:
-    return pytest.mark.parametrize('way', [pytest.param(way, id=n) for n, way in WAYS.items() if way.name in names])
+def asked_of(fits: Callable[[Way], bool]) -> pytest.MarkDecorator:
+    """Ask a test of the ways that fit."""
+    return pytest.mark.parametrize('way', [pytest.param(way, id=name) for name, way in WAYS.items() if fits(way)])
+
+
+ALL, FITTING = asked_of(lambda way: True), asked_of(lambda way: way.option is not WHOLE)
 
 
 def test_every_registered_method_is_asked() -> None:
@@ -148,18 +152,21 @@ def test_nothing_annotated_and_no_picture(way: Way) -> None:
         assert str(error).startswith('distillers.mine') and 'needs' in str(error)
 
 
-@FITTING
-def test_labels_are_asked_for_where_they_are_read_and_ignored_elsewhere(way: Way) -> None:
-    distiller, given = way.made(), maps(*way.shapes())
-    if not distiller.needs_labels:
-        found = [way.step(way.made(), *given, labels)[0] for labels in (samples(), None)]
-        assert torch.equal(*found)
-        return
+@asked_of(lambda way: way.option is not WHOLE and not way.reads_labels)
+def test_labels_that_no_method_reads_change_nothing(way: Way) -> None:
+    assert torch.equal(*(way.step(way.made(), *maps(*way.shapes()), labels)[0] for labels in (samples(), None)))
+
+
+# RoIHeadKD reads none, and needs the proposals of a pass with labels.
+@asked_of(lambda way: way.reads_labels and way.name != 'RoIHeadKD')
+@pytest.mark.parametrize(
+    'missing', [None, [type(one)(metainfo=one.metainfo) for one in samples()]], ids=['none', 'empty']
+)
+def test_labels_that_a_method_reads_are_asked_for(way: Way, missing: Any) -> None:
+    distiller = way.made()
     distiller.teacher = a_teacher() if way.name == 'LD' else None
-    for missing in (None, [type(one)(metainfo=one.metainfo) for one in samples()]):
-        if way.name != 'RoIHeadKD':  # which reads none, and needs the proposals of a pass with labels
-            with pytest.raises(ValueError, match=r'distillers\.mine (compares classes and )?needs (label maps|boxes)'):
-                way.step(distiller, *given, missing)
+    with pytest.raises(ValueError, match=r'distillers\.mine (compares classes and )?needs (label maps|boxes)'):
+        way.step(distiller, *maps(*way.shapes()), missing)
 
 
 @FITTING
@@ -168,7 +175,7 @@ def test_pictures_smaller_than_the_traced_size_stop_no_run(way: Way) -> None:
         check_finite(*way.step(way.made(), *maps(*way.shapes(side=side)), samples()))
 
 
-@named('FeatureMatch', 'PCD', 'QueueKL', 'SimReg')
+@asked_of(lambda way: way.name in ('FeatureMatch', 'PCD', 'QueueKL', 'SimReg'))
 def test_what_lies_in_the_padding_takes_no_part(way: Way) -> None:
     """In loss, gradient, statistics and queues; all that lies in the picture does."""
     student, teacher = maps(*way.shapes())
@@ -205,11 +212,9 @@ def test_evaluation_and_the_broken_map_of_a_skipped_step_leave_no_trace(way: Way
         check_finite(*found)
 
 
-@ALL
+@asked_of(lambda way: way.name not in ('LD', 'RoIHeadKD') and way.option.get('form') not in ('l1', 'smooth_l1'))
 def test_rows_of_tokens_are_refused(way: Way) -> None:
     """(B, N, C): a softmax over dim 1 would be one over the tokens. Plain differences need no axis of classes."""
-    if way.name in ('LD', 'RoIHeadKD') or way.option.get('form') in ('l1', 'smooth_l1'):
-        return
     with pytest.raises(ValueError, match=r'^distillers\.mine: .*64, 6\)'):
         way.made((2, 64, 6), (2, 64, 6))
 

@@ -55,6 +55,11 @@ class Way(NamedTuple):
     name: str
     option: dict[str, Any]
 
+    @property
+    def reads_labels(self) -> bool:
+        """CIRKD without its memory reads none."""
+        return DISTILLERS.get(self.name).needs_labels and self.option.get('region_weight') != 0.0
+
     def shapes(self, **changes: int) -> list[Shape]:
         """Of both sides; other channels of the student (``c``) or teacher (``d``), or another side of the maps."""
         equal = self.name in EQUAL or self.option.get('head', 0) is None

@@ -4,6 +4,7 @@ import itertools
 from functools import cache
 from pathlib import Path
 from unittest import mock
+from typing import Any
 
 import pytest
 from mmengine.config import Config
@@ -55,35 +56,51 @@ def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def fitting(tree: Path, variant: str | None = None, **options: str) -> str | None:
-    write_options(tree / '_base_/distillers', options)
-    found = options_for('m', 'net_r101_to_r18_city', variant)
-    return found.stem if found else None
+NET = 'net_r101_to_r18_city'
+VARIANTS = ('data city, variant mimic', 'data city, variant mimic_twice')
+OTHERS = ('det', 'teacher r50', 'pair r18 r101', 'teacher r18', 'student r101', 'teacher city', 'pair net and city')
+SIDES = {
+    ('a_and_b_to_c', 'seg'): ('teacher a and b', 'pair and'),
+    ('c_from_a-b', 'pretrain'): ('student c', 'teacher a-b', 'pretrain'),
+    ('toy_seg', 'seg'): ('pair toy', 'teacher toy', 'student toy', 'seg'),
+}
+KINDS = ('seg', 'maps', 'maps, seg')  # the last two for teachers that predict nothing
 
 
-def test_no_options_fit_by_words_of_another_pair_and_those_that_fit_alike_are_refused(tree: Path) -> None:
-    others = ('det', 'teacher r50', 'pair r18 r101', 'teacher r18', 'student r101', 'teacher city', 'pair net and city')
-    options = {f'm_{index}': line for index, line in enumerate(others)}
-    assert fitting(tree, **options, _m='seg', n_city='seg') is None
+def test_parts_of_options_or_other_methods_fit_nothing(tree: Path) -> None:
+    write_options(tree / '_base_/distillers', dict(_m='seg', n_city='seg', m_det='det'))
+    assert options_for('m', NET) is None
+
+
+def test_options_that_fit_alike_are_refused(tree: Path) -> None:
+    write_options(tree / '_base_/distillers', dict(m_one='data city', m_two='student r18'))
     with pytest.raises(ValueError, match=r'm_one\.py and m_two\.py fit net_r101_to_r18_city equally well'):
-        fitting(tree, m_one='data city', m_two='student r18')
+        options_for('m', NET)
 
 
-@pytest.mark.parametrize('lines', [
-    ('seg',), ('data city', 'seg'), ('seg, data city', 'data city'), ('student r18, data city', 'seg, data city'),
-    ('teacher net r101, student r18 city', 'seg, teacher r101, student r18, data city'),
-    ('pair net r101 to r18 city', 'seg, teacher net r101, student r18 city'),
+@pytest.mark.parametrize(('pair', 'asked', 'lines', 'chosen'), [
+    # most words win, and the task counts least
+    (NET, {}, ('seg',), 0),
+    (NET, {}, ('data city', 'seg'), 0),
+    (NET, {}, ('seg, data city', 'data city'), 0),
+    (NET, {}, ('student r18, data city', 'seg, data city'), 0),
+    (NET, {}, ('teacher net r101, student r18 city', 'seg, teacher r101, student r18, data city'), 0),
+    (NET, {}, ('pair net r101 to r18 city', 'seg, teacher net r101, student r18 city'), 0),
+    *((NET, {}, (line,), None) for line in OTHERS),
+    # a variant is taken only when it is asked for
+    (NET, {}, VARIANTS, None),
+    (NET, dict(variant='mimic'), VARIANTS, 0),
+    (NET, dict(variant='mimic_twice'), VARIANTS, 1),
+    (NET, dict(variant='twice'), (*VARIANTS, 'seg'), None),
+    *((pair, dict(task=task), (line,), 0 if line in fits else None) for (pair, task), fits in SIDES.items()
+      for line in (*fits, 'teacher c', 'student a-b', 'teacher a', 'det')),
+    *(('a_to_b', dict(task=task, maps=maps), KINDS, chosen)
+      for task, maps, chosen in (('seg', False, 0), ('seg', True, 2), ('det', True, 1), ('det', False, None))),
 ])  # fmt: skip
-def test_most_words_win_and_the_task_counts_least(tree: Path, lines: tuple[str, ...]) -> None:
-    assert fitting(tree, **{f'm_{index}': line for index, line in enumerate(lines)}) == 'm_0'
-
-
-def test_a_variant_is_taken_only_when_asked_for(tree: Path) -> None:
-    options = {'m_one': 'data city, variant mimic', 'm_two': 'data city, variant mimic_twice'}
-    assert fitting(tree, **options) is None
-    assert fitting(tree, variant='mimic') == 'm_one'
-    assert fitting(tree, variant='mimic_twice') == 'm_two'
-    assert fitting(tree, variant='twice', m_three='seg') is None
+def test_options_are_chosen_by_their_words(tmp_path: Path, pair: str, asked: dict, lines: tuple, chosen: Any) -> None:
+    write_options(tmp_path, {f'm_{index}': line for index, line in enumerate(lines)})
+    found = compose.best(sorted(tmp_path.glob('*.py')), pair, **{'task': 'seg', **asked})
+    assert (found and found.stem) == (None if chosen is None else f'm_{chosen}')
 
 
 @pytest.mark.parametrize(('text', 'told'), [
@@ -95,30 +112,14 @@ def test_a_line_that_cannot_be_read_is_refused(tree: Path, text: str, told: str)
     write(tree / '_base_/distillers', 'm_x')
     (tree / '_base_/distillers/m_x.py').write_text(text)
     with pytest.raises(ValueError, match=told):
-        options_for('m', 'net_r101_to_r18_city')
+        options_for('m', NET)
 
 
-@pytest.mark.parametrize(('pair', 'fits', 'task'), [
-    ('a_and_b_to_c', ['teacher a and b', 'pair and'], 'seg'),
-    ('c_from_a-b', ['student c', 'teacher a-b', 'pretrain'], 'pretrain'),
-    ('toy_seg', ['pair toy', 'teacher toy', 'student toy', 'seg'], 'seg'),
-])  # fmt: skip
-def test_sides_of_a_pair(tmp_path: Path, pair: str, fits: list[str], task: str) -> None:
-    for line in [*fits, 'teacher c', 'student a-b', 'teacher a', 'det']:
-        write_options(tmp_path, {'m': line})
-        assert (compose.best([tmp_path / 'm.py'], pair, task) is not None) is (line in fits), line
-
-
-def test_teachers_that_predict_nothing_take_their_own_options_alone(tmp_path: Path) -> None:
-    write_options(tmp_path, {'m': 'seg', 'm_maps': 'maps', 'm_one': 'maps, seg'})
-    files = sorted(tmp_path.glob('*.py'))
-    assert [compose.best(files, 'a_to_b', task, maps=maps).stem for task in ('seg', 'det') for maps in (False, True)
-            if (task, maps) != ('det', False)] == ['m', 'm_one', 'm_maps']  # fmt: skip
-    assert compose.best(files, 'a_to_b', 'det') is None
-    named = tmp_path / 'mine.py'
+def test_a_pair_tells_whether_its_teacher_gives_maps_alone(tmp_path: Path) -> None:
+    mine = tmp_path / 'mine.py'
     for text, expected in (("type='mmdistill_dense.FoundationTeacher'", True), ("type='Own'", False), ('dict(', False)):
-        named.write_text(f'model = dict(teacher=dict({text}))' if '=' in text else text)
-        assert compose.gives_maps(named) is expected
+        mine.write_text(f'model = dict(teacher=dict({text}))' if '=' in text else text)
+        assert compose.gives_maps(mine) is expected
     assert options_for('kd', 'dinov2-vits14_to_deeplabv3_r18_voc') is None
 
 

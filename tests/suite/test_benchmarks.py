@@ -154,8 +154,6 @@ def test_the_few_labels_of_bccd_are_the_first_by_hash(monkeypatch: pytest.Monkey
 
 # Whether a default beats the better control: what is chosen on val, what is read on test, and chance
 
-ROOT = Path(__file__).resolve().parents[2]
-
 CONTROLS = {'control': {1: (50.0, 40.0), 2: (52.0, 41.0)}, 'control_x2': {1: (53.0, 39.0), 2: (52.0, 42.0)}}
 TAUGHT = {'pcd_x2': {1: (54.0, 60.0), 2: (54.0, 60.0)}, 'pcd': {2: (56.0, 45.0), 1: (55.0, 40.0)}}
 

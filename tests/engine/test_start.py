@@ -17,12 +17,13 @@ from torch.nn.parallel import DistributedDataParallel
 
 from mmdistill_dense.__main__ import main
 from mmdistill_dense.apps.check import Options, check_config
-from mmdistill_dense.config.resolve import inherited_distillers
 from mmdistill_dense.datasets.shapes import CLASSES
 from mmdistill_dense.distillers.maskd.learning import TokenLearner
 from mmdistill_dense.engine import DistillHook, work_folder
 from mmdistill_dense.engine.work_folder import folder_of
 from mmdistill_dense.guards import config as checks
+from mmdistill_dense.guards import config_rules
+from mmdistill_dense.guards.findings import RunFacts
 from mmdistill_dense.guards.runner import check_loaded
 from mmdistill_dense.networks.inputs import Look
 from mmdistill_dense.registry import MODEL_WRAPPERS
@@ -178,22 +179,24 @@ def backbone():
     return toys.build_plain(toys.seg_net('fcn')).backbone
 
 
-def test_pretrained_file_of_another_network_is_refused(tmp_path, backbone):
+WHOLE = "a whole network: add prefix='{}' to backbone.init_cfg"
+ABSENT = r'backbone\.init_cfg\.checkpoint=.*file.pth. fits 0 of the.*it holds other\.'
+BELOW = r'backbone\.init_cfg\.checkpoint: .*file.pth. has its tensors below `model`'
+
+
+@pytest.mark.parametrize(('names', 'key', 'init', 'words'), [
+    ('', 'state_dict', {}, None),
+    ('other.', 'state_dict', {}, ABSENT),
+    ('', 'model', {}, BELOW),
+    *((prefix, 'state_dict', init, words)
+      for prefix in ('backbone.', 'model.backbone.')  # the latter as Lightning writes it
+      for init, words in (({}, WHOLE.format(prefix)), (dict(prefix=prefix), None))),
+])  # fmt: skip
+def test_a_pretrained_file_fits_its_network(tmp_path, backbone, names, key, init, words):
     """mmengine would warn and leave the rest random."""
-    state = backbone.state_dict()
-
-    def model(names, **init):
-        torch.save(dict(state_dict=named(names, state)), tmp_path / 'file.pth')
-        init_cfg = dict(type='Pretrained', checkpoint=str(tmp_path / 'file.pth'), **init)
-        return pair({}, backbone=dict(init_cfg=init_cfg))
-
-    words = r'backbone\.init_cfg\.checkpoint=.*file.pth. fits 0 of the.*it holds other\.'
-    with pytest.raises(ValueError, match=words):
-        toys.train(tmp_path / 'run', model('other.')['student'], iters=1)
-    for prefix in ('backbone.', 'model.backbone.'):  # the latter as Lightning writes it
-        with pytest.raises(ValueError, match=f"a whole network: add prefix='{prefix}' to backbone.init_cfg"):
-            checks.check_pretrained(toys.build(model(prefix)))
-        checks.check_pretrained(toys.build(model(prefix, prefix=prefix)))
+    begins_with(backbone, tmp_path / 'file.pth', {key: named(names, backbone.state_dict())}, **init)
+    with pytest.raises(ValueError, match=words) if words else nullcontext():
+        checks.check_pretrained(nn.ModuleDict(dict(backbone=backbone)))
 
 
 def test_a_file_of_a_shallower_network_is_told(tmp_path, monkeypatch, backbone):
@@ -221,18 +224,14 @@ def test_two_files_for_the_stages_of_one_backbone_are_refused():
     checks.check_pretrained(network)
 
 
-def test_pretrained_file_is_looked_into_as_mmengine_does(tmp_path, monkeypatch, backbone):
-    """Below the home too, and in `check`, which gets its files from pretrained_parts; not below `model`."""
+def test_a_pretrained_file_below_the_home_is_found(tmp_path, monkeypatch, backbone):
+    """Also in `check`, which gets its files from pretrained_parts. Beside `state_dict`, `model` does not count."""
     monkeypatch.setenv('HOME', str(tmp_path))
-    begins_with(backbone, tmp_path / 'wrong.pth', dict(state_dict=dict(other=torch.zeros(1))))
+    begins_with(backbone, tmp_path / 'wrong.pth', dict(state_dict=dict(other=torch.zeros(1)), model={}))
     backbone.init_cfg.checkpoint = '~/wrong.pth'
     with pytest.raises(ValueError, match=r'wrong\.pth. fits 0 of the'):
         checks.check_pretrained(backbone)
     assert [path for _, _, path, _ in checks.pretrained_parts(backbone)] == [str(tmp_path / 'wrong.pth')]
-    state = backbone.state_dict()
-    with pytest.raises(ValueError, match=r'init_cfg\.checkpoint: .*deit.pth. has its tensors below `model`'):
-        checks.check_pretrained(begins_with(backbone, tmp_path / 'deit.pth', dict(model=state)))
-    checks.check_pretrained(begins_with(backbone, tmp_path / 'deit.pth', dict(state_dict=state, model={})))
 
 
 def test_a_backbone_that_reads_its_file_in_another_way_is_not_trained_at_random(tmp_path, backbone):
@@ -429,21 +428,26 @@ def test_one_process_reads_for_all_and_leaves_the_tensors_on_the_disk(tmp_path):
     assert {path.name for path in tmp_path.glob('refused*')} == {'refused0', 'refused1'}
 
 
-@pytest.mark.parametrize(('text', 'found'), [
-    (SWAP.format(''), {'kd': 'fragment.py', 'at': 'fragment.py'}),
-    (SWAP.format('_delete_=True, '), {}),
-    ("_base_ = 'base.py'\nmodel = {'distillers': {'kd': {'temperature': 2}}}\n", {}),
-    ("_base_ = 'base.py'\n", {}),
+@pytest.mark.parametrize(('text', 'sources'), [
+    (SWAP.format(''), 'of mine.py, the run trains what it inherits: kd (of fragment.py), at (of fragment.py).'),
+    (SWAP.format('_delete_=True, '), None),
+    ("_base_ = 'base.py'\nmodel = {'distillers': {'kd': {'temperature': 2}}}\n", None),
+    ("_base_ = 'base.py'\n", None),
 ])  # fmt: skip
-def test_distillers_that_are_trained_beside_ones_own_are_said(text, found, base, capsys):
+def test_distillers_that_are_trained_beside_ones_own_are_said(text, sources, base):
     child = base.parent / 'mine.py'
     child.write_text(text)
-    assert inherited_distillers(child, list(Config.fromfile(child).model.distillers)) == found
+    findings = [finding.message for finding in config_rules.overrides(RunFacts(Config.fromfile(child)))]
+    assert findings == ([f'model.distillers: beside cwd {sources}'] if sources else [])
+
+
+def test_a_run_says_what_it_trains_beside_its_own_method(base, capsys):
+    child = base.parent / 'mine.py'
+    child.write_text(SWAP.format(''))
     run(child, work_dir=str(base.parent / 'mine'), log_level='WARNING', **{'train_cfg.max_iters': 1})
-    said = [one for one in capsys.readouterr().out.splitlines() if 'model.distillers: beside' in one]
-    assert bool(said) == bool(found)
-    if 'cwd' in text and said:
-        assert 'beside cwd of mine.py, the run trains what it inherits: kd (of fragment.py), at' in said[0]
+    assert (
+        capsys.readouterr().out.count('model.distillers: beside cwd of mine.py, the run trains what it inherits') == 1
+    )
 
 
 @pytest.mark.parametrize(('base', 'own', 'folder'), [

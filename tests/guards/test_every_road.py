@@ -98,6 +98,7 @@ EPOCHS = {
 }
 PICTURES = toys.run_config('none', toys.seg_net('fcn')).train_dataloader.dataset.to_dict()
 STEPS = 'train_dataloader.dataset.pipeline'
+OTHER_WEIGHTS = dict(_delete_=True, type='Pretrained', checkpoint=toys.teacher_file('fcn'))
 TOO_FEW = {  # 8, which count once though they come twice
     'model.distillers': dict(_delete_=True, pcd=dict(type='PCD', student_tap='backbone[3]', queue_size='auto')),
     'train_dataloader.dataset': dict(_delete_=True, type='RepeatDataset', times=2, dataset=PICTURES),
@@ -116,6 +117,7 @@ ERRORS = {
     'classes of another number': ({'model.auxiliary_head': dict(num_classes=9)}, 'auxiliary_head.num_classes=7'),
     'label above the classes': ({f'{STEPS}.2': dict(type='LabelAbove')}, 'has the labels [9]'),
     'crop below the size': ({f'{STEPS}.2': dict(type='RandomCrop', crop_size=(32, 32))}, 'crops to (32, 32)'),
+    'weights of another network': ({'model.student.backbone.init_cfg': OTHER_WEIGHTS}, ' fits 0 of the '),
     'too few pictures': (TOO_FEW, "distillers.pcd.queue_size='auto' needs 12 training pictures or more, found 8"),
 }
 WARNINGS = {

@@ -58,7 +58,10 @@ def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 NET = 'net_r101_to_r18_city'
 VARIANTS = ('data city, variant mimic', 'data city, variant mimic_twice')
-OTHERS = ('det', 'teacher r50', 'pair r18 r101', 'teacher r18', 'student r101', 'teacher city', 'pair net and city')
+OTHERS = (
+    *('det', 'teacher r50', 'pair r18 r101', 'teacher r18', 'student r101', 'teacher city', 'pair net and city'),
+    'data r101',
+)
 SIDES = {
     ('a_and_b_to_c', 'seg'): ('teacher a and b', 'pair and'),
     ('c_from_a-b', 'pretrain'): ('student c', 'teacher a-b', 'pretrain'),

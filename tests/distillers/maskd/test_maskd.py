@@ -270,7 +270,6 @@ def test_norms_and_dropout_stay_in_evaluation_wherever_they_are():
 # FreeKD: wavelet, gate and loss by hand, learning its tokens, and what it refuses
 
 
-FREEKD = dict(type='FreeKD', num_tokens=3, learn=LEARN)
 BAND_SIZES = [(8, 16), (13, 6), (7, 1), (1, 1)]
 BANDS = ['high', 'all']
 

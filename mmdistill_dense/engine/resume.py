@@ -85,7 +85,8 @@ def check_rates(runner: Runner, checkpoint: Mapping[str, Any]) -> None:
         return  # the rate may be 0 for a while, as the config says
     schedules = [state for state in mappings(checkpoint.get('param_schedulers')) if state.get('param_name') == 'lr']
     ended = schedules and all(state.get('_global_step', 0) + 1 >= state['end'] for state in schedules)
-    groups = [group for optimizer in mappings(checkpoint.get('optimizer')) for group in optimizer.get('param_groups', ())]
+    optimizers = mappings(checkpoint.get('optimizer'))
+    groups = [group for optimizer in optimizers for group in optimizer.get('param_groups', ())]
     if ended and not any(group['lr'] for group in groups):
         raise ValueError(
             f'train_cfg.{key}={getattr(loop, key)}: the checkpoint to resume is of a run with {before}, whose '

@@ -3,8 +3,8 @@
 import itertools
 from functools import cache
 from pathlib import Path
-from unittest import mock
 from typing import Any
+from unittest import mock
 
 import pytest
 from mmengine.config import Config

@@ -79,8 +79,9 @@ class Part:
     @property
     def errors(self) -> list[str]:
         """The rows of its table that hold an error in place of figures."""
-        figures = self.section.get('figures')
-        return [key for key, row in figures.items() if 'error' in row] if isinstance(figures, dict) else []
+        figures = self.section.get('figures') or {}
+        rows = figures if isinstance(figures, dict) else {f'{row["method"]} {row["name"]}': row for row in figures}
+        return [name for name, row in rows.items() if 'error' in row]
 
     @property
     def whole(self) -> bool:
@@ -193,6 +194,8 @@ class Day:
             for part in ended:
                 code = self.running[part.name].poll()
                 part.status, part.seconds = CUT if code is None else code, now - began
+            if any(part.status == CUT for part in ended):
+                self.write()  # first: to end them takes seconds that a machine at its limit may not give
             self.end(ended)  # together: at the deadline each may take its seconds to end
             active = [part for part in active if part.name in self.running]
             if ended or now >= due:
@@ -258,15 +261,16 @@ def main(out: Path) -> int:
     """Run all parts and return the status: 1 if some failed, 124 if some had no time, 130 after a signal."""
     device, short = os.environ.get('DEVICE', 'cuda'), bool(os.environ.get('SHORT'))
     began = float(os.environ.get('STARTED', time.time()))
-    if short:
-        with errors_only():
-            check_names()
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
         day = Day(out, work, began + float(os.environ.get('SECONDS_IN_ALL', SHORT_SECONDS if short else SECONDS)))
         only = os.environ.get('ONLY', '').split()
         try:
             with interruptible():
+                day.write()  # a stop while the names are looked up leaves a file too
+                if short:
+                    with errors_only():
+                        check_names()
                 for parts in phases(out, work, device, short):
                     day.run([part for part in parts if not only or part.name in only])
         except KeyboardInterrupt:
@@ -275,6 +279,7 @@ def main(out: Path) -> int:
         finally:
             for part in day.parts:
                 part.status = STOPPED if part.status == RUNNING else part.status
+            day.write()  # first: to end the parts takes seconds, and SIGKILL may follow
             day.end(day.parts)
             day.remove([out / f'{part.name}.json' for part in day.parts])
     for part in day.parts:

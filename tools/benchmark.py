@@ -8,4 +8,4 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # tools/ is no ins
 from tools.benchmark.command import main
 
 if __name__ == '__main__':
-    main()
+    sys.exit(main())

@@ -2,16 +2,21 @@
 
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
 
 from benchmarks import gpu_day
 from benchmarks.gpu_day import CUT, LEFT_OUT, Day, Part
+from tests.test_stops import ROWS, WORDS
+from tools.benchmark import command
 
 ROOT = Path(gpu_day.__file__).parents[1]
 MEASURE = (
@@ -81,17 +86,88 @@ def test_rows_with_errors_are_no_success() -> None:
     assert not failed.whole and 'errors in cwd:a' in str(failed)
     failed.section['figures'].pop('cwd:a')
     assert failed.whole
-    assert Part('losses', 1, [], status=0, section={'figures': [{'method': 'kd'}]}).whole
+    losses = Part('losses', 1, [], status=0, section={'figures': [{'method': 'kd', 'name': 'scores'}]})
+    assert losses.whole
+    losses.section['figures'].append({'method': 'cwd', 'name': 'maps', 'error': 'no kernel'})
+    assert losses.errors == ['cwd maps']
+
+
+def test_parts_are_written_before_they_are_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    day, out, statuses = day_of(tmp_path, 60), tmp_path / 'out', []
+
+    def end(parts: list[Part]) -> None:
+        statuses.extend(summary_of(tmp_path)['parts'][part.name]['status'] for part in parts)
+        Day.end(day, parts)
+
+    monkeypatch.setattr(day, 'end', end)
+    day.run([part(out, 'long', 60, limit=0.3)])
+    assert statuses == [CUT]
+
+
+def test_a_stop_of_the_look_ups_leaves_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stop() -> None:
+        assert json.loads((tmp_path / 'gpu_day.json').read_text())['parts'] == {}
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(gpu_day, 'check_names', stop)
+    monkeypatch.setenv('SHORT', '1')
+    assert gpu_day.main(tmp_path) == 130 and (tmp_path / 'gpu_day.json').exists()
+
+
+READY = (ROOT / 'benchmarks/gpu_day.sh').read_text().partition("<<'END'\n")[2].partition('\nEND\n')[0]
+
+
+@pytest.mark.parametrize(
+    ('device', 'fault', 'message'),
+    [('cpu', '', 0), ('cpu', 'CUDA error: no kernel image\nhint', 'no kernel runs on cpu: CUDA error: no kernel image'),
+     ('meta', '', 'no kernel runs on meta')],
+)  # fmt: skip
+def test_ready_starts_kernels(device: str, fault: str, message: str | int, monkeypatch: pytest.MonkeyPatch) -> None:
+    def nms(boxes: torch.Tensor, scores: torch.Tensor, threshold: float) -> tuple[None, torch.Tensor]:
+        if fault:
+            raise RuntimeError(fault)
+        return None, torch.tensor([0])
+
+    for name in ('mmcv', 'mmcv.ops', 'mmseg', 'mmdet'):  # their imports take seconds
+        monkeypatch.setitem(sys.modules, name, SimpleNamespace(nms=nms))
+    monkeypatch.setenv('DEVICE', device)
+    with pytest.raises(SystemExit) as end:
+        exec(READY, {})
+    assert end.value.code == message or str(end.value.code).startswith(str(message))
+
+
+@pytest.mark.parametrize('what', ROWS)
+def test_a_failing_method_ends_its_row_alone(what: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError('no kernel\nhint')
+
+    row, module, function = ROWS[what]
+    outcomes = [fail, lambda *_: row]
+    monkeypatch.setattr(command.torch, 'set_num_threads', lambda threads: None)
+    monkeypatch.setattr(module, function, lambda *words: outcomes.pop(0)(*words) if outcomes else row)
+    assert command.main([what, *WORDS[what], '--device', 'cpu', '--json', str(tmp_path)]) == 1
+    (file,) = tmp_path.iterdir()
+    section = json.loads(file.read_text())
+    part = Part(what, 1, [], status=0, section=section)
+    assert (
+        len(section['figures']) > len(part.errors) == 1 and '| RuntimeError: no kernel hint | –' in section['markdown']
+    )
 
 
 FAKE = f"""#!{sys.executable} -S
-import json, os, pathlib, sys, time
+import json, os, pathlib, shutil, sys, time
 words = sys.argv[1:]
 if words[:1] == ['-']:
     text = sys.stdin.read()
+    if os.environ.get('UNREADY') == 'wait':
+        pathlib.Path(__file__).with_name('waits').touch()
+        time.sleep(60)
     if 'import torch' in text:
         sys.exit(os.environ.get('UNREADY', 0))
     os.execv({sys.executable!r}, [{sys.executable!r}, '-c', text, *words[1:]])
+if words[1:3] == ['pip', 'wheel']:
+    time.sleep(60 if os.environ.get('LASTS') else 0)
+    shutil.copy(pathlib.Path(words[-1], 'build/unit.o'), pathlib.Path(words[-2], 'onedl_mmcv-1.whl'))
 if '--json' in words:
     kind, name = words[1], words[words.index('--name') + 1] if '--name' in words else 'losses'
     name = f'step_{{name}}' if kind == 'step' else name
@@ -135,6 +211,35 @@ def test_a_failed_part_is_told_by_the_status(tmp_path: Path) -> None:
     assert process.returncode == 1 and 'not whole: losses: status 1' in output
     rows = summary_of(tmp_path)['parts']
     assert {name for name, row in rows.items() if row['status'] != 0} == {'losses'} and len(rows) == 3
+
+
+def test_a_stop_of_the_check_ends_with_130(tmp_path: Path) -> None:
+    process = call(tmp_path, UNREADY='wait')
+    limit = time.monotonic() + 60
+    while not (tmp_path / 'bin/waits').exists() and time.monotonic() < limit:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=60)
+    assert process.returncode == 130
+
+
+@pytest.mark.parametrize(
+    ('seconds', 'status', 'name'),
+    [('60', 0, 'onedl_mmcv-1.whl'), pytest.param('41', 124, 'half_build.tgz', marks=pytest.mark.soak)],
+)
+def test_a_build_comes_back_in_pieces(seconds: str, status: int, name: str, tmp_path: Path) -> None:
+    source, carried = tmp_path / 'onedl_mmcv-1', tmp_path / 'nothing/mmcv'
+    for folder in (source / 'build', carried):
+        folder.mkdir(parents=True)
+    (source / 'build/unit.o').write_bytes(random.Random(0).randbytes(16 << 20))
+    subprocess.run(['tar', '-czf', carried / 'onedl_mmcv-1.tar.gz', '-C', tmp_path, source.name], check=True)
+    variables = {'SECONDS_IN_ALL': seconds, 'MMCV_BUILD': str(tmp_path / 'build'), 'LASTS': 'build' if status else ''}
+    process = call(tmp_path, TORCH_CUDA_ARCH_LIST='9.0', **variables)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == status and f'bytes of {name}' in output, output
+    pieces = sorted((tmp_path / 'out').iterdir())
+    assert [piece.name for piece in pieces] == [f'{name}.aa', f'{name}.ab']
+    assert all(piece.stat().st_size < 16 << 20 for piece in pieces)
 
 
 @pytest.mark.soak

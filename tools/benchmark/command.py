@@ -6,10 +6,10 @@ import argparse
 import shlex
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from mmengine.config import Config
@@ -22,11 +22,13 @@ from mmdistill_dense.utils.process import errors_only, interruptible
 from tools.benchmark import compare_losses, on_device
 from tools.benchmark import step as step_cost
 from tools.benchmark.loss_cases import METHODS
-from tools.benchmark.section import Section, machine
+from tools.benchmark.section import Failure, Section, machine
+
+Measured = TypeVar('Measured')
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Read the command line, measure, print Markdown."""
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Read the command line, measure, print Markdown; return 1 if a row holds an error, else 0."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     args = _parser().parse_args(words)
     args.command = _again(words)
@@ -40,6 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     finally:  # also what was measured before Ctrl-C, SIGTERM or an error
         if section is not None:
             print(section, flush=True)
+    return int(section is not None and section.failed)
 
 
 def _again(words: Sequence[str]) -> str:
@@ -48,20 +51,29 @@ def _again(words: Sequence[str]) -> str:
     return shlex.join(['python', 'tools/benchmark.py', *kept])
 
 
+def _tried(measure: Callable[..., Measured], *args: Any) -> Measured | Failure:
+    try:
+        return measure(*args)
+    except Exception as error:  # a finding; the other rows go on
+        return {'error': ' '.join(f'{type(error).__name__}: {error}'.split())}  # in a line: it goes into a table
+
+
 # Each subcommand yields its section again after each row, with all rows so far.
 
 
 def _losses(args: argparse.Namespace) -> Iterator[Section]:
     sizes = {method: _size(method, args.size) for method in args.method or METHODS}
     name, title = (f'losses_{args.name}', f'Losses {args.name}') if args.name else ('losses', 'Losses')
-    rows, size_lines = list[compare_losses.Row](), list[str]()
+    rows, size_lines = list[compare_losses.Row | Failure](), list[str]()
     for method, size in sizes.items():
         size_lines.append(f'- {method}: {size}')
         turns = min(size.turns, args.repeats or size.turns)
         for case in METHODS[method].cases(size):
-            rows.append(compare_losses.measure(method, case, turns, args.device))
+            row = _tried(compare_losses.measure, method, case, turns, args.device)
+            rows.append({'method': method, 'name': case.name, **row} if isinstance(row, dict) else row)
             text = '\n\n'.join([compare_losses.as_markdown(rows), '\n'.join(size_lines), compare_losses.NOTE])
-            yield Section(name, title, text, [asdict(row) for row in rows], machine(args.device), args.command)
+            figures = [row if isinstance(row, dict) else asdict(row) for row in rows]
+            yield Section(name, title, text, figures, machine(args.device), args.command)
 
 
 def _size(name: str, asked: str | None) -> compare_losses.Size:
@@ -75,12 +87,12 @@ def _step(args: argparse.Namespace) -> Iterator[Section]:
     configs = dict(_configs(args))  # a misspelt name ends the command before anything is measured
     if not configs:
         raise SystemExit('step needs --config, or --recipe and --method')
-    costs: dict[str, step_cost.StepCost] = {}
+    costs: dict[str, step_cost.StepCost | Failure] = {}
     for name, config in configs.items():
         config.merge_from_dict(args.cfg_options or {})
         size = args.size and tuple(args.size)
-        costs[name] = step_cost.measure_step(config, args.batch, args.repeats, size, args.device)
-        print(f'{name}: {costs[name].overhead:.3f}', flush=True)
+        costs[name] = cost = _tried(step_cost.measure_step, config, args.batch, args.repeats, size, args.device)
+        print(f'{name}: {cost["error"] if isinstance(cost, dict) else f"{cost.overhead:.3f}"}', flush=True)
         yield step_cost.section(costs, args.name or args.recipe or next(reversed(configs)), args.device, args.command)
 
 
@@ -114,10 +126,7 @@ def _methods(args: argparse.Namespace) -> Iterator[Section]:
             continue
         config = composed(pair, method)
         config.merge_from_dict({'model.teacher.checkpoint': 'random.pth'})  # no such file: random weights
-        try:
-            rows[f'{method}:{pair}'] = on_device.measure(config, args.device)
-        except Exception as error:  # a step that fails is a finding; the others go on
-            rows[f'{method}:{pair}'] = {'error': f'{type(error).__name__}: {error}'}
+        rows[f'{method}:{pair}'] = _tried(on_device.measure, config, args.device)
         yield on_device.section(rows, args.name or 'methods', args.device, args.command)
 
 

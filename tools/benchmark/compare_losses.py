@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from mmdistill_dense.apps.inspect.step_cost import Timing, interleaved_times, peak_extra_memory
-from tools.benchmark.section import table
+from tools.benchmark.section import Failure, table
 
 Function = Callable[..., Tensor]
 Levels = Sequence[Tensor]
@@ -117,16 +117,9 @@ def measure(method: str, case: Case, turns: int, device: str | torch.device = 'c
     results = {name: work() for name, work in works.items()}
     errors = {name: _error(result, exact) for name, result in results.items()}
     return Row(
-        method,
-        case.name,
-        times['ours'],
-        times['released'],
-        memory['ours'],
-        memory['released'],
-        sum(result.nbytes for result in results['ours']),
-        errors['ours'],
-        errors['released'],
-    )
+        method, case.name, times['ours'], times['released'], memory['ours'], memory['released'],
+        sum(result.nbytes for result in results['ours']), errors['ours'], errors['released'],
+    )  # fmt: skip
 
 
 def one_pass(
@@ -147,13 +140,15 @@ def _error(results: Sequence[Tensor], exact: Sequence[Tensor]) -> float:
     return max(float((r - e).abs().max() / e.abs().max()) for r, e in zip(results, exact, strict=True))
 
 
-def as_markdown(rows: Sequence[Row]) -> str:
+def as_markdown(rows: Sequence[Row | Failure]) -> str:
     """Return the table of the rows."""
     head = ['method', 'loss', 'released s', 'ours s', 'faster', 'released MiB', 'ours MiB', 'ratio']
     return table([*head, 'of which results MiB', 'released error', 'ours'], [_cells(row) for row in rows])
 
 
-def _cells(row: Row) -> list[str]:
+def _cells(row: Row | Failure) -> list[str]:
+    if isinstance(row, dict):
+        return [row['method'], row['name'], row['error'], *'–' * 8]
     released, ours, result = (f'{size / 2**20:.1f}' for size in (row.released_bytes, row.ours_bytes, row.result_bytes))
     faster = f'**{row.released_time.median / row.ours_time.median:.3g}x**'
     times = [row.method, row.name, str(row.released_time), str(row.ours_time), faster]

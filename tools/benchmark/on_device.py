@@ -60,8 +60,7 @@ def measure(config: Config, device: str) -> dict[str, Any]:
         with _waits() as seen:
             step()
         row[f'waits_{name}'] = len(seen)
-        places = Counter(f'{one.filename.rpartition("/")[2]}:{one.lineno}' for one in seen)
-        row[f'places_{name}'] = dict(places)
+        row[f'places_{name}'] = dict(Counter(f'{one.filename.rpartition("/")[2]}:{one.lineno}' for one in seen))
     return row
 
 

@@ -13,6 +13,8 @@ import torch
 
 from mmdistill_dense.utils.files import write_json
 
+Failure = dict[str, str]  # the row of what failed: its 'error'
+
 
 @dataclass(frozen=True)
 class Section:
@@ -30,6 +32,11 @@ class Section:
 
     def __str__(self) -> str:
         return f'## {self.title}\n\n{self.markdown}\n\n{self.machine}. `{self.command}`\n'
+
+    @property
+    def failed(self) -> bool:
+        rows = self.figures.values() if isinstance(self.figures, Mapping) else self.figures
+        return any('error' in row for row in rows)
 
     def save(self, folder: Path) -> Path:
         """Write the section as ``<folder>/<name>.json``."""

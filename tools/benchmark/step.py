@@ -35,7 +35,7 @@ from mmdistill_dense.networks.recording import Replay
 from mmdistill_dense.networks.teacher import FrozenTeacher
 from mmdistill_dense.unlabelled.step import unlabelled_of
 from mmdistill_dense.utils.runner_internals import Network, Sample, Samples
-from tools.benchmark.section import Section, machine, table
+from tools.benchmark.section import Failure, Section, machine, table
 
 Call = tuple[nn.Module, tuple[Tensor, ...]]
 Arguments = tuple[Recorded, Recorded, Samples]
@@ -133,17 +133,10 @@ def measure_step(
     side_by_side = torch.device(device).type == 'cuda'
     check_whole(times, 'distilled', ['control'] if side_by_side else ['control', 'teacher'])
     return StepCost(
-        steps.batch,
-        steps.size,
-        steps.teacher_weights,
-        times['control'],
-        times['teacher'],
-        times['distilled'],
-        {name: times[f'{name} alone'] for name in alone},
-        {name: times[f'{name} adapters'] for name in adapters},
-        peak_extra_memory(steps.control, device),
-        peak_extra_memory(steps.distilled, device),
-    )
+        steps.batch, steps.size, steps.teacher_weights, times['control'], times['teacher'], times['distilled'],
+        {name: times[f'{name} alone'] for name in alone}, {name: times[f'{name} adapters'] for name in adapters},
+        peak_extra_memory(steps.control, device), peak_extra_memory(steps.distilled, device),
+    )  # fmt: skip
 
 
 def prepare_steps(
@@ -307,14 +300,16 @@ def _replay(recorded: list[Call], context: Callable[[], contextlib.AbstractConte
     return work
 
 
-def as_markdown(costs: Mapping[str, StepCost]) -> str:
+def as_markdown(costs: Mapping[str, StepCost | Failure]) -> str:
     """Return one table of several methods, a row each."""
     head = ['method', 'control s', 'teacher s', 'distilled s', '**overhead**', 'without adapters', 'method alone s']
     rows = [_cells(name, cost) for name, cost in costs.items()]
     return f'{table([*head, "control MiB", "extra MiB"], rows)}\n\n{NOTE}'
 
 
-def _cells(name: str, cost: StepCost) -> list[str]:
+def _cells(name: str, cost: StepCost | Failure) -> list[str]:
+    if isinstance(cost, dict):
+        return [name, cost['error'], *'–' * 7]
     alone = ', '.join(f'{timing.median:.3g}' for timing in cost.alone.values())
     times = [str(cost.control), str(cost.teacher), str(cost.distilled)]
     plain, whole = cost.control_memory / 2**20, cost.distilled_memory / 2**20
@@ -322,12 +317,11 @@ def _cells(name: str, cost: StepCost) -> list[str]:
     return [name, *times, *ratios, alone, f'{plain:.0f}', f'{whole - plain:+.0f}']
 
 
-def section(costs: Mapping[str, StepCost], name: str, device: str, command: str) -> Section:
-    """Return the measurements of several methods on one pair as a section."""
-    first = next(iter(costs.values()))
-    title = f'Step {name}, {first.batch} of {first.size[0]}x{first.size[1]}'
-    figures = {
-        key: {**asdict(cost), 'overhead': cost.overhead, 'without_adapters': cost.without_adapters}
-        for key, cost in costs.items()
-    }
+def section(costs: Mapping[str, StepCost | Failure], name: str, device: str, command: str) -> Section:
+    """Return the measurements of several methods on one pair, or their errors, as a section."""
+    figures, title = dict[str, Any](costs), f'Step {name}'
+    for key, cost in costs.items():
+        if isinstance(cost, StepCost):
+            title = f'Step {name}, {cost.batch} of {cost.size[0]}x{cost.size[1]}'
+            figures[key] = {**asdict(cost), 'overhead': cost.overhead, 'without_adapters': cost.without_adapters}
     return Section(f'step_{name}', title, as_markdown(costs), figures, machine(device), command)

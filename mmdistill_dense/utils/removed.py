@@ -6,6 +6,7 @@ REMOVED: dict[str, str] = {
     'default_hooks.distill.save_minutes': 'set default_hooks.checkpoint.interval.',
     'SETTINGS': 'write a config fragment as those in configs/_base_/distillers/auto, and inherit it.',
     'pseudo-labels': 'let the distillers teach on the pictures, by model.unlabelled.',
+    'new --head': 'write the config of docs/foundation_head.md, and give it as --teacher.',
     'run --hours': 'leave it out: a folder of `new` trains the student alone at three rates beside the method.',
     'run --plan': 'leave it out: `run` tells what it will train before it does.',
     'suite --plan': 'leave it out: `suite list` shows the runs.',

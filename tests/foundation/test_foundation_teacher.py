@@ -11,13 +11,17 @@ from mmengine.config import Config
 from mmengine.registry import MODELS
 from torch import nn
 
+from mmdistill_dense.__main__ import main
 from mmdistill_dense.apps.export.write_student import export_backbone
+from mmdistill_dense.apps.project import sides
 from mmdistill_dense.foundation.foundation_teacher import FoundationTeacher, LinearHead, VisionTransformer
 from mmdistill_dense.foundation.vit import ViT, architecture
 from mmdistill_dense.foundation.vit_file import named
 from tests import toys
+from tests.docs_blocks import blocks
 from tests.faults.tools import resumed_alike
 from tests.foundation import files
+from tests.project.folders_of_data import seg_folder
 
 KIND = 'mmdistill_dense.FoundationTeacher'
 
@@ -411,3 +415,24 @@ def test_the_backbone_of_a_checkpoint_is_written_under_dinov3_s_names(tmp_path: 
     resnet = toys.run_config('x', toys.seg_net('fcn')).model
     with pytest.raises(ValueError, match="names='timm': ResNetV1c has one set of names"):
         exported(resnet, tmp_path, 'timm')
+
+
+@pytest.mark.soak
+def test_the_head_of_the_guide_is_trained_first_and_teaches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As its reader does: the file of the page beside the weights, then ``new`` and ``run``."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sides, 'reachable', lambda host: False)
+    (guide,) = (block for block in blocks('python') if block.file == 'head.py')
+    Path('head.py').write_text(guide.text.replace('-08c60483', ''))  # the hash of the published file
+    network = ViT(architecture('dinov3_vits16'))
+    network.init_weights()
+    torch.save(named(network, 'original'), 'dinov3_vits16_pretrain_lvd1689m.pth')
+    seg_folder(Path('leaves'))
+    student = 'mmseg::pspnet/pspnet_r18-d8_4xb2-80k_cityscapes-512x1024.py'
+    words = ['--data', 'leaves', '--student', student, '--teacher', 'head.py', '--method', 'kd']
+    assert main(['new', *words, '--batch', '2', '--iters', '4']) == 0
+    teacher = Config.fromfile('distil_leaves/kd.py').model.teacher
+    assert teacher.cfg == str(Path('head.py').resolve()) and teacher.decode_head.num_classes == 3
+    assert main(['run', 'distil_leaves']) == 0 and Path('distil_leaves/student_kd.pth').is_file()
+    state = torch.load('distil_leaves/work/teacher/iter_4.pth', weights_only=False)['state_dict']
+    assert all(torch.equal(state[f'backbone.{name}'], weight) for name, weight in network.state_dict().items())

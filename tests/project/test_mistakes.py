@@ -84,7 +84,7 @@ def cut(path: str) -> None:
                   wrote('mine/images/val/0.jpg', '<html>')(_), cut('mine/labels/train/1.png')]),
     case('--unlabelled more: 0 pictures in it', '--unlabelled more', lambda _: Path('more').mkdir()),
     case('is for detection, --student', '--teacher mmdet::retinanet/retinanet_r18_fpn_1x_coco.py'),
-    case('stays as it is; --head trains a head', '--teacher dinov2_vits14:d.pth --train-teacher', wrote('d.pth')),
+    case('stays as it is. Leave it out', '--teacher dinov2_vits14:d.pth --train-teacher', wrote('d.pth')),
     case('--out project: a file of this name is there', '', wrote('project')),
     case("has ' in it, which no config can hold", "--out Bob's/project"),
     case('--out file/project: cannot be written (Not a directory', '--out file/project', wrote('file')),

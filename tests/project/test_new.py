@@ -97,7 +97,7 @@ def test_a_pidnet_gets_its_edges_and_no_weights_of_other_classes() -> None:
 def test_methods_are_those_given_once_or_the_default_of_task_and_teacher() -> None:
     assert methods_of(['kd', 'cwd', 'kd'], 'seg', False) == ['kd', 'cwd']
     assert methods_of([], 'seg', False) == ['pcd'] and methods_of([], 'det', False) == ['fgd']
-    assert methods_of([], 'det', True) == ['featurematch'] and methods_of([], 'det', True, head=True) == ['pkd']
+    assert methods_of([], 'det', True) == ['featurematch']
     assert methods_of([], 'det', False, masks=True) == ['kd']
     assert methods_of([], 'det', False, unlabelled=True, masks=True) == ['pkd']
     assert methods_of([], 'seg', False, unlabelled=True) == ['pcd']

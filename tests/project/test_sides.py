@@ -227,9 +227,7 @@ def test_the_batch_of_all_gpus_is_known_and_a_config_that_does_not_train_refused
         scaled_training(Config({'model': {}}), 'mine.py', 10, 2)
 
 
-# The teacher: its options, its classes, and a foundation model's head
-
-MODEL = {'model': 'dinov2_vits14', 'checkpoint': 'dino.pth'}
+# The teacher: its options and its classes
 
 
 def test_classes_of_a_teacher_that_is_trained_here_are_refused() -> None:
@@ -304,28 +302,6 @@ def test_published_weights_that_share_a_background_alone_do_not_serve(monkeypatc
     assert 'know 1 of your 2 classes (person)' in serves_as_it_is(coco, ['person', 'forklift'], [])[2]
     monkeypatch.setattr(sides, 'reachable', lambda host: False)
     assert serves_as_it_is(coco, ['person', 'car'], []) == (None, None, ''), 'they cannot be fetched'
-
-
-@pytest.mark.parametrize(('head', 'model', 'task', 'told'), [
-    ('fpn', True, 'seg', 'These do: linear, fcn, upernet'),
-    ('linear', True, 'det', 'These do: fpn, sfp'),
-    ('linear', False, 'seg', 'is a network with its own head'),
-])  # fmt: skip
-def test_a_head_of_another_task_is_refused(head: str, model: bool, task: str, told: str) -> None:
-    with pytest.raises(ValueError, match=f'--head {head}: .*{told}'):
-        teachers.head_side(head, 'x', MODEL if model else None, Side('--student', 'x', Config(), {}, task))
-
-
-def test_a_detector_gets_the_pyramid_of_its_student() -> None:
-    student = read_side(RETINANET, '--student')
-    fixed = teachers.head_side('fpn', 'x', MODEL, student).fixed
-    assert fixed['backbone']['stride'] == 16 and tuple(fixed['backbone']['out_blocks']) == (-1,) * 4
-    assert (fixed['neck'][1]['start_level'], fixed['neck'][1]['num_outs']) == (1, 5), 'from stride 8 on'
-    with pytest.raises(ValueError, match='has stride 8: write --head fpn'):
-        teachers.head_side('sfp', 'x', MODEL, student)
-    student.model = {**student.model, 'bbox_head': {'anchor_generator': {'strides': [8, 24]}}}
-    with pytest.raises(ValueError, match=r'has no pyramid from stride 4 or 8 \(8, 24\)'):
-        teachers.head_side('fpn', 'x', MODEL, student)
 
 
 def test_pairs_of_one_class_are_written_out_and_a_coarse_class_stays_as_given() -> None:

@@ -62,7 +62,7 @@ ones, write the report, export. What is done is not done again; an interrupted t
 
 def fill_new(parser: argparse.ArgumentParser) -> None:
     parser.description, parser.formatter_class = NEW, argparse.RawDescriptionHelpFormatter
-    add, heads = parser.add_argument, ('linear', 'fcn', 'upernet', 'fpn', 'sfp')
+    add = parser.add_argument
     default = 'pcd; fgd for detectors, kd for two Mask R-CNNs, pkd with --unlabelled; featurematch for MODEL:FILE'
     add('--student', required=True, metavar='CONFIG', help='mmseg::…, mmdet::…, or your own config')
     add('--teacher', required=True, metavar='CONFIG', help='the same, or MODEL:FILE (foundation model)')
@@ -72,7 +72,6 @@ def fill_new(parser: argparse.ArgumentParser) -> None:
     add('--labels', metavar='PATTERN', help=labels)
     add('--classes', nargs='+', default=[], metavar='NAME', help='of label values 0, 1, …; - ignores')
     add('--method', nargs='+', default=[], metavar='NAME', help=f'default: {default}')
-    add('--head', choices=heads, help='train this head on the frozen MODEL:FILE first, and distil from both')
     add('--teacher-checkpoint', metavar='FILE', help='of a trained teacher: it is not trained here')
     others = 'that teacher has other classes: auto pairs equal names; or car=car,truck forklift='
     add('--teacher-classes', nargs='+', default=[], metavar='MINE=THEIRS', help=others)

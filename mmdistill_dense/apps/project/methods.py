@@ -23,13 +23,12 @@ MASKS_DEFAULT = 'kd'  # of two Mask R-CNNs, where the neck alone lost: docs/resu
 SMALL_DEFAULT = 'cwd'  # where PCD cannot fill its queue
 _LEAST_STEPS = 5  # of PCD: its weight is measured in the first quarter, once the queue holds keys
 FOUNDATION_DEFAULT = 'featurematch'
-HEAD_DEFAULTS = {'seg': ['kd', FOUNDATION_DEFAULT], 'det': ['pkd']}  # for a foundation model with a head
 _WORDS = re.compile(r'[A-Z]+(?=[A-Z][a-z])|[A-Z][a-z0-9]+|[A-Z]+|[a-z0-9]+')
 _LEARNING = 2000  # steps in which tokens are learned
 
 
 def methods_of(
-    given: Sequence[str], task: str, foundation: bool, head: bool = False, unlabelled: bool = False, masks: bool = False
+    given: Sequence[str], task: str, foundation: bool, unlabelled: bool = False, masks: bool = False
 ) -> list[str]:
     """Return the names of ``--method`` without repetitions, or the default for the task, the teacher and the data.
 
@@ -37,8 +36,7 @@ def methods_of(
     """
     detector = UNLABELLED_DETECTOR if unlabelled else MASKS_DEFAULT if masks else DEFAULTS['det']
     own = detector if task == 'det' else DEFAULTS[task]
-    default = HEAD_DEFAULTS[task] if head else [FOUNDATION_DEFAULT if foundation else own]
-    return list(dict.fromkeys(given)) or default
+    return list(dict.fromkeys(given)) or [FOUNDATION_DEFAULT if foundation else own]
 
 
 def with_enough(names: list[str], given: bool, pictures: int, steps: int) -> tuple[list[str], str]:
@@ -60,8 +58,6 @@ def distillers_for(method: str, student: Side, teacher: Side | None, steps: int)
     """Return a method's distillers for a student and its teacher, or (``None``) for a map."""
     if teacher is None:
         return {method: on_map(method, student.task)}
-    if teacher.fixed and method == FOUNDATION_DEFAULT:  # made for such maps
-        return {method: on_map(method, student.task, 'backbone[-1]')}
     found, lacks = shipped(method, student, teacher)
     if lacks:
         fitting = [name for name in methods() if not shipped(name, student, teacher)[1]]
@@ -115,10 +111,10 @@ def pair_name(student: Side) -> str:
     return '_'.join(dict.fromkeys(words))
 
 
-def on_map(method: str, task: str, tap: str = 'map') -> dict[str, Any]:
+def on_map(method: str, task: str) -> dict[str, Any]:
     """Return the options of a method that learns from the map of a foundation model."""
     by_name = {kind.lower(): cls for kind, cls in DISTILLERS.module_dict.items() if issubclass(cls, FeatureDistiller)}
     if method not in by_name:
         raise KeyError(f'--method {method}: it does not compare maps alone. These do: {", ".join(sorted(by_name))}.')
-    option = {'type': by_name[method].__name__, 'student_tap': 'backbone[-1]', 'teacher_tap': tap, 'settings': AUTO}
+    option = {'type': by_name[method].__name__, 'student_tap': 'backbone[-1]', 'teacher_tap': 'map', 'settings': AUTO}
     return resolved(option, task, method)

@@ -41,11 +41,7 @@ def plan(args: argparse.Namespace, tell: Tell) -> tuple[dict[str, str], SegData 
     tell(f'reading  the configs {args.student} and {args.teacher}')
     with quiet():
         student = sides.read_side(args.student, '--student')
-        teacher = None
-        if args.head:
-            teacher = teachers.head_side(args.head, args.teacher, foundation, student)
-        elif not foundation:
-            teacher = sides.read_side(args.teacher, '--teacher')
+        teacher = None if foundation else sides.read_side(args.teacher, '--teacher')
     if teacher is not None and teacher.task != student.task:
         tasks = {'seg': 'segmentation', 'det': 'detection'}
         told = f'is for {tasks[teacher.task]}, --student {args.student} for {tasks[student.task]}'
@@ -53,10 +49,9 @@ def plan(args: argparse.Namespace, tell: Tell) -> tuple[dict[str, str], SegData 
     masks = False  # whether the package has options for the mask heads of the pair
     if teacher is not None and methods.same_masks(student, teacher):
         masks = 'mask_preds' in str(methods.shipped(MASKS_DEFAULT, student, teacher)[0])
-    given = (bool(one) for one in (foundation, args.head, args.unlabelled, masks))
-    names = methods.methods_of(args.method, student.task, *given)
+    names = methods.methods_of(args.method, student.task, bool(foundation), bool(args.unlabelled), masks)
     if foundation:
-        for name in names if teacher is None else ():
+        for name in names:
             methods.on_map(name, student.task)
         teachers.check_foundation(args.teacher, foundation)
 
@@ -87,12 +82,11 @@ def plan(args: argparse.Namespace, tell: Tell) -> tuple[dict[str, str], SegData 
 
     def adapt(side: Side, trained: bool, classes: int | None) -> None:
         """Set what the data change in a network of so many ``classes``; ``None``: as many as its config says."""
-        random = args.random_weights and not side.fixed  # the file of a foundation model is here
-        sides.adapt(side, classes, sides.sizes(side, loading.crop, loading.tested, trained), trained, random)
+        size = sides.sizes(side, loading.crop, loading.tested, trained)
+        sides.adapt(side, classes, size, trained, args.random_weights)
 
     def training_of(side: Side, least: int | None = None) -> Training:
-        name = side.recipe or side.name
-        return scaled_training(side.config, name, pictures, loading.batch, args.iters or least)
+        return scaled_training(side.config, side.name, pictures, loading.batch, args.iters or least)
 
     adapt(student, True, len(data.classes))
     training = training_of(student)
@@ -104,7 +98,7 @@ def plan(args: argparse.Namespace, tell: Tell) -> tuple[dict[str, str], SegData 
         tell(f'teacher  {option["model"]}, a foundation model; its weights: {option["checkpoint"]}')
     else:
         checkpoint, mapped = args.teacher_checkpoint, teachers.teacher_classes(args.teacher_classes)
-        if not (checkpoint or teacher.fixed or args.train_teacher or args.random_weights):
+        if not (checkpoint or args.train_teacher or args.random_weights):
             checkpoint, mapped, note = teachers.serves_as_it_is(teacher, data.classes, args.method)
             teacher.notes += [note] if note else []
         adapt(
@@ -119,9 +113,8 @@ def plan(args: argparse.Namespace, tell: Tell) -> tuple[dict[str, str], SegData 
             paired = {} if classes is None else {'classes': classes}
         else:
             teaching = training_of(teacher)
-            # the zoo has small students with 200 epochs and teachers with 12, of which a student could learn little; a
-            # head on a frozen network needs no more passes
-            if 2 * teaching.steps < training.steps and not teacher.fixed:
+            # the zoo has small students with 200 epochs and teachers with 12, of which a student could learn little
+            if 2 * teaching.steps < training.steps:
                 teacher.notes.append(
                     f'trained as long as the student, not for the {teaching.steps} steps of its config'
                 )
@@ -134,7 +127,7 @@ def plan(args: argparse.Namespace, tell: Tell) -> tuple[dict[str, str], SegData 
     files['pair.py'] = config_files.pair_file(student.option, option, methods.pair_name(student))
 
     names, why = methods.with_enough(names, bool(args.method), pictures, training.steps)
-    if teacher is not None and not (args.method or teacher.fixed):
+    if teacher is not None and not args.method:
         lacks, others = (methods.shipped(name, student, teacher)[1] for name in (names[0], MASKS_DEFAULT))
         if lacks and not others:
             names, why = [MASKS_DEFAULT], f'{names[0]} does not fit ({lacks}): {MASKS_DEFAULT} in its place'

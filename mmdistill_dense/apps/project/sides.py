@@ -197,14 +197,12 @@ class Side:
     model: Mapping[str, Any]  # its resolved model
     task: str  # ``'seg'`` or ``'det'``
     changes: dict[str, Any] = field(default_factory=dict)  # overrides of the model, for the data
-    fixed: dict[str, Any] = field(default_factory=dict)  # those that make another network of it
-    recipe: str = ''  # the config whose schedule it has, if that is another one
     notes: list[str] = field(default_factory=list)  # what was decided, for the user
 
     @property
     def option(self) -> dict[str, Any]:
         """The network as ``pair.py`` describes it."""
-        return {'cfg': self.name, **joined_overrides(self.fixed, self.changes)}
+        return {'cfg': self.name, **self.changes}
 
     @cached_property
     def network(self) -> Any:

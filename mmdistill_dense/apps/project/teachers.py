@@ -1,4 +1,4 @@
-"""The teacher of a project: its checkpoint or published weights, a foundation model, and one with a head."""
+"""The teacher of a project: its checkpoint or published weights, or a foundation model."""
 
 from __future__ import annotations
 
@@ -6,20 +6,18 @@ import argparse
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import torch
-from mmengine.config import Config
 from mmengine.registry import DATASETS
 
 from mmdistill_dense.apps.project.label_images import SegData
 from mmdistill_dense.apps.project.sides import Side, fetchable
-from mmdistill_dense.config.resolve import find_config, load_model
+from mmdistill_dense.config.resolve import load_model
 from mmdistill_dense.datasets.wrapped import classes_of
 from mmdistill_dense.distillers.fragments import AUTO
-from mmdistill_dense.foundation.vit import Architecture, Rotary, ViT, architecture
+from mmdistill_dense.foundation.vit import Rotary, ViT, architecture
 from mmdistill_dense.foundation.vit_file import load_vit
 from mmdistill_dense.networks.building import build_network
 from mmdistill_dense.networks.class_pairs import BACKGROUND, ClassPairs
@@ -52,11 +50,11 @@ def check_options(args: argparse.Namespace, foundation: Mapping[str, Any] | None
         raise ValueError('--train-teacher: it does not go with --teacher-checkpoint and --teacher-classes. Choose one.')
     if args.teacher_classes and not given:
         raise ValueError('--teacher-classes: a teacher trained here has your classes. Give --teacher-checkpoint too.')
-    if foundation and given and not args.head:
-        told = f'--teacher {args.teacher} names its weights already. Leave it out'
-        raise ValueError(f'--teacher-checkpoint {given}: {told}, or name the head of a trained network in --head.')
+    if foundation and given:
+        told = f'--teacher {args.teacher} names its weights already'
+        raise ValueError(f'--teacher-checkpoint {given}: {told}. Leave it out.')
     if foundation and args.train_teacher:
-        raise ValueError(f'--train-teacher: --teacher {args.teacher} stays as it is; --head trains a head on it.')
+        raise ValueError(f'--train-teacher: --teacher {args.teacher} stays as it is. Leave it out.')
 
 
 def teacher_classes(given: Sequence[str]) -> Any:
@@ -183,69 +181,3 @@ def _classes_of(teacher: Side) -> Sequence[str]:
         return ()
     with DATASETS.switch_scope_and_registry(teacher.config.default_scope):
         return classes_of(dataset) or ()
-
-
-# A foundation model with a head
-
-
-HEADS = {'linear': 'seg', 'fcn': 'seg', 'upernet': 'seg', 'fpn': 'det', 'sfp': 'det'}
-_RECIPES = {'seg': 'mmdistill_dense::teachers/dinov2-vits14_{head}_ade20k.py',
-            'det': 'mmdistill_dense::teachers/dinov2-vits14_fpn_coco.py'}  # fmt: skip
-_NORM = {'type': 'BN', 'requires_grad': True}
-_EVEN = {24: (4, 11, 17, 23)}  # DINOv3's; for other depths the last block of each quarter
-_FINEST = {8: 'fpn', 4: 'sfp'}  # by the finest stride of the student's levels
-
-
-def head_side(head: str, teacher: str, foundation: Mapping[str, Any] | None, student: Side) -> Side:
-    """Return a frozen foundation model with a head of :data:`HEADS` that is trained on the user's data."""
-    if foundation is None:
-        told = f'--teacher {teacher} is a network with its own head. Leave it out'
-        raise ValueError(f'--head {head}: {told}, or give MODEL:FILE (docs/foundation_head.md).')
-    if HEADS[head] != student.task:
-        fitting = ', '.join(name for name, one in HEADS.items() if one == student.task)
-        raise ValueError(f'--head {head}: it does not predict what the student does. These do: {fitting}.')
-    # a detector is the student's own with another backbone and neck, so that all methods fit
-    shape = architecture(foundation['model'])
-    recipe = _RECIPES[student.task].format(head=head)
-    even = _EVEN.get(shape.depth, tuple(quarter * shape.depth // 4 - 1 for quarter in (1, 2, 3, 4)))
-    blocks = {'linear': (-4, -3, -2, -1), 'upernet': even, 'fcn': (-1,)}
-    backbone: dict[str, Any] = {**foundation, 'type': 'mmdistill_dense.VisionTransformer'}
-    backbone |= {'out_blocks': blocks.get(head, (-1,) * 4), 'frozen': True}
-    changes: dict[str, Any] = {'data_preprocessor': shape.preprocessor, 'backbone': backbone}
-    if student.task == 'seg':
-        changes['decode_head'] = {'in_channels': shape.dim if head == 'fcn' else [shape.dim] * 4}
-        if head == 'upernet':
-            changes['neck'] = {'embed_dim': shape.dim}
-    else:
-        backbone |= {'_delete_': True, 'stride': 16}  # whose pyramid has the strides of the student
-        changes['neck'] = _pyramid(head, shape, student)
-    name = recipe if student.task == 'seg' else student.name
-    side = Side('--teacher', name, Config.fromfile(find_config(recipe)), {}, student.task, fixed=changes, recipe=recipe)
-    side.model = load_model(side.option, '--teacher').model
-    side.notes.append(f'{foundation["model"]} stays as in {foundation["checkpoint"]}; its head {head} is trained')
-    return side
-
-
-def _pyramid(head: str, shape: Architecture, student: Side) -> list[dict[str, Any]]:
-    """Return ViTDet's pyramid from the last map (2203.16527), and what gives it the student's levels and channels."""
-    part = student.model.get('rpn_head') or student.model.get('bbox_head') or {}
-    generator = part.get('anchor_generator') or part.get('prior_generator') or {}
-    named = generator.get('strides') or part.get('strides') or part.get('point_strides') or []
-    strides = [one[0] if isinstance(one, (list, tuple)) else one for one in named]  # of the levels
-    neck = student.model.get('neck')
-    channels = neck.get('out_channels') if isinstance(neck, Mapping) else None
-    kind = student.model.get('type')
-    doubled = all(second == 2 * first for first, second in pairwise(strides))
-    if not channels or len(strides) < 2 or not doubled or strides[0] not in _FINEST:
-        levels = f'({kind}) has no pyramid from stride 4 or 8 ({some(strides) if strides else "none named"})'
-        raise ValueError(f'--head {head}: --student {student.name} {levels}. Leave --head out, and distil the map.')
-    if _FINEST[strides[0]] != head:
-        told = f'the finest level of --student {student.name} has stride {strides[0]}'
-        raise ValueError(f'--head {head}: {told}: write --head {_FINEST[strides[0]]}.')
-    first = {'type': 'mmseg.Feature2Pyramid', 'embed_dim': shape.dim, 'rescales': [4, 2, 1, 0.5], 'norm_cfg': _NORM}
-    shared = {'in_channels': [shape.dim] * 4, 'out_channels': channels, 'num_outs': len(strides)}
-    if head == 'sfp':
-        norm = {'type': 'GN', 'num_groups': 32 if channels % 32 == 0 else 1}
-        return [first, {'type': 'ChannelMapper', **shared, 'kernel_size': 3, 'norm_cfg': norm}]
-    options = {'start_level': 1, 'add_extra_convs': 'on_output', 'norm_cfg': _NORM}
-    return [first, {'type': 'FPN', **shared, **options}]

@@ -196,27 +196,6 @@ def labelme(root: Path) -> None:
     write(root / 'labels.txt', '\n'.join(['__ignore__', '_background_', *CLASSES]))
 
 
-def cvat(root: Path) -> None:
-    labels = ''.join(f'<label><name>{name}</name></label>' for name in CLASSES)
-    images = []
-    for name, _ in pictures(root, 'images/{name}.jpg'):
-        inside = []
-        for order, (label, points) in reversed(list(enumerate(shapes(name)))):  # z_order tells what lies above
-            if order == 1:
-                left, top, right, bottom = box(points)
-                rle = ', '.join(map(str, runs(corner(points).ravel())))
-                place = f'left="{left}" top="{top}" width="{right - left}" height="{bottom - top}"'
-                inside.append(f'<mask label="{label}" rle="{rle}" {place} z_order="{order}"/>')
-            else:
-                text = ';'.join(f'{x:.2f},{y:.2f}' for x, y in points)
-                inside.append(f'<polygon label="{label}" points="{text}" z_order="{order}"/>')
-        size = f'width="{SIZE[1]}" height="{SIZE[0]}"'
-        subset = 'Validation' if name in PARTS['val'] else 'Train'
-        images.append(f'<image id="0" name="{name}.jpg" subset="{subset}" {size}>{"".join(inside)}</image>')
-    meta = f'<meta><task><labels>{labels}</labels></task></meta>'
-    write(root / 'annotations.xml', f'<annotations><version>1.1</version>{meta}{"".join(images)}</annotations>')
-
-
 def coloured(root: Path, table: str = 'labelmap.txt') -> None:
     """Masks of colours in CVAT's way, with a split by folders."""
     palette = np.array([(0, 0, 0), *COLOURS], np.uint8)
@@ -243,7 +222,7 @@ def roboflow_masks(root: Path) -> None:
 
 OBJECTS: dict[str, Callable[[Path], None]] = {
     'roboflow coco': roboflow_coco, 'cvat coco': cvat_coco, 'ultralytics': ultralytics, 'darknet': darknet,
-    'labelme': labelme, 'cvat': cvat,
+    'labelme': labelme,
 }  # fmt: skip
 BOXES = {**OBJECTS, 'roboflow yolo': roboflow_yolo, 'voc xml': voc_xml}
 MASKS = {'voc masks': voc_masks, 'colours': coloured, 'roboflow masks': roboflow_masks}

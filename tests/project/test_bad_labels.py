@@ -97,13 +97,11 @@ def of(export: Write, tasks: str, faults: Sequence[tuple[Write, str]]) -> list[C
     return [(export, tasks, *one) for one in faults]
 
 
-YOLO, VOC, CVAT, COLOURS = 'labels/train/b.txt', 'Annotations/b.xml', 'annotations.xml', 'labelmap.txt'
+YOLO, VOC, COLOURS = 'labels/train/b.txt', 'Annotations/b.xml', 'labelmap.txt'
 LISTS, OF_LABELME = 'ImageSets/Segmentation', '{"imagePath": "b.jpg", "shapes": []}'
 POINT = [[1, 1], [float('nan'), 2], [3, 3]]
 BOMB = 'a: &a [x,x,x,x,x,x,x,x]\nb: &b [*a,*a,*a,*a,*a,*a,*a,*a]\nc: &c [*b,*b,*b,*b,*b,*b,*b,*b]\n'
 NUMBERS = 1e9, -1e9, 1e308, float('inf'), 10**400, float('nan'), None, 'nan', [1], {}
-TO_BOX = 'box', 'xtl="1" ytl="1" xbr="5" ybr="5" rotation="1e300"'
-TO_ELLIPSE = 'ellipse', 'cx="5" cy="5" rx="inf" ry="3"'
 CONTENTS: list[tuple[Callable[[dict[str, Any]], object], str]] = [
     (lambda found: found['images'][1].update(id=0), 'two images have the id 0: 0.jpg and 1.jpg'),
     (lambda found: found['categories'][1].update(id=1), 'two categories .* the id 1'),
@@ -167,28 +165,6 @@ CASES: list[Case] = [
         (copied(VOC, 'Annotations/more/b.xml'), r'1 pictures have labels twice in .*Annotations: .*b.jpg'),
         *((both(*(text(f'Annotations/{name}.xml', '<object>.*</object>|$', '') for name in names)),
            f'no box of .* for {part}, so it measures nothing') for part, names in exports.PARTS.items()),
-    ]),
-    *of(exports.cvat, 'det', [
-        (text(CVAT, '<image ', '<track/><image '), r'annotations.xml is "CVAT for video"'),
-        (gone('images/b.jpg'), r'1 of 6 entries of CVAT have no picture: .*annotations.xml: b.jpg'),
-        (text(CVAT, 'height="48"', 'height="x"'), r"a b.jpg: height is 'x', no number"),
-        (text(CVAT, 'z_order="0"', 'z_order="x"'), r"a b.jpg: z_order is 'x', no number"),
-        (text(CVAT, 'polygon label="[^"]*"', 'polygon'), r'a b.jpg: polygon has no label\. Name it'),
-    ]),
-    *of(exports.cvat, 'det seg', [
-        (text(CVAT, 'points="', 'points="a,b;'), r'a b.jpg: polygon \(white-cell\): its points are'),
-        (text(CVAT, 'points="[^"]*"', 'points="1,1;2,2"'), r'a b.jpg: polygon \(white-cell\): 2 points make no area'),
-        (text(CVAT, 'width="64"', 'width="640"'), r'is a mask, and its file tells 48x640 pixels of .*a b.jpg: 48x64'),
-        (text(CVAT, '<polygon ', '<box xtl="x" '), r"a b.jpg: box \(white-cell\): xtl is 'x', no number"),
-        (text(CVAT, r'" width="\d+" height="\d+" z', '" height="9" z'), r'mask \(leaf\): width is None, no number'),
-        *((text(CVAT, 'rle="', f'rle="{runs}, '), r'mask \(leaf\): its runs do not fill its box')
-          for runs in (3, 'x', '9' * 5000)),
-        (text(CVAT, 'width="64"', 'width="1000000000"'), 'tells 48x1000000000 pixels|width is .1000000000., no number'),
-        (text(CVAT, 'rle="[^"]*" left="[^"]*" top="[^"]*" width="[^"]*" height="[^"]*"',
-              'rle="10000000000" left="0" top="0" width="100000" height="100000"'), 'its runs do not fill its box'),
-        *((text(CVAT, '<polygon ([^>]*)/>', rf'<{kind} \1 {numbers}/>'), f'{kind}.*(points are|is .*, no number)')
-          for kind, numbers in (TO_BOX, TO_ELLIPSE)),
-        (text(CVAT, r'left="\d+"', 'left="40"'), r'mask \(leaf\) is a mask that reaches beyond its picture'),
     ]),
     *of(exports.labelme, 'det seg', [
         (gone('train/b.jpg'), r'1 of 6 json files of labelme have no picture: .*b.json'),
@@ -299,9 +275,6 @@ def test_a_fault_is_told_in_one_line(export: Write, tasks: str, change: Write, t
     (exports.labelme, shape(shape_type='line'), '1 of 15 annotations are shapes of the kind line, which'),
     *((exports.labelme, shape(shape_type=kind, points=[[30, 30], [50, 40], [9, 9]][:count]), f'the kind {kind}, which')
       for kind in ('ellipse', 'box', 'cuboid') for count in (2, 3)),
-    *((exports.cvat, text(CVAT, '<polygon ([^>]*)/>', rf'<{kind} \1/>'),
-       rf'1 of 15 annotations are shapes of the kind {kind}, .*a b.jpg: {kind} \(white-cell\)\)')
-      for kind in ('polyline', 'points', 'circle', 'rectangle')),
     (exports.roboflow_coco, entry('annotations', 0, image_id=99), '1 of 15 annotations .* they are left out'),
     (exports.ultralytics, gone(YOLO), '2 pictures have no text file: nothing is in them'),
     (exports.ultralytics, line('data.yaml', 'test: images/none'), 'WARNING: test: images/none of data.yaml'),
@@ -337,7 +310,7 @@ def test_what_is_left_out_is_counted(export: Write, change: Write, told: str, tm
 
 
 @pytest.mark.parametrize('mode', ['L', 'RGB'])
-@pytest.mark.parametrize(('export', 'task'), [(exports.coloured, 'seg'), (exports.cvat, 'det')])
+@pytest.mark.parametrize(('export', 'task'), [(exports.coloured, 'seg'), (exports.ultralytics, 'det')])
 def test_pictures_of_more_than_8_bits(export: Write, task: str, mode: str, tmp_path: Path) -> None:
     export(tmp_path)
     for file in list(tmp_path.glob('images/**/*.jpg')):

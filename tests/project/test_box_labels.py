@@ -5,8 +5,10 @@ import json
 import os
 import re
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -243,3 +245,14 @@ def test_labels_that_name_only_some_classes_are_told(classes: list[int], tmp_pat
     assert len(notes) == len(classes) and all(
         re.match('WARNING: instances_train.json: 1 pictures', one) for one in notes
     )
+
+
+@pytest.mark.parametrize('read', [find_box_data, find_seg_data])
+def test_the_xml_of_cvat_is_refused_unless_other_labels_are_there(read: Callable[[Path], Any], tmp_path: Path) -> None:
+    box_folder(tmp_path)
+    (tmp_path / 'annotations.xml').write_text('<annotations><image name="0.jpg"/></annotations>')
+    if read is find_box_data:
+        assert read(tmp_path).splits['train'].labels == 'annotations/instances_train.json'
+    shutil.rmtree(tmp_path / 'annotations')
+    with pytest.raises(ValueError, match='annotations.xml: CVAT xml has left: export COCO or Pascal VOC from the same'):
+        read(tmp_path)

@@ -1,7 +1,6 @@
 """Labels of other tools: boxes, outlines, classes and the split are those that were written."""
 
 import json
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -252,24 +251,6 @@ def test_the_area_is_that_of_the_outline_and_a_mask_may_fill_its_picture_and_no_
             from_mask('x', inside, left, top, (4, 6))
 
 
-@pytest.mark.parametrize(('shape', 'box', 'first'), [
-    ('box {} xtl="10" ytl="10" xbr="30" ybr="20" rotation="30"', (8.84, 5.67, 22.32, 18.66), (13.84, 5.67)),
-    ('box {} xtl="10" ytl="10" xbr="30" ybr="20" rotation="90"', (15, 5, 10, 20), (25, 5)),
-    ('ellipse {} cx="30" cy="20" rx="10" ry="4"', (20, 16, 20, 8), (40, 20)),
-    ('ellipse {} cx="30" cy="20" rx="10" ry="4" rotation="90"', (26, 10, 8, 20), (30, 30)),
-    ('polygon {} points="10,10;30,10;30,20"', (10, 10, 20, 10), (10, 10)),
-])  # fmt: skip
-def test_shapes_of_cvat_are_turned_about_their_middle(
-    shape: str, box: Sequence[float], first: Sequence[float], tmp_path: Path
-) -> None:
-    exports.cvat(tmp_path)
-    drawn = shape.format('label="leaf"')
-    text('annotations.xml', '<polygon [^>]*/>', f'<{drawn}/>')(tmp_path)
-    found = json.loads(find_box_data(tmp_path).splits['train'].content)['annotations']
-    told = [(*one['bbox'], *one['segmentation'][0][:2]) for one in found if isinstance(one['segmentation'], list)]
-    assert any(np.allclose(one, (*box, *first), atol=0.01) for one in told), told
-
-
 def test_colours_that_a_list_leaves_out_are_vocs(tmp_path: Path) -> None:
     exports.coloured(tmp_path / 'mine')
     voc = np.array([(0, 0, 0), (128, 0, 0), (0, 128, 0), (128, 128, 0)], np.uint8)
@@ -307,14 +288,6 @@ def test_of_two_pictures_of_one_name_the_ending_or_the_folder_of_the_label_file_
         for ending in ('jpg', 'png'):
             exports.picture(tmp_path / f'{name}.{ending}')
     assert {name for split in find_box_data(tmp_path).splits.values() for name in split.names} == {'0.png', '1.png'}
-    other = tmp_path / 'other'
-    for task in ('one', 'two'):
-        exports.cvat(other / task)
-    names = find_box_data(other).splits['val'].names
-    assert sorted(names) == [f'{task}/images/{name}.jpg' for task in ('one', 'two') for name in PARTS['val']]
-    (other / 'two/annotations.xml').rename(other / 'annotations.xml')
-    with pytest.raises(ValueError, match='may be .*one/images/a b.jpg, .*two/images/a b.jpg'):
-        find_box_data(other)
 
 
 def test_a_label_file_without_its_picture_takes_no_other_of_this_name(tmp_path: Path) -> None:
@@ -326,38 +299,10 @@ def test_a_label_file_without_its_picture_takes_no_other_of_this_name(tmp_path: 
     (tmp_path / 'voc/val/2.xml').unlink()
     with pytest.raises(FileNotFoundError, match=r'1 of 5 xml files have no picture: \S*/train/2.xml'):
         find_box_data(tmp_path / 'voc')
-    exports.cvat(tmp_path / 'cvat')
-    for name in 'bd':
-        (tmp_path / f'cvat/images/{name}.jpg').rename(tmp_path / f'cvat/{name}.jpg')
-    text('cvat/annotations.xml', 'name="b.jpg"', 'name="images/b.jpg"')(tmp_path)
-    with pytest.raises(FileNotFoundError, match='1 of 6 entries of CVAT have no picture: .*: images/b.jpg'):
-        find_box_data(tmp_path / 'cvat')
 
 
-@pytest.mark.parametrize('layout', [
-    'training_set:training_set/images/{}', 'xml:pictures/{}', 'train:more', '.:train/a',
-])  # fmt: skip
-def test_pictures_of_cvat_may_lie_anywhere(layout: str, tmp_path: Path) -> None:
-    exports.cvat(tmp_path)
-    file, pictures = layout.split(':')
-    (tmp_path / file).mkdir(exist_ok=True)
-    (tmp_path / 'annotations.xml').rename(tmp_path / file / 'annotations.xml')
-    for part, names in PARTS.items():
-        for name in names:
-            folder = file if name == 'b' else pictures.format({'val': 'Validation'}.get(part, part))
-            place = tmp_path / folder / f'{name}.jpg'
-            place.parent.mkdir(parents=True, exist_ok=True)
-            (tmp_path / f'images/{name}.jpg').rename(place)
-    data = find_box_data(tmp_path)
-    assert {part: set(found_boxes(data, part)) for part in PARTS} == NAMES
-
-
-def test_numbers_of_cvat_may_have_a_point_and_label_files_name_a_picture_of_another_folder(tmp_path: Path) -> None:
-    exports.cvat(tmp_path)
-    before = find_box_data(tmp_path).splits
-    text('annotations.xml', r'(left|top|width|height)="(\d+)"', r'\1="\2.0"', count=0)(tmp_path)
-    assert find_box_data(tmp_path).splits == before
-    # Also with names from another machine, and beside pictures that labelme made of its files.
+def test_label_files_name_a_picture_of_another_folder(tmp_path: Path) -> None:
+    # With names from another machine, and beside pictures that labelme made of its files.
     other = tmp_path / 'other'
     exports.labelme(other)
     for part, names in PARTS.items():
@@ -434,24 +379,6 @@ def test_label_images_of_results_are_not_drawn_again(export: Write, tmp_path: Pa
 
 
 # The split
-
-
-def test_files_of_cvat_and_folders_of_its_pictures_name_their_part(tmp_path: Path) -> None:
-    exports.cvat(tmp_path)
-    whole = re.sub(' subset="[^"]*"', '', (tmp_path / 'annotations.xml').read_text())
-    (tmp_path / 'annotations.xml').unlink()
-    for part, names in PARTS.items():
-        others = '|'.join({*NAMES['train'], *NAMES['val']} - {*names})
-        exports.write(tmp_path / f'{part}.xml', re.sub(f'<image [^>]*name="({others}).jpg".*?</image>', '', whole))
-    assert stems(find_box_data(tmp_path)) == NAMES
-    other = tmp_path / 'other'
-    exports.cvat(other)
-    text('annotations.xml', ' subset="[^"]*"', '', count=0)(other)
-    for part, names in PARTS.items():
-        (other / 'images' / part).mkdir()
-        for name in names:
-            (other / f'images/{name}.jpg').rename(other / f'images/{part}/{name}.jpg')
-    assert stems(find_box_data(other)) == NAMES
 
 
 def test_lists_of_names_are_kept_and_a_part_for_test_validates_where_no_other_is_there(tmp_path: Path) -> None:

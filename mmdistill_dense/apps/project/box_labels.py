@@ -143,7 +143,7 @@ def _none_found(given: Given, files: Sequence[Path]) -> str:
         told += ['Label images are for networks of mmseg::.']
     if near:
         first = near[0].read_text(encoding='utf-8', errors='replace').strip().partition('\n')[0]
-        told.append(f'{near[0]} begins with {first[:40]!r}: that is no row of YOLO, and no xml of VOC or CVAT.')
+        told.append(f'{near[0]} begins with {first[:40]!r}: that is no row of YOLO, and no xml of VOC.')
     return ' '.join(['no label file.', *told])
 
 
@@ -227,7 +227,7 @@ def _check_boxes(reading: Reading, parts: Parts, names: Sequence[str]) -> None:
                 else ', take this part out, or divide anew (--split)'
             )
             if boxes and reading.form == 'COCO':  # CVAT's brush
-                ways += '. CVAT marks what its brush drew so: export "CVAT for images"'
+                ways += '. CVAT marks what its brush drew so: set iscrowd to 0 in the file'
             raise ValueError(f'--data: {path}: {told}. Add boxes{ways}.')
 
 

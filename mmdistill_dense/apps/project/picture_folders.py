@@ -374,13 +374,12 @@ class Names:
             for start in range(len(parts)):
                 self._known['/'.join(parts[start:])].append(picture)
 
-    def find(self, words: Sequence[str], folder: Path | None = None, anywhere: bool = False) -> Path | None:
+    def find(self, words: Sequence[str], folder: Path | None = None) -> Path | None:
         """Return the picture that the first fitting word names; ``None`` without any.
 
-        ``folder``: of the label file that holds the words. Its picture lies there, or in a folder of the same part,
-        or ``anywhere``: then the folder decides between pictures of one name alone.
+        ``folder``: of the label file that holds the words. Its picture lies there, or in a folder of the same part.
         """
-        above = folder.relative_to(self._root).parts if folder and not anywhere else ()
+        above = folder.relative_to(self._root).parts if folder else ()
         advice = 'Put the label file beside its picture.' if folder else 'Name the folder of the picture too.'
         for word in words:
             if whole := self._whole.get(os.path.normpath((folder or self._root) / word)):
@@ -392,7 +391,6 @@ class Names:
                 known = self._known.get('/'.join(parts[start:]), ())
                 if found := [one for one in known if self._may_be(one, parts[:start], split_of(above))]:
                     exact = [one for one in found if one.name == path.name] if len(found) > 1 else found
-                    exact = [one for one in exact if folder in one.parents] if anywhere and len(exact) > 1 else exact
                     if len(exact) != 1:
                         which = some(exact or found, 3)
                         raise ValueError(f'--data: {word!r} may be {which}. {advice}')

@@ -52,7 +52,7 @@ def read_labelme(given: Given, contents: Mapping[Path, Any]) -> Reading:
                 continue
             kind, marks = str(one.get('shape_type') or 'polygon'), _NO_CLASSES.get(name, {})
             where += f' ({name or kind})'
-            yield Shape(where, name, kind, one.get('points'), 0, partial(_pixels, one), marks, group)
+            yield Shape(where, name, kind, one.get('points'), partial(_pixels, one), marks, group)
 
     entries = []
     for path, one in contents.items():
@@ -75,7 +75,7 @@ def _pixels(shape: Mapping[str, Any]) -> np.ndarray:
 
 FORMATS = (
     'Boxes and polygons are read from json files of COCO (one for each split, with train, val or test in its name or '
-    'folder, or one for all), YOLO text files, VOC xml, CVAT xml and labelme json: docs/your_labels.md. Other '
+    'folder, or one for all), YOLO text files, VOC xml and labelme json: docs/your_labels.md. Other '
     "formats: uvx --from 'datumaro[cli]' datum convert -i DATA -if FORMAT -f coco_instances -o OUT -- --save-media"
 )
 _LOOKED = 20  # pictures that are looked for in each folder

@@ -6,7 +6,6 @@ Readers return a :class:`Reading`. Those of shapes that were drawn by hand give 
 
 from __future__ import annotations
 
-import cmath
 import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -31,7 +30,7 @@ from mmdistill_dense.datasets.label_files import (
 )
 from mmdistill_dense.utils.validate import size_text, some
 
-_CORNERS = 72  # of an ellipse
+_CORNERS = 72  # of a circle
 _LEAST = {'polygon': 3, 'oriented_rectangle': 3, 'rotation': 3, 'mask': 1}  # points of a kind of shape, of others 2
 Point = tuple[float, float]
 Object = dict[str, Any]  # an annotation of COCO with the ``name`` of its class in place of numbers
@@ -85,8 +84,7 @@ class Shape:
     where: str  # with its class
     name: str  # of its class
     kind: str
-    points: Any = ()  # of an ellipse its middle and its radii, of a circle its middle and one on it
-    turn: float = 0.0  # of a box or an ellipse, in degrees
+    points: Any = ()  # of a circle its middle and one on it
     mask: Callable[[], Any] = list  # gives an array (height, width), which begins at the first point
     marks: Mapping[str, Any] = field(default_factory=dict)  # for its annotation
     group: Any = None  # shapes of one group and class are one object
@@ -101,8 +99,6 @@ class Entry:
     words: Sequence[str]  # that may name the picture
     size: Mapping[str, Any]  # ``height`` and ``width`` as they are written; nothing or 0 where the tool tells none
     shapes: Iterable[Shape]
-    part: str | None = None  # ``None``: that of a folder of the file or the picture
-    anywhere: bool = False  # whether the picture may lie in a folder of another part than the file
 
 
 @dataclass
@@ -132,13 +128,13 @@ class Reading:
     def add(self, given: Given, what: str, entries: Sequence[Entry], kinds: Collection[str]) -> None:
         """Take pictures and their objects; shapes of other ``kinds``, which have no area, are left out."""
         index = given.index(word for one in entries for word in (one.file.name, *one.words))
-        pictures = [index.find(one.words, one.file.parent, one.anywhere) for one in entries]
+        pictures = [index.find(one.words, one.file.parent) for one in entries]
         if alone := [one.where for one, picture in zip(entries, pictures, strict=True) if picture is None]:
             told = f'{len(alone)} of {len(entries)} {what} have no picture: {some(alone, 3)}'
             unread = folders.other_endings(given.root)
             raise FileNotFoundError(f'--data: {told}.{unread} Add the pictures, or take these out.')
         for entry, picture in zip(entries, filter(None, pictures), strict=True):
-            one = Labelled(picture, None, [], entry.part or given.part_of(entry.file, picture))
+            one = Labelled(picture, None, [], given.part_of(entry.file, picture))
             groups = defaultdict[Any, list[Object]](list)
             with named(entry.where):
                 if all(side and str(side).strip('0') for side in entry.size.values()):
@@ -266,8 +262,8 @@ def from_mask(where: str, inside: np.ndarray, left: int, top: int, size: Size) -
 
 
 def _drawn(where: str, shape: Shape, one: Labelled) -> Object:
-    """Return box, area and outline of a shape; a box that is not turned has no outline."""
-    if shape.kind == 'box' and not shape.turn:
+    """Return box, area and outline of a shape; a box has no outline."""
+    if shape.kind == 'box':
         return from_box(*(number(where, value) for point in shape.points for value in point))
     points = points_of(where, shape.points, one.size, _LEAST.get(shape.kind, 2))
     if shape.kind == 'mask':
@@ -279,22 +275,14 @@ def _drawn(where: str, shape: Shape, one: Labelled) -> Object:
             )
         with named(where, 'Draw it again'):
             return from_mask(where, shape.mask(), round(points[0][0]), round(points[0][1]), one.size)
-    if shape.kind in ('circle', 'ellipse'):
-        (x, y), (a, b) = points[:2] if shape.kind == 'ellipse' else (points[0], [math.dist(*points[:2])] * 2)
-        angles = np.linspace(0, 2 * np.pi, _CORNERS, endpoint=False)
-        points = list(zip((x + a * np.cos(angles)).tolist(), (y + b * np.sin(angles)).tolist(), strict=True))
-    left, top, right, bottom = bounds(points)
-    if shape.kind in ('box', 'rectangle'):
+    if shape.kind == 'circle':
+        (x, y), radius = points[0], math.dist(*points[:2])
+        angles = [2 * math.pi * corner / _CORNERS for corner in range(_CORNERS)]
+        points = [(x + radius * math.cos(angle), y + radius * math.sin(angle)) for angle in angles]
+    elif shape.kind == 'rectangle':
+        left, top, right, bottom = bounds(points)
         points = [(left, top), (right, top), (right, bottom), (left, bottom)]
-    return from_points(points_of(where, _turned(points, shape.turn) if shape.turn else points, one.size))
-
-
-def _turned(points: Sequence[Point], degrees: float) -> list[Point]:
-    """Return points that are turned around the middle of their box."""
-    left, top, right, bottom = bounds(points)
-    middle, turn = complex(left + right, top + bottom) / 2, cmath.rect(1, math.radians(degrees))
-    turned = [middle + (complex(*point) - middle) * turn for point in points]
-    return [(point.real, point.imag) for point in turned]
+    return from_points(points_of(where, points, one.size))
 
 
 def _joined(parts: Sequence[Object], one: Labelled) -> Object:
@@ -394,7 +382,9 @@ def _turned_box(one: Object, changes: Counter[str]) -> Object:
         return one
     changes['boxes are turned (rotation in attributes): the box around the turned one is taken'] += 1
     x, y, w, h = one['bbox']
-    return {**one, 'bbox': from_points(_turned([(x, y), (x + w, y), (x + w, y + h), (x, y + h)], turn))['bbox']}
+    cosine, sine = abs(math.cos(math.radians(turn))), abs(math.sin(math.radians(turn)))
+    width, height = w * cosine + h * sine, w * sine + h * cosine
+    return {**one, 'bbox': [x + (w - width) / 2, y + (h - height) / 2, width, height]}
 
 
 def _completed(one: Object, changes: Counter[str]) -> Object:

@@ -51,11 +51,6 @@ def runs(counts: object, size: object = (48, 64)) -> Write:
     return outline({'size': size, 'counts': counts})
 
 
-def saved(file: str, mode: str) -> Write:
-    """Write a label image in another mode."""
-    return painted(file, lambda image: image.convert(mode))
-
-
 def without_data(root: Path) -> None:
     file = root / 'masks/train/b.png'
     file.write_bytes(file.read_bytes().replace(b'IDAT', b'ID\0T'))
@@ -78,14 +73,6 @@ def turned(root: Path) -> None:
     exif = image.getexif()
     exif[0x0112] = 6
     image.save(file, exif=exif)
-
-
-def listed_again(found: dict[str, Any]) -> None:
-    found['images'].append({**found['images'][0], 'id': 9, 'height': 24})
-
-
-def red_alone(found: dict[str, Any]) -> None:
-    found['annotations'] = [one for one in found['annotations'] if one['category_id'] == 1]
 
 
 def zipped(root: Path) -> None:
@@ -194,7 +181,8 @@ CASES: list[Case] = [
         (wrote('train/b.jpg'), 'a file cannot be read as pictures: .*b.jpg'),
         (entry('annotations', 0, bbox=[1, 2, 3]), r'_annotations.coco.json: annotations\[0\].*bbox'),
         (gone('train/b.jpg'), r'1 of the 4 pictures of .*b.jpg'),
-        (content(COCO, listed_again), r'_annotations.coco.json: two entries of images tell two sizes of a b.jpg'),
+        (content(COCO, lambda found: found['images'].append({**found['images'][0], 'id': 9, 'height': 24})),
+         r'_annotations.coco.json: two entries of images tell two sizes of a b.jpg'),
     ]),
     *of(exports.roboflow_coco, 'seg', [
         (outline([[1, 1, 2, 2]]), r'a b.jpg has a box without a polygon'),
@@ -216,7 +204,8 @@ CASES: list[Case] = [
         (text(COLOURS, '128,0,0', 'red'), r'labelmap.txt: red cell has the colour .*red'),
         (text(COLOURS, r'(.|\n)*', ''), r'labelmap.txt lists no colour'),
         (text(COLOURS, '0,128,0', '128,0,0'), r'labelmap.txt: white-cell or its colour .* stands twice'),
-        (saved('masks/train/b.png', 'L'), r'b.png has the mode L, and others are of colours'),
+        (painted('masks/train/b.png', lambda image: image.convert('L')),
+         r'b.png has the mode L, and others are of colours'),
         (wrote('masks/train/b.png'), r'b.png'),
         (without_data, r'b.png'),
         (zipped, r'no picture in it or below it .*It holds export.zip'),
@@ -224,7 +213,8 @@ CASES: list[Case] = [
          'the folders tell two splits: .*d.jpg is listed for train'),
     ]),
     *of(exports.voc_masks, 'seg', [
-        (saved('SegmentationClass/b.png', 'RGB'), r'b.png has the mode RGB\. A label image has one channel'),
+        (painted('SegmentationClass/b.png', lambda image: image.convert('RGB')),
+         r'b.png has the mode RGB\. A label image has one channel'),
         (painted('SegmentationClass/b.png', lambda _: Image.fromarray(np.full(exports.SIZE, 1000, np.uint16))),
          r'b.png holds the value 1000'),
         (gone('SegmentationClass/b.png'), r'1 of the 4 pictures in .*train.txt have no labels: .*b.jpg'),
@@ -289,7 +279,8 @@ def test_a_fault_is_told_in_one_line(export: Write, tasks: str, change: Write, t
      '^WARNING: 2 of 7 files hold objects of no picture; they are left out .*train/b.txt.*val/d.TXT'),
     (exports.voc_xml, both(*(text(f'Annotations/{name}.xml', '>leaf<', '>red cell<') for name in ('a b', 'b', 'ü'))),
      '^WARNING: no box in training but those of iscrowd=1, so nobody can learn it: leaf$'),
-    (box_folder, content('annotations/instances_train.json', red_alone),
+    (box_folder, content('annotations/instances_train.json', lambda found: found.update(
+        annotations=[box for box in found['annotations'] if box['category_id'] == 1])),
      r'^WARNING: left out, no box in training: white \(4 annotations are in other parts or left out\)$'),
     (box_folder, content('annotations/instances_train.json',
                          lambda found: found['categories'].insert(0, {'id': 9, 'name': 'everything'})),

@@ -16,6 +16,7 @@ from mmdistill_dense.apps.project.label_images import SegData, find_seg_data
 from mmdistill_dense.apps.project.label_pairs import Patterns
 from mmdistill_dense.apps.project.label_values import class_values
 from mmdistill_dense.apps.project.picture_folders import Wish
+from tests.project.exports import save, write
 from tests.project.folders_of_data import counts, label, picture, seg_folder
 
 
@@ -323,14 +324,12 @@ def test_the_column_of_a_table_that_names_pictures_is_read(tmp_path: Path) -> No
 def test_a_side_of_one_pixel_is_refused_where_mmseg_would_fail(sides: Sequence[int], form: str, tmp_path: Path) -> None:
     for number in range(6):
         size = sides if number == 5 else (48, 64)
-        (tmp_path / 'images').mkdir(exist_ok=True)
-        Image.fromarray(np.full((*size, 3), number, np.uint8)).save(tmp_path / f'images/{number}.png')
+        save(tmp_path / f'images/{number}.png', np.full((*size, 3), number, np.uint8))
         drawn = np.arange(size[0] * size[1]).reshape(size) % 2
-        (tmp_path / 'labels').mkdir(exist_ok=True)
         if form == 'masks':
-            Image.fromarray(drawn.astype(np.uint8)).save(tmp_path / f'labels/{number}.png')
+            save(tmp_path / f'labels/{number}.png', drawn.astype(np.uint8))
         else:
-            (tmp_path / f'labels/{number}.txt').write_text('0 0 0 1 0 1 1 0 1' if number < 5 else '')
+            write(tmp_path / f'labels/{number}.txt', '0 0 0 1 0 1 1 0 1' if number < 5 else '')
     if form == 'boxes' or min(sides) > 1:
         data = (find_box_data if form == 'boxes' else find_seg_data)(tmp_path)
         assert sum(split.count for split in data.splits.values()) == 6

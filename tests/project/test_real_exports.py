@@ -21,6 +21,7 @@ from tests.project.test_bad_labels import READ, YOLO, mask
 from tests.project.written_data import label_images
 
 RED, BLACK, WHITE = (250, 50, 83), (0, 0, 0), (255, 255, 255)
+SHARE = Wish.read('0.3')
 TURNED = [20 + 9, 20 - 9, 6, 24]  # the box [20, 20, 24, 6] by 90 degrees around its middle
 BOX = 'a', (20.0, 20.0, 44.0, 26.0)
 TURN = '<attributes><attribute><name>rotation</name><value>90.0</value></attribute></attributes>'
@@ -29,14 +30,10 @@ SHAPES = {'imagePath': 'x.jpg', 'shapes': [{'label': 'a', 'points': [[1, 1], [9,
 
 def coloured(root: Path, colours: Callable[[str, int], Sequence[tuple[int, int, int]]], mode: str = 'RGB') -> Path:
     """Label images whose halves, above and below, have the colours of their part and number."""
-    for part, count in (('train', 4), ('val', 2)):
-        for number in range(count):
-            picture(root / f'images/{part}/{number}.jpg', 10 * len(part) + number)
-            drawn = np.zeros((*SIZE, 3), np.uint8)
-            drawn[: SIZE[0] // 2], drawn[SIZE[0] // 2 :] = colours(part, number)
-            place = root / f'labels/{part}/{number}.png'
-            place.parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(drawn).convert(mode).save(place)
+    for path in sorted(seg_folder(root).glob('labels/*/*')):
+        drawn = np.zeros((*SIZE, 3), np.uint8)
+        drawn[: SIZE[0] // 2], drawn[SIZE[0] // 2 :] = colours(path.parent.name, int(path.stem))
+        Image.fromarray(drawn).convert(mode).save(path)
     return root
 
 
@@ -149,16 +146,12 @@ def test_pictures_of_a_second_form_are_no_background(other: str, tmp_path: Path)
     assert find_box_data(tmp_path, ['class_0']).notes
 
 
-def with_share(root: Path) -> BoxData:
-    return find_box_data(root, wish=Wish.read('0.3'))
-
-
 def test_a_new_split_keeps_to_what_the_yaml_file_names_in_any_case_and_below_the_folder_first(tmp_path: Path) -> None:
     yolo(tmp_path / 'train', '01234567')
     picture(tmp_path / 'runs/detect/train_batch0.jpg')
     (tmp_path / 'data.yaml').write_text('names: [cat]\ntrain: train\nval: valid\n')
     (tmp_path / 'valid').mkdir()  # empty
-    parts = with_share(tmp_path).pictures
+    parts = find_box_data(tmp_path, wish=SHARE).pictures
     assert sorted(Path(one).stem for own in parts.values() for one in own) == [*'01234567']
     other = tmp_path / 'other'
     yolo(other / 'elsewhere/a', '01')
@@ -173,9 +166,9 @@ def test_two_files_that_name_other_classes_are_refused(tmp_path: Path) -> None:
         yolo(tmp_path / folder, '0123')
         (tmp_path / folder / 'data.yaml').write_text(f'names: {names}\n')
     with pytest.raises(ValueError, match='name other classes'):
-        with_share(tmp_path)
+        find_box_data(tmp_path, wish=SHARE)
     (tmp_path / 'v2/data.yaml').write_text('names: {0: cat, 1: dog}\n')
-    assert with_share(tmp_path).classes == ('cat',)
+    assert find_box_data(tmp_path, wish=SHARE).classes == ('cat',)
 
 
 def test_names_of_folders_tell_parts_and_label_images(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from tests.project import folders_of_data
-from tests.project.folders_of_data import SIZE, coco_content
+from tests.project.folders_of_data import SIZE, coco_content, save, write
 
 CLASSES = ('red cell', 'white-cell', 'leaf')
 COLOURS = ((128, 0, 0), (0, 128, 0), (7, 9, 250))
@@ -57,16 +57,6 @@ def pictures(root: Path, form: str) -> list[tuple[str, Path]]:
     for path in paths:
         picture(path)
     return [(path.stem, path) for path in paths]
-
-
-def write(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text, encoding='utf-8')
-
-
-def save(path: Path, pixels: np.ndarray | Image.Image) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    (pixels if isinstance(pixels, Image.Image) else Image.fromarray(pixels)).save(path)
 
 
 def lists(root: Path, form: str, line: str = '{}') -> None:

@@ -24,17 +24,25 @@ def stems(data: Any) -> dict[str, set[str]]:
     return {part: {Path(name).stem for name in split.names} for part, split in data.splits.items()}
 
 
-def picture(path: Path, seed: int = 0) -> None:
+def write(path: Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(np.random.default_rng(seed).integers(0, 255, (*SIZE, 3), dtype=np.uint8)).save(path)
+    path.write_text(text, encoding='utf-8')
+
+
+def save(path: Path, pixels: np.ndarray | Image.Image) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    (pixels if isinstance(pixels, Image.Image) else Image.fromarray(pixels)).save(path)
+
+
+def picture(path: Path, seed: int = 0) -> None:
+    save(path, np.random.default_rng(seed).integers(0, 255, (*SIZE, 3), dtype=np.uint8))
 
 
 def label(path: Path, values: Sequence[int] = (0, 1, 2), seed: int = 0) -> None:
     """A label image that holds each of the values."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     drawn = np.random.default_rng(seed).choice(list(values), SIZE)
     drawn[0, : len(values)] = values
-    Image.fromarray(drawn.astype(np.uint8)).save(path)
+    save(path, drawn.astype(np.uint8))
 
 
 def seg_folder(root: Path, values: Sequence[int] = (0, 1, 2), splits: Sequence[str] = ('train', 'val')) -> Path:
@@ -98,9 +106,7 @@ def box_folder(root: Path, categories: Sequence[str] = ('red', 'white'), masks: 
         names = [f'{number}.jpg' for number in range(count)]
         for name in names:
             picture(root / split / name, 1000 * len(split) + int(name[0]))
-        file = root / f'annotations/instances_{split}.json'
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(json.dumps(label_file(names, categories, masks)))
+        write(root / f'annotations/instances_{split}.json', json.dumps(label_file(names, categories, masks)))
     return root
 
 

@@ -62,9 +62,8 @@ def test_splits_may_reuse_names(tmp_path: Path, layout: str) -> None:
         pictures, labels = (tmp_path / part.format(split) for part in layout.split(':'))
         for number in range(count):
             picture(pictures / f'{number}.jpg')
-        labels.parent.mkdir(exist_ok=True)
         content = label_file([f'{number}.jpg' for number in range(count)], ['a'])
-        labels.with_suffix('.json').write_text(json.dumps(content))
+        exports.write(labels.with_suffix('.json'), json.dumps(content))
     data = find_box_data(tmp_path)
     for split in ('train', 'val'):
         assert data.splits[split].pictures == layout.split(':')[0].format(split) + '/'
@@ -179,8 +178,7 @@ def test_a_picture_called_test_has_labels_and_no_list(beside: bool, tmp_path: Pa
     pictures, labels = (tmp_path, tmp_path) if beside else (tmp_path / 'images', tmp_path / 'labels')
     for name in ('test', 'a', 'b', 'c'):
         picture(pictures / f'{name}.jpg')
-        labels.mkdir(exist_ok=True)
-        (labels / f'{name}.txt').write_text('0 0.5 0.5 0.2 0.2\n')
+        exports.write(labels / f'{name}.txt', '0 0.5 0.5 0.2 0.2\n')
     assert sum(split.count for split in find_box_data(tmp_path, ['cell']).splits.values()) == 4
 
 

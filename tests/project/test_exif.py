@@ -11,7 +11,7 @@ from PIL import Image, ImageOps
 from mmdistill_dense.apps.project.box_labels import find_box_data
 from mmdistill_dense.apps.project.label_images import find_seg_data
 from mmdistill_dense.registry import DATASETS
-from tests.project.folders_of_data import label_file
+from tests.project.folders_of_data import label_file, save
 from tests.project.written_data import write_config
 
 COLOURS = np.array([(10, 10, 10), (240, 20, 20), (20, 240, 20)], np.uint8)
@@ -43,8 +43,7 @@ def seg_data(root: Path, orientation: int | None, drawn: str, square: bool, coun
         field = np.random.default_rng(number).integers(0, 3, (4, 4)).repeat(8, 0).repeat(8, 1)[: side(square)[0]]
         shown = photograph(root / f'images/{number}.png', field, orientation)
         label = field if drawn == 'ignore' else classes_of(np.asarray(shown))
-        (root / 'labels').mkdir(exist_ok=True)
-        Image.fromarray(label.astype(np.uint8)).save(root / f'labels/{number}.png')
+        save(root / f'labels/{number}.png', label.astype(np.uint8))
     return root
 
 

@@ -403,9 +403,8 @@ def test_lists_of_names_are_kept_and_a_part_for_test_validates_where_no_other_is
 
 def test_a_split_is_chosen_or_drawn_by_the_user(tmp_path: Path) -> None:
     exports.voc_masks(tmp_path / 'mine')
-    (tmp_path / 'own').mkdir()
-    (tmp_path / 'own/train.txt').write_text('a b\nb\nd\n')
-    (tmp_path / 'own/valid.csv').write_text('name\ne.jpg\n')
+    exports.write(tmp_path / 'own/train.txt', 'a b\nb\nd\n')
+    exports.write(tmp_path / 'own/valid.csv', 'name\ne.jpg\n')
     data = find_seg_data(tmp_path / 'mine', wish=Wish.read(str(tmp_path / 'own')))
     assert {part: split.names for part, split in data.splits.items()} == {'train': ('a b', 'b', 'd'), 'val': ('e',)}
     drawn = find_seg_data(tmp_path / 'mine', wish=Wish.read('0.5'))

@@ -156,6 +156,7 @@ def parse(script: Path, words: list[str]) -> None:
 
     with (
         mock.patch.object(sys, 'argv', [str(script), *words]),
+        mock.patch.object(sys, 'path', [str(script.parent), *sys.path]),
         mock.patch.object(argparse.ArgumentParser, 'parse_args', stop),
         mock.patch.dict(os.environ),
     ):

@@ -139,7 +139,7 @@ def test_an_export_ends_in_order(
     """The score of the network is printed when it is known, those of its graphs take longer."""
     graph = tmp_path / 'student.onnx'
     info = SimpleNamespace(
-        path=graph, size=(8, 8), smallest=(8, 8), step=1, axes=(), outputs=('y',), reasons=(), difference=0.0, int8=None
+        path=graph, size=(8, 8), smallest=(8, 8), step=1, axes=(), outputs=('y',), reasons=(), difference=0.0
     )
     monkeypatch.setattr(export_cli, 'export_graph', lambda *_: info)
     monkeypatch.setattr(export_cli, '_check_options', lambda *_: None)

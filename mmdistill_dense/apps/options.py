@@ -169,9 +169,8 @@ EXPORT = """Export a distilled student: as weights with the plain config that lo
 
 The ending of OUT selects the format: .pth and .safetensors are weights; .onnx and .pt2 (torch.export) are graphs that
 run without the mm* stack. --whole puts resize, normalisation and what makes the answer into the .onnx graph: it takes a
-picture as it is read, and gives a label map, or boxes, scores, labels and masks. --int8 also writes an .onnx graph with
-8-bit arithmetic, and --evaluate compares the scores of the network and of its graphs. --backbone-only writes the
-weights of the backbone, where ordinary configs start.
+picture as it is read, and gives a label map, or boxes, scores, labels and masks. --evaluate compares the scores of the
+network and of its graph. --backbone-only writes the weights of the backbone, where ordinary configs start.
 """
 
 
@@ -188,8 +187,7 @@ def fill_export(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--names', choices=('original', 'timm'), help='of a VisionTransformer, with --backbone-only (default: original)'
     )
-    parser.add_argument('--int8', type=counted, metavar='N', help='also OUT.int8.onnx, from N training pictures')
-    parser.add_argument('--evaluate', action='store_true', help='print scores of network and graphs on validation data')
+    parser.add_argument('--evaluate', action='store_true', help='print scores of network and graph on validation data')
     parser.set_defaults(run=later('export.cli:export_command'))
 
 

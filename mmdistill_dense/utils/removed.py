@@ -35,6 +35,7 @@ REMOVED: dict[str, str] = {
     'new-config': 'a config with a method is named METHOD:PAIR; to edit one, write its three lines.',
     'visualize': 'set default_hooks.visualization.draw=True: mmengine draws predictions while a run trains.',
     'torchscript': 'write a graph of torch.export (.pt2) or an .onnx file.',
+    'export --int8': 'python examples/quantize_int8.py student.onnx PICTURES student.int8.onnx, by onnxruntime.',
     'export --format': 'leave it out: the ending of OUT says it.',
     'export --push': 'hf upload USER/REPO FOLDER sends the exported files.',
     'export --licence': 'write it into the README.md that you send with hf upload.',

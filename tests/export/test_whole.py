@@ -1,4 +1,4 @@
-"""Whole graphs answer for a picture as mmseg and mmdet do; graphs in 8 bits, and what graphs score."""
+"""Whole graphs answer for a picture as mmseg and mmdet do, and what graphs score."""
 
 import functools
 import inspect
@@ -21,12 +21,12 @@ from PIL import Image
 from torch import nn
 
 from mmdistill_dense.__main__ import main
-from mmdistill_dense.apps.export import cli, export_graph, graphs, open_graph, read_description, whole, write_student
+from mmdistill_dense.apps.export import cli, export_graph, graphs, open_graph, read_description, whole
 from mmdistill_dense.apps.export.answer import Detections, Labels, Queries, check_known, pasted
-from mmdistill_dense.apps.export.graphs import _pooled, describe, graph_of, onnx_of, save_onnx, traced, write_onnx
+from mmdistill_dense.apps.export.graphs import _pooled, describe, graph_of, onnx_of, save_onnx, traced
 from mmdistill_dense.apps.export.prepare import Prepare, preparation
 from mmdistill_dense.apps.export.whole import paired, picture, predicted
-from mmdistill_dense.apps.export.write_student import _sizes, answered, evaluate, fitted, load_student, quantise
+from mmdistill_dense.apps.export.write_student import _sizes, answered, evaluate, load_student
 from tests import query_nets, toys
 
 SERVE = Path(__file__).parents[2] / 'examples' / 'serve_onnx.py'
@@ -425,7 +425,7 @@ def compared(folder, monkeypatch, altered=None, sizes=SIZES, side='height'):
     monkeypatch.setattr(whole, 'save_onnx', lambda model, file, about: written.append(about))
     monkeypatch.setattr(whole, 'read_description', lambda _: told)
     monkeypatch.setattr(whole, 'open_graph', lambda _: torch.no_grad()(run))
-    whole.make_whole([Path('s.onnx')], plain, network, sizes)
+    whole.make_whole(Path('s.onnx'), plain, network, sizes)
     return dict(written[-1]['tried'], declared=declared)
 
 
@@ -526,7 +526,7 @@ def test_a_comparison_that_shows_nothing_says_so(tmp_path, monkeypatch, capsys, 
     made(tmp_path, 'fcn')
     about = dict(input=dict(shape=['height', 'width', 3]), tried=dict(tried, equal=1.0, pictures=[[9, 9]]))
     monkeypatch.setattr(cli, 'read_description', lambda _: about)
-    monkeypatch.setattr(cli, 'export_graph', lambda *_: SimpleNamespace(path='s.onnx', int8=None))
+    monkeypatch.setattr(cli, 'export_graph', lambda *_: SimpleNamespace(path='s.onnx'))
     assert main(words_of(tmp_path, 's.onnx', '--whole')) == 0
     out = capsys.readouterr().out
     assert (told in out) if told else 'WARNING' not in out
@@ -617,39 +617,16 @@ def test_a_detector_s_graph_gives_its_boxes(tmp_path):
     assert torch.equal(found.pred_instances.bboxes, expected.pred_instances.bboxes)
 
 
-def test_calibration_takes_the_same_pictures_again_in_the_size_of_a_graph(tmp_path, monkeypatch):
-    kept = []
-    monkeypatch.setattr(write_student, 'fitted', lambda image, told: kept.append(image) or fitted(image, told))
-    config, checkpoint = made(tmp_path, 'fcn')
-    plain, network, _, _ = load_student(config, checkpoint)
-    told = dict(shape=[1, 3, 48, 32], pad_size_divisor=1, smallest=[48, 32])
-    about = dict(outputs=['logits'], input=told)
-    write_onnx(nn.Conv2d(3, 4, 3), torch.zeros(1, 3, 48, 32), [], tmp_path / 's.onnx', about)
-    for _ in range(2):
-        quantise(plain, network, tmp_path / 's.onnx', tmp_path / 's.int8.onnx', 2)
-    assert [image.shape for image in kept] == [(1, 3, toys.SIDE, toys.SIDE)] * 4
-    assert all(map(torch.equal, kept[:2], kept[2:])) and not torch.equal(*kept[:2])
-    assert open_graph(tmp_path / 's.int8.onnx')(torch.zeros(1, 3, 48, 32))[0].shape == (1, 4, 46, 30)
-    free = dict(shape=['batch', 3, 'height', 'width'], pad_size_divisor=32, smallest=[32, 32])
-    one = torch.zeros(1, 3, 33, 64)
-    assert fitted(one, dict(free, smallest=[64, 96])).shape == (1, 3, 64, 96)
-    assert fitted(one, free).shape == (1, 3, 64, 64) and fitted(one, dict(free, pad_size_divisor=1)) is one
-
-
 @pytest.mark.soak
-def test_scores_of_whole_graphs_in_both_widths(tmp_path, capsys):
+def test_scores_of_whole_graphs(tmp_path, capsys):
     """On the data of the config, whose pipeline has no resize, the graph scores what the network scores."""
     config, _ = made(tmp_path, 'fcn')
     config.test_dataloader = config.val_dataloader
     config.dump(tmp_path / 'student_config.py')
-    words = words_of(tmp_path, 's.onnx', '--whole', '--int8', '2', '--evaluate', '--size', '64', '64')
+    words = words_of(tmp_path, 's.onnx', '--whole', '--evaluate', '--size', '64', '64')
     assert main(words) == 0
     printed = capsys.readouterr().out.splitlines()
     scores = {line.partition(':')[0]: line.partition(': ')[2] for line in printed if 'mIoU' in line}
-    assert list(scores) == ['network', 's.onnx', 's.int8.onnx'] and str(printed).count(' ms a call') == 2
+    assert list(scores) == ['network', 's.onnx'] and str(printed).count(' ms a call') == 1
     assert scores['s.onnx'].startswith(scores['network'])
-    plain, small = (tmp_path / name for name in ('s.onnx', 's.int8.onnx'))
-    assert small.stat().st_size < 0.6 * plain.stat().st_size
-    wide, narrow = (read_description(path).pop('tried')['equal'] for path in (plain, small))
-    assert wide > 0.99 and 0.8 < narrow < wide
-    assert any(f's.int8.onnx, nearly equal: {narrow:.2%}' in one for one in printed)
+    assert read_description(tmp_path / 's.onnx')['tried']['equal'] > 0.99

@@ -418,7 +418,7 @@ def test_the_backbone_of_a_checkpoint_is_written_under_dinov3_s_names(tmp_path: 
 
 
 @pytest.mark.soak
-def test_the_head_of_the_guide_is_trained_first_and_teaches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_head_of_the_guide_teaches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As its reader does: the file of the page beside the weights, then ``new`` and ``run``."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sides, 'reachable', lambda host: False)

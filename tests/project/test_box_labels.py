@@ -246,7 +246,7 @@ def test_labels_that_name_only_some_classes_are_told(classes: list[int], tmp_pat
 
 
 @pytest.mark.parametrize('read', [find_box_data, find_seg_data])
-def test_the_xml_of_cvat_is_refused_unless_other_labels_are_there(read: Callable[[Path], Any], tmp_path: Path) -> None:
+def test_the_xml_of_cvat_alone_is_refused(read: Callable[[Path], Any], tmp_path: Path) -> None:
     box_folder(tmp_path)
     (tmp_path / 'annotations.xml').write_text('<annotations><image name="0.jpg"/></annotations>')
     if read is find_box_data:

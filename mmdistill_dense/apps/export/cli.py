@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
-from typing import Any
 
 from mmengine.config import Config
 
@@ -27,14 +25,15 @@ def export_command(args: argparse.Namespace) -> None:
         weights, plain = export_student(config, args.checkpoint, args.out)
         print(f'weights {weights}\nconfig  {plain}')
         return
-    found = export_graph(config, args.checkpoint, args.out, args.size, args.whole, args.int8)
+    found = export_graph(config, args.checkpoint, args.out, args.size, args.whole)
     if args.whole:
         told = read_description(found.path)
         tried, one = told['tried'], told['input']['shape'][0] != 'height'
         sizes = ', '.join(map(size_text, tried['pictures']))
         compared = f'{tried["compared"]} {tried["counted"]} of the network, on made pictures of {sizes}'
         print(f'graph   {found.path}, from pictures of {"this size alone" if one else "any size"} to answers')
-        print(f'equal   {_share(tried)} of {compared}')
+        share = f'{tried["equal"]:.2%}' if tried['compared'] else 'not known'
+        print(f'equal   {share} of {compared}')
         if not tried['compared'] or (tried['counted'] == 'labels' and tried['classes'] < 2):
             seen = 'one class' if tried['compared'] else 'no box'
             print(f'WARNING the network sees {seen} there, where all graphs agree: --evaluate scores it on val')
@@ -49,11 +48,7 @@ def export_command(args: argparse.Namespace) -> None:
         for reason in found.reasons if 'height' not in found.axes else ():  # else the line above says enough
             print(f'        not {reason}')
         print(f'differs from the network by {found.difference:.1e} of its largest value')
-    if found.int8:
-        near = f', nearly equal: {_share(read_description(found.int8)["tried"])}' if args.whole else ''
-        print(f'int8    {found.int8}{near}')
-    made = [found.path] if found.int8 is None else [found.path, found.int8]
-    for graph in (None, *made) if args.evaluate else ():
+    for graph in (None, found.path) if args.evaluate else ():
         with errors_only():  # the evaluation logs a table of classes
             metrics, milliseconds = evaluate(config, args.checkpoint, graph)
         scores = ', '.join(f'{name} {value:.4g}' for name, value in metrics.items())
@@ -62,13 +57,9 @@ def export_command(args: argparse.Namespace) -> None:
         print(f'{graph.name if graph else "network"}: {scores}', flush=True)
 
 
-def _share(tried: Mapping[str, Any]) -> str:
-    return f'{tried["equal"]:.2%}' if tried['compared'] else 'not known'
-
-
 def _check_options(args: argparse.Namespace, config: Config) -> None:
     """Refuse options that would have no effect, or fail after the graph is written."""
-    names = ('size', 'whole', 'int8', 'evaluate')
+    names = ('size', 'whole', 'evaluate')
     for_graphs = [f'--{name}' for name in names if getattr(args, name) not in (None, False)]
     if for_graphs and (args.backbone_only or not is_graph(args.out)):
         raise ValueError(f'{", ".join(for_graphs)}: only for graphs (.onnx, .pt2), and {args.out} gets weights')
@@ -76,7 +67,5 @@ def _check_options(args: argparse.Namespace, config: Config) -> None:
         raise ValueError(f'--names {args.names}: only with --backbone-only')
     if args.evaluate and not args.whole and 'roi_head' in plain_config(config).model:
         raise ValueError('--evaluate: the graph of a two-stage detector ends before its RoI heads: add --whole')
-    needs = {'--int8': ('train_dataloader',), '--evaluate': ('val_dataloader', 'val_evaluator')}
-    for name, keys in needs.items():
-        if name in for_graphs and (missing := [key for key in keys if not config.get(key)]):
-            raise ValueError(f'{name}: {args.config} has no {" and no ".join(missing)}')
+    if args.evaluate and (missing := [key for key in ('val_dataloader', 'val_evaluator') if not config.get(key)]):
+        raise ValueError(f'--evaluate: {args.config} has no {" and no ".join(missing)}')

@@ -40,15 +40,14 @@ def check_possible(plain: Config) -> None:
         )
 
 
-def make_whole(files: Sequence[Path], plain: Config, network: Any, sizes: Sequence[Sequence[int]]) -> None:
-    """Put a picture's preparation before graphs of a network, and its answer behind them, in the same files.
+def make_whole(file: Path, plain: Config, network: Any, sizes: Sequence[Sequence[int]]) -> None:
+    """Put a picture's preparation before a graph of a network, and its answer behind it, in the same file.
 
-    They are the graph, and perhaps that in 8 bits. ``sizes`` are those of the pictures that both are compared with the
-    network on, first that of the graph; only the first one is refused where it differs.
+    ``sizes`` are those of the pictures that it is compared with the network on, first that of the graph.
     """
     import onnx
 
-    told = read_description(files[0])
+    told = read_description(file)
     kind: Any = Queries if 'bbox_preds' in told['outputs'] else Detections
     kind, counted = (Labels, 'labels') if told['task'] == 'segmentation' else (kind, 'boxes')
     prepare, answer = Prepare(told['input']), kind(network, told)
@@ -76,16 +75,14 @@ def make_whole(files: Sequence[Path], plain: Config, network: Any, sizes: Sequen
         heads = ', '.join(type(part).__name__ for name, part in network.named_children() if name.endswith('head'))
         said = f'{type(network).__name__} ({heads}) answers by values: {message_of(error).splitlines()[0][:200]}'
         raise ValueError(f'{said}. Leave --whole out: mmdet makes the answer of what the bare graph gives.') from error
-    for file in files:
-        whole = _joined(front, onnx.load(str(file)), back)
-        _declare(whole, shape, counted)
-        save_onnx(whole, file, about)
-        near = {} if file == files[0] else {'overlap': 0.9, 'score': 0.05}  # eight bits differ
-        equal, compared = agreement(open_graph(file), samples, pictures, **near)
-        if compared and equal < _LEAST and not near:
-            raise ValueError(f'the graph gives {equal:.1%} of the {compared} {counted} that the network gives.')
-        tried = {'pictures': [[*one.shape[:2]] for one in pictures], 'compared': compared, 'counted': counted}
-        save_onnx(whole, file, {**about, 'tried': {**tried, 'equal': equal, 'classes': _classes(samples)}})
+    whole = _joined(front, onnx.load(str(file)), back)
+    _declare(whole, shape, counted)
+    save_onnx(whole, file, about)
+    equal, compared = agreement(open_graph(file), samples, pictures)
+    if compared and equal < _LEAST:
+        raise ValueError(f'the graph gives {equal:.1%} of the {compared} {counted} that the network gives.')
+    tried = {'pictures': [[*one.shape[:2]] for one in pictures], 'compared': compared, 'counted': counted}
+    save_onnx(whole, file, {**about, 'tried': {**tried, 'equal': equal, 'classes': _classes(samples)}})
 
 
 def _samples(plain: Config, network: Any, sizes: Sequence[Sequence[int]]) -> tuple[list[Tensor], list[Any]]:
@@ -187,7 +184,7 @@ def predicted(plain: Config, network: Any, one: Tensor) -> Any:
         return network.test_step({'inputs': [data['inputs']], 'data_samples': [data['data_samples']]})[0]
 
 
-def agreement(run: Run, samples: Iterable[Any], pictures: Sequence[Tensor], **near: float) -> tuple[float, int]:
+def agreement(run: Run, samples: Iterable[Any], pictures: Sequence[Tensor]) -> tuple[float, int]:
     """Return the share of the labels or boxes of predictions that a whole graph gives too, and how many there were."""
     same, number = 0, 0
     for one, sample in zip(pictures, samples, strict=True):
@@ -197,7 +194,7 @@ def agreement(run: Run, samples: Iterable[Any], pictures: Sequence[Tensor], **ne
             same, number = same + int((answer[0] == labels).sum()), number + labels.numel()
         else:
             boxes = sample.pred_instances
-            same, number = same + paired(boxes, answer, **near), number + max(len(boxes), len(answer[0]))
+            same, number = same + paired(boxes, answer), number + max(len(boxes), len(answer[0]))
     return same / max(number, 1), number
 
 

@@ -1,4 +1,4 @@
-"""``mmdistill export``: a student's weights with the plain config, or its graph, checked, scored, and in 8 bits."""
+"""``mmdistill export``: a student's weights with the plain config, or its graph, checked and scored."""
 
 from __future__ import annotations
 
@@ -8,20 +8,16 @@ import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
-from itertools import count, islice
+from itertools import count
 from pathlib import Path
 from statistics import median
-from types import SimpleNamespace
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from mmengine.config import Config
 from mmengine.evaluator import Evaluator
 from mmengine.registry import init_default_scope
 from mmengine.runner import Runner
-from mmengine.runner.utils import set_random_seed
 from mmengine.structures import InstanceData, PixelData
 from torch import Tensor, nn
 
@@ -126,7 +122,6 @@ class Exported:
     reasons: list[str]  # why not more axes are free
     size: tuple[int, int]  # of the pictures that it was made with
     step: int  # free sides are multiples of it
-    int8: Path | None = None  # the graph in 8 bits
 
 
 def export_student(config: Config, checkpoint: str | Path, out: str | Path) -> tuple[Path, Path]:
@@ -169,7 +164,6 @@ def export_graph(
     out: str | Path,
     size: Sequence[int] | None = None,
     whole: bool = False,
-    int8: int | None = None,
 ) -> Exported:
     """Write the graph of a distilled student in one self-describing file, and compare its outputs.
 
@@ -182,18 +176,15 @@ def export_graph(
         size: Height and width of the image that is used for it, and the only size if none is free. Default: that of
             the data preprocessor; else that of the test pipeline, rounded up to multiples of 32; else 512 x 512.
         whole: The graph takes an RGB picture (H, W, 3) in uint8 and gives what mmseg or mmdet predicts for it.
-        int8: Training pictures to calibrate a second graph with, in 8 bits, ``.int8.onnx``.
     """
     path = Path(out)
     if not graphs.is_graph(path):
         raise ValueError(f'out={str(out)!r}: {path.suffix} holds weights; graphs are {" and ".join(graphs.GRAPHS)}.')
-    if path.suffix != '.onnx' and (whole or int8 is not None):
-        raise ValueError(f'out={str(out)!r}: whole graphs, and graphs in 8 bits, end in .onnx.')
+    if whole and path.suffix != '.onnx':
+        raise ValueError(f'out={str(out)!r}: whole graphs end in .onnx.')
     if path.suffix == '.onnx':
         graphs.require_onnx()
-    files = [path] if int8 is None else [path, path.with_suffix('.int8.onnx')]
-    for file in files:
-        graphs.check_spared(file, checkpoint)
+    graphs.check_spared(path, checkpoint)
     plain, network, _, meta = load_student(config, checkpoint)
     if whole:
         check_possible(plain)
@@ -213,15 +204,12 @@ def export_graph(
         raise ValueError(f'{said}. --size H W sets another size.') from error
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-        made = [Path(folder, file.name) for file in files]
-        found = _freest(graph, (height, width), made[0], meta['student'])
-        if int8 is not None:
-            quantise(plain, network, made[0], made[1], int8)
+        unfinished = Path(folder, path.name)
+        exported = _freest(graph, (height, width), unfinished, meta['student'])
         if whole:
-            make_whole(made, plain, network, [[height, width], *_sizes((height, width), 1)])
-        for unfinished, file in zip(made, files, strict=True):
-            unfinished.replace(file)
-    return replace(found, path=path, int8=None if int8 is None else files[1])
+            make_whole(unfinished, plain, network, [[height, width], *_sizes((height, width), 1)])
+        unfinished.replace(path)
+    return replace(exported, path=path)
 
 
 def _freest(graph: graphs.Graph, size: tuple[int, int], path: Path, about: Mapping[str, Any]) -> Exported:
@@ -328,30 +316,3 @@ def _difference(run: graphs.Run, graph: graphs.Graph, images: Sequence[Tensor]) 
 
 def _first_line(error: Exception) -> str:
     return f'{type(error).__name__}: {next(iter(str(error).strip().splitlines()), "")[:200]}'
-
-
-def quantise(plain: Config, network: Any, source: Path, out: Path, pictures: int) -> None:
-    """Write the 8-bit graph of an exported one, by onnxruntime's static quantisation."""
-    # int8 weights with a scale for each output channel, uint8 activations in the range of the calibration pictures
-    import onnx
-    from onnxruntime.quantization import QuantType, quantize_static
-    from onnxruntime.quantization.shape_inference import quant_pre_process
-
-    told, folded = graphs.read_description(source), source.with_name(f'folded.{source.name}')
-    set_random_seed(0)
-    # One by one, padded as in training: a graph that takes no batch takes them too.
-    loader = Runner.build_dataloader({**without_workers(plain.train_dataloader), 'batch_size': 1}, seed=0)
-    prepared = (network.data_preprocessor(batch, training=True)['inputs'] for batch in islice(loader, pictures))
-    feeds = ({'image': fitted(image, told['input']).numpy()} for image in prepared)
-    quant_pre_process(str(source), str(folded), skip_symbolic_shape=True)  # folds norms into convolutions
-    reader = SimpleNamespace(get_next=partial(next, feeds, None))  # as a CalibrationDataReader
-    quantize_static(str(folded), str(out), reader, per_channel=True, activation_type=QuantType.QUInt8)
-    graphs.save_onnx(onnx.load(str(out)), out, told)
-
-
-def fitted(pictures: Tensor, told: Mapping[str, Any]) -> Tensor:
-    """Return pictures in the nearest larger size that a graph takes by its description, or in its only one."""
-    step, size = told['pad_size_divisor'], []
-    for own, side, least in zip(pictures.shape[2:], told['shape'][2:], told['smallest'], strict=True):
-        size.append(side if isinstance(side, int) else max(least, own + -own % step))
-    return pictures if size == [*pictures.shape[2:]] else F.interpolate(pictures, size, mode='bilinear')

@@ -27,6 +27,7 @@ from mmdistill_dense.config.values import (
 )
 from mmdistill_dense.utils.literals import Source, literal
 from mmdistill_dense.utils.validate import some
+from mmdistill_dense.weights.safe_load import plain_name
 from mmdistill_dense.weights.strict_load import HUB, below, local_file, prefix_of, read_checkpoint, state_dict_of
 
 if TYPE_CHECKING:
@@ -284,7 +285,7 @@ def _own_and_given(
     """Return the tensors of a module, without counters of batches, on which no result depends, and those for it."""
     strips = _kind_among(module, [_STRIPS]) and not prefix and any(key.startswith(_BACKBONE) for key in state)
     own = {key: value for key, value in module.state_dict().items() if not key.endswith('num_batches_tracked')}
-    return own, below(state, _BACKBONE if strips else prefix)
+    return own, below(state, _BACKBONE if strips else plain_name(f'{prefix.rstrip(".")}.') if prefix else None)
 
 
 def _fitting(own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> int:

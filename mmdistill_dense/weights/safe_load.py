@@ -270,11 +270,15 @@ def plain_names(entries: Mapping[Any, Any], file: str) -> dict[Any, Any]:
 
 
 def read_for_mmengine(file: str | Path | IO[bytes], name: str | None = None, map_location: Any = 'cpu') -> Any:
-    """Read a file, its weights by their plain names where mmengine and backbones that read files themselves look."""
+    """Read a file, its names without wrappers where mmengine and backbones that read files themselves look.
+
+    A leading ``module.`` stays: mmengine cuts it itself, or compares it with the prefix of an ``init_cfg``.
+    """
     content = read_values(file, name, map_location)
     for part in (content, content.get('state_dict'), content.get('model')) if isinstance(content, dict) else ():
         if isinstance(part, dict):
-            plain = plain_names(part, repr(name or str(file)))
+            plain_names(part, repr(name or str(file)))
+            entries = {_WRAPPERS.sub('', key) if isinstance(key, str) else key: entry for key, entry in part.items()}
             part.clear()  # a state dict keeps its metadata
-            part.update(plain)
+            part.update(entries)
     return content

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from mmdistill_dense.config.unknown_keys import check_known, read_options
+from mmdistill_dense.config.values import plain
 from mmdistill_dense.distillers.ground_truth import check_outputs
 from mmdistill_dense.distillers.schedule import Balance, Balancer, Schedule
 from mmdistill_dense.networks.class_pairs import ClassPairs
@@ -138,6 +139,7 @@ class Distiller(nn.Module):
     fixed: ClassVar[tuple[str, ...]] = ()  # options of its bases that the method does not take
     teacher_gives: ClassVar[str] = ''
     __signature__: ClassVar[inspect.Signature]
+    config_options: Mapping[str, Any]
     no_auto: ClassVar[str] = "it does not say that it compares any maps; a class of your own says so by no_auto = ''"
 
     def __init_subclass__(cls) -> None:
@@ -151,7 +153,9 @@ class Distiller(nn.Module):
         def __new__(cls, *args: Any, **kwargs: Any) -> Any:
             """Check the types of all options before any constructor reads them; :func:`parse_taps` checks taps."""
             check_types(cls, {name: value for name, value in kwargs.items() if not name.endswith('_tap')})
-            return super().__new__(cls)
+            distiller = super().__new__(cls)
+            vars(distiller)['config_options'] = kwargs
+            return distiller
 
     def __init__(
         self,
@@ -201,6 +205,14 @@ class Distiller(nn.Module):
         self.name = type(self).__name__.lower()
         self.state = RunState()
         self.trained: Collection[str] = ()  # its parameters when it was bound, which an optimizer gets
+
+    @property
+    def loss_options(self) -> dict[str, Any]:
+        """The options that change the loss, as plain values, with their defaults: no taps, and no weight of all."""
+        defaults = {name: parameter.default for name, parameter in self.__signature__.parameters.items()}
+        shared = inspect.signature(Distiller.__init__).parameters
+        options = {name: option for name, option in {**defaults, **self.config_options}.items() if name not in shared}
+        return plain({**options, 'tap_weights': self.tap_weights})
 
     def choose_taps(self, pairs: Sequence[tuple[str, str]]) -> None:
         """Set the taps that ``student_tap='auto'`` stands for: pairs of a student's tap and a teacher's."""

@@ -199,6 +199,7 @@ class Balancer:
         self.option = option
         self.tries: list[Try] = []
         self.unit: float | None = None
+        self.first: int | None = None  # iteration of the first measurement, later than 0 where it measures anew
         self.window = 0.0
         self.plan: frozenset[int] = frozenset()
         self.due = False
@@ -225,20 +226,23 @@ class Balancer:
         # Held as it is printed, so that a run with that number as its loss_weight is the same to the bit.
         return weight if self.unit is None else float(f'{weight:.4g}')
 
-    def start(self, max_iters: int, terms: int) -> None:
-        """Make the plan for a run; ``terms`` is its number of balanced distillers."""
-        self.window = in_iterations(self.option.until, max_iters)
-        self.plan = planned(self.window, max_iters, terms)
+    def start(self, max_iters: int, terms: int, now: int = 0) -> None:
+        """Make the plan for a run, whose iteration is ``now``; ``terms`` is its number of balanced distillers."""
+        self.first, window = now if self.first is None else self.first, in_iterations(self.option.until, max_iters)
+        self.window = self.first + window
+        self.plan = frozenset(self.first + iteration for iteration in planned(window, max_iters, terms))
 
     def move(self, share: float) -> None:
         """Count the measurements of a resumed run in steps of its new loader, ``share`` times as many."""
         self.tries = [one._replace(iteration=round(share * one.iteration)) for one in self.tries]
+        self.first = round(share * (self.first or 0))
 
     def begin(self, iteration: int, factor: float, key: str) -> list[tuple[int, str]]:
         """Say whether the coming step is measured, or hold the weight; return lines for the log with their levels."""
         self._training = True
         self.due = self.unit is None and factor != 0 and iteration in self.plan
-        return self._hold(key) if self.unit is None and iteration >= self.window else []
+        ended = factor == 0 and not self.tries  # measured anew, where the schedule has ended
+        return self._hold(key) if self.unit is None and iteration >= self.window and not ended else []
 
     def add(self, measured: Try, loss: float, key: str) -> str | None:
         """Take the measurement of this step and its loss without weight; return a warning, once, if the weight had to
@@ -246,7 +250,7 @@ class Balancer:
         """
         self.due = False
         self.tries.append(measured)
-        if measured.iteration >= self.window / 2 and all(one.own == 0 for one in self.tries):
+        if measured.iteration >= self._middle and all(one.own == 0 for one in self.tries):
             raise RuntimeError(
                 f'{key} gives no gradient at the backbone: in {len(self.tries)} measurements until iteration '
                 f'{measured.iteration} it was 0. Is student_tap behind frozen or detached layers, or the loss constant?'
@@ -263,12 +267,17 @@ class Balancer:
 
     def state(self) -> dict[str, Any]:
         """Return what a resumed run needs, as plain values."""
-        return {'tries': [list(one) for one in self.tries], 'unit': self.unit}
+        return {'tries': [list(one) for one in self.tries], 'unit': self.unit, 'first': self.first}
 
     def load(self, state: Mapping[str, Any]) -> None:
         """Restore :meth:`state`."""
         self.tries = [Try(*one) for one in state['tries']]
         self.unit = state['unit']
+        self.first = state.get('first', 0)
+
+    @property
+    def _middle(self) -> float:
+        return (self.window + (self.first or 0)) / 2
 
     def _valid(self) -> list[tuple[int, float]]:
         return [(one.iteration, ratio) for one in self.tries if (ratio := one.log_ratio) is not None]
@@ -290,7 +299,7 @@ class Balancer:
                 f'where the 0 of a task means that nothing is labelled: {tries or "none measured"}). Label more '
                 'pictures, train for more iterations, or set balance=None and give loss_weight.'
             )
-        late = [ratio for iteration, ratio in valid if iteration >= self.window / 2]
+        late = [ratio for iteration, ratio in valid if iteration >= self._middle]
         chosen = late if len(late) >= _DECIDING else [ratio for _, ratio in valid]
         self.unit = math.exp(min(median(chosen), 700.0))
         low, _, high = quantiles(chosen, method='inclusive') if len(chosen) > 1 else (0.0, 0.0, 0.0)

@@ -27,6 +27,7 @@ from mmdistill_dense.engine.resume import (
     differ,
     identity,
     same_distillers,
+    same_losses,
 )
 from mmdistill_dense.engine.work_folder import refuse_another_run
 from mmdistill_dense.model.balanced_step import balanced_of, balanced_place, choose_ratios
@@ -250,9 +251,18 @@ class DistillerState(Hook):
         if isinstance(model, Distilled):
             _put_in_order(runner, model, list(then.get('distillers', ())))
             state = checkpoint.get('distillers', {})
-            same = same_distillers(then, now)
-            fits = {name: tensor for name, tensor in state.items() if name.partition('.')[0] in same}
-            model.distillers.load_state_dict(fits if changed else state, strict=not changed)
+            same, equal = same_distillers(then, now), same_losses(then, now)
+            trained = {name for name, _ in model.distillers.named_parameters()}
+            # queues and statistics are of the loss, and the teacher, that they were gathered with
+            of = {name: name.partition('.')[0] for name in state}
+            fits = {name: state[name] for name in state if of[name] in (same if name in trained else equal)}
+            model.distillers.load_state_dict(fits, strict=not changed and len(fits) == len(state))
+            gathered = {of[name] for name in state.keys() - fits.keys()} | {*checkpoint.get('balance', ())}
+            if anew := (same - equal) & gathered:
+                runner.logger.warning(
+                    f'model.distillers: options or teachers of {some(sorted(anew))} were changed since the checkpoint: '
+                    'what they have measured or gathered (weights of balance, queues, statistics) begins anew.'
+                )
         if changed and then.get('distillers') != now.get('distillers') and 'optimizer' in checkpoint:
             _fit_optimizer(checkpoint['optimizer'], runner, model)
 
@@ -317,7 +327,7 @@ class Balancing(Hook):
         self._steps = checkpoint.get('meta', {}).get('epoch_steps') if state else None
         then = checkpoint.get('meta', {}).get('distill') or {}
         model = unwrap(runner.model)
-        same = same_distillers(then, identity(model)) if isinstance(model, Distilled) else set()
+        same = same_losses(then, identity(model)) if isinstance(model, Distilled) else set()
         for name in same & state.keys() & self._balanced.keys():
             self._balanced[name][1].load(state[name])
 
@@ -329,7 +339,7 @@ class Balancing(Hook):
         for distiller, balancer in self._balanced.values():
             if self._steps and _is_epoch_based(runner) and self._steps != len(runner.train_dataloader):
                 balancer.move(len(runner.train_dataloader) / self._steps)
-            balancer.start(runner.max_iters, len(self._balanced))
+            balancer.start(runner.max_iters, len(self._balanced), distiller.state.iteration)
             plan = f'{len(balancer.plan)} measurements until iteration {balancer.window:g}, gradients of {place}'
             told = plan if balancer.unit is None else f'weight {balancer.weight:g}, measured before'
             runner.logger.info(f'{distiller.key}.balance: ratio {balancer.ratio:.3g}, {told}')
@@ -393,7 +403,7 @@ class DistillHook(Hook):
     Args:
         resume_changed: Resume although teacher or distillers differ from those of the checkpoint. Distillers that are
             not in it, or have another class, shape or tap, start from scratch, and so does the optimizer's state of
-            all distillers. Defaults to False.
+            all distillers; queues and measured weights also with another teacher. Defaults to False.
     """
 
     priority = 'HIGH'

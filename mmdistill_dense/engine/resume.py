@@ -121,6 +121,8 @@ def identity(model: Distilled) -> dict[str, Any]:
             'type': type(d).__name__,
             'tensors': {key: list(value.shape) for key, value in d.state_dict().items()},
             'taps': [[str(s), str(t)] for s, t in zip(d.student_taps, d.teacher_taps, strict=True)],
+            'options': d.loss_options,
+            'teacher': str(d.teacher_name),
         }
         for name, d in model.distillers.items()
     }
@@ -142,22 +144,40 @@ def same_distillers(then: Mapping[str, Any], now: Mapping[str, Any]) -> set[str]
     """Return the names that stand for one distiller in two identities: class, shapes and taps, as far as they say."""
     before, after = (side.get('distillers', {}) for side in (then, now))
     shared = ((name, before[name], after[name]) for name in before.keys() & after.keys())
-    return {name for name, old, new in shared if all(old.get(key, fact) == fact for key, fact in new.items())}
+    facts = 'type', 'tensors', 'taps'
+    return {name for name, old, new in shared if all(old.get(fact, new[fact]) == new[fact] for fact in facts)}
 
 
-def _without(told: dict[str, Any], fact: str) -> dict[str, Any]:
+_WEIGHTS = 'sha256', 'config', 'classes'  # what a receipt says of the teacher, whoever reads how much of it
+
+
+def same_losses(then: Mapping[str, Any], now: Mapping[str, Any]) -> set[str]:
+    """Return those of the same distillers whose options and teacher are equal too, as far as both sides say."""
+    same = set()
+    for name in same_distillers(then, now):
+        after = now['distillers'][name]
+        before = {**after, **then['distillers'][name]}
+        equal = all(after['options'].get(key, option) == option for key, option in before['options'].items())
+        sides = comparable({**then}).get('teachers', {}), comparable({**now})['teachers']
+        receipts = [side.get(facts['teacher'], {}) for side, facts in zip(sides, (before, after), strict=True)]
+        if equal and len({str([receipt.get(fact) for fact in _WEIGHTS]) for receipt in receipts}) == 1:
+            same.add(name)
+    return same
+
+
+def _without(told: dict[str, Any], *facts: str) -> dict[str, Any]:
     distillers = told.get('distillers', {}).items()
-    found = {name: {key: value for key, value in one.items() if key != fact} for name, one in distillers}
+    found = {name: {key: value for key, value in one.items() if key not in facts} for name, one in distillers}
     return {**told, 'distillers': found} if told else {}
 
 
 def comparable(told: dict[str, Any]) -> dict[str, Any]:
-    """Return the identity without names of files and, of older ones, of settings; a hash stands for file and config."""
+    """Return what another run differs in: no names of files, whose hash stands for file and config, and no options."""
     teachers = {
         name: {**teacher, 'file': None, 'config': None if teacher['sha256'] else teacher['config']}
         for name, teacher in told.get('teachers', {}).items()
     }
-    return {**_without(told, 'settings'), 'teachers': teachers} if told else {}
+    return {**_without(told, 'settings', 'options', 'teacher'), 'teachers': teachers} if told else {}
 
 
 def describe(told: dict[str, Any]) -> str:

@@ -13,6 +13,7 @@ import torch
 
 from mmdistill_dense.distillers.base import Distiller
 from mmdistill_dense.distillers.feature import FeatureDistiller
+from mmdistill_dense.distillers.schedule import Balance, Balancer, Try
 from mmdistill_dense.model.balanced_step import balanced_place
 from mmdistill_dense.registry import DISTILLERS
 from tests import toys
@@ -127,6 +128,35 @@ def test_another_ratio_is_another_run(tmp_path):
     resumed(tmp_path / 'b', 'iter_14.pth', other, default_hooks=dict(distill=dict(resume_changed=True)))
     before, after = (logged(folder, 'kd.weight')['distill.kd.weight'][15] for folder in (whole(), tmp_path / 'b'))
     assert after == pytest.approx(2 * before, rel=1e-3)
+
+
+@pytest.mark.parametrize('start', [5, 14])
+def test_a_weight_of_other_options_is_measured_anew(tmp_path, start):
+    """From there on, also behind the window, and to the bit by a run that is interrupted again."""
+    other = {**BALANCED, 'kd': dict(BALANCED['kd'], temperature=9.0)}
+    resumed(tmp_path, f'iter_{start}.pth', other, log_level='INFO')
+    assert 'options or teachers of kd were changed since the checkpoint' in log_of(tmp_path)
+    before, after = (balance_of(folder / f'iter_{ITERS}.pth') for folder in (whole(), tmp_path))
+    assert after['mimic']['tries'][:3] == before['mimic']['tries'][:3], 'measured until here'
+    assert after['kd']['tries'][0][0] == after['kd']['first'] == start
+    assert logged(tmp_path, 'kd.weight')['distill.kd.weight'][start] > 0
+
+
+def test_a_plan_begins_where_it_measures_anew():
+    balancer = Balancer(Balance(ratio=2.0, until=12))
+    balancer.start(100, 1, now=40)
+    assert sorted(balancer.plan) == [40 + iteration for iteration in PLAN] and balancer.window == 52
+    for iteration in sorted(balancer.plan):
+        assert not balancer.begin(iteration, 1.0, 'kd') and balancer.due
+        balancer.add(Try(iteration, 8.0, 2.0), 1.0, 'kd')
+    resumed = Balancer(balancer.option)
+    resumed.load(balancer.state())
+    resumed.start(100, 1, now=50)
+    assert (resumed.plan, resumed.window) == (balancer.plan, balancer.window)
+    assert resumed.begin(52, 1.0, 'kd') and resumed.weight == 8.0
+    ended = Balancer(balancer.option)
+    ended.start(100, 1, now=80)
+    assert not ended.begin(99, 0.0, 'kd') and ended.weight == 0, 'its schedule ended before'
 
 
 def test_with_accumulated_gradients_a_part_is_measured(tmp_path):

@@ -32,7 +32,7 @@ from mmdistill_dense.engine.distill_hook import (
     place_distillers,
 )
 from mmdistill_dense.engine.loss_guard import check_saved, loss_scale
-from mmdistill_dense.engine.resume import comparable, describe, differ, identity
+from mmdistill_dense.engine.resume import comparable, describe, differ, identity, same_losses
 from mmdistill_dense.model.balanced_step import balanced_of
 from mmdistill_dense.registry import DISTILLERS, HOOKS
 from mmdistill_dense.utils.reproducible import SeededBatches, WorkerSeed, fork_rng
@@ -257,7 +257,10 @@ def test_another_run_is_told_apart(finished, other_teacher, tmp_path):
         assert differ(told, now) and then != words and ('other.pth' in words or 'fcn_16.pth' in words), words
     shutil.copy(toys.teacher_file('fcn'), tmp_path / 'moved.pth')
     moved = toys.seg_net('fcn', 16, checkpoint=str(tmp_path / 'moved.pth'))
-    assert not differ(told, identity_of(moved, kd=dict(KD, temperature=4.0), mimic=MIMIC))
+    again = identity_of(moved, kd=dict(KD, temperature=7.0), mimic=dict(MIMIC, loss_weight=7.0))
+    assert not differ(told, again) and same_losses(told, again) == {'mimic'}
+    assert same_losses(told, identity_of(kd=dict(KD, temperature=1.0), mimic=MIMIC)) == {'kd', 'mimic'}, 'the default'
+    assert not same_losses(told, identity_of(other_teacher, kd=KD, mimic=MIMIC))
     here, there, other = (
         dict(teachers=dict(t=dict(config=f'{folder}/t.py', file='t.pth', sha256=sha, matched=1)), distillers={})
         for folder, sha in (('a', '1f'), ('b', '1f'), ('a', '2f'))
@@ -292,12 +295,17 @@ def changed_fact(facts, key):
     """The facts of a distiller in a checkpoint, one of which is another."""
     shapes = facts['tensors'] or {'weight': []}
     longer = {**facts['tensors'], min(shapes): [1, *shapes[min(shapes)]]}
-    return {**facts, key: dict(type='OtherMethod', taps=[['backbone[0]', 'backbone[0]']], tensors=longer)[key]}
+    others = dict(type='OtherMethod', taps=[['backbone[0]', 'backbone[0]']], tensors=longer, teacher='other')
+    others['options'] = {**facts['options'], min(facts['options']): 'another'}
+    return {**facts, key: others[key]}
 
 
-@pytest.mark.parametrize('key', ['type', 'taps', 'tensors', None])
+@pytest.mark.parametrize('key', ['type', 'taps', 'tensors', 'options', 'teacher', None])
 def test_state_goes_to_no_other_distiller_of_its_name(key):
-    """Adapters, queues, pointers, means and measured weights of each method; older files hold no taps."""
+    """Adapters, queues, pointers, means and measured weights of each method; older files hold no taps and options.
+
+    With other options, or another teacher, adapters are trained on, as the student is.
+    """
     methods = {name: {**option, 'balance': 2.0} for name, option in (resumption.KEEPING | dict(mimic=MIMIC)).items()}
     model = toys.ready(toys.build(pair(methods)))
     fresh = {name: tensor.clone() for name, tensor in model.distillers.state_dict().items()}
@@ -313,8 +321,9 @@ def test_state_goes_to_no_other_distiller_of_its_name(key):
         distillers = {name: changed_fact(facts, key) if name == changed_name else facts
                       for name, facts in now['distillers'].items()}  # fmt: skip
         for facts in [] if key else distillers.values():
-            del facts['taps']
-        checkpoint = dict(meta=dict(distill=dict(now, teachers={}, distillers=distillers)), distillers=saved)
+            del facts['taps'], facts['options'], facts['teacher']
+        then = dict(now, distillers=distillers, earlier={})
+        checkpoint = dict(meta=dict(distill=then), distillers=saved)
         model.distillers.load_state_dict(fresh)
         for balancer in balancers.values():
             balancer.load(dict(tries=[], unit=None))
@@ -322,8 +331,17 @@ def test_state_goes_to_no_other_distiller_of_its_name(key):
             part.after_load_checkpoint(runner, dict(checkpoint, balance=measured))
         restored = {*methods} - {changed_name}
         assert {name for name, balancer in balancers.items() if balancer.unit == 4.0} == restored
-        expected = {name: (saved if name.partition('.')[0] in restored else fresh)[name] for name in fresh}
+        on = {name for name, _ in model.distillers.named_parameters()} if key in ('options', 'teacher') else set()
+        expected = {
+            name: (saved if name in on or name.partition('.')[0] in restored else fresh)[name] for name in fresh
+        }
         assert not toys.differing(model.distillers.state_dict(), expected), changed_name
+        told = [
+            text
+            for (text,), _ in runner.logger.warning.call_args_list
+            if f'options or teachers of {changed_name}' in text
+        ]
+        assert len(told) == (key in ('options', 'teacher'))
 
 
 def test_a_control_resumes_as_a_distilled_run_if_asked_and_is_none_itself(tmp_path):

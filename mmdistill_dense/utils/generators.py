@@ -8,6 +8,7 @@ import random
 import sys
 import textwrap
 import zlib
+from collections import deque
 from collections.abc import Iterator
 from contextlib import suppress
 from types import ModuleType
@@ -19,6 +20,7 @@ import torch
 _KINDS = (np.random.Generator, np.random.BitGenerator, np.random.RandomState, random.Random, torch.Generator)
 _LEAVES = (str, bytes, int, float, np.ndarray, torch.Tensor, type, ModuleType, type(None))
 _MEMBERS, _OBJECTS = 256, 20_000  # longer lists hold pictures, not steps
+_ANNOTATIONS = 'data_list', 'data_infos', 'img_infos'  # of mmengine's data sets, and of older ones
 # make generators that draw their seed from the system if they get none
 _MAKERS = ('default_rng', 'RandomState', 'Random', 'PCG64', 'MT19937', 'Philox', 'SFC64')
 _SYSTEM = ('SystemRandom', 'urandom', 'token_bytes', 'randbits')
@@ -77,18 +79,23 @@ def _takes_seed(generator: Any) -> bool:
 
 
 def _objects(holder: Any) -> Iterator[Any]:
-    """Yield an object and those below it that may hold generators: no arrays, and no long lists."""
-    seen, waiting = dict[int, Any](), [holder]
-    while waiting and len(seen) < _OBJECTS:
-        owner = waiting.pop(0)
-        if isinstance(owner, (*_LEAVES, *_KINDS)) or id(owner) in seen:
+    """Yield an object and those below it that may hold generators: no arrays, no long lists and no annotations."""
+    seen, waiting = {id(holder): holder}, deque([holder])
+    while waiting:
+        owner = waiting.popleft()
+        if isinstance(owner, (*_LEAVES, *_KINDS)):
             continue
-        seen[id(owner)] = owner
-        if isinstance(owner, (dict, list, tuple)):
-            waiting += (owner.values() if isinstance(owner, dict) else owner) if len(owner) <= _MEMBERS else ()
-        else:
-            waiting += [*getattr(owner, '__dict__', {}).values(), getattr(owner, '__self__', None), *_contents(owner)]
         yield owner
+        if isinstance(owner, (dict, list, tuple)):
+            members = (owner.values() if isinstance(owner, dict) else owner) if len(owner) <= _MEMBERS else ()
+        else:
+            names = getattr(owner, '__dict__', {})
+            members = [member for name, member in names.items() if name not in _ANNOTATIONS]
+            members += [getattr(owner, '__self__', None), *_contents(owner)]
+        for member in members:
+            if not isinstance(member, (*_LEAVES, *_KINDS)) and id(member) not in seen and len(seen) < _OBJECTS:
+                seen[id(member)] = member
+                waiting.append(member)
 
 
 def _contents(function: Any) -> list[Any]:

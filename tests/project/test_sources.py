@@ -1,53 +1,64 @@
 """Frames of one video and tiles of one scene stay in one part, and pictures that are numbered by chance do not."""
 
 import json
+import random
 import re
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from mmdistill_dense.apps.project.box_labels import BoxData, find_box_data
 from mmdistill_dense.apps.project.label_images import SegData, find_seg_data
 from mmdistill_dense.apps.project.picture_folders import Wish, free_pictures
-from mmdistill_dense.apps.project.picture_sources import note_of, two_parts
+from mmdistill_dense.apps.project.picture_sources import FORMS, find_sources, note_of, siblings, two_parts
 from tests.project.folders_of_data import label, label_file, picture
 
-WORDS, FOUR, TEN, TWENTY = ('park', 'quay', 'road', 'shop', 'yard'), range(4), range(10), range(20)
+WORDS, FIVE, TEN, TWENTY = ('park', 'quay', 'road', 'shop', 'yard'), range(5), range(10), range(20)
 TILES = [(256 * (place % 5), 256 * (place // 5)) for place in TEN]
 OF_SOURCES = {
-    'frames': [[f'video{video}_frame_{frame:06}.png' for frame in TEN] for video in FOUR],
+    'frames': [[f'video{video}_frame_{frame:06}.png' for frame in TEN] for video in FIVE],
     'frames of words': [[f'{word}-frame{frame}.png' for frame in TEN] for word in WORDS],
-    'frames in folders': [[f'cam {cam}/frame_{frame}.png' for frame in TEN] for cam in FOUR],
-    'numbers in folders': [[f'clip{clip}/{frame:05}.png' for frame in TEN] for clip in FOUR],
-    'numbers': [[f'clip{clip}_{frame:04}.png' for frame in TEN] for clip in FOUR],
-    'not latin': [[f'видео{clip}_{frame:04}.png' for frame in TEN] for clip in FOUR],
-    'ffmpeg': [[f'{word}-{frame:04}.png' for frame in range(996, 1006)] for word in WORDS],
-    'roboflow': [[f'{word}_mp4-{frame}_jpg.rf.{copy}.jpg' for frame in TEN for copy in ('a1', 'b2')] for word in WORDS],
-    'CamVid': [[f'{drive}_{frame:06}.png' for frame in range(6690, 6990, 30)] for drive in ('0001TP', '16E5', 'Seq05')],
-    'Cityscapes': [[f'bonn_{drive:06}_{frame:06}_leftImg8bit.png' for frame in TEN] for drive in FOUR],
-    'DOTA': [[f'P{scene:04}__1__{x}___{y}.png' for x, y in TILES] for scene in FOUR],
-    'tiles of scenes': [[f'scene{scene}_{x}_{y}.png' for x, y in TILES] for scene in FOUR],
+    'frames of days': [[f'rec_2024010{day}_{frame:05}.jpg' for frame in TEN] for day in FIVE],
+    'tasks of CVAT': [[f'task_{task}/images/frame_{frame:06}.png' for frame in TEN] for task in FIVE],
+    'numbers in folders': [[f'clip{clip}/train/{frame:05}.png' for frame in TEN] for clip in FIVE],
+    'numbers': [[f'clip{clip}-{frame:04}.png' for frame in TEN] for clip in FIVE],
+    'Label Studio': [[f'{frame:05}a{clip}f-vid{clip}_{frame:04}.png' for frame in TEN] for clip in FIVE],
+    'Roboflow': [[f'{word}_mp4-{frame}_jpg.rf.{copy}.jpg' for frame in TEN for copy in ('a1', 'b2')] for word in WORDS],
+    'CamVid': [[f'{drive}_{frame:05}.png' for frame in TEN] for drive in ('0001TP', '0016E5', 'Seq05VD', '0006R0')],
+    'Cityscapes': [[f'bonn_{drive:06}_{frame:06}_leftImg8bit.png' for frame in TEN] for drive in FIVE],
+    'KITTI': [[f'2011_09_26_drive_{drive:04}_sync/image_02/data/{frame:010}.png' for frame in TEN] for drive in FIVE],
+    'LGG': [[f'TCGA_CS_494{patient}_19960909_{number}.tif' for number in TEN] for patient in FIVE],
+    'MOT': [[f'MOT17-0{video}-DPM/img1/{frame:06}.jpg' for frame in TEN] for video in FIVE],
+    'VisDrone': [[f'{place:07}_{100 * frame:05}_d_{frame:07}.jpg' for frame in TEN] for place in FIVE],
+    'DOTA': [[f'P{scene:04}__1__{x}___{y}.png' for x, y in TILES] for scene in FIVE],
+    'tiles of scenes': [[f'video{scene}_{x}_{y}.png' for x, y in TILES] for scene in FIVE],
     'tiles of words': [[f'{word}_{x}_{y}.png' for x, y in TILES] for word in WORDS],
-    'tiles with corners': [[f'area_2_{scene}_{x}_{y}_{x + 512}_{y + 512}.png' for x, y in TILES] for scene in FOUR],
+    'tiles with corners': [[f'area_2_{scene}_{x}_{y}_{x + 512}_{y + 512}.png' for x, y in TILES] for scene in FIVE],
+    'mosaics': [[f'ortho_{year}_{number}_{number % 3}.png' for number in TEN] for year in range(2018, 2023)],
     'rows and columns': [[f'{word}_r{number}_c{number % 3}.png' for number in TEN] for word in WORDS],
-    'named tiles': [[f'{word}_tile_{number}.png' for number in TEN] for word in WORDS],
+    'named tiles': [[f'farm_{farm}_tile_{number}.png' for number in TEN] for farm in FIVE],
 }
+KINDS = ('cat', 'cow', 'dog', 'elk', 'hen')
 BY_CHANCE = {
     'camera': [f'IMG_{number:04}.jpg' for number in range(1, 101)],
-    'two cameras': [f'{camera}{number:04}.jpg' for camera in ('IMG_', 'DSC') for number in range(1, 51)],
-    'days': [f'IMG_2023050{day}_12{number * 7:04}.jpg' for day in FOUR for number in TWENTY],
-    'COCO': [f'{17 * number:012}.jpg' for number in range(1, 101)],
+    'two cameras': [f'{camera}{number:04}.jpg' for camera in ('IMG_', 'DSC-') for number in range(1, 51)],
+    'days': [f'IMG_2023050{day}_12{number * 7:04}.jpg' for day in FIVE for number in TWENTY],
+    'screenshots': [f'cam-2024-01-0{day}-{number:04}.jpg' for day in FIVE for number in TWENTY],
     'COCO 2014': [f'COCO_train2014_{17 * number:012}.jpg' for number in range(1, 101)],
     'VOC': [f'{year}_{number:06}.jpg' for year in range(2007, 2012) for number in TWENTY],
-    'one plant': [f'leaf_{number:03}.jpg' for number in range(1, 101)],
-    'kinds': [f'{kind}_{number:03}.jpg' for kind in ('cat', 'cow', 'dog', 'elk', 'hen') for number in TWENTY],
-    'kinds in folders': [f'{kind}/{number:03}.jpg' for kind in ('cat', 'cow', 'dog', 'elk') for number in TWENTY],
-    'numbered kinds': [f'class{kind}_{number:03}.jpg' for kind in range(5) for number in TWENTY],
-    'ImageNet': [f'n0{kind}084071_{number}.jpg' for kind in range(5) for number in TWENTY],
     'KITTI': [f'{number:06}_10.png' for number in range(100)],
+    'Objects365': [f'objects365_v{part}_{number:08}.jpg' for part in (1, 2) for number in range(50)],
     'nothing': [f'{number}.png' for number in range(100)],
-}
+    'Label Studio': [f'{97 * number:05}abc-IMG_{number:04}.jpg' for number in range(100)],
+    'kinds in folders': [f'{kind}4/{number:03}.jpg' for kind in KINDS for number in TWENTY],
+    **{form: [form.format(kind, number) for kind in KINDS for number in TWENTY]
+       for form in ('{}_{:03}.jpg', '{}-{:04}.jpg', '{}_crop_{}.jpg', '{} tile {}.jpg')},
+    **{form: [form.format(kind, number) for kind in FIVE for number in TWENTY]
+       for form in ('defect{}_{:03}.jpg', 'class{}-{:04}.jpg', 'grade{}_tile_{}.jpg', 'euro_{}_{:03}.jpg',
+                    'n0{}084071_{}.jpg', '0{}_mouse_bite_{:02}.jpg', 'batch{}_{:03}.jpg', 'class{}_frame_{}.jpg')},
+}  # fmt: skip
 
 
 def paths(names: Sequence[str]) -> list[str]:
@@ -61,9 +72,12 @@ def test_pictures_of_one_source_stay_in_one_part(sources: list[list[str]]) -> No
              for source in sources]  # fmt: skip
     assert all(len(one) == 1 for one in parts) and parts.count({1}) == 1
     (note,) = note_of(train, val)
-    assert note.startswith(f'names tell {len(sources)} sources (') and note.endswith(
-        f'each in one part: {len(sources) - 1} train, 1 val'
-    )
+    assert note.startswith(f'names tell sources, each in one part: {len(sources) - 1} train, 1 val (')
+
+
+def test_each_form_is_told_by_its_example() -> None:
+    sources = find_sources(f'/mine/images/{name}.jpg' for name in FORMS)
+    assert len({*sources.values()}) == len(FORMS)
 
 
 @pytest.mark.parametrize('names', BY_CHANCE.values(), ids=BY_CHANCE)
@@ -74,6 +88,31 @@ def test_numbered_pictures_are_divided_one_by_one(names: list[str]) -> None:
     places = {name: f'{number:04}' for number, name in enumerate(sorted(paths(names)))}
     assert ([places[name] for name in train], [places[name] for name in val]) == plain
     assert note_of(train, val) == []
+
+
+@pytest.mark.parametrize('form', ['ortho_{}_{}.png', 'tile_{}_{}.png', 'farm_x{}_y{}.png'])
+def test_columns_of_one_mosaic_are_one_scene(form: str) -> None:
+    (note,) = note_of(*two_parts(paths([form.format(x, y) for x in TEN for y in TEN]), Path('mine')))
+    assert re.match('WARNING: by their names, .* some train and some validate, so the scores may be too high', note)
+
+
+def test_a_grouping_leaves_no_class_out_of_training() -> None:
+    """Kinds that are named as videos are, and one frame of many that alone shows a class."""
+    names = paths([f'{kind}_frame_{number}.png' for kind in KINDS for number in TEN])
+    train, _ = two_parts(names, Path('mine'), classes=lambda path: {Path(path).name[:3]})
+    assert len({Path(path).name[:3] for path in train}) == 5
+    train, val = two_parts(names, Path('mine'), classes=lambda path: {path == names[-1]})
+    assert not {Path(path).name[:3] for path in train} & {Path(path).name[:3] for path in val}
+
+
+def test_no_part_is_empty() -> None:
+    chance = random.Random(0)
+    for _ in range(600):
+        form = chance.choice(('video{}_frame_{}.png', 'img{}_jpg.rf.{}.jpg', 'cat{}_{:04}.png'))
+        sizes = [chance.choice((1, 2, 3, 10, 40)) for _ in range(chance.randint(2, 6))]
+        names = [form.format(source, number) for source, size in enumerate(sizes) for number in range(size)]
+        parts = two_parts(names, Path('mine'), chance.choice((None, 0.02, 0.1, 0.5, 0.8, 0.95)))
+        assert sorted([*parts[0], *parts[1]]) == sorted(names) and all(parts)
 
 
 @pytest.mark.parametrize('sources', [
@@ -125,13 +164,26 @@ def test_new_tells_the_sources_it_divides(task: str, tmp_path: Path) -> None:
     data = video_data(tmp_path / 'four', task, 4)
     parts = videos_of(data)
     assert not parts['train'] & parts['val'] and [len(own) for own in parts.values()] == [3, 1]
-    assert any(note.startswith('names tell 4 sources (video0, video1, video2 and 1 more)') for note in data.notes)
+    told = 'names tell sources, each in one part: 3 train, 1 val (video0, video1, video2 and 1 more)'
+    assert told in data.notes
     data = video_data(tmp_path / 'one', task, 1)
     assert sum(note.startswith('WARNING: by their names, pictures may be frames') for note in data.notes) == 1
 
 
-def test_frames_without_a_box_stay_with_their_video(tmp_path: Path) -> None:
-    empty = [10 * video + frame for video in FOUR for frame in (3, 4, 5, 6, 7)]
+def test_kinds_of_label_images_named_as_videos_all_train(tmp_path: Path) -> None:
+    for number, name in enumerate(f'{kind}_frame_{number}' for kind in KINDS for number in range(8)):
+        picture(tmp_path / f'images/{name}.jpg', number)
+        (tmp_path / 'labels').mkdir(exist_ok=True)
+        Image.new('L', (64, 48), number // 8).save(tmp_path / f'labels/{name}.png')
+    parts = videos_of(find_seg_data(tmp_path))
+    assert parts['train'] == {*KINDS}
+
+
+@pytest.mark.parametrize('empty', [
+    pytest.param([10 * video + frame for video in range(4) for frame in (3, 4, 5, 6, 7)], id='some of each'),
+    *(pytest.param(range(10 * video, 10 * video + 10), id=f'all of {video}') for video in range(4)),
+])  # fmt: skip
+def test_frames_without_a_box_stay_with_their_video(empty: Sequence[int], tmp_path: Path) -> None:
     data = video_data(tmp_path, 'det', 4, empty)
     parts = videos_of(data)
     assert not parts['train'] & parts['val'] and [len(own) for own in data.pictures.values()] == [30, 10]
@@ -155,3 +207,21 @@ def test_frames_beside_those_for_val_are_not_taught_on(videos: int, left: int, t
     assert free.count == 2 * left
     assert free.left_out == ('2 of videos or scenes that validate or test' if videos > 1 else '')
     assert not {name.partition('_')[0] for name in free.names} & (videos_of(data)['val'] - videos_of(data)['train'])
+
+
+def test_batches_beside_those_for_val_are_taught_on() -> None:
+    """Names that tell neither frames nor tiles, or folders of parts alone, leave nothing out."""
+    for form in ('/{}/batch{}_{:03}.jpg', '/{}/dog{}-{:04}.jpg', '/{}/MOT17-0{}/img1/{:06}.jpg', '/{}/val{}/{:06}.png'):
+        parts = {
+            'train': [form.format('mine', 1, one) for one in TEN],
+            'val': [form.format('mine', 2, one) for one in TEN],
+        }
+        assert not siblings([form.format('more', 3, one) for one in TEN], parts)
+    parts = {part: [f'/mine/{part}/frame_{one:06}.png' for one in TEN] for part in ('train', 'val')}
+    assert not siblings([f'/more/val/frame_{one:06}.png' for one in TEN], parts)
+
+
+def test_a_single_picture_for_val_tells_its_source() -> None:
+    parts = {'train': [f'/mine/drive0_{one:04}_left.png' for one in TEN], 'val': ['/mine/drive1_0003_left.png']}
+    pictures = [f'/more/drive1_{one:04}_{side}.png' for one in TEN for side in ('left', 'right')]
+    assert siblings(pictures, parts) == {*pictures}

@@ -16,7 +16,7 @@ from mmdistill_dense.apps.project.formats import json_files, xml_files, yolo
 from mmdistill_dense.apps.project.formats.objects import Given, Labelled, Reading, mend
 from mmdistill_dense.apps.project.label_values import hint_of_void
 from mmdistill_dense.apps.project.picture_folders import SPLITS, Count, Split, Wish, table
-from mmdistill_dense.apps.project.picture_sources import group_pictures, note_of, two_parts
+from mmdistill_dense.apps.project.picture_sources import note_of, two_parts
 from mmdistill_dense.datasets.label_files import has_mask
 from mmdistill_dense.unlabelled.pictures import EXTENSIONS
 from mmdistill_dense.utils.literals import Template
@@ -183,13 +183,10 @@ def _divided(
     chosen = {part: {*own} for part, own in listed.items()}
     if len(listed) < 2:
         every = {str(one.picture): one for one in pictures if not listed or one.picture in chosen['train']}
-        originals = group_pictures([*every], wish.share)  # of versions that Roboflow writes; videos of frames
-        counts = {originals[path] for path, one in every.items() if any(_counts(each, names) for each in one.objects)}
-        boxed = two_parts([path for path in every if originals[path] in counts], source, wish.share)
-        bare = [path for path in every if originals[path] not in counts]  # are divided alike
-        rest = two_parts(bare, source, wish.share) if len(bare) > 1 else (bare, list[str]())
-        chosen = {name: {Path(one) for one in (*own, *more)}
-                  for name, own, more in zip(('train', 'val'), boxed, rest, strict=True)}  # fmt: skip
+        learned = {path: {each['name'] for each in one.objects if _counts(each, names)} for path, one in every.items()}
+        bare = {path for path, objects in learned.items() if not objects}
+        drawn = two_parts([*every], source, wish.share, learned.__getitem__, bare)
+        chosen = {part: {*map(Path, paths)} for part, paths in zip(('train', 'val'), drawn, strict=True)}
     return {part: [one for one in pictures if one.picture in own] for part, own in chosen.items()}
 
 

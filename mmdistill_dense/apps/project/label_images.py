@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -147,6 +148,13 @@ def _unknown(root: Path, paths: Sequence[str], what: str) -> str:
 # The parts
 
 
+def _values(pair: Pair) -> set[object]:
+    """Return the numbers or colours in the label image of a pair; none of a broken one, which is refused later."""
+    with suppress(ValueError), folders.opened(pair[1]) as image:
+        return {value for _, value in image.getcolors(1 << 24) or ()}
+    return set()
+
+
 def _divided(root: Path, paired: Paired, wish: folders.Wish, notes: list[str]) -> Parts:
     """Divide the pairs as lists, ``--split`` or folders say, or by chance; note what was counted."""
     pairs = {root / picture: (root / picture, root / label) for picture, label in paired.labels.items()}
@@ -182,7 +190,7 @@ def _divided(root: Path, paired: Paired, wish: folders.Wish, notes: list[str]) -
         raise ValueError(f'--data {root}: {there}; two for train are needed. --split 0.2 draws another split.')
     kind = 'list' if lists else 'folder'
     if set(parts) == {'train'}:
-        parts['train'], parts['val'] = train, val = two_parts(parts['train'], root, wish.share)
+        parts['train'], parts['val'] = train, val = two_parts(parts['train'], root, wish.share, _values)
         notes.append(f'no {kind} for val: {len(train)} pictures train, {len(val)} validate')
         notes += note_of(*([str(picture) for picture, _ in own] for own in (train, val)))
     if 'val' not in parts:

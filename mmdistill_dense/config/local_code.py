@@ -5,19 +5,20 @@ from __future__ import annotations
 import ast
 import hashlib
 import importlib.util
-import os
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from functools import cache
 from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 from typing import Any
 
-from mmengine.registry import DATASETS, TRANSFORMS
+from mmengine import registry as registries
+from mmengine.registry import Registry
 
-from mmdistill_dense.config.resolve import is_distill_model, read_file, teachers_of
+from mmdistill_dense.config.resolve import find_config, is_distill_model, read_file, teachers_of
 from mmdistill_dense.config.values import listed, mappings
+from mmdistill_dense.registry import DISTILLERS
 from mmdistill_dense.utils.version import STACK
 
 _INSTALLED = {*sys.stdlib_module_names, *STACK, 'mmpretrain', 'mmdistill_dense', '__main__'}  # also clones of them
@@ -28,30 +29,31 @@ _DIGITS = 16
 def local_code(config: Any) -> dict[str, str]:
     """Return digits for each file of a config's local code, by the file's name as its module is imported.
 
-    The code is the modules of ``custom_imports``, those of classes whose ``type`` names their module, those of network
+    The code is the modules of ``custom_imports``, those of classes that a ``type`` names, those of network
     configs of the user's own, and the local modules that these import. Digits stay those of a process's first look.
     """
     options: dict[str, Any] = config if isinstance(config, dict) else config.to_dict()
     modules = listed((options.get('custom_imports') or {}).get('imports'))
-    modules += [_module_of(option.get('type')) for option in mappings(options)]
-    code = _digits(modules)
+    code = _digits([*modules, *_modules_of(options)])
     model = options.get('model') or {}
     networks = [model.get('student'), *teachers_of(model).values()] if is_distill_model(model) else []
     for network in networks:
-        if isinstance(network, Mapping) and os.path.isfile(str(network.get('cfg'))):
-            code |= local_code(read_file(network['cfg']))
+        if path := own_config(network):
+            code |= local_code(read_file(path))
     return code
 
 
+def own_config(network: Any) -> Path | None:
+    """Return the file of the user's own that a network option names; ``None`` for a config of a package."""
+    name = network.get('cfg') if isinstance(network, Mapping) else None
+    with suppress(FileNotFoundError):  # which is refused where the network is built
+        return find_config(name) if isinstance(name, str) and '::' not in name else None
+    return None
+
+
 def code_of_dataset(dataset: Any) -> dict[str, str]:
-    """Return digits as :func:`local_code` for the classes of a data set and its pipeline, also those by bare name."""
-    modules = []
-    for kind in [option.get('type') for option in mappings(dataset)]:
-        for registry in (DATASETS, TRANSFORMS) if isinstance(kind, str) else ():
-            with suppress(Exception), registry.switch_scope_and_registry(None) as current:  # a name of neither
-                kind = current.get(kind) or kind
-        modules.append(_module_of(kind))
-    return _digits(modules)
+    """Return digits as :func:`local_code` for the classes of a data set and its pipeline."""
+    return _digits(_modules_of(dataset))
 
 
 def changed_files(before: Mapping[str, str] | None, now: Mapping[str, str]) -> list[str]:
@@ -59,8 +61,21 @@ def changed_files(before: Mapping[str, str] | None, now: Mapping[str, str]) -> l
     return [] if before is None else sorted({file for file, _ in {*before.items()} ^ {*now.items()}})
 
 
-def _module_of(kind: Any) -> str:
-    return kind.rpartition('.')[0] if isinstance(kind, str) else str(getattr(kind, '__module__', ''))
+def _modules_of(options: Any) -> Iterator[str]:
+    """Yield the modules of all classes that options name, with their module or as they are registered."""
+    tables = [table for registry in (*vars(registries).values(), DISTILLERS) for table in _tables(registry)]
+    for kind in [option.get('type') for option in mappings(options)]:
+        module, _, name = kind.rpartition('.') if isinstance(kind, str) else (kind.__module__ if kind else '', '', '')
+        yield module
+        yield from (str(table[name].__module__) for table in tables if name in table)
+
+
+def _tables(registry: Any) -> Iterator[Mapping[str, Any]]:
+    """Yield the classes by name of a registry, and of those below it."""
+    if isinstance(registry, Registry):
+        yield registry.module_dict
+        for child in registry.children.values():
+            yield from _tables(child)
 
 
 def _digits(modules: Iterable[str]) -> dict[str, str]:
@@ -98,7 +113,11 @@ def _read_module(path: str, package: str) -> tuple[str, list[str]]:
     """Return the digits of a file, whatever its line ends, and the modules that it may import, installed ones too."""
     text = Path(path).read_bytes().replace(b'\r\n', b'\n')
     imports = []
-    for node in ast.walk(ast.parse(text)):
+    try:
+        tree = ast.parse(text)
+    except (SyntaxError, ValueError):  # of another Python, which no run imports
+        tree = ast.Module([], [])
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             imports += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):

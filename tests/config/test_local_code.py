@@ -76,6 +76,21 @@ def test_code_of_a_network_in_a_file_counts(project: Path) -> None:
         assert list(digits(model=dict(type='DistillModel', **part))) == ['kdlab_data.py']
 
 
+def test_a_file_of_another_python_counts_by_its_digits(project: Path) -> None:
+    (project / 'kdlab/tables.py').write_text('print "of Python 2"\n')
+    assert list(digits(custom_imports=IMPORTS)) == IMPORTED
+
+
+def test_a_network_below_the_home_folder_counts(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A config of a package does not."""
+    monkeypatch.setenv('HOME', str(project))
+    (project / 'network.py').write_text("model = dict(type='kdlab_data.Blur')\n")
+    for name, found in (('~/network.py', project / 'network.py'), ('~/none.py', None), ('mmseg::fcn/x', None)):
+        assert code.own_config(dict(cfg=name)) == found
+        model = dict(type='DistillModel', student=dict(cfg=name))
+        assert list(digits(model=model)) == (['kdlab_data.py'] if found else [])
+
+
 def test_code_of_a_registered_step_is_in_a_data_set(project: Path) -> None:
     import kdlab_data
 
@@ -83,7 +98,8 @@ def test_code_of_a_registered_step_is_in_a_data_set(project: Path) -> None:
     try:
         code._read_module.cache_clear()
         dataset = dict(type='RepeatDataset', dataset=dict(type='A', pipeline=[dict(type='mmdistill_dense.KdlabBlur')]))
-        assert list(code.code_of_dataset(dataset)) == ['kdlab_data.py']
+        assert list(code.code_of_dataset(dataset)) == list(digits(data=dataset)) == ['kdlab_data.py']
+        assert list(digits(hook=dict(type='KdlabBlur'))) == ['kdlab_data.py'], 'by its bare name'
         assert code.code_of_dataset(dict(type='CityscapesDataset', pipeline=[dict(type='Resize')])) == {}
     finally:
         TRANSFORMS._module_dict.pop('KdlabBlur')

@@ -14,6 +14,7 @@ from mmengine.config import Config, ConfigDict
 
 from mmdistill_dense.apps.recipes import compose
 from mmdistill_dense.apps.suite.definition import Definition, Method, Teacher, filled
+from mmdistill_dense.config.local_code import own_config
 from mmdistill_dense.config.resolve import is_distill_model, load_model, read_file, teachers_of
 from mmdistill_dense.config.values import accumulated, chain, flat, listed, plain
 from mmdistill_dense.distillers.fragments import put_all
@@ -250,8 +251,8 @@ def changed_keys(folder: Path, config: Config) -> list[str]:
 def networks_hash(config: Config) -> str:
     """Return digits that change with the networks that a config names by files of the user's own; empty without any."""
     options = [config.model.get('student'), *(teachers_of(config.model).values() if reads_teacher(config) else ())]
-    own = [one for one in options if isinstance(one, Mapping) and os.path.isfile(str(one.get('cfg')))]
-    found = [plain(load_model({'cfg': one['cfg']}, 'model').model, _last_names) for one in own]
+    own = [path for option in options if (path := own_config(option))]
+    found = [plain(load_model({'cfg': str(path)}, 'model').model, _last_names) for path in own]
     return hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()[:DIGITS] if own else ''
 
 

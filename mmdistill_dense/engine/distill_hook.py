@@ -35,7 +35,7 @@ from mmdistill_dense.model.distill_model import Distilled, distillers_of
 from mmdistill_dense.networks.building import complete_heads
 from mmdistill_dense.registry import HOOKS
 from mmdistill_dense.utils.distributed import unwrap
-from mmdistill_dense.utils.generators import Generators
+from mmdistill_dense.utils.generators import Generators, of_modules
 from mmdistill_dense.utils.reproducible import (
     ReplayedBatches,
     SeededBatches,
@@ -85,14 +85,23 @@ class SeededStreams(Hook):
     """Seeds torch's stream at each iteration from (seed, rank, iteration) and the loader's workers at each epoch."""
 
     _first = True  # whether the first step of this start is still to come
-    _of_batches = Generators(None)  # those of the model's preprocessor
+    _of_batches = Generators(None)  # those of the model
+
+    def before_run(self, runner: Runner) -> None:
+        if built_loop(runner) is not None:
+            runner.register_hook(_SeededPipelines(), 'LOWEST')
 
     def before_train(self, runner: Runner) -> None:
         loader, loop = runner.train_dataloader, runner.train_loop
-        self._of_batches = Generators(getattr(unwrap(runner.model), 'data_preprocessor', None))
-        if names := Generators(loader.dataset).unseeded():
+        model = unwrap(runner.model)
+        self._of_batches = Generators([getattr(model, 'data_preprocessor', None), of_modules(model)])
+        of_loader = Generators([loader.dataset, loader.collate_fn])
+        names = of_loader.unseeded()
+        if loader.num_workers and len(of_loader) > len(Generators(loader.dataset)):  # which workers do not show
+            names.append('collate_fn')
+        if names:
             runner.logger.warning(
-                f'train_dataloader.dataset: {some(names)} draws random numbers that no seed reaches, so two runs of a '
+                f'train_dataloader: {some(names)} draws random numbers that no seed reaches, so two runs of a '
                 'seed differ, and a resumed run too: make the generator in __init__, where each batch seeds it.'
             )
         if _is_epoch_based(runner) and loader.num_workers > 0 and loader.persistent_workers:
@@ -118,10 +127,8 @@ class SeededStreams(Hook):
 
     def before_train_epoch(self, runner: Runner) -> None:
         """Restart the random streams of the data pipeline; an iteration-based run is one long epoch."""
-        loader, seed = runner.train_dataloader, mix(runner.seed, get_rank(), runner.epoch)
-        seed_everything(seed)
-        if not loader.num_workers:
-            Generators(loader.dataset).seed(seed)
+        loader = runner.train_dataloader
+        seed_everything(mix(runner.seed, get_rank(), runner.epoch))
         if _is_epoch_based(runner) and _has_default_workers(loader):
             loader.worker_init_fn = WorkerSeed(runner.seed, get_rank(), runner.epoch)
 
@@ -134,6 +141,15 @@ class SeededStreams(Hook):
         reseed = seed_everything if isinstance(batches, SeededBatches) else seed_torch
         reseed(seed := mix(runner.seed, get_rank(), runner.iter))
         self._of_batches.seed(seed)
+
+
+class _SeededPipelines(Hook):
+    """Seeds the generators of steps at each epoch, after hooks that replace them (mmdet's ``PipelineSwitchHook``)."""
+
+    def before_train_epoch(self, runner: Runner) -> None:
+        loader = runner.train_dataloader
+        if not loader.num_workers:
+            Generators([loader.dataset, loader.collate_fn]).seed(mix(runner.seed, get_rank(), runner.epoch))
 
 
 def _is_epoch_based(runner: Runner) -> bool:

@@ -11,11 +11,13 @@ import zlib
 from collections import deque
 from collections.abc import Iterator
 from contextlib import suppress
+from functools import partial
 from types import ModuleType
 from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 _KINDS = (np.random.Generator, np.random.BitGenerator, np.random.RandomState, random.Random, torch.Generator)
 _LEAVES = (str, bytes, int, float, np.ndarray, torch.Tensor, type, ModuleType, type(None))
@@ -24,6 +26,7 @@ _ANNOTATIONS = 'data_list', 'data_infos', 'img_infos'  # of mmengine's data sets
 # make generators that draw their seed from the system if they get none
 _MAKERS = ('default_rng', 'RandomState', 'Random', 'PCG64', 'MT19937', 'Philox', 'SFC64')
 _SYSTEM = ('SystemRandom', 'urandom', 'token_bytes', 'randbits')
+_SEEDS, _CLOCKS = ('seed', 'manual_seed'), ('time', 'time_ns', 'perf_counter', 'perf_counter_ns', 'monotonic', 'getpid')
 
 
 class Generators:
@@ -35,13 +38,16 @@ class Generators:
 
     def __init__(self, holder: Any) -> None:
         shared = {id(np.random.mtrand._rand), id(random._inst), id(torch.default_generator)}
-        self._classes = list[type]()
+        self._owners = list[Any]()
         self._slots: list[tuple[Any, Any]] = []  # what holds a generator under which key: it may be replaced
         for owner in _objects(holder):
             slots = [slot for table in _tables(owner) for slot in _slots(table) if id(slot[0][slot[1]]) not in shared]
             shared |= {id(table[key]) for table, key in slots}
             self._slots += slots
-            self._classes.append(type(owner))
+            self._owners.append(owner)
+
+    def __len__(self) -> int:
+        return len(self._slots)
 
     def seed(self, seed: int) -> None:
         """Give each generator a stream that follows from a seed and the generator's number."""
@@ -52,7 +58,7 @@ class Generators:
     def unseeded(self) -> list[str]:
         """Return the names of what draws random numbers from the system, so that no seed reaches it."""
         names = {type(table[key]).__name__ for table, key in self._slots if not _takes_seed(table[key])}
-        return sorted(names.union(*map(_draws_from_the_system, self._classes)))
+        return sorted(names.union(*map(_draws_from_the_system, self._owners)))
 
 
 def _seed(generator: Any, seed: int) -> None:
@@ -92,6 +98,7 @@ def _objects(holder: Any) -> Iterator[Any]:
             names = getattr(owner, '__dict__', {})
             members = [member for name, member in names.items() if name not in _ANNOTATIONS]
             members += [getattr(owner, '__self__', None), *_contents(owner)]
+            members += [owner.func, owner.keywords] if isinstance(owner, partial) else []
         for member in members:
             if not isinstance(member, (*_LEAVES, *_KINDS)) and id(member) not in seen and len(seen) < _OBJECTS:
                 seen[id(member)] = member
@@ -122,17 +129,62 @@ def _slots(table: Any) -> Iterator[tuple[Any, Any]]:
     return ((table, key) for key, member in members if isinstance(member, _KINDS))
 
 
-def _draws_from_the_system(cls: type) -> Iterator[str]:
-    """Yield the methods of a local class that make generators without a seed while pictures are loaded."""
+def of_modules(network: Any) -> list[dict[str, Any]]:
+    """Return the generators that modules of a network hold, by their names there."""
+    modules = network.modules() if isinstance(network, nn.Module) else ()
+    tables = ({name: one for name, one in vars(module).items() if isinstance(one, _KINDS)} for module in modules)
+    return [table for table in tables if table]
+
+
+def _draws_from_the_system(owner: Any) -> Iterator[str]:
+    """Yield the methods of a local class that make generators without a seed while pictures are loaded.
+
+    Functions of its module that a method calls are parts of it.
+    """
+    cls = type(owner)
+    if inspect.isfunction(owner) and _is_local(owner) and _makes_unseeded(owner, owner):
+        yield owner.__name__
     members = {name: member for base in reversed(cls.__mro__) for name, member in vars(base).items()}
-    methods = {name: one for name, one in members.items() if inspect.isfunction(one) and name != '__init__'}
-    for name, method in methods.items():
-        installed = '-packages' in method.__code__.co_filename
-        if installed or method.__module__.split('.')[0] in sys.stdlib_module_names:
+    for name, method in members.items():
+        if not inspect.isfunction(method) or name == '__init__':
             continue
-        with suppress(OSError, TypeError, SyntaxError):  # without a source
-            nodes = ast.walk(ast.parse(textwrap.dedent(inspect.getsource(method))))
-            for call in (node for node in nodes if isinstance(node, ast.Call)):
-                called = getattr(call.func, 'attr', getattr(call.func, 'id', ''))
-                if called in _SYSTEM or (called in _MAKERS and not call.args and not call.keywords):
-                    yield f'{cls.__name__}.{name}'
+        helpers = [method.__globals__.get(called) for called in method.__code__.co_names]
+        functions = [one for one in (method, *helpers) if inspect.isfunction(one) and _is_local(one)]
+        if _is_local(method) and any(_makes_unseeded(function, owner) for function in functions):
+            yield f'{cls.__name__}.{name}'
+
+
+def _is_local(function: Any) -> bool:
+    installed = '-packages' in function.__code__.co_filename
+    return not installed and function.__module__.split('.')[0] not in sys.stdlib_module_names
+
+
+def _makes_unseeded(function: Any, owner: Any) -> bool:
+    """Tell whether a function makes a generator without a seed, and gives it none afterwards."""
+    with suppress(OSError, TypeError, SyntaxError):  # without a source
+        nodes = ast.walk(ast.parse(textwrap.dedent(inspect.getsource(function))))
+        calls = [(_called(node), node) for node in nodes if isinstance(node, ast.Call)]
+        seeds = [node for name, node in calls if name in _SEEDS and not _is_self(getattr(node.func, 'value', None))]
+        if any(name in _SYSTEM for name, _ in calls) or any(_is_unseeded(node, owner) for node in seeds):
+            return True
+        return not seeds and any(name in _MAKERS and _is_unseeded(node, owner) for name, node in calls)
+    return False
+
+
+def _called(call: ast.Call) -> str:
+    return getattr(call.func, 'attr', getattr(call.func, 'id', ''))
+
+
+def _is_self(node: Any) -> bool:
+    return isinstance(node, ast.Name) and node.id == 'self'
+
+
+def _is_unseeded(call: ast.Call, owner: Any) -> bool:
+    """Tell whether a call's seed is none, ``None``, also as an attribute of the step, or the time."""
+    seeds = [*call.args, *(keyword.value for keyword in call.keywords)]
+    for seed in seeds:
+        option = getattr(owner, seed.attr, 0) if isinstance(seed, ast.Attribute) and _is_self(seed.value) else 0
+        times = (_called(node) in _CLOCKS for node in ast.walk(seed) if isinstance(node, ast.Call))
+        if option is None or (isinstance(seed, ast.Constant) and seed.value is None) or any(times):
+            return True
+    return not seeds

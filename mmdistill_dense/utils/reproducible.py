@@ -104,7 +104,7 @@ class SeededBatches:
         # The iterator draws a number when it starts, which must not come from the stream of the first batch.
         self._loader.generator = loader.generator or torch.Generator().manual_seed(mix(seed, rank))
         self._iterator: Any = None
-        self._generators = Generators(None if loader.num_workers else loader.dataset)
+        self._generators = Generators(None if loader.num_workers else [loader.dataset, loader.collate_fn])
 
     def __iter__(self) -> SeededBatches:
         return self
@@ -144,7 +144,7 @@ class ReplayedBatches:
         self.position = 0
         loader.worker_init_fn = WorkerSeed(seed, rank, 0)
         self._batches, self._workers = endless(loader), loader.num_workers
-        self._generators = Generators(None if loader.num_workers else loader.dataset)
+        self._generators = Generators(None if loader.num_workers else [loader.dataset, loader.collate_fn])
 
     def __iter__(self) -> ReplayedBatches:
         return self

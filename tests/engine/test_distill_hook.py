@@ -28,6 +28,7 @@ from mmdistill_dense.engine.distill_hook import (
     DistillerState,
     SeededStreams,
     _fit_optimizer,
+    _SeededPipelines,
     average_the_student,
     place_distillers,
 )
@@ -99,7 +100,48 @@ def test_a_step_that_no_seed_reaches_is_named_at_start():
     runner = mock.Mock(train_dataloader=mock.Mock(dataset=data, num_workers=0), train_loop=mock.Mock(), _resume=False)
     SeededStreams().before_train(runner)
     ((words,), _) = runner.logger.warning.call_args
-    assert words.startswith('train_dataloader.dataset: SystemRandom draws random numbers that no seed reaches')
+    assert words.startswith('train_dataloader: SystemRandom draws random numbers that no seed reaches')
+
+
+class Mixing:
+    """A collate function that draws."""
+
+    def __init__(self):
+        self.rng = np.random.default_rng()
+
+    def __call__(self, batch):
+        return self.rng.random()
+
+
+@pytest.mark.parametrize(('workers', 'named'), [(0, []), (1, ['collate_fn'])])
+def test_a_collate_function_is_seeded_or_named(workers, named):
+    """Each batch seeds it in this process; in workers nothing shows it."""
+    draws = []
+    for _ in range(2):
+        loader = DataLoader(toys.ToyDetDataset(2), num_workers=workers, collate_fn=Mixing())
+        loop = mock.Mock(spec=IterBasedTrainLoop, dataloader_iterator=iter(()), iter=0)
+        runner = mock.Mock(train_dataloader=loader, train_loop=loop, seed=5, _resume=False, model=nn.Linear(1, 1))
+        with fork_rng():
+            SeededStreams().before_train(runner)
+            draws.append(next(loop.dataloader_iterator) if not workers else 0)
+        told = [call.args[0] for call in runner.logger.warning.call_args_list]
+        assert [words.split()[1] for words in told] == named
+    assert draws[0] == draws[1]
+
+
+def test_a_pipeline_that_a_hook_puts_in_place_is_seeded(tmp_path):
+    """mmdet's PipelineSwitchHook does it at the begin of an epoch, after DistillHook."""
+    runner = mock.Mock(train_dataloader=DataLoader(Mixing()), seed=5, epoch=1)
+    draws = []
+    for _ in range(2):
+        runner.train_dataloader.dataset.pipeline = Mixing()
+        _SeededPipelines().before_train_epoch(runner)
+        draws.append(runner.train_dataloader.dataset.pipeline(None))
+    assert draws[0] == draws[1]
+    run = toys.make_runner(None, toys.run_config(tmp_path, toys.seg_net('fcn'), epochs=1))
+    run._train_loop = run.build_train_loop(run._train_loop)
+    SeededStreams().before_run(run)
+    assert isinstance(run.hooks[-1], _SeededPipelines), 'the last one to be called'
 
 
 def test_a_preprocessors_generator_is_seeded_for_each_step():

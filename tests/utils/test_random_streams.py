@@ -4,6 +4,7 @@ import itertools
 import pickle
 import random
 import sys
+import time
 from contextlib import nullcontext
 from types import SimpleNamespace
 
@@ -15,7 +16,7 @@ from mmengine.dataset import DefaultSampler, InfiniteSampler
 from mmengine.runner import Runner
 from torch.utils.data import BatchSampler, DataLoader, Dataset, IterableDataset, Sampler, WeightedRandomSampler
 
-from mmdistill_dense.utils.generators import Generators
+from mmdistill_dense.utils.generators import Generators, of_modules
 from mmdistill_dense.utils.reproducible import (
     ReplayedBatches,
     SeededBatches,
@@ -303,6 +304,47 @@ class MadeFromASeed(MadeAnew):
         return np.random.default_rng(results['seed']).random() + random.Random(4).random()
 
 
+class NoneAsSeed(MadeAnew):
+    def transform(self, results):
+        return np.random.default_rng(None).random()
+
+
+class OptionAsSeed(MadeAnew):
+    def __init__(self, seed=None):
+        self.seed = seed
+
+    def transform(self, results):
+        return np.random.default_rng(self.seed).random()
+
+
+class TimeAsSeed(MadeAnew):
+    def transform(self, results):
+        return random.Random(time.time()).random()
+
+
+class TorchsOwnSeed(MadeAnew):
+    def transform(self, results):
+        generator = torch.Generator()
+        generator.seed()
+        return torch.rand((), generator=generator)
+
+
+def fresh():
+    return np.random.default_rng()
+
+
+class MadeByAFunction(MadeAnew):
+    def transform(self, results):
+        return fresh().random()
+
+
+class SeededAfterwards(MadeAnew):
+    def transform(self, results):
+        state = np.random.RandomState()
+        state.seed(results['seed'])
+        return state.rand()
+
+
 class FromTheSystem:
     def __init__(self):
         self.dice = random.SystemRandom()
@@ -311,10 +353,33 @@ class FromTheSystem:
 @pytest.mark.parametrize(('step', 'names'), [
     (MadeAnew(), ['MadeAnew.transform']), (FromTheSystem(), ['SystemRandom']), (Speckle(), ['Speckle.draws']),
     (SimpleNamespace(a=[MadeAnew()], b=FromTheSystem()), ['MadeAnew.transform', 'SystemRandom']),
+    *((step, [f'{type(step).__name__}.transform'])
+      for step in (NoneAsSeed(), OptionAsSeed(), TimeAsSeed(), TorchsOwnSeed(), MadeByAFunction())),
+    (fresh, ['fresh']), (OptionAsSeed(7), []), (SeededAfterwards(), []),
     (Draws(), []), (MadeFromASeed(), []), (np.random.RandomState(np.random.PCG64()), []),
 ])  # fmt: skip
 def test_what_takes_no_seed_is_named(step, names):
     assert Generators([step]).unseeded() == names
+
+
+def test_annotations_take_no_time():
+    """A set that keeps 200 pictures of 20 outlines as they are took half a minute; the pipeline counts beside it."""
+    outlines = [dict(instances=[dict(mask=[[0.5] * 100]) for _ in range(20)]) for _ in range(200)]
+    for name in ('data_list', 'of_my_own'):
+        begin = time.perf_counter()
+        assert len(Generators(SimpleNamespace(**{name: outlines}, pipeline=[MadeAnew()]))) == 2, "with the module's"
+        assert time.perf_counter() - begin < 1
+
+
+def test_generators_of_modules_are_listed():
+    network = torch.nn.Sequential(torch.nn.ReLU(), torch.nn.Sequential(torch.nn.ReLU()))
+    network[1].dice = np.random.default_rng()
+    generators = Generators([of_modules(network)])
+    draws = []
+    for seed in (1, 1, 2):
+        generators.seed(seed)
+        draws.append(network[1].dice.random())
+    assert len(generators) == 1 and draws[0] == draws[1] != draws[2]
 
 
 def test_steps_of_albumentations_are_seeded():

@@ -74,7 +74,7 @@ def training_facts(runner: Runner) -> dict[str, Any]:
         'seconds_per_iteration': statistics.median(log['train/time']) if 'train/time' in log else None,
         'teacher': next(iter(receipts.values())) if len(receipts) == 1 else receipts or None,
         'unlabelled': unlabelled_facts(runner),
-        'unseeded': Generators(runner.train_dataloader.dataset).unseeded(),
+        'unseeded': Generators([runner.train_dataloader.dataset, runner.train_dataloader.collate_fn]).unseeded(),
         'shares': {name: statistics.fmean(values) for name, values in shares.items()},
     }
 

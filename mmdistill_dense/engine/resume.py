@@ -310,6 +310,7 @@ def _place(loop: BaseLoop | None) -> int | None:
 class ResumeFile(Hook):
     """Chooses the file to resume from, and adds to each checkpoint what the next start needs to know."""
 
+    _code: Mapping[str, str] | None = None  # of the run, with its first hook
     _epoch: int | None = None  # that has begun
     _step: int | None = None
 

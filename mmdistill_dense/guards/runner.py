@@ -11,7 +11,7 @@ from typing import Any
 from mmengine.hooks import CheckpointHook
 from mmengine.logging import print_log
 from mmengine.model import BaseTTAModel
-from mmengine.runner import EpochBasedTrainLoop, Runner
+from mmengine.runner import EpochBasedTrainLoop, Runner, find_latest_checkpoint
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
@@ -85,7 +85,8 @@ def check_loaded(runner: Runner, content: Mapping[str, Any]) -> None:
     names = [name for name, entry in state.items() if isinstance(name, str) and isinstance(entry, Tensor)]
     for own_name, name in named_as(whole, dict(zip(names, names, strict=True))).items():
         state[own_name] = state.pop(name)  # of a network that is compiled in parts
-    warn_of_averages(content, f'load_from={start_file(runner)!r}')
+    file = start_file(runner)
+    warn_of_averages(content, f'load_from={file!r}' if file else str(find_latest_checkpoint(runner.work_dir)))
     given = {name: entry.shape for name, entry in state.items() if isinstance(entry, Tensor)}
     missing = [name for name in own if name not in given]
     shaped = [name for name, shape in own.items() if name in given and given[name] != shape]

@@ -194,6 +194,16 @@ def test_averages_that_are_left_out_are_told(read, monkeypatch):
     assert [key for key in averages if any(f'{key} is left out' in text for text in logged)] == [*averages]
 
 
+def test_averages_in_a_file_that_a_run_goes_on_from_are_told_of_the_file(tmp_path, monkeypatch):
+    logged = []
+    monkeypatch.setattr(strict_load, 'print_log', lambda text, *_: logged.append(text))
+    (tmp_path / 'last_checkpoint').write_text('iter_4.pth')
+    loop = IterBasedTrainLoop.__new__(IterBasedTrainLoop)
+    runner = SimpleNamespace(model=network(), _load_from=None, _resume=True, _train_loop=loop, work_dir=str(tmp_path))
+    check_loaded(runner, dict(state_dict=dict(weights()), ema=weights()))
+    assert [text.split(':')[0] for text in logged] == ['iter_4.pth']
+
+
 # Vision transformers
 
 

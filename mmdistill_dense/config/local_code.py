@@ -18,7 +18,6 @@ from mmengine.registry import Registry
 
 from mmdistill_dense.config.resolve import find_config, is_distill_model, read_file, teachers_of
 from mmdistill_dense.config.values import listed, mappings
-from mmdistill_dense.registry import DISTILLERS
 from mmdistill_dense.utils.version import STACK
 
 _INSTALLED = {*sys.stdlib_module_names, *STACK, 'mmpretrain', 'mmdistill_dense', '__main__'}  # also clones of them
@@ -63,10 +62,13 @@ def changed_files(before: Mapping[str, str] | None, now: Mapping[str, str]) -> l
 
 def _modules_of(options: Any) -> Iterator[str]:
     """Yield the modules of all classes that options name, with their module or as they are registered."""
-    tables = [table for registry in (*vars(registries).values(), DISTILLERS) for table in _tables(registry)]
+    spaces = registries, sys.modules.get('mmdistill_dense.registry')  # where that of distillers has no parent
+    tables = [
+        table for space in spaces for registry in getattr(space, '__dict__', {}).values() for table in _tables(registry)
+    ]
     for kind in [option.get('type') for option in mappings(options)]:
-        module, _, name = kind.rpartition('.') if isinstance(kind, str) else (kind.__module__ if kind else '', '', '')
-        yield module
+        module, _, name = kind.rpartition('.') if isinstance(kind, str) else (getattr(kind, '__module__', ''), '', '')
+        yield str(module)
         yield from (str(table[name].__module__) for table in tables if name in table)
 
 

@@ -100,6 +100,7 @@ def test_code_of_a_registered_step_is_in_a_data_set(project: Path) -> None:
         dataset = dict(type='RepeatDataset', dataset=dict(type='A', pipeline=[dict(type='mmdistill_dense.KdlabBlur')]))
         assert list(code.code_of_dataset(dataset)) == list(digits(data=dataset)) == ['kdlab_data.py']
         assert list(digits(hook=dict(type='KdlabBlur'))) == ['kdlab_data.py'], 'by its bare name'
+        assert digits(hook=[dict(type=1), dict(type=None), dict(type=['KdlabBlur'])]) == {}
         assert code.code_of_dataset(dict(type='CityscapesDataset', pipeline=[dict(type='Resize')])) == {}
     finally:
         TRANSFORMS._module_dict.pop('KdlabBlur')

@@ -239,7 +239,10 @@ def test_receipt_and_distillers_are_written(finished):
     (teacher,) = told['teachers'].values()
     assert teacher['file'] == 'fcn_16.pth' and teacher['ignored'] == 0 < teacher['matched']
     scores = 'decode_head.conv_seg'
-    assert told['distillers']['kd'] == dict(type='LogitKD', tensors={}, taps=[[scores, scores]])
+    facts = dict(told['distillers']['kd'])
+    options = facts.pop('options')
+    assert options['temperature'] == 1.0 and options['tap_weights'] == [1.0] and 'loss_weight' not in options
+    assert facts == dict(type='LogitKD', tensors={}, taps=[[scores, scores]], teacher='teacher')
     assert told['distillers']['mimic']['type'] == 'MaskedMimic'
     assert told['distillers']['mimic']['tensors']['aligns.0.weight'] == [128, 64, 1, 1]
     assert sorted(content['distillers']) == [

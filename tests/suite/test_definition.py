@@ -55,6 +55,28 @@ def test_names_in_yaml_are_the_texts_of_the_file(name: str, tmp_path: Path) -> N
     assert suite.options['labels'] == {1: 'a', 'on': 'b'}, 'a whole number as a key stays one'
 
 
+@pytest.mark.parametrize(('line', 'value'), [
+    ('metainfo.classes: [car, {}]', 'on'), ('metainfo: {{classes: [{}]}}', '007'), ('classes: [{}]', '~'),
+    ('train_dataloader.dataset.data_root: {}', '2024-01-01'), ('data_prefix.img_path: {}', '2024'),
+    ('data_prefix: {{img: {}}}', '1e3'), ('ann_file: {}', '1_000'),
+])  # fmt: skip
+def test_a_text_that_yaml_reads_otherwise_is_refused(line: str, value: str, tmp_path: Path) -> None:
+    path = tmp_path / 'own.yaml'
+    path.write_text(f'control: toy_seg\nmethods: {{kd: {{}}}}\noptions:\n  {line.format(value)}\n')
+    with pytest.raises(
+        ValueError, match=r'own.yaml: line 4: .*: YAML reads .*, and this is a text. Write it in quotes'
+    ):
+        definition.load(path)
+    path.write_text(path.read_text().replace(line.format(value), line.format(f"'{value}'")))
+    assert value in str(definition.load(path).options)
+
+
+@pytest.mark.parametrize('line', ['drop_path: 0.1', 'num_classes: 7', 'data_root: ~', 'a.prefix: null', 'classes: [a]'])
+def test_other_values_in_yaml_stay(line: str, tmp_path: Path) -> None:
+    (tmp_path / 'own.yaml').write_text(f'control: toy_seg\nmethods: {{kd: {{}}}}\noptions: {{{line}}}\n')
+    assert [*definition.load(tmp_path / 'own.yaml').options] == [line.partition(':')[0]]
+
+
 @pytest.mark.parametrize(('changes', 'said'), [
     (dict(metod={}), 'tiny.yaml: metod: unknown key. Close: methods'),
     (dict(control=None), 'tiny.yaml: control: missing'),

@@ -26,6 +26,16 @@ _SIXTIES = re.compile(r'[-+]?\d[\d_]*(:[0-5]?\d)+(\.\d*)?$')
 _FLOAT = re.compile(r'[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+$')
 _NEEDED: Any = object()
 _TEXT = 'tag:yaml.org,2002:str'
+_TEXTS = re.compile(  # keys whose values are names and paths
+    r'(.+\.)?(classes|data_root|ann_file|(data|img|seg|ann|outfile)_prefix(\.\w+)?|(img|seg_map|ann)_path)'
+)
+
+
+def _scalars(node: yaml.Node) -> Iterator[yaml.ScalarNode]:
+    if isinstance(node, yaml.ScalarNode):
+        yield node
+    for one in node.value if isinstance(node, yaml.CollectionNode) else ():
+        yield from _scalars(one[1] if isinstance(one, tuple) else one)
 
 
 class _Loader(yaml.SafeLoader):
@@ -38,6 +48,11 @@ class _Loader(yaml.SafeLoader):
         keys = [key.value for key in nodes]
         if twice := {key for key in keys if keys.count(key) > 1}:
             raise ValueError(f'line {node.start_mark.line + 1}: {", ".join(sorted(twice))} occurs twice')
+        for key, value in node.value:
+            for one in _scalars(value) if _TEXTS.fullmatch(str(key.value)) else ():
+                if one.tag != _TEXT and (one is not value or one.tag != 'tag:yaml.org,2002:null'):
+                    what = f'YAML reads {one.value or "nothing"} as a {one.tag.rpartition(":")[2]}, and this is a text'
+                    raise ValueError(f'line {one.start_mark.line + 1}: {key.value}: {what}. Write it in quotes')
         return super().construct_mapping(node, deep)
 
 

@@ -99,6 +99,31 @@ def test_a_number_of_json_is_a_name_if_no_digit_is_lost(number: int, tmp_path: P
     assert find_box_data(tmp_path).classes == (*exports.CLASSES, str(number))
 
 
+@pytest.mark.parametrize(('names', 'classes'), [
+    ((7, 'b', 'c'), ('7', 'b', 'c')), ((0, 'b', 'c'), ('0', 'b', 'c')), ((' a', 'b\t', 'c'), ('a', 'b', 'c')),
+    ((' a', 'a', 'c'), 'two categories have one name: a'), ((' ', 'b', 'c'), r"categories\[0\].name is '', not a text"),
+    ((1e3, 'b', 'c'), r'categories\[0\]: the name of its class is 1000.0'), ((None, 'b', 'c'), 'has no name'),
+])  # fmt: skip
+def test_names_of_coco_are_trimmed_texts(
+    names: tuple[object, ...], classes: str | tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(exports, 'CLASSES', names)
+    exports.cvat_coco(tmp_path)
+    if isinstance(classes, str):
+        with pytest.raises(ValueError, match=classes):
+            find_box_data(tmp_path)
+    else:
+        assert find_box_data(tmp_path).classes == classes
+
+
+@pytest.mark.parametrize('line', ['test: false', 'test: No', 'kpt_shape: false', 'nc: 03', 'test: []'])
+def test_a_key_of_yaml_may_be_switched_off(line: str, tmp_path: Path) -> None:
+    exports.ultralytics(tmp_path)
+    text('data.yaml', r'names:(.|\n)*', f"names: [' x ', y, z]\n{line}\n")(tmp_path)
+    data = find_box_data(tmp_path)
+    assert data.classes == ('x', 'y', 'z') and not any('not there' in note for note in data.notes)
+
+
 # Names that are no class
 
 
@@ -128,3 +153,10 @@ def test_a_single_class_beside_void_gets_no_advice(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(exports, 'CLASSES', ('void', 'ignore', 'undefined'))
     NUMBERED(tmp_path)
     assert not any('learned, and part' in note for note in find_seg_data(tmp_path).notes)
+
+
+def test_a_detector_may_learn_one_class_beside_void(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(exports, 'CLASSES', ('void', 'background', 'car'))
+    exports.cvat_coco(tmp_path)
+    assert any(note.endswith('--classes car') for note in find_box_data(tmp_path).notes)
+    assert find_box_data(tmp_path, ['car']).classes == ('car',)

@@ -231,7 +231,7 @@ def hint_of_void(names: Sequence[str], written: str = '', more: Sequence[str] = 
     """Return a hint for names such as ``void``, or ``more``; ``written`` in their place leaves them out."""
     void = [name for name in names if _NOTHING.fullmatch(name) or name.lower() in more]
     rest = [written if name in void else name for name in names if written or name not in void]
-    if not void or len({*rest} - {NO_CLASS}) < 2:
+    if not void or len({*rest} - {NO_CLASS}) < (1 if more else 2):  # a detector learns one class, too
         return []
     words = f'--classes {shlex.join(rest)}'
     return [f'{some(void)}: learned, and part of the mean score, as each class is. If it is none: {words}']

@@ -140,6 +140,12 @@ def read_coco(given: Given, files: Sequence[Path], predictions: bool) -> tuple[R
 
 
 def _add_part(found: Reading, part: str | None, path: Path, content: Any, given: Given) -> None:
+    for number, one in enumerate(content['categories']):
+        raw = one.get('name') if isinstance(one, dict) else None
+        name = common.class_name(f'{path}: categories[{number}]', raw)
+        if raw is not None and name != raw:
+            found.changes[part]['names of categories were numbers, or had blanks at their ends'] += 1
+            one['name'] = name
     check(content, MENDED)
     folder = _folder_of(path, [one['file_name'] for one in content['images']], given, part)
     found.files.append(path)

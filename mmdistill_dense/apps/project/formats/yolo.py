@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -71,7 +72,7 @@ def read(given: Given, files: Sequence[Path]) -> Reading:
         known = _numbered_names(told['names'])
         if not known or folders.repeated(known.values()):
             raise ValueError(f'--data: {file}: names is {told["names"]!s:.80}. Give each number one name of its own.')
-        if (count := str(told.get('nc', len(known)))).removesuffix('.0') != str(len(known)):
+        if (count := str(told.get('nc', len(known)))).removesuffix('.0').lstrip('0') != str(len(known)):
             raise ValueError(f'--data: {file}: nc is {count:.40}, and names has {len(known)} classes. Correct one.')
         parts = _parts(given, pictures, file, told, found)
         if given.divided:  # anew; what neither the file names nor has labels is no part of the data
@@ -127,16 +128,20 @@ class _Texts(yaml.SafeLoader):
     yaml_implicit_resolvers: dict[Any, Any] = {}
 
 
-_NOTHING = ('', '~', 'null', 'Null', 'NULL')  # a key without a value
+_NOTHING = re.compile('|~|null|false|no|off', re.IGNORECASE)  # a key without a value
+
+
+def _holds(value: Any) -> bool:
+    return not _NOTHING.fullmatch(value) if isinstance(value, str) else bool(value)
 
 
 def _numbered_names(listed: Any) -> dict[int, str]:
     """Return the names by their numbers, in this order; nothing if they are no texts, or not all have a number."""
     names = dict(enumerate(listed)) if isinstance(listed, list) else listed if isinstance(listed, dict) else {}
     numbers = [int(key) for key in map(str, names) if key.isdecimal()]
-    if len({*numbers}) < len(names) or not all(type(name) is str and name for name in names.values()):
+    if len({*numbers}) < len(names) or not all(type(name) is str and name.strip() for name in names.values()):
         return {}
-    return dict(sorted(zip(numbers, names.values(), strict=True)))
+    return dict(sorted(zip(numbers, map(str.strip, names.values()), strict=True)))
 
 
 def _yaml(given: Given) -> tuple[Path | None, Mapping[str, Any]]:
@@ -148,11 +153,11 @@ def _yaml(given: Given) -> tuple[Path | None, Mapping[str, Any]]:
         with folders.named(path):
             text = path.read_text(encoding='utf-8')
             content = yaml.load(text, Loader=_Texts)
-            if isinstance(content, dict) and (content.get('names') or '') not in _NOTHING:
+            if isinstance(content, dict) and _holds(content.get('names')):
                 if any(isinstance(one, yaml.AliasEvent) for one in yaml.parse(text)):  # few may stand for millions
                     raise ValueError('it has aliases (*name). Write what they stand for.')
                 # datumaro writes the names of parts as they were given
-                found.append((path, {key.lower(): value for key, value in content.items() if value not in _NOTHING}))
+                found.append((path, {key.lower(): value for key, value in content.items() if _holds(value)}))
     below = {folder for one in given.pictures for folder in one.parents}
     other = [path for path, one in found if path.parent in below
              and _numbered_names(one['names']) != _numbered_names(found[0][1]['names'])]  # fmt: skip

@@ -256,7 +256,7 @@ def test_a_fault_is_told_in_one_line(export: Write, tasks: str, change: Write, t
             if task == 'seg' and data.drawing:
                 data.drawing.write(tmp_path / 'out')
         said = str(found.value)
-        assert str(tmp_path) in said or ' Choose: --images' in said, 'the place is named, or what shows it'
+        assert str(tmp_path) in said or ' Choose: --images=' in said, 'the place is named, or what shows it'
         assert said.startswith('--data') and '\n' not in said and len(said) < 800
 
 

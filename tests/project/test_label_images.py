@@ -157,7 +157,7 @@ def test_several_label_images_of_one_picture_are_refused(
         picture(tmp_path / f'images/{name}')
     for name in labels:
         label(tmp_path / f'masks/{name}')
-    shown = re.escape("--images '{}' --labels '{}'".format(*patterns))
+    shown = re.escape("--images='{}' --labels='{}'".format(*patterns))
     with pytest.raises(ValueError, match=f'images/4.* (two|2|have one) label image.*: {shown}'):
         find_seg_data(tmp_path)
     data = find_seg_data(tmp_path, patterns=Patterns.given(*patterns))
@@ -372,6 +372,7 @@ def test_an_ending_that_is_not_read_is_named(ending: str, tmp_path: Path) -> Non
     with pytest.raises(FileNotFoundError, match=f'no picture in it .* 6 {advice}'):
         find_seg_data(tmp_path / 'all')
     rename_pictures(tmp_path / 'some/images', ending, '25')
+    (tmp_path / f'some/logo{ending}').touch()  # of no picture
     notes = find_seg_data(tmp_path / 'some').notes
     assert any(re.match(f'WARNING: 2 {advice}', note) for note in notes), notes
     for path in sorted((tmp_path / 'none/masks').iterdir()):
@@ -389,6 +390,7 @@ def test_an_ending_that_is_not_read_is_named_for_boxes(form: str, tmp_path: Path
         text = json.dumps({'shapes': [shape], 'imagePath': f'{number}.png'}) if form == '.json' else '0 .5 .5 .2 .2'
         (tmp_path / f'{number}{form}').write_text(text)
     rename_pictures(tmp_path, '.gif', '35')
+    (tmp_path / 'logo.gif').touch()  # of no picture
     advice = r'2 files end in \.gif \(.*: write \.png or \.jpg\.'
     if form == '.json':
         with pytest.raises(FileNotFoundError, match=f'2 of 6 json files of labelme have no picture.* {advice}'):

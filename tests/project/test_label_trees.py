@@ -156,7 +156,7 @@ def test_a_public_tree_is_read_pixel_by_pixel(name: str, tmp_path: Path, monkeyp
     tree, root, project = TREES[name], tmp_path / 'mine', tmp_path / 'project'
     truth, patterns = build(tree, root), Patterns.given(*tree.patterns)
     if patterns and tree.names != 'class_dict.csv':
-        with pytest.raises(ValueError, match=f"Try --images '.*' --labels '.*': they pair {len(truth)} pictures"):
+        with pytest.raises(ValueError, match=f"Try --images='.*' --labels='.*': they pair {len(truth)} pictures"):
             find_seg_data(root)
     if tree.names == '-':
         with pytest.raises(ValueError, match='Name them in .*class_dict.csv'):
@@ -193,7 +193,7 @@ def test_parts_are_named_by_what_the_stars_matched(tmp_path: Path) -> None:
         file.rename(file.with_name(f'{part}_{number}_m.png'))
     data = find_seg_data(tmp_path, patterns=Patterns.given('p/*_*.png', 'q/*_*_m.png'))
     assert counts(data) == {'train': 3, 'val': 3}
-    assert data.notes[0] == "--images 'p/*_*.png' --labels 'q/*_*_m.png': 6 pictures; 6 label images"
+    assert data.notes[0] == "--images='p/*_*.png' --labels='q/*_*_m.png': 6 pictures; 6 label images"
 
 
 def test_many_masks_a_picture_are_refused_with_what_would_work(tmp_path: Path) -> None:
@@ -218,7 +218,7 @@ def test_patterns_that_cannot_be_are_refused() -> None:
 
 
 @pytest.mark.parametrize(('images', 'labels', 'told'), [
-    ('pictures/*.jpg', 'labels/*.png', "match nothing. It holds images/ .*Try --images 'images/[*].jpg' --labels 'mas"),
+    ('pictures/*.jpg', 'labels/*.png', "match nothing. It holds images/ .*Try --images='images/[*].jpg' --labels='mas"),
     ('images/*.jpg', 'mask/*.png', 'match 4 pictures, and no label image of them. It holds'),
     ('images/*.jpg', 'masks/1.png', r'images/0.jpg, images/1.jpg, images/2.jpg and 1 more have one label image'),
 ])  # fmt: skip

@@ -94,13 +94,13 @@ def test_patterns_that_are_proposed_are_read(name: str) -> None:
     for number in range(4):
         picture(Path(f'mine/{name}/{number}.jpg'), number)
         label(Path(f'mine/drawn {name}/{number}_x.png'))
-    with pytest.raises(ValueError, match=r'Try --images ') as error:
+    with pytest.raises(ValueError, match=r'Try --images=') as error:
         find_seg_data(Path('mine'))
     words = re.search(r'Try (.*): they pair 4 pictures', str(error.value))
     assert words
-    options = new_options(words[1].replace('--images ', '--images=').replace('--labels ', '--labels='))
+    options = new_options(words[1])
     assert options.images == f'{name}/*.jpg' and options.labels == f'drawn {name}/*_x.png'
-    assert shlex.split(words[1]) == ['--images', options.images, '--labels', options.labels]
+    assert shlex.split(words[1]) == [f'--images={options.images}', f'--labels={options.labels}']
 
 
 @pytest.mark.parametrize('task', ['seg', 'det'])

@@ -59,7 +59,8 @@ def find_box_data(
         reading = _read(Given(root, every, classes, exif, wish != Wish(), task), given)
         notes, told = reading.notes, {one.picture: one.size or (0, 0) for one in reading.pictures}
         stored = folders.look_at(list(told), told.__getitem__, exif, notes, least=2 if task == 'seg' else 1)
-        if reading.lost_files and (unread := folders.other_endings(root, told)):
+        lost = [file.name for files in reading.lost_files.values() for file in files]
+        if unread := folders.other_endings(root, lost):
             notes.append(f'WARNING:{unread}')
         mend(reading, stored, task == 'seg')
         flat = [one.picture.name for one in reading.pictures for each in one.objects if not has_mask(each)]

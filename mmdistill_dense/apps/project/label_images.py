@@ -176,7 +176,7 @@ def _divided(root: Path, paired: Paired, wish: folders.Wish, notes: list[str]) -
         folders.Count('pictures', len(paired.parts), len(used), pictures),
         folders.Count('label images', len(paired.label_images), len(used), labels),
     ]
-    unread = folders.other_endings(root, {root / label for label in paired.label_images}) if paired.alone else ''
+    unread = folders.other_endings(root, [*paired.alone, *paired.bare]) if paired.alone else ''
     if paired.bare and paired.alone:
         without = f'{len(paired.bare)} of {len(paired.parts)} pictures have no label image ({some(paired.bare, 3)})'
         alone = f'{len(paired.alone)} label images have no picture ({some(paired.alone, 3)})'

@@ -91,7 +91,7 @@ class Patterns:
 
     def __str__(self) -> str:
         images, labels = (quote(text.removesuffix(ANY)) for text in (self.images, self.labels))
-        return f'--images {images} --labels {labels}'
+        return f'--images={images} --labels={labels}'  # also where they begin with -
 
 
 class Files:

@@ -53,11 +53,16 @@ def pictures_below(root: Path) -> list[Path]:
     return found
 
 
-def other_endings(root: Path, used: Container[Path] = ()) -> str:
-    """Return a sentence about files, but those that are ``used``, with endings of pictures that are not read."""
-    files = [path for path in files_below(root, OTHERS) if path not in used]
+def other_endings(root: Path, alone: Iterable[str] | None = None) -> str:
+    """Return a sentence about files with endings of pictures that are not read: all, or of names that are ``alone``."""
+    stems = None if alone is None else {*map(_stem, alone)}
+    files = [path for path in files_below(root, OTHERS) if stems is None or _stem(path.name) in stems]
     ends = f'end in {some(sorted({path.suffix.lower() for path in files}))} ({some(files, 2)})'
     return f' {len(files)} files {ends}, which is not read as a picture: write .png or .jpg.' if files else ''
+
+
+def _stem(path: str) -> str:
+    return re.sub(r'(?<=.)[-_][^\W\d_]+$', '', PurePosixPath(path).stem)  # of a.jpg and a_mask.png the same
 
 
 def files_below(root: Path, endings: tuple[str, ...]) -> list[Path]:

@@ -129,9 +129,9 @@ class Reading:
         """Take pictures and their objects; shapes of other ``kinds``, which have no area, are left out."""
         index = given.index(word for one in entries for word in (one.file.name, *one.words))
         pictures = [index.find(one.words, one.file.parent) for one in entries]
-        if alone := [one.where for one, picture in zip(entries, pictures, strict=True) if picture is None]:
-            told = f'{len(alone)} of {len(entries)} {what} have no picture: {some(alone, 3)}'
-            unread = folders.other_endings(given.root)
+        if alone := [one for one, picture in zip(entries, pictures, strict=True) if picture is None]:
+            told = f'{len(alone)} of {len(entries)} {what} have no picture: {some([one.where for one in alone], 3)}'
+            unread = folders.other_endings(given.root, [word for one in alone for word in one.words])
             raise FileNotFoundError(f'--data: {told}.{unread} Add the pictures, or take these out.')
         for entry, picture in zip(entries, filter(None, pictures), strict=True):
             one = Labelled(picture, None, [], given.part_of(entry.file, picture))

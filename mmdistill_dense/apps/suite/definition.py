@@ -25,7 +25,8 @@ NAME = re.compile(r'[A-Za-z0-9][\w+.-]*')  # of rows and folders
 _SIXTIES = re.compile(r'[-+]?\d[\d_]*(:[0-5]?\d)+(\.\d*)?$')
 _FLOAT = re.compile(r'[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+$')
 _NEEDED: Any = object()
-_TEXT = 'tag:yaml.org,2002:str'
+_YAML = 'tag:yaml.org,2002:'
+_TEXT = f'{_YAML}str'
 _TEXTS = re.compile(  # keys whose values are names and paths
     r'(.+\.)?(classes|data_root|ann_file|(data|img|seg|ann|outfile)_prefix(\.\w+)?|(img|seg_map|ann)_path)'
 )
@@ -49,8 +50,9 @@ class _Loader(yaml.SafeLoader):
         if twice := {key for key in keys if keys.count(key) > 1}:
             raise ValueError(f'line {node.start_mark.line + 1}: {", ".join(sorted(twice))} occurs twice')
         for key, value in node.value:
-            for one in _scalars(value) if _TEXTS.fullmatch(str(key.value)) else ():
-                if one.tag != _TEXT and (one is not value or one.tag != 'tag:yaml.org,2002:null'):
+            nested = isinstance(value, yaml.MappingNode) and 'prefix' not in key.value  # a row of this name
+            for one in _scalars(value) if _TEXTS.fullmatch(str(key.value)) and not nested else ():
+                if one.tag != _TEXT and (isinstance(value, yaml.SequenceNode) or one.tag != f'{_YAML}null'):
                     what = f'YAML reads {one.value or "nothing"} as a {one.tag.rpartition(":")[2]}, and this is a text'
                     raise ValueError(f'line {one.start_mark.line + 1}: {key.value}: {what}. Write it in quotes')
         return super().construct_mapping(node, deep)

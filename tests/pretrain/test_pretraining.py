@@ -58,7 +58,7 @@ def test_killed_run_resumes_to_the_same_bits(tmp_path, workers):
 
 def test_the_other_methods_teach_the_backbone_and_resume(tmp_path):
     """The order and the share of mixup too, which come from the stream of the iteration."""
-    assert len(OTHERS) == 6
+    assert len(OTHERS) == 4
     resumed_alike(
         tmp_path, lambda where, **more: toys.train(None, config_of_others(where, **more)), 'epoch_1', 'epoch_2'
     )

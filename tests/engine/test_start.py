@@ -409,7 +409,7 @@ def start_in_both(rank, folder, file):
     place, read = join(rank, folder, ''), work_folder.read_checkpoint
     found: list[object] = []
     work_folder.read_checkpoint = lambda *args, **more: found.append([*args, more]) or read(*args, **more)
-    config = mock.MagicMock(filename=file)
+    config = mock.Mock(filename=file, get=lambda key: None)
     runner = mock.Mock(work_dir=str(place / 'work'), cfg=config, _resume=False)
     with pytest.raises(ValueError, match='of base.py, which this run of mine.py'):
         work_folder.refuse_another_run(runner)

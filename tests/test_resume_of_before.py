@@ -105,6 +105,8 @@ def test_training_takes_all_over_and_goes_on_as_before(stored, parts, tmp_path, 
         assert flat(seen.content[part]) == flat(saved[part]), part
     for told in saved['meta']['distill']['distillers'].values():
         told.pop('settings', None)  # in words, which are no longer kept
+    for facts in seen.content['meta']['distill']['distillers'].values():
+        assert {facts.pop('teacher'), *facts.pop('options')} > {'teacher'}, 'which older files do not tell'
     assert seen.content['meta']['distill'] == saved['meta']['distill']
     assert (seen.run['iteration'], seen.run['max_iters'], seen.run['seed']) == (4, 8, 5)
 

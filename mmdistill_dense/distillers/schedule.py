@@ -267,7 +267,8 @@ class Balancer:
 
     def state(self) -> dict[str, Any]:
         """Return what a resumed run needs, as plain values."""
-        return {'tries': [list(one) for one in self.tries], 'unit': self.unit, 'first': self.first}
+        state = {'tries': [list(one) for one in self.tries], 'unit': self.unit}
+        return {**state, 'first': self.first} if self.first else state
 
     def load(self, state: Mapping[str, Any]) -> None:
         """Restore :meth:`state`."""

@@ -267,14 +267,14 @@ class DistillerState(Hook):
         if isinstance(model, Distilled):
             _put_in_order(runner, model, list(then.get('distillers', ())))
             state = checkpoint.get('distillers', {})
-            same, equal = same_distillers(then, now), same_losses(then, now)
+            same, taught = same_distillers(then, now), same_losses(then, now, options=False)
             trained = {name for name, _ in model.distillers.named_parameters()}
-            # queues and statistics are of the loss, and the teacher, that they were gathered with
+            # queues and statistics are of the teacher that they were gathered with
             of = {name: name.partition('.')[0] for name in state}
-            fits = {name: state[name] for name in state if of[name] in (same if name in trained else equal)}
+            fits = {name: state[name] for name in state if of[name] in (same if name in trained else taught)}
             model.distillers.load_state_dict(fits, strict=not changed and len(fits) == len(state))
-            gathered = {of[name] for name in state.keys() - fits.keys()} | {*checkpoint.get('balance', ())}
-            if anew := (same - equal) & gathered:
+            measured = {*checkpoint.get('balance', ())} - same_losses(then, now)
+            if anew := same & ({of[name] for name in state.keys() - fits.keys()} | measured):
                 runner.logger.warning(
                     f'model.distillers: options or teachers of {some(sorted(anew))} were changed since the checkpoint: '
                     'what they have measured or gathered (weights of balance, queues, statistics) begins anew.'

@@ -85,13 +85,11 @@ def check_rates(runner: Runner, checkpoint: Mapping[str, Any]) -> None:
         return  # the rate may be 0 for a while, as the config says
     schedules = [state for state in mappings(checkpoint.get('param_schedulers')) if state.get('param_name') == 'lr']
     ended = schedules and all(state.get('_global_step', 0) + 1 >= state['end'] for state in schedules)
-    optimizers = mappings(checkpoint.get('optimizer'))
-    groups = [group for optimizer in optimizers for group in optimizer.get('param_groups', ())]
-    if ended and not any(group['lr'] for group in groups):
+    rates = [group['lr'] for part in mappings(checkpoint.get('optimizer')) for group in part.get('param_groups', ())]
+    if ended and not any(rates):
         raise ValueError(
-            f'train_cfg.{key}={getattr(loop, key)}: the checkpoint to resume is of a run with {before}, whose '
-            'param_scheduler ended at rate 0. A resumed run keeps it, so nothing would be learned: start anew at this '
-            'length, or set load_from to the checkpoint without resume.'
+            f'train_cfg.{key}={getattr(loop, key)}: the checkpoint is of a run with {before}, whose param_scheduler '
+            'ended at rate 0, and a resumed run keeps it: start anew at this length, or set load_from without resume.'
         )
 
 
@@ -151,17 +149,16 @@ def same_distillers(then: Mapping[str, Any], now: Mapping[str, Any]) -> set[str]
 _WEIGHTS = 'sha256', 'config', 'classes'  # what a receipt says of the teacher, whoever reads how much of it
 
 
-def same_losses(then: Mapping[str, Any], now: Mapping[str, Any]) -> set[str]:
-    """Return those of the same distillers whose options and teacher are equal too, as far as both sides say."""
-    same = set()
-    for name in same_distillers(then, now):
+def same_losses(then: Mapping[str, Any], now: Mapping[str, Any], options: bool = True) -> set[str]:
+    """Return those of the same distillers whose teacher, and whose ``options``, are equal too, as far as both say."""
+    same, sides = same_distillers(then, now), [comparable({**side}).get('teachers', {}) for side in (then, now)]
+    for name in [*same]:
         after = now['distillers'][name]
         before = {**after, **then['distillers'][name]}
-        equal = all(after['options'].get(key, option) == option for key, option in before['options'].items())
-        sides = comparable({**then}).get('teachers', {}), comparable({**now})['teachers']
         receipts = [side.get(facts['teacher'], {}) for side, facts in zip(sides, (before, after), strict=True)]
-        if equal and len({str([receipt.get(fact) for fact in _WEIGHTS]) for receipt in receipts}) == 1:
-            same.add(name)
+        changed = [key for key, option in before['options'].items() if after['options'].get(key, option) != option]
+        if (options and changed) or len({str([receipt.get(fact) for fact in _WEIGHTS]) for receipt in receipts}) > 1:
+            same.remove(name)
     return same
 
 

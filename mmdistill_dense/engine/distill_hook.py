@@ -127,8 +127,8 @@ class SeededStreams(Hook):
 
     def before_train_epoch(self, runner: Runner) -> None:
         """Restart the random streams of the data pipeline; an iteration-based run is one long epoch."""
-        loader = runner.train_dataloader
         seed_everything(mix(runner.seed, get_rank(), runner.epoch))
+        loader = runner.train_dataloader
         if _is_epoch_based(runner) and _has_default_workers(loader):
             loader.worker_init_fn = WorkerSeed(runner.seed, get_rank(), runner.epoch)
 

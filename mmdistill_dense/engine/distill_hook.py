@@ -277,7 +277,7 @@ class DistillerState(Hook):
             if anew := same & ({of[name] for name in state.keys() - fits.keys()} | measured):
                 runner.logger.warning(
                     f'model.distillers: options or teachers of {some(sorted(anew))} were changed since the checkpoint: '
-                    'what they have measured or gathered (weights of balance, queues, statistics) begins anew.'
+                    'measured weights begin anew, and with another teacher queues and statistics do too.'
                 )
         if changed and then.get('distillers') != now.get('distillers') and 'optimizer' in checkpoint:
             _fit_optimizer(checkpoint['optimizer'], runner, model)

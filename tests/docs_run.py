@@ -31,7 +31,7 @@ from tests.docs_blocks import ROOT, Block, Command, blocks, commands
 from tests.zoo.narrow import narrow
 
 PROJECT = ('datasets', 'own_pair', 'own_method')  # one after the other, in a folder of the reader's
-CLONE = ('first_run', 'combining', 'checking', 'auto_taps', 'settings')  # each in a clone
+CLONE = ('first_run', 'combining', 'checking', 'auto_taps')  # each in a clone
 SIDE = 128
 STEPS = 2
 

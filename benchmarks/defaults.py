@@ -30,7 +30,7 @@ import yaml
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for tools/, which is no installed package
 
 from mmdistill_dense.__main__ import main as command
-from mmdistill_dense.apps.suite.definition import is_control, load
+from mmdistill_dense.apps.suite.definition import load
 from mmdistill_dense.apps.suite.rows import Gain, paired_gain
 from mmdistill_dense.utils.files import write_text
 from tools.docs.check_results import read_scores
@@ -83,7 +83,7 @@ def write_projects(file: Path, out: Path) -> None:
         if command(['new', *chain.from_iterable(words)]):
             raise ValueError(f'{file}: pairs.{name}: `new` refuses it, see above')
         suite = yaml.safe_load((out / name / 'suite.yaml').read_text(encoding='utf-8'))
-        method, row = next((key, row) for key, row in suite['methods'].items() if not is_control(key))
+        method, row = next((key, row) for key, row in suite['methods'].items() if not key.startswith('control'))
         row = {key: value for key, value in row.items() if key != 'rate'}
         suite['methods'] = {method: row}  # rates are those of the definition
         for rate in told['rates']:
@@ -122,7 +122,7 @@ def add_faster(files: Sequence[Path]) -> None:
         once, twice = (fmean(val for val, _ in rows[name].values()) for name in ('control', 'control_x2'))
         if twice > once:
             suite = yaml.safe_load(path.read_text(encoding='utf-8'))
-            method, row = next((name, row) for name, row in suite['methods'].items() if not is_control(name))
+            method, row = next((name, row) for name, row in suite['methods'].items() if not name.startswith('control'))
             suite['methods'] |= {'control_x4': {'rate': 4}, f'{method}_x4': {**row, 'rate': 4}}
             write_text(path, yaml.safe_dump(suite, sort_keys=False))
         print(f'{path.parent.name}: val of the student alone {once:.2f}, at twice the rate {twice:.2f}')
@@ -156,7 +156,7 @@ def outcome_of(file: Path) -> Outcome:
     rows, teacher = scores_of(file), read_scores(file)['teacher']
     if short := [name for name, runs in rows.items() if runs.keys() != rows['control'].keys()]:
         raise ValueError(f'{file}: {", ".join(short)} has other seeds than control')
-    controls = {name: runs for name, runs in rows.items() if is_control(name)}
+    controls = {name: runs for name, runs in rows.items() if name.startswith('control')}
     alone, own, gain = chosen(controls, {name: runs for name, runs in rows.items() if name not in controls})
     (score,) = (one['score'] for one in teacher.values())
     return Outcome(alone, own, gain, fmean(test for _, test in rows[alone].values()), score)

@@ -40,9 +40,9 @@ SMOOTHING = 0.9  # of the loss of a range test
 
 def arms() -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield the name and the optimizer of each training."""
-    yield 'Prodigy', PRODIGY
     for kind, option in dict(AdamW=ADAMW, SGD=SGD).items():
         yield from ((f'{kind} {rate:g}', {**option, 'lr': rate}) for rate in RATES[kind])
+    yield 'Prodigy', PRODIGY
 
 
 def write_projects(out: Path) -> None:

@@ -40,7 +40,7 @@ with quiet():
     plan.check_batch(definition, plan.resolved(definition, todo), processes)
 stages, lines = {}, defaultdict(list)
 for run in todo:  # what a run needs stands before it
-    stages[run.folder] = 1 + max((stages.get(folder, 0) for folder in run.after + run.heeds), default=0)
+    stages[run.folder] = 1 + max((stages.get(folder, 0) for folder in run.after), default=0)
     lines[stages[run.folder]].append(f'{run.name} --seed {run.seed}\n')
 folder = definition.out / 'slurm'
 folder.mkdir(parents=True, exist_ok=True)

@@ -53,10 +53,10 @@ def options_of(job: int) -> dict[str, str]:
 
 
 def test_arrays_follow_each_other_with_the_options_of_sbatch(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What needs nothing, then what needs the teacher or takes the rate of a control."""
+    """What needs nothing, then what needs the teacher."""
     program('mmdistill', 'echo "$@" >> words.txt')
     monkeypatch.setenv('MOST', '2')
-    rows = {'kd': {}, 'control_x2': {'rate': 2}, 'cwd': {'rate': 'control'}}
+    rows = {'kd': {}, 'faster': {'rate': 2}, 'cwd': {}}
     tiny.write(Path(), methods=rows, out='my out')
     done = submit('tiny.yaml', '2', '--gres=gpu:2', '--time=1-00:00')
     assert done.returncode == 0, done.stderr
@@ -68,7 +68,7 @@ def test_arrays_follow_each_other_with_the_options_of_sbatch(monkeypatch: pytest
     lines = Path('words.txt').read_text().splitlines()
     assert lines[-1] == 'suite job tiny.yaml cwd --seed 0 --launcher slurm'
     names = [line.split()[3] for line in lines]
-    assert {*names[:3]} == {'teacher', 'control', 'control_x2'} and names[3:] == ['kd', 'cwd']
+    assert {*names[:3]} == {'teacher', 'control', 'faster'} and names[3:] == ['kd', 'cwd']
 
 
 def test_a_job_at_its_time_limit_waits_again(monkeypatch: pytest.MonkeyPatch) -> None:

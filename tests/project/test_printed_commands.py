@@ -19,7 +19,6 @@ from mmdistill_dense.apps.export.without_package import head_of
 from mmdistill_dense.apps.project.box_labels import find_box_data
 from mmdistill_dense.apps.project.label_images import find_seg_data
 from mmdistill_dense.apps.project.predict import find_student
-from mmdistill_dense.apps.project.sides import Side, adapt
 from mmdistill_dense.apps.project.steps import open_project
 from tests.project.folders_of_data import label, labelled, picture
 from tests.project.test_run import project
@@ -117,15 +116,6 @@ def test_the_folder_without_labels_is_named(name: str, task: str, tmp_path: Path
     data = (find_seg_data if task == 'seg' else find_box_data)(root)
     (words,) = (note.partition(' teaches on')[0] for note in data.notes if note.startswith('--unlabelled'))
     assert Path(new_options(words).unlabelled) == root / 'images' / name
-
-
-@names
-def test_weights_of_load_from_are_named(name: str, tmp_path: Path) -> None:
-    side = Side('--teacher', 'own.py', Config({}), {'type': 'EncoderDecoder'}, 'seg')
-    side.config.load_from = f'{tmp_path}/{name}.pth'
-    adapt(side, None, {}, trained=True, random=True)
-    words = re.search('or (--teacher-checkpoint .*) to take it as it is', side.notes[0])
-    assert words and new_options(words[1]).teacher_checkpoint == side.config.load_from
 
 
 @names

@@ -15,11 +15,10 @@ from mmseg.datasets import CityscapesDataset
 
 from mmdistill_dense.apps.project import sides, teachers
 from mmdistill_dense.apps.project.label_images import SegData
+from mmdistill_dense.apps.project.loading import decide_loading
 from mmdistill_dense.apps.project.picture_folders import usual_size
 from mmdistill_dense.apps.project.sides import Side, overrides, predicts_masks, read_side
 from mmdistill_dense.apps.project.teachers import serves_as_it_is
-from mmdistill_dense.apps.project.zoo_schedule import MIN_STEPS, Training, batch_of, decide_loading, scaled_training
-from mmdistill_dense.config.resolve import find_config
 from mmdistill_dense.foundation.vit import Rotary, ViT, architecture
 from mmdistill_dense.foundation.vit_file import named
 from tests import toys
@@ -90,9 +89,29 @@ def test_what_a_config_starts_from_and_what_is_not_there_is_told(key: str) -> No
     side = Side(key, 'own.py', Config({'load_from': 'whole.pth'}), model, 'seg')
     sides.adapt(side, None, {}, True, False)
     left_out, random = side.notes
-    assert "load_from='whole.pth' of the config is left out" in left_out
-    assert ('--teacher-checkpoint whole.pth' in left_out) == (key == '--teacher')
+    assert left_out == "WARNING: load_from='whole.pth' of the config cannot be had, and is left out"
     assert random.startswith('STARTS FROM RANDOM WEIGHTS: no such file lost.pth (looked in ')
+
+
+@pytest.mark.parametrize(('name', 'reached', 'start'), [
+    (RETINANET, True, 'https://download.openmmlab.com/mmdetection/v2.0/retinanet/retinanet_r18_fpn_1x_coco/'),
+    (RETINANET, False, None),
+    (LSJ, True, None),  # no weights are published
+])  # fmt: skip
+def test_a_training_starts_from_published_weights_of_the_whole_network(
+    name: str, reached: bool, start: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sides, 'reachable', lambda host: reached)
+    side = read_side(name, '--student')
+    sides.adapt(side, 3, {}, trained=True, random=False)
+    assert (side.start or '').startswith(start or '') and bool(side.start) is bool(start)
+    assert side.changes['bbox_head'] == {'num_classes': 3}
+    assert (side.changes.get('pretrained') is False) is (bool(start) or not reached), 'no second file is fetched'
+    assert ('frozen_stages' in str(side.changes)) is not reached, 'frozen parts stay, unless they are random'
+    for given in (dict(trained=True, random=True), dict(trained=False, random=False)):
+        other = read_side(name, '--student')
+        sides.adapt(other, 3, {}, **given)
+        assert other.start is None
 
 
 def test_overrides_of_one_part_are_joined_and_networks_of_panoptic_labels_refused() -> None:
@@ -153,78 +172,6 @@ def test_the_size_of_a_test_is_the_real_one(
     loading = decide_loading(read_side(name, '--student'), usual, 10, 2, size)
     assert loading.tested == tested and told in loading.note
     assert usual_size([(360, 480), (300, 400), (480, 360)]) in [(360, 480), (480, 360)], 'that of a picture'
-
-
-def scaled(name: str, pictures: int, batch: int, steps: int | None = None) -> Training:
-    return scaled_training(Config.fromfile(find_config(name)), name, pictures, batch, steps)
-
-
-def test_a_warm_up_and_a_decay_keep_their_order_alone_and_together() -> None:
-    found = scaled(SEGFORMER, 200, 4, 1000)
-    warm, poly = found.param_scheduler
-    assert (warm['begin'], warm['end'], poly['begin'], poly['end']) == (0, 100, 100, 1000)
-    assert found.steps == 1000 and found.optim_wrapper['optimizer']['type'] == 'AdamW'
-    assert found.optim_wrapper['paramwise_cfg']['custom_keys']['head'] == {'lr_mult': 10.0}
-    # A distiller with `balance` measures in the first quarter of the run, which a warm-up must not fill.
-    rising = dict(type='LinearLR', start_factor=0.001, by_epoch=False, begin=0, end=500)
-    assert [one['end'] for one in warming(rising)] == [2]
-    assert [one['end'] for one in warming({**rising, 'end': 1000}, steps=1000)] == [100]
-    falling = dict(type='LinearLR', start_factor=1.0, end_factor=0.01, by_epoch=False, begin=0, end=1000)
-    assert [one['end'] for one in warming(falling)] == [20]
-    assert [one['end'] for one in warming(falling, rising)] == [20, 2]
-
-
-def warming(*schedulers: dict, steps: int = 20) -> list[dict]:
-    """The schedulers of 1000 steps, in a run of ``steps``."""
-    optimizer = dict(optimizer=dict(type='SGD', lr=0.01))
-    config = Config(dict(optim_wrapper=optimizer, train_cfg=dict(max_iters=1000), param_scheduler=list(schedulers)))
-    return scaled_training(config, 'own.py', 100, 2, steps).param_scheduler
-
-
-def test_the_rate_follows_the_batch_or_its_root_and_the_length_the_passes_within_limits() -> None:
-    assert scaled(SEGFORMER, 200, 4).optim_wrapper['optimizer']['lr'] == pytest.approx(6e-5 / 2)
-    assert scaled(RETINANET, 200, 4).optim_wrapper['optimizer']['lr'] == pytest.approx(0.01 / 4)
-    assert scaled(RETINANET, 100, 4).steps == MIN_STEPS
-    assert scaled(RETINANET, 20_000, 4).steps == pytest.approx(12 * 20_000 / 4, rel=0.01)
-    assert scaled(SEGFORMER, 10**6, 16).steps == 160_000
-
-
-def test_epochs_become_steps_a_cosine_keeps_its_period_and_ema_stays() -> None:
-    found = scaled(RETINANET, 200, 4, 1200)
-    assert found.param_scheduler[1]['milestones'] == [800, 1100], 'at the epochs 8 and 11 of 12'
-    assert all(one['by_epoch'] is False for one in found.param_scheduler)
-    found = scaled(RTMDET, 200, 4, 2000)
-    cosine = found.param_scheduler[1]
-    assert cosine['T_max'] == cosine['end'] - cosine['begin']
-    assert cosine['end'] == 2000 and 'convert_to_iter_based' not in cosine
-    assert [hook['type'] for hook in found.hooks] == ['EMAHook']
-
-
-def test_repeated_data_and_epochs_of_unknown_data_count_as_passes() -> None:
-    config = Config.fromfile(find_config(LSJ))
-    times = config.train_dataloader.dataset.times
-    assert times > 1
-    found = scaled(LSJ, 4000, 8)
-    assert found.steps == pytest.approx(times * config.train_cfg.max_epochs * 4000 / 8, rel=0.01)
-    assert found.optim_wrapper['type'] == 'OptimWrapper', 'half precision is left out'
-    config = Config.fromfile(find_config(RETINANET))
-    config.train_dataloader.dataset.type = 'MyDataset'
-    found = scaled_training(config, 'mine.py', 20_000, 4)
-    assert found.steps == 12 * 20_000 / 4
-    assert found.param_scheduler[0]['end'] == 500
-
-
-def test_the_batch_of_all_gpus_is_known_and_a_config_that_does_not_train_refused() -> None:
-    for name, batch in ((SEGFORMER, 16), (RTMDET, 256), (RETINANET, 16)):
-        assert batch_of(Config.fromfile(find_config(name)), name) == batch, name
-    own = dict(train_cfg=dict(max_iters=1000), optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.01)))
-    own['train_dataloader'] = dict(batch_size=4, dataset=dict(type='CityscapesDataset'))
-    four = Config(own)
-    four.optim_wrapper.accumulative_counts = 4
-    one, four = (scaled_training(config, 'mine.py', 2975, 4) for config in (Config(own), four))
-    assert [each.optim_wrapper['optimizer']['lr'] for each in (one, four)] == [0.01, 0.0025] and one.steps == four.steps
-    with pytest.raises(ValueError, match=r'mine.py: the config has no optim_wrapper.optimizer'):
-        scaled_training(Config({'model': {}}), 'mine.py', 10, 2)
 
 
 # The teacher: its options and its classes

@@ -9,7 +9,7 @@ from PIL import Image
 from mmdistill_dense.apps.project.box_labels import BoxData
 from mmdistill_dense.apps.project.config_files import box_file, seg_file
 from mmdistill_dense.apps.project.label_images import SegData
-from mmdistill_dense.apps.project.zoo_schedule import Loading
+from mmdistill_dense.apps.project.loading import Loading
 
 
 def write_config(data: SegData | BoxData, folder: Path) -> Config:

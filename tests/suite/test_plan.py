@@ -1,7 +1,6 @@
 """Which runs there are, what they wait for, their results, and what is found before the first of them starts."""
 
 import json
-import shutil
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -46,55 +45,6 @@ def test_control_that_inherits_the_teachers_weights_waits_for_it() -> None:
     before = plan.hash_of(definition, control)
     other = defined(control='recipe.py', methods={'kd': {}}, teacher={'config': 'teachers/toy_seg', 'seed': 5})
     assert plan.hash_of(other, control) != before
-
-
-def test_a_row_takes_the_rate_of_the_better_control_once_these_have_ended() -> None:
-    methods = {'kd': {'rate': 'control'}, 'control_x2': {'rate': 2}, 'afdcd': {}}
-    definition = defined(methods=methods)
-    found = {run.title: run for run in plan.runs(definition)}
-    teacher, *alone = (found[title].folder for title in ('teacher', 'control seed 0', 'control_x2 seed 0'))
-    assert found['kd seed 1'].after == found['afdcd seed 1'].after == (teacher,)
-    assert found['kd seed 1'].heeds == (*alone,) and not found['afdcd seed 1'].heeds
-    run = found['kd seed 1']
-
-    def now() -> tuple[float, str]:
-        config, config_hash = plan.resolved(definition, [run], plan.rate_of(definition, run))[run]
-        return config.optim_wrapper.optimizer.lr, config_hash
-
-    tiny.write_result(teacher, 90.0)
-    with pytest.raises(ValueError, match='the learning rate of the student alone, and no run of that has ended'):
-        now()
-    tiny.write_result(alone[1], 31.0, metric='mIoU')
-    rate, before = now()
-    tiny.write_result(alone[0], 32.0, metric='mIoU')
-    assert 2 * now()[0] == rate and now()[1] != before, 'twice the rate was the only one, and is now the worse one'
-    assert plan.rates(definition, run) == [1, 2]
-    todo = plan.unfinished(definition, plan.select(definition, ['kd'], [1]))
-    assert [one.title for one in todo] == ['teacher', 'kd seed 1'], 'of the controls no weights are needed'
-    other = found['kd seed 0']
-    tiny.write_result(alone[0], 30.0, metric='mIoU')
-    for rates, begun in (([2], True), ([1, 2], False)):  # a row that has begun keeps its rate for all seeds
-        told = plan.resolved(definition, [other], 2)[other]
-        plan.write_config(other, *told, 2)
-        if begun:
-            tiny.write_result(other.folder, 1.0, config_hash=told[1])
-        assert plan.rates(definition, run) == rates and plan.rate_of(definition, run) == 2
-        plan.check_unchanged(definition, [other])
-        if begun:
-            tiny.write_result(alone[0], 32.0, metric='mIoU')
-            for refused in (lambda: plan.rate_of(definition, run), lambda: plan.check_unchanged(definition, [other])):
-                told = r'began at 2 times .* control, at 1 times, is better .* `rate: 2\.0`'
-                with pytest.raises(ValueError, match=told):
-                    refused()
-            tiny.write_result(alone[0], 30.0, metric='mIoU')
-        shutil.rmtree(other.folder)
-    plan.write_config(other, *plan.resolved(definition, [other], 1)[other])
-    tiny.write_result(other.folder, 1.0)
-    (other.folder.parent / 'seed9_old').mkdir()
-    shutil.copy(found['kd seed 0'].file, other.folder.parent / 'seed9_old')
-    assert plan.rates(definition, run) == [1], 'it began before the definition named the rate'
-    with pytest.raises(ValueError, match='began at 1 times'):
-        plan.check_unchanged(definition, [other])
 
 
 def test_a_network_in_a_file_of_the_user_s_is_part_of_its_runs(tmp_path: Path) -> None:

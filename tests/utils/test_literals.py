@@ -15,9 +15,10 @@ from mmdistill_dense.apps.project import config_files
 from mmdistill_dense.apps.project.box_labels import BoxData
 from mmdistill_dense.apps.project.config_files import box_file, seg_file
 from mmdistill_dense.apps.project.label_images import SegData
+from mmdistill_dense.apps.project.loading import Loading
 from mmdistill_dense.apps.project.new import write
 from mmdistill_dense.apps.project.picture_folders import Split
-from mmdistill_dense.apps.project.zoo_schedule import Loading, Training
+from mmdistill_dense.apps.project.recipe import Training
 from mmdistill_dense.apps.recipes.compose import reference
 from mmdistill_dense.apps.report.runs import TrainedRun
 from mmdistill_dense.apps.suite.plan import Run, write_config

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from mmdistill_dense.apps.project import sides as fetched_weights
+from mmdistill_dense.apps.project.loading import decide_loading
 from mmdistill_dense.apps.project.sides import Side, adapt, check_detector, det_size, read_side, seg_size
-from mmdistill_dense.apps.project.zoo_schedule import decide_loading, scaled_training
 from mmdistill_dense.config.resolve import load_model
 from mmdistill_dense.config.values import num_classes
 from mmdistill_dense.utils.literals import literal
@@ -44,9 +44,6 @@ def planned(name: str) -> Side:
     check_detector(side, True)
     sizes = seg_size(side.model, loading.crop, PICTURE) if side.task == 'seg' else det_size(side.model)
     adapt(side, CLASSES, sizes, True, False)
-    schedule = scaled_training(side.config, name, PICTURES, loading.batch)
-    for one in schedule.param_scheduler:
-        assert 0 <= one.get('begin', 0) <= one.get('end', schedule.steps) <= schedule.steps, one
     return side
 
 
@@ -58,7 +55,7 @@ def test_every_network_is_adapted_or_refused(family: str, monkeypatch: pytest.Mo
         try:
             side = planned(name)
         except ValueError as error:
-            assert str(error).startswith(('--student', f'{name}: the config has no optim_wrapper')), name
+            assert str(error).startswith('--student'), name
             continue
         option: dict = {}
         exec(f'option = {literal(side.option)}', option)

@@ -12,8 +12,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from mmdistill_dense.apps.suite.definition import TEACHER, is_control
-from mmdistill_dense.apps.suite.plan import best_control
+from mmdistill_dense.apps.suite.definition import CONTROL, TEACHER
 from mmdistill_dense.apps.suite.rows import Row, make_rows
 from mmdistill_dense.apps.suite.table import NONE, TITLES, count_cell, gain_cell, score_cell
 
@@ -54,17 +53,9 @@ def read_scores(file: Path) -> Scores:
     return found
 
 
-def rows_of(scores: Scores, metric: str = '', seeds: tuple[int, ...] = ()) -> tuple[dict[str, Row], str]:
-    """Return the rows with their gains, and the name of the control that they are compared with.
-
-    ``metric`` on val chooses it. Default: the one of the score.
-    """
-    results = {
-        row: {seed: {**run, 'metric': metric or run['metric']} for seed, run in runs.items()}
-        for row, runs in scores.items()
-    }
-    alone = best_control(results)
-    return {row.name: row for row in make_rows(results, seeds, alone)}, alone
+def rows_of(scores: Scores, seeds: tuple[int, ...] = ()) -> dict[str, Row]:
+    """Return the rows with their gains."""
+    return {row.name: row for row in make_rows(scores, seeds)}
 
 
 def disagreements(root: Path) -> list[str]:
@@ -103,9 +94,9 @@ def _differences(text: str, scores: Scores) -> Iterator[str]:
         yield 'no table'
         return
     metric = main[0][main[0].index('n') + 1]
-    rows, alone = rows_of(scores, metric, seeds)
+    rows = rows_of(scores, seeds)
     yield from (f'{name}: has scores, but no line' for name in rows if name not in {_name(line[0]) for line in main})
-    summaries = [rows[name].summary for name in (TEACHER, alone) if name in rows]
+    summaries = [rows[name].summary for name in (TEACHER, CONTROL) if name in rows]
     teacher_mean, alone_mean = [one.mean for one in summaries if one] if len(summaries) == 2 else (math.nan, math.nan)
     told = re.search(r'Teacher (\S+) \S+, student alone (\S+): (\S+) between them', text)
     if told and told.groups() != (f'{teacher_mean:.2f}', f'{alone_mean:.2f}', f'{teacher_mean - alone_mean:+.2f}'):
@@ -113,7 +104,7 @@ def _differences(text: str, scores: Scores) -> Iterator[str]:
     for head, _, *lines in tables:
         for line in lines:
             row = rows.get(_name(line[0]), Row(_name(line[0]), {}, seeds))
-            right = _right(row, rows.get(alone), metric, seeds)
+            right = _right(row, rows.get(CONTROL), metric, seeds)
             for title, cell in zip(head, line, strict=True):
                 if cell != right.get(title, cell):
                     yield f'{row.name}, {title}: {cell!r} instead of {right[title]!r}'
@@ -128,7 +119,7 @@ def _right(row: Row, alone: Row | None, metric: str, seeds: tuple[int, ...]) -> 
             cells[f'seed {seed}'] = NONE
         elif score is None:
             cells |= {f'seed {seed}': 'missing', str(seed): 'missing'}
-        elif is_control(row.name):
+        elif row.name == CONTROL:
             cells |= {f'seed {seed}': f'{score:.2f}', str(seed): f'{score:.2f}'}
         elif alone is None or seed not in alone.scores:
             cells |= {f'seed {seed}': f'no pair ({score:.2f})', str(seed): f'{score:.2f}'}
@@ -151,11 +142,11 @@ def _name(cell: str) -> str:
 def _of_the_readme(text: str, scores: Mapping[str, Scores]) -> Iterator[str]:
     """Yield the lines of the README's table that are not the teacher, the control and the best of the named rows."""
     among = (re.search(r'Best: the largest mean gain among ([\w, ]+)\.', text) or ['', ''])[1].split(', ')
-    for stem, metric, *cells in (match.groups() for match in map(_README_ROW.match, text.splitlines()) if match):
-        rows, alone = rows_of(scores.get(stem, {}), metric)
+    for stem, _, *cells in (match.groups() for match in map(_README_ROW.match, text.splitlines()) if match):
+        rows = rows_of(scores.get(stem, {}))
         means = {name: gain.mean for name in among if name in rows and (gain := rows[name].gain)}
         best = max(means, key=lambda name: -math.inf if math.isnan(means[name]) else means[name], default=NONE)
-        shown = [rows.get(TEACHER), rows.get(alone)]
+        shown = [rows.get(TEACHER), rows.get(CONTROL)]
         right = [score_cell(row) if row and row.summary else NONE for row in shown]
         right += [best, gain_cell(rows[best]) if best in rows else NONE]
         if cells != right:
@@ -174,7 +165,7 @@ def filled(text: str, scores: Mapping[str, Scores]) -> str:
         gains: dict[str, list[str]] = {}
         for suite, name in (pair.split() for pair in match['rows'].split(',')):
             if name in scores.get(suite, {}):
-                gains.setdefault(suite, []).append(f'{name} {gain_cell(rows_of(scores[suite])[0][name])}')
+                gains.setdefault(suite, []).append(f'{name} {gain_cell(rows_of(scores[suite])[name])}')
         said = '; '.join(f'{suite}: {", ".join(rows)}' for suite, rows in gains.items())
         return f'{match["mark"]} {said or NOTHING}{match["end"]}'
 

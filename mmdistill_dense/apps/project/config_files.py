@@ -8,9 +8,10 @@ from typing import Any
 
 from mmdistill_dense.apps.project.box_labels import BoxData
 from mmdistill_dense.apps.project.label_images import SegData
-from mmdistill_dense.apps.project.zoo_schedule import Loading, Training
+from mmdistill_dense.apps.project.loading import Loading
+from mmdistill_dense.apps.project.recipe import Training
 from mmdistill_dense.utils.colours import distinct_colours
-from mmdistill_dense.utils.literals import Source, Template, assignments, literal, remark
+from mmdistill_dense.utils.literals import Source, Template, assignments, literal
 
 WORK = 'work'  # folder of all runs
 VALIDATIONS, SAVES = 5, 10  # in a training
@@ -47,12 +48,10 @@ def method_file(name: str, distillers: Mapping[str, Any], unlabelled: Mapping[st
 def suite_file(methods: Sequence[str], trains: bool, tests: bool, masks: bool) -> str:
     """Return the text of ``suite.yaml``, which `run` trains; networks that predict ``masks`` are compared by them."""
     lines = ['# What `mmdistill run` trains, see docs/suite.md. One seed says little: try [0, 1, 2].']
-    lines += ['# control_x2, control_x4: the student alone at more rates. The best on val gives methods their rate.']
     lines += [f'out: ./{WORK}', 'control: control.py']
     lines += ['teacher: teacher.py'] if trains else ['test_teacher: true'] if tests else []
     lines += ['metric: coco/segm_mAP  # that of the boxes: coco/bbox_mAP'] if masks else []
-    lines += ['methods:', '  control_x2: {rate: 2}', '  control_x4: {rate: 4}']
-    lines += [f'  {name}: {{config: {name}.py, rate: control}}' for name in methods]
+    lines += ['methods:', *(f'  {name}: {{config: {name}.py}}' for name in methods)]
     return '\n'.join([*lines, 'seeds: [0]', ''])
 
 
@@ -63,12 +62,12 @@ def training_file(first: str, training: Training, batch: int, task: str) -> str:
     def every(times: int) -> int:
         return max(training.steps // times, min(training.steps, FEW))
 
-    from_config = remark(f'Optimizer and schedule of {training.source}: {training.note}.')
-    from_config = from_config.replace('\\', '/').replace('"', "'")  # nothing ends the docstring
-    about = '\n'.join(textwrap.wrap(from_config, 118, break_on_hyphens=False))
+    told = f'The recipe of docs/one_command.md: {training.note}.'
+    about = '\n'.join(textwrap.wrap(told, 118, break_on_hyphens=False))
     runtime = f"__import__('mmdistill_dense').base('mmdistill_dense::_base_/runtime_{task}.py')"
     checkpoint = {'by_epoch': False, 'interval': every(SAVES), 'max_keep_ckpts': 2}
     settings: dict[str, Any] = {
+        **({'load_from': training.start} if training.start else {}),
         'optim_wrapper': training.optim_wrapper,
         'param_scheduler': training.param_scheduler,
         'auto_scale_lr': {'base_batch_size': batch},  # a warning tells if a step has others
@@ -86,7 +85,6 @@ def training_file(first: str, training: Training, batch: int, task: str) -> str:
             'checkpoint': {'type': 'CheckpointHook', **checkpoint},
             'visualization': {'type': {'seg': 'SegVisualizationHook', 'det': 'DetVisualizationHook'}[task]},
         },
-        **({'custom_hooks': training.hooks} if training.hooks else {}),
     }
     bases = f"_base_ = [\n    './data.py',\n    './pair.py',\n    {runtime},\n]\n"
     return f'"""{first}\n\n{about}\n"""\n\n{bases}{assignments(settings)}{_WORK_DIR}'
@@ -128,7 +126,16 @@ def box_file(data: BoxData, loading: Loading, masks: bool, predicted: bool, empt
     boxes = {'type': 'LoadAnnotations', 'with_bbox': True, **({'with_mask': True} if masks else {})}
     resize = {'type': 'Resize', 'scale': loading.size[::-1], 'keep_ratio': loading.keep_ratio}
     keys = ('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor')
-    train = [boxes, resize, {'type': 'RandomFlip', 'prob': 0.5}, {'type': 'PackDetInputs'}]
+    train = [
+        boxes,
+        {**resize, 'type': 'RandomResize', 'ratio_range': (0.5, 2.0)},
+        {'type': 'RandomCrop', 'crop_size': loading.size[::-1], 'recompute_bbox': True, 'allow_negative_crop': empty},
+        {'type': 'FilterAnnotations', 'min_gt_bbox_wh': (1, 1), 'keep_empty': not empty},
+        {'type': 'YOLOXHSVRandomAug'},
+        {'type': 'RandomFlip', 'prob': 0.5},
+        {'type': 'Pad', 'size': loading.size[::-1], 'pad_val': {'img': (114, 114, 114)}},
+        {'type': 'PackDetInputs'},
+    ]
     test = [resize, boxes, {'type': 'PackDetInputs', 'meta_keys': keys}]
     folder = {
         'type': 'mmdistill_dense.CocoDataset',

@@ -17,10 +17,11 @@ from mmdistill_dense.apps.project.config_files import WORK
 from mmdistill_dense.apps.project.drawn_labels import FOLDER, Drawing
 from mmdistill_dense.apps.project.label_images import SegData, find_seg_data
 from mmdistill_dense.apps.project.label_pairs import Patterns
+from mmdistill_dense.apps.project.loading import decide_loading
 from mmdistill_dense.apps.project.methods import MASKS_DEFAULT
 from mmdistill_dense.apps.project.picture_folders import UNLABELLED_LIST, Wish, free_pictures
+from mmdistill_dense.apps.project.recipe import Training, length, recipe
 from mmdistill_dense.apps.project.sides import Side
-from mmdistill_dense.apps.project.zoo_schedule import Training, decide_loading, scaled_training
 from mmdistill_dense.apps.recipes.named import check_data
 from mmdistill_dense.config.resolve import TASKS
 from mmdistill_dense.config.values import mappings
@@ -85,11 +86,9 @@ def plan(args: argparse.Namespace, tell: Tell) -> tuple[dict[str, str], SegData 
         size = sides.sizes(side, loading.crop, loading.tested, trained)
         sides.adapt(side, classes, size, trained, args.random_weights)
 
-    def training_of(side: Side, least: int | None = None) -> Training:
-        return scaled_training(side.config, side.name, pictures, loading.batch, args.iters or least)
-
+    steps = args.iters or length(pictures, loading.batch)
     adapt(student, True, len(data.classes))
-    training = training_of(student)
+    training = recipe(student, pictures, loading.batch, steps)
     _tell_network('student', student, training, tell)
     about = 'The student alone, with which every method is compared.'
     files['control.py'] = config_files.training_file(about, training, loading.batch, student.task)
@@ -112,27 +111,21 @@ def plan(args: argparse.Namespace, tell: Tell) -> tuple[dict[str, str], SegData 
                 tell(f'         {line}')
             paired = {} if classes is None else {'classes': classes}
         else:
-            teaching = training_of(teacher)
-            # the zoo has small students with 200 epochs and teachers with 12, of which a student could learn little
-            if 2 * teaching.steps < training.steps:
-                teacher.notes.append(
-                    f'trained as long as the student, not for the {teaching.steps} steps of its config'
-                )
-                teaching = training_of(teacher, training.steps)
+            teaching = recipe(teacher, pictures, loading.batch, steps)
             boxes_alone = sides.predicts_masks(student.model) and not sides.predicts_masks(teacher.model)
             files['teacher.py'] = config_files.teacher_file(teaching, loading.batch, student.task, boxes_alone)
             _tell_network('teacher', teacher, teaching, tell)
-            checkpoint, paired = Template(f'{{{{ fileDirname }}}}/{WORK}/teacher/iter_{teaching.steps}.pth'), {}
+            checkpoint, paired = Template(f'{{{{ fileDirname }}}}/{WORK}/teacher/iter_{steps}.pth'), {}
         option = {'cfg': teacher.name, 'checkpoint': checkpoint, **paired, **teacher.option}
     files['pair.py'] = config_files.pair_file(student.option, option, methods.pair_name(student))
 
-    names, why = methods.with_enough(names, bool(args.method), pictures, training.steps)
+    names, why = methods.with_enough(names, bool(args.method), pictures, steps)
     if teacher is not None and not args.method:
         lacks, others = (methods.shipped(name, student, teacher)[1] for name in (names[0], MASKS_DEFAULT))
         if lacks and not others:
             names, why = [MASKS_DEFAULT], f'{names[0]} does not fit ({lacks}): {MASKS_DEFAULT} in its place'
     for name in names:
-        distillers = methods.distillers_for(name, student, teacher, training.steps)
+        distillers = methods.distillers_for(name, student, teacher, steps)
         files[f'{name}.py'] = config_files.method_file(name, distillers, free.option if free else None)
         tell(f"method   {name}: {', '.join(one['type'] for one in distillers.values())} with settings='auto'")
     if free:
@@ -185,7 +178,7 @@ def _tell_network(what: str, side: Side, training: Training | None, tell: Tell) 
 
     tell(f'{what}  {side.name}')
     tell(f'         changed for the data: {", ".join(keys(side.changes)) or "nothing"}')
-    for note in ([f'optimizer and schedule of its config: {training.note}'] if training else []) + side.notes:
+    for note in ([f'trained by {training.note}'] if training else []) + side.notes:
         tell(f'         {note}')
 
 

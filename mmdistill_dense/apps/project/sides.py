@@ -7,10 +7,10 @@ import re
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cache, cached_property
 from pathlib import Path
-from shlex import quote
 from typing import Any
 
 import torch
@@ -24,7 +24,7 @@ from mmdistill_dense.networks.building import build_network
 from mmdistill_dense.utils.process import quiet
 from mmdistill_dense.utils.validate import close_or_all, message_of, size_text, some
 from mmdistill_dense.weights.mmengine_loader import address_of
-from mmdistill_dense.weights.strict_load import HUB
+from mmdistill_dense.weights.strict_load import HUB, published_weights
 
 SECONDS = 5  # to wait for an answer
 
@@ -197,6 +197,8 @@ class Side:
     model: Mapping[str, Any]  # its resolved model
     task: str  # ``'seg'`` or ``'det'``
     changes: dict[str, Any] = field(default_factory=dict)  # overrides of the model, for the data
+    start: str | None = None  # weights of the whole network from which its training starts
+    random: bool = False  # whether its training starts from random weights
     notes: list[str] = field(default_factory=list)  # what was decided, for the user
 
     @property
@@ -326,24 +328,37 @@ def sizes(side: Side, crop: tuple[int, int], picture: tuple[int, int], trained: 
     return joined_overrides(found, {'data_preprocessor': padded})
 
 
+def whole_weights(side: Side) -> str | None:
+    """Return weights of the whole network that can be had: the config's ``load_from``, or those published for it."""
+    given = side.config.get('load_from')
+    if not given and '::' in side.name:
+        with suppress(ValueError):  # none are published
+            given = published_weights(side.name)
+    if not given or not missing_of({'checkpoint': given}):
+        return given
+    if side.config.get('load_from'):
+        side.notes.append(f'WARNING: load_from={given!r} of the config cannot be had, and is left out')
+    return None
+
+
 def adapt(side: Side, classes: int | None, sizes: Mapping[str, Any], trained: bool, random: bool) -> None:
     """Set a network's ``changes`` and ``notes`` for the data, and its first weights; ``classes=None`` keeps its own."""
     counts = {} if classes is None else overrides(side.model, classes, side.key)
     side.changes = joined_overrides(counts, sizes)
     sources = list(dict.fromkeys(sources_of(side.model)))
-    if trained and (file := side.config.get('load_from')):
-        as_it_is = f', or {side.key}-checkpoint {quote(file)} to take it as it is' if side.key == '--teacher' else ''
-        start = f"init_cfg=dict(type='Pretrained', checkpoint={file!r})"
-        told = f"To start from it, write {start} into the config's model{as_it_is}"
-        side.notes.append(f'WARNING: load_from={file!r} of the config is left out. {told}')
+    if trained and not random and (start := whole_weights(side)):
+        side.start, side.changes = start, joined_overrides(side.changes, {'pretrained': False} if sources else {})
+        side.notes.append(f'starts from {start}, weights of the whole network; heads of other classes start anew')
+        return
     if not trained or not sources:
+        side.random = not sources
         return
     missing = sources if random else missing_of(side.model)
     if not missing:
         fetched = '' if all(Path(one).is_file() for one in sources) else ', fetched at the first training unless cached'
         side.notes.append(f'starts from {some(sources)}{fetched}')
         return
-    side.changes = joined_overrides(side.changes, without_weights(side.model))
+    side.random, side.changes = True, joined_overrides(side.changes, without_weights(side.model))
     if random:
         why = '--random-weights'
     elif files := [one for one in missing if '://' not in one]:

@@ -18,9 +18,8 @@ from mmdistill_dense.apps.report.page import make_report
 from mmdistill_dense.apps.report.scores import CLOSE
 from mmdistill_dense.apps.suite import configs, plan
 from mmdistill_dense.apps.suite.actions import train_all
-from mmdistill_dense.apps.suite.definition import CONTROL, TEACHER, Definition, is_control, load
-from mmdistill_dense.apps.suite.plan import best_control
-from mmdistill_dense.apps.suite.rows import changed_data, make_rows, own_settings
+from mmdistill_dense.apps.suite.definition import CONTROL, TEACHER, Definition, load
+from mmdistill_dense.apps.suite.rows import changed_data, make_rows
 from mmdistill_dense.config.resolve import read_file, reading_once
 from mmdistill_dense.utils.process import heartbeat, quiet
 
@@ -64,14 +63,12 @@ def run_project(folder: Path) -> int:
         print('\n'.join(lines), flush=True)
         _warn(definition)
         code = train_all(definition, news=partial(_news, folder, definition))
-        left = plan.unfinished(definition, plan.runs(definition)) if code else []
-    further = {name for name in definition.methods if is_control(name)}  # may diverge: their rates are high
-    if code > 1 or not all(run.name in further for run in left):
+    if code:
         return code
     _report(folder, definition)
     _export(folder, definition)
     print('\n'.join(ending(definition)))
-    return code
+    return 0
 
 
 def screen(definition: Definition) -> Iterator[str]:
@@ -83,9 +80,7 @@ def screen(definition: Definition) -> Iterator[str]:
     yield f'student  {config.model.student.get("cfg")}'
     yield f'teacher  {teacher.get("cfg") or teacher.get("model")}, {own}'
     seeds = ', '.join(map(str, definition.seeds))
-    others = [f'{own_settings(one).strip(" ,")}' for name, one in definition.methods.items() if is_control(name)]
-    alone = f'the student alone{"".join(f", and with {one}" for one in others)}'
-    yield f'methods  {", ".join(definition.taught)}, beside {alone}; seeds {seeds}'
+    yield f'methods  {", ".join(definition.methods)}, beside the student alone; seeds {seeds}'
     yield f'data     {dataset.get("data_root")}, {len(dataset.metainfo["classes"])} classes'
     yield f'steps    {config.train_cfg.max_iters} of {configs.batch_of(config)} pictures, each training'
     yield f'results  {definition.out}; the log of each training is log.txt in its folder'
@@ -109,16 +104,14 @@ def _warn(definition: Definition) -> None:
 def close_teacher(definition: Definition) -> str:
     """Warn of a teacher that is hardly better than the student alone, once both are known and before methods train."""
     found = plan.results(definition)
-    controls = [name for name in (CONTROL, *definition.methods) if is_control(name)]
-    if [*found] != [TEACHER, *controls] or len(found[CONTROL]) > 1:
+    if [*found] != [TEACHER, CONTROL] or len(found[CONTROL]) > 1:
         return ''
-    best = best_control(found)
-    (teacher,), (alone, *_) = ([one['score'] for one in found[name].values()] for name in (TEACHER, best))
+    teacher, alone = (next(iter(found[name].values()))['score'] for name in (TEACHER, CONTROL))
     if not (teacher - alone < CLOSE and teacher > 1):  # not a number, or a fraction
         return ''
     return (
-        f'WARNING  The teacher scores {teacher:.2f}, {best} {alone:.2f}: from a teacher as close as that our students '
-        'mostly learned nothing. Stop here (Ctrl-C), and train it longer or take a better one.'
+        f'WARNING  The teacher scores {teacher:.2f}, the student alone {alone:.2f}: from a teacher as close as '
+        'that our students mostly learned nothing. Stop here (Ctrl-C), and train it longer or take a better one.'
     )
 
 
@@ -146,7 +139,7 @@ def newer(file: Path, out: Path) -> bool:
 def _export(folder: Path, definition: Definition) -> None:
     """Export the student of the first seed of each method."""
     for run in plan.runs(definition):
-        if run.name not in definition.taught or run.seed != definition.seeds[0] or run.result is None:
+        if run.name not in definition.methods or run.seed != definition.seeds[0] or run.result is None:
             continue
         out = folder / f'student_{run.name}.pth'
         if newer(out, run.folder):
@@ -155,7 +148,7 @@ def _export(folder: Path, definition: Definition) -> None:
             config, checkpoint = read_config(str(run.folder / 'run.py')), run.folder / run.result['checkpoint']
             weights, plain = export_student(config, checkpoint, out)
         print(f'export   {weights} with its config {plain.name}')
-    for name in sorted({place.name for place in definition.out.glob('runs/*')} - {*definition.taught}):
+    for name in sorted({place.name for place in definition.out.glob('runs/*')} - {*definition.methods}):
         file = folder / f'student_{name}.pth'
         if file.is_file():
             print(f'         {file} is from before: its row is no method of {SUITE}')
@@ -164,14 +157,11 @@ def _export(folder: Path, definition: Definition) -> None:
 def ending(definition: Definition) -> Iterator[str]:
     """Yield the scores: teacher, student alone, each method with its gain. The report says what they mean."""
     found = plan.results(definition)
-    best = best_control(found)
-    rows = make_rows(found, definition.seeds, best)
+    rows = make_rows(found, definition.seeds)
     if changed := changed_data(found):
         yield f'WARNING: {changed}'
-    several = sum(map(is_control, found)) > 1
     for row in rows:
         title = 'the student alone' if row.name == CONTROL else row.name
         some = '' if not row.gain or row.gain.n == len(row.results) else f' at {row.gain.n} of {len(row.results)} seeds'
         gain = f' ({row.gain.mean:+.2f}{some})' if row.gain else ''
-        compared = ' (best on val: methods are compared with it)' if several and row.name == best else ''
-        yield f'{definition.metric:<8} {fmean(row.scores.values()):6.2f}  {title}{gain}{compared}'
+        yield f'{definition.metric:<8} {fmean(row.scores.values()):6.2f}  {title}{gain}'

@@ -16,8 +16,8 @@ from typing import Any
 
 from mmengine.config import Config
 
-from mmdistill_dense.apps.suite.definition import CONTROL, TEACHER, is_control
-from mmdistill_dense.apps.suite.plan import LISTED, SEED, best_control
+from mmdistill_dense.apps.suite.definition import CONTROL, TEACHER
+from mmdistill_dense.apps.suite.plan import LISTED, SEED
 from mmdistill_dense.config.resolve import is_distill_model, teachers_of
 from mmdistill_dense.config.values import type_name
 from mmdistill_dense.engine.resume import latest_checkpoint
@@ -61,15 +61,10 @@ class TrainedRun:
         return teachers_of(self.model) if is_distill_model(self.model) else {}
 
     @property
-    def further(self) -> bool:
-        """Whether it is a control of a suite that is compared with another one of its controls."""
-        return self.suite is not None and is_control(self.home.name) and not self.alone
-
-    @property
     def alone(self) -> bool:
         """Whether it is a control: by its name in a suite, elsewhere if it takes nothing from a teacher."""
         if self.suite is not None:
-            return self.home.name == control_in(self.suite)
+            return self.home.name == CONTROL
         return not self.distillers and not self.model.get('inherit')
 
     @property
@@ -96,15 +91,6 @@ class TrainedRun:
         # an earlier training in the folder may have left files with larger numbers
         named = self.folder / Path(pointer.read_text(encoding='utf-8').strip()).name if pointer.is_file() else None
         return named if named is not None and zipfile.is_zipfile(named) else latest_checkpoint(self.folder)
-
-
-def control_in(suite: Path) -> str:
-    """Return the name of a suite's student alone; of several the best one on val."""
-    found: dict[str, dict[int, dict[str, Any]]] = {}
-    for file in suite.glob(f'runs/{CONTROL}*/seed*/result.json'):
-        if in_suite(file.parent) and (result := read_json(file)) is not None:
-            found.setdefault(file.parent.parent.name, {})[int(file.parent.name.removeprefix('seed'))] = result
-    return best_control(found)
 
 
 def in_suite(folder: Path) -> bool:
@@ -228,7 +214,7 @@ def _distinct(runs: Sequence[TrainedRun]) -> dict[Path, str]:
 def _suite_controls(runs: Sequence[TrainedRun]) -> Iterator[TrainedRun]:
     """Yield the controls of the runs' suites at the same seeds, or all controls if no seed is the same."""
     for suite in dict.fromkeys(run.suite for run in runs if run.suite):
-        own = [run for run in seeds_in(suite, f'runs/{control_in(suite)}/seed*') if in_suite(run.folder)]
+        own = [run for run in seeds_in(suite, f'runs/{CONTROL}/seed*') if in_suite(run.folder)]
         seeds = {run.seed for run in runs if run.suite == suite}
         yield from [run for run in own if run.seed in seeds] or own
 

@@ -13,7 +13,7 @@ import torch
 from mmdistill_dense.apps.report.predictions import Use
 from mmdistill_dense.apps.report.runs import Log, TrainedRun
 from mmdistill_dense.apps.report.section import Missing, Numbers, Section, Sheet, legend_of
-from mmdistill_dense.apps.suite.definition import CONTROL, TEACHER
+from mmdistill_dense.apps.suite.definition import TEACHER
 from mmdistill_dense.apps.suite.plan import on_val
 from mmdistill_dense.apps.suite.rows import Gain, changed_data, holm, paired_gain, summarise
 from mmdistill_dense.utils.validate import some
@@ -155,7 +155,7 @@ class Answer:
         self.digits = 3 if self.found.fractions else 2
         pairs = {run: self._paired(run) for run in self.comparison.runs if run in self.scores}
         self.apart = {run: one for run, one in pairs.items() if one and not self.found.comparable(run, one)}
-        names = dict.fromkeys(run.name for run in self.comparison.runs if not run.further)
+        names = dict.fromkeys(run.name for run in self.comparison.runs)
         self.fair = {name: [run for run in self.comparison.of(name) if run not in self.apart] for name in names}
         self.gains = self._gains(self.scores)
 
@@ -185,7 +185,7 @@ class Answer:
         best, several = self._best(known)
         gain = known[best]
         alone = fmean(_by_seed(self._controls(best), self.scores)[seed] for seed in gain.each)
-        scores = f'{self._number(alone + gain.mean)}, {self._alone_title(best)} {self._number(alone)}'
+        scores = f'{self._number(alone + gain.mean)}, the student alone {self._number(alone)}'
         verdict = ('Yes.', 'No.') if gain.told_apart else ('Perhaps.', 'No sign of it.')
         said = f'{verdict[not gain.mean > 0]}{several} {best} scores {scores}: {self._number(gain.mean, "+")}'
         if self.teacher is not None and gain.mean > 0:  # how far it leads to the teacher
@@ -283,16 +283,6 @@ class Answer:
         control = self.comparison.control_of(run)
         own, alone = self.numbers.logs[run].seconds, self.numbers.logs[control].seconds if control else None
         return own / alone if own and alone else None
-
-    def _alone_title(self, name: str) -> str:
-        """Return what a method is compared with; of several controls of its suite, how that one was chosen."""
-        run, chosen = self.comparison.of(name)[0], self._controls(name)[0]
-        other = chosen.suite is not None and chosen.home.name != CONTROL
-        if not other and not any(one.further and one.suite == run.suite for one in self.comparison.runs):
-            return 'the student alone'
-        row = f' ({chosen.name})' if other else ''
-        where = 'these validation pictures, which flatters it' if self._flattered() else 'val'
-        return f'the best student alone{row}, chosen on {where},'
 
     def _paired(self, run: TrainedRun) -> TrainedRun | None:
         same = [one for one in self.comparison.controls_for(run) if one.seed == run.seed and run.seed is not None]

@@ -58,18 +58,11 @@ def train_all(
                     plan.check_batch(definition, todo, 1)
                 print(f'{definition.title}: {len(chosen)} runs, {len(todo)} to do, in {definition.out}', flush=True)
                 preflight.check(definition, todo)
-                waits = {run: plan.rates(definition, run) for run in todo if run.heeds}
-                at = {
-                    (run, one): plan.resolved(definition, [run], one)[run] for run, own in waits.items() for one in own
-                }
 
             program = [sys.executable, '-m', 'mmdistill_dense', 'suite']
 
             def begin(run: Run) -> list[str]:
-                rate = plan.rate_of(definition, run) if run in waits else None
-                if rate is not None:
-                    print(f'{run.title}: {rate:g} times the learning rate, as the best control', flush=True)
-                plan.write_config(run, *(todo[run] if rate is None else at[run, rate]), rate)
+                plan.write_config(run, *todo[run])
                 return [*program, *job_words(definition.path, run), '--attended']
 
             failed = Pool(begin, definition.jobs, threads, partial(print, flush=True), news, definition.stall).execute(

@@ -145,7 +145,8 @@ class Reader:
         """Return a number above 0 and below 1000, by default 1."""
         value = self.raw.get(key, 1)
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < 1000:
-            raise self.error(key, f'must be a factor above 0, got {value!r}')
+            told = removed(f'suite {key}: {value}') or f'must be a factor above 0, got {value!r}'
+            raise self.error(key, told)
         return value
 
     def choice(self, key: str, known: Sequence[str]) -> str:
@@ -198,7 +199,6 @@ def with_options(options: Mapping[str, Any]) -> str:
 
 
 TEACHER, CONTROL = 'teacher', 'control'  # runs that are no rows of a definition
-FURTHER = f'{CONTROL}_'  # the beginning of the names of further controls: the student alone with other settings
 SPLITS = ('train', 'val', 'test')
 RESERVED = (CONTROL, TEACHER)  # folders and keys of the suite's own
 METRICS = {'seg': ('mIoU', False), 'det': ('coco/bbox_mAP', True)}
@@ -218,7 +218,7 @@ class Method:
     options: Mapping[str, Any] = field(default_factory=dict)  # of the row's distillers, or of :data:`RUN_KEYS`
     unlabelled: Mapping[str, Any] = field(default_factory=dict)  # ``model.unlabelled`` of the row
     settings: str | None = None  # ``'auto'`` or ``'canonical'`` in place of the constants of its distillers
-    rate: float | None = 1  # its learning rates over those of the control; ``None``: as the best control's
+    rate: float = 1  # its learning rates over those of the control
 
     @property
     def distils(self) -> bool:
@@ -267,16 +267,6 @@ class Definition:
     checkpoint_every: int | None
     keep: str  # what stays of a finished run's checkpoints: ``'all'``, or the ``'weights'`` of the last one
     stall: int | None  # minutes without a step after which a run starts again from its checkpoint
-
-    @property
-    def taught(self) -> dict[str, Method]:
-        """The rows that are compared: all but further controls."""
-        return {name: method for name, method in self.methods.items() if not is_control(name)}
-
-
-def is_control(name: str) -> bool:
-    """Whether a row is the student alone, with which others are compared."""
-    return name == CONTROL or name.startswith(FURTHER)
 
 
 def load(path: Path | str) -> Definition:
@@ -364,7 +354,7 @@ def _method(name: str, row: Reader, control: Path) -> Method:
         options=row.options('options'),
         unlabelled=row.get('unlabelled', dict, {}),
         settings=row.get('settings', str, None),
-        rate=None if row.raw.get('rate') == CONTROL else row.factor('rate'),
+        rate=row.factor('rate'),
     )
     if 'config' in row.raw:
         found = _with_config(changed, row, control)
@@ -372,13 +362,9 @@ def _method(name: str, row: Reader, control: Path) -> Method:
         for key in ('variant', 'options', 'settings', 'unlabelled'):
             if key in row.raw and (key != 'options' or changed.options != changed.run_options):
                 raise row.error(key, 'a row without `method` has no distillers to set it for')
-        if changed.rate is None:
-            raise row.error('rate', f'{CONTROL}: the row is the student alone itself; give a factor')
         return changed
     else:
         found = _with_method(changed, row, control)
-    if is_control(name):
-        raise row.error('', f'a row named {FURTHER}… is the student alone, as in control_x2: {{rate: 2}}; rename it')
     for key in flat(found.options) if found.options_file is not None else ():
         if key.split('.')[-1] == 'settings':
             said = 'the constants of the method would stay. Write it as `settings` of the row'

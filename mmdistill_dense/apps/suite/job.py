@@ -39,7 +39,7 @@ from mmdistill_dense.networks.teacher import FrozenTeacher
 from mmdistill_dense.networks.trace import TeacherOption
 from mmdistill_dense.unlabelled.step import unlabelled_of
 from mmdistill_dense.utils.distributed import unwrap
-from mmdistill_dense.utils.files import in_use, owned, read_progress, save_whole, write_json
+from mmdistill_dense.utils.files import owned, read_progress, save_whole, write_json
 from mmdistill_dense.utils.generators import Generators
 from mmdistill_dense.utils.runner_internals import start_from
 from mmdistill_dense.utils.version import __version__
@@ -197,13 +197,10 @@ def perform(definition: Definition, run: Run, launcher: str = 'none', attended: 
             plan.check_code(run, config)  # the suite read it when it began
         else:
             plan.check_processes(run, processes)
-            if busy := [str(folder) for folder in run.heeds if in_use(folder)]:
-                raise RuntimeError(f'{run.title} takes a learning rate of runs that still train: {", ".join(busy)}')
-            rate = plan.rate_of(definition, run) if run.heeds else None
-            config, config_hash = plan.resolved(definition, [run], rate)[run]
+            config, config_hash = plan.resolved(definition, [run])[run]
         progress = Progress(run.folder, config_hash, processes, write=rank == 0)
         if rank == 0 and not attended:
-            plan.write_config(run, config, config_hash, rate)
+            plan.write_config(run, config, config_hash)
         config.launcher = launcher
         found: dict[str, Any]
         if run.is_teacher and not plan.trains_teacher(definition):

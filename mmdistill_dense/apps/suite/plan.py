@@ -7,7 +7,7 @@ import json
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -16,12 +16,12 @@ from mmengine.config import Config
 
 from mmdistill_dense.apps.recipes.compose import remark, unknown
 from mmdistill_dense.apps.suite import configs
-from mmdistill_dense.apps.suite.definition import CONTROL, TEACHER, Definition, is_control
+from mmdistill_dense.apps.suite.definition import CONTROL, TEACHER, Definition
 from mmdistill_dense.config.local_code import changed_files, local_code
 from mmdistill_dense.config.resolve import read_file, teachers_of
 from mmdistill_dense.engine.resume import latest_checkpoint
 from mmdistill_dense.guards.config import batch_problem
-from mmdistill_dense.utils.files import in_use, read_json, read_progress, write_json, write_text
+from mmdistill_dense.utils.files import read_json, read_progress, write_json, write_text
 from mmdistill_dense.utils.literals import assignments
 from mmdistill_dense.utils.validate import some
 
@@ -35,7 +35,6 @@ class Run:
     seed: int  # the seed of the run
     folder: Path  # the work folder
     after: tuple[Path, ...] = ()  # the folders of the runs whose results it needs
-    heeds: tuple[Path, ...] = ()  # of those that it waits for, and goes on without if they fail
 
     @property
     def is_teacher(self) -> bool:
@@ -82,60 +81,11 @@ def runs(definition: Definition) -> list[Run]:
     before: tuple[Path, ...] = (definition.out / TEACHER,) if trained else ()
     students = list[Run]()
     all_wait = before and configs.reads_teacher(configs.control_config(definition))
-    names = sorted((CONTROL, *definition.methods), key=lambda name: not is_control(name))  # which others may heed
-    for seed, name in itertools.product(definition.seeds, names):
+    for seed, name in itertools.product(definition.seeds, (CONTROL, *definition.methods)):
         method = definition.methods.get(name)
         after = before if all_wait or (method is not None and method.distils) else ()
-        heeds = tuple(controls_of(definition).values()) if method is not None and method.rate is None else ()
-        students.append(Run(name, seed, definition.out / 'runs' / name / f'seed{seed}', after, heeds))
+        students.append(Run(name, seed, definition.out / 'runs' / name / f'seed{seed}', after))
     return [*teachers, *students]
-
-
-def controls_of(definition: Definition) -> dict[str, Path]:
-    """Return the folders of the runs at the first seed of the student alone, by row."""
-    names = [name for name in (CONTROL, *definition.methods) if is_control(name)]
-    return {name: definition.out / 'runs' / name / f'seed{definition.seeds[0]}' for name in names}
-
-
-def rate_begun(run: Run) -> float | None:
-    """Return the rate of its controls with which a seed of a run's row has begun; ``None`` before that."""
-    for file in sorted(run.folder.parent.glob('seed*/run.py')):
-        folder = file.parent
-        begun = SEED.fullmatch(folder.name) and (
-            latest_checkpoint(folder) or read_json(folder / 'result.json') or (folder != run.folder and in_use(folder))
-        )
-        if begun:  # without the remark, the row had no such rate when it began
-            return float(remark(file, 'rate') or 1)
-    return None
-
-
-def rate_of(definition: Definition, run: Run) -> float:
-    """Return the rate that a run takes of its controls: that with which its row has begun, else the best one.
-
-    The best on val at the first seed, of those that have ended. Refuse a row that has begun with another one than all
-    of them give.
-    """
-    begun, controls = rate_begun(run), controls_of(definition)
-    found = {name: read_json(folder / 'result.json') for name, folder in controls.items()}
-    val = {name: on_val([one], definition.metric) for name, one in found.items() if one is not None}
-    if not val and begun is None:
-        raise ValueError('it takes the learning rate of the student alone, and no run of that has ended')
-    chosen = max(val, key=lambda name: (val[name], name == CONTROL), default=CONTROL)
-    best = 1 if chosen == CONTROL else definition.methods[chosen].rate or 1
-    if begun not in (None, best) and val.keys() == controls.keys():
-        raise ValueError(
-            f'{run.title}: {run.folder.parent} began at {begun:g} times the learning rate, and of the student alone '
-            f'{chosen}, at {best:g} times, is better on val now: the comparison would not be fair. To keep its runs as '
-            f'they are, write `rate: {begun!r}` into the row; to repeat them, remove that folder.'
-        )
-    return best if begun is None else begun
-
-
-def rates(definition: Definition, run: Run) -> list[float]:
-    """Return the rates that a run may take of its controls."""
-    begun = rate_begun(run)
-    further = [one.rate for name, one in definition.methods.items() if is_control(name) and one.rate]
-    return [1, *further] if begun is None else [begun]
 
 
 def trains_teacher(definition: Definition) -> bool:
@@ -154,7 +104,7 @@ def trains_teacher(definition: Definition) -> bool:
     file = Path(option.get('checkpoint') or '')
     # one that an earlier `out` of this suite has trained may be of other settings, or of other data
     older = file.is_relative_to(definition.path.absolute().parent) and (file.parent / 'state.json').is_file()
-    taught = (one for one in definition.out.glob('runs/*/seed*/run.py') if not is_control(one.parent.parent.name))
+    taught = (one for one in definition.out.glob('runs/*/seed*/run.py') if one.parent.parent.name != CONTROL)
     anew = not file.is_file() or (older and not any(taught))
     return (definition.out / TEACHER / 'state.json').is_file() or anew
 
@@ -172,7 +122,7 @@ def select(definition: Definition, only: Sequence[str] = (), seeds: Sequence[int
     wanted = {run.folder for run in fits if not seeds or run.seed in seeds or (only and run.is_teacher)}
     for run in reversed(every):  # what is needed stands before
         if run.folder in wanted:
-            wanted.update(run.after + run.heeds)
+            wanted.update(run.after)
     return [run for run in every if run.folder in wanted]
 
 
@@ -194,27 +144,23 @@ def unfinished(definition: Definition, chosen: Sequence[Run], processes: int = 1
     return [run for run in chosen if run.result is None]
 
 
-def config_of(definition: Definition, run: Run, rate: float | None = None) -> Config:
-    """Return the config of a run, with its seed, folder and teacher, and without the settings of a resumption.
-
-    ``rate``: of its controls, if it takes that. Default: the one that its row has begun with, else 1.
-    """
+def config_of(definition: Definition, run: Run) -> Config:
+    """Return the config of a run, with its seed, folder and teacher, and without the settings of a resumption."""
     if run.is_teacher and definition.teacher is not None and trains_teacher(definition):
         config = configs.teacher_config(definition, definition.teacher)
     elif (method := definition.methods.get(run.name)) is None:
         config = configs.control_config(definition)
     else:
-        taken = (rate or rate_begun(run) or 1) if method.rate is None else method.rate
-        config = configs.method_config(definition, replace(method, rate=taken))
+        config = configs.method_config(definition, method)
     config.merge_from_dict({'randomness.seed': run.seed})
     config.work_dir = str(run.folder)
     name_teacher(run, config)
     return config
 
 
-def resolved(definition: Definition, todo: Iterable[Run], rate: float | None = None) -> Resolved:
-    """Return the config of each run, and its hash; ``rate`` as in :func:`config_of`."""
-    found = {run: config_of(definition, run, rate) for run in todo}
+def resolved(definition: Definition, todo: Iterable[Run]) -> Resolved:
+    """Return the config of each run, and its hash."""
+    found = {run: config_of(definition, run) for run in todo}
     return {run: (config, hash_of(definition, run, config)) for run, config in found.items()}
 
 
@@ -238,14 +184,11 @@ def hash_of(definition: Definition, run: Run, config: Config | None = None) -> s
     return configs.options_hash([found, config.model.teacher], folder) if tested else found
 
 
-def write_config(run: Run, config: Config, config_hash: str, rate: float | None = None) -> None:
-    """Write the whole config of a run with its hash; its training reads this file, and ``mim train`` takes it too.
-
-    ``rate``: of its controls, if it takes that: it is kept, whatever these do later.
-    """
+def write_config(run: Run, config: Config, config_hash: str) -> None:
+    """Write the whole config of a run with its hash; its training reads this file, and ``mim train`` takes it too."""
     name_teacher(run, config)
     values = {key: value for key, value in config.to_dict().items() if key != 'distillers'}
-    told = {'config_hash': config_hash, 'networks': configs.networks_hash(config), 'rate': rate}
+    told = {'config_hash': config_hash, 'networks': configs.networks_hash(config)}
     told['code'] = json.dumps(code) if (code := local_code(config)) else None
     lines = [f'# {name}: {value}\n' for name, value in told.items() if value not in (None, '')]
     write_text(run.file, f'{"".join(lines)}{assignments(values)}')
@@ -258,8 +201,6 @@ def check_unchanged(definition: Definition, chosen: Iterable[Run]) -> None:
     rows: dict[str, Config] = {}
     for run in chosen:
         begun = run.state if latest_checkpoint(run.folder) else None
-        if run.heeds and rate_begun(run) is not None:
-            rate_of(definition, run)
         hashes = {str(one['config_hash']): None for one in (run.result, begun) if one and 'config_hash' in one}
         if hashes and run.name not in known:
             known[run.name] = hash_of(definition, run)
@@ -352,20 +293,6 @@ def results(definition: Definition) -> dict[str, dict[int, dict[str, Any]]]:
         if (result := scored(definition, run)) is not None:
             found.setdefault(run.name, {})[run.seed] = result
     return {name: found[name] for name in (TEACHER, CONTROL, *definition.methods) if name in found}
-
-
-def best_control(results: Mapping[str, Mapping[int, Mapping[str, Any]]]) -> str:
-    """Return the control that is best on val by its mean over the seeds that all have.
-
-    Others may lack one seed of the first, so that the choice stays as it was between two runs of a seed.
-    """
-    first = set(results.get(CONTROL) or ())
-    near = {
-        name: found for name, found in results.items() if found and is_control(name) and len(first - found.keys()) < 2
-    }
-    seeds = first.intersection(*near.values())
-    val = {name: on_val([found[seed] for seed in seeds]) for name, found in near.items() if seeds}
-    return max(val, key=lambda name: (val[name], name == CONTROL), default=CONTROL)
 
 
 def on_val(results: Sequence[Mapping[str, Any]], metric: str | None = None) -> float:

@@ -61,10 +61,6 @@ class Pool:
         running: dict[Future[str | None], Run] = {}
         titles, elsewhere, looked = {run.folder: run.title for run in todo}, set[Path](), -LOOK
 
-        def ready(run: Run) -> bool:
-            left = {one.folder for one in (*waiting, *running.values())}
-            return left.isdisjoint(run.heeds)
-
         with ThreadPoolExecutor(self.jobs) as threads:
             try:
                 while waiting or running:
@@ -78,7 +74,7 @@ class Pool:
                         if run.result is not None:  # another process did it
                             waiting.remove(run)
                             self._tell(run)
-                        elif len(running) < self.jobs and not run.missing and ready(run):
+                        elif len(running) < self.jobs and not run.missing:
                             waiting.remove(run)
                             running[threads.submit(self._do, run, self.slots.get())] = run  # one is free
                     if waiting and not running and not elsewhere:

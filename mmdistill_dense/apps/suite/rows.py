@@ -11,8 +11,7 @@ from typing import Any
 from scipy.special import stdtr, stdtrit  # scipy.stats.t takes seconds to import
 
 from mmdistill_dense.apps.suite import plan
-from mmdistill_dense.apps.suite.definition import CONTROL, TEACHER, Definition, Method, is_control, with_options
-from mmdistill_dense.apps.suite.plan import best_control
+from mmdistill_dense.apps.suite.definition import CONTROL, TEACHER, Definition, Method, with_options
 
 LEVEL = 0.95
 _EQUAL = 1e-12  # of the scores: differences that differ by less are equal but for rounding
@@ -100,7 +99,7 @@ class Row:
     name: str
     results: Results
     missing: tuple[int, ...] = ()  # the seeds that have not finished
-    gain: Gain | None = None  # the gain over the control; ``None`` for the teacher and all controls
+    gain: Gain | None = None  # the gain over the control; ``None`` for the teacher and the control
 
     @property
     def scores(self) -> dict[int, float]:
@@ -110,7 +109,7 @@ class Row:
     @property
     def compared(self) -> bool:
         """Whether it is a method, and neither the teacher nor the student alone."""
-        return self.name != TEACHER and not is_control(self.name)
+        return self.name not in (TEACHER, CONTROL)
 
     @property
     def summary(self) -> Summary | None:
@@ -140,11 +139,6 @@ class SuiteTable:
     def methods(self) -> tuple[Row, ...]:
         return tuple(row for row in self.rows if row.compared)
 
-    @property
-    def control(self) -> str:
-        """The name of the student alone with which the others are compared."""
-        return best_control({row.name: row.results for row in self.rows})
-
     def row(self, name: str) -> Row:
         """Return a row by its name; an empty one if there is none."""
         return next((row for row in self.rows if row.name == name), Row(name, {}))
@@ -168,16 +162,16 @@ def collect(definition: Definition) -> SuiteTable:
         if found:
             raise ValueError(found)
     every = {name: results.get(name, {}) for name in (TEACHER, CONTROL, *definition.methods)}
-    return SuiteTable(definition, make_rows(every, definition.seeds, best_control(results)))
+    return SuiteTable(definition, make_rows(every, definition.seeds))
 
 
-def make_rows(results: Mapping[str, Results], seeds: Sequence[int], control: str) -> tuple[Row, ...]:
-    """Return a row for each name, from results by name and seed; those of methods have their gain over a control."""
+def make_rows(results: Mapping[str, Results], seeds: Sequence[int]) -> tuple[Row, ...]:
+    """Return a row for each name, from results by name and seed; methods have their gain over the control."""
     rows = [
         Row(name, found, () if name == TEACHER else tuple(seed for seed in seeds if seed not in found))
         for name, found in results.items()
     ]
-    alone = next((row.scores for row in rows if row.name == control), {})
+    alone = next((row.scores for row in rows if row.name == CONTROL), {})
     gains = holm({row.name: paired_gain(row.scores, alone) for row in rows if row.compared})
     return tuple(replace(row, gain=gains.get(row.name)) for row in rows)
 
@@ -192,7 +186,7 @@ def on_set(table: SuiteTable, name: str) -> tuple[Row, ...]:
         }
         for row in table.rows
     }
-    return make_rows(found, table.definition.seeds, table.control)
+    return make_rows(found, table.definition.seeds)
 
 
 def own_settings(method: Method) -> str:

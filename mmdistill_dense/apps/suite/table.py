@@ -10,7 +10,7 @@ from shlex import quote
 from typing import Any
 
 from mmdistill_dense.apps.suite import configs
-from mmdistill_dense.apps.suite.definition import CONTROL, TEACHER, Definition, is_control
+from mmdistill_dense.apps.suite.definition import CONTROL, TEACHER, Definition
 from mmdistill_dense.apps.suite.rows import LEVEL, Row, SuiteTable, collect, on_set, own_settings
 from mmdistill_dense.utils.files import write_text
 from mmdistill_dense.utils.validate import some
@@ -62,9 +62,8 @@ def _other_sets(table: SuiteTable) -> Iterator[str]:
         cells = [' '.join(filter(None, [score_cell(one[place]), gain_cell(one[place])])) for one in sets.values()]
         yield _line([TITLES.get(row.name, row.name), *cells])
     yield ''
-    alone = TITLES.get(table.control, table.control)
     told = "Holm's correction is within one set."
-    yield f'Score, and gain over the {alone} at the same seed [{LEVEL:.0%} interval]; {told}'
+    yield f'Score, and gain over the {TITLES[CONTROL]} at the same seed [{LEVEL:.0%} interval]; {told}'
 
 
 def _head(titles: Sequence[str]) -> list[str]:
@@ -109,16 +108,12 @@ def _of_seed(row: Row, seed: int) -> str:
 def _reading(table: SuiteTable) -> Iterator[str]:
     results = [result for row in table.rows for result in row.results.values()]
     same = any(result.get('test_is_val') for result in results)
-    alone = 'student alone'
-    if sum(is_control(row.name) and bool(row.results) for row in table.rows) > 1:
-        where = ', the pictures of the gain too' if same else ''
-        alone = f'{TITLES.get(table.control, table.control)}, the best control on val{where}'
     yield (
         f'{table.definition.metric} in percent on {"val, the only labelled one" if same else "test"}, last checkpoint; '
         'mean ± standard deviation (n - 1) over n seeds. Every run is in the table, losers included.'
     )
     yield (
-        f'gain: mean of (method - {alone}) at the same seed, with the {LEVEL:.0%} interval of '
+        f'gain: mean of (method - {TITLES[CONTROL]}) at the same seed, with the {LEVEL:.0%} interval of '
         f"Student's t over these pairs; one pair has no interval. Each interval is for its row alone. {BOLD}"
     )
     if other := [name for name, method in table.definition.methods.items() if method.distils and method.run_options]:

@@ -137,9 +137,5 @@ def test_what_stands_behind_a_mark_is_written_anew(mark, told, before, after, tm
     right = text.format(f' {told}')
     assert filled(text.format(' an old gain of +9.99'), one) == right
     assert filled(text.format(''), one) == filled(right, one) == right
-    head, control = 'name,seed,score,test/aAcc,test/mIoU,val/aAcc,val/mIoU', 'control,0,40,80,40,90,30'
-    wide = scores(head, control, 'control_x2,0,41,70,41,80,31', 'kd,0,42,75,42,85,32')
-    best = filled('<!-- results: one kd -->', wide)
-    assert best.endswith('one: kd +1.00'), 'over the control that is better on val by the metric of the score'
     quoted = 'A mark is written as `<!-- results: one kd -->` in a cell.\n'
     assert filled(quoted, one) == quoted

@@ -1,0 +1,68 @@
+"""The recipe of ``new``: the same for student and teacher, whatever the names of their configs."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from mmdistill_dense.apps.project import recipe
+from mmdistill_dense.apps.project.recipe import LEAST_STEPS, MOST_STEPS, length
+from mmdistill_dense.apps.project.sides import read_side
+from tests.project.test_new import FASTSCNN, RETINANET, SEGFORMER
+
+BEIT = 'mmseg::beit/beit-base_upernet_8xb2-160k_ade20k-640x640.py'
+
+
+@pytest.mark.parametrize(('pictures', 'batch', 'steps'), [
+    (10, 4, LEAST_STEPS), (80, 4, LEAST_STEPS), (367, 4, 9175), (205, 8, 2563), (10**6, 8, MOST_STEPS),
+])  # fmt: skip
+def test_the_length_is_that_of_the_passes_within_limits(pictures: int, batch: int, steps: int) -> None:
+    assert length(pictures, batch) == steps
+
+
+@pytest.mark.usefixtures('folder')
+def test_a_config_that_only_inherits_another_gets_its_recipe() -> None:
+    Path('my_student.py').write_text(f"_base_ = '{FASTSCNN}'\n")
+    named, mine = (recipe.recipe(read_side(name, '--student'), 100, 4, 40) for name in (FASTSCNN, 'my_student.py'))
+    assert named == mine
+
+
+def test_the_rate_rises_for_a_twentieth_and_falls_to_0_at_the_last_step() -> None:
+    side = read_side(FASTSCNN, '--student')
+    for steps in (2, 40, 2000):
+        training = recipe.recipe(side, 100, 4, steps)
+        parameter = torch.nn.Parameter(torch.zeros(1))
+        optimizer = torch.optim.AdamW([parameter], lr=training.optim_wrapper['optimizer']['lr'])
+        schedulers = [recipe_scheduler(option, optimizer) for option in training.param_scheduler]
+        rates = []
+        for _ in range(steps):
+            rates.append(optimizer.param_groups[0]['lr'])
+            optimizer.step()
+            for scheduler in schedulers:
+                scheduler.step()
+        peak = rates.index(max(rates))
+        assert peak == max(1, steps // 20) and max(rates) == pytest.approx(training.optim_wrapper['optimizer']['lr'])
+        assert optimizer.param_groups[0]['lr'] == pytest.approx(0, abs=1e-9)
+
+
+def recipe_scheduler(option, optimizer):
+    from mmengine.registry import PARAM_SCHEDULERS
+
+    return PARAM_SCHEDULERS.build({**option, 'optimizer': optimizer})
+
+
+def test_parts_that_learn_more_slowly_stay_slower_and_norms_do_not_decay() -> None:
+    wrapper = recipe.recipe(read_side(SEGFORMER, '--teacher'), 100, 4, 40).optim_wrapper
+    assert wrapper['paramwise_cfg']['custom_keys']['pos_block'] == {'decay_mult': 0.0}
+    assert wrapper['paramwise_cfg']['norm_decay_mult'] == 0 and 'constructor' not in wrapper
+    wrapper = recipe.recipe(read_side(BEIT, '--teacher'), 100, 4, 40).optim_wrapper
+    assert wrapper['constructor'] == 'LayerDecayOptimizerConstructor'
+    assert wrapper['paramwise_cfg']['layer_decay_rate'] == 0.9
+
+
+@pytest.mark.parametrize('gpu', [True, False])
+def test_half_precision_where_there_is_a_gpu(gpu: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: gpu)
+    training = recipe.recipe(read_side(RETINANET, '--student'), 100, 4, 40)
+    assert training.optim_wrapper['type'] == ('AmpOptimWrapper' if gpu else 'OptimWrapper')
+    assert ('half precision' in training.note) is gpu

@@ -108,13 +108,17 @@ class Slow(torch.nn.Module):
         return samples
 
 
-def test_the_time_of_a_picture_is_that_of_its_pass(monkeypatch):
+@pytest.mark.parametrize('names', ['a', 'abc'])
+def test_the_time_of_a_picture_is_that_of_its_pass(monkeypatch, names):
     network, section = Slow(), Predictions(SimpleNamespace(), 0)
     monkeypatch.setattr(inference, 'time', SimpleNamespace(perf_counter=lambda: network.now))
     item = {'inputs': torch.zeros(3, 4, 5), 'data_samples': SegDataSample()}
-    scenes = [Scene(name, np.zeros((4, 5, 3), np.uint8), item) for name in 'abc']
+    scenes = [Scene(name, np.zeros((4, 5, 3), np.uint8), item) for name in names]
     section._add('kd', lambda: network, scenes, META, [[] for _ in scenes])
     assert section.uses['kd'].milliseconds == pytest.approx(20)
+    network.test_cfg, network.inference = {'mode': 'slide'}, lambda: network.spend(70)
+    section._add('other', lambda: network, scenes, META, [[] for _ in scenes])
+    assert section.uses['other'].milliseconds == pytest.approx(70), 'one that predicts in another way has its own'
 
 
 def test_terms_and_settings_are_those_of_the_runs_and_the_page_asks_for_nothing(made):
@@ -163,6 +167,13 @@ def test_a_damaged_checkpoint_or_a_teacher_of_other_classes_costs_its_own_pictur
     predictions = made_of(other)
     assert any('model.teacher sets allow_other_classes' in reason for reason in predictions.reasons)
     assert titles(predictions.items[0]) == ['input', 'control', 'kd', 'truth']
+    broken, cases = tmp_path / 'broken.py', {'kd': 'teacher: the runs have several.', 'cwd': 'AssertionError:'}
+    broken.write_text('assert False')
+    shutil.copytree(other / 'runs' / 'kd', other / 'runs' / 'cwd')
+    for name, reason in cases.items():  # in the end both have it
+        for config in other.glob(f'runs/{name}/*/*/vis_data/config.py'):
+            config.write_text(config.read_text() + f"\nmodel['teacher'] = dict(cfg={str(broken)!r})\n")
+        assert any(reason in one for one in made_of(other).reasons)
 
 
 def test_a_student_that_predicts_one_class_everywhere_is_noticed(suite, tmp_path):

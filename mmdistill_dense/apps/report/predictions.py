@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -70,9 +70,12 @@ class Predictions:
         networks: list[tuple[str, Callable[[], Any]]] = [(run.name, partial(student_of, run)) for run in shown]
         # the teacher that a control names may not exist
         teaching = sorted(shown, key=lambda run: (not run.teachers, not run.distillers))[0]
-        networks += [(name, partial(teacher_of, teaching, name)) for name in teaching.teachers]
-        if not teaching.teachers:
-            self.section.reasons.append('No predictions of a teacher: the config has none.')
+        configs = {str([option.get('cfg') for option in run.teachers.values()]) for run in shown if run.distillers}
+        teachers = teaching.teachers if len(configs - {'[]'}) < 2 else {}
+        networks += [(name, partial(teacher_of, teaching, name)) for name in teachers]
+        if not teachers:
+            why = 'the runs have several' if teaching.teachers else 'the config has none'
+            self.section.reasons.append(f'No predictions of a teacher: {why}.')
         for name, load in networks:
             self.section.attempt(partial(self._add, name, load, scenes, meta, rows))
         for scene, row in zip(scenes, rows, strict=True):
@@ -82,27 +85,24 @@ class Predictions:
         return [Strip(scene.name, row) for scene, row in zip(scenes, rows, strict=True)] if self.uses else []
 
     def _add(
-        self,
-        name: str,
-        load: Callable[[], Any],
-        scenes: Sequence[Scene],
-        meta: Mapping[str, Any],
-        rows: list[list[Panel]],
+        self, name: str, load: Callable[[], Any], scenes: list[Scene], meta: Mapping[str, Any], rows: list[list[Panel]]
     ) -> None:
         network, panels, seconds, predicted, true = load(), [], [], set[int](), set[int]()
         if not hasattr(network, 'test_step') or not any(hasattr(network, head) for head in _HEADS):
             raise Missing(f'No predictions of {name}: {type(network).__name__} has no head that segments or detects.')
         network = revert_sync_batchnorm(network)
         network.eval()  # not chained: mmseg's backbones return nothing from it
-        for scene in scenes:
-            sample = scene.item['data_samples']
-            (found,), passed = predict_timed(network, {'inputs': [scene.item['inputs']], 'data_samples': [sample]})
+        batches = [{'inputs': [one.item['inputs']], 'data_samples': [one.item['data_samples']]} for one in scenes]
+        predict_timed(network, batches[0])  # warms up
+        for scene, batch in zip(scenes, batches, strict=True):
+            (found,), passed = predict_timed(network, batch)
             seconds.append(passed)
             panels.append(prediction_panel(scene, found, name, meta))
             for key, seen in (('pred_sem_seg', predicted), ('gt_sem_seg', true)):
                 seen |= {*found.get(key).data.unique().tolist()} - {IGNORED} if key in found else set()
-        # the first picture warms up; networks that differ in weights alone take one time
-        milliseconds = self._times.setdefault(repr(network), 1000 * median(seconds[1:] or seconds))
+        # networks that differ in weights alone take one time
+        kind = repr((network, getattr(network, 'test_cfg', None)))
+        milliseconds = self._times.setdefault(kind, 1000 * median(seconds))
         self.uses[name] = Use(parameters_in_use(network), milliseconds, len(predicted) == 1 < len(true))
         for row, one in zip(rows, panels, strict=True):
             row.append(one)

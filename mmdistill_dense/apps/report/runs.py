@@ -240,18 +240,15 @@ def _only_teacher(runs: Sequence[TrainedRun]) -> TrainedRun | None:
     if of_suites:
         known = len(teachers) == 1 or len({(one.result or {}).get('score', one.folder) for one in teachers}) == 1
     else:
-        known = len(teachers) == 1 and is_run(found[0]) and {*map(_pictures, runs)} == {_pictures(teachers[0])}
+        known = len(teachers) == 1 and is_run(found[0]) and {*map(val_set, runs)} == {val_set(teachers[0])}
     return teachers[0] if known else None
 
 
-def _pictures(run: TrainedRun) -> str:
+def val_set(run: TrainedRun) -> str:
     """Name the pictures of a run's evaluation."""
     dataset = (run.config.get('val_dataloader') or {}).get('dataset') or {}
-    root, folders = (
-        os.path.realpath(dataset.get('data_root') or '.'),
-        sorted((dataset.get('data_prefix') or {}).items()),
-    )
-    return str([type_name(dataset), root, dataset.get('ann_file') or '', folders])
+    root, folders = os.path.realpath(dataset.get('data_root') or '.'), dataset.get('data_prefix') or {}
+    return str([type_name(dataset), root, dataset.get('ann_file') or '', sorted(folders.items())])
 
 
 # What mmengine logged
@@ -281,11 +278,13 @@ def starts_of(folder: Path) -> list[Path]:
 
 def _records(start: Path) -> Iterator[dict[str, Any]]:
     """Yield the records of a start's ``vis_data/scalars.json``; none without the file."""
-    file = config_file(start).with_name('scalars.json')
+    file, last = config_file(start).with_name('scalars.json'), 0
     for line in file.read_text(encoding='utf-8').splitlines() if file.is_file() else []:
         with suppress(ValueError):  # cut off by a kill
             if isinstance(record := json.loads(line), dict):
-                yield record
+                last = record['iter'] if _of_training(record) else last
+                # by default, LoggerHook counts epochs: all evaluations of a run of iterations are of epoch 0
+                yield {**record, 'step': last} if record.get('step') == 0 else record
 
 
 def _of_training(record: Mapping[str, Any]) -> bool:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from mmdistill_dense.apps.report.predictions import Use
-from mmdistill_dense.apps.report.runs import Log, TrainedRun
+from mmdistill_dense.apps.report.runs import Log, TrainedRun, val_set
 from mmdistill_dense.apps.report.section import Missing, Numbers, Section, Sheet, legend_of
 from mmdistill_dense.apps.suite.definition import TEACHER
 from mmdistill_dense.apps.suite.plan import on_val
@@ -20,7 +20,6 @@ from mmdistill_dense.utils.validate import some
 
 _FEW = 3  # seeds
 CLOSE = 4.0  # points: with teachers as close as that our students gained nothing (docs/results.md, six pairs)
-
 _MORE = 1.1  # times: what is less is told as no difference
 
 
@@ -157,7 +156,8 @@ class Answer:
         self.apart = {run: one for run, one in pairs.items() if one and not self.found.comparable(run, one)}
         names = dict.fromkeys(run.name for run in self.comparison.runs)
         self.fair = {name: [run for run in self.comparison.of(name) if run not in self.apart] for name in names}
-        self.gains = self._gains(self.scores)
+        self.changed = changed_data(self._results(), self.comparison.teacher is None)
+        self.gains = {} if self.changed else self._gains(self.scores)
 
     def _gains(self, scores: Mapping[TrainedRun, float]) -> dict[str, Gain | None]:
         """Return the gain of each method over its controls at the same seeds."""
@@ -177,8 +177,8 @@ class Answer:
 
     def sentences(self) -> list[str]:
         """Return whether the best method helped, how sure that is, its cost, and what cannot be compared."""
-        if changed := changed_data(self._results(), self.comparison.teacher is None):
-            return [changed]
+        if self.changed:
+            return [self.changed]
         known = {name: gain for name, gain in self.gains.items() if gain}
         if not known:
             return self._not_compared()
@@ -195,6 +195,7 @@ class Answer:
         return [
             f'{said}. {self._trust(gain)}',
             *self._advice(alone, gain),
+            *self._other_pictures(best),
             self._cost(best),
             *self._next(best, alone, gain),
         ]
@@ -244,12 +245,12 @@ class Answer:
     def further_sets(self) -> Sheet | None:
         """Return scores and gains on a suite's further test sets."""
         found: dict[str, dict[TrainedRun, float]] = {}
+        scale = 100 if any(_in_percent(run.result or {}) for run in self.scores) else 1  # a score of 0 does not tell
         for run in self.scores:
             result = run.result or {}
             for split, values in (result.get('metrics') or {}).items():
                 if split not in ('val', 'test') and result.get('metric') in values:
-                    score = values[result['metric']] * (100 if _in_percent(result) else 1)
-                    found.setdefault(split, {})[run] = score
+                    found.setdefault(split, {})[run] = scale * values[result['metric']]
         results = self._results()
         found = {name: one for name, one in found.items() if not changed_data(results, False, name)}
         rows = [[name] for name in self.comparison.names]
@@ -298,10 +299,9 @@ class Answer:
             alone = some(a.title for a, b in controls.items() if b and a.seed not in {one.seed for one in b} - {None})
             way = 'Give both configs the same randomness=dict(seed=0), and train again'
             return [f'Not compared: {alone}: no control has the same seed. {way}.'] if alone else []
-        return [
-            f'Not compared: {listed}. Both must have ended, and their last evaluations must be at the same point. Let '
-            'a training that stopped go on with --resume, or give runs of one length.'
-        ]
+        told = 'Both must have ended, and their last evaluations must be at the same point'
+        way = 'Let a training that stopped go on with --resume, or give runs of one length'
+        return [f'Not compared: {listed}. {told}. {way}.']
 
     def _trust(self, gain: Gain) -> str:
         if gain.low is None or gain.high is None:
@@ -313,11 +313,17 @@ class Answer:
     def _advice(self, alone: float, gain: Gain) -> list[str]:
         """Return a likely reason if a distilled student is no better than the student alone."""
         ahead = math.inf if self.teacher is None else (100 if self.digits == 3 else 1) * (self.teacher - alone)
-        if gain.mean > 0 or ahead >= CLOSE:
+        if gain.mean > 0 or not ahead < CLOSE:  # NaN of a diverged run
             return []
         found = 'no better' if ahead <= 0 else f'only {ahead:.1f} points better'
         told = f'The teacher is {found} than the student alone, which may be the reason'
         return [f'{told}: train it longer, or take another.']
+
+    def _other_pictures(self, name: str) -> list[str]:
+        run, control = self.comparison.of(name)[0], self._controls(name)[0]
+        same = val_set(run) == val_set(control) or (run.suite is not None and run.suite == control.suite)
+        told = f'val_dataloader of {run.title} and {control.title} names other pictures or folders (see the settings)'
+        return [] if same else [f'{told}: the difference is a gain only if both hold the same pictures.']
 
     def _cost(self, name: str) -> str:
         ratio = self._ratio(self.comparison.of(name)[0])
@@ -341,7 +347,9 @@ class Answer:
         elif gain.told_apart and gain.mean > 0:
             said = 'use it (mmdistill predict), or export it (mmdistill export)'
         elif gain.n < _FEW:
-            said = 'more seeds tell whether it is chance: write seeds: [0, 1, 2] into suite.yaml, and run again'
+            suite = 'write seeds: [0, 1, 2] into suite.yaml, and run again'
+            plain = 'train both with further seeds, each in one folder of work dirs seed0, seed1, seed2'
+            said = f'more seeds tell whether it is chance: {suite if self.comparison.of(name)[0].suite else plain}'
         elif gain.mean > 0:
             said = 'a longer training or more seeds'
         else:

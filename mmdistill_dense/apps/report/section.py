@@ -87,10 +87,10 @@ class Section:
     lead: list[str] = field(default_factory=list)  # the answer in words, before all else
 
     def attempt(self, part: Callable[[], Item | Sequence[Item] | None]) -> None:
-        """Add the result of a function, or the reason why it failed: data or checkpoints may be gone."""
+        """Add the result of a function, or the reason why it failed."""
         try:
             found = part()
-        except (LookupError, TypeError, ValueError, OSError, RuntimeError, AttributeError, ImportError) as error:
+        except Exception as error:  # data or checkpoints may be gone, and a network's code may raise anything
             self.reasons.append(message_of(error).strip())
         else:
             self.items.extend(found if isinstance(found, Sequence) else [found] if found else [])

@@ -48,9 +48,9 @@ def segmentor(tmp_path_factory):
 class Layers(nn.Module):
     """A backbone of one convolution a stage: what a test asks of the export itself needs no more to trace."""
 
-    def __init__(self, strides=(2,)):
+    def __init__(self, strides=(2,), given=3):
         super().__init__()
-        channels = [3, *(8 for _ in strides)]
+        channels = [given, *(8 for _ in strides)]
         pairs = zip(channels[:-1], channels[1:], strides, strict=True)
         self.layers = nn.ModuleList(nn.Conv2d(one, other, 3, stride, 1) for one, other, stride in pairs)
 
@@ -297,6 +297,19 @@ def test_a_single_channel_comes_with_its_threshold(tmp_path):
         (expected,) = network.predict(image)
     (logits,) = open_graph(tmp_path / 's.pt2')(image)
     assert torch.equal((logits.sigmoid() > told['threshold'])[0].int(), expected.pred_sem_seg.data.int())
+
+
+def test_a_grey_student_has_the_size_of_val_without_a_test_and_the_names_of_an_older_file(tmp_path):
+    option = one_layer()
+    option['backbone']['given'] = 1
+    option['data_preprocessor'] = dict(size=None, mean=[120.0], std=[60.0])
+    _, checkpoint = checkpoint_of(option, tmp_path, dict(CLASSES=CLASSES, PALETTE=[[0, 0, 1]]))
+    steps = [dict(type='LoadImageFromFile'), dict(type='Resize', scale=(96, 64)), dict(type='PackSegInputs')]
+    config = toys.run_config('x', option, val_dataloader=dict(dataset=dict(pipeline=steps)))
+    found = export_graph(config, checkpoint, tmp_path / 's.pt2')
+    told = read_description(found.path)
+    assert found.size == (64, 96) and (told['input']['shape'][1], told['input']['channels']) == (1, 'grey')
+    assert (told['classes'], told['palette']) == (CLASSES, [[0, 0, 1]])
 
 
 @pytest.mark.parametrize(('preprocessor', 'divisor', 'channels'), [

@@ -161,11 +161,12 @@ def test_a_student_of_labels_that_no_plain_data_set_reads_predicts_and_is_not_me
 
 @pytest.mark.parametrize('name', ['CityscapesDataset', 'ADE20KDataset', 'PascalVOCDataset', 'COCOStuffDataset'])
 def test_checked_data_sets_become_those_of_mmseg(name):
-    inside = dict(type=f'mmdistill_dense.{name}', data_root='d')
+    inside = dict(type=f'mmdistill_dense.{name}', data_root='d', img_suffix=['.png'])
     dataset = dict(type='RepeatDataset', times=2, dataset=dict(type='ConcatDataset', datasets=[inside]))
     config = Config(dict(default_scope='mmseg', model={}, train_dataloader=dict(dataset=dataset)))
     plain, dropped, needed = without_package(config, {})
-    assert plain.train_dataloader.dataset.dataset.datasets == [dict(type=f'mmseg.{name}', data_root='d')]
+    (made,) = plain.train_dataloader.dataset.dataset.datasets
+    assert made == dict(type=f'mmseg.{name}', data_root='d', img_suffix='.png')
     assert (dropped, needed) == ({}, []) and inside['type'].startswith('mmdistill_dense.')
 
 

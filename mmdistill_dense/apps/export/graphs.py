@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from mmdistill_dense.apps.export.prepare import preparation
 from mmdistill_dense.config.values import plain
+from mmdistill_dense.networks.trace import input_channels
 from mmdistill_dense.utils.files import write_whole
 from mmdistill_dense.utils.removed import removed
 from mmdistill_dense.utils.validate import size_text
@@ -95,6 +96,11 @@ class Graph(nn.Module):
         super().__init__()
         self.model: Any = model.requires_grad_(False)
         self.eval()
+
+    def picture(self, height: int, width: int, batch: int = 1) -> Tensor:
+        """Return noise as normalised images of as many channels as the network takes."""
+        sides = (batch, input_channels(self.model), height, width)
+        return torch.randn(sides, generator=torch.Generator().manual_seed(0))
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
         return tuple(self.named(image).values())

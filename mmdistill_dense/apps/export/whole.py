@@ -55,17 +55,11 @@ def make_whole(file: Path, plain: Config, network: Any, sizes: Sequence[Sequence
     if _takes_one(prepare, told):
         shape, sizes = [*sizes[0], 3], sizes[:1]
     pictures, samples = _samples(plain, network.eval(), sizes)
+    taken = {'name': 'picture', 'layout': 'HWC', 'dtype': 'uint8', 'channels': 'RGB', 'shape': shape}
     about = {
         **told,
         'network': told['input'],
-        'input': {
-            'name': 'picture',
-            'layout': 'HWC',
-            'dtype': 'uint8',
-            'channels': 'RGB',
-            'orientation': told['input']['orientation'],
-            'shape': shape,
-        },
+        'input': {**taken, 'orientation': told['input']['orientation']},
         'outputs': {name: _OUTPUTS[name] for name in answer.names},
         'note': 'all is inside: resize, normalisation, padding, network, and what makes the answer',
     }

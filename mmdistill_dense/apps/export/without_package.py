@@ -44,6 +44,8 @@ def without_package(config: Config, meta: Mapping[str, Any]) -> tuple[Config, di
         if name in _SAME and not _only_here(value):
             value['type'] = _SAME[name]
             value.pop('label_values', None)
+            if endings := listed(value.get('img_suffix')):  # one, perhaps in a list
+                value['img_suffix'] = endings[0]
     hooks = flat.get('default_hooks') or {}
     dropped = {f'default_hooks.{key}': names for key, hook in hooks.items() if (names := _names(hook))}
     for key in dropped:

@@ -32,6 +32,7 @@ from mmdistill_dense.networks.building import build_network
 from mmdistill_dense.utils.files import save_whole, write_text, write_whole
 from mmdistill_dense.utils.literals import assignments
 from mmdistill_dense.utils.reproducible import without_workers
+from mmdistill_dense.weights import strict_load
 from mmdistill_dense.weights.safe_load import SAFETENSORS_META
 from mmdistill_dense.weights.strict_load import load_strictly, local_file, plain_config, read_checkpoint, state_dict_of
 
@@ -189,14 +190,14 @@ def export_graph(
     if whole:
         check_possible(plain)
     graph = graphs.graph_of(network)
-    steps = pipeline_of((plain.get('test_dataloader') or {}).get('dataset'))
+    steps = pipeline_of((plain.get('test_dataloader') or plain.get('val_dataloader') or {}).get('dataset'))
     scales = (step.get('scale') for step in steps if type_name(step).endswith('Resize'))
     wide, high = next((one for one in scales if isinstance(one, (tuple, list))), (512, 512))
     tested = (-(-int(side) // graphs.STEP) * graphs.STEP for side in (high, wide))
     height, width = size or (plain.model.get('data_preprocessor') or {}).get('size') or tested
     try:
         with torch.no_grad():
-            graph(_picture(height, width))
+            graph(graph.picture(height, width))
     except Exception as error:  # a network may raise anything
         if isinstance(error, ValueError):
             raise
@@ -218,7 +219,7 @@ def _freest(graph: graphs.Graph, size: tuple[int, int], path: Path, about: Mappi
     for axes, step in graph.freedoms:
         if any(side % step for side in size):
             continue
-        image = _picture(*size, 2 if axes else 1)  # two, since one is a size that torch.export takes for a constant
+        image = graph.picture(*size, 2 if axes else 1)  # two: torch.export takes a size of one for a constant
         try:
             return Exported(path, *_write(graph, image, axes, step, path, about), list(axes), failures, size, step)
         except Exception as error:  # each exporter has its own
@@ -245,7 +246,8 @@ def _write(
         key: value for key in ('threshold', 'align_corners', 'decoding') if (value := getattr(graph, key)) is not None
     }
     shape = [name if name in axes else image.shape[axis] for name, axis in graphs.AXES.items()]
-    full['input'] = told = {**about['input'], 'shape': [shape[0], 3, *shape[1:]]}
+    full['input'] = told = {**about['input'], 'shape': [shape[0], image.shape[1], *shape[1:]]}
+    told['channels'] = 'grey' if image.shape[1] == 1 else told['channels']
     told['pad_size_divisor'] = math.lcm(step, told['pad_size_divisor'])
     own = list(image.shape[2:])
     half, *others = _sizes(own, step) if 'height' in axes else [own]
@@ -257,9 +259,10 @@ def _write(
 
     run = written(half)
     single = [image[:1]] if 'batch' in axes else []
-    difference = _difference(run, graph, [image, *single, *(_picture(*size) for size in others)])
+    difference = _difference(run, graph, [image, *single, *(graph.picture(*size) for size in others)])
+    smaller = [graph.picture(*half)] if half != own else []
     try:
-        return list(outputs), max(difference, _difference(run, graph, [_picture(*half)] if half != own else [])), half
+        return list(outputs), max(difference, _difference(run, graph, smaller)), half
     except Exception:  # the network, or what torch.export took for a constant, has a least size
         written(own)
         return list(outputs), difference, own
@@ -271,10 +274,6 @@ def _sizes(own: Sequence[int], step: int) -> list[list[int]]:
     primes = [next(n for n in count(side + 1) if all(n % k for k in range(2, n))) for side in (height, 4 * width // 3)]
     chosen = ([-(-height // 2), -(-width // 2)], [2 * height, 2 * width], [height + -(-height // 2), width], primes)
     return [[step * side for side in sides] for sides in chosen]
-
-
-def _picture(height: int, width: int, batch: int = 1) -> Tensor:
-    return torch.randn(batch, 3, height, width, generator=torch.Generator().manual_seed(0))
 
 
 def load_student(
@@ -292,7 +291,11 @@ def load_student(
     with torch.device('cpu'):
         network = build_network(ModelConfig(plain.model, None, None))
         load_strictly(network, state, parts, f'checkpoint={str(file)!r}')
-    given, kept = content.get('meta') or {}, ('dataset_meta', 'epoch', 'iter', 'seed')
+    given, kept = dict(content.get('meta') or {}), ('dataset_meta', 'epoch', 'iter', 'seed')
+    data = given.get('dataset_meta') or {}
+    if 'classes' not in data and (classes := strict_load.class_names_in(content)):  # of older mmseg and mmdet
+        palette = data.get('PALETTE') or given.get('PALETTE')
+        given['dataset_meta'] = {**data, 'classes': classes, 'palette': palette}
     meta = {key: given[key] for key in kept if key in given}
     return plain, network, state, {**meta, 'student': graphs.describe(plain, given, file)}
 

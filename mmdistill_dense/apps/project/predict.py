@@ -183,7 +183,7 @@ class Student:
         plain, loaded, _, meta = load_student(config, checkpoint)
         network = cast(Network, loaded)
         data = meta.get('dataset_meta') or {}
-        classes = data.get('classes') or data.get('CLASSES')
+        classes = data.get('classes')
         if not classes:
             raise ValueError(f'{checkpoint}: its meta holds no class names (dataset_meta), so nothing can be named.')
         palette = [tuple(map(int, one)) for one in palette_of(data.get('palette'), len(classes))]

@@ -53,14 +53,6 @@ def runs(folder: Path, *names: str, after: tuple[str, ...] = ()) -> list[Run]:
     return [Run(name, 0, folder / name, tuple(folder / one for one in after)) for name in names]
 
 
-def test_a_run_waits_for_those_that_it_heeds_and_goes_on_without_one_that_fails(tmp_path: Path) -> None:
-    follower = Run('follower', 0, tmp_path / 'follower', heeds=(tmp_path / 'bad', tmp_path / 'good', tmp_path / 'done'))
-    failed = pool.Pool(command(FINISH), 3, 1, print).execute([follower, *runs(tmp_path, 'bad', 'good')])
-    assert list(failed) == ['bad seed 0']
-    order = (tmp_path / 'order.txt').read_text().split()
-    assert order[-2:] == ['+follower', '-follower'] and {'+bad', '-good'} < {*order[:-2]}
-
-
 def test_runs_start_when_what_they_need_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ('GOMP_SPINCOUNT', 'OMP_WAIT_POLICY'):
         monkeypatch.delenv(name, raising=False)

@@ -1,0 +1,65 @@
+"""A network of each family of both zoos trains for 20 steps by the recipe of ``new``, and resumes to the same bits."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from mmengine.runner import Runner
+
+from mmdistill_dense.__main__ import main
+from mmdistill_dense.apps.commands.training import build_runner
+from mmdistill_dense.apps.recipes.named import read_config
+from tests.project.folders_of_data import box_folder, seg_folder
+from tests.zoo.every_network import names
+
+WORDS = ('r18', 'tiny', 'nano', 'mit-b0', 'mobilenet', '-t_', '-s_', '_s_', 'r50')  # of small networks, best first
+STEPS = 20
+
+
+def families() -> dict[str, str]:
+    """The name of a small network by family."""
+    found: dict[str, list[str]] = {}
+    for name in names():
+        found.setdefault(str(Path(name).parent), []).append(name)
+    return {family: min(listed, key=rank) for family, listed in found.items()}
+
+
+def rank(name: str) -> tuple[int, int]:
+    return next((place for place, word in enumerate(WORDS) if word in name), len(WORDS)), len(name)
+
+
+def train(project: Path, resume: bool = False) -> dict[str, torch.Tensor]:
+    """The weights after a training, or after its second half."""
+    config = read_config(str(project / 'control.py'))
+    for split in ('val', 'test'):
+        config.update({f'{split}_{part}': None for part in ('dataloader', 'evaluator', 'cfg')})
+    config.train_cfg.val_interval = STEPS + 1
+    config.default_hooks.checkpoint.interval = STEPS // 2
+    config.train_dataloader.update(num_workers=0, persistent_workers=False)
+    config.experiment_name = f'{project.name}_{resume}'
+    config.resume = resume
+    runner: Runner = build_runner(config)
+    runner.train()
+    return torch.load(project / f'work/control/iter_{STEPS}.pth', weights_only=False)['state_dict']
+
+
+@pytest.mark.zoo
+@pytest.mark.parametrize('name', [pytest.param(name, id=family) for family, name in families().items()])
+def test_a_family_is_trained_and_resumed(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    make = seg_folder if name.startswith('mmseg') else box_folder
+    make(Path('mine'), **({} if make is seg_folder else {'masks': True}))
+    size = ['--size', '128', '128']
+    words = ['--data', 'mine', '--student', name, '--teacher', name, '--iters', str(STEPS), '--batch', '2', *size]
+    if main(['new', *words, '--random-weights', '--out', 'project', '--method', 'fitnet']):
+        pytest.skip(capsys.readouterr().err.strip().splitlines()[-1])  # refused in words
+    whole = train(Path('project'))
+    Path(f'project/work/control/iter_{STEPS}.pth').unlink()
+    Path('project/work/control/last_checkpoint').write_text(
+        str(tmp_path / f'project/work/control/iter_{STEPS // 2}.pth')
+    )
+    again = train(Path('project'), resume=True)
+    assert all(torch.isfinite(tensor).all() for tensor in whole.values() if tensor.is_floating_point())
+    assert whole.keys() == again.keys() and all(torch.equal(whole[key], again[key]) for key in whole)

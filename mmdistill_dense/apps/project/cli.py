@@ -85,7 +85,7 @@ def fill_new(parser: argparse.ArgumentParser) -> None:
     add('--out', type=Path, metavar='DIR', help='folder to write (default: distil_<name of the data>)')
     add('--size', nargs=2, type=counted, metavar=('H', 'W'), help='bring pictures to this size')
     add('--batch', type=counted, help='pictures of a step (default: for this machine)')
-    add('--iters', type=counted, help="steps of each training, as 20 (default: 100 passes, at least 2000)")
+    add('--iters', type=counted, help='steps of each training, as 20 (default: 100 passes, at least 2000)')
     add('--random-weights', action='store_true', help='fetch no weights; networks start at random')
     add('--dry', action='store_true', help='print what would be written')
     renamed = {name: f'it is {own} here' for own, names in _OTHER_NAMES.items() for name in names}

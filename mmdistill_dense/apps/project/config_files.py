@@ -154,7 +154,7 @@ def box_file(data: BoxData, loading: Loading, masks: bool, predicted: bool, empt
             option = {'type': 'CocoMetric', 'ann_file': whole, 'metric': metric, 'classwise': True}
             metrics[f'{name}_evaluator'] = option
     metrics.setdefault('test_evaluator', Source('val_evaluator'))
-    about = "pictures are scaled, cropped, mirrored and coloured alike for all networks, whatever their configs do"
+    about = 'pictures are scaled, cropped, mirrored and coloured alike for all networks, whatever their configs do'
     return _data_file(about, data, loading, (train, test), folder, parts, metrics)
 
 

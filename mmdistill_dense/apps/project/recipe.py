@@ -15,7 +15,7 @@ from mmdistill_dense.config.values import optimizer_of
 LEAST_STEPS, MOST_STEPS = 2000, 80_000
 PASSES = 100  # over the data, within these limits
 # docs/results.md has the rates and optimizers that were tried, and how far each was from the best
-RANDOM_RATE, PRETRAINED_RATE = 0.004, 0.001
+RANDOM_RATE, PRETRAINED_RATE = 0.004, 0.002
 _DECAY = 0.05
 _CLIP = {'max_norm': 10.0, 'norm_type': 2}
 _WARM_SHARE = 20  # the rate rises for a twentieth of the training

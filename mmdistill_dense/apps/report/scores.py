@@ -19,6 +19,7 @@ from mmdistill_dense.apps.suite.rows import Gain, changed_data, holm, paired_gai
 from mmdistill_dense.utils.validate import some
 
 _FEW = 3  # seeds
+_ALONE = 'control_'  # rows of older projects: the student alone at other rates, which is no method
 CLOSE = 4.0  # points: with teachers as close as that our students gained nothing (docs/results.md, six pairs)
 _MORE = 1.1  # times: what is less is told as no difference
 
@@ -154,7 +155,8 @@ class Answer:
         self.digits = 3 if self.found.fractions else 2
         pairs = {run: self._paired(run) for run in self.comparison.runs if run in self.scores}
         self.apart = {run: one for run, one in pairs.items() if one and not self.found.comparable(run, one)}
-        names = dict.fromkeys(run.name for run in self.comparison.runs)
+        rows = (run for run in self.comparison.runs if not run.home.name.startswith(_ALONE))
+        names = dict.fromkeys(run.name for run in rows)
         self.fair = {name: [run for run in self.comparison.of(name) if run not in self.apart] for name in names}
         self.changed = changed_data(self._results(), self.comparison.teacher is None)
         self.gains = {} if self.changed else self._gains(self.scores)

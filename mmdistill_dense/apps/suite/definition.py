@@ -268,6 +268,11 @@ class Definition:
     keep: str  # what stays of a finished run's checkpoints: ``'all'``, or the ``'weights'`` of the last one
     stall: int | None  # minutes without a step after which a run starts again from its checkpoint
 
+    @property
+    def taught(self) -> list[str]:
+        """The rows with distillers or a config of their own; others are the student alone with other settings."""
+        return [name for name, method in self.methods.items() if method.distils]
+
 
 def load(path: Path | str) -> Definition:
     path = Path(path)

@@ -33,7 +33,7 @@ DEFINITION = Path(__file__).parent / 'pairs/rates.yaml'
 SGD = dict(type='SGD', momentum=0.9, weight_decay=5e-4)
 ADAMW = dict(type='AdamW', weight_decay=0.05)
 PRODIGY = dict(type='Prodigy', lr=1.0, weight_decay=0.05, safeguard_warmup=True, use_bias_correction=True)
-RATES = dict(SGD=[0.02, 0.06, 0.2, 0.6, 0.005], AdamW=[2e-3, 6e-4, 6e-3, 2e-4, 2e-2])
+RATES = dict(SGD=[0.005, 0.02, 0.06, 0.2, 0.6], AdamW=[2e-4, 6e-4, 2e-3, 6e-3, 2e-2])
 RANGE_STEPS, RANGE_START, RANGE_ENDS = 100, 1e-6, dict(SGD=10.0, AdamW=1.0)
 SMOOTHING = 0.9  # of the loss of a range test
 
@@ -42,7 +42,7 @@ def arms() -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield the name and the optimizer of each training."""
     for kind, option in dict(AdamW=ADAMW, SGD=SGD).items():
         yield from ((f'{kind} {rate:g}', {**option, 'lr': rate}) for rate in RATES[kind])
-    yield 'Prodigy', PRODIGY
+    yield from (('Prodigy', PRODIGY), ('Prodigy d0=1e-4', {**PRODIGY, 'd0': 1e-4}))
 
 
 def write_projects(out: Path) -> None:
@@ -177,7 +177,7 @@ def table(file: Path) -> str:
     for row in rows:
         if 'score' in row:
             scores.setdefault(row['network'], {})[row['arm']] = row['score']
-    names = [arm for arm, _ in arms()]
+    names = [arm for arm, _ in arms() if any(arm in each for each in scores.values())]
     lines = [f'| network | {" | ".join(names)} |', f'|---|{"--:|" * len(names)}']
     for network, each in scores.items():
         cells = (f'{each[arm]:.1f}' if arm in each else '' for arm in names)

@@ -21,7 +21,7 @@ REMOVED: dict[str, str] = {
     'suite start': 'a row with `config` may have init_cfg, load_from and model.inherit of its own.',
     'suite grid': 'write a row for each value, and compare them on val.',
     'suite race': 'remove the key, and write a row for each method.',
-    'suite rate: control': 'leave it out; for a row that has begun, write the number after # rate: in its run.py.',
+    'suite rate: control': 'leave it out, and remove the folder of the row where its run.py begins with # rate:.',
     'TokenRelations': "use type='FeatureMatch', which compares the same maps.",
     'QueryMatch': "use type='FeatureMatch', which compares the same maps.",
     'tokenrelations': 'use featurematch, which compares the same maps.',

@@ -20,6 +20,7 @@ from mmengine.registry import DATA_SAMPLERS, TRANSFORMS
 
 from mmdistill_dense.__main__ import main
 from mmdistill_dense.apps.check import Options, check_config
+from mmdistill_dense.config.resolve import find_config
 from mmdistill_dense.datasets.shapes import CLASSES
 from mmdistill_dense.distillers import PCD
 from mmdistill_dense.guards.findings import ERROR
@@ -122,7 +123,7 @@ ERRORS = {
 }
 WARNINGS = {
     'batch of another rate': 'the learning rate is for auto_scale_lr.base_batch_size=16',
-    'optimizer of another kind': 'trains it with SGD at lr 0.01, this config with AdamW',
+    'optimizer of another kind': 'trains it with AdamW at lr 6e-05, this config with SGD',
     'rate beyond the end': 'param_scheduler.0 (PolyLR) ends at 40000, but the run ends at 1 iterations',
     'checkpoint beyond the end': 'default_hooks.checkpoint has the interval 500',
     'early stop of no metric': "custom_hooks.0.monitor='mIou': val_evaluator gives no such score",
@@ -138,7 +139,6 @@ MGD = dict(type='MGD', student_tap='backbone[3]', schedule=dict(warmup=1000))
 POLY = dict(type='PolyLR', eta_min=1e-4, begin=0, end=40000, by_epoch=False)
 EVERY_WARNING = {
     'auto_scale_lr': dict(base_batch_size=16),
-    'optim_wrapper.optimizer': dict(type='AdamW', lr=0.001, _delete_=True),
     'param_scheduler': [POLY],
     'default_hooks.checkpoint.interval': 500,
     'custom_hooks': [STOPS_EARLY],
@@ -165,7 +165,13 @@ def test_an_error_stops_each_road_before_its_first_step(rule: str, road: str, tm
 @pytest.fixture(scope='module', params=ROADS)
 def warned(request: pytest.FixtureRequest) -> list[str]:
     """What a road tells of a config with every mistake that only wastes a training."""
-    return ROADS[request.param](write_config(toys.fresh_dir(), EVERY_WARNING, mgd=MGD))
+    student = toys.fresh_dir() / 'adam.py'
+    optimizer = "dict(type='AdamW', lr=6e-5, _delete_=True)"
+    student.write_text(
+        f"_base_ = '{find_config(toys.seg_net('fcn')['cfg'])}'\noptim_wrapper = dict(optimizer={optimizer})\n"
+    )
+    changes = {**EVERY_WARNING, 'model.student.cfg': str(student)}
+    return ROADS[request.param](write_config(toys.fresh_dir(), changes, mgd=MGD))
 
 
 @pytest.mark.parametrize('rule', WARNINGS)

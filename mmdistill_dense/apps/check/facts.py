@@ -292,8 +292,11 @@ def _load_weights(subject: Subject) -> None:
     state = named_as(own, state_dict_of(content, start))
     fitting = {name: value for name, value in state.items() if name in own and own[name].shape == value.shape}
     model.load_state_dict(fitting, strict=False)
-    subject.started = (len(fitting), len(own))
-    subject.student.starts.append(InitialWeights('', str(start), *subject.started))
+    counts = len(fitting), len(own)
+    # heads of other classes start anew, as `new` says
+    if not all(name in fitting for name in own if not name.partition('.')[0].endswith('head')):
+        subject.started = counts
+    subject.student.starts.append(InitialWeights('', str(start), *counts))
 
 
 def _initial_weights(model: nn.Module) -> Iterator[InitialWeights]:

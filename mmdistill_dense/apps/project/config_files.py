@@ -126,16 +126,7 @@ def box_file(data: BoxData, loading: Loading, masks: bool, predicted: bool, empt
     boxes = {'type': 'LoadAnnotations', 'with_bbox': True, **({'with_mask': True} if masks else {})}
     resize = {'type': 'Resize', 'scale': loading.size[::-1], 'keep_ratio': loading.keep_ratio}
     keys = ('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor')
-    train = [
-        boxes,
-        {**resize, 'type': 'RandomResize', 'ratio_range': (0.5, 2.0)},
-        {'type': 'RandomCrop', 'crop_size': loading.size[::-1], 'recompute_bbox': True, 'allow_negative_crop': empty},
-        {'type': 'FilterAnnotations', 'min_gt_bbox_wh': (1, 1), 'keep_empty': not empty},
-        {'type': 'YOLOXHSVRandomAug'},
-        {'type': 'RandomFlip', 'prob': 0.5},
-        {'type': 'Pad', 'size': loading.size[::-1], 'pad_val': {'img': (114, 114, 114)}},
-        {'type': 'PackDetInputs'},
-    ]
+    train = [boxes, resize, {'type': 'RandomFlip', 'prob': 0.5}, {'type': 'PackDetInputs'}]
     test = [resize, boxes, {'type': 'PackDetInputs', 'meta_keys': keys}]
     folder = {
         'type': 'mmdistill_dense.CocoDataset',
@@ -154,7 +145,7 @@ def box_file(data: BoxData, loading: Loading, masks: bool, predicted: bool, empt
             option = {'type': 'CocoMetric', 'ann_file': whole, 'metric': metric, 'classwise': True}
             metrics[f'{name}_evaluator'] = option
     metrics.setdefault('test_evaluator', Source('val_evaluator'))
-    about = 'pictures are scaled, cropped, mirrored and coloured alike for all networks, whatever their configs do'
+    about = "pictures are only resized and mirrored, whatever the networks' own configs do"
     return _data_file(about, data, loading, (train, test), folder, parts, metrics)
 
 

@@ -7,10 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-
 from mmdistill_dense.apps.project.sides import Side
-from mmdistill_dense.config.values import optimizer_of
+from mmdistill_dense.config.values import mappings, optimizer_of
+from mmdistill_dense.utils.literals import Source
 
 LEAST_STEPS, MOST_STEPS = 2000, 80_000
 PASSES = 100  # over the data, within these limits
@@ -19,6 +18,9 @@ RANDOM_RATE, PRETRAINED_RATE = 0.004, 0.002
 _DECAY = 0.05
 _CLIP = {'max_norm': 10.0, 'norm_type': 2}
 _WARM_SHARE = 20  # the rate rises for a twentieth of the training
+# Under half precision CUDA refuses the binary cross entropy of probabilities, which the losses of these compute.
+_FULL_PRECISION = ('FreeAnchorRetinaHead', 'AutoAssignHead', 'YOLACTHead', 'TOODHead')
+_HALF = Source("'AmpOptimWrapper' if __import__('torch').cuda.is_available() else 'OptimWrapper'")
 _PLAIN = {'norm_decay_mult': 0.0, 'bias_decay_mult': 0.0, 'bypass_duplicate': True}
 
 
@@ -39,25 +41,24 @@ def length(pictures: int, batch: int) -> int:
 
 
 def recipe(side: Side, pictures: int, batch: int, steps: int) -> Training:
-    """Return the training of a network: AdamW, a warm-up, a cosine to 0, half precision on a GPU."""
+    """Return the training of a network: AdamW, a warm-up, a cosine to 0, half precision where there is a GPU."""
     rate, why, parts = _rate(side)
-    warm = max(1, steps // _WARM_SHARE)
-    half = torch.cuda.is_available()
+    warm = steps // _WARM_SHARE if steps >= 2 * _WARM_SHARE else 0  # one of a single step would never rise
+    full = any(option.get('type') in _FULL_PRECISION for option in mappings(side.model))
     cosine = {'type': 'CosineAnnealingLR', 'T_max': steps - warm, 'eta_min': 0, 'begin': warm, 'end': steps}
+    rising = {'type': 'LinearLR', 'start_factor': 0.01, 'begin': 0, 'end': warm}
     rounds = f'{steps * batch / pictures:.0f}'
     note = f'AdamW at lr {rate} ({why}), cosine to 0, {steps} steps of {batch} pictures '
-    note += f'({rounds} pass{"" if rounds == "1" else "es"} over the data){", half precision" if half else ""}'
+    note += f'({rounds} pass{"" if rounds == "1" else "es"} over the data), half precision on a GPU'
+    note += ' is left out: its losses refuse that' if full else ''
     return Training(
         {
-            'type': 'AmpOptimWrapper' if half else 'OptimWrapper',
+            'type': 'OptimWrapper' if full else _HALF,
             'optimizer': {'type': 'AdamW', 'lr': rate, 'weight_decay': _DECAY},
             'clip_grad': _CLIP,
             **parts,
         },
-        [
-            {'type': 'LinearLR', 'start_factor': 0.01, 'begin': 0, 'end': warm, 'by_epoch': False},
-            {**cosine, 'by_epoch': False},
-        ],
+        [{**option, 'by_epoch': False} for option in ([rising] if warm else []) + [cosine]],
         steps,
         side.start,
         note,
@@ -67,16 +68,15 @@ def recipe(side: Side, pictures: int, batch: int, steps: int) -> Training:
 def _rate(side: Side) -> tuple[float, str, dict[str, Any]]:
     """Return the rate of a network, why, and which of its parts learn more slowly.
 
-    A config that has Adam itself knows the rate of its pre-trained weights, mostly those of a transformer, and the
-    factors of its parts. These do not hold for random weights.
+    A config with Adam has the rate of its pre-trained weights, mostly those of a transformer, and factors of its parts.
+    They do not hold for random weights, nor those of SGD for Adam; and a rate may be for a batch of hundreds (RTMDet).
     """
     wrapper: Mapping[str, Any] = side.config.get('optim_wrapper') or {}
-    paramwise = {**_PLAIN, **(wrapper.get('paramwise_cfg') or {})}
+    optimizer, plain = optimizer_of(side.config), {'paramwise_cfg': _PLAIN}
     if side.random:
-        return RANDOM_RATE, 'from random weights', {'paramwise_cfg': _PLAIN}
-    optimizer = optimizer_of(side.config)
+        return RANDOM_RATE, 'from random weights', plain
+    if not str(optimizer.get('type')).startswith('Adam') or optimizer.get('lr', math.inf) > PRETRAINED_RATE:
+        return PRETRAINED_RATE, 'from pre-trained weights', plain
     constructor = {'constructor': wrapper['constructor']} if wrapper.get('constructor') else {}
-    parts = {'paramwise_cfg': paramwise, **constructor}
-    if str(optimizer.get('type')).startswith('Adam') and optimizer.get('lr'):
-        return optimizer['lr'], 'as its config', parts
-    return PRETRAINED_RATE, 'from pre-trained weights', parts
+    paramwise = {**_PLAIN, **(wrapper.get('paramwise_cfg') or {})}
+    return optimizer['lr'], 'as its config', {'paramwise_cfg': paramwise, **constructor}

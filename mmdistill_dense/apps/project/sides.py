@@ -24,7 +24,7 @@ from mmdistill_dense.networks.building import build_network
 from mmdistill_dense.utils.process import quiet
 from mmdistill_dense.utils.validate import close_or_all, message_of, size_text, some
 from mmdistill_dense.weights.mmengine_loader import address_of
-from mmdistill_dense.weights.strict_load import HUB, published_weights
+from mmdistill_dense.weights.strict_load import HUB, is_path, published_weights
 
 SECONDS = 5  # to wait for an answer
 
@@ -334,8 +334,8 @@ def whole_weights(side: Side) -> str | None:
     if not given and '::' in side.name:
         with suppress(ValueError):  # none are published
             given = published_weights(side.name)
-    if not given or not missing_of({'checkpoint': given}):
-        return given
+    if given and not missing_of({'checkpoint': given}):
+        return str(Path(given).expanduser().resolve()) if is_path(given) else given
     if side.config.get('load_from'):
         side.notes.append(f'WARNING: load_from={given!r} of the config cannot be had, and is left out')
     return None
@@ -346,21 +346,24 @@ def adapt(side: Side, classes: int | None, sizes: Mapping[str, Any], trained: bo
     counts = {} if classes is None else overrides(side.model, classes, side.key)
     side.changes = joined_overrides(counts, sizes)
     sources = list(dict.fromkeys(sources_of(side.model)))
-    if trained and not random and (start := whole_weights(side)):
+    sized = 'img_size' in (sizes.get('backbone') or {})  # its tables would not fit the whole weights
+    if trained and not random and not sized and (start := whole_weights(side)):
         side.start, side.changes = start, joined_overrides(side.changes, {'pretrained': False} if sources else {})
         side.notes.append(f'starts from {start}, weights of the whole network; heads of other classes start anew')
         return
-    if not trained or not sources:
-        side.random = not sources
+    by_name = any(option.get('pretrained') is True for option in mappings(side.model))  # of timm
+    if not trained or (by_name and not random):
         return
     missing = sources if random else missing_of(side.model)
-    if not missing:
+    if sources and not missing:
         fetched = '' if all(Path(one).is_file() for one in sources) else ', fetched at the first training unless cached'
         side.notes.append(f'starts from {some(sources)}{fetched}')
         return
     side.random, side.changes = True, joined_overrides(side.changes, without_weights(side.model))
     if random:
         why = '--random-weights'
+    elif not sources:
+        why = 'its config names none'
     elif files := [one for one in missing if '://' not in one]:
         why = f'no such file {some(files)} (looked in {Path.cwd()}); correct its path, and run `new` again'
     else:

@@ -13,13 +13,12 @@ import torch
 from mmdistill_dense.apps.report.predictions import Use
 from mmdistill_dense.apps.report.runs import Log, TrainedRun, val_set
 from mmdistill_dense.apps.report.section import Missing, Numbers, Section, Sheet, legend_of
-from mmdistill_dense.apps.suite.definition import TEACHER
+from mmdistill_dense.apps.suite.definition import TEACHER, is_alone
 from mmdistill_dense.apps.suite.plan import on_val
 from mmdistill_dense.apps.suite.rows import Gain, changed_data, holm, paired_gain, summarise
 from mmdistill_dense.utils.validate import some
 
 _FEW = 3  # seeds
-_ALONE = 'control_'  # rows of older projects: the student alone at other rates, which is no method
 CLOSE = 4.0  # points: with teachers as close as that our students gained nothing (docs/results.md, six pairs)
 _MORE = 1.1  # times: what is less is told as no difference
 
@@ -155,7 +154,7 @@ class Answer:
         self.digits = 3 if self.found.fractions else 2
         pairs = {run: self._paired(run) for run in self.comparison.runs if run in self.scores}
         self.apart = {run: one for run, one in pairs.items() if one and not self.found.comparable(run, one)}
-        rows = (run for run in self.comparison.runs if not run.home.name.startswith(_ALONE))
+        rows = (run for run in self.comparison.runs if not (run.suite and is_alone(run.home.name)))
         names = dict.fromkeys(run.name for run in rows)
         self.fair = {name: [run for run in self.comparison.of(name) if run not in self.apart] for name in names}
         self.changed = changed_data(self._results(), self.comparison.teacher is None)

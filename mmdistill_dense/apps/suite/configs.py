@@ -162,6 +162,8 @@ def _check_own(own: Config, definition: Definition, place: str) -> None:
             f'{", ".join(keys)}. The gain would not be due to the method alone. Inherit the control and change only '
             'model.distillers, name another control, or set length and training set in the `options` of the row.'
         )
+    if own.model.get('inherit') and own.get('load_from'):
+        raise ValueError(f'{place}: model.inherit has no effect beside load_from: set load_from=None in this config.')
     if not own.model.get('distillers') and {*differences(own.to_dict(), control.to_dict())} <= {*_APART}:
         raise ValueError(f'{place} has no model.distillers and no weights of its own: it would be a second control.')
 

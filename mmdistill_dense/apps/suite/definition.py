@@ -270,8 +270,13 @@ class Definition:
 
     @property
     def taught(self) -> list[str]:
-        """The rows with distillers or a config of their own; others are the student alone with other settings."""
-        return [name for name, method in self.methods.items() if method.distils]
+        """The rows that are compared with the control."""
+        return [name for name in self.methods if not is_alone(name)]
+
+
+def is_alone(name: str) -> bool:
+    """Whether a row is the student alone; older projects have it at other rates, as ``control_x2``."""
+    return name == CONTROL or name.startswith(f'{CONTROL}_')
 
 
 def load(path: Path | str) -> Definition:
@@ -370,6 +375,8 @@ def _method(name: str, row: Reader, control: Path) -> Method:
         return changed
     else:
         found = _with_method(changed, row, control)
+    if is_alone(name):
+        raise row.error('', f'a row named {CONTROL}_… is the student alone, as in {CONTROL}_x2: {{rate: 2}}; rename it')
     for key in flat(found.options) if found.options_file is not None else ():
         if key.split('.')[-1] == 'settings':
             said = 'the constants of the method would stay. Write it as `settings` of the row'

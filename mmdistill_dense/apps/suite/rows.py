@@ -11,7 +11,7 @@ from typing import Any
 from scipy.special import stdtr, stdtrit  # scipy.stats.t takes seconds to import
 
 from mmdistill_dense.apps.suite import plan
-from mmdistill_dense.apps.suite.definition import CONTROL, TEACHER, Definition, Method, with_options
+from mmdistill_dense.apps.suite.definition import CONTROL, TEACHER, Definition, Method, is_alone, with_options
 
 LEVEL = 0.95
 _EQUAL = 1e-12  # of the scores: differences that differ by less are equal but for rounding
@@ -109,7 +109,7 @@ class Row:
     @property
     def compared(self) -> bool:
         """Whether it is a method, and neither the teacher nor the student alone."""
-        return self.name not in (TEACHER, CONTROL)
+        return self.name != TEACHER and not is_alone(self.name)
 
     @property
     def summary(self) -> Summary | None:
@@ -192,8 +192,6 @@ def on_set(table: SuiteTable, name: str) -> tuple[Row, ...]:
 def own_settings(method: Method) -> str:
     """Return in words which options and learning rate a row has of its own; empty without."""
     options = with_options(method.options)
-    if method.rate is None:
-        return f'{options}, at the rate at which the student alone was best on val at the first seed'
     return options + (f', {method.rate:g} times the learning rate' if method.rate != 1 else '')
 
 

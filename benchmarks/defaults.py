@@ -83,9 +83,7 @@ def write_projects(file: Path, out: Path) -> None:
         if command(['new', *chain.from_iterable(words)]):
             raise ValueError(f'{file}: pairs.{name}: `new` refuses it, see above')
         suite = yaml.safe_load((out / name / 'suite.yaml').read_text(encoding='utf-8'))
-        method, row = next((key, row) for key, row in suite['methods'].items() if not key.startswith('control'))
-        row = {key: value for key, value in row.items() if key != 'rate'}
-        suite['methods'] = {method: row}  # rates are those of the definition
+        ((method, row),) = suite['methods'].items()
         for rate in told['rates']:
             suite['methods'] |= {f'control_x{rate}': {'rate': rate}, f'{method}_x{rate}': {**row, 'rate': rate}}
         suite |= {'seeds': told['seeds'], 'jobs': 2, 'threads': 1}

@@ -205,7 +205,7 @@ def written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
         seen.append(words)
         folder = Path(words[words.index('--out') + 1])
         folder.mkdir(parents=True)
-        rows = {'control_x2': {'rate': 2}, 'control_x4': {'rate': 4}, 'pcd': {'config': 'pcd.py', 'rate': 'control'}}
+        rows = {'pcd': {'config': 'pcd.py'}}
         suite = {'out': './work', 'methods': rows, 'seeds': [0]}
         (folder / 'suite.yaml').write_text(yaml.safe_dump(suite))
         return 0

@@ -90,3 +90,11 @@ def test_a_rate_for_a_batch_of_hundreds_and_factors_of_sgd_do_not_hold() -> None
     for name in (RTMDET, SETR):
         wrapper = recipe.recipe(read_side(name, '--student'), 100, 4, 40).optim_wrapper
         assert wrapper['optimizer']['lr'] == recipe.PRETRAINED_RATE and 'custom_keys' not in wrapper['paramwise_cfg']
+
+
+def test_the_page_of_the_recipe_has_its_numbers() -> None:
+    page = Path(__file__).parents[2] / 'docs/one_command.md'
+    text = page.read_text(encoding='utf-8').partition('## The recipe')[2].partition('\n## ')[0]
+    rates = (f'{rate:g}'.removeprefix('0') for rate in (recipe.RANDOM_RATE, recipe.PRETRAINED_RATE))
+    for number in (*rates, f'{recipe.PASSES} passes', f'{LEAST_STEPS} steps', f'{MOST_STEPS:,}', '4 points better'):
+        assert number in text, number

@@ -7,6 +7,7 @@ import pytest
 
 from mmdistill_dense.apps.project import sides as fetched_weights
 from mmdistill_dense.apps.project.loading import decide_loading
+from mmdistill_dense.apps.project.recipe import recipe
 from mmdistill_dense.apps.project.sides import Side, adapt, check_detector, det_size, read_side, seg_size
 from mmdistill_dense.config.resolve import load_model
 from mmdistill_dense.config.values import num_classes
@@ -44,6 +45,7 @@ def planned(name: str) -> Side:
     check_detector(side, True)
     sizes = seg_size(side.model, loading.crop, PICTURE) if side.task == 'seg' else det_size(side.model)
     adapt(side, CLASSES, sizes, True, False)
+    assert recipe(side, PICTURES, loading.batch, 20).param_scheduler[-1]['end'] == 20
     return side
 
 

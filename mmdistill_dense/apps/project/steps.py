@@ -97,7 +97,9 @@ def _news(folder: Path, definition: Definition) -> None:
 
 def _warn(definition: Definition) -> None:
     with suppress(*_BESIDE):
-        if told := close_teacher(definition):
+        with quiet():
+            told = close_teacher(definition)
+        if told:
             print(told, flush=True)
 
 

@@ -20,7 +20,7 @@ from mmdistill_dense.apps.suite.definition import Definition, fitting, load
 from mmdistill_dense.apps.suite.plan import Run
 from mmdistill_dense.config.resolve import reading_once
 from mmdistill_dense.utils.files import FolderInUse, in_use, owned
-from mmdistill_dense.utils.process import cores, interruptible, threads_asked_for
+from mmdistill_dense.utils.process import cores, errors_only, interruptible, threads_asked_for
 
 INTERRUPTED = 130
 SILENT = 120.0  # seconds without a report that `list` tells
@@ -53,7 +53,7 @@ def train_all(
         with interruptible():
             with reading_once():
                 chosen = plan.select(definition, only, seeds)
-                with owned(definition.out, f'the start of suite {definition.title!r}', PATIENCE):
+                with owned(definition.out, f'the start of suite {definition.title!r}', PATIENCE), errors_only():
                     todo = plan.resolved(definition, plan.unfinished(definition, chosen))
                     plan.check_batch(definition, todo, 1)
                 print(f'{definition.title}: {len(chosen)} runs, {len(todo)} to do, in {definition.out}', flush=True)

@@ -3,6 +3,9 @@
 from pathlib import Path
 
 import pytest
+import torch
+from mmdet.utils import register_all_modules
+from mmengine.registry import DATASETS, DefaultScope
 
 from mmdistill_dense.apps.project import sides
 from tests.project.folders_of_data import box_folder
@@ -22,6 +25,26 @@ def test_a_student_of_ssd_is_taken_and_what_mmdet_lacks_for_it_is_said(capsys: p
     ssd = 'mmdet::ssd/ssdlite_mobilenetv2-scratch_8xb24-600e_coco.py'
     call(ssd, RETINANET, '--batch', '2', '--iters', '4', '--random-weights')
     assert 'set model.bbox_head.loss_cls = None before' in capsys.readouterr().out
+
+
+@pytest.mark.parametrize('words', [(), ('--size', '40', '64')])
+@pytest.mark.parametrize(('iters', 'varied'), [(99, False), (100, True)])
+def test_a_training_of_50_passes_varies_its_pictures(iters: int, varied: bool, words: tuple[str, ...]) -> None:
+    """4 pictures, 2 a step. All have one size, and boxes lie inside and are seen."""
+    box_folder(Path('mine'))
+    call(RETINANET, RETINANET, '--batch', '2', '--iters', str(iters), '--random-weights', *words)
+    config = read('control')
+    assert ('RandomCrop' in str(config.train_pipeline)) is varied and 'HSV' not in str(config.test_pipeline)
+    with DefaultScope.overwrite_default_scope('mmdet'):
+        register_all_modules(init_default_scope=False)
+        dataset = DATASETS.build(config.train_dataloader.dataset)
+        items = [item for _ in range(5) for item in dataset]
+    assert len({tuple(item['inputs'].shape) for item in items}) == 1
+    height, width = items[0]['inputs'].shape[1:]
+    for item in items:
+        boxes = item['data_samples'].gt_instances.bboxes.tensor
+        assert (boxes >= 0).all() and (boxes[:, 2:] <= torch.tensor([width, height])).all()
+        assert (boxes[:, 2:] - boxes[:, :2] >= 1).all()
 
 
 def test_a_student_with_masks_is_compared_by_boxes_with_a_teacher_that_has_none() -> None:

@@ -121,12 +121,18 @@ def seg_file(data: SegData, loading: Loading, edges: Sequence[Mapping[str, Any]]
     return _data_file(about, data, loading, (train, test), folder, parts, metrics)
 
 
-def box_file(data: BoxData, loading: Loading, masks: bool, predicted: bool, empty: bool = True) -> str:
-    """Return the text of ``data.py`` for detection; ``masks`` are loaded, ``predicted``; ``empty``: trained on."""
+def box_file(
+    data: BoxData, loading: Loading, masks: bool, predicted: bool, empty: bool = True, varied: bool = False
+) -> str:
+    """Return the text of ``data.py`` for detection; ``masks`` are loaded, ``predicted``; ``empty``: trained on.
+
+    ``varied``: the pictures of a training are scaled, cropped and coloured too.
+    """
     boxes = {'type': 'LoadAnnotations', 'with_bbox': True, **({'with_mask': True} if masks else {})}
     resize = {'type': 'Resize', 'scale': loading.size[::-1], 'keep_ratio': loading.keep_ratio}
     keys = ('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor')
-    train = [boxes, resize, {'type': 'RandomFlip', 'prob': 0.5}, {'type': 'PackDetInputs'}]
+    flip = {'type': 'RandomFlip', 'prob': 0.5}
+    train = [boxes, *(_variations(loading, resize, empty) if varied else [resize]), flip, {'type': 'PackDetInputs'}]
     test = [resize, boxes, {'type': 'PackDetInputs', 'meta_keys': keys}]
     folder = {
         'type': 'mmdistill_dense.CocoDataset',
@@ -145,8 +151,21 @@ def box_file(data: BoxData, loading: Loading, masks: bool, predicted: bool, empt
             option = {'type': 'CocoMetric', 'ann_file': whole, 'metric': metric, 'classwise': True}
             metrics[f'{name}_evaluator'] = option
     metrics.setdefault('test_evaluator', Source('val_evaluator'))
-    about = "pictures are only resized and mirrored, whatever the networks' own configs do"
+    changed = 'scaled, cropped, coloured' if varied else 'only resized'
+    about = f'pictures are {changed} and mirrored, for all networks alike'
     return _data_file(about, data, loading, (train, test), folder, parts, metrics)
+
+
+def _variations(loading: Loading, resize: Mapping[str, Any], empty: bool) -> list[dict[str, Any]]:
+    """Return the steps that show another part of a picture each time, in other colours, in one size."""
+    size = loading.size[::-1]
+    return [
+        {**resize, 'type': 'RandomResize', 'ratio_range': (0.5, 2.0)},
+        {'type': 'RandomCrop', 'crop_size': size, 'recompute_bbox': True, 'allow_negative_crop': empty},
+        {'type': 'FilterAnnotations', 'min_gt_bbox_wh': (1, 1), 'keep_empty': not empty},
+        {'type': 'YOLOXHSVRandomAug'},
+        {'type': 'Pad', 'size': size, 'pad_val': {'img': (114, 114, 114)}},
+    ]
 
 
 def _data_file(

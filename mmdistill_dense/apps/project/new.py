@@ -20,7 +20,7 @@ from mmdistill_dense.apps.project.label_pairs import Patterns
 from mmdistill_dense.apps.project.loading import decide_loading
 from mmdistill_dense.apps.project.methods import MASKS_DEFAULT
 from mmdistill_dense.apps.project.picture_folders import UNLABELLED_LIST, Wish, free_pictures
-from mmdistill_dense.apps.project.recipe import Training, length, recipe
+from mmdistill_dense.apps.project.recipe import VARIED_PASSES, Training, length, recipe
 from mmdistill_dense.apps.project.sides import Side
 from mmdistill_dense.apps.recipes.named import check_data
 from mmdistill_dense.config.resolve import TASKS
@@ -64,11 +64,12 @@ def plan(args: argparse.Namespace, tell: Tell) -> tuple[dict[str, str], SegData 
     tell(f'data     {data.root}: {counts}; {len(data.classes)} classes: {", ".join(data.classes)}')
     for note in (*data.notes, *shared(data.pictures), loading.note):
         tell(f'         {note}')
+    steps = args.iters or length(pictures, loading.batch)
     free = free_pictures(args.unlabelled, data.pictures, data.label_images, loading.batch) if args.unlabelled else None
     both = [side for side in (student, teacher) if side is not None]
     if isinstance(data, SegData):
-        steps = chain.from_iterable(mappings(side.config.get('train_dataloader')) for side in both)
-        edges = [dict(step) for step in steps if step.get('type') == 'GenerateEdge'][:1]
+        transforms = chain.from_iterable(mappings(side.config.get('train_dataloader')) for side in both)
+        edges = [dict(step) for step in transforms if step.get('type') == 'GenerateEdge'][:1]
         files = {'data.py': config_files.seg_file(data, loading, edges)}
         files |= {f'{name}.txt': list_text(one.names, '--data') for name, one in data.splits.items() if one.names}
     else:
@@ -78,7 +79,9 @@ def plan(args: argparse.Namespace, tell: Tell) -> tuple[dict[str, str], SegData 
         if stopped := [side for side in both if side.model.get('type') in _NEEDS_BOXES]:
             note = 'it stops at a batch without boxes: pictures without boxes are left out of training'
             stopped[0].notes.append(note)
-        files = {'data.py': config_files.box_file(data, loading, any(predicted), predicted[0], empty=not stopped)}
+        varied = steps * loading.batch >= VARIED_PASSES * pictures
+        text = config_files.box_file(data, loading, any(predicted), predicted[0], not stopped, varied)
+        files = {'data.py': text}
         files |= {Path(one.labels).name: one.content for one in data.splits.values() if one.content}
 
     def adapt(side: Side, trained: bool, classes: int | None) -> None:
@@ -86,7 +89,6 @@ def plan(args: argparse.Namespace, tell: Tell) -> tuple[dict[str, str], SegData 
         size = sides.sizes(side, loading.crop, loading.tested, trained)
         sides.adapt(side, classes, size, trained, args.random_weights)
 
-    steps = args.iters or length(pictures, loading.batch)
     adapt(student, True, len(data.classes))
     training = recipe(student, pictures, loading.batch, steps)
     _tell_network('student', student, training, tell)

@@ -13,6 +13,7 @@ from mmdistill_dense.utils.literals import Source
 
 LEAST_STEPS, MOST_STEPS = 2000, 80_000
 PASSES = 100  # over the data, within these limits
+VARIED_PASSES = 50  # from which on a detector gains by scaled, cropped and coloured pictures; a short training loses
 # docs/results.md has the rates and optimizers that were tried, and how far each was from the best
 RANDOM_RATE, PRETRAINED_RATE = 0.004, 0.002
 _DECAY = 0.05

@@ -3,6 +3,7 @@
     python benchmarks/rates.py projects DIR                 # writes a project of each network, as `new` does
     python benchmarks/rates.py train DIR [--shard 0/2]      # a line of DIR/rates.jsonl a training; goes on after a stop
     python benchmarks/rates.py table DIR/rates.jsonl        # each way's distance to the best of all
+    python benchmarks/rates.py pictures DIR                 # detectors with and without varied pictures, at 2 lengths
 
 All trainings of a network have the same steps, batch, seed, warm-up (a twentieth) and cosine to 0; they differ in the
 optimizer: SGD and AdamW at five rates each, Prodigy without a rate. A range test of 100 steps a network and optimizer,
@@ -18,6 +19,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
+from itertools import product
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -28,6 +30,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for the sibling 
 
 from benchmarks.defaults import write_part
 from mmdistill_dense.__main__ import main as command
+from mmdistill_dense.apps.project.config_files import variations
+from mmdistill_dense.apps.project.loading import Loading
 
 DEFINITION = Path(__file__).parent / 'pairs/rates.yaml'
 SGD = dict(type='SGD', momentum=0.9, weight_decay=5e-4)
@@ -36,6 +40,7 @@ PRODIGY = dict(type='Prodigy', lr=1.0, weight_decay=0.05, safeguard_warmup=True,
 RATES = dict(SGD=[0.005, 0.02, 0.06, 0.2, 0.6], AdamW=[2e-4, 6e-4, 2e-3, 6e-3, 2e-2])
 RANGE_STEPS, RANGE_START, RANGE_ENDS = 100, 1e-6, dict(SGD=10.0, AdamW=1.0)
 SMOOTHING = 0.9  # of the loss of a range test
+PICTURES = (('gfl_nuclei67', 400), ('gfl_nuclei67', 1600), ('rtmdet_bccd51', 1200))  # 24, 96, 94 passes
 
 
 def arms() -> Iterator[tuple[str, dict[str, Any]]]:
@@ -82,9 +87,34 @@ def train(out: Path, shard: tuple[int, int]) -> None:
         print(json.dumps({key: value for key, value in row.items() if key != 'losses'}), flush=True)
 
 
-def train_once(project: Path, arm: str, optimizer: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the score on val after a training with this optimizer."""
+def pictures(out: Path) -> None:
+    """Train detectors with resized and mirrored pictures, and with varied ones; a line of ``pictures.jsonl`` each."""
+    for (name, steps), varied in product(PICTURES, (False, True)):
+        score = train_once(out / name, f'{steps} varied {varied}', {**ADAMW, 'lr': 6e-3}, steps, varied)['score']
+        with (out / 'pictures.jsonl').open('a', encoding='utf-8') as stream:
+            stream.write(f'{json.dumps(dict(network=name, steps=steps, varied=varied, score=score))}\n')
+
+
+def set_pictures(config: Any, varied: bool) -> None:
+    """Let a detector's training see varied pictures, or resized and mirrored ones."""
+    steps = config.train_dataloader.dataset.pipeline
+    size = next(step.scale for step in config.test_pipeline if step.type == 'Resize')
+    resize = dict(type='Resize', scale=size, keep_ratio=True)
+    loading = Loading(size[::-1], size[::-1], size[::-1], True, True, 4, 0, '')
+    flip = dict(type='RandomFlip', prob=0.5)
+    config.train_dataloader.dataset.pipeline = [
+        *steps[:2], *(variations(loading, resize, True) if varied else [resize]), flip, steps[-1]
+    ]  # fmt: skip
+
+
+def train_once(
+    project: Path, arm: str, optimizer: Mapping[str, Any], steps: int | None = None, varied: bool | None = None
+) -> dict[str, Any]:
+    """Return the score on val after a training with this optimizer; default: length and pictures of the project."""
     config = _config(project, arm, optimizer)
+    if varied is not None:
+        set_pictures(config, varied)
+    config.train_cfg.max_iters = steps or config.train_cfg.max_iters
     steps = config.train_cfg.max_iters
     warm = max(1, steps // 20)
     config.param_scheduler = [
@@ -190,7 +220,7 @@ def table(file: Path) -> str:
 def main(argv: Sequence[str] | None = None) -> None:
     """Read the command line, and print."""
     parser = argparse.ArgumentParser(prog='rates.py', description=str(__doc__).split('\n')[0])
-    parser.add_argument('mode', choices=('projects', 'train', 'table'))
+    parser.add_argument('mode', choices=('projects', 'train', 'table', 'pictures'))
     parser.add_argument('place', type=Path)
     parser.add_argument('--shard', default='0/1', help='which of how many processes this is, as 0/2')
     args = parser.parse_args(argv)
@@ -199,6 +229,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         write_projects(args.place.resolve())
     elif args.mode == 'train':
         train(args.place.resolve(), (index, count))
+    elif args.mode == 'pictures':
+        pictures(args.place.resolve())
     else:
         print(table(args.place))
 

@@ -132,7 +132,7 @@ def box_file(
     resize = {'type': 'Resize', 'scale': loading.size[::-1], 'keep_ratio': loading.keep_ratio}
     keys = ('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor')
     flip = {'type': 'RandomFlip', 'prob': 0.5}
-    train = [boxes, *(_variations(loading, resize, empty) if varied else [resize]), flip, {'type': 'PackDetInputs'}]
+    train = [boxes, *(variations(loading, resize, empty) if varied else [resize]), flip, {'type': 'PackDetInputs'}]
     test = [resize, boxes, {'type': 'PackDetInputs', 'meta_keys': keys}]
     folder = {
         'type': 'mmdistill_dense.CocoDataset',
@@ -156,7 +156,7 @@ def box_file(
     return _data_file(about, data, loading, (train, test), folder, parts, metrics)
 
 
-def _variations(loading: Loading, resize: Mapping[str, Any], empty: bool) -> list[dict[str, Any]]:
+def variations(loading: Loading, resize: Mapping[str, Any], empty: bool) -> list[dict[str, Any]]:
     """Return the steps that show another part of a picture each time, in other colours, in one size."""
     size = loading.size[::-1]
     return [

@@ -170,4 +170,4 @@ def test_rates_keep_each_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(rates, 'train_once', lambda *_: dict(score=3.0))
     rates.train(tmp_path, (0, 1))
     whole = (tmp_path / 'rates.jsonl').read_text()
-    assert whole.startswith(before) and whole.count('"losses"') == 16 and whole.count('"score": 3.0') == 87
+    assert whole.startswith(before) and whole.count('"losses"') == 16 and whole.count('"score": 3.0') == 95

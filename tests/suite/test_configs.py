@@ -99,15 +99,20 @@ def test_a_config_of_ones_own_may_name_its_module_start_from_other_weights_and_h
     found = configs.method_config(definition, definition.methods['mine'])
     assert found.custom_imports.imports == ['mmdistill_dense.engine.launch', 'json']
     weights = (
-        "load_from = 'x.pth'\nmodel['inherit'] = ['neck']\nmodel['student'] = dict(backbone=dict(init_cfg=None))\n"
+        "load_from = 'x.pth'\nmodel['student'] = dict(backbone=dict(init_cfg=None))\n"
         "model['unlabelled'] = dict(data_root='more')\n"
     )
     definition = defined(methods=own_leaf(weights), options={'train_cfg.val_interval': 5})
     found = configs.method_config(definition, definition.methods['mine'])
-    assert (found.load_from, found.model.inherit, found.train_cfg.val_interval) == ('x.pth', ['neck'], 5)
+    assert (found.load_from, found.train_cfg.val_interval) == ('x.pth', 5)
     assert found.model.student.backbone.init_cfg is None and found.model.unlabelled == {'data_root': 'more'}
     definition = defined(methods=own_leaf(weights + "del model['distillers']\n"))
     assert not configs.method_config(definition, definition.methods['mine']).model.get('distillers')
+    definition = defined(methods=own_leaf(f"{weights}model['inherit'] = ['neck']\n"))
+    with pytest.raises(ValueError, match='model.inherit has no effect beside load_from: set load_from=None'):
+        configs.method_config(definition, definition.methods['mine'])
+    definition = defined(methods=own_leaf("model['inherit'] = ['neck']\n"))
+    assert configs.method_config(definition, definition.methods['mine']).model.inherit == ['neck']
 
 
 def test_written_config_is_the_one_that_is_run(tmp_path: Path) -> None:

@@ -294,8 +294,8 @@ def _load_weights(subject: Subject) -> None:
     model.load_state_dict(fitting, strict=False)
     counts = len(fitting), len(own)
     # heads of other classes start anew, as `new` says
-    if not all(name in fitting for name in own if not name.partition('.')[0].endswith('head')):
-        subject.started = counts
+    whole = all(name in fitting for name in own if not name.partition('.')[0].endswith('head'))
+    subject.started = (counts[1], counts[1]) if whole else counts
     subject.student.starts.append(InitialWeights('', str(start), *counts))
 
 

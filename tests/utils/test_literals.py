@@ -75,7 +75,7 @@ def test_the_files_of_new(root: str, name: str, file: str, classes: list[str]) -
     splits = {'train': Split(name, file, 2, (name,)), 'val': Split(name, file, 1)}
     data = SegData(Path('/', root), splits, (name, 'b'), file, tuple(classes), (), (32, 48))
     wrapper = {'type': 'OptimWrapper', 'optimizer': {'type': 'SGD', 'lr': 0.1}}
-    schedule = Training(wrapper, [], 2, file, name)
+    schedule = Training(wrapper, [], 2, file, 'AdamW')
     texts = {
         'data.py': seg_file(data, LOADING),
         'pair.py': config_files.pair_file({'cfg': file}, {'cfg': name, 'checkpoint': root}, 'toy'),

@@ -8,12 +8,14 @@ import torch
 from mmengine.config import Config
 from mmengine.registry import PARAM_SCHEDULERS
 
+from mmdistill_dense.apps.check import Options, check_config
 from mmdistill_dense.apps.project import recipe
 from mmdistill_dense.apps.project.recipe import LEAST_STEPS, MOST_STEPS, length
 from mmdistill_dense.apps.project.sides import read_side
 from mmdistill_dense.config.resolve import find_config
 from mmdistill_dense.utils.literals import assignments
-from tests.project.test_new import FASTSCNN, RETINANET, SEGFORMER
+from tests.project.folders_of_data import seg_folder
+from tests.project.test_new import FASTSCNN, RETINANET, SEGFORMER, call, own_network, read
 
 RTMDET = 'mmdet::rtmdet/rtmdet_tiny_8xb32-300e_coco.py'
 TOOD = 'mmdet::tood/tood_r50_fpn_1x_coco.py'
@@ -98,3 +100,17 @@ def test_the_page_of_the_recipe_has_its_numbers() -> None:
     rates = (f'{rate:g}'.removeprefix('0') for rate in (recipe.RANDOM_RATE, recipe.PRETRAINED_RATE))
     for number in (*rates, f'{recipe.PASSES} passes', f'{LEAST_STEPS} steps', f'{MOST_STEPS:,}', '4 points better'):
         assert number in text, number
+
+
+@pytest.mark.usefixtures('folder')
+def test_a_training_starts_from_the_whole_weights_of_a_config_but_for_heads_of_other_classes() -> None:
+    seg_folder(Path('mine'))
+    own_network("load_from = 'mine.pth'\n", classes=5)
+    call('network.py', 'network.py', '--iters', '2', '--method', 'kd')
+    config = read('control')
+    assert config.load_from == read('teacher').load_from == str(Path('mine.pth').resolve())
+    report = check_config('project/control.py', Options(cost=False))
+    assert not report.stopped and not [one.message for one in report.findings if 'load_from' in one.message]
+    state, start = report.subject.model.state_dict(), torch.load('mine.pth', weights_only=True)['state_dict']
+    other = {name for name in state if name not in start or not torch.equal(state[name], start[name])}
+    assert other and all('conv_seg' in name for name in other)

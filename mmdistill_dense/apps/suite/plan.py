@@ -188,7 +188,7 @@ def write_config(run: Run, config: Config, config_hash: str) -> None:
     """Write the whole config of a run with its hash; its training reads this file, and ``mim train`` takes it too."""
     name_teacher(run, config)
     values = {key: value for key, value in config.to_dict().items() if key != 'distillers'}
-    told = {'config_hash': config_hash, 'networks': configs.networks_hash(config)}
+    told: dict[str, str | None] = {'config_hash': config_hash, 'networks': configs.networks_hash(config)}
     told['code'] = json.dumps(code) if (code := local_code(config)) else None
     lines = [f'# {name}: {value}\n' for name, value in told.items() if value not in (None, '')]
     write_text(run.file, f'{"".join(lines)}{assignments(values)}')

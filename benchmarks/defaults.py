@@ -30,7 +30,7 @@ import yaml
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for tools/, which is no installed package
 
 from mmdistill_dense.__main__ import main as command
-from mmdistill_dense.apps.suite.definition import load
+from mmdistill_dense.apps.suite.definition import is_alone, load
 from mmdistill_dense.apps.suite.rows import Gain, paired_gain
 from mmdistill_dense.utils.files import write_text
 from tools.docs.check_results import read_scores
@@ -120,7 +120,7 @@ def add_faster(files: Sequence[Path]) -> None:
         once, twice = (fmean(val for val, _ in rows[name].values()) for name in ('control', 'control_x2'))
         if twice > once:
             suite = yaml.safe_load(path.read_text(encoding='utf-8'))
-            method, row = next((name, row) for name, row in suite['methods'].items() if not name.startswith('control'))
+            method, row = next((name, row) for name, row in suite['methods'].items() if not is_alone(name))
             suite['methods'] |= {'control_x4': {'rate': 4}, f'{method}_x4': {**row, 'rate': 4}}
             write_text(path, yaml.safe_dump(suite, sort_keys=False))
         print(f'{path.parent.name}: val of the student alone {once:.2f}, at twice the rate {twice:.2f}')
@@ -154,7 +154,7 @@ def outcome_of(file: Path) -> Outcome:
     rows, teacher = scores_of(file), read_scores(file)['teacher']
     if short := [name for name, runs in rows.items() if runs.keys() != rows['control'].keys()]:
         raise ValueError(f'{file}: {", ".join(short)} has other seeds than control')
-    controls = {name: runs for name, runs in rows.items() if name.startswith('control')}
+    controls = {name: runs for name, runs in rows.items() if is_alone(name)}
     alone, own, gain = chosen(controls, {name: runs for name, runs in rows.items() if name not in controls})
     (score,) = (one['score'] for one in teacher.values())
     return Outcome(alone, own, gain, fmean(test for _, test in rows[alone].values()), score)

@@ -31,7 +31,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for the sibling 
 from benchmarks.defaults import write_part
 from mmdistill_dense.__main__ import main as command
 from mmdistill_dense.apps.project.config_files import variations
-from mmdistill_dense.apps.project.loading import Loading
+from mmdistill_dense.apps.project.recipe import schedule
 
 DEFINITION = Path(__file__).parent / 'pairs/rates.yaml'
 SGD = dict(type='SGD', momentum=0.9, weight_decay=5e-4)
@@ -100,10 +100,9 @@ def set_pictures(config: Any, varied: bool) -> None:
     steps = config.train_dataloader.dataset.pipeline
     size = next(step.scale for step in config.test_pipeline if step.type == 'Resize')
     resize = dict(type='Resize', scale=size, keep_ratio=True)
-    loading = Loading(size[::-1], size[::-1], size[::-1], True, True, 4, 0, '')
     flip = dict(type='RandomFlip', prob=0.5)
     config.train_dataloader.dataset.pipeline = [
-        *steps[:2], *(variations(loading, resize, True) if varied else [resize]), flip, steps[-1]
+        *steps[:2], *(variations(resize, True) if varied else [resize]), flip, steps[-1]
     ]  # fmt: skip
 
 
@@ -116,11 +115,7 @@ def train_once(
         set_pictures(config, varied)
     config.train_cfg.max_iters = steps or config.train_cfg.max_iters
     steps = config.train_cfg.max_iters
-    warm = max(1, steps // 20)
-    config.param_scheduler = [
-        dict(type='LinearLR', start_factor=0.01, begin=0, end=warm, by_epoch=False),
-        dict(type='CosineAnnealingLR', begin=warm, end=steps, T_max=steps - warm, eta_min=0, by_epoch=False),
-    ]
+    config.param_scheduler = schedule(steps)
     config.train_cfg.val_interval = steps
     try:
         runner = _runner(config)

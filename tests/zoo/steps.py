@@ -21,7 +21,7 @@ from tests import toys
 from tests.zoo.narrow import SIDE, narrow, side_of
 from tests.zoo.networks import key_of
 
-_WITHOUT = [f'{split}_{part}' for split in ('val', 'test') for part in ('dataloader', 'evaluator', 'cfg')]
+EVALUATION = [f'{split}_{part}' for split in ('val', 'test') for part in ('dataloader', 'evaluator', 'cfg')]
 # what does not fit into narrow maps of a small picture, or takes long
 SMALL = dict(
     AfDCD=dict(pool_size=0, groups=8),
@@ -83,7 +83,7 @@ def step(cfg: Config, work_dir: Path) -> Runner:
     cfg.model = _model(cfg.model)
     student = cfg.model.student if is_distill_model(cfg.model) else cfg.model
     kind = cfg.default_scope if num_classes(student) else 'views'
-    for name in _WITHOUT:
+    for name in EVALUATION:
         cfg.pop(name, None)
     cfg.train_dataloader = dict(
         batch_size=2,

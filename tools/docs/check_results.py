@@ -32,24 +32,13 @@ def read_scores(file: Path) -> Scores:
         ValueError: If it has another format.
     """
     found: dict[str, dict[int, dict[str, Any]]] = {}
-    metrics: set[str] | None = None  # of which each run's score may be
     try:
         for line in csv.DictReader(file.read_text(encoding='utf-8').splitlines()):
-            val, test = (
-                {key.removeprefix(part): float(line[key]) for key in line if key.startswith(part) and line[key]}
-                for part in ('val/', 'test/')
-            )
-            score = float(line['score'])
-            fits = {
-                key for key, value in test.items() if math.isclose(score, value) or math.isclose(score, 100 * value)
-            }
-            metrics = fits if metrics is None else metrics & fits
-            run = {'score': score, 'metrics': {'val': val}}
+            val = {key.removeprefix('val/'): float(line[key]) for key in line if key.startswith('val/') and line[key]}
+            run = {'score': float(line['score']), 'metrics': {'val': val}}
             found.setdefault(line['name'], {})[int(line['seed'])] = run
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f'{file}: no scores of a suite ({error!r})') from error
-    for run in (run for runs in found.values() for run in runs.values()):
-        run['metric'] = min(metrics or {''})
     return found
 
 
@@ -119,7 +108,7 @@ def _right(row: Row, alone: Row | None, metric: str, seeds: tuple[int, ...]) -> 
             cells[f'seed {seed}'] = NONE
         elif score is None:
             cells |= {f'seed {seed}': 'missing', str(seed): 'missing'}
-        elif row.name == CONTROL:
+        elif not row.compared:
             cells |= {f'seed {seed}': f'{score:.2f}', str(seed): f'{score:.2f}'}
         elif alone is None or seed not in alone.scores:
             cells |= {f'seed {seed}': f'no pair ({score:.2f})', str(seed): f'{score:.2f}'}

@@ -62,8 +62,8 @@ def training_file(first: str, training: Training, batch: int, task: str) -> str:
     def every(times: int) -> int:
         return max(training.steps // times, min(training.steps, FEW))
 
-    told = f'The recipe of docs/one_command.md: {training.note}.'
-    about = '\n'.join(textwrap.wrap(told, 118, break_on_hyphens=False))
+    recipe = f'The recipe of docs/one_command.md: {training.note}.'
+    about = '\n'.join(textwrap.wrap(recipe, 118, break_on_hyphens=False))
     runtime = f"__import__('mmdistill_dense').base('mmdistill_dense::_base_/runtime_{task}.py')"
     checkpoint = {'by_epoch': False, 'interval': every(SAVES), 'max_keep_ckpts': 2}
     settings: dict[str, Any] = {
@@ -132,7 +132,7 @@ def box_file(
     resize = {'type': 'Resize', 'scale': loading.size[::-1], 'keep_ratio': loading.keep_ratio}
     keys = ('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor')
     flip = {'type': 'RandomFlip', 'prob': 0.5}
-    train = [boxes, *(variations(loading, resize, empty) if varied else [resize]), flip, {'type': 'PackDetInputs'}]
+    train = [boxes, *(variations(resize, empty) if varied else [resize]), flip, {'type': 'PackDetInputs'}]
     test = [resize, boxes, {'type': 'PackDetInputs', 'meta_keys': keys}]
     folder = {
         'type': 'mmdistill_dense.CocoDataset',
@@ -156,9 +156,9 @@ def box_file(
     return _data_file(about, data, loading, (train, test), folder, parts, metrics)
 
 
-def variations(loading: Loading, resize: Mapping[str, Any], empty: bool) -> list[dict[str, Any]]:
-    """Return the steps that show another part of a picture each time, in other colours, in one size."""
-    size = loading.size[::-1]
+def variations(resize: Mapping[str, Any], empty: bool) -> list[dict[str, Any]]:
+    """Return the steps that show another part of a picture each time, in other colours, in the size of ``resize``."""
+    size = resize['scale']
     return [
         {**resize, 'type': 'RandomResize', 'ratio_range': (0.5, 2.0)},
         {'type': 'RandomCrop', 'crop_size': size, 'recompute_bbox': True, 'allow_negative_crop': empty},

@@ -80,8 +80,7 @@ def plan(args: argparse.Namespace, tell: Tell) -> tuple[dict[str, str], SegData 
             note = 'it stops at a batch without boxes: pictures without boxes are left out of training'
             stopped[0].notes.append(note)
         varied = steps * loading.batch >= VARIED_PASSES * pictures
-        text = config_files.box_file(data, loading, any(predicted), predicted[0], not stopped, varied)
-        files = {'data.py': text}
+        files = {'data.py': config_files.box_file(data, loading, any(predicted), predicted[0], not stopped, varied)}
         files |= {Path(one.labels).name: one.content for one in data.splits.values() if one.content}
 
     def adapt(side: Side, trained: bool, classes: int | None) -> None:
@@ -106,7 +105,7 @@ def plan(args: argparse.Namespace, tell: Tell) -> tuple[dict[str, str], SegData 
             teacher, not checkpoint, len(data.classes) if mapped is None else len(teachers.names_in(checkpoint)) or None
         )
         if checkpoint:
-            checkpoint = teachers.whole(checkpoint)
+            checkpoint = sides.whole(checkpoint)
             classes, lines = teachers.check_teacher(teacher, checkpoint, data.classes, mapped)
             _tell_network('teacher', teacher, None, tell)
             for line in (f'its weights: {checkpoint}', *lines):

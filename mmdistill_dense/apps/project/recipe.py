@@ -16,8 +16,6 @@ PASSES = 100  # over the data, within these limits
 VARIED_PASSES = 50  # from which on a detector gains by scaled, cropped and coloured pictures; a short training loses
 # docs/results.md has the rates and optimizers that were tried, and how far each was from the best
 RANDOM_RATE, PRETRAINED_RATE = 0.004, 0.002
-_DECAY = 0.05
-_CLIP = {'max_norm': 10.0, 'norm_type': 2}
 _WARM_SHARE = 20  # the rate rises for a twentieth of the training
 # Under half precision CUDA refuses the binary cross entropy of probabilities, which the losses of these compute.
 _FULL_PRECISION = ('FreeAnchorRetinaHead', 'AutoAssignHead', 'YOLACTHead', 'TOODHead')
@@ -41,13 +39,18 @@ def length(pictures: int, batch: int) -> int:
     return min(MOST_STEPS, max(LEAST_STEPS, math.ceil(PASSES * pictures / batch)))
 
 
+def schedule(steps: int) -> list[dict[str, Any]]:
+    """Return the schedulers of so many steps: a warm-up where it has two steps or more, and a cosine to 0."""
+    warm = steps // _WARM_SHARE if steps >= 2 * _WARM_SHARE else 0  # a warm-up of a single step would never rise
+    cosine = {'type': 'CosineAnnealingLR', 'T_max': steps - warm, 'eta_min': 0, 'begin': warm, 'end': steps}
+    rising = {'type': 'LinearLR', 'start_factor': 0.01, 'begin': 0, 'end': warm}
+    return [{**option, 'by_epoch': False} for option in ([rising] if warm else []) + [cosine]]
+
+
 def recipe(side: Side, pictures: int, batch: int, steps: int) -> Training:
     """Return the training of a network: AdamW, a warm-up, a cosine to 0, half precision where there is a GPU."""
     rate, why, parts = _rate(side)
-    warm = steps // _WARM_SHARE if steps >= 2 * _WARM_SHARE else 0  # one of a single step would never rise
     full = any(option.get('type') in _FULL_PRECISION for option in mappings(side.model))
-    cosine = {'type': 'CosineAnnealingLR', 'T_max': steps - warm, 'eta_min': 0, 'begin': warm, 'end': steps}
-    rising = {'type': 'LinearLR', 'start_factor': 0.01, 'begin': 0, 'end': warm}
     rounds = f'{steps * batch / pictures:.0f}'
     note = f'AdamW at lr {rate} ({why}), cosine to 0, {steps} steps of {batch} pictures '
     note += f'({rounds} pass{"" if rounds == "1" else "es"} over the data), half precision on a GPU'
@@ -55,11 +58,11 @@ def recipe(side: Side, pictures: int, batch: int, steps: int) -> Training:
     return Training(
         {
             'type': 'OptimWrapper' if full else _HALF,
-            'optimizer': {'type': 'AdamW', 'lr': rate, 'weight_decay': _DECAY},
-            'clip_grad': _CLIP,
+            'optimizer': {'type': 'AdamW', 'lr': rate, 'weight_decay': 0.05},
+            'clip_grad': {'max_norm': 10.0, 'norm_type': 2},
             **parts,
         },
-        [{**option, 'by_epoch': False} for option in ([rising] if warm else []) + [cosine]],
+        schedule(steps),
         steps,
         side.start,
         note,

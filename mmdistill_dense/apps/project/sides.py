@@ -328,6 +328,11 @@ def sizes(side: Side, crop: tuple[int, int], picture: tuple[int, int], trained: 
     return joined_overrides(found, {'data_preprocessor': padded})
 
 
+def whole(given: str) -> str:
+    """Return the whole path of a file or folder; addresses and ``auto`` stay."""
+    return str(Path(given).expanduser().resolve()) if is_path(given) else given
+
+
 def whole_weights(side: Side) -> str | None:
     """Return weights of the whole network that can be had: the config's ``load_from``, or those published for it."""
     given = side.config.get('load_from')
@@ -335,7 +340,7 @@ def whole_weights(side: Side) -> str | None:
         with suppress(ValueError):  # none are published
             given = published_weights(side.name)
     if given and not missing_of({'checkpoint': given}):
-        return str(Path(given).expanduser().resolve()) if is_path(given) else given
+        return whole(given)
     if side.config.get('load_from'):
         side.notes.append(f'WARNING: load_from={given!r} of the config cannot be had, and is left out')
     return None

@@ -13,7 +13,7 @@ import torch
 from mmengine.registry import DATASETS
 
 from mmdistill_dense.apps.project.label_images import SegData
-from mmdistill_dense.apps.project.sides import Side, fetchable
+from mmdistill_dense.apps.project.sides import Side, fetchable, whole
 from mmdistill_dense.config.resolve import load_model
 from mmdistill_dense.datasets.wrapped import classes_of
 from mmdistill_dense.distillers.fragments import AUTO
@@ -65,11 +65,6 @@ def teacher_classes(given: Sequence[str]) -> Any:
         raise ValueError(f'--teacher-classes {wrong[0]}: write auto, or MINE=THEIRS, as in car=car,truck forklift=')
     words = (word.split('=', 1) for word in given)
     return {name: [one for one in names.split(',') if one] for name, names in words}
-
-
-def whole(given: str) -> str:
-    """Return the whole path of a file or folder; addresses and ``auto`` stay."""
-    return str(Path(given).expanduser().resolve()) if is_path(given) else given
 
 
 def _read(checkpoint: str) -> dict[str, Any] | None:

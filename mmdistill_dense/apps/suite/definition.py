@@ -145,8 +145,7 @@ class Reader:
         """Return a number above 0 and below 1000, by default 1."""
         value = self.raw.get(key, 1)
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < 1000:
-            told = removed(f'suite {key}: {value}') or f'must be a factor above 0, got {value!r}'
-            raise self.error(key, told)
+            raise self.error(key, removed(f'suite {key}: {value}') or f'must be a factor above 0, got {value!r}')
         return value
 
     def choice(self, key: str, known: Sequence[str]) -> str:

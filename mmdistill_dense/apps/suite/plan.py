@@ -16,7 +16,7 @@ from mmengine.config import Config
 
 from mmdistill_dense.apps.recipes.compose import remark, unknown
 from mmdistill_dense.apps.suite import configs
-from mmdistill_dense.apps.suite.definition import CONTROL, TEACHER, Definition
+from mmdistill_dense.apps.suite.definition import CONTROL, TEACHER, Definition, is_alone
 from mmdistill_dense.config.local_code import changed_files, local_code
 from mmdistill_dense.config.resolve import read_file, teachers_of
 from mmdistill_dense.engine.resume import latest_checkpoint
@@ -104,7 +104,7 @@ def trains_teacher(definition: Definition) -> bool:
     file = Path(option.get('checkpoint') or '')
     # one that an earlier `out` of this suite has trained may be of other settings, or of other data
     older = file.is_relative_to(definition.path.absolute().parent) and (file.parent / 'state.json').is_file()
-    taught = (one for one in definition.out.glob('runs/*/seed*/run.py') if one.parent.parent.name != CONTROL)
+    taught = (one for one in definition.out.glob('runs/*/seed*/run.py') if not is_alone(one.parent.parent.name))
     anew = not file.is_file() or (older and not any(taught))
     return (definition.out / TEACHER / 'state.json').is_file() or anew
 

@@ -47,6 +47,16 @@ def test_control_that_inherits_the_teachers_weights_waits_for_it() -> None:
     assert plan.hash_of(other, control) != before
 
 
+@pytest.mark.parametrize(('row', 'anew'), [('control_x2', True), ('kd', False)])
+def test_the_teacher_of_an_earlier_out_stays_once_a_method_has_begun(row: str, anew: bool) -> None:
+    file, run = Path('before/iter_2.pth').absolute(), Path(f'out/runs/{row}/seed0/run.py')
+    for path in (file, file.with_name('state.json'), run):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    Path('recipe.py').write_text(f"_base_ = ['{defined().control}']\nmodel = dict(teacher=dict(checkpoint='{file}'))\n")
+    assert plan.trains_teacher(defined(control='recipe.py', methods={'kd': {}})) is anew
+
+
 def test_a_network_in_a_file_of_the_user_s_is_part_of_its_runs(tmp_path: Path) -> None:
     own = tmp_path / 'own.py'
     own.write_text("model = dict(type='EncoderDecoder', decode_head=dict(dropout_ratio=0.1))")

@@ -115,6 +115,7 @@ class Subject(RunFacts):
     student: StudentFacts | None = None
     teachers: list[TeacherFacts] = field(default_factory=list)
     started: tuple[int, int] | None = None  # of ``load_from``: how many tensors fit, and how many the student has
+    is_whole_without_heads: bool = False  # ``load_from`` lacks heads alone, which start anew for other classes
     untaught: list[str] = field(default_factory=list)  # distillers whose tokens are random here
     iteration: int = 0  # iteration of the run at which the losses are computed
     taps: list[TapRow] = field(default_factory=list)

@@ -292,11 +292,10 @@ def _load_weights(subject: Subject) -> None:
     state = named_as(own, state_dict_of(content, start))
     fitting = {name: value for name, value in state.items() if name in own and own[name].shape == value.shape}
     model.load_state_dict(fitting, strict=False)
-    counts = len(fitting), len(own)
-    # heads of other classes start anew, as `new` says
-    whole = all(name in fitting for name in own if not name.partition('.')[0].endswith('head'))
-    subject.started = (counts[1], counts[1]) if whole else counts
-    subject.student.starts.append(InitialWeights('', str(start), *counts))
+    subject.started = len(fitting), len(own)
+    missing = own.keys() - fitting.keys()
+    subject.is_whole_without_heads = all(name.partition('.')[0].endswith('head') for name in missing)
+    subject.student.starts.append(InitialWeights('', str(start), *subject.started))
 
 
 def _initial_weights(model: nn.Module) -> Iterator[InitialWeights]:

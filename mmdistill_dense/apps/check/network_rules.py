@@ -55,7 +55,7 @@ def enough_pictures(subject: Subject) -> None:
 
 
 def start(subject: Subject) -> Findings:
-    if subject.started and subject.started[0] < subject.started[1]:
+    if subject.started and subject.started[0] < subject.started[1] and not subject.is_whole_without_heads:
         fitting, total = subject.started
         told = warning if fitting else error
         yield told(

@@ -16,7 +16,7 @@ from scipy import stats
 
 from benchmarks import defaults
 from mmdistill_dense.apps.suite import configs, plan
-from mmdistill_dense.apps.suite.definition import Definition, fitting, load, read_file
+from mmdistill_dense.apps.suite.definition import Definition, fitting_methods, load, read_file
 from mmdistill_dense.registry import DATASETS, DISTILLERS
 from mmdistill_dense.unlabelled.pictures import picture_paths
 from tools.docs.targets import read_targets
@@ -72,7 +72,7 @@ def test_no_method_that_fits_is_left_out_of_a_comparison(suite: Definition) -> N
         assert suite.methods.keys() == {'auto'} and rows == {'pcd'} and suite.methods['auto'].settings == 'auto'
         assert suite.seeds == (21, 22, 23, 24, 25)
     elif stem not in CHOSEN.split():
-        assert rows == {*fitting(suite.control)}
+        assert rows == {*fitting_methods(suite.control)}
     if stem == 'camvid_other_classes':
         assert suite.options['model.teacher.classes'] == 'auto'
 
@@ -160,7 +160,7 @@ TAUGHT = {'pcd_x2': {1: (54.0, 60.0), 2: (54.0, 60.0)}, 'pcd': {2: (56.0, 45.0),
 
 def test_rows_are_chosen_on_val_and_the_gain_is_read_on_test() -> None:
     control, method, gain = defaults.chosen(CONTROLS, TAUGHT)
-    assert (control, method) == ('control_x2', 'pcd') and gain.each == {1: 1.0, 2: 3.0} and gain.mean == 2
+    assert (control, method) == ('control_x2', 'pcd') and gain.by_seed == {1: 1.0, 2: 3.0} and gain.mean == 2
 
 
 def test_the_table_is_that_of_the_scores_and_its_interval_student_s_over_pairs(

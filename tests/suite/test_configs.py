@@ -11,8 +11,8 @@ from mmdistill_dense.apps.inspect.step_cost import peak_extra_memory
 from mmdistill_dense.apps.recipes import compose
 from mmdistill_dense.apps.suite import configs, plan, preflight
 from mmdistill_dense.apps.suite.definition import Definition, load
-from mmdistill_dense.apps.suite.job import perform
-from mmdistill_dense.apps.suite.rows import SuiteTable, own_settings
+from mmdistill_dense.apps.suite.job import execute_run
+from mmdistill_dense.apps.suite.rows import SuiteTable, row_settings
 from mmdistill_dense.apps.suite.table import as_markdown, unlabelled
 from mmdistill_dense.config.resolve import load_model
 from tests import toys
@@ -288,7 +288,7 @@ def test_a_run_tells_the_number_and_the_passes(options: dict[str, Any], passes: 
     pictures = {'data_root': toys.picture_folder(6), 'ratio': 1}
     definition = with_pictures(methods={'more': {'method': 'kd', 'unlabelled': pictures, 'options': options}})
     for name in ('teacher', 'more'):
-        result = perform(definition, run_of(definition, name))
+        result = execute_run(definition, run_of(definition, name))
     assert result['unlabelled']['pictures'] == 6 and result['unlabelled']['passes'] == pytest.approx(passes)
     times = f'each seen {passes} times (hash of the names '
     assert unlabelled(result).startswith(f'6, 1 for each labelled one of a step, {times}')
@@ -315,7 +315,7 @@ def test_rows_may_have_a_length_of_their_own_or_another_training_set() -> None:
     assert changed == ['train_dataloader.dataset.num_images', 'work_dir']
     hashes = {plan.hash_of(definition, run_of(definition, name)) for name in ('control', *rows)}
     assert len(hashes) == 4 and not definition.methods['fewer'].distils and definition.methods['kd_2x'].distils
-    told = own_settings(definition.methods['kd_2x'])
+    told = row_settings(definition.methods['kd_2x'])
     assert told.startswith(' with `train_cfg.max_iters=16 ')
     assert told.endswith('loss_weight=3`, 2 times the learning rate')
     lines = as_markdown(SuiteTable(definition, ())).splitlines()

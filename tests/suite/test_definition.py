@@ -30,7 +30,7 @@ def test_values_have_defaults_of_the_task_and_all_methods_are_those_that_fit(tmp
         (tmp_path / 'det.yaml').write_text(f'control: toy_det\nmethods: {{maskd: {{}}}}\nmetric: {metric}\n')
         assert definition.load(tmp_path / 'det.yaml').percent is percent, metric
     found = load(tmp_path, methods='all')
-    assert list(found.methods) == definition.fitting(found.control)
+    assert list(found.methods) == definition.fitting_methods(found.control)
     assert {'kd', 'afdcd', 'maskd', 'pcd'} <= found.methods.keys()
 
 
@@ -219,5 +219,5 @@ def test_mistakes_of_a_base_and_of_other_languages_are_named(tmp_path: Path, nam
 
 
 def test_options_in_words_have_no_long_lists() -> None:
-    told = definition.with_options({'lr': 0.1, 'betas': [0.9, 0.99], 'indices': list(range(51))})
+    told = definition.describe_options({'lr': 0.1, 'betas': [0.9, 0.99], 'indices': list(range(51))})
     assert told == ' with `lr=0.1 betas=[0.9, 0.99] indices=[0, 1, 2, 3, 4, 5, 6, 7 and 43 more]`'

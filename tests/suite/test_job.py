@@ -23,8 +23,8 @@ METHODS = {'kd': {}, 'none': {'method': 'kd', 'options': {'loss_weight': 0}}}
 SETS: dict[str, dict] = {'same': {}, 'others': {'seed': 77}}  # of painted shapes
 
 
-def perform(definition: Definition, title: str, **options: Any) -> dict[str, Any]:
-    return job.perform(definition, run_of(definition, title), **options)
+def execute_run(definition: Definition, title: str, **options: Any) -> dict[str, Any]:
+    return job.execute_run(definition, run_of(definition, title), **options)
 
 
 @pytest.fixture(scope='module')
@@ -34,8 +34,8 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         definition = load(tiny.write(Path(), methods=METHODS, test_sets=SETS))
-        perform(definition, 'teacher')
-        perform(definition, 'kd seed 0')
+        execute_run(definition, 'teacher')
+        execute_run(definition, 'kd seed 0')
     return folder
 
 
@@ -87,7 +87,7 @@ def test_a_training_reads_its_written_config_once(definition: Definition, monkey
     monkeypatch.setattr(Config, 'fromfile', counted)
     monkeypatch.setattr(job, '_train', train)
     with pytest.raises(Stop):
-        job.perform(definition, run, attended=True)
+        job.execute_run(definition, run, attended=True)
     assert read == [str(run.file)] and taken[0][1] == config_hash
     assert taken[0][0].model == config.model and taken[0][0].work_dir == str(run.folder)
 
@@ -96,14 +96,14 @@ def test_a_finished_run_is_not_repeated_and_one_that_ended_before_its_test_only_
     definition: Definition, tmp_path: Path
 ) -> None:
     files = {path: path.stat().st_mtime_ns for path in (definition.out / 'runs').rglob('*') if path.name != '.lock'}
-    assert perform(definition, 'kd seed 0') == plan.results(definition)['kd'][0]
+    assert execute_run(definition, 'kd seed 0') == plan.results(definition)['kd'][0]
     assert files == {path: path.stat().st_mtime_ns for path in files}
     folder = definition.out / 'runs/kd/seed0'
     expected, kept = folder / 'result.json', tmp_path / 'result.json'
     expected.rename(kept)
     before = (folder / 'iter_6.pth').stat().st_mtime_ns
     try:
-        found = perform(definition, 'kd seed 0')
+        found = execute_run(definition, 'kd seed 0')
     finally:
         kept.replace(expected)
     assert found['metrics'] == plan.results(definition)['kd'][0]['metrics']
@@ -114,7 +114,7 @@ def test_weights_alone_are_kept(whole: Path, tmp_path: Path, monkeypatch: pytest
     monkeypatch.chdir(tmp_path)
     definition = load(tiny.write(Path(), methods={'mgd': {}}, keep='weights'))
     for title in ('teacher', 'mgd seed 0'):  # the student reads the teacher's weights
-        perform(definition, title)
+        execute_run(definition, title)
         (file,) = run_of(definition, title).folder.glob('*.pth')
         result = run_of(definition, title).result
         assert file.name == result['checkpoint'] and result['checkpoint'].startswith('weights_iter_')
@@ -149,14 +149,14 @@ def test_stopped_run_goes_on_to_the_same_bits(
     (tmp_path / 'out' / 'teacher').symlink_to(whole / 'out' / 'teacher')
     with monkeypatch.context() as patch, pytest.raises(Stop):
         stopping(patch, 4)
-        perform(definition, 'kd seed 0')
+        execute_run(definition, 'kd seed 0')
     folder = tmp_path / 'out/runs/kd/seed0'
     state = read_json(folder / 'state.json')
     assert state['phase'] == 'training' and not (folder / 'result.json').exists()
     file = folder / 'iter_4.pth'
     file.write_bytes(file.read_bytes()[:1000])
     (folder / 'last_checkpoint').write_text('')
-    found, expected = perform(definition, 'kd seed 0'), read_json(whole / 'out/runs/kd/seed0/result.json')
+    found, expected = execute_run(definition, 'kd seed 0'), read_json(whole / 'out/runs/kd/seed0/result.json')
     same = ('metrics', 'score', 'config_hash', 'shares', 'checkpoint', 'teacher')
     assert {key: found[key] for key in same} == {key: expected[key] for key in same}
     assert found['restarts'] == 1
@@ -171,7 +171,7 @@ def test_changed_config_is_refused_with_its_keys(definition: Definition, whole: 
     changed = load(tiny.write(tmp_path, methods=METHODS, iters=8))
     told = r'kd seed 0: out/runs/kd/seed0 was made with another config .*train_cfg\.max_iters'
     with pytest.raises(ValueError, match=told):
-        perform(changed, 'kd seed 0')
+        execute_run(changed, 'kd seed 0')
 
 
 def test_unfinished_run_of_another_config_is_refused_once_it_has_a_checkpoint(
@@ -195,9 +195,9 @@ def test_what_is_tested_is_the_last_file_where_weights_are_averaged(
     monkeypatch.chdir(tmp_path)
     average = {'default_hooks.ema': {'type': 'EMAHook', 'momentum': 0.01, 'update_buffers': True}}
     definition = load(tiny.write(Path(), options={**tiny.content()['options'], **average}))
-    first, folder = perform(definition, 'control seed 0'), tmp_path / 'out/runs/control/seed0'
+    first, folder = execute_run(definition, 'control seed 0'), tmp_path / 'out/runs/control/seed0'
     (folder / 'result.json').unlink()
-    assert perform(definition, 'control seed 0')['metrics'] == first['metrics']
+    assert execute_run(definition, 'control seed 0')['metrics'] == first['metrics']
     config = Config.fromfile(folder / 'run.py')
     config.load_from, config.work_dir = str(folder / 'iter_6.pth'), str(tmp_path / 'alone')
     runner = build_runner(config)
@@ -205,7 +205,7 @@ def test_what_is_tested_is_the_last_file_where_weights_are_averaged(
     assert first['metrics'] == {'val': val, 'test': test} and val != test
     (folder / 'result.json').unlink()
     monkeypatch.setattr(job, '_tests_val', lambda config: True)
-    assert perform(definition, 'control seed 0')['metrics'] == {'val': val, 'test': val}
+    assert execute_run(definition, 'control seed 0')['metrics'] == {'val': val, 'test': val}
     raw = torch.load(folder / 'iter_6.pth', weights_only=False)
     key = next(key for key in raw['state_dict'] if key.endswith('.weight'))
     assert not torch.equal(raw['state_dict'][key], raw['ema_state_dict'][f'module.{key}']), 'else nothing is shown'
@@ -218,28 +218,28 @@ def test_rank_is_known_before_there_is_a_group_and_the_first_process_writes(
     for name, value in given.items():
         monkeypatch.setenv(name, str(value))
     places = dict(none=(0, 1), pytorch=(1, 2), slurm=(3, 8), mpi=(2, 4))
-    assert {launcher: job.place_of(launcher) for launcher in places} == places
+    assert {launcher: job.rank_and_size(launcher) for launcher in places} == places
 
     def stop(*args: Any) -> None:
         raise Stop
 
     monkeypatch.setattr(job, '_train', stop)
     with pytest.raises(Stop):
-        job.perform(definition, run_of(definition, 'control seed 0'), 'pytorch')
+        job.execute_run(definition, run_of(definition, 'control seed 0'), 'pytorch')
     assert not (definition.out / 'runs/control').exists()
 
 
 def test_missing_predecessor_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(RuntimeError, match='kd seed 0 needs results that are not there yet: out/teacher'):
-        perform(load(tiny.write(tmp_path)), 'kd seed 0')
+        execute_run(load(tiny.write(tmp_path)), 'kd seed 0')
 
 
 def test_run_belongs_to_one_process(definition: Definition) -> None:
     with tiny.held(Path('out/runs/none/seed0')) as process:
         said = f'none seed 0 already runs in out/runs/none/seed0, as process {process.pid}'
         with pytest.raises(RuntimeError, match=said):
-            perform(definition, 'none seed 0', attended=True)
+            execute_run(definition, 'none seed 0', attended=True)
 
 
 def test_score_is_in_percent_and_an_unknown_metric_is_named_with_what_there_is(tmp_path: Path) -> None:
@@ -266,7 +266,7 @@ def test_given_teacher_is_tested_alone(
     file.parent.mkdir(parents=True)
     file.symlink_to(whole / 'out/teacher/iter_2.pth')
     given = load(tiny.write(tmp_path, teacher=None, test_teacher=True, test_sets=SETS))
-    found = perform(given, 'teacher')
+    found = execute_run(given, 'teacher')
     expected = read_json(whole / 'out/teacher/result.json')
     assert found['metrics'] == expected['metrics'] and found['iterations'] == 0 and found['checkpoint'] is None
     assert not list((tmp_path / 'out/teacher').glob('*.pth'))
@@ -291,6 +291,6 @@ def test_progress_that_cannot_be_written_ends_no_training_and_an_evaluation_is_w
     report.tell(True, iteration=5)
     told = read_json(tmp_path / 'state.json')
     assert told['iteration'] == 5
-    report.written = -job.EVERY
+    report.written = -job.WRITE_INTERVAL
     report.after_val_iter(None, 0)
     assert read_json(tmp_path / 'state.json')['time'] > told['time']

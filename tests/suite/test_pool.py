@@ -99,7 +99,7 @@ if int(starts.read_text()) <= int(folder.name):
 def test_a_run_that_stalls_starts_again_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The name of a run says how often it stalls."""
     monkeypatch.setattr(pool, 'GRACE', 0.1)
-    monkeypatch.setattr(pool, 'LOOK', 0.2)
+    monkeypatch.setattr(pool, 'POLL_INTERVAL', 0.2)
     said: list[str] = []
     failed = pool.Pool(command(STALLS), 2, 1, said.append, stall=2 / 60).execute(runs(tmp_path, '2', '3'))
     assert [(tmp_path / name / 'starts').read_text() for name in '23'] == ['3', '3']
@@ -118,7 +118,7 @@ for _ in range(8):
 
 
 def test_a_run_that_tells_of_a_step_has_not_stalled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pool, 'LOOK', 0.1)
+    monkeypatch.setattr(pool, 'POLL_INTERVAL', 0.1)
     assert pool.Pool(command(TELLS), 1, 1, print, stall=1 / 60).execute(runs(tmp_path, 'a')) == {}
 
 
@@ -152,7 +152,7 @@ def test_a_run_that_cannot_begin_fails_alone(tmp_path: Path) -> None:
 
 
 def test_a_run_of_another_process_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pool, 'LOOK', 0.1)
+    monkeypatch.setattr(pool, 'POLL_INTERVAL', 0.1)
     (first, after) = [*runs(tmp_path, 'first'), *runs(tmp_path, 'after', after=('first',))]
     said: list[str] = []
     with tiny.held(first.folder) as held:
@@ -183,7 +183,7 @@ def pids(folder: Path) -> list[int]:
 
 @LINUX
 def test_interruption_ends_jobs_and_their_workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pool, 'BURIAL', 0.2)
+    monkeypatch.setattr(pool, 'REAP_TIMEOUT', 0.2)
 
     def interrupt() -> None:
         while len(pids(tmp_path)) < 2:
@@ -199,7 +199,7 @@ def test_interruption_ends_jobs_and_their_workers(tmp_path: Path, monkeypatch: p
 
 @LINUX
 def test_a_process_that_starts_during_an_interruption_ends_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pool, 'BURIAL', 0.2)
+    monkeypatch.setattr(pool, 'REAP_TIMEOUT', 0.2)
     interrupted = pool.Pool(command(SLEEP), 1, 1, print)
 
     def start(*args: Any, **options: Any) -> Any:
@@ -211,7 +211,7 @@ def test_a_process_that_starts_during_an_interruption_ends_too(tmp_path: Path, m
     monkeypatch.setattr(pool.subprocess, 'Popen', start)
     (run,) = runs(tmp_path, 'a')
     begin = time.monotonic()
-    assert interrupted._do(run, None) is None and time.monotonic() - begin < 60
+    assert interrupted._run_job(run, None) is None and time.monotonic() - begin < 60
 
 
 LEAVES = """
@@ -229,7 +229,7 @@ os._exit(0)
 @LINUX
 def test_a_job_that_ends_leaves_no_worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The worker of a loader waits for ever where nobody took its last batch, as with masks."""
-    monkeypatch.setattr(pool, 'BURIAL', 0.2)
+    monkeypatch.setattr(pool, 'REAP_TIMEOUT', 0.2)
     failed = pool.Pool(command(LEAVES), 2, 1, print).execute(runs(tmp_path, 'a', 'b'))
     assert list(failed) == ['b seed 0'] and len(pids(tmp_path)) == 2
     assert not any(alive(pid) for pid in pids(tmp_path))

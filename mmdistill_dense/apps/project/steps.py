@@ -62,7 +62,7 @@ def run_project(folder: Path) -> int:
             lines = list(screen(definition))
         print('\n'.join(lines), flush=True)
         _warn(definition)
-        code = train_all(definition, news=partial(_news, folder, definition))
+        code = train_all(definition, on_run_end=partial(_news, folder, definition))
     if code:
         return code
     _report(folder, definition)
@@ -80,7 +80,7 @@ def screen(definition: Definition) -> Iterator[str]:
     yield f'student  {config.model.student.get("cfg")}'
     yield f'teacher  {teacher.get("cfg") or teacher.get("model")}, {own}'
     seeds = ', '.join(map(str, definition.seeds))
-    yield f'methods  {", ".join(definition.taught)}, beside the student alone; seeds {seeds}'
+    yield f'methods  {", ".join(definition.methods_to_compare)}, beside the student alone; seeds {seeds}'
     yield f'data     {dataset.get("data_root")}, {len(dataset.metainfo["classes"])} classes'
     yield f'steps    {config.train_cfg.max_iters} of {configs.batch_of(config)} pictures, each training'
     yield f'results  {definition.out}; the log of each training is log.txt in its folder'
@@ -141,7 +141,7 @@ def newer(file: Path, out: Path) -> bool:
 def _export(folder: Path, definition: Definition) -> None:
     """Export the student of the first seed of each method."""
     for run in plan.runs(definition):
-        if run.name not in definition.taught or run.seed != definition.seeds[0] or run.result is None:
+        if run.name not in definition.methods_to_compare or run.seed != definition.seeds[0] or run.result is None:
             continue
         out = folder / f'student_{run.name}.pth'
         if newer(out, run.folder):
@@ -150,7 +150,7 @@ def _export(folder: Path, definition: Definition) -> None:
             config, checkpoint = read_config(str(run.folder / 'run.py')), run.folder / run.result['checkpoint']
             weights, plain = export_student(config, checkpoint, out)
         print(f'export   {weights} with its config {plain.name}')
-    for name in sorted({place.name for place in definition.out.glob('runs/*')} - {*definition.taught}):
+    for name in sorted({place.name for place in definition.out.glob('runs/*')} - {*definition.methods_to_compare}):
         file = folder / f'student_{name}.pth'
         if file.is_file():
             print(f'         {file} is from before: its row is no method of {SUITE}')

@@ -17,7 +17,7 @@ from typing import Any
 from mmengine.config import Config
 
 from mmdistill_dense.apps.suite.definition import CONTROL, TEACHER
-from mmdistill_dense.apps.suite.plan import LISTED, SEED
+from mmdistill_dense.apps.suite.plan import RUNS_FILE, SEED
 from mmdistill_dense.config.resolve import is_distill_model, teachers_of
 from mmdistill_dense.config.values import type_name
 from mmdistill_dense.engine.resume import latest_checkpoint
@@ -96,7 +96,7 @@ class TrainedRun:
 def in_suite(folder: Path) -> bool:
     """Tell whether a folder ``runs/<name>/seed<k>`` is a run of its suite, as its newest start lists them."""
     suite = folder.parents[2]
-    listed = read_json(suite / LISTED)
+    listed = read_json(suite / RUNS_FILE)
     known = listed is None or str(folder.relative_to(suite)) in listed['runs']
     return known and SEED.fullmatch(folder.name) is not None
 

@@ -14,7 +14,7 @@ from mmdistill_dense.apps.report.predictions import Use
 from mmdistill_dense.apps.report.runs import Log, TrainedRun, val_set
 from mmdistill_dense.apps.report.section import Missing, Numbers, Section, Sheet, legend_of
 from mmdistill_dense.apps.suite.definition import TEACHER, is_alone
-from mmdistill_dense.apps.suite.plan import on_val
+from mmdistill_dense.apps.suite.plan import mean_on_val
 from mmdistill_dense.apps.suite.rows import Gain, changed_data, holm, paired_gain, summarise
 from mmdistill_dense.utils.validate import some
 
@@ -185,9 +185,9 @@ class Answer:
             return self._not_compared()
         best, several = self._best(known)
         gain = known[best]
-        alone = fmean(_by_seed(self._controls(best), self.scores)[seed] for seed in gain.each)
+        alone = fmean(_by_seed(self._controls(best), self.scores)[seed] for seed in gain.by_seed)
         scores = f'{self._number(alone + gain.mean)}, the student alone {self._number(alone)}'
-        verdict = ('Yes.', 'No.') if gain.told_apart else ('Perhaps.', 'No sign of it.')
+        verdict = ('Yes.', 'No.') if gain.is_significant else ('Perhaps.', 'No sign of it.')
         said = f'{verdict[not gain.mean > 0]}{several} {best} scores {scores}: {self._number(gain.mean, "+")}'
         if self.teacher is not None and gain.mean > 0:  # how far it leads to the teacher
             whole = alone + gain.mean >= self.teacher
@@ -215,7 +215,7 @@ class Answer:
         """Return the mean gain of a method on val over its controls at the same seeds; -inf without scores on val."""
         both = [(run, self._paired(run)) for run in self.fair[name]]
         own, alone = (
-            on_val([run.result or {} for run in some if run], self.numbers.chosen)
+            mean_on_val([run.result or {} for run in some if run], self.numbers.chosen)
             for some in zip(*(pair for pair in both if pair[1]), strict=True)
         )
         return own - alone if math.isfinite(own) and math.isfinite(alone) else -math.inf
@@ -309,7 +309,7 @@ class Answer:
             seeds = 'One seed' if gain.n == 1 else f'{gain.n} seeds with the same difference'
             return f'{seeds} cannot tell a gain from chance: train more.'
         interval = f'{gain.n} seeds, 95 % interval {self._number(gain.low, "+")} to {self._number(gain.high, "+")}'
-        return f'{"The difference is more than chance" if gain.told_apart else "This may be chance"} ({interval}).'
+        return f'{"The difference is more than chance" if gain.is_significant else "This may be chance"} ({interval}).'
 
     def _advice(self, alone: float, gain: Gain) -> list[str]:
         """Return a likely reason if a distilled student is no better than the student alone."""
@@ -345,7 +345,7 @@ class Answer:
             said = 'train longer: both students predict one class everywhere on the pictures below'
         elif alone == 0 == gain.mean:
             said = 'train longer: both students score 0'
-        elif gain.told_apart and gain.mean > 0:
+        elif gain.is_significant and gain.mean > 0:
             said = 'use it (mmdistill predict), or export it (mmdistill export)'
         elif gain.n < _FEW:
             suite = 'write seeds: [0, 1, 2] into suite.yaml, and run again'

@@ -16,14 +16,14 @@ from rich.table import Table
 
 from mmdistill_dense.apps.recipes import compose
 from mmdistill_dense.apps.suite import plan
-from mmdistill_dense.apps.suite.definition import Definition, fitting, load
+from mmdistill_dense.apps.suite.definition import Definition, fitting_methods, load
 from mmdistill_dense.apps.suite.plan import Run
 from mmdistill_dense.config.resolve import reading_once
 from mmdistill_dense.utils.files import FolderInUse, in_use, owned
 from mmdistill_dense.utils.process import cores, errors_only, interruptible, threads_asked_for
 
 INTERRUPTED = 130
-SILENT = 120.0  # seconds without a report that `list` tells
+SILENCE_LIMIT = 120.0  # seconds without a report that `list` tells
 
 
 def suite_run(args: argparse.Namespace) -> int:
@@ -37,7 +37,7 @@ def train_all(
     definition: Definition,
     only: Sequence[str] = (),
     seeds: Sequence[int] = (),
-    news: Callable[[], None] = lambda: None,  # called when a run has ended
+    on_run_end: Callable[[], None] = lambda: None,  # called when a run has ended
 ) -> int:
     """Do all unfinished runs, or those of some rows and seeds; return 1 if one failed, 130 after an interruption.
 
@@ -45,7 +45,7 @@ def train_all(
     not reach the runs of this command.
     """
     from mmdistill_dense.apps.suite import preflight
-    from mmdistill_dense.apps.suite.job import PATIENCE
+    from mmdistill_dense.apps.suite.job import LOCK_TIMEOUT
     from mmdistill_dense.apps.suite.pool import Pool, job_words
 
     threads = definition.threads or threads_asked_for() or max(1, cores() // definition.jobs)
@@ -53,7 +53,7 @@ def train_all(
         with interruptible():
             with reading_once():
                 chosen = plan.select(definition, only, seeds)
-                with owned(definition.out, f'the start of suite {definition.title!r}', PATIENCE), errors_only():
+                with owned(definition.out, f'the start of suite {definition.title!r}', LOCK_TIMEOUT), errors_only():
                     todo = plan.resolved(definition, plan.unfinished(definition, chosen))
                     plan.check_batch(definition, todo, 1)
                 print(f'{definition.title}: {len(chosen)} runs, {len(todo)} to do, in {definition.out}', flush=True)
@@ -65,9 +65,8 @@ def train_all(
                 plan.write_config(run, *todo[run])
                 return [*program, *job_words(definition.path, run), '--attended']
 
-            failed = Pool(begin, definition.jobs, threads, partial(print, flush=True), news, definition.stall).execute(
-                list(todo)
-            )
+            pool = Pool(begin, definition.jobs, threads, partial(print, flush=True), on_run_end, definition.stall)
+            failed = pool.execute(list(todo))
     except KeyboardInterrupt:
         print('stopped; the same command continues from the last checkpoints', flush=True)
         return INTERRUPTED
@@ -82,14 +81,14 @@ def suite_job(args: argparse.Namespace) -> None:
 
         end_with_parent()
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
-    from mmdistill_dense.apps.suite.job import perform
+    from mmdistill_dense.apps.suite.job import execute_run
 
     with reading_once():
         definition = load(args.definition)
         run = find(definition, args.name, args.seed)
         args.raises = True  # from here on: the log of a job keeps all
         try:
-            result = perform(definition, run, args.launcher, args.attended)
+            result = execute_run(definition, run, args.launcher, args.attended)
         except FolderInUse as error:
             if not args.attended:
                 raise
@@ -105,12 +104,12 @@ def suite_job(args: argparse.Namespace) -> None:
 
 def find(definition: Definition, name: str, seed: int | None) -> Run:
     runs = plan.runs(definition)
-    named = [run for run in runs if run.name == name]
-    for run in named:
+    row_runs = [run for run in runs if run.name == name]
+    for run in row_runs:
         if seed == run.seed or (seed is None and run.is_teacher):
             return run
-    if named:
-        titles = ', '.join(run.title for run in named)
+    if row_runs:
+        titles = ', '.join(run.title for run in row_runs)
         raise ValueError(f'{definition.path}: {name} has no run with --seed {seed}, but {titles}')
     raise ValueError(f'{definition.path}: {compose.unknown("row", name, {run.name for run in runs})}')
 
@@ -126,14 +125,14 @@ def suite_list(args: argparse.Namespace) -> None:
         console.print(table)
         return
     definition = load(args.definition)
-    left_out = sorted(set(fitting(definition.control)) - {method.method for method in definition.methods.values()})
+    others = {*fitting_methods(definition.control)} - {method.method for method in definition.methods.values()}
     console.print(f'{definition.title}: control {definition.control.stem}, {definition.metric}, in {definition.out}')
-    console.print(f'methods: {", ".join(definition.methods)}; others that fit: {", ".join(left_out) or "none"}')
+    console.print(f'methods: {", ".join(definition.methods)}; others that fit: {", ".join(sorted(others)) or "none"}')
     table = Table('run', 'state', definition.metric)
     for run in plan.runs(definition):
         result = plan.scored(definition, run)
-        told = ('finished', f'{result["score"]:.2f}') if result is not None else (_progress(run), '')
-        table.add_row(run.title, *told)
+        cells = ('finished', f'{result["score"]:.2f}') if result is not None else (_progress(run), '')
+        table.add_row(run.title, *cells)
     console.print(table)
 
 
@@ -146,8 +145,8 @@ def _progress(run: Run) -> str:
     if not in_use(run.folder):
         return f'FAILED at {done}: {state["failed"]}' if 'failed' in state else f'stopped at {done}'
     silent = time.time() - state.get('time', time.time())
-    told = f', no word for {round(silent / 60)} min' if silent > SILENT else ''
-    return f'{state.get("phase")}, {done} on {state.get("host")}{told}'
+    silence = f', no word for {round(silent / 60)} min' if silent > SILENCE_LIMIT else ''
+    return f'{state.get("phase")}, {done} on {state.get("host")}{silence}'
 
 
 def suite_table(args: argparse.Namespace) -> None:

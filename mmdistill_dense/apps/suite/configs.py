@@ -1,4 +1,4 @@
-"""The configs of a suite's rows, and what of a config makes a run what it is."""
+"""The configs of a suite's rows, and the hash of a config that identifies a run."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 from mmengine.config import Config, ConfigDict
 
 from mmdistill_dense.apps.recipes import compose
-from mmdistill_dense.apps.suite.definition import Definition, Method, Teacher, filled
+from mmdistill_dense.apps.suite.definition import Definition, Method, Teacher, fill_variables
 from mmdistill_dense.config.local_code import own_config
 from mmdistill_dense.config.resolve import is_distill_model, load_model, read_file, teachers_of
 from mmdistill_dense.config.values import accumulated, chain, flat, listed, plain
@@ -21,17 +21,17 @@ from mmdistill_dense.distillers.fragments import put_all
 from mmdistill_dense.utils.literals import BRACES
 from mmdistill_dense.weights.strict_load import sha256
 
-PLACES = {'MMDISTILL_DATA': 'data', 'MMDISTILL_WEIGHTS': 'weights'}  # variables in configs, and their defaults
+DATA_VARIABLES = {'MMDISTILL_DATA': 'data', 'MMDISTILL_WEIGHTS': 'weights'}  # variables in configs, and their defaults
 LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
-_OF_THE_RUN = ('work_dir', 'randomness.seed', 'resume', 'launcher')  # the suite sets these
+_SUITE_KEYS = ('work_dir', 'randomness.seed', 'resume', 'launcher')  # the suite sets these
 _KEPT_CHECKPOINTS = 2  # the older one is whole while the newer one is being written
 
 
 def control_config(definition: Definition) -> Config:
     config = read_file(definition.control)
     if not is_distill_model(config.get('model')) or config.model.get('distillers'):
-        given = f'control={str(definition.control)!r}'
-        raise ValueError(f'{definition.path}: {given} must be a DistillModel without distillers.')
+        setting = f'control={str(definition.control)!r}'
+        raise ValueError(f'{definition.path}: {setting} must be a DistillModel without distillers.')
     return _common(config, definition, definition.options, 'options')
 
 
@@ -43,57 +43,57 @@ def teacher_config(definition: Definition, teacher: Teacher) -> Config:
 
 def method_config(definition: Definition, method: Method) -> Config:
     """Return the config of a row: the control with distillers, or the user's own with the options of the suite."""
-    place = f'{definition.path}: methods.{method.name}'
+    location = f'{definition.path}: methods.{method.name}'
     if method.config is None:
         config = control_config(definition)
     else:
         config = read_file(method.config)
-        _check_own(config, definition, f'{place}.config={str(method.config)!r}')
+        _check_row_config(config, definition, f'{location}.config={str(method.config)!r}')
         config = _common(config, definition, definition.options, 'options')
-    config.merge_from_dict(filled(method.run_options))
+    config.merge_from_dict(fill_variables(method.run_options))
     if method.rate is not None and method.rate != 1:
-        _scale_rate(config, method.rate, f'{place}.rate')
+        _scale_rate(config, method.rate, f'{location}.rate')
     if not method.distils:
         return config
     if method.options_file is not None:
         config.model.distillers = read_file(method.options_file).distillers
     if method.settings is not None:
         chosen = dict.fromkeys(config.model.distillers, method.settings)
-        config.model.distillers = ConfigDict(put_all(config.model.distillers, chosen, definition.task, place))
+        config.model.distillers = ConfigDict(put_all(config.model.distillers, chosen, definition.task, location))
     if method.unlabelled:
         config.model.unlabelled = method.unlabelled
     if config.model.get('unlabelled'):
-        config.model.unlabelled = filled(config.model.unlabelled)
+        config.model.unlabelled = fill_variables(config.model.unlabelled)
     options = {key: value for key, value in method.options.items() if key not in method.run_options}
-    options = {_full_key(key, config, f'{place}.options'): value for key, value in options.items()}
+    options = {_full_key(key, config, f'{location}.options'): value for key, value in options.items()}
     config.merge_from_dict(copy.deepcopy(options))
     return config
 
 
 def with_test_set(config: Config, changes: Mapping[str, Any]) -> Config:
     """Return a config that tests on another set, given as changes of its own."""
-    found = Config(copy.deepcopy(config.to_dict()))
-    found.merge_from_dict({f'test_dataloader.dataset.{key}': value for key, value in changes.items()})
-    for evaluator in listed(found.test_evaluator):
+    test_config = Config(copy.deepcopy(config.to_dict()))
+    test_config.merge_from_dict({f'test_dataloader.dataset.{key}': value for key, value in changes.items()})
+    for evaluator in listed(test_config.test_evaluator):
         if 'ann_file' in evaluator:  # of COCO's labels, which the data set names too
-            inner = chain(found.test_dataloader.dataset)[0]
+            inner = chain(test_config.test_dataloader.dataset)[0]
             evaluator.ann_file = os.path.join(inner.get('data_root') or '', inner['ann_file'])
-    return found
+    return test_config
 
 
-def _common(config: Config, definition: Definition, options: Mapping[str, Any], place: str) -> Config:
+def _common(config: Config, definition: Definition, options: Mapping[str, Any], group: str) -> Config:
     """Give a config what the definition sets for all runs."""
     for key in options:
-        first = key.split('.')[0]
-        if first not in config:
-            raise ValueError(f'{definition.path}: {place}: {compose.unknown("setting", first, config.keys())}')
+        top_key = key.split('.')[0]
+        if top_key not in config:
+            raise ValueError(f'{definition.path}: {group}: {compose.unknown("setting", top_key, config.keys())}')
     for key in flat(options):
-        if key in _OF_THE_RUN:
-            raise ValueError(f'{definition.path}: {place}.{key}: the suite sets it; see `out`, `seeds`, `teacher.seed`')
+        if key in _SUITE_KEYS:
+            raise ValueError(f'{definition.path}: {group}.{key}: the suite sets it; see `out`, `seeds`, `teacher.seed`')
     distillers = copy.deepcopy(config.model.get('distillers'))
     config.merge_from_dict(copy.deepcopy(dict(options)))  # merging takes each _delete_ out of its dict
     if config.model.get('distillers') != distillers:
-        raise ValueError(f'{definition.path}: {place}: model.distillers: set it in the options of a method')
+        raise ValueError(f'{definition.path}: {group}: model.distillers: set it in the options of a method')
     if (checkpoint := (config.get('default_hooks') or {}).get('checkpoint')) is None:
         raise ValueError(f'{definition.path}: default_hooks.checkpoint is not set: a suite needs the checkpoints.')
     checkpoint.interval = definition.checkpoint_every or checkpoint.get('interval', -1)
@@ -105,15 +105,15 @@ def _common(config: Config, definition: Definition, options: Mapping[str, Any], 
     return config
 
 
-def _scale_rate(config: Config, factor: float, place: str) -> None:
+def _scale_rate(config: Config, factor: float, location: str) -> None:
     """Multiply the learning rates of a config: those of its optimizers, and the ends that its schedules name."""
     wrapper = config.optim_wrapper
-    for one in (wrapper, *wrapper.values()):
-        if isinstance(one, ConfigDict) and 'optimizer' in one:
-            if 'lr' not in one.optimizer:
-                said = 'optim_wrapper.optimizer has no lr in the config of the control: write it there'
-                raise ValueError(f'{place}: {said}.')
-            one.optimizer.lr *= factor
+    for optim in (wrapper, *wrapper.values()):
+        if isinstance(optim, ConfigDict) and 'optimizer' in optim:
+            if 'lr' not in optim.optimizer:
+                problem = 'optim_wrapper.optimizer has no lr in the config of the control: write it there'
+                raise ValueError(f'{location}: {problem}.')
+            optim.optimizer.lr *= factor
     for schedule in listed(config.get('param_scheduler')):
         of_rates = 'Momentum' not in str(schedule.type) and schedule.get('param_name', 'lr') == 'lr'
         for key in ('eta_min', 'eta_max') if of_rates else ():
@@ -121,20 +121,20 @@ def _scale_rate(config: Config, factor: float, place: str) -> None:
                 schedule[key] *= factor
 
 
-def _full_key(key: str, config: Config, place: str) -> str:
+def _full_key(key: str, config: Config, location: str) -> str:
     """Return the full key of a distiller's option, which may be given in a short form."""
     names = list(config.model.distillers)
     words = key.removeprefix('model.distillers.').split('.')
     if words[0] in names and len(words) > 1:
         return f'model.distillers.{".".join(words)}'
     if key.startswith('model.distillers.'):
-        raise ValueError(f'{place}.{key}: {compose.unknown("distiller", words[0], names)}')
+        raise ValueError(f'{location}.{key}: {compose.unknown("distiller", words[0], names)}')
     if words[0] in config:
-        said = 'would make the method differ from its control in more than its distillers'
-        raise ValueError(f'{place}.{key} {said}: put it into the `options` of the suite.')
+        problem = 'would make the method differ from its control in more than its distillers'
+        raise ValueError(f'{location}.{key} {problem}: put it into the `options` of the suite.')
     if len(names) != 1:
-        known = ' or '.join(names)
-        raise ValueError(f'{place}.{key}: does not say which distiller ({known}). Write e.g. {names[0]}.{key}.')
+        choices = ' or '.join(names)
+        raise ValueError(f'{location}.{key}: does not say which distiller ({choices}). Write e.g. {names[0]}.{key}.')
     return f'model.distillers.{names[0]}.{key}'
 
 
@@ -149,69 +149,70 @@ def batch_of(config: Config) -> int:
 
 # A row's own config, which may differ from the control in its distillers and first weights
 
-_APART = ('work_dir', 'distillers', 'custom_imports')
+_ROW_KEYS = {'work_dir', 'distillers', 'custom_imports'}
 _FIRST_WEIGHTS = ('init_cfg', 'pretrained')  # keys of a network
 _NONE = object()
 
 
-def _check_own(own: Config, definition: Definition, place: str) -> None:
+def _check_row_config(row_config: Config, definition: Definition, location: str) -> None:
     control = read_file(definition.control)
-    if keys := sorted(differences(_comparable(own), _comparable(control))):
+    if keys := sorted(differences(_comparable(row_config), _comparable(control))):
         raise ValueError(
-            f'{place} differs from its control {definition.control.name} in more than distillers and first weights: '
+            f'{location} differs from its control {definition.control.name} in more than distillers and first weights: '
             f'{", ".join(keys)}. The gain would not be due to the method alone. Inherit the control and change only '
             'model.distillers, name another control, or set length and training set in the `options` of the row.'
         )
-    if own.model.get('inherit') and own.get('load_from'):
-        raise ValueError(f'{place}: model.inherit has no effect beside load_from: set load_from=None in this config.')
-    if not own.model.get('distillers') and {*differences(own.to_dict(), control.to_dict())} <= {*_APART}:
-        raise ValueError(f'{place} has no model.distillers and no weights of its own: it would be a second control.')
+    if row_config.model.get('inherit') and row_config.get('load_from'):
+        raise ValueError(f'{location}: model.inherit has no effect beside load_from: set load_from=None in the config.')
+    changed = set(differences(row_config.to_dict(), control.to_dict()))
+    if not row_config.model.get('distillers') and changed <= _ROW_KEYS:
+        raise ValueError(f'{location} has no model.distillers and no weights of its own: it would be a second control.')
 
 
 def _comparable(config: Config) -> dict[str, Any]:
     """Return what a row's own config must have in common with the control."""
-    found = {key: value for key, value in config.to_dict().items() if key not in (*_APART, 'load_from')}
-    model = {key: value for key, value in found['model'].items() if key not in ('distillers', 'unlabelled', 'inherit')}
-    return {**found, 'model': {**model, 'student': _without_weights(model.get('student'))}}
+    keys = {key: value for key, value in config.to_dict().items() if key not in (*_ROW_KEYS, 'load_from')}
+    model = {key: value for key, value in keys['model'].items() if key not in ('distillers', 'unlabelled', 'inherit')}
+    return {**keys, 'model': {**model, 'student': _without_weights(model.get('student'))}}
 
 
 def _without_weights(option: Any) -> Any:
     if not isinstance(option, Mapping):
         return option
-    kept = {key: _without_weights(value) for key, value in option.items() if key not in _FIRST_WEIGHTS}
-    return {key: value for key, value in kept.items() if value != {}}
+    settings = {key: _without_weights(value) for key, value in option.items() if key not in _FIRST_WEIGHTS}
+    return {key: value for key, value in settings.items() if value != {}}
 
 
-def differences(first: Any, second: Any, place: str = '') -> Iterator[str]:
+def differences(actual: Any, reference: Any, prefix: str = '') -> Iterator[str]:
     """Yield the dotted keys at which two plain values differ."""
-    if isinstance(first, (list, tuple)) and isinstance(second, (list, tuple)) and len(first) == len(second):
-        first, second = dict(enumerate(first)), dict(enumerate(second))
-    if isinstance(first, Mapping) and isinstance(second, Mapping):
-        for key in {*first, *second}:
-            yield from differences(first.get(key, _NONE), second.get(key, _NONE), f'{place}.{key}'.lstrip('.'))
-    elif first != second:
-        yield place
+    if isinstance(actual, (list, tuple)) and isinstance(reference, (list, tuple)) and len(actual) == len(reference):
+        actual, reference = dict(enumerate(actual)), dict(enumerate(reference))
+    if isinstance(actual, Mapping) and isinstance(reference, Mapping):
+        for key in {*actual, *reference}:
+            yield from differences(actual.get(key, _NONE), reference.get(key, _NONE), f'{prefix}.{key}'.lstrip('.'))
+    elif actual != reference:
+        yield prefix
 
 
-# What makes a run what it is
+# The identity of a run
 
 # logging and resumption; they change neither weights nor score
-_OUTSIDE = {'work_dir', 'experiment_name', 'launcher', 'resume', 'log_level', 'log_processor', 'visualizer'}
-_OUTSIDE |= {'vis_backends', 'distillers'}
-_WATCHING = ('checkpoint', 'logger', 'visualization')
+_UNHASHED_KEYS = {'work_dir', 'experiment_name', 'launcher', 'resume', 'log_level', 'log_processor', 'visualizer'}
+_UNHASHED_KEYS |= {'vis_backends', 'distillers'}
+_LOGGING_HOOKS = ('checkpoint', 'logger', 'visualization')
 DIGITS = 16  # of a hash; before 0.3.0 it covered other texts, and had 12
 
 
 def config_hash(config: Config, teacher: str = '', folder: Path | None = None) -> str:
-    """Return hexadecimal digits that change with the written config of a run, but for seed, places and logging.
+    """Return hexadecimal digits that change with the config of a run, except for its seed, folders and logging.
 
-    ``teacher`` says how the teacher is made that the run reads. Lists of pictures in the ``folder`` of the suite, which
-    may be moved, count by their content.
+    ``teacher`` describes the training of the teacher that the run reads. Image lists in the ``folder`` of the suite are
+    hashed by their content, because the folder may be moved.
     """
-    found = _identity(config, portable(folder))
+    identity = _identity(config, portable(folder))
     if teacher and reads_teacher(config):
-        found['model']['teacher']['checkpoint'] = teacher
-    return hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()[:DIGITS]
+        identity['model']['teacher']['checkpoint'] = teacher
+    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:DIGITS]
 
 
 def options_hash(options: Any, folder: Path | None = None) -> str:
@@ -220,16 +221,16 @@ def options_hash(options: Any, folder: Path | None = None) -> str:
 
 
 def portable(folder: Path | None = None) -> Callable[[str], str]:
-    """Return what takes the folders of this machine out of a text; lists in ``folder`` count by their content."""
-    roots = {f'{os.environ.get(name, place).rstrip("/")}/': f'{place}/' for name, place in PLACES.items()}
-    own = {f'{place}/' for place in (folder.absolute(), folder.resolve())} if folder else set()
+    """Return a function that removes this machine's folders from a path; lists in ``folder`` get their own hash."""
+    roots = {f'{os.environ.get(name, default).rstrip("/")}/': f'{default}/' for name, default in DATA_VARIABLES.items()}
+    suite_roots = {f'{path}/' for path in (folder.absolute(), folder.resolve())} if folder else set()
 
     def shown(text: str) -> str:
         """Return a text without the folders of this machine."""
-        for root, place in roots.items():
+        for root, replacement in roots.items():
             if text.startswith(root):
-                return f'{place}{text.removeprefix(root)}'
-        for root in own:
+                return f'{replacement}{text.removeprefix(root)}'
+        for root in suite_roots:
             if text.startswith(root):
                 listed_in = text.endswith(('.txt', '.json')) and os.path.isfile(text)
                 return f'./{text.removeprefix(root)}{f" {sha256(Path(text))}" if listed_in else ""}'
@@ -245,30 +246,31 @@ def changed_keys(folder: Path, config: Config) -> list[str]:
         return []
     # mmengine takes a `{{` in a name for a template when it reads its own file again
     written = Config.fromstring(file.read_text(encoding='utf-8').replace('{{', BRACES), '.py')
-    before, now = (_identity(one, _last_names) for one in (written, config))
+    old, new = (_identity(version, _last_names) for version in (written, config))
     resumed = ('load_from',) if written.get('resume') else ()
-    return [key for key in differences(before, now) if key not in resumed]
+    return [key for key in differences(old, new) if key not in resumed]
 
 
 def networks_hash(config: Config) -> str:
     """Return digits that change with the networks that a config names by files of the user's own; empty without any."""
     options = [config.model.get('student'), *(teachers_of(config.model).values() if reads_teacher(config) else ())]
-    own = [path for option in options if (path := own_config(option))]
-    found = [plain(load_model({'cfg': str(path)}, 'model').model, _last_names) for path in own]
-    return hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()[:DIGITS] if own else ''
+    paths = [path for option in options if (path := own_config(option))]
+    networks = [plain(load_model({'cfg': str(path)}, 'model').model, _last_names) for path in paths]
+    return hashlib.sha256(json.dumps(networks, sort_keys=True).encode()).hexdigest()[:DIGITS] if paths else ''
 
 
 def _last_names(text: str) -> str:
-    """Return the last two names of a place: a folder that was moved is the same."""
+    """Return the last two names of a path: a folder that was moved counts as the same."""
     return '/'.join(text.split('/')[-2:])
 
 
 def _identity(config: Config, text: Callable[[str], str]) -> dict[str, Any]:
-    found: dict[str, Any] = plain({key: value for key, value in config.items() if key not in _OUTSIDE}, text)
-    found['default_hooks'] = {k: v for k, v in (found.get('default_hooks') or {}).items() if k not in _WATCHING}
-    found['randomness'] = {k: v for k, v in (found.get('randomness') or {}).items() if k != 'seed'}
+    identity: dict[str, Any] = plain({key: value for key, value in config.items() if key not in _UNHASHED_KEYS}, text)
+    hooks, randomness = identity.get('default_hooks') or {}, identity.get('randomness') or {}
+    identity['default_hooks'] = {name: hook for name, hook in hooks.items() if name not in _LOGGING_HOOKS}
+    identity['randomness'] = {key: value for key, value in randomness.items() if key != 'seed'}
     if is_distill_model(config.model):
         left_out = () if reads_teacher(config) else ('teacher', 'teachers')
-        found['model'] = {key: value for key, value in found['model'].items() if key not in left_out}
-        (found['model'].get('unlabelled') or {}).pop('workers', None)
-    return found
+        identity['model'] = {key: value for key, value in identity['model'].items() if key not in left_out}
+        (identity['model'].get('unlabelled') or {}).pop('workers', None)
+    return identity

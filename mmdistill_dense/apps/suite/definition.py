@@ -24,7 +24,7 @@ from mmdistill_dense.utils.validate import close_or_all, some, text_of
 NAME = re.compile(r'[A-Za-z0-9][\w+.-]*')  # of rows and folders
 _SIXTIES = re.compile(r'[-+]?\d[\d_]*(:[0-5]?\d)+(\.\d*)?$')
 _FLOAT = re.compile(r'[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+$')
-_NEEDED: Any = object()
+_REQUIRED: Any = object()
 _YAML = 'tag:yaml.org,2002:'
 _TEXT = f'{_YAML}str'
 _TEXTS = re.compile(  # keys whose values are names and paths
@@ -35,8 +35,8 @@ _TEXTS = re.compile(  # keys whose values are names and paths
 def _scalars(node: yaml.Node) -> Iterator[yaml.ScalarNode]:
     if isinstance(node, yaml.ScalarNode):
         yield node
-    for one in node.value if isinstance(node, yaml.CollectionNode) else ():
-        yield from _scalars(one[1] if isinstance(one, tuple) else one)
+    for child in node.value if isinstance(node, yaml.CollectionNode) else ():
+        yield from _scalars(child[1] if isinstance(child, tuple) else child)
 
 
 class _Loader(yaml.SafeLoader):
@@ -51,16 +51,17 @@ class _Loader(yaml.SafeLoader):
             raise ValueError(f'line {node.start_mark.line + 1}: {", ".join(sorted(twice))} occurs twice')
         for key, value in node.value:
             nested = isinstance(value, yaml.MappingNode) and 'prefix' not in key.value  # a row of this name
-            for one in _scalars(value) if _TEXTS.fullmatch(str(key.value)) and not nested else ():
-                if one.tag != _TEXT and (isinstance(value, yaml.SequenceNode) or one.tag != f'{_YAML}null'):
-                    what = f'YAML reads {one.value or "nothing"} as a {one.tag.rpartition(":")[2]}, and this is a text'
-                    raise ValueError(f'line {one.start_mark.line + 1}: {key.value}: {what}. Write it in quotes')
+            for leaf in _scalars(value) if _TEXTS.fullmatch(str(key.value)) and not nested else ():
+                if leaf.tag != _TEXT and (isinstance(value, yaml.SequenceNode) or leaf.tag != f'{_YAML}null'):
+                    kind, line = leaf.tag.rpartition(':')[2], leaf.start_mark.line + 1
+                    problem = f'YAML reads {leaf.value or "nothing"} as a {kind}, and this is a text'
+                    raise ValueError(f'line {line}: {key.value}: {problem}. Write it in quotes')
         return super().construct_mapping(node, deep)
 
 
-_Loader.yaml_implicit_resolvers = {first: list(found) for first, found in _Loader.yaml_implicit_resolvers.items()}
-for _first in '-+0123456789':  # before the resolver of base 60
-    _Loader.yaml_implicit_resolvers.setdefault(_first, []).insert(0, (_TEXT, _SIXTIES))
+_Loader.yaml_implicit_resolvers = {char: list(pairs) for char, pairs in _Loader.yaml_implicit_resolvers.items()}
+for _char in '-+0123456789':  # before the resolver of base 60
+    _Loader.yaml_implicit_resolvers.setdefault(_char, []).insert(0, (_TEXT, _SIXTIES))
 _Loader.add_implicit_resolver('tag:yaml.org,2002:float', _FLOAT, list('-+.0123456789'))
 
 
@@ -73,62 +74,62 @@ def read_file(path: Path) -> Any:
         if path.suffix == '.py':
             return Config.fromfile(path, use_environment_variables=False).to_dict()
         text = path.read_text(encoding='utf-8')
-        own = json.loads(text) if path.suffix == '.json' else yaml.load(text, Loader=_Loader)
-        if not isinstance(own, Mapping) or '_base_' not in own:
-            return own
-        bases, merged = own['_base_'], Config()
+        content = json.loads(text) if path.suffix == '.json' else yaml.load(text, Loader=_Loader)
+        if not isinstance(content, Mapping) or '_base_' not in content:
+            return content
+        bases, merged = content['_base_'], Config()
         for base in [bases] if isinstance(bases, str) else bases:
             merged.merge_from_dict(read_file(path.parent / base))
-        merged.merge_from_dict({str(key): value for key, value in own.items() if key != '_base_'})
+        merged.merge_from_dict({str(key): value for key, value in content.items() if key != '_base_'})
         return merged.to_dict()
     except (yaml.YAMLError, KeyError, SyntaxError, TypeError, ValueError) as error:
         raise ValueError(f'{path}: {error}') from error
 
 
 @contextmanager
-def naming(place: str) -> Iterator[None]:
-    """Put a place before the errors that are raised inside."""
+def error_prefix(location: str) -> Iterator[None]:
+    """Prefix the messages of errors raised inside with a location."""
     try:
         yield
     except FileNotFoundError as error:
-        raise FileNotFoundError(f'{place}: {error}') from error
+        raise FileNotFoundError(f'{location}: {error}') from error
     except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f'{place}: {text_of(error)}') from error
+        raise ValueError(f'{location}: {text_of(error)}') from error
 
 
 class Reader:
     """Checked access to the values of a mapping, which is in ``file`` below the dotted key ``place``."""
 
-    def __init__(self, raw: Any, file: Path, place: str = '') -> None:
-        self.file, self.place = file, place
+    def __init__(self, raw: Any, file: Path, prefix: str = '') -> None:
+        self.file, self.prefix = file, prefix
         if not isinstance(raw, Mapping):
             raise self.error('', f'must be a mapping of keys to values, got {raw!r}')
         self.raw = dict(raw)
 
     def at(self, key: str) -> str:
         """Return file and whole key."""
-        return ': '.join(filter(None, [str(self.file), '.'.join(filter(None, [self.place, key]))]))
+        return ': '.join(filter(None, [str(self.file), '.'.join(filter(None, [self.prefix, key]))]))
 
     def error(self, key: str, text: str) -> ValueError:
         return ValueError(f'{self.at(key)}: {text}')
 
     def inner(self, key: str, value: Any = None) -> Reader:
         """Return a reader of a nested mapping. By default it is the value of the key, or empty."""
-        given = self.raw.get(key) or {} if value is None else value
-        return Reader(given, self.file, '.'.join(filter(None, [self.place, key])))
+        mapping = self.raw.get(key) or {} if value is None else value
+        return Reader(mapping, self.file, '.'.join(filter(None, [self.prefix, key])))
 
-    def only(self, known: Collection[str]) -> None:
+    def only(self, known_keys: Collection[str]) -> None:
         """Refuse unknown keys, and name similar ones."""
         for key in map(str, self.raw):
-            if key not in known:
-                told = removed(f'suite {".".join(filter(None, [self.place, key]))}', f'suite {key}')
-                raise self.error(key, told or f'unknown key. {close_or_all(key, known)}')
+            if key not in known_keys:
+                removal = removed(f'suite {".".join(filter(None, [self.prefix, key]))}', f'suite {key}')
+                raise self.error(key, removal or f'unknown key. {close_or_all(key, known_keys)}')
 
-    def get(self, key: str, kind: type, default: Any = _NEEDED) -> Any:
+    def get(self, key: str, kind: type, default: Any = _REQUIRED) -> Any:
         """Return a value of a type. A key without a default is required."""
         value = self.raw.get(key)
         if value is None:
-            if default is _NEEDED:
+            if default is _REQUIRED:
                 raise self.error(key, 'missing')
             return default
         if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
@@ -148,11 +149,11 @@ class Reader:
             raise self.error(key, removed(f'suite {key}: {value}') or f'must be a factor above 0, got {value!r}')
         return value
 
-    def choice(self, key: str, known: Sequence[str]) -> str:
+    def choice(self, key: str, choices: Sequence[str]) -> str:
         """Return one of several texts, by default the first."""
-        value = self.get(key, str, known[0])
-        if value not in known:
-            raise self.error(key, f'must be {" or ".join(known)}, got {value!r}')
+        value = self.get(key, str, choices[0])
+        if value not in choices:
+            raise self.error(key, f'must be {" or ".join(choices)}, got {value!r}')
         return str(value)
 
     def options(self, key: str) -> dict[str, Any]:
@@ -160,18 +161,18 @@ class Reader:
         return {str(name): item for name, item in self.get(key, dict, {}).items()}
 
 
-def config_file(place: Reader, key: str, name: str, folder: str) -> Path:
+def config_file(reader: Reader, key: str, name: str, folder: str) -> Path:
     """Return a config by its name in ``configs/<folder>``, by ``METHOD:PAIR``, or a file beside the definition."""
     inside = name if '/' in name else f'{folder}/{name}'
-    with naming(place.at(key)):
+    with error_prefix(reader.at(key)):
         if is_name(name):
-            found = find(name)
-            if isinstance(found, Named):
-                raise ValueError(f'{name} is not a file; write one of these lines:\n{found.text()}')
-            return found
+            config = find(name)
+            if isinstance(config, Named):
+                raise ValueError(f'{name} is not a file; write one of these lines:\n{config.text()}')
+            return config
         if not name.endswith('.py'):
             return find_config(name if '::' in name else f'mmdistill_dense::{inside}', key)
-        file = place.file.parent / name
+        file = reader.file.parent / name
         if not file.is_file():
             raise FileNotFoundError(f'no file {str(file)!r}; paths are relative to the definition')
     return file
@@ -181,20 +182,20 @@ _SHOWN = 8  # members of a list in a sentence
 _VARIABLE = re.compile(r'\{\{\s*\$(\w+)\s*:\s*([^{}]*?)\s*\}\}')  # as in mmengine's configs
 
 
-def filled(value: Any) -> Any:
+def fill_variables(value: Any) -> Any:
     """Return nested values with the environment variables of their texts filled in."""
     if isinstance(value, Mapping):
-        return {key: filled(one) for key, one in value.items()}
+        return {key: fill_variables(member) for key, member in value.items()}
     if isinstance(value, (list, tuple)):
-        return [filled(one) for one in value]
-    return _VARIABLE.sub(lambda one: os.environ.get(one[1], one[2]), value) if isinstance(value, str) else value
+        return [fill_variables(member) for member in value]
+    return _VARIABLE.sub(lambda match: os.environ.get(match[1], match[2]), value) if isinstance(value, str) else value
 
 
-def with_options(options: Mapping[str, Any]) -> str:
+def describe_options(options: Mapping[str, Any]) -> str:
     """Return `` with `key=value …` ``, or nothing without options; of a long list its beginning alone."""
     long = {key for key, value in options.items() if isinstance(value, list) and len(value) > 2 * _SHOWN}
-    told = (f'{key}={f"[{some(value, _SHOWN)}]" if key in long else value}' for key, value in options.items())
-    return f' with `{" ".join(told)}`' if options else ''
+    texts = (f'{key}={f"[{some(value, _SHOWN)}]" if key in long else value}' for key, value in options.items())
+    return f' with `{" ".join(texts)}`' if options else ''
 
 
 TEACHER, CONTROL = 'teacher', 'control'  # runs that are no rows of a definition
@@ -268,7 +269,7 @@ class Definition:
     stall: int | None  # minutes without a step after which a run starts again from its checkpoint
 
     @property
-    def taught(self) -> list[str]:
+    def methods_to_compare(self) -> list[str]:
         """The rows that are compared with the control."""
         return [name for name in self.methods if not is_alone(name)]
 
@@ -282,14 +283,14 @@ def load(path: Path | str) -> Definition:
     path = Path(path)
     top = Reader(read_file(path), path)
     top.only(set(Definition.__dataclass_fields__) - {'path', 'task'})
-    given = top.get('out', str, f'work_dirs/suites/{path.stem}')
-    out = path.absolute().parent / given if given.startswith('./') else Path(given)
+    folder = top.get('out', str, f'work_dirs/suites/{path.stem}')
+    out = path.absolute().parent / folder if folder.startswith('./') else Path(folder)
     control = config_file(top, 'control', top.get('control', str), 'control')
-    with naming(top.at('control')):
+    with error_prefix(top.at('control')):
         task = compose.parts_of(control).task
     if task not in METRICS:
-        told = f'{top.get("control", str)} is of the task {task}, which has no score'
-        raise top.error('control', f'{told}: name a recipe with labels, and a pre-training by the config: of a row')
+        problem = f'{top.get("control", str)} is of the task {task}, which has no score'
+        raise top.error('control', f'{problem}: name a recipe with labels, and a pre-training by the config: of a row')
     metric, percent = METRICS[task]
     metric, seeds = top.get('metric', str, metric), top.get('seeds', list, [0, 1, 2])
     whole = all(isinstance(seed, int) and not isinstance(seed, bool) and seed >= 0 for seed in seeds)
@@ -318,7 +319,7 @@ def load(path: Path | str) -> Definition:
     )
 
 
-def fitting(control: Path) -> list[str]:
+def fitting_methods(control: Path) -> list[str]:
     return [method for method in compose.methods() if compose.options_for(method, control)]
 
 
@@ -337,18 +338,18 @@ def _test_sets(top: Reader) -> dict[str, dict[str, Any]]:
     for name in sets.raw:
         if name in SPLITS or not NAME.fullmatch(str(name)):
             raise sets.error(str(name), f'a name consists of letters, digits and .+-_; {", ".join(SPLITS)} are taken')
-    return {str(name): filled(sets.options(name)) for name in sets.raw}
+    return {str(name): fill_variables(sets.options(name)) for name in sets.raw}
 
 
 def _methods(top: Reader, control: Path) -> dict[str, Method]:
-    given = top.raw.get('methods')
-    if given == 'all':
-        given = dict.fromkeys(fitting(control))
-    if not isinstance(given, dict) or not given:
-        raise top.error('methods', f"must be 'all', or options by name as in `kd: {{}}`; got {given!r}")
+    rows = top.raw.get('methods')
+    if rows == 'all':
+        rows = dict.fromkeys(fitting_methods(control))
+    if not isinstance(rows, dict) or not rows:
+        raise top.error('methods', f"must be 'all', or options by name as in `kd: {{}}`; got {rows!r}")
     return {
         str(name): _method(str(name), top.inner(f'methods.{name}', value or {}), control)
-        for name, value in given.items()
+        for name, value in rows.items()
     }
 
 
@@ -366,45 +367,45 @@ def _method(name: str, row: Reader, control: Path) -> Method:
         rate=row.factor('rate'),
     )
     if 'config' in row.raw:
-        found = _with_config(changed, row, control)
+        method = _with_config(changed, row, control)
     elif ('rate' in row.raw or changed.run_options) and name not in compose.methods() and 'method' not in row.raw:
         for key in ('variant', 'options', 'settings', 'unlabelled'):
             if key in row.raw and (key != 'options' or changed.options != changed.run_options):
                 raise row.error(key, 'a row without `method` has no distillers to set it for')
         return changed
     else:
-        found = _with_method(changed, row, control)
+        method = _with_method(changed, row, control)
     if is_alone(name):
         raise row.error('', f'a row named {CONTROL}_… is the student alone, as in {CONTROL}_x2: {{rate: 2}}; rename it')
-    for key in flat(found.options) if found.options_file is not None else ():
+    for key in flat(method.options) if method.options_file is not None else ():
         if key.split('.')[-1] == 'settings':
-            said = 'the constants of the method would stay. Write it as `settings` of the row'
-            raise row.error(f'options.{key}', said)
-    return found
+            problem = 'the constants of the method would stay. Write it as `settings` of the row'
+            raise row.error(f'options.{key}', problem)
+    return method
 
 
 def _with_config(row: Method, options: Reader, control: Path) -> Method:
     if {'method', 'variant'} & options.raw.keys():
         raise options.error('config', 'cannot be combined with `method` or `variant`')
-    given = options.get('config', str)
-    with naming(options.at('config')):
-        found = find(given) if is_name(given) else None
-    if not isinstance(found, Named):
-        return replace(row, config=found or config_file(options, 'config', given, row.name))
-    if found.base.resolve() != control.resolve():
-        of = f'{found.name} is a config of {found.base.stem}, the control is {control.stem}'
+    name = options.get('config', str)
+    with error_prefix(options.at('config')):
+        config = find(name) if is_name(name) else None
+    if not isinstance(config, Named):
+        return replace(row, config=config or config_file(options, 'config', name, row.name))
+    if config.base.resolve() != control.resolve():
+        of = f'{config.name} is a config of {config.base.stem}, the control is {control.stem}'
         raise options.error('config', of)
-    return replace(row, method=found.method, options_file=found.options, variant=found.variant)
+    return replace(row, method=config.method, options_file=config.options, variant=config.variant)
 
 
 def _with_method(row: Method, options: Reader, control: Path) -> Method:
     method, variant = options.get('method', str, row.name), options.get('variant', str, None)
     if method in compose.methods():
-        with naming(options.at('')):
+        with error_prefix(options.at('')):
             file = compose.options_for(method, control, variant)
         if file is not None:
             return replace(row, method=method, options_file=file, variant=variant)
-        said = f'{f"variant {variant!r} of {method}" if variant else method} does not fit {control.stem}.'
+        problem = f'{f"variant {variant!r} of {method}" if variant else method} does not fit {control.stem}.'
     else:
-        said = compose.unknown('method', method, compose.methods())
-    raise options.error('', f'{said} These fit {control.stem}: {", ".join(fitting(control)) or "none"}.')
+        problem = compose.unknown('method', method, compose.methods())
+    raise options.error('', f'{problem} These fit {control.stem}: {", ".join(fitting_methods(control)) or "none"}.')

@@ -65,8 +65,9 @@ def facts_of(run: Run, config: Config, config_hash: str) -> dict[str, Any]:
 
 def training_facts(runner: Runner) -> dict[str, Any]:
     """Return what a training did. Its log is that of all starts, which checkpoints keep."""
-    log = {name: kept.data[0].tolist() for name, kept in runner.message_hub.log_scalars.items() if len(kept.data[0])}
-    shares = {found[1]: log[name] for name in log if (found := re.fullmatch(r'train/distill\.(.+)\.share', name))}
+    histories = {name: buffer.data[0] for name, buffer in runner.message_hub.log_scalars.items()}
+    log = {name: history.tolist() for name, history in histories.items() if len(history)}
+    shares = {match[1]: log[name] for name in log if (match := re.fullmatch(r'train/distill\.(.+)\.share', name))}
     teachers = getattr(getattr(unwrap(runner.model), 'distillation', None), 'teachers', {})
     receipts = {str(name): teacher.receipt.as_dict() for name, teacher in teachers.items() if teacher.receipt}
     return {
@@ -81,12 +82,12 @@ def training_facts(runner: Runner) -> dict[str, Any]:
 
 def data_facts(runner: Runner, folder: Path) -> dict[str, str]:
     """Return the stamp of the label files of each data set, by the hash of its options."""
-    found = {}
+    stamps = {}
     for name in ('train', 'val') if _tests_val(runner.cfg) else ('train', 'val', 'test'):
         with suppress(OSError):  # a label file that is gone by now
             dataset = getattr(runner, f'{name}_loop').dataloader.dataset
-            found[configs.options_hash(runner.cfg[f'{name}_dataloader'].dataset, folder)] = label_stamp(dataset)
-    return found
+            stamps[configs.options_hash(runner.cfg[f'{name}_dataloader'].dataset, folder)] = label_stamp(dataset)
+    return stamps
 
 
 def unlabelled_facts(runner: Runner) -> dict[str, Any] | None:
@@ -98,21 +99,21 @@ def unlabelled_facts(runner: Runner) -> dict[str, Any] | None:
     end = max(distillers_of(model)[name].schedule.end(runner.max_iters) for name in second.takers)
     steps = min(runner.max_iters, end) - in_iterations(second.option.start, runner.max_iters)
     batch: Any = runner.train_dataloader.batch_sampler
-    seen = max(steps, 0) * second.option.count(batch.batch_size) * get_world_size()
-    return {**second.files, 'passes': seen / second.files['pictures']}
+    samples = max(steps, 0) * second.option.count(batch.batch_size) * get_world_size()
+    return {**second.files, 'passes': samples / second.files['pictures']}
 
 
 def plain(metrics: Mapping[str, Any]) -> dict[str, float]:
     """Return the metrics that are single numbers, as floats."""
-    found = {}
+    scalars = {}
     for name, value in metrics.items():
         size = value.numel() if isinstance(value, torch.Tensor) else getattr(value, 'size', None)
         if size == 1 or isinstance(value, (int, float)):
-            found[name] = float(value)
-    return found
+            scalars[name] = float(value)
+    return scalars
 
 
-EVERY = 1.0  # seconds between two writes
+WRITE_INTERVAL = 1.0  # seconds between two writes
 
 
 class Progress(Hook):
@@ -126,7 +127,7 @@ class Progress(Hook):
         self.write = write
         self.before = float(before.get('seconds', 0.0))  # of earlier starts
         self.start = time.monotonic()
-        self.written = -EVERY
+        self.written = -WRITE_INTERVAL
         self.failed = False  # to write
         self.state: dict[str, Any] = {
             'config_hash': config_hash,
@@ -147,7 +148,7 @@ class Progress(Hook):
     def tell(self, force: bool = False, **state: Any) -> None:
         """Update the state, and write it if the last write is long enough ago."""
         self.state.update(state)
-        if self.write and (force or time.monotonic() - self.written >= EVERY):
+        if self.write and (force or time.monotonic() - self.written >= WRITE_INTERVAL):
             self.written = time.monotonic()
             state = {**self.state, 'seconds': self.seconds, 'time': time.time()}
             try:
@@ -170,15 +171,15 @@ class Progress(Hook):
 
 
 # the variables in which launchers give the rank and the number of processes
-_PLACES = {
+_RANK_VARIABLES = {
     'pytorch': ('RANK', 'WORLD_SIZE'),
     'slurm': ('SLURM_PROCID', 'SLURM_NTASKS'),
     'mpi': ('OMPI_COMM_WORLD_RANK', 'OMPI_COMM_WORLD_SIZE'),
 }
-PATIENCE = 60.0  # seconds in which a job whose suite was killed ends, and a suite starts
+LOCK_TIMEOUT = 60.0  # seconds in which a job whose suite was killed ends, and a suite starts
 
 
-def perform(definition: Definition, run: Run, launcher: str = 'none', attended: bool = False) -> dict[str, Any]:
+def execute_run(definition: Definition, run: Run, launcher: str = 'none', attended: bool = False) -> dict[str, Any]:
     """Do a run or the rest of it, to the same bits.
 
     ``attended``: the suite has checked and written its config, and a folder in which another process works is refused
@@ -186,8 +187,8 @@ def perform(definition: Definition, run: Run, launcher: str = 'none', attended: 
     """
     if missing := run.missing:
         raise RuntimeError(f'{run.title} needs results that are not there yet: {", ".join(map(str, missing))}')
-    rank, processes = place_of(launcher)
-    with nullcontext() if rank else owned(run.folder, run.title, 0.0 if attended else PATIENCE):
+    rank, processes = rank_and_size(launcher)
+    with nullcontext() if rank else owned(run.folder, run.title, 0.0 if attended else LOCK_TIMEOUT):
         if not attended:
             plan.check_unchanged(definition, [run])
         if run.result is not None:
@@ -202,19 +203,19 @@ def perform(definition: Definition, run: Run, launcher: str = 'none', attended: 
         if rank == 0 and not attended:
             plan.write_config(run, config, config_hash)
         config.launcher = launcher
-        found: dict[str, Any]
+        facts: dict[str, Any]
         if run.is_teacher and not plan.trains_teacher(definition):
-            found = {'iterations': 0, 'shares': {}, **test_teacher(_named(config, run), definition)}
-            found |= dict.fromkeys(('checkpoint', 'seconds_per_iteration', 'teacher', 'unlabelled'))
+            facts = {'iterations': 0, 'shares': {}, **test_teacher(_runner_config(config, run), definition)}
+            facts |= dict.fromkeys(('checkpoint', 'seconds_per_iteration', 'teacher', 'unlabelled'))
         else:
-            found = _train(run, config, progress, definition)
-        slim = definition.keep == 'weights' and found['checkpoint'] and is_main_process()
+            facts = _train(run, config, progress, definition)
+        slim = definition.keep == 'weights' and facts['checkpoint'] and is_main_process()
         if slim:  # under a name of its own, before the result tells it: until then the run can go on
-            content = read_checkpoint(run.folder / found['checkpoint'])
-            found['checkpoint'] = f'weights_{found["checkpoint"]}'
-            save_whole({key: content[key] for key in ('meta', 'state_dict')}, run.folder / found['checkpoint'])
+            content = read_checkpoint(run.folder / facts['checkpoint'])
+            facts['checkpoint'] = f'weights_{facts["checkpoint"]}'
+            save_whole({key: content[key] for key in ('meta', 'state_dict')}, run.folder / facts['checkpoint'])
         times = {'minutes': progress.seconds / 60, 'restarts': progress.state['restarts']}
-        result = {**facts_of(run, config, config_hash), **found, **times}
+        result = {**facts_of(run, config, config_hash), **facts, **times}
         result |= {'score': plan.score_of(definition, result['metrics']), 'metric': definition.metric}
         if is_main_process():
             progress.tell(True, phase='finished')
@@ -224,17 +225,17 @@ def perform(definition: Definition, run: Run, launcher: str = 'none', attended: 
     return result
 
 
-def place_of(launcher: str) -> tuple[int, int]:
+def rank_and_size(launcher: str) -> tuple[int, int]:
     """Return this process's rank and the number of processes, from the launcher's environment variables."""
-    rank, size = _PLACES.get(launcher, ('', ''))
+    rank, size = _RANK_VARIABLES.get(launcher, ('', ''))
     return int(os.environ.get(rank, '0')), int(os.environ.get(size, '1'))
 
 
 def _train(run: Run, config: Config, progress: Progress, definition: Definition) -> dict[str, Any]:
-    found = latest_checkpoint(run.folder)
-    if found is not None:
-        config.resume, config.load_from = True, str(found)
-    runner = build_runner(_named(config, run))
+    checkpoint = latest_checkpoint(run.folder)
+    if checkpoint is not None:
+        config.resume, config.load_from = True, str(checkpoint)
+    runner = build_runner(_runner_config(config, run))
     runner.register_hook(progress)
     progress.tell(True, phase='preparing')
     runner.train()
@@ -254,23 +255,23 @@ def _scores(runner: Runner, definition: Definition) -> dict[str, Any]:
     folder = definition.path.parent
     data = {}
     val = plain(runner.val())
-    found = {'test': val if _tests_val(runner.cfg) else plain(runner.test()), 'val': val}
+    metrics = {'test': val if _tests_val(runner.cfg) else plain(runner.test()), 'val': val}
     for name, changes in definition.test_sets.items():
         config = configs.with_test_set(runner.cfg, changes)
-        given = {'runner': runner, 'dataloader': config.test_dataloader, 'evaluator': config.test_evaluator}
-        loop = LOOPS.build({'type': 'TestLoop', **config.test_cfg}, default_args=given)
-        found[name] = plain(loop.run())
+        defaults = {'runner': runner, 'dataloader': config.test_dataloader, 'evaluator': config.test_evaluator}
+        loop = LOOPS.build({'type': 'TestLoop', **config.test_cfg}, default_args=defaults)
+        metrics[name] = plain(loop.run())
         with suppress(OSError):  # labels that are no files here
             stamp = label_stamp(loop.dataloader.dataset)
             data[f'test_sets.{name}'] = f'{configs.options_hash(changes, folder)} {stamp}'
-    return {'metrics': found, 'data': data}
+    return {'metrics': metrics, 'data': data}
 
 
-def _named(config: Config, run: Run) -> Config:
+def _runner_config(config: Config, run: Run) -> Config:
     """Return the config with another file name, so that the runner does not overwrite ``run.py``."""
-    named = Config(config.to_dict(), cfg_text=config.text, filename=str(run.folder / 'config.py'))
-    named.experiment_name = f'{run.folder.name}_{run.name}_{os.getpid()}_{id(named)}'
-    return named
+    runner_config = Config(config.to_dict(), cfg_text=config.text, filename=str(run.folder / 'config.py'))
+    runner_config.experiment_name = f'{run.folder.name}_{run.name}_{os.getpid()}_{id(runner_config)}'
+    return runner_config
 
 
 def test_teacher(config: Config, definition: Definition) -> dict[str, Any]:

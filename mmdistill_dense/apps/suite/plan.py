@@ -26,7 +26,7 @@ from mmdistill_dense.utils.literals import assignments
 from mmdistill_dense.utils.validate import some
 
 SEED = re.compile(r'seed\d+')  # the folder of one seed of a row
-LISTED = 'runs.json'  # the folders of a suite's runs at its newest start, which a report reads
+RUNS_FILE = 'runs.json'  # the folders of a suite's runs at its newest start, which a report reads
 
 
 @dataclass(frozen=True)
@@ -92,50 +92,50 @@ def trains_teacher(definition: Definition) -> bool:
     """Tell whether the suite trains the teacher: it has begun to, or has its config and no checkpoint."""
     if definition.teacher is None and not definition.test_teacher:
         return False
-    found = teachers_of(read_file(definition.control).model)
-    if len(found) != 1:
+    teachers = teachers_of(read_file(definition.control).model)
+    if len(teachers) != 1:
         raise ValueError(
-            f'{definition.path}: teacher and test_teacher need a pair with one teacher, this one has {len(found)}: '
+            f'{definition.path}: teacher and test_teacher need a pair with one teacher, this one has {len(teachers)}: '
             'train them with mmdistill train, and remove both keys.'
         )
     if definition.teacher is None:
         return False
-    (option,) = found.values()
+    (option,) = teachers.values()
     file = Path(option.get('checkpoint') or '')
-    # one that an earlier `out` of this suite has trained may be of other settings, or of other data
+    # a teacher that this suite trained for an earlier `out` may have had other settings or other data
     older = file.is_relative_to(definition.path.absolute().parent) and (file.parent / 'state.json').is_file()
-    taught = (one for one in definition.out.glob('runs/*/seed*/run.py') if not is_alone(one.parent.parent.name))
-    anew = not file.is_file() or (older and not any(taught))
-    return (definition.out / TEACHER / 'state.json').is_file() or anew
+    rows = {path.parent.parent.name for path in definition.out.glob('runs/*/seed*/run.py')}
+    retrain = not file.is_file() or (older and all(map(is_alone, rows)))
+    return (definition.out / TEACHER / 'state.json').is_file() or retrain
 
 
 def select(definition: Definition, only: Sequence[str] = (), seeds: Sequence[int] = ()) -> list[Run]:
     """Return the runs of some rows and seeds with what they need."""
-    every = runs(definition)
-    names = {run.name for run in every}
+    all_runs = runs(definition)
+    names = {run.name for run in all_runs}
     for name in only:
         if name not in names:
             raise ValueError(f'--only: {unknown("row", name, names)}')
     if not set(seeds) <= set(definition.seeds) and (not only or set(only) - {TEACHER}):
         raise ValueError(f'--seeds {list(seeds)}: the definition has {list(definition.seeds)}')
-    fits = [run for run in every if not only or run.name in only]
-    wanted = {run.folder for run in fits if not seeds or run.seed in seeds or (only and run.is_teacher)}
-    for run in reversed(every):  # what is needed stands before
-        if run.folder in wanted:
-            wanted.update(run.after)
-    return [run for run in every if run.folder in wanted]
+    fits = [run for run in all_runs if not only or run.name in only]
+    folders = {run.folder for run in fits if not seeds or run.seed in seeds or (only and run.is_teacher)}
+    for run in reversed(all_runs):  # what is needed stands before
+        if run.folder in folders:
+            folders.update(run.after)
+    return [run for run in all_runs if run.folder in folders]
 
 
 def unfinished(definition: Definition, chosen: Sequence[Run], processes: int = 1) -> list[Run]:
     """Return the runs without a result, with a teacher whose weights they need and whose file is gone."""
     check_unchanged(definition, chosen)
     todo = [run for run in chosen if run.result is None]
-    every = runs(definition)
-    for run in every if todo else ():
+    all_runs = runs(definition)
+    for run in all_runs if todo else ():
         check_processes(run, processes)
-    listed = {'runs': [str(run.folder.relative_to(definition.out)) for run in every]}
-    if read_json(definition.out / LISTED) != listed:
-        write_json(definition.out / LISTED, listed)
+    listing = {'runs': [str(run.folder.relative_to(definition.out)) for run in all_runs]}
+    if read_json(definition.out / RUNS_FILE) != listing:
+        write_json(definition.out / RUNS_FILE, listing)
     needed = {run.teacher for run in todo}
     for run in chosen:  # results without weights were restored or tidied up
         name = (run.result or {}).get('checkpoint')
@@ -160,8 +160,8 @@ def config_of(definition: Definition, run: Run) -> Config:
 
 def resolved(definition: Definition, todo: Iterable[Run]) -> Resolved:
     """Return the config of each run, and its hash."""
-    found = {run: config_of(definition, run) for run in todo}
-    return {run: (config, hash_of(definition, run, config)) for run, config in found.items()}
+    run_configs = {run: config_of(definition, run) for run in todo}
+    return {run: (config, hash_of(definition, run, config)) for run, config in run_configs.items()}
 
 
 def name_teacher(run: Run, config: Config) -> None:
@@ -178,50 +178,50 @@ def hash_of(definition: Definition, run: Run, config: Config | None = None) -> s
         teacher = configs.teacher_config(definition, definition.teacher)
         made = f'{configs.config_hash(teacher, folder=folder)} seed {definition.teacher.seed}'
     config = config or config_of(definition, run)
-    found = configs.config_hash(config, made, folder)
+    digest = configs.config_hash(config, made, folder)
     # a teacher that is tested alone has the control's config, whose hash leaves out what no distiller reads
     tested = run.is_teacher and not trains_teacher(definition)
-    return configs.options_hash([found, config.model.teacher], folder) if tested else found
+    return configs.options_hash([digest, config.model.teacher], folder) if tested else digest
 
 
 def write_config(run: Run, config: Config, config_hash: str) -> None:
     """Write the whole config of a run with its hash; its training reads this file, and ``mim train`` takes it too."""
     name_teacher(run, config)
     values = {key: value for key, value in config.to_dict().items() if key != 'distillers'}
-    told: dict[str, str | None] = {'config_hash': config_hash, 'networks': configs.networks_hash(config)}
-    told['code'] = json.dumps(code) if (code := local_code(config)) else None
-    lines = [f'# {name}: {value}\n' for name, value in told.items() if value not in (None, '')]
+    header: dict[str, str | None] = {'config_hash': config_hash, 'networks': configs.networks_hash(config)}
+    header['code'] = json.dumps(code) if (code := local_code(config)) else None
+    lines = [f'# {name}: {value}\n' for name, value in header.items() if value not in (None, '')]
     write_text(run.file, f'{"".join(lines)}{assignments(values)}')
 
 
 def check_unchanged(definition: Definition, chosen: Iterable[Run]) -> None:
     """Refuse runs that were begun with another config than the definition gives now."""
-    known: dict[str, str] = {}
+    row_hashes: dict[str, str] = {}
     networks: dict[str, str] = {}
     rows: dict[str, Config] = {}
     for run in chosen:
         begun = run.state if latest_checkpoint(run.folder) else None
-        hashes = {str(one['config_hash']): None for one in (run.result, begun) if one and 'config_hash' in one}
-        if hashes and run.name not in known:
-            known[run.name] = hash_of(definition, run)
-        for found in hashes:
-            if found == known[run.name]:
+        hashes = {str(facts['config_hash']): None for facts in (run.result, begun) if facts and 'config_hash' in facts}
+        if hashes and run.name not in row_hashes:
+            row_hashes[run.name] = hash_of(definition, run)
+        for old_hash in hashes:
+            if old_hash == row_hashes[run.name]:
                 continue
             made_by, folder = config_of(definition, run), definition.path.parent
-            if run.is_teacher and found == configs.config_hash(made_by, folder=folder):
+            if run.is_teacher and old_hash == configs.config_hash(made_by, folder=folder):
                 continue  # tested before the file of its weights counted
             keys = configs.changed_keys(run.folder, made_by)
-            if keys or len(found) >= configs.DIGITS:
+            if keys or len(old_hash) >= configs.DIGITS:
                 raise ValueError(
                     f'{run.title}: {run.folder} was made with another config than the definition gives now '
                     f'({some(keys) or "its teacher"}). Undo the change, set another `out`, or remove that folder to '
                     'repeat the run.'
                 )
-        kept = remark(run.file, 'networks') if (begun or run.result) and run.file.is_file() else None
-        if kept is not None:
+        old_networks = remark(run.file, 'networks') if (begun or run.result) and run.file.is_file() else None
+        if old_networks is not None:
             if run.name not in networks:
                 networks[run.name] = configs.networks_hash(config_of(definition, run))
-            if kept != networks[run.name]:
+            if old_networks != networks[run.name]:
                 raise ValueError(
                     f'{run.title}: {run.folder} was made with other networks: a file that the pair names by `cfg` has '
                     'changed. Undo the change, or remove that folder to repeat the run.'
@@ -243,33 +243,33 @@ def check_code(run: Run, config: Config) -> None:
 def check_processes(run: Run, processes: int) -> None:
     """Refuse a folder made by another number of processes, so with another batch, unless it is a finished teacher."""
     begun = run.state if latest_checkpoint(run.folder) else {}
-    found = begun.get('processes') if run.result is None else run.result.get('processes')
-    if found in (None, processes) or (run.is_teacher and run.result):
+    old_processes = begun.get('processes') if run.result is None else run.result.get('processes')
+    if old_processes in (None, processes) or (run.is_teacher and run.result):
         return
     raise ValueError(
-        f'{run.title}: {run.folder} was made by {found} process(es), this would be {processes}: another batch. Go on '
-        'as it was begun (`mmdistill suite run` starts one, `suite job --launcher` several), set another `out`, or '
-        'remove that folder to repeat the run.'
+        f'{run.title}: {run.folder} was made by {old_processes} process(es), this would be {processes}: another batch. '
+        'Go on as it was begun (`mmdistill suite run` starts one, `suite job --launcher` several), set another `out`, '
+        'or remove that folder to repeat the run.'
     )
 
 
 def check_batch(definition: Definition, todo: Resolved, processes: int) -> None:
     """Refuse a batch that does not match the recipe's learning rate."""
     trained = trains_teacher(definition)
-    for place, run in {'teacher.options' if run.is_teacher else 'options': run for run in todo}.items():
+    for group, run in {'teacher.options' if run.is_teacher else 'options': run for run in todo}.items():
         if (trained or not run.is_teacher) and (problem := batch_problem(todo[run][0], processes)):
-            raise ValueError(f'{definition.path}: {place}: {problem}')
+            raise ValueError(f'{definition.path}: {group}: {problem}')
 
 
 def score_of(definition: Definition, metrics: Mapping[str, Mapping[str, float]], split: str = 'test') -> float:
     """Return the score of a run in percent."""
-    found = metrics[split]
-    if not found:  # mmdet returns no metric for a detector without a single detection
+    scores = metrics[split]
+    if not scores:  # mmdet returns no metric for a detector without a single detection
         return 0.0
-    if definition.metric not in found:
-        said = f'metric={definition.metric!r} is not in the result of the test: {", ".join(found)}'
-        raise KeyError(f'{definition.path}: {said}')
-    return found[definition.metric] * (100.0 if definition.percent else 1.0)
+    if definition.metric not in scores:
+        problem = f'metric={definition.metric!r} is not in the result of the test: {", ".join(scores)}'
+        raise KeyError(f'{definition.path}: {problem}')
+    return scores[definition.metric] * (100.0 if definition.percent else 1.0)
 
 
 def scored(definition: Definition, run: Run) -> dict[str, Any] | None:
@@ -277,10 +277,7 @@ def scored(definition: Definition, run: Run) -> dict[str, Any] | None:
     result = run.result
     if result is not None:
         today = {'score': score_of(definition, result['metrics']), 'metric': definition.metric}
-        if (
-            repr(today['score']) != repr(result['score'])
-            or result.get('metric', definition.metric) != definition.metric
-        ):
+        if any(repr(result.get(key, value)) != repr(value) for key, value in today.items()):
             result |= today
             write_json(run.folder / 'result.json', result)
     return result
@@ -288,15 +285,16 @@ def scored(definition: Definition, run: Run) -> dict[str, Any] | None:
 
 def results(definition: Definition) -> dict[str, dict[int, dict[str, Any]]]:
     """Return the results of the teacher, the control and the rows, by name and seed."""
-    found: dict[str, dict[int, dict[str, Any]]] = {}
+    row_results: dict[str, dict[int, dict[str, Any]]] = {}
     for run in runs(definition):
         if (result := scored(definition, run)) is not None:
-            found.setdefault(run.name, {})[run.seed] = result
-    return {name: found[name] for name in (TEACHER, CONTROL, *definition.methods) if name in found}
+            row_results.setdefault(run.name, {})[run.seed] = result
+    return {name: row_results[name] for name in (TEACHER, CONTROL, *definition.methods) if name in row_results}
 
 
-def on_val(results: Sequence[Mapping[str, Any]], metric: str | None = None) -> float:
+def mean_on_val(results: Sequence[Mapping[str, Any]], metric: str | None = None) -> float:
     """Return the mean of a metric on val over runs, -inf if a run has none. Default: the metric of the score."""
-    found = [(one.get('metrics') or {}).get('val', {}).get(metric or one.get('metric'), math.nan) for one in results]
-    mean = fmean(map(float, found)) if found else math.nan
+    records = ((result.get('metrics') or {}, metric or result.get('metric')) for result in results)
+    scores = [float(metrics.get('val', {}).get(name, math.nan)) for metrics, name in records]
+    mean = fmean(scores) if scores else math.nan
     return -math.inf if math.isnan(mean) else mean

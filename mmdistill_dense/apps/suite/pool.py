@@ -22,12 +22,12 @@ from mmdistill_dense.engine.resume import latest_checkpoint
 from mmdistill_dense.utils.files import in_use, write_json
 from mmdistill_dense.utils.process import wait_briefly
 
-LOOK = 2.0  # seconds between two looks at what other pools do
-STALLS = 2  # how often a run that makes no step is started again
+POLL_INTERVAL = 2.0  # seconds between two checks of the locks of other pools
+MAX_RESTARTS = 2  # how often a run that makes no step is started again
 GRACE = 10.0  # seconds between SIGTERM and SIGKILL
-BURIAL = 2.0  # seconds to wait for the workers of a killed job
+REAP_TIMEOUT = 2.0  # seconds to wait for the workers of a killed job
 TAIL = 15  # lines shown of a failed run's log
-FULL = 16 * 2**20  # bytes left on a disk that counts as full: less than a checkpoint
+MIN_FREE_BYTES = 16 * 2**20  # bytes left on a disk that counts as full: less than a checkpoint
 
 
 class Pool:
@@ -43,10 +43,10 @@ class Pool:
         jobs: int,
         threads: int,
         say: Callable[[str], None],
-        news: Callable[[], None] = lambda: None,  # called when a run has ended
+        on_run_end: Callable[[], None] = lambda: None,  # called when a run has ended
         stall: float | None = None,  # minutes without a report
     ) -> None:
-        self.command, self.jobs, self.threads, self.say, self.news = command, jobs, threads, say, news
+        self.command, self.jobs, self.threads, self.say, self.on_run_end = command, jobs, threads, say, on_run_end
         self.stall = stall
         devices = visible_devices()
         self.slots: SimpleQueue[str | None] = SimpleQueue()  # a device for each thread
@@ -59,41 +59,42 @@ class Pool:
         """Do runs, which include all that they depend on; return why some failed, which stops only their dependents."""
         waiting, failed = list(todo), dict[str, str]()
         running: dict[Future[str | None], Run] = {}
-        titles, elsewhere, looked = {run.folder: run.title for run in todo}, set[Path](), -LOOK
+        titles, busy_folders, last_poll = {run.folder: run.title for run in todo}, set[Path](), -POLL_INTERVAL
 
         with ThreadPoolExecutor(self.jobs) as threads:
             try:
                 while waiting or running:
                     for run in list(waiting):
-                        if lost := [titles[one] for one in run.after if titles.get(one) in failed]:
+                        if lost := [titles[folder] for folder in run.after if titles.get(folder) in failed]:
                             waiting.remove(run)
                             self._fail(failed, run, f'needs {", ".join(lost)}')
-                    if time.monotonic() - looked >= LOOK:
-                        elsewhere, looked = {run.folder for run in waiting if in_use(run.folder)}, time.monotonic()
-                    for run in [run for run in waiting if run.folder not in elsewhere]:
+                    if time.monotonic() - last_poll >= POLL_INTERVAL:
+                        busy_folders = {run.folder for run in waiting if in_use(run.folder)}
+                        last_poll = time.monotonic()
+                    for run in [run for run in waiting if run.folder not in busy_folders]:
                         if run.result is not None:  # another process did it
                             waiting.remove(run)
-                            self._tell(run)
+                            self._report(run)
                         elif len(running) < self.jobs and not run.missing:
                             waiting.remove(run)
-                            running[threads.submit(self._do, run, self.slots.get())] = run  # one is free
-                    if waiting and not running and not elsewhere:
+                            running[threads.submit(self._run_job, run, self.slots.get())] = run  # one is free
+                    if waiting and not running and not busy_folders:
                         for run in waiting:
                             needs = ', '.join(map(str, run.missing))
                             self._fail(failed, run, f'needs results that none of these runs gives: {needs}')
                         break
-                    for future in wait(running, LOOK if running else 0, FIRST_COMPLETED).done:
+                    for future in wait(running, POLL_INTERVAL if running else 0, FIRST_COMPLETED).done:
                         run, reason = running.pop(future), future.result()
                         if reason == ELSEWHERE:
                             waiting.insert(0, run)
-                            looked = -LOOK
+                            last_poll = -POLL_INTERVAL
                         elif reason is not None:
                             self._fail(failed, run, reason)
                         else:
-                            self._tell(run)
-                            self.news()
+                            self._report(run)
+                            self.on_run_end()
                     if not running:
-                        time.sleep(LOOK / 10)
+                        time.sleep(POLL_INTERVAL / 10)
             finally:
                 self.ended = True
                 end(list(self.processes))
@@ -103,23 +104,23 @@ class Pool:
         failed[run.title] = reason
         self.say(f'{run.title}: FAILED ({reason.splitlines()[0]})')
 
-    def _tell(self, run: Run) -> None:
+    def _report(self, run: Run) -> None:
         result = run.result or {}
         split = 'val' if result.get('test_is_val') else 'test'
         self.say(f'{run.title}: {result["score"]:.2f} on {split} after {clock(60 * result["minutes"])}')
 
-    def _do(self, run: Run, device: str | None) -> str | None:
+    def _run_job(self, run: Run, device: str | None) -> str | None:
         """Do a run in a process; return why it failed, :data:`ELSEWHERE` if another process does it, or ``None``."""
         try:
             if full := no_room(run.folder):
                 return f'was not started{full}'
-            found, log = latest_checkpoint(run.folder), run.folder / 'log.txt'
+            checkpoint, log = latest_checkpoint(run.folder), run.folder / 'log.txt'
             try:
                 words = self.command(run)
             except (OSError, LookupError, ValueError) as error:
                 return f'was not started: {error}'
-            self.say(f'{run.title}: {f"goes on from {found.name}" if found else "starts"}')
-            for _ in range(STALLS + 1):
+            self.say(f'{run.title}: {f"goes on from {checkpoint.name}" if checkpoint else "starts"}')
+            for _ in range(MAX_RESTARTS + 1):
                 code = self._process(run, words, device)
                 if self.ended:
                     return None  # interrupted, which is no failure
@@ -131,7 +132,7 @@ class Pool:
                 if code != STALLED:
                     break
                 self.say(f'{run.title}: no step for {self.stall} min, ended')
-                reason = f'made no step for {self.stall} min, {STALLS + 1} times'
+                reason = f'made no step for {self.stall} min, {MAX_RESTARTS + 1} times'
             with suppress(OSError):  # for `suite list`
                 write_json(run.folder / 'state.json', {**run.state, 'failed': reason.splitlines()[0]})
             return f'{reason}\n{tail(log)}'
@@ -139,7 +140,7 @@ class Pool:
             self.slots.put(device)
 
     def _process(self, run: Run, words: list[str], device: str | None) -> int | None:
-        """Run a process to its end and return its code, :data:`STALLED` if it told nothing for too long."""
+        """Run a process to its end and return its code, or :data:`STALLED` if it reported nothing for too long."""
         if self.ended:
             return None
         run.folder.mkdir(parents=True, exist_ok=True)
@@ -149,18 +150,18 @@ class Pool:
             environment['CUDA_VISIBLE_DEVICES'] = device
         began, state = time.time(), run.folder / 'state.json'
         with open(run.folder / 'log.txt', 'ab') as file:
-            given: dict[str, Any] = dict(stdin=subprocess.PIPE, stdout=file, stderr=subprocess.STDOUT)
+            streams: dict[str, Any] = dict(stdin=subprocess.PIPE, stdout=file, stderr=subprocess.STDOUT)
             # in a group of its own: Ctrl-C reaches only this process, which then ends the group with its loader workers
-            process = subprocess.Popen(words, env=environment, start_new_session=True, **given)
+            process = subprocess.Popen(words, env=environment, start_new_session=True, **streams)
         self.processes.add(process)
         if self.ended:  # the interruption came while this process started, and ended those that it knew
             end([process])
         try:
             while True:
                 with suppress(subprocess.TimeoutExpired):
-                    return process.wait(LOOK)
-                told = max(began, state.stat().st_mtime if state.is_file() else 0.0)
-                if self.stall is not None and time.time() - told >= 60 * self.stall:
+                    return process.wait(POLL_INTERVAL)
+                last_report = max(began, state.stat().st_mtime if state.is_file() else 0.0)
+                if self.stall is not None and time.time() - last_report >= 60 * self.stall:
                     return STALLED
         finally:
             if not self.ended:
@@ -174,10 +175,10 @@ STALLED = -1000
 
 def clock(seconds: float) -> str:
     """Return a duration as text."""
-    minutes, rest = divmod(max(0, round(seconds)), 60)
+    minutes, remainder = divmod(max(0, round(seconds)), 60)
     if minutes >= 60:
         return f'{minutes // 60} h {minutes % 60:02d} min'
-    return f'{minutes} min {rest:02d} s' if minutes else f'{rest} s'
+    return f'{minutes} min {remainder:02d} s' if minutes else f'{remainder} s'
 
 
 def job_words(definition: Path, run: Run) -> list[str]:
@@ -187,9 +188,9 @@ def job_words(definition: Path, run: Run) -> list[str]:
 
 def visible_devices() -> list[str]:
     """Return the GPUs that this process may use."""
-    given = os.environ.get('CUDA_VISIBLE_DEVICES')
-    if given is not None:
-        return [device for device in given.split(',') if device.strip() not in ('', '-1')]
+    devices = os.environ.get('CUDA_VISIBLE_DEVICES')
+    if devices is not None:
+        return [device for device in devices.split(',') if device.strip() not in ('', '-1')]
     import torch
 
     return [str(index) for index in range(torch.cuda.device_count())]
@@ -203,11 +204,11 @@ def tail(log: Path) -> str:
 
 def no_room(folder: Path) -> str:
     """Return what to add to a failure if the disk of a folder is full: the log may have had no room to say so."""
-    there = next(one for one in (folder, *folder.absolute().parents) if one.is_dir())
-    left = shutil.disk_usage(there).free
-    if left > FULL:
+    ancestor = next(parent for parent in (folder, *folder.absolute().parents) if parent.is_dir())
+    free_bytes = shutil.disk_usage(ancestor).free
+    if free_bytes > MIN_FREE_BYTES:
         return ''
-    return f': the disk of {folder} is full, {left // 2**20} MiB are left. Make room; the same command goes on'
+    return f': the disk of {folder} is full, {free_bytes // 2**20} MiB are left. Make room; the same command goes on'
 
 
 def end(processes: Sequence[subprocess.Popen[bytes]]) -> None:
@@ -222,9 +223,9 @@ def end(processes: Sequence[subprocess.Popen[bytes]]) -> None:
             os.killpg(process.pid, signal.SIGKILL)  # also the rest of its group
         process.wait()
         # Killed processes disappear a little later. Zombies that nobody collects never do, hence the limit.
-        burial = time.monotonic() + BURIAL
+        limit_of_group = time.monotonic() + REAP_TIMEOUT
         with suppress(ProcessLookupError, PermissionError):
-            while time.monotonic() < burial:
+            while time.monotonic() < limit_of_group:
                 os.killpg(process.pid, 0)
                 time.sleep(0.01)
         if process.stdin is not None:

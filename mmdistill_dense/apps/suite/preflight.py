@@ -11,7 +11,7 @@ from mmdistill_dense.apps.check.context import Options
 from mmdistill_dense.apps.check.run import CheckReport, check_config
 from mmdistill_dense.apps.recipes.compose import unknown
 from mmdistill_dense.apps.suite import configs, plan
-from mmdistill_dense.apps.suite.definition import Definition, naming
+from mmdistill_dense.apps.suite.definition import Definition, error_prefix
 from mmdistill_dense.apps.suite.plan import Resolved
 from mmdistill_dense.config.local_code import local_code
 from mmdistill_dense.config.values import listed, may_give, scores_of
@@ -22,53 +22,53 @@ from mmdistill_dense.utils.version import __version__
 
 
 def check(definition: Definition, todo: Resolved) -> None:
-    """Check each row as ``mmdistill check`` does, by its config and hash; one that was found good is not again."""
-    place = definition.out / 'checked.json'
-    known = read_json(place) or {}
+    """Check each row as ``mmdistill check`` does. A row that passed is not checked again while its hash is the same."""
+    path = definition.out / 'checked.json'
+    hashes = read_json(path) or {}
     trained = plan.trains_teacher(definition)
     for name, changes in definition.test_sets.items() if todo else ():
         config = configs.with_test_set(configs.control_config(definition), changes)
         with (
-            naming(f'{definition.path}: test_sets.{name}'),
+            error_prefix(f'{definition.path}: test_sets.{name}'),
             DefaultScope.overwrite_default_scope(config.get('default_scope')),
         ):
             if not len(DATASETS.build(config.test_dataloader.dataset)):
                 raise ValueError('the set has no pictures: its keys change the test set of the control.')
-    seen = set[str]()
+    checked = set[str]()
     for run in todo:
         config = todo[run][0]
-        now = f'{todo[run][1]} {configs.networks_hash(config)} {__version__}{local_code(config) or ""}'
+        digest = f'{todo[run][1]} {configs.networks_hash(config)} {__version__}{local_code(config) or ""}'
         check_metric(config, definition.metric, str(definition.path))
-        if run.name in seen or (run.is_teacher and not trained) or known.get(run.name) == now:
-            continue  # a teacher that is there is only tested
-        seen.add(run.name)
+        if run.name in checked or (run.is_teacher and not trained) or hashes.get(run.name) == digest:
+            continue  # an existing teacher is only tested
+        checked.add(run.name)
         few = min(2, config.train_dataloader.batch_size)  # the step of a whole batch may take minutes on a CPU
-        # the file of a teacher that is trained first is not there yet
+        # a teacher that the suite trains has no file yet
         options = Options(batch=few, val=0, cost=False, command=False, teachers=run.teacher is None)
         with heartbeat(f'checking {run.name}'):
             report = check_config(config, options, lambda stage: None)
         if wrong := [finding for finding in report.findings if finding.level == ERROR]:
-            told = ' '.join(f'{finding.message} {finding.advice}'.strip() for finding in wrong)
-            raise ValueError(f'{definition.path}: {run.name}: {told}')
-        print('\n'.join(_said(run.name, report)), flush=True)
-        known = {**known, run.name: now}
-        write_json(place, known)
+            problems = ' '.join(f'{finding.message} {finding.advice}'.strip() for finding in wrong)
+            raise ValueError(f'{definition.path}: {run.name}: {problems}')
+        print('\n'.join(_summary_lines(run.name, report)), flush=True)
+        hashes = {**hashes, run.name: digest}
+        write_json(path, hashes)
 
 
-def _said(name: str, report: CheckReport) -> Iterator[str]:
+def _summary_lines(name: str, report: CheckReport) -> Iterator[str]:
     subject = report.subject
     facts = [f'{subject.pictures} pictures'] if subject.pictures else []
     if subject.student is not None:
         facts.append(f'student {subject.student.parameters / 1e6:.2f} M parameters')
-    for one in subject.teachers:
-        if one.parameters:
-            facts.append(f'{one.key.removeprefix("model.")} {one.parameters / 1e6:.2f} M')
+    for teacher in subject.teachers:
+        if teacher.parameters:
+            facts.append(f'{teacher.key.removeprefix("model.")} {teacher.parameters / 1e6:.2f} M')
     yield f'check    {name}: {report.verdict}; {", ".join(facts)}'
     for start in subject.student.starts if subject.student else ():
         yield f'         student: {start.told(", ")}'
-    for one in subject.teachers:
-        if told := one.told(', '):
-            yield f'         teacher from {told}'
+    for teacher in subject.teachers:
+        if origin := teacher.told(', '):
+            yield f'         teacher from {origin}'
     pairs = [f'{row.distiller} compares {row.student_tap} with {row.teacher_tap}' for row in subject.taps]
     yield from (f'         {pair}' for pair in dict.fromkeys(pairs))
     for finding in report.findings:
@@ -76,12 +76,12 @@ def _said(name: str, report: CheckReport) -> Iterator[str]:
             yield f'         {finding.level}: {finding.message} {finding.advice}'.rstrip()
 
 
-def check_metric(config: Config, metric: str, place: str) -> None:
+def check_metric(config: Config, metric: str, path: str) -> None:
     """Refuse a metric that evaluators of mmseg and mmdet do not return, and evaluators that give no score."""
     for split in ('val_evaluator', 'test_evaluator'):
-        several = listed(config.get(split))
-        if any(one.get('format_only') for one in several):
-            raise ValueError(f'{place}: {split}.format_only=True writes predictions and gives no score: leave it out.')
-        if several and not any(may_give(one, metric) for one in several):
-            names = set().union(*(scores_of(one) or () for one in several))
-            raise ValueError(f'{place}: metric: {unknown(f"score of {split}", metric, names)}')
+        evaluators = listed(config.get(split))
+        if any(evaluator.get('format_only') for evaluator in evaluators):
+            raise ValueError(f'{path}: {split}.format_only=True writes predictions and gives no score: leave it out.')
+        if evaluators and not any(may_give(evaluator, metric) for evaluator in evaluators):
+            names = set().union(*(scores_of(evaluator) or () for evaluator in evaluators))
+            raise ValueError(f'{path}: metric: {unknown(f"score of {split}", metric, names)}')

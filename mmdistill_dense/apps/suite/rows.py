@@ -11,7 +11,7 @@ from typing import Any
 from scipy.special import stdtr, stdtrit  # scipy.stats.t takes seconds to import
 
 from mmdistill_dense.apps.suite import plan
-from mmdistill_dense.apps.suite.definition import CONTROL, TEACHER, Definition, Method, is_alone, with_options
+from mmdistill_dense.apps.suite.definition import CONTROL, TEACHER, Definition, Method, describe_options, is_alone
 
 LEVEL = 0.95
 _EQUAL = 1e-12  # of the scores: differences that differ by less are equal but for rounding
@@ -30,7 +30,7 @@ class Summary:
 class Gain:
     """Differences at the same seed."""
 
-    each: dict[int, float]  # the difference of each seed
+    by_seed: dict[int, float]  # the difference of each seed
     mean: float  # their mean
     sd: float | None = None  # their standard deviation, ``None`` for one pair, as the next three
     low: float | None = None  # bounds of the mean; ``None``, as the next, if all differences are equal
@@ -39,14 +39,14 @@ class Gain:
 
     @property
     def n(self) -> int:
-        return len(self.each)
+        return len(self.by_seed)
 
     @property
     def half(self) -> float | None:
         return None if self.high is None else self.high - self.mean
 
     @property
-    def told_apart(self) -> bool:
+    def is_significant(self) -> bool:
         """Whether the mean differs from 0, at the level of :data:`LEVEL` for the whole table."""
         return self.p is not None and self.p <= 1 - LEVEL
 
@@ -65,28 +65,28 @@ def paired_gain(scores: Mapping[int, float], control: Mapping[int, float]) -> Ga
     """Return the mean difference at the same seed with ``mean +- t_{(1 + LEVEL) / 2, n - 1} sd / sqrt(n)``."""
     # a run and its control share first weights and the order of the data, so differences have less noise than scores;
     # one pair has no bounds, nor have differences that are all equal, as those of rounded scores: they tell no noise
-    each = {seed: scores[seed] - control[seed] for seed in sorted(scores) if seed in control}
-    summary = summarise(list(each.values()))
+    differences = {seed: scores[seed] - control[seed] for seed in sorted(scores) if seed in control}
+    summary = summarise(list(differences.values()))
     if summary is None:
         return None
     if summary.sd is None:
-        return Gain(each, summary.mean)
+        return Gain(differences, summary.mean)
     mean, error, freedom = summary.mean, summary.sd / math.sqrt(summary.n), summary.n - 1
     if summary.sd <= _EQUAL * max(map(abs, [*scores.values(), *control.values()])):
-        return Gain(each, mean, summary.sd)
+        return Gain(differences, mean, summary.sd)
     half = float(stdtrit(freedom, (1 + LEVEL) / 2)) * error
     p = float(2 * stdtr(freedom, -abs(mean) / error))
-    return Gain(each, mean, summary.sd, mean - half, mean + half, 1.0 if math.isnan(p) else p)
+    return Gain(differences, mean, summary.sd, mean - half, mean + half, 1.0 if math.isnan(p) else p)
 
 
 def holm(gains: Mapping[str, Gain | None]) -> dict[str, Gain | None]:
     """Return gains that are tested together, with p-values by Holm's correction."""
     corrected = dict(gains)
-    known = ((gain.p, name, gain) for name, gain in gains.items() if gain and gain.p is not None)
-    tested = sorted(known, key=lambda one: one[:2])
+    p_values = ((gain.p, name, gain) for name, gain in gains.items() if gain and gain.p is not None)
+    ranked = sorted(p_values, key=lambda entry: entry[:2])
     largest = 0.0
-    for place, (p, name, gain) in enumerate(tested):
-        largest = max(largest, min(1.0, (len(tested) - place) * p))
+    for rank, (p, name, gain) in enumerate(ranked):
+        largest = max(largest, min(1.0, (len(ranked) - rank) * p))
         corrected[name] = replace(gain, p=largest)
     return corrected
 
@@ -123,9 +123,9 @@ class Row:
     @property
     def seconds_per_iteration(self) -> float | None:
         """The median of each run, averaged over the runs."""
-        found = (result.get('seconds_per_iteration') for result in self.results.values())
-        known = [seconds for seconds in found if seconds is not None]
-        return fmean(known) if known else None
+        times = (result.get('seconds_per_iteration') for result in self.results.values())
+        medians = [seconds for seconds in times if seconds is not None]
+        return fmean(medians) if medians else None
 
 
 @dataclass(frozen=True)
@@ -153,45 +153,45 @@ def collect(definition: Definition) -> SuiteTable:
             if name != TEACHER and 'processes' in result:
                 counts.setdefault(result['processes'], {})[name] = None
     if len(counts) > 1:
-        told = '; '.join(f'{", ".join(names)}: {count}' for count, names in counts.items())
+        groups = '; '.join(f'{", ".join(names)}: {count}' for count, names in counts.items())
         raise ValueError(
-            f'runs with different numbers of processes, and so different batches, cannot share a table ({told}). '
+            f'runs with different numbers of processes, and so different batches, cannot share a table ({groups}). '
             'Move the folders of one number away, and repeat them.'
         )
-    for found in (changed_data(results), *(changed_data(results, False, name) for name in definition.test_sets)):
-        if found:
-            raise ValueError(found)
-    every = {name: results.get(name, {}) for name in (TEACHER, CONTROL, *definition.methods)}
-    return SuiteTable(definition, make_rows(every, definition.seeds))
+    for problem in (changed_data(results), *(changed_data(results, False, name) for name in definition.test_sets)):
+        if problem:
+            raise ValueError(problem)
+    row_results = {name: results.get(name, {}) for name in (TEACHER, CONTROL, *definition.methods)}
+    return SuiteTable(definition, make_rows(row_results, definition.seeds))
 
 
 def make_rows(results: Mapping[str, Results], seeds: Sequence[int]) -> tuple[Row, ...]:
     """Return a row for each name, from results by name and seed; methods have their gain over the control."""
     rows = [
-        Row(name, found, () if name == TEACHER else tuple(seed for seed in seeds if seed not in found))
-        for name, found in results.items()
+        Row(name, by_seed, () if name == TEACHER else tuple(seed for seed in seeds if seed not in by_seed))
+        for name, by_seed in results.items()
     ]
-    alone = next((row.scores for row in rows if row.name == CONTROL), {})
-    gains = holm({row.name: paired_gain(row.scores, alone) for row in rows if row.compared})
+    control = next((row.scores for row in rows if row.name == CONTROL), {})
+    gains = holm({row.name: paired_gain(row.scores, control) for row in rows if row.compared})
     return tuple(replace(row, gain=gains.get(row.name)) for row in rows)
 
 
-def on_set(table: SuiteTable, name: str) -> tuple[Row, ...]:
+def rows_on_set(table: SuiteTable, name: str) -> tuple[Row, ...]:
     """Return the rows with scores and gains on a further test set; runs that finished before it was named have none."""
-    found = {
+    set_results = {
         row.name: {
-            seed: {**one, 'score': plan.score_of(table.definition, one['metrics'], name)}
-            for seed, one in row.results.items()
-            if name in one['metrics']
+            seed: {**result, 'score': plan.score_of(table.definition, result['metrics'], name)}
+            for seed, result in row.results.items()
+            if name in result['metrics']
         }
         for row in table.rows
     }
-    return make_rows(found, table.definition.seeds)
+    return make_rows(set_results, table.definition.seeds)
 
 
-def own_settings(method: Method) -> str:
+def row_settings(method: Method) -> str:
     """Return in words which options and learning rate a row has of its own; empty without."""
-    options = with_options(method.options)
+    options = describe_options(method.options)
     return options + (f', {method.rate:g} times the learning rate' if method.rate != 1 else '')
 
 
@@ -202,20 +202,20 @@ def changed_data(results: Mapping[str, Results], teachers: bool = True, test_set
     trained again, to the same weights in another file: such ``teachers`` are not compared. With a further ``test_set``,
     that alone is compared, of students: the teacher's may have its own classes.
     """
-    teachers &= not any(one.get('iterations') for one in results.get(TEACHER, {}).values())
-    first: dict[str, tuple[str, str]] = {}
+    teachers &= not any(result.get('iterations') for result in results.get(TEACHER, {}).values())
+    references: dict[str, tuple[str, str]] = {}
     for name, by_seed in results.items():
         for seed, result in by_seed.items() if not test_set or name != TEACHER else ():
-            told = result.get('teacher') or {}
-            weights = [one.get('sha256') for one in ([told] if 'sha256' in told else told.values())]
-            taught = {f'teacher of {name}': str(weights)} if weights and teachers else {}
+            receipts = result.get('teacher') or {}
+            weights = [receipt.get('sha256') for receipt in ([receipts] if 'sha256' in receipts else receipts.values())]
+            teacher_stamp = {f'teacher of {name}': str(weights)} if weights and teachers else {}
             stamps = (result.get('data') or {}).items()
-            stamps = {what: stamp for what, stamp in stamps if what.partition('test_sets.')[2] == test_set}
-            for what, stamp in {**stamps, **taught}.items():
-                other, known = first.setdefault(what, (f'{name} seed {seed}', stamp))
-                if known != stamp:
-                    changed = "the teacher's weights" if what in taught else 'label files'
-                    changed = f'{what} or its label files' if what.startswith('test_sets.') else changed
+            stamps = {source: stamp for source, stamp in stamps if source.partition('test_sets.')[2] == test_set}
+            for source, stamp in {**stamps, **teacher_stamp}.items():
+                other, old_stamp = references.setdefault(source, (f'{name} seed {seed}', stamp))
+                if old_stamp != stamp:
+                    changed = "the teacher's weights" if source in teacher_stamp else 'label files'
+                    changed = f'{source} or its label files' if source.startswith('test_sets.') else changed
                     return (
                         f'{other} and {name} seed {seed}: {changed} were changed between these runs, so their scores '
                         'cannot be compared. Undo the change, or remove the folders of the runs to repeat.'

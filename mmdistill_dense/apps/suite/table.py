@@ -11,7 +11,7 @@ from typing import Any
 
 from mmdistill_dense.apps.suite import configs
 from mmdistill_dense.apps.suite.definition import CONTROL, TEACHER, Definition
-from mmdistill_dense.apps.suite.rows import LEVEL, Row, SuiteTable, collect, on_set, own_settings
+from mmdistill_dense.apps.suite.rows import LEVEL, Row, SuiteTable, collect, row_settings, rows_on_set
 from mmdistill_dense.utils.files import write_text
 from mmdistill_dense.utils.validate import some
 
@@ -46,8 +46,8 @@ def as_markdown(table: SuiteTable) -> str:
         main.append(_line([title, count, score_cell(row), gain_cell(row), taken]))
         if row.name != TEACHER:
             seeds.append(_line([title, *(_of_seed(row, seed) for seed in definition.seeds)]))
-    notes = ['## How to read it', '', *(f'- {line}' for line in _reading(table)), '']
-    notes += ['## What it was made of', '', *(f'- {line}' for line in _made_of(table))]
+    notes = ['## How to read it', '', *(f'- {line}' for line in _notes(table)), '']
+    notes += ['## What it was made of', '', *(f'- {line}' for line in _provenance(table))]
     parts = [f'# {definition.title}', '\n'.join(main), '\n'.join(['## Each seed', '', *seeds])]
     parts += ['\n'.join(['## Other test sets', '', *_other_sets(table)])] if definition.test_sets else []
     parts += ['\n'.join(notes)]
@@ -56,14 +56,14 @@ def as_markdown(table: SuiteTable) -> str:
 
 def _other_sets(table: SuiteTable) -> Iterator[str]:
     """Yield a table of scores and gains on further test sets."""
-    sets = {name: on_set(table, name) for name in table.definition.test_sets}
+    sets = {name: rows_on_set(table, name) for name in table.definition.test_sets}
     yield from _head(['', *sets])
-    for place, row in enumerate(table.rows):
-        cells = [' '.join(filter(None, [score_cell(one[place]), gain_cell(one[place])])) for one in sets.values()]
+    for index, row in enumerate(table.rows):
+        cells = [' '.join(filter(None, [score_cell(rows[index]), gain_cell(rows[index])])) for rows in sets.values()]
         yield _line([TITLES.get(row.name, row.name), *cells])
     yield ''
-    told = "Holm's correction is within one set."
-    yield f'Score, and gain over the {TITLES[CONTROL]} at the same seed [{LEVEL:.0%} interval]; {told}'
+    note = "Holm's correction is within one set."
+    yield f'Score, and gain over the {TITLES[CONTROL]} at the same seed [{LEVEL:.0%} interval]; {note}'
 
 
 def _head(titles: Sequence[str]) -> list[str]:
@@ -92,7 +92,7 @@ def gain_cell(row: Row) -> str:
     """Return the gain with its interval, bold where it is significant."""
     if row.gain is None:
         return NONE
-    gain, bold = row.gain, '**' if row.gain.told_apart else ''
+    gain, bold = row.gain, '**' if row.gain.is_significant else ''
     bounds = '' if gain.low is None else f' [{gain.low:+.2f}, {gain.high:+.2f}]'
     fewer = f', {gain.n} pair{"s" if gain.n > 1 else ""}' if gain.n < len(row.results) else ''
     return f'{bold}{gain.mean:+.2f}{bold}{bounds}{fewer}'
@@ -101,11 +101,11 @@ def gain_cell(row: Row) -> str:
 def _of_seed(row: Row, seed: int) -> str:
     if seed not in row.scores:
         return 'missing'
-    gains = row.gain.each if row.gain else {}
+    gains = row.gain.by_seed if row.gain else {}
     return f'{row.scores[seed]:.2f}' + (f' ({gains[seed]:+.2f})' if seed in gains else '')
 
 
-def _reading(table: SuiteTable) -> Iterator[str]:
+def _notes(table: SuiteTable) -> Iterator[str]:
     results = [result for row in table.rows for result in row.results.values()]
     same = any(result.get('test_is_val') for result in results)
     yield (
@@ -121,42 +121,38 @@ def _reading(table: SuiteTable) -> Iterator[str]:
     if gaps := [f'{row.name} seed {", ".join(map(str, row.missing))}' for row in table.rows if row.missing]:
         yield f'Missing: {"; ".join(gaps)}. Gains use only the seeds that both runs have.'
     if any(row.seconds_per_iteration is not None for row in table.rows):
-        device = _each(table, lambda result: f'{result.get("device")}, {result.get("threads")} thread(s)')
+        device = _per_row(table, lambda result: f'{result.get("device")}, {result.get("threads")} thread(s)')
         beside = f'; up to {table.definition.jobs} runs side by side' if table.definition.jobs > 1 else ''
         yield f's / iteration: wall time in the runs, median of the log, mean over seeds ({device}{beside}).'
 
 
-def _made_of(table: SuiteTable) -> Iterator[str]:
+def _provenance(table: SuiteTable) -> Iterator[str]:
     definition = table.definition
     options = ' '.join(f'{key}={value}' for key, value in definition.options.items())
     seeds = ', '.join(map(str, definition.seeds))
-    yield f'Recipe: `{definition.control.stem}`; seeds {seeds}; ' + (
-        f'options `{options}`' if options else 'no options'
-    )
+    yield f'Recipe: `{definition.control.stem}`; seeds {seeds}; {f"options `{options}`" if options else "no options"}'
     rows = []
     for method in definition.methods.values():  # those that are not a method as shipped
         origin = str(method.config) if method.config else ' '.join(filter(None, [method.method, method.variant]))
         chosen = f' with settings {method.settings!r}' if method.settings else ''
-        changed = f'{chosen}{own_settings(method)}'
+        changed = f'{chosen}{row_settings(method)}'
         if origin != method.name or changed:
             rows.append(f'{method.name} = {origin or "student alone"}{changed}')
     if rows:
         yield f'Rows: {"; ".join(rows)}'
-    if processes := _each(table, lambda result: str(result.get('processes') or '')):
+    if processes := _per_row(table, lambda result: str(result.get('processes') or '')):
         batch = configs.batch_of(configs.control_config(definition))
         yield f'Batch: {processes} process(es) with {batch} pictures each'
-    yield f'Teacher: {_each(table, _receipts) or "none"}'
-    if said := _each(table, unlabelled):
-        yield f'Pictures without labels: {said}; the teacher may have seen their labels, as its own training set says'
+    yield f'Teacher: {_per_row(table, _receipts) or "none"}'
+    if pictures := _per_row(table, unlabelled):
+        yield f'Pictures without labels: {pictures}; the teacher may have seen their labels, see its own training set'
     hashes = [f'{row.name} {", ".join(row.hashes)}' for row in table.rows if row.hashes]
     yield f'Config hashes: {"; ".join(hashes) or "none"}'
-    if names := _each(table, lambda result: some(result.get('unseeded') or ())):
+    if names := _per_row(table, lambda result: some(result.get('unseeded') or ())):
         yield f'Random numbers that no seed reaches, so a repeated run gives others: {names}'
-    if code := _each(table, lambda result: some([f'{file} {one}' for file, one in (result.get('code') or {}).items()])):
+    if code := _per_row(table, lambda result: some([' '.join(pair) for pair in (result.get('code') or {}).items()])):
         yield f'Local code, with digits of its sha256: {code}'
-    versions = _each(
-        table, lambda result: ', '.join(f'{name} {one}' for name, one in result.get('versions', {}).items())
-    )
+    versions = _per_row(table, lambda result: ', '.join(' '.join(pair) for pair in result.get('versions', {}).items()))
     yield f'Versions: {versions or "none"}'
     path = quote(str(definition.path))
     yield f'Made by: `mmdistill suite run {path}`, `mmdistill suite table {path}`'
@@ -164,44 +160,44 @@ def _made_of(table: SuiteTable) -> Iterator[str]:
 
 def _receipts(result: Mapping[str, Any]) -> str:
     """Return the configs and files of a run's teachers."""
-    found, told = result.get('teacher') or {}, []
-    for name, receipt in (found if 'file' not in found else {'': found}).items():
+    receipts, texts = result.get('teacher') or {}, []
+    for name, receipt in (receipts if 'file' not in receipts else {'': receipts}).items():
         file = f'random weights of {receipt["config"]}'
         if receipt['file'] is not None:
             digits, whole = str(receipt['sha256'])[:DIGITS], f'{receipt["matched"]} of {receipt["total"]} tensors'
             file = f'`{receipt["config"]}`, {receipt["file"]}, sha256 {digits}…, {whole}'
-        told.append(f'{name}: {file}' if name else file)
-    return '; '.join(told)
+        texts.append(f'{name}: {file}' if name else file)
+    return '; '.join(texts)
 
 
 def unlabelled(result: Mapping[str, Any]) -> str:
     """Return the number of a run's pictures without labels, their share of a step, and how often each was seen."""
-    found = result.get('unlabelled')
-    if not found:
+    facts = result.get('unlabelled')
+    if not facts:
         return ''
     return (
-        f'{found["pictures"]}, {found["ratio"]:g} for each labelled one of a step, each seen {found["passes"]:.3g} '
-        f'times (hash of the names {found["names"][:DIGITS]}…)'
+        f'{facts["pictures"]}, {facts["ratio"]:g} for each labelled one of a step, each seen {facts["passes"]:.3g} '
+        f'times (hash of the names {facts["names"][:DIGITS]}…)'
     )
 
 
-def _each(table: SuiteTable, say: Callable[[Mapping[str, Any]], str]) -> str:
-    """Return a property of all students' results; where they differ, with the rows of each."""
-    said: dict[str, dict[str, None]] = {}
+def _per_row(table: SuiteTable, say: Callable[[Mapping[str, Any]], str]) -> str:
+    """Return a text about all students' results; where the texts differ, each with its rows."""
+    texts: dict[str, dict[str, None]] = {}
     for row in table.rows:
         for result in row.results.values():
             if row.name != TEACHER and (text := say(result)):
-                said.setdefault(text, {})[row.name] = None
-    if len(said) < 2:
-        return next(iter(said), '')
-    return '; '.join(f'{text} ({", ".join(rows)})' for text, rows in said.items())
+                texts.setdefault(text, {})[row.name] = None
+    if len(texts) < 2:
+        return next(iter(texts), '')
+    return '; '.join(f'{text} ({", ".join(rows)})' for text, rows in texts.items())
 
 
 def scores_as_csv(table: SuiteTable) -> str:
     """Return a line per run, without times, so that an interrupted suite gives the same bytes."""
     lines = []
     for row in table.rows:
-        gains = row.gain.each if row.gain else {}
+        gains = row.gain.by_seed if row.gain else {}
         for seed, result in sorted(row.results.items()):
             line = {'name': row.name, 'seed': seed, 'score': result['score'], 'gain': gains.get(seed)}
             line |= {key: result[key] for key in ('iterations', 'config_hash')}

@@ -50,7 +50,7 @@ def centre_keep(shape: tuple[int, int, int]) -> Tensor:
 
 def masked_conv(feat: Tensor, keep: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """``conv(keep * feat)`` of stride 1 and zero padding; see :func:`masked_align_conv`, without its align."""
-    index = _kept(feat, keep)
+    index = _kept_positions(feat, keep)
     if index is None:
         return F.conv2d(feat * to_device(keep, feat).to(feat.dtype), weight, bias, padding=weight.shape[-1] // 2)
     return _KeptConv.apply(_rows(feat, index), weight, bias, index, feat.shape)
@@ -76,7 +76,7 @@ def masked_align_conv(
     Returns:
         (B, Co, H, W).
     """
-    index = _kept(feat, keep)
+    index = _kept_positions(feat, keep)
     rows = None if index is None else _rows(feat, index)
     (ct, cs), (co, _, *kernel) = align_weight.shape[:2], conv_weight.shape
     positions, taps = keep.numel() if rows is None else len(rows), math.prod(kernel)
@@ -98,7 +98,7 @@ def masked_align_conv(
     return _KeptConv.apply(rows, weight, conv_bias, index, feat.shape)
 
 
-def _kept(feat: Tensor, keep: Tensor) -> Tensor | None:
+def _kept_positions(feat: Tensor, keep: Tensor) -> Tensor | None:
     """Return the kept positions if only those are to be multiplied."""
     expected = (len(feat), 1, *feat.shape[2:])
     if keep.shape != expected:
@@ -123,8 +123,8 @@ class _KeptConv(torch.autograd.Function):
         ctx.shape = shape
         grid = _Padded(shape, weight.shape[2])
         out = bias.repeat(grid.positions, 1)  # as rows: a kernel element adds whole rows, each to another one
-        for u, v, places in grid.taps(index):
-            out.index_add_(0, places, rows @ weight[:, :, u, v].t().contiguous())
+        for u, v, targets in grid.taps(index):
+            out.index_add_(0, targets, rows @ weight[:, :, u, v].t().contiguous())
         return grid.to_map(out)
 
     @staticmethod
@@ -134,10 +134,10 @@ class _KeptConv(torch.autograd.Function):
         grid = _Padded(ctx.shape, weight.shape[2])
         grads = grid.to_rows(grad_output)
         of_rows, of_weight = torch.zeros_like(rows), torch.empty_like(weight)
-        for u, v, places in grid.taps(index):
-            found = grads.index_select(0, places)  # (n, Co)
-            of_rows.addmm_(found, weight[:, :, u, v].contiguous())
-            of_weight[:, :, u, v] = found.t() @ rows
+        for u, v, targets in grid.taps(index):
+            grad_rows = grads.index_select(0, targets)  # (n, Co)
+            of_rows.addmm_(grad_rows, weight[:, :, u, v].contiguous())
+            of_weight[:, :, u, v] = grad_rows.t() @ rows
         return of_rows, of_weight, grad_output.sum((0, 2, 3)), None, None
 
 
@@ -154,11 +154,11 @@ class _Padded:
     def taps(self, index: Tensor) -> Iterator[tuple[int, int, Tensor]]:
         """Yield each kernel element (u, v) with the rows to which the positions ``index`` of the maps add."""
         _, height, width = self.inner
-        image, place = index // (height * width), index % (height * width)
-        row, column = place // width + 2 * self.border, place % width + 2 * self.border
-        first = (image * self.outer[1] + row) * self.outer[2] + column
+        image, position = index // (height * width), index % (height * width)
+        row, column = position // width + 2 * self.border, position % width + 2 * self.border
+        origin = (image * self.outer[1] + row) * self.outer[2] + column
         for u, v in itertools.product(range(self.kernel), repeat=2):
-            yield u, v, first - (u * self.outer[2] + v)
+            yield u, v, origin - (u * self.outer[2] + v)
 
     def to_map(self, rows: Tensor) -> Tensor:
         """Return (positions, C) without the border as (B, C, H, W)."""
@@ -232,9 +232,9 @@ def dense_contrast(
     positions = len(student) * math.prod(
         size // side * side for size, side in zip(student.shape[2:], patch, strict=True)
     )
-    student, wanted = student.to(dtype), wants_gradient(student)
+    student, needs_grad = student.to(dtype), wants_gradient(student)
     with torch.no_grad():
-        loss, grad = loss_and_grad(student, teacher.to(dtype), cut, temperature, wanted)
+        loss, grad = loss_and_grad(student, teacher.to(dtype), cut, temperature, needs_grad)
     return with_gradients(loss.to(dtype), (student, grad)) / positions
 
 

@@ -59,34 +59,34 @@ def _chunk(
     """Return the loss sum of patches (rows, cols, ph, pw, M, D); overwrite their tokens with the gradient."""
     n, m, d = cut.patch[0] * cut.patch[1], cut.groups, tokens.shape[-1]
     x, y = (part.reshape(-1, n * m, d) for part in (tokens, candidates))
-    found = torch.empty_like(x) if needs_grad else None
+    grad = torch.empty_like(x) if needs_grad else None
     loss = x.new_zeros((), dtype=sum_dtype(x))
     for p, positions in tiles(len(x), n, m * n * m, budget):
         rows = slice(positions.start * m, positions.stop * m)
         z = _logits(x[p, rows], y[p], rows.start, cut, temperature)
-        own = z.diagonal(offset=rows.start, dim1=1, dim2=2)
+        positive = z.diagonal(offset=rows.start, dim1=1, dim2=2)
         # z reaches 1e4: exp(z - logsumexp) would lose three digits of the gradient; softmax shifts by the row's maximum
         # first, and gives the sum that the loss needs as well: the largest p is 1 / sum(exp(z - max))
-        excess = z.amax(-1) - own
+        excess = z.amax(-1) - positive
         torch.softmax(z, -1, out=z)
         loss += (excess - z.amax(-1).log()).sum(dtype=loss.dtype)
-        if found is not None:
-            own.sub_(1)
-            found[p, rows] = _sign_sum(z, x[p, rows], y[p]).mul_(-1 / temperature)
-    if found is not None:
-        tokens.copy_(found.view(tokens.shape))
+        if grad is not None:
+            positive.sub_(1)
+            grad[p, rows] = _sign_sum(z, x[p, rows], y[p]).mul_(-1 / temperature)
+    if grad is not None:
+        tokens.copy_(grad.view(tokens.shape))
     return loss
 
 
-def _logits(x: Tensor, y: Tensor, first: int, cut: Tokens, temperature: float) -> Tensor:
-    """Return ``-d_ij / tau`` of the tokens from ``first`` on to all candidates of their patches, -inf if left out."""
+def _logits(x: Tensor, y: Tensor, start: int, cut: Tokens, temperature: float) -> Tensor:
+    """Return ``-d_ij / tau`` of the tokens from ``start`` on to all candidates of their patches, -inf if left out."""
     z = _distances(x, y).mul_(-1 / temperature)
     if cut.other_groups:
-        own = z.diagonal(offset=first, dim1=1, dim2=2)
-        positive = own.clone()
+        diagonal = z.diagonal(offset=start, dim1=1, dim2=2)
+        positive = diagonal.clone()
         m = cut.groups
         z.unflatten(2, (-1, m)).unflatten(1, (-1, m)).diagonal(dim1=2, dim2=4).fill_(-torch.inf)
-        own.copy_(positive)
+        diagonal.copy_(positive)
     return z
 
 

@@ -56,9 +56,9 @@ def covered_cells(boxes: Tensor, height: int, width: int, chosen: Tensor | None 
     thin = torch.stack([end.clamp_max(cells) <= begin.clamp_min(0) for begin, end, cells in axes]).any(0)
     inside = []
     for begin, end, cells in axes:
-        first = begin.clamp(0, cells - 1)
-        at, last = torch.arange(cells, device=boxes.device), torch.where(thin, first + 1, end)
-        inside.append((at >= first[:, None]) & (at < last[:, None]))
+        start = begin.clamp(0, cells - 1)
+        index, stop = torch.arange(cells, device=boxes.device), torch.where(thin, start + 1, end)
+        inside.append((index >= start[:, None]) & (index < stop[:, None]))
     rows, columns = inside[0] if chosen is None else inside[0] & chosen[:, None], inside[1]
     counts = rows.to(boxes.dtype).mT @ columns.to(boxes.dtype)  # of the boxes over each cell
     return (counts > 0).to(boxes.dtype)
@@ -88,7 +88,7 @@ def channel_attention(x: Tensor, temperature: float) -> Tensor:
 @without_autocast
 def absolute_error(student: Tensor, teacher: Tensor) -> Tensor:
     """``sum |student - teacher| / B`` of one kind of attention, (B, ...) (FGD, eq. 13)."""
-    check_same_shape(student, teacher, what='attention')
+    check_same_shape(student, teacher, kind='attention')
     dtype = loss_dtype(student)
     return (student.to(dtype) - teacher.detach().to(dtype)).abs().sum() / max(len(student), 1)
 
@@ -138,7 +138,7 @@ def weighted_divergence(student: Tensor, teacher: Tensor, weight: Tensor, *, tem
         weight: (...) one number per row.
         temperature: T, above 0.
     """
-    check_same_shape(student, teacher, what='logits')
+    check_same_shape(student, teacher, kind='logits')
     check_shape('weight', weight, student.shape[:-1])
     dtype = loss_dtype(student)
     if not student.numel():
@@ -229,7 +229,7 @@ def rich_entropy(student: Tensor, teacher: Tensor, richness: Tensor, total: Tens
     ``y softplus(-z) + (1 - y) softplus(z)``: exact for large logits, also those of the wrong sign. ``total`` is what to
     divide by in place of ``sum M``.
     """
-    check_same_shape(student, teacher, what='logits')
+    check_same_shape(student, teacher, kind='logits')
     dtype = loss_dtype(student)
     z, t = student.to(dtype), teacher.detach().to(dtype)
     entropy = t.sigmoid() * F.softplus(-z) + (-t).sigmoid() * F.softplus(z)
@@ -285,16 +285,16 @@ def query_terms(
     """
     dtype = loss_dtype(student_scores)
     scores, boxes = (x.detach().to(dtype).expand(len(student_scores), *x.shape) for x in (scores, boxes))
-    check_same_shape(student_scores, scores, what='logits')
-    check_same_shape(student_boxes, boxes, what='boxes')
+    check_same_shape(student_scores, scores, kind='logits')
+    check_same_shape(student_boxes, boxes, kind='boxes')
     weight = scores.amax(-1).sigmoid()
-    own = student_boxes.to(dtype)
+    predicted = student_boxes.to(dtype)
     whole = weight[:1].sum() if total is None else total.detach().to(dtype)
     share = weight / whole.clamp_min(torch.finfo(dtype).tiny)
     divergence = _divergence_by_differences(student_scores.to(dtype), scores, temperature)
     classes = temperature**2 * ((share if mean else weight) * divergence).sum() / scores.shape[-1]
-    distance = (share * (own - boxes).abs().mean(-1)).sum()
-    return torch.stack([classes, distance, (share * (1 - _giou(own, boxes))).sum()])
+    distance = (share * (predicted - boxes).abs().mean(-1)).sum()
+    return torch.stack([classes, distance, (share * (1 - _giou(predicted, boxes))).sum()])
 
 
 def _divergence_by_differences(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
@@ -347,7 +347,7 @@ def aligned_scale(x: Tensor, student: Tensor, teacher: Tensor, *, eps: float = 1
 
     Source: Wang et al., CrossKD, CVPR 2024, https://arxiv.org/abs/2306.11369.
     """
-    (mean_s, std_s, flat), (mean_t, std_t, _) = (_of_all(one) for one in (student, teacher.detach()))
+    (mean_s, std_s, flat), (mean_t, std_t, _) = (_of_all(moments) for moments in (student, teacher.detach()))
     gain = torch.where(flat, 0, std_t / (std_s + eps))
     shift = torch.where(flat, mean_t, mean_t - gain * mean_s)
     return torch.addcmul(shift[:, None, None], x.to(gain.dtype), gain[:, None, None])
@@ -373,7 +373,7 @@ def focal_entropy(student: Tensor, teacher: Tensor, weight: Tensor, *, beta: flo
 
     Source: Wang et al., CrossKD, CVPR 2024, https://arxiv.org/abs/2306.11369.
     """
-    check_same_shape(student, teacher, what='logits')
+    check_same_shape(student, teacher, kind='logits')
     if weight.shape != student.shape[:1] + student.shape[2:]:
         raise ValueError(f'weight must be {tuple(student.shape)} without its axis 1, got {tuple(weight.shape)}')
     dtype = loss_dtype(student)

@@ -127,7 +127,7 @@ def sigmoid_divergence(student: Tensor, teacher: Tensor, *, temperature: float =
 
 
 def _prepare(student: Tensor, teacher: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-    check_same_shape(student, teacher, what='logits')
+    check_same_shape(student, teacher, kind='logits')
     dtype = loss_dtype(student)
     return student.to(dtype), teacher.detach().to(dtype)
 
@@ -187,7 +187,7 @@ def similarity_divergence(
     """
     _check_shapes(student, student_keys, teacher, teacher_keys)
     if own_key:
-        check_same_shape(student, teacher, what='rows')
+        check_same_shape(student, teacher, kind='rows')
     if row_weight is not None and row_weight.shape != student.shape[:1]:
         raise ValueError(f'row_weight must be ({len(student)},), got {tuple(row_weight.shape)}')
     dtype = loss_dtype(student)
@@ -208,9 +208,9 @@ def _check_shapes(student: Tensor, student_keys: Tensor, teacher: Tensor, teache
         if rows.ndim != 2 or keys.ndim != 3 or rows.shape[1] != keys.shape[2]:
             raise ValueError(f'{side} rows must be (N, C) and keys (G, K, C), got {rows.shape} and {keys.shape}')
     if len(student) != len(teacher) or student_keys.shape[:2] != teacher_keys.shape[:2]:
-        own, other = tuple(student_keys.shape[:2]), tuple(teacher_keys.shape[:2])
-        found = f'{len(student)} rows with {own} keys, {len(teacher)} with {other}'
-        raise ValueError(f'student and teacher differ in rows or keys: {found}')
+        student_size, teacher_size = tuple(student_keys.shape[:2]), tuple(teacher_keys.shape[:2])
+        sizes = f'{len(student)} rows with {student_size} keys, {len(teacher)} with {teacher_size}'
+        raise ValueError(f'student and teacher differ in rows or keys: {sizes}')
 
 
 @torch.no_grad()
@@ -242,9 +242,9 @@ def _similarity_divergence(
                 continue
             slope = s.exp_().sub_(target).mul_((weights[part] / temperature)[:, None])
             if own_key:
-                slope, own = slope[:, :-1], slope[:, -1:]
+                slope, own_slope = slope[:, :-1], slope[:, -1:]
                 if of_rows is not None:
-                    of_rows[part] += own * t_rows[part]
+                    of_rows[part] += own_slope * t_rows[part]
             if of_rows is not None:
                 of_rows[part].addmm_(slope, s_keys)
             if of_keys is not None:
@@ -284,7 +284,7 @@ def correlation_distance(
         beta, gamma: Weights of the correlation within rows (between classes) and within classes (between rows).
         activation: ``'softmax'``, or ``'sigmoid'`` for independent binary scores.
     """
-    check_same_shape(student, teacher, what='logits')
+    check_same_shape(student, teacher, kind='logits')
     dtype = loss_dtype(student)
     if not student.numel():
         return student.to(dtype).sum()

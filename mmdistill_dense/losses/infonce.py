@@ -40,7 +40,7 @@ def pixel_info_nce(
     Returns:
         The loss, and (N,) ``l_p``, which carries no gradient.
     """
-    check_same_shape(student, teacher, what='rows')
+    check_same_shape(student, teacher, kind='rows')
     if negatives.ndim != 2 or student.ndim != 2 or negatives.shape[1] != student.shape[1]:
         raise ValueError(
             f'student must be (N, C) and negatives (K, C), got {tuple(student.shape)} and {tuple(negatives.shape)}'
@@ -56,8 +56,8 @@ def pixel_info_nce(
         block = max(fitting // _COLUMNS, 1) * _COLUMNS
     with torch.autocast(student.device.type, enabled=False):
         student, teacher, negatives, row_weight = (x.to(dtype) for x in (student, teacher, negatives, row_weight))
-        wanted = wants_gradient(student)
-        per_pixel, grad = _info_nce(student, teacher, negatives, row_weight, temperature, block, wanted)
+        needs_grad = wants_gradient(student)
+        per_pixel, grad = _info_nce(student, teacher, negatives, row_weight, temperature, block, needs_grad)
         return with_gradients(torch.dot(row_weight.detach(), per_pixel), (student, grad)), per_pixel
 
 
@@ -124,10 +124,10 @@ def _info_nce(
     row_weight: Tensor,
     temperature: float,
     block: int,
-    wanted: bool,
+    needs_grad: bool,
 ) -> tuple[Tensor, Tensor | None]:
-    """Return the loss of each row, and the gradient of their weighted sum where it is wanted."""
-    excess, read = _sweep(student, negatives, 1 / temperature, block, wanted)
+    """Return the loss of each row, and the gradient of their weighted sum if ``needs_grad``."""
+    excess, read = _sweep(student, negatives, 1 / temperature, block, needs_grad)
     # subtract the positive before the exponential: logsumexp - positive would lose the digits of a small loss
     excess -= torch.bmm(student[:, None], teacher[:, :, None]).flatten() / temperature
     per_pixel = torch.logaddexp(excess, torch.zeros_like(excess))

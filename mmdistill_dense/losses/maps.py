@@ -61,8 +61,8 @@ class _Squares(torch.autograd.Function):
         return grad, None
 
 
-def _pixel_blocks(x: Tensor, *others: Tensor) -> Iterator[list[Tensor]]:
-    tensors = [y.reshape(-1, 1) if y.ndim < 2 else y for y in (x, *others)]
+def _pixel_blocks(x: Tensor, *operands: Tensor) -> Iterator[list[Tensor]]:
+    tensors = [y.reshape(-1, 1) if y.ndim < 2 else y for y in (x, *operands)]
     outer, inner = tensors[0].shape[:2]
     for index in tiles(outer, inner, math.prod(tensors[0].shape[2:]), block_elements(x.device)):
         yield [y[index] for y in tensors]
@@ -111,7 +111,7 @@ def smooth_l1(student: Tensor, teacher: Tensor, *, beta: float = 1.0) -> Tensor:
     """``mean huber(student - teacher)`` over all elements; ``huber(d) = d^2 / (2 beta)`` where ``|d| < beta``, else
     ``|d| - beta / 2`` (Girshick, "Fast R-CNN", 2015, eq. 3). ``beta=0`` is the absolute difference.
     """
-    check_same_shape(student, teacher, what='values')
+    check_same_shape(student, teacher, kind='values')
     dtype = loss_dtype(student)
     total = F.smooth_l1_loss(student.to(dtype), teacher.detach().to(dtype), beta=beta, reduction='sum')
     return total / max(student.numel(), 1)

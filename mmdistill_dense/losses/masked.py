@@ -107,8 +107,8 @@ def mask_dice(m: Tensor, eps: float = 1e-12) -> Tensor:
     gram = torch.bmm(m, m.mT)
     squares = gram.diagonal(dim1=1, dim2=2)
     overlap = 2 * gram / (squares[:, :, None] + squares[:, None] + 2 * eps)
-    own = torch.eye(tokens, dtype=torch.bool, device=m.device)
-    return overlap.masked_fill(own, 0).sum() / max(batch * tokens * (tokens - 1), 1)
+    diagonal = torch.eye(tokens, dtype=torch.bool, device=m.device)
+    return overlap.masked_fill(diagonal, 0).sum() / max(batch * tokens * (tokens - 1), 1)
 
 
 @without_autocast
@@ -217,10 +217,10 @@ class _WeightedSquares(torch.autograd.Function):
         return grad, None, None
 
 
-def _blocks(x: Tensor, *others: Tensor) -> Iterator[list[Tensor]]:
+def _blocks(x: Tensor, *maps: Tensor) -> Iterator[list[Tensor]]:
     """Cut the maps alike into blocks that are contiguous in the memory of ``x``: over channels, or rows if NHWC."""
     batch, channels, height, width = x.shape
     by_rows = x.stride(1) == 1 and channels > 1
     inner, cost = (height, width * channels) if by_rows else (channels, height * width)
     for n, i in tiles(batch, inner, cost, block_elements(x.device)):
-        yield [y[n, :, i] if by_rows else y[n, i if y.shape[1] > 1 else slice(None)] for y in (x, *others)]
+        yield [y[n, :, i] if by_rows else y[n, i if y.shape[1] > 1 else slice(None)] for y in (x, *maps)]

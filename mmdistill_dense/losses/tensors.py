@@ -28,20 +28,20 @@ def without_autocast(loss: Callable[P, Tensor]) -> Callable[P, Tensor]:
 
     @functools.wraps(loss)
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> Tensor:
-        first = next(value for value in (*args, *kwargs.values()) if isinstance(value, Tensor))
-        if first.is_meta:  # it has no autocast
+        tensor = next(value for value in (*args, *kwargs.values()) if isinstance(value, Tensor))
+        if tensor.is_meta:  # it has no autocast
             return loss(*args, **kwargs)
-        with torch.autocast(first.device.type, enabled=False):
+        with torch.autocast(tensor.device.type, enabled=False):
             return loss(*args, **kwargs)
 
     return wrapped
 
 
-def check_same_shape(student: Tensor, teacher: Tensor, *, what: str = 'maps') -> None:
+def check_same_shape(student: Tensor, teacher: Tensor, *, kind: str = 'maps') -> None:
     """Raise ``ValueError`` with both shapes unless they are equal (a loss never broadcasts)."""
     if student.shape != teacher.shape:
         shapes = f'{tuple(student.shape)} and {tuple(teacher.shape)}'
-        raise ValueError(f'student and teacher {what} differ in shape: {shapes}')
+        raise ValueError(f'student and teacher {kind} differ in shape: {shapes}')
 
 
 def check_shape(name: str, value: Tensor, shape: Sequence[int]) -> None:
@@ -153,8 +153,8 @@ def mean_weight(x: Tensor, inside: Tensor | None) -> Tensor:
         (B, H * W) weights, with a sum of 1 / B for each picture that has a position which counts; float32 or float64.
     """
     if x.ndim != 4 or (inside is not None and inside.shape != (len(x), *x.shape[2:])):
-        found = None if inside is None else tuple(inside.shape)
-        raise ValueError(f'maps must be (B, C, H, W) and inside (B, H, W), got {tuple(x.shape)} and {found}')
+        inside_shape = None if inside is None else tuple(inside.shape)
+        raise ValueError(f'maps must be (B, C, H, W) and inside (B, H, W), got {tuple(x.shape)} and {inside_shape}')
     dtype = loss_dtype(x)
     valid = x.new_ones(len(x), x.shape[2:].numel(), dtype=dtype) if inside is None else inside.flatten(1).to(dtype)
     return valid / (valid.sum(1, keepdim=True).clamp_min(1) * max(len(x), 1))

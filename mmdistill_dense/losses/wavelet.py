@@ -87,8 +87,8 @@ def frequency_masks(tokens: Tensor, x: Tensor) -> list[Tensor]:
     x = x - offset
     masks = []
     for step in tokens[1:]:
-        a, *others = _cells(x, offset)
-        x, offset = _low(a, *others), 2 * offset
+        a, *neighbours = _cells(x, offset)
+        x, offset = _low(a, *neighbours), 2 * offset
         masks.append(token_masks(step, 2 * a - x))  # LH + HL + HH, without making them
     return [token_masks(tokens[0], x + offset), *masks]
 
@@ -99,9 +99,9 @@ def frequency_gate(x: Tensor, masks: Sequence[Tensor]) -> Tensor:
     teacher's head gets while its tokens are learned.
     """
     low, details = haar(x.to(loss_dtype(x)), len(masks) - 1)
-    first, *sums = (mask.sum(1, keepdim=True) for mask in masks)
+    low_sum, *sums = (mask.sum(1, keepdim=True) for mask in masks)
     masked = [detail * total[:, :, None] for detail, total in zip(details, sums, strict=True)]
-    return inverse(low * first, masked, x.shape[2:]).to(x.dtype)
+    return inverse(low * low_sum, masked, x.shape[2:]).to(x.dtype)
 
 
 @without_autocast
@@ -164,8 +164,8 @@ class _WeightedBands(torch.autograd.Function):
 
 def _difference(student: Tensor, teacher: Tensor, steps: int) -> tuple[Tensor, list[Tensor]]:
     """Return the bands of ``student - teacher``, to the digits of each map around its own mean."""
-    own, other = _offset(student), _offset(teacher)
-    return _bands((student - own).sub_(teacher - other), own - other, steps)
+    student_mean, teacher_mean = _offset(student), _offset(teacher)
+    return _bands((student - student_mean).sub_(teacher - teacher_mean), student_mean - teacher_mean, steps)
 
 
 def _offset(x: Tensor) -> Tensor:

@@ -31,7 +31,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for tools/, whic
 
 from mmdistill_dense.__main__ import main as command
 from mmdistill_dense.apps.suite.definition import is_alone, load
-from mmdistill_dense.apps.suite.rows import Gain, paired_gain
+from mmdistill_dense.apps.suite.verdict import Gain, paired_gain
 from mmdistill_dense.utils.files import write_text
 from tools.docs.check_results import read_scores
 

@@ -118,6 +118,15 @@ def may_give(evaluator: Mapping[str, Any], score: str) -> bool:
     return names is None or score in names or bool(evaluator.get('classwise') and score.endswith('_precision'))
 
 
+# of mmdet and mmseg, by the last part of their names: a larger value of these is worse
+_FALLING = ('mMR', 'abs_rel', 'sq_rel', 'rmse', 'rmse_log', 'log10', 'silog')
+
+
+def falls(score: str) -> bool:
+    """Tell whether a score gets smaller as a network gets better, as a miss rate or an error of depth."""
+    return score.rpartition('/')[2] in _FALLING
+
+
 def pipeline_of(dataset: Any) -> list[Mapping[str, Any]]:
     """Return the steps of a data set's pipelines."""
     return [step for _, one in layers(dataset) for step in one.get('pipeline') or [] if isinstance(step, Mapping)]

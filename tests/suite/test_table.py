@@ -80,7 +80,7 @@ def test_a_row_with_missing_runs_says_so_and_pairs_are_counted_where_they_are_fe
     main, seeds = lines_of(text, 'heavy')
     assert main[1:4] == ['2 of 3', '40.05 ± 0.07', '-1.70 [-10.59, +7.19]']
     assert seeds[1:] == ['missing', '40.00 (-1.00)', '40.10 (-2.40)']
-    assert 'Missing: heavy seed 0.' in text
+    assert 'Without one: heavy seed 0 (not begun).' in text
     (suite.out / 'runs' / 'control' / 'seed2' / 'result.json').unlink()
     text = as_markdown(collect(suite))
     assert lines_of(text, 'kd')[0][1:4] == ['3', '44.00 ± 1.32', '+2.75 [-0.43, +5.93], 2 pairs']
@@ -111,13 +111,14 @@ def test_an_empty_suite_has_its_rows(tmp_path: Path) -> None:
 
 
 def test_losers_are_told(suite: Definition) -> None:
-    """A clear loss is as bold as a gain, and a diverged run is no missing one."""
+    """A clear loss is as bold as a gain, and a diverged run has no score and is named."""
     for scores, cells in (
         ({0: 30.0, 1: 31.1, 2: 32.4}, ['3', '31.17 ± 1.20', '**-10.00** [-10.25, -9.75]']),
-        ({0: math.nan}, ['3', 'nan ± nan', '+nan [+nan, +nan]']),
+        ({0: math.nan}, ['2 of 3', '31.75 ± 0.92', '**-10.00** [-11.27, -8.73]']),
     ):
         made_up.finish(suite, 'heavy', scores)
-        assert lines_of(as_markdown(collect(suite)), 'heavy')[0][1:4] == cells
+        assert lines_of(text := as_markdown(collect(suite)), 'heavy')[0][1:4] == cells
+    assert 'Without one: heavy seed 0 (diverged).' in text and lines_of(text, 'heavy')[1][1] == 'diverged'
 
 
 def test_the_footer_names_what_the_rows_were_made_of_and_tells_versions_and_teachers_apart(suite: Definition) -> None:

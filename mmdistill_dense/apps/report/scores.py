@@ -13,9 +13,20 @@ import torch
 from mmdistill_dense.apps.report.predictions import Use
 from mmdistill_dense.apps.report.runs import Log, TrainedRun, val_set
 from mmdistill_dense.apps.report.section import Missing, Numbers, Section, Sheet, legend_of
+from mmdistill_dense.apps.suite import plan
 from mmdistill_dense.apps.suite.definition import TEACHER, is_alone
-from mmdistill_dense.apps.suite.plan import mean_on_val
-from mmdistill_dense.apps.suite.rows import Gain, changed_data, holm, paired_gain, summarise
+from mmdistill_dense.apps.suite.rows import changed_data
+from mmdistill_dense.apps.suite.verdict import (
+    Candidate,
+    Gain,
+    Verdict,
+    judge,
+    missing_reason,
+    missing_sentence,
+    summarise,
+)
+from mmdistill_dense.config.values import falls
+from mmdistill_dense.utils.files import read_progress
 from mmdistill_dense.utils.validate import some
 
 _FEW = 3  # seeds
@@ -68,7 +79,7 @@ def scores_of(numbers: Numbers) -> Scores:
     if tested and not lacking:
         teacher = _test_score(comparison.teacher, chosen) if comparison.teacher else None
         name = chosen or (f'Scores ({numbers.scored})' if numbers.scored else 'Scores')
-        fractions = _small(tested) and not any(_in_percent(run.result or {}) for run in tested if chosen is None)
+        fractions = chosen is not None and _small(tested)  # a suite's own score is in percent
         split = 'validation' if any((run.result or {}).get('test_is_val') for run in tested) else 'test'
         _check_alike(list(tested), chosen)
         return Scores(tested, teacher, f'{name} on the {split} split, last checkpoint', fractions)
@@ -145,27 +156,33 @@ def _by_seed(runs: Sequence[TrainedRun], scores: Mapping[TrainedRun, float]) -> 
 
 
 class Answer:
-    """Scores, gains over the control at the same seeds, and ``uses``: what the networks that were run cost."""
+    """Scores, the verdict over methods and controls of the same seeds, and ``uses``: what networks cost."""
 
     def __init__(self, numbers: Numbers, uses: Mapping[str, Use] | None = None) -> None:
         self.numbers, self.comparison, self.uses = numbers, numbers.comparison, uses or {}
-        self.found = scores_of(numbers)
-        self.scores, self.teacher = self.found.values, self.found.teacher
-        self.digits = 3 if self.found.fractions else 2
+        self.read = scores_of(numbers)
+        self.scores = {run: score for run, score in self.read.values.items() if math.isfinite(score)}
         pairs = {run: self._paired(run) for run in self.comparison.runs if run in self.scores}
-        self.apart = {run: one for run, one in pairs.items() if one and not self.found.comparable(run, one)}
-        rows = (run for run in self.comparison.runs if not (run.suite and is_alone(run.home.name)))
-        names = dict.fromkeys(run.name for run in rows)
-        self.fair = {name: [run for run in self.comparison.of(name) if run not in self.apart] for name in names}
-        self.changed = changed_data(self._results(), self.comparison.teacher is None)
-        self.gains = {} if self.changed else self._gains(self.scores)
-
-    def _gains(self, scores: Mapping[TrainedRun, float]) -> dict[str, Gain | None]:
-        """Return the gain of each method over its controls at the same seeds."""
-        pairs = {
-            name: (_by_seed(runs, scores), _by_seed(self._controls(name), scores)) for name, runs in self.fair.items()
+        self.apart = {
+            run: control for run, control in pairs.items() if control and not self.read.comparable(run, control)
         }
-        return holm({name: paired_gain(own, alone) for name, (own, alone) in pairs.items()})
+        self.changed = changed_data(self._results(), self.comparison.teacher is None)
+        self.verdict = self._judge(self.scores)
+
+    def _judge(self, scores: Mapping[TrainedRun, float]) -> Verdict:
+        """Return the verdict on scores of the runs whose trainings can be compared."""
+        val = {run: plan.value_on_val(run.result or {}, self.numbers.chosen) for run in scores}
+        on_val = {run: value for run, value in val.items() if value is not None}
+        candidates, names = list[Candidate](), dict.fromkeys(run.name for run in self.comparison.runs)
+        for name in names if not self.changed else ():
+            runs = [run for run in self.comparison.of(name) if run not in self.apart]
+            if not (runs and runs[0].suite and is_alone(runs[0].home.name)):  # of an older suite, at another rate
+                columns = (
+                    _by_seed(group, values) for values in (scores, on_val) for group in (runs, self._controls(name))
+                )
+                candidates.append(Candidate(name, *columns))
+        test_is_val = bool(self.read.points) or any((run.result or {}).get('test_is_val') for run in scores)
+        return judge(candidates, test_is_val, self.read.teacher, 3 if self.read.fractions else 2)
 
     def _controls(self, name: str) -> list[TrainedRun]:
         return self.comparison.controls_for(self.comparison.of(name)[0])
@@ -180,58 +197,38 @@ class Answer:
         """Return whether the best method helped, how sure that is, its cost, and what cannot be compared."""
         if self.changed:
             return [self.changed]
-        known = {name: gain for name, gain in self.gains.items() if gain}
-        if not known:
-            return self._not_compared()
-        best, several = self._best(known)
-        gain = known[best]
-        alone = fmean(_by_seed(self._controls(best), self.scores)[seed] for seed in gain.by_seed)
-        scores = f'{self._number(alone + gain.mean)}, the student alone {self._number(alone)}'
-        verdict = ('Yes.', 'No.') if gain.is_significant else ('Perhaps.', 'No sign of it.')
-        said = f'{verdict[not gain.mean > 0]}{several} {best} scores {scores}: {self._number(gain.mean, "+")}'
-        if self.teacher is not None and gain.mean > 0:  # how far it leads to the teacher
-            whole = alone + gain.mean >= self.teacher
-            way = 'no less than' if whole else f'{gain.mean / (self.teacher - alone):.0%} of the way to'
-            said += f', {way} the teacher ({self._number(self.teacher)})'
+        if self.numbers.metric and falls(self.numbers.metric):
+            return [f'No verdict: {self.numbers.metric} falls as a network gets better. Choose another by --metric.']
+        verdict = self.verdict
+        missing = missing_sentence(
+            {run.title: reason for run in self.comparison.students if (reason := self._lacks(run))}
+        )
+        if verdict.best is None or verdict.gain is None:
+            return [*self._not_compared(), *filter(None, [missing])]
+        best, gain = verdict.best.name, verdict.gain
         return [
-            f'{said}. {self._trust(gain)}',
-            *self._advice(alone, gain),
+            verdict.sentence(),
+            *filter(None, [missing]),
+            *self._advice(verdict.control_score, gain),
             *self._other_pictures(best),
             self._cost(best),
-            *self._next(best, alone, gain),
+            *self._next(best, verdict.control_score, gain),
         ]
 
-    def _best(self, known: Mapping[str, Gain]) -> tuple[str, str]:
-        """Return the best method, of suites that whose gain is largest on val; and of several, words that say so."""
-        told, val = f' Best of {len(known)} methods', {name: self._gain_on_val(name) for name in known}
-        if self._flattered() or all(one == -math.inf for one in val.values()):
-            val = {name: gain.mean if math.isfinite(gain.mean) else -math.inf for name, gain in known.items()}
-            told += ' on these pictures, which flatters it:'
-        else:
-            told += ' on val:'
-        return max(val, key=val.__getitem__), told if len(known) > 1 else ''
-
-    def _gain_on_val(self, name: str) -> float:
-        """Return the mean gain of a method on val over its controls at the same seeds; -inf without scores on val."""
-        both = [(run, self._paired(run)) for run in self.fair[name]]
-        own, alone = (
-            mean_on_val([run.result or {} for run in some if run], self.numbers.chosen)
-            for some in zip(*(pair for pair in both if pair[1]), strict=True)
-        )
-        return own - alone if math.isfinite(own) and math.isfinite(alone) else -math.inf
-
-    def _flattered(self) -> bool:
-        """Whether the scores are of val, on which rows are chosen."""
-        return any((run.result or {}).get('test_is_val') for run in self.scores) or bool(self.found.points)
+    def _lacks(self, run: TrainedRun) -> str:
+        """Return why a run of a suite has no score; empty if it has one, or belongs to no suite."""
+        if run in self.scores or not run.suite:
+            return ''
+        return missing_reason(run.result, read_progress(run.folder / 'state.json'))
 
     def table(self) -> Sheet:
         if not self.scores:
             raise Missing('No score: the runs logged no evaluation, and there is no result.json.')
         head = ['network', 'seeds', 'score', 'gain', 'step']
         rows = [self._row(name) for name in self.comparison.names]
-        if self.teacher is not None:
-            rows.insert(0, [TEACHER, '', self._number(self.teacher), '', ''])
-        if points := self.found.points:
+        if self.read.teacher is not None:
+            rows.insert(0, [TEACHER, '', self.verdict.number(self.read.teacher), '', ''])
+        if points := self.read.points:
             head.append('last evaluation')
             for row in rows:
                 runs = [run for run in self.comparison.of(row[0]) if run in points]
@@ -241,7 +238,7 @@ class Answer:
             for row in rows:
                 use = self.uses.get(row[0])
                 row += [f'{use.parameters / 1e6:.2f} M', f'{use.milliseconds:.0f} ms'] if use else ['', '']
-        return Sheet(self.found.what, head, rows)
+        return Sheet(self.read.what, head, rows)
 
     def further_sets(self) -> Sheet | None:
         """Return scores and gains on a suite's further test sets."""
@@ -256,11 +253,11 @@ class Answer:
         found = {name: one for name, one in found.items() if not changed_data(results, False, name)}
         rows = [[name] for name in self.comparison.names]
         for scores in found.values():
-            gains = self._gains(scores)
+            gains = self._judge(scores).gains
             for row in rows:
                 own, gain = _by_seed(self.comparison.of(row[0]), scores), gains.get(row[0])
-                told = f' ({self._number(gain.mean, "+")})' if gain else ''
-                row.append(self._number(fmean(own.values())) + told if own else '')
+                told = f' ({self.verdict.number(gain.mean, "+")})' if gain else ''
+                row.append(self.verdict.number(fmean(own.values())) + told if own else '')
         return Sheet('Other test sets: score and gain', ['network', *found], rows) if found else None
 
     def _row(self, name: str) -> list[str]:
@@ -268,14 +265,14 @@ class Answer:
         runs = [run for run in all_runs if run in self.scores]
         seeds = ', '.join('drawn' if run.seed is None else str(run.seed) for run in runs)
         summary, ratio = summarise([self.scores[run] for run in runs]), self._ratio(all_runs[0])
-        spread = self._number(summary.mean) if summary else 'none yet'
-        spread += f' ± {self._number(summary.sd)}' if summary and summary.sd is not None else ''
-        gain, said = self.gains.get(name), ''
+        spread = self.verdict.number(summary.mean) if summary else 'none yet'
+        spread += f' ± {self.verdict.number(summary.sd)}' if summary and summary.sd is not None else ''
+        gain, said = self.verdict.gains.get(name), ''
         if gain:
-            said = self._number(gain.mean, '+')
-            bounds = [self._number(one, '+') for one in (gain.low, gain.high) if one is not None]
+            said = self.verdict.number(gain.mean, '+')
+            bounds = [self.verdict.number(one, '+') for one in (gain.low, gain.high) if one is not None]
             said += f' [{", ".join(bounds)}]' if bounds else ''
-        elif runs and name in self.gains:
+        elif runs and name in self.verdict.gains:
             apart = any(run.name == name for run in self.apart)
             said = 'not compared, see above' if apart else 'no control of its seed'
         return [name, seeds, spread, said, f'{ratio:.2f} x' if ratio else '']
@@ -292,7 +289,7 @@ class Answer:
 
     def _not_compared(self) -> list[str]:
         """Return which runs have no gain: they, or their controls, stopped early or differ in length, or in seed."""
-        points = self.found.points
+        points = self.read.points
         listed = some(f'{a.title} ({points[a]}) with {b.title} ({points[b]})' for a, b in self.apart.items())
         if not listed:
             ended = [run for run in self.comparison.runs if run in self.scores and not run.suite]
@@ -304,16 +301,10 @@ class Answer:
         way = 'Let a training that stopped go on with --resume, or give runs of one length'
         return [f'Not compared: {listed}. {told}. {way}.']
 
-    def _trust(self, gain: Gain) -> str:
-        if gain.low is None or gain.high is None:
-            seeds = 'One seed' if gain.n == 1 else f'{gain.n} seeds with the same difference'
-            return f'{seeds} cannot tell a gain from chance: train more.'
-        interval = f'{gain.n} seeds, 95 % interval {self._number(gain.low, "+")} to {self._number(gain.high, "+")}'
-        return f'{"The difference is more than chance" if gain.is_significant else "This may be chance"} ({interval}).'
-
     def _advice(self, alone: float, gain: Gain) -> list[str]:
         """Return a likely reason if a distilled student is no better than the student alone."""
-        ahead = math.inf if self.teacher is None else (100 if self.digits == 3 else 1) * (self.teacher - alone)
+        scale = 100 if self.read.fractions else 1
+        ahead = math.inf if self.read.teacher is None else scale * (self.read.teacher - alone)
         if gain.mean > 0 or not ahead < CLOSE:  # NaN of a diverged run
             return []
         found = 'no better' if ahead <= 0 else f'only {ahead:.1f} points better'
@@ -356,6 +347,3 @@ class Answer:
         else:
             said = 'another method, a smaller weight, or a better teacher (docs/choosing.md)'
         return [f'Next: {said}.', *(self._not_compared() if self.apart else ())]
-
-    def _number(self, value: float, sign: str = '') -> str:
-        return f'{value:{sign}.{self.digits}f}'

@@ -17,7 +17,7 @@ from mmengine.config import Config
 from mmdistill_dense.apps.recipes import compose
 from mmdistill_dense.apps.recipes.named import Named, find, is_name
 from mmdistill_dense.config.resolve import find_config
-from mmdistill_dense.config.values import flat
+from mmdistill_dense.config.values import falls, flat
 from mmdistill_dense.utils.removed import removed
 from mmdistill_dense.utils.validate import close_or_all, some, text_of
 
@@ -293,6 +293,8 @@ def load(path: Path | str) -> Definition:
         raise top.error('control', f'{problem}: name a recipe with labels, and a pre-training by the config: of a row')
     metric, percent = METRICS[task]
     metric, seeds = top.get('metric', str, metric), top.get('seeds', list, [0, 1, 2])
+    if falls(metric):
+        raise top.error('metric', f'{metric!r} falls as a network gets better, so a gain would be a loss: name another')
     whole = all(isinstance(seed, int) and not isinstance(seed, bool) and seed >= 0 for seed in seeds)
     if not seeds or not whole or len(set(seeds)) != len(seeds):
         raise top.error('seeds', f'must be distinct integers of at least 0, as in [0, 1, 2]; got {seeds!r}')

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import itertools
 import json
-import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
 from mmengine.config import Config
@@ -292,9 +290,10 @@ def results(definition: Definition) -> dict[str, dict[int, dict[str, Any]]]:
     return {name: row_results[name] for name in (TEACHER, CONTROL, *definition.methods) if name in row_results}
 
 
-def mean_on_val(results: Sequence[Mapping[str, Any]], metric: str | None = None) -> float:
-    """Return the mean of a metric on val over runs, -inf if a run has none. Default: the metric of the score."""
-    records = ((result.get('metrics') or {}, metric or result.get('metric')) for result in results)
-    scores = [float(metrics.get('val', {}).get(name, math.nan)) for metrics, name in records]
-    mean = fmean(scores) if scores else math.nan
-    return -math.inf if math.isnan(mean) else mean
+def value_on_val(result: Mapping[str, Any], metric: str | None = None) -> float | None:
+    """Return a metric of a result on val, by default that of its score; ``None`` without an evaluation on val.
+
+    mmdet returns no metric for a detector without a single detection: 0.
+    """
+    metrics = (result.get('metrics') or {}).get('val')
+    return 0.0 if metrics == {} else (metrics or {}).get(metric or result.get('metric'))

@@ -1,4 +1,4 @@
-"""The rows of a suite's table: means, paired gains and their intervals over seeds."""
+"""The rows of a suite's table, from the results of its runs."""
 
 from __future__ import annotations
 
@@ -8,88 +8,18 @@ from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import Any
 
-from scipy.special import stdtr, stdtrit  # scipy.stats.t takes seconds to import
-
 from mmdistill_dense.apps.suite import plan
 from mmdistill_dense.apps.suite.definition import CONTROL, TEACHER, Definition, Method, describe_options, is_alone
-
-LEVEL = 0.95
-_EQUAL = 1e-12  # of the scores: differences that differ by less are equal but for rounding
-
-
-@dataclass(frozen=True)
-class Summary:
-    """The scores of several seeds. ``sd`` divides by n - 1, and is ``None`` for one seed."""
-
-    n: int
-    mean: float
-    sd: float | None
-
-
-@dataclass(frozen=True)
-class Gain:
-    """Differences at the same seed."""
-
-    by_seed: dict[int, float]  # the difference of each seed
-    mean: float  # their mean
-    sd: float | None = None  # their standard deviation, ``None`` for one pair, as the next three
-    low: float | None = None  # bounds of the mean; ``None``, as the next, if all differences are equal
-    high: float | None = None
-    p: float | None = None  # the two-sided p-value of a mean of 0, corrected for the table by :func:`holm`
-
-    @property
-    def n(self) -> int:
-        return len(self.by_seed)
-
-    @property
-    def half(self) -> float | None:
-        return None if self.high is None else self.high - self.mean
-
-    @property
-    def is_significant(self) -> bool:
-        """Whether the mean differs from 0, at the level of :data:`LEVEL` for the whole table."""
-        return self.p is not None and self.p <= 1 - LEVEL
-
-
-def summarise(values: Sequence[float]) -> Summary | None:
-    """Return mean and standard deviation, ``None`` for no values; of a diverged run both are ``nan``."""
-    if not values:
-        return None
-    n, mean = len(values), math.fsum(values) / len(values)
-    if n == 1:
-        return Summary(1, mean, None)
-    return Summary(n, mean, math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (n - 1)))
-
-
-def paired_gain(scores: Mapping[int, float], control: Mapping[int, float]) -> Gain | None:
-    """Return the mean difference at the same seed with ``mean +- t_{(1 + LEVEL) / 2, n - 1} sd / sqrt(n)``."""
-    # a run and its control share first weights and the order of the data, so differences have less noise than scores;
-    # one pair has no bounds, nor have differences that are all equal, as those of rounded scores: they tell no noise
-    differences = {seed: scores[seed] - control[seed] for seed in sorted(scores) if seed in control}
-    summary = summarise(list(differences.values()))
-    if summary is None:
-        return None
-    if summary.sd is None:
-        return Gain(differences, summary.mean)
-    mean, error, freedom = summary.mean, summary.sd / math.sqrt(summary.n), summary.n - 1
-    if summary.sd <= _EQUAL * max(map(abs, [*scores.values(), *control.values()])):
-        return Gain(differences, mean, summary.sd)
-    half = float(stdtrit(freedom, (1 + LEVEL) / 2)) * error
-    p = float(2 * stdtr(freedom, -abs(mean) / error))
-    return Gain(differences, mean, summary.sd, mean - half, mean + half, 1.0 if math.isnan(p) else p)
-
-
-def holm(gains: Mapping[str, Gain | None]) -> dict[str, Gain | None]:
-    """Return gains that are tested together, with p-values by Holm's correction."""
-    corrected = dict(gains)
-    p_values = ((gain.p, name, gain) for name, gain in gains.items() if gain and gain.p is not None)
-    ranked = sorted(p_values, key=lambda entry: entry[:2])
-    largest = 0.0
-    for rank, (p, name, gain) in enumerate(ranked):
-        largest = max(largest, min(1.0, (len(ranked) - rank) * p))
-        corrected[name] = replace(gain, p=largest)
-    return corrected
-
+from mmdistill_dense.apps.suite.verdict import (
+    Candidate,
+    Gain,
+    Summary,
+    Verdict,
+    judge,
+    missing_reason,
+    missing_sentence,
+    summarise,
+)
 
 Results = Mapping[int, Mapping[str, Any]]
 
@@ -98,13 +28,20 @@ Results = Mapping[int, Mapping[str, Any]]
 class Row:
     name: str
     results: Results
-    missing: tuple[int, ...] = ()  # the seeds that have not finished
+    missing: tuple[int, ...] = ()  # the seeds without a score
     gain: Gain | None = None  # the gain over the control; ``None`` for the teacher and the control
 
     @property
     def scores(self) -> dict[int, float]:
-        """The scores in percent, by seed."""
-        return {seed: result['score'] for seed, result in sorted(self.results.items())}
+        """The scores in percent, by seed; a diverged run has none."""
+        scores = {seed: result['score'] for seed, result in sorted(self.results.items())}
+        return {seed: score for seed, score in scores.items() if math.isfinite(score)}
+
+    @property
+    def on_val(self) -> dict[int, float]:
+        """The same metric on val, by seed, as far as runs have it."""
+        values = {seed: plan.value_on_val(result) for seed, result in self.results.items()}
+        return {seed: value for seed, value in values.items() if value is not None}
 
     @property
     def compared(self) -> bool:
@@ -143,6 +80,16 @@ class SuiteTable:
         """Return a row by its name; an empty one if there is none."""
         return next((row for row in self.rows if row.name == name), Row(name, {}))
 
+    @property
+    def verdict(self) -> Verdict:
+        return judge_rows(self.rows)
+
+    def sentences(self) -> list[str]:
+        """Return what the comparison says, and which runs it lacks."""
+        runs = {run.title: missing_reason(run.result, run.state) for run in plan.runs(self.definition)}
+        missing = {title: reason for title, reason in runs.items() if reason}
+        return list(filter(None, [self.verdict.sentence(), missing_sentence(missing)]))
+
 
 def collect(definition: Definition) -> SuiteTable:
     """Return the table of the finished runs; refuse runs of other configs, label files or numbers of processes."""
@@ -167,13 +114,27 @@ def collect(definition: Definition) -> SuiteTable:
 
 def make_rows(results: Mapping[str, Results], seeds: Sequence[int]) -> tuple[Row, ...]:
     """Return a row for each name, from results by name and seed; methods have their gain over the control."""
-    rows = [
-        Row(name, by_seed, () if name == TEACHER else tuple(seed for seed in seeds if seed not in by_seed))
-        for name, by_seed in results.items()
+    rows = [Row(name, by_seed) for name, by_seed in results.items()]
+    gains = judge_rows(rows).gains
+    return tuple(
+        replace(
+            row,
+            missing=() if row.name == TEACHER else tuple(seed for seed in seeds if seed not in row.scores),
+            gain=gains.get(row.name),
+        )
+        for row in rows
+    )
+
+
+def judge_rows(rows: Sequence[Row]) -> Verdict:
+    """Return the verdict over the methods among some rows."""
+    by_name = {row.name: row for row in rows}
+    control, teacher = by_name.get(CONTROL, Row(CONTROL, {})), by_name.get(TEACHER, Row(TEACHER, {})).summary
+    candidates = [
+        Candidate(row.name, row.scores, control.scores, row.on_val, control.on_val) for row in rows if row.compared
     ]
-    control = next((row.scores for row in rows if row.name == CONTROL), {})
-    gains = holm({row.name: paired_gain(row.scores, control) for row in rows if row.compared})
-    return tuple(replace(row, gain=gains.get(row.name)) for row in rows)
+    test_is_val = any(result.get('test_is_val') for row in rows for result in row.results.values())
+    return judge(candidates, test_is_val, teacher.mean if teacher else None)
 
 
 def rows_on_set(table: SuiteTable, name: str) -> tuple[Row, ...]:

@@ -11,7 +11,8 @@ from typing import Any
 
 from mmdistill_dense.apps.suite import configs
 from mmdistill_dense.apps.suite.definition import CONTROL, TEACHER, Definition
-from mmdistill_dense.apps.suite.rows import LEVEL, Row, SuiteTable, collect, row_settings, rows_on_set
+from mmdistill_dense.apps.suite.rows import Row, SuiteTable, collect, row_settings, rows_on_set
+from mmdistill_dense.apps.suite.verdict import LEVEL
 from mmdistill_dense.utils.files import write_text
 from mmdistill_dense.utils.validate import some
 
@@ -48,7 +49,7 @@ def as_markdown(table: SuiteTable) -> str:
             seeds.append(_line([title, *(_of_seed(row, seed) for seed in definition.seeds)]))
     notes = ['## How to read it', '', *(f'- {line}' for line in _notes(table)), '']
     notes += ['## What it was made of', '', *(f'- {line}' for line in _provenance(table))]
-    parts = [f'# {definition.title}', '\n'.join(main), '\n'.join(['## Each seed', '', *seeds])]
+    parts = [f'# {definition.title}', *table.sentences(), '\n'.join(main), '\n'.join(['## Each seed', '', *seeds])]
     parts += ['\n'.join(['## Other test sets', '', *_other_sets(table)])] if definition.test_sets else []
     parts += ['\n'.join(notes)]
     return '\n\n'.join(parts) + '\n'
@@ -78,7 +79,7 @@ def count_cell(row: Row, planned: int) -> str:
     """Return the number of finished seeds, as ``2 of 3`` where some are missing."""
     if row.name == TEACHER and not row.results:
         return NONE
-    return f'{len(row.results)} of {planned}' if row.missing else str(len(row.results))
+    return f'{len(row.scores)} of {planned}' if row.missing else str(len(row.scores))
 
 
 def score_cell(row: Row) -> str:
@@ -94,13 +95,13 @@ def gain_cell(row: Row) -> str:
         return NONE
     gain, bold = row.gain, '**' if row.gain.is_significant else ''
     bounds = '' if gain.low is None else f' [{gain.low:+.2f}, {gain.high:+.2f}]'
-    fewer = f', {gain.n} pair{"s" if gain.n > 1 else ""}' if gain.n < len(row.results) else ''
+    fewer = f', {gain.n} pair{"s" if gain.n > 1 else ""}' if gain.n < len(row.scores) else ''
     return f'{bold}{gain.mean:+.2f}{bold}{bounds}{fewer}'
 
 
 def _of_seed(row: Row, seed: int) -> str:
     if seed not in row.scores:
-        return 'missing'
+        return 'diverged' if seed in row.results else 'missing'
     gains = row.gain.by_seed if row.gain else {}
     return f'{row.scores[seed]:.2f}' + (f' ({gains[seed]:+.2f})' if seed in gains else '')
 
@@ -118,8 +119,6 @@ def _notes(table: SuiteTable) -> Iterator[str]:
     )
     if other := [name for name, method in table.definition.methods.items() if method.distils and method.run_options]:
         yield f'Other length or training set than the student alone: {", ".join(other)}: no gain of a method alone.'
-    if gaps := [f'{row.name} seed {", ".join(map(str, row.missing))}' for row in table.rows if row.missing]:
-        yield f'Missing: {"; ".join(gaps)}. Gains use only the seeds that both runs have.'
     if any(row.seconds_per_iteration is not None for row in table.rows):
         device = _per_row(table, lambda result: f'{result.get("device")}, {result.get("threads")} thread(s)')
         beside = f'; up to {table.definition.jobs} runs side by side' if table.definition.jobs > 1 else ''

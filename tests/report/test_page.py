@@ -25,7 +25,7 @@ from mmdistill_dense.apps.inspect import inference
 from mmdistill_dense.apps.inspect.drawing import draw
 from mmdistill_dense.apps.report import make_report, predictions
 from mmdistill_dense.apps.report.page import render
-from mmdistill_dense.apps.report.predictions import Predictions, Scene, prediction_panel, share_right, truth_panel
+from mmdistill_dense.apps.report.predictions import Predictions, Scene, pixel_accuracy, prediction_panel, truth_panel
 from mmdistill_dense.apps.report.runs import Comparison, TrainedRun, compare
 from mmdistill_dense.apps.report.section import Chart, Panel, Section, Sheet, Strip
 from tests import toys
@@ -115,10 +115,10 @@ def test_the_time_of_a_picture_is_that_of_its_pass(monkeypatch, names):
     item = {'inputs': torch.zeros(3, 4, 5), 'data_samples': SegDataSample()}
     scenes = [Scene(name, np.zeros((4, 5, 3), np.uint8), item) for name in names]
     section._add('kd', lambda: network, scenes, META, [[] for _ in scenes])
-    assert section.uses['kd'].milliseconds == pytest.approx(20)
+    assert section.costs['kd'].milliseconds == pytest.approx(20)
     network.test_cfg, network.inference = {'mode': 'slide'}, lambda: network.spend(70)
     section._add('other', lambda: network, scenes, META, [[] for _ in scenes])
-    assert section.uses['other'].milliseconds == pytest.approx(70), 'one that predicts in another way has its own'
+    assert section.costs['other'].milliseconds == pytest.approx(70), 'one that predicts in another way has its own'
 
 
 def test_terms_and_settings_are_those_of_the_runs_and_the_page_asks_for_nothing(made):
@@ -184,7 +184,7 @@ def test_a_student_that_predicts_one_class_everywhere_is_noticed(suite, tmp_path
         content['state_dict']['decode_head.conv_seg.bias'][3] = 1e4 if name == 'kd' else 0
         torch.save(content, file)
     predictions = Predictions(compare([tmp_path]), 2)
-    assert {name: use.one_class for name, use in predictions.uses.items()}['kd']
+    assert {name: use.one_class for name, use in predictions.costs.items()}['kd']
 
 
 def test_names_are_escaped():
@@ -245,8 +245,8 @@ def test_classes_have_their_colours_and_pixels_without_a_label_do_not_count() ->
     seen = pixels(found.source)
     for rows, colour in ((slice(8, 24), (175, 50, 50)), (slice(40, 88), (50, 175, 50))):
         assert np.abs(seen[rows, 8:88].reshape(-1, 3).mean(0) - colour).max() < 12
-    assert share_right(segmented([0, 1], [255, 255])) is None
-    assert share_right(segmented([0, 1], None)) is None
+    assert pixel_accuracy(segmented([0, 1], [255, 255])) is None
+    assert pixel_accuracy(segmented([0, 1], None)) is None
 
 
 @pytest.mark.parametrize('which', ['gt', 'pred'])

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from mmdistill_dense.apps.report.predictions import Use
+from mmdistill_dense.apps.report.predictions import NetworkCost
 from mmdistill_dense.apps.report.runs import Comparison, TrainedRun, compare, find_runs, read_log
 from mmdistill_dense.apps.report.scores import Answer, answer_section
 from mmdistill_dense.apps.report.section import COLOURS, Numbers, colour_of
@@ -93,7 +93,7 @@ def test_runs_of_the_same_name_stay_apart(tmp_path):
     one, other = suite(tmp_path / 'a'), suite(tmp_path / 'b')
     found = compare([one, other, run(tmp_path / 'p' / 'kd'), run(tmp_path / 'q' / 'c')])
     assert set(found.names) == {'a/control', 'b/control', 'a/kd', 'b/kd', 'p/kd', 'c'}
-    assert all(len(found.of(name)) == 3 for name in ('a/kd', 'b/kd'))
+    assert all(len(found.runs_of(name)) == 3 for name in ('a/kd', 'b/kd'))
 
 
 def test_names_grow_until_they_are_unique_and_only_seed_and_a_number_is_the_folder_of_a_seed(tmp_path):
@@ -180,8 +180,12 @@ def test_each_suite_is_compared_with_its_own_control_of_the_seeds_that_are_asked
             result(other / name / 'runs' / method / 'seed0', score)
     found = compare([other / 'a', other / 'b', run(other / 'x')])
     answer = Answer(Numbers(found))
-    assert {name: gain and gain.mean for name, gain in answer.verdict.gains.items()} == {'a/kd': 2.0, 'b/kd': 2.0, 'x': None}
-    assert found.control_of(found.of('x')[0]) is None  # which one?
+    assert {name: gain and gain.mean for name, gain in answer.verdict.gains.items()} == {
+        'a/kd': 2.0,
+        'b/kd': 2.0,
+        'x': None,
+    }
+    assert found.control_of(found.runs_of('x')[0]) is None  # which one?
 
 
 # Logs of mmengine: restarts, evaluations, values of hooks
@@ -306,7 +310,7 @@ def test_runs_of_other_seeds_are_told_and_without_a_control_there_is_no_answer(t
 ])  # fmt: skip
 def test_students_that_have_learned_nothing_are_told_to_train_longer(tmp_path, scores, constant, said):
     pair(tmp_path, *scores)
-    uses = {name: Use(1_000_000, 8.0, name in constant) for name in ('kd', 'control', 'teacher')}
+    uses = {name: NetworkCost(1_000_000, 8.0, name in constant) for name in ('kd', 'control', 'teacher')}
     assert Answer(Numbers(compare([tmp_path])), uses).sentences()[-1].startswith(said)
 
 
@@ -451,12 +455,12 @@ def test_the_answer_is_as_sure_as_the_seeds_allow(tmp_path, gains, said):
 
 def test_the_cost_in_use_is_compared_with_the_teacher(tmp_path):
     pair(tmp_path, 40.0, 42.0)
-    uses = {'kd': Use(1_000_000, 8.0), 'teacher': Use(3_500_000, 20.0)}
+    uses = {'kd': NetworkCost(1_000_000, 8.0), 'teacher': NetworkCost(3_500_000, 20.0)}
     found = Answer(Numbers(compare([tmp_path])), uses)
     assert found.sentences()[1].endswith('it has 3.5 times fewer parameters and 2.5 times its speed.')
-    uses['teacher'] = Use(1_040_000, 7.6)
+    uses['teacher'] = NetworkCost(1_040_000, 7.6)
     assert found.sentences()[1].endswith('the plain student.'), 'no gain of 1.0 times is told'
-    uses['teacher'] = Use(3_500_000, 4.0)
+    uses['teacher'] = NetworkCost(3_500_000, 4.0)
     assert found.sentences()[1].endswith('3.5 times fewer parameters. It takes 2.0 times as long as the teacher.')
     assert Answer(found.numbers, {'kd': uses['kd']}).sentences()[1].endswith('the plain student.')
     assert 'seeds: [0, 1, 2]' in found.sentences()[2], 'one seed'
@@ -514,7 +518,7 @@ def test_box_ap_of_a_further_test_set_is_in_percent(tmp_path: Path) -> None:
 def test_runs_with_drawn_seeds_are_never_a_pair(tmp_path: Path) -> None:
     kd, alone = (logged(run(tmp_path / name, model, None), 60.0) for name, model in (('kd', DISTILLED), ('a', ALONE)))
     found = answer(kd, logged(alone, 60.0, 60.0))
-    assert found.verdict.gains == {'kd': None} and not found.apart
+    assert found.verdict.gains == {'kd': None} and not found.unpaired
     assert (rows(found)['kd']['seeds'], rows(found)['kd']['gain']) == ('drawn', 'no control of its seed')
     for folder in (logged(run(tmp_path / 'kd7', DISTILLED, 7), 61.0), logged(run(tmp_path / 'a7', ALONE, 7), 60.0)):
         assert answer(kd, alone, folder).verdict.gains['kd'] is None
@@ -530,13 +534,13 @@ def test_the_teachers_score_is_of_the_same_pictures_and_of_the_checkpoint_that_t
             logged(run(tmp_path / root / name, model + data.format(root), teacher=file), 45.0 + len(name))
             for name, model in (('kd', DISTILLED), ('alone', ALONE))
         ]
-        assert answer(*folders).read.teacher == score
+        assert answer(*folders).evaluation.teacher == score
         other = answer(folders[0], tmp_path / 'a' / 'alone').sentences()[1]
         assert other.startswith('val_dataloader of kd, seed 0 and alone, seed 0 names other pictures') == (root == 'b')
     other = logged(run(tmp_path / 'other', ALONE + data.format('a')), 20.0)
     kd = run(tmp_path / 'second', DISTILLED + data.format('a'), teacher=str(other / 'iter_100.pth'))
     first = tmp_path / 'a/kd', tmp_path / 'a/alone'
-    assert answer(*first, logged(kd, 46.0)).teacher is None, 'each of two teachers leads its own students'
+    assert answer(*first, logged(kd, 46.0)).evaluation.teacher is None, 'each of two teachers leads its own students'
 
 
 def test_suites_of_two_teachers_metrics_or_splits_share_no_claim(tmp_path):
@@ -544,9 +548,9 @@ def test_suites_of_two_teachers_metrics_or_splits_share_no_claim(tmp_path):
     for suite, score in zip(suites, (60.0, 90.0), strict=True):
         pair(suite, 50.0, 55.0)
         result(row(suite, 'teacher'), score)
-    assert answer(suites[0]).read.teacher == 60.0 and answer(*suites).read.teacher is None
+    assert answer(suites[0]).evaluation.teacher == 60.0 and answer(*suites).evaluation.teacher is None
     result(suites[1] / 'teacher', 60.0)
-    assert answer(*suites).read.teacher == 60.0
+    assert answer(*suites).evaluation.teacher == 60.0
     for key, values in {'metric': ('mIoU', 'mAcc'), 'test_is_val': (False, True)}.items():
         for suite, value in zip(suites, values, strict=True):
             result(suite / 'runs/kd/seed0', 55.0, {key: value})

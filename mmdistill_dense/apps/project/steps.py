@@ -15,7 +15,7 @@ from mmdistill_dense.apps.export import export_student
 from mmdistill_dense.apps.project import SUITE
 from mmdistill_dense.apps.recipes.named import read_config
 from mmdistill_dense.apps.report.page import make_report
-from mmdistill_dense.apps.report.scores import CLOSE
+from mmdistill_dense.apps.report.scores import MIN_TEACHER_LEAD
 from mmdistill_dense.apps.suite import configs, plan
 from mmdistill_dense.apps.suite.actions import train_all
 from mmdistill_dense.apps.suite.definition import CONTROL, TEACHER, Definition, load
@@ -109,7 +109,7 @@ def close_teacher(definition: Definition) -> str:
     if [*found] != [TEACHER, CONTROL] or len(found[CONTROL]) > 1:
         return ''
     teacher, alone = (next(iter(found[name].values()))['score'] for name in (TEACHER, CONTROL))
-    if not (teacher - alone < CLOSE and teacher > 1):  # not a number, or a fraction
+    if not (teacher - alone < MIN_TEACHER_LEAD and teacher > 1):  # not a number, or a fraction
         return ''
     return (
         f'WARNING  The teacher scores {teacher:.2f}, the student alone {alone:.2f}: from a teacher as close as '

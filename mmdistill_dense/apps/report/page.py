@@ -23,7 +23,7 @@ from mmdistill_dense.utils.version import __version__
 from mmdistill_dense.weights.strict_load import read_checkpoint
 
 PICTURES = 4
-NAMED = 3  # methods in the title
+MAX_NAMES = 3  # methods in the title
 
 
 def make_report(
@@ -61,7 +61,7 @@ def report(args: argparse.Namespace) -> None:
 def sections_of(comparison: Comparison, pictures: int = PICTURES, metric: str | None = None) -> list[Section]:
     """Return the sections of a page: the answer with the scores, pictures, curves, settings."""
     numbers, predictions = Numbers(comparison, metric), Predictions(comparison, pictures)
-    scores = answer_section(numbers, predictions.uses)
+    scores = answer_section(numbers, predictions.costs)
     return [scores, predictions.section, numbers.curves(), settings_section(comparison)]
 
 
@@ -83,7 +83,7 @@ def render(comparison: Comparison, sections: Sequence[Section]) -> str:
     templates = resources.files('mmdistill_dense.apps.report') / 'templates'
     style, script = ((templates / name).read_text(encoding='utf-8') for name in ('style.css', 'page.js'))
     return environment.get_template('page.html.j2').render(
-        title=f'Distillation report: {", ".join(methods) if len(methods) <= NAMED else f"{len(methods)} methods"}',
+        title=f'Distillation report: {", ".join(methods) if len(methods) <= MAX_NAMES else f"{len(methods)} methods"}',
         runs=[(run.title, str(run.folder)) for run in comparison.students],
         made=datetime.now().astimezone().strftime('%Y-%m-%d %H:%M %z'),
         version=__version__,
@@ -95,7 +95,7 @@ def render(comparison: Comparison, sections: Sequence[Section]) -> str:
     )
 
 
-_BESIDE = (  # folders and logging; the pipelines are part of the data sets
+_IGNORED_KEYS = (  # folders and logging; the pipelines are part of the data sets
     *('work_dir', 'experiment_name', 'launcher', 'resume', 'load_from', 'log_level', 'visualizer', 'vis_backends'),
     *('distillers', 'train_pipeline', 'val_pipeline', 'test_pipeline'),
 )
@@ -106,7 +106,7 @@ def settings_section(comparison: Comparison) -> Section:
     """Return a table for each method: keys whose values differ from its control's."""
     section = Section('settings', 'Settings', 'Every key of the whole config that differs from the control.')
     for name in comparison.names:
-        run = comparison.of(name)[0]
+        run = comparison.runs_of(name)[0]
         if run.distillers:
             section.attempt(partial(compared_table, run))
         control = comparison.control_of(run)
@@ -123,25 +123,25 @@ def compared_table(run: TrainedRun) -> Sheet:
     """Return what the distillers of a run compared, from its checkpoint: also what ``'auto'`` chose."""
     if run.checkpoint is None:
         raise Missing(f'What {run.title} compared is left out: it has no checkpoint.')
-    told = read_checkpoint(run.checkpoint).get('meta', {}).get('distill', {}).get('distillers', {})
+    distillers = read_checkpoint(run.checkpoint).get('meta', {}).get('distill', {}).get('distillers', {})
     rows = [
-        [name, one['type'], student, teacher, '' if place else one.get('settings', '')]
-        for name, one in told.items()
-        for place, (student, teacher) in enumerate(one.get('taps', ()))
+        [name, options['type'], student, teacher, '' if index else options.get('settings', '')]
+        for name, options in distillers.items()
+        for index, (student, teacher) in enumerate(options.get('taps', ()))
     ]
-    networks = [(run.model.get('student') or {}).get('cfg'), *(one.get('cfg') for one in run.teachers.values())]
-    names = ' and '.join(str(one) for one in networks if one)
+    networks = [(run.model.get('student') or {}).get('cfg'), *(option.get('cfg') for option in run.teachers.values())]
+    names = ' and '.join(str(cfg) for cfg in networks if cfg)
     caption = f'What {run.name} compared{f" in {names}" if names else ""}'
     return Sheet(caption, ['distiller', 'method', "student's tap", "teacher's tap", 'settings'], rows)
 
 
 def settings_table(run: TrainedRun, control: TrainedRun) -> Sheet:
-    own, other = flat(run.config.to_dict()), flat(control.config.to_dict())
+    settings, control_settings = flat(run.config.to_dict()), flat(control.config.to_dict())
     rows = []
-    for key in dict.fromkeys([*other, *own]):
-        values = other.get(key, _NONE), own.get(key, _NONE)
-        if key.split('.')[0] not in _BESIDE and values[0] != values[1]:
-            rows.append([key, *map(_shown, values)])
+    for key in dict.fromkeys([*control_settings, *settings]):
+        values = control_settings.get(key, _NONE), settings.get(key, _NONE)
+        if key.split('.')[0] not in _IGNORED_KEYS and values[0] != values[1]:
+            rows.append([key, *map(_format_value, values)])
     caption = f'{run.title} against {control.title}'
     return Sheet(caption, ['key', control.title, run.title], rows or [['nothing differs', '', '']])
 
@@ -149,6 +149,6 @@ def settings_table(run: TrainedRun, control: TrainedRun) -> Sheet:
 _NONE = object()
 
 
-def _shown(value: Any) -> str:
+def _format_value(value: Any) -> str:
     text = '–' if value is _NONE else repr(value) if isinstance(value, str) else str(value)
     return text if len(text) <= _LONG else text[: _LONG - 1] + '…'

@@ -41,7 +41,7 @@ class Scene:
 
 
 @dataclass(frozen=True)
-class Use:
+class NetworkCost:
     parameters: int  # without auxiliary heads, which only train
     milliseconds: float  # of a picture's pass, the median; batch 1, on the CPU
     one_class: bool = False  # whether it predicts one class everywhere, on pictures that have several
@@ -51,7 +51,7 @@ class Predictions:
     """Predictions of each method's first run and of the teacher, for ``count`` pictures; 0 runs no network."""
 
     def __init__(self, comparison: Comparison, count: int) -> None:
-        self.uses: dict[str, Use] = {}
+        self.costs: dict[str, NetworkCost] = {}
         self._times: dict[str, float] = {}
         note = f'The same validation pictures for all. Boxes and masks have a score above {CONFIDENT}.'
         self.section = Section('predictions', 'Predictions', note)
@@ -62,27 +62,27 @@ class Predictions:
 
     def _strips(self, comparison: Comparison, count: int) -> list[Strip]:
         """Return for each picture its panels: input, students, teacher, truth."""
-        shown = comparison.shown
-        if not shown:
+        first_runs = comparison.first_runs
+        if not first_runs:
             raise Missing('No predictions: no run holds a checkpoint.')
-        scenes, meta = scenes_of(shown[0], count)
+        scenes, meta = scenes_of(first_runs[0], count)
         rows = [[panel(scene.image, 'input', f'The picture {scene.name}')] for scene in scenes]
-        networks: list[tuple[str, Callable[[], Any]]] = [(run.name, partial(student_of, run)) for run in shown]
+        networks: list[tuple[str, Callable[[], Any]]] = [(run.name, partial(student_of, run)) for run in first_runs]
         # the teacher that a control names may not exist
-        teaching = sorted(shown, key=lambda run: (not run.teachers, not run.distillers))[0]
-        configs = {str([option.get('cfg') for option in run.teachers.values()]) for run in shown if run.distillers}
-        teachers = teaching.teachers if len(configs - {'[]'}) < 2 else {}
-        networks += [(name, partial(teacher_of, teaching, name)) for name in teachers]
+        teacher_run = sorted(first_runs, key=lambda run: (not run.teachers, not run.distillers))[0]
+        configs = {str([option.get('cfg') for option in run.teachers.values()]) for run in first_runs if run.distillers}
+        teachers = teacher_run.teachers if len(configs - {'[]'}) < 2 else {}
+        networks += [(name, partial(teacher_of, teacher_run, name)) for name in teachers]
         if not teachers:
-            why = 'the runs have several' if teaching.teachers else 'the config has none'
-            self.section.reasons.append(f'No predictions of a teacher: {why}.')
+            cause = 'the runs have several' if teacher_run.teachers else 'the config has none'
+            self.section.reasons.append(f'No predictions of a teacher: {cause}.')
         for name, load in networks:
             self.section.attempt(partial(self._add, name, load, scenes, meta, rows))
         for scene, row in zip(scenes, rows, strict=True):
             row += [truth] if (truth := truth_panel(scene, meta)) else []
         colours = zip(meta['palette'] or (), meta['classes'] or (), strict=False)
         self.section.legend = [Key(f'rgb{colour}'.replace(',', ''), name) for colour, name in colours][:_MOST_KEYS]
-        return [Strip(scene.name, row) for scene, row in zip(scenes, rows, strict=True)] if self.uses else []
+        return [Strip(scene.name, row) for scene, row in zip(scenes, rows, strict=True)] if self.costs else []
 
     def _add(
         self, name: str, load: Callable[[], Any], scenes: list[Scene], meta: Mapping[str, Any], rows: list[list[Panel]]
@@ -92,20 +92,20 @@ class Predictions:
             raise Missing(f'No predictions of {name}: {type(network).__name__} has no head that segments or detects.')
         network = revert_sync_batchnorm(network)
         network.eval()  # not chained: mmseg's backbones return nothing from it
-        batches = [{'inputs': [one.item['inputs']], 'data_samples': [one.item['data_samples']]} for one in scenes]
+        batches = [{'inputs': [scene.item['inputs']], 'data_samples': [scene.item['data_samples']]} for scene in scenes]
         predict_timed(network, batches[0])  # warms up
         for scene, batch in zip(scenes, batches, strict=True):
-            (found,), passed = predict_timed(network, batch)
+            (sample,), passed = predict_timed(network, batch)
             seconds.append(passed)
-            panels.append(prediction_panel(scene, found, name, meta))
-            for key, seen in (('pred_sem_seg', predicted), ('gt_sem_seg', true)):
-                seen |= {*found.get(key).data.unique().tolist()} - {IGNORED} if key in found else set()
+            panels.append(prediction_panel(scene, sample, name, meta))
+            for key, classes in (('pred_sem_seg', predicted), ('gt_sem_seg', true)):
+                classes |= {*sample.get(key).data.unique().tolist()} - {IGNORED} if key in sample else set()
         # networks that differ in weights alone take one time
         kind = repr((network, getattr(network, 'test_cfg', None)))
         milliseconds = self._times.setdefault(kind, 1000 * median(seconds))
-        self.uses[name] = Use(parameters_in_use(network), milliseconds, len(predicted) == 1 < len(true))
-        for row, one in zip(rows, panels, strict=True):
-            row.append(one)
+        self.costs[name] = NetworkCost(parameters_in_use(network), milliseconds, len(predicted) == 1 < len(true))
+        for row, cell in zip(rows, panels, strict=True):
+            row.append(cell)
 
 
 def scenes_of(run: TrainedRun, count: int) -> tuple[list[Scene], dict[str, Any]]:
@@ -114,28 +114,28 @@ def scenes_of(run: TrainedRun, count: int) -> tuple[list[Scene], dict[str, Any]]
     if loader is None:
         raise Missing('No predictions: the config has neither val_dataloader nor test_dataloader.')
     scenes = []
-    steps = (step for _, one in layers(loader.dataset) for step in one.get('pipeline') or ())
+    steps = (step for _, layer in layers(loader.dataset) for step in layer.get('pipeline') or ())
     pads = any(type_name(step).endswith('Pad') for step in steps)
     with DefaultScope.overwrite_default_scope(run.config.get('default_scope') or 'mmengine'):
         dataset = DATASETS.build(loader.dataset)
         for index in evenly_spaced(len(dataset), count):
             item = dataset[index]
-            image, told = image_of(item['inputs']), item['data_samples'].metainfo
-            height, width = told.get('ori_shape', image.shape)[:2]
-            if pads and 'scale_factor' in told:  # without what that added
-                wide, high = told['scale_factor'][:2]
+            image, meta = image_of(item['inputs']), item['data_samples'].metainfo
+            height, width = meta.get('ori_shape', image.shape)[:2]
+            if pads and 'scale_factor' in meta:  # without what that added
+                wide, high = meta['scale_factor'][:2]
                 image = image[: round(height * high), : round(width * wide)]
             image = image if image.shape[:2] == (height, width) else cv2.resize(image, (width, height))
-            scenes.append(Scene(Path(told.get('img_path') or '').stem or f'picture {index}', image, item))
+            scenes.append(Scene(Path(meta.get('img_path') or '').stem or f'picture {index}', image, item))
     classes = tuple(dataset.metainfo.get('classes') or ())
-    palette = [tuple(one) for one in palette_of(dataset.metainfo.get('palette'), len(classes)).tolist()]
+    palette = [tuple(colour) for colour in palette_of(dataset.metainfo.get('palette'), len(classes)).tolist()]
     return scenes, {'classes': classes or None, 'palette': palette if classes else None}
 
 
 def student_of(run: TrainedRun) -> Network:
     """Return the plain student of a run with the weights of its last checkpoint."""
     path = run.checkpoint
-    assert path is not None, 'such runs alone are shown'
+    assert path is not None, 'such runs alone are first_runs'
     return cast(Network, load_student(run.config, path)[1])
 
 
@@ -156,14 +156,14 @@ def teacher_of(run: TrainedRun, name: str) -> Network | None:
 def prediction_panel(scene: Scene, sample: Sample, title: str, meta: Mapping[str, Any]) -> Panel:
     """Return a picture with its predicted classes or objects."""
     if 'pred_sem_seg' in sample:
-        right = share_right(sample)
+        right = pixel_accuracy(sample)
         caption = title if right is None else f'{title}: {right:.1%} of the labelled pixels right'
         return panel(draw(scene.image, sample, meta, 'pred'), caption, f'{caption}, in {scene.name}')
     if 'pred_instances' not in sample:
         raise Missing(f'No predictions of {title}: it predicts neither classes of pixels nor boxes.')
-    found = sample.pred_instances
-    kind = 'masks' if 'masks' in found else 'boxes'
-    caption = f'{title}: {int((found.scores >= CONFIDENT).sum())} {kind}'
+    instances = sample.pred_instances
+    kind = 'masks' if 'masks' in instances else 'boxes'
+    caption = f'{title}: {int((instances.scores >= CONFIDENT).sum())} {kind}'
     drawn = draw(scene.image, sample, meta, 'pred', CONFIDENT)
     return panel(drawn, caption, f'{caption}, in {scene.name}')
 
@@ -175,12 +175,12 @@ def truth_panel(scene: Scene, meta: Mapping[str, Any]) -> Panel | None:
         return panel(draw(scene.image, sample, meta, 'gt'), 'truth', f'Truth of {scene.name}')
     if not len(getattr(sample, 'gt_instances', ())):
         return None
-    found = sample.gt_instances
-    caption = f'truth: {len(found)} {"masks" if "masks" in found else "boxes"}'
+    instances = sample.gt_instances
+    caption = f'truth: {len(instances)} {"masks" if "masks" in instances else "boxes"}'
     return panel(draw(scene.image, sample, meta, 'gt'), caption, f'{caption}, in {scene.name}')
 
 
-def share_right(sample: Sample) -> float | None:
+def pixel_accuracy(sample: Sample) -> float | None:
     """Return the share of the labelled pixels with the right class; ``None`` without labels of this size."""
     predicted, truth = sample.pred_sem_seg.data.cpu(), sample.gt_sem_seg.data.cpu() if 'gt_sem_seg' in sample else None
     if truth is None or truth.shape != predicted.shape or not (truth != IGNORED).any():

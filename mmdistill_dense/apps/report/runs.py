@@ -61,7 +61,7 @@ class TrainedRun:
         return teachers_of(self.model) if is_distill_model(self.model) else {}
 
     @property
-    def alone(self) -> bool:
+    def is_control(self) -> bool:
         """Whether it is a control: by its name in a suite, elsewhere if it takes nothing from a teacher."""
         if self.suite is not None:
             return self.home.name == CONTROL
@@ -89,16 +89,16 @@ class TrainedRun:
             return finished
         pointer = self.folder / 'last_checkpoint'
         # an earlier training in the folder may have left files with larger numbers
-        named = self.folder / Path(pointer.read_text(encoding='utf-8').strip()).name if pointer.is_file() else None
-        return named if named is not None and zipfile.is_zipfile(named) else latest_checkpoint(self.folder)
+        file = self.folder / Path(pointer.read_text(encoding='utf-8').strip()).name if pointer.is_file() else None
+        return file if file is not None and zipfile.is_zipfile(file) else latest_checkpoint(self.folder)
 
 
 def in_suite(folder: Path) -> bool:
     """Tell whether a folder ``runs/<name>/seed<k>`` is a run of its suite, as its newest start lists them."""
     suite = folder.parents[2]
-    listed = read_json(suite / RUNS_FILE)
-    known = listed is None or str(folder.relative_to(suite)) in listed['runs']
-    return known and SEED.fullmatch(folder.name) is not None
+    listing = read_json(suite / RUNS_FILE)
+    is_listed = listing is None or str(folder.relative_to(suite)) in listing['runs']
+    return is_listed and SEED.fullmatch(folder.name) is not None
 
 
 def find_runs(folder: str | Path) -> list[TrainedRun]:
@@ -107,22 +107,22 @@ def find_runs(folder: str | Path) -> list[TrainedRun]:
     if not root.is_dir():
         raise FileNotFoundError(f'{str(folder)!r}: no such work dir (working folder {Path.cwd()})')
     root = root.resolve()
-    found = [_run(root)] if is_run(root) else []
+    runs = [_run(root)] if is_run(root) else []
     for pattern in ('seed*', '*/seed*'):
-        found = found or seeds_in(root, pattern)
-    found = found or [run for run in seeds_in(root, 'runs/*/seed*') if in_suite(run.folder)]
-    if not found:
+        runs = runs or seeds_in(root, pattern)
+    runs = runs or [run for run in seeds_in(root, 'runs/*/seed*') if in_suite(run.folder)]
+    if not runs:
         raise ValueError(
             f"{str(folder)!r} is no work dir: it has neither <timestamp>/vis_data/config.py nor seed<k>, nor a suite's "
             'runs/<name>/seed<k>. Give the folder that `mmdistill train --work-dir` wrote to.'
         )
-    return found
+    return runs
 
 
 def seeds_in(root: Path, pattern: str) -> list[TrainedRun]:
     """Return the runs below a folder whose own folders are called ``seed<k>``, in the order of the numbers."""
-    found = [path for path in root.glob(pattern) if SEED.fullmatch(path.name) and is_run(path)]
-    return [_run(path) for path in sorted(found, key=lambda path: (path.parent, int(path.name.removeprefix('seed'))))]
+    folders = [path for path in root.glob(pattern) if SEED.fullmatch(path.name) and is_run(path)]
+    return [_run(path) for path in sorted(folders, key=lambda path: (path.parent, int(path.name.removeprefix('seed'))))]
 
 
 def _run(folder: Path) -> TrainedRun:
@@ -152,60 +152,60 @@ class Comparison:
         """Each method once, the control first."""
         return list(dict.fromkeys(run.name for run in self.students))
 
-    def of(self, name: str) -> list[TrainedRun]:
+    def runs_of(self, name: str) -> list[TrainedRun]:
         return [run for run in self.students if run.name == name]
 
     def controls_for(self, run: TrainedRun) -> list[TrainedRun]:
-        """Return the controls of a run: those of its suite, else of no suite, else of the only suite that has some."""
-        own = [one for one in self.controls if run.suite is not None and one.suite == run.suite]
-        plain = [one for one in self.controls if one.suite is None]
-        suites = {one.suite for one in self.controls}
-        return own or plain or (list(self.controls) if len(suites) == 1 else [])
+        """Return the controls of a run: of its suite, else those outside any suite, else of the only suite with any."""
+        suite_controls = [control for control in self.controls if run.suite is not None and control.suite == run.suite]
+        plain = [control for control in self.controls if control.suite is None]
+        suites = {control.suite for control in self.controls}
+        return suite_controls or plain or (list(self.controls) if len(suites) == 1 else [])
 
     def control_of(self, run: TrainedRun) -> TrainedRun | None:
         """Return the control of the same seed, else the first; ``None`` for a control."""
         if run in self.controls:
             return None
         controls = self.controls_for(run)
-        same = [one for one in controls if one.seed == run.seed]
+        same = [control for control in controls if control.seed == run.seed]
         return next(iter([*same, *controls]), None)
 
     @property
-    def shown(self) -> list[TrainedRun]:
+    def first_runs(self) -> list[TrainedRun]:
         """The first run of each method that has a checkpoint: the one for pictures."""
-        found = [[run for run in self.of(name) if run.checkpoint] for name in self.names]
-        return [runs[0] for runs in found if runs]
+        candidates = [[run for run in self.runs_of(name) if run.checkpoint] for name in self.names]
+        return [runs[0] for runs in candidates if runs]
 
 
 def compare(folders: Sequence[str | Path], control: str | Path | None = None) -> Comparison:
-    """Find runs, their teacher, and their controls: those given, else the suite's, else runs without distillers."""
-    given = list(dict.fromkeys(run for folder in folders for run in find_runs(folder)))
-    places = _teacher_places(given)
-    runs = [run for run in given if not (run.alone and run.folder in places)]
-    controls = find_runs(control) if control else [*(run for run in runs if run.alone), *_suite_controls(runs)]
+    """Find runs, their teacher and controls: the controls asked for, else the suite's, else runs without distillers."""
+    all_runs = list(dict.fromkeys(run for folder in folders for run in find_runs(folder)))
+    teacher_folders = _teacher_folders(all_runs)
+    runs = [run for run in all_runs if not (run.is_control and run.folder in teacher_folders)]
+    controls = find_runs(control) if control else [*(run for run in runs if run.is_control), *_suite_controls(runs)]
     controls = list(dict.fromkeys(controls))
-    known: dict[tuple[Path | None, int | None], TrainedRun] = {}
+    by_seed: dict[tuple[Path | None, int | None], TrainedRun] = {}
     for run in controls:
-        other = known.setdefault((run.suite, run.seed), run)
+        other = by_seed.setdefault((run.suite, run.seed), run)
         if other is not run and run.seed is not None:  # the page could show one gain alone
             raise ValueError(
                 f'{str(other.folder)!r} and {str(run.folder)!r} are both controls of seed {run.seed}: name the one '
                 'to compare with by --control.'
             )
-    rest = [run for run in runs if run not in controls]
-    names = _distinct([*rest, *controls])
-    rest, controls = ([replace(run, name=names[run.home]) for run in some] for some in (rest, controls))
-    return Comparison(tuple(rest), tuple(controls), _only_teacher([*rest, *controls]))
+    students = [run for run in runs if run not in controls]
+    names = _unique_names([*students, *controls])
+    students, controls = ([replace(run, name=names[run.home]) for run in group] for group in (students, controls))
+    return Comparison(tuple(students), tuple(controls), _teacher_run([*students, *controls]))
 
 
-def _distinct(runs: Sequence[TrainedRun]) -> dict[Path, str]:
-    """Return a name for the folder of each method. Equal names get as many folders above as tell them apart."""
-    places = {run.home: ((*run.suite.parts, run.name) if run.suite else run.home.parts) for run in runs}
+def _unique_names(runs: Sequence[TrainedRun]) -> dict[Path, str]:
+    """Return a name for the folder of each method. Equal names get as many parent folders as make them differ."""
+    paths = {run.home: ((*run.suite.parts, run.name) if run.suite else run.home.parts) for run in runs}
     names: dict[Path, str] = {}
-    for home, parts in places.items():
-        same = [other for other in places.values() if other[-1] == parts[-1]]
+    for home, parts in paths.items():
+        same = [other for other in paths.values() if other[-1] == parts[-1]]
         lengths = range(1, max(map(len, same)) + 1)
-        length = next((one for one in lengths if len({other[-one:] for other in same}) == len(same)), None)
+        length = next((depth for depth in lengths if len({other[-depth:] for other in same}) == len(same)), None)
         # else a suite's runs/kd and a folder kd in the same place
         names[home] = '/'.join(parts[-length:]) if length else str(home)
     return names
@@ -214,34 +214,34 @@ def _distinct(runs: Sequence[TrainedRun]) -> dict[Path, str]:
 def _suite_controls(runs: Sequence[TrainedRun]) -> Iterator[TrainedRun]:
     """Yield the controls of the runs' suites at the same seeds, or all controls if no seed is the same."""
     for suite in dict.fromkeys(run.suite for run in runs if run.suite):
-        own = [run for run in seeds_in(suite, f'runs/{CONTROL}/seed*') if in_suite(run.folder)]
+        controls = [run for run in seeds_in(suite, f'runs/{CONTROL}/seed*') if in_suite(run.folder)]
         seeds = {run.seed for run in runs if run.suite == suite}
-        yield from [run for run in own if run.seed in seeds] or own
+        yield from [run for run in controls if run.seed in seeds] or controls
 
 
-def _teacher_places(runs: Sequence[TrainedRun]) -> list[Path]:
+def _teacher_folders(runs: Sequence[TrainedRun]) -> list[Path]:
     return [*(run.suite / TEACHER for run in runs if run.suite), *(file.parent for file in teacher_files(runs))]
 
 
 def teacher_files(runs: Sequence[TrainedRun]) -> list[Path]:
     """Return the checkpoints of the runs' teachers."""
     files = [str(option.get('checkpoint') or '') for run in runs for option in run.teachers.values()]
-    return [Path(one).resolve() for one in files if one]
+    return [Path(file).resolve() for file in files if file]
 
 
-def _only_teacher(runs: Sequence[TrainedRun]) -> TrainedRun | None:
-    """Return the run of the teacher: of suites theirs, else one that was evaluated on the runs' pictures.
+def _teacher_run(runs: Sequence[TrainedRun]) -> TrainedRun | None:
+    """Return the run of the teacher: the suites' teacher, else one that was evaluated on the pictures of the runs.
 
-    ``None`` for several whose scores differ: each leads its own students.
+    ``None`` for several teachers whose scores differ.
     """
-    found = list(dict.fromkeys(_teacher_places(runs)))
-    of_suites = [place for place in found if is_run(place) and any(run.suite == place.parent for run in runs)]
-    teachers = [TrainedRun(place, TEACHER) for place in of_suites or found]
+    folders = list(dict.fromkeys(_teacher_folders(runs)))
+    of_suites = [folder for folder in folders if is_run(folder) and any(run.suite == folder.parent for run in runs)]
+    teachers = [TrainedRun(folder, TEACHER) for folder in of_suites or folders]
     if of_suites:
-        known = len(teachers) == 1 or len({(one.result or {}).get('score', one.folder) for one in teachers}) == 1
+        is_unique = len(teachers) == 1 or len({(run.result or {}).get('score', run.folder) for run in teachers}) == 1
     else:
-        known = len(teachers) == 1 and is_run(found[0]) and {*map(val_set, runs)} == {val_set(teachers[0])}
-    return teachers[0] if known else None
+        is_unique = len(teachers) == 1 and is_run(folders[0]) and {*map(val_set, runs)} == {val_set(teachers[0])}
+    return teachers[0] if is_unique else None
 
 
 def val_set(run: TrainedRun) -> str:
@@ -256,7 +256,7 @@ def val_set(run: TrainedRun) -> str:
 
 _RESUMES = re.compile(r'^resume\s*=(?!\s*(?:False|None)\b)', re.MULTILINE)
 # about the runner, not about the training
-_BESIDE = ('lr', 'base_lr', 'momentum', 'data_time', 'time', 'memory', 'iter', 'epoch', 'step', 'eta')
+_RUNNER_FIELDS = ('lr', 'base_lr', 'momentum', 'data_time', 'time', 'memory', 'iter', 'epoch', 'step', 'eta')
 
 
 def config_file(start: Path) -> Path:
@@ -267,13 +267,13 @@ def starts_of(folder: Path) -> list[Path]:
     """Return the starts of a work dir's newest training: the last that trained and did not resume, and later ones."""
     files = [*folder.glob('*/vis_data/*'), *folder.glob('*/*.log')]
     starts = sorted({folder / file.relative_to(folder).parts[0] for file in files})  # named by the time of their start
-    first = 0
-    for place, start in enumerate(starts):
+    newest = 0
+    for index, start in enumerate(starts):
         file = config_file(start)
         # mmengine writes `resume = True` into the config of a start that resumed
         is_new = file.is_file() and not _RESUMES.search(file.read_text(encoding='utf-8'))
-        first = place if is_new and any(map(_of_training, _records(start))) else first
-    return starts[first:]
+        newest = index if is_new and any(map(_is_training_record, _records(start))) else newest
+    return starts[newest:]
 
 
 def _records(start: Path) -> Iterator[dict[str, Any]]:
@@ -282,12 +282,12 @@ def _records(start: Path) -> Iterator[dict[str, Any]]:
     for line in file.read_text(encoding='utf-8').splitlines() if file.is_file() else []:
         with suppress(ValueError):  # cut off by a kill
             if isinstance(record := json.loads(line), dict):
-                last = record['iter'] if _of_training(record) else last
+                last = record['iter'] if _is_training_record(record) else last
                 # by default, LoggerHook counts epochs: all evaluations of a run of iterations are of epoch 0
                 yield {**record, 'step': last} if record.get('step') == 0 else record
 
 
-def _of_training(record: Mapping[str, Any]) -> bool:
+def _is_training_record(record: Mapping[str, Any]) -> bool:
     """Tell whether mmengine wrote a record about training steps; hooks write others with an iteration."""
     return 'iter' in record and not record.keys().isdisjoint(('loss', 'lr', 'time'))
 
@@ -314,17 +314,17 @@ class Log:
 
 def read_log(folder: Path) -> Log:
     """Read ``vis_data/scalars.json`` of the newest training; where its starts overlap, the last one counts."""
-    found = [record for start in starts_of(folder) for record in _records(start)]
-    training = [record for record in found if _of_training(record)]
+    records = [record for start in starts_of(folder) for record in _records(start)]
+    training = [record for record in records if _is_training_record(record)]
     ends = {record['epoch']: record['iter'] for record in training if 'epoch' in record}
     terms: dict[str, dict[float, float]] = {}
     metrics: dict[str, dict[float, float]] = {}
-    for record in found:
+    for record in records:
         evaluated = 'iter' not in record and 'time' in record
-        kind = terms if _of_training(record) else metrics if evaluated else {}  # hooks log other values
+        kind = terms if _is_training_record(record) else metrics if evaluated else {}  # hooks log other values
         step = record.get('iter', record.get('step'))
         for name, value in record.items():
-            if name not in _BESIDE and step is not None and isinstance(value, (int, float)):
+            if name not in _RUNNER_FIELDS and step is not None and isinstance(value, (int, float)):
                 # an evaluation between epochs is logged under the number of the epoch
                 kind.setdefault(name, {})[ends.get(step, step) if evaluated else step] = float(value)
     times = [record['time'] for record in training if 'time' in record]
@@ -332,5 +332,5 @@ def read_log(folder: Path) -> Log:
     return Log(_series(terms), _series(metrics), median(times) if times else None, epochs)
 
 
-def _series(found: dict[str, dict[float, float]]) -> dict[str, Series]:
-    return {name: Series(sorted(values), [values[step] for step in sorted(values)]) for name, values in found.items()}
+def _series(curves: dict[str, dict[float, float]]) -> dict[str, Series]:
+    return {name: Series(sorted(values), [values[step] for step in sorted(values)]) for name, values in curves.items()}

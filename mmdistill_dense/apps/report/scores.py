@@ -1,4 +1,4 @@
-"""What a reader asks first: did it help, how sure is that, and what did it cost."""
+"""The first section of a report: whether distillation helped, how certain that is, and its cost."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from mmdistill_dense.apps.report.predictions import Use
+from mmdistill_dense.apps.report.predictions import NetworkCost
 from mmdistill_dense.apps.report.runs import Log, TrainedRun, val_set
 from mmdistill_dense.apps.report.section import Missing, Numbers, Section, Sheet, legend_of
 from mmdistill_dense.apps.suite import plan
@@ -29,9 +29,9 @@ from mmdistill_dense.config.values import falls
 from mmdistill_dense.utils.files import read_progress
 from mmdistill_dense.utils.validate import some
 
-_FEW = 3  # seeds
-CLOSE = 4.0  # points: with teachers as close as that our students gained nothing (docs/results.md, six pairs)
-_MORE = 1.1  # times: what is less is told as no difference
+_MIN_SEEDS = 3  # seeds
+MIN_TEACHER_LEAD = 4.0  # points: with a smaller lead our students gained nothing (docs/results.md, six pairs)
+_MIN_RATIO = 1.1  # a smaller ratio is not reported as a difference
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class EvalPoint:
 class Scores:
     values: Mapping[TrainedRun, float]  # the score of each run that has one
     teacher: float | None  # that of the teacher, if it is known
-    what: str  # the metric and the split
+    caption: str  # the metric and the split
     fractions: bool  # whether the scores lie between 0 and 1; otherwise they are in percent
     # where the runs were evaluated last. Empty for scores on the test split, which a suite writes when a training is
     # over, and whose lengths it chose.
@@ -63,10 +63,10 @@ class Scores:
 
     def comparable(self, run: TrainedRun, other: TrainedRun) -> bool:
         """Tell whether two trainings are over and were evaluated at the same point."""
-        own, its = self.points.get(run), self.points.get(other)
-        if own is None or its is None:
+        point, other_point = self.points.get(run), self.points.get(other)
+        if point is None or other_point is None:
             return True
-        return own.ended and its.ended and (own.unit, own.at) == (its.unit, its.at)
+        return point.ended and other_point.ended and (point.unit, point.at) == (other_point.unit, other_point.at)
 
 
 def scores_of(numbers: Numbers) -> Scores:
@@ -78,41 +78,41 @@ def scores_of(numbers: Numbers) -> Scores:
     lacking = [run.title for run in logged if run not in tested and (not run.suite or run.result)]
     if tested and not lacking:
         teacher = _test_score(comparison.teacher, chosen) if comparison.teacher else None
-        name = chosen or (f'Scores ({numbers.scored})' if numbers.scored else 'Scores')
-        fractions = chosen is not None and _small(tested)  # a suite's own score is in percent
+        name = chosen or (f'Scores ({numbers.suite_metric})' if numbers.suite_metric else 'Scores')
+        fractions = chosen is not None and _fractional(tested)  # a suite's own score is in percent
         split = 'validation' if any((run.result or {}).get('test_is_val') for run in tested) else 'test'
-        _check_alike(list(tested), chosen)
+        _check_same_metric(list(tested), chosen)
         return Scores(tested, teacher, f'{name} on the {split} split, last checkpoint', fractions)
-    what = f'{metric} of the last evaluation, val split'
+    caption = f'{metric} of the last evaluation, val split'
     if tested:
-        what += f' (no test score: {some(lacking)})'
+        caption += f' (no test score: {some(lacking)})'
     points = {run: _point(run, numbers.logs[run], metric) for run in logged}
-    return Scores(logged, numbers.teacher_score(metric), what, _small(logged), points)
+    return Scores(logged, numbers.teacher_score(metric), caption, _fractional(logged), points)
 
 
-def _check_alike(runs: Sequence[TrainedRun], chosen: str | None) -> None:
+def _check_same_metric(runs: Sequence[TrainedRun], chosen: str | None) -> None:
     """Refuse results of several metrics or splits on one page, as suites may have them."""
     splits = {True: 'validation pictures', False: 'test pictures'}
     for key, words in {'metric': {}, 'test_is_val': splits}.items():
         results = [(run.title, (run.result or {}).get(key)) for run in runs if chosen is None or key != 'metric']
-        found = {value: title for title, value in results if value is not None}
-        if len(found) > 1:
-            each = ', '.join(f'{title} by {words.get(value, value)}' for value, title in found.items())
-            raise ValueError(f'The runs were scored differently ({each}): write a page for each suite.')
+        titles = {value: title for title, value in results if value is not None}
+        if len(titles) > 1:
+            listing = ', '.join(f'{title} by {words.get(value, value)}' for value, title in titles.items())
+            raise ValueError(f'The runs were scored differently ({listing}): write a page for each suite.')
 
 
 def _test_score(run: TrainedRun, chosen: str | None) -> float | None:
     """Return the score in a run's ``result.json``, or the metric that the reader has chosen."""
     result = run.result or {}
-    found = result.get('score') if chosen is None else _test_metrics(result).get(chosen)
-    return None if found is None else float(found)
+    score = result.get('score') if chosen is None else _test_metrics(result).get(chosen)
+    return None if score is None else float(score)
 
 
 def _test_metrics(result: Mapping[str, Any]) -> Mapping[str, Any]:
     return (result.get('metrics') or {}).get('test') or {}
 
 
-def _small(scores: Mapping[TrainedRun, float]) -> bool:
+def _fractional(scores: Mapping[TrainedRun, float]) -> bool:
     return all(abs(score) <= 1 for score in scores.values() if math.isfinite(score))
 
 
@@ -130,16 +130,16 @@ def _point(run: TrainedRun, log: Log, metric: str) -> EvalPoint:
     return EvalPoint('iteration', step, loop.get('max_iters'))
 
 
-def answer_section(numbers: Numbers, uses: Mapping[str, Use] | None = None) -> Section:
+def answer_section(numbers: Numbers, costs: Mapping[str, NetworkCost] | None = None) -> Section:
     """Return the answer in words, a row for each network and a chart of the metric."""
-    answer = Answer(numbers, uses or {})
+    answer = Answer(numbers, costs or {})
     section = Section('scores', 'Did it help, and what did it cost?', lead=answer.sentences())
     section.attempt(answer.table)
     section.attempt(answer.further_sets)
     section.note = (
         'Gain: over the control at the same seeds. Step: time of a step with its loading, over the control’s.'
     )
-    if uses:
+    if costs:
         threads = f'{(count := torch.get_num_threads())} thread{"s" if count > 1 else ""}'
         section.note += f' A picture: its pass through the network, on the CPU that wrote this page, {threads}.'
     section.attempt(lambda: numbers.metric_chart(numbers.metric))
@@ -156,17 +156,17 @@ def _by_seed(runs: Sequence[TrainedRun], scores: Mapping[TrainedRun, float]) -> 
 
 
 class Answer:
-    """Scores, the verdict over methods and controls of the same seeds, and ``uses``: what networks cost."""
+    """Scores, the verdict over methods and controls of the same seeds, and the ``costs`` of networks."""
 
-    def __init__(self, numbers: Numbers, uses: Mapping[str, Use] | None = None) -> None:
-        self.numbers, self.comparison, self.uses = numbers, numbers.comparison, uses or {}
-        self.read = scores_of(numbers)
-        self.scores = {run: score for run, score in self.read.values.items() if math.isfinite(score)}
+    def __init__(self, numbers: Numbers, costs: Mapping[str, NetworkCost] | None = None) -> None:
+        self.numbers, self.comparison, self.costs = numbers, numbers.comparison, costs or {}
+        self.evaluation = scores_of(numbers)
+        self.scores = {run: score for run, score in self.evaluation.values.items() if math.isfinite(score)}
         pairs = {run: self._paired(run) for run in self.comparison.runs if run in self.scores}
-        self.apart = {
-            run: control for run, control in pairs.items() if control and not self.read.comparable(run, control)
+        self.unpaired = {
+            run: control for run, control in pairs.items() if control and not self.evaluation.comparable(run, control)
         }
-        self.changed = changed_data(self._results(), self.comparison.teacher is None)
+        self.data_change = changed_data(self._results(), self.comparison.teacher is None)
         self.verdict = self._judge(self.scores)
 
     def _judge(self, scores: Mapping[TrainedRun, float]) -> Verdict:
@@ -174,18 +174,18 @@ class Answer:
         val = {run: plan.value_on_val(run.result or {}, self.numbers.chosen) for run in scores}
         on_val = {run: value for run, value in val.items() if value is not None}
         candidates, names = list[Candidate](), dict.fromkeys(run.name for run in self.comparison.runs)
-        for name in names if not self.changed else ():
-            runs = [run for run in self.comparison.of(name) if run not in self.apart]
+        for name in names if not self.data_change else ():
+            runs = [run for run in self.comparison.runs_of(name) if run not in self.unpaired]
             if not (runs and runs[0].suite and is_alone(runs[0].home.name)):  # of an older suite, at another rate
                 columns = (
                     _by_seed(group, values) for values in (scores, on_val) for group in (runs, self._controls(name))
                 )
                 candidates.append(Candidate(name, *columns))
-        test_is_val = bool(self.read.points) or any((run.result or {}).get('test_is_val') for run in scores)
-        return judge(candidates, test_is_val, self.read.teacher, 3 if self.read.fractions else 2)
+        test_is_val = bool(self.evaluation.points) or any((run.result or {}).get('test_is_val') for run in scores)
+        return judge(candidates, test_is_val, self.evaluation.teacher, 3 if self.evaluation.fractions else 2)
 
     def _controls(self, name: str) -> list[TrainedRun]:
-        return self.comparison.controls_for(self.comparison.of(name)[0])
+        return self.comparison.controls_for(self.comparison.runs_of(name)[0])
 
     def _results(self) -> dict[str, dict[int, dict[str, Any]]]:
         by_seed: dict[str, dict[int, dict[str, Any]]] = {}
@@ -195,8 +195,8 @@ class Answer:
 
     def sentences(self) -> list[str]:
         """Return whether the best method helped, how sure that is, its cost, and what cannot be compared."""
-        if self.changed:
-            return [self.changed]
+        if self.data_change:
+            return [self.data_change]
         if self.numbers.metric and falls(self.numbers.metric):
             return [f'No verdict: {self.numbers.metric} falls as a network gets better. Choose another by --metric.']
         verdict = self.verdict
@@ -209,10 +209,10 @@ class Answer:
         return [
             verdict.sentence(),
             *filter(None, [missing]),
-            *self._advice(verdict.control_score, gain),
-            *self._other_pictures(best),
+            *self._teacher_hint(verdict.control_score, gain),
+            *self._val_set_warning(best),
             self._cost(best),
-            *self._next(best, verdict.control_score, gain),
+            *self._next_step(best, verdict.control_score, gain),
         ]
 
     def _lacks(self, run: TrainedRun) -> str:
@@ -226,124 +226,124 @@ class Answer:
             raise Missing('No score: the runs logged no evaluation, and there is no result.json.')
         head = ['network', 'seeds', 'score', 'gain', 'step']
         rows = [self._row(name) for name in self.comparison.names]
-        if self.read.teacher is not None:
-            rows.insert(0, [TEACHER, '', self.verdict.number(self.read.teacher), '', ''])
-        if points := self.read.points:
+        if self.evaluation.teacher is not None:
+            rows.insert(0, [TEACHER, '', self.verdict.number(self.evaluation.teacher), '', ''])
+        if points := self.evaluation.points:
             head.append('last evaluation')
             for row in rows:
-                runs = [run for run in self.comparison.of(row[0]) if run in points]
+                runs = [run for run in self.comparison.runs_of(row[0]) if run in points]
                 row.append(', '.join(dict.fromkeys(str(points[run]) for run in runs)))
-        if self.uses:
+        if self.costs:
             head += ['parameters', 'a picture']
             for row in rows:
-                use = self.uses.get(row[0])
+                use = self.costs.get(row[0])
                 row += [f'{use.parameters / 1e6:.2f} M', f'{use.milliseconds:.0f} ms'] if use else ['', '']
-        return Sheet(self.read.what, head, rows)
+        return Sheet(self.evaluation.caption, head, rows)
 
     def further_sets(self) -> Sheet | None:
         """Return scores and gains on a suite's further test sets."""
-        found: dict[str, dict[TrainedRun, float]] = {}
+        sets: dict[str, dict[TrainedRun, float]] = {}
         scale = 100 if any(_in_percent(run.result or {}) for run in self.scores) else 1  # a score of 0 does not tell
         for run in self.scores:
             result = run.result or {}
             for split, values in (result.get('metrics') or {}).items():
                 if split not in ('val', 'test') and result.get('metric') in values:
-                    found.setdefault(split, {})[run] = scale * values[result['metric']]
+                    sets.setdefault(split, {})[run] = scale * values[result['metric']]
         results = self._results()
-        found = {name: one for name, one in found.items() if not changed_data(results, False, name)}
+        sets = {name: scores for name, scores in sets.items() if not changed_data(results, False, name)}
         rows = [[name] for name in self.comparison.names]
-        for scores in found.values():
+        for scores in sets.values():
             gains = self._judge(scores).gains
             for row in rows:
-                own, gain = _by_seed(self.comparison.of(row[0]), scores), gains.get(row[0])
-                told = f' ({self.verdict.number(gain.mean, "+")})' if gain else ''
-                row.append(self.verdict.number(fmean(own.values())) + told if own else '')
-        return Sheet('Other test sets: score and gain', ['network', *found], rows) if found else None
+                seed_scores, gain = _by_seed(self.comparison.runs_of(row[0]), scores), gains.get(row[0])
+                text = f' ({self.verdict.number(gain.mean, "+")})' if gain else ''
+                row.append(self.verdict.number(fmean(seed_scores.values())) + text if seed_scores else '')
+        return Sheet('Other test sets: score and gain', ['network', *sets], rows) if sets else None
 
     def _row(self, name: str) -> list[str]:
-        all_runs = self.comparison.of(name)
+        all_runs = self.comparison.runs_of(name)
         runs = [run for run in all_runs if run in self.scores]
         seeds = ', '.join('drawn' if run.seed is None else str(run.seed) for run in runs)
         summary, ratio = summarise([self.scores[run] for run in runs]), self._ratio(all_runs[0])
         spread = self.verdict.number(summary.mean) if summary else 'none yet'
         spread += f' ± {self.verdict.number(summary.sd)}' if summary and summary.sd is not None else ''
-        gain, said = self.verdict.gains.get(name), ''
+        gain, text = self.verdict.gains.get(name), ''
         if gain:
-            said = self.verdict.number(gain.mean, '+')
-            bounds = [self.verdict.number(one, '+') for one in (gain.low, gain.high) if one is not None]
-            said += f' [{", ".join(bounds)}]' if bounds else ''
+            text = self.verdict.number(gain.mean, '+')
+            bounds = [self.verdict.number(bound, '+') for bound in (gain.low, gain.high) if bound is not None]
+            text += f' [{", ".join(bounds)}]' if bounds else ''
         elif runs and name in self.verdict.gains:
-            apart = any(run.name == name for run in self.apart)
-            said = 'not compared, see above' if apart else 'no control of its seed'
-        return [name, seeds, spread, said, f'{ratio:.2f} x' if ratio else '']
+            apart = any(run.name == name for run in self.unpaired)
+            text = 'not compared, see above' if apart else 'no control of its seed'
+        return [name, seeds, spread, text, f'{ratio:.2f} x' if ratio else '']
 
     def _ratio(self, run: TrainedRun) -> float | None:
         """Return the time of a training step over the control's, as the runs logged it."""
         control = self.comparison.control_of(run)
-        own, alone = self.numbers.logs[run].seconds, self.numbers.logs[control].seconds if control else None
-        return own / alone if own and alone else None
+        seconds, reference = self.numbers.logs[run].seconds, self.numbers.logs[control].seconds if control else None
+        return seconds / reference if seconds and reference else None
 
     def _paired(self, run: TrainedRun) -> TrainedRun | None:
-        same = [one for one in self.comparison.controls_for(run) if one.seed == run.seed and run.seed is not None]
-        return next((one for one in same if one in self.scores), None)
+        controls = [] if run.seed is None else self.comparison.controls_for(run)
+        return next((control for control in controls if control.seed == run.seed and control in self.scores), None)
 
     def _not_compared(self) -> list[str]:
         """Return which runs have no gain: they, or their controls, stopped early or differ in length, or in seed."""
-        points = self.read.points
-        listed = some(f'{a.title} ({points[a]}) with {b.title} ({points[b]})' for a, b in self.apart.items())
-        if not listed:
+        points = self.evaluation.points
+        mismatches = some(f'{a.title} ({points[a]}) with {b.title} ({points[b]})' for a, b in self.unpaired.items())
+        if not mismatches:
             ended = [run for run in self.comparison.runs if run in self.scores and not run.suite]
             controls = {run: self.comparison.controls_for(run) for run in ended}
-            alone = some(a.title for a, b in controls.items() if b and a.seed not in {one.seed for one in b} - {None})
-            way = 'Give both configs the same randomness=dict(seed=0), and train again'
-            return [f'Not compared: {alone}: no control has the same seed. {way}.'] if alone else []
-        told = 'Both must have ended, and their last evaluations must be at the same point'
-        way = 'Let a training that stopped go on with --resume, or give runs of one length'
-        return [f'Not compared: {listed}. {told}. {way}.']
+            titles = some(a.title for a, b in controls.items() if b and a.seed not in {run.seed for run in b} - {None})
+            advice = 'Give both configs the same randomness=dict(seed=0), and train again'
+            return [f'Not compared: {titles}: no control has the same seed. {advice}.'] if titles else []
+        rule = 'Both must have ended, and their last evaluations must be at the same point'
+        advice = 'Let a training that stopped go on with --resume, or give runs of one length'
+        return [f'Not compared: {mismatches}. {rule}. {advice}.']
 
-    def _advice(self, alone: float, gain: Gain) -> list[str]:
+    def _teacher_hint(self, baseline: float, gain: Gain) -> list[str]:
         """Return a likely reason if a distilled student is no better than the student alone."""
-        scale = 100 if self.read.fractions else 1
-        ahead = math.inf if self.read.teacher is None else scale * (self.read.teacher - alone)
-        if gain.mean > 0 or not ahead < CLOSE:  # NaN of a diverged run
+        scale = 100 if self.evaluation.fractions else 1
+        ahead = math.inf if self.evaluation.teacher is None else scale * (self.evaluation.teacher - baseline)
+        if gain.mean > 0 or not ahead < MIN_TEACHER_LEAD:  # NaN of a diverged run
             return []
-        found = 'no better' if ahead <= 0 else f'only {ahead:.1f} points better'
-        told = f'The teacher is {found} than the student alone, which may be the reason'
-        return [f'{told}: train it longer, or take another.']
+        relation = 'no better' if ahead <= 0 else f'only {ahead:.1f} points better'
+        reason = f'The teacher is {relation} than the student alone, which may be the reason'
+        return [f'{reason}: train it longer, or take another.']
 
-    def _other_pictures(self, name: str) -> list[str]:
-        run, control = self.comparison.of(name)[0], self._controls(name)[0]
+    def _val_set_warning(self, name: str) -> list[str]:
+        run, control = self.comparison.runs_of(name)[0], self._controls(name)[0]
         same = val_set(run) == val_set(control) or (run.suite is not None and run.suite == control.suite)
-        told = f'val_dataloader of {run.title} and {control.title} names other pictures or folders (see the settings)'
-        return [] if same else [f'{told}: the difference is a gain only if both hold the same pictures.']
+        note = f'val_dataloader of {run.title} and {control.title} names other pictures or folders (see the settings)'
+        return [] if same else [f'{note}: the difference is a gain only if both hold the same pictures.']
 
     def _cost(self, name: str) -> str:
-        ratio = self._ratio(self.comparison.of(name)[0])
-        said = f'A training step took {ratio:.2f} times as long as for the student alone. ' if ratio else ''
-        said += 'In use it costs nothing more: the checkpoint is the plain student.'
-        student, teacher = self.uses.get(name), self.uses.get(TEACHER)
+        ratio = self._ratio(self.comparison.runs_of(name)[0])
+        sentence = f'A training step took {ratio:.2f} times as long as for the student alone. ' if ratio else ''
+        sentence += 'In use it costs nothing more: the checkpoint is the plain student.'
+        student, teacher = self.costs.get(name), self.costs.get(TEACHER)
         if student and teacher:
             smaller, faster = teacher.parameters / student.parameters, teacher.milliseconds / student.milliseconds
-            parts = [f'{smaller:.1f} times fewer parameters'] if smaller >= _MORE else []
-            parts += [f'{faster:.1f} times its speed'] if faster >= _MORE else []
-            said += f' Compared with the teacher it has {" and ".join(parts)}.' if parts else ''
-            said += f' It takes {1 / faster:.1f} times as long as the teacher.' if faster <= 1 / _MORE else ''
-        return said
+            parts = [f'{smaller:.1f} times fewer parameters'] if smaller >= _MIN_RATIO else []
+            parts += [f'{faster:.1f} times its speed'] if faster >= _MIN_RATIO else []
+            sentence += f' Compared with the teacher it has {" and ".join(parts)}.' if parts else ''
+            sentence += f' It takes {1 / faster:.1f} times as long as the teacher.' if faster <= 1 / _MIN_RATIO else ''
+        return sentence
 
-    def _next(self, name: str, alone: float, gain: Gain) -> list[str]:
-        both = [name, *dict.fromkeys(run.name for run in self._controls(name))]
-        if all(one in self.uses and self.uses[one].one_class for one in both):
-            said = 'train longer: both students predict one class everywhere on the pictures below'
-        elif alone == 0 == gain.mean:
-            said = 'train longer: both students score 0'
+    def _next_step(self, name: str, baseline: float, gain: Gain) -> list[str]:
+        names = [name, *dict.fromkeys(run.name for run in self._controls(name))]
+        if all(network in self.costs and self.costs[network].one_class for network in names):
+            step = 'train longer: both students predict one class everywhere on the pictures below'
+        elif baseline == 0 == gain.mean:
+            step = 'train longer: both students score 0'
         elif gain.is_significant and gain.mean > 0:
-            said = 'use it (mmdistill predict), or export it (mmdistill export)'
-        elif gain.n < _FEW:
+            step = 'use it (mmdistill predict), or export it (mmdistill export)'
+        elif gain.n < _MIN_SEEDS:
             suite = 'write seeds: [0, 1, 2] into suite.yaml, and run again'
-            plain = 'train both with further seeds, each in one folder of work dirs seed0, seed1, seed2'
-            said = f'more seeds tell whether it is chance: {suite if self.comparison.of(name)[0].suite else plain}'
+            runs = 'train both with further seeds, each in one folder of work dirs seed0, seed1, seed2'
+            step = f'more seeds tell whether it is chance: {suite if self.comparison.runs_of(name)[0].suite else runs}'
         elif gain.mean > 0:
-            said = 'a longer training or more seeds'
+            step = 'a longer training or more seeds'
         else:
-            said = 'another method, a smaller weight, or a better teacher (docs/choosing.md)'
-        return [f'Next: {said}.', *(self._not_compared() if self.apart else ())]
+            step = 'another method, a smaller weight, or a better teacher (docs/choosing.md)'
+        return [f'Next: {step}.', *(self._not_compared() if self.unpaired else ())]

@@ -89,11 +89,11 @@ class Section:
     def attempt(self, part: Callable[[], Item | Sequence[Item] | None]) -> None:
         """Add the result of a function, or the reason why it failed."""
         try:
-            found = part()
+            content = part()
         except Exception as error:  # data or checkpoints may be gone, and a network's code may raise anything
             self.reasons.append(message_of(error).strip())
         else:
-            self.items.extend(found if isinstance(found, Sequence) else [found] if found else [])
+            self.items.extend(content if isinstance(content, Sequence) else [content] if content else [])
 
 
 def panel(image: np.ndarray, caption: str, alt: str) -> Panel:
@@ -115,31 +115,31 @@ def colour_of(comparison: Comparison, name: str) -> tuple[str, str]:
         return 'control', 'solid'
     if name == TEACHER:
         return 'teacher', 'dash'
-    place = list(dict.fromkeys(run.name for run in comparison.runs)).index(name)
-    return f'run-{place % COLOURS}', list(_DASHES)[place // COLOURS % len(_DASHES)]
+    index = list(dict.fromkeys(run.name for run in comparison.runs)).index(name)
+    return f'run-{index % COLOURS}', list(_DASHES)[index // COLOURS % len(_DASHES)]
 
 
 def line_chart(
     title: str, comparison: Comparison, lines: Mapping[TrainedRun, Series], levels: Mapping[str, float] | None = None
 ) -> Chart:
     """Return values over iterations, a line per run. ``levels`` are constants by name, such as the teacher's score."""
-    figure, seen = graph_objects().Figure(), set[str]()
+    figure, drawn_names = graph_objects().Figure(), set[str]()
     for run, series in lines.items():
         colour, dash = colour_of(comparison, run.name)
         stride = -(-len(series.steps) // _POINTS)  # the newest point stays
         steps = series.steps[::-stride][::-1]
-        values = [float(f'{one:.5g}') if math.isfinite(one) else None for one in series.values[::-stride][::-1]]
+        values = [float(f'{y:.5g}') if math.isfinite(y) else None for y in series.values[::-stride][::-1]]
         figure.add_scatter(
             x=steps,
             y=values,
             name=run.title,
             legendgroup=run.name,
             mode='lines+markers' if len(steps) < 20 else 'lines',
-            line=dict(width=2 if run.name not in seen else 1.2, dash=dash),
+            line=dict(width=2 if run.name not in drawn_names else 1.2, dash=dash),
             marker=dict(size=5),
             meta=dict(colour=colour),
         )
-        seen.add(run.name)
+        drawn_names.add(run.name)
     span = [step for series in lines.values() for step in series.steps] or [0, 1]
     for name, value in (levels or {}).items():
         trace = dict(mode='lines', line=dict(width=1.5, dash='dash'), meta=dict(colour='teacher'))
@@ -172,13 +172,13 @@ class Numbers:
         self.comparison, self.chosen = comparison, metric
         self.logs: dict[TrainedRun, Log] = {run: read_log(run.folder) for run in comparison.students}
         self.teacher_log = read_log(comparison.teacher.folder) if comparison.teacher else None
-        found = list(dict.fromkeys(name for log in self.logs.values() for name in log.metrics))
-        if metric is not None and metric not in found:
-            raise ValueError(f'metric={metric!r} was not logged by any run. Logged: {", ".join(found) or "nothing"}')
+        metrics = list(dict.fromkeys(name for log in self.logs.values() for name in log.metrics))
+        if metric is not None and metric not in metrics:
+            raise ValueError(f'metric={metric!r} was not logged by any run. Logged: {", ".join(metrics) or "nothing"}')
         results = [run.result or {} for run in (comparison.teacher, *comparison.students) if run]
-        self.scored = next((one['metric'] for one in results if one.get('metric') in found), None)
-        first, usual = metric or self.scored, ('mIoU', 'coco/bbox_mAP', 'pascal_voc/mAP')
-        self.metrics = sorted(found, key=lambda name: (name != first, name not in usual))
+        self.suite_metric = next((result['metric'] for result in results if result.get('metric') in metrics), None)
+        main_metric, usual = metric or self.suite_metric, ('mIoU', 'coco/bbox_mAP', 'pascal_voc/mAP')
+        self.metrics = sorted(metrics, key=lambda name: (name != main_metric, name not in usual))
         self.metric = self.metrics[0] if self.metrics else None
 
     def metric_chart(self, name: str | None) -> Chart:
@@ -197,9 +197,9 @@ class Numbers:
             return None
         series, ends = log.metrics[metric], {at: last for last, at in log.epochs.items()}
         for file in teacher_files(self.comparison.students):
-            named = re.search(r'(iter|epoch)_(\d+)$', file.stem)
-            if named and file.parent == teacher.folder:
-                step = float(named[2]) if named[1] == 'iter' else ends.get(float(named[2]), float(named[2]))
+            match = re.search(r'(iter|epoch)_(\d+)$', file.stem)
+            if match and file.parent == teacher.folder:
+                step = float(match[2]) if match[1] == 'iter' else ends.get(float(match[2]), float(match[2]))
                 if step in series.steps:
                     return series.values[series.steps.index(step)]
         return series.last

@@ -13,7 +13,7 @@ from typing import Any
 
 from mmdistill_dense.apps.project import picture_folders as folders
 from mmdistill_dense.apps.project.formats import json_files, xml_files, yolo
-from mmdistill_dense.apps.project.formats.objects import Given, Labelled, Reading, mend
+from mmdistill_dense.apps.project.formats.objects import Labelled, Reading, Request, mend
 from mmdistill_dense.apps.project.label_values import hint_of_void
 from mmdistill_dense.apps.project.picture_folders import SPLITS, Count, Split, Wish, table
 from mmdistill_dense.apps.project.picture_sources import note_of, two_parts
@@ -56,16 +56,16 @@ def find_box_data(
         if given.suffix == '.json' and given.is_file():  # `annotations` holds no pictures
             root = given.parent if folders.files_below(given.parent, EXTENSIONS) else given.parent.parent
         every = folders.pictures_below(root)
-        reading = _read(Given(root, every, classes, exif, wish != Wish(), task), given)
+        reading = _read(Request(root, every, classes, exif, wish != Wish(), task), given)
         notes, told = reading.notes, {one.picture: one.size or (0, 0) for one in reading.pictures}
         stored = folders.look_at(list(told), told.__getitem__, exif, notes, least=2 if task == 'seg' else 1)
-        lost = [file.name for files in reading.lost_files.values() for file in files]
+        lost = [file.name for files in reading.skipped_files.values() for file in files]
         if unread := folders.other_endings(root, lost):
             notes.append(f'WARNING:{unread}')
         mend(reading, stored, task == 'seg')
         flat = [one.picture.name for one in reading.pictures for each in one.objects if not has_mask(each)]
         count = sum(len(one.objects) for one in reading.pictures)
-        why = list(reading.misfits.values())
+        why = list(reading.mask_errors.values())
         if 0 < len(flat) < count:
             why.append(f'{len(flat)} of {count} boxes have no polygon or mask ({some(flat, 3)})')
         notes += [f'WARNING: {one}. So the data have no masks for networks that predict them' for one in why]
@@ -90,8 +90,8 @@ def find_box_data(
         of_train = {each['name'] for one in parts['train'] for each in one.objects if not each['iscrowd']}
         if unseen := [name for name in names if name not in of_train]:
             notes.append(f'WARNING: no box in training but those of iscrowd=1, so nobody can learn it: {some(unseen)}')
-        same = {part for part, own in reading.listed.items() if [name for name in own if name in names] == list(names)}
-        kept = () if divided else {part for part in same - reading.touched if not reading.changes[part]}
+        same = {part for part, own in reading.categories.items() if [*filter(names.__contains__, own)] == [*names]}
+        kept = () if divided else {part for part in same - reading.incomplete if not reading.changes[part]}
         splits = {part: _split(part, parts[part], reading, root, part in kept) for part in SPLITS if part in parts}
         if task == 'det' and (written := [f'{part}.json' for part, split in splits.items() if split.content]):
             notes.append(f'written for training and metric: {", ".join(written)}')
@@ -101,13 +101,13 @@ def find_box_data(
         counts = _count(root, reading, lists, outside, parts, names)
         notes[:0] = table(f'{reading.form} ({reading.source})', counts)
         size = folders.usual_size([one.size for one in parts['train'] if one.size])
-        masks = not reading.misfits and all(
+        masks = not reading.mask_errors and all(
             has_mask(each) for own in parts.values() for one in own for each in one.objects
         )
         return BoxData(root, splits, names, masks, size, notes, stored, parts)
 
 
-def _read(given: Given, path: Path) -> Reading:
+def _read(given: Request, path: Path) -> Reading:
     """Read the first format that the folder, or the file, holds."""
     files = [path] if path.is_file() else sorted(folders.files_below(given.root, ('.json',)))
     found, shapes = json_files.read_coco(given, files, predictions=path.is_file())
@@ -125,14 +125,14 @@ def _read(given: Given, path: Path) -> Reading:
         if not found.pictures:
             raise NoLabels(f'--data {given.root}: {_none_found(given, files)} {json_files.FORMATS}')
         return found
-    others.lost_files |= found.lost_files
+    others.skipped_files |= found.skipped_files
     if twice := folders.repeated(one.picture for one in others.pictures):
         told = f'{len(twice)} pictures have labels twice in {others.source}: {some(twice, 3)}'
         raise ValueError(f'--data: {told}. Keep one.')
     return others
 
 
-def _none_found(given: Given, files: Sequence[Path]) -> str:
+def _none_found(given: Request, files: Sequence[Path]) -> str:
     """Return a sentence about what the folder holds, for a folder without label files."""
     if files:
         return f'no label file. {" ".join(json_files.lacks(path, json_files.load(path)) for path in files[:2])}'
@@ -150,7 +150,7 @@ def _none_found(given: Given, files: Sequence[Path]) -> str:
 
 def _lose(reading: Reading, reason: str, pictures: Sequence[Labelled]) -> None:
     for one in pictures:
-        reading.lost[reason] += [str(one.picture)] * len(one.objects)
+        reading.dropped[reason] += [str(one.picture)] * len(one.objects)
 
 
 # Parts
@@ -162,7 +162,7 @@ def _told_parts(reading: Reading, wish: Wish) -> Parts:
     for one in reading.pictures:
         parts.setdefault(one.part if wish == Wish() or reading.origins else None, []).append(one)
     outside = parts.pop('', [])
-    folders.let_the_rest_train(parts)
+    folders.assign_rest_to_train(parts)
     if reading.origins and len(parts) > 1:
         told = ', '.join(map(str, parts))
         if wish != Wish():
@@ -239,7 +239,7 @@ def _classes(reading: Reading, pictures: Sequence[Labelled], given: Sequence[str
         )
     chosen = tuple(name for name in every if name in used and (not given or name in given))
     if not chosen:
-        why = ''.join(f'; {len(own)} annotations {reason}' for reason, own in reading.lost.items())
+        why = ''.join(f'; {len(own)} annotations {reason}' for reason, own in reading.dropped.items())
         what = f'no box of {some(given or every)}' if given or every else 'no box'
         raise ValueError(f'--data: {file} has {what}: there is nothing to train with{why}.')
     if empty := [name for name in every if name not in used]:
@@ -255,13 +255,13 @@ def _count(
 ) -> list[Count]:
     """Return what became of all files, pictures and annotations."""
     every = [one for one in folders.files_below(root, ('',)) if not one.name.lower().endswith(EXTENSIONS)]
-    known = {*reading.files, *lists.values(), *(one for own in reading.lost_files.values() for one in own)}
+    known = {*reading.files, *lists.values(), *(one for own in reading.skipped_files.values() for one in own)}
     stems = {one.stem for one in outside}
     other = [one for one in every if one not in known and one.stem in stems]
-    other = [one for one in other if one.suffix.lower() in ('.json', '.xml') or yolo.begins_with_a_row(one)]
-    reading.lost_files['have the name of a picture, and are no files of this form'] = other
+    other = [one for one in other if one.suffix.lower() in ('.json', '.xml') or yolo.starts_with_row(one)]
+    reading.skipped_files['have the name of a picture, and are no files of this form'] = other
     rest = [one.relative_to(root) for one in every if one not in known.union(other)]
-    read = len(every) - len(rest) - sum(map(len, reading.lost_files.values()))
+    read = len(every) - len(rest) - sum(map(len, reading.skipped_files.values()))
     listed = {os.path.realpath(one.picture) for one in reading.pictures}
     used = {os.path.realpath(one.picture) for own in parts.values() for one in own}
     free = [path for path in map(os.path.realpath, outside) if path not in listed]
@@ -275,9 +275,9 @@ def _count(
     crowds = [picture for picture, each in shown if each['name'] in names and each['iscrowd']]
     others = [picture for picture, each in shown if each['name'] not in names]
     unused = {'of iscrowd=1, neither learned nor scored': crowds, 'of no class that is used': others}
-    there = len(shown) + sum(map(len, reading.lost.values()))
+    there = len(shown) + sum(map(len, reading.dropped.values()))
     return [
-        Count('files', len(every), read, reading.lost_files, {'not read': rest}),
+        Count('files', len(every), read, reading.skipped_files, {'not read': rest}),
         Count('pictures', len(listed) + len(free), len(used), left),
-        Count('annotations', there, len(shown) - len(crowds) - len(others), reading.lost, unused),
+        Count('annotations', there, len(shown) - len(crowds) - len(others), reading.dropped, unused),
     ]

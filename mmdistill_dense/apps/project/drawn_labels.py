@@ -21,7 +21,7 @@ from rich.progress import track
 from mmdistill_dense.apps.project import label_values
 from mmdistill_dense.apps.project import picture_folders as folders
 from mmdistill_dense.apps.project.box_labels import BoxData
-from mmdistill_dense.apps.project.formats.objects import Labelled, class_name, packed
+from mmdistill_dense.apps.project.formats.objects import Labelled, class_name, run_lengths
 from mmdistill_dense.apps.project.label_values import Colour, Values
 from mmdistill_dense.datasets.label_files import has_mask
 from mmdistill_dense.utils.evenly import evenly
@@ -35,9 +35,9 @@ _TABLES = (
     'labelmap.txt', 'class_dict.csv', 'label_class_dict.csv', '_classes.csv', 'classes.csv', 'colormap.json',
     'label_colors.txt',
 )  # fmt: skip
-_TO_FILL = 'class_dict.csv'
+_TEMPLATE = 'class_dict.csv'
 _MOST_COLOURS, _SAMPLED = 64, 200
-_STRANGE = 0.01  # share of pixels of no known colour above which a label image is refused
+_MAX_UNKNOWN = 0.01  # a label image with a larger share of unknown colours is refused
 
 
 @dataclass(frozen=True)
@@ -75,9 +75,9 @@ class Drawing:
         shutil.rmtree(drawn, ignore_errors=True)
         try:
             for job in track(self.jobs, 'label images', transient=True):
-                place = out / f'.{job.target}'
-                place.parent.mkdir(parents=True, exist_ok=True)
-                Image.fromarray(job.make()).save(place)
+                path = out / f'.{job.target}'
+                path.parent.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(job.make()).save(path)
             file.unlink(missing_ok=True)
             for job in self.jobs:
                 (out / job.target).parent.mkdir(parents=True, exist_ok=True)
@@ -90,8 +90,8 @@ class Drawing:
 
 def _check_number(classes: Sequence[str]) -> None:
     if len(classes) > IGNORED:
-        told = f'{len(classes)} classes; a label image numbers at most {IGNORED}, the background included'
-        raise ValueError(f'--data: {told}. Choose some by --classes.')
+        problem = f'{len(classes)} classes; a label image numbers at most {IGNORED}, the background included'
+        raise ValueError(f'--data: {problem}. Choose some by --classes.')
 
 
 # Objects
@@ -107,39 +107,39 @@ def objects_drawing(
     """
     classes, empty = data.classes, IGNORED
     if background == 'class':
-        own = next((name for name in classes if name.lower() == BACKGROUND), BACKGROUND)
-        classes, empty = (own, *(name for name in classes if name != own)), 0
+        empty_class = next((name for name in classes if name.lower() == BACKGROUND), BACKGROUND)
+        classes, empty = (empty_class, *(name for name in classes if name != empty_class)), 0
     numbers = {name: number for number, name in enumerate(classes)}
     _check_number(classes)
     if len(classes) < 2:
         advice = '--background class makes what no object covers a class too'
         raise ValueError(f'--data: {classes[0]} is the only class, so there is nothing to learn. {advice}.')
-    jobs, values, seen = list[Job](), Values(len(targets)), dict[str, list[int]]()
+    jobs, values, split_values = list[Job](), Values(len(targets)), dict[str, list[int]]()
     digest = hashlib.sha256(repr((classes, empty)).encode())
     for part, pictures in data.parts.items():
-        for one, place in zip(pictures, targets[len(jobs) :], strict=False):  # those of the next parts follow
-            if bare := [each for each in one.objects if not has_mask(each)]:
-                told = f'{one.picture} has a box without a polygon or mask ({bare[0]["bbox"]})'
-                raise ValueError(f'--data: {told}. Outline every object; boxes alone are for networks of mmdet::.')
-            jobs.append(Job(place, partial(paint, one, numbers, empty)))
+        for sample, target in zip(pictures, targets[len(jobs) :], strict=False):  # those of the next parts follow
+            if bare := [instance for instance in sample.objects if not has_mask(instance)]:
+                problem = f'{sample.picture} has a box without a polygon or mask ({bare[0]["bbox"]})'
+                raise ValueError(f'--data: {problem}. Outline every object; boxes alone are for networks of mmdet::.')
+            jobs.append(Job(target, partial(paint, sample, numbers, empty)))
         split = data.splits[part]
         digest.update(split.content.encode() if split.content else (data.root / split.labels).read_bytes())
         drawn_now = evenly(jobs[-len(pictures) :], label_values.COUNTED)
-        seen[part] = sorted({value for job in drawn_now for value in values.add(Path(job.target), job.make())})
+        split_values[part] = sorted({value for job in drawn_now for value in values.add(Path(job.target), job.make())})
     label_values.check_several(data.root, values)
-    label_values.check_splits(data.root, seen, dict(enumerate(classes)), notes)
+    label_values.check_splits(data.root, split_values, dict(enumerate(classes)), notes)
     return classes, Drawing(jobs, str(data.root), digest.hexdigest())
 
 
-def paint(one: Labelled, numbers: Mapping[str, int], empty: int) -> np.ndarray:
+def paint(sample: Labelled, numbers: Mapping[str, int], empty: int) -> np.ndarray:
     """Return the label image of a picture, with its objects drawn to the pixel; one of no class covers those below."""
-    size = one.size or (0, 0)
-    found = np.full(size, empty, np.uint8)
-    with folders.named(one.picture):
-        for each in one.objects:
-            value = IGNORED if each['iscrowd'] else numbers.get(each['name'], empty)
-            found[coco.decode(packed(each['segmentation'], size)) > 0] = value
-    return found
+    size = sample.size or (0, 0)
+    canvas = np.full(size, empty, np.uint8)
+    with folders.named(sample.picture):
+        for instance in sample.objects:
+            value = IGNORED if instance['iscrowd'] else numbers.get(instance['name'], empty)
+            canvas[coco.decode(run_lengths(instance['segmentation'], size)) > 0] = value
+    return canvas
 
 
 # Label images that are there
@@ -154,89 +154,89 @@ def drawing_of(root: Path, labels: Sequence[tuple[str, Path]], make: Callable[[P
     """Return the label images that are made from files, given as target and file; ``how`` changes with ``make``."""
     files = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for _, path in labels]
     stamp = hashlib.sha256(repr((files, how)).encode()).hexdigest()
-    return Drawing([Job(place, partial(make, path)) for place, path in labels], str(root), stamp)
+    return Drawing([Job(target, partial(make, path)) for target, path in labels], str(root), stamp)
 
 
-def of_colours(root: Path, labels: Sequence[Path], given: Sequence[str]) -> bool:
+def are_coloured(root: Path, labels: Sequence[Path], class_names: Sequence[str]) -> bool:
     """Tell whether label images, of some, hold colours: most of them, or one where all are RGB.
 
-    Those of three equal channels hold numbers, unless the list of colours has all their grays, and the names ``given``.
+    Three equal channels hold numbers, unless the list of colours has all their grays and the ``class_names``.
     """
-    sampled, found, of_rgb, grays = evenly(labels, _SAMPLED), 0, 0, set[int]()
+    sampled, coloured_count, of_rgb, grays = evenly(labels, _SAMPLED), 0, 0, set[int]()
     for path in sampled:
         with folders.opened(path) as image:
             if image.mode in ('RGB', 'RGBA'):
                 pixels, of_rgb = np.asarray(image), of_rgb + 1
-                found += label_values.has_colours(pixels)
-                if not found:
+                coloured_count += label_values.has_colours(pixels)
+                if not coloured_count:
                     grays |= {*np.unique(pixels[..., 0]).tolist()}
     if of_rgb < len(sampled):
-        return 2 * found > len(sampled)
-    if found:
+        return 2 * coloured_count > len(sampled)
+    if coloured_count:
         return True
     try:
         table = colour_table(root)[0]
     except ValueError:  # a list of something else
         return False
-    return {*given} <= table.keys() and all((gray, gray, gray) in table.values() for gray in grays)
+    return {*class_names} <= table.keys() and all((gray, gray, gray) in table.values() for gray in grays)
 
 
 def colours_drawing(
     root: Path,
     parts: Mapping[str, Sequence[Path]],
     targets: Sequence[tuple[str, Path]],
-    given: Sequence[str],
+    class_names: Sequence[str],
     notes: list[str],
 ) -> tuple[tuple[str, ...], Drawing]:
     """Return the classes of coloured label images and the images to write, given as target and file."""
     table, source = colour_table(root)
     if not table:
-        raise ValueError(_ask_for_names(root, evenly([path for _, path in targets], _SAMPLED)))
-    if unknown := [name for name in given if name not in table]:
+        raise ValueError(_missing_table_message(root, evenly([path for _, path in targets], _SAMPLED)))
+    if unknown := [name for name in class_names if name not in table]:
         raise ValueError(f'--classes {some(unknown)}: not in {source}. {close_or_all(unknown[0], list(table))}')
-    classes = tuple(name for name in table if not given or name in given)
+    classes = tuple(name for name in table if not class_names or name in class_names)
     _check_number(classes)
     if len(classes) < 2:
-        told = f'{classes[0]} is the only class, and pixels of other colours are ignored, so there is nothing to learn'
-        raise ValueError(f'--classes: {told}. Name the background too: {source} has {some(table)}.')
+        text = f'{classes[0]} is the only class, and pixels of other colours are ignored, so there is nothing to learn'
+        raise ValueError(f'--classes: {text}. Name the background too: {source} has {some(table)}.')
     numbers = {name: number for number, name in enumerate(classes)}
     codes = {r << 16 | g << 8 | b: numbers.get(name, IGNORED) for name, (r, g, b) in table.items()}
-    pixels, strange, seen = Counter[int](), 0, dict[str, list[int]]()
+    pixels, unknown_count, split_values = Counter[int](), 0, dict[str, list[int]]()
     for part, paths in parts.items():
-        here = Counter[int]()
+        part_pixels = Counter[int]()
         for path in evenly(paths, _SAMPLED // len(parts)):
             values, counts = np.unique(_codes_in(path), return_counts=True)
-            strange += _strange(path, values, counts, codes)
+            unknown_count += _count_unknown(path, values, counts, codes)
             for value, count in zip(values.tolist(), counts.tolist(), strict=True):
-                here[codes.get(value, IGNORED)] += count
-        pixels, seen[part] = pixels + here, sorted(here)
-    if strange:
-        told = f'{strange / pixels.total():.2%} of the pixels have a colour of no class'
-        notes.append(f'WARNING: {told}; they are ignored')
+                part_pixels[codes.get(value, IGNORED)] += count
+        pixels, split_values[part] = pixels + part_pixels, sorted(part_pixels)
+    if unknown_count:
+        text = f'{unknown_count / pixels.total():.2%} of the pixels have a colour of no class'
+        notes.append(f'WARNING: {text}; they are ignored')
     if ignored := [name for name in table if name not in numbers]:
-        share = (pixels[IGNORED] - strange) / pixels.total()
+        share = (pixels[IGNORED] - unknown_count) / pixels.total()
         notes.append(f'ignored, because --classes leaves them out: {some(ignored)} ({share:.1%} of the pixels)')
-    label_values.check_splits(root, seen, dict(enumerate(classes)), notes)
+    label_values.check_splits(root, split_values, dict(enumerate(classes)), notes)
     notes += [f'{len(classes)} classes, by colour, from {source}', *label_values.hint_of_void(classes)]
     return classes, drawing_of(root, targets, partial(recolour, codes=codes), repr(sorted(codes.items())))
 
 
 def recolour(path: Path, codes: Mapping[int, int]) -> np.ndarray:
     """Return the numbers of the classes in an image of their colours; raise if many pixels have another colour."""
-    found = _codes_in(path)
-    values, places, counts = np.unique(found, return_inverse=True, return_counts=True)
-    _strange(path, values, counts, codes)
-    return np.array([codes.get(int(value), IGNORED) for value in values], np.uint8)[places].reshape(found.shape)
+    pixels = _codes_in(path)
+    values, inverse, counts = np.unique(pixels, return_inverse=True, return_counts=True)
+    _count_unknown(path, values, counts, codes)
+    return np.array([codes.get(int(value), IGNORED) for value in values], np.uint8)[inverse].reshape(pixels.shape)
 
 
-def _strange(path: Path, values: np.ndarray, counts: np.ndarray, codes: Mapping[int, int]) -> int:
+def _count_unknown(path: Path, values: np.ndarray, counts: np.ndarray, codes: Mapping[int, int]) -> int:
     """Return the number of pixels of unknown colours; raise if they are many."""
-    strange = np.array([int(value) not in codes for value in values])
-    lost = int(counts[strange].sum())
-    if lost > _STRANGE * counts.sum():
-        most = _colour(int(values[strange][counts[strange].argmax()]))
-        told = f'{lost / counts.sum():.1%} of the pixels of {path} have a colour of no class, most often {most}'
-        raise ValueError(f'--data: {told}. Add it to the list of colours, or write without smoothed edges (no JPEG).')
+    unknown = np.array([int(value) not in codes for value in values])
+    lost = int(counts[unknown].sum())
+    if lost > _MAX_UNKNOWN * counts.sum():
+        most = _colour(int(values[unknown][counts[unknown].argmax()]))
+        text = f'{lost / counts.sum():.1%} of the pixels of {path} have a colour of no class, most often {most}'
+        raise ValueError(f'--data: {text}. Add it to the list of colours, or write without smoothed edges (no JPEG).')
     return lost
 
 
@@ -254,24 +254,24 @@ def _colour(code: int) -> Colour:
     return code >> 16, code >> 8 & 255, code & 255
 
 
-def _ask_for_names(root: Path, paths: Sequence[Path]) -> str:
+def _missing_table_message(root: Path, paths: Sequence[Path]) -> str:
     """Return a refusal that shows the colours in some label images, the most frequent first; write a list to fill."""
     counts: dict[int, int] = defaultdict(int)
     for path in paths:
         for value, count in zip(*np.unique(_codes_in(path), return_counts=True), strict=True):
             counts[int(value)] += int(count)
-    total, looked = sum(counts.values()), len(paths)
-    shares = {_colour(code): count / total for code, count in sorted(counts.items(), key=lambda one: -one[1])}
-    told = some((f'{colour}: {share:.1%}' for colour, share in shares.items()), 8)
+    total, sampled = sum(counts.values()), len(paths)
+    shares = {_colour(code): count / total for code, count in sorted(counts.items(), key=lambda pair: -pair[1])}
+    text = some((f'{colour}: {share:.1%}' for colour, share in shares.items()), 8)
     start = f'--data {root}: the label images hold colours, and no list of them is there ({", ".join(_TABLES)}). '
     if len(shares) > _MOST_COLOURS:
         advice = 'write label images without smoothed edges (no anti-aliasing, no JPEG)'
-        return f'{start}{len(shares)} colours in {looked} are too many for classes: {advice}. Most frequent: {told}.'
+        return f'{start}{len(shares)} colours in {sampled} are too many for classes: {advice}. Most frequent: {text}.'
     lines = ['name,r,g,b', *(f'class_{number},{",".join(map(str, colour))}' for number, colour in enumerate(shares))]
-    file = Path(_TO_FILL)
+    file = Path(_TEMPLATE)
     if not file.exists():
         write_text(file, '\n'.join([*lines, '']))
-    return f'{start}Found in {looked} of them: {told}. Name them in {file.absolute()}, and put this file into {root}.'
+    return f'{start}Found in {sampled} of them: {text}. Name them in {file.absolute()}, and put this file into {root}.'
 
 
 def colour_table(root: Path) -> tuple[dict[str, Colour], str]:
@@ -279,7 +279,7 @@ def colour_table(root: Path) -> tuple[dict[str, Colour], str]:
     tables = [file for name in _TABLES if (file := root / name).is_file()]
     for file in tables:
         if rows := list(_rows(file)):
-            found: dict[str, Colour] = {}
+            table: dict[str, Colour] = {}
             for name, values in rows:
                 try:
                     colour = tuple(int(value) for value in values)
@@ -287,10 +287,10 @@ def colour_table(root: Path) -> tuple[dict[str, Colour], str]:
                     colour = ()
                 if len(colour) != 3 or not set(colour) <= set(range(256)):
                     raise ValueError(f'--data: {file}: {name} has the colour {values!r}, not three numbers to 255.')
-                if name in found or colour in found.values():
+                if name in table or colour in table.values():
                     raise ValueError(f'--data: {file}: {name} or its colour {colour} stands twice. List each once.')
-                found[name] = colour
-            return found, str(file)
+                table[name] = colour
+            return table, str(file)
     if tables:
         advice = 'A csv file needs the columns name, r, g and b. Add them, or take the file out'
         raise ValueError(f'--data: {tables[0]} lists no colour. {advice}.')
@@ -301,19 +301,19 @@ def _rows(file: Path) -> Iterator[tuple[str, Sequence[Any]]]:
     """Yield names and colours in CVAT's labelmap, a csv with columns name, r, g, b, or json."""
     if file.suffix == '.json':
         content = json.loads(file.read_text(encoding='utf-8-sig'))
-        listed = content.items() if isinstance(content, dict) else ((one['name'], one['color']) for one in content)
-        yield from ((class_name(str(file), name), colour) for name, colour in listed)
+        pairs = content.items() if isinstance(content, dict) else ((entry['name'], entry['color']) for entry in content)
+        yield from ((class_name(str(file), name), colour) for name, colour in pairs)
     elif file.name == 'label_colors.txt':  # of CamVid: ``64 128 64 Animal``
         yield from ((name, colour) for *colour, name in (line.split(maxsplit=3) for line in folders.lines_of(file)))
     elif file.suffix == '.txt':
         for number, line in enumerate(line for line in folders.lines_of(file) if not line.startswith('#')):
             name, colour, *_ = [*line.split(':'), '', '']
             # VOC spreads the bits of a class over the three channels
-            bits = [[(number >> 3 * place + channel & 1) << 7 - place for place in range(8)] for channel in range(3)]
+            bits = [[(number >> 3 * bit + channel & 1) << 7 - bit for bit in range(8)] for channel in range(3)]
             yield name.strip(), colour.split(',') if colour else [*map(sum, bits)]
     else:
         lines = folders.lines_of(file)
         for row in csv.DictReader(lines, delimiter=';' if lines and ';' in lines[0] else ','):
-            known = {str(key).strip().lower(): value for key, value in row.items()}
-            if {'name', 'r', 'g', 'b'} <= set(known):
-                yield str(known['name']).strip(), [str(known[key]).strip() for key in 'rgb']
+            columns = {str(key).strip().lower(): value for key, value in row.items()}
+            if {'name', 'r', 'g', 'b'} <= set(columns):
+                yield str(columns['name']).strip(), [str(columns[key]).strip() for key in 'rgb']

@@ -29,8 +29,8 @@ from mmdistill_dense.apps.project.label_values import (
     NO_CLASS,
     Pair,
     check_splits,
+    default_names,
     listed_names,
-    made_up_names,
     name_classes,
     read_values,
 )
@@ -67,7 +67,7 @@ class SegData:
     @property
     def unnamed(self) -> bool:
         """Whether nobody named the classes."""
-        return self.classes == made_up_names(self.values or range(len(self.classes)))
+        return self.classes == default_names(self.values or range(len(self.classes)))
 
 
 def find_seg_data(
@@ -112,7 +112,7 @@ def find_seg_data(
     label_images = frozenset(os.path.realpath(root / label) for label in paired.label_images)
     values: tuple[int, ...] = ()
     drawing: drawn.Drawing | None = None
-    if drawn.of_colours(root, labels, given):
+    if drawn.are_coloured(root, labels, given):
         form, targets = _form(root, parts)
         files = {part: [label for _, label in own] for part, own in parts.items()}
         classes, drawing = drawn.colours_drawing(root, files, targets, given, notes)

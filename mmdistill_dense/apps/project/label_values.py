@@ -32,11 +32,11 @@ COUNTED, MOST = 200, 5000  # label images of each split whose values are read, a
 LIST = 'classes.txt'
 CSV = '_classes.csv'  # Roboflow's: a line `Pixel Value, Class`, then a line a class
 NO_CLASS = '-'
-_NOTHING = re.compile(r'[\W_]*(void|ignored?|unlabell?ed|unannotated|undefined|don.?t.?care)[\W_]*', re.IGNORECASE)
+_VOID = re.compile(r'[\W_]*(void|ignored?|unlabell?ed|unannotated|undefined|don.?t.?care)[\W_]*', re.IGNORECASE)
 _GAP = 10  # missing values that a rare class may explain
-_MANY, _HIGH = 32, 200  # so many values, and so high ones, are those of smoothed edges
-_FEW, _NEARLY = 3, 0.9  # if so few of them hold nearly all pixels
-_CHANCE = 0.01  # of never meeting in a label image, below which two values seem to exclude each other
+_MIN_VALUES, _MIN_HIGHEST = 32, 200  # more values, up to higher ones, come from smoothed edges
+_MAIN_VALUES, _MAIN_SHARE = 3, 0.9  # if this number of values holds this share of the pixels
+_MIN_CHANCE = 0.01  # if two values never occur together by a smaller chance, they seem to exclude each other
 Pair = tuple[Path, Path]  # a picture and its label image
 Colour = tuple[int, ...]  # red, green, blue
 
@@ -46,7 +46,7 @@ class Values:
     """The values in label images that were read."""
 
     total: int  # how many label images there are
-    looked: int = 0  # how many were read
+    count: int = 0  # how many were read
     channels: int = 1  # 3 if some have three equal ones, which mmseg does not read
     files: dict[int, list[Path]] = field(default_factory=dict)  # the label images of each value
     pixels: Counter[int] = field(default_factory=Counter)  # how many pixels have each value
@@ -65,45 +65,45 @@ class Values:
     def add(self, label: Path, drawn: np.ndarray, palette: Sequence[Colour] = ()) -> list[int]:
         """Add and return the values of a label image."""
         if (extreme := min(int(drawn.min()), 0) or int(drawn.max())) not in range(IGNORED + 1):
-            told = f'{label} holds the value {extreme}; a class has a number from 0 to {IGNORED - 1} (8 bits)'
-            raise ValueError(f'--data: {told}, and {IGNORED} is ignored. Number the classes anew.')
-        every = np.bincount(drawn.ravel())  # without sorting the pixels
-        values = np.flatnonzero(every).tolist()
+            problem = f'{label} holds the value {extreme}; a class has a number from 0 to {IGNORED - 1} (8 bits)'
+            raise ValueError(f'--data: {problem}, and {IGNORED} is ignored. Number the classes anew.')
+        counts = np.bincount(drawn.ravel())  # without sorting the pixels
+        values = np.flatnonzero(counts).tolist()
         for value in values:
             self.files.setdefault(value, []).append(label)
-            self.pixels[value] += int(every[value])
+            self.pixels[value] += int(counts[value])
         shown = {value: palette[value] for value in values if value < min(len(palette), IGNORED)}
         if any(colour != (value, value, value) for value, colour in shown.items()):  # grays tell no colours
             self.palette = max(self.palette, palette, key=len)  # writers leave unused colours out
             for value, colour in shown.items():
-                other, first = self.colours.setdefault(value, (colour, label))
+                other, source = self.colours.setdefault(value, (colour, label))
                 if colour != other:
-                    told = f'by their palettes, {value} is the colour {other} in {first}, and {colour} in {label}'
+                    problem = f'by their palettes, {value} is the colour {other} in {source}, and {colour} in {label}'
                     advice = 'If the colours are the classes, write RGB. If the numbers are, write no palette'
-                    raise ValueError(f'--data: {told}. {advice}.')
-        self.looked += 1
+                    raise ValueError(f'--data: {problem}. {advice}.')
+        self.count += 1
         return values
 
     def named_by_palette(self, table: Mapping[str, Colour], source: str) -> tuple[str, ...]:
         """Return the name of each value, from a list of the colours that the palette gives to them."""
-        by_colour, named = {colour: name for name, colour in table.items()}, dict[int, str]()
+        by_colour, names = {colour: name for name, colour in table.items()}, dict[int, str]()
         for value, colour in enumerate(self.palette[:IGNORED]):
             if name := by_colour.pop(colour, None):
-                named[value] = name
-        if unnamed := [value for value in self.files if value not in named and value != IGNORED]:
-            told = f'names no class of the colour {self.palette[unnamed[0]]}, which the palette of'
+                names[value] = name
+        if unnamed := [value for value in self.files if value not in names and value != IGNORED]:
+            problem = f'names no class of the colour {self.palette[unnamed[0]]}, which the palette of'
             where = f'{self.files[unnamed[0]][0]} gives to the value {unnamed[0]}'
-            raise ValueError(f'--data: {source} {told} {where}. Add it, or name the classes by --classes.')
+            raise ValueError(f'--data: {source} {problem} {where}. Add it, or name the classes by --classes.')
         values = class_values(sorted(self.files))
-        every = values if _far_apart(values) else range(max(named) + 1)
-        return tuple(named.get(value, NO_CLASS) for value in every)
+        numbers = values if _has_gaps(values) else range(max(names) + 1)
+        return tuple(names.get(value, NO_CLASS) for value in numbers)
 
     def named_by_grays(self, table: Mapping[str, Colour]) -> tuple[str, ...]:
         """Return the name of each value, where a list of colours has all of them as grays, else nothing."""
         grays = {colour[0]: name for name, colour in table.items() if len({*colour}) == 1}
         values = class_values(sorted(self.files))
-        known = all(value in grays for value in self.files) and (IGNORED in values or IGNORED not in self.files)
-        return tuple(grays.get(value, NO_CLASS) for value in values) if known else ()
+        is_complete = all(value in grays for value in self.files) and (IGNORED in values or IGNORED not in self.files)
+        return tuple(grays.get(value, NO_CLASS) for value in values) if is_complete else ()
 
     def of(self, pairs: Iterable[Pair]) -> list[int]:
         """Return the values in the label images of a split, of those that were read."""
@@ -113,14 +113,14 @@ class Values:
     @property
     def smoothed(self) -> str:
         """Say that most values seem to come from smoothed edges; empty if they do not."""
-        most = Counter(self.pixels).most_common(_FEW)
+        most = Counter(self.pixels).most_common(_MAIN_VALUES)
         share = sum(count for _, count in most) / max(self.pixels.total(), 1)
         highest = max((value for value in self.pixels if value != IGNORED), default=0)
-        if len(self.pixels) <= _MANY or highest < _HIGH or share < _NEARLY:  # classes are numbered from 0
+        if len(self.pixels) <= _MIN_VALUES or highest < _MIN_HIGHEST or share < _MAIN_SHARE:  # classes count from 0
             return ''
-        told = f'{len(self.pixels)} values, of which {some(sorted(value for value, _ in most))} hold {share:.0%}'
+        summary = f'{len(self.pixels)} values, of which {some(sorted(value for value, _ in most))} hold {share:.0%}'
         advice = 'Write none: resize by the nearest pixel, draw without anti-aliasing, save no JPEG.'
-        return f'{told} of the pixels: the others seem to come from smoothed edges. {advice}'
+        return f'{summary} of the pixels: the others seem to come from smoothed edges. {advice}'
 
 
 def read_values(splits: Sequence[Sequence[Pair]], stored: bool, some_ignored: bool) -> Values:
@@ -129,22 +129,22 @@ def read_values(splits: Sequence[Sequence[Pair]], stored: bool, some_ignored: bo
     More label images are read where values are far apart, or ``some_ignored`` by name: one that was missed would be
     ignored in training.
     """
-    found = Values(sum(map(len, splits)))
-    looked = [pair for split in splits for pair in evenly(split, COUNTED)]
-    for path, label in looked:
-        size, own = found.read(label), stored_size(path, stored)
-        if own != size:
+    stats = Values(sum(map(len, splits)))
+    sample = [pair for split in splits for pair in evenly(split, COUNTED)]
+    for path, label in sample:
+        size, picture_size = stats.read(label), stored_size(path, stored)
+        if picture_size != size:
             advice = 'Bring the label image to the size of the picture, without mixing its values (nearest pixel).'
-            if own == size[::-1]:
+            if picture_size == size[::-1]:
                 advice = 'Its sides are swapped: turn it as the picture is turned.'
-            sizes = f'{size_text(own)} pixels, its label image {label} has {size_text(size)}'
+            sizes = f'{size_text(picture_size)} pixels, its label image {label} has {size_text(size)}'
             raise ValueError(f'--data: {path} has {sizes}. {advice}')
-    if some_ignored or _far_apart(class_values(sorted(found.files))):
-        further = {label for split in splits for _, label in evenly(split, MOST)} - {label for _, label in looked}
-        for label in track(sorted(further), 'label images', transient=True):
-            found.read(label)
-    found.files = dict(sorted(found.files.items()))
-    return found
+    if some_ignored or _has_gaps(class_values(sorted(stats.files))):
+        labels = {label for split in splits for _, label in evenly(split, MOST)} - {label for _, label in sample}
+        for label in track(sorted(labels), 'label images', transient=True):
+            stats.read(label)
+    stats.files = dict(sorted(stats.files.items()))
+    return stats
 
 
 def in_one_channel(image: Image.Image, label: Path) -> np.ndarray:
@@ -163,12 +163,12 @@ def has_colours(drawn: np.ndarray) -> bool:
     return bool((drawn[..., :3] != drawn[..., :1]).any() or (drawn[..., 3:] != 255).any())
 
 
-def listed_names(root: Path, given: Sequence[str]) -> tuple[tuple[str, ...], str]:
-    """Return the names that are ``given``, or stand in a list in the folder, and where they stand."""
+def listed_names(root: Path, class_names: Sequence[str]) -> tuple[tuple[str, ...], str]:
+    """Return ``class_names``, or else the names of a list in the folder, and the source of the names."""
     # Roboflow's list lies in the folder itself, else in each part's folder
     lists = [file for file in (root / LIST, root / CSV) if file.is_file()][:1] or sorted(root.glob(f'*/{CSV}'))
-    if given or not lists:
-        return tuple(given), '--classes'
+    if class_names or not lists:
+        return tuple(class_names), '--classes'
     names = _names_in(lists[0])
     if different := [file for file in lists if _names_in(file) != names]:
         raise ValueError(f'--data: {different[0]} names other classes than {lists[0]}. Keep the one that is right.')
@@ -177,86 +177,86 @@ def listed_names(root: Path, given: Sequence[str]) -> tuple[tuple[str, ...], str
 
 def name_classes(
     root: Path,
-    found: Values,
-    given: tuple[tuple[str, ...], str],
+    stats: Values,
+    class_list: tuple[tuple[str, ...], str],
     notes: list[str],
     colours: Callable[[], tuple[Mapping[str, Colour], str]],
 ) -> tuple[tuple[str, ...], tuple[int, ...]]:
     """Return class names and label values; see :class:`mmdistill_dense.apps.project.label_images.SegData`.
 
-    ``given``: as from :func:`listed_names`; ``colours`` reads the list of colours, by which palettes are named.
+    ``class_list``: as from :func:`listed_names`; ``colours`` reads the list of colours, by which palettes are named.
     """
-    names, source = given
-    if not names and found.palette and (listed := colours())[0]:
-        names, source = found.named_by_palette(*listed), f'--data: {listed[1]}'
-        notes.append(f'classes named by the palette of the label images, from {listed[1]}')
+    names, source = class_list
+    if not names and stats.palette and (colour_file := colours())[0]:
+        names, source = stats.named_by_palette(*colour_file), f'--data: {colour_file[1]}'
+        notes.append(f'classes named by the palette of the label images, from {colour_file[1]}')
     elif not names:
         with suppress(ValueError):  # a list of something else
             by_colour, path = colours()
-            if names := found.named_by_grays(by_colour):
+            if names := stats.named_by_grays(by_colour):
                 source = f'--data: {path}'
                 notes.append(f'classes named by their grays, from {path}')
-    check_several(root, found)
-    values = class_values(tuple(found.files))
-    if IGNORED in found.files and IGNORED not in values:
-        _check_ignored(root, found, notes)
-    counted, smoothed = _far_apart(values), found.smoothed
-    if counted and len(found.files[values[-1]]) == 1 and found.looked > 1:
-        notes.append(f'the value {values[-1]} stands in one label image alone: {found.files[values[-1]][0]}')
+    check_several(root, stats)
+    values = class_values(tuple(stats.files))
+    if IGNORED in stats.files and IGNORED not in values:
+        _check_ignored(root, stats, notes)
+    counted, smoothed = _has_gaps(values), stats.smoothed
+    if counted and len(stats.files[values[-1]]) == 1 and stats.count > 1:
+        notes.append(f'the value {values[-1]} stands in one label image alone: {stats.files[values[-1]][0]}')
     if not names and smoothed:
         raise ValueError(f'--data {root}: the label images hold {smoothed} If they are classes, name them: --classes.')
     if not names:
-        there = some([value for value in values if value in found.files], 12)
-        told = f'{len(values)} classes, from the values {there} in {found.looked} of {found.total} label images'
-        notes.append(f'{told}; name them with --classes, or in {LIST} in the data folder')
-        names = made_up_names(values)
+        shown = some([value for value in values if value in stats.files], 12)
+        summary = f'{len(values)} classes, from the values {shown} in {stats.count} of {stats.total} label images'
+        notes.append(f'{summary}; name them with --classes, or in {LIST} in the data folder')
+        names = default_names(values)
     table = values if counted else tuple(range(len(names)))
     if len(names) < len(values) or len(names) != len(table):
         apart = ' Names stand apart: --classes sky road.' if len(names) == 1 and ',' in names[0] else ''
-        highest = next((value for value in reversed(found.files) if value != IGNORED), IGNORED)
-        said = f'{some(found.files, 12)} (the {highest} for instance in {found.files[highest][0]})'
-        told = f'{len(names)} names ({some(names)}), but the label images have the values {said}'
+        highest = next((value for value in reversed(stats.files) if value != IGNORED), IGNORED)
+        examples = f'{some(stats.files, 12)} (the {highest} for instance in {stats.files[highest][0]})'
+        summary = f'{len(names)} names ({some(names)}), but the label images have the values {examples}'
         advice = f'Name each value in this order, also missing ones between them.{apart} {NO_CLASS} ignores one'
-        raise ValueError(f'{source}: {told}; {IGNORED} is ignored. {advice}.{smoothed and f" They are {smoothed}"}')
+        raise ValueError(f'{source}: {summary}; {IGNORED} is ignored. {advice}.{smoothed and f" They are {smoothed}"}')
     notes += hint_of_void(names, NO_CLASS)
-    kept = [(name, value) for name, value in zip(names, table, strict=True) if name != NO_CLASS]
-    if twice := repeated(name for name, _ in kept):
+    pairs = [(name, value) for name, value in zip(names, table, strict=True) if name != NO_CLASS]
+    if twice := repeated(name for name, _ in pairs):
         raise ValueError(f'{source}: {some(sorted(twice))} twice. Give each class its name; {NO_CLASS} ignores one.')
-    if unseen := [f'{name} ({value})' for name, value in kept if value not in found.files]:
-        notes.append(f'no pixel of the {found.looked} label images that were looked at has: {some(unseen)}')
-    return tuple(name for name, _ in kept), tuple(value for _, value in kept) if counted or NO_CLASS in names else ()
+    if unseen := [f'{name} ({value})' for name, value in pairs if value not in stats.files]:
+        notes.append(f'no pixel of the {stats.count} label images that were looked at has: {some(unseen)}')
+    return tuple(name for name, _ in pairs), tuple(value for _, value in pairs) if counted or NO_CLASS in names else ()
 
 
 def hint_of_void(names: Sequence[str], written: str = '', more: Sequence[str] = ()) -> list[str]:
     """Return a hint for names such as ``void``, or ``more``; ``written`` in their place leaves them out."""
-    void = [name for name in names if _NOTHING.fullmatch(name) or name.lower() in more]
-    rest = [written if name in void else name for name in names if written or name not in void]
-    if not void or len({*rest} - {NO_CLASS}) < (1 if more else 2):  # a detector learns one class, too
+    void = [name for name in names if _VOID.fullmatch(name) or name.lower() in more]
+    remaining = [written if name in void else name for name in names if written or name not in void]
+    if not void or len({*remaining} - {NO_CLASS}) < (1 if more else 2):  # a detector learns one class, too
         return []
-    words = f'--classes {shlex.join(rest)}'
+    words = f'--classes {shlex.join(remaining)}'
     return [f'{some(void)}: learned, and part of the mean score, as each class is. If it is none: {words}']
 
 
-def check_several(root: Path, found: Values) -> None:
-    if len(found.files) == 1:
-        told = f'the {found.looked} label images that were looked at hold the value {next(iter(found.files))} alone'
-        raise ValueError(f'--data {root}: {told}. A label image holds the number of the class at each pixel.')
+def check_several(root: Path, stats: Values) -> None:
+    if len(stats.files) == 1:
+        text = f'the {stats.count} label images that were looked at hold the value {next(iter(stats.files))} alone'
+        raise ValueError(f'--data {root}: {text}. A label image holds the number of the class at each pixel.')
 
 
-def _check_ignored(root: Path, found: Values, notes: list[str]) -> None:
+def _check_ignored(root: Path, stats: Values, notes: list[str]) -> None:
     """Tell how much is ignored; refuse masks of 0 and 255 among others of 0 and 1, whose objects would be ignored."""
-    holding = {value: set(files) for value, files in found.files.items()}
-    every, share = set().union(*holding.values()), found.pixels[IGNORED] / found.pixels.total()
-    here = f'{len(holding[IGNORED])} of {len(every)} label images'
-    notes.append(f'{IGNORED} stands in {here}, {share:.1%} of the pixels, and is ignored')
+    holding = {value: set(files) for value, files in stats.files.items()}
+    labels, share = set().union(*holding.values()), stats.pixels[IGNORED] / stats.pixels.total()
+    count = f'{len(holding[IGNORED])} of {len(labels)} label images'
+    notes.append(f'{IGNORED} stands in {count}, {share:.1%} of the pixels, and is ignored')
     if list(holding) != [0, 1, IGNORED]:
         return
     other, ones = holding[IGNORED] & holding[0], holding[1]
-    by_chance = math.comb(len(every - ones), len(other)) / math.comb(len(every), len(other))
-    if other.isdisjoint(ones) and by_chance < _CHANCE:
-        told = f'{len(ones)} label images hold 1, {len(other)} others hold 0 and {IGNORED} ({min(other)})'
+    by_chance = math.comb(len(labels - ones), len(other)) / math.comb(len(labels), len(other))
+    if other.isdisjoint(ones) and by_chance < _MIN_CHANCE:
+        problem = f'{len(ones)} label images hold 1, {len(other)} others hold 0 and {IGNORED} ({min(other)})'
         advice = f'write 1 in its place. To ignore it, write 2, and name that {NO_CLASS} in --classes'
-        raise ValueError(f'--data {root}: {told}, and none holds both. So 1 and {IGNORED} seem one class: {advice}.')
+        raise ValueError(f'--data {root}: {problem}, and none holds both. So 1 and {IGNORED} seem one class: {advice}.')
 
 
 def _names_in(path: Path) -> tuple[str, ...]:
@@ -267,40 +267,40 @@ def _names_in(path: Path) -> tuple[str, ...]:
     numbered = [(number, name) for number, name in numbered if number.isdecimal()]  # not the titles of a table
     if not table and len(numbered) < len(lines):
         return tuple(lines)
-    found = {int(number): name for number, name in numbered}
-    if not found or sorted(found) != list(range(len(numbered))):
-        told = 'its lines are not a number and a name, with the numbers 0, 1, 2, …, once each'
+    by_number = {int(number): name for number, name in numbered}
+    if not by_number or sorted(by_number) != list(range(len(numbered))):
+        problem = 'its lines are not a number and a name, with the numbers 0, 1, 2, …, once each'
         advice = 'Number them so, or write names alone in the order of the values. Names with numbers go to --classes'
-        raise ValueError(f'--data: {path}: {told}. {advice}.')
-    return tuple(found[number] for number in range(len(found)))
+        raise ValueError(f'--data: {path}: {problem}. {advice}.')
+    return tuple(by_number[number] for number in range(len(by_number)))
 
 
-def made_up_names(values: Iterable[int]) -> tuple[str, ...]:
+def default_names(values: Iterable[int]) -> tuple[str, ...]:
     return tuple(f'class_{value}' for value in values)
 
 
-def check_splits(root: Path, found: Mapping[str, Sequence[int]], names: Mapping[int, str], notes: list[str]) -> None:
+def check_splits(root: Path, by_split: Mapping[str, Sequence[int]], names: Mapping[int, str], notes: list[str]) -> None:
     """Refuse a split whose label images hold no class, as those of test sets with secret labels do."""
-    for name, seen in found.items():
-        if seen == [IGNORED] and IGNORED not in names:
-            told = f'all pixels of the label images for {name} are {IGNORED}, which is ignored'
-            raise ValueError(f'--data {root}: {told}. Take this split out of the folder, or add its labels.')
-        if name != 'train' and len(shown := [names[value] for value in seen if value in names]) == 1:
+    for name, values in by_split.items():
+        if values == [IGNORED] and IGNORED not in names:
+            problem = f'all pixels of the label images for {name} are {IGNORED}, which is ignored'
+            raise ValueError(f'--data {root}: {problem}. Take this split out of the folder, or add its labels.')
+        if name != 'train' and len(shown := [names[value] for value in values if value in names]) == 1:
             notes.append(f'WARNING: the label images for {name} that were looked at show {shown[0]} alone')
-        if alone := [f'{names[value]} ({value})' for value in seen if value in names and value not in found['train']]:
+        if absent := [f'{names[value]} ({value})' for value in sorted({*values} & {*names} - {*by_split['train']})]:
             where = f'in label images for {name}, and in none of those for train that were looked at'
-            notes.append(f'WARNING: {where}: {some(alone)}. Nobody can learn it, and its score of 0 enters the mean')
+            notes.append(f'WARNING: {where}: {some(absent)}. Nobody can learn it, and its score of 0 enters the mean')
 
 
-def _far_apart(values: Sequence[int]) -> bool:
+def _has_gaps(values: Sequence[int]) -> bool:
     """Tell whether the values of classes are not their numbers, as 0, 255 or 0, 38, 75."""
     return tuple(values) != tuple(range(len(values)))
 
 
-def class_values(found: Sequence[int]) -> tuple[int, ...]:
+def class_values(values: Sequence[int]) -> tuple[int, ...]:
     """Return the label values that are classes: 0 to the largest, or those found where they are far apart."""
     # 255 is ignored, unless it is needed: masks of 0 and 255 have two classes
-    rest = [value for value in found if value != IGNORED]
-    if len(rest) >= 2 and max(rest) < len(rest) + _GAP:
-        return tuple(range(max(rest) + 1))
-    return tuple(found) if len(found) >= 2 else (0, 1)
+    numbers = [value for value in values if value != IGNORED]
+    if len(numbers) >= 2 and max(numbers) < len(numbers) + _GAP:
+        return tuple(range(max(numbers) + 1))
+    return tuple(values) if len(values) >= 2 else (0, 1)

@@ -107,7 +107,7 @@ def split_of(parts: Iterable[str]) -> str | None:
     return next((split for word in words for split, names in SPLITS.items() if word in names), None)
 
 
-def let_the_rest_train(parts: dict[str | None, T]) -> None:
+def assign_rest_to_train(parts: dict[str | None, T]) -> None:
     """Pictures of no part train, where other pictures have one: those of `trainval` beside `test`."""
     if len(parts) > 1 and None in parts and 'train' not in parts:
         parts['train'] = parts.pop(None)

@@ -17,53 +17,53 @@ from PIL import Image
 
 from mmdistill_dense.apps.project import picture_folders as folders
 from mmdistill_dense.apps.project.formats import objects as common
-from mmdistill_dense.apps.project.formats.objects import Entry, Given, Labelled, Object, Reading, Shape
+from mmdistill_dense.apps.project.formats.objects import Entry, Labelled, Object, Reading, Request, Shape
 from mmdistill_dense.datasets.label_files import MENDED, check, lists_missing
 from mmdistill_dense.utils.evenly import evenly
 from mmdistill_dense.utils.validate import some
 
-_KINDS = ('polygon', 'rectangle', 'circle', 'mask', 'oriented_rectangle', 'rotation')  # the last of X-AnyLabeling
+_SHAPE_KINDS = ('polygon', 'rectangle', 'circle', 'mask', 'oriented_rectangle', 'rotation')  # the last of X-AnyLabeling
 NAMES = ('labels.txt', 'classes.txt')
 _IGNORED, _BACKGROUND = '__ignore__', '_background_'  # of labelme's own labels.txt
 _NO_CLASSES: Mapping[str, Object] = {_IGNORED: {'iscrowd': 1}, _BACKGROUND: {'name': 'background'}}
 
 
-def read_labelme(given: Given, contents: Mapping[Path, Any]) -> Reading:
+def read_labelme(request: Request, contents: Mapping[Path, Any]) -> Reading:
     """Read the contents of files by their paths. Shapes of one ``group_id`` and label are one object.
 
     For label images they stay apart, because each covers those before it. Two labels are no classes: what is drawn as
     ``__ignore__`` is ignored, ``_background_`` is the background.
     """
-    found = Reading('labelme json', next(iter(contents)).parent, files=[*contents])
-    found.classes = [name for name in found.add_names(given.root, NAMES) if name not in _NO_CLASSES]
+    reading = Reading('labelme json', next(iter(contents)).parent, files=[*contents])
+    reading.classes = [name for name in reading.add_names(request.root, NAMES) if name not in _NO_CLASSES]
 
     def shapes(path: Path) -> Iterator[Shape]:
-        listed = contents[path].get('shapes')
-        if not isinstance(listed, list):
-            raise ValueError(f'shapes is {listed!r:.60}, no list. Take the file out, or label its picture.')
-        for place, one in enumerate(listed):
-            where = f'{path}: shapes[{place}]'
-            if not isinstance(one, dict):
-                raise ValueError(f'--data: {where} is {one!r:.60}, no dict of label and points. Take it out.')
-            name = common.class_name(where, one.get('label'))
-            group = None if given.task == 'seg' else one.get('group_id')
-            if name in _NO_CLASSES and given.task == 'det':
-                found.lost[f'are shapes called {name}'].append(where)
+        shape_list = contents[path].get('shapes')
+        if not isinstance(shape_list, list):
+            raise ValueError(f'shapes is {shape_list!r:.60}, no list. Take the file out, or label its picture.')
+        for index, shape in enumerate(shape_list):
+            where = f'{path}: shapes[{index}]'
+            if not isinstance(shape, dict):
+                raise ValueError(f'--data: {where} is {shape!r:.60}, no dict of label and points. Take it out.')
+            name = common.class_name(where, shape.get('label'))
+            group = None if request.task == 'seg' else shape.get('group_id')
+            if name in _NO_CLASSES and request.task == 'det':
+                reading.dropped[f'are shapes called {name}'].append(where)
                 continue
-            kind, marks = str(one.get('shape_type') or 'polygon'), _NO_CLASSES.get(name, {})
+            kind, marks = str(shape.get('shape_type') or 'polygon'), _NO_CLASSES.get(name, {})
             where += f' ({name or kind})'
-            yield Shape(where, name, kind, one.get('points'), partial(_pixels, one), marks, group)
+            yield Shape(where, name, kind, shape.get('points'), partial(_pixels, shape), marks, group)
 
     entries = []
-    for path, one in contents.items():
-        words = [str(one.get('imagePath') or path.name).replace('\\', '/'), path.stem]
-        size = {'height': one.get('imageHeight'), 'width': one.get('imageWidth')}
+    for path, content in contents.items():
+        words = [str(content.get('imagePath') or path.name).replace('\\', '/'), path.stem]
+        size = {'height': content.get('imageHeight'), 'width': content.get('imageWidth')}
         entries.append(Entry(path, str(path), words, size, shapes(path)))
-    found.add(given, 'json files of labelme', entries, _KINDS)
-    known = next((name for name in found.names if name != _IGNORED), _IGNORED)
-    for drawn in (drawn for one in found.pictures for drawn in one.objects if drawn['name'] == _IGNORED):
-        drawn['name'] = known  # a crowd is ignored, of whichever class
-    return found
+    reading.add(request, 'json files of labelme', entries, _SHAPE_KINDS)
+    substitute = next((name for name in reading.names if name != _IGNORED), _IGNORED)
+    for label in (label for sample in reading.pictures for label in sample.objects if label['name'] == _IGNORED):
+        label['name'] = substitute  # a crowd is ignored, of whichever class
+    return reading
 
 
 def _pixels(shape: Mapping[str, Any]) -> np.ndarray:
@@ -78,7 +78,7 @@ FORMATS = (
     'folder, or one for all), YOLO text files, VOC xml and labelme json: docs/your_labels.md. Other '
     "formats: uvx --from 'datumaro[cli]' datum convert -i DATA -if FORMAT -f coco_instances -o OUT -- --save-media"
 )
-_LOOKED = 20  # pictures that are looked for in each folder
+_SAMPLED_NAMES = 20  # pictures that are looked for in each folder
 
 
 def load(path: Path) -> Any:
@@ -99,83 +99,83 @@ def lacks(path: Path, content: Any) -> str:
     return f'{path.name} has {some(content)}, but no list of {", ".join(lists_missing(content))}.'
 
 
-def read_coco(given: Given, files: Sequence[Path], predictions: bool) -> tuple[Reading, dict[Path, Any]]:
+def read_coco(request: Request, files: Sequence[Path], predictions: bool) -> tuple[Reading, dict[Path, Any]]:
     """Read the file of each part, those of ``predictions`` too or not; return the contents of labelme's files beside.
 
     The reading has no pictures if no file is COCO's.
     """
-    found, others = Reading('COCO', given.root), dict[Path, Any]()
+    reading, labelme = Reading('COCO', request.root), dict[Path, Any]()
     chosen = dict[str | None, tuple[Path, Any]]()
     for path in files:
         content = load(path)
         if isinstance(content, dict) and ('imagePath' in content or isinstance(content.get('shapes'), list)):  # labelme
-            others[path] = {key: value for key, value in content.items() if key != 'imageData'}  # the picture itself
+            labelme[path] = {key: value for key, value in content.items() if key != 'imageData'}  # the picture itself
             continue
-        part = folders.split_of([*path.relative_to(given.root).parts[:-1], path.stem])
+        part = folders.split_of([*path.relative_to(request.root).parts[:-1], path.stem])
         if lacking := lists_missing(content):
             if isinstance(content, dict) and 'images' in content:
-                found.lost_files[f'have images, but no list of {", ".join(lacking)}'].append(path)
+                reading.skipped_files[f'have images, but no list of {", ".join(lacking)}'].append(path)
             continue
-        if any('score' in one for one in content['annotations'] if isinstance(one, dict)):
+        if any('score' in annotation for annotation in content['annotations'] if isinstance(annotation, dict)):
             if not predictions:
-                found.lost_files['have annotations with a score, as predictions have'].append(path)
+                reading.skipped_files['have annotations with a score, as predictions have'].append(path)
                 continue
-            found.notes.append(f'WARNING: {path}: its annotations have a score, as predictions have')
-        known = chosen.setdefault(part, (path, content))[0]
-        if known != path:
-            better = [one for one in (known, path) if 'instances' in one.name]
+            reading.notes.append(f'WARNING: {path}: its annotations have a score, as predictions have')
+        other = chosen.setdefault(part, (path, content))[0]
+        if other != path:
+            better = [file for file in (other, path) if 'instances' in file.name]
             if len(better) != 1:
-                told = f'{known.name} and {path.name} are both for {part or "no split"}'
-                raise ValueError(f'--data {given.root}: {told}. Keep one there, or give the file itself as --data.')
-            found.lost_files['are for the part of another file'].append(known if better[0] == path else path)
+                text = f'{other.name} and {path.name} are both for {part or "no split"}'
+                raise ValueError(f'--data {request.root}: {text}. Keep one there, or give the file itself as --data.')
+            reading.skipped_files['are for the part of another file'].append(other if better[0] == path else path)
             if better[0] == path:
                 chosen[part] = path, content
-    folders.let_the_rest_train(chosen)
-    if len(chosen) > 1 and (left := chosen.pop(None, None)):
-        found.lost_files['say train, val or test neither by name nor by folder'].append(left[0])
+    folders.assign_rest_to_train(chosen)
+    if len(chosen) > 1 and (unassigned := chosen.pop(None, None)):
+        reading.skipped_files['say train, val or test neither by name nor by folder'].append(unassigned[0])
     for part in sorted(chosen, key=lambda part: part != 'train'):  # labels are numbered by the first
         with folders.named(chosen[part][0]):
-            _add_part(found, part, *chosen[part], given)
-    return found, others
+            _add_part(reading, part, *chosen[part], request)
+    return reading, labelme
 
 
-def _add_part(found: Reading, part: str | None, path: Path, content: Any, given: Given) -> None:
-    for number, one in enumerate(content['categories']):
-        raw = one.get('name') if isinstance(one, dict) else None
+def _add_part(reading: Reading, part: str | None, path: Path, content: Any, request: Request) -> None:
+    for number, category in enumerate(content['categories']):
+        raw = category.get('name') if isinstance(category, dict) else None
         name = common.class_name(f'{path}: categories[{number}]', raw)
         if raw is not None and name != raw:
-            found.changes[part]['names of categories were numbers, or had blanks at their ends'] += 1
-            one['name'] = name
+            reading.changes[part]['names of categories were numbers, or had blanks at their ends'] += 1
+            category['name'] = name
     check(content, MENDED)
-    folder = _folder_of(path, [one['file_name'] for one in content['images']], given, part)
-    found.files.append(path)
-    found.origins[part] = path, folder
-    changes = found.changes[part]
+    folder = _folder_of(path, [image['file_name'] for image in content['images']], request, part)
+    reading.files.append(path)
+    reading.origins[part] = path, folder
+    changes = reading.changes[part]
     with path.open('rb') as file:
         if json.detect_encoding(file.read(4)) != 'utf-8':
             changes['byte order mark, with which pycocotools cannot read it, is taken out'] += 1
-    used = {one['category_id'] for one in content['annotations']}
-    kinds = {one['id']: one['name'] for one in content['categories']}
+    used = {annotation['category_id'] for annotation in content['annotations']}
+    kinds = {category['id']: category['name'] for category in content['categories']}
     if twice := folders.repeated(kinds[number] for number in used):
         raise ValueError(f'two categories have one name: {some(twice)}. Rename one.')
     # of one name the one with boxes, else the last: the group that Roboflow writes first has none
-    last = {one['name']: one['id'] for one in sorted(content['categories'], key=lambda one: one['id'] in used)}
-    listed = [name for number, name in kinds.items() if last[name] == number]
-    if twins := len(content['categories']) - len(listed):
+    last = {kind['name']: kind['id'] for kind in sorted(content['categories'], key=lambda kind: kind['id'] in used)}
+    names = [name for number, name in kinds.items() if last[name] == number]
+    if twins := len(content['categories']) - len(names):
         changes['categories without a box had the name of another one, and are taken out'] += twins
     if any(type(number) is str for number in kinds):
         changes['categories are numbered from 1: their ids were texts'] += len(kinds)
-    found.listed[part] = listed
-    found.classes += [name for name in listed if name not in found.classes]
-    drawn: dict[Any, list[dict[str, Any]]] = defaultdict(list)
-    for one in content['annotations']:
-        drawn[one['image_id']].append({**one, 'name': kinds[one['category_id']]})
+    reading.categories[part] = names
+    reading.classes += [name for name in names if name not in reading.classes]
+    instances: dict[Any, list[dict[str, Any]]] = defaultdict(list)
+    for annotation in content['annotations']:
+        instances[annotation['image_id']].append({**annotation, 'name': kinds[annotation['category_id']]})
     if federated := [image['file_name'] for image in content['images'] if image.get('neg_category_ids')]:
         remark = f'{len(federated)} pictures have neg_category_ids (LVIS), which are not read'
-        found.notes.append(f'WARNING: {path.name}: {remark}: what is not labelled there counts as not there')
+        reading.notes.append(f'WARNING: {path.name}: {remark}: what is not labelled there counts as not there')
     pictures = dict[str, Labelled]()
     for image in content['images']:
-        name, objects = image['file_name'], drawn.pop(image['id'], [])
+        name, objects = image['file_name'], instances.pop(image['id'], [])
         size = None if None in (sides := (image.get('height'), image.get('width'))) else sides
         if name in pictures:
             if size and pictures[name].size not in (None, size):
@@ -184,31 +184,31 @@ def _add_part(found: Reading, part: str | None, path: Path, content: Any, given:
             pictures[name].objects += objects
             continue
         pictures[name] = Labelled(folder / name, size, objects, part, image)
-    found.pictures += pictures.values()
-    for number, strays in drawn.items():
-        for one in strays:
-            found.drop('have an image_id that is the id of no picture', f'image_id {number!r}', one['name'], part)
+    reading.pictures += pictures.values()
+    for number, strays in instances.items():
+        for stray in strays:
+            reading.drop('have an image_id that is the id of no picture', f'image_id {number!r}', stray['name'], part)
 
 
-def _folder_of(path: Path, names: Sequence[str], given: Given, part: str | None) -> Path:
+def _folder_of(path: Path, names: Sequence[str], request: Request, part: str | None) -> Path:
     """Return the folder to which the file names of a label file are relative."""
     # of several that hold as many of them, one for the same part, not of label images, then the nearest one: parts
     # may reuse names
-    root = given.root
-    inside = dict.fromkeys(one.parent.relative_to(root) for one in given.pictures)
-    above = [root / parent for one in inside for parent in (one, *one.parents)]  # up to the root
-    places = list(dict.fromkeys([path.parent, root, *above]))
+    root = request.root
+    inside = dict.fromkeys(picture.parent.relative_to(root) for picture in request.pictures)
+    above = [root / parent for folder in inside for parent in (folder, *folder.parents)]  # up to the root
+    bases = list(dict.fromkeys([path.parent, root, *above]))
     if not names:
         raise ValueError('it lists no picture (images is empty).')
-    looked = evenly(names, _LOOKED)
+    sampled_names = evenly(names, _SAMPLED_NAMES)
 
     def fits(folder: Path) -> tuple[int, bool, bool, int]:
-        there, parts = sum(os.path.isfile(folder / name) for name in looked), folder.relative_to(root).parts
+        count, parts = sum(os.path.isfile(folder / name) for name in sampled_names), folder.relative_to(root).parts
         of_part = folders.split_of(parts) == part
-        return there, of_part, not folders.is_label(parts), len(os.path.commonpath([folder, path]))
+        return count, of_part, not folders.is_label(parts), len(os.path.commonpath([folder, path]))
 
-    best = max(places, key=fits)
+    best = max(bases, key=fits)
     if missing := [name for name in names if not os.path.isfile(best / name)]:
-        told = f'{len(missing)} of the {len(names)} pictures of {path} are not there: {some(missing, 3)}'
-        raise FileNotFoundError(f'--data: {told}; looked in {some(places, 5)}. A file_name is a path below one.')
+        problem = f'{len(missing)} of the {len(names)} pictures of {path} are not there: {some(missing, 3)}'
+        raise FileNotFoundError(f'--data: {problem}; looked in {some(bases, 5)}. A file_name is a path below one.')
     return best

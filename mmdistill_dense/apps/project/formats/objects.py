@@ -31,20 +31,20 @@ from mmdistill_dense.datasets.label_files import (
 from mmdistill_dense.utils.validate import size_text, some
 
 _CORNERS = 72  # of a circle
-_LEAST = {'polygon': 3, 'oriented_rectangle': 3, 'rotation': 3, 'mask': 1}  # points of a kind of shape, of others 2
+_MIN_POINTS = {'polygon': 3, 'oriented_rectangle': 3, 'rotation': 3, 'mask': 1}  # by kind of shape; 2 for others
 Point = tuple[float, float]
 Object = dict[str, Any]  # an annotation of COCO with the ``name`` of its class in place of numbers
 
 
 @dataclass(frozen=True)
-class Given:
+class Request:
     """A folder, and what the command line says of it."""
 
     root: Path
     pictures: Sequence[Path]
     classes: Sequence[str] = ()
     exif: str | None = None
-    divided: bool = False  # whether the command line says which part each picture belongs to
+    has_split: bool = False  # whether the command line says which part each picture belongs to
     task: str = 'det'  # or ``'seg'``: objects become label images
 
     def part_of(self, *files: Path) -> str | None:
@@ -57,11 +57,11 @@ class Given:
         Those in a folder of label images count only if none in it has the name of another one.
         """
         stems = {PureWindowsPath(word).stem for word in words}
-        named = [one for one in self.pictures if one.stem in stems]
-        outside = folders.outside_labels(self.root, named)
-        inside, known = {*named} - {*outside}, {one.stem for one in outside}
-        labels = {one.parent for one in inside if one.stem in known}
-        return Names(self.root, [one for one in named if one.parent not in labels], self.pictures)
+        candidates = [picture for picture in self.pictures if picture.stem in stems]
+        outside = folders.outside_labels(self.root, candidates)
+        inside, outside_stems = {*candidates} - {*outside}, {picture.stem for picture in outside}
+        labels = {picture.parent for picture in inside if picture.stem in outside_stems}
+        return Names(self.root, [picture for picture in candidates if picture.parent not in labels], self.pictures)
 
 
 @dataclass
@@ -110,46 +110,46 @@ class Reading:
     pictures: list[Labelled] = field(default_factory=list)
     classes: list[str] = field(default_factory=list)  # as the format orders them; others follow by name
     files: list[Path] = field(default_factory=list)  # that were read
-    lost_files: dict[str, list[Path]] = field(default_factory=lambda: defaultdict(list))  # by reason
-    lost: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))  # annotations, by reason
+    skipped_files: dict[str, list[Path]] = field(default_factory=lambda: defaultdict(list))  # by reason
+    dropped: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))  # annotations, by reason
     kinds: Counter[str] = field(default_factory=Counter)  # the classes of these
     notes: list[str] = field(default_factory=list)
     # Of COCO, by part: the file and the folder of its pictures, the categories, and what was changed
     origins: dict[str | None, tuple[Path, Path]] = field(default_factory=dict)
-    listed: dict[str | None, list[str]] = field(default_factory=dict)
+    categories: dict[str | None, list[str]] = field(default_factory=dict)
     changes: dict[str | None, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
-    touched: set[str | None] = field(default_factory=set)  # parts from which something was left out
-    misfits: dict[str | None, str] = field(default_factory=dict)  # by part, a mask of another size than its picture
+    incomplete: set[str | None] = field(default_factory=set)  # parts from which something was left out
+    mask_errors: dict[str | None, str] = field(default_factory=dict)  # by part, a mask of another size than its picture
 
     def file_of(self, part: str | None) -> Path:
         """Return the label file of a part."""
         return self.origins.get(part, (self.source,))[0]
 
-    def add(self, given: Given, what: str, entries: Sequence[Entry], kinds: Collection[str]) -> None:
+    def add(self, request: Request, noun: str, entries: Sequence[Entry], kinds: Collection[str]) -> None:
         """Take pictures and their objects; shapes of other ``kinds``, which have no area, are left out."""
-        index = given.index(word for one in entries for word in (one.file.name, *one.words))
-        pictures = [index.find(one.words, one.file.parent) for one in entries]
-        if alone := [one for one, picture in zip(entries, pictures, strict=True) if picture is None]:
-            told = f'{len(alone)} of {len(entries)} {what} have no picture: {some([one.where for one in alone], 3)}'
-            unread = folders.other_endings(given.root, [word for one in alone for word in one.words])
-            raise FileNotFoundError(f'--data: {told}.{unread} Add the pictures, or take these out.')
+        index = request.index(word for entry in entries for word in (entry.file.name, *entry.words))
+        pictures = [index.find(entry.words, entry.file.parent) for entry in entries]
+        if bare := [entry for entry, picture in zip(entries, pictures, strict=True) if picture is None]:
+            text = f'{len(bare)} of {len(entries)} {noun} have no picture: {some([entry.where for entry in bare], 3)}'
+            unread = folders.other_endings(request.root, [word for entry in bare for word in entry.words])
+            raise FileNotFoundError(f'--data: {text}.{unread} Add the pictures, or take these out.')
         for entry, picture in zip(entries, filter(None, pictures), strict=True):
-            one = Labelled(picture, None, [], given.part_of(entry.file, picture))
+            sample = Labelled(picture, None, [], request.part_of(entry.file, picture))
             groups = defaultdict[Any, list[Object]](list)
             with named(entry.where):
                 if all(side and str(side).strip('0') for side in entry.size.values()):
                     height, width = (int(number(f'{entry.where}: {key}', side)) for key, side in entry.size.items())
-                    one.size = height, width
-                for place, shape in enumerate(entry.shapes):
+                    sample.size = height, width
+                for position, shape in enumerate(entry.shapes):
                     if not (name := shape.name):
                         raise ValueError(f'--data: {shape.where} has no label. Name it, or take it out.')
                     if shape.kind in kinds:
-                        drawn = {'name': name, **_drawn(shape.where, shape, one), **shape.marks}
-                        groups[place if shape.group is None else (repr(shape.group), name)].append(drawn)
+                        instance = {'name': name, **_shape_object(shape.where, shape, sample), **shape.marks}
+                        groups[position if shape.group is None else (repr(shape.group), name)].append(instance)
                     else:
                         self.drop(f'are shapes of the kind {shape.kind:.40}, which has no area', shape.where, name)
-                one.objects = [_joined(group, one) for group in groups.values()]
-            self.pictures.append(one)
+                sample.objects = [_merge_objects(group, sample) for group in groups.values()]
+            self.pictures.append(sample)
 
     def add_names(self, root: Path, files: Sequence[str]) -> list[str]:
         """Take the classes from the first of some files that is in the folder, one a line, and return them."""
@@ -162,20 +162,20 @@ class Reading:
 
     def drop(self, reason: str, where: str, name: str, part: str | None = None) -> None:
         """Leave out an object of a class."""
-        self.lost[reason].append(where)
+        self.dropped[reason].append(where)
         self.kinds[name] += 1
-        self.touched.add(part)
+        self.incomplete.add(part)
 
     def content(self, root: Path, pictures: Sequence[Labelled]) -> dict[str, Any]:
         """Return some of the pictures in COCO's form; file names are relative to ``root``."""
         numbers = {name: number for number, name in enumerate(self.names, 1)}
         images, boxes = list[dict[str, Any]](), list[dict[str, Any]]()
-        for number, one in enumerate(pictures, 1):
-            size = dict(zip(('height', 'width'), one.size or (), strict=False))
-            images.append({'file_name': one.name(root), **one.image, 'id': number, **size})
-            for drawn in one.objects:
-                rest = {key: value for key, value in drawn.items() if key != 'name'}
-                boxes.append({**rest, 'id': len(boxes) + 1, 'image_id': number, 'category_id': numbers[drawn['name']]})
+        for number, sample in enumerate(pictures, 1):
+            size = dict(zip(('height', 'width'), sample.size or (), strict=False))
+            images.append({'file_name': sample.name(root), **sample.image, 'id': number, **size})
+            for label in sample.objects:
+                base = {key: value for key, value in label.items() if key != 'name'}
+                boxes.append({**base, 'id': len(boxes) + 1, 'image_id': number, 'category_id': numbers[label['name']]})
         return {
             'images': images,
             'annotations': boxes,
@@ -185,8 +185,8 @@ class Reading:
     @property
     def names(self) -> list[str]:
         """The classes, in their order."""
-        found = {drawn['name'] for one in self.pictures for drawn in one.objects} | {*self.kinds}
-        return [*self.classes, *sorted(found.difference(self.classes))]
+        used_names = {instance['name'] for sample in self.pictures for instance in sample.objects} | {*self.kinds}
+        return [*self.classes, *sorted(used_names.difference(self.classes))]
 
 
 def class_name(where: str, label: Any) -> str:
@@ -236,7 +236,7 @@ def from_box(left: float, top: float, right: float, bottom: float) -> Object:
     return {'bbox': [left, top, right - left, bottom - top], 'area': (right - left) * (bottom - top), 'iscrowd': 0}
 
 
-def packed(shape: Any, size: Size) -> Any:
+def run_lengths(shape: Any, size: Size) -> Any:
     """Return polygons or a mask of a picture as the run lengths of pycocotools, which does not check them itself."""
     if fault := outline_fault(shape, max(size)):
         raise ValueError(f'an outline {fault}')
@@ -244,8 +244,8 @@ def packed(shape: Any, size: Size) -> Any:
         raise ValueError(f'it has {size_text(size)} pixels, a mask of it {size_text(shape["size"])}')
     if isinstance(shape, dict) and isinstance(shape['counts'], str):
         return shape
-    found = coco.frPyObjects(shape, *size)
-    return coco.merge(found) if isinstance(found, list) else found
+    lengths = coco.frPyObjects(shape, *size)
+    return coco.merge(lengths) if isinstance(lengths, list) else lengths
 
 
 def from_mask(where: str, inside: np.ndarray, left: int, top: int, size: Size) -> Object:
@@ -261,20 +261,20 @@ def from_mask(where: str, inside: np.ndarray, left: int, top: int, size: Size) -
     return {**from_box(x, y, x + w, y + h), 'area': float(coco.area(lengths)), 'segmentation': counts}
 
 
-def _drawn(where: str, shape: Shape, one: Labelled) -> Object:
+def _shape_object(where: str, shape: Shape, sample: Labelled) -> Object:
     """Return box, area and outline of a shape; a box has no outline."""
     if shape.kind == 'box':
         return from_box(*(number(where, value) for point in shape.points for value in point))
-    points = points_of(where, shape.points, one.size, _LEAST.get(shape.kind, 2))
+    points = points_of(where, shape.points, sample.size, _MIN_POINTS.get(shape.kind, 2))
     if shape.kind == 'mask':
-        size = folders.stored_size(one.picture)  # turned or not; another one may take any memory
-        if one.size is None or {*one.size} != {*size}:
-            told = f'{size_text(one.size)} pixels' if one.size else 'no height and width'
+        size = folders.stored_size(sample.picture)  # turned or not; another one may take any memory
+        if sample.size is None or {*sample.size} != {*size}:
+            file_size = f'{size_text(sample.size)} pixels' if sample.size else 'no height and width'
             raise ValueError(
-                f'--data: {where} is a mask, and its file tells {told} of {one.picture}: {size_text(size)}.'
+                f'--data: {where} is a mask, and its file tells {file_size} of {sample.picture}: {size_text(size)}.'
             )
         with named(where, 'Draw it again'):
-            return from_mask(where, shape.mask(), round(points[0][0]), round(points[0][1]), one.size)
+            return from_mask(where, shape.mask(), round(points[0][0]), round(points[0][1]), sample.size)
     if shape.kind == 'circle':
         (x, y), radius = points[0], math.dist(*points[:2])
         angles = [2 * math.pi * corner / _CORNERS for corner in range(_CORNERS)]
@@ -282,17 +282,17 @@ def _drawn(where: str, shape: Shape, one: Labelled) -> Object:
     elif shape.kind == 'rectangle':
         left, top, right, bottom = bounds(points)
         points = [(left, top), (right, top), (right, bottom), (left, bottom)]
-    return from_points(points_of(where, points, one.size))
+    return from_points(points_of(where, points, sample.size))
 
 
-def _joined(parts: Sequence[Object], one: Labelled) -> Object:
+def _merge_objects(parts: Sequence[Object], sample: Labelled) -> Object:
     """Return one object of several polygons and masks."""
     if len(parts) == 1:
         return parts[0]
     shapes = [part['segmentation'] for part in parts]
-    if one.size and any(isinstance(shape, dict) for shape in shapes):
-        inside = coco.decode(coco.merge([packed(shape, one.size) for shape in shapes]))
-        return {**parts[0], **from_mask('', inside, 0, 0, one.size)}
+    if sample.size and any(isinstance(shape, dict) for shape in shapes):
+        inside = coco.decode(coco.merge([run_lengths(shape, sample.size) for shape in shapes]))
+        return {**parts[0], **from_mask('', inside, 0, 0, sample.size)}
     boxes = [part['bbox'] for part in parts]
     corners = [corner for x, y, w, h in boxes for corner in ((x, y), (x + w, y + h))]
     rings = [ring for part in parts for ring in part['segmentation']]
@@ -300,7 +300,7 @@ def _joined(parts: Sequence[Object], one: Labelled) -> Object:
     return {**parts[0], **from_box(*bounds(corners)), 'area': area, 'segmentation': rings}
 
 
-_SLACK = 2  # pixels by which the box of an outline and its bbox may differ, however small the object is
+_TOLERANCE = 2  # pixels by which the box of an outline and its bbox may differ, however small the object is
 
 
 def mend(reading: Reading, stored: bool, drawn: bool) -> None:
@@ -309,8 +309,8 @@ def mend(reading: Reading, stored: bool, drawn: bool) -> None:
     ``drawn``: label images are drawn from the outlines.
     """
     parts: dict[str | None, list[Labelled]] = {}
-    for one in reading.pictures:
-        parts.setdefault(one.part, []).append(one)
+    for sample in reading.pictures:
+        parts.setdefault(sample.part, []).append(sample)
     for part, pictures in parts.items():
         with named(reading.file_of(part)):
             _mend_part(reading, part, pictures, stored, drawn)
@@ -320,101 +320,101 @@ def mend(reading: Reading, stored: bool, drawn: bool) -> None:
 
 
 def _mend_part(reading: Reading, part: str | None, pictures: Sequence[Labelled], stored: bool, drawn: bool) -> None:
-    changes, outlined, apart = reading.changes[part], 0, list[str]()
-    for one in pictures:
-        with opened(one.picture) as image:
+    changes, outlined, misfits = reading.changes[part], 0, list[str]()
+    for sample in pictures:
+        with opened(sample.picture) as image:
             size = size_of(image, stored)
-        if one.size is None and reading.origins:
+        if sample.size is None and reading.origins:
             changes['pictures had no width or height, and get those of their files'] += 1
-        if one.size and one.size != size:
-            said = f'says that {one.picture.name} has {size_text(one.size)} pixels (height x width); it has'
-            raise ValueError(f'it {said} {size_text(size)}, so the boxes do not fit. Correct the label file.')
-        one.size = size
-    check_shapes([(each, one.size or ()) for one in pictures for each in one.objects])
+        if sample.size and sample.size != size:
+            text = f'says that {sample.picture.name} has {size_text(sample.size)} pixels (height x width); it has'
+            raise ValueError(f'it {text} {size_text(size)}, so the boxes do not fit. Correct the label file.')
+        sample.size = size
+    check_shapes([(instance, sample.size or ()) for sample in pictures for instance in sample.objects])
     reasons = Counter[str]()
-    for one in pictures:
-        size, kept, seen = one.size or (0, 0), list[Object](), dict[Any, Any]()
-        for each in one.objects:
-            each = _turned_box(each, changes)
-            if not (reason := left_out(each, size)):
-                each = _completed(each, changes)
-                key, shape = (each['name'], *each['bbox']), each.get('segmentation')
-                if key in seen and seen[key] == shape:
+    for sample in pictures:
+        size, instances, shapes = sample.size or (0, 0), list[Object](), dict[Any, Any]()
+        for instance in sample.objects:
+            instance = _rotate_box(instance, changes)
+            if not (reason := left_out(instance, size)):
+                instance = _fill_missing(instance, changes)
+                key, shape = (instance['name'], *instance['bbox']), instance.get('segmentation')
+                if key in shapes and shapes[key] == shape:
                     reason = 'have class, box and outline of another one'
-                seen.setdefault(key, shape)
-            if not reason and has_mask(each):
+                shapes.setdefault(key, shape)
+            if not reason and has_mask(instance):
                 if isinstance(shape, dict) and tuple(shape['size']) != size:
-                    told = f'{one.picture} has {size_text(size)} pixels, a mask of it {size_text(shape["size"])}'
+                    text = f'{sample.picture} has {size_text(size)} pixels, a mask of it {size_text(shape["size"])}'
                     if drawn:
-                        raise ValueError(f'--data: {told}. Draw it again.')
-                    reading.misfits.setdefault(part, told)
+                        raise ValueError(f'--data: {text}. Draw it again.')
+                    reading.mask_errors.setdefault(part, text)
                 else:
-                    packing = packed(shape, size) if drawn or isinstance(shape, dict) else None
+                    packing = run_lengths(shape, size) if drawn or isinstance(shape, dict) else None
                     if drawn and not coco.area(packing):
                         reason = 'have an outline without a pixel'
-                    elif not _fits(each['bbox'], shape, packing):
-                        apart.append(one.picture.name)
+                    elif not _boxes_agree(instance['bbox'], shape, packing):
+                        misfits.append(sample.picture.name)
                     outlined += not reason
             if reason:
                 reasons[reason] += 1
-                reading.drop(reason, str(one.picture), each['name'], part)
+                reading.drop(reason, str(sample.picture), instance['name'], part)
             else:
-                kept.append(each)
-        one.objects = kept
-    every = [each for one in pictures for each in one.objects]
-    if reasons and not every:
+                instances.append(instance)
+        sample.objects = instances
+    all_instances = [instance for sample in pictures for instance in sample.objects]
+    if reasons and not all_instances:
         raise ValueError(f'all {reasons.total()} annotations {next(iter(reasons))}.')
-    if apart:
-        told = f'{len(apart)} of {outlined} outlines and their bbox overlap by less than half ({some(apart, 3)})'
-        if len(apart) > outlined / 2:
+    if misfits:
+        text = f'{len(misfits)} of {outlined} outlines and their bbox overlap by less than half ({some(misfits, 3)})'
+        if len(misfits) > outlined / 2:
             how = 'both are in pixels of the picture, a bbox is [left, top, width, height], run lengths go down columns'
-            raise ValueError(f'{told}, so one of both is wrong: {how}. Correct them, or take out the wrong ones.')
-        reading.notes.append(f'WARNING: {reading.file_of(part).name}: {told}: one of both is wrong')
-    if reading.origins and wrong_ids(every):
-        changes['annotations are numbered from 1: an id was 0, missing, or there twice'] += len(every)
+            raise ValueError(f'{text}, so one of both is wrong: {how}. Correct them, or take out the wrong ones.')
+        reading.notes.append(f'WARNING: {reading.file_of(part).name}: {text}: one of both is wrong')
+    if reading.origins and wrong_ids(all_instances):
+        changes['annotations are numbered from 1: an id was 0, missing, or there twice'] += len(all_instances)
 
 
-def _turned_box(one: Object, changes: Counter[str]) -> Object:
+def _rotate_box(instance: Object, changes: Counter[str]) -> Object:
     """Return an object of CVAT, which exports the box before it was turned, with the box around the turned one."""
-    marks = one.get('attributes')
-    turn: Any = marks.get('rotation') if isinstance(marks, dict) and not has_mask(one) else None
+    marks = instance.get('attributes')
+    turn: Any = marks.get('rotation') if isinstance(marks, dict) and not has_mask(instance) else None
     if type(turn) not in (int, float) or not turn % 360:
-        return one
+        return instance
     changes['boxes are turned (rotation in attributes): the box around the turned one is taken'] += 1
-    x, y, w, h = one['bbox']
+    x, y, w, h = instance['bbox']
     cosine, sine = abs(math.cos(math.radians(turn))), abs(math.sin(math.radians(turn)))
     width, height = w * cosine + h * sine, w * sine + h * cosine
-    return {**one, 'bbox': [x + (w - width) / 2, y + (h - height) / 2, width, height]}
+    return {**instance, 'bbox': [x + (w - width) / 2, y + (h - height) / 2, width, height]}
 
 
-def _completed(one: Object, changes: Counter[str]) -> Object:
+def _fill_missing(instance: Object, changes: Counter[str]) -> Object:
     """Return an object with what it lacks. mmdet trains without those marked by ``ignore``."""
-    found, shape = dict[str, Any](), one.get('segmentation')
-    if not has_area(one):
+    fields, shape = dict[str, Any](), instance.get('segmentation')
+    if not has_area(instance):
         changes['annotations had no area, and get width times height of their box'] += 1
-        found['area'] = one['bbox'][2] * one['bbox'][3]
-    if isinstance(shape, list) and has_mask(one) and any(map(is_line, shape)):
+        fields['area'] = instance['bbox'][2] * instance['bbox'][3]
+    if isinstance(shape, list) and has_mask(instance) and any(map(is_line, shape)):
         changes['outlines had parts of fewer than three points: left out'] += 1
-        found['segmentation'] = [each for each in shape if not is_line(each)]
-    if one.get('ignore'):
+        fields['segmentation'] = [ring for ring in shape if not is_line(ring)]
+    if instance.get('ignore'):
         changes['annotations had the mark ignore, and get iscrowd, which training and metric both read'] += 1
-        found |= {'iscrowd': 1, 'ignore': 0}
-    elif one.get('iscrowd') is None:
+        fields |= {'iscrowd': 1, 'ignore': 0}
+    elif instance.get('iscrowd') is None:
         changes['annotations had no iscrowd, and get 0'] += 1
-        found['iscrowd'] = 0
-    return {**one, **found} if found else one
+        fields['iscrowd'] = 0
+    return {**instance, **fields} if fields else instance
 
 
-def _fits(bbox: Sequence[float], shape: Any, packing: Any) -> bool:
+def _boxes_agree(bbox: Sequence[float], shape: Any, packing: Any) -> bool:
     """Tell whether the box of an outline is about the bbox."""
     if isinstance(shape, dict):
         x, y, w, h = coco.toBbox(packing).tolist()
-        other = x, y, x + w, y + h
+        extent = x, y, x + w, y + h
     else:
-        other = bounds([point for part in shape for point in zip(part[::2], part[1::2], strict=True)])
-    own = bbox[0], bbox[1], bbox[0] + bbox[2], bbox[1] + bbox[3]
-    sides = [min(own[end], other[end]) - max(own[end - 2], other[end - 2]) for end in (2, 3)]
-    areas = ((right - left) * (bottom - top) for left, top, right, bottom in (own, other))
+        extent = bounds([point for part in shape for point in zip(part[::2], part[1::2], strict=True)])
+    box = bbox[0], bbox[1], bbox[0] + bbox[2], bbox[1] + bbox[3]
+    sides = [min(box[end], extent[end]) - max(box[end - 2], extent[end - 2]) for end in (2, 3)]
+    areas = ((right - left) * (bottom - top) for left, top, right, bottom in (box, extent))
     shared = max(sides[0], 0) * max(sides[1], 0)
-    near = all(abs(one - two) <= _SLACK for one, two in zip(own, other, strict=True))
+    near = all(abs(a - b) <= _TOLERANCE for a, b in zip(box, extent, strict=True))
     return near or 3 * shared >= sum(areas)

@@ -9,7 +9,7 @@ from typing import Any
 from xml.etree import ElementTree
 
 from mmdistill_dense.apps.project import picture_folders as folders
-from mmdistill_dense.apps.project.formats.objects import Entry, Given, Reading, Shape, number
+from mmdistill_dense.apps.project.formats.objects import Entry, Reading, Request, Shape, number
 from mmdistill_dense.utils.removed import removed
 
 NAMES = ('classes.txt', 'labels.txt')  # of VOC's classes
@@ -17,30 +17,30 @@ _VOC = 'annotation'  # the root of its files
 _SIDES = ('xmin', 'ymin', 'xmax', 'ymax')
 
 
-def recognise(given: Given) -> list[Path]:
+def recognise(request: Request) -> list[Path]:
     """Return the xml files, or none if the first is of another kind; CVAT's own is refused."""
-    files = sorted(folders.files_below(given.root, ('.xml',)))
+    files = sorted(folders.files_below(request.root, ('.xml',)))
     kind = _root_of(files[0]).tag if files else ''
     if kind == 'annotations':
         raise ValueError(f'--data: {files[0]}: {removed("CVAT xml")}')
     return files if kind == _VOC else []
 
 
-def read(given: Given, files: Sequence[Path]) -> Reading:
+def read(request: Request, files: Sequence[Path]) -> Reading:
     """Read all files of VOC."""
-    every = {path: _root_of(path) for path in files}
-    kept = {path: root for path, root in every.items() if root.tag == _VOC}
-    found = Reading('VOC xml', files[0].parent, files=[*kept])
-    found.lost_files['are xml of another kind'] = [path for path in files if path not in kept]
-    found.add(given, 'xml files', [_voc_entry(path, root) for path, root in kept.items()], ['box'])
-    found.add_names(given.root, NAMES)
-    drawn = [one['bbox'] for picture in found.pictures for one in picture.objects]
-    if any(min(box[:2]) < 1 for box in drawn):
-        found.notes.append('a box begins below 1, so corners are counted from 0; VOC itself counts from 1')
+    roots = {path: _root_of(path) for path in files}
+    voc_roots = {path: root for path, root in roots.items() if root.tag == _VOC}
+    reading = Reading('VOC xml', files[0].parent, files=[*voc_roots])
+    reading.skipped_files['are xml of another kind'] = [path for path in files if path not in voc_roots]
+    reading.add(request, 'xml files', [_voc_entry(path, root) for path, root in voc_roots.items()], ['box'])
+    reading.add_names(request.root, NAMES)
+    boxes = [instance['bbox'] for picture in reading.pictures for instance in picture.objects]
+    if any(min(box[:2]) < 1 for box in boxes):
+        reading.notes.append('a box begins below 1, so corners are counted from 0; VOC itself counts from 1')
     else:
-        for box in drawn:
+        for box in boxes:
             box[:2] = box[0] - 1, box[1] - 1
-    return found
+    return reading
 
 
 def _root_of(path: Path) -> Any:
@@ -57,17 +57,17 @@ def _voc_entry(path: Path, root: Any) -> Entry:
 
 def _voc_shapes(path: Path, root: Any) -> Iterator[Shape]:
     """Yield boxes. Those marked as difficult are ignored in training and scores, as VOC does."""
-    for place, one in enumerate(root.iterfind('object'), 1):
-        if not (name := (one.findtext('name') or '').strip()):
-            raise ValueError(f'--data: {path}: object {place} has no name. Name it, or take it out.')
-        where, told = f'{path}: object {place} ({name})', {side: one.findtext(f'bndbox/{side}') for side in _SIDES}
-        if missing := [side for side, value in told.items() if value is None]:
+    for index, node in enumerate(root.iterfind('object'), 1):
+        if not (name := (node.findtext('name') or '').strip()):
+            raise ValueError(f'--data: {path}: object {index} has no name. Name it, or take it out.')
+        where, texts = f'{path}: object {index} ({name})', {side: node.findtext(f'bndbox/{side}') for side in _SIDES}
+        if missing := [side for side, value in texts.items() if value is None]:
             raise ValueError(f'--data: {where} has no bndbox with {", ".join(missing)}. Draw its box.')
-        sides = [number(f'{where}: {side}', value) for side, value in told.items()]
+        sides = [number(f'{where}: {side}', value) for side, value in texts.items()]
         if sides[2] <= sides[0] or sides[3] <= sides[1]:
             raise ValueError(f'--data: {where}: xmax must be above xmin, and ymax above ymin.')
-        crowd = (one.findtext('difficult') or '').strip().lower() in ('1', 'true', 'yes')
-        marks = {mark.findtext('name'): mark.findtext('value') for mark in one.iterfind('attributes/attribute')}
+        crowd = (node.findtext('difficult') or '').strip().lower() in ('1', 'true', 'yes')
+        marks = {mark.findtext('name'): mark.findtext('value') for mark in node.iterfind('attributes/attribute')}
         turned: dict[str, Any] = {}
         with suppress(TypeError, ValueError):  # of a user's own attribute
             turned['attributes'] = {'rotation': number(where, marks.get('rotation'))}  # as in CVAT's COCO

@@ -13,27 +13,27 @@ import yaml
 
 from mmdistill_dense.apps.project import picture_folders as folders
 from mmdistill_dense.apps.project.formats import objects as common
-from mmdistill_dense.apps.project.formats.objects import Given, Labelled, Object, Reading
+from mmdistill_dense.apps.project.formats.objects import Labelled, Object, Reading, Request
 from mmdistill_dense.apps.project.picture_folders import SPLITS, Names, Size
 from mmdistill_dense.apps.project.picture_sources import check_apart
 from mmdistill_dense.utils.evenly import evenly
 from mmdistill_dense.utils.validate import some
 
 NAMES = ('classes.txt', 'obj.names', 'labels.txt')
-_BESIDE = {'images': 'labels', 'Images': 'Labels', 'IMAGES': 'LABELS'}
+_LABEL_FOLDERS = {'images': 'labels', 'Images': 'Labels', 'IMAGES': 'LABELS'}
 _SLACK = 0.01  # by how much a share may pass 0 or 1, as Ultralytics allows
 
 
-def recognise(given: Given) -> list[Path]:
+def recognise(request: Request) -> list[Path]:
     """Return the pictures with a text file, or none if these hold no rows of YOLO."""
-    paired = [picture for picture in pictures_of(given) if label_of(picture).is_file()]
+    paired = [picture for picture in pictures_of(request) if label_of(picture).is_file()]
     for picture in evenly(paired, 20) if paired else []:
-        if (is_row := begins_with_a_row(label_of(picture))) is not None:
+        if (is_row := starts_with_row(label_of(picture))) is not None:
             return paired if is_row else []
     return paired
 
 
-def begins_with_a_row(file: Path) -> bool | None:
+def starts_with_row(file: Path) -> bool | None:
     """Tell whether a text file begins with an object; ``None`` if it is empty or not there."""
     if not file.is_file():
         return None
@@ -41,85 +41,84 @@ def begins_with_a_row(file: Path) -> bool | None:
     return len(words) >= 5 and words[0].isdigit() if words else None
 
 
-def pictures_of(given: Given) -> list[Path]:
+def pictures_of(request: Request) -> list[Path]:
     """Return the pictures; those in folders of label images only if text files of their own lie at their place."""
-    outside = folders.outside_labels(given.root, given.pictures)
-    known, texts = set(outside), {label_of(one).parent for one in outside}
-    inside = {one: label_of(one) for one in given.pictures if one not in known}
-    named = {one.parent for one, text in inside.items() if text.parent not in texts and text.is_file()}
-    return [one for one in given.pictures if one in known or one.parent in named]
+    outside = folders.outside_labels(request.root, request.pictures)
+    outside_set, texts = set(outside), {label_of(picture).parent for picture in outside}
+    inside = {picture: label_of(picture) for picture in request.pictures if picture not in outside_set}
+    extra_folders = {picture.parent for picture, text in inside.items() if text.parent not in texts and text.is_file()}
+    return [picture for picture in request.pictures if picture in outside_set or picture.parent in extra_folders]
 
 
 def label_of(picture: Path) -> Path:
     """Return the place of a picture's text file: in ``labels`` beside ``images``, else beside the picture."""
     parts, beside = list(picture.parts), picture.with_suffix('.txt')
-    places = [place for place, one in enumerate(parts) if one in _BESIDE]
-    if not places:
+    indices = [index for index, part in enumerate(parts) if part in _LABEL_FOLDERS]
+    if not indices:
         return beside
-    parts[places[-1]] = _BESIDE[parts[places[-1]]]
-    there = Path(*parts).with_suffix('.txt')
-    return there if there.is_file() or (there.parent.is_dir() and not begins_with_a_row(beside)) else beside
+    parts[indices[-1]] = _LABEL_FOLDERS[parts[indices[-1]]]
+    label = Path(*parts).with_suffix('.txt')
+    return label if label.is_file() or (label.parent.is_dir() and not starts_with_row(beside)) else beside
 
 
-def read(given: Given, files: Sequence[Path]) -> Reading:
+def read(request: Request, files: Sequence[Path]) -> Reading:
     """Read all pictures. One without a text file has no object, as YOLO's trainings take it."""
-    file, told = _yaml(given)
-    pictures, read_for, shared = pictures_of(given), set[Path](), dict[Path, Path]()
+    file, config = _yaml(request)
+    pictures, stems, shared = pictures_of(request), set[Path](), dict[Path, Path]()
     parts = dict[Path, str]()
-    found = Reading('YOLO', file or given.root)
+    reading = Reading('YOLO', file or request.root)
     if file:
-        found.files.append(file)
-        known = _numbered_names(told['names'])
-        if not known or folders.repeated(known.values()):
-            raise ValueError(f'--data: {file}: names is {told["names"]!s:.80}. Give each number one name of its own.')
-        if (count := str(told.get('nc', len(known)))).removesuffix('.0').lstrip('0') != str(len(known)):
-            raise ValueError(f'--data: {file}: nc is {count:.40}, and names has {len(known)} classes. Correct one.')
-        parts = _parts(given, pictures, file, told, found)
-        if given.divided:  # anew; what neither the file names nor has labels is no part of the data
-            named, parts = {*parts} or {*pictures}, {}
-            pictures = [one for one in pictures if one in named or label_of(one).is_file()]
+        reading.files.append(file)
+        names = _numbered_names(config['names'])
+        if not names or folders.repeated(names.values()):
+            raise ValueError(f'--data: {file}: names is {config["names"]!s:.80}. Give each number one name of its own.')
+        if (count := str(config.get('nc', len(names)))).removesuffix('.0').lstrip('0') != str(len(names)):
+            raise ValueError(f'--data: {file}: nc is {count:.40}, and names has {len(names)} classes. Correct one.')
+        parts = _parts(request, pictures, file, config, reading)
+        if request.has_split:  # anew; what neither the file names nor has labels is no part of the data
+            used_pictures, parts = {*parts} or {*pictures}, {}
+            pictures = [picture for picture in pictures if picture in used_pictures or label_of(picture).is_file()]
     else:
-        known = dict(enumerate(found.add_names(given.root, NAMES) or given.classes))
-    source = str(next(iter(found.files), '--classes'))
+        names = dict(enumerate(reading.add_names(request.root, NAMES) or request.classes))
+    source = str(next(iter(reading.files), '--classes'))
     for picture, image in folders.each_opened(pictures):
-        size, turned = folders.size_of(image, stored=given.exif == 'ignore'), folders.orientation(image) != 1
+        size, turned = folders.size_of(image, stored=request.exif == 'ignore'), folders.orientation(image) != 1
         label, objects = label_of(picture), list[Object]()
         if label.is_file():
             if (other := shared.setdefault(label, picture)) != picture:
                 raise ValueError(f'--data: {other} and {picture} have one text file, {label}. Take one of them out.')
-            found.files.append(label)
-            read_for.add(picture.with_suffix(''))
+            reading.files.append(label)
+            stems.add(picture.with_suffix(''))
             with folders.named(label):
-                objects = list(_objects(label, size, known, source, bool(told.get('kpt_shape'))))
-        part = parts.get(picture, '') if parts else given.part_of(picture)
-        found.pictures.append(Labelled(picture, None if turned else size, objects, part))
-    if bare := [one for one in pictures if one.with_suffix('') not in read_for]:
-        read = evenly([one for one in pictures if one.with_suffix('') in read_for] or bare, 20)
-        converted = sum(bool(_of_another_form(one)) for one in read)  # the text files were made from the others
-        if (others := [*filter(None, map(_of_another_form, bare))]) and 2 * converted < len(read):
-            said = f'{len(others)} pictures have no text file, and their objects in another form ({others[0][0]})'
-            raise ValueError(f'--data: {said}. Export all in one form, or take these files and pictures out.')
-        found.notes.append(f'{len(bare)} pictures have no text file: nothing is in them, as YOLO takes it')
-    used, places = {*found.files}, {place for one in pictures for place in (one.parent, label_of(one).parent)}
-    for text in folders.files_below(given.root, ('.txt',)):
-        if text.parent in places and text not in used and begins_with_a_row(text):
-            second = text.with_suffix('') in read_for
-            found.lost_files['are second ones of a picture' if second else 'hold objects of no picture'].append(text)
-    found.classes = list(known.values())
-    if not known:
-        seen = {drawn['name'] for one in found.pictures for drawn in one.objects}
-        found.classes = sorted(seen, key=lambda name: int(name.removeprefix('class_')))
-        found.notes.append(f'no data.yaml and no {", ".join(NAMES)}: name the classes 0, 1, … by --classes')
-    return found
+                objects = list(_objects(label, size, names, source, bool(config.get('kpt_shape'))))
+        part = parts.get(picture, '') if parts else request.part_of(picture)
+        reading.pictures.append(Labelled(picture, None if turned else size, objects, part))
+    if bare := [picture for picture in pictures if picture.with_suffix('') not in stems]:
+        read = evenly([picture for picture in pictures if picture.with_suffix('') in stems] or bare, 20)
+        converted = sum(bool(_other_label_files(picture)) for picture in read)  # the text files came from the others
+        if (sources := [*filter(None, map(_other_label_files, bare))]) and 2 * converted < len(read):
+            problem = f'{len(sources)} pictures have no text file, and their objects in another form ({sources[0][0]})'
+            raise ValueError(f'--data: {problem}. Export all in one form, or take these files and pictures out.')
+        reading.notes.append(f'{len(bare)} pictures have no text file: nothing is in them, as YOLO takes it')
+    used = {*reading.files}
+    text_dirs = {folder for picture in pictures for folder in (picture.parent, label_of(picture).parent)}
+    for text in folders.files_below(request.root, ('.txt',)):
+        if text.parent in text_dirs and text not in used and starts_with_row(text):
+            reason = 'are second ones of a picture' if text.with_suffix('') in stems else 'hold objects of no picture'
+            reading.skipped_files[reason].append(text)
+    reading.classes = list(names.values())
+    if not names:
+        kinds = {instance['name'] for sample in reading.pictures for instance in sample.objects}
+        reading.classes = sorted(kinds, key=lambda name: int(name.removeprefix('class_')))
+        reading.notes.append(f'no data.yaml and no {", ".join(NAMES)}: name the classes 0, 1, … by --classes')
+    return reading
 
 
-def _of_another_form(picture: Path) -> list[Path]:
+def _other_label_files(picture: Path) -> list[Path]:
     """Return the files of VOC or labelme with the name of a picture that hold an object."""
-    places = [
-        file.with_suffix(end) for file in dict.fromkeys((picture, label_of(picture))) for end in ('.xml', '.json')
-    ]
-    marks = b'<object>', b'"points"'
-    return [file for file in dict.fromkeys(places) if file.is_file() and any(one in file.read_bytes() for one in marks)]
+    paths = [file.with_suffix(end) for file in dict.fromkeys((picture, label_of(picture))) for end in ('.xml', '.json')]
+    tags = b'<object>', b'"points"'
+    return [file for file in dict.fromkeys(paths) if file.is_file() and any(tag in file.read_bytes() for tag in tags)]
 
 
 class _Texts(yaml.SafeLoader):
@@ -128,86 +127,86 @@ class _Texts(yaml.SafeLoader):
     yaml_implicit_resolvers: dict[Any, Any] = {}
 
 
-_NOTHING = re.compile('|~|null|false|no|off', re.IGNORECASE)  # a key without a value
+_EMPTY = re.compile('|~|null|false|no|off', re.IGNORECASE)  # a key without a value
 
 
-def _holds(value: Any) -> bool:
-    return not _NOTHING.fullmatch(value) if isinstance(value, str) else bool(value)
+def _has_value(value: Any) -> bool:
+    return not _EMPTY.fullmatch(value) if isinstance(value, str) else bool(value)
 
 
-def _numbered_names(listed: Any) -> dict[int, str]:
+def _numbered_names(raw: Any) -> dict[int, str]:
     """Return the names by their numbers, in this order; nothing if they are no texts, or not all have a number."""
-    names = dict(enumerate(listed)) if isinstance(listed, list) else listed if isinstance(listed, dict) else {}
+    names = dict(enumerate(raw)) if isinstance(raw, list) else raw if isinstance(raw, dict) else {}
     numbers = [int(key) for key in map(str, names) if key.isdecimal()]
     if len({*numbers}) < len(names) or not all(type(name) is str and name.strip() for name in names.values()):
         return {}
     return dict(sorted(zip(numbers, map(str.strip, names.values()), strict=True)))
 
 
-def _yaml(given: Given) -> tuple[Path | None, Mapping[str, Any]]:
+def _yaml(request: Request) -> tuple[Path | None, Mapping[str, Any]]:
     """Return the file that names classes and parts, and its content. A second one with other names is refused."""
-    files, found = folders.files_below(given.root, ('.yaml', '.yml')), list[tuple[Path, Mapping[str, Any]]]()
+    files, configs = folders.files_below(request.root, ('.yaml', '.yml')), list[tuple[Path, Mapping[str, Any]]]()
     for path in sorted(files, key=lambda path: (len(path.parts), path.name != 'data.yaml')):
-        if found and path.name != found[0][0].name:
+        if configs and path.name != configs[0][0].name:
             continue
         with folders.named(path):
             text = path.read_text(encoding='utf-8')
             content = yaml.load(text, Loader=_Texts)
-            if isinstance(content, dict) and _holds(content.get('names')):
-                if any(isinstance(one, yaml.AliasEvent) for one in yaml.parse(text)):  # few may stand for millions
+            if isinstance(content, dict) and _has_value(content.get('names')):
+                if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text)):  # few may stand for millions
                     raise ValueError('it has aliases (*name). Write what they stand for.')
                 # datumaro writes the names of parts as they were given
-                found.append((path, {key.lower(): value for key, value in content.items() if _holds(value)}))
-    below = {folder for one in given.pictures for folder in one.parents}
-    other = [path for path, one in found if path.parent in below
-             and _numbered_names(one['names']) != _numbered_names(found[0][1]['names'])]  # fmt: skip
+                configs.append((path, {key.lower(): value for key, value in content.items() if _has_value(value)}))
+    below = {folder for picture in request.pictures for folder in picture.parents}
+    other = [path for path, content in configs if path.parent in below
+             and _numbered_names(content['names']) != _numbered_names(configs[0][1]['names'])]  # fmt: skip
     if other:
         advice = 'Give one of their folders as --data, or number the classes alike and keep one file'
-        raise ValueError(f'--data: {other[0]} and {found[0][0]} name other classes. {advice}.')
-    return found[0] if found else (None, {})
+        raise ValueError(f'--data: {other[0]} and {configs[0][0]} name other classes. {advice}.')
+    return configs[0] if configs else (None, {})
 
 
 def _parts(
-    given: Given, pictures: Sequence[Path], file: Path, told: Mapping[str, Any], reading: Reading
+    request: Request, pictures: Sequence[Path], file: Path, config: Mapping[str, Any], reading: Reading
 ) -> dict[Path, str]:
     """Return the part of each picture that ``train``, ``val`` and ``test`` of a yaml file name."""
-    index, root = Names(given.root, pictures), given.root.resolve()
-    found, starts = dict[str, list[Path]](), [file.parent / str(told.get('path') or ''), file.parent]
+    index, root = Names(request.root, pictures), request.root.resolve()
+    parts, starts = dict[str, list[Path]](), [file.parent / str(config.get('path') or ''), file.parent]
     # where each folder and those above it lead, because any of them may be a link
-    above = {one: {os.path.realpath(each) for each in (one, *one.parents)} for one in {one.parent for one in pictures}}
+    above = {path: {*map(os.path.realpath, (path, *path.parents))} for path in {picture.parent for picture in pictures}}
     for part, words in SPLITS.items():
-        entries: Any = next((told[word] for word in words if told.get(word)), [])
+        entries: Any = next((config[word] for word in words if config.get(word)), [])
         for entry in entries if isinstance(entries, list) else [entries]:
             # exports write ../train/images for the folder beside the file
-            inside = PurePosixPath(*[one for one in PurePosixPath(str(entry)).parts if one not in ('..', '.')])
-            tried = [start / one for one in (str(entry), inside) for start in starts]
-            there = [one.resolve() for one in tried if one.exists()]
-            there.sort(key=lambda one: not one.is_relative_to(root))  # path may lead to what this is a copy of
-            place = next(iter(there), None)
-            if place is None and (part == 'test' or given.divided):  # of exports without pictures for it
+            inside = PurePosixPath(*[name for name in PurePosixPath(str(entry)).parts if name not in ('..', '.')])
+            tried = [start / path for path in (str(entry), inside) for start in starts]
+            paths = [path.resolve() for path in tried if path.exists()]
+            paths.sort(key=lambda path: not path.is_relative_to(root))  # path may lead to what this is a copy of
+            target = next(iter(paths), None)
+            if target is None and (part == 'test' or request.has_split):  # of exports without pictures for it
                 reading.notes.append(f'WARNING: {part}: {entry} of {file.name} is not there')
                 continue
-            if place is None:
+            if target is None:
                 told_of = some(dict.fromkeys(tried), 3)
                 raise FileNotFoundError(f'--data: {file}: {part}: {entry} is not there ({told_of}).')
-            if place.is_dir():
-                own = [picture for picture in pictures if str(place) in above[picture.parent]]
+            if target.is_dir():
+                members = [picture for picture in pictures if str(target) in above[picture.parent]]
             else:
-                reading.files.append(place)
-                listed = {line: index.find([line]) for line in folders.lines_of(place)}
-                own = list(filter(None, listed.values()))
-                lost = [line for line, picture in listed.items() if picture is None]
-                if lost and not given.divided:
-                    raise FileNotFoundError(f'--data: {place} names pictures that are not there: {some(lost, 3)}.')
-            if not own and not given.divided:
+                reading.files.append(target)
+                matches = {line: index.find([line]) for line in folders.lines_of(target)}
+                members = list(filter(None, matches.values()))
+                lost = [line for line, picture in matches.items() if picture is None]
+                if lost and not request.has_split:
+                    raise FileNotFoundError(f'--data: {target} names pictures that are not there: {some(lost, 3)}.')
+            if not members and not request.has_split:
                 raise ValueError(f'--data: {file}: {part}: {entry}: no picture in it.')
-            found.setdefault(part, []).extend(own)
-    if not given.divided:
-        check_apart(found, str(file))
-    return {picture: part for part, own in found.items() for picture in own}
+            parts.setdefault(part, []).extend(members)
+    if not request.has_split:
+        check_apart(parts, str(file))
+    return {picture: part for part, members in parts.items() for picture in members}
 
 
-def _objects(label: Path, size: Size, known: Mapping[int, str], source: str, posed: bool) -> Iterator[Object]:
+def _objects(label: Path, size: Size, names: Mapping[int, str], source: str, posed: bool) -> Iterator[Object]:
     height, width = size
     for number, line in enumerate(label.read_text(encoding='utf-8-sig', errors='replace').splitlines(), 1):
         words = line.split()
@@ -224,9 +223,9 @@ def _objects(label: Path, size: Size, known: Mapping[int, str], source: str, pos
             raise ValueError(f'{where}: {len(values)} numbers after the class. A box has 4, a polygon 6, 8, ….')
         if wrong := [value for value in values if not (math.isfinite(value) and -_SLACK <= value <= 1 + _SLACK)]:
             raise ValueError(f'{where}: {wrong[0]} is no share of the picture. Shares lie between 0 and 1.')
-        if known and kind not in known:
-            raise ValueError(f'{where}: {source} names no class {kind}; it has {some(known, 12)}.')
-        name = known.get(kind, f'class_{kind}')
+        if names and kind not in names:
+            raise ValueError(f'{where}: {source} names no class {kind}; it has {some(names, 12)}.')
+        name = names.get(kind, f'class_{kind}')
         if len(values) == 4:
             x, y, w, h = values
             corners = ((x - w / 2) * width, (y - h / 2) * height, (x + w / 2) * width, (y + h / 2) * height)

@@ -72,7 +72,7 @@ def test_a_project_is_done_and_not_done_again(capsys: pytest.CaptureFixture) -> 
     out = capsys.readouterr().out
     assert all(word in out for word in ('check    teacher: ok', 'check    kd: ok', 'the student alone', 'report'))
     assert 'mmengine - INFO' not in out
-    written = [place / 'report.html', place / 'student_kd.pth', place / 'student_kd.py']
+    written = [place / 'report.html', place / 'student.pth', place / 'student.py']
     times = [path.stat().st_mtime for path in written]
     plain = Config.fromfile(written[2])
     assert 'distillers' not in plain.model
@@ -202,8 +202,8 @@ def test_a_page_and_students_are_written_once_all_is_trained(
 ) -> None:
     done: list[Any] = []
     monkeypatch.setattr(steps, 'train_all', lambda *_, **__: code)
-    for name in ('_report', '_export'):
-        monkeypatch.setattr(steps, name, lambda *_: done.append(None))
+    for name in ('_report', 'export_best'):
+        monkeypatch.setattr(steps, name, lambda *_: done.append(None) or [])
     assert steps.run_project(place) == code and len(done) == (0 if code else 2)
 
 
@@ -219,18 +219,6 @@ def test_a_teacher_that_is_hardly_better_is_told_before_the_methods_train(place:
     assert finish('runs/control/seed0', 40.2).startswith('WARNING  The teacher scores 44.00, the student alone 40.20')
     assert not finish('teacher', 44.2)
     assert finish('teacher', 44.0) and not finish('runs/kd/seed0', 41.0)
-
-
-def test_the_file_of_a_row_that_is_no_method_is_named(place: Path, capsys: pytest.CaptureFixture) -> None:
-    definition = load(place / 'suite.yaml')
-    for name in ('kd', 'control', 'pcd', 'mine'):
-        (place / f'student_{name}.pth').touch()
-        if name != 'mine':
-            (definition.out / 'runs' / name).mkdir(parents=True)
-    steps._export(place, definition)
-    told = capsys.readouterr().out
-    assert all(f'student_{name}.pth is from before: its row is no method' in told for name in ('control', 'pcd'))
-    assert told.count('from before') == 2
 
 
 def test_a_second_run_in_a_folder_is_refused_before_it_loads_anything(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 from mmdistill_dense.utils.files import walk
 
 SUITE = 'suite.yaml'  # of the files of a project, the one that `run` reads
+STUDENT = 'student.pth'  # the student that `run` exports and `predict` takes
 DRAWN, LABELS, BOXES = 'drawn', 'labels', 'predictions.json'  # what `predict` writes into its folder
 MARK = '.predicted'  # and inside of these folders, to tell them from folders of the user's
 

@@ -118,6 +118,8 @@ def _new(args: argparse.Namespace) -> int:
 def fill_run(parser: argparse.ArgumentParser) -> None:
     parser.description = RUN
     parser.add_argument('folder', type=Path, help='written by `new`')
+    also = 'rows to export beside the best one, as control, into student_NAME.pth'
+    parser.add_argument('--export', nargs='+', default=[], metavar='NAME', help=also)
     news = argparse.ArgumentParser()
     fill_new(news)
     others = dict.fromkeys(news._option_string_actions, '`new` takes this option, `run` does not')
@@ -134,7 +136,7 @@ def _run(args: argparse.Namespace) -> int:
             with quiet():
                 from mmdistill_dense.apps.project.steps import run_project
 
-        return run_project(args.folder)
+        return run_project(args.folder, args.export)
 
 
 def fill_predict(parser: argparse.ArgumentParser) -> None:
@@ -142,7 +144,7 @@ def fill_predict(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('student', help='folder that `run` finished, exported weights (its .py beside it), or a config')
     parser.add_argument('pictures', nargs='+', help='pictures, videos, or folders of them')
     parser.add_argument('--checkpoint', metavar='FILE', help='weights for a config: a checkpoint of its training')
-    parser.add_argument('--method', metavar='NAME', help="which of a project's students, where it has several")
+    parser.add_argument('--method', metavar='NAME', help="not a project's best student, but this row's")
     parser.add_argument('--out', type=Path, default=Path('predictions'), help='folder to write (default: %(default)s)')
     parser.add_argument('--threshold', type=fraction, metavar='SCORE', help='least score of a box (default: 0.3)')
     parser.add_argument('--device', help='default: cuda where there is one, else cpu')

@@ -58,14 +58,17 @@ def suite_file(methods: Sequence[str], trains: bool, tests: bool, masks: bool) -
 _WORK_DIR = f"work_dir = '{{{{ fileDirname }}}}/{WORK}/{{{{ fileBasenameNoExtension }}}}'\n"
 
 
-def training_file(first: str, training: Training, batch: int, task: str) -> str:
+def training_file(first: str, training: Training, batch: int, task: str, save_best: str | None = None) -> str:
+    """Return the text of a config that trains; the checkpoint with the highest ``save_best`` is kept too."""
+
     def every(times: int) -> int:
         return max(training.steps // times, min(training.steps, FEW))
 
     recipe = f'The recipe of docs/one_command.md: {training.note}.'
     about = '\n'.join(textwrap.wrap(recipe, 118, break_on_hyphens=False))
     runtime = f"__import__('mmdistill_dense').base('mmdistill_dense::_base_/runtime_{task}.py')"
-    checkpoint = {'by_epoch': False, 'interval': every(SAVES), 'max_keep_ckpts': 2}
+    checkpoint: dict[str, Any] = {'by_epoch': False, 'interval': every(SAVES), 'max_keep_ckpts': 2}
+    checkpoint |= {'save_best': save_best} if save_best else {}
     settings: dict[str, Any] = {
         **({'load_from': training.start} if training.start else {}),
         'optim_wrapper': training.optim_wrapper,

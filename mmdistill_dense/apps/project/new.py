@@ -92,7 +92,10 @@ def plan(args: argparse.Namespace, tell: Tell) -> tuple[dict[str, str], SegData 
     training = recipe(student, pictures, loading.batch, steps)
     _tell_network('student', student, training, tell)
     about = 'The student alone, with which every method is compared.'
-    files['control.py'] = config_files.training_file(about, training, loading.batch, student.task)
+    drawn = student.task == 'det' and sides.predicts_masks(student.model)
+    compared = drawn and teacher is not None and sides.predicts_masks(teacher.model)
+    metric = 'mIoU' if student.task == 'seg' else 'coco/segm_mAP' if compared else 'coco/bbox_mAP'
+    files['control.py'] = config_files.training_file(about, training, loading.batch, student.task, metric)
     if teacher is None:
         option = foundation or {}
         tell(f'teacher  {option["model"]}, a foundation model; its weights: {option["checkpoint"]}')
@@ -136,8 +139,6 @@ def plan(args: argparse.Namespace, tell: Tell) -> tuple[dict[str, str], SegData 
         tell(f'         left out of that folder: {free.left_out}; {UNLABELLED_LIST} lists the others')
     if why:
         tell(f'         {why}')
-    drawn = student.task == 'det' and sides.predicts_masks(student.model)
-    compared = drawn and teacher is not None and sides.predicts_masks(teacher.model)
     files[SUITE] = config_files.suite_file(names, 'teacher.py' in files, teacher is not None, compared)
     if drawn and not any('mask_preds' in files[f'{name}.py'] for name in names):
         also = f'; --method {MASKS_DEFAULT} teaches it too' if masks else ''

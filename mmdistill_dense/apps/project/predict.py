@@ -29,7 +29,7 @@ from mmdistill_dense.apps.export.without_package import read_files, without_labe
 from mmdistill_dense.apps.export.write_student import load_student
 from mmdistill_dense.apps.inspect.drawing import draw
 from mmdistill_dense.apps.inspect.inference import predict_timed
-from mmdistill_dense.apps.project import BOXES, DRAWN, LABELS, MARK, SUITE, walk_data
+from mmdistill_dense.apps.project import BOXES, DRAWN, LABELS, MARK, STUDENT, SUITE, walk_data
 from mmdistill_dense.apps.project.contact_sheet import write_picture
 from mmdistill_dense.apps.recipes.named import is_name, read_config
 from mmdistill_dense.config.values import chain, tested_set
@@ -100,16 +100,16 @@ def find_student(given: Path, checkpoint: str | None = None, method: str | None 
     if given.is_dir():
         if not (given / SUITE).is_file():
             raise FileNotFoundError(f'{given}: no {SUITE} in it. Give a folder that `mmdistill new` wrote, or weights.')
-        found = {path.stem.removeprefix('student_'): path for path in sorted(given.glob('student_*.pth'))}
-        if not found:
+        file = given / (f'student_{method}.pth' if method else STUDENT)
+        others = sorted(given.glob('student_*.pth'))
+        if not file.is_file() and method is None and len(others) == 1:
+            file = others[0]  # the only student of an older project
+        if not file.is_file():
+            command = f'mmdistill run {quote(str(given))}{f" --export {method}" if method else ""}'
             raise FileNotFoundError(
-                f'{given}: no student_*.pth in it. `mmdistill run {quote(str(given))}` trains and exports it.'
+                f'{given}: no {file.name} in it. `{command}` trains what is missing and exports it.'
             )
-        name = next(iter(found)) if method is None and len(found) == 1 else method
-        if name not in found:
-            wrong = f'--method {method}: ' if method else ''
-            raise ValueError(f'{wrong}{given} has the students {", ".join(found)}; name one of them by --method.')
-        given, weights = found[name], True
+        given, weights = file, True
     named = is_name(str(given)) and not given.is_file()
     if not (named or given.is_file()):
         raise FileNotFoundError(f'{given}: no such file (working folder {Path.cwd()}).')

@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import ast
 import os
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from shlex import quote
-from statistics import fmean
 
 from mmdistill_dense.apps.export import export_student
-from mmdistill_dense.apps.project import SUITE
+from mmdistill_dense.apps.project import STUDENT, SUITE
 from mmdistill_dense.apps.recipes.named import read_config
 from mmdistill_dense.apps.report.page import make_report
 from mmdistill_dense.apps.report.scores import MIN_TEACHER_LEAD
 from mmdistill_dense.apps.suite import configs, plan
 from mmdistill_dense.apps.suite.actions import train_all
 from mmdistill_dense.apps.suite.definition import CONTROL, TEACHER, Definition, load
-from mmdistill_dense.apps.suite.rows import changed_data, make_rows
+from mmdistill_dense.apps.suite.plan import Run
+from mmdistill_dense.apps.suite.rows import SuiteTable, collect
+from mmdistill_dense.apps.suite.table import gain_cell
 from mmdistill_dense.config.resolve import read_file, reading_once
 from mmdistill_dense.utils.process import heartbeat, quiet
 
@@ -54,8 +56,8 @@ def open_project(folder: Path) -> Definition:
     return load(folder / SUITE)
 
 
-def run_project(folder: Path) -> int:
-    """Do what is left of a project, and return the exit code."""
+def run_project(folder: Path, exported: Sequence[str] = ()) -> int:
+    """Do what is left of a project, export some rows beside the best one, and return the exit code."""
     with reading_once():
         with quiet():
             definition = open_project(folder)
@@ -65,9 +67,14 @@ def run_project(folder: Path) -> int:
         code = train_all(definition, on_run_end=partial(_news, folder, definition))
     if code:
         return code
-    _report(folder, definition)
-    _export(folder, definition)
-    print('\n'.join(ending(definition)))
+    cost_and_advice = _report(folder, definition)
+    table = collect(definition)
+    sentences = dict.fromkeys([*table.sentences(), *cost_and_advice])
+    print('\n'.join([*score_lines(table), *(f'         {sentence}' for sentence in sentences)]))
+    for name in exported:
+        export_row(folder, definition, name, weights := folder / f'student_{name}.pth')
+        print(f'export   {weights} with its config {weights.with_suffix(".py").name}')
+    print(export_best(folder, definition, table))
     return 0
 
 
@@ -117,19 +124,19 @@ def close_teacher(definition: Definition) -> str:
     )
 
 
-def _report(folder: Path, definition: Definition) -> None:
+def _report(folder: Path, definition: Definition) -> list[str]:
+    """Write the page if it is older than a result, and return its sentences."""
     page = folder / 'report.html'
     if newer(page, definition.out):
-        return
+        return []
     try:
         with heartbeat('writing the report'), quiet():
             _, sections = make_report([definition.out], page)
     except ImportError as error:
         print(f'report   left out: {error}')
-        return
+        return []
     print(f'report   {page}')
-    for sentence in sections[0].lead:
-        print(f'         {sentence}')
+    return sections[0].lead
 
 
 def newer(file: Path, out: Path) -> bool:
@@ -138,32 +145,40 @@ def newer(file: Path, out: Path) -> bool:
     return file.is_file() and file.stat().st_mtime >= max(results, default=0.0)
 
 
-def _export(folder: Path, definition: Definition) -> None:
-    """Export the student of the first seed of each method."""
-    for run in plan.runs(definition):
-        if run.name not in definition.methods_to_compare or run.seed != definition.seeds[0] or run.result is None:
-            continue
-        out = folder / f'student_{run.name}.pth'
-        if newer(out, run.folder):
-            continue
+def export_row(folder: Path, definition: Definition, name: str, out: Path) -> tuple[Run, Path]:
+    """Export the best checkpoint of a row's seed that is best on val; return this run and that checkpoint."""
+    results = {run: run.result for run in plan.runs(definition) if not run.is_teacher}
+    on_val = {run: plan.value_on_val(result) or 0.0 for run, result in results.items() if result and run.name == name}
+    if not on_val:
+        names = ', '.join(dict.fromkeys(run.name for run in results if run.result))
+        raise ValueError(f'--export {name}: no finished run of this name in {definition.out}. There are: {names}')
+    run = max(on_val, key=on_val.__getitem__)
+    last = run.folder / (results[run] or {})['checkpoint']
+    checkpoint = max(run.folder.glob('best_*.pth'), key=number_in, default=last)
+    if not newer(out, definition.out):
         with heartbeat('exporting'), quiet():
-            config, checkpoint = read_config(str(run.folder / 'run.py')), run.folder / run.result['checkpoint']
-            weights, plain = export_student(config, checkpoint, out)
-        print(f'export   {weights} with its config {plain.name}')
-    for name in sorted({place.name for place in definition.out.glob('runs/*')} - {*definition.methods_to_compare}):
-        file = folder / f'student_{name}.pth'
-        if file.is_file():
-            print(f'         {file} is from before: its row is no method of {SUITE}')
+            export_student(read_config(str(run.file)), checkpoint, out)
+    return run, checkpoint
 
 
-def ending(definition: Definition) -> Iterator[str]:
-    """Yield the scores: teacher, student alone, each method with its gain. The report says what they mean."""
-    found = plan.results(definition)
-    rows = make_rows(found, definition.seeds)
-    if changed := changed_data(found):
-        yield f'WARNING: {changed}'
-    for row in rows:
-        title = 'the student alone' if row.name == CONTROL else row.name
-        some = '' if not row.gain or row.gain.n == len(row.results) else f' at {row.gain.n} of {len(row.results)} seeds'
-        gain = f' ({row.gain.mean:+.2f}{some})' if row.gain else ''
-        yield f'{definition.metric:<8} {fmean(row.scores.values()):6.2f}  {title}{gain}'
+def number_in(checkpoint: Path) -> int:
+    """Return the step in the name of a checkpoint, after which it was saved."""
+    return int(re.findall(r'\d+', checkpoint.stem)[-1])
+
+
+def export_best(folder: Path, definition: Definition, table: SuiteTable) -> str:
+    """Export the student that the verdict names as ``student.pth``, and return a line that says which it is."""
+    name, weights = table.verdict.student, folder / STUDENT
+    run, checkpoint = export_row(folder, definition, name, weights)
+    training = 'trained alone: no method gained on val' if name == CONTROL else f'distilled by {name}'
+    chosen = f'seed {run.seed}, step {number_in(checkpoint)}'
+    return f'student  {weights} with its config {weights.with_suffix(".py").name}: {training} ({chosen}, best on val)'
+
+
+def score_lines(table: SuiteTable) -> Iterator[str]:
+    """Yield the scores of teacher, student alone and methods with their gains."""
+    for row in table.rows:
+        if row.summary is not None:
+            title = 'the student alone' if row.name == CONTROL else row.name
+            gain = f' ({gain_cell(row).replace("*", "")})' if row.gain else ''
+            yield f'{table.definition.metric:<8} {row.summary.mean:6.2f}  {title}{gain}'

@@ -164,7 +164,7 @@ def test_a_moved_project_keeps_its_results_and_another_list_of_pictures_does_not
 def test_a_warning_comes_with_its_advice() -> None:
     """As in the tables of `check`."""
     found = [Finding(WARNING, 'It is large.', 'Make it smaller.'), Finding(NOTE, 'Not told.')]
-    lines = '\n'.join(preflight._said('kd.py', CheckReport(Subject(Config(), Options()), found)))
+    lines = '\n'.join(preflight._summary_lines('kd.py', CheckReport(Subject(Config(), Options()), found)))
     assert 'warning: It is large. Make it smaller.' in lines and 'Not told' not in lines
 
 

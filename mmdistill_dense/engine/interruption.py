@@ -96,7 +96,7 @@ class Interruption(Hook):
 
     def after_val_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
         """Leave in the middle of a validation if this iteration is saved; the next start repeats the validation."""
-        if self.number and get_world_size() == 1 and self._saved(runner, runner.iter):
+        if self.number and get_world_size() == 1 and _is_saved(runner, runner.iter):
             self._leave(runner, runner.iter)
 
     def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
@@ -112,22 +112,29 @@ class Interruption(Hook):
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's own would raise when the loader's workers end first
 
     def _leave(self, runner: Runner, done: int) -> None:
-        if self._saved(runner, done) is False and not self._validates and between_steps(runner):
-            hook = _saver(runner)
-            vars(hook).update(dict.fromkeys(NEEDED, True))  # all that a run needs, whatever the config's files hold
-            hook._save_checkpoint_with_step(runner, done, meta={'epoch': runner.epoch, 'iter': done})
+        if not self._validates:
+            save_step(runner, done)
         barrier()  # a launcher ends the others when one process leaves
         name = signal.Signals(self.number).name
         runner.logger.warning(f'{name} after iteration {done} of {runner.max_iters}: {_way_on(runner)}.')
         raise SystemExit(128 + self.number)
 
-    def _saved(self, runner: Runner, done: int) -> bool | None:
-        """Tell whether an iteration is saved; ``None`` where it cannot be."""
+
+def save_step(runner: Runner, done: int) -> None:
+    """Save a checkpoint after an iteration from which the run goes on exactly, where that is possible."""
+    if _is_saved(runner, done) is False and between_steps(runner):
         hook = _saver(runner)
-        if hook is None or hook.by_epoch or not isinstance(runner.train_loop, IterBasedTrainLoop):
-            return None
-        whole = all(getattr(hook, name) for name in NEEDED)
-        return whole and Path(hook.out_dir, hook.filename_tmpl.format(done)).is_file()
+        vars(hook).update(dict.fromkeys(NEEDED, True))  # all that a run needs, whatever the config's files hold
+        hook._save_checkpoint_with_step(runner, done, meta={'epoch': runner.epoch, 'iter': done})
+
+
+def _is_saved(runner: Runner, done: int) -> bool | None:
+    """Tell whether an iteration is saved; ``None`` where it cannot be."""
+    hook = _saver(runner)
+    if hook is None or hook.by_epoch or not isinstance(runner.train_loop, IterBasedTrainLoop):
+        return None
+    whole = all(getattr(hook, name) for name in NEEDED)
+    return whole and Path(hook.out_dir, hook.filename_tmpl.format(done)).is_file()
 
 
 def _saver(runner: Runner) -> Any:

@@ -189,7 +189,7 @@ PROJECTS: list[tuple[str, str, Write]] = [
     ('project: data.py is missing', 'run project', gone('project/data.py')),
     ('no.pth: no such checkpoint', 'export project/kd.py no.pth out.pth', lambda _: None),
     ('project: a folder, and one config is needed; its configs are', 'train project', lambda _: None),
-    ('a link keeps all results: ln -s NEW_PLACE ', 'run project', lambda _: Path('mine').rename('moved')),
+    ('write their new folder there: all results stay', 'run project', lambda _: Path('mine').rename('moved')),
 ]
 
 

@@ -50,9 +50,8 @@ def open_project(folder: Path) -> Definition:
         raise ValueError(f'{folder / "control.py"}: train_cfg has no max_iters, the number of steps. Write it there.')
     root = config.train_dataloader.dataset.get('data_root')
     if root and not Path(root).is_dir():
-        make_parent = '' if Path(root).parent.is_dir() else f'mkdir -p {quote(str(Path(root).parent))} && '
-        told = f'If the data were moved, a link keeps all results: {make_parent}ln -s NEW_PLACE {quote(str(root))}'
-        raise FileNotFoundError(f'{folder / "data.py"}: folder.data_root = {root!r}: no such folder. {told}')
+        advice = 'If the data were moved, write their new folder there: all results stay.'
+        raise FileNotFoundError(f'{folder / "data.py"}: folder.data_root = {root!r}: no such folder. {advice}')
     return load(folder / SUITE)
 
 

@@ -203,25 +203,36 @@ _LOGGING_HOOKS = ('checkpoint', 'logger', 'visualization')
 DIGITS = 16  # of a hash; before 0.3.0 it covered other texts, and had 12
 
 
-def config_hash(config: Config, teacher: str = '', folder: Path | None = None) -> str:
+Portable = Callable[[str], str]  # returns a text without the folders of this machine
+
+
+def config_hash(config: Config, teacher: str = '', portable: Portable | None = None) -> str:
     """Return hexadecimal digits that change with the config of a run, except for its seed, folders and logging.
 
-    ``teacher`` describes the training of the teacher that the run reads. Image lists in the ``folder`` of the suite are
-    hashed by their content, because the folder may be moved.
+    ``teacher`` describes the training of the teacher that the run reads.
     """
-    identity = _identity(config, portable(folder))
+    identity = _identity(config, portable or make_portable())
     if teacher and reads_teacher(config):
         identity['model']['teacher']['checkpoint'] = teacher
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:DIGITS]
 
 
-def options_hash(options: Any, folder: Path | None = None) -> str:
+def options_hash(options: Any, portable: Portable) -> str:
     """Return digits that change with options, and not with the folders of this machine."""
-    return hashlib.sha256(json.dumps(plain(options, portable(folder)), sort_keys=True).encode()).hexdigest()[:DIGITS]
+    return hashlib.sha256(json.dumps(plain(options, portable), sort_keys=True).encode()).hexdigest()[:DIGITS]
 
 
-def portable(folder: Path | None = None) -> Callable[[str], str]:
-    """Return a function that removes this machine's folders from a path; lists in ``folder`` get their own hash."""
+def data_root(config: Config) -> str:
+    """Return the folder of the training set; empty if it names none."""
+    return str(chain(config.train_dataloader.dataset)[0].get('data_root') or '').rstrip('/')
+
+
+def make_portable(folder: Path | None = None, data: str | None = None) -> Portable:
+    """Return a function that removes this machine's folders from a text, so that a project and its data can be moved.
+
+    Lists of pictures in the ``folder`` of the suite are hashed by their content. With ``data``, the folder of the data,
+    that is removed too, and weights are hashed by their content; without, texts are those of version 0.9 and before.
+    """
     roots = {f'{os.environ.get(name, default).rstrip("/")}/': f'{default}/' for name, default in DATA_VARIABLES.items()}
     suite_roots = {f'{path}/' for path in (folder.absolute(), folder.resolve())} if folder else set()
 
@@ -234,6 +245,10 @@ def portable(folder: Path | None = None) -> Callable[[str], str]:
             if text.startswith(root):
                 listed_in = text.endswith(('.txt', '.json')) and os.path.isfile(text)
                 return f'./{text.removeprefix(root)}{f" {sha256(Path(text))}" if listed_in else ""}'
+        if data and f'{text}/'.startswith(f'{data}/'):
+            return f'{{data}}{text.removeprefix(data)}'
+        if data is not None and text.endswith(('.pth', '.pt', '.safetensors')) and os.path.isfile(text):
+            return f'{os.path.basename(text)} {sha256(Path(text))}'
         return text
 
     return shown

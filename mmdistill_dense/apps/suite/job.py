@@ -32,6 +32,7 @@ from mmdistill_dense.config.local_code import local_code
 from mmdistill_dense.config.resolve import read_file
 from mmdistill_dense.datasets.wrapped import label_stamp
 from mmdistill_dense.distillers.schedule import in_iterations
+from mmdistill_dense.engine.interruption import save_step
 from mmdistill_dense.engine.resume import latest_checkpoint
 from mmdistill_dense.model.distill_model import distillers_of
 from mmdistill_dense.networks.class_pairs import ClassPairs, in_students_classes
@@ -80,13 +81,13 @@ def training_facts(runner: Runner) -> dict[str, Any]:
     }
 
 
-def data_facts(runner: Runner, folder: Path) -> dict[str, str]:
+def data_facts(runner: Runner, portable: configs.Portable) -> dict[str, str]:
     """Return the stamp of the label files of each data set, by the hash of its options."""
     stamps = {}
     for name in ('train', 'val') if _tests_val(runner.cfg) else ('train', 'val', 'test'):
         with suppress(OSError):  # a label file that is gone by now
             dataset = getattr(runner, f'{name}_loop').dataloader.dataset
-            stamps[configs.options_hash(runner.cfg[f'{name}_dataloader'].dataset, folder)] = label_stamp(dataset)
+            stamps[configs.options_hash(runner.cfg[f'{name}_dataloader'].dataset, portable)] = label_stamp(dataset)
     return stamps
 
 
@@ -114,6 +115,9 @@ def plain(metrics: Mapping[str, Any]) -> dict[str, float]:
 
 
 WRITE_INTERVAL = 1.0  # seconds between two writes
+SAVE_INTERVAL = (
+    600.0  # seconds after which a checkpoint is saved between those of the config: a power cut loses no more
+)
 
 
 class Progress(Hook):
@@ -129,6 +133,8 @@ class Progress(Hook):
         self.start = time.monotonic()
         self.written = -WRITE_INTERVAL
         self.failed = False  # to write
+        self.saved = self.start
+        self.labels = before.get('labels')  # the stamp of the training set's labels
         self.state: dict[str, Any] = {
             'config_hash': config_hash,
             'processes': processes,
@@ -159,10 +165,22 @@ class Progress(Hook):
                 self.failed = True
 
     def before_train(self, runner: Runner) -> None:
-        self.tell(True, phase='training', iteration=runner.iter, iterations=runner.max_iters)
+        """Refuse to go on with other labels: the folder of the data may have been moved, and may hold others now."""
+        labels = self.labels
+        with suppress(OSError):
+            labels = label_stamp(runner.train_dataloader.dataset)
+        if runner.iter and self.labels not in (None, labels):
+            raise ValueError(
+                f'{self.path.parent} was begun with other label files than train_dataloader.dataset reads now. Undo '
+                'the change, or remove that folder to repeat the run.'
+            )
+        self.tell(True, phase='training', iteration=runner.iter, iterations=runner.max_iters, labels=labels)
 
     def after_train_iter(self, runner: Runner, *_: Any, **__: Any) -> None:
         self.tell(iteration=runner.iter + 1)
+        if self.state['processes'] == 1 and time.monotonic() - self.saved >= SAVE_INTERVAL:
+            save_step(runner, runner.iter + 1)
+            self.saved = time.monotonic()
 
     def after_prepare_iter(self, runner: Runner, *_: Any, **__: Any) -> None:
         self.tell()
@@ -246,13 +264,12 @@ def _train(run: Run, config: Config, progress: Progress, definition: Definition)
     progress.tell(True, phase='testing')
     start_from(runner, str(last), resume=False)  # with EMA, only the file holds the averaged ones
     facts |= _scores(runner, definition)
-    facts['data'] |= data_facts(runner, definition.path.parent) if is_main_process() else {}
+    facts['data'] |= data_facts(runner, plan.portable_in(definition)) if is_main_process() else {}
     return {'test_is_val': _tests_val(config), 'checkpoint': last.name, **facts}
 
 
 def _scores(runner: Runner, definition: Definition) -> dict[str, Any]:
     """Return ``metrics`` by data set, and as ``data`` what stands for the pictures of each further one."""
-    folder = definition.path.parent
     data = {}
     val = plain(runner.val())
     metrics = {'test': val if _tests_val(runner.cfg) else plain(runner.test()), 'val': val}
@@ -263,7 +280,7 @@ def _scores(runner: Runner, definition: Definition) -> dict[str, Any]:
         metrics[name] = plain(loop.run())
         with suppress(OSError):  # labels that are no files here
             stamp = label_stamp(loop.dataloader.dataset)
-            data[f'test_sets.{name}'] = f'{configs.options_hash(changes, folder)} {stamp}'
+            data[f'test_sets.{name}'] = f'{configs.options_hash(changes, plan.portable_in(definition))} {stamp}'
     return {'metrics': metrics, 'data': data}
 
 

@@ -169,17 +169,24 @@ def name_teacher(run: Run, config: Config) -> None:
         config.model.teacher.checkpoint = str(run.teacher / result['checkpoint'])
 
 
-def hash_of(definition: Definition, run: Run, config: Config | None = None) -> str:
+def portable_in(definition: Definition) -> configs.Portable:
+    """Return what makes texts of a suite's configs equal on all machines."""
+    return configs.make_portable(definition.path.parent, configs.data_root(configs.control_config(definition)))
+
+
+def hash_of(
+    definition: Definition, run: Run, config: Config | None = None, portable: configs.Portable | None = None
+) -> str:
     """Return the hash of a run's config. It covers how its teacher is made."""
-    folder, made = definition.path.parent, ''
+    portable, made = portable or portable_in(definition), ''
     if run.teacher and definition.teacher is not None:
         teacher = configs.teacher_config(definition, definition.teacher)
-        made = f'{configs.config_hash(teacher, folder=folder)} seed {definition.teacher.seed}'
+        made = f'{configs.config_hash(teacher, portable=portable)} seed {definition.teacher.seed}'
     config = config or config_of(definition, run)
-    digest = configs.config_hash(config, made, folder)
+    digest = configs.config_hash(config, made, portable)
     # a teacher that is tested alone has the control's config, whose hash leaves out what no distiller reads
     tested = run.is_teacher and not trains_teacher(definition)
-    return configs.options_hash([digest, config.model.teacher], folder) if tested else digest
+    return configs.options_hash([digest, config.model.teacher], portable) if tested else digest
 
 
 def write_config(run: Run, config: Config, config_hash: str) -> None:
@@ -205,8 +212,10 @@ def check_unchanged(definition: Definition, chosen: Iterable[Run]) -> None:
         for old_hash in hashes:
             if old_hash == row_hashes[run.name]:
                 continue
-            made_by, folder = config_of(definition, run), definition.path.parent
-            if run.is_teacher and old_hash == configs.config_hash(made_by, folder=folder):
+            made_by, by_folder = config_of(definition, run), configs.make_portable(definition.path.parent)
+            if old_hash == hash_of(definition, run, made_by, by_folder):
+                continue  # made before a project could be moved
+            if run.is_teacher and old_hash == configs.config_hash(made_by, portable=by_folder):
                 continue  # tested before the file of its weights counted
             keys = configs.changed_keys(run.folder, made_by)
             if keys or len(old_hash) >= configs.DIGITS:

@@ -119,9 +119,9 @@ class AfDCD(FeatureDistiller):
 
     def _contrast_of(self, groups: int, pool_size: int) -> dict[str, Any]:
         """Return the options of the contrast, with these numbers where the options say ``'auto'``."""
-        found = {name: getattr(self, name) for name in ('contrast', 'negatives', 'temperature', 'patch_size')}
-        found['groups'] = groups if self.groups == 'auto' else self.groups
-        return {**found, 'pool_size': pool_size if self.pool_size == 'auto' else self.pool_size}
+        options = {name: getattr(self, name) for name in ('contrast', 'negatives', 'temperature', 'patch_size')}
+        options['groups'] = groups if self.groups == 'auto' else self.groups
+        return {**options, 'pool_size': pool_size if self.pool_size == 'auto' else self.pool_size}
 
     def keep(self, shape: tuple[int, int, int], level: int) -> Tensor:
         """Return this iteration's (B, 1, H, W) mask of a level, True where kept."""
@@ -158,9 +158,9 @@ class EnhancedProjector(nn.Module):
         x1 = losses.masked_align_conv(feat, keep, *_values(self.align, self.block1)).relu_()
         x2 = self.block2(x1).relu_()
         # one convolution over both inputs: no two maps to add
-        first, first_bias, second, second_bias = _values(self.adaptor1, self.adaptor2)
-        weight = torch.cat([first, second], 1) / 2
-        return F.conv2d(torch.cat([x1, x2], 1), weight, (first_bias + second_bias) / 2, padding=1)
+        weight1, bias1, weight2, bias2 = _values(self.adaptor1, self.adaptor2)
+        weight = torch.cat([weight1, weight2], 1) / 2  # (C, 2*C, 3, 3)
+        return F.conv2d(torch.cat([x1, x2], 1), weight, (bias1 + bias2) / 2, padding=1)  # x: (B, 2*C, H, W)
 
 
 _PROJECTORS: dict[str, type[PlainProjector] | type[EnhancedProjector]] = {

@@ -56,8 +56,8 @@ class RunState:
 def check_losses(key: str, losses: Any) -> None:
     """Raise unless a loss is a dict of tensors by name."""
     if not isinstance(losses, Mapping):
-        found = 'a tensor without a name' if isinstance(losses, Tensor) else f'{losses!r:.40}'
-        raise TypeError(f"{key}: its loss returns {found}: a dict such as {{'loss_x': tensor}} is needed.")
+        description = 'a tensor without a name' if isinstance(losses, Tensor) else f'{losses!r:.40}'
+        raise TypeError(f"{key}: its loss returns {description}: a dict such as {{'loss_x': tensor}} is needed.")
     if wrong := [f'{name}={value!r:.40}' for name, value in losses.items() if not isinstance(value, Tensor)]:
         raise TypeError(f'{key}: its loss returns {wrong[0]}, no tensor. Where nothing is compared return 0 * x.sum().')
 
@@ -69,8 +69,8 @@ def _classes(kind: type[Distiller]) -> tuple[type, ...]:
 def _declared(cls: type) -> dict[str, Any]:
     """Return the options that a class itself declares, with their types; what a Distiller says of itself is none."""
     hints = inspect.get_annotations(cls).items()
-    own = {name: hint for name, hint in hints if name in vars(cls) and 'ClassVar' not in str(hint)}
-    return {name: hint for name, hint in own.items() if name not in vars(Distiller)}
+    options = {name: hint for name, hint in hints if name in vars(cls) and 'ClassVar' not in str(hint)}
+    return {name: hint for name, hint in options.items() if name not in vars(Distiller)}
 
 
 def _signature(kind: type[Distiller]) -> inspect.Signature:
@@ -78,21 +78,21 @@ def _signature(kind: type[Distiller]) -> inspect.Signature:
 
     A constructor without ``**options`` hides those of its bases, to which it may give values itself.
     """
-    found: dict[str, inspect.Parameter] = {}
+    options: dict[str, inspect.Parameter] = {}
     for cls in _classes(kind):
         constructor = vars(cls).get('__init__')
-        own = list(inspect.signature(constructor).parameters.values())[1:] if constructor else []
-        for one in own:
-            if one.kind in (one.POSITIONAL_OR_KEYWORD, one.KEYWORD_ONLY):
-                default = getattr(kind, 'student_tap', one.default) if one.name == 'student_tap' else one.default
-                found.setdefault(one.name, one.replace(default=default))
+        args = list(inspect.signature(constructor).parameters.values())[1:] if constructor else []
+        for arg in args:
+            if arg.kind in (arg.POSITIONAL_OR_KEYWORD, arg.KEYWORD_ONLY):
+                default = getattr(kind, 'student_tap', arg.default) if arg.name == 'student_tap' else arg.default
+                options.setdefault(arg.name, arg.replace(default=default))
         for name, hint in _declared(cls).items():
-            one = inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=hint)
-            found.setdefault(name, one.replace(default=getattr(kind, name)))
-        if constructor and not any(one.kind is one.VAR_KEYWORD for one in own):
+            arg = inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=hint)
+            options.setdefault(name, arg.replace(default=getattr(kind, name)))
+        if constructor and not any(arg.kind is arg.VAR_KEYWORD for arg in args):
             break
-    taken = (one for one in found.values() if one.name not in kind.fixed)
-    return inspect.Signature(sorted(taken, key=lambda one: one.kind))
+    taken = (option for option in options.values() if option.name not in kind.fixed)
+    return inspect.Signature(sorted(taken, key=lambda option: option.kind))
 
 
 class Distiller(nn.Module):
@@ -187,11 +187,11 @@ class Distiller(nn.Module):
             if any(weight != 1 for weight in weights):
                 raise ValueError(f'teacher_tap={teacher_tap!r} holds a weight; weights belong in student_tap.')
         if len(self.student_taps) != len(self.teacher_taps):
-            found = f'student_tap has {len(self.student_taps)} taps and teacher_tap {len(self.teacher_taps)}'
-            raise ValueError(f'{found}: they are compared in pairs, so give both the same number.')
+            problem = f'student_tap has {len(self.student_taps)} taps and teacher_tap {len(self.teacher_taps)}'
+            raise ValueError(f'{problem}: they are compared in pairs, so give both the same number.')
         if loss_weight is not None and balance is not None:
-            found = f'loss_weight={loss_weight!r} and balance={balance!r} exclude each other'
-            raise ValueError(f'{found}: balance finds the weight. Set loss_weight=None, or balance=None.')
+            problem = f'loss_weight={loss_weight!r} and balance={balance!r} exclude each other'
+            raise ValueError(f'{problem}: balance finds the weight. Set loss_weight=None, or balance=None.')
         self.teacher_name = teacher
         self.teacher: FrozenTeacher | None = None
         self.extra_student_taps: list[Any] = []  # a constructor sets texts, which a model parses
@@ -332,8 +332,8 @@ class Distiller(nn.Module):
 
     def generator(self, level: int = 0) -> torch.Generator:
         """Return a CPU generator that depends on (seed, rank, iteration, distiller name, part, level) alone."""
-        place = f'{self.state.seed}/{self.state.rank}/{self.state.iteration}/{self.name}{self.state.part}'
-        return torch.Generator().manual_seed(zlib.crc32(place.encode()) + level)
+        stream = f'{self.state.seed}/{self.state.rank}/{self.state.iteration}/{self.name}{self.state.part}'
+        return torch.Generator().manual_seed(zlib.crc32(stream.encode()) + level)
 
     def extra_repr(self) -> str:
         student, teacher = (

@@ -54,7 +54,7 @@ class CrossRead(nn.Module):
 
     def forward(self, student: Tensor, teacher: Tensor) -> Tensor:
         if student.shape[2:].numel() * len(student) < 2:  # there is nothing to standardise; DDP wants all parameters
-            return student + 0 * torch.stack([one.sum() for one in self.parameters()]).sum().to(student.dtype)
+            return student + 0 * torch.stack([p.sum() for p in self.parameters()]).sum().to(student.dtype)
         pool = [min(2, side) for side in teacher.shape[2:]]
         key, value = (F.max_pool2d(conv(teacher), pool) for conv in (self.phi, self.g))
         return student + self.norm(self.out(linear_read(self.theta(student), key, value).to(student.dtype)))

@@ -50,23 +50,23 @@ class ClassQueue(ExactBuffers):
         out. If a class has more keys than ``size``, the last are written.
         """
         (classes, size, channels), number = self.rows.shape, valid.shape[2]
-        keys = gather_rows(keys.to(self.rows).flatten(1)).view(-1, classes, number, channels)
-        valid = gather_rows(valid.to(self.rows).flatten(1)).view(-1, classes, number).bool()
-        keys, valid = keys.transpose(0, 1).flatten(1, 2), valid.transpose(0, 1).flatten(1)
+        keys = gather_rows(keys.to(self.rows).flatten(1)).view(-1, classes, number, channels)  # (B, K, n, C)
+        valid = gather_rows(valid.to(self.rows).flatten(1)).view(-1, classes, number).bool()  # (B, K, n)
+        keys, valid = keys.transpose(0, 1).flatten(1, 2), valid.transpose(0, 1).flatten(1)  # (K, B*n, C), (K, B*n)
         # As in NegativeQueue: what is left out is sorted first, and is replaced by the rows that are there.
         order = valid.byte().argsort(dim=1, stable=True)[:, -size:]
         added = valid.sum(1)
-        place = (self.ptr + added)[:, None] + torch.arange(-order.shape[1], 0, device=order.device)
-        place = (place % size + size * torch.arange(classes, device=order.device)[:, None]).flatten()
-        rows, written = self.rows.view(-1, channels), valid.gather(1, order).flatten()[:, None]
-        keys = keys.gather(1, order[..., None].expand(-1, -1, channels)).flatten(0, 1)
-        rows.index_copy_(0, place, torch.where(written, keys, rows[place]))
+        slots = (self.ptr + added)[:, None] + torch.arange(-order.shape[1], 0, device=order.device)
+        slots = (slots % size + size * torch.arange(classes, device=order.device)[:, None]).flatten()  # (K*m,)
+        rows, written = self.rows.view(-1, channels), valid.gather(1, order).flatten()[:, None]  # (K*size, C)
+        keys = keys.gather(1, order[..., None].expand(-1, -1, channels)).flatten(0, 1)  # (K*m, C)
+        rows.index_copy_(0, slots, torch.where(written, keys, rows[slots]))
         self.ptr.add_(added).remainder_(size)
 
     def sample(self, count: int, generator: torch.Generator) -> Tensor:
         """Return ``count`` random rows of each class, (classes * count, C), at the same places in all queues."""
-        places = torch.randperm(self.rows.shape[1], generator=generator)[:count]
-        return self.rows[:, to_device(places, self.rows)].flatten(0, 1)
+        slots = torch.randperm(self.rows.shape[1], generator=generator)[:count]
+        return self.rows[:, to_device(slots, self.rows)].flatten(0, 1)  # (K*count, C)
 
 
 class ClassMemory(nn.Module):
@@ -101,9 +101,9 @@ def choose_pixels(labels: Tensor, classes: int, count: int, shuffled: Tensor) ->
     by_class = shuffled.gather(1, labels.gather(1, shuffled).argsort(dim=1, stable=True))
     counts = _counts(labels, classes)
     number = torch.arange(count, device=labels.device)
-    place = (counts.cumsum(1) - counts)[..., None] + number
-    chosen = by_class.gather(1, place.clamp_max(labels.shape[1] - 1).flatten(1))
-    return chosen.view_as(place), number < counts[..., None]
+    position = (counts.cumsum(1) - counts)[..., None] + number
+    chosen = by_class.gather(1, position.clamp_max(labels.shape[1] - 1).flatten(1))  # (B, K*count)
+    return chosen.view_as(position), number < counts[..., None]
 
 
 def region_means(rows: Tensor, labels: Tensor, classes: int) -> tuple[Tensor, Tensor]:
@@ -112,9 +112,10 @@ def region_means(rows: Tensor, labels: Tensor, classes: int) -> tuple[Tensor, Te
     The rows are (B, N, C), their labels (B, N); labels that are no class are ignored.
     """
     labels = labels.masked_fill(~is_class(labels, classes), classes)
-    places = (labels + (classes + 1) * torch.arange(len(labels), device=labels.device)[:, None]).flatten()
-    sums = rows.new_zeros(len(labels) * (classes + 1), rows.shape[2]).index_add_(0, places, rows.flatten(0, 1))
-    return F.normalize(sums.view(len(labels), classes + 1, -1)[:, :-1], dim=2), _counts(labels, classes) > 0
+    batch, size = len(labels), classes + 1
+    bins = (labels + size * torch.arange(batch, device=labels.device)[:, None]).flatten()  # (B*N,)
+    sums = rows.new_zeros(batch * size, rows.shape[2]).index_add_(0, bins, rows.flatten(0, 1))  # (B*(K + 1), C)
+    return F.normalize(sums.view(batch, size, -1)[:, :-1], dim=2), _counts(labels, classes) > 0  # (B, K, C)
 
 
 def _counts(labels: Tensor, classes: int) -> Tensor:
@@ -181,9 +182,9 @@ class CIRKD(FeatureDistiller):
     def setup(self, student: Shapes, teacher: Shapes) -> None:
         """Make projectors and queues of each level."""
         if self.weights and self.class_count is None:
-            others = self.teacher is not None and self.teacher.option.other_classes
-            self.class_count = self.state.classes if others else classes_of_head(self.teacher, 'decode_head')
-            if self.teacher is not None and others and self.class_count is None:
+            other_classes = self.teacher is not None and self.teacher.option.other_classes
+            self.class_count = self.state.classes if other_classes else classes_of_head(self.teacher, 'decode_head')
+            if self.teacher is not None and other_classes and self.class_count is None:
                 raise ValueError(
                     f'{self.key}: CIRKD keeps a queue for each class of the label maps, and the teacher may have '
                     f'others ({self.teacher.key}). Set num_classes to the number of the data set.'
@@ -228,10 +229,10 @@ class CIRKD(FeatureDistiller):
             student, teacher = (F.avg_pool2d(x, self.pool, ceil_mode=True) for x in (student, teacher))
         batch, pixels = len(student), student.shape[2] * student.shape[3]
         rows = [normalize_pixels(x)[0] for x in (student, teacher)]
-        keys, pictures = [x.view(batch, pixels * x.shape[1]) for x in rows], rows[0].new_full((), batch)
+        keys, pictures = [x.view(batch, pixels * x.shape[1]) for x in rows], rows[0].new_full((), batch)  # (B, N*C)
         if self.gather:
             keys, pictures = [gather_rows_with_gradient(x) for x in keys], mean_over_ranks(pictures)
-        s_keys, t_keys = (x.view(len(x), pixels, own.shape[1]) for x, own in zip(keys, rows, strict=True))
+        s_keys, t_keys = (x.view(len(x), pixels, row.shape[1]) for x, row in zip(keys, rows, strict=True))  # (B, N, C)
         weight = (1 / (pictures * pixels)).expand(batch * pixels)
         return similarity_divergence(rows[0], s_keys, rows[1], t_keys, temperature=self.temperature, row_weight=weight)
 
@@ -241,8 +242,8 @@ class CIRKD(FeatureDistiller):
         memory = self._memory(level)
         rows, targets = (normalize_pixels(x)[0] for x in (memory.projector(student), teacher))
         if self.training:
-            self._enqueue(targets.view(len(labels), -1, targets.shape[1]), labels.flatten(1), level)
-        counted = is_class(labels.flatten(), self.class_count).to(rows.dtype)
+            self._enqueue(targets.view(len(labels), -1, targets.shape[1]), labels.flatten(1), level)  # (B, N, C)
+        counted = is_class(labels.flatten(), self.class_count).to(rows.dtype)  # (B*N,)
         weight = counted / mean_over_ranks(counted.sum()).clamp_min(MIN_COUNT)
         terms = {}
         for kind in self.weights:
@@ -263,8 +264,8 @@ class CIRKD(FeatureDistiller):
             means, present = region_means(targets, labels, classes)
             memory.queue('region').enqueue(means[:, :, None], present[..., None])
         if 'pixel' in self.weights:
-            first, pictures = rows_before(len(labels), targets.device), range(len(labels))
-            streams = [self._stream(level, f'picture {first + number}') for number in pictures]
+            offset, pictures = rows_before(len(labels), targets.device), range(len(labels))
+            streams = [self._stream(level, f'picture {offset + number}') for number in pictures]
             shuffled = torch.stack([torch.randperm(labels.shape[1], generator=stream) for stream in streams])
             chosen, valid = choose_pixels(labels, classes, self.pixels_per_image, to_device(shuffled, labels))
             rows = targets[torch.arange(len(labels), device=labels.device)[:, None, None], chosen]
@@ -275,7 +276,7 @@ class CIRKD(FeatureDistiller):
         assert isinstance(memory, ClassMemory)
         return memory
 
-    def _stream(self, level: int, place: str) -> torch.Generator:
+    def _stream(self, level: int, purpose: str) -> torch.Generator:
         """Return a generator that is equal on all processes, unlike :meth:`generator`."""
-        text = f'{self.state.seed}/{self.state.iteration}/{self.name}{self.state.part}/{level}/{place}'
+        text = f'{self.state.seed}/{self.state.iteration}/{self.name}{self.state.part}/{level}/{purpose}'
         return torch.Generator().manual_seed(zlib.crc32(text.encode()))

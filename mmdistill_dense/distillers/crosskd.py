@@ -100,10 +100,10 @@ class CrossKD(Distiller):
             head = config.model.get(self.head) or {}
             forms.append(form_of(class_of(head, config.scope)))
             if forms[-1] is None:
-                found = getattr(head.get('type'), '__name__', head.get('type'))
+                head_type = getattr(head.get('type'), '__name__', head.get('type'))
                 raise ValueError(
                     f'{key}: CrossKD runs the last layers of a {", a ".join(FORMS)}, but {self.head} of the {side} '
-                    f"({config.model.get('type')}) is {found}. Use RoIHeadKD for RoI heads, else e.g. type='PKD'."
+                    f"({config.model.get('type')}) is {head_type}. Use RoIHeadKD for RoI heads, else e.g. type='PKD'."
                 )
             check_independent(key, side, head)
             if (depth := head.get('stacked_convs', 4)) < self.reuse_from:
@@ -116,18 +116,18 @@ class CrossKD(Distiller):
             read.append({f'{self.head}.type': forms[-1], **options, 'train_cfg.assigner': assigner})
         differing = [name for name, value in read[0].items() if value != read[1][name]]
         if differing:
-            told = f'student and teacher differ in {", ".join(differing)}'
-            raise ValueError(f'{key}: {told}. CrossKD reads one set of anchors and targets: give both the same.')
+            problem = f'student and teacher differ in {", ".join(differing)}'
+            raise ValueError(f'{key}: {problem}. CrossKD reads one set of anchors and targets: give both the same.')
         if self.needs_labels:
             self.noted_methods = assigned_by_student(self.head, student, teacher)
 
     def setup(self, student: Shapes, teacher: Shapes) -> None:
         """Check that the held maps have the same levels and channels."""
         for tap in self.held:
-            ours, theirs = ([tuple(shape[1:]) for shape in shapes[tap]] for shapes in (student, teacher))
-            if ours != theirs:
-                told = f'{tap} has levels of {ours} (C, H, W) in the student and {theirs} in the teacher'
-                raise ValueError(f"{self.key}: {told}: give model.student the teacher's feat_channels and strides.")
+            s_shapes, t_shapes = ([tuple(shape[1:]) for shape in shapes[tap]] for shapes in (student, teacher))
+            if s_shapes != t_shapes:
+                problem = f'{tap} has levels of {s_shapes} (C, H, W) in the student and {t_shapes} in the teacher'
+                raise ValueError(f"{self.key}: {problem}: give model.student the teacher's feat_channels and strides.")
 
     def forward(self, student: Recorded, teacher: Recorded, data_samples: Samples) -> Losses:
         """Return those of ``loss_cls``, ``loss_box`` and ``loss_centre`` that have a weight."""
@@ -136,12 +136,12 @@ class CrossKD(Distiller):
         taps = self.held * (1 if self.reuse_from else 2)
         crossed = self.predict(head, [self.aligned(student[tap], teacher[tap]) for tap in taps])
         levels, flat = len(crossed[0]), teacher[self.head]
-        own = [flat[begin : begin + levels] for begin in range(0, len(crossed) * levels, levels)]
+        outputs = [flat[begin : begin + levels] for begin in range(0, len(crossed) * levels, levels)]
         if getattr(head, 'norm_on_bbox', False):  # its pass is that of training, where edges are in strides
-            own[1] = [boxes * stride for boxes, stride in zip(own[1], head.strides, strict=True)]
+            outputs[1] = [boxes * stride for boxes, stride in zip(outputs[1], head.strides, strict=True)]
         noted = [call for path in self.noted_methods for call in student[path]]
-        found = self.compare(head, crossed, own, self.targets(head, own[0], data_samples, noted))
-        return {name: self.weights_of(head)[name] * values.sum() for name, values in found.items()}
+        terms = self.compare(head, crossed, outputs, self.targets(head, outputs[0], data_samples, noted))
+        return {name: self.weights_of(head)[name] * values.sum() for name, values in terms.items()}
 
     def weights_of(self, head: Any) -> dict[str, float]:
         """Return the weight of each loss; that of boxes is by default the published one of the head."""
@@ -154,22 +154,22 @@ class CrossKD(Distiller):
         for number, name in enumerate(TOWERS):
             for conv in list(getattr(head, name))[self.reuse_from :]:
                 maps[number] = [conv(x) for x in maps[number]]
-        found = [[getattr(head, form.scores)(x) for x in maps[0]], [getattr(head, form.boxes)(x) for x in maps[1]]]
+        preds = [[getattr(head, form.scores)(x) for x in maps[0]], [getattr(head, form.boxes)(x) for x in maps[1]]]
         if hasattr(head, 'scales'):
-            found[1] = [scale(x) for scale, x in zip(head.scales, found[1], strict=True)]
+            preds[1] = [scale(x) for scale, x in zip(head.scales, preds[1], strict=True)]
         if form.compare == 'iou':
-            pairs = [(x.to(losses.loss_dtype(x)), stride) for x, stride in zip(found[1], head.strides, strict=True)]
-            found[1] = [x.clamp(min=0) * stride if head.norm_on_bbox else x.exp() for x, stride in pairs]
-        return [*found, [getattr(head, form.centre)(x) for x in maps[1]]] if form.centre else found
+            pairs = [(x.to(losses.loss_dtype(x)), stride) for x, stride in zip(preds[1], head.strides, strict=True)]
+            preds[1] = [x.clamp(min=0) * stride if head.norm_on_bbox else x.exp() for x, stride in pairs]
+        return [*preds, [getattr(head, form.centre)(x) for x in maps[1]]] if form.centre else preds
 
     def aligned(self, student: Maps, teacher: Maps) -> list[Tensor]:
         """Return the student's maps at the teacher's scale, by the moments of all processes."""
-        own = [losses.channel_moments(x) for x in [*student, *(x.detach() for x in teacher)]]
-        rows = gather_rows_with_gradient(torch.cat([x.flatten() for x in own])[None])
-        moments = [x.unflatten(1, (3, -1)) for x in rows.split([x.numel() for x in own], 1)]
+        stats = [losses.channel_moments(x) for x in [*student, *(x.detach() for x in teacher)]]
+        rows = gather_rows_with_gradient(torch.cat([x.flatten() for x in stats])[None])  # (R, levels*3*C)
+        moments = [x.unflatten(1, (3, -1)) for x in rows.split([x.numel() for x in stats], 1)]  # (R, 3, C)
         pairs = zip(student, moments[: len(student)], moments[len(student) :], strict=True)
-        found = [losses.aligned_scale(*pair, eps=self.eps) for pair in pairs]
-        return [x.relu_() for x in found] if self.reuse_from else found
+        maps = [losses.aligned_scale(*pair, eps=self.eps) for pair in pairs]
+        return [x.relu_() for x in maps] if self.reuse_from else maps
 
     @torch.no_grad()
     def targets(self, head: Any, scores: Maps, data_samples: Samples, noted: Any = ()) -> Targets:
@@ -180,10 +180,10 @@ class CrossKD(Distiller):
         sizes, like = [x.shape[2:] for x in scores], scores[0].new_zeros((), dtype=losses.loss_dtype(scores[0]))
         by_anchor = form_of(type(head)).compare != 'iou'
         if by_anchor and self.normalise == 'positives':
-            found = anchor_targets(head, sizes, data_samples, self.name, like.device, noted)
-            positives = [weights[..., 0] > 0 for weights in found.box_weights]
-            total = losses.to_device(torch.tensor(float(found.positives)), like).to(like.dtype)
-            return Targets(found.anchors, found.label_weights, positives, mean_over_ranks(total))
+            anchor_target = anchor_targets(head, sizes, data_samples, self.name, like.device, noted)
+            positives = [weights[..., 0] > 0 for weights in anchor_target.box_weights]
+            total = losses.to_device(torch.tensor(float(anchor_target.positives)), like).to(like.dtype)
+            return Targets(anchor_target.anchors, anchor_target.label_weights, positives, mean_over_ranks(total))
         if noted and noted[-1][0][0][0].dtype == like.dtype:  # autocast has coarser points
             (priors, *_), assigned = noted[-1]
         else:
@@ -191,7 +191,7 @@ class CrossKD(Distiller):
             if self.normalise == 'scores':
                 return Targets(priors)
             assigned = head.get_targets(priors, annotated(data_samples, self.name)[1])
-        labels, edges = (torch.cat(one) for one in assigned)
+        labels, edges = (torch.cat(levels) for levels in assigned)  # (n,), (n, 4)
         positive = labels < head.num_classes
         centreness = head.centerness_target(torch.where(positive[:, None], edges, 1)) * positive
         return Targets(priors, total=mean_over_ranks(centreness.sum()).clamp_min(1))
@@ -202,20 +202,20 @@ class CrossKD(Distiller):
         """Return the losses of predictions (scores, boxes and centreness by level), without weight, of each level."""
         form, weights = form_of(type(head)), self.weights_of(head)
         terms: dict[str, list[Tensor]] = {name: [] for name in weights}
-        taught, boxes = [], []
+        taught, boxes, classes = [], [], head.cls_out_channels
         for level, predicted in enumerate(zip(*student, *teacher, strict=True)):
             maps = [x.to(losses.loss_dtype(x)) for x in predicted]
-            ours, theirs = maps[: len(student)], [x.detach() for x in maps[len(student) :]]
-            z, z_t = (x.reshape(-1, head.cls_out_channels, x.shape[2:].numel()) for x in (ours[0], theirs[0]))
+            s_maps, t_maps = maps[: len(student)], [x.detach() for x in maps[len(student) :]]
+            z, z_t = (x.reshape(-1, classes, x.shape[2:].numel()) for x in (s_maps[0], t_maps[0]))  # (B*A, K, H*W)
             counted = _by_anchor(targets.weights, level, z[:, 0])
             scores = counted * losses.feature_richness(z_t)
             taught.append(scores)
-            boxes.append((ours[1], theirs[1]))
+            boxes.append((s_maps[1], t_maps[1]))
             if weights['loss_cls']:
                 terms['loss_cls'].append(losses.focal_entropy(z, z_t, counted, beta=self.beta))
             if form.centre and weights['loss_centre']:
                 weight = scores if targets.positives is None else _by_anchor(targets.positives, level, z[:, 0])
-                c, c_t = (x.reshape(weight.shape) for x in (ours[2], theirs[2]))
+                c, c_t = (x.reshape(weight.shape) for x in (s_maps[2], t_maps[2]))  # (B*A, H*W)
                 terms['loss_centre'].append(losses.focal_entropy(c[:, None], c_t[:, None], weight, beta=0.0))
         if weights['loss_box']:
             terms['loss_box'] = _distances(head, form.compare, boxes, targets.priors, taught)
@@ -224,14 +224,14 @@ class CrossKD(Distiller):
             mass = mean_over_ranks(torch.stack([scores.sum() for scores in taught]).sum())
             total = mass.clamp_min(1) if total is None else total
             divisors = dict(loss_box=mass.clamp_min(MIN_COUNT)) if form.compare == 'edges' else {}
-        return {name: torch.stack(found) / divisors.get(name, total) for name, found in terms.items() if found}
+        return {name: torch.stack(sums) / divisors.get(name, total) for name, sums in terms.items() if sums}
 
 
 def form_of(cls: Any) -> Any:
     """Return the :class:`Form` of a class of heads, ``None`` for one whose layers or targets are others."""
     for base in getattr(cls, '__mro__', ()):
         if base.__name__ in FORMS:
-            same = (getattr(cls, one) is getattr(base, one) for one in ('forward_single', 'get_targets'))
+            same = (getattr(cls, method) is getattr(base, method) for method in ('forward_single', 'get_targets'))
             return FORMS[base.__name__] if all(same) else None
     return None
 
@@ -240,8 +240,8 @@ def _by_anchor(weights: Maps | None, level: int, like: Tensor) -> Tensor:
     """Return the weights of a level, which has them by cell and anchor, as (B A, H W), the shape of ``like``."""
     if weights is None:
         return torch.ones_like(like)
-    found = weights[level].to(like.dtype)
-    return found.unflatten(1, (like.shape[1], -1)).mT.reshape(like.shape)
+    weight = weights[level].to(like.dtype)
+    return weight.unflatten(1, (like.shape[1], -1)).mT.reshape(like.shape)  # (B, H*W, A) to (B*A, H*W)
 
 
 def _distances(
@@ -249,22 +249,22 @@ def _distances(
 ) -> list[Tensor]:
     """Return for each level the weighted sum of the distances of boxes, pairs of (B, A n, H, W), by (B A, H W)."""
     if kind == 'edges':
-        found = []
+        sums = []
         for pair, weight in zip(boxes, weights, strict=True):
-            s, t = (x.reshape(4 * len(weight), -1, weight.shape[1]) for x in pair)
+            s, t = (x.reshape(4 * len(weight), -1, weight.shape[1]) for x in pair)  # (4*B*A, n, H*W)
             rows = weight.repeat_interleave(4, 0)
-            found.append(losses.softmax_divergence(s, t, weight=rows) * (rows.numel() / 4))
-        return found
+            sums.append(losses.softmax_divergence(s, t, weight=rows) * (rows.numel() / 4))
+        return sums
     from mmdet.structures.bbox import bbox_overlaps
 
     # Of all levels at once: coder and overlaps send numbers to the device, which makes the CPU wait.
     pictures = len(boxes[0][0])
-    flat = torch.cat([x.to(boxes[0][0].dtype).repeat(pictures, 1) for x in priors])
-    sides = zip(*[[x.permute(0, 2, 3, 1).reshape(-1, 4) for x in pair] for pair in boxes], strict=True)
-    s, t = (head.bbox_coder.decode(flat, torch.cat(side)) for side in sides)
+    flat = torch.cat([x.to(boxes[0][0].dtype).repeat(pictures, 1) for x in priors])  # (n, 4)
+    sides = zip(*[[x.permute(0, 2, 3, 1).reshape(-1, 4) for x in pair] for pair in boxes], strict=True)  # (B*H*W*A, 4)
+    s, t = (head.bbox_coder.decode(flat, torch.cat(side)) for side in sides)  # (n, 4)
     if kind == 'giou':
         distances = 1 - bbox_overlaps(s, t, mode='giou', is_aligned=True, eps=1e-7)
     else:
         distances = -bbox_overlaps(s, t, is_aligned=True).clamp(min=1e-6).log()
-    rows = torch.cat([weight.unflatten(0, (pictures, -1)).mT.flatten() for weight in weights])
+    rows = torch.cat([weight.unflatten(0, (pictures, -1)).mT.flatten() for weight in weights])  # (n,)
     return [part.sum() for part in (rows * distances).split([weight.numel() for weight in weights])]

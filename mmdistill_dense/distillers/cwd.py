@@ -59,6 +59,6 @@ class CWD(FeatureDistiller):
             student, teacher = self.pairs.softmax(student, teacher, shift=False)
         if self.norm:
             student, teacher = (
-                F.batch_norm(one.to(loss_dtype(one)), None, None, training=True) for one in (student, teacher)
+                F.batch_norm(x.to(loss_dtype(x)), None, None, training=True) for x in (student, teacher)
             )
         return {'loss_cwd': channel_divergence(student, teacher, temperature=self.temperature)}

@@ -71,7 +71,7 @@ class DeFeat(FeatureDistiller):
         pixels = boxes_in_pixels(data_samples, self.key, like)
         cells = on_map(pixels, data_samples, (height, width))
         chosen = (self.level_of(boxes) == level for boxes in pixels)
-        masks = [losses.covered_cells(boxes, height, width, own) for boxes, own in zip(cells, chosen, strict=True)]
+        masks = [losses.covered_cells(boxes, height, width, flags) for boxes, flags in zip(cells, chosen, strict=True)]
         return torch.stack(masks)
 
     def level_of(self, boxes: Tensor) -> Tensor:

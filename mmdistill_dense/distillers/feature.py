@@ -96,9 +96,9 @@ class FeatureDistiller(Distiller):
         for level in self.levels:
             self._check_level(level)
             if level.student[1:] != level.teacher[1:] and (self.tells_sizes or len(self.levels) > 1):
-                told = f'the student map is {tuple(level.student[1:])}, the teacher map {tuple(level.teacher[1:])}'
+                sizes = f'the student map is {tuple(level.student[1:])}, the teacher map {tuple(level.teacher[1:])}'
                 print_log(
-                    f"{self.key}: {level.name}: {told}; the {self.resize}'s is resized.",
+                    f"{self.key}: {level.name}: {sizes}; the {self.resize}'s is resized.",
                     'current',
                     logging.WARNING,
                 )
@@ -113,10 +113,10 @@ class FeatureDistiller(Distiller):
 
     def build_align(self, level: Level) -> nn.Module | None:
         """Return the module that maps the student's channels to the teacher's, or ``None``."""
-        ours, theirs = level.student[0], level.teacher[0]
-        if not self.aligns_channels or self.align == 'none' or (self.align == 'auto' and ours == theirs):
+        s_channels, t_channels = level.student[0], level.teacher[0]
+        if not self.aligns_channels or self.align == 'none' or (self.align == 'auto' and s_channels == t_channels):
             return None
-        return nn.Conv2d(ours, theirs, 1)
+        return nn.Conv2d(s_channels, t_channels, 1)
 
     def build_level(self, level: Level) -> nn.Module | None:
         """Return the method's own parameters for one level (``self.parts[i]``), or ``None``."""
@@ -131,9 +131,9 @@ class FeatureDistiller(Distiller):
         for level, align in zip(self.levels, self.aligns, strict=True):
             scores = len(_SCORES.findall(level.name)) == 2 and ':input' not in level.name
             if scores and not pairs.same and isinstance(align, nn.Identity) and not self.by_class(level):
-                told = "compares channels one by one, and the teacher's classes are others, or in another order"
+                problem = "compares channels one by one, and the teacher's classes are others, or in another order"
                 raise ValueError(
-                    f'{self.key}: {level.name}: {type(self).__name__} {told}. Tap features, or use LogitKD.'
+                    f'{self.key}: {level.name}: {type(self).__name__} {problem}. Tap features, or use LogitKD.'
                 )
 
     def scores(self, level: Level, lengths: tuple[int, int] | None = None) -> int:
@@ -142,14 +142,14 @@ class FeatureDistiller(Distiller):
         The channels are anchors x ``lengths``, the scores of an anchor on both sides, by default the numbers of
         classes.
         """
-        ours, theirs = lengths or class_lengths(self.teacher, self.state.classes)
-        found = [divmod(level.student[0], ours), divmod(level.teacher[0], theirs)]
-        if found[0] != found[1] or found[0][1] or not found[0][0]:
+        s_classes, t_classes = lengths or class_lengths(self.teacher, self.state.classes)
+        anchors = [divmod(level.student[0], s_classes), divmod(level.teacher[0], t_classes)]
+        if anchors[0] != anchors[1] or anchors[0][1] or not anchors[0][0]:
             raise ValueError(
                 f'{self.key}: {level.name} has {level.student[0]} and {level.teacher[0]} channels, not the same '
-                f'anchors of {ours} and {theirs} class scores. Tap others; a binary head needs out_channels=2.'
+                f'anchors of {s_classes} and {t_classes} class scores. Tap others; a binary head needs out_channels=2.'
             )
-        return found[0][0]
+        return anchors[0][0]
 
     def grid(self, level: Level) -> tuple[int, ...]:
         """Return the size of the compared maps, after ``resize``."""
@@ -188,15 +188,15 @@ class FeatureDistiller(Distiller):
         students, teachers = self._views(student, self.student_taps), self._views(teacher, self.teacher_taps)
         lengths = {len(view) for view in (*students, *teachers)}
         if len(students) != len(teachers) or lengths != {len(self.levels)}:
-            ours, theirs = (sum(map(len, one)) for one in (students, teachers))
-            found = f'{ours} student and {theirs} teacher maps were recorded'
-            raise RuntimeError(f'{self.key}: {found}, {len(self.levels)} were seen when the model was built.')
+            s_count, t_count = (sum(map(len, views)) for views in (students, teachers))
+            counts = f'{s_count} student and {t_count} teacher maps were recorded'
+            raise RuntimeError(f'{self.key}: {counts}, {len(self.levels)} were seen when the model was built.')
         return list(zip(students, teachers, strict=True))
 
     def _views(self, recorded: Recorded, taps: Sequence[Tap]) -> list[list[Tensor]]:
-        found = [(recorded[tap.text], count) for tap, count in zip(taps, self.counts, strict=True)]
-        number = max(math.ceil(len(tensors) / count) for tensors, count in found)
-        return [[x for tensors, n in found for x in tensors[v * n : (v + 1) * n]] for v in range(number)]
+        tap_tensors = [(recorded[tap.text], count) for tap, count in zip(taps, self.counts, strict=True)]
+        number = max(math.ceil(len(tensors) / count) for tensors, count in tap_tensors)
+        return [[x for tensors, n in tap_tensors for x in tensors[v * n : (v + 1) * n]] for v in range(number)]
 
     def matched(self, student: Tensor, teacher: Tensor, level: int) -> tuple[Tensor, Tensor]:
         """Return both maps of a level as :meth:`loss` gets them: the student's aligned, both of one size."""

@@ -71,7 +71,7 @@ class FeatureMatch(FeatureDistiller):
         with torch.autocast(teacher.device.type, enabled=False):
             teacher = teacher.to(losses.loss_dtype(teacher))
             if self.standardise == 'token':
-                teacher = F.layer_norm(teacher.movedim(1, -1), teacher.shape[1:2]).movedim(-1, 1)
+                teacher = F.layer_norm(teacher.movedim(1, -1), teacher.shape[1:2]).movedim(-1, 1)  # by (B, H, W, C)
             else:
                 teacher = self.parts[level](teacher)
         return super().matched(student, teacher, level)
@@ -116,8 +116,9 @@ class ChannelStatistics(ExactBuffers):
         if self._seen >= self.steps:
             return
         rows = torch.cat([x.movedim(1, -1).flatten(0, 2) for x in maps]).to(self.var)  # (n, C)
-        weight = rows.new_ones(len(rows), 1) if inside is None else inside.reshape(-1, 1).to(rows).repeat(len(maps), 1)
-        sums = mean_over_ranks(torch.cat([(weight * rows).sum(0), weight.sum(0)]))
+        mask = rows.new_ones(len(rows)) if inside is None else inside.flatten().to(rows).repeat(len(maps))  # (n,)
+        weight = mask[:, None]
+        sums = mean_over_ranks(torch.cat([(weight * rows).sum(0), weight.sum(0)]))  # (C + 1,)
         number = sums[-1].clamp_min(MIN_COUNT)
         mean = sums[:-1] / number
         var = mean_over_ranks((weight * (rows - mean).square()).sum(0)) / number
@@ -127,8 +128,8 @@ class ChannelStatistics(ExactBuffers):
         between = mean - self.mean
         joined = self.mean + share * between, (1 - share) * (self.var + share * between.square()) + share * var
         finite = (mean + var).isfinite().all()  # a broken map, whose step is skipped, must not stay in here
-        for own, new in zip((self.mean, self.var, self.count), (*joined, self.count + positions), strict=True):
-            own.copy_(torch.where(finite, new, own))
+        for buffer, new in zip((self.mean, self.var, self.count), (*joined, self.count + positions), strict=True):
+            buffer.copy_(torch.where(finite, new, buffer))
         self.seen.add_(int(counts))
         self._seen += counts
 

@@ -85,5 +85,5 @@ class GlobalContext(nn.Module):
             nn.init.zeros_(parameter)
 
     def forward(self, x: Tensor) -> Tensor:
-        share = self.mask(x).flatten(2).softmax(2)
-        return self.transform(torch.bmm(x.flatten(2), share.mT.to(x.dtype))[..., 0])
+        share = self.mask(x).flatten(2).softmax(2)  # (B, 1, H*W)
+        return self.transform(torch.bmm(x.flatten(2), share.mT.to(x.dtype))[..., 0])  # (B, C)

@@ -57,7 +57,7 @@ class FreeKD(TokenDistiller):
     def loss(self, student: Tensor, teacher: Tensor, level: int) -> Losses:
         """Return the terms of one level; ``loss_freekd`` also as ``level<i>`` for the log."""
         value = frequency_terms(student, teacher, self.slot(level).mask_token, self.bands).sum()
-        found = {'loss_freekd': value, f'level{level}': value.detach()}
+        terms = {'loss_freekd': value, f'level{level}': value.detach()}
         if self.mse_weight:
-            found['loss_mse'] = self.mse_weight * feature_mimic(student, teacher, reduction='mean')
-        return found
+            terms['loss_mse'] = self.mse_weight * feature_mimic(student, teacher, reduction='mean')
+        return terms

@@ -48,8 +48,8 @@ class FRS(Distiller):
     def __init__(self, *taps: TapOption | None, **options: Any) -> None:
         super().__init__(*taps, **options)
         if len(self.student_taps) != 2 or any(weight != 1 for weight in self.tap_weights):
-            given = [(str(tap), weight) for tap, weight in zip(self.student_taps, self.tap_weights, strict=True)]
-            raise ValueError(f'student_tap must be two taps without weights, e.g. {self.student_tap}, got {given}.')
+            pairs = [(str(tap), weight) for tap, weight in zip(self.student_taps, self.tap_weights, strict=True)]
+            raise ValueError(f'student_tap must be two taps without weights, e.g. {self.student_tap}, got {pairs}.')
         check_weights(feature_weight=self.feature_weight, class_weight=self.class_weight)
         self.convs = nn.ModuleList()
 
@@ -59,33 +59,33 @@ class FRS(Distiller):
             head = config.model.get(taps[1].path.partition('.')[0]) or {}
             check_independent(key, side, head)
             if derives(head, config.scope, 'YOLOXHead'):
-                told = (
+                problem = (
                     f'the {side} learns class scores where objects are alone, and says by another score where that is'
                 )
-                raise ValueError(f"{key}: {told}: they tell no richness. Use type='PKD'.")
+                raise ValueError(f"{key}: {problem}: they tell no richness. Use type='PKD'.")
 
     def setup(self, student: Shapes, teacher: Shapes) -> None:
         """Check the levels, and make the convolutions."""
-        (_, maps, own, theirs), (_, scores, own_scores, their_scores) = self.paired_shapes(student, teacher)
-        if len(own) != len(own_scores):
+        (_, maps, s_shapes, t_shapes), (_, scores, own_scores, their_scores) = self.paired_shapes(student, teacher)
+        if len(s_shapes) != len(own_scores):
             raise ValueError(
-                f'{self.key}: {maps} gives {len(own)} levels and {scores} {len(own_scores)}: tap the levels that the '
-                "head gets, and its list of scores, as in ['neck', 'bbox_head[0]']."
+                f'{self.key}: {maps} gives {len(s_shapes)} levels and {scores} {len(own_scores)}: tap the levels that '
+                "the head gets, and its list of scores, as in ['neck', 'bbox_head[0]']."
             )
         if self.class_weight and self.maps_classes:
             raise ValueError(f'{self.key}: scores of other classes have other channels: set class_weight=0.')
-        for level, shapes in enumerate(zip(own, theirs, own_scores, their_scores, strict=True)):
+        for level, shapes in enumerate(zip(s_shapes, t_shapes, own_scores, their_scores, strict=True)):
             bare = [shape[1:] for shape in shapes]
             for name, shape in zip((maps, maps, scores, scores), bare, strict=True):
                 check_map(self.key, name, shape)
             sizes = {tuple(shape[1:]) for shape in bare}
             if len(sizes) > 1:
-                found = f'level {level} of {maps} and {scores} has maps of {" and ".join(map(str, sizes))}'
-                raise ValueError(f'{self.key}: {found}: tap levels of the same stride on both sides.')
+                problem = f'level {level} of {maps} and {scores} has maps of {" and ".join(map(str, sizes))}'
+                raise ValueError(f'{self.key}: {problem}: tap levels of the same stride on both sides.')
             if self.class_weight and bare[2][0] != bare[3][0]:
-                found = f'{scores} has {bare[2][0]} channels and {bare[3][0]}'
-                way = 'both heads need the same classes and anchors, or set class_weight=0'
-                raise ValueError(f'{self.key}: {found}: {way}.')
+                problem = f'{scores} has {bare[2][0]} channels and {bare[3][0]}'
+                remedy = 'both heads need the same classes and anchors, or set class_weight=0'
+                raise ValueError(f'{self.key}: {problem}: {remedy}.')
             channels, wide = bare[0][0], bare[1][0]
             kernel = _KERNELS.get(self.align, 0) if self.feature_weight else 0
             if self.feature_weight and not kernel and channels != wide:
@@ -98,19 +98,19 @@ class FRS(Distiller):
             [side[str(tap)] for tap in taps]
             for side, taps in ((student, self.student_taps), (teacher, self.teacher_taps))
         )
-        richness = [losses.feature_richness(one) for one in their_scores]
-        totals = mean_over_ranks(torch.stack([one.sum() for one in richness]))
-        found: Losses = {}
+        richness = [losses.feature_richness(logits) for logits in their_scores]
+        totals = mean_over_ranks(torch.stack([weight.sum() for weight in richness]))
+        named_terms: Losses = {}
         if self.feature_weight:
             terms = [
-                losses.rich_squares(conv(own), theirs, rich, total)
-                for conv, own, theirs, rich, total in zip(self.convs, maps, their_maps, richness, totals, strict=True)
+                losses.rich_squares(conv(s), t, rich, total)
+                for conv, s, t, rich, total in zip(self.convs, maps, their_maps, richness, totals, strict=True)
             ]
-            found['loss_feature'] = self.feature_weight * torch.stack(terms).sum()
+            named_terms['loss_feature'] = self.feature_weight * torch.stack(terms).sum()
         if self.class_weight:
             terms = [
-                losses.rich_entropy(own, theirs, rich, total)
-                for own, theirs, rich, total in zip(scores, their_scores, richness, totals, strict=True)
+                losses.rich_entropy(s, t, rich, total)
+                for s, t, rich, total in zip(scores, their_scores, richness, totals, strict=True)
             ]
-            found['loss_class'] = self.class_weight * torch.stack(terms).sum()
-        return found
+            named_terms['loss_class'] = self.class_weight * torch.stack(terms).sum()
+        return named_terms

@@ -38,7 +38,7 @@ def semantic_labels(data_samples: Samples, size: Sequence[int], key: str, ignore
         )
     labels = torch.stack([sample.gt_sem_seg.data for sample in data_samples])
     labels = F.interpolate(labels.float(), tuple(size), mode='nearest')[:, 0].long()
-    return reduce(lambda found, one: found.masked_fill(found == one, IGNORED), ignored, labels)
+    return reduce(lambda target, label: target.masked_fill(target == label, IGNORED), ignored, labels)
 
 
 def classes_of_head(teacher: FrozenTeacher | None, path: str) -> int | None:
@@ -58,8 +58,8 @@ def check_outputs(
             name, inside = tap.path.partition('.')[::2]
             of_queries = name == 'bbox_head' and tap.argument is None
             if of_queries and hasattr(class_of(config.model, config.scope), DECODER):
-                told = f'{tap} of the {side} are answers to queries, whose numbers mean nothing'
-                raise ValueError(f"{key}: {told}. Use type='KDDETR', or tap the neck.")
+                problem = f'{tap} of the {side} are answers to queries, whose numbers mean nothing'
+                raise ValueError(f"{key}: {problem}. Use type='KDDETR', or tap the neck.")
             if activation == 'sigmoid':
                 check_independent(key, side, head or {}, not inside)
         if None in heads:
@@ -68,11 +68,11 @@ def check_outputs(
         options = ['anchor_generator', 'strides']  # which objects a level finds where
         if any(part in inside for part in ('reg', 'bbox')) if inside else pair[0].index not in (0, 2):
             options += ['bbox_coder', 'reg_max', 'norm_on_bbox', *(['exp_on_reg'] if inside else [])]
-        ours, theirs = (_meaning(head, config, options) for head, (_, _, config) in zip(heads, sides, strict=True))
-        for option in (one for one in options if one in ours and one in theirs):
-            if _built(ours[option], student) != _built(theirs[option], teacher):
-                told = f'the student has {name}.{option}={ours[option]}, the teacher {theirs[option]}'
-                raise ValueError(f'{key}: {told}: their outputs mean something else. Give both the same.')
+        s_spec, t_spec = (_meaning(head, config, options) for head, (_, _, config) in zip(heads, sides, strict=True))
+        for option in (candidate for candidate in options if candidate in s_spec and candidate in t_spec):
+            if _built(s_spec[option], student) != _built(t_spec[option], teacher):
+                problem = f'the student has {name}.{option}={s_spec[option]}, the teacher {t_spec[option]}'
+                raise ValueError(f'{key}: {problem}: their outputs mean something else. Give both the same.')
 
 
 def dense_head(tap: Tap, config: ModelConfig) -> Mapping[str, Any] | None:
@@ -88,8 +88,8 @@ def _meaning(head: Any, config: ModelConfig, names: Sequence[str]) -> dict[str, 
     """Return the named options of a dense head, with the defaults of its class where that is mmdet's."""
     kind, defaults = class_of(head, config.scope), {}
     if kind.__module__.startswith('mmdet.'):  # a class of the user's may fix an option in its constructor
-        for one in reversed(kind.__mro__):
-            defaults.update({k: v.default for k, v in inspect.signature(one.__init__).parameters.items()})
+        for base in reversed(kind.__mro__):
+            defaults.update({k: v.default for k, v in inspect.signature(base.__init__).parameters.items()})
     return {name: head.get(name, defaults.get(name)) for name in names if name in {**defaults, **head}}
 
 
@@ -109,11 +109,11 @@ def _built(value: Any, config: ModelConfig) -> Any:
 
 def class_lengths(teacher: FrozenTeacher | None, classes: int | None) -> tuple[int, int]:
     """Return the numbers of classes of the student, which a model tells, and of the teacher."""
-    theirs = None if teacher is None else num_classes(teacher.config.model)
-    if classes is None or theirs is None:
+    teacher_classes = None if teacher is None else num_classes(teacher.config.model)
+    if classes is None or teacher_classes is None:
         key = 'model.teacher' if teacher is None else teacher.key
         raise ValueError(f'{key}.classes needs heads with num_classes in both networks.')
-    return classes, theirs
+    return classes, teacher_classes
 
 
 def scores_of_head(teacher: FrozenTeacher | None, path: str) -> int | None:
@@ -144,24 +144,24 @@ _PROBABILITIES = ('TOODHead', 'CenterNetHead')  # as outputs; their convolutions
 def check_independent(key: str, side: str, head: Mapping[str, Any], output: bool = True) -> None:
     """Refuse a dense head whose class scores are not the logits of independent yes/no decisions."""
     kind = getattr(head.get('type'), '__name__', str(head.get('type'))).rpartition('.')[2]
-    others = _OTHER_SCORES + (_PROBABILITIES if output else ())
-    if kind in others or not (head.get('loss_cls') or {}).get('use_sigmoid', True):
-        told = (
+    unsupported = _OTHER_SCORES + (_PROBABILITIES if output else ())
+    if kind in unsupported or not (head.get('loss_cls') or {}).get('use_sigmoid', True):
+        problem = (
             f'scores of the {side} ({kind}) are no logits of independent yes/no decisions, as the method compares them'
         )
-        raise ValueError(f"{key}: {told}. Compare the neck, e.g. by type='PKD'.")
+        raise ValueError(f"{key}: {problem}. Compare the neck, e.g. by type='PKD'.")
 
 
 def check_competing(key: str, teacher: FrozenTeacher | None, taps: Iterable[Tap]) -> None:
     """Refuse a softmax over the independent yes/no scores of a head."""
     for tap in taps:
         head = _head_config(teacher, tap.path) or {}
-        decode = [one for one in listed(head.get('loss_decode')) if type_name(one) in _SEGMENTATION]
-        independent = [type_name(one) == 'FocalLoss' or one.get('use_sigmoid', False) for one in decode]
+        decode = [loss for loss in listed(head.get('loss_decode')) if type_name(loss) in _SEGMENTATION]
+        independent = [type_name(loss) == 'FocalLoss' or loss.get('use_sigmoid', False) for loss in decode]
         if (head.get('loss_cls') or {}).get('use_sigmoid') or (decode and all(independent)):
-            place = 'loss_decode' if decode else 'loss_cls.use_sigmoid'
-            told = f'are independent yes/no scores ({place} of their head), which do not compete'
-            raise ValueError(f"{key}: {tap} {told}: set {key}.activation='sigmoid'.")
+            option = 'loss_decode' if decode else 'loss_cls.use_sigmoid'
+            problem = f'are independent yes/no scores ({option} of their head), which do not compete'
+            raise ValueError(f"{key}: {tap} {problem}: set {key}.activation='sigmoid'.")
 
 
 class AnchorTargets(NamedTuple):
@@ -189,8 +189,8 @@ def assigned_by_student(head: str, student: ModelConfig, teacher: ModelConfig) -
     for side in (student, teacher):
         option = side.model.get(head) or {}
         kind = class_of(option, side.scope)
-        kept = {key: value for key, value in option.items() if key not in _LAYERS and not key.startswith('loss_')}
-        read.append(([getattr(kind, name, None) for name in _ASSIGNING], kept, side.model.get('train_cfg')))
+        rules = {key: value for key, value in option.items() if key not in _LAYERS and not key.startswith('loss_')}
+        read.append(([getattr(kind, name, None) for name in _ASSIGNING], rules, side.model.get('train_cfg')))
     return [f'{head}.get_targets'] if read[0] == read[1] else []
 
 
@@ -210,21 +210,21 @@ def anchor_targets(
         targets = head.get_targets(anchors, flags, instances, metas, batch_gt_instances_ignore=ignored)
     targets = targets[:-1] if isinstance(targets[-1], list) else targets  # PISA's sampling results come last
     *_, label_weights, _, box_weights, positives = targets  # ATSS and GFL put anchors before their labels
-    flat, *_ = (_of_all_levels(one) for one in anchors)
+    flat, *_ = (_of_all_levels(picture_anchors) for picture_anchors in anchors)
     levels = list(flat.split([x.shape[1] for x in label_weights]))
     return AnchorTargets(metas, instances, levels, [*map(_of_all_levels, flags)], label_weights, box_weights, positives)
 
 
-def _of_all_levels(found: Any) -> Tensor:
+def _of_all_levels(levels: Any) -> Tensor:
     """Return what a picture has of each level in one tensor, as ``get_targets`` of some heads leaves it."""
-    return found if isinstance(found, Tensor) else torch.cat(found)
+    return levels if isinstance(levels, Tensor) else torch.cat(levels)  # (A, ...)
 
 
 def annotated(data_samples: Samples, name: str) -> tuple[list[Any], list[Any], list[Any]]:
     """Return metadata, annotated instances and ignored ones of each picture, as the heads of mmdet take them."""
     if not data_samples or any('gt_instances' not in sample for sample in data_samples):
-        told = f'distillers.{name} needs boxes (gt_instances), which the batch does not hold'
-        raise ValueError(f'{told}: use detection data with LoadAnnotations(with_bbox=True) in the pipeline.')
+        problem = f'distillers.{name} needs boxes (gt_instances), which the batch does not hold'
+        raise ValueError(f'{problem}: use detection data with LoadAnnotations(with_bbox=True) in the pipeline.')
     keys = ('metainfo', 'gt_instances')
     metas, instances = ([getattr(sample, key) for sample in data_samples] for key in keys)
     return metas, instances, [sample.get('ignored_instances') for sample in data_samples]
@@ -238,7 +238,7 @@ def boxes_in_pixels(data_samples: Samples, key: str, like: Tensor) -> list[Tenso
             "LoadAnnotations(with_bbox=True) in the pipeline, or another method, e.g. type='MGD'."
         )
     boxes = (sample.gt_instances.bboxes for sample in data_samples)
-    return [getattr(one, 'tensor', one).to(like) for one in boxes]
+    return [getattr(picture_boxes, 'tensor', picture_boxes).to(like) for picture_boxes in boxes]
 
 
 def boxes_on_map(data_samples: Samples, size: Sequence[int], key: str, like: Tensor) -> Tensor:
@@ -254,7 +254,7 @@ def boxes_on_map(data_samples: Samples, size: Sequence[int], key: str, like: Ten
 def on_map(boxes: Sequence[Tensor], data_samples: Samples, size: Sequence[int]) -> list[Tensor]:
     """Return the boxes of each picture, given in pixels, in cells of a map that covers the padded picture."""
     strides = to_device(torch.tensor([_strides(sample, size) for sample in data_samples]), boxes[0]).to(boxes[0].dtype)
-    return [one / by for one, by in zip(boxes, strides, strict=True)]
+    return [picture_boxes / stride for picture_boxes, stride in zip(boxes, strides, strict=True)]
 
 
 def _strides(sample: Sample, size: Sequence[int]) -> list[float]:
@@ -262,9 +262,9 @@ def _strides(sample: Sample, size: Sequence[int]) -> list[float]:
 
     If the side is no multiple of the stride, as at the coarse levels of an FPN, the last cell lies partly outside.
     """
-    meta, found = sample.metainfo, []
+    meta, strides = sample.metainfo, []
     whole = meta.get('batch_input_shape') or meta.get('pad_shape') or meta['img_shape']
     for pixels, cells in zip(whole[:2], size, strict=True):
         stride = 2.0 ** math.ceil(math.log2(pixels / cells))
-        found.append(stride if math.ceil(pixels / stride) == cells else pixels / cells)
-    return found[::-1] * 2
+        strides.append(stride if math.ceil(pixels / stride) == cells else pixels / cells)
+    return strides[::-1] * 2

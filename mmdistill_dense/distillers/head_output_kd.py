@@ -80,8 +80,8 @@ class HeadOutputKD(FeatureDistiller):
         head = self.teacher.config.model.get(self.teacher_taps[0].path.split('.')[0])
         if isinstance(head, Mapping) and head.get('num_classes', 1) == 1:  # an RPN
             return False
-        ours, theirs = self._lengths()
-        return level.student[0] >= ours and level.teacher[0] >= theirs  # and no centreness
+        s_classes, t_classes = self._lengths()
+        return level.student[0] >= s_classes and level.teacher[0] >= t_classes  # and no centreness
 
     def check_classes(self, pairs: ClassPairs) -> None:
         super().check_classes(pairs)
@@ -89,9 +89,9 @@ class HeadOutputKD(FeatureDistiller):
             check_groups(self.key, pairs, self.form == 'softmax')
 
     def _lengths(self) -> tuple[int, int]:
-        ours, theirs = class_lengths(self.teacher, self.state.classes)
-        background = self.form == 'softmax' and self.class_count == theirs + 1
-        return ours + background, theirs + background
+        s_classes, t_classes = class_lengths(self.teacher, self.state.classes)
+        background = self.form == 'softmax' and self.class_count == t_classes + 1
+        return s_classes + background, t_classes + background
 
     def build_level(self, level: Level) -> nn.Module | None:
         if self.form in ('softmax', 'sigmoid'):
@@ -102,8 +102,8 @@ class HeadOutputKD(FeatureDistiller):
             self.scores(level, self._lengths())
             return None
         if self.class_count is not None and level.student[0] % self.class_count:
-            told = f'has {level.student[0]} channels, no multiple of num_classes={self.class_count}'
-            raise ValueError(f'{self.key}: {level.name} {told}; set num_classes to the length of one softmax.')
+            problem = f'has {level.student[0]} channels, no multiple of num_classes={self.class_count}'
+            raise ValueError(f'{self.key}: {level.name} {problem}; set num_classes to the length of one softmax.')
         return None
 
     def loss(self, student: Tensor, teacher: Tensor, level: int) -> Losses:
@@ -114,7 +114,7 @@ class HeadOutputKD(FeatureDistiller):
             student, teacher = self.pairs.anchors(student, teacher)
         classes = {'softmax': self.class_count, 'sigmoid': 1}.get(self.form)
         if classes is not None:
-            student, teacher = (x.reshape(-1, classes, *x.shape[2:]) for x in (student, teacher))
+            student, teacher = (x.reshape(-1, classes, *x.shape[2:]) for x in (student, teacher))  # (B*n, K, H, W)
         return {'loss_head': self.compare(student, teacher)}
 
 

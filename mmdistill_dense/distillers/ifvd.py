@@ -47,9 +47,9 @@ class IFVD(FeatureDistiller):
         """Pair the levels and read the number of classes from the teacher, or the student if it may have others."""
         super().setup(student, teacher)
         if self.class_count is None:
-            others = self.teacher is not None and self.teacher.option.other_classes
-            own = self.state.classes if others else classes_of_head(self.teacher, 'decode_head.conv_seg')
-            self.class_count = own or _LABELS
+            other_classes = self.teacher is not None and self.teacher.option.other_classes
+            count = self.state.classes if other_classes else classes_of_head(self.teacher, 'decode_head.conv_seg')
+            self.class_count = count or _LABELS
 
     def level_loss(self, student: Tensor, teacher: Tensor, level: int, data_samples: Samples) -> dict[str, Tensor]:
         assert self.class_count is not None, 'known since setup'

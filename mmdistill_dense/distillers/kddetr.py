@@ -60,52 +60,52 @@ class KDDETR(Distiller):
 
     def setup(self, student: Shapes, teacher: Shapes) -> None:
         """Check that the student's decoder takes the teacher's queries, and that the classes are the same."""
-        ours, theirs = ([tuple(shape[2:]) for shape in shapes[DECODER]] for shapes in (student, teacher))
-        if ours != theirs:
+        s_sizes, t_sizes = ([tuple(shape[2:]) for shape in shapes[DECODER]] for shapes in (student, teacher))
+        if s_sizes != t_sizes:
             raise ValueError(
-                f'{self.key}: the queries of the student have {ours} channels and those of the teacher {theirs}: both '
-                'need the same kind of detector, embed_dims, and two-stage or refined boxes in both or neither.'
+                f'{self.key}: the queries of the student have {s_sizes} channels and those of the teacher {t_sizes}: '
+                'both need the same kind of detector, embed_dims, and two-stage or refined boxes in both or neither.'
             )
-        own, other = (side[SCORES][0][-1] for side in (student, teacher))
-        if self.maps_classes or own != other:
-            told = f'the heads score {own} and {other} classes of their own'
-            raise ValueError(f'{self.key}: {told}: it compares heads of the same classes.')
+        s_classes, t_classes = (side[SCORES][0][-1] for side in (student, teacher))
+        if self.maps_classes or s_classes != t_classes:
+            problem = f'the heads score {s_classes} and {t_classes} classes of their own'
+            raise ValueError(f'{self.key}: {problem}: it compares heads of the same classes.')
         if self.teacher is None:
             return
         if self.teacher.option.acceleration.changes_pass:
-            told = f'{self.key} runs the decoder of the teacher once more'
-            raise ValueError(f'{told}, which {self.teacher.key}.accelerate does not prepare: leave it out.')
+            problem = f'{self.key} runs the decoder of the teacher once more'
+            raise ValueError(f'{problem}, which {self.teacher.key}.accelerate does not prepare: leave it out.')
         classes = self.teacher.config.model['bbox_head'].get('num_classes')
-        if classes not in (None, other):
-            told = f'the head scores {other} values for {classes} classes, one for "no object"'
-            way = 'it needs heads of binary scores, as Conditional, DAB and Deformable DETR and DINO have'
-            raise ValueError(f'{self.key}: {told}: {way}.')
+        if classes not in (None, t_classes):
+            problem = f'the head scores {t_classes} values for {classes} classes, one for "no object"'
+            remedy = 'it needs heads of binary scores, as Conditional, DAB and Deformable DETR and DINO have'
+            raise ValueError(f'{self.key}: {problem}: {remedy}.')
 
     def forward(self, student: Recorded, teacher: Recorded, data_samples: Samples) -> Losses:
         """Return ``loss_class``, ``loss_box`` and ``loss_giou``; a term of weight 0 is left out."""
-        ours, theirs = student[DECODER], teacher[DECODER]
-        assert isinstance(ours, Replay) and isinstance(theirs, Replay), 'the tap of the decoder records them'
-        if ours.names != theirs.names:
-            student_s, teacher_s = (', '.join(side.names) for side in (ours, theirs))
-            found = f'the decoder of the student gets {student_s} and that of the teacher {teacher_s}'
-            raise ValueError(f'{self.key}: {found}: both need the same kind of detector.')
+        s_replay, t_replay = student[DECODER], teacher[DECODER]
+        assert isinstance(s_replay, Replay) and isinstance(t_replay, Replay), 'the tap of the decoder records them'
+        if s_replay.names != t_replay.names:
+            student_s, teacher_s = (', '.join(side.names) for side in (s_replay, t_replay))
+            problem = f'the decoder of the student gets {student_s} and that of the teacher {teacher_s}'
+            raise ValueError(f'{self.key}: {problem}: both need the same kind of detector.')
         terms = []
         if self.specific:
-            terms.append(self._terms(ours, theirs, (teacher[SCORES][0], teacher[BOXES][0])))
+            terms.append(self._terms(s_replay, t_replay, (teacher[SCORES][0], teacher[BOXES][0])))
         if self.general:
-            queries = self.random_queries(theirs)
+            queries = self.random_queries(t_replay)
             with torch.no_grad():
-                answer = theirs.answer(queries)
-            terms.append(self._terms(ours, queries, answer))
+                answer = t_replay.answer(queries)
+            terms.append(self._terms(s_replay, queries, answer))
         return self.named(torch.stack(terms).sum(0))
 
     def named(self, terms: Tensor) -> Losses:
         """Return three terms with their weights; one of weight 0 is left out."""
         return {name: weight * term for (name, weight), term in zip(self.weights.items(), terms, strict=True) if weight}
 
-    def _terms(self, ours: Replay, queries: list[Tensor], answer: tuple[Tensor, Tensor]) -> Tensor:
-        first = 0 if self.layers == 'all' else -1
-        return self.terms(*(x[first:] for x in ours.answer(queries)), *(x[-1] for x in answer))
+    def _terms(self, student: Replay, queries: list[Tensor], answer: tuple[Tensor, Tensor]) -> Tensor:
+        start = 0 if self.layers == 'all' else -1
+        return self.terms(*(x[start:] for x in student.answer(queries)), *(x[-1] for x in answer))
 
     def terms(self, own_scores: Tensor, own_boxes: Tensor, scores: Tensor, boxes: Tensor) -> Tensor:
         """Return the three terms of one set of queries without weight, (3,); see :func:`losses.query_terms`."""
@@ -119,13 +119,13 @@ class KDDETR(Distiller):
         Places (2 or 4 numbers) are drawn from a normal distribution, before the sigmoid; contents and other positions
         from the teacher's own, each for itself.
         """
-        draw, found = self.generator(), []
-        for name, own in zip(queries.names, queries, strict=True):
-            if own.shape[-1] <= 4:
-                place = to_device(torch.randn(self.general, own.shape[-1], generator=draw), own).to(own.dtype)
-                place = place.sigmoid() if name == 'reference_points' else place
-                found.append(place.expand(len(own), -1, -1))
+        draw, samples = self.generator(), []
+        for name, query in zip(queries.names, queries, strict=True):
+            if query.shape[-1] <= 4:
+                points = to_device(torch.randn(self.general, query.shape[-1], generator=draw), query).to(query.dtype)
+                points = points.sigmoid() if name == 'reference_points' else points
+                samples.append(points.expand(len(query), -1, -1))
             else:
-                index = torch.randint(own.shape[1], (self.general,), generator=draw)
-                found.append(own[:, to_device(index, own)])
-        return found
+                index = torch.randint(query.shape[1], (self.general,), generator=draw)
+                samples.append(query[:, to_device(index, query)])
+        return samples

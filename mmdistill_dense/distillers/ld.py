@@ -75,18 +75,18 @@ class LD(Distiller):
         """Check that the teacher's head predicts edge distributions, and the student's head the same."""
         if self.teacher is not None:
             self._check_teacher(self.teacher.config.model, self.teacher.config.scope)
-        what = {self.scores: 'classes', self.edges: 'edges x (reg_max + 1)'}
-        for tap, values in what.items():
-            ours, theirs = ([tuple(shape[1:]) for shape in shapes[tap]] for shapes in (student, teacher))
+        units = {self.scores: 'classes', self.edges: 'edges x (reg_max + 1)'}
+        for tap, values in units.items():
+            s_shapes, t_shapes = ([tuple(shape[1:]) for shape in shapes[tap]] for shapes in (student, teacher))
             if tap == self.scores and self.maps_classes:
                 counts = class_lengths(self.teacher, self.state.classes)
-                sides = zip((ours, theirs), counts, strict=True)
+                sides = zip((s_shapes, t_shapes), counts, strict=True)
                 if any(shape[0] != count for shapes, count in sides for shape in shapes):
                     raise ValueError(f'{self.key}: {tap} has other channels than the classes of its head.')
-                ours, theirs = ([shape[1:] for shape in shapes] for shapes in (ours, theirs))
-            if ours != theirs:
-                told = f'the student has levels of {ours} ({values}, height, width) and the teacher of {theirs}'
-                raise ValueError(f'{self.key}: {told}: set model.student.{self.head} to the options of the teacher.')
+                s_shapes, t_shapes = ([shape[1:] for shape in shapes] for shapes in (s_shapes, t_shapes))
+            if s_shapes != t_shapes:
+                problem = f'the student has levels of {s_shapes} ({values}, H, W) and the teacher of {t_shapes}'
+                raise ValueError(f'{self.key}: {problem}: set model.student.{self.head} to the options of the teacher.')
         if self.class_weight:
             check_classes(self.key, self.scores, student[self.scores][0][1], f'{self.key}.class_weight=0')
 
@@ -103,25 +103,25 @@ class LD(Distiller):
         positives = _rows(scores, main)
         weight = positives.detach().float().sigmoid().amax(1)
         scale = 1.0 if self.reduction == 'sum' else 1 / mean_over_ranks(weight.sum()).clamp_min(1)
-        found = {}
+        terms = {}
         if self.main_weight:
-            found['loss_ld'] = self.main_weight * scale / 4 * self._edges(edges, teacher[self.edges], main, weight)
+            terms['loss_ld'] = self.main_weight * scale / 4 * self._edges(edges, teacher[self.edges], main, weight)
         if self.valuable_weight:
             iou = _by_level([region.valuable for region in regions])
             beside = (iou > 0).nonzero()[:, 0]
             term = self._edges(edges, teacher[self.edges], beside, iou[beside])
-            found['loss_vlr'] = self.valuable_weight * scale / 16 * term
+            terms['loss_vlr'] = self.valuable_weight * scale / 16 * term
         if self.class_weight:
-            theirs = _rows(teacher[self.scores], main)
+            targets = _rows(teacher[self.scores], main)
             if self.pairs is not None:
-                positives, theirs = self.pairs.softmax(positives, theirs)
+                positives, targets = self.pairs.softmax(positives, targets)
             # 1 / (positives of a level), their number averaged over the processes
             numbers = torch.stack([region.main.sum() for region in regions])
             shares = 1 / mean_over_ranks(numbers.float()).clamp_min(MIN_COUNT)
             shares = shares.repeat_interleave(numbers, output_size=len(positives))
-            term = losses.weighted_divergence(positives, theirs, shares, temperature=self.class_temperature)
-            found['loss_kd'] = self.class_weight * term
-        return found
+            term = losses.weighted_divergence(positives, targets, shares, temperature=self.class_temperature)
+            terms['loss_kd'] = self.class_weight * term
+        return terms
 
     @torch.no_grad()
     def regions(
@@ -132,25 +132,23 @@ class LD(Distiller):
 
         assert self.teacher is not None, 'set by the model'
         head: Any = self.teacher.module(self.head)
-        found = anchor_targets(head, sizes, data_samples, self.name, device, noted)
-        counts = [len(level) for level in found.anchors]
+        targets = anchor_targets(head, sizes, data_samples, self.name, device, noted)
+        counts = [len(level) for level in targets.anchors]
         # by the weights of the boxes: labels may be above its own classes
-        main = [weights[..., 0] > 0 for weights in found.box_weights]
-        flat, border = torch.cat(found.anchors), head.train_cfg['allowed_border']
-        pairs = zip(found.valid, found.metas, strict=True)
+        main = [weights[..., 0] > 0 for weights in targets.box_weights]
+        flat, border = torch.cat(targets.anchors), head.train_cfg['allowed_border']  # (A, 4)
+        pairs = zip(targets.valid, targets.metas, strict=True)
         inside = [anchor_inside_flags(flat, usable, meta['img_shape'][:2], border) for usable, meta in pairs]
-        kept = torch.stack([torch.stack([part.sum() for part in flags.split(counts)]) for flags in inside]).tolist()
-        every = torch.stack(inside).nonzero()[:, 1].split([sum(numbers) for numbers in kept])
+        totals = torch.stack([torch.stack([part.sum() for part in flags.split(counts)]) for flags in inside]).tolist()
+        indices = torch.stack(inside).nonzero()[:, 1].split([sum(numbers) for numbers in totals])
         valuable = flat.new_zeros(len(inside), len(flat))
-        for row, places, numbers, one in zip(valuable, every, kept, found.instances, strict=True):
-            boxes = getattr(one.bboxes, 'tensor', one.bboxes)
-            row[places] = losses.valuable_region(
-                flat[places], boxes, numbers, topk=head.assigner.topk, ratio=self.ratio
-            )
+        for row, index, numbers, annotation in zip(valuable, indices, totals, targets.instances, strict=True):
+            boxes = getattr(annotation.bboxes, 'tensor', annotation.bboxes)
+            row[index] = losses.valuable_region(flat[index], boxes, numbers, topk=head.assigner.topk, ratio=self.ratio)
         return [Region(*pair) for pair in zip(main, valuable.split(counts, 1), strict=True)]
 
-    def _edges(self, student: Sequence[Tensor], teacher: Sequence[Tensor], places: Tensor, w: Tensor) -> Tensor:
-        s, t = (_rows(x, places).unflatten(1, (4, -1)) for x in (student, teacher))
+    def _edges(self, student: Sequence[Tensor], teacher: Sequence[Tensor], index: Tensor, w: Tensor) -> Tensor:
+        s, t = (_rows(x, index).unflatten(1, (4, -1)) for x in (student, teacher))  # (R, 4, n)
         return losses.weighted_divergence(s, t, w[:, None].expand(-1, 4), temperature=self.temperature)
 
     def _check_teacher(self, model: Mapping[str, Any], scope: str | None) -> None:
@@ -159,19 +157,19 @@ class LD(Distiller):
         bases = [] if cls is None else cls.__mro__
         if not any('reg_max' in inspect.signature(base.__init__).parameters for base in bases):
             name = getattr(kind, '__name__', kind)
-            told = f"LD compares box edges that heads with reg_max predict; the teacher's {self.head} is a {name}"
-            raise ValueError(f"{self.key}: {told}. Use a GFL pair, or another method, e.g. type='PKD'.")
+            problem = f"LD compares box edges that heads with reg_max predict; the teacher's {self.head} is a {name}"
+            raise ValueError(f"{self.key}: {problem}. Use a GFL pair, or another method, e.g. type='PKD'.")
         assigner = (model.get('train_cfg') or {}).get('assigner') or {}
         if 'topk' not in assigner or 'ATSS' not in str(assigner.get('type')):
-            told = 'LD needs the ATSSAssigner of a GFL config in model.teacher.train_cfg'
-            raise ValueError(f'{self.key}: {told}, got {dict(assigner) or None}.')
+            problem = 'LD needs the ATSSAssigner of a GFL config in model.teacher.train_cfg'
+            raise ValueError(f'{self.key}: {problem}, got {dict(assigner) or None}.')
 
 
 def _by_level(values: Sequence[Tensor]) -> Tensor:
     """Return (R,), level after level, from (B, A) of each: to look for places there waits for the device once."""
-    return torch.cat([one.flatten() for one in values])
+    return torch.cat([level.flatten() for level in values])  # (R,)
 
 
-def _rows(maps: Sequence[Tensor], places: Tensor) -> Tensor:
+def _rows(maps: Sequence[Tensor], index: Tensor) -> Tensor:
     """Gather (R, C) from maps (B, C, H, W) at places in the order of :func:`_by_level`."""
-    return torch.cat([x.permute(0, 2, 3, 1).flatten(0, 2) for x in maps]).index_select(0, places)
+    return torch.cat([x.permute(0, 2, 3, 1).flatten(0, 2) for x in maps]).index_select(0, index)  # (R, C)

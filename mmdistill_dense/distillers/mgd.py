@@ -35,8 +35,8 @@ class MGD(FeatureDistiller):
 
     def build_level(self, level: Level) -> nn.Module:
         channels = level.teacher[0]
-        first, second = (nn.Conv2d(channels, channels, 3, padding=1) for _ in range(2))
-        return nn.Sequential(first, nn.ReLU(inplace=True), second)
+        conv1, conv2 = (nn.Conv2d(channels, channels, 3, padding=1) for _ in range(2))
+        return nn.Sequential(conv1, nn.ReLU(inplace=True), conv2)
 
     def loss(self, student: Tensor, teacher: Tensor, level: int) -> Losses:
         block: Any = self.parts[level]

@@ -104,16 +104,16 @@ class QueueKL(VectorDistiller):
                 ranks = losses.key_ranks(s.detach(), t, queue.negatives())
                 terms['acc_top1'] = 100 * (ranks < 1).to(s.dtype).mean()
             # a broken vector, whose step is skipped, must not stay in there; zeros do not enter
-            kept = torch.where(t.isfinite().all(1, keepdim=True), t, 0)
+            new_keys = torch.where(t.isfinite().all(1, keepdim=True), t, 0)
             if self.training and not self.own_key:
-                queue.enqueue(kept)
+                queue.enqueue(new_keys)
             keys = queue.negatives()[None]
             # not kept for the backward pass, before which the next vectors are written over its rows
             terms['loss_queue'] = losses.similarity_divergence(
                 s * self.sharper, keys, t, keys, temperature=self.temperature, own_key=self.own_key
             )
             if self.training and self.own_key:
-                self._waiting.append((queue, kept))
+                self._waiting.append((queue, new_keys))
         return terms
 
     def _queue(self, level: int) -> NegativeQueue:

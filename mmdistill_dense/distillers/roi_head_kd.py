@@ -94,40 +94,40 @@ class RoIHeadKD(Distiller):
             return
         model = self.teacher.config.model
         if 'roi_head' not in model:
-            found = f'{self.teacher.key} is a {model.get("type")} and has no roi_head'
-            raise ValueError(f'{self.key}: {found}; for dense heads use HeadOutputKD.')
+            problem = f'{self.teacher.key} is a {model.get("type")} and has no roi_head'
+            raise ValueError(f'{self.key}: {problem}; for dense heads use HeadOutputKD.')
         if self.output == MASKS and not model['roi_head'].get('mask_head'):
-            found = f'the RoI head of {self.teacher.key} has no mask_head'
-            raise ValueError(f"{self.key}.output='mask_preds', but {found}.")
-        if branch := next((one for one in ('semantic_head', 'glbctx_head') if model['roi_head'].get(one)), None):
-            found = f'the RoI head of {self.teacher.key} has a {branch}'
-            raise ValueError(f'{self.key}: {found}, without which it does not answer: take a standard or cascade one.')
+            problem = f'the RoI head of {self.teacher.key} has no mask_head'
+            raise ValueError(f"{self.key}.output='mask_preds', but {problem}.")
+        if branch := next((name for name in ('semantic_head', 'glbctx_head') if model['roi_head'].get(name)), None):
+            problem = f'the RoI head of {self.teacher.key} has a {branch}'
+            raise ValueError(f'{self.key}: {problem}, which RoIs alone cannot feed: take a standard or cascade one.')
         head = self._head_config(model['roi_head'])
         loss = head.get('loss_cls') or {}
         kind = type_name(loss)
         apart = kind == 'SeesawLoss' or loss.get('use_sigmoid', 'Focal' in kind)  # Seesaw's last two tell objectness
         if self.output == 'cls_score' and self.form in ('softmax', 'dist') and apart:
-            found = f'form={self.form!r}, but the scores of {self.teacher.key} do not compete ({dict(loss)})'
-            raise ValueError(f'{self.key}: {found}. Compare bbox_pred or maps of the neck.')
+            problem = f'form={self.form!r}, but the scores of {self.teacher.key} do not compete ({dict(loss)})'
+            raise ValueError(f'{self.key}: {problem}. Compare bbox_pred or maps of the neck.')
         if self.output == 'bbox_pred' and 'num_classes' in head:
-            width, theirs = student[self.tap][0][-1], head['num_classes']
-            specific = 4 * (class_lengths(self.teacher, self.state.classes)[0] if self.maps_classes else theirs)
+            width, classes = student[self.tap][0][-1], head['num_classes']
+            specific = 4 * (class_lengths(self.teacher, self.state.classes)[0] if self.maps_classes else classes)
             expected = 4 if head.get('reg_class_agnostic') else specific
             if width != expected and width in (4, specific):
                 raise ValueError(self._shape_message(width, expected))
 
     def check_networks(self, key: str, student: ModelConfig, teacher: ModelConfig) -> None:
         """Refuse boxes that the two heads code otherwise."""
-        theirs, ours = (config.model.get('roi_head') or {} for config in (teacher, student))
-        if self.output != 'bbox_pred' or not theirs.get('bbox_head') or not ours.get('bbox_head'):
+        t_head, s_head = (config.model.get('roi_head') or {} for config in (teacher, student))
+        if self.output != 'bbox_pred' or not t_head.get('bbox_head') or not s_head.get('bbox_head'):
             return
-        number = next((int(one) for one in self.tap.split('.') if one.isdigit()), 0)
-        pairs = (ours['bbox_head'], number), (theirs['bbox_head'], self.stage)
-        chosen = [one[at : at + 1] if isinstance(one, Sequence) else [one] for one, at in pairs]
-        coders = [one.get('bbox_coder') for one in [*chosen[0], *chosen[1]]]
+        number = next((int(part) for part in self.tap.split('.') if part.isdigit()), 0)
+        pairs = (s_head['bbox_head'], number), (t_head['bbox_head'], self.stage)
+        chosen = [head[stage : stage + 1] if isinstance(head, Sequence) else [head] for head, stage in pairs]
+        coders = [head.get('bbox_coder') for head in [*chosen[0], *chosen[1]]]
         if len(coders) == 2 and all(coders) and coders[0] != coders[1]:
-            told = f'the student has bbox_coder={dict(coders[0])}, the teacher {dict(coders[1])}'
-            raise ValueError(f'{key}: {told}: their boxes mean something else. Give both heads one coder.')
+            problem = f'the student has bbox_coder={dict(coders[0])}, the teacher {dict(coders[1])}'
+            raise ValueError(f'{key}: {problem}: their boxes mean something else. Give both heads one coder.')
 
     def forward(self, student: Recorded, teacher: Recorded, data_samples: Samples) -> Losses:
         """Return ``loss_roi``, summed over the calls of the tapped head."""
@@ -155,8 +155,8 @@ class RoIHeadKD(Distiller):
 
     def _term(self, student: Tensor, rois: Tensor, features: Sequence[Tensor]) -> Tensor:
         if len(student) != len(rois):
-            found = f'student_tap={self.tap!r} has {len(student)} rows, but rois={self.rois!r} {len(rois)}'
-            raise ValueError(f'{self.key}: {found}; tap the RoIs of the same head.')
+            problem = f'student_tap={self.tap!r} has {len(student)} rows, but rois={self.rois!r} {len(rois)}'
+            raise ValueError(f'{self.key}: {problem}; tap the RoIs of the same head.')
         count = mean_count(len(rois), student)  # also without RoIs: the processes wait for each other
         if not len(rois):
             return 0.0 * student.float().sum()
@@ -177,29 +177,29 @@ class RoIHeadKD(Distiller):
         head = self._head_config(self.teacher.config.model['roi_head']) if self.teacher else {}
         merged = any(len(group.student) > 1 or len(group.teacher) > 1 for group in pairs.groups)
         if self.output == 'bbox_pred' and not head.get('reg_class_agnostic') and merged:
-            told = f'the heads regress a box for each class, and merged classes ({pairs.key}) have several boxes'
-            raise ValueError(f'{self.key}: {told}. Compare cls_score, or use heads with reg_class_agnostic=True.')
+            problem = f'the heads regress a box for each class, and merged classes ({pairs.key}) have several boxes'
+            raise ValueError(f'{self.key}: {problem}. Compare cls_score, or use heads with reg_class_agnostic=True.')
 
     def _paired(self, pairs: ClassPairs, student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
         """Return the outputs of shared classes; one box for all classes stays as it is."""
-        ours, theirs = len(pairs.student), len(pairs.teacher)
+        s_classes, t_classes = len(pairs.student), len(pairs.teacher)
         if self.output == MASKS:
-            by_class = (student.shape[1], teacher.shape[1]) == (ours, theirs)
+            by_class = (student.shape[1], teacher.shape[1]) == (s_classes, t_classes)
             return pairs.sigmoid(student, teacher) if by_class else (student, teacher)
         if self.output == 'cls_score':
-            if (student.shape[1] - ours, teacher.shape[1] - theirs) == (1, 1):
+            if (student.shape[1] - s_classes, teacher.shape[1] - t_classes) == (1, 1):
                 pairs = pairs.with_background()
             return (pairs.sigmoid if self.form == 'sigmoid' else pairs.softmax)(student, teacher)
-        if (student.shape[1], teacher.shape[1]) != (4 * ours, 4 * theirs):
+        if (student.shape[1], teacher.shape[1]) != (4 * s_classes, 4 * t_classes):
             return student, teacher
-        blocks = pairs.sigmoid(student.unflatten(1, (ours, 4)), teacher.unflatten(1, (theirs, 4)))
-        return blocks[0].flatten(1), blocks[1].flatten(1)
+        blocks = pairs.sigmoid(student.unflatten(1, (s_classes, 4)), teacher.unflatten(1, (t_classes, 4)))  # (R, G, 4)
+        return blocks[0].flatten(1), blocks[1].flatten(1)  # (R, 4*G)
 
     def _head_config(self, roi_head: Mapping[str, Any]) -> Mapping[str, Any]:
         stages, head = roi_head.get('num_stages', 1), roi_head['bbox_head']
         if not 0 <= self.stage < stages:
-            found = f'the RoI head of the teacher has {stages} stage(s), counted from 0'
-            raise ValueError(f'{self.key}.stage={self.stage}, but {found}.')
+            problem = f'the RoI head of the teacher has {stages} stage(s), counted from 0'
+            raise ValueError(f'{self.key}.stage={self.stage}, but {problem}.')
         return head[self.stage] if isinstance(head, Sequence) else head
 
     def _shape_message(self, student: int, teacher: int) -> str:

@@ -70,9 +70,9 @@ class Schedule:
         late = {name: point for name, point in points.items() if point > last}
         if not late:
             return None
-        places = ', '.join(f'{name} is iteration {point:g}' for name, point in late.items())
+        late_points = ', '.join(f'{name} is iteration {point:g}' for name, point in late.items())
         return (
-            f'{key}.schedule: {places}, but the weight ends at iteration {last:g} of {max_iters}. Points are '
+            f'{key}.schedule: {late_points}, but the weight ends at iteration {last:g} of {max_iters}. Points are '
             'iterations, or fractions of the run such as 0.5.'
         )
 
@@ -87,8 +87,8 @@ def in_iterations(point: int | float, max_iters: int) -> float:
     if not isinstance(point, float):
         return point
     if max_iters < 1:
-        told = f'schedule: {point} is a fraction of the run, but the length of the run is not known'
-        raise RuntimeError(f'{told}: a loop of your own calls model.distillation.start(max_iters=…).')
+        problem = f'schedule: {point} is a fraction of the run, but the length of the run is not known'
+        raise RuntimeError(f'{problem}: a loop of your own calls model.distillation.start(max_iters=…).')
     return point * max_iters
 
 
@@ -99,8 +99,8 @@ def check_point(name: str, point: int | float | None) -> None:
     is_iteration = isinstance(point, int) and not isinstance(point, bool) and point >= 0
     is_fraction = isinstance(point, float) and 0 < point <= 1
     if not (is_iteration or is_fraction):
-        what = 'an iteration (int >= 0) or a fraction of the run (float in (0, 1])'
-        raise ValueError(f'{name} must be {what}, got {point!r}.')
+        choices = 'an iteration (int >= 0) or a fraction of the run (float in (0, 1])'
+        raise ValueError(f'{name} must be {choices}, got {point!r}.')
 
 
 AUTO = 'auto'  # a ratio
@@ -134,8 +134,8 @@ class Balance:
 
     def __post_init__(self) -> None:
         if self.ratio != AUTO and not (is_number(self.ratio) and float(self.ratio) > 0):
-            told = f"balance.ratio must be a number > 0 or 'auto', got {self.ratio!r}"
-            raise ValueError(f'{told}; to remove a distiller, set loss_weight=0.')
+            problem = f"balance.ratio must be a number > 0 or 'auto', got {self.ratio!r}"
+            raise ValueError(f'{problem}; to remove a distiller, set loss_weight=0.')
         check_point('balance.until', self.until)
         if not self.until:
             raise ValueError(f'balance.until must lie behind the first iteration, got {self.until!r}.')
@@ -160,13 +160,13 @@ class Try(NamedTuple):
 
     iteration: int
     task: float
-    own: float
+    method: float
 
     @property
     def log_ratio(self) -> float | None:
         """``ln T - ln U``; None where a norm is not finite or too small."""
-        valid = _NO_TASK <= self.task < math.inf and 0 < self.own < math.inf
-        return math.log(self.task) - math.log(self.own) if valid else None
+        valid = _NO_TASK <= self.task < math.inf and 0 < self.method < math.inf
+        return math.log(self.task) - math.log(self.method) if valid else None
 
 
 def planned(window: float, max_iters: int, terms: int) -> frozenset[int]:
@@ -180,8 +180,8 @@ def planned(window: float, max_iters: int, terms: int) -> frozenset[int]:
     early = [iteration for iteration in _EARLY if iteration < half]
     late = _spread(range(half, math.ceil(window)), max(_DECIDING, (count - len(early)) // 2))
     early = early[: count - len(late)]
-    rest = [iteration for iteration in range(half) if iteration not in early]
-    return frozenset((*early, *_spread(rest, count - len(early) - len(late)), *late))
+    candidates = [iteration for iteration in range(half) if iteration not in early]
+    return frozenset((*early, *_spread(candidates, count - len(early) - len(late)), *late))
 
 
 def _spread(iterations: Sequence[int], count: int) -> list[int]:
@@ -226,15 +226,15 @@ class Balancer:
         # Held as it is printed, so that a run with that number as its loss_weight is the same to the bit.
         return weight if self.unit is None else float(f'{weight:.4g}')
 
-    def start(self, max_iters: int, terms: int, now: int = 0) -> None:
-        """Make the plan for a run, whose iteration is ``now``; ``terms`` is its number of balanced distillers."""
-        self.first, window = now if self.first is None else self.first, in_iterations(self.option.until, max_iters)
+    def start(self, max_iters: int, terms: int, current: int = 0) -> None:
+        """Make the plan for a run, whose iteration is ``current``; ``terms`` is its number of balanced distillers."""
+        self.first, window = current if self.first is None else self.first, in_iterations(self.option.until, max_iters)
         self.window = self.first + window
         self.plan = frozenset(self.first + iteration for iteration in planned(window, max_iters, terms))
 
     def move(self, share: float) -> None:
         """Count the measurements of a resumed run in steps of its new loader, ``share`` times as many."""
-        self.tries = [one._replace(iteration=round(share * one.iteration)) for one in self.tries]
+        self.tries = [trial._replace(iteration=round(share * trial.iteration)) for trial in self.tries]
         self.first = round(share * (self.first or 0))
 
     def begin(self, iteration: int, factor: float, key: str) -> list[tuple[int, str]]:
@@ -250,29 +250,29 @@ class Balancer:
         """
         self.due = False
         self.tries.append(measured)
-        if measured.iteration >= self._middle and all(one.own == 0 for one in self.tries):
+        if measured.iteration >= self._middle and all(trial.method == 0 for trial in self.tries):
             raise RuntimeError(
                 f'{key} gives no gradient at the backbone: in {len(self.tries)} measurements until iteration '
                 f'{measured.iteration} it was 0. Is student_tap behind frozen or detached layers, or the loss constant?'
             )
         unit = self._average()
-        wanted = 1.0 if unit is None else self.ratio * unit
-        if SMALLEST <= wanted <= LARGEST or self._warned:
+        weight = 1.0 if unit is None else self.ratio * unit
+        if SMALLEST <= weight <= LARGEST or self._warned:
             return None
         self._warned = True
         return (
-            f'{key}.balance: a ratio of {self.ratio:g} needs the weight {wanted:.3g}, which is cut to '
+            f'{key}.balance: a ratio of {self.ratio:g} needs the weight {weight:.3g}, which is cut to '
             f'{self.weight:g}. Its loss is {loss:.3g} before the weight: is it a sum where a mean is usual?'
         )
 
     def state(self) -> dict[str, Any]:
         """Return what a resumed run needs, as plain values."""
-        state = {'tries': [list(one) for one in self.tries], 'unit': self.unit}
+        state = {'tries': [list(trial) for trial in self.tries], 'unit': self.unit}
         return {**state, 'first': self.first} if self.first else state
 
     def load(self, state: Mapping[str, Any]) -> None:
         """Restore :meth:`state`."""
-        self.tries = [Try(*one) for one in state['tries']]
+        self.tries = [Try(*trial) for trial in state['tries']]
         self.unit = state['unit']
         self.first = state.get('first', 0)
 
@@ -281,20 +281,20 @@ class Balancer:
         return (self.window + (self.first or 0)) / 2
 
     def _valid(self) -> list[tuple[int, float]]:
-        return [(one.iteration, ratio) for one in self.tries if (ratio := one.log_ratio) is not None]
+        return [(trial.iteration, ratio) for trial in self.tries if (ratio := trial.log_ratio) is not None]
 
     def _average(self) -> float | None:
         """Return the weight of ratio 1 in the window, None without a valid measurement."""
         unit, total, weights = None, 0.0, 0.0
         for number, (_, ratio) in enumerate(self._valid()):
             total, weights = _DECAY * total + ratio, _DECAY * weights + 1
-            wanted = math.exp(min(total / weights, 700.0))  # which does not overflow
-            unit = wanted if unit is None or number < _FREE else min(max(wanted, unit / _MOVE), unit * _MOVE)
+            weight = math.exp(min(total / weights, 700.0))  # which does not overflow
+            unit = weight if unit is None or number < _FREE else min(max(weight, unit / _MOVE), unit * _MOVE)
         return unit
 
     def _hold(self, key: str) -> list[tuple[int, str]]:
         if not (valid := self._valid()):
-            tries = ', '.join(f'{one.iteration}: {one.task:.3g} and {one.own:.3g}' for one in self.tries)
+            tries = ', '.join(f'{trial.iteration}: {trial.task:.3g} and {trial.method:.3g}' for trial in self.tries)
             raise RuntimeError(
                 f'{key}.balance: no measurement until iteration {self.window:g} was valid (norms of task and method, '
                 f'where the 0 of a task means that nothing is labelled: {tries or "none measured"}). Label more '

@@ -38,8 +38,8 @@ class SKD(FeatureDistiller):
     def __init__(self, *taps: TapOption | None, **options: Any) -> None:
         super().__init__(*taps, **options)
         if self.patch_size is not None and self.pool_scale is not None:
-            given = f'patch_size={self.patch_size} and pool_scale={self.pool_scale}'
-            raise ValueError(f'{given} both set the patch: give only one.')
+            settings = f'patch_size={self.patch_size} and pool_scale={self.pool_scale}'
+            raise ValueError(f'{settings} both set the patch: give only one.')
 
     def build_level(self, level: Level) -> None:
         """Check that two nodes are left of the level."""
@@ -53,5 +53,5 @@ class SKD(FeatureDistiller):
         return x if patch == [1, 1] else F.max_pool2d(x, patch, patch, ceil_mode=True)
 
     def loss(self, student: Tensor, teacher: Tensor, level: int) -> dict[str, Tensor]:
-        own = self.pool_scale is None
-        return {'loss_skd': pairwise_distance(self.nodes(student), self.nodes(teacher), through_norm=own)}
+        through_norm = self.pool_scale is None
+        return {'loss_skd': pairwise_distance(self.nodes(student), self.nodes(teacher), through_norm=through_norm)}

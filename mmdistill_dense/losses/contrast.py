@@ -88,13 +88,13 @@ def masked_align_conv(
         weight = F.conv2d(conv_weight, align.t()[..., None, None])  # (Co, Cs + 1, k, k)
         if rows is None:
             keep = to_device(keep, feat).to(feat.dtype)
-            maps = torch.cat([feat * keep, keep.expand(-1, 1 + spare, -1, -1)], 1)
+            maps = torch.cat([feat * keep, keep.expand(-1, 1 + spare, -1, -1)], 1)  # (B, Cs + 1 + spare, H, W)
             return F.conv2d(maps, weight, conv_bias, padding=kernel[0] // 2)
         rows = F.pad(rows, (0, 1), value=1.0)
     elif rows is None:
         return masked_conv(F.conv2d(feat, align_weight, align_bias), keep, conv_weight, conv_bias)
     else:
-        rows, weight = F.linear(rows, align_weight.flatten(1), align_bias), conv_weight
+        rows, weight = F.linear(rows, align_weight.flatten(1), align_bias), conv_weight  # (n, Ct)
     return _KeptConv.apply(rows, weight, conv_bias, index, feat.shape)
 
 
@@ -105,13 +105,13 @@ def _kept_positions(feat: Tensor, keep: Tensor) -> Tensor | None:
         raise ValueError(f'keep must be {expected} for a map of {tuple(feat.shape)}, got {tuple(keep.shape)}')
     if keep.dtype != torch.bool or {keep.device.type, feat.device.type} != {'cpu'} or not feat.numel():
         return None
-    index = keep.flatten().nonzero()[:, 0]
+    index = keep.flatten().nonzero()[:, 0]  # (n,), of B*H*W
     return None if len(index) > _SCATTER_SHARE * keep.numel() or torch.is_autocast_enabled('cpu') else index
 
 
 def _rows(feat: Tensor, index: Tensor) -> Tensor:
     """Return the channels of some positions, (n, C)."""
-    return feat.permute(0, 2, 3, 1).flatten(0, 2).index_select(0, index)
+    return feat.permute(0, 2, 3, 1).flatten(0, 2).index_select(0, index)  # (B*H*W, C) to (n, C)
 
 
 class _KeptConv(torch.autograd.Function):
@@ -164,20 +164,20 @@ class _Padded:
         """Return (positions, C) without the border as (B, C, H, W)."""
         batch, height, width = self.inner
         maps = rows.new_empty(batch, rows.shape[1], height, width)  # not a view, which could not be changed in place
-        for source, target in zip(self._inside(rows), maps.flatten(2), strict=True):
-            target.copy_(source.reshape(-1, rows.shape[1]).t())
+        for source, target in zip(self._inside(rows), maps.flatten(2), strict=True):  # (H, W, C) and (C, H*W)
+            target.copy_(source.reshape(-1, rows.shape[1]).t())  # (C, H*W)
         return maps
 
     def to_rows(self, maps: Tensor) -> Tensor:
         """Return (B, C, H, W) as (positions, C), zero in the border."""
         rows = maps.new_zeros(self.positions, maps.shape[1])
         for source, target in zip(maps, self._inside(rows), strict=True):
-            target.copy_(source.flatten(1).t().contiguous().view(target.shape))
+            target.copy_(source.flatten(1).t().contiguous().view(target.shape))  # (C, H*W) to (H, W, C)
         return rows
 
     def _inside(self, rows: Tensor) -> Tensor:
         end = -self.border or None
-        return rows.view(*self.outer, -1)[:, self.border : end, self.border : end]
+        return rows.view(*self.outer, -1)[:, self.border : end, self.border : end]  # (B, H, W, C)
 
 
 # Dense contrast
@@ -289,4 +289,4 @@ def _max_pool(x: Tensor, window: tuple[int, int]) -> Tensor:
     # the same values, five times faster on the CPU, where no index of the maximum is needed
     height, width = window
     x = x[:, :, : x.shape[2] // height * height, : x.shape[3] // width * width]
-    return x.unflatten(2, (-1, height)).amax(3).unflatten(3, (-1, width)).amax(4)
+    return x.unflatten(2, (-1, height)).amax(3).unflatten(3, (-1, width)).amax(4)  # (B, C, h, kh, W), (B, C, h, w, kw)

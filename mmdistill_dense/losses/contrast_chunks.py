@@ -44,13 +44,13 @@ def loss_and_grad(
 
 def _lists(x: Tensor) -> Tensor:
     """Copy (C, h, w) to (h * w, C) in two steps, which is far faster than one gathering copy."""
-    return x.flatten(1).contiguous().t().clone(memory_format=torch.contiguous_format)
+    return x.flatten(1).contiguous().t().clone(memory_format=torch.contiguous_format)  # (h*w, C)
 
 
 def _by_patches(x: Tensor, columns: int, cut: Tokens) -> Tensor:
     """View (rows * ph * cols * pw, C) as (rows, cols, ph, pw, M, D)."""
-    height, width = cut.patch
-    return x.view(-1, height, columns, width, cut.groups, x.shape[1] // cut.groups).transpose(1, 2)
+    (height, width), m = cut.patch, cut.groups
+    return x.view(-1, height, columns, width, m, x.shape[1] // m).transpose(1, 2)  # (rows, cols, ph, pw, M, D)
 
 
 def _chunk(
@@ -58,7 +58,7 @@ def _chunk(
 ) -> Tensor:
     """Return the loss sum of patches (rows, cols, ph, pw, M, D); overwrite their tokens with the gradient."""
     n, m, d = cut.patch[0] * cut.patch[1], cut.groups, tokens.shape[-1]
-    x, y = (part.reshape(-1, n * m, d) for part in (tokens, candidates))
+    x, y = (part.reshape(-1, n * m, d) for part in (tokens, candidates))  # (P, N*M, D)
     grad = torch.empty_like(x) if needs_grad else None
     loss = x.new_zeros((), dtype=sum_dtype(x))
     for p, positions in tiles(len(x), n, m * n * m, budget):
@@ -74,7 +74,7 @@ def _chunk(
             positive.sub_(1)
             grad[p, rows] = _sign_sum(z, x[p, rows], y[p]).mul_(-1 / temperature)
     if grad is not None:
-        tokens.copy_(grad.view(tokens.shape))
+        tokens.copy_(grad.view(tokens.shape))  # (rows, cols, ph, pw, M, D)
     return loss
 
 
@@ -85,7 +85,7 @@ def _logits(x: Tensor, y: Tensor, start: int, cut: Tokens, temperature: float) -
         diagonal = z.diagonal(offset=start, dim1=1, dim2=2)
         positive = diagonal.clone()
         m = cut.groups
-        z.unflatten(2, (-1, m)).unflatten(1, (-1, m)).diagonal(dim1=2, dim2=4).fill_(-torch.inf)
+        z.unflatten(2, (-1, m)).unflatten(1, (-1, m)).diagonal(dim1=2, dim2=4).fill_(-torch.inf)  # (P, n, M, N, M)
         diagonal.copy_(positive)
     return z
 
@@ -125,7 +125,7 @@ def _sign_sum(weight: Tensor, x: Tensor, y: Tensor) -> Tensor:
 
 
 def _sparse_sign_sum(weight: Tensor, x: Tensor, y: Tensor, alive: Tensor) -> Tensor:
-    pair = alive.flatten().nonzero()[:, 0]
+    pair = alive.flatten().nonzero()[:, 0]  # (pairs,), of P*rows*cols
     row = pair // y.shape[1]  # of all patches
     column = pair % y.shape[1] + row // x.shape[1] * y.shape[1]
     terms = x.flatten(0, 1)[row].sub_(y.flatten(0, 1)[column]).sign_().mul_(weight.flatten()[pair, None])  # (pairs, D)

@@ -75,7 +75,7 @@ def spatial_attention(x: Tensor, temperature: float) -> Tensor:
     """``H W softmax(mean_c |x| / T)`` over the positions of (B, C, H, W) maps: (B, H, W) of mean 1 (FGD, eq. 3, 8)."""
     batch, _, height, width = x.shape
     size = x.to(loss_dtype(x)).abs().mean(1)
-    return height * width * (size.flatten(1) / temperature).softmax(1).view(batch, height, width)
+    return height * width * (size.flatten(1) / temperature).softmax(1).view(batch, height, width)  # (B, H, W)
 
 
 @without_autocast
@@ -100,8 +100,8 @@ def focal_error(student: Tensor, teacher: Tensor, position: Tensor, channel: Ten
     check_shape('position', position, (len(student), *student.shape[2:]))
     check_shape('channel', channel, student.shape[:2])
     dtype = loss_dtype(student)
-    squares = (student.to(dtype) - teacher.detach().to(dtype)).square().flatten(2)
-    per_channel = torch.bmm(squares, position.detach().to(dtype).flatten(1)[..., None])[..., 0]
+    squares = (student.to(dtype) - teacher.detach().to(dtype)).square().flatten(2)  # (B, C, H*W)
+    per_channel = torch.bmm(squares, position.detach().to(dtype).flatten(1)[..., None])[..., 0]  # (B, C)
     return (per_channel * channel.detach().to(dtype)).sum() / max(len(student), 1)
 
 
@@ -145,8 +145,8 @@ def weighted_divergence(student: Tensor, teacher: Tensor, weight: Tensor, *, tem
         return student.to(dtype).sum()
     values = student.shape[-1]
     # few values per row: maxima are far faster across the rows
-    s, t = (x.to(dtype).reshape(1, -1, values).mT for x in (student, teacher))
-    weights = weight.detach().to(dtype).reshape(1, -1)
+    s, t = (x.to(dtype).reshape(1, -1, values).mT for x in (student, teacher))  # (1, K, R)
+    weights = weight.detach().to(dtype).reshape(1, -1)  # (1, R)
     divergence = divergence_sum(s, t, 1, temperature, weights)
     return divergence * (temperature**2 / values)
 
@@ -183,7 +183,7 @@ def valuable_region(
         indices = distance[begin : begin + size].topk(min(topk, size), dim=0, largest=False).indices
         near.append(indices + begin)
         begin += size
-    overlaps = iou.gather(0, torch.cat(near))
+    overlaps = iou.gather(0, torch.cat(near))  # (levels*topk, R)
     threshold = overlaps.mean(0) + overlaps.std(0, correction=min(1, len(overlaps) - 1))  # one anchor has deviation 0
     valuable = (measure < threshold) & (measure >= ratio * threshold)
     return torch.where(valuable, iou, 0.0).amax(1)
@@ -379,9 +379,9 @@ def focal_entropy(student: Tensor, teacher: Tensor, weight: Tensor, *, beta: flo
     dtype = loss_dtype(student)
     if not student.numel():
         return student.to(dtype).sum()
-    s, t = (x.to(dtype).reshape(*x.shape[:2], -1) for x in (student, teacher.detach()))
+    s, t = (x.to(dtype).reshape(*x.shape[:2], -1) for x in (student, teacher.detach()))  # (B, K, N)
     grad = torch.empty_like(s) if wants_gradient(s) else None
-    total = _focal_entropy(s, t, weight.detach().to(dtype).reshape(len(s), 1, -1), beta, grad)
+    total = _focal_entropy(s, t, weight.detach().to(dtype).reshape(len(s), 1, -1), beta, grad)  # weight: (B, 1, N)
     return with_gradients(total, (s, grad))
 
 

@@ -36,7 +36,7 @@ def _divergence(
         shift = _shifted_logsumexp(p_t, dim).sub_(_shifted_logsumexp(p_s, dim))
         s, t = (x.sub_(x.amax(dim, keepdim=True)) for x in (s, t))
         total -= shift.sum() if w is None else (shift * w).sum()
-        total += torch.dot(t.sub_(s).flatten(), (p_t if w is None else p_t * w).flatten())
+        total += torch.dot(t.sub_(s).flatten(), (p_t if w is None else p_t * w).flatten())  # (A*P*Q,) of a block
         if grad is not None:
             torch.sub(p_s, p_t, out=grad[index])
             if w is not None:
@@ -87,7 +87,7 @@ def softmax_divergence(
     if not student.numel():
         return student.sum()
     s, t = (x.reshape(*x.shape[:2], -1) for x in (student, teacher))  # (B, C, N), N = 1 for rows
-    rows = None if weight is None else weight.detach().to(s.dtype).reshape(len(s), -1)
+    rows = None if weight is None else weight.detach().to(s.dtype).reshape(len(s), -1)  # (B, N)
     divergence = divergence_sum(s, t, 1, temperature, rows)
     return divergence * (temperature**2 * student.shape[1] / student.numel())
 
@@ -148,7 +148,7 @@ def channel_divergence(student: Tensor, teacher: Tensor, *, temperature: float =
     dtype = loss_dtype(student)
     if not student.numel():
         return student.to(dtype).sum()
-    s, t = (x.to(dtype).flatten(2) for x in (student, teacher))
+    s, t = (x.to(dtype).flatten(2) for x in (student, teacher))  # (B, C, N)
     divergence = divergence_sum(s, t, 2, temperature)
     return divergence * (temperature**2 / (len(student) * student.shape[1]))
 
@@ -233,7 +233,7 @@ def _similarity_divergence(
             part = slice(start, start + block)
             s, t = s_rows[part] @ s_keys.t(), t_rows[part] @ t_keys.t()
             if own_key:
-                s = torch.cat([s, (s_rows[part] * t_rows[part]).sum(1, keepdim=True)], 1)
+                s = torch.cat([s, (s_rows[part] * t_rows[part]).sum(1, keepdim=True)], 1)  # (n, K + 1)
                 t = torch.cat([t, t_rows[part].square().sum(1, keepdim=True).round()], 1)  # 1, and 0 of a zero row
             s, t = torch.log_softmax(s / temperature, 1), torch.log_softmax(t / temperature, 1)
             target = t.exp()

@@ -89,10 +89,10 @@ def normalize_pixels(x: Tensor, valid: Tensor | None = None) -> tuple[Tensor, Te
     batch, channels, height, width = x.shape
     if valid is not None and valid.shape != (batch, height, width):
         raise ValueError(f'valid must be {(batch, height, width)} for a map of {tuple(x.shape)}, got {valid.shape}')
-    rows = x.to(loss_dtype(x)).permute(0, 2, 3, 1).reshape(-1, channels)
+    rows = x.to(loss_dtype(x)).permute(0, 2, 3, 1).reshape(-1, channels)  # (B*H*W, C)
     left_out = torch.linalg.vector_norm(rows.detach(), dim=1) <= MIN_NORM
     if valid is not None:
-        left_out = left_out | ~valid.reshape(-1)
+        left_out = left_out | ~valid.reshape(-1)  # (B*H*W,)
     # before the division: after it, the gradient of a NaN that does not count would be NaN
     rows = F.normalize(rows.masked_fill(left_out[:, None], 0), dim=1, eps=MIN_NORM)
     return rows, (~left_out).to(rows.dtype)
@@ -129,7 +129,7 @@ def _info_nce(
     """Return the loss of each row, and the gradient of their weighted sum if ``needs_grad``."""
     excess, read = _sweep(student, negatives, 1 / temperature, block, needs_grad)
     # subtract the positive before the exponential: logsumexp - positive would lose the digits of a small loss
-    excess -= torch.bmm(student[:, None], teacher[:, :, None]).flatten() / temperature
+    excess -= torch.bmm(student[:, None], teacher[:, :, None]).flatten() / temperature  # (N,)
     per_pixel = torch.logaddexp(excess, torch.zeros_like(excess))
     if read is not None:
         slope = excess.sigmoid_().mul_(row_weight / temperature)
@@ -145,7 +145,7 @@ def _sweep(x: Tensor, negatives: Tensor, scale: float, block: int, with_read: bo
     read = torch.zeros_like(x) if with_read else None
     buffer = x.new_empty(rows * min(block, len(negatives)))
     for q in negatives.split(block) if len(negatives) else ():
-        scores = buffer[: rows * len(q)].view(rows, len(q))
+        scores = buffer[: rows * len(q)].view(rows, len(q))  # (N, block)
         scores.addmm_(x, q.t(), beta=0, alpha=scale)
         higher = torch.maximum(largest, scores.amax(1))
         scores.sub_(higher[:, None]).exp_()

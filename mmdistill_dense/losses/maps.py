@@ -62,7 +62,7 @@ class _Squares(torch.autograd.Function):
 
 
 def _pixel_blocks(x: Tensor, *operands: Tensor) -> Iterator[list[Tensor]]:
-    tensors = [y.reshape(-1, 1) if y.ndim < 2 else y for y in (x, *operands)]
+    tensors = [y.reshape(-1, 1) if y.ndim < 2 else y for y in (x, *operands)]  # (n, 1) of (n,)
     outer, inner = tensors[0].shape[:2]
     for index in tiles(outer, inner, math.prod(tensors[0].shape[2:]), block_elements(x.device)):
         yield [y[index] for y in tensors]
@@ -97,12 +97,12 @@ def feature_match(
     if cosine:
         (s, s_weight), (t, t_weight) = (normalize_pixels(x, inside) for x in (student, teacher))
         apart = (s - t).square().sum(1) / 2  # 1 - cos, without cancellation
-        total = total + cosine * (apart * s_weight * t_weight * weight.flatten()).sum()
-    for factor, distance in ((smooth_l1, F.smooth_l1_loss), (mse, F.mse_loss)):
+        total += cosine * (apart * s_weight * t_weight * weight.flatten()).sum()  # (B*H*W,)
+    for factor, error in ((smooth_l1, F.smooth_l1_loss), (mse, F.mse_loss)):
         if factor and inside is None and student.numel():
-            total = total + factor * distance(student, teacher)  # the same mean without a map in between
+            total += factor * error(student, teacher)  # the same mean without a map in between
         elif factor:
-            total = total + factor * (distance(student, teacher, reduction='none').mean(1).flatten(1) * weight).sum()
+            total += factor * (error(student, teacher, reduction='none').mean(1).flatten(1) * weight).sum()  # (B, H*W)
     return total
 
 
@@ -158,7 +158,7 @@ def _centred(x: Tensor, eps: float) -> tuple[Tensor, Tensor]:
     """Return the centred map and, per channel, the largest deviation that still counts as constant."""
     mean = _channel_means(x, keepdim=True)
     rounding = 4 * torch.finfo(x.dtype).eps
-    return x - mean, (eps + rounding * mean.detach().abs()).flatten()
+    return x - mean, (eps + rounding * mean.detach().abs()).flatten()  # (B, C, ...), (C,)
 
 
 def _deviation(variance: Tensor) -> Tensor:
@@ -186,7 +186,7 @@ def attention_distance(student: Tensor, teacher: Tensor, *, power: float = 2.0, 
 
 
 def _attention(x: Tensor, power: float) -> Tensor:
-    x = x.to(loss_dtype(x)).flatten(2)
+    x = x.to(loss_dtype(x)).flatten(2)  # (B, C, N)
     return F.normalize(_Energy.apply(x if torch.is_grad_enabled() else x.detach(), power), dim=1)
 
 

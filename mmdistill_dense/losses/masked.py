@@ -57,8 +57,8 @@ def token_masks(tokens: Tensor, x: Tensor) -> Tensor:
         )
     x = x.to(loss_dtype(x))
     # torch.matmul would fold the batch into the rows, through a transposed copy of the map
-    scores = torch.bmm(tokens.to(x.dtype).expand(len(x), -1, -1), x.flatten(2))
-    return scores.sigmoid_().unflatten(2, x.shape[2:])
+    scores = torch.bmm(tokens.to(x.dtype).expand(len(x), -1, -1), x.flatten(2))  # (N, T, H*W)
+    return scores.sigmoid_().unflatten(2, x.shape[2:])  # (N, T, H, W)
 
 
 @without_autocast
@@ -78,8 +78,8 @@ def mask_weights(branch: Branch, x: Tensor) -> Tensor:
     x = x.to(loss_dtype(x))
     conv_weight, conv_bias, fc_weight, fc_bias = (parameter.to(x.dtype) for parameter in branch)
     means = _shifted_sums(x) / (x.shape[2] * x.shape[3])
-    pooled = F.linear(means.flatten(1), conv_weight.flatten(1), conv_bias)
-    return F.linear(pooled, fc_weight.flatten(1), fc_bias).softmax(1)
+    pooled = F.linear(means.flatten(1), conv_weight.flatten(1), conv_bias)  # means: (N, C*3*3)
+    return F.linear(pooled, fc_weight.flatten(1), fc_bias).softmax(1)  # (N, T)
 
 
 def _shifted_sums(x: Tensor) -> Tensor:
@@ -100,7 +100,7 @@ def mask_dice(m: Tensor, eps: float = 1e-12) -> Tensor:
     1 for equal masks, 0 for disjoint ones and where there is only one mask or no image. ``eps`` is added twice to the
     denominator.
     """
-    m = m.to(loss_dtype(m)).flatten(2)
+    m = m.to(loss_dtype(m)).flatten(2)  # (N, T, P)
     batch, tokens, _ = m.shape
     if tokens < 2:
         return 0 * m.sum()  # no pairs, and NaN where the mask is NaN
@@ -123,8 +123,9 @@ def gate(x: Tensor, m: Tensor, p: Tensor | None = None) -> Tensor:
     Returns:
         (N, C, H, W) in ``x``'s dtype, differentiable in all arguments.
     """
-    total = m.sum(1, keepdim=True) if p is None else torch.bmm(p[:, None], m.flatten(2)).unflatten(2, m.shape[2:])
-    return x * total.to(x.dtype)
+    if p is not None:
+        m = torch.bmm(p[:, None], m.flatten(2)).unflatten(2, m.shape[2:])  # (N, 1, H, W)
+    return x * m.sum(1, keepdim=True).to(x.dtype)
 
 
 @without_autocast

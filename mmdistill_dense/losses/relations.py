@@ -24,7 +24,7 @@ def pairwise_distance(student: Tensor, teacher: Tensor, *, through_norm: bool = 
             it there.
     """
     check_same_grid(student, teacher)
-    maps = (x.to(loss_dtype(x)).flatten(2) for x in (student, teacher.detach()))
+    maps = (x.to(loss_dtype(x)).flatten(2) for x in (student, teacher.detach()))  # (B, C, N)
     s, t = (x * inverse_norms(x if through_norm else x.detach()) for x in maps)  # (B, C, N) each
     nodes, (c_s, c_t) = s.shape[2], (s.shape[1], t.shape[1])
     if nodes**2 <= c_s**2 + c_t**2 + c_s * c_t:
@@ -71,7 +71,7 @@ def prototype_distance(student: Tensor, teacher: Tensor, labels: Tensor, *, num_
 def _cosines(x: Tensor, slots: Tensor, num_classes: int) -> Tensor:
     """Cosine (B, 1, N) of each position to the prototype of its class, 0 where it has none."""
     # zeros have no direction; masking later would leave NaNs of these positions in the gradient
-    maps = x.to(loss_dtype(x)).flatten(2).masked_fill(slots == num_classes, 0)
+    maps = x.to(loss_dtype(x)).flatten(2).masked_fill(slots == num_classes, 0)  # (B, C, N)
     members = maps.new_zeros(len(x), num_classes + 1, slots.shape[2]).scatter_(1, slots, 1)
     prototypes = F.normalize(torch.bmm(maps, members.mT), dim=1, eps=MIN_NORM)  # (B, C, K + 1); sums point as means do
     return torch.bmm(prototypes.mT, maps).gather(1, slots) * inverse_norms(maps)
@@ -90,7 +90,7 @@ def linear_read(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     Returns:
         (B, D, H, W), in float32 (float64 for float64 maps).
     """
-    q, k, v = (x.to(loss_dtype(x)).flatten(2) for x in (query, key, value))
+    q, k, v = (x.to(loss_dtype(x)).flatten(2) for x in (query, key, value))  # (B, D, N)
     return ((v @ k.mT / k.shape[2]) @ q).view_as(query)
 
 

@@ -155,6 +155,6 @@ def mean_weight(x: Tensor, inside: Tensor | None) -> Tensor:
     if x.ndim != 4 or (inside is not None and inside.shape != (len(x), *x.shape[2:])):
         inside_shape = None if inside is None else tuple(inside.shape)
         raise ValueError(f'maps must be (B, C, H, W) and inside (B, H, W), got {tuple(x.shape)} and {inside_shape}')
-    dtype = loss_dtype(x)
-    valid = x.new_ones(len(x), x.shape[2:].numel(), dtype=dtype) if inside is None else inside.flatten(1).to(dtype)
+    valid = x.new_ones(len(x), *x.shape[2:]) if inside is None else inside
+    valid = valid.to(loss_dtype(x)).flatten(1)  # (B, H*W)
     return valid / (valid.sum(1, keepdim=True).clamp_min(1) * max(len(x), 1))

@@ -55,7 +55,7 @@ def inverse(low: Tensor, details: Sequence[Tensor], size: Sequence[int]) -> Tens
         lh, hl, hh = detail.unbind(2)
         top, bottom, left, right = low + lh, low - lh, hl + hh, hl - hh
         rows = [torch.stack((part + side, part - side), -1) for part, side in ((top, left), (bottom, right))]
-        low = (torch.stack(rows, -3) / 2).flatten(-2).flatten(-3, -2)[..., :height, :width]
+        low = (torch.stack(rows, -3) / 2).flatten(-2).flatten(-3, -2)[..., :height, :width]  # (N, C, 2*h, 2*w)
     return low
 
 

@@ -144,18 +144,18 @@ def test_a_weight_of_other_options_is_measured_anew(tmp_path, start):
 
 def test_a_plan_begins_where_it_measures_anew():
     balancer = Balancer(Balance(ratio=2.0, until=12))
-    balancer.start(100, 1, now=40)
+    balancer.start(100, 1, current=40)
     assert sorted(balancer.plan) == [40 + iteration for iteration in PLAN] and balancer.window == 52
     for iteration in sorted(balancer.plan):
         assert not balancer.begin(iteration, 1.0, 'kd') and balancer.due
         balancer.add(Try(iteration, 8.0, 2.0), 1.0, 'kd')
     resumed = Balancer(balancer.option)
     resumed.load(balancer.state())
-    resumed.start(100, 1, now=50)
+    resumed.start(100, 1, current=50)
     assert (resumed.plan, resumed.window) == (balancer.plan, balancer.window)
     assert resumed.begin(52, 1.0, 'kd') and resumed.weight == 8.0
     ended = Balancer(balancer.option)
-    ended.start(100, 1, now=80)
+    ended.start(100, 1, current=80)
     assert not ended.begin(99, 0.0, 'kd') and ended.weight == 0, 'its schedule ended before'
 
 
@@ -262,7 +262,7 @@ def test_norms_ratios_and_cosines_are_those_of_plain_backward_passes(scope):
     for (name, one), g in zip(model.distillers.items(), own, strict=True):
         (tried,) = one.balancer.tries
         assert tried.task == pytest.approx(float(task.norm()), rel=1e-9)
-        assert tried.own == pytest.approx(float(g.norm()), rel=1e-9)
+        assert tried.method == pytest.approx(float(g.norm()), rel=1e-9)
         weight = ratios[name] * float(task.norm() / g.norm())
         assert one.weight() == pytest.approx(weight, rel=1e-9)
         assert losses[f'distill.{name}.weight'].item() == pytest.approx(weight, rel=1e-6)
@@ -300,7 +300,7 @@ def test_an_empty_queue_is_weight_0_until_it_is_filled():
     model = built(pcd=dict(PCD, balance=2.0, student_tap='backbone[3]', queue_init='empty'))
     losses = step(model)
     (tried,) = model.distillers['pcd'].balancer.tries
-    assert tried.own == 0 and losses['distill.pcd.loss_off'] == 0
+    assert tried.method == 0 and losses['distill.pcd.loss_off'] == 0
     losses['distill.pcd.loss_off'].backward()
     assert all(p.grad is not None and not p.grad.any() for p in model.distillers.parameters() if p.requires_grad)
     assert 'distill.pcd.loss_off' in step(model, iteration=1)
@@ -344,7 +344,7 @@ def test_a_frozen_backbone_is_measured_at_neck_and_heads():
     heads = [p for n, p in model.named_parameters() if not n.startswith(('backbone.', 'distillers.'))]
     (tried,) = model.distillers['kd'].balancer.tries
     assert tried.task == pytest.approx(float(vector(part(losses, ''), heads).norm()), rel=1e-5)
-    assert losses['distill.kd.weight'] == pytest.approx(2.0 * tried.task / tried.own)
+    assert losses['distill.kd.weight'] == pytest.approx(2.0 * tried.task / tried.method)
 
 
 @pytest.mark.parametrize('precision', [torch.float32, torch.bfloat16])

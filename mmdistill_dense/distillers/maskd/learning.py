@@ -49,10 +49,10 @@ def token_gate(values: TokenTensors, level: int, x: Tensor) -> tuple[Tensor, lis
 
 @dataclass(frozen=True)
 class GatedTap:
-    """A tap of the teacher with its token levels: ``first`` to ``first + count - 1``, one per tensor."""
+    """A tap of the teacher with its token levels: ``start`` to ``start + count - 1``, one per tensor."""
 
     tap: Tap
-    first: int
+    start: int
     count: int
     gate: Gate = token_gate
 
@@ -105,20 +105,20 @@ def gated_loss(
     """Return the training loss of a teacher on its own masked maps, and Dice per level, summed over bands."""
     dice: dict[int, Tensor] = {}
 
-    def gated(one: GatedTap) -> Callable[[int, Tensor], Tensor]:
+    def gated(tap: GatedTap) -> Callable[[int, Tensor], Tensor]:
         def replace(index: int, x: Tensor) -> Tensor:
-            level = one.first + index
-            masked, masks = one.gate(values, level, x)
+            level = tap.start + index
+            masked, masks = tap.gate(values, level, x)
             dice[level] = torch.stack([mask_dice(mask) for mask in masks]).sum()
             return masked
 
         return replace
 
     with ExitStack() as stack:
-        for one in taps:
-            stack.enter_context(replacing(network, one.tap, gated(one), 'teacher_tap'))
+        for tap in taps:
+            stack.enter_context(replacing(network, tap.tap, gated(tap), 'teacher_tap'))
         task = task_loss(network, inputs, data_samples)
-    levels = [level for one in taps for level in range(one.first, one.first + one.count)]
+    levels = [level for tap in taps for level in range(tap.start, tap.start + tap.count)]
     if sorted(dice) != sorted(levels):
         raise RuntimeError(f'{len(dice)} maps were masked in the teacher, but its trace had {len(levels)}.')
     return task, [dice[level] for level in levels]
@@ -177,12 +177,12 @@ class LearnOptions:
 
     def rate(self, iteration: int) -> float:
         """Return the learning rate of an iteration, counted from 0."""
-        first = float(self.optimizer['lr'])
+        peak = float(self.optimizer['lr'])
         if self.schedule == 'cosine':
             last = 1e-6 if self.eta_min is None else self.eta_min
-            return last + (first - last) * (1 + math.cos(math.pi * iteration / self.max_iters)) / 2
+            return last + (peak - last) * (1 + math.cos(math.pi * iteration / self.max_iters)) / 2
         last = 0.0 if self.eta_min is None else self.eta_min
-        return last + (first - last) * (1 - iteration / self.max_iters) ** (0.9 if self.power is None else self.power)
+        return last + (peak - last) * (1 - iteration / self.max_iters) ** (0.9 if self.power is None else self.power)
 
     def identity(self) -> dict[str, Any]:
         """Return the options on which the learned values depend."""
@@ -235,7 +235,7 @@ class TokenLearner:
         parameters = list(self.values.values())
         gradients = torch.autograd.grad(total, parameters, allow_unused=True, materialize_grads=True)
         scalars = torch.stack([value.detach().float() for value in (task_term, *dice)])
-        flat = mean_over_ranks(torch.cat([*(gradient.flatten() for gradient in gradients), scalars]))
+        flat = mean_over_ranks(torch.cat([*(gradient.flatten() for gradient in gradients), scalars]))  # (n,)
         *means, scalars = flat.split([*(parameter.numel() for parameter in parameters), len(scalars)])
         for parameter, mean in zip(parameters, means, strict=True):
             parameter.grad = mean.view_as(parameter)
@@ -262,8 +262,8 @@ class TokenLearner:
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state for :meth:`load_state_dict`, without the values."""
-        place = {'origin': self.origin, 'iteration': self.iteration, 'skipped': self.skipped}
-        return {**place, 'optimizer': self.optimizer.state_dict()}
+        progress = {'origin': self.origin, 'iteration': self.iteration, 'skipped': self.skipped}
+        return {**progress, 'optimizer': self.optimizer.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from a ``state_dict()`` with the ``values`` added."""
@@ -301,12 +301,12 @@ def learn_tokens(
     """
     network: Any = task.teacher.network
     if not hasattr(network, 'loss'):
-        told = f'tokens are learned through the training loss of {task.teacher.key}, but'
-        way = 'set tokens to a file of learned ones'
-        raise ValueError(f'distillers.{task.name}: {told} {type(network).__name__} has none; {way}.')
+        problem = f'tokens are learned through the training loss of {task.teacher.key}, but'
+        remedy = 'set tokens to a file of learned ones'
+        raise ValueError(f'distillers.{task.name}: {problem} {type(network).__name__} has none; {remedy}.')
     _check_classes(task, runner)
     learner = _begin(task, runner, partial)
-    seed, first, whole = learner.origin['seed'], learner.iteration, task.options.max_iters
+    seed, start, whole = learner.origin['seed'], learner.iteration, task.options.max_iters
     preprocessor = copy.deepcopy(unwrap(runner.model).data_preprocessor)  # some have a state, which belongs to the run
     loader = learning_batches(runner.train_dataloader, seed, learner.iteration)
     with fork_rng(), training_objective(network), torch.enable_grad(), loader as batches:
@@ -315,7 +315,7 @@ def learn_tokens(
             seed_everything(mix(seed, get_rank(), learner.iteration, 2))
             data = preprocessor(batch, True)
             inputs, samples = task.teacher.renormalised(data['inputs']), data['data_samples']
-            if learner.iteration == first:
+            if learner.iteration == start:
                 refuse_blind(task.teacher.key, [task.teacher.look(inputs, {})], runner.cfg)
                 with only_possible_heads(network, samples) as off:
                     if off:
@@ -376,7 +376,7 @@ def learning_batches(loader: DataLoader, seed: int, start: int) -> Iterator[Iter
     and the number of the batch; the workers end with the context.
     """
     workers = loader.num_workers
-    own: DataLoader = DataLoader(
+    batch_loader: DataLoader = DataLoader(
         loader.dataset,
         batch_sampler=_group(loader, seed),
         collate_fn=loader.collate_fn,
@@ -385,7 +385,7 @@ def learning_batches(loader: DataLoader, seed: int, start: int) -> Iterator[Iter
         prefetch_factor=loader.prefetch_factor if workers else None,
         multiprocessing_context=loader.multiprocessing_context if workers else None,
     )
-    batches = SeededBatches(own, seed, get_rank())
+    batches = SeededBatches(batch_loader, seed, get_rank())
     batches.skip_iter(start)
     try:
         yield batches

@@ -50,7 +50,7 @@ class TokenStore:
 
     def __init__(self, distiller: TokenDistiller, teacher: FrozenTeacher, work_dir: str | Path, dataset: Any) -> None:
         self.distiller = distiller
-        taps = [one.tap for one in distiller.gated_taps]
+        taps = [gated_tap.tap for gated_tap in distiller.gated_taps]
         self.teacher = teacher_fingerprint(teacher, taps)
         settings = {
             'shapes': {name: list(shape) for name, shape in distiller.token_shapes().items()},
@@ -83,33 +83,33 @@ class TokenStore:
         logger.info(f'{name}: learning tokens on {self.meta["taps"]} from iteration {start} for {self.final}')
         return {'kind': 'learn', 'partial': partial}
 
-    def read_known(self, given: str | None, logger: Any) -> TokenTensors | None:
+    def read_known(self, source: str | None, logger: Any) -> TokenTensors | None:
         """Read the file or URL of the option ``tokens``, else the learned tokens in the work folder, if any."""
-        if given is not None:
-            return self._read_given(given, logger)
+        if source is not None:
+            return self._read_given(source, logger)
         if not self.final.is_file():
             return None
         logger.info(f'{self.distiller.name}: tokens from {self.final}')
         return self._read(self.final)
 
-    def _read_given(self, given: str, logger: Any) -> TokenTensors:
+    def _read_given(self, source: str, logger: Any) -> TokenTensors:
         """Read the file or URL of the option ``tokens``; refuse tokens of another teacher."""
         key = f'model.distillers.{self.distiller.name}.tokens'
-        path = local_file(given, None, key)
+        path = local_file(source, None, key)
         values, meta = read_tokens(path, self.distiller.name)
         if meta.get('unfinished'):
-            way = 'remove tokens and run again in the same work_dir to finish it'
-            raise ValueError(f'{key}={given!r} is unfinished: {way}.')
-        theirs = meta.get('teacher') if isinstance(meta.get('teacher'), str) else None
-        if theirs is None:
-            logger.warning(f'{key}={given!r} does not name the teacher it was learned on, so this was not checked.')
-        elif theirs != self.teacher and not self.distiller.allow_other_teacher:
+            remedy = 'remove tokens and run again in the same work_dir to finish it'
+            raise ValueError(f'{key}={source!r} is unfinished: {remedy}.')
+        fingerprint = meta.get('teacher') if isinstance(meta.get('teacher'), str) else None
+        if fingerprint is None:
+            logger.warning(f'{key}={source!r} does not name the teacher it was learned on, so this was not checked.')
+        elif fingerprint != self.teacher and not self.distiller.allow_other_teacher:
             raise ValueError(
-                f'{key}={given!r} was learned on another teacher or tap: {theirs} ({_origin(meta)}), not '
+                f'{key}={source!r} was learned on another teacher or tap: {fingerprint} ({_origin(meta)}), not '
                 f'{self.teacher} ({_origin(self.meta)}). Remove tokens to learn them, or set allow_other_teacher=True.'
             )
         logger.info(f'{self.distiller.name}: tokens from {path}')
-        return fit_tokens(values, self.distiller.token_shapes(), f'{key}={given!r}')
+        return fit_tokens(values, self.distiller.token_shapes(), f'{key}={source!r}')
 
     def _read(self, path: Path) -> TokenTensors:
         return fit_tokens(read_tokens(path, self.distiller.name)[0], self.distiller.token_shapes(), repr(str(path)))
@@ -195,18 +195,18 @@ class TokenDistiller(FeatureDistiller):
     def setup(self, student: Shapes, teacher: Shapes) -> None:
         super().setup(student, teacher)
         counts = [len(teacher[str(tap)]) for tap in self.teacher_taps]
-        first = 0
+        start = 0
         for tap, count in zip(self.teacher_taps, counts, strict=True):
-            self.gated_taps.append(GatedTap(tap, first, count, type(self).gate))
-            first += count
+            self.gated_taps.append(GatedTap(tap, start, count, type(self).gate))
+            start += count
         if self.share_tokens:
             del self.gated_taps[1:]
             channels = [level.teacher[0] for level in self.levels]
             if len(set(counts)) > 1 or channels != channels[: counts[0]] * len(counts):
-                found = f'{", ".join(map(str, self.teacher_taps))} have {counts} levels of {channels} channels'
-                told = f'{self.key}.share_tokens=True needs the same levels and channels in each tap'
-                raise ValueError(f'{told}; {found}.')
-        for level in self.levels[: self.gated_taps[-1].first + self.gated_taps[-1].count]:
+                layout = f'{", ".join(map(str, self.teacher_taps))} have {counts} levels of {channels} channels'
+                problem = f'{self.key}.share_tokens=True needs the same levels and channels in each tap'
+                raise ValueError(f'{problem}; {layout}.')
+        for level in self.levels[: self.gated_taps[-1].start + self.gated_taps[-1].count]:
             self.mask_modules.append(self.token_module(level.teacher[0]))
 
     def prepare(self, runner: Runner, teacher: FrozenTeacher) -> None:
@@ -216,15 +216,15 @@ class TokenDistiller(FeatureDistiller):
         the work folder holds finished ones with the same fingerprint; they are learned, from the last unfinished state
         in the work folder or from the beginning.
         """
-        places = token_store_of(self, runner)
-        found = broadcast_from_rank0(lambda: places.find(runner.logger))
-        if found['kind'] == 'model':
+        store = token_store_of(self, runner)
+        source = broadcast_from_rank0(lambda: store.find(runner.logger))
+        if source['kind'] == 'model':
             return
-        if found['kind'] == 'learn':
+        if source['kind'] == 'learn':
             task = TokenTask(self.name, teacher, self.gated_taps, self.token_shapes(), self.learn)
-            values = learn_tokens(task, runner, found['partial'], places.save_partial)
-            found = broadcast_from_rank0(lambda: places.finish(values))
-        self.load_tokens(found['values'], places.teacher)
+            values = learn_tokens(task, runner, source['partial'], store.save_partial)
+            source = broadcast_from_rank0(lambda: store.finish(values))
+        self.load_tokens(source['values'], store.teacher)
 
     def token_shapes(self) -> dict[str, torch.Size]:
         """Return the shapes of tokens and branches, by their names in token files."""

@@ -44,7 +44,7 @@ def teacher_fingerprint(teacher: FrozenTeacher, taps: Iterable[Tap]) -> str:
     preprocessor = model.get('data_preprocessor') or {}
     names, tapped = [name for name, _ in network.named_children()], {tap.path.split('.')[0] for tap in taps}
     behind = set() if '' in tapped else set(names[1 + max(map(names.index, tapped)) :])
-    weights = {name: one for name, one in network.state_dict().items() if name.split('.')[0] not in behind}
+    weights = {name: tensor for name, tensor in network.state_dict().items() if name.split('.')[0] not in behind}
     parts = {
         'type': model.get('type'),
         'normalisation': {name: preprocessor.get(name) for name in _NORMALISATION},
@@ -108,7 +108,7 @@ def _hash_tensors(tensors: Mapping[str, Tensor]) -> str:
         if not name.endswith('num_batches_tracked'):  # not read in evaluation, and missing in older files
             value = tensors[name].detach().cpu().contiguous()
             content.update(f'{name}{value.dtype}{tuple(value.shape)}'.encode())
-            content.update(value.reshape(-1).view(torch.uint8).numpy().data)
+            content.update(value.reshape(-1).view(torch.uint8).numpy().data)  # (bytes,)
     return content.hexdigest()
 
 
@@ -135,11 +135,11 @@ def read_tokens(path: str | Path, owner: str) -> tuple[TokenTensors, dict[str, A
         if match:
             sets.setdefault(match['owner'], {})[f'{match["level"] or 0}.{match["name"]}'] = value.float()
     if not sets:
-        held = some(map(repr, state))
-        raise ValueError(f'{str(path)!r} holds no tokens: no name in it ends in {TOKEN}. It holds {held}.')
+        names = some(map(repr, state))
+        raise ValueError(f'{str(path)!r} holds no tokens: no name in it ends in {TOKEN}. It holds {names}.')
     if len(sets) > 1 and f'{owner}.' not in sets:
-        held = some(map(repr, sets))
-        raise ValueError(f'{str(path)!r} holds several sets of tokens, under {held}; none is {owner!r}.')
+        names = some(map(repr, sets))
+        raise ValueError(f'{str(path)!r} holds several sets of tokens, under {names}; none is {owner!r}.')
     chosen = f'{owner}.' if len(sets) > 1 else next(iter(sets))
     meta = {**(content.get('meta') or {}), 'unfinished': 'learner' in content}
     if f'{chosen}tokens_ready' in state:
@@ -147,16 +147,16 @@ def read_tokens(path: str | Path, owner: str) -> tuple[TokenTensors, dict[str, A
     return sets[chosen], meta
 
 
-def fit_tokens(values: Mapping[str, Tensor], expected: Mapping[str, torch.Size], what: str) -> TokenTensors:
+def fit_tokens(values: Mapping[str, Tensor], expected: Mapping[str, torch.Size], source: str) -> TokenTensors:
     """Return the values that a distiller needs, after a check of their shapes."""
-    kept = {name: value for name, value in values.items() if name in expected or not name.endswith(BRANCH)}
-    if {name: value.shape for name, value in kept.items()} != dict(expected):
-        found = {name: value.shape for name, value in values.items()}
+    tensors = {name: value for name, value in values.items() if name in expected or not name.endswith(BRANCH)}
+    if {name: value.shape for name, value in tensors.items()} != dict(expected):
+        shapes = {name: value.shape for name, value in values.items()}
         raise ValueError(
-            f'{what} holds {_describe(found)}; the distiller needs {_describe(expected)}. Set num_tokens, weight_mask '
-            'and the taps as they were when the tokens were learned, or remove tokens to learn them.'
+            f'{source} holds {_describe(shapes)}; the distiller needs {_describe(expected)}. Set num_tokens, '
+            'weight_mask and the taps as they were when the tokens were learned, or remove tokens to learn them.'
         )
-    return kept
+    return tensors
 
 
 def write_tokens(path: Path, values: Mapping[str, Tensor], meta: Mapping[str, Any], **more: Any) -> None:

@@ -37,9 +37,9 @@ class ExactBuffers(nn.Module):
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> ExactBuffers:
         exact = dict(self.named_buffers(recurse=False))
         super()._apply(fn, recurse)
-        for name, now in list(self.named_buffers(recurse=False)):
-            if now.dtype != loss_dtype(now):
-                self._buffers[name] = exact[name].to(now.device)
+        for name, buffer in list(self.named_buffers(recurse=False)):
+            if buffer.dtype != loss_dtype(buffer):
+                self._buffers[name] = exact[name].to(buffer.device)
         return self
 
 
@@ -93,8 +93,8 @@ class NegativeQueue(ExactBuffers):
         order = written.byte().argsort(stable=True)[-self.size :]
         keys, written = keys[order], written[order]
         number = written.sum()
-        place = (self.ptr + number + torch.arange(-len(keys), 0, device=self.ptr.device)) % self.size
-        self.rows.index_copy_(0, place, torch.where(written[:, None], keys, self.rows[place]))
+        slots = (self.ptr + number + torch.arange(-len(keys), 0, device=self.ptr.device)) % self.size
+        self.rows.index_copy_(0, slots, torch.where(written[:, None], keys, self.rows[slots]))
         self.ptr.add_(number).remainder_(self.size)
         self.filled.add_(number).clamp_(max=self.size)
         if self._count != self.size:  # a full queue stays full
@@ -107,7 +107,7 @@ class NegativeQueue(ExactBuffers):
 def read_counts(queues: Sequence[NegativeQueue]) -> None:
     """Read how many rows count, which waits for the device once, and not at all when all queues are full."""
     if unread := [queue for queue in queues if queue._count is None]:
-        for queue, number in zip(unread, torch.cat([queue.filled for queue in unread]).tolist(), strict=True):
+        for queue, number in zip(unread, torch.cat([queue.filled for queue in unread]).tolist(), strict=True):  # (n,)
             queue._count = number
 
 
@@ -128,8 +128,8 @@ class ChannelCenter(nn.Module):
     def update(self, centred: Tensor, valid: Tensor | None) -> None:
         """Move the mean towards that of a map from :meth:`forward`, over the valid pixels of all processes."""
         pixels = centred.movedim(1, -1).flatten(0, 2)  # (B H W, C)
-        weight = pixels.new_ones(len(pixels), 1) if valid is None else valid.reshape(-1, 1).to(pixels.dtype)
-        sums = mean_over_ranks(torch.cat([(weight * pixels).sum(0), weight.sum(0)]))
+        weight = pixels.new_ones(len(pixels), 1) if valid is None else valid.reshape(-1, 1).to(pixels.dtype)  # (n, 1)
+        sums = mean_over_ranks(torch.cat([(weight * pixels).sum(0), weight.sum(0)]))  # (C + 1,)
         moved = self.momentum * (sums[:-1] / sums[-1].clamp_min(MIN_COUNT)).to(self.mean)
         self.mean.add_(torch.where(moved.isfinite(), moved, 0))  # a broken map, whose step is skipped, leaves no trace
 
@@ -147,8 +147,8 @@ def rows_of_memory(size: int | str, keys_per_image: int) -> int:
     if size != AUTO_SIZE:
         return int(size)
     if keys_per_image != 1:
-        told = f"queue_size='auto' chooses keys_per_image too, but keys_per_image={keys_per_image} is given"
-        raise ValueError(f'{told}: leave it out or name queue_size as well.')
+        problem = f"queue_size='auto' chooses keys_per_image too, but keys_per_image={keys_per_image} is given"
+        raise ValueError(f'{problem}: leave it out or name queue_size as well.')
     return ROWS
 
 
@@ -163,8 +163,8 @@ def choose_size(images: int, per_step: int, key: str) -> tuple[int, int]:
         rows     = min(1024, keys * pictures)
     """
     if images < LEAST_TRAINING:
-        told = f"{key}.queue_size='auto' needs {LEAST_TRAINING} training pictures or more, found {images}"
-        raise ValueError(f"{told}: use more, or another method, e.g. type='CWD'.")
+        problem = f"{key}.queue_size='auto' needs {LEAST_TRAINING} training pictures or more, found {images}"
+        raise ValueError(f"{problem}: use more, or another method, e.g. type='CWD'.")
     pictures = min(images // 3, STEPS * per_step)
     keys = min(max(ROWS // pictures, FEWEST_KEYS), MOST_KEYS)
     return min(ROWS, keys * pictures), keys
@@ -217,9 +217,9 @@ def build_head(
     if layout is not None:
         from mmdistill_dense.weights.ssl_layouts import LAYOUTS  # loaded only where it is used
 
-        known = LAYOUTS.get(layout)
-        hidden = hidden or getattr(known, 'hidden', None)
-        bias = getattr(known, 'bias', None) if bias is None else bias
+        layout_head = LAYOUTS.get(layout)
+        hidden = hidden or getattr(layout_head, 'hidden', None)
+        bias = getattr(layout_head, 'bias', None) if bias is None else bias
     shape: dict[str, Any] = {'hidden': hidden or _WIDE, 'bias': bias or False, 'layers': options['layers']}
     middle = channels if kind == 'mlp4' else out
     head: dict[str, nn.Module] = {'projector': ProjectionHead(channels, out=middle, **shape)}
@@ -237,8 +237,8 @@ class PixelAttention(nn.Module):
         super().__init__()
         if num_heads < 1 or channels % num_heads:
             divisors = [n for n in range(1, min(channels, 64) + 1) if channels % n == 0]
-            told = f'attention.num_heads={num_heads} does not divide the {channels} channels of the tapped map'
-            raise ValueError(f'{told}; choose one of {divisors}.')
+            problem = f'attention.num_heads={num_heads} does not divide the {channels} channels of the tapped map'
+            raise ValueError(f'{problem}; choose one of {divisors}.')
         self.num_heads = num_heads
         self.norm = nn.LayerNorm(channels)
         self.qkv = nn.Linear(channels, 3 * channels)
@@ -253,11 +253,11 @@ class PixelAttention(nn.Module):
                 'of their number: set attention=None or tap a smaller map.',
                 stacklevel=2,
             )
-        tokens = self.norm(x.flatten(2).mT)
-        q, k, v = self.qkv(tokens).unflatten(2, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
+        tokens = self.norm(x.flatten(2).mT)  # (B, N, C)
+        q, k, v = self.qkv(tokens).unflatten(2, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)  # (3, B, h, N, C/h)
         read = F.scaled_dot_product_attention(q, k, v)  # (B, heads, tokens, C / heads)
-        read = self.gamma * self.out(read.transpose(1, 2).flatten(2))
-        return x + read.mT.reshape(batch, channels, height, width).to(x.dtype)
+        read = self.gamma * self.out(read.transpose(1, 2).flatten(2))  # (B, N, C)
+        return x + read.mT.reshape(batch, channels, height, width).to(x.dtype)  # (B, C, H, W)
 
 
 def check_head(head: Mapping[str, Any]) -> dict[str, Any]:
@@ -268,8 +268,8 @@ def check_head(head: Mapping[str, Any]) -> dict[str, Any]:
     check_option('head.bias', checked['bias'], (None, True, False) if linear else (None, True, False, 'hidden'))
     for name in ('hidden', 'layers'):
         if linear and checked[name] != HEAD[name]:
-            found = f"{name}={checked[name]} with 'linear'"
-            raise ValueError(f"head.{name} needs type='mlp', 'mlp2' or 'mlp4', got {found}.")
+            setting = f"{name}={checked[name]} with 'linear'"
+            raise ValueError(f"head.{name} needs type='mlp', 'mlp2' or 'mlp4', got {setting}.")
         if checked[name] is not None:
             check_count(f'head.{name}', checked[name], 1)
     return checked
@@ -278,8 +278,8 @@ def check_head(head: Mapping[str, Any]) -> dict[str, Any]:
 def check_no_head(key: str, taps: str, student: int, teacher: int) -> None:
     """Refuse maps of different channels for ``head=None``."""
     if student != teacher:
-        found = f'{taps} has {student} student and {teacher} teacher channels'
-        raise ValueError(f"{key}: {found}; head=None needs equal numbers, use head=dict(type='linear').")
+        channels = f'{taps} has {student} student and {teacher} teacher channels'
+        raise ValueError(f"{key}: {channels}; head=None needs equal numbers, use head=dict(type='linear').")
 
 
 def check_keys(name: str, options: Mapping[str, Any], allowed: Mapping[str, Any]) -> dict[str, Any]:
@@ -310,8 +310,8 @@ def views_of(recorded: Mapping[str, list[Tensor]], counts: Sequence[tuple[str, i
     """Split the recorded tensors into views."""
     views = [[recorded[tap][i : i + n] for i in range(0, len(recorded[tap]), n)] for tap, n in counts]
     if len({len(view) for view in views}) > 1:
-        found = ', '.join(f'{tap}: {len(view)}' for (tap, _), view in zip(counts, views, strict=True))
-        raise RuntimeError(f'{side} taps recorded different numbers of views ({found}).')
+        numbers = ', '.join(f'{tap}: {len(view)}' for (tap, _), view in zip(counts, views, strict=True))
+        raise RuntimeError(f'{side} taps recorded different numbers of views ({numbers}).')
     return [[x for maps in view for x in maps] for view in zip(*views, strict=True)]
 
 
@@ -319,8 +319,8 @@ def view_pairs(pairing: str | None, views: int, key: str) -> list[tuple[int, int
     """Return the pairs (student's view, teacher's view) to compare."""
     pairing = pairing or ('cross' if views == 2 else 'same')
     if pairing == 'cross' and views != 2:
-        told = f"{key}.view_pairing='cross' needs two views, the step has {views}"
-        raise ValueError(f"{told}; use 'same', or data with MultiView.")
+        problem = f"{key}.view_pairing='cross' needs two views, the step has {views}"
+        raise ValueError(f"{problem}; use 'same', or data with MultiView.")
     return [(0, 1), (1, 0)] if pairing == 'cross' else [(view, view) for view in range(views)]
 
 
@@ -330,7 +330,7 @@ class Compared:
 
     maps: Sequence[Tensor]
     heads: list[Tensor]
-    own: Tensor
+    key_map: Tensor  # the teacher's, of the first view on the student's grid
     mask: Tensor | None
     valid: Tensor | None
     rows: list[tuple[Tensor, Tensor, Tensor]]
@@ -338,19 +338,19 @@ class Compared:
 
     def contrast(self, negatives: Tensor, temperature: float) -> Tensor:
         """Return the loss, a mean over pairs of means over pixels; averaged by DDP it is that of all processes."""
-        student, teacher, weight = (torch.cat([row[k] for row in self.rows]) for k in range(3))
+        student, teacher, weight = (torch.cat([row[k] for row in self.rows]) for k in range(3))  # (n, C), (n, C), (n,)
         counts = mean_over_ranks(torch.stack([row[2].sum() for row in self.rows])).clamp_min(MIN_COUNT)
-        share = torch.cat([count.expand(len(row[2])) for row, count in zip(self.rows, counts, strict=True)])
+        share = torch.cat([count.expand(len(row[2])) for row, count in zip(self.rows, counts, strict=True)])  # (n,)
         weight = weight / share / len(self.rows)
         return pixel_info_nce(student, teacher, negatives, temperature, weight)[0]
 
     def pooled(self) -> Tensor:
         """Return the student's mean output for each picture of the first view, without gradient."""
-        return masked_mean(self.heads[0].detach().to(self.own.dtype), self.valid)
+        return masked_mean(self.heads[0].detach().to(self.key_map.dtype), self.valid)
 
     def key(self) -> Tensor:
         """Return the teacher's mean vector for each picture of the first view."""
-        return masked_mean(self.own, self.mask)
+        return masked_mean(self.key_map, self.mask)
 
 
 def masked_mean(x: Tensor, valid: Tensor | None) -> Tensor:
@@ -366,15 +366,15 @@ def random_pixels(x: Tensor, valid: Tensor | None, count: int, generator: torch.
 
     Images without a valid pixel are left out. ``valid`` and the generator are on the CPU.
     """
-    share = torch.ones(len(x), x.shape[2:].numel()) if valid is None else valid.flatten(1).float()
+    share = torch.ones(len(x), x.shape[2:].numel()) if valid is None else valid.flatten(1).float()  # (B, H*W)
     images = share.any(1).nonzero()[:, 0]
     drawn = torch.multinomial(share[images], count, replacement=True, generator=generator)
-    return x.flatten(2)[to_device(images[:, None], x), :, to_device(drawn, x)].flatten(0, 1)
+    return x.flatten(2)[to_device(images[:, None], x), :, to_device(drawn, x)].flatten(0, 1)  # (images*count, C)
 
 
 def take_pixels(x: Tensor, chosen: Tensor | None) -> Tensor:
     """Return the pixels at the flat indices ``chosen`` (``None``: all), (B, C, n, 1) or, of (B, H, W), (B, n, 1)."""
-    return x if chosen is None else x.flatten(-2)[..., to_device(chosen, x), None]
+    return x if chosen is None else x.flatten(-2)[..., to_device(chosen, x), None]  # (..., n, 1)
 
 
 def inside_images(data_samples: Samples, x: Tensor) -> Tensor | None:

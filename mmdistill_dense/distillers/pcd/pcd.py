@@ -123,8 +123,8 @@ class PCD(Distiller):
                 self.weights.append(weight)
         self.traced['student'] = [(str(tap), len(student[str(tap)])) for tap in self.student_taps]
         self.traced['teacher'] = [(str(tap), len(teacher[str(tap)])) for tap in self.teacher_taps]
-        for name, found in parts.items():
-            self.add_module(name, found[0] if len(found) == 1 else nn.ModuleList(found))
+        for name, modules in parts.items():
+            self.add_module(name, modules[0] if len(modules) == 1 else nn.ModuleList(modules))
 
     def _build_level(self, channels: int, out: int) -> dict[str, nn.Module]:
         parts: dict[str, nn.Module] = {'queue': NegativeQueue(self.queue_size, out, self.queue_init)}
@@ -147,8 +147,8 @@ class PCD(Distiller):
             self._choose_size(runner, self.chosen_size)
         if rise := note_of_rise(int(self._queue(0).filled), self.queue_size, self.key):
             runner.logger.info(rise)
-        each = 1 if self.enqueue == 'pooled' else self.keys_per_image
-        if long := warning(self.queue_size, count_pictures(runner.train_dataloader.dataset), each, self.key):
+        keys = 1 if self.enqueue == 'pooled' else self.keys_per_image
+        if long := warning(self.queue_size, count_pictures(runner.train_dataloader.dataset), keys, self.key):
             runner.logger.warning(long)
 
     def _choose_size(self, runner: Runner, chosen: Tensor) -> None:
@@ -188,19 +188,19 @@ class PCD(Distiller):
 
     def _level(self, level: int, views: Views, data_samples: Samples) -> Losses:
         """Return the terms of one level; then its keys enter the queue."""
-        seen = self.compare(level, views, data_samples)
-        with torch.autocast(seen.own.device.type, enabled=False):
+        tensors = self.compare(level, views, data_samples)
+        with torch.autocast(tensors.key_map.device.type, enabled=False):
             queue = self._queue(level)
-            terms = {'loss_pcd': seen.contrast(queue.negatives(), self.temperature)}
+            terms = {'loss_pcd': tensors.contrast(queue.negatives(), self.temperature)}
             due = self.monitor_interval > 0 and self.state.iteration % self.monitor_interval == 0
             if due and len(queue.negatives()) > 0:
-                ranks = losses.key_ranks(seen.pooled(), seen.key(), queue.negatives())
-                terms |= {f'acc_top{n}': 100 * (ranks < n).to(seen.own.dtype).mean() for n in (1, 5)}
+                ranks = losses.key_ranks(tensors.pooled(), tensors.key(), queue.negatives())
+                terms |= {f'acc_top{n}': 100 * (ranks < n).to(tensors.key_map.dtype).mean() for n in (1, 5)}
             if self.training:
-                queue.enqueue(self._keys(seen, level))
+                queue.enqueue(self._keys(tensors, level))
                 center = self._part('center', level)
                 if isinstance(center, ChannelCenter):
-                    center.update(seen.own, seen.mask)
+                    center.update(tensors.key_map, tensors.mask)
         return terms
 
     def compare(self, level: int, views: Views, data_samples: Samples) -> Compared:
@@ -245,11 +245,11 @@ class PCD(Distiller):
         assert isinstance(queue, NegativeQueue)
         return queue
 
-    def _keys(self, seen: Compared, level: int) -> Tensor:
+    def _keys(self, tensors: Compared, level: int) -> Tensor:
         """Return the unit vectors for the queue; vectors without a direction are zeros, which do not enter."""
         if self.enqueue == 'pooled':
-            keys = seen.key()
+            keys = tensors.key()
         else:
-            keys = random_pixels(seen.own, seen.inside, self.keys_per_image, self.generator(level))
+            keys = random_pixels(tensors.key_map, tensors.inside, self.keys_per_image, self.generator(level))
         norms = keys.norm(dim=1, keepdim=True)
         return torch.where((norms > MIN_NORM) & norms.isfinite(), keys / norms, 0)

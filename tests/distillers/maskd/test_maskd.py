@@ -80,7 +80,7 @@ def test_shared_tokens_serve_every_tap_and_are_learned_on_the_first():
     wide = {tap: [torch.Size((1, 6 + (tap == 'main'), 6, 6))] for tap in shapes}
     with pytest.raises(ValueError, match=r'same levels .* main, auxiliary have \[1, 1\] levels of \[7, 6\] channels'):
         MasKD([*shapes], share_tokens=True).setup(wide, wide)
-    assert [(str(one.tap), one.first, one.count) for one in shared.gated_taps] == [('main', 0, 1)]
+    assert [(str(one.tap), one.start, one.count) for one in shared.gated_taps] == [('main', 0, 1)]
     single = set_up(MasKD, [(8, 6, 6), (8, 6, 6)], tap='main', **options)
     single.load_tokens({'0.mask_token': shared.mask_modules[0].mask_token})
     sides = [{tap: [draw(2, 8, 6, 6, seed=seed + len(tap))] for tap in shapes} for seed in (0, 50)]

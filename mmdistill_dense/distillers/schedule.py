@@ -226,11 +226,11 @@ class Balancer:
         # Held as it is printed, so that a run with that number as its loss_weight is the same to the bit.
         return weight if self.unit is None else float(f'{weight:.4g}')
 
-    def start(self, max_iters: int, terms: int, current: int = 0) -> None:
-        """Make the plan for a run, whose iteration is ``current``; ``terms`` is its number of balanced distillers."""
-        self.first, window = current if self.first is None else self.first, in_iterations(self.option.until, max_iters)
+    def start(self, max_iters: int, terms: int, begin: int = 0) -> None:
+        """Make the plan for a run that begins at iteration ``begin``; ``terms`` distillers are balanced."""
+        self.first, window = begin if self.first is None else self.first, in_iterations(self.option.until, max_iters)
         self.window = self.first + window
-        self.plan = frozenset(self.first + iteration for iteration in planned(window, max_iters, terms))
+        self.plan = frozenset(self.first + offset for offset in planned(window, max_iters, terms))
 
     def move(self, share: float) -> None:
         """Count the measurements of a resumed run in steps of its new loader, ``share`` times as many."""

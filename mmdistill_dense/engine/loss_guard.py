@@ -41,7 +41,7 @@ from mmdistill_dense.guards.runner import (
 )
 from mmdistill_dense.losses.tensors import sum_dtype
 from mmdistill_dense.model.distill_model import Distilled, distillers_of
-from mmdistill_dense.networks.inputs import refuse_blind
+from mmdistill_dense.networks.inputs import check_teacher_inputs
 from mmdistill_dense.networks.teacher import FrozenTeacher
 from mmdistill_dense.utils.distributed import unwrap
 from mmdistill_dense.utils.runner_internals import Samples, built_loop, has_loaded, resumes, start_file, wrappers_of
@@ -114,8 +114,8 @@ class RunGuards(Hook):
         self._reached = None if getattr(model, 'has_task', True) else Reached(model)
         self._unseen = list(model.distillation.teachers.values())
         self._handles = [
-            model.register_forward_pre_hook(self._look),
-            model.register_forward_hook(partial(self._refuse_blind, runner)),
+            model.register_forward_pre_hook(self._record_inputs),
+            model.register_forward_hook(partial(self._check_inputs, runner)),
         ]
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
@@ -154,21 +154,21 @@ class RunGuards(Hook):
             self._asking.remove()
             self._asking = None
 
-    def _look(self, *_: Any) -> None:
+    def _record_inputs(self, *_: Any) -> None:
         """Look at each teacher's first step, also in a resumed run. What hooks ask one process for is no step."""
         for teacher in self._unseen:
-            teacher.looks = []
+            teacher.input_stats = []
 
-    def _refuse_blind(self, runner: Runner, *_: Any) -> None:
-        looks = [(teacher, teacher.looks) for teacher in self._unseen]
+    def _check_inputs(self, runner: Runner, *_: Any) -> None:
+        stats_of_teachers = [(teacher, teacher.input_stats) for teacher in self._unseen]
         for teacher in self._unseen:
-            teacher.looks = None
-        self._unseen = [teacher for teacher, found in looks if not found]
+            teacher.input_stats = None
+        self._unseen = [teacher for teacher, stats in stats_of_teachers if not stats]
         if not self._unseen:
             self.after_train(runner)
-        for teacher, found in looks:
-            if found:
-                torch.compiler.disable(refuse_blind)(teacher.key, found, runner.cfg)
+        for teacher, stats in stats_of_teachers:
+            if stats:
+                torch.compiler.disable(check_teacher_inputs)(teacher.key, stats, runner.cfg)
 
 
 def _tell(runner: Runner, findings: Iterable[Finding] | None) -> None:

@@ -34,7 +34,7 @@ from mmdistill_dense.distillers.fragments import expand
 from mmdistill_dense.distillers.ground_truth import dense_head
 from mmdistill_dense.model.balanced_step import BalancedStep, balanced_of
 from mmdistill_dense.model.distill_model import Distillation, Distilled, StepPlugin, distilled_class
-from mmdistill_dense.networks.auto_taps import Found, discover, nothing_to_pair, pair_taps
+from mmdistill_dense.networks.auto_taps import NetworkMaps, discover, nothing_to_pair, pair_taps
 from mmdistill_dense.networks.building import build_network, copied
 from mmdistill_dense.networks.inputs import completed, grey_copies, make_renormaliser
 from mmdistill_dense.networks.taps import AUTO_LAST, Tap, no_scores
@@ -227,8 +227,8 @@ def choose_taps(
 
     ``teachers`` is the teacher of each distiller, ``size`` the training crop's, 512 x 512 if it is None.
     """
-    student: Found | None = None
-    found: dict[str, Found] = {}
+    student: NetworkMaps | None = None
+    found: dict[str, NetworkMaps] = {}
     for name, distiller in distillers.items():
         if not distiller.auto:
             continue

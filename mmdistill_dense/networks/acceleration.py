@@ -40,9 +40,9 @@ class Acceleration:
     @classmethod
     def parse(cls, option: Mapping[str, Any] | bool | None, key: str) -> Acceleration:
         """Read the options; ``None`` and ``False`` switch everything off."""
-        found = read_options(cls, {} if option in (None, True, False) else option, f'{key}.accelerate')
-        check_types(cls, vars(found), f'{key}.accelerate.')
-        return found
+        acceleration = read_options(cls, {} if option in (None, True, False) else option, f'{key}.accelerate')
+        check_types(cls, vars(acceleration), f'{key}.accelerate.')
+        return acceleration
 
     @property
     def changes_pass(self) -> bool:
@@ -53,11 +53,11 @@ class Acceleration:
         """Apply the options to a loaded network in place."""
         weight = next(network.parameters(), None)
         on_cpu = weight is not None and weight.device.type == 'cpu'
-        known = [getattr(torch.cpu, name, None) for name in ('_is_avx512_bf16_supported', '_is_amx_tile_supported')]
-        units = [ask() for ask in known if ask is not None]  # torch knows the two kinds of x86
+        probes = [getattr(torch.cpu, name, None) for name in ('_is_avx512_bf16_supported', '_is_amx_tile_supported')]
+        units = [ask() for ask in probes if ask is not None]  # torch knows the two kinds of x86
         if self.dtype == 'bfloat16' and on_cpu and units and not any(units):
-            told = 'this CPU has no units for it and runs the teacher several times slower: leave it out here'
-            print_log(f"accelerate.dtype='bfloat16': {told}.", 'current', logging.WARNING)
+            problem = 'this CPU has no units for it and runs the teacher several times slower: leave it out here'
+            print_log(f"accelerate.dtype='bfloat16': {problem}.", 'current', logging.WARNING)
         if self.channels_last:
             move(network, memory_format=torch.channels_last)
             for module in network.modules():

@@ -31,7 +31,7 @@ class MapCandidate:
 
 
 @dataclass(frozen=True)
-class Found:
+class NetworkMaps:
     """The places of a network."""
 
     network: str  # the name of its class
@@ -44,12 +44,12 @@ class Found:
     notes: Sequence[str] = ()  # what was left out, and why
 
 
-def discover(build: Callable[[], Network], size: tuple[int, int] | None, trains: bool = False) -> Found:
+def discover(build: Callable[[], Network], size: tuple[int, int] | None, trains: bool = False) -> NetworkMaps:
     """Run one picture, of the size of the training crop, through a network that ``build`` makes; return its places.
 
     ``trains`` asks which maps training can change.
     """
-    return read_pass(build, lambda passed: _Reader(passed, trains).found(), size, graph=True)
+    return read_pass(build, lambda passed: _Reader(passed, trains).read(), size, graph=True)
 
 
 @dataclass
@@ -60,25 +60,25 @@ class _Reader:
     trains: bool
     notes: list[str] = field(default_factory=list)
 
-    def found(self) -> Found:
+    def read(self) -> NetworkMaps:
         """Run the backbone, the neck and the head, and return their places."""
         network, head = self.passed.network, scoring_head(self.passed.network)
         self.passed.run(lambda: self._run(head))
         backbone = self._levels('backbone' if hasattr(network, 'backbone') else 'map')
-        alone = self._for_training_alone(head, backbone)
+        aux = self._for_training_alone(head, backbone)
         read = getattr(network.get_submodule(head or ''), 'in_index', -1)
-        if any(alone):
-            backbone = [output for _, output in sorted(zip(alone, backbone, strict=True), key=lambda one: not one[0])]
+        if any(aux):
+            backbone = [output for _, output in sorted(zip(aux, backbone, strict=True), key=lambda pair: not pair[0])]
         elif isinstance(read, int) and not getattr(network, 'neck', None) and -len(backbone) <= read < len(backbone):
             backbone.append(backbone.pop(read))  # BiSeNet gives the map that joins its branches first
         stages = [self._place(output) for output in backbone]
-        steps = {one.stride > other.stride for one, other in pairwise(stages) if one.stride != other.stride}
-        return Found(
+        steps = {stage.stride > deeper.stride for stage, deeper in pairwise(stages) if stage.stride != deeper.stride}
+        return NetworkMaps(
             type(network).__name__,
             hasattr(network, HEAD),
             stages,
             type(getattr(network, 'backbone', network)).__name__,
-            len(steps) > 1 or any(alone),
+            len(steps) > 1 or any(aux),
             [self._place(output) for output in self._levels('neck')],
             self._head(head, backbone),
             tuple(self.notes),
@@ -110,9 +110,9 @@ class _Reader:
         """Tell which maps of the backbone the class scores do not depend on: PIDNet gives two to other losses."""
         _, scores = (self.passed.calls.get(f'{head}.conv_seg') or [((), None)])[-1]
         maps = [output.tensor for output in backbone]
-        if scores is None or not scores.requires_grad or not all(one.requires_grad for one in maps):
+        if scores is None or not scores.requires_grad or not all(tensor.requires_grad for tensor in maps):
             return [False] * len(maps)
-        return [one is None for one in torch.autograd.grad(scores.sum(), maps, allow_unused=True)]
+        return [gradient is None for gradient in torch.autograd.grad(scores.sum(), maps, allow_unused=True)]
 
     def _head(self, head: str | None, backbone: Sequence[Output]) -> MapCandidate | None:
         """Return the head's last map, which its dropout or ``conv_seg`` gets."""
@@ -167,7 +167,7 @@ class Pair:
         """Why the two cannot be compared; empty if they can."""
         if max(self.student.stride, self.teacher.stride) > 2 * min(self.student.stride, self.teacher.stride):
             return 'the strides differ by more than a factor of 2'
-        if min(math.prod(place.shape[1:]) for place in (self.student, self.teacher)) < 2:
+        if min(math.prod(candidate.shape[1:]) for candidate in (self.student, self.teacher)) < 2:
             return 'a map of one position'
         if not self.student.trained:
             return 'all layers before the map of the student are frozen'
@@ -175,7 +175,7 @@ class Pair:
 
 
 @dataclass(frozen=True)
-class Chosen:
+class TapPairs:
     """The pairs of taps that ``'auto'`` stands for, and what was left out, with the reason."""
 
     pairs: Sequence[Pair]
@@ -186,7 +186,7 @@ class Chosen:
         return pairs + (f'; left out: {"; ".join(self.notes)}' if self.notes else '')
 
 
-def pair_taps(student: Found, teacher: Found) -> Chosen:
+def pair_taps(student: NetworkMaps, teacher: NetworkMaps) -> TapPairs:
     """Return the pairs to compare.
 
     Two networks with a neck and without a segmentation head (detectors): the levels of the necks that have the same
@@ -205,31 +205,31 @@ def pair_taps(student: Found, teacher: Found) -> Chosen:
     else:
         alike = student.kind == teacher.kind
         sides = [side.backbone[-1:] if side.branches and not alike else side.backbone for side in (student, teacher)]
-        pairs = [Pair(*places) for places in zip(*(reversed(_deep(side)) for side in sides), strict=False)][::-1]
-        for name, side, kept in zip(('student', 'teacher'), (student, teacher), sides, strict=True):
-            if len(kept) < len(side.backbone):
-                others = ', '.join(place.tap for place in side.backbone[:-1])
-                notes.append(f'{name} {others}: branches of {side.kind}, which another backbone has not')
+        pairs = [Pair(*levels) for levels in zip(*(reversed(_deep(side)) for side in sides), strict=False)][::-1]
+        for name, side, levels in zip(('student', 'teacher'), (student, teacher), sides, strict=True):
+            if len(levels) < len(side.backbone):
+                names = ', '.join(candidate.tap for candidate in side.backbone[:-1])
+                notes.append(f'{name} {names}: branches of {side.kind}, which another backbone has not')
         if student.head and teacher.head:
             pairs.append(Pair(student.head, teacher.head))
     compared = [pair for pair in pairs if not pair.obstacle]
     notes += [f'{pair.student} -> {pair.teacher}: {pair.obstacle}' for pair in pairs if pair.obstacle]
-    return Chosen(compared, tuple(notes))
+    return TapPairs(compared, tuple(notes))
 
 
-def nothing_to_pair(key: str, student: Found, teacher: Found, chosen: Chosen) -> ValueError:
+def nothing_to_pair(key: str, student: NetworkMaps, teacher: NetworkMaps, chosen: TapPairs) -> ValueError:
     """Return the error for two networks without a pair, which names the config key ``key`` and lists both sides."""
     left_out = f' Left out: {"; ".join(chosen.notes)}.' if chosen.notes else ''
     return ValueError(
-        f"{key}.student_tap='auto' finds no two maps to compare. The student's are {_listed(student)}; the teacher's "
-        f'are {_listed(teacher)}.{left_out} Name the taps yourself: {key}.student_tap and, where they have other names '
-        'in the teacher, teacher_tap. mmdistill taps CONFIG shows what can be tapped.'
+        f"{key}.student_tap='auto' finds no two maps to compare. The student's are {_summary(student)}; the teacher's "
+        f'are {_summary(teacher)}.{left_out} Name the taps yourself: {key}.student_tap and, where they have '
+        'other names in the teacher, teacher_tap. mmdistill taps CONFIG shows what can be tapped.'
     )
 
 
-def _listed(found: Found) -> str:
-    places = [*found.backbone, *found.neck, *([found.head] if found.head else [])]
-    return f'({found.network}) {", ".join(map(str, places)) or "none"}'
+def _summary(network: NetworkMaps) -> str:
+    maps = [*network.backbone, *network.neck, *([network.head] if network.head else [])]
+    return f'({network.network}) {", ".join(map(str, maps)) or "none"}'
 
 
 def _deep(levels: Sequence[MapCandidate]) -> Sequence[MapCandidate]:
@@ -238,13 +238,13 @@ def _deep(levels: Sequence[MapCandidate]) -> Sequence[MapCandidate]:
 
 
 def _of_equal_stride(student: Iterable[MapCandidate], teacher: Iterable[MapCandidate], notes: list[str]) -> list[Pair]:
-    pairs, left = [], list(teacher)
-    for ours in student:
-        partner = next((theirs for theirs in left if theirs.stride == ours.stride), None)
+    pairs, unpaired = [], list(teacher)
+    for level in student:
+        partner = next((candidate for candidate in unpaired if candidate.stride == level.stride), None)
         if partner is None:
-            notes.append(f'student {ours}: the teacher has no level of this stride')
+            notes.append(f'student {level}: the teacher has no level of this stride')
         else:
-            left.remove(partner)
-            pairs.append(Pair(ours, partner))
-    notes += [f'teacher {theirs}: the student has no level of this stride' for theirs in left]
+            unpaired.remove(partner)
+            pairs.append(Pair(level, partner))
+    notes += [f'teacher {candidate}: the student has no level of this stride' for candidate in unpaired]
     return pairs

@@ -36,16 +36,16 @@ def build_network(config: ModelConfig, pretrained: bool = True) -> Network:
     except OSError as error:  # mmdet's LAD reads the file of its own teacher
         raise OSError(f'{config.key}: {error} To build it without files, set {config.key}.pretrained=False.') from error
     except TypeError as error:
-        known = (*DISTILL_KEYS, *TEACHER_OPTIONS)
-        raise TypeError(explained(error, model, config.key, known, config.beside)) from error
+        other_keys = (*DISTILL_KEYS, *TEACHER_OPTIONS)
+        raise TypeError(explained(error, model, config.key, other_keys, config.beside)) from error
     except KeyError as error:
         with MODELS.switch_scope_and_registry(config.scope) as registry:
-            told = explained_type(text_of(error), model, config.key, registry.module_dict, config.beside)
-        raise KeyError(told) from error
+            message = explained_type(text_of(error), model, config.key, registry.module_dict, config.beside)
+        raise KeyError(message) from error
     if any(kind.__name__ == 'BaseMOTModel' for kind in type(network).__mro__):
         inside = f'its detector: set {config.key} to the model.detector of its config'
-        way = inside if 'detector' in config.model else 'a detector of pictures with the same parts'
-        raise ValueError(f'{config.key}: {type(network).__name__} sees videos, not single pictures. Use {way}.')
+        remedy = inside if 'detector' in config.model else 'a detector of pictures with the same parts'
+        raise ValueError(f'{config.key}: {type(network).__name__} sees videos, not single pictures. Use {remedy}.')
     complete_heads(network)
     return network
 
@@ -67,7 +67,7 @@ def class_of(option: Mapping[str, Any], scope: str | None) -> Any:
 
 def derives(option: Mapping[str, Any], scope: str | None, name: str) -> bool:
     """Tell whether an option's class, or one of its bases, has this name."""
-    return any(one.__name__ == name for one in getattr(class_of(option, scope), '__mro__', ()))
+    return any(base.__name__ == name for base in getattr(class_of(option, scope), '__mro__', ()))
 
 
 def copied(network: Module, shapes_alone: bool = False) -> Module:
@@ -93,26 +93,26 @@ def naming_weights(network: nn.Module, key: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        named = {
-            str(one['checkpoint']): path
+        files = {
+            str(init['checkpoint']): path
             for path, module in network.named_modules()
-            for one in listed(getattr(module, 'init_cfg', None))
-            if isinstance(one, Mapping) and one.get('checkpoint')
+            for init in listed(getattr(module, 'init_cfg', None))
+            if isinstance(init, Mapping) and init.get('checkpoint')
         }
-        places = [f'{key}.{path}.init_cfg.checkpoint={file!r}' for file, path in named.items() if file in str(error)]
-        where = ', '.join(places) or f'{key} ({", ".join(named)})'
+        keys = [f'{key}.{path}.init_cfg.checkpoint={file!r}' for file, path in files.items() if file in str(error)]
+        where = ', '.join(keys) or f'{key} ({", ".join(files)})'
         root = os.environ.get('MMDISTILL_WEIGHTS', 'weights')
-        moved = f' MMDISTILL_WEIGHTS names the folder {root}.' if any(one.startswith(root) for one in named) else ''
+        moved = f' MMDISTILL_WEIGHTS names the folder {root}.' if any(file.startswith(root) for file in files) else ''
         kind = FileNotFoundError if isinstance(error, FileNotFoundError) else OSError
-        told = f'{where}: {error}{moved} In mmseg, {key}.pretrained may have set it'
-        raise kind(f'{told}. To start without weights, set {key}.pretrained=False.') from error
+        problem = f'{where}: {error}{moved} In mmseg, {key}.pretrained may have set it'
+        raise kind(f'{problem}. To start without weights, set {key}.pretrained=False.') from error
 
 
-def move(network: Module, **place: Any) -> Module:
+def move(network: Module, **options: Any) -> Module:
     """Change the ``device`` or ``dtype`` of a network even where its class overrides ``to``, and return it.
 
     Detectors of mmdet that hold a teacher of their own (LD, LAD) override ``to`` and take no dtype. mmengine's ``to``
     is called where there is one, because it tells the data preprocessor its device.
     """
     kind = BaseModel if isinstance(network, BaseModel) else nn.Module
-    return kind.to(network, **place)
+    return kind.to(network, **options)

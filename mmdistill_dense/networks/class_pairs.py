@@ -27,12 +27,12 @@ _CLOSE = 0.85  # of difflib: names that may be the same are asked about, never t
 def check_form(option: Any, key: str) -> None:
     """Check that an option ``classes`` is ``'auto'``, or a dict whose values are lists of names."""
     lists = isinstance(option, Mapping) and all(
-        isinstance(names, (list, tuple)) and all(isinstance(one, str) for one in names) for names in option.values()
+        isinstance(names, (list, tuple)) and all(isinstance(name, str) for name in names) for names in option.values()
     )
     if option != AUTO and not lists:
         example = "{'car': ['car', 'truck'], 'forklift': []}"
-        what = f"'auto', or a dict from the student's classes to lists of the teacher's, as in {example}"
-        raise TypeError(f'{key} must be {what}; got {option!r}.')
+        form = f"'auto', or a dict from the student's classes to lists of the teacher's, as in {example}"
+        raise TypeError(f'{key} must be {form}; got {option!r}.')
 
 
 def check_groups(key: str, pairs: ClassPairs, ranks: bool) -> None:
@@ -47,10 +47,10 @@ def check_groups(key: str, pairs: ClassPairs, ranks: bool) -> None:
 
 def check_complete(key: str, pairs: ClassPairs) -> None:
     """Refuse classes without a partner, for methods that have no way to leave them out."""
-    left = [pairs.student[one] for one in pairs.unknown] or [pairs.teacher[one] for one in pairs.rest]
-    if left:
-        told = f'{some(left)} have no partner on the other side ({pairs.key})'
-        raise ValueError(f"{key} compares all classes at once, and {told}. Use type='LogitKD'.")
+    unpaired = [pairs.student[index] for index in pairs.unknown] or [pairs.teacher[index] for index in pairs.rest]
+    if unpaired:
+        problem = f'{some(unpaired)} have no partner on the other side ({pairs.key})'
+        raise ValueError(f"{key} compares all classes at once, and {problem}. Use type='LogitKD'.")
 
 
 def check_names(key: str, names: Sequence[str] | None, count: int | None) -> None:
@@ -112,29 +112,29 @@ class ClassPairs:
             ((2,), (3,))
         """
         check_form(option, key)
-        given = {} if isinstance(option, str) else dict(option)
-        ours, theirs = _indices(student), _indices(teacher)
-        if twice := [student[found[1]] for found in ours.values() if len(found) > 1]:
+        option_groups = {} if isinstance(option, str) else dict(option)
+        s_index, t_index = _indices(student), _indices(teacher)
+        if twice := [student[indices[1]] for indices in s_index.values() if len(indices) > 1]:
             raise ValueError(f'{key}: the student has two classes named {twice[0]!r}.')
-        entries = {_find(name, student, ours, key, 'student')[0]: names for name, names in given.items()}
+        entries = {_find(name, student, s_index, key, 'student')[0]: names for name, names in option_groups.items()}
         if sum(REST in names for names in entries.values()) > 1:
             raise ValueError(f"{key}: only one class can take the rest of the teacher's classes, {REST!r}.")
-        known = {
-            mine: [one for name in names if name != REST for one in _find(name, teacher, theirs, key, 'teacher')]
-            for mine, names in entries.items()
+        partners = {
+            s: [t for name in names if name != REST for t in _find(name, teacher, t_index, key, 'teacher')]
+            for s, names in entries.items()
         }
-        named = {one for found in known.values() for one in found}
-        shared = [side.get(BACKGROUND, [-1])[0] for side in (ours, theirs)]
-        opened = min(shared) >= 0 and shared[0] not in entries and shared[1] not in named
-        for name, (mine,) in ours.items():
-            if mine not in entries and name in theirs and not (opened and name == BACKGROUND):
-                known[mine] = theirs[name]
-        taken = {one for found in known.values() for one in found} | ({shared[1]} if opened else set())
-        rest = set(range(len(teacher))) - taken
-        for mine, names in entries.items():
+        teacher_classes = {t for group in partners.values() for t in group}
+        shared = [side.get(BACKGROUND, [-1])[0] for side in (s_index, t_index)]
+        opened = min(shared) >= 0 and shared[0] not in entries and shared[1] not in teacher_classes
+        for name, (s_class,) in s_index.items():
+            if s_class not in entries and name in t_index and not (opened and name == BACKGROUND):
+                partners[s_class] = t_index[name]
+        taken = {t for group in partners.values() for t in group} | ({shared[1]} if opened else set())
+        unpaired = set(range(len(teacher))) - taken
+        for s_class, names in entries.items():
             if REST in names:
-                known[mine] = [*known[mine], *sorted(rest)]
-        pairs = [(mine, one) for mine, found in known.items() for one in found]
+                partners[s_class] = [*partners[s_class], *sorted(unpaired)]
+        pairs = [(s, t) for s, group in partners.items() for t in group]
         result = cls(tuple(student), tuple(teacher), _groups(pairs), key)
         if opened:
             result = result._with_open(*shared)
@@ -153,29 +153,29 @@ class ClassPairs:
         wider = replace(self, student=(*self.student, BACKGROUND), teacher=(*self.teacher, BACKGROUND))
         return wider._with_open(len(self.student), len(self.teacher))
 
-    def _with_open(self, mine: int, theirs: int) -> ClassPairs:
-        student = (mine, *(one for one in self.unknown if one != mine))
-        teacher = (theirs, *(one for one in self.rest if one != theirs))
+    def _with_open(self, student_class: int, teacher_class: int) -> ClassPairs:
+        student = (student_class, *(index for index in self.unknown if index != student_class))
+        teacher = (teacher_class, *(index for index in self.rest if index != teacher_class))
         background = Group(tuple(sorted(student)), tuple(sorted(teacher)))
         return replace(self, groups=tuple(sorted((*self.groups, background), key=lambda group: group.student)))
 
     @property
     def unknown(self) -> tuple[int, ...]:
         """The student's classes that the teacher does not know."""
-        known = {one for group in self.groups for one in group.student}
-        return tuple(one for one in range(len(self.student)) if one not in known)
+        shared = {index for group in self.groups for index in group.student}
+        return tuple(index for index in range(len(self.student)) if index not in shared)
 
     @property
     def rest(self) -> tuple[int, ...]:
         """The teacher's classes that no class of the student is."""
-        shared = {one for group in self.groups for one in group.teacher}
-        return tuple(one for one in range(len(self.teacher)) if one not in shared)
+        shared = {index for group in self.groups for index in group.teacher}
+        return tuple(index for index in range(len(self.teacher)) if index not in shared)
 
     @property
     def same(self) -> bool:
         """Whether both sides have the same classes in the same order."""
-        own = [(group.student, group.teacher) for group in self.groups]
-        return own == [((one,), (one,)) for one in range(len(self.teacher))] and not self.unknown
+        groups = [(group.student, group.teacher) for group in self.groups]
+        return groups == [((index,), (index,)) for index in range(len(self.teacher))] and not self.unknown
 
     def softmax(self, student: Tensor, teacher: Tensor, shift: bool = True) -> tuple[Tensor, Tensor]:
         """Return the scores (B, G, ...) of the groups from logits (B, C, ...) of both sides.
@@ -185,7 +185,7 @@ class ClassPairs:
         """
         scores = []
         for x, members in ((student, self._members('student')), (teacher, self._members('teacher'))):
-            if shift and any(len(one) > 1 for one in members):
+            if shift and any(len(group) > 1 for group in members):
                 x = _full(x)
                 x = x - x.detach().amax(1, keepdim=True)
             scores.append(merged(x, members, 'logsumexp'))
@@ -197,14 +197,14 @@ class ClassPairs:
 
     def anchors(self, student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
         """Return the same (B, A x G, ...) from maps (B, A x C, ...), whose channels are anchor x classes + class."""
-        ours, theirs = self.sigmoid(*self.folded(student, teacher))
+        s_scores, t_scores = self.sigmoid(*self.folded(student, teacher))
         shape = len(student), -1, *student.shape[2:]
-        return ours.reshape(shape), theirs.reshape(shape)
+        return s_scores.reshape(shape), t_scores.reshape(shape)
 
     def folded(self, student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
         """Return maps (B x A, C, ...) of both sides, an anchor as a picture, from maps (B, A x C, ...)."""
-        ours, theirs = len(self.student), len(self.teacher)
-        return student.reshape(-1, ours, *student.shape[2:]), teacher.reshape(-1, theirs, *teacher.shape[2:])
+        s_classes, t_classes = len(self.student), len(self.teacher)
+        return student.reshape(-1, s_classes, *student.shape[2:]), teacher.reshape(-1, t_classes, *teacher.shape[2:])
 
     def mass(self, logits: Tensor) -> Tensor | None:
         """Return the teacher's probability (B, ...) of shared classes; ``None`` where it has no other ones."""
@@ -219,28 +219,28 @@ class ClassPairs:
 
     def names(self) -> list[list[str]]:
         """Return each group in words, the student's classes and the teacher's."""
-        ours, theirs = self.student, self.teacher
+        s_names, t_names = self.student, self.teacher
         return [
-            [', '.join(ours[one] for one in group.student), ', '.join(theirs[one] for one in group.teacher)]
+            [', '.join(s_names[i] for i in group.student), ', '.join(t_names[i] for i in group.teacher)]
             for group in self.groups
         ]
 
-    def told(self) -> list[str]:
+    def describe(self) -> list[str]:
         """Return what a user should know of the pairs, in sentences."""
         shared = len(self.student) - len(self.unknown)
-        found = '; '.join(f'{ours} <- {theirs}' for ours, theirs in self.names())
-        lines = [f'{self.key}: {shared} of {len(self.student)} classes have a partner: {found}']
-        unknown, rest = [self.student[one] for one in self.unknown], [self.teacher[one] for one in self.rest]
+        partners = '; '.join(f'{student} <- {teacher}' for student, teacher in self.names())
+        lines = [f'{self.key}: {shared} of {len(self.student)} classes have a partner: {partners}']
+        unknown, unused = [self.student[i] for i in self.unknown], [self.teacher[i] for i in self.rest]
         if unknown:
             lines.append(f'{self.key}: the teacher does not know {", ".join(unknown)}: labels alone teach them.')
-            normal = {_normal(name): name for name in rest}
+            normal = {_normal(name): name for name in unused}
             for name in unknown:
                 for close in difflib.get_close_matches(_normal(name), normal, 1, _CLOSE):
-                    theirs = normal[close]
-                    question = f'{theirs!r} is a class of the teacher: write {name!r}: [{theirs!r}] if it is the same.'
+                    match = normal[close]
+                    question = f'{match!r} is a class of the teacher: write {name!r}: [{match!r}] if it is the same.'
                     lines[-1] += f' {question}'
-        if rest:
-            lines.append(f'{self.key}: {len(rest)} classes of the teacher are left out ({some(rest)})')
+        if unused:
+            lines.append(f'{self.key}: {len(unused)} classes of the teacher are left out ({some(unused)})')
         return lines
 
 
@@ -251,8 +251,8 @@ def in_students_classes(samples: Samples, pairs: ClassPairs) -> Samples:
     several student classes, the background is meant, or the first.
     """
     order = [name.lower() != BACKGROUND for name in pairs.student]
-    label_of = {one: min(group.student, key=order.__getitem__) for group in pairs.groups for one in group.teacher}
-    by_class = torch.tensor([label_of.get(one, -1) for one in range(len(pairs.teacher))])
+    label_of = {index: min(group.student, key=order.__getitem__) for group in pairs.groups for index in group.teacher}
+    by_class = torch.tensor([label_of.get(index, -1) for index in range(len(pairs.teacher))])
     sample: Any
     for sample in samples:
         if 'pred_instances' in sample:
@@ -267,17 +267,17 @@ def in_students_classes(samples: Samples, pairs: ClassPairs) -> Samples:
 
 def merged(x: Tensor, members: Sequence[Sequence[int]], reduce: str) -> Tensor:
     """Return (B, G, ...): of each group of channels its only one, or their ``logsumexp``, ``amax`` or ``sum``."""
-    if [*members] == [(one,) for one in range(x.shape[1])]:
+    if [*members] == [(channel,) for channel in range(x.shape[1])]:
         return x
-    place = {group: number for number, group in enumerate(one for one in members if len(one) == 1)}
-    parts = [chosen(x, [group[0] for group in place])] if place else []
+    position = {group: number for number, group in enumerate(member for member in members if len(member) == 1)}
+    parts = [chosen(x, [group[0] for group in position])] if position else []
     for group in members:
         if len(group) > 1:
             parts.append(getattr(torch, reduce)(chosen(x, group), 1, keepdim=True))
-            place[tuple(group)] = len(place)
-    order = [place[tuple(group)] for group in members]
-    found = torch.cat(parts, 1)
-    return found if order == sorted(order) else chosen(found, order)
+            position[tuple(group)] = len(position)
+    order = [position[tuple(group)] for group in members]
+    scores = torch.cat(parts, 1)
+    return scores if order == sorted(order) else chosen(scores, order)
 
 
 def chosen(x: Tensor, channels: Sequence[int]) -> Tensor:
@@ -294,26 +294,26 @@ def _normal(name: str) -> str:
 
 
 def _indices(names: Sequence[str]) -> dict[str, list[int]]:
-    found: dict[str, list[int]] = {}
+    indices: dict[str, list[int]] = {}
     for index, name in enumerate(names):
-        found.setdefault(_normal(name), []).append(index)
-    return found
+        indices.setdefault(_normal(name), []).append(index)
+    return indices
 
 
-def _find(name: str, names: Sequence[str], known: Mapping[str, list[int]], key: str, side: str) -> list[int]:
+def _find(name: str, names: Sequence[str], indices: Mapping[str, list[int]], key: str, side: str) -> list[int]:
     if name in names:
         return [[*names].index(name)]
-    if _normal(name) not in known:
+    if _normal(name) not in indices:
         raise ValueError(f"{key}: {name!r} is no class of the {side}'s: {some(names)}.{hint(name, names)}")
-    return known[_normal(name)]
+    return indices[_normal(name)]
 
 
 def _groups(pairs: Iterable[tuple[int, int]]) -> tuple[Group, ...]:
     """Return the connected components of pairs (student class, teacher class)."""
     groups: list[tuple[set[int], set[int]]] = []
-    for mine, theirs in sorted(pairs):
-        touched = [one for one in groups if mine in one[0] or theirs in one[1]]
-        groups = [one for one in groups if one not in touched]
-        groups.append(({mine}.union(*(one[0] for one in touched)), {theirs}.union(*(one[1] for one in touched))))
-    found = (Group(tuple(sorted(student)), tuple(sorted(teacher))) for student, teacher in groups)
-    return tuple(sorted(found, key=lambda group: group.student))
+    for s, t in sorted(pairs):
+        touched = [group for group in groups if s in group[0] or t in group[1]]
+        groups = [group for group in groups if group not in touched]
+        groups.append(({s}.union(*(group[0] for group in touched)), {t}.union(*(group[1] for group in touched))))
+    components = (Group(tuple(sorted(student)), tuple(sorted(teacher))) for student, teacher in groups)
+    return tuple(sorted(components, key=lambda group: group.student))

@@ -29,8 +29,8 @@ ROUNDING = 1e-6  # of the largest value of a map
 
 
 @dataclass(frozen=True)
-class Look:
-    """What a teacher saw and gave in one pass."""
+class InputStats:
+    """Statistics of what a teacher saw and gave in one pass."""
 
     low: float
     high: float
@@ -43,45 +43,47 @@ class Look:
 
     @classmethod
     @torch.no_grad()
-    def at(cls, inputs: Tensor, preprocessor: Mapping[str, Any] | None, maps: Mapping[str, Sequence[Tensor]]) -> Look:
-        """Return the look at a batch (B, C, H, W) in the normalisation of ``preprocessor``, and at the tapped maps."""
+    def measure(
+        cls, inputs: Tensor, preprocessor: Mapping[str, Any] | None, maps: Mapping[str, Sequence[Tensor]]
+    ) -> InputStats:
+        """Return those of a batch (B, C, H, W) in the normalisation of ``preprocessor``, and of the tapped maps."""
         mean, std, _ = normalisation(preprocessor)
-        places = (0, *range(2, inputs.dim()))
-        shift, factor = (torch.tensor(values).view(-1, *[1] * (len(places) - 1)).to(inputs) for values in (mean, std))
+        axes = (0, *range(2, inputs.dim()))
+        shift, factor = (torch.tensor(values).view(-1, *[1] * (len(axes) - 1)).to(inputs) for values in (mean, std))
         pixels = inputs * factor + shift
         exact = inputs.dtype in (torch.float32, torch.float64)  # half precision rounds whole numbers
         whole = not exact or bool((pixels - pixels.round()).abs().amax() < 0.01)
-        flat = {name: [one for one in map(_is_flat, found) if one is not None] for name, found in maps.items()}
+        flat = {name: [flag for flag in map(_is_flat, tensors) if flag is not None] for name, tensors in maps.items()}
         return cls(
             float(pixels.amin()),
             float(pixels.amax()),
-            bool((inputs.amax(places) > inputs.amin(places)).any()),
+            bool((inputs.amax(axes) > inputs.amin(axes)).any()),
             whole,
             max(map(abs, [*mean, *std])) if any(mean) or {*std} != {1.0} else 0.0,
-            {name: all(found) for name, found in flat.items() if found},
+            {name: all(flags) for name, flags in flat.items() if flags},
         )
 
 
-def refuse_blind(key: str, looks: Sequence[Look], config: Mapping[str, Any]) -> None:
+def check_teacher_inputs(key: str, stats: Sequence[InputStats], config: Mapping[str, Any]) -> None:
     """Raise a ``ValueError`` for a teacher that sees or gives what cannot teach, in all processes alike."""
     steps = normalising((config.get('train_dataloader') or {}).get('dataset'))
     # Of caffe's normalisation, which only subtracts, the pixels do not show that it was done twice.
-    shifted = any(np.any(step.get('mean') or 0) for step in steps)
-    for found in zip_longest(*all_gather_object(looks)):
-        one_pass = [look for look in found if look is not None]
-        for problem in filter(None, (_wrong_pictures(one_pass, shifted), _constant_maps(one_pass))):
-            held = f' train_dataloader.dataset has {" and ".join(map(str, steps))}.' if steps else ''
-            raise ValueError(f'{key}: {problem}{held}')
+    subtracts_mean = any(np.any(step.get('mean') or 0) for step in steps)
+    for stats_of_ranks in zip_longest(*all_gather_object(stats)):
+        entries = [entry for entry in stats_of_ranks if entry is not None]
+        for problem in filter(None, (_pixel_range_problem(entries, subtracts_mean), _constant_map_problem(entries))):
+            hint = f' train_dataloader.dataset has {" and ".join(map(str, steps))}.' if steps else ''
+            raise ValueError(f'{key}: {problem}{hint}')
 
 
-def _wrong_pictures(looks: Sequence[Look], shifted: bool) -> str:
-    seen = [look for look in looks if look.varies]
-    largest = max((abs(pixel) for look in seen for pixel in (look.low, look.high)), default=0.0)
-    unit = seen[0].unit if seen else 0.0
-    too_small = unit > 2 and largest < min(SMALL * unit, NORMALISED) and not all(look.whole for look in seen)
-    if not (too_small or (shifted and unit > 0) or (unit <= 2 and 0 < LARGE * unit < largest)):
+def _pixel_range_problem(stats: Sequence[InputStats], subtracts_mean: bool) -> str:
+    usable = [entry for entry in stats if entry.varies]
+    largest = max((abs(pixel) for entry in usable for pixel in (entry.low, entry.high)), default=0.0)
+    unit = usable[0].unit if usable else 0.0
+    too_small = unit > 2 and largest < min(SMALL * unit, NORMALISED) and not all(entry.whole for entry in usable)
+    if not (too_small or (subtracts_mean and unit > 0) or (unit <= 2 and 0 < LARGE * unit < largest)):
         return ''
-    low, high = min(look.low for look in seen), max(look.high for look in seen)
+    low, high = min(entry.low for entry in usable), max(entry.high for entry in usable)
     return (
         f'mean and std of its data_preprocessor have numbers up to {unit:.3g}, but the pixels of the first batch are '
         f'from {low:.3g} to {high:.3g}. Usual reasons: a Normalize step in the training pipeline, pictures from 0 to '
@@ -89,26 +91,26 @@ def _wrong_pictures(looks: Sequence[Look], shifted: bool) -> str:
     )
 
 
-def _constant_maps(looks: Sequence[Look]) -> str:
-    found: dict[str, bool] = {}
-    for look in looks:
-        found.update({tap: flat and found.get(tap, True) for tap, flat in look.flat.items() if look.varies})
-    flat = [tap for tap, same in found.items() if same]
-    told = (
+def _constant_map_problem(stats: Sequence[InputStats]) -> str:
+    constant: dict[str, bool] = {}
+    for entry in stats:
+        constant.update({tap: flat and constant.get(tap, True) for tap, flat in entry.flat.items() if entry.varies})
+    flat = [tap for tap, same in constant.items() if same]
+    problem = (
         f'its maps at {some(flat)} are the same at all positions of all pictures of the first batch, so there is '
         'nothing to learn. Usual reasons: damaged statistics (a huge running_var) in its file, pictures in another '
         'normalisation, a tap behind layers without weights from the file.'
     )
-    return told if flat else ''
+    return problem if flat else ''
 
 
 def _is_flat(tensor: Tensor) -> bool | None:
     """Tell whether all channels of maps (B, C, H, W) or tokens (B, N, C) are constant; ``None`` for a single place."""
-    places = (1,) if tensor.dim() == 3 else tuple(range(2, tensor.dim()))
-    if math.prod(tensor.shape[axis] for axis in places) < 2 or not tensor.is_floating_point():
+    axes = (1,) if tensor.dim() == 3 else tuple(range(2, tensor.dim()))
+    if math.prod(tensor.shape[axis] for axis in axes) < 2 or not tensor.is_floating_point():
         return None  # the only place of a picture may be equal in all pictures, if they are copies of one
-    places = (0, *places)
-    low, high = tensor.amin(places).float(), tensor.amax(places).float()
+    axes = (0, *axes)
+    low, high = tensor.amin(axes).float(), tensor.amax(axes).float()
     return bool(((high - low) <= ROUNDING * torch.maximum(low.abs(), high.abs())).all())
 
 
@@ -134,8 +136,8 @@ class Renormaliser:
             self.moved = self.constants.to(inputs)  # kept, because a copy waits for the device
         factor, summand = self.moved
         if inputs.shape[1] not in (1, factor.shape[1]) and factor.shape[1] > 1:
-            told = f'model.teacher: mean and std of both data_preprocessors are for {factor.shape[1]} channels'
-            raise ValueError(f'{told}; the pictures have {inputs.shape[1]}. Take a teacher for such pictures.')
+            problem = f'model.teacher: mean and std of both data_preprocessors are for {factor.shape[1]} channels'
+            raise ValueError(f'{problem}; the pictures have {inputs.shape[1]}. Take a teacher for such pictures.')
         outputs = inputs * factor + summand
         # Preprocessors change the order of colours only, not that of other channels.
         return outputs.flip(1) if self.flip and outputs.shape[1] == 3 else outputs
@@ -146,9 +148,9 @@ def grey_copies(student: int | None, teacher: int | None, key: str) -> int:
     if student == teacher or None in (student, teacher):  # no picture passes where nothing is tapped
         return 1
     if (student, teacher) != (1, 3):
-        told = f'{key} takes pictures of {teacher} channels, model.student of {student}, and both see the same'
-        way = f'mean and std of model.student.data_preprocessor and {key}.data_preprocessor, and in_channels'
-        raise ValueError(f'{told}. Take networks of as many channels ({way}); a grey student may have one of colours.')
+        sizes = f'{key} takes pictures of {teacher} channels, model.student of {student}, and both see the same'
+        keys = f'mean and std of model.student.data_preprocessor and {key}.data_preprocessor, and in_channels'
+        raise ValueError(f'{sizes}. Use networks of as many channels ({keys}); a grey student may have one of colours.')
     return 3
 
 
@@ -164,9 +166,9 @@ def make_renormaliser(
     mean_t, std_t, flip_t = normalisation(teacher)
     channels = max(copies, *map(len, (mean_s, std_s, mean_t, std_t)))
     if any(len(values) not in (1, channels) for values in (mean_s, std_s, mean_t, std_t)):
-        own = f'mean={mean_s}, std={std_s}'
-        told = f"The student's data_preprocessor has {own}; that of {key} mean={mean_t}, std={std_t}"
-        raise ValueError(f'{told}: both see the same pictures, so give both the same number of channels.')
+        statistics = f'mean={mean_s}, std={std_s}'
+        problem = f"The student's data_preprocessor has {statistics}; that of {key} mean={mean_t}, std={std_t}"
+        raise ValueError(f'{problem}: both see the same pictures, so give both the same number of channels.')
     mean_s, std_s, mean_t, std_t = (values * (channels // len(values)) for values in (mean_s, std_s, mean_t, std_t))
     flip = flip_s != flip_t
     if flip and channels == 3:
@@ -183,16 +185,16 @@ def completed(preprocessor: Mapping[str, Any] | None, scope: str | None) -> Mapp
     if not preprocessor or 'type' not in preprocessor:
         return preprocessor or {}
     # The network's own preprocessor may be on the meta device, where its buffers hold no numbers.
-    place = {} if scope is None else dict(_scope_=scope)
+    options = {} if scope is None else dict(_scope_=scope)
     with fork_rng(), torch.device('cpu'):
-        built = MODELS.build(ConfigDict(preprocessor, **place))
-    found = dict(preprocessor)
-    own = {name: value for name in ('mean', 'std') if isinstance(value := getattr(built, name, None), Tensor)}
-    if found.get('mean') is None and len(own) == 2:
-        found.update({name: value.flatten().tolist() for name, value in own.items()})
-    if getattr(built, '_channel_conversion', False) and not any(found.get(name) for name in _FLIPS):
-        found['bgr_to_rgb'] = True
-    return found
+        built = MODELS.build(ConfigDict(preprocessor, **options))
+    config = dict(preprocessor)
+    buffers = {name: value for name in ('mean', 'std') if isinstance(value := getattr(built, name, None), Tensor)}
+    if config.get('mean') is None and len(buffers) == 2:
+        config.update({name: value.flatten().tolist() for name, value in buffers.items()})
+    if getattr(built, '_channel_conversion', False) and not any(config.get(name) for name in _FLIPS):
+        config['bgr_to_rgb'] = True
+    return config
 
 
 def innermost(preprocessor: Mapping[str, Any] | None) -> Mapping[str, Any]:
@@ -228,19 +230,19 @@ class InputGrid:
     @classmethod
     def parse(cls, option: Mapping[str, Any], key: str) -> InputGrid | None:
         """Return the grid of a teacher's option without its divisor, or None where neither option is set."""
-        given = {name: option[name] for name in ('scale', 'fit') if name in option}
-        check_types(cls, given, f'{key}.')
-        grid = cls(**given)
+        options = {name: option[name] for name in ('scale', 'fit') if name in option}
+        check_types(cls, options, f'{key}.')
+        grid = cls(**options)
         if grid.fit == 'pad' and grid.scale != 1:
-            told = f"{key}.fit='pad' keeps every pixel, so it does not go with {key}.scale={grid.scale!r}"
-            raise ValueError(f'{told}: leave one out.')
+            problem = f"{key}.fit='pad' keeps every pixel, so it does not go with {key}.scale={grid.scale!r}"
+            raise ValueError(f'{problem}: leave one out.')
         return None if grid == cls() else grid
 
     def whole(self, divisor: int, key: str) -> InputGrid:
         """Return the grid for a network whose pictures have sides that are multiples of ``divisor``."""
         if self.fit == 'pad' and divisor == 1:
-            way = f'set {key}.data_preprocessor=dict(size_divisor=32), or leave fit out'
-            raise ValueError(f"{key}.fit='pad': nothing says to which multiple the pictures are padded: {way}.")
+            remedy = f'set {key}.data_preprocessor=dict(size_divisor=32), or leave fit out'
+            raise ValueError(f"{key}.fit='pad': nothing says to which multiple the pictures are padded: {remedy}.")
         return replace(self, divisor=divisor)
 
     def __call__(self, pictures: Tensor) -> Tensor:
@@ -250,13 +252,13 @@ class InputGrid:
             return F.pad(pictures, (0, width, 0, height))
         height, width = cells(pictures, self.divisor, self.scale)
         if height * width < _LEAST:
-            left = f'{height} x {width} cells of {self.divisor} pixels of pictures of {tuple(pictures.shape[2:])}'
-            raise ValueError(f'teacher.scale={self.scale} leaves {left}: use a larger scale, or larger pictures.')
+            grid = f'{height} x {width} cells of {self.divisor} pixels of pictures of {tuple(pictures.shape[2:])}'
+            raise ValueError(f'teacher.scale={self.scale} leaves {grid}: use a larger scale, or larger pictures.')
         return resized(pictures, (height * self.divisor, width * self.divisor))
 
     def restored(self, recorded: Mapping[str, Sequence[Tensor]], size: Sequence[int]) -> dict[str, list[Tensor]]:
         """Return recorded tensors with each map brought back to the extent of pictures of this size."""
-        return {name: [self._restore(tensor, size) for tensor in found] for name, found in recorded.items()}
+        return {name: [self._restore(tensor, size) for tensor in tensors] for name, tensors in recorded.items()}
 
     def _restore(self, tensor: Tensor, size: Sequence[int]) -> Tensor:
         if self.fit != 'pad' or tensor.ndim != 4:
@@ -269,8 +271,8 @@ class InputGrid:
             count = max(1, round(cells_here * side / whole))
             lines.append((torch.arange(count, device=tensor.device) + 0.5) * (2 * side / (count * whole)) - 1)
         rows, columns = lines
-        places = torch.stack(torch.meshgrid(columns, rows, indexing='xy'), -1).expand(len(tensor), -1, -1, -1)
-        sampled = F.grid_sample(tensor.float(), places.to(torch.float32), padding_mode='border', align_corners=False)
+        positions = torch.stack(torch.meshgrid(columns, rows, indexing='xy'), -1).expand(len(tensor), -1, -1, -1)
+        sampled = F.grid_sample(tensor.float(), positions.to(torch.float32), padding_mode='border', align_corners=False)
         return sampled.to(tensor.dtype)
 
 

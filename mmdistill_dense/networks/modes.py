@@ -48,7 +48,7 @@ def followed(network: nn.Module) -> list[nn.Module]:
 
 
 @contextmanager
-def kept(modules: Iterable[nn.Module], buffers: Iterable[Tensor] = (), streams: bool = False) -> Iterator[None]:
+def restoring(modules: Iterable[nn.Module], buffers: Iterable[Tensor] = (), streams: bool = False) -> Iterator[None]:
     """Restore the modes of modules, the values of buffers and the random ``streams`` at the end."""
     modes = [(module, module.training) for module in modules]
     values = [(buffer, buffer.clone()) for buffer in buffers]
@@ -66,15 +66,15 @@ def kept(modules: Iterable[nn.Module], buffers: Iterable[Tensor] = (), streams: 
 @contextmanager
 def attributes(*owners: Any, **values: Any) -> Iterator[None]:
     """Give objects other values of attributes that they have while the context is open, such as ``training=True``."""
-    before = [(one, {name: getattr(one, name) for name in values}) for one in owners]
+    before = [(owner, {name: getattr(owner, name) for name in values}) for owner in owners]
     try:
-        for one, value in product(owners, values.items()):
-            setattr(one, *value)  # not train(), which does more in backbones of mm*
+        for owner, value in product(owners, values.items()):
+            setattr(owner, *value)  # not train(), which does more in backbones of mm*
         yield
     finally:
-        for one, own in before:
-            for value in own.items():
-                setattr(one, *value)
+        for owner, originals in before:
+            for value in originals.items():
+                setattr(owner, *value)
 
 
 @contextmanager
@@ -96,7 +96,7 @@ def untouched(*modules: nn.Module) -> Iterator[None]:
     cached = torch.is_autocast_cache_enabled()
     torch.set_autocast_cache_enabled(False)
     try:
-        with kept(within, buffers, streams=True):
+        with restoring(within, buffers, streams=True):
             yield
     finally:
         torch.set_autocast_cache_enabled(cached)
@@ -114,5 +114,5 @@ def is_noise(module: nn.Module) -> bool:
     """Tell whether a module uses its mode for statistics or noise only: torch's own layers, any norm, any dropout."""
     name, kinds = type(module).__name__.lower(), [kind for kind in type(module).__mro__ if kind is not nn.Module]
     torchs = any(kind.__module__.startswith('torch.nn.modules.') for kind in kinds)
-    named = any(part in name for part in ('drop', 'norm', 'stochasticdepth'))
-    return named or (torchs and not isinstance(module, _CONTAINERS))
+    has_name = any(part in name for part in ('drop', 'norm', 'stochasticdepth'))
+    return has_name or (torchs and not isinstance(module, _CONTAINERS))

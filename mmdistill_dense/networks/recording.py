@@ -47,10 +47,10 @@ def run_parts(
     paths = heads if heads is not None else [resolve_tap(network, tap, 'tap').path for tap in taps]
     tapped = {head.path: head for head in (head_of(network, path) for path in paths)}
     whole = hasattr(network, 'encode_decode') and any(head.needs_more for head in tapped.values())
-    others = {path: head for path, head in tapped.items() if not (whole and head.in_decoder)}
+    feature_heads = {path: head for path, head in tapped.items() if not (whole and head.in_decoder)}
     outputs: dict[str, Any] = {}
     # no hooks where nothing is left to find out
-    noted = network.named_children() if heads is None or (whole and others) else ()
+    noted = network.named_children() if heads is None or (whole and feature_heads) else ()
     with noting(noted, lambda name, _, output: outputs.update({name: output})):
         if whole:
             network.encode_decode(inputs, _unpadded(inputs))
@@ -58,10 +58,10 @@ def run_parts(
         else:
             features = network.extract_feat(inputs)
     if heads is None:
-        heads = [path for path in tapped if path not in others or path.split('.')[0] not in outputs]
+        heads = [path for path in tapped if path not in feature_heads or path.split('.')[0] not in outputs]
     for path in heads:
-        if path in others:
-            _run_head(others[path].module, features, rois, any('.mask_' in tap.path for tap in taps))
+        if path in feature_heads:
+            _run_head(feature_heads[path].module, features, rois, any('.mask_' in tap.path for tap in taps))
     return list(heads)
 
 
@@ -87,16 +87,16 @@ def _run_head(head: Any, features: Any, rois: bool, masks: bool) -> None:
     roi_head = hasattr(head, '_bbox_forward')
     try:
         if rois and roi_head:
-            one = features[0].new_tensor([[0, 0, 0, 32, 32]])
-            run_roi_head(head, features, one)
+            roi = features[0].new_tensor([[0, 0, 0, 32, 32]])
+            run_roi_head(head, features, roi)
             if masks:
-                run_mask_head(head, features, one)
+                run_mask_head(head, features, roi)
         else:
             head(features)
     except TypeError as error:
         otherwise = 'or compare RoI heads with the distiller RoIHeadKD' if roi_head else 'or a dense head'
-        told = f'{type(head).__name__} does not run on features alone ({error})'
-        raise ValueError(f'{told}: tap the backbone or the neck, {otherwise}.') from error
+        problem = f'{type(head).__name__} does not run on features alone ({error})'
+        raise ValueError(f'{problem}: tap the backbone or the neck, {otherwise}.') from error
 
 
 def run_roi_head(head: Any, features: Sequence[Tensor], rois: Tensor, stage: int | None = None) -> dict[str, Tensor]:
@@ -125,22 +125,22 @@ def run_mask_head(head: Any, features: Sequence[Tensor], rois: Tensor, stage: in
 class Replay(list[Tensor]):
     """The queries of one call of a network's decoder, (B, M, ...) each, which answers others on the same pictures."""
 
-    def __init__(self, network: nn.Module, kept: Mapping[str, Any]) -> None:
-        self.network, self.kept = network, kept
-        self.names = tuple(name for name in _QUERIES if isinstance(kept.get(name), Tensor))  # of the queries
-        super().__init__(kept[name] for name in self.names)
+    def __init__(self, network: nn.Module, arguments: Mapping[str, Any]) -> None:
+        self.network, self.kept = network, arguments
+        self.names = tuple(name for name in _QUERIES if isinstance(arguments.get(name), Tensor))  # of the queries
+        super().__init__(arguments[name] for name in self.names)
 
     def answer(self, queries: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """Return the class logits (L, B, M, K) and boxes (L, B, M, 4) of all layers, for queries in this order."""
-        given = {**self.kept, **dict(zip(self.names, queries, strict=True))}
-        if 'dn_mask' in given:  # of a DINO in training, whose own call has denoising queries in front
-            given['dn_mask'] = None
+        arguments = {**self.kept, **dict(zip(self.names, queries, strict=True))}
+        if 'dn_mask' in arguments:  # of a DINO in training, whose own call has denoising queries in front
+            arguments['dn_mask'] = None
         network: Any = self.network
-        return network.bbox_head.forward(**_of_head(network.forward_decoder(**given)))
+        return network.bbox_head.forward(**_of_head(network.forward_decoder(**arguments)))
 
 
-def _of_head(kept: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: kept[name] for name in ('hidden_states', 'references') if name in kept}
+def _of_head(outputs: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: outputs[name] for name in ('hidden_states', 'references') if name in outputs}
 
 
 def _unpadded(inputs: Tensor) -> list[dict[str, Any]]:
@@ -213,7 +213,7 @@ class Recorder:
         """Hook a tap, and return what removes the hook."""
         record = partial(self._record, tap, site)
         if site.replays:
-            return _hook_method(self.network, DECODER, before=lambda given: record((), Replay(self.network, given)))
+            return _hook_method(self.network, DECODER, before=lambda kwargs: record((), Replay(self.network, kwargs)))
         if site.reads_scores:  # mmseg's segmentors call head.forward directly, so hooks of torch do not fire
             return _hook_method(site.module, 'forward', after=record)
         if tap.argument is not None:  # before its module runs, which may write into its input
@@ -228,10 +228,10 @@ class Recorder:
     def check_fired(self) -> None:
         """Raise a ``ValueError`` for a tap whose module was never called."""
         for tap in (tap for tap in self.taps if not self.tensors.get(tap.text)):
-            told = (
+            problem = (
                 f'{tap.key or self.key}={str(tap)!r} never fired in the forward pass of {type(self.network).__name__}'
             )
-            raise ValueError(f'{told}: it exists but is not called as a module: tap a module inside it.')
+            raise ValueError(f'{problem}: it exists but is not called as a module: tap a module inside it.')
 
     def _record(self, tap: Tap, site: TapSite, args: tuple[Any, ...], output: Any = None) -> None:
         name = tap.text
@@ -258,25 +258,25 @@ class Recorder:
 def _hook_method(
     module: nn.Module,
     name: str,
-    before: Callable[[Mapping[str, Any]], None] = lambda given: None,
+    before: Callable[[Mapping[str, Any]], None] = lambda kwargs: None,
     after: Callable[[tuple[Any, ...], Any], None] = lambda args, result: None,
 ) -> Callable[[], None]:
     """Call functions around each call of a module's method, and return what ends that; the last one goes first."""
-    own, method = vars(module).get(name), getattr(module, name)
+    original, method = vars(module).get(name), getattr(module, name)
 
-    def noted(*args: Any, **kwargs: Any) -> Any:
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
         before(kwargs)
         result = method(*args, **kwargs)
         after(args, result)
         return result
 
     def remove() -> None:
-        if own is None:
+        if original is None:
             del vars(module)[name]
         else:
-            vars(module)[name] = own
+            vars(module)[name] = original
 
-    vars(module)[name] = noted
+    vars(module)[name] = wrapper
     return remove
 
 
@@ -297,19 +297,19 @@ def replacing(network: nn.Module, tap: Tap, function: Callable[[int, Tensor], Te
         raise ValueError(f'{key}={tap.text!r}: an input cannot be replaced; tap the output of the module before it.')
     site = resolve_tap(network, tap, key)
     if site.reads_scores:
-        told = f'{type(site.module).__name__} makes its class scores out of several outputs, so they cannot be replaced'
-        raise ValueError(f'{key}={tap.text!r}: {told}; tap a map inside it, or the backbone.')
-    seen = 0
+        problem = f'{type(site.module).__name__} makes its class scores out of several outputs, which none can replace'
+        raise ValueError(f'{key}={tap.text!r}: {problem}; tap a map inside it, or the backbone.')
+    count = 0
 
     def replace(tensor: Tensor) -> Tensor:
-        nonlocal seen
-        seen += 1
-        return function(seen - 1, tensor)
+        nonlocal count
+        count += 1
+        return function(count - 1, tensor)
 
     handle = site.module.register_forward_hook(lambda _, args, output: tap.put(output, replace))
     try:
         yield
     finally:
         handle.remove()
-    if not seen:
+    if not count:
         raise ValueError(f'{key}={tap.text!r} never fired in the forward pass of {type(network).__name__}.')

@@ -76,19 +76,19 @@ class Tap:
                 raise ValueError(f'tap {self.text!r}: the module was called with {len(args)} positional arguments.')
             value = args[self.argument]
         if isinstance(value, Mapping):
-            held = ', '.join(map(str, value))
-            raise ValueError(f'tap {self.text!r}: this is a dict ({held}): tap the modules that make its entries.')
+            keys = ', '.join(map(str, value))
+            raise ValueError(f'tap {self.text!r}: this is a dict ({keys}): tap the modules that make its entries.')
         if self.index is not None and not (self.index == -1 and isinstance(value, Tensor)):
             if not isinstance(value, (tuple, list)):
-                found = f'has an index, but the module gives a {type(value).__name__}, not a tuple'
-                raise ValueError(f'tap {self.text!r} {found}: write {self.path!r}.')
+                problem = f'has an index, but the module gives a {type(value).__name__}, not a tuple'
+                raise ValueError(f'tap {self.text!r} {problem}: write {self.path!r}.')
             try:
                 value = value[self.index]
             except IndexError:
-                found = (
+                problem = (
                     f'the output has {len(value)} entries; {self.path}[{len(value) - 1}] or {self.path}[-1] is the last'
                 )
-                raise ValueError(f'tap {self.text!r}: {found}.') from None
+                raise ValueError(f'tap {self.text!r}: {problem}.') from None
         tensors = flatten(value)
         if not tensors:
             raise ValueError(f'tap {self.text!r}: found a {type(value).__name__} without any tensor.')
@@ -130,23 +130,23 @@ def parse_taps(option: str, taps: TapOption) -> tuple[list[Tap], list[float]]:
         if not (isinstance(pair, (list, tuple)) and len(pair) == 2 and isinstance(pair[0], str)) or not (
             isinstance(pair[1], (int, float)) and pair[1] >= 0
         ):
-            told = f"{option} must be a tap or a list of taps and pairs ('tap', weight >= 0)"
-            raise ValueError(f'{told}, got the entry {pair!r}.')
+            problem = f"{option} must be a tap or a list of taps and pairs ('tap', weight >= 0)"
+            raise ValueError(f'{problem}, got the entry {pair!r}.')
     return [Tap.parse(tap) for tap, _ in pairs], [float(weight) for _, weight in pairs]
 
 
 def check_auto(student: TapOption, teacher: TapOption | None, method: str, refusal: str) -> str:
     """Return ``student_tap`` if it is ``'auto'`` or ``'auto[-1]'``, which the method may refuse; else an empty text."""
-    listed = student if isinstance(student, (list, tuple)) else []
-    entries = [one[0] if isinstance(one, (tuple, list)) and one else one for one in listed]
+    options = student if isinstance(student, (list, tuple)) else []
+    entries = [tap[0] if isinstance(tap, (tuple, list)) and tap else tap for tap in options]
     auto = student if isinstance(student, str) and student in (AUTO, AUTO_LAST) else ''
     if AUTO in entries or AUTO_LAST in entries:
         raise ValueError(f"student_tap={student!r}: 'auto' stands alone, without other taps and weights.")
     if auto and refusal:
         raise ValueError(f'{method} refuses student_tap={auto!r}: {refusal}.')
     if (auto and teacher is not None) or teacher in (AUTO, AUTO_LAST):
-        told = "student_tap='auto' chooses the taps of the teacher too, so leave teacher_tap out"
-        raise ValueError(f'teacher_tap={teacher!r} with student_tap={student!r}: {told}, or name those of both.')
+        problem = "student_tap='auto' chooses the taps of the teacher too, so leave teacher_tap out"
+        raise ValueError(f'teacher_tap={teacher!r} with student_tap={student!r}: {problem}, or name those of both.')
     return auto
 
 
@@ -192,7 +192,7 @@ class HeadKind:
 def _arguments(kind: Any) -> int:
     """Return the number of arguments that ``forward`` of a class must get."""
     _, *parameters = inspect.signature(kind.forward).parameters.values()  # the first is self
-    return sum(one.default is one.empty and one.kind is one.POSITIONAL_OR_KEYWORD for one in parameters)
+    return sum(arg.default is arg.empty and arg.kind is arg.POSITIONAL_OR_KEYWORD for arg in parameters)
 
 
 def heads_of(network: nn.Module) -> list[HeadKind]:
@@ -209,13 +209,14 @@ def heads_of(network: nn.Module) -> list[HeadKind]:
 
 def head_of(network: nn.Module, path: str) -> HeadKind:
     """Return the one of :func:`heads_of` that a path leads to or into."""
-    heads = (one for one in heads_of(network) if f'{path}.'.startswith(f'{one.path}.'))
+    heads = (head for head in heads_of(network) if f'{path}.'.startswith(f'{head.path}.'))
     return next(heads, HeadKind(path, network.get_submodule(path)))
 
 
 def scoring_head(network: nn.Module) -> str | None:
     """Return the path of the ``decode_head`` that ends in ``conv_seg``: of a cascade, the last such stage."""
-    return next((one.path for one in reversed(heads_of(network)) if one.in_decoder and one.ends_in_conv_seg), None)
+    paths = [head.path for head in heads_of(network) if head.in_decoder and head.ends_in_conv_seg]
+    return paths[-1] if paths else None
 
 
 @dataclass(frozen=True)
@@ -240,8 +241,8 @@ def resolve_tap(network: nn.Module, tap: Tap, key: str) -> TapSite:
     key = tap.key or key
     if tap.path == DECODER:
         if not hasattr(network, DECODER):
-            told = 'this compares detectors with queries, such as Conditional, DAB and Deformable DETR or DINO'
-            raise ValueError(f'{key}: {type(network).__name__} has no {DECODER}: {told}.')
+            problem = 'this compares detectors with queries, such as Conditional, DAB and Deformable DETR or DINO'
+            raise ValueError(f'{key}: {type(network).__name__} has no {DECODER}: {problem}.')
         return TapSite('decoder', network.get_submodule('decoder'), replays=True)
     path, module = tap.path, network
     head = getattr(network, HEAD, None)
@@ -271,29 +272,29 @@ def check_student_input(network: nn.Module, tap: Tap, key: str) -> None:
         )
 
 
-def no_scores(what: str, side: str, maps: str) -> str:
+def no_scores(option: str, side: str, maps: str) -> str:
     """Return the refusal of what needs scores of a side that has none, with the maps that can be tapped instead."""
     return (
-        f'{what} needs class scores or boxes, which the {side} does not predict. Compare maps instead, e.g. by '
+        f'{option} needs class scores or boxes, which the {side} does not predict. Compare maps instead, e.g. by '
         f"type='FeatureMatch' with {side}_tap={maps}."
     )
 
 
 def _unknown_path(network: nn.Module, tap: Tap, depth: int, level: Sequence[str], key: str) -> str:
     root, children = tap.path.split('.')[0], [name for name, _ in network.named_children()]
-    own = getattr(network, 'tap_hint', '')
-    if not own and root.endswith('_head') and not any(name.endswith('_head') for name in children):
+    advice = getattr(network, 'tap_hint', '')
+    if not advice and root.endswith('_head') and not any(name.endswith('_head') for name in children):
         side = 'teacher' if key.endswith('teacher_tap') else 'student'
         return no_scores(f'{key}={tap.text!r}', side, ' or '.join(map(repr, children)))
     if tap.path == SCORES and depth:
-        own = f'{type(getattr(network, HEAD)).__name__} makes its class scores without conv_seg. '
+        advice = f'{type(getattr(network, HEAD)).__name__} makes its class scores without conv_seg. '
     names = [name for name, _ in network.named_modules() if name and 'loss' not in name]
     close = difflib.get_close_matches(tap.path, names, n=3, cutoff=0.5)
     parent = '.'.join(tap.path.split('.')[:depth]) or type(network).__name__
     hint = f' Close names: {", ".join(close)}.' if close else ''
     inside = ', '.join(name for name in level if 'loss' not in name)
     where = f'{key}={tap.text!r}: no such module in {type(network).__name__}.{hint}'
-    return f'{where} Modules in {parent}: {inside}. {own}mmdistill taps CONFIG lists all taps.'
+    return f'{where} Modules in {parent}: {inside}. {advice}mmdistill taps CONFIG lists all taps.'
 
 
 _LEAST = 1e-8  # a class that no query claims gets this probability
@@ -313,8 +314,8 @@ def semantic_scores(head: nn.Module, output: Any, key: str) -> Tensor:
         parts = {part.dim(): part for part in map(_last, output) if isinstance(part, Tensor)}
         if set(parts) == {3, 4}:
             return mask_scores(parts[3], parts[4])
-    told = f'{key}: no map of class scores can be read out of what {type(head).__name__} returns'
-    raise ValueError(f"{told}. Compare maps instead, e.g. by type='CWD' with student_tap='auto'.")
+    problem = f'{key}: no map of class scores can be read out of what {type(head).__name__} returns'
+    raise ValueError(f"{problem}. Compare maps instead, e.g. by type='CWD' with student_tap='auto'.")
 
 
 def _last(value: Any) -> Any:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from mmdistill_dense.config.values import num_classes, with_one_more_class
 from mmdistill_dense.networks.building import move
 from mmdistill_dense.networks.class_pairs import ClassPairs, check_names
-from mmdistill_dense.networks.inputs import Look
+from mmdistill_dense.networks.inputs import InputStats
 from mmdistill_dense.networks.modes import attributes, followed
 from mmdistill_dense.networks.recording import Recorder, run_parts
 from mmdistill_dense.networks.taps import Tap
@@ -63,7 +63,7 @@ class FrozenTeacher:
         self.pairs: ClassPairs | None = None  # for the option `classes`; known when a run starts
         self.users: WeakSet[object] = WeakSet()  # the `Distillation` of each model that runs this teacher
         self.class_rows: list[str] = []  # tensors with a row for each of its other classes that a student copied
-        self.looks: list[Look] | None = None  # what it saw and gave in each pass, in the first step of a run
+        self.input_stats: list[InputStats] | None = None  # of each pass in the first step of a run
         self._step_cache: dict[Hashable, Any] | None = None
         self._recorder: Recorder | None = None  # of the network, which the options of `accelerate` have prepared
         self._followed: Sequence[nn.Module] = ()  # what runs in training mode
@@ -78,7 +78,7 @@ class FrozenTeacher:
         return self
 
     def __getstate__(self) -> dict[str, Any]:
-        state = {**vars(self), 'network': None, 'looks': None, '_step_cache': None}
+        state = {**vars(self), 'network': None, 'input_stats': None, '_step_cache': None}
         state |= {'_recorder': None, '_followed': (), '_draws': None}
         del state['users']
         return state
@@ -145,13 +145,13 @@ class FrozenTeacher:
         for distiller in distillers:
             if distiller.teacher is self:
                 distiller.check_classes(self.pairs)
-        return self.pairs.told()
+        return self.pairs.describe()
 
     def class_pairs(self) -> ClassPairs | None:
         """Return ``pairs``, or ``None`` for a teacher of the student's classes."""
         if self.option.classes is not None and self.pairs is None:
-            told = f'{self.key}.classes is resolved at the start of a run'
-            raise RuntimeError(f'{told}; a loop of your own calls match_classes first.')
+            problem = f'{self.key}.classes is resolved at the start of a run'
+            raise RuntimeError(f'{problem}; a loop of your own calls match_classes first.')
         return self.pairs
 
     def _load_weights(self, network: Network, checkpoint: str) -> None:
@@ -191,10 +191,10 @@ class FrozenTeacher:
 
     def cached(self, question: Hashable, compute: Callable[[], Any]) -> Any:
         """Return ``compute()``, a result of parts of the frozen network; compute it once per ``question`` and step."""
-        kept = {} if self._step_cache is None else self._step_cache
-        if question not in kept:
-            kept[question] = compute()
-        return kept[question]
+        cache = {} if self._step_cache is None else self._step_cache
+        if question not in cache:
+            cache[question] = compute()
+        return cache[question]
 
     def renormalised(self, inputs: Tensor) -> Tensor:
         """Return a batch in the teacher's normalisation; the student's preprocessor normalised it."""
@@ -212,29 +212,29 @@ class FrozenTeacher:
         """
         views = [inputs] if isinstance(inputs, Tensor) else inputs
         if not isinstance(views, (list, tuple)) or not all(isinstance(view, Tensor) for view in views):
-            held: Any = inputs  # a dict of semi-supervised detectors
-            named = f' of {", ".join(held)}' if isinstance(held, Mapping) else ''
+            batch: Any = inputs  # a dict of semi-supervised detectors
+            keys = f' of {", ".join(batch)}' if isinstance(batch, Mapping) else ''
             raise TypeError(
                 f'{self.key} takes one batch of pictures (a tensor) or a list of views (tensors), but '
-                f'model.student.data_preprocessor gives a {type(inputs).__name__}{named}: set model.student to the '
+                f'model.student.data_preprocessor gives a {type(inputs).__name__}{keys}: set model.student to the '
                 "network that gets the pictures in the end; of a semi-supervised detector, the config's model.detector."
             )
-        first = self._draws is None
+        is_first = self._draws is None
         with self._own_streams(seed):
             if len(views) == 1:
-                found = self._record(views[0], samples)
+                tensors = self._record(views[0], samples)
             else:
-                each = [self._record(view) for view in views]
-                found = {tap.text: [tensor for view in each for tensor in view[tap.text]] for tap in self.plan.taps}
-        if first and self._draws and (as_trained := self._followed):  # or is it random in training alone?
+                runs = [self._record(view) for view in views]
+                tensors = {tap.text: [map_ for run in runs for map_ in run[tap.text]] for tap in self.plan.taps}
+        if is_first and self._draws and (as_trained := self._followed):  # or is it random in training alone?
             self._followed, self._draws = [], None
             quiet = self(inputs, seed, samples)
             if not self._draws:
-                told = 'draws random numbers in training, so its taps are those of eval mode'
-                print_log(f'{self.key} {told}.', 'current', logging.WARNING)
+                warning = 'draws random numbers in training, so its taps are those of eval mode'
+                print_log(f'{self.key} {warning}.', 'current', logging.WARNING)
                 return quiet
             self._followed = as_trained
-        return found
+        return tensors
 
     @contextmanager
     def _own_streams(self, seed: int) -> Iterator[None]:
@@ -255,27 +255,27 @@ class FrozenTeacher:
             # of the loaded network: a head made for its file may have other layers than the traced one
             self._followed = followed(self.network) if plan.as_trained else []
             self._recorder = Recorder(self.network, plan.taps, f'{self.key} tap', plan.stop_after)
-        seen = self.renormalised(inputs)
+        pixels = self.renormalised(inputs)
         with ExitStack() as stack:
             stack.enter_context(attributes(*self._followed, training=True))
-            prepared = stack.enter_context(acceleration.running(seen)) if acceleration.changes_pass else seen
+            prepared = stack.enter_context(acceleration.running(pixels)) if acceleration.changes_pass else pixels
             tensors = stack.enter_context(self._recorder.recording())
             run_parts(self.network, plan.taps, prepared, heads=plan.heads, samples=samples)
         self._recorder.check_complete()
-        if self.looks is not None:
+        if self.input_stats is not None:
             # random weights are asked for to measure times: a new head's scores may well be the same everywhere
-            self.looks.append(self.look(seen, tensors if self.option.checkpoint is not None else {}))
+            self.input_stats.append(self.measure_inputs(pixels, tensors if self.option.checkpoint is not None else {}))
         grid = getattr(self.network, 'input_grid', None)
         if grid is not None:
             tensors = grid.restored(tensors, inputs.shape[2:])
         if self.option.acceleration.dtype is not None:
-            return {name: [tensor.to(inputs.dtype) for tensor in found] for name, found in tensors.items()}
+            return {name: [tensor.to(inputs.dtype) for tensor in maps] for name, maps in tensors.items()}
         return tensors
 
-    def look(self, inputs: Tensor, maps: Mapping[str, Sequence[Tensor]]) -> Look:
-        """Return the look at a renormalised batch and the maps that it gave; the CPU waits for the device."""
+    def measure_inputs(self, inputs: Tensor, maps: Mapping[str, Sequence[Tensor]]) -> InputStats:
+        """Return the statistics of a renormalised batch and of its maps; the CPU waits for the device."""
         assert self.network is not None, 'the teacher is loaded before training'
-        return Look.at(inputs, self.option.preprocessor_of(self.network), maps)
+        return InputStats.measure(inputs, self.option.preprocessor_of(self.network), maps)
 
 
 # Parts that a student starts from
@@ -298,20 +298,20 @@ def parse_inherit(option: Sequence[Sequence[str]] | None) -> list[Inherit]:
         for entry in entries
     )
     if not valid:
-        told = "model.inherit must be a list of (student prefix, teacher prefix), e.g. [('neck', 'neck')]"
-        raise TypeError(f'{told}; with several teachers the third member names one. Got {option!r}.')
+        problem = "model.inherit must be a list of (student prefix, teacher prefix), e.g. [('neck', 'neck')]"
+        raise TypeError(f'{problem}; with several teachers the third member names one. Got {option!r}.')
     return [Inherit(*(part.rstrip('.') for part in entry)) for entry in entries]
 
 
 def with_teacher_names(entries: Sequence[Inherit], teachers: Collection[str]) -> list[Inherit]:
     """Return the entries, each with the name of its teacher; an entry that names none gets the only teacher."""
     only = next(iter(teachers)) if len(teachers) == 1 else None
-    named = [replace(entry, teacher=only) if entry.teacher is None else entry for entry in entries]
-    for entry in named:
+    inherits = [replace(entry, teacher=only) if entry.teacher is None else entry for entry in entries]
+    for entry in inherits:
         if entry.teacher not in teachers:
-            given, known = (entry.target, entry.source, entry.teacher), ', '.join(teachers)
-            raise ValueError(f'model.inherit={given!r}: name one of the teachers {known} as the third member.')
-    return named
+            members, names = (entry.target, entry.source, entry.teacher), ', '.join(teachers)
+            raise ValueError(f'model.inherit={members!r}: name one of the teachers {names} as the third member.')
+    return inherits
 
 
 def copy_inherited(student: nn.Module, entries: Sequence[Inherit], teachers: Mapping[str, FrozenTeacher]) -> None:
@@ -321,13 +321,13 @@ def copy_inherited(student: nn.Module, entries: Sequence[Inherit], teachers: Map
     shapes, but a bias that only the student has becomes 0, which makes the two layers equal. That is done after the
     student's own initialisation and before a checkpoint is resumed. A run from ``load_from`` inherits nothing.
     """
-    own = student.state_dict()
+    target = student.state_dict()
     for entry in entries:
         teacher = teachers[str(entry.teacher)]
         if teacher.receipt is None or teacher.receipt.file is None:
             raise ValueError(f'model.inherit: {teacher.key} has no weights from a file: give {teacher.key}.checkpoint.')
-        given = teacher.module('').state_dict()
-        _copy(own, _below(given, entry.source), entry, teacher.key)
+        source = teacher.module('').state_dict()
+        _copy(target, _below(source, entry.source), entry, teacher.key)
         part = entry.source.split('.')[0]
         if part == 'backbone' and teacher.plan.renormalise is not None:
             print_log(
@@ -341,35 +341,35 @@ def copy_inherited(student: nn.Module, entries: Sequence[Inherit], teachers: Map
             wider = replace(teacher.config, model=with_one_more_class(teacher.config.model))
             with torch.device('cpu'):
                 other = replace(teacher.option, config=wider).build().state_dict()
-            rows = [name for name, value in given.items() if name not in other or other[name].shape != value.shape]
+            rows = [name for name, value in source.items() if name not in other or other[name].shape != value.shape]
             teacher.class_rows += [name for name in rows if f'{name}.'.startswith(f'{entry.source}.')]
 
 
-def _copy(own: Mapping[str, Tensor], given: dict[str, Tensor], entry: Inherit, key: str) -> None:
-    held = _below(own, entry.target)
-    weights = {name.removesuffix('weight') for name in held.keys() & given.keys() if name.endswith('.weight')}
-    for name in held.keys() - given.keys():
+def _copy(state: Mapping[str, Tensor], source: dict[str, Tensor], entry: Inherit, key: str) -> None:
+    target = _below(state, entry.target)
+    weights = {name.removesuffix('weight') for name in target.keys() & source.keys() if name.endswith('.weight')}
+    for name in target.keys() - source.keys():
         if name.endswith('.bias') and name.removesuffix('bias') in weights:
-            given[name] = torch.zeros_like(held[name])
-    for side, prefix, found in (('model.student', entry.target, held), (key, entry.source, given)):
-        if not found:
+            source[name] = torch.zeros_like(target[name])
+    for side, prefix, tensors in (('model.student', entry.target, target), (key, entry.source, source)):
+        if not tensors:
             raise ValueError(f'model.inherit: no tensor of {side} has the prefix {prefix!r}.')
-    shapes = {name: (tuple(held[name].shape), tuple(given[name].shape)) for name in held.keys() & given.keys()}
+    shapes = {name: (tuple(target[name].shape), tuple(source[name].shape)) for name in target.keys() & source.keys()}
     wrong = [f'{name} {s} and {t}' for name, (s, t) in sorted(shapes.items()) if s != t]
     problems = {
-        'only in the student': sorted(held.keys() - given.keys()),
-        'only in the teacher': sorted(given.keys() - held.keys()),
+        'only in the student': sorted(target.keys() - source.keys()),
+        'only in the teacher': sorted(source.keys() - target.keys()),
         'with another shape (student, teacher)': wrong,
     }
     if any(problems.values()):
         lines = '; '.join(f'{title}: {some(names)}' for title, names in problems.items() if names)
-        told = f'the student and {key} differ here, so nothing can be copied. {lines}'
-        raise ValueError(f'model.inherit={(entry.target, entry.source)!r}: {told}. Inherit a part that both share.')
+        problem = f'the student and {key} differ here, so nothing can be copied. {lines}'
+        raise ValueError(f'model.inherit={(entry.target, entry.source)!r}: {problem}. Inherit a part that both share.')
     with torch.no_grad():
-        for name, value in held.items():
-            value.copy_(given[name])
+        for name, value in target.items():
+            value.copy_(source[name])
     print_log(
-        f'model.inherit: {len(held)} tensors of {entry.target!r} copied from {entry.source!r} of {key}', 'current'
+        f'model.inherit: {len(target)} tensors of {entry.target!r} copied from {entry.source!r} of {key}', 'current'
     )
 
 

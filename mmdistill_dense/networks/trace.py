@@ -55,14 +55,14 @@ class TeacherOption:
             check_form(classes, f'{key}.classes')
             if option.get('allow_other_classes'):
                 raise ValueError(f'{key}: classes says which classes are the same, so leave allow_other_classes out.')
-        own = ('checkpoint', 'allow_random', 'allow_other_classes', 'classes', 'class_names')
+        entries = ('checkpoint', 'allow_random', 'allow_other_classes', 'classes', 'class_names')
         return cls(
             key,
             name,
             load_model(network, key),
             acceleration=Acceleration.parse(option.get('accelerate'), key),
             grid=InputGrid.parse(option, key),
-            **{one: option[one] for one in own if option.get(one) is not None},
+            **{entry: option[entry] for entry in entries if option.get(entry) is not None},
         )
 
     @property
@@ -74,10 +74,10 @@ class TeacherOption:
         """Return a new network on the current default device, in eval mode and without pre-trained weights."""
         config, preprocessor = self.config, self.config.model.get('data_preprocessor')
         kind = class_of(config.model, config.scope) if 'data_preprocessor' in config.model else None
-        known = options_of(kind) if inspect.isclass(kind) else None
-        if known is not None and 'data_preprocessor' not in known:  # one that is given is for us then
-            kept = {name: value for name, value in config.model.items() if name != 'data_preprocessor'}
-            config = replace(config, model=ConfigDict(kept))
+        parameters = options_of(kind) if inspect.isclass(kind) else None
+        if parameters is not None and 'data_preprocessor' not in parameters:  # one that is given is for us then
+            model = {name: value for name, value in config.model.items() if name != 'data_preprocessor'}
+            config = replace(config, model=ConfigDict(model))
         with fork_rng():
             network = build_network(config, pretrained=False)
         network.eval()  # not chained: mmseg's backbones return nothing from it
@@ -89,11 +89,11 @@ class TeacherOption:
 
     def preprocessor_of(self, network: nn.Module) -> Mapping[str, Any] | None:
         """Return the normalisation of the pictures: the option's, else the network's own, else None."""
-        own, given = getattr(network, 'preprocessor', None), self.config.model.get('data_preprocessor')
-        if given is not None:
-            return completed(given, self.config.scope) if hasattr(network, 'data_preprocessor') else given
-        if isinstance(own, Mapping):
-            return own
+        preprocessor, option = getattr(network, 'preprocessor', None), self.config.model.get('data_preprocessor')
+        if option is not None:
+            return completed(option, self.config.scope) if hasattr(network, 'data_preprocessor') else option
+        if isinstance(preprocessor, Mapping):
+            return preprocessor
         return {} if hasattr(network, 'data_preprocessor') else None  # mm* networks: raw pixels
 
 
@@ -181,9 +181,9 @@ class Pass:
 
     def _note(self, path: str, args: Any, output: Any) -> None:
         self.calls.setdefault(path, []).append((args, output))
-        listed = isinstance(output, (tuple, list))
-        members = [(f'{path}[{index}]', one) for index, one in enumerate(output)] if listed else [(path, output)]
-        self.outputs += [Output(tap, path, one, one._version) for tap, one in members if isinstance(one, Tensor)]
+        is_list = isinstance(output, (tuple, list))
+        members = [(f'{path}[{index}]', part) for index, part in enumerate(output)] if is_list else [(path, output)]
+        self.outputs += [Output(tap, path, part, part._version) for tap, part in members if isinstance(part, Tensor)]
 
 
 def trace_pair(
@@ -204,9 +204,9 @@ def trace_pair(
             by_teacher = {}
             for name, (option, taps) in teachers.items():
                 network = _built(option.build, device)
-                found = _trace(network, taps, size, device, 'teacher_tap')
-                seen, alone = option.preprocessor_of(network), getattr(network, 'features_alone', False)
-                by_teacher[name] = replace(found, preprocessor=seen, features_alone=alone)
+                trace = _trace(network, taps, size, device, 'teacher_tap')
+                headless = getattr(network, 'features_alone', False)
+                by_teacher[name] = replace(trace, preprocessor=option.preprocessor_of(network), features_alone=headless)
         return traced, by_teacher
 
     return _on_a_device(run, size)
@@ -288,15 +288,15 @@ def _no_device(error: Exception, run: Callable[[tuple[int, int]], Any], size: tu
 
 def _where(error: BaseException) -> str:
     """Return the path and network of the innermost module in which an error was raised, out of its traceback."""
-    found, paths = '', {}
+    location, paths = '', {}
     for frame, _ in traceback.walk_tb(error.__traceback__):
-        own = frame.f_locals
+        variables = frame.f_locals
         if frame.f_code is _trace.__code__:
-            paths = {module: path for path, module in own['network'].named_modules()}
-            side = own['key'].removesuffix('_tap')
-        path = paths.get(own.get('self')) if isinstance(own.get('self'), nn.Module) else None
-        found = f' in {path} of the {side}' if path else found
-    return found
+            paths = {module: path for path, module in variables['network'].named_modules()}
+            side = variables['key'].removesuffix('_tap')
+        path = paths.get(variables.get('self')) if isinstance(variables.get('self'), nn.Module) else None
+        location = f' in {path} of the {side}' if path else location
+    return location
 
 
 def _trace(
@@ -317,7 +317,7 @@ def _trace(
     recorder.check_fired()
     if (grid := getattr(network, 'input_grid', None)) is not None:
         tensors = grid.restored(tensors, size)
-    shapes = {name: [tensor.shape for tensor in found] for name, found in tensors.items()}
+    shapes = {name: [tensor.shape for tensor in outputs] for name, outputs in tensors.items()}
     parts = {path.split('.')[0] for path, calls in passed.began.items() if path and calls < recorder.calls}
     return Traced(taps, recorder.calls, parts, heads, passed.as_trained, shapes, passed.inputs.shape[1])
 

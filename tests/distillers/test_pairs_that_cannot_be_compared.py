@@ -143,11 +143,11 @@ PAIRS: dict[str, list[tuple[dict[str, Any], Network, Network, str]]] = {
     ],
     'LD': [
         ({}, 'gfl', 'retinanet', r"distillers\.x: .* heads with reg_max .* teacher's bbox_head is a RetinaHead"),
-        ({}, 'retinanet', 'gfl', r'student has levels of .*\(classes, height, width\)|edges x'),
+        ({}, 'retinanet', 'gfl', r'student has levels of .*\(classes, H, W\)|edges x'),
         ({}, toys.det_net('gfl', bbox_head=dict(num_classes=3)), 'gfl',
          r'levels of \[\(3, 64, 64\), .*set model.student.bbox_head'),
         ({}, toys.det_net('gfl', bbox_head=dict(reg_max=8)), 'gfl',
-         r'levels of \[\(36, 64, 64\), .*\(edges x \(reg_max \+ 1\), height, width\)'),
+         r'levels of \[\(36, 64, 64\), .*\(edges x \(reg_max \+ 1\), H, W\)'),
         ({}, 'gfl', toys.det_net('gfl', allow_random=True, train_cfg=MAX_IOU),
          r'needs the ATSSAssigner .* in model.teacher.train_cfg, got .*MaxIoUAssigner'),
     ],

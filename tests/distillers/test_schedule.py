@@ -90,7 +90,7 @@ def test_weights_are_the_definitions_also_when_resumed(seed):
         if balancer.due:
             measurement = Try(iteration, math.exp(draw.gauss(0, spread)), math.exp(draw.gauss(0, spread)))
             if draw.random() < invalid_share:
-                norm = draw.choice([dict(task=0.0), dict(own=math.inf), dict(own=math.nan), dict(own=0.0)])
+                norm = draw.choice([dict(task=0.0), dict(method=math.inf), dict(method=math.nan), dict(method=0.0)])
                 measurement = measurement._replace(**norm)
             measurements.append(tuple(measurement))
             balancer.add(measurement, 5.0, KEY)

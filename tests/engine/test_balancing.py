@@ -144,18 +144,18 @@ def test_a_weight_of_other_options_is_measured_anew(tmp_path, start):
 
 def test_a_plan_begins_where_it_measures_anew():
     balancer = Balancer(Balance(ratio=2.0, until=12))
-    balancer.start(100, 1, current=40)
+    balancer.start(100, 1, begin=40)
     assert sorted(balancer.plan) == [40 + iteration for iteration in PLAN] and balancer.window == 52
     for iteration in sorted(balancer.plan):
         assert not balancer.begin(iteration, 1.0, 'kd') and balancer.due
         balancer.add(Try(iteration, 8.0, 2.0), 1.0, 'kd')
     resumed = Balancer(balancer.option)
     resumed.load(balancer.state())
-    resumed.start(100, 1, current=50)
+    resumed.start(100, 1, begin=50)
     assert (resumed.plan, resumed.window) == (balancer.plan, balancer.window)
     assert resumed.begin(52, 1.0, 'kd') and resumed.weight == 8.0
     ended = Balancer(balancer.option)
-    ended.start(100, 1, current=80)
+    ended.start(100, 1, begin=80)
     assert not ended.begin(99, 0.0, 'kd') and ended.weight == 0, 'its schedule ended before'
 
 

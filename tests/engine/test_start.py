@@ -25,7 +25,7 @@ from mmdistill_dense.guards import config as checks
 from mmdistill_dense.guards import config_rules
 from mmdistill_dense.guards.findings import RunFacts
 from mmdistill_dense.guards.runner import check_loaded
-from mmdistill_dense.networks.inputs import Look
+from mmdistill_dense.networks.inputs import InputStats
 from mmdistill_dense.registry import MODEL_WRAPPERS
 from tests import toys
 from tests.distillers.maskd.tokens import seg_model
@@ -342,9 +342,9 @@ def test_maps_that_do_not_vary(tmp_path):
 
 def test_only_the_first_step_looks_and_that_of_a_resumed_run(tmp_path):
     model = pair(dict(kd=KD))
-    with mock.patch.object(Look, 'at', side_effect=Look.at) as looked:
+    with mock.patch.object(InputStats, 'measure', side_effect=InputStats.measure) as looked:
         runner = toys.train(tmp_path, model, iters=2)
-    assert looked.call_count == 1 and toys.teacher_of(runner.model).looks is None
+    assert looked.call_count == 1 and toys.teacher_of(runner.model).input_stats is None
     assert not toys.hooks_left(runner.model)
     with pytest.raises(ValueError, match=REFUSED):
         toys.train(tmp_path, twice_normalised(tmp_path, model, iters=4, resume=True))

@@ -169,11 +169,11 @@ def test_no_class_is_in_two_groups():
 
 def test_what_is_told():
     pairs = ClassPairs.of('auto', ['car', 'pallet', 'crate'], ['car', 'pallets', 'sky'], 'model.teacher.classes')
-    first, second, third = pairs.told()
+    first, second, third = pairs.describe()
     assert first == 'model.teacher.classes: 1 of 3 classes have a partner: car <- car'
     assert 'does not know pallet, crate' in second and "write 'pallet': ['pallets'] if it is the same" in second
     assert third == 'model.teacher.classes: 2 classes of the teacher are left out (pallets, sky)'
-    assert len(ClassPairs.of('auto', 'ab', 'ab').told()) == 1
+    assert len(ClassPairs.of('auto', 'ab', 'ab').describe()) == 1
 
 
 @pytest.mark.parametrize(('option', 'student', 'teacher', 'message'), [

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from mmengine.model import ImgDataPreprocessor
 
-from mmdistill_dense.networks.inputs import InputGrid, Look, cells, make_renormaliser, refuse_blind
+from mmdistill_dense.networks.inputs import InputGrid, InputStats, cells, check_teacher_inputs, make_renormaliser
 from mmdistill_dense.registry import MODELS
 from tests import toys
 from tests.foundation import files
@@ -145,12 +145,14 @@ PICTURES = (draw(2, 3, 16, 16) * 256).floor()
 
 
 def look_at(pixels, preprocessor, **maps):
-    return Look.at(normalised(pixels, preprocessor), preprocessor, {name: [one] for name, one in maps.items()})
+    return InputStats.measure(
+        normalised(pixels, preprocessor), preprocessor, {name: [one] for name, one in maps.items()}
+    )
 
 
 def refuse(*looks, **config):
     for look in looks:
-        refuse_blind('model.teacher', [look], config)
+        check_teacher_inputs('model.teacher', [look], config)
 
 
 @pytest.mark.parametrize('preprocessor', [IMAGENET, CAFFE, SCALED], ids=['imagenet', 'caffe', 'scaled'])
@@ -192,8 +194,8 @@ def test_data_of_another_kind_go_on(monkeypatch):
     """In units of their own, with more axes, in half precision; and a dark batch of one process."""
     for mean, std in ((2.5, 2.1), (-500.0, 400.0), (0.02, 0.01), (1e4, 3e3)):
         refuse(look_at(mean + std * torch.randn(2, 3, 16, 16), dict(mean=[mean], std=[std])))
-    video = Look.at(normalised(PICTURES, IMAGENET)[:, :, None], IMAGENET, {})
-    half = Look.at(normalised(torch.ones(2, 3, 16, 16).triu(), IMAGENET).half(), IMAGENET, {})
+    video = InputStats.measure(normalised(PICTURES, IMAGENET)[:, :, None], IMAGENET, {})
+    half = InputStats.measure(normalised(torch.ones(2, 3, 16, 16).triu(), IMAGENET).half(), IMAGENET, {})
     refuse(video, half)
     assert video.high == pytest.approx(255, abs=1) and half.whole
     wrong, right = (look_at(pixels, IMAGENET) for pixels in (PICTURES / 255, PICTURES))
@@ -214,7 +216,7 @@ def test_maps_that_do_not_vary_are_refused_and_those_that_vary_somewhere_go_on()
     single, queries, rows = torch.ones(2, 5, 1, 1), draw(2, 7, 5), torch.ones(9, 5)
     refuse(look_at(PICTURES, IMAGENET, dead=dead, faint=faint, single=single, queries=queries, rows=rows))
     refuse(look_at(torch.zeros(2, 3, 16, 16), IMAGENET, map=torch.zeros(2, 5, 4, 4)))
-    refuse(Look.at(normalised(PICTURES, IMAGENET), IMAGENET, dict(neck=[torch.zeros(2, 5, 4, 4), dead])))
+    refuse(InputStats.measure(normalised(PICTURES, IMAGENET), IMAGENET, dict(neck=[torch.zeros(2, 5, 4, 4), dead])))
 
 
 @pytest.mark.parametrize('random', [False, True])
@@ -224,12 +226,12 @@ def test_a_teacher_looks_only_while_it_is_asked_to(random):
     teacher = toys.frozen(toys.seg_teacher('fcn', **weights), 'backbone[3]')
     teacher.load(torch.zeros(1))
     teacher(torch.randn(2, 3, 64, 64))
-    assert teacher.looks is None
-    teacher.looks = []
+    assert teacher.input_stats is None
+    teacher.input_stats = []
     teacher(torch.randn(2, 3, 64, 64))
-    (look,) = teacher.looks
+    (look,) = teacher.input_stats
     assert look.flat == ({} if random else {'backbone[3]': False}) and look.unit > 100 and look.high > 255
-    assert teacher.__getstate__()['looks'] is None
+    assert teacher.__getstate__()['input_stats'] is None
 
 
 # Another size

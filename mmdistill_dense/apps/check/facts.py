@@ -51,7 +51,7 @@ from mmdistill_dense.guards.config import check_pretrained, count_fitting, pretr
 from mmdistill_dense.model.balanced_step import choose_ratios
 from mmdistill_dense.networks.building import naming_weights
 from mmdistill_dense.networks.class_pairs import in_students_classes
-from mmdistill_dense.networks.inputs import refuse_blind
+from mmdistill_dense.networks.inputs import check_teacher_inputs
 from mmdistill_dense.networks.modes import evaluating
 from mmdistill_dense.networks.teacher import FrozenTeacher
 from mmdistill_dense.networks.trace import first_larger
@@ -369,14 +369,14 @@ def run_step(subject: Subject) -> None:
         with torch.no_grad():  # fills queues of keys, which are empty when training starts and give no loss then
             model(**ready_batch(subject), mode='loss')
     for teacher in subject.frozen.values():
-        teacher.looks = []
+        teacher.input_stats = []
     with Watch(model, subject.frozen).open() as watch:
         subject.terms = measure_gradients(model, subject.batch)  # type: ignore[arg-type]
     subject.taps, subject.adapters = list(watch.rows()), list(watch.adapters())
     for teacher in subject.frozen.values():
-        looks, teacher.looks = teacher.looks or [], None
-        seen = looks if subject.options.whole else [replace(look, flat={}) for look in looks]
-        refuse_blind(teacher.key, seen, subject.config)
+        stats, teacher.input_stats = teacher.input_stats or [], None
+        seen = stats if subject.options.whole else [replace(entry, flat={}) for entry in stats]
+        check_teacher_inputs(teacher.key, seen, subject.config)
 
 
 def measure_cost(subject: Subject) -> None:

@@ -115,11 +115,11 @@ def _paired(option: Any, names: Sequence[str], own: Sequence[str], key: str) -> 
         raise ValueError(f'{key}: the file does not say the names of its classes. Set class_names in pair.py by hand.')
     pairs = ClassPairs.of(option, names, own, '--teacher-classes')
     if any(len(group.student) > 1 for group in pairs.groups):  # a shared background, or a coarse class
-        return option, pairs.told()
+        return option, pairs.describe()
     found = {name: list[str]() for name in names}
     for group in pairs.groups:
         found[names[group.student[0]]] = [own[one] for one in group.teacher]
-    return found, pairs.told()
+    return found, pairs.describe()
 
 
 def check_foundation(given: str, option: Mapping[str, Any]) -> None:

@@ -19,14 +19,14 @@ def mappings(value: Any) -> Iterator[Any]:
 def flat(value: Any, place: str = '') -> dict[str, Any]:
     """Return the values of nested mappings by dotted key; of lists only those that hold mappings are laid flat."""
     if isinstance(value, Mapping):  # an empty one counts as none
-        parts = [(str(key), item) for key, item in value.items()]
+        parts = [(str(name), item) for name, item in value.items()]
     elif isinstance(value, (list, tuple)) and any(isinstance(item, Mapping) for item in value):
         parts = [(str(index), item) for index, item in enumerate(value)]
     else:
         return {place: list(value) if isinstance(value, tuple) else value}
     found: dict[str, Any] = {}
-    for key, item in parts:
-        found |= flat(item, f'{place}.{key}' if place else key)
+    for name, item in parts:
+        found |= flat(item, f'{place}.{name}' if place else name)
     return found
 
 

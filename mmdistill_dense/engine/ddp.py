@@ -51,10 +51,10 @@ def check_equal_epochs(runner: Runner) -> None:
 
 def warn_of_other_processes(runner: Runner, checkpoint: Mapping[str, Any]) -> None:
     """Warn if a run is resumed with another number of processes, which divide the data in another way."""
-    then, now = (checkpoint.get('meta') or {}).get('processes'), get_world_size()
-    if then not in (None, now) and is_main_process():  # older files lack it
+    old, new = (checkpoint.get('meta') or {}).get('processes'), get_world_size()
+    if old not in (None, new) and is_main_process():  # older files lack it
         runner.logger.warning(
-            f'The run to resume had {then} process(es), this one has {now}: a step takes {now / then:g} times as many '
+            f'The run to resume had {old} process(es), this one has {new}: a step takes {new / old:g} times as many '
             'pictures, so the result is another. Start as many processes as before.'
         )
 
@@ -87,8 +87,8 @@ def adopt_slurm_environment() -> None:
         try:
             answer = subprocess.run(command, check=True, capture_output=True, text=True)
         except (OSError, subprocess.CalledProcessError) as error:
-            told = f'scontrol names no host of {nodes!r} ({error})'
-            raise RuntimeError(f'{told}: set MASTER_ADDR to the first') from error
+            problem = f'scontrol names no host of {nodes!r} ({error})'
+            raise RuntimeError(f'{problem}: set MASTER_ADDR to the first') from error
         os.environ['MASTER_ADDR'] = answer.stdout.split()[0]
     os.environ.setdefault('MASTER_PORT', '29500')
     os.environ['RANK'] = os.environ['SLURM_PROCID']

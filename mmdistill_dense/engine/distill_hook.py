@@ -105,25 +105,25 @@ class SeededStreams(Hook):
                 'seed differ, and a resumed run too: make the generator in __init__, where each batch seeds it.'
             )
         if _is_epoch_based(runner) and loader.num_workers > 0 and loader.persistent_workers:
-            told = 'in training by epochs, it gives other augmentations after a resume'
-            raise ValueError(f'train_dataloader.persistent_workers=True: {told}: set it to False.')
+            problem = 'in training by epochs, it gives other augmentations after a resume'
+            raise ValueError(f'train_dataloader.persistent_workers=True: {problem}: set it to False.')
         if resumes(runner) and (ahead := steps_ahead(loop)):  # mmengine's wrapper has counted from the steps of before
             runner.optim_wrapper.initialize_count_status(runner.model, loop.iter - ahead, loop.max_iters)
         if isinstance(loop, IterBasedTrainLoop) and _has_default_workers(loader):
-            own, endless = loop.dataloader_iterator, loops._InfiniteDataloaderIterator
+            iterator, endless = loop.dataloader_iterator, loops._InfiniteDataloaderIterator
             indexed = not isinstance(loader.dataset, IterableDataset)
-            begun = isinstance(own, (SeededBatches, ReplayedBatches))
-            anew = begun or isinstance(own, endless)
-            if begun or ((indexed or anew) and getattr(own, '_iterator', own) is not None):
+            begun = isinstance(iterator, (SeededBatches, ReplayedBatches))
+            anew = begun or isinstance(iterator, endless)
+            if begun or ((indexed or anew) and getattr(iterator, '_iterator', iterator) is not None):
                 loop.dataloader = loader = undrawn(runner, loader)
-            place = (loader, runner.seed, get_rank())
+            arguments = (loader, runner.seed, get_rank())
             # In place of mmengine's iterator, which does not seed each batch.
             if not indexed:
-                loop.dataloader_iterator = ReplayedBatches(endless if anew else lambda _: own, *place)
+                loop.dataloader_iterator = ReplayedBatches(endless if anew else lambda _: iterator, *arguments)
             else:
                 as_usual = getattr(type(loop), 'run', None) is IterBasedTrainLoop.run
                 drops = as_usual and not hasattr(endless, 'skip_iter')
-                loop.dataloader_iterator = SeededBatches(*place, dropped=loop.iter if drops else 0)
+                loop.dataloader_iterator = SeededBatches(*arguments, dropped=loop.iter if drops else 0)
 
     def before_train_epoch(self, runner: Runner) -> None:
         """Restart the random streams of the data pipeline; an iteration-based run is one long epoch."""
@@ -135,8 +135,8 @@ class SeededStreams(Hook):
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
         """Seed torch's stream; seed all streams if the pipeline has its own for each batch."""
         batches = getattr(runner.train_loop, 'dataloader_iterator', None)
-        if self._first and runner.iter and resumes(runner) and (why := '; '.join(_differences(runner))):
-            runner.logger.warning(f'The resumed run may not end as an uninterrupted one does: {why}.')
+        if self._first and runner.iter and resumes(runner) and (reasons := '; '.join(_differences(runner))):
+            runner.logger.warning(f'The resumed run may not end as an uninterrupted one does: {reasons}.')
         self._first = False
         reseed = seed_everything if isinstance(batches, SeededBatches) else seed_torch
         reseed(seed := mix(runner.seed, get_rank(), runner.iter))
@@ -166,7 +166,7 @@ def _differences(runner: Runner) -> Iterator[str]:
         yield 'train_cfg.fast_forward_on_resume=True begins with the first batch again'
     elif not by_epoch and at not in (runner.iter, runner.iter + 1):
         yield f'train_cfg.type={type(loop).__name__!r} takes batches in its own way, so pictures may come again'
-    keeping = sorted({type(one).__name__ for one in _parts(loader.dataset) if hasattr(one, 'results_cache')})
+    keeping = sorted({type(part).__name__ for part in _parts(loader.dataset) if hasattr(part, 'results_cache')})
     if keeping and not (by_epoch and loader.num_workers):  # such workers begin anew at each epoch anyway
         yield f'{", ".join(keeping)} kept pictures of earlier batches, and begins without any'
     if not between_steps(runner):
@@ -175,15 +175,15 @@ def _differences(runner: Runner) -> Iterator[str]:
 
 def _parts(dataset: Any) -> Iterable[Any]:
     """Return a data set, those that it wraps or joins, and the steps of their pipelines."""
-    found, waiting = dict[int, Any](), [dataset]
+    parts, waiting = dict[int, Any](), [dataset]
     while waiting:
-        one = waiting.pop()
-        if id(one) not in found:
-            found[id(one)] = one
+        part = waiting.pop()
+        if id(part) not in parts:
+            parts[id(part)] = part
             for name in ('dataset', 'datasets', 'pipeline', 'transforms'):
-                inner = getattr(one, '__dict__', {}).get(name)  # a property may have any effect
+                inner = getattr(part, '__dict__', {}).get(name)  # a property may have any effect
                 waiting += inner if isinstance(inner, (list, tuple)) else [inner]
-    return found.values()
+    return parts.values()
 
 
 def _has_default_workers(loader: DataLoader) -> bool:
@@ -208,13 +208,13 @@ class DistillerState(Hook):
             trains = built_loop(runner) is not None
             place_distillers(runner, model)
             for distiller in model.distillers.values() if trains else ():
-                if told := distiller.schedule.check(f'model.{distiller.key}', runner.max_iters):
-                    runner.logger.warning(told)
+                if warning := distiller.schedule.check(f'model.{distiller.key}', runner.max_iters):
+                    runner.logger.warning(warning)
             if trains and not getattr(model, 'has_task', True):
-                last = max(one.schedule.end(runner.max_iters) for one in model.distillers.values())
+                last = max(distiller.schedule.end(runner.max_iters) for distiller in model.distillers.values())
                 if last < runner.max_iters:
-                    told = f'nothing teaches this student behind iteration {last:g} of {runner.max_iters}'
-                    raise ValueError(f'model.distillers: {told}: let a schedule last to the end.')
+                    problem = f'nothing teaches this student behind iteration {last:g} of {runner.max_iters}'
+                    raise ValueError(f'model.distillers: {problem}: let a schedule last to the end.')
             if start_file(runner) and not resumes(runner):  # a resumed run still needs the teacher's receipt
                 model.distillation.inherit_nothing()
 
@@ -255,31 +255,31 @@ class DistillerState(Hook):
         if not resumes(runner):
             return
         model = unwrap(runner.model)
-        now = identity(model) if isinstance(model, Distilled) else {}
-        then = checkpoint.get('meta', {}).get('distill') or {}
-        changed = differ(then, now)
+        after = identity(model) if isinstance(model, Distilled) else {}
+        before = checkpoint.get('meta', {}).get('distill') or {}
+        changed = differ(before, after)
         if changed and not self.resume_changed:
             raise ValueError(
                 'This run and the checkpoint to resume differ in teachers, distillers or pictures without labels.\n'
-                f'  checkpoint: {describe(then)}\n  this run:   {describe(now)}\n'
+                f'  checkpoint: {describe(before)}\n  this run:   {describe(after)}\n'
                 'Resume with the same, start anew with load_from=…, or set default_hooks.distill.resume_changed=True.'
             )
         if isinstance(model, Distilled):
-            _put_in_order(runner, model, list(then.get('distillers', ())))
+            _put_in_order(runner, model, list(before.get('distillers', ())))
             state = checkpoint.get('distillers', {})
-            same, taught = same_distillers(then, now), same_losses(then, now, options=False)
+            same, taught = same_distillers(before, after), same_losses(before, after, options=False)
             trained = {name for name, _ in model.distillers.named_parameters()}
             # queues and statistics are of the teacher that they were gathered with
             of = {name: name.partition('.')[0] for name in state}
             fits = {name: state[name] for name in state if of[name] in (same if name in trained else taught)}
             model.distillers.load_state_dict(fits, strict=not changed and len(fits) == len(state))
-            measured = {*checkpoint.get('balance', ())} - same_losses(then, now)
+            measured = {*checkpoint.get('balance', ())} - same_losses(before, after)
             if anew := same & ({of[name] for name in state.keys() - fits.keys()} | measured):
                 runner.logger.warning(
                     f'model.distillers: options or teachers of {some(sorted(anew))} were changed since the checkpoint: '
                     'measured weights begin anew, and with another teacher queues and statistics do too.'
                 )
-        if changed and then.get('distillers') != now.get('distillers') and 'optimizer' in checkpoint:
+        if changed and before.get('distillers') != after.get('distillers') and 'optimizer' in checkpoint:
             _fit_optimizer(checkpoint['optimizer'], runner, model)
 
 
@@ -298,12 +298,12 @@ def _put_in_order(runner: Runner, model: Distilled, names: list[str]) -> None:
         return
     for name in names:
         model.distillers[name] = model.distillers.pop(name)
-    place = {parameter: number for number, parameter in enumerate(model.parameters())}
+    position = {parameter: number for number, parameter in enumerate(model.parameters())}
     for wrapper in wrappers_of(runner.optim_wrapper):
         groups = wrapper.optimizer.param_groups
         for group in groups:
-            group['params'].sort(key=place.__getitem__)
-        groups.sort(key=lambda group: [place[first] for first in group['params'][:1]])
+            group['params'].sort(key=position.__getitem__)
+        groups.sort(key=lambda group: [position[parameter] for parameter in group['params'][:1]])
     runner.logger.info(f'The distillers stay in the order of the checkpoint: {", ".join(names)}.')
 
 
@@ -311,8 +311,8 @@ def _fit_optimizer(saved: dict[str, Any], runner: Runner, model: nn.Module) -> N
     """Keep only the student's part of a saved optimizer state, since the distillers have changed."""
     groups = runner.optim_wrapper.state_dict().get('param_groups', [])
     if len(groups) != 1 or len(saved.get('param_groups', [])) != 1:
-        told = 'cannot adapt an optimizer of several parameter groups (paramwise_cfg) to other distillers'
-        raise ValueError(f'resume_changed=True {told}: start a new run from these weights with load_from=….')
+        problem = 'cannot adapt an optimizer of several parameter groups (paramwise_cfg) to other distillers'
+        raise ValueError(f'resume_changed=True {problem}: start a new run from these weights with load_from=….')
     students = sum(not name.startswith('distillers.') for name, _ in model.named_parameters())
     saved['param_groups'][0]['params'] = groups[0]['params']
     saved['state'] = {index: state for index, state in saved['state'].items() if index < students}
@@ -334,16 +334,16 @@ class Balancing(Hook):
         for distiller, balancer in self._balanced.values():
             _check(runner, distiller, balancer)
         if self._balanced:
-            sgd = all(isinstance(one.optimizer, SGD) for one in wrappers_of(runner.optim_wrapper))
+            sgd = all(isinstance(wrapper.optimizer, SGD) for wrapper in wrappers_of(runner.optim_wrapper))
             for line in choose_ratios(distillers_of(unwrap(runner.model)), sgd):
                 runner.logger.info(line)
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
         state = checkpoint.get('balance', {}) if resumes(runner) else {}
         self._steps = checkpoint.get('meta', {}).get('epoch_steps') if state else None
-        then = checkpoint.get('meta', {}).get('distill') or {}
+        old_identity = checkpoint.get('meta', {}).get('distill') or {}
         model = unwrap(runner.model)
-        same = same_losses(then, identity(model)) if isinstance(model, Distilled) else set()
+        same = same_losses(old_identity, identity(model)) if isinstance(model, Distilled) else set()
         for name in same & state.keys() & self._balanced.keys():
             self._balanced[name][1].load(state[name])
 
@@ -351,14 +351,14 @@ class Balancing(Hook):
         """Make the plans, and log them."""
         if not self._balanced:
             return
-        place, _ = balanced_place(unwrap(runner.model))
+        part, _ = balanced_place(unwrap(runner.model))
         for distiller, balancer in self._balanced.values():
             if self._steps and _is_epoch_based(runner) and self._steps != len(runner.train_dataloader):
                 balancer.move(len(runner.train_dataloader) / self._steps)
             balancer.start(runner.max_iters, len(self._balanced), distiller.state.iteration)
-            plan = f'{len(balancer.plan)} measurements until iteration {balancer.window:g}, gradients of {place}'
-            told = plan if balancer.unit is None else f'weight {balancer.weight:g}, measured before'
-            runner.logger.info(f'{distiller.key}.balance: ratio {balancer.ratio:.3g}, {told}')
+            plan = f'{len(balancer.plan)} measurements until iteration {balancer.window:g}, gradients of {part}'
+            status = plan if balancer.unit is None else f'weight {balancer.weight:g}, measured before'
+            runner.logger.info(f'{distiller.key}.balance: ratio {balancer.ratio:.3g}, {status}')
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
         """Say which distillers this step measures; hold weights at the end of the window."""
@@ -393,14 +393,14 @@ def _check(runner: Runner, distiller: Distiller, balancer: Balancer) -> None:
     key = f'model.{distiller.key}.balance'
     reason = no_single_gradients(runner, unwrap(runner.model))
     if reason:
-        way = 'switch that off, or set balance=None and loss_weight to the weight that a short run without it prints'
-        raise ValueError(f'{key}: {reason}, so gradients of single losses cannot be taken: {way}.')
+        fix = 'switch that off, or set balance=None and loss_weight to the weight that a short run without it prints'
+        raise ValueError(f'{key}: {reason}, so gradients of single losses cannot be taken: {fix}.')
     if not getattr(unwrap(runner.model), 'has_task', True):
         raise ValueError(f'{key}: the student has no task for a ratio: set balance=None and loss_weight.')
     window, end = in_iterations(balancer.option.until, runner.max_iters), distiller.schedule.end(runner.max_iters)
     if window > end:
-        told = f'{key}.until={balancer.option.until} is iteration {window:g}'
-        raise ValueError(f'{told}, the schedule ends at {end:g}: end it before.')
+        problem = f'{key}.until={balancer.option.until} is iteration {window:g}'
+        raise ValueError(f'{problem}, the schedule ends at {end:g}: end it before.')
 
 
 @HOOKS.register_module()
@@ -424,8 +424,8 @@ class DistillHook(Hook):
 
     priority = 'HIGH'
 
-    def __init__(self, resume_changed: bool = False, **others: Any) -> None:
-        check_known('default_hooks.distill', others, ['resume_changed'])
+    def __init__(self, resume_changed: bool = False, **options: Any) -> None:
+        check_known('default_hooks.distill', options, ['resume_changed'])
         install_reader()  # a control is built without our code, so nothing else installs it
         self.resume_file = ResumeFile()
         # In this order at every event: a file is checked before its state is taken.

@@ -55,8 +55,8 @@ class Interruption(Hook):
             try:
                 return run()
             except KeyboardInterrupt:
-                place = f'Interrupted in iteration {runner.iter + 1} of {runner.max_iters}'
-                runner.logger.warning(f'{place}: {_way_on(runner)}.')
+                event = f'Interrupted in iteration {runner.iter + 1} of {runner.max_iters}'
+                runner.logger.warning(f'{event}: {_way_on(runner)}.')
                 raise
             except _OF_WORKERS:  # that got the signal too
                 if not self.number or self._inside or get_world_size() > 1:
@@ -82,9 +82,9 @@ class Interruption(Hook):
         if get_world_size() == 1:
             self.agreed = self.number
         elif not self.asked and (runner.iter + 1) % _TOGETHER == 0:
-            told = torch.tensor(self.number)
-            all_reduce(told, 'max')
-            self.agreed = int(told)
+            number = torch.tensor(self.number)
+            all_reduce(number, 'max')
+            self.agreed = int(number)
         self.asked = False
         if self.agreed and between_steps(runner):
             self.number = self.agreed
@@ -103,12 +103,12 @@ class Interruption(Hook):
         self._validates = False
 
     def _note(self, number: int, _: Any) -> None:
-        now = time.monotonic()
-        if self.number and now - self._since > _ONCE:  # told twice: end at once
+        moment = time.monotonic()
+        if self.number and moment - self._since > _ONCE:  # sent twice: end at once
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
         if not self.number:
-            self.number, self._since = number, now
+            self.number, self._since = number, moment
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's own would raise when the loader's workers end first
 
     def _leave(self, runner: Runner, done: int) -> None:

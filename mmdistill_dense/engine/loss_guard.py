@@ -140,9 +140,9 @@ class RunGuards(Hook):
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
         """Warn of parts of a pre-trained student that nothing trains; under DDP, torch stops before the next step."""
-        told, self._reached = self._reached and self._reached.told(), None
-        if told:
-            runner.logger.warning(told)
+        warning, self._reached = self._reached and self._reached.warning(), None
+        if warning:
+            runner.logger.warning(warning)
 
     def after_train(self, runner: Runner) -> None:
         self._stop_asking()
@@ -255,15 +255,15 @@ class LossGuard(Hook):
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
         check_saved(checkpoint, unwrap(runner.model))
 
-    def _remember(self, model: nn.Module, _: Any, given: Mapping[str, Any], losses: Any) -> None:
+    def _remember(self, model: nn.Module, _: Any, kwargs: Mapping[str, Any], losses: Any) -> None:
         if isinstance(losses, Mapping):
             parts = {name: [tensor.detach() for tensor in _tensors(value)] for name, value in losses.items()}
-            self._seen = parts, given.get('inputs'), given.get('data_samples')
+            self._seen = parts, kwargs.get('inputs'), kwargs.get('data_samples')
 
     def _parse(self, parse: Any, *args: Any, **kwargs: Any) -> Any:
-        found = parse(*args, **kwargs)
-        self._log = next((one for one in found if isinstance(one, dict)), {}) if isinstance(found, tuple) else {}
-        return found
+        output = parse(*args, **kwargs)
+        self._log = next((part for part in output if isinstance(part, dict)), {}) if isinstance(output, tuple) else {}
+        return output
 
     def _step(self, step: Any, *args: Any, **kwargs: Any) -> Any:
         log = step(*args, **kwargs)
@@ -277,9 +277,9 @@ class LossGuard(Hook):
         self._verdict = verdict = _Verdict(loss, self._log, hook.number if hook else 0)
         backward(loss, *args, **kwargs)
         if verdict.bad():
-            seen, self._seen = self._seen, None
-            found = torch.compiler.disable(all_gather_object)(_reasons(runner, seen))
-            reasons = dict.fromkeys(reason for one in found for reason in one)
+            record, self._seen = self._seen, None
+            reasons_of_ranks = torch.compiler.disable(all_gather_object)(_reasons(runner, record))
+            reasons = dict.fromkeys(reason for rank_reasons in reasons_of_ranks for reason in rank_reasons)
             raise RuntimeError(
                 f'Iteration {runner.iter + 1}: the loss is not finite, and the step was not taken. '
                 f'{" ".join(reasons) or "Each loss is finite, but their sum is not."} Earlier checkpoints are whole. '
@@ -297,9 +297,9 @@ def check_saved(checkpoint: Mapping[str, Any], model: nn.Module) -> None:
     masks = {name.removeprefix('distillers.') for name, _ in model.named_buffers() if 'running_' not in name}
     poisoned = [name for name, value in state.items() if not (_number if name in masks else _finite)(value)]
     if poisoned:
-        told = f'After iteration {checkpoint["meta"]["iter"]} the weights are not finite ({some(poisoned)})'
-        way = 'Lower the learning rate, or clip the gradients (optim_wrapper.clip_grad)'
-        raise RuntimeError(f'{told}, so no checkpoint is written. {way}.')
+        problem = f'After iteration {checkpoint["meta"]["iter"]} the weights are not finite ({some(poisoned)})'
+        remedy = 'Lower the learning rate, or clip the gradients (optim_wrapper.clip_grad)'
+        raise RuntimeError(f'{problem}, so no checkpoint is written. {remedy}.')
 
 
 _BAD = 1000.0  # above all numbers of signals
@@ -310,14 +310,14 @@ class _Verdict:
 
     def __init__(self, loss: Tensor, log: Mapping[str, Any], signal: int = 0) -> None:
         loss = torch.as_tensor(loss).detach()
-        found = loss.isfinite().all().logical_not().to(sum_dtype(loss)) * _BAD + signal
-        all_reduce(found, op='max')
-        there = {k: x for k, x in log.items() if isinstance(x, Tensor) and not x.ndim and x.device == found.device}
-        row = torch.stack([found, *(x.detach().to(found.dtype) for x in there.values())])
+        flag = loss.isfinite().all().logical_not().to(sum_dtype(loss)) * _BAD + signal
+        all_reduce(flag, op='max')
+        numbers = {k: x for k, x in log.items() if isinstance(x, Tensor) and not x.ndim and x.device == flag.device}
+        row = torch.stack([flag, *(x.detach().to(flag.dtype) for x in numbers.values())])
         # From a GPU, this copies into pinned memory, which holds the numbers once the event has happened.
         self._row = row.to('cpu', non_blocking=row.is_cuda)
         self._arrived = torch.cuda.current_stream(row.device).record_event() if row.is_cuda else None
-        self._names = list(there)
+        self._names = list(numbers)
 
     def bad(self) -> bool:
         if self._arrived is not None:
@@ -333,28 +333,28 @@ class _Verdict:
         return dict(zip(self._names, self._row[1:], strict=True))
 
 
-def _reasons(runner: Runner, seen: Seen | None) -> list[str]:
+def _reasons(runner: Runner, record: Seen | None) -> list[str]:
     """Return sentences that say which loss is not finite on this process, and possible reasons."""
-    losses, inputs, samples = seen or ({}, None, None)
+    losses, inputs, samples = record or ({}, None, None)
     values = {name: sum(float(tensor.mean()) for tensor in parts) for name, parts in losses.items() if 'loss' in name}
     terms = [f'{name} is {value}' for name, value in values.items() if not math.isfinite(value)]
     if not terms:
         return []
-    found = [f'{", ".join(terms)}.']
+    sentences = [f'{", ".join(terms)}.']
     model = unwrap(runner.model)
     batches, paths = [inputs], [('Pictures', _paths(samples))]
     for extra in model.distillation.extras if isinstance(model, Distilled) else ():
-        for what, batch, listed in extra.seen(model):
+        for title, batch, extra_samples in extra.seen(model):
             batches.append(batch)
-            paths.append((what, _paths(listed)))
+            paths.append((title, _paths(extra_samples)))
     if not all(_finite(picture) for batch in batches for picture in _tensors(batch)):
-        found.append('The pictures themselves hold values that are not finite.')
+        sentences.append('The pictures themselves hold values that are not finite.')
     weights = [name for name, value in model.named_parameters() if not _finite(value)]
     if weights:
-        found.append(f'Weights are not finite since an earlier step: {some(weights)}.')
+        sentences.append(f'Weights are not finite since an earlier step: {some(weights)}.')
     with wrappers_of(runner.optim_wrapper)[0].optim_context(runner.model):
-        found += dict.fromkeys(reason for batch in batches for reason in _teachers(model, batch))
-    return [*found, *(f'{name}: {some(listed)}.' for name, listed in paths if listed)]
+        sentences += dict.fromkeys(reason for batch in batches for reason in _teachers(model, batch))
+    return [*sentences, *(f'{name}: {some(files)}.' for name, files in paths if files)]
 
 
 def _paths(samples: Samples | None) -> list[str]:
@@ -363,8 +363,8 @@ def _paths(samples: Samples | None) -> list[str]:
 
 def _teachers(model: nn.Module, inputs: Inputs) -> Iterator[str]:
     for teacher in model.distillation.teachers.values() if isinstance(model, Distilled) else ():
-        found = {} if teacher.network is None or inputs is None else teacher(inputs)
-        if taps := [tap for tap, tensors in found.items() if not all(map(_finite, tensors))]:
+        maps = {} if teacher.network is None or inputs is None else teacher(inputs)
+        if taps := [tap for tap, tensors in maps.items() if not all(map(_finite, tensors))]:
             yield f'{teacher.key} gives values that are not finite at {some(taps)}.'
 
 
@@ -398,7 +398,7 @@ class Clipping(Hook):
                 clip = partial(_clip, runner, name, distiller)
                 self._undo.append(wrapper.optimizer.register_step_pre_hook(clip).remove)
         owned = {id(parameter) for distiller in distillers.values() for parameter in distiller.parameters()}
-        for wrapper in (one for one in wrappers if one.clip_grad_kwargs):
+        for wrapper in (candidate for candidate in wrappers if candidate.clip_grad_kwargs):
             if all(id(parameter) in owned for group in wrapper.param_groups for parameter in group['params']):
                 continue  # an optimizer of distillers alone: the limit was set for them
             # It clips all parameters together; a large distiller gradient must not shrink the student's.
@@ -413,13 +413,13 @@ class Clipping(Hook):
 def _holder(name: str, distiller: Distiller, wrappers: Sequence[OptimWrapper]) -> OptimWrapper:
     key = f'model.distillers.{name}.clip_max_norm'
     owned = {id(parameter) for parameter in distiller.parameters()}
-    holders = [one for one in wrappers if any(id(p) in owned for group in one.param_groups for p in group['params'])]
+    holders = [opt for opt in wrappers if any(id(p) in owned for group in opt.param_groups for p in group['params'])]
     if len(holders) != 1:
         raise ValueError(f'{key} is for parameters of one optimizer, but {len(holders)} train them: set it to None.')
     (wrapper,) = holders
     if hasattr(wrapper, 'loss_scaler') and 'grad_scaler' in inspect.signature(wrapper.optimizer.step).parameters:
-        told = f'{type(wrapper.optimizer).__name__}.step uses the scaler of mixed precision itself'
-        raise ValueError(f'{key}: {told}, so the scale is unknown: set it to None, or use an optimizer of torch.')
+        problem = f'{type(wrapper.optimizer).__name__}.step uses the scaler of mixed precision itself'
+        raise ValueError(f'{key}: {problem}, so the scale is unknown: set it to None, or use an optimizer of torch.')
     return wrapper
 
 

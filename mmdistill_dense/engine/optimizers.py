@@ -30,14 +30,14 @@ class InheritedRate(DefaultOptimWrapperConstructor):
             raise ValueError(f'{key} must be a number above 0, e.g. 0.1, got {factor!r}.')
         network: Any = unwrap(model)
         entries = getattr(getattr(network, 'distillation', None), 'inherit', ())
-        named = dict(network.named_parameters(remove_duplicate=False))
-        taken = {id(named[entry.target]) for entry in entries if entry.target in named}
-        taken |= {id(value) for entry in entries for value in below(named, entry.target).values()}
+        parameters = dict(network.named_parameters(remove_duplicate=False))
+        taken = {id(parameters[entry.target]) for entry in entries if entry.target in parameters}
+        taken |= {id(value) for entry in entries for value in below(parameters, entry.target).values()}
         if not taken:
             raise ValueError(f'{key}: this student inherits nothing. Set model.inherit.')
         wrapper = super().__call__(model)
         for group in wrapper.optimizer.param_groups:
-            if all(id(one) in taken for one in group['params']):  # mmengine makes a group for each parameter
+            if all(id(p) in taken for p in group['params']):  # mmengine makes a group for each parameter
                 group['lr'] *= factor
         return wrapper
 

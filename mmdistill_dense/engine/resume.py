@@ -54,26 +54,26 @@ def tell_changes(runner: Runner, checkpoint: Mapping[str, Any]) -> None:
     meta = checkpoint.get('meta') or {}
     if files := changed_files(meta.get(_CODE), local_code(runner.cfg)):
         runner.logger.warning(f'The code of this run was changed since the checkpoint to resume: {some(files)}.')
-    then, now = (_told(one) for one in (written(meta.get('cfg')), runner.cfg.to_dict()))  # mmengine writes the text
-    names = sorted(name for name in {*then, *now} if name.split('.')[0] not in _PER_START)
-    pairs = ((name, then.get(name, 'not set'), now.get(name, 'not set')) for name in names)
+    before, after = _texts(written(meta.get('cfg'))), _texts(runner.cfg.to_dict())  # mmengine writes the text
+    names = sorted(name for name in {*before, *after} if name.split('.')[0] not in _PER_START)
+    pairs = ((name, before.get(name, 'not set'), after.get(name, 'not set')) for name in names)
     changed = [(name, old, new) for name, old, new in pairs if old != new]
-    if not then or not changed:
+    if not before or not changed:
         return
     advice = 'To train with new ones, set load_from to the checkpoint without resume.'
     for name, old, new in changed:
         if name.endswith('optimizer.type') and old.rpartition('.')[2] != new.rpartition('.')[2]:
             raise ValueError(f'{name}={new!r}, but the checkpoint to resume has the state of {old!r}. {advice}')
         groups = (checkpoint['optimizer'], runner.optim_wrapper.state_dict()) if 'paramwise_cfg' in name else ()
-        if len({tuple(_group_sizes(one)) for one in groups}) > 1:
-            told = f'{name}={new!r} ({old!r} in the checkpoint to resume)'
-            raise ValueError(f'{told} makes other groups of parameters than its own. {advice}')
-    told = some([f'{name} {old} -> {new}' for name, old, new in changed], 8)
-    kept = [name for name, _, _ in changed if _RESTORED.match(name)]
+        if len({tuple(_group_sizes(optimizer)) for optimizer in groups}) > 1:
+            changes = f'{name}={new!r} ({old!r} in the checkpoint to resume)'
+            raise ValueError(f'{changes} makes other groups of parameters than its own. {advice}')
+    changes = some([f'{name} {old} -> {new}' for name, old, new in changed], 8)
+    keys = [name for name, _, _ in changed if _RESTORED.match(name)]
     without = (
-        f' The checkpoint holds optimizer and schedules, so the old {some(kept, 8)} stay. {advice}' if kept else ''
+        f' The checkpoint holds optimizer and schedules, so the old {some(keys, 8)} stay. {advice}' if keys else ''
     )
-    runner.logger.warning(f'The config differs from that of the checkpoint to resume: {told}.{without}')
+    runner.logger.warning(f'The config differs from that of the checkpoint to resume: {changes}.{without}')
 
 
 def check_rates(runner: Runner, checkpoint: Mapping[str, Any]) -> None:
@@ -93,17 +93,17 @@ def check_rates(runner: Runner, checkpoint: Mapping[str, Any]) -> None:
         )
 
 
-def _told(config: Any) -> dict[str, str]:
+def _texts(config: Any) -> dict[str, str]:
     """Return the values of a config as texts by key; mmengine writes the keys inside of lists in another order."""
-    values = flat(plain(config))
-    return {key: json.dumps(one, sort_keys=True) if isinstance(one, list) else str(one) for key, one in values.items()}
+    values = flat(plain(config)).items()
+    return {key: json.dumps(value, sort_keys=True) if isinstance(value, list) else str(value) for key, value in values}
 
 
 def _group_sizes(optimizer: Mapping[str, Any]) -> list[int]:
     """Return the numbers of parameters in the groups of an optimizer, or of several."""
     if 'param_groups' not in optimizer:
-        several = [one for one in optimizer.values() if isinstance(one, Mapping)]
-        return [size for one in several for size in _group_sizes(one)]
+        several = [state for state in optimizer.values() if isinstance(state, Mapping)]
+        return [size for state in several for size in _group_sizes(state)]
     return [len(group['params']) for group in optimizer['param_groups']]
 
 
@@ -124,37 +124,37 @@ def identity(model: Distilled) -> dict[str, Any]:
         }
         for name, d in model.distillers.items()
     }
-    told = {'teachers': teachers, 'distillers': distillers}
+    facts = {'teachers': teachers, 'distillers': distillers}
     balanced = {name: asdict(balancer.option) for name, (_, balancer) in balanced_of(distillers_of(model)).items()}
     for extra in model.distillation.extras:
-        told |= extra.identity()
-    return {**told, 'balance': balanced} if balanced else told
+        facts |= extra.identity()
+    return {**facts, 'balance': balanced} if balanced else facts
 
 
-def differ(then: dict[str, Any], now: dict[str, Any]) -> bool:
+def differ(old: dict[str, Any], new: dict[str, Any]) -> bool:
     """Tell whether a checkpoint's identity is another than this run's; files of older versions hold no taps."""
-    if any('taps' not in distiller for distiller in then.get('distillers', {}).values()):
-        then, now = _without(then, 'taps'), _without(now, 'taps')
-    return comparable(then) != comparable(now)
+    if any('taps' not in distiller for distiller in old.get('distillers', {}).values()):
+        old, new = _without(old, 'taps'), _without(new, 'taps')
+    return comparable(old) != comparable(new)
 
 
-def same_distillers(then: Mapping[str, Any], now: Mapping[str, Any]) -> set[str]:
+def same_distillers(old: Mapping[str, Any], new: Mapping[str, Any]) -> set[str]:
     """Return the names that stand for one distiller in two identities: class, shapes and taps, as far as they say."""
-    before, after = (side.get('distillers', {}) for side in (then, now))
+    before, after = (side.get('distillers', {}) for side in (old, new))
     shared = ((name, before[name], after[name]) for name in before.keys() & after.keys())
     facts = 'type', 'tensors', 'taps'
-    return {name for name, old, new in shared if all(old.get(fact, new[fact]) == new[fact] for fact in facts)}
+    return {name for name, a, b in shared if all(a.get(fact, b[fact]) == b[fact] for fact in facts)}
 
 
 _WEIGHTS = 'sha256', 'config', 'classes'  # what a receipt says of the teacher, whoever reads how much of it
 
 
-def same_losses(then: Mapping[str, Any], now: Mapping[str, Any], options: bool = True) -> set[str]:
+def same_losses(old: Mapping[str, Any], new: Mapping[str, Any], options: bool = True) -> set[str]:
     """Return those of the same distillers whose teacher, and whose ``options``, are equal too, as far as both say."""
-    same, sides = same_distillers(then, now), [comparable({**side}).get('teachers', {}) for side in (then, now)]
+    same, sides = same_distillers(old, new), [comparable({**side}).get('teachers', {}) for side in (old, new)]
     for name in [*same]:
-        after = now['distillers'][name]
-        before = {**after, **then['distillers'][name]}
+        after = new['distillers'][name]
+        before = {**after, **old['distillers'][name]}
         receipts = [side.get(facts['teacher'], {}) for side, facts in zip(sides, (before, after), strict=True)]
         changed = [key for key, option in before['options'].items() if after['options'].get(key, option) != option]
         if (options and changed) or len({str([receipt.get(fact) for fact in _WEIGHTS]) for receipt in receipts}) > 1:
@@ -162,41 +162,41 @@ def same_losses(then: Mapping[str, Any], now: Mapping[str, Any], options: bool =
     return same
 
 
-def _without(told: dict[str, Any], *facts: str) -> dict[str, Any]:
-    distillers = told.get('distillers', {}).items()
-    found = {name: {key: value for key, value in one.items() if key not in facts} for name, one in distillers}
-    return {**told, 'distillers': found} if told else {}
+def _without(identity: dict[str, Any], *facts: str) -> dict[str, Any]:
+    distillers = identity.get('distillers', {}).items()
+    entries = {name: {key: value for key, value in entry.items() if key not in facts} for name, entry in distillers}
+    return {**identity, 'distillers': entries} if identity else {}
 
 
-def comparable(told: dict[str, Any]) -> dict[str, Any]:
+def comparable(identity: dict[str, Any]) -> dict[str, Any]:
     """Return what another run differs in: no names of files, whose hash stands for file and config, and no options."""
     teachers = {
         name: {**teacher, 'file': None, 'config': None if teacher['sha256'] else teacher['config']}
-        for name, teacher in told.get('teachers', {}).items()
+        for name, teacher in identity.get('teachers', {}).items()
     }
-    return {**_without(told, 'settings', 'options', 'teacher'), 'teachers': teachers} if told else {}
+    return {**_without(identity, 'settings', 'options', 'teacher'), 'teachers': teachers} if identity else {}
 
 
-def describe(told: dict[str, Any]) -> str:
-    if not told:
+def describe(identity: dict[str, Any]) -> str:
+    if not identity:
         return 'no distillation'
     teachers = ', '.join(
         f'{t["config"]} with {t["file"]} (SHA-256 {str(t["sha256"])[:8]})'
         + (f', classes {t["classes"]}' if 'classes' in t else '')
-        for t in told['teachers'].values()
+        for t in identity['teachers'].values()
     )
     distillers = []
-    for name, one in told['distillers'].items():
-        taps = ', '.join(s if s == t else f'{s} -> {t}' for s, t in one.get('taps', ()))
-        held = [f'{len(one["tensors"])} tensors', *([f'taps {taps}'] if taps else [])]
-        distillers.append(f'{name}: {one["type"]} ({"; ".join(held)})')
+    for name, entry in identity['distillers'].items():
+        taps = ', '.join(s if s == t else f'{s} -> {t}' for s, t in entry.get('taps', ()))
+        details = [f'{len(entry["tensors"])} tensors', *([f'taps {taps}'] if taps else [])]
+        distillers.append(f'{name}: {entry["type"]} ({"; ".join(details)})')
     balanced = ', '.join(
-        f'{name}: ratio {one["ratio"]:g} until {one["until"]}' for name, one in told.get('balance', {}).items()
+        f'{name}: ratio {plan["ratio"]:g} until {plan["until"]}' for name, plan in identity.get('balance', {}).items()
     )
     parts = [f'teacher {teachers}; distillers {", ".join(distillers)}', *([f'balance {balanced}'] if balanced else [])]
-    if second := told.get('unlabelled'):
-        listed = f'list {second["names"][:8]}, ratio {second["ratio"]:g}'
-        parts.append(f'{second["pictures"]} pictures without labels ({listed})')
+    if second := identity.get('unlabelled'):
+        source = f'list {second["names"][:8]}, ratio {second["ratio"]:g}'
+        parts.append(f'{second["pictures"]} pictures without labels ({source})')
     return '; '.join(parts)
 
 
@@ -223,7 +223,7 @@ class Counters(Hook):
         self._scores = {}
 
     def before_val_epoch(self, runner: Runner) -> None:
-        self._then = {id(one): (one.wait_count, one.best_score) for one in _counting(runner)[0]}
+        self._then = {id(hook): (hook.wait_count, hook.best_score) for hook in _counting(runner)[0]}
 
     def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
         self._scores = metrics or {}
@@ -231,14 +231,14 @@ class Counters(Hook):
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
         stopping, resizing = _counting(runner)
         if stopping:
-            counted = [copy(one) for one in stopping]
-            for own, one in zip(stopping, counted, strict=True):  # they count after a best file is written
-                if one.monitor in self._scores and self._then.get(id(own)) == (one.wait_count, one.best_score):
-                    one._check_stop_condition(self._scores[one.monitor])
-            state = [(one.monitor, int(one.wait_count), float(one.best_score)) for one in counted]
+            counted = [copy(hook) for hook in stopping]
+            for hook, twin in zip(stopping, counted, strict=True):  # they count after a best file is written
+                if twin.monitor in self._scores and self._then.get(id(hook)) == (twin.wait_count, twin.best_score):
+                    twin._check_stop_condition(self._scores[twin.monitor])
+            state = [(twin.monitor, int(twin.wait_count), float(twin.best_score)) for twin in counted]
             checkpoint['meta'][_STOPPING] = state
         if resizing:
-            checkpoint['meta'][_SIZES] = [one._input_size for one in resizing]
+            checkpoint['meta'][_SIZES] = [augment._input_size for augment in resizing]
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
         """On resume, restore both; a hook that watches another score than before starts anew."""
@@ -247,12 +247,12 @@ class Counters(Hook):
         for hook, (monitor, count, best) in zip(stopping, meta.get(_STOPPING, ()), strict=False):
             if hook.monitor == monitor:
                 hook.wait_count, hook.best_score = count, best
-        for one, size in zip(resizing, meta.get(_SIZES, ()), strict=False):
-            one._input_size = size
+        for augment, size in zip(resizing, meta.get(_SIZES, ()), strict=False):
+            augment._input_size = size
 
 
 def _counting(runner: Runner) -> tuple[list[Any], list[Any]]:
-    resizing = [one for one in batch_augments(unwrap(runner.model)) if hasattr(one, '_input_size')]
+    resizing = [augment for augment in batch_augments(unwrap(runner.model)) if hasattr(augment, '_input_size')]
     return [hook for hook in runner.hooks if isinstance(hook, EarlyStoppingHook)], resizing
 
 
@@ -267,14 +267,14 @@ class PendingValidation(Hook):
     """
 
     def before_run(self, runner: Runner) -> None:
-        if resumes(runner) and _place(built_loop(runner)) is not None:
+        if resumes(runner) and _progress(built_loop(runner)) is not None:
             runner.register_hook(_CatchUp(), 'LOWEST')
 
     def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
         """Note which validation is done; mmengine writes the best checkpoint after this."""
-        place = _place(built_loop(runner))
-        if place is not None:
-            runner.message_hub.update_info(_DONE, place)
+        progress = _progress(built_loop(runner))
+        if progress is not None:
+            runner.message_hub.update_info(_DONE, progress)
 
 
 class _CatchUp(Hook):
@@ -282,22 +282,22 @@ class _CatchUp(Hook):
 
     def before_train(self, runner: Runner) -> None:
         loop = runner.train_loop
-        place = _place(loop)
-        if runner.val_loop is None or place == runner.message_hub.get_info(_DONE, 0):
+        count = _progress(loop)
+        if runner.val_loop is None or count == runner.message_hub.get_info(_DONE, 0):
             return
         renew_val_interval(loop)
         last = loop.max_epochs if isinstance(loop, EpochBasedTrainLoop) else loop.max_iters
-        if place >= loop.val_begin and (place % loop.val_interval == 0 or place == last):
-            runner.logger.info(f'The run ended before the validation after {place} was done and saved: it is done now.')
-            now = {'epoch': runner.epoch, 'iter': runner.iter}
-            for name, value in now.items():  # mmengine validates before it counts the step
+        if count >= loop.val_begin and (count % loop.val_interval == 0 or count == last):
+            runner.logger.info(f'The run ended before the validation after {count} was done and saved: it is done now.')
+            counters = {'epoch': runner.epoch, 'iter': runner.iter}
+            for name, value in counters.items():  # mmengine validates before it counts the step
                 runner.message_hub.update_info(name, max(value - 1, 0))
             runner.val_loop.run()
-            for name, value in now.items():
+            for name, value in counters.items():
                 runner.message_hub.update_info(name, value)
 
 
-def _place(loop: BaseLoop | None) -> int | None:
+def _progress(loop: BaseLoop | None) -> int | None:
     """Return the number of finished epochs or iterations; ``None`` for a loop of your own."""
     if isinstance(loop, EpochBasedTrainLoop):
         return loop.epoch
@@ -327,17 +327,17 @@ class ResumeFile(Hook):
         loop = runner.train_loop
         begins = all_gather_object((runner.epoch, runner.iter))
         if len({*begins}) > 1:
-            told = ', '.join(f'epoch {epoch}, iteration {iteration}' for epoch, iteration in begins)
-            way = 'work_dir must be a folder that all machines share, or hold the same checkpoint on each'
-            raise ValueError(f'The processes begin at different steps ({told}): {way}.')
+            status = ', '.join(f'epoch {epoch}, iteration {iteration}' for epoch, iteration in begins)
+            remedy = 'work_dir must be a folder that all machines share, or hold the same checkpoint on each'
+            raise ValueError(f'The processes begin at different steps ({status}): {remedy}.')
         done, last, unit = (
             (loop.epoch, loop.max_epochs, 'epoch')
             if isinstance(loop, EpochBasedTrainLoop)
             else (loop.iter, loop.max_iters, 'iteration')
         )
         if resumes(runner) and done >= last:
-            told = f'The checkpoint to resume is from {unit} {done} of {last}'
-            runner.logger.warning(f'{told}: nothing is left to train.')
+            status = f'The checkpoint to resume is from {unit} {done} of {last}'
+            runner.logger.warning(f'{status}: nothing is left to train.')
 
     def before_train_epoch(self, runner: Runner) -> None:
         self._epoch = runner.epoch
@@ -352,8 +352,8 @@ class ResumeFile(Hook):
         meta.update(processes=get_world_size(), sampler_seed=int(seed) if isinstance(seed, Integral) else None)
         # The file of a validation's best score is written again when epoch and step are counted.
         if isinstance(runner, FlexibleRunner):  # it adds one then too
-            now = {'epoch': (runner.epoch, self._epoch), 'iter': (runner.iter, self._step)}
-            meta.update({name: own for name, (own, begun) in now.items() if own != begun})
+            counters = {'epoch': (runner.epoch, self._epoch), 'iter': (runner.iter, self._step)}
+            meta.update({name: count for name, (count, begun) in counters.items() if count != begun})
         if isinstance(runner.train_loop, EpochBasedTrainLoop):
             meta['within_epoch'] = meta['epoch'] == runner.epoch == self._epoch
             meta['epoch_steps'] = len(runner.train_dataloader)
@@ -367,11 +367,11 @@ class ResumeFile(Hook):
         if not resumes(runner):
             return
         if 'optimizer' not in checkpoint:  # mmengine would go on with a new one, and the first rates
-            told = 'This checkpoint holds no optimizer, as files of save_best and of save_optimizer=False'
-            raise ValueError(f'{told}: resume from an iter_*.pth or epoch_*.pth, or set load_from=….')
+            problem = 'This checkpoint holds no optimizer, as files of save_best and of save_optimizer=False'
+            raise ValueError(f'{problem}: resume from an iter_*.pth or epoch_*.pth, or set load_from=….')
         if runner.param_schedulers and 'param_schedulers' not in checkpoint:  # here too mmengine would go on
-            told = 'This checkpoint holds no schedules of the learning rate (save_param_scheduler=False)'
-            raise ValueError(f'{told}: start a new run with load_from=… and the rates that are left.')
+            problem = 'This checkpoint holds no schedules of the learning rate (save_param_scheduler=False)'
+            raise ValueError(f'{problem}: start a new run with load_from=… and the rates that are left.')
         meta = checkpoint.get('meta') or {}
         if meta.get('within_epoch') and isinstance(built_loop(runner), EpochBasedTrainLoop):
             runner.logger.warning(
@@ -405,14 +405,14 @@ def latest_checkpoint(folder: Path, since: int = 0) -> Path | None:
 
     ``last_checkpoint``, which mmengine keeps, may name a file that is not whole, or be empty, after a kill.
     """
-    found: list[Path] = []
+    checkpoints: list[Path] = []
     for kind in ('iter', 'epoch'):
         files = [path for path in folder.glob(f'{kind}_*.pth') if path.stem.removeprefix(f'{kind}_').isdigit()]
         files.sort(key=lambda path: int(path.stem.rpartition('_')[2]), reverse=True)
-        found += itertools.islice((path for path in files if _is_whole(path, since)), 1)
-    if len(found) < 2:
-        return found[0] if found else None
-    return max(found, key=lambda path: _iteration(path, path.stat().st_mtime_ns))
+        checkpoints += itertools.islice((path for path in files if _is_whole(path, since)), 1)
+    if len(checkpoints) < 2:
+        return checkpoints[0] if checkpoints else None
+    return max(checkpoints, key=lambda path: _iteration(path, path.stat().st_mtime_ns))
 
 
 def _is_whole(path: Path, since: int) -> bool:
@@ -468,8 +468,8 @@ def _start_in_file(runner: Runner) -> str | None:
         return options[-1] if options[-1] not in ('', 'None') else None
     file = read_file(path)
     start = file.get('load_from')
-    named = file.get('resume') or any(word.endswith(str(start)) for word in sys.argv)
-    return start if start_file(runner) in (None, start) and not named else None
+    is_named = file.get('resume') or any(word.endswith(str(start)) for word in sys.argv)
+    return start if start_file(runner) in (None, start) and not is_named else None
 
 
 def resume_from_a_whole_file(runner: Runner) -> None:
@@ -484,17 +484,17 @@ def resume_from_a_whole_file(runner: Runner) -> None:
     name = _noted(pointer.parent)
     if '://' in name:
         return
-    own = pointer.parent / Path(name).name
-    if zipfile.is_zipfile(own) and not (Path(name).exists() and own.samefile(name)):
-        runner.logger.warning(f'{pointer} names {name!r} of another folder: the run goes on from {own}.')
-        start_from(runner, str(own))
+    local_file = pointer.parent / Path(name).name
+    if zipfile.is_zipfile(local_file) and not (Path(name).exists() and local_file.samefile(name)):
+        runner.logger.warning(f'{pointer} names {name!r} of another folder: the run goes on from {local_file}.')
+        start_from(runner, str(local_file))
         return
     if (name and Path(name).is_dir()) or zipfile.is_zipfile(name):
         return
-    found = own_checkpoint(pointer.parent) or latest_checkpoint(pointer.parent)
-    if found is not None:
-        runner.logger.warning(f'{pointer} names no whole file ({name!r}): the run goes on from {found.name}.')
-        start_from(runner, str(found))
+    checkpoint = own_checkpoint(pointer.parent) or latest_checkpoint(pointer.parent)
+    if checkpoint is not None:
+        runner.logger.warning(f'{pointer} names no whole file ({name!r}): the run goes on from {checkpoint.name}.')
+        start_from(runner, str(checkpoint))
     elif pointer.is_file() and not name:
-        told = f'{pointer} is empty, and no whole checkpoint is beside it'
-        raise ValueError(f'{told}: remove it, or name a file with --resume FILE.')
+        problem = f'{pointer} is empty, and no whole checkpoint is beside it'
+        raise ValueError(f'{problem}: remove it, or name a file with --resume FILE.')

@@ -23,13 +23,13 @@ def folder_of(config: Config) -> str:
 
     mmengine puts the name of the base into the ``{{ fileBasenameNoExtension }}`` of a base.
     """
-    given, file = config.get('work_dir'), Path(config.filename or '')
-    if not given:
+    work_dir, file = config.get('work_dir'), Path(config.filename or '')
+    if not work_dir:
         return str(Path('work_dirs', file.stem))
     if file.suffix != '.py' or not file.is_file() or 'work_dir' in written(file.read_text(encoding='utf-8')):
-        return given
-    named = Path(given).name in {base.stem for base in all_bases_of(file)}
-    return str(Path(given).with_name(file.stem)) if named else given
+        return work_dir
+    is_inherited = Path(work_dir).name in {base.stem for base in all_bases_of(file)}
+    return str(Path(work_dir).with_name(file.stem)) if is_inherited else work_dir
 
 
 def refuse_another_run(runner: Runner) -> None:
@@ -38,16 +38,16 @@ def refuse_another_run(runner: Runner) -> None:
     A run that resumes is compared by its teachers and distillers instead; another run of the same file begins anew; one
     whose config sets ``experiment_name`` is not known by its file.
     """
-    folder, own = Path(runner.work_dir), Path(runner.cfg.filename or '').stem
-    if resumes(runner) or not own or runner.cfg.get('experiment_name'):
+    folder, stem = Path(runner.work_dir), Path(runner.cfg.filename or '').stem
+    if resumes(runner) or not stem or runner.cfg.get('experiment_name'):
         return
-    found = [_run_in(folder) if is_main_process() else ('', '')]
-    broadcast_object_list(found)
-    ((file, other),) = found
-    if other not in ('', own):
+    entries = [_run_in(folder) if is_main_process() else ('', '')]
+    broadcast_object_list(entries)
+    ((file, other),) = entries
+    if other not in ('', stem):
         raise ValueError(
-            f'work_dir={str(folder)!r} holds {file} of {other}.py, which this run of {own}.py would write over. '
-            f'Set work_dir={f"work_dirs/{own}"!r} in {own}.py, or --work-dir; or remove the folder.'
+            f'work_dir={str(folder)!r} holds {file} of {other}.py, which this run of {stem}.py would write over. '
+            f'Set work_dir={f"work_dirs/{stem}"!r} in {stem}.py, or --work-dir; or remove the folder.'
         )
 
 

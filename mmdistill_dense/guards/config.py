@@ -53,7 +53,7 @@ def check_custom_keys(runner: Runner, model: nn.Module) -> None:
     parts: dict[str, list[str]] = {}
     longest_first = sorted(sorted(options), key=len, reverse=True)
     for name in names:
-        key = next((one for one in longest_first if one in name), None)  # as mmengine chooses
+        key = next((pattern for pattern in longest_first if pattern in name), None)  # as mmengine chooses
         if key is None or name in students or 'distillers' in key or not any(key in other for other in students):
             continue  # only a key that matches the student can match a distiller by mistake
         _, distiller, part = name.split('.', 2)
@@ -63,9 +63,9 @@ def check_custom_keys(runner: Runner, model: nn.Module) -> None:
                 f"{dict(options[key])}. Rename it, or set custom_keys['distillers.{distiller}']=dict(lr_mult=1)."
             )
         parts.setdefault(key, []).append(name)
-    for key, found in parts.items():
+    for key, hits in parts.items():
         runner.logger.warning(
-            f'{_OPTION}[{key!r}]={dict(options[key])} also applies to parts of distillers: {some(found)}. To set other '
+            f'{_OPTION}[{key!r}]={dict(options[key])} also applies to parts of distillers: {some(hits)}. To set other '
             "options for them, add custom_keys['distillers']."
         )
 
@@ -75,18 +75,18 @@ def check_laid_over(config: Config) -> None:
     path = Path(config.filename or '')
     if path.suffix != '.py' or not path.is_file():
         return
-    own = dict(_distillers_in(path))
-    for base in bases_of(path) if own else ():
+    types = dict(_distillers_in(path))
+    for base in bases_of(path) if types else ():
         if not base.is_file():
             continue
         before = (read_file(base).get('model') or {}).get('distillers') or {}
-        for name, kind in own.items():
+        for name, kind in types.items():
             old = before.get(name) or {}
             if old.get('type', kind) != kind:
-                kept = ', '.join(f'{key}={value!r}' for key, value in old.items() if key != 'type') or 'none'
+                options = ', '.join(f'{key}={value!r}' for key, value in old.items() if key != 'type') or 'none'
                 raise ValueError(
                     f"{path.name}: model.distillers.{name}=dict(type='{kind}') would keep options of the {old['type']} "
-                    f'in {base.name}: {kept}. Write _delete_=True into the dict, or give it another name.'
+                    f'in {base.name}: {options}. Write _delete_=True into the dict, or give it another name.'
                 )
 
 
@@ -111,17 +111,17 @@ def check_retyped(config: Config, file: Config | None = None) -> None:
     """Refuse ``--cfg-options model.distillers.cwd.type=DIST``, which would keep the options of ``CWD``."""
     if file is None and config.filename and os.path.isfile(config.filename):
         file = read_file(config.filename)
-    before, now = (((one or {}).get('model') or {}).get('distillers') or {} for one in (file, config))
-    if not isinstance(before, Mapping) or not isinstance(now, Mapping):
+    before, after = (((source or {}).get('model') or {}).get('distillers') or {} for source in (file, config))
+    if not isinstance(before, Mapping) or not isinstance(after, Mapping):
         return
     for name, old in before.items():
-        new = now.get(name)
+        new = after.get(name)
         if not isinstance(old, Mapping) or not isinstance(new, Mapping) or type_name(new) == type_name(old):
             continue
         # a merge removes no key: what lacks one was written anew
-        if set(old) <= set(new) and (kept := [key for key in old if key != 'type' and new[key] == old[key]]):
-            told = f'model.distillers.{name}.type={new["type"]!r} would keep options of {old["type"]}: {some(kept)}'
-            raise ValueError(f'{told}. Name a config of {new["type"]}, or add model.distillers.{name}._delete_=True.')
+        if set(old) <= set(new) and (keys := [key for key in old if key != 'type' and new[key] == old[key]]):
+            text = f'model.distillers.{name}.type={new["type"]!r} would keep options of {old["type"]}: {some(keys)}'
+            raise ValueError(f'{text}. Name a config of {new["type"]}, or add model.distillers.{name}._delete_=True.')
 
 
 def check_top_level_distillers(config: Config, file: Config | None = None) -> None:
@@ -137,14 +137,14 @@ def check_top_level_distillers(config: Config, file: Config | None = None) -> No
     if file is None or config.distillers == file.get('distillers'):
         return
     if config.model.get('distillers') == file.model.get('distillers'):
-        way = 'use --cfg-options model.distillers.<name>.<option>=… instead'
-        raise ValueError(f'The top-level distillers was changed, but model.distillers was not, which counts: {way}.')
+        remedy = 'use --cfg-options model.distillers.<name>.<option>=… instead'
+        raise ValueError(f'The top-level distillers was changed, but model.distillers was not, which counts: {remedy}.')
 
 
 def _check_over_bases(path: Path) -> None:
     """Refuse a file that sets ``distillers`` beside a model with the distillers of its bases."""
-    own = written(path.read_text(encoding='utf-8')) if path.suffix == '.py' and path.is_file() else {}
-    if 'distillers' not in own:
+    own_config = written(path.read_text(encoding='utf-8')) if path.suffix == '.py' and path.is_file() else {}
+    if 'distillers' not in own_config:
         return
     file, before = read_file(path), dict[str, Any]()
     for base in bases_of(path):
@@ -153,9 +153,9 @@ def _check_over_bases(path: Path) -> None:
     if not used or used == file.get('distillers'):
         return
     if used in (before.get('distillers'), (before.get('model') or {}).get('distillers')):
-        options = [f'distillers.{name} = {literal(value)}' for name, value in flat(own['distillers']).items()]
-        line = f'model = dict(distillers={literal(own["distillers"])})'
-        if 'distillers' in (own.get('model') or {}):  # as _base_.distillers
+        options = [f'distillers.{name} = {literal(value)}' for name, value in flat(own_config['distillers']).items()]
+        line = f'model = dict(distillers={literal(own_config["distillers"])})'
+        if 'distillers' in (own_config.get('model') or {}):  # as _base_.distillers
             line = f'_base_.{options[0]} above the line of model'
         raise ValueError(f'{path.name}: {some(options)} has no effect: the base filled the model. Write {line}.')
 
@@ -167,24 +167,24 @@ def check_crop(dataset: Any, student: Mapping[str, Any], key: str = 'model.stude
         return
     pair = (crop, crop) if isinstance(crop, int) else tuple(crop)
     if pair[0] < size[0] or pair[1] < size[1]:
-        told = f'The training pipeline crops to {pair}, and data_preprocessor.size={tuple(size)} pads it back'
-        raise ValueError(f'{told}: set RandomCrop.crop_size and {key}.data_preprocessor.size alike.')
+        problem = f'The training pipeline crops to {pair}, and data_preprocessor.size={tuple(size)} pads it back'
+        raise ValueError(f'{problem}: set RandomCrop.crop_size and {key}.data_preprocessor.size alike.')
 
 
 def batch_problem(config: Config, processes: int) -> str | None:
     """Return what is wrong with a run's batch size for the recipe's learning rate, or ``None``: nothing else fails."""
     scaling = config.get('auto_scale_lr') or {}
-    base, one = scaling.get('base_batch_size'), (config.get('train_dataloader') or {}).get('batch_size')
-    if not base or not one or scaling.get('enable'):
+    base, size = scaling.get('base_batch_size'), (config.get('train_dataloader') or {}).get('batch_size')
+    if not base or not size or scaling.get('enable'):
         return None
     steps = accumulated(config)
-    real = one * steps * processes
+    real = size * steps * processes
     if real == base:
         return None
     fitting = f'train_dataloader.batch_size={base // (processes * steps)}, ' if base % (processes * steps) == 0 else ''
     return (
-        f'{processes} process(es) with train_dataloader.batch_size={one} take {real} pictures a step, but the learning '
-        f'rate is for auto_scale_lr.base_batch_size={base}: set {fitting}another number of processes, '
+        f'{processes} process(es) with train_dataloader.batch_size={size} take {real} pictures a step, but the '
+        f'learning rate is for auto_scale_lr.base_batch_size={base}: set {fitting}another number of processes, '
         f'auto_scale_lr.enable=True to scale the rate, or auto_scale_lr.base_batch_size={real} if the rate fits it.'
     )
 
@@ -198,14 +198,14 @@ def check_pretrained(model: nn.Module, loaded: bool = False) -> None:
     files, parts = dict[str, str](), list(pretrained_parts(model))
     for number, (name, module, path, prefix) in enumerate(parts, 1):
         # the file of a module around it counts, and the last of several
-        other = any(name.startswith(f'{one}.' if one else '') for one in files if one != name)
-        other |= any(one[0] == name for one in parts[number:])
+        other = any(name.startswith(f'{outer}.' if outer else '') for outer in files if outer != name)
+        other |= any(part[0] == name for part in parts[number:])
         _check_pretrained(name or 'model', module, path, prefix, loaded and not other)
         files[name] = path
-    first, last = files.get('backbone'), files.get('roi_head.shared_head')
-    if first and last and first != last:
-        both = f'backbone.init_cfg.checkpoint={first!r}, roi_head.shared_head.init_cfg.checkpoint={last!r}'
-        raise ValueError(f'{both}: the stages of one backbone come from two files. Set both keys.')
+    bottom, top = files.get('backbone'), files.get('roi_head.shared_head')
+    if bottom and top and bottom != top:
+        keys = f'backbone.init_cfg.checkpoint={bottom!r}, roi_head.shared_head.init_cfg.checkpoint={top!r}'
+        raise ValueError(f'{keys}: the stages of one backbone come from two files. Set both keys.')
 
 
 def pretrained_parts(model: nn.Module) -> Iterator[tuple[str, nn.Module, str, str | None]]:
@@ -219,8 +219,8 @@ def pretrained_parts(model: nn.Module) -> Iterator[tuple[str, nn.Module, str, st
 
 def count_fitting(module: nn.Module, path: str, prefix: str | None) -> tuple[int, int]:
     """Return how many tensors of a module a file initialises, and how many the module has."""
-    own, given = _own_and_given(module, initial_state(module, path), prefix)
-    return _fitting(own, given), len(own)
+    target, source = _target_and_source(module, initial_state(module, path), prefix)
+    return _fitting(target, source), len(target)
 
 
 def initial_state(module: nn.Module, path: str | Path) -> dict[str, Tensor]:
@@ -235,8 +235,8 @@ def initial_state(module: nn.Module, path: str | Path) -> dict[str, Tensor]:
         return state_dict_of(content, path)
     bare = {key: value for key, value in content.items() if isinstance(value, Tensor)}
     if not bare:
-        told = f'{str(path)!r} has its tensors below `model`, where mmengine does not look'
-        raise ValueError(f"{told}: save them as {{'state_dict': …}}.")
+        problem = f'{str(path)!r} has its tensors below `model`, where mmengine does not look'
+        raise ValueError(f"{problem}: save them as {{'state_dict': …}}.")
     return state_dict_of(bare, path)
 
 
@@ -252,44 +252,44 @@ def _check_pretrained(name: str, module: nn.Module, path: str, prefix: str | Non
         state = initial_state(module, file)
     except ValueError as error:
         raise ValueError(f'{name}.init_cfg.checkpoint: {error}') from error
-    own, given = _own_and_given(module, state, prefix)
-    fits = _fitting(own, given)
-    told = f'{name}.init_cfg.checkpoint={path!r} fits {fits} of the {len(own)} tensors of {type(module).__name__}'
-    if 2 * fits >= len(own):
-        absent = [key for key in own if key not in given and 'relative_position' not in key and 'offset' not in key]
-        held = {key.partition('.')[0] for key in own.keys() - absent}
-        gone = any(own[key].dim() > 1 and key.partition('.')[0] not in held for key in absent)  # as a deep stem
-        if gone or 10 * len(absent) > len(own):
-            said = f'it lacks {len(absent)} others, which keep their first values: {some(absent)}'
-            print_log(f'{told}; {said}.', 'current', logging.WARNING)
+    target, source = _target_and_source(module, state, prefix)
+    fits = _fitting(target, source)
+    problem = f'{name}.init_cfg.checkpoint={path!r} fits {fits} of the {len(target)} tensors of {type(module).__name__}'
+    if 2 * fits >= len(target):
+        absent = [key for key in target if key not in source and 'relative_position' not in key and 'offset' not in key]
+        parts = {key.partition('.')[0] for key in target.keys() - absent}
+        gone = any(target[key].dim() > 1 and key.partition('.')[0] not in parts for key in absent)  # as a deep stem
+        if gone or 10 * len(absent) > len(target):
+            lack = f'it lacks {len(absent)} others, which keep their first values: {some(absent)}'
+            print_log(f'{problem}; {lack}.', 'current', logging.WARNING)
         taken = [
-            equal(value, given[key].to(value))
-            for key, value in own.items()
-            if value.is_floating_point() and key in given and given[key].shape == value.shape
+            equal(value, source[key].to(value))
+            for key, value in target.items()
+            if value.is_floating_point() and key in source and source[key].shape == value.shape
         ]
         if loaded and 2 * sum(taken) < len(taken):
-            way = f'save its tensors alone, under names like {some(own)}, without `state_dict` and prefix'
-            told = f'{told}, but {type(module).__name__} read {sum(taken)} of {len(taken)}'
-            raise ValueError(f'{told}: {way}; or use load_from.')
+            remedy = f'save its tensors alone, under names like {some(target)}, without `state_dict` and prefix'
+            problem = f'{problem}, but {type(module).__name__} read {sum(taken)} of {len(taken)}'
+            raise ValueError(f'{problem}: {remedy}; or use load_from.')
         return
     reason = 'the file is for another network or package'
-    begins = [one for one in (_BACKBONE, prefix_of(state, own)) if one and not prefix]
-    if whole := next((one for one in begins if 2 * _fitting(own, below(state, one)) >= len(own)), ''):
+    begins = [start for start in (_BACKBONE, prefix_of(state, target)) if start and not prefix]
+    if whole := next((start for start in begins if 2 * _fitting(target, below(state, start)) >= len(target)), ''):
         reason = f'it is a checkpoint of a whole network: add prefix={whole!r} to {name}.init_cfg'
-    raise ValueError(f'{told}: {reason}. Expected names like {some(own)}; it holds {some(given or state)}.')
+    raise ValueError(f'{problem}: {reason}. Expected names like {some(target)}; it holds {some(source or state)}.')
 
 
-def _own_and_given(
+def _target_and_source(
     module: nn.Module, state: Mapping[str, Tensor], prefix: str | None
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Return the tensors of a module, without counters of batches, on which no result depends, and those for it."""
     strips = _kind_among(module, [_STRIPS]) and not prefix and any(key.startswith(_BACKBONE) for key in state)
-    own = {key: value for key, value in module.state_dict().items() if not key.endswith('num_batches_tracked')}
-    return own, below(state, _BACKBONE if strips else plain_name(f'{prefix.rstrip(".")}.') if prefix else None)
+    target = {key: value for key, value in module.state_dict().items() if not key.endswith('num_batches_tracked')}
+    return target, below(state, _BACKBONE if strips else plain_name(f'{prefix.rstrip(".")}.') if prefix else None)
 
 
-def _fitting(own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> int:
-    return sum(key in given and given[key].shape == value.shape for key, value in own.items())
+def _fitting(target: Mapping[str, Tensor], source: Mapping[str, Tensor]) -> int:
+    return sum(key in source and source[key].shape == value.shape for key, value in target.items())
 
 
 def _last_crop(dataset: Any) -> Any:
@@ -339,10 +339,10 @@ def check_other_heads(data: Sequence[str] | None, key: str, model: Mapping[str, 
             raise _other_count(f'{key}.{path}', f'{key}.{path}', count, data)
 
 
-def _other_count(what: str, head: str, count: int, data: Sequence[str]) -> ValueError:
-    features = f', or {what}.allow_other_classes=True if only features are distilled' if 'teacher' in what else ''
+def _other_count(key: str, head: str, count: int, data: Sequence[str]) -> ValueError:
+    features = f', or {key}.allow_other_classes=True if only features are distilled' if 'teacher' in key else ''
     return ValueError(
-        f'{what} predicts {count} classes, the training data set has {len(data)} ({some(data)}): set '
+        f'{key} predicts {count} classes, the training data set has {len(data)} ({some(data)}): set '
         f'{head}.num_classes={len(data)}{features}.'
     )
 
@@ -350,12 +350,12 @@ def _other_count(what: str, head: str, count: int, data: Sequence[str]) -> Value
 def check_class_weights(key: str, model: Mapping[str, Any]) -> None:
     """Refuse a head whose loss weighs another number of classes; such weights stay when ``num_classes`` is changed."""
     for path, head in heads_with_classes(model, (*HEADS, *OTHER_HEADS)):
-        for name, place, loss in _losses(head):
+        for name, loss_key, loss in _losses(head):
             weights, counts = loss.get('class_weight'), _weight_counts(path, head, name, loss)
             if isinstance(weights, (list, tuple)) and len(weights) not in counts:
-                told = f'{key}.{path}.{place}.class_weight holds {len(weights)} weights'
+                problem = f'{key}.{path}.{loss_key}.class_weight holds {len(weights)} weights'
                 needed = f'{path} has num_classes={head["num_classes"]}: give {" or ".join(map(str, counts))}'
-                raise ValueError(f'{told}, {needed}, or None.')
+                raise ValueError(f'{problem}, {needed}, or None.')
 
 
 def _losses(head: Mapping[str, Any]) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
@@ -386,9 +386,9 @@ def check_teacher_classes(data: Sequence[str] | None, teacher: Any, distillers: 
     With its option ``classes``, resolve it and refuse distillers that cannot use it; return what to tell of that.
     """
     if teacher.option.classes is not None:
-        told = teacher.match_classes(data, distillers)
+        notes = teacher.match_classes(data, distillers)
         _check_inherited(teacher, teacher.pairs is None or teacher.pairs.same)
-        return told
+        return notes
     if data is None:
         return []
     if teacher.option.allow_other_classes:
@@ -407,6 +407,6 @@ def check_teacher_classes(data: Sequence[str] | None, teacher: Any, distillers: 
 def _check_inherited(teacher: Any, same_classes: bool) -> None:
     """Refuse copied weights of classes that are not the student's."""
     if teacher.class_rows and not same_classes:
-        told = f'copies rows of classes of {teacher.key}, and the data set has others, or in another order'
-        way = f'inherit other parts than {some(teacher.class_rows)}, each by its own prefix'
-        raise ValueError(f'model.inherit {told}: {way}.')
+        problem = f'copies rows of classes of {teacher.key}, and the data set has others, or in another order'
+        remedy = f'inherit other parts than {some(teacher.class_rows)}, each by its own prefix'
+        raise ValueError(f'model.inherit {problem}: {remedy}.')

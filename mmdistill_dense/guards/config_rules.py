@@ -83,16 +83,16 @@ def _definer(cls: type | None, method: str) -> str:
 def keys(run: RunFacts) -> None:
     """Find misspelt keys of the runner, which would have no effect, and of what it builds, which would stop it."""
     check_keys(run.config)
-    given = run.config.get('randomness') or {}
-    check_known('randomness', given, list(signature(Runner.set_randomness).parameters)[1:])
+    randomness = run.config.get('randomness') or {}
+    check_known('randomness', randomness, list(signature(Runner.set_randomness).parameters)[1:])
     optimizer = (run.config.get('optim_wrapper') or {}).get('optimizer')
     built = [('optim_wrapper.optimizer', OPTIMIZERS, optimizer)] if optimizer else []
     built += [(key, PARAM_SCHEDULERS, option) for key, option in schedulers(run.config)]
     for key, registry, option in built:
         kind = registry.get(option['type']) if isinstance(option.get('type'), str) else option.get('type')
         if kind is not None:
-            own = (*_OF_MMENGINE, 'convert_to_iter_based', 'params', 'optimizer')
-            check_options(kind, {name: value for name, value in option.items() if name not in own}, key)
+            runner_keys = (*_OF_MMENGINE, 'convert_to_iter_based', 'params', 'optimizer')
+            check_options(kind, {name: value for name, value in option.items() if name not in runner_keys}, key)
     loop = run.config.get('train_cfg') or {}
     default = 'EpochBasedTrainLoop' if loop.get('by_epoch') else 'IterBasedTrainLoop'
     kind = LOOPS.get(loop.get('type', default)) if isinstance(loop.get('type', default), str) else loop['type']
@@ -203,11 +203,11 @@ def optimizer(run: RunFacts) -> Findings:
         return
     if (student.get('backbone') or {}).get('frozen'):  # a head on a foundation model has a schedule apart
         return
-    here, published = map(optimizer_of, (run.config, read_file(find_config(source, 'model.student.cfg'))))
-    if here.get('type') == 'SGD' and str(published.get('type')).startswith('Adam'):
+    own_optimizer, published = map(optimizer_of, (run.config, read_file(find_config(source, 'model.student.cfg'))))
+    if own_optimizer.get('type') == 'SGD' and str(published.get('type')).startswith('Adam'):
         yield warning(
             f"the student's config {source} trains it with {published['type']} at lr {published.get('lr')}, this "
-            f'config with SGD at lr {here.get("lr")}.',
+            f'config with SGD at lr {own_optimizer.get("lr")}.',
             "Unless intended, use the student's optim_wrapper and param_scheduler.",
         )
 

@@ -35,8 +35,8 @@ def check_loaders(runner: Runner) -> None:
         if count == 0:
             raise ValueError(f'{name}_dataloader.dataset holds no picture: check folders, ann_file and filter_cfg.')
         if isinstance(loop, EpochBasedTrainLoop) and len(loader) == 0:
-            told = f'with drop_last=True, its {count} pictures do not fill a batch on each process'
-            raise ValueError(f'{name}_dataloader gives no batch: {told}. Lower batch_size, or set drop_last=False.')
+            problem = f'with drop_last=True, its {count} pictures do not fill a batch on each process'
+            raise ValueError(f'{name}_dataloader gives no batch: {problem}. Lower batch_size, or set drop_last=False.')
 
 
 def check_checkpoints(runner: Runner) -> None:
@@ -49,13 +49,13 @@ def check_checkpoints(runner: Runner) -> None:
         if not isinstance(hook, CheckpointHook):
             continue
         taken = set(inspect.signature(Runner.save_checkpoint).parameters)
-        known = taken | set(inspect.signature(CheckpointHook.__init__).parameters)
+        names = taken | set(inspect.signature(CheckpointHook.__init__).parameters)
         for name in set(hook.args) - taken:
-            raise ValueError(f'default_hooks.checkpoint.{name} is not an option of CheckpointHook.{hint(name, known)}')
+            raise ValueError(f'default_hooks.checkpoint.{name} is not an option of CheckpointHook.{hint(name, names)}')
         for name in NEEDED:
             if not getattr(hook, name):
-                told = 'no run can go on from its checkpoints, but for one that a signal saved.'
-                runner.logger.warning(f'default_hooks.checkpoint.{name}=False: {told}')
+                problem = 'no run can go on from its checkpoints, but for one that a signal saved.'
+                runner.logger.warning(f'default_hooks.checkpoint.{name}=False: {problem}')
         if not hook.by_epoch and isinstance(built_loop(runner), EpochBasedTrainLoop):
             runner.logger.warning(
                 'CheckpointHook.by_epoch=False saves within an epoch, which a resumed run begins again, so its result '
@@ -80,39 +80,39 @@ def check_loaded(runner: Runner, content: Mapping[str, Any]) -> None:
     model: Any = unwrap(runner.model)
     model = model.module if isinstance(model, BaseTTAModel) else model
     whole = {name: value.shape for name, value in model.state_dict().items()}
-    own = {name: shape for name, shape in whole.items() if not name.endswith('num_batches_tracked')}
+    target = {name: shape for name, shape in whole.items() if not name.endswith('num_batches_tracked')}
     state: Any = content.get('state_dict', content)  # where mmengine looks
     names = [name for name, entry in state.items() if isinstance(name, str) and isinstance(entry, Tensor)]
     for own_name, name in named_as(whole, dict(zip(names, names, strict=True))).items():
         state[own_name] = state.pop(name)  # of a network that is compiled in parts
     file = start_file(runner)
     warn_of_averages(content, f'load_from={file!r}' if file else str(find_latest_checkpoint(runner.work_dir)))
-    given = {name: entry.shape for name, entry in state.items() if isinstance(entry, Tensor)}
-    missing = [name for name in own if name not in given]
-    shaped = [name for name, shape in own.items() if name in given and given[name] != shape]
-    goes_on, tests, fits = resumes(runner), built_loop(runner) is None, len(own) - len(missing + shaped)
-    backbone = {name for name in own if name.startswith('backbone.')}
+    source = {name: entry.shape for name, entry in state.items() if isinstance(entry, Tensor)}
+    missing = [name for name in target if name not in source]
+    shaped = [name for name, shape in target.items() if name in source and source[name] != shape]
+    goes_on, tests, fits = resumes(runner), built_loop(runner) is None, len(target) - len(missing + shaped)
+    backbone = {name for name in target if name.startswith('backbone.')}
     starts = not goes_on and not tests and backbone and backbone.isdisjoint(missing + shaped)
-    too_few = 2 * fits < len(own) and not starts
+    too_few = 2 * fits < len(target) and not starts
     if (goes_on and missing) or (shaped and (goes_on or tests)) or too_few:
         if not (goes_on or fits):
-            raise ValueError(_nothing_fits(runner, type(model).__name__, own, given or content))
+            raise ValueError(_nothing_fits(runner, type(model).__name__, target, source or content))
         key = 'The checkpoint to resume' if goes_on else f'load_from={start_file(runner)!r}'
-        words = [f'{name} {tuple(given[name])} (model {tuple(own[name])})' for name in shaped]
+        words = [f'{name} {tuple(source[name])} (model {tuple(target[name])})' for name in shaped]
         raise ValueError(
-            f'{key} fits {fits} of the {len(own)} tensors of {type(model).__name__}: it belongs to another network or '
-            f'class list. Missing or with another shape: {some(words + missing)}; the file holds {some(given)}.'
+            f'{key} fits {fits} of the {len(target)} tensors of {type(model).__name__}: it is of another network or '
+            f'class list. Missing or of another shape: {some(words + missing)}; the file holds {some(source)}.'
         )
-    if tests and (parts := some(_left_random(own, given))):
+    if tests and (parts := some(_left_random(target, source))):
         raise ValueError(f'load_from={start_file(runner)!r} holds nothing of {parts}: random weights would be tested.')
     # a layer of an older file has another name there, which is unknown
     weights = {name for name, _ in model.named_parameters() if not name.startswith(('distillers.', AUXILIARY))}
-    known = all(name in own or name.endswith('num_batches_tracked') for name in given)
-    if (absent := [name for name in missing if name in weights]) and known and not goes_on:
-        told = f'load_from={start_file(runner)!r} lacks {len(absent)} of {len(weights)} weights: {some(absent)}'
+    names_match = all(name in target or name.endswith('num_batches_tracked') for name in source)
+    if (absent := [name for name in missing if name in weights]) and names_match and not goes_on:
+        problem = f'load_from={start_file(runner)!r} lacks {len(absent)} of {len(weights)} weights: {some(absent)}'
         if tests and any(name.startswith(('backbone.', 'neck.')) for name in absent):  # a head's may be for training
-            raise ValueError(f'{told}. They are random: give the file of this network.')
-        print_log(f'{told}. They keep their first values.', 'current', logging.WARNING)
+            raise ValueError(f'{problem}. They are random: give the file of this network.')
+        print_log(f'{problem}. They keep their first values.', 'current', logging.WARNING)
 
 
 def check_trained(runner: Runner, distillers: nn.Module) -> None:
@@ -120,40 +120,40 @@ def check_trained(runner: Runner, distillers: nn.Module) -> None:
 
     mmengine's constructors take all parameters of a model; one of your own, or one of several optimizers, may not.
     """
-    groups = [group for one in wrappers_of(runner.optim_wrapper) for group in one.param_groups]
-    held = {id(parameter) for group in groups for parameter in group['params']}
-    named = distillers.named_parameters()
-    left = [name for name, parameter in named if parameter.requires_grad and id(parameter) not in held]
-    if left:
-        told = f'its constructor leaves out parameters of distillers: {some(left)}'
-        raise ValueError(f'optim_wrapper: {told}. Let it take those whose names begin with "distillers." as well.')
+    groups = [group for wrapper in wrappers_of(runner.optim_wrapper) for group in wrapper.param_groups]
+    ids = {id(parameter) for group in groups for parameter in group['params']}
+    parameters = distillers.named_parameters()
+    missing = [name for name, parameter in parameters if parameter.requires_grad and id(parameter) not in ids]
+    if missing:
+        problem = f'its constructor leaves out parameters of distillers: {some(missing)}'
+        raise ValueError(f'optim_wrapper: {problem}. Let it take those whose names begin with "distillers." as well.')
 
 
 def check_recomputed(runner: Runner, model: nn.Module) -> None:
     """Refuse to recompute the part that sees the pictures: torch's way gives it a gradient only through its inputs."""
     modules = {name for name, _ in model.named_modules()}
-    first = next((name for name, parameter in model.named_parameters() if parameter.requires_grad), '')
+    first_name = next((name for name, parameter in model.named_parameters() if parameter.requires_grad), '')
     for name in listed(runner.cfg.get('activation_checkpointing')):
         if name not in modules:
             raise ValueError(f'activation_checkpointing: {name!r} is no module of the student.{hint(name, modules)}')
-        if first.startswith(f'{name}.'):
-            told = f'{name!r} sees the pictures, or frozen layers alone, so it would get no gradient'
-            way = 'name later stages, or set with_cp=True in model.student.backbone'
-            raise ValueError(f'activation_checkpointing: {told}: {way}.')
+        if first_name.startswith(f'{name}.'):
+            problem = f'{name!r} sees the pictures, or frozen layers alone, so it would get no gradient'
+            remedy = 'name later stages, or set with_cp=True in model.student.backbone'
+            raise ValueError(f'activation_checkpointing: {problem}: {remedy}.')
 
 
 class Reached:
     """Notes which parameters of a student get a gradient in a step, for one that learns from distillers alone."""
 
     def __init__(self, model: nn.Module) -> None:
-        self._unseen = {name: one for name, one in model.named_parameters() if not name.startswith('distillers.')}
-        trained = [(name, one) for name, one in self._unseen.items() if one.requires_grad]
-        self._handles = [one.register_hook(partial(self._see, name)) for name, one in trained]
+        self._unseen = {name: p for name, p in model.named_parameters() if not name.startswith('distillers.')}
+        trained = [(name, p) for name, p in self._unseen.items() if p.requires_grad]
+        self._handles = [p.register_hook(partial(self._see, name)) for name, p in trained]
 
     def _see(self, name: str, gradient: Tensor) -> None:
         self._unseen.pop(name, None)
 
-    def told(self) -> str | None:
+    def warning(self) -> str | None:
         """Return a warning after the first step; ``None`` if all were seen."""
         while self._handles:
             self._handles.pop().remove()
@@ -165,28 +165,28 @@ class Reached:
         )
 
 
-def _nothing_fits(runner: Runner, network: str, own: Iterable[str], held: Mapping[str, Any]) -> str:
-    below_model = isinstance(held.get('model'), Mapping)
+def _nothing_fits(runner: Runner, network: str, names: Iterable[str], state: Mapping[str, Any]) -> str:
+    below_model = isinstance(state.get('model'), Mapping)
     reason = 'its tensors are below `model`, where mmengine does not look' if below_model else 'none of its names fits'
-    if prefix := prefix_of(held, [name for name in own if not name.startswith('distillers.')]):
+    if prefix := prefix_of(state, [name for name in names if not name.startswith('distillers.')]):
         reason = f'all of them fit without the prefix {prefix!r}: cut it'
     return (
         f'load_from={start_file(runner)!r}: no tensor would be loaded into {network}: {reason}. It holds '
-        f'{some(held["model"] if below_model else held)}: save them as {{"state_dict": …}} with names like {some(own)}.'
+        f'{some(state["model"] if below_model else state)}: save them as {{"state_dict": …}} named like {some(names)}.'
     )
 
 
-def _left_random(own: Mapping[str, Any], given: Mapping[str, Any]) -> list[str]:
+def _left_random(target: Mapping[str, Any], source: Mapping[str, Any]) -> list[str]:
     """Return the parts that predict and of which a file holds nothing; both give the shapes of tensors by name."""
-    held = {(name.partition('.')[2], shape) for name, shape in given.items()}
+    suffixes = {(name.partition('.')[2], shape) for name, shape in source.items()}
     parts: dict[str, dict[str, Any]] = {}
-    for name, shape in own.items():
+    for name, shape in target.items():
         parts.setdefault(name.partition('.')[0], {})[name] = shape
     return [
         f'{part} ({len(shapes)} tensors)'
         for part, shapes in parts.items()
         if part not in (AUXILIARY.rstrip('.'), 'distillers')
-        and given.keys().isdisjoint(shapes)
+        and source.keys().isdisjoint(shapes)
         # mmdet loads the rpn_head of a file as the bbox_head of a network
-        and not {(name.partition('.')[2], shape) for name, shape in shapes.items()} <= held
+        and not {(name.partition('.')[2], shape) for name, shape in shapes.items()} <= suffixes
     ]

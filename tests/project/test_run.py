@@ -1,6 +1,7 @@
 """``run``: a project of tiny real networks ends with a report and a student, and nothing is done twice."""
 
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -20,11 +21,13 @@ from mmdistill_dense.__main__ import main
 from mmdistill_dense.apps.check import facts
 from mmdistill_dense.apps.check.context import Options, Subject
 from mmdistill_dense.apps.check.run import CheckReport
-from mmdistill_dense.apps.project import steps
+from mmdistill_dense.apps.project import price, steps
 from mmdistill_dense.apps.suite import plan, preflight
 from mmdistill_dense.apps.suite.definition import load
 from mmdistill_dense.apps.suite.plan import Run
 from mmdistill_dense.apps.suite.pool import Pool
+from mmdistill_dense.apps.suite.rows import collect
+from mmdistill_dense.config.resolve import read_file
 from mmdistill_dense.guards.findings import NOTE, WARNING, Finding
 from mmdistill_dense.utils.files import owned
 from tests.engine.processes import environment
@@ -135,11 +138,11 @@ def test_the_first_screen_and_the_end_tell_networks_data_steps_and_scores(
     for name, score in (('control', 39.0), ('kd', 42.5)):
         write_result(definition.out / f'runs/{name}/seed0', score, metric='mIoU', metrics={'test': {'mIoU': score}})
     write_result(definition.out / 'teacher', 50.0)
-    lines = '\n'.join(steps.ending(definition))
+    lines = '\n'.join(steps.score_lines(collect(definition)))
     assert '50.00  teacher' in lines and '39.00  the student alone\n' in lines and '42.50  kd (+3.50)' in lines
     both = replace(definition, seeds=(0, 1))
     write_result(definition.out / 'runs/kd/seed1', 20.0, metric='mIoU', metrics={'test': {'mIoU': 20.0}})
-    assert '31.25  kd (+3.50 at 1 of 2 seeds)' in '\n'.join(steps.ending(both)), 'seeds that both have'
+    assert '31.25  kd (+3.50, 1 pair)' in '\n'.join(steps.score_lines(collect(both))), 'seeds that both have'
     shutil.rmtree(definition.out / 'runs/kd/seed1')
 
 
@@ -219,6 +222,18 @@ def test_a_teacher_that_is_hardly_better_is_told_before_the_methods_train(place:
     assert finish('runs/control/seed0', 40.2).startswith('WARNING  The teacher scores 44.00, the student alone 40.20')
     assert not finish('teacher', 44.2)
     assert finish('teacher', 44.0) and not finish('runs/kd/seed0', 41.0)
+
+
+def test_the_price_is_told_before_it_is_paid(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A trial has none; a project that takes longer than a night names a length that fits."""
+    assert not [*price.price_lines(place)]
+    for name in ('control.py', 'teacher.py'):
+        (place / name).write_text((place / name).read_text().replace('max_iters=2', 'max_iters=5000'))
+    (line,) = price.price_lines(place)
+    found = re.fullmatch(r'price    about (.+) here \(.+\), for 5000 steps each: teacher .+, control .+, kd (.+)', line)
+    assert found and found[1] != found[2]
+    monkeypatch.setattr(price, 'NIGHT', 0.6 * (seconds := price.time_training(read_file(place / 'kd.py')).seconds))
+    assert seconds > 1 and re.search(r'more than a night: --iters \d+00 takes about', [*price.price_lines(place)][1])
 
 
 def test_a_second_run_in_a_folder_is_refused_before_it_loads_anything(tmp_path: Path) -> None:

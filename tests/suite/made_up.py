@@ -28,7 +28,7 @@ def definition(folder: Path, more: str = '', text: str = DEFINITION) -> Definiti
     return load(path)
 
 
-def hash_of(suite: Definition, run: plan.Run) -> str:
+def hash_of(suite: Definition, run: plan.Run, *_: Any) -> str:
     """A stand-in for ``plan.hash_of`` that reads no configs."""
     method = suite.methods.get(run.name)
     text = repr((suite.control.stem, dict(suite.options), method and dict(method.options), run.name))

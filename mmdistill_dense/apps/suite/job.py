@@ -151,10 +151,14 @@ class Progress(Hook):
     def seconds(self) -> float:
         return self.before + time.monotonic() - self.start
 
+    @property
+    def is_due(self) -> bool:
+        return time.monotonic() - self.written >= WRITE_INTERVAL
+
     def tell(self, force: bool = False, **state: Any) -> None:
         """Update the state, and write it if the last write is long enough ago."""
         self.state.update(state)
-        if self.write and (force or time.monotonic() - self.written >= WRITE_INTERVAL):
+        if self.write and (force or self.is_due):
             self.written = time.monotonic()
             state = {**self.state, 'seconds': self.seconds, 'time': time.time()}
             try:
@@ -176,7 +180,11 @@ class Progress(Hook):
             )
         self.tell(True, phase='training', iteration=runner.iter, iterations=runner.max_iters, labels=labels)
 
-    def after_train_iter(self, runner: Runner, *_: Any, **__: Any) -> None:
+    def after_train_iter(
+        self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: dict[str, Any] | None = None
+    ) -> None:
+        if self.is_due and outputs and 'loss' in outputs:  # reading it waits for the GPU
+            self.state['loss'] = float(outputs['loss'])
         self.tell(iteration=runner.iter + 1)
         if self.state['processes'] == 1 and time.monotonic() - self.saved >= SAVE_INTERVAL:
             save_step(runner, runner.iter + 1)

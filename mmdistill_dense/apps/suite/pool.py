@@ -27,6 +27,7 @@ MAX_RESTARTS = 2  # how often a run that makes no step is started again
 GRACE = 10.0  # seconds between SIGTERM and SIGKILL
 REAP_TIMEOUT = 2.0  # seconds to wait for the workers of a killed job
 TAIL = 15  # lines shown of a failed run's log
+NEWS_INTERVALS = {True: 60.0, False: 600.0}  # seconds between two lines of progress, in a terminal and in a file
 MIN_FREE_BYTES = 16 * 2**20  # bytes left on a disk that counts as full: less than a checkpoint
 
 
@@ -60,6 +61,7 @@ class Pool:
         waiting, failed = list(todo), dict[str, str]()
         running: dict[Future[str | None], Run] = {}
         titles, busy_folders, last_poll = {run.folder: run.title for run in todo}, set[Path](), -POLL_INTERVAL
+        last_news = time.monotonic()
 
         with ThreadPoolExecutor(self.jobs) as threads:
             try:
@@ -93,6 +95,10 @@ class Pool:
                         else:
                             self._report(run)
                             self.on_run_end()
+                    if time.monotonic() - last_news >= NEWS_INTERVALS[sys.stdout.isatty()]:
+                        last_news = time.monotonic()
+                        for line in filter(None, map(progress_line, running.values())):
+                            self.say(line)
                     if not running:
                         time.sleep(POLL_INTERVAL / 10)
             finally:
@@ -171,6 +177,16 @@ class Pool:
 
 ELSEWHERE = 'another process does it'
 STALLED = -1000
+
+
+def progress_line(run: Run) -> str:
+    """Return step, loss and the rest of the time of a training; empty before its first step."""
+    state = run.state
+    done, steps = state.get('iteration'), state.get('iterations')
+    if not done or not steps or state.get('phase') != 'training':
+        return ''
+    loss = f', loss {state["loss"]:.3g}' if 'loss' in state else ''
+    return f'{run.title}: step {done} of {steps}{loss}, about {clock(state["seconds"] * (steps - done) / done)} left'
 
 
 def clock(seconds: float) -> str:

@@ -1,0 +1,114 @@
+"""What the trainings of a project will take on this machine, from some timed steps."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.config import Config
+
+from mmdistill_dense.apps.check.context import Options
+from mmdistill_dense.apps.check.run import check_config
+from mmdistill_dense.apps.inspect.step_cost import make_step
+from mmdistill_dense.apps.project import SUITE
+from mmdistill_dense.apps.suite import configs, plan
+from mmdistill_dense.apps.suite.definition import load
+from mmdistill_dense.apps.suite.pool import clock
+from mmdistill_dense.registry import DATASETS
+from mmdistill_dense.utils.process import quiet
+
+NIGHT = 12 * 3600.0  # seconds
+_BATCH = 2  # pictures of a timed step: a whole batch may take minutes on a CPU
+_TURNS = 2  # timed steps, after one that warms up
+_TRIAL = 100  # steps of a training that is a trial, whose price nobody asks
+
+
+@dataclass(frozen=True)
+class Price:
+    """Seconds of one training: all steps, and all validations with the test."""
+
+    steps: float
+    evaluations: float
+
+    @property
+    def seconds(self) -> float:
+        return self.steps + self.evaluations
+
+
+def price_lines(folder: Path) -> Iterator[str]:
+    """Yield what all trainings of a project take here, and the length that fits a night if that is less."""
+    with quiet():
+        definition = load(folder / SUITE)
+        first_runs = {run.name: run for run in reversed(plan.runs(definition))}
+        run_configs = {name: plan.config_of(definition, run) for name, run in reversed(first_runs.items())}
+    if not plan.trains_teacher(definition):
+        run_configs.pop('teacher', None)
+    steps = configs.control_config(definition).train_cfg.max_iters
+    if steps < _TRIAL:
+        return
+    prices = dict[str, Price]()
+    try:
+        for name, config in run_configs.items():
+            with quiet():
+                prices[name] = time_training(config)
+    except Exception as error:  # whatever a network raises: `run` checks each row, and says what to do
+        yield f'price    not known: {name} cannot be timed here: {error}'
+        return
+    counts = {name: 1 if name == 'teacher' else len(definition.seeds) for name in prices}
+    total = sum(counts[name] * price.seconds for name, price in prices.items())
+    parts = ', '.join(f'{name} {clock(price.seconds)}' for name, price in prices.items())
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f'a CPU, {torch.get_num_threads()} threads'
+    yield f'price    about {clock(total)} here ({device}), for {steps} steps each: {parts}'
+    if total > NIGHT:
+        evaluations = sum(counts[name] * price.evaluations for name, price in prices.items())
+        shorter = int(steps * (NIGHT - evaluations) / (total - evaluations)) // 100 * 100
+        if shorter > 0:
+            yield f'         more than a night: --iters {shorter} takes about {clock(NIGHT)}, and may train too little'
+
+
+def time_training(config: Config) -> Price:
+    """Time some steps of a config's training, and its validation, with random weights."""
+    device = 'cuda' if torch.cuda.is_available() else 'cpu'
+    batch = config.train_dataloader.batch_size
+    options = Options(weights=False, device=device, batch=min(_BATCH, batch), val=0, cost=False, command=False)
+    report = check_config(config, options, lambda stage: None)
+    if report.stopped:
+        raise RuntimeError(report.stopped)
+    subject = report.subject
+    assert subject.batch is not None, 'the check made one'
+    step = _seconds(make_step(subject.model, config, subject.batch, fresh=True)) * batch / min(_BATCH, batch)
+    step = max(step, _loading(config)) if config.train_dataloader.num_workers else step + _loading(config)
+    evaluated = 2 + config.train_cfg.max_iters // config.train_cfg.get('val_interval', config.train_cfg.max_iters)
+    pictures = len(DATASETS.build(config.val_dataloader.dataset))
+    return Price(step * config.train_cfg.max_iters, evaluated * pictures * _predicting(subject))
+
+
+def _seconds(work: Callable[[], Any]) -> float:
+    """Return the wall time of some work, without its first turn."""
+    work()
+    begin = time.perf_counter()
+    for _ in range(_TURNS):
+        work()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return (time.perf_counter() - begin) / _TURNS
+
+
+def _loading(config: Config) -> float:
+    """Return the seconds that the loader's processes take for a batch."""
+    loader, dataset = config.train_dataloader, DATASETS.build(config.train_dataloader.dataset)
+    return _seconds(lambda: dataset[0]) * loader.batch_size / max(1, loader.num_workers)
+
+
+@torch.no_grad()
+def _predicting(subject: Any) -> float:
+    """Return the seconds for a picture of validation."""
+    if subject.tested is None:
+        return 0.0
+    subject.model.eval()
+    batch = {key: [value] for key, value in subject.tested.items()}
+    return _seconds(lambda: subject.model.val_step(batch))

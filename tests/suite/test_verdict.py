@@ -1,0 +1,78 @@
+"""The verdict on scores that were made up: which method is best, in which words, and which student is used."""
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mmdistill_dense.apps.report.runs import compare
+from mmdistill_dense.apps.report.scores import Answer
+from mmdistill_dense.apps.report.section import Numbers
+from mmdistill_dense.apps.suite.verdict import Candidate, Verdict, judge, missing_sentence
+from tools.simulate_verdict import draw_results, simulate, verdict_of
+
+CONTROL = {0: 50.0, 1: 50.1, 2: 50.2}
+
+
+def verdict(rows: dict[str, dict[int, float]], **options: bool) -> Verdict:
+    return judge([Candidate(name, scores, CONTROL, scores, CONTROL) for name, scores in rows.items()], **options)
+
+
+@pytest.mark.parametrize(('rows', 'best', 'student'), [
+    ({'proved': {0: 53.0, 1: 53.15, 2: 53.3}, 'lucky': {0: 53.6}}, 'proved', 'proved'),
+    ({'good': {0: 60.0, 1: 60.2}, 'bad': {0: 51.0, 1: 51.1, 2: 51.4}}, 'good', 'good'),
+    ({'whole': {0: 51.0, 1: 50.0, 2: 50.9}, 'lucky': {0: 57.0}}, 'whole', 'whole'),
+    ({'diverged': {0: 59.0, 1: math.nan, 2: math.nan}, 'whole': {0: 51.0, 1: 50.0, 2: 50.9}}, 'whole', 'whole'),
+    ({'worse': {0: 45.0, 1: 45.1, 2: 45.3}}, 'worse', 'control'),
+    ({'equal': CONTROL}, 'equal', 'control'),
+    ({'diverged': {0: math.nan}}, None, 'control'),
+    ({}, None, 'control'),
+])  # fmt: skip
+def test_a_proved_gain_goes_before_a_larger_one_and_the_student_is_what_gained_on_val(
+    rows: dict[str, dict[int, float]], best: str | None, student: str
+) -> None:
+    said = verdict(rows)
+    assert (said.best and said.best.name, said.student) == (best, student)
+    assert bool(said.sentence()) == (best is not None)
+
+
+def test_val_chooses_and_the_other_pictures_score() -> None:
+    """The one that is better on the pictures of the scores was worse on val."""
+    val = {'a': {0: 52.0}, 'b': {0: 51.0}}
+    candidates = [Candidate(name, {0: 60.0 + (name == 'b')}, CONTROL, val[name], CONTROL) for name in 'ab']
+    assert judge(candidates).sentence().startswith('Perhaps. Best of 2 methods on val: a scores 60.00')
+    flattered = judge(candidates, test_is_val=True)
+    assert flattered.sentence().startswith('Perhaps. Best of 2 methods on these pictures, which flatters it: b')
+    down = judge([Candidate('a', {0: 60.0}, CONTROL, {0: 49.0}, CONTROL)])
+    assert down.sentence().startswith('Perhaps.') and down.student == 'control', 'val chooses what is used, not test'
+
+
+def test_missing_runs_are_named_by_reason() -> None:
+    reasons = {'kd seed 1': 'diverged', 'kd seed 2': 'failed: out of memory', 'pcd seed 1': 'diverged'}
+    expected = 'Without one: kd seed 1, pcd seed 1 (diverged); kd seed 2 (failed: out of memory).'
+    assert missing_sentence(reasons).endswith(expected) and not missing_sentence({})
+
+
+@pytest.mark.parametrize(('seeds', 'methods', 'has_test'), [(1, 3, True), (3, 1, False), (3, 3, True)])
+def test_page_and_table_give_one_verdict(tmp_path: Path, seeds: int, methods: int, has_test: bool) -> None:
+    rng = np.random.default_rng(0)
+    for number in range(4):
+        results, place = draw_results(rng, methods, seeds, has_test), tmp_path / str(number)
+        for name, by_seed in results.items():
+            for seed, result in by_seed.items():
+                logs = place / 'runs' / name / f'seed{seed}' / '20260101_000000' / 'vis_data'
+                logs.mkdir(parents=True)
+                (logs / 'config.py').write_text(f"model = dict(type='X')\nrandomness = dict(seed={seed})\n")
+                (logs / 'scalars.json').write_text(json.dumps({'mIoU': 40.0, 'time': 0.1, 'step': 10}))
+                (logs.parents[1] / 'result.json').write_text(json.dumps(result))
+        table, page = verdict_of(results, seeds), Answer(Numbers(compare([place])))
+        assert page.sentences()[0] == table.sentence() and page.verdict.student == table.student
+
+
+def test_yes_and_no_are_as_rare_as_their_level_where_nothing_helps() -> None:
+    """2.5 % of 300: more than 18 have a chance of .0005."""
+    for seeds, methods, _, yes, no, gain in simulate(300, (1, 3)):
+        assert yes <= 0.06 and no <= 0.06 and (seeds > 1 or yes == no == 0), (seeds, methods)
+        assert methods > 1 or abs(gain) < 0.4 / math.sqrt(seeds), 'a mean of 300 rounds'

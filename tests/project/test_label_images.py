@@ -160,7 +160,7 @@ def test_several_label_images_of_one_picture_are_refused(
     shown = re.escape("--images='{}' --labels='{}'".format(*patterns))
     with pytest.raises(ValueError, match=f'images/4.* (two|2|have one) label image.*: {shown}'):
         find_seg_data(tmp_path)
-    data = find_seg_data(tmp_path, patterns=Patterns.given(*patterns))
+    data = find_seg_data(tmp_path, patterns=Patterns.from_options(*patterns))
     pairs = [*data.pairs['train'], *data.pairs['val']]
     assert (tmp_path / 'images' / pictures[0], tmp_path / 'masks' / labels[0]) in pairs
 

@@ -154,7 +154,7 @@ def test_a_public_tree_is_read_pixel_by_pixel(name: str, tmp_path: Path, monkeyp
     """As a training reads it; a tree that is unknown is refused with its patterns, or others that pair as many."""
     monkeypatch.chdir(tmp_path)
     tree, root, project = TREES[name], tmp_path / 'mine', tmp_path / 'project'
-    truth, patterns = build(tree, root), Patterns.given(*tree.patterns)
+    truth, patterns = build(tree, root), Patterns.from_options(*tree.patterns)
     if patterns and tree.names != 'class_dict.csv':
         with pytest.raises(ValueError, match=f"Try --images='.*' --labels='.*': they pair {len(truth)} pictures"):
             find_seg_data(root)
@@ -187,11 +187,11 @@ def test_parts_are_named_by_what_the_stars_matched(tmp_path: Path) -> None:
             save(tmp_path, f'p/{part}_{number}.png', np.zeros((4, 4, 3)))
             save(tmp_path, f'q/{number}_{part}_m.png', np.eye(4))
     with pytest.raises(ValueError, match='match 6 pictures, and no label image of them'):
-        find_seg_data(tmp_path, patterns=Patterns.given('p/*_*.png', 'q/*_*_m.png'))
+        find_seg_data(tmp_path, patterns=Patterns.from_options('p/*_*.png', 'q/*_*_m.png'))
     for file in (tmp_path / 'q').iterdir():
         number, part, _ = file.stem.split('_')
         file.rename(file.with_name(f'{part}_{number}_m.png'))
-    data = find_seg_data(tmp_path, patterns=Patterns.given('p/*_*.png', 'q/*_*_m.png'))
+    data = find_seg_data(tmp_path, patterns=Patterns.from_options('p/*_*.png', 'q/*_*_m.png'))
     assert counts(data) == {'train': 3, 'val': 3}
     assert data.notes[0] == "--images='p/*_*.png' --labels='q/*_*_m.png': 6 pictures; 6 label images"
 
@@ -201,7 +201,7 @@ def test_many_masks_a_picture_are_refused_with_what_would_work(tmp_path: Path) -
         save(tmp_path, f'stage1_train/id{number}/images/id{number}.png', np.zeros((4, 4, 3)))
         for mask in 'abc':
             save(tmp_path, f'stage1_train/id{number}/masks/{mask}{number}.png', np.eye(4) * 255)
-    for patterns in (None, Patterns.given('*/*/images/*.png', '*/*/masks/*.png')):
+    for patterns in (None, Patterns.from_options('*/*/images/*.png', '*/*/masks/*.png')):
         told = 'id0/masks 3: many masks a picture. Join them .*or write them as objects'
         with pytest.raises(ValueError, match=told):
             find_seg_data(tmp_path, patterns=patterns)
@@ -214,7 +214,7 @@ def test_patterns_that_cannot_be_are_refused() -> None:
         ('a/*.jpg', '../*.png', '--labels .*: a pattern is a path below --data'),
     ):
         with pytest.raises(ValueError, match=told):
-            Patterns.given(images, labels)
+            Patterns.from_options(images, labels)
 
 
 @pytest.mark.parametrize(('images', 'labels', 'told'), [
@@ -228,7 +228,7 @@ def test_patterns_that_find_nothing_show_the_tree(tmp_path: Path, images: str, l
         save(tmp_path, f'images/{number}.jpg', drawn.integers(0, 255, (SIDE, SIDE, 3)))
         save(tmp_path, f'masks/{number}.png', np.eye(SIDE))
     with pytest.raises(ValueError, match=told):
-        find_seg_data(tmp_path, patterns=Patterns.given(images, labels))
+        find_seg_data(tmp_path, patterns=Patterns.from_options(images, labels))
 
 
 def test_names_hold_any_characters(tmp_path: Path) -> None:
@@ -236,5 +236,5 @@ def test_names_hold_any_characters(tmp_path: Path) -> None:
     for name in names:
         save(tmp_path, f'pic tures [x]/{name}.jpg', np.zeros((4, 4, 3)))
         save(tmp_path, f'a(b)/{name}_m.png', np.eye(4))
-    data = find_seg_data(tmp_path, patterns=Patterns.given('pic tures [x]/*.jpg', 'a(b)/*_m.png'))
+    data = find_seg_data(tmp_path, patterns=Patterns.from_options('pic tures [x]/*.jpg', 'a(b)/*_m.png'))
     assert {picture.stem for own in data.pairs.values() for picture, _ in own} == set(names)

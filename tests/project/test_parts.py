@@ -14,7 +14,7 @@ from mmdistill_dense.apps.project.label_images import find_seg_data
 from mmdistill_dense.apps.project.label_pairs import Patterns
 from mmdistill_dense.apps.project.new import shared
 from mmdistill_dense.apps.project.picture_folders import free_pictures
-from mmdistill_dense.apps.project.picture_sources import two_parts
+from mmdistill_dense.apps.project.picture_sources import draw_split
 from mmdistill_dense.unlabelled.pictures import UnlabeledImages
 from tests.project.exports import write
 from tests.project.folders_of_data import box_folder, label, label_file, labelled, picture, seg_folder
@@ -40,10 +40,10 @@ def test_pictures_of_no_part_beside_those_for_test_train(form: str, tmp_path: Pa
 def test_versions_of_one_picture_stay_in_one_part() -> None:
     """As Roboflow writes them, several of each picture."""
     names = [f'img{number}_jpg.rf.{version}.jpg' for number in range(9) for version in 'abc']
-    train, val = two_parts(names, Path('data'), 0.3)
+    train, val = draw_split(names, Path('data'), 0.3)
     assert sorted(train + val) == sorted(names) and len(val) == 9
     assert not {one.partition('.rf.')[0] for one in train} & {one.partition('.rf.')[0] for one in val}
-    assert [len(own) for own in two_parts(names[:3], Path('data'))] == [2, 1], 'versions of a single picture'
+    assert [len(own) for own in draw_split(names[:3], Path('data'))] == [2, 1], 'versions of a single picture'
 
 
 def test_pictures_for_test_that_validate_are_told(tmp_path: Path) -> None:
@@ -75,7 +75,7 @@ def test_a_part_that_shows_one_class_is_told_and_a_tiff_with_an_orientation_refu
 
 # Pictures without labels
 
-PHOTOS = Patterns.given('photos/**', 'photo masks/**')
+PHOTOS = Patterns.from_options('photos/**', 'photo masks/**')
 
 
 def partly(root: Path, pictures: int, labels: int) -> Path:

@@ -12,7 +12,7 @@ from PIL import Image
 from mmdistill_dense.apps.project.box_labels import BoxData, find_box_data
 from mmdistill_dense.apps.project.label_images import SegData, find_seg_data
 from mmdistill_dense.apps.project.picture_folders import Wish, free_pictures
-from mmdistill_dense.apps.project.picture_sources import FORMS, find_sources, note_of, siblings, two_parts
+from mmdistill_dense.apps.project.picture_sources import FORMS, draw_split, find_sources, siblings, source_note
 from tests.project.folders_of_data import label, label_file, picture
 
 WORDS, FIVE, TEN, TWENTY = ('park', 'quay', 'road', 'shop', 'yard'), range(5), range(10), range(20)
@@ -67,11 +67,11 @@ def paths(names: Sequence[str]) -> list[str]:
 
 @pytest.mark.parametrize('sources', OF_SOURCES.values(), ids=OF_SOURCES)
 def test_pictures_of_one_source_stay_in_one_part(sources: list[list[str]]) -> None:
-    train, val = two_parts(paths([name for source in sources for name in source]), Path('mine'))
+    train, val = draw_split(paths([name for source in sources for name in source]), Path('mine'))
     parts = [{part for name in source for part, own in enumerate((train, val)) if f'/mine/images/{name}' in own}
              for source in sources]  # fmt: skip
     assert all(len(one) == 1 for one in parts) and parts.count({1}) == 1
-    (note,) = note_of(train, val)
+    (note,) = source_note(train, val)
     assert note.startswith(f'names tell sources, each in one part: {len(sources) - 1} train, 1 val (')
 
 
@@ -83,25 +83,25 @@ def test_each_form_is_told_by_its_example() -> None:
 @pytest.mark.parametrize('names', BY_CHANCE.values(), ids=BY_CHANCE)
 def test_numbered_pictures_are_divided_one_by_one(names: list[str]) -> None:
     """By the pictures alone: the same numbers give the same parts, whatever the names say."""
-    train, val = two_parts(paths(names), Path('mine'))
-    plain = two_parts([f'{number:04}' for number in range(len(names))], Path('mine'))
+    train, val = draw_split(paths(names), Path('mine'))
+    plain = draw_split([f'{number:04}' for number in range(len(names))], Path('mine'))
     places = {name: f'{number:04}' for number, name in enumerate(sorted(paths(names)))}
     assert ([places[name] for name in train], [places[name] for name in val]) == plain
-    assert note_of(train, val) == []
+    assert source_note(train, val) == []
 
 
 @pytest.mark.parametrize('form', ['ortho_{}_{}.png', 'tile_{}_{}.png', 'farm_x{}_y{}.png'])
 def test_columns_of_one_mosaic_are_one_scene(form: str) -> None:
-    (note,) = note_of(*two_parts(paths([form.format(x, y) for x in TEN for y in TEN]), Path('mine')))
+    (note,) = source_note(*draw_split(paths([form.format(x, y) for x in TEN for y in TEN]), Path('mine')))
     assert re.match('WARNING: by their names, .* some train and some validate, so the scores may be too high', note)
 
 
 def test_a_grouping_leaves_no_class_out_of_training() -> None:
     """Kinds that are named as videos are, and one frame of many that alone shows a class."""
     names = paths([f'{kind}_frame_{number}.png' for kind in KINDS for number in TEN])
-    train, _ = two_parts(names, Path('mine'), classes=lambda path: {Path(path).name[:3]})
+    train, _ = draw_split(names, Path('mine'), classes=lambda path: {Path(path).name[:3]})
     assert len({Path(path).name[:3] for path in train}) == 5
-    train, val = two_parts(names, Path('mine'), classes=lambda path: {path == names[-1]})
+    train, val = draw_split(names, Path('mine'), classes=lambda path: {path == names[-1]})
     assert not {Path(path).name[:3] for path in train} & {Path(path).name[:3] for path in val}
 
 
@@ -111,7 +111,7 @@ def test_no_part_is_empty() -> None:
         form = chance.choice(('video{}_frame_{}.png', 'img{}_jpg.rf.{}.jpg', 'cat{}_{:04}.png'))
         sizes = [chance.choice((1, 2, 3, 10, 40)) for _ in range(chance.randint(2, 6))]
         names = [form.format(source, number) for source, size in enumerate(sizes) for number in range(size)]
-        parts = two_parts(names, Path('mine'), chance.choice((None, 0.02, 0.1, 0.5, 0.8, 0.95)))
+        parts = draw_split(names, Path('mine'), chance.choice((None, 0.02, 0.1, 0.5, 0.8, 0.95)))
         assert sorted([*parts[0], *parts[1]]) == sorted(names) and all(parts)
 
 
@@ -120,9 +120,9 @@ def test_no_part_is_empty() -> None:
 ])  # fmt: skip
 def test_too_few_sources_are_divided_with_a_warning(sources: list[range]) -> None:
     names = paths([f'video{video}_frame_{frame}.png' for video, frames in enumerate(sources) for frame in frames])
-    train, val = two_parts(names, Path('mine'))
+    train, val = draw_split(names, Path('mine'))
     assert len(val) == round(len(names) / 5)
-    (note,) = note_of(train, val)
+    (note,) = source_note(train, val)
     assert re.match('WARNING: by their names, pictures may be frames of a video or .*--split FOLDER', note)
 
 
@@ -130,14 +130,14 @@ def test_sources_of_other_sizes_come_near_to_the_share() -> None:
     sizes = (1, 40, 7, 22, 3, 27)
     names = paths([f'video{video}_frame_{frame}.png' for video, size in enumerate(sizes) for frame in range(size)])
     for share in (0.1, 0.2, 0.3, 0.5):
-        train, val = two_parts(names, Path('mine'), share)
+        train, val = draw_split(names, Path('mine'), share)
         assert sorted(train + val) == sorted(names) and share / 2 <= len(val) / len(names) <= 2 * share
-        assert 'WARNING' not in note_of(train, val)[0]
+        assert 'WARNING' not in source_note(train, val)[0]
 
 
 def test_three_pictures_leave_two_for_training() -> None:
     for names in (['a1_frame_0', 'a2_frame_0', 'a2_frame_1'], ['a', 'b', 'c']):
-        assert [len(part) for part in two_parts(paths(names), Path('mine'))] == [2, 1]
+        assert [len(part) for part in draw_split(paths(names), Path('mine'))] == [2, 1]
 
 
 def video_data(root: Path, task: str, videos: int, empty: Sequence[int] = ()) -> BoxData | SegData:

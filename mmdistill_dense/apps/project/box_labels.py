@@ -16,7 +16,7 @@ from mmdistill_dense.apps.project.formats import json_files, xml_files, yolo
 from mmdistill_dense.apps.project.formats.objects import Labelled, Reading, Request, mend
 from mmdistill_dense.apps.project.label_values import hint_of_void
 from mmdistill_dense.apps.project.picture_folders import SPLITS, Count, Split, Wish, table
-from mmdistill_dense.apps.project.picture_sources import note_of, two_parts
+from mmdistill_dense.apps.project.picture_sources import draw_split, source_note
 from mmdistill_dense.datasets.label_files import has_mask
 from mmdistill_dense.unlabelled.pictures import EXTENSIONS
 from mmdistill_dense.utils.literals import Template
@@ -39,7 +39,7 @@ class BoxData:
 
     @property
     def pictures(self) -> dict[str, list[str]]:
-        return {part: [str(one.picture) for one in own] for part, own in self.parts.items()}
+        return {part: [str(sample.picture) for sample in samples] for part, samples in self.parts.items()}
 
 
 class NoLabels(FileNotFoundError):
@@ -47,52 +47,52 @@ class NoLabels(FileNotFoundError):
 
 
 def find_box_data(
-    given: Path, classes: Sequence[str] = (), exif: str | None = None, wish: Wish | None = None, task: str = 'det'
+    path: Path, classes: Sequence[str] = (), exif: str | None = None, wish: Wish | None = None, task: str = 'det'
 ) -> BoxData:
     """Find out what the folder or the json file of ``--data`` holds, of the categories of ``--classes``."""
-    root = given = given.expanduser().resolve()
+    root = path = path.expanduser().resolve()
     wish = wish or Wish()
-    with folders.named(given):
-        if given.suffix == '.json' and given.is_file():  # `annotations` holds no pictures
-            root = given.parent if folders.files_below(given.parent, EXTENSIONS) else given.parent.parent
-        every = folders.pictures_below(root)
-        reading = _read(Request(root, every, classes, exif, wish != Wish(), task), given)
-        notes, told = reading.notes, {one.picture: one.size or (0, 0) for one in reading.pictures}
-        stored = folders.look_at(list(told), told.__getitem__, exif, notes, least=2 if task == 'seg' else 1)
+    with folders.named(path):
+        if path.suffix == '.json' and path.is_file():  # `annotations` holds no pictures
+            root = path.parent if folders.files_below(path.parent, EXTENSIONS) else path.parent.parent
+        all_pictures = folders.pictures_below(root)
+        reading = _read(Request(root, all_pictures, classes, exif, wish != Wish(), task), path)
+        notes, sizes = reading.notes, {sample.picture: sample.size or (0, 0) for sample in reading.pictures}
+        stored = folders.look_at(list(sizes), sizes.__getitem__, exif, notes, least=2 if task == 'seg' else 1)
         lost = [file.name for files in reading.skipped_files.values() for file in files]
         if unread := folders.other_endings(root, lost):
             notes.append(f'WARNING:{unread}')
         mend(reading, stored, task == 'seg')
-        flat = [one.picture.name for one in reading.pictures for each in one.objects if not has_mask(each)]
-        count = sum(len(one.objects) for one in reading.pictures)
-        why = list(reading.mask_errors.values())
+        flat = [sample.picture.name for sample in reading.pictures for box in sample.objects if not has_mask(box)]
+        count = sum(len(sample.objects) for sample in reading.pictures)
+        reasons = list(reading.mask_errors.values())
         if 0 < len(flat) < count:
-            why.append(f'{len(flat)} of {count} boxes have no polygon or mask ({some(flat, 3)})')
-        notes += [f'WARNING: {one}. So the data have no masks for networks that predict them' for one in why]
-        parts: Parts = _told_parts(reading, wish)
+            reasons.append(f'{len(flat)} of {count} boxes have no polygon or mask ({some(flat, 3)})')
+        notes += [f'WARNING: {reason}. So the data have no masks for networks that predict them' for reason in reasons]
+        parts: Parts = _parts_of_labels(reading, wish)
         lists = dict[str, Path]()
         names = _classes(reading, parts.get('train') or next(iter(parts.values())), classes)
         notes += hint_of_void(names, more=('background',) if task == 'det' else ())
-        outside = folders.outside_labels(root, every)
+        outside = folders.outside_labels(root, all_pictures)
         if divided := '' in parts:
             pictures = parts['']
             _check_boxes(reading, parts, names)
-            known = dict.fromkeys(one.picture for one in pictures)
-            lists, listed = folders.read_lists(root, task, wish, list({**known, **dict.fromkeys(outside)}), known)
-            parts = _divided(pictures, names, listed, wish, reading.source)
-            used = {one.picture for own in parts.values() for one in own}
-            _lose(reading, 'are in pictures of no list', [one for one in pictures if one.picture not in used])
-            shares = ', '.join(f'{len(own)} {part}' for part, own in parts.items())
+            paths = dict.fromkeys(sample.picture for sample in pictures)
+            lists, members = folders.read_lists(root, task, wish, list({**paths, **dict.fromkeys(outside)}), paths)
+            parts = _divide(pictures, names, members, wish, reading.source)
+            used = {sample.picture for samples in parts.values() for sample in samples}
+            _drop(reading, 'are in pictures of no list', [sample for sample in pictures if sample.picture not in used])
+            shares = ', '.join(f'{len(samples)} {part}' for part, samples in parts.items())
             notes.append(f'split {f"of {some(map(str, lists.values()))}" if lists else "that is drawn"}: {shares}')
-            if len(listed) < 2:
-                notes += note_of(*([str(one.picture) for one in parts[part]] for part in ('train', 'val')))
+            if len(members) < 2:
+                notes += source_note(*([str(sample.picture) for sample in parts[part]] for part in ('train', 'val')))
         _check_boxes(reading, parts, names)
-        of_train = {each['name'] for one in parts['train'] for each in one.objects if not each['iscrowd']}
+        of_train = {box['name'] for sample in parts['train'] for box in sample.objects if not box['iscrowd']}
         if unseen := [name for name in names if name not in of_train]:
             notes.append(f'WARNING: no box in training but those of iscrowd=1, so nobody can learn it: {some(unseen)}')
-        same = {part for part, own in reading.categories.items() if [*filter(names.__contains__, own)] == [*names]}
-        kept = () if divided else {part for part in same - reading.incomplete if not reading.changes[part]}
-        splits = {part: _split(part, parts[part], reading, root, part in kept) for part in SPLITS if part in parts}
+        same = {part for part, kinds in reading.categories.items() if [*filter(names.__contains__, kinds)] == [*names]}
+        unchanged = () if divided else {part for part in same - reading.incomplete if not reading.changes[part]}
+        splits = {part: _split(part, parts[part], reading, root, part in unchanged) for part in SPLITS if part in parts}
         if task == 'det' and (written := [f'{part}.json' for part, split in splits.items() if split.content]):
             notes.append(f'written for training and metric: {", ".join(written)}')
         if 'val' not in splits:
@@ -100,153 +100,151 @@ def find_box_data(
             splits['val'], parts['val'] = splits['test'], parts['test']
         counts = _count(root, reading, lists, outside, parts, names)
         notes[:0] = table(f'{reading.form} ({reading.source})', counts)
-        size = folders.usual_size([one.size for one in parts['train'] if one.size])
-        masks = not reading.mask_errors and all(
-            has_mask(each) for own in parts.values() for one in own for each in one.objects
-        )
+        size = folders.usual_size([sample.size for sample in parts['train'] if sample.size])
+        objects = (box for samples in parts.values() for sample in samples for box in sample.objects)
+        masks = not reading.mask_errors and all(map(has_mask, objects))
         return BoxData(root, splits, names, masks, size, notes, stored, parts)
 
 
-def _read(given: Request, path: Path) -> Reading:
+def _read(request: Request, path: Path) -> Reading:
     """Read the first format that the folder, or the file, holds."""
-    files = [path] if path.is_file() else sorted(folders.files_below(given.root, ('.json',)))
-    found, shapes = json_files.read_coco(given, files, predictions=path.is_file())
-    if found.pictures:
-        return found
-    rows = yolo.recognise(given)
+    files = [path] if path.is_file() else sorted(folders.files_below(request.root, ('.json',)))
+    coco, shapes = json_files.read_coco(request, files, predictions=path.is_file())
+    if coco.pictures:
+        return coco
+    rows = yolo.recognise(request)
     if len(rows) > len(shapes):  # the form of most pictures: both may be there
-        others = yolo.read(given, rows)
+        reading = yolo.read(request, rows)
     elif shapes:
-        others = json_files.read_labelme(given, shapes)
-    elif drawn := xml_files.recognise(given):
-        others = xml_files.read(given, drawn)
+        reading = json_files.read_labelme(request, shapes)
+    elif xml := xml_files.recognise(request):
+        reading = xml_files.read(request, xml)
     else:
-        found, _ = json_files.read_coco(given, files, predictions=True)
-        if not found.pictures:
-            raise NoLabels(f'--data {given.root}: {_none_found(given, files)} {json_files.FORMATS}')
-        return found
-    others.skipped_files |= found.skipped_files
-    if twice := folders.repeated(one.picture for one in others.pictures):
-        told = f'{len(twice)} pictures have labels twice in {others.source}: {some(twice, 3)}'
-        raise ValueError(f'--data: {told}. Keep one.')
-    return others
+        coco, _ = json_files.read_coco(request, files, predictions=True)
+        if not coco.pictures:
+            raise NoLabels(f'--data {request.root}: {_describe_folder(request, files)} {json_files.FORMATS}')
+        return coco
+    reading.skipped_files |= coco.skipped_files
+    if twice := folders.repeated(sample.picture for sample in reading.pictures):
+        problem = f'{len(twice)} pictures have labels twice in {reading.source}: {some(twice, 3)}'
+        raise ValueError(f'--data: {problem}. Keep one.')
+    return reading
 
 
-def _none_found(given: Request, files: Sequence[Path]) -> str:
+def _describe_folder(request: Request, files: Sequence[Path]) -> str:
     """Return a sentence about what the folder holds, for a folder without label files."""
     if files:
         return f'no label file. {" ".join(json_files.lacks(path, json_files.load(path)) for path in files[:2])}'
-    root, stems = given.root, {one.stem for one in given.pictures}
+    root, stems = request.root, {picture.stem for picture in request.pictures}
     near = [path for path in folders.files_below(root, ('.txt', '.xml')) if path.stem in stems]
     zipped = [path.name for path in folders.files_below(root, folders.ARCHIVES)]
-    told = [f'{some(zipped, 2)}: unpack it first.'] if zipped else []
+    hints = [f'{some(zipped, 2)}: unpack it first.'] if zipped else []
     if any('label' in path.name or 'mask' in path.name for path in root.iterdir()):
-        told += ['Label images are for networks of mmseg::.']
+        hints += ['Label images are for networks of mmseg::.']
     if near:
-        first = near[0].read_text(encoding='utf-8', errors='replace').strip().partition('\n')[0]
-        told.append(f'{near[0]} begins with {first[:40]!r}: that is no row of YOLO, and no xml of VOC.')
-    return ' '.join(['no label file.', *told])
+        row = near[0].read_text(encoding='utf-8', errors='replace').strip().partition('\n')[0]
+        hints.append(f'{near[0]} begins with {row[:40]!r}: that is no row of YOLO, and no xml of VOC.')
+    return ' '.join(['no label file.', *hints])
 
 
-def _lose(reading: Reading, reason: str, pictures: Sequence[Labelled]) -> None:
-    for one in pictures:
-        reading.dropped[reason] += [str(one.picture)] * len(one.objects)
+def _drop(reading: Reading, reason: str, pictures: Sequence[Labelled]) -> None:
+    for sample in pictures:
+        reading.dropped[reason] += [str(sample.picture)] * len(sample.objects)
 
 
 # Parts
 
 
-def _told_parts(reading: Reading, wish: Wish) -> Parts:
+def _parts_of_labels(reading: Reading, wish: Wish) -> Parts:
     """Return the pictures of the parts that the labels or the folders tell, or all under ``''``."""
     parts: dict[str | None, list[Labelled]] = {}
-    for one in reading.pictures:
-        parts.setdefault(one.part if wish == Wish() or reading.origins else None, []).append(one)
+    for sample in reading.pictures:
+        parts.setdefault(sample.part if wish == Wish() or reading.origins else None, []).append(sample)
     outside = parts.pop('', [])
     folders.assign_rest_to_train(parts)
     if reading.origins and len(parts) > 1:
-        told = ', '.join(map(str, parts))
+        names = ', '.join(map(str, parts))
         if wish != Wish():
-            raise ValueError(f'--split: the files for {told} are a split. Leave the option out.')
+            raise ValueError(f'--split: the files for {names} are a split. Leave the option out.')
         if 'train' not in parts:
-            raise ValueError(f'--data {reading.source}: label files for {told}, none for train. {json_files.FORMATS}')
+            raise ValueError(f'--data {reading.source}: label files for {names}, none for train. {json_files.FORMATS}')
     elif 'train' not in parts or len(parts.keys() - {None}) < 2:
-        parts = {None: [one for one in reading.pictures if one.part != '']}
+        parts = {None: [sample for sample in reading.pictures if sample.part != '']}
     else:
         outside += parts.pop(None, [])
-    _lose(reading, 'are in pictures of no part', outside)
-    return {part or '': own for part, own in parts.items()}
+    _drop(reading, 'are in pictures of no part', outside)
+    return {part or '': samples for part, samples in parts.items()}
 
 
-def _divided(
-    pictures: Sequence[Labelled], names: Sequence[str], listed: Mapping[str, Sequence[Path]], wish: Wish, source: Path
+def _divide(
+    pictures: Sequence[Labelled], names: Sequence[str], lists: Mapping[str, Sequence[Path]], wish: Wish, source: Path
 ) -> Parts:
     """Divide the pictures as lists say, or by chance."""
-    chosen = {part: {*own} for part, own in listed.items()}
-    if len(listed) < 2:
-        every = {str(one.picture): one for one in pictures if not listed or one.picture in chosen['train']}
-        learned = {path: {each['name'] for each in one.objects if _counts(each, names)} for path, one in every.items()}
-        bare = {path for path, objects in learned.items() if not objects}
-        drawn = two_parts([*every], source, wish.share, learned.__getitem__, bare)
-        chosen = {part: {*map(Path, paths)} for part, paths in zip(('train', 'val'), drawn, strict=True)}
-    return {part: [one for one in pictures if one.picture in own] for part, own in chosen.items()}
+    chosen = {part: {*paths} for part, paths in lists.items()}
+    if len(lists) < 2:
+        pool = [sample for sample in pictures if not lists or sample.picture in chosen['train']]
+        objects = {str(sample.picture): sample.objects for sample in pool}
+        learned = {path: {box['name'] for box in boxes if _counts(box, names)} for path, boxes in objects.items()}
+        bare = {path for path, classes in learned.items() if not classes}
+        split = draw_split([*objects], source, wish.share, learned.__getitem__, bare)
+        chosen = {part: {*map(Path, paths)} for part, paths in zip(('train', 'val'), split, strict=True)}
+    return {part: [sample for sample in pictures if sample.picture in paths] for part, paths in chosen.items()}
 
 
-def _split(part: str, pictures: Sequence[Labelled], reading: Reading, root: Path, kept: bool) -> Split:
+def _split(part: str, pictures: Sequence[Labelled], reading: Reading, root: Path, unchanged: bool) -> Split:
     file, folder = reading.origins.get(pictures[0].part, (reading.source, root))
     if not reading.origins:
-        folder = Path(os.path.commonpath([one.picture.parent for one in pictures]))
-    place = '' if folder == root else f'{os.path.relpath(folder, root)}/'
-    files = tuple(one.name(folder) for one in pictures)
-    if kept:
-        return Split(place, str(file.relative_to(root)), len(files), files)
+        folder = Path(os.path.commonpath([sample.picture.parent for sample in pictures]))
+    prefix = '' if folder == root else f'{os.path.relpath(folder, root)}/'
+    files = tuple(sample.name(folder) for sample in pictures)
+    if unchanged:
+        return Split(prefix, str(file.relative_to(root)), len(files), files)
     content = json.dumps(reading.content(folder, pictures))
-    return Split(place, Template(f'{{{{ fileDirname }}}}/{part}.json'), len(files), files, content)
+    return Split(prefix, Template(f'{{{{ fileDirname }}}}/{part}.json'), len(files), files, content)
 
 
 # Classes and counts
 
 
-def _counts(one: Mapping[str, Any], names: Sequence[str]) -> bool:
+def _counts(instance: Mapping[str, Any], names: Sequence[str]) -> bool:
     """Tell whether an object is learned and scored."""
-    return one['name'] in names and not one['iscrowd']
+    return instance['name'] in names and not instance['iscrowd']
 
 
 def _check_boxes(reading: Reading, parts: Parts, names: Sequence[str]) -> None:
     """Refuse a part without a box of the classes. Those of test sets whose labels are kept secret have none."""
     for part, pictures in parts.items():
-        boxes = [each for one in pictures for each in one.objects if each['name'] in names]
-        if not any(_counts(each, names) for each in boxes):
-            what = f'all boxes of {some(names)} have iscrowd=1' if boxes else f'no box of {some(names)}'
-            told = f'{what}{f" for {part}" if part else ""}, so it measures nothing'
+        boxes = [instance for sample in pictures for instance in sample.objects if instance['name'] in names]
+        if not any(_counts(instance, names) for instance in boxes):
+            boxes_text = f'all boxes of {some(names)} have iscrowd=1' if boxes else f'no box of {some(names)}'
+            problem = f'{boxes_text}{f" for {part}" if part else ""}, so it measures nothing'
             path = reading.file_of(pictures[0].part)
-            ways = (
-                ', or take this part out'
-                if len(reading.origins) > 1
-                else ', take this part out, or divide anew (--split)'
-            )
+            advice = ', or take this part out'
+            if len(reading.origins) < 2:
+                advice = ', take this part out, or divide anew (--split)'
             if boxes and reading.form == 'COCO':  # CVAT's brush
-                ways += '. CVAT marks what its brush drew so: set iscrowd to 0 in the file'
-            raise ValueError(f'--data: {path}: {told}. Add boxes{ways}.')
+                advice += '. CVAT marks what its brush drew so: set iscrowd to 0 in the file'
+            raise ValueError(f'--data: {path}: {problem}. Add boxes{advice}.')
 
 
-def _classes(reading: Reading, pictures: Sequence[Labelled], given: Sequence[str]) -> tuple[str, ...]:
+def _classes(reading: Reading, pictures: Sequence[Labelled], class_names: Sequence[str]) -> tuple[str, ...]:
     """Return the names with boxes in training, in the order of the labels, or those of them that are given."""
-    every, used = reading.names, {each['name'] for one in pictures for each in one.objects}
+    names, used = reading.names, {instance['name'] for sample in pictures for instance in sample.objects}
     file = reading.file_of(pictures[0].part)
-    if unknown := [name for name in given if name not in every]:
+    if unknown := [name for name in class_names if name not in names]:
         raise ValueError(
-            f'--classes {some(unknown)}: no category of {reading.source}. {close_or_all(unknown[0], every)}'
+            f'--classes {some(unknown)}: no category of {reading.source}. {close_or_all(unknown[0], names)}'
         )
-    chosen = tuple(name for name in every if name in used and (not given or name in given))
+    chosen = tuple(name for name in names if name in used and (not class_names or name in class_names))
     if not chosen:
-        why = ''.join(f'; {len(own)} annotations {reason}' for reason, own in reading.dropped.items())
-        what = f'no box of {some(given or every)}' if given or every else 'no box'
-        raise ValueError(f'--data: {file} has {what}: there is nothing to train with{why}.')
-    if empty := [name for name in every if name not in used]:
-        elsewhere = Counter(each['name'] for one in reading.pictures for each in one.objects) + reading.kinds
-        gone = sum(elsewhere[name] for name in empty)
-        more = f' ({gone} annotations are in other parts or left out)' if gone else ''
-        reading.notes.append(f'{"WARNING: " if gone else ""}left out, no box in training: {some(empty)}{more}')
+        reasons = ''.join(f'; {len(objects)} annotations {reason}' for reason, objects in reading.dropped.items())
+        problem = f'no box of {some(class_names or names)}' if class_names or names else 'no box'
+        raise ValueError(f'--data: {file} has {problem}: there is nothing to train with{reasons}.')
+    if empty := [name for name in names if name not in used]:
+        counts = Counter(instance['name'] for sample in reading.pictures for instance in sample.objects) + reading.kinds
+        count = sum(counts[name] for name in empty)
+        more = f' ({count} annotations are in other parts or left out)' if count else ''
+        reading.notes.append(f'{"WARNING: " if count else ""}left out, no box in training: {some(empty)}{more}')
     return chosen
 
 
@@ -254,30 +252,31 @@ def _count(
     root: Path, reading: Reading, lists: Mapping[str, Path], outside: Sequence[Path], parts: Parts, names: Sequence[str]
 ) -> list[Count]:
     """Return what became of all files, pictures and annotations."""
-    every = [one for one in folders.files_below(root, ('',)) if not one.name.lower().endswith(EXTENSIONS)]
-    known = {*reading.files, *lists.values(), *(one for own in reading.skipped_files.values() for one in own)}
-    stems = {one.stem for one in outside}
-    other = [one for one in every if one not in known and one.stem in stems]
-    other = [one for one in other if one.suffix.lower() in ('.json', '.xml') or yolo.starts_with_row(one)]
+    files = [file for file in folders.files_below(root, ('',)) if not file.name.lower().endswith(EXTENSIONS)]
+    used_files = {*reading.files, *lists.values()}.union(*reading.skipped_files.values())
+    stems = {picture.stem for picture in outside}
+    other = [file for file in files if file not in used_files and file.stem in stems]
+    other = [file for file in other if file.suffix.lower() in ('.json', '.xml') or yolo.starts_with_row(file)]
     reading.skipped_files['have the name of a picture, and are no files of this form'] = other
-    rest = [one.relative_to(root) for one in every if one not in known.union(other)]
-    read = len(every) - len(rest) - sum(map(len, reading.skipped_files.values()))
-    listed = {os.path.realpath(one.picture) for one in reading.pictures}
-    used = {os.path.realpath(one.picture) for own in parts.values() for one in own}
-    free = [path for path in map(os.path.realpath, outside) if path not in listed]
+    remaining = [file.relative_to(root) for file in files if file not in used_files.union(other)]
+    read = len(files) - len(remaining) - sum(map(len, reading.skipped_files.values()))
+    all_paths = {os.path.realpath(sample.picture) for sample in reading.pictures}
+    samples = [sample for members in parts.values() for sample in members]
+    used_paths = {os.path.realpath(sample.picture) for sample in samples}
+    free = [path for path in map(os.path.realpath, outside) if path not in all_paths]
     if free:
-        place = shlex.quote(os.path.commonpath([os.path.dirname(path) for path in free]))
-        reading.notes.append(f'--unlabelled {place} teaches on pictures without labels')
-    if bare := [one.picture.name for own in parts.values() for one in own if not one.objects]:
+        folder = shlex.quote(os.path.commonpath([os.path.dirname(path) for path in free]))
+        reading.notes.append(f'--unlabelled {folder} teaches on pictures without labels')
+    if bare := [sample.picture.name for sample in samples if not sample.objects]:
         reading.notes.append(f'{len(bare)} pictures show no object: background alone ({some(bare, 3)})')
-    left = {'have no labels in any file': free, 'are in no part or list': sorted(listed - used)}
-    shown = [(one.picture.name, each) for own in parts.values() for one in own for each in one.objects]
-    crowds = [picture for picture, each in shown if each['name'] in names and each['iscrowd']]
-    others = [picture for picture, each in shown if each['name'] not in names]
-    unused = {'of iscrowd=1, neither learned nor scored': crowds, 'of no class that is used': others}
-    there = len(shown) + sum(map(len, reading.dropped.values()))
+    picture_reasons = {'have no labels in any file': free, 'are in no part or list': sorted(all_paths - used_paths)}
+    objects = [(sample.picture.name, instance) for sample in samples for instance in sample.objects]
+    crowds = [picture for picture, instance in objects if instance['name'] in names and instance['iscrowd']]
+    other_classes = [picture for picture, instance in objects if instance['name'] not in names]
+    label_reasons = {'of iscrowd=1, neither learned nor scored': crowds, 'of no class that is used': other_classes}
+    total = len(objects) + sum(map(len, reading.dropped.values()))
     return [
-        Count('files', len(every), read, reading.skipped_files, {'not read': rest}),
-        Count('pictures', len(listed) + len(free), len(used), left),
-        Count('annotations', there, len(shown) - len(crowds) - len(others), reading.dropped, unused),
+        Count('files', len(files), read, reading.skipped_files, {'not read': remaining}),
+        Count('pictures', len(all_paths) + len(free), len(used_paths), picture_reasons),
+        Count('annotations', total, len(objects) - len(crowds) - len(other_classes), reading.dropped, label_reasons),
     ]

@@ -17,7 +17,7 @@ from mmdistill_dense.utils.removed import removed
 from mmdistill_dense.utils.validate import close_or_all, counted, fraction, some
 
 
-def check_first(args: argparse.Namespace) -> Path:
+def check_arguments(args: argparse.Namespace) -> Path:
     """Check the data's place, patterns, the names of the methods and the folder to write; return this folder.
 
     Without ``--out`` it is ``distil_`` and the name of the data folder.
@@ -29,17 +29,17 @@ def check_first(args: argparse.Namespace) -> Path:
     if bool(args.images) != bool(args.labels):
         missing = '--labels' if args.images else '--images'
         raise ValueError(f'{missing}: missing. --images and --labels go together, as docs/your_labels.md shows.')
-    known = methods()
+    method_names = methods()
     for name in args.method:
-        if name not in known:
-            raise KeyError(f'--method {name}: {removed(name) or f"unknown. {close_or_all(name, known)}"}')
+        if name not in method_names:
+            raise KeyError(f'--method {name}: {removed(name) or f"unknown. {close_or_all(name, method_names)}"}')
     name = re.sub('[^a-z0-9]+', '_', Path(args.data).resolve().stem.lower()).strip('_')
     folder = args.out or Path(f'distil_{name}')
     check_place(f'--out {folder}', str(folder.absolute()))
-    names = sorted(one.name for one in folder.iterdir() if one.name[0] != '.') if folder.is_dir() else []
+    names = sorted(path.name for path in folder.iterdir() if path.name[0] != '.') if folder.is_dir() else []
     if names and SUITE not in names and 'data.py' not in names:  # the latter is written first
-        found = f'it holds other files ({some(names, 3)}) and no project ({SUITE})'
-        raise FileExistsError(f'--out {folder}: {found}. Give a folder that is new or empty.')
+        problem = f'it holds other files ({some(names, 3)}) and no project ({SUITE})'
+        raise FileExistsError(f'--out {folder}: {problem}. Give a folder that is new or empty.')
     return folder
 
 
@@ -73,8 +73,8 @@ def fill_new(parser: argparse.ArgumentParser) -> None:
     add('--classes', nargs='+', default=[], metavar='NAME', help='of label values 0, 1, …; - ignores')
     add('--method', nargs='+', default=[], metavar='NAME', help=f'default: {default}')
     add('--teacher-checkpoint', metavar='FILE', help='of a trained teacher: it is not trained here')
-    others = 'that teacher has other classes: auto pairs equal names; or car=car,truck forklift='
-    add('--teacher-classes', nargs='+', default=[], metavar='MINE=THEIRS', help=others)
+    mapping_help = 'that teacher has other classes: auto pairs equal names; or car=car,truck forklift='
+    add('--teacher-classes', nargs='+', default=[], metavar='MINE=THEIRS', help=mapping_help)
     trained = 'train the teacher on your data, also if its published weights know all your classes'
     add('--train-teacher', action='store_true', help=trained)
     add('--unlabelled', metavar='DIR', help='folder of pictures without labels, on which to teach too')
@@ -88,7 +88,7 @@ def fill_new(parser: argparse.ArgumentParser) -> None:
     add('--iters', type=counted, help='steps of each training, as 20 (default: 100 passes, at least 2000)')
     add('--random-weights', action='store_true', help='fetch no weights; networks start at random')
     add('--dry', action='store_true', help='print what would be written')
-    renamed = {name: f'it is {own} here' for own, names in _OTHER_NAMES.items() for name in names}
+    renamed = {name: f'it is {option} here' for option, names in _OTHER_NAMES.items() for name in names}
     parser.set_defaults(run=_new, other_names=renamed)
 
 
@@ -96,7 +96,7 @@ def _new(args: argparse.Namespace) -> int:
     from mmdistill_dense.utils.process import quiet
 
     print('new      starting', flush=True)
-    folder = check_first(args)
+    folder = check_arguments(args)
     with quiet():  # notes of mmseg and mmdet about optional parts
         from mmdistill_dense.apps.project import new
         from mmdistill_dense.apps.project.contact_sheet import describe
@@ -123,8 +123,8 @@ def fill_run(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--export', nargs='+', default=[], metavar='NAME', help=also)
     news = argparse.ArgumentParser()
     fill_new(news)
-    others = dict.fromkeys(news._option_string_actions, '`new` takes this option, `run` does not')
-    parser.set_defaults(run=_run, other_names=others, speaks=True)
+    hints = dict.fromkeys(news._option_string_actions, '`new` takes this option, `run` does not')
+    parser.set_defaults(run=_run, other_names=hints, speaks=True)
 
 
 def _run(args: argparse.Namespace) -> int:

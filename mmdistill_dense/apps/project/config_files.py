@@ -58,16 +58,16 @@ def suite_file(methods: Sequence[str], trains: bool, tests: bool, masks: bool) -
 _WORK_DIR = f"work_dir = '{{{{ fileDirname }}}}/{WORK}/{{{{ fileBasenameNoExtension }}}}'\n"
 
 
-def training_file(first: str, training: Training, batch: int, task: str, save_best: str | None = None) -> str:
+def training_file(title: str, training: Training, batch: int, task: str, save_best: str | None = None) -> str:
     """Return the text of a config that trains; the checkpoint with the highest ``save_best`` is kept too."""
 
-    def every(times: int) -> int:
+    def interval(times: int) -> int:
         return max(training.steps // times, min(training.steps, FEW))
 
     recipe = f'The recipe of docs/one_command.md: {training.note}.'
     about = '\n'.join(textwrap.wrap(recipe, 118, break_on_hyphens=False))
     runtime = f"__import__('mmdistill_dense').base('mmdistill_dense::_base_/runtime_{task}.py')"
-    checkpoint: dict[str, Any] = {'by_epoch': False, 'interval': every(SAVES), 'max_keep_ckpts': 2}
+    checkpoint: dict[str, Any] = {'by_epoch': False, 'interval': interval(SAVES), 'max_keep_ckpts': 2}
     checkpoint |= {'save_best': save_best} if save_best else {}
     settings: dict[str, Any] = {
         **({'load_from': training.start} if training.start else {}),
@@ -77,7 +77,7 @@ def training_file(first: str, training: Training, batch: int, task: str, save_be
         'train_cfg': {
             'type': 'IterBasedTrainLoop',
             'max_iters': training.steps,
-            'val_interval': every(VALIDATIONS),
+            'val_interval': interval(VALIDATIONS),
         },
         'val_cfg': {'type': 'ValLoop'},
         'test_cfg': {'type': 'TestLoop'},
@@ -90,7 +90,7 @@ def training_file(first: str, training: Training, batch: int, task: str, save_be
         },
     }
     bases = f"_base_ = [\n    './data.py',\n    './pair.py',\n    {runtime},\n]\n"
-    return f'"""{first}\n\n{about}\n"""\n\n{bases}{assignments(settings)}{_WORK_DIR}'
+    return f'"""{title}\n\n{about}\n"""\n\n{bases}{assignments(settings)}{_WORK_DIR}'
 
 
 def seg_file(data: SegData, loading: Loading, edges: Sequence[Mapping[str, Any]] = ()) -> str:
@@ -116,8 +116,8 @@ def seg_file(data: SegData, loading: Loading, edges: Sequence[Mapping[str, Any]]
     }
     parts: dict[str, dict[str, Any]] = {}
     for name, split in data.splits.items():
-        listed = {'ann_file': Template(f'{{{{ fileDirname }}}}/{name}.txt')} if split.names else {}
-        parts[name] = {'data_prefix': {'img_path': split.pictures, 'seg_map_path': split.labels}, **listed}
+        names_file = {'ann_file': Template(f'{{{{ fileDirname }}}}/{name}.txt')} if split.names else {}
+        parts[name] = {'data_prefix': {'img_path': split.pictures, 'seg_map_path': split.labels}, **names_file}
     metric = {'type': 'IoUMetric', 'iou_metrics': ['mIoU']}
     about = 'the size of the crop is also that of data_preprocessor.size in pair.py'
     metrics = {'val_evaluator': metric, 'test_evaluator': Source('val_evaluator')}
@@ -181,8 +181,8 @@ def _data_file(
     metrics: Mapping[str, Any],
 ) -> str:
     counts = ', '.join(f'{split.count} {name}' for name, split in data.splits.items())
-    told = f'{len(data.classes)} classes, {counts} pictures, usually of {data.size[0]}x{data.size[1]} pixels'
-    text = f'"""The data set: {told}."""\n\n# {about}\n'
+    summary = f'{len(data.classes)} classes, {counts} pictures, usually of {data.size[0]}x{data.size[1]} pixels'
+    text = f'"""The data set: {summary}."""\n\n# {about}\n'
     load = {'type': 'LoadImageFromFile', **({'color_type': 'color_ignore_orientation'} if data.stored else {})}
     train, test = ([load, *steps] for steps in pipelines)
     text += f'{assignments({"train_pipeline": train, "test_pipeline": test})}\n{assignments({"folder": folder})}'

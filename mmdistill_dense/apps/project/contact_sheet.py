@@ -28,30 +28,30 @@ def describe(folder: Path) -> Iterator[str]:
     """Write :data:`SHEET` into a project's folder, and yield lines about its data."""
     config = Config.fromfile(folder / 'control.py')
     parts = {name: config[f'{name}_dataloader'].dataset for name in ('train', 'val', 'test')}
-    parts = {name: one for number, (name, one) in enumerate(parts.items()) if one not in list(parts.values())[:number]}
+    parts = {name: cfg for number, (name, cfg) in enumerate(parts.items()) if cfg not in list(parts.values())[:number]}
     with quiet():
         init_default_scope(config.default_scope)
         seg = config.default_scope == 'mmseg'
-        built = {name: _read(one) for name, one in parts.items()}
+        built = {name: _read(cfg) for name, cfg in parts.items()}
         write_picture(sheet(built['train'])[..., ::-1], folder / SHEET)
-        counted = {name: counts(one, seg) for name, one in built.items()}
+        counted = {name: counts(dataset, seg) for name, dataset in built.items()}
     classes, train = built['train'].metainfo['classes'], counted['train']
     yield f'labels   {folder / SHEET}: {min(SHOWN, len(built["train"]))} pictures with their labels; look at them'
-    what = 'pixels' if seg else 'boxes'
+    unit = 'pixels' if seg else 'boxes'
     width = max(len(name) for name in (*classes, 'class'))
-    yield '         ' + f'{"class":<{width}}' + ''.join(f'{f"{name}: pictures, {what}":>26}' for name in counted)
+    yield '         ' + f'{"class":<{width}}' + ''.join(f'{f"{name}: pictures, {unit}":>26}' for name in counted)
     for number, name in enumerate(classes[:_LISTED]):
         line = f'         {name:<{width}}'
-        for one in counted.values():
-            amount = one['amount'][number]
-            share = f'{amount / max(1, one["amount"].sum()):.1%}' if seg else amount
-            line += f'{one["pictures"][number]}, {share}'.rjust(26)
+        for count in counted.values():
+            amount = count['amount'][number]
+            share = f'{amount / max(1, count["amount"].sum()):.1%}' if seg else amount
+            line += f'{count["pictures"][number]}, {share}'.rjust(26)
         yield line
     if len(classes) > _LISTED:
         yield f'         and {len(classes) - _LISTED} more classes'
-    for name, one in counted.items():
-        if one['looked'] < len(built[name]):
-            yield f'         counted in {one["looked"]} of {len(built[name])} pictures for {name}'
+    for name, count in counted.items():
+        if count['looked'] < len(built[name]):
+            yield f'         counted in {count["looked"]} of {len(built[name])} pictures for {name}'
     few = [f'{name} ({shown})' for name, shown in zip(classes, train['pictures'], strict=True) if shown < FEW]
     if few and train['looked'] == len(built['train']):
         yield f'         WARNING: fewer than {FEW} pictures for training show: {", ".join(few[:12])}'
@@ -68,7 +68,7 @@ def write_picture(picture: np.ndarray, file: Path) -> None:
 
 def _read(option: Any) -> Any:
     """Return a data set that reads pictures and labels as a training does, and changes neither."""
-    steps = [dict(one) for one in option.pipeline if one['type'].startswith(('Load', 'Pack'))]
+    steps = [dict(step) for step in option.pipeline if step['type'].startswith(('Load', 'Pack'))]
     for step in steps:
         if step['type'].startswith('Pack'):
             step['meta_keys'] = ('img_path', 'ori_shape', 'img_shape')
@@ -78,33 +78,33 @@ def _read(option: Any) -> Any:
 def counts(dataset: Any, seg: bool) -> dict[str, Any]:
     """Count the pixels of each class in some label images, or all boxes, and the pictures that show the class."""
     classes = len(dataset.metainfo['classes'])
-    places = evenly_spaced(len(dataset), COUNTED if seg else len(dataset))
+    indices = evenly_spaced(len(dataset), COUNTED if seg else len(dataset))
     amount, pictures = np.zeros(classes, int), np.zeros(classes, int)
-    for place in places:
+    for index in indices:
         if seg:
-            labels = dataset[place]['data_samples'].gt_sem_seg.data.numpy()
+            labels = dataset[index]['data_samples'].gt_sem_seg.data.numpy()
             labels = labels[labels < classes].ravel()
         else:
-            boxes = dataset.get_data_info(place)['instances']
-            labels = np.array([one['bbox_label'] for one in boxes if not one['ignore_flag']], int)
-        found = np.bincount(labels, minlength=classes)
-        amount += found
-        pictures += found > 0
-    return {'amount': amount, 'pictures': pictures, 'looked': len(places)}
+            boxes = dataset.get_data_info(index)['instances']
+            labels = np.array([box['bbox_label'] for box in boxes if not box['ignore_flag']], int)
+        class_counts = np.bincount(labels, minlength=classes)
+        amount += class_counts
+        pictures += class_counts > 0
+    return {'amount': amount, 'pictures': pictures, 'looked': len(indices)}
 
 
 def sheet(dataset: Any) -> np.ndarray:
     """Return some pictures with their labels side by side, (height, width, 3), RGB."""
     meta = {**dataset.metainfo, 'palette': [tuple(map(int, colour)) for colour in dataset.metainfo['palette']]}
-    places = evenly_spaced(len(dataset), SHOWN)
-    rows = -(-len(places) // COLUMNS)
-    found = np.full((rows, min(COLUMNS, len(places)), SIDE + 4, SIDE + 4, 3), 255, np.uint8)
-    for number, item in enumerate(dataset[place] for place in places):
+    indices = evenly_spaced(len(dataset), SHOWN)
+    rows = -(-len(indices) // COLUMNS)
+    canvas = np.full((rows, min(COLUMNS, len(indices)), SIDE + 4, SIDE + 4, 3), 255, np.uint8)
+    for number, item in enumerate(dataset[index] for index in indices):
         picture = np.ascontiguousarray(item['inputs'].numpy().transpose(1, 2, 0)[..., 2::-1])
         picture = np.repeat(picture, 3, 2) if picture.shape[2] == 1 else picture
         picture = draw(picture, item['data_samples'], meta, 'gt')
         scale = SIDE / max(picture.shape[:2])
         size = [max(1, round(side * scale)) for side in picture.shape[1::-1]]
         small = cv2.resize(picture, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_NEAREST)
-        found[number // COLUMNS, number % COLUMNS, 2 : 2 + size[1], 2 : 2 + size[0]] = small
-    return found.transpose(0, 2, 1, 3, 4).reshape(rows * (SIDE + 4), -1, 3)
+        canvas[number // COLUMNS, number % COLUMNS, 2 : 2 + size[1], 2 : 2 + size[0]] = small
+    return canvas.transpose(0, 2, 1, 3, 4).reshape(rows * (SIDE + 4), -1, 3)

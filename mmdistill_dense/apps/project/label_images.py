@@ -16,7 +16,7 @@ from mmdistill_dense.apps.project.box_labels import BoxData, NoLabels, find_box_
 from mmdistill_dense.apps.project.label_pairs import (
     LABEL_ENDINGS,
     Files,
-    Paired,
+    Pairing,
     Patterns,
     find_tree,
     many_masks,
@@ -35,14 +35,14 @@ from mmdistill_dense.apps.project.label_values import (
     read_values,
 )
 from mmdistill_dense.apps.project.picture_folders import Split
-from mmdistill_dense.apps.project.picture_sources import note_of, two_parts
+from mmdistill_dense.apps.project.picture_sources import draw_split, source_note
 from mmdistill_dense.unlabelled.pictures import EXTENSIONS
 from mmdistill_dense.utils.evenly import evenly
 from mmdistill_dense.utils.literals import Template
 from mmdistill_dense.utils.validate import some
 
 Parts = dict[str, list[Pair]]
-_LEAST = 3  # labelled pictures: two for train, one for val
+_MIN_LABELLED = 3  # labelled pictures: two for train, one for val
 
 
 @dataclass(frozen=True)
@@ -62,17 +62,17 @@ class SegData:
 
     @property
     def pictures(self) -> dict[str, list[str]]:
-        return {part: [str(picture) for picture, _ in own] for part, own in self.pairs.items()}
+        return {part: [str(picture) for picture, _ in pairs] for part, pairs in self.pairs.items()}
 
     @property
-    def unnamed(self) -> bool:
+    def has_default_names(self) -> bool:
         """Whether nobody named the classes."""
         return self.classes == default_names(self.values or range(len(self.classes)))
 
 
 def find_seg_data(
     root: Path,
-    given: Sequence[str] = (),
+    class_names: Sequence[str] = (),
     exif: str | None = None,
     wish: folders.Wish | None = None,
     background: str = 'class',
@@ -80,8 +80,8 @@ def find_seg_data(
 ) -> SegData:
     """Find out what a folder, or a json file of COCO, holds: label images of numbers or colours, or outlined objects.
 
-    ``given``: names of the classes; ``background``: of pixels without an object, ``'class'`` or ``'ignore'``; ``exif``:
-    ``'apply'`` or ``'ignore'``, where sizes of labels do not tell it; ``patterns``: ``None`` tries the known trees.
+    ``background``: of pixels without an object, ``'class'`` or ``'ignore'``; ``exif``: ``'apply'`` or ``'ignore'``, if
+    sizes of labels do not tell it; ``patterns``: ``None`` tries the known trees.
     """
     root, wish, notes = root.expanduser().resolve(), wish or folders.Wish(), list[str]()
     of_coco = root.suffix == '.json' and root.is_file()
@@ -92,18 +92,18 @@ def find_seg_data(
         paired = pair(Files(paths), patterns) if patterns else find_tree(paths)
     if paired is None:
         try:
-            return _of_objects(find_box_data(root, given, exif, wish, 'seg'), background)
+            return _draw_objects(find_box_data(root, class_names, exif, wish, 'seg'), background)
         except NoLabels as error:
             raise ValueError(_unknown(root, paths, 'no known tree of label images, and no label file')) from error
     if not paired.labels:
         count = len(paired.bare)
-        what = f'match {count} pictures, and no label image of them' if count else 'match nothing'
-        raise ValueError(_unknown(root, paths, f'{paired.patterns} {what}'))
-    parts = _divided(root, paired, wish, notes)
+        mismatch = f'match {count} pictures, and no label image of them' if count else 'match nothing'
+        raise ValueError(_unknown(root, paths, f'{paired.patterns} {mismatch}'))
+    parts = _divide(root, paired, wish, notes)
     if paired.patterns.labels.endswith('_gtfine_labelids.*'):
-        told = 'the numbers of all 34 kinds, of which 19 are classes of Cityscapes: createTrainIdLabelImgs.py of'
-        notes.append(f'WARNING: label images of labelIds are {told} cityscapesscripts writes labelTrainIds beside them')
-    partner = {picture: label for own in parts.values() for picture, label in own}
+        text = 'the numbers of all 34 kinds, of which 19 are classes of Cityscapes: createTrainIdLabelImgs.py of'
+        notes.append(f'WARNING: label images of labelIds are {text} cityscapesscripts writes labelTrainIds beside them')
+    partner = {picture: label for pairs in parts.values() for picture, label in pairs}
     labels = list(partner.values())
     stored = folders.look_at([*partner], lambda path: folders.stored_size(partner[path]), exif, notes, labels, 2)
     size = folders.usual_size(
@@ -112,37 +112,37 @@ def find_seg_data(
     label_images = frozenset(os.path.realpath(root / label) for label in paired.label_images)
     values: tuple[int, ...] = ()
     drawing: drawn.Drawing | None = None
-    if drawn.are_coloured(root, labels, given):
+    if drawn.are_coloured(root, labels, class_names):
         form, targets = _form(root, parts)
-        files = {part: [label for _, label in own] for part, own in parts.items()}
-        classes, drawing = drawn.colours_drawing(root, files, targets, given, notes)
+        files = {part: [label for _, label in pairs] for part, pairs in parts.items()}
+        classes, drawing = drawn.colours_drawing(root, files, targets, class_names, notes)
     else:
-        names = listed_names(root, given)
-        found = read_values(list(parts.values()), stored, NO_CLASS in names[0])
+        names = listed_names(root, class_names)
+        stats = read_values(list(parts.values()), stored, NO_CLASS in names[0])
         if lossy := [label for label in labels if label.suffix.lower() in ('.jpg', '.jpeg', '.jfif')]:
-            said = f'{len(lossy)} label images are JPEG, which changes values at edges ({lossy[0]}). Write them as .png'
-            if not given and not (root / LIST).is_file():
-                raise ValueError(f'--data {root}: {said}; or name the classes by --classes, if no value was changed.')
-            notes.append(f'WARNING: {said}')
-        classes, values = name_classes(root, found, names, notes, partial(drawn.colour_table, root))
+            text = f'{len(lossy)} label images are JPEG, which changes values at edges ({lossy[0]}). Write them as .png'
+            if not class_names and not (root / LIST).is_file():
+                raise ValueError(f'--data {root}: {text}; or name the classes by --classes, if no value was changed.')
+            notes.append(f'WARNING: {text}')
+        classes, values = name_classes(root, stats, names, notes, partial(drawn.colour_table, root))
         by_value = dict(zip(values or range(len(classes)), classes, strict=True))
-        check_splits(root, {name: found.of(own) for name, own in parts.items()}, by_value, notes)
-        form, targets = _form(root, parts, () if found.channels > 1 else paths)
+        check_splits(root, {name: stats.of(pairs) for name, pairs in parts.items()}, by_value, notes)
+        form, targets = _form(root, parts, () if stats.channels > 1 else paths)
         drawing = drawn.drawing_of(root, targets, drawn.copied, 'numbers') if targets else None
     if 'val' not in parts:
         parts['val'], form[0]['val'] = parts['test'], form[0]['test']
     return SegData(root, *form, classes, values, size, parts, label_images, notes, stored, drawing)
 
 
-def _unknown(root: Path, paths: Sequence[str], what: str) -> str:
+def _unknown(root: Path, paths: Sequence[str], problem: str) -> str:
     """Return a refusal that shows the folders, and patterns that read them if there are some."""
     general = (
         ' A label image is a picture of class numbers or colours: name its folder by --labels. Outlines are read '
         'from json, xml and txt files, .npy files are not read.'
     )
     hint = many_masks(paths) or proposal(root, paths) or general
-    told = f'It holds {tree(paths)}.{folders.other_endings(root)}{hint}'
-    return f'--data {root}: {what}. {told} docs/your_labels.md shows the known trees.'
+    content = f'It holds {tree(paths)}.{folders.other_endings(root)}{hint}'
+    return f'--data {root}: {problem}. {content} docs/your_labels.md shows the known trees.'
 
 
 # The parts
@@ -155,51 +155,51 @@ def _values(pair: Pair) -> set[object]:
     return set()
 
 
-def _divided(root: Path, paired: Paired, wish: folders.Wish, notes: list[str]) -> Parts:
+def _divide(root: Path, paired: Pairing, wish: folders.Wish, notes: list[str]) -> Parts:
     """Divide the pairs as lists, ``--split`` or folders say, or by chance; note what was counted."""
     pairs = {root / picture: (root / picture, root / label) for picture, label in paired.labels.items()}
-    lists, listed = folders.read_lists(root, 'seg', wish, [root / picture for picture in paired.parts], pairs)
-    why = 'are in no list' if lists else 'are in no folder of a part'
-    parts: Parts = {part: [pairs[picture] for picture in own] for part, own in listed.items()}
+    lists, members = folders.read_lists(root, 'seg', wish, [root / picture for picture in paired.parts], pairs)
+    reason = 'are in no list' if lists else 'are in no folder of a part'
+    parts: Parts = {part: [pairs[picture] for picture in pictures] for part, pictures in members.items()}
     if not lists:
         by_folder = wish.share is None and any(paired.parts[picture] for picture in paired.labels)
         bare = None if 'train' in paired.parts.values() else 'train'  # of no part, as trainval beside test
-        named = [(paired.parts[picture] or bare if by_folder else 'train', picture) for picture in paired.labels]
-        every = {part: [pairs[root / picture] for own, picture in named if own == part] for part in folders.SPLITS}
-        parts = {part: own for part, own in every.items() if own}
-    used = {picture for own in parts.values() for picture, _ in own}
-    left = [pair for picture, pair in pairs.items() if picture not in used]
-    pictures = {'have no label image': paired.bare, why: [picture for picture, _ in left]}
-    labels: dict[str, Sequence[object]] = {'have no picture': paired.alone}
-    labels |= {'are not the first of their picture': paired.spare, why: [label for _, label in left]}
+        split = [(paired.parts[picture] or bare if by_folder else 'train', picture) for picture in paired.labels]
+        parts = {part: [pairs[root / picture] for name, picture in split if name == part] for part in folders.SPLITS}
+        parts = {part: part_pairs for part, part_pairs in parts.items() if part_pairs}
+    used = {picture for part_pairs in parts.values() for picture, _ in part_pairs}
+    unused = [pair for picture, pair in pairs.items() if picture not in used]
+    pictures = {'have no label image': paired.bare, reason: [picture for picture, _ in unused]}
+    labels: dict[str, Sequence[object]] = {'have no picture': paired.orphans}
+    labels |= {'are not the first of their picture': paired.extras, reason: [label for _, label in unused]}
     counts = [
         folders.Count('pictures', len(paired.parts), len(used), pictures),
         folders.Count('label images', len(paired.label_images), len(used), labels),
     ]
-    unread = folders.other_endings(root, [*paired.alone, *paired.bare]) if paired.alone else ''
-    if paired.bare and paired.alone:
+    unread = folders.other_endings(root, [*paired.orphans, *paired.bare]) if paired.orphans else ''
+    if paired.bare and paired.orphans:
         without = f'{len(paired.bare)} of {len(paired.parts)} pictures have no label image ({some(paired.bare, 3)})'
-        alone = f'{len(paired.alone)} label images have no picture ({some(paired.alone, 3)})'
+        orphans = f'{len(paired.orphans)} label images have no picture ({some(paired.orphans, 3)})'
         advice = 'So names may differ: give both one name, take out what is alone, or choose by --images and --labels'
-        raise FileNotFoundError(f'--data {root}: {without}, and {alone}.{unread} {advice}.')
-    if len(paired.labels) < _LEAST:
-        told = f'{len(paired.labels)} of {len(paired.parts)} pictures have a label image, and {_LEAST} are needed'
-        raise FileNotFoundError(f'--data {root}: {told}.{unread} Add label images.')
+        raise FileNotFoundError(f'--data {root}: {without}, and {orphans}.{unread} {advice}.')
+    if len(paired.labels) < _MIN_LABELLED:
+        counted = f'{len(paired.labels)} of {len(paired.parts)} pictures have a label image'
+        raise FileNotFoundError(f'--data {root}: {counted}, and {_MIN_LABELLED} are needed.{unread} Add label images.')
     if len(parts.get('train', ())) < 2:
-        there = f'labelled pictures for {", ".join(f"{part} ({len(own)})" for part, own in parts.items())}'
-        raise ValueError(f'--data {root}: {there}; two for train are needed. --split 0.2 draws another split.')
+        summary = f'labelled pictures for {", ".join(f"{part} ({len(parts[part])})" for part in parts)}'
+        raise ValueError(f'--data {root}: {summary}; two for train are needed. --split 0.2 draws another split.')
     kind = 'list' if lists else 'folder'
     if set(parts) == {'train'}:
-        parts['train'], parts['val'] = train, val = two_parts(parts['train'], root, wish.share, _values)
+        parts['train'], parts['val'] = train, val = draw_split(parts['train'], root, wish.share, _values)
         notes.append(f'no {kind} for val: {len(train)} pictures train, {len(val)} validate')
-        notes += note_of(*([str(picture) for picture, _ in own] for own in (train, val)))
+        notes += source_note(*([str(picture) for picture, _ in split] for split in (train, val)))
     if 'val' not in parts:
         notes.append(f'no {kind} for val: that for test validates')
     name = f'the tree {paired.patterns.name}' if paired.patterns.name else str(paired.patterns)
     notes[:0] = [*folders.table(name, counts), *([f'WARNING:{unread}'] if unread else [])]
     if paired.bare:
-        place = shlex.quote(os.path.commonpath([(root / picture).parent for picture in paired.bare]))
-        notes.append(f'--unlabelled {place} teaches on pictures without a label image')
+        folder = shlex.quote(os.path.commonpath([(root / picture).parent for picture in paired.bare]))
+        notes.append(f'--unlabelled {folder} teaches on pictures without a label image')
     return parts
 
 
@@ -217,30 +217,30 @@ def _form(root: Path, parts: Parts, paths: Sequence[str] = ()) -> tuple[Form, li
     splits, stems, targets = dict[str, Split](), dict[str, Path](), list[tuple[str, Path]]()
     ends = set[str]() if paths else {'.png'}
     for part, pairs in parts.items():
-        above, other = (Path(os.path.commonpath([one.parent for one in side])) for side in zip(*pairs, strict=True))
+        above, other = (Path(os.path.commonpath([path.parent for path in side])) for side in zip(*pairs, strict=True))
         names = list[str]()
         for picture, label in pairs:
-            own = picture.relative_to(above).as_posix()
-            name, there = os.path.splitext(own)[0], str(label)
+            relative = picture.relative_to(above).as_posix()
+            name, label_name = os.path.splitext(relative)[0], str(label)
             if paths:
-                there = label.relative_to(other).as_posix()
-                name = os.path.commonprefix([name, os.path.splitext(there)[0]])  # noqa: RUF071
-                name = name[:-1] if name.endswith(('_', '-')) and not own.startswith('.', len(name)) else name
-                ends.add(there[len(name) :])
+                label_name = label.relative_to(other).as_posix()
+                name = os.path.commonprefix([name, os.path.splitext(label_name)[0]])  # noqa: RUF071
+                name = name[:-1] if name.endswith(('_', '-')) and not relative.startswith('.', len(name)) else name
+                ends.add(label_name[len(name) :])
             names.append(name)
             stems[f'{above}/{name}'] = picture
             targets.append((f'{drawn.FOLDER}/{part}/{name}.png', label))
         labels = str(other.relative_to(root)) if paths else Template(f'{{{{ fileDirname }}}}/{drawn.FOLDER}/{part}')
         splits[part] = Split(os.path.relpath(above, root), labels, len(names), tuple(names))
-    found = dict.fromkeys(str(picture)[len(stem) :] for stem, picture in stems.items())
-    suffixes = tuple(found if paths else sorted(found))
+    endings = dict.fromkeys(str(picture)[len(stem) :] for stem, picture in stems.items())
+    suffixes = tuple(endings if paths else sorted(endings))
     if paths and (len(ends) > 1 or len(suffixes) > len(EXTENSIONS) or any(stem.endswith('/') for stem in stems)):
         return _form(root, parts)
     for stem, picture in stems.items():  # mmseg names pictures without their endings
         read = next((stem + end for end in suffixes if os.path.isfile(stem + end)), str(picture))
         if read != str(picture):
-            told = f'{picture} is listed, but mmseg names pictures without their endings, and would read {read}'
-            raise ValueError(f'--data: {told}. Give this one another name, or take it out.')
+            problem = f'{picture} is listed, but mmseg names pictures without their endings, and would read {read}'
+            raise ValueError(f'--data: {problem}. Give this one another name, or take it out.')
     for part, split in splits.items() if paths else ():
         folder = f'{split.pictures}/'
         inside = [path.removeprefix(folder) for path in paths if path.startswith(folder)]
@@ -249,14 +249,14 @@ def _form(root: Path, parts: Parts, paths: Sequence[str] = ()) -> tuple[Form, li
     return (splits, suffixes, ends.pop()), [] if paths else targets
 
 
-def _of_objects(data: BoxData, background: str) -> SegData:
+def _draw_objects(data: BoxData, background: str) -> SegData:
     """Return a data set of objects as one of label images, which are drawn from their outlines."""
     parts = dict[str, list[Pair]]()
-    for part, own in data.parts.items():  # names may have .. in them, or be whole
-        parts[part] = [(Path(os.path.realpath(one.picture.parent), one.picture.name), one.picture) for one in own]
+    for part, names in data.pictures.items():  # names may have .. in them, or be whole
+        parts[part] = [(Path(os.path.realpath(path.parent), path.name), path) for path in map(Path, names)]
     form, targets = _form(data.root, parts)
     notes = list(data.notes)
-    classes, drawing = drawn.objects_drawing(data, [place for place, _ in targets], background, notes)
-    rest = 'are ignored' if background == 'ignore' else f'are the class {classes[0]}'
-    notes.append(f'label images are drawn from the outlines; pixels outside all of them {rest}')
+    classes, drawing = drawn.objects_drawing(data, [target for target, _ in targets], background, notes)
+    handling = 'are ignored' if background == 'ignore' else f'are the class {classes[0]}'
+    notes.append(f'label images are drawn from the outlines; pixels outside all of them {handling}')
     return SegData(data.root, *form, classes, (), data.size, parts, frozenset(), notes, data.stored, drawing)

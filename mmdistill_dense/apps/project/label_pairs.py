@@ -38,34 +38,34 @@ class Patterns:
     name: str = ''  # of a known tree, whose patterns are in lower case
 
     @classmethod
-    def given(cls, images: str | None, labels: str | None) -> Patterns | None:
+    def from_options(cls, images: str | None, labels: str | None) -> Patterns | None:
         """Return those of the command line; ``None`` without them."""
         if not images or not labels:  # one alone is refused where the options are read
             return None
         whole = []
-        for option, given in (('--images', images), ('--labels', labels)):
-            if given.startswith('/') or '..' in given.split('/'):
-                raise ValueError(f'{option} {given!r}: a pattern is a path below --data.')
-            text = unicodedata.normalize('NFC', os.path.normpath(given))
+        for option, pattern in (('--images', images), ('--labels', labels)):
+            if pattern.startswith('/') or '..' in pattern.split('/'):
+                raise ValueError(f'{option} {pattern!r}: a pattern is a path below --data.')
+            text = unicodedata.normalize('NFC', os.path.normpath(pattern))
             whole.append(text if text.endswith(ANY) or text.lower().endswith(LABEL_ENDINGS) else f'{text}{ANY}')
         few, many = (len(STARS.findall(text)) for text in (images, labels))
         if few < many:
-            told = f'--labels {labels!r} has {many} stars, --images {images!r} has {few}'
-            raise ValueError(f'{told}. Each star of the labels stands for what a star of the pictures matched.')
+            problem = f'--labels {labels!r} has {many} stars, --images {images!r} has {few}'
+            raise ValueError(f'{problem}. Each star of the labels stands for what a star of the pictures matched.')
         return cls(*whole)
 
     def rule(self, labels: bool) -> re.Pattern[str]:
         """Return what matches the whole path of a picture, or of a label image."""
         text = self.labels if labels else self.images
         body, ending = (text.removesuffix(ANY), r'\.[^./]+') if text.endswith(ANY) else (text, '')
-        return re.compile(''.join(_MATCHES.get(one, re.escape(one)) for one in STARS.split(body)) + ending, re.DOTALL)
+        return re.compile(''.join(_MATCHES.get(key, re.escape(key)) for key in STARS.split(body)) + ending, re.DOTALL)
 
-    def place(self, stars: Sequence[str]) -> str:
+    def label_path(self, stars: Sequence[str]) -> str:
         """Return the path of a label image from what the stars matched."""
-        rest = iter(stars)
+        matches = iter(stars)
 
         def fill(star: re.Match[str]) -> str:
-            value = next(rest).rstrip('/')
+            value = next(matches).rstrip('/')
             return f'{value}/' if star[0] == '**/' and value else value
 
         ending = ANY if self.labels.endswith(ANY) else ''
@@ -73,20 +73,20 @@ class Patterns:
 
     def part(self, picture: str, stars: Sequence[str]) -> str | None:
         """Return the part (train, val, test) that a folder names, or one of several stars of the file's name."""
-        own = len(STARS.findall(self.images.removesuffix(ANY).rpartition('/')[2]))
-        words = [star.lower() for star in stars[-own:]] if own > 1 else []
-        named = (part for part, names in SPLITS.items() if set(names) & set(words))
-        return split_of(PurePosixPath(picture).parts[:-1]) or next(named, None)
+        star_count = len(STARS.findall(self.images.removesuffix(ANY).rpartition('/')[2]))
+        words = [star.lower() for star in stars[-star_count:]] if star_count > 1 else []
+        parts = (part for part, names in SPLITS.items() if set(names) & set(words))
+        return split_of(PurePosixPath(picture).parts[:-1]) or next(parts, None)
 
-    def written(self, picture: str, label: str) -> Patterns:
+    def spell_out(self, picture: str, label: str) -> Patterns:
         """Return those of a known tree as the names of a pair are written, with the endings of both."""
         texts = []
         for path, text in ((picture, self.images), (label, self.labels)):
-            match, found, place = self.rule(labels=path == label).fullmatch(path.lower() if self.name else path), '', 0
+            match, head, last = self.rule(labels=path == label).fullmatch(path.lower() if self.name else path), '', 0
             for number, star in enumerate(STARS.findall(text.removesuffix(ANY)), 1):
                 start, end = match.span(number) if match else (0, 0)
-                found, place = f'{found}{path[place:start]}{star}', end
-            texts.append(found + path[place:])
+                head, last = f'{head}{path[last:start]}{star}', end
+            texts.append(head + path[last:])
         return Patterns(*texts)
 
     def __str__(self) -> str:
@@ -100,65 +100,65 @@ class Files:
     def __init__(self, paths: Sequence[str], fold: bool = False) -> None:
         # macOS writes an é as two characters
         self.forms = {path: unicodedata.normalize('NFC', path.lower() if fold else path) for path in paths}
-        self._places = defaultdict[str, list[str]](list)
+        self._paths_by_form = defaultdict[str, list[str]](list)
         for path, form in self.forms.items():
-            for place in (form, f'{os.path.splitext(form)[0]}{ANY}'):
-                self._places[place].append(path)
+            for key in (form, f'{os.path.splitext(form)[0]}{ANY}'):
+                self._paths_by_form[key].append(path)
 
     def labels_of(self, pictures: Sequence[str], patterns: Patterns) -> dict[str, tuple[list[str], Sequence[str]]]:
         """Return the label images of each picture that the pattern matches, and what its stars matched."""
-        rule, found = patterns.rule(labels=False), dict[str, tuple[list[str], Sequence[str]]]()
+        rule, labels = patterns.rule(labels=False), dict[str, tuple[list[str], Sequence[str]]]()
         for path in pictures:
             if (match := rule.fullmatch(self.forms[path])) and path.lower().endswith(EXTENSIONS):
-                places = self._places.get(patterns.place(match.groups()), ())
-                found[path] = [one for one in places if one != path], match.groups()
-        return found
+                candidates = self._paths_by_form.get(patterns.label_path(match.groups()), ())
+                labels[path] = [candidate for candidate in candidates if candidate != path], match.groups()
+        return labels
 
 
 @dataclass(frozen=True)
-class Paired:
+class Pairing:
     patterns: Patterns
     labels: Mapping[str, str]  # the label image of each picture
     parts: Mapping[str, str | None]  # of each picture
     bare: Sequence[str]  # pictures without a label image
-    alone: Sequence[str]  # label images without a picture
-    spare: Sequence[str]  # those of a labelled picture with a word after its name, as X_color.png beside X.png
+    orphans: Sequence[str]  # label images without a picture
+    extras: Sequence[str]  # those of a labelled picture with a word after its name, as X_color.png beside X.png
 
     @property
     def label_images(self) -> list[str]:
-        return [*self.labels.values(), *self.alone, *self.spare]
+        return [*self.labels.values(), *self.orphans, *self.extras]
 
 
-def pair(files: Files, patterns: Patterns) -> Paired:
+def pair(files: Files, patterns: Patterns) -> Pairing:
     """Pair by patterns. A label image is no picture, even where both patterns match it."""
-    found = files.labels_of(list(files.forms), patterns)
-    if several := {path: labels for path, (labels, _) in found.items() if len(labels) > 1}:
+    candidates = files.labels_of(list(files.forms), patterns)
+    if several := {path: labels for path, (labels, _) in candidates.items() if len(labels) > 1}:
         path, labels = next(iter(several.items()))
-        told = f'{path} has {len(labels)} label images, {some(labels, 3)}; so have {len(several) - 1} others'
-        raise ValueError(f'--data: {told}. Join them into one, or choose: {patterns.written(path, labels[0])}')
-    taken = {label for labels, _ in found.values() for label in labels}
+        problem = f'{path} has {len(labels)} label images, {some(labels, 3)}; so have {len(several) - 1} others'
+        raise ValueError(f'--data: {problem}. Join them into one, or choose: {patterns.spell_out(path, labels[0])}')
+    taken = {label for labels, _ in candidates.values() for label in labels}
     rule = patterns.rule(labels=True)
     drawn = {path for path, form in files.forms.items() if rule.fullmatch(form)}
-    own = {path: labels[0] for path, (labels, _) in found.items() if labels and path not in taken}
-    if shared := [label for label, count in Counter(own.values()).items() if count > 1]:
-        owners = [path for path, label in own.items() if label == shared[0]]
-        told = f'{some(owners, 3)} have one label image, {shared[0]}; so have {len(shared) - 1} others'
-        advice = f'take out what is twice, or choose: {patterns.written(owners[0], shared[0])}'
-        raise ValueError(f'--data: {told}. Each picture has its own: {advice}')
-    names = {os.path.splitext(label)[0] for label in own.values()}
-    alone, spare = list[str](), list[str]()
-    for path in sorted(drawn - {*own, *own.values()}):  # no letter or digit follows the name of another one
-        beginnings = (path[:place] for place, letter in enumerate(path) if not letter.isalnum())
-        (spare if any(one in names for one in beginnings) else alone).append(path)
-    bare = [path for path in found if path not in own and path not in taken and path not in drawn]
-    parts = {path: patterns.part(path, found[path][1]) for path in (*own, *bare)}
-    return Paired(patterns, own, parts, bare, alone, spare)
+    label_of = {path: labels[0] for path, (labels, _) in candidates.items() if labels and path not in taken}
+    if shared := [label for label, count in Counter(label_of.values()).items() if count > 1]:
+        owners = [path for path, label in label_of.items() if label == shared[0]]
+        problem = f'{some(owners, 3)} have one label image, {shared[0]}; so have {len(shared) - 1} others'
+        advice = f'take out what is twice, or choose: {patterns.spell_out(owners[0], shared[0])}'
+        raise ValueError(f'--data: {problem}. Each picture has its own: {advice}')
+    names = {os.path.splitext(label)[0] for label in label_of.values()}
+    orphans, spare = list[str](), list[str]()
+    for path in sorted(drawn - {*label_of, *label_of.values()}):  # no letter or digit follows the name of another one
+        beginnings = (path[:index] for index, letter in enumerate(path) if not letter.isalnum())
+        (spare if any(beginning in names for beginning in beginnings) else orphans).append(path)
+    bare = [path for path in candidates if path not in label_of and path not in taken and path not in drawn]
+    parts = {path: patterns.part(path, candidates[path][1]) for path in (*label_of, *bare)}
+    return Pairing(patterns, label_of, parts, bare, orphans, spare)
 
 
 _LABELS = ('label', 'mask', 'annot', 'gt', 'seg', 'truth')  # in the places of label images, the likeliest first
-_SAMPLED, _LOOKED = 500, 12  # pictures on which patterns are tried, and folders and names from which they are made
+_SAMPLED, _TRIALS = 500, 12  # pictures on which patterns are tried, and folders and names from which they are made
 _PART = re.compile(rf'(?i)(?<![a-z])(?:{"|".join(word for words in SPLITS.values() for word in words)})(?![a-z])')
-_IN_ORDER = 'Cityscapes'  # of its label images of several kinds the first row counts
+_ORDERED_TREE = 'Cityscapes'  # of its label images of several kinds the first row counts
 # Tried in this order, in lower case.
 TREES: Sequence[tuple[str, str, str]] = (
     ('Cityscapes', 'leftimg8bit/**_leftimg8bit', 'gtfine/**_gtfine_labeltrainids'),
@@ -188,33 +188,33 @@ TREES: Sequence[tuple[str, str, str]] = (
 )
 
 
-def find_tree(paths: Sequence[str]) -> Paired | None:
+def find_tree(paths: Sequence[str]) -> Pairing | None:
     """Pair by the known tree that has most label images; no other one may have label images of the same pictures."""
     files, folders = Files(paths, fold=True), {part.lower() for path in paths for part in path.split('/')[:-1]}
-    found: list[tuple[Patterns, dict[str, list[str]]]] = []
-    known = list[Patterns]()  # each may begin at any folder below the data; a row has each of its words in braces
+    matches: list[tuple[Patterns, dict[str, list[str]]]] = []
+    candidates = list[Patterns]()  # each may begin at any folder below the data; a row has each of its words in braces
     for name, *row in TREES:
         split = (re.split(r'\{(.*?)\}', text) for text in row)  # every second part is that of braces
-        texts = [
-            itertools.product(*(part.split(',') if n % 2 else [part] for n, part in enumerate(one))) for one in split
-        ]
-        for image, label in itertools.product(*(map(''.join, one) for one in texts)):
-            known.append(Patterns(f'**/{image}.*', f'**/{label}' + ('' if label.endswith('.png') else '.*'), name))
-    for patterns in known:
-        literal = (one for text in (patterns.images, patterns.labels) for one in text.split('/')[:-1] if '*' not in one)
-        if (found and found[-1][0].name == patterns.name == _IN_ORDER) or not folders.issuperset(literal):
+        choices = ([part.split(',') if n % 2 else [part] for n, part in enumerate(pieces)] for pieces in split)
+        texts = (map(''.join, itertools.product(*choice)) for choice in choices)
+        for image, label in itertools.product(*texts):
+            candidates.append(Patterns(f'**/{image}.*', f'**/{label}' + ('' if label.endswith('.png') else '.*'), name))
+    for patterns in candidates:
+        parents = patterns.images.split('/')[:-1] + patterns.labels.split('/')[:-1]
+        literal = (name for name in parents if '*' not in name)
+        if (matches and matches[-1][0].name == patterns.name == _ORDERED_TREE) or not folders.issuperset(literal):
             continue
-        every = files.labels_of(paths, patterns)
-        if labelled := {path: labels for path, (labels, _) in every.items() if labels}:
-            found.append((patterns, labelled))
-    if not found:
+        pairs = {path: labels for path, (labels, _) in files.labels_of(paths, patterns).items() if labels}
+        if pairs:
+            matches.append((patterns, pairs))
+    if not matches:
         return None
-    best, labelled = max(found, key=lambda one: len(one[1]))  # the first of several
-    for other, own in found:
-        if twice := next((path for path in own if own[path] != labelled.get(path, own[path])), None):
-            both = ((best, labelled[twice][0]), (other, own[twice][0]))
-            choices = ' or '.join(str(one.written(twice, label)) for one, label in both)
-            raise ValueError(f'--data: {twice} has two label images, {both[0][1]} and {both[1][1]}. Choose: {choices}')
+    best, labelled = max(matches, key=lambda match: len(match[1]))  # the first of several
+    for other, pairs in matches:
+        if twice := next((path for path in pairs if pairs[path] != labelled.get(path, pairs[path])), None):
+            first, second = labelled[twice][0], pairs[twice][0]
+            advice = f'Choose: {best.spell_out(twice, first)} or {other.spell_out(twice, second)}'
+            raise ValueError(f'--data: {twice} has two label images, {first} and {second}. {advice}')
     return pair(files, best)
 
 
@@ -229,14 +229,15 @@ def tree(paths: Sequence[str]) -> str:
 def many_masks(paths: Sequence[str]) -> str:
     """Say what to do if each picture has a folder of masks, as in nuclei of the Data Science Bowl; else return ''."""
     folders = Counter(os.path.dirname(path) for path in paths)
-    beside = [(one, f'{os.path.dirname(one)}/masks') for one in folders if os.path.basename(one).lower() == 'images']
-    many = [(one, masks) for one, masks in beside if folders[masks] > folders[one]]
+    images = [path for path in folders if os.path.basename(path).lower() == 'images']
+    beside = [(path, f'{os.path.dirname(path)}/masks') for path in images]
+    many = [(path, masks) for path, masks in beside if folders[masks] > folders[path]]
     if len(many) <= len(beside) / 2 or not many:
         return ''
-    (one, masks), *_ = many
-    told = f' {one} has {folders[one]} picture(s), and {masks} {folders[masks]}: many masks a picture. Join them into'
+    (folder, masks), *_ = many
+    text = f' {folder} has {folders[folder]} picture(s), and {masks} {folders[masks]}: many masks a picture. Join them'
     advice = 'or write them as objects of COCO (docs/your_labels.md#many-masks-a-picture).'
-    return f"{told} one label image of the picture's name, {advice}"
+    return f"{text} into one label image of the picture's name, {advice}"
 
 
 def proposal(root: Path, paths: Sequence[str]) -> str:
@@ -246,19 +247,19 @@ def proposal(root: Path, paths: Sequence[str]) -> str:
     for path in paths:
         folders[PurePosixPath(path).parts[:-1]].append(os.path.basename(path))
     tried = dict[Patterns, None]()
-    for one in evenly(sorted(folders), _LOOKED):
-        near = sorted(folders, key=lambda other: (-len({*one} & {*other}), abs(len(one) - len(other)), other))
-        tried.update((patterns, None) for other in near[:_LOOKED] for patterns in _candidates(one, other, folders))
+    for folder in evenly(sorted(folders), _TRIALS):
+        near = sorted(folders, key=lambda other: (-len({*folder} & {*other}), abs(len(folder) - len(other)), other))
+        tried.update((patterns, None) for other in near[:_TRIALS] for patterns in _candidates(folder, other, folders))
     scored = []
     for patterns in tried:
-        own = {path: labels[0] for path, (labels, _) in files.labels_of(sample, patterns).items() if labels}
+        pairs = {path: labels[0] for path, (labels, _) in files.labels_of(sample, patterns).items() if labels}
         # the more pictures they pair, the likelier their label images hold classes, the fewer stars
-        both, labels = (patterns.images + patterns.labels).lower(), patterns.labels.lower()
-        for_the_eye = any(word in both for word in ('color', 'colour', 'instance'))
-        word = next((place for place, word in enumerate(_LABELS) if word in labels), 9)
-        if own:
-            scored.append(((len(own), not for_the_eye, -word, -len(both)), patterns, next(iter(own.items()))))
-    for _, patterns, (picture, label) in sorted(scored, key=lambda one: one[0], reverse=True):
+        text, labels = (patterns.images + patterns.labels).lower(), patterns.labels.lower()
+        for_the_eye = any(word in text for word in ('color', 'colour', 'instance'))
+        word = next((rank for rank, word in enumerate(_LABELS) if word in labels), 9)
+        if pairs:
+            scored.append(((len(pairs), not for_the_eye, -word, -len(text)), patterns, next(iter(pairs.items()))))
+    for _, patterns, (picture, label) in sorted(scored, key=lambda entry: entry[0], reverse=True):
         colours = []
         for name in (label, picture):  # label images have far fewer
             with opened(root / name) as image:
@@ -271,22 +272,22 @@ def proposal(root: Path, paths: Sequence[str]) -> str:
 
 
 def _candidates(
-    one: tuple[str, ...], other: tuple[str, ...], names: Mapping[tuple[str, ...], Sequence[str]]
+    folder: tuple[str, ...], other: tuple[str, ...], names: Mapping[tuple[str, ...], Sequence[str]]
 ) -> Iterator[Patterns]:
     """Yield patterns of two folders whose files share names, with stars for parts and for folders that both share."""
     ends = Counter[tuple[str, str]]()
-    for name in evenly(names[one], _LOOKED):
+    for name in evenly(names[folder], _TRIALS):
         stem, suffix = os.path.splitext(name)
         for cut in {'', *re.findall(r'[_-][^_-]*$', stem)}:
             begin = stem.removesuffix(cut)
-            found = (own for own in names[other] if own.startswith(begin) and (one, name) != (other, own))
-            rest = (own[len(begin) :] for own in found)
-            ends.update((cut + suffix, end) for end in rest if begin and not end[:1].isalnum())
-    common = set(one).intersection(*names)  # of all folders
-    shared = [part for part in one if part in other and part not in common]
-    for (end, label_end), _ in ends.most_common(_LOOKED // 4):
+            matches = (file for file in names[other] if file.startswith(begin) and (folder, name) != (other, file))
+            suffixes = (file[len(begin) :] for file in matches)
+            ends.update((cut + suffix, end) for end in suffixes if begin and not end[:1].isalnum())
+    common = set(folder).intersection(*names)  # of all folders
+    shared = [part for part in folder if part in other and part not in common]
+    for (end, label_end), _ in ends.most_common(_TRIALS // 4):
         for starred in ((), shared if shared == [part for part in other if part in shared] else ()):
-            texts = ['/'.join('*' if part in starred else part for part in parts) for parts in (one, other)]
+            texts = ['/'.join('*' if part in starred else part for part in parts) for parts in (folder, other)]
             if _PART.findall(texts[0]) == _PART.findall(texts[1]):
                 texts = [_PART.sub('*', text) for text in texts]
             end = end if _PART.search(label_end) else _PART.sub('*', end)  # 21_training.tif and 21_manual1.gif

@@ -159,7 +159,7 @@ def shared(parts: Mapping[str, Sequence[str]]) -> Iterator[str]:
 
 
 def _find_data(args: argparse.Namespace, task: str) -> SegData | BoxData:
-    wish, patterns = Wish.read(args.split), Patterns.given(args.images, args.labels)
+    wish, patterns = Wish.read(args.split), Patterns.from_options(args.images, args.labels)
     if task == 'det':
         for option, value in (('--background', args.background), ('--images', args.images)):
             if value:

@@ -18,7 +18,7 @@ import numpy as np
 from PIL import Image
 
 from mmdistill_dense.apps.project import SUITE, walk_data
-from mmdistill_dense.apps.project.picture_sources import check_apart, siblings
+from mmdistill_dense.apps.project.picture_sources import check_disjoint, siblings
 from mmdistill_dense.unlabelled.pictures import EXTENSIONS, same_pictures
 from mmdistill_dense.utils.evenly import evenly
 from mmdistill_dense.utils.files import walk
@@ -201,7 +201,7 @@ def usual_size(sizes: Sequence[Size]) -> Size:
     return sorted(sizes, key=math.prod)[len(sizes) // 2]
 
 
-WAYS = {'apply': 'as EXIF turns them', 'ignore': 'as they are stored'}
+MODES = {'apply': 'as EXIF turns them', 'ignore': 'as they are stored'}
 
 
 def look_at(
@@ -219,7 +219,7 @@ def look_at(
     """
     turned, more, deep, multi_page, one_pixel = (list[Path]() for _ in range(5))
     label_images = {*labels}
-    fitting: dict[str, list[Path]] = {way: [] for way in WAYS}
+    fitting: dict[str, list[Path]] = {way: [] for way in MODES}
     for path, picture in each_opened(pictures, labels):
         if path in label_images:
             with suppress(Exception):  # a damaged file is refused at the end
@@ -239,7 +239,7 @@ def look_at(
                 raise ValueError(f'--data: {path} {way}. Take it out (exiftool -Orientation= FILE), or write a PNG.')
             turned.append(path)
             sizes = {'apply': size_of(picture), 'ignore': size_of(picture, stored=True)}
-            fits = [way for way in WAYS if sizes[way] == drawn(path)]
+            fits = [way for way in MODES if sizes[way] == drawn(path)]
             if len(fits) == 1:
                 fitting[fits[0]].append(path)
     if one_pixel:
@@ -259,7 +259,7 @@ def look_at(
         return False
     said = f'{len(turned)} of {len(pictures)} pictures have an EXIF orientation that turns or mirrors them'
     said = f'{said} ({some(turned, 3)})'
-    told = [way for way in WAYS if fitting[way]]
+    told = [way for way in MODES if fitting[way]]
     if len(told) == 2:
         rest = f'those of {len(fitting["ignore"])} that of the stored one ({some(fitting["ignore"], 3)})'
         fit = f'The labels of {len(fitting["apply"])} of them have the size of the turned picture, {rest}'
@@ -271,7 +271,7 @@ def look_at(
         advice = 'Write --exif apply if labels fit pictures as viewers show them, --exif ignore if the stored pixels'
         raise ValueError(f'--data: {said}, and sizes do not tell whether their labels are turned too. {advice}.')
     way = given or told[0]
-    notes.append(f'WARNING: {said}. They are read {WAYS[way]}, {"as --exif says" if given else "as their labels are"}')
+    notes.append(f'WARNING: {said}. They are read {MODES[way]}, {"as --exif says" if given else "as their labels are"}')
     return way == 'ignore'
 
 
@@ -351,7 +351,7 @@ def read_lists(
         if bare := [picture for picture in own if picture not in labelled]:
             told = f'{len(bare)} of the {len(own)} pictures in {path} have no labels: {some(bare, 3)}'
             raise FileNotFoundError(f'--data: {told}. Add them, or take the lines out.')
-    check_apart(parts, source)
+    check_disjoint(parts, source)
     if lists and 'train' not in parts:
         raise ValueError(f'--data: {source}: there is no train.txt beside. Add it.')
     told_by = {one: split_of(one.parent.relative_to(root).parts) for own in parts.values() for one in own}
@@ -371,13 +371,13 @@ class Names:
 
     def __init__(self, root: Path, pictures: Sequence[Path], others: Sequence[Path] = ()) -> None:
         self._root, self._folders = root, set[str]()
-        self._known: dict[str, list[Path]] = defaultdict(list)
-        self._whole = {str(picture): picture for picture in (*others, *pictures)}
+        self._by_name: dict[str, list[Path]] = defaultdict(list)
+        self._by_path = {str(picture): picture for picture in (*others, *pictures)}
         for picture in pictures:
             parts = picture.relative_to(root).with_suffix('').parts
             self._folders.update(parts[:-1])
             for start in range(len(parts)):
-                self._known['/'.join(parts[start:])].append(picture)
+                self._by_name['/'.join(parts[start:])].append(picture)
 
     def find(self, words: Sequence[str], folder: Path | None = None) -> Path | None:
         """Return the picture that the first fitting word names; ``None`` without any.
@@ -387,14 +387,14 @@ class Names:
         above = folder.relative_to(self._root).parts if folder else ()
         advice = 'Put the label file beside its picture.' if folder else 'Name the folder of the picture too.'
         for word in words:
-            if whole := self._whole.get(os.path.normpath((folder or self._root) / word)):
+            if whole := self._by_path.get(os.path.normpath((folder or self._root) / word)):
                 return whole
             path = PurePosixPath(word.replace('\\', '/'))
             cut = path.with_suffix('') if path.suffix.lower() in _CUT else path
             parts = [*above, *(part for part in cut.parts if part not in ('/', '..'))]
             for start in range(len(parts)):
-                known = self._known.get('/'.join(parts[start:]), ())
-                if found := [one for one in known if self._may_be(one, parts[:start], split_of(above))]:
+                known = self._by_name.get('/'.join(parts[start:]), ())
+                if found := [one for one in known if self._fits(one, parts[:start], split_of(above))]:
                     exact = [one for one in found if one.name == path.name] if len(found) > 1 else found
                     if len(exact) != 1:
                         which = some(exact or found, 3)
@@ -402,7 +402,7 @@ class Names:
                     return exact[0]
         return None
 
-    def _may_be(self, picture: Path, dropped: Sequence[str], part: str | None) -> bool:
+    def _fits(self, picture: Path, dropped: Sequence[str], part: str | None) -> bool:
         """Tell whether a picture is of this part, and in all dropped folders that the data have: others are foreign."""
         own = picture.relative_to(self._root).parts[:-1]
         return self._folders.intersection(dropped) <= set(own) and (not part or split_of(own) in (None, part))

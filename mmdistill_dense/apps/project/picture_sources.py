@@ -98,7 +98,7 @@ def _draw(groups: Mapping[str, str], share: float, bare: Collection[str]) -> set
     return val
 
 
-def two_parts(
+def draw_split(
     names: Sequence[P],
     place: Path,
     share: float | None = None,
@@ -137,7 +137,7 @@ def siblings(pictures: Collection[str], parts: Mapping[str, Sequence[str]]) -> s
     return {picture for picture in pictures if sources.get(picture) in scored}
 
 
-def check_apart(parts: Mapping[str, Iterable[Path]], source: str) -> None:
+def check_disjoint(parts: Mapping[str, Iterable[Path]], source: str) -> None:
     first: dict[Path, str] = {}
     members = ((part, one) for part, own in parts.items() for one in own)
     if twice := [f'{one} ({first[one]} and {part})' for part, one in members if first.setdefault(one, part) != part]:
@@ -145,7 +145,7 @@ def check_apart(parts: Mapping[str, Iterable[Path]], source: str) -> None:
         raise ValueError(f'--data: {told}. Each belongs to one; `--split 0.2` draws another split.')
 
 
-def note_of(train: Sequence[str], val: Sequence[str]) -> list[str]:
+def source_note(train: Sequence[str], val: Sequence[str]) -> list[str]:
     """Return a note about the sources of two parts that were drawn: how many each has, or that both have the same."""
     sources = find_sources([*train, *val])
     of_train, of_val = ({sources[picture] for picture in part if picture in sources} for part in (train, val))

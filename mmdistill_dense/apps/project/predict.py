@@ -394,7 +394,7 @@ Skipping = Callable[[Path], AbstractContextManager[None]]
 
 def predict_pictures(student: Student, files: Sequence[Path], out: Path, skipping: Skipping) -> None:
     def readable() -> Iterator[Shot]:
-        reads = ahead((partial(student.read, file, place_of(file)) for file in files), READERS)
+        reads = ahead((partial(student.read, file, result_path(file)) for file in files), READERS)
         for file, shot in zip(files, reads, strict=True):
             with skipping(file):
                 yield shot.result()
@@ -404,7 +404,7 @@ def predict_pictures(student: Student, files: Sequence[Path], out: Path, skippin
 
 def predict_video(student: Student, file: Path, out: Path) -> None:
     """Write a video with the predictions drawn, and the prediction on each frame."""
-    place = Path(place_of(file))
+    place = Path(result_path(file))
     stem = place if place.with_suffix('') in student.videos else place.with_suffix('')  # of one with another ending
     drawn = out / DRAWN / f'{stem}.mp4'
     if printable(str(drawn)) != str(drawn):  # OpenCV would end the process
@@ -448,7 +448,7 @@ def predict_video(student: Student, file: Path, out: Path) -> None:
         unfinished.unlink(missing_ok=True)
 
 
-def place_of(file: Path) -> str:
+def result_path(file: Path) -> str:
     """Return where a file's results stand below the folder of results: its own path below the working folder."""
     path = Path(os.path.abspath(file))  # without `..`, which would lead out of that folder
     return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else Path(*path.parts[1:]))

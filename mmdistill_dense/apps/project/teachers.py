@@ -139,7 +139,7 @@ def named_by_teacher(data: SegData, checkpoint: str) -> SegData:
     """Return data whose classes nobody named with the names in a teacher's checkpoint, if their number fits."""
     names, count = names_in(checkpoint), len(data.classes)
     # classes at the end may be in no label image that was looked at
-    if not data.unnamed or len(names) < count or (data.values and len(names) > count):
+    if not data.has_default_names or len(names) < count or (data.values and len(names) > count):
         return data
     note = f'classes named as in {checkpoint}, in the order of the label values: {", ".join(names)}'
     return replace(data, classes=tuple(names), notes=[*data.notes, f'{note}. Otherwise: --classes'])

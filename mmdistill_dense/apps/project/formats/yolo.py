@@ -15,7 +15,7 @@ from mmdistill_dense.apps.project import picture_folders as folders
 from mmdistill_dense.apps.project.formats import objects as common
 from mmdistill_dense.apps.project.formats.objects import Labelled, Object, Reading, Request
 from mmdistill_dense.apps.project.picture_folders import SPLITS, Names, Size
-from mmdistill_dense.apps.project.picture_sources import check_apart
+from mmdistill_dense.apps.project.picture_sources import check_disjoint
 from mmdistill_dense.utils.evenly import evenly
 from mmdistill_dense.utils.validate import some
 
@@ -202,7 +202,7 @@ def _parts(
                 raise ValueError(f'--data: {file}: {part}: {entry}: no picture in it.')
             parts.setdefault(part, []).extend(members)
     if not request.has_split:
-        check_apart(parts, str(file))
+        check_disjoint(parts, str(file))
     return {picture: part for part, members in parts.items() for picture in members}
 
 

@@ -16,7 +16,7 @@ from PIL import Image
 from mmdistill_dense.apps.project.box_labels import find_box_data
 from mmdistill_dense.apps.project.label_images import find_seg_data
 from mmdistill_dense.apps.project.new import shared, write
-from mmdistill_dense.apps.project.picture_folders import Wish
+from mmdistill_dense.apps.project.picture_folders import SplitRule
 from tests.project import exports
 from tests.project.folders_of_data import (
     box_folder,
@@ -168,9 +168,9 @@ def test_a_split_of_the_user_takes_the_place_of_yolos(tmp_path: Path) -> None:
     text('data.yaml', 'images/val', 'images/train')(tmp_path)
     with pytest.raises(ValueError, match='pictures are in two parts of .*data.yaml.*--split 0.2'):
         find_box_data(tmp_path)
-    assert counts(find_box_data(tmp_path, wish=Wish.read('0.4'))) == {'train': 4, 'val': 2}
+    assert counts(find_box_data(tmp_path, rule=SplitRule.read('0.4'))) == {'train': 4, 'val': 2}
     with pytest.raises(ValueError, match='--split: the files for train, val are a split. Leave'):
-        find_box_data(box_folder(tmp_path / 'files'), wish=Wish.read('0.4'))
+        find_box_data(box_folder(tmp_path / 'files'), rule=SplitRule.read('0.4'))
 
 
 @pytest.mark.parametrize('beside', [False, True])

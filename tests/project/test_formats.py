@@ -14,7 +14,7 @@ from mmdistill_dense.apps.project.box_labels import BoxData, find_box_data
 from mmdistill_dense.apps.project.formats.objects import from_mask, from_points
 from mmdistill_dense.apps.project.label_images import SegData, find_seg_data
 from mmdistill_dense.apps.project.new import write
-from mmdistill_dense.apps.project.picture_folders import Wish
+from mmdistill_dense.apps.project.picture_folders import SplitRule
 from tests.project import exports
 from tests.project.exports import BOXES, CLASSES, MASKS, NAMES, OBJECTS, PARTS, png, runs, shapes, truth
 from tests.project.folders_of_data import Write, content, counts, label_file, stems, text
@@ -405,18 +405,18 @@ def test_a_split_is_chosen_or_drawn_by_the_user(tmp_path: Path) -> None:
     exports.voc_masks(tmp_path / 'mine')
     exports.write(tmp_path / 'own/train.txt', 'a b\nb\nd\n')
     exports.write(tmp_path / 'own/valid.csv', 'name\ne.jpg\n')
-    data = find_seg_data(tmp_path / 'mine', wish=Wish.read(str(tmp_path / 'own')))
+    data = find_seg_data(tmp_path / 'mine', rule=SplitRule.read(str(tmp_path / 'own')))
     assert {part: split.names for part, split in data.splits.items()} == {'train': ('a b', 'b', 'd'), 'val': ('e',)}
-    drawn = find_seg_data(tmp_path / 'mine', wish=Wish.read('0.5'))
+    drawn = find_seg_data(tmp_path / 'mine', rule=SplitRule.read('0.5'))
     assert counts(drawn) == {'train': 3, 'val': 3}
     exports.ultralytics(tmp_path / 'yolo')
-    boxes = find_box_data(tmp_path / 'yolo', wish=Wish.read('0.7'))
+    boxes = find_box_data(tmp_path / 'yolo', rule=SplitRule.read('0.7'))
     assert counts(boxes) == {'train': 2, 'val': 4}
     for given, told in (('1.5', 'between 0 and 1'), (str(tmp_path / 'no'), 'no such folder')):
         with pytest.raises((ValueError, FileNotFoundError), match=told):
-            Wish.read(given)
+            SplitRule.read(given)
     with pytest.raises(FileNotFoundError, match='no list in it'):
-        find_seg_data(tmp_path / 'mine', wish=Wish.read(str(tmp_path / 'mine/SegmentationClass')))
+        find_seg_data(tmp_path / 'mine', rule=SplitRule.read(str(tmp_path / 'mine/SegmentationClass')))
 
 
 def test_folders_that_a_yaml_file_names_may_be_links(tmp_path: Path) -> None:

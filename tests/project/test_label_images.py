@@ -15,7 +15,7 @@ from mmdistill_dense.apps.project.box_labels import find_box_data
 from mmdistill_dense.apps.project.label_images import SegData, find_seg_data
 from mmdistill_dense.apps.project.label_pairs import Patterns
 from mmdistill_dense.apps.project.label_values import class_values
-from mmdistill_dense.apps.project.picture_folders import Wish
+from mmdistill_dense.apps.project.picture_folders import SplitRule
 from tests.project.exports import save, write
 from tests.project.folders_of_data import counts, label, picture, seg_folder
 
@@ -40,7 +40,7 @@ def test_a_folder_without_splits_is_divided_always_in_the_same_way(tmp_path: Pat
     first, second = find_seg_data(tmp_path), find_seg_data(tmp_path)
     assert first == second and counts(first) == {'train': 8, 'val': 2}
     assert not set(first.splits['train'].names) & set(first.splits['val'].names)
-    assert counts(find_seg_data(tmp_path, wish=Wish.read('0.99'))) == {'train': 1, 'val': 9}
+    assert counts(find_seg_data(tmp_path, rule=SplitRule.read('0.99'))) == {'train': 1, 'val': 9}
 
 
 def test_names_come_from_a_list_and_a_dash_ignores_a_value(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from mmdistill_dense.__main__ import main
 from mmdistill_dense.apps.check.context import Options
 from mmdistill_dense.apps.check.run import check_config
 from mmdistill_dense.apps.project import sides as fetched_weights
-from mmdistill_dense.apps.project.methods import distillers_for, methods_of, with_enough
+from mmdistill_dense.apps.project.methods import distillers_for, methods_of, replace_pcd
 from mmdistill_dense.apps.project.new import write
 from mmdistill_dense.apps.project.sides import read_side
 from mmdistill_dense.apps.project.teachers import teacher_classes
@@ -345,5 +345,5 @@ def test_another_default_where_the_usual_one_does_not_fit(capsys: pytest.Capture
     c4, fpn = (f'mmdet::faster_rcnn/faster-rcnn_r50{name}_coco.py' for name in ('-caffe-c4_ms-1x', '_fpn_1x'))
     call(c4, fpn, '--data', str(boxes), '--out', 'c4')
     assert 'has no neck to compare with): kd in its place' in capsys.readouterr().out
-    assert with_enough(['pcd'], True, 12, 5) == (['pcd'], '')
-    assert with_enough(['pcd'], False, 12, 4)[0] == with_enough(['pcd'], False, 11, 5)[0] == ['cwd']
+    assert replace_pcd(['pcd'], True, 12, 5) == (['pcd'], '')
+    assert replace_pcd(['pcd'], False, 12, 4)[0] == replace_pcd(['pcd'], False, 11, 5)[0] == ['cwd']

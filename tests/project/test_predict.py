@@ -28,7 +28,7 @@ from pycocotools.coco import COCO
 from mmdistill_dense.__main__ import main
 from mmdistill_dense.apps.inspect import inference
 from mmdistill_dense.apps.project import predict
-from mmdistill_dense.apps.project.predict import Student, ahead
+from mmdistill_dense.apps.project.predict import Student, run_ahead
 from tests import toys
 from tests.faults.tools import full_disk
 from tests.project.folders_of_data import SIZE, picture, values
@@ -286,10 +286,10 @@ def test_what_is_drawn_on_and_kept_of_a_prediction() -> None:
     scores = torch.tensor([0.4, 0.6])
     boxes = InstanceData(bboxes=torch.tensor([[0.0, 0, 2, 3]] * 2), scores=scores, labels=torch.ones(2))
     finder = asked('bbox_head')
-    finder.keep(SimpleNamespace(ori_shape=(4, 5), pred_instances=boxes), 'x.png', Path('out'), '')
+    finder.save(SimpleNamespace(ori_shape=(4, 5), pred_instances=boxes), 'x.png', Path('out'), '')
     assert [one['score'] for one in finder.boxes['x.png'][1]] == [0.6]
     labels = SimpleNamespace(data=torch.full((1, 2, 2), 299))
-    asked('decode_head', 300).keep(SimpleNamespace(pred_sem_seg=labels), 'x.png', Path('out'), 'x.png')
+    asked('decode_head', 300).save(SimpleNamespace(pred_sem_seg=labels), 'x.png', Path('out'), 'x.png')
     assert (cv2.imread('out/labels/x.png', cv2.IMREAD_UNCHANGED) == 299).all()
 
 
@@ -304,7 +304,7 @@ def test_boxes_of_masks_alone_are_their_extents() -> None:
         options = dict(scores=torch.full((3,), 0.9), labels=torch.zeros(3, dtype=torch.long), masks=masks)
         finder = asked('bbox_head')
         instances = InstanceData(bboxes=corners, **options)
-        finder.keep(SimpleNamespace(ori_shape=(40, 60), pred_instances=instances), 'x.png', Path('out'), '')
+        finder.save(SimpleNamespace(ori_shape=(40, 60), pred_instances=instances), 'x.png', Path('out'), '')
         boxes = finder.boxes['x.png'][1]
         assert [box['bbox'] for box in boxes] == extents and [box['area'] for box in boxes] == [400, 1, 0]
 
@@ -351,7 +351,7 @@ def test_readers_leave_torch_its_threads() -> None:
     own = torch.get_num_threads()
     try:
         torch.set_num_threads(2)
-        seen = [one.result() for one in ahead([torch.get_num_threads] * 3, 2)]
+        seen = [one.result() for one in run_ahead([torch.get_num_threads] * 3, 2)]
         with ThreadPoolExecutor(1) as pool:
             assert (seen, torch.get_num_threads(), pool.submit(torch.get_num_threads).result()) == ([1] * 3, 2, 2)
     finally:
@@ -512,7 +512,7 @@ def test_what_cannot_be_written_is_an_error(capsys: pytest.CaptureFixture) -> No
     """Of a full disk; OpenCV writes empty files, and says nothing."""
     labels = SimpleNamespace(data=torch.randint(2, (1, 99, 99)))
     with full_disk(100), pytest.raises(OSError, match=r'nothing was written: .*own/labels/x\.png'):
-        asked('decode_head').keep(SimpleNamespace(pred_sem_seg=labels), 'x.png', Path('own'), 'x.png')
+        asked('decode_head').save(SimpleNamespace(pred_sem_seg=labels), 'x.png', Path('own'), 'x.png')
     assert not list(Path('own/labels').iterdir())
     video('way.avi', 'MJPG', 20)
     call(student(), 'pictures')

@@ -13,7 +13,7 @@ from pycocotools import mask as coco
 
 from mmdistill_dense.apps.project.box_labels import BoxData, find_box_data
 from mmdistill_dense.apps.project.label_images import find_seg_data
-from mmdistill_dense.apps.project.picture_folders import Wish, free_pictures, split_of
+from mmdistill_dense.apps.project.picture_folders import SplitRule, free_pictures, split_of
 from mmdistill_dense.datasets.folders import SegFolderDataset
 from tests.project import exports
 from tests.project.folders_of_data import SIZE, box_folder, changed, content, label, labelled, picture, seg_folder, text
@@ -21,7 +21,7 @@ from tests.project.test_bad_labels import READ, YOLO, mask
 from tests.project.written_data import label_images
 
 RED, BLACK, WHITE = (250, 50, 83), (0, 0, 0), (255, 255, 255)
-SHARE = Wish.read('0.3')
+SHARE = SplitRule.read('0.3')
 TURNED = [20 + 9, 20 - 9, 6, 24]  # the box [20, 20, 24, 6] by 90 degrees around its middle
 BOX = 'a', (20.0, 20.0, 44.0, 26.0)
 TURN = '<attributes><attribute><name>rotation</name><value>90.0</value></attribute></attributes>'
@@ -151,7 +151,7 @@ def test_a_new_split_keeps_to_what_the_yaml_file_names_in_any_case_and_below_the
     picture(tmp_path / 'runs/detect/train_batch0.jpg')
     (tmp_path / 'data.yaml').write_text('names: [cat]\ntrain: train\nval: valid\n')
     (tmp_path / 'valid').mkdir()  # empty
-    parts = find_box_data(tmp_path, wish=SHARE).pictures
+    parts = find_box_data(tmp_path, rule=SHARE).pictures
     assert sorted(Path(one).stem for own in parts.values() for one in own) == [*'01234567']
     other = tmp_path / 'other'
     yolo(other / 'elsewhere/a', '01')
@@ -166,9 +166,9 @@ def test_two_files_that_name_other_classes_are_refused(tmp_path: Path) -> None:
         yolo(tmp_path / folder, '0123')
         (tmp_path / folder / 'data.yaml').write_text(f'names: {names}\n')
     with pytest.raises(ValueError, match='name other classes'):
-        find_box_data(tmp_path, wish=SHARE)
+        find_box_data(tmp_path, rule=SHARE)
     (tmp_path / 'v2/data.yaml').write_text('names: {0: cat, 1: dog}\n')
-    assert find_box_data(tmp_path, wish=SHARE).classes == ('cat',)
+    assert find_box_data(tmp_path, rule=SHARE).classes == ('cat',)
 
 
 def test_names_of_folders_tell_parts_and_label_images(tmp_path: Path) -> None:

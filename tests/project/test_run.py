@@ -193,9 +193,9 @@ def test_a_page_is_old_when_a_result_is_newer_and_is_written_anew_at_the_end(
             raise ValueError('nothing is there yet')
 
     monkeypatch.setattr(steps, 'make_report', make_report)
-    steps._news(place, definition)
+    steps._after_run(place, definition)
     assert written == [{'pictures': 0}] and not steps.newer(place / 'report.html', definition.out)
-    steps._news(place, definition)
+    steps._after_run(place, definition)
     assert len(written) == 2, 'a page that cannot be written stops no training'
 
 

@@ -18,7 +18,7 @@ from mmdistill_dense.apps.project.label_images import SegData
 from mmdistill_dense.apps.project.loading import decide_loading
 from mmdistill_dense.apps.project.picture_folders import usual_size
 from mmdistill_dense.apps.project.sides import Side, overrides, predicts_masks, read_side
-from mmdistill_dense.apps.project.teachers import serves_as_it_is
+from mmdistill_dense.apps.project.teachers import reuse_teacher
 from mmdistill_dense.foundation.vit import Rotary, ViT, architecture
 from mmdistill_dense.foundation.vit_file import named
 from tests import toys
@@ -236,19 +236,19 @@ def test_published_weights_that_share_a_background_alone_do_not_serve(monkeypatc
     """An open background holds every class that the other side does not have."""
     monkeypatch.setattr(sides, 'reachable', lambda host: True)
     voc = read_side('mmseg::deeplabv3/deeplabv3_r101-d8_4xb4-20k_voc12aug-512x512.py', '--teacher')
-    assert serves_as_it_is(voc, ['background', 'leaf', 'stem'], []) == (None, None, '')
-    taken, _, note = serves_as_it_is(voc, ['background', 'car', 'stem'], [])
+    assert reuse_teacher(voc, ['background', 'leaf', 'stem'], []) == (None, None, '')
+    taken, _, note = reuse_teacher(voc, ['background', 'car', 'stem'], [])
     assert not taken and 'know 1 of your 3 classes (car)' in note
     city = read_side('mmseg::pspnet/pspnet_r50-d8_4xb2-80k_cityscapes-512x1024.py', '--teacher')
-    assert serves_as_it_is(city, ['road', 'car'], ['kd'])[:2] == ('auto', 'auto')
-    assert not serves_as_it_is(city, ['road', 'car'], ['dist'])[0] and not serves_as_it_is(city, ['car'], [])[0]
-    assert serves_as_it_is(city, CityscapesDataset.METAINFO['classes'], ['dist'])[:2] == ('auto', None)
+    assert reuse_teacher(city, ['road', 'car'], ['kd'])[:2] == ('auto', 'auto')
+    assert not reuse_teacher(city, ['road', 'car'], ['dist'])[0] and not reuse_teacher(city, ['car'], [])[0]
+    assert reuse_teacher(city, CityscapesDataset.METAINFO['classes'], ['dist'])[:2] == ('auto', None)
     coco = read_side('mmdet::retinanet/retinanet_r101_fpn_1x_coco.py', '--teacher')
     for names, methods in ((['person', 'car'], ['frs', 'pkd']), (['red'], [])):
-        assert serves_as_it_is(coco, names, methods) == (None, None, '')
-    assert 'know 1 of your 2 classes (person)' in serves_as_it_is(coco, ['person', 'forklift'], [])[2]
+        assert reuse_teacher(coco, names, methods) == (None, None, '')
+    assert 'know 1 of your 2 classes (person)' in reuse_teacher(coco, ['person', 'forklift'], [])[2]
     monkeypatch.setattr(sides, 'reachable', lambda host: False)
-    assert serves_as_it_is(coco, ['person', 'car'], []) == (None, None, ''), 'they cannot be fetched'
+    assert reuse_teacher(coco, ['person', 'car'], []) == (None, None, ''), 'they cannot be fetched'
 
 
 def test_pairs_of_one_class_are_written_out_and_a_coarse_class_stays_as_given() -> None:

@@ -11,7 +11,7 @@ from PIL import Image
 
 from mmdistill_dense.apps.project.box_labels import BoxData, find_box_data
 from mmdistill_dense.apps.project.label_images import SegData, find_seg_data
-from mmdistill_dense.apps.project.picture_folders import Wish, free_pictures
+from mmdistill_dense.apps.project.picture_folders import SplitRule, free_pictures
 from mmdistill_dense.apps.project.picture_sources import FORMS, draw_split, find_sources, siblings, source_note
 from tests.project.folders_of_data import label, label_file, picture
 
@@ -193,7 +193,7 @@ def test_lists_of_the_user_are_taken_as_they_are(tmp_path: Path) -> None:
     video_data(tmp_path, 'det', 1)
     for part, frames in (('train', range(8)), ('val', (8, 9))):
         (tmp_path / f'{part}.txt').write_text(''.join(f'video0_frame_{frame:03}\n' for frame in frames))
-    data = find_box_data(tmp_path, wish=Wish.read(str(tmp_path)))
+    data = find_box_data(tmp_path, rule=SplitRule.read(str(tmp_path)))
     assert not any('frames of a video' in note or 'names tell' in note for note in data.notes)
 
 

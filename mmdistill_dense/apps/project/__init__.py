@@ -14,6 +14,6 @@ MARK = '.predicted'  # and inside of these folders, to tell them from folders of
 def walk_data(root: Path) -> Iterator[tuple[Path, list[str]]]:
     """Yield the user's folders and names of files as :func:`walk` does, without what ``predict`` wrote."""
     for folder, names in walk(root):
-        place = folder.resolve()
-        if not any((one / MARK).exists() for one in (place, *place.parents) if one.name in (DRAWN, LABELS)):
-            yield folder, [one for one in names if one != BOXES or not (folder / DRAWN / MARK).exists()]
+        path = folder.resolve()
+        if not any((parent / MARK).exists() for parent in (path, *path.parents) if parent.name in (DRAWN, LABELS)):
+            yield folder, [name for name in names if name != BOXES or not (folder / DRAWN / MARK).exists()]

@@ -15,7 +15,7 @@ from mmdistill_dense.apps.project import picture_folders as folders
 from mmdistill_dense.apps.project.formats import json_files, xml_files, yolo
 from mmdistill_dense.apps.project.formats.objects import Labelled, Reading, Request, mend
 from mmdistill_dense.apps.project.label_values import hint_of_void
-from mmdistill_dense.apps.project.picture_folders import SPLITS, Count, Split, Wish, table
+from mmdistill_dense.apps.project.picture_folders import SPLITS, Count, Split, SplitRule, table
 from mmdistill_dense.apps.project.picture_sources import draw_split, source_note
 from mmdistill_dense.datasets.label_files import has_mask
 from mmdistill_dense.unlabelled.pictures import EXTENSIONS
@@ -47,18 +47,18 @@ class NoLabels(FileNotFoundError):
 
 
 def find_box_data(
-    path: Path, classes: Sequence[str] = (), exif: str | None = None, wish: Wish | None = None, task: str = 'det'
+    path: Path, classes: Sequence[str] = (), exif: str | None = None, rule: SplitRule | None = None, task: str = 'det'
 ) -> BoxData:
     """Find out what the folder or the json file of ``--data`` holds, of the categories of ``--classes``."""
     root = path = path.expanduser().resolve()
-    wish = wish or Wish()
-    with folders.named(path):
+    rule = rule or SplitRule()
+    with folders.file_errors(path):
         if path.suffix == '.json' and path.is_file():  # `annotations` holds no pictures
             root = path.parent if folders.files_below(path.parent, EXTENSIONS) else path.parent.parent
         all_pictures = folders.pictures_below(root)
-        reading = _read(Request(root, all_pictures, classes, exif, wish != Wish(), task), path)
+        reading = _read(Request(root, all_pictures, classes, exif, rule != SplitRule(), task), path)
         notes, sizes = reading.notes, {sample.picture: sample.size or (0, 0) for sample in reading.pictures}
-        stored = folders.look_at(list(sizes), sizes.__getitem__, exif, notes, least=2 if task == 'seg' else 1)
+        stored = folders.check_pictures(list(sizes), sizes.__getitem__, exif, notes, least=2 if task == 'seg' else 1)
         lost = [file.name for files in reading.skipped_files.values() for file in files]
         if unread := folders.other_endings(root, lost):
             notes.append(f'WARNING:{unread}')
@@ -69,7 +69,7 @@ def find_box_data(
         if 0 < len(flat) < count:
             reasons.append(f'{len(flat)} of {count} boxes have no polygon or mask ({some(flat, 3)})')
         notes += [f'WARNING: {reason}. So the data have no masks for networks that predict them' for reason in reasons]
-        parts: Parts = _parts_of_labels(reading, wish)
+        parts: Parts = _parts_of_labels(reading, rule)
         lists = dict[str, Path]()
         names = _classes(reading, parts.get('train') or next(iter(parts.values())), classes)
         notes += hint_of_void(names, more=('background',) if task == 'det' else ())
@@ -78,8 +78,8 @@ def find_box_data(
             pictures = parts['']
             _check_boxes(reading, parts, names)
             paths = dict.fromkeys(sample.picture for sample in pictures)
-            lists, members = folders.read_lists(root, task, wish, list({**paths, **dict.fromkeys(outside)}), paths)
-            parts = _divide(pictures, names, members, wish, reading.source)
+            lists, members = folders.read_lists(root, task, rule, list({**paths, **dict.fromkeys(outside)}), paths)
+            parts = _divide(pictures, names, members, rule, reading.source)
             used = {sample.picture for samples in parts.values() for sample in samples}
             _drop(reading, 'are in pictures of no list', [sample for sample in pictures if sample.picture not in used])
             shares = ', '.join(f'{len(samples)} {part}' for part, samples in parts.items())
@@ -155,16 +155,16 @@ def _drop(reading: Reading, reason: str, pictures: Sequence[Labelled]) -> None:
 # Parts
 
 
-def _parts_of_labels(reading: Reading, wish: Wish) -> Parts:
+def _parts_of_labels(reading: Reading, rule: SplitRule) -> Parts:
     """Return the pictures of the parts that the labels or the folders tell, or all under ``''``."""
     parts: dict[str | None, list[Labelled]] = {}
     for sample in reading.pictures:
-        parts.setdefault(sample.part if wish == Wish() or reading.origins else None, []).append(sample)
+        parts.setdefault(sample.part if rule == SplitRule() or reading.origins else None, []).append(sample)
     outside = parts.pop('', [])
     folders.assign_rest_to_train(parts)
     if reading.origins and len(parts) > 1:
         names = ', '.join(map(str, parts))
-        if wish != Wish():
+        if rule != SplitRule():
             raise ValueError(f'--split: the files for {names} are a split. Leave the option out.')
         if 'train' not in parts:
             raise ValueError(f'--data {reading.source}: label files for {names}, none for train. {json_files.FORMATS}')
@@ -177,7 +177,7 @@ def _parts_of_labels(reading: Reading, wish: Wish) -> Parts:
 
 
 def _divide(
-    pictures: Sequence[Labelled], names: Sequence[str], lists: Mapping[str, Sequence[Path]], wish: Wish, source: Path
+    pictures: Sequence[Labelled], names: Sequence[str], lists: dict[str, list[Path]], rule: SplitRule, source: Path
 ) -> Parts:
     """Divide the pictures as lists say, or by chance."""
     chosen = {part: {*paths} for part, paths in lists.items()}
@@ -186,7 +186,7 @@ def _divide(
         objects = {str(sample.picture): sample.objects for sample in pool}
         learned = {path: {box['name'] for box in boxes if _counts(box, names)} for path, boxes in objects.items()}
         bare = {path for path, classes in learned.items() if not classes}
-        split = draw_split([*objects], source, wish.share, learned.__getitem__, bare)
+        split = draw_split([*objects], source, rule.share, learned.__getitem__, bare)
         chosen = {part: {*map(Path, paths)} for part, paths in zip(('train', 'val'), split, strict=True)}
     return {part: [sample for sample in pictures if sample.picture in paths] for part, paths in chosen.items()}
 

@@ -21,7 +21,7 @@ SHEET = 'labels.png'
 SHOWN, COLUMNS, SIDE = 16, 4, 320  # pictures, pictures in a row, pixels of the longer side
 COUNTED = 200  # label images of each part whose pixels are counted
 FEW = 5  # pictures of a class in training, below which a warning tells it
-_LISTED = 40  # classes
+_MAX_CLASSES = 40  # classes
 
 
 def describe(folder: Path) -> Iterator[str]:
@@ -40,15 +40,15 @@ def describe(folder: Path) -> Iterator[str]:
     unit = 'pixels' if seg else 'boxes'
     width = max(len(name) for name in (*classes, 'class'))
     yield '         ' + f'{"class":<{width}}' + ''.join(f'{f"{name}: pictures, {unit}":>26}' for name in counted)
-    for number, name in enumerate(classes[:_LISTED]):
+    for number, name in enumerate(classes[:_MAX_CLASSES]):
         line = f'         {name:<{width}}'
         for count in counted.values():
             amount = count['amount'][number]
             share = f'{amount / max(1, count["amount"].sum()):.1%}' if seg else amount
             line += f'{count["pictures"][number]}, {share}'.rjust(26)
         yield line
-    if len(classes) > _LISTED:
-        yield f'         and {len(classes) - _LISTED} more classes'
+    if len(classes) > _MAX_CLASSES:
+        yield f'         and {len(classes) - _MAX_CLASSES} more classes'
     for name, count in counted.items():
         if count['looked'] < len(built[name]):
             yield f'         counted in {count["looked"]} of {len(built[name])} pictures for {name}'

@@ -135,7 +135,7 @@ def paint(sample: Labelled, numbers: Mapping[str, int], empty: int) -> np.ndarra
     """Return the label image of a picture, with its objects drawn to the pixel; one of no class covers those below."""
     size = sample.size or (0, 0)
     canvas = np.full(size, empty, np.uint8)
-    with folders.named(sample.picture):
+    with folders.file_errors(sample.picture):
         for instance in sample.objects:
             value = IGNORED if instance['iscrowd'] else numbers.get(instance['name'], empty)
             canvas[coco.decode(run_lengths(instance['segmentation'], size)) > 0] = value
@@ -146,7 +146,7 @@ def paint(sample: Labelled, numbers: Mapping[str, int], empty: int) -> np.ndarra
 
 
 def copied(path: Path) -> np.ndarray:
-    with folders.opened(path) as image:
+    with folders.open_picture(path) as image:
         return label_values.in_one_channel(image, path).astype(np.uint8)
 
 
@@ -164,7 +164,7 @@ def are_coloured(root: Path, labels: Sequence[Path], class_names: Sequence[str])
     """
     sampled, coloured_count, of_rgb, grays = evenly(labels, _SAMPLED), 0, 0, set[int]()
     for path in sampled:
-        with folders.opened(path) as image:
+        with folders.open_picture(path) as image:
             if image.mode in ('RGB', 'RGBA'):
                 pixels, of_rgb = np.asarray(image), of_rgb + 1
                 coloured_count += label_values.has_colours(pixels)
@@ -241,7 +241,7 @@ def _count_unknown(path: Path, values: np.ndarray, counts: np.ndarray, codes: Ma
 
 
 def _codes_in(path: Path) -> np.ndarray:
-    with folders.opened(path) as image:
+    with folders.open_picture(path) as image:
         if image.mode not in ('RGB', 'RGBA'):
             raise ValueError(f'--data: {path} has the mode {image.mode}, and others are of colours. Write all alike.')
         pixels = np.asarray(image).astype(np.int64)

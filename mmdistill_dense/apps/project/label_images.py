@@ -74,7 +74,7 @@ def find_seg_data(
     root: Path,
     class_names: Sequence[str] = (),
     exif: str | None = None,
-    wish: folders.Wish | None = None,
+    rule: folders.SplitRule | None = None,
     background: str = 'class',
     patterns: Patterns | None = None,
 ) -> SegData:
@@ -83,7 +83,7 @@ def find_seg_data(
     ``background``: of pixels without an object, ``'class'`` or ``'ignore'``; ``exif``: ``'apply'`` or ``'ignore'``, if
     sizes of labels do not tell it; ``patterns``: ``None`` tries the known trees.
     """
-    root, wish, notes = root.expanduser().resolve(), wish or folders.Wish(), list[str]()
+    root, rule, notes = root.expanduser().resolve(), rule or folders.SplitRule(), list[str]()
     of_coco = root.suffix == '.json' and root.is_file()
     paths, paired = list[str](), None
     if patterns or not of_coco:
@@ -92,20 +92,20 @@ def find_seg_data(
         paired = pair(Files(paths), patterns) if patterns else find_tree(paths)
     if paired is None:
         try:
-            return _draw_objects(find_box_data(root, class_names, exif, wish, 'seg'), background)
+            return _draw_objects(find_box_data(root, class_names, exif, rule, 'seg'), background)
         except NoLabels as error:
             raise ValueError(_unknown(root, paths, 'no known tree of label images, and no label file')) from error
     if not paired.labels:
         count = len(paired.bare)
         mismatch = f'match {count} pictures, and no label image of them' if count else 'match nothing'
         raise ValueError(_unknown(root, paths, f'{paired.patterns} {mismatch}'))
-    parts = _divide(root, paired, wish, notes)
+    parts = _divide(root, paired, rule, notes)
     if paired.patterns.labels.endswith('_gtfine_labelids.*'):
         text = 'the numbers of all 34 kinds, of which 19 are classes of Cityscapes: createTrainIdLabelImgs.py of'
         notes.append(f'WARNING: label images of labelIds are {text} cityscapesscripts writes labelTrainIds beside them')
     partner = {picture: label for pairs in parts.values() for picture, label in pairs}
     labels = list(partner.values())
-    stored = folders.look_at([*partner], lambda path: folders.stored_size(partner[path]), exif, notes, labels, 2)
+    stored = folders.check_pictures([*partner], lambda path: folders.stored_size(partner[path]), exif, notes, labels, 2)
     size = folders.usual_size(
         [folders.stored_size(picture, stored) for picture, _ in evenly(parts['train'], folders.SAMPLED)]
     )
@@ -150,19 +150,19 @@ def _unknown(root: Path, paths: Sequence[str], problem: str) -> str:
 
 def _values(pair: Pair) -> set[object]:
     """Return the numbers or colours in the label image of a pair; none of a broken one, which is refused later."""
-    with suppress(ValueError), folders.opened(pair[1]) as image:
+    with suppress(ValueError), folders.open_picture(pair[1]) as image:
         return {value for _, value in image.getcolors(1 << 24) or ()}
     return set()
 
 
-def _divide(root: Path, paired: Pairing, wish: folders.Wish, notes: list[str]) -> Parts:
+def _divide(root: Path, paired: Pairing, rule: folders.SplitRule, notes: list[str]) -> Parts:
     """Divide the pairs as lists, ``--split`` or folders say, or by chance; note what was counted."""
     pairs = {root / picture: (root / picture, root / label) for picture, label in paired.labels.items()}
-    lists, members = folders.read_lists(root, 'seg', wish, [root / picture for picture in paired.parts], pairs)
+    lists, members = folders.read_lists(root, 'seg', rule, [root / picture for picture in paired.parts], pairs)
     reason = 'are in no list' if lists else 'are in no folder of a part'
     parts: Parts = {part: [pairs[picture] for picture in pictures] for part, pictures in members.items()}
     if not lists:
-        by_folder = wish.share is None and any(paired.parts[picture] for picture in paired.labels)
+        by_folder = rule.share is None and any(paired.parts[picture] for picture in paired.labels)
         bare = None if 'train' in paired.parts.values() else 'train'  # of no part, as trainval beside test
         split = [(paired.parts[picture] or bare if by_folder else 'train', picture) for picture in paired.labels]
         parts = {part: [pairs[root / picture] for name, picture in split if name == part] for part in folders.SPLITS}
@@ -190,7 +190,7 @@ def _divide(root: Path, paired: Pairing, wish: folders.Wish, notes: list[str]) -
         raise ValueError(f'--data {root}: {summary}; two for train are needed. --split 0.2 draws another split.')
     kind = 'list' if lists else 'folder'
     if set(parts) == {'train'}:
-        parts['train'], parts['val'] = train, val = draw_split(parts['train'], root, wish.share, _values)
+        parts['train'], parts['val'] = train, val = draw_split(parts['train'], root, rule.share, _values)
         notes.append(f'no {kind} for val: {len(train)} pictures train, {len(val)} validate')
         notes += source_note(*([str(picture) for picture, _ in split] for split in (train, val)))
     if 'val' not in parts:

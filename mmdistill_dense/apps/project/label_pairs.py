@@ -20,7 +20,7 @@ from shlex import quote
 import numpy as np
 from PIL import Image
 
-from mmdistill_dense.apps.project.picture_folders import SPLITS, opened, split_of
+from mmdistill_dense.apps.project.picture_folders import SPLITS, open_picture, split_of
 from mmdistill_dense.unlabelled.pictures import EXTENSIONS
 from mmdistill_dense.utils.evenly import evenly
 from mmdistill_dense.utils.validate import some
@@ -262,7 +262,7 @@ def proposal(root: Path, paths: Sequence[str]) -> str:
     for _, patterns, (picture, label) in sorted(scored, key=lambda entry: entry[0], reverse=True):
         colours = []
         for name in (label, picture):  # label images have far fewer
-            with opened(root / name) as image:
+            with open_picture(root / name) as image:
                 small = np.asarray(image.resize((64, 64), Image.Resampling.NEAREST)).reshape(64 * 64, -1)
                 colours.append(len(np.unique(small, axis=0)))
         if 2 * colours[0] < colours[1]:

@@ -19,7 +19,7 @@ from rich.progress import track
 from mmdistill_dense.apps.project.picture_folders import (
     Size,
     lines_of,
-    opened,
+    open_picture,
     repeated,
     size_of,
     stored_size,
@@ -55,7 +55,7 @@ class Values:
 
     def read(self, label: Path) -> Size:
         """Add the values of a label image, and return its size."""
-        with opened(label) as image:
+        with open_picture(label) as image:
             drawn, size = in_one_channel(image, label), size_of(image, stored=True)
             self.channels = max(self.channels, len(image.getbands()))
             palette = [(*colour,) for colour in np.reshape(image.getpalette() or [], (-1, 3)).tolist()]

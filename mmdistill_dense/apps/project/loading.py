@@ -44,8 +44,8 @@ def decide_loading(
     loaders = (student.config.get(f'{name}_dataloader') or {} for name in ('test', 'train'))
     for step in mappings([loader.get('dataset') for loader in loaders]) if student.task == 'det' else ():
         if str(step.get('type')).endswith('Resize') and isinstance(step.get('scale'), (tuple, list)):
-            first = step['scale'][0] if isinstance(step['scale'][0], (tuple, list)) else step['scale']
-            scale, keep_ratio = (int(first[0]), int(first[1])), bool(step.get('keep_ratio', False))
+            first_scale = step['scale'][0] if isinstance(step['scale'][0], (tuple, list)) else step['scale']
+            scale, keep_ratio = (int(first_scale[0]), int(first_scale[1])), bool(step.get('keep_ratio', False))
             break
     if student.task == 'seg':
         read = size or usual
@@ -63,6 +63,6 @@ def decide_loading(
         how = '' if size else 'their own size, '
         note = f'crops of {size_text(crop)}, tested at {how}{size_text(tested)}'
     else:
-        why = 'as they are' if tested == usual else f'in place of {size_text(usual)}'
-        note = f'pictures of {size_text(tested)}, {why} (the config has {max(scale)}x{min(scale)}; --size H W sets it)'
+        form = 'as they are' if tested == usual else f'in place of {size_text(usual)}'
+        note = f'pictures of {size_text(tested)}, {form} (the config has {max(scale)}x{min(scale)}; --size H W sets it)'
     return Loading(read, tested, crop, resize, keep_ratio, chosen, workers, f'{note}; {machine}')

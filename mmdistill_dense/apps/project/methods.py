@@ -21,61 +21,61 @@ DEFAULTS = {'seg': 'pcd', 'det': 'fgd'}  # docs/results.md
 UNLABELLED_DETECTOR = 'pkd'  # FGD compares nothing where no boxes are
 MASKS_DEFAULT = 'kd'  # of two Mask R-CNNs, where the neck alone lost: docs/results.md, nuclei_masks
 SMALL_DEFAULT = 'cwd'  # where PCD cannot fill its queue
-_LEAST_STEPS = 5  # of PCD: its weight is measured in the first quarter, once the queue holds keys
+_MIN_STEPS = 5  # of PCD: its weight is measured in the first quarter, once the queue holds keys
 FOUNDATION_DEFAULT = 'featurematch'
 _WORDS = re.compile(r'[A-Z]+(?=[A-Z][a-z])|[A-Z][a-z0-9]+|[A-Z]+|[a-z0-9]+')
-_LEARNING = 2000  # steps in which tokens are learned
+_TOKEN_STEPS = 2000  # steps in which tokens are learned
 
 
 def methods_of(
-    given: Sequence[str], task: str, foundation: bool, unlabelled: bool = False, masks: bool = False
+    names: Sequence[str], task: str, foundation: bool, unlabelled: bool = False, masks: bool = False
 ) -> list[str]:
     """Return the names of ``--method`` without repetitions, or the default for the task, the teacher and the data.
 
     ``masks``: both networks have mask heads that can be compared.
     """
     detector = UNLABELLED_DETECTOR if unlabelled else MASKS_DEFAULT if masks else DEFAULTS['det']
-    own = detector if task == 'det' else DEFAULTS[task]
-    return list(dict.fromkeys(given)) or [FOUNDATION_DEFAULT if foundation else own]
+    default = detector if task == 'det' else DEFAULTS[task]
+    return list(dict.fromkeys(names)) or [FOUNDATION_DEFAULT if foundation else default]
 
 
-def with_enough(names: list[str], given: bool, pictures: int, steps: int) -> tuple[list[str], str]:
+def replace_pcd(names: list[str], is_explicit: bool, pictures: int, steps: int) -> tuple[list[str], str]:
     """Return the methods, another default in the place of PCD where it has too little, and why."""
     if 'pcd' not in names:
         return names, ''
     from mmdistill_dense.distillers.pcd.parts import LEAST_TRAINING  # other methods need nothing of that file
 
-    if pictures >= LEAST_TRAINING and steps >= _LEAST_STEPS:
+    if pictures >= LEAST_TRAINING and steps >= _MIN_STEPS:
         return names, ''
-    there = f'there are {pictures} pictures and {steps} steps'
-    why = f'pcd needs {LEAST_TRAINING} training pictures and {_LEAST_STEPS} steps, and {there}'
-    if given:
-        raise ValueError(f'--method pcd: {why}. Take another method, such as {SMALL_DEFAULT}.')
-    return [SMALL_DEFAULT], f'{why}: {SMALL_DEFAULT} in its place'
+    counts = f'there are {pictures} pictures and {steps} steps'
+    reason = f'pcd needs {LEAST_TRAINING} training pictures and {_MIN_STEPS} steps, and {counts}'
+    if is_explicit:
+        raise ValueError(f'--method pcd: {reason}. Take another method, such as {SMALL_DEFAULT}.')
+    return [SMALL_DEFAULT], f'{reason}: {SMALL_DEFAULT} in its place'
 
 
 def distillers_for(method: str, student: Side, teacher: Side | None, steps: int) -> dict[str, Any]:
     """Return a method's distillers for a student and its teacher, or (``None``) for a map."""
     if teacher is None:
         return {method: on_map(method, student.task)}
-    found, lacks = shipped(method, student, teacher)
+    distillers, lacks = shipped(method, student, teacher)
     if lacks:
         fitting = [name for name in methods() if not shipped(name, student, teacher)[1]]
         raise ValueError(f'--method {method}: {lacks}. These methods fit: {", ".join(fitting) or "none"}.')
     from mmdistill_dense.distillers.maskd.token_distiller import TokenDistiller  # loaded only where it is used
 
-    found = put_all(found, dict.fromkeys(found, AUTO), student.task, f'--method {method}')
-    for one in found.values():
-        if issubclass(DISTILLERS.get(one['type']), TokenDistiller) and steps < _LEARNING:
-            one['learn'] = {**one.get('learn', {}), 'max_iters': steps}
-    return {name: resolved(one, student.task, name) for name, one in found.items()}
+    distillers = put_all(distillers, dict.fromkeys(distillers, AUTO), student.task, f'--method {method}')
+    for option in distillers.values():
+        if issubclass(DISTILLERS.get(option['type']), TokenDistiller) and steps < _TOKEN_STEPS:
+            option['learn'] = {**option.get('learn', {}), 'max_iters': steps}
+    return {name: resolved(option, student.task, name) for name, option in distillers.items()}
 
 
 def shipped(method: str, student: Side, teacher: Side) -> tuple[dict[str, Any], str]:
     """Return the distillers that the package has for a method and a pair, with those of masks, and what these lack."""
     masks = 'masks' if same_masks(student, teacher) else None  # other heads give masks of another size
-    found = (best(option_files(method), pair_name(student), student.task, variant) for variant in (masks, None))
-    options = next(filter(None, found), None)
+    candidates = (best(option_files(method), pair_name(student), student.task, variant) for variant in (masks, None))
+    options = next(filter(None, candidates), None)
     if options is None:
         return {}, f'it has no options for {student.model.get("type")} ({student.name})'
     distillers = Config.fromfile(options).to_dict()['distillers']

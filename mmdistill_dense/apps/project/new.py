@@ -19,7 +19,7 @@ from mmdistill_dense.apps.project.label_images import SegData, find_seg_data
 from mmdistill_dense.apps.project.label_pairs import Patterns
 from mmdistill_dense.apps.project.loading import decide_loading
 from mmdistill_dense.apps.project.methods import MASKS_DEFAULT
-from mmdistill_dense.apps.project.picture_folders import UNLABELLED_LIST, Wish, free_pictures
+from mmdistill_dense.apps.project.picture_folders import UNLABELLED_LIST, SplitRule, free_pictures
 from mmdistill_dense.apps.project.recipe import VARIED_PASSES, Training, length, recipe
 from mmdistill_dense.apps.project.sides import Side
 from mmdistill_dense.apps.recipes.named import check_data
@@ -45,8 +45,8 @@ def plan(args: argparse.Namespace, tell: Tell) -> tuple[dict[str, str], SegData 
         teacher = None if foundation else sides.read_side(args.teacher, '--teacher')
     if teacher is not None and teacher.task != student.task:
         tasks = {'seg': 'segmentation', 'det': 'detection'}
-        told = f'is for {tasks[teacher.task]}, --student {args.student} for {tasks[student.task]}'
-        raise ValueError(f'--teacher {args.teacher} {told}: choose two of the same task.')
+        problem = f'is for {tasks[teacher.task]}, --student {args.student} for {tasks[student.task]}'
+        raise ValueError(f'--teacher {args.teacher} {problem}: choose two of the same task.')
     masks = False  # whether the package has options for the mask heads of the pair
     if teacher is not None and methods.same_masks(student, teacher):
         masks = 'mask_preds' in str(methods.shipped(MASKS_DEFAULT, student, teacher)[0])
@@ -66,22 +66,22 @@ def plan(args: argparse.Namespace, tell: Tell) -> tuple[dict[str, str], SegData 
         tell(f'         {note}')
     steps = args.iters or length(pictures, loading.batch)
     free = free_pictures(args.unlabelled, data.pictures, data.label_images, loading.batch) if args.unlabelled else None
-    both = [side for side in (student, teacher) if side is not None]
+    networks = [side for side in (student, teacher) if side is not None]
     if isinstance(data, SegData):
-        transforms = chain.from_iterable(mappings(side.config.get('train_dataloader')) for side in both)
+        transforms = chain.from_iterable(mappings(side.config.get('train_dataloader')) for side in networks)
         edges = [dict(step) for step in transforms if step.get('type') == 'GenerateEdge'][:1]
         files = {'data.py': config_files.seg_file(data, loading, edges)}
-        files |= {f'{name}.txt': list_text(one.names, '--data') for name, one in data.splits.items() if one.names}
+        files |= {f'{name}.txt': list_text(split.names, '--data') for name, split in data.splits.items() if split.names}
     else:
-        for side in both:
+        for side in networks:
             sides.check_detector(side, data.masks)
-        predicted = [sides.predicts_masks(side.model) for side in both]
-        if stopped := [side for side in both if side.model.get('type') in _NEEDS_BOXES]:
+        predicted = [sides.predicts_masks(side.model) for side in networks]
+        if stopped := [side for side in networks if side.model.get('type') in _NEEDS_BOXES]:
             note = 'it stops at a batch without boxes: pictures without boxes are left out of training'
             stopped[0].notes.append(note)
         varied = steps * loading.batch >= VARIED_PASSES * pictures
         files = {'data.py': config_files.box_file(data, loading, any(predicted), predicted[0], not stopped, varied)}
-        files |= {Path(one.labels).name: one.content for one in data.splits.values() if one.content}
+        files |= {Path(split.labels).name: split.content for split in data.splits.values() if split.content}
 
     def adapt(side: Side, trained: bool, classes: int | None) -> None:
         """Set what the data change in a network of so many ``classes``; ``None``: as many as its config says."""
@@ -102,13 +102,13 @@ def plan(args: argparse.Namespace, tell: Tell) -> tuple[dict[str, str], SegData 
     else:
         checkpoint, mapped = args.teacher_checkpoint, teachers.teacher_classes(args.teacher_classes)
         if not (checkpoint or args.train_teacher or args.random_weights):
-            checkpoint, mapped, note = teachers.serves_as_it_is(teacher, data.classes, args.method)
+            checkpoint, mapped, note = teachers.reuse_teacher(teacher, data.classes, args.method)
             teacher.notes += [note] if note else []
         adapt(
             teacher, not checkpoint, len(data.classes) if mapped is None else len(teachers.names_in(checkpoint)) or None
         )
         if checkpoint:
-            checkpoint = sides.whole(checkpoint)
+            checkpoint = sides.absolute_path(checkpoint)
             classes, lines = teachers.check_teacher(teacher, checkpoint, data.classes, mapped)
             _tell_network('teacher', teacher, None, tell)
             for line in (f'its weights: {checkpoint}', *lines):
@@ -123,22 +123,22 @@ def plan(args: argparse.Namespace, tell: Tell) -> tuple[dict[str, str], SegData 
         option = {'cfg': teacher.name, 'checkpoint': checkpoint, **paired, **teacher.option}
     files['pair.py'] = config_files.pair_file(student.option, option, methods.pair_name(student))
 
-    names, why = methods.with_enough(names, bool(args.method), pictures, steps)
+    names, reason = methods.replace_pcd(names, bool(args.method), pictures, steps)
     if teacher is not None and not args.method:
-        lacks, others = (methods.shipped(name, student, teacher)[1] for name in (names[0], MASKS_DEFAULT))
-        if lacks and not others:
-            names, why = [MASKS_DEFAULT], f'{names[0]} does not fit ({lacks}): {MASKS_DEFAULT} in its place'
+        lacks, mask_lacks = (methods.shipped(name, student, teacher)[1] for name in (names[0], MASKS_DEFAULT))
+        if lacks and not mask_lacks:
+            names, reason = [MASKS_DEFAULT], f'{names[0]} does not fit ({lacks}): {MASKS_DEFAULT} in its place'
     for name in names:
         distillers = methods.distillers_for(name, student, teacher, steps)
         files[f'{name}.py'] = config_files.method_file(name, distillers, free.option if free else None)
-        tell(f"method   {name}: {', '.join(one['type'] for one in distillers.values())} with settings='auto'")
+        tell(f"method   {name}: {', '.join(option['type'] for option in distillers.values())} with settings='auto'")
     if free:
         tell(f'         also taught on {free.count} pictures without labels, half of a step, in {free.folder}')
     if free and free.names:
         files[UNLABELLED_LIST] = list_text(free.names, '--unlabelled')
         tell(f'         left out of that folder: {free.left_out}; {UNLABELLED_LIST} lists the others')
-    if why:
-        tell(f'         {why}')
+    if reason:
+        tell(f'         {reason}')
     files[SUITE] = config_files.suite_file(names, 'teacher.py' in files, teacher is not None, compared)
     if drawn and not any('mask_preds' in files[f'{name}.py'] for name in names):
         also = f'; --method {MASKS_DEFAULT} teaches it too' if masks else ''
@@ -149,36 +149,36 @@ def plan(args: argparse.Namespace, tell: Tell) -> tuple[dict[str, str], SegData 
 def shared(parts: Mapping[str, Sequence[str]]) -> Iterator[str]:
     """Yield a warning for pictures that two parts share, as the same file or as a copy."""
     for part, other in (('val', 'train'), ('test', 'train'), ('test', 'val')):
-        own, others = parts.get(part, ()), parts.get(other, ())
-        apart = other == 'train' or own != others  # without a third part, val is test
-        if apart and (same := same_pictures(own, others)):
-            first = [path if path == one else f'{path} is {one}' for path, one in same.items()]
+        paths, other_paths = parts.get(part, ()), parts.get(other, ())
+        apart = other == 'train' or paths != other_paths  # without a third part, val is test
+        if apart and (same := same_pictures(paths, other_paths)):
+            examples = [path if path == twin else f'{path} is {twin}' for path, twin in same.items()]
             also = 'train' if other == 'train' else 'validate'
-            told = f'{len(same)} of the {len(own)} pictures for {part} also {also} ({some(first, 3)})'
-            yield f'WARNING: {told}: the scores will be too high'
+            text = f'{len(same)} of the {len(paths)} pictures for {part} also {also} ({some(examples, 3)})'
+            yield f'WARNING: {text}: the scores will be too high'
 
 
 def _find_data(args: argparse.Namespace, task: str) -> SegData | BoxData:
-    wish, patterns = Wish.read(args.split), Patterns.from_options(args.images, args.labels)
+    split, patterns = SplitRule.read(args.split), Patterns.from_options(args.images, args.labels)
     if task == 'det':
         for option, value in (('--background', args.background), ('--images', args.images)):
             if value:
                 raise ValueError(f'{option} {value}: only for label images, which a detector does not read.')
-        return find_box_data(Path(args.data), args.classes, args.exif, wish)
-    data = find_seg_data(Path(args.data), args.classes, args.exif, wish, args.background or 'class', patterns)
+        return find_box_data(Path(args.data), args.classes, args.exif, split)
+    data = find_seg_data(Path(args.data), args.classes, args.exif, split, args.background or 'class', patterns)
     if args.teacher_checkpoint and not (args.classes or args.teacher_classes):
         return teachers.named_by_teacher(data, args.teacher_checkpoint)
     return data
 
 
-def _tell_network(what: str, side: Side, training: Training | None, tell: Tell) -> None:
-    def keys(changes: Mapping[str, Any], place: str = '') -> Iterator[str]:
+def _tell_network(role: str, side: Side, training: Training | None, tell: Tell) -> None:
+    def keys(changes: Mapping[str, Any], prefix: str = '') -> Iterator[str]:
         for name, value in changes.items():
-            inside = f'{place}.{name}'.lstrip('.')
+            inside = f'{prefix}.{name}'.lstrip('.')
             nested = isinstance(value, Mapping) and '_delete_' not in value
             yield from keys(value, inside) if nested else (inside,)
 
-    tell(f'{what}  {side.name}')
+    tell(f'{role}  {side.name}')
     tell(f'         changed for the data: {", ".join(keys(side.changes)) or "nothing"}')
     for note in ([f'trained by {training.note}'] if training else []) + side.notes:
         tell(f'         {note}')
@@ -191,8 +191,8 @@ def write(files: Mapping[str, str], folder: Path, drawing: Drawing | None = None
     texts = [text for name, text in files.items() if name.endswith('.py')]
     # our files hold braces safely, but not the copy that mmengine writes in each training
     if lines := [line.strip() for text in texts for line in text.splitlines() if BRACES in line]:
-        what = f'a name of a class, file or folder has two braces in it (written {BRACES} here)'
-        raise ValueError(f'{lines[0]}: {what}, which mmengine replaces in configs. Rename it.')
+        problem = f'a name of a class, file or folder has two braces in it (written {BRACES} here)'
+        raise ValueError(f'{lines[0]}: {problem}, which mmengine replaces in configs. Rename it.')
     old = {name: (folder / name).read_text(encoding='utf-8') for name in files if (folder / name).is_file()}
     free = re.compile(r'num_workers=\d+')  # the number of reading processes follows the cores of a machine
     changed = [name for name, text in old.items() if free.sub('', text) != free.sub('', files[name])]
@@ -203,11 +203,11 @@ def write(files: Mapping[str, str], folder: Path, drawing: Drawing | None = None
         advice = 'Or remove this one, which holds no results.'
         if results:
             advice = f'Do not remove the folder to write it anew: {folder / WORK} holds results of trainings.'
-        found = f'{", ".join(changed)} exist there with other contents. Give another --out. {advice}'
-        raise FileExistsError(f'--out {folder}: {found}')
+        conflict = f'{", ".join(changed)} exist there with other contents. Give another --out. {advice}'
+        raise FileExistsError(f'--out {folder}: {conflict}')
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        told = [drawing.write(folder)] if drawing else []  # first: it may refuse a label image
+        messages = [drawing.write(folder)] if drawing else []  # first: it may refuse a label image
         for name in (name for name in files if name not in old):  # in their order: data.py first
             write_text(folder / name, files[name])
     except OSError as error:
@@ -217,4 +217,4 @@ def write(files: Mapping[str, str], folder: Path, drawing: Drawing | None = None
             if name.endswith('.py') and name not in ('data.py', 'pair.py'):
                 config = Config.fromfile(folder / name)
                 check_data(config, TASKS[config.default_scope])
-    return told
+    return messages

@@ -55,9 +55,9 @@ def _scenes(names: Collection[str]) -> dict[str, str]:
     """Return the scenes of names that end in two or four places of tiles: ``scene_512_0``, ``scene_0_0_512_512``."""
     for count in (4, 2):
         matches = {name: match for name in names if (match := re.fullmatch(rf'(.+?)((?:[-_]+\d+){{{count}}})', name))}
-        places = [int(number) for match in matches.values() for number in re.findall(r'[1-9]\d*', match[2])]
-        round_places = [place for place in places if any(place % step == 0 for step in _STEPS)]
-        if len(matches) > 3 and 2 * len(round_places) > len(places):
+        offsets = [int(number) for match in matches.values() for number in re.findall(r'[1-9]\d*', match[2])]
+        round_offsets = [offset for offset in offsets if any(offset % step == 0 for step in _STEPS)]
+        if len(matches) > 3 and 2 * len(round_offsets) > len(offsets):
             return {name: match[1] for name, match in matches.items()}
     return {}
 
@@ -100,7 +100,7 @@ def _draw(groups: Mapping[str, str], share: float, bare: Collection[str]) -> set
 
 def draw_split(
     names: Sequence[P],
-    place: Path,
+    root: Path,
     share: float | None = None,
     classes: Callable[[P], Collection[object]] = lambda _: (),
     bare: Collection[str] = (),
@@ -113,46 +113,46 @@ def draw_split(
     paths: dict[str, P] = {name if isinstance(name, str) else str(name[0]): name for name in sorted(names)}
     copies = {path: path.partition('.rf.')[0] for path in paths}
     full = {group for path, group in copies.items() if path not in bare}
-    labelled = {each for each, group in copies.items() if group in full}
+    labelled = {path for path, group in copies.items() if group in full}
     if len(labelled) < 2:
-        there = f'{place} holds {len(labelled)} labelled picture'
-        raise ValueError(f'--data: {there}; train and val need one each. Add some.')
+        problem = f'{root} holds {len(labelled)} labelled picture'
+        raise ValueError(f'--data: {problem}; train and val need one each. Add some.')
     if len(full) == 1:
         copies |= {path: path for path in labelled}
     sources, share = find_sources(paths), share or VAL_SHARE
     val, by_source = _draw(copies, share, paths.keys() - labelled), _draw({**copies, **sources}, share, bare)
     count, scored = share * len(labelled), len(by_source & labelled)
     if sources and count / 2 <= scored <= min(2 * count, (count + len(labelled)) / 2):
-        shown = {each: set(classes(paths[each])) for each in labelled}
-        learned, left = (set[object]().union(*map(shown.__getitem__, labelled - part)) for part in (val, by_source))
-        val = by_source if learned <= left else val
+        shown = {path: set(classes(paths[path])) for path in labelled}
+        random_train, source_train = ([shown[path] for path in labelled - part] for part in (val, by_source))
+        val = by_source if set().union(*random_train) <= set().union(*source_train) else val
     return [paths[path] for path in paths if path not in val], [paths[path] for path in paths if path in val]
 
 
 def siblings(pictures: Collection[str], parts: Mapping[str, Sequence[str]]) -> set[str]:
     """Return the pictures of a source that validates or tests, and does not train."""
-    sources = find_sources([*pictures, *(one for members in parts.values() for one in members)])
-    of_parts = {part: {sources[one] for one in members if one in sources} for part, members in parts.items()}
+    sources = find_sources([*pictures, *(picture for members in parts.values() for picture in members)])
+    of_parts = {part: {sources[path] for path in members if path in sources} for part, members in parts.items()}
     scored = set().union(*of_parts.values()) - of_parts.get('train', set())
     return {picture for picture in pictures if sources.get(picture) in scored}
 
 
 def check_disjoint(parts: Mapping[str, Iterable[Path]], source: str) -> None:
-    first: dict[Path, str] = {}
-    members = ((part, one) for part, own in parts.items() for one in own)
-    if twice := [f'{one} ({first[one]} and {part})' for part, one in members if first.setdefault(one, part) != part]:
-        told = f'{len(twice)} pictures are in two parts of {source}: {some(twice, 3)}'
-        raise ValueError(f'--data: {told}. Each belongs to one; `--split 0.2` draws another split.')
+    owner: dict[Path, str] = {}
+    pairs = ((part, path) for part, paths in parts.items() for path in paths)
+    if twice := [f'{path} ({owner[path]} and {part})' for part, path in pairs if owner.setdefault(path, part) != part]:
+        problem = f'{len(twice)} pictures are in two parts of {source}: {some(twice, 3)}'
+        raise ValueError(f'--data: {problem}. Each belongs to one; `--split 0.2` draws another split.')
 
 
 def source_note(train: Sequence[str], val: Sequence[str]) -> list[str]:
     """Return a note about the sources of two parts that were drawn: how many each has, or that both have the same."""
     sources = find_sources([*train, *val])
     of_train, of_val = ({sources[picture] for picture in part if picture in sources} for part in (train, val))
-    if both := sorted(of_train & of_val):
-        remark = f'Of {some(both, 3)} some train and some validate, so the scores may be too high'
+    if shared := sorted(of_train & of_val):
+        remark = f'Of {some(shared, 3)} some train and some validate, so the scores may be too high'
         advice = 'Divide them by --split FOLDER, with train.txt and val.txt in it'
         return [f'WARNING: by their names, pictures may be frames of a video or tiles of a scene. {remark}. {advice}']
-    every = sorted(of_train | of_val)
-    told = f'sources, each in one part: {len(of_train)} train, {len(of_val)} val ({some(every, 3)})'
-    return [f'names tell {told}'] if len(sources) > len(every) else []
+    names = sorted(of_train | of_val)
+    summary = f'sources, each in one part: {len(of_train)} train, {len(of_val)} val ({some(names, 3)})'
+    return [f'names tell {summary}'] if len(sources) > len(names) else []

@@ -51,20 +51,20 @@ VIDEOS = ('.mp4', '.avi', '.mov', '.mkv', '.webm', '.m4v')
 
 def predict_command(args: argparse.Namespace) -> None:
     config, checkpoint = find_student(Path(args.student), args.checkpoint, args.method)
-    files, others = find_inputs(args.pictures)
+    files, other_files = find_inputs(args.pictures)
     device = device_of(args.device)
     with quiet():
         student = Student.load(read_config(str(config)), checkpoint, device, args.threshold)
-    student.take_up(args.out)
+    student.open_results(args.out)
     print(f'student  {checkpoint}, {parameters_in_use(student.network) / 1e6:.2f} M parameters')
-    skipped, named = defaultdict[str, list[Path]](list), {Path(name) for name in args.pictures}
+    skipped, inputs = defaultdict[str, list[Path]](list), {Path(name) for name in args.pictures}
 
     @contextmanager
     def skipping(file: Path) -> Iterator[None]:
         try:
             yield
         except Unreadable as error:
-            if file in named or sum(map(len, skipped.values())) + 1 == len(files):
+            if file in inputs or sum(map(len, skipped.values())) + 1 == len(files):
                 raise
             skipped[error.reason].append(file)
 
@@ -81,60 +81,59 @@ def predict_command(args: argparse.Namespace) -> None:
     finally:
         student.write(args.out)
     student.seconds = time.perf_counter() - start
-    for line in student.told(args.out):
+    for line in student.summary(args.out):
         print(line)
     for reason, unread in skipped.items():
         print(f'skipped  {len(unread)} {reason}: {some(printable(str(file)) for file in unread)}')
-    if others:
-        endings = sorted({file.suffix.lower() or file.name for file in others})
-        print(f'left out {len(others)} files with endings of no picture or video: {some(map(printable, endings))}')
+    if other_files:
+        endings = sorted({file.suffix.lower() or file.name for file in other_files})
+        print(f'left out {len(other_files)} files with endings of no picture or video: {some(map(printable, endings))}')
 
 
-def find_student(given: Path, checkpoint: str | None = None, method: str | None = None) -> tuple[Path, Path]:
+def find_student(path: Path, checkpoint: str | None = None, method: str | None = None) -> tuple[Path, Path]:
     """Return the config and the weights of a project's student, of an exported student, or of a config's run."""
-    weights = given.suffix in ('.pth', '.safetensors')
-    if checkpoint is not None and (given.is_dir() or weights):
-        raise ValueError(f'--checkpoint {checkpoint}: gives a config its weights; {given} has its own: leave it out.')
-    if method is not None and not given.is_dir():
-        raise ValueError(f'--method {method}: names a student of a project, and {given} is no folder: leave it out.')
-    if given.is_dir():
-        if not (given / SUITE).is_file():
-            raise FileNotFoundError(f'{given}: no {SUITE} in it. Give a folder that `mmdistill new` wrote, or weights.')
-        file = given / (f'student_{method}.pth' if method else STUDENT)
-        others = sorted(given.glob('student_*.pth'))
-        if not file.is_file() and method is None and len(others) == 1:
-            file = others[0]  # the only student of an older project
+    weights = path.suffix in ('.pth', '.safetensors')
+    if checkpoint is not None and (path.is_dir() or weights):
+        raise ValueError(f'--checkpoint {checkpoint}: gives a config its weights; {path} has its own: leave it out.')
+    if method is not None and not path.is_dir():
+        raise ValueError(f'--method {method}: names a student of a project, and {path} is no folder: leave it out.')
+    if path.is_dir():
+        if not (path / SUITE).is_file():
+            raise FileNotFoundError(f'{path}: no {SUITE} in it. Give a folder that `mmdistill new` wrote, or weights.')
+        file = path / (f'student_{method}.pth' if method else STUDENT)
+        exports = sorted(path.glob('student_*.pth'))
+        if not file.is_file() and method is None and len(exports) == 1:
+            file = exports[0]  # the only student of an older project
         if not file.is_file():
-            command = f'mmdistill run {quote(str(given))}{f" --export {method}" if method else ""}'
-            raise FileNotFoundError(
-                f'{given}: no {file.name} in it. `{command}` trains what is missing and exports it.'
-            )
-        given, weights = file, True
-    named = is_name(str(given)) and not given.is_file()
-    if not (named or given.is_file()):
-        raise FileNotFoundError(f'{given}: no such file (working folder {Path.cwd()}).')
+            command = f'mmdistill run {quote(str(path))}{f" --export {method}" if method else ""}'
+            raise FileNotFoundError(f'{path}: no {file.name} in it. `{command}` trains what is missing and exports it.')
+        path, weights = file, True
+    is_named = is_name(str(path)) and not path.is_file()
+    if not (is_named or path.is_file()):
+        raise FileNotFoundError(f'{path}: no such file (working folder {Path.cwd()}).')
     if not weights and checkpoint is None:
-        raise FileNotFoundError(f'{given}: a config needs its weights: --checkpoint FILE.')
-    config, file = (given.with_suffix('.py'), given) if weights else (given, Path(str(checkpoint)))
-    if not (named or config.is_file()):
-        raise FileNotFoundError(f'{given}: its config {config.name} is not beside it: give one, and --checkpoint.')
+        raise FileNotFoundError(f'{path}: a config needs its weights: --checkpoint FILE.')
+    config, file = (path.with_suffix('.py'), path) if weights else (path, Path(str(checkpoint)))
+    if not (is_named or config.is_file()):
+        raise FileNotFoundError(f'{path}: its config {config.name} is not beside it: give one, and --checkpoint.')
     return config, file
 
 
-def find_inputs(given: Sequence[str]) -> tuple[list[Path], list[Path]]:
+def find_inputs(arguments: Sequence[str]) -> tuple[list[Path], list[Path]]:
     """Return pictures and videos, each once, and other files of the folders; results of ``predict`` are left out."""
-    known, found = EXTENSIONS + VIDEOS, dict[str, Path]()
-    for name in given:
+    endings, files = EXTENSIONS + VIDEOS, dict[str, Path]()
+    for name in arguments:
         path = Path(name)
         if not path.exists():
             raise FileNotFoundError(f'{name}: no such file or folder (working folder {Path.cwd()}).')
-        inside = sorted(one / own for one, names in walk_data(path) for own in names) if path.is_dir() else [path]
-        if not any(one.suffix.lower() in known for one in inside):
-            raise ValueError(f'{name}: no picture and no video. Known endings: {", ".join(known)}.')
-        for one in inside:
-            found.setdefault(os.path.realpath(one), one)
-    others = [one for one in found.values() if one.suffix.lower() not in known]
-    return [one for one in found.values() if one.suffix.lower() in known], others
+        folders = walk_data(path) if path.is_dir() else [(path.parent, [path.name])]
+        inside = sorted(folder / file for folder, names in folders for file in names)
+        if not any(file.suffix.lower() in endings for file in inside):
+            raise ValueError(f'{name}: no picture and no video. Known endings: {", ".join(endings)}.')
+        for file in inside:
+            files.setdefault(os.path.realpath(file), file)
+    other_files = [file for file in files.values() if file.suffix.lower() not in endings]
+    return [file for file in files.values() if file.suffix.lower() in endings], other_files
 
 
 class Unreadable(ValueError):
@@ -176,7 +175,7 @@ class Student:
     written: set[Path] = field(default_factory=set)  # label images, or pictures whose boxes were found
     videos: set[Path] = field(default_factory=set)  # their places, without endings
     firsts: dict[Path, dict[str, str]] = field(default_factory=dict)  # by folder, the first picture of each stem
-    due: float = field(default_factory=lambda: time.monotonic() + SECONDS)  # when the boxes so far are written next
+    next_write: float = field(default_factory=lambda: time.monotonic() + SECONDS)  # when boxes are written again
 
     @classmethod
     def load(cls, config: Config, checkpoint: Path, device: str, threshold: float | None) -> Student:
@@ -186,7 +185,7 @@ class Student:
         classes = data.get('classes')
         if not classes:
             raise ValueError(f'{checkpoint}: its meta holds no class names (dataset_meta), so nothing can be named.')
-        palette = [tuple(map(int, one)) for one in palette_of(data.get('palette'), len(classes))]
+        palette = [tuple(map(int, colour)) for colour in palette_of(data.get('palette'), len(classes))]
         network.dataset_meta = {'classes': tuple(classes), 'palette': palette}
         load, *steps = without_labels(chain(tested_set(plain))[0]['pipeline'])
         read_files(load)
@@ -202,41 +201,41 @@ class Student:
     def categories(self) -> list[dict[str, Any]]:
         return [{'id': number, 'name': name} for number, name in enumerate(self.classes, 1)]
 
-    def take_up(self, out: Path) -> None:
+    def open_results(self, out: Path) -> None:
         """Read the boxes of earlier calls, which stay, and mark the folders. Files of the user are refused."""
         marks = {DRAWN: DRAWN, LABELS: LABELS} if self.segments else {DRAWN: DRAWN, BOXES: DRAWN}
         taken = [name for name, folder in marks.items() if (out / name).exists() and not (out / folder / MARK).exists()]
         if taken:
-            told = f'it holds {", ".join(taken)}, which would be replaced, and not the file {MARK} of predict'
-            raise FileExistsError(f'--out {out}: {told}. Give a folder that is new or empty.')
+            problem = f'it holds {", ".join(taken)}, which would be replaced, and not the file {MARK} of predict'
+            raise FileExistsError(f'--out {out}: {problem}. Give a folder that is new or empty.')
         if not self.segments and (before := read_json(out / BOXES)) is not None:
             if before['categories'] != self.categories:
-                told = f'has other classes ({some(one["name"] for one in before["categories"])}) than the student'
-                raise ValueError(f'--out {out}: its {BOXES} {told}. Give another.')
+                problem = f'has other classes ({some(kind["name"] for kind in before["categories"])}) than the student'
+                raise ValueError(f'--out {out}: its {BOXES} {problem}. Give another.')
             boxes = defaultdict[int, list](list)
-            for one in before['annotations']:
-                boxes[one['image_id']].append(one)
-            self.boxes = {one['file_name']: (one, boxes[one['id']]) for one in before['images']}
+            for annotation in before['annotations']:
+                boxes[annotation['image_id']].append(annotation)
+            self.boxes = {image['file_name']: (image, boxes[image['id']]) for image in before['images']}
         text = 'Results of `mmdistill predict`, which may replace them and add to them.\n'
         for folder in set(marks.values()):
             mark = out / folder / MARK
-            told = f'{text}Classes: {", ".join(self.classes)}\n' if folder == LABELS else text
-            said = mark.read_text(encoding='utf-8') if mark.exists() else text
-            if said not in (told, text) and any(mark.parent.rglob('*.png')):
-                was = some(said.partition('Classes: ')[2].rstrip().split(', '))
+            mark_text = f'{text}Classes: {", ".join(self.classes)}\n' if folder == LABELS else text
+            old_text = mark.read_text(encoding='utf-8') if mark.exists() else text
+            if old_text not in (mark_text, text) and any(mark.parent.rglob('*.png')):
+                was = some(old_text.partition('Classes: ')[2].rstrip().split(', '))
                 raise ValueError(f'--out {out}: its {folder} are of other classes ({was}). Give another.')
-            write_text(mark, told)
+            write_text(mark, mark_text)
 
     @property
     def segments(self) -> bool:
         """Tell whether it labels pixels; otherwise it finds boxes."""
         return hasattr(self.network, 'decode_head')
 
-    def read(self, given: Path | np.ndarray, name: str) -> Shot:
+    def read(self, source: Path | np.ndarray, name: str) -> Shot:
         """Return a picture's file or a frame (BGR) as the student's own pipeline loads it (EXIF, depth)."""
-        framed = isinstance(given, np.ndarray)
-        told = name if framed else given
-        data: Any = {'img_id': 0, **({'img': given} if framed else {'img_path': str(given)})}
+        framed = isinstance(source, np.ndarray)
+        text = name if framed else source
+        data: Any = {'img_id': 0, **({'img': source} if framed else {'img_path': str(source)})}
         try:
             data = (self.load_frame if framed else self.load_file)(data)
             picture = data['img']
@@ -244,54 +243,54 @@ class Student:
             picture = None  # the libraries read None, and fail at the next step
         if picture is None or np.prod(picture.shape[:2]) < 2:
             reason = 'that cannot be read' if picture is None else 'of a single pixel'
-            raise Unreadable(f'{told}: cannot be read as a picture of two pixels or more.', reason)
+            raise Unreadable(f'{text}: cannot be read as a picture of two pixels or more.', reason)
         if picture.dtype == np.uint16:
             picture = picture // 257
         picture = np.atleast_3d(picture).clip(0, 255).astype(np.uint8)
         picture = np.repeat(picture, 3, 2) if picture.shape[2] == 1 else mmcv.bgr2rgb(picture[..., :3])
         try:
-            return Shot(name, picture, self.prepare(data), self.label_of(given, name))
+            return Shot(name, picture, self.prepare(data), self.label_of(source, name))
         except cv2.error as error:  # so thin that a side would have no pixel
             sides = size_text(picture.shape[:2])
-            told = f'{told}: its {sides} pixels cannot be brought to the student: {error.err}'
-            raise Unreadable(told, 'too thin for the student') from error
+            text = f'{text}: its {sides} pixels cannot be brought to the student: {error.err}'
+            raise Unreadable(text, 'too thin for the student') from error
 
-    def label_of(self, given: Path | np.ndarray, name: str) -> str:
+    def label_of(self, image: Path | np.ndarray, name: str) -> str:
         """Return the name of a label image; of pictures with one stem, those behind the first keep their endings."""
-        if isinstance(given, Path) and given.parent not in self.firsts:
-            names = (one for one in sorted(os.listdir(given.parent), reverse=True) if one.lower().endswith(EXTENSIONS))
-            self.firsts[given.parent] = {Path(one).stem: one for one in names}
-        first = not isinstance(given, Path) or self.firsts[given.parent].get(given.stem, given.name) == given.name
-        return str(Path(name).with_suffix('.png')) if first else f'{name}.png'
+        if isinstance(image, Path) and image.parent not in self.firsts:
+            names = sorted(os.listdir(image.parent), reverse=True)
+            self.firsts[image.parent] = {Path(name).stem: name for name in names if name.lower().endswith(EXTENSIONS)}
+        is_first = not isinstance(image, Path) or self.firsts[image.parent].get(image.stem, image.name) == image.name
+        return str(Path(name).with_suffix('.png')) if is_first else f'{name}.png'
 
-    def answers(self, shots: Iterable[Shot]) -> Iterator[tuple[Shot, Any]]:
+    def predict(self, shots: Iterable[Shot]) -> Iterator[tuple[Shot, Any]]:
         """Yield pictures with what is found in them, as mmseg and mmdet give it, on the CPU."""
         for batch in filter(None, _batches(shots)):
             start = time.perf_counter()
             data = {key: [shot.data[key] for shot in batch] for key in ('inputs', 'data_samples')}
-            found, seconds = predict_timed(self.network, data)
-            for one in found:
-                one.pop('seg_logits', None)  # as many values as pixels times classes
-            found = [one.cpu() for one in found]  # ends when the device has
+            samples, seconds = predict_timed(self.network, data)
+            for sample in samples:
+                sample.pop('seg_logits', None)  # as many values as pixels times classes
+            samples = [sample.cpu() for sample in samples]  # ends when the device has
             self.milliseconds += [1000 * seconds / len(batch)] * len(batch)
             self.prepared += [1000 * (time.perf_counter() - start) / len(batch)] * len(batch)
-            yield from zip(batch, found, strict=True)
+            yield from zip(batch, samples, strict=True)
 
-    def draw(self, picture: np.ndarray, found: Any) -> np.ndarray:
-        return draw(picture, found, self.network.dataset_meta, 'pred', self.threshold)
+    def draw(self, picture: np.ndarray, sample: Any) -> np.ndarray:
+        return draw(picture, sample, self.network.dataset_meta, 'pred', self.threshold)
 
-    def keep(self, found: Any, name: str, out: Path, label: str) -> None:
+    def save(self, sample: Any, name: str, out: Path, label: str) -> None:
         """Write a picture's labels, or note its boxes."""
         if self.segments:
-            labels = found.pred_sem_seg.data[0].numpy()
+            labels = sample.pred_sem_seg.data[0].numpy()
             file = out / LABELS / label
             self.written.add(file)
             write_picture(labels.astype(np.uint8 if len(self.classes) <= 256 else np.uint16), file)
             return
-        instances, boxes = found.pred_instances[found.pred_instances.scores >= self.threshold], []
+        instances, boxes = sample.pred_instances[sample.pred_instances.scores >= self.threshold], []
         values = (instances.bboxes.tolist(), instances.scores.tolist(), instances.labels.tolist())
         for number, (corners, score, kind) in enumerate(zip(*values, strict=True)):
-            x, y, right, low = (round(one, 2) for one in corners)
+            x, y, right, low = (round(corner, 2) for corner in corners)
             size = round(right - x, 2), round(low - y, 2)
             box = {'id': 0, 'image_id': 0, 'category_id': int(kind) + 1, 'bbox': [x, y, *size]}  # numbered at last
             box |= {'area': round((right - x) * (low - y), 2), 'score': round(score, 4), 'iscrowd': 0}
@@ -304,30 +303,30 @@ class Student:
                 if not instances.bboxes.any():  # SOLO finds none
                     box['bbox'] = toBbox(code).tolist()
             boxes.append(box)
-        height, width = (int(side) for side in found.ori_shape)
+        height, width = (int(side) for side in sample.ori_shape)
         self.boxes[name] = {'id': 0, 'file_name': name, 'height': height, 'width': width}, boxes
         self.written.add(Path(name))
-        if time.monotonic() > self.due:
+        if time.monotonic() > self.next_write:
             start = time.monotonic()
             self.write(out)
-            self.due = time.monotonic() + max(SECONDS, (time.monotonic() - start) / SHARE)
+            self.next_write = time.monotonic() + max(SECONDS, (time.monotonic() - start) / SHARE)
 
     def write(self, out: Path) -> None:
         """Write the boxes that were found so far, and earlier ones."""
         images, boxes = list[dict[str, Any]](), list[dict[str, Any]]()
-        for number, (image, own) in enumerate(self.boxes.values(), 1):
+        for number, (image, image_boxes) in enumerate(self.boxes.values(), 1):
             images.append({**image, 'id': number})
-            boxes += [{**box, 'id': len(boxes) + place, 'image_id': number} for place, box in enumerate(own, 1)]
+            boxes += [{**box, 'id': index, 'image_id': number} for index, box in enumerate(image_boxes, len(boxes) + 1)]
         if images:
             write_json(out / BOXES, {'images': images, 'annotations': boxes, 'categories': self.categories})
 
-    def told(self, out: Path) -> Iterator[str]:
+    def summary(self, out: Path) -> Iterator[str]:
         """Yield what was written, and the time of a picture."""
         yield f'written  {out / DRAWN}'
         if self.segments:
             numbers = some((f'{number} {name}' for number, name in enumerate(self.classes)), 6)
             yield f'         {out / LABELS}: {len(self.written)} PNG; a value is the number of a class: {numbers}'
-            colours = ('#' + bytes(one).hex() for one in self.network.dataset_meta['palette'])
+            colours = ('#' + bytes(colour).hex() for colour in self.network.dataset_meta['palette'])
             drawn = (f'{name} {colour}' for name, colour in zip(self.classes, colours, strict=True))
             yield f'colours  {some(drawn, 6)}, half and half with the picture'
         else:
@@ -354,16 +353,16 @@ def _batches(shots: Iterable[Shot]) -> Iterator[list[Shot]]:
                 yield batch
                 batch, most = [], BATCH
             batch.append(shot)
-            most = min(most, PIXELS // max(one.pixels for one in batch))
+            most = min(most, PIXELS // max(shot.pixels for shot in batch))
     except Unreadable:  # those before it are predicted
         yield batch
         raise
     yield batch
 
 
-def ahead(calls: Iterable[Callable[[], T]], threads: int) -> Generator[Future[T]]:
+def run_ahead(calls: Iterable[Callable[[], T]], threads: int) -> Generator[Future[T]]:
     """Yield calls that threads make, in their order. Those that were begun end, whatever happens."""
-    own = torch.get_num_threads()  # asked first, this thread keeps it; others would take what is set last
+    main_threads = torch.get_num_threads()  # asked first, this thread keeps it; others would take what is set last
     try:
         # a thread with a second one of torch would take the processors from the network
         with ThreadPoolExecutor(threads, initializer=partial(torch.set_num_threads, 1)) as pool:
@@ -374,19 +373,19 @@ def ahead(calls: Iterable[Callable[[], T]], threads: int) -> Generator[Future[T]
                     yield begun.popleft()
             yield from begun
     finally:
-        torch.set_num_threads(own)
+        torch.set_num_threads(main_threads)
 
 
 def predict_shots(student: Student, shots: Iterable[Shot], out: Path, show: Callable[[str, np.ndarray], None]) -> None:
     """Write what the network finds while it looks at the next ones; ``show`` takes a drawn picture (BGR)."""
 
-    def write(shot: Shot, found: Any) -> None:
-        student.keep(found, shot.name, out, shot.label)
-        show(shot.name, mmcv.rgb2bgr(student.draw(shot.picture, found)))
+    def write(shot: Shot, sample: Any) -> None:
+        student.save(sample, shot.name, out, shot.label)
+        show(shot.name, mmcv.rgb2bgr(student.draw(shot.picture, sample)))
 
-    with closing(ahead((partial(write, *answer) for answer in student.answers(shots)), 1)) as writes:
-        for one in writes:
-            one.result()
+    with closing(run_ahead((partial(write, *answer) for answer in student.predict(shots)), 1)) as writes:
+        for future in writes:
+            future.result()
 
 
 Skipping = Callable[[Path], AbstractContextManager[None]]
@@ -394,7 +393,7 @@ Skipping = Callable[[Path], AbstractContextManager[None]]
 
 def predict_pictures(student: Student, files: Sequence[Path], out: Path, skipping: Skipping) -> None:
     def readable() -> Iterator[Shot]:
-        reads = ahead((partial(student.read, file, result_path(file)) for file in files), READERS)
+        reads = run_ahead((partial(student.read, file, result_path(file)) for file in files), READERS)
         for file, shot in zip(files, reads, strict=True):
             with skipping(file):
                 yield shot.result()
@@ -404,12 +403,12 @@ def predict_pictures(student: Student, files: Sequence[Path], out: Path, skippin
 
 def predict_video(student: Student, file: Path, out: Path) -> None:
     """Write a video with the predictions drawn, and the prediction on each frame."""
-    place = Path(result_path(file))
-    stem = place if place.with_suffix('') in student.videos else place.with_suffix('')  # of one with another ending
+    path = Path(result_path(file))
+    stem = path if path.with_suffix('') in student.videos else path.with_suffix('')  # of one with another ending
     drawn = out / DRAWN / f'{stem}.mp4'
     if printable(str(drawn)) != str(drawn):  # OpenCV would end the process
-        told = f'{str(file)!r}: the path of a video and of --out must be UTF-8: rename it.'
-        raise Unreadable(told, 'with a path that is not UTF-8')
+        problem = f'{str(file)!r}: the path of a video and of --out must be UTF-8: rename it.'
+        raise Unreadable(problem, 'with a path that is not UTF-8')
     frames = mmcv.VideoReader(str(file))
     if not frames.opened:
         raise Unreadable(f'{file}: cannot be read as a video.')
@@ -430,18 +429,18 @@ def predict_video(student: Student, file: Path, out: Path) -> None:
 
     # as a generator: of a video without a duration `len` is negative
     read = track((frame for frame in frames), str(file), max(0, frames.frame_cnt) or None, transient=True)
-    calls = (partial(student.read, frame, f'{place}/{number:06d}.jpg') for number, frame in enumerate(read))
+    calls = (partial(student.read, frame, f'{path}/{number:06d}.jpg') for number, frame in enumerate(read))
     try:
-        predict_shots(student, (shot.result() for shot in ahead(calls, 1)), out, show)
+        predict_shots(student, (shot.result() for shot in run_ahead(calls, 1)), out, show)
         writer.release()
         if not count:
             raise Unreadable(f'{file}: cannot be read as a video.')
         if count < SHORT * frames.frame_cnt:  # which is told by its size and its rate in some files
             print(f'WARNING: {file}: {count} of about {frames.frame_cnt} frames could be read')
-        held = max(0, int(cv2.VideoCapture(str(unfinished)).get(cv2.CAP_PROP_FRAME_COUNT)))  # OpenCV tells no error
-        if held < count:
-            told = f'{size_text(size[::-1])} pixels, {held} of {count} frames could be'
-            raise OSError(f'{drawn}: {told} written. Look for space on the disk.')
+        stored = max(0, int(cv2.VideoCapture(str(unfinished)).get(cv2.CAP_PROP_FRAME_COUNT)))  # OpenCV tells no error
+        if stored < count:
+            problem = f'{size_text(size[::-1])} pixels, {stored} of {count} frames could be'
+            raise OSError(f'{drawn}: {problem} written. Look for space on the disk.')
         unfinished.replace(drawn)
     finally:
         writer.release()

@@ -49,10 +49,10 @@ def schedule(steps: int) -> list[dict[str, Any]]:
 
 def recipe(side: Side, pictures: int, batch: int, steps: int) -> Training:
     """Return the training of a network: AdamW, a warm-up, a cosine to 0, half precision where there is a GPU."""
-    rate, why, parts = _rate(side)
+    rate, reason, parts = _rate(side)
     full = any(option.get('type') in _FULL_PRECISION for option in mappings(side.model))
     rounds = f'{steps * batch / pictures:.0f}'
-    note = f'AdamW at lr {rate} ({why}), cosine to 0, {steps} steps of {batch} pictures '
+    note = f'AdamW at lr {rate} ({reason}), cosine to 0, {steps} steps of {batch} pictures '
     note += f'({rounds} pass{"" if rounds == "1" else "es"} over the data), half precision on a GPU'
     note += ' is left out: its losses refuse that' if full else ''
     return Training(

@@ -31,14 +31,14 @@ SECONDS = 5  # to wait for an answer
 
 def sources_of(model: Any) -> list[str]:
     """Return the files and addresses that ``pretrained`` and every ``init_cfg`` of a model config name."""
-    named = (one.get(key) for one in mappings(model) for key in ('pretrained', 'checkpoint'))
-    return [source for source in named if isinstance(source, str)]
+    sources = (part.get(key) for part in mappings(model) for key in ('pretrained', 'checkpoint'))
+    return [source for source in sources if isinstance(source, str)]
 
 
-def missing_of(model: Any) -> list[str]:
+def unavailable_sources(model: Any) -> list[str]:
     """Return those that cannot be had: a missing file, or an address that is neither cached nor reachable."""
 
-    def there(source: str) -> bool:
+    def is_available(source: str) -> bool:
         try:
             address = address_of(source)
         except KeyError:  # a name that is not published
@@ -47,7 +47,7 @@ def missing_of(model: Any) -> list[str]:
             return fetchable(address, Path(hub.get_dir()) / 'checkpoints')
         return '://' in address or Path(address).expanduser().is_file()  # an object store cannot be asked here
 
-    return [source for source in dict.fromkeys(sources_of(model)) if not there(source)]
+    return [source for source in dict.fromkeys(sources_of(model)) if not is_available(source)]
 
 
 def fetchable(address: str, folder: Path) -> bool:
@@ -68,56 +68,56 @@ def reachable(host: str) -> bool:
 
 
 # parts whose class counts are not those of the data, or that have none
-_APART = ('backbone', 'neck', 'rpn_head', 'semantic_head', 'data_preprocessor', 'text_encoder')
+_NON_CLASS_PARTS = ('backbone', 'neck', 'rpn_head', 'semantic_head', 'data_preprocessor', 'text_encoder')
 _LARGE = 4_000_000  # pixels: a larger picture is tested in windows
 
 
 def overrides(model: Mapping[str, Any], classes: int, key: str) -> dict[str, Any]:
     """Return what sets the number of classes: of every head, members of lists, and weights of the classes in losses."""
     kind = model.get('type')
-    heads = {name: part for name, part in model.items() if name not in _APART and name.endswith('head')}
+    heads = {name: part for name, part in model.items() if name not in _NON_CLASS_PARTS and name.endswith('head')}
     old = num_classes(model) or next(class_counts(heads), None)
     if old is None:
         raise ValueError(f'{key}: no head of {kind} says num_classes. Write the pair by hand: docs/own_pair.md.')
     if (model.get('panoptic_fusion_head') or {}).get('num_stuff_classes'):
-        told = 'is trained on panoptic labels, which the data do not have. Choose a config without -panoptic'
-        raise ValueError(f'{key}: {kind} {told}, or a segmentor of mmseg.')
+        problem = 'is trained on panoptic labels, which the data do not have. Choose a config without -panoptic'
+        raise ValueError(f'{key}: {kind} {problem}, or a segmentor of mmseg.')
 
     def changes(node: Any) -> dict[str, Any]:
         """Return those inside a part; a member of a list has its number as key, as :func:`resolve.merge` reads it."""
-        is_dict, found = isinstance(node, Mapping), dict[str, Any]()
+        is_dict, nested = isinstance(node, Mapping), dict[str, Any]()
         counts = ['num_classes', 'num_things_classes', *(['out_channels'] if is_dict and 'num_classes' in node else [])]
         for name, value in node.items() if is_dict else enumerate(node) if isinstance(node, (list, tuple)) else ():
             if name in counts and value == old != classes:
-                found[name] = classes
+                nested[name] = classes
             elif name == 'class_weight' and isinstance(value, Sequence) and len(value) in (old, old + 1):
-                found[name] = [1.0] * classes + list(value[old:]) if len(value) > old else None
-            elif name not in _APART and (inside := changes(value)):
-                found[str(name)] = inside
-        return found
+                nested[name] = [1.0] * classes + list(value[old:]) if len(value) > old else None
+            elif name not in _NON_CLASS_PARTS and (inside := changes(value)):
+                nested[str(name)] = inside
+        return nested
 
     return changes(model)
 
 
 def class_counts(node: Any) -> Iterator[int]:
     """Yield the class counts inside a part, also those that stand deeper than :func:`num_classes` looks."""
-    found = (one.get(key) for one in mappings(node) for key in ('num_classes', 'num_things_classes'))
-    yield from (count for count in found if isinstance(count, int))
+    counts = (part.get(key) for part in mappings(node) for key in ('num_classes', 'num_things_classes'))
+    yield from (count for count in counts if isinstance(count, int))
 
 
 def seg_size(model: Mapping[str, Any], crop: tuple[int, int], picture: tuple[int, int]) -> dict[str, Any]:
     """Return what sets the crop of a segmentor: in its preprocessor, and in its test by windows."""
     preprocessor = model.get('data_preprocessor') or {}
-    found: dict[str, Any] = {'data_preprocessor': {'size': crop}}
+    changes: dict[str, Any] = {'data_preprocessor': {'size': crop}}
     if preprocessor.get('size_divisor') is not None:
-        found['data_preprocessor']['size_divisor'] = None
+        changes['data_preprocessor']['size_divisor'] = None
     slides = (model.get('test_cfg') or {}).get('mode') == 'slide'
     inside = picture[0] <= crop[0] and picture[1] <= crop[1]
     if picture[0] * picture[1] > _LARGE or (slides and not inside):
-        found['test_cfg'] = _windows(crop)
+        changes['test_cfg'] = _windows(crop)
     elif slides:
-        found['test_cfg'] = {'_delete_': True, 'mode': 'whole'}
-    return found
+        changes['test_cfg'] = {'_delete_': True, 'mode': 'whole'}
+    return changes
 
 
 def _windows(crop: tuple[int, int]) -> dict[str, Any]:
@@ -147,41 +147,41 @@ def without_weights(model: Any) -> dict[str, Any]:
 
 def joined_overrides(*parts: Mapping[str, Any]) -> dict[str, Any]:
     """Return nested overrides merged into one."""
-    found: dict[str, Any] = {}
+    union: dict[str, Any] = {}
     for part in parts:
         for name, value in part.items():
-            both = isinstance(value, Mapping) and isinstance(found.get(name), Mapping)
-            found[name] = joined_overrides(found[name], value) if both else value
-    return found
+            are_mappings = isinstance(value, Mapping) and isinstance(union.get(name), Mapping)
+            union[name] = joined_overrides(union[name], value) if are_mappings else value
+    return union
 
 
 def predicts_masks(model: Mapping[str, Any]) -> bool:
     inside = model.get('roi_head') or {}
     heads = (model.get('mask_head'), model.get('panoptic_head'), inside.get('mask_head'))
-    named = (str(model.get('type')), str((model.get('bbox_head') or {}).get('type')))
-    return any(heads) or any(word in name for word in ('CondInst', 'RTMDetIns') for name in named)
+    types = (str(model.get('type')), str((model.get('bbox_head') or {}).get('type')))
+    return any(heads) or any(word in name for word in ('CondInst', 'RTMDetIns') for name in types)
 
 
 def check_detector(side: Side, masks: bool) -> None:
     """Refuse a detector whose labels the data do not have, or that cannot predict what `new` writes."""
     if str((side.model.get('bbox_head') or {}).get('type')).endswith('SSDHead'):
-        told = 'the commands of this package can; in mmdet alone set model.bbox_head.loss_cls = None before'
-        side.notes.append(f'mmdet cannot predict with SSD (its issue 11063): {told}')
+        text = 'the commands of this package can; in mmdet alone set model.bbox_head.loss_cls = None before'
+        side.notes.append(f'mmdet cannot predict with SSD (its issue 11063): {text}')
     model, tests = side.model, mappings((side.config.get('test_dataloader') or {}).get('dataset'))
     if predicts_masks(model) and not masks:
-        told = 'is trained on masks, and not every object of the label files has a segmentation. Choose a config for '
-        told += 'boxes (faster-rcnn for mask-rcnn)'
+        text = 'is trained on masks, and not every object of the label files has a segmentation. Choose a config for '
+        text += 'boxes (faster-rcnn for mask-rcnn)'
     elif (model.get('roi_head') or {}).get('semantic_head') or model.get('semantic_head'):
-        told = 'has a semantic_head, which needs maps of stuff that the data do not have. Choose a config without it '
-        told += '(htc-without-semantic for HTC)'
+        text = 'has a semantic_head, which needs maps of stuff that the data do not have. Choose a config without it '
+        text += '(htc-without-semantic for HTC)'
     elif model.get('type') == 'FastRCNN':
-        told = 'needs a file of proposals, which `new` does not write. Choose a config of faster_rcnn'
+        text = 'needs a file of proposals, which `new` does not write. Choose a config of faster_rcnn'
     elif any(str(step.get('type')).endswith('RandomCenterCropPad') for step in tests):  # CornerNet, CenterNet, …
-        told = 'needs the step RandomCenterCropPad of its own tests to predict, which `new` does not write. Write the '
-        told += 'pair by hand: docs/own_pair.md'
+        text = 'needs the step RandomCenterCropPad of its own tests to predict, which `new` does not write. Write the '
+        text += 'pair by hand: docs/own_pair.md'
     else:
         return
-    raise ValueError(f'{side.key}: {model.get("type")} {told}.')
+    raise ValueError(f'{side.key}: {model.get("type")} {text}.')
 
 
 _WEIGHTS = ('.pth', '.pt', '.safetensors', '.bin', '.ckpt')
@@ -217,13 +217,13 @@ class Side:
             return None
 
 
-def read_side(given: str, key: str) -> Side:
-    _check_library(given, key)
+def read_side(config_name: str, key: str) -> Side:
+    _check_library(config_name, key)
     try:
-        path = find_config(given, key)
+        path = find_config(config_name, key)
     except ModuleNotFoundError as error:
         raise ValueError(str(error)) from error
-    where, name = f'{key} {given}', given if '::' in given else str(path.resolve())
+    where, name = f'{key} {config_name}', config_name if '::' in config_name else str(path.resolve())
     if path.suffix not in ('.py', '.json', '.yml', '.yaml'):
         weights = ' The weights of a trained teacher are for --teacher-checkpoint.' if path.suffix in _WEIGHTS else ''
         raise ValueError(f'{where}: not a config, which ends in .py.{weights}')
@@ -231,8 +231,8 @@ def read_side(given: str, key: str) -> Side:
         config = Config.fromfile(path)
     except ImportError as error:  # mmengine's own text shows the folders where it looked
         text = str(error).splitlines()[0]
-        named = re.search(r"'imports': \[?'(\w+)", text)
-        package = named[1] if named else (error.name or '').partition('.')[0]
+        match = re.search(r"'imports': \[?'(\w+)", text)
+        package = match[1] if match else (error.name or '').partition('.')[0]
         fork = f'; beside the forks: pip install onedl-{package}' if package.startswith('mm') else ''
         raise ValueError(
             f'{where}: the config imports a package that is not installed ({package or text}{fork}).'
@@ -253,44 +253,44 @@ def read_side(given: str, key: str) -> Side:
     if 'model' not in config:
         raise ValueError(f'{where}: the config has no model. Give the config that trains or tests the network.')
     model = load_model({'cfg': name}, key).model
-    if taught := next((one for one in model if one.startswith('teacher_')), None):  # LD and LAD of mmdet
-        told = f'it has a teacher of its own ({taught}). Choose the network alone, as mmdet::gfl/gfl_r50_fpn_1x_coco.py'
-        raise ValueError(f'{where}: {told}.')
+    if taught := next((part for part in model if part.startswith('teacher_')), None):  # LD and LAD of mmdet
+        hint = f'it has a teacher of its own ({taught}). Choose the network alone, as mmdet::gfl/gfl_r50_fpn_1x_coco.py'
+        raise ValueError(f'{where}: {hint}.')
     if (channels := len((model.get('data_preprocessor') or {}).get('mean') or ())) > 3:
         raise ValueError(f'{where}: its data_preprocessor.mean is for {channels} channels, pictures have 3.')
     return Side(key, name, config, model, task)
 
 
-def _check_library(given: str, key: str) -> None:
+def _check_library(name: str, key: str) -> None:
     """Raise for a network of another library, which stands in no config of the zoo."""
-    library, colons, _ = given.partition('::')
+    library, colons, _ = name.partition('::')
     if colons and library in ('timm', 'transformers'):
         backbone = 'its backbone may be from timm: docs/own_pair.md, "A backbone of timm"'
         advice = f'A student is a network of mmseg:: or mmdet::, or a config of your own; {backbone}'
         if key == '--teacher':
             advice = 'Such a teacher is written into a config by hand: docs/foundation.md, "Networks of timm"'
-        raise ValueError(f'{key} {given}: `new` takes no network of {library}. {advice}.')
+        raise ValueError(f'{key} {name}: `new` takes no network of {library}. {advice}.')
 
 
-def read_foundation(given: str) -> dict[str, Any] | None:
+def read_foundation(option: str) -> dict[str, Any] | None:
     """Return the teacher option of ``MODEL:FILE``, or ``None`` if that is not what was given."""
-    _check_library(given, '--teacher')
-    model, colon, file = given.partition(':')
+    _check_library(option, '--teacher')
+    model, colon, file = option.partition(':')
     if model not in MODELS_BY_NAME:
-        if colon and not file.startswith(':') and not Path(given).is_file():
-            raise KeyError(f'--teacher {given}: unknown model {model!r}. {close_or_all(model, MODELS_BY_NAME)}')
+        if colon and not file.startswith(':') and not Path(option).is_file():
+            raise KeyError(f'--teacher {option}: unknown model {model!r}. {close_or_all(model, MODELS_BY_NAME)}')
         return None
     if not file:
-        raise ValueError(f'--teacher {given}: weights are missing. Write --teacher {model}:FILE (docs/foundation.md).')
+        raise ValueError(f'--teacher {option}: weights are missing. Write --teacher {model}:FILE (docs/foundation.md).')
     if not file.startswith(HUB):
         if not Path(file).expanduser().is_file():
             advice = f'docs/foundation.md says where the weights of {model} are'
-            raise FileNotFoundError(f'--teacher {given}: no such file {file!r} (looked in {Path.cwd()}). {advice}.')
+            raise FileNotFoundError(f'--teacher {option}: no such file {file!r} (looked in {Path.cwd()}). {advice}.')
         file = str(Path(file).expanduser().resolve())
     return {'type': 'mmdistill_dense.FoundationTeacher', 'model': model, 'checkpoint': file}
 
 
-_OF_ONE_SIZE = ('BEiT', 'MAE')  # backbones with a table of relative places
+_FIXED_SIZE_BACKBONES = ('BEiT', 'MAE')  # backbones with a table of relative places
 
 
 def sizes(side: Side, crop: tuple[int, int], picture: tuple[int, int], trained: bool = True) -> dict[str, Any]:
@@ -298,7 +298,7 @@ def sizes(side: Side, crop: tuple[int, int], picture: tuple[int, int], trained: 
 
     A network that is not ``trained`` here keeps the one size that its weights are for.
     """
-    found = seg_size(side.model, crop, picture) if side.task == 'seg' else det_size(side.model)
+    changes = seg_size(side.model, crop, picture) if side.task == 'seg' else det_size(side.model)
     step = 1
     for step in (1, 8, 16, 32, 64) if side.network is not None else ():
         try:
@@ -308,41 +308,41 @@ def sizes(side: Side, crop: tuple[int, int], picture: tuple[int, int], trained: 
         except Exception:  # any code may run here; the check before the training says what is wrong
             continue
     else:
-        if not trained or (side.model.get('backbone') or {}).get('type') not in _OF_ONE_SIZE:
-            return found
+        if not trained or (side.model.get('backbone') or {}).get('type') not in _FIXED_SIZE_BACKBONES:
+            return changes
         side.notes.append(
             f'it takes one size, {size_text(crop)}: larger pictures are tested in windows, smaller ones padded'
         )
         fixed = {'backbone': {'img_size': crop}, 'data_preprocessor': {'test_cfg': {'size': crop}}}
-        return joined_overrides(found, {**fixed, 'test_cfg': _windows(crop)})
-    own = (side.model.get('data_preprocessor') or {}).get('pad_size_divisor') or 1  # of RTMDet, all pictures
-    if step == 1 or (side.task == 'det' and own % step == 0):
-        return found
+        return joined_overrides(changes, {**fixed, 'test_cfg': _windows(crop)})
+    divisor = (side.model.get('data_preprocessor') or {}).get('pad_size_divisor') or 1  # of RTMDet, all pictures
+    if step == 1 or (side.task == 'det' and divisor % step == 0):
+        return changes
     takes = f'it takes sizes that are multiples of {step}'
-    if side.task == 'seg' and any(one % step for one in crop):
-        fitting = ' '.join(str(one + -one % step) for one in crop)
+    if side.task == 'seg' and any(length % step for length in crop):
+        fitting = ' '.join(str(length + -length % step) for length in crop)
         raise ValueError(f'{side.key} {side.name}: {takes}, and the crop is {size_text(crop)}. Write --size {fitting}')
-    what = 'tested pictures' if side.task == 'seg' else 'batches'  # the prediction is cut to the picture
-    side.notes.append(f'{takes}: {what} are padded')
+    noun = 'tested pictures' if side.task == 'seg' else 'batches'  # the prediction is cut to the picture
+    side.notes.append(f'{takes}: {noun} are padded')
     padded = {'test_cfg': {'size_divisor': step}} if side.task == 'seg' else {'pad_size_divisor': step}
-    return joined_overrides(found, {'data_preprocessor': padded})
+    return joined_overrides(changes, {'data_preprocessor': padded})
 
 
-def whole(given: str) -> str:
+def absolute_path(source: str) -> str:
     """Return the whole path of a file or folder; addresses and ``auto`` stay."""
-    return str(Path(given).expanduser().resolve()) if is_path(given) else given
+    return str(Path(source).expanduser().resolve()) if is_path(source) else source
 
 
 def whole_weights(side: Side) -> str | None:
     """Return weights of the whole network that can be had: the config's ``load_from``, or those published for it."""
-    given = side.config.get('load_from')
-    if not given and '::' in side.name:
+    weights = side.config.get('load_from')
+    if not weights and '::' in side.name:
         with suppress(ValueError):  # none are published
-            given = published_weights(side.name)
-    if given and not missing_of({'checkpoint': given}):
-        return whole(given)
+            weights = published_weights(side.name)
+    if weights and not unavailable_sources({'checkpoint': weights}):
+        return absolute_path(weights)
     if side.config.get('load_from'):
-        side.notes.append(f'WARNING: load_from={given!r} of the config cannot be had, and is left out')
+        side.notes.append(f'WARNING: load_from={weights!r} of the config cannot be had, and is left out')
     return None
 
 
@@ -359,18 +359,18 @@ def adapt(side: Side, classes: int | None, sizes: Mapping[str, Any], trained: bo
     by_name = any(option.get('pretrained') is True for option in mappings(side.model))  # of timm
     if not trained or (by_name and not random):
         return
-    missing = sources if random else missing_of(side.model)
+    missing = sources if random else unavailable_sources(side.model)
     if sources and not missing:
-        fetched = '' if all(Path(one).is_file() for one in sources) else ', fetched at the first training unless cached'
+        fetched = '' if all(map(Path.is_file, map(Path, sources))) else ', fetched at the first training unless cached'
         side.notes.append(f'starts from {some(sources)}{fetched}')
         return
     side.random, side.changes = True, joined_overrides(side.changes, without_weights(side.model))
     if random:
-        why = '--random-weights'
+        reason = '--random-weights'
     elif not sources:
-        why = 'its config names none'
-    elif files := [one for one in missing if '://' not in one]:
-        why = f'no such file {some(files)} (looked in {Path.cwd()}); correct its path, and run `new` again'
+        reason = 'its config names none'
+    elif files := [source for source in missing if '://' not in source]:
+        reason = f'no such file {some(files)} (looked in {Path.cwd()}); correct its path, and run `new` again'
     else:
-        why = f'{some(missing)} cannot be reached; with a connection, run `new` again'
-    side.notes.append(f'STARTS FROM RANDOM WEIGHTS: {why}. Expect much lower scores')
+        reason = f'{some(missing)} cannot be reached; with a connection, run `new` again'
+    side.notes.append(f'STARTS FROM RANDOM WEIGHTS: {reason}. Expect much lower scores')

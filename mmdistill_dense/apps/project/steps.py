@@ -26,8 +26,8 @@ from mmdistill_dense.config.resolve import read_file, reading_once
 from mmdistill_dense.utils.process import heartbeat, quiet
 
 # what a page or a warning may fail by, without which a run goes on
-_BESIDE = (ImportError, LookupError, OSError, RuntimeError, TypeError, ValueError)
-_ALWAYS = ('data.py', 'pair.py', 'control.py')
+_REPORT_ERRORS = (ImportError, LookupError, OSError, RuntimeError, TypeError, ValueError)
+_REQUIRED_FILES = ('data.py', 'pair.py', 'control.py')
 
 
 def open_project(folder: Path) -> Definition:
@@ -37,9 +37,9 @@ def open_project(folder: Path) -> Definition:
         raise FileNotFoundError(f'{folder}: no such folder (looked in {Path.cwd()}). `new` writes it, and names it.')
     if not (folder / SUITE).is_file():
         raise FileNotFoundError(f'{folder}: no {SUITE} in it, so `new` did not write this folder. Give its own.')
-    if missing := [name for name in _ALWAYS if not (folder / name).is_file()]:
-        told = 'The same `new` command, with the --batch that the other files have, writes it again'
-        raise FileNotFoundError(f'{folder}: {", ".join(missing)} is missing. {told}.')
+    if missing := [name for name in _REQUIRED_FILES if not (folder / name).is_file()]:
+        advice = 'The same `new` command, with the --batch that the other files have, writes it again'
+        raise FileNotFoundError(f'{folder}: {", ".join(missing)} is missing. {advice}.')
     for path in sorted(folder.glob('*.py')):
         try:
             ast.parse(path.read_text(encoding='utf-8'))
@@ -63,7 +63,7 @@ def run_project(folder: Path, exported: Sequence[str] = ()) -> int:
             lines = list(screen(definition))
         print('\n'.join(lines), flush=True)
         _warn(definition)
-        code = train_all(definition, on_run_end=partial(_news, folder, definition))
+        code = train_all(definition, on_run_end=partial(_after_run, folder, definition))
     if code:
         return code
     cost_and_advice = _report(folder, definition)
@@ -81,10 +81,10 @@ def screen(definition: Definition) -> Iterator[str]:
     """Yield what will be done: networks, methods, data, steps, and where the results go."""
     config = configs.control_config(definition)
     teacher = config.model.teacher
-    own = 'trained here by teacher.py' if plan.trains_teacher(definition) else f'weights {teacher.get("checkpoint")}'
+    origin = 'trained here by teacher.py' if plan.trains_teacher(definition) else f'weights {teacher.get("checkpoint")}'
     dataset = config.train_dataloader.dataset
     yield f'student  {config.model.student.get("cfg")}'
-    yield f'teacher  {teacher.get("cfg") or teacher.get("model")}, {own}'
+    yield f'teacher  {teacher.get("cfg") or teacher.get("model")}, {origin}'
     seeds = ', '.join(map(str, definition.seeds))
     yield f'methods  {", ".join(definition.methods_to_compare)}, beside the student alone; seeds {seeds}'
     yield f'data     {dataset.get("data_root")}, {len(dataset.metainfo["classes"])} classes'
@@ -92,33 +92,33 @@ def screen(definition: Definition) -> Iterator[str]:
     yield f'results  {definition.out}; the log of each training is log.txt in its folder'
 
 
-def _news(folder: Path, definition: Definition) -> None:
+def _after_run(folder: Path, definition: Definition) -> None:
     """After each run: warn, and write the page without pictures, so that it can be opened; a run goes on without."""
     page = folder / 'report.html'
     _warn(definition)
-    with suppress(*_BESIDE), quiet():
+    with suppress(*_REPORT_ERRORS), quiet():
         make_report([definition.out], page, pictures=0)
         os.utime(page, (0, 0))  # older than any result: the end writes it whole
 
 
 def _warn(definition: Definition) -> None:
-    with suppress(*_BESIDE):
+    with suppress(*_REPORT_ERRORS):
         with quiet():
-            told = close_teacher(definition)
-        if told:
-            print(told, flush=True)
+            warning = close_teacher(definition)
+        if warning:
+            print(warning, flush=True)
 
 
 def close_teacher(definition: Definition) -> str:
     """Warn of a teacher that is hardly better than the student alone, once both are known and before methods train."""
-    found = plan.results(definition)
-    if [*found] != [TEACHER, CONTROL] or len(found[CONTROL]) > 1:
+    results = plan.results(definition)
+    if [*results] != [TEACHER, CONTROL] or len(results[CONTROL]) > 1:
         return ''
-    teacher, alone = (next(iter(found[name].values()))['score'] for name in (TEACHER, CONTROL))
-    if not (teacher - alone < MIN_TEACHER_LEAD and teacher > 1):  # not a number, or a fraction
+    teacher, control = (next(iter(results[name].values()))['score'] for name in (TEACHER, CONTROL))
+    if not (teacher - control < MIN_TEACHER_LEAD and teacher > 1):  # not a number, or a fraction
         return ''
     return (
-        f'WARNING  The teacher scores {teacher:.2f}, the student alone {alone:.2f}: from a teacher as close as '
+        f'WARNING  The teacher scores {teacher:.2f}, the student alone {control:.2f}: from a teacher as close as '
         'that our students mostly learned nothing. Stop here (Ctrl-C), and train it longer or take a better one.'
     )
 

@@ -13,7 +13,7 @@ import torch
 from mmengine.registry import DATASETS
 
 from mmdistill_dense.apps.project.label_images import SegData
-from mmdistill_dense.apps.project.sides import Side, fetchable, whole
+from mmdistill_dense.apps.project.sides import Side, absolute_path, fetchable
 from mmdistill_dense.config.resolve import load_model
 from mmdistill_dense.datasets.wrapped import classes_of
 from mmdistill_dense.distillers.fragments import AUTO
@@ -42,41 +42,41 @@ def check_options(args: argparse.Namespace, foundation: Mapping[str, Any] | None
     """Raise for an option that names a file or folder that is not there, or does not go with the others."""
     if args.unlabelled and not Path(args.unlabelled).expanduser().is_dir():
         raise FileNotFoundError(f'--unlabelled {args.unlabelled}: no such folder (looked in {Path.cwd()}).')
-    given = args.teacher_checkpoint
-    if given and is_path(given) and not Path(given).expanduser().is_file():
+    checkpoint = args.teacher_checkpoint
+    if checkpoint and is_path(checkpoint) and not Path(checkpoint).expanduser().is_file():
         advice = 'Without this option the teacher is trained on your data first'
-        raise FileNotFoundError(f'--teacher-checkpoint {given}: no such file (looked in {Path.cwd()}). {advice}.')
-    if args.train_teacher and (given or args.teacher_classes):
+        raise FileNotFoundError(f'--teacher-checkpoint {checkpoint}: no such file (looked in {Path.cwd()}). {advice}.')
+    if args.train_teacher and (checkpoint or args.teacher_classes):
         raise ValueError('--train-teacher: it does not go with --teacher-checkpoint and --teacher-classes. Choose one.')
-    if args.teacher_classes and not given:
+    if args.teacher_classes and not checkpoint:
         raise ValueError('--teacher-classes: a teacher trained here has your classes. Give --teacher-checkpoint too.')
-    if foundation and given:
-        told = f'--teacher {args.teacher} names its weights already'
-        raise ValueError(f'--teacher-checkpoint {given}: {told}. Leave it out.')
+    if foundation and checkpoint:
+        problem = f'--teacher {args.teacher} names its weights already'
+        raise ValueError(f'--teacher-checkpoint {checkpoint}: {problem}. Leave it out.')
     if foundation and args.train_teacher:
         raise ValueError(f'--train-teacher: --teacher {args.teacher} stays as it is. Leave it out.')
 
 
-def teacher_classes(given: Sequence[str]) -> Any:
+def teacher_classes(arguments: Sequence[str]) -> Any:
     """Return the option ``classes`` of a teacher from ``auto`` or words ``MINE=THEIRS,THEIRS``; ``None`` for none."""
-    if not given or [*given] == [AUTO]:
-        return AUTO if given else None
-    if wrong := [word for word in given if '=' not in word]:
+    if not arguments or [*arguments] == [AUTO]:
+        return AUTO if arguments else None
+    if wrong := [word for word in arguments if '=' not in word]:
         raise ValueError(f'--teacher-classes {wrong[0]}: write auto, or MINE=THEIRS, as in car=car,truck forklift=')
-    words = (word.split('=', 1) for word in given)
-    return {name: [one for one in names.split(',') if one] for name, names in words}
+    words = (word.split('=', 1) for word in arguments)
+    return {name: [part for part in names.split(',') if part] for name, names in words}
 
 
 def _read(checkpoint: str) -> dict[str, Any] | None:
     """Return the content of a file, also one of the hub; ``None`` for one that the training fetches."""
-    here = is_path(checkpoint) or checkpoint.startswith(HUB)
-    return read_checkpoint(local_file(checkpoint, None, '--teacher-checkpoint')) if here else None
+    is_local = is_path(checkpoint) or checkpoint.startswith(HUB)
+    return read_checkpoint(local_file(checkpoint, None, '--teacher-checkpoint')) if is_local else None
 
 
 def names_in(checkpoint: str | None) -> Sequence[str]:
     """Return the classes that the file of a teacher names; empty if it does not say, or cannot be read here."""
     with suppress(OSError, ValueError):  # the check of the teacher says why
-        return class_names_in(_read(whole(checkpoint)) or {}) if checkpoint else ()
+        return class_names_in(_read(absolute_path(checkpoint)) or {}) if checkpoint else ()
     return ()
 
 
@@ -86,45 +86,45 @@ def check_teacher(side: Side, checkpoint: str, names: Sequence[str], mapped: Any
     trained = f'It must come from a training of {side.name} on these {classes} classes.'
     advice = f'{trained} Without this option the teacher is trained on your data first.'
     if checkpoint == AUTO and 'num_classes' in str(side.changes):
-        told = f'the published weights predict other classes than your {classes}'
-        raise ValueError(f'{key}: {told}. {advice} Or say which are the same: --teacher-classes auto.')
-    own: Sequence[str] = ()
+        problem = f'the published weights predict other classes than your {classes}'
+        raise ValueError(f'{key}: {problem}. {advice} Or say which are the same: --teacher-classes auto.')
+    teacher_names: Sequence[str] = ()
     try:
         content = _read(checkpoint)
         if content is None:
-            said = f'--teacher-classes {mapped}: the first training says which classes are paired'
-            return mapped, [] if mapped is None else [said]
-        own, state = class_names_in(content), state_dict_of(content, checkpoint)
+            note = f'--teacher-classes {mapped}: the first training says which classes are paired'
+            return mapped, [] if mapped is None else [note]
+        teacher_names, state = class_names_in(content), state_dict_of(content, checkpoint)
         with quiet():
             network = build_network(load_model(side.option, side.key), pretrained=False)
             unused = {name: value for name, value in network.state_dict().items() if name.startswith('auxiliary_head.')}
             load_strictly(network, {**state, **unused}, None, key)  # no method learns from an auxiliary head
-        if mapped is None and own and own != list(names):
+        if mapped is None and teacher_names and teacher_names != list(names):
             raise ValueError('its classes are not yours.')
     except ValueError as error:
         text = str(error) if str(error).startswith(key) else f'{key}: {error}'
-        if mapped is None and own and own != list(names):
-            told = f'It was trained on the classes {some(own)}; the data have {some(names)}, in this order'
-            text += f' {told}. If some are the same, add --teacher-classes auto.'
+        if mapped is None and teacher_names and teacher_names != list(names):
+            problem = f'It was trained on the classes {some(teacher_names)}; the data have {some(names)}, in this order'
+            text += f' {problem}. If some are the same, add --teacher-classes auto.'
         raise ValueError(f'{text}\n         {advice}' if mapped is None else text) from error
-    return (None, []) if mapped is None else _paired(mapped, names, own, key)
+    return (None, []) if mapped is None else _paired(mapped, names, teacher_names, key)
 
 
-def _paired(option: Any, names: Sequence[str], own: Sequence[str], key: str) -> tuple[Any, Sequence[str]]:
-    if not own:
+def _paired(option: Any, names: Sequence[str], teacher_names: Sequence[str], key: str) -> tuple[Any, Sequence[str]]:
+    if not teacher_names:
         raise ValueError(f'{key}: the file does not say the names of its classes. Set class_names in pair.py by hand.')
-    pairs = ClassPairs.of(option, names, own, '--teacher-classes')
+    pairs = ClassPairs.of(option, names, teacher_names, '--teacher-classes')
     if any(len(group.student) > 1 for group in pairs.groups):  # a shared background, or a coarse class
         return option, pairs.describe()
-    found = {name: list[str]() for name in names}
+    mapping = {name: list[str]() for name in names}
     for group in pairs.groups:
-        found[names[group.student[0]]] = [own[one] for one in group.teacher]
-    return found, pairs.describe()
+        mapping[names[group.student[0]]] = [teacher_names[index] for index in group.teacher]
+    return mapping, pairs.describe()
 
 
-def check_foundation(given: str, option: Mapping[str, Any]) -> None:
+def check_foundation(teacher: str, option: Mapping[str, Any]) -> None:
     """Compare a file of a foundation model with the model that ``--teacher MODEL:FILE`` names; no weight is kept."""
-    key = f'--teacher {given}'
+    key = f'--teacher {teacher}'
     with torch.device('meta'):  # the largest has 7 billion parameters
         network = ViT(architecture(option['model']))
     if network.shape.rotary:
@@ -148,24 +148,24 @@ def named_by_teacher(data: SegData, checkpoint: str) -> SegData:
 _COMPARE_ALL = ('dist', 'frs')  # methods that need the classes of the teacher
 
 
-def serves_as_it_is(teacher: Side, names: Sequence[str], methods: Sequence[str]) -> tuple[str | None, str | None, str]:
+def reuse_teacher(teacher: Side, names: Sequence[str], methods: Sequence[str]) -> tuple[str | None, str | None, str]:
     """Return ``'auto'`` where published weights know all classes, else ``None``; the option ``classes``; and a note."""
-    theirs, nothing = _classes_of(teacher), (None, None, '')
+    teacher_names, nothing = _classes_of(teacher), (None, None, '')
     try:
-        pairs = ClassPairs.of('auto', names, theirs, '--teacher-classes')
+        pairs = ClassPairs.of('auto', names, teacher_names, '--teacher-classes')
         # a group of several is an open background
-        known = [names[group.student[0]] for group in pairs.groups if len(group.student) == 1]
-        if not {*map(str.lower, known)} - {BACKGROUND} or not fetchable(published_weights(teacher.name), downloads()):
+        matches = [names[group.student[0]] for group in pairs.groups if len(group.student) == 1]
+        if not {*map(str.lower, matches)} - {BACKGROUND} or not fetchable(published_weights(teacher.name), downloads()):
             return nothing
     except (KeyError, ValueError):  # nothing is shared, or no weights are published
         return nothing
-    same = list(theirs) == list(names)
-    if same or (len(known) == len(names) > 1 and not {*methods} & {*_COMPARE_ALL}):
+    same = list(teacher_names) == list(names)
+    if same or (len(matches) == len(names) > 1 and not {*methods} & {*_COMPARE_ALL}):
         note = 'its published weights know all your classes, so it is not trained: --train-teacher would do so'
         return AUTO, None if same else AUTO, note
-    if len(known) == len(names):
+    if len(matches) == len(names):
         return nothing
-    note = f'its published weights know {len(known)} of your {len(names)} classes ({some(known)})'
+    note = f'its published weights know {len(matches)} of your {len(names)} classes ({some(matches)})'
     return None, None, f'{note}: to take them as they are, add --teacher-checkpoint auto --teacher-classes auto'
 
 

@@ -83,7 +83,7 @@ _SAMPLED_NAMES = 20  # pictures that are looked for in each folder
 
 def load(path: Path) -> Any:
     """Return what a json file holds, in any encoding of Unicode."""
-    with folders.named(path):
+    with folders.file_errors(path):
         content = json.loads(path.read_bytes())
     boxes = content.get('annotations') if isinstance(content, dict) else None
     boxed = isinstance(boxes, list) and boxes and isinstance(boxes[0], dict) and 'bbox' in boxes[0]
@@ -134,7 +134,7 @@ def read_coco(request: Request, files: Sequence[Path], predictions: bool) -> tup
     if len(chosen) > 1 and (unassigned := chosen.pop(None, None)):
         reading.skipped_files['say train, val or test neither by name nor by folder'].append(unassigned[0])
     for part in sorted(chosen, key=lambda part: part != 'train'):  # labels are numbered by the first
-        with folders.named(chosen[part][0]):
+        with folders.file_errors(chosen[part][0]):
             _add_part(reading, part, *chosen[part], request)
     return reading, labelme
 

@@ -17,7 +17,7 @@ import numpy as np
 from pycocotools import mask as coco
 
 from mmdistill_dense.apps.project import picture_folders as folders
-from mmdistill_dense.apps.project.picture_folders import Names, Size, named, opened, size_of
+from mmdistill_dense.apps.project.picture_folders import Names, Size, file_errors, open_picture, size_of
 from mmdistill_dense.datasets.label_files import (
     FAR,
     check_shapes,
@@ -136,7 +136,7 @@ class Reading:
         for entry, picture in zip(entries, filter(None, pictures), strict=True):
             sample = Labelled(picture, None, [], request.part_of(entry.file, picture))
             groups = defaultdict[Any, list[Object]](list)
-            with named(entry.where):
+            with file_errors(entry.where):
                 if all(side and str(side).strip('0') for side in entry.size.values()):
                     height, width = (int(number(f'{entry.where}: {key}', side)) for key, side in entry.size.items())
                     sample.size = height, width
@@ -273,7 +273,7 @@ def _shape_object(where: str, shape: Shape, sample: Labelled) -> Object:
             raise ValueError(
                 f'--data: {where} is a mask, and its file tells {file_size} of {sample.picture}: {size_text(size)}.'
             )
-        with named(where, 'Draw it again'):
+        with file_errors(where, 'Draw it again'):
             return from_mask(where, shape.mask(), round(points[0][0]), round(points[0][1]), sample.size)
     if shape.kind == 'circle':
         (x, y), radius = points[0], math.dist(*points[:2])
@@ -312,7 +312,7 @@ def mend(reading: Reading, stored: bool, drawn: bool) -> None:
     for sample in reading.pictures:
         parts.setdefault(sample.part, []).append(sample)
     for part, pictures in parts.items():
-        with named(reading.file_of(part)):
+        with file_errors(reading.file_of(part)):
             _mend_part(reading, part, pictures, stored, drawn)
         for change, count in reading.changes[part].items():
             warning = 'WARNING: ' if 'left out' in change else ''
@@ -322,7 +322,7 @@ def mend(reading: Reading, stored: bool, drawn: bool) -> None:
 def _mend_part(reading: Reading, part: str | None, pictures: Sequence[Labelled], stored: bool, drawn: bool) -> None:
     changes, outlined, misfits = reading.changes[part], 0, list[str]()
     for sample in pictures:
-        with opened(sample.picture) as image:
+        with open_picture(sample.picture) as image:
             size = size_of(image, stored)
         if sample.size is None and reading.origins:
             changes['pictures had no width or height, and get those of their files'] += 1

@@ -44,7 +44,7 @@ def read(request: Request, files: Sequence[Path]) -> Reading:
 
 
 def _root_of(path: Path) -> Any:
-    with folders.named(path):
+    with folders.file_errors(path):
         return ElementTree.parse(path).getroot()
 
 

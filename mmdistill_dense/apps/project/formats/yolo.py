@@ -81,7 +81,7 @@ def read(request: Request, files: Sequence[Path]) -> Reading:
     else:
         names = dict(enumerate(reading.add_names(request.root, NAMES) or request.classes))
     source = str(next(iter(reading.files), '--classes'))
-    for picture, image in folders.each_opened(pictures):
+    for picture, image in folders.open_images(pictures):
         size, turned = folders.size_of(image, stored=request.exif == 'ignore'), folders.orientation(image) != 1
         label, objects = label_of(picture), list[Object]()
         if label.is_file():
@@ -89,7 +89,7 @@ def read(request: Request, files: Sequence[Path]) -> Reading:
                 raise ValueError(f'--data: {other} and {picture} have one text file, {label}. Take one of them out.')
             reading.files.append(label)
             stems.add(picture.with_suffix(''))
-            with folders.named(label):
+            with folders.file_errors(label):
                 objects = list(_objects(label, size, names, source, bool(config.get('kpt_shape'))))
         part = parts.get(picture, '') if parts else request.part_of(picture)
         reading.pictures.append(Labelled(picture, None if turned else size, objects, part))
@@ -149,7 +149,7 @@ def _yaml(request: Request) -> tuple[Path | None, Mapping[str, Any]]:
     for path in sorted(files, key=lambda path: (len(path.parts), path.name != 'data.yaml')):
         if configs and path.name != configs[0][0].name:
             continue
-        with folders.named(path):
+        with folders.file_errors(path):
             text = path.read_text(encoding='utf-8')
             content = yaml.load(text, Loader=_Texts)
             if isinstance(content, dict) and _has_value(content.get('names')):

@@ -52,8 +52,8 @@ def simulate(
                     assert verdict.gain is not None, 'all runs have a score'
                     gains.append(verdict.gain.mean)
                     answers.append(verdict.sentence().partition('.')[0])
-                shares = (answers.count(answer) / rounds for answer in ('Yes', 'No'))
-                yield seeds, methods, has_test, *shares, float(np.mean(gains))
+                yes, no = (answers.count(answer) / rounds for answer in ('Yes', 'No'))
+                yield seeds, methods, has_test, yes, no, float(np.mean(gains))
 
 
 def main() -> None:

@@ -55,9 +55,9 @@ def code_of_dataset(dataset: Any) -> dict[str, str]:
     return _digits(_modules_of(dataset))
 
 
-def changed_files(before: Mapping[str, str] | None, now: Mapping[str, str]) -> list[str]:
+def changed_files(before: Mapping[str, str] | None, after: Mapping[str, str]) -> list[str]:
     """Return the names of the files that differ; none where it is not known what they were before."""
-    return [] if before is None else sorted({file for file, _ in {*before.items()} ^ {*now.items()}})
+    return [] if before is None else sorted({file for file, _ in {*before.items()} ^ {*after.items()}})
 
 
 def _modules_of(options: Any) -> Iterator[str]:

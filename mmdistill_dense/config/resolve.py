@@ -57,18 +57,18 @@ def _keys_of(path: Path, modified: int) -> dict[str, Any]:
     bases = bases_of(path)
     if not all(base.is_file() for base in bases):  # a base such as 'mmdet::…', which is no path
         return dict(Config.fromfile(str(path)))
-    found: dict[str, Any] = {}
+    keys: dict[str, Any] = {}
     for base in bases:
-        found |= keys_of(base)
-    return found | written(path.read_text(encoding='utf-8'))
+        keys |= keys_of(base)
+    return keys | written(path.read_text(encoding='utf-8'))
 
 
 def distillers_in(path: Path) -> set[str]:
     """Return the names of the distillers that a file itself writes, below ``model`` or as a fragment does."""
-    own: Any = written(path.read_text(encoding='utf-8'))
-    model = own.get('model')
-    several = own.get('distillers'), model.get('distillers') if isinstance(model, Mapping) else None
-    return {name for one in several if isinstance(one, Mapping) for name in one} - {'_delete_'}
+    config: Any = written(path.read_text(encoding='utf-8'))
+    model = config.get('model')
+    several = config.get('distillers'), model.get('distillers') if isinstance(model, Mapping) else None
+    return {name for option in several if isinstance(option, Mapping) for name in option} - {'_delete_'}
 
 
 def inherited_distillers(path: Path, names: Collection[str]) -> dict[str, str]:
@@ -76,10 +76,10 @@ def inherited_distillers(path: Path, names: Collection[str]) -> dict[str, str]:
 
     Such a config was probably meant to swap the method; mmengine merges, so it trains those of its base too.
     """
-    found = dict[str, str]()
+    files = dict[str, str]()
     for file in all_bases_of(path):
-        found |= dict.fromkeys(distillers_in(file), file.name)
-    return {name: found[name] for name in names if name in found} if distillers_in(path) - found.keys() else {}
+        files |= dict.fromkeys(distillers_in(file), file.name)
+    return {name: files[name] for name in names if name in files} if distillers_in(path) - files.keys() else {}
 
 
 def written(text: Any) -> dict[str, Any]:
@@ -95,8 +95,8 @@ def written(text: Any) -> dict[str, Any]:
 def _value(node: ast.expr) -> Any:
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == 'dict':
         # dict({'a.b': 1}) is for names that are no identifiers; what dict(_base_.model) holds is not in this text
-        given = [found for mapping in node.args if isinstance(found := _value(mapping), dict)]
-        return {name: value for mapping in given for name, value in mapping.items()} | {
+        mappings = [mapping_value for mapping in node.args if isinstance(mapping_value := _value(mapping), dict)]
+        return {name: value for mapping in mappings for name, value in mapping.items()} | {
             str(word.arg): _value(word.value) for word in node.keywords
         }
     if isinstance(node, ast.Dict):
@@ -128,15 +128,15 @@ def reading_once() -> Iterator[None]:
 
 def read_file(path: str | Path) -> Config:
     """Return the config in a file, as ``Config.fromfile`` does, for the caller to change."""
-    known, place = _KNOWN.get(), os.path.abspath(path)
-    if known is not None and place in known:
-        return copy.deepcopy(known[place])
+    cache, key = _KNOWN.get(), os.path.abspath(path)
+    if cache is not None and key in cache:
+        return copy.deepcopy(cache[key])
     try:
         config = Config.fromfile(path)
     except SyntaxError as error:
         raise ValueError(f'{broken_file(error) or path}: line {error.lineno} is no Python: {error.msg}.') from error
-    if known is not None:
-        known[place] = copy.deepcopy(config)
+    if cache is not None:
+        cache[key] = copy.deepcopy(config)
     return config
 
 
@@ -148,18 +148,18 @@ def broken_file(error: SyntaxError) -> str | None:
     """
     if error.filename and Path(error.filename).is_file():
         return error.filename
-    found, step = None, error.__traceback__
+    path, step = None, error.__traceback__
     while step is not None:
         if step.tb_frame.f_globals.get('__name__') == 'mmengine.config.config':
-            found = step.tb_frame.f_locals.get('filename', found)
+            path = step.tb_frame.f_locals.get('filename', path)
         step = step.tb_next
-    return None if found is None else str(found)
+    return None if path is None else str(path)
 
 
 def without_pretrained(model: Any) -> Any:
     """Return a copy of a model config without the options that load pre-trained weights."""
     if isinstance(model, Mapping):
-        kept = {}
+        options = {}
         for name, value in model.items():
             if name in ('pretrained', 'teacher_ckpt'):  # the second belongs to mmdet's own distilling detectors
                 value = None
@@ -167,8 +167,8 @@ def without_pretrained(model: Any) -> Any:
                 value = [member for member in value if not _fetches(member)]
             elif (name == 'init_cfg' and _fetches(value)) or (name == 'checkpoint' and model.get('type') == _OWN_VIT):
                 continue
-            kept[name] = without_pretrained(value)
-        return kept
+            options[name] = without_pretrained(value)
+        return options
     if isinstance(model, (list, tuple)):
         return type(model)(without_pretrained(member) for member in model)
     return model
@@ -222,23 +222,23 @@ def find_config(name: str, key: str = 'cfg') -> Path:
         if not path.is_file():
             raise FileNotFoundError(f"{key}={name!r}: no such file in {Path.cwd()}, no 'mmseg::…'.{_in_zoo(name)}")
         return path
-    package, _, rest = name.partition('::')
+    package, _, file_name = name.partition('::')
     try:
         configs = package_root(package) / 'configs'
     except ModuleNotFoundError as error:
-        begins = ', '.join(f'{one}::' for one in _PACKAGES)
+        begins = ', '.join(f'{prefix}::' for prefix in _PACKAGES)
         raise ModuleNotFoundError(f'{key}={name!r}: {error} Names of configs begin with {begins}.') from error
-    if package == 'mmdistill_dense' and rest.startswith('control/'):  # the folder of recipes until 0.1
-        rest = f'_base_/recipes/{rest.removeprefix("control/")}'
-    path = configs / (rest if rest.endswith('.py') else f'{rest}.py')
+    if package == 'mmdistill_dense' and file_name.startswith('control/'):  # the folder of recipes until 0.1
+        file_name = f'_base_/recipes/{file_name.removeprefix("control/")}'
+    path = configs / (file_name if file_name.endswith('.py') else f'{file_name}.py')
     if not path.is_file():
-        known = [file.relative_to(configs) for file in configs.rglob('*.py') if not file.stem.endswith('_tta')]
-        names = [str(file) for file in known if package == 'mmdistill_dense' or '_base_' not in file.parts]
+        files = [file.relative_to(configs) for file in configs.rglob('*.py') if not file.stem.endswith('_tta')]
+        names = [str(file) for file in files if package == 'mmdistill_dense' or '_base_' not in file.parts]
         close = difflib.get_close_matches(str(path.relative_to(configs)), names, n=3)
-        others = [one for one in _PACKAGES if one != package and importlib.util.find_spec(one) is not None]
-        others = [one for one in others if (package_root(one) / path.relative_to(configs.parent)).is_file()]
-        hint = f' {others[0]} has one: {others[0]}::{rest}.' if others else _in_zoo(rest, (package,))
-        hint = f' Close: {", ".join(f"{package}::{one}" for one in close)}.' if close else hint
+        zoos = [zoo for zoo in _PACKAGES if zoo != package and importlib.util.find_spec(zoo) is not None]
+        zoos = [zoo for zoo in zoos if (package_root(zoo) / path.relative_to(configs.parent)).is_file()]
+        hint = f' {zoos[0]} has one: {zoos[0]}::{file_name}.' if zoos else _in_zoo(file_name, (package,))
+        hint = f' Close: {", ".join(f"{package}::{match}" for match in close)}.' if close else hint
         raise FileNotFoundError(f'{key}={name!r}: {package} has no such config.{hint}')
     return path
 
@@ -246,7 +246,7 @@ def find_config(name: str, key: str = 'cfg') -> Path:
 def _in_zoo(name: str, packages: Sequence[str] = ('mmseg', 'mmdet')) -> str:
     """Return the zoo configs that a word may mean: of this name, else with it in theirs."""
     word = Path(name).name.removesuffix('.py').lower()
-    known = [
+    configs = [
         (path.stem.lower(), f'{package}::{path.relative_to(root)}')
         for package in packages
         if importlib.util.find_spec(package) is not None
@@ -254,10 +254,10 @@ def _in_zoo(name: str, packages: Sequence[str] = ('mmseg', 'mmdet')) -> str:
         for path in sorted(root.rglob('*.py'))
         if '_base_' not in path.parts and not path.stem.endswith('_tta')  # which is no network
     ]
-    found = [full for stem, full in known if stem == word]
-    if not found and not name.endswith('.py'):
-        found = sorted((full for stem, full in known if stem.startswith(word)), key=len)[:3]
-    return f' Did you mean {", ".join(found)}?' if found else ''
+    matches = [full for stem, full in configs if stem == word]
+    if not matches and not name.endswith('.py'):
+        matches = sorted((full for stem, full in configs if stem.startswith(word)), key=len)[:3]
+    return f' Did you mean {", ".join(matches)}?' if matches else ''
 
 
 def base(name: str) -> str:
@@ -277,26 +277,26 @@ def load_model(option: Mapping[str, Any], key: str) -> ModelConfig:
         if 'type' not in model:
             raise KeyError(f"{key}: give cfg='mmseg::…' (or a file), or a dict with its type; got {sorted(option)}.")
     elif not isinstance(name, str):
-        told = f'{key}.cfg must name a config or a file, got {type(name).__name__}'
-        raise TypeError(f'{told}: the keys of a network stand beside checkpoint, {key}=dict(type=…, checkpoint=…).')
+        problem = f'{key}.cfg must name a config or a file, got {type(name).__name__}'
+        raise TypeError(f'{problem}: the keys of a network stand beside checkpoint, {key}=dict(type=…, checkpoint=…).')
     else:
         config = read_file(find_config(name, f'{key}.cfg'))
         if 'model' not in config:
             raise KeyError(f'{key}.cfg={name!r} has no key model.')
-        found = config.model
-        if is_distill_model(found):
+        base_model = config.model
+        if is_distill_model(base_model):
             # Take the student of a pair or a method's config, so that a distilled student can teach the next one.
-            found = load_model(student_option(found), 'model.student').model
+            base_model = load_model(student_option(base_model), 'model.student').model
         if config.get('data_preprocessor') is not None:
-            found.setdefault('data_preprocessor', config.data_preprocessor)
+            base_model.setdefault('data_preprocessor', config.data_preprocessor)
         scope = config.get('default_scope')
-        model = merge(found, _without_scope(model, f'{scope}.'), key)
+        model = merge(base_model, _without_scope(model, f'{scope}.'), key)
     default = DefaultScope.get_current_instance()
     scope = model.pop('_scope_', None) or scope or (default and default.scope_name)
     last = (model.get('roi_head') or {}).get('shared_head') or {}  # the last stage of a C4 network lies in its head
-    if isinstance(own := last.get('init_cfg'), Mapping) and own.get('checkpoint') == 'backbone':
+    if isinstance(init := last.get('init_cfg'), Mapping) and init.get('checkpoint') == 'backbone':
         file = ((model.get('backbone') or {}).get('init_cfg') or {}).get('checkpoint')
-        last['init_cfg'] = {**own, 'checkpoint': file} if file else None
+        last['init_cfg'] = {**init, 'checkpoint': file} if file else None
     if model.get('pretrained') is False:
         model = ConfigDict(without_pretrained({k: v for k, v in model.items() if k != 'pretrained'}))
     return ModelConfig(model, scope, name, key)
@@ -305,9 +305,9 @@ def load_model(option: Mapping[str, Any], key: str) -> ModelConfig:
 def _without_scope(value: Any, scope: str) -> Any:
     """Return overrides whose types name no scope where it is the default one, so that they are compared by name."""
     if isinstance(value, Mapping):
-        found = {name: _without_scope(one, scope) for name, one in value.items()}
-        return {**found, 'type': found['type'].removeprefix(scope)} if isinstance(found.get('type'), str) else found
-    return type(value)(_without_scope(one, scope) for one in value) if type(value) in (list, tuple) else value
+        entry = {name: _without_scope(option, scope) for name, option in value.items()}
+        return {**entry, 'type': entry['type'].removeprefix(scope)} if isinstance(entry.get('type'), str) else entry
+    return type(value)(_without_scope(option, scope) for option in value) if type(value) in (list, tuple) else value
 
 
 def model_of(config: Mapping[str, Any]) -> ConfigDict:
@@ -325,7 +325,7 @@ def is_distill_model(model: Any) -> bool:
 
 def is_single_teacher(option: Mapping[str, Any]) -> bool:
     """Tell whether ``model.teacher`` is one teacher, not a dict of several by name."""
-    return 'cfg' in option or 'type' in option or not all(isinstance(one, Mapping) for one in option.values())
+    return 'cfg' in option or 'type' in option or not all(isinstance(member, Mapping) for member in option.values())
 
 
 def teachers_of(model: Mapping[str, Any]) -> dict[str, Any]:
@@ -360,17 +360,17 @@ def without_effect(model: Mapping[str, Any]) -> list[str]:
 
 def normalised_anew(student: Mapping[str, Any], beside: Mapping[str, Any]) -> list[str]:
     """Return a sentence if ``model.data_preprocessor`` normalises otherwise than the student's config does."""
-    given = beside.get('data_preprocessor')
-    if 'cfg' not in student or not isinstance(given, Mapping):
+    outer = beside.get('data_preprocessor')
+    if 'cfg' not in student or not isinstance(outer, Mapping):
         return []
-    own = load_model(student, 'model.student').model.get('data_preprocessor') or {}
-    shared = [key for key in ('mean', 'std', 'bgr_to_rgb') if key in own and key in given]
-    ours, theirs = (
-        {key: [*one[key]] if isinstance(one[key], tuple) else one[key] for key in shared} for one in (given, own)
+    inner = load_model(student, 'model.student').model.get('data_preprocessor') or {}
+    shared = [key for key in ('mean', 'std', 'bgr_to_rgb') if key in inner and key in outer]
+    new, old = (
+        {key: [*cfg[key]] if isinstance(cfg[key], tuple) else cfg[key] for key in shared} for cfg in (outer, inner)
     )
-    differing = [f'{key}={ours[key]!r} in place of {theirs[key]!r}' for key in shared if ours[key] != theirs[key]]
-    told = f'model.data_preprocessor counts, perhaps of a base, not that of {student["cfg"]}'
-    return [f'{told}: {", ".join(differing)}.'] if differing else []
+    differing = [f'{key}={new[key]!r} in place of {old[key]!r}' for key in shared if new[key] != old[key]]
+    problem = f'model.data_preprocessor counts, perhaps of a base, not that of {student["cfg"]}'
+    return [f'{problem}: {", ".join(differing)}.'] if differing else []
 
 
 def merge(model: Any, overrides: Mapping[str, Any], key: str = '') -> Any:
@@ -392,7 +392,7 @@ def merge(model: Any, overrides: Mapping[str, Any], key: str = '') -> Any:
                 raise KeyError(f'{key}.{name}: {key.rpartition(".")[2]} has the members 0 to {len(members) - 1}.')
             members[int(name)] = merge(members[int(name)], value, f'{key}.{name}')
         return members
-    dicts = isinstance(model, (list, tuple)) and bool(model) and all(isinstance(one, Mapping) for one in model)
+    dicts = isinstance(model, (list, tuple)) and bool(model) and all(isinstance(member, Mapping) for member in model)
     if dicts and overrides and 'type' not in overrides and not replaces:
         return [merge(member, overrides, f'{key}.{index}') for index, member in enumerate(model)]
     same_type = isinstance(model, Mapping) and overrides.get('type', model.get('type')) == model.get('type')

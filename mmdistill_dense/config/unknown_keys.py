@@ -28,50 +28,50 @@ _NEAR = 0.87
 _VARIANT = re.compile(r'_?\d+$')  # such as test_dataloader2, beside the one that is read
 
 
-def hint(name: str, known: Collection[str], cutoff: float = 0.6) -> str:
+def hint(name: str, names: Collection[str], cutoff: float = 0.6) -> str:
     """Return `` Did you mean …?`` if a known name is similar, else an empty string."""
-    close = nearest(name, known, cutoff)
+    close = nearest(name, names, cutoff)
     return f' Did you mean {close!r}?' if close else ''
 
 
-def nearest(name: str, known: Collection[str], cutoff: float = 0.6) -> str | None:
+def nearest(name: str, names: Collection[str], cutoff: float = 0.6) -> str | None:
     """Return the most similar other name, ``None`` if none is similar."""
-    return next(iter(difflib.get_close_matches(name, sorted(set(known) - {name}), 1, cutoff)), None)
+    return next(iter(difflib.get_close_matches(name, sorted(set(names) - {name}), 1, cutoff)), None)
 
 
 def check_keys(config: Mapping[str, Any]) -> None:
     """Refuse a misspelt key of the runner or default hook; names that are not similar to any are variables."""
     from mmengine.runner import Runner
 
-    known = {*inspect.signature(Runner.__init__).parameters, *_READ} - {'self'}
-    _refuse('', config, known, 'give your variable another name')
+    names = {*inspect.signature(Runner.__init__).parameters, *_READ} - {'self'}
+    _refuse('', config, names, 'give your variable another name')
     _refuse('default_hooks.', config.get('default_hooks') or {}, set(_HOOKS), 'put your own hook into custom_hooks')
 
 
-def _refuse(place: str, config: Mapping[str, Any], known: set[str], otherwise: str) -> None:
-    targets = known - set(_SHORT)
+def _refuse(prefix: str, config: Mapping[str, Any], names: set[str], otherwise: str) -> None:
+    targets = names - set(_SHORT)
     for key in map(str, config):
-        own = key in known or key.startswith('_') or _VARIANT.sub('', key) in known
-        found = '' if own else hint(key, targets, _NEAR)
-        if found:
-            raise ValueError(f'{place}{key} is a key that nothing reads.{found} Correct it, or {otherwise}.')
+        is_valid = key in names or key.startswith('_') or _VARIANT.sub('', key) in names
+        suggestion = '' if is_valid else hint(key, targets, _NEAR)
+        if suggestion:
+            raise ValueError(f'{prefix}{key} is a key that nothing reads.{suggestion} Correct it, or {otherwise}.')
 
 
-def check_known(key: str, options: Mapping[str, Any], known: Collection[str]) -> None:
+def check_known(key: str, options: Mapping[str, Any], names: Collection[str]) -> None:
     """Raise a ``TypeError`` for an option of ``key`` that is not among the known names."""
     for name in options:
-        if told := name not in known and removed(f'{key}.{name}', f'{key.rpartition(".")[2]}.{name}'):
-            raise TypeError(told)
-        if name not in known:
-            raise TypeError(f'{key} has no option {name!r}; known: {", ".join(known)}.{hint(name, known)}')
+        if message := name not in names and removed(f'{key}.{name}', f'{key.rpartition(".")[2]}.{name}'):
+            raise TypeError(message)
+        if name not in names:
+            raise TypeError(f'{key} has no option {name!r}; known: {", ".join(names)}.{hint(name, names)}')
 
 
 def read_options(kind: type[T], options: Any, key: str) -> T:
     """Return a dataclass made of the options in a config; refuse another value, and unknown and missing names."""
-    known = [one.name for one in fields(kind)]  # type: ignore[arg-type]
+    names = [field.name for field in fields(kind)]  # type: ignore[arg-type]
     if not isinstance(options, Mapping):
-        raise TypeError(f'{key} must be a dict of {", ".join(known)}, got {options!r}.')
-    check_known(key, options, known)
+        raise TypeError(f'{key} must be a dict of {", ".join(names)}, got {options!r}.')
+    check_known(key, options, names)
     try:
         return kind(**options)
     except TypeError as error:  # of the constructor, for an option without a default
@@ -80,8 +80,8 @@ def read_options(kind: type[T], options: Any, key: str) -> T:
 
 def check_options(kind: type, options: Mapping[str, Any], key: str) -> None:
     """Refuse options that the constructors of a class do not take."""
-    if (known := options_of(kind)) is not None:
-        check_known(f'{key}: {kind.__name__}', options, list(dict.fromkeys(known)))
+    if (names := options_of(kind)) is not None:
+        check_known(f'{key}: {kind.__name__}', options, list(dict.fromkeys(names)))
 
 
 def options_of(kind: type) -> list[str] | None:
@@ -94,8 +94,8 @@ def options_of(kind: type) -> list[str] | None:
         if constructor is None:
             continue
         parameters = list(inspect.signature(constructor).parameters.values())[1:]
-        names += [one.name for one in parameters if one.kind in (one.POSITIONAL_OR_KEYWORD, one.KEYWORD_ONLY)]
-        if not any(one.kind is one.VAR_KEYWORD for one in parameters):
+        names += [arg.name for arg in parameters if arg.kind in (arg.POSITIONAL_OR_KEYWORD, arg.KEYWORD_ONLY)]
+        if not any(arg.kind is arg.VAR_KEYWORD for arg in parameters):
             return names
     return None
 
@@ -108,35 +108,35 @@ def explained(
     beside: Mapping[str, Any] = MappingProxyType({}),
 ) -> str:
     """Return the text of a constructor's error; for an unexpected keyword, add its key and a similar name."""
-    found = re.search(r"unexpected keyword argument '(\w+)'", str(error))
-    if not found:
+    match = re.search(r"unexpected keyword argument '(\w+)'", str(error))
+    if not match:
         return f'{key}: {error}'
-    name = found[1]
+    name = match[1]
     holders = dict(_holders(config, name))
-    place = f' It is the key {" or ".join(_written(key, holders, name, beside))}' if holders else ''
-    own = {key for holder in holders.values() for key in holder}
+    hint_text = f' It is the key {" or ".join(_written(key, holders, name, beside))}' if holders else ''
+    siblings = {key for holder in holders.values() for key in holder}
     # A key beside it is set already: it was meant only if the name is a typing error.
-    every = {str(key) for one in mappings(config) for key in one}
-    close = nearest(name, own, _NEAR) or nearest(name, every.union(more) - own)
+    all_keys = {str(key) for mapping in mappings(config) for key in mapping}
+    close = nearest(name, siblings, _NEAR) or nearest(name, all_keys.union(more) - siblings)
     meant = f' Did you mean {close!r}?' if close else ''
     if name in beside and close in more:
-        place += f'; write {_outer(key)}.{close}'
-    return f'{key}: {error}.{meant}{place}{"." if place else ""}'
+        hint_text += f'; write {_outer(key)}.{close}'
+    return f'{key}: {error}.{meant}{hint_text}{"." if hint_text else ""}'
 
 
 def explained_type(
     text: str,
     config: Mapping[str, Any],
     key: str,
-    known: Collection[str],
+    names: Collection[str],
     beside: Mapping[str, Any] = MappingProxyType({}),
 ) -> str:
     """Return the text of a registry's error; for an unknown class, its key and a similar name instead."""
-    if found := re.match(r'(\S+) is not in the \S+ registry', text):
-        name = found[1]
-        places = [path for path, holder in _holders(config, 'type') if holder['type'] == name]
-        where = ' or '.join(_written(key, places, 'type', beside)) or key
-        return f'{where}={name!r} is not a known class.{hint(name, known)} custom_imports registers your own.'
+    if match := re.match(r'(\S+) is not in the \S+ registry', text):
+        name = match[1]
+        paths = [path for path, holder in _holders(config, 'type') if holder['type'] == name]
+        where = ' or '.join(_written(key, paths, 'type', beside)) or key
+        return f'{where}={name!r} is not a known class.{hint(name, names)} custom_imports registers your own.'
     if 'must contain the key "type"' in text:
         return f'{key}: a part of the network has no type, so its class is not known: {text.splitlines()[0]}.'
     return f'{key}: {text}'

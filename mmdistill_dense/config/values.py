@@ -16,18 +16,18 @@ def mappings(value: Any) -> Iterator[Any]:
         yield from mappings(member)
 
 
-def flat(value: Any, place: str = '') -> dict[str, Any]:
+def flat(value: Any, key: str = '') -> dict[str, Any]:
     """Return the values of nested mappings by dotted key; of lists only those that hold mappings are laid flat."""
     if isinstance(value, Mapping):  # an empty one counts as none
         parts = [(str(name), item) for name, item in value.items()]
     elif isinstance(value, (list, tuple)) and any(isinstance(item, Mapping) for item in value):
         parts = [(str(index), item) for index, item in enumerate(value)]
     else:
-        return {place: list(value) if isinstance(value, tuple) else value}
-    found: dict[str, Any] = {}
+        return {key: list(value) if isinstance(value, tuple) else value}
+    leaves: dict[str, Any] = {}
     for name, item in parts:
-        found |= flat(item, f'{place}.{name}' if place else name)
-    return found
+        leaves |= flat(item, f'{key}.{name}' if key else name)
+    return leaves
 
 
 def listed(option: Any) -> list[Any]:
@@ -74,8 +74,8 @@ def chain(option: Any) -> list[Mapping[str, Any]]:
 def layers(option: Any, key: str = '') -> Iterator[tuple[str, Mapping[str, Any]]]:
     """Yield key and options of all data sets of a loader, from the inside out."""
     if isinstance(option, (list, tuple)):
-        for place, one in enumerate(option):
-            yield from layers(one, f'{key}.{place}')
+        for index, member in enumerate(option):
+            yield from layers(member, f'{key}.{index}')
     elif isinstance(option, Mapping):
         for name in ('dataset', 'datasets'):
             yield from layers(option.get(name), f'{key}.{name}')
@@ -84,15 +84,15 @@ def layers(option: Any, key: str = '') -> Iterator[tuple[str, Mapping[str, Any]]
 
 def members(option: Any, key: str = '') -> Iterator[tuple[str, Mapping[str, Any]]]:
     """Yield key and options of those that read files."""
-    return ((place, one) for place, one in layers(option, key) if not {'dataset', 'datasets'} & set(one))
+    return ((path, options) for path, options in layers(option, key) if not {'dataset', 'datasets'} & set(options))
 
 
 def tested_set(config: Mapping[str, Any]) -> Mapping[str, Any]:
     """Return the options of the test set. A config without one gives those of validation, else a ``ValueError``."""
     loader = config.get('test_dataloader') or config.get('val_dataloader')
     if not loader:
-        told = 'The config has neither test_dataloader nor val_dataloader'
-        raise ValueError(f'{told}: set test_dataloader, e.g. that of training without random steps.')
+        problem = 'The config has neither test_dataloader nor val_dataloader'
+        raise ValueError(f'{problem}: set test_dataloader, e.g. that of training without random steps.')
     return loader['dataset']
 
 
@@ -104,12 +104,12 @@ def scores_of(evaluator: Mapping[str, Any]) -> set[str] | None:
     """Return the names of the scores of all classes together; ``None`` for an evaluator that is not known here."""
     name, prefix = type_name(evaluator), evaluator.get('prefix')
     if name == 'IoUMetric':
-        found = {'aAcc'}.union(*(_IOU.get(one, ()) for one in listed(evaluator.get('iou_metrics', 'mIoU'))))
-        return {f'{prefix}/{one}' if prefix else one for one in found}
+        names = {'aAcc'}.union(*(_IOU.get(metric, ()) for metric in listed(evaluator.get('iou_metrics', 'mIoU'))))
+        return {f'{prefix}/{score}' if prefix else score for score in names}
     kinds = listed(evaluator.get('metric', 'bbox'))
     if name != 'CocoMetric' or not set(kinds) <= {'bbox', 'segm'}:
         return None
-    return {f'{prefix or "coco"}/{one}_{item}' for one in kinds for item in evaluator.get('metric_items') or _COCO}
+    return {f'{prefix or "coco"}/{kind}_{item}' for kind in kinds for item in evaluator.get('metric_items') or _COCO}
 
 
 def may_give(evaluator: Mapping[str, Any], score: str) -> bool:
@@ -129,7 +129,7 @@ def falls(score: str) -> bool:
 
 def pipeline_of(dataset: Any) -> list[Mapping[str, Any]]:
     """Return the steps of a data set's pipelines."""
-    return [step for _, one in layers(dataset) for step in one.get('pipeline') or [] if isinstance(step, Mapping)]
+    return [step for _, layer in layers(dataset) for step in layer.get('pipeline') or [] if isinstance(step, Mapping)]
 
 
 def normalising(dataset: Any) -> list[Mapping[str, Any]]:

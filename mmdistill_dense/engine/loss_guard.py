@@ -108,7 +108,7 @@ class RunGuards(Hook):
         for teacher in model.distillation.teachers.values():
             for line in check_teacher_classes(classes, teacher, model.distillers.values()):
                 runner.logger.info(line)
-            runner.logger.info(f'{teacher.key}: {teacher.receipt.told() if teacher.receipt else None}')
+            runner.logger.info(f'{teacher.key}: {teacher.receipt.describe() if teacher.receipt else None}')
             if teacher.receipt is not None and teacher.receipt.file is None:
                 runner.logger.warning(f'{teacher.key} has random weights (allow_random=True): they teach nothing.')
         self._reached = None if getattr(model, 'has_task', True) else Reached(model)

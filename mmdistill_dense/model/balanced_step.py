@@ -31,7 +31,7 @@ def split_terms(losses: Mapping[str, Any]) -> dict[str, Tensor]:
         if 'loss' not in name:
             continue
         key = name if name.startswith('distill.') else TASK
-        summed = torch.stack([one.mean() for one in ([value] if isinstance(value, Tensor) else value)]).sum()
+        summed = torch.stack([part.mean() for part in ([value] if isinstance(value, Tensor) else value)]).sum()
         terms[key] = terms[key] + summed if key in terms else summed
     return terms
 
@@ -43,33 +43,33 @@ def backbone_parameters(model: nn.Module) -> list[Tensor]:
 
 
 def _trained(network: nn.Module) -> list[Tensor]:
-    named = network.named_parameters()
-    return [value for name, value in named if value.requires_grad and not name.startswith('distillers.')]
+    parameters = network.named_parameters()
+    return [value for name, value in parameters if value.requires_grad and not name.startswith('distillers.')]
 
 
-def flat_gradients(term: Tensor, places: ParameterGroups) -> dict[str, Tensor]:
+def flat_gradients(term: Tensor, groups: ParameterGroups) -> dict[str, Tensor]:
     """Return the gradient of a term at each place as one vector; the graph is kept, and no ``.grad`` is touched."""
-    inputs = [tensor for tensors in places.values() for tensor in tensors]
-    found: Sequence[Tensor | None] = [None] * len(inputs)
+    inputs = [tensor for tensors in groups.values() for tensor in tensors]
+    gradients: Sequence[Tensor | None] = [None] * len(inputs)
     if inputs and term.requires_grad:
         try:
-            found = torch.autograd.grad(term, inputs, retain_graph=True, allow_unused=True)
+            gradients = torch.autograd.grad(term, inputs, retain_graph=True, allow_unused=True)
         except RuntimeError as error:
             if 'heckpoint' not in str(error):
                 raise
-            told = 'the student recomputes its activations, so the gradient of a single loss cannot be taken'
-            raise ValueError(f'{told}: switch activation_checkpointing and with_cp off.') from error
-    dense = [torch.zeros_like(x) if g is None else g for x, g in zip(inputs, found, strict=True)]
+            problem = 'the student recomputes its activations, so the gradient of a single loss cannot be taken'
+            raise ValueError(f'{problem}: switch activation_checkpointing and with_cp off.') from error
+    dense = [torch.zeros_like(x) if g is None else g for x, g in zip(inputs, gradients, strict=True)]
     vectors = iter([x.flatten().to(loss_dtype(x)) for x in dense])
     return {
         name: torch.cat([next(vectors) for _ in tensors]) if tensors else term.new_zeros(1)
-        for name, tensors in places.items()
+        for name, tensors in groups.items()
     }
 
 
 def balanced_of(distillers: Mapping[str, Distiller]) -> dict[str, tuple[Distiller, Balancer]]:
     """Return the balanced ones of some distillers by name."""
-    return {name: (one, one.balancer) for name, one in distillers.items() if one.balancer is not None}
+    return {name: (d, d.balancer) for name, d in distillers.items() if d.balancer is not None}
 
 
 def choose_ratios(distillers: Mapping[str, Distiller], sgd: bool) -> list[str]:
@@ -77,12 +77,12 @@ def choose_ratios(distillers: Mapping[str, Distiller], sgd: bool) -> list[str]:
 
     Only a run knows its optimizer, so this is done at its start, not when the model is built.
     """
-    open_ones = [(one, balancer) for one, balancer in balanced_of(distillers).values() if balancer.option.ratio == AUTO]
-    for _, balancer in open_ones:
-        balancer.choose_ratio(auto_ratio(len(open_ones), sgd))
+    automatic = [(d, balancer) for d, balancer in balanced_of(distillers).values() if balancer.option.ratio == AUTO]
+    for _, balancer in automatic:
+        balancer.choose_ratio(auto_ratio(len(automatic), sgd))
     reason = ' with SGD' if sgd else ''
-    reason += f', shared by {len(open_ones)} distillers' if len(open_ones) > 1 else ''
-    return [f"{one.key}.balance='auto': ratio {balancer.ratio:.3g}{reason}" for one, balancer in open_ones]
+    reason += f', shared by {len(automatic)} distillers' if len(automatic) > 1 else ''
+    return [f"{distiller.key}.balance='auto': ratio {balancer.ratio:.3g}{reason}" for distiller, balancer in automatic]
 
 
 def balanced_place(model: nn.Module) -> tuple[str, list[Tensor]]:
@@ -90,8 +90,8 @@ def balanced_place(model: nn.Module) -> tuple[str, list[Tensor]]:
 
     If the backbone is frozen whole, these are all others that the student trains.
     """
-    if found := backbone_parameters(model):
-        return 'backbone', found
+    if parameters := backbone_parameters(model):
+        return 'backbone', parameters
     return 'neck and heads, because the whole backbone is frozen', _trained(model)
 
 
@@ -109,11 +109,11 @@ class BalancedStep(StepPlugin):
     def add(self, step: TrainStep) -> None:
         """Measure, and tell the weights."""
         balanced = balanced_of(distillers_of(step.model))
-        due = {name: one for name, one in balanced.items() if one[1].due}
+        due = {name: pair for name, pair in balanced.items() if pair[1].due}
         if due:
             step.model.distillation.measured = _measured_step(step.model, due, step.losses, step.terms)
-        weights = {f'distill.{name}.weight': torch.tensor(one.weight()) for name, (one, _) in balanced.items()}
-        step.told = {**step.told, **weights}
+        weights = {f'distill.{name}.weight': torch.tensor(d.weight()) for name, (d, _) in balanced.items()}
+        step.numbers = {**step.numbers, **weights}
 
 
 def _measured_step(
@@ -129,13 +129,13 @@ def _measured_step(
         raise ValueError(f'{key}: the student has no own loss: set balance=None and loss_weight.')
     state = next(iter(due.values()))[0].state
     terms = [[value for key, value in compared[name].items() if 'loss' in key] for name in due]
-    sums = [torch.stack(own).sum() if own else task.new_zeros(()) for own in terms]
+    sums = [torch.stack(group).sum() if group else task.new_zeros(()) for group in terms]
     measured = _measure([task, *sums], model, state.loss_scale)
-    for (one, balancer), norm, value in zip(due.values(), measured.norms[1:], measured.values[1:], strict=True):
-        warning = balancer.add(Try(state.iteration, measured.norms[0], norm), value, one.key)
+    for (distiller, balancer), norm, value in zip(due.values(), measured.norms[1:], measured.values[1:], strict=True):
+        warning = balancer.add(Try(state.iteration, measured.norms[0], norm), value, distiller.key)
         if warning:
             print_log(warning, logger='current', level=logging.WARNING)
-    return _told({name: one.weight() for name, (one, _) in due.items()}, measured)
+    return _log_numbers({name: distiller.weight() for name, (distiller, _) in due.items()}, measured)
 
 
 @dataclass(frozen=True)
@@ -154,30 +154,30 @@ def _measure(terms: Sequence[Tensor], model: nn.Module, scale: float) -> _Norms:
     """
     _, parameters = balanced_place(model)
     with torch.autocast(terms[0].device.type, enabled=False):
-        found = [mean_over_ranks(flat_gradients(scale * term, {'': parameters})['']) for term in terms]
+        vectors = [mean_over_ranks(flat_gradients(scale * term, {'': parameters})['']) for term in terms]
         exact = sum_dtype(terms[0])
-        norms = [torch.linalg.vector_norm(vector, dtype=exact) / scale for vector in found]
+        norms = [torch.linalg.vector_norm(vector, dtype=exact) / scale for vector in vectors]
         pairs = list(combinations(range(1, len(terms)), 2))
-        products = [(found[i].to(exact) * found[j].to(exact)).sum() / scale**2 for i, j in pairs]
+        products = [(vectors[i].to(exact) * vectors[j].to(exact)).sum() / scale**2 for i, j in pairs]
     rows = torch.stack([*(term.detach().to(exact) for term in terms), *norms, *products])
     numbers = mean_over_ranks(rows).tolist()  # another device may round a norm in another way
     count = len(terms)
     return _Norms(numbers[:count], numbers[count : 2 * count], dict(zip(pairs, numbers[2 * count :], strict=True)))
 
 
-def _told(weights: Mapping[str, float], measured: _Norms) -> dict[str, float]:
+def _log_numbers(weights: Mapping[str, float], measured: _Norms) -> dict[str, float]:
     """Return ratios and cosines by the names in the log; what is not finite is left out."""
     names, (task, *norms) = list(weights), measured.norms
     pulls = [weight * norm for weight, norm in zip(weights.values(), norms, strict=True)]
-    told = {f'distill.{name}.ratio': _over(pull, task) for name, pull in zip(names, pulls, strict=True)}
+    numbers = {f'distill.{name}.ratio': _over(pull, task) for name, pull in zip(names, pulls, strict=True)}
     square = sum(pull**2 for pull in pulls)
     for (i, j), product in measured.products.items():
-        first, second = names[i - 1], names[j - 1]
-        told[f'distill.{first}.cosine.{second}'] = _over(product, norms[i - 1] * norms[j - 1])
-        square += 2 * weights[first] * weights[second] * product
+        a, b = names[i - 1], names[j - 1]
+        numbers[f'distill.{a}.cosine.{b}'] = _over(product, norms[i - 1] * norms[j - 1])
+        square += 2 * weights[a] * weights[b] * product
     if measured.products:
-        told['distill.ratio'] = _over(max(square, 0.0) ** 0.5, task)
-    return {name: value for name, value in told.items() if math.isfinite(value)}
+        numbers['distill.ratio'] = _over(max(square, 0.0) ** 0.5, task)
+    return {name: value for name, value in numbers.items() if math.isfinite(value)}
 
 
 def _over(number: float, by: float) -> float:

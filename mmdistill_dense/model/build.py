@@ -79,7 +79,7 @@ def DistillModel(
     distillers = distillers or {}
     if isinstance(distillers, Mapping):  # mmengine leaves the word where the base has no such key
         distillers = {name: option for name, option in distillers.items() if name != '_delete_'}
-    if not isinstance(distillers, Mapping) or not all(isinstance(one, Mapping) for one in distillers.values()):
+    if not isinstance(distillers, Mapping) or not all(isinstance(option, Mapping) for option in distillers.values()):
         raise TypeError(
             f"model.distillers must be a dict of dicts by name, e.g. dict(kd=dict(type='LogitKD')), got {distillers!r}."
         )
@@ -132,9 +132,9 @@ def build_distillers(options: Option, scope: str | None) -> dict[str, Distiller]
         kind = arguments.pop('type', None)
         cls = DISTILLERS.get(kind) if isinstance(kind, str) else kind
         if cls is None:
-            known = ', '.join(sorted(DISTILLERS.module_dict))
+            names = ', '.join(sorted(DISTILLERS.module_dict))
             close = hint(str(kind), DISTILLERS.module_dict)
-            raise KeyError(f'model.distillers.{name}.type={kind!r} is not a distiller; known: {known}.{close}')
+            raise KeyError(f'model.distillers.{name}.type={kind!r} is not a distiller; known: {names}.{close}')
         arguments, settings = expand(cls, arguments, TASKS.get(scope or ''), f'model.distillers.{name}')
         check_options(cls, arguments, f'model.distillers.{name}')
         if settings:
@@ -168,42 +168,42 @@ def build_distillation(
     """
     options, inherit, taught_by = _used_teachers(teacher, distillers, inherit)
     preprocessor = config.model.get('data_preprocessor') or {}
-    size = (int(given[0]), int(given[1])) if (given := preprocessor.get('size')) else None
+    size = (int(sides[0]), int(sides[1])) if (sides := preprocessor.get('size')) else None
     with DefaultScope.overwrite_default_scope(config.scope):
         choose_taps(network, distillers, {key: options[name] for key, name in taught_by.items()}, size)
-    for key, one in distillers.items():
+    for key, distiller in distillers.items():
         option = options[taught_by[key]]
-        if option.grid is not None and one.teacher_parts != ():
-            told = f"{type(one).__name__} runs the teacher on places of the student's pictures"
-            raise ValueError(f'model.distillers.{key}: {told}: leave {option.key}.scale and .fit out.')
-        scaled = one.teacher_taps if option.grid and option.grid.scale != 1 and one.needs_scores else ()
-        if found := [str(tap) for tap in scaled if dense_head(tap, option.config)]:
-            told = f'with {option.key}.scale, a level of {", ".join(found)} finds objects of another size'
-            raise ValueError(f'model.distillers.{key}: {told}: leave scale out, or compare the neck.')
-        one.check_networks(f'model.distillers.{key}', config, option.config)
-    taps = {name: _unique(_keyed(key, 'teacher_tap', [*one.teacher_taps, *one.extra_teacher_taps])
-                          for key, one in distillers.items() if taught_by[key] == name)
+        if option.grid is not None and distiller.teacher_parts != ():
+            problem = f"{type(distiller).__name__} runs the teacher on places of the student's pictures"
+            raise ValueError(f'model.distillers.{key}: {problem}: leave {option.key}.scale and .fit out.')
+        scaled = distiller.teacher_taps if option.grid and option.grid.scale != 1 and distiller.needs_scores else ()
+        if names := [str(tap) for tap in scaled if dense_head(tap, option.config)]:
+            problem = f'with {option.key}.scale, a level of {", ".join(names)} finds objects of another size'
+            raise ValueError(f'model.distillers.{key}: {problem}: leave scale out, or compare the neck.')
+        distiller.check_networks(f'model.distillers.{key}', config, option.config)
+    taps = {name: _unique(_keyed(key, 'teacher_tap', [*d.teacher_taps, *d.extra_teacher_taps])
+                          for key, d in distillers.items() if taught_by[key] == name)
             for name in options}  # fmt: skip
     with DefaultScope.overwrite_default_scope(config.scope):
         student, traced = trace_pair(
             network,
-            _unique(_keyed(key, 'student_tap', one.recorded_taps) for key, one in distillers.items()),
-            {name: (options[name], found) for name, found in taps.items()},
+            _unique(_keyed(key, 'student_tap', distiller.recorded_taps) for key, distiller in distillers.items()),
+            {name: (options[name], teacher_taps) for name, teacher_taps in taps.items()},
             size,
         )
     normalised = completed(preprocessor, config.scope)
     teachers = {}
     for name, option in options.items():
         inherited = [(entry.source.split('.')[0],) for entry in inherit if entry.teacher == name]
-        called = [one.teacher_parts for key, one in distillers.items() if taught_by[key] == name]
+        called = [d.teacher_parts for key, d in distillers.items() if taught_by[key] == name]
         if taps[name] and traced[name].preprocessor is None:
             raise ValueError(
                 f'{option.key}: {option.config.model.get("type")} does not say how its pictures are normalised: set '
                 f'{option.key}.data_preprocessor=dict(mean=[…], std=[…], bgr_to_rgb=True) as in its training.'
             )
         copies = grey_copies(student.channels, traced[name].channels, option.key)
-        seen = make_renormaliser(normalised, traced[name].preprocessor, option.key, copies)
-        teachers[name] = FrozenTeacher(option, replace(traced[name].plan([*inherited, *called]), renormalise=seen))
+        pixels = make_renormaliser(normalised, traced[name].preprocessor, option.key, copies)
+        teachers[name] = FrozenTeacher(option, replace(traced[name].plan([*inherited, *called]), renormalise=pixels))
     distillation = Distillation(teachers, config, inherit=inherit, traced=student, extras=extras)
     distillation.state.ignored_labels = frozenset(ignored_labels(config.model))
     distillation.state.classes = num_classes(config.model)
@@ -228,18 +228,18 @@ def choose_taps(
     ``teachers`` is the teacher of each distiller, ``size`` the training crop's, 512 x 512 if it is None.
     """
     student: NetworkMaps | None = None
-    found: dict[str, NetworkMaps] = {}
+    teacher_maps: dict[str, NetworkMaps] = {}
     for name, distiller in distillers.items():
         if not distiller.auto:
             continue
         teacher = teachers[name]
         student = student or discover(lambda: copied(network), size, trains=True)
-        if teacher.name not in found:
-            found[teacher.name] = discover(teacher.build, size)
-        chosen = pair_taps(student, found[teacher.name])
+        if teacher.name not in teacher_maps:
+            teacher_maps[teacher.name] = discover(teacher.build, size)
+        chosen = pair_taps(student, teacher_maps[teacher.name])
         key = f'model.distillers.{name}'
         if not chosen.pairs:
-            raise nothing_to_pair(key, student, found[teacher.name], chosen)
+            raise nothing_to_pair(key, student, teacher_maps[teacher.name], chosen)
         if distiller.auto == AUTO_LAST:
             chosen = replace(chosen, pairs=chosen.pairs[-1:])
         distiller.choose_taps([(pair.student.tap, pair.teacher.tap) for pair in chosen.pairs])
@@ -253,12 +253,12 @@ def _used_teachers(
     if not teacher:
         use = f'there are distillers ({", ".join(distillers)})' if distillers else 'model.inherit copies from it'
         raise ValueError(f'model.teacher is not set, but {use}.')
-    given = {key.removeprefix('teacher.'): (key, one) for key, one in teachers_of({'teacher': teacher}).items()}
-    entries = with_teacher_names(inherit, given)
-    taught_by = _teacher_names(distillers, given)
+    by_name = {key.removeprefix('teacher.'): (key, option) for key, option in teachers_of({'teacher': teacher}).items()}
+    entries = with_teacher_names(inherit, by_name)
+    taught_by = _teacher_names(distillers, by_name)
     used = {*taught_by.values(), *(entry.teacher for entry in entries)}
-    options = {name: TeacherOption.parse(one, f'model.{key}', name)
-               for name, (key, one) in given.items() if name in used}  # fmt: skip
+    options = {name: TeacherOption.parse(option, f'model.{key}', name)
+               for name, (key, option) in by_name.items() if name in used}  # fmt: skip
     return options, entries, taught_by
 
 
@@ -269,8 +269,8 @@ def _teacher_names(distillers: Mapping[str, Distiller], teachers: Collection[str
     for key, distiller in distillers.items():
         name = only if distiller.teacher_name is None else distiller.teacher_name
         if name not in teachers:
-            found = 'one unnamed teacher' if [*teachers] == [SINGLE] else f'the teachers {", ".join(teachers)}'
-            raise ValueError(f'model.distillers.{key}.teacher={name!r}, but model.teacher holds {found}.')
+            names_text = 'one unnamed teacher' if [*teachers] == [SINGLE] else f'the teachers {", ".join(teachers)}'
+            raise ValueError(f'model.distillers.{key}.teacher={name!r}, but model.teacher holds {names_text}.')
         names[key] = str(name)
     return names
 

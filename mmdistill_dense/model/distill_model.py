@@ -109,8 +109,8 @@ class Distillation:
         processes. With a runner, ``DistillHook`` does both.
         """
         if self.extras:
-            told = 'model.unlabelled and balance of distillers need DistillHook, and so a runner'
-            raise ValueError(f'{told}: leave them out in a loop of your own, and set loss_weight.')
+            problem = 'model.unlabelled and balance of distillers need DistillHook, and so a runner'
+            raise ValueError(f'{problem}: leave them out in a loop of your own, and set loss_weight.')
         self.enter_run(max_iters, seed, iteration)
 
     def enter_run(self, max_iters: int, seed: int = 0, iteration: int = 0) -> None:
@@ -129,16 +129,16 @@ class Distillation:
 
     def recorder(self, student: nn.Module, active: Iterable[Distiller]) -> Recorder:
         """Return a recorder of what distillers read of the student."""
-        made = Recorder(
+        new = Recorder(
             student,
-            [tap for one in active for tap in one.recorded_taps],
+            [tap for distiller in active for tap in distiller.recorded_taps],
             'student_tap',
-            methods=[path for one in active for path in one.noted_methods],
+            methods=[path for distiller in active for path in distiller.noted_methods],
         )
-        known = self._recorder
-        if known is None or known.network is not student or (known.taps, known.methods) != (made.taps, made.methods):
-            known = self._recorder = made
-        return known
+        old = self._recorder
+        if old is None or old.network is not student or (old.taps, old.methods) != (new.taps, new.methods):
+            old = self._recorder = new
+        return old
 
     def part_from(self, name: str) -> FrozenTeacher:
         """Return an unloaded copy of a shared teacher, put in its place for this student; the next step loads it."""
@@ -198,15 +198,15 @@ class Distilled(Network):
         before = next(self.parameters())
         device, dtype = before.device, before.dtype
         super()._apply(fn, recurse)
-        now = next(self.parameters())
+        after = next(self.parameters())
         for name, teacher in self.distillation.teachers.items():
             if len(teacher.users) == 1:
                 teacher.follow(fn)
-            elif (now.device, now.dtype) != (device, dtype):
-                own = self.distillation.part_from(name)
+            elif (after.device, after.dtype) != (device, dtype):
+                teacher_copy = self.distillation.part_from(name)
                 for distiller in self.distillers.values():
                     if distiller.teacher_name == name:
-                        distiller.learn_from(own)
+                        distiller.learn_from(teacher_copy)
         return self
 
     def __reduce_ex__(self, protocol: Any) -> Any:
@@ -224,7 +224,7 @@ class Distilled(Network):
             return super().loss(*args, **kwargs)
         self.distillation.check_ready()
         inputs, data_samples = _eager(_batch)(super().loss, args, kwargs)
-        active = {name: one for name, one in self.distillers.items() if one.is_active()}
+        active = {name: d for name, d in self.distillers.items() if d.is_active()}
         # The teachers run first, so that their temporary memory is free before the student's graph is built.
         taught = _eager(run_teachers)(active, inputs, next(self.parameters()), data_samples)
         with recording(self, active) as student:
@@ -248,7 +248,7 @@ class TrainStep:
     losses: Mapping[str, Any]  # the student's own
     terms: Terms  # the losses of the active distillers, without weight
     added: Mapping[str, Any] = field(default_factory=dict)  # further losses, which count as they are
-    told: Mapping[str, Tensor] = field(default_factory=dict)  # numbers for the log
+    numbers: Mapping[str, Tensor] = field(default_factory=dict)  # numbers for the log
 
 
 def run_teachers(
@@ -280,15 +280,15 @@ def distill_losses(
     active: Mapping[str, Distiller], student: Recorded, taught: Mapping[str, Recorded], data_samples: Samples
 ) -> Terms:
     """Return the losses of the active distillers without weight."""
-    _check_gradients(student, {tap.text for one in active.values() for tap in one.student_taps})
+    _check_gradients(student, {tap.text for distiller in active.values() for tap in distiller.student_taps})
     with contextlib.ExitStack() as stack:
         for teacher, _ in _teachers_of(active).values():
             stack.enter_context(teacher.compared())
-        found = {}
-        for name, one in active.items():
-            found[name] = one(student, taught.get(str(one.teacher_name), {}), data_samples)
-            _check_terms(f'model.distillers.{name}', one, found[name])
-    return found
+        terms = {}
+        for name, distiller in active.items():
+            terms[name] = distiller(student, taught.get(str(distiller.teacher_name), {}), data_samples)
+            _check_terms(f'model.distillers.{name}', distiller, terms[name])
+    return terms
 
 
 def run_plugins(step: TrainStep) -> None:
@@ -299,14 +299,14 @@ def run_plugins(step: TrainStep) -> None:
 
 def combine_losses(step: TrainStep) -> dict[str, Any]:
     """Return all losses of a step, the distillers' with their weights, and numbers for the log."""
-    terms = {name: one.weighted(step.terms.get(name, {})) for name, one in step.model.distillers.items()}
+    terms = {name: distiller.weighted(step.terms.get(name, {})) for name, distiller in step.model.distillers.items()}
     losses = {**step.losses, **step.added}
-    named = {f'distill.{name}.{key}': value for name, own in terms.items() for key, value in own.items()}
-    return {**losses, **named, **shares(losses, terms), **step.told}
+    distill_terms = {f'distill.{name}.{key}': value for name, group in terms.items() for key, value in group.items()}
+    return {**losses, **distill_terms, **shares(losses, terms), **step.numbers}
 
 
 def _teachers_of(active: Mapping[str, Distiller]) -> dict[str, tuple[FrozenTeacher, RunState]]:
-    return {str(one.teacher_name): (one.teacher, one.state) for one in active.values() if one.teacher is not None}
+    return {str(d.teacher_name): (d.teacher, d.state) for d in active.values() if d.teacher is not None}
 
 
 def _check_gradients(student: Mapping[str, list[Tensor]], compared: Collection[str]) -> None:
@@ -320,7 +320,7 @@ def _check_gradients(student: Mapping[str, list[Tensor]], compared: Collection[s
             )
 
 
-def _check_terms(key: str, one: Distiller, terms: Losses) -> None:
+def _check_terms(key: str, distiller: Distiller, terms: Losses) -> None:
     """Refuse what is no loss, terms that would teach the student nothing, and parameters that nothing would train."""
     check_losses(key, terms)
     losses = [value for name, value in terms.items() if 'loss' in name]
@@ -331,9 +331,9 @@ def _check_terms(key: str, one: Distiller, terms: Losses) -> None:
     learned = not torch.is_grad_enabled() or any(value.requires_grad for value in losses)
     if not learned and any(bool(value.ne(0).any()) for value in losses):  # an empty queue gives exactly 0
         raise ValueError(f'{key}: its loss has no gradient, so the student learns nothing from it. Is it detached?')
-    if late := [name for name, value in one.named_parameters() if value.requires_grad and name not in one.trained]:
-        told = 'after the optimizer was made, which does not train it. Make it in setup() or build_level()'
-        raise RuntimeError(f'{key}: its parameter {late[0]} was made {told}.')
+    if late := [name for name, p in distiller.named_parameters() if p.requires_grad and name not in distiller.trained]:
+        reason = 'after the optimizer was made, which does not train it. Make it in setup() or build_level()'
+        raise RuntimeError(f'{key}: its parameter {late[0]} was made {reason}.')
 
 
 @torch.no_grad()
@@ -341,9 +341,9 @@ def shares(losses: Mapping[str, Any], terms: Mapping[str, Mapping[str, Tensor]])
     """Return each distiller's part of the total loss; the total is summed as mmengine does."""
     task = [tensor.detach().mean() for name, value in losses.items() if 'loss' in name for tensor in _tensors(value)]
     parts = {
-        name: torch.stack([value.detach().float() for key, value in own.items() if 'loss' in key]).sum()
-        for name, own in terms.items()
-        if any('loss' in key for key in own)
+        name: torch.stack([value.detach().float() for key, value in group.items() if 'loss' in key]).sum()
+        for name, group in terms.items()
+        if any('loss' in key for key in group)
     }
     total = torch.stack([t.float() for t in task]).sum() + sum(parts.values()) if task else sum(parts.values())
     whole = torch.as_tensor(total)

@@ -50,8 +50,8 @@ def load_from_http(filename: str, map_location: Any = None) -> Any:
     try:
         return read_for_mmengine(path, map_location=map_location)
     except Exception:
-        ours = path.parent != folder or path.with_name(f'{path.name}.address').is_file()
-        if ours and promised_hash(filename) is None and not is_zipfile(path):  # half a download: fetched again
+        is_own = path.parent != folder or path.with_name(f'{path.name}.address').is_file()
+        if is_own and promised_hash(filename) is None and not is_zipfile(path):  # half a download: fetched again
             with suppress(OSError):  # of another user
                 path.unlink()
         raise
@@ -65,10 +65,10 @@ def address_of(filename: str) -> str:
     scheme, marker, name = filename.partition('://')
     if not marker or scheme not in _LISTS:
         return filename
-    found = _LISTS[scheme](filename)
-    if name not in found:
+    files = _LISTS[scheme](filename)
+    if name not in files:
         raise KeyError(f'{filename!r}: {scheme} publishes no weights under the name {name!r}.')
-    address = found[name]
+    address = files[name]
     return address if '://' in address else str(Path(mmengine_checkpoint._get_mmengine_home(), address))
 
 
@@ -102,8 +102,8 @@ _LISTS: dict[str, Callable[[str], dict[str, str]]] = {
 def load_by_name(filename: str, map_location: Any = None) -> Any:
     """Read the weights that torchvision or OpenMMLab publishes under a name."""
     address = address_of(filename)
-    known = address.startswith(('http://', 'https://'))
-    return load_from_http(address, map_location) if known else load_from_local(address, map_location)
+    is_url = address.startswith(('http://', 'https://'))
+    return load_from_http(address, map_location) if is_url else load_from_local(address, map_location)
 
 
 def load_from_mmcls(filename: str, map_location: Any = None) -> Any:

@@ -139,7 +139,7 @@ def read_values(
 def _check_sums(file: str | Path | IO[bytes]) -> None:
     """Raise an error for a zip whose checksums do not fit; files of the old format have none."""
     with open(file, 'rb') if isinstance(file, (str, Path)) else nullcontext(file) as opened:
-        place = opened.tell()
+        offset = opened.tell()
         if opened.read(4) == b'PK\x03\x04':
             with zipfile.ZipFile(opened) as archive:
                 members = archive.infolist()
@@ -152,17 +152,17 @@ def _check_sums(file: str | Path | IO[bytes]) -> None:
                     with archive.open(member) as content:
                         while member.CRC and content.read(_PART):  # 0 after torch's set_crc32_options(False)
                             pass
-        opened.seek(place)
+        opened.seek(offset)
 
 
 @contextmanager
 def _stand_ins() -> Iterator[None]:
     """Make torch use the stand-ins, even where the real classes were allowed before."""
     before = torch.serialization.get_safe_globals()
-    names = (one[1] if isinstance(one, tuple) else f'{one.__module__}.{one.__qualname__}' for one in before)
-    kept = [one for one, name in zip(before, names, strict=True) if name not in _STAND_INS]
+    names = (entry[1] if isinstance(entry, tuple) else f'{entry.__module__}.{entry.__qualname__}' for entry in before)
+    entries = [entry for entry, name in zip(before, names, strict=True) if name not in _STAND_INS]
     torch.serialization.clear_safe_globals()
-    torch.serialization.add_safe_globals([*kept, *((value, name) for name, value in _STAND_INS.items())])
+    torch.serialization.add_safe_globals([*entries, *((value, name) for name, value in _STAND_INS.items())])
     try:
         yield
     finally:
@@ -170,28 +170,28 @@ def _stand_ins() -> Iterator[None]:
         torch.serialization.add_safe_globals(before)
 
 
-def _settled(value: Any, seen: dict[int, tuple[Any, Any]] | None = None) -> Any:
+def _settled(value: Any, memo: dict[int, tuple[Any, Any]] | None = None) -> Any:
     """Replace the stand-ins by numpy values, in place except in tuples; visit each object once."""
     # By address: the value, so that the address stays in use, and its replacement.
-    seen = {} if seen is None else seen
+    memo = {} if memo is None else memo
     if isinstance(value, (_Array, _DType)):
         return value.real
-    if id(value) in seen:
-        return seen[id(value)][1]
-    seen[id(value)] = value, value
+    if id(value) in memo:
+        return memo[id(value)][1]
+    memo[id(value)] = value, value
     if isinstance(value, tuple):
-        members = [_settled(member, seen) for member in value]
+        members = [_settled(member, memo) for member in value]
         same = all(new is old for new, old in zip(members, value, strict=True))
         result = value if same or type(value) is not tuple else tuple(members)
-        seen[id(value)] = value, result
+        memo[id(value)] = value, result
         return result
     if isinstance(value, list):
-        value[:] = [_settled(member, seen) for member in value]
+        value[:] = [_settled(member, memo) for member in value]
     elif isinstance(value, dict):
         for key, member in list(dict.items(value)):
-            dict.__setitem__(value, key, _settled(member, seen))
+            dict.__setitem__(value, key, _settled(member, memo))
     elif isinstance(value, Namespace):
-        _settled(vars(value), seen)
+        _settled(vars(value), memo)
     return value
 
 
@@ -210,11 +210,11 @@ def _read_safetensors(file: Any, map_location: Any) -> dict[str, Any]:
 
 def part_files(index: Path) -> dict[str, list[str]]:
     """Return the tensors of each file that an index lists, by the file's name."""
-    listed = json.loads(index.read_text(encoding='utf-8')).get('weight_map')
-    if not isinstance(listed, dict) or not listed:
+    files = json.loads(index.read_text(encoding='utf-8')).get('weight_map')
+    if not isinstance(files, dict) or not files:
         raise ValueError('it has no weight_map')
     parts: dict[str, list[str]] = {}
-    for tensor, name in listed.items():
+    for tensor, name in files.items():
         if Path(str(name)).name != name or not name.endswith('.safetensors'):
             raise ValueError(f'{name!r} is no .safetensors file beside it')
         parts.setdefault(name, []).append(tensor)
@@ -223,11 +223,11 @@ def part_files(index: Path) -> dict[str, list[str]]:
 
 def _read_parts(index: Path, map_location: Any) -> dict[str, Any]:
     state: dict[str, Any] = {}
-    for name, listed in part_files(index).items():
-        found = _read_safetensors(index.parent / name, map_location)['state_dict']
-        if odd := sorted(found.keys() ^ set(listed)):
+    for name, names in part_files(index).items():
+        tensors = _read_safetensors(index.parent / name, map_location)['state_dict']
+        if odd := sorted(tensors.keys() ^ set(names)):
             raise ValueError(f'{name} holds other tensors than the index lists: {odd[0]} and {len(odd) - 1} more')
-        state |= found
+        state |= tensors
     return {'state_dict': state, 'meta': {}}
 
 
@@ -239,8 +239,8 @@ def _refusal(name: str, error: Exception) -> ValueError:
             "file: torch.save({'state_dict': torch.load(FILE, weights_only=False)['state_dict']}, NEW); if it holds "
             'only values: torch.serialization.add_safe_globals.'
         )
-    first = re.split(r'\n|\. ', str(error))[0][:_SHOWN] or 'it ends too early'  # the rest may be a piece of the file
-    reason = 'not written by torch.save' if isinstance(error, pickle.UnpicklingError) else first
+    sentence = re.split(r'\n|\. ', str(error))[0][:_SHOWN] or 'it ends too early'  # the rest may be a piece of the file
+    reason = 'not written by torch.save' if isinstance(error, pickle.UnpicklingError) else sentence
     return ValueError(f'{name!r} is no readable checkpoint (damaged, truncated or of another kind): {reason}')
 
 

@@ -36,12 +36,12 @@ def published_weights(name: str) -> str:
     """Return the address of the weights that a package's metafiles publish for ``'package::folder/file.py'``."""
     if '::' not in name:
         raise ValueError(f"checkpoint='auto' needs a zoo config such as 'mmseg::…', got cfg={name!r}: give the file.")
-    package, _, rest = name.partition('::')
-    config = 'configs/' + (rest if rest.endswith('.py') else f'{rest}.py')
+    package, _, file = name.partition('::')
+    config = 'configs/' + (file if file.endswith('.py') else f'{file}.py')
     urls = _published(package).get(config, [])
     if len(urls) != 1:
-        found = 'publishes no weights' if not urls else f'publishes {len(urls)} files ({", ".join(urls)})'
-        raise ValueError(f"checkpoint='auto': {package} {found} for {config}: give the file or its address.")
+        problem = 'publishes no weights' if not urls else f'publishes {len(urls)} files ({", ".join(urls)})'
+        raise ValueError(f"checkpoint='auto': {package} {problem} for {config}: give the file or its address.")
     return urls[0]
 
 
@@ -88,15 +88,15 @@ def local_file(checkpoint: str, config: str | None, key: str) -> Path:
     elif re.match(r'https?://', checkpoint):
         promised = promised_hash(checkpoint)
         if promised is None:
-            way = 'add its SHA-256 (…#sha256=<hexadecimal digits>), or give the path of a downloaded file'
-            raise ValueError(f'{key}={checkpoint!r}: this address has no hash to check the file with: {way}.')
+            remedy = 'add its SHA-256 (…#sha256=<hexadecimal digits>), or give the path of a downloaded file'
+            raise ValueError(f'{key}={checkpoint!r}: this address has no hash to check the file with: {remedy}.')
         path = download(checkpoint, downloads(), key)
     else:
         path = Path(checkpoint).expanduser()
         promised = promised_hash(path.name)
         if not path.is_file():
-            found = sorted(one.name for one in path.parent.glob('*') if one.suffix in ('.pth', '.pt', '.safetensors'))
-            beside = f'The folder holds {some(found) or "no checkpoint"}'
+            names = sorted(p.name for p in path.parent.glob('*') if p.suffix in ('.pth', '.pt', '.safetensors'))
+            beside = f'The folder holds {some(names) or "no checkpoint"}'
             if not path.parent.is_dir():
                 beside = f'There is no folder {str(path.parent)!r} either'
             raise FileNotFoundError(f'{key}={checkpoint!r}: no such file (working folder {Path.cwd()}). {beside}.')
@@ -106,18 +106,18 @@ def local_file(checkpoint: str, config: str | None, key: str) -> Path:
 
 def promised_hash(address: str) -> str | None:
     """Return the first digits of the SHA-256 in a name (``…-1a2b3c4d.pth``) or an address (``…#sha256=…``)."""
-    path, marker, given = address.partition('#sha256=')
-    if marker and not re.fullmatch(r'[0-9a-fA-F]{8,64}', given):
-        raise ValueError(f'{address!r}: #sha256= must be followed by 8 to 64 hexadecimal digits, got {given!r}.')
-    named = _HASHED_NAME.search(urlsplit(path).path)
-    return given.lower() or (named[1] if named else None)
+    path, marker, digits = address.partition('#sha256=')
+    if marker and not re.fullmatch(r'[0-9a-fA-F]{8,64}', digits):
+        raise ValueError(f'{address!r}: #sha256= must be followed by 8 to 64 hexadecimal digits, got {digits!r}.')
+    match = _HASHED_NAME.search(urlsplit(path).path)
+    return digits.lower() or (match[1] if match else None)
 
 
 def check_promise(path: Path, promised: str | None, key: str) -> None:
     """Raise a ``ValueError`` for a file that has another SHA-256 than one that was promised."""
     if promised and not sha256(path).startswith(promised):
-        found = f'the content has SHA-256 {sha256(path)[:8]}…, but its name promises {promised}'
-        raise ValueError(f'{key}={str(path)!r}: {found}: download it again, or rename it if you made it.')
+        problem = f'the content has SHA-256 {sha256(path)[:8]}…, but its name promises {promised}'
+        raise ValueError(f'{key}={str(path)!r}: {problem}: download it again, or rename it if you made it.')
 
 
 def download(url: str, folder: Path, key: str) -> Path:
@@ -145,8 +145,8 @@ def download(url: str, folder: Path, key: str) -> Path:
                 write_text(origin, address)
             hub.download_url_to_file(address, str(path), hash_prefix=promised)
         except (OSError, RuntimeError) as error:
-            told = f'{key}: could not download {address} to {path} ({error})'
-            raise OSError(f'{told}: download it elsewhere, and give the file or put it there.') from error
+            problem = f'{key}: could not download {address} to {path} ({error})'
+            raise OSError(f'{problem}: download it elsewhere, and give the file or put it there.') from error
     return path
 
 
@@ -185,11 +185,11 @@ def without_chunks(names: Collection[str]) -> list[str]:
     return short if len({*short}) == len(short) else [*names]
 
 
-def named_as(own: Collection[str], entries: Mapping[str, _Entry]) -> dict[str, _Entry]:
+def named_as(targets: Collection[str], entries: Mapping[str, _Entry]) -> dict[str, _Entry]:
     """Return a file's entries by a network's own names, where wrappers and block chunks alone are different."""
-    names = {plain_name(short): name for short, name in zip(without_chunks(own), own, strict=True)}
+    names = {plain_name(short): name for short, name in zip(without_chunks(targets), targets, strict=True)}
     pairs = zip(without_chunks(entries), entries.items(), strict=True)
-    return {name if name in own else names.get(plain_name(short), name): entry for short, (name, entry) in pairs}
+    return {name if name in targets else names.get(plain_name(short), name): entry for short, (name, entry) in pairs}
 
 
 def tensors_of(entries: Mapping[Any, Any], file: str) -> dict[str, Tensor]:
@@ -212,8 +212,8 @@ def warn_of_averages(checkpoint: Mapping[str, Any], file: str) -> None:
 
 def state_dict_of(checkpoint: Mapping[str, Any], path: str | Path) -> dict[str, Tensor]:
     """Return the weights in a checkpoint; a ``ValueError`` says that there are none."""
-    held = (checkpoint.get(key) for key in ('state_dict', 'model'))
-    tensors = tensors_of(next((one for one in held if isinstance(one, Mapping)), checkpoint), repr(str(path)))
+    states = [entry for entry in map(checkpoint.get, ('state_dict', 'model')) if isinstance(entry, Mapping)]
+    tensors = tensors_of(states[0] if states else checkpoint, repr(str(path)))
     if not tensors:
         raise ValueError(f'{str(path)!r} holds no weights; its entries are {sorted(map(str, checkpoint))[:_SHOWN]}.')
     warn_of_averages(checkpoint, repr(str(path)))
@@ -231,7 +231,7 @@ class Receipt:
     total: int
     ignored: int
 
-    def told(self) -> str:
+    def describe(self) -> str:
         """Return one line for the log."""
         if self.file is None:
             return f'random weights of {self.config}'
@@ -256,12 +256,12 @@ def load_strictly(
     def strict(name: str) -> bool:
         return parts is None or '.' not in name or name.split('.')[0] in parts
 
-    own = network.state_dict()
-    state = named_as(own, state)
-    unfit = {n: reason for n, v in state.items() if n in own and (reason := _unfit(own[n], v))}
+    target = network.state_dict()
+    state = named_as(target, state)
+    unfit = {n: reason for n, v in state.items() if n in target and (reason := _unfit(target[n], v))}
     # Unknown names are passed on as well, because mm* layers rename those of older files inside load_state_dict.
-    given = {n: v for n, v in state.items() if n not in unfit and (n in own or strict(n))}
-    result = network.load_state_dict(given, strict=False)
+    source = {n: v for n, v in state.items() if n not in unfit and (n in target or strict(n))}
+    result = network.load_state_dict(source, strict=False)
     wrong = {n: reason for n, reason in unfit.items() if strict(n)}
     missing = [n for n in result.missing_keys if strict(n) and n not in wrong and not n.endswith('num_batches_tracked')]
     unexpected = [n for n in result.unexpected_keys if strict(n)]
@@ -269,26 +269,26 @@ def load_strictly(
     # among all names of the file: those outside the parts are no longer in `unexpected`
     if prefix := prefix_of(state, missing):
         remedy = f'All of them fit without the prefix {prefix!r}: cut it.'
-    _refuse(key, type(network).__name__, len(own), missing, unexpected, wrong, remedy)
-    return len(given), len(state) - len(given)
+    _refuse(key, type(network).__name__, len(target), missing, unexpected, wrong, remedy)
+    return len(source), len(state) - len(source)
 
 
-def _unfit(own: Tensor, given: Tensor) -> str | None:
-    """Return why a tensor cannot replace ``own``, or ``None`` if it can; torch itself would cast without a word."""
-    if own.shape != given.shape:
-        return f'{tuple(given.shape)} (model {tuple(own.shape)})'
-    if given.is_meta or given.is_quantized or given.layout != torch.strided:
-        return 'without values' if given.is_meta else f'{given.dtype}, {given.layout}'
-    if own.is_floating_point() and not given.is_floating_point():
-        return f'{given.dtype} (model {own.dtype})'
-    if not own.is_floating_point():
+def _unfit(target: Tensor, source: Tensor) -> str | None:
+    """Return why a tensor cannot replace ``target``, or ``None`` if it can; torch itself would cast without a word."""
+    if target.shape != source.shape:
+        return f'{tuple(source.shape)} (model {tuple(target.shape)})'
+    if source.is_meta or source.is_quantized or source.layout != torch.strided:
+        return 'without values' if source.is_meta else f'{source.dtype}, {source.layout}'
+    if target.is_floating_point() and not source.is_floating_point():
+        return f'{source.dtype} (model {target.dtype})'
+    if not target.is_floating_point():
         return None
-    infinite = given.to(own.dtype).isinf()
-    if given.isnan().any():
+    infinite = source.to(target.dtype).isinf()
+    if source.isnan().any():
         return f'{_HOLDS}NaN'
     # Attention masks hold infinity on purpose, where those of a new network do.
-    damaged = infinite.any() and (infinite & own.isfinite().to(infinite.device)).any()
-    return f'{_HOLDS}infinity{"" if given.isinf().any() else f" as {own.dtype}"}' if damaged else None
+    damaged = infinite.any() and (infinite & target.isfinite().to(infinite.device)).any()
+    return f'{_HOLDS}infinity{"" if source.isinf().any() else f" as {target.dtype}"}' if damaged else None
 
 
 def _refuse(
@@ -302,10 +302,10 @@ def _refuse(
         )
     kinds = dict(missing=missing, unexpected=unexpected, unfit=[f'{name} {reason}' for name, reason in wrong.items()])
     if any(kinds.values()):
-        listed = ''.join(f'\n  {kind}: {some(names, _SHOWN)}' for kind, names in kinds.items() if names)
+        lines = ''.join(f'\n  {kind}: {some(names, _SHOWN)}' for kind, names in kinds.items() if names)
         raise ValueError(
             f'{where} does not fit {network} ({total} tensors): {len(missing)} missing, {len(unexpected)} unexpected, '
-            f'{len(wrong)} of another shape or kind.{listed}\n  {remedy}'
+            f'{len(wrong)} of another shape or kind.{lines}\n  {remedy}'
         )
 
 
@@ -318,7 +318,7 @@ def copy_strictly(
     The entries have one floating type, but for single numbers. An error says ``where`` and which ``network`` they do
     not fit, and ends with the ``remedy``.
     """
-    types = Counter(given.dtype for given in state.values() if given.is_floating_point())
+    types = Counter(entry.dtype for entry in state.values() if entry.is_floating_point())
     usual = types.most_common(1)[0][0] if types else None
     wrong = {}
     for name in sorted(targets.keys() & state.keys()):
@@ -327,7 +327,7 @@ def copy_strictly(
             reason = f'{state[name].dtype} (the others {usual})'
         if reason is not None:
             wrong[name] = reason
-    missing, unexpected = ([n for n in one if n not in other] for one, other in ((targets, state), (state, targets)))
+    missing, unexpected = ([n for n in a if n not in b] for a, b in ((targets, state), (state, targets)))
     _refuse(where, network, len(targets), missing, unexpected, wrong, remedy)
     for name, target in targets.items():
         target.copy_(state[name])
@@ -373,26 +373,26 @@ def hub_file(address: str, key: str) -> Path:
 
     The parts that an index lists are fetched too. :func:`local_file` checks ``#sha256=``, which may follow.
     """
-    found = _ADDRESS.fullmatch(address.partition('#')[0])
-    if not found:
+    match = _ADDRESS.fullmatch(address.partition('#')[0])
+    if not match:
         raise ValueError(f'{key}={address!r}: write hf://user/repo/file, or hf://user/repo@revision/file.')
-    repository, revision, name = found.groups()
-    what = f'{key}={address!r}'
+    repository, revision, name = match.groups()
+    where = f'{key}={address!r}'
     try:
         import huggingface_hub
         from huggingface_hub.errors import LocalEntryNotFoundError
     except ImportError as error:
-        raise ModuleNotFoundError(f"{what}: needs huggingface_hub: pip install 'mmdistill_dense[hub]'") from error
+        raise ModuleNotFoundError(f"{where}: needs huggingface_hub: pip install 'mmdistill_dense[hub]'") from error
 
-    def fetch(one: str) -> Path:
+    def fetch(part: str) -> Path:
         try:
-            return Path(huggingface_hub.hf_hub_download(repository, one, revision=revision))
+            return Path(huggingface_hub.hf_hub_download(repository, part, revision=revision))
         except LocalEntryNotFoundError as error:
-            told = 'the hub does not answer (or HF_HUB_OFFLINE is set), and its cache lacks the file'
-            raise OSError(f'{what}: {told}: give one that you downloaded elsewhere.') from error
+            problem = 'the hub does not answer (or HF_HUB_OFFLINE is set), and its cache lacks the file'
+            raise OSError(f'{where}: {problem}: give one that you downloaded elsewhere.') from error
         except Exception as error:  # its HTTP library has errors of its own
-            said = str(error).strip().partition('\n')[0] or type(error).__name__
-            raise OSError(f'{what}: the hub says: {said} Check names, revision and, if private, HF_TOKEN.') from error
+            text = str(error).strip().partition('\n')[0] or type(error).__name__
+            raise OSError(f'{where}: the hub says: {text} Check names, revision and, if private, HF_TOKEN.') from error
 
     path = fetch(name)
     for part in part_files(path) if name.endswith(INDEX) else ():
@@ -400,11 +400,11 @@ def hub_file(address: str, key: str) -> Path:
     return path
 
 
-def prefix_of(state: Iterable[str], wanted: Collection[str]) -> str:
+def prefix_of(state: Iterable[str], targets: Collection[str]) -> str:
     """Return what stands before all wanted names in a file, such as ``model.``; empty if nothing does."""
-    name, held = min(wanted, default=''), set(state)
-    prefixes = (one.removesuffix(name) for one in held if name and one.endswith(f'.{name}'))
-    return min((prefix for prefix in prefixes if held.issuperset(prefix + one for one in wanted)), default='')
+    name, names = min(targets, default=''), set(state)
+    prefixes = (entry.removesuffix(name) for entry in names if name and entry.endswith(f'.{name}'))
+    return min((prefix for prefix in prefixes if names.issuperset(prefix + target for target in targets)), default='')
 
 
 def below(state: Mapping[str, Tensor], prefix: str | None) -> dict[str, Tensor]:

@@ -116,8 +116,8 @@ class VisionTransformer(ViT):
         if self.trains and self._drawn is not None:
             token, drawn, self._drawn = self.cls_token, self._drawn, None
             if not token.is_meta and torch.equal(token, drawn.to(token)):
-                told = f'backbone ({self.shape.name}) is frozen and has random weights'
-                raise ValueError(f'{told}: set backbone.checkpoint, or load_from to a file of the whole network.')
+                problem = f'backbone ({self.shape.name}) is frozen and has random weights'
+                raise ValueError(f'{problem}: set backbone.checkpoint, or load_from to a file of the whole network.')
         with torch.no_grad():
             return tuple(self.maps_of(pictures, self.out_blocks))
 
@@ -173,8 +173,8 @@ class FoundationTeacher(ViT):
         """Load a file, strictly; return the number of tensors loaded and of entries ignored."""
         other = 'lvd1689m' if self.shape.pixels == SATELLITE else 'sat493m'  # both have one architecture
         if other in Path(path).name and not self.own_pixels:
-            told = f'the file is of {other}, whose pictures have another mean and std than those of {self.shape.name}'
-            raise ValueError(f'{key}={str(path)!r}: {told}: name that model, or data_preprocessor.')
+            text = f'the file is of {other}, whose pictures have another mean and std than those of {self.shape.name}'
+            raise ValueError(f'{key}={str(path)!r}: {text}: name that model, or data_preprocessor.')
         ignored, self.source = _load(self, path, self.ignore, f'{key}={str(path)!r}')
         return len(self.state_dict()), ignored
 
@@ -214,13 +214,13 @@ class LibraryTeacher(nn.Module):
         self.ignore, self.source, self.folder = tuple(ignore), model, name if library == 'transformers' else None
         try:
             build = _of_timm if library == 'timm' else _of_transformers
-            self.network, count, self.size_divisor, own = build(module, name)
+            self.network, count, self.size_divisor, preprocessor = build(module, name)
         except Exception as error:  # the library may raise anything
             raise ValueError(
                 f'model={model!r} could not be made: {_first_line(error)}. It must be a network of {library} that '
                 f'takes pictures of any size and returns maps. {_OWN}'
             ) from error
-        self.preprocessor = data_preprocessor or own
+        self.preprocessor = data_preprocessor or preprocessor
         self.maps = nn.ModuleDict({str(number): nn.Identity() for number in range(count)})
         self.map = nn.Identity()
         self.tap_hint = f'A teacher of {library} is tapped at map and maps.0 … maps.{count - 1}. '
@@ -230,29 +230,29 @@ class LibraryTeacher(nn.Module):
         height, width = (self.size_divisor * count for count in cells(pictures, self.size_divisor))
         pictures = resized(pictures, (height, width))
         if self.folder is None:
-            tapped = [int(number) for number, place in self.maps.items() if place._forward_hooks]
+            tapped = [int(number) for number, tap in self.maps.items() if tap._forward_hooks]
             last = max(tapped) if tapped and not self.map._forward_hooks else len(self.maps) - 1
             blocks = list(range(last + 1))
             options = dict(norm=True, stop_early=True, output_fmt='NCHW', intermediates_only=True)
-            found = self.network.forward_intermediates(pictures, indices=blocks, **options)
+            maps = self.network.forward_intermediates(pictures, indices=blocks, **options)
         else:
-            found = self.network(pictures).feature_maps
-        for place, tensor in zip(self.maps.values(), found, strict=False):
-            place(tensor)
-        return self.map(found[-1])
+            maps = self.network(pictures).feature_maps
+        for tap, tensor in zip(self.maps.values(), maps, strict=False):
+            tap(tensor)
+        return self.map(maps[-1])
 
     def load_teacher(self, path: str | Path, key: str = 'model.teacher.checkpoint') -> tuple[int, int]:
         """Load a file, strictly, as :meth:`FoundationTeacher.load_teacher`; for transformers, that of its folder."""
         where = f'{key}={str(path)!r}'
         if self.folder is not None:
             return self._load_folder(Path(path), where)
-        given = state_dict_of(read_checkpoint(path), path)
-        known = self.network.state_dict().keys()
-        apart = {name for name in given if name.startswith(('head.', 'fc.', 'classifier.')) and name not in known}
-        apart |= {name for name in given if name.startswith(self.ignore)}
-        state = {name: value for name, value in given.items() if name not in apart}
+        entries = state_dict_of(read_checkpoint(path), path)
+        names = self.network.state_dict().keys()
+        apart = {name for name in entries if name.startswith(('head.', 'fc.', 'classifier.')) and name not in names}
+        apart |= {name for name in entries if name.startswith(self.ignore)}
+        state = {name: value for name, value in entries.items() if name not in apart}
         loaded, _ = load_strictly(self.network, state, None, where)
-        return loaded, len(given) - len(state)
+        return loaded, len(entries) - len(state)
 
     def _load_folder(self, path: Path, where: str) -> tuple[int, int]:
         if (
@@ -262,8 +262,8 @@ class LibraryTeacher(nn.Module):
             raise ValueError(f'{where}: give the model.safetensors beside the config.json of {self.source!r}.')
         # transformers renames entries as it reads them.
         options = dict(config=self.network.config, local_files_only=True, use_safetensors=True)
-        read, told = type(self.network).from_pretrained(self.folder, **options, output_loading_info=True)
-        wrong = [*told['missing_keys'], *told['unexpected_keys'], *told.get('mismatched_keys', ())]
+        read, info = type(self.network).from_pretrained(self.folder, **options, output_loading_info=True)
+        wrong = [*info['missing_keys'], *info['unexpected_keys'], *info.get('mismatched_keys', ())]
         if wrong:
             raise ValueError(f'{where} does not fit the network of its config.json: {some(wrong, 6)}.')
         loaded, _ = load_strictly(self.network, read.state_dict(), None, where)

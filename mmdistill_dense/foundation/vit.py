@@ -148,10 +148,10 @@ def architecture(model: str | Mapping[str, Any]) -> Architecture:
                 'described: model=dict(family=…, patch=…, dim=…, depth=…, heads=…).'
             )
         return MODELS_BY_NAME[model]
-    known = [field.name for field in fields(Architecture) if field.name not in ('pixels', 'name')]
-    if not isinstance(model, Mapping) or not set(known[:5]) <= set(model) <= set(known):
-        what = f'a name (dinov2_vits14, …) or a dict of {", ".join(known)}, the first five required'
-        raise ValueError(f'model must be {what}; got {model!r}.')
+    names = [field.name for field in fields(Architecture) if field.name not in ('pixels', 'name')]
+    if not isinstance(model, Mapping) or not set(names[:5]) <= set(model) <= set(names):
+        form = f'a name (dinov2_vits14, …) or a dict of {", ".join(names)}, the first five required'
+        raise ValueError(f'model must be {form}; got {model!r}.')
     return Architecture(**model, name=f'dict({", ".join(f"{name}={value!r}" for name, value in model.items())})')
 
 
@@ -191,15 +191,15 @@ def resample(stored: Tensor, native: tuple[int, int], grid: tuple[int, int], rul
     if grid == native:
         return stored
     dtype = torch.promote_types(stored.dtype, torch.float32)
-    first, rest = stored[:, :1].to(dtype), stored[:, 1:].to(dtype)
-    maps = rest.reshape(1, *native, -1).permute(0, 3, 1, 2)
+    cls_token, patches = stored[:, :1].to(dtype), stored[:, 1:].to(dtype)
+    maps = patches.reshape(1, *native, -1).permute(0, 3, 1, 2)  # (1, D, h, w)
     if rule == 'offset':
-        factors = [(wanted + 0.1) / known for wanted, known in zip(grid, native, strict=True)]
+        factors = [(side + 0.1) / native_side for side, native_side in zip(grid, native, strict=True)]
         maps = F.interpolate(maps, scale_factor=factors, mode='bicubic')
     else:
         maps = F.interpolate(maps, grid, mode='bicubic', antialias=True)
     assert maps.shape[2:] == grid, (maps.shape, grid)
-    return torch.cat([first, maps.flatten(2).mT], 1).to(stored.dtype)
+    return torch.cat([cls_token, maps.flatten(2).mT], 1).to(stored.dtype)  # (1, 1 + h*w, D)
 
 
 class Rotary(nn.Module):
@@ -226,20 +226,20 @@ class Rotary(nn.Module):
         dtype = torch.promote_types(self.periods.dtype, torch.float32)
         device = self.periods.device
         sides = [2 * torch.arange(0.5, side, dtype=dtype, device=device) / side - 1 for side in (height, width)]
-        places = torch.stack(torch.meshgrid(*sides, indexing='ij'), -1).flatten(0, 1)
-        angles = 2 * math.pi * places[:, :, None] / self.periods.to(dtype)
-        angles = angles.flatten(1).tile(2)
+        positions = torch.stack(torch.meshgrid(*sides, indexing='ij'), -1).flatten(0, 1)  # (h*w, 2)
+        angles = 2 * math.pi * positions[:, :, None] / self.periods.to(dtype)
+        angles = angles.flatten(1).tile(2)  # (h*w, C)
         return angles.sin(), angles.cos()
 
 
 def turned(x: Tensor, turn: tuple[Tensor, Tensor]) -> Tensor:
     """Return queries or keys (B, heads, N, C) with the last tokens, those of the grid, turned."""
     sine, cosine = turn
-    first = x.shape[-2] - sine.shape[-2]
-    moved = x[:, :, first:].to(torch.promote_types(x.dtype, sine.dtype))
+    start = x.shape[-2] - sine.shape[-2]
+    moved = x[:, :, start:].to(torch.promote_types(x.dtype, sine.dtype))
     half, other = moved.chunk(2, -1)
-    moved = moved * cosine + torch.cat([-other, half], -1) * sine
-    return torch.cat([x[:, :, :first], moved.to(x.dtype)], -2)
+    moved = moved * cosine + torch.cat([-other, half], -1) * sine  # (B, heads, h*w, C)
+    return torch.cat([x[:, :, :start], moved.to(x.dtype)], -2)  # (B, heads, N, C)
 
 
 Turn = tuple[Tensor, Tensor] | None
@@ -253,7 +253,7 @@ class PatchEmbed(nn.Module):
         self.proj = nn.Conv2d(3, dim, patch, patch)
 
     def forward(self, pictures: Tensor) -> Tensor:
-        return self.proj(pictures).flatten(2).mT
+        return self.proj(pictures).flatten(2).mT  # (B, h*w, D)
 
 
 class Attention(nn.Module):
@@ -269,16 +269,16 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, turn: Turn = None) -> Tensor:
         """Return (B, N, D) for (B, N, D)."""
-        batch, count, dim = x.shape
+        batch, count = x.shape[:2]
         bias = self.qkv.bias
         if self.key_bias or bias is None or not bias.requires_grad:
             mixed = self.qkv(x)
         else:  # in training, where the zeros would not stay
             mixed = F.linear(x, self.qkv.weight, bias * key_mask(bias))
-        q, k, v = mixed.reshape(batch, count, 3, self.heads, dim // self.heads).permute(2, 0, 3, 1, 4)
+        q, k, v = mixed.reshape(batch, count, 3, self.heads, -1).permute(2, 0, 3, 1, 4)  # (3, B, heads, N, D/heads)
         if turn is not None:
             q, k = turned(q, turn), turned(k, turn)
-        return self.proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(batch, count, dim))
+        return self.proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(x.shape))  # (B, N, D)
 
 
 def key_mask(bias: Tensor) -> Tensor:
@@ -345,7 +345,7 @@ class PatchMap(nn.Module):
     def forward(self, tokens: Tensor, grid: tuple[int, int], norm: Callable[[Tensor], Tensor]) -> Tensor:
         """Return (B, D, h, w) for tokens (B, 1 + registers + h w, D)."""
         patches = norm(tokens[:, tokens.shape[1] - grid[0] * grid[1] :])
-        return patches.mT.unflatten(2, grid)
+        return patches.mT.unflatten(2, grid)  # (B, D, h, w)
 
 
 class ClassToken(nn.Module):
@@ -399,16 +399,16 @@ class ViT(nn.Module):
         tokens = self._tokens(pictures, grid)
         turn = None if self.shape.native is not None else self.rope(*grid)
         norm = self.norm if self.normalises else nn.Identity()
-        found = {}
+        maps = {}
         for number, block in enumerate(self.blocks):
             tokens = block(tokens, turn)
-            place = self.maps[str(number)]
+            tap = self.maps[str(number)]
             # All maps of a ViT-S would take 8 % of its time.
-            if number in blocks or place._forward_hooks or place._forward_pre_hooks:
-                found[number] = place(tokens, grid, norm)
+            if number in blocks or tap._forward_hooks or tap._forward_pre_hooks:
+                maps[number] = tap(tokens, grid, norm)
         self.map(tokens, grid, norm)
         self.cls(tokens, self.norm)
-        return [found[block] for block in blocks]
+        return [maps[block] for block in blocks]
 
     def init_weights(self) -> None:
         """Draw random weights, for tests; layer scales stay 1, so that each block counts."""
@@ -420,12 +420,12 @@ class ViT(nn.Module):
         size = grid[0] * self.shape.patch, grid[1] * self.shape.patch
         patches = self.patch_embed(resized(pictures, size))
         # In place of len(), which a traced graph takes for a constant.
-        tokens = torch.cat([self.cls_token.expand(patches.shape[0], -1, -1), patches], 1)
+        tokens = torch.cat([self.cls_token.expand(patches.shape[0], -1, -1), patches], 1)  # (B, 1 + h*w, D)
         if self.shape.native is not None:
             tokens = tokens + self._positions(self.shape.native, grid)
         if self.shape.registers:
             registers = self.register_tokens.expand(tokens.shape[0], -1, -1)
-            tokens = torch.cat([tokens[:, :1], registers, tokens[:, 1:]], 1)
+            tokens = torch.cat([tokens[:, :1], registers, tokens[:, 1:]], 1)  # (B, 1 + registers + h*w, D)
         return tokens
 
     def _positions(self, native: tuple[int, int], grid: tuple[int, int]) -> Tensor:

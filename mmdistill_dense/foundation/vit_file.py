@@ -59,15 +59,15 @@ SCHEMES = (
 def entries(network: ViT, scheme: Scheme) -> dict[str, Tensor]:
     """Return the entries of a file of this scheme, each a view of the part of the network's tensor that it fills."""
     rules = scheme.rotary if network.shape.rotary else scheme.learned
-    found = {}
+    views = {}
     for name, tensor in network.state_dict().items():
         names = file_names(name, rules)
         for part, view in zip(names, tensor.chunk(len(names)), strict=True):
             if part:
-                found[part] = view
+                views[part] = view
     if holds_class_row(network.shape, scheme):
-        found['pos_embed'] = found['pos_embed'][:, 1:]
-    return found
+        views['pos_embed'] = views['pos_embed'][:, 1:]
+    return views
 
 
 def named(network: ViT, names: str) -> dict[str, Tensor]:
@@ -75,13 +75,13 @@ def named(network: ViT, names: str) -> dict[str, Tensor]:
     schemes = {scheme.title: scheme for scheme in SCHEMES}
     if names not in schemes:
         raise ValueError(f'names={names!r}: choose one of {", ".join(schemes)}.')
-    found = {name: tensor.clone() for name, tensor in entries(network, schemes[names]).items()}
+    weights = {name: tensor.clone() for name, tensor in entries(network, schemes[names]).items()}
     if holds_class_row(network.shape, schemes[names]):
-        found['cls_token'] += network.pos_embed[:, :1].detach()
+        weights['cls_token'] += network.pos_embed[:, :1].detach()
     if names == 'original' and network.shape.rotary and network.shape.qkv_bias:
         mask = key_mask(torch.empty(3 * network.shape.dim))
-        found |= {f'blocks.{number}.attn.qkv.bias_mask': mask.clone() for number in range(network.shape.depth)}
-    return found
+        weights |= {f'blocks.{number}.attn.qkv.bias_mask': mask.clone() for number in range(network.shape.depth)}
+    return weights
 
 
 def holds_class_row(shape: Architecture, scheme: Scheme) -> bool:
@@ -94,12 +94,12 @@ def file_names(name: str, rules: Rules) -> list[str]:
     names = [name]
     for pattern, replacement in rules:
         renamed = []
-        for one in names:
-            match = re.search(pattern, one)
+        for entry in names:
+            match = re.search(pattern, entry)
             if match is None:
-                renamed.append(one)
+                renamed.append(entry)
                 continue
-            before, after = one[: match.start()], one[match.end() :]
+            before, after = entry[: match.start()], entry[match.end() :]
             renamed += [f'{before}{match.expand(part)}{after}' if part else '' for part in replacement.split('|')]
         names = renamed
     return names
@@ -130,7 +130,7 @@ class VitFile:
 
 def load_vit(network: ViT, content: Mapping[str, Any], ignore: Collection[str], where: str) -> tuple[int, str]:
     """Load a file's content with original or timm names."""
-    top = next((one for one in _TOPS if isinstance(content.get(one), Mapping)), None)
+    top = next((key for key in _TOPS if isinstance(content.get(key), Mapping)), None)
     file = split(content if top is None else content[top], ignore, where)
     warn_of_averages(content, where)
     scheme, state = _scheme(file, network.shape, where), file.state
@@ -142,10 +142,10 @@ def load_vit(network: ViT, content: Mapping[str, Any], ignore: Collection[str], 
     if scheme.title == 'original' and network.shape.rotary:
         _take_masks(network, state, where)
         _check_periods(network, state, where)
-    given = {f'{file.prefix}{name}': tensor for name, tensor in state.items()}
-    given |= {name: torch.empty(0) for name in file.unknown}
+    source = {f'{file.prefix}{name}': tensor for name, tensor in state.items()}
+    source |= {name: torch.empty(0) for name in file.unknown}
     targets = {f'{file.prefix}{name}': view for name, view in entries(network, scheme).items()}
-    copy_strictly(targets, given, where, f'model={network.shape.name}', _ADVICE)
+    copy_strictly(targets, source, where, f'model={network.shape.name}', _ADVICE)
     _fill_rest(network, scheme)
     branch = ''.join(f', {part}' for part in (top, file.prefix.rstrip('.')) if part not in ('', None, 'state_dict'))
     return file.ignored, f'{network.shape.name} ({scheme.title} names{branch})'
@@ -155,38 +155,38 @@ def split(state: Mapping[str, Any], ignore: Collection[str], where: str) -> VitF
     """Find the network among the entries of a file."""
     tensors = tensors_of(state, where)
     tensors = dict(zip(without_chunks(tensors), tensors.values(), strict=True))
-    kept = {name: value for name, value in tensors.items() if not name.startswith(tuple(ignore))}
-    if any(map(_OF_TRANSFORMERS.fullmatch, kept)):
+    weights = {name: value for name, value in tensors.items() if not name.startswith(tuple(ignore))}
+    if any(map(_OF_TRANSFORMERS.fullmatch, weights)):
         raise ValueError(f'{where}: {removed("transformers names")}')
-    prefixes = [match[1] for name in kept if (match := _STEM.fullmatch(name))]
-    prefix = next((one for one in _BRANCHES if one in prefixes), prefixes[0] if prefixes else None)
+    prefixes = [match[1] for name in weights if (match := _STEM.fullmatch(name))]
+    prefix = next((branch for branch in _BRANCHES if branch in prefixes), prefixes[0] if prefixes else None)
     if prefix is None:
-        found = dict.fromkeys(name.split('.')[0] for name in tensors)
+        groups = dict.fromkeys(name.split('.')[0] for name in tensors)
         raise ValueError(
             f'{where} holds no vision transformer (no cls_token, no patch_embed.proj.weight); its entries begin with '
-            f'{some(found, 8) or "no tensor"}: give the file of the backbone.'
+            f'{some(groups, 8) or "no tensor"}: give the file of the backbone.'
         )
-    inside = {name.removeprefix(prefix): value for name, value in kept.items() if name.startswith(prefix)}
-    unknown = [name for name in kept if not name.startswith((prefix, *_OUTSIDE))]
+    inside = {name.removeprefix(prefix): value for name, value in weights.items() if name.startswith(prefix)}
+    unknown = [name for name in weights if not name.startswith((prefix, *_OUTSIDE))]
     used = {name: value for name, value in inside.items() if not name.startswith(_INSIDE)}
     return VitFile(used, prefix, len(tensors) - len(used) - len(unknown), unknown)
 
 
 def _scheme(file: VitFile, shape: Architecture, where: str) -> Scheme:
     """Return the scheme whose sign is among the names; the original names where there is no sign of any."""
-    found = [scheme for scheme in SCHEMES if any(re.search(scheme.sign, name) for name in file.state)]
+    schemes = [scheme for scheme in SCHEMES if any(re.search(scheme.sign, name) for name in file.state)]
     gated_in_one = any('.mlp.fc1.' in name or '.mlp.fc2.' in name for name in file.state)
     if shape.ffn == 'swiglu' and gated_in_one and not shape.rotary:
-        found = [SCHEMES[1]]
-    if not found and any(name.startswith('patch_embed.') for name in file.state):
-        found = [SCHEMES[0]]
-    if len(found) != 1:
-        titles = ' and '.join(scheme.title for scheme in found) or 'none that is known'
+        schemes = [SCHEMES[1]]
+    if not schemes and any(name.startswith('patch_embed.') for name in file.state):
+        schemes = [SCHEMES[0]]
+    if len(schemes) != 1:
+        titles = ' and '.join(scheme.title for scheme in schemes) or 'none that is known'
         prefixes = dict.fromkeys('.'.join(name.split('.')[:2]) for name in file.state)
         raise ValueError(
             f'{where}: the names of the entries are those of {titles}, one scheme was expected: {some(prefixes, 12)}.'
         )
-    return found[0]
+    return schemes[0]
 
 
 def _take_masks(network: ViT, state: dict[str, Tensor], where: str) -> None:
@@ -199,22 +199,22 @@ def _take_masks(network: ViT, state: dict[str, Tensor], where: str) -> None:
         name = f'blocks.{number}.attn.qkv.bias_mask'
         mask = state.pop(name, None)
         if mask is None or mask.is_meta or mask.shape != expected.shape or not torch.equal(mask.float(), expected):
-            found = 'is missing' if mask is None else 'is not 1 for queries and values and 0 for keys'
+            problem = 'is missing' if mask is None else 'is not 1 for queries and values and 0 for keys'
             if 'rope.periods' in state:
-                way = 'write the public ones by `mmdistill export CONFIG CHECKPOINT OUT.pth --backbone-only`'
-                raise ValueError(f'{where}: its entries have the names of a training with this package: {way}.')
+                remedy = 'write the public ones by `mmdistill export CONFIG CHECKPOINT OUT.pth --backbone-only`'
+                raise ValueError(f'{where}: its entries have the names of a training with this package: {remedy}.')
             raise ValueError(
-                f'{where}: {name} {found}: give the published file; a DINOv3 that was never loaded holds NaN there.'
+                f'{where}: {name} {problem}: give the published file; a DINOv3 that was never loaded holds NaN there.'
             )
 
 
 def _check_periods(network: ViT, state: dict[str, Tensor], where: str) -> None:
     """Check the rotary periods against the formula; files may hold them rounded, in another type than the rest."""
-    given, own = state.get(_PERIODS), network.rope.periods
-    if given is None or given.shape != own.shape or given.is_meta or not given.is_floating_point():
+    periods, expected = state.get(_PERIODS), network.rope.periods
+    if periods is None or periods.shape != expected.shape or periods.is_meta or not periods.is_floating_point():
         return  # told with the other entries
-    state[_PERIODS] = given.to(state['cls_token'].dtype) if 'cls_token' in state else given
-    if not torch.allclose(given.to(own), own, rtol=_ROUNDING, atol=0, equal_nan=True):
+    state[_PERIODS] = periods.to(state['cls_token'].dtype) if 'cls_token' in state else periods
+    if not torch.allclose(periods.to(expected), expected, rtol=_ROUNDING, atol=0, equal_nan=True):
         raise ValueError(
             f'{where}: {_PERIODS} are of other rotary positions than those of DINOv3 (base 100), which alone are known.'
         )

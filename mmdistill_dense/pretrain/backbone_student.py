@@ -42,8 +42,8 @@ class MultiViewPreprocessor(ImgDataPreprocessor):
     def forward(self, data: dict, training: bool = False) -> dict:
         """Return ``data`` with ``inputs`` as a list of batches, or as one batch for inputs without views."""
         inputs = data['inputs']
-        listed = not isinstance(inputs, Tensor) and len(inputs) > 0
-        if not (listed and (isinstance(inputs[0], (list, tuple)) or inputs[0].ndim == 4)):  # no views
+        is_list = not isinstance(inputs, Tensor) and len(inputs) > 0
+        if not (is_list and (isinstance(inputs[0], (list, tuple)) or inputs[0].ndim == 4)):  # no views
             batch = super().forward(data, training)
             around = tuple(batch['inputs'].shape[2:])
             samples = batch.get('data_samples')
@@ -53,13 +53,13 @@ class MultiViewPreprocessor(ImgDataPreprocessor):
             return {**batch, 'inputs': self._mixed([batch['inputs']])[0]} if self.mixup and training else batch
         for sizes in ({tuple(image.shape) for image in view} for view in inputs):
             if len(sizes) > 1:
-                told = f'a view has pictures of several sizes ({", ".join(map(str, sorted(sizes)[:3]))})'
-                raise ValueError(f'{told}: let its pipeline in MultiView end with one size, e.g. by RandomResizedCrop.')
-        rest = {name: value for name, value in data.items() if name != 'inputs'}
+                text = f'a view has pictures of several sizes ({", ".join(map(str, sorted(sizes)[:3]))})'
+                raise ValueError(f'{text}: let its pipeline in MultiView end with one size, e.g. by RandomResizedCrop.')
+        entries = {name: value for name, value in data.items() if name != 'inputs'}
         batches = [super(MultiViewPreprocessor, self).forward(dict(inputs=view), training) for view in inputs]
-        others = self.cast_data({'data_samples': None, **rest})
+        extras = self.cast_data({'data_samples': None, **entries})
         views = [batch['inputs'] for batch in batches]
-        return {**others, 'inputs': self._mixed(views) if self.mixup and training else views}
+        return {**extras, 'inputs': self._mixed(views) if self.mixup and training else views}
 
     @staticmethod
     def _mixed(views: Sequence[Tensor]) -> list[Tensor]:

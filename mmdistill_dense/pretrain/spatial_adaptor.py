@@ -76,13 +76,13 @@ class SpatialAdaptor(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return ``[B, C, H, W]`` for a feature map ``[B, C_in, H, W]``."""
         if x.shape[1] != self.widths[0]:
-            told = f'the head takes {self.widths[0]} channels and the backbone gives {x.shape[1]}'
-            raise ValueError(f'{told}: set teacher.backbone or teacher.head=dict(widths=[…]) as in the checkpoint.')
+            problem = f'the head takes {self.widths[0]} channels and the backbone gives {x.shape[1]}'
+            raise ValueError(f'{problem}: set teacher.backbone or teacher.head=dict(widths=[…]) as in the checkpoint.')
         return self.layers(x)
 
     def vector(self, pooled: Tensor) -> Tensor:
         """Return ``[B, C]`` for pooled features ``[B, C_in]``: the vector head as it was trained."""
-        return self(pooled[:, :, None, None]).flatten(1)
+        return self(pooled[:, :, None, None]).flatten(1)  # (B, C)
 
     def train(self, mode: bool = True) -> SpatialAdaptor:
         return super().train(False)
@@ -179,8 +179,8 @@ def _layer(kind: str, tensors: Mapping[str, Tensor]) -> nn.Module:
             layer: nn.Module = nn.Conv2d(inner, out, 1, bias='bias' in tensors)
         else:
             layer = nn.BatchNorm2d(len(tensors['running_mean']), affine='weight' in tensors)
-    own = layer.state_dict()
-    given = {_COUNTER: torch.zeros((), dtype=torch.long), **tensors}
-    state = {name: given[name].detach().clone().reshape(value.shape) for name, value in own.items()}
+    target = layer.state_dict()
+    source = {_COUNTER: torch.zeros((), dtype=torch.long), **tensors}
+    state = {name: source[name].detach().clone().reshape(t.shape) for name, t in target.items()}  # (O, I, 1, 1), (C,)
     layer.load_state_dict(state, assign=True)
     return layer.requires_grad_(False)

@@ -47,20 +47,20 @@ def read_teacher(
     content = read_checkpoint(path)
     where = f'{key}={str(path)!r}'
     warn_of_averages(content, where)
-    found = (_matches(content, where) or _matches(content, where, branch)) if layout == 'auto' else [layout]
-    if len(found) != 1 and head:
+    layouts = (_matches(content, where) or _matches(content, where, branch)) if layout == 'auto' else [layout]
+    if len(layouts) != 1 and head:
         raise _unfit(content, where, 'of one layout', branch)
-    name = found[0] if len(found) == 1 else 'backbone'
+    name = layouts[0] if len(layouts) == 1 else 'backbone'
     if name == 'backbone':
         return _bare(_state(content, _top(content), where), ignore)
     chosen = LAYOUTS[name]
     if branch == 'online' and chosen.online is None:
         raise ValueError(f"branch='online': files of layout {name!r} hold one branch only; leave branch at 'momentum'.")
     state = _state(content, _find_top(content, chosen, branch), where)
-    wanted = chosen.prefixes(branch)[: 1 + head]
-    if not all(any(key.startswith(prefix) for key in state) for prefix in wanted):
-        held = ' and '.join(f'{prefix}*' for prefix in wanted)
-        raise _unfit(content, where, f'of layout={name!r} with branch={branch!r}, which has entries {held}', branch)
+    prefixes = chosen.prefixes(branch)[: 1 + head]
+    if not all(any(key.startswith(prefix) for key in state) for prefix in prefixes):
+        names = ' and '.join(f'{prefix}*' for prefix in prefixes)
+        raise _unfit(content, where, f'of layout={name!r} with branch={branch!r}, which has entries {names}', branch)
     return _split(state, name, branch, where, head, ignore)
 
 
@@ -121,27 +121,27 @@ def _state(content: Mapping[str, Any], top: str | None, where: str) -> dict[str,
 
 
 def _matches(content: Mapping[str, Any], where: str, branch: str = 'momentum') -> list[str]:
-    found = []
+    names = []
     for name, layout in LAYOUTS.items():
         state = _state(content, _find_top(content, layout, branch), where)
         backbone, head = layout.prefixes(branch)
         present = all(any(key.startswith(sign) for key in state) for sign in (*(layout.signs or (head,)), backbone))
         if present and not any(key.startswith(layout.forbids) for key in state if layout.forbids):
-            found.append(name)
-    return found
+            names.append(name)
+    return names
 
 
 def _unfit(content: Mapping[str, Any], where: str, expected: str, branch: str) -> ValueError:
     """Return the error for a file that is not what was expected, which tells what it looks like."""
     state = _state(content, _top(content), where) or content
     prefixes = ', '.join(dict.fromkeys(str(key).split('.')[0] for key in state)) or 'none'
-    found = _matches(content, where)
-    looks = f'it looks like {" or ".join(found)}' if found else f'it is of none of {", ".join(LAYOUTS)}'
-    if not found and (online := _matches(content, where, 'online')):  # MoCo v2's published file holds that branch alone
+    names = _matches(content, where)
+    looks = f'it looks like {" or ".join(names)}' if names else f'it is of none of {", ".join(LAYOUTS)}'
+    if not names and (online := _matches(content, where, 'online')):  # MoCo v2's published file holds that branch alone
         ways = [f'layout={online[0]!r}'] if f'{online[0]!r}' not in expected and len(online) == 1 else []
         ways += ["branch='online'"] if branch != 'online' else []
-        told = f'it has the branch of {" or ".join(online)} that was trained by gradient: set teacher.'
-        return ValueError(f'{where} is no file {expected}: {told}{" and teacher.".join(ways)}.')
+        problem = f'it has the branch of {" or ".join(online)} that was trained by gradient: set teacher.'
+        return ValueError(f'{where} is no file {expected}: {problem}{" and teacher.".join(ways)}.')
     return ValueError(
         f'{where} is no file {expected}: {looks}. Prefixes in the file: {prefixes}. Give the full self-supervised '
         "checkpoint, with its projection head, or set teacher.head=None to distil the backbone's own map."
@@ -155,7 +155,7 @@ def _check_form(entries: Mapping[str, Tensor], name: str, where: str) -> None:
         raise ValueError(f'{where}, layout {name!r}: {error}') from error
     forms = LAYOUTS[name].forms
     # Another number of layers is a matter of the configured widths, which are compared by the teacher.
-    same_depth = [known for known in forms if known.count('linear') == form.count('linear')]
+    same_depth = [candidate for candidate in forms if candidate.count('linear') == form.count('linear')]
     if same_depth and form not in same_depth:
         raise ValueError(
             f'{where}: the head of layout {name!r} is {" or ".join(map(repr, same_depth))} (+: with bias, bn0: without '
@@ -249,21 +249,21 @@ class SSLTeacher(BaseModule):
         file = read_teacher(path, self.layout, self.branch, bool(self.widths), self.ignore, key)
         where = f'{key}={str(path)!r} (layout {file.layout!r})'
         if self.normalised_by_layout and self.preprocessor != _preprocessor(file.layout):
-            told = f'{where}: networks of this layout see their input normalised in their own way'
-            raise ValueError(f'{told}. Write layout={file.layout!r}, or give data_preprocessor.')
+            problem = f'{where}: networks of this layout see their input normalised in their own way'
+            raise ValueError(f'{problem}. Write layout={file.layout!r}, or give data_preprocessor.')
         load_strictly(self.backbone, file.backbone, None, where)
         self.source = f'layout {file.layout}'
         if self.widths:
             activation = LAYOUTS[file.layout].activation
             self.head = SpatialAdaptor.from_entries(file.head, activation, self.keep_last_bn, self.per_pixel)
             if self.head.widths != self.widths:
-                told = f'{where} has a head of widths {self.head.widths}, {self.widths} were expected'
-                raise ValueError(f'{told}: set teacher.head=dict(widths={self.head.widths}).')
+                problem = f'{where} has a head of widths {self.head.widths}, {self.widths} were expected'
+                raise ValueError(f'{problem}: set teacher.head=dict(widths={self.head.widths}).')
             if not self.per_pixel:
                 check_invariance(self.head, where)
-        given = len(file.backbone) + len(file.head)
-        used = min(given, len(self.state_dict()))  # a last batch norm may be left out
-        ignored = file.ignored + given - used
+        total = len(file.backbone) + len(file.head)
+        used = min(total, len(self.state_dict()))  # a last batch norm may be left out
+        ignored = file.ignored + total - used
         head = ' -> '.join(map(str, self.widths)) if self.widths else 'none'
         print_log(f'{where}: {used} tensors used, {ignored} ignored, head {head}', 'current')
         return used, ignored
@@ -295,19 +295,19 @@ def _widths(layout: str, head: str | Mapping[str, Any] | None) -> list[int]:
         raise ValueError(f"head must be 'layout', dict(widths=[channels in, …, channels out]) or None, got {head!r}.")
     usual = LAYOUTS[layout].widths if layout in LAYOUTS else None
     if usual is None:
-        known = ', '.join(name for name, one in LAYOUTS.items() if one.widths)
+        names = ', '.join(name for name, entry in LAYOUTS.items() if entry.widths)
         raise ValueError(
             f'layout={layout!r} does not tell the widths of the head before the file is read: set '
-            f'head=dict(widths=[2048, …, channels out]), or name one of {known} as layout.'
+            f'head=dict(widths=[2048, …, channels out]), or name one of {names} as layout.'
         )
     return list(usual)
 
 
 def _blank_head(layout: str, widths: Sequence[int], keep_last_bn: bool, per_pixel: bool) -> SpatialAdaptor:
-    known = LAYOUTS.get(layout)
-    forms = [form for form in (known.forms if known else ()) if form.count('linear') == len(widths) - 1]
+    preset = LAYOUTS.get(layout)
+    forms = [form for form in (preset.forms if preset else ()) if form.count('linear') == len(widths) - 1]
     form = forms[0] if forms else ' act '.join(['linear+'] * (len(widths) - 1))
-    activation = known.activation if known else 'relu'
+    activation = preset.activation if preset else 'relu'
     return SpatialAdaptor.from_entries(blank_entries(form, widths), activation, keep_last_bn, per_pixel)
 
 

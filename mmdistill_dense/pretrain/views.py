@@ -232,7 +232,7 @@ class PackViews(BaseTransform):
         image = results['img']
         if results.get('channel_order') == 'rgb':
             image = image[..., ::-1]
-        return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
+        return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))  # (3, H, W)
 
 
 def _pair(bounds: Sequence[float]) -> tuple[float, float]:

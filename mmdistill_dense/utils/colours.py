@@ -10,11 +10,11 @@ import numpy as np
 _GRID = 8  # values of each channel among which colours are chosen
 
 
-def palette_of(given: Sequence[Sequence[int]] | None, classes: int) -> np.ndarray:
+def palette_of(palette: Sequence[Sequence[int]] | None, classes: int) -> np.ndarray:
     """Return a data set's own colours, uint8 RGB; distinct ones if it has too few, or those that mmseg draws."""
     drawn = np.random.RandomState(42).randint(0, 255, (classes, 3))  # mmseg's, of which some are nearly equal
-    if given is not None and len(given) >= max(classes, 1) and not np.array_equal(given, drawn):
-        return np.asarray(given, np.uint8)
+    if palette is not None and len(palette) >= max(classes, 1) and not np.array_equal(palette, drawn):
+        return np.asarray(palette, np.uint8)
     return distinct_colours(classes)
 
 

@@ -8,12 +8,12 @@ import torch
 def device_of(asked: str | None) -> str:
     """Return the device of ``--device``, by default a GPU where there is one; refuse one that this machine lacks."""
     gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    known = [*(['cuda'] if gpus else []), *(f'cuda:{number}' for number in range(gpus) if gpus > 1), 'cpu']
+    devices = [*(['cuda'] if gpus else []), *(f'cuda:{number}' for number in range(gpus) if gpus > 1), 'cpu']
     if asked is None:
-        return known[0]
+        return devices[0]
     try:
         torch.zeros(1, device=asked)
     except (AssertionError, RuntimeError) as error:  # torch without CUDA, no GPU of this number, no such name
-        told = str(error).partition('\n')[0].rstrip('.')
-        raise ValueError(f'--device {asked}: this machine has {", ".join(known)}. torch says: {told}.') from error
+        reason = str(error).partition('\n')[0].rstrip('.')
+        raise ValueError(f'--device {asked}: this machine has {", ".join(devices)}. torch says: {reason}.') from error
     return asked

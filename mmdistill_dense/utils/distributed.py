@@ -20,8 +20,8 @@ def gather_rows(rows: Tensor) -> Tensor:
     dist.all_gather(sizes, torch.tensor(rows.shape, device=rows.device))
     counts, lengths = zip(*torch.stack(sizes).tolist(), strict=True)
     if len({*lengths}) > 1:
-        told = f'rows of {", ".join(map(str, lengths))} values: pictures of other sizes'
-        raise ValueError(f'The processes compare {told}. Set a fixed crop, or gather=False where the method has it.')
+        problem = f'rows of {", ".join(map(str, lengths))} values: pictures of other sizes'
+        raise ValueError(f'The processes compare {problem}. Set a fixed crop, or gather=False where the method has it.')
     padded = rows.new_zeros(max(counts), rows.shape[1])
     padded[: len(rows)] = rows
     gathered = [torch.empty_like(padded) for _ in counts]
@@ -60,8 +60,8 @@ def mean_count(count: int, like: Tensor) -> Tensor:
 
     Where each process divides the sum of its rows by this, their mean is that of one process with all rows.
     """
-    own = torch.full((), float(count), dtype=torch.promote_types(like.dtype, torch.float32), device=like.device)
-    return mean_over_ranks(own).clamp_min(MIN_COUNT)
+    local_count = torch.full((), float(count), dtype=torch.promote_types(like.dtype, torch.float32), device=like.device)
+    return mean_over_ranks(local_count).clamp_min(MIN_COUNT)
 
 
 def world_size() -> int:
@@ -80,8 +80,8 @@ def unwrap(model: nn.Module) -> Network:
 class _Gather(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, rows: Tensor) -> Tensor:
-        first = rows_before(len(rows), rows.device)
-        ctx.own = slice(first, first + len(rows))
+        start = rows_before(len(rows), rows.device)
+        ctx.own = slice(start, start + len(rows))
         return gather_rows(rows)
 
     @staticmethod

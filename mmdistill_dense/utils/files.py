@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import Any
 
 
-def write_whole(path: Path, content: bytes, alone: bool = False, lasting: bool = True) -> None:
+def write_whole(path: Path, content: bytes, exclusive: bool = False, lasting: bool = True) -> None:
     """Write a file and make its folders; a reader sees the old or the new (``lasting``: after a power cut too)."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f'{path.name}.tmp' if alone else f'.{path.name}.{threading.get_native_id()}')
+    unfinished = path.with_name(f'{path.name}.tmp' if exclusive else f'.{path.name}.{threading.get_native_id()}')
     try:
         with open(unfinished, 'wb') as file:
             file.write(content)
@@ -39,13 +39,13 @@ def check_writable(path: Path, key: str) -> None:
     """Refuse a file that :func:`write_whole` cannot write, before long work. Makes no folder."""
     if path.is_dir():
         raise ValueError(f'{key}={str(path)!r} is a folder: name a file in it')
-    place = next(folder for folder in path.absolute().parents if os.path.lexists(folder))
+    parent = next(folder for folder in path.absolute().parents if os.path.lexists(folder))
     try:
-        with tempfile.TemporaryFile(dir=place):
+        with tempfile.TemporaryFile(dir=parent):
             pass
     except OSError as error:
-        told = f'{key}={str(path)!r} cannot be written: {error.strerror} ({place})'
-        raise ValueError(f'{told}. Give a file where you may write.') from error
+        problem = f'{key}={str(path)!r} cannot be written: {error.strerror} ({parent})'
+        raise ValueError(f'{problem}. Give a file where you may write.') from error
 
 
 def save_whole(content: Any, path: Path) -> None:
@@ -54,7 +54,7 @@ def save_whole(content: Any, path: Path) -> None:
 
     buffer = io.BytesIO()
     torch.save(content, buffer)
-    write_whole(path, buffer.getvalue(), alone=True)
+    write_whole(path, buffer.getvalue(), exclusive=True)
 
 
 def without_nan(value: Any) -> Any:
@@ -83,12 +83,12 @@ def printable(name: str) -> str:
 
 def list_text(names: Iterable[str], option: str) -> str:
     """Return the text of a list of file names, one a line."""
-    listed = list(names)
-    for name in listed:
+    entries = list(names)
+    for name in entries:
         if printable(name).strip().splitlines() != [name]:
-            why = 'begins or ends with a space, has a line break or is no UTF-8, so no list of files can hold it'
-            raise ValueError(f'{option}: the file name {name!r} {why}: rename the file.')
-    return ''.join(f'{name}\n' for name in listed)
+            reason = 'begins or ends with a space, has a line break or is no UTF-8, so no list of files can hold it'
+            raise ValueError(f'{option}: the file name {name!r} {reason}: rename the file.')
+    return ''.join(f'{name}\n' for name in entries)
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
@@ -120,7 +120,7 @@ class FolderInUse(RuntimeError):
 
 
 @contextmanager
-def owned(folder: Path, what: str, patience: float = 0.0) -> Iterator[None]:
+def owned(folder: Path, name: str, patience: float = 0.0) -> Iterator[None]:
     """Lock a folder for this process while the context is open.
 
     It is a POSIX lock, which ends with the process: workers that it forks, and which may outlive it, do not inherit it.
@@ -129,11 +129,11 @@ def owned(folder: Path, what: str, patience: float = 0.0) -> Iterator[None]:
     try:
         opened = open(folder / '.lock', 'a+', encoding='utf-8')  # noqa: SIM115
     except PermissionError as error:
-        user = next(one for one in (folder / '.lock', folder) if one.exists()).stat().st_uid
-        told = f'{what} may not write {folder / ".lock"}: it is of the user with the number {user}. Remove it'
-        raise PermissionError(error.errno, f'{told}, or take another folder') from error
+        user = next(path for path in (folder / '.lock', folder) if path.exists()).stat().st_uid
+        problem = f'{name} may not write {folder / ".lock"}: it is of the user with the number {user}. Remove it'
+        raise PermissionError(error.errno, f'{problem}, or take another folder') from error
     with opened as file:
-        _acquire(file, what, folder, patience)
+        _acquire(file, name, folder, patience)
         file.truncate(0)
         file.write(f'{os.getpid()} on {socket.gethostname()}')
         file.flush()
@@ -143,7 +143,7 @@ def owned(folder: Path, what: str, patience: float = 0.0) -> Iterator[None]:
             fcntl.lockf(file, fcntl.LOCK_UN)
 
 
-def _acquire(file: Any, what: str, folder: Path, patience: float) -> None:
+def _acquire(file: Any, name: str, folder: Path, patience: float) -> None:
     end = time.monotonic() + patience
     while True:
         try:
@@ -151,12 +151,12 @@ def _acquire(file: Any, what: str, folder: Path, patience: float) -> None:
             return
         except OSError as error:
             if error.errno not in (errno.EACCES, errno.EAGAIN):
-                told = f'{what} needs a folder on a file system with locks ({error.strerror})'
-                raise OSError(error.errno, told, str(folder)) from error
+                problem = f'{name} needs a folder on a file system with locks ({error.strerror})'
+                raise OSError(error.errno, problem, str(folder)) from error
             if time.monotonic() >= end:
                 file.seek(0)
                 holder = file.read().strip() or 'unknown'
-                raise FolderInUse(f'{what} already runs in {folder}, as process {holder}: wait, or end it.') from error
+                raise FolderInUse(f'{name} already runs in {folder}, as process {holder}: wait, or end it.') from error
         time.sleep(0.2)
 
 
@@ -181,11 +181,11 @@ def walk(root: str | Path) -> Iterator[tuple[Path, list[str]]]:
     Links to folders are followed, but for those that lead to a folder above them: these would never end.
     """
     for folder, below, names in os.walk(root, followlinks=True):
-        here = _with_end(folder)
+        prefix = _with_end(folder)
         below[:] = sorted(
             name
             for name in below
-            if not name.startswith('.') and not here.startswith(_with_end(os.path.join(folder, name)))
+            if not name.startswith('.') and not prefix.startswith(_with_end(os.path.join(folder, name)))
         )
         yield Path(folder), sorted(name for name in names if not name.startswith('.'))
 

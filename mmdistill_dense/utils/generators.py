@@ -86,7 +86,7 @@ def _takes_seed(generator: Any) -> bool:
 
 def _objects(holder: Any) -> Iterator[Any]:
     """Yield an object and those below it that may hold generators: no arrays, no long lists and no annotations."""
-    seen, waiting = {id(holder): holder}, deque([holder])
+    memo, waiting = {id(holder): holder}, deque([holder])
     while waiting:
         owner = waiting.popleft()
         if isinstance(owner, (*_LEAVES, *_KINDS)):
@@ -100,8 +100,8 @@ def _objects(holder: Any) -> Iterator[Any]:
             members += [getattr(owner, '__self__', None), *_contents(owner)]
             members += [owner.func, owner.keywords] if isinstance(owner, partial) else []
         for member in members:
-            if not isinstance(member, (*_LEAVES, *_KINDS)) and id(member) not in seen and len(seen) < _OBJECTS:
-                seen[id(member)] = member
+            if not isinstance(member, (*_LEAVES, *_KINDS)) and id(member) not in memo and len(memo) < _OBJECTS:
+                memo[id(member)] = member
                 waiting.append(member)
 
 
@@ -132,7 +132,7 @@ def _slots(table: Any) -> Iterator[tuple[Any, Any]]:
 def of_modules(network: Any) -> list[dict[str, Any]]:
     """Return the generators that modules of a network hold, by their names there."""
     modules = network.modules() if isinstance(network, nn.Module) else ()
-    tables = ({name: one for name, one in vars(module).items() if isinstance(one, _KINDS)} for module in modules)
+    tables = ({name: rng for name, rng in vars(module).items() if isinstance(rng, _KINDS)} for module in modules)
     return [table for table in tables if table]
 
 
@@ -149,7 +149,7 @@ def _draws_from_the_system(owner: Any) -> Iterator[str]:
         if not inspect.isfunction(method) or name == '__init__':
             continue
         helpers = [method.__globals__.get(called) for called in method.__code__.co_names]
-        functions = [one for one in (method, *helpers) if inspect.isfunction(one) and _is_local(one)]
+        functions = [helper for helper in (method, *helpers) if inspect.isfunction(helper) and _is_local(helper)]
         if _is_local(method) and any(_makes_unseeded(function, owner) for function in functions):
             yield f'{cls.__name__}.{name}'
 

@@ -28,18 +28,18 @@ def known_mistake(error: BaseException) -> str:
 
     The first in the chain of causes counts; empty if there is none.
     """
-    one: BaseException | None = error
-    while one is not None:
-        if told := next((told for part, told in _OF_OTHERS.items() if part in str(one)), ''):
-            return told
+    cause: BaseException | None = error
+    while cause is not None:
+        if message := next((message for part, message in _OF_OTHERS.items() if part in str(cause)), ''):
+            return message
         # of a reading process, whose error torch tells with its whole traceback, the last place is in that text
-        _, _, last = ''.join(traceback.format_exception(one, chain=False)).rpartition('  File "')
-        _, line, *rest = *last.splitlines(), '', ''
-        if last.startswith(_PACKAGE) and line.strip().startswith('raise ') and not isinstance(one, _BUGS):
-            if ' in DataLoader worker process ' not in str(one):
-                return text_of(one)
-            return '\n'.join(dropwhile(lambda one: one.startswith(' '), rest)).partition(': ')[2].strip()
-        one = one.__cause__ or (None if one.__suppress_context__ else one.__context__)
+        _, _, last = ''.join(traceback.format_exception(cause, chain=False)).rpartition('  File "')
+        _, line, *tail = *last.splitlines(), '', ''
+        if last.startswith(_PACKAGE) and line.strip().startswith('raise ') and not isinstance(cause, _BUGS):
+            if ' in DataLoader worker process ' not in str(cause):
+                return text_of(cause)
+            return '\n'.join(dropwhile(lambda text: text.startswith(' '), tail)).partition(': ')[2].strip()
+        cause = cause.__cause__ or (None if cause.__suppress_context__ else cause.__context__)
     return ''
 
 
@@ -57,7 +57,7 @@ def tell_at_the_end() -> None:
 
     def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
         before(kind, error, trace)
-        if told := known_mistake(error):
-            tell(told)
+        if message := known_mistake(error):
+            tell(message)
 
     sys.excepthook = hook

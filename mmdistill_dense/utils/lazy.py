@@ -21,8 +21,8 @@ def import_lazily(package: str, file: str) -> None:
         module, names = str(node.module), [alias.name for alias in node.names]
         if names == ['*']:
             defined = _body(Path(file).with_name(f'{module.rpartition(".")[2]}.py'))
-            found = {one.name for one in defined if isinstance(one, (ast.FunctionDef, ast.ClassDef))}
-            names = sorted(found & {*namespace['__all__']})
+            exports = {part.name for part in defined if isinstance(part, (ast.FunctionDef, ast.ClassDef))}
+            names = sorted(exports & {*namespace['__all__']})
         modules |= dict.fromkeys(names, module)
 
     def get(name: str) -> Any:

@@ -34,9 +34,9 @@ def assignments(values: Mapping[str, Any]) -> str:
 
 def literal(value: Any, indent: str = '', taken: int = 0) -> str:
     """Return a value as source: in one line if it fits, else with a line for each member."""
-    one = _inline(value)
-    if len(indent) + taken + len(one) + 1 <= WIDTH or not isinstance(value, (Mapping, list, tuple)) or not value:
-        return one
+    line = _inline(value)
+    if len(indent) + taken + len(line) + 1 <= WIDTH or not isinstance(value, (Mapping, list, tuple)) or not value:
+        return line
     inner = indent + _STEP
     opening, closing = _brackets(value)
     lines = [f'{inner}{name}{literal(item, inner, len(name) + 1)},\n' for name, item in _members(value)]
@@ -45,15 +45,15 @@ def literal(value: Any, indent: str = '', taken: int = 0) -> str:
 
 def remark(text: str) -> str:
     """Return text for a comment: one line, in which mmengine replaces nothing."""
-    shown = ''.join(one if one.isprintable() else repr(one)[1:-1] for one in text)
+    shown = ''.join(char if char.isprintable() else repr(char)[1:-1] for char in text)
     return re.sub('{(?={)', '{ ', shown)
 
 
-def check_place(option: str, place: str) -> None:
+def check_place(option: str, path: str) -> None:
     """Raise for a path, or a part of one, that mmengine cannot put between quotes, as it does for ``fileDirname``."""
-    if found := [one for one in ("'", '"', '\\', '{{', '\n', '\r') if one in place]:
-        shown = repr(found[0])[1:-1]
-        raise ValueError(f'{option}: {place} has {shown} in it, which no config can hold. Choose another place.')
+    if hits := [text for text in ("'", '"', '\\', '{{', '\n', '\r') if text in path]:
+        shown = repr(hits[0])[1:-1]
+        raise ValueError(f'{option}: {path} has {shown} in it, which no config can hold. Choose another place.')
 
 
 def _inline(value: Any) -> str:

@@ -63,14 +63,14 @@ def quiet() -> Iterator[None]:
 @contextmanager
 def quiet_profiler() -> Iterator[None]:
     """Drop what is written to the process's standard error, where torch's profiler reports its start and stop."""
-    kept = os.dup(2)
+    stderr_copy = os.dup(2)
     nowhere = os.open(os.devnull, os.O_WRONLY)
     try:
         os.dup2(nowhere, 2)
         yield
     finally:
-        os.dup2(kept, 2)
-        os.close(kept)
+        os.dup2(stderr_copy, 2)
+        os.close(stderr_copy)
         os.close(nowhere)
 
 
@@ -78,8 +78,8 @@ def quiet_profiler() -> Iterator[None]:
 def interruptible() -> Iterator[None]:
     """Turn SIGTERM and SIGHUP into :class:`KeyboardInterrupt`, as for Ctrl-C; what nohup ignores stays ignored."""
     main = threading.current_thread() is threading.main_thread()  # others may set no handlers
-    both = (signal.SIGTERM, signal.SIGHUP) if main else ()
-    numbers = [number for number in both if signal.getsignal(number) not in (None, signal.SIG_IGN)]
+    signals = (signal.SIGTERM, signal.SIGHUP) if main else ()
+    numbers = [number for number in signals if signal.getsignal(number) not in (None, signal.SIG_IGN)]
     before = [signal.signal(number, signal.default_int_handler) for number in numbers]
     try:
         yield
@@ -92,13 +92,13 @@ EVERY = 8.0  # seconds
 
 
 @contextmanager
-def heartbeat(what: str) -> Iterator[None]:
+def heartbeat(task: str) -> Iterator[None]:
     """Write a line to standard error every few seconds while the context is open."""
     ended, began, screen = threading.Event(), time.monotonic(), sys.stderr  # others may redirect it later
 
     def beat() -> None:
         while not ended.wait(EVERY):
-            print(f'{what} … {time.monotonic() - began:.0f} s', file=screen, flush=True)
+            print(f'{task} … {time.monotonic() - began:.0f} s', file=screen, flush=True)
 
     thread = threading.Thread(target=beat, daemon=True)
     thread.start()

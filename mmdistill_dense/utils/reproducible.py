@@ -66,10 +66,10 @@ class WorkerSeed:
     """A ``worker_init_fn``, also for spawned workers, that seeds from (seed, rank, worker, epoch)."""
 
     def __init__(self, seed: int, rank: int, epoch: int) -> None:
-        self.place = (seed, rank, epoch)
+        self.seeds = (seed, rank, epoch)
 
     def __call__(self, worker_id: int) -> None:
-        seed, rank, epoch = self.place
+        seed, rank, epoch = self.seeds
         _seed_worker(mix(seed, rank, worker_id, epoch))
 
 
@@ -95,9 +95,9 @@ class SeededBatches:
     """
 
     def __init__(self, loader: DataLoader, seed: int, rank: int, start: int = 0, dropped: int = 0) -> None:
-        self.place = (seed, rank)
+        self.seeds = (seed, rank)
         self.position, self.dropped = start, dropped
-        self._indices = _Indices(loader, self.place, start)
+        self._indices = _Indices(loader, self.seeds, start)
         self._loader = copy(loader)
         name = 'sampler' if loader.batch_sampler is None else 'batch_sampler'
         vars(self._loader).update({name: self._indices, '_iterator': None})  # DataLoader refuses setattr
@@ -116,7 +116,7 @@ class SeededBatches:
         if self._iterator is None:
             self._iterator = iter(self._loader)  # late, because this starts the workers
         if not self._loader.num_workers:
-            seed_everything(seed := mix(*self.place, self.position, 1))
+            seed_everything(seed := mix(*self.seeds, self.position, 1))
             self._generators.seed(seed)
         self.position += 1
         return next(self._iterator)
@@ -140,7 +140,7 @@ class ReplayedBatches:
     def __init__(
         self, endless: Callable[[DataLoader], Iterator[Any]], loader: DataLoader, seed: int, rank: int
     ) -> None:
-        self.place = (seed, rank)
+        self.seeds = (seed, rank)
         self.position = 0
         loader.worker_init_fn = WorkerSeed(seed, rank, 0)
         self._batches, self._workers = endless(loader), loader.num_workers
@@ -151,7 +151,7 @@ class ReplayedBatches:
 
     def __next__(self) -> Any:
         if not self._workers:
-            seed_everything(seed := mix(*self.place, self.position, 1))
+            seed_everything(seed := mix(*self.seeds, self.position, 1))
             self._generators.seed(seed)
         self.position += 1
         return next(self._batches)
@@ -165,9 +165,9 @@ class ReplayedBatches:
 class _Indices:
     """Endless batches of a sampler's indices, each drawn from its own random streams."""
 
-    def __init__(self, loader: DataLoader, place: tuple[int, int], start: int) -> None:
+    def __init__(self, loader: DataLoader, seeds: tuple[int, int], start: int) -> None:
         self.loader = loader
-        self.place = place
+        self.seeds = seeds
         self.number = start
         self._drawn = self._draw_all()
 
@@ -175,10 +175,10 @@ class _Indices:
         return self
 
     def __next__(self) -> Any:
-        place = (*self.place, self.number)
+        seeds = (*self.seeds, self.number)
         with fork_rng():
             indices = self._draw()
-        return _Sent(indices, place) if self.loader.num_workers else indices
+        return _Sent(indices, seeds) if self.loader.num_workers else indices
 
     def skip(self, count: int) -> None:
         """Draw ``count`` batches of indices and drop them."""
@@ -187,7 +187,7 @@ class _Indices:
                 self._draw()
 
     def _draw(self) -> Any:
-        seed = mix(*self.place, self.number, 3)
+        seed = mix(*self.seeds, self.number, 3)
         random.seed(seed)
         np.random.seed(seed)
         torch.default_generator.manual_seed(seed)  # samplers draw on the CPU: no need to seed all devices
@@ -202,25 +202,25 @@ class _Indices:
                 sampler: Any = sampler_of(self.loader)
                 if hasattr(sampler, 'set_epoch'):
                     sampler.set_epoch(epoch)
-            first = self.number
+            start = self.number
             yield from batches
-            if self.number == first:
-                told = 'its sampler ends before one is full'
-                raise ValueError(f'train_dataloader gives no batch: {told}. Lower batch_size, or set drop_last=False.')
+            if self.number == start:
+                text = 'its sampler ends before one is full'
+                raise ValueError(f'train_dataloader gives no batch: {text}. Lower batch_size, or set drop_last=False.')
 
 
 class _Sent:
     """A batch of indices for a worker; unpickling it there restarts the random streams and gives the indices."""
 
-    def __init__(self, indices: Any, place: tuple[int, ...]) -> None:
-        self.content = indices, place
+    def __init__(self, indices: Any, seeds: tuple[int, ...]) -> None:
+        self.content = indices, seeds
 
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
         return _arrived, self.content
 
 
-def _arrived(indices: Any, place: tuple[int, ...]) -> Any:
-    _seed_worker(mix(*place, 1))
+def _arrived(indices: Any, seeds: tuple[int, ...]) -> Any:
+    _seed_worker(mix(*seeds, 1))
     return indices
 
 
@@ -233,5 +233,5 @@ def sampler_of(loader: DataLoader) -> Any:
 def without_workers(loader: Mapping[str, Any]) -> dict[str, Any]:
     """Return the options of a data loader that reads in this process, without those that only workers take."""
     of_workers = ('num_workers', 'persistent_workers', 'prefetch_factor', 'multiprocessing_context', 'timeout')
-    kept = {name: value for name, value in loader.items() if name not in of_workers}
-    return {**kept, 'num_workers': 0, 'persistent_workers': False}
+    options = {name: value for name, value in loader.items() if name not in of_workers}
+    return {**options, 'num_workers': 0, 'persistent_workers': False}

@@ -106,8 +106,8 @@ def _kind(loader: DataLoader) -> tuple[Any, ...]:
 
 def batch_augments(network: Any) -> list[Any]:
     """Return the augmentations of whole batches in a network's preprocessor, as mmdet has them."""
-    found = getattr(getattr(network, 'data_preprocessor', None), 'batch_augments', None)
-    return list(found) if isinstance(found, nn.ModuleList) else []
+    augments = getattr(getattr(network, 'data_preprocessor', None), 'batch_augments', None)
+    return list(augments) if isinstance(augments, nn.ModuleList) else []
 
 
 IGNORED = 255  # mmseg's label of a pixel without a class

@@ -30,9 +30,9 @@ Activation = Literal['softmax', 'sigmoid']
 
 def some(names: Iterable[object], shown: int = 4) -> str:
     """Return the first names and the number of the others: ``a, b, c, d and 3 more``."""
-    listed = [str(name) for name in names]
-    more = f' and {len(listed) - shown} more' if len(listed) > shown else ''
-    return ', '.join(listed[:shown]) + more
+    texts = [str(name) for name in names]
+    more = f' and {len(texts) - shown} more' if len(texts) > shown else ''
+    return ', '.join(texts[:shown]) + more
 
 
 def size_text(size: Iterable[int]) -> str:
@@ -52,14 +52,14 @@ def message_of(error: BaseException) -> str:
     return text if spoken else f'{type(error).__name__}: {text}'
 
 
-def close_or_all(name: str, known: Iterable[str]) -> str:
+def close_or_all(name: str, choices: Iterable[str]) -> str:
     """Return the known names that are similar to an unknown one (``Close: a, b.``), or all of them (``Known: …``)."""
-    names = sorted(known)
+    names = sorted(choices)
     close = difflib.get_close_matches(name, names, n=4, cutoff=0.5)
     return f'Close: {", ".join(close)}.' if close else f'Known: {", ".join(names)}.'
 
 
-def check_types(kind: type, options: Mapping[str, Any], place: str = '') -> None:
+def check_types(kind: type, options: Mapping[str, Any], prefix: str = '') -> None:
     """Raise a ``ValueError`` for an option of another type, or out of the range, than a class is annotated with.
 
     Numbers are finite, and ``True`` is none. Constructors and classes of bases count too, types that are not in
@@ -68,8 +68,8 @@ def check_types(kind: type, options: Mapping[str, Any], place: str = '') -> None
     hints = _hints(kind)
     for name, value in options.items():
         if name in hints and not _fits(value, hints[name]):
-            told = dict.fromkeys(_told(one) for one in _members(hints[name]))
-            raise ValueError(f'{place}{name} must be {" or ".join(told)}, got {value!r}.')
+            kinds = dict.fromkeys(_describe(member) for member in _members(hints[name]))
+            raise ValueError(f'{prefix}{name} must be {" or ".join(kinds)}, got {value!r}.')
 
 
 _KINDS: dict[Any, tuple[str, Callable[[Any], bool]]] = {
@@ -89,28 +89,28 @@ def _is_number(value: Any, kind: type) -> bool:
 
 def _is(value: Any, hint: Any) -> bool:
     if get_origin(hint) is Literal:
-        return any(type(value) is type(one) and value == one for one in get_args(hint))
+        return any(type(value) is type(literal) and value == literal for literal in get_args(hint))
     if get_origin(hint) is Annotated:
         kind, _, within = get_args(hint)
         return _is(value, kind) and within(value)
     outer = get_origin(hint) or hint
     members = get_args(hint)[:1] if outer is Sequence else ()
     fits = outer not in _KINDS or _KINDS[outer][1](value)
-    return fits and all(_fits(one, member) for member in members for one in value)
+    return fits and all(_fits(entry, member) for member in members for entry in value)
 
 
 def _fits(value: Any, hint: Any) -> bool:
-    return any(_is(value, one) for one in _members(hint))
+    return any(_is(value, member) for member in _members(hint))
 
 
-def _told(hint: Any) -> str:
+def _describe(hint: Any) -> str:
     if get_origin(hint) is Literal:
         values = ', '.join(map(repr, get_args(hint)))
         return f'one of {values}' if len(get_args(hint)) > 1 else values
     if get_origin(hint) is Annotated:
-        return f'{_told(get_args(hint)[0])} {get_args(hint)[1]}'
+        return f'{_describe(get_args(hint)[0])} {get_args(hint)[1]}'
     if get_origin(hint) is Sequence:
-        return f'a list, each member {" or ".join(map(_told, _members(get_args(hint)[0])))}'
+        return f'a list, each member {" or ".join(map(_describe, _members(get_args(hint)[0])))}'
     return _KINDS[get_origin(hint) or hint][0]
 
 
@@ -124,9 +124,9 @@ def _hints(kind: type) -> dict[str, Any]:
     hints: dict[str, Any] = {}
     for cls in reversed(kind.__mro__):
         declares = '__signature__' in vars(cls)  # a distiller
-        for one in (*([cls] if declares else []), vars(cls).get('__init__', cls)):
+        for owner in (*([cls] if declares else []), vars(cls).get('__init__', cls)):
             with suppress(TypeError):  # from constructors in C
-                plain = inspect.unwrap(one) if callable(one) else one
+                plain = inspect.unwrap(owner) if callable(owner) else owner
                 for name, hint in inspect.get_annotations(plain).items():
                     names = getattr(plain, '__globals__', None) or vars(sys.modules.get(plain.__module__, builtins))
                     with suppress(NameError):
@@ -155,8 +155,8 @@ def check_share(name: str, value: Any) -> None:
 def check_weights(**weights: float) -> None:
     """Raise a ``ValueError`` that names the options if a weight is below 0 or all are 0."""
     if min(weights.values()) < 0 or not any(weights.values()):
-        given = ', '.join(map(str, weights.values()))
-        raise ValueError(f'{", ".join(weights)} must be >= 0 and not all 0, got {given}; loss_weight=0 leaves it out.')
+        texts = ', '.join(map(str, weights.values()))
+        raise ValueError(f'{", ".join(weights)} must be >= 0 and not all 0, got {texts}; loss_weight=0 leaves it out.')
 
 
 def counted(text: str) -> int:
@@ -191,31 +191,31 @@ def is_number(value: Any) -> bool:
 def check_map(key: str, name: str, shape: Sequence[int]) -> None:
     """Raise a ``ValueError`` with the config key and the taps unless ``shape`` (without the batch) is (C, H, W)."""
     if len(shape) != 3:
-        found = f'{name} gives {tuple(shape)} (without the batch) and no map (C, H, W)'
-        raise ValueError(f"{key}: {found}: tap e.g. 'backbone[-1]'.")
+        problem = f'{name} gives {tuple(shape)} (without the batch) and no map (C, H, W)'
+        raise ValueError(f"{key}: {problem}: tap e.g. 'backbone[-1]'.")
 
 
 def check_positions(key: str, name: str, *shapes: Sequence[int]) -> None:
     """Raise a ``ValueError`` for a map (C, H, W) of one position, for methods that compare positions."""
     for shape in shapes:
         if math.prod(shape[1:]) < 2:
-            found = f'{name} has a map of {shape[1]} x {shape[2]}'
-            raise ValueError(f'{key}: {found}, and the method compares positions with each other: tap a larger map.')
+            problem = f'{name} has a map of {shape[1]} x {shape[2]}'
+            raise ValueError(f'{key}: {problem}, and the method compares positions with each other: tap a larger map.')
 
 
 def check_directions(key: str, name: str, channels: int) -> None:
     """Raise a ``ValueError`` for maps of one channel, for methods that compare the directions of vectors."""
     if channels < 2:
-        found = f'{name} has maps of one channel, and the method compares directions of vectors'
-        raise ValueError(f'{key}: {found}: tap a map of more.')
+        problem = f'{name} has maps of one channel, and the method compares directions of vectors'
+        raise ValueError(f'{key}: {problem}: tap a map of more.')
 
 
 def check_scores(key: str, name: str, shape: Sequence[int]) -> None:
     """Raise a ``ValueError`` unless ``shape`` (without the batch) has the class scores in its first axis."""
     if len(shape) not in (1, 3):
-        found = f'{name} gives {tuple(shape)} (without the batch), and no class scores (K, H, W) or (K,)'
-        way = "tap e.g. 'decode_head.conv_seg', or compare features, e.g. with type='FitNet'"
-        raise ValueError(f'{key}: {found}: {way}.')
+        problem = f'{name} gives {tuple(shape)} (without the batch), and no class scores (K, H, W) or (K,)'
+        remedy = "tap e.g. 'decode_head.conv_seg', or compare features, e.g. with type='FitNet'"
+        raise ValueError(f'{key}: {problem}: {remedy}.')
 
 
 def check_classes(key: str, name: str, scores: int, way_out: str) -> None:

@@ -22,11 +22,11 @@ def installed(name: str) -> dict[str, str]:
     """Return the versions of the distributions that are installed of a package of ``STACK``, by their names."""
     from importlib.metadata import PackageNotFoundError, version  # slow, and the package's face imports this file
 
-    found = {}
-    for one in STACK[name]:
+    numbers = {}
+    for distribution in STACK[name]:
         with suppress(PackageNotFoundError):
-            found[one] = version(one)
-    return found
+            numbers[distribution] = version(distribution)
+    return numbers
 
 
 def for_mim(scope: str) -> str:
@@ -47,9 +47,9 @@ def versions() -> Iterator[str]:
         devices = [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())] if cuda else []
         yield f'torch {torch.__version__}, CUDA {torch.version.cuda or "no"}, GPUs: {", ".join(devices) or "none"}'
     for name in STACK:
-        found = [f'{one} {number}' for one, number in installed(name).items()]
-        mixed = ' (in one folder: uninstall all, and install one anew)' if len(found) > 1 else ''
-        yield f'{name}: {", ".join(found) or "not installed"}{mixed}'
+        packages = [f'{distribution} {number}' for distribution, number in installed(name).items()]
+        mixed = ' (in one folder: uninstall all, and install one anew)' if len(packages) > 1 else ''
+        yield f'{name}: {", ".join(packages) or "not installed"}{mixed}'
     try:
         import_module('mmcv._ext')
     except ImportError:

@@ -201,7 +201,7 @@ def test_each_epoch_and_each_step_has_streams_of_its_own():
         with fork_rng():
             SeededStreams().before_train_epoch(runner)
             SeededStreams().before_train_iter(runner, 0)
-            drawn.append((np.random.rand(), float(torch.rand(())), runner.train_dataloader.worker_init_fn.place[2]))
+            drawn.append((np.random.rand(), float(torch.rand(())), runner.train_dataloader.worker_init_fn.seeds[2]))
     assert [epoch for *_, epoch in drawn] == [0, 1, 1], 'what workers are seeded with'
     assert drawn[0][0] != drawn[1][0] == drawn[2][0] and drawn[0][1] == drawn[1][1] != drawn[2][1]
 

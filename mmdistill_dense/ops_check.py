@@ -23,7 +23,7 @@ def require_ops() -> None:
     try:
         importlib.import_module('mmcv._ext')
     except ImportError as error:
-        installed = {found.metadata['Name'] for found in distributions()}
+        installed = {distribution.metadata['Name'] for distribution in distributions()}
         remedy = next((text for name, text in REMEDIES.items() if name in installed), REMEDIES['mmcv'])
         raise RuntimeError(
             f'detection needs the compiled operations of mmcv {mmcv.__version__} ({error}): {remedy}'

@@ -27,8 +27,8 @@ class _ByName(Registry):
     def _register_module(self, module: Any, module_name: Any = None, force: bool = False) -> None:
         """Register a class; one of the user under a shipped name, which came first, stays."""
         name = module_name if isinstance(module_name, str) else module.__name__
-        ours = f'{module.__module__}.'.startswith('mmdistill_dense.')
-        if force or not ours or name not in self._module_dict:
+        is_own = f'{module.__module__}.'.startswith('mmdistill_dense.')
+        if force or not is_own or name not in self._module_dict:
             super()._register_module(module, module_name, force)
 
     def get(self, key: str) -> Any:
@@ -36,8 +36,8 @@ class _ByName(Registry):
         name = key.rpartition('.')[2]
         self.import_from_location()
         self.load(name)
-        if name not in self._module_dict and (told := removed(name)):
-            raise KeyError(told)
+        if name not in self._module_dict and (message := removed(name)):
+            raise KeyError(message)
         return super().get(name if name in self._module_dict else key)
 
 
@@ -46,7 +46,7 @@ class _Child(_ByName):
 
     def __init__(self, parent: Registry, room: str, *more: str) -> None:
         super().__init__(parent.name, parent=parent, scope='mmdistill_dense', locations=[f'mmdistill_dense.{room}'])
-        self._more = [f'mmdistill_dense.{one}' for one in more]
+        self._more = [f'mmdistill_dense.{path}' for path in more]
 
     def load(self, name: str) -> None:
         """Import the file of a name, else one room after the other until the name is there."""

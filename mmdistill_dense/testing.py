@@ -27,14 +27,14 @@ def pair(detects: bool = False, width: int = 8) -> dict[str, Any]:
     """
     networks = []
     for wide in (width, 2 * width):
-        own = dict(num_classes=len(CLASSES), norm_cfg=dict(type='BN'), dropout_ratio=0.0)
+        head = dict(num_classes=len(CLASSES), norm_cfg=dict(type='BN'), dropout_ratio=0.0)
         fcn = dict(
             cfg='mmseg::fcn/fcn_r18-d8_4xb2-80k_cityscapes-512x1024.py',
             pretrained=None,
             data_preprocessor=dict(size=(SIDE, SIDE)),
             backbone=dict(base_channels=wide, stem_channels=wide, norm_cfg=dict(type='BN')),
-            decode_head=dict(own, in_channels=8 * wide, channels=2 * wide),
-            auxiliary_head=dict(own, in_channels=4 * wide, channels=wide),
+            decode_head=dict(head, in_channels=8 * wide, channels=2 * wide),
+            auxiliary_head=dict(head, in_channels=4 * wide, channels=wide),
         )
         retinanet = dict(
             cfg='mmdet::retinanet/retinanet_r18_fpn_1x_coco.py',
@@ -54,10 +54,10 @@ def batch(detects: bool = False) -> dict[str, Any]:
     pipeline = [dict(type=f'mmdistill_dense.LoadShapes{"Det" if detects else ""}'), packed]
     option = dict(type=f'mmdistill_dense.Shapes{task}Dataset', num_images=2, painting=dict(size=(SIDE, SIDE)))
     pictures = DATASETS.build(dict(option, pipeline=pipeline))
-    found = dict(pseudo_collate([pictures[0], pictures[1]]))
-    for sample in () if detects else found['data_samples']:
+    raw_batch = dict(pseudo_collate([pictures[0], pictures[1]]))
+    for sample in () if detects else raw_batch['data_samples']:
         sample.gt_sem_seg.data[:, :12] = 255
-    return found
+    return raw_batch
 
 
 class DistillerCase:
@@ -121,11 +121,11 @@ class DistillerCase:
 
     def total(self, distiller: Distiller, student: Maps, teacher: Maps) -> Tensor:
         """Return the loss; what a step leaves in a queue is taken back, so that the next look starts from the same."""
-        kept = {name: buffer for name, buffer in distiller.named_buffers() if 'running' not in name}
-        before = {name: buffer.clone() for name, buffer in kept.items()}
+        buffers = {name: buffer for name, buffer in distiller.named_buffers() if 'running' not in name}
+        before = {name: buffer.clone() for name, buffer in buffers.items()}
         losses = distiller.step(student, teacher, self.truth(distiller))
         for name, value in before.items():
-            kept[name].copy_(value)
+            buffers[name].copy_(value)
         return torch.stack([value for name, value in losses.items() if 'loss' in name]).sum()
 
     def fit(self, distiller: Distiller, student: Maps, teacher: Maps, steps: int = 30) -> None:
@@ -163,10 +163,10 @@ class DistillerCase:
     def test_same_iteration_same_losses(self) -> None:
         distiller = self.make()
         torch.manual_seed(1)
-        first = self.total(distiller, *self.maps(distiller))
+        loss = self.total(distiller, *self.maps(distiller))
         state = torch.get_rng_state()
         torch.manual_seed(2)
-        assert torch.equal(first, self.total(distiller, *self.maps(distiller))), 'random parts have their own generator'
+        assert torch.equal(loss, self.total(distiller, *self.maps(distiller))), 'random parts have their own generator'
         torch.set_rng_state(state)
         self.total(distiller, *self.maps(distiller))
         assert torch.equal(torch.get_rng_state(), state), 'and leave the global stream alone'
@@ -206,9 +206,9 @@ class DistillerCase:
         values = []
         for _ in range(self.steps):
             optimizer.zero_grad()
-            found: Mapping[str, Tensor] = model(**model.data_preprocessor(self.batch(), True), mode='loss')
-            assert 'distill.case.share' in found
-            total = torch.stack([v for k, v in found.items() if k.startswith('distill.case.') and 'loss' in k]).sum()
+            losses: Mapping[str, Tensor] = model(**model.data_preprocessor(self.batch(), True), mode='loss')
+            assert 'distill.case.share' in losses
+            total = torch.stack([v for k, v in losses.items() if k.startswith('distill.case.') and 'loss' in k]).sum()
             total.backward()
             optimizer.step()
             values.append(total.item())

@@ -32,8 +32,8 @@ class _CheckedFile(_CocoDataset.COCOAPI):
     training and metric read in different ways.
     """
 
-    def __init__(self, tested: bool, told: list[str], file: str) -> None:
-        self._tested, self._told = tested, told
+    def __init__(self, tested: bool, notes: list[str], file: str) -> None:
+        self._tested, self._notes = tested, notes
         super().__init__(file)
 
     def createIndex(self) -> None:
@@ -42,24 +42,24 @@ class _CheckedFile(_CocoDataset.COCOAPI):
         super().createIndex()
         boxes = self.dataset['annotations']
         reasons = Counter(
-            left_out(one, (picture['height'], picture['width']))
-            or ('' if has_area(one) else 'have the area 0')
-            or ('have the mark ignore, not iscrowd' if one.get('ignore') and not one.get('iscrowd') else '')
-            for one in boxes
-            if (picture := self.imgs.get(one['image_id']))
+            left_out(box, (picture['height'], picture['width']))
+            or ('' if has_area(box) else 'have the area 0')
+            or ('have the mark ignore, not iscrowd' if box.get('ignore') and not box.get('iscrowd') else '')
+            for box in boxes
+            if (picture := self.imgs.get(box['image_id']))
         )
-        self._told += [f'{count} of {len(boxes)} annotations {reason}' for reason, count in reasons.items() if reason]
+        self._notes += [f'{count} of {len(boxes)} annotations {reason}' for reason, count in reasons.items() if reason]
         if self._tested and wrong_ids(boxes):
-            self._told.append('an annotation has the id 0, or a text as id, which the metric cannot match')
+            self._notes.append('an annotation has the id 0, or a text as id, which the metric cannot match')
 
     def get_cat_ids(self, cat_names: Any = (), sup_names: Any = (), cat_ids: Any = ()) -> list[int]:
-        found = super().get_cat_ids(cat_names, sup_names, cat_ids)
-        names = [self.cats[number]['name'] for number in found]
+        numbers = super().get_cat_ids(cat_names, sup_names, cat_ids)
+        names = [self.cats[number]['name'] for number in numbers]
         if cat_names and names != list(cat_names):
-            known = [category['name'] for category in self.dataset['categories']]
-            told = f'metainfo.classes = {tuple(cat_names)}, but ann_file holds the categories {known}'
-            raise ValueError(f'{told}. Labels are numbered in the order of the file: list its classes, in its order.')
-        return found
+            categories = [category['name'] for category in self.dataset['categories']]
+            text = f'metainfo.classes = {tuple(cat_names)}, but ann_file holds the categories {categories}'
+            raise ValueError(f'{text}. Labels are numbered in the order of the file: list its classes, in its order.')
+        return numbers
 
 
 @DATASETS.register_module()
@@ -78,29 +78,29 @@ class CocoDataset(RootCheck, _CocoDataset):
 
     def load_data_list(self) -> list[dict]:
         """List the pictures; raise for a damaged file and for one without boxes, where mmdet goes on."""
-        where, told = f'CocoDataset: ann_file = {self.ann_file!r}', list[str]()
+        where, notes = f'CocoDataset: ann_file = {self.ann_file!r}', list[str]()
         if 'img' not in self.data_prefix:
             raise ValueError(f'{where}: data_prefix = {self.data_prefix} has no img, the folder of the pictures.')
-        self.COCOAPI = partial(_CheckedFile, self.test_mode, told)
+        self.COCOAPI = partial(_CheckedFile, self.test_mode, notes)
         try:
-            found = super().load_data_list()
+            entries = super().load_data_list()
         except (json.JSONDecodeError, UnicodeDecodeError, AssertionError) as error:
             raise ValueError(f'{where} is damaged or not in the json format of COCO: {error}') from error
         except ValueError as error:
             raise ValueError(f'{where}: {error}') from error
-        if not found:
+        if not entries:
             raise ValueError(f'{where} lists no picture.')
-        if not self.test_mode and not any(not box['ignore_flag'] for one in found for box in one['instances']):
-            crowds = ['all boxes are marked by iscrowd'] if any(one['instances'] for one in found) else []
-            why = f' ({"; ".join([*told, *crowds])})' if told or crowds else ''
-            what = f'no box of the classes {self.metainfo["classes"]}'
-            raise ValueError(f'{where} holds {what}: there is nothing to train with{why}.')
-        if told:
+        if not self.test_mode and not any(not box['ignore_flag'] for entry in entries for box in entry['instances']):
+            crowds = ['all boxes are marked by iscrowd'] if any(entry['instances'] for entry in entries) else []
+            details = f' ({"; ".join([*notes, *crowds])})' if notes or crowds else ''
+            content = f'no box of the classes {self.metainfo["classes"]}'
+            raise ValueError(f'{where} holds {content}: there is nothing to train with{details}.')
+        if notes:
             missed = 'The metric counts them as missed: even perfect predictions do not reach the full score'
             effect = missed if self.test_mode else 'They are not trained on'
             advice = 'Mend the file, or use the one that `mmdistill new` writes beside its data.py.'
-            print_log(f'{where}: {"; ".join(told)}. {effect}. {advice}', 'current', logging.WARNING)
-        return found
+            print_log(f'{where}: {"; ".join(notes)}. {effect}. {advice}', 'current', logging.WARNING)
+        return entries
 
 
 SIZE = (96, 128)  # the default of `paint`
@@ -178,4 +178,4 @@ def _chosen(entry: dict) -> tuple[Picture, list]:
     """Paint the picture of an entry; return it with (label, instance) for each object of the chosen classes."""
     picture = paint(entry['seed'], entry['index'], **entry['painting'])
     labels = entry['labels']
-    return picture, [(labels[one.label], one) for one in picture.instances if one.label in labels]
+    return picture, [(labels[instance.label], instance) for instance in picture.instances if instance.label in labels]

@@ -45,9 +45,9 @@ def require(paths: dict[str, str | None], where: str, also: str = '') -> None:
 
 
 def _nearest(path: Path) -> str:
-    there = next(folder for folder in path.absolute().parents if folder.is_dir())
-    names = sorted(entry.name for entry in there.iterdir() if not entry.name.startswith('.'))
-    return f'The folder {str(there)!r} exists and holds {some(names, 5) or "nothing"}.'
+    parent = next(folder for folder in path.absolute().parents if folder.is_dir())
+    names = sorted(entry.name for entry in parent.iterdir() if not entry.name.startswith('.'))
+    return f'The folder {str(parent)!r} exists and holds {some(names, 5) or "nothing"}.'
 
 
 class RootCheck:
@@ -61,10 +61,10 @@ class RootCheck:
         """Check folders and list file, list as the data set does, and look for the first label images."""
         prefixes = {f'data_prefix.{key}': path for key, path in getattr(self, 'data_prefix', {}).items()}
         require(prefixes | {'ann_file': getattr(self, 'ann_file', None)}, type(self).__name__, self.also)
-        found: list[dict] = super().load_data_list()  # type: ignore[misc]
+        entries: list[dict] = super().load_data_list()  # type: ignore[misc]
         labels = getattr(self, 'data_prefix', {}).get('seg_map_path') or '://'
-        looked_at = [] if '://' in labels else found[: self.looked_at]
-        missing = [one['seg_map_path'] for one in looked_at if not Path(one.get('seg_map_path') or '.').exists()]
+        looked_at = [] if '://' in labels else entries[: self.looked_at]
+        missing = [entry['seg_map_path'] for entry in looked_at if not Path(entry.get('seg_map_path') or '.').exists()]
         if missing:
             endings = {name: getattr(self, name) for name in ('seg_map_suffix', 'img_suffix')}
             raise FileNotFoundError(
@@ -74,7 +74,7 @@ class RootCheck:
             )
         if looked_at and (fault := _first_label_fault(file := looked_at[0]['seg_map_path'], self)):
             raise ValueError(f'{type(self).__name__}: {file} {fault}{self.also}')
-        return found
+        return entries
 
     def prepare_data(self, idx: int) -> Any:
         """Read a picture as the data set does, and name the file of one that cannot be trained with.
@@ -85,12 +85,12 @@ class RootCheck:
         try:
             results = super().prepare_data(idx)  # type: ignore[misc]
         except FileNotFoundError as error:
-            told = f'{error.filename or self._files(idx)} does not exist: see data_root, data_prefix and ann_file'
+            problem = f'{error.filename or self._files(idx)} does not exist: see data_root, data_prefix and ann_file'
             where = _nearest(Path(error.filename or '.'))
-            raise FileNotFoundError(f'{type(self).__name__}: {told}. {where}') from error
+            raise FileNotFoundError(f'{type(self).__name__}: {problem}. {where}') from error
         except (OSError, cv2.error) as error:
-            what = str(error).strip().splitlines()[0]
-            raise OSError(f'{type(self).__name__}: {self._files(idx)} cannot be read: {what}') from error
+            reason = str(error).strip().splitlines()[0]
+            raise OSError(f'{type(self).__name__}: {self._files(idx)} cannot be read: {reason}') from error
         if fault := _label_fault(results, self):
             raise ValueError(f'{type(self).__name__}: {self._files(idx)} {fault}')
         return results
@@ -141,8 +141,8 @@ def _first_label_fault(file: str, dataset: Any) -> str:
         return ''
     if dataset.reduce_zero_label:
         values = torch.where(values % 255 == 0, 255, values - 1)
-    known: dict[int, int] = dataset.label_map or {}
-    return _no_classes(torch.tensor([known.get(value, value) for value in values.tolist()]), dataset)
+    label_map: dict[int, int] = dataset.label_map or {}
+    return _no_classes(torch.tensor([label_map.get(value, value) for value in values.tolist()]), dataset)
 
 
 @DATASETS.register_module()
@@ -160,12 +160,12 @@ class CityscapesDataset(RootCheck, _CityscapesDataset):
 
     def load_data_list(self) -> list[dict]:
         """List the pictures, with the label images that are there."""
-        folder, made, given = self.data_prefix.get('seg_map_path'), self.seg_map_suffix, '_gtFine_labelIds.png'
+        folder, made, raw_suffix = self.data_prefix.get('seg_map_path'), self.seg_map_suffix, '_gtFine_labelIds.png'
         local = folder and made == '_gtFine_labelTrainIds.png' and '://' not in folder
-        if local and _has(folder, given) and not _has(folder, made):
-            self.seg_map_suffix = given
-            kept = self.label_map or {number: number for number in range(len(_CITYSCAPES_IDS))}
-            classes = {value: kept[number] for number, value in enumerate(_CITYSCAPES_IDS)}
+        if local and _has(folder, raw_suffix) and not _has(folder, made):
+            self.seg_map_suffix = raw_suffix
+            label_map = self.label_map or {number: number for number in range(len(_CITYSCAPES_IDS))}
+            classes = {value: label_map[number] for number, value in enumerate(_CITYSCAPES_IDS)}
             self.label_map = dict.fromkeys(range(256), int(self.ignore_index)) | classes
         return super().load_data_list()
 
@@ -213,50 +213,50 @@ class SegFolderDataset(RootCheck, BaseSegDataset):
         if not self.endings:
             raise ValueError("SegFolderDataset: img_suffix names no ending: give '.jpg', or several in a list.")
         self.label_values = values = tuple(label_values)
-        if any(not isinstance(one, int) or not 0 <= one <= 255 for one in values) or len({*values}) < len(values):
-            told = 'must be different whole numbers from 0 to 255, one a class'
-            raise ValueError(f'SegFolderDataset: label_values={values} {told}.')
+        if any(not isinstance(label, int) or not 0 <= label <= 255 for label in values) or len({*values}) < len(values):
+            problem = 'must be different whole numbers from 0 to 255, one a class'
+            raise ValueError(f'SegFolderDataset: label_values={values} {problem}.')
         if values and kwargs.get('reduce_zero_label'):
-            told = f'reduce_zero_label=True changes labels before label_values={values} are looked up'
-            raise ValueError(f'SegFolderDataset: {told}: set it to False, also in LoadAnnotations.')
+            problem = f'reduce_zero_label=True changes labels before label_values={values} are looked up'
+            raise ValueError(f'SegFolderDataset: {problem}: set it to False, also in LoadAnnotations.')
         super().__init__(img_suffix=self.endings[0], **kwargs)
 
     def get_label_map(self, new_classes: Sequence[str] | None = None) -> dict[int, Any] | None:
         if not self.label_values:
             return super().get_label_map(new_classes)
         if len(self.label_values) != (count := len(new_classes or ())):
-            told = f'must have one value for each of the {count} metainfo.classes, not {len(self.label_values)}'
-            raise ValueError(f'SegFolderDataset: label_values={self.label_values} {told}.')
+            problem = f'must have one value for each of the {count} metainfo.classes, not {len(self.label_values)}'
+            raise ValueError(f'SegFolderDataset: label_values={self.label_values} {problem}.')
         if 0 <= self.ignore_index < count < 256:
-            told = f'is the number of a class, and the label of all values but {self.label_values}'
-            raise ValueError(f'SegFolderDataset: ignore_index={self.ignore_index} {told}: leave it at 255.')
-        known = {value: number for number, value in enumerate(self.label_values)}
-        return {value: known.get(value, self.ignore_index) for value in range(256)}
+            problem = f'is the number of a class, and the label of all values but {self.label_values}'
+            raise ValueError(f'SegFolderDataset: ignore_index={self.ignore_index} {problem}: leave it at 255.')
+        classes = {value: number for number, value in enumerate(self.label_values)}
+        return {value: classes.get(value, self.ignore_index) for value in range(256)}
 
     def load_data_list(self) -> list[dict]:
         """List the pictures; raise if there are none, where mmseg fails later."""
-        found = super().load_data_list() if len(self.endings) == 1 else self._of_all_endings()
+        rows = super().load_data_list() if len(self.endings) == 1 else self._of_all_endings()
         where = self.data_prefix.get('img_path')
         if not self.ann_file:  # hidden folders, as .ipynb_checkpoints, are no data
             above = len(Path(where or '').parts)
-            found = [one for one in found if not any(part[0] == '.' for part in Path(one['img_path']).parts[above:])]
-        if not found:
-            told = f'no file in {where!r} ends with img_suffix={" or ".join(map(repr, self.endings))}'
-            raise FileNotFoundError(f'SegFolderDataset: {told}; there are {_some_names(where)}.')
-        return found
+            rows = [row for row in rows if not any(part[0] == '.' for part in Path(row['img_path']).parts[above:])]
+        if not rows:
+            problem = f'no file in {where!r} ends with img_suffix={" or ".join(map(repr, self.endings))}'
+            raise FileNotFoundError(f'SegFolderDataset: {problem}; there are {_some_names(where)}.')
+        return rows
 
     def _of_all_endings(self) -> list[dict]:
         """List the pictures of each ending as mmseg does, and take one of each name; a list holds names alone."""
-        found: dict[str, dict] = {}
+        rows: dict[str, dict] = {}
         for ending in self.endings:
             self.img_suffix = ending
-            for one in super().load_data_list():
-                name = one['img_path'].removesuffix(ending)
-                if name not in found or (not Path(found[name]['img_path']).exists() and Path(one['img_path']).exists()):
-                    found[name] = one
+            for row in super().load_data_list():
+                name = row['img_path'].removesuffix(ending)
+                if name not in rows or (not Path(rows[name]['img_path']).exists() and Path(row['img_path']).exists()):
+                    rows[name] = row
         self.img_suffix = self.endings[0]
-        listed = self.ann_file and not Path(self.ann_file).is_dir()
-        return list(found.values()) if listed else sorted(found.values(), key=lambda one: one['img_path'])
+        is_list = self.ann_file and not Path(self.ann_file).is_dir()
+        return list(rows.values()) if is_list else sorted(rows.values(), key=lambda row: row['img_path'])
 
 
 def _has(folder: str, ending: str) -> bool:

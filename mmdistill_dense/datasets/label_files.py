@@ -53,8 +53,8 @@ def lists_missing(content: Any) -> list[str]:
 def check(content: Any, may_lack: Collection[str] = ()) -> None:
     """Raise a ValueError that names an entry, unless all have known ids, boxes in pixels, and keys but ``may_lack``."""
     if lacking := lists_missing(content):
-        held = f'has {some(content) or "nothing"}' if isinstance(content, dict) else f'is a {type(content).__name__}'
-        raise ValueError(f'it is not in the json format of COCO: it {held}, but has no list of {lacking[0]}.')
+        form = f'has {some(content) or "nothing"}' if isinstance(content, dict) else f'is a {type(content).__name__}'
+        raise ValueError(f'it is not in the json format of COCO: it {form}, but has no list of {lacking[0]}.')
     for kind, keys in _ENTRIES.items():
         for number, entry in enumerate(content[kind]):
             if fault := _fault(entry, kind, keys, may_lack):
@@ -66,42 +66,42 @@ def check(content: Any, may_lack: Collection[str] = ()) -> None:
     _check_known(content['annotations'], 'category_id', categories, 0)
     _check_known(content['annotations'], 'image_id', pictures, max(0, len(content['annotations']) - 1))
     if 'images.width' not in may_lack:
-        sizes = {one['id']: (one['height'], one['width']) for one in content['images']}
-        check_shapes([(one, sizes[one['image_id']]) for one in content['annotations'] if one['image_id'] in sizes])
+        sizes = {image['id']: (image['height'], image['width']) for image in content['images']}
+        check_shapes([(box, sizes[box['image_id']]) for box in content['annotations'] if box['image_id'] in sizes])
 
 
 def _fault(entry: Any, kind: str, keys: Mapping[str, Any], may_lack: Collection[str]) -> str:
     if not isinstance(entry, dict):
         return f' is {entry!r:.40}'
-    for key, (fits, what) in keys.items():
+    for key, (fits, expected) in keys.items():
         value, lacks = entry.get(key), f'{kind}.{key}' in may_lack
         if value is None and not lacks:
             return f' has no {key}'
         if value is not None and not fits(value):
-            return f'.{key} is {value!r:.40}, not {what}'
+            return f'.{key} is {value!r:.40}, not {expected}'
     return ''
 
 
 def _by_id(content: Content, kind: str, name: str) -> dict[Any, str]:
     """Return names by id; raise for two of one id, of which pycocotools would keep the last."""
-    found: dict[Any, str] = {}
+    names: dict[Any, str] = {}
     for entry in content[kind]:
-        if (other := found.setdefault(entry['id'], entry[name])) != entry[name]:
-            told = f'two {kind} have the id {entry["id"]!r}: {other} and {entry[name]}'
-            raise ValueError(f'{told}. Give each its own id, and write it into the annotations too.')
-    if len({type(number) is str for number in found}) > 1:
+        if (other := names.setdefault(entry['id'], entry[name])) != entry[name]:
+            problem = f'two {kind} have the id {entry["id"]!r}: {other} and {entry[name]}'
+            raise ValueError(f'{problem}. Give each its own id, and write it into the annotations too.')
+    if len({type(number) is str for number in names}) > 1:
         raise ValueError(f'some ids of {kind} are texts, others are numbers. Write all in one way.')
-    return found
+    return names
 
 
-def _check_known(annotations: Collection[Content], key: str, known: Mapping[Any, str], allowed: int) -> None:
-    strays = [one[key] for one in annotations if one[key] not in known]
+def _check_known(annotations: Collection[Content], key: str, names: Mapping[Any, str], allowed: int) -> None:
+    strays = [annotation[key] for annotation in annotations if annotation[key] not in names]
     if len(strays) <= allowed:
         return
     kind = 'a text' if type(strays[0]) is str else 'a number'
-    other = f' It is {kind} here and not there: write both in one way.' if str(strays[0]) in map(str, known) else ''
-    told = f'{len(strays)} of {len(annotations)} annotations have an unknown {key}: {strays[0]!r}'
-    raise ValueError(f'{told}; the ids are {some(map(repr, known)) or "none"}.{other}')
+    other = f' It is {kind} here and not there: write both in one way.' if str(strays[0]) in map(str, names) else ''
+    problem = f'{len(strays)} of {len(annotations)} annotations have an unknown {key}: {strays[0]!r}'
+    raise ValueError(f'{problem}; the ids are {some(map(repr, names)) or "none"}.{other}')
 
 
 def check_shapes(shapes: Sequence[tuple[Content, Sequence[float]]]) -> None:
@@ -111,18 +111,18 @@ def check_shapes(shapes: Sequence[tuple[Content, Sequence[float]]]) -> None:
     """
     boxes = [
         (x + w, y + h, width, height)
-        for (x, y, w, h), (height, width) in ((one['bbox'], size) for one, size in shapes)
+        for (x, y, w, h), (height, width) in ((annotation['bbox'], size) for annotation, size in shapes)
         if min(w, h) > 0 and x < width and y < height and math.isfinite(x + y + w + h)
     ]
     if boxes and max(max(right, bottom) for right, bottom, _, _ in boxes) <= 1:
         raise ValueError(f'all boxes are fractions of the picture: none reaches beyond 1. {_FORM}.')
     beyond = sum(right > width + 1 or bottom > height + 1 for right, bottom, width, height in boxes)
     if beyond > len(boxes) / 2:
-        told = f'{beyond} of {len(boxes)} boxes reach beyond their picture. {_FORM}, not two corners'
-        raise ValueError(f'{told}; width and height of each picture must be those of its file.')
-    for one, size in shapes:
-        if fault := outline_fault(one.get('segmentation'), max(size)):
-            ids = ', '.join(f'{key} {one[key]!r}' for key in ('id', 'image_id') if key in one)
+        problem = f'{beyond} of {len(boxes)} boxes reach beyond their picture. {_FORM}, not two corners'
+        raise ValueError(f'{problem}; width and height of each picture must be those of its file.')
+    for annotation, size in shapes:
+        if fault := outline_fault(annotation.get('segmentation'), max(size)):
+            ids = ', '.join(f'{key} {annotation[key]!r}' for key in ('id', 'image_id') if key in annotation)
             raise ValueError(f'the segmentation of an annotation ({ids}) {fault}. Draw it again, or take it out.')
 
 
@@ -148,12 +148,12 @@ def run_lengths(counts: str | list[Any]) -> list[int] | None:
         return counts if all(type(run) is int for run in counts) else None
     if not re.fullmatch('(?:[P-o]{0,6}[0-O])+', counts):
         return None
-    found: list[int] = []
+    runs: list[int] = []
     for word in re.findall('[P-o]*[0-O]', counts):  # five bits a letter; the fourth and later are differences
-        value = sum((ord(letter) - 48 & 31) << 5 * place for place, letter in enumerate(word))
+        value = sum((ord(letter) - 48 & 31) << 5 * position for position, letter in enumerate(word))
         value -= (ord(word[-1]) - 48 & 16) << 5 * len(word) - 4
-        found.append(value + (found[-2] if len(found) > 2 else 0))
-    return found
+        runs.append(value + (runs[-2] if len(runs) > 2 else 0))
+    return runs
 
 
 def left_out(annotation: Content, size: Sequence[float]) -> str:
@@ -175,7 +175,7 @@ def has_area(annotation: Content) -> bool:
 
 def wrong_ids(annotations: Collection[Content]) -> bool:
     """Tell whether the metric confuses annotations by their ids: it reads a match with the id 0 as none."""
-    ids = {one.get('id') for one in annotations}
+    ids = {annotation.get('id') for annotation in annotations}
     return len(ids - {0, None}) < len(annotations) or any(type(number) is str for number in ids)
 
 

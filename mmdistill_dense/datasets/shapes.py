@@ -90,9 +90,9 @@ def paint(
         base, step = (rng.uniform(*ends, 3).astype(np.float32) for ends in ((60, 195), (-1, 1)))
         base += tint * (np.array(TINTS[shape], np.float32) - base)
         colours = base + 0.5 * contrast * pattern[..., None] * (step / np.abs(step).max())
-        seen = inside.astype(bool)
-        image[y1:y2, x1:x2][seen] = colours[seen]
-        ids[y1:y2, x1:x2][seen] = number
+        visible = inside.astype(bool)
+        image[y1:y2, x1:x2][visible] = colours[visible]
+        ids[y1:y2, x1:x2][visible] = number
     image += noise * rng.standard_normal((*size, 1), np.float32)
     instances = []
     for number in range(1, len(labels)):

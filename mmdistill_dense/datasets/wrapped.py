@@ -49,16 +49,16 @@ def label_stamp(dataset: Any) -> str:
 
     Where the files lie does not count. A data set that paints its pictures has none.
     """
-    told = set[str]()
-    for one in unwrapped(dataset):
-        file = Path(str(getattr(one, 'ann_file', '') or ''))
+    stamps = set[str]()
+    for source in unwrapped(dataset):
+        file = Path(str(getattr(source, 'ann_file', '') or ''))
         if file.is_file():
-            told.add(hashlib.sha256(file.read_bytes()).hexdigest())
-        listed = hasattr(one, 'get_data_info') and file.suffix != '.json'  # which holds the labels itself
-        infos = (one.get_data_info(number) for number in range(len(one) if listed else 0))
+            stamps.add(hashlib.sha256(file.read_bytes()).hexdigest())
+        has_infos = hasattr(source, 'get_data_info') and file.suffix != '.json'  # which holds the labels itself
+        infos = (source.get_data_info(number) for number in range(len(source) if has_infos else 0))
         labels = (info.get('seg_map_path') for info in infos if isinstance(info, dict))
-        told.update(f'{os.path.basename(label)} {os.path.getsize(label)}' for label in labels if label)
-    return hashlib.sha256(' '.join(sorted(told)).encode()).hexdigest()[:12]
+        stamps.update(f'{os.path.basename(label)} {os.path.getsize(label)}' for label in labels if label)
+    return hashlib.sha256(' '.join(sorted(stamps)).encode()).hexdigest()[:12]
 
 
 def count_pictures(dataset: Any) -> int:

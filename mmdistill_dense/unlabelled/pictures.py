@@ -31,34 +31,34 @@ def picture_paths(dataset: Any, key: str = 'img_path') -> list[str]:
 
     The ``key`` ``seg_map_path`` gives the label images.
     """
-    telling = [one for one in unwrapped(dataset) if hasattr(one, 'get_data_info') and hasattr(one, '__len__')]
-    entries = [one.get_data_info(number) for one in telling for number in range(len(one))]
+    telling = [part for part in unwrapped(dataset) if hasattr(part, 'get_data_info') and hasattr(part, '__len__')]
+    entries = [part.get_data_info(number) for part in telling for number in range(len(part))]
     return list(dict.fromkeys(str(entry[key]) for entry in entries if entry.get(key)))
 
 
-def same_pictures(paths: Sequence[str], others: Iterable[str]) -> dict[str, str]:
+def same_pictures(paths: Sequence[str], candidates: Iterable[str]) -> dict[str, str]:
     """Return the pictures that are among others too: ``{path: the other path}``.
 
     Two are the same if they are one file (links are followed) or have the same content. Only files of equal length are
     read. Names alone say nothing. Paths that are no files of this machine are not compared.
     """
-    there = [path for path in others if os.path.isfile(path)]
-    files = {os.path.realpath(path): path for path in there}
+    local_paths = [path for path in candidates if os.path.isfile(path)]
+    files = {os.path.realpath(path): path for path in local_paths}
     lengths: dict[int, list[str]] = defaultdict(list)
-    for path in there:
+    for path in local_paths:
         lengths[os.path.getsize(path)].append(path)
     contents: dict[int, dict[str, str]] = {}
-    found = {}
+    matches = {}
     for path in filter(os.path.isfile, paths):
         length = os.path.getsize(path)
         if same := files.get(os.path.realpath(path)):
-            found[path] = same
+            matches[path] = same
         elif length in lengths:
             if length not in contents:
                 contents[length] = {sha256(Path(other)): other for other in lengths[length]}
             if same := contents[length].get(sha256(Path(path))):
-                found[path] = same
-    return found
+                matches[path] = same
+    return matches
 
 
 def not_on_disk(paths: Iterable[str]) -> list[str]:
@@ -78,7 +78,7 @@ _LABELS = re.compile(
 
 def training_steps(dataset: Mapping[str, Any]) -> list[Step]:
     """Return the pipeline of a training set's config, with those of its wrappers; of several sets, the first one's."""
-    steps = (step for one in chain(dataset) for step in one.get('pipeline') or [])
+    steps = (step for option in chain(dataset) for step in option.get('pipeline') or [])
     return [dict(step) for step in steps if isinstance(step, Mapping)]
 
 
@@ -89,16 +89,16 @@ def without_labels(steps: Sequence[Step]) -> tuple[list[Step], list[str]]:
     """
     reads = [step for step in steps if _READS_A_FILE.search(type_name(step))]
     reads = reads or [step for step in steps if _READS_ANOTHER.search(type_name(step))][:1]
-    rest = [step for step in steps if step not in reads]
-    dropped = [step for step in rest if any(_LABELS.search(type_name(one)) for one in mappings(step))]
-    kept = [_without_classes(step) for step in rest if step not in dropped]
+    transforms = [step for step in steps if step not in reads]
+    dropped = [step for step in transforms if any(_LABELS.search(type_name(mapping)) for mapping in mappings(step))]
+    usable = [_without_classes(step) for step in transforms if step not in dropped]
     reads = [dict(step) for step in reads[:1]] or [{'type': 'LoadImageFromFile'}]
-    return [*reads, *kept], [type_name(step) for step in dropped]
+    return [*reads, *usable], [type_name(step) for step in dropped]
 
 
 def try_steps(steps: Sequence[Any], pictures: Iterable[str], key: str) -> None:
     """Refuse a pipeline of which a step fails on the first picture that can be read; no random stream changes."""
-    read, *rest = Compose(copy.deepcopy(list(steps))).transforms
+    read, *transforms = Compose(copy.deepcopy(list(steps))).transforms
     results, tried = None, []
     with fork_rng():
         for path in pictures:
@@ -109,13 +109,13 @@ def try_steps(steps: Sequence[Any], pictures: Iterable[str], key: str) -> None:
                 tried.append(f'{path}: {error!r}')
         else:
             raise ValueError(f'{key}: none of the pictures can be read: {some(tried)}.')
-        for step in rest:
+        for step in transforms:
             try:
                 results = step(results)
             except Exception as error:  # a transform may run any code
-                told = f'{key}.pipeline: {type(step).__name__} fails on a picture without labels ({error!r})'
-                way = f'Give {key}.pipeline as a list without it and without what reads labels (LoadAnnotations)'
-                raise ValueError(f'{told}. {way}.') from error
+                problem = f'{key}.pipeline: {type(step).__name__} fails on a picture without labels ({error!r})'
+                remedy = f'Give {key}.pipeline as a list without it and without what reads labels (LoadAnnotations)'
+                raise ValueError(f'{problem}. {remedy}.') from error
             if results is None:
                 return
     if 'inputs' not in results:
@@ -126,7 +126,7 @@ def _without_classes(step: Any) -> Any:
     if isinstance(step, Mapping):
         return {name: 1.0 if name == 'cat_max_ratio' else _without_classes(value) for name, value in step.items()}
     if isinstance(step, (list, tuple)):
-        return type(step)(_without_classes(one) for one in step)
+        return type(step)(_without_classes(member) for member in step)
     return step
 
 
@@ -171,8 +171,8 @@ class UnlabeledImages(BaseDataset):
         prefixes = [data_prefix] if isinstance(data_prefix, str) else list(data_prefix)
         if ann_file and len(prefixes) != 1:
             raise ValueError(f'UnlabeledImages: ann_file goes with one data_prefix, got {prefixes}.')
-        given = [extensions] if isinstance(extensions, str) else extensions
-        self.extensions = tuple(extension.lower() for extension in given)
+        endings = [extensions] if isinstance(extensions, str) else extensions
+        self.extensions = tuple(extension.lower() for extension in endings)
         self.min_size = min_size
         self.check = check
         self.damaged = torch.zeros(1, dtype=torch.long).share_memory_()  # counted by every worker
@@ -189,13 +189,13 @@ class UnlabeledImages(BaseDataset):
             paths = [os.path.join(folders['img_path'], line.strip()) for line in lines if line.strip()]
         else:
             paths = [path for folder in folders.values() for path in self._below(folder)]
-        found = len(paths)
+        count = len(paths)
         if self.check:
             paths = self._usable(paths)
         if not paths:
             where = self.ann_file or ', '.join(folders.values())
             raise FileNotFoundError(
-                f'UnlabeledImages: no picture to use in {where} (data_root={self.data_root!r}): {found} files of '
+                f'UnlabeledImages: no picture to use in {where} (data_root={self.data_root!r}): {count} files of '
                 f'extensions {", ".join(self.extensions)} found, none of them readable and at least '
                 f'{self.min_size} pixels high and wide. Set data_root, data_prefix, extensions or min_size.'
             )
@@ -208,17 +208,17 @@ class UnlabeledImages(BaseDataset):
         """Run the pipeline; return ``None`` if the file cannot be read, so that the base class takes another."""
         entry = self.get_data_info(idx)
         read: Callable[[dict], Any]
-        read, *rest = self.pipeline.transforms
+        read, *transforms = self.pipeline.transforms
         try:
             results = read(entry)
         except Exception as error:  # a decoder may raise anything
             self.damaged += 1
             count, path = int(self.damaged), entry['img_path']
             if str(count).strip('0') == '1':
-                told = f'{count} damaged files read so far, others taken instead; now {path}: {error!r}'
-                print_log(f'UnlabeledImages: {told}', 'current', logging.WARNING)
+                problem = f'{count} damaged files read so far, others taken instead; now {path}: {error!r}'
+                print_log(f'UnlabeledImages: {problem}', 'current', logging.WARNING)
             return None
-        for transform in rest:
+        for transform in transforms:
             if results is None:
                 break
             results = transform(results)
@@ -226,8 +226,8 @@ class UnlabeledImages(BaseDataset):
 
     def _below(self, folder: str) -> list[str]:
         """Return the files that are not hidden, in the order of their paths in the folder, with forward slashes."""
-        found = ((parent.relative_to(folder) / name).as_posix() for parent, names in walk(folder) for name in names)
-        return [os.path.join(folder, path) for path in sorted(found) if path.lower().endswith(self.extensions)]
+        files = ((parent.relative_to(folder) / name).as_posix() for parent, names in walk(folder) for name in names)
+        return [os.path.join(folder, path) for path in sorted(files) if path.lower().endswith(self.extensions)]
 
     def _usable(self, paths: Sequence[str]) -> list[str]:
         dropped: dict[str, list[str]] = defaultdict(list)

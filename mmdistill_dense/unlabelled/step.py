@@ -83,22 +83,22 @@ class UnlabelledOption:
         files = [name for name in inspect.signature(UnlabeledImages.__init__).parameters if name not in _NOT_FILES]
         if not isinstance(option, Mapping):
             raise TypeError(f"{KEY} must be a dict, e.g. dict(data_root='data/more', ratio=1), got {option!r}.")
-        check_known(KEY, option, [*files, *(one.name for one in fields(cls) if one.name != 'pictures')])
-        given = {name: value for name, value in option.items() if name not in files}
-        return cls({name: value for name, value in option.items() if name in files}, **given)
+        check_known(KEY, option, [*files, *(field.name for field in fields(cls) if field.name != 'pictures')])
+        options = {name: value for name, value in option.items() if name not in files}
+        return cls({name: value for name, value in option.items() if name in files}, **options)
 
     def count(self, batch_size: int) -> int:
         """Return the number of pictures without labels beside a batch of labelled ones."""
         return max(1, round(self.ratio * batch_size))
 
-    def refuse_recomputed(self, named: str) -> None:
+    def refuse_recomputed(self, source: str) -> None:
         """Refuse recomputed activations: in the backward pass running statistics follow all pictures again.
 
         And a part that runs twice in a step, both times recomputed, is ready twice for ``DistributedDataParallel``.
         """
         if self.bn == 'labelled' or get_world_size() > 1:
             raise ValueError(
-                f'{KEY}: {named} recomputes activations of the student. With several processes, or '
+                f'{KEY}: {source} recomputes activations of the student. With several processes, or '
                 f"{KEY}.bn='labelled', the pictures without labels cannot run through it too: leave it out."
             )
 
@@ -121,16 +121,16 @@ class Unlabelled(StepPlugin):
     def attach(self, student: nn.Module, distillers: Mapping[str, Distiller], heads: Sequence[str]) -> None:
         """Decide which distillers compare the pictures without labels."""
         if not getattr(student, 'has_task', True):
-            told = f'{type(student).__name__} is pre-trained without labels already'
-            raise ValueError(f'{KEY}: {told}: put these pictures into train_dataloader.dataset.')
-        takers = [name for name, one in distillers.items() if not one.needs_labels]
+            problem = f'{type(student).__name__} is pre-trained without labels already'
+            raise ValueError(f'{KEY}: {problem}: put these pictures into train_dataloader.dataset.')
+        takers = [name for name, distiller in distillers.items() if not distiller.needs_labels]
         if not takers:
             able = ', '.join(sorted(name for name, kind in DISTILLERS.module_dict.items() if not kind.needs_labels))
-            told = f'{_named(distillers)} needs labels, so no distiller can learn from pictures without them'
-            raise ValueError(f'{KEY}: {told}. Methods that can: {able}.')
-        rest = {name: one for name, one in distillers.items() if one.needs_labels}
-        if rest:
-            print_log(f'{KEY}: {_named(rest)} needs labels and sees the labelled pictures alone.', 'current')
+            problem = f'{_named(distillers)} needs labels, so no distiller can learn from pictures without them'
+            raise ValueError(f'{KEY}: {problem}. Methods that can: {able}.')
+        label_methods = {name: distiller for name, distiller in distillers.items() if distiller.needs_labels}
+        if label_methods:
+            print_log(f'{KEY}: {_named(label_methods)} needs labels and sees the labelled pictures alone.', 'current')
         if self.option.ratio > _HIGH_RATIO:
             print_log(
                 f'{KEY}.ratio={self.option.ratio:g}: a step takes {1 + self.option.ratio:g} times as long as without. '
@@ -138,8 +138,8 @@ class Unlabelled(StepPlugin):
                 'current',
                 logging.WARNING,
             )
-        if found := [name for name, one in student.named_modules() if getattr(one, 'with_cp', False) is True]:
-            self.option.refuse_recomputed(f'with_cp=True of {found[0]}')
+        if names := [name for name, module in student.named_modules() if getattr(module, 'with_cp', False) is True]:
+            self.option.refuse_recomputed(f'with_cp=True of {names[0]}')
         for name in takers:
             _check_taps(name, distillers[name], student, heads)
         self.takers = takers
@@ -168,17 +168,17 @@ class Unlabelled(StepPlugin):
 
         Nothing is added without such pictures in this step, or if no distiller that takes them is active.
         """
-        takers = {name: one for name, one in step.active.items() if name in self.takers}
+        takers = {name: distiller for name, distiller in step.active.items() if name in self.takers}
         if self.batch is None or not takers:
             return
-        found = self._terms(step.model, takers)
+        terms = self._terms(step.model, takers)
         count = self.option.weight * len(self.batch['inputs'])
         share = count / (step.labelled + count)
-        both = {
-            name: {**_times(1 - share, step.terms[name]), **_times(share, own, f'{PART}_')}
-            for name, own in found.items()
+        joint_terms = {
+            name: {**_times(1 - share, step.terms[name]), **_times(share, group, f'{PART}_')}
+            for name, group in terms.items()
         }
-        step.terms = {**step.terms, **both}
+        step.terms = {**step.terms, **joint_terms}
 
     def _terms(self, model: Distilled, takers: Mapping[str, Distiller]) -> Terms:
         """Run the teachers and the student's tapped parts on the pictures, and compare.
@@ -188,9 +188,9 @@ class Unlabelled(StepPlugin):
         """
         assert self.batch is not None, 'the step has such pictures'
         state = model.distillation.state
-        taps = [tap for one in takers.values() for tap in one.recorded_taps]
+        taps = [tap for distiller in takers.values() for tap in distiller.recorded_taps]
         ran = model.distillation.traced.heads or ()
-        heads = [one for one in ran if any(f'{tap.path}.'.startswith(f'{one}.') for tap in taps)]
+        heads = [path for path in ran if any(f'{tap.path}.'.startswith(f'{path}.') for tap in taps)]
         with ExitStack() as stack:
             stack.enter_context(fork_rng())
             stack.enter_context(attributes(state, part=PART))
@@ -198,8 +198,8 @@ class Unlabelled(StepPlugin):
             inputs, samples = prepared(model, self.batch)
             taught = run_teachers(takers, inputs, next(model.parameters()))
             if self.option.bn == 'labelled':  # the batch's statistics normalise, as in training; the running ones stay
-                norms = [one for one in model.modules() if isinstance(one, _NormBase) and one.training]
-                norms = [one for one in norms if one.track_running_stats]
+                norms = [module for module in model.modules() if isinstance(module, _NormBase) and module.training]
+                norms = [norm for norm in norms if norm.track_running_stats]
                 stack.enter_context(attributes(*norms, track_running_stats=False))
             with recording(model, takers) as student:
                 run_parts(model, taps, inputs, heads=heads)
@@ -213,7 +213,7 @@ def unlabelled_of(model: nn.Module) -> Unlabelled | None:
 
 
 def _named(distillers: Mapping[str, Distiller]) -> str:
-    return ', '.join(f'{name} ({type(one).__name__})' for name, one in distillers.items())
+    return ', '.join(f'{name} ({type(distiller).__name__})' for name, distiller in distillers.items())
 
 
 def check_one_picture(student: nn.Module, taps: Sequence[str]) -> None:
@@ -221,10 +221,10 @@ def check_one_picture(student: nn.Module, taps: Sequence[str]) -> None:
 
     ``taps`` are paths of modules.
     """
-    for path, one in student.named_modules():
+    for path, module in student.named_modules():
         head = path.split('.')[0]
         runs = any(tap.split('.')[0] == head for tap in taps)
-        if runs and isinstance(one, nn.Sequential) and _normalises_a_pixel(one):
+        if runs and isinstance(module, nn.Sequential) and _normalises_a_pixel(module):
             raise ValueError(
                 f'{KEY}: one picture a step, and {path} of the student normalises a map of one pixel, which needs two: '
                 f'set {KEY}.ratio so that ratio * batch_size is at least 2.'
@@ -235,7 +235,7 @@ def _normalises_a_pixel(parts: nn.Sequential) -> bool:
     pooled = False
     for part in parts:
         pooled |= isinstance(part, nn.AdaptiveAvgPool2d) and part.output_size in (1, (1, 1), [1, 1])
-        if pooled and any(isinstance(one, nn.BatchNorm2d) for one in part.modules()):
+        if pooled and any(isinstance(module, nn.BatchNorm2d) for module in part.modules()):
             return True
     return False
 
@@ -253,18 +253,18 @@ def _check_taps(name: str, distiller: Distiller, student: nn.Module, heads: Sequ
 
 def prepared(model: Network, batch: Mapping[str, Any]) -> tuple[Tensor, Samples]:
     """Return the student's preprocessed pictures and their samples, with the padded size that methods read."""
-    modules = batch_augments(model)
-    states = [dict(vars(one)) for one in modules]
-    for sample in batch['data_samples'] if modules else ():
+    parts = batch_augments(model)
+    states = [dict(vars(part)) for part in parts]
+    for sample in batch['data_samples'] if parts else ():
         for name in ('gt_instances', 'ignored_instances'):  # they scale boxes, also where there are none
             setattr(sample, name, InstanceData(bboxes=torch.zeros(0, 4)))
-    for one in modules:
-        vars(one).update({name: False for name in ('pad_mask', 'pad_seg') if hasattr(one, name)})  # there are none
+    for part in parts:
+        vars(part).update({name: False for name in ('pad_mask', 'pad_seg') if hasattr(part, name)})  # there are none
     data = model.data_preprocessor(dict(batch), True)
-    for one, state in zip(modules, states, strict=True):
-        vars(one).update(state)  # the size that the labelled pictures have until they draw another
+    for part, state in zip(parts, states, strict=True):
+        vars(part).update(state)  # the size that the labelled pictures have until they draw another
     for sample in data['data_samples']:
-        if modules:
+        if parts:
             sample.gt_instances = sample.ignored_instances = InstanceData()
         if sample.metainfo.get('pad_shape', ()) is None:  # mmseg sets it from the label map
             sample.set_metainfo({'pad_shape': tuple(data['inputs'].shape[-2:])})

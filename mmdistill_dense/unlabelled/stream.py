@@ -66,24 +66,24 @@ def open_pictures(option: UnlabelledOption, config: Mapping[str, Any], labelled:
     A file that is listed twice, also by a link, counts once.
     """
     if not config.get('train_dataloader'):
-        told = f'{KEY} needs the config of the run, whose loaders name the pictures of validation and test'
-        raise ValueError(f'{told}: build the runner with Runner.from_cfg(config).')
+        problem = f'{KEY} needs the config of the run, whose loaders name the pictures of validation and test'
+        raise ValueError(f'{problem}: build the runner with Runner.from_cfg(config).')
     dataset = UnlabeledImages(**option.pictures, pipeline=_READS_FIRST)
-    listed = [dataset.get_data_info(number)['img_path'] for number in range(len(dataset))]
-    first: dict[str, int] = {}
-    for number, path in enumerate(listed):
-        first.setdefault(os.path.realpath(path), number)
-    paths = [listed[number] for number in first.values()]
-    known = same_pictures(paths, _comparable(picture_paths(labelled), 'train_dataloader'))
-    left = [number for number in first.values() if listed[number] not in known]
-    if not left:
-        told = f'all {len(paths)} pictures are those of train_dataloader, which the distillers see already'
-        raise ValueError(f'{KEY}: {told}: name other pictures, or remove {KEY}.')
-    if len(left) < len(listed):
-        dataset.get_subset_(left)
-    paths = [listed[number] for number in left]
+    files = [dataset.get_data_info(number)['img_path'] for number in range(len(dataset))]
+    indices: dict[str, int] = {}
+    for number, path in enumerate(files):
+        indices.setdefault(os.path.realpath(path), number)
+    paths = [files[number] for number in indices.values()]
+    matches = same_pictures(paths, _comparable(picture_paths(labelled), 'train_dataloader'))
+    selection = [number for number in indices.values() if files[number] not in matches]
+    if not selection:
+        problem = f'all {len(paths)} pictures are those of train_dataloader, which the distillers see already'
+        raise ValueError(f'{KEY}: {problem}: name other pictures, or remove {KEY}.')
+    if len(selection) < len(files):
+        dataset.get_subset_(selection)
+    paths = [files[number] for number in selection]
     tested = _tested(config)
-    _refuse_tested(paths, {name: found for name, (found, _) in tested.items()})
+    _refuse_tested(paths, {name: images for name, (images, _) in tested.items()})
     labels = {name: images for name, (_, images) in tested.items()}
     _refuse_labels(paths, {'train_dataloader': picture_paths(labelled, _LABEL), **labels})
     steps, left_out = option.pipeline, list[str]()
@@ -91,12 +91,12 @@ def open_pictures(option: UnlabelledOption, config: Mapping[str, Any], labelled:
         steps, left_out = without_labels(training_steps(config['train_dataloader']['dataset']))
     try_steps(steps, itertools.islice(paths, TRIED), KEY)
     dataset.pipeline = Compose(copy.deepcopy(list(steps)))
-    return Pictures(dataset, len(known), left_out)
+    return Pictures(dataset, len(matches), left_out)
 
 
 def _tested(config: Mapping[str, Any]) -> dict[str, tuple[list[str], list[str]]]:
     """Return the paths of the pictures and of the label images of validation and test."""
-    found: dict[str, tuple[list[str], list[str]]] = {}
+    paths: dict[str, tuple[list[str], list[str]]] = {}
     done: list[Any] = []
     for name in ('val_dataloader', 'test_dataloader'):
         option = (config.get(name) or {}).get('dataset')
@@ -105,10 +105,10 @@ def _tested(config: Mapping[str, Any]) -> dict[str, tuple[list[str], list[str]]]
         done.append(option)
         try:
             dataset = DATASETS.build(copy.deepcopy(option))
-            found[name] = _comparable(picture_paths(dataset), name), picture_paths(dataset, _LABEL)
+            paths[name] = _comparable(picture_paths(dataset), name), picture_paths(dataset, _LABEL)
         except Exception as error:  # a data set may run any code, and test data need not be there
             _warn(name, f'the data set cannot be opened ({str(error).splitlines()[0] if str(error) else error!r})')
-    return found
+    return paths
 
 
 def _comparable(paths: list[str], name: str) -> list[str]:
@@ -136,9 +136,9 @@ def _refuse_labels(paths: Sequence[str], by_loader: Mapping[str, Sequence[str]])
     """Refuse label images, which a folder of pictures and labels has beside the pictures."""
     for name, images in by_loader.items():
         labels = {os.path.realpath(path) for path in images}
-        if found := [path for path in paths if os.path.realpath(path) in labels]:
+        if hits := [path for path in paths if os.path.realpath(path) in labels]:
             raise ValueError(
-                f'{KEY}: {len(found)} of {len(paths)} pictures are label images of {name}: {some(found, 3)}. Name the '
+                f'{KEY}: {len(hits)} of {len(paths)} pictures are label images of {name}: {some(hits, 3)}. Name the '
                 f'folders of pictures alone, in {KEY}.data_prefix (a list), or the pictures in {KEY}.ann_file.'
             )
 
@@ -165,11 +165,11 @@ class PassSampler(Sampler[int]):
     def __iter__(self) -> Iterator[int]:
         number, order = -1, torch.empty(0)
         for taken in itertools.count(self.start):
-            passes, place = divmod(taken * self.world + self.rank, self.count)
+            passes, offset = divmod(taken * self.world + self.rank, self.count)
             if passes != number:
                 draw = torch.Generator().manual_seed(mix(self.seed, passes, _TAG))
                 number, order = passes, torch.randperm(self.count, generator=draw)
-            yield int(order[place])
+            yield int(order[offset])
 
 
 class UnlabelledBatches:
@@ -220,8 +220,8 @@ class UnlabelledStream(Hook):
         """Open the pictures before anything is loaded."""
         self._second = unlabelled_of(unwrap(runner.model)) if built_loop(runner) is not None else None
         if self._second is not None:
-            if named := runner.cfg.get('activation_checkpointing'):
-                self._second.option.refuse_recomputed(f'activation_checkpointing={named!r}')
+            if modules := runner.cfg.get('activation_checkpointing'):
+                self._second.option.refuse_recomputed(f'activation_checkpointing={modules!r}')
             self._pictures = open_pictures(self._second.option, runner.cfg, runner.train_dataloader.dataset)
             self._second.files = {**self._pictures.identity(), 'ratio': self._second.option.ratio}
 
@@ -233,7 +233,7 @@ class UnlabelledStream(Hook):
             self._batches = UnlabelledBatches(runner.train_dataloader, self._pictures, self._second, seed)
             if self._batches.count == 1:
                 takers = [distillers_of(model)[name] for name in self._second.takers]
-                taps = [tap.path for one in takers for tap in one.recorded_taps]
+                taps = [tap.path for distiller in takers for tap in distiller.recorded_taps]
                 check_one_picture(model, taps)
             self._tell(runner, self._pictures, self._batches.count)
 
@@ -258,21 +258,21 @@ class UnlabelledStream(Hook):
             self._batches, self._second.batch = None, None
 
     def _tell(self, runner: Runner, pictures: Pictures, count: int) -> None:
-        found, step = len(pictures.dataset), count * get_world_size()
+        total, step = len(pictures.dataset), count * get_world_size()
         out = f', {pictures.labelled} labelled ones taken out' if pictures.labelled else ''
-        left = f'; steps of the pipeline left out: {", ".join(pictures.left_out)}' if pictures.left_out else ''
+        skipped = f'; steps of the pipeline left out: {", ".join(pictures.left_out)}' if pictures.left_out else ''
         assert self._second is not None
         runner.logger.info(
-            f'{KEY}: {found} pictures{out}; {step} of them a step, each once in {found / step:.4g} steps; they teach '
-            f'{", ".join(self._second.takers)}{left}'
+            f'{KEY}: {total} pictures{out}; {step} of them a step, each once in {total / step:.4g} steps; they teach '
+            f'{", ".join(self._second.takers)}{skipped}'
         )
         distillers, last = distillers_of(unwrap(runner.model)), runner.max_iters
         ends = [last, max(distillers[name].schedule.end(last) for name in self._second.takers)]
         if (begin := in_iterations(self._second.option.start, last)) >= min(ends):
-            told = f'they begin after step {begin:g} of {min(ends):g}'
-            runner.logger.warning(f'{KEY}.start: no step takes these pictures: {told}.')
-        if found < FEW * step:
+            problem = f'they begin after step {begin:g} of {min(ends):g}'
+            runner.logger.warning(f'{KEY}.start: no step takes these pictures: {problem}.')
+        if total < FEW * step:
             runner.logger.warning(
-                f'{KEY}: {found} pictures are few for {step} a step, each is seen again within {FEW} steps: lower '
+                f'{KEY}: {total} pictures are few for {step} a step, each is seen again within {FEW} steps: lower '
                 f'{KEY}.ratio, or add pictures.'
             )

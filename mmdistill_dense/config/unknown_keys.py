@@ -100,7 +100,7 @@ def options_of(kind: type) -> list[str] | None:
     return None
 
 
-def explained(
+def explain_option_error(
     error: TypeError,
     config: Mapping[str, Any],
     key: str,
@@ -113,7 +113,7 @@ def explained(
         return f'{key}: {error}'
     name = match[1]
     holders = dict(_holders(config, name))
-    hint_text = f' It is the key {" or ".join(_written(key, holders, name, beside))}' if holders else ''
+    hint_text = f' It is the key {" or ".join(_user_keys(key, holders, name, beside))}' if holders else ''
     siblings = {key for holder in holders.values() for key in holder}
     # A key beside it is set already: it was meant only if the name is a typing error.
     all_keys = {str(key) for mapping in mappings(config) for key in mapping}
@@ -124,7 +124,7 @@ def explained(
     return f'{key}: {error}.{meant}{hint_text}{"." if hint_text else ""}'
 
 
-def explained_type(
+def explain_type_error(
     text: str,
     config: Mapping[str, Any],
     key: str,
@@ -135,14 +135,14 @@ def explained_type(
     if match := re.match(r'(\S+) is not in the \S+ registry', text):
         name = match[1]
         paths = [path for path, holder in _holders(config, 'type') if holder['type'] == name]
-        where = ' or '.join(_written(key, paths, 'type', beside)) or key
+        where = ' or '.join(_user_keys(key, paths, 'type', beside)) or key
         return f'{where}={name!r} is not a known class.{hint(name, names)} custom_imports registers your own.'
     if 'must contain the key "type"' in text:
         return f'{key}: a part of the network has no type, so its class is not known: {text.splitlines()[0]}.'
     return f'{key}: {text}'
 
 
-def _written(key: str, paths: Iterable[str], name: str, beside: Mapping[str, Any]) -> list[str]:
+def _user_keys(key: str, paths: Iterable[str], name: str, beside: Mapping[str, Any]) -> list[str]:
     """Return the keys as the user wrote them: some stand beside the network, such as ``model.decode_head``."""
     outside = dict(_holders(beside, name))
     return [f'{_outer(key) if path in outside else key}.{path}' for path in paths]

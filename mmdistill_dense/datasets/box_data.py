@@ -136,7 +136,7 @@ class ShapesDetDataset(PaintedPictures, BaseDetDataset):
 
     def get_cat_ids(self, idx: int) -> list[int]:
         """Paint a picture and return the label of each of its objects, for samplers that balance classes."""
-        return [label for label, _ in _chosen(self.get_data_info(idx))[1]]
+        return [label for label, _ in _labelled_instances(self.get_data_info(idx))[1]]
 
 
 @TRANSFORMS.register_module()
@@ -152,7 +152,7 @@ class LoadShapesDet(BaseTransform):
 
     def transform(self, results: dict) -> dict:
         """Add ``img`` and its shapes, ``gt_bboxes`` with labels and flags, ``instances`` and, if asked for, masks."""
-        picture, chosen = _chosen(results)
+        picture, chosen = _labelled_instances(results)
         labels = [label for label, _ in chosen]
         boxes = [list(map(float, instance.box)) for _, instance in chosen]
         results.update(
@@ -174,7 +174,7 @@ class LoadShapesDet(BaseTransform):
         return results
 
 
-def _chosen(entry: dict) -> tuple[Picture, list]:
+def _labelled_instances(entry: dict) -> tuple[Picture, list]:
     """Paint the picture of an entry; return it with (label, instance) for each object of the chosen classes."""
     picture = paint(entry['seed'], entry['index'], **entry['painting'])
     labels = entry['labels']

@@ -16,15 +16,15 @@ from mmdistill_dense.config.values import chain
 _REPEATING = (RepeatDataset, ClassBalancedDataset)  # each picture of theirs occurs once or more
 
 
-def unwrapped(dataset: Any) -> Iterator[Any]:
+def source_datasets(dataset: Any) -> Iterator[Any]:
     """Yield the data sets that read files. A wrapper of another kind that has entries of its own counts as one."""
     if isinstance(dataset, ConcatDataset):
         for member in dataset.datasets:
-            yield from unwrapped(member)
+            yield from source_datasets(member)
     elif isinstance(dataset, _REPEATING) or (  # the others are those that mix: mosaics
         not hasattr(dataset, 'get_data_info') and hasattr(getattr(dataset, 'dataset', None), 'metainfo')
     ):
-        yield from unwrapped(dataset.dataset)
+        yield from source_datasets(dataset.dataset)
     else:
         yield dataset
 
@@ -50,7 +50,7 @@ def label_stamp(dataset: Any) -> str:
     Where the files lie does not count. A data set that paints its pictures has none.
     """
     stamps = set[str]()
-    for source in unwrapped(dataset):
+    for source in source_datasets(dataset):
         file = Path(str(getattr(source, 'ann_file', '') or ''))
         if file.is_file():
             stamps.add(hashlib.sha256(file.read_bytes()).hexdigest())
@@ -63,4 +63,4 @@ def label_stamp(dataset: Any) -> str:
 
 def count_pictures(dataset: Any) -> int:
     """Return how many pictures a data set has; one that is repeated counts once."""
-    return min(len(dataset), sum(map(len, unwrapped(dataset))))  # a wrapper may also take a part
+    return min(len(dataset), sum(map(len, source_datasets(dataset))))  # a wrapper may also take a part

@@ -165,7 +165,7 @@ class CrossKD(Distiller):
     def aligned(self, student: Maps, teacher: Maps) -> list[Tensor]:
         """Return the student's maps at the teacher's scale, by the moments of all processes."""
         stats = [losses.channel_moments(x) for x in [*student, *(x.detach() for x in teacher)]]
-        rows = gather_rows_with_gradient(torch.cat([x.flatten() for x in stats])[None])  # (R, levels*3*C)
+        rows = gather_rows_with_gradient(torch.cat([x.flatten() for x in stats])[None])  # (R, 2*levels*3*C)
         moments = [x.unflatten(1, (3, -1)) for x in rows.split([x.numel() for x in stats], 1)]  # (R, 3, C)
         pairs = zip(student, moments[: len(student)], moments[len(student) :], strict=True)
         maps = [losses.aligned_scale(*pair, eps=self.eps) for pair in pairs]

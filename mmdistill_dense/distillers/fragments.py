@@ -12,7 +12,7 @@ Options = Mapping[str, Any]
 PUBLISHED, AUTO = 'published', 'auto'
 _WORDS = (AUTO, 'canonical')
 _TASKS = {'seg': 'segmentation (mmseg)', 'det': 'detection (mmdet)'}
-_KEPT = ('learn',)  # how long tokens are learned belongs to the data
+_DATA_OPTIONS = ('learn',)  # how long tokens are learned belongs to the data
 
 
 def expand(cls: Any, options: Options, task: str | None, key: str) -> tuple[dict[str, Any], str]:
@@ -33,18 +33,18 @@ def expand(cls: Any, options: Options, task: str | None, key: str) -> tuple[dict
     return merged, f'{text}; given, not of the settings: {exceptions}' if exceptions else text
 
 
-def resolved(option: Options, task: str | None, key: str) -> dict[str, Any]:
+def resolve_settings(option: Options, task: str | None, key: str) -> dict[str, Any]:
     """Return a distiller's config with all options in the place of ``settings``; arguments as of :func:`expand`."""
     options = {name: value for name, value in option.items() if name != 'type'}
     cls = _class_of(option)
     return dict(option) if cls is None else {'type': option['type'], **expand(cls, options, task, key)[0]}
 
 
-def put_all(distillers: Options, chosen: Mapping[str, str], task: str | None, key: str) -> dict[str, Any]:
+def replace_settings(distillers: Options, chosen: Mapping[str, str], task: str | None, key: str) -> dict[str, Any]:
     """Return shipped distillers by name, some of them, the ``chosen``, with settings in place of what these set.
 
     What the settings leave open stays: an activation, the name of a teacher, taps that only the config can name.
-    Those of an unknown type stay as they are, and fail when the model is built. ``key`` holds them, for errors.
+    Those of an unknown type stay as they are, and fail when the model is built. ``key`` is for errors.
     """
     configs = dict(distillers)
     for name in filter(chosen.__contains__, distillers):
@@ -52,7 +52,7 @@ def put_all(distillers: Options, chosen: Mapping[str, str], task: str | None, ke
         if cls is None:
             continue
         if chosen[name] != PUBLISHED:
-            gone |= {*_options_of(cls, chosen[name], task, f'{key}.{name}'), 'loss_weight'} - {*_KEPT}
+            gone |= {*_options_of(cls, chosen[name], task, f'{key}.{name}'), 'loss_weight'} - {*_DATA_OPTIONS}
             gone |= {'teacher_tap'} if 'student_tap' in gone else set()
         configs[name] = {option: value for option, value in configs[name].items() if option not in gone}
         if chosen[name] != PUBLISHED:

@@ -59,10 +59,8 @@ class FRS(Distiller):
             head = config.model.get(taps[1].path.partition('.')[0]) or {}
             check_independent(key, side, head)
             if derives(head, config.scope, 'YOLOXHead'):
-                problem = (
-                    f'the {side} learns class scores where objects are alone, and says by another score where that is'
-                )
-                raise ValueError(f"{key}: {problem}: they tell no richness. Use type='PKD'.")
+                problem = f'the {side} learns class scores where objects are alone, so they tell no richness'
+                raise ValueError(f"{key}: {problem}. Use type='PKD'.")
 
     def setup(self, student: Shapes, teacher: Shapes) -> None:
         """Check the levels, and make the convolutions."""

@@ -68,9 +68,9 @@ def check_outputs(
         options = ['anchor_generator', 'strides']  # which objects a level finds where
         if any(part in inside for part in ('reg', 'bbox')) if inside else pair[0].index not in (0, 2):
             options += ['bbox_coder', 'reg_max', 'norm_on_bbox', *(['exp_on_reg'] if inside else [])]
-        s_spec, t_spec = (_meaning(head, config, options) for head, (_, _, config) in zip(heads, sides, strict=True))
+        s_spec, t_spec = (_spec_of(head, config, options) for head, (_, _, config) in zip(heads, sides, strict=True))
         for option in (candidate for candidate in options if candidate in s_spec and candidate in t_spec):
-            if _built(s_spec[option], student) != _built(t_spec[option], teacher):
+            if _build_option(s_spec[option], student) != _build_option(t_spec[option], teacher):
                 problem = f'the student has {name}.{option}={s_spec[option]}, the teacher {t_spec[option]}'
                 raise ValueError(f'{key}: {problem}: their outputs mean something else. Give both the same.')
 
@@ -84,7 +84,7 @@ def dense_head(tap: Tap, config: ModelConfig) -> Mapping[str, Any] | None:
     return head if derives(head, config.scope, 'BaseDenseHead') else None
 
 
-def _meaning(head: Any, config: ModelConfig, names: Sequence[str]) -> dict[str, Any]:
+def _spec_of(head: Any, config: ModelConfig, names: Sequence[str]) -> dict[str, Any]:
     """Return the named options of a dense head, with the defaults of its class where that is mmdet's."""
     kind, defaults = class_of(head, config.scope), {}
     if kind.__module__.startswith('mmdet.'):  # a class of the user's may fix an option in its constructor
@@ -93,7 +93,7 @@ def _meaning(head: Any, config: ModelConfig, names: Sequence[str]) -> dict[str, 
     return {name: head.get(name, defaults.get(name)) for name in names if name in {**defaults, **head}}
 
 
-def _built(value: Any, config: ModelConfig) -> Any:
+def _build_option(value: Any, config: ModelConfig) -> Any:
     """Return what an option means: one that is written out, and one that is left to its default, may mean the same."""
     if isinstance(value, Mapping):
         from mmdet.registry import TASK_UTILS
@@ -146,9 +146,7 @@ def check_independent(key: str, side: str, head: Mapping[str, Any], output: bool
     kind = getattr(head.get('type'), '__name__', str(head.get('type'))).rpartition('.')[2]
     unsupported = _OTHER_SCORES + (_PROBABILITIES if output else ())
     if kind in unsupported or not (head.get('loss_cls') or {}).get('use_sigmoid', True):
-        problem = (
-            f'scores of the {side} ({kind}) are no logits of independent yes/no decisions, as the method compares them'
-        )
+        problem = f'scores of the {side} ({kind}) are no logits of independent yes/no decisions'
         raise ValueError(f"{key}: {problem}. Compare the neck, e.g. by type='PKD'.")
 
 

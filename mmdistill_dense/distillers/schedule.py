@@ -155,7 +155,7 @@ def auto_ratio(distillers: int, sgd: bool) -> float:
     return (min(AUTO_RATIO, AUTO_RATIO_SGD) if sgd else AUTO_RATIO) / math.sqrt(distillers)
 
 
-class Try(NamedTuple):
+class Measurement(NamedTuple):
     """One measurement: iteration, norm of the task's gradient, norm of the distiller's."""
 
     iteration: int
@@ -169,7 +169,7 @@ class Try(NamedTuple):
         return math.log(self.task) - math.log(self.method) if valid else None
 
 
-def planned(window: float, max_iters: int, terms: int) -> frozenset[int]:
+def plan_measurements(window: float, max_iters: int, terms: int) -> frozenset[int]:
     """Return the iterations to measure: some of the first ones, others spread evenly over both halves of the window.
 
     The cost is 2 % of the run, or that of 8 measurements if the run is short. Depends on the config alone: the window
@@ -197,7 +197,7 @@ class Balancer:
 
     def __init__(self, option: Balance) -> None:
         self.option = option
-        self.tries: list[Try] = []
+        self.tries: list[Measurement] = []
         self.unit: float | None = None
         self.first: int | None = None  # iteration of the first measurement, later than 0 where it measures anew
         self.window = 0.0
@@ -230,7 +230,7 @@ class Balancer:
         """Make the plan for a run that begins at iteration ``begin``; ``terms`` distillers are balanced."""
         self.first, window = begin if self.first is None else self.first, in_iterations(self.option.until, max_iters)
         self.window = self.first + window
-        self.plan = frozenset(self.first + offset for offset in planned(window, max_iters, terms))
+        self.plan = frozenset(self.first + offset for offset in plan_measurements(window, max_iters, terms))
 
     def move(self, share: float) -> None:
         """Count the measurements of a resumed run in steps of its new loader, ``share`` times as many."""
@@ -244,7 +244,7 @@ class Balancer:
         ended = factor == 0 and not self.tries  # measured anew, where the schedule has ended
         return self._hold(key) if self.unit is None and iteration >= self.window and not ended else []
 
-    def add(self, measured: Try, loss: float, key: str) -> str | None:
+    def add(self, measured: Measurement, loss: float, key: str) -> str | None:
         """Take the measurement of this step and its loss without weight; return a warning, once, if the weight had to
         be cut.
         """
@@ -272,7 +272,7 @@ class Balancer:
 
     def load(self, state: Mapping[str, Any]) -> None:
         """Restore :meth:`state`."""
-        self.tries = [Try(*trial) for trial in state['tries']]
+        self.tries = [Measurement(*trial) for trial in state['tries']]
         self.unit = state['unit']
         self.first = state.get('first', 0)
 

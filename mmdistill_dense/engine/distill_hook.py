@@ -47,9 +47,9 @@ from mmdistill_dense.utils.reproducible import (
 from mmdistill_dense.utils.runner_internals import (
     between_steps,
     built_loop,
+    fresh_loader,
     resumes,
     start_file,
-    undrawn,
     wrappers_of,
 )
 from mmdistill_dense.utils.validate import some
@@ -115,7 +115,7 @@ class SeededStreams(Hook):
             begun = isinstance(iterator, (SeededBatches, ReplayedBatches))
             anew = begun or isinstance(iterator, endless)
             if begun or ((indexed or anew) and getattr(iterator, '_iterator', iterator) is not None):
-                loop.dataloader = loader = undrawn(runner, loader)
+                loop.dataloader = loader = fresh_loader(runner, loader)
             arguments = (loader, runner.seed, get_rank())
             # In place of mmengine's iterator, which does not seed each batch.
             if not indexed:

@@ -56,7 +56,7 @@ class Interruption(Hook):
                 return run()
             except KeyboardInterrupt:
                 event = f'Interrupted in iteration {runner.iter + 1} of {runner.max_iters}'
-                runner.logger.warning(f'{event}: {_way_on(runner)}.')
+                runner.logger.warning(f'{event}: {_resume_hint(runner)}.')
                 raise
             except _OF_WORKERS:  # that got the signal too
                 if not self.number or self._inside or get_world_size() > 1:
@@ -116,7 +116,7 @@ class Interruption(Hook):
             save_step(runner, done)
         barrier()  # a launcher ends the others when one process leaves
         name = signal.Signals(self.number).name
-        runner.logger.warning(f'{name} after iteration {done} of {runner.max_iters}: {_way_on(runner)}.')
+        runner.logger.warning(f'{name} after iteration {done} of {runner.max_iters}: {_resume_hint(runner)}.')
         raise SystemExit(128 + self.number)
 
 
@@ -141,6 +141,6 @@ def _saver(runner: Runner) -> Any:
     return next((hook for hook in runner.hooks if isinstance(hook, CheckpointHook)), None)
 
 
-def _way_on(runner: Runner) -> str:
+def _resume_hint(runner: Runner) -> str:
     last = own_checkpoint(Path(runner.work_dir)) or latest_checkpoint(Path(runner.work_dir))
     return f'the same command with --resume goes on from {last.name}' if last else 'no checkpoint was written yet'

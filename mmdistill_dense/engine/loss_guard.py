@@ -72,7 +72,7 @@ class RunGuards(Hook):
         splits = ('train', 'val') if trains else ('test',)
         facts = RunFacts(runner.cfg, network=network, processes=get_world_size(), model=model, splits=splits)
         for rule in config_rules.CONFIG if trains else config_rules.TEST:
-            _tell(runner, rule(facts))
+            _report(runner, rule(facts))
         if distilled:
             _check_wrapper(runner)
             check_custom_keys(runner, model)
@@ -97,7 +97,7 @@ class RunGuards(Hook):
             facts.scored_classes = _classes_of_validation(runner)
             facts.has_weights = bool(start_file(runner) or resumes(runner))
             for rule in (*config_rules.DATA, *student_rules.MODEL):
-                _tell(runner, rule(facts))
+                _report(runner, rule(facts))
             ask = partial(self._ask_about_inputs, runner)
             self._asking = model.register_forward_pre_hook(ask, with_kwargs=True)
         if not isinstance(model, Distilled):
@@ -124,7 +124,7 @@ class RunGuards(Hook):
         if facts is not None and facts.batch is None and isinstance(data_batch, Mapping):
             facts.batch = data_batch
             for rule in config_rules.BATCH:
-                _tell(runner, rule(facts))
+                _report(runner, rule(facts))
 
     def _ask_about_inputs(self, runner: Runner, model: nn.Module, _: Any, kwargs: Mapping[str, Any]) -> None:
         """Check the inputs of the first step as the student sees them."""
@@ -136,7 +136,7 @@ class RunGuards(Hook):
         views = inputs if isinstance(inputs, (list, tuple)) else [inputs]
         facts.batch_shape = [list(view.shape) for view in views if isinstance(view, Tensor)]
         for rule in student_rules.STEP:
-            _tell(runner, rule(facts))
+            _report(runner, rule(facts))
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
         """Warn of parts of a pre-trained student that nothing trains; under DDP, torch stops before the next step."""
@@ -171,7 +171,7 @@ class RunGuards(Hook):
                 torch.compiler.disable(check_teacher_inputs)(teacher.key, stats, runner.cfg)
 
 
-def _tell(runner: Runner, findings: Iterable[Finding] | None) -> None:
+def _report(runner: Runner, findings: Iterable[Finding] | None) -> None:
     """Log the warnings of a rule; raise a ``ValueError`` for its first error."""
     for finding in findings or ():
         sentence = f'{finding.message} {finding.advice}'.rstrip()

@@ -390,11 +390,11 @@ def own_checkpoint(folder: Path) -> Path | None:
     """Return the latest checkpoint of the last run in a folder, which may hold checkpoints of earlier runs."""
     begun = folder / _BEGUN
     since = begun.stat().st_mtime_ns if begun.is_file() else 0
-    noted = Path(_noted(folder))  # elsewhere, where `out_dir` or `filename_tmpl` is set
+    noted = Path(_noted_checkpoint(folder))  # elsewhere, where `out_dir` or `filename_tmpl` is set
     return latest_checkpoint(folder, since) or (noted if _is_whole(noted, since) else None)
 
 
-def _noted(folder: Path) -> str:
+def _noted_checkpoint(folder: Path) -> str:
     """Return what mmengine noted as the last checkpoint of a folder; empty without a note."""
     pointer = folder / 'last_checkpoint'
     return pointer.read_text(encoding='utf-8').strip() if pointer.is_file() else ''
@@ -481,7 +481,7 @@ def resume_from_a_whole_file(runner: Runner) -> None:
     if not resumes(runner) or start_file(runner) is not None:
         return
     pointer = Path(runner.work_dir, 'last_checkpoint')
-    name = _noted(pointer.parent)
+    name = _noted_checkpoint(pointer.parent)
     if '://' in name:
         return
     local_file = pointer.parent / Path(name).name

@@ -232,7 +232,7 @@ class Rotary(nn.Module):
         return angles.sin(), angles.cos()
 
 
-def turned(x: Tensor, turn: tuple[Tensor, Tensor]) -> Tensor:
+def rotate(x: Tensor, turn: tuple[Tensor, Tensor]) -> Tensor:
     """Return queries or keys (B, heads, N, C) with the last tokens, those of the grid, turned."""
     sine, cosine = turn
     start = x.shape[-2] - sine.shape[-2]
@@ -277,7 +277,7 @@ class Attention(nn.Module):
             mixed = F.linear(x, self.qkv.weight, bias * key_mask(bias))
         q, k, v = mixed.reshape(batch, count, 3, self.heads, -1).permute(2, 0, 3, 1, 4)  # (3, B, heads, N, D/heads)
         if turn is not None:
-            q, k = turned(q, turn), turned(k, turn)
+            q, k = rotate(q, turn), rotate(k, turn)
         return self.proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(x.shape))  # (B, N, D)
 
 

@@ -70,7 +70,7 @@ def entries(network: ViT, scheme: Scheme) -> dict[str, Tensor]:
     return views
 
 
-def named(network: ViT, names: str) -> dict[str, Tensor]:
+def public_weights(network: ViT, names: str) -> dict[str, Tensor]:
     """Return the weights of a network as a public file has them, for ``original`` or ``timm``."""
     schemes = {scheme.title: scheme for scheme in SCHEMES}
     if names not in schemes:

@@ -153,7 +153,7 @@ def workers(run: RunFacts) -> Findings:
 def crop(run: RunFacts) -> Findings:
     """Find a training crop that is padded back to a larger size."""
     dataset = (run.config.get('train_dataloader') or {}).get('dataset') or {}
-    yield from _softer(run, check_crop, dataset, run.network or {}, run.key)
+    yield from _as_warnings(run, check_crop, dataset, run.network or {}, run.key)
 
 
 def evaluators(run: RunFacts) -> Findings:
@@ -215,10 +215,10 @@ def optimizer(run: RunFacts) -> Findings:
 def student_classes(run: RunFacts) -> Findings:
     """Check that the student's heads predict the classes of the training set; texts are no classes."""
     if not run.panoptic and 'language_model' not in (run.network or {}):
-        yield from _softer(run, check_student_classes, run.data_classes, run.network or {}, run.key)
+        yield from _as_warnings(run, check_student_classes, run.data_classes, run.network or {}, run.key)
 
 
-def _softer(run: RunFacts, check: Callable[..., None], *args: Any) -> Findings:
+def _as_warnings(run: RunFacts, check: Callable[..., None], *args: Any) -> Findings:
     """Let an error be a warning in the training of an ordinary model, which may well be meant so."""
     try:
         check(*args)

@@ -20,7 +20,7 @@ from mmdistill_dense.config.values import listed
 from mmdistill_dense.utils.distributed import unwrap
 from mmdistill_dense.utils.runner_internals import AUXILIARY, built_loop, resumes, start_file, wrappers_of
 from mmdistill_dense.utils.validate import some
-from mmdistill_dense.weights.strict_load import named_as, prefix_of, warn_of_averages
+from mmdistill_dense.weights.strict_load import match_names, prefix_of, warn_of_averages
 
 NEEDED = ('save_optimizer', 'save_param_scheduler')  # options of CheckpointHook without which no run goes on
 
@@ -83,7 +83,7 @@ def check_loaded(runner: Runner, content: Mapping[str, Any]) -> None:
     target = {name: shape for name, shape in whole.items() if not name.endswith('num_batches_tracked')}
     state: Any = content.get('state_dict', content)  # where mmengine looks
     names = [name for name, entry in state.items() if isinstance(name, str) and isinstance(entry, Tensor)]
-    for own_name, name in named_as(whole, dict(zip(names, names, strict=True))).items():
+    for own_name, name in match_names(whole, dict(zip(names, names, strict=True))).items():
         state[own_name] = state.pop(name)  # of a network that is compiled in parts
     file = start_file(runner)
     warn_of_averages(content, f'load_from={file!r}' if file else str(find_latest_checkpoint(runner.work_dir)))

@@ -53,7 +53,7 @@ def masked_conv(feat: Tensor, keep: Tensor, weight: Tensor, bias: Tensor) -> Ten
     index = _kept_positions(feat, keep)
     if index is None:
         return F.conv2d(feat * to_device(keep, feat).to(feat.dtype), weight, bias, padding=weight.shape[-1] // 2)
-    return _KeptConv.apply(_rows(feat, index), weight, bias, index, feat.shape)
+    return _SparseConv.apply(_rows(feat, index), weight, bias, index, feat.shape)
 
 
 def masked_align_conv(
@@ -95,7 +95,7 @@ def masked_align_conv(
         return masked_conv(F.conv2d(feat, align_weight, align_bias), keep, conv_weight, conv_bias)
     else:
         rows, weight = F.linear(rows, align_weight.flatten(1), align_bias), conv_weight  # (n, Ct)
-    return _KeptConv.apply(rows, weight, conv_bias, index, feat.shape)
+    return _SparseConv.apply(rows, weight, conv_bias, index, feat.shape)
 
 
 def _kept_positions(feat: Tensor, keep: Tensor) -> Tensor | None:
@@ -114,7 +114,7 @@ def _rows(feat: Tensor, index: Tensor) -> Tensor:
     return feat.permute(0, 2, 3, 1).flatten(0, 2).index_select(0, index)  # (B*H*W, C) to (n, C)
 
 
-class _KeptConv(torch.autograd.Function):
+class _SparseConv(torch.autograd.Function):
     """Convolution of a map that is zero at most positions: one matrix product of the others per kernel element."""
 
     @staticmethod
@@ -224,9 +224,9 @@ def dense_contrast(
     teacher = teacher.detach()
     student = student if torch.is_grad_enabled() else student.detach()
     if pool_size > 1:
-        window = _fitted((pool_size, pool_size), student)
+        window = _clip_window((pool_size, pool_size), student)
         student, teacher = _max_pool(student, window), _max_pool(teacher, window)
-    patch = _fitted((1, 1) if contrast == 'channel' else patch_size, student)
+    patch = _clip_window((1, 1) if contrast == 'channel' else patch_size, student)
     dtype = loss_dtype(student)
     cut = Tokens(groups, patch, contrast == 'omni' and negatives == 'other_groups')
     positions = len(student) * math.prod(
@@ -277,7 +277,7 @@ def check_contrast(
         raise ValueError(f'groups={groups} does not divide the {channels} channels of the maps')
 
 
-def _fitted(window: Sequence[int] | None, x: Tensor) -> tuple[int, int]:
+def _clip_window(window: Sequence[int] | None, x: Tensor) -> tuple[int, int]:
     """Return the window, at most as large as the map: some batches have far smaller pictures than others."""
     height, width = x.shape[2:]
     return (height, width) if window is None else (min(window[0], height), min(window[1], width))

@@ -33,7 +33,7 @@ def loss_and_grad(
     grad = torch.zeros_like(student, memory_format=torch.contiguous_format) if needs_grad else None
     for image, (band, _) in itertools.product(range(len(student)), tiles(rows, 1, columns * pairs, budget)):
         part = (image, slice(None), slice(band.start * height, band.stop * height), slice(columns * width))
-        x, y = (_lists(maps[part]) for maps in (student, teacher))
+        x, y = (_token_rows(maps[part]) for maps in (student, teacher))
         tokens, candidates = (_by_patches(lists, columns, cut) for lists in (x, y))
         for patches in tiles(tokens.shape[0], columns, pairs, budget):
             loss += _chunk(tokens[patches], candidates[patches], cut, temperature, budget, needs_grad)
@@ -42,7 +42,7 @@ def loss_and_grad(
     return loss, grad
 
 
-def _lists(x: Tensor) -> Tensor:
+def _token_rows(x: Tensor) -> Tensor:
     """Copy (C, h, w) to (h * w, C) in two steps, which is far faster than one gathering copy."""
     return x.flatten(1).contiguous().t().clone(memory_format=torch.contiguous_format)  # (h*w, C)
 

@@ -219,7 +219,7 @@ def rich_squares(student: Tensor, teacher: Tensor, richness: Tensor, total: Tens
     check_same_shape(student, teacher)
     dtype = loss_dtype(student)
     squares = (student.to(dtype) - teacher.detach().to(dtype)).square()
-    return _weighed(squares.sum(1), richness, total)
+    return _weighted_mean(squares.sum(1), richness, total)
 
 
 @without_autocast
@@ -233,7 +233,7 @@ def rich_entropy(student: Tensor, teacher: Tensor, richness: Tensor, total: Tens
     dtype = loss_dtype(student)
     z, t = student.to(dtype), teacher.detach().to(dtype)
     entropy = t.sigmoid() * F.softplus(-z) + (-t).sigmoid() * F.softplus(z)
-    return _weighed(entropy.sum(1), richness, total)
+    return _weighted_mean(entropy.sum(1), richness, total)
 
 
 @without_autocast
@@ -319,7 +319,7 @@ def _giou(a: Tensor, b: Tensor) -> Tensor:
     return inner / union.clamp_min(tiny) - (hull - union) / hull.clamp_min(tiny)
 
 
-def _weighed(values: Tensor, weight: Tensor, total: Tensor | None) -> Tensor:
+def _weighted_mean(values: Tensor, weight: Tensor, total: Tensor | None) -> Tensor:
     weight = weight.detach().to(values.dtype)
     whole = weight.sum() if total is None else total.detach().to(values.dtype)
     return (values * weight).sum() / whole.clamp_min(torch.finfo(values.dtype).tiny)  # 0 without pictures
@@ -347,13 +347,13 @@ def aligned_scale(x: Tensor, student: Tensor, teacher: Tensor, *, eps: float = 1
 
     Source: Wang et al., CrossKD, CVPR 2024, https://arxiv.org/abs/2306.11369.
     """
-    (mean_s, std_s, flat), (mean_t, std_t, _) = (_of_all(moments) for moments in (student, teacher.detach()))
+    (mean_s, std_s, flat), (mean_t, std_t, _) = (_total_moments(moments) for moments in (student, teacher.detach()))
     gain = torch.where(flat, 0, std_t / (std_s + eps))
     shift = torch.where(flat, mean_t, mean_t - gain * mean_s)
     return torch.addcmul(shift[:, None, None], x.to(gain.dtype), gain[:, None, None])
 
 
-def _of_all(moments: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _total_moments(moments: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Return mean and deviation of each channel, (C,), and which are constant, from the moments of R processes."""
     count, mean, squares = moments.unbind(1)
     whole = count.sum(0)

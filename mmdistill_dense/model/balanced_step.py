@@ -14,7 +14,7 @@ from mmengine.logging import print_log
 from torch import Tensor, nn
 
 from mmdistill_dense.distillers.base import Distiller, Losses
-from mmdistill_dense.distillers.schedule import AUTO, Balancer, Try, auto_ratio
+from mmdistill_dense.distillers.schedule import AUTO, Balancer, Measurement, auto_ratio
 from mmdistill_dense.losses import loss_dtype
 from mmdistill_dense.losses.tensors import sum_dtype
 from mmdistill_dense.model.distill_model import StepPlugin, TrainStep, distillers_of
@@ -39,10 +39,10 @@ def split_terms(losses: Mapping[str, Any]) -> dict[str, Tensor]:
 def backbone_parameters(model: nn.Module) -> list[Tensor]:
     """Return the trained parameters of the student's backbone, or of the whole student if it has none."""
     network = getattr(model, 'backbone', None)
-    return _trained(network if isinstance(network, nn.Module) else model)
+    return _trained_parameters(network if isinstance(network, nn.Module) else model)
 
 
-def _trained(network: nn.Module) -> list[Tensor]:
+def _trained_parameters(network: nn.Module) -> list[Tensor]:
     parameters = network.named_parameters()
     return [value for name, value in parameters if value.requires_grad and not name.startswith('distillers.')]
 
@@ -92,7 +92,7 @@ def balanced_place(model: nn.Module) -> tuple[str, list[Tensor]]:
     """
     if parameters := backbone_parameters(model):
         return 'backbone', parameters
-    return 'neck and heads, because the whole backbone is frozen', _trained(model)
+    return 'neck and heads, because the whole backbone is frozen', _trained_parameters(model)
 
 
 class BalancedStep(StepPlugin):
@@ -132,7 +132,7 @@ def _measured_step(
     sums = [torch.stack(group).sum() if group else task.new_zeros(()) for group in terms]
     measured = _measure([task, *sums], model, state.loss_scale)
     for (distiller, balancer), norm, value in zip(due.values(), measured.norms[1:], measured.values[1:], strict=True):
-        warning = balancer.add(Try(state.iteration, measured.norms[0], norm), value, distiller.key)
+        warning = balancer.add(Measurement(state.iteration, measured.norms[0], norm), value, distiller.key)
         if warning:
             print_log(warning, logger='current', level=logging.WARNING)
     return _log_numbers({name: distiller.weight() for name, (distiller, _) in due.items()}, measured)
@@ -169,16 +169,16 @@ def _log_numbers(weights: Mapping[str, float], measured: _Norms) -> dict[str, fl
     """Return ratios and cosines by the names in the log; what is not finite is left out."""
     names, (task, *norms) = list(weights), measured.norms
     pulls = [weight * norm for weight, norm in zip(weights.values(), norms, strict=True)]
-    numbers = {f'distill.{name}.ratio': _over(pull, task) for name, pull in zip(names, pulls, strict=True)}
+    numbers = {f'distill.{name}.ratio': _ratio(pull, task) for name, pull in zip(names, pulls, strict=True)}
     square = sum(pull**2 for pull in pulls)
     for (i, j), product in measured.products.items():
         a, b = names[i - 1], names[j - 1]
-        numbers[f'distill.{a}.cosine.{b}'] = _over(product, norms[i - 1] * norms[j - 1])
+        numbers[f'distill.{a}.cosine.{b}'] = _ratio(product, norms[i - 1] * norms[j - 1])
         square += 2 * weights[a] * weights[b] * product
     if measured.products:
-        numbers['distill.ratio'] = _over(max(square, 0.0) ** 0.5, task)
+        numbers['distill.ratio'] = _ratio(max(square, 0.0) ** 0.5, task)
     return {name: value for name, value in numbers.items() if math.isfinite(value)}
 
 
-def _over(number: float, by: float) -> float:
+def _ratio(number: float, by: float) -> float:
     return number / by if by > 0 else math.nan

@@ -34,9 +34,9 @@ from mmdistill_dense.distillers.fragments import expand
 from mmdistill_dense.distillers.ground_truth import dense_head
 from mmdistill_dense.model.balanced_step import BalancedStep, balanced_of
 from mmdistill_dense.model.distill_model import Distillation, Distilled, StepPlugin, distilled_class
-from mmdistill_dense.networks.auto_taps import NetworkMaps, discover, nothing_to_pair, pair_taps
-from mmdistill_dense.networks.building import build_network, copied
-from mmdistill_dense.networks.inputs import completed, grey_copies, make_renormaliser
+from mmdistill_dense.networks.auto_taps import Found, discover, nothing_to_pair, pair_taps
+from mmdistill_dense.networks.building import build_network, copy_network
+from mmdistill_dense.networks.inputs import grey_copies, make_renormaliser, with_normalisation
 from mmdistill_dense.networks.taps import AUTO_LAST, Tap, no_scores
 from mmdistill_dense.networks.teacher import FrozenTeacher, Inherit, parse_inherit, with_teacher_names
 from mmdistill_dense.networks.trace import SINGLE, TeacherOption, trace_pair
@@ -181,17 +181,17 @@ def build_distillation(
             problem = f'with {option.key}.scale, a level of {", ".join(names)} finds objects of another size'
             raise ValueError(f'model.distillers.{key}: {problem}: leave scale out, or compare the neck.')
         distiller.check_networks(f'model.distillers.{key}', config, option.config)
-    taps = {name: _unique(_keyed(key, 'teacher_tap', [*d.teacher_taps, *d.extra_teacher_taps])
+    taps = {name: _unique(_with_key(key, 'teacher_tap', [*d.teacher_taps, *d.extra_teacher_taps])
                           for key, d in distillers.items() if taught_by[key] == name)
             for name in options}  # fmt: skip
     with DefaultScope.overwrite_default_scope(config.scope):
         student, traced = trace_pair(
             network,
-            _unique(_keyed(key, 'student_tap', distiller.recorded_taps) for key, distiller in distillers.items()),
+            _unique(_with_key(key, 'student_tap', distiller.recorded_taps) for key, distiller in distillers.items()),
             {name: (options[name], teacher_taps) for name, teacher_taps in taps.items()},
             size,
         )
-    normalised = completed(preprocessor, config.scope)
+    normalised = with_normalisation(preprocessor, config.scope)
     teachers = {}
     for name, option in options.items():
         inherited = [(entry.source.split('.')[0],) for entry in inherit if entry.teacher == name]
@@ -227,13 +227,13 @@ def choose_taps(
 
     ``teachers`` is the teacher of each distiller, ``size`` the training crop's, 512 x 512 if it is None.
     """
-    student: NetworkMaps | None = None
-    teacher_maps: dict[str, NetworkMaps] = {}
+    student: Found | None = None
+    teacher_maps: dict[str, Found] = {}
     for name, distiller in distillers.items():
         if not distiller.auto:
             continue
         teacher = teachers[name]
-        student = student or discover(lambda: copied(network), size, trains=True)
+        student = student or discover(lambda: copy_network(network), size, trains=True)
         if teacher.name not in teacher_maps:
             teacher_maps[teacher.name] = discover(teacher.build, size)
         chosen = pair_taps(student, teacher_maps[teacher.name])
@@ -275,7 +275,7 @@ def _teacher_names(distillers: Mapping[str, Distiller], teachers: Collection[str
     return names
 
 
-def _keyed(key: str, option: str, taps: Sequence[Tap]) -> list[Tap]:
+def _with_key(key: str, option: str, taps: Sequence[Tap]) -> list[Tap]:
     return [replace(tap, key=f'model.distillers.{key}.{option}') for tap in taps]
 
 

@@ -170,7 +170,7 @@ class Distilled(Network):
         self.distillers = Distillers(distillers)
         self.distillation = distillation
         self._register_state_dict_hook(_drop_distillers)
-        self.register_load_state_dict_post_hook(_forgive_distillers)
+        self.register_load_state_dict_post_hook(_ignore_missing_distillers)
 
     def init_weights(self) -> None:
         """Initialise the student as its class does, load the teachers, and copy what the student inherits."""
@@ -391,7 +391,7 @@ def _drop_distillers(module: nn.Module, state: dict[str, Any], prefix: str, _: A
         del state[name]
 
 
-def _forgive_distillers(module: nn.Module, incompatible: Any) -> None:
+def _ignore_missing_distillers(module: nn.Module, incompatible: Any) -> None:
     incompatible.missing_keys[:] = [
         name for name in incompatible.missing_keys if not (name.startswith('distillers.') or '.distillers.' in name)
     ]

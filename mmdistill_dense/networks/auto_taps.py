@@ -31,7 +31,7 @@ class MapCandidate:
 
 
 @dataclass(frozen=True)
-class NetworkMaps:
+class Found:
     """The places of a network."""
 
     network: str  # the name of its class
@@ -44,7 +44,7 @@ class NetworkMaps:
     notes: Sequence[str] = ()  # what was left out, and why
 
 
-def discover(build: Callable[[], Network], size: tuple[int, int] | None, trains: bool = False) -> NetworkMaps:
+def discover(build: Callable[[], Network], size: tuple[int, int] | None, trains: bool = False) -> Found:
     """Run one picture, of the size of the training crop, through a network that ``build`` makes; return its places.
 
     ``trains`` asks which maps training can change.
@@ -60,7 +60,7 @@ class _Reader:
     trains: bool
     notes: list[str] = field(default_factory=list)
 
-    def read(self) -> NetworkMaps:
+    def read(self) -> Found:
         """Run the backbone, the neck and the head, and return their places."""
         network, head = self.passed.network, scoring_head(self.passed.network)
         self.passed.run(lambda: self._run(head))
@@ -73,7 +73,7 @@ class _Reader:
             backbone.append(backbone.pop(read))  # BiSeNet gives the map that joins its branches first
         stages = [self._place(output) for output in backbone]
         steps = {stage.stride > deeper.stride for stage, deeper in pairwise(stages) if stage.stride != deeper.stride}
-        return NetworkMaps(
+        return Found(
             type(network).__name__,
             hasattr(network, HEAD),
             stages,
@@ -175,7 +175,7 @@ class Pair:
 
 
 @dataclass(frozen=True)
-class TapPairs:
+class Chosen:
     """The pairs of taps that ``'auto'`` stands for, and what was left out, with the reason."""
 
     pairs: Sequence[Pair]
@@ -186,7 +186,7 @@ class TapPairs:
         return pairs + (f'; left out: {"; ".join(self.notes)}' if self.notes else '')
 
 
-def pair_taps(student: NetworkMaps, teacher: NetworkMaps) -> TapPairs:
+def pair_taps(student: Found, teacher: Found) -> Chosen:
     """Return the pairs to compare.
 
     Two networks with a neck and without a segmentation head (detectors): the levels of the necks that have the same
@@ -205,7 +205,7 @@ def pair_taps(student: NetworkMaps, teacher: NetworkMaps) -> TapPairs:
     else:
         alike = student.kind == teacher.kind
         sides = [side.backbone[-1:] if side.branches and not alike else side.backbone for side in (student, teacher)]
-        pairs = [Pair(*levels) for levels in zip(*(reversed(_deep(side)) for side in sides), strict=False)][::-1]
+        pairs = [Pair(*levels) for levels in zip(*(reversed(_last_levels(side)) for side in sides), strict=False)][::-1]
         for name, side, levels in zip(('student', 'teacher'), (student, teacher), sides, strict=True):
             if len(levels) < len(side.backbone):
                 names = ', '.join(candidate.tap for candidate in side.backbone[:-1])
@@ -214,10 +214,10 @@ def pair_taps(student: NetworkMaps, teacher: NetworkMaps) -> TapPairs:
             pairs.append(Pair(student.head, teacher.head))
     compared = [pair for pair in pairs if not pair.obstacle]
     notes += [f'{pair.student} -> {pair.teacher}: {pair.obstacle}' for pair in pairs if pair.obstacle]
-    return TapPairs(compared, tuple(notes))
+    return Chosen(compared, tuple(notes))
 
 
-def nothing_to_pair(key: str, student: NetworkMaps, teacher: NetworkMaps, chosen: TapPairs) -> ValueError:
+def nothing_to_pair(key: str, student: Found, teacher: Found, chosen: Chosen) -> ValueError:
     """Return the error for two networks without a pair, which names the config key ``key`` and lists both sides."""
     left_out = f' Left out: {"; ".join(chosen.notes)}.' if chosen.notes else ''
     return ValueError(
@@ -227,12 +227,12 @@ def nothing_to_pair(key: str, student: NetworkMaps, teacher: NetworkMaps, chosen
     )
 
 
-def _summary(network: NetworkMaps) -> str:
+def _summary(network: Found) -> str:
     maps = [*network.backbone, *network.neck, *([network.head] if network.head else [])]
     return f'({network.network}) {", ".join(map(str, maps)) or "none"}'
 
 
-def _deep(levels: Sequence[MapCandidate]) -> Sequence[MapCandidate]:
+def _last_levels(levels: Sequence[MapCandidate]) -> Sequence[MapCandidate]:
     one_stride = len({level.stride for level in levels}) == 1
     return [level for level in levels if level.stride >= FINEST or one_stride][-LEVELS:]
 

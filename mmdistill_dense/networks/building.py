@@ -15,7 +15,7 @@ from mmengine.registry import MODELS
 from torch import Tensor, nn
 
 from mmdistill_dense.config.resolve import DISTILL_KEYS, TEACHER_OPTIONS, ModelConfig, without_pretrained
-from mmdistill_dense.config.unknown_keys import explained, explained_type
+from mmdistill_dense.config.unknown_keys import explain_option_error, explain_type_error
 from mmdistill_dense.config.values import listed
 from mmdistill_dense.utils.runner_internals import Network
 from mmdistill_dense.utils.validate import text_of
@@ -37,10 +37,10 @@ def build_network(config: ModelConfig, pretrained: bool = True) -> Network:
         raise OSError(f'{config.key}: {error} To build it without files, set {config.key}.pretrained=False.') from error
     except TypeError as error:
         other_keys = (*DISTILL_KEYS, *TEACHER_OPTIONS)
-        raise TypeError(explained(error, model, config.key, other_keys, config.beside)) from error
+        raise TypeError(explain_option_error(error, model, config.key, other_keys, config.beside)) from error
     except KeyError as error:
         with MODELS.switch_scope_and_registry(config.scope) as registry:
-            message = explained_type(text_of(error), model, config.key, registry.module_dict, config.beside)
+            message = explain_type_error(text_of(error), model, config.key, registry.module_dict, config.beside)
         raise KeyError(message) from error
     if any(kind.__name__ == 'BaseMOTModel' for kind in type(network).__mro__):
         inside = f'its detector: set {config.key} to the model.detector of its config'
@@ -70,7 +70,7 @@ def derives(option: Mapping[str, Any], scope: str | None, name: str) -> bool:
     return any(base.__name__ == name for base in getattr(class_of(option, scope), '__mro__', ()))
 
 
-def copied(network: Module, shapes_alone: bool = False) -> Module:
+def copy_network(network: Module, shapes_alone: bool = False) -> Module:
     """Return a deep copy of a network, also of one that holds computed tensors, which torch does not copy (CLRNet)."""
     memo: dict[int, Any] = {
         id(value): value.detach().clone()

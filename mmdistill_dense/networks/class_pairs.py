@@ -188,12 +188,12 @@ class ClassPairs:
             if shift and any(len(group) > 1 for group in members):
                 x = _full(x)
                 x = x - x.detach().amax(1, keepdim=True)
-            scores.append(merged(x, members, 'logsumexp'))
+            scores.append(combine(x, members, 'logsumexp'))
         return scores[0], scores[1]
 
     def sigmoid(self, student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
         """Return the scores (B, G, ...) of the groups from independent binary ones (B, C, ...): the largest member."""
-        return merged(student, self._members('student'), 'amax'), merged(teacher, self._members('teacher'), 'amax')
+        return combine(student, self._members('student'), 'amax'), combine(teacher, self._members('teacher'), 'amax')
 
     def anchors(self, student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
         """Return the same (B, A x G, ...) from maps (B, A x C, ...), whose channels are anchor x classes + class."""
@@ -212,7 +212,7 @@ class ClassPairs:
 
     def summed(self, probabilities: Tensor) -> Tensor:
         """Add the teacher's probabilities (B, C, ...) of the classes of each group; return (B, G, ...)."""
-        return merged(probabilities, self._members('teacher'), 'sum')
+        return combine(probabilities, self._members('teacher'), 'sum')
 
     def _members(self, side: str) -> list[tuple[int, ...]]:
         return [getattr(group, side) for group in self.groups]
@@ -265,22 +265,22 @@ def in_students_classes(samples: Samples, pairs: ClassPairs) -> Samples:
     return samples
 
 
-def merged(x: Tensor, members: Sequence[Sequence[int]], reduce: str) -> Tensor:
+def combine(x: Tensor, members: Sequence[Sequence[int]], reduce: str) -> Tensor:
     """Return (B, G, ...): of each group of channels its only one, or their ``logsumexp``, ``amax`` or ``sum``."""
     if [*members] == [(channel,) for channel in range(x.shape[1])]:
         return x
     position = {group: number for number, group in enumerate(member for member in members if len(member) == 1)}
-    parts = [chosen(x, [group[0] for group in position])] if position else []
+    parts = [take_channels(x, [group[0] for group in position])] if position else []
     for group in members:
         if len(group) > 1:
-            parts.append(getattr(torch, reduce)(chosen(x, group), 1, keepdim=True))
+            parts.append(getattr(torch, reduce)(take_channels(x, group), 1, keepdim=True))
             position[tuple(group)] = len(position)
     order = [position[tuple(group)] for group in members]
     scores = torch.cat(parts, 1)
-    return scores if order == sorted(order) else chosen(scores, order)
+    return scores if order == sorted(order) else take_channels(scores, order)
 
 
-def chosen(x: Tensor, channels: Sequence[int]) -> Tensor:
+def take_channels(x: Tensor, channels: Sequence[int]) -> Tensor:
     """Return some channels of (B, C, ...), without waiting for the device."""
     return x.index_select(1, to_device(torch.tensor(channels), x))
 

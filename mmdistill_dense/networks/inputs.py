@@ -43,21 +43,19 @@ class InputStats:
 
     @classmethod
     @torch.no_grad()
-    def measure(
-        cls, inputs: Tensor, preprocessor: Mapping[str, Any] | None, maps: Mapping[str, Sequence[Tensor]]
-    ) -> InputStats:
-        """Return those of a batch (B, C, H, W) in the normalisation of ``preprocessor``, and of the tapped maps."""
+    def of(cls, x: Tensor, preprocessor: Mapping[str, Any] | None, maps: Mapping[str, Sequence[Tensor]]) -> InputStats:
+        """Return those of a batch x (B, C, H, W) in the normalisation of ``preprocessor``, and of the tapped maps."""
         mean, std, _ = normalisation(preprocessor)
-        axes = (0, *range(2, inputs.dim()))
-        shift, factor = (torch.tensor(values).view(-1, *[1] * (len(axes) - 1)).to(inputs) for values in (mean, std))
-        pixels = inputs * factor + shift
-        exact = inputs.dtype in (torch.float32, torch.float64)  # half precision rounds whole numbers
+        axes = (0, *range(2, x.dim()))
+        shift, factor = (torch.tensor(values).view(-1, *[1] * (len(axes) - 1)).to(x) for values in (mean, std))
+        pixels = x * factor + shift
+        exact = x.dtype in (torch.float32, torch.float64)  # half precision rounds whole numbers
         whole = not exact or bool((pixels - pixels.round()).abs().amax() < 0.01)
         flat = {name: [flag for flag in map(_is_flat, tensors) if flag is not None] for name, tensors in maps.items()}
         return cls(
             float(pixels.amin()),
             float(pixels.amax()),
-            bool((inputs.amax(axes) > inputs.amin(axes)).any()),
+            bool((x.amax(axes) > x.amin(axes)).any()),
             whole,
             max(map(abs, [*mean, *std])) if any(mean) or {*std} != {1.0} else 0.0,
             {name: all(flags) for name, flags in flat.items() if flags},
@@ -180,7 +178,7 @@ def make_renormaliser(
     return Renormaliser(scale, shift, flip)
 
 
-def completed(preprocessor: Mapping[str, Any] | None, scope: str | None) -> Mapping[str, Any]:
+def with_normalisation(preprocessor: Mapping[str, Any] | None, scope: str | None) -> Mapping[str, Any]:
     """Return the config of a data preprocessor, with the normalisation of its class where the config says none."""
     if not preprocessor or 'type' not in preprocessor:
         return preprocessor or {}

@@ -48,7 +48,7 @@ def followed(network: nn.Module) -> list[nn.Module]:
 
 
 @contextmanager
-def restoring(modules: Iterable[nn.Module], buffers: Iterable[Tensor] = (), streams: bool = False) -> Iterator[None]:
+def kept(modules: Iterable[nn.Module], buffers: Iterable[Tensor] = (), streams: bool = False) -> Iterator[None]:
     """Restore the modes of modules, the values of buffers and the random ``streams`` at the end."""
     modes = [(module, module.training) for module in modules]
     values = [(buffer, buffer.clone()) for buffer in buffers]
@@ -96,7 +96,7 @@ def untouched(*modules: nn.Module) -> Iterator[None]:
     cached = torch.is_autocast_cache_enabled()
     torch.set_autocast_cache_enabled(False)
     try:
-        with restoring(within, buffers, streams=True):
+        with kept(within, buffers, streams=True):
             yield
     finally:
         torch.set_autocast_cache_enabled(cached)

@@ -215,8 +215,7 @@ def head_of(network: nn.Module, path: str) -> HeadKind:
 
 def scoring_head(network: nn.Module) -> str | None:
     """Return the path of the ``decode_head`` that ends in ``conv_seg``: of a cascade, the last such stage."""
-    paths = [head.path for head in heads_of(network) if head.in_decoder and head.ends_in_conv_seg]
-    return paths[-1] if paths else None
+    return next((head.path for head in heads_of(network)[::-1] if head.in_decoder and head.ends_in_conv_seg), None)
 
 
 @dataclass(frozen=True)

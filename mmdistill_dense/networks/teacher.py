@@ -275,7 +275,7 @@ class FrozenTeacher:
     def measure_inputs(self, inputs: Tensor, maps: Mapping[str, Sequence[Tensor]]) -> InputStats:
         """Return the statistics of a renormalised batch and of its maps; the CPU waits for the device."""
         assert self.network is not None, 'the teacher is loaded before training'
-        return InputStats.measure(inputs, self.option.preprocessor_of(self.network), maps)
+        return InputStats.of(inputs, self.option.preprocessor_of(self.network), maps)
 
 
 # Parts that a student starts from

@@ -19,9 +19,9 @@ from torch.overrides import TorchFunctionMode
 from mmdistill_dense.config.resolve import TEACHER_OPTIONS, ModelConfig, load_model
 from mmdistill_dense.config.unknown_keys import options_of
 from mmdistill_dense.networks.acceleration import Acceleration
-from mmdistill_dense.networks.building import build_network, class_of, copied
+from mmdistill_dense.networks.building import build_network, class_of, copy_network
 from mmdistill_dense.networks.class_pairs import check_form
-from mmdistill_dense.networks.inputs import InputGrid, completed
+from mmdistill_dense.networks.inputs import InputGrid, with_normalisation
 from mmdistill_dense.networks.modes import run_as_trained
 from mmdistill_dense.networks.recording import Recorder, noting, run_parts
 from mmdistill_dense.networks.taps import Tap, check_student_input
@@ -91,7 +91,7 @@ class TeacherOption:
         """Return the normalisation of the pictures: the option's, else the network's own, else None."""
         preprocessor, option = getattr(network, 'preprocessor', None), self.config.model.get('data_preprocessor')
         if option is not None:
-            return completed(option, self.config.scope) if hasattr(network, 'data_preprocessor') else option
+            return with_normalisation(option, self.config.scope) if hasattr(network, 'data_preprocessor') else option
         if isinstance(preprocessor, Mapping):
             return preprocessor
         return {} if hasattr(network, 'data_preprocessor') else None  # mm* networks: raw pixels
@@ -199,7 +199,7 @@ def trace_pair(
 
     def run(size: tuple[int, int], device: str) -> tuple[Traced, dict[str, Traced]]:
         with fork_rng(), torch.no_grad():
-            copy = copied(student, shapes_alone=device == 'meta')
+            copy = copy_network(student, shapes_alone=device == 'meta')
             traced = _trace(copy, student_taps, size, device, 'student_tap', trains=True)
             by_teacher = {}
             for name, (option, taps) in teachers.items():

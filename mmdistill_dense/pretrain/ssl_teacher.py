@@ -49,7 +49,7 @@ def read_teacher(
     warn_of_averages(content, where)
     layouts = (_matches(content, where) or _matches(content, where, branch)) if layout == 'auto' else [layout]
     if len(layouts) != 1 and head:
-        raise _unfit(content, where, 'of one layout', branch)
+        raise _misfit(content, where, 'of one layout', branch)
     name = layouts[0] if len(layouts) == 1 else 'backbone'
     if name == 'backbone':
         return _bare(_state(content, _top(content), where), ignore)
@@ -60,7 +60,7 @@ def read_teacher(
     prefixes = chosen.prefixes(branch)[: 1 + head]
     if not all(any(key.startswith(prefix) for key in state) for prefix in prefixes):
         names = ' and '.join(f'{prefix}*' for prefix in prefixes)
-        raise _unfit(content, where, f'of layout={name!r} with branch={branch!r}, which has entries {names}', branch)
+        raise _misfit(content, where, f'of layout={name!r} with branch={branch!r}, which has entries {names}', branch)
     return _split(state, name, branch, where, head, ignore)
 
 
@@ -131,7 +131,7 @@ def _matches(content: Mapping[str, Any], where: str, branch: str = 'momentum') -
     return names
 
 
-def _unfit(content: Mapping[str, Any], where: str, expected: str, branch: str) -> ValueError:
+def _misfit(content: Mapping[str, Any], where: str, expected: str, branch: str) -> ValueError:
     """Return the error for a file that is not what was expected, which tells what it looks like."""
     state = _state(content, _top(content), where) or content
     prefixes = ', '.join(dict.fromkeys(str(key).split('.')[0] for key in state)) or 'none'

@@ -18,7 +18,7 @@ from PIL import Image
 
 from mmdistill_dense.config.values import chain, mappings, type_name
 from mmdistill_dense.datasets.folders import require
-from mmdistill_dense.datasets.wrapped import unwrapped
+from mmdistill_dense.datasets.wrapped import source_datasets
 from mmdistill_dense.registry import DATASETS
 from mmdistill_dense.utils.files import walk
 from mmdistill_dense.utils.reproducible import fork_rng
@@ -31,7 +31,7 @@ def picture_paths(dataset: Any, key: str = 'img_path') -> list[str]:
 
     The ``key`` ``seg_map_path`` gives the label images.
     """
-    telling = [part for part in unwrapped(dataset) if hasattr(part, 'get_data_info') and hasattr(part, '__len__')]
+    telling = [part for part in source_datasets(dataset) if hasattr(part, 'get_data_info') and hasattr(part, '__len__')]
     entries = [part.get_data_info(number) for part in telling for number in range(len(part))]
     return list(dict.fromkeys(str(entry[key]) for entry in entries if entry.get(key)))
 

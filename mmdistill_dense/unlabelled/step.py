@@ -126,11 +126,11 @@ class Unlabelled(StepPlugin):
         takers = [name for name, distiller in distillers.items() if not distiller.needs_labels]
         if not takers:
             able = ', '.join(sorted(name for name, kind in DISTILLERS.module_dict.items() if not kind.needs_labels))
-            problem = f'{_named(distillers)} needs labels, so no distiller can learn from pictures without them'
+            problem = f'{_titles(distillers)} needs labels, so no distiller can learn from pictures without them'
             raise ValueError(f'{KEY}: {problem}. Methods that can: {able}.')
         label_methods = {name: distiller for name, distiller in distillers.items() if distiller.needs_labels}
         if label_methods:
-            print_log(f'{KEY}: {_named(label_methods)} needs labels and sees the labelled pictures alone.', 'current')
+            print_log(f'{KEY}: {_titles(label_methods)} needs labels and sees the labelled pictures alone.', 'current')
         if self.option.ratio > _HIGH_RATIO:
             print_log(
                 f'{KEY}.ratio={self.option.ratio:g}: a step takes {1 + self.option.ratio:g} times as long as without. '
@@ -155,7 +155,7 @@ class Unlabelled(StepPlugin):
     def seen(self, model: Network) -> Iterator[tuple[str, Tensor, Samples]]:
         """Yield the pictures of this step."""
         if self.batch is not None:
-            yield 'Pictures without labels', *prepared(model, self.batch)
+            yield 'Pictures without labels', *prepare_batch(model, self.batch)
 
     def copy(self) -> Unlabelled:
         """Return the same without the pictures of this step."""
@@ -195,7 +195,7 @@ class Unlabelled(StepPlugin):
             stack.enter_context(fork_rng())
             stack.enter_context(attributes(state, part=PART))
             seed_everything(mix(state.seed, state.rank, state.iteration, _TAG))
-            inputs, samples = prepared(model, self.batch)
+            inputs, samples = prepare_batch(model, self.batch)
             taught = run_teachers(takers, inputs, next(model.parameters()))
             if self.option.bn == 'labelled':  # the batch's statistics normalise, as in training; the running ones stay
                 norms = [module for module in model.modules() if isinstance(module, _NormBase) and module.training]
@@ -212,7 +212,7 @@ def unlabelled_of(model: nn.Module) -> Unlabelled | None:
     return next((extra for extra in extras if isinstance(extra, Unlabelled)), None)
 
 
-def _named(distillers: Mapping[str, Distiller]) -> str:
+def _titles(distillers: Mapping[str, Distiller]) -> str:
     return ', '.join(f'{name} ({type(distiller).__name__})' for name, distiller in distillers.items())
 
 
@@ -251,7 +251,7 @@ def _check_taps(name: str, distiller: Distiller, student: nn.Module, heads: Sequ
             )
 
 
-def prepared(model: Network, batch: Mapping[str, Any]) -> tuple[Tensor, Samples]:
+def prepare_batch(model: Network, batch: Mapping[str, Any]) -> tuple[Tensor, Samples]:
     """Return the student's preprocessed pictures and their samples, with the padded size that methods read."""
     parts = batch_augments(model)
     states = [dict(vars(part)) for part in parts]

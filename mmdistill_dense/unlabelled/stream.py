@@ -82,8 +82,8 @@ def open_pictures(option: UnlabelledOption, config: Mapping[str, Any], labelled:
     if len(selection) < len(files):
         dataset.get_subset_(selection)
     paths = [files[number] for number in selection]
-    tested = _tested(config)
-    _refuse_tested(paths, {name: images for name, (images, _) in tested.items()})
+    tested = _evaluation_paths(config)
+    _refuse_evaluation_pictures(paths, {name: images for name, (images, _) in tested.items()})
     labels = {name: images for name, (_, images) in tested.items()}
     _refuse_labels(paths, {'train_dataloader': picture_paths(labelled, _LABEL), **labels})
     steps, left_out = option.pipeline, list[str]()
@@ -94,7 +94,7 @@ def open_pictures(option: UnlabelledOption, config: Mapping[str, Any], labelled:
     return Pictures(dataset, len(matches), left_out)
 
 
-def _tested(config: Mapping[str, Any]) -> dict[str, tuple[list[str], list[str]]]:
+def _evaluation_paths(config: Mapping[str, Any]) -> dict[str, tuple[list[str], list[str]]]:
     """Return the paths of the pictures and of the label images of validation and test."""
     paths: dict[str, tuple[list[str], list[str]]] = {}
     done: list[Any] = []
@@ -120,7 +120,7 @@ def _comparable(paths: list[str], name: str) -> list[str]:
     return paths
 
 
-def _refuse_tested(paths: Sequence[str], by_loader: Mapping[str, Sequence[str]]) -> None:
+def _refuse_evaluation_pictures(paths: Sequence[str], by_loader: Mapping[str, Sequence[str]]) -> None:
     """Refuse pictures of validation or test: a model that has seen them cannot be tested on them."""
     for name, tested in by_loader.items():
         if same := same_pictures(paths, tested):

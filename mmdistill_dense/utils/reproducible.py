@@ -178,7 +178,7 @@ class _Indices:
         seeds = (*self.seeds, self.number)
         with fork_rng():
             indices = self._draw()
-        return _Sent(indices, seeds) if self.loader.num_workers else indices
+        return _WorkerIndices(indices, seeds) if self.loader.num_workers else indices
 
     def skip(self, count: int) -> None:
         """Draw ``count`` batches of indices and drop them."""
@@ -209,17 +209,17 @@ class _Indices:
                 raise ValueError(f'train_dataloader gives no batch: {text}. Lower batch_size, or set drop_last=False.')
 
 
-class _Sent:
+class _WorkerIndices:
     """A batch of indices for a worker; unpickling it there restarts the random streams and gives the indices."""
 
     def __init__(self, indices: Any, seeds: tuple[int, ...]) -> None:
         self.content = indices, seeds
 
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
-        return _arrived, self.content
+        return _unpack_indices, self.content
 
 
-def _arrived(indices: Any, seeds: tuple[int, ...]) -> Any:
+def _unpack_indices(indices: Any, seeds: tuple[int, ...]) -> Any:
     _seed_worker(mix(*seeds, 1))
     return indices
 

@@ -60,7 +60,7 @@ def between_steps(runner: Runner) -> bool:
     return all(wrapper.should_update() for wrapper in wrappers_of(runner.optim_wrapper))
 
 
-class _Kept:
+class _SharedDataset:
     """A data set that mmengine copies with the options of a loader, which would double it."""
 
     def __init__(self, dataset: Any) -> None:
@@ -70,7 +70,7 @@ class _Kept:
         return self.dataset
 
 
-def undrawn(runner: Runner, loader: DataLoader) -> DataLoader:
+def fresh_loader(runner: Runner, loader: DataLoader) -> DataLoader:
     """Return a run's loader as if nothing had drawn from its samplers, with the same data set.
 
     mmengine 0.10.7 starts workers when it builds the loop, and a training that was interrupted may begin again. An
@@ -82,7 +82,7 @@ def undrawn(runner: Runner, loader: DataLoader) -> DataLoader:
     loader._iterator = None  # ends workers that persist
     options, sampler = runner.cfg.get('train_dataloader'), sampler_of(loader)
     if isinstance(options, Mapping):
-        options = {**options, 'dataset': _Kept(loader.dataset)}
+        options = {**options, 'dataset': _SharedDataset(loader.dataset)}
         diff_rank_seed = (runner.cfg.get('randomness') or {}).get('diff_rank_seed', False)
         try:
             fresh = runner.build_dataloader(options, seed=runner.seed, diff_rank_seed=diff_rank_seed)

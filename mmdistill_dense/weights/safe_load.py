@@ -62,7 +62,7 @@ class _History:
     """Stand-in for a ``HistoryBuffer``; it becomes one as soon as its three values are known."""
 
     def __setstate__(self, state: Any) -> None:
-        log, counts = (np.array(_settled(state[name])) for name in ('_log_history', '_count_history'))
+        log, counts = (np.array(_replace_stand_ins(state[name])) for name in ('_log_history', '_count_history'))
         values = {'max_length': int(state['max_length']), '_log_history': log, '_count_history': counts}
         self.__dict__.update(values)
         self.__class__ = HistoryBuffer
@@ -127,7 +127,7 @@ def read_values(
         if not lazily:
             _check_sums(file)
         with _stand_ins():
-            return _settled(torch.load(file, map_location=map_location, weights_only=True, mmap=lazily))
+            return _replace_stand_ins(torch.load(file, map_location=map_location, weights_only=True, mmap=lazily))
     except (FileNotFoundError, PermissionError, IsADirectoryError, ModuleNotFoundError):
         raise
     except MemoryError as error:  # a damaged length field has the same effect
@@ -170,7 +170,7 @@ def _stand_ins() -> Iterator[None]:
         torch.serialization.add_safe_globals(before)
 
 
-def _settled(value: Any, memo: dict[int, tuple[Any, Any]] | None = None) -> Any:
+def _replace_stand_ins(value: Any, memo: dict[int, tuple[Any, Any]] | None = None) -> Any:
     """Replace the stand-ins by numpy values, in place except in tuples; visit each object once."""
     # By address: the value, so that the address stays in use, and its replacement.
     memo = {} if memo is None else memo
@@ -180,18 +180,18 @@ def _settled(value: Any, memo: dict[int, tuple[Any, Any]] | None = None) -> Any:
         return memo[id(value)][1]
     memo[id(value)] = value, value
     if isinstance(value, tuple):
-        members = [_settled(member, memo) for member in value]
+        members = [_replace_stand_ins(member, memo) for member in value]
         same = all(new is old for new, old in zip(members, value, strict=True))
         result = value if same or type(value) is not tuple else tuple(members)
         memo[id(value)] = value, result
         return result
     if isinstance(value, list):
-        value[:] = [_settled(member, memo) for member in value]
+        value[:] = [_replace_stand_ins(member, memo) for member in value]
     elif isinstance(value, dict):
         for key, member in list(dict.items(value)):
-            dict.__setitem__(value, key, _settled(member, memo))
+            dict.__setitem__(value, key, _replace_stand_ins(member, memo))
     elif isinstance(value, Namespace):
-        _settled(vars(value), memo)
+        _replace_stand_ins(vars(value), memo)
     return value
 
 

@@ -185,7 +185,7 @@ def without_chunks(names: Collection[str]) -> list[str]:
     return short if len({*short}) == len(short) else [*names]
 
 
-def named_as(targets: Collection[str], entries: Mapping[str, _Entry]) -> dict[str, _Entry]:
+def match_names(targets: Collection[str], entries: Mapping[str, _Entry]) -> dict[str, _Entry]:
     """Return a file's entries by a network's own names, where wrappers and block chunks alone are different."""
     names = {plain_name(short): name for short, name in zip(without_chunks(targets), targets, strict=True)}
     pairs = zip(without_chunks(entries), entries.items(), strict=True)
@@ -257,8 +257,8 @@ def load_strictly(
         return parts is None or '.' not in name or name.split('.')[0] in parts
 
     target = network.state_dict()
-    state = named_as(target, state)
-    unfit = {n: reason for n, v in state.items() if n in target and (reason := _unfit(target[n], v))}
+    state = match_names(target, state)
+    unfit = {n: reason for n, v in state.items() if n in target and (reason := _mismatch(target[n], v))}
     # Unknown names are passed on as well, because mm* layers rename those of older files inside load_state_dict.
     source = {n: v for n, v in state.items() if n not in unfit and (n in target or strict(n))}
     result = network.load_state_dict(source, strict=False)
@@ -273,7 +273,7 @@ def load_strictly(
     return len(source), len(state) - len(source)
 
 
-def _unfit(target: Tensor, source: Tensor) -> str | None:
+def _mismatch(target: Tensor, source: Tensor) -> str | None:
     """Return why a tensor cannot replace ``target``, or ``None`` if it can; torch itself would cast without a word."""
     if target.shape != source.shape:
         return f'{tuple(source.shape)} (model {tuple(target.shape)})'
@@ -322,7 +322,7 @@ def copy_strictly(
     usual = types.most_common(1)[0][0] if types else None
     wrong = {}
     for name in sorted(targets.keys() & state.keys()):
-        reason = _unfit(targets[name], state[name])
+        reason = _mismatch(targets[name], state[name])
         if reason is None and state[name].ndim and state[name].dtype != usual:
             reason = f'{state[name].dtype} (the others {usual})'
         if reason is not None:

@@ -8,7 +8,7 @@ from statistics import median, quantiles
 
 import pytest
 
-from mmdistill_dense.distillers.schedule import Balance, Balancer, Schedule, Try, auto_ratio
+from mmdistill_dense.distillers.schedule import Balance, Balancer, Measurement, Schedule, auto_ratio
 from tests import toys
 
 FALLING, KEY = [1, 1, 1, 0.75, 0.5, 0.25, 0, 0], 'distillers.x'
@@ -88,7 +88,7 @@ def test_weights_are_the_definitions_also_when_resumed(seed):
         lines += balancer.begin(iteration, float(iteration % 7 > 0), KEY)
         assert not (balancer.due and iteration % 7 == 0), 'a factor of 0 is not measured'
         if balancer.due:
-            measurement = Try(iteration, math.exp(draw.gauss(0, spread)), math.exp(draw.gauss(0, spread)))
+            measurement = Measurement(iteration, math.exp(draw.gauss(0, spread)), math.exp(draw.gauss(0, spread)))
             if draw.random() < invalid_share:
                 norm = draw.choice([dict(task=0.0), dict(method=math.inf), dict(method=math.nan), dict(method=0.0)])
                 measurement = measurement._replace(**norm)
@@ -140,7 +140,7 @@ def test_what_cannot_be_measured_ends_the_run_or_is_cut_once(task, own, error, w
     with pytest.raises(error or StopIteration, match=words if error else None):
         for iteration in range(11):
             lines += [line for _, line in balancer.begin(iteration, 1.0, KEY)]
-            lines += [balancer.add(Try(iteration, task, own), 5.0, KEY) or ''] if balancer.due else []
+            lines += [balancer.add(Measurement(iteration, task, own), 5.0, KEY) or ''] if balancer.due else []
         raise StopIteration
     if error is None:
         assert len([line for line in lines if re.search(words, line)]) == 1
@@ -156,7 +156,7 @@ def test_auto_is_shared_by_distillers_and_lower_for_sgd():
     balancer.choose_ratio(5.0)
     balancer.start(40, 1)
     balancer.begin(0, 1.0, KEY)
-    balancer.add(Try(0, 2.0, 1.0), 1.0, KEY)
+    balancer.add(Measurement(0, 2.0, 1.0), 1.0, KEY)
     assert balancer.weight == 10.0
 
 

@@ -13,7 +13,7 @@ import torch
 
 from mmdistill_dense.distillers.base import Distiller
 from mmdistill_dense.distillers.feature import FeatureDistiller
-from mmdistill_dense.distillers.schedule import Balance, Balancer, Try
+from mmdistill_dense.distillers.schedule import Balance, Balancer, Measurement
 from mmdistill_dense.model.balanced_step import balanced_place
 from mmdistill_dense.registry import DISTILLERS
 from tests import toys
@@ -148,7 +148,7 @@ def test_a_plan_begins_where_it_measures_anew():
     assert sorted(balancer.plan) == [40 + iteration for iteration in PLAN] and balancer.window == 52
     for iteration in sorted(balancer.plan):
         assert not balancer.begin(iteration, 1.0, 'kd') and balancer.due
-        balancer.add(Try(iteration, 8.0, 2.0), 1.0, 'kd')
+        balancer.add(Measurement(iteration, 8.0, 2.0), 1.0, 'kd')
     resumed = Balancer(balancer.option)
     resumed.load(balancer.state())
     resumed.start(100, 1, begin=50)

@@ -342,7 +342,7 @@ def test_maps_that_do_not_vary(tmp_path):
 
 def test_only_the_first_step_looks_and_that_of_a_resumed_run(tmp_path):
     model = pair(dict(kd=KD))
-    with mock.patch.object(InputStats, 'measure', side_effect=InputStats.measure) as looked:
+    with mock.patch.object(InputStats, 'of', side_effect=InputStats.of) as looked:
         runner = toys.train(tmp_path, model, iters=2)
     assert looked.call_count == 1 and toys.teacher_of(runner.model).input_stats is None
     assert not toys.hooks_left(runner.model)

@@ -22,7 +22,7 @@ from torch import nn
 from mmdistill_dense.distillers.roi_head_kd import RoIHeadKD
 from mmdistill_dense.pretrain import BackboneStudent
 from mmdistill_dense.registry import TRANSFORMS
-from mmdistill_dense.unlabelled.step import Unlabelled, UnlabelledOption, prepared, unlabelled_of
+from mmdistill_dense.unlabelled.step import Unlabelled, UnlabelledOption, prepare_batch, unlabelled_of
 from mmdistill_dense.unlabelled.stream import PassSampler, open_pictures
 from mmdistill_dense.utils.reproducible import stream_states
 from tests import toys
@@ -363,7 +363,7 @@ def test_pcd_compares_and_stores_both_parts_without_padding():
     pcd = dict(type='PCD', queue_size=64, student_tap='backbone[3]', enqueue='pooled')
     model = seg_model(dict(pcd=pcd))
     more = toys.bare(toys.seg_batch(3, seed=3, side=48))  # padded to 64
-    _, samples = prepared(model, more)
+    _, samples = prepare_batch(model, more)
     assert [tuple(one.metainfo['pad_shape']) for one in samples] == [(64, 64)] * 3
     masks = []
     compare = model.distillers['pcd'].compare
@@ -451,7 +451,7 @@ def test_an_augmentation_of_batches_stays_the_labelled_ones(option, size):
     batch = crowded()
     for sample in batch['data_samples']:
         sample.ignored_instances = InstanceData()  # as mmdet's PackDetInputs leaves it where there are no labels
-    inputs, samples = prepared(model, batch)
+    inputs, samples = prepare_batch(model, batch)
     assert inputs.shape[-2:] == (size, size) and vars(augment) == before
     assert not any('bboxes' in part for one in samples for part in (one.gt_instances, one.ignored_instances))
 

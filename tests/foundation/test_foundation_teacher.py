@@ -16,7 +16,7 @@ from mmdistill_dense.apps.export.write_student import export_backbone
 from mmdistill_dense.apps.project import sides
 from mmdistill_dense.foundation.foundation_teacher import FoundationTeacher, LinearHead, VisionTransformer
 from mmdistill_dense.foundation.vit import ViT, architecture
-from mmdistill_dense.foundation.vit_file import named
+from mmdistill_dense.foundation.vit_file import public_weights
 from tests import toys
 from tests.docs_blocks import blocks
 from tests.faults.tools import resumed_alike
@@ -342,7 +342,7 @@ def test_keys_of_a_trained_student_have_no_bias_as_in_its_files() -> None:
         optimizer.step()
     assert not any(block.attn.qkv.bias.grad.chunk(3)[1].any() for block in network.blocks)
     teacher = FoundationTeacher(files.tiny('dinov3'))
-    teacher.load_teacher(saved(named(network, 'original')))
+    teacher.load_teacher(saved(public_weights(network, 'original')))
     with torch.no_grad():
         torch.testing.assert_close(teacher.eval()(files.picture(32, 48)), network.eval()(files.picture(32, 48))[0])
 
@@ -387,13 +387,13 @@ def test_a_student_is_exported_under_public_names(case: str, names: str) -> None
     network = VisionTransformer(files.tiny(case))
     network.init_weights()
     teacher = FoundationTeacher(files.tiny(case))
-    teacher.load_teacher(saved(named(network, names)))
+    teacher.load_teacher(saved(public_weights(network, names)))
     picture = files.picture(32, 48)
     with torch.no_grad():
         assert torch.equal(teacher.eval()(picture), network.eval()(picture)[0])
     if case != 'mae':  # whose files also hold a decoder, or have a prefix
         known = {name for name in files.shapes(case, names) if not name.endswith('mask_token')}
-        assert {*named(network, names)} == known
+        assert {*public_weights(network, names)} == known
 
 
 def exported(option: dict, folder: Path, *names: str) -> Path:
@@ -426,7 +426,7 @@ def test_the_head_of_the_guide_teaches(tmp_path: Path, monkeypatch: pytest.Monke
     Path('head.py').write_text(guide.text.replace('-08c60483', ''))  # the hash of the published file
     network = ViT(architecture('dinov3_vits16'))
     network.init_weights()
-    torch.save(named(network, 'original'), 'dinov3_vits16_pretrain_lvd1689m.pth')
+    torch.save(public_weights(network, 'original'), 'dinov3_vits16_pretrain_lvd1689m.pth')
     seg_folder(Path('leaves'))
     student = 'mmseg::pspnet/pspnet_r18-d8_4xb2-80k_cityscapes-512x1024.py'
     words = ['--data', 'leaves', '--student', student, '--teacher', 'head.py', '--method', 'kd']

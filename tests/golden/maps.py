@@ -16,7 +16,7 @@ from mmdistill_dense.distillers.freekd import band_gate
 from mmdistill_dense.distillers.maskd.token_files import BRANCH as PROB
 from mmdistill_dense.distillers.maskd.token_files import TOKEN
 from mmdistill_dense.losses import Branch, softmax_divergence
-from mmdistill_dense.networks.class_pairs import ClassPairs, merged
+from mmdistill_dense.networks.class_pairs import ClassPairs, combine
 from tests.golden.reading import File, Results, losses_of, numbered, set_up, with_gradients
 
 # AfDCD
@@ -368,7 +368,7 @@ def class_softmax(file: File) -> Results:
         order = [one for one in order if one != last] + [last]
     for side, x in (('student', student), ('teacher', teacher)):
         groups = [getattr(group, side) for group in pairs.groups]
-        found[f'{side}_groups'] = merged(x, groups, 'logsumexp')[:, order]
+        found[f'{side}_groups'] = combine(x, groups, 'logsumexp')[:, order]
     found['row_weight'] = torch.ones(file['row_weight'].shape, dtype=file.dtype) if weight is None else weight
     return found
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from mmdistill_dense import losses
 from mmdistill_dense.distillers import PCD, QueueKL, SimReg
 from mmdistill_dense.distillers.pcd import parts
-from mmdistill_dense.distillers.pcd.parts import Compared, NegativeQueue, PixelAttention
+from mmdistill_dense.distillers.pcd.parts import LevelTensors, NegativeQueue, PixelAttention
 from mmdistill_dense.engine import LARS
 from mmdistill_dense.pretrain.views import JITTERS, GaussianBlur, RandomGrayscale, RandomResizedCrop, Solarize
 from mmdistill_dense.utils.reproducible import fork_rng
@@ -50,7 +50,7 @@ def two_view(file: File) -> Results:
         students, teachers = [file.leaf(f's{view}') for view in (1, 2)], [file.tensor(f't{view}') for view in (1, 2)]
         distiller = bare(students, teachers, file['queue_before'], file['ptr_before'], view_pairing=pairing)
         distiller.temperature = float(file['tau'])
-        keys = distiller._keys(Compared([], [], teachers[0], None, None, []), 0)
+        keys = distiller._keys(LevelTensors([], [], teachers[0], None, None, []), 0)
         ranks = losses.key_ranks(students[0].detach().mean((2, 3)), keys, distiller.queue.negatives())
         terms = losses_of(distiller, students, teachers)
         terms['loss_pcd'].backward()

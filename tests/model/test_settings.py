@@ -16,7 +16,7 @@ from mmdistill_dense import distillers
 from mmdistill_dense.apps.check import Options, check_config
 from mmdistill_dense.apps.check.render import show
 from mmdistill_dense.apps.recipes.compose import option_files
-from mmdistill_dense.distillers.fragments import expand, put_all, resolved
+from mmdistill_dense.distillers.fragments import expand, replace_settings, resolve_settings
 from mmdistill_dense.distillers.schedule import AUTO_RATIO, AUTO_RATIO_SGD
 from mmdistill_dense.engine.resume import comparable, differ, identity
 from mmdistill_dense.registry import DISTILLERS
@@ -126,10 +126,10 @@ def test_every_method_gets_what_it_got():
             for task in ('seg', 'det'):
                 name = f'{word} {kind} {task}'
                 if name in stored:
-                    assert plain(resolved(dict(type=kind, settings=word), task, KEY)) == stored[name], name
+                    assert plain(resolve_settings(dict(type=kind, settings=word), task, KEY)) == stored[name], name
                 else:
                     with pytest.raises(ValueError, match='settings'):
-                        resolved(dict(type=kind, settings=word), task, KEY)
+                        resolve_settings(dict(type=kind, settings=word), task, KEY)
 
 
 def test_shipped_options_with_settings_are_what_they_were():
@@ -140,8 +140,8 @@ def test_shipped_options_with_settings_are_what_they_were():
         for name, option in shipped.items():
             for task in ('seg', 'det'):
                 if f'auto {option["type"]} {task}' in stored:
-                    one = put_all(shipped, {name: 'auto'}, task, 'k')[name]
-                    found[f'{name} {task}'] = plain(resolved(one, task, KEY))
+                    one = replace_settings(shipped, {name: 'auto'}, task, 'k')[name]
+                    found[f'{name} {task}'] = plain(resolve_settings(one, task, KEY))
         digest = hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()[:8]
         assert STORED['shipped'].get(file.stem, digest) == digest, file
 
@@ -152,7 +152,7 @@ def test_a_config_inherits_a_fragment(tmp_path):
         'distillers = dict(maskd=dict(num_tokens=4))\n'
     )
     mine = Config.fromfile(tmp_path / 'mine.py').distillers.to_dict()['maskd']
-    assert mine == resolved(dict(type='MasKD', settings='auto', num_tokens=4), 'seg', KEY)
+    assert mine == resolve_settings(dict(type='MasKD', settings='auto', num_tokens=4), 'seg', KEY)
 
 
 def test_a_class_of_ones_own_gets_those_of_its_base_and_no_table_of_its_own():
@@ -189,7 +189,7 @@ def test_published_is_what_the_method_has_and_in_place_of_shipped_options_these(
         assert expand(method('MasKD'), dict(options, num_tokens=2), 'seg', KEY) == (dict(num_tokens=2), '')
     assert method('MasKD')().settings == ''
     shipped = dict(type='AT', loss_weight=3.0)
-    assert put_all(dict(x=dict(shipped, settings='auto')), dict(x='published'), 'det', 'k') == dict(x=shipped)
+    assert replace_settings(dict(x=dict(shipped, settings='auto')), dict(x='published'), 'det', 'k') == dict(x=shipped)
 
 
 @pytest.mark.parametrize(('kind', 'options', 'task', 'message'), [
@@ -220,9 +220,9 @@ def test_mistakes_name_the_key(kind, options, task, message):
     ('FGD', dict(schedule=dict(stop_at=0.5), settings='published'), {}),
 ])  # fmt: skip
 def test_settings_in_place_of_shipped_options(kind, shipped, left):
-    found = put_all(dict(x=dict(shipped, type=kind)), dict(x='auto'), 'det', 'k')['x']
+    found = replace_settings(dict(x=dict(shipped, type=kind)), dict(x='auto'), 'det', 'k')['x']
     assert found == dict(left, type=kind, settings='auto')
-    assert resolved(found, 'det', KEY)['balance'], 'and they can be expanded'
+    assert resolve_settings(found, 'det', KEY)['balance'], 'and they can be expanded'
 
 
 ATTENTION = dict(type='AT', student_tap='backbone[3]')

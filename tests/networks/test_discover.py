@@ -8,8 +8,8 @@ from mmdistill_dense import distillers
 from mmdistill_dense.config.resolve import load_model
 from mmdistill_dense.distillers.feature import FeatureDistiller
 from mmdistill_dense.engine.resume import describe, differ, identity
-from mmdistill_dense.networks.auto_taps import MapCandidate, NetworkMaps, discover, pair_taps
-from mmdistill_dense.networks.building import build_network, copied
+from mmdistill_dense.networks.auto_taps import Found, MapCandidate, discover, pair_taps
+from mmdistill_dense.networks.building import build_network, copy_network
 from mmdistill_dense.networks.recording import Recorder
 from mmdistill_dense.networks.taps import Tap
 from mmdistill_dense.registry import DISTILLERS
@@ -26,7 +26,7 @@ def found(option, size=(64, 64)):
 
 
 def discover_student(network, size):
-    return discover(lambda: copied(network), size, trains=True)
+    return discover(lambda: copy_network(network), size, trains=True)
 
 
 def taps_of(chosen):
@@ -76,11 +76,11 @@ def places(*strides, part='backbone'):
 ])  # fmt: skip
 def test_backbones_are_paired_from_the_end(student, teacher, pairs):
     """And a head with a head whose stride differs by a factor of 2 at most."""
-    chosen = pair_taps(NetworkMaps('S', backbone=places(*student)), NetworkMaps('T', backbone=places(*teacher)))
+    chosen = pair_taps(Found('S', backbone=places(*student)), Found('T', backbone=places(*teacher)))
     assert [(pair.student.tap, pair.teacher.tap) for pair in chosen.pairs] == [
         (f'backbone[{s}]', f'backbone[{t}]') for s, t in pairs
     ]
-    one, two = (NetworkMaps('S', True, places(8), head=places(stride, part='decode_head')[0]) for stride in (2, 8))
+    one, two = (Found('S', True, places(8), head=places(stride, part='decode_head')[0]) for stride in (2, 8))
     chosen = pair_taps(one, two)
     assert [pair.student.tap for pair in chosen.pairs] == ['backbone[0]'] and 'factor of 2' in chosen.notes[0]
 
@@ -140,7 +140,7 @@ def test_frozen_levels_of_the_student_are_left_out_but_not_of_the_teacher():
     network.backbone.requires_grad_(False)
     network.backbone.layer4.requires_grad_(True)
     before = torch.get_rng_state()
-    student, teacher = discover_student(network, (64, 64)), discover(lambda: copied(network), (64, 64))
+    student, teacher = discover_student(network, (64, 64)), discover(lambda: copy_network(network), (64, 64))
     assert network.training and not next(network.parameters()).is_meta and not toys.hooks_left(network)
     assert torch.equal(before, torch.get_rng_state()), 'the network stays as it is'
     chosen = pair_taps(student, teacher)

@@ -145,9 +145,7 @@ PICTURES = (draw(2, 3, 16, 16) * 256).floor()
 
 
 def look_at(pixels, preprocessor, **maps):
-    return InputStats.measure(
-        normalised(pixels, preprocessor), preprocessor, {name: [one] for name, one in maps.items()}
-    )
+    return InputStats.of(normalised(pixels, preprocessor), preprocessor, {name: [one] for name, one in maps.items()})
 
 
 def refuse(*looks, **config):
@@ -194,8 +192,8 @@ def test_data_of_another_kind_go_on(monkeypatch):
     """In units of their own, with more axes, in half precision; and a dark batch of one process."""
     for mean, std in ((2.5, 2.1), (-500.0, 400.0), (0.02, 0.01), (1e4, 3e3)):
         refuse(look_at(mean + std * torch.randn(2, 3, 16, 16), dict(mean=[mean], std=[std])))
-    video = InputStats.measure(normalised(PICTURES, IMAGENET)[:, :, None], IMAGENET, {})
-    half = InputStats.measure(normalised(torch.ones(2, 3, 16, 16).triu(), IMAGENET).half(), IMAGENET, {})
+    video = InputStats.of(normalised(PICTURES, IMAGENET)[:, :, None], IMAGENET, {})
+    half = InputStats.of(normalised(torch.ones(2, 3, 16, 16).triu(), IMAGENET).half(), IMAGENET, {})
     refuse(video, half)
     assert video.high == pytest.approx(255, abs=1) and half.whole
     wrong, right = (look_at(pixels, IMAGENET) for pixels in (PICTURES / 255, PICTURES))
@@ -216,7 +214,7 @@ def test_maps_that_do_not_vary_are_refused_and_those_that_vary_somewhere_go_on()
     single, queries, rows = torch.ones(2, 5, 1, 1), draw(2, 7, 5), torch.ones(9, 5)
     refuse(look_at(PICTURES, IMAGENET, dead=dead, faint=faint, single=single, queries=queries, rows=rows))
     refuse(look_at(torch.zeros(2, 3, 16, 16), IMAGENET, map=torch.zeros(2, 5, 4, 4)))
-    refuse(InputStats.measure(normalised(PICTURES, IMAGENET), IMAGENET, dict(neck=[torch.zeros(2, 5, 4, 4), dead])))
+    refuse(InputStats.of(normalised(PICTURES, IMAGENET), IMAGENET, dict(neck=[torch.zeros(2, 5, 4, 4), dead])))
 
 
 @pytest.mark.parametrize('random', [False, True])

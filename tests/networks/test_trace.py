@@ -21,7 +21,7 @@ from mmdistill_dense.apps.inspect.step_cost import build_student
 from mmdistill_dense.config.resolve import load_model
 from mmdistill_dense.engine.distill_hook import DistillerState
 from mmdistill_dense.networks.acceleration import Acceleration
-from mmdistill_dense.networks.building import build_network, complete_heads, copied
+from mmdistill_dense.networks.building import build_network, complete_heads, copy_network
 from mmdistill_dense.networks.modes import _CHANGES, attributes, run_as_trained, train_without_noise
 from mmdistill_dense.networks.taps import Tap
 from mmdistill_dense.networks.teacher import FrozenTeacher
@@ -239,7 +239,7 @@ def test_a_network_with_computed_tensors_is_copied():
     network.places = network.weight + 1
     with pytest.raises(RuntimeError, match='graph leaves'):
         copy.deepcopy(network)
-    again = copied(network)
+    again = copy_network(network)
     assert torch.equal(again.priors, network.priors) and again.places is not network.places
     assert again.weight is not network.weight and torch.equal(again.weight, network.weight)
 

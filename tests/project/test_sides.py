@@ -20,7 +20,7 @@ from mmdistill_dense.apps.project.picture_folders import usual_size
 from mmdistill_dense.apps.project.sides import Side, overrides, predicts_masks, read_side
 from mmdistill_dense.apps.project.teachers import reuse_teacher
 from mmdistill_dense.foundation.vit import Rotary, ViT, architecture
-from mmdistill_dense.foundation.vit_file import named
+from mmdistill_dense.foundation.vit_file import public_weights
 from tests import toys
 
 FASTSCNN = 'mmseg::fastscnn/fast_scnn_8xb4-160k_cityscapes-512x1024.py'
@@ -265,7 +265,7 @@ def test_the_periods_of_a_rotary_model_are_compared(tmp_path: Path) -> None:
     with torch.device('meta'):
         network = ViT(architecture('dinov3_vits16'))
     network.rope = Rotary(network.shape.dim // network.shape.heads)
-    state = named(network, 'original')
+    state = public_weights(network, 'original')
     mask = torch.tensor([1.0, 0, 1]).repeat_interleave(network.shape.dim)  # keys have no bias
     zero = torch.zeros(())
     state = {name: mask if 'bias_mask' in name else zero.expand(entry.shape) for name, entry in state.items()}

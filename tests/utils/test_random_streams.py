@@ -26,7 +26,7 @@ from mmdistill_dense.utils.reproducible import (
     seed_everything,
     stream_states,
 )
-from mmdistill_dense.utils.runner_internals import undrawn
+from mmdistill_dense.utils.runner_internals import fresh_loader
 
 
 def draw():
@@ -184,11 +184,11 @@ def test_samplers_that_have_drawn_begin_anew():
     runner = SimpleNamespace(cfg=cfg, seed=3, build_dataloader=Runner.build_dataloader)
     loader = Runner.build_dataloader(dict(cfg.train_dataloader, dataset=Shaped()), seed=5)
     first = list(itertools.islice(expected := iter(loader.batch_sampler), 6))
-    again = undrawn(runner, loader)
+    again = fresh_loader(runner, loader)
     assert again.dataset is loader.dataset and list(itertools.islice(again.batch_sampler, 6)) == first
     own = DataLoader(Shaped(), 5, sampler=type('Own', (InfiniteSampler,), {})(Shaped(), seed=3))
     order = list(itertools.islice(drawn := iter(own.sampler), 4))
-    assert undrawn(runner, own) is own and list(itertools.islice(own.sampler, 4)) == order, 'no loader of the config'
+    assert fresh_loader(runner, own) is own and list(itertools.islice(own.sampler, 4)) == order, 'not of the config'
     del expected, drawn
 
 

@@ -63,7 +63,7 @@ from mmdistill_dense.utils.reproducible import fork_rng, seed_everything
 from mmdistill_dense.utils.runner_internals import AUXILIARY, Network, parameters_in_use
 from mmdistill_dense.utils.validate import message_of
 from mmdistill_dense.weights.mmengine_loader import install_reader
-from mmdistill_dense.weights.strict_load import is_path, local_file, named_as, read_checkpoint, state_dict_of
+from mmdistill_dense.weights.strict_load import is_path, local_file, match_names, read_checkpoint, state_dict_of
 
 SPLITS = ('train', 'val', 'test')
 VIEW_SIDE = 224  # of a generated view if the config gives no size
@@ -289,7 +289,7 @@ def _load_weights(subject: Subject) -> None:
         install_reader()
         content = CheckpointLoader.load_checkpoint(str(start), map_location='cpu')
     own = model.state_dict()
-    state = named_as(own, state_dict_of(content, start))
+    state = match_names(own, state_dict_of(content, start))
     fitting = {name: value for name, value in state.items() if name in own and own[name].shape == value.shape}
     model.load_state_dict(fitting, strict=False)
     subject.started = len(fitting), len(own)

@@ -29,7 +29,7 @@ from mmdistill_dense.config.resolve import (
 from mmdistill_dense.distillers.feature import FeatureDistiller
 from mmdistill_dense.foundation.vit import PatchMap
 from mmdistill_dense.model.distill_model import Distilled, distillers_of
-from mmdistill_dense.networks.auto_taps import NetworkMaps, discover, nothing_to_pair, pair_taps
+from mmdistill_dense.networks.auto_taps import Found, discover, nothing_to_pair, pair_taps
 from mmdistill_dense.networks.building import move
 from mmdistill_dense.networks.inputs import InputGrid
 from mmdistill_dense.networks.modes import train_without_noise
@@ -340,7 +340,7 @@ def auto_taps(config: Config, size: Size | None = None) -> tuple[list[str], dict
     """
     lines, taps = list[str](), dict[str, dict[str, None]]()
 
-    def found(option: ModelConfig, grid: InputGrid | None = None, trains: bool = False) -> NetworkMaps:
+    def found(option: ModelConfig, grid: InputGrid | None = None, trains: bool = False) -> Found:
         with DefaultScope.overwrite_default_scope(option.scope), quiet():
             return discover(TeacherOption('model', '', option, grid=grid).build, side, trains)
 

@@ -27,7 +27,7 @@ from mmdistill_dense.apps.export.without_package import ORIGIN, head_of, without
 from mmdistill_dense.config.resolve import ModelConfig
 from mmdistill_dense.config.values import layers, pipeline_of, type_name
 from mmdistill_dense.foundation.vit import ViT
-from mmdistill_dense.foundation.vit_file import named
+from mmdistill_dense.foundation.vit_file import public_weights
 from mmdistill_dense.networks.building import build_network
 from mmdistill_dense.utils.files import save_whole, write_text, write_whole
 from mmdistill_dense.utils.literals import assignments
@@ -51,7 +51,7 @@ def export_backbone(config: Config, checkpoint: str | Path, out: str | Path, nam
         raise ValueError(f'names={names!r}: {kind} has one set of names; the option is for VisionTransformer.')
     names = names or ('original' if isinstance(backbone, ViT) else None)  # a file of our names is read by no one
     meta.pop('dataset_meta', None)  # classes are of the head
-    save_whole({'meta': meta, 'state_dict': named(backbone, names) if names else backbone.state_dict()}, path)
+    save_whole({'meta': meta, 'state_dict': public_weights(backbone, names) if names else backbone.state_dict()}, path)
     return path
 
 

@@ -13,7 +13,7 @@ from mmdistill_dense.apps.project.sides import Side
 from mmdistill_dense.apps.recipes.compose import best, methods, option_files
 from mmdistill_dense.config.values import type_name
 from mmdistill_dense.distillers.feature import FeatureDistiller
-from mmdistill_dense.distillers.fragments import AUTO, put_all, resolved
+from mmdistill_dense.distillers.fragments import AUTO, replace_settings, resolve_settings
 from mmdistill_dense.networks.taps import resolve_tap
 from mmdistill_dense.registry import DISTILLERS
 
@@ -64,11 +64,11 @@ def distillers_for(method: str, student: Side, teacher: Side | None, steps: int)
         raise ValueError(f'--method {method}: {lacks}. These methods fit: {", ".join(fitting) or "none"}.')
     from mmdistill_dense.distillers.maskd.token_distiller import TokenDistiller  # loaded only where it is used
 
-    distillers = put_all(distillers, dict.fromkeys(distillers, AUTO), student.task, f'--method {method}')
+    distillers = replace_settings(distillers, dict.fromkeys(distillers, AUTO), student.task, f'--method {method}')
     for option in distillers.values():
         if issubclass(DISTILLERS.get(option['type']), TokenDistiller) and steps < _TOKEN_STEPS:
             option['learn'] = {**option.get('learn', {}), 'max_iters': steps}
-    return {name: resolved(option, student.task, name) for name, option in distillers.items()}
+    return {name: resolve_settings(option, student.task, name) for name, option in distillers.items()}
 
 
 def shipped(method: str, student: Side, teacher: Side) -> tuple[dict[str, Any], str]:
@@ -117,4 +117,4 @@ def on_map(method: str, task: str) -> dict[str, Any]:
     if method not in by_name:
         raise KeyError(f'--method {method}: it does not compare maps alone. These do: {", ".join(sorted(by_name))}.')
     option = {'type': by_name[method].__name__, 'student_tap': 'backbone[-1]', 'teacher_tap': 'map', 'settings': AUTO}
-    return resolved(option, task, method)
+    return resolve_settings(option, task, method)

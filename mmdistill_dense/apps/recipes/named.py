@@ -97,9 +97,9 @@ def read_config(name: str | Path, options: Mapping[str, Any] | None = None) -> C
         chosen = {match[1]: settings for key, settings in options.items() if (match := _SETTINGS.fullmatch(key))}
         task, distillers = TASKS.get(config.get('default_scope')), (config.get('model') or {}).get('distillers')
         if chosen and distillers and task:
-            from mmdistill_dense.distillers.fragments import put_all  # imports all methods
+            from mmdistill_dense.distillers.fragments import replace_settings  # imports all methods
 
-            freed = put_all(distillers, chosen, task, 'model.distillers')
+            freed = replace_settings(distillers, chosen, task, 'model.distillers')
             pairs = [(key, name) for key in freed for name in {*distillers[key]} - {*freed[key], 'settings'}]
             constants = {f'model.distillers.{key}.{name}' for key, name in pairs} - options.keys()
             if constants:

@@ -17,7 +17,7 @@ from mmdistill_dense.apps.suite.definition import Definition, Method, Teacher, f
 from mmdistill_dense.config.local_code import own_config
 from mmdistill_dense.config.resolve import is_distill_model, load_model, read_file, teachers_of
 from mmdistill_dense.config.values import accumulated, chain, flat, listed, plain
-from mmdistill_dense.distillers.fragments import put_all
+from mmdistill_dense.distillers.fragments import replace_settings
 from mmdistill_dense.utils.literals import BRACES
 from mmdistill_dense.weights.strict_load import sha256
 
@@ -59,7 +59,9 @@ def method_config(definition: Definition, method: Method) -> Config:
         config.model.distillers = read_file(method.options_file).distillers
     if method.settings is not None:
         chosen = dict.fromkeys(config.model.distillers, method.settings)
-        config.model.distillers = ConfigDict(put_all(config.model.distillers, chosen, definition.task, location))
+        config.model.distillers = ConfigDict(
+            replace_settings(config.model.distillers, chosen, definition.task, location)
+        )
     if method.unlabelled:
         config.model.unlabelled = method.unlabelled
     if config.model.get('unlabelled'):

@@ -325,7 +325,7 @@ def view_pairs(pairing: str | None, views: int, key: str) -> list[tuple[int, int
 
 
 @dataclass
-class Compared:
+class LevelTensors:
     """The tensors that one level of a step compares."""
 
     maps: Sequence[Tensor]

@@ -15,7 +15,7 @@ from mmdistill_dense.distillers.pcd.parts import (
     AUTO_SIZE,
     HEAD,
     ChannelCenter,
-    Compared,
+    LevelTensors,
     NegativeQueue,
     PixelAttention,
     Views,
@@ -203,7 +203,7 @@ class PCD(Distiller):
                     center.update(tensors.key_map, tensors.mask)
         return terms
 
-    def compare(self, level: int, views: Views, data_samples: Samples) -> Compared:
+    def compare(self, level: int, views: Views, data_samples: Samples) -> LevelTensors:
         """Return the tensors that one level of a step compares; neither computes a loss nor changes the queue.
 
         With a single view the data samples tell which pixels are padding.
@@ -224,7 +224,7 @@ class PCD(Distiller):
             grids = {(i, j): losses.to_grid(maps[j], sizes[i]) for i, j in {(0, 0), *pairs}}
             targets = [take_pixels(grids[i, j], chosen[i]) for i, j in pairs]
             rows = [losses.pixel_pairs(heads[i], t, valid) for (i, _), t in zip(pairs, targets, strict=True)]
-            return Compared(students, heads, grids[0, 0], mask, valid, rows, inside)
+            return LevelTensors(students, heads, grids[0, 0], mask, valid, rows, inside)
 
     def positions(self, pixels: int, level: int) -> Tensor | None:
         """Return this iteration's flat pixel indices of a level; ``None`` is all."""
@@ -245,7 +245,7 @@ class PCD(Distiller):
         assert isinstance(queue, NegativeQueue)
         return queue
 
-    def _keys(self, tensors: Compared, level: int) -> Tensor:
+    def _keys(self, tensors: LevelTensors, level: int) -> Tensor:
         """Return the unit vectors for the queue; vectors without a direction are zeros, which do not enter."""
         if self.enqueue == 'pooled':
             keys = tensors.key()

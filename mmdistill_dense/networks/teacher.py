@@ -18,7 +18,7 @@ from mmdistill_dense.config.values import num_classes, with_one_more_class
 from mmdistill_dense.networks.building import move
 from mmdistill_dense.networks.class_pairs import ClassPairs, check_names
 from mmdistill_dense.networks.inputs import InputStats
-from mmdistill_dense.networks.modes import attributes, followed
+from mmdistill_dense.networks.modes import followed
 from mmdistill_dense.networks.recording import Recorder, run_parts
 from mmdistill_dense.networks.taps import Tap
 from mmdistill_dense.networks.trace import TeacherOption, Traced
@@ -66,7 +66,7 @@ class FrozenTeacher:
         self.input_stats: list[InputStats] | None = None  # of each pass in the first step of a run
         self._step_cache: dict[Hashable, Any] | None = None
         self._recorder: Recorder | None = None  # of the network, which the options of `accelerate` have prepared
-        self._followed: Sequence[nn.Module] = ()  # what runs in training mode
+        self._as_trained = False  # whether its modules are in the mode of a training, but for what is random there
         self._draws: bool | None = None  # whether it draws random numbers; the first pass finds out
 
     @property
@@ -79,7 +79,7 @@ class FrozenTeacher:
 
     def __getstate__(self) -> dict[str, Any]:
         state = {**vars(self), 'network': None, 'input_stats': None, '_step_cache': None}
-        state |= {'_recorder': None, '_followed': (), '_draws': None}
+        state |= {'_recorder': None, '_draws': None}
         del state['users']
         return state
 
@@ -226,15 +226,23 @@ class FrozenTeacher:
             else:
                 runs = [self._record(view) for view in views]
                 tensors = {tap.text: [map_ for run in runs for map_ in run[tap.text]] for tap in self.plan.taps}
-        if is_first and self._draws and (as_trained := self._followed):  # or is it random in training alone?
-            self._followed, self._draws = [], None
+        if is_first and self._draws and self._as_trained:  # or is it random in training alone?
+            self._run_as_trained(False)
+            self._draws = None
             quiet = self(inputs, seed, samples)
             if not self._draws:
                 warning = 'draws random numbers in training, so its taps are those of eval mode'
                 print_log(f'{self.key} {warning}.', 'current', logging.WARNING)
                 return quiet
-            self._followed = as_trained
+            self._run_as_trained(True)
         return tensors
+
+    def _run_as_trained(self, as_trained: bool) -> None:
+        """Put the modules that compute something else in training into that mode, or back into eval mode."""
+        assert self.network is not None, 'the teacher is loaded before training'
+        self._as_trained = as_trained
+        for module in followed(self.network):
+            module.training = as_trained  # not train(), which does more in backbones of mm*
 
     @contextmanager
     def _own_streams(self, seed: int) -> Iterator[None]:
@@ -253,11 +261,10 @@ class FrozenTeacher:
         if self._recorder is None:
             acceleration.prepare(self.network)
             # of the loaded network: a head made for its file may have other layers than the traced one
-            self._followed = followed(self.network) if plan.as_trained else []
+            self._run_as_trained(plan.as_trained)
             self._recorder = Recorder(self.network, plan.taps, f'{self.key} tap', plan.stop_after)
         pixels = self.renormalised(inputs)
         with ExitStack() as stack:
-            stack.enter_context(attributes(*self._followed, training=True))
             prepared = stack.enter_context(acceleration.running(pixels)) if acceleration.changes_pass else pixels
             tensors = stack.enter_context(self._recorder.recording())
             run_parts(self.network, plan.taps, prepared, heads=plan.heads, samples=samples)

@@ -539,10 +539,9 @@ SEGMENTORS = (
 
 
 @pytest.mark.soak
-@pytest.mark.parametrize('small', [True, False])
-@pytest.mark.parametrize('name', SEGMENTORS)
+@pytest.mark.parametrize(('name', 'small'), [*((name, True) for name in SEGMENTORS), ('PIDNet', False)])
 def test_segmentors_of_the_page_take_pictures_of_8_sizes(tmp_path, name, small):
-    """At the zoo's own test size and at a small one, with the pipeline of the zoo, which keeps the ratio.
+    """At a small test size, with the pipeline of the zoo, which keeps the ratio; PIDNet at the zoo's size too.
 
     A graph that declares one size takes that one alone; one that declares none takes all.
     """
@@ -562,14 +561,14 @@ def test_segmentors_of_the_page_take_pictures_of_8_sizes(tmp_path, name, small):
     run, shape = open_graph(made.path), read_description(made.path)['input']['shape']
     sizes = [(256, 192), *whole_graphs.SIZES] if shape[0] == 'height' else [tuple(shape[:2])]
     free, number = shape[0] == 'height', 0
-    for size in sizes:
+    for size in sizes if small else sizes[:4]:  # each takes seconds at 2048x1024
         (labels,) = run(picture(*size))
         assert labels.shape == size
         with suppress(RuntimeError):  # PIDNet and DDRNet themselves take sides that 8 divides
             expected = predicted(config, network, picture(*size)).pred_sem_seg.data[0]
             assert (labels == expected).float().mean() > 0.995
             number += 1
-    assert free and number >= 4, 'all segmentors of the page are free today'
+    assert free and number >= (4 if small else 1), 'all segmentors of the page are free today'
 
 
 # In 8 bits, and what graphs score

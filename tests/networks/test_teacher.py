@@ -36,7 +36,7 @@ def calls_of(module):
     return calls, module.register_forward_hook(lambda *_: calls.append(1))
 
 
-def test_weights_and_mode_never_change():
+def test_weights_and_mode_never_change_and_nothing_random_or_remembered_runs_as_in_training():
     model = toys.distilled(
         student=toys.seg_net('fcn', dropout=0.1),
         teacher=toys.seg_teacher('fcn', decode_head=dict(dropout_ratio=0.5)),
@@ -45,10 +45,13 @@ def test_weights_and_mode_never_change():
     network = toys.teacher_of(model).network
     toys.losses_of(model)  # the first pass folds the batch norms
     before, student = toys.student_state(network), toys.student_state(model)
+    modes = [(name, module.training) for name, module in network.named_modules()]
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     for mode in (True, False, True):
         model.train(mode)
-        assert not any(module.training for module in network.modules())
+        trained = {type(module) for module in network.modules() if module.training}
+        assert {*modes} == {*((name, module.training) for name, module in network.named_modules())}
+        assert nn.BatchNorm2d not in trained and nn.Dropout2d not in trained and nn.Conv2d not in trained
     for seed in range(3):
         optimizer.zero_grad()
         toys.total(toys.losses_of(model, toys.seg_batch(seed=seed))).backward()

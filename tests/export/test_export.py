@@ -275,7 +275,7 @@ def test_values_that_are_no_numbers_are_no_answer():
 def test_one_steep_pixel_is_rounding_but_a_row_is_a_fault():
     """A PIDNet in float32 and in float64 differs by 1e-3 of the largest value at a pixel, and by 1e-5 in the mean."""
     image = picture(1, 96, 96)
-    graph = SimpleNamespace(named=lambda image: {'logits': image})
+    graph = SimpleNamespace(named_outputs=lambda image: {'logits': image})
     for steep, refused in ((np.s_[..., 0, :1], False), (np.s_[..., :1, :], True)):
         shifted = image.clone()
         shifted[steep] += 1e-3 * image.abs().max()

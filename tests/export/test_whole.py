@@ -22,11 +22,11 @@ from torch import nn
 
 from mmdistill_dense.__main__ import main
 from mmdistill_dense.apps.export import cli, export_graph, graphs, open_graph, read_description, whole
-from mmdistill_dense.apps.export.answer import Detections, Labels, Queries, check_known, pasted
+from mmdistill_dense.apps.export.answer import Detections, Labels, Queries, check_known, paste_masks
 from mmdistill_dense.apps.export.graphs import _pooled, describe, graph_of, onnx_of, save_onnx, traced
 from mmdistill_dense.apps.export.prepare import Prepare, preparation
-from mmdistill_dense.apps.export.whole import paired, picture, predicted
-from mmdistill_dense.apps.export.write_student import _sizes, answered, evaluate, load_student
+from mmdistill_dense.apps.export.whole import count_matches, picture, predict_picture
+from mmdistill_dense.apps.export.write_student import _sizes, evaluate, load_student, with_prediction
 from tests import query_nets, toys
 
 SERVE = Path(__file__).parents[2] / 'examples' / 'serve_onnx.py'
@@ -99,7 +99,7 @@ def test_a_picture_is_prepared_as_the_pipeline_does(tmp_path, steps):
     for size in (*SIZES, (112, 160)):
         one = picture(*size)
         with pytest.raises(ZeroDivisionError):
-            predicted(plain, network, one)
+            predict_picture(plain, network, one)
         image, frame, factor, _ = prepare(one)
         expected = kept.pop()
         assert image.shape == expected.shape
@@ -143,17 +143,17 @@ def test_boxes_are_those_of_mmdet(tmp_path, kind):
     number = 0
     for size in SIZES if kind == 'retinanet' else SIZES[1:]:
         one = picture(*size)
-        expected = predicted(plain, network, one).pred_instances
+        expected = predict_picture(plain, network, one).pred_instances
         with torch.no_grad():
             image, *between = prepare(one)
-            maps = graph.named(image)
+            maps = graph.named_outputs(image)
             kept = (Queries if kind == 'dino' else Detections)(network, dict(outputs=maps))
             answer = kept(*between, *maps.values())
-        assert paired(expected, answer) == len(expected) == len(answer[0])
+        assert count_matches(expected, answer) == len(expected) == len(answer[0])
         assert len(answer) == (4 if 'mask' in kind else 3)
         number += len(expected)
     assert number > 20
-    again = predicted(plain, network, one).pred_instances
+    again = predict_picture(plain, network, one).pred_instances
     assert torch.equal(again.bboxes, expected.bboxes), 'mmdet is as it was'
 
 
@@ -162,10 +162,10 @@ def test_labels_are_those_of_mmseg(tmp_path):
     graph, prepare = graph_of(network), Prepare(told_of(plain))
     for size in SIZES:
         one = picture(*size)
-        expected = predicted(plain, network, one).pred_sem_seg.data[0]
+        expected = predict_picture(plain, network, one).pred_sem_seg.data[0]
         with torch.no_grad():
             image, *between = prepare(one)
-            (labels,) = Labels(network, {})(*between, *graph.named(image).values())
+            (labels,) = Labels(network, {})(*between, *graph.named_outputs(image).values())
         assert labels.dtype == torch.uint8 and labels.shape == expected.shape and len(expected.unique()) > 1
         assert (labels == expected).float().mean() > 0.999
 
@@ -174,13 +174,13 @@ def test_boxes_of_a_graph_become_a_prediction_that_metrics_take():
     from mmdet.structures import DetDataSample
 
     answer = [torch.tensor([[1.0, 2, 3, 4]]), torch.tensor([0.5]), torch.tensor([1]), torch.ones(1, 6, 8) > 0]
-    found = answered(DetDataSample(), ['boxes', 'scores', 'labels', 'masks'], answer).pred_instances
+    found = with_prediction(DetDataSample(), ['boxes', 'scores', 'labels', 'masks'], answer).pred_instances
     assert found.bboxes is answer[0] and found.scores.tolist() == [0.5] and found.labels.tolist() == [1]
     assert found.masks.shape == (1, 6, 8)
 
 
 def test_a_mask_is_pasted_where_its_box_is():
-    masks = pasted(torch.ones(1, 4, 4), torch.tensor([[2.0, 3.0, 10.0, 7.0]]), 12, 14) > 0.5
+    masks = paste_masks(torch.ones(1, 4, 4), torch.tensor([[2.0, 3.0, 10.0, 7.0]]), 12, 14) > 0.5
     assert masks[0].nonzero().amin(0).tolist() == [3, 2] and masks[0].nonzero().amax(0).tolist() == [6, 9]
 
 
@@ -190,12 +190,12 @@ def test_pairs_need_the_label_the_place_and_the_score():
     boxes = torch.tensor([[0.0, 0, 100, 100], [0, 0, 50, 50]])
     expected = InstanceData(bboxes=boxes, scores=torch.tensor([0.9, 0.5]), labels=torch.tensor([0, 1]))
     same = [boxes.flip(0), expected.scores.flip(0), expected.labels.flip(0)]
-    assert paired(expected, same) == 2
-    assert paired(expected, [same[0] + torch.tensor([0, 0, 0, 3.0]), *same[1:]]) == 0
-    assert paired(expected, [same[0], same[1] + 0.01, same[2]]) == 0
-    assert paired(expected, [*same[:2], torch.tensor([1, 1])]) == 1
+    assert count_matches(expected, same) == 2
+    assert count_matches(expected, [same[0] + torch.tensor([0, 0, 0, 3.0]), *same[1:]]) == 0
+    assert count_matches(expected, [same[0], same[1] + 0.01, same[2]]) == 0
+    assert count_matches(expected, [*same[:2], torch.tensor([1, 1])]) == 1
     twice = [boxes[[0, 0]], expected.scores[[0, 0]], expected.labels[[0, 0]]]
-    assert paired(expected, twice) == 1, 'each counts once'
+    assert count_matches(expected, twice) == 1, 'each counts once'
 
 
 def test_a_head_that_chooses_boxes_in_its_own_form_is_refused():
@@ -273,7 +273,7 @@ def test_a_graph_answers_where_neither_torch_nor_this_package_is(tmp_path, kind,
     plain, network = loaded(tmp_path, kind)
     one = picture(117, 150)
     mmcv.imwrite(one.numpy()[..., ::-1].copy(), str(tmp_path / 'photo.png'))
-    expected = predicted(plain, network, one)
+    expected = predict_picture(plain, network, one)
     assert main(words_of(tmp_path, 'whole.onnx', '--size', '96', '128', '--whole')) == 0
     assert 'from pictures of any size to answers\nequal   ' in capsys.readouterr().out
     told = read_description(tmp_path / 'whole.onnx')
@@ -288,7 +288,7 @@ def test_a_graph_answers_where_neither_torch_nor_this_package_is(tmp_path, kind,
         if kind == 'pspnet':
             assert (found[0] == expected.pred_sem_seg.data[0].numpy()).mean() > (0.999 if 'whole' in graph else 0.98)
         else:
-            number = paired(expected.pred_instances, [torch.as_tensor(value) for value in found], score=1e-3)
+            number = count_matches(expected.pred_instances, [torch.as_tensor(value) for value in found], score=1e-3)
             assert number >= (0.99 if 'whole' in graph else 0.9) * len(expected.pred_instances) > 5
 
 
@@ -301,8 +301,8 @@ def test_a_detr_is_a_graph_of_one_size(tmp_path, kind):
     plain, network, _, _ = load_student(config, checkpoint)
     run = open_graph(found.path)
     for size in SIZES:
-        expected = predicted(plain, network.eval(), picture(*size)).pred_instances
-        assert paired(expected, run(picture(*size))) == len(expected) > 10
+        expected = predict_picture(plain, network.eval(), picture(*size)).pred_instances
+        assert count_matches(expected, run(picture(*size))) == len(expected) > 10
 
 
 def test_a_preprocessor_s_size_is_height_and_width(tmp_path):
@@ -414,10 +414,10 @@ def compared(folder, monkeypatch, altered=None, sizes=SIZES, side='height'):
 
     def run(one):
         image, *between = prepare(one)
-        return [labels(*between, *graph.named(image).values())[0]]
+        return [labels(*between, *graph.named_outputs(image).values())[0]]
 
     written = []
-    for name in ('_ends', '_joined'):
+    for name in ('_ends', '_join'):
         monkeypatch.setattr(whole, name, lambda *_: (None, None))
     declared = []
     monkeypatch.setattr(whole, '_declare', lambda model, shape, counted: declared.append((shape, counted)))
@@ -449,9 +449,9 @@ def test_a_whole_graph_is_compared_where_the_network_itself_runs(tmp_path, monke
     def stops(plain, network, one):
         if one.shape[0] == SIZES[stopped][0]:
             raise RuntimeError('The size of tensor a (44) must match the size of tensor b (43)')
-        return predicted(plain, network, one)
+        return predict_picture(plain, network, one)
 
-    monkeypatch.setattr(whole, 'predicted', stops)
+    monkeypatch.setattr(whole, 'predict_picture', stops)
     stopped = 1
     assert compared(tmp_path, monkeypatch)['pictures'] == [[96, 128], [60, 200]]
     stopped = 0
@@ -565,7 +565,7 @@ def test_segmentors_of_the_page_take_pictures_of_8_sizes(tmp_path, name, small):
         (labels,) = run(picture(*size))
         assert labels.shape == size
         with suppress(RuntimeError):  # PIDNet and DDRNet themselves take sides that 8 divides
-            expected = predicted(config, network, picture(*size)).pred_sem_seg.data[0]
+            expected = predict_picture(config, network, picture(*size)).pred_sem_seg.data[0]
             assert (labels == expected).float().mean() > 0.995
             number += 1
     assert free and number >= (4 if small else 1), 'all segmentors of the page are free today'
@@ -609,8 +609,8 @@ def test_a_detector_s_graph_gives_its_boxes(tmp_path):
     with torch.no_grad():
         (expected, *_) = network.test_step(batch)
         kept = [tensor.clone() for tensor in graph(network.data_preprocessor(batch, False)['inputs'])]
-        names = list(graph.named(network.data_preprocessor(batch, False)['inputs']))
-        graph.answer_by(lambda image: kept, names)
+        names = list(graph.named_outputs(network.data_preprocessor(batch, False)['inputs']))
+        graph.predict_with(lambda image: kept, names)
         (found, *_) = network.test_step(batch)
     assert len(expected.pred_instances) > 0
     assert torch.equal(found.pred_instances.bboxes, expected.pred_instances.bboxes)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import sys
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
-from itertools import groupby
 from typing import Any
 from unittest import mock
 
@@ -15,8 +15,8 @@ import torch.nn.functional as F
 from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
-_MOST = 5000  # boxes of a head without ``max_per_img``
-_SETTLED = ('BaseDenseHead', 'RPNHead', 'YOLOXHead')  # whose choice of boxes ``_settled`` makes
+_MAX_BOXES = 5000  # boxes of a head without ``max_per_img``
+_KNOWN_HEADS = ('BaseDenseHead', 'RPNHead', 'YOLOXHead')  # whose choice of boxes ``_select_boxes`` makes
 
 
 class Labels(nn.Module):
@@ -24,15 +24,15 @@ class Labels(nn.Module):
 
     names = ('labels',)
 
-    def __init__(self, network: Any, told: Mapping[str, Any]) -> None:
+    def __init__(self, network: Any, description: Mapping[str, Any]) -> None:
         super().__init__()
-        self.align, self.threshold = network.align_corners, told.get('threshold')
+        self.align, self.threshold = network.align_corners, description.get('threshold')
 
     def forward(self, frame: Tensor, factor: Tensor, shown: Tensor, *maps: Tensor) -> tuple[Tensor, ...]:
         logits = maps[0][:, :, : frame.shape[2], : frame.shape[3]]
         logits = F.interpolate(logits, shown.shape[:2], mode='bilinear', align_corners=self.align)
-        found = logits.argmax(1) if self.threshold is None else logits[:, 0].sigmoid() > self.threshold
-        return (found[0].to(torch.uint8 if logits.shape[1] <= 256 else torch.int32),)
+        labels = logits.argmax(1) if self.threshold is None else logits[:, 0].sigmoid() > self.threshold
+        return (labels[0].to(torch.uint8 if logits.shape[1] <= 256 else torch.int32),)
 
 
 @torch.library.custom_op('mmdistill_dense::suppress', mutates_args=())
@@ -41,8 +41,8 @@ def suppress(boxes: Tensor, scores: Tensor, overlap: float, limit: int) -> Tenso
     from mmcv.ops import nms  # which mmcv-lite has not; segmentors need none
 
     valid = (scores > 0).nonzero().squeeze(1)
-    kept = valid[nms(boxes[valid], scores[valid], overlap)[1][:limit]] if len(valid) else valid
-    return F.pad(kept, (0, limit - len(kept)), value=-1)
+    rows = valid[nms(boxes[valid], scores[valid], overlap)[1][:limit]] if len(valid) else valid
+    return F.pad(rows, (0, limit - len(rows)), value=-1)
 
 
 @suppress.register_fake
@@ -70,16 +70,16 @@ def translations() -> dict[Any, Any]:
     def ints(*values: int) -> Any:
         return op.Constant(value_ints=list(values))
 
-    def suppressed(boxes: Any, scores: Any, overlap: float, limit: int) -> Any:
+    def write_nms(boxes: Any, scores: Any, overlap: float, limit: int) -> Any:
         overlaps = op.Constant(value_floats=[overlap])
         least = op.Constant(value_floats=[0.0])
         boxes, scores = op.Unsqueeze(boxes, ints(0)), op.Unsqueeze(scores, ints(0, 1))
-        found = op.NonMaxSuppression(boxes, scores, ints(limit), overlaps, least)
-        kept = op.Reshape(op.Gather(found, ints(2), axis=1), ints(-1))
-        filled = op.Concat(kept, op.Expand(ints(-1), ints(limit)), axis=0)
+        selected = op.NonMaxSuppression(boxes, scores, ints(limit), overlaps, least)
+        rows = op.Reshape(op.Gather(selected, ints(2), axis=1), ints(-1))
+        filled = op.Concat(rows, op.Expand(ints(-1), ints(limit)), axis=0)
         return op.Slice(filled, ints(0), ints(limit))
 
-    def taken(maps: Any, rois: Any, size: int, scale: float, sampling: int, aligned: bool) -> Any:
+    def write_roi_align(maps: Any, rois: Any, size: int, scale: float, sampling: int, aligned: bool) -> Any:
         return op.RoiAlign(
             maps,
             op.Slice(rois, ints(1), ints(5), ints(1)),
@@ -92,7 +92,7 @@ def translations() -> dict[Any, Any]:
         )
 
     space = torch.ops.mmdistill_dense
-    return {space.suppress.default: suppressed, space.align.default: taken}
+    return {space.suppress.default: write_nms, space.align.default: write_roi_align}
 
 
 class Detections(nn.Module):
@@ -101,37 +101,37 @@ class Detections(nn.Module):
     mmdet's own methods decode; only what asks for values (thresholds, suppression, regions by level) is replaced.
     """
 
-    def __init__(self, network: Any, told: Mapping[str, Any]) -> None:
+    def __init__(self, network: Any, description: Mapping[str, Any]) -> None:
         super().__init__()
-        self.network, outputs = network, told['outputs']
-        self.groups = [(name, len(list(some))) for name, some in groupby(outputs, lambda one: one.rpartition('_')[0])]
+        self.network, outputs = network, description['outputs']
+        self.groups = [*Counter(name.rpartition('_')[0] for name in outputs).items()]  # names and their levels
         self.two_stage = self.groups[0][0] == 'features'
         self.masks = self.two_stage and network.roi_head.with_mask
         self.names = ('boxes', 'scores', 'labels', *(['masks'] if self.masks else []))
         check_known(network, self.two_stage)
 
     def forward(self, frame: Tensor, factor: Tensor, shown: Tensor, *maps: Tensor) -> tuple[Tensor, ...]:
-        rest = iter(maps)
-        outputs = [[next(rest) for _ in range(levels)] for _, levels in self.groups]
+        outputs_left = iter(maps)
+        outputs = [[next(outputs_left) for _ in range(levels)] for _, levels in self.groups]
         meta = {'img_shape': frame.shape[2:], 'ori_shape': shown.shape[:2], 'scale_factor': tuple(factor)}
         network = self.network
         with _traceable(network, self.two_stage):
             if self.two_stage:
                 features, *outputs = outputs
-                (found,) = network.rpn_head.predict_by_feat(*outputs, batch_img_metas=[meta], rescale=False)
-                (found,) = network.roi_head.predict_bbox(features, [meta], [found], network.roi_head.test_cfg)
+                (instances,) = network.rpn_head.predict_by_feat(*outputs, batch_img_metas=[meta], rescale=False)
+                (instances,) = network.roi_head.predict_bbox(features, [meta], [instances], network.roi_head.test_cfg)
                 if self.masks:
-                    (found,) = network.roi_head.predict_mask(features, [meta], [found], rescale=True)
+                    (instances,) = network.roi_head.predict_mask(features, [meta], [instances], rescale=True)
             else:
-                (found,) = network.bbox_head.predict_by_feat(*outputs, batch_img_metas=[meta], rescale=True)
-        real = (found.scores > 0).nonzero().squeeze(1)
-        boxes, scores, labels = found.bboxes[real], found.scores[real], found.labels[real]
+                (instances,) = network.bbox_head.predict_by_feat(*outputs, batch_img_metas=[meta], rescale=True)
+        real = (instances.scores > 0).nonzero().squeeze(1)
+        boxes, scores, labels = instances.bboxes[real], instances.scores[real], instances.labels[real]
         if self.two_stage:
             boxes = boxes / torch.cat([factor, factor])
         if not self.masks:
             return boxes, scores, labels
         threshold = network.roi_head.test_cfg.mask_thr_binary
-        return boxes, scores, labels, pasted(found.masks[real], boxes, *shown.shape[:2]) >= threshold
+        return boxes, scores, labels, paste_masks(instances.masks[real], boxes, *shown.shape[:2]) >= threshold
 
 
 class Queries(nn.Module):
@@ -139,7 +139,7 @@ class Queries(nn.Module):
 
     names = ('boxes', 'scores', 'labels')
 
-    def __init__(self, network: Any, told: Mapping[str, Any]) -> None:
+    def __init__(self, network: Any, description: Mapping[str, Any]) -> None:
         super().__init__()
         self.head = network.bbox_head
         check_method(self.head, 'predict_by_feat', 'DETRHead', 'DeformableDETRHead')
@@ -147,17 +147,17 @@ class Queries(nn.Module):
 
     def forward(self, frame: Tensor, factor: Tensor, shown: Tensor, *maps: Tensor) -> tuple[Tensor, ...]:
         meta = {'img_shape': frame.shape[2:]}
-        found = self.head._predict_by_feat_single(maps[0][0], maps[1][0], meta, rescale=False)
-        return found.bboxes / factor.repeat(2), found.scores, found.labels
+        instances = self.head._predict_by_feat_single(maps[0][0], maps[1][0], meta, rescale=False)
+        return instances.bboxes / factor.repeat(2), instances.scores, instances.labels
 
 
-def pasted(masks: Tensor, boxes: Tensor, height: int, width: int) -> Tensor:
+def paste_masks(masks: Tensor, boxes: Tensor, height: int, width: int) -> Tensor:
     """Return masks (n, s, s) of boxes as (n, height, width): bilinear, zero outside."""
 
-    def weights(low: Tensor, high: Tensor, side: int, places: int) -> Tensor:
+    def weights(low: Tensor, high: Tensor, side: int, cells: int) -> Tensor:
         middle = torch.arange(side) + 0.5
-        at = (middle - low[:, None]) / (high - low)[:, None] * places - 0.5
-        return (1 - (at[:, :, None] - torch.arange(places)).abs()).clamp(min=0)
+        at = (middle - low[:, None]) / (high - low)[:, None] * cells - 0.5
+        return (1 - (at[:, :, None] - torch.arange(cells)).abs()).clamp(min=0)
 
     x1, y1, x2, y2 = boxes.unbind(1)
     rows, columns = weights(y1, y2, height, masks.shape[1]), weights(x1, x2, width, masks.shape[2])
@@ -180,7 +180,7 @@ def check_method(part: Any, method: str, *owners: str) -> None:
 
 def check_known(network: Any, two_stage: bool) -> None:
     """Refuse what decides in another way than these graphs do."""
-    check_method(network.rpn_head if two_stage else network.bbox_head, '_bbox_post_process', *_SETTLED)
+    check_method(network.rpn_head if two_stage else network.bbox_head, '_bbox_post_process', *_KNOWN_HEADS)
     for head in [network.rpn_head, network.roi_head] if two_stage else [network.bbox_head]:
         name, options = type(head).__name__, dict(head.test_cfg or {})
         kind, candidates = (options.get('nms') or {}).get('type', 'nms'), options.get('nms_pre', 1)
@@ -200,38 +200,38 @@ def check_known(network: Any, two_stage: bool) -> None:
 @contextlib.contextmanager
 def _traceable(network: Any, two_stage: bool) -> Iterator[None]:
     """Let mmdet's prediction keep numbers of rows that do not depend on values."""
-    places: list[tuple[Any, str, Any]] = []
+    patches: list[tuple[Any, str, Any]] = []
 
-    def in_modules(head: Any, **values: Any) -> None:
+    def patch_modules(head: Any, **values: Any) -> None:
         for module in {sys.modules[kind.__module__] for kind in type(head).__mro__}:
-            places.extend((module, name, value) for name, value in values.items() if name in vars(module))
+            patches.extend((module, name, value) for name, value in values.items() if name in vars(module))
 
     dense = network.rpn_head if two_stage else network.bbox_head
-    in_modules(dense, filter_scores_and_topk=_best)
+    patch_modules(dense, filter_scores_and_topk=_top_scores)
     by_level = owner_of(dense, '_bbox_post_process') == 'RPNHead'
-    places.append((dense, '_bbox_post_process', partial(_settled, by_level=by_level)))
+    patches.append((dense, '_bbox_post_process', partial(_select_boxes, by_level=by_level)))
     if owner_of(dense, 'predict_by_feat') == 'YOLOXHead':
-        places.append((dense, 'predict_by_feat', partial(_yolox, dense)))
+        patches.append((dense, 'predict_by_feat', partial(_yolox, dense)))
     if owner_of(dense, '_predict_by_feat_single') == 'RPNHead':
         from mmdet.models.dense_heads.base_dense_head import BaseDenseHead
 
         base = BaseDenseHead._predict_by_feat_single
-        places.append((dense, '_predict_by_feat_single', partial(base, dense)))
+        patches.append((dense, '_predict_by_feat_single', partial(base, dense)))
     if two_stage:
         for layer in network.roi_head.modules():
             if hasattr(layer, 'map_roi_levels'):
-                places.append((layer, 'forward', partial(_regions, layer)))
+                patches.append((layer, 'forward', partial(_extract_regions, layer)))
             elif hasattr(layer, 'bbox_coder') and hasattr(layer, 'fc_cls'):
-                in_modules(layer, multiclass_nms=_multiclass)
+                patch_modules(layer, multiclass_nms=_multiclass)
             elif hasattr(layer, 'conv_logits') and hasattr(layer, 'class_agnostic'):
-                places.append((layer, '_predict_by_feat_single', partial(_small_masks, layer)))
+                patches.append((layer, '_predict_by_feat_single', partial(_small_masks, layer)))
     with contextlib.ExitStack() as stack:
-        for place in places:
-            stack.enter_context(mock.patch.object(*place))
+        for patch in patches:
+            stack.enter_context(mock.patch.object(*patch))
         yield
 
 
-def _best(scores: Tensor, score_thr: float, topk: int, results: Any = None) -> tuple[Any, ...]:
+def _top_scores(scores: Tensor, score_thr: float, topk: int, results: Any = None) -> tuple[Any, ...]:
     """As mmdet's ``filter_scores_and_topk``, with ``topk`` rows; those that are too many have a score of -1."""
     classes = scores.shape[1]
     flat = torch.where(scores > score_thr, scores, -torch.ones(())).flatten()
@@ -240,15 +240,15 @@ def _best(scores: Tensor, score_thr: float, topk: int, results: Any = None) -> t
     return best, index % classes, keep, None if results is None else {k: v[keep] for k, v in results.items()}
 
 
-def _kept(boxes: Tensor, scores: Tensor, groups: Tensor, options: Mapping[str, Any], limit: int) -> tuple[Tensor, ...]:
+def _nms(boxes: Tensor, scores: Tensor, groups: Tensor, options: Mapping[str, Any], limit: int) -> tuple[Tensor, ...]:
     """Suppress within each group, as mmcv's ``batched_nms``; return rows and scores."""
     apart = boxes if options.get('class_agnostic') else boxes + (groups * (boxes.max() + 1))[:, None]
-    kept = suppress(apart, scores, options.get('iou_threshold', options.get('iou_thr')), limit)
-    rows = kept.clamp(min=0)
-    return rows, torch.where(kept >= 0, scores[rows], -torch.ones(()))
+    rows_or_none = suppress(apart, scores, options.get('iou_threshold', options.get('iou_thr')), limit)
+    rows = rows_or_none.clamp(min=0)
+    return rows, torch.where(rows_or_none >= 0, scores[rows], -torch.ones(()))
 
 
-def _settled(
+def _select_boxes(
     results: Any, cfg: Any, rescale: bool = False, img_meta: Any = None, by_level: bool = False, **_: Any
 ) -> InstanceData:
     """As the ``_bbox_post_process`` of mmdet's dense heads and RPN, with ``max_per_img`` rows."""
@@ -260,10 +260,10 @@ def _settled(
     if cfg.get('min_bbox_size', -1) >= 0:
         large = ((boxes[:, 2:] - boxes[:, :2]) > cfg.min_bbox_size).all(1)
         scores = torch.where(large, scores, -torch.ones(()))
-    limit = cfg.get('max_per_img', _MOST)
+    limit = cfg.get('max_per_img', _MAX_BOXES)
     # the RPN has one class, and suppresses within each level
     groups = torch.arange(len(boxes)) // cfg.nms_pre if by_level else results.labels
-    rows, scores = _kept(boxes, scores, groups, cfg.nms, limit)
+    rows, scores = _nms(boxes, scores, groups, cfg.nms, limit)
     return InstanceData(bboxes=boxes[rows], scores=scores, labels=results.labels[rows])
 
 
@@ -271,16 +271,16 @@ def _yolox(self: Any, cls_scores: Any, bbox_preds: Any, objectnesses: Any, batch
     """As the ``predict_by_feat`` of mmdet's ``YOLOXHead``, which takes boxes by their scores before suppression."""
 
     def rows(maps: Sequence[Tensor], width: int) -> Tensor:
-        return torch.cat([one[0].permute(1, 2, 0).reshape(-1, width) for one in maps])
+        return torch.cat([level_map[0].permute(1, 2, 0).reshape(-1, width) for level_map in maps])
 
-    sizes = [one.shape[2:] for one in cls_scores]
+    sizes = [level_map.shape[2:] for level_map in cls_scores]
     priors = torch.cat(self.prior_generator.grid_priors(sizes, device='cpu', with_stride=True))
     best, labels = rows(cls_scores, self.cls_out_channels).sigmoid().max(1)
     scores = best * rows(objectnesses, 1)[:, 0].sigmoid()
     scores = torch.where(scores >= self.test_cfg.score_thr, scores, -torch.ones(()))
     boxes = self._bbox_decode(priors, rows(bbox_preds, 4)[None])[0]
-    found = InstanceData(bboxes=boxes, scores=scores, labels=labels)
-    return [_settled(found, self.test_cfg, True, batch_img_metas[0])]
+    instances = InstanceData(bboxes=boxes, scores=scores, labels=labels)
+    return [_select_boxes(instances, self.test_cfg, True, batch_img_metas[0])]
 
 
 def _multiclass(boxes: Tensor, scores: Tensor, score_thr: float, nms_cfg: Any, max_num: int, **_: Any) -> Any:
@@ -289,21 +289,21 @@ def _multiclass(boxes: Tensor, scores: Tensor, score_thr: float, nms_cfg: Any, m
     groups = torch.arange(classes).expand(scores.shape[0], -1).flatten()
     boxes = boxes.view(scores.shape[0], -1, 4).expand(-1, classes, 4).reshape(-1, 4)
     scores = torch.where(scores > score_thr, scores, -torch.ones(()))[:, :-1].flatten()
-    rows, scores = _kept(boxes, scores, groups, nms_cfg, max_num)
+    rows, scores = _nms(boxes, scores, groups, nms_cfg, max_num)
     return torch.cat([boxes[rows], scores[:, None]], 1), groups[rows]
 
 
-def _regions(self: Any, feats: Sequence[Tensor], rois: Tensor, roi_scale_factor: float | None = None) -> Tensor:
+def _extract_regions(self: Any, feats: Sequence[Tensor], rois: Tensor, roi_scale_factor: float | None = None) -> Tensor:
     """As the ``forward`` of mmdet's ``SingleRoIExtractor``."""
     levels = self.map_roi_levels(rois, len(feats))
     if roi_scale_factor is not None:
         rois = self.roi_rescale(rois, roi_scale_factor)
     (size, _) = self.roi_layers[0].output_size
-    found = feats[0].new_zeros(rois.shape[0], feats[0].shape[1], size, size)
+    features = feats[0].new_zeros(rois.shape[0], feats[0].shape[1], size, size)
     for level, (maps, layer) in enumerate(zip(feats, self.roi_layers, strict=False)):
-        own = (levels == level).nonzero().squeeze(1)
-        found[own] = align(maps, rois[own], size, layer.spatial_scale, layer.sampling_ratio, layer.aligned)
-    return found
+        members = (levels == level).nonzero().squeeze(1)
+        features[members] = align(maps, rois[members], size, layer.spatial_scale, layer.sampling_ratio, layer.aligned)
+    return features
 
 
 def _small_masks(self: Any, mask_preds: Tensor, labels: Tensor, activate_map: bool = False, **_: Any) -> Tensor:

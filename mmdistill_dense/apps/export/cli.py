@@ -25,30 +25,30 @@ def export_command(args: argparse.Namespace) -> None:
         weights, plain = export_student(config, args.checkpoint, args.out)
         print(f'weights {weights}\nconfig  {plain}')
         return
-    found = export_graph(config, args.checkpoint, args.out, args.size, args.whole)
+    exported = export_graph(config, args.checkpoint, args.out, args.size, args.whole)
     if args.whole:
-        told = read_description(found.path)
-        tried, one = told['tried'], told['input']['shape'][0] != 'height'
+        description = read_description(exported.path)
+        tried, fixed = description['tried'], description['input']['shape'][0] != 'height'
         sizes = ', '.join(map(size_text, tried['pictures']))
         compared = f'{tried["compared"]} {tried["counted"]} of the network, on made pictures of {sizes}'
-        print(f'graph   {found.path}, from pictures of {"this size alone" if one else "any size"} to answers')
+        print(f'graph   {exported.path}, from pictures of {"this size alone" if fixed else "any size"} to answers')
         share = f'{tried["equal"]:.2%}' if tried['compared'] else 'not known'
         print(f'equal   {share} of {compared}')
         if not tried['compared'] or (tried['counted'] == 'labels' and tried['classes'] < 2):
-            seen = 'one class' if tried['compared'] else 'no box'
-            print(f'WARNING the network sees {seen} there, where all graphs agree: --evaluate scores it on val')
+            content = 'one class' if tried['compared'] else 'no box'
+            print(f'WARNING the network sees {content} there, where all graphs agree: --evaluate scores it on val')
     else:
-        size, smallest = size_text(found.size), size_text(found.smallest)
-        sides = f'multiples of {found.step} as height and width' if found.step > 1 else 'any height and width'
-        alone = f'pictures of {size} alone: --size H W sets another size'
-        taken = f'{sides} from {smallest} on (tried up to twice {size})' if 'height' in found.axes else alone
-        print(f'graph   {found.path}\noutputs {", ".join(found.outputs)}')
+        size, smallest = size_text(exported.size), size_text(exported.smallest)
+        sides = f'multiples of {exported.step} as height and width' if exported.step > 1 else 'any height and width'
+        single_size = f'pictures of {size} alone: --size H W sets another size'
+        taken = f'{sides} from {smallest} on (tried up to twice {size})' if 'height' in exported.axes else single_size
+        print(f'graph   {exported.path}\noutputs {", ".join(exported.outputs)}')
         print(f'made    with pictures of {size}; the graph takes {taken}')
-        print(f'free    {", ".join(found.axes) or "nothing: one picture of this size"}')
-        for reason in found.reasons if 'height' not in found.axes else ():  # else the line above says enough
+        print(f'free    {", ".join(exported.axes) or "nothing: one picture of this size"}')
+        for reason in exported.reasons if 'height' not in exported.axes else ():  # else the line above says enough
             print(f'        not {reason}')
-        print(f'differs from the network by {found.difference:.1e} of its largest value')
-    for graph in (None, found.path) if args.evaluate else ():
+        print(f'differs from the network by {exported.difference:.1e} of its largest value')
+    for graph in (None, exported.path) if args.evaluate else ():
         with errors_only():  # the evaluation logs a table of classes
             metrics, milliseconds = evaluate(config, args.checkpoint, graph)
         scores = ', '.join(f'{name} {value:.4g}' for name, value in metrics.items())

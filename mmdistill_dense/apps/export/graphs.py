@@ -34,7 +34,7 @@ Run = Callable[[Tensor], list[Tensor]]  # a written graph: from an image to its 
 AXES = {'batch': 0, 'height': 2, 'width': 3}
 STEP = 32  # in which feature pyramids that add maps of two strides take sizes
 ENTRY = 'mmdistill_dense'  # the name of the description in every format's metadata
-_ELSE = 'Export it as pth or safetensors, or use MMDeploy.'
+_HINT = 'Export it as pth or safetensors, or use MMDeploy.'
 
 
 def describe(config: Config, meta: Mapping[str, Any], checkpoint: Path) -> dict[str, Any]:
@@ -82,9 +82,9 @@ class Graph(nn.Module):
     decoding: Mapping[str, Any] | None = None  # what boxes are computed by
     threshold: float | None = None  # of the sigmoid of a segmentor's single channel
     align_corners: bool | None = None  # where a segmentor's scores are resized to the picture
-    named: Callable[[Tensor], dict[str, Tensor]]  # the outputs for an image
+    named_outputs: Callable[[Tensor], dict[str, Tensor]]  # the outputs for an image
     # from now on, lets the network predict from what a written graph gives: its function, and its outputs' names
-    answer_by: Callable[[Run, Sequence[str]], None]
+    predict_with: Callable[[Run, Sequence[str]], None]
     # axes that are tried free, the freest first, and what their sides are multiples of (8: PIDNet, DDRNet)
     freedoms: Sequence[tuple[Sequence[str], int]] = (
         *((tuple(AXES), step) for step in (1, 8, STEP)),
@@ -103,7 +103,7 @@ class Graph(nn.Module):
         return torch.randn(sides, generator=torch.Generator().manual_seed(0))
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
-        return tuple(self.named(image).values())
+        return tuple(self.named_outputs(image).values())
 
 
 class SegmentorGraph(Graph):
@@ -122,7 +122,7 @@ class SegmentorGraph(Graph):
         self.align_corners = getattr(model, 'align_corners', None)
         self.threshold = getattr(head, 'threshold', None) if getattr(head, 'out_channels', None) == 1 else None
 
-    def named(self, image: Tensor) -> dict[str, Tensor]:
+    def named_outputs(self, image: Tensor) -> dict[str, Tensor]:
         from mmseg.models.utils import resize
 
         # Its warning reads sizes as numbers. The pictures of a batch have one size; a list of as many members would fix
@@ -130,7 +130,7 @@ class SegmentorGraph(Graph):
         with mock.patch.object(resize, '__defaults__', (*resize.__defaults__[:-1], False)):
             return {'logits': self.model.encode_decode(image, [{'img_shape': tuple(image.shape[2:])}])}
 
-    def answer_by(self, run: Run, names: Sequence[str]) -> None:
+    def predict_with(self, run: Run, names: Sequence[str]) -> None:
         """Replace ``encode_decode``, which whole-picture and sliding inference call."""
         self.model.encode_decode = lambda image, metas: run(image)[0]
 
@@ -153,32 +153,32 @@ class DetectorGraph(Graph):
         if not hasattr(head, 'loss_by_feat') or not bases & {'SingleStageDetector', 'TwoStageDetector'}:
             raise ValueError(
                 f'a {type(model).__name__} cannot be exported as a graph; segmentors with encode_decode, single-stage '
-                f'detectors, two-stage detectors up to their RPN, and DETRs can. {_ELSE}'
+                f'detectors, two-stage detectors up to their RPN, and DETRs can. {_HINT}'
             )
         # The losses of mmdet's dense heads take what the head returns, under these names.
         self.names = list(inspect.signature(head.loss_by_feat).parameters)
         self.decoding = _decoding(head)
 
-    def named(self, image: Tensor) -> dict[str, Tensor]:
+    def named_outputs(self, image: Tensor) -> dict[str, Tensor]:
         features = self.model.extract_feat(image)
         head = self.model.rpn_head if self.two_stage else self.model.bbox_head
-        found = {f'features_{level}': tensor for level, tensor in enumerate(features) if self.two_stage}
+        maps = {f'features_{level}': tensor for level, tensor in enumerate(features) if self.two_stage}
         outputs = head(features)
         if not all(isinstance(levels, (list, tuple)) for levels in outputs):  # as of masks and their kernels
             kind = type(self.model).__name__
-            raise ValueError(f'{type(head).__name__} of {kind} gives more than maps by level: no graph has it. {_ELSE}')
+            raise ValueError(f'{type(head).__name__} of {kind} gives more than maps by level: no graph has it. {_HINT}')
         for name, levels in zip(self.names, outputs, strict=False):
-            found.update({f'{name}_{level}': tensor for level, tensor in enumerate(levels)})
-        return found
+            maps.update({f'{name}_{level}': tensor for level, tensor in enumerate(levels)})
+        return maps
 
-    def answer_by(self, run: Run, names: Sequence[str]) -> None:
+    def predict_with(self, run: Run, names: Sequence[str]) -> None:
         """Replace backbone, neck and dense head."""
         if self.two_stage:
             raise ValueError(f'the graph of a {type(self.model).__name__} ends before its RoI heads: it has no score')
 
         def head(image: Tensor) -> tuple[list[Tensor], ...]:
-            named = zip(names, run(image), strict=True)
-            return tuple([x for _, x in some] for _, some in groupby(named, lambda one: one[0].rpartition('_')[0]))
+            pairs = zip(names, run(image), strict=True)
+            return tuple([x for _, x in group] for _, group in groupby(pairs, lambda pair: pair[0].rpartition('_')[0]))
 
         self.model.extract_feat = lambda image: image
         self.model.bbox_head.forward = head
@@ -195,22 +195,22 @@ class QueryGraph(Graph):
         super().__init__(model)
         self.decoding = _decoding(self.model.bbox_head)
 
-    def named(self, image: Tensor) -> dict[str, Tensor]:
+    def named_outputs(self, image: Tensor) -> dict[str, Tensor]:
         shape = tuple(image.shape[2:])
         about = SimpleNamespace(metainfo={}, batch_input_shape=shape, img_shape=shape)
         inputs = self.model.forward_transformer(self.model.extract_feat(image), [about] * len(image))
         scores, boxes, *_ = self.model.bbox_head(**inputs)
         return {'cls_scores': scores[-1], 'bbox_preds': boxes[-1]}
 
-    def answer_by(self, run: Run, names: Sequence[str]) -> None:
+    def predict_with(self, run: Run, names: Sequence[str]) -> None:
         """Replace all but what mmdet makes of scores and boxes."""
 
-        def predict(found: Sequence[Tensor], batch_data_samples: Any, rescale: bool) -> Any:
+        def predict(outputs: Sequence[Tensor], batch_data_samples: Any, rescale: bool) -> Any:
             metas = [sample.metainfo for sample in batch_data_samples]
-            return self.model.bbox_head.predict_by_feat(*(one[None] for one in found), metas, rescale=rescale)
+            return self.model.bbox_head.predict_by_feat(*(output[None] for output in outputs), metas, rescale=rescale)
 
         self.model.extract_feat, self.model.bbox_head.predict = run, predict
-        self.model.forward_transformer = lambda found, samples: {'found': found}
+        self.model.forward_transformer = lambda outputs, samples: {'found': outputs}
 
 
 def _decoding(head: Any) -> dict[str, Any]:
@@ -257,8 +257,8 @@ def write_onnx(graph: Graph, image: Tensor, axes: Sequence[str], path: Path, abo
         content = BytesIO()
         with warnings.catch_warnings():
             warnings.simplefilter('ignore')
-            given: Any = {'f': content, 'input_names': ['image'], 'output_names': outputs, 'opset_version': _OPSET}
-            torch.onnx.export(graph, (image,), dynamo=False, **given)
+            options: Any = {'f': content, 'input_names': ['image'], 'output_names': outputs, 'opset_version': _OPSET}
+            torch.onnx.export(graph, (image,), dynamo=False, **options)
         made = onnx.load_from_string(content.getvalue())
     else:
         names = {'image': {AXES[name]: name for name in axes}}
@@ -290,14 +290,14 @@ def onnx_of(program: torch.export.ExportedProgram, inputs: list[str], outputs: l
     return model
 
 
-def traced(module: nn.Module, given: Mapping[Tensor, Sequence[int]]) -> torch.export.ExportedProgram:
+def traced(module: nn.Module, inputs: Mapping[Tensor, Sequence[int]]) -> torch.export.ExportedProgram:
     """Return the program of a module for inputs like these, each with the axes that may have any size."""
     free: Any = torch.export.ShapesCollection()
-    for value, axes in given.items():
+    for value, axes in inputs.items():
         free[value] = dict.fromkeys(axes, torch.export.Dim.DYNAMIC)
     with warnings.catch_warnings(), torch.no_grad(), mock.patch.object(F, 'adaptive_avg_pool2d', _pooled):
         warnings.simplefilter('ignore')
-        return torch.export.export(module, tuple(given), dynamic_shapes=free)
+        return torch.export.export(module, tuple(inputs), dynamic_shapes=free)
 
 
 _POOL = F.adaptive_avg_pool2d
@@ -305,10 +305,10 @@ _POOL = F.adaptive_avg_pool2d
 
 def _pooled(maps: Tensor, output_size: Any) -> Tensor:
     """Pool to a number of places by products of matrices, so that no size of the maps becomes a constant."""
-    places = output_size if isinstance(output_size, (tuple, list)) else (output_size, output_size)
-    if set(places) == {1} or None in places:
+    bins = output_size if isinstance(output_size, (tuple, list)) else (output_size, output_size)
+    if set(bins) == {1} or None in bins:
         return _POOL(maps, output_size)
-    for axis, number in zip((2, 3), places, strict=True):
+    for axis, number in zip((2, 3), bins, strict=True):
         side, ends = maps.shape[axis], torch.arange(number + 1)[:, None]
         at, low, high = torch.arange(side), ends[:-1] * side // number, (ends[1:] * side + number - 1) // number
         inside = ((at >= low) & (at < high)).to(maps)
@@ -325,29 +325,29 @@ def is_graph(path: str | Path) -> bool:
     """Tell by its ending whether a file is a graph, or weights; others are refused."""
     ending = Path(path).suffix
     if ending not in (*WEIGHTS, *GRAPHS):
-        told = removed('torchscript') if ending == '.pt' else f'it must end in {", ".join((*WEIGHTS, *GRAPHS))}.'
-        raise ValueError(f'out={str(path)!r}: {told}')
+        problem = removed('torchscript') if ending == '.pt' else f'it must end in {", ".join((*WEIGHTS, *GRAPHS))}.'
+        raise ValueError(f'out={str(path)!r}: {problem}')
     return ending in GRAPHS
 
 
-def check_spared(out: Path, checkpoint: str | Path) -> None:
+def check_overwrite(out: Path, checkpoint: str | Path) -> None:
     """Check that an export replaces nothing but an earlier one, and not the checkpoint that it reads."""
     if not out.exists():
         return
     if out.is_dir():
         raise ValueError(f'out={str(out)!r} is a folder: name a file in it.')
     if Path(checkpoint).exists() and out.samefile(checkpoint):
-        said = 'is the checkpoint itself, which would lose what a run resumes from'
-        raise FileExistsError(f'out={str(out)!r} {said}. Choose another name.')
+        problem = 'is the checkpoint itself, which would lose what a run resumes from'
+        raise FileExistsError(f'out={str(out)!r} {problem}. Choose another name.')
     try:
         read_description(out)
     except Exception as error:  # each format has its own
-        said = 'is there, without what mmdistill export writes into its files'
-        raise FileExistsError(f'out={str(out)!r} {said}. Choose another name, or remove it.') from error
+        problem = 'is there, without what mmdistill export writes into its files'
+        raise FileExistsError(f'out={str(out)!r} {problem}. Choose another name, or remove it.') from error
 
 
 def require_onnx() -> None:
-    missing = [one for one in ('onnx', 'onnxscript', 'onnxruntime') if importlib.util.find_spec(one) is None]
+    missing = [name for name in ('onnx', 'onnxscript', 'onnxruntime') if importlib.util.find_spec(name) is None]
     if missing:
         install = "pip install 'mmdistill_dense[export]', or in a checkout pip install -e '.[export]'"
         raise ModuleNotFoundError(f'.onnx needs {", ".join(missing)}: {install}.')
@@ -360,16 +360,16 @@ def open_graph(path: str | Path) -> Run:
     """
     if not is_graph(path):
         raise ValueError(f'{str(path)!r} holds weights and no graph.')
-    told: Mapping[str, Any] = {}
+    inputs: Mapping[str, Any] = {}
     with contextlib.suppress(ValueError, KeyError):  # a file that does not describe itself
-        told = read_description(path)['input']
+        inputs = read_description(path)['input']
     run: Any = _onnx(path) if Path(path).suffix == '.onnx' else torch.export.load(path).module()
-    shape, smallest = told.get('shape', ()), told.get('smallest', (1, 1))
-    sides = slice(0, 2) if told.get('name') == 'picture' else slice(2, 4)
+    shape, smallest = inputs.get('shape', ()), inputs.get('smallest', (1, 1))
+    sides = slice(0, 2) if inputs.get('name') == 'picture' else slice(2, 4)
 
     def checked(image: Tensor) -> list[Tensor]:
-        fixed = any(isinstance(size, int) and size != own for size, own in zip(shape, image.shape, strict=False))
-        if fixed or any(own < least for own, least in zip(image.shape[sides], smallest, strict=True)):
+        fixed = any(isinstance(size, int) and size != side for size, side in zip(shape, image.shape, strict=False))
+        if fixed or any(side < least for side, least in zip(image.shape[sides], smallest, strict=True)):
             least = '' if fixed else f' from {size_text(smallest)} on'
             raise ValueError(
                 f'{str(path)!r} takes pictures of the shape {", ".join(map(str, shape))}{least}, got '
@@ -397,16 +397,16 @@ def read_description(path: str | Path) -> dict[str, Any]:
     if not is_graph(path):
         from mmdistill_dense.weights.safe_load import read_checkpoint
 
-        found = read_checkpoint(path).get('meta', {}).get('student')
+        text = read_checkpoint(path).get('meta', {}).get('student')
     elif Path(path).suffix == '.onnx':
         require_onnx()
         import onnx
 
         properties = onnx.load(str(path), load_external_data=False).metadata_props
-        found = next((one.value for one in properties if one.key == ENTRY), None)
+        text = next((entry.value for entry in properties if entry.key == ENTRY), None)
     else:  # a zip file: torch.export.load would build the whole program
         with zipfile.ZipFile(path) as members:
-            found = next((members.read(one) for one in members.namelist() if one.endswith(_SIDE_FILE)), None)
-    if not found:
+            text = next((members.read(name) for name in members.namelist() if name.endswith(_SIDE_FILE)), None)
+    if not text:
         raise ValueError(f'{str(path)!r} has no description: it was not written by mmdistill export.')
-    return found if isinstance(found, dict) else json.loads(found)
+    return text if isinstance(text, dict) else json.loads(text)

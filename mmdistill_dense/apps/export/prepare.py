@@ -19,21 +19,21 @@ def preparation(config: Mapping[str, Any]) -> dict[str, Any]:
     ``keep_ratio``; ``pad`` has ``size`` (width, height), ``divisor``, ``square`` and ``value``. A step that these words
     do not say raises.
     """
-    found: dict[str, Any] = {'orientation': 'turned', 'resize': None, 'pad': None}
-    pipelines = (one['pipeline'] for _, one in layers(tested_set(config)) if one.get('pipeline'))
+    steps: dict[str, Any] = {'orientation': 'turned', 'resize': None, 'pad': None}
+    pipelines = (dataset['pipeline'] for _, dataset in layers(tested_set(config)) if dataset.get('pipeline'))
     for step in next(pipelines, ()):
         name, options = type_name(step), {key: value for key, value in step.items() if key != 'type'}
         scale, how = options.get('scale'), (options.get('interpolation', 'bilinear'), options.get('backend', 'cv2'))
-        if name == 'Resize' and scale and how == ('bilinear', 'cv2') and not (found['resize'] or found['pad']):
+        if name == 'Resize' and scale and how == ('bilinear', 'cv2') and not (steps['resize'] or steps['pad']):
             scale = [scale] * 2 if isinstance(scale, int) else [*scale]
-            found['resize'] = {'scale': scale, 'keep_ratio': bool(options.get('keep_ratio'))}
-        elif name == 'Pad' and not found['pad'] and options.get('padding_mode', 'constant') == 'constant':
+            steps['resize'] = {'scale': scale, 'keep_ratio': bool(options.get('keep_ratio'))}
+        elif name == 'Pad' and not steps['pad'] and options.get('padding_mode', 'constant') == 'constant':
             value = options.get('pad_val', 0)
             value = value.get('img', 0) if isinstance(value, Mapping) else value
             values = {*value} if isinstance(value, Sequence) else {value}
             if len(values) > 1:
                 raise ValueError(f'Pad of the test pipeline has pad_val {value}, and not one value for all channels')
-            found['pad'] = {
+            steps['pad'] = {
                 'size': list(options['size']) if options.get('size') else None,
                 'divisor': options.get('size_divisor') or 1,
                 'square': bool(options.get('pad_to_square')),
@@ -42,12 +42,12 @@ def preparation(config: Mapping[str, Any]) -> dict[str, Any]:
         elif name.startswith('LoadImage') and 'color_type' in options:
             if options['color_type'] == 'grayscale':
                 raise ValueError('the test pipeline reads pictures as grayscale; known are three channels')
-            found['orientation'] = 'turned' if options['color_type'] == 'color' else 'stored'
+            steps['orientation'] = 'turned' if options['color_type'] == 'color' else 'stored'
         elif not name.startswith(('Load', 'Pack')):
-            given = ', '.join(f'{key}={value!r}' for key, value in options.items())
-            known = 'known are one bilinear Resize to a scale and, after it, one Pad with a constant'
-            raise ValueError(f'the test pipeline has {name}({given}); {known}')
-    return found
+            arguments = ', '.join(f'{key}={value!r}' for key, value in options.items())
+            supported = 'known are one bilinear Resize to a scale and, after it, one Pad with a constant'
+            raise ValueError(f'the test pipeline has {name}({arguments}); {supported}')
+    return steps
 
 
 class Prepare(nn.Module):
@@ -57,31 +57,31 @@ class Prepare(nn.Module):
     ``factor`` (2) the ratio of the resize in width and height, and ``shown`` the picture.
     """
 
-    def __init__(self, told: Mapping[str, Any]) -> None:
+    def __init__(self, description: Mapping[str, Any]) -> None:
         super().__init__()
-        self.told = told
-        self.order = [0, 1, 2] if told['channels'] == 'RGB' else [2, 1, 0]
-        self.mean, self.std = (torch.tensor(told[name]).view(1, 3, 1, 1) for name in ('mean', 'std'))
+        self.description = description
+        self.order = [0, 1, 2] if description['channels'] == 'RGB' else [2, 1, 0]
+        self.mean, self.std = (torch.tensor(description[name]).view(1, 3, 1, 1) for name in ('mean', 'std'))
 
     def forward(self, picture: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         # sizes as tensors: float64 gives the sizes that mmcv gives
         ones = torch.ones_like(picture[:, :, 0], dtype=torch.float64)
         sides = torch.stack([ones[:, 0].sum(), ones[0].sum()])
-        pixels, resize, factor = picture.float(), self.told['resize'], torch.ones(2)
+        pixels, resize, factor = picture.float(), self.description['resize'], torch.ones(2)
         if resize:
             scale = resize['scale']
             target = torch.tensor(scale[::-1])
             if resize['keep_ratio']:
                 target = (sides * torch.minimum(max(scale) / sides.max(), min(scale) / sides.min()) + 0.5).long()
-            pixels = resized(pixels, sides, target)
+            pixels = resize_pixels(pixels, sides, target)
             factor = (target / sides).float().flip(0)
-        frame = padded(pixels.permute(2, 0, 1)[None], self.told['pad'] or {})
+        frame = pad_pixels(pixels.permute(2, 0, 1)[None], self.description['pad'] or {})
         image = (frame[:, self.order] - self.mean) / self.std
-        image = padded(image, {**self.told['padding'], 'divisor': self.told['pad_size_divisor']})
+        image = pad_pixels(image, {**self.description['padding'], 'divisor': self.description['pad_size_divisor']})
         return image, frame, factor, picture.clone()
 
 
-def resized(pixels: Tensor, sides: Tensor, target: Tensor) -> Tensor:
+def resize_pixels(pixels: Tensor, sides: Tensor, target: Tensor) -> Tensor:
     """Resize pixels (H, W, 3) of whole numbers to ``target`` (height, width) with OpenCV's steps and roundings."""
 
     def taps(axis: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -89,32 +89,32 @@ def resized(pixels: Tensor, sides: Tensor, target: Tensor) -> Tensor:
         count: Any = target[axis].item()
         torch._check(count >= 2)  # for torch.export, which reads the size from a tensor
         last = (sides[axis] - 1).long()
-        place = ((torch.arange(count).double() + 0.5) * (1 / (target[axis] / sides[axis])) - 0.5).float()
-        first = place.floor()
-        share = place - first
+        position = ((torch.arange(count).double() + 0.5) * (1 / (target[axis] / sides[axis])) - 0.5).float()
+        lower = position.floor()
+        share = position - lower
         if axis == 1:  # of columns, OpenCV takes one neighbour beyond the edges; of rows, the same one twice
-            share = torch.where((first < 0) | (first >= last), torch.zeros(()), share)
+            share = torch.where((lower < 0) | (lower >= last), torch.zeros(()), share)
         units = (2048 * share).round()
-        low, high = (torch.minimum((first.long() + step).clamp(min=0), last) for step in (0, 1))
+        low, high = (torch.minimum((lower.long() + step).clamp(min=0), last) for step in (0, 1))
         return low, high, 2048 - units, units
 
-    left, right, near, far = taps(1)
-    wide = pixels[:, left] * near[:, None] + pixels[:, right] * far[:, None]
+    left_tap, right, near, far = taps(1)
+    wide = pixels[:, left_tap] * near[:, None] + pixels[:, right] * far[:, None]
     wide = (wide / 16).floor()
     top, low, near, far = taps(0)
     near, far = near[:, None, None] / 65536, far[:, None, None] / 65536
     return (((wide[top] * near).floor() + (wide[low] * far).floor() + 2) / 4).floor()
 
 
-def padded(pixels: Tensor, pad: Mapping[str, Any]) -> Tensor:
+def pad_pixels(pixels: Tensor, pad: Mapping[str, Any]) -> Tensor:
     """Pad pixels (1, 3, H, W) at the right and lower edge."""
     sides: list[Any] = list(pixels.shape[2:])
     if pad.get('square'):
         sides = [torch.sym_max(*sides)] * 2
     if pad.get('size'):
-        sides = [torch.sym_max(own, least) for own, least in zip(sides, pad['size'][::-1], strict=True)]
+        sides = [torch.sym_max(side, least) for side, least in zip(sides, pad['size'][::-1], strict=True)]
     step = pad.get('divisor') or 1
-    below, right = ((own + step - 1) // step * step - old for own, old in zip(sides, pixels.shape[2:], strict=True))
+    below, right = ((side + step - 1) // step * step - old for side, old in zip(sides, pixels.shape[2:], strict=True))
     if step == 1 and not pad.get('square') and not pad.get('size'):
         return pixels.clone()
     return F.pad(pixels, (0, right, 0, below), value=pad['value'])

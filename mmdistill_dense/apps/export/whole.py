@@ -20,8 +20,8 @@ from mmdistill_dense.apps.export.without_package import without_labels
 from mmdistill_dense.config.values import layers, tested_set
 from mmdistill_dense.utils.validate import message_of
 
-_LEAST = 0.98  # of labels or boxes that must be equal; rounding moves pixels between classes and boxes over thresholds
-_BETWEEN = ('frame', 'factor', 'shown')  # pass by the network
+_MIN_EQUAL = 0.98  # share of labels or boxes; rounding moves pixels between classes, and boxes over thresholds
+_PASSED = ('frame', 'factor', 'shown')  # pass by the network
 _OUTPUTS = {
     'boxes': 'x1, y1, x2, y2 in pixels of the picture (n, 4), best first',
     'scores': 'of each box (n)',
@@ -47,35 +47,35 @@ def make_whole(file: Path, plain: Config, network: Any, sizes: Sequence[Sequence
     """
     import onnx
 
-    told = read_description(file)
-    kind: Any = Queries if 'bbox_preds' in told['outputs'] else Detections
-    kind, counted = (Labels, 'labels') if told['task'] == 'segmentation' else (kind, 'boxes')
-    prepare, answer = Prepare(told['input']), kind(network, told)
+    description = read_description(file)
+    kind: Any = Queries if 'bbox_preds' in description['outputs'] else Detections
+    kind, counted = (Labels, 'labels') if description['task'] == 'segmentation' else (kind, 'boxes')
+    prepare, answer = Prepare(description['input']), kind(network, description)
     shape: list[Any] = ['height', 'width', 3]
-    if _takes_one(prepare, told):
+    if _has_fixed_size(prepare, description):
         shape, sizes = [*sizes[0], 3], sizes[:1]
     pictures, samples = _samples(plain, network.eval(), sizes)
     taken = {'name': 'picture', 'layout': 'HWC', 'dtype': 'uint8', 'channels': 'RGB', 'shape': shape}
     about = {
-        **told,
-        'network': told['input'],
-        'input': {**taken, 'orientation': told['input']['orientation']},
+        **description,
+        'network': description['input'],
+        'input': {**taken, 'orientation': description['input']['orientation']},
         'outputs': {name: _OUTPUTS[name] for name in answer.names},
         'note': 'all is inside: resize, normalisation, padding, network, and what makes the answer',
     }
     try:
-        front, back = _ends(prepare, answer, told['outputs'])
+        front, back = _ends(prepare, answer, description['outputs'])
     except Exception as error:  # torch.export raises many kinds
         heads = ', '.join(type(part).__name__ for name, part in network.named_children() if name.endswith('head'))
-        said = f'{type(network).__name__} ({heads}) answers by values: {message_of(error).splitlines()[0][:200]}'
-        raise ValueError(f'{said}. Leave --whole out: mmdet makes the answer of what the bare graph gives.') from error
-    whole = _joined(front, onnx.load(str(file)), back)
+        text = f'{type(network).__name__} ({heads}) answers by values: {message_of(error).splitlines()[0][:200]}'
+        raise ValueError(f'{text}. Leave --whole out: mmdet makes the answer of what the bare graph gives.') from error
+    whole = _join(front, onnx.load(str(file)), back)
     _declare(whole, shape, counted)
     save_onnx(whole, file, about)
     equal, compared = agreement(open_graph(file), samples, pictures)
-    if compared and equal < _LEAST:
+    if compared and equal < _MIN_EQUAL:
         raise ValueError(f'the graph gives {equal:.1%} of the {compared} {counted} that the network gives.')
-    tried = {'pictures': [[*one.shape[:2]] for one in pictures], 'compared': compared, 'counted': counted}
+    tried = {'pictures': [[*image.shape[:2]] for image in pictures], 'compared': compared, 'counted': counted}
     save_onnx(whole, file, {**about, 'tried': {**tried, 'equal': equal, 'classes': _classes(samples)}})
 
 
@@ -84,7 +84,7 @@ def _samples(plain: Config, network: Any, sizes: Sequence[Sequence[int]]) -> tup
     pictures, samples = list[Tensor](), list[Any]()
     for size in sizes:
         try:
-            samples.append(predicted(plain, network, picture(*size)))
+            samples.append(predict_picture(plain, network, picture(*size)))
         except RuntimeError:  # branches of some networks meet at multiples of 8 alone; a whole graph pads
             if not samples:
                 raise
@@ -96,8 +96,9 @@ def _samples(plain: Config, network: Any, sizes: Sequence[Sequence[int]]) -> tup
 
 def _classes(samples: Sequence[Any]) -> int:
     """Return how many classes predictions have: where it is one, or none, all graphs agree."""
-    labels = [one.pred_sem_seg.data if 'pred_sem_seg' in one else one.pred_instances.labels for one in samples]
-    return len(torch.cat([one.flatten() for one in labels]).unique())
+    maps = [sample.pred_sem_seg.data.flatten() for sample in samples if 'pred_sem_seg' in sample]
+    labels = maps or [sample.pred_instances.labels for sample in samples]
+    return len(torch.cat(labels).unique())
 
 
 def _declare(whole: Any, shape: Sequence[Any], counted: str) -> None:
@@ -121,19 +122,19 @@ def _ends(prepare: Prepare, answer: Any, outputs: Mapping[str, Sequence[int]]) -
             maps[torch.rand(1, shape[1], 23 - 2 * level, 29 - 3 * level)] = (2, 3)
         else:
             maps[torch.rand(shape)] = ()
-    front = onnx_of(traced(prepare, {shown: (0, 1)}), ['picture'], ['image', *_BETWEEN])
+    front = onnx_of(traced(prepare, {shown: (0, 1)}), ['picture'], ['image', *_PASSED])
     behind = traced(answer, {frame: (2, 3), factor: (), shown: (0, 1), **maps})
-    own = {'custom_translation_table': translations()}
-    return front, onnx_of(behind, [*_BETWEEN, *outputs], list(answer.names), **own)
+    options = {'custom_translation_table': translations()}
+    return front, onnx_of(behind, [*_PASSED, *outputs], list(answer.names), **options)
 
 
-def _joined(front: Any, network: Any, back: Any) -> Any:
+def _join(front: Any, network: Any, back: Any) -> Any:
     """Return the graph of a network between both ends."""
     from onnx.compose import merge_models
 
     network.ir_version = front.ir_version
-    links = [(f'network/{one.name}', one.name) for one in network.graph.output]
-    links += [(f'prepare/{name}', name) for name in _BETWEEN]
+    links = [(f'network/{output.name}', output.name) for output in network.graph.output]
+    links += [(f'prepare/{name}', name) for name in _PASSED]
     whole = merge_models(front, network, [('image', 'image')], prefix1='prepare/', prefix2='network/')
     whole = merge_models(whole, back, links)
     whole.graph.input[0].name = 'picture'
@@ -142,9 +143,9 @@ def _joined(front: Any, network: Any, back: Any) -> Any:
     return whole
 
 
-def _takes_one(prepare: Prepare, told: Mapping[str, Any]) -> bool:
+def _has_fixed_size(prepare: Prepare, description: Mapping[str, Any]) -> bool:
     """Tell whether pictures must have the network's size; refuse if those do not come out in it."""
-    shape = told['input']['shape'][2:]
+    shape = description['input']['shape'][2:]
     if not all(isinstance(side, int) for side in shape):
         return False
     height, width = shape
@@ -162,18 +163,18 @@ def picture(height: int, width: int, seed: int = 0) -> Tensor:
     """Return a picture (height, width, 3) in uint8 with shapes of several sizes."""
     generator = torch.Generator().manual_seed(seed)
     parts = [
-        F.interpolate(torch.randn(1, 3, places, places, generator=generator), (height, width), mode='nearest')
-        for places in (3, 7, 17, 41)
+        F.interpolate(torch.randn(1, 3, cells, cells, generator=generator), (height, width), mode='nearest')
+        for cells in (3, 7, 17, 41)
     ]
     return (128 + 40 * torch.stack(parts).sum(0)[0]).clamp(0, 255).byte().permute(1, 2, 0).contiguous()
 
 
-def predicted(plain: Config, network: Any, one: Tensor) -> Any:
+def predict_picture(plain: Config, network: Any, image: Tensor) -> Any:
     """Return what the network predicts for a picture through the test pipeline of its config."""
     steps = next(option['pipeline'] for _, option in layers(tested_set(plain)) if option.get('pipeline'))
-    shape = tuple(one.shape[:2])
-    given = {'img': np.ascontiguousarray(one.numpy()[..., ::-1]), 'img_shape': shape, 'ori_shape': shape}
-    data = Compose(without_labels(steps)[1:])({**given, 'img_path': '', 'img_id': 0})
+    shape = tuple(image.shape[:2])
+    fields = {'img': np.ascontiguousarray(image.numpy()[..., ::-1]), 'img_shape': shape, 'ori_shape': shape}
+    data = Compose(without_labels(steps)[1:])({**fields, 'img_path': '', 'img_id': 0})
     with torch.no_grad():
         return network.test_step({'inputs': [data['inputs']], 'data_samples': [data['data_samples']]})[0]
 
@@ -181,18 +182,18 @@ def predicted(plain: Config, network: Any, one: Tensor) -> Any:
 def agreement(run: Run, samples: Iterable[Any], pictures: Sequence[Tensor]) -> tuple[float, int]:
     """Return the share of the labels or boxes of predictions that a whole graph gives too, and how many there were."""
     same, number = 0, 0
-    for one, sample in zip(pictures, samples, strict=True):
-        answer = run(one)
+    for image, sample in zip(pictures, samples, strict=True):
+        answer = run(image)
         if 'pred_sem_seg' in sample:
             labels = sample.pred_sem_seg.data[0]
             same, number = same + int((answer[0] == labels).sum()), number + labels.numel()
         else:
             boxes = sample.pred_instances
-            same, number = same + paired(boxes, answer), number + max(len(boxes), len(answer[0]))
+            same, number = same + count_matches(boxes, answer), number + max(len(boxes), len(answer[0]))
     return same / max(number, 1), number
 
 
-def paired(expected: Any, answer: Sequence[Tensor], overlap: float = 0.99, score: float = 1e-3) -> int:
+def count_matches(expected: Any, answer: Sequence[Tensor], overlap: float = 0.99, score: float = 1e-3) -> int:
     """Count the boxes that both have: the same label, IoU and scores as close as said; masks equal by 99 %."""
     from mmdet.structures.bbox import bbox_overlaps
 
@@ -202,13 +203,13 @@ def paired(expected: Any, answer: Sequence[Tensor], overlap: float = 0.99, score
     close |= bbox_overlaps(expected.bboxes, boxes) >= overlap
     close &= (expected.scores[:, None] - scores[None]).abs() <= score
     close &= expected.labels[:, None] == labels[None]
-    for own in masks:
-        flat, other = expected.masks.flatten(1).float(), own.flatten(1).float()
-        both = flat @ other.T
-        close &= both >= 0.99 * (flat.sum(1)[:, None] + other.sum(1)[None] - both) - 1
-    found = 0
+    for mask in masks:
+        flat, other = expected.masks.flatten(1).float(), mask.flatten(1).float()
+        shared = flat @ other.T
+        close &= shared >= 0.99 * (flat.sum(1)[:, None] + other.sum(1)[None] - shared) - 1
+    count = 0
     for row in close:  # each counts once
         if row.any():
             close[:, row.nonzero()[0]] = False
-            found += 1
-    return found
+            count += 1
+    return count

@@ -16,7 +16,7 @@ from mmdistill_dense.utils.version import for_mim
 
 PACKAGE = 'mmdistill_dense.'
 # Classes that only check the files of the class they derive from: the same data without them.
-_SAME = {
+_PLAIN_DATASETS = {
     'CocoDataset': 'mmdet.CocoDataset',
     'CityscapesDataset': 'mmseg.CityscapesDataset',
     'PascalVOCDataset': 'mmseg.PascalVOCDataset',
@@ -40,9 +40,9 @@ def without_package(config: Config, meta: Mapping[str, Any]) -> tuple[Config, di
     # inference of mmdet and mmseg reads pipeline and classes from ``test_dataloader``, so that stays
     flat = ConfigDict(config.to_dict())
     for value in mappings(flat):
-        name = _short(value.get('type'))
-        if name in _SAME and not _only_here(value):
-            value['type'] = _SAME[name]
+        name = _package_class(value.get('type'))
+        if name in _PLAIN_DATASETS and not _extra_options(value):
+            value['type'] = _PLAIN_DATASETS[name]
             value.pop('label_values', None)
             if endings := listed(value.get('img_suffix')):  # one, perhaps in a list
                 value['img_suffix'] = endings[0]
@@ -61,8 +61,8 @@ def without_package(config: Config, meta: Mapping[str, Any]) -> tuple[Config, di
         read_files(flat.get(key))
     for key in [key for key in flat if key not in _INFERENCE and _names(flat[key])]:
         dropped |= _drop(flat, [key], _names(flat[key]))
-    kinds = ((*key.rpartition('.'), _short(kind)) for key, kind in values_of(flat).items())
-    needed = [f'{place} ({name})' for place, _, key, name in kinds if key == 'type' and name]
+    kinds = ((*key.rpartition('.'), _package_class(kind)) for key, kind in values_of(flat).items())
+    needed = [f'{path} ({name})' for path, _, key, name in kinds if key == 'type' and name]
     return Config(flat), dropped, needed or _names(flat)  # also those in lists of lists
 
 
@@ -76,7 +76,7 @@ def head_of(
     if dropped:
         lines.append('Left out, since mmdistill_dense is needed for it:')
     for classes in dict.fromkeys(map(tuple, dropped.values())):
-        keys = [key for key, own in dropped.items() if tuple(own) == classes]
+        keys = [key for key, names in dropped.items() if tuple(names) == classes]
         lines.append(f'  {", ".join(keys)} ({", ".join(classes)})')
     if 'test_evaluator' in dropped:
         lines.append('Inference works, also by `mim test`, which measures nothing: the labels need mmdistill_dense.')
@@ -87,13 +87,13 @@ def head_of(
     return ''.join(f'# {remark(line)}\n' for line in lines)
 
 
-def _short(kind: Any) -> str | None:
+def _package_class(kind: Any) -> str | None:
     """Return the name of a class of this package, given in a config by its name or itself; ``None`` for others."""
     name = kind if isinstance(kind, str) else f'{getattr(kind, "__module__", "")}.{getattr(kind, "__qualname__", "")}'
     return name.rsplit('.', 1)[-1] if name.startswith(PACKAGE) else None
 
 
-def _only_here(dataset: Mapping[str, Any]) -> list[str]:
+def _extra_options(dataset: Mapping[str, Any]) -> list[str]:
     """Return the options of a data set that the plain ones do not have."""
     several = len(listed(dataset.get('img_suffix'))) > 1
     return [*(['label_values'] if dataset.get('label_values') else []), *(['several img_suffix'] if several else [])]
@@ -101,30 +101,30 @@ def _only_here(dataset: Mapping[str, Any]) -> list[str]:
 
 def _names(value: Any) -> list[str]:
     """Return the classes of this package below a value of a config, each with the options that plain ones lack."""
-    named = ((name, one) for one in mappings(value) if (name := _short(one.get('type'))))
-    return list(dict.fromkeys(' with '.join([name, *_only_here(one)]) for name, one in named))
+    pairs = ((name, option) for option in mappings(value) if (name := _package_class(option.get('type'))))
+    return list(dict.fromkeys(' with '.join([name, *_extra_options(option)]) for name, option in pairs))
 
 
 def _drop_test(flat: ConfigDict, meta: Mapping[str, Any]) -> dict[str, list[str]]:
     """Leave out the test that needs the package, but keep in ``test_dataloader`` what inference reads."""
     # a runner takes a loader only beside loop and evaluator; this one measures nothing: mmseg's writes predictions
-    own, kind = flat.get('test_dataloader') or {}, _EMPTY.get(str(flat.get('default_scope')))
-    names = _names([own, *(flat.get(key) for key in _TEST)])
+    loader, kind = flat.get('test_dataloader') or {}, _EMPTY.get(str(flat.get('default_scope')))
+    names = _names([loader, *(flat.get(key) for key in _TEST)])
     if not names:
         return {}
-    if kind is None or not own:
+    if kind is None or not loader:
         return _drop(flat, ('test_dataloader', *_TEST), names)
-    dropped, dataset = _drop(flat, _TEST, names), own.get('dataset') or {}
-    dataset = next((one for one in reversed(chain(dataset)) if 'pipeline' in one), dataset)
-    known, steps = meta.get('dataset_meta') or {}, dataset.get('pipeline') or flat.get('test_pipeline') or []
-    metainfo = {key: known[key] for key in ('classes', 'palette') if known.get(key) is not None}
+    dropped, dataset = _drop(flat, _TEST, names), loader.get('dataset') or {}
+    dataset = next((layer for layer in reversed(chain(dataset)) if 'pipeline' in layer), dataset)
+    meta_info, steps = meta.get('dataset_meta') or {}, dataset.get('pipeline') or flat.get('test_pipeline') or []
+    metainfo = {key: meta_info[key] for key in ('classes', 'palette') if meta_info.get(key) is not None}
     pictures = {}
-    if _short(dataset.get('type')) == 'SegFolderDataset':  # its files, without the labels
+    if _package_class(dataset.get('type')) == 'SegFolderDataset':  # its files, without the labels
         suffix, folder = dataset.get('img_suffix', '.jpg'), (dataset.get('data_prefix') or {}).get('img_path', '')
         pictures = {key: dataset[key] for key in ('data_root', 'ann_file') if dataset.get(key)}
         pictures |= {'data_prefix': {'img_path': folder}, 'img_suffix': listed(suffix)[0]}
     flat.test_dataloader = {
-        **{key: value for key, value in own.items() if not _names(value)},
+        **{key: value for key, value in loader.items() if not _names(value)},
         'dataset': {
             'type': kind,
             **pictures,
@@ -150,6 +150,6 @@ def without_labels(steps: Sequence[Any]) -> list[Any]:
 def read_files(pipeline: Any) -> None:
     """Let a pipeline that paints pictures read files, as inference needs it."""
     for value in mappings(pipeline):
-        if _short(value.get('type')) in _PAINTERS:
+        if _package_class(value.get('type')) in _PAINTERS:
             value.clear()
             value['type'] = 'LoadImageFromFile'

@@ -43,7 +43,7 @@ def export_backbone(config: Config, checkpoint: str | Path, out: str | Path, nam
     path = Path(out)
     if path.suffix != '.pth':
         raise ValueError(f'out={str(out)!r} must end in .pth.')
-    graphs.check_spared(path, checkpoint)
+    graphs.check_overwrite(path, checkpoint)
     _, network, _, meta = load_student(config, checkpoint, ['backbone'])
     backbone: Any = network.backbone
     if names is not None and not isinstance(backbone, ViT):
@@ -65,26 +65,26 @@ def evaluate(
     data = without_workers(plain.val_dataloader)
     test_step: Any = network.test_step
     if graph is not None:
-        run, told = graphs.open_graph(graph), graphs.read_description(graph)
-        names, whole = list(told['outputs']), told['input'].get('name') == 'picture'
-        if whole or told['input']['shape'][0] == 1:  # takes no batch
+        run, description = graphs.open_graph(graph), graphs.read_description(graph)
+        names, whole = list(description['outputs']), description['input'].get('name') == 'picture'
+        if whole or description['input']['shape'][0] == 1:  # takes no batch
             data['batch_size'] = 1
 
         def timed(image: Tensor) -> list[Tensor]:
             start = time.perf_counter()
-            found = run(image)
+            outputs = run(image)
             spent.append(1000 * (time.perf_counter() - start))
-            return found
+            return outputs
 
         def answer(batch: Any) -> list[Any]:
             picture = batch['inputs'][0].permute(1, 2, 0).flip(2).contiguous()
-            return [answered(batch['data_samples'][0], names, timed(picture))]
+            return [with_prediction(batch['data_samples'][0], names, timed(picture))]
 
         if not whole:
-            graphs.graph_of(network).answer_by(timed, names)
+            graphs.graph_of(network).predict_with(timed, names)
         else:
             test_step, same = answer, {'scale_factor': 1.0}
-            readers: list[Any] = [one for _, one in layers(data['dataset']) if 'pipeline' in one]
+            readers: list[Any] = [layer for _, layer in layers(data['dataset']) if 'pipeline' in layer]
             for dataset in readers:  # leaves pictures as read
                 steps = [step for step in dataset['pipeline'] if type_name(step) != 'Pad']
                 dataset['pipeline'] = [{'type': s['type'], **same} if type_name(s) == 'Resize' else s for s in steps]
@@ -97,13 +97,13 @@ def evaluate(
     return evaluator.evaluate(len(loader.dataset)), median(spent) if spent else None
 
 
-def answered(sample: Any, names: Sequence[str], answer: Sequence[Tensor]) -> Any:
+def with_prediction(sample: Any, names: Sequence[str], answer: Sequence[Tensor]) -> Any:
     """Return a data sample with the outputs of a whole graph as its prediction."""
-    found = dict(zip(names, answer, strict=True))
-    if 'boxes' in found:
-        sample.pred_instances = InstanceData(bboxes=found.pop('boxes'), **found)
+    outputs = dict(zip(names, answer, strict=True))
+    if 'boxes' in outputs:
+        sample.pred_instances = InstanceData(bboxes=outputs.pop('boxes'), **outputs)
     else:
-        sample.pred_sem_seg = PixelData(data=found['labels'][None].long())
+        sample.pred_sem_seg = PixelData(data=outputs['labels'][None].long())
     return sample
 
 
@@ -138,11 +138,11 @@ def export_student(config: Config, checkpoint: str | Path, out: str | Path) -> t
     weights = Path(out)
     if weights.suffix not in graphs.WEIGHTS:
         raise ValueError(f'out={str(out)!r} must end in .pth or .safetensors; the config is written beside it (.py).')
-    graphs.check_spared(weights, checkpoint)
+    graphs.check_overwrite(weights, checkpoint)
     path = weights.with_suffix('.py')
     if path.is_file() and not path.read_text('utf-8', 'replace').partition('\n')[0].rstrip().endswith(ORIGIN):
-        said = f'the config is written beside it, and {path} is a config of yours'
-        raise FileExistsError(f'out={str(out)!r}: {said}. Choose another name.')
+        problem = f'the config is written beside it, and {path} is a config of yours'
+        raise FileExistsError(f'out={str(out)!r}: {problem}. Choose another name.')
     plain, _, state, meta = load_student(config, checkpoint)
     bare, dropped, needed = without_package(plain, meta)
     head = head_of(weights, dropped, needed, config, checkpoint)
@@ -154,8 +154,8 @@ def export_student(config: Config, checkpoint: str | Path, out: str | Path) -> t
 
         data = {key: meta['student'][key] for key in ('classes', 'palette')}
         tensors = {name: tensor.contiguous().clone() for name, tensor in state.items()}
-        told = {'format': 'pt', SAFETENSORS_META: json.dumps({**meta, 'dataset_meta': data})}
-        write_whole(weights, save(tensors, told))
+        meta_text = {'format': 'pt', SAFETENSORS_META: json.dumps({**meta, 'dataset_meta': data})}
+        write_whole(weights, save(tensors, meta_text))
     return weights, path
 
 
@@ -185,14 +185,14 @@ def export_graph(
         raise ValueError(f'out={str(out)!r}: whole graphs end in .onnx.')
     if path.suffix == '.onnx':
         graphs.require_onnx()
-    graphs.check_spared(path, checkpoint)
+    graphs.check_overwrite(path, checkpoint)
     plain, network, _, meta = load_student(config, checkpoint)
     if whole:
         check_possible(plain)
     graph = graphs.graph_of(network)
     steps = pipeline_of((plain.get('test_dataloader') or plain.get('val_dataloader') or {}).get('dataset'))
     scales = (step.get('scale') for step in steps if type_name(step).endswith('Resize'))
-    wide, high = next((one for one in scales if isinstance(one, (tuple, list))), (512, 512))
+    wide, high = next((scale for scale in scales if isinstance(scale, (tuple, list))), (512, 512))
     tested = (-(-int(side) // graphs.STEP) * graphs.STEP for side in (high, wide))
     height, width = size or (plain.model.get('data_preprocessor') or {}).get('size') or tested
     try:
@@ -201,19 +201,19 @@ def export_graph(
     except Exception as error:  # a network may raise anything
         if isinstance(error, ValueError):
             raise
-        said = f'{type(network).__name__} takes no pictures of {height}x{width}: {_first_line(error)}'
-        raise ValueError(f'{said}. --size H W sets another size.') from error
+        problem = f'{type(network).__name__} takes no pictures of {height}x{width}: {_first_line(error)}'
+        raise ValueError(f'{problem}. --size H W sets another size.') from error
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         unfinished = Path(folder, path.name)
-        exported = _freest(graph, (height, width), unfinished, meta['student'])
+        exported = _write_freest(graph, (height, width), unfinished, meta['student'])
         if whole:
             make_whole(unfinished, plain, network, [[height, width], *_sizes((height, width), 1)])
         unfinished.replace(path)
     return replace(exported, path=path)
 
 
-def _freest(graph: graphs.Graph, size: tuple[int, int], path: Path, about: Mapping[str, Any]) -> Exported:
+def _write_freest(graph: graphs.Graph, size: tuple[int, int], path: Path, about: Mapping[str, Any]) -> Exported:
     """Write a graph with as many free axes as its network allows."""
     failures: list[str] = []
     for axes, step in graph.freedoms:
@@ -228,10 +228,10 @@ def _freest(graph: graphs.Graph, size: tuple[int, int], path: Path, about: Mappi
                 raise
             multiples = f' in multiples of {step}' if step > 1 else ''
             failures.append(f'{", ".join(axes) or "nothing"} free{multiples}: {_first_line(error)}')
-    others = [one for one in (*graphs.WEIGHTS, *graphs.GRAPHS) if one != path.suffix]
+    endings = [ending for ending in (*graphs.WEIGHTS, *graphs.GRAPHS) if ending != path.suffix]
     raise ValueError(
         f'{type(graph.model).__name__} could not be written as {path.suffix}. {" | ".join(failures)}. Try another '
-        f'ending ({", ".join(others)}); MMDeploy knows more networks.'
+        f'ending ({", ".join(endings)}); MMDeploy knows more networks.'
     )
 
 
@@ -240,37 +240,37 @@ def _write(
 ) -> tuple[list[str], float, list[int]]:
     """Write a graph with these free axes; return its outputs, the difference to the network, and its smallest size."""
     with torch.no_grad():
-        outputs = {name: list(value.shape) for name, value in graph.named(image).items()}
+        outputs = {name: list(value.shape) for name, value in graph.named_outputs(image).items()}
     full = {**about, 'task': graph.task, 'made_with': list(image.shape), 'outputs': outputs, 'note': graph.note}
     full |= {
         key: value for key in ('threshold', 'align_corners', 'decoding') if (value := getattr(graph, key)) is not None
     }
     shape = [name if name in axes else image.shape[axis] for name, axis in graphs.AXES.items()]
-    full['input'] = told = {**about['input'], 'shape': [shape[0], image.shape[1], *shape[1:]]}
-    told['channels'] = 'grey' if image.shape[1] == 1 else told['channels']
-    told['pad_size_divisor'] = math.lcm(step, told['pad_size_divisor'])
-    own = list(image.shape[2:])
-    half, *others = _sizes(own, step) if 'height' in axes else [own]
+    full['input'] = inputs = {**about['input'], 'shape': [shape[0], image.shape[1], *shape[1:]]}
+    inputs['channels'] = 'grey' if image.shape[1] == 1 else inputs['channels']
+    inputs['pad_size_divisor'] = math.lcm(step, inputs['pad_size_divisor'])
+    image_size = list(image.shape[2:])
+    half, *other_sizes = _sizes(image_size, step) if 'height' in axes else [image_size]
 
-    def written(smallest: list[int]) -> graphs.Run:
-        told['smallest'] = smallest
+    def write_graph(smallest: list[int]) -> graphs.Run:
+        inputs['smallest'] = smallest
         graphs.GRAPHS[path.suffix](graph, image, axes, path, full)
         return graphs.open_graph(path)
 
-    run = written(half)
+    run = write_graph(half)
     single = [image[:1]] if 'batch' in axes else []
-    difference = _difference(run, graph, [image, *single, *(graph.picture(*size) for size in others)])
-    smaller = [graph.picture(*half)] if half != own else []
+    difference = _difference(run, graph, [image, *single, *(graph.picture(*size) for size in other_sizes)])
+    smaller = [graph.picture(*half)] if half != image_size else []
     try:
         return list(outputs), max(difference, _difference(run, graph, smaller)), half
     except Exception:  # the network, or what torch.export took for a constant, has a least size
-        written(own)
-        return list(outputs), difference, own
+        write_graph(image_size)
+        return list(outputs), difference, image_size
 
 
-def _sizes(own: Sequence[int], step: int) -> list[list[int]]:
+def _sizes(size: Sequence[int], step: int) -> list[list[int]]:
     """Return sizes that differ in kind, in multiples of ``step``: half of a size, twice, another ratio, primes."""
-    height, width = (side // step for side in own)
+    height, width = (side // step for side in size)
     primes = [next(n for n in count(side + 1) if all(n % k for k in range(2, n))) for side in (height, 4 * width // 3)]
     chosen = ([-(-height // 2), -(-width // 2)], [2 * height, 2 * width], [height + -(-height // 2), width], primes)
     return [[step * side for side in sides] for sides in chosen]
@@ -291,30 +291,30 @@ def load_student(
     with torch.device('cpu'):
         network = build_network(ModelConfig(plain.model, None, None))
         load_strictly(network, state, parts, f'checkpoint={str(file)!r}')
-    given, kept = dict(content.get('meta') or {}), ('dataset_meta', 'epoch', 'iter', 'seed')
-    data = given.get('dataset_meta') or {}
+    checkpoint_meta, keys = dict(content.get('meta') or {}), ('dataset_meta', 'epoch', 'iter', 'seed')
+    data = checkpoint_meta.get('dataset_meta') or {}
     if 'classes' not in data and (classes := strict_load.class_names_in(content)):  # of older mmseg and mmdet
-        palette = data.get('PALETTE') or given.get('PALETTE')
-        given['dataset_meta'] = {**data, 'classes': classes, 'palette': palette}
-    meta = {key: given[key] for key in kept if key in given}
-    return plain, network, state, {**meta, 'student': graphs.describe(plain, given, file)}
+        palette = data.get('PALETTE') or checkpoint_meta.get('PALETTE')
+        checkpoint_meta['dataset_meta'] = {**data, 'classes': classes, 'palette': palette}
+    meta = {key: checkpoint_meta[key] for key in keys if key in checkpoint_meta}
+    return plain, network, state, {**meta, 'student': graphs.describe(plain, checkpoint_meta, file)}
 
 
 def _difference(run: graphs.Run, graph: graphs.Graph, images: Sequence[Tensor]) -> float:
-    found = 0.0
+    largest = 0.0
     for image in images:
         with torch.no_grad():
-            expected = graph.named(image)
-        for (name, other), one in zip(expected.items(), run(image), strict=True):
-            if one.shape != other.shape:
-                raise ValueError(f'{name} has shape {tuple(one.shape)} instead of {tuple(other.shape)}')
+            expected = graph.named_outputs(image)
+        for (name, other), output in zip(expected.items(), run(image), strict=True):
+            if output.shape != other.shape:
+                raise ValueError(f'{name} has shape {tuple(output.shape)} instead of {tuple(other.shape)}')
             if other.numel() > 0:
-                tiny, difference = torch.finfo(other.dtype).tiny, one - other
+                tiny, difference = torch.finfo(other.dtype).tiny, output - other
                 typical = difference.norm().item() / max(tiny, other.norm().item())
                 if not typical <= TOLERANCE:  # NaN too
                     raise ValueError(f'{name} differs from the network by {typical:.2e} of its root mean square')
-                found = max(found, difference.abs().max().item() / max(tiny, other.abs().max().item()))
-    return found
+                largest = max(largest, difference.abs().max().item() / max(tiny, other.abs().max().item()))
+    return largest
 
 
 def _first_line(error: Exception) -> str:

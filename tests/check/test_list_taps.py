@@ -7,7 +7,7 @@ import torch
 from mmengine.registry import init_default_scope
 
 from mmdistill_dense.__main__ import main
-from mmdistill_dense.apps.check.tap_list import ModuleNode, Watch, _listed, list_taps
+from mmdistill_dense.apps.check.tap_list import ModuleNode, Watch, _module_tree, list_taps
 from mmdistill_dense.config.resolve import load_model
 from mmdistill_dense.networks.recording import Recorder, run_parts
 from mmdistill_dense.networks.taps import Tap
@@ -57,8 +57,8 @@ class Detector(torch.nn.Module):
 
 
 def test_a_head_that_the_meta_device_cannot_run_is_listed_with_its_shape() -> None:
-    found = {one.path: one.shapes for one in read_pass(Detector, lambda one: _listed(one, 1, ''), (32, 32)).nodes()}
-    assert found == {'': [], 'backbone': [(5, 8, 8)], 'head': [(5, 8, 8)]}
+    found = read_pass(Detector, lambda one: _module_tree(one, 1, ''), (32, 32)).nodes()
+    assert {node.path: node.shapes for node in found} == {'': [], 'backbone': [(5, 8, 8)], 'head': [(5, 8, 8)]}
 
 
 def test_the_command_lists_both_networks_or_one_and_marks_the_taps_of_auto(

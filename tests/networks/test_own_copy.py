@@ -9,7 +9,7 @@ from mmengine.registry import init_default_scope
 from torch import nn
 
 from mmdistill_dense.apps.check import Options, check_config
-from mmdistill_dense.apps.check.tap_list import own_copy_gaps
+from mmdistill_dense.apps.check.tap_list import copy_gaps
 from mmdistill_dense.config.resolve import load_model
 from mmdistill_dense.networks import trace as dryrun
 from mmdistill_dense.networks.building import build_network
@@ -56,7 +56,7 @@ def gaps(name, **overrides):
     prepared = network.data_preprocessor(batch, segmentation)
     places = list(taps(network, prepared['inputs']))
     before = stream_states()
-    found = own_copy_gaps(config, network.state_dict(), places, prepared['inputs'], prepared['data_samples'])
+    found = copy_gaps(config, network.state_dict(), places, prepared['inputs'], prepared['data_samples'])
     assert stream_states() == before, 'a check draws no number of the run'
     assert len(found) > 100
     return {tap: gap for tap, gap in found.items() if gap > 1e-6}

@@ -54,7 +54,7 @@ class TeacherFacts:
     metric_pictures: int = 0
     metric_note: str = ''
 
-    def told(self, between: str) -> str:
+    def describe(self, between: str) -> str:
         """Return the file and, after ``between``, its hash and the numbers of tensors; empty without a file."""
         receipt = self.receipt
         if receipt is None or receipt['file'] is None:
@@ -73,7 +73,7 @@ class InitialWeights:
     fitting: int | None = None  # how many tensors of the part it has; ``None`` if it is no local file
     total: int | None = None  # how many the part has
 
-    def told(self, between: str) -> str:
+    def describe(self, between: str) -> str:
         """Return part and file, and the numbers of tensors after ``between``."""
         counts = '' if self.total is None else f'{between}{self.fitting} of {self.total} tensors'
         return f'{self.part or "all"} from {self.file}{counts}'
@@ -141,7 +141,7 @@ class Subject(RunFacts):
     @property
     def settings(self) -> dict[str, str]:
         """What the ``settings`` of distillers stand for, by name; without those that have none."""
-        return {name: one.settings for name, one in self.distillers.items() if one.settings}
+        return {name: distiller.settings for name, distiller in self.distillers.items() if distiller.settings}
 
     @property
     def frozen(self) -> dict[str, FrozenTeacher]:

@@ -90,9 +90,9 @@ def read_data(subject: Subject) -> None:
     Notes why either cannot be read; without validation pictures a training stops at its first evaluation.
     """
     config = subject.config
-    named = {key: classes_of((config.get(f'{key}_dataloader') or {}).get('dataset') or {}) for key in SPLITS}
-    subject.data_classes = named.pop('train')
-    subject.scored_classes = {f'{key}_dataloader': names for key, names in named.items() if names is not None}
+    names_by_split = {key: classes_of((config.get(f'{key}_dataloader') or {}).get('dataset') or {}) for key in SPLITS}
+    subject.data_classes = names_by_split.pop('train')
+    subject.scored_classes = {f'{key}_dataloader': names for key, names in names_by_split.items() if names is not None}
     if subject.options.size is not None:
         subject.data_problem = '--size asks for generated pictures'
         return
@@ -122,8 +122,8 @@ def read_data(subject: Subject) -> None:
         return
     try:  # pictures of validation, also those that a teacher is tested on; training reads all of them later
         subject.validation = dataset = DATASETS.build(config.val_dataloader.dataset)
-        for place in evenly_spaced(len(dataset), max(1, subject.options.val)):
-            subject.tested = dataset[place]
+        for index in evenly_spaced(len(dataset), max(1, subject.options.val)):
+            subject.tested = dataset[index]
     except Exception as error:  # a pipeline may run any code
         subject.validation_problem = f'training would stop at the first validation: {message_of(error)}'
 
@@ -144,23 +144,23 @@ def test_pictures(teacher: FrozenTeacher, config: Config, count: int) -> tuple[d
     """Test a teacher on some validation pictures, spread over the set; one of other classes by those that pair."""
     network: Any = teacher.network
     dataset = DATASETS.build(config.val_dataloader.dataset)
-    places = evenly_spaced(len(dataset), count)
+    indices = evenly_spaced(len(dataset), count)
     evaluator = _evaluator(config, dataset)
-    seen = []
-    for place in places:
-        item = dataset[place]
+    tested_ids = []
+    for index in indices:
+        item = dataset[index]
         batch = {key: [value] for key, value in item.items()}
         outputs = network.val_step(batch)
         if teacher.pairs is not None:
             outputs = in_students_classes(outputs, teacher.pairs)
         evaluator.process(data_samples=outputs, data_batch=batch)
-        seen += [sample.metainfo.get('img_id') for sample in outputs]
+        tested_ids += [sample.metainfo.get('img_id') for sample in outputs]
     for metric in evaluator.metrics:  # else COCO's metric counts pictures that were not tested
         if getattr(metric, 'img_ids', 0) is None and getattr(metric, '_coco_api', None) is not None:
-            metric.img_ids = seen
-    found = evaluator.evaluate(len(places))
-    numbers = {name: float(value) for name, value in found.items() if isinstance(value, (int, float, np.number))}
-    return numbers, len(places)
+            metric.img_ids = tested_ids
+    metrics = evaluator.evaluate(len(indices))
+    numbers = {name: float(value) for name, value in metrics.items() if isinstance(value, (int, float, np.number))}
+    return numbers, len(indices)
 
 
 def _evaluator(config: Config, dataset: Any) -> Evaluator:
@@ -175,7 +175,7 @@ def build(subject: Subject) -> None:
     if subject.batch is None:
         subject.batch = generate(subject)
     inputs = ready_batch(subject)['inputs']
-    subject.batch_shape = [list(one.shape) for one in ([inputs] if torch.is_tensor(inputs) else inputs)]
+    subject.batch_shape = [list(tensor.shape) for tensor in ([inputs] if torch.is_tensor(inputs) else inputs)]
     subject.student = describe_student(subject.model)
     choose_ratios(subject.distillers, optimizer_of(subject.config).get('type') == 'SGD')
     if hasattr(subject.model, 'distillation'):
@@ -192,12 +192,12 @@ def read_unlabelled(subject: Subject) -> None:
     if second is None or subject.data_problem:
         return
     labelled = DATASETS.build(copy.deepcopy(subject.config.train_dataloader.dataset))
-    found = open_pictures(second.option, subject.config, labelled)
+    free = open_pictures(second.option, subject.config, labelled)
     count = second.option.count(subject.batch_size)
     with fork_rng():
         seed_everything(0)
-        second.batch = pseudo_collate([found.dataset[place] for place in evenly_spaced(len(found.dataset), count)])
-    subject.unlabelled = UnlabelledFacts(len(found.dataset), found.labelled, count)
+        second.batch = pseudo_collate([free.dataset[index] for index in evenly_spaced(len(free.dataset), count)])
+    subject.unlabelled = UnlabelledFacts(len(free.dataset), free.labelled, count)
 
 
 def ready_batch(subject: Subject) -> dict[str, Any]:
@@ -229,16 +229,16 @@ def load(subject: Subject) -> None:
         inputs, like = ready_batch(subject)['inputs'], next(model.parameters())
         for teacher in subject.frozen.values():
             if teacher.taps:
-                first = inputs[0] if isinstance(inputs, (list, tuple)) else inputs
-                load_teacher(teacher, like, first, random=True)
+                images = inputs[0] if isinstance(inputs, (list, tuple)) else inputs
+                load_teacher(teacher, like, images, random=True)
     config = subject.config
     folder = config.get('work_dir') or Path('work_dirs', Path(config.filename or 'config').stem)
     for name, distiller in subject.distillers.items():
         if isinstance(distiller, TokenDistiller):
             assert distiller.teacher is not None, 'the model sets it'
             data = (config.get('train_dataloader') or {}).get('dataset')
-            places = TokenStore(distiller, distiller.teacher, folder, data) if subject.options.whole else None
-            values = places.read_known(distiller.tokens, MMLogger.get_current_instance()) if places else None
+            store = TokenStore(distiller, distiller.teacher, folder, data) if subject.options.whole else None
+            values = store.read_known(distiller.tokens, MMLogger.get_current_instance()) if store else None
             if values is not None:
                 distiller.load_tokens(values)
             else:
@@ -258,9 +258,9 @@ def draw_weights(model: Network) -> None:
     """Initialise the student without files: some of mmdet's parameters are uninitialised memory until then."""
     module: Any
     for module in model.modules():
-        given = getattr(module, 'init_cfg', None)
-        if given:
-            drawn = [one for one in (given if isinstance(given, list) else [given]) if 'Pretrained' not in one['type']]
+        init = getattr(module, 'init_cfg', None)
+        if init:
+            drawn = [cfg for cfg in (init if isinstance(init, list) else [init]) if 'Pretrained' not in cfg['type']]
             module.init_cfg = drawn or None
     distillation = getattr(model, 'distillation', None)
     with distillation.set_aside() if distillation else nullcontext():
@@ -276,8 +276,8 @@ def _load_weights(subject: Subject) -> None:
         model.distillation.inherit_nothing()  # as DistillHook does
     key = 'model.student' if is_distill_model(subject.config.model) else 'model'
     distillation = getattr(model, 'distillation', None)
-    alone = distillation is not None and not subject.options.teachers
-    with naming_weights(model, key) if distillation is None else distillation.set_aside() if alone else nullcontext():
+    solo = distillation is not None and not subject.options.teachers
+    with naming_weights(model, key) if distillation is None else distillation.set_aside() if solo else nullcontext():
         model.init_weights()
     if start is None:
         check_pretrained(model, loaded=not subject.config.model.get('inherit'))
@@ -288,12 +288,12 @@ def _load_weights(subject: Subject) -> None:
     else:  # an address needs no hash, because training asks for none
         install_reader()
         content = CheckpointLoader.load_checkpoint(str(start), map_location='cpu')
-    own = model.state_dict()
-    state = match_names(own, state_dict_of(content, start))
-    fitting = {name: value for name, value in state.items() if name in own and own[name].shape == value.shape}
+    target = model.state_dict()
+    state = match_names(target, state_dict_of(content, start))
+    fitting = {name: value for name, value in state.items() if name in target and target[name].shape == value.shape}
     model.load_state_dict(fitting, strict=False)
-    subject.started = len(fitting), len(own)
-    missing = own.keys() - fitting.keys()
+    subject.started = len(fitting), len(target)
+    missing = target.keys() - fitting.keys()
     subject.is_whole_without_heads = all(name.partition('.')[0].endswith('head') for name in missing)
     subject.student.starts.append(InitialWeights('', str(start), *subject.started))
 
@@ -309,25 +309,25 @@ def _initial_weights(model: nn.Module) -> Iterator[InitialWeights]:
 
 
 def describe_student(model: nn.Module) -> StudentFacts:
-    named = dict(model.named_parameters())
-    own = {name: p for name, p in named.items() if not name.startswith(('distillers.', AUXILIARY))}
-    backbone = {name: p for name, p in own.items() if name.startswith('backbone.')} or own
+    parameters = dict(model.named_parameters())
+    student = {name: p for name, p in parameters.items() if not name.startswith(('distillers.', AUXILIARY))}
+    backbone = {name: p for name, p in student.items() if name.startswith('backbone.')} or student
     whole, trained = (
-        [sum(p.numel() for p in part.values() if every or p.requires_grad) for part in (own, backbone)]
-        for every in (True, False)
+        [sum(p.numel() for p in part.values() if frozen or p.requires_grad) for part in (student, backbone)]
+        for frozen in (True, False)
     )
     return StudentFacts(
         type(model).__name__.removeprefix('Distilled'),
         *(whole[0], trained[0], whole[1], trained[1]),
-        distillers=sum(p.numel() for n, p in named.items() if n.startswith('distillers.') and p.requires_grad),
-        auxiliary=sum(p.numel() for n, p in named.items() if n.startswith(AUXILIARY)),
+        distillers=sum(p.numel() for n, p in parameters.items() if n.startswith('distillers.') and p.requires_grad),
+        auxiliary=sum(p.numel() for n, p in parameters.items() if n.startswith(AUXILIARY)),
     )
 
 
 def test_teachers(subject: Subject) -> None:
     """Test each loaded teacher on some validation pictures, or note why it is not tested."""
     for teacher, facts in zip(subject.frozen.values(), subject.teachers, strict=True):
-        facts.metric_note = _untested(subject, teacher)
+        facts.metric_note = _why_untested(subject, teacher)
         if facts.metric_note:
             continue
         try:
@@ -336,7 +336,7 @@ def test_teachers(subject: Subject) -> None:
             facts.metric_note = f'not tested: {message_of(error)}'
 
 
-def _untested(subject: Subject, teacher: FrozenTeacher) -> str:
+def _why_untested(subject: Subject, teacher: FrozenTeacher) -> str:
     receipt, classes = teacher.receipt, num_classes(teacher.config.model)
     if teacher.network is None:
         return 'not needed in training'
@@ -391,8 +391,8 @@ def measure_cost(subject: Subject) -> None:
             times = interleaved_times({'distilled': distilled}, REPEATS, device)
             facts['distilled_memory'] = peak_extra_memory(distilled, device)
         else:
-            alone = build_student({**option(subject), 'distillers': {}, 'inherit': ()}).to(device)
-            control = make_step(alone, config, batch, fresh=True)
+            control_model = build_student({**option(subject), 'distillers': {}, 'inherit': ()}).to(device)
+            control = make_step(control_model, config, batch, fresh=True)
             times = interleaved_times({'control': control, 'distilled': distilled}, REPEATS, device)
             memory = extra_memory(control, distilled, device)
             facts |= {'distilled_memory': memory['distilled_step'], 'control_memory': memory['control_step']}
@@ -409,11 +409,11 @@ def predict(subject: Subject) -> None:
         return
     stops = 'training would stop at its first evaluation: '
     try:
-        found = _predict(subject.model, item)
+        prediction = _predict(subject.model, item)
     except Exception as error:
         height, width = item['inputs'].shape[-2:]
         steps = training_steps(subject.config.val_dataloader.dataset)
-        scales = ', '.join(f'{one["type"]}.scale={one["scale"]}' for one in steps if one.get('scale'))
+        scales = ', '.join(f'{step["type"]}.scale={step["scale"]}' for step in steps if step.get('scale'))
         larger = first_larger(lambda size: _predict(subject.model, _resized(item, size)), (height, width))
         works = f' It can predict one of {larger[0]}x{larger[1]}: set such a scale' if larger else ''
         raise ValueError(
@@ -426,7 +426,7 @@ def predict(subject: Subject) -> None:
         return
     try:
         evaluator = _evaluator(subject.config, subject.validation)
-        evaluator.process(data_samples=found, data_batch=pseudo_collate([item]))
+        evaluator.process(data_samples=prediction, data_batch=pseudo_collate([item]))
     except Exception as error:
         labels = "Set val_evaluator.ann_file, or add 'instances' to meta_keys of that pipeline's last step."
         raise ValueError(

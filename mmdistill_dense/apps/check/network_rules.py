@@ -29,16 +29,16 @@ def teacher_classes(subject: Subject) -> Findings:
     for teacher in subject.frozen.values():
         check_teacher_classes(subject.data_classes, teacher)
         count = num_classes(teacher.config.model)
-        others = subject.data_classes is not None and count not in (None, len(subject.data_classes))
-        if teacher.option.allow_other_classes and others:
+        has_other_classes = subject.data_classes is not None and count not in (None, len(subject.data_classes))
+        if teacher.option.allow_other_classes and has_other_classes:
             yield note(f'{teacher.key} predicts {count} other classes, as allow_other_classes permits.')
 
 
 def weights_over_the_run(subject: Subject) -> Findings:
     """Check each distiller's schedule against the length of the run."""
     for name, distiller in subject.distillers.items():
-        if told := distiller.schedule.check(f'model.distillers.{name}', distiller.state.max_iters):
-            yield warning(told)
+        if problem := distiller.schedule.check(f'model.distillers.{name}', distiller.state.max_iters):
+            yield warning(problem)
 
 
 def learned_classes(subject: Subject) -> Findings:
@@ -57,8 +57,8 @@ def enough_pictures(subject: Subject) -> None:
 def start(subject: Subject) -> Findings:
     if subject.started and subject.started[0] < subject.started[1] and not subject.is_whole_without_heads:
         fitting, total = subject.started
-        told = warning if fitting else error
-        yield told(
+        finding = warning if fitting else error
+        yield finding(
             f'load_from={subject.config.load_from!r}: {fitting} of the {total} tensors of the student are in it.',
             'The others start at random: is it the right file?',
         )
@@ -93,9 +93,9 @@ def teacher_metric(subject: Subject) -> Findings:
             )
 
 
-LOUD, QUIET = 0.95, 0.005  # a distiller's share of the gradient at the backbone that is too large, too small
-DEAFENING = 0.999  # a share that is too large even at the start of training
-GAP = 1e-3  # of the largest value: more than rounding
+MAX_SHARE, MIN_SHARE = 0.95, 0.005  # a distiller's share of the gradient at the backbone that is too large, too small
+DOMINANT_SHARE = 0.999  # a share that is too large even at the start of training
+MIN_GAP = 1e-3  # of the largest value: more than rounding
 LATER = '--cfg-options load_from=CHECKPOINT'
 
 
@@ -118,8 +118,8 @@ def pull(subject: Subject) -> Findings:
     for name, distiller in subject.distillers.items():
         if name in subject.untaught:
             continue
-        own = sum(value for term, value in norms.items() if term.startswith(f'distill.{name}.'))
-        key, part = f'model.distillers.{name}', own / total
+        norm = sum(value for term, value in norms.items() if term.startswith(f'distill.{name}.'))
+        key, part = f'model.distillers.{name}', norm / total
         if distiller.weight() == 0:
             yield note(f'{key} is off by its schedule at iteration {subject.iteration}.')
         elif part == 0:
@@ -127,27 +127,27 @@ def pull(subject: Subject) -> Findings:
             advice = 'Check that its student_tap comes after trained layers, and that its teacher_tap is not constant.'
             yield warning(message, advice)
         elif distiller.balancer is not None:
-            said = f'{key}: its weight will be measured in training (balance), here it is 1'
+            text = f'{key}: its weight will be measured in training (balance), here it is 1'
             if subject.started:
-                weight = distiller.balancer.ratio * norms.get(TASK, 0) / own * distiller.weight()
-                said += f'. At the weights of load_from, this batch gives about {weight:.2g}'
-            yield note(f'{said}.')
-        elif part < QUIET:
+                weight = distiller.balancer.ratio * norms.get(TASK, 0) / norm * distiller.weight()
+                text += f'. At the weights of load_from, this batch gives about {weight:.2g}'
+            yield note(f'{text}.')
+        elif part < MIN_SHARE:
             message = f'{key} has {part:.2%} of the gradient at the backbone.'
             yield warning(message, f'Raise {key}.loss_weight, unless this is intended.')
-        elif part > LOUD and norms.get(TASK):
+        elif part > MAX_SHARE and norms.get(TASK):
             message = f'{key} has {part:.1%} of the gradient at the backbone, the task hardly counts.'
             # A detector's own gradients are small at first: distillers that work well have nearly all of it.
-            told = warning if part > DEAFENING or subject.started else note
-            yield told(message, f'If it stays so later ({LATER}), lower {key}.loss_weight.')
+            finding = warning if part > DOMINANT_SHARE or subject.started else note
+            yield finding(message, f'If it stays so later ({LATER}), lower {key}.loss_weight.')
 
 
 def own_copy(subject: Subject) -> Findings:
     """Check that at its taps a network gives the same in training as its frozen copy."""
-    for place, gap in subject.gaps.items():
-        if gap > GAP:
+    for tap, gap in subject.gaps.items():
+        if gap > MIN_GAP:
             yield warning(
-                f'{place}: in training the network gives something else there than its frozen copy (they differ by '
+                f'{tap}: in training the network gives something else there than its frozen copy (they differ by '
                 f'{gap:.1%} of the largest value), so a student that equals its teacher would still be changed.',
                 'A module depends on the mode, or draws random numbers: tap a place before it.',
             )

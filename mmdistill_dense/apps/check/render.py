@@ -40,7 +40,7 @@ def check_command(args: argparse.Namespace) -> int:
     options = Options(not args.no_weights, device, args.batch, size, args.val, not args.no_cost, args.processes)
     report = CheckReport(Subject(_read(args), options))
     try:
-        with _telling(console) as tell:
+        with _stage_display(console) as tell:
             run_stages(report, tell)
     finally:  # also what was found before Ctrl-C or SIGTERM
         show(report, console)
@@ -55,8 +55,8 @@ def taps_command(args: argparse.Namespace) -> None:
     networks = list(networks_of(config, args.student, args.teacher))
     lines, taps = auto_taps(config, args.size)
     for title, network, grid in [] if args.auto else networks:
-        found = list_taps(network, args.size, args.depth, args.below, taps.get(title, ()), grid)
-        console.print(tree(title, found))
+        root = list_taps(network, args.size, args.depth, args.below, taps.get(title, ()), grid)
+        console.print(tree(title, root))
         console.print()
     if not args.below:
         console.print('\n'.join(lines), markup=False)
@@ -76,7 +76,7 @@ def _console() -> Console:
 
 
 @contextlib.contextmanager
-def _telling(console: Console) -> Iterator[Callable[[str], None] | None]:
+def _stage_display(console: Console) -> Iterator[Callable[[str], None] | None]:
     """Yield a function that shows the current stage on a terminal; ``None`` elsewhere."""
     if not console.is_terminal:
         yield None
@@ -103,8 +103,8 @@ def show(report: CheckReport, console: Console) -> None:
     if report.stopped and worst(report.findings) != ERROR:
         console.print(Text(f'STOPPED while {report.stopped}: the rest was not checked.', style=_STYLES[WARNING]))
     elif report.verdict == ERROR:
-        place = f' while {report.stopped}' if report.stopped else ' in the data'
-        console.print(Text(f'ERROR{place}: training would not work.', style=_STYLES[ERROR]))
+        stage = f' while {report.stopped}' if report.stopped else ' in the data'
+        console.print(Text(f'ERROR{stage}: training would not work.', style=_STYLES[ERROR]))
     elif count := sum(finding.level == WARNING for finding in report.findings):
         console.print(Text(f'OK, with {count} warning{"s" if count > 1 else ""}.', style=_STYLES[WARNING]))
     else:
@@ -141,7 +141,7 @@ def _networks(subject: Subject) -> Table | None:
     table = _table('network', 'class', '>parameters', '>trained', 'weights', 'metric')
     student = subject.student
     drawn = 'initialised' if subject.options.weights else 'random'
-    source = '\n'.join(one.told('\n') for one in student.starts) or drawn
+    source = '\n'.join(start.describe('\n') for start in student.starts) or drawn
     table.add_row('student', student.network, f'{student.parameters:,}', f'{student.trained:,}', source, '')
     if student.auxiliary:
         table.add_row('  auxiliary heads', '', f'{student.auxiliary:,} more', '', 'in training alone', '')
@@ -151,11 +151,11 @@ def _networks(subject: Subject) -> Table | None:
     for facts in subject.teachers:
         metric = facts.metric_note
         if facts.metric:
-            first = sorted(facts.metric.items(), key=lambda item: item[0] != 'mIoU')[:_SHOWN_METRICS]
-            metric = ', '.join(f'{name.rsplit("/", 1)[-1]} {value:.3g}' for name, value in first)
+            scores = sorted(facts.metric.items(), key=lambda item: item[0] != 'mIoU')[:_SHOWN_METRICS]
+            metric = ', '.join(f'{name.rsplit("/", 1)[-1]} {value:.3g}' for name, value in scores)
             metric += f'\non {facts.metric_pictures} validation pictures'
         name = facts.key.removeprefix('model.')
-        table.add_row(name, facts.network, f'{facts.parameters:,}', '0', facts.told('\n') or 'random', metric)
+        table.add_row(name, facts.network, f'{facts.parameters:,}', '0', facts.describe('\n') or 'random', metric)
     return table
 
 
@@ -175,10 +175,10 @@ def _taps(subject: Subject) -> Table | None:
 def _adapters(subject: Subject) -> Table | None:
     table = _table('distiller', 'trained beside the student', 'class', '>parameters', 'gives')
     before = ''
-    for one in subject.adapters:
-        name, before = '' if one.distiller == before else one.distiller, one.distiller
-        gives = size_text(one.output) if one.output else ''
-        table.add_row(name, one.name, one.module, f'{one.parameters:,}', gives)
+    for adapter in subject.adapters:
+        name, before = '' if adapter.distiller == before else adapter.distiller, adapter.distiller
+        gives = size_text(adapter.output) if adapter.output else ''
+        table.add_row(name, adapter.name, adapter.module, f'{adapter.parameters:,}', gives)
     return table
 
 
@@ -202,12 +202,12 @@ def _cost(subject: Subject) -> Table | None:
 
     seconds = 'GPU seconds' if str(cost['device']).startswith('cuda') else 'CPU seconds'
     table = _table('a step', f'>{seconds}', '>MiB at its peak', '>MiB more in all')
-    own, alone = cost['distilled']['median'], cost['control']['median'] if 'control' in cost else None
+    distilled, control = cost['distilled']['median'], cost['control']['median'] if 'control' in cost else None
     mib = {name: f'{value / 2**20:,.1f}' for name, value in cost.items() if name.endswith('_memory')}
-    if alone:
-        table.add_row('student alone', f'{alone:.3g}', mib['control_memory'], '')
-    ratio = f' ({own / alone:.2f}x)' if alone else ''
-    table.add_row('distilled', f'{own:.3g}{ratio}', mib['distilled_memory'], mib.get('extra_memory', ''))
+    if control:
+        table.add_row('student alone', f'{control:.3g}', mib['control_memory'], '')
+    ratio = f' ({distilled / control:.2f}x)' if control else ''
+    table.add_row('distilled', f'{distilled:.3g}{ratio}', mib['distilled_memory'], mib.get('extra_memory', ''))
     return table
 
 

@@ -47,20 +47,20 @@ def _advice(stage: str, subject: Subject, error: Exception) -> str:
     if 'index k out of range' in str(error) and queries and len(shapes) == 1:
         with torch.no_grad():
             maps = subject.model.extract_feat(torch.zeros(1, *shapes[0][1:], device=subject.options.device))
-        places = sum(one.shape[-2] * one.shape[-1] for one in maps)
+        cells = sum(level_map.shape[-2] * level_map.shape[-1] for level_map in maps)
         return (
-            f'A picture of {shapes[0][-2]}x{shapes[0][-1]} gives {places} places for {queries} queries: make pictures '
+            f'A picture of {shapes[0][-2]}x{shapes[0][-1]} gives {cells} places for {queries} queries: make pictures '
             'larger (train_dataloader.dataset.pipeline; --size of new and check), or set a smaller num_queries.'
         )
     if 'more than 1 value per channel' in str(error) and subject.batch_size == 1:
-        alone = ' (the check alone takes them with --batch 2)' if command else ''
+        hint = ' (the check alone takes them with --batch 2)' if command else ''
         needs = 'Batch norm behind a pooling to one pixel needs two pictures: set train_dataloader.batch_size=2 or more'
-        return f'{needs}{alone}.'
+        return f'{needs}{hint}.'
     return '' if subject.options.size is None else 'Is --size too small for the network?'
 
 
 READING, LOADING, STEPPING = 'reading the data set', 'loading the weights', 'running a step'
-_GOES_ON = 'data'  # after an error of this check the other stages still run, on generated pictures
+_NON_FATAL = 'data'  # after an error of this check the other stages still run, on generated pictures
 STAGES: Sequence[tuple[str, Callable[[Subject], None], Sequence[Check]]] = (
     ('reading the config', read_model, (*config_rules.CONSTRUCTION, *config_rules.CONFIG)),
     (READING, read_data, (*network_rules.DATA, *config_rules.DATA, *config_rules.BATCH)),
@@ -112,7 +112,7 @@ class CheckReport:
             'iteration': subject.iteration,
             'settings': subject.settings,
             'student': asdict(subject.student) if subject.student else None,
-            **{name: [asdict(one) for one in getattr(subject, name)] for name in ('teachers', 'taps', 'adapters')},
+            **{name: [asdict(facts) for facts in getattr(subject, name)] for name in ('teachers', 'taps', 'adapters')},
             'losses': [asdict(term) for term in subject.terms],
             'cost': subject.cost,
         }
@@ -146,12 +146,12 @@ def run_stages(report: CheckReport, tell: Callable[[str], None] | None = None) -
         with quiet():
             try:
                 work(report.subject)
-                found = [finding for check in checks for finding in _findings(check, report.subject)]
+                findings = [finding for check in checks for finding in _findings(check, report.subject)]
             except Exception as error:  # a config may run any code
                 logging.getLogger(__name__).debug('%s', stage, exc_info=error)
-                found = [Finding(ERROR, message_of(error), _advice(stage, report.subject, error), stage)]
-        report.findings += found
-        if worst(one for one in found if one.check != _GOES_ON) == ERROR:
+                findings = [Finding(ERROR, message_of(error), _advice(stage, report.subject, error), stage)]
+        report.findings += findings
+        if worst(finding for finding in findings if finding.check != _NON_FATAL) == ERROR:
             return report
     report.stopped = ''
     return report
@@ -159,6 +159,6 @@ def run_stages(report: CheckReport, tell: Callable[[str], None] | None = None) -
 
 def _findings(check: Check, subject: Subject) -> list[Finding]:
     try:
-        return [replace(found, check=found.check or check.__name__) for found in check(subject) or ()]
+        return [replace(finding, check=finding.check or check.__name__) for finding in check(subject) or ()]
     except (KeyError, TypeError, ValueError) as error:
         return [Finding(ERROR, message_of(error), check=check.__name__)]

@@ -77,7 +77,7 @@ class Watch:
 
     def __init__(self, model: Distilled, teachers: Mapping[str, FrozenTeacher]) -> None:
         self.model, self.teachers, self.distillers = model, teachers, distillers_of(model)
-        self.given: dict[str, tuple[dict[str, list[Shape]], dict[str, list[Shape]]]] = {}
+        self.tap_inputs: dict[str, tuple[dict[str, list[Shape]], dict[str, list[Shape]]]] = {}
         self.outputs: dict[tuple[str, str], Shape] = {}
 
     @contextmanager
@@ -87,22 +87,22 @@ class Watch:
                 stack.enter_context(noting(distiller.named_modules(), partial(self._note, name)))
             yield self
 
-    def _note(self, name: str, path: str, given: tuple[Any, ...], output: Any) -> None:
+    def _note(self, name: str, path: str, arguments: tuple[Any, ...], output: Any) -> None:
         distiller = self.distillers[name]
         if path:
             if isinstance(output, Tensor) and not distiller.state.part:
                 self.outputs[name, path] = list(output.shape)
             return
         student, teacher = (
-            {str(tap): [list(tensor.shape) for tensor in found[str(tap)]] for tap in taps}
-            for found, taps in zip(given, (distiller.student_taps, distiller.teacher_taps), strict=False)
+            {str(tap): [list(tensor.shape) for tensor in maps[str(tap)]] for tap in taps}
+            for maps, taps in zip(arguments, (distiller.student_taps, distiller.teacher_taps), strict=False)
         )
-        self.given.setdefault(name, (student, teacher))  # a second call compares the pictures without labels
+        self.tap_inputs.setdefault(name, (student, teacher))  # a second call compares the pictures without labels
 
     def rows(self) -> Iterator[TapRow]:
         """Yield the compared pairs in the order of the distillers and their taps."""
-        for name in filter(self.given.__contains__, self.distillers):
-            (student, teacher), distiller, level = self.given[name], self.distillers[name], 0
+        for name in filter(self.tap_inputs.__contains__, self.distillers):
+            (student, teacher), distiller, level = self.tap_inputs[name], self.distillers[name], 0
             frozen = self.teachers[str(distiller.teacher_name)].network
             assert frozen is not None, 'a checked teacher is loaded'
             for s_tap, t_tap in zip(distiller.student_taps, distiller.teacher_taps, strict=True):
@@ -124,7 +124,7 @@ class Watch:
         """Yield the trained modules of all distillers; module lists are taken apart."""
         for name, distiller in self.distillers.items():
             for path, part in _parts(distiller):
-                if count := sum(one.numel() for one in part.parameters() if one.requires_grad):
+                if count := sum(parameter.numel() for parameter in part.parameters() if parameter.requires_grad):
                     yield Adapter(name, path, type(part).__name__, count, self.outputs.get((name, path)))
 
 
@@ -140,7 +140,7 @@ Inputs = Tensor | Sequence[Tensor]
 
 
 @torch.no_grad()
-def own_copy_gaps(
+def copy_gaps(
     config: ModelConfig,
     state: Mapping[str, Tensor],
     taps: Sequence[Tap],
@@ -148,50 +148,51 @@ def own_copy_gaps(
     data_samples: Samples,
 ) -> dict[str, float]:
     """Compare a training pass of a network with a pass of its frozen copy; norms and dropout are as in evaluation."""
-    first = inputs if isinstance(inputs, Tensor) else inputs[0]
+    images = inputs if isinstance(inputs, Tensor) else inputs[0]
     option = TeacherOption('the copy', SINGLE, config)
     with fork_rng():
         network, copied = (option.build().requires_grad_(False) for _ in range(2))
-        for one in (network, copied):
-            one.load_state_dict(state)
-            move(one, device=first.device, dtype=first.dtype)
-        _, by_teacher = trace_pair(network, taps, {'copy': (option, taps)}, (first.shape[2], first.shape[3]))
+        for built in (network, copied):
+            built.load_state_dict(state)
+            move(built, device=images.device, dtype=images.dtype)
+        _, by_teacher = trace_pair(network, taps, {'copy': (option, taps)}, (images.shape[2], images.shape[3]))
         frozen = FrozenTeacher(option, by_teacher['copy'])
         frozen.adopt(copied)
         train_without_noise(network)
         recorder = Recorder(network, taps, 'tap')
         torch.manual_seed(0)
-        with recorder.recording() as own:
+        with recorder.recording() as outputs:
             network.loss(inputs, copy.deepcopy(data_samples))  # type: ignore[arg-type]  # pre-training takes views
         recorder.check_complete()
         torch.manual_seed(1)
         other = frozen(inputs)
-    return {str(tap): _gap(own[str(tap)], other[str(tap)]) for tap in taps}
+    return {str(tap): _gap(outputs[str(tap)], other[str(tap)]) for tap in taps}
 
 
 def pair_gaps(model: Distilled, student: ModelConfig, inputs: Inputs, data_samples: Samples) -> dict[str, float]:
     """Return the gaps of a distilled model's taps and of its teachers', by ``'student_tap X'`` or ``'KEY tap X'``."""
     # RoI heads see other RoIs in each pass; some teachers have no training of their own, or not from these labels
-    distillers = [one for one in distillers_of(model).values() if not one.extra_student_taps]
+    distillers = [distiller for distiller in distillers_of(model).values() if not distiller.extra_student_taps]
     gaps = {}
-    taps = list(dict.fromkeys(tap for one in distillers for tap in one.student_taps))
+    taps = list(dict.fromkeys(tap for distiller in distillers for tap in distiller.student_taps))
     if taps:
-        found = own_copy_gaps(student, model.state_dict(), taps, inputs, data_samples)
-        gaps.update({f'student_tap {tap}': gap for tap, gap in found.items()})
+        tap_gaps = copy_gaps(student, model.state_dict(), taps, inputs, data_samples)
+        gaps.update({f'student_tap {tap}': gap for tap, gap in tap_gaps.items()})
     for teacher in model.distillation.teachers.values():
         if not teacher.taps or not hasattr(teacher.network, 'loss'):
             continue
-        seen = teacher.renormalised(inputs) if isinstance(inputs, Tensor) else [teacher.renormalised(x) for x in inputs]
+        adapt = teacher.renormalised
+        views = adapt(inputs) if isinstance(inputs, Tensor) else [adapt(view) for view in inputs]
         with contextlib.suppress(Exception):  # other labels than it was made for
-            found = own_copy_gaps(teacher.config, teacher.module('').state_dict(), teacher.taps, seen, data_samples)
-            gaps.update({f'{teacher.key} tap {tap}': gap for tap, gap in found.items()})
+            tap_gaps = copy_gaps(teacher.config, teacher.module('').state_dict(), teacher.taps, views, data_samples)
+            gaps.update({f'{teacher.key} tap {tap}': gap for tap, gap in tap_gaps.items()})
     return gaps
 
 
-def _gap(own: Sequence[Tensor], other: Sequence[Tensor]) -> float:
-    if [x.shape for x in own] != [y.shape for y in other]:
+def _gap(outputs: Sequence[Tensor], other: Sequence[Tensor]) -> float:
+    if [x.shape for x in outputs] != [y.shape for y in other]:
         return float('inf')
-    pairs = ((x.float(), y.float()) for x, y in zip(own, other, strict=True) if x.numel())
+    pairs = ((x.float(), y.float()) for x, y in zip(outputs, other, strict=True) if x.numel())
     return max((float((x - y).abs().max() / y.abs().max().clamp_min(1e-12)) for x, y in pairs), default=0.0)
 
 
@@ -213,8 +214,8 @@ class ModuleNode:
 
     def nodes(self) -> Iterator[ModuleNode]:
         yield self
-        for one in self.inside:
-            yield from one.nodes()
+        for child in self.inside:
+            yield from child.nodes()
 
     @property
     def taps(self) -> str:
@@ -258,23 +259,23 @@ def list_taps(
     preprocessor = config.model.get('data_preprocessor') or {}
     height, width = size or preprocessor.get('size') or DEFAULT_SIZE
     with DefaultScope.overwrite_default_scope(config.scope), quiet():
-        found = read_pass(option.build, lambda passed: _listed(passed, depth, below), (height, width))
-    for one in found.nodes():
-        one.chosen = [tap for tap in chosen if Tap.parse(tap).path == one.path]
-    return found
+        root = read_pass(option.build, lambda passed: _module_tree(passed, depth, below), (height, width))
+    for node in root.nodes():
+        node.chosen = [tap for tap in chosen if Tap.parse(tap).path == node.path]
+    return root
 
 
-def _listed(passed: Pass, depth: int, below: str) -> ModuleNode:
+def _module_tree(passed: Pass, depth: int, below: str) -> ModuleNode:
     network = passed.network
     modules = dict(network.named_modules())
     if below not in modules:
         raise KeyError(f'--below {below}: no such module; at the top are {", ".join(dict(network.named_children()))}.')
     passed.run(lambda: _run(passed))
-    found = _node(modules[below], below, passed, depth)
-    for one in [found, *found.inside]:
-        if one.path == HEAD and resolve_tap(network, Tap.parse(HEAD), 'tap').reads_scores:
-            one.good, one.indexed = True, False  # the tap reads the class scores out of what the head returns
-    return found
+    root = _node(modules[below], below, passed, depth)
+    for node in [root, *root.inside]:
+        if node.path == HEAD and resolve_tap(network, Tap.parse(HEAD), 'tap').reads_scores:
+            node.good, node.indexed = True, False  # the tap reads the class scores out of what the head returns
+    return root
 
 
 def _run(passed: Pass) -> None:
@@ -285,7 +286,7 @@ def _run(passed: Pass) -> None:
     for head in heads_of(network) if hasattr(network, 'extract_feat') else []:  # else it ran whole
         runs = type(head.module).forward is not nn.Module.forward  # mmdet's fusion heads only post-process
         if runs and head.path.split('.')[0] not in ran | {'data_preprocessor'}:
-            before = {name: list(found) for name, found in calls.items() if name.split('.')[0] in ran}
+            before = {name: list(outputs) for name, outputs in calls.items() if name.split('.')[0] in ran}
             with contextlib.suppress(ValueError, AttributeError):  # it needs more than features, or is no head
                 run_parts(network, [], passed.inputs, rois=True, heads=[head.path])
             calls.update(before)
@@ -300,7 +301,7 @@ def _node(module: nn.Module, path: str, passed: Pass, depth: int) -> ModuleNode:
     if depth > 0:
         children = [(f'{path}.{name}' if path else name, child) for name, child in module.named_children()]
         node.inside = [_node(child, name, passed, depth - 1) for name, child in children]
-        node.inside = [one for one in node.inside if one.parameters or one.shapes or one.inside]
+        node.inside = [child for child in node.inside if child.parameters or child.shapes or child.inside]
     return node
 
 
@@ -310,26 +311,26 @@ def _is_good(module: nn.Module, path: str, shapes: Sequence[tuple[int, ...]]) ->
         return False
     if isinstance(module, PatchMap):
         return True
-    first, *rest = path.split('.')
-    if first not in ('backbone', 'neck'):
-        return isinstance(module, nn.Conv2d) and first != 'patch_embed'  # heads as a whole give lists of lists
-    stage = first == 'backbone' and len(rest) == 1 and isinstance(module, nn.Sequential)
-    return not rest or (stage and rest != ['stem'])
+    top, *remainder = path.split('.')
+    if top not in ('backbone', 'neck'):
+        return isinstance(module, nn.Conv2d) and top != 'patch_embed'  # heads as a whole give lists of lists
+    stage = top == 'backbone' and len(remainder) == 1 and isinstance(module, nn.Sequential)
+    return not remainder or (stage and remainder != ['stem'])
 
 
-def tree(title: str, place: ModuleNode) -> Tree:
+def tree(title: str, node: ModuleNode) -> Tree:
     """Return a module and its children as a tree for a terminal, with good and with chosen taps marked."""
-    shapes = ', '.join(map(size_text, place.shapes[:_LEVELS]))
-    more = f', … ({len(place.shapes)})' if len(place.shapes) > _LEVELS else ''
-    line = Text.assemble((title, 'bold'), f' {place.module}  ', (f'{place.parameters:,}', 'dim'), f'  {shapes}{more}')
-    if place.good:
-        line.append(f'   ◀ {place.taps}', 'green')
-    if place.chosen:
-        line.append('   ★ ' + ' '.join(tap.removeprefix(place.path) for tap in place.chosen), 'cyan')
+    shapes = ', '.join(map(size_text, node.shapes[:_LEVELS]))
+    more = f', … ({len(node.shapes)})' if len(node.shapes) > _LEVELS else ''
+    line = Text.assemble((title, 'bold'), f' {node.module}  ', (f'{node.parameters:,}', 'dim'), f'  {shapes}{more}')
+    if node.good:
+        line.append(f'   ◀ {node.taps}', 'green')
+    if node.chosen:
+        line.append('   ★ ' + ' '.join(tap.removeprefix(node.path) for tap in node.chosen), 'cyan')
         line.rstrip()
     root = Tree(line)
-    for one in place.inside:
-        root.add(tree(one.path.rsplit('.', 1)[-1], one))
+    for child in node.inside:
+        root.add(tree(child.path.rsplit('.', 1)[-1], child))
     return root
 
 
@@ -340,23 +341,23 @@ def auto_taps(config: Config, size: Size | None = None) -> tuple[list[str], dict
     """
     lines, taps = list[str](), dict[str, dict[str, None]]()
 
-    def found(option: ModelConfig, grid: InputGrid | None = None, trains: bool = False) -> Found:
+    def discover_taps(option: ModelConfig, grid: InputGrid | None = None, trains: bool = False) -> Found:
         with DefaultScope.overwrite_default_scope(option.scope), quiet():
             return discover(TeacherOption('model', '', option, grid=grid).build, side, trains)
 
     try:
-        (own, student, _), *teachers = networks_of(config)
-        given = size or (student.model.get('data_preprocessor') or {}).get('size')
-        side = (int(given[0]), int(given[1])) if given else None
-        first = found(student, trains=True)
-        for title, teacher, grid in teachers or [(own, student, None)]:
-            other = found(teacher, grid) if teachers else first
-            chosen = pair_taps(first, other)
+        (name, student, _), *teachers = networks_of(config)
+        size_option = size or (student.model.get('data_preprocessor') or {}).get('size')
+        side = (int(size_option[0]), int(size_option[1])) if size_option else None
+        student_taps = discover_taps(student, trains=True)
+        for title, teacher, grid in teachers or [(name, student, None)]:
+            other = discover_taps(teacher, grid) if teachers else student_taps
+            chosen = pair_taps(student_taps, other)
             if not chosen.pairs:
-                raise nothing_to_pair('model.distillers.NAME', first, other, chosen)
+                raise nothing_to_pair('model.distillers.NAME', student_taps, other, chosen)
             lines.append(f"★ student_tap='auto', {title}:")
             for pair in chosen.pairs:
-                taps.setdefault(own, {})[pair.student.tap] = taps.setdefault(title, {})[pair.teacher.tap] = None
+                taps.setdefault(name, {})[pair.student.tap] = taps.setdefault(title, {})[pair.teacher.tap] = None
                 same = pair.student == pair.teacher
                 lines.append(f'    {pair.student}' + ('' if same else f' -> {pair.teacher}'))
             lines += [f'    left out: {note}' for note in chosen.notes]

@@ -24,7 +24,7 @@ def image_of(inputs: Tensor) -> np.ndarray:
     return np.ascontiguousarray(inputs.permute(1, 2, 0).clamp(0, 255).to(torch.uint8).numpy()[..., ::-1])
 
 
-def shrunk(image: np.ndarray, side: int) -> np.ndarray:
+def shrink(image: np.ndarray, side: int) -> np.ndarray:
     """Return an image with no side longer than that many pixels."""
     scale = side / max(image.shape[:2])
     size = (round(image.shape[1] * scale), round(image.shape[0] * scale))
@@ -42,12 +42,12 @@ def draw(picture: np.ndarray, sample: Any, meta: Mapping[str, Any], which: str, 
         colours = np.array([*palette, (0, 0, 0)], np.uint8)  # black where nothing is labelled
         colours = colours.take(labels.astype(np.uint16), 0, mode='clip')
         return (picture & colours) + ((picture ^ colours) >> 1)  # the mean of two bytes, rounded down
-    found = getattr(sample, f'{which}_instances')
-    found = found[found.scores >= least].cpu().numpy() if 'scores' in found else found.cpu().numpy()
-    shades = [tuple(map(int, palette[int(label) % len(palette)])) for label in found.labels]
-    masks: Any = found.masks if 'masks' in found else ()
+    instances = getattr(sample, f'{which}_instances')
+    instances = instances[instances.scores >= least].cpu().numpy() if 'scores' in instances else instances.cpu().numpy()
+    shades = [tuple(map(int, palette[int(label) % len(palette)])) for label in instances.labels]
+    masks: Any = instances.masks if 'masks' in instances else ()
     masks = [mask.astype(bool) for mask in (masks.to_ndarray() if hasattr(masks, 'to_ndarray') else masks)]
-    boxes = getattr(found, 'bboxes', ())
+    boxes = getattr(instances, 'bboxes', ())
     boxes = np.nan_to_num(getattr(boxes, 'tensor', boxes))  # of mmdet's own type where they are labels
     if masks and not boxes.any():  # SOLO finds none
         sides = np.array([cv2.boundingRect(mask.astype(np.uint8)) for mask in masks])
@@ -60,9 +60,9 @@ def draw(picture: np.ndarray, sample: Any, meta: Mapping[str, Any], which: str, 
     for box, shade in zip(boxes, shades, strict=True):
         cv2.rectangle(picture, box[:2].tolist(), box[2:].tolist(), shade, 2)
     for number, (left, top, right, low) in enumerate(boxes):  # over all boxes
-        name = f'class {found.labels[number]}'
-        name = classes[found.labels[number]] if classes and _has(classes[found.labels[number]]) else name
-        text = f'{name}: {100 * found.scores[number]:.1f}' if 'scores' in found else str(name)
+        name = f'class {instances.labels[number]}'
+        name = classes[instances.labels[number]] if classes and _has(classes[instances.labels[number]]) else name
+        text = f'{name}: {100 * instances.scores[number]:.1f}' if 'scores' in instances else str(name)
         size = min(18, min(width, height) / 25) * min(1, 0.5 + (right - left) * (low - top) / 3e4)
         _write(picture, text, max(8, round(size)), left + 2, top + 2)
     return picture

@@ -42,21 +42,21 @@ class Term:
     pulls: Mapping[str, Pull]
 
 
-def pulls_of(losses: Mapping[str, Any], places: ParameterGroups) -> list[Term]:
+def pulls_of(losses: Mapping[str, Any], groups: ParameterGroups) -> list[Term]:
     """Measure the terms of a loss by its graph, which is kept, with a backward pass each; no ``.grad`` is touched."""
     terms = split_terms(losses)
     if not terms:
         return []
     rows: list[Tensor] = []
-    own: dict[str, Tensor] = {}
+    task_gradients: dict[str, Tensor] = {}
     for name in sorted(terms, key=lambda name: name != TASK):  # all others are compared with the task's
-        found = flat_gradients(terms[name], places)
-        own = found if name == TASK else own
+        gradients = flat_gradients(terms[name], groups)
+        task_gradients = gradients if name == TASK else task_gradients
         value = terms[name].detach()
-        rows.append(torch.stack([value.to(sum_dtype(value)), *_norms_and_products(found, own)]))
+        rows.append(torch.stack([value.to(sum_dtype(value)), *_norms_and_products(gradients, task_gradients)]))
     numbers = mean_over_ranks(torch.stack([row.to(rows[0].device) for row in rows])).tolist()
     values = dict(zip(sorted(terms, key=lambda name: name != TASK), numbers, strict=True))
-    return _assemble({name: values[name] for name in terms}, list(places))
+    return _assemble({name: values[name] for name in terms}, list(groups))
 
 
 def measure_gradients(model: Network, data: Mapping[str, Any]) -> list[Term]:
@@ -67,15 +67,15 @@ def measure_gradients(model: Network, data: Mapping[str, Any]) -> list[Term]:
     mmseg's and mmdet's activation checkpointing (``with_cp``) is off in that pass.
     """
     model = unwrap(model)
-    active = [one for one in distillers_of(model).values() if one.weight() != 0]
-    taps = list(dict.fromkeys(tap for one in active for tap in one.student_taps))
+    active = [distiller for distiller in distillers_of(model).values() if distiller.weight() != 0]
+    taps = list(dict.fromkeys(tap for distiller in active for tap in distiller.student_taps))
     recorders = [Recorder(model, taps, 'student_tap', copies=copies) for copies in (False, True)]
     with contextlib.ExitStack() as stack:
         for context in (untouched(model), _ready(model), torch.enable_grad()):
             stack.enter_context(context)
         model.train()
         ready = model.data_preprocessor(copy.deepcopy(data), True)
-        maps, as_recorded = (stack.enter_context(one.recording()) for one in recorders)
+        maps, as_recorded = (stack.enter_context(recorder.recording()) for recorder in recorders)
         with torch.autocast(next(model.parameters()).device.type, enabled=False):
             losses = model(**ready, mode='loss')
         for name, tensors in as_recorded.items():
@@ -85,10 +85,10 @@ def measure_gradients(model: Network, data: Mapping[str, Any]) -> list[Term]:
         return pulls_of(losses, {BACKBONE: backbone_parameters(model), **tapped})
 
 
-def _norms_and_products(found: Mapping[str, Tensor], task: Mapping[str, Tensor]) -> list[Tensor]:
+def _norms_and_products(gradients: Mapping[str, Tensor], task: Mapping[str, Tensor]) -> list[Tensor]:
     """Return for each place the norm and the cosine with the task's gradient."""
     numbers = []
-    for name, gradient in found.items():
+    for name, gradient in gradients.items():
         exact = sum_dtype(gradient)
         norm = torch.linalg.vector_norm(gradient, dtype=exact)
         numbers.append(norm)
@@ -101,14 +101,14 @@ def _norms_and_products(found: Mapping[str, Tensor], task: Mapping[str, Tensor])
     return numbers
 
 
-def _assemble(values: Mapping[str, Sequence[float]], places: Sequence[str]) -> list[Term]:
+def _assemble(values: Mapping[str, Sequence[float]], group_names: Sequence[str]) -> list[Term]:
     total = sum(row[0] for row in values.values())
-    norms = [sum(row[1 + 2 * i] for row in values.values()) for i in range(len(places))]
+    norms = [sum(row[1 + 2 * i] for row in values.values()) for i in range(len(group_names))]
     terms = []
     for name, row in values.items():
         pulls = {
-            place: Pull(row[1 + 2 * i], row[1 + 2 * i] / norms[i] if norms[i] else 0.0, row[2 + 2 * i])
-            for i, place in enumerate(places)
+            group: Pull(row[1 + 2 * i], row[1 + 2 * i] / norms[i] if norms[i] else 0.0, row[2 + 2 * i])
+            for i, group in enumerate(group_names)
         }
         terms.append(Term(name, row[0], row[0] / total if total else 0.0, pulls))
     return terms

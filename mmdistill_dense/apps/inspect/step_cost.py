@@ -40,21 +40,21 @@ BOXES = 8  # an image of COCO has 7 on average
 
 def training_batch(network: Any, config: Mapping[str, Any], images: int, size: Size | None = None) -> dict[str, Any]:
     """Return a generated batch in the form that a data loader gives."""
-    draw, said = torch.Generator().manual_seed(0), 'step benchmark: '
+    draw, problem = torch.Generator().manual_seed(0), 'step benchmark: '
     if hasattr(network, 'decode_head'):
         size, sample = size or getattr(network.data_preprocessor, 'size', None), _labels
-        said += 'the student has no data_preprocessor.size, the training crop; give --size'
+        problem += 'the student has no data_preprocessor.size, the training crop; give --size'
     elif hasattr(network, 'bbox_head') or hasattr(network, 'roi_head'):
         dataset, sample = config['train_dataloader'].get('dataset', {}) if size is None else {}, _boxes
         size = size or pipeline_size(dataset)
         if size is None and _pipeline(dataset):  # that of the first picture, after its pipeline
             size = tuple(DATASETS.build(dataset)[0]['inputs'].shape[1:])
-        said += 'no step of train_dataloader.dataset.pipeline has a scale; give --size'
+        problem += 'no step of train_dataloader.dataset.pipeline has a scale; give --size'
     else:
-        said += 'the student must have a decode_head, bbox_head or roi_head, '
-        raise ValueError(f'{said}{type(network).__name__} has none of them')
+        problem += 'the student must have a decode_head, bbox_head or roi_head, '
+        raise ValueError(f'{problem}{type(network).__name__} has none of them')
     if size is None:
-        raise ValueError(said)
+        raise ValueError(problem)
     shape = (size[0], size[1])
     samples = [sample(network, shape, draw) for _ in range(images)]
     inputs = [torch.randint(256, (3, *shape), generator=draw, dtype=torch.uint8) for _ in range(images)]
@@ -74,7 +74,7 @@ def pipeline_size(dataset: Mapping[str, Any]) -> Size | None:
 
 
 def _pipeline(dataset: Mapping[str, Any]) -> list[Any]:
-    return [step for one in chain(dataset) for step in one.get('pipeline', [])]  # YOLOX mixes pictures in a wrapper
+    return [step for layer in chain(dataset) for step in layer.get('pipeline', [])]  # YOLOX mixes pictures in a wrapper
 
 
 def _pairs(scale: Any) -> Sequence[Size]:
@@ -103,8 +103,8 @@ def _boxes(network: Network, size: Size, draw: torch.Generator) -> Sample:
     corners = (limits - sides) * torch.rand(BOXES, 2, generator=draw)
     boxes = torch.cat([corners, corners + sides], 1)
     head: Any = network if hasattr(network, 'bbox_head') else network.roi_head
-    first: Any = head.bbox_head[0] if isinstance(head.bbox_head, nn.ModuleList) else head.bbox_head
-    labels = torch.randint(first.num_classes, (BOXES,), generator=draw)
+    bbox_head: Any = head.bbox_head[0] if isinstance(head.bbox_head, nn.ModuleList) else head.bbox_head
+    labels = torch.randint(bbox_head.num_classes, (BOXES,), generator=draw)
     instances = InstanceData(bboxes=boxes, labels=labels)
     if getattr(network, 'with_mask', False):
         ys, xs = torch.arange(size[0])[None, :, None], torch.arange(size[1])[None, None]
@@ -142,8 +142,8 @@ def build_student(model: Mapping[str, Any]) -> Any:
 @torch.no_grad()
 def load_teacher(teacher: FrozenTeacher, like: Tensor, inputs: Tensor, random: bool = False) -> None:
     """Load a teacher as a training does; without its file, give it random weights with the statistics of a batch."""
-    given = teacher.option.checkpoint
-    if given and not random and (not is_path(given) or Path(given).expanduser().is_file()):
+    checkpoint = teacher.option.checkpoint
+    if checkpoint and not random and (not is_path(checkpoint) or Path(checkpoint).expanduser().is_file()):
         teacher.load(like)
         return
     teacher.load(like, random=True)
@@ -175,12 +175,12 @@ def draw_tokens(distiller: TokenDistiller, draw: torch.Generator) -> None:
 def make_step(network: N, config: Config, data: Mapping[str, Any], fresh: bool = False) -> Step[N]:
     """Return the training step of a network with the optimizer of its config, at learning rate 0."""
     wrapper = build_optim_wrapper(network, config.optim_wrapper)
-    first, *_ = wrappers = wrappers_of(wrapper)
-    for group in (group for one in wrappers for group in one.param_groups):
+    main_wrapper, *_ = wrappers = wrappers_of(wrapper)
+    for group in (group for optim in wrappers for group in optim.param_groups):
         group['lr'] = 0.0
     for distiller in distillers_of(network).values():
         if distiller.clip_max_norm is not None:
-            first.optimizer.register_step_pre_hook(partial(_clip, distiller))
+            main_wrapper.optimizer.register_step_pre_hook(partial(_clip, distiller))
     return Step(network, wrapper, data, fresh)
 
 
@@ -240,11 +240,11 @@ def peak_extra_memory(work: Work, device: str | torch.device = 'cpu') -> int:
         work()
     assert record.profiler is not None and record.profiler.kineto_results is not None
     events = [e for e in record.profiler.kineto_results.events() if e.name() == '[memory]']
-    held = peak = 0
+    allocated = peak = 0
     for event in sorted(events, key=lambda e: e.start_ns()):
         if event.device_type() == torch.profiler.DeviceType.CPU:
-            held += event.nbytes()
-            peak = max(peak, held)
+            allocated += event.nbytes()
+            peak = max(peak, allocated)
     return peak
 
 
@@ -260,17 +260,17 @@ def _cuda_peak(work: Work, device: str | torch.device) -> int:
 def extra_memory(control: Step[Network], distilled: Step[Distilled], device: str) -> dict[str, int]:
     """Return, in bytes, the peaks of both steps, and what distillation adds, with what it holds between steps."""
     peaks = [peak_extra_memory(step, device) for step in (control, distilled)]
-    teachers = distilled.network.distillation.teachers.values()
-    held = _held(distilled) - _held(control) + sum(_bytes(_tensors(one.network)) for one in teachers if one.network)
-    return {'control_step': peaks[0], 'distilled_step': peaks[1], 'extra': peaks[1] - peaks[0] + held}
+    networks = [teacher.network for teacher in distilled.network.distillation.teachers.values() if teacher.network]
+    permanent = _held_bytes(distilled) - _held_bytes(control) + sum(_bytes(_tensors(network)) for network in networks)
+    return {'control_step': peaks[0], 'distilled_step': peaks[1], 'extra': peaks[1] - peaks[0] + permanent}
 
 
 def _tensors(network: nn.Module) -> list[Tensor]:
     return [*network.parameters(), *network.buffers()]
 
 
-def _held(step: Step) -> int:
-    states = [state for one in wrappers_of(step.wrapper) for state in one.optimizer.state.values()]
+def _held_bytes(step: Step) -> int:
+    states = [state for optim in wrappers_of(step.wrapper) for state in optim.optimizer.state.values()]
     return _bytes(_tensors(step.network)) + _bytes(v for state in states for v in state.values() if torch.is_tensor(v))
 
 

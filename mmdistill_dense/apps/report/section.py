@@ -12,7 +12,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from mmdistill_dense.apps.inspect.drawing import shrunk
+from mmdistill_dense.apps.inspect.drawing import shrink
 from mmdistill_dense.apps.report.runs import Comparison, Log, Series, TrainedRun, read_log, teacher_files
 from mmdistill_dense.apps.suite.definition import TEACHER
 from mmdistill_dense.utils.validate import message_of
@@ -98,7 +98,7 @@ class Section:
 
 def panel(image: np.ndarray, caption: str, alt: str) -> Panel:
     """Return a panel of a picture (H, W, 3), RGB uint8. A large picture is made smaller."""
-    image = shrunk(image, SIDE)
+    image = shrink(image, SIDE)
     done, data = cv2.imencode('.webp', np.ascontiguousarray(image[..., ::-1]), [cv2.IMWRITE_WEBP_QUALITY, QUALITY])
     if not done:
         raise RuntimeError('opencv could not write a WebP picture')

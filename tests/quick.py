@@ -52,14 +52,14 @@ def _trace_pairs_once() -> None:
 
     def named(option: Any, *args: Any, **kwargs: Any) -> nn.Module:
         network = build(option, *args, **kwargs)
-        network.made_of = f'{type(network)} {option.scope} {option.model!r}'
+        network.make_named = f'{type(network)} {option.scope} {option.model!r}'
         return network
 
     def trace(student: nn.Module, taps: Any, teachers: Mapping[str, Any], size: Any) -> Any:
-        made_of, scope = getattr(student, 'made_of', None), DefaultScope.get_current_instance()
+        make_named, scope = getattr(student, 'make_named', None), DefaultScope.get_current_instance()
         sides = [(name, option, [*map(str, own)]) for name, (option, own) in teachers.items()]
-        key = repr((made_of, [*map(str, taps)], sides, size, scope and scope.scope_name))
-        if made_of is None or key not in found:
+        key = repr((make_named, [*map(str, taps)], sides, size, scope and scope.scope_name))
+        if make_named is None or key not in found:
             found[key] = plain(student, taps, teachers, size)
         return copy.deepcopy(found[key])
 

@@ -13,7 +13,7 @@ from mmengine.registry import init_default_scope
 from mmdistill_dense.apps.recipes import compose
 from mmdistill_dense.apps.recipes import named as named_configs
 from mmdistill_dense.apps.recipes.compose import config_text, methods, options_for, parts_of, recipes
-from mmdistill_dense.apps.recipes.named import Named, check_data, combinations, find, made_of, read_config
+from mmdistill_dense.apps.recipes.named import Named, check_data, combinations, find, make_named, read_config
 from mmdistill_dense.config.resolve import bases_of, read_file
 from mmdistill_dense.datasets.wrapped import classes_of
 from mmdistill_dense.registry import MODELS
@@ -283,7 +283,7 @@ def test_a_name_with_a_file_is_that_file_and_a_recipe_of_one_method_goes_by_the_
         assert find(name) == place(file)
     (recipe,) = [path for path in recipes() if path.stem == 'deeplabv3_r101_to_r18_ade20k_maskd']
     for method, pair in (('maskd', 'deeplabv3_r101_to_r18_ade20k'), ('kd', recipe.stem)):
-        found = made_of(method, recipe)
+        found = make_named(method, recipe)
         assert found is not None and found.pair == pair
 
 
@@ -358,7 +358,7 @@ def test_files_are_those_that_mean_something() -> None:
                 recipe = CONFIGS / f'_base_/recipes/{target.recipe}.py'
                 pair = parts_of(recipe).pair if recipe.is_file() and method in compose.owners(recipe) else target.recipe
                 assert place(f'{method}/{f"{pair}_{target.variant}" if target.variant else pair}').is_file(), target
-        fits = {parts_of(path).task for path in recipes() if made_of(method, path) and not parts_of(path).maps}
+        fits = {parts_of(path).task for path in recipes() if make_named(method, path) and not parts_of(path).maps}
         fits |= {'seg', 'det'} if method == 'featurematch' else set()
         there = {named()[path].base for path in FILES if path in named() and path.parent.name == method}
         there |= {base for path in FILES if path.parent.name == method for base in bases_of(path) if base in recipes()}

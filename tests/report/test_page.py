@@ -60,7 +60,7 @@ def copied(suite: Path, root: Path) -> None:
         shutil.copytree(suite / 'runs' / name, root / 'runs' / name)
 
 
-def made_of(root: Path) -> Section:
+def make_named(root: Path) -> Section:
     """The pictures of a page about them."""
     _, sections = make_report([root], root / 'page.html', pictures=1)
     return next(section for section in sections if section.name == 'predictions')
@@ -157,14 +157,14 @@ def test_a_damaged_checkpoint_or_a_teacher_of_other_classes_costs_its_own_pictur
     copied(suite, tmp_path)
     (file,) = (tmp_path / f'runs/kd/seed{SEED}').glob('*.pth')
     torch.save(dict(state_dict={'backbone.conv1.weight': torch.zeros(1)}), file)
-    predictions = made_of(tmp_path)
+    predictions = make_named(tmp_path)
     assert any('does not fit' in reason for reason in predictions.reasons)
     assert titles(predictions.items[0]) == ['input', 'control', 'teacher', 'truth']
     other = tmp_path / 'other'
     copied(suite, other)
     for config in other.glob('runs/*/*/*/vis_data/config.py'):
         config.write_text(config.read_text() + "\nmodel['teacher']['allow_other_classes'] = True\n")
-    predictions = made_of(other)
+    predictions = make_named(other)
     assert any('model.teacher sets allow_other_classes' in reason for reason in predictions.reasons)
     assert titles(predictions.items[0]) == ['input', 'control', 'kd', 'truth']
     broken, cases = tmp_path / 'broken.py', {'kd': 'teacher: the runs have several.', 'cwd': 'AssertionError:'}
@@ -173,7 +173,7 @@ def test_a_damaged_checkpoint_or_a_teacher_of_other_classes_costs_its_own_pictur
     for name, reason in cases.items():  # in the end both have it
         for config in other.glob(f'runs/{name}/*/*/vis_data/config.py'):
             config.write_text(config.read_text() + f"\nmodel['teacher'] = dict(cfg={str(broken)!r})\n")
-        assert any(reason in one for one in made_of(other).reasons)
+        assert any(reason in one for one in make_named(other).reasons)
 
 
 def test_a_student_that_predicts_one_class_everywhere_is_noticed(suite, tmp_path):

@@ -49,18 +49,18 @@ def _fit_of(path: Path, modified: int) -> Fit:
         raise ValueError(f"{path}: no line says what these options fit; add one such as '# fits: seg, teacher r101'.")
     tasks, words, variant, maps = [], {}, None, False
     for item in line.split(','):
-        key, *rest = item.split()
-        if key in KINDS and not rest:
+        key, *arguments = item.split()
+        if key in KINDS and not arguments:
             tasks.append(key)
-        elif key == 'variant' and len(rest) == 1:
-            variant = rest[0]
+        elif key == 'variant' and len(arguments) == 1:
+            variant = arguments[0]
         elif item.strip() == 'maps':
             maps = True
-        elif key in _SIDES and rest:
-            words[key] = tuple(rest)
+        elif key in _SIDES and arguments:
+            words[key] = tuple(arguments)
         else:
-            known = ', '.join([*KINDS, *(f"'{side} …'" for side in _SIDES), "'variant …'", 'maps'])
-            raise ValueError(f"{path}: unknown item {item.strip()!r} in '# fits: {line}'; known: {known}.")
+            choices = ', '.join([*KINDS, *(f"'{side} …'" for side in _SIDES), "'variant …'", 'maps'])
+            raise ValueError(f"{path}: unknown item {item.strip()!r} in '# fits: {line}'; known: {choices}.")
     return Fit(tuple(tasks), words, variant, maps)
 
 
@@ -92,14 +92,14 @@ def best(
         alike = (fit.variant, fit.maps, 'and' in asked) == (variant, maps, several) and set(fit.tasks) <= {task}
         rests = {side: iter(words) for side, words in sides.items()}
         # in this order: a search consumes what it passes
-        wanted = [(word.split('|'), rests[side]) for side, words in fit.words.items() for word in words]
-        if alike and all(any(given in words for given in rest) for words, rest in wanted):
+        searches = [(word.split('|'), rests[side]) for side, words in fit.words.items() for word in words]
+        if alike and all(any(choice in words for choice in remaining) for words, remaining in searches):
             ranked.setdefault((len(asked), len(fit.tasks)), []).append(path)
-    found = ranked[max(ranked)] if ranked else []
-    if len(found) > 1:
-        names = ' and '.join(path.name for path in found)
+    matches = ranked[max(ranked)] if ranked else []
+    if len(matches) > 1:
+        names = ' and '.join(path.name for path in matches)
         raise ValueError(f"{names} fit {pair} equally well; one of them needs one more word in its line '# fits: …'.")
-    return found[0] if found else None
+    return matches[0] if matches else None
 
 
 # Each part of a recipe is recognised by this key, which the part or a file it inherits sets.
@@ -133,10 +133,10 @@ def methods() -> list[str]:
 
 def option_files(method: str | None = None) -> list[Path]:
     """Return the files of method options, of one method or of all, except parts of others, which begin with ``_``."""
-    found = sorted((configs() / '_base_' / 'distillers').glob(f'{method}[_.]*py' if method else '[!_]*.py'))
-    if method and not found:
+    files = sorted((configs() / '_base_' / 'distillers').glob(f'{method}[_.]*py' if method else '[!_]*.py'))
+    if method and not files:
         raise KeyError(unknown('method', method, methods()))
-    return found
+    return files
 
 
 def recipes(pretraining: bool = False) -> list[Path]:
@@ -172,8 +172,8 @@ def parts_of(recipe: Path | str) -> Parts:
 @cache
 def _parts_of(path: Path, modified: int) -> Parts:
     sources = sources_of(path)
-    found = {kind: file.stem for kind, file in sources.items()}
-    missing = [kind for kind in _KEYS if kind not in found]
+    parts = {kind: file.stem for kind, file in sources.items()}
+    missing = [kind for kind in _KEYS if kind not in parts]
     scope = str(keys_of(path).get('default_scope'))
     if missing or scope not in TASKS:
         lack = ', '.join(missing) or "default_scope='mmseg' or 'mmdet'"
@@ -181,10 +181,10 @@ def _parts_of(path: Path, modified: int) -> Parts:
             f'{path} is not a recipe: it has no {lack}. A recipe needs a pair (model), a data set (train_dataloader), '
             'a schedule (optim_wrapper) and a runtime (default_scope).'
         )
-    task = 'pretrain' if found['runtime'] == 'runtime_pretrain' else TASKS[scope]
+    task = 'pretrain' if parts['runtime'] == 'runtime_pretrain' else TASKS[scope]
     pair = sources['pair']
-    found['pair'] = remark(pair, 'pair') or pair.stem
-    return Parts(**found, task=task, maps=gives_maps(pair), several=has_several(pair))
+    parts['pair'] = remark(pair, 'pair') or pair.stem
+    return Parts(**parts, task=task, maps=gives_maps(pair), several=has_several(pair))
 
 
 def gives_maps(pair: Path) -> bool:
@@ -208,7 +208,7 @@ def has_several(pair: Path) -> bool:
 
 def sources_of(recipe: Path) -> dict[str, Path]:
     """Return the file of each part of a recipe, known by the keys that it sets: itself, or a base of it."""
-    found: dict[str, Path] = {}
+    sources: dict[str, Path] = {}
     recipes, bases = [recipe], _bases(recipe)
     while len(bases) == 1 and bases_of(bases[0]):  # the one recipe that it inherits, and so on
         recipes.append(bases[0])
@@ -216,9 +216,9 @@ def sources_of(recipe: Path) -> dict[str, Path]:
     for file in [*bases, recipe]:
         for kind, key in _KEYS.items():
             if key in keys_of(file):
-                found.setdefault(kind, file)
+                sources.setdefault(kind, file)
     holders = [file for file in recipes if remark(file, 'pair')]  # a recipe may inherit the pair that its own changes
-    return found | ({'pair': holders[0]} if holders else {})
+    return sources | ({'pair': holders[0]} if holders else {})
 
 
 def options_for(method: str, recipe: Path | str, variant: str | None = None) -> Path | None:
@@ -231,8 +231,8 @@ def config_text(method: str, recipe: Path | str, options: Path | str, folder: Pa
     """Return the text of a method's config: the recipe with the distillers of the options."""
     bases = [reference(recipe_file(recipe), folder), reference(Path(options), folder)]
     model = {'distillers': Source('_base_.distillers')}
-    place = Template(f'work_dirs/{method}/{{{{ fileBasenameNoExtension }}}}')
-    return assignments({'_base_': bases, 'model': model, 'work_dir': place})
+    work_dir = Template(f'work_dirs/{method}/{{{{ fileBasenameNoExtension }}}}')
+    return assignments({'_base_': bases, 'model': model, 'work_dir': work_dir})
 
 
 def reference(path: Path, folder: Path) -> Source:
@@ -248,6 +248,6 @@ def _bases(path: Path) -> list[Path]:
     return [base for base in bases_of(path) if base.is_file()]
 
 
-def unknown(kind: str, name: str, known: Iterable[str]) -> str:
-    left = removed(name) if kind == 'method' else ''
-    return left or f'{kind} {name!r}: unknown. {close_or_all(name, known)}'
+def unknown(kind: str, name: str, choices: Iterable[str]) -> str:
+    removal = removed(name) if kind == 'method' else ''
+    return removal or f'{kind} {name!r}: unknown. {close_or_all(name, choices)}'

@@ -38,13 +38,13 @@ from mmdistill_dense.utils.version import STACK
 def check_data(config: Config, task: str) -> None:
     """Raise ValueError if the data set has another task or number of classes than the student, or a smaller crop."""
     init_default_scope(config.get('default_scope') or 'mmengine')
-    found = load_model(student_option(config.model), 'model.student')
-    own = TASKS.get(found.scope or '', task)
-    if own != task:
-        raise ValueError(f'the student is for {own}, the data set for {task}: choose a data set of the same task.')
+    student = load_model(student_option(config.model), 'model.student')
+    kind = TASKS.get(student.scope or '', task)
+    if kind != task:
+        raise ValueError(f'the student is for {kind}, the data set for {task}: choose a data set of the same task.')
     dataset = config.train_dataloader.dataset
-    check_crop(dataset, found.model)
-    check_student_classes(classes_of(dataset), found.model)
+    check_crop(dataset, student.model)
+    check_student_classes(classes_of(dataset), student.model)
 
 
 _NAME = re.compile(r'[\w.+-]+(:[\w.+-]+)+')
@@ -66,7 +66,7 @@ class Named(NamedTuple):
 
     @property
     def file(self) -> Path:
-        return place_of(self.method, self.pair, self.variant)
+        return config_path(self.method, self.pair, self.variant)
 
     def text(self) -> str:
         """Return the text that its file would have; only for a recipe with method options."""
@@ -85,13 +85,13 @@ class Named(NamedTuple):
 
 def read_config(name: str | Path, options: Mapping[str, Any] | None = None) -> Config:
     """Return a config given as a file or by name, with the overrides of a command line."""
-    found = find(str(name))
-    config = found.config() if isinstance(found, Named) else read_file(found)
+    named_config = find(str(name))
+    config = named_config.config() if isinstance(named_config, Named) else read_file(named_config)
     scope = config.get('default_scope')
     if scope in STACK and find_spec(scope) is None:
         fork, upstream, *_ = STACK[scope]
-        told = f'{name} is for {scope}, which is not installed'
-        raise ModuleNotFoundError(f'{told}: pip install {upstream}, or {fork} beside the other forks.')
+        problem = f'{name} is for {scope}, which is not installed'
+        raise ModuleNotFoundError(f'{problem}: pip install {upstream}, or {fork} beside the other forks.')
     if options:
         written = deepcopy(config)
         chosen = {match[1]: settings for key, settings in options.items() if (match := _SETTINGS.fullmatch(key))}
@@ -124,25 +124,25 @@ def find(name: str) -> Path | Named:
     path = Path(name)
     if path.is_file() or not is_name(name):
         return path if path.is_file() else _missing(path)
-    method, pair, *rest = name.split(':')
-    variant = '_'.join(rest) or None
-    file = place_of(method, pair, variant)
+    method, pair, *suffixes = name.split(':')
+    variant = '_'.join(suffixes) or None
+    file = config_path(method, pair, variant)
     if file.is_file():
         return file
     if method not in methods():
         kind = {'control': 'recipe', 'teachers': 'teacher'}.get(method, 'method')
-        known = {path.stem for path in file.parent.glob('*.py')} or {*methods(), 'control', 'teachers'}
-        raise KeyError(f'{name}: {unknown(kind, method if kind == "method" else file.stem, known)}')
-    return _changed(method, pair, variant) or _made(name, method, pair, variant)
+        names = {path.stem for path in file.parent.glob('*.py')} or {*methods(), 'control', 'teachers'}
+        raise KeyError(f'{name}: {unknown(kind, method if kind == "method" else file.stem, names)}')
+    return _changed_config(method, pair, variant) or _compose(name, method, pair, variant)
 
 
-def place_of(method: str, pair: str, variant: str | None = None) -> Path:
+def config_path(method: str, pair: str, variant: str | None = None) -> Path:
     """Return the file of a name, whether it exists or not."""
     folder = '_base_/recipes' if method == 'control' else method
     return configs() / folder / f'{f"{pair}_{variant}" if variant else pair}.py'
 
 
-def made_of(method: str, recipe: Path, variant: str | None = None) -> Named | None:
+def make_named(method: str, recipe: Path, variant: str | None = None) -> Named | None:
     """Return the config of a method on a recipe of this package, or None if no options fit."""
     options = options_for(method, recipe, variant)
     pair = parts_of(recipe).pair if method in owners(recipe) else recipe.stem
@@ -161,58 +161,58 @@ def combinations(method: str) -> Iterator[Named]:
         ending = f'_{changed}' if (changed := _changed_variant(change)) else ''
         for file in sorted((configs() / method).glob(f'*{ending}.py')):
             pair, variant = file.stem.removesuffix(ending), fit_of(change).variant
-            found = _changed(method, pair, variant)
-            if found and found.options == change and not found.file.is_file():
-                yield found
+            named_config = _changed_config(method, pair, variant)
+            if named_config and named_config.options == change and not named_config.file.is_file():
+                yield named_config
 
 
 def variants_of(method: str) -> list[str | None]:
     """Return the variants of a method's options; the first is None, the default."""
-    return [None, *sorted({one for path in option_files(method) if (one := fit_of(path).variant)})]
+    return [None, *sorted({variant for path in option_files(method) if (variant := fit_of(path).variant)})]
 
 
 def _recipes_of(method: str) -> dict[str, Path]:
-    shared, own = {}, {}
+    shared, method_recipes = {}, {}
     for path in [*recipes(), *recipes(pretraining=True)]:
         owning = owners(path)
         if not owning:
             shared[path.stem] = path
         elif method in owning:
-            own[parts_of(path).pair] = path
-    return shared | own
+            method_recipes[parts_of(path).pair] = path
+    return shared | method_recipes
 
 
-def _made(name: str, method: str, pair: str, variant: str | None) -> Named:
-    known = _recipes_of(method)
-    recipe = known.get(pair) or next((path for path in recipes() if path.stem == pair), None)
+def _compose(name: str, method: str, pair: str, variant: str | None) -> Named:
+    method_recipes = _recipes_of(method)
+    recipe = method_recipes.get(pair) or next((path for path in recipes() if path.stem == pair), None)
     if recipe is None:
-        raise KeyError(f'{name}: {unknown("pair", pair, known)}')
-    found = made_of(method, recipe, variant)
-    if found is None:
-        fits = [str(one or 'none') for one in variants_of(method) if made_of(method, recipe, one)]
-        others = [one for one in methods() if options_for(one, recipe)]
-        what = f'variants of {method} that fit it: {", ".join(fits)}' if fits else f'methods: {", ".join(others)}'
-        raise KeyError(f'{name}: {f"variant {variant!r} of {method}" if fits else method} does not fit {pair}. {what}.')
-    return found
+        raise KeyError(f'{name}: {unknown("pair", pair, method_recipes)}')
+    named_config = make_named(method, recipe, variant)
+    if named_config is None:
+        fits = [str(option or 'none') for option in variants_of(method) if make_named(method, recipe, option)]
+        fitting = [fitting_method for fitting_method in methods() if options_for(fitting_method, recipe)]
+        hint = f'variants of {method} that fit it: {", ".join(fits)}' if fits else f'methods: {", ".join(fitting)}'
+        raise KeyError(f'{name}: {f"variant {variant!r} of {method}" if fits else method} does not fit {pair}. {hint}.')
+    return named_config
 
 
 def _changes(method: str) -> list[Path]:
     return sorted((configs() / '_base_' / 'changes').glob(f'{method}_*.py'))
 
 
-def _changed(method: str, pair: str, variant: str | None) -> Named | None:
+def _changed_config(method: str, pair: str, variant: str | None) -> Named | None:
     """Return the config of a method with the change that the variant names, or None."""
     change = best(_changes(method), pair, '', variant) if variant else None
-    base = place_of(method, pair, _changed_variant(change)) if change else None
+    base = config_path(method, pair, _changed_variant(change)) if change else None
     return Named(method, pair, variant, base, change) if change and base and base.is_file() else None
 
 
 def _changed_variant(change: Path) -> str:
     """Return the variant that a change is laid over, '' for the config without one."""
-    found = remark(change, 'changes')
-    if found is None:
+    line = remark(change, 'changes')
+    if line is None:
         raise ValueError(f"{change}: no line says which variant it changes; add one such as '# changes: pcd-init'.")
-    return '' if found == 'default' else found
+    return '' if line == 'default' else line
 
 
 def _missing(path: Path) -> Path:
@@ -220,10 +220,11 @@ def _missing(path: Path) -> Path:
     if '::' in str(path):
         return find_config(str(path), 'config')
     if path.is_dir():
-        files = sorted(str(one) for one in path.glob('*.py'))
-        listed = f'; its configs are {some(files, 8)}' if files else ''
-        raise FileNotFoundError(f'{path}: a folder, and one config is needed{listed}.')
-    names = {one.file: one.name for one in combinations(path.parent.name)} if path.parent.name in methods() else {}
-    name = names.get(configs() / path.parent.name / path.name)
+        files = sorted(str(file) for file in path.glob('*.py'))
+        listing = f'; its configs are {some(files, 8)}' if files else ''
+        raise FileNotFoundError(f'{path}: a folder, and one config is needed{listing}.')
+    method = path.parent.name
+    names = {config.file: config.name for config in combinations(method)} if method in methods() else {}
+    name = names.get(configs() / method / path.name)
     hint = f' It has a name: {name}.' if name else ' A config without a file is named METHOD:PAIR[:VARIANT].'
     raise FileNotFoundError(f'{path}: no such config (working folder {Path.cwd()}).{hint}')

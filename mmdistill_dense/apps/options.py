@@ -75,12 +75,12 @@ def start_processes(args: argparse.Namespace, words: Sequence[str]) -> None:
     os.execv(sys.executable, [sys.executable, *torchrun, '-m', 'mmdistill_dense', *words])
 
 
-def later(place: str) -> Callable[[argparse.Namespace], int | None]:
+def run_later(target: str) -> Callable[[argparse.Namespace], int | None]:
     """Return a function that looks for the given files first, and then imports and calls ``module:function``."""
 
     def run(args: argparse.Namespace) -> int | None:
         check_files(args)
-        module, _, function = place.partition(':')
+        module, _, function = target.partition(':')
         return getattr(import_module(f'mmdistill_dense.apps.{module}'), function)(args)
 
     return run
@@ -92,9 +92,9 @@ def check_files(args: argparse.Namespace) -> None:
     if config and config.endswith('.py') and '::' not in config and not Path(config).is_file():
         raise FileNotFoundError(f'{config}: no such file (working folder {Path.cwd()}).')
     for name in ('checkpoint', 'checkpoint_option'):
-        given = getattr(args, name, None)
-        if given and '://' not in given and not Path(given).is_file():
-            raise FileNotFoundError(f'{given}: no such checkpoint (working folder {Path.cwd()}).')
+        checkpoint = getattr(args, name, None)
+        if checkpoint and '://' not in checkpoint and not Path(checkpoint).is_file():
+            raise FileNotFoundError(f'{checkpoint}: no such checkpoint (working folder {Path.cwd()}).')
 
 
 class OptionsAction(argparse.Action):
@@ -107,22 +107,22 @@ class OptionsAction(argparse.Action):
         values: str | Sequence[Any] | None,
         option: str | None = None,
     ) -> None:
-        given = dict(getattr(namespace, self.dest, None) or {})
+        options = dict(getattr(namespace, self.dest, None) or {})
         for pair in values or ():
             key, sign, value = str(pair).partition('=')
             if not sign:
                 parser.error(f'--cfg-options {pair}: give KEY=VALUE; put quotes around a value with blanks.')
-            given[key] = _value(value)
-        setattr(namespace, self.dest, given)
+            options[key] = _value(value)
+        setattr(namespace, self.dest, options)
 
 
-def _value(given: str) -> Any:
+def _value(raw: str) -> Any:
     """Return a number, boolean, ``None``, text, list or tuple."""
     from mmengine.config import DictAction
 
-    text = given.strip().strip('\'"')
-    listed = ',' in text or (text[:1], text[-1:]) in (('(', ')'), ('[', ']'))
-    return DictAction._parse_iterable(given) if listed else DictAction._parse_int_float_bool(text)
+    text = raw.strip().strip('\'"')
+    is_sequence = ',' in text or (text[:1], text[-1:]) in (('(', ')'), ('[', ']'))
+    return DictAction._parse_iterable(raw) if is_sequence else DictAction._parse_int_float_bool(text)
 
 
 def fill_train(parser: argparse.ArgumentParser) -> None:
@@ -131,7 +131,7 @@ def fill_train(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--resume', nargs='?', const='auto', metavar='CHECKPOINT', help=resumed)
     parser.add_argument('--amp', action='store_true', help='train in mixed precision')
     parser.add_argument('--auto-scale-lr', action='store_true', help='scale the learning rate to the real batch size')
-    parser.set_defaults(run=later('commands.training:train'), speaks=True, raises=True)
+    parser.set_defaults(run=run_later('commands.training:train'), speaks=True, raises=True)
 
 
 def fill_test(parser: argparse.ArgumentParser) -> None:
@@ -143,7 +143,7 @@ def fill_test(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--show-dir', help='folder to save the pictures in')
     parser.add_argument('--wait-time', type=float, default=2, help='seconds per shown picture')
     parser.add_argument('--tta', action='store_true', help='test-time augmentation')
-    parser.set_defaults(run=later('commands.training:test'), speaks=True, raises=True)
+    parser.set_defaults(run=run_later('commands.training:test'), speaks=True, raises=True)
 
 
 def fill_tokens(parser: argparse.ArgumentParser) -> None:
@@ -152,7 +152,7 @@ def fill_tokens(parser: argparse.ArgumentParser) -> None:
         'Learn the tokens of a config on its teacher (MasKD, FreeKD), write them where its training finds them',
     )
     parser.add_argument('--out', metavar='FILE', help='also write the tokens here, for tokens= of other configs')
-    parser.set_defaults(run=later('commands.training:learn_tokens'), raises=True)
+    parser.set_defaults(run=run_later('commands.training:learn_tokens'), raises=True)
 
 
 def fill_report(parser: argparse.ArgumentParser) -> None:
@@ -162,7 +162,7 @@ def fill_report(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--out', type=Path, default=Path('report.html'), help='the page (default: %(default)s)')
     parser.add_argument('--pictures', type=int, default=4, help='validation pictures; 0 runs no network (default: 4)')
     parser.add_argument('--metric', help='score to compare, as it is logged (default: of the suite, mIoU or box AP)')
-    parser.set_defaults(run=later('report.page:report'))
+    parser.set_defaults(run=run_later('report.page:report'))
 
 
 EXPORT = """Export a distilled student: as weights with the plain config that loads them, or as a graph.
@@ -188,7 +188,7 @@ def fill_export(parser: argparse.ArgumentParser) -> None:
         '--names', choices=('original', 'timm'), help='of a VisionTransformer, with --backbone-only (default: original)'
     )
     parser.add_argument('--evaluate', action='store_true', help='print scores of network and graph on validation data')
-    parser.set_defaults(run=later('export.cli:export_command'))
+    parser.set_defaults(run=run_later('export.cli:export_command'))
 
 
 EXIT_CODES = 'Exit code: 0 when training would work, 1 for warnings with --strict, 2 for an error.'
@@ -206,7 +206,7 @@ def fill_check(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--processes', type=counted, default=1, help='processes that will train together (%(default)s)')
     parser.add_argument('--strict', action='store_true', help='exit code 1 if there are warnings')
     parser.add_argument('--json', metavar='FILE', help='write the report to this file too')
-    parser.set_defaults(run=later('check.render:check_command'))
+    parser.set_defaults(run=run_later('check.render:check_command'))
 
 
 def fill_taps(parser: argparse.ArgumentParser) -> None:
@@ -219,4 +219,4 @@ def fill_taps(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--depth', type=counted, default=2, help='levels of the tree (%(default)s)')
     parser.add_argument('--below', default='', metavar='PATH', help='this module and what is in it, e.g. backbone')
     parser.add_argument('--size', type=counted, nargs=2, metavar=('H', 'W'), help='of the picture; default: as trained')
-    parser.set_defaults(run=later('check.render:taps_command'))
+    parser.set_defaults(run=run_later('check.render:taps_command'))

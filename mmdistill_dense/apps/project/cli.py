@@ -8,7 +8,7 @@ import shlex
 from contextlib import nullcontext
 from pathlib import Path
 
-from mmdistill_dense.apps.options import later
+from mmdistill_dense.apps.options import run_later
 from mmdistill_dense.apps.project import SUITE
 from mmdistill_dense.utils.files import owned
 from mmdistill_dense.utils.literals import check_place
@@ -149,4 +149,4 @@ def fill_predict(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--out', type=Path, default=Path('predictions'), help='folder to write (default: %(default)s)')
     parser.add_argument('--threshold', type=fraction, metavar='SCORE', help='least score of a box (default: 0.3)')
     parser.add_argument('--device', help='default: cuda where there is one, else cpu')
-    parser.set_defaults(run=later('project.predict:predict_command'), speaks=True)
+    parser.set_defaults(run=run_later('project.predict:predict_command'), speaks=True)

@@ -43,9 +43,9 @@ GROUPS = {
         'suite': ('apps.suite.cli:fill_suite', 'compare methods over several seeds in one table'),
     },
 }
-COMMANDS = {name: told for group in GROUPS.values() for name, told in group.items()}
-BEFORE = {'list-taps': 'taps'}  # names of earlier versions
-_TOLD = (OSError, KeyError, ValueError, ModuleNotFoundError, FolderInUse)  # whose message is enough, wherever raised
+COMMANDS = {name: entry for group in GROUPS.values() for name, entry in group.items()}
+OLD_NAMES = {'list-taps': 'taps'}  # names of earlier versions
+_USER_ERRORS = (OSError, KeyError, ValueError, ModuleNotFoundError, FolderInUse)  # whose message is enough
 PIPE_CLOSED = 141  # as a shell reports a program that SIGPIPE ended
 
 
@@ -55,17 +55,17 @@ class Parser(argparse.ArgumentParser):
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
         """Read the words; an unknown option ends the program, with its name here if another program names it so."""
         words = list(sys.argv[1:] if args is None else args)
-        known, rest = self.parse_known_args(words)
-        others = getattr(known, 'other_names', {})
-        for option in [word for word in rest if word.startswith('-')]:
-            if option in others:
-                self.error(f'{option}: {others[option]}')
-            if told := removed(f'{self.prog.removeprefix("mmdistill ")} {option.partition("=")[0]}'):
-                self.error(told)
+        options, unknown_words = self.parse_known_args(words)
+        other_names = getattr(options, 'other_names', {})
+        for option in [word for word in unknown_words if word.startswith('-')]:
+            if option in other_names:
+                self.error(f'{option}: {other_names[option]}')
+            if removal := removed(f'{self.prog.removeprefix("mmdistill ")} {option.partition("=")[0]}'):
+                self.error(removal)
             close = difflib.get_close_matches(option, self._options(), n=2)
             self.error(f'{option}: no such option.' + (f' Close: {", ".join(close)}.' if close else ''))
-        if rest:
-            self.error(f'{" ".join(rest)}: belongs to no option. A name with spaces stands in quotes.')
+        if unknown_words:
+            self.error(f'{" ".join(unknown_words)}: belongs to no option. A name with spaces stands in quotes.')
         return super().parse_args(words, namespace)
 
     def error(self, message: str) -> NoReturn:
@@ -76,8 +76,8 @@ class Parser(argparse.ArgumentParser):
         yield from self._option_string_actions
         for action in self._actions:
             if isinstance(action, argparse._SubParsersAction):
-                for one in action.choices.values():
-                    yield from one._option_string_actions
+                for command in action.choices.values():
+                    yield from command._option_string_actions
 
 
 def fill(parser: argparse.ArgumentParser, name: str) -> argparse.ArgumentParser:
@@ -116,14 +116,14 @@ def _is_closed(stream: TextIO) -> bool:
 
 
 def _main(words: list[str]) -> int:
-    name = BEFORE.get(words[0], words[0]) if words else ''
+    name = OLD_NAMES.get(words[0], words[0]) if words else ''
     if name == '--version':
         from mmdistill_dense.utils.version import versions
 
         print('\n'.join(versions()))
         return 0
-    if told := removed(name, ' '.join([name, *words[1:2]])):
-        print(f'ERROR    {told}', file=sys.stderr)
+    if removal := removed(name, ' '.join([name, *words[1:2]])):
+        print(f'ERROR    {removal}', file=sys.stderr)
         return 2
     if name not in COMMANDS:
         print('\n'.join(overview()))
@@ -139,15 +139,15 @@ def _main(words: list[str]) -> int:
         with stops(), nullcontext() if getattr(args, 'speaks', False) else heartbeat(name):
             return args.run(args) or 0
     except Exception as error:
-        told, raises = known_mistake(error), started and getattr(args, 'raises', False)
-        if isinstance(error, BrokenPipeError) or not (told or (isinstance(error, _TOLD) and not raises)):
+        removal, raises = known_mistake(error), started and getattr(args, 'raises', False)
+        if isinstance(error, BrokenPipeError) or not (removal or (isinstance(error, _USER_ERRORS) and not raises)):
             raise
-        if not told and isinstance(error, FileNotFoundError) and error.errno is not None:
-            told = f'{error.filename}: no such file (working folder {Path.cwd()}).'
-        if not told and isinstance(error, ModuleNotFoundError) and error.name == 'mmcv._ext':
+        if not removal and isinstance(error, FileNotFoundError) and error.errno is not None:
+            removal = f'{error.filename}: no such file (working folder {Path.cwd()}).'
+        if not removal and isinstance(error, ModuleNotFoundError) and error.name == 'mmcv._ext':
             needs = "detection and upstream's mmseg need them: build it (docs/install.md#detection)"
-            told = f'mmcv is installed without its compiled operations; {needs}.'
-        tell(told or text_of(error) or type(error).__name__)
+            removal = f'mmcv is installed without its compiled operations; {needs}.'
+        tell(removal or text_of(error) or type(error).__name__)
         return 2
 
 

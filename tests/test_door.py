@@ -15,17 +15,17 @@ from mmengine.config import Config
 
 import mmdistill_dense.distillers
 import mmdistill_dense.ops_check as ops_check
-from mmdistill_dense.__main__ import BEFORE, COMMANDS, main
+from mmdistill_dense.__main__ import COMMANDS, OLD_NAMES, main
 from mmdistill_dense.registry import DISTILLERS
 from mmdistill_dense.utils.version import for_mim, versions
 from tests.isolation import ROOT
 
 
 def test_every_command_shows_its_options_and_the_overview_names_each_once(capsys) -> None:
-    for name in (*COMMANDS, *BEFORE):
+    for name in (*COMMANDS, *OLD_NAMES):
         with pytest.raises(SystemExit, match='0'):
             main([name, '--help'])
-        assert capsys.readouterr().out.startswith(f'usage: mmdistill {BEFORE.get(name, name)} ')
+        assert capsys.readouterr().out.startswith(f'usage: mmdistill {OLD_NAMES.get(name, name)} ')
     assert main(['--help']) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines if line.startswith('  ')] == [*COMMANDS]

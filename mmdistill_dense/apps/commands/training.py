@@ -84,8 +84,8 @@ def _use_amp(cfg: Config) -> None:
     wrapper = cfg.get('optim_wrapper') or ConfigDict(type=None)
     kind = wrapper.get('type', 'OptimWrapper')
     if 'constructor' in wrapper and not {'type', 'optimizer'} & wrapper.keys():
-        own = wrapper.constructor
-        raise ValueError(f'--amp needs optim_wrapper.type; {own} builds the optimizers itself: set the type there.')
+        builder = wrapper.constructor
+        raise ValueError(f'--amp needs optim_wrapper.type; {builder} builds the optimizers itself: set the type there.')
     if kind not in ('OptimWrapper', 'AmpOptimWrapper'):
         raise ValueError(f'--amp needs optim_wrapper.type OptimWrapper, this config has {kind!r}')
     wrapper.type = 'AmpOptimWrapper'
@@ -154,8 +154,8 @@ class StopBeforeTraining(Hook):
 def learn_tokens(args: argparse.Namespace) -> None:
     """Learn the tokens that a config needs, and write them where its training finds them."""
     runner = build_runner(load_config(args))
-    own = distillers_of(unwrap(runner.model)).values()
-    distillers = [one for one in own if isinstance(one, TokenDistiller) and one.tokens is None]
+    candidates = distillers_of(unwrap(runner.model)).values()
+    distillers = [method for method in candidates if isinstance(method, TokenDistiller) and method.tokens is None]
     if not distillers:
         raise ValueError('model.distillers of this config has no MasKD or FreeKD without tokens: nothing to learn.')
     if args.out and len(distillers) > 1:
@@ -163,7 +163,7 @@ def learn_tokens(args: argparse.Namespace) -> None:
     runner.register_hook(StopBeforeTraining())
     runner.train()
     for distiller in distillers:
-        places = token_store_of(distiller, runner)
+        store = token_store_of(distiller, runner)
         if args.out and is_main_process():
-            write_tokens(Path(args.out), distiller.mask_modules.state_dict(), places.meta)
-        runner.logger.info(f'{distiller.name}: tokens are in {places.final}' + (f' and {args.out}' if args.out else ''))
+            write_tokens(Path(args.out), distiller.mask_modules.state_dict(), store.meta)
+        runner.logger.info(f'{distiller.name}: tokens are in {store.final}' + (f' and {args.out}' if args.out else ''))

@@ -260,8 +260,8 @@ def draw_weights(model: Network) -> None:
     for module in model.modules():
         init = getattr(module, 'init_cfg', None)
         if init:
-            drawn = [cfg for cfg in (init if isinstance(init, list) else [init]) if 'Pretrained' not in cfg['type']]
-            module.init_cfg = drawn or None
+            options = [cfg for cfg in (init if isinstance(init, list) else [init]) if 'Pretrained' not in cfg['type']]
+            module.init_cfg = options or None
     distillation = getattr(model, 'distillation', None)
     with distillation.set_aside() if distillation else nullcontext():
         model.init_weights()

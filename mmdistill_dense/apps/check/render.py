@@ -140,8 +140,8 @@ def _networks(subject: Subject) -> Table | None:
         return None
     table = _table('network', 'class', '>parameters', '>trained', 'weights', 'metric')
     student = subject.student
-    drawn = 'initialised' if subject.options.weights else 'random'
-    source = '\n'.join(start.describe('\n') for start in student.starts) or drawn
+    origin = 'initialised' if subject.options.weights else 'random'
+    source = '\n'.join(start.describe('\n') for start in student.starts) or origin
     table.add_row('student', student.network, f'{student.parameters:,}', f'{student.trained:,}', source, '')
     if student.auxiliary:
         table.add_row('  auxiliary heads', '', f'{student.auxiliary:,} more', '', 'in training alone', '')
@@ -187,11 +187,11 @@ def _losses(subject: Subject) -> Table | None:
     if subject.terms and not subject.options.weights:
         table.title = 'random weights: these numbers mean nothing'
     for term in subject.terms:
-        pull, shown = term.pulls.get(BACKBONE), ('', '', '')
+        pull, cells = term.pulls.get(BACKBONE), ('', '', '')
         if pull is not None:
             cosine = '-' if math.isnan(pull.cosine) else f'{pull.cosine:+.2f}'
-            shown = f'{pull.norm:.3g}', f'{pull.share:.1%}', cosine
-        table.add_row(term.name, f'{term.value:.4g}', f'{term.share:.1%}', *shown)
+            cells = f'{pull.norm:.3g}', f'{pull.share:.1%}', cosine
+        table.add_row(term.name, f'{term.value:.4g}', f'{term.share:.1%}', *cells)
     return table
 
 

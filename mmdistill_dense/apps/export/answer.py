@@ -28,9 +28,9 @@ class Labels(nn.Module):
         super().__init__()
         self.align, self.threshold = network.align_corners, description.get('threshold')
 
-    def forward(self, frame: Tensor, factor: Tensor, shown: Tensor, *maps: Tensor) -> tuple[Tensor, ...]:
+    def forward(self, frame: Tensor, factor: Tensor, canvas: Tensor, *maps: Tensor) -> tuple[Tensor, ...]:
         logits = maps[0][:, :, : frame.shape[2], : frame.shape[3]]
-        logits = F.interpolate(logits, shown.shape[:2], mode='bilinear', align_corners=self.align)
+        logits = F.interpolate(logits, canvas.shape[:2], mode='bilinear', align_corners=self.align)
         labels = logits.argmax(1) if self.threshold is None else logits[:, 0].sigmoid() > self.threshold
         return (labels[0].to(torch.uint8 if logits.shape[1] <= 256 else torch.int32),)
 
@@ -110,10 +110,10 @@ class Detections(nn.Module):
         self.names = ('boxes', 'scores', 'labels', *(['masks'] if self.masks else []))
         check_known(network, self.two_stage)
 
-    def forward(self, frame: Tensor, factor: Tensor, shown: Tensor, *maps: Tensor) -> tuple[Tensor, ...]:
+    def forward(self, frame: Tensor, factor: Tensor, canvas: Tensor, *maps: Tensor) -> tuple[Tensor, ...]:
         outputs_left = iter(maps)
         outputs = [[next(outputs_left) for _ in range(levels)] for _, levels in self.groups]
-        meta = {'img_shape': frame.shape[2:], 'ori_shape': shown.shape[:2], 'scale_factor': tuple(factor)}
+        meta = {'img_shape': frame.shape[2:], 'ori_shape': canvas.shape[:2], 'scale_factor': tuple(factor)}
         network = self.network
         with _traceable(network, self.two_stage):
             if self.two_stage:
@@ -131,7 +131,7 @@ class Detections(nn.Module):
         if not self.masks:
             return boxes, scores, labels
         threshold = network.roi_head.test_cfg.mask_thr_binary
-        return boxes, scores, labels, paste_masks(instances.masks[real], boxes, *shown.shape[:2]) >= threshold
+        return boxes, scores, labels, paste_masks(instances.masks[real], boxes, *canvas.shape[:2]) >= threshold
 
 
 class Queries(nn.Module):
@@ -145,7 +145,7 @@ class Queries(nn.Module):
         check_method(self.head, 'predict_by_feat', 'DETRHead', 'DeformableDETRHead')
         check_method(self.head, '_predict_by_feat_single', 'DETRHead')
 
-    def forward(self, frame: Tensor, factor: Tensor, shown: Tensor, *maps: Tensor) -> tuple[Tensor, ...]:
+    def forward(self, frame: Tensor, factor: Tensor, canvas: Tensor, *maps: Tensor) -> tuple[Tensor, ...]:
         meta = {'img_shape': frame.shape[2:]}
         instances = self.head._predict_by_feat_single(maps[0][0], maps[1][0], meta, rescale=False)
         return instances.bboxes / factor.repeat(2), instances.scores, instances.labels
@@ -242,10 +242,10 @@ def _top_scores(scores: Tensor, score_thr: float, topk: int, results: Any = None
 
 def _nms(boxes: Tensor, scores: Tensor, groups: Tensor, options: Mapping[str, Any], limit: int) -> tuple[Tensor, ...]:
     """Suppress within each group, as mmcv's ``batched_nms``; return rows and scores."""
-    apart = boxes if options.get('class_agnostic') else boxes + (groups * (boxes.max() + 1))[:, None]
-    rows_or_none = suppress(apart, scores, options.get('iou_threshold', options.get('iou_thr')), limit)
-    rows = rows_or_none.clamp(min=0)
-    return rows, torch.where(rows_or_none >= 0, scores[rows], -torch.ones(()))
+    shifted_boxes = boxes if options.get('class_agnostic') else boxes + (groups * (boxes.max() + 1))[:, None]
+    indices = suppress(shifted_boxes, scores, options.get('iou_threshold', options.get('iou_thr')), limit)
+    rows = indices.clamp(min=0)
+    return rows, torch.where(indices >= 0, scores[rows], -torch.ones(()))
 
 
 def _select_boxes(

@@ -28,22 +28,22 @@ def export_command(args: argparse.Namespace) -> None:
     exported = export_graph(config, args.checkpoint, args.out, args.size, args.whole)
     if args.whole:
         description = read_description(exported.path)
-        tried, fixed = description['tried'], description['input']['shape'][0] != 'height'
-        sizes = ', '.join(map(size_text, tried['pictures']))
-        compared = f'{tried["compared"]} {tried["counted"]} of the network, on made pictures of {sizes}'
+        trial, fixed = description['tried'], description['input']['shape'][0] != 'height'
+        sizes = ', '.join(map(size_text, trial['pictures']))
+        compared = f'{trial["compared"]} {trial["counted"]} of the network, on made pictures of {sizes}'
         print(f'graph   {exported.path}, from pictures of {"this size alone" if fixed else "any size"} to answers')
-        share = f'{tried["equal"]:.2%}' if tried['compared'] else 'not known'
+        share = f'{trial["equal"]:.2%}' if trial['compared'] else 'not known'
         print(f'equal   {share} of {compared}')
-        if not tried['compared'] or (tried['counted'] == 'labels' and tried['classes'] < 2):
-            content = 'one class' if tried['compared'] else 'no box'
+        if not trial['compared'] or (trial['counted'] == 'labels' and trial['classes'] < 2):
+            content = 'one class' if trial['compared'] else 'no box'
             print(f'WARNING the network sees {content} there, where all graphs agree: --evaluate scores it on val')
     else:
         size, smallest = size_text(exported.size), size_text(exported.smallest)
         sides = f'multiples of {exported.step} as height and width' if exported.step > 1 else 'any height and width'
         single_size = f'pictures of {size} alone: --size H W sets another size'
-        taken = f'{sides} from {smallest} on (tried up to twice {size})' if 'height' in exported.axes else single_size
+        limit = f'{sides} from {smallest} on (tried up to twice {size})' if 'height' in exported.axes else single_size
         print(f'graph   {exported.path}\noutputs {", ".join(exported.outputs)}')
-        print(f'made    with pictures of {size}; the graph takes {taken}')
+        print(f'made    with pictures of {size}; the graph takes {limit}')
         print(f'free    {", ".join(exported.axes) or "nothing: one picture of this size"}')
         for reason in exported.reasons if 'height' not in exported.axes else ():  # else the line above says enough
             print(f'        not {reason}')

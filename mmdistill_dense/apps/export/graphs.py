@@ -259,12 +259,12 @@ def write_onnx(graph: Graph, image: Tensor, axes: Sequence[str], path: Path, abo
             warnings.simplefilter('ignore')
             options: Any = {'f': content, 'input_names': ['image'], 'output_names': outputs, 'opset_version': _OPSET}
             torch.onnx.export(graph, (image,), dynamo=False, **options)
-        made = onnx.load_from_string(content.getvalue())
+        model = onnx.load_from_string(content.getvalue())
     else:
         names = {'image': {AXES[name]: name for name in axes}}
         program = traced(graph, {image: [AXES[name] for name in axes]})
-        made = onnx_of(program, ['image'], outputs, dynamic_shapes=names)
-    save_onnx(made, path, about)
+        model = onnx_of(program, ['image'], outputs, dynamic_shapes=names)
+    save_onnx(model, path, about)
 
 
 def save_onnx(model: Any, path: Path, about: Mapping[str, Any]) -> None:
@@ -282,11 +282,11 @@ def onnx_of(program: torch.export.ExportedProgram, inputs: list[str], outputs: l
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')
         options |= {'input_names': inputs, 'output_names': outputs, 'opset_version': _OPSET}
-        made = torch.onnx.export(program, dynamo=True, verbose=False, **options)
-    assert made is not None
-    for node in made.model.graph.all_nodes():
+        onnx = torch.onnx.export(program, dynamo=True, verbose=False, **options)
+    assert onnx is not None
+    for node in onnx.model.graph.all_nodes():
         node.metadata_props.clear()  # torch notes the stack of each, with the folders of this machine
-    del (model := made.model_proto).graph.value_info[:]  # constants where a side was 1, which onnxruntime believes
+    del (model := onnx.model_proto).graph.value_info[:]  # constants where a side was 1, which onnxruntime believes
     return model
 
 

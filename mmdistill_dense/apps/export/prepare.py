@@ -23,8 +23,8 @@ def preparation(config: Mapping[str, Any]) -> dict[str, Any]:
     pipelines = (dataset['pipeline'] for _, dataset in layers(tested_set(config)) if dataset.get('pipeline'))
     for step in next(pipelines, ()):
         name, options = type_name(step), {key: value for key, value in step.items() if key != 'type'}
-        scale, how = options.get('scale'), (options.get('interpolation', 'bilinear'), options.get('backend', 'cv2'))
-        if name == 'Resize' and scale and how == ('bilinear', 'cv2') and not (steps['resize'] or steps['pad']):
+        scale, method = options.get('scale'), (options.get('interpolation', 'bilinear'), options.get('backend', 'cv2'))
+        if name == 'Resize' and scale and method == ('bilinear', 'cv2') and not (steps['resize'] or steps['pad']):
             scale = [scale] * 2 if isinstance(scale, int) else [*scale]
             steps['resize'] = {'scale': scale, 'keep_ratio': bool(options.get('keep_ratio'))}
         elif name == 'Pad' and not steps['pad'] and options.get('padding_mode', 'constant') == 'constant':

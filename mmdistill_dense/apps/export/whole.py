@@ -55,11 +55,11 @@ def make_whole(file: Path, plain: Config, network: Any, sizes: Sequence[Sequence
     if _has_fixed_size(prepare, description):
         shape, sizes = [*sizes[0], 3], sizes[:1]
     pictures, samples = _samples(plain, network.eval(), sizes)
-    taken = {'name': 'picture', 'layout': 'HWC', 'dtype': 'uint8', 'channels': 'RGB', 'shape': shape}
+    picture_input = {'name': 'picture', 'layout': 'HWC', 'dtype': 'uint8', 'channels': 'RGB', 'shape': shape}
     about = {
         **description,
         'network': description['input'],
-        'input': {**taken, 'orientation': description['input']['orientation']},
+        'input': {**picture_input, 'orientation': description['input']['orientation']},
         'outputs': {name: _OUTPUTS[name] for name in answer.names},
         'note': 'all is inside: resize, normalisation, padding, network, and what makes the answer',
     }
@@ -75,8 +75,8 @@ def make_whole(file: Path, plain: Config, network: Any, sizes: Sequence[Sequence
     equal, compared = agreement(open_graph(file), samples, pictures)
     if compared and equal < _MIN_EQUAL:
         raise ValueError(f'the graph gives {equal:.1%} of the {compared} {counted} that the network gives.')
-    tried = {'pictures': [[*image.shape[:2]] for image in pictures], 'compared': compared, 'counted': counted}
-    save_onnx(whole, file, {**about, 'tried': {**tried, 'equal': equal, 'classes': _classes(samples)}})
+    trial = {'pictures': [[*image.shape[:2]] for image in pictures], 'compared': compared, 'counted': counted}
+    save_onnx(whole, file, {**about, 'tried': {**trial, 'equal': equal, 'classes': _classes(samples)}})
 
 
 def _samples(plain: Config, network: Any, sizes: Sequence[Sequence[int]]) -> tuple[list[Tensor], list[Any]]:
@@ -150,13 +150,13 @@ def _has_fixed_size(prepare: Prepare, description: Mapping[str, Any]) -> bool:
         return False
     height, width = shape
     with torch.no_grad():
-        made = [[*prepare(picture(*size))[0].shape[2:]] for size in (shape, (height + 9, width), (height, width // 2))]
-    if made[0] != shape:
+        dims = [[*prepare(picture(*size))[0].shape[2:]] for size in (shape, (height + 9, width), (height, width // 2))]
+    if dims[0] != shape:
         raise ValueError(
             f'the network takes pictures of {height}x{width} alone, and the test pipeline makes '
-            f'{"x".join(map(str, made[0]))} of them: --size H W with the size that the pipeline makes.'
+            f'{"x".join(map(str, dims[0]))} of them: --size H W with the size that the pipeline makes.'
         )
-    return made != [shape] * 3
+    return dims != [shape] * 3
 
 
 def picture(height: int, width: int, seed: int = 0) -> Tensor:

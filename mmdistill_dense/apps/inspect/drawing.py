@@ -87,9 +87,9 @@ def _write(picture: np.ndarray, text: str, size: int, left: int, top: int) -> No
 def _letters(text: str, size: int) -> np.ndarray:
     """Return how much of each pixel a text covers (OpenCV writes ASCII alone)."""
     font = _font(size)
-    drawn = Image.new('L', [int(side) + 2 for side in font.getbbox(text)[2:]])
-    ImageDraw.Draw(drawn).text((1, 0), text, 255, font)
-    return np.asarray(drawn, np.float32) / 255
+    bitmap = Image.new('L', [int(side) + 2 for side in font.getbbox(text)[2:]])
+    ImageDraw.Draw(bitmap).text((1, 0), text, 255, font)
+    return np.asarray(bitmap, np.float32) / 255
 
 
 @lru_cache

@@ -210,9 +210,9 @@ def interleaved_times(works: Mapping[str, Work], repeats: int, device: str | tor
     seconds: dict[str, list[float]] = {name: [] for name in works}
     for turn in range(repeats + 1):
         for name, work in works.items():
-            taken = seconds_of(work)
+            elapsed = seconds_of(work)
             if turn:
-                seconds[name].append(taken)
+                seconds[name].append(elapsed)
     return {name: Timing(statistics.median(s), min(s), max(s)) for name, s in seconds.items()}
 
 

@@ -59,8 +59,8 @@ def find_box_data(
         reading = _read(Request(root, all_pictures, classes, exif, rule != SplitRule(), task), path)
         notes, sizes = reading.notes, {sample.picture: sample.size or (0, 0) for sample in reading.pictures}
         stored = folders.check_pictures(list(sizes), sizes.__getitem__, exif, notes, least=2 if task == 'seg' else 1)
-        lost = [file.name for files in reading.skipped_files.values() for file in files]
-        if unread := folders.other_endings(root, lost):
+        skipped_names = [file.name for files in reading.skipped_files.values() for file in files]
+        if unread := folders.other_endings(root, skipped_names):
             notes.append(f'WARNING:{unread}')
         mend(reading, stored, task == 'seg')
         flat = [sample.picture.name for sample in reading.pictures for box in sample.objects if not has_mask(box)]
@@ -74,7 +74,7 @@ def find_box_data(
         names = _classes(reading, parts.get('train') or next(iter(parts.values())), classes)
         notes += hint_of_void(names, more=('background',) if task == 'det' else ())
         outside = folders.outside_labels(root, all_pictures)
-        if divided := '' in parts:
+        if needs_split := '' in parts:
             pictures = parts['']
             _check_boxes(reading, parts, names)
             paths = dict.fromkeys(sample.picture for sample in pictures)
@@ -91,7 +91,7 @@ def find_box_data(
         if unseen := [name for name in names if name not in of_train]:
             notes.append(f'WARNING: no box in training but those of iscrowd=1, so nobody can learn it: {some(unseen)}')
         same = {part for part, kinds in reading.categories.items() if [*filter(names.__contains__, kinds)] == [*names]}
-        unchanged = () if divided else {part for part in same - reading.incomplete if not reading.changes[part]}
+        unchanged = () if needs_split else {part for part in same - reading.incomplete if not reading.changes[part]}
         splits = {part: _split(part, parts[part], reading, root, part in unchanged) for part in SPLITS if part in parts}
         if task == 'det' and (written := [f'{part}.json' for part, split in splits.items() if split.content]):
             notes.append(f'written for training and metric: {", ".join(written)}')
@@ -125,8 +125,8 @@ def _read(request: Request, path: Path) -> Reading:
             raise NoLabels(f'--data {request.root}: {_describe_folder(request, files)} {json_files.FORMATS}')
         return coco
     reading.skipped_files |= coco.skipped_files
-    if twice := folders.repeated(sample.picture for sample in reading.pictures):
-        problem = f'{len(twice)} pictures have labels twice in {reading.source}: {some(twice, 3)}'
+    if duplicates := folders.repeated(sample.picture for sample in reading.pictures):
+        problem = f'{len(duplicates)} pictures have labels twice in {reading.source}: {some(duplicates, 3)}'
         raise ValueError(f'--data: {problem}. Keep one.')
     return reading
 

@@ -52,7 +52,7 @@ def describe(folder: Path) -> Iterator[str]:
     for name, count in counted.items():
         if count['looked'] < len(built[name]):
             yield f'         counted in {count["looked"]} of {len(built[name])} pictures for {name}'
-    few = [f'{name} ({shown})' for name, shown in zip(classes, train['pictures'], strict=True) if shown < FEW]
+    few = [f'{name} ({count})' for name, count in zip(classes, train['pictures'], strict=True) if count < FEW]
     if few and train['looked'] == len(built['train']):
         yield f'         WARNING: fewer than {FEW} pictures for training show: {", ".join(few[:12])}'
 

@@ -55,8 +55,8 @@ class Drawing:
     stamp: str  # changes with the source
 
     def __post_init__(self) -> None:
-        if twice := folders.repeated(job.target for job in self.jobs):
-            raise ValueError(f'--data: two pictures of one name: {some(twice, 3)}. Give each its own name.')
+        if duplicates := folders.repeated(job.target for job in self.jobs):
+            raise ValueError(f'--data: two pictures of one name: {some(duplicates, 3)}. Give each its own name.')
 
     @property
     def note(self) -> dict[str, Any]:
@@ -71,8 +71,8 @@ class Drawing:
         file = out / FOLDER / NOTE
         if read_json(file) == self.note and all((out / job.target).is_file() for job in self.jobs):
             return f'{len(self.jobs)} label images are there, made from the same source'
-        drawn = out / f'.{FOLDER}'  # until all are drawn: one may be refused
-        shutil.rmtree(drawn, ignore_errors=True)
+        unfinished = out / f'.{FOLDER}'  # until all are drawn: one may be refused
+        shutil.rmtree(unfinished, ignore_errors=True)
         try:
             for job in track(self.jobs, 'label images', transient=True):
                 path = out / f'.{job.target}'
@@ -83,7 +83,7 @@ class Drawing:
                 (out / job.target).parent.mkdir(parents=True, exist_ok=True)
                 (out / f'.{job.target}').replace(out / job.target)
         finally:
-            shutil.rmtree(drawn, ignore_errors=True)
+            shutil.rmtree(unfinished, ignore_errors=True)
         write_json(file, self.note)
         return f'{len(self.jobs)} label images, made from {self.source}'
 
@@ -150,10 +150,10 @@ def copied(path: Path) -> np.ndarray:
         return label_values.in_one_channel(image, path).astype(np.uint8)
 
 
-def drawing_of(root: Path, labels: Sequence[tuple[str, Path]], make: Callable[[Path], np.ndarray], how: str) -> Drawing:
-    """Return the label images that are made from files, given as target and file; ``how`` changes with ``make``."""
+def drawing_of(root: Path, labels: Sequence[tuple[str, Path]], make: Callable[[Path], np.ndarray], key: str) -> Drawing:
+    """Return the label images that are made from files, given as target and file; ``key`` changes with ``make``."""
     files = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for _, path in labels]
-    stamp = hashlib.sha256(repr((files, how)).encode()).hexdigest()
+    stamp = hashlib.sha256(repr((files, key)).encode()).hexdigest()
     return Drawing([Job(target, partial(make, path)) for target, path in labels], str(root), stamp)
 
 
@@ -162,16 +162,16 @@ def are_coloured(root: Path, labels: Sequence[Path], class_names: Sequence[str])
 
     Three equal channels hold numbers, unless the list of colours has all their grays and the ``class_names``.
     """
-    sampled, coloured_count, of_rgb, grays = evenly(labels, _SAMPLED), 0, 0, set[int]()
-    for path in sampled:
+    sample, coloured_count, of_rgb, grays = evenly(labels, _SAMPLED), 0, 0, set[int]()
+    for path in sample:
         with folders.open_picture(path) as image:
             if image.mode in ('RGB', 'RGBA'):
                 pixels, of_rgb = np.asarray(image), of_rgb + 1
                 coloured_count += label_values.has_colours(pixels)
                 if not coloured_count:
                     grays |= {*np.unique(pixels[..., 0]).tolist()}
-    if of_rgb < len(sampled):
-        return 2 * coloured_count > len(sampled)
+    if of_rgb < len(sample):
+        return 2 * coloured_count > len(sample)
     if coloured_count:
         return True
     try:
@@ -232,12 +232,12 @@ def recolour(path: Path, codes: Mapping[int, int]) -> np.ndarray:
 def _count_unknown(path: Path, values: np.ndarray, counts: np.ndarray, codes: Mapping[int, int]) -> int:
     """Return the number of pixels of unknown colours; raise if they are many."""
     unknown = np.array([int(value) not in codes for value in values])
-    lost = int(counts[unknown].sum())
-    if lost > _MAX_UNKNOWN * counts.sum():
+    count = int(counts[unknown].sum())
+    if count > _MAX_UNKNOWN * counts.sum():
         most = _colour(int(values[unknown][counts[unknown].argmax()]))
-        text = f'{lost / counts.sum():.1%} of the pixels of {path} have a colour of no class, most often {most}'
+        text = f'{count / counts.sum():.1%} of the pixels of {path} have a colour of no class, most often {most}'
         raise ValueError(f'--data: {text}. Add it to the list of colours, or write without smoothed edges (no JPEG).')
-    return lost
+    return count
 
 
 def _codes_in(path: Path) -> np.ndarray:

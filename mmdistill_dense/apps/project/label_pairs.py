@@ -136,10 +136,10 @@ def pair(files: Files, patterns: Patterns) -> Pairing:
         path, labels = next(iter(several.items()))
         problem = f'{path} has {len(labels)} label images, {some(labels, 3)}; so have {len(several) - 1} others'
         raise ValueError(f'--data: {problem}. Join them into one, or choose: {patterns.spell_out(path, labels[0])}')
-    taken = {label for labels, _ in candidates.values() for label in labels}
+    label_set = {label for labels, _ in candidates.values() for label in labels}
     rule = patterns.rule(labels=True)
-    drawn = {path for path, form in files.forms.items() if rule.fullmatch(form)}
-    label_of = {path: labels[0] for path, (labels, _) in candidates.items() if labels and path not in taken}
+    masks = {path for path, form in files.forms.items() if rule.fullmatch(form)}
+    label_of = {path: labels[0] for path, (labels, _) in candidates.items() if labels and path not in label_set}
     if shared := [label for label, count in Counter(label_of.values()).items() if count > 1]:
         owners = [path for path, label in label_of.items() if label == shared[0]]
         problem = f'{some(owners, 3)} have one label image, {shared[0]}; so have {len(shared) - 1} others'
@@ -147,10 +147,10 @@ def pair(files: Files, patterns: Patterns) -> Pairing:
         raise ValueError(f'--data: {problem}. Each picture has its own: {advice}')
     names = {os.path.splitext(label)[0] for label in label_of.values()}
     orphans, spare = list[str](), list[str]()
-    for path in sorted(drawn - {*label_of, *label_of.values()}):  # no letter or digit follows the name of another one
+    for path in sorted(masks - {*label_of, *label_of.values()}):  # no letter or digit follows the name of another one
         beginnings = (path[:index] for index, letter in enumerate(path) if not letter.isalnum())
         (spare if any(beginning in names for beginning in beginnings) else orphans).append(path)
-    bare = [path for path in candidates if path not in label_of and path not in taken and path not in drawn]
+    bare = [path for path in candidates if path not in label_of and path not in label_set and path not in masks]
     parts = {path: patterns.part(path, candidates[path][1]) for path in (*label_of, *bare)}
     return Pairing(patterns, label_of, parts, bare, orphans, spare)
 
@@ -211,10 +211,10 @@ def find_tree(paths: Sequence[str]) -> Pairing | None:
         return None
     best, labelled = max(matches, key=lambda match: len(match[1]))  # the first of several
     for other, pairs in matches:
-        if twice := next((path for path in pairs if pairs[path] != labelled.get(path, pairs[path])), None):
-            first, second = labelled[twice][0], pairs[twice][0]
-            advice = f'Choose: {best.spell_out(twice, first)} or {other.spell_out(twice, second)}'
-            raise ValueError(f'--data: {twice} has two label images, {first} and {second}. {advice}')
+        if conflict := next((path for path in pairs if pairs[path] != labelled.get(path, pairs[path])), None):
+            first, second = labelled[conflict][0], pairs[conflict][0]
+            advice = f'Choose: {best.spell_out(conflict, first)} or {other.spell_out(conflict, second)}'
+            raise ValueError(f'--data: {conflict} has two label images, {first} and {second}. {advice}')
     return pair(files, best)
 
 
@@ -230,9 +230,9 @@ def many_masks(paths: Sequence[str]) -> str:
     """Say what to do if each picture has a folder of masks, as in nuclei of the Data Science Bowl; else return ''."""
     folders = Counter(os.path.dirname(path) for path in paths)
     images = [path for path in folders if os.path.basename(path).lower() == 'images']
-    beside = [(path, f'{os.path.dirname(path)}/masks') for path in images]
-    many = [(path, masks) for path, masks in beside if folders[masks] > folders[path]]
-    if len(many) <= len(beside) / 2 or not many:
+    pairs = [(path, f'{os.path.dirname(path)}/masks') for path in images]
+    many = [(path, masks) for path, masks in pairs if folders[masks] > folders[path]]
+    if len(many) <= len(pairs) / 2 or not many:
         return ''
     (folder, masks), *_ = many
     text = f' {folder} has {folders[folder]} picture(s), and {masks} {folders[masks]}: many masks a picture. Join them'
@@ -246,12 +246,12 @@ def proposal(root: Path, paths: Sequence[str]) -> str:
     folders = defaultdict[tuple[str, ...], list[str]](list)
     for path in paths:
         folders[PurePosixPath(path).parts[:-1]].append(os.path.basename(path))
-    tried = dict[Patterns, None]()
+    trials = dict[Patterns, None]()
     for folder in evenly(sorted(folders), _TRIALS):
         near = sorted(folders, key=lambda other: (-len({*folder} & {*other}), abs(len(folder) - len(other)), other))
-        tried.update((patterns, None) for other in near[:_TRIALS] for patterns in _candidates(folder, other, folders))
+        trials.update((patterns, None) for other in near[:_TRIALS] for patterns in _candidates(folder, other, folders))
     scored = []
-    for patterns in tried:
+    for patterns in trials:
         pairs = {path: labels[0] for path, (labels, _) in files.labels_of(sample, patterns).items() if labels}
         # the more pictures they pair, the likelier their label images hold classes, the fewer stars
         text, labels = (patterns.images + patterns.labels).lower(), patterns.labels.lower()

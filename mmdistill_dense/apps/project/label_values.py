@@ -56,26 +56,26 @@ class Values:
     def read(self, label: Path) -> Size:
         """Add the values of a label image, and return its size."""
         with open_picture(label) as image:
-            drawn, size = in_one_channel(image, label), size_of(image, stored=True)
+            pixels, size = in_one_channel(image, label), size_of(image, stored=True)
             self.channels = max(self.channels, len(image.getbands()))
             palette = [(*colour,) for colour in np.reshape(image.getpalette() or [], (-1, 3)).tolist()]
-        self.add(label, drawn, palette)
+        self.add(label, pixels, palette)
         return size
 
-    def add(self, label: Path, drawn: np.ndarray, palette: Sequence[Colour] = ()) -> list[int]:
+    def add(self, label: Path, pixels: np.ndarray, palette: Sequence[Colour] = ()) -> list[int]:
         """Add and return the values of a label image."""
-        if (extreme := min(int(drawn.min()), 0) or int(drawn.max())) not in range(IGNORED + 1):
+        if (extreme := min(int(pixels.min()), 0) or int(pixels.max())) not in range(IGNORED + 1):
             problem = f'{label} holds the value {extreme}; a class has a number from 0 to {IGNORED - 1} (8 bits)'
             raise ValueError(f'--data: {problem}, and {IGNORED} is ignored. Number the classes anew.')
-        counts = np.bincount(drawn.ravel())  # without sorting the pixels
+        counts = np.bincount(pixels.ravel())  # without sorting the pixels
         values = np.flatnonzero(counts).tolist()
         for value in values:
             self.files.setdefault(value, []).append(label)
             self.pixels[value] += int(counts[value])
-        shown = {value: palette[value] for value in values if value < min(len(palette), IGNORED)}
-        if any(colour != (value, value, value) for value, colour in shown.items()):  # grays tell no colours
+        colours = {value: palette[value] for value in values if value < min(len(palette), IGNORED)}
+        if any(colour != (value, value, value) for value, colour in colours.items()):  # grays tell no colours
             self.palette = max(self.palette, palette, key=len)  # writers leave unused colours out
-            for value, colour in shown.items():
+            for value, colour in colours.items():
                 other, source = self.colours.setdefault(value, (colour, label))
                 if colour != other:
                     problem = f'by their palettes, {value} is the colour {other} in {source}, and {colour} in {label}'
@@ -149,18 +149,18 @@ def read_values(splits: Sequence[Sequence[Pair]], stored: bool, some_ignored: bo
 
 def in_one_channel(image: Image.Image, label: Path) -> np.ndarray:
     """Return the numbers in a label image, (height, width). Three equal channels are one."""
-    drawn = np.asarray(image)
-    if image.mode in ('RGB', 'RGBA') and not has_colours(drawn):
-        return drawn[..., 0]
+    pixels = np.asarray(image)
+    if image.mode in ('RGB', 'RGBA') and not has_colours(pixels):
+        return pixels[..., 0]
     if image.mode not in ('L', 'P', 'I', '1', 'I;16'):
         advice = 'A label image has one channel of class numbers, or all of them are RGB, in the colours of classes'
         raise ValueError(f'--data: {label} has the mode {image.mode}. {advice}.')
-    return drawn
+    return pixels
 
 
-def has_colours(drawn: np.ndarray) -> bool:
+def has_colours(pixels: np.ndarray) -> bool:
     """Tell whether some pixel of (height, width, 3 or 4) is not gray, or transparent."""
-    return bool((drawn[..., :3] != drawn[..., :1]).any() or (drawn[..., 3:] != 255).any())
+    return bool((pixels[..., :3] != pixels[..., :1]).any() or (pixels[..., 3:] != 255).any())
 
 
 def listed_names(root: Path, class_names: Sequence[str]) -> tuple[tuple[str, ...], str]:
@@ -220,8 +220,8 @@ def name_classes(
         raise ValueError(f'{source}: {summary}; {IGNORED} is ignored. {advice}.{smoothed and f" They are {smoothed}"}')
     notes += hint_of_void(names, NO_CLASS)
     pairs = [(name, value) for name, value in zip(names, table, strict=True) if name != NO_CLASS]
-    if twice := repeated(name for name, _ in pairs):
-        raise ValueError(f'{source}: {some(sorted(twice))} twice. Give each class its name; {NO_CLASS} ignores one.')
+    if twins := repeated(name for name, _ in pairs):
+        raise ValueError(f'{source}: {some(sorted(twins))} twice. Give each class its name; {NO_CLASS} ignores one.')
     if unseen := [f'{name} ({value})' for name, value in pairs if value not in stats.files]:
         notes.append(f'no pixel of the {stats.count} label images that were looked at has: {some(unseen)}')
     return tuple(name for name, _ in pairs), tuple(value for _, value in pairs) if counted or NO_CLASS in names else ()

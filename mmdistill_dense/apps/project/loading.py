@@ -60,8 +60,8 @@ def decide_loading(
     width, height = rescale_size(usual[::-1], read[::-1]) if keep_ratio else read[::-1]
     tested = (height, width) if resize else usual
     if student.task == 'seg':
-        how = '' if size else 'their own size, '
-        note = f'crops of {size_text(crop)}, tested at {how}{size_text(tested)}'
+        size_note = '' if size else 'their own size, '
+        note = f'crops of {size_text(crop)}, tested at {size_note}{size_text(tested)}'
     else:
         form = 'as they are' if tested == usual else f'in place of {size_text(usual)}'
         note = f'pictures of {size_text(tested)}, {form} (the config has {max(scale)}x{min(scale)}; --size H W sets it)'

@@ -92,8 +92,8 @@ def plan(args: argparse.Namespace, tell: Tell) -> tuple[dict[str, str], SegData 
     training = recipe(student, pictures, loading.batch, steps)
     _tell_network('student', student, training, tell)
     about = 'The student alone, with which every method is compared.'
-    drawn = student.task == 'det' and sides.predicts_masks(student.model)
-    compared = drawn and teacher is not None and sides.predicts_masks(teacher.model)
+    has_masks = student.task == 'det' and sides.predicts_masks(student.model)
+    compared = has_masks and teacher is not None and sides.predicts_masks(teacher.model)
     metric = 'mIoU' if student.task == 'seg' else 'coco/segm_mAP' if compared else 'coco/bbox_mAP'
     files['control.py'] = config_files.training_file(about, training, loading.batch, student.task, metric)
     if teacher is None:
@@ -140,7 +140,7 @@ def plan(args: argparse.Namespace, tell: Tell) -> tuple[dict[str, str], SegData 
     if reason:
         tell(f'         {reason}')
     files[SUITE] = config_files.suite_file(names, 'teacher.py' in files, teacher is not None, compared)
-    if drawn and not any('mask_preds' in files[f'{name}.py'] for name in names):
+    if has_masks and not any('mask_preds' in files[f'{name}.py'] for name in names):
         also = f'; --method {MASKS_DEFAULT} teaches it too' if masks else ''
         tell(f'         the methods teach features and boxes; the mask head learns from its labels alone{also}')
     return files, data
@@ -150,8 +150,8 @@ def shared(parts: Mapping[str, Sequence[str]]) -> Iterator[str]:
     """Yield a warning for pictures that two parts share, as the same file or as a copy."""
     for part, other in (('val', 'train'), ('test', 'train'), ('test', 'val')):
         paths, other_paths = parts.get(part, ()), parts.get(other, ())
-        apart = other == 'train' or paths != other_paths  # without a third part, val is test
-        if apart and (same := same_pictures(paths, other_paths)):
+        is_distinct = other == 'train' or paths != other_paths  # without a third part, val is test
+        if is_distinct and (same := same_pictures(paths, other_paths)):
             examples = [path if path == twin else f'{path} is {twin}' for path, twin in same.items()]
             also = 'train' if other == 'train' else 'validate'
             text = f'{len(same)} of the {len(paths)} pictures for {part} also {also} ({some(examples, 3)})'

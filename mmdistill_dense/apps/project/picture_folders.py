@@ -159,7 +159,7 @@ def open_images(pictures: Sequence[Path], labels: Iterable[Path] = ()) -> Iterat
 
     Some are read whole, and all that do not end as whole files do.
     """
-    sampled, broken = {*evenly(pictures, SAMPLED)}, list[str]()
+    sample, broken = {*evenly(pictures, SAMPLED)}, list[str]()
     for path in chain(pictures, labels):
         try:
             with open_picture(path) as picture:
@@ -167,7 +167,7 @@ def open_images(pictures: Sequence[Path], labels: Iterable[Path] = ()) -> Iterat
                 with open(path, 'rb') as file:
                     file.seek(-min(32, path.stat().st_size), os.SEEK_END)
                     whole = {'JPEG': b'\xff\xd9', 'PNG': b'IEND'}.get(str(picture.format), b'') in file.read()
-                if path in sampled or not whole:
+                if path in sample or not whole:
                     picture.load()
         except UnreadablePictures as error:
             broken += error.files
@@ -239,9 +239,9 @@ def check_pictures(
                 raise ValueError(f'--data: {path} {mode}. Take it out (exiftool -Orientation= FILE), or write a PNG.')
             turned.append(path)
             sizes = {'apply': size_of(picture), 'ignore': size_of(picture, stored=True)}
-            fits = [mode for mode in MODES if sizes[mode] == label_size(path)]
-            if len(fits) == 1:
-                fitting[fits[0]].append(path)
+            matches = [mode for mode in MODES if sizes[mode] == label_size(path)]
+            if len(matches) == 1:
+                fitting[matches[0]].append(path)
     if one_pixel:
         raise ValueError(f'--data: mmseg cannot read labels of a side of one pixel: take out {some(one_pixel)}.')
     if multi_page:
@@ -479,14 +479,14 @@ def free_pictures(option: str, parts: Mapping[str, Sequence[str]], masks: Contai
     starts = folder, Path(os.path.commonpath([path.parent for path in pictures] or [folder]))
     below, inside = ({path for path in pictures if is_label(path.parent.relative_to(start).parts)} for start in starts)
     labels = inside if inside and len(below) == len(pictures) else below
-    taken = {'label images': labels | {path for path in pictures if os.path.realpath(path) in masks}}
+    excluded = {'label images': labels | {path for path in pictures if os.path.realpath(path) in masks}}
     for part in [part for part in ('val', 'test', 'train') if part in parts]:  # the same counts once
         bare = {os.path.splitext(os.path.realpath(path))[0] for path in parts[part]}  # X.png beside X.jpg is the same
         shared = (path for path in pictures if os.path.splitext(os.path.realpath(path))[0] in bare)
-        taken[f'of {part}'] = {*map(Path, same_pictures([*map(str, pictures)], parts[part])), *shared}
-    taken['of videos or scenes that validate or test'] = {*map(Path, siblings([*map(str, pictures)], parts))}
+        excluded[f'of {part}'] = {*map(Path, same_pictures([*map(str, pictures)], parts[part])), *shared}
+    excluded['of videos or scenes that validate or test'] = {*map(Path, siblings([*map(str, pictures)], parts))}
     free, counts = pictures, {'of projects and of `predict`': count - len(pictures)}
-    for reason, paths in taken.items():
+    for reason, paths in excluded.items():
         remaining = [path for path in free if path not in paths]
         free, counts[reason] = remaining, len(free) - len(remaining)
     left_out = ', '.join(f'{count} {reason}' for reason, count in counts.items() if count)

@@ -123,8 +123,8 @@ def draw_split(
     val, by_source = _draw(copies, share, paths.keys() - labelled), _draw({**copies, **sources}, share, bare)
     count, scored = share * len(labelled), len(by_source & labelled)
     if sources and count / 2 <= scored <= min(2 * count, (count + len(labelled)) / 2):
-        shown = {path: set(classes(paths[path])) for path in labelled}
-        random_train, source_train = ([shown[path] for path in labelled - part] for part in (val, by_source))
+        classes_of = {path: set(classes(paths[path])) for path in labelled}
+        random_train, source_train = ([classes_of[path] for path in labelled - part] for part in (val, by_source))
         val = by_source if set().union(*random_train) <= set().union(*source_train) else val
     return [paths[path] for path in paths if path not in val], [paths[path] for path in paths if path in val]
 
@@ -140,8 +140,8 @@ def siblings(pictures: Collection[str], parts: Mapping[str, Sequence[str]]) -> s
 def check_disjoint(parts: Mapping[str, Iterable[Path]], source: str) -> None:
     owner: dict[Path, str] = {}
     pairs = ((part, path) for part, paths in parts.items() for path in paths)
-    if twice := [f'{path} ({owner[path]} and {part})' for part, path in pairs if owner.setdefault(path, part) != part]:
-        problem = f'{len(twice)} pictures are in two parts of {source}: {some(twice, 3)}'
+    if shared := [f'{path} ({owner[path]} and {part})' for part, path in pairs if owner.setdefault(path, part) != part]:
+        problem = f'{len(shared)} pictures are in two parts of {source}: {some(shared, 3)}'
         raise ValueError(f'--data: {problem}. Each belongs to one; `--split 0.2` draws another split.')
 
 

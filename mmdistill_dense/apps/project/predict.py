@@ -204,9 +204,9 @@ class Student:
     def open_results(self, out: Path) -> None:
         """Read the boxes of earlier calls, which stay, and mark the folders. Files of the user are refused."""
         marks = {DRAWN: DRAWN, LABELS: LABELS} if self.segments else {DRAWN: DRAWN, BOXES: DRAWN}
-        taken = [name for name, folder in marks.items() if (out / name).exists() and not (out / folder / MARK).exists()]
-        if taken:
-            problem = f'it holds {", ".join(taken)}, which would be replaced, and not the file {MARK} of predict'
+        names = [name for name, folder in marks.items() if (out / name).exists() and not (out / folder / MARK).exists()]
+        if names:
+            problem = f'it holds {", ".join(names)}, which would be replaced, and not the file {MARK} of predict'
             raise FileExistsError(f'--out {out}: {problem}. Give a folder that is new or empty.')
         if not self.segments and (before := read_json(out / BOXES)) is not None:
             if before['categories'] != self.categories:
@@ -327,8 +327,8 @@ class Student:
             numbers = some((f'{number} {name}' for number, name in enumerate(self.classes)), 6)
             yield f'         {out / LABELS}: {len(self.written)} PNG; a value is the number of a class: {numbers}'
             colours = ('#' + bytes(colour).hex() for colour in self.network.dataset_meta['palette'])
-            drawn = (f'{name} {colour}' for name, colour in zip(self.classes, colours, strict=True))
-            yield f'colours  {some(drawn, 6)}, half and half with the picture'
+            legend = (f'{name} {colour}' for name, colour in zip(self.classes, colours, strict=True))
+            yield f'colours  {some(legend, 6)}, half and half with the picture'
         else:
             count = sum(len(self.boxes[str(name)][1]) for name in self.written)
             earlier = len(self.boxes) - len(self.written)
@@ -366,12 +366,12 @@ def run_ahead(calls: Iterable[Callable[[], T]], threads: int) -> Generator[Futur
     try:
         # a thread with a second one of torch would take the processors from the network
         with ThreadPoolExecutor(threads, initializer=partial(torch.set_num_threads, 1)) as pool:
-            begun = deque[Future[T]]()
+            queue = deque[Future[T]]()
             for call in calls:
-                begun.append(pool.submit(call))
-                if len(begun) > AHEAD:
-                    yield begun.popleft()
-            yield from begun
+                queue.append(pool.submit(call))
+                if len(queue) > AHEAD:
+                    yield queue.popleft()
+            yield from queue
     finally:
         torch.set_num_threads(main_threads)
 
@@ -405,22 +405,22 @@ def predict_video(student: Student, file: Path, out: Path) -> None:
     """Write a video with the predictions drawn, and the prediction on each frame."""
     path = Path(result_path(file))
     stem = path if path.with_suffix('') in student.videos else path.with_suffix('')  # of one with another ending
-    drawn = out / DRAWN / f'{stem}.mp4'
-    if printable(str(drawn)) != str(drawn):  # OpenCV would end the process
+    video = out / DRAWN / f'{stem}.mp4'
+    if printable(str(video)) != str(video):  # OpenCV would end the process
         problem = f'{str(file)!r}: the path of a video and of --out must be UTF-8: rename it.'
         raise Unreadable(problem, 'with a path that is not UTF-8')
     frames = mmcv.VideoReader(str(file))
     if not frames.opened:
         raise Unreadable(f'{file}: cannot be read as a video.')
-    if drawn.is_dir():
-        raise IsADirectoryError(f'{drawn}: a folder is where the drawn video belongs. Remove it, or give another --out')
+    if video.is_dir():
+        raise IsADirectoryError(f'{video}: a folder is where the drawn video belongs. Remove it, or give another --out')
     student.videos.add(stem)
-    drawn.parent.mkdir(parents=True, exist_ok=True)
+    video.parent.mkdir(parents=True, exist_ok=True)
     fps = frames.fps if 0 < frames.fps < 1000 else 25  # more is a clock's rate, which mp4 refuses
-    unfinished, size, count = drawn.with_name(f'.{drawn.name}'), (frames.width, frames.height), 0
+    unfinished, size, count = video.with_name(f'.{video.name}'), (frames.width, frames.height), 0
     writer = cv2.VideoWriter(str(unfinished), cv2.VideoWriter.fourcc(*'mp4v'), fps, size)
     if not writer.isOpened():
-        raise OSError(f'{drawn}: OpenCV cannot write it: it has no encoder for mp4v, or no right to the folder.')
+        raise OSError(f'{video}: OpenCV cannot write it: it has no encoder for mp4v, or no right to the folder.')
 
     def show(name: str, picture: np.ndarray) -> None:
         nonlocal count
@@ -440,8 +440,8 @@ def predict_video(student: Student, file: Path, out: Path) -> None:
         stored = max(0, int(cv2.VideoCapture(str(unfinished)).get(cv2.CAP_PROP_FRAME_COUNT)))  # OpenCV tells no error
         if stored < count:
             problem = f'{size_text(size[::-1])} pixels, {stored} of {count} frames could be'
-            raise OSError(f'{drawn}: {problem} written. Look for space on the disk.')
-        unfinished.replace(drawn)
+            raise OSError(f'{video}: {problem} written. Look for space on the disk.')
+        unfinished.replace(video)
     finally:
         writer.release()
         unfinished.unlink(missing_ok=True)

@@ -164,8 +164,8 @@ def prediction_panel(scene: Scene, sample: Sample, title: str, meta: Mapping[str
     instances = sample.pred_instances
     kind = 'masks' if 'masks' in instances else 'boxes'
     caption = f'{title}: {int((instances.scores >= CONFIDENT).sum())} {kind}'
-    drawn = draw(scene.image, sample, meta, 'pred', CONFIDENT)
-    return panel(drawn, caption, f'{caption}, in {scene.name}')
+    image = draw(scene.image, sample, meta, 'pred', CONFIDENT)
+    return panel(image, caption, f'{caption}, in {scene.name}')
 
 
 def truth_panel(scene: Scene, meta: Mapping[str, Any]) -> Panel | None:

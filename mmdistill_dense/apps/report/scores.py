@@ -273,8 +273,8 @@ class Answer:
             bounds = [self.verdict.number(bound, '+') for bound in (gain.low, gain.high) if bound is not None]
             text += f' [{", ".join(bounds)}]' if bounds else ''
         elif runs and name in self.verdict.gains:
-            apart = any(run.name == name for run in self.unpaired)
-            text = 'not compared, see above' if apart else 'no control of its seed'
+            is_unpaired = any(run.name == name for run in self.unpaired)
+            text = 'not compared, see above' if is_unpaired else 'no control of its seed'
         return [name, seeds, spread, text, f'{ratio:.2f} x' if ratio else '']
 
     def _ratio(self, run: TrainedRun) -> float | None:

@@ -47,8 +47,8 @@ class _Loader(yaml.SafeLoader):
         for key in nodes:  # names of rows and sets; a whole number stays one, as in a dict of labels
             key.tag = key.tag if re.fullmatch('0|-?[1-9][0-9]*', key.value) else _TEXT
         keys = [key.value for key in nodes]
-        if twice := {key for key in keys if keys.count(key) > 1}:
-            raise ValueError(f'line {node.start_mark.line + 1}: {", ".join(sorted(twice))} occurs twice')
+        if duplicates := {key for key in keys if keys.count(key) > 1}:
+            raise ValueError(f'line {node.start_mark.line + 1}: {", ".join(sorted(duplicates))} occurs twice')
         for key, value in node.value:
             nested = isinstance(value, yaml.MappingNode) and 'prefix' not in key.value  # a row of this name
             for leaf in _scalars(value) if _TEXTS.fullmatch(str(key.value)) and not nested else ():

@@ -116,8 +116,8 @@ def select(definition: Definition, only: Sequence[str] = (), seeds: Sequence[int
             raise ValueError(f'--only: {unknown("row", name, names)}')
     if not set(seeds) <= set(definition.seeds) and (not only or set(only) - {TEACHER}):
         raise ValueError(f'--seeds {list(seeds)}: the definition has {list(definition.seeds)}')
-    fits = [run for run in all_runs if not only or run.name in only]
-    folders = {run.folder for run in fits if not seeds or run.seed in seeds or (only and run.is_teacher)}
+    row_runs = [run for run in all_runs if not only or run.name in only]
+    folders = {run.folder for run in row_runs if not seeds or run.seed in seeds or (only and run.is_teacher)}
     for run in reversed(all_runs):  # what is needed stands before
         if run.folder in folders:
             folders.update(run.after)
@@ -178,12 +178,12 @@ def hash_of(
     definition: Definition, run: Run, config: Config | None = None, portable: configs.Portable | None = None
 ) -> str:
     """Return the hash of a run's config. It covers how its teacher is made."""
-    portable, made = portable or portable_in(definition), ''
+    portable, teacher_text = portable or portable_in(definition), ''
     if run.teacher and definition.teacher is not None:
         teacher = configs.teacher_config(definition, definition.teacher)
-        made = f'{configs.config_hash(teacher, portable=portable)} seed {definition.teacher.seed}'
+        teacher_text = f'{configs.config_hash(teacher, portable=portable)} seed {definition.teacher.seed}'
     config = config or config_of(definition, run)
-    digest = configs.config_hash(config, made, portable)
+    digest = configs.config_hash(config, teacher_text, portable)
     # a teacher that is tested alone has the control's config, whose hash leaves out what no distiller reads
     tested = run.is_teacher and not trains_teacher(definition)
     return configs.options_hash([digest, config.model.teacher], portable) if tested else digest
@@ -205,8 +205,8 @@ def check_unchanged(definition: Definition, chosen: Iterable[Run]) -> None:
     networks: dict[str, str] = {}
     rows: dict[str, Config] = {}
     for run in chosen:
-        begun = run.state if latest_checkpoint(run.folder) else None
-        hashes = {str(facts['config_hash']): None for facts in (run.result, begun) if facts and 'config_hash' in facts}
+        state = run.state if latest_checkpoint(run.folder) else None
+        hashes = {str(facts['config_hash']): None for facts in (run.result, state) if facts and 'config_hash' in facts}
         if hashes and run.name not in row_hashes:
             row_hashes[run.name] = hash_of(definition, run)
         for old_hash in hashes:
@@ -224,7 +224,7 @@ def check_unchanged(definition: Definition, chosen: Iterable[Run]) -> None:
                     f'({some(keys) or "its teacher"}). Undo the change, set another `out`, or remove that folder to '
                     'repeat the run.'
                 )
-        old_networks = remark(run.file, 'networks') if (begun or run.result) and run.file.is_file() else None
+        old_networks = remark(run.file, 'networks') if (state or run.result) and run.file.is_file() else None
         if old_networks is not None:
             if run.name not in networks:
                 networks[run.name] = configs.networks_hash(config_of(definition, run))
@@ -233,7 +233,7 @@ def check_unchanged(definition: Definition, chosen: Iterable[Run]) -> None:
                     f'{run.title}: {run.folder} was made with other networks: a file that the pair names by `cfg` has '
                     'changed. Undo the change, or remove that folder to repeat the run.'
                 )
-        if (begun or run.result) and run.file.is_file() and remark(run.file, 'code'):
+        if (state or run.result) and run.file.is_file() and remark(run.file, 'code'):
             config = rows[run.name] = rows.get(run.name) or config_of(definition, run)
             check_code(run, config)
 
@@ -249,8 +249,8 @@ def check_code(run: Run, config: Config) -> None:
 
 def check_processes(run: Run, processes: int) -> None:
     """Refuse a folder made by another number of processes, so with another batch, unless it is a finished teacher."""
-    begun = run.state if latest_checkpoint(run.folder) else {}
-    old_processes = begun.get('processes') if run.result is None else run.result.get('processes')
+    state = run.state if latest_checkpoint(run.folder) else {}
+    old_processes = state.get('processes') if run.result is None else run.result.get('processes')
     if old_processes in (None, processes) or (run.is_teacher and run.result):
         return
     raise ValueError(

@@ -67,9 +67,9 @@ class Pool:
             try:
                 while waiting or running:
                     for run in list(waiting):
-                        if lost := [titles[folder] for folder in run.after if titles.get(folder) in failed]:
+                        if failed_titles := [titles[folder] for folder in run.after if titles.get(folder) in failed]:
                             waiting.remove(run)
-                            self._fail(failed, run, f'needs {", ".join(lost)}')
+                            self._fail(failed, run, f'needs {", ".join(failed_titles)}')
                     if time.monotonic() - last_poll >= POLL_INTERVAL:
                         busy_folders = {run.folder for run in waiting if in_use(run.folder)}
                         last_poll = time.monotonic()

@@ -42,9 +42,9 @@ def as_markdown(table: SuiteTable) -> str:
     main, seeds = _head(head), _head(['seed', *map(str, definition.seeds)])
     for row in table.rows:
         seconds = None if row.name == TEACHER else row.seconds_per_iteration
-        taken = NONE if seconds is None else f'{seconds:.3g}'
+        time = NONE if seconds is None else f'{seconds:.3g}'
         title, count = TITLES.get(row.name, row.name), count_cell(row, len(definition.seeds))
-        main.append(_line([title, count, score_cell(row), gain_cell(row), taken]))
+        main.append(_line([title, count, score_cell(row), gain_cell(row), time]))
         if row.name != TEACHER:
             seeds.append(_line([title, *(_of_seed(row, seed) for seed in definition.seeds)]))
     notes = ['## How to read it', '', *(f'- {line}' for line in _notes(table)), '']

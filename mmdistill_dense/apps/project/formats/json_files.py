@@ -156,8 +156,8 @@ def _add_part(reading: Reading, part: str | None, path: Path, content: Any, requ
             changes['byte order mark, with which pycocotools cannot read it, is taken out'] += 1
     used = {annotation['category_id'] for annotation in content['annotations']}
     kinds = {category['id']: category['name'] for category in content['categories']}
-    if twice := folders.repeated(kinds[number] for number in used):
-        raise ValueError(f'two categories have one name: {some(twice)}. Rename one.')
+    if duplicates := folders.repeated(kinds[number] for number in used):
+        raise ValueError(f'two categories have one name: {some(duplicates)}. Rename one.')
     # of one name the one with boxes, else the last: the group that Roboflow writes first has none
     last = {kind['name']: kind['id'] for kind in sorted(content['categories'], key=lambda kind: kind['id'] in used)}
     names = [name for number, name in kinds.items() if last[name] == number]
@@ -202,12 +202,12 @@ def _folder_of(path: Path, names: Sequence[str], request: Request, part: str | N
         raise ValueError('it lists no picture (images is empty).')
     sampled_names = evenly(names, _SAMPLED_NAMES)
 
-    def fits(folder: Path) -> tuple[int, bool, bool, int]:
+    def score(folder: Path) -> tuple[int, bool, bool, int]:
         count, parts = sum(os.path.isfile(folder / name) for name in sampled_names), folder.relative_to(root).parts
         of_part = folders.split_of(parts) == part
         return count, of_part, not folders.is_label(parts), len(os.path.commonpath([folder, path]))
 
-    best = max(bases, key=fits)
+    best = max(bases, key=score)
     if missing := [name for name in names if not os.path.isfile(best / name)]:
         problem = f'{len(missing)} of the {len(names)} pictures of {path} are not there: {some(missing, 3)}'
         raise FileNotFoundError(f'--data: {problem}; looked in {some(bases, 5)}. A file_name is a path below one.')

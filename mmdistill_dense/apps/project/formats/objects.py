@@ -156,8 +156,8 @@ class Reading:
         for path in [root / name for name in files if (root / name).is_file()][:1]:
             self.classes = folders.lines_of(path)
             self.files.append(path)
-            if twice := folders.repeated(self.classes):
-                raise ValueError(f'--data: {path} lists {some(twice)} twice. Each class has its own name.')
+            if duplicates := folders.repeated(self.classes):
+                raise ValueError(f'--data: {path} lists {some(duplicates)} twice. Each class has its own name.')
         return self.classes
 
     def drop(self, reason: str, where: str, name: str, part: str | None = None) -> None:

@@ -52,13 +52,13 @@ def pictures_of(request: Request) -> list[Path]:
 
 def label_of(picture: Path) -> Path:
     """Return the place of a picture's text file: in ``labels`` beside ``images``, else beside the picture."""
-    parts, beside = list(picture.parts), picture.with_suffix('.txt')
+    parts, sibling = list(picture.parts), picture.with_suffix('.txt')
     indices = [index for index, part in enumerate(parts) if part in _LABEL_FOLDERS]
     if not indices:
-        return beside
+        return sibling
     parts[indices[-1]] = _LABEL_FOLDERS[parts[indices[-1]]]
     label = Path(*parts).with_suffix('.txt')
-    return label if label.is_file() or (label.parent.is_dir() and not starts_with_row(beside)) else beside
+    return label if label.is_file() or (label.parent.is_dir() and not starts_with_row(sibling)) else sibling
 
 
 def read(request: Request, files: Sequence[Path]) -> Reading:
@@ -179,15 +179,15 @@ def _parts(
         for entry in entries if isinstance(entries, list) else [entries]:
             # exports write ../train/images for the folder beside the file
             inside = PurePosixPath(*[name for name in PurePosixPath(str(entry)).parts if name not in ('..', '.')])
-            tried = [start / path for path in (str(entry), inside) for start in starts]
-            paths = [path.resolve() for path in tried if path.exists()]
+            attempts = [start / path for path in (str(entry), inside) for start in starts]
+            paths = [path.resolve() for path in attempts if path.exists()]
             paths.sort(key=lambda path: not path.is_relative_to(root))  # path may lead to what this is a copy of
             target = next(iter(paths), None)
             if target is None and (part == 'test' or request.has_split):  # of exports without pictures for it
                 reading.notes.append(f'WARNING: {part}: {entry} of {file.name} is not there')
                 continue
             if target is None:
-                told_of = some(dict.fromkeys(tried), 3)
+                told_of = some(dict.fromkeys(attempts), 3)
                 raise FileNotFoundError(f'--data: {file}: {part}: {entry} is not there ({told_of}).')
             if target.is_dir():
                 members = [picture for picture in pictures if str(target) in above[picture.parent]]
@@ -195,9 +195,9 @@ def _parts(
                 reading.files.append(target)
                 matches = {line: index.find([line]) for line in folders.lines_of(target)}
                 members = list(filter(None, matches.values()))
-                lost = [line for line, picture in matches.items() if picture is None]
-                if lost and not request.has_split:
-                    raise FileNotFoundError(f'--data: {target} names pictures that are not there: {some(lost, 3)}.')
+                absent = [line for line, picture in matches.items() if picture is None]
+                if absent and not request.has_split:
+                    raise FileNotFoundError(f'--data: {target} names pictures that are not there: {some(absent, 3)}.')
             if not members and not request.has_split:
                 raise ValueError(f'--data: {file}: {part}: {entry}: no picture in it.')
             parts.setdefault(part, []).extend(members)

@@ -78,7 +78,7 @@ def test_a_step_of_several_optimizers_is_measured(monkeypatch) -> None:
     step = step_cost.make_step(network, Config({'optim_wrapper': {}}), torch.ones(1, 2))
     step()
     assert all(torch.equal(*pair) for pair in zip(before, network.parameters(), strict=True))
-    assert step_cost._held(step) == 2 * _bytes(network)  # the weights and their momentum
+    assert step_cost._held_bytes(step) == 2 * _bytes(network)  # the weights and their momentum
 
 
 # Seconds and the peak of memory

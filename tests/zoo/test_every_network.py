@@ -63,4 +63,4 @@ def test_every_network_is_adapted_or_refused(family: str, monkeypatch: pytest.Mo
         exec(f'option = {literal(side.option)}', option)
         model = load_model(option['option'], 'student').model
         assert num_classes(model) in (CLASSES, None), name
-        assert not fetched_weights.missing_of(model), name
+        assert not fetched_weights.unavailable_sources(model), name

@@ -206,7 +206,7 @@ class CIRKD(FeatureDistiller):
         if not self.weights:
             return None
         check_directions(self.key, level.name, level.teacher[0])
-        assert self.class_count is not None, 'found by setup'
+        assert self.class_count is not None, 'set by setup'
         sizes = {kind: self.memory[kind] for kind in self.weights}
         return ClassMemory(level.student[0], level.teacher[0], self.class_count, sizes)
 
@@ -238,7 +238,7 @@ class CIRKD(FeatureDistiller):
 
     def memory_terms(self, student: Tensor, teacher: Tensor, labels: Tensor, level: int) -> dict[str, Tensor]:
         """Add the teacher's vectors to the queues; return the divergence against samples from them, by kind."""
-        assert self.class_count is not None, 'found by setup'
+        assert self.class_count is not None, 'set by setup'
         memory = self._memory(level)
         rows, targets = (normalize_pixels(x)[0] for x in (memory.projector(student), teacher))
         if self.training:
@@ -257,7 +257,7 @@ class CIRKD(FeatureDistiller):
     @torch.no_grad()
     def _enqueue(self, targets: Tensor, labels: Tensor, level: int) -> None:
         memory, classes = self._memory(level), self.class_count
-        assert classes is not None, 'found by setup'
+        assert classes is not None, 'set by setup'
         whole = targets.isfinite().all(2)  # of a broken map, whose step is skipped, nothing must stay
         targets, labels = torch.where(whole[..., None], targets, 0), labels.masked_fill(~whole, -1)
         if 'region' in self.weights:

@@ -217,13 +217,13 @@ class Counters(Hook):
     """
 
     _scores: Mapping[str, float] = {}  # of a validation since the last step
-    _then: Mapping[int, tuple[float, float]] = {}  # what the first ones had counted before it
+    _earlier_counts: Mapping[int, tuple[float, float]] = {}  # what the first ones had counted before it
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
         self._scores = {}
 
     def before_val_epoch(self, runner: Runner) -> None:
-        self._then = {id(hook): (hook.wait_count, hook.best_score) for hook in _counting(runner)[0]}
+        self._earlier_counts = {id(hook): (hook.wait_count, hook.best_score) for hook in _counting(runner)[0]}
 
     def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
         self._scores = metrics or {}
@@ -233,7 +233,7 @@ class Counters(Hook):
         if stopping:
             counted = [copy(hook) for hook in stopping]
             for hook, twin in zip(stopping, counted, strict=True):  # they count after a best file is written
-                if twin.monitor in self._scores and self._then.get(id(hook)) == (twin.wait_count, twin.best_score):
+                if twin.monitor in self._scores and self._earlier_counts.get(id(hook)) == (twin.wait_count, twin.best_score):
                     twin._check_stop_condition(self._scores[twin.monitor])
             state = [(twin.monitor, int(twin.wait_count), float(twin.best_score)) for twin in counted]
             checkpoint['meta'][_STOPPING] = state

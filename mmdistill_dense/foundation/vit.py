@@ -163,20 +163,20 @@ class GridCache(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.kept: dict[Hashable, tuple[Tensor, ...]] = {}
+        self.entries: dict[Hashable, tuple[Tensor, ...]] = {}
 
     def get(self, key: Hashable, compute: Callable[[], tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
         """Return ``compute()``, computed once while the key is among the last ones; a graph computes it itself."""
         if torch.jit.is_tracing() or torch.compiler.is_compiling():
             return compute()
-        if key not in self.kept:
-            while len(self.kept) >= _GRIDS:
-                del self.kept[next(iter(self.kept))]
-            self.kept[key] = compute()
-        return self.kept[key]
+        if key not in self.entries:
+            while len(self.entries) >= _GRIDS:
+                del self.entries[next(iter(self.entries))]
+            self.entries[key] = compute()
+        return self.entries[key]
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> GridCache:
-        self.kept.clear()
+        self.entries.clear()
         return self
 
     def __deepcopy__(self, memo: object) -> GridCache:

@@ -126,13 +126,13 @@ class Replay(list[Tensor]):
     """The queries of one call of a network's decoder, (B, M, ...) each, which answers others on the same pictures."""
 
     def __init__(self, network: nn.Module, arguments: Mapping[str, Any]) -> None:
-        self.network, self.kept = network, arguments
+        self.network, self.arguments = network, arguments
         self.names = tuple(name for name in _QUERIES if isinstance(arguments.get(name), Tensor))  # of the queries
         super().__init__(arguments[name] for name in self.names)
 
     def answer(self, queries: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """Return the class logits (L, B, M, K) and boxes (L, B, M, 4) of all layers, for queries in this order."""
-        arguments = {**self.kept, **dict(zip(self.names, queries, strict=True))}
+        arguments = {**self.arguments, **dict(zip(self.names, queries, strict=True))}
         if 'dn_mask' in arguments:  # of a DINO in training, whose own call has denoising queries in front
             arguments['dn_mask'] = None
         network: Any = self.network

@@ -81,7 +81,7 @@ class _Gather(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, rows: Tensor) -> Tensor:
         start = rows_before(len(rows), rows.device)
-        ctx.own = slice(start, start + len(rows))
+        ctx.rows = slice(start, start + len(rows))
         return gather_rows(rows)
 
     @staticmethod
@@ -89,4 +89,4 @@ class _Gather(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> Tensor:
         grad = grad.clone()
         dist.all_reduce(grad)
-        return grad[ctx.own]
+        return grad[ctx.rows]

@@ -90,10 +90,10 @@ def test_positions_are_kept_for_the_last_grids_and_computed_anew_after_a_load(ca
     teacher = network(case=case)
     cache = (teacher.rope if case == 'dinov3' else teacher).cache
     first = teacher(files.picture(64, 96))
-    assert torch.equal(teacher(files.picture(64, 96)), first) and len(cache.kept) == 1
+    assert torch.equal(teacher(files.picture(64, 96)), first) and len(cache.entries) == 1
     for side in range(16, 16 * 20, 16):
         teacher(files.picture(16, side))
-    assert len(cache.kept) == 16
+    assert len(cache.entries) == 16
     if case == 'dinov2':
         teacher(files.picture(64, 96))
         with torch.no_grad():
@@ -143,7 +143,7 @@ def test_a_graph_takes_any_number_of_pictures_and_leaves_the_network_as_it_was(c
 def test_a_trained_position_embedding_gets_gradient():
     teacher = network('dino').requires_grad_(True)
     teacher(files.picture(48, 64)).square().sum().backward()
-    assert teacher.pos_embed.grad.abs().sum() > 0 and not teacher.cache.kept
+    assert teacher.pos_embed.grad.abs().sum() > 0 and not teacher.cache.entries
 
 
 @pytest.mark.parametrize('rule', ['offset', 'size'])

@@ -50,8 +50,8 @@ def batch(detects: bool = False) -> dict[str, Any]:
     """Return 2 raw generated pictures of a loader, with boxes, or label maps whose upper rows are ignored."""
     task = 'Det' if detects else 'Seg'
     init_default_scope(f'mm{task.lower()}')
-    packed = dict(type=f'Pack{task}Inputs', meta_keys=('img_id', 'ori_shape', 'img_shape')[not detects :])
-    pipeline = [dict(type=f'mmdistill_dense.LoadShapes{"Det" if detects else ""}'), packed]
+    pack = dict(type=f'Pack{task}Inputs', meta_keys=('img_id', 'ori_shape', 'img_shape')[not detects :])
+    pipeline = [dict(type=f'mmdistill_dense.LoadShapes{"Det" if detects else ""}'), pack]
     option = dict(type=f'mmdistill_dense.Shapes{task}Dataset', num_images=2, painting=dict(size=(SIDE, SIDE)))
     pictures = DATASETS.build(dict(option, pipeline=pipeline))
     raw_batch = dict(pseudo_collate([pictures[0], pictures[1]]))
@@ -145,7 +145,7 @@ class DistillerCase:
         student, teacher = self.maps(distiller)
         for tensors in teacher.values():
             tensors[0].requires_grad_()
-        made = {name for name, _ in distiller.named_parameters()}
+        names = {name for name, _ in distiller.named_parameters()}
         losses = distiller.step(student, teacher, self.truth(distiller))
         assert losses and all(value.shape == () and value.isfinite() for value in losses.values()), losses
         torch.stack([value for name, value in losses.items() if name.startswith('loss_')]).sum().backward()
@@ -153,7 +153,7 @@ class DistillerCase:
             assert tensor.grad is not None and tensor.grad.isfinite().all() and tensor.grad.abs().sum() > 0
         assert all(tensor.grad is None for (tensor,) in teacher.values()), 'the loss detaches the teacher'
         for name, parameter in distiller.named_parameters():
-            assert name in made, f'{name} is made in the first step: the optimizer would not hold it'
+            assert name in names, f'{name} is made in the first step: the optimizer would not hold it'
             assert parameter.grad is not None and parameter.grad.abs().sum() > 0, name
         off = self.make(schedule=dict(stop_at=3))
         for value in off.step({}, {}, None).values():
@@ -179,8 +179,8 @@ class DistillerCase:
         student, teacher = self.maps(distiller)
         self.fit(distiller, student, teacher)
         right = self.total(distiller, student, teacher)
-        wrong = self.total(distiller, student, {tap: [tensor.flip(0)] for tap, (tensor,) in teacher.items()})
-        assert wrong > right
+        permuted = self.total(distiller, student, {tap: [tensor.flip(0)] for tap, (tensor,) in teacher.items()})
+        assert permuted > right
 
     def test_identical_maps(self) -> None:
         if not self.zero_on_identical:

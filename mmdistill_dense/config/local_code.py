@@ -81,18 +81,18 @@ def _tables(registry: Any) -> Iterator[Mapping[str, Any]]:
 
 
 def _digits(modules: Iterable[str]) -> dict[str, str]:
-    waiting, specs, digits = list(modules), dict[str, ModuleSpec | None](), dict[str, str]()
-    while waiting:
-        module = waiting.pop()
+    queue, specs, digits = list(modules), dict[str, ModuleSpec | None](), dict[str, str]()
+    while queue:
+        module = queue.pop()
         if not module or module in specs:
             continue
-        waiting.append(module.rpartition('.')[0])  # whose __init__.py runs too
+        queue.append(module.rpartition('.')[0])  # whose __init__.py runs too
         spec = specs[module] = _find_module(module)
         if spec is not None and spec.origin is not None and spec.origin.endswith('.py'):
             package = spec.submodule_search_locations is not None
             file = f'{module.replace(".", "/")}{"/__init__" if package else ""}.py'
             digits[file], imports = _read_module(spec.origin, module if package else module.rpartition('.')[0])
-            waiting += imports
+            queue += imports
     return dict(sorted(digits.items()))
 
 

@@ -39,12 +39,12 @@ def _bases_of(path: Path, modified: int) -> list[Path]:
 
 def all_bases_of(path: Path) -> Iterator[Path]:
     """Yield the files that a config inherits, near ones first; a base of another package (``mmdet::…``) is no file."""
-    waiting = bases_of(path)
-    while waiting:
-        file = waiting.pop(0)
+    queue = bases_of(path)
+    while queue:
+        file = queue.pop(0)
         if file.is_file():
             yield file
-            waiting += bases_of(file)
+            queue += bases_of(file)
 
 
 def keys_of(path: Path) -> dict[str, Any]:
@@ -67,8 +67,8 @@ def distillers_in(path: Path) -> set[str]:
     """Return the names of the distillers that a file itself writes, below ``model`` or as a fragment does."""
     config: Any = written(path.read_text(encoding='utf-8'))
     model = config.get('model')
-    several = config.get('distillers'), model.get('distillers') if isinstance(model, Mapping) else None
-    return {name for option in several if isinstance(option, Mapping) for name in option} - {'_delete_'}
+    options = config.get('distillers'), model.get('distillers') if isinstance(model, Mapping) else None
+    return {name for option in options if isinstance(option, Mapping) for name in option} - {'_delete_'}
 
 
 def inherited_distillers(path: Path, names: Collection[str]) -> dict[str, str]:
@@ -368,9 +368,9 @@ def normalised_anew(student: Mapping[str, Any], beside: Mapping[str, Any]) -> li
     new, old = (
         {key: [*cfg[key]] if isinstance(cfg[key], tuple) else cfg[key] for key in shared} for cfg in (outer, inner)
     )
-    differing = [f'{key}={new[key]!r} in place of {old[key]!r}' for key in shared if new[key] != old[key]]
+    changes = [f'{key}={new[key]!r} in place of {old[key]!r}' for key in shared if new[key] != old[key]]
     problem = f'model.data_preprocessor counts, perhaps of a base, not that of {student["cfg"]}'
-    return [f'{problem}: {", ".join(differing)}.'] if differing else []
+    return [f'{problem}: {", ".join(changes)}.'] if changes else []
 
 
 def merge(model: Any, overrides: Mapping[str, Any], key: str = '') -> Any:

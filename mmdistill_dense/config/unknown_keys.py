@@ -118,10 +118,10 @@ def explain_option_error(
     # A key beside it is set already: it was meant only if the name is a typing error.
     all_keys = {str(key) for mapping in mappings(config) for key in mapping}
     close = nearest(name, siblings, _NEAR) or nearest(name, all_keys.union(more) - siblings)
-    meant = f' Did you mean {close!r}?' if close else ''
+    suggestion = f' Did you mean {close!r}?' if close else ''
     if name in beside and close in more:
         hint_text += f'; write {_outer(key)}.{close}'
-    return f'{key}: {error}.{meant}{hint_text}{"." if hint_text else ""}'
+    return f'{key}: {error}.{suggestion}{hint_text}{"." if hint_text else ""}'
 
 
 def explain_type_error(

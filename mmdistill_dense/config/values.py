@@ -194,8 +194,8 @@ def heads_with_classes(model: Mapping[str, Any], heads: Sequence[str]) -> Iterat
         node: Any = model
         for name in path.split('.'):
             node = node.get(name) if isinstance(node, Mapping) else None
-        several = isinstance(node, (list, tuple))
-        for index, head in enumerate(node if several else [node]):
+        is_list = isinstance(node, (list, tuple))
+        for index, head in enumerate(node if is_list else [node]):
             counts = isinstance(head, Mapping) and not head.get('class_agnostic')
             if counts and isinstance(head.get('num_classes'), int):
-                yield f'{path}.{index}' if several else path, head
+                yield f'{path}.{index}' if is_list else path, head

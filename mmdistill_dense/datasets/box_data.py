@@ -96,8 +96,8 @@ class CocoDataset(RootCheck, _CocoDataset):
             content = f'no box of the classes {self.metainfo["classes"]}'
             raise ValueError(f'{where} holds {content}: there is nothing to train with{details}.')
         if notes:
-            missed = 'The metric counts them as missed: even perfect predictions do not reach the full score'
-            effect = missed if self.test_mode else 'They are not trained on'
+            note = 'The metric counts them as missed: even perfect predictions do not reach the full score'
+            effect = note if self.test_mode else 'They are not trained on'
             advice = 'Mend the file, or use the one that `mmdistill new` writes beside its data.py.'
             print_log(f'{where}: {"; ".join(notes)}. {effect}. {advice}', 'current', logging.WARNING)
         return entries
@@ -152,9 +152,9 @@ class LoadShapesDet(BaseTransform):
 
     def transform(self, results: dict) -> dict:
         """Add ``img`` and its shapes, ``gt_bboxes`` with labels and flags, ``instances`` and, if asked for, masks."""
-        picture, chosen = _labelled_instances(results)
-        labels = [label for label, _ in chosen]
-        boxes = [list(map(float, instance.box)) for _, instance in chosen]
+        picture, objects = _labelled_instances(results)
+        labels = [label for label, _ in objects]
+        boxes = [list(map(float, instance.box)) for _, instance in objects]
         results.update(
             img=picture.image,
             img_shape=picture.labels.shape,
@@ -167,7 +167,7 @@ class LoadShapesDet(BaseTransform):
             ],
         )
         if self.with_mask:
-            masks = [instance.mask for _, instance in chosen]
+            masks = [instance.mask for _, instance in objects]
             results['gt_masks'] = BitmapMasks(masks, *picture.labels.shape)
             for instance, mask in zip(results['instances'], encode_mask_results(masks), strict=True):
                 instance['mask'] = mask

@@ -105,17 +105,17 @@ def _label_fault(results: Any, dataset: Any) -> str:
 
     In validation it is usually read after the picture's resize and stays as large as the file's picture.
     """
-    packed: Any = results if isinstance(results, Mapping) else {}
-    picture, sample = packed.get('inputs'), packed.get('data_samples')
+    sample_dict: Any = results if isinstance(results, Mapping) else {}
+    picture, sample = sample_dict.get('inputs'), sample_dict.get('data_samples')
     label = getattr(sample, 'gt_sem_seg', None)
     if label is None:
         return ''
     if isinstance(picture, Tensor):
-        shown, drawn, whole = picture.shape[-2:], label.data.shape[-2:], sample.metainfo.get('ori_shape', ())[:2]
-        if tuple(drawn) not in (tuple(shown), tuple(whole)):
+        size, label_size, whole = picture.shape[-2:], label.data.shape[-2:], sample.metainfo.get('ori_shape', ())[:2]
+        if tuple(label_size) not in (tuple(size), tuple(whole)):
             return (
-                f'do not fit: after the pipeline the picture has {tuple(shown)} pixels, its label {tuple(drawn)}; a '
-                'label has the size of its picture, and one channel.'
+                f'do not fit: after the pipeline the picture has {tuple(size)} pixels, its label {tuple(label_size)}; '
+                'a label has the size of its picture, and one channel.'
             )
     return _no_classes(label.data, dataset)
 
@@ -160,9 +160,9 @@ class CityscapesDataset(RootCheck, _CityscapesDataset):
 
     def load_data_list(self) -> list[dict]:
         """List the pictures, with the label images that are there."""
-        folder, made, raw_suffix = self.data_prefix.get('seg_map_path'), self.seg_map_suffix, '_gtFine_labelIds.png'
-        local = folder and made == '_gtFine_labelTrainIds.png' and '://' not in folder
-        if local and _has(folder, raw_suffix) and not _has(folder, made):
+        folder, suffix, raw_suffix = self.data_prefix.get('seg_map_path'), self.seg_map_suffix, '_gtFine_labelIds.png'
+        local = folder and suffix == '_gtFine_labelTrainIds.png' and '://' not in folder
+        if local and _has(folder, raw_suffix) and not _has(folder, suffix):
             self.seg_map_suffix = raw_suffix
             label_map = self.label_map or {number: number for number in range(len(_CITYSCAPES_IDS))}
             classes = {value: label_map[number] for number, value in enumerate(_CITYSCAPES_IDS)}

@@ -52,9 +52,9 @@ def lists_missing(content: Any) -> list[str]:
 
 def check(content: Any, may_lack: Collection[str] = ()) -> None:
     """Raise a ValueError that names an entry, unless all have known ids, boxes in pixels, and keys but ``may_lack``."""
-    if lacking := lists_missing(content):
+    if missing := lists_missing(content):
         form = f'has {some(content) or "nothing"}' if isinstance(content, dict) else f'is a {type(content).__name__}'
-        raise ValueError(f'it is not in the json format of COCO: it {form}, but has no list of {lacking[0]}.')
+        raise ValueError(f'it is not in the json format of COCO: it {form}, but has no list of {missing[0]}.')
     for kind, keys in _ENTRIES.items():
         for number, entry in enumerate(content[kind]):
             if fault := _fault(entry, kind, keys, may_lack):

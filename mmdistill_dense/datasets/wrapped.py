@@ -40,8 +40,8 @@ def classes_of(dataset: Any) -> Sequence[str] | None:
     except Exception:  # not a data set of mmengine, or wrong options
         classes, kind = (dataset.get('metainfo') or {}).get('classes'), dataset.get('type')
         with DATASETS.switch_scope_and_registry(None) as registry:  # that of the config
-            built = registry.get(kind) if isinstance(kind, str) else kind
-        return classes or (getattr(built, 'METAINFO', None) or {}).get('classes')
+            cls = registry.get(kind) if isinstance(kind, str) else kind
+        return classes or (getattr(cls, 'METAINFO', None) or {}).get('classes')
 
 
 def label_stamp(dataset: Any) -> str:

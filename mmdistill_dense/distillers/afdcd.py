@@ -97,14 +97,12 @@ class AfDCD(FeatureDistiller):
 
     def loss(self, student: Tensor, teacher: Tensor, level: int) -> Losses:
         b, _, h, w = student.shape
-        rebuilt = self.parts[level](student, self.keep((b, h, w), level))
+        output = self.parts[level](student, self.keep((b, h, w), level))
         terms: Losses = {}
         if self.fd_weight:
-            terms['loss_fd'] = self.fd_weight * losses.feature_mimic(rebuilt, teacher, reduction=self.fd_reduction)
+            terms['loss_fd'] = self.fd_weight * losses.feature_mimic(output, teacher, reduction=self.fd_reduction)
         if self.ctr_weight:
-            contrast = losses.dense_contrast(
-                rebuilt, teacher, **self._options_of(self.levels[level], rebuilt.shape[2:])
-            )
+            contrast = losses.dense_contrast(output, teacher, **self._options_of(self.levels[level], output.shape[2:]))
             scale = 1.0  # which makes the gradient of the spatial contrast as large as that of the others
             if self.contrast == 'spatial':
                 temperature = self.temperature or losses.contrast_temperature('spatial', teacher.shape[1])
@@ -179,6 +177,6 @@ def _check_mask(mask: Mapping[str, Any]) -> dict[str, Any]:
     allowed = {'random': {'type', 'ratio'}, 'centre': {'type'}}[mask['type']]
     if extra := sorted(set(mask) - allowed):
         raise ValueError(f'mask of type {mask["type"]!r} has no {", ".join(extra)}; its keys are {sorted(allowed)}.')
-    checked = {'ratio': 0.75, **mask}
-    check_share('mask.ratio', checked['ratio'])
-    return checked
+    options = {'ratio': 0.75, **mask}
+    check_share('mask.ratio', options['ratio'])
+    return options

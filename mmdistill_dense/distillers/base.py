@@ -91,8 +91,8 @@ def _signature(kind: type[Distiller]) -> inspect.Signature:
             options.setdefault(name, arg.replace(default=getattr(kind, name)))
         if constructor and not any(arg.kind is arg.VAR_KEYWORD for arg in args):
             break
-    taken = (option for option in options.values() if option.name not in kind.fixed)
-    return inspect.Signature(sorted(taken, key=lambda option: option.kind))
+    params = (option for option in options.values() if option.name not in kind.fixed)
+    return inspect.Signature(sorted(params, key=lambda option: option.kind))
 
 
 class Distiller(nn.Module):

@@ -58,9 +58,9 @@ class ClassQueue(ExactBuffers):
         added = valid.sum(1)
         slots = (self.ptr + added)[:, None] + torch.arange(-order.shape[1], 0, device=order.device)
         slots = (slots % size + size * torch.arange(classes, device=order.device)[:, None]).flatten()  # (K*m,)
-        rows, written = self.rows.view(-1, channels), valid.gather(1, order).flatten()[:, None]  # (K*size, C)
+        rows, is_new = self.rows.view(-1, channels), valid.gather(1, order).flatten()[:, None]  # (K*size, C)
         keys = keys.gather(1, order[..., None].expand(-1, -1, channels)).flatten(0, 1)  # (K*m, C)
-        rows.index_copy_(0, slots, torch.where(written, keys, rows[slots]))
+        rows.index_copy_(0, slots, torch.where(is_new, keys, rows[slots]))
         self.ptr.add_(added).remainder_(size)
 
     def sample(self, count: int, generator: torch.Generator) -> Tensor:
@@ -243,8 +243,8 @@ class CIRKD(FeatureDistiller):
         rows, targets = (normalize_pixels(x)[0] for x in (memory.projector(student), teacher))
         if self.training:
             self._enqueue(targets.view(len(labels), -1, targets.shape[1]), labels.flatten(1), level)  # (B, N, C)
-        counted = is_class(labels.flatten(), self.class_count).to(rows.dtype)  # (B*N,)
-        weight = counted / mean_over_ranks(counted.sum()).clamp_min(MIN_COUNT)
+        is_counted = is_class(labels.flatten(), self.class_count).to(rows.dtype)  # (B*N,)
+        weight = is_counted / mean_over_ranks(is_counted.sum()).clamp_min(MIN_COUNT)
         terms = {}
         for kind in self.weights:
             number = self.contrast[kind] // self.class_count + 1

@@ -95,7 +95,7 @@ class CrossKD(Distiller):
 
     def check_networks(self, key: str, student: ModelConfig, teacher: ModelConfig) -> None:
         """Refuse heads whose rest cannot be run, or that differ in classes, anchors, coder or targets."""
-        forms, read = [], []
+        forms, specs = [], []
         for side, config in (('student', student), ('teacher', teacher)):
             head = config.model.get(self.head) or {}
             forms.append(form_of(class_of(head, config.scope)))
@@ -113,10 +113,10 @@ class CrossKD(Distiller):
                 )
             options = {f'{self.head}.{name}': head.get(name) or None for name in _EQUAL}
             assigner = (config.model.get('train_cfg') or {}).get('assigner')
-            read.append({f'{self.head}.type': forms[-1], **options, 'train_cfg.assigner': assigner})
-        differing = [name for name, value in read[0].items() if value != read[1][name]]
-        if differing:
-            problem = f'student and teacher differ in {", ".join(differing)}'
+            specs.append({f'{self.head}.type': forms[-1], **options, 'train_cfg.assigner': assigner})
+        names = [name for name, value in specs[0].items() if value != specs[1][name]]
+        if names:
+            problem = f'student and teacher differ in {", ".join(names)}'
             raise ValueError(f'{key}: {problem}. CrossKD reads one set of anchors and targets: give both the same.')
         if self.needs_labels:
             self.noted_methods = assigned_by_student(self.head, student, teacher)
@@ -134,13 +134,13 @@ class CrossKD(Distiller):
         assert self.teacher is not None, 'set by the model'
         head: Any = self.teacher.module(self.head)
         taps = self.held * (1 if self.reuse_from else 2)
-        crossed = self.predict(head, [self.aligned(student[tap], teacher[tap]) for tap in taps])
-        levels, flat = len(crossed[0]), teacher[self.head]
-        outputs = [flat[begin : begin + levels] for begin in range(0, len(crossed) * levels, levels)]
+        cross_preds = self.predict(head, [self.aligned(student[tap], teacher[tap]) for tap in taps])
+        levels, flat = len(cross_preds[0]), teacher[self.head]
+        outputs = [flat[begin : begin + levels] for begin in range(0, len(cross_preds) * levels, levels)]
         if getattr(head, 'norm_on_bbox', False):  # its pass is that of training, where edges are in strides
             outputs[1] = [boxes * stride for boxes, stride in zip(outputs[1], head.strides, strict=True)]
-        noted = [call for path in self.noted_methods for call in student[path]]
-        terms = self.compare(head, crossed, outputs, self.targets(head, outputs[0], data_samples, noted))
+        calls = [call for path in self.noted_methods for call in student[path]]
+        terms = self.compare(head, cross_preds, outputs, self.targets(head, outputs[0], data_samples, calls))
         return {name: self.weights_of(head)[name] * values.sum() for name, values in terms.items()}
 
     def weights_of(self, head: Any) -> dict[str, float]:
@@ -172,20 +172,20 @@ class CrossKD(Distiller):
         return [x.relu_() for x in maps] if self.reuse_from else maps
 
     @torch.no_grad()
-    def targets(self, head: Any, scores: Maps, data_samples: Samples, noted: Any = ()) -> Targets:
+    def targets(self, head: Any, scores: Maps, data_samples: Samples, calls: Any = ()) -> Targets:
         """Return what weighs the rows of maps of class scores; ``normalise='scores'`` reads no boxes.
 
-        ``noted`` is what the student's own loss assigned, see :func:`anchor_targets`.
+        ``calls`` is what the student's own loss assigned, see :func:`anchor_targets`.
         """
         sizes, like = [x.shape[2:] for x in scores], scores[0].new_zeros((), dtype=losses.loss_dtype(scores[0]))
         by_anchor = form_of(type(head)).compare != 'iou'
         if by_anchor and self.normalise == 'positives':
-            anchor_target = anchor_targets(head, sizes, data_samples, self.name, like.device, noted)
+            anchor_target = anchor_targets(head, sizes, data_samples, self.name, like.device, calls)
             positives = [weights[..., 0] > 0 for weights in anchor_target.box_weights]
             total = losses.to_device(torch.tensor(float(anchor_target.positives)), like).to(like.dtype)
             return Targets(anchor_target.anchors, anchor_target.label_weights, positives, mean_over_ranks(total))
-        if noted and noted[-1][0][0][0].dtype == like.dtype:  # autocast has coarser points
-            (priors, *_), assigned = noted[-1]
+        if calls and calls[-1][0][0][0].dtype == like.dtype:  # autocast has coarser points
+            (priors, *_), assigned = calls[-1]
         else:
             priors = head.prior_generator.grid_priors(sizes, dtype=like.dtype, device=like.device)
             if self.normalise == 'scores':
@@ -202,26 +202,26 @@ class CrossKD(Distiller):
         """Return the losses of predictions (scores, boxes and centreness by level), without weight, of each level."""
         form, weights = form_of(type(head)), self.weights_of(head)
         terms: dict[str, list[Tensor]] = {name: [] for name in weights}
-        taught, boxes, classes = [], [], head.cls_out_channels
+        richness, boxes, classes = [], [], head.cls_out_channels
         for level, predicted in enumerate(zip(*student, *teacher, strict=True)):
             maps = [x.to(losses.loss_dtype(x)) for x in predicted]
             s_maps, t_maps = maps[: len(student)], [x.detach() for x in maps[len(student) :]]
             z, z_t = (x.reshape(-1, classes, x.shape[2:].numel()) for x in (s_maps[0], t_maps[0]))  # (B*A, K, H*W)
-            counted = _by_anchor(targets.weights, level, z[:, 0])
-            scores = counted * losses.feature_richness(z_t)
-            taught.append(scores)
+            mask = _by_anchor(targets.weights, level, z[:, 0])
+            scores = mask * losses.feature_richness(z_t)
+            richness.append(scores)
             boxes.append((s_maps[1], t_maps[1]))
             if weights['loss_cls']:
-                terms['loss_cls'].append(losses.focal_entropy(z, z_t, counted, beta=self.beta))
+                terms['loss_cls'].append(losses.focal_entropy(z, z_t, mask, beta=self.beta))
             if form.centre and weights['loss_centre']:
                 weight = scores if targets.positives is None else _by_anchor(targets.positives, level, z[:, 0])
                 c, c_t = (x.reshape(weight.shape) for x in (s_maps[2], t_maps[2]))  # (B*A, H*W)
                 terms['loss_centre'].append(losses.focal_entropy(c[:, None], c_t[:, None], weight, beta=0.0))
         if weights['loss_box']:
-            terms['loss_box'] = _distances(head, form.compare, boxes, targets.priors, taught)
+            terms['loss_box'] = _distances(head, form.compare, boxes, targets.priors, richness)
         total, divisors = targets.total, {}
         if total is None or form.compare == 'edges':  # only then do the processes wait for this sum
-            mass = mean_over_ranks(torch.stack([scores.sum() for scores in taught]).sum())
+            mass = mean_over_ranks(torch.stack([scores.sum() for scores in richness]).sum())
             total = mass.clamp_min(1) if total is None else total
             divisors = dict(loss_box=mass.clamp_min(MIN_COUNT)) if form.compare == 'edges' else {}
         return {name: torch.stack(sums) / divisors.get(name, total) for name, sums in terms.items() if sums}
@@ -231,8 +231,8 @@ def form_of(cls: Any) -> Any:
     """Return the :class:`Form` of a class of heads, ``None`` for one whose layers or targets are others."""
     for base in getattr(cls, '__mro__', ()):
         if base.__name__ in FORMS:
-            same = (getattr(cls, method) is getattr(base, method) for method in ('forward_single', 'get_targets'))
-            return FORMS[base.__name__] if all(same) else None
+            matches = (getattr(cls, method) is getattr(base, method) for method in ('forward_single', 'get_targets'))
+            return FORMS[base.__name__] if all(matches) else None
     return None
 
 

@@ -125,10 +125,10 @@ class ChannelStatistics(ExactBuffers):
         # Two sets join: the variance of all is the mean of the variances and that between the two means.
         positions = number * world_size()
         share = positions / (self.count + positions)
-        between = mean - self.mean
-        joined = self.mean + share * between, (1 - share) * (self.var + share * between.square()) + share * var
+        shift = mean - self.mean
+        moments = self.mean + share * shift, (1 - share) * (self.var + share * shift.square()) + share * var
         finite = (mean + var).isfinite().all()  # a broken map, whose step is skipped, must not stay in here
-        for buffer, new in zip((self.mean, self.var, self.count), (*joined, self.count + positions), strict=True):
+        for buffer, new in zip((self.mean, self.var, self.count), (*moments, self.count + positions), strict=True):
             buffer.copy_(torch.where(finite, new, buffer))
         self.seen.add_(int(counts))
         self._seen += counts

@@ -48,13 +48,13 @@ def replace_settings(distillers: Options, chosen: Mapping[str, str], task: str |
     """
     configs = dict(distillers)
     for name in filter(chosen.__contains__, distillers):
-        cls, gone = _class_of(configs[name]), {'settings'}
+        cls, removed = _class_of(configs[name]), {'settings'}
         if cls is None:
             continue
         if chosen[name] != PUBLISHED:
-            gone |= {*_options_of(cls, chosen[name], task, f'{key}.{name}'), 'loss_weight'} - {*_DATA_OPTIONS}
-            gone |= {'teacher_tap'} if 'student_tap' in gone else set()
-        configs[name] = {option: value for option, value in configs[name].items() if option not in gone}
+            removed |= {*_options_of(cls, chosen[name], task, f'{key}.{name}'), 'loss_weight'} - {*_DATA_OPTIONS}
+            removed |= {'teacher_tap'} if 'student_tap' in removed else set()
+        configs[name] = {option: value for option, value in configs[name].items() if option not in removed}
         if chosen[name] != PUBLISHED:
             configs[name]['settings'] = chosen[name]
     return configs

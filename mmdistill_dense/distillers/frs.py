@@ -73,22 +73,22 @@ class FRS(Distiller):
         if self.class_weight and self.maps_classes:
             raise ValueError(f'{self.key}: scores of other classes have other channels: set class_weight=0.')
         for level, shapes in enumerate(zip(s_shapes, t_shapes, own_scores, their_scores, strict=True)):
-            bare = [shape[1:] for shape in shapes]
-            for name, shape in zip((maps, maps, scores, scores), bare, strict=True):
+            sizes_chw = [shape[1:] for shape in shapes]
+            for name, shape in zip((maps, maps, scores, scores), sizes_chw, strict=True):
                 check_map(self.key, name, shape)
-            sizes = {tuple(shape[1:]) for shape in bare}
+            sizes = {tuple(shape[1:]) for shape in sizes_chw}
             if len(sizes) > 1:
                 problem = f'level {level} of {maps} and {scores} has maps of {" and ".join(map(str, sizes))}'
                 raise ValueError(f'{self.key}: {problem}: tap levels of the same stride on both sides.')
-            if self.class_weight and bare[2][0] != bare[3][0]:
-                problem = f'{scores} has {bare[2][0]} channels and {bare[3][0]}'
+            if self.class_weight and sizes_chw[2][0] != sizes_chw[3][0]:
+                problem = f'{scores} has {sizes_chw[2][0]} channels and {sizes_chw[3][0]}'
                 remedy = 'both heads need the same classes and anchors, or set class_weight=0'
                 raise ValueError(f'{self.key}: {problem}: {remedy}.')
-            channels, wide = bare[0][0], bare[1][0]
+            channels, width = sizes_chw[0][0], sizes_chw[1][0]
             kernel = _KERNELS.get(self.align, 0) if self.feature_weight else 0
-            if self.feature_weight and not kernel and channels != wide:
-                raise ValueError(f"{self.key}: {maps} has {channels} and {wide} channels: set align='conv3'.")
-            self.convs.append(nn.Conv2d(channels, wide, kernel, padding=kernel // 2) if kernel else nn.Identity())
+            if self.feature_weight and not kernel and channels != width:
+                raise ValueError(f"{self.key}: {maps} has {channels} and {width} channels: set align='conv3'.")
+            self.convs.append(nn.Conv2d(channels, width, kernel, padding=kernel // 2) if kernel else nn.Identity())
 
     def forward(self, student: Recorded, teacher: Recorded, data_samples: Samples) -> Losses:
         """Return ``loss_feature`` and ``loss_class``; a term of weight 0 is left out."""

@@ -99,11 +99,11 @@ def _build_option(value: Any, config: ModelConfig) -> Any:
         from mmdet.registry import TASK_UTILS
 
         try:
-            made = TASK_UTILS.build({**value, '_scope_': config.scope or 'mmdet'})
+            coder = TASK_UTILS.build({**value, '_scope_': config.scope or 'mmdet'})
         except Exception:  # not to be built alone
             return plain(value)
-        read = ('strides', 'base_anchors', 'offset', 'means', 'stds', 'normalizer')
-        return type(made), *(str(getattr(made, name, None)) for name in read)
+        names = ('strides', 'base_anchors', 'offset', 'means', 'stds', 'normalizer')
+        return type(coder), *(str(getattr(coder, name, None)) for name in names)
     return plain(value)
 
 
@@ -183,26 +183,26 @@ def assigned_by_student(head: str, student: ModelConfig, teacher: ModelConfig) -
 
     Two heads of one class assign alike if their configs differ in layers and losses alone.
     """
-    read = []
+    specs = []
     for side in (student, teacher):
         option = side.model.get(head) or {}
         kind = class_of(option, side.scope)
         rules = {key: value for key, value in option.items() if key not in _LAYERS and not key.startswith('loss_')}
-        read.append(([getattr(kind, name, None) for name in _ASSIGNING], rules, side.model.get('train_cfg')))
-    return [f'{head}.get_targets'] if read[0] == read[1] else []
+        specs.append(([getattr(kind, name, None) for name in _ASSIGNING], rules, side.model.get('train_cfg')))
+    return [f'{head}.get_targets'] if specs[0] == specs[1] else []
 
 
 @torch.no_grad()
 def anchor_targets(
-    head: Any, sizes: Sequence[Sequence[int]], data_samples: Samples, name: str, device: torch.device, noted: Any = ()
+    head: Any, sizes: Sequence[Sequence[int]], data_samples: Samples, name: str, device: torch.device, calls: Any = ()
 ) -> AnchorTargets:
     """Return the targets of a head for maps of these sizes: those that were assigned, else by its own assigner.
 
-    ``noted`` holds arguments and result of the calls of ``get_targets`` in the student's own loss.
+    ``calls`` holds arguments and result of the calls of ``get_targets`` in the student's own loss.
     """
     metas, instances, ignored = annotated(data_samples, name)
-    if noted:
-        (anchors, flags, *_), targets = noted[-1]
+    if calls:
+        (anchors, flags, *_), targets = calls[-1]
     else:
         anchors, flags = head.get_anchors(sizes, metas, device=device)
         targets = head.get_targets(anchors, flags, instances, metas, batch_gt_instances_ignore=ignored)

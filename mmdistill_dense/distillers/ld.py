@@ -97,8 +97,8 @@ class LD(Distiller):
     def forward(self, student: Recorded, teacher: Recorded, data_samples: Samples) -> Losses:
         """Return those of ``loss_ld``, ``loss_vlr`` and ``loss_kd`` that have a weight."""
         scores, edges = student[self.scores], student[self.edges]
-        noted = [call for path in self.noted_methods for call in student[path]]
-        regions = self.regions([x.shape[2:] for x in scores], data_samples, scores[0].device, noted)
+        calls = [call for path in self.noted_methods for call in student[path]]
+        regions = self.regions([x.shape[2:] for x in scores], data_samples, scores[0].device, calls)
         main = _by_level([region.main for region in regions]).nonzero()[:, 0]
         positives = _rows(scores, main)
         weight = positives.detach().float().sigmoid().amax(1)
@@ -125,14 +125,14 @@ class LD(Distiller):
 
     @torch.no_grad()
     def regions(
-        self, sizes: Sequence[Sequence[int]], data_samples: Samples, device: torch.device, noted: Any = ()
+        self, sizes: Sequence[Sequence[int]], data_samples: Samples, device: torch.device, calls: Any = ()
     ) -> list[Region]:
         """Return the regions of each level for maps of these sizes, see :func:`anchor_targets`."""
         from mmdet.models.task_modules.prior_generators import anchor_inside_flags
 
         assert self.teacher is not None, 'set by the model'
         head: Any = self.teacher.module(self.head)
-        targets = anchor_targets(head, sizes, data_samples, self.name, device, noted)
+        targets = anchor_targets(head, sizes, data_samples, self.name, device, calls)
         counts = [len(level) for level in targets.anchors]
         # by the weights of the boxes: labels may be above its own classes
         main = [weights[..., 0] > 0 for weights in targets.box_weights]

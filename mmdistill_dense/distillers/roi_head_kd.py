@@ -123,8 +123,8 @@ class RoIHeadKD(Distiller):
             return
         number = next((int(part) for part in self.tap.split('.') if part.isdigit()), 0)
         pairs = (s_head['bbox_head'], number), (t_head['bbox_head'], self.stage)
-        chosen = [head[stage : stage + 1] if isinstance(head, Sequence) else [head] for head, stage in pairs]
-        coders = [head.get('bbox_coder') for head in [*chosen[0], *chosen[1]]]
+        heads = [head[stage : stage + 1] if isinstance(head, Sequence) else [head] for head, stage in pairs]
+        coders = [head.get('bbox_coder') for head in [*heads[0], *heads[1]]]
         if len(coders) == 2 and all(coders) and coders[0] != coders[1]:
             problem = f'the student has bbox_coder={dict(coders[0])}, the teacher {dict(coders[1])}'
             raise ValueError(f'{key}: {problem}: their boxes mean something else. Give both heads one coder.')

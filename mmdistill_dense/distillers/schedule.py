@@ -301,14 +301,14 @@ class Balancer:
                 'pictures, train for more iterations, or set balance=None and give loss_weight.'
             )
         late = [ratio for iteration, ratio in valid if iteration >= self._middle]
-        chosen = late if len(late) >= _DECIDING else [ratio for _, ratio in valid]
-        self.unit = math.exp(min(median(chosen), 700.0))
-        low, _, high = quantiles(chosen, method='inclusive') if len(chosen) > 1 else (0.0, 0.0, 0.0)
+        ratios = late if len(late) >= _DECIDING else [ratio for _, ratio in valid]
+        self.unit = math.exp(min(median(ratios), 700.0))
+        low, _, high = quantiles(ratios, method='inclusive') if len(ratios) > 1 else (0.0, 0.0, 0.0)
         spread = math.exp((high - low) / 2)
         lines = [
             (
                 logging.INFO,
-                f'{key}: weight {self.weight:g} from {len(chosen)} measurements (x/÷ {spread:.2f}); to repeat without '
+                f'{key}: weight {self.weight:g} from {len(ratios)} measurements (x/÷ {spread:.2f}); to repeat without '
                 f'measuring: balance=None, loss_weight={self.weight!r}',
             )
         ]

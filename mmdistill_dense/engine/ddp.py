@@ -74,8 +74,8 @@ def choose_port(argv: Sequence[str] | None = None) -> None:
 
     mmengine takes 29500 for all. The number of the job gives a port from 20000 on, below those that Linux hands out.
     """
-    asked = requested_launcher(sys.argv if argv is None else argv) == 'slurm'
-    if asked and os.environ.get('SLURM_JOB_ID', '').isdigit():
+    is_slurm = requested_launcher(sys.argv if argv is None else argv) == 'slurm'
+    if is_slurm and os.environ.get('SLURM_JOB_ID', '').isdigit():
         os.environ.setdefault('MASTER_PORT', str(20000 + int(os.environ['SLURM_JOB_ID']) % 12000))
 
 

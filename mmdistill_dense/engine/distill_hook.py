@@ -111,15 +111,15 @@ class SeededStreams(Hook):
             runner.optim_wrapper.initialize_count_status(runner.model, loop.iter - ahead, loop.max_iters)
         if isinstance(loop, IterBasedTrainLoop) and _has_default_workers(loader):
             iterator, endless = loop.dataloader_iterator, loops._InfiniteDataloaderIterator
-            indexed = not isinstance(loader.dataset, IterableDataset)
-            begun = isinstance(iterator, (SeededBatches, ReplayedBatches))
-            anew = begun or isinstance(iterator, endless)
-            if begun or ((indexed or anew) and getattr(iterator, '_iterator', iterator) is not None):
+            has_indices = not isinstance(loader.dataset, IterableDataset)
+            is_ours = isinstance(iterator, (SeededBatches, ReplayedBatches))
+            restarts = is_ours or isinstance(iterator, endless)
+            if is_ours or ((has_indices or restarts) and getattr(iterator, '_iterator', iterator) is not None):
                 loop.dataloader = loader = fresh_loader(runner, loader)
             arguments = (loader, runner.seed, get_rank())
             # In place of mmengine's iterator, which does not seed each batch.
-            if not indexed:
-                loop.dataloader_iterator = ReplayedBatches(endless if anew else lambda _: iterator, *arguments)
+            if not has_indices:
+                loop.dataloader_iterator = ReplayedBatches(endless if restarts else lambda _: iterator, *arguments)
             else:
                 as_usual = getattr(type(loop), 'run', None) is IterBasedTrainLoop.run
                 drops = as_usual and not hasattr(endless, 'skip_iter')
@@ -166,23 +166,23 @@ def _differences(runner: Runner) -> Iterator[str]:
         yield 'train_cfg.fast_forward_on_resume=True begins with the first batch again'
     elif not by_epoch and at not in (runner.iter, runner.iter + 1):
         yield f'train_cfg.type={type(loop).__name__!r} takes batches in its own way, so pictures may come again'
-    keeping = sorted({type(part).__name__ for part in _parts(loader.dataset) if hasattr(part, 'results_cache')})
-    if keeping and not (by_epoch and loader.num_workers):  # such workers begin anew at each epoch anyway
-        yield f'{", ".join(keeping)} kept pictures of earlier batches, and begins without any'
+    types = sorted({type(part).__name__ for part in _parts(loader.dataset) if hasattr(part, 'results_cache')})
+    if types and not (by_epoch and loader.num_workers):  # such workers begin anew at each epoch anyway
+        yield f'{", ".join(types)} kept pictures of earlier batches, and begins without any'
     if not between_steps(runner):
         yield 'optim_wrapper.accumulative_counts: the gradients that waited for the next step were not saved'
 
 
 def _parts(dataset: Any) -> Iterable[Any]:
     """Return a data set, those that it wraps or joins, and the steps of their pipelines."""
-    parts, waiting = dict[int, Any](), [dataset]
-    while waiting:
-        part = waiting.pop()
+    parts, queue = dict[int, Any](), [dataset]
+    while queue:
+        part = queue.pop()
         if id(part) not in parts:
             parts[id(part)] = part
             for name in ('dataset', 'datasets', 'pipeline', 'transforms'):
                 inner = getattr(part, '__dict__', {}).get(name)  # a property may have any effect
-                waiting += inner if isinstance(inner, (list, tuple)) else [inner]
+                queue += inner if isinstance(inner, (list, tuple)) else [inner]
     return parts.values()
 
 
@@ -274,10 +274,10 @@ class DistillerState(Hook):
             fits = {name: state[name] for name in state if of[name] in (same if name in trained else taught)}
             model.distillers.load_state_dict(fits, strict=not changed and len(fits) == len(state))
             measured = {*checkpoint.get('balance', ())} - same_losses(before, after)
-            if anew := same & ({of[name] for name in state.keys() - fits.keys()} | measured):
+            if reset := same & ({of[name] for name in state.keys() - fits.keys()} | measured):
                 runner.logger.warning(
-                    f'model.distillers: options or teachers of {some(sorted(anew))} were changed since the checkpoint: '
-                    'measured weights begin anew, and with another teacher queues and statistics do too.'
+                    f'model.distillers: options or teachers of {some(sorted(reset))} were changed since the '
+                    'checkpoint: measured weights begin anew, and with another teacher queues and statistics do too.'
                 )
         if changed and before.get('distillers') != after.get('distillers') and 'optimizer' in checkpoint:
             _fit_optimizer(checkpoint['optimizer'], runner, model)

@@ -295,9 +295,9 @@ def check_saved(checkpoint: Mapping[str, Any], model: nn.Module) -> None:
     state = {**checkpoint.get('state_dict', {}), **checkpoint.get('distillers', {})}
     # Buffers may hold infinity on purpose, for instance attention masks.
     masks = {name.removeprefix('distillers.') for name, _ in model.named_buffers() if 'running_' not in name}
-    poisoned = [name for name, value in state.items() if not (_number if name in masks else _finite)(value)]
-    if poisoned:
-        problem = f'After iteration {checkpoint["meta"]["iter"]} the weights are not finite ({some(poisoned)})'
+    names = [name for name, value in state.items() if not (_number if name in masks else _finite)(value)]
+    if names:
+        problem = f'After iteration {checkpoint["meta"]["iter"]} the weights are not finite ({some(names)})'
         remedy = 'Lower the learning rate, or clip the gradients (optim_wrapper.clip_grad)'
         raise RuntimeError(f'{problem}, so no checkpoint is written. {remedy}.')
 
@@ -397,13 +397,13 @@ class Clipping(Hook):
                 wrapper = _holder(name, distiller, wrappers)
                 clip = partial(_clip, runner, name, distiller)
                 self._undo.append(wrapper.optimizer.register_step_pre_hook(clip).remove)
-        owned = {id(parameter) for distiller in distillers.values() for parameter in distiller.parameters()}
+        ids = {id(parameter) for distiller in distillers.values() for parameter in distiller.parameters()}
         for wrapper in (candidate for candidate in wrappers if candidate.clip_grad_kwargs):
-            if all(id(parameter) in owned for group in wrapper.param_groups for parameter in group['params']):
+            if all(id(parameter) in ids for group in wrapper.param_groups for parameter in group['params']):
                 continue  # an optimizer of distillers alone: the limit was set for them
             # It clips all parameters together; a large distiller gradient must not shrink the student's.
             self._undo.append(partial(setattr, wrapper, 'clip_func', wrapper.clip_func))
-            wrapper.clip_func = partial(_clip_students, wrapper.clip_func, owned)
+            wrapper.clip_func = partial(_clip_students, wrapper.clip_func, ids)
 
     def after_train(self, runner: Runner) -> None:
         while self._undo:
@@ -412,8 +412,8 @@ class Clipping(Hook):
 
 def _holder(name: str, distiller: Distiller, wrappers: Sequence[OptimWrapper]) -> OptimWrapper:
     key = f'model.distillers.{name}.clip_max_norm'
-    owned = {id(parameter) for parameter in distiller.parameters()}
-    holders = [opt for opt in wrappers if any(id(p) in owned for group in opt.param_groups for p in group['params'])]
+    ids = {id(parameter) for parameter in distiller.parameters()}
+    holders = [opt for opt in wrappers if any(id(p) in ids for group in opt.param_groups for p in group['params'])]
     if len(holders) != 1:
         raise ValueError(f'{key} is for parameters of one optimizer, but {len(holders)} train them: set it to None.')
     (wrapper,) = holders
@@ -439,5 +439,5 @@ def _clip(runner: Runner, name: str, distiller: Distiller, optimizer: Optimizer,
         runner.message_hub.update_scalar(f'train/distill.{name}.grad_norm', norm)
 
 
-def _clip_students(clip: Callable[..., Any], owned: set[int], parameters: Sequence[Tensor], **options: Any) -> Any:
-    return clip([parameter for parameter in parameters if id(parameter) not in owned], **options)
+def _clip_students(clip: Callable[..., Any], ids: set[int], parameters: Sequence[Tensor], **options: Any) -> Any:
+    return clip([parameter for parameter in parameters if id(parameter) not in ids], **options)

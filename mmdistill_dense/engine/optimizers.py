@@ -31,13 +31,13 @@ class InheritedRate(DefaultOptimWrapperConstructor):
         network: Any = unwrap(model)
         entries = getattr(getattr(network, 'distillation', None), 'inherit', ())
         parameters = dict(network.named_parameters(remove_duplicate=False))
-        taken = {id(parameters[entry.target]) for entry in entries if entry.target in parameters}
-        taken |= {id(value) for entry in entries for value in below(parameters, entry.target).values()}
-        if not taken:
+        ids = {id(parameters[entry.target]) for entry in entries if entry.target in parameters}
+        ids |= {id(value) for entry in entries for value in below(parameters, entry.target).values()}
+        if not ids:
             raise ValueError(f'{key}: this student inherits nothing. Set model.inherit.')
         wrapper = super().__call__(model)
         for group in wrapper.optimizer.param_groups:
-            if all(id(p) in taken for p in group['params']):  # mmengine makes a group for each parameter
+            if all(id(p) in ids for p in group['params']):  # mmengine makes a group for each parameter
                 group['lr'] *= factor
         return wrapper
 

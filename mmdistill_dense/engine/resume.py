@@ -84,9 +84,9 @@ def check_rates(runner: Runner, checkpoint: Mapping[str, Any]) -> None:
     if not isinstance(before, int) or getattr(loop, key, 0) <= before:
         return  # the rate may be 0 for a while, as the config says
     schedules = [state for state in mappings(checkpoint.get('param_schedulers')) if state.get('param_name') == 'lr']
-    ended = schedules and all(state.get('_global_step', 0) + 1 >= state['end'] for state in schedules)
+    is_over = schedules and all(state.get('_global_step', 0) + 1 >= state['end'] for state in schedules)
     rates = [group['lr'] for part in mappings(checkpoint.get('optimizer')) for group in part.get('param_groups', ())]
-    if ended and not any(rates):
+    if is_over and not any(rates):
         raise ValueError(
             f'train_cfg.{key}={getattr(loop, key)}: the checkpoint is of a run with {before}, whose param_scheduler '
             'ended at rate 0, and a resumed run keeps it: start anew at this length, or set load_from without resume.'
@@ -102,8 +102,8 @@ def _texts(config: Any) -> dict[str, str]:
 def _group_sizes(optimizer: Mapping[str, Any]) -> list[int]:
     """Return the numbers of parameters in the groups of an optimizer, or of several."""
     if 'param_groups' not in optimizer:
-        several = [state for state in optimizer.values() if isinstance(state, Mapping)]
-        return [size for state in several for size in _group_sizes(state)]
+        states = [state for state in optimizer.values() if isinstance(state, Mapping)]
+        return [size for state in states for size in _group_sizes(state)]
     return [len(group['params']) for group in optimizer['param_groups']]
 
 
@@ -217,13 +217,13 @@ class Counters(Hook):
     """
 
     _scores: Mapping[str, float] = {}  # of a validation since the last step
-    _earlier_counts: Mapping[int, tuple[float, float]] = {}  # what the first ones had counted before it
+    _counts: Mapping[int, tuple[float, float]] = {}  # what the first ones had counted before it
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
         self._scores = {}
 
     def before_val_epoch(self, runner: Runner) -> None:
-        self._earlier_counts = {id(hook): (hook.wait_count, hook.best_score) for hook in _counting(runner)[0]}
+        self._counts = {id(hook): (hook.wait_count, hook.best_score) for hook in _counting(runner)[0]}
 
     def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
         self._scores = metrics or {}
@@ -231,11 +231,11 @@ class Counters(Hook):
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
         stopping, resizing = _counting(runner)
         if stopping:
-            counted = [copy(hook) for hook in stopping]
-            for hook, twin in zip(stopping, counted, strict=True):  # they count after a best file is written
-                if twin.monitor in self._scores and self._earlier_counts.get(id(hook)) == (twin.wait_count, twin.best_score):
+            twins = [copy(hook) for hook in stopping]
+            for hook, twin in zip(stopping, twins, strict=True):  # they count after a best file is written
+                if twin.monitor in self._scores and self._counts.get(id(hook)) == (twin.wait_count, twin.best_score):
                     twin._check_stop_condition(self._scores[twin.monitor])
-            state = [(twin.monitor, int(twin.wait_count), float(twin.best_score)) for twin in counted]
+            state = [(twin.monitor, int(twin.wait_count), float(twin.best_score)) for twin in twins]
             checkpoint['meta'][_STOPPING] = state
         if resizing:
             checkpoint['meta'][_SIZES] = [augment._input_size for augment in resizing]
@@ -388,10 +388,10 @@ class ResumeFile(Hook):
 
 def own_checkpoint(folder: Path) -> Path | None:
     """Return the latest checkpoint of the last run in a folder, which may hold checkpoints of earlier runs."""
-    begun = folder / _BEGUN
-    since = begun.stat().st_mtime_ns if begun.is_file() else 0
-    noted = Path(_noted_checkpoint(folder))  # elsewhere, where `out_dir` or `filename_tmpl` is set
-    return latest_checkpoint(folder, since) or (noted if _is_whole(noted, since) else None)
+    marker = folder / _BEGUN
+    since = marker.stat().st_mtime_ns if marker.is_file() else 0
+    pointer = Path(_noted_checkpoint(folder))  # elsewhere, where `out_dir` or `filename_tmpl` is set
+    return latest_checkpoint(folder, since) or (pointer if _is_whole(pointer, since) else None)
 
 
 def _noted_checkpoint(folder: Path) -> str:
@@ -432,16 +432,16 @@ def _iteration(path: Path, _: int) -> int:
 
 def go_on_after_restart(runner: Runner) -> None:
     """Resume from the run's last checkpoint if torchrun or Slurm started the run again."""
-    begun = Path(runner.work_dir, _BEGUN)
+    marker = Path(runner.work_dir, _BEGUN)
     again = any(os.environ.get(name, '0') not in ('', '0') for name in _RESTARTS)
     starts = not resumes(runner) or start_file(runner) is not None  # a file that is named is as far as it was then
-    if again and starts and begun.is_file() and (last := own_checkpoint(begun.parent)) is not None:
+    if again and starts and marker.is_file() and (last := own_checkpoint(marker.parent)) is not None:
         runner.logger.warning(f'The launcher started this run again: it goes on from {last.name}.')
         start_from(runner, str(last))
         starts = False
     barrier()  # all have looked
     if starts and is_main_process():
-        begun.touch()
+        marker.touch()
 
 
 def resume_the_latest(runner: Runner, start: str | None) -> None:

@@ -114,8 +114,8 @@ class VisionTransformer(ViT):
         if not self.frozen:
             return tuple(self.maps_of(pictures, self.out_blocks))
         if self.trains and self._drawn is not None:
-            token, drawn, self._drawn = self.cls_token, self._drawn, None
-            if not token.is_meta and torch.equal(token, drawn.to(token)):
+            token, initial, self._drawn = self.cls_token, self._drawn, None
+            if not token.is_meta and torch.equal(token, initial.to(token)):
                 problem = f'backbone ({self.shape.name}) is frozen and has random weights'
                 raise ValueError(f'{problem}: set backbone.checkpoint, or load_from to a file of the whole network.')
         with torch.no_grad():
@@ -248,9 +248,9 @@ class LibraryTeacher(nn.Module):
             return self._load_folder(Path(path), where)
         entries = state_dict_of(read_checkpoint(path), path)
         names = self.network.state_dict().keys()
-        apart = {name for name in entries if name.startswith(('head.', 'fc.', 'classifier.')) and name not in names}
-        apart |= {name for name in entries if name.startswith(self.ignore)}
-        state = {name: value for name, value in entries.items() if name not in apart}
+        ignored = {name for name in entries if name.startswith(('head.', 'fc.', 'classifier.')) and name not in names}
+        ignored |= {name for name in entries if name.startswith(self.ignore)}
+        state = {name: value for name, value in entries.items() if name not in ignored}
         loaded, _ = load_strictly(self.network, state, None, where)
         return loaded, len(entries) - len(state)
 
@@ -262,11 +262,11 @@ class LibraryTeacher(nn.Module):
             raise ValueError(f'{where}: give the model.safetensors beside the config.json of {self.source!r}.')
         # transformers renames entries as it reads them.
         options = dict(config=self.network.config, local_files_only=True, use_safetensors=True)
-        read, info = type(self.network).from_pretrained(self.folder, **options, output_loading_info=True)
+        network, info = type(self.network).from_pretrained(self.folder, **options, output_loading_info=True)
         wrong = [*info['missing_keys'], *info['unexpected_keys'], *info.get('mismatched_keys', ())]
         if wrong:
             raise ValueError(f'{where} does not fit the network of its config.json: {some(wrong, 6)}.')
-        loaded, _ = load_strictly(self.network, read.state_dict(), None, where)
+        loaded, _ = load_strictly(self.network, network.state_dict(), None, where)
         return loaded, 0
 
 

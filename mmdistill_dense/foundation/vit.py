@@ -69,8 +69,8 @@ class Architecture:
             raise ValueError(f'model.dim must be a multiple of {of} ({parts}), got {self.dim}.')
         side = FAMILIES[self.family].native // self.patch
         object.__setattr__(self, 'native', None if self.rotary else _grid(self.native, side))
-        wide = (6 if self.family == 'dinov3' else 4) * self.dim * 2 // 3
-        usual = 4 * self.dim if self.ffn == 'mlp' else wide + -wide % 8
+        hidden = (6 if self.family == 'dinov3' else 4) * self.dim * 2 // 3
+        usual = 4 * self.dim if self.ffn == 'mlp' else hidden + -hidden % 8
         object.__setattr__(self, 'hidden', self.hidden or usual)
 
     @property
@@ -236,10 +236,10 @@ def rotate(x: Tensor, turn: tuple[Tensor, Tensor]) -> Tensor:
     """Return queries or keys (B, heads, N, C) with the last tokens, those of the grid, turned."""
     sine, cosine = turn
     start = x.shape[-2] - sine.shape[-2]
-    moved = x[:, :, start:].to(torch.promote_types(x.dtype, sine.dtype))
-    half, other = moved.chunk(2, -1)
-    moved = moved * cosine + torch.cat([-other, half], -1) * sine  # (B, heads, h*w, C)
-    return torch.cat([x[:, :, :start], moved.to(x.dtype)], -2)  # (B, heads, N, C)
+    turned = x[:, :, start:].to(torch.promote_types(x.dtype, sine.dtype))
+    half, other = turned.chunk(2, -1)
+    turned = turned * cosine + torch.cat([-other, half], -1) * sine  # (B, heads, h*w, C)
+    return torch.cat([x[:, :, :start], turned.to(x.dtype)], -2)  # (B, heads, N, C)
 
 
 Turn = tuple[Tensor, Tensor] | None
@@ -272,10 +272,10 @@ class Attention(nn.Module):
         batch, count = x.shape[:2]
         bias = self.qkv.bias
         if self.key_bias or bias is None or not bias.requires_grad:
-            mixed = self.qkv(x)
+            qkv = self.qkv(x)
         else:  # in training, where the zeros would not stay
-            mixed = F.linear(x, self.qkv.weight, bias * key_mask(bias))
-        q, k, v = mixed.reshape(batch, count, 3, self.heads, -1).permute(2, 0, 3, 1, 4)  # (3, B, heads, N, D/heads)
+            qkv = F.linear(x, self.qkv.weight, bias * key_mask(bias))
+        q, k, v = qkv.reshape(batch, count, 3, self.heads, -1).permute(2, 0, 3, 1, 4)  # (3, B, heads, N, D/heads)
         if turn is not None:
             q, k = rotate(q, turn), rotate(k, turn)
         return self.proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(x.shape))  # (B, N, D)

@@ -149,10 +149,10 @@ def _check_over_bases(path: Path) -> None:
     file, before = read_file(path), dict[str, Any]()
     for base in bases_of(path):
         before |= read_file(base) if base.is_file() else {}
-    used = (file.get('model') or {}).get('distillers')
-    if not used or used == file.get('distillers'):
+    distillers = (file.get('model') or {}).get('distillers')
+    if not distillers or distillers == file.get('distillers'):
         return
-    if used in (before.get('distillers'), (before.get('model') or {}).get('distillers')):
+    if distillers in (before.get('distillers'), (before.get('model') or {}).get('distillers')):
         options = [f'distillers.{name} = {literal(value)}' for name, value in flat(own_config['distillers']).items()]
         line = f'model = dict(distillers={literal(own_config["distillers"])})'
         if 'distillers' in (own_config.get('model') or {}):  # as _base_.distillers
@@ -233,11 +233,11 @@ def initial_state(module: nn.Module, path: str | Path) -> dict[str, Tensor]:
     below_model = isinstance(content.get('model'), Mapping) and not isinstance(content.get('state_dict'), Mapping)
     if reader is not None or not below_model:
         return state_dict_of(content, path)
-    bare = {key: value for key, value in content.items() if isinstance(value, Tensor)}
-    if not bare:
+    tensors = {key: value for key, value in content.items() if isinstance(value, Tensor)}
+    if not tensors:
         problem = f'{str(path)!r} has its tensors below `model`, where mmengine does not look'
         raise ValueError(f"{problem}: save them as {{'state_dict': …}}.")
-    return state_dict_of(bare, path)
+    return state_dict_of(tensors, path)
 
 
 def _kind_among(module: nn.Module, names: Collection[str]) -> type | None:
@@ -258,18 +258,18 @@ def _check_pretrained(name: str, module: nn.Module, path: str, prefix: str | Non
     if 2 * fits >= len(target):
         absent = [key for key in target if key not in source and 'relative_position' not in key and 'offset' not in key]
         parts = {key.partition('.')[0] for key in target.keys() - absent}
-        gone = any(target[key].dim() > 1 and key.partition('.')[0] not in parts for key in absent)  # as a deep stem
-        if gone or 10 * len(absent) > len(target):
+        lacks = any(target[key].dim() > 1 and key.partition('.')[0] not in parts for key in absent)  # as a deep stem
+        if lacks or 10 * len(absent) > len(target):
             lack = f'it lacks {len(absent)} others, which keep their first values: {some(absent)}'
             print_log(f'{problem}; {lack}.', 'current', logging.WARNING)
-        taken = [
+        equal_tensors = [
             equal(value, source[key].to(value))
             for key, value in target.items()
             if value.is_floating_point() and key in source and source[key].shape == value.shape
         ]
-        if loaded and 2 * sum(taken) < len(taken):
+        if loaded and 2 * sum(equal_tensors) < len(equal_tensors):
             remedy = f'save its tensors alone, under names like {some(target)}, without `state_dict` and prefix'
-            problem = f'{problem}, but {type(module).__name__} read {sum(taken)} of {len(taken)}'
+            problem = f'{problem}, but {type(module).__name__} read {sum(equal_tensors)} of {len(equal_tensors)}'
             raise ValueError(f'{problem}: {remedy}; or use load_from.')
         return
     reason = 'the file is for another network or package'
@@ -354,8 +354,8 @@ def check_class_weights(key: str, model: Mapping[str, Any]) -> None:
             weights, counts = loss.get('class_weight'), _weight_counts(path, head, name, loss)
             if isinstance(weights, (list, tuple)) and len(weights) not in counts:
                 problem = f'{key}.{path}.{loss_key}.class_weight holds {len(weights)} weights'
-                needed = f'{path} has num_classes={head["num_classes"]}: give {" or ".join(map(str, counts))}'
-                raise ValueError(f'{problem}, {needed}, or None.')
+                remedy = f'{path} has num_classes={head["num_classes"]}: give {" or ".join(map(str, counts))}'
+                raise ValueError(f'{problem}, {remedy}, or None.')
 
 
 def _losses(head: Mapping[str, Any]) -> Iterator[tuple[str, str, Mapping[str, Any]]]:

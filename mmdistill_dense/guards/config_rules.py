@@ -86,9 +86,9 @@ def keys(run: RunFacts) -> None:
     randomness = run.config.get('randomness') or {}
     check_known('randomness', randomness, list(signature(Runner.set_randomness).parameters)[1:])
     optimizer = (run.config.get('optim_wrapper') or {}).get('optimizer')
-    built = [('optim_wrapper.optimizer', OPTIMIZERS, optimizer)] if optimizer else []
-    built += [(key, PARAM_SCHEDULERS, option) for key, option in schedulers(run.config)]
-    for key, registry, option in built:
+    options = [('optim_wrapper.optimizer', OPTIMIZERS, optimizer)] if optimizer else []
+    options += [(key, PARAM_SCHEDULERS, option) for key, option in schedulers(run.config)]
+    for key, registry, option in options:
         kind = registry.get(option['type']) if isinstance(option.get('type'), str) else option.get('type')
         if kind is not None:
             runner_keys = (*_OF_MMENGINE, 'convert_to_iter_based', 'params', 'optimizer')
@@ -290,19 +290,19 @@ def rate(run: RunFacts) -> Findings:
     unit = 'epochs' if epochs else 'iterations'
     ends = []
     for key, scheduler in schedulers(run.config):
-        kind, counted = type_name(scheduler), scheduler.get('by_epoch', True)
+        kind, by_epoch = type_name(scheduler), scheduler.get('by_epoch', True)
         begin, end = scheduler.get('begin') or 0, scheduler.get('end') or math.inf
         if end <= begin:
             yield error(
                 f'{key} ({kind}) begins at {begin} and ends at {end}: training would not start.',
                 f'Let it end after {begin}, or leave it out.',
             )
-        elif counted and not epochs and not scheduler.get('convert_to_iter_based') and 'Plateau' not in kind:
+        elif by_epoch and not epochs and not scheduler.get('convert_to_iter_based') and 'Plateau' not in kind:
             yield warning(
                 f'{key} ({kind}) counts epochs, but the run counts iterations: it would change nothing.',
                 f'Set {key}.by_epoch=False, and its begin and end in iterations.',
             )
-        elif length and bool(counted) == epochs:
+        elif length and bool(by_epoch) == epochs:
             if 'milestones' in scheduler:  # the later ones may well be left for a longer run
                 end = begin + min(scheduler['milestones'], default=0)
             elif scheduler.get('T_max'):

@@ -48,9 +48,9 @@ def check_checkpoints(runner: Runner) -> None:
     for hook in runner.hooks:
         if not isinstance(hook, CheckpointHook):
             continue
-        taken = set(inspect.signature(Runner.save_checkpoint).parameters)
-        names = taken | set(inspect.signature(CheckpointHook.__init__).parameters)
-        for name in set(hook.args) - taken:
+        save_options = set(inspect.signature(Runner.save_checkpoint).parameters)
+        names = save_options | set(inspect.signature(CheckpointHook.__init__).parameters)
+        for name in set(hook.args) - save_options:
             raise ValueError(f'default_hooks.checkpoint.{name} is not an option of CheckpointHook.{hint(name, names)}')
         for name in NEEDED:
             if not getattr(hook, name):

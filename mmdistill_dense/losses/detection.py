@@ -196,9 +196,9 @@ def _overlaps(anchors: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     area_a, area_b = ((x[..., 2:] - x[..., :2]).prod(-1) for x in (a, b))
     iou = inner / (area_a + area_b - inner).clamp_min(_EPS)
     outer = torch.maximum(a[..., 2:], b[..., 2:]) - torch.minimum(a[..., :2], b[..., :2])
-    between = ((a[..., :2] + a[..., 2:] - b[..., :2] - b[..., 2:]) / 2).square().sum(-1)
-    measure = inner / area_a.clamp_min(_EPS) - between / outer.square().sum(-1).clamp_min(_EPS)
-    return iou, measure, between.sqrt()
+    distances = ((a[..., :2] + a[..., 2:] - b[..., :2] - b[..., 2:]) / 2).square().sum(-1)
+    measure = inner / area_a.clamp_min(_EPS) - distances / outer.square().sum(-1).clamp_min(_EPS)
+    return iou, measure, distances.sqrt()
 
 
 @without_autocast

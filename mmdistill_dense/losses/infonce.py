@@ -127,14 +127,14 @@ def _info_nce(
     needs_grad: bool,
 ) -> tuple[Tensor, Tensor | None]:
     """Return the loss of each row, and the gradient of their weighted sum if ``needs_grad``."""
-    excess, read = _sweep(student, negatives, 1 / temperature, block, needs_grad)
+    excess, mean_key = _sweep(student, negatives, 1 / temperature, block, needs_grad)
     # subtract the positive before the exponential: logsumexp - positive would lose the digits of a small loss
     excess -= torch.bmm(student[:, None], teacher[:, :, None]).flatten() / temperature  # (N,)
     per_pixel = torch.logaddexp(excess, torch.zeros_like(excess))
-    if read is not None:
+    if mean_key is not None:
         slope = excess.sigmoid_().mul_(row_weight / temperature)
-        read.sub_(teacher).mul_(slope[:, None])
-    return per_pixel, read
+        mean_key.sub_(teacher).mul_(slope[:, None])
+    return per_pixel, mean_key
 
 
 def _sweep(x: Tensor, negatives: Tensor, scale: float, block: int, with_read: bool) -> tuple[Tensor, Tensor | None]:
@@ -142,7 +142,7 @@ def _sweep(x: Tensor, negatives: Tensor, scale: float, block: int, with_read: bo
     rows = len(x)
     largest = x.new_full((rows,), -torch.inf)
     total = x.new_zeros(rows)
-    read = torch.zeros_like(x) if with_read else None
+    mean_key = torch.zeros_like(x) if with_read else None
     buffer = x.new_empty(rows * min(block, len(negatives)))
     for q in negatives.split(block) if len(negatives) else ():
         scores = buffer[: rows * len(q)].view(rows, len(q))  # (N, block)
@@ -151,9 +151,9 @@ def _sweep(x: Tensor, negatives: Tensor, scale: float, block: int, with_read: bo
         scores.sub_(higher[:, None]).exp_()
         shrink = largest.sub_(higher).exp_()
         total.mul_(shrink).add_(scores.sum(1))
-        if read is not None:
-            read.mul_(shrink[:, None]).addmm_(scores, q)
+        if mean_key is not None:
+            mean_key.mul_(shrink[:, None]).addmm_(scores, q)
         largest = higher
-    if read is not None and len(negatives):
-        read.div_(total[:, None])
-    return total.log_().add_(largest), read
+    if mean_key is not None and len(negatives):
+        mean_key.div_(total[:, None])
+    return total.log_().add_(largest), mean_key

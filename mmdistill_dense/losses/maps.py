@@ -96,8 +96,8 @@ def feature_match(
     total = student.new_zeros(())
     if cosine:
         (s, s_weight), (t, t_weight) = (normalize_pixels(x, inside) for x in (student, teacher))
-        apart = (s - t).square().sum(1) / 2  # 1 - cos, without cancellation
-        total += cosine * (apart * s_weight * t_weight * weight.flatten()).sum()  # (B*H*W,)
+        angle = (s - t).square().sum(1) / 2  # 1 - cos, without cancellation
+        total += cosine * (angle * s_weight * t_weight * weight.flatten()).sum()  # (B*H*W,)
     for factor, error in ((smooth_l1, F.smooth_l1_loss), (mse, F.mse_loss)):
         if factor and inside is None and student.numel():
             total += factor * error(student, teacher)  # the same mean without a map in between

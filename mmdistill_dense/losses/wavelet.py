@@ -152,12 +152,12 @@ class _WeightedBands(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
         student, teacher, *weights = ctx.saved_tensors
-        scaled = [weight[:, None] * scale for weight, scale in zip(weights, grad_output, strict=True)]
+        scales = [weight[:, None] * scale for weight, scale in zip(weights, grad_output, strict=True)]
         grad = torch.empty_like(student)
         for pictures, channels in _blocks(student):
             low, details = _difference(student[pictures, channels], teacher[pictures, channels], ctx.steps)
-            signs = [detail.sign() * weight[pictures, :, None] for detail, weight in zip(details, scaled, strict=False)]
-            last = low.sign() * scaled[-1][pictures] if len(scaled) > ctx.steps else torch.zeros_like(low)
+            signs = [detail.sign() * weight[pictures, :, None] for detail, weight in zip(details, scales, strict=False)]
+            last = low.sign() * scales[-1][pictures] if len(scales) > ctx.steps else torch.zeros_like(low)
             grad[pictures, channels] = inverse(last, signs, student.shape[2:])
         return grad, *([None] * (2 + len(weights)))
 

@@ -31,8 +31,8 @@ def split_terms(losses: Mapping[str, Any]) -> dict[str, Tensor]:
         if 'loss' not in name:
             continue
         key = name if name.startswith('distill.') else TASK
-        summed = torch.stack([part.mean() for part in ([value] if isinstance(value, Tensor) else value)]).sum()
-        terms[key] = terms[key] + summed if key in terms else summed
+        term = torch.stack([part.mean() for part in ([value] if isinstance(value, Tensor) else value)]).sum()
+        terms[key] = terms[key] + term if key in terms else term
     return terms
 
 

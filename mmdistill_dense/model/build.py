@@ -143,8 +143,8 @@ def build_distillers(options: Option, scope: str | None) -> dict[str, Distiller]
             with DefaultScope.overwrite_default_scope(scope):
                 distiller = cls(**arguments)
             if not isinstance(distiller, Distiller):
-                made = type(distiller).__name__
-                raise TypeError(f'{kind!r} makes a {made}, no Distiller: derive your class from it.')
+                class_name = type(distiller).__name__
+                raise TypeError(f'{kind!r} makes a {class_name}, no Distiller: derive your class from it.')
             for side in ('extra_student_taps', 'extra_teacher_taps'):
                 setattr(distiller, side, [Tap.parse(tap) for tap in listed(getattr(distiller, side))])
         except (KeyError, TypeError, ValueError) as error:
@@ -176,8 +176,8 @@ def build_distillation(
         if option.grid is not None and distiller.teacher_parts != ():
             problem = f"{type(distiller).__name__} runs the teacher on places of the student's pictures"
             raise ValueError(f'model.distillers.{key}: {problem}: leave {option.key}.scale and .fit out.')
-        scaled = distiller.teacher_taps if option.grid and option.grid.scale != 1 and distiller.needs_scores else ()
-        if names := [str(tap) for tap in scaled if dense_head(tap, option.config)]:
+        score_taps = distiller.teacher_taps if option.grid and option.grid.scale != 1 and distiller.needs_scores else ()
+        if names := [str(tap) for tap in score_taps if dense_head(tap, option.config)]:
             problem = f'with {option.key}.scale, a level of {", ".join(names)} finds objects of another size'
             raise ValueError(f'model.distillers.{key}: {problem}: leave scale out, or compare the neck.')
         distiller.check_networks(f'model.distillers.{key}', config, option.config)

@@ -226,10 +226,10 @@ class Distilled(Network):
         inputs, data_samples = _eager(_batch)(super().loss, args, kwargs)
         active = {name: d for name, d in self.distillers.items() if d.is_active()}
         # The teachers run first, so that their temporary memory is free before the student's graph is built.
-        taught = _eager(run_teachers)(active, inputs, next(self.parameters()), data_samples)
+        teachers = _eager(run_teachers)(active, inputs, next(self.parameters()), data_samples)
         with recording(self, active) as student:
             losses = super().loss(*args, **kwargs)
-        terms = _eager(distill_losses)(active, student, taught, data_samples)
+        terms = _eager(distill_losses)(active, student, teachers, data_samples)
         step = TrainStep(self, active, len(inputs), losses, terms)
         _eager(run_plugins)(step)
         return _eager(combine_losses)(step)
@@ -328,8 +328,8 @@ def _check_terms(key: str, distiller: Distiller, terms: Losses) -> None:
         raise ValueError(f'{key}: its loss returns {some(terms) or "nothing"}; names of losses must hold "loss".')
     if several := [f'{name} of shape {tuple(terms[name].shape)}' for name in terms if terms[name].numel() != 1]:
         raise ValueError(f'{key}: its loss returns {several[0]}: return one number, such as its mean.')
-    learned = not torch.is_grad_enabled() or any(value.requires_grad for value in losses)
-    if not learned and any(bool(value.ne(0).any()) for value in losses):  # an empty queue gives exactly 0
+    has_gradient = not torch.is_grad_enabled() or any(value.requires_grad for value in losses)
+    if not has_gradient and any(bool(value.ne(0).any()) for value in losses):  # an empty queue gives exactly 0
         raise ValueError(f'{key}: its loss has no gradient, so the student learns nothing from it. Is it detached?')
     if late := [name for name, p in distiller.named_parameters() if p.requires_grad and name not in distiller.trained]:
         reason = 'after the optimizer was made, which does not train it. Make it in setup() or build_level()'

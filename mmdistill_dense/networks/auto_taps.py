@@ -66,11 +66,11 @@ class _Reader:
         self.passed.run(lambda: self._run(head))
         backbone = self._levels('backbone' if hasattr(network, 'backbone') else 'map')
         aux = self._for_training_alone(head, backbone)
-        read = getattr(network.get_submodule(head or ''), 'in_index', -1)
+        index = getattr(network.get_submodule(head or ''), 'in_index', -1)
         if any(aux):
             backbone = [output for _, output in sorted(zip(aux, backbone, strict=True), key=lambda pair: not pair[0])]
-        elif isinstance(read, int) and not getattr(network, 'neck', None) and -len(backbone) <= read < len(backbone):
-            backbone.append(backbone.pop(read))  # BiSeNet gives the map that joins its branches first
+        elif isinstance(index, int) and not getattr(network, 'neck', None) and -len(backbone) <= index < len(backbone):
+            backbone.append(backbone.pop(index))  # BiSeNet gives the map that joins its branches first
         stages = [self._place(output) for output in backbone]
         steps = {stage.stride > deeper.stride for stage, deeper in pairwise(stages) if stage.stride != deeper.stride}
         return Found(

@@ -102,9 +102,9 @@ def naming_weights(network: nn.Module, key: str) -> Iterator[None]:
         keys = [f'{key}.{path}.init_cfg.checkpoint={file!r}' for file, path in files.items() if file in str(error)]
         where = ', '.join(keys) or f'{key} ({", ".join(files)})'
         root = os.environ.get('MMDISTILL_WEIGHTS', 'weights')
-        moved = f' MMDISTILL_WEIGHTS names the folder {root}.' if any(file.startswith(root) for file in files) else ''
+        note = f' MMDISTILL_WEIGHTS names the folder {root}.' if any(file.startswith(root) for file in files) else ''
         kind = FileNotFoundError if isinstance(error, FileNotFoundError) else OSError
-        problem = f'{where}: {error}{moved} In mmseg, {key}.pretrained may have set it'
+        problem = f'{where}: {error}{note} In mmseg, {key}.pretrained may have set it'
         raise kind(f'{problem}. To start without weights, set {key}.pretrained=False.') from error
 
 

@@ -114,8 +114,8 @@ class ClassPairs:
         check_form(option, key)
         option_groups = {} if isinstance(option, str) else dict(option)
         s_index, t_index = _indices(student), _indices(teacher)
-        if twice := [student[indices[1]] for indices in s_index.values() if len(indices) > 1]:
-            raise ValueError(f'{key}: the student has two classes named {twice[0]!r}.')
+        if duplicates := [student[indices[1]] for indices in s_index.values() if len(indices) > 1]:
+            raise ValueError(f'{key}: the student has two classes named {duplicates[0]!r}.')
         entries = {_find(name, student, s_index, key, 'student')[0]: names for name, names in option_groups.items()}
         if sum(REST in names for names in entries.values()) > 1:
             raise ValueError(f"{key}: only one class can take the rest of the teacher's classes, {REST!r}.")
@@ -129,8 +129,8 @@ class ClassPairs:
         for name, (s_class,) in s_index.items():
             if s_class not in entries and name in t_index and not (opened and name == BACKGROUND):
                 partners[s_class] = t_index[name]
-        taken = {t for group in partners.values() for t in group} | ({shared[1]} if opened else set())
-        unpaired = set(range(len(teacher))) - taken
+        used_classes = {t for group in partners.values() for t in group} | ({shared[1]} if opened else set())
+        unpaired = set(range(len(teacher))) - used_classes
         for s_class, names in entries.items():
             if REST in names:
                 partners[s_class] = [*partners[s_class], *sorted(unpaired)]
@@ -312,8 +312,8 @@ def _groups(pairs: Iterable[tuple[int, int]]) -> tuple[Group, ...]:
     """Return the connected components of pairs (student class, teacher class)."""
     groups: list[tuple[set[int], set[int]]] = []
     for s, t in sorted(pairs):
-        touched = [group for group in groups if s in group[0] or t in group[1]]
-        groups = [group for group in groups if group not in touched]
-        groups.append(({s}.union(*(group[0] for group in touched)), {t}.union(*(group[1] for group in touched))))
+        overlaps = [group for group in groups if s in group[0] or t in group[1]]
+        groups = [group for group in groups if group not in overlaps]
+        groups.append(({s}.union(*(group[0] for group in overlaps)), {t}.union(*(group[1] for group in overlaps))))
     components = (Group(tuple(sorted(student)), tuple(sorted(teacher))) for student, teacher in groups)
     return tuple(sorted(components, key=lambda group: group.student))

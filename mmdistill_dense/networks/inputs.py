@@ -185,12 +185,12 @@ def with_normalisation(preprocessor: Mapping[str, Any] | None, scope: str | None
     # The network's own preprocessor may be on the meta device, where its buffers hold no numbers.
     options = {} if scope is None else dict(_scope_=scope)
     with fork_rng(), torch.device('cpu'):
-        built = MODELS.build(ConfigDict(preprocessor, **options))
+        module = MODELS.build(ConfigDict(preprocessor, **options))
     config = dict(preprocessor)
-    buffers = {name: value for name in ('mean', 'std') if isinstance(value := getattr(built, name, None), Tensor)}
+    buffers = {name: value for name in ('mean', 'std') if isinstance(value := getattr(module, name, None), Tensor)}
     if config.get('mean') is None and len(buffers) == 2:
         config.update({name: value.flatten().tolist() for name, value in buffers.items()})
-    if getattr(built, '_channel_conversion', False) and not any(config.get(name) for name in _FLIPS):
+    if getattr(module, '_channel_conversion', False) and not any(config.get(name) for name in _FLIPS):
         config['bgr_to_rgb'] = True
     return config
 

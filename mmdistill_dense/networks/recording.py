@@ -50,8 +50,8 @@ def run_parts(
     feature_heads = {path: head for path, head in tapped.items() if not (whole and head.in_decoder)}
     outputs: dict[str, Any] = {}
     # no hooks where nothing is left to find out
-    noted = network.named_children() if heads is None or (whole and feature_heads) else ()
-    with noting(noted, lambda name, _, output: outputs.update({name: output})):
+    children = network.named_children() if heads is None or (whole and feature_heads) else ()
+    with noting(children, lambda name, _, output: outputs.update({name: output})):
         if whole:
             network.encode_decode(inputs, _unpadded(inputs))
             features = outputs.get('neck', outputs.get('backbone'))
@@ -114,8 +114,8 @@ def run_roi_head(head: Any, features: Sequence[Tensor], rois: Tensor, stage: int
 
 def run_mask_head(head: Any, features: Sequence[Tensor], rois: Tensor, stage: int = 0) -> Tensor:
     """Return the mask logits (R, K, h, w) of a RoI head of mmdet. Of a cascade, one stage runs."""
-    several = isinstance(head.mask_head, nn.ModuleList)
-    results = head._mask_forward(stage, features, rois) if several else head._mask_forward(features, rois)
+    is_cascade = isinstance(head.mask_head, nn.ModuleList)
+    results = head._mask_forward(stage, features, rois) if is_cascade else head._mask_forward(features, rois)
     return results['mask_preds']
 
 

@@ -98,8 +98,8 @@ class Tap:
 
     def put(self, output: Any, replace: Callable[[Tensor], Tensor]) -> Any:
         """Return the output of one call of the module with the tapped tensors replaced and the rest unchanged."""
-        chosen = {id(tensor) for tensor in self.pick((), output)}
-        return _map_tensors(output, lambda tensor: replace(tensor) if id(tensor) in chosen else tensor)
+        ids = {id(tensor) for tensor in self.pick((), output)}
+        return _map_tensors(output, lambda tensor: replace(tensor) if id(tensor) in ids else tensor)
 
 
 def flatten(value: Any) -> list[Tensor]:
@@ -255,10 +255,10 @@ def resolve_tap(network: nn.Module, tap: Tap, key: str) -> TapSite:
         module = children[name]
     kind = HeadKind(path, module)
     early = head_of(network, path).early
-    reads = tap.argument is None and (path == HEAD or kind.called_directly)
-    if reads and kind.ends_in_conv_seg:
+    reads_head = tap.argument is None and (path == HEAD or kind.called_directly)
+    if reads_head and kind.ends_in_conv_seg:
         return TapSite(f'{path}.conv_seg', module.get_submodule('conv_seg'), first_call=early)
-    return TapSite(path, module, reads, early)
+    return TapSite(path, module, reads_head, early)
 
 
 def check_student_input(network: nn.Module, tap: Tap, key: str) -> None:

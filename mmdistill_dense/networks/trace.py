@@ -171,8 +171,8 @@ class Pass:
         return result
 
     def _noted(self, function: Callable[[], Result]) -> Result:
-        for noted in (self.began, self.calls, self.outputs):
-            noted.clear()
+        for record in (self.began, self.calls, self.outputs):
+            record.clear()
         with noting(self.network.named_modules(), self._note, self._begin):
             return function()
 

@@ -53,11 +53,11 @@ def read_teacher(
     name = layouts[0] if len(layouts) == 1 else 'backbone'
     if name == 'backbone':
         return _bare(_state(content, _top(content), where), ignore)
-    chosen = LAYOUTS[name]
-    if branch == 'online' and chosen.online is None:
+    preset = LAYOUTS[name]
+    if branch == 'online' and preset.online is None:
         raise ValueError(f"branch='online': files of layout {name!r} hold one branch only; leave branch at 'momentum'.")
-    state = _state(content, _find_top(content, chosen, branch), where)
-    prefixes = chosen.prefixes(branch)[: 1 + head]
+    state = _state(content, _find_top(content, preset, branch), where)
+    prefixes = preset.prefixes(branch)[: 1 + head]
     if not all(any(key.startswith(prefix) for key in state) for prefix in prefixes):
         names = ' and '.join(f'{prefix}*' for prefix in prefixes)
         raise _misfit(content, where, f'of layout={name!r} with branch={branch!r}, which has entries {names}', branch)
@@ -136,14 +136,14 @@ def _misfit(content: Mapping[str, Any], where: str, expected: str, branch: str) 
     state = _state(content, _top(content), where) or content
     prefixes = ', '.join(dict.fromkeys(str(key).split('.')[0] for key in state)) or 'none'
     names = _matches(content, where)
-    looks = f'it looks like {" or ".join(names)}' if names else f'it is of none of {", ".join(LAYOUTS)}'
+    guess = f'it looks like {" or ".join(names)}' if names else f'it is of none of {", ".join(LAYOUTS)}'
     if not names and (online := _matches(content, where, 'online')):  # MoCo v2's published file holds that branch alone
-        ways = [f'layout={online[0]!r}'] if f'{online[0]!r}' not in expected and len(online) == 1 else []
-        ways += ["branch='online'"] if branch != 'online' else []
+        options = [f'layout={online[0]!r}'] if f'{online[0]!r}' not in expected and len(online) == 1 else []
+        options += ["branch='online'"] if branch != 'online' else []
         problem = f'it has the branch of {" or ".join(online)} that was trained by gradient: set teacher.'
-        return ValueError(f'{where} is no file {expected}: {problem}{" and teacher.".join(ways)}.')
+        return ValueError(f'{where} is no file {expected}: {problem}{" and teacher.".join(options)}.')
     return ValueError(
-        f'{where} is no file {expected}: {looks}. Prefixes in the file: {prefixes}. Give the full self-supervised '
+        f'{where} is no file {expected}: {guess}. Prefixes in the file: {prefixes}. Give the full self-supervised '
         "checkpoint, with its projection head, or set teacher.head=None to distil the backbone's own map."
     )
 

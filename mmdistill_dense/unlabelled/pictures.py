@@ -31,8 +31,8 @@ def picture_paths(dataset: Any, key: str = 'img_path') -> list[str]:
 
     The ``key`` ``seg_map_path`` gives the label images.
     """
-    telling = [part for part in source_datasets(dataset) if hasattr(part, 'get_data_info') and hasattr(part, '__len__')]
-    entries = [part.get_data_info(number) for part in telling for number in range(len(part))]
+    sources = [part for part in source_datasets(dataset) if hasattr(part, 'get_data_info') and hasattr(part, '__len__')]
+    entries = [part.get_data_info(number) for part in sources for number in range(len(part))]
     return list(dict.fromkeys(str(entry[key]) for entry in entries if entry.get(key)))
 
 
@@ -87,28 +87,28 @@ def without_labels(steps: Sequence[Step]) -> tuple[list[Step], list[str]]:
 
     A crop no longer looks for other classes (``cat_max_ratio``).
     """
-    reads = [step for step in steps if _READS_A_FILE.search(type_name(step))]
-    reads = reads or [step for step in steps if _READS_ANOTHER.search(type_name(step))][:1]
-    transforms = [step for step in steps if step not in reads]
+    readers = [step for step in steps if _READS_A_FILE.search(type_name(step))]
+    readers = readers or [step for step in steps if _READS_ANOTHER.search(type_name(step))][:1]
+    transforms = [step for step in steps if step not in readers]
     dropped = [step for step in transforms if any(_LABELS.search(type_name(mapping)) for mapping in mappings(step))]
     usable = [_without_classes(step) for step in transforms if step not in dropped]
-    reads = [dict(step) for step in reads[:1]] or [{'type': 'LoadImageFromFile'}]
-    return [*reads, *usable], [type_name(step) for step in dropped]
+    readers = [dict(step) for step in readers[:1]] or [{'type': 'LoadImageFromFile'}]
+    return [*readers, *usable], [type_name(step) for step in dropped]
 
 
 def try_steps(steps: Sequence[Any], pictures: Iterable[str], key: str) -> None:
     """Refuse a pipeline of which a step fails on the first picture that can be read; no random stream changes."""
-    read, *transforms = Compose(copy.deepcopy(list(steps))).transforms
-    results, tried = None, []
+    reader, *transforms = Compose(copy.deepcopy(list(steps))).transforms
+    results, failures = None, []
     with fork_rng():
         for path in pictures:
             try:
-                results = read({'img_path': path, 'sample_idx': 0})
+                results = reader({'img_path': path, 'sample_idx': 0})
                 break
             except Exception as error:  # a decoder may raise anything
-                tried.append(f'{path}: {error!r}')
+                failures.append(f'{path}: {error!r}')
         else:
-            raise ValueError(f'{key}: none of the pictures can be read: {some(tried)}.')
+            raise ValueError(f'{key}: none of the pictures can be read: {some(failures)}.')
         for step in transforms:
             try:
                 results = step(results)
@@ -207,10 +207,10 @@ class UnlabeledImages(BaseDataset):
     def prepare_data(self, idx: int) -> Any:
         """Run the pipeline; return ``None`` if the file cannot be read, so that the base class takes another."""
         entry = self.get_data_info(idx)
-        read: Callable[[dict], Any]
-        read, *transforms = self.pipeline.transforms
+        reader: Callable[[dict], Any]
+        reader, *transforms = self.pipeline.transforms
         try:
-            results = read(entry)
+            results = reader(entry)
         except Exception as error:  # a decoder may raise anything
             self.damaged += 1
             count, path = int(self.damaged), entry['img_path']

@@ -82,9 +82,9 @@ def open_pictures(option: UnlabelledOption, config: Mapping[str, Any], labelled:
     if len(selection) < len(files):
         dataset.get_subset_(selection)
     paths = [files[number] for number in selection]
-    tested = _evaluation_paths(config)
-    _refuse_evaluation_pictures(paths, {name: images for name, (images, _) in tested.items()})
-    labels = {name: images for name, (_, images) in tested.items()}
+    by_loader = _evaluation_paths(config)
+    _refuse_evaluation_pictures(paths, {name: images for name, (images, _) in by_loader.items()})
+    labels = {name: images for name, (_, images) in by_loader.items()}
     _refuse_labels(paths, {'train_dataloader': picture_paths(labelled, _LABEL), **labels})
     steps, left_out = option.pipeline, list[str]()
     if steps == 'auto':
@@ -97,12 +97,12 @@ def open_pictures(option: UnlabelledOption, config: Mapping[str, Any], labelled:
 def _evaluation_paths(config: Mapping[str, Any]) -> dict[str, tuple[list[str], list[str]]]:
     """Return the paths of the pictures and of the label images of validation and test."""
     paths: dict[str, tuple[list[str], list[str]]] = {}
-    done: list[Any] = []
+    options: list[Any] = []
     for name in ('val_dataloader', 'test_dataloader'):
         option = (config.get(name) or {}).get('dataset')
-        if option is None or option in done:
+        if option is None or option in options:
             continue
-        done.append(option)
+        options.append(option)
         try:
             dataset = DATASETS.build(copy.deepcopy(option))
             paths[name] = _comparable(picture_paths(dataset), name), picture_paths(dataset, _LABEL)
@@ -115,15 +115,15 @@ def _comparable(paths: list[str], name: str) -> list[str]:
     """Return the pictures of a loader; warn if it does not tell them, or if some are no files here."""
     elsewhere = not_on_disk(paths)
     if elsewhere or not paths:
-        shown = f'{len(elsewhere)} of its {len(paths)} pictures are no files here, e.g. {elsewhere[0]}' if paths else ''
-        _warn(name, shown or 'its data set does not tell the paths of its pictures')
+        text = f'{len(elsewhere)} of its {len(paths)} pictures are no files here, e.g. {elsewhere[0]}' if paths else ''
+        _warn(name, text or 'its data set does not tell the paths of its pictures')
     return paths
 
 
 def _refuse_evaluation_pictures(paths: Sequence[str], by_loader: Mapping[str, Sequence[str]]) -> None:
     """Refuse pictures of validation or test: a model that has seen them cannot be tested on them."""
-    for name, tested in by_loader.items():
-        if same := same_pictures(paths, tested):
+    for name, images in by_loader.items():
+        if same := same_pictures(paths, images):
             pairs = [path if path == other else f'{path} (= {other})' for path, other in same.items()]
             raise ValueError(
                 f'{KEY}: {len(same)} of {len(paths)} pictures are also in {name}, so its results would tell nothing '
@@ -164,8 +164,8 @@ class PassSampler(Sampler[int]):
 
     def __iter__(self) -> Iterator[int]:
         number, order = -1, torch.empty(0)
-        for taken in itertools.count(self.start):
-            passes, offset = divmod(taken * self.world + self.rank, self.count)
+        for step in itertools.count(self.start):
+            passes, offset = divmod(step * self.world + self.rank, self.count)
             if passes != number:
                 draw = torch.Generator().manual_seed(mix(self.seed, passes, _TAG))
                 number, order = passes, torch.randperm(self.count, generator=draw)
@@ -247,9 +247,9 @@ class UnlabelledStream(Hook):
             return
         model: Any = unwrap(runner.model)
         distillers, iteration = distillers_of(model), model.distillation.state.iteration
-        begun = iteration >= in_iterations(self._second.option.start, runner.max_iters)
-        used = begun and any(distillers[name].is_active() for name in self._second.takers)
-        self._second.batch = self._batches.at(iteration) if used else None
+        has_begun = iteration >= in_iterations(self._second.option.start, runner.max_iters)
+        is_used = has_begun and any(distillers[name].is_active() for name in self._second.takers)
+        self._second.batch = self._batches.at(iteration) if is_used else None
 
     def after_train(self, runner: Runner) -> None:
         """End the workers."""

@@ -12,8 +12,8 @@ _GRID = 8  # values of each channel among which colours are chosen
 
 def palette_of(palette: Sequence[Sequence[int]] | None, classes: int) -> np.ndarray:
     """Return a data set's own colours, uint8 RGB; distinct ones if it has too few, or those that mmseg draws."""
-    drawn = np.random.RandomState(42).randint(0, 255, (classes, 3))  # mmseg's, of which some are nearly equal
-    if palette is not None and len(palette) >= max(classes, 1) and not np.array_equal(palette, drawn):
+    mmseg_colours = np.random.RandomState(42).randint(0, 255, (classes, 3))  # mmseg's, of which some are nearly equal
+    if palette is not None and len(palette) >= max(classes, 1) and not np.array_equal(palette, mmseg_colours):
         return np.asarray(palette, np.uint8)
     return distinct_colours(classes)
 

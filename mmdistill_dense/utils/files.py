@@ -127,12 +127,12 @@ def owned(folder: Path, name: str, patience: float = 0.0) -> Iterator[None]:
     """
     folder.mkdir(parents=True, exist_ok=True)
     try:
-        opened = open(folder / '.lock', 'a+', encoding='utf-8')  # noqa: SIM115
+        lock = open(folder / '.lock', 'a+', encoding='utf-8')  # noqa: SIM115
     except PermissionError as error:
         user = next(path for path in (folder / '.lock', folder) if path.exists()).stat().st_uid
         problem = f'{name} may not write {folder / ".lock"}: it is of the user with the number {user}. Remove it'
         raise PermissionError(error.errno, f'{problem}, or take another folder') from error
-    with opened as file:
+    with lock as file:
         _acquire(file, name, folder, patience)
         file.truncate(0)
         file.write(f'{os.getpid()} on {socket.gethostname()}')

@@ -86,9 +86,9 @@ def _takes_seed(generator: Any) -> bool:
 
 def _objects(holder: Any) -> Iterator[Any]:
     """Yield an object and those below it that may hold generators: no arrays, no long lists and no annotations."""
-    memo, waiting = {id(holder): holder}, deque([holder])
-    while waiting:
-        owner = waiting.popleft()
+    memo, queue = {id(holder): holder}, deque([holder])
+    while queue:
+        owner = queue.popleft()
         if isinstance(owner, (*_LEAVES, *_KINDS)):
             continue
         yield owner
@@ -102,7 +102,7 @@ def _objects(holder: Any) -> Iterator[Any]:
         for member in members:
             if not isinstance(member, (*_LEAVES, *_KINDS)) and id(member) not in memo and len(memo) < _OBJECTS:
                 memo[id(member)] = member
-                waiting.append(member)
+                queue.append(member)
 
 
 def _contents(function: Any) -> list[Any]:
@@ -148,7 +148,7 @@ def _draws_from_the_system(owner: Any) -> Iterator[str]:
     for name, method in members.items():
         if not inspect.isfunction(method) or name == '__init__':
             continue
-        helpers = [method.__globals__.get(called) for called in method.__code__.co_names]
+        helpers = [method.__globals__.get(name) for name in method.__code__.co_names]
         functions = [helper for helper in (method, *helpers) if inspect.isfunction(helper) and _is_local(helper)]
         if _is_local(method) and any(_makes_unseeded(function, owner) for function in functions):
             yield f'{cls.__name__}.{name}'

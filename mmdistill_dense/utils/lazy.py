@@ -20,8 +20,8 @@ def import_lazily(package: str, file: str) -> None:
     for node in (node for block in blocks for node in block.body if isinstance(node, ast.ImportFrom)):
         module, names = str(node.module), [alias.name for alias in node.names]
         if names == ['*']:
-            defined = _body(Path(file).with_name(f'{module.rpartition(".")[2]}.py'))
-            exports = {part.name for part in defined if isinstance(part, (ast.FunctionDef, ast.ClassDef))}
+            statements = _body(Path(file).with_name(f'{module.rpartition(".")[2]}.py'))
+            exports = {part.name for part in statements if isinstance(part, (ast.FunctionDef, ast.ClassDef))}
             names = sorted(exports & {*namespace['__all__']})
         modules |= dict.fromkeys(names, module)
 

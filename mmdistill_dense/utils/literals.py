@@ -45,15 +45,15 @@ def literal(value: Any, indent: str = '', taken: int = 0) -> str:
 
 def remark(text: str) -> str:
     """Return text for a comment: one line, in which mmengine replaces nothing."""
-    shown = ''.join(char if char.isprintable() else repr(char)[1:-1] for char in text)
-    return re.sub('{(?={)', '{ ', shown)
+    line = ''.join(char if char.isprintable() else repr(char)[1:-1] for char in text)
+    return re.sub('{(?={)', '{ ', line)
 
 
 def check_place(option: str, path: str) -> None:
     """Raise for a path, or a part of one, that mmengine cannot put between quotes, as it does for ``fileDirname``."""
     if hits := [text for text in ("'", '"', '\\', '{{', '\n', '\r') if text in path]:
-        shown = repr(hits[0])[1:-1]
-        raise ValueError(f'{option}: {path} has {shown} in it, which no config can hold. Choose another place.')
+        mark = repr(hits[0])[1:-1]
+        raise ValueError(f'{option}: {path} has {mark} in it, which no config can hold. Choose another place.')
 
 
 def _inline(value: Any) -> str:

@@ -32,8 +32,8 @@ def cores() -> int:
 
 def threads_asked_for() -> int:
     """Return the number of threads that the user's shell asks for (``OMP_NUM_THREADS``), 0 without any."""
-    asked = os.environ.get('OMP_NUM_THREADS', '').partition(',')[0].strip()
-    return int(asked) if asked.isdigit() else 0
+    number = os.environ.get('OMP_NUM_THREADS', '').partition(',')[0].strip()
+    return int(number) if number.isdigit() else 0
 
 
 @contextmanager
@@ -94,16 +94,16 @@ EVERY = 8.0  # seconds
 @contextmanager
 def heartbeat(task: str) -> Iterator[None]:
     """Write a line to standard error every few seconds while the context is open."""
-    ended, began, screen = threading.Event(), time.monotonic(), sys.stderr  # others may redirect it later
+    stop, start, screen = threading.Event(), time.monotonic(), sys.stderr  # others may redirect it later
 
     def beat() -> None:
-        while not ended.wait(EVERY):
-            print(f'{task} … {time.monotonic() - began:.0f} s', file=screen, flush=True)
+        while not stop.wait(EVERY):
+            print(f'{task} … {time.monotonic() - start:.0f} s', file=screen, flush=True)
 
     thread = threading.Thread(target=beat, daemon=True)
     thread.start()
     try:
         yield
     finally:
-        ended.set()
+        stop.set()
         thread.join()

@@ -48,8 +48,8 @@ def versions() -> Iterator[str]:
         yield f'torch {torch.__version__}, CUDA {torch.version.cuda or "no"}, GPUs: {", ".join(devices) or "none"}'
     for name in STACK:
         packages = [f'{distribution} {number}' for distribution, number in installed(name).items()]
-        mixed = ' (in one folder: uninstall all, and install one anew)' if len(packages) > 1 else ''
-        yield f'{name}: {", ".join(packages) or "not installed"}{mixed}'
+        note = ' (in one folder: uninstall all, and install one anew)' if len(packages) > 1 else ''
+        yield f'{name}: {", ".join(packages) or "not installed"}{note}'
     try:
         import_module('mmcv._ext')
     except ImportError:

@@ -86,8 +86,8 @@ def _of_torchvision(filename: str) -> dict[str, str]:
 
 def _of_openmmlab(_: str) -> dict[str, str]:
     urls = mmengine_checkpoint.get_external_models()
-    renamed = mmengine_checkpoint.get_deprecated_model_names()
-    return {**urls, **{old: urls[new] for old, new in renamed.items() if new in urls}}
+    aliases = mmengine_checkpoint.get_deprecated_model_names()
+    return {**urls, **{old: urls[new] for old, new in aliases.items() if new in urls}}
 
 
 _LISTS: dict[str, Callable[[str], dict[str, str]]] = {

@@ -138,10 +138,10 @@ def read_values(
 
 def _check_sums(file: str | Path | IO[bytes]) -> None:
     """Raise an error for a zip whose checksums do not fit; files of the old format have none."""
-    with open(file, 'rb') if isinstance(file, (str, Path)) else nullcontext(file) as opened:
-        offset = opened.tell()
-        if opened.read(4) == b'PK\x03\x04':
-            with zipfile.ZipFile(opened) as archive:
+    with open(file, 'rb') if isinstance(file, (str, Path)) else nullcontext(file) as stream:
+        offset = stream.tell()
+        if stream.read(4) == b'PK\x03\x04':
+            with zipfile.ZipFile(stream) as archive:
                 members = archive.infolist()
                 if len({member.filename for member in members}) < len(members):
                     raise zipfile.BadZipFile('two members have one name')
@@ -152,7 +152,7 @@ def _check_sums(file: str | Path | IO[bytes]) -> None:
                     with archive.open(member) as content:
                         while member.CRC and content.read(_PART):  # 0 after torch's set_crc32_options(False)
                             pass
-        opened.seek(offset)
+        stream.seek(offset)
 
 
 @contextmanager
@@ -181,8 +181,8 @@ def _replace_stand_ins(value: Any, memo: dict[int, tuple[Any, Any]] | None = Non
     memo[id(value)] = value, value
     if isinstance(value, tuple):
         members = [_replace_stand_ins(member, memo) for member in value]
-        same = all(new is old for new, old in zip(members, value, strict=True))
-        result = value if same or type(value) is not tuple else tuple(members)
+        is_same = all(new is old for new, old in zip(members, value, strict=True))
+        result = value if is_same or type(value) is not tuple else tuple(members)
         memo[id(value)] = value, result
         return result
     if isinstance(value, list):
@@ -225,17 +225,17 @@ def _read_parts(index: Path, map_location: Any) -> dict[str, Any]:
     state: dict[str, Any] = {}
     for name, names in part_files(index).items():
         tensors = _read_safetensors(index.parent / name, map_location)['state_dict']
-        if odd := sorted(tensors.keys() ^ set(names)):
-            raise ValueError(f'{name} holds other tensors than the index lists: {odd[0]} and {len(odd) - 1} more')
+        if strays := sorted(tensors.keys() ^ set(names)):
+            raise ValueError(f'{name} holds other tensors than the index lists: {strays[0]} and {len(strays) - 1} more')
         state |= tensors
     return {'state_dict': state, 'meta': {}}
 
 
 def _refusal(name: str, error: Exception) -> ValueError:
-    refused = re.search(r'GLOBAL (\S+)', str(error))
-    if isinstance(error, pickle.UnpicklingError) and refused:
+    match = re.search(r'GLOBAL (\S+)', str(error))
+    if isinstance(error, pickle.UnpicklingError) and match:
         return ValueError(
-            f'{name!r} holds more than tensors and plain values ({refused[1]}), which could run code. If you trust the '
+            f'{name!r} holds more than tensors and plain values ({match[1]}), which could run code. If you trust the '
             "file: torch.save({'state_dict': torch.load(FILE, weights_only=False)['state_dict']}, NEW); if it holds "
             'only values: torch.serialization.add_safe_globals.'
         )

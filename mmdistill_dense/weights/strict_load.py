@@ -84,23 +84,23 @@ def local_file(checkpoint: str, config: str | None, key: str) -> Path:
     if checkpoint == 'auto':
         checkpoint = published_weights(config or '')
     if checkpoint.startswith(HUB):
-        path, promised = hub_file(checkpoint, key), promised_hash(checkpoint)
+        path, digits = hub_file(checkpoint, key), promised_hash(checkpoint)
     elif re.match(r'https?://', checkpoint):
-        promised = promised_hash(checkpoint)
-        if promised is None:
+        digits = promised_hash(checkpoint)
+        if digits is None:
             remedy = 'add its SHA-256 (…#sha256=<hexadecimal digits>), or give the path of a downloaded file'
             raise ValueError(f'{key}={checkpoint!r}: this address has no hash to check the file with: {remedy}.')
         path = download(checkpoint, downloads(), key)
     else:
         path = Path(checkpoint).expanduser()
-        promised = promised_hash(path.name)
+        digits = promised_hash(path.name)
         if not path.is_file():
             names = sorted(p.name for p in path.parent.glob('*') if p.suffix in ('.pth', '.pt', '.safetensors'))
             beside = f'The folder holds {some(names) or "no checkpoint"}'
             if not path.parent.is_dir():
                 beside = f'There is no folder {str(path.parent)!r} either'
             raise FileNotFoundError(f'{key}={checkpoint!r}: no such file (working folder {Path.cwd()}). {beside}.')
-    check_promise(path, promised, key)
+    check_promise(path, digits, key)
     return path
 
 
@@ -113,10 +113,10 @@ def promised_hash(address: str) -> str | None:
     return digits.lower() or (match[1] if match else None)
 
 
-def check_promise(path: Path, promised: str | None, key: str) -> None:
+def check_promise(path: Path, digits: str | None, key: str) -> None:
     """Raise a ``ValueError`` for a file that has another SHA-256 than one that was promised."""
-    if promised and not sha256(path).startswith(promised):
-        problem = f'the content has SHA-256 {sha256(path)[:8]}…, but its name promises {promised}'
+    if digits and not sha256(path).startswith(digits):
+        problem = f'the content has SHA-256 {sha256(path)[:8]}…, but its name promises {digits}'
         raise ValueError(f'{key}={str(path)!r}: {problem}: download it again, or rename it if you made it.')
 
 
@@ -129,21 +129,21 @@ def download(url: str, folder: Path, key: str) -> Path:
     """
     from torch import hub
 
-    address, promised = url.partition('#')[0], promised_hash(url)
+    address, digits = url.partition('#')[0], promised_hash(url)
     path = folder / Path(urlsplit(address).path).name
     origin = path.with_name(f'{path.name}.address')
-    if promised is None:
+    if digits is None:
         other = origin.is_file() and origin.read_text(encoding='utf-8') != address
     else:
-        other = path.is_file() and not sha256(path).startswith(promised)
+        other = path.is_file() and not sha256(path).startswith(digits)
     if other:
         path = folder / hashlib.sha256(address.encode()).hexdigest()[:16] / path.name
     if not path.is_file():
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            if promised is None and path.parent == folder:
+            if digits is None and path.parent == folder:
                 write_text(origin, address)
-            hub.download_url_to_file(address, str(path), hash_prefix=promised)
+            hub.download_url_to_file(address, str(path), hash_prefix=digits)
         except (OSError, RuntimeError) as error:
             problem = f'{key}: could not download {address} to {path} ({error})'
             raise OSError(f'{problem}: download it elsewhere, and give the file or put it there.') from error

@@ -253,7 +253,7 @@ def _detached(recorded: Mapping[str, list[Tensor]]) -> dict[str, list[Tensor]]:
 
 def _cut_off(found: list[Tensor]) -> list[Tensor]:
     if isinstance(found, Replay):
-        return Replay(found.network, {name: _leaf(value) for name, value in found.kept.items()})
+        return Replay(found.network, {name: _leaf(value) for name, value in found.arguments.items()})
     return [_leaf(x) for x in found]
 
 
@@ -262,7 +262,9 @@ def _leaf(value: Any) -> Any:
 
 
 def _leaves(found: Sequence[Tensor]) -> Iterator[Tensor]:
-    values: list[Any] = [*found.kept.values(), *found.network.parameters()] if isinstance(found, Replay) else [*found]
+    values: list[Any] = (
+        [*found.arguments.values(), *found.network.parameters()] if isinstance(found, Replay) else [*found]
+    )
     yield from (value for value in values if isinstance(value, Tensor) and value.requires_grad)
 
 

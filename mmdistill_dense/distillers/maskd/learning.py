@@ -79,10 +79,10 @@ def training_objective(network: nn.Module) -> Iterator[None]:
 def only_possible_heads(network: nn.Module, data_samples: Samples) -> Iterator[bool]:
     """Remove the mask branch of a two-stage teacher if the data hold no instance masks; yield whether it did."""
     roi_head: Any = getattr(network, 'roi_head', None)
-    wanting = getattr(roi_head, 'with_mask', False) and not all(
+    lacks_masks = getattr(roi_head, 'with_mask', False) and not all(
         'masks' in getattr(sample, 'gt_instances', ()) for sample in data_samples
     )
-    if not wanting:
+    if not lacks_masks:
         yield False
         return
     mask_head = roi_head.mask_head

@@ -140,11 +140,11 @@ def read_tokens(path: str | Path, owner: str) -> tuple[TokenTensors, dict[str, A
     if len(sets) > 1 and f'{owner}.' not in sets:
         names = some(map(repr, sets))
         raise ValueError(f'{str(path)!r} holds several sets of tokens, under {names}; none is {owner!r}.')
-    chosen = f'{owner}.' if len(sets) > 1 else next(iter(sets))
+    prefix = f'{owner}.' if len(sets) > 1 else next(iter(sets))
     meta = {**(content.get('meta') or {}), 'unfinished': 'learner' in content}
-    if f'{chosen}tokens_ready' in state:
-        meta['teacher'] = from_number(int(state[f'{chosen}tokens_ready']))
-    return sets[chosen], meta
+    if f'{prefix}tokens_ready' in state:
+        meta['teacher'] = from_number(int(state[f'{prefix}tokens_ready']))
+    return sets[prefix], meta
 
 
 def fit_tokens(values: Mapping[str, Tensor], expected: Mapping[str, torch.Size], source: str) -> TokenTensors:

@@ -89,12 +89,12 @@ class NegativeQueue(ExactBuffers):
         keys = gather_rows(keys.to(self.rows))
         # Reading the number of keys would wait for the device. So the rows to leave out are sorted first, to the places
         # before ptr, and are replaced by the rows that are there.
-        written = keys.ne(0).any(1)
-        order = written.byte().argsort(stable=True)[-self.size :]
-        keys, written = keys[order], written[order]
-        number = written.sum()
+        is_new = keys.ne(0).any(1)
+        order = is_new.byte().argsort(stable=True)[-self.size :]
+        keys, is_new = keys[order], is_new[order]
+        number = is_new.sum()
         slots = (self.ptr + number + torch.arange(-len(keys), 0, device=self.ptr.device)) % self.size
-        self.rows.index_copy_(0, slots, torch.where(written[:, None], keys, self.rows[slots]))
+        self.rows.index_copy_(0, slots, torch.where(is_new[:, None], keys, self.rows[slots]))
         self.ptr.add_(number).remainder_(self.size)
         self.filled.add_(number).clamp_(max=self.size)
         if self._count != self.size:  # a full queue stays full
@@ -130,8 +130,8 @@ class ChannelCenter(nn.Module):
         pixels = centred.movedim(1, -1).flatten(0, 2)  # (B H W, C)
         weight = pixels.new_ones(len(pixels), 1) if valid is None else valid.reshape(-1, 1).to(pixels.dtype)  # (n, 1)
         sums = mean_over_ranks(torch.cat([(weight * pixels).sum(0), weight.sum(0)]))  # (C + 1,)
-        moved = self.momentum * (sums[:-1] / sums[-1].clamp_min(MIN_COUNT)).to(self.mean)
-        self.mean.add_(torch.where(moved.isfinite(), moved, 0))  # a broken map, whose step is skipped, leaves no trace
+        step = self.momentum * (sums[:-1] / sums[-1].clamp_min(MIN_COUNT)).to(self.mean)
+        self.mean.add_(torch.where(step.isfinite(), step, 0))  # a broken map, whose step is skipped, leaves no trace
 
 
 AUTO_SIZE = 'auto'
@@ -255,24 +255,24 @@ class PixelAttention(nn.Module):
             )
         tokens = self.norm(x.flatten(2).mT)  # (B, N, C)
         q, k, v = self.qkv(tokens).unflatten(2, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)  # (3, B, h, N, C/h)
-        read = F.scaled_dot_product_attention(q, k, v)  # (B, heads, tokens, C / heads)
-        read = self.gamma * self.out(read.transpose(1, 2).flatten(2))  # (B, N, C)
-        return x + read.mT.reshape(batch, channels, height, width).to(x.dtype)  # (B, C, H, W)
+        values = F.scaled_dot_product_attention(q, k, v)  # (B, heads, tokens, C / heads)
+        values = self.gamma * self.out(values.transpose(1, 2).flatten(2))  # (B, N, C)
+        return x + values.mT.reshape(batch, channels, height, width).to(x.dtype)  # (B, C, H, W)
 
 
 def check_head(head: Mapping[str, Any]) -> dict[str, Any]:
     """Return the options of the head, completed by their defaults."""
-    checked = check_keys('head', head, HEAD)
-    check_option('head.type', checked['type'], ('linear', 'mlp', 'mlp2', 'mlp4'))
-    linear = checked['type'] == 'linear'
-    check_option('head.bias', checked['bias'], (None, True, False) if linear else (None, True, False, 'hidden'))
+    options = check_keys('head', head, HEAD)
+    check_option('head.type', options['type'], ('linear', 'mlp', 'mlp2', 'mlp4'))
+    linear = options['type'] == 'linear'
+    check_option('head.bias', options['bias'], (None, True, False) if linear else (None, True, False, 'hidden'))
     for name in ('hidden', 'layers'):
-        if linear and checked[name] != HEAD[name]:
-            setting = f"{name}={checked[name]} with 'linear'"
+        if linear and options[name] != HEAD[name]:
+            setting = f"{name}={options[name]} with 'linear'"
             raise ValueError(f"head.{name} needs type='mlp', 'mlp2' or 'mlp4', got {setting}.")
-        if checked[name] is not None:
-            check_count(f'head.{name}', checked[name], 1)
-    return checked
+        if options[name] is not None:
+            check_count(f'head.{name}', options[name], 1)
+    return options
 
 
 def check_no_head(key: str, taps: str, student: int, teacher: int) -> None:
@@ -368,13 +368,13 @@ def random_pixels(x: Tensor, valid: Tensor | None, count: int, generator: torch.
     """
     share = torch.ones(len(x), x.shape[2:].numel()) if valid is None else valid.flatten(1).float()  # (B, H*W)
     images = share.any(1).nonzero()[:, 0]
-    drawn = torch.multinomial(share[images], count, replacement=True, generator=generator)
-    return x.flatten(2)[to_device(images[:, None], x), :, to_device(drawn, x)].flatten(0, 1)  # (images*count, C)
+    index = torch.multinomial(share[images], count, replacement=True, generator=generator)
+    return x.flatten(2)[to_device(images[:, None], x), :, to_device(index, x)].flatten(0, 1)  # (images*count, C)
 
 
-def take_pixels(x: Tensor, chosen: Tensor | None) -> Tensor:
-    """Return the pixels at the flat indices ``chosen`` (``None``: all), (B, C, n, 1) or, of (B, H, W), (B, n, 1)."""
-    return x if chosen is None else x.flatten(-2)[..., to_device(chosen, x), None]  # (..., n, 1)
+def take_pixels(x: Tensor, index: Tensor | None) -> Tensor:
+    """Return the pixels at the flat indices ``index`` (``None``: all), (B, C, n, 1) or, of (B, H, W), (B, n, 1)."""
+    return x if index is None else x.flatten(-2)[..., to_device(index, x), None]  # (..., n, 1)
 
 
 def inside_images(data_samples: Samples, x: Tensor) -> Tensor | None:

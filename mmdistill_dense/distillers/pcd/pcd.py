@@ -151,12 +151,12 @@ class PCD(Distiller):
         if long := warning(self.queue_size, count_pictures(runner.train_dataloader.dataset), keys, self.key):
             runner.logger.warning(long)
 
-    def _choose_size(self, runner: Runner, chosen: Tensor) -> None:
-        if not chosen.any():
+    def _choose_size(self, runner: Runner, size: Tensor) -> None:
+        if not size.any():
             loader: Any = runner.train_dataloader
             per_step = loader.batch_sampler.batch_size * world_size()
-            chosen.copy_(torch.tensor(choose_size(count_pictures(loader.dataset), per_step, self.key)))
-        self.queue_size, self.keys_per_image = chosen.tolist()
+            size.copy_(torch.tensor(choose_size(count_pictures(loader.dataset), per_step, self.key)))
+        self.queue_size, self.keys_per_image = size.tolist()
         for level in range(len(self.weights)):
             self._queue(level).limit(self.queue_size)
         runner.logger.info(
@@ -212,17 +212,17 @@ class PCD(Distiller):
         if self.resize == 'student':
             students = [losses.to_grid(s, t.shape[2:]) for s, t in zip(students, teachers, strict=True)]
         sizes = [s.shape[2:] for s in students]
-        chosen = [self.positions(size.numel(), level) for size in sizes]
-        heads = [self._embed(level, s, where) for s, where in zip(students, chosen, strict=True)]
+        indices = [self.positions(size.numel(), level) for size in sizes]
+        heads = [self._embed(level, s, where) for s, where in zip(students, indices, strict=True)]
         pixels = len(students) == 1 and not self.vectors
         inside = inside_images(data_samples, students[0]) if pixels else None
         mask = None if inside is None else losses.to_device(inside, students[0])
-        valid = None if mask is None else take_pixels(mask, chosen[0])
+        valid = None if mask is None else take_pixels(mask, indices[0])
         with torch.autocast(heads[0].device.type, enabled=False):
             center = self._part('center', level)
             maps = [center(t.detach().to(losses.loss_dtype(t))) for t in teachers]
             grids = {(i, j): losses.to_grid(maps[j], sizes[i]) for i, j in {(0, 0), *pairs}}
-            targets = [take_pixels(grids[i, j], chosen[i]) for i, j in pairs]
+            targets = [take_pixels(grids[i, j], indices[i]) for i, j in pairs]
             rows = [losses.pixel_pairs(heads[i], t, valid) for (i, _), t in zip(pairs, targets, strict=True)]
             return LevelTensors(students, heads, grids[0, 0], mask, valid, rows, inside)
 
@@ -232,8 +232,8 @@ class PCD(Distiller):
             return None
         return torch.randperm(pixels, generator=self.generator(level))[: self.num_pixels]
 
-    def _embed(self, level: int, x: Tensor, chosen: Tensor | None) -> Tensor:
-        x = take_pixels(self._part('attention', level)(x), chosen)
+    def _embed(self, level: int, x: Tensor, index: Tensor | None) -> Tensor:
+        x = take_pixels(self._part('attention', level)(x), index)
         return self._part('predictor', level)(self._part('projector', level)(x))
 
     def _part(self, name: str, level: int) -> nn.Module:

@@ -25,7 +25,16 @@ from mmdistill_dense.apps.inspect import inference
 from mmdistill_dense.apps.inspect.drawing import draw
 from mmdistill_dense.apps.report import make_report, predictions
 from mmdistill_dense.apps.report.page import render
-from mmdistill_dense.apps.report.predictions import Predictions, Scene, pixel_accuracy, prediction_panel, truth_panel
+from mmdistill_dense.apps.report.predictions import (
+    Predictions,
+    Scene,
+    choose_pictures,
+    class_sheet,
+    difference,
+    pixel_accuracy,
+    prediction_panel,
+    truth_panel,
+)
 from mmdistill_dense.apps.report.runs import Comparison, TrainedRun, compare
 from mmdistill_dense.apps.report.section import Chart, Panel, Section, Sheet, Strip
 from tests import toys
@@ -114,10 +123,10 @@ def test_the_time_of_a_picture_is_that_of_its_pass(monkeypatch, names):
     monkeypatch.setattr(inference, 'time', SimpleNamespace(perf_counter=lambda: network.now))
     item = {'inputs': torch.zeros(3, 4, 5), 'data_samples': SegDataSample()}
     scenes = [Scene(name, np.zeros((4, 5, 3), np.uint8), item) for name in names]
-    section._add('kd', lambda: network, scenes, META, [[] for _ in scenes])
+    section._predict('kd', lambda: network, scenes, range(len(scenes)))
     assert section.costs['kd'].milliseconds == pytest.approx(20)
     network.test_cfg, network.inference = {'mode': 'slide'}, lambda: network.spend(70)
-    section._add('other', lambda: network, scenes, META, [[] for _ in scenes])
+    section._predict('other', lambda: network, scenes, range(len(scenes)))
     assert section.costs['other'].milliseconds == pytest.approx(70), 'one that predicts in another way has its own'
 
 
@@ -345,3 +354,34 @@ def test_objects_below_the_score_are_not_counted() -> None:
     found = InstanceData(bboxes=BOX.repeat(2, 1), labels=torch.tensor([0, 1]), scores=torch.tensor([0.9, 0.2]))
     scene = Scene('x', np.zeros((960, 1280, 3), np.uint8), {})
     assert prediction_panel(scene, DetDataSample(pred_instances=found), 'kd', META).caption == 'kd: 1 boxes'
+
+
+def test_pictures_are_those_where_the_students_differ_and_where_the_better_one_errs_and_classes_have_gains() -> None:
+    """Of four pictures: the third differs, the second has errors of both; IoU of cat by hand."""
+    truth = [[0, 1, 1]] * 4
+    alone = [
+        segmented(rows, true) for rows, true in zip([[0, 1, 1], [1, 0, 0], [0, 0, 0], [0, 1, 1]], truth, strict=True)
+    ]
+    taught = [
+        segmented(rows, true) for rows, true in zip([[0, 1, 1], [1, 0, 1], [0, 1, 1], [0, 1, 1]], truth, strict=True)
+    ]
+    assert choose_pictures(alone, taught, 2) == [2, 1]
+    sheet = class_sheet({'control': dict(enumerate(alone)), 'kd': dict(enumerate(taught))}, META)
+    assert sheet is not None and sheet.caption == 'IoU of each class on 4 pictures'
+    # cat: alone 3 right of 3 + 4 + 1, taught 3 of 3 + 1 + 1; dog: 4 of 4 + 1 + 4, taught 7 of 7 + 1 + 1
+    assert sheet.rows == [['dog', '44.4', '77.8', '+33.3'], ['cat', '37.5', '60.0', '+22.5']]
+    unlabelled = {'control': {0: segmented([0], None)}, 'kd': {0: segmented([0], None)}}
+    assert class_sheet(unlabelled, META) is None
+
+
+def test_boxes_differ_by_those_without_a_partner_of_their_class() -> None:
+    def boxes(labels: list[int], shift: float = 0.0) -> DetDataSample:
+        corners = torch.stack([BOX[0] + 700 * number + shift for number in range(len(labels))])
+        found = InstanceData(bboxes=corners, labels=torch.tensor(labels), scores=torch.full((len(labels),), 0.9))
+        return DetDataSample(
+            pred_instances=found, gt_instances=InstanceData(bboxes=corners, labels=torch.tensor(labels))
+        )
+
+    assert difference(boxes([0, 1]), boxes([0, 1], 20.0)) == 0
+    assert difference(boxes([0, 1]), boxes([0, 0])) == 0.5
+    assert difference(boxes([0]), boxes([0], 900.0)) == 1 and difference(boxes([0]), None) == 0

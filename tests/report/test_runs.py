@@ -557,3 +557,16 @@ def test_suites_of_two_teachers_metrics_or_splits_share_no_claim(tmp_path):
         with pytest.raises(ValueError, match='scored differently .* by '):
             answer(*suites)
         result(suites[1] / 'runs/kd/seed0', 55.0)
+
+
+def test_a_detector_has_the_precision_of_each_class_with_its_gain(tmp_path: Path) -> None:
+    for name, cat, dog in (('control', 0.5, 0.25), ('kd', 0.45, 0.5)):
+        for seed in (0, 1):
+            found = {'coco/bbox_mAP': 0.4, 'coco/cat_precision': cat + seed / 10, 'coco/dog_precision': dog}
+            result(
+                row(tmp_path, name, seed=seed), 40.0, dict(metric='coco/bbox_mAP', metrics=dict(test=found, val=found))
+            )
+    sheet = answer(tmp_path).class_precisions()
+    assert sheet is not None
+    assert sheet.rows == [['dog', '25.0', '50.0', '+25.0'], ['cat', '55.0', '50.0', '-5.0']]
+    assert answer(tmp_path / 'runs/control').class_precisions() is None

@@ -12,9 +12,9 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from mmdistill_dense.apps.report.predictions import Predictions
+from mmdistill_dense.apps.report.predictions import PICTURES, Predictions
 from mmdistill_dense.apps.report.runs import Comparison, TrainedRun, compare
-from mmdistill_dense.apps.report.scores import answer_section
+from mmdistill_dense.apps.report.scores import Answer, answer_section
 from mmdistill_dense.apps.report.section import Chart, Missing, Numbers, Section, Sheet, graph_objects
 from mmdistill_dense.config.values import flat
 from mmdistill_dense.utils.files import check_writable, write_text
@@ -22,7 +22,6 @@ from mmdistill_dense.utils.process import errors_only, quiet
 from mmdistill_dense.utils.version import __version__
 from mmdistill_dense.weights.strict_load import read_checkpoint
 
-PICTURES = 4
 MAX_NAMES = 3  # methods in the title
 
 
@@ -60,7 +59,9 @@ def report(args: argparse.Namespace) -> None:
 
 def sections_of(comparison: Comparison, pictures: int = PICTURES, metric: str | None = None) -> list[Section]:
     """Return the sections of a page: the answer with the scores, pictures, curves, settings."""
-    numbers, predictions = Numbers(comparison, metric), Predictions(comparison, pictures)
+    numbers = Numbers(comparison, metric)
+    best = Answer(numbers).verdict.best if numbers.metric else None
+    predictions = Predictions(comparison, pictures, best.name if best else None)
     scores = answer_section(numbers, predictions.costs)
     return [scores, predictions.section, numbers.curves(), settings_section(comparison)]
 

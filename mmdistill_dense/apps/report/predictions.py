@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -15,12 +17,13 @@ import numpy as np
 import torch
 from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import DefaultScope, init_default_scope
+from torch import Tensor
 
 from mmdistill_dense.apps.export.write_student import load_student
 from mmdistill_dense.apps.inspect.drawing import CONFIDENT, draw, image_of
 from mmdistill_dense.apps.inspect.inference import predict_timed
 from mmdistill_dense.apps.report.runs import Comparison, TrainedRun
-from mmdistill_dense.apps.report.section import Key, Missing, Panel, Section, Strip, panel
+from mmdistill_dense.apps.report.section import Key, Missing, Panel, Section, Sheet, Strip, panel
 from mmdistill_dense.config.values import layers, type_name
 from mmdistill_dense.networks.teacher import FrozenTeacher
 from mmdistill_dense.networks.trace import TeacherOption
@@ -31,6 +34,9 @@ from mmdistill_dense.utils.runner_internals import IGNORED, Network, Sample, par
 
 _HEADS = ('decode_head', 'bbox_head', 'roi_head')
 _MOST_KEYS = 30
+PICTURES = 6
+CANDIDATES = 24  # pictures among which they are chosen
+CHOOSING_SECONDS = 20.0  # of each of two networks, on a slow machine with fewer candidates
 
 
 @dataclass(frozen=True)
@@ -48,69 +54,169 @@ class NetworkCost:
 
 
 class Predictions:
-    """Predictions of each method's first run and of the teacher, for ``count`` pictures; 0 runs no network."""
+    """Predictions of each method's first run and of the teacher, for ``count`` pictures; 0 runs no network.
 
-    def __init__(self, comparison: Comparison, count: int) -> None:
+    The pictures are those on which the student alone and the ``best`` method differ most, and on which the latter errs
+    most, among some that are spread over the set; all of them where there is no such pair.
+    """
+
+    def __init__(self, comparison: Comparison, count: int, best: str | None = None) -> None:
         self.costs: dict[str, NetworkCost] = {}
+        self.samples: dict[str, dict[int, Sample]] = {}  # by network and number of the picture
         self._times: dict[str, float] = {}
-        note = f'The same validation pictures for all. Boxes and masks have a score above {CONFIDENT}.'
-        self.section = Section('predictions', 'Predictions', note)
+        self.section = Section('predictions', 'Predictions', f'Boxes and masks have a score above {CONFIDENT}.')
         if count:
-            self.section.attempt(partial(self._strips, comparison, count))
+            self.section.attempt(partial(self._strips, comparison, count, best))
         else:
             self.section.reasons.append('Pictures were switched off (--pictures 0).')
 
-    def _strips(self, comparison: Comparison, count: int) -> list[Strip]:
-        """Return for each picture its panels: input, students, teacher, truth."""
+    def _strips(self, comparison: Comparison, count: int, best: str | None) -> list[Strip | Sheet]:
+        """Return for each picture its panels: input, students, teacher, truth; and the gain of each class of pixels."""
         first_runs = comparison.first_runs
         if not first_runs:
             raise Missing('No predictions: no run holds a checkpoint.')
-        scenes, meta = scenes_of(first_runs[0], count)
-        rows = [[panel(scene.image, 'input', f'The picture {scene.name}')] for scene in scenes]
-        networks: list[tuple[str, Callable[[], Any]]] = [(run.name, partial(student_of, run)) for run in first_runs]
-        # the teacher that a control names may not exist
-        teacher_run = sorted(first_runs, key=lambda run: (not run.teachers, not run.distillers))[0]
-        configs = {str([option.get('cfg') for option in run.teachers.values()]) for run in first_runs if run.distillers}
-        teachers = teacher_run.teachers if len(configs - {'[]'}) < 2 else {}
-        networks += [(name, partial(teacher_of, teacher_run, name)) for name in teachers]
-        if not teachers:
-            cause = 'the runs have several' if teacher_run.teachers else 'the config has none'
-            self.section.reasons.append(f'No predictions of a teacher: {cause}.')
-        for name, load in networks:
-            self.section.attempt(partial(self._add, name, load, scenes, meta, rows))
-        for scene, row in zip(scenes, rows, strict=True):
-            row += [truth] if (truth := truth_panel(scene, meta)) else []
+        control = next((run.name for run in first_runs if run in comparison.controls), None)
+        best = best or next((run.name for run in first_runs if run not in comparison.controls), None)
+        pair = [name for name in (control, best) if name in {run.name for run in first_runs}]
+        is_pair = len(pair) == 2
+        scenes, meta = scenes_of(first_runs[0], max(count, CANDIDATES) if is_pair else count)
+        networks = {run.name: partial(student_of, run) for run in first_runs} | self._teachers(first_runs)
+        numbers = list(range(len(scenes)))
+        for name in pair if is_pair else ():
+            self.section.attempt(partial(self._predict, name, networks[name], scenes, numbers))
+            numbers = list(self.samples.get(name, numbers))  # as many as the time allowed
+        if is_pair and all(name in self.samples for name in pair):
+            alone, taught = ([self.samples[name][number] for number in numbers] for name in pair)
+            shown = [numbers[index] for index in choose_pictures(alone, taught, count)]
+            note = (
+                f'Of {len(numbers)} pictures those on which {" and ".join(pair)} differ most, and the latter errs most.'
+            )
+            self.section.note = f'{note} {self.section.note}'
+        else:
+            shown = evenly_spaced(len(scenes), count)
+        for name, load in networks.items():
+            if name not in self.samples:
+                self.section.attempt(partial(self._predict, name, load, scenes, shown))
         colours = zip(meta['palette'] or (), meta['classes'] or (), strict=False)
         self.section.legend = [Key(f'rgb{colour}'.replace(',', ''), name) for colour, name in colours][:_MOST_KEYS]
-        return [Strip(scene.name, row) for scene, row in zip(scenes, rows, strict=True)] if self.costs else []
+        strips = [self._strip(scenes[number], number, list(networks), meta) for number in shown]
+        sheet = class_sheet({name: self.samples.get(name, {}) for name in pair}, meta) if is_pair else None
+        return [*strips, *([sheet] if sheet else [])] if self.costs else []
 
-    def _add(
-        self, name: str, load: Callable[[], Any], scenes: list[Scene], meta: Mapping[str, Any], rows: list[list[Panel]]
-    ) -> None:
-        network, panels, seconds, predicted, true = load(), [], [], set[int](), set[int]()
+    def _teachers(self, first_runs: Sequence[TrainedRun]) -> dict[str, Callable[[], Any]]:
+        """Return what loads each teacher; note why there is none."""
+        # the teacher that a control names may not exist
+        run = sorted(first_runs, key=lambda run: (not run.teachers, not run.distillers))[0]
+        configs = {str([option.get('cfg') for option in run.teachers.values()]) for run in first_runs if run.distillers}
+        teachers = run.teachers if len(configs - {'[]'}) < 2 else {}
+        if not teachers:
+            cause = 'the runs have several' if run.teachers else 'the config has none'
+            self.section.reasons.append(f'No predictions of a teacher: {cause}.')
+        return {name: partial(teacher_of, run, name) for name in teachers}
+
+    def _strip(self, scene: Scene, number: int, names: Sequence[str], meta: Mapping[str, Any]) -> Strip:
+        samples = {name: self.samples[name][number] for name in names if name in self.samples}
+        panels = [panel(scene.image, 'input', f'The picture {scene.name}')]
+        panels += [prediction_panel(scene, sample, name, meta) for name, sample in samples.items()]
+        return Strip(scene.name, [*panels, *([truth] if (truth := truth_panel(scene, meta)) else [])])
+
+    def _predict(self, name: str, load: Callable[[], Any], scenes: Sequence[Scene], numbers: Sequence[int]) -> None:
+        network, seconds, predicted, true = load(), list[float](), set[int](), set[int]()
         if not hasattr(network, 'test_step') or not any(hasattr(network, head) for head in _HEADS):
             raise Missing(f'No predictions of {name}: {type(network).__name__} has no head that segments or detects.')
         network = revert_sync_batchnorm(network)
         network.eval()  # not chained: mmseg's backbones return nothing from it
-        batches = [{'inputs': [scene.item['inputs']], 'data_samples': [scene.item['data_samples']]} for scene in scenes]
-        predict_timed(network, batches[0])  # warms up
-        for scene, batch in zip(scenes, batches, strict=True):
+        samples, begin = dict[int, Sample](), time.monotonic()
+        for number in numbers:
+            if len(samples) >= PICTURES and time.monotonic() - begin > CHOOSING_SECONDS:
+                break
+            item = scenes[number].item
+            batch = {'inputs': [item['inputs']], 'data_samples': [item['data_samples']]}
+            if not samples:
+                predict_timed(network, batch)  # warms up
             (sample,), passed = predict_timed(network, batch)
+            if 'pred_sem_seg' not in sample and 'pred_instances' not in sample:
+                raise Missing(f'No predictions of {name}: it predicts neither classes of pixels nor boxes.')
+            if 'seg_logits' in sample:
+                del sample.seg_logits  # of 24 large pictures: gigabytes
+            samples[number] = sample
             seconds.append(passed)
-            panels.append(prediction_panel(scene, sample, name, meta))
             for key, classes in (('pred_sem_seg', predicted), ('gt_sem_seg', true)):
                 classes |= {*sample.get(key).data.unique().tolist()} - {IGNORED} if key in sample else set()
         # networks that differ in weights alone take one time
         kind = repr((network, getattr(network, 'test_cfg', None)))
         milliseconds = self._times.setdefault(kind, 1000 * median(seconds))
         self.costs[name] = NetworkCost(parameters_in_use(network), milliseconds, len(predicted) == 1 < len(true))
-        for row, cell in zip(rows, panels, strict=True):
-            row.append(cell)
+        self.samples[name] = samples
+
+
+def choose_pictures(controls: Sequence[Sample], students: Sequence[Sample], count: int) -> list[int]:
+    """Return the numbers of pictures: half those on which two networks differ most, then those with most errors."""
+    pairs = zip(controls, students, strict=True)
+    by_difference = np.argsort([-difference(control, student) for control, student in pairs], kind='stable').tolist()
+    by_error = np.argsort([-difference(student, None) for student in students], kind='stable').tolist()
+    return list(dict.fromkeys([*by_difference[: -(-count // 2)], *by_error]))[:count]
+
+
+def difference(sample: Sample, other: Sample | None) -> float:
+    """Return the share of pixels, or of confident boxes, that differ from another prediction, or from the truth."""
+    if 'pred_sem_seg' in sample:
+        if other is None:
+            return 1 - (pixel_accuracy(sample) or 0.0)
+        return float((sample.pred_sem_seg.data != other.pred_sem_seg.data).float().mean())
+    boxes = sample.pred_instances[sample.pred_instances.scores >= CONFIDENT]
+    others = getattr(sample, 'gt_instances', None) if other is None else other.pred_instances
+    others = others[others.scores >= CONFIDENT] if others is not None and 'scores' in others else others
+    if others is None or not len(boxes) or not len(others):
+        return float(bool(len(boxes) or (others is not None and len(others))))
+    corners = [torch.as_tensor(getattr(found.bboxes, 'tensor', found.bboxes)).cpu() for found in (boxes, others)]
+    equal = (box_iou(*corners) > 0.5) & (boxes.labels.cpu()[:, None] == others.labels.cpu())  # (N, M)
+    return 1 - float(equal.any(1).sum() + equal.any(0).sum()) / sum(equal.shape)
+
+
+def box_iou(boxes: Tensor, others: Tensor) -> Tensor:
+    """Return the IoU (N, M) of boxes (N, 4) and (M, 4), as corners."""
+    from mmdet.structures.bbox import bbox_overlaps  # imported by whoever has boxes
+
+    return cast(Tensor, bbox_overlaps(boxes.float(), others.float()))
+
+
+def class_sheet(samples: Mapping[str, Mapping[int, Sample]], meta: Mapping[str, Any]) -> Sheet | None:
+    """Return the IoU of each class of pixels by two networks, on the pictures that both saw; ``None`` for boxes."""
+    controls, students = samples.values()
+    numbers = [number for number in students if number in controls and 'gt_sem_seg' in students[number]]
+    if not numbers or not meta['classes'] or 'pred_sem_seg' not in students[numbers[0]]:
+        return None
+    ious = [_class_ious([seen[number] for number in numbers], len(meta['classes'])) for seen in (controls, students)]
+    rows = [
+        [name, f'{before:.1f}', f'{after:.1f}', f'{after - before:+.1f}']
+        for name, before, after in zip(meta['classes'], *ious, strict=True)
+        if not math.isnan(before)
+    ]
+    rows.sort(key=lambda row: -float(row[3]))
+    return Sheet(f'IoU of each class on {len(numbers)} pictures', ['class', *samples, 'gain'], rows)
+
+
+def _class_ious(samples: Sequence[Sample], classes: int) -> list[float]:
+    """Return the IoU in percent of each class over pictures, NaN for one that the truth lacks."""
+    counts = np.zeros((3, classes))  # of pixels: predicted, true, both
+    for sample in samples:
+        predicted, truth = sample.pred_sem_seg.data.cpu().numpy(), sample.gt_sem_seg.data.cpu().numpy()
+        labelled = truth < classes if predicted.shape == truth.shape else np.zeros_like(truth, bool)
+        predicted, truth = (
+            (np.minimum(labels[labelled], classes) for labels in (predicted, truth)) if labelled.any() else ([], [])
+        )
+        for number, labels in enumerate((predicted, truth, np.extract(np.equal(predicted, truth), truth))):
+            counts[number] += np.bincount(np.asarray(labels, int), minlength=classes)[:classes]
+    union = counts[0] + counts[1] - counts[2]
+    return [
+        100 * both / all_ if true else math.nan for both, all_, true in zip(counts[2], union, counts[1], strict=True)
+    ]
 
 
 def scenes_of(run: TrainedRun, count: int) -> tuple[list[Scene], dict[str, Any]]:
-    """Return evenly spaced pictures of a validation set, always the same, and names and colours of its classes."""
-    loader = run.config.get('val_dataloader') or run.config.get('test_dataloader')
+    """Return evenly spaced pictures of a test set, always the same, and names and colours of its classes."""
+    loader = run.config.get('test_dataloader') or run.config.get('val_dataloader')
     if loader is None:
         raise Missing('No predictions: the config has neither val_dataloader nor test_dataloader.')
     scenes = []
@@ -159,8 +265,6 @@ def prediction_panel(scene: Scene, sample: Sample, title: str, meta: Mapping[str
         right = pixel_accuracy(sample)
         caption = title if right is None else f'{title}: {right:.1%} of the labelled pixels right'
         return panel(draw(scene.image, sample, meta, 'pred'), caption, f'{caption}, in {scene.name}')
-    if 'pred_instances' not in sample:
-        raise Missing(f'No predictions of {title}: it predicts neither classes of pixels nor boxes.')
     instances = sample.pred_instances
     kind = 'masks' if 'masks' in instances else 'boxes'
     caption = f'{title}: {int((instances.scores >= CONFIDENT).sum())} {kind}'

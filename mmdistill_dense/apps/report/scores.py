@@ -136,6 +136,7 @@ def answer_section(numbers: Numbers, costs: Mapping[str, NetworkCost] | None = N
     section = Section('scores', 'Did it help, and what did it cost?', lead=answer.sentences())
     section.attempt(answer.table)
     section.attempt(answer.further_sets)
+    section.attempt(answer.class_precisions)
     section.note = (
         'Gain: over the control at the same seeds. Step: time of a step with its loading, over the control’s.'
     )
@@ -259,6 +260,24 @@ class Answer:
                 text = f' ({self.verdict.number(gain.mean, "+")})' if gain else ''
                 row.append(self.verdict.number(fmean(seed_scores.values())) + text if seed_scores else '')
         return Sheet('Other test sets: score and gain', ['network', *sets], rows) if sets else None
+
+    def class_precisions(self) -> Sheet | None:
+        """Return the AP of each class of a detector, as its suite tested it, and what the best method gains."""
+        if self.verdict.best is None or self.verdict.gain is None:
+            return None
+        name, seeds = self.verdict.best.name, self.verdict.gain.by_seed
+        precisions = list[dict[str, float]]()
+        for runs in (self._controls(name), self.comparison.runs_of(name)):
+            tests = [_test_metrics(run.result or {}) for run in runs if run.seed in seeds]
+            keys = [key for key in tests[0] if key.endswith('_precision') and all(key in test for test in tests)]
+            precisions.append({key: 100 * fmean(test[key] for test in tests) for key in keys})
+        control, method = precisions
+        rows = [
+            [key.partition('/')[2].removesuffix('_precision'), f'{control[key]:.1f}', f'{method[key]:.1f}']
+            + [f'{method[key] - control[key]:+.1f}']
+            for key in sorted(control.keys() & method.keys(), key=lambda key: control[key] - method[key])
+        ]
+        return Sheet('AP of each class', ['class', 'student alone', name, 'gain'], rows) if rows else None
 
     def _row(self, name: str) -> list[str]:
         all_runs = self.comparison.runs_of(name)

@@ -256,7 +256,7 @@ def test_the_tutorial_from_folder_to_report(tmp_path: Path, monkeypatch: pytest.
     stored = [cell['outputs'] for cell in read_notebook()['cells'] if cell['cell_type'] == 'code']
     kinds = ([[one['output_type'] for one in some] for some in outputs] for outputs in (run_notebook(), stored))
     assert next(kinds) == next(kinds)
-    assert Path('distil_mine/report.html').is_file() and Path('distil_mine/student_pcd.py').is_file()
+    assert Path('distil_mine/report.html').is_file() and Path('distil_mine/student.py').is_file()
     assert NOTEBOOK.stat().st_size < 300_000
 
 

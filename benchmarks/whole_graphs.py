@@ -115,7 +115,7 @@ def network_of(config: Config) -> Any:
             part.train().momentum = None
     with torch.no_grad():  # gives normalisation the statistics of its inputs
         for index in range(3):
-            graph.named(torch.randn(2, 3, 192, 256) + index)
+            graph.named_outputs(torch.randn(2, 3, 192, 256) + index)
     network.cfg = config
     network.eval()
     if config.default_scope == 'mmdet':

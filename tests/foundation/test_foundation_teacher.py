@@ -433,6 +433,6 @@ def test_the_head_of_the_guide_teaches(tmp_path: Path, monkeypatch: pytest.Monke
     assert main(['new', *words, '--batch', '2', '--iters', '4']) == 0
     teacher = Config.fromfile('distil_leaves/kd.py').model.teacher
     assert teacher.cfg == str(Path('head.py').resolve()) and teacher.decode_head.num_classes == 3
-    assert main(['run', 'distil_leaves']) == 0 and Path('distil_leaves/student_kd.pth').is_file()
+    assert main(['run', 'distil_leaves']) == 0 and Path('distil_leaves/student.pth').is_file()
     state = torch.load('distil_leaves/work/teacher/iter_4.pth', weights_only=False)['state_dict']
     assert all(torch.equal(state[f'backbone.{name}'], weight) for name, weight in network.state_dict().items())

@@ -191,7 +191,7 @@ def test_a_project_goes_on_to_its_student(project, capsys, monkeypatch):
     before = {file: file.stat().st_mtime_ns for file in project.rglob('result.json')}
     listed = printed('suite', 'list', definition)
     assert listed.count(' finished ') == 6 and 'CHANGED' not in listed, listed
-    told = printed('run', project)
+    told = printed('run', project, '--export', 'kd', 'fitnet')
     assert '7 runs, 1 to do' in told and 'iter_20.pth' in told, told
     assert before == {file: file.stat().st_mtime_ns for file in before}, 'nothing is trained twice'
     resumed = project / 'work/runs/kd/seed1'
@@ -199,7 +199,7 @@ def test_a_project_goes_on_to_its_student(project, capsys, monkeypatch):
     end = torch.load(resumed / 'iter_40.pth', weights_only=False)['state_dict']
     recorded = json.loads((LATER / 'finished/recorded.json').read_text())
     assert {name: value.double().norm().item() for name, value in end.items()} == pytest.approx(recorded, **TOLERANCE)
-    assert all((project / name).is_file() for name in ('report.html', 'student_kd.pth', 'student_fitnet.pth'))
+    assert all((project / name).is_file() for name in ('report.html', 'student.pth', 'student_kd.pth', 'student_fitnet.pth'))
 
     shutil.copytree(LATER / 'finished', resumed, dirs_exist_ok=True)
     assert printed('suite', 'list', definition).count(' finished ') == 7

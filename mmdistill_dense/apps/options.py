@@ -160,7 +160,7 @@ def fill_report(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('folders', nargs='+', metavar='WORK_DIR', help="work dirs, a suite's runs/<name>, or suites")
     parser.add_argument('--control', help="work dir of the student alone (default: the suite's, or without distillers)")
     parser.add_argument('--out', type=Path, default=Path('report.html'), help='the page (default: %(default)s)')
-    parser.add_argument('--pictures', type=int, default=4, help='validation pictures; 0 runs no network (default: 4)')
+    parser.add_argument('--pictures', type=int, default=6, help='test pictures; 0 runs no network (default: 6)')
     parser.add_argument('--metric', help='score to compare, as it is logged (default: of the suite, mIoU or box AP)')
     parser.set_defaults(run=run_later('report.page:report'))
 

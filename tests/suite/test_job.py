@@ -14,7 +14,7 @@ from mmdistill_dense.apps.commands.training import build_runner
 from mmdistill_dense.apps.suite import job, plan
 from mmdistill_dense.apps.suite.definition import Definition, load
 from mmdistill_dense.apps.suite.job import Progress
-from mmdistill_dense.utils.files import read_json
+from mmdistill_dense.utils.files import read_json, write_json
 from tests import toys
 from tests.suite import tiny
 from tests.suite.tiny import run_of
@@ -294,3 +294,31 @@ def test_progress_that_cannot_be_written_ends_no_training_and_an_evaluation_is_w
     report.written = -job.WRITE_INTERVAL
     report.after_val_iter(None, 0)
     assert read_json(tmp_path / 'state.json')['time'] > told['time']
+
+
+def test_a_checkpoint_is_saved_by_time_too_and_other_labels_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between those of the config, which here saves at the end alone; a run with other labels does not go on."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(job, 'SAVE_INTERVAL', 0.0)
+    definition = load(tiny.write(Path(), methods={'kd': {}}, checkpoint_every=1000))
+    folder, original = run_of(definition, 'control seed 0').folder, Progress.after_train_iter
+
+    def cut(self: Any, runner: Any, *args: Any, **options: Any) -> None:
+        original(self, runner, *args, **options)
+        if runner.iter == 1:
+            raise RuntimeError('a power cut')
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Progress, 'after_train_iter', cut)
+        with pytest.raises(RuntimeError, match='a power cut'):
+            execute_run(definition, 'control seed 0')
+    assert (folder / 'iter_2.pth').is_file()
+    state = read_json(folder / 'state.json')
+    write_json(folder / 'state.json', {**state, 'labels': 'others'})
+    for _ in range(2):
+        with pytest.raises(ValueError, match='was begun with other label files'):
+            execute_run(definition, 'control seed 0')
+    write_json(folder / 'state.json', state)
+    assert execute_run(definition, 'control seed 0')['restarts'] == 1

@@ -42,7 +42,7 @@ from mmdistill_dense.unlabelled.step import unlabelled_of
 from mmdistill_dense.utils.distributed import unwrap
 from mmdistill_dense.utils.files import owned, read_progress, save_whole, write_json
 from mmdistill_dense.utils.generators import Generators
-from mmdistill_dense.utils.runner_internals import start_from
+from mmdistill_dense.utils.runner_internals import between_steps, start_from
 from mmdistill_dense.utils.version import __version__
 from mmdistill_dense.weights.strict_load import read_checkpoint
 
@@ -134,7 +134,6 @@ class Progress(Hook):
         self.written = -WRITE_INTERVAL
         self.failed = False  # to write
         self.saved = self.start
-        self.labels = before.get('labels')  # the stamp of the training set's labels
         self.state: dict[str, Any] = {
             'config_hash': config_hash,
             'processes': processes,
@@ -142,6 +141,7 @@ class Progress(Hook):
             'phase': 'starting',
             'iteration': 0,
             'iterations': None,
+            'labels': before.get('labels'),  # the stamp of the training set's labels
             'pid': os.getpid(),
             'host': socket.gethostname(),
         }
@@ -170,10 +170,10 @@ class Progress(Hook):
 
     def before_train(self, runner: Runner) -> None:
         """Refuse to go on with other labels: the folder of the data may have been moved, and may hold others now."""
-        labels = self.labels
+        labels = before = self.state['labels']
         with suppress(OSError):
             labels = label_stamp(runner.train_dataloader.dataset)
-        if runner.iter and self.labels not in (None, labels):
+        if runner.iter and before not in (None, labels):
             raise ValueError(
                 f'{self.path.parent} was begun with other label files than train_dataloader.dataset reads now. Undo '
                 'the change, or remove that folder to repeat the run.'
@@ -186,7 +186,8 @@ class Progress(Hook):
         if self.is_due and outputs and 'loss' in outputs:  # reading it waits for the GPU
             self.state['loss'] = float(outputs['loss'])
         self.tell(iteration=runner.iter + 1)
-        if self.state['processes'] == 1 and time.monotonic() - self.saved >= SAVE_INTERVAL:
+        is_due = self.state['processes'] == 1 and time.monotonic() - self.saved >= SAVE_INTERVAL
+        if is_due and between_steps(runner):
             save_step(runner, runner.iter + 1)
             self.saved = time.monotonic()
 

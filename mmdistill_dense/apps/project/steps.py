@@ -24,6 +24,7 @@ from mmdistill_dense.apps.suite.rows import SuiteTable, collect
 from mmdistill_dense.apps.suite.table import gain_cell
 from mmdistill_dense.config.resolve import read_file, reading_once
 from mmdistill_dense.utils.process import heartbeat, quiet
+from mmdistill_dense.utils.validate import some
 
 # what a page or a warning may fail by, without which a run goes on
 _REPORT_ERRORS = (ImportError, LookupError, OSError, RuntimeError, TypeError, ValueError)
@@ -71,7 +72,7 @@ def run_project(folder: Path, exported: Sequence[str] = ()) -> int:
     sentences = dict.fromkeys([*table.sentences(), *cost_and_advice])
     print('\n'.join([*score_lines(table), *(f'         {sentence}' for sentence in sentences)]))
     for name in exported:
-        export_row(folder, definition, name, weights := folder / f'student_{name}.pth')
+        export_row(definition, name, weights := folder / f'student_{name}.pth')
         print(f'export   {weights} with its config {weights.with_suffix(".py").name}')
     print(export_best(folder, definition, table))
     return 0
@@ -144,20 +145,27 @@ def newer(file: Path, out: Path) -> bool:
     return file.is_file() and file.stat().st_mtime >= max(results, default=0.0)
 
 
-def export_row(folder: Path, definition: Definition, name: str, out: Path) -> tuple[Run, Path]:
+def export_row(definition: Definition, name: str, out: Path) -> tuple[Run, Path]:
     """Export the best checkpoint of a row's seed that is best on val; return this run and that checkpoint."""
-    results = {run: run.result for run in plan.runs(definition) if not run.is_teacher}
-    on_val = {run: plan.value_on_val(result) or 0.0 for run, result in results.items() if result and run.name == name}
-    if not on_val:
-        names = ', '.join(dict.fromkeys(run.name for run in results if run.result))
-        raise ValueError(f'--export {name}: no finished run of this name in {definition.out}. There are: {names}')
-    run = max(on_val, key=on_val.__getitem__)
-    last = run.folder / (results[run] or {})['checkpoint']
-    checkpoint = max(run.folder.glob('best_*.pth'), key=number_in, default=last)
+    finished = [run for run in plan.runs(definition) if run.result is not None and not run.is_teacher]
+    checkpoints = {run: best_checkpoint(run) for run in finished if run.name == name}
+    present = [run for run, checkpoint in checkpoints.items() if checkpoint.is_file()]
+    if not present:
+        files = some(str(checkpoint) for checkpoint in checkpoints.values())
+        names = some(dict.fromkeys(run.name for run in finished))
+        reason = f'the weights are gone: {files}' if files else f'no finished run has this name; there are {names}'
+        raise FileNotFoundError(f'{name} cannot be exported: {reason}.')
+    run = max(present, key=lambda run: plan.value_on_val(run.result or {}) or 0.0)
     if not newer(out, definition.out):
         with heartbeat('exporting'), quiet():
-            export_student(read_config(str(run.file)), checkpoint, out)
-    return run, checkpoint
+            export_student(read_config(str(run.file)), checkpoints[run], out)
+    return run, checkpoints[run]
+
+
+def best_checkpoint(run: Run) -> Path:
+    """Return the checkpoint of a finished run with the best validation, the last one if that was not kept."""
+    last = run.folder / (run.result or {})['checkpoint']
+    return max(run.folder.glob('best_*.pth'), key=number_in, default=last)
 
 
 def number_in(checkpoint: Path) -> int:
@@ -168,7 +176,10 @@ def number_in(checkpoint: Path) -> int:
 def export_best(folder: Path, definition: Definition, table: SuiteTable) -> str:
     """Export the student that the verdict names as ``student.pth``, and return a line that says which it is."""
     name, weights = table.verdict.student, folder / STUDENT
-    run, checkpoint = export_row(folder, definition, name, weights)
+    try:
+        run, checkpoint = export_row(definition, name, weights)
+    except FileNotFoundError as error:
+        return f'student  not written: {error} `mmdistill run {quote(str(folder))} --export NAME` exports another row.'
     training = 'trained alone: no method gained on val' if name == CONTROL else f'distilled by {name}'
     chosen = f'seed {run.seed}, step {number_in(checkpoint)}'
     return f'student  {weights} with its config {weights.with_suffix(".py").name}: {training} ({chosen}, best on val)'

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from mmdistill_dense.config.unknown_keys import check_known, read_options
 from mmdistill_dense.config.values import plain
 from mmdistill_dense.distillers.ground_truth import check_outputs
-from mmdistill_dense.distillers.schedule import Balance, Balancer, Schedule
+from mmdistill_dense.distillers.schedule import CONSTANT, Balance, Balancer, Schedule
 from mmdistill_dense.networks.class_pairs import ClassPairs
 from mmdistill_dense.networks.taps import Tap, TapOption, check_auto, parse_taps
 from mmdistill_dense.utils.removed import removed
@@ -297,6 +297,8 @@ class Distiller(nn.Module):
     def weight(self) -> float:
         """Return ``loss_weight``, or what ``balance`` found, times the schedule's factor."""
         weight = self.loss_weight if self.balancer is None else self.balancer.weight
+        if self.schedule == CONSTANT:
+            return weight
         return weight * self.schedule.factor(self.state.iteration, self.state.max_iters)
 
     def is_active(self) -> bool:

@@ -103,6 +103,7 @@ def check_point(name: str, point: int | float | None) -> None:
         raise ValueError(f'{name} must be {choices}, got {point!r}.')
 
 
+CONSTANT = Schedule()
 AUTO = 'auto'  # a ratio
 # The ratio of 'auto'. Measured with one seed on CamVid with 46 labels, for MasKD and PCD (docs/results.md).
 AUTO_RATIO = 10.0

@@ -429,8 +429,8 @@ class DistillHook(Hook):
         install_reader()  # a control is built without our code, so nothing else installs it
         self.resume_file = ResumeFile()
         # In this order at every event: a file is checked before its state is taken.
-        before = RunGuards(), self.resume_file, SeededStreams(), DistillerState(resume_changed), Balancing()
-        after = LossGuard(), Clipping(), Counters(), PendingValidation()
+        before = RunGuards(), self.resume_file, Counters(), SeededStreams(), DistillerState(resume_changed), Balancing()
+        after = LossGuard(), Clipping(), PendingValidation()
         self._places: tuple[Sequence[Hook], Sequence[Hook]] = before, after
         self.parts: Sequence[Hook] = (*before, *after)
         self._begun = False

@@ -313,7 +313,7 @@ class _Verdict:
         flag = loss.isfinite().all().logical_not().to(sum_dtype(loss)) * _BAD + signal
         all_reduce(flag, op='max')
         numbers = {k: x for k, x in log.items() if isinstance(x, Tensor) and not x.ndim and x.device == flag.device}
-        row = torch.stack([flag, *(x.detach().to(flag.dtype) for x in numbers.values())])
+        row = torch.stack([flag, *[x.detach().to(flag.dtype) for x in numbers.values()]])
         # From a GPU, this copies into pinned memory, which holds the numbers once the event has happened.
         self._row = row.to('cpu', non_blocking=row.is_cuda)
         self._arrived = torch.cuda.current_stream(row.device).record_event() if row.is_cuda else None

@@ -33,8 +33,8 @@ def loss_and_grad(
     grad = torch.zeros_like(student, memory_format=torch.contiguous_format) if needs_grad else None
     for image, (band, _) in itertools.product(range(len(student)), tiles(rows, 1, columns * pairs, budget)):
         part = (image, slice(None), slice(band.start * height, band.stop * height), slice(columns * width))
-        x, y = (_token_rows(maps[part]) for maps in (student, teacher))
-        tokens, candidates = (_by_patches(lists, columns, cut) for lists in (x, y))
+        x, y = _token_rows(student[part]), _token_rows(teacher[part])
+        tokens, candidates = _by_patches(x, columns, cut), _by_patches(y, columns, cut)
         for patches in tiles(tokens.shape[0], columns, pairs, budget):
             loss += _chunk(tokens[patches], candidates[patches], cut, temperature, budget, needs_grad)
         if grad is not None:
@@ -58,7 +58,7 @@ def _chunk(
 ) -> Tensor:
     """Return the loss sum of patches (rows, cols, ph, pw, M, D); overwrite their tokens with the gradient."""
     n, m, d = cut.patch[0] * cut.patch[1], cut.groups, tokens.shape[-1]
-    x, y = (part.reshape(-1, n * m, d) for part in (tokens, candidates))  # (P, N*M, D)
+    x, y = tokens.reshape(-1, n * m, d), candidates.reshape(-1, n * m, d)  # (P, N*M, D)
     grad = torch.empty_like(x) if needs_grad else None
     loss = x.new_zeros((), dtype=sum_dtype(x))
     for p, positions in tiles(len(x), n, m * n * m, budget):

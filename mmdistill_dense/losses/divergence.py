@@ -1,6 +1,6 @@
 """Divergences of softmax distributions: of classes (KD, DIST), channels (CWD), similarities (CIRKD)."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -304,13 +304,13 @@ def _correlations(s: Tensor, t: Tensor, beta: float, gamma: float, grad: Tensor 
     """
     means = [value.mean((0, 2), keepdim=True) for value in (s, t)]
     within = [s.new_zeros(1, s.shape[1], 1) for _ in range(3)]
-    for block in _row_blocks(s):
+    for block in _blocks(s, 1):
         for total, part in zip(within, _moments(s[block] - means[0], t[block] - means[1], (0, 2)), strict=True):
             total += part
     rows = s.numel() // s.shape[1]
     rho, pull, along = _slopes(within, _FLAT * rows**0.5 * means[0])
     value = gamma * rho.mean()
-    for block in _row_blocks(s):
+    for block in _blocks(s, 1):
         row_means = [side[block].mean(1, keepdim=True) for side in (s, t)]
         x, y = (side[block] - mean for side, mean in zip((s, t), row_means, strict=True))
         rho, row_pull, row_along = _slopes(_moments(x, y, (1,)), _FLAT * s.shape[1] ** 0.5 * row_means[0])
@@ -338,8 +338,3 @@ def _slopes(moments: Sequence[Tensor], flat: Tensor) -> tuple[Tensor, Tensor, Te
     pull = 1 / (x_norm * y_norm + _EPS)
     rho = xy * pull
     return rho, pull, torch.where(is_flat, 0, rho * pull * y_norm / x_norm)
-
-
-def _row_blocks(x: Tensor) -> Iterator[tuple[slice, slice, slice]]:
-    for b, n in tiles(x.shape[0], x.shape[2], x.shape[1], block_elements(x.device) // 4):
-        yield b, slice(None), n

@@ -215,5 +215,5 @@ class _Energy(torch.autograd.Function):
         return grad, None
 
 
-def _blocks(x: Tensor) -> Iterator[tuple[slice, slice]]:
+def _blocks(x: Tensor) -> list[tuple[slice, slice]]:
     return tiles(x.shape[0], x.shape[1], x.shape[2], block_elements(x.device) // 2)

@@ -1,7 +1,7 @@
 """How the losses treat tensors: float32 also under autocast, blocks that fit a cache, one grid, one device."""
 
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, ParamSpec
 
 import torch
@@ -66,13 +66,15 @@ def block_elements(device: torch.device) -> int:
     return _BLOCK.get(device.type, _BLOCK_ELSEWHERE)
 
 
-def tiles(outer: int, inner: int, cost: int, budget: int) -> Iterator[tuple[slice, slice]]:
+def tiles(outer: int, inner: int, cost: int, budget: int) -> list[tuple[slice, slice]]:
     """Cut an outer x inner grid into tiles within ``budget``, at least one cell each; a cell costs ``cost``."""
     cells = max(1, budget // max(cost, 1))
     step_outer, step_inner = max(1, cells // max(inner, 1)), max(1, min(inner, cells))
+    grid = []
     for o in range(0, outer, step_outer):
         for i in range(0, inner, step_inner):
-            yield slice(o, min(o + step_outer, outer)), slice(i, min(i + step_inner, inner))
+            grid.append((slice(o, min(o + step_outer, outer)), slice(i, min(i + step_inner, inner))))
+    return grid
 
 
 def wants_gradient(x: Tensor) -> bool:

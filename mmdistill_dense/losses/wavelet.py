@@ -10,7 +10,7 @@ The next step takes the low band. The transform is linear and orthonormal, so it
 Source: Zhang et al., FreeKD, CVPR 2024, https://arxiv.org/abs/2311.12079, as released.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
@@ -172,6 +172,6 @@ def _offset(x: Tensor) -> Tensor:
     return x.detach().mean((2, 3), keepdim=True)
 
 
-def _blocks(x: Tensor) -> Iterator[tuple[slice, slice]]:
+def _blocks(x: Tensor) -> list[tuple[slice, slice]]:
     batch, channels, height, width = x.shape
     return tiles(batch, channels, height * width, block_elements(x.device))

@@ -89,6 +89,7 @@ class Distillation:
     started: bool = False  # whether DistillHook, or a loop, told the length of the run
     measured: dict[str, float] = field(default_factory=dict)  # of balanced distillers in the last step
     _recorder: Recorder | None = field(default=None, init=False, repr=False)
+    _recorded: Sequence[Distiller] = field(default=(), init=False, repr=False)  # whose taps that records
 
     def __post_init__(self) -> None:
         for teacher in self.teachers.values():
@@ -128,17 +129,14 @@ class Distillation:
         return attributes(self, teachers={}, inherit=())
 
     def recorder(self, student: nn.Module, active: Iterable[Distiller]) -> Recorder:
-        """Return a recorder of what distillers read of the student."""
-        new = Recorder(
-            student,
-            [tap for distiller in active for tap in distiller.recorded_taps],
-            'student_tap',
-            methods=[path for distiller in active for path in distiller.noted_methods],
-        )
-        old = self._recorder
-        if old is None or old.network is not student or (old.taps, old.methods) != (new.taps, new.methods):
-            old = self._recorder = new
-        return old
+        """Return a recorder of what distillers, bound by now, read of the student."""
+        distillers, recorder = [*active], self._recorder
+        if recorder is None or recorder.network is not student or self._recorded != distillers:
+            taps = [tap for distiller in distillers for tap in distiller.recorded_taps]
+            methods = [path for distiller in distillers for path in distiller.noted_methods]
+            self._recorder = recorder = Recorder(student, taps, 'student_tap', methods=methods)
+            self._recorded = distillers
+        return recorder
 
     def part_from(self, name: str) -> FrozenTeacher:
         """Return an unloaded copy of a shared teacher, put in its place for this student; the next step loads it."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -44,7 +45,7 @@ class Acceleration:
         check_types(cls, vars(acceleration), f'{key}.accelerate.')
         return acceleration
 
-    @property
+    @functools.cached_property
     def changes_pass(self) -> bool:
         """Whether :meth:`running` does anything."""
         return self.channels_last or self.dtype is not None

@@ -219,11 +219,8 @@ class ClassPairs:
 
     def names(self) -> list[list[str]]:
         """Return each group in words, the student's classes and the teacher's."""
-        s_names, t_names = self.student, self.teacher
-        return [
-            [', '.join(s_names[i] for i in group.student), ', '.join(t_names[i] for i in group.teacher)]
-            for group in self.groups
-        ]
+        s, t = self.student, self.teacher
+        return [[', '.join(s[i] for i in g.student), ', '.join(t[i] for i in g.teacher)] for g in self.groups]
 
     def describe(self) -> list[str]:
         """Return what a user should know of the pairs, in sentences."""

@@ -40,11 +40,8 @@ def run_as_trained(network: nn.Module, run: Callable[[], Result]) -> tuple[Resul
 
 def followed(network: nn.Module) -> list[nn.Module]:
     """Return the modules that run in training mode where a network runs as in training."""
-    return [
-        module
-        for module in network.modules()
-        if not is_noise(module) and not any(kind.__name__ in _CHANGES for kind in type(module).__mro__)
-    ]
+    modules = (module for module in network.modules() if not is_noise(module))
+    return [module for module in modules if not any(kind.__name__ in _CHANGES for kind in type(module).__mro__)]
 
 
 @contextmanager

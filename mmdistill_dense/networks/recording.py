@@ -18,15 +18,13 @@ _FEATURES = ('backbone', 'neck')
 _QUERIES = ('query', 'query_pos', 'reference_points')  # the arguments of a decoder that are queries
 
 
-def run_parts(
-    network: Any,
-    taps: Sequence[Tap],
-    inputs: Tensor,
-    rois: bool = False,
-    heads: Sequence[str] | None = None,
-    samples: Samples | None = None,
-) -> list[str]:
-    """Run ``extract_feat`` on a preprocessed batch, then each head that holds a tap; return the heads' paths.
+def run_parts(network: nn.Module, taps: Sequence[Tap], inputs: Tensor, **options: Any) -> list[str]:
+    """Run a :class:`TappedPass` with these options once."""
+    return TappedPass(network, taps, **options)(inputs)
+
+
+class TappedPass:
+    """Runs ``extract_feat`` on a preprocessed batch, then each head that holds a tap; returns the heads' paths.
 
     A segmentor whose tapped ``decode_head`` needs more than features runs its ``encode_decode`` instead, as if no
     picture were padded. A detector with queries and a tap behind its neck runs whole, on the metadata of the
@@ -34,35 +32,44 @@ def run_parts(
     itself (``''``), is called whole. ``rois`` runs RoI heads on one made-up RoI, to learn shapes. ``heads`` are those
     that an earlier call returned; without, hooks find out which ``extract_feat`` does not call.
     """
-    grid = getattr(network, 'input_grid', None)  # of a teacher that sees another size
-    inputs = inputs if grid is None else grid(inputs)
-    if not hasattr(network, 'extract_feat') or any(tap.path == '' for tap in taps):
-        network(inputs)
-        return []
-    if hasattr(network, DECODER) and any(tap.path.split('.')[0] not in _FEATURES for tap in taps):
-        metas = [sample.metainfo for sample in samples] if samples else _unpadded(inputs)  # no labels
-        elements = [BaseDataElement(metainfo=meta) for meta in metas]
-        network.bbox_head(**_of_head(network.forward_transformer(network.extract_feat(inputs), elements)))
-        return []
-    paths = heads if heads is not None else [resolve_tap(network, tap, 'tap').path for tap in taps]
-    tapped = {head.path: head for head in (head_of(network, path) for path in paths)}
-    whole = hasattr(network, 'encode_decode') and any(head.needs_more for head in tapped.values())
-    feature_heads = {path: head for path, head in tapped.items() if not (whole and head.in_decoder)}
-    outputs: dict[str, Any] = {}
-    # no hooks where nothing is left to find out
-    children = network.named_children() if heads is None or (whole and feature_heads) else ()
-    with noting(children, lambda name, _, output: outputs.update({name: output})):
-        if whole:
-            network.encode_decode(inputs, _unpadded(inputs))
-            features = outputs.get('neck', outputs.get('backbone'))
-        else:
-            features = network.extract_feat(inputs)
-    if heads is None:
-        heads = [path for path in tapped if path not in feature_heads or path.split('.')[0] not in outputs]
-    for path in heads:
-        if path in feature_heads:
-            _run_head(feature_heads[path].module, features, rois, any('.mask_' in tap.path for tap in taps))
-    return list(heads)
+
+    def __init__(
+        self, network: Any, taps: Sequence[Tap], rois: bool = False, heads: Sequence[str] | None = None
+    ) -> None:
+        self.network, self.rois = network, rois
+        self.masks = any('.mask_' in tap.path for tap in taps)
+        self.calls_network = not hasattr(network, 'extract_feat') or any(tap.path == '' for tap in taps)
+        self.decodes = hasattr(network, DECODER) and any(tap.path.split('.')[0] not in _FEATURES for tap in taps)
+        paths = heads if heads is not None else [resolve_tap(network, tap, 'tap').path for tap in taps]
+        tapped = {head.path: head for head in (head_of(network, path) for path in paths)}
+        self.paths = list(tapped)
+        self.encodes = hasattr(network, 'encode_decode') and any(head.needs_more for head in tapped.values())
+        self.feature_heads = {path for path, head in tapped.items() if not (self.encodes and head.in_decoder)}
+        self.asks = heads is None or (self.encodes and bool(self.feature_heads))  # else nothing is left to find out
+
+    def __call__(self, inputs: Tensor, samples: Samples | None = None) -> list[str]:
+        network, outputs = self.network, dict[str, Any]()
+        grid = getattr(network, 'input_grid', None)  # of a teacher that sees another size
+        inputs = inputs if grid is None else grid(inputs)
+        if self.calls_network:
+            network(inputs)
+            return []
+        if self.decodes:
+            metas = [sample.metainfo for sample in samples] if samples else _unpadded(inputs)  # no labels
+            elements = [BaseDataElement(metainfo=meta) for meta in metas]
+            network.bbox_head(**_of_head(network.forward_transformer(network.extract_feat(inputs), elements)))
+            return []
+        children = network.named_children() if self.asks else ()
+        with noting(children, lambda name, _, output: outputs.update({name: output})):
+            if self.encodes:
+                network.encode_decode(inputs, _unpadded(inputs))
+                features = outputs.get('neck', outputs.get('backbone'))
+            else:
+                features = network.extract_feat(inputs)
+        heads = [path for path in self.paths if path.split('.')[0] not in outputs or path not in self.feature_heads]
+        for path in [path for path in heads if path in self.feature_heads]:
+            _run_head(network.get_submodule(path), features, self.rois, self.masks)
+        return heads
 
 
 @contextmanager
@@ -227,11 +234,11 @@ class Recorder:
 
     def check_fired(self) -> None:
         """Raise a ``ValueError`` for a tap whose module was never called."""
-        for tap in (tap for tap in self.taps if not self.tensors.get(tap.text)):
-            problem = (
-                f'{tap.key or self.key}={str(tap)!r} never fired in the forward pass of {type(self.network).__name__}'
-            )
-            raise ValueError(f'{problem}: it exists but is not called as a module: tap a module inside it.')
+        for tap in self.taps:
+            if not self.tensors.get(tap.text):
+                place = f'the forward pass of {type(self.network).__name__}'
+                problem = f'{tap.key or self.key}={str(tap)!r} never fired in {place}'
+                raise ValueError(f'{problem}: it exists but is not called as a module: tap a module inside it.')
 
     def _record(self, tap: Tap, site: TapSite, args: tuple[Any, ...], output: Any = None) -> None:
         name = tap.text

@@ -85,9 +85,8 @@ class Tap:
             try:
                 value = value[self.index]
             except IndexError:
-                problem = (
-                    f'the output has {len(value)} entries; {self.path}[{len(value) - 1}] or {self.path}[-1] is the last'
-                )
+                last = f'{self.path}[{len(value) - 1}] or {self.path}[-1]'
+                problem = f'the output has {len(value)} entries; {last} is the last'
                 raise ValueError(f'tap {self.text!r}: {problem}.') from None
         tensors = flatten(value)
         if not tensors:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 from weakref import WeakSet
@@ -19,7 +19,7 @@ from mmdistill_dense.networks.building import move
 from mmdistill_dense.networks.class_pairs import ClassPairs, check_names
 from mmdistill_dense.networks.inputs import InputStats
 from mmdistill_dense.networks.modes import followed
-from mmdistill_dense.networks.recording import Recorder, run_parts
+from mmdistill_dense.networks.recording import Recorder, TappedPass
 from mmdistill_dense.networks.taps import Tap
 from mmdistill_dense.networks.trace import TeacherOption, Traced
 from mmdistill_dense.utils.reproducible import fork_rng, seed_everything, stream_states
@@ -66,6 +66,7 @@ class FrozenTeacher:
         self.input_stats: list[InputStats] | None = None  # of each pass in the first step of a run
         self._step_cache: dict[Hashable, Any] | None = None
         self._recorder: Recorder | None = None  # of the network, which the options of `accelerate` have prepared
+        self._pass: TappedPass | None = None
         self._as_trained = False  # whether its modules are in the mode of a training, but for what is random there
         self._draws: bool | None = None  # whether it draws random numbers; the first pass finds out
 
@@ -79,7 +80,7 @@ class FrozenTeacher:
 
     def __getstate__(self) -> dict[str, Any]:
         state = {**vars(self), 'network': None, 'input_stats': None, '_step_cache': None}
-        state |= {'_recorder': None, '_draws': None}
+        state |= {'_recorder': None, '_pass': None, '_draws': None}
         del state['users']
         return state
 
@@ -126,7 +127,7 @@ class FrozenTeacher:
     def adopt(self, network: Network) -> None:
         """Use this network, in eval mode and with its weights."""
         self.network = network.requires_grad_(False)
-        self._recorder = self._draws = None
+        self._recorder = self._pass = self._draws = None
 
     def match_classes(self, student: Sequence[str] | None, distillers: Iterable[Any] = ()) -> Sequence[str]:
         """Resolve the option ``classes`` by the names of the data set's classes, and return what to tell of it.
@@ -220,7 +221,7 @@ class FrozenTeacher:
                 "network that gets the pictures in the end; of a semi-supervised detector, the config's model.detector."
             )
         is_first = self._draws is None
-        with self._own_streams(seed):
+        with nullcontext() if self._draws is False else self._own_streams(seed):
             if len(views) == 1:
                 tensors = self._record(views[0], samples)
             else:
@@ -246,9 +247,6 @@ class FrozenTeacher:
 
     @contextmanager
     def _own_streams(self, seed: int) -> Iterator[None]:
-        if self._draws is False:
-            yield
-            return
         with fork_rng():
             seed_everything(seed)
             before = None if self._draws else stream_states()
@@ -258,16 +256,17 @@ class FrozenTeacher:
     def _record(self, inputs: Tensor, samples: Samples | None = None) -> dict[str, list[Tensor]]:
         assert self.network is not None, 'the teacher is loaded before training'
         plan, acceleration = self.plan, self.option.acceleration
-        if self._recorder is None:
+        if self._recorder is None or self._pass is None:
             acceleration.prepare(self.network)
             # of the loaded network: a head made for its file may have other layers than the traced one
             self._run_as_trained(plan.as_trained)
             self._recorder = Recorder(self.network, plan.taps, f'{self.key} tap', plan.stop_after)
+            self._pass = TappedPass(self.network, plan.taps, heads=plan.heads)
         pixels = self.renormalised(inputs)
         with ExitStack() as stack:
             prepared = stack.enter_context(acceleration.running(pixels)) if acceleration.changes_pass else pixels
             tensors = stack.enter_context(self._recorder.recording())
-            run_parts(self.network, plan.taps, prepared, heads=plan.heads, samples=samples)
+            self._pass(prepared, samples)
         self._recorder.check_complete()
         if self.input_stats is not None:
             # random weights are asked for to measure times: a new head's scores may well be the same everywhere

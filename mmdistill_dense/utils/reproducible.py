@@ -20,7 +20,7 @@ from mmdistill_dense.utils.generators import Generators
 
 def mix(*numbers: int) -> int:
     """Return a 32-bit seed that differs for different tuples of integers."""
-    return zlib.crc32('/'.join(str(int(number)) for number in numbers).encode())
+    return zlib.crc32('/'.join(map(str, map(int, numbers))).encode())
 
 
 @contextmanager

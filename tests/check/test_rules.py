@@ -1,6 +1,5 @@
 """Single checks, on facts that are made up."""
 
-import math
 import re
 from contextlib import nullcontext
 from pathlib import Path
@@ -17,7 +16,6 @@ from mmdistill_dense.apps.check import Finding, Options, network_rules
 from mmdistill_dense.apps.check.context import Subject, TeacherFacts
 from mmdistill_dense.apps.check.facts import read_data
 from mmdistill_dense.apps.check.run import CheckReport
-from mmdistill_dense.apps.check.tap_list import _gap
 from mmdistill_dense.apps.inspect.gradients import Pull, Term
 from mmdistill_dense.apps.suite.preflight import check_metric
 from mmdistill_dense.config.resolve import load_model
@@ -184,7 +182,6 @@ PAIR_OF_VIEWS = dict(batch=dict(inputs=[batched(9)['batch']['inputs']]), batch_s
     (network_rules.start, dict(config=dict(load_from='a.pth'), started=(3, 3)), '', ''),
     (network_rules.start, dict(config=dict(load_from='a.pth'), started=(1, 3)), 'warning', '1 of the 3 tensors'),
     (network_rules.start, dict(config=dict(load_from='a.pth'), started=(0, 3)), 'error', '0 of the 3 tensors'),
-    (network_rules.own_copy, dict(gaps={'student_tap a': 1e-6, 'student_tap b': 0.01}), 'warning', 'student_tap b: '),
     (config_rules.optimizer, dict(config=optimized('SGD')), 'warning', 'trains it with AdamW'),
     (config_rules.optimizer, dict(config=optimized('AdamW')), '', ''),
     (config_rules.optimizer, dict(config=dict(model=dict(student=dict(type='FCN')))), '', ''),
@@ -321,12 +318,6 @@ def test_labels_that_the_student_has_no_class_for() -> None:
     assert '[255]' in finding.message and 'ignore_index: 11' in finding.message
     samples[0].gt_sem_seg.data.fill_(11)
     assert not list(config_rules.labels(made))
-
-
-def test_the_gap_of_a_tap_is_that_of_its_worst_map() -> None:
-    x = torch.rand(2, 3, 4, 4)
-    assert _gap([x, x], [x, x]) == 0 and _gap([x, x], [x, 2 * x]) == 0.5
-    assert _gap([x], [x[:1]]) == math.inf
 
 
 @pytest.mark.parametrize('pictures', [12, None])

@@ -11,7 +11,7 @@ from mmdistill_dense.model.distill_model import distillers_of
 from mmdistill_dense.networks.teacher import FrozenTeacher
 
 if TYPE_CHECKING:
-    from mmdistill_dense.apps.check.tap_list import Adapter, TapRow
+    from mmdistill_dense.apps.check.tap_list import TapRow
     from mmdistill_dense.apps.inspect.gradients import Term
 
 
@@ -119,8 +119,6 @@ class Subject(RunFacts):
     untaught: list[str] = field(default_factory=list)  # distillers whose tokens are random here
     iteration: int = 0  # iteration of the run at which the losses are computed
     taps: list[TapRow] = field(default_factory=list)
-    adapters: list[Adapter] = field(default_factory=list)
-    gaps: dict[str, float] = field(default_factory=dict)  # see :func:`~mmdistill_dense.apps.check.tap_list.pair_gaps`
     terms: list[Term] = field(default_factory=list)
     unlabelled: UnlabelledFacts | None = None
     cost: dict[str, Any] = field(default_factory=dict)  # as :func:`mmdistill_dense.apps.check.facts.measure_cost`

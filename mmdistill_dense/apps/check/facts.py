@@ -30,7 +30,7 @@ from mmdistill_dense.apps.check.context import (
     TeacherFacts,
     UnlabelledFacts,
 )
-from mmdistill_dense.apps.check.tap_list import Watch, pair_gaps
+from mmdistill_dense.apps.check.tap_list import Watch
 from mmdistill_dense.apps.inspect.gradients import measure_gradients
 from mmdistill_dense.apps.inspect.step_cost import (
     build_student,
@@ -359,12 +359,11 @@ REPEATS = 1  # timed turns, after one that warms up: an estimate
 
 
 def run_step(subject: Subject) -> None:
-    """Run a step on the batch and note taps, adapters and the terms of the loss; the model stays as it is."""
+    """Run a step on the batch and note taps and the terms of the loss; the model stays as it is."""
     model = subject.model
     if not subject.distillers:
         subject.terms = measure_gradients(model, subject.batch)  # type: ignore[arg-type]
         return
-    subject.gaps = pair_gaps(model, subject.resolved, **ready_batch(subject))
     if any(True for distiller in subject.distillers.values() for _ in distiller.buffers()):
         with torch.no_grad():  # fills queues of keys, which are empty when training starts and give no loss then
             model(**ready_batch(subject), mode='loss')
@@ -372,7 +371,7 @@ def run_step(subject: Subject) -> None:
         teacher.input_stats = []
     with Watch(model, subject.frozen).open() as watch:
         subject.terms = measure_gradients(model, subject.batch)  # type: ignore[arg-type]
-    subject.taps, subject.adapters = list(watch.rows()), list(watch.adapters())
+    subject.taps = list(watch.rows())
     for teacher in subject.frozen.values():
         stats, teacher.input_stats = teacher.input_stats or [], None
         seen = stats if subject.options.whole else [replace(entry, flat={}) for entry in stats]

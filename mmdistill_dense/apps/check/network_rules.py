@@ -95,7 +95,6 @@ def teacher_metric(subject: Subject) -> Findings:
 
 MAX_SHARE, MIN_SHARE = 0.95, 0.005  # a distiller's share of the gradient at the backbone that is too large, too small
 DOMINANT_SHARE = 0.999  # a share that is too large even at the start of training
-MIN_GAP = 1e-3  # of the largest value: more than rounding
 LATER = '--cfg-options load_from=CHECKPOINT'
 
 
@@ -142,17 +141,6 @@ def pull(subject: Subject) -> Findings:
             yield finding(message, f'If it stays so later ({LATER}), lower {key}.loss_weight.')
 
 
-def own_copy(subject: Subject) -> Findings:
-    """Check that at its taps a network gives the same in training as its frozen copy."""
-    for tap, gap in subject.gaps.items():
-        if gap > MIN_GAP:
-            yield warning(
-                f'{tap}: in training the network gives something else there than its frozen copy (they differ by '
-                f'{gap:.1%} of the largest value), so a student that equals its teacher would still be changed.',
-                'A module depends on the mode, or draws random numbers: tap a place before it.',
-            )
-
-
 def memory(subject: Subject) -> Findings:
     needed = subject.cost.get('extra_memory', 0) + subject.cost.get('control_memory', 0)
     if subject.options.device.startswith('cuda') and needed:
@@ -171,5 +159,5 @@ DATA = (data,)
 MODEL = (teacher_classes, weights_over_the_run, enough_pictures)
 WEIGHTS = (start, learned_classes, random_teacher, normalisation)
 METRIC = (teacher_metric,)
-STEP = (finite, pull, own_copy)
+STEP = (finite, pull)
 COST = (memory, cost)

@@ -90,7 +90,7 @@ def show(report: CheckReport, console: Console) -> None:
     console.print(Text(str(subject.config.filename or 'config'), style='bold'))
     for line in _lines(subject):
         console.print(escape(line))
-    for table in (_networks(subject), _taps(subject), _adapters(subject), _losses(subject), _cost(subject)):
+    for table in (_networks(subject), _taps(subject), _losses(subject), _cost(subject)):
         if table is not None and table.row_count:
             console.print()
             console.print(table)
@@ -159,26 +159,15 @@ def _networks(subject: Subject) -> Table | None:
     return table
 
 
-def _taps(subject: Subject) -> Table | None:
-    table = _table('distiller', 'student tap', 'module', 'shape', 'teacher tap', 'module', 'shape', 'aligned')
+def _taps(subject: Subject) -> Table:
+    table = _table('distiller', 'student tap', 'module', 'shape', 'teacher tap', 'module', 'shape')
     before: tuple[str, ...] = ()
     for row in subject.taps:
         names = (row.distiller, row.student_tap, row.student_module, row.teacher_tap, row.teacher_module)
         name, s_tap, s_module, t_tap, t_module = [''] * 5 if names == before else names
-        aligned = '-' if row.aligned is None else size_text(row.aligned)
         shapes = size_text(row.student_shape), size_text(row.teacher_shape)
-        table.add_row(name, s_tap, s_module, shapes[0], t_tap, t_module, shapes[1], aligned)
+        table.add_row(name, s_tap, s_module, shapes[0], t_tap, t_module, shapes[1])
         before = names
-    return table
-
-
-def _adapters(subject: Subject) -> Table | None:
-    table = _table('distiller', 'trained beside the student', 'class', '>parameters', 'gives')
-    before = ''
-    for adapter in subject.adapters:
-        name, before = '' if adapter.distiller == before else adapter.distiller, adapter.distiller
-        gives = size_text(adapter.output) if adapter.output else ''
-        table.add_row(name, adapter.name, adapter.module, f'{adapter.parameters:,}', gives)
     return table
 
 

@@ -112,7 +112,7 @@ class CheckReport:
             'iteration': subject.iteration,
             'settings': subject.settings,
             'student': asdict(subject.student) if subject.student else None,
-            **{name: [asdict(facts) for facts in getattr(subject, name)] for name in ('teachers', 'taps', 'adapters')},
+            **{name: [asdict(facts) for facts in getattr(subject, name)] for name in ('teachers', 'taps')},
             'losses': [asdict(term) for term in subject.terms],
             'cost': subject.cost,
         }

@@ -1,22 +1,18 @@
-"""Taps of a check: the modules of a network to choose from, and what its distillers compare in one step."""
+"""Taps: the modules of a network to choose from as a tree, and what its distillers compare in one step."""
 
 from __future__ import annotations
 
 import contextlib
-import copy
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import partial
 from itertools import zip_longest
 from typing import Any
 
-import torch
 from mmengine.config import Config
 from mmengine.registry import DefaultScope, init_default_scope
 from rich.text import Text
 from rich.tree import Tree
-from torch import Tensor, nn
+from torch import nn
 
 from mmdistill_dense.config.resolve import (
     ModelConfig,
@@ -26,20 +22,15 @@ from mmdistill_dense.config.resolve import (
     student_option,
     teachers_of,
 )
-from mmdistill_dense.distillers.feature import FeatureDistiller
 from mmdistill_dense.foundation.vit import PatchMap
 from mmdistill_dense.model.distill_model import Distilled, distillers_of
 from mmdistill_dense.networks.auto_taps import Found, discover, nothing_to_pair, pair_taps
-from mmdistill_dense.networks.building import move
 from mmdistill_dense.networks.inputs import InputGrid
-from mmdistill_dense.networks.modes import train_without_noise
-from mmdistill_dense.networks.recording import Recorder, noting, run_parts
+from mmdistill_dense.networks.recording import noting, run_parts
 from mmdistill_dense.networks.taps import HEAD, Tap, flatten, heads_of, resolve_tap
 from mmdistill_dense.networks.teacher import FrozenTeacher
-from mmdistill_dense.networks.trace import DEFAULT_SIZE, SINGLE, Pass, TeacherOption, read_pass, trace_pair
+from mmdistill_dense.networks.trace import DEFAULT_SIZE, Pass, TeacherOption, read_pass
 from mmdistill_dense.utils.process import quiet
-from mmdistill_dense.utils.reproducible import fork_rng
-from mmdistill_dense.utils.runner_internals import Samples
 from mmdistill_dense.utils.validate import message_of, size_text
 
 Shape = list[int]
@@ -49,7 +40,7 @@ _LEVELS = 5  # shapes that are shown of a module with more calls
 
 @dataclass
 class TapRow:
-    """A pair of compared tensors; ``aligned`` is the compared shape, ``None`` if the method compares in its own way."""
+    """A pair of compared tensors."""
 
     distiller: str
     student_tap: str
@@ -58,41 +49,22 @@ class TapRow:
     teacher_tap: str
     teacher_module: str
     teacher_shape: Shape
-    aligned: Shape | None = None
-
-
-@dataclass
-class Adapter:
-    """A module that a distiller trains beside the student; ``output`` is the shape of its last output."""
-
-    distiller: str
-    name: str
-    module: str
-    parameters: int
-    output: Shape | None = None
 
 
 class Watch:
-    """Notes what a model's distillers get and what their modules give, inside of :meth:`open`."""
+    """Notes the shapes of what a model's distillers compare, inside of :meth:`open`."""
 
     def __init__(self, model: Distilled, teachers: Mapping[str, FrozenTeacher]) -> None:
         self.model, self.teachers, self.distillers = model, teachers, distillers_of(model)
         self.tap_inputs: dict[str, tuple[dict[str, list[Shape]], dict[str, list[Shape]]]] = {}
-        self.outputs: dict[tuple[str, str], Shape] = {}
 
-    @contextmanager
+    @contextlib.contextmanager
     def open(self) -> Iterator[Watch]:
-        with contextlib.ExitStack() as stack:
-            for name, distiller in self.distillers.items():
-                stack.enter_context(noting(distiller.named_modules(), partial(self._note, name)))
+        with noting(self.distillers.items(), self._note):
             yield self
 
-    def _note(self, name: str, path: str, arguments: tuple[Any, ...], output: Any) -> None:
+    def _note(self, name: str, arguments: tuple[Any, ...], _: Any) -> None:
         distiller = self.distillers[name]
-        if path:
-            if isinstance(output, Tensor) and not distiller.state.part:
-                self.outputs[name, path] = list(output.shape)
-            return
         student, teacher = (
             {str(tap): [list(tensor.shape) for tensor in maps[str(tap)]] for tap in taps}
             for maps, taps in zip(arguments, (distiller.student_taps, distiller.teacher_taps), strict=False)
@@ -102,7 +74,7 @@ class Watch:
     def rows(self) -> Iterator[TapRow]:
         """Yield the compared pairs in the order of the distillers and their taps."""
         for name in filter(self.tap_inputs.__contains__, self.distillers):
-            (student, teacher), distiller, level = self.tap_inputs[name], self.distillers[name], 0
+            (student, teacher), distiller = self.tap_inputs[name], self.distillers[name]
             frozen = self.teachers[str(distiller.teacher_name)].network
             assert frozen is not None, 'a checked teacher is loaded'
             for s_tap, t_tap in zip(distiller.student_taps, distiller.teacher_taps, strict=True):
@@ -111,89 +83,9 @@ class Watch:
                     shape = student[str(s_tap)][0]
                     yield TapRow(name, str(s_tap), kind, shape, distiller.teacher_gives, '', shape)
                     continue
-                of_teacher = type(resolve_tap(frozen, t_tap, 'tap').module).__name__
+                teacher_kind = type(resolve_tap(frozen, t_tap, 'tap').module).__name__
                 for s, t in zip_longest(student[str(s_tap)], teacher[str(t_tap)], fillvalue=list[int]()):
-                    aligned = None
-                    if isinstance(distiller, FeatureDistiller):
-                        aligned = self.outputs.get((name, f'aligns.{level}'), s)
-                        aligned = [*aligned[:2], *t[2:]] if distiller.resize == 'student' else aligned
-                    yield TapRow(name, str(s_tap), kind, s, str(t_tap), of_teacher, t, aligned)
-                    level += 1
-
-    def adapters(self) -> Iterator[Adapter]:
-        """Yield the trained modules of all distillers; module lists are taken apart."""
-        for name, distiller in self.distillers.items():
-            for path, part in _parts(distiller):
-                if count := sum(parameter.numel() for parameter in part.parameters() if parameter.requires_grad):
-                    yield Adapter(name, path, type(part).__name__, count, self.outputs.get((name, path)))
-
-
-def _parts(distiller: nn.Module, prefix: str = '') -> Iterator[tuple[str, nn.Module]]:
-    for name, child in distiller.named_children():
-        if isinstance(child, (nn.ModuleList, nn.ModuleDict)):
-            yield from _parts(child, f'{prefix}{name}.')
-        else:
-            yield f'{prefix}{name}', child
-
-
-Inputs = Tensor | Sequence[Tensor]
-
-
-@torch.no_grad()
-def copy_gaps(
-    config: ModelConfig,
-    state: Mapping[str, Tensor],
-    taps: Sequence[Tap],
-    inputs: Inputs,
-    data_samples: Samples,
-) -> dict[str, float]:
-    """Compare a training pass of a network with a pass of its frozen copy; norms and dropout are as in evaluation."""
-    images = inputs if isinstance(inputs, Tensor) else inputs[0]
-    option = TeacherOption('the copy', SINGLE, config)
-    with fork_rng():
-        network, copied = (option.build().requires_grad_(False) for _ in range(2))
-        for built in (network, copied):
-            built.load_state_dict(state)
-            move(built, device=images.device, dtype=images.dtype)
-        _, by_teacher = trace_pair(network, taps, {'copy': (option, taps)}, (images.shape[2], images.shape[3]))
-        frozen = FrozenTeacher(option, by_teacher['copy'])
-        frozen.adopt(copied)
-        train_without_noise(network)
-        recorder = Recorder(network, taps, 'tap')
-        torch.manual_seed(0)
-        with recorder.recording() as outputs:
-            network.loss(inputs, copy.deepcopy(data_samples))  # type: ignore[arg-type]  # pre-training takes views
-        recorder.check_complete()
-        torch.manual_seed(1)
-        other = frozen(inputs)
-    return {str(tap): _gap(outputs[str(tap)], other[str(tap)]) for tap in taps}
-
-
-def pair_gaps(model: Distilled, student: ModelConfig, inputs: Inputs, data_samples: Samples) -> dict[str, float]:
-    """Return the gaps of a distilled model's taps and of its teachers', by ``'student_tap X'`` or ``'KEY tap X'``."""
-    # RoI heads see other RoIs in each pass; some teachers have no training of their own, or not from these labels
-    distillers = [distiller for distiller in distillers_of(model).values() if not distiller.extra_student_taps]
-    gaps = {}
-    taps = list(dict.fromkeys(tap for distiller in distillers for tap in distiller.student_taps))
-    if taps:
-        tap_gaps = copy_gaps(student, model.state_dict(), taps, inputs, data_samples)
-        gaps.update({f'student_tap {tap}': gap for tap, gap in tap_gaps.items()})
-    for teacher in model.distillation.teachers.values():
-        if not teacher.taps or not hasattr(teacher.network, 'loss'):
-            continue
-        adapt = teacher.renormalised
-        views = adapt(inputs) if isinstance(inputs, Tensor) else [adapt(view) for view in inputs]
-        with contextlib.suppress(Exception):  # other labels than it was made for
-            tap_gaps = copy_gaps(teacher.config, teacher.module('').state_dict(), teacher.taps, views, data_samples)
-            gaps.update({f'{teacher.key} tap {tap}': gap for tap, gap in tap_gaps.items()})
-    return gaps
-
-
-def _gap(outputs: Sequence[Tensor], other: Sequence[Tensor]) -> float:
-    if [x.shape for x in outputs] != [y.shape for y in other]:
-        return float('inf')
-    pairs = ((x.float(), y.float()) for x, y in zip(outputs, other, strict=True) if x.numel())
-    return max((float((x - y).abs().max() / y.abs().max().clamp_min(1e-12)) for x, y in pairs), default=0.0)
+                    yield TapRow(name, str(s_tap), kind, s, str(t_tap), teacher_kind, t)
 
 
 # A network as a tree of modules

@@ -201,16 +201,12 @@ class DistillerState(Hook):
         self._shift = 0
 
     def before_run(self, runner: Runner) -> None:
-        """Move the distillers to their device, check their schedules; inherit nothing if a file has the weights."""
+        """Move the distillers to their device; inherit nothing if a file has the weights."""
         model = unwrap(runner.model)
         complete_heads(model)
         if isinstance(model, Distilled):
-            trains = built_loop(runner) is not None
             place_distillers(runner, model)
-            for distiller in model.distillers.values() if trains else ():
-                if warning := distiller.schedule.check(f'model.{distiller.key}', runner.max_iters):
-                    runner.logger.warning(warning)
-            if trains and not getattr(model, 'has_task', True):
+            if built_loop(runner) is not None and not getattr(model, 'has_task', True):
                 last = max(distiller.schedule.end(runner.max_iters) for distiller in model.distillers.values())
                 if last < runner.max_iters:
                     problem = f'nothing teaches this student behind iteration {last:g} of {runner.max_iters}'

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import logging
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
@@ -25,12 +26,8 @@ from mmdistill_dense.distillers.base import Distiller
 from mmdistill_dense.engine.ddp import check_equal_epochs
 from mmdistill_dense.engine.interruption import Interruption
 from mmdistill_dense.guards import config_rules, student_rules
-from mmdistill_dense.guards.config import (
-    check_custom_keys,
-    check_pretrained,
-    check_teacher_classes,
-)
-from mmdistill_dense.guards.findings import ERROR, Finding, RunFacts
+from mmdistill_dense.guards.config import check_custom_keys, check_pretrained, check_teacher_classes
+from mmdistill_dense.guards.findings import ERROR, NOTE, Findings, RunFacts, note, warning
 from mmdistill_dense.guards.runner import (
     Reached,
     check_checkpoints,
@@ -71,8 +68,7 @@ class RunGuards(Hook):
         trains = built_loop(runner) is not None
         splits = ('train', 'val') if trains else ('test',)
         facts = RunFacts(runner.cfg, network=network, processes=get_world_size(), model=model, splits=splits)
-        for rule in config_rules.CONFIG if trains else config_rules.TEST:
-            _report(runner, rule(facts))
+        _report(runner, config_rules.CONFIG if trains else config_rules.TEST, facts)
         if distilled:
             _check_wrapper(runner)
             check_custom_keys(runner, model)
@@ -90,27 +86,22 @@ class RunGuards(Hook):
             begins = runner.iter == 0 and not (runner.cfg.get('model') or {}).get('inherit')
             check_pretrained(model, loaded=begins)
         dataset = runner.train_dataloader.dataset
-        metainfo = getattr(dataset, 'metainfo', None) or {}
-        classes = metainfo.get('classes')
+        classes = (metainfo := getattr(dataset, 'metainfo', None) or {}).get('classes')
         if (facts := self._facts) is not None:
             facts.data_classes, facts.panoptic = classes, 'thing_classes' in metainfo
             facts.scored_classes = _classes_of_validation(runner)
             facts.has_weights = bool(start_file(runner) or resumes(runner))
-            for rule in (*config_rules.DATA, *student_rules.MODEL):
-                _report(runner, rule(facts))
+            _report(runner, (*config_rules.DATA, *student_rules.MODEL), facts)
             ask = partial(self._ask_about_inputs, runner)
             self._asking = model.register_forward_pre_hook(ask, with_kwargs=True)
         if not isinstance(model, Distilled):
             return
         check_trained(runner, model.distillers)
-        for distiller in model.distillers.values() if hasattr(dataset, '__len__') else ():
-            distiller.check_data(count_pictures(dataset))
+        pictures = count_pictures(dataset) if hasattr(dataset, '__len__') else None
+        rule = partial(check_distillation, classes=classes, pictures=pictures, max_iters=runner.max_iters)
+        _report(runner, [rule], model)
         for teacher in model.distillation.teachers.values():
-            for line in check_teacher_classes(classes, teacher, model.distillers.values()):
-                runner.logger.info(line)
             runner.logger.info(f'{teacher.key}: {teacher.receipt.describe() if teacher.receipt else None}')
-            if teacher.receipt is not None and teacher.receipt.file is None:
-                runner.logger.warning(f'{teacher.key} has random weights (allow_random=True): they teach nothing.')
         self._reached = None if getattr(model, 'has_task', True) else Reached(model)
         self._unseen = list(model.distillation.teachers.values())
         self._handles = [
@@ -123,8 +114,7 @@ class RunGuards(Hook):
         facts = self._facts
         if facts is not None and facts.batch is None and isinstance(data_batch, Mapping):
             facts.batch = data_batch
-            for rule in config_rules.BATCH:
-                _report(runner, rule(facts))
+            _report(runner, config_rules.BATCH, facts)
 
     def _ask_about_inputs(self, runner: Runner, model: nn.Module, _: Any, kwargs: Mapping[str, Any]) -> None:
         """Check the inputs of the first step as the student sees them."""
@@ -135,14 +125,13 @@ class RunGuards(Hook):
         self._stop_asking()
         views = inputs if isinstance(inputs, (list, tuple)) else [inputs]
         facts.batch_shape = [list(view.shape) for view in views if isinstance(view, Tensor)]
-        for rule in student_rules.STEP:
-            _report(runner, rule(facts))
+        _report(runner, student_rules.STEP, facts)
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
         """Warn of parts of a pre-trained student that nothing trains; under DDP, torch stops before the next step."""
-        warning, self._reached = self._reached and self._reached.warning(), None
-        if warning:
-            runner.logger.warning(warning)
+        problem, self._reached = self._reached and self._reached.warning(), None
+        if problem:
+            runner.logger.warning(problem)
 
     def after_train(self, runner: Runner) -> None:
         self._stop_asking()
@@ -171,13 +160,28 @@ class RunGuards(Hook):
                 torch.compiler.disable(check_teacher_inputs)(teacher.key, stats, runner.cfg)
 
 
-def _report(runner: Runner, findings: Iterable[Finding] | None) -> None:
-    """Log the warnings of a rule; raise a ``ValueError`` for its first error."""
-    for finding in findings or ():
+def check_distillation(
+    model: Distilled, classes: Sequence[str] | None, pictures: int | None, max_iters: int, loaded: bool = True
+) -> Findings:
+    """Check schedules, number of pictures, and the classes of the teachers; ``loaded``: with a run's own weights."""
+    for distiller in model.distillers.values():
+        if problem := distiller.schedule.check(f'model.{distiller.key}', max_iters):
+            yield warning(problem)
+        if pictures is not None:
+            distiller.check_data(pictures)
+    for teacher in model.distillation.teachers.values():
+        yield from map(note, check_teacher_classes(classes, teacher, model.distillers.values()))
+        if loaded and teacher.receipt is not None and teacher.receipt.file is None:
+            yield warning(f'{teacher.key} has random weights (allow_random=True): they teach nothing.')
+
+
+def _report(runner: Runner, rules: Iterable[Callable[..., Findings | None]], facts: Any) -> None:
+    """Log the warnings and notes of some rules; raise a ``ValueError`` for the first error."""
+    for finding in (finding for rule in rules for finding in rule(facts) or ()):
         sentence = f'{finding.message} {finding.advice}'.rstrip()
         if finding.level == ERROR:
             raise ValueError(sentence)
-        runner.logger.warning(sentence)
+        runner.logger.log(logging.INFO if finding.level == NOTE else logging.WARNING, sentence)
 
 
 def _classes_of_validation(runner: Runner) -> dict[str, Sequence[str]]:

@@ -8,10 +8,11 @@ import re
 import sys
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from mmengine.config import Config
 from mmengine.logging import print_log
+from mmengine.runner import Runner
 from torch import Tensor, equal, nn
 
 from mmdistill_dense.config.resolve import bases_of, read_file, written
@@ -29,9 +30,6 @@ from mmdistill_dense.utils.literals import Source, literal
 from mmdistill_dense.utils.validate import some
 from mmdistill_dense.weights.safe_load import plain_name
 from mmdistill_dense.weights.strict_load import HUB, below, local_file, prefix_of, read_checkpoint, state_dict_of
-
-if TYPE_CHECKING:
-    from mmengine.runner import Runner
 
 _OPTION = 'optim_wrapper.paramwise_cfg.custom_keys'
 _PREFIX = re.compile(r'^(model\.)?(student\.)?')  # of keys of a config, which names of parameters lack

@@ -83,8 +83,7 @@ def _definer(cls: type | None, method: str) -> str:
 def keys(run: RunFacts) -> None:
     """Find misspelt keys of the runner, which would have no effect, and of what it builds, which would stop it."""
     check_keys(run.config)
-    randomness = run.config.get('randomness') or {}
-    check_known('randomness', randomness, list(signature(Runner.set_randomness).parameters)[1:])
+    check_known('randomness', run.config.get('randomness') or {}, list(signature(Runner.set_randomness).parameters)[1:])
     optimizer = (run.config.get('optim_wrapper') or {}).get('optimizer')
     options = [('optim_wrapper.optimizer', OPTIMIZERS, optimizer)] if optimizer else []
     options += [(key, PARAM_SCHEDULERS, option) for key, option in schedulers(run.config)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
 from typing import Any
 
@@ -69,50 +69,56 @@ def check_checkpoints(runner: Runner) -> None:
 
 
 def check_loaded(runner: Runner, content: Mapping[str, Any]) -> None:
+    """Check the file that a run starts with or goes on from, and log what is doubtful."""
+    file, model = start_file(runner), unwrap(runner.model)
+    key = f'load_from={file!r}' if file else str(find_latest_checkpoint(runner.work_dir))
+    model = model.module if isinstance(model, BaseTTAModel) else model
+    for problem in check_file(model, content, key, resumes(runner), tests=built_loop(runner) is None):
+        print_log(problem, 'current', logging.WARNING)
+
+
+def check_file(model: nn.Module, content: Any, file: str, goes_on: bool = False, tests: bool = False) -> Iterator[str]:
     """Refuse a checkpoint of another network; mmengine would load what fits, warn, and go on.
 
     A run that resumes needs every tensor. A test needs half of them, because layers rename those of older files, none
     of another shape, and one of each part that predicts. A start by ``load_from`` needs half, because a head may be
-    new, or the whole backbone, which is less than half in many detectors.
+    new, or the whole backbone, which is less than half in many detectors. Yielded are sentences about the rest.
     """
     if not isinstance(content, Mapping):
         return  # mmengine refuses that itself
-    model: Any = unwrap(runner.model)
-    model = model.module if isinstance(model, BaseTTAModel) else model
     whole = {name: value.shape for name, value in model.state_dict().items()}
     target = {name: shape for name, shape in whole.items() if not name.endswith('num_batches_tracked')}
     state: Any = content.get('state_dict', content)  # where mmengine looks
     names = [name for name, entry in state.items() if isinstance(name, str) and isinstance(entry, Tensor)]
     for own_name, name in match_names(whole, dict(zip(names, names, strict=True))).items():
         state[own_name] = state.pop(name)  # of a network that is compiled in parts
-    file = start_file(runner)
-    warn_of_averages(content, f'load_from={file!r}' if file else str(find_latest_checkpoint(runner.work_dir)))
+    warn_of_averages(content, file)
     source = {name: entry.shape for name, entry in state.items() if isinstance(entry, Tensor)}
     missing = [name for name in target if name not in source]
     shaped = [name for name, shape in target.items() if name in source and source[name] != shape]
-    goes_on, tests, fits = resumes(runner), built_loop(runner) is None, len(target) - len(missing + shaped)
+    fits = len(target) - len(missing + shaped)
     backbone = {name for name in target if name.startswith('backbone.')}
     starts = not goes_on and not tests and backbone and backbone.isdisjoint(missing + shaped)
     too_few = 2 * fits < len(target) and not starts
     if (goes_on and missing) or (shaped and (goes_on or tests)) or too_few:
         if not (goes_on or fits):
-            raise ValueError(_nothing_fits(runner, type(model).__name__, target, source or content))
-        key = 'The checkpoint to resume' if goes_on else f'load_from={start_file(runner)!r}'
+            raise ValueError(_nothing_fits(file, type(model).__name__, target, source or content))
+        key = 'The checkpoint to resume' if goes_on else file
         words = [f'{name} {tuple(source[name])} (model {tuple(target[name])})' for name in shaped]
         raise ValueError(
             f'{key} fits {fits} of the {len(target)} tensors of {type(model).__name__}: it is of another network or '
             f'class list. Missing or of another shape: {some(words + missing)}; the file holds {some(source)}.'
         )
     if tests and (parts := some(_left_random(target, source))):
-        raise ValueError(f'load_from={start_file(runner)!r} holds nothing of {parts}: random weights would be tested.')
+        raise ValueError(f'{file} holds nothing of {parts}: random weights would be tested.')
     # a layer of an older file has another name there, which is unknown
     weights = {name for name, _ in model.named_parameters() if not name.startswith(('distillers.', AUXILIARY))}
     names_match = all(name in target or name.endswith('num_batches_tracked') for name in source)
     if (absent := [name for name in missing if name in weights]) and names_match and not goes_on:
-        problem = f'load_from={start_file(runner)!r} lacks {len(absent)} of {len(weights)} weights: {some(absent)}'
+        problem = f'{file} lacks {len(absent)} of {len(weights)} weights: {some(absent)}'
         if tests and any(name.startswith(('backbone.', 'neck.')) for name in absent):  # a head's may be for training
             raise ValueError(f'{problem}. They are random: give the file of this network.')
-        print_log(f'{problem}. They keep their first values.', 'current', logging.WARNING)
+        yield f'{problem}. They keep their first values.'
 
 
 def check_trained(runner: Runner, distillers: nn.Module) -> None:
@@ -165,13 +171,13 @@ class Reached:
         )
 
 
-def _nothing_fits(runner: Runner, network: str, names: Iterable[str], state: Mapping[str, Any]) -> str:
+def _nothing_fits(file: str, network: str, names: Iterable[str], state: Mapping[str, Any]) -> str:
     below_model = isinstance(state.get('model'), Mapping)
     reason = 'its tensors are below `model`, where mmengine does not look' if below_model else 'none of its names fits'
     if prefix := prefix_of(state, [name for name in names if not name.startswith('distillers.')]):
         reason = f'all of them fit without the prefix {prefix!r}: cut it'
     return (
-        f'load_from={start_file(runner)!r}: no tensor would be loaded into {network}: {reason}. It holds '
+        f'{file}: no tensor would be loaded into {network}: {reason}. It holds '
         f'{some(state["model"] if below_model else state)}: save them as {{"state_dict": …}} named like {some(names)}.'
     )
 

@@ -72,7 +72,7 @@ def test_a_right_run_is_ok_and_all_is_known_of_it_and_told(seg: CheckReport) -> 
     assert (seg.verdict == 'error', seg.stopped, seg.exit_code()) == (False, '', 0), seg.findings
     subject = seg.subject
     logits, maps = subject.taps
-    assert (logits.student_tap, logits.student_module) == ('decode_head.conv_seg', 'Conv2d')
+    assert logits.student_tap == 'decode_head.conv_seg'
     assert logits.student_shape == logits.teacher_shape == [2, toys.NUM_CLASSES, 8, 8]
     assert (maps.student_shape, maps.teacher_shape) == ([2, 64, 8, 8], [2, 128, 8, 8])
     assert subject.student.distillers == 64 * 128 + 128
@@ -138,7 +138,7 @@ NO_HOOK = dict(default_hooks=dict(distill=dict(type='IterTimerHook')))
 
 
 @pytest.mark.parametrize(('model', 'changes', 'check', 'stopped', 'words'), [
-    ((None, OTHER_TEACHER, FIT), {}, 'teacher_classes', 'building the networks', f'5 classes.*{toys.NUM_CLASSES}'),
+    ((None, OTHER_TEACHER, FIT), {}, 'loading the weights', 'loading the weights', f'5 classes.*{toys.NUM_CLASSES}'),
     ((toys.seg_net(**heads(3)),), {}, 'student_classes', 'reading the data set', 'num_classes'),
     ((None, None, dict(kd=dict(FIT['kd'], student_tap='bakbone[3]'))), {}, 'building the networks',
      'building the networks', 'Close names: backbone.*mmdistill taps'),
@@ -210,7 +210,7 @@ def test_heads_that_only_train_are_counted_beside_the_student() -> None:
     assert facts.parameters == backbone + head and facts.auxiliary == auxiliary > 0
     model.backbone.layer1.requires_grad_(False)
     fixed, facts = sum(one.numel() for one in model.backbone.layer1.parameters()), describe_student(model)
-    assert (facts.trained, facts.backbone_trained) == (facts.parameters - fixed, facts.backbone - fixed)
+    assert facts.trained == facts.parameters - fixed
 
 
 def test_a_config_without_validation_and_metrics_that_find_no_labels_at_the_pictures(tmp_path: Path) -> None:
@@ -273,7 +273,7 @@ def test_the_hint_at_a_failed_step_is_that_of_its_error() -> None:
     made.model.num_queries = 900
     with pytest.raises(RuntimeError) as queries:
         torch.zeros(1, 129).topk(900)
-    assert '64x96 gives 129 places for 900 queries' in _advice(STEPPING, made, queries.value)
+    assert 'fewer places than the network has queries (900)' in _advice(STEPPING, made, queries.value)
 
 
 class Knows(torch.nn.Module):
@@ -327,10 +327,10 @@ def test_the_files_that_the_student_starts_from(tmp_path: Path) -> None:
     config.model.student.backbone.init_cfg = dict(type='Pretrained', checkpoint=str(tmp_path / 'pre.pth'))
     report = check_config(config, FAST)
     (start,) = report.as_dict()['student']['starts']
-    assert (start['part'], start['file']) == ('backbone', str(tmp_path / 'pre.pth'))
-    assert start['fitting'] == start['total'] - 1 > 50
+    matched = re.fullmatch(rf'backbone from {tmp_path / "pre.pth"}, (\d+) of (\d+) tensors', start)
+    assert matched and int(matched[1]) == int(matched[2]) - 1 > 50
     assert f'backbone from {tmp_path / "pre.pth"}' in printed(report) and ' initialised' not in printed(report)
-    assert f'{start["fitting"]} of {start["total"]} tensors' in printed(report)
+    assert f'{matched[1]} of {matched[2]} tensors' in printed(report)
     state['decode_head.conv_seg.bias'] = torch.zeros(99)
     torch.save({'state_dict': state}, tmp_path / 'whole.pth')
     config.load_from = str(tmp_path / 'whole.pth')

@@ -1,5 +1,6 @@
 """What ``mmdistill taps`` lists, and that it can be tapped."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,12 @@ from tests import toys
 from tests.foundation.files import tiny
 
 
+def nodes(root: ModuleNode) -> Iterator[ModuleNode]:
+    yield root
+    for child in root.inside:
+        yield from nodes(child)
+
+
 def taps_of(place: ModuleNode) -> dict[str, tuple[int, ...]]:
     """Every marked tap with the shape that is listed for its first tensor."""
     if place.indexed and len(place.shapes) > 1:
@@ -29,7 +36,7 @@ def taps_of(place: ModuleNode) -> dict[str, tuple[int, ...]]:
 def test_marked_places_are_taps_of_the_listed_shape(option: dict) -> None:
     config = load_model(option, 'model.student')
     init_default_scope(config.scope)
-    places = [place for place in list_taps(config, (64, 64)).nodes() if place.good]
+    places = [place for place in nodes(list_taps(config, (64, 64))) if place.good]
     listed = {tap: shape for place in places for tap, shape in taps_of(place).items()}
     assert {'backbone[3]', 'backbone.layer4'} <= set(listed)
     network, taps = toys.build_plain(option), [Tap.parse(text) for text in listed]
@@ -57,7 +64,7 @@ class Detector(torch.nn.Module):
 
 
 def test_a_head_that_the_meta_device_cannot_run_is_listed_with_its_shape() -> None:
-    found = read_pass(Detector, lambda one: _module_tree(one, 1, ''), (32, 32)).nodes()
+    found = nodes(read_pass(Detector, lambda one: _module_tree(one, 1, ''), (32, 32)))
     assert {node.path: node.shapes for node in found} == {'': [], 'backbone': [(5, 8, 8)], 'head': [(5, 8, 8)]}
 
 
@@ -108,6 +115,6 @@ def test_a_method_that_notes_calls_of_the_students_loss_is_listed_by_its_taps() 
     nets = dict(student=toys.det_net('gfl'), teacher=toys.det_teacher('gfl'), distillers=dict(ld=dict(type='LD')))
     model = toys.distilled('mmdet', **nets)
     assert model.distillers['ld'].noted_methods
-    with Watch(model, model.distillation.teachers).open() as watch:
+    with Watch(model.distillers).open() as watch:
         toys.losses_of(model, toys.det_batch())
     assert {row.student_tap for row in watch.rows()} == {str(tap) for tap in model.distillers['ld'].student_taps}

@@ -12,10 +12,11 @@ from mmengine.config import Config
 from mmengine.registry import DefaultScope
 from mmseg.evaluation import IoUMetric
 
-from mmdistill_dense.apps.check import Finding, Options, network_rules
+from mmdistill_dense.apps.check import Finding, Options
 from mmdistill_dense.apps.check.context import Subject, TeacherFacts
-from mmdistill_dense.apps.check.facts import read_data
+from mmdistill_dense.apps.check.facts import judge_teachers, read_data
 from mmdistill_dense.apps.check.run import CheckReport
+from mmdistill_dense.apps.check.shares import judge_shares
 from mmdistill_dense.apps.inspect.gradients import Pull, Term
 from mmdistill_dense.apps.suite.preflight import check_metric
 from mmdistill_dense.config.resolve import load_model
@@ -51,10 +52,10 @@ def distilled(weight: float = 1.0) -> Any:
 ])  # fmt: skip
 def test_a_distiller_pulls_beside_the_task(norm: float, level: str | None, word: str) -> None:
     made = subject(model=distilled(), terms=[term('task', 1.0), term('distill.kd.loss_kd', norm)])
-    findings = list(network_rules.pull(made))
+    findings = list(judge_shares(made))
     assert [finding.level for finding in findings] == ([level] if level else [])
     made.started = (3, 3)
-    later = [finding.level for finding in network_rules.pull(made)]
+    later = [finding.level for finding in judge_shares(made)]
     assert later == (['warning'] if level else []), 'of a trained student, a large share is no mistake of the start'
     assert all(word in f'{finding.message} {finding.advice}' for finding in findings)
 
@@ -65,42 +66,23 @@ def balanced(ratio: float = 3.0) -> Any:
     return SimpleNamespace(distillers={'kd': distiller})
 
 
-def test_the_weight_of_a_balanced_distiller_is_predicted_and_a_schedule_longer_than_the_run_told() -> None:
+def test_the_weight_of_a_balanced_distiller_is_predicted() -> None:
     terms = [term('task', 2.0), term('distill.kd.loss_kd', 1e-4)]
-    (finding,) = network_rules.pull(subject(model=balanced(), terms=terms))
+    (finding,) = judge_shares(subject(model=balanced(), terms=terms))
     assert finding.level == 'note' and finding.message.endswith('measured in training (balance), here it is 1.')
-    (finding,) = network_rules.pull(subject(model=balanced(), terms=terms, started=(3, 3)))
+    (finding,) = judge_shares(subject(model=balanced(), terms=terms, started=(3, 3)))
     assert finding.level == 'note' and 'gives about 6e+04.' in finding.message
-    (finding,) = network_rules.pull(
-        subject(model=balanced(), terms=[term('task', 1.0), term('distill.kd.loss_kd', 0.0)])
-    )
+    (finding,) = judge_shares(subject(model=balanced(), terms=[term('task', 1.0), term('distill.kd.loss_kd', 0.0)]))
     assert finding.level == 'warning' and 'no gradient' in finding.message
-    distiller = toys.MaskedMimic('a', schedule=dict(warmup=2000))
-    distiller.state.max_iters = 1000
-    (found,) = network_rules.weights_over_the_run(subject(model=SimpleNamespace(distillers={'kd': distiller})))
-    assert found.level == 'warning' and 'distillers.kd.schedule: warmup is iteration 2000' in found.message
-    assert not list(network_rules.weights_over_the_run(subject(model=balanced())))
 
 
 def test_random_networks_and_unlearned_tokens_are_not_judged_and_one_that_is_off_is_told() -> None:
     terms = [term('task', 1.0), term('distill.kd.loss_kd', 1e6, -1.0)]
     for facts in (dict(options=Options(weights=False)), dict(untaught=['kd'])):
-        assert not list(network_rules.pull(subject(model=distilled(), terms=terms, **facts)))
+        assert not list(judge_shares(subject(model=distilled(), terms=terms, **facts)))
     off = subject(model=distilled(0.0), terms=[term('task', 1.0), term('distill.kd.loss_off', 0.0)])
-    (finding,) = network_rules.pull(off)
+    (finding,) = judge_shares(off)
     assert finding.level == 'note' and 'schedule' in finding.message
-
-
-@pytest.mark.parametrize(('needed', 'warned'), [(8.9, False), (9.1, True)])
-def test_a_step_that_nearly_fills_the_device_is_a_warning(
-    needed: float, warned: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(torch.cuda, 'get_device_properties', lambda _: SimpleNamespace(total_memory=10 * 2**30))
-    cost = dict(control_memory=5 * 2**30, extra_memory=(needed - 5) * 2**30)
-    findings = list(network_rules.memory(subject(options=Options(device='cuda'), cost=cost)))
-    assert [finding.level for finding in findings] == ['warning'] * warned
-    assert all(f'about {needed} GiB of the 10.0 GiB' in finding.message for finding in findings)
-    assert not list(network_rules.memory(subject(cost=cost))), 'the memory of a CPU is not known'
 
 
 def model(**keys: Any) -> dict[str, Any]:
@@ -117,11 +99,6 @@ def replaced(**backbone: Any) -> dict[str, Any]:
     return model(
         student=dict(type='EncoderDecoder', backbone=dict(frozen_stages=2)), backbone=dict(depth=18, **backbone)
     )
-
-
-def scored(**metric: float) -> dict[str, Any]:
-    facts = TeacherFacts('model.teacher', 'FCN', 10, metric=metric, metric_pictures=4)
-    return dict(teachers=[facts], data_classes=list('abcdefghij'))
 
 
 def batched(side: int) -> dict[str, Any]:
@@ -165,10 +142,6 @@ PAIR_OF_VIEWS = dict(batch=dict(inputs=[batched(9)['batch']['inputs']]), batch_s
 
 
 @pytest.mark.parametrize(('rule', 'facts', 'level', 'words'), [
-    (network_rules.teacher_metric, scored(mIoU=8.0), 'warning', 'no better than chance'),
-    (network_rules.teacher_metric, scored(mIoU=40.0), '', ''),
-    (network_rules.teacher_metric, scored(**{'coco/bbox_mAP_50': 0.0}), 'warning', 'AP50 0.000'),
-    (network_rules.teacher_metric, scored(), '', ''),
     (config_rules.workers, dict(config=loaded(True, by_epoch=True, max_epochs=3)), 'error', 'resumed exactly'),
     (config_rules.workers, dict(config=loaded(False, by_epoch=True, max_epochs=3)), '', ''),
     (config_rules.workers, dict(config=loaded(True, type='IterBasedTrainLoop', max_iters=3)), '', ''),
@@ -179,9 +152,6 @@ PAIR_OF_VIEWS = dict(batch=dict(inputs=[batched(9)['batch']['inputs']]), batch_s
     (config_rules.labels, dict(network=dict(decode_head=dict(num_classes=3, ignore_index=3))), '', ''),
     (config_rules.labels, dict(network=dict(decode_head=dict(num_classes=3, ignore_index=255))), '', ''),
     (config_rules.labels, dict(network=dict(bbox_head=dict(num_classes=1203))), '', ''),
-    (network_rules.start, dict(config=dict(load_from='a.pth'), started=(3, 3)), '', ''),
-    (network_rules.start, dict(config=dict(load_from='a.pth'), started=(1, 3)), 'warning', '1 of the 3 tensors'),
-    (network_rules.start, dict(config=dict(load_from='a.pth'), started=(0, 3)), 'error', '0 of the 3 tensors'),
     (config_rules.optimizer, dict(config=optimized('SGD')), 'warning', 'trains it with AdamW'),
     (config_rules.optimizer, dict(config=optimized('AdamW')), '', ''),
     (config_rules.optimizer, dict(config=dict(model=dict(student=dict(type='FCN')))), '', ''),
@@ -320,11 +290,14 @@ def test_labels_that_the_student_has_no_class_for() -> None:
     assert not list(config_rules.labels(made))
 
 
-@pytest.mark.parametrize('pictures', [12, None])
-def test_enough_pictures_or_an_unknown_number(pictures: int | None) -> None:
-    pcd = dict(type='PCD', student_tap='backbone[3]', queue_size='auto')
-    model = toys.build(toys.model_config(toys.seg_net('fcn'), toys.seg_teacher('fcn'), dict(pcd=pcd)))
-    network_rules.enough_pictures(subject(model=model, pictures=pictures))
+@pytest.mark.parametrize(('metric', 'words'), [
+    (dict(mIoU=8.0), 'no better than chance on 4 validation pictures'), (dict(mIoU=40.0), ''),
+    ({'coco/bbox_mAP_50': 0.0}, 'AP50 0.000'), ({}, ''),
+])  # fmt: skip
+def test_a_teacher_that_predicts_at_chance(metric: dict[str, float], words: str) -> None:
+    facts = TeacherFacts('model.teacher', 'FCN', 10, metric=metric, metric_pictures=4)
+    found = [finding.message for finding in judge_teachers([facts], 10)]
+    assert len(found) == bool(words) and all(words in message for message in found)
 
 
 def test_repeated_pictures_count_once() -> None:
@@ -333,7 +306,7 @@ def test_repeated_pictures_count_once() -> None:
     loader['dataset'] = dict(type='RepeatDataset', times=40, dataset=loader['dataset'])
     made = subject(config=config)
     with DefaultScope.overwrite_default_scope('mmseg'):
-        read_data(made)
+        assert not list(read_data(made))
     assert (made.pictures, made.length) == (8, 320)
 
 

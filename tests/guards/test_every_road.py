@@ -119,6 +119,7 @@ ERRORS = {
     'label above the classes': ({f'{STEPS}.2': dict(type='LabelAbove')}, 'has the labels [9]'),
     'crop below the size': ({f'{STEPS}.2': dict(type='RandomCrop', crop_size=(32, 32))}, 'crops to (32, 32)'),
     'weights of another network': ({'model.student.backbone.init_cfg': OTHER_WEIGHTS}, ' fits 0 of the '),
+    'start from another network': ({'load_from': toys.teacher_file('fcn')}, 'load_from='),
     'too few pictures': (TOO_FEW, "distillers.pcd.queue_size='auto' needs 12 training pictures or more, found 8"),
 }
 WARNINGS = {
@@ -133,6 +134,7 @@ WARNINGS = {
     'sum on another map': 'model.distillers.mgd.alpha=2e-05 multiplies a sum over 128x16x12',
     'padded pictures': 'model.student.data_preprocessor pads pictures of 64x64 to 128x96',
     'option without effect': 'model.student.backbone.frozen_stages=0 has no effect',
+    'random teacher': 'model.teacher has random weights (allow_random=True): they teach nothing.',
     'schedule beyond the end': 'distillers.mgd.schedule: warmup is iteration 1000, but the weight ends at iteration 1',
 }
 MGD = dict(type='MGD', student_tap='backbone[3]', schedule=dict(warmup=1000))
@@ -142,6 +144,7 @@ EVERY_WARNING = {
     'param_scheduler': [POLY],
     'default_hooks.checkpoint.interval': 500,
     'custom_hooks': [STOPS_EARLY],
+    'model.teacher': dict(checkpoint=None, allow_random=True),
     'val_dataloader.dataset.metainfo': dict(classes=CLASSES[::-1]),
     'model.decode_head': dict(ignore_index=11),
     'model.auxiliary_head': dict(ignore_index=11),

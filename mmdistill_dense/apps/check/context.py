@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from mmdistill_dense.apps.check.tap_list import TapRow
     from mmdistill_dense.apps.inspect.gradients import Term
 
-
 Size = tuple[int, int]
 
 
@@ -48,56 +47,30 @@ class TeacherFacts:
     network: str
     parameters: int
     receipt: dict[str, Any] | None = None
-    classes: list[str] | None = None
-    renormalised: bool = False
     metric: dict[str, float] = field(default_factory=dict)
     metric_pictures: int = 0
     metric_note: str = ''
 
-    def describe(self, between: str) -> str:
-        """Return the file and, after ``between``, its hash and the numbers of tensors; empty without a file."""
+    def describe(self) -> str:
+        """Return the file, its hash and the numbers of tensors; empty without a file."""
         receipt = self.receipt
         if receipt is None or receipt['file'] is None:
             return ''
         ignored = f', {receipt["ignored"]} ignored' if receipt['ignored'] else ''
         tensors = f'{receipt["matched"]} of {receipt["total"]} tensors{ignored}'
-        return f'{receipt["file"]}{between}SHA-256 {str(receipt["sha256"])[:8]}, {tensors}'
-
-
-@dataclass
-class InitialWeights:
-    """A file that a part of the student starts from."""
-
-    part: str  # its name; empty for the whole student
-    file: str  # the file, or the address or name that stands for it
-    fitting: int | None = None  # how many tensors of the part it has; ``None`` if it is no local file
-    total: int | None = None  # how many the part has
-
-    def describe(self, between: str) -> str:
-        """Return part and file, and the numbers of tensors after ``between``."""
-        counts = '' if self.total is None else f'{between}{self.fitting} of {self.total} tensors'
-        return f'{self.part or "all"} from {self.file}{counts}'
+        return f'{receipt["file"]}, SHA-256 {str(receipt["sha256"])[:8]}, {tensors}'
 
 
 @dataclass
 class StudentFacts:
-    """The student: numbers of parameters, ``auxiliary`` heads apart, and the files that it ``starts`` from."""
+    """The student: numbers of parameters, ``auxiliary`` heads apart, and a line for each file it ``starts`` from."""
 
     network: str
     parameters: int
     trained: int
-    backbone: int
-    backbone_trained: int
     distillers: int
     auxiliary: int = 0
-    starts: list[InitialWeights] = field(default_factory=list)
-
-
-@dataclass
-class UnlabelledFacts:
-    pictures: int  # number of the pictures without labels
-    labelled: int  # how many labelled ones were taken out
-    step: int  # pictures of a step
+    starts: list[str] = field(default_factory=list)
 
 
 @dataclass
@@ -108,19 +81,16 @@ class Subject(RunFacts):
     resolved: Any = None  # the student's network, a ``ModelConfig``
     length: int | None = None  # of the training set, with what wrappers repeat; ``None`` if it was not read
     pictures: int | None = None  # of it, each once
-    data_problem: str = ''  # why the training set was not read
-    validation_problem: str = ''  # why a picture of the validation set cannot be read, as a sentence
-    validation: Any = None  # that set
+    validation: Any = None  # the set of validation
     tested: dict[str, Any] | None = None  # one of its pictures, after its pipeline
     student: StudentFacts | None = None
     teachers: list[TeacherFacts] = field(default_factory=list)
     started: tuple[int, int] | None = None  # of ``load_from``: how many tensors fit, and how many the student has
-    is_whole_without_heads: bool = False  # ``load_from`` lacks heads alone, which start anew for other classes
     untaught: list[str] = field(default_factory=list)  # distillers whose tokens are random here
     iteration: int = 0  # iteration of the run at which the losses are computed
     taps: list[TapRow] = field(default_factory=list)
     terms: list[Term] = field(default_factory=list)
-    unlabelled: UnlabelledFacts | None = None
+    unlabelled: dict[str, int] = field(default_factory=dict)  # numbers of pictures without labels
     cost: dict[str, Any] = field(default_factory=dict)  # as :func:`mmdistill_dense.apps.check.facts.measure_cost`
 
     def __post_init__(self) -> None:

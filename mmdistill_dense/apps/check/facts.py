@@ -1,9 +1,12 @@
-"""The facts of a check: its networks, a batch, one training step, and the first prediction."""
+"""The stages of a check: networks, a batch, weights, one training step and one prediction.
+
+Each takes the subject, notes facts there, and yields what only a measurement can find.
+"""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -22,14 +25,8 @@ from mmengine.runner.checkpoint import CheckpointLoader
 from mmengine.structures import BaseDataElement
 from torch import nn
 
-from mmdistill_dense.apps.check.context import (
-    InitialWeights,
-    Size,
-    StudentFacts,
-    Subject,
-    TeacherFacts,
-    UnlabelledFacts,
-)
+from mmdistill_dense.apps.check.context import Size, StudentFacts, Subject, TeacherFacts
+from mmdistill_dense.apps.check.shares import judge_losses, judge_shares
 from mmdistill_dense.apps.check.tap_list import Watch
 from mmdistill_dense.apps.inspect.gradients import measure_gradients
 from mmdistill_dense.apps.inspect.step_cost import (
@@ -47,8 +44,11 @@ from mmdistill_dense.config.resolve import DISTILL_KEYS, is_distill_model, load_
 from mmdistill_dense.config.values import num_classes, optimizer_of
 from mmdistill_dense.datasets.wrapped import classes_of, count_pictures
 from mmdistill_dense.distillers.maskd.token_distiller import TokenDistiller, TokenStore
+from mmdistill_dense.engine.loss_guard import check_distillation
 from mmdistill_dense.guards.config import check_pretrained, count_fitting, pretrained_parts
-from mmdistill_dense.model.balanced_step import choose_ratios
+from mmdistill_dense.guards.findings import Finding, Findings, warning
+from mmdistill_dense.guards.runner import check_file
+from mmdistill_dense.model.balanced_step import TASK, choose_ratios
 from mmdistill_dense.networks.building import naming_weights
 from mmdistill_dense.networks.class_pairs import in_students_classes
 from mmdistill_dense.networks.inputs import check_teacher_inputs
@@ -63,10 +63,10 @@ from mmdistill_dense.utils.reproducible import fork_rng, seed_everything
 from mmdistill_dense.utils.runner_internals import AUXILIARY, Network, parameters_in_use
 from mmdistill_dense.utils.validate import message_of
 from mmdistill_dense.weights.mmengine_loader import install_reader
-from mmdistill_dense.weights.strict_load import is_path, local_file, match_names, read_checkpoint, state_dict_of
+from mmdistill_dense.weights.strict_load import match_names, state_dict_of
 
-SPLITS = ('train', 'val', 'test')
 VIEW_SIDE = 224  # of a generated view if the config gives no size
+DATA = 'data'  # the name of findings behind which the other stages still run, on generated pictures
 _WORKERS = ('persistent_workers', 'prefetch_factor', 'pin_memory', 'multiprocessing_context')
 
 
@@ -84,48 +84,47 @@ def read_model(subject: Subject) -> None:
     subject.network = subject.resolved.model
 
 
-def read_data(subject: Subject) -> None:
-    """Read the first batch of the training set as the runner's loader gives it, and pictures of validation.
-
-    Notes why either cannot be read; without validation pictures a training stops at its first evaluation.
-    """
-    config = subject.config
-    names_by_split = {key: classes_of((config.get(f'{key}_dataloader') or {}).get('dataset') or {}) for key in SPLITS}
-    subject.data_classes = names_by_split.pop('train')
-    subject.scored_classes = {f'{key}_dataloader': names for key, names in names_by_split.items() if names is not None}
-    if subject.options.size is not None:
-        subject.data_problem = '--size asks for generated pictures'
+def read_data(subject: Subject) -> Findings:
+    """Read the first batch of the training set as the runner's loader gives it, and pictures of validation."""
+    config, loaders = subject.config, {f'{key}_dataloader' for key in subject.splits}
+    classes = {key: classes_of((config.get(key) or {}).get('dataset') or {}) for key in sorted(loaders)}
+    subject.data_classes = classes.pop('train_dataloader')
+    subject.scored_classes = {key: names for key, names in classes.items() if names is not None}
+    if subject.generated:
         return
-    if not config.get('train_dataloader'):
-        subject.data_problem, subject.generated = 'the config has no train_dataloader', True
+    try:
+        _read_batch(subject)
+    except FileNotFoundError as problem:
+        subject.generated = True
+        remedy = 'The rest is checked on generated pictures' + ', as with --size H W' * subject.options.command
+        yield Finding('error', f'training cannot start: {problem}', f'{remedy}.', DATA)
         return
-    option = {key: value for key, value in config.train_dataloader.items() if key not in _WORKERS}
-    with fork_rng():
-        seed_everything(0)
-        try:
-            loader = Runner.build_dataloader({**option, 'batch_size': subject.batch_size, 'num_workers': 0}, seed=0)
-            if len(loader.dataset) == 0:
-                raise ValueError(
-                    'train_dataloader.dataset holds no pictures: the folders exist, but no picture is found in them. '
-                    'Check data_prefix, img_suffix, seg_map_suffix, ann_file and filter_cfg.'
-                )
-            subject.pictures = count_pictures(loader.dataset)
-            metainfo = getattr(loader.dataset, 'metainfo', None) or {}
-            subject.data_classes = metainfo.get('classes') or subject.data_classes
-            subject.panoptic = 'thing_classes' in metainfo
-            subject.length, subject.batch = len(loader.dataset), next(iter(loader))
-        except FileNotFoundError as error:
-            subject.data_problem, subject.generated = str(error), True
-        except StopIteration:
-            raise ValueError(f'no batch of {subject.batch_size} in {subject.pictures} training pictures.') from None
-    if subject.data_problem or not config.get('val_dataloader'):
+    if not config.get('val_dataloader'):
         return
     try:  # pictures of validation, also those that a teacher is tested on; training reads all of them later
         subject.validation = dataset = DATASETS.build(config.val_dataloader.dataset)
         for index in evenly_spaced(len(dataset), max(1, subject.options.val)):
             subject.tested = dataset[index]
-    except Exception as error:  # a pipeline may run any code
-        subject.validation_problem = f'training would stop at the first validation: {message_of(error)}'
+    except Exception as problem:  # a pipeline may run any code
+        yield Finding('error', f'training would stop at the first validation: {message_of(problem)}', check=DATA)
+
+
+def _read_batch(subject: Subject) -> None:
+    if not subject.config.get('train_dataloader'):
+        raise FileNotFoundError('the config has no train_dataloader')
+    option = {key: value for key, value in subject.config.train_dataloader.items() if key not in _WORKERS}
+    with fork_rng():
+        seed_everything(0)
+        loader = Runner.build_dataloader({**option, 'batch_size': subject.batch_size, 'num_workers': 0}, seed=0)
+        if len(loader.dataset) == 0:
+            raise ValueError('train_dataloader.dataset holds no picture: check folders, ann_file and filter_cfg.')
+        subject.length, subject.pictures = len(loader.dataset), count_pictures(loader.dataset)
+        metainfo = getattr(loader.dataset, 'metainfo', None) or {}
+        subject.data_classes = metainfo.get('classes') or subject.data_classes
+        subject.panoptic = 'thing_classes' in metainfo
+        subject.batch = next(iter(loader), None)
+    if subject.batch is None:
+        raise ValueError(f'no batch of {subject.batch_size} in {subject.pictures} training pictures.')
 
 
 def generate(subject: Subject) -> Mapping[str, Any]:
@@ -189,7 +188,7 @@ def build(subject: Subject) -> None:
 def read_unlabelled(subject: Subject) -> None:
     """Open the pictures without labels as training does, and give the model those of a step."""
     second = unlabelled_of(subject.model)
-    if second is None or subject.data_problem:
+    if second is None or subject.generated:
         return
     labelled = DATASETS.build(copy.deepcopy(subject.config.train_dataloader.dataset))
     free = open_pictures(second.option, subject.config, labelled)
@@ -197,7 +196,7 @@ def read_unlabelled(subject: Subject) -> None:
     with fork_rng():
         seed_everything(0)
         second.batch = pseudo_collate([free.dataset[index] for index in evenly_spaced(len(free.dataset), count)])
-    subject.unlabelled = UnlabelledFacts(len(free.dataset), free.labelled, count)
+    subject.unlabelled = {'pictures': len(free.dataset), 'labelled': free.labelled, 'step': count}
 
 
 def ready_batch(subject: Subject) -> dict[str, Any]:
@@ -218,11 +217,11 @@ def option(subject: Subject) -> dict[str, Any]:
     return model
 
 
-def load(subject: Subject) -> None:
+def load(subject: Subject) -> Findings:
     """Load as the runner does, or give the teachers random weights with the statistics of the batch."""
     model = subject.model
     if subject.options.weights:
-        _load_weights(subject)
+        yield from _load_weights(subject)
     else:
         draw_weights(model)
     if not subject.options.whole:
@@ -231,27 +230,32 @@ def load(subject: Subject) -> None:
             if teacher.taps:
                 images = inputs[0] if isinstance(inputs, (list, tuple)) else inputs
                 load_teacher(teacher, like, images, random=True)
-    config = subject.config
-    folder = config.get('work_dir') or Path('work_dirs', Path(config.filename or 'config').stem)
     for name, distiller in subject.distillers.items():
         if isinstance(distiller, TokenDistiller):
-            assert distiller.teacher is not None, 'the model sets it'
-            data = (config.get('train_dataloader') or {}).get('dataset')
-            store = TokenStore(distiller, distiller.teacher, folder, data) if subject.options.whole else None
-            values = store.read_known(distiller.tokens, MMLogger.get_current_instance()) if store else None
-            if values is not None:
-                distiller.load_tokens(values)
-            else:
-                draw_tokens(distiller, torch.Generator().manual_seed(0))
-                subject.untaught.append(name)
+            _load_tokens(subject, name, distiller)
     for teacher in subject.frozen.values():
-        network, receipt = teacher.network, teacher.receipt
+        network, receipt = teacher.network, teacher.receipt.as_dict() if teacher.receipt else None
         kind = str(teacher.config.model.get('type')) if network is None else type(network).__name__
-        facts = TeacherFacts(teacher.key, kind, 0 if network is None else parameters_in_use(network))
-        facts.receipt = receipt.as_dict() if receipt else None
-        facts.classes = None if teacher.classes is None else list(teacher.classes)
-        facts.renormalised = teacher.plan.renormalise is not None
-        subject.teachers.append(facts)
+        parameters = 0 if network is None else parameters_in_use(network)
+        subject.teachers.append(TeacherFacts(teacher.key, kind, parameters, receipt))
+    if hasattr(model, 'distillation'):
+        max_iters, whole = model.distillation.state.max_iters, subject.options.whole
+        yield from check_distillation(model, subject.data_classes, subject.pictures, max_iters, whole)
+
+
+def _load_tokens(subject: Subject, name: str, distiller: TokenDistiller) -> None:
+    """Load the tokens of a distiller if they are known, else random ones."""
+    config, values = subject.config, None
+    if subject.options.whole:
+        assert distiller.teacher is not None, 'the model sets it'
+        folder = config.get('work_dir') or Path('work_dirs', Path(config.filename or 'config').stem)
+        store = TokenStore(distiller, distiller.teacher, folder, (config.get('train_dataloader') or {}).get('dataset'))
+        values = store.read_known(distiller.tokens, MMLogger.get_current_instance())
+    if values is not None:
+        distiller.load_tokens(values)
+    else:
+        draw_tokens(distiller, torch.Generator().manual_seed(0))
+        subject.untaught.append(name)
 
 
 def draw_weights(model: Network) -> None:
@@ -267,7 +271,7 @@ def draw_weights(model: Network) -> None:
         model.init_weights()
 
 
-def _load_weights(subject: Subject) -> None:
+def _load_weights(subject: Subject) -> Findings:
     model, start = subject.model, subject.config.get('load_from')
     assert subject.student is not None, 'the model is built'
     if start is None:
@@ -283,48 +287,40 @@ def _load_weights(subject: Subject) -> None:
         check_pretrained(model, loaded=not subject.config.model.get('inherit'))
         subject.student.starts += _initial_weights(model)
         return
-    if is_path(str(start)):
-        content = read_checkpoint(local_file(str(start), None, 'load_from'))
-    else:  # an address needs no hash, because training asks for none
-        install_reader()
-        content = CheckpointLoader.load_checkpoint(str(start), map_location='cpu')
+    install_reader()
+    content = CheckpointLoader.load_checkpoint(str(start), map_location='cpu')
+    yield from map(warning, check_file(model, content, f'load_from={start!r}'))
     target = model.state_dict()
     state = match_names(target, state_dict_of(content, start))
     fitting = {name: value for name, value in state.items() if name in target and target[name].shape == value.shape}
     model.load_state_dict(fitting, strict=False)
     subject.started = len(fitting), len(target)
-    missing = target.keys() - fitting.keys()
-    subject.is_whole_without_heads = all(name.partition('.')[0].endswith('head') for name in missing)
-    subject.student.starts.append(InitialWeights('', str(start), *subject.started))
+    subject.student.starts.append(f'all from {start}, {len(fitting)} of {len(target)} tensors')
 
 
-def _initial_weights(model: nn.Module) -> Iterator[InitialWeights]:
+def _initial_weights(model: nn.Module) -> Iterator[str]:
     for name, module, path, prefix in pretrained_parts(model):
         if not name.startswith('distillers.'):
             counts = count_fitting(module, path, prefix) if Path(path).is_file() else ()
-            yield InitialWeights(name, path, *counts)
+            yield f'{name or "all"} from {path}' + (f', {counts[0]} of {counts[1]} tensors' if counts else '')
     for name, module in model.named_modules():
         if isinstance(file := getattr(module, 'checkpoint', None), str):  # of a foundation model, read strictly
-            yield InitialWeights(name, file)
+            yield f'{name or "all"} from {file}'
 
 
 def describe_student(model: nn.Module) -> StudentFacts:
     parameters = dict(model.named_parameters())
-    student = {name: p for name, p in parameters.items() if not name.startswith(('distillers.', AUXILIARY))}
-    backbone = {name: p for name, p in student.items() if name.startswith('backbone.')} or student
-    whole, trained = (
-        [sum(p.numel() for p in part.values() if frozen or p.requires_grad) for part in (student, backbone)]
-        for frozen in (True, False)
-    )
+    student = [p for name, p in parameters.items() if not name.startswith(('distillers.', AUXILIARY))]
     return StudentFacts(
         type(model).__name__.removeprefix('Distilled'),
-        *(whole[0], trained[0], whole[1], trained[1]),
-        distillers=sum(p.numel() for n, p in parameters.items() if n.startswith('distillers.') and p.requires_grad),
-        auxiliary=sum(p.numel() for n, p in parameters.items() if n.startswith(AUXILIARY)),
+        sum(p.numel() for p in student),
+        sum(p.numel() for p in student if p.requires_grad),
+        sum(p.numel() for name, p in parameters.items() if name.startswith('distillers.') and p.requires_grad),
+        sum(p.numel() for name, p in parameters.items() if name.startswith(AUXILIARY)),
     )
 
 
-def test_teachers(subject: Subject) -> None:
+def test_teachers(subject: Subject) -> Findings:
     """Test each loaded teacher on some validation pictures, or note why it is not tested."""
     for teacher, facts in zip(subject.frozen.values(), subject.teachers, strict=True):
         facts.metric_note = _why_untested(subject, teacher)
@@ -332,50 +328,63 @@ def test_teachers(subject: Subject) -> None:
             continue
         try:
             facts.metric, facts.metric_pictures = test_pictures(teacher, subject.config, subject.options.val)
-        except Exception as error:  # no reason to stop: training does not test teachers
-            facts.metric_note = f'not tested: {message_of(error)}'
+        except Exception as problem:  # no reason to stop: training does not test teachers
+            facts.metric_note = f'not tested: {message_of(problem)}'
+    yield from judge_teachers(subject.teachers, len(subject.data_classes or ()) or 1)
+
+
+def judge_teachers(teachers: Iterable[TeacherFacts], classes: int) -> Findings:
+    """Warn of teachers that predict no better than chance."""
+    for facts in teachers:
+        segments = facts.metric.get('mIoU')
+        detects = next((score for name, score in facts.metric.items() if name.endswith('bbox_mAP_50')), None)
+        if (segments is not None and segments <= 100 / classes) or detects == 0:
+            shown = f'AP50 {detects:.3f}' if segments is None else f'mIoU {segments:.1f}'
+            yield warning(
+                f'{facts.key} predicts no better than chance on {facts.metric_pictures} validation pictures ({shown}).',
+                'Another file, other classes or another order of them, another normalisation? More pictures: --val N.',
+            )
 
 
 def _why_untested(subject: Subject, teacher: FrozenTeacher) -> str:
-    receipt, classes = teacher.receipt, num_classes(teacher.config.model)
+    config, classes, receipt = subject.config, num_classes(teacher.config.model), teacher.receipt
     if teacher.network is None:
         return 'not needed in training'
-    if not subject.options.whole or receipt is None or receipt.file is None:
-        return 'not tested: its weights are random'
-    if subject.options.val == 0 or subject.data_problem:
-        return 'not tested'
-    if not hasattr(teacher.network, 'val_step') or classes is None:
-        return 'not tested: it predicts nothing'
-    if not subject.config.get('val_dataloader') or not subject.config.get('val_evaluator'):
-        return 'not tested: the config has no validation set'
-    if subject.data_classes is not None and teacher.pairs is None and classes != len(subject.data_classes):
-        return f'not tested: it predicts {classes} other classes'
-    if receipt.ignored:
-        return 'not tested: parts of it that no distiller needs are not loaded'
-    return ''
+    other = subject.data_classes is not None and teacher.pairs is None and classes != len(subject.data_classes)
+    reasons = {
+        'its weights are random': not subject.options.whole or receipt is None or receipt.file is None,
+        'it predicts nothing': not hasattr(teacher.network, 'val_step') or classes is None,
+        'the config has no validation set': not config.get('val_dataloader') or not config.get('val_evaluator'),
+        'no picture is read': subject.options.val == 0 or subject.validation is None,
+        f'it predicts {classes} other classes': other,
+        'parts of it that no distiller needs are not loaded': receipt is not None and receipt.ignored,
+    }
+    return next((f'not tested: {reason}' for reason, applies in reasons.items() if applies), '')
 
 
 REPEATS = 1  # timed turns, after one that warms up: an estimate
 
 
-def run_step(subject: Subject) -> None:
+def run_step(subject: Subject) -> Findings:
     """Run a step on the batch and note taps and the terms of the loss; the model stays as it is."""
-    model = subject.model
+    model, batch = subject.model, subject.batch or {}
     if not subject.distillers:
-        subject.terms = measure_gradients(model, subject.batch)  # type: ignore[arg-type]
+        subject.terms = measure_gradients(model, batch)
+        yield from judge_losses(subject)
         return
     if any(True for distiller in subject.distillers.values() for _ in distiller.buffers()):
         with torch.no_grad():  # fills queues of keys, which are empty when training starts and give no loss then
             model(**ready_batch(subject), mode='loss')
     for teacher in subject.frozen.values():
         teacher.input_stats = []
-    with Watch(model, subject.frozen).open() as watch:
-        subject.terms = measure_gradients(model, subject.batch)  # type: ignore[arg-type]
+    with Watch(subject.distillers).open() as watch:
+        subject.terms = measure_gradients(model, batch)
     subject.taps = list(watch.rows())
     for teacher in subject.frozen.values():
         stats, teacher.input_stats = teacher.input_stats or [], None
         seen = stats if subject.options.whole else [replace(entry, flat={}) for entry in stats]
         check_teacher_inputs(teacher.key, seen, subject.config)
+    yield from (*judge_losses(subject), *judge_shares(subject))
 
 
 def measure_cost(subject: Subject) -> None:
@@ -383,22 +392,20 @@ def measure_cost(subject: Subject) -> None:
     if not subject.options.cost or not subject.distillers:
         return
     config, device, batch = subject.config, subject.options.device, subject.batch or {}
-    facts: dict[str, Any] = {'device': device, 'batch': subject.batch_size}
     try:
-        distilled = make_step(subject.model, config, batch, fresh=True)
-        if 'task' not in {term.name for term in subject.terms}:
-            times = interleaved_times({'distilled': distilled}, REPEATS, device)
-            facts['distilled_memory'] = peak_extra_memory(distilled, device)
+        steps = {'distilled': make_step(subject.model, config, batch, fresh=True)}
+        if any(term.name == TASK for term in subject.terms):
+            control = build_student({**option(subject), 'distillers': {}, 'inherit': ()}).to(device)
+            steps = {'control': make_step(control, config, batch, fresh=True), **steps}
+        times = interleaved_times(steps, REPEATS, device)
+        if 'control' in steps:
+            memory = extra_memory(steps['control'], steps['distilled'], device)
         else:
-            control_model = build_student({**option(subject), 'distillers': {}, 'inherit': ()}).to(device)
-            control = make_step(control_model, config, batch, fresh=True)
-            times = interleaved_times({'control': control, 'distilled': distilled}, REPEATS, device)
-            memory = extra_memory(control, distilled, device)
-            facts |= {'distilled_memory': memory['distilled_step'], 'control_memory': memory['control_step']}
-            facts['extra_memory'] = memory['extra']
-        subject.cost = {**facts, **{name: asdict(timing) for name, timing in times.items()}}
-    except (AssertionError, NotImplementedError, RuntimeError, TypeError) as error:
-        subject.cost = {'problem': str(error)}
+            memory = {'distilled_step': peak_extra_memory(steps['distilled'], device)}
+        subject.cost = {'device': device, 'batch': subject.batch_size, **{k: asdict(v) for k, v in times.items()}}
+        subject.cost |= {f'{name.removesuffix("_step")}_memory': size for name, size in memory.items()}
+    except (AssertionError, NotImplementedError, RuntimeError, TypeError) as problem:
+        subject.cost = {'problem': str(problem)}
 
 
 def predict(subject: Subject) -> None:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import math
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 
 from mmengine.config import Config
@@ -20,7 +19,7 @@ from mmdistill_dense.apps.check.run import CheckReport, run_stages
 from mmdistill_dense.apps.check.tap_list import auto_taps, list_taps, networks_of, tree
 from mmdistill_dense.apps.inspect.gradients import BACKBONE
 from mmdistill_dense.apps.recipes.named import read_config
-from mmdistill_dense.config.values import accumulated, num_classes
+from mmdistill_dense.config.values import num_classes
 from mmdistill_dense.guards.findings import ERROR, NOTE, WARNING, worst
 from mmdistill_dense.utils.devices import device_of
 from mmdistill_dense.utils.files import without_nan, write_json
@@ -30,7 +29,6 @@ from mmdistill_dense.utils.validate import message_of, size_text
 _STYLES = {ERROR: 'bold red', WARNING: 'yellow', NOTE: 'cyan'}
 _SHOWN_METRICS = 2
 _WIDTH = 140  # without a terminal
-_SHOWN_CLASSES = 6
 
 
 def check_command(args: argparse.Namespace) -> int:
@@ -40,8 +38,8 @@ def check_command(args: argparse.Namespace) -> int:
     options = Options(not args.no_weights, device, args.batch, size, args.val, not args.no_cost, args.processes)
     report = CheckReport(Subject(_read(args), options))
     try:
-        with _stage_display(console) as tell:
-            run_stages(report, tell)
+        with console.status('…') as status:  # shown on a terminal
+            run_stages(report, lambda stage: status.update(f'{stage} …'))
     finally:  # also what was found before Ctrl-C or SIGTERM
         show(report, console)
         if args.json:
@@ -55,8 +53,8 @@ def taps_command(args: argparse.Namespace) -> None:
     networks = list(networks_of(config, args.student, args.teacher))
     lines, taps = auto_taps(config, args.size)
     for title, network, grid in [] if args.auto else networks:
-        root = list_taps(network, args.size, args.depth, args.below, taps.get(title, ()), grid)
-        console.print(tree(title, root))
+        root = list_taps(network, args.size, args.depth, args.below, grid)
+        console.print(tree(title, root, taps.get(title, ())))
         console.print()
     if not args.below:
         console.print('\n'.join(lines), markup=False)
@@ -73,16 +71,6 @@ def _read(args: argparse.Namespace) -> Config:
 def _console() -> Console:
     console = Console(file=sys.stdout, highlight=False)
     return console if console.is_terminal else Console(file=sys.stdout, highlight=False, width=_WIDTH)
-
-
-@contextlib.contextmanager
-def _stage_display(console: Console) -> Iterator[Callable[[str], None] | None]:
-    """Yield a function that shows the current stage on a terminal; ``None`` elsewhere."""
-    if not console.is_terminal:
-        yield None
-        return
-    with console.status('…') as status:
-        yield lambda stage: status.update(f'{stage} …')
 
 
 def show(report: CheckReport, console: Console) -> None:
@@ -113,7 +101,7 @@ def show(report: CheckReport, console: Console) -> None:
 
 def _lines(subject: Subject) -> Iterable[str]:
     if subject.batch_shape:
-        origin = 'generated' if subject.data_problem else f'first of {subject.pictures:,} pictures'
+        origin = 'generated' if subject.generated else f'first of {subject.pictures:,} pictures'
         shapes = ' and '.join(size_text(shape) for shape in subject.batch_shape)
         yield f'batch    {shapes}, {origin}, on {subject.options.device}'
     if subject.network is not None:
@@ -122,52 +110,42 @@ def _lines(subject: Subject) -> Iterable[str]:
             counts[teacher.key.removeprefix('model.')] = num_classes(teacher.config.model)
         if any([*counts.values()][1:]):
             yield 'classes  ' + ', '.join(f'{name} {count or "-"}' for name, count in counts.items())
-    loader, scaling = subject.config.get('train_dataloader') or {}, subject.config.get('auto_scale_lr') or {}
-    if loader.get('batch_size'):
-        steps = accumulated(subject.config)
-        real = loader['batch_size'] * steps * subject.options.processes
-        base = scaling.get('base_batch_size')
-        yield f'a step   {real} pictures' + (f', the learning rate is for {base}' if base else '')
     for name, chosen in subject.settings.items():
         yield f'settings {name}: {chosen}'
-    if facts := subject.unlabelled:
-        out = f', {facts.labelled:,} labelled ones taken out' if facts.labelled else ''
-        yield f'without  {facts.pictures:,} pictures without labels{out}, {facts.step} a step'
+    if free := subject.unlabelled:
+        out = f', {free["labelled"]:,} labelled ones taken out' if free['labelled'] else ''
+        yield f'without  {free["pictures"]:,} pictures without labels{out}, {free["step"]} a step'
+    if 'problem' in subject.cost:
+        yield f'cost     time and memory could not be measured here: {subject.cost["problem"]}'
 
 
 def _networks(subject: Subject) -> Table | None:
     if subject.student is None:
         return None
+    student, origin = subject.student, 'initialised' if subject.options.weights else 'random'
+    source = '\n'.join(start.replace(', ', '\n') for start in student.starts) or origin
+    parts = {'  auxiliary heads': student.auxiliary, '  distillers': student.distillers}
     table = _table('network', 'class', '>parameters', '>trained', 'weights', 'metric')
-    student = subject.student
-    origin = 'initialised' if subject.options.weights else 'random'
-    source = '\n'.join(start.describe('\n') for start in student.starts) or origin
     table.add_row('student', student.network, f'{student.parameters:,}', f'{student.trained:,}', source, '')
-    if student.auxiliary:
-        table.add_row('  auxiliary heads', '', f'{student.auxiliary:,} more', '', 'in training alone', '')
-    table.add_row('  backbone', '', f'{student.backbone:,}', f'{student.backbone_trained:,}', '', '')
-    if subject.distillers:
-        table.add_row('  distillers', '', f'{student.distillers:,}', f'{student.distillers:,}', '', '')
+    for name, count in parts.items():
+        if count:
+            table.add_row(name, '', f'{count:,} more', '', 'in training alone', '')
     for facts in subject.teachers:
         metric = facts.metric_note
         if facts.metric:
             scores = sorted(facts.metric.items(), key=lambda item: item[0] != 'mIoU')[:_SHOWN_METRICS]
             metric = ', '.join(f'{name.rsplit("/", 1)[-1]} {value:.3g}' for name, value in scores)
             metric += f'\non {facts.metric_pictures} validation pictures'
-        name = facts.key.removeprefix('model.')
-        table.add_row(name, facts.network, f'{facts.parameters:,}', '0', facts.describe('\n') or 'random', metric)
+        name, weights = facts.key.removeprefix('model.'), facts.describe().replace(', ', '\n', 1) or 'random'
+        table.add_row(name, facts.network, f'{facts.parameters:,}', '0', weights, metric)
     return table
 
 
 def _taps(subject: Subject) -> Table:
-    table = _table('distiller', 'student tap', 'module', 'shape', 'teacher tap', 'module', 'shape')
-    before: tuple[str, ...] = ()
+    table = _table('distiller', 'student tap', 'shape', 'teacher tap', 'shape')
     for row in subject.taps:
-        names = (row.distiller, row.student_tap, row.student_module, row.teacher_tap, row.teacher_module)
-        name, s_tap, s_module, t_tap, t_module = [''] * 5 if names == before else names
         shapes = size_text(row.student_shape), size_text(row.teacher_shape)
-        table.add_row(name, s_tap, s_module, shapes[0], t_tap, t_module, shapes[1])
-        before = names
+        table.add_row(row.distiller, row.student_tap, shapes[0], row.teacher_tap, shapes[1])
     return table
 
 

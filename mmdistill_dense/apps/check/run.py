@@ -8,12 +8,11 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from mmengine.config import Config
 
-from mmdistill_dense.apps.check import network_rules
 from mmdistill_dense.apps.check.context import Options, Subject
 from mmdistill_dense.apps.check.facts import (
+    DATA,
     build,
     load,
     measure_cost,
@@ -25,18 +24,15 @@ from mmdistill_dense.apps.check.facts import (
     test_teachers,
 )
 from mmdistill_dense.apps.recipes.named import read_config
-from mmdistill_dense.config.values import num_classes
 from mmdistill_dense.guards import config_rules, student_rules
 from mmdistill_dense.guards.findings import ERROR, WARNING, Finding, Findings, worst
 from mmdistill_dense.utils.process import quiet
 from mmdistill_dense.utils.validate import message_of
 
-Check = Callable[[Subject], Findings | None]
-
 
 def _advice(stage: str, subject: Subject, error: Exception) -> str:
     """Return which option of the command may help after an error in a stage; empty for none."""
-    command, shapes = subject.options.command, subject.batch_shape
+    command = subject.options.command
     if stage == READING and command:
         return 'The rest can be checked on generated pictures: --size H W.'
     if stage == LOADING and command and any(word in str(error) for word in ('checkpoint', 'load_from')):
@@ -44,13 +40,10 @@ def _advice(stage: str, subject: Subject, error: Exception) -> str:
     if stage != STEPPING:
         return ''
     queries = getattr(subject.model, 'num_queries', None)
-    if 'index k out of range' in str(error) and queries and len(shapes) == 1:
-        with torch.no_grad():
-            maps = subject.model.extract_feat(torch.zeros(1, *shapes[0][1:], device=subject.options.device))
-        cells = sum(level_map.shape[-2] * level_map.shape[-1] for level_map in maps)
+    if 'index k out of range' in str(error) and queries:
         return (
-            f'A picture of {shapes[0][-2]}x{shapes[0][-1]} gives {cells} places for {queries} queries: make pictures '
-            'larger (train_dataloader.dataset.pipeline; --size of new and check), or set a smaller num_queries.'
+            f'The maps have fewer places than the network has queries ({queries}): make pictures larger '
+            '(train_dataloader.dataset.pipeline; --size of new and check), or set a smaller num_queries.'
         )
     if 'more than 1 value per channel' in str(error) and subject.batch_size == 1:
         hint = ' (the check alone takes them with --batch 2)' if command else ''
@@ -59,18 +52,19 @@ def _advice(stage: str, subject: Subject, error: Exception) -> str:
     return '' if subject.options.size is None else 'Is --size too small for the network?'
 
 
+Rule = Callable[[Any], Findings | None]
 READING, LOADING, STEPPING = 'reading the data set', 'loading the weights', 'running a step'
-_NON_FATAL = 'data'  # after an error of this check the other stages still run, on generated pictures
-STAGES: Sequence[tuple[str, Callable[[Subject], None], Sequence[Check]]] = (
+# The rules of `guards`, which each training asks, behind the work that they need.
+STAGES: Sequence[tuple[str, Rule, Sequence[Rule]]] = (
     ('reading the config', read_model, (*config_rules.CONSTRUCTION, *config_rules.CONFIG)),
-    (READING, read_data, (*network_rules.DATA, *config_rules.DATA, *config_rules.BATCH)),
-    ('building the networks', build, (*student_rules.MODEL, *student_rules.STEP, *network_rules.MODEL)),
+    (READING, read_data, (*config_rules.DATA, *config_rules.BATCH)),
+    ('building the networks', build, (*student_rules.MODEL, *student_rules.STEP)),
     ('reading the pictures without labels', read_unlabelled, ()),
-    (LOADING, load, network_rules.WEIGHTS),
+    (LOADING, load, ()),
     ('predicting a picture of validation', predict, ()),
-    ('testing the teacher', test_teachers, network_rules.METRIC),
-    (STEPPING, run_step, network_rules.STEP),
-    ('measuring its cost', measure_cost, network_rules.COST),
+    ('testing the teacher', test_teachers, ()),
+    (STEPPING, run_step, ()),
+    ('measuring its cost', measure_cost, ()),
 )
 
 
@@ -93,28 +87,17 @@ class CheckReport:
 
     def as_dict(self) -> dict[str, Any]:
         subject = self.subject
+        rows: dict[str, Sequence[Any]] = {'findings': self.findings, 'teachers': subject.teachers}
+        rows |= {'taps': subject.taps, 'losses': subject.terms}
+        pictures, shape = subject.pictures, subject.batch_shape
         return {
             'config': subject.config.filename,
-            'options': asdict(subject.options),
             'verdict': self.verdict,
             'stopped': self.stopped or None,
-            'findings': [asdict(finding) for finding in self.findings],
-            'batch': {
-                'real': subject.batch is not None and not subject.data_problem,
-                'shape': subject.batch_shape,
-                'pictures': subject.pictures,
-            },
-            'classes': {
-                'data': list(subject.data_classes) if subject.data_classes else None,
-                'student': num_classes(subject.network) if subject.network is not None else None,
-            },
-            'unlabelled': asdict(subject.unlabelled) if subject.unlabelled else None,
-            'iteration': subject.iteration,
-            'settings': subject.settings,
+            'batch': {'real': bool(shape) and not subject.generated, 'shape': shape, 'pictures': pictures},
             'student': asdict(subject.student) if subject.student else None,
-            **{name: [asdict(facts) for facts in getattr(subject, name)] for name in ('teachers', 'taps')},
-            'losses': [asdict(term) for term in subject.terms],
-            'cost': subject.cost,
+            **{key: [asdict(row) for row in member] for key, member in rows.items()},
+            **{key: getattr(subject, key) for key in ('unlabelled', 'iteration', 'settings', 'cost')},
         }
 
 
@@ -139,26 +122,23 @@ def check_config(
 
 def run_stages(report: CheckReport, tell: Callable[[str], None] | None = None) -> CheckReport:
     """Fill a report, which tells at any time what was found so far, and in which stage the check is."""
-    for stage, work, checks in STAGES:
-        report.stopped = stage
+    for stage, work, rules in STAGES:
+        report.stopped, findings = stage, list[Finding]()
         if tell is not None:
             tell(stage)
-        with quiet():
+        for rule in (work, *rules):
+            name = stage if rule is work else rule.__name__
             try:
-                work(report.subject)
-                findings = [finding for check in checks for finding in _findings(check, report.subject)]
+                with quiet():
+                    for finding in rule(report.subject) or ():
+                        findings.append(replace(finding, check=finding.check or name))
             except Exception as error:  # a config may run any code
                 logging.getLogger(__name__).debug('%s', stage, exc_info=error)
-                findings = [Finding(ERROR, message_of(error), _advice(stage, report.subject, error), stage)]
+                findings.append(Finding(ERROR, message_of(error), _advice(stage, report.subject, error), name))
+                if rule is work:
+                    break
         report.findings += findings
-        if worst(finding for finding in findings if finding.check != _NON_FATAL) == ERROR:
+        if worst(finding for finding in findings if finding.check != DATA) == ERROR:
             return report
     report.stopped = ''
     return report
-
-
-def _findings(check: Check, subject: Subject) -> list[Finding]:
-    try:
-        return [replace(finding, check=finding.check or check.__name__) for finding in check(subject) or ()]
-    except (KeyError, TypeError, ValueError) as error:
-        return [Finding(ERROR, message_of(error), check=check.__name__)]

@@ -22,13 +22,12 @@ from mmdistill_dense.config.resolve import (
     student_option,
     teachers_of,
 )
+from mmdistill_dense.distillers.base import Distiller
 from mmdistill_dense.foundation.vit import PatchMap
-from mmdistill_dense.model.distill_model import Distilled, distillers_of
 from mmdistill_dense.networks.auto_taps import Found, discover, nothing_to_pair, pair_taps
 from mmdistill_dense.networks.inputs import InputGrid
 from mmdistill_dense.networks.recording import noting, run_parts
 from mmdistill_dense.networks.taps import HEAD, Tap, flatten, heads_of, resolve_tap
-from mmdistill_dense.networks.teacher import FrozenTeacher
 from mmdistill_dense.networks.trace import DEFAULT_SIZE, Pass, TeacherOption, read_pass
 from mmdistill_dense.utils.process import quiet
 from mmdistill_dense.utils.validate import message_of, size_text
@@ -44,19 +43,17 @@ class TapRow:
 
     distiller: str
     student_tap: str
-    student_module: str
     student_shape: Shape
     teacher_tap: str
-    teacher_module: str
     teacher_shape: Shape
 
 
 class Watch:
-    """Notes the shapes of what a model's distillers compare, inside of :meth:`open`."""
+    """Notes the shapes of what distillers compare, inside of :meth:`open`."""
 
-    def __init__(self, model: Distilled, teachers: Mapping[str, FrozenTeacher]) -> None:
-        self.model, self.teachers, self.distillers = model, teachers, distillers_of(model)
-        self.tap_inputs: dict[str, tuple[dict[str, list[Shape]], dict[str, list[Shape]]]] = {}
+    def __init__(self, distillers: Mapping[str, Distiller]) -> None:
+        self.distillers = distillers
+        self._rows: dict[str, list[TapRow]] = {}
 
     @contextlib.contextmanager
     def open(self) -> Iterator[Watch]:
@@ -64,28 +61,23 @@ class Watch:
             yield self
 
     def _note(self, name: str, arguments: tuple[Any, ...], _: Any) -> None:
-        distiller = self.distillers[name]
-        student, teacher = (
-            {str(tap): [list(tensor.shape) for tensor in maps[str(tap)]] for tap in taps}
-            for maps, taps in zip(arguments, (distiller.student_taps, distiller.teacher_taps), strict=False)
-        )
-        self.tap_inputs.setdefault(name, (student, teacher))  # a second call compares the pictures without labels
+        if name in self._rows:
+            return  # a second call compares the pictures without labels
+        distiller, (student, teacher) = self.distillers[name], arguments[:2]
+        rows = self._rows[name] = []
+        for s_tap, t_tap in zip(map(str, distiller.student_taps), map(str, distiller.teacher_taps), strict=True):
+            shapes = [list(tensor.shape) for tensor in student[s_tap]]
+            if distiller.teacher_gives:
+                rows.append(TapRow(name, s_tap, shapes[0], distiller.teacher_gives, shapes[0]))
+                continue
+            of_teacher = [list(tensor.shape) for tensor in teacher[t_tap]]
+            pairs = zip_longest(shapes, of_teacher, fillvalue=list[int]())
+            rows += [TapRow(name, s_tap, shape, t_tap, other) for shape, other in pairs]
 
     def rows(self) -> Iterator[TapRow]:
         """Yield the compared pairs in the order of the distillers and their taps."""
-        for name in filter(self.tap_inputs.__contains__, self.distillers):
-            (student, teacher), distiller = self.tap_inputs[name], self.distillers[name]
-            frozen = self.teachers[str(distiller.teacher_name)].network
-            assert frozen is not None, 'a checked teacher is loaded'
-            for s_tap, t_tap in zip(distiller.student_taps, distiller.teacher_taps, strict=True):
-                kind = type(resolve_tap(self.model, s_tap, 'tap').module).__name__
-                if distiller.teacher_gives:
-                    shape = student[str(s_tap)][0]
-                    yield TapRow(name, str(s_tap), kind, shape, distiller.teacher_gives, '', shape)
-                    continue
-                teacher_kind = type(resolve_tap(frozen, t_tap, 'tap').module).__name__
-                for s, t in zip_longest(student[str(s_tap)], teacher[str(t_tap)], fillvalue=list[int]()):
-                    yield TapRow(name, str(s_tap), kind, s, str(t_tap), teacher_kind, t)
+        for name in filter(self._rows.__contains__, self.distillers):
+            yield from self._rows[name]
 
 
 # A network as a tree of modules
@@ -101,13 +93,7 @@ class ModuleNode:
     shapes: list[tuple[int, ...]] = field(default_factory=list)
     indexed: bool = False
     good: bool = False
-    chosen: list[str] = field(default_factory=list)
     inside: list[ModuleNode] = field(default_factory=list)
-
-    def nodes(self) -> Iterator[ModuleNode]:
-        yield self
-        for child in self.inside:
-            yield from child.nodes()
 
     @property
     def taps(self) -> str:
@@ -139,22 +125,14 @@ def networks_of(
 
 
 def list_taps(
-    config: ModelConfig,
-    size: Size | None = None,
-    depth: int = 2,
-    below: str = '',
-    chosen: Collection[str] = (),
-    grid: InputGrid | None = None,
+    config: ModelConfig, size: Size | None = None, depth: int = 2, below: str = '', grid: InputGrid | None = None
 ) -> ModuleNode:
     """Run one picture through a network and return the tree of its modules."""
     option = TeacherOption('model', '', config, grid=grid)  # builds any network
     preprocessor = config.model.get('data_preprocessor') or {}
     height, width = size or preprocessor.get('size') or DEFAULT_SIZE
     with DefaultScope.overwrite_default_scope(config.scope), quiet():
-        root = read_pass(option.build, lambda passed: _module_tree(passed, depth, below), (height, width))
-    for node in root.nodes():
-        node.chosen = [tap for tap in chosen if Tap.parse(tap).path == node.path]
-    return root
+        return read_pass(option.build, lambda passed: _module_tree(passed, depth, below), (height, width))
 
 
 def _module_tree(passed: Pass, depth: int, below: str) -> ModuleNode:
@@ -210,19 +188,20 @@ def _is_good(module: nn.Module, path: str, shapes: Sequence[tuple[int, ...]]) ->
     return not remainder or (stage and remainder != ['stem'])
 
 
-def tree(title: str, node: ModuleNode) -> Tree:
+def tree(title: str, node: ModuleNode, chosen: Collection[str] = ()) -> Tree:
     """Return a module and its children as a tree for a terminal, with good and with chosen taps marked."""
+    marks = [tap.removeprefix(node.path) for tap in chosen if Tap.parse(tap).path == node.path]
     shapes = ', '.join(map(size_text, node.shapes[:_LEVELS]))
     more = f', … ({len(node.shapes)})' if len(node.shapes) > _LEVELS else ''
     line = Text.assemble((title, 'bold'), f' {node.module}  ', (f'{node.parameters:,}', 'dim'), f'  {shapes}{more}')
     if node.good:
         line.append(f'   ◀ {node.taps}', 'green')
-    if node.chosen:
-        line.append('   ★ ' + ' '.join(tap.removeprefix(node.path) for tap in node.chosen), 'cyan')
+    if marks:
+        line.append('   ★ ' + ' '.join(marks), 'cyan')
         line.rstrip()
     root = Tree(line)
     for child in node.inside:
-        root.add(tree(child.path.rsplit('.', 1)[-1], child))
+        root.add(tree(child.path.rsplit('.', 1)[-1], child, chosen))
     return root
 
 

@@ -65,9 +65,9 @@ def _summary_lines(name: str, report: CheckReport) -> Iterator[str]:
             facts.append(f'{teacher.key.removeprefix("model.")} {teacher.parameters / 1e6:.2f} M')
     yield f'check    {name}: {report.verdict}; {", ".join(facts)}'
     for start in subject.student.starts if subject.student else ():
-        yield f'         student: {start.describe(", ")}'
+        yield f'         student: {start}'
     for teacher in subject.teachers:
-        if origin := teacher.describe(', '):
+        if origin := teacher.describe():
             yield f'         teacher from {origin}'
     pairs = [f'{row.distiller} compares {row.student_tap} with {row.teacher_tap}' for row in subject.taps]
     yield from (f'         {pair}' for pair in dict.fromkeys(pairs))

@@ -84,7 +84,7 @@ def count_cell(row: Row, planned: int) -> str:
 
 def score_cell(row: Row) -> str:
     if row.summary is None:
-        return 'not tested' if row.name == TEACHER else 'not run'
+        return 'diverged' if row.results else 'not tested' if row.name == TEACHER else 'not run'
     spread = '' if row.summary.sd is None else f' ± {row.summary.sd:.2f}'
     return f'{row.summary.mean:.2f}{spread}'
 

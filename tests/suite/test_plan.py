@@ -296,9 +296,12 @@ def test_a_row_is_checked_with_a_step_of_few_pictures(batch: int, few: int, monk
         return SimpleNamespace(findings=[], verdict='ready', subject=found)
 
     monkeypatch.setattr(preflight, 'check_config', checked)
-    definition = tiny.defined(batch=batch)
-    preflight.check(definition, plan.resolved(definition, plan.runs(definition)))
-    assert asked == [2, few, few]  # the teacher, which has a batch of its own, the control and the method
+    definition = tiny.defined(batch=batch, methods={'kd': {}, 'control_x2': {'rate': 2}})
+    todo = plan.resolved(definition, plan.runs(definition))
+    rates = [config.optim_wrapper.optimizer.lr for config, *_ in todo.values()]
+    preflight.check(definition, todo)
+    assert asked == [2, few, few]  # the teacher, which has a batch of its own, the control at any rate, the method
+    assert rates == [config.optim_wrapper.optimizer.lr for config, *_ in todo.values()]
 
 
 @pytest.mark.parametrize(('processes', 'fits'), [(8, True), (1, False)])

@@ -52,7 +52,7 @@ def method_config(definition: Definition, method: Method) -> Config:
         config = _common(config, definition, definition.options, 'options')
     config.merge_from_dict(fill_variables(method.run_options))
     if method.rate is not None and method.rate != 1:
-        _scale_rate(config, method.rate, f'{location}.rate')
+        scale_rate(config, method.rate, f'{location}.rate')
     if not method.distils:
         return config
     if method.options_file is not None:
@@ -107,7 +107,7 @@ def _common(config: Config, definition: Definition, options: Mapping[str, Any], 
     return config
 
 
-def _scale_rate(config: Config, factor: float, location: str) -> None:
+def scale_rate(config: Config, factor: float, location: str) -> None:
     """Multiply the learning rates of a config: those of its optimizers, and the ends that its schedules name."""
     wrapper = config.optim_wrapper
     for optim in (wrapper, *wrapper.values()):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
+from copy import deepcopy
 
 from mmengine.config import Config
 from mmengine.registry import DATASETS, DefaultScope
@@ -22,7 +24,10 @@ from mmdistill_dense.utils.version import __version__
 
 
 def check(definition: Definition, todo: Resolved) -> None:
-    """Check each row as ``mmdistill check`` does. A row that passed is not checked again while its hash is the same."""
+    """Check each row as ``mmdistill check`` does, once for rows that differ in a factor of the learning rate alone.
+
+    A row that passed is not checked again while its hash is the same.
+    """
     path = definition.out / 'checked.json'
     hashes = read_json(path) or {}
     trained = plan.trains_teacher(definition)
@@ -34,23 +39,29 @@ def check(definition: Definition, todo: Resolved) -> None:
         ):
             if not len(DATASETS.build(config.test_dataloader.dataset)):
                 raise ValueError('the set has no pictures: its keys change the test set of the control.')
-    checked = set[str]()
+    checked = dict[str, str]()  # name of a row by the hash of its config without rates
     for run in todo:
         config = todo[run][0]
         digest = f'{todo[run][1]} {configs.networks_hash(config)} {__version__}{local_code(config) or ""}'
         check_metric(config, definition.metric, str(definition.path))
-        if run.name in checked or (run.is_teacher and not trained) or hashes.get(run.name) == digest:
+        if (run.is_teacher and not trained) or hashes.get(run.name) == digest:
             continue  # an existing teacher is only tested
-        checked.add(run.name)
-        few = min(2, config.train_dataloader.batch_size)  # the step of a whole batch may take minutes on a CPU
-        # a teacher that the suite trains has no file yet
-        options = Options(batch=few, val=0, cost=False, command=False, teachers=run.teacher is None)
-        with heartbeat(f'checking {run.name}'):
-            report = check_config(config, options, lambda stage: None)
-        if wrong := [finding for finding in report.findings if finding.level == ERROR]:
-            problems = ' '.join(f'{finding.message} {finding.advice}'.strip() for finding in wrong)
-            raise ValueError(f'{definition.path}: {run.name}: {problems}')
-        print('\n'.join(_summary_lines(run.name, report)), flush=True)
+        without_rates = deepcopy(config)
+        with suppress(ValueError):  # an optimizer without a rate
+            configs.scale_rate(without_rates, 0.0, run.name)
+        first = checked.setdefault(f'{configs.config_hash(without_rates)} {run.teacher is None}', run.name)
+        if first == run.name:
+            # the step of a whole batch may take minutes on a CPU; a teacher that the suite trains has no file yet
+            few, loads = min(2, config.train_dataloader.batch_size), run.teacher is None
+            options = Options(batch=few, val=0, cost=False, command=False, teachers=loads)
+            with heartbeat(f'checking {run.name}'):
+                report = check_config(config, options, lambda stage: None)
+            if wrong := [finding for finding in report.findings if finding.level == ERROR]:
+                problems = ' '.join(f'{finding.message} {finding.advice}'.strip() for finding in wrong)
+                raise ValueError(f'{definition.path}: {run.name}: {problems}')
+            print('\n'.join(_summary_lines(run.name, report)), flush=True)
+        else:
+            print(f'check    {run.name}: as {first}, at another learning rate', flush=True)
         hashes = {**hashes, run.name: digest}
         write_json(path, hashes)
 

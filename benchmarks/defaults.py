@@ -30,7 +30,7 @@ import yaml
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for tools/, which is no installed package
 
 from mmdistill_dense.__main__ import main as command
-from mmdistill_dense.apps.suite.definition import is_alone, load
+from mmdistill_dense.apps.suite.definition import is_alone, load_suite
 from mmdistill_dense.apps.suite.verdict import Gain, paired_gain
 from mmdistill_dense.utils.files import write_text
 from tools.docs.check_results import read_scores
@@ -116,7 +116,7 @@ def write_part(data: Path, part: str, told: Sequence[Any], folder: Path) -> None
 def add_faster(files: Sequence[Path]) -> None:
     """Add control and method at four times the rate to suites whose control is better at twice the rate, on val."""
     for path in files:
-        rows = scores_of(load(path).out / 'scores.csv')
+        rows = scores_of(load_suite(path).out / 'scores.csv')
         once, twice = (fmean(val for val, _ in rows[name].values()) for name in ('control', 'control_x2'))
         if twice > once:
             suite = yaml.safe_load(path.read_text(encoding='utf-8'))

@@ -21,7 +21,7 @@ from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
 from mmdistill_dense.__main__ import COMMANDS, Parser, fill, overview
-from mmdistill_dense.utils.wheel import address_of
+from mmdistill_dense.utils.wheel import source_address
 
 ROOT = Path(__file__).resolve().parents[1]
 LINK = re.compile(r'(?P<head>\]\()(?P<target>[^)\s#]+)(?P<anchor>#[^)\s]*)?(?P<tail>\))')
@@ -96,7 +96,7 @@ def options_page() -> str:
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
     """Show the repository's address in the header, if setup.cfg has one."""
-    if address := address_of(ROOT):
+    if address := source_address(ROOT):
         config.repo_url, config.repo_name = address, address.rpartition('/')[2]
     return config
 

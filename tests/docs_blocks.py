@@ -15,7 +15,7 @@ from pathlib import Path
 from unittest import mock
 
 from mmdistill_dense.__main__ import COMMANDS
-from mmdistill_dense.apps.recipes.named import find
+from mmdistill_dense.apps.recipes.named import find_named
 
 ROOT = Path(__file__).parents[1]
 GUIDES = [
@@ -141,7 +141,7 @@ def _sources() -> str:
 
 def _check_file(word: str) -> None:
     if NAME.fullmatch(word):
-        find(word)
+        find_named(word)
     for part in re.split('[=,]', word):
         assert not OWN.match(part) or (ROOT / part).is_file(), f'{part} is not there'
 

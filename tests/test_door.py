@@ -166,7 +166,7 @@ def test_without_compiled_operations_the_remedy_is_told_in_one_line(monkeypatch,
     ops_check.require_ops()
     lacking = ModuleNotFoundError("No module named 'mmcv._ext'", name='mmcv._ext')
     with monkeypatch.context() as patch:
-        patch.setattr('mmdistill_dense.apps.recipes.named.find', mock.Mock(side_effect=lacking))
+        patch.setattr('mmdistill_dense.apps.recipes.named.find_named', mock.Mock(side_effect=lacking))
         Path('a.pth').touch()
         assert main(['export', 'kd:toy_seg', 'a.pth', 'b.onnx']) == 2
         assert 'mmcv is installed without its compiled operations' in capsys.readouterr().err

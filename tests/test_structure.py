@@ -171,18 +171,31 @@ def test_optional_libraries_are_imported_where_they_are_used() -> None:
 
 
 def test_no_name_means_two_things() -> None:
-    """Two modules, but the packages' faces, command lines and a method's main module; two classes; two constants of a
-    module: where files are joined, the second value would silently take the place of the first."""
+    """Two modules, but the packages' faces, command lines and a method's main module; two classes or public functions;
+    two constants of a module: where files are joined, the second value would silently take the place of the first."""
     stems = Counter(path.stem for path in modules().values() if path.stem not in ('__init__', 'cli', path.parent.name))
-    classes: Counter[str] = Counter()
+    definitions: Counter[str] = Counter()
     constants: Counter[tuple[str, str]] = Counter()
     for name, path in modules().items():
         for node in ast.parse(path.read_text(encoding='utf-8')).body:
-            if isinstance(node, ast.ClassDef):
-                classes[node.name] += 1
+            if isinstance(node, ast.ClassDef) or (isinstance(node, ast.FunctionDef) and node.name[0] != '_'):
+                definitions[node.name] += 1
             elif isinstance(node, ast.Assign):
                 constants.update((name, one.id) for one in node.targets if isinstance(one, ast.Name))
-    assert not [name for found in (stems, classes, constants) for name, count in found.items() if count > 1]
+    assert not [name for found in (stems, definitions, constants) for name, count in found.items() if count > 1]
+
+
+def test_a_name_says_what_it_holds() -> None:
+    """Not that it is some one: of assigned names and arguments, at most 1 % are pronouns or participles alone."""
+    words = re.compile(
+        'one|found|told|own|given|place|known|held|said|there|kept|way|some|others|left|each|every|places|named|listed|'
+        'rest|both|first|here|then|now|what|why|seen|wanted|theirs|ours|mine|another|further|alone'
+    )
+    nodes = [node for path in modules().values() for node in ast.walk(ast.parse(path.read_text(encoding='utf-8')))]
+    names = [node.arg for node in nodes if isinstance(node, ast.arg) and node.arg not in ('self', 'cls')]
+    names += [node.id for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)]
+    pronouns = Counter(filter(words.fullmatch, names))
+    assert sum(pronouns.values()) <= 0.01 * len(names), pronouns
 
 
 def test_files_are_written_whole() -> None:

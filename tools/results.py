@@ -10,7 +10,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # tools/ is no installed package
 
-from mmdistill_dense.apps.suite.definition import Definition, load
+from mmdistill_dense.apps.suite.definition import Definition, load_suite
 from mmdistill_dense.apps.suite.table import write_table
 from mmdistill_dense.utils.files import write_text
 from mmdistill_dense.utils.process import errors_only
@@ -26,7 +26,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     try:
         with errors_only():
             for path in args.definition:
-                publish(load(path), args.root)
+                publish(load_suite(path), args.root)
     except (OSError, ValueError) as error:
         sys.exit(f'{type(error).__name__}: {error}')
 

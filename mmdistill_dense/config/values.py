@@ -100,7 +100,7 @@ _COCO = ('mAP', 'mAP_50', 'mAP_75', 'mAP_s', 'mAP_m', 'mAP_l')
 _IOU = {'mIoU': ('mIoU', 'mAcc'), 'mDice': ('mDice', 'mAcc'), 'mFscore': ('mFscore', 'mPrecision', 'mRecall')}
 
 
-def scores_of(evaluator: Mapping[str, Any]) -> set[str] | None:
+def evaluator_scores(evaluator: Mapping[str, Any]) -> set[str] | None:
     """Return the names of the scores of all classes together; ``None`` for an evaluator that is not known here."""
     name, prefix = type_name(evaluator), evaluator.get('prefix')
     if name == 'IoUMetric':
@@ -114,7 +114,7 @@ def scores_of(evaluator: Mapping[str, Any]) -> set[str] | None:
 
 def may_give(evaluator: Mapping[str, Any], score: str) -> bool:
     """Tell whether an evaluator may give a score; with ``classwise`` it also gives those of single classes."""
-    names = scores_of(evaluator)
+    names = evaluator_scores(evaluator)
     return names is None or score in names or bool(evaluator.get('classwise') and score.endswith('_precision'))
 
 

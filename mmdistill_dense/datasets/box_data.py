@@ -14,7 +14,7 @@ from mmcv.transforms import BaseTransform
 from mmengine.logging import print_log
 
 from mmdistill_dense.datasets.folders import RootCheck
-from mmdistill_dense.datasets.label_files import check, has_area, left_out, wrong_ids
+from mmdistill_dense.datasets.label_files import check_categories, has_area, left_out, wrong_ids
 from mmdistill_dense.datasets.shapes import CLASSES, PaintedPictures, Picture, ShapesSegDataset, paint
 from mmdistill_dense.registry import DATASETS, TRANSFORMS
 
@@ -38,7 +38,7 @@ class _CheckedFile(_CocoDataset.COCOAPI):
 
     def createIndex(self) -> None:
         self.dataset.setdefault('annotations', [])  # files of test sets without labels have none
-        check(self.dataset, () if self._tested else ('annotations.iscrowd',))
+        check_categories(self.dataset, () if self._tested else ('annotations.iscrowd',))
         super().createIndex()
         boxes = self.dataset['annotations']
         reasons = Counter(

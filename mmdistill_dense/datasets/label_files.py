@@ -50,7 +50,7 @@ def lists_missing(content: Any) -> list[str]:
     return [kind for kind in _ENTRIES if not isinstance(content, dict) or not isinstance(content.get(kind), list)]
 
 
-def check(content: Any, may_lack: Collection[str] = ()) -> None:
+def check_categories(content: Any, may_lack: Collection[str] = ()) -> None:
     """Raise a ValueError that names an entry, unless all have known ids, boxes in pixels, and keys but ``may_lack``."""
     if missing := lists_missing(content):
         form = f'has {some(content) or "nothing"}' if isinstance(content, dict) else f'is a {type(content).__name__}'

@@ -23,7 +23,7 @@ from mmdistill_dense.engine.resume import (
     Counters,
     PendingValidation,
     ResumeFile,
-    describe,
+    describe_identity,
     differ,
     identity,
     same_distillers,
@@ -257,7 +257,7 @@ class DistillerState(Hook):
         if changed and not self.resume_changed:
             raise ValueError(
                 'This run and the checkpoint to resume differ in teachers, distillers or pictures without labels.\n'
-                f'  checkpoint: {describe(before)}\n  this run:   {describe(after)}\n'
+                f'  checkpoint: {describe_identity(before)}\n  this run:   {describe_identity(after)}\n'
                 'Resume with the same, start anew with load_from=…, or set default_hooks.distill.resume_changed=True.'
             )
         if isinstance(model, Distilled):

@@ -177,7 +177,7 @@ def comparable(identity: dict[str, Any]) -> dict[str, Any]:
     return {**_without(identity, 'settings', 'options', 'teacher'), 'teachers': teachers} if identity else {}
 
 
-def describe(identity: dict[str, Any]) -> str:
+def describe_identity(identity: dict[str, Any]) -> str:
     if not identity:
         return 'no distillation'
     teachers = ', '.join(

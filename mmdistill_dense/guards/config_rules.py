@@ -106,7 +106,7 @@ def replaced(run: RunFacts) -> Findings:
             yield warning(sentence, 'Write it without .student.')
 
 
-def overrides(run: RunFacts) -> Findings:
+def distiller_overrides(run: RunFacts) -> Findings:
     """Find changes of distillers that have no effect, or another than they look like."""
     if not is_distill_model(run.config.get('model')):
         return
@@ -183,7 +183,7 @@ def evaluators(run: RunFacts) -> Findings:
                 )
 
 
-def batch(run: RunFacts) -> Findings:
+def batch_contents(run: RunFacts) -> Findings:
     """Check that batches hold pictures, and that the batch is the one that the learning rate is for."""
     for split in run.splits:
         size = (run.config.get(f'{split}_dataloader') or {}).get('batch_size', 1)
@@ -367,7 +367,7 @@ def scores(run: RunFacts) -> Findings:
 
 # What a runner, a model or a hook refuses by itself while it is built; ``check`` builds no runner.
 CONSTRUCTION = (keys, replaced, hook, workers)
-CONFIG = (overrides, crop, batch, evaluators, optimizer, endless, rate, checkpoints, scores)
-TEST = (overrides, evaluators)  # of a run that only tests
+CONFIG = (distiller_overrides, crop, batch_contents, evaluators, optimizer, endless, rate, checkpoints, scores)
+TEST = (distiller_overrides, evaluators)  # of a run that only tests
 DATA = (student_classes, validation_classes)
 BATCH = (labels,)

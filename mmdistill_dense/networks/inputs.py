@@ -45,7 +45,7 @@ class InputStats:
     @torch.no_grad()
     def of(cls, x: Tensor, preprocessor: Mapping[str, Any] | None, maps: Mapping[str, Sequence[Tensor]]) -> InputStats:
         """Return those of a batch x (B, C, H, W) in the normalisation of ``preprocessor``, and of the tapped maps."""
-        mean, std, _ = normalisation(preprocessor)
+        mean, std, _ = read_normalisation(preprocessor)
         axes = (0, *range(2, x.dim()))
         shift, factor = (torch.tensor(values).view(-1, *[1] * (len(axes) - 1)).to(x) for values in (mean, std))
         pixels = x * factor + shift
@@ -160,8 +160,8 @@ def make_renormaliser(
     Both are configs of data preprocessors; grey pixels get ``copies`` channels. Pixels that the student's padded with 0
     become its mean colour in the teacher's normalisation.
     """
-    mean_s, std_s, flip_s = normalisation(student)
-    mean_t, std_t, flip_t = normalisation(teacher)
+    mean_s, std_s, flip_s = read_normalisation(student)
+    mean_t, std_t, flip_t = read_normalisation(teacher)
     channels = max(copies, *map(len, (mean_s, std_s, mean_t, std_t)))
     if any(len(values) not in (1, channels) for values in (mean_s, std_s, mean_t, std_t)):
         statistics = f'mean={mean_s}, std={std_s}'
@@ -203,7 +203,7 @@ def innermost(preprocessor: Mapping[str, Any] | None) -> Mapping[str, Any]:
     return options
 
 
-def normalisation(preprocessor: Mapping[str, Any] | None) -> tuple[list[float], list[float], bool]:
+def read_normalisation(preprocessor: Mapping[str, Any] | None) -> tuple[list[float], list[float], bool]:
     """Return mean and std, for each channel or one for all, and whether the colours are turned round."""
     options = innermost(preprocessor)
     mean = [float(value) for value in options.get('mean') or [0.0]]

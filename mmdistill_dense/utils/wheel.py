@@ -17,7 +17,7 @@ BADGES = re.compile(r'^.*<!-- badges -->$', re.MULTILINE)
 _LINK = re.compile(r'(!?)\[((?:[^][]|!\[[^]]*\]\([^)]*\))*)\]\((?!\w+:|#)([^)]+)\)')
 
 
-def address_of(root: Path) -> str:
+def source_address(root: Path) -> str:
     """Return the public address of the repository; empty while it has none."""
     setup = configparser.ConfigParser()
     setup.read(root / 'setup.cfg', encoding='utf-8')
@@ -50,7 +50,7 @@ class EggInfo(egg_info):
     """Writes the description of the package."""
 
     def run(self) -> None:
-        address = address_of(Path.cwd())
+        address = source_address(Path.cwd())
         self.distribution.metadata.url = address or None
         self.distribution.metadata.long_description = described(Path('README.md').read_text(encoding='utf-8'), address)
         super().run()

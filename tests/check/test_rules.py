@@ -20,7 +20,7 @@ from mmdistill_dense.apps.check.shares import judge_shares
 from mmdistill_dense.apps.inspect.gradients import Pull, Term
 from mmdistill_dense.apps.suite.preflight import check_metric
 from mmdistill_dense.config.resolve import load_model
-from mmdistill_dense.config.values import num_classes, scores_of
+from mmdistill_dense.config.values import evaluator_scores, num_classes
 from mmdistill_dense.distillers import MGD, PCD, AfDCD
 from mmdistill_dense.distillers.feature import Level
 from mmdistill_dense.guards import config_rules, student_rules
@@ -162,9 +162,9 @@ PAIR_OF_VIEWS = dict(batch=dict(inputs=[batched(9)['batch']['inputs']]), batch_s
     (student_rules.trained, frozen(False, False), 'warning', "nothing in the student's backbone is trained"),
     (student_rules.trained, frozen(False, True), '', ''),
     (student_rules.padded, PAIR_OF_VIEWS, '', ''),
-    (config_rules.batch, dict(config=dict(val_dataloader=dict(batch_size=0))), 'error', 'val_dataloader.batch_size=0'),
-    (config_rules.batch, dict(config=dict(val_dataloader=dict(batch_size=-1))), 'error', 'batch_size=-1'),
-    (config_rules.batch, dict(config=dict(val_dataloader=dict(batch_size='8'))), 'error', "batch_size='8'"),
+    (config_rules.batch_contents, dict(config=dict(val_dataloader=dict(batch_size=0))), 'error', '.batch_size=0'),
+    (config_rules.batch_contents, dict(config=dict(val_dataloader=dict(batch_size=-1))), 'error', 'batch_size=-1'),
+    (config_rules.batch_contents, dict(config=dict(val_dataloader=dict(batch_size='8'))), 'error', "batch_size='8'"),
     (config_rules.endless, drawn(STEPS), '', ''),
     (config_rules.evaluators, ignoring(11, {}), 'warning', 'ignore the label 11, the metric'),
     (config_rules.evaluators, ignoring(11, dict(ignore_index=11)), '', ''),
@@ -248,7 +248,7 @@ def test_the_scores_of_segmentation_are_those_that_the_metric_gives() -> None:
         metric = IoUMetric(iou_metrics=[name])
         metric.dataset_meta = dict(classes=('a', 'b'))
         given = metric.compute_metrics([tuple(torch.ones(2) for _ in range(4))])
-        assert set(given) == scores_of(dict(type='IoUMetric', iou_metrics=name))
+        assert set(given) == evaluator_scores(dict(type='IoUMetric', iou_metrics=name))
 
 
 @pytest.mark.parametrize(('shape', 'reduction', 'said'), [

@@ -33,7 +33,7 @@ from mmdistill_dense.engine.distill_hook import (
     place_distillers,
 )
 from mmdistill_dense.engine.loss_guard import check_saved, loss_scale
-from mmdistill_dense.engine.resume import comparable, describe, differ, identity, same_losses
+from mmdistill_dense.engine.resume import comparable, describe_identity, differ, identity, same_losses
 from mmdistill_dense.model.balanced_step import balanced_of
 from mmdistill_dense.registry import DISTILLERS, HOOKS
 from mmdistill_dense.utils.reproducible import SeededBatches, WorkerSeed, fork_rng
@@ -289,7 +289,7 @@ def identity_of(teacher=None, **distillers):
 def test_another_run_is_told_apart(finished, other_teacher, tmp_path):
     """A moved teacher and other options are the same run: a config's path is absolute with ``{{ fileDirname }}``."""
     told = torch.load(finished / 'iter_2.pth', weights_only=False)['meta']['distill']
-    then = describe(told)
+    then = describe_identity(told)
     assert then.startswith('teacher mmseg::fcn') and 'mimic: MaskedMimic (4 tensors; taps backbone[3])' in then
     for now in (
         identity_of(other_teacher, kd=KD, mimic=MIMIC),
@@ -298,7 +298,7 @@ def test_another_run_is_told_apart(finished, other_teacher, tmp_path):
         identity_of(kd=dict(type='AfDCD', pool_size=0), mimic=MIMIC),
         identity_of(kd=KD, mimic=dict(MIMIC, student_tap='backbone[1]')),
     ):
-        words = describe(now)
+        words = describe_identity(now)
         assert differ(told, now) and then != words and ('other.pth' in words or 'fcn_16.pth' in words), words
     shutil.copy(toys.teacher_file('fcn'), tmp_path / 'moved.pth')
     moved = toys.seg_net('fcn', 16, checkpoint=str(tmp_path / 'moved.pth'))

@@ -437,7 +437,7 @@ def test_one_process_reads_for_all_and_leaves_the_tensors_on_the_disk(tmp_path):
 def test_distillers_that_are_trained_beside_ones_own_are_said(text, sources, base):
     child = base.parent / 'mine.py'
     child.write_text(text)
-    findings = [finding.message for finding in config_rules.overrides(RunFacts(Config.fromfile(child)))]
+    findings = [finding.message for finding in config_rules.distiller_overrides(RunFacts(Config.fromfile(child)))]
     assert findings == ([f'model.distillers: beside cwd {sources}'] if sources else [])
 
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from mmdistill_dense.__main__ import main
 from mmdistill_dense.apps.export import export_graph, export_student, graphs, open_graph, read_description
 from mmdistill_dense.apps.export import write_student as exporting
-from mmdistill_dense.apps.export.graphs import GRAPHS, describe, graph_of, is_graph, write_exported
+from mmdistill_dense.apps.export.graphs import GRAPHS, graph_of, is_graph, student_description, write_exported
 from mmdistill_dense.apps.export.write_student import export_backbone
 from tests import query_nets, toys
 from tests.faults.tools import full_disk
@@ -321,7 +321,7 @@ def test_a_grey_student_has_the_size_of_val_without_a_test_and_the_names_of_an_o
 ])  # fmt: skip
 def test_description_has_the_input_of_a_test(preprocessor, divisor, channels):
     config = Config(dict(model=dict(type='Formula', data_preprocessor=preprocessor)))
-    told = describe(config, {}, Path(__file__))['input']
+    told = student_description(config, {}, Path(__file__))['input']
     assert (told['pad_size_divisor'], told['channels']) == (divisor, channels)
 
 

@@ -22,8 +22,8 @@ from torch import nn
 
 from mmdistill_dense.__main__ import main
 from mmdistill_dense.apps.export import cli, export_graph, graphs, open_graph, read_description, whole
-from mmdistill_dense.apps.export.answer import Detections, Labels, Queries, check_known, paste_masks
-from mmdistill_dense.apps.export.graphs import _pooled, describe, graph_of, onnx_of, save_onnx, traced
+from mmdistill_dense.apps.export.answer import Detections, Labels, Queries, check_decoding, paste_masks
+from mmdistill_dense.apps.export.graphs import _pooled, graph_of, onnx_of, save_onnx, student_description, traced
 from mmdistill_dense.apps.export.prepare import Prepare, preparation
 from mmdistill_dense.apps.export.whole import count_matches, picture, predict_picture
 from mmdistill_dense.apps.export.write_student import _sizes, evaluate, load_student, with_prediction
@@ -73,7 +73,7 @@ def loaded(folder, kind, pipeline=None):
 
 def told_of(config):
     network = Config(dict(model=config.model, test_dataloader=config.test_dataloader))
-    return describe(network, {}, Path(__file__))['input']
+    return student_description(network, {}, Path(__file__))['input']
 
 
 def words_of(folder, out, *more):
@@ -212,7 +212,7 @@ def test_a_head_that_chooses_boxes_in_its_own_form_is_refused():
             nn.Module.__init__(head)
             head.test_cfg = dict(nms=dict(type='nms'), nms_pre=9)
             try:
-                check_known(SimpleNamespace(bbox_head=head), False)
+                check_decoding(SimpleNamespace(bbox_head=head), False)
             except ValueError as error:
                 assert f'{part.__name__} has its own _bbox_post_process; whole graphs have that of Base' in str(error)
                 refused.add(part if part in kinds else (part.__name__, kind.__name__))
@@ -236,12 +236,12 @@ def test_queries_that_are_chosen_otherwise_are_refused(name, refused):
 ])  # fmt: skip
 def test_regions_that_are_read_otherwise_are_refused(tmp_path, part, method):
     network = loaded(tmp_path, 'mask_rcnn')[1]
-    check_known(network, True)
+    check_decoding(network, True)
     layer = getattr(network.roi_head, part)
     before = type(layer)
     layer.__class__ = type('Own', (before,), {method: lambda *_: None})
     with pytest.raises(ValueError, match=f'Own has its own {method}; whole graphs have that of {before.__name__}'):
-        check_known(network, True)
+        check_decoding(network, True)
 
 
 @pytest.mark.parametrize(('option', 'message'), [
@@ -254,7 +254,7 @@ def test_a_suppression_that_onnx_has_not_is_refused(tmp_path, kind, part, option
     head = getattr(network, part)
     head.test_cfg.update(option)
     with pytest.raises(ValueError, match=f'{type(head).__name__} {message}'):
-        check_known(network, part == 'rpn_head')
+        check_decoding(network, part == 'rpn_head')
 
 
 def test_a_test_by_windows_is_no_graph(tmp_path, capsys):

@@ -13,7 +13,7 @@ from mmengine.runner import Runner
 from PIL import Image
 
 from mmdistill_dense.apps.export import export_student
-from mmdistill_dense.apps.export.without_package import head_of, without_package
+from mmdistill_dense.apps.export.without_package import header_lines, without_package
 from tests import toys
 from tests.project.folders_of_data import box_folder, seg_folder
 
@@ -143,7 +143,7 @@ def test_the_command_of_the_head_finds_its_package_and_config(tmp_path):
         ('mmseg', None, 'mmseg CONFIG'),
     ):
         config = Config(dict(default_scope=scope), cfg_text='#', filename=name and str(name))
-        head = head_of(tmp_path / 's.pth', {'test_evaluator': ['X']}, [], config, 'c.pth')
+        head = header_lines(tmp_path / 's.pth', {'test_evaluator': ['X']}, [], config, 'c.pth')
         assert head.endswith(f': mim test {words} --checkpoint c.pth\n')
 
 

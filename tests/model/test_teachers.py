@@ -12,7 +12,7 @@ from mmseg.structures import SegDataSample
 from mmdistill_dense.apps.check.run import check_config
 from mmdistill_dense.apps.suite import job
 from mmdistill_dense.datasets.shapes import CLASSES
-from mmdistill_dense.engine.resume import describe, differ, identity
+from mmdistill_dense.engine.resume import describe_identity, differ, identity
 from mmdistill_dense.guards.config import check_teacher_classes
 from mmdistill_dense.networks.class_pairs import ClassPairs, in_students_classes
 from tests import toys
@@ -231,7 +231,7 @@ def test_names_come_from_the_option_where_the_file_does_not_say_them():
 def test_other_pairs_are_another_run():
     kd = dict(kd=dict(type='LogitKD'))
     same, again, other = (identity(matched(seg_pair(kd, one))) for one in (MAP, MAP, {CLASSES[1]: [SEG_NAMES[2]]}))
-    assert not differ(same, again) and differ(same, other) and f"{SEG_NAMES[2]}', 'sea']" in describe(same)
+    assert not differ(same, again) and differ(same, other) and f"{SEG_NAMES[2]}', 'sea']" in describe_identity(same)
 
 
 def test_check_tells_the_pairs_and_takes_a_step(tmp_path):
@@ -364,7 +364,7 @@ def test_a_checkpoint_gets_the_receipts_of_both():
     assert [told[name]['file'] for name in TEACHERS] == ['fcn_16.pth', 'pspnet_24.pth']
     assert told['wide']['sha256'] != told['deep']['sha256']
     assert all(receipt['matched'] == receipt['total'] > 0 for receipt in told.values())
-    assert not differ(then, same) and differ(then, other) and 'pspnet' in describe(other)
+    assert not differ(then, same) and differ(then, other) and 'pspnet' in describe_identity(other)
 
 
 def test_methods_with_their_own_teachers_compose(tmp_path):

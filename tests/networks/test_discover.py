@@ -7,7 +7,7 @@ from torch import nn
 from mmdistill_dense import distillers
 from mmdistill_dense.config.resolve import load_model
 from mmdistill_dense.distillers.feature import FeatureDistiller
-from mmdistill_dense.engine.resume import describe, differ, identity
+from mmdistill_dense.engine.resume import describe_identity, differ, identity
 from mmdistill_dense.networks.auto_taps import Found, MapCandidate, discover, pair_taps
 from mmdistill_dense.networks.building import build_network, copy_network
 from mmdistill_dense.networks.recording import Recorder
@@ -263,7 +263,7 @@ def test_a_resumed_run_must_choose_the_same():
     one = auto['distillers']['one']
     assert [tap for tap, _ in one['taps']] == CHOSEN
     assert one['tensors'] == changed['distillers']['one']['tensors'] and differ(auto, changed)
-    assert ', '.join(CHOSEN) in describe(auto) and ', '.join(other) in describe(changed)
+    assert ', '.join(CHOSEN) in describe_identity(auto) and ', '.join(other) in describe_identity(changed)
     then = {**auto, 'distillers': {'one': {k: v for k, v in one.items() if k != 'taps'}}}
     assert not differ(then, auto) and differ({}, auto)
     assert differ({**then, 'distillers': {'one': {**then['distillers']['one'], 'type': 'CWD'}}}, auto)

@@ -19,7 +19,7 @@ from mmdistill_dense.apps.project import sides as fetched_weights
 from mmdistill_dense.apps.project.methods import distillers_for, methods_of, replace_pcd
 from mmdistill_dense.apps.project.new import write
 from mmdistill_dense.apps.project.sides import read_side
-from mmdistill_dense.apps.project.teachers import teacher_classes
+from mmdistill_dense.apps.project.teachers import parse_teacher_classes
 from mmdistill_dense.config.resolve import load_model, student_option
 from mmdistill_dense.foundation.vit import Rotary, ViT, architecture
 from mmdistill_dense.guards.config import batch_problem
@@ -210,7 +210,7 @@ def test_a_teacher_of_other_classes_keeps_its_head(capsys: pytest.CaptureFixture
     torch.save({**state, 'meta': {'dataset_meta': {'classes': names}}}, 'mine.pth')
     given = ('--teacher-checkpoint', 'mine.pth', '--classes', 'sky', 'road', 'leaf', '--method', 'kd', 'cwd')
     with pytest.raises(ValueError, match='--teacher-classes auto: write auto, or MINE=THEIRS'):
-        teacher_classes(['auto', 'road=Road,lane'])
+        parse_teacher_classes(['auto', 'road=Road,lane'])
     call(student, 'network.py', *given, '--teacher-classes', 'snow=sky', code=2)
     assert "--teacher-classes: 'snow' is no class of the student's: sky, road, leaf" in capsys.readouterr().err
     call(student, 'network.py', *given, '--teacher-classes', 'road=Road,lane')

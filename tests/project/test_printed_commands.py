@@ -15,7 +15,7 @@ import pytest
 from mmengine.config import Config
 
 from mmdistill_dense.__main__ import Parser, fill
-from mmdistill_dense.apps.export.without_package import head_of
+from mmdistill_dense.apps.export.without_package import header_lines
 from mmdistill_dense.apps.project.box_labels import find_box_data
 from mmdistill_dense.apps.project.label_images import find_seg_data
 from mmdistill_dense.apps.project.predict import find_student
@@ -122,7 +122,7 @@ def test_the_folder_without_labels_is_named(name: str, task: str, tmp_path: Path
 def test_an_exported_config_tells_how_to_measure(name: str, tmp_path: Path) -> None:
     own = tmp_path / f'{name}.py'
     own.write_text('')
-    text = head_of(Path('s.pth'), {'test_evaluator': ['X']}, [], Config({}, filename=str(own)), f'{name}.pth')
+    text = header_lines(Path('s.pth'), {'test_evaluator': ['X']}, [], Config({}, filename=str(own)), f'{name}.pth')
     words = shlex.split(text.partition('To measure on the same data: ')[2])
     assert words[-3:] == [str(own), '--checkpoint', f'{name}.pth']
 

@@ -23,7 +23,7 @@ from mmdistill_dense.apps.check.context import Options, Subject
 from mmdistill_dense.apps.check.run import CheckReport
 from mmdistill_dense.apps.project import price, steps
 from mmdistill_dense.apps.suite import plan, preflight
-from mmdistill_dense.apps.suite.definition import load
+from mmdistill_dense.apps.suite.definition import load_suite
 from mmdistill_dense.apps.suite.plan import Run
 from mmdistill_dense.apps.suite.pool import Pool
 from mmdistill_dense.apps.suite.rows import collect
@@ -130,7 +130,7 @@ def test_the_first_screen_and_the_end_tell_networks_data_steps_and_scores(
 ) -> None:
     place = place.absolute()
     monkeypatch.chdir('/')
-    definition = load(place / 'suite.yaml')
+    definition = load_suite(place / 'suite.yaml')
     lines = '\n'.join(steps.screen(definition))
     for word in ('student.py', 'teacher.py, trained here', 'kd, beside', '3 classes', '2 of 2 pictures', 'work'):
         assert word in lines
@@ -147,7 +147,7 @@ def test_the_first_screen_and_the_end_tell_networks_data_steps_and_scores(
 
 
 def hashes(place: Path) -> list[str]:
-    definition = load(place / 'suite.yaml')
+    definition = load_suite(place / 'suite.yaml')
     return [plan.hash_of(definition, run) for run in plan.runs(definition)]
 
 
@@ -182,7 +182,7 @@ def test_a_page_is_old_when_a_result_is_newer_and_is_written_anew_at_the_end(
     assert not steps.newer(page, tmp_path)
     os.utime(page, (2**32, 2**32))
     assert steps.newer(page, tmp_path)
-    definition = load(place / 'suite.yaml')
+    definition = load_suite(place / 'suite.yaml')
     write_result(definition.out / 'runs/kd/seed0', 42.5)
     written = []
 
@@ -211,7 +211,7 @@ def test_a_page_and_students_are_written_once_all_is_trained(
 
 
 def test_a_teacher_that_is_hardly_better_is_told_before_the_methods_train(place: Path) -> None:
-    definition = load(place / 'suite.yaml')
+    definition = load_suite(place / 'suite.yaml')
 
     def finish(name: str, score: float) -> str:
         metrics = {'val': {'mIoU': score}, 'test': {'mIoU': score}}

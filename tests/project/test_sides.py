@@ -17,7 +17,7 @@ from mmdistill_dense.apps.project import sides, teachers
 from mmdistill_dense.apps.project.label_images import SegData
 from mmdistill_dense.apps.project.loading import decide_loading
 from mmdistill_dense.apps.project.picture_folders import usual_size
-from mmdistill_dense.apps.project.sides import Side, overrides, predicts_masks, read_side
+from mmdistill_dense.apps.project.sides import Side, class_overrides, predicts_masks, read_side
 from mmdistill_dense.apps.project.teachers import reuse_teacher
 from mmdistill_dense.foundation.vit import Rotary, ViT, architecture
 from mmdistill_dense.foundation.vit_file import public_weights
@@ -34,7 +34,7 @@ FCOS = 'mmdet::fcos/fcos_r18_fpn_gn-head-center-normbbox-centeronreg-giou_8xb8-a
 
 def test_counts_of_the_data_s_classes_change_and_others_stay() -> None:
     counted = {'decode_head': {'num_classes': 19, 'out_channels': 19, 'channels': 19}, 'neck': {'out_channels': 19}}
-    assert overrides(counted, 3, '--student') == {'decode_head': {'num_classes': 3, 'out_channels': 3}}
+    assert class_overrides(counted, 3, '--student') == {'decode_head': {'num_classes': 3, 'out_channels': 3}}
     weights = {'one_each': {'class_weight': [0.5] * 5}, 'with_none': {'class_weight': [0.5] * 5 + [0.1]}}
     model = {
         'type': 'EncoderDecoder',
@@ -43,8 +43,8 @@ def test_counts_of_the_data_s_classes_change_and_others_stay() -> None:
         'auxiliary_head': {'num_classes': 7},
     }
     losses = {'0': {'class_weight': None}, '1': {'class_weight': [1.0] * 3 + [0.1]}}
-    assert overrides(model, 3, '--student') == {'decode_head': {'num_classes': 3, 'loss_decode': losses}}
-    inside = overrides(read_side(KNET, '--teacher').model, 3, '--teacher')
+    assert class_overrides(model, 3, '--student') == {'decode_head': {'num_classes': 3, 'loss_decode': losses}}
+    inside = class_overrides(read_side(KNET, '--teacher').model, 3, '--teacher')
     heads = {'kernel_generate_head': {'num_classes': 3}, 'kernel_update_head': {n: {'num_classes': 3} for n in '012'}}
     assert inside == {'decode_head': heads, 'auxiliary_head': {'num_classes': 3}}
 
@@ -118,9 +118,9 @@ def test_overrides_of_one_part_are_joined_and_networks_of_panoptic_labels_refuse
     joined = sides.joined_overrides({'neck': {'in_channels': 1}}, {'neck': {'num_outs': 2}}, {'neck': {'num_outs': 3}})
     assert joined == {'neck': {'in_channels': 1, 'num_outs': 3}}
     model = {'type': 'MaskFormer', 'panoptic_head': {'num_things_classes': 80, 'num_classes': 80}}
-    assert overrides(model, 3, '--teacher')
+    assert class_overrides(model, 3, '--teacher')
     with pytest.raises(ValueError, match='--teacher: MaskFormer is trained on panoptic labels'):
-        overrides({**model, 'panoptic_fusion_head': {'num_stuff_classes': 53}}, 3, '--teacher')
+        class_overrides({**model, 'panoptic_fusion_head': {'num_stuff_classes': 53}}, 3, '--teacher')
 
 
 def test_networks_of_masks_are_known() -> None:
@@ -182,10 +182,10 @@ def test_classes_of_a_teacher_that_is_trained_here_are_refused() -> None:
         unlabelled=None, teacher_checkpoint=None, train_teacher=False, teacher_classes=['auto']
     )
     with pytest.raises(ValueError, match='--teacher-classes: a teacher trained here has your classes'):
-        teachers.check_options(Namespace(**given), None)
-    teachers.check_options(Namespace(**given | dict(teacher_checkpoint='auto')), None)
+        teachers.check_teacher_arguments(Namespace(**given), None)
+    teachers.check_teacher_arguments(Namespace(**given | dict(teacher_checkpoint='auto')), None)
     with pytest.raises(ValueError, match='--train-teacher: it does not go with'):
-        teachers.check_options(Namespace(**given | dict(teacher_checkpoint='auto', train_teacher=True)), None)
+        teachers.check_teacher_arguments(Namespace(**given | dict(teacher_checkpoint='auto', train_teacher=True)), None)
 
 
 @pytest.mark.parametrize(('names', 'values', 'named'), [

@@ -13,7 +13,7 @@ from mmengine.registry import init_default_scope
 from mmdistill_dense.apps.recipes import compose
 from mmdistill_dense.apps.recipes import named as named_configs
 from mmdistill_dense.apps.recipes.compose import config_text, methods, options_for, parts_of, recipes
-from mmdistill_dense.apps.recipes.named import Named, check_data, combinations, find, make_named, read_config
+from mmdistill_dense.apps.recipes.named import Named, check_data, combinations, find_named, make_named, read_config
 from mmdistill_dense.config.resolve import bases_of, read_file
 from mmdistill_dense.datasets.wrapped import classes_of
 from mmdistill_dense.registry import MODELS
@@ -280,7 +280,7 @@ def test_a_name_with_a_file_is_that_file_and_a_recipe_of_one_method_goes_by_the_
         (f'afdcd:{PAIR}:mimic', f'afdcd/{PAIR}_mimic'),
         ('fgd:fcos_r101_to_r50_coco:inherit', 'fgd/fcos_r101_to_r50_coco_inherit'),
     ):
-        assert find(name) == place(file)
+        assert find_named(name) == place(file)
     (recipe,) = [path for path in recipes() if path.stem == 'deeplabv3_r101_to_r18_ade20k_maskd']
     for method, pair in (('maskd', 'deeplabv3_r101_to_r18_ade20k'), ('kd', recipe.stem)):
         found = make_named(method, recipe)
@@ -288,13 +288,13 @@ def test_a_name_with_a_file_is_that_file_and_a_recipe_of_one_method_goes_by_the_
 
 
 def test_a_name_without_a_file_is_made_of_two() -> None:
-    found = find('cwd:deeplabv3_r101_to_r18_voc:feature')
+    found = find_named('cwd:deeplabv3_r101_to_r18_voc:feature')
     assert isinstance(found, Named) and not found.file.is_file()
     assert (found.base.stem, found.options.stem) == ('deeplabv3_r101_to_r18_voc', 'cwd_seg_feature')
     cfg = read_config(found.name, {'model.distillers.cwd.loss_weight': 2.0, 'seed': 3})
     assert cfg.work_dir == 'work_dirs/cwd/deeplabv3_r101_to_r18_voc_feature'
     assert (cfg.model.distillers.cwd.loss_weight, cfg.distillers.cwd.loss_weight, cfg.seed) == (2.0, 50.0, 3)
-    changed = find('pcd:mask-rcnn_r34_fpn_2x_coco:supervised-init')
+    changed = find_named('pcd:mask-rcnn_r34_fpn_2x_coco:supervised-init')
     assert isinstance(changed, Named) and changed.base.stem == 'mask-rcnn_r34_fpn_2x_coco_pcd-init'
     assert changed.config().model.student.backbone.init_cfg.checkpoint == 'torchvision://resnet34'
 
@@ -307,7 +307,7 @@ def test_settings_mean_the_same_in_both_programs(name: str, settings: str, const
     """mim merges an option into the file's config; the file's own constants win in both."""
     key = name.partition(':')[0]
     options = {f'model.distillers.{key}.settings': settings}
-    found = find(name)
+    found = find_named(name)
     by_mim = found.config() if isinstance(found, Named) else Config.fromfile(found)
     by_mim.merge_from_dict(options)
     with mock.patch.object(named_configs, 'print_log') as log:
@@ -320,7 +320,7 @@ def test_settings_mean_the_same_in_both_programs(name: str, settings: str, const
 
 @pytest.mark.soak
 def test_every_config_has_a_name_that_finds_it() -> None:
-    assert not [one.name for one in named().values() if find(one.name) not in (one, one.file)]
+    assert not [one.name for one in named().values() if find_named(one.name) not in (one, one.file)]
 
 
 @pytest.mark.parametrize(('name', 'told'), [
@@ -334,15 +334,15 @@ def test_every_config_has_a_name_that_finds_it() -> None:
 ])  # fmt: skip
 def test_mistakes_in_a_name_are_answered(name: str, told: str) -> None:
     with pytest.raises(KeyError) as error:
-        find(name)
+        find_named(name)
     assert told in error.value.args[0] and name in error.value.args[0]
 
 
 def test_a_file_that_is_not_there_is_told_its_name_and_overrides_that_do_nothing_are_refused() -> None:
     with pytest.raises(FileNotFoundError, match=r'no such config .* It has a name: cwd:deeplabv3_r101_to_r18_voc:feat'):
-        find('configs/cwd/deeplabv3_r101_to_r18_voc_feature.py')
+        find_named('configs/cwd/deeplabv3_r101_to_r18_voc_feature.py')
     with pytest.raises(FileNotFoundError, match=r'no such config .* is named METHOD:PAIR'):
-        find('mine.py')
+        find_named('mine.py')
     with pytest.raises(ValueError, match=r'top-level distillers was changed, but model\.distillers was not'):
         read_config('cwd:deeplabv3_r101_to_r18_voc', {'distillers.cwd.loss_weight': 1})
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from mmdistill_dense.apps.suite import plan
-from mmdistill_dense.apps.suite.definition import Definition, load
+from mmdistill_dense.apps.suite.definition import Definition, load_suite
 from mmdistill_dense.utils.files import write_json
 
 RECEIPT = dict(config='mmdistill_dense::x.py', file='iter_9.pth', sha256='ab' * 32, matched=9, total=10, ignored=1)
@@ -25,7 +25,7 @@ def definition(folder: Path, more: str = '', text: str = DEFINITION) -> Definiti
     """Write and read a definition of toy_seg with two methods and three seeds."""
     path = folder / 'suite.yaml'
     path.write_text(text.format(out=folder / 'out') + more)
-    return load(path)
+    return load_suite(path)
 
 
 def hash_of(suite: Definition, run: plan.Run, *_: Any) -> str:

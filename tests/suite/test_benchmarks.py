@@ -16,7 +16,7 @@ from scipy import stats
 
 from benchmarks import defaults
 from mmdistill_dense.apps.suite import configs, plan
-from mmdistill_dense.apps.suite.definition import Definition, fitting_methods, load, read_file
+from mmdistill_dense.apps.suite.definition import Definition, fitting_methods, load_suite, read_suite_file
 from mmdistill_dense.registry import DATASETS, DISTILLERS
 from mmdistill_dense.unlabelled.pictures import picture_paths
 from tools.docs.targets import read_targets
@@ -28,13 +28,13 @@ CAMVID = ROOT.parent / 'shared' / 'data' / 'camvid'
 
 @pytest.fixture(scope='module', params=FILES, ids=lambda path: path.stem)
 def suite(request: pytest.FixtureRequest) -> Definition:
-    return load(request.param)
+    return load_suite(request.param)
 
 
 def test_the_usual_data_sets_are_there_and_no_two_suites_share_a_folder() -> None:
     usual = 'ade20k bccd camvid cityscapes coco cocostuff toy voc'
     assert {path.stem for path in FILES} >= {*usual.split()}
-    outs = [read_file(path).get('out', path.stem) for path in FILES]
+    outs = [read_suite_file(path).get('out', path.stem) for path in FILES]
     assert len(set(outs)) == len(outs)
 
 
@@ -95,7 +95,7 @@ def test_what_others_start_from_resolves_and_has_the_batch_of_the_recipe(suite: 
     ('coco_gfl', ['ld', 'cwd']),
 ])  # fmt: skip
 def test_published_results_are_found_for_the_papers_pairs(name: str, methods: list[str]) -> None:
-    suite = load(ROOT / 'benchmarks' / f'{name}.yaml')
+    suite = load_suite(ROOT / 'benchmarks' / f'{name}.yaml')
     for row in methods:
         method = suite.methods[row]
         published = read_targets(ROOT / f'configs/{method.method}/published.yml')
@@ -113,7 +113,7 @@ ABLATED = {
 @pytest.mark.parametrize('name', ABLATED)
 def test_every_row_of_an_ablation_changes_something_and_can_be_built(name: str) -> None:
     """Each is a distiller of its own, with the options that the row names."""
-    suite = load(ROOT / f'benchmarks/{name}_ablations.yaml')
+    suite = load_suite(ROOT / f'benchmarks/{name}_ablations.yaml')
     told = {name: str(configs.method_config(suite, method).model.distillers) for name, method in suite.methods.items()}
     assert len(set(told.values())) == len(told)
     for method in suite.methods.values():
@@ -126,7 +126,7 @@ def test_every_row_of_an_ablation_changes_something_and_can_be_built(name: str) 
 @pytest.mark.skipif(not CAMVID.is_dir(), reason=f'no {CAMVID}')
 def test_few_labels_are_few(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv('MMDISTILL_DATA', str(CAMVID.parent))
-    suite = load(ROOT / 'benchmarks' / 'camvid_1of8.yaml')
+    suite = load_suite(ROOT / 'benchmarks' / 'camvid_1of8.yaml')
     config = configs.control_config(suite)
     init_default_scope('mmseg')
     assert [len(DATASETS.build(config[f'{split}_dataloader'].dataset)) for split in ('train', 'test')] == [46, 233]
@@ -137,7 +137,7 @@ def test_few_labels_are_few(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_few_labels_of_bccd_are_the_first_by_hash(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     """Also those of the strict teacher; the ceiling has all."""
     monkeypatch.setenv('MMDISTILL_DATA', str(CAMVID.parent))
-    suite = load(ROOT / 'benchmarks' / f'{name}.yaml')
+    suite = load_suite(ROOT / 'benchmarks' / f'{name}.yaml')
     files = sorted(path.name for path in (CAMVID.parent / 'bccd/images/train').iterdir())
     few = sorted(files, key=lambda file: hashlib.sha256(file.encode()).hexdigest())[:51]
     assert suite.teacher is not None
@@ -253,7 +253,7 @@ def test_four_times_the_rate_is_tried_where_twice_was_better(
     twice: float, more: bool, tmp_path: Path, written: list[list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scores = {'control': {31: (40.0, 0.0)}, 'control_x2': {31: (twice, 0.0)}, 'pcd': {31: (99.0, 0.0)}}
-    monkeypatch.setattr(defaults, 'load', lambda path: SimpleNamespace(out=path.parent))
+    monkeypatch.setattr(defaults, 'load_suite', lambda path: SimpleNamespace(out=path.parent))
     monkeypatch.setattr(defaults, 'scores_of', lambda file: scores)
     path = tmp_path / 'out/seg/suite.yaml'
     defaults.main(['faster', str(path)])

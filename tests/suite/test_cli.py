@@ -10,7 +10,7 @@ import pytest
 from mmdistill_dense.__main__ import Parser, fill, main
 from mmdistill_dense.apps.recipes import compose
 from mmdistill_dense.apps.suite import actions, plan
-from mmdistill_dense.apps.suite.definition import load
+from mmdistill_dense.apps.suite.definition import load_suite
 from mmdistill_dense.apps.suite.pool import job_words
 from tests.suite import tiny
 
@@ -33,7 +33,7 @@ def test_list_without_a_definition_shows_every_method_and_places_are_counted_fro
 
 def test_list_shows_states(capsys: pytest.CaptureFixture[str]) -> None:
     path = tiny.write(Path())
-    definition = load(path)
+    definition = load_suite(path)
     runs = {run.title: run for run in plan.runs(definition)}
     first, control = runs['kd seed 0'], runs['control seed 0']
     tiny.write_result(first.folder, 12.25, config_hash=plan.hash_of(definition, first))
@@ -47,7 +47,7 @@ def test_list_shows_states(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_list_tells_what_runs_and_what_does_not(capsys: pytest.CaptureFixture[str]) -> None:
     path = tiny.write(Path(), methods={'kd': {}, 'cwd': {}, 'mgd': {}}, seeds=[0])
-    runs = {run.title: run for run in plan.runs(load(path))}
+    runs = {run.title: run for run in plan.runs(load_suite(path))}
     state = {'phase': 'training', 'iteration': 21, 'iterations': 300, 'host': 'node7'}
     told = {
         'control seed 0': state,
@@ -94,15 +94,15 @@ def test_batch_of_another_number_of_gpus_is_refused_before_anything_starts(capsy
 
 
 def test_every_run_is_found_by_its_command_line_and_others_are_told_with_those_that_are() -> None:
-    definition = load(tiny.write(Path()))
+    definition = load_suite(tiny.write(Path()))
     for run in plan.runs(definition):
         args = fill(Parser(), 'suite').parse_args(job_words(definition.path, run))
-        assert actions.find(definition, args.name, args.seed) == run
-    assert actions.find(definition, 'teacher', None).name == 'teacher'
+        assert actions.find_run(definition, args.name, args.seed) == run
+    assert actions.find_run(definition, 'teacher', None).name == 'teacher'
     with pytest.raises(ValueError, match='kd has no run with --seed 5, but kd seed 0'):
-        actions.find(definition, 'kd', 5)
+        actions.find_run(definition, 'kd', 5)
     with pytest.raises(ValueError, match="row 'kdd': unknown. Close: kd"):
-        actions.find(definition, 'kdd', 0)
+        actions.find_run(definition, 'kdd', 0)
 
 
 @pytest.mark.parametrize(('asked', 'words', 'threads'), [
@@ -125,6 +125,6 @@ def test_threads_that_the_shell_asks_for_are_taken(
             return {}
 
     monkeypatch.setattr('mmdistill_dense.apps.suite.pool.Pool', Idle)
-    monkeypatch.setattr('mmdistill_dense.apps.suite.preflight.check', lambda *_: None)
+    monkeypatch.setattr('mmdistill_dense.apps.suite.preflight.check_rows', lambda *_: None)
     assert main(['suite', 'run', str(tiny.write(Path(), threads=None)), *words]) == 0
     assert taken == [threads]

@@ -10,7 +10,7 @@ from mmengine.config import Config
 from mmdistill_dense.apps.inspect.step_cost import peak_extra_memory
 from mmdistill_dense.apps.recipes import compose
 from mmdistill_dense.apps.suite import configs, plan, preflight
-from mmdistill_dense.apps.suite.definition import Definition, load
+from mmdistill_dense.apps.suite.definition import Definition, load_suite
 from mmdistill_dense.apps.suite.job import execute_run
 from mmdistill_dense.apps.suite.rows import SuiteTable, row_settings
 from mmdistill_dense.apps.suite.table import as_markdown, unlabelled
@@ -239,7 +239,7 @@ def test_workers_apply_to_every_loader_and_two_checkpoints_are_kept() -> None:
 
 def with_pictures(row: dict[str, Any] | None = None, **changes: Any) -> Definition:
     more = {'method': 'kd', 'unlabelled': {'data_root': toys.picture_folder(6), **(row or {})}}
-    return load(tiny.write(Path(), **{'methods': {'kd': {}, 'more': more}, **changes}))
+    return load_suite(tiny.write(Path(), **{'methods': {'kd': {}, 'more': more}, **changes}))
 
 
 def test_a_row_differs_in_its_pictures_alone_and_its_hash_in_ratio_and_list() -> None:
@@ -261,7 +261,7 @@ def test_mistakes_come_up_before_anything_starts() -> None:
     for row, said in (({'data_root': 'none'}, told), ({'ratoi': 2}, "'ratoi'")):
         definition = with_pictures(row)
         with pytest.raises((FileNotFoundError, TypeError, ValueError), match=said):
-            preflight.check(definition, plan.resolved(definition, [run_of(definition, 'more')]))
+            preflight.check_rows(definition, plan.resolved(definition, [run_of(definition, 'more')]))
 
 
 @pytest.mark.soak

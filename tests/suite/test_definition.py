@@ -14,21 +14,21 @@ from tests.suite import tiny
 
 
 def load(folder: Path, **changes: Any) -> definition.Definition:
-    return definition.load(tiny.write(folder, **changes))
+    return definition.load_suite(tiny.write(folder, **changes))
 
 
 def test_values_have_defaults_of_the_task_and_all_methods_are_those_that_fit(tmp_path: Path) -> None:
     (tmp_path / 'least.yaml').write_text('control: toy_seg\nmethods: {kd: }\n')
-    found = definition.load(tmp_path / 'least.yaml')
+    found = definition.load_suite(tmp_path / 'least.yaml')
     assert (found.title, found.out, found.task) == ('least', Path('work_dirs/suites/least'), 'seg')
     assert (found.metric, found.percent, found.seeds, found.jobs) == ('mIoU', False, (0, 1, 2), 1)
     assert found.methods['kd'].options_file.name == 'kd_seg.py'
     (tmp_path / 'det.yaml').write_text('control: toy_det\nmethods: {maskd: {}}\n')
-    found = definition.load(tmp_path / 'det.yaml')
+    found = definition.load_suite(tmp_path / 'det.yaml')
     assert (found.task, found.metric, found.percent) == ('det', 'coco/bbox_mAP', True)
     for metric, percent in (('pascal_voc/mAP', True), ('coco_panoptic/PQ', False)):
         (tmp_path / 'det.yaml').write_text(f'control: toy_det\nmethods: {{maskd: {{}}}}\nmetric: {metric}\n')
-        assert definition.load(tmp_path / 'det.yaml').percent is percent, metric
+        assert definition.load_suite(tmp_path / 'det.yaml').percent is percent, metric
     found = load(tmp_path, methods='all')
     assert list(found.methods) == definition.fitting_methods(found.control)
     assert {'kd', 'afdcd', 'maskd', 'pcd'} <= found.methods.keys()
@@ -38,11 +38,11 @@ def test_the_definition_of_the_documentation_loads_and_times_are_no_numbers_to_t
     block = re.search(r'```yaml\n(title.*?)```', (ROOT / 'docs/suite.md').read_text(), re.DOTALL)
     (tmp_path / 'own.yaml').write_text(block.group(1))
     (tmp_path / 'my_config.py').touch()
-    assert definition.load(tmp_path / 'own.yaml').methods['cwd_both'].variant == 'both'
+    assert definition.load_suite(tmp_path / 'own.yaml').methods['cwd_both'].variant == 'both'
     path = tiny.write(tmp_path)
     numbers = ''.join(f'  {line}\n' for line in ('a: 1e-3', 'b: 2.5E+1', 'time: 24:00:00', 'begin: 12:30', 'mem: 30'))
     path.write_text(path.read_text().replace('\noptions:\n', f'\noptions:\n{numbers}'))
-    options = definition.load(path).options
+    options = definition.load_suite(path).options
     assert [options[key] for key in ('a', 'b', 'time', 'begin', 'mem')] == [0.001, 25.0, '24:00:00', '12:30', 30]
 
 
@@ -50,7 +50,7 @@ def test_the_definition_of_the_documentation_loads_and_times_are_no_numbers_to_t
 def test_names_in_yaml_are_the_texts_of_the_file(name: str, tmp_path: Path) -> None:
     rows = f'methods: {{{name}: {{method: kd}}}}\ntest_sets: {{{name}: {{}}}}'
     (tmp_path / 'own.yaml').write_text(f'control: toy_seg\n{rows}\noptions: {{labels: {{1: a, on: b}}}}\n')
-    suite = definition.load(tmp_path / 'own.yaml')
+    suite = definition.load_suite(tmp_path / 'own.yaml')
     assert [*suite.methods] == [*suite.test_sets] == [name]
     assert suite.options['labels'] == {1: 'a', 'on': 'b'}, 'a whole number as a key stays one'
 
@@ -66,9 +66,9 @@ def test_a_text_that_yaml_reads_otherwise_is_refused(line: str, value: str, tmp_
     with pytest.raises(
         ValueError, match=r'own.yaml: line 4: .*: YAML reads .*, and this is a text. Write it in quotes'
     ):
-        definition.load(path)
+        definition.load_suite(path)
     path.write_text(path.read_text().replace(line.format(value), line.format(f"'{value}'")))
-    assert value in str(definition.load(path).options)
+    assert value in str(definition.load_suite(path).options)
 
 
 @pytest.mark.parametrize(
@@ -84,7 +84,7 @@ def test_a_text_that_yaml_reads_otherwise_is_refused(line: str, value: str, tmp_
 )
 def test_other_values_in_yaml_stay(line: str, tmp_path: Path) -> None:
     (tmp_path / 'own.yaml').write_text(f'control: toy_seg\nmethods: {{kd: {{}}}}\noptions: {{{line}}}\n')
-    assert [*definition.load(tmp_path / 'own.yaml').options] == [line.partition(':')[0]]
+    assert [*definition.load_suite(tmp_path / 'own.yaml').options] == [line.partition(':')[0]]
 
 
 @pytest.mark.parametrize(('changes', 'said'), [
@@ -171,7 +171,7 @@ def test_a_definition_inherits_others_as_configs_do_and_runs_nothing(tmp_path: P
     (tmp_path / 'shared/base.yaml').write_text(BASE)
     (tmp_path / 'threads.yml').write_text('threads: 1\n')
     (tmp_path / 'own.yaml').write_text(OWN)
-    found = definition.load(tmp_path / 'own.yaml')
+    found = definition.load_suite(tmp_path / 'own.yaml')
     assert (found.title, found.seeds, found.threads, list(found.methods)) == ('own', (1, 2), 1, ['kd', 'cwd', 'maskd'])
     assert found.methods['kd'].options == {'loss_weight': 5, 'temperature': 2}
     assert found.options == {'train_cfg.max_iters': 9, 'train_cfg.val_interval': 3}
@@ -180,7 +180,7 @@ def test_a_definition_inherits_others_as_configs_do_and_runs_nothing(tmp_path: P
     (tmp_path / 'own.json').write_text('{"_base_": "bad.yaml"}')
     for name in ('bad.yaml', 'own.json'):
         with pytest.raises(ValueError, match='bad.yaml: could not determine a constructor'):
-            definition.load(tmp_path / name)
+            definition.load_suite(tmp_path / name)
     assert not (tmp_path / 'made').exists()
 
 
@@ -192,8 +192,8 @@ def test_the_same_definition_in_other_languages(tmp_path: Path, suffix: str) -> 
     (tmp_path / f'tiny.{suffix}').write_text(
         text if suffix == 'py' else json.dumps(content, indent='\t' if suffix == 'json' else 2)
     )
-    found = definition.load(tmp_path / f'tiny.{suffix}')
-    assert replace(found, path=None) == replace(definition.load(tiny.write(tmp_path, **content)), path=None)
+    found = definition.load_suite(tmp_path / f'tiny.{suffix}')
+    assert replace(found, path=None) == replace(definition.load_suite(tiny.write(tmp_path, **content)), path=None)
     assert found.methods['other'].run_options == {key: place}
 
 
@@ -215,7 +215,7 @@ def test_mistakes_of_a_base_and_of_other_languages_are_named(tmp_path: Path, nam
     if text:
         (tmp_path / name).write_text(text)
     with pytest.raises((ValueError, FileNotFoundError), match=said):
-        definition.load(tmp_path / name)
+        definition.load_suite(tmp_path / name)
 
 
 def test_options_in_words_have_no_long_lists() -> None:

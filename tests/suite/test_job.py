@@ -12,7 +12,7 @@ from mmengine.config import Config
 
 from mmdistill_dense.apps.commands.training import build_runner
 from mmdistill_dense.apps.suite import job, plan
-from mmdistill_dense.apps.suite.definition import Definition, load
+from mmdistill_dense.apps.suite.definition import Definition, load_suite
 from mmdistill_dense.apps.suite.job import Progress
 from mmdistill_dense.utils.files import read_json, write_json
 from tests import toys
@@ -33,7 +33,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp('whole')
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        definition = load(tiny.write(Path(), methods=METHODS, test_sets=SETS))
+        definition = load_suite(tiny.write(Path(), methods=METHODS, test_sets=SETS))
         execute_run(definition, 'teacher')
         execute_run(definition, 'kd seed 0')
     return folder
@@ -43,7 +43,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def definition(whole: Path, monkeypatch: pytest.MonkeyPatch) -> Definition:
     """The same suite, in its folder."""
     monkeypatch.chdir(whole)
-    return load(whole / 'tiny.yaml')
+    return load_suite(whole / 'tiny.yaml')
 
 
 def test_result_tells_what_was_run(definition: Definition) -> None:
@@ -112,7 +112,7 @@ def test_a_finished_run_is_not_repeated_and_one_that_ended_before_its_test_only_
 
 def test_weights_alone_are_kept(whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    definition = load(tiny.write(Path(), methods={'mgd': {}}, keep='weights'))
+    definition = load_suite(tiny.write(Path(), methods={'mgd': {}}, keep='weights'))
     for title in ('teacher', 'mgd seed 0'):  # the student reads the teacher's weights
         execute_run(definition, title)
         (file,) = run_of(definition, title).folder.glob('*.pth')
@@ -168,7 +168,7 @@ def test_stopped_run_goes_on_to_the_same_bits(
 
 
 def test_changed_config_is_refused_with_its_keys(definition: Definition, whole: Path, tmp_path: Path) -> None:
-    changed = load(tiny.write(tmp_path, methods=METHODS, iters=8))
+    changed = load_suite(tiny.write(tmp_path, methods=METHODS, iters=8))
     told = r'kd seed 0: out/runs/kd/seed0 was made with another config .*train_cfg\.max_iters'
     with pytest.raises(ValueError, match=told):
         execute_run(changed, 'kd seed 0')
@@ -194,14 +194,14 @@ def test_what_is_tested_is_the_last_file_where_weights_are_averaged(
     """A run that was killed between its last iteration and its result gives the same scores."""
     monkeypatch.chdir(tmp_path)
     average = {'default_hooks.ema': {'type': 'EMAHook', 'momentum': 0.01, 'update_buffers': True}}
-    definition = load(tiny.write(Path(), options={**tiny.content()['options'], **average}))
+    definition = load_suite(tiny.write(Path(), options={**tiny.content()['options'], **average}))
     first, folder = execute_run(definition, 'control seed 0'), tmp_path / 'out/runs/control/seed0'
     (folder / 'result.json').unlink()
     assert execute_run(definition, 'control seed 0')['metrics'] == first['metrics']
     config = Config.fromfile(folder / 'run.py')
     config.load_from, config.work_dir = str(folder / 'iter_6.pth'), str(tmp_path / 'alone')
     runner = build_runner(config)
-    val, test = job.plain(runner.val()), job.plain(runner.test())
+    val, test = job.single_numbers(runner.val()), job.single_numbers(runner.test())
     assert first['metrics'] == {'val': val, 'test': test} and val != test
     (folder / 'result.json').unlink()
     monkeypatch.setattr(job, '_tests_val', lambda config: True)
@@ -232,7 +232,7 @@ def test_rank_is_known_before_there_is_a_group_and_the_first_process_writes(
 def test_missing_predecessor_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(RuntimeError, match='kd seed 0 needs results that are not there yet: out/teacher'):
-        execute_run(load(tiny.write(tmp_path)), 'kd seed 0')
+        execute_run(load_suite(tiny.write(tmp_path)), 'kd seed 0')
 
 
 def test_run_belongs_to_one_process(definition: Definition) -> None:
@@ -243,7 +243,7 @@ def test_run_belongs_to_one_process(definition: Definition) -> None:
 
 
 def test_score_is_in_percent_and_an_unknown_metric_is_named_with_what_there_is(tmp_path: Path) -> None:
-    definition = load(tiny.write(tmp_path, metric='coco/bbox_mAP', percent=True))
+    definition = load_suite(tiny.write(tmp_path, metric='coco/bbox_mAP', percent=True))
     metrics = {'test': {'coco/bbox_mAP': 0.25}, 'val': {'coco/bbox_mAP': 0.5}}
     assert plan.score_of(definition, metrics) == 25.0
     assert plan.score_of(definition, {'test': {}, 'val': {}}) == 0.0, 'mmdet, where nothing is found'
@@ -265,7 +265,7 @@ def test_given_teacher_is_tested_alone(
     file = tmp_path / 'work_dirs/demo/teacher/iter_700.pth'
     file.parent.mkdir(parents=True)
     file.symlink_to(whole / 'out/teacher/iter_2.pth')
-    given = load(tiny.write(tmp_path, teacher=None, test_teacher=True, test_sets=SETS))
+    given = load_suite(tiny.write(tmp_path, teacher=None, test_teacher=True, test_sets=SETS))
     found = execute_run(given, 'teacher')
     expected = read_json(whole / 'out/teacher/result.json')
     assert found['metrics'] == expected['metrics'] and found['iterations'] == 0 and found['checkpoint'] is None
@@ -273,7 +273,7 @@ def test_given_teacher_is_tested_alone(
     options = {**tiny.content()['options'], 'model.teacher.checkpoint': 'other.pth'}
     other = tiny.write(tmp_path, teacher=None, test_teacher=True, options=options)
     with pytest.raises(ValueError, match='teacher: .* was made with another config .*its teacher'):
-        plan.check_unchanged(load(other), plan.runs(load(other))[:1])
+        plan.check_unchanged(load_suite(other), plan.runs(load_suite(other))[:1])
 
 
 def test_progress_that_cannot_be_written_ends_no_training_and_an_evaluation_is_word_of_the_run(

@@ -240,7 +240,7 @@ def test_what_check_finds_is_told_with_its_row_before_anything_starts(
     monkeypatch.setenv('MMDISTILL_DATA', 'nowhere')
     definition = defined(**changes)
     with pytest.raises(ValueError, match=said):
-        preflight.check(definition, plan.resolved(definition, plan.runs(definition)))
+        preflight.check_rows(definition, plan.resolved(definition, plan.runs(definition)))
 
 
 @pytest.mark.parametrize('row', ['control', 'mine', 'teacher'])
@@ -260,7 +260,7 @@ def test_missing_start_weights_are_named_before_the_teacher_is_trained(row: str)
     )
     told = rf"tiny.yaml: {row}: .*{key}.checkpoint='weights/none.pth'.* MMDISTILL_WEIGHTS names the folder weights\."
     with pytest.raises(ValueError, match=told):
-        preflight.check(definition, plan.resolved(definition, plan.runs(definition)))
+        preflight.check_rows(definition, plan.resolved(definition, plan.runs(definition)))
 
 
 def test_new_keys_that_something_takes_pass_before_the_teacher_exists() -> None:
@@ -276,7 +276,7 @@ def test_new_keys_that_something_takes_pass_before_the_teacher_exists() -> None:
         'train_cfg.dynamic_intervals': [[0, 2]],
     }
     definition = defined(options={**tiny.content()['options'], **new})
-    preflight.check(definition, plan.resolved(definition, plan.runs(definition)))
+    preflight.check_rows(definition, plan.resolved(definition, plan.runs(definition)))
 
 
 def test_an_evaluator_without_a_score_is_refused() -> None:
@@ -299,7 +299,7 @@ def test_a_row_is_checked_with_a_step_of_few_pictures(batch: int, few: int, monk
     definition = tiny.defined(batch=batch, methods={'kd': {}, 'control_x2': {'rate': 2}})
     todo = plan.resolved(definition, plan.runs(definition))
     rates = [config.optim_wrapper.optimizer.lr for config, *_ in todo.values()]
-    preflight.check(definition, todo)
+    preflight.check_rows(definition, todo)
     assert asked == [2, few, few]  # the teacher, which has a batch of its own, the control at any rate, the method
     assert rates == [config.optim_wrapper.optimizer.lr for config, *_ in todo.values()]
 

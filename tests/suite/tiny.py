@@ -13,7 +13,7 @@ import yaml
 from mmcv.transforms import BaseTransform
 
 from mmdistill_dense.apps.suite import plan
-from mmdistill_dense.apps.suite.definition import Definition, load
+from mmdistill_dense.apps.suite.definition import Definition, load_suite
 from tests.engine.processes import environment
 
 HOLD = """
@@ -57,7 +57,7 @@ def write(folder: Path, iters: int = 6, batch: int = 2, **changes: Any) -> Path:
 
 def defined(**changes: Any) -> Definition:
     """The definition, written into the working folder."""
-    return load(write(Path(), **changes))
+    return load_suite(write(Path(), **changes))
 
 
 def of_two(**changes: Any) -> Definition:

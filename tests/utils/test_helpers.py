@@ -13,7 +13,7 @@ from mmdistill_dense.__main__ import main
 from mmdistill_dense.apps.project.box_labels import find_box_data
 from mmdistill_dense.apps.project.config_files import box_file, seg_file
 from mmdistill_dense.apps.project.label_images import find_seg_data
-from mmdistill_dense.apps.recipes.named import find
+from mmdistill_dense.apps.recipes.named import find_named
 from mmdistill_dense.config.unknown_keys import check_known
 from mmdistill_dense.registry import HOOKS
 from mmdistill_dense.utils import process, required, validate
@@ -110,7 +110,7 @@ def test_what_has_left_answers_with_what_to_do_instead(tmp_path, monkeypatch, ca
     with pytest.raises(KeyError, match='Shiner has left: polish by hand'):
         HOOKS.build(dict(type='mmdistill_dense.Shiner'))
     with pytest.raises(KeyError, match='^.shine:pair: shine has left: polish by hand'):
-        find('shine:pair')
+        find_named('shine:pair')
     assert main(['new', '--data', str(tmp_path), '--student', 'x', '--teacher', 'y', '--method', 'shine']) == 2
     assert capsys.readouterr().err == 'ERROR    --method shine: shine has left: polish by hand. (docs/removed.md)\n'
     with pytest.raises(TypeError, match='accelerate.shine has left: polish by hand'):

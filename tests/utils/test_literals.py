@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from mmengine.config import Config
 
-from mmdistill_dense.apps.export.without_package import head_of
+from mmdistill_dense.apps.export.without_package import header_lines
 from mmdistill_dense.apps.project import config_files
 from mmdistill_dense.apps.project.box_labels import BoxData
 from mmdistill_dense.apps.project.config_files import box_file, seg_file
@@ -134,7 +134,7 @@ def test_other_writers(name: str, checkpoint: str) -> None:
         assert Config.fromfile(root / 'mine.py').to_dict() == {'x': 1}
         Config({'classes': [name, checkpoint]}).dump(copy)
         assert TrainedRun(root, 'a').config.to_dict() == {'classes': [name, checkpoint]}
-    head = head_of(Path(f'{name}.pth'), {'test_evaluator': [name]}, [], Config(), checkpoint)
+    head = header_lines(Path(f'{name}.pth'), {'test_evaluator': [name]}, [], Config(), checkpoint)
     assert back(f'{head}x = 1\n') == {'x': 1}
     assert all(line.startswith('# ') for line in head.splitlines())
 

@@ -234,7 +234,7 @@ def test_yaml_runs_nothing(tmp_path, mark):
     text = f'!!python/object/apply:builtins.open [{str(mark)!r}, w]'
     (tmp_path / 'suite.yaml').write_text(f'out: {text}\n')
     with pytest.raises(ValueError, match=r'suite\.yaml.*could not determine a constructor'):
-        definition.load(tmp_path / 'suite.yaml')
+        definition.load_suite(tmp_path / 'suite.yaml')
     (tmp_path / 'metafile.yml').write_text(f'Models: {text}\n')
     with pytest.raises(yaml.YAMLError, match='could not determine a constructor'):
         locate._read_yaml(tmp_path / 'metafile.yml')

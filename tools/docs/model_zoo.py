@@ -20,7 +20,7 @@ from mmengine.config import Config
 from mmdistill_dense.apps.recipes.compose import configs, methods, option_files, owners, parts_of
 from mmdistill_dense.apps.recipes.named import combinations
 from mmdistill_dense.config.resolve import bases_of
-from mmdistill_dense.utils.wheel import address_of, with_badges
+from mmdistill_dense.utils.wheel import source_address, with_badges
 from tools.docs.targets import Target, read_targets
 
 ROWS = ('tasks', 'compares', 'needs', 'paper')
@@ -214,7 +214,7 @@ def texts() -> dict[Path, str]:
     files = {configs() / method / 'metafile.yml': metafile(method) for method in there}
     index = yaml.safe_dump({'Import': [f'configs/{method}/metafile.yml' for method in there]}, indent=2)
     root = configs().parent
-    readme = with_badges((root / 'README.md').read_text(encoding='utf-8'), address_of(root))
+    readme = with_badges((root / 'README.md').read_text(encoding='utf-8'), source_address(root))
     files |= {root / 'model-index.yml': index, root / 'docs/methods/README.md': table(), root / 'README.md': readme}
     return files
 

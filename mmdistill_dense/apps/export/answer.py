@@ -108,7 +108,7 @@ class Detections(nn.Module):
         self.two_stage = self.groups[0][0] == 'features'
         self.masks = self.two_stage and network.roi_head.with_mask
         self.names = ('boxes', 'scores', 'labels', *(['masks'] if self.masks else []))
-        check_known(network, self.two_stage)
+        check_decoding(network, self.two_stage)
 
     def forward(self, frame: Tensor, factor: Tensor, canvas: Tensor, *maps: Tensor) -> tuple[Tensor, ...]:
         outputs_left = iter(maps)
@@ -178,7 +178,7 @@ def check_method(part: Any, method: str, *owners: str) -> None:
         )
 
 
-def check_known(network: Any, two_stage: bool) -> None:
+def check_decoding(network: Any, two_stage: bool) -> None:
     """Refuse what decides in another way than these graphs do."""
     check_method(network.rpn_head if two_stage else network.bbox_head, '_bbox_post_process', *_KNOWN_HEADS)
     for head in [network.rpn_head, network.roi_head] if two_stage else [network.bbox_head]:

@@ -37,7 +37,7 @@ ENTRY = 'mmdistill_dense'  # the name of the description in every format's metad
 _HINT = 'Export it as pth or safetensors, or use MMDeploy.'
 
 
-def describe(config: Config, meta: Mapping[str, Any], checkpoint: Path) -> dict[str, Any]:
+def student_description(config: Config, meta: Mapping[str, Any], checkpoint: Path) -> dict[str, Any]:
     """Return a description of a student in plain values, for JSON."""
     data, before = meta.get('dataset_meta') or {}, config.model.get('data_preprocessor') or {}
     # mmdet's preprocessor always pads, mmseg's in a test as its test_cfg says.

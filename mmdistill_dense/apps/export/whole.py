@@ -16,7 +16,7 @@ from torch import Tensor
 from mmdistill_dense.apps.export.answer import Detections, Labels, Queries, translations
 from mmdistill_dense.apps.export.graphs import Run, onnx_of, open_graph, read_description, save_onnx, traced
 from mmdistill_dense.apps.export.prepare import Prepare, preparation
-from mmdistill_dense.apps.export.without_package import without_labels
+from mmdistill_dense.apps.export.without_package import drop_label_steps
 from mmdistill_dense.config.values import layers, tested_set
 from mmdistill_dense.utils.validate import message_of
 
@@ -174,7 +174,7 @@ def predict_picture(plain: Config, network: Any, image: Tensor) -> Any:
     steps = next(option['pipeline'] for _, option in layers(tested_set(plain)) if option.get('pipeline'))
     shape = tuple(image.shape[:2])
     fields = {'img': np.ascontiguousarray(image.numpy()[..., ::-1]), 'img_shape': shape, 'ori_shape': shape}
-    data = Compose(without_labels(steps)[1:])({**fields, 'img_path': '', 'img_id': 0})
+    data = Compose(drop_label_steps(steps)[1:])({**fields, 'img_path': '', 'img_id': 0})
     with torch.no_grad():
         return network.test_step({'inputs': [data['inputs']], 'data_samples': [data['data_samples']]})[0]
 

@@ -66,7 +66,7 @@ def without_package(config: Config, meta: Mapping[str, Any]) -> tuple[Config, di
     return Config(flat), dropped, needed or _names(flat)  # also those in lists of lists
 
 
-def head_of(
+def header_lines(
     weights: Path, dropped: Mapping[str, Sequence[str]], needed: Sequence[str], config: Config, checkpoint: str | Path
 ) -> str:
     """Return what stands at the head of a written config, also how to test the checkpoint with its own one."""
@@ -129,7 +129,7 @@ def _drop_test(flat: ConfigDict, meta: Mapping[str, Any]) -> dict[str, list[str]
             'type': kind,
             **pictures,
             'metainfo': dataset.get('metainfo') or metainfo,
-            'pipeline': without_labels(steps),
+            'pipeline': drop_label_steps(steps),
             'lazy_init': True,
         },
     }
@@ -142,7 +142,7 @@ def _drop(flat: ConfigDict, keys: Sequence[str], names: list[str]) -> dict[str, 
     return {key: names for key in keys if flat.pop(key, None) is not None}
 
 
-def without_labels(steps: Sequence[Any]) -> list[Any]:
+def drop_label_steps(steps: Sequence[Any]) -> list[Any]:
     """Return the steps of a test pipeline without those that load labels."""
     return [step for step in steps if not type_name(step).endswith('LoadAnnotations')]
 

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from mmdistill_dense.apps.export import graphs
 from mmdistill_dense.apps.export.whole import check_possible, make_whole
-from mmdistill_dense.apps.export.without_package import ORIGIN, head_of, without_package
+from mmdistill_dense.apps.export.without_package import ORIGIN, header_lines, without_package
 from mmdistill_dense.config.resolve import ModelConfig
 from mmdistill_dense.config.values import layers, pipeline_of, type_name
 from mmdistill_dense.foundation.vit import ViT
@@ -145,7 +145,7 @@ def export_student(config: Config, checkpoint: str | Path, out: str | Path) -> t
         raise FileExistsError(f'out={str(out)!r}: {problem}. Choose another name.')
     plain, _, state, meta = load_student(config, checkpoint)
     bare, dropped, needed = without_package(plain, meta)
-    head = head_of(weights, dropped, needed, config, checkpoint)
+    head = header_lines(weights, dropped, needed, config, checkpoint)
     write_text(path, f'{head}{assignments(bare.to_dict())}')  # first: weights alone would pass for both
     if weights.suffix == '.pth':
         save_whole({'meta': meta, 'state_dict': state}, weights)
@@ -297,7 +297,7 @@ def load_student(
         palette = data.get('PALETTE') or checkpoint_meta.get('PALETTE')
         checkpoint_meta['dataset_meta'] = {**data, 'classes': classes, 'palette': palette}
     meta = {key: checkpoint_meta[key] for key in keys if key in checkpoint_meta}
-    return plain, network, state, {**meta, 'student': graphs.describe(plain, checkpoint_meta, file)}
+    return plain, network, state, {**meta, 'student': graphs.student_description(plain, checkpoint_meta, file)}
 
 
 def _difference(run: graphs.Run, graph: graphs.Graph, images: Sequence[Tensor]) -> float:

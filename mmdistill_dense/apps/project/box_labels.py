@@ -112,13 +112,13 @@ def _read(request: Request, path: Path) -> Reading:
     coco, shapes = json_files.read_coco(request, files, predictions=path.is_file())
     if coco.pictures:
         return coco
-    rows = yolo.recognise(request)
+    rows = yolo.find_yolo(request)
     if len(rows) > len(shapes):  # the form of most pictures: both may be there
-        reading = yolo.read(request, rows)
+        reading = yolo.read_yolo(request, rows)
     elif shapes:
         reading = json_files.read_labelme(request, shapes)
-    elif xml := xml_files.recognise(request):
-        reading = xml_files.read(request, xml)
+    elif xml := xml_files.find_xml(request):
+        reading = xml_files.read_xml(request, xml)
     else:
         coco, _ = json_files.read_coco(request, files, predictions=True)
         if not coco.pictures:
@@ -134,7 +134,7 @@ def _read(request: Request, path: Path) -> Reading:
 def _describe_folder(request: Request, files: Sequence[Path]) -> str:
     """Return a sentence about what the folder holds, for a folder without label files."""
     if files:
-        return f'no label file. {" ".join(json_files.lacks(path, json_files.load(path)) for path in files[:2])}'
+        return f'no label file. {" ".join(json_files.lacks(path, json_files.load_json(path)) for path in files[:2])}'
     root, stems = request.root, {picture.stem for picture in request.pictures}
     near = [path for path in folders.files_below(root, ('.txt', '.xml')) if path.stem in stems]
     zipped = [path.name for path in folders.files_below(root, folders.ARCHIVES)]

@@ -99,7 +99,7 @@ def _new(args: argparse.Namespace) -> int:
     folder = check_arguments(args)
     with quiet():  # notes of mmseg and mmdet about optional parts
         from mmdistill_dense.apps.project import new
-        from mmdistill_dense.apps.project.contact_sheet import describe
+        from mmdistill_dense.apps.project.contact_sheet import write_sheet
         from mmdistill_dense.apps.project.price import price_lines
 
     files, data = new.plan(args, lambda line: print(line, flush=True))
@@ -110,7 +110,7 @@ def _new(args: argparse.Namespace) -> int:
     for line in new.write(files, folder, getattr(data, 'drawing', None)):
         print(f'labels   {line}')
     print(f'written  {folder}: {", ".join(files)}')
-    for line in (*describe(folder), *price_lines(folder)):
+    for line in (*write_sheet(folder), *price_lines(folder)):
         print(line)
     print(f'next     mmdistill run {shlex.quote(str(folder))}')
     return 0

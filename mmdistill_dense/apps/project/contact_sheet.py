@@ -24,7 +24,7 @@ FEW = 5  # pictures of a class in training, below which a warning tells it
 _MAX_CLASSES = 40  # classes
 
 
-def describe(folder: Path) -> Iterator[str]:
+def write_sheet(folder: Path) -> Iterator[str]:
     """Write :data:`SHEET` into a project's folder, and yield lines about its data."""
     config = Config.fromfile(folder / 'control.py')
     parts = {name: config[f'{name}_dataloader'].dataset for name in ('train', 'val', 'test')}

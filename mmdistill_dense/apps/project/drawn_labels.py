@@ -21,7 +21,7 @@ from rich.progress import track
 from mmdistill_dense.apps.project import label_values
 from mmdistill_dense.apps.project import picture_folders as folders
 from mmdistill_dense.apps.project.box_labels import BoxData
-from mmdistill_dense.apps.project.formats.objects import Labelled, class_name, run_lengths
+from mmdistill_dense.apps.project.formats.objects import Labelled, class_name, shape_run_lengths
 from mmdistill_dense.apps.project.label_values import Colour, Values
 from mmdistill_dense.datasets.label_files import has_mask
 from mmdistill_dense.utils.evenly import evenly
@@ -121,7 +121,7 @@ def objects_drawing(
             if bare := [instance for instance in sample.objects if not has_mask(instance)]:
                 problem = f'{sample.picture} has a box without a polygon or mask ({bare[0]["bbox"]})'
                 raise ValueError(f'--data: {problem}. Outline every object; boxes alone are for networks of mmdet::.')
-            jobs.append(Job(target, partial(paint, sample, numbers, empty)))
+            jobs.append(Job(target, partial(draw_label_image, sample, numbers, empty)))
         split = data.splits[part]
         digest.update(split.content.encode() if split.content else (data.root / split.labels).read_bytes())
         drawn_now = evenly(jobs[-len(pictures) :], label_values.COUNTED)
@@ -131,14 +131,14 @@ def objects_drawing(
     return classes, Drawing(jobs, str(data.root), digest.hexdigest())
 
 
-def paint(sample: Labelled, numbers: Mapping[str, int], empty: int) -> np.ndarray:
+def draw_label_image(sample: Labelled, numbers: Mapping[str, int], empty: int) -> np.ndarray:
     """Return the label image of a picture, with its objects drawn to the pixel; one of no class covers those below."""
     size = sample.size or (0, 0)
     canvas = np.full(size, empty, np.uint8)
     with folders.file_errors(sample.picture):
         for instance in sample.objects:
             value = IGNORED if instance['iscrowd'] else numbers.get(instance['name'], empty)
-            canvas[coco.decode(run_lengths(instance['segmentation'], size)) > 0] = value
+            canvas[coco.decode(shape_run_lengths(instance['segmentation'], size)) > 0] = value
     return canvas
 
 

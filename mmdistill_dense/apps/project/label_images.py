@@ -19,10 +19,10 @@ from mmdistill_dense.apps.project.label_pairs import (
     Pairing,
     Patterns,
     find_tree,
+    folder_tree,
     many_masks,
-    pair,
+    pair_by_patterns,
     proposal,
-    tree,
 )
 from mmdistill_dense.apps.project.label_values import (
     LIST,
@@ -32,7 +32,7 @@ from mmdistill_dense.apps.project.label_values import (
     default_names,
     listed_names,
     name_classes,
-    read_values,
+    sample_label_values,
 )
 from mmdistill_dense.apps.project.picture_folders import Split
 from mmdistill_dense.apps.project.picture_sources import draw_split, source_note
@@ -89,7 +89,7 @@ def find_seg_data(
     if patterns or not of_coco:
         folders.pictures_below(root)  # raises without any
         paths = sorted(path.relative_to(root).as_posix() for path in folders.files_below(root, LABEL_ENDINGS))
-        paired = pair(Files(paths), patterns) if patterns else find_tree(paths)
+        paired = pair_by_patterns(Files(paths), patterns) if patterns else find_tree(paths)
     if paired is None:
         try:
             return _draw_objects(find_box_data(root, class_names, exif, rule, 'seg'), background)
@@ -118,7 +118,7 @@ def find_seg_data(
         classes, drawing = drawn.colours_drawing(root, files, targets, class_names, notes)
     else:
         names = listed_names(root, class_names)
-        stats = read_values(list(parts.values()), stored, NO_CLASS in names[0])
+        stats = sample_label_values(list(parts.values()), stored, NO_CLASS in names[0])
         if lossy := [label for label in labels if label.suffix.lower() in ('.jpg', '.jpeg', '.jfif')]:
             text = f'{len(lossy)} label images are JPEG, which changes values at edges ({lossy[0]}). Write them as .png'
             if not class_names and not (root / LIST).is_file():
@@ -141,7 +141,7 @@ def _unknown(root: Path, paths: Sequence[str], problem: str) -> str:
         'from json, xml and txt files, .npy files are not read.'
     )
     hint = many_masks(paths) or proposal(root, paths) or general
-    content = f'It holds {tree(paths)}.{folders.other_endings(root)}{hint}'
+    content = f'It holds {folder_tree(paths)}.{folders.other_endings(root)}{hint}'
     return f'--data {root}: {problem}. {content} docs/your_labels.md shows the known trees.'
 
 

@@ -129,7 +129,7 @@ class Pairing:
         return [*self.labels.values(), *self.orphans, *self.extras]
 
 
-def pair(files: Files, patterns: Patterns) -> Pairing:
+def pair_by_patterns(files: Files, patterns: Patterns) -> Pairing:
     """Pair by patterns. A label image is no picture, even where both patterns match it."""
     candidates = files.labels_of(list(files.forms), patterns)
     if several := {path: labels for path, (labels, _) in candidates.items() if len(labels) > 1}:
@@ -215,10 +215,10 @@ def find_tree(paths: Sequence[str]) -> Pairing | None:
             first, second = labelled[conflict][0], pairs[conflict][0]
             advice = f'Choose: {best.spell_out(conflict, first)} or {other.spell_out(conflict, second)}'
             raise ValueError(f'--data: {conflict} has two label images, {first} and {second}. {advice}')
-    return pair(files, best)
+    return pair_by_patterns(files, best)
 
 
-def tree(paths: Sequence[str]) -> str:
+def folder_tree(paths: Sequence[str]) -> str:
     """Describe the folders of some files, each with a file."""
     folders = defaultdict[str, list[str]](list)
     for path in paths:

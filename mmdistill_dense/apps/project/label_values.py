@@ -123,7 +123,7 @@ class Values:
         return f'{summary} of the pixels: the others seem to come from smoothed edges. {advice}'
 
 
-def read_values(splits: Sequence[Sequence[Pair]], stored: bool, some_ignored: bool) -> Values:
+def sample_label_values(splits: Sequence[Sequence[Pair]], stored: bool, some_ignored: bool) -> Values:
     """Read some pairs of each split; pictures as they are ``stored``, or as EXIF turns them.
 
     More label images are read where values are far apart, or ``some_ignored`` by name: one that was missed would be

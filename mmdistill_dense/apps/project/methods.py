@@ -57,7 +57,7 @@ def replace_pcd(names: list[str], is_explicit: bool, pictures: int, steps: int) 
 def distillers_for(method: str, student: Side, teacher: Side | None, steps: int) -> dict[str, Any]:
     """Return a method's distillers for a student and its teacher, or (``None``) for a map."""
     if teacher is None:
-        return {method: on_map(method, student.task)}
+        return {method: map_options(method, student.task)}
     distillers, lacks = shipped(method, student, teacher)
     if lacks:
         fitting = [name for name in methods() if not shipped(name, student, teacher)[1]]
@@ -111,7 +111,7 @@ def pair_name(student: Side) -> str:
     return '_'.join(dict.fromkeys(words))
 
 
-def on_map(method: str, task: str) -> dict[str, Any]:
+def map_options(method: str, task: str) -> dict[str, Any]:
     """Return the options of a method that learns from the map of a foundation model."""
     by_name = {kind.lower(): cls for kind, cls in DISTILLERS.module_dict.items() if issubclass(cls, FeatureDistiller)}
     if method not in by_name:

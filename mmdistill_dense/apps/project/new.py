@@ -38,7 +38,7 @@ _NEEDS_BOXES = ('PointRend',)  # of all of mmdet's networks that were tried on p
 def plan(args: argparse.Namespace, tell: Tell) -> tuple[dict[str, str], SegData | BoxData]:
     """Return the texts of the files by name, and the data; tell what was chosen and why."""
     foundation = sides.read_foundation(args.teacher)
-    teachers.check_options(args, foundation)
+    teachers.check_teacher_arguments(args, foundation)
     tell(f'reading  the configs {args.student} and {args.teacher}')
     with quiet():
         student = sides.read_side(args.student, '--student')
@@ -53,7 +53,7 @@ def plan(args: argparse.Namespace, tell: Tell) -> tuple[dict[str, str], SegData 
     names = methods.methods_of(args.method, student.task, bool(foundation), bool(args.unlabelled), masks)
     if foundation:
         for name in names:
-            methods.on_map(name, student.task)
+            methods.map_options(name, student.task)
         teachers.check_foundation(args.teacher, foundation)
 
     tell(f'reading  the data {args.data}')
@@ -100,7 +100,7 @@ def plan(args: argparse.Namespace, tell: Tell) -> tuple[dict[str, str], SegData 
         option = foundation or {}
         tell(f'teacher  {option["model"]}, a foundation model; its weights: {option["checkpoint"]}')
     else:
-        checkpoint, mapped = args.teacher_checkpoint, teachers.teacher_classes(args.teacher_classes)
+        checkpoint, mapped = args.teacher_checkpoint, teachers.parse_teacher_classes(args.teacher_classes)
         if not (checkpoint or args.train_teacher or args.random_weights):
             checkpoint, mapped, note = teachers.reuse_teacher(teacher, data.classes, args.method)
             teacher.notes += [note] if note else []

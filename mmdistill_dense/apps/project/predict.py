@@ -25,7 +25,7 @@ from mmcv.transforms import Compose
 from mmengine.config import Config
 from rich.progress import track
 
-from mmdistill_dense.apps.export.without_package import read_files, without_labels
+from mmdistill_dense.apps.export.without_package import drop_label_steps, read_files
 from mmdistill_dense.apps.export.write_student import load_student
 from mmdistill_dense.apps.inspect.drawing import draw
 from mmdistill_dense.apps.inspect.inference import predict_timed
@@ -187,7 +187,7 @@ class Student:
             raise ValueError(f'{checkpoint}: its meta holds no class names (dataset_meta), so nothing can be named.')
         palette = [tuple(map(int, colour)) for colour in palette_of(data.get('palette'), len(classes))]
         network.dataset_meta = {'classes': tuple(classes), 'palette': palette}
-        load, *steps = without_labels(chain(tested_set(plain))[0]['pipeline'])
+        load, *steps = drop_label_steps(chain(tested_set(plain))[0]['pipeline'])
         read_files(load)
         scope = 'mmseg' if hasattr(network, 'decode_head') else 'mmdet'
         frame = {**load, 'type': f'{scope}.LoadImageFromNDArray'}

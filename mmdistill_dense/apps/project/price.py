@@ -16,7 +16,7 @@ from mmdistill_dense.apps.check.run import check_config
 from mmdistill_dense.apps.inspect.step_cost import make_step
 from mmdistill_dense.apps.project import SUITE
 from mmdistill_dense.apps.suite import configs, plan
-from mmdistill_dense.apps.suite.definition import load
+from mmdistill_dense.apps.suite.definition import load_suite
 from mmdistill_dense.apps.suite.pool import clock
 from mmdistill_dense.registry import DATASETS
 from mmdistill_dense.utils.process import quiet
@@ -42,7 +42,7 @@ class Price:
 def price_lines(folder: Path) -> Iterator[str]:
     """Yield what all trainings of a project take here, and the length that fits a night if that is less."""
     with quiet():
-        definition = load(folder / SUITE)
+        definition = load_suite(folder / SUITE)
         first_runs = {run.name: run for run in reversed(plan.runs(definition))}
         run_configs = {name: plan.config_of(definition, run) for name, run in reversed(first_runs.items())}
     if not plan.trains_teacher(definition):

@@ -29,7 +29,7 @@ from mmdistill_dense.weights.strict_load import HUB, is_path, published_weights
 SECONDS = 5  # to wait for an answer
 
 
-def sources_of(model: Any) -> list[str]:
+def weight_sources(model: Any) -> list[str]:
     """Return the files and addresses that ``pretrained`` and every ``init_cfg`` of a model config name."""
     sources = (part.get(key) for part in mappings(model) for key in ('pretrained', 'checkpoint'))
     return [source for source in sources if isinstance(source, str)]
@@ -47,7 +47,7 @@ def unavailable_sources(model: Any) -> list[str]:
             return fetchable(address, Path(hub.get_dir()) / 'checkpoints')
         return '://' in address or Path(address).expanduser().is_file()  # an object store cannot be asked here
 
-    return [source for source in dict.fromkeys(sources_of(model)) if not is_available(source)]
+    return [source for source in dict.fromkeys(weight_sources(model)) if not is_available(source)]
 
 
 def fetchable(address: str, folder: Path) -> bool:
@@ -72,11 +72,11 @@ _NON_CLASS_PARTS = ('backbone', 'neck', 'rpn_head', 'semantic_head', 'data_prepr
 _LARGE = 4_000_000  # pixels: a larger picture is tested in windows
 
 
-def overrides(model: Mapping[str, Any], classes: int, key: str) -> dict[str, Any]:
+def class_overrides(model: Mapping[str, Any], classes: int, key: str) -> dict[str, Any]:
     """Return what sets the number of classes: of every head, members of lists, and weights of the classes in losses."""
     kind = model.get('type')
     heads = {name: part for name, part in model.items() if name not in _NON_CLASS_PARTS and name.endswith('head')}
-    old = num_classes(model) or next(class_counts(heads), None)
+    old = num_classes(model) or next(nested_class_counts(heads), None)
     if old is None:
         raise ValueError(f'{key}: no head of {kind} says num_classes. Write the pair by hand: docs/own_pair.md.')
     if (model.get('panoptic_fusion_head') or {}).get('num_stuff_classes'):
@@ -99,7 +99,7 @@ def overrides(model: Mapping[str, Any], classes: int, key: str) -> dict[str, Any
     return changes(model)
 
 
-def class_counts(node: Any) -> Iterator[int]:
+def nested_class_counts(node: Any) -> Iterator[int]:
     """Yield the class counts inside a part, also those that stand deeper than :func:`num_classes` looks."""
     counts = (part.get(key) for part in mappings(node) for key in ('num_classes', 'num_things_classes'))
     yield from (count for count in counts if isinstance(count, int))
@@ -348,9 +348,9 @@ def whole_weights(side: Side) -> str | None:
 
 def adapt(side: Side, classes: int | None, sizes: Mapping[str, Any], trained: bool, random: bool) -> None:
     """Set a network's ``changes`` and ``notes`` for the data, and its first weights; ``classes=None`` keeps its own."""
-    counts = {} if classes is None else overrides(side.model, classes, side.key)
+    counts = {} if classes is None else class_overrides(side.model, classes, side.key)
     side.changes = joined_overrides(counts, sizes)
-    sources = list(dict.fromkeys(sources_of(side.model)))
+    sources = list(dict.fromkeys(weight_sources(side.model)))
     sized = 'img_size' in (sizes.get('backbone') or {})  # its tables would not fit the whole weights
     if trained and not random and not sized and (start := whole_weights(side)):
         side.start, side.changes = start, joined_overrides(side.changes, {'pretrained': False} if sources else {})

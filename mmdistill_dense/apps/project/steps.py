@@ -18,7 +18,7 @@ from mmdistill_dense.apps.report.page import make_report
 from mmdistill_dense.apps.report.scores import MIN_TEACHER_LEAD
 from mmdistill_dense.apps.suite import configs, plan
 from mmdistill_dense.apps.suite.actions import train_all
-from mmdistill_dense.apps.suite.definition import CONTROL, TEACHER, Definition, load
+from mmdistill_dense.apps.suite.definition import CONTROL, TEACHER, Definition, load_suite
 from mmdistill_dense.apps.suite.plan import Run
 from mmdistill_dense.apps.suite.rows import SuiteTable, collect
 from mmdistill_dense.apps.suite.table import gain_cell
@@ -53,7 +53,7 @@ def open_project(folder: Path) -> Definition:
     if root and not Path(root).is_dir():
         advice = 'If the data were moved, write their new folder there: all results stay.'
         raise FileNotFoundError(f'{folder / "data.py"}: folder.data_root = {root!r}: no such folder. {advice}')
-    return load(folder / SUITE)
+    return load_suite(folder / SUITE)
 
 
 def run_project(folder: Path, exported: Sequence[str] = ()) -> int:

@@ -38,7 +38,7 @@ from mmdistill_dense.weights.strict_load import (
 # Its weights
 
 
-def check_options(args: argparse.Namespace, foundation: Mapping[str, Any] | None) -> None:
+def check_teacher_arguments(args: argparse.Namespace, foundation: Mapping[str, Any] | None) -> None:
     """Raise for an option that names a file or folder that is not there, or does not go with the others."""
     if args.unlabelled and not Path(args.unlabelled).expanduser().is_dir():
         raise FileNotFoundError(f'--unlabelled {args.unlabelled}: no such folder (looked in {Path.cwd()}).')
@@ -57,7 +57,7 @@ def check_options(args: argparse.Namespace, foundation: Mapping[str, Any] | None
         raise ValueError(f'--train-teacher: --teacher {args.teacher} stays as it is. Leave it out.')
 
 
-def teacher_classes(arguments: Sequence[str]) -> Any:
+def parse_teacher_classes(arguments: Sequence[str]) -> Any:
     """Return the option ``classes`` of a teacher from ``auto`` or words ``MINE=THEIRS,THEIRS``; ``None`` for none."""
     if not arguments or [*arguments] == [AUTO]:
         return AUTO if arguments else None

@@ -32,7 +32,7 @@ class Fit(NamedTuple):
     maps: bool = False
 
 
-def remark(file: Path, word: str) -> str | None:
+def header_remark(file: Path, word: str) -> str | None:
     """Return what the line ``# word: …`` of a file says, None without one."""
     line = re.search(rf'^# {word}: (.+)$', file.read_text(encoding='utf-8'), re.MULTILINE)
     return line[1] if line else None
@@ -44,7 +44,7 @@ def fit_of(path: Path) -> Fit:
 
 @cache
 def _fit_of(path: Path, modified: int) -> Fit:
-    line = remark(path, 'fits')
+    line = header_remark(path, 'fits')
     if line is None:
         raise ValueError(f"{path}: no line says what these options fit; add one such as '# fits: seg, teacher r101'.")
     tasks, words, variant, maps = [], {}, None, False
@@ -159,7 +159,7 @@ def recipe_file(recipe: Path | str) -> Path:
 
 def owners(recipe: Path) -> tuple[str, ...]:
     """Return the methods in a recipe's line ``# method: …``, whose published schedule it holds; none for the usual."""
-    line = remark(recipe, 'methods?')
+    line = header_remark(recipe, 'methods?')
     return tuple(line.split(', ')) if line else ()
 
 
@@ -183,7 +183,7 @@ def _parts_of(path: Path, modified: int) -> Parts:
         )
     task = 'pretrain' if parts['runtime'] == 'runtime_pretrain' else TASKS[scope]
     pair = sources['pair']
-    parts['pair'] = remark(pair, 'pair') or pair.stem
+    parts['pair'] = header_remark(pair, 'pair') or pair.stem
     return Parts(**parts, task=task, maps=gives_maps(pair), several=has_several(pair))
 
 
@@ -217,7 +217,7 @@ def sources_of(recipe: Path) -> dict[str, Path]:
         for kind, key in _KEYS.items():
             if key in keys_of(file):
                 sources.setdefault(kind, file)
-    holders = [file for file in recipes if remark(file, 'pair')]  # a recipe may inherit the pair that its own changes
+    holders = [file for file in recipes if header_remark(file, 'pair')]  # others may inherit the pair that they change
     return sources | ({'pair': holders[0]} if holders else {})
 
 

@@ -19,13 +19,13 @@ from mmdistill_dense.apps.recipes.compose import (
     config_text,
     configs,
     fit_of,
+    header_remark,
     methods,
     option_files,
     options_for,
     owners,
     parts_of,
     recipes,
-    remark,
     unknown,
 )
 from mmdistill_dense.config.resolve import TASKS, find_config, load_model, read_file, student_option
@@ -85,7 +85,7 @@ class Named(NamedTuple):
 
 def read_config(name: str | Path, options: Mapping[str, Any] | None = None) -> Config:
     """Return a config given as a file or by name, with the overrides of a command line."""
-    named_config = find(str(name))
+    named_config = find_named(str(name))
     config = named_config.config() if isinstance(named_config, Named) else read_file(named_config)
     scope = config.get('default_scope')
     if scope in STACK and find_spec(scope) is None:
@@ -119,7 +119,7 @@ def is_name(text: str) -> bool:
     return _NAME.fullmatch(text) is not None
 
 
-def find(name: str) -> Path | Named:
+def find_named(name: str) -> Path | Named:
     """Return the file that a command line names, or the config that the name stands for; see :func:`read_config`."""
     path = Path(name)
     if path.is_file() or not is_name(name):
@@ -209,7 +209,7 @@ def _changed_config(method: str, pair: str, variant: str | None) -> Named | None
 
 def _changed_variant(change: Path) -> str:
     """Return the variant that a change is laid over, '' for the config without one."""
-    line = remark(change, 'changes')
+    line = header_remark(change, 'changes')
     if line is None:
         raise ValueError(f"{change}: no line says which variant it changes; add one such as '# changes: pcd-init'.")
     return '' if line == 'default' else line

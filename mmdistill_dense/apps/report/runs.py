@@ -41,7 +41,7 @@ class TrainedRun:
     @cached_property
     def config(self) -> Config:
         """The whole config that the runner wrote at the newest start with a log; a test writes one too."""
-        files = [file for start in starts_of(self.folder) if (file := config_file(start)).is_file()]
+        files = [file for start in starts_of(self.folder) if (file := dumped_config(start)).is_file()]
         logged = [file for file in files if (log := file.with_name('scalars.json')).is_file() and log.stat().st_size]
         text = (logged or files)[-1].read_text(encoding='utf-8')
         # mmengine writes plain values, and takes a `{{` in a name for a template when it reads them again
@@ -259,7 +259,7 @@ _RESUMES = re.compile(r'^resume\s*=(?!\s*(?:False|None)\b)', re.MULTILINE)
 _RUNNER_FIELDS = ('lr', 'base_lr', 'momentum', 'data_time', 'time', 'memory', 'iter', 'epoch', 'step', 'eta')
 
 
-def config_file(start: Path) -> Path:
+def dumped_config(start: Path) -> Path:
     return start / 'vis_data' / 'config.py'
 
 
@@ -269,7 +269,7 @@ def starts_of(folder: Path) -> list[Path]:
     starts = sorted({folder / file.relative_to(folder).parts[0] for file in files})  # named by the time of their start
     newest = 0
     for index, start in enumerate(starts):
-        file = config_file(start)
+        file = dumped_config(start)
         # mmengine writes `resume = True` into the config of a start that resumed
         is_new = file.is_file() and not _RESUMES.search(file.read_text(encoding='utf-8'))
         newest = index if is_new and any(map(_is_training_record, _records(start))) else newest
@@ -278,7 +278,7 @@ def starts_of(folder: Path) -> list[Path]:
 
 def _records(start: Path) -> Iterator[dict[str, Any]]:
     """Yield the records of a start's ``vis_data/scalars.json``; none without the file."""
-    file, last = config_file(start).with_name('scalars.json'), 0
+    file, last = dumped_config(start).with_name('scalars.json'), 0
     for line in file.read_text(encoding='utf-8').splitlines() if file.is_file() else []:
         with suppress(ValueError):  # cut off by a kill
             if isinstance(record := json.loads(line), dict):

@@ -16,7 +16,7 @@ from rich.table import Table
 
 from mmdistill_dense.apps.recipes import compose
 from mmdistill_dense.apps.suite import plan
-from mmdistill_dense.apps.suite.definition import Definition, fitting_methods, load
+from mmdistill_dense.apps.suite.definition import Definition, fitting_methods, load_suite
 from mmdistill_dense.apps.suite.plan import Run
 from mmdistill_dense.config.resolve import reading_once
 from mmdistill_dense.utils.files import FolderInUse, in_use, owned
@@ -28,7 +28,7 @@ SILENCE_LIMIT = 120.0  # seconds without a report that `list` tells
 
 def suite_run(args: argparse.Namespace) -> int:
     with reading_once():
-        definition = load(args.definition)
+        definition = load_suite(args.definition)
         jobs, threads = args.jobs or definition.jobs, args.threads or definition.threads
         return train_all(replace(definition, jobs=jobs, threads=threads), args.only, args.seeds)
 
@@ -57,7 +57,7 @@ def train_all(
                     todo = plan.resolved(definition, plan.unfinished(definition, chosen))
                     plan.check_batch(definition, todo, 1)
                 print(f'{definition.title}: {len(chosen)} runs, {len(todo)} to do, in {definition.out}', flush=True)
-                preflight.check(definition, todo)
+                preflight.check_rows(definition, todo)
 
             program = [sys.executable, '-m', 'mmdistill_dense', 'suite']
 
@@ -84,8 +84,8 @@ def suite_job(args: argparse.Namespace) -> None:
     from mmdistill_dense.apps.suite.job import execute_run
 
     with reading_once():
-        definition = load(args.definition)
-        run = find(definition, args.name, args.seed)
+        definition = load_suite(args.definition)
+        run = find_run(definition, args.name, args.seed)
         args.raises = True  # from here on: the log of a job keeps all
         try:
             result = execute_run(definition, run, args.launcher, args.attended)
@@ -102,7 +102,7 @@ def suite_job(args: argparse.Namespace) -> None:
         os._exit(0)
 
 
-def find(definition: Definition, name: str, seed: int | None) -> Run:
+def find_run(definition: Definition, name: str, seed: int | None) -> Run:
     runs = plan.runs(definition)
     row_runs = [run for run in runs if run.name == name]
     for run in row_runs:
@@ -124,7 +124,7 @@ def suite_list(args: argparse.Namespace) -> None:
             table.add_row(method, str(len(names)), ', '.join(names[:2]))
         console.print(table)
         return
-    definition = load(args.definition)
+    definition = load_suite(args.definition)
     others = {*fitting_methods(definition.control)} - {method.method for method in definition.methods.values()}
     console.print(f'{definition.title}: control {definition.control.stem}, {definition.metric}, in {definition.out}')
     console.print(f'methods: {", ".join(definition.methods)}; others that fit: {", ".join(sorted(others)) or "none"}')
@@ -153,4 +153,4 @@ def suite_table(args: argparse.Namespace) -> None:
     from mmdistill_dense.apps.suite.table import write_table
 
     with reading_once():
-        write_table(load(args.definition), args.out)
+        write_table(load_suite(args.definition), args.out)

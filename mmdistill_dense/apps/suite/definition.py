@@ -15,7 +15,7 @@ import yaml
 from mmengine.config import Config
 
 from mmdistill_dense.apps.recipes import compose
-from mmdistill_dense.apps.recipes.named import Named, find, is_name
+from mmdistill_dense.apps.recipes.named import Named, find_named, is_name
 from mmdistill_dense.config.resolve import find_config
 from mmdistill_dense.config.values import falls, flat
 from mmdistill_dense.utils.removed import removed
@@ -65,7 +65,7 @@ for _char in '-+0123456789':  # before the resolver of base 60
 _Loader.add_implicit_resolver('tag:yaml.org,2002:float', _FLOAT, list('-+.0123456789'))
 
 
-def read_file(path: Path) -> Any:
+def read_suite_file(path: Path) -> Any:
     """Return the content of a file, merged over the files of its ``_base_`` as mmengine merges configs."""
     # mmengine's YAML loader can run code; with environment variables, the hash of a run would depend on the machine
     if not path.is_file():
@@ -79,7 +79,7 @@ def read_file(path: Path) -> Any:
             return content
         bases, merged = content['_base_'], Config()
         for base in [bases] if isinstance(bases, str) else bases:
-            merged.merge_from_dict(read_file(path.parent / base))
+            merged.merge_from_dict(read_suite_file(path.parent / base))
         merged.merge_from_dict({str(key): value for key, value in content.items() if key != '_base_'})
         return merged.to_dict()
     except (yaml.YAMLError, KeyError, SyntaxError, TypeError, ValueError) as error:
@@ -161,12 +161,12 @@ class Reader:
         return {str(name): item for name, item in self.get(key, dict, {}).items()}
 
 
-def config_file(reader: Reader, key: str, name: str, folder: str) -> Path:
+def resolve_config_file(reader: Reader, key: str, name: str, folder: str) -> Path:
     """Return a config by its name in ``configs/<folder>``, by ``METHOD:PAIR``, or a file beside the definition."""
     inside = name if '/' in name else f'{folder}/{name}'
     with error_prefix(reader.at(key)):
         if is_name(name):
-            config = find(name)
+            config = find_named(name)
             if isinstance(config, Named):
                 raise ValueError(f'{name} is not a file; write one of these lines:\n{config.text()}')
             return config
@@ -279,13 +279,13 @@ def is_alone(name: str) -> bool:
     return name == CONTROL or name.startswith(f'{CONTROL}_')
 
 
-def load(path: Path | str) -> Definition:
+def load_suite(path: Path | str) -> Definition:
     path = Path(path)
-    top = Reader(read_file(path), path)
+    top = Reader(read_suite_file(path), path)
     top.only(set(Definition.__dataclass_fields__) - {'path', 'task'})
     folder = top.get('out', str, f'work_dirs/suites/{path.stem}')
     out = path.absolute().parent / folder if folder.startswith('./') else Path(folder)
-    control = config_file(top, 'control', top.get('control', str), 'control')
+    control = resolve_config_file(top, 'control', top.get('control', str), 'control')
     with error_prefix(top.at('control')):
         task = compose.parts_of(control).task
     if task not in METRICS:
@@ -331,7 +331,7 @@ def _teacher(top: Reader) -> Teacher | None:
         return None
     inner = top.inner('teacher', {'config': value} if isinstance(value, str) else value)
     inner.only({'config', 'options', 'seed'})
-    file = config_file(inner, 'config', inner.get('config', str), 'teachers')
+    file = resolve_config_file(inner, 'config', inner.get('config', str), 'teachers')
     return Teacher(file, inner.options('options'), inner.count('seed', 0, least=0))
 
 
@@ -391,9 +391,9 @@ def _with_config(row: Method, options: Reader, control: Path) -> Method:
         raise options.error('config', 'cannot be combined with `method` or `variant`')
     name = options.get('config', str)
     with error_prefix(options.at('config')):
-        config = find(name) if is_name(name) else None
+        config = find_named(name) if is_name(name) else None
     if not isinstance(config, Named):
-        return replace(row, config=config or config_file(options, 'config', name, row.name))
+        return replace(row, config=config or resolve_config_file(options, 'config', name, row.name))
     if config.base.resolve() != control.resolve():
         of = f'{config.name} is a config of {config.base.stem}, the control is {control.stem}'
         raise options.error('config', of)

@@ -24,7 +24,7 @@ from mmengine.registry import LOOPS
 from mmengine.runner import Runner
 
 from mmdistill_dense.apps.commands.training import build_runner
-from mmdistill_dense.apps.recipes.compose import remark
+from mmdistill_dense.apps.recipes.compose import header_remark
 from mmdistill_dense.apps.suite import configs, plan
 from mmdistill_dense.apps.suite.definition import Definition
 from mmdistill_dense.apps.suite.plan import Run
@@ -104,7 +104,7 @@ def unlabelled_facts(runner: Runner) -> dict[str, Any] | None:
     return {**second.files, 'passes': samples / second.files['pictures']}
 
 
-def plain(metrics: Mapping[str, Any]) -> dict[str, float]:
+def single_numbers(metrics: Mapping[str, Any]) -> dict[str, float]:
     """Return the metrics that are single numbers, as floats."""
     scalars = {}
     for name, value in metrics.items():
@@ -221,7 +221,7 @@ def execute_run(definition: Definition, run: Run, launcher: str = 'none', attend
         if run.result is not None:
             return run.result
         if attended:
-            config, config_hash = read_file(run.file), str(remark(run.file, 'config_hash'))
+            config, config_hash = read_file(run.file), str(header_remark(run.file, 'config_hash'))
             plan.check_code(run, config)  # the suite read it when it began
         else:
             plan.check_processes(run, processes)
@@ -280,13 +280,13 @@ def _train(run: Run, config: Config, progress: Progress, definition: Definition)
 def _scores(runner: Runner, definition: Definition) -> dict[str, Any]:
     """Return ``metrics`` by data set, and as ``data`` what stands for the pictures of each further one."""
     data = {}
-    val = plain(runner.val())
-    metrics = {'test': val if _tests_val(runner.cfg) else plain(runner.test()), 'val': val}
+    val = single_numbers(runner.val())
+    metrics = {'test': val if _tests_val(runner.cfg) else single_numbers(runner.test()), 'val': val}
     for name, changes in definition.test_sets.items():
         config = configs.with_test_set(runner.cfg, changes)
         defaults = {'runner': runner, 'dataloader': config.test_dataloader, 'evaluator': config.test_evaluator}
         loop = LOOPS.build({'type': 'TestLoop', **config.test_cfg}, default_args=defaults)
-        metrics[name] = plain(loop.run())
+        metrics[name] = single_numbers(loop.run())
         with suppress(OSError):  # labels that are no files here
             stamp = label_stamp(loop.dataloader.dataset)
             data[f'test_sets.{name}'] = f'{configs.options_hash(changes, plan.portable_in(definition))} {stamp}'

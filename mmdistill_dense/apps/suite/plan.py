@@ -12,7 +12,7 @@ from typing import Any
 
 from mmengine.config import Config
 
-from mmdistill_dense.apps.recipes.compose import remark, unknown
+from mmdistill_dense.apps.recipes.compose import header_remark, unknown
 from mmdistill_dense.apps.suite import configs
 from mmdistill_dense.apps.suite.definition import CONTROL, TEACHER, Definition, is_alone
 from mmdistill_dense.config.local_code import changed_files, local_code
@@ -224,7 +224,7 @@ def check_unchanged(definition: Definition, chosen: Iterable[Run]) -> None:
                     f'({some(keys) or "its teacher"}). Undo the change, set another `out`, or remove that folder to '
                     'repeat the run.'
                 )
-        old_networks = remark(run.file, 'networks') if (state or run.result) and run.file.is_file() else None
+        old_networks = header_remark(run.file, 'networks') if (state or run.result) and run.file.is_file() else None
         if old_networks is not None:
             if run.name not in networks:
                 networks[run.name] = configs.networks_hash(config_of(definition, run))
@@ -233,14 +233,14 @@ def check_unchanged(definition: Definition, chosen: Iterable[Run]) -> None:
                     f'{run.title}: {run.folder} was made with other networks: a file that the pair names by `cfg` has '
                     'changed. Undo the change, or remove that folder to repeat the run.'
                 )
-        if (state or run.result) and run.file.is_file() and remark(run.file, 'code'):
+        if (state or run.result) and run.file.is_file() and header_remark(run.file, 'code'):
             config = rows[run.name] = rows.get(run.name) or config_of(definition, run)
             check_code(run, config)
 
 
 def check_code(run: Run, config: Config) -> None:
     """Refuse a run whose local code has changed since its config was written; older files do not hold the code."""
-    if files := changed_files(json.loads(remark(run.file, 'code') or 'null'), local_code(config)):
+    if files := changed_files(json.loads(header_remark(run.file, 'code') or 'null'), local_code(config)):
         raise ValueError(
             f'{run.title}: {run.folder} was made with other code: {some(files)} changed since. Undo the change, or '
             f'remove that folder to repeat the run. If it trains as before, remove the line `# code:` of {run.file}.'

@@ -16,14 +16,14 @@ from mmdistill_dense.apps.suite import configs, plan
 from mmdistill_dense.apps.suite.definition import Definition, error_prefix
 from mmdistill_dense.apps.suite.plan import Resolved
 from mmdistill_dense.config.local_code import local_code
-from mmdistill_dense.config.values import listed, may_give, scores_of
+from mmdistill_dense.config.values import evaluator_scores, listed, may_give
 from mmdistill_dense.guards.findings import ERROR, NOTE
 from mmdistill_dense.utils.files import read_json, write_json
 from mmdistill_dense.utils.process import heartbeat
 from mmdistill_dense.utils.version import __version__
 
 
-def check(definition: Definition, todo: Resolved) -> None:
+def check_rows(definition: Definition, todo: Resolved) -> None:
     """Check each row as ``mmdistill check`` does, once for rows that differ in a factor of the learning rate alone.
 
     A row that passed is not checked again while its hash is the same.
@@ -94,5 +94,5 @@ def check_metric(config: Config, metric: str, path: str) -> None:
         if any(evaluator.get('format_only') for evaluator in evaluators):
             raise ValueError(f'{path}: {split}.format_only=True writes predictions and gives no score: leave it out.')
         if evaluators and not any(may_give(evaluator, metric) for evaluator in evaluators):
-            names = set().union(*(scores_of(evaluator) or () for evaluator in evaluators))
+            names = set().union(*(evaluator_scores(evaluator) or () for evaluator in evaluators))
             raise ValueError(f'{path}: metric: {unknown(f"score of {split}", metric, names)}')

@@ -291,7 +291,7 @@ def initial_tokens(shapes: Mapping[str, torch.Size], seed: int) -> TokenTensors:
     return values
 
 
-def learn_tokens(
+def learn_distiller_tokens(
     task: TokenTask, runner: Runner, partial: Mapping[str, Any] | None, save: Callable[[TokenLearner], None]
 ) -> TokenTensors:
     """Learn the tokens of a distiller; all processes of a run call it together.

@@ -19,7 +19,7 @@ from mmdistill_dense.distillers.maskd.learning import (
     LearnOptions,
     TokenLearner,
     TokenTask,
-    learn_tokens,
+    learn_distiller_tokens,
     token_gate,
 )
 from mmdistill_dense.distillers.maskd.token_files import (
@@ -222,7 +222,7 @@ class TokenDistiller(FeatureDistiller):
             return
         if source['kind'] == 'learn':
             task = TokenTask(self.name, teacher, self.gated_taps, self.token_shapes(), self.learn)
-            values = learn_tokens(task, runner, source['partial'], store.save_partial)
+            values = learn_distiller_tokens(task, runner, source['partial'], store.save_partial)
             source = broadcast_from_rank0(lambda: store.finish(values))
         self.load_tokens(source['values'], store.teacher)
 

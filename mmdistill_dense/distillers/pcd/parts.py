@@ -262,7 +262,7 @@ class PixelAttention(nn.Module):
 
 def check_head(head: Mapping[str, Any]) -> dict[str, Any]:
     """Return the options of the head, completed by their defaults."""
-    options = check_keys('head', head, HEAD)
+    options = complete_options('head', head, HEAD)
     check_option('head.type', options['type'], ('linear', 'mlp', 'mlp2', 'mlp4'))
     linear = options['type'] == 'linear'
     check_option('head.bias', options['bias'], (None, True, False) if linear else (None, True, False, 'hidden'))
@@ -282,7 +282,7 @@ def check_no_head(key: str, taps: str, student: int, teacher: int) -> None:
         raise ValueError(f"{key}: {channels}; head=None needs equal numbers, use head=dict(type='linear').")
 
 
-def check_keys(name: str, options: Mapping[str, Any], allowed: Mapping[str, Any]) -> dict[str, Any]:
+def complete_options(name: str, options: Mapping[str, Any], allowed: Mapping[str, Any]) -> dict[str, Any]:
     """Return the options, completed by the defaults ``allowed``."""
     if extra := sorted(set(options) - set(allowed)):
         raise ValueError(f'{name} has no {", ".join(extra)}; its keys are {", ".join(allowed)}.')

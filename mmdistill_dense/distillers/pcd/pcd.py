@@ -21,9 +21,9 @@ from mmdistill_dense.distillers.pcd.parts import (
     Views,
     build_head,
     check_head,
-    check_keys,
     check_no_head,
     choose_size,
+    complete_options,
     inside_images,
     note_of_rise,
     random_pixels,
@@ -89,7 +89,7 @@ class PCD(Distiller):
     ) -> None:
         super().__init__(*taps, **options)
         self.head = None if self.head is None else check_head(self.head)
-        self.attend = None if attention is None else check_keys('attention', attention, {'num_heads': 8})
+        self.attend = None if attention is None else complete_options('attention', attention, {'num_heads': 8})
         check_count('attention.num_heads', (self.attend or {}).get('num_heads', 1), 1)
         self.queue_size = rows_of_memory(queue_size, self.keys_per_image)
         if queue_size == AUTO_SIZE:

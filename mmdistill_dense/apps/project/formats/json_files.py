@@ -18,7 +18,7 @@ from PIL import Image
 from mmdistill_dense.apps.project import picture_folders as folders
 from mmdistill_dense.apps.project.formats import objects as common
 from mmdistill_dense.apps.project.formats.objects import Entry, Labelled, Object, Reading, Request, Shape
-from mmdistill_dense.datasets.label_files import MENDED, check, lists_missing
+from mmdistill_dense.datasets.label_files import MENDED, check_categories, lists_missing
 from mmdistill_dense.utils.evenly import evenly
 from mmdistill_dense.utils.validate import some
 
@@ -81,7 +81,7 @@ FORMATS = (
 _SAMPLED_NAMES = 20  # pictures that are looked for in each folder
 
 
-def load(path: Path) -> Any:
+def load_json(path: Path) -> Any:
     """Return what a json file holds, in any encoding of Unicode."""
     with folders.file_errors(path):
         content = json.loads(path.read_bytes())
@@ -107,7 +107,7 @@ def read_coco(request: Request, files: Sequence[Path], predictions: bool) -> tup
     reading, labelme = Reading('COCO', request.root), dict[Path, Any]()
     chosen = dict[str | None, tuple[Path, Any]]()
     for path in files:
-        content = load(path)
+        content = load_json(path)
         if isinstance(content, dict) and ('imagePath' in content or isinstance(content.get('shapes'), list)):  # labelme
             labelme[path] = {key: value for key, value in content.items() if key != 'imageData'}  # the picture itself
             continue
@@ -146,7 +146,7 @@ def _add_part(reading: Reading, part: str | None, path: Path, content: Any, requ
         if raw is not None and name != raw:
             reading.changes[part]['names of categories were numbers, or had blanks at their ends'] += 1
             category['name'] = name
-    check(content, MENDED)
+    check_categories(content, MENDED)
     folder = _folder_of(path, [image['file_name'] for image in content['images']], request, part)
     reading.files.append(path)
     reading.origins[part] = path, folder

@@ -236,7 +236,7 @@ def from_box(left: float, top: float, right: float, bottom: float) -> Object:
     return {'bbox': [left, top, right - left, bottom - top], 'area': (right - left) * (bottom - top), 'iscrowd': 0}
 
 
-def run_lengths(shape: Any, size: Size) -> Any:
+def shape_run_lengths(shape: Any, size: Size) -> Any:
     """Return polygons or a mask of a picture as the run lengths of pycocotools, which does not check them itself."""
     if fault := outline_fault(shape, max(size)):
         raise ValueError(f'an outline {fault}')
@@ -291,7 +291,7 @@ def _merge_objects(parts: Sequence[Object], sample: Labelled) -> Object:
         return parts[0]
     shapes = [part['segmentation'] for part in parts]
     if sample.size and any(isinstance(shape, dict) for shape in shapes):
-        inside = coco.decode(coco.merge([run_lengths(shape, sample.size) for shape in shapes]))
+        inside = coco.decode(coco.merge([shape_run_lengths(shape, sample.size) for shape in shapes]))
         return {**parts[0], **from_mask('', inside, 0, 0, sample.size)}
     boxes = [part['bbox'] for part in parts]
     corners = [corner for x, y, w, h in boxes for corner in ((x, y), (x + w, y + h))]
@@ -349,7 +349,7 @@ def _mend_part(reading: Reading, part: str | None, pictures: Sequence[Labelled],
                         raise ValueError(f'--data: {text}. Draw it again.')
                     reading.mask_errors.setdefault(part, text)
                 else:
-                    packing = run_lengths(shape, size) if drawn or isinstance(shape, dict) else None
+                    packing = shape_run_lengths(shape, size) if drawn or isinstance(shape, dict) else None
                     if drawn and not coco.area(packing):
                         reason = 'have an outline without a pixel'
                     elif not _boxes_agree(instance['bbox'], shape, packing):

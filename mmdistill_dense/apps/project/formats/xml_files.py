@@ -17,7 +17,7 @@ _VOC = 'annotation'  # the root of its files
 _SIDES = ('xmin', 'ymin', 'xmax', 'ymax')
 
 
-def recognise(request: Request) -> list[Path]:
+def find_xml(request: Request) -> list[Path]:
     """Return the xml files, or none if the first is of another kind; CVAT's own is refused."""
     files = sorted(folders.files_below(request.root, ('.xml',)))
     kind = _root_of(files[0]).tag if files else ''
@@ -26,7 +26,7 @@ def recognise(request: Request) -> list[Path]:
     return files if kind == _VOC else []
 
 
-def read(request: Request, files: Sequence[Path]) -> Reading:
+def read_xml(request: Request, files: Sequence[Path]) -> Reading:
     """Read all files of VOC."""
     roots = {path: _root_of(path) for path in files}
     voc_roots = {path: root for path, root in roots.items() if root.tag == _VOC}

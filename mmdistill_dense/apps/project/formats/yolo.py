@@ -24,7 +24,7 @@ _LABEL_FOLDERS = {'images': 'labels', 'Images': 'Labels', 'IMAGES': 'LABELS'}
 _SLACK = 0.01  # by how much a share may pass 0 or 1, as Ultralytics allows
 
 
-def recognise(request: Request) -> list[Path]:
+def find_yolo(request: Request) -> list[Path]:
     """Return the pictures with a text file, or none if these hold no rows of YOLO."""
     paired = [picture for picture in pictures_of(request) if label_of(picture).is_file()]
     for picture in evenly(paired, 20) if paired else []:
@@ -61,7 +61,7 @@ def label_of(picture: Path) -> Path:
     return label if label.is_file() or (label.parent.is_dir() and not starts_with_row(sibling)) else sibling
 
 
-def read(request: Request, files: Sequence[Path]) -> Reading:
+def read_yolo(request: Request, files: Sequence[Path]) -> Reading:
     """Read all pictures. One without a text file has no object, as YOLO's trainings take it."""
     file, config = _yaml(request)
     pictures, stems, shared = pictures_of(request), set[Path](), dict[Path, Path]()

@@ -302,7 +302,7 @@ def test_a_checkpoint_is_saved_by_time_too_and_other_labels_are_refused(
     """Between those of the config, which here saves at the end alone; a run with other labels does not go on."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(job, 'SAVE_INTERVAL', 0.0)
-    definition = load(tiny.write(Path(), methods={'kd': {}}, checkpoint_every=1000))
+    definition = load_suite(tiny.write(Path(), methods={'kd': {}}, checkpoint_every=1000))
     folder, original = run_of(definition, 'control seed 0').folder, Progress.after_train_iter
 
     def cut(self: Any, runner: Any, *args: Any, **options: Any) -> None:

@@ -150,7 +150,7 @@ def box_file(
         kind = {'filter_cfg': {'filter_empty_gt': not empty}} if name == 'train' else {'test_mode': True}
         parts[name] = {'ann_file': file, 'data_prefix': folder_of, **kind}
         if name != 'train':
-            whole = file if isinstance(file, Template) else Source(f"folder['data_root'] + {f'/{file}'!r}")
+            whole = file if isinstance(file, Template) else Source(f"folder['data_root'] + {literal(f'/{file}')}")
             option = {'type': 'CocoMetric', 'ann_file': whole, 'metric': metric, 'classwise': True}
             metrics[f'{name}_evaluator'] = option
     metrics.setdefault('test_evaluator', Source('val_evaluator'))

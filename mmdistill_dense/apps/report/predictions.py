@@ -17,7 +17,6 @@ import numpy as np
 import torch
 from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import DefaultScope, init_default_scope
-from torch import Tensor
 
 from mmdistill_dense.apps.export.write_student import load_student
 from mmdistill_dense.apps.inspect.drawing import CONFIDENT, draw, image_of
@@ -169,16 +168,13 @@ def difference(sample: Sample, other: Sample | None) -> float:
     others = others[others.scores >= CONFIDENT] if others is not None and 'scores' in others else others
     if others is None or not len(boxes) or not len(others):
         return float(bool(len(boxes) or (others is not None and len(others))))
-    corners = [torch.as_tensor(getattr(found.bboxes, 'tensor', found.bboxes)).cpu() for found in (boxes, others)]
-    equal = (box_iou(*corners) > 0.5) & (boxes.labels.cpu()[:, None] == others.labels.cpu())  # (N, M)
+    corners = [
+        torch.as_tensor(getattr(found.bboxes, 'tensor', found.bboxes)).cpu().float() for found in (boxes, others)
+    ]
+    from mmdet.structures.bbox import bbox_overlaps  # there where boxes are
+
+    equal = (bbox_overlaps(*corners) > 0.5) & (boxes.labels.cpu()[:, None] == others.labels.cpu())  # (N, M)
     return 1 - float(equal.any(1).sum() + equal.any(0).sum()) / sum(equal.shape)
-
-
-def box_iou(boxes: Tensor, others: Tensor) -> Tensor:
-    """Return the IoU (N, M) of boxes (N, 4) and (M, 4), as corners."""
-    from mmdet.structures.bbox import bbox_overlaps  # imported by whoever has boxes
-
-    return cast(Tensor, bbox_overlaps(boxes.float(), others.float()))
 
 
 def class_sheet(samples: Mapping[str, Mapping[int, Sample]], meta: Mapping[str, Any]) -> Sheet | None:

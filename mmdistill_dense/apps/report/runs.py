@@ -9,7 +9,7 @@ import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -43,9 +43,8 @@ class TrainedRun:
         """The whole config that the runner wrote at the newest start with a log; a test writes one too."""
         files = [file for start in starts_of(self.folder) if (file := dumped_config(start)).is_file()]
         logged = [file for file in files if (log := file.with_name('scalars.json')).is_file() and log.stat().st_size]
-        text = (logged or files)[-1].read_text(encoding='utf-8')
-        # mmengine writes plain values, and takes a `{{` in a name for a template when it reads them again
-        return Config.fromstring(text.replace('{{', BRACES), '.py')
+        file = (logged or files)[-1]
+        return _read_config(file, file.stat().st_mtime_ns)
 
     @property
     def model(self) -> Mapping[str, Any]:
@@ -91,6 +90,13 @@ class TrainedRun:
         # an earlier training in the folder may have left files with larger numbers
         file = self.folder / Path(pointer.read_text(encoding='utf-8').strip()).name if pointer.is_file() else None
         return file if file is not None and zipfile.is_zipfile(file) else latest_checkpoint(self.folder)
+
+
+@lru_cache(maxsize=256)
+def _read_config(file: Path, modified: int) -> Config:
+    """Return the config in a file of mmengine; a run under another name has the same."""
+    # mmengine writes plain values, and takes a `{{` in a name for a template when it reads them again
+    return Config.fromstring(file.read_text(encoding='utf-8').replace('{{', BRACES), '.py')
 
 
 def in_suite(folder: Path) -> bool:

@@ -59,7 +59,7 @@ def page(definition: Definition, root: Path) -> str:
         f'# {stem}',
         title.removeprefix('# ') + '.',
         f'```bash\n# needs the data and the start weights that the definition names\nmmdistill suite run {shown}\n```',
-        table.replace(str(definition.path), str(shown)).strip(),
+        table[table.index('| ') :].replace(str(definition.path), str(shown)).strip(),  # its verdict is not checked
         f'All scores of every run: [{stem}.csv]({stem}.csv).',
     ]
     return '\n\n'.join(parts) + '\n'

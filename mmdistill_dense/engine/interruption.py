@@ -123,9 +123,10 @@ class Interruption(Hook):
 def save_step(runner: Runner, done: int) -> None:
     """Save a checkpoint after an iteration from which the run goes on exactly, where that is possible."""
     if _is_saved(runner, done) is False and between_steps(runner):
-        hook = _saver(runner)
+        hook, settings = _saver(runner), dict(vars(_saver(runner)))
         vars(hook).update(dict.fromkeys(NEEDED, True))  # all that a run needs, whatever the config's files hold
         hook._save_checkpoint_with_step(runner, done, meta={'epoch': runner.epoch, 'iter': done})
+        vars(hook).update({name: settings[name] for name in NEEDED})
 
 
 def _is_saved(runner: Runner, done: int) -> bool | None:

@@ -224,6 +224,40 @@ def test_a_teacher_that_is_hardly_better_is_told_before_the_methods_train(place:
     assert finish('teacher', 44.0) and not finish('runs/kd/seed0', 41.0)
 
 
+def test_the_best_student_is_exported_and_again_when_another_is_best(
+    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    rows = list[str]()
+
+    def export(config: Config, checkpoint: Path, out: Path) -> None:
+        rows.append(f'{checkpoint.parents[1].name} {checkpoint.name}')
+        out.touch()
+        out.with_suffix('.py').touch()
+
+    def finish(name: str, score: float) -> str:
+        metrics = {'val': {'mIoU': score}, 'test': {'mIoU': score}}
+        folder = definition.out / f'runs/{name}/seed0'
+        write_result(folder, score, metric='mIoU', metrics=metrics)
+        for file in ('iter_2.pth', *(('best_mIoU_iter_1.pth',) if name == 'kd' else ())):
+            (folder / file).touch()
+        return steps.export_best(place, definition, collect(definition))
+
+    monkeypatch.setattr(steps, 'export_student', export)
+    definition = load_suite(place / 'suite.yaml')
+    finish('control', 40.0)
+    assert 'distilled by kd (seed 0, best on val, at its best validation: step 1)' in finish('kd', 45.0)
+    assert rows == ['control iter_2.pth', 'kd best_mIoU_iter_1.pth'] and finish('kd', 45.0) and len(rows) == 2
+    assert 'trained alone (' in finish('control', 50.0) and rows[2:] == ['control iter_2.pth']
+    os.utime(place / 'student.pth', (2e9, 2e9))
+    assert 'distilled by kd' in finish('control', 30.0) and rows[3:] == ['kd best_mIoU_iter_1.pth'], 'newer, of another'
+    for file in (*definition.out.rglob('*.pth'), place / 'student.py'):
+        file.unlink()
+    assert 'student  not written: kd cannot be exported: its weights are gone' in steps.export_best(
+        place, definition, collect(definition)
+    )
+    assert main(['run', str(place), '--export', 'kdd']) == 2 and '--export kdd: no row of' in capsys.readouterr().err
+
+
 def test_the_price_is_told_before_it_is_paid(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A trial has none; a project that takes longer than a night names a length that fits."""
     assert not [*price.price_lines(place)]

@@ -47,6 +47,11 @@ def test_val_chooses_and_the_other_pictures_score() -> None:
     assert flattered.sentence().startswith('Perhaps. Best of 2 methods on these pictures, which flatters it: b')
     down = judge([Candidate('a', {0: 60.0}, CONTROL, {0: 49.0}, CONTROL)])
     assert down.sentence().startswith('Perhaps.') and down.student == 'control', 'val chooses what is used, not test'
+    proved = Candidate('a', {0: 55.0, 1: 55.2, 2: 55.1}, CONTROL, {0: 49.9, 1: 50.0, 2: 50.1}, CONTROL)
+    lucky = Candidate('b', {0: 50.9, 1: 50.0, 2: 50.4}, CONTROL, {0: 52.0, 1: 52.0, 2: 52.3}, CONTROL)
+    best = judge([proved, lucky], teacher=math.nan)
+    assert best.sentence().startswith('Yes. Best of 2 methods: a scores 55.10') and 'nan' not in best.sentence()
+    assert best.student == 'a', 'what is proved on test is not taken back by val'
 
 
 def test_missing_runs_are_named_by_reason() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import math
 import os
 import re
 from collections.abc import Iterator, Sequence
@@ -13,7 +14,6 @@ from shlex import quote
 
 from mmdistill_dense.apps.export import export_student
 from mmdistill_dense.apps.project import STUDENT, SUITE
-from mmdistill_dense.apps.recipes.named import read_config
 from mmdistill_dense.apps.report.page import make_report
 from mmdistill_dense.apps.report.scores import MIN_TEACHER_LEAD
 from mmdistill_dense.apps.suite import configs, plan
@@ -23,6 +23,7 @@ from mmdistill_dense.apps.suite.plan import Run
 from mmdistill_dense.apps.suite.rows import SuiteTable, collect
 from mmdistill_dense.apps.suite.table import gain_cell
 from mmdistill_dense.config.resolve import read_file, reading_once
+from mmdistill_dense.utils.files import read_json, write_json
 from mmdistill_dense.utils.process import heartbeat, quiet
 from mmdistill_dense.utils.validate import some
 
@@ -61,6 +62,8 @@ def run_project(folder: Path, exported: Sequence[str] = ()) -> int:
     with reading_once():
         with quiet():
             definition = open_project(folder)
+            if unknown := [name for name in exported if name not in (CONTROL, *definition.methods)]:
+                raise ValueError(f'--export {unknown[0]}: no row of {definition.path}: {", ".join(definition.methods)}')
             lines = list(screen(definition))
         print('\n'.join(lines), flush=True)
         _warn(definition)
@@ -71,10 +74,11 @@ def run_project(folder: Path, exported: Sequence[str] = ()) -> int:
     table = collect(definition)
     sentences = dict.fromkeys([*table.sentences(), *cost_and_advice])
     print('\n'.join([*score_lines(table), *(f'         {sentence}' for sentence in sentences)]))
+    best = export_best(folder, definition, table)
     for name in exported:
         export_row(definition, name, weights := folder / f'student_{name}.pth')
         print(f'export   {weights} with its config {weights.with_suffix(".py").name}')
-    print(export_best(folder, definition, table))
+    print(best)
     return 0
 
 
@@ -132,7 +136,7 @@ def _report(folder: Path, definition: Definition) -> list[str]:
     try:
         with heartbeat('writing the report'), quiet():
             _, sections = make_report([definition.out], page)
-    except ImportError as error:
+    except _REPORT_ERRORS as error:
         print(f'report   left out: {error}')
         return []
     print(f'report   {page}')
@@ -146,20 +150,26 @@ def newer(file: Path, out: Path) -> bool:
 
 
 def export_row(definition: Definition, name: str, out: Path) -> tuple[Run, Path]:
-    """Export the best checkpoint of a row's seed that is best on val; return this run and that checkpoint."""
-    finished = [run for run in plan.runs(definition) if run.result is not None and not run.is_teacher]
-    checkpoints = {run: best_checkpoint(run) for run in finished if run.name == name}
-    present = [run for run, checkpoint in checkpoints.items() if checkpoint.is_file()]
-    if not present:
-        files = some(str(checkpoint) for checkpoint in checkpoints.values())
-        names = some(dict.fromkeys(run.name for run in finished))
-        reason = f'the weights are gone: {files}' if files else f'no finished run has this name; there are {names}'
-        raise FileNotFoundError(f'{name} cannot be exported: {reason}.')
-    run = max(present, key=lambda run: plan.value_on_val(run.result or {}) or 0.0)
-    if not newer(out, definition.out):
+    """Export the best checkpoint of a row's seed that is best on val; return this run and that checkpoint.
+
+    A file that holds it already stays: ``exported.json`` beside the results says what each file holds.
+    """
+    runs = [run for run in plan.runs(definition) if run.result is not None and not run.is_teacher]
+    on_val = {run: plan.value_on_val(run.result or {}) for run in runs if run.name == name}
+    if not on_val:
+        names = some(dict.fromkeys(run.name for run in runs))
+        raise FileNotFoundError(f'{name} cannot be exported: no finished run has this name; there are {names}.')
+    run = max(on_val, key=lambda run: value if math.isfinite(value := on_val[run] or 0.0) else -math.inf)
+    checkpoint, record = best_checkpoint(run), definition.out / 'exported.json'
+    origins, config = read_json(record) or {}, out.with_suffix('.py')
+    origin = f'{run.title} {checkpoint.name} {(run.result or {}).get("config_hash")}'
+    if origins.get(out.name) != origin or not (out.is_file() and config.is_file()):
+        if not checkpoint.is_file():
+            raise FileNotFoundError(f'{name} cannot be exported: its weights are gone: {checkpoint}.')
         with heartbeat('exporting'), quiet():
-            export_student(read_config(str(run.file)), checkpoints[run], out)
-    return run, checkpoints[run]
+            export_student(plan.config_of(definition, run), checkpoint, out)
+        write_json(record, {**origins, out.name: origin})
+    return run, checkpoint
 
 
 def best_checkpoint(run: Run) -> Path:
@@ -178,11 +188,12 @@ def export_best(folder: Path, definition: Definition, table: SuiteTable) -> str:
     name, weights = table.verdict.student, folder / STUDENT
     try:
         run, checkpoint = export_row(definition, name, weights)
-    except FileNotFoundError as error:
+    except OSError as error:
         return f'student  not written: {error} `mmdistill run {quote(str(folder))} --export NAME` exports another row.'
-    training = 'trained alone: no method gained on val' if name == CONTROL else f'distilled by {name}'
-    chosen = f'seed {run.seed}, step {number_in(checkpoint)}'
-    return f'student  {weights} with its config {weights.with_suffix(".py").name}: {training} ({chosen}, best on val)'
+    distils = name in definition.methods and definition.methods[name].distils
+    training = f'distilled by {name}' if distils else 'trained alone' + (f', as {name}' if name != CONTROL else '')
+    chosen = f'seed {run.seed}, best on val, at its best validation: step {number_in(checkpoint)}'
+    return f'student  {weights} with its config {weights.with_suffix(".py").name}: {training} ({chosen})'
 
 
 def score_lines(table: SuiteTable) -> Iterator[str]:

@@ -92,7 +92,7 @@ class Predictions:
             )
             self.section.note = f'{note} {self.section.note}'
         else:
-            shown = evenly_spaced(len(scenes), count)
+            shown = [numbers[index] for index in evenly_spaced(len(numbers), min(count, len(numbers)))]
         for name, load in networks.items():
             if name not in self.samples:
                 self.section.attempt(partial(self._predict, name, load, scenes, shown))
@@ -161,7 +161,8 @@ def difference(sample: Sample, other: Sample | None) -> float:
     """Return the share of pixels, or of confident boxes, that differ from another prediction, or from the truth."""
     if 'pred_sem_seg' in sample:
         if other is None:
-            return 1 - (pixel_accuracy(sample) or 0.0)
+            accuracy = pixel_accuracy(sample)
+            return 0.0 if accuracy is None else 1 - accuracy
         return float((sample.pred_sem_seg.data != other.pred_sem_seg.data).float().mean())
     boxes = sample.pred_instances[sample.pred_instances.scores >= CONFIDENT]
     others = getattr(sample, 'gt_instances', None) if other is None else other.pred_instances

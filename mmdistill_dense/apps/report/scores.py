@@ -270,7 +270,8 @@ class Answer:
         for runs in (self._controls(name), self.comparison.runs_of(name)):
             tests = [_test_metrics(run.result or {}) for run in runs if run.seed in seeds]
             keys = [key for key in tests[0] if key.endswith('_precision') and all(key in test for test in tests)]
-            precisions.append({key: 100 * fmean(test[key] for test in tests) for key in keys})
+            means = {key: 100 * fmean(test[key] for test in tests) for key in keys}
+            precisions.append({key: mean for key, mean in means.items() if math.isfinite(mean)})  # else no such box
         control, method = precisions
         rows = [
             [key.partition('/')[2].removesuffix('_precision'), f'{control[key]:.1f}', f'{method[key]:.1f}']

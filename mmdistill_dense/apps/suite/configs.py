@@ -24,7 +24,7 @@ from mmdistill_dense.weights.strict_load import sha256
 DATA_VARIABLES = {'MMDISTILL_DATA': 'data', 'MMDISTILL_WEIGHTS': 'weights'}  # variables in configs, and their defaults
 LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
 _SUITE_KEYS = ('work_dir', 'randomness.seed', 'resume', 'launcher')  # the suite sets these
-_KEPT_CHECKPOINTS = 2  # the older one is whole while the newer one is being written
+KEPT_CHECKPOINTS = 2  # the older one is whole while the newer one is being written
 
 
 def control_config(definition: Definition) -> Config:
@@ -99,7 +99,7 @@ def _common(config: Config, definition: Definition, options: Mapping[str, Any], 
     if (checkpoint := (config.get('default_hooks') or {}).get('checkpoint')) is None:
         raise ValueError(f'{definition.path}: default_hooks.checkpoint is not set: a suite needs the checkpoints.')
     checkpoint.interval = definition.checkpoint_every or checkpoint.get('interval', -1)
-    checkpoint.max_keep_ckpts = max(_KEPT_CHECKPOINTS, checkpoint.get('max_keep_ckpts', -1))
+    checkpoint.max_keep_ckpts = max(KEPT_CHECKPOINTS, checkpoint.get('max_keep_ckpts', -1))
     for name in LOADERS if definition.workers is not None else ():
         if config.get(name) is not None:
             persistent = bool(definition.workers) and config[name].get('persistent_workers', False)
@@ -233,7 +233,7 @@ def make_portable(folder: Path | None = None, data: str | None = None) -> Portab
     """Return a function that removes this machine's folders from a text, so that a project and its data can be moved.
 
     Lists of pictures in the ``folder`` of the suite are hashed by their content. With ``data``, the folder of the data,
-    that is removed too, and weights are hashed by their content; without, texts are those of version 0.9 and before.
+    that is removed too, and of files their last folder and name count; without, texts are those of version 0.2.
     """
     roots = {f'{os.environ.get(name, default).rstrip("/")}/': f'{default}/' for name, default in DATA_VARIABLES.items()}
     suite_roots = {f'{path}/' for path in (folder.absolute(), folder.resolve())} if folder else set()
@@ -248,10 +248,9 @@ def make_portable(folder: Path | None = None, data: str | None = None) -> Portab
                 listed_in = text.endswith(('.txt', '.json')) and os.path.isfile(text)
                 return f'./{text.removeprefix(root)}{f" {sha256(Path(text))}" if listed_in else ""}'
         if data and f'{text}/'.startswith(f'{data}/'):
-            return f'{{data}}{text.removeprefix(data)}'
-        if data is not None and text.endswith(('.pth', '.pt', '.safetensors')) and os.path.isfile(text):
-            return f'{os.path.basename(text)} {sha256(Path(text))}'
-        return text
+            return f'{{data}}{text.removeprefix(data)}'.rstrip('/')
+        is_file = data is not None and '://' not in text and text.endswith(('.pth', '.pt', '.safetensors', '.py'))
+        return _last_names(text) if is_file else text
 
     return shown
 

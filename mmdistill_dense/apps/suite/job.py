@@ -168,6 +168,12 @@ class Progress(Hook):
                     print_log(f'The progress of this run cannot be written ({error}). It goes on.', 'current', WARNING)
                 self.failed = True
 
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
+        """Let a copy of a project have a best checkpoint of its own: mmengine would remove that of the original."""
+        info = (checkpoint.get('message_hub') or {}).get('runtime_info') or {}
+        for key in [key for key in info if key.startswith('best_ckpt')]:
+            info[key] = str(self.path.absolute().parent / Path(info[key]).name)
+
     def before_train(self, runner: Runner) -> None:
         """Refuse to go on with other labels: the folder of the data may have been moved, and may hold others now."""
         labels = before = self.state['labels']
@@ -186,7 +192,9 @@ class Progress(Hook):
         if self.is_due and outputs and 'loss' in outputs:  # reading it waits for the GPU
             self.state['loss'] = float(outputs['loss'])
         self.tell(iteration=runner.iter + 1)
-        is_due = self.state['processes'] == 1 and time.monotonic() - self.saved >= SAVE_INTERVAL
+        # where the config keeps more than two checkpoints, others would push those out
+        keeps_two = runner.cfg.default_hooks.checkpoint.max_keep_ckpts <= configs.KEPT_CHECKPOINTS
+        is_due = time.monotonic() - self.saved >= SAVE_INTERVAL and self.state['processes'] == 1 and keeps_two
         if is_due and between_steps(runner):
             save_step(runner, runner.iter + 1)
             self.saved = time.monotonic()

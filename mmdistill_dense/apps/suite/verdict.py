@@ -122,7 +122,7 @@ class Verdict:
 
     gains: Mapping[str, Gain | None]  # of all methods, with p-values by Holm's correction
     best: Candidate | None  # the best method, ``None`` where no method has a pair of runs
-    student: str  # the row to use: the best method if it gained on val, else the student alone
+    student: str  # the row to use: the best method if it is proved or gained on val, else the student alone
     chosen_on_val: bool  # whether val, other pictures than those of the scores, chose the best
     teacher: float | None = None  # its score
     digits: int = 2  # of scores in sentences
@@ -144,8 +144,9 @@ class Verdict:
         gain, control = self.gain, self.control_score
         text = (('Yes.', 'No.') if gain.is_significant else ('Perhaps.', 'No sign of it.'))[not gain.mean > 0]
         if (compared := sum(other is not None for other in self.gains.values())) > 1:
-            pictures = 'val' if self.chosen_on_val else 'these pictures, which flatters it'
-            text += f' Best of {compared} methods on {pictures}:'
+            proved = gain.is_significant and gain.mean > 0  # which goes before a gain on val
+            pictures = ' on val' if self.chosen_on_val else ' on these pictures, which flatters it'
+            text += f' Best of {compared} methods{"" if proved and self.chosen_on_val else pictures}:'
         scores = f'{self.number(control + gain.mean)}, the student alone {self.number(control)}'
         text += f' {self.best.name} scores {scores}: {self.number(gain.mean, "+")}'
         if self.teacher is not None and gain.mean > 0:
@@ -185,9 +186,11 @@ def judge(
         return helps, 0 if helps else gain.n, choosing[candidate.name]
 
     best, gain = max(compared, key=rank, default=(None, None))
-    helps = best is not None and gain is not None and choosing[best.name] > 0
-    harms = gain is not None and gain.is_significant and gain.mean < 0
-    student = best.name if best is not None and helps and not harms else CONTROL
+    student = CONTROL
+    if best is not None and gain is not None:
+        gains_on_val = choosing[best.name] > 0 and not gain.is_significant
+        student = best.name if gains_on_val or (gain.is_significant and gain.mean > 0) else CONTROL
+    teacher = None if teacher is None or math.isnan(teacher) else teacher
     return Verdict(gains, best, student, chosen_on_val, teacher, digits)
 
 

@@ -128,7 +128,7 @@ def test_a_project_goes_on_to_its_student(begun, folder, program, capfd):
     assert torch.load('project/work/runs/pcd/seed0/iter_40.pth', weights_only=False)['meta']['iter'] == 40
     assert len(list(Path('project').rglob('result.json'))) == 5 and Path('project/report.html').is_file()
     best = (
-        'student  not written: control cannot be exported: the weights are gone'
+        'student  not written: control cannot be exported: its weights are gone'
         if begun
         else 'student  project/student.pth'
     )

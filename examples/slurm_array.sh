@@ -33,9 +33,9 @@ from mmdistill_dense.utils.process import quiet
 sys.tracebacklimit = 0  # a mistake is told in one line
 with quiet():
     from mmdistill_dense.apps.suite import plan
-    from mmdistill_dense.apps.suite.definition import load
+    from mmdistill_dense.apps.suite.definition import load_suite
 
-    definition, processes = load(sys.argv[1]), int(sys.argv[2])
+    definition, processes = load_suite(sys.argv[1]), int(sys.argv[2])
     todo = plan.unfinished(definition, plan.runs(definition), processes)
     plan.check_batch(definition, plan.resolved(definition, todo), processes)
 stages, lines = {}, defaultdict(list)

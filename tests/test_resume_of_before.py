@@ -199,9 +199,8 @@ def test_a_project_goes_on_to_its_student(project, capsys, monkeypatch):
     end = torch.load(resumed / 'iter_40.pth', weights_only=False)['state_dict']
     recorded = json.loads((LATER / 'finished/recorded.json').read_text())
     assert {name: value.double().norm().item() for name, value in end.items()} == pytest.approx(recorded, **TOLERANCE)
-    assert all(
-        (project / name).is_file() for name in ('report.html', 'student.pth', 'student_kd.pth', 'student_fitnet.pth')
-    )
+    assert all((project / name).is_file() for name in ('report.html', 'student_kd.pth', 'student_fitnet.pth')), told
+    assert '\nstudent  ' in told
 
     shutil.copytree(LATER / 'finished', resumed, dirs_exist_ok=True)
     assert printed('suite', 'list', definition).count(' finished ') == 7

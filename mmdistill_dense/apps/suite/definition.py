@@ -321,6 +321,9 @@ def load_suite(path: Path | str) -> Definition:
     )
 
 
+load = load_suite  # its name until 0.3, in scripts of users
+
+
 def fitting_methods(control: Path) -> list[str]:
     return [method for method in compose.methods() if compose.options_for(method, control)]
 

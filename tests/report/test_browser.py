@@ -222,9 +222,9 @@ def test_boxes_and_masks_are_drawn(opened, file):
     truth = {alt: image for alt, image in found.items() if re.fullmatch(r'truth: \d+ masks, in .*', alt)}
     data = file.with_name('data.py')  # of a project
     assert bool(truth) == (data.is_file() and 'with_mask=True' in data.read_text())
-    for alt, drawn in truth.items():
-        plain = found[f'The picture {alt.partition(", in ")[2]}']
-        assert (np.abs(drawn - plain) > 30).any(-1).mean() > 0.25
+    plain = {alt: found[f'The picture {alt.partition(", in ")[2]}'] for alt in truth}
+    changed = [(np.abs(drawn - plain[alt]) > 30).any(-1).mean() for alt, drawn in truth.items()]
+    assert not truth or (np.mean(changed) > 0.25 and min(changed) > 0.1), 'pictures are chosen by errors, not by size'
 
 
 def decoded(source: str) -> np.ndarray:

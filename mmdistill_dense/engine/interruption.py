@@ -16,6 +16,7 @@ from mmengine.runner import IterBasedTrainLoop, Runner
 
 from mmdistill_dense.engine.resume import latest_checkpoint, own_checkpoint
 from mmdistill_dense.guards.runner import NEEDED
+from mmdistill_dense.networks.modes import attributes
 from mmdistill_dense.utils.runner_internals import between_steps, built_loop
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
@@ -123,10 +124,9 @@ class Interruption(Hook):
 def save_step(runner: Runner, done: int) -> None:
     """Save a checkpoint after an iteration from which the run goes on exactly, where that is possible."""
     if _is_saved(runner, done) is False and between_steps(runner):
-        hook, settings = _saver(runner), dict(vars(_saver(runner)))
-        vars(hook).update(dict.fromkeys(NEEDED, True))  # all that a run needs, whatever the config's files hold
-        hook._save_checkpoint_with_step(runner, done, meta={'epoch': runner.epoch, 'iter': done})
-        vars(hook).update({name: settings[name] for name in NEEDED})
+        hook = _saver(runner)
+        with attributes(hook, **dict.fromkeys(NEEDED, True)):  # all that a run needs, whatever the config's files hold
+            hook._save_checkpoint_with_step(runner, done, meta={'epoch': runner.epoch, 'iter': done})
 
 
 def _is_saved(runner: Runner, done: int) -> bool | None:

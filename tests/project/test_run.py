@@ -240,7 +240,7 @@ def test_the_best_student_is_exported_and_again_when_another_is_best(
         write_result(folder, score, metric='mIoU', metrics=metrics)
         for file in ('iter_2.pth', *(('best_mIoU_iter_1.pth',) if name == 'kd' else ())):
             (folder / file).touch()
-        return steps.export_best(place, definition, collect(definition))
+        return steps.export_best(place, collect(definition))
 
     monkeypatch.setattr(steps, 'export_student', export)
     definition = load_suite(place / 'suite.yaml')
@@ -253,7 +253,7 @@ def test_the_best_student_is_exported_and_again_when_another_is_best(
     for file in (*definition.out.rglob('*.pth'), place / 'student.py'):
         file.unlink()
     assert 'student  not written: kd cannot be exported: its weights are gone' in steps.export_best(
-        place, definition, collect(definition)
+        place, collect(definition)
     )
     assert main(['run', str(place), '--export', 'kdd']) == 2 and '--export kdd: no row of' in capsys.readouterr().err
 

@@ -123,10 +123,10 @@ def test_the_time_of_a_picture_is_that_of_its_pass(monkeypatch, names):
     monkeypatch.setattr(inference, 'time', SimpleNamespace(perf_counter=lambda: network.now))
     item = {'inputs': torch.zeros(3, 4, 5), 'data_samples': SegDataSample()}
     scenes = [Scene(name, np.zeros((4, 5, 3), np.uint8), item) for name in names]
-    section._predict('kd', lambda: network, scenes, range(len(scenes)))
+    section._predict('kd', lambda: network, scenes, range(len(scenes)), len(scenes))
     assert section.costs['kd'].milliseconds == pytest.approx(20)
     network.test_cfg, network.inference = {'mode': 'slide'}, lambda: network.spend(70)
-    section._predict('other', lambda: network, scenes, range(len(scenes)))
+    section._predict('other', lambda: network, scenes, range(len(scenes)), len(scenes))
     assert section.costs['other'].milliseconds == pytest.approx(70), 'one that predicts in another way has its own'
 
 

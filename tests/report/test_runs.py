@@ -381,7 +381,7 @@ def test_a_suite_of_masks_shows_their_score_first_and_box_ap_is_no_fraction(tmp_
     assert found.table().caption.startswith('Scores (coco/segm_mAP) on the test split')
     assert rows(found)['kd']['score'] == '60.00'
     assert found.numbers.metrics == ['coco/segm_mAP', 'coco/bbox_mAP']
-    assert answer_section(found.numbers).items[1].title == 'coco/segm_mAP, val split'
+    assert answer_section(found).items[1].title == 'coco/segm_mAP, val split'
     assert found.numbers.curves().items[0].title == 'coco/bbox_mAP, val split'
     other = tmp_path / 'other'
     for name, score in (('control', 0.4), ('kd', 0.4), ('teacher', 0.9)):

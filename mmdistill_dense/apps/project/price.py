@@ -43,13 +43,12 @@ def price_lines(folder: Path) -> Iterator[str]:
     """Yield what all trainings of a project take here, and the length that fits a night if that is less."""
     with quiet():
         definition = load_suite(folder / SUITE)
-        first_runs = {run.name: run for run in reversed(plan.runs(definition))}
-        run_configs = {name: plan.config_of(definition, run) for name, run in reversed(first_runs.items())}
-    if not plan.trains_teacher(definition):
-        run_configs.pop('teacher', None)
-    steps = configs.control_config(definition).train_cfg.max_iters
-    if steps < _TRIAL:
-        return
+        steps = configs.control_config(definition).train_cfg.max_iters
+        if steps < _TRIAL:
+            return
+        trained = plan.trains_teacher(definition)
+        runs = [run for run in plan.runs(definition) if trained or not run.is_teacher]
+        run_configs = {name: plan.config_of(definition, run) for name, run in {run.name: run for run in runs}.items()}
     prices = dict[str, Price]()
     try:
         for name, config in run_configs.items():
@@ -58,13 +57,12 @@ def price_lines(folder: Path) -> Iterator[str]:
     except Exception as error:  # whatever a network raises: `run` checks each row, and says what to do
         yield f'price    not known: {name} cannot be timed here: {error}'
         return
-    counts = {name: 1 if name == 'teacher' else len(definition.seeds) for name in prices}
-    total = sum(counts[name] * price.seconds for name, price in prices.items())
+    total = sum(prices[run.name].seconds for run in runs)
     parts = ', '.join(f'{name} {clock(price.seconds)}' for name, price in prices.items())
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else f'a CPU, {torch.get_num_threads()} threads'
     yield f'price    about {clock(total)} here ({device}), for {steps} steps each: {parts}'
     if total > NIGHT:
-        evaluations = sum(counts[name] * price.evaluations for name, price in prices.items())
+        evaluations = sum(prices[run.name].evaluations for run in runs)
         shorter = int(steps * (NIGHT - evaluations) / (total - evaluations)) // 100 * 100
         if shorter > 0:
             yield f'         more than a night: --iters {shorter} takes about {clock(NIGHT)}, and may train too little'
@@ -74,13 +72,14 @@ def time_training(config: Config) -> Price:
     """Time some steps of a config's training, and its validation, with random weights."""
     device = 'cuda' if torch.cuda.is_available() else 'cpu'
     batch = config.train_dataloader.batch_size
-    options = Options(weights=False, device=device, batch=min(_BATCH, batch), val=0, cost=False, command=False)
+    timed = min(_BATCH, batch)
+    options = Options(weights=False, device=device, batch=timed, val=0, cost=False, command=False)
     report = check_config(config, options, lambda stage: None)
     if report.stopped:
         raise RuntimeError(report.stopped)
     subject = report.subject
     assert subject.batch is not None, 'the check made one'
-    step = _seconds(make_step(subject.model, config, subject.batch, fresh=True)) * batch / min(_BATCH, batch)
+    step = _seconds(make_step(subject.model, config, subject.batch, fresh=True)) * batch / timed
     step = max(step, _loading(config)) if config.train_dataloader.num_workers else step + _loading(config)
     evaluated = 2 + config.train_cfg.max_iters // config.train_cfg.get('val_interval', config.train_cfg.max_iters)
     pictures = len(DATASETS.build(config.val_dataloader.dataset))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 import math
 import os
-import re
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from functools import partial
@@ -74,9 +73,9 @@ def run_project(folder: Path, exported: Sequence[str] = ()) -> int:
     table = collect(definition)
     sentences = dict.fromkeys([*table.sentences(), *cost_and_advice])
     print('\n'.join([*score_lines(table), *(f'         {sentence}' for sentence in sentences)]))
-    best = export_best(folder, definition, table)
+    best = export_best(folder, table)
     for name in exported:
-        export_row(definition, name, weights := folder / f'student_{name}.pth')
+        export_row(table, name, weights := folder / f'student_{name}.pth')
         print(f'export   {weights} with its config {weights.with_suffix(".py").name}')
     print(best)
     return 0
@@ -149,20 +148,21 @@ def newer(file: Path, out: Path) -> bool:
     return file.is_file() and file.stat().st_mtime >= max(results, default=0.0)
 
 
-def export_row(definition: Definition, name: str, out: Path) -> tuple[Run, Path]:
+def export_row(table: SuiteTable, name: str, out: Path) -> tuple[Run, Path]:
     """Export the best checkpoint of a row's seed that is best on val; return this run and that checkpoint.
 
     A file that holds it already stays: ``exported.json`` beside the results says what each file holds.
     """
-    runs = [run for run in plan.runs(definition) if run.result is not None and not run.is_teacher]
-    on_val = {run: plan.value_on_val(run.result or {}) for run in runs if run.name == name}
-    if not on_val:
-        names = some(dict.fromkeys(run.name for run in runs))
+    definition, row = table.definition, table.row(name)
+    if not row.results:
+        names = some(row.name for row in table.rows if row.results and row.name != TEACHER)
         raise FileNotFoundError(f'{name} cannot be exported: no finished run has this name; there are {names}.')
-    run = max(on_val, key=lambda run: value if math.isfinite(value := on_val[run] or 0.0) else -math.inf)
-    checkpoint, record = best_checkpoint(run), definition.out / 'exported.json'
-    origins, config = read_json(record) or {}, out.with_suffix('.py')
-    origin = f'{run.title} {checkpoint.name} {(run.result or {}).get("config_hash")}'
+    seed = max(row.results, key=lambda seed: row.on_val.get(seed, -math.inf))
+    run = next(run for run in plan.runs(definition) if (run.name, run.seed) == (name, seed))
+    last = run.folder / row.results[seed]['checkpoint']  # where the one of the best validation was not kept
+    checkpoint = max(run.folder.glob('best_*.pth'), key=number_in, default=last)
+    record, config = definition.out / 'exported.json', out.with_suffix('.py')
+    origins, origin = read_json(record) or {}, f'{run.title} {checkpoint.name} {row.results[seed].get("config_hash")}'
     if origins.get(out.name) != origin or not (out.is_file() and config.is_file()):
         if not checkpoint.is_file():
             raise FileNotFoundError(f'{name} cannot be exported: its weights are gone: {checkpoint}.')
@@ -172,25 +172,19 @@ def export_row(definition: Definition, name: str, out: Path) -> tuple[Run, Path]
     return run, checkpoint
 
 
-def best_checkpoint(run: Run) -> Path:
-    """Return the checkpoint of a finished run with the best validation, the last one if that was not kept."""
-    last = run.folder / (run.result or {})['checkpoint']
-    return max(run.folder.glob('best_*.pth'), key=number_in, default=last)
-
-
 def number_in(checkpoint: Path) -> int:
     """Return the step in the name of a checkpoint, after which it was saved."""
-    return int(re.findall(r'\d+', checkpoint.stem)[-1])
+    return int(checkpoint.stem.rpartition('_')[2])
 
 
-def export_best(folder: Path, definition: Definition, table: SuiteTable) -> str:
+def export_best(folder: Path, table: SuiteTable) -> str:
     """Export the student that the verdict names as ``student.pth``, and return a line that says which it is."""
-    name, weights = table.verdict.student, folder / STUDENT
+    name, weights, methods = table.verdict.student, folder / STUDENT, table.definition.methods
     try:
-        run, checkpoint = export_row(definition, name, weights)
+        run, checkpoint = export_row(table, name, weights)
     except OSError as error:
         return f'student  not written: {error} `mmdistill run {quote(str(folder))} --export NAME` exports another row.'
-    distils = name in definition.methods and definition.methods[name].distils
+    distils = name in methods and methods[name].distils
     training = f'distilled by {name}' if distils else 'trained alone' + (f', as {name}' if name != CONTROL else '')
     chosen = f'seed {run.seed}, best on val, at its best validation: step {number_in(checkpoint)}'
     return f'student  {weights} with its config {weights.with_suffix(".py").name}: {training} ({chosen})'
@@ -201,5 +195,5 @@ def score_lines(table: SuiteTable) -> Iterator[str]:
     for row in table.rows:
         if row.summary is not None:
             title = 'the student alone' if row.name == CONTROL else row.name
-            gain = f' ({gain_cell(row).replace("*", "")})' if row.gain else ''
+            gain = f' ({gain_cell(row, mark="")})' if row.gain else ''
             yield f'{table.definition.metric:<8} {row.summary.mean:6.2f}  {title}{gain}'

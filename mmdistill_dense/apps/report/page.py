@@ -60,10 +60,11 @@ def report(args: argparse.Namespace) -> None:
 def sections_of(comparison: Comparison, pictures: int = PICTURES, metric: str | None = None) -> list[Section]:
     """Return the sections of a page: the answer with the scores, pictures, curves, settings."""
     numbers = Numbers(comparison, metric)
-    best = Answer(numbers).verdict.best if numbers.metric else None
+    answer = Answer(numbers)
+    best = answer.verdict.best
     predictions = Predictions(comparison, pictures, best.name if best else None)
-    scores = answer_section(numbers, predictions.costs)
-    return [scores, predictions.section, numbers.curves(), settings_section(comparison)]
+    answer.costs = predictions.costs
+    return [answer_section(answer), predictions.section, numbers.curves(), settings_section(comparison)]
 
 
 def render(comparison: Comparison, sections: Sequence[Section]) -> str:

@@ -82,7 +82,7 @@ class Predictions:
         networks = {run.name: partial(student_of, run) for run in first_runs} | self._teachers(first_runs)
         numbers = list(range(len(scenes)))
         for name in pair if is_pair else ():
-            self.section.attempt(partial(self._predict, name, networks[name], scenes, numbers))
+            self.section.attempt(partial(self._predict, name, networks[name], scenes, numbers, count))
             numbers = list(self.samples.get(name, numbers))  # as many as the time allowed
         if is_pair and all(name in self.samples for name in pair):
             alone, taught = ([self.samples[name][number] for number in numbers] for name in pair)
@@ -95,7 +95,7 @@ class Predictions:
             shown = [numbers[index] for index in evenly_spaced(len(numbers), min(count, len(numbers)))]
         for name, load in networks.items():
             if name not in self.samples:
-                self.section.attempt(partial(self._predict, name, load, scenes, shown))
+                self.section.attempt(partial(self._predict, name, load, scenes, shown, len(shown)))
         colours = zip(meta['palette'] or (), meta['classes'] or (), strict=False)
         self.section.legend = [Key(f'rgb{colour}'.replace(',', ''), name) for colour, name in colours][:_MOST_KEYS]
         strips = [self._strip(scenes[number], number, list(networks), meta) for number in shown]
@@ -119,7 +119,10 @@ class Predictions:
         panels += [prediction_panel(scene, sample, name, meta) for name, sample in samples.items()]
         return Strip(scene.name, [*panels, *([truth] if (truth := truth_panel(scene, meta)) else [])])
 
-    def _predict(self, name: str, load: Callable[[], Any], scenes: Sequence[Scene], numbers: Sequence[int]) -> None:
+    def _predict(
+        self, name: str, load: Callable[[], Any], scenes: Sequence[Scene], numbers: Sequence[int], least: int
+    ) -> None:
+        """Predict pictures of these numbers: ``least`` of them, and more as long as there is time."""
         network, seconds, predicted, true = load(), list[float](), set[int](), set[int]()
         if not hasattr(network, 'test_step') or not any(hasattr(network, head) for head in _HEADS):
             raise Missing(f'No predictions of {name}: {type(network).__name__} has no head that segments or detects.')
@@ -127,7 +130,7 @@ class Predictions:
         network.eval()  # not chained: mmseg's backbones return nothing from it
         samples, begin = dict[int, Sample](), time.monotonic()
         for number in numbers:
-            if len(samples) >= PICTURES and time.monotonic() - begin > CHOOSING_SECONDS:
+            if len(samples) >= least and time.monotonic() - begin > CHOOSING_SECONDS:
                 break
             item = scenes[number].item
             batch = {'inputs': [item['inputs']], 'data_samples': [item['data_samples']]}
@@ -165,10 +168,10 @@ def difference(sample: Sample, other: Sample | None) -> float:
             return 0.0 if accuracy is None else 1 - accuracy
         return float((sample.pred_sem_seg.data != other.pred_sem_seg.data).float().mean())
     boxes = sample.pred_instances[sample.pred_instances.scores >= CONFIDENT]
-    others = getattr(sample, 'gt_instances', None) if other is None else other.pred_instances
-    others = others[others.scores >= CONFIDENT] if others is not None and 'scores' in others else others
-    if others is None or not len(boxes) or not len(others):
-        return float(bool(len(boxes) or (others is not None and len(others))))
+    others: Any = getattr(sample, 'gt_instances', None) if other is None else other.pred_instances
+    others = others[others.scores >= CONFIDENT] if others is not None and 'scores' in others else others or ()
+    if not len(boxes) or not len(others):
+        return float(len(boxes) != len(others))
     corners = [
         torch.as_tensor(getattr(found.bboxes, 'tensor', found.bboxes)).cpu().float() for found in (boxes, others)
     ]
@@ -181,8 +184,8 @@ def difference(sample: Sample, other: Sample | None) -> float:
 def class_sheet(samples: Mapping[str, Mapping[int, Sample]], meta: Mapping[str, Any]) -> Sheet | None:
     """Return the IoU of each class of pixels by two networks, on the pictures that both saw; ``None`` for boxes."""
     controls, students = samples.values()
-    numbers = [number for number in students if number in controls and 'gt_sem_seg' in students[number]]
-    if not numbers or not meta['classes'] or 'pred_sem_seg' not in students[numbers[0]]:
+    numbers = [number for number in students if number in controls and _is_labelled(students[number])]
+    if not numbers or not meta['classes']:
         return None
     ious = [_class_ious([seen[number] for number in numbers], len(meta['classes'])) for seen in (controls, students)]
     rows = [
@@ -194,21 +197,20 @@ def class_sheet(samples: Mapping[str, Mapping[int, Sample]], meta: Mapping[str, 
     return Sheet(f'IoU of each class on {len(numbers)} pictures', ['class', *samples, 'gain'], rows)
 
 
+def _is_labelled(sample: Sample) -> bool:
+    """Whether a picture has predicted and true labels of its pixels, of one size."""
+    both = 'pred_sem_seg' in sample and 'gt_sem_seg' in sample
+    return both and sample.pred_sem_seg.data.shape == sample.gt_sem_seg.data.shape
+
+
 def _class_ious(samples: Sequence[Sample], classes: int) -> list[float]:
     """Return the IoU in percent of each class over pictures, NaN for one that the truth lacks."""
-    counts = np.zeros((3, classes))  # of pixels: predicted, true, both
-    for sample in samples:
-        predicted, truth = sample.pred_sem_seg.data.cpu().numpy(), sample.gt_sem_seg.data.cpu().numpy()
-        labelled = truth < classes if predicted.shape == truth.shape else np.zeros_like(truth, bool)
-        predicted, truth = (
-            (np.minimum(labels[labelled], classes) for labels in (predicted, truth)) if labelled.any() else ([], [])
-        )
-        for number, labels in enumerate((predicted, truth, np.extract(np.equal(predicted, truth), truth))):
-            counts[number] += np.bincount(np.asarray(labels, int), minlength=classes)[:classes]
-    union = counts[0] + counts[1] - counts[2]
-    return [
-        100 * both / all_ if true else math.nan for both, all_, true in zip(counts[2], union, counts[1], strict=True)
-    ]
+    from mmseg.evaluation import IoUMetric
+
+    pairs = ((sample.pred_sem_seg.data.cpu(), sample.gt_sem_seg.data.cpu()) for sample in samples)
+    areas = [IoUMetric.intersect_and_union(*pair, classes, IGNORED) for pair in pairs]
+    both, union, _, true = (torch.stack(area).sum(0) for area in zip(*areas, strict=True))
+    return torch.where(true > 0, 100 * both / union, math.nan).tolist()
 
 
 def scenes_of(run: TrainedRun, count: int) -> tuple[list[Scene], dict[str, Any]]:

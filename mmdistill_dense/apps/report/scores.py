@@ -130,9 +130,9 @@ def _point(run: TrainedRun, log: Log, metric: str) -> EvalPoint:
     return EvalPoint('iteration', step, loop.get('max_iters'))
 
 
-def answer_section(numbers: Numbers, costs: Mapping[str, NetworkCost] | None = None) -> Section:
+def answer_section(answer: Answer) -> Section:
     """Return the answer in words, a row for each network and a chart of the metric."""
-    answer = Answer(numbers, costs or {})
+    numbers = answer.numbers
     section = Section('scores', 'Did it help, and what did it cost?', lead=answer.sentences())
     section.attempt(answer.table)
     section.attempt(answer.further_sets)
@@ -140,7 +140,7 @@ def answer_section(numbers: Numbers, costs: Mapping[str, NetworkCost] | None = N
     section.note = (
         'Gain: over the control at the same seeds. Step: time of a step with its loading, over the control’s.'
     )
-    if costs:
+    if answer.costs:
         threads = f'{(count := torch.get_num_threads())} thread{"s" if count > 1 else ""}'
         section.note += f' A picture: its pass through the network, on the CPU that wrote this page, {threads}.'
     section.attempt(lambda: numbers.metric_chart(numbers.metric))
@@ -289,9 +289,7 @@ class Answer:
         spread += f' ± {self.verdict.number(summary.sd)}' if summary and summary.sd is not None else ''
         gain, text = self.verdict.gains.get(name), ''
         if gain:
-            text = self.verdict.number(gain.mean, '+')
-            bounds = [self.verdict.number(bound, '+') for bound in (gain.low, gain.high) if bound is not None]
-            text += f' [{", ".join(bounds)}]' if bounds else ''
+            text = self.verdict.number(gain.mean, '+') + gain.bounds(self.verdict.digits)
         elif runs and name in self.verdict.gains:
             is_unpaired = any(run.name == name for run in self.unpaired)
             text = 'not compared, see above' if is_unpaired else 'no control of its seed'
@@ -356,7 +354,7 @@ class Answer:
             step = 'train longer: both students predict one class everywhere on the pictures below'
         elif baseline == 0 == gain.mean:
             step = 'train longer: both students score 0'
-        elif gain.is_significant and gain.mean > 0:
+        elif gain.is_proved:
             step = 'use it (mmdistill predict), or export it (mmdistill export)'
         elif gain.n < _MIN_SEEDS:
             suite = 'write seeds: [0, 1, 2] into suite.yaml, and run again'

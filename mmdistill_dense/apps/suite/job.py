@@ -192,12 +192,14 @@ class Progress(Hook):
         if self.is_due and outputs and 'loss' in outputs:  # reading it waits for the GPU
             self.state['loss'] = float(outputs['loss'])
         self.tell(iteration=runner.iter + 1)
-        # where the config keeps more than two checkpoints, others would push those out
-        keeps_two = runner.cfg.default_hooks.checkpoint.max_keep_ckpts <= configs.KEPT_CHECKPOINTS
-        is_due = time.monotonic() - self.saved >= SAVE_INTERVAL and self.state['processes'] == 1 and keeps_two
-        if is_due and between_steps(runner):
+        if time.monotonic() - self.saved >= SAVE_INTERVAL and self._may_save(runner):
             save_step(runner, runner.iter + 1)
             self.saved = time.monotonic()
+
+    def _may_save(self, runner: Runner) -> bool:
+        """Whether a run can go on from here, and keeps so few checkpoints that another one does no harm."""
+        kept = runner.cfg.default_hooks.checkpoint.max_keep_ckpts
+        return self.state['processes'] == 1 and kept <= configs.KEPT_CHECKPOINTS and between_steps(runner)
 
     def after_prepare_iter(self, runner: Runner, *_: Any, **__: Any) -> None:
         self.tell()

@@ -158,8 +158,8 @@ def config_of(definition: Definition, run: Run) -> Config:
 
 def resolved(definition: Definition, todo: Iterable[Run]) -> Resolved:
     """Return the config of each run, and its hash."""
-    run_configs = {run: config_of(definition, run) for run in todo}
-    return {run: (config, hash_of(definition, run, config)) for run, config in run_configs.items()}
+    portable, run_configs = portable_in(definition), {run: config_of(definition, run) for run in todo}
+    return {run: (config, hash_of(definition, run, config, portable)) for run, config in run_configs.items()}
 
 
 def name_teacher(run: Run, config: Config) -> None:

@@ -39,9 +39,9 @@ class Row:
 
     @property
     def on_val(self) -> dict[int, float]:
-        """The same metric on val, by seed, as far as runs have it."""
+        """The same metric on val, by seed, as far as runs have it; NaN is none."""
         values = {seed: plan.value_on_val(result) for seed, result in self.results.items()}
-        return {seed: value for seed, value in values.items() if value is not None}
+        return {seed: value for seed, value in values.items() if value is not None and math.isfinite(value)}
 
     @property
     def compared(self) -> bool:
@@ -72,10 +72,6 @@ class SuiteTable:
     definition: Definition
     rows: tuple[Row, ...]
 
-    @property
-    def methods(self) -> tuple[Row, ...]:
-        return tuple(row for row in self.rows if row.compared)
-
     def row(self, name: str) -> Row:
         """Return a row by its name; an empty one if there is none."""
         return next((row for row in self.rows if row.name == name), Row(name, {}))
@@ -86,8 +82,8 @@ class SuiteTable:
 
     def sentences(self) -> list[str]:
         """Return what the comparison says, and which runs it lacks."""
-        runs = {run.title: missing_reason(run.result, run.state) for run in plan.runs(self.definition)}
-        missing = {title: reason for title, reason in runs.items() if reason}
+        runs = [run for run in plan.runs(self.definition) if run.seed not in self.row(run.name).scores]
+        missing = {run.title: missing_reason(self.row(run.name).results.get(run.seed), run.state) for run in runs}
         return list(filter(None, [self.verdict.sentence(), missing_sentence(missing)]))
 
 
@@ -116,14 +112,9 @@ def make_rows(results: Mapping[str, Results], seeds: Sequence[int]) -> tuple[Row
     """Return a row for each name, from results by name and seed; methods have their gain over the control."""
     rows = [Row(name, by_seed) for name, by_seed in results.items()]
     gains = judge_rows(rows).gains
-    return tuple(
-        replace(
-            row,
-            missing=() if row.name == TEACHER else tuple(seed for seed in seeds if seed not in row.scores),
-            gain=gains.get(row.name),
-        )
-        for row in rows
-    )
+    planned = {row.name: () if row.name == TEACHER else seeds for row in rows}
+    missing = {row.name: tuple(seed for seed in planned[row.name] if seed not in row.scores) for row in rows}
+    return tuple(replace(row, missing=missing[row.name], gain=gains.get(row.name)) for row in rows)
 
 
 def judge_rows(rows: Sequence[Row]) -> Verdict:

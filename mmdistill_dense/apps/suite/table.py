@@ -89,14 +89,13 @@ def score_cell(row: Row) -> str:
     return f'{row.summary.mean:.2f}{spread}'
 
 
-def gain_cell(row: Row) -> str:
-    """Return the gain with its interval, bold where it is significant."""
+def gain_cell(row: Row, mark: str = '**') -> str:
+    """Return the gain with its interval, between two marks where it is significant: bold."""
     if row.gain is None:
         return NONE
-    gain, bold = row.gain, '**' if row.gain.is_significant else ''
-    bounds = '' if gain.low is None else f' [{gain.low:+.2f}, {gain.high:+.2f}]'
+    gain, bold = row.gain, mark if row.gain.is_significant else ''
     fewer = f', {gain.n} pair{"s" if gain.n > 1 else ""}' if gain.n < len(row.scores) else ''
-    return f'{bold}{gain.mean:+.2f}{bold}{bounds}{fewer}'
+    return f'{bold}{gain.mean:+.2f}{bold}{gain.bounds()}{fewer}'
 
 
 def _of_seed(row: Row, seed: int) -> str:

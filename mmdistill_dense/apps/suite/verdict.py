@@ -42,13 +42,18 @@ class Gain:
         return len(self.by_seed)
 
     @property
-    def half(self) -> float | None:
-        return None if self.high is None else self.high - self.mean
-
-    @property
     def is_significant(self) -> bool:
         """Whether the mean differs from 0, at the level of :data:`LEVEL` for the whole table."""
         return self.p is not None and self.p <= 1 - LEVEL
+
+    @property
+    def is_proved(self) -> bool:
+        """Whether it is significant, and no loss."""
+        return self.is_significant and self.mean > 0
+
+    def bounds(self, digits: int = 2) -> str:
+        """Return `` [low, high]`` as text; empty without bounds."""
+        return '' if self.low is None else f' [{self.low:+.{digits}f}, {self.high:+.{digits}f}]'
 
 
 def summarise(values: Sequence[float]) -> Summary | None:
@@ -144,9 +149,9 @@ class Verdict:
         gain, control = self.gain, self.control_score
         text = (('Yes.', 'No.') if gain.is_significant else ('Perhaps.', 'No sign of it.'))[not gain.mean > 0]
         if (compared := sum(other is not None for other in self.gains.values())) > 1:
-            proved = gain.is_significant and gain.mean > 0  # which goes before a gain on val
             pictures = ' on val' if self.chosen_on_val else ' on these pictures, which flatters it'
-            text += f' Best of {compared} methods{"" if proved and self.chosen_on_val else pictures}:'
+            # what is proved goes before a gain on val
+            text += f' Best of {compared} methods{"" if gain.is_proved and self.chosen_on_val else pictures}:'
         scores = f'{self.number(control + gain.mean)}, the student alone {self.number(control)}'
         text += f' {self.best.name} scores {scores}: {self.number(gain.mean, "+")}'
         if self.teacher is not None and gain.mean > 0:
@@ -182,14 +187,16 @@ def judge(
 
     def rank(pair: tuple[Candidate, Gain]) -> tuple[bool, int, float]:
         candidate, gain = pair
-        helps = gain.is_significant and gain.mean > 0
-        return helps, 0 if helps else gain.n, choosing[candidate.name]
+        return gain.is_proved, 0 if gain.is_proved else gain.n, choosing[candidate.name]
 
     best, gain = max(compared, key=rank, default=(None, None))
     student = CONTROL
-    if best is not None and gain is not None:
-        gains_on_val = choosing[best.name] > 0 and not gain.is_significant
-        student = best.name if gains_on_val or (gain.is_significant and gain.mean > 0) else CONTROL
+    if (
+        best is not None
+        and gain is not None
+        and (gain.is_proved or (choosing[best.name] > 0 and not gain.is_significant))
+    ):
+        student = best.name
     teacher = None if teacher is None or math.isnan(teacher) else teacher
     return Verdict(gains, best, student, chosen_on_val, teacher, digits)
 

@@ -57,7 +57,7 @@ def open_project(folder: Path) -> Definition:
 
 
 def run_project(folder: Path, exported: Sequence[str] = ()) -> int:
-    """Do what is left of a project, export some rows beside the best one, and return the exit code."""
+    """Finish a project, export its best student and the students of further rows, and return the exit code."""
     with reading_once():
         with quiet():
             definition = open_project(folder)

@@ -169,7 +169,7 @@ class Progress(Hook):
                 self.failed = True
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
-        """Let a copy of a project have a best checkpoint of its own: mmengine would remove that of the original."""
+        """Name the best checkpoint in this folder: of a copied project, mmengine would remove the original's."""
         info = (checkpoint.get('message_hub') or {}).get('runtime_info') or {}
         for key in [key for key in info if key.startswith('best_ckpt')]:
             info[key] = str(self.path.absolute().parent / Path(info[key]).name)

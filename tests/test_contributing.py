@@ -39,9 +39,9 @@ def write_tree(folder: Path) -> None:
 
 CONFIG = """
 from mmengine.config import Config
-from mmdistill_dense.apps.recipes.named import find
+from mmdistill_dense.apps.recipes.named import find_named
 
-text = find('energy:toy_seg').text()  # of no file
+text = find_named('energy:toy_seg').text()  # of no file
 open('configs/energy/toy_seg.py', 'w').write(text)
 print(Config.fromfile('configs/energy/toy_seg.py').model.distillers)
 """

@@ -173,7 +173,7 @@ def test_commands_say_the_same(tmp_path, monkeypatch):
             torch.manual_seed(0)
             assert all(main([*words, '--device', name]) == 0 for words in (predict, check))
         found = json.loads(Path(f'{name}.json').read_text())
-        assert found['options'].pop('device') == name and found['verdict'] != 'error'
+        assert found['verdict'] != 'error'
         drawn = {str(one.relative_to(f'{name}_out')): one.read_bytes() for one in Path(f'{name}_out').rglob('*.png')}
         said.append((drawn, found))
     assert drawn and said[0] == said[1]

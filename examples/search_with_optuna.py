@@ -4,9 +4,10 @@
     python examples/search_with_optuna.py my_pair_control.py --methods PCD CWD FitNet --trials 30 --processes 2
 
 A trial trains one method, or the student alone, at one rate with the first seed, and is scored on the validation set.
-Bad ones are stopped early. What won is a guess: the best of many scores is high by luck too. So the best method and the
-best student alone are trained again with seeds that no trial had, and scored on the test set; only these numbers are
-shown. Called again, the search goes on where the journal ends; on other machines with the same folder it takes part.
+Bad ones are stopped early; failed ones count, and are left out. What won is a guess: the best of many scores is high by
+luck too. So the best method and the best student alone are trained again with seeds that no trial had, and scored on
+the test set; only these numbers are shown. Called again, the search goes on where the journal ends; on other machines
+with the same folder it takes part.
 """
 
 import argparse
@@ -27,7 +28,7 @@ from optuna.trial import TrialState
 from scipy import stats
 
 ALONE = 'alone'
-DONE = (TrialState.COMPLETE, TrialState.PRUNED)
+DONE = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
 
 
 class Report(Hook):
@@ -52,11 +53,15 @@ def trained(args: argparse.Namespace, method: str, rate: float, seed: int, trial
     config.merge_from_dict(args.cfg_options or {})
     config.model.distillers = {} if method == ALONE else dict(searched=dict(type=method, settings='auto'))
     config.optim_wrapper.optimizer.lr *= rate
+    for schedule in config.get('param_scheduler') or ():
+        if 'eta_min' in schedule:  # the last rate, which follows the first
+            schedule.eta_min *= rate
     config.randomness = dict(seed=seed)
     length = config.train_cfg.get('max_iters') or config.train_cfg.max_epochs
     config.train_cfg.val_interval = max(length // args.looks, 1) if trial else length
     name = f'trial_{trial.number}' if trial else f'{method}_seed_{seed}'
     config.work_dir, config.experiment_name = str(args.out / name), name
+    config.setdefault('visualizer', {}).name = name  # mmengine keeps one for each name, with its folder
     runner = Runner.from_cfg(config)
     report = Report(args.metric, trial)
     runner.register_hook(report, priority='VERY_LOW')
@@ -88,15 +93,15 @@ def search(args: argparse.Namespace) -> None:
     study = open_study(args, args.worker)
     enough = optuna.study.MaxTrialsCallback(args.trials, states=DONE)
     if len(study.get_trials(states=DONE)) < args.trials:
-        study.optimize(objective, callbacks=[enough])
+        study.optimize(objective, callbacks=[enough], catch=Exception)  # a trial that diverged is a failed one
 
 
 def best(study: optuna.Study, methods: Sequence[str]) -> dict[str, Any]:
     """Return the parameters of the best whole trial of some methods."""
-    whole = [one for one in study.get_trials(states=(TrialState.COMPLETE,)) if one.params['method'] in methods]
+    whole = [trial for trial in study.get_trials(states=(TrialState.COMPLETE,)) if trial.params['method'] in methods]
     if not whole:
         raise SystemExit(f'no whole trial of {", ".join(methods)}: raise --trials')
-    return max(whole, key=lambda one: one.value or -math.inf).params
+    return max(whole, key=lambda trial: trial.value or -math.inf).params
 
 
 def judge(args: argparse.Namespace) -> None:
@@ -104,14 +109,14 @@ def judge(args: argparse.Namespace) -> None:
     study = open_study(args)
     pair = best(study, args.methods), best(study, [ALONE])
     seeds = range(args.seed + 1, args.seed + 1 + args.judge_seeds)
-    scores = [[trained(args, seed=seed, **one)[1].test()[args.metric] for seed in seeds] for one in pair]
-    for one, found in zip(pair, scores, strict=True):
-        print(f'{one["method"]} at {one["rate"]:.2f} x the rate: ' + ' '.join(f'{score:.2f}' for score in found))
-    gains = [ours - alone for ours, alone in zip(*scores, strict=True)]
+    scores = [[trained(args, seed=seed, **chosen)[1].test()[args.metric] for seed in seeds] for chosen in pair]
+    for chosen, values in zip(pair, scores, strict=True):
+        print(f'{chosen["method"]} at {chosen["rate"]:.2f} x the rate: ' + ' '.join(f'{score:.2f}' for score in values))
+    gains = [distilled - alone for distilled, alone in zip(*scores, strict=True)]
     mean = sum(gains) / len(gains)
     error = stats.sem(gains) * stats.t.ppf(0.975, len(gains) - 1)
-    told = 'more' if mean > error else 'less' if mean < -error else 'no difference that these seeds show'
-    print(f'gain {mean:+.2f} [{mean - error:+.2f}, {mean + error:+.2f}] (95 %, {len(gains)} pairs of runs): {told}')
+    verdict = 'more' if mean > error else 'less' if mean < -error else 'no difference that these seeds show'
+    print(f'gain {mean:+.2f} [{mean - error:+.2f}, {mean + error:+.2f}] (95 %, {len(gains)} pairs of runs): {verdict}')
 
 
 def main() -> None:

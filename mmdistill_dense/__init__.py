@@ -18,13 +18,14 @@ if TYPE_CHECKING:
     from mmdistill_dense.distillers.base import Distiller
     from mmdistill_dense.distillers.feature import FeatureDistiller
     from mmdistill_dense.distillers.ground_truth import boxes_in_pixels, boxes_on_map, semantic_labels
+    from mmdistill_dense.engine.distill_hook import DistillHook
     from mmdistill_dense.model.build import DistillModel
     from mmdistill_dense.networks.taps import Tap
     from mmdistill_dense.networks.teacher import FrozenTeacher
     from mmdistill_dense.registry import DISTILLERS
 
 __all__ = [
-    'DISTILLERS', 'DistillModel', 'Distiller', 'FeatureDistiller', 'FrozenTeacher', 'Tap', '__version__', 'base',
-    'boxes_in_pixels', 'boxes_on_map', 'check_config', 'export_student', 'semantic_labels',
+    'DISTILLERS', 'DistillHook', 'DistillModel', 'Distiller', 'FeatureDistiller', 'FrozenTeacher', 'Tap', '__version__',
+    'base', 'boxes_in_pixels', 'boxes_on_map', 'check_config', 'export_student', 'semantic_labels',
 ]  # fmt: skip
 import_lazily(__name__, __file__)

@@ -4,6 +4,7 @@ A subclass of :class:`DistillerCase` is a test class of pytest; the properties a
 """
 
 from collections.abc import Mapping
+from copy import copy
 from typing import Any
 from unittest import SkipTest
 
@@ -73,6 +74,7 @@ class DistillerCase:
     teacher: tuple[int, ...] = (2, 128, 8, 8)
     zero_on_identical = False  # whether equal maps of equal width give a loss of 0
     permuted_is_worse = True  # whether a teacher whose pictures were exchanged gives a higher loss
+    doubled_is_equal = True  # whether the same pictures twice in a batch give the same loss
     samples: Any = None  # annotations of the 2 pictures; those of `batch` for a class with `needs_labels`
     steps = 6  # in the real networks, after which the loss is lower
 
@@ -191,6 +193,30 @@ class DistillerCase:
         copies = zip(student, teacher.values(), strict=True)
         same = {tap: [tensor.clone().requires_grad_()] for tap, (tensor,) in copies}
         torch.testing.assert_close(self.total(distiller, same, teacher), torch.tensor(0.0), atol=1e-6, rtol=0)
+
+    def test_doubled_batch_gives_the_same_loss(self) -> None:
+        """A loss is divided by the batch of its process: DDP averages over processes, whatever their number."""
+        if not self.doubled_is_equal:
+            raise SkipTest('doubled_is_equal is False')
+        maps, truth = self.maps(self.make()), self.truth(self.make())
+        loss = self.total(self.make(), *maps)
+        doubled = [{tap: [torch.cat([tensor, tensor])] for tap, (tensor,) in side.items()} for side in maps]
+        case = copy(self)
+        case.samples = None if truth is None else [*truth, *truth]
+        torch.testing.assert_close(case.total(self.make(), *doubled), loss, rtol=0.02, atol=1e-5)
+
+    def test_half_precision_maps_give_a_float32_loss(self) -> None:
+        """Under autocast a network's maps are in half precision; a loss of them is computed in float32."""
+        maps = [
+            {tap: [tensor.detach().bfloat16()] for tap, (tensor,) in side.items()} for side in self.maps(self.make())
+        ]
+        distiller = self.make()
+        with torch.autocast('cpu', torch.bfloat16):
+            losses = distiller.step(*maps, self.truth(distiller))
+        wide = [{tap: [tensor.float()] for tap, (tensor,) in side.items()} for side in maps]
+        for name, value in self.make().step(*wide, self.truth(distiller)).items():
+            assert losses[name].dtype == torch.float32, f'{name} is computed in {losses[name].dtype}'
+            torch.testing.assert_close(losses[name], value, rtol=0.05, atol=1e-3, msg=name)
 
     def test_step_in_a_real_network(self) -> None:
         """Loss keys, gradients and a falling loss on one repeated batch of a pair."""

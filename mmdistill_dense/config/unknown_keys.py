@@ -5,13 +5,14 @@ from __future__ import annotations
 import difflib
 import inspect
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import fields
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import MISSING, Field, fields
 from types import MappingProxyType
 from typing import Any, TypeVar
 
 from mmdistill_dense.config.values import mappings
 from mmdistill_dense.utils.removed import removed
+from mmdistill_dense.utils.validate import check_types
 
 T = TypeVar('T')
 # What the runner, its scripts and our tools read of a config besides the arguments of Runner.
@@ -63,19 +64,26 @@ def check_known(key: str, options: Mapping[str, Any], names: Collection[str]) ->
         if message := name not in names and removed(f'{key}.{name}', f'{key.rpartition(".")[2]}.{name}'):
             raise TypeError(message)
         if name not in names:
-            raise TypeError(f'{key} has no option {name!r}; known: {", ".join(names)}.{hint(name, names)}')
+            subject = f'{key} has no' if key else 'no'
+            raise TypeError(f'{subject} option {name!r}; known: {", ".join(names)}.{hint(name, names)}')
 
 
 def read_options(kind: type[T], options: Any, key: str) -> T:
-    """Return a dataclass made of the options in a config; refuse another value, and unknown and missing names."""
-    names = [field.name for field in fields(kind)]  # type: ignore[arg-type]
+    """Return a dataclass made of the options in a config.
+
+    Refuse another value than a dict, unknown and missing names, and values of another type than the class says. An
+    empty ``key`` is the top of a file.
+    """
+    entries: Sequence[Field[Any]] = fields(kind)  # type: ignore[arg-type]
+    names = [entry.name for entry in entries]
     if not isinstance(options, Mapping):
-        raise TypeError(f'{key} must be a dict of {", ".join(names)}, got {options!r}.')
+        raise TypeError(f'{key or "The file"} must be a dict of {", ".join(names)}, got {options!r}.')
     check_known(key, options, names)
-    try:
-        return kind(**options)
-    except TypeError as error:  # of the constructor, for an option without a default
-        raise TypeError(f'{key}: {error}') from error
+    required = [entry.name for entry in entries if entry.default is MISSING and entry.default_factory is MISSING]
+    if missing := [name for name in required if name not in options]:
+        raise TypeError(f'{key} needs {", ".join(missing)}.'.lstrip())
+    check_types(kind, options, f'{key}.' if key else '')
+    return kind(**options)
 
 
 def check_options(kind: type, options: Mapping[str, Any], key: str) -> None:

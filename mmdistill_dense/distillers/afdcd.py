@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -9,23 +10,28 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmdistill_dense import losses
+from mmdistill_dense.config.unknown_keys import read_options
 from mmdistill_dense.distillers.base import Losses
 from mmdistill_dense.distillers.feature import FeatureDistiller, Level, PublishedSum
 from mmdistill_dense.losses.contrast import TEMPERATURE
 from mmdistill_dense.networks.taps import TapOption
 from mmdistill_dense.registry import DISTILLERS
-from mmdistill_dense.utils.validate import (
-    Positive,
-    Reduction,
-    Whole,
-    check_option,
-    check_positions,
-    check_share,
-    check_weights,
-)
+from mmdistill_dense.utils.validate import Positive, Reduction, Share, Whole, check_positions, check_weights
 
 _GROUPS, _POOL = 16, 4  # the published ones
 _POOLED = 16  # least side of a map that 'auto' pools
+
+
+@dataclass(frozen=True)
+class Mask:
+    """Option ``mask``: which positions of the student's map are hidden before the projector."""
+
+    type: Literal['random', 'centre'] = 'random'
+    ratio: Share | None = None  # how many are hidden, of 'random' alone. Defaults to 0.75.
+
+    def __post_init__(self) -> None:
+        if self.type == 'centre' and self.ratio is not None:
+            raise ValueError("mask.ratio is of type='random': type='centre' hides a fixed share.")
 
 
 @DISTILLERS.register_module()
@@ -81,7 +87,7 @@ class AfDCD(FeatureDistiller):
         check_weights(fd_weight=self.fd_weight, ctr_weight=self.ctr_weight)
         if self.temperature is None and self.contrast != 'spatial':
             self.temperature = TEMPERATURE  # for any number of channels
-        self.mask = _check_mask({'type': 'random'} if mask is None else mask)
+        self.mask = read_options(Mask, {} if mask is None else mask, 'mask')
 
     def build_level(self, level: Level) -> nn.Module:
         if self.ctr_weight:
@@ -123,9 +129,9 @@ class AfDCD(FeatureDistiller):
 
     def keep(self, shape: tuple[int, int, int], level: int) -> Tensor:
         """Return this iteration's (B, 1, H, W) mask of a level, True where kept."""
-        if self.mask['type'] == 'centre':
+        if self.mask.type == 'centre':
             return losses.centre_keep(shape)
-        return losses.random_keep(shape, self.mask['ratio'], self.generator(level))
+        return losses.random_keep(shape, 0.75 if self.mask.ratio is None else self.mask.ratio, self.generator(level))
 
 
 class PlainProjector(nn.Module):
@@ -170,13 +176,3 @@ _PROJECTORS: dict[str, type[PlainProjector] | type[EnhancedProjector]] = {
 def _values(*convs: nn.Module) -> list[Any]:
     """Return the weight and the bias of each convolution."""
     return [value for conv in convs for value in (conv.weight, conv.bias)]
-
-
-def _check_mask(mask: Mapping[str, Any]) -> dict[str, Any]:
-    check_option('mask.type', mask.get('type'), ('random', 'centre'))
-    allowed = {'random': {'type', 'ratio'}, 'centre': {'type'}}[mask['type']]
-    if extra := sorted(set(mask) - allowed):
-        raise ValueError(f'mask of type {mask["type"]!r} has no {", ".join(extra)}; its keys are {sorted(allowed)}.')
-    options = {'ratio': 0.75, **mask}
-    check_share('mask.ratio', options['ratio'])
-    return options

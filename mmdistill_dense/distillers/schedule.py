@@ -7,10 +7,10 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import median, quantiles
-from typing import Any, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 from mmdistill_dense.config.unknown_keys import read_options
-from mmdistill_dense.utils.validate import is_number
+from mmdistill_dense.utils.validate import Count, Iteration, PartOfRun
 
 
 @dataclass(frozen=True)
@@ -25,21 +25,12 @@ class Schedule:
         stop_at: 0 from this point on.
     """
 
-    warmup: int | float = 0
-    ramp_down: tuple[int | float, int | float] | None = None
-    stop_at: int | float | None = None
+    warmup: Iteration | PartOfRun = 0
+    ramp_down: tuple[Iteration | PartOfRun, Iteration | PartOfRun] | None = None
+    stop_at: Iteration | PartOfRun | None = None
 
     def __post_init__(self) -> None:
-        points = {'warmup': self.warmup, 'stop_at': self.stop_at}
-        for name, point in points.items():
-            check_point(f'schedule.{name}', point)
-        if self.ramp_down is None:
-            return
-        if not isinstance(self.ramp_down, (tuple, list)) or len(self.ramp_down) != 2:
-            raise ValueError(f'schedule.ramp_down must be a pair (begin, end), got {self.ramp_down!r}.')
-        begin, end = self.ramp_down
-        check_point('schedule.ramp_down[0]', begin)
-        check_point('schedule.ramp_down[1]', end)
+        begin, end = self.ramp_down or (0, 1)
         if type(begin) is type(end) and not begin < end:
             raise ValueError(f'schedule.ramp_down must begin before it ends, got {self.ramp_down!r}.')
 
@@ -92,17 +83,6 @@ def in_iterations(point: int | float, max_iters: int) -> float:
     return point * max_iters
 
 
-def check_point(name: str, point: int | float | None) -> None:
-    """Raise a ``ValueError`` that names the option unless ``point`` is an iteration, a fraction of the run or None."""
-    if point is None:
-        return
-    is_iteration = isinstance(point, int) and not isinstance(point, bool) and point >= 0
-    is_fraction = isinstance(point, float) and 0 < point <= 1
-    if not (is_iteration or is_fraction):
-        choices = 'an iteration (int >= 0) or a fraction of the run (float in (0, 1])'
-        raise ValueError(f'{name} must be {choices}, got {point!r}.')
-
-
 CONSTANT = Schedule()
 AUTO = 'auto'  # a ratio
 # The ratio of 'auto'. Measured with one seed on CamVid with 46 labels, for MasKD and PCD (docs/results.md).
@@ -119,6 +99,9 @@ _DECAY, _FREE, _MOVE = 0.8, 3, 2.0
 _NO_TASK = 1e-12
 
 
+Ratio = Annotated[float, '> 0 (loss_weight=0 removes a distiller)', lambda value: value > 0]
+
+
 @dataclass(frozen=True)
 class Balance:
     """Option ``balance`` of a distiller.
@@ -130,21 +113,13 @@ class Balance:
             hold the weight; 1.0 measures to the end. Defaults to 0.25.
     """
 
-    ratio: float | str
-    until: int | float = 0.25
-
-    def __post_init__(self) -> None:
-        if self.ratio != AUTO and not (is_number(self.ratio) and float(self.ratio) > 0):
-            problem = f"balance.ratio must be a number > 0 or 'auto', got {self.ratio!r}"
-            raise ValueError(f'{problem}; to remove a distiller, set loss_weight=0.')
-        check_point('balance.until', self.until)
-        if not self.until:
-            raise ValueError(f'balance.until must lie behind the first iteration, got {self.until!r}.')
+    ratio: Ratio | Literal['auto']
+    until: Count | PartOfRun = 0.25
 
     @classmethod
     def parse(cls, option: float | str | Mapping[str, Any]) -> Balance:
         """Make it from a config's option: the ratio alone, or a dict."""
-        return read_options(cls, option, 'balance') if isinstance(option, Mapping) else cls(option)
+        return read_options(cls, option if isinstance(option, Mapping) else {'ratio': option}, 'balance')
 
 
 def auto_ratio(distillers: int, sgd: bool) -> float:

@@ -9,10 +9,10 @@ from mmdistill_dense.distillers.feature import FeatureDistiller, Level
 from mmdistill_dense.distillers.pcd.parts import (
     HEAD,
     build_head,
-    check_head,
     check_no_head,
     inside_on_device,
     masked_mean,
+    read_head,
 )
 from mmdistill_dense.losses import normalize_pixels
 from mmdistill_dense.networks.taps import TapOption
@@ -31,14 +31,14 @@ class VectorDistiller(FeatureDistiller):
 
     def __init__(self, *taps: TapOption | None, **options: Any) -> None:
         super().__init__(*taps, **options)
-        self.head = None if self.head is None else check_head(self.head)
+        self.projection = read_head(self.head)
 
     def build_align(self, level: Level) -> nn.Module | None:
         """Return the head, 1x1 convolutions on the pooled vector."""
         check_directions(self.key, level.name, level.teacher[0])
-        if self.head is None:
+        if self.projection is None:
             return None
-        return nn.Sequential(*build_head(self.head, level.student[0], level.teacher[0], self.teacher).values())
+        return nn.Sequential(*build_head(self.projection, level.student[0], level.teacher[0], self.teacher).values())
 
     def _check_level(self, level: Level) -> None:
         for shape in (level.student, level.teacher):

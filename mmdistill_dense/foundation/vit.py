@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmdistill_dense.networks.inputs import cells, resized
-from mmdistill_dense.utils.validate import Count, Whole, check_count, check_option, check_types, close_or_all
+from mmdistill_dense.utils.validate import Count, Whole, check_option, check_types, close_or_all
 
 IMAGENET = ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375))
 SATELLITE = ((109.65, 104.805, 75.48), (54.315, 39.78, 36.465))  # .430 .411 .296 and .213 .156 .143 of 255
@@ -49,7 +49,7 @@ class Architecture:
     heads: Count  # number of attention heads
     registers: Whole = 0  # number of register tokens; DINOv3 calls them storage tokens
     # height and width, in tokens, of the file's position embeddings. Defaults to the family's.
-    native: tuple[int, int] | None = None
+    native: tuple[Count, Count] | None = None
     ffn: Literal['mlp', 'swiglu'] = 'mlp'
     # hidden channels of the FFN. Defaults to 4 x dim, for SwiGLU to 2/3 of 4 x dim (DINOv2) or of 6 x dim (DINOv3),
     # rounded up to a multiple of 8.
@@ -61,14 +61,15 @@ class Architecture:
 
     def __post_init__(self) -> None:
         check_option('model.family', self.family, tuple(FAMILIES))
-        sizes = ('patch', 'dim', 'depth', 'heads', 'registers', 'ffn')
+        sizes = ('patch', 'dim', 'depth', 'heads', 'registers', 'native', 'ffn')
         check_types(Architecture, {name: getattr(self, name) for name in sizes}, 'model.')
         parts = 4 * self.heads if self.rotary else self.heads
         if self.dim % parts:
             of = '4 x heads, for the rotary positions' if self.rotary else 'heads'
             raise ValueError(f'model.dim must be a multiple of {of} ({parts}), got {self.dim}.')
         side = FAMILIES[self.family].native // self.patch
-        object.__setattr__(self, 'native', None if self.rotary else _grid(self.native, side))
+        native = None if self.rotary else self.native or (side, side)
+        object.__setattr__(self, 'native', native and tuple(native))
         hidden = (6 if self.family == 'dinov3' else 4) * self.dim * 2 // 3
         usual = 4 * self.dim if self.ffn == 'mlp' else hidden + -hidden % 8
         object.__setattr__(self, 'hidden', self.hidden or usual)
@@ -89,16 +90,6 @@ class Architecture:
         """The normalisation of the pictures, as a ``data_preprocessor``."""
         mean, std = self.pixels
         return dict(mean=list(mean), std=list(std), bgr_to_rgb=True)
-
-
-def _grid(native: Any, side: int) -> tuple[int, int]:
-    if native is None:
-        return side, side
-    if not isinstance(native, (tuple, list)) or len(native) != 2:
-        raise ValueError(f'model.native is the height and width of a grid of tokens, e.g. (37, 37), got {native!r}.')
-    for number in native:
-        check_count('model.native', number, 1)
-    return native[0], native[1]
 
 
 def _table() -> dict[str, Architecture]:

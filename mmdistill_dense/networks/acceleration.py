@@ -15,7 +15,6 @@ from torch import Tensor, nn
 
 from mmdistill_dense.config.unknown_keys import read_options
 from mmdistill_dense.networks.building import move
-from mmdistill_dense.utils.validate import check_types
 
 # Compiled operations that read memory as NCHW whatever the strides say (RoIAlign, ModulatedDeformConv2d: other results,
 # no error; open-mmlab/mmcv#2203).
@@ -41,9 +40,7 @@ class Acceleration:
     @classmethod
     def parse(cls, option: Mapping[str, Any] | bool | None, key: str) -> Acceleration:
         """Read the options; ``None`` and ``False`` switch everything off."""
-        acceleration = read_options(cls, {} if option in (None, True, False) else option, f'{key}.accelerate')
-        check_types(cls, vars(acceleration), f'{key}.accelerate.')
-        return acceleration
+        return read_options(cls, {} if option in (None, True, False) else option, f'{key}.accelerate')
 
     @functools.cached_property
     def changes_pass(self) -> bool:

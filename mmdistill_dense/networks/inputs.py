@@ -16,9 +16,10 @@ from mmengine.dist import all_gather_object
 from mmengine.registry import MODELS
 from torch import Tensor
 
+from mmdistill_dense.config.unknown_keys import read_options
 from mmdistill_dense.config.values import normalising
 from mmdistill_dense.utils.reproducible import fork_rng
-from mmdistill_dense.utils.validate import Positive, check_types, some
+from mmdistill_dense.utils.validate import Positive, some
 
 # The largest number in a preprocessor's mean and std, its unit, says which pixels it is for: above 58 for pixels from 0
 # to 255, at most 1 for pixels from 0 to 1. Pixels that were normalised before, or are from 0 to 1, are at most 5.
@@ -228,9 +229,7 @@ class InputGrid:
     @classmethod
     def parse(cls, option: Mapping[str, Any], key: str) -> InputGrid | None:
         """Return the grid of a teacher's option without its divisor, or None where neither option is set."""
-        options = {name: option[name] for name in ('scale', 'fit') if name in option}
-        check_types(cls, options, f'{key}.')
-        grid = cls(**options)
+        grid = read_options(cls, {name: option[name] for name in ('scale', 'fit') if name in option}, key)
         if grid.fit == 'pad' and grid.scale != 1:
             problem = f"{key}.fit='pad' keeps every pixel, so it does not go with {key}.scale={grid.scale!r}"
             raise ValueError(f'{problem}: leave one out.')

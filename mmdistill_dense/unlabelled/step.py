@@ -18,9 +18,8 @@ from mmengine.structures import InstanceData
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
-from mmdistill_dense.config.unknown_keys import check_known
+from mmdistill_dense.config.unknown_keys import check_known, read_options
 from mmdistill_dense.distillers.base import Distiller, Losses
-from mmdistill_dense.distillers.schedule import check_point
 from mmdistill_dense.model.distill_model import (
     Distilled,
     StepPlugin,
@@ -36,7 +35,7 @@ from mmdistill_dense.registry import DISTILLERS, HOOKS, STEP_PLUGINS
 from mmdistill_dense.unlabelled.pictures import UnlabeledImages
 from mmdistill_dense.utils.reproducible import fork_rng, mix, seed_everything
 from mmdistill_dense.utils.runner_internals import Network, Samples, batch_augments
-from mmdistill_dense.utils.validate import Positive, Whole, check_types
+from mmdistill_dense.utils.validate import Iteration, PartOfRun, Positive, Whole
 
 KEY = 'model.unlabelled'
 _HIGH_RATIO = 8
@@ -64,7 +63,7 @@ class UnlabelledOption:
     pictures: Mapping[str, Any]
     ratio: Positive = 1
     weight: Positive = 1
-    start: int | float = 0
+    start: Iteration | PartOfRun = 0
     bn: Literal['both', 'labelled'] = 'both'
     pipeline: Any = 'auto'
     workers: Whole | None = None
@@ -72,8 +71,6 @@ class UnlabelledOption:
     def __post_init__(self) -> None:
         if not any(self.pictures.get(name) for name in ('data_root', 'data_prefix', 'ann_file')):
             raise ValueError(f"{KEY} names no pictures: set data_root, e.g. {KEY}=dict(data_root='data/more').")
-        check_types(type(self), vars(self), f'{KEY}.')
-        check_point(f'{KEY}.start', self.start)
         if self.pipeline != 'auto' and not (isinstance(self.pipeline, (list, tuple)) and self.pipeline):
             raise ValueError(f"{KEY}.pipeline must be 'auto' or a list of transforms, got {self.pipeline!r}.")
 
@@ -85,7 +82,8 @@ class UnlabelledOption:
             raise TypeError(f"{KEY} must be a dict, e.g. dict(data_root='data/more', ratio=1), got {option!r}.")
         check_known(KEY, option, [*files, *(field.name for field in fields(cls) if field.name != 'pictures')])
         options = {name: value for name, value in option.items() if name not in files}
-        return cls({name: value for name, value in option.items() if name in files}, **options)
+        pictures = {name: value for name, value in option.items() if name in files}
+        return read_options(cls, {'pictures': pictures, **options}, KEY)
 
     def count(self, batch_size: int) -> int:
         """Return the number of pictures without labels beside a batch of labelled ones."""

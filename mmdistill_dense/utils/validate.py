@@ -22,6 +22,8 @@ OneOrMore = Annotated[float, '>= 1', lambda value: value >= 1]
 Share = Annotated[float, 'in [0, 1)', lambda value: 0 <= value < 1]
 Count = Annotated[int, '>= 1', lambda value: value >= 1]
 Whole = Annotated[int, '>= 0', lambda value: value >= 0]
+Iteration = Annotated[int, '>= 0 (an iteration)', lambda value: value >= 0]
+PartOfRun = Annotated[float, 'in (0, 1] (a part of the run)', lambda value: isinstance(value, float) and 0 < value <= 1]
 Align = Literal['auto', 'conv', 'none']
 Resize = Literal['student', 'teacher']
 Reduction = Literal['sum', 'mean']
@@ -94,6 +96,9 @@ def _is(value: Any, hint: Any) -> bool:
         kind, _, within = get_args(hint)
         return _is(value, kind) and within(value)
     outer = get_origin(hint) or hint
+    if outer is tuple:
+        same_length = isinstance(value, (list, tuple)) and len(value) == len(get_args(hint))
+        return same_length and all(map(_fits, value, get_args(hint)))
     members = get_args(hint)[:1] if outer is Sequence else ()
     fits = outer not in _KINDS or _KINDS[outer][1](value)
     return fits and all(_fits(entry, member) for member in members for entry in value)
@@ -111,6 +116,9 @@ def _describe(hint: Any) -> str:
         return f'{_describe(get_args(hint)[0])} {get_args(hint)[1]}'
     if get_origin(hint) is Sequence:
         return f'a list, each member {" or ".join(map(_describe, _members(get_args(hint)[0])))}'
+    if get_origin(hint) is tuple:
+        members = ' or '.join(map(_describe, _members(get_args(hint)[0])))
+        return f'a list of {len(get_args(hint))}, each member {members}'
     return _KINDS[get_origin(hint) or hint][0]
 
 
@@ -138,18 +146,6 @@ def check_option(name: str, value: Any, allowed: Sequence[Any]) -> None:
     """Raise a ``ValueError`` with the option, its value and the allowed values unless ``value`` is one of them."""
     if value not in allowed:
         raise ValueError(f'{name} must be one of {", ".join(repr(a) for a in allowed)}, got {value!r}.')
-
-
-def check_count(name: str, value: Any, least: int) -> None:
-    """Raise a ``ValueError`` that names the option unless it is a whole number of at least ``least``."""
-    if not _is(value, int) or value < least:
-        raise ValueError(f'{name} must be a whole number >= {least}, got {value!r}.')
-
-
-def check_share(name: str, value: Any) -> None:
-    """Raise a ``ValueError`` that names the option unless it is a number from 0 to below 1."""
-    if not is_number(value) or not 0 <= value < 1:
-        raise ValueError(f'{name} must be a number in [0, 1), got {value!r}.')
 
 
 def check_weights(**weights: float) -> None:

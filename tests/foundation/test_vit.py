@@ -189,7 +189,7 @@ def test_a_file_of_a_model_for_other_pictures_is_refused(tmp_path):
     (files.tiny('dinov2', family='dinov4'), r"model.family must be one of 'dino', .*got 'dinov4'"),
     (files.tiny('dinov2', heads=5), r'model.dim must be a multiple of heads \(5\), got 48'),
     (files.tiny('dinov3', heads=8), r'multiple of 4 x heads, for the rotary positions \(32\), got 48'),
-    (files.tiny('dinov2', native=5), r'model.native is the height and width of a grid'),
+    (files.tiny('dinov2', native=5), r'model.native must be a list of 2, each member a whole number'),
     (files.tiny('dinov2', ffn='glu'), r"model.ffn must be one of 'mlp', 'swiglu', got 'glu'"),
     (files.tiny('dinov2', depth=0), r'model.depth must be a whole number >= 1, got 0'),
 ])  # fmt: skip

@@ -64,7 +64,7 @@ def test_leaf_that_differs_in_more_or_in_nothing_is_refused(text: str, options: 
     ({'options': {'model.distillers.kdd.loss_weight': 3}}, "distiller 'kdd': unknown. Close: kd"),
     ({'options': {'pool_size': 3}}, r'does not say which distiller .*\. Write e\.g\. (kd|afdcd)\.pool_size'),
     ({'settings': 'best'}, r"methods.afdcd.*settings='best' is unknown; \w+ has 'published', 'auto'"),
-    ({'settings': 3}, 'methods.afdcd.settings: must be of type str, got 3'),
+    ({'settings': 3}, 'methods.afdcd.settings must be a text or None, got 3'),
 ])  # fmt: skip
 def test_options_of_a_method_are_its_distillers(row: dict, said: str) -> None:
     with pytest.raises(ValueError, match=said):

@@ -25,19 +25,10 @@ from tests.project.folders_of_data import box_folder, seg_folder
 from tests.utils.test_literals import LOADING, back
 
 
-@pytest.mark.parametrize(('rule', 'given', 'taken', 'words'), [
-    ('check_option', ('a', 'x', [None, 'y']), ('a', 'y', [None, 'y']), "a must be one of None, 'y', got 'x'."),
-    ('check_count', ('a', 0, 1), ('a', 1, 1), 'a must be a whole number >= 1, got 0.'),
-    ('check_count', ('a', 2.0, 1), ('a', 2, 1), 'a must be a whole number >= 1, got 2.0.'),
-    ('check_count', ('a', True, 1), ('a', 5, 5), 'a must be a whole number >= 1, got True.'),
-    ('check_share', ('a', 1), ('a', 0), 'a must be a number in [0, 1), got 1.'),
-    ('check_share', ('a', -0.1), ('a', 0.99), 'a must be a number in [0, 1), got -0.1.'),
-])  # fmt: skip
-def test_a_rule_names_the_option_what_would_work_and_what_was_given(rule, given, taken, words):
-    getattr(validate, rule)(*taken)
-    with pytest.raises(ValueError) as error:
-        getattr(validate, rule)(*given)
-    assert str(error.value) == words
+def test_a_choice_names_the_option_and_what_would_work():
+    validate.check_option('a', 'y', [None, 'y'])
+    with pytest.raises(ValueError, match=r"^a must be one of None, 'y', got 'x'\.$"):
+        validate.check_option('a', 'x', [None, 'y'])
 
 
 def test_weights_are_named_together():

@@ -15,6 +15,9 @@ from matplotlib.ft2font import FT2Font
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from mmdistill_dense.utils.files import write_whole
+from mmdistill_dense.utils.validate import size_text
+
 _FILE = str(Path(matplotlib.get_data_path(), 'fonts', 'ttf', 'DejaVuSans.ttf'))
 CONFIDENT = 0.3  # score above which a box is drawn
 
@@ -22,6 +25,15 @@ CONFIDENT = 0.3  # score above which a box is drawn
 def image_of(inputs: Tensor) -> np.ndarray:
     """Return an input of a network (3, H, W), BGR of bytes or floats, as RGB (H, W, 3) uint8."""
     return np.ascontiguousarray(inputs.permute(1, 2, 0).clamp(0, 255).to(torch.uint8).numpy()[..., ::-1])
+
+
+def write_picture(picture: np.ndarray, file: Path) -> None:
+    """Write a picture (BGR, or of one channel); ``cv2.imwrite`` tells no error, and dies of a name that is no UTF-8."""
+    ending = file.suffix.lower().replace('.jfif', '.jpg')
+    done, code = cv2.imencode(ending, picture)
+    if not done:
+        raise ValueError(f'{file}: OpenCV cannot write {size_text(picture.shape[:2])} pixels as {ending}.')
+    write_whole(file, code.tobytes(), lasting=False)
 
 
 def shrink(image: np.ndarray, side: int) -> np.ndarray:
@@ -64,7 +76,7 @@ def draw(picture: np.ndarray, sample: Any, meta: Mapping[str, Any], which: str, 
         name = classes[instances.labels[number]] if classes and _has(classes[instances.labels[number]]) else name
         text = f'{name}: {100 * instances.scores[number]:.1f}' if 'scores' in instances else str(name)
         size = min(18, min(width, height) / 25) * min(1, 0.5 + (right - left) * (low - top) / 3e4)
-        _write(picture, text, max(8, round(size)), left + 2, top + 2)
+        write_on(picture, text, max(8, round(size)), left + 2, top + 2)
     return picture
 
 
@@ -75,7 +87,7 @@ def _fill(picture: np.ndarray, mask: np.ndarray, shade: tuple[int, ...]) -> None
     cv2.drawContours(picture, outlines, -1, (255, 255, 255))
 
 
-def _write(picture: np.ndarray, text: str, size: int, left: int, top: int) -> None:
+def write_on(picture: np.ndarray, text: str, size: int, left: int, top: int) -> None:
     """Write a light text on a dark ground."""
     light = _letters(text, size)
     ground = picture[top : top + light.shape[0], left : left + light.shape[1]]

@@ -11,11 +11,9 @@ import numpy as np
 from mmengine.config import Config
 from mmengine.registry import DATASETS, init_default_scope
 
-from mmdistill_dense.apps.inspect.drawing import draw
+from mmdistill_dense.apps.inspect.drawing import draw, write_picture
 from mmdistill_dense.utils.evenly import evenly_spaced
-from mmdistill_dense.utils.files import write_whole
 from mmdistill_dense.utils.process import quiet
-from mmdistill_dense.utils.validate import size_text
 
 SHEET = 'labels.png'
 SHOWN, COLUMNS, SIDE = 16, 4, 320  # pictures, pictures in a row, pixels of the longer side
@@ -55,15 +53,6 @@ def write_sheet(folder: Path) -> Iterator[str]:
     few = [f'{name} ({count})' for name, count in zip(classes, train['pictures'], strict=True) if count < FEW]
     if few and train['looked'] == len(built['train']):
         yield f'         WARNING: fewer than {FEW} pictures for training show: {", ".join(few[:12])}'
-
-
-def write_picture(picture: np.ndarray, file: Path) -> None:
-    """Write a picture (BGR, or of one channel); ``cv2.imwrite`` tells no error, and dies of a name that is no UTF-8."""
-    ending = file.suffix.lower().replace('.jfif', '.jpg')
-    done, code = cv2.imencode(ending, picture)
-    if not done:
-        raise ValueError(f'{file}: OpenCV cannot write {size_text(picture.shape[:2])} pixels as {ending}.')
-    write_whole(file, code.tobytes(), lasting=False)
 
 
 def _read(option: Any) -> Any:

@@ -27,10 +27,9 @@ from rich.progress import track
 
 from mmdistill_dense.apps.export.without_package import drop_label_steps, read_files
 from mmdistill_dense.apps.export.write_student import load_student
-from mmdistill_dense.apps.inspect.drawing import draw
+from mmdistill_dense.apps.inspect.drawing import draw, write_picture
 from mmdistill_dense.apps.inspect.inference import predict_timed
 from mmdistill_dense.apps.project import BOXES, DRAWN, LABELS, MARK, STUDENT, SUITE, walk_data
-from mmdistill_dense.apps.project.contact_sheet import write_picture
 from mmdistill_dense.apps.recipes.named import is_name, read_config
 from mmdistill_dense.config.values import chain, tested_set
 from mmdistill_dense.unlabelled.pictures import EXTENSIONS

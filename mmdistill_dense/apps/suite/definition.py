@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
 from mmengine.config import Config
@@ -17,14 +17,15 @@ from mmengine.config import Config
 from mmdistill_dense.apps.recipes import compose
 from mmdistill_dense.apps.recipes.named import Named, find_named, is_name
 from mmdistill_dense.config.resolve import find_config
+from mmdistill_dense.config.unknown_keys import read_options
 from mmdistill_dense.config.values import falls, flat
 from mmdistill_dense.utils.removed import removed
-from mmdistill_dense.utils.validate import close_or_all, some, text_of
+from mmdistill_dense.utils.validate import Count, Whole, some, text_of
 
+T = TypeVar('T')
 NAME = re.compile(r'[A-Za-z0-9][\w+.-]*')  # of rows and folders
 _SIXTIES = re.compile(r'[-+]?\d[\d_]*(:[0-5]?\d)+(\.\d*)?$')
 _FLOAT = re.compile(r'[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+$')
-_REQUIRED: Any = object()
 _YAML = 'tag:yaml.org,2002:'
 _TEXT = f'{_YAML}str'
 _TEXTS = re.compile(  # keys whose values are names and paths
@@ -97,82 +98,28 @@ def error_prefix(location: str) -> Iterator[None]:
         raise ValueError(f'{location}: {text_of(error)}') from error
 
 
-class Reader:
-    """Checked access to the values of a mapping, which is in ``file`` below the dotted key ``place``."""
-
-    def __init__(self, raw: Any, file: Path, prefix: str = '') -> None:
-        self.file, self.prefix = file, prefix
-        if not isinstance(raw, Mapping):
-            raise self.error('', f'must be a mapping of keys to values, got {raw!r}')
-        self.raw = dict(raw)
-
-    def at(self, key: str) -> str:
-        """Return file and whole key."""
-        return ': '.join(filter(None, [str(self.file), '.'.join(filter(None, [self.prefix, key]))]))
-
-    def error(self, key: str, text: str) -> ValueError:
-        return ValueError(f'{self.at(key)}: {text}')
-
-    def inner(self, key: str, value: Any = None) -> Reader:
-        """Return a reader of a nested mapping. By default it is the value of the key, or empty."""
-        mapping = self.raw.get(key) or {} if value is None else value
-        return Reader(mapping, self.file, '.'.join(filter(None, [self.prefix, key])))
-
-    def only(self, known_keys: Collection[str]) -> None:
-        """Refuse unknown keys, and name similar ones."""
-        for key in map(str, self.raw):
-            if key not in known_keys:
-                removal = removed(f'suite {".".join(filter(None, [self.prefix, key]))}', f'suite {key}')
-                raise self.error(key, removal or f'unknown key. {close_or_all(key, known_keys)}')
-
-    def get(self, key: str, kind: type, default: Any = _REQUIRED) -> Any:
-        """Return a value of a type. A key without a default is required."""
-        value = self.raw.get(key)
-        if value is None:
-            if default is _REQUIRED:
-                raise self.error(key, 'missing')
-            return default
-        if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-            raise self.error(key, f'must be of type {kind.__name__}, got {value!r}')
-        return value
-
-    def count(self, key: str, default: int | None, least: int = 1) -> Any:
-        value = self.get(key, int, default)
-        if value is not None and value < least:
-            raise self.error(key, f'must be at least {least}, got {value}')
-        return value
-
-    def factor(self, key: str) -> float:
-        """Return a number above 0 and below 1000, by default 1."""
-        value = self.raw.get(key, 1)
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < 1000:
-            raise self.error(key, removed(f'suite {key}: {value}') or f'must be a factor above 0, got {value!r}')
-        return value
-
-    def choice(self, key: str, choices: Sequence[str]) -> str:
-        """Return one of several texts, by default the first."""
-        value = self.get(key, str, choices[0])
-        if value not in choices:
-            raise self.error(key, f'must be {" or ".join(choices)}, got {value!r}')
-        return str(value)
-
-    def options(self, key: str) -> dict[str, Any]:
-        """Return settings by dotted key, as for ``--cfg-options``."""
-        return {str(name): item for name, item in self.get(key, dict, {}).items()}
+def read_keys(kind: type[T], values: Any, key: str = '') -> T:
+    """Return the keys of a mapping in a suite's file, checked by the types of a dataclass; an empty one is left out."""
+    if isinstance(values, Mapping):
+        values = {str(name): value for name, value in values.items() if value is not None}
+        for name, value in values.items():
+            if message := removed(f'suite {name}', f'suite {name}: {value}'):
+                raise ValueError(f'{key}.{name}: {message}'.removeprefix('.'))
+    return read_options(kind, values, key)
 
 
-def resolve_config_file(reader: Reader, key: str, name: str, folder: str) -> Path:
+def find_suite_config(name: str, folder: str, path: Path, key: str) -> Path:
     """Return a config by its name in ``configs/<folder>``, by ``METHOD:PAIR``, or a file beside the definition."""
-    inside = name if '/' in name else f'{folder}/{name}'
-    with error_prefix(reader.at(key)):
+    with error_prefix(key):
         if is_name(name):
             config = find_named(name)
             if isinstance(config, Named):
                 raise ValueError(f'{name} is not a file; write one of these lines:\n{config.text()}')
             return config
         if not name.endswith('.py'):
+            inside = name if '/' in name else f'{folder}/{name}'
             return find_config(name if '::' in name else f'mmdistill_dense::{inside}', key)
-        file = reader.file.parent / name
+        file = path.parent / name
         if not file.is_file():
             raise FileNotFoundError(f'no file {str(file)!r}; paths are relative to the definition')
     return file
@@ -202,8 +149,55 @@ TEACHER, CONTROL = 'teacher', 'control'  # runs that are no rows of a definition
 SPLITS = ('train', 'val', 'test')
 RESERVED = (CONTROL, TEACHER)  # folders and keys of the suite's own
 METRICS = {'seg': ('mIoU', False), 'det': ('coco/bbox_mAP', True)}
-KEEPS = ('all', 'weights')
 RUN_KEYS = ('train_cfg.', 'param_scheduler.', 'train_dataloader.dataset.')  # in which a row may differ from its control
+
+
+Factor = Annotated[float, 'above 0 and below 1000', lambda value: 0 < value < 1000]
+
+
+@dataclass(frozen=True)
+class SuiteKeys:
+    """The keys of a suite's file; ``docs/suite.md`` says what each means."""
+
+    control: str
+    methods: Mapping[str, Any] | Literal['all']
+    title: str | None = None
+    out: str | None = None
+    teacher: str | Mapping[str, Any] | None = None
+    test_teacher: bool = False
+    test_sets: Mapping[str, Any] = field(default_factory=dict)
+    seeds: Sequence[Whole] = (0, 1, 2)
+    metric: str | None = None
+    percent: bool | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+    jobs: Count = 1
+    threads: Count | None = None
+    workers: Whole | None = None
+    checkpoint_every: Count | None = None
+    keep: Literal['all', 'weights'] = 'all'
+    stall: Count | None = None
+
+
+@dataclass(frozen=True)
+class TeacherKeys:
+    """The keys of ``teacher`` in a suite's file."""
+
+    config: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+    seed: Whole = 0
+
+
+@dataclass(frozen=True)
+class RowKeys:
+    """The keys of a row in a suite's file."""
+
+    method: str | None = None
+    variant: str | None = None
+    config: str | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+    unlabelled: Mapping[str, Any] = field(default_factory=dict)
+    settings: str | None = None
+    rate: Factor | None = None
 
 
 @dataclass(frozen=True)
@@ -281,44 +275,37 @@ def is_alone(name: str) -> bool:
 
 def load_suite(path: Path | str) -> Definition:
     path = Path(path)
-    top = Reader(read_suite_file(path), path)
-    top.only(set(Definition.__dataclass_fields__) - {'path', 'task'})
-    folder = top.get('out', str, f'work_dirs/suites/{path.stem}')
-    out = path.absolute().parent / folder if folder.startswith('./') else Path(folder)
-    control = resolve_config_file(top, 'control', top.get('control', str), 'control')
-    with error_prefix(top.at('control')):
-        task = compose.parts_of(control).task
-    if task not in METRICS:
-        problem = f'{top.get("control", str)} is of the task {task}, which has no score'
-        raise top.error('control', f'{problem}: name a recipe with labels, and a pre-training by the config: of a row')
-    metric, percent = METRICS[task]
-    metric, seeds = top.get('metric', str, metric), top.get('seeds', list, [0, 1, 2])
-    if falls(metric):
-        raise top.error('metric', f'{metric!r} falls as a network gets better, so a gain would be a loss: name another')
-    whole = all(isinstance(seed, int) and not isinstance(seed, bool) and seed >= 0 for seed in seeds)
-    if not seeds or not whole or len(set(seeds)) != len(seeds):
-        raise top.error('seeds', f'must be distinct integers of at least 0, as in [0, 1, 2]; got {seeds!r}')
-    return Definition(
-        path=path,
-        title=top.get('title', str, path.stem),
-        out=out,
-        control=control,
-        task=task,
-        teacher=_teacher(top),
-        test_teacher=top.get('test_teacher', bool, False),
-        test_sets=_test_sets(top),
-        methods=_methods(top, control),
-        seeds=tuple(seeds),
-        metric=metric,
-        percent=top.get('percent', bool, percent and not metric.startswith('coco_panoptic/')),
-        options=top.options('options'),
-        jobs=top.count('jobs', 1),
-        threads=top.count('threads', None),
-        workers=top.count('workers', None, least=0),
-        checkpoint_every=top.count('checkpoint_every', None),
-        keep=top.choice('keep', KEEPS),
-        stall=top.count('stall', None),
-    )
+    content = read_suite_file(path)
+    with error_prefix(str(path)):
+        keys = read_keys(SuiteKeys, content)
+        control = find_suite_config(keys.control, 'control', path, 'control')
+        with error_prefix('control'):
+            task = compose.parts_of(control).task
+            if task not in METRICS:
+                remedy = 'name a recipe with labels, and a pre-training by the config: of a row'
+                raise ValueError(f'{keys.control} is of the task {task}, which has no score: {remedy}')
+        metric, percent = METRICS[task]
+        metric = metric if keys.metric is None else keys.metric
+        if falls(metric):
+            raise ValueError(f'metric: {metric!r} falls as a network gets better: name another')
+        if not keys.seeds or len(set(keys.seeds)) != len(keys.seeds):
+            raise ValueError(f'seeds must be distinct, as in [0, 1, 2]; got {list(keys.seeds)}')
+        out = f'work_dirs/suites/{path.stem}' if keys.out is None else keys.out
+        copied = ('test_teacher', 'options', 'jobs', 'threads', 'workers', 'checkpoint_every', 'keep', 'stall')
+        return Definition(
+            path=path,
+            title=path.stem if keys.title is None else keys.title,
+            out=path.absolute().parent / out if out.startswith('./') else Path(out),
+            control=control,
+            task=task,
+            teacher=_teacher(keys.teacher, path),
+            test_sets=_test_sets(keys.test_sets),
+            methods=_methods(keys.methods, path, control),
+            seeds=tuple(keys.seeds),
+            metric=metric,
+            percent=percent and not metric.startswith('coco_panoptic/') if keys.percent is None else keys.percent,
+            **{name: getattr(keys, name) for name in copied},
+        )
 
 
 load = load_suite  # its name until 0.3, in scripts of users
@@ -328,89 +315,81 @@ def fitting_methods(control: Path) -> list[str]:
     return [method for method in compose.methods() if compose.options_for(method, control)]
 
 
-def _teacher(top: Reader) -> Teacher | None:
-    value = top.raw.get('teacher')
+def _teacher(value: str | Mapping[str, Any] | None, path: Path) -> Teacher | None:
     if value is None:
         return None
-    inner = top.inner('teacher', {'config': value} if isinstance(value, str) else value)
-    inner.only({'config', 'options', 'seed'})
-    file = resolve_config_file(inner, 'config', inner.get('config', str), 'teachers')
-    return Teacher(file, inner.options('options'), inner.count('seed', 0, least=0))
+    keys = read_keys(TeacherKeys, {'config': value} if isinstance(value, str) else value, 'teacher')
+    file = find_suite_config(keys.config, 'teachers', path, 'teacher.config')
+    return Teacher(file, dict(keys.options), keys.seed)
 
 
-def _test_sets(top: Reader) -> dict[str, dict[str, Any]]:
-    sets = top.inner('test_sets')
-    for name in sets.raw:
+def _test_sets(sets: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    for name, options in sets.items():
         if name in SPLITS or not NAME.fullmatch(str(name)):
-            raise sets.error(str(name), f'a name consists of letters, digits and .+-_; {", ".join(SPLITS)} are taken')
-    return {str(name): fill_variables(sets.options(name)) for name in sets.raw}
+            rule = f'a name consists of letters, digits and .+-_; {", ".join(SPLITS)} are taken'
+            raise ValueError(f'test_sets.{name}: {rule}')
+        if not isinstance(options or {}, Mapping):
+            raise ValueError(f'test_sets.{name} must be a dict of changes of the test set, got {options!r}')
+    return {str(name): fill_variables(options or {}) for name, options in sets.items()}
 
 
-def _methods(top: Reader, control: Path) -> dict[str, Method]:
-    rows = top.raw.get('methods')
-    if rows == 'all':
+def _methods(rows: Mapping[str, Any] | Literal['all'], path: Path, control: Path) -> dict[str, Method]:
+    if isinstance(rows, str):
         rows = dict.fromkeys(fitting_methods(control))
-    if not isinstance(rows, dict) or not rows:
-        raise top.error('methods', f"must be 'all', or options by name as in `kd: {{}}`; got {rows!r}")
-    return {
-        str(name): _method(str(name), top.inner(f'methods.{name}', value or {}), control)
-        for name, value in rows.items()
-    }
+    if not rows:
+        raise ValueError("methods must be 'all', or options by name as in `kd: {}`")
+    methods = dict[str, Method]()
+    for name, value in rows.items():
+        key = f'methods.{name}'
+        keys = read_keys(RowKeys, {} if value is None else value, key)
+        with error_prefix(key):
+            methods[str(name)] = _method(str(name), keys, path, control)
+    return methods
 
 
-def _method(name: str, row: Reader, control: Path) -> Method:
+def _method(name: str, keys: RowKeys, path: Path, control: Path) -> Method:
     if name in RESERVED or not NAME.fullmatch(name):
-        raise row.error('', f'a name consists of letters, digits and .+-_, and {", ".join(RESERVED)} are reserved')
-    row.only(Method.__dataclass_fields__.keys() - {'name', 'options_file'})
-    changed = Method(
-        name,
-        None,
-        None,
-        options=row.options('options'),
-        unlabelled=row.get('unlabelled', dict, {}),
-        settings=row.get('settings', str, None),
-        rate=row.factor('rate'),
-    )
-    if 'config' in row.raw:
-        method = _with_config(changed, row, control)
-    elif ('rate' in row.raw or changed.run_options) and name not in compose.methods() and 'method' not in row.raw:
+        raise ValueError(f'a name consists of letters, digits and .+-_, and {", ".join(RESERVED)} are reserved')
+    options, unlabelled = dict(keys.options), dict(keys.unlabelled)
+    row = Method(name, None, None, None, None, options, unlabelled, keys.settings, keys.rate or 1)
+    if keys.config is not None:
+        method = _with_config(row, keys, path, control)
+    elif (keys.rate is not None or row.run_options) and name not in compose.methods() and keys.method is None:
         for key in ('variant', 'options', 'settings', 'unlabelled'):
-            if key in row.raw and (key != 'options' or changed.options != changed.run_options):
-                raise row.error(key, 'a row without `method` has no distillers to set it for')
-        return changed
+            if getattr(keys, key) and (key != 'options' or row.options != row.run_options):
+                raise ValueError(f'{key}: a row without `method` has no distillers to set it for')
+        return row
     else:
-        method = _with_method(changed, row, control)
+        method = _with_method(row, keys, control)
     if is_alone(name):
-        raise row.error('', f'a row named {CONTROL}_… is the student alone, as in {CONTROL}_x2: {{rate: 2}}; rename it')
+        raise ValueError(f'a row named {CONTROL}_… is the student alone, as in {CONTROL}_x2: {{rate: 2}}; rename it')
     for key in flat(method.options) if method.options_file is not None else ():
         if key.split('.')[-1] == 'settings':
             problem = 'the constants of the method would stay. Write it as `settings` of the row'
-            raise row.error(f'options.{key}', problem)
+            raise ValueError(f'options.{key}: {problem}')
     return method
 
 
-def _with_config(row: Method, options: Reader, control: Path) -> Method:
-    if {'method', 'variant'} & options.raw.keys():
-        raise options.error('config', 'cannot be combined with `method` or `variant`')
-    name = options.get('config', str)
-    with error_prefix(options.at('config')):
+def _with_config(row: Method, keys: RowKeys, path: Path, control: Path) -> Method:
+    if keys.method is not None or keys.variant is not None:
+        raise ValueError('config cannot be combined with `method` or `variant`')
+    name = str(keys.config)
+    with error_prefix('config'):
         config = find_named(name) if is_name(name) else None
     if not isinstance(config, Named):
-        return replace(row, config=config or resolve_config_file(options, 'config', name, row.name))
+        return replace(row, config=config or find_suite_config(name, row.name, path, 'config'))
     if config.base.resolve() != control.resolve():
-        of = f'{config.name} is a config of {config.base.stem}, the control is {control.stem}'
-        raise options.error('config', of)
+        raise ValueError(f'{config.name} is a config of {config.base.stem}, the control is {control.stem}')
     return replace(row, method=config.method, options_file=config.options, variant=config.variant)
 
 
-def _with_method(row: Method, options: Reader, control: Path) -> Method:
-    method, variant = options.get('method', str, row.name), options.get('variant', str, None)
+def _with_method(row: Method, keys: RowKeys, control: Path) -> Method:
+    method, variant = row.name if keys.method is None else keys.method, keys.variant
     if method in compose.methods():
-        with error_prefix(options.at('')):
-            file = compose.options_for(method, control, variant)
+        file = compose.options_for(method, control, variant)
         if file is not None:
             return replace(row, method=method, options_file=file, variant=variant)
         problem = f'{f"variant {variant!r} of {method}" if variant else method} does not fit {control.stem}.'
     else:
         problem = compose.unknown('method', method, compose.methods())
-    raise options.error('', f'{problem} These fit {control.stem}: {", ".join(fitting_methods(control)) or "none"}.')
+    raise ValueError(f'{problem} These fit {control.stem}: {", ".join(fitting_methods(control)) or "none"}.')

@@ -29,7 +29,7 @@ from mmdistill_dense.networks.taps import Tap
 from mmdistill_dense.utils.distributed import mean_over_ranks, unwrap
 from mmdistill_dense.utils.reproducible import SeededBatches, fork_rng, mix, seed_everything
 from mmdistill_dense.utils.runner_internals import Network, Samples
-from mmdistill_dense.utils.validate import Count, NotNegative, check_types
+from mmdistill_dense.utils.validate import Count, NotNegative
 
 if TYPE_CHECKING:
     from mmengine.runner import Runner
@@ -157,7 +157,6 @@ class LearnOptions:
     def parse(cls, options: Mapping[str, Any]) -> LearnOptions:
         """Check the dict that a config holds."""
         learn = read_options(cls, plain(options), 'learn')
-        check_types(cls, options, 'learn.')
         if learn.power is not None and learn.schedule != 'poly':
             raise ValueError("learn.power has an effect only with learn.schedule='poly'; set that or leave power out.")
         if not {'type', 'lr'} <= set(learn.optimizer):

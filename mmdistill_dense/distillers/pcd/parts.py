@@ -4,24 +4,53 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mmdistill_dense.config.unknown_keys import read_options
 from mmdistill_dense.losses import centres_inside, loss_dtype, pixel_info_nce, to_device
 from mmdistill_dense.utils.distributed import MIN_COUNT, gather_rows, mean_over_ranks
 from mmdistill_dense.utils.runner_internals import Samples
-from mmdistill_dense.utils.validate import check_count, check_option
+from mmdistill_dense.utils.validate import Count
 
 if TYPE_CHECKING:
     from mmdistill_dense.networks.teacher import FrozenTeacher
 
-HEAD: dict[str, Any] = {'type': 'linear', 'hidden': None, 'bias': None, 'layers': 2}
 _MANY_TOKENS = 4096
 _WIDE = 4096  # hidden channels of the published heads
+
+
+@dataclass(frozen=True)
+class Head:
+    """Option ``head``: what lies between the student's map and the comparison, and is left out of the student."""
+
+    type: Literal['linear', 'mlp', 'mlp2', 'mlp4'] = 'linear'
+    hidden: Count | None = None  # hidden channels. Defaults to those of the teacher's layout, else 4096.
+    bias: bool | Literal['hidden'] | None = None  # None: as the teacher's layout has it
+    layers: Count = 2
+
+    def __post_init__(self) -> None:
+        if self.type != 'linear':
+            return
+        if self.bias == 'hidden':
+            raise ValueError("head.bias='hidden' needs a head with hidden layers: type='mlp', 'mlp2' or 'mlp4'.")
+        for name, value, default in (('hidden', self.hidden, None), ('layers', self.layers, 2)):
+            if value != default:
+                raise ValueError(f"head.{name} needs type='mlp', 'mlp2' or 'mlp4', got {name}={value} with 'linear'.")
+
+
+HEAD = asdict(Head())
+
+
+@dataclass(frozen=True)
+class AttentionOption:
+    """Option ``attention`` of PCD."""
+
+    num_heads: Count = 8
 
 
 class ExactBuffers(nn.Module):
@@ -206,12 +235,10 @@ class ProjectionHead(nn.Sequential):
         super().__init__(*parts, nn.Conv2d(channels, out, 1, bias=bias is True))
 
 
-def build_head(
-    options: Mapping[str, Any], channels: int, out: int, teacher: FrozenTeacher | None
-) -> dict[str, nn.Module]:
+def build_head(option: Head, channels: int, out: int, teacher: FrozenTeacher | None) -> dict[str, nn.Module]:
     """Return the projector and, if the head has one, the predictor; a teacher's layout names the usual widths."""
-    kind, hidden, bias = (options[name] for name in ('type', 'hidden', 'bias'))
-    if kind == 'linear':
+    hidden, bias = option.hidden, option.bias
+    if option.type == 'linear':
         return {'projector': nn.Conv2d(channels, out, 1, bias=bias is not False)}
     layout = None if teacher is None else teacher.config.model.get('layout')
     if layout is not None:
@@ -220,10 +247,10 @@ def build_head(
         layout_head = LAYOUTS.get(layout)
         hidden = hidden or getattr(layout_head, 'hidden', None)
         bias = getattr(layout_head, 'bias', None) if bias is None else bias
-    shape: dict[str, Any] = {'hidden': hidden or _WIDE, 'bias': bias or False, 'layers': options['layers']}
-    middle = channels if kind == 'mlp4' else out
+    shape: dict[str, Any] = {'hidden': hidden or _WIDE, 'bias': bias or False, 'layers': option.layers}
+    middle = channels if option.type == 'mlp4' else out
     head: dict[str, nn.Module] = {'projector': ProjectionHead(channels, out=middle, **shape)}
-    return head if kind == 'mlp' else head | {'predictor': ProjectionHead(middle, out=out, **shape)}
+    return head if option.type == 'mlp' else head | {'predictor': ProjectionHead(middle, out=out, **shape)}
 
 
 class PixelAttention(nn.Module):
@@ -235,7 +262,7 @@ class PixelAttention(nn.Module):
 
     def __init__(self, channels: int, num_heads: int = 8) -> None:
         super().__init__()
-        if num_heads < 1 or channels % num_heads:
+        if channels % num_heads:
             divisors = [n for n in range(1, min(channels, 64) + 1) if channels % n == 0]
             problem = f'attention.num_heads={num_heads} does not divide the {channels} channels of the tapped map'
             raise ValueError(f'{problem}; choose one of {divisors}.')
@@ -260,19 +287,9 @@ class PixelAttention(nn.Module):
         return x + values.mT.reshape(batch, channels, height, width).to(x.dtype)  # (B, C, H, W)
 
 
-def check_head(head: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the options of the head, completed by their defaults."""
-    options = complete_options('head', head, HEAD)
-    check_option('head.type', options['type'], ('linear', 'mlp', 'mlp2', 'mlp4'))
-    linear = options['type'] == 'linear'
-    check_option('head.bias', options['bias'], (None, True, False) if linear else (None, True, False, 'hidden'))
-    for name in ('hidden', 'layers'):
-        if linear and options[name] != HEAD[name]:
-            setting = f"{name}={options[name]} with 'linear'"
-            raise ValueError(f"head.{name} needs type='mlp', 'mlp2' or 'mlp4', got {setting}.")
-        if options[name] is not None:
-            check_count(f'head.{name}', options[name], 1)
-    return options
+def read_head(option: Mapping[str, Any] | None) -> Head | None:
+    """Return the head that an option says."""
+    return None if option is None else read_options(Head, option, 'head')
 
 
 def check_no_head(key: str, taps: str, student: int, teacher: int) -> None:
@@ -280,13 +297,6 @@ def check_no_head(key: str, taps: str, student: int, teacher: int) -> None:
     if student != teacher:
         channels = f'{taps} has {student} student and {teacher} teacher channels'
         raise ValueError(f"{key}: {channels}; head=None needs equal numbers, use head=dict(type='linear').")
-
-
-def complete_options(name: str, options: Mapping[str, Any], allowed: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the options, completed by the defaults ``allowed``."""
-    if extra := sorted(set(options) - set(allowed)):
-        raise ValueError(f'{name} has no {", ".join(extra)}; its keys are {", ".join(allowed)}.')
-    return {**allowed, **options}
 
 
 class Views(NamedTuple):

@@ -9,25 +9,26 @@ import torch
 from torch import Tensor, nn
 
 from mmdistill_dense import losses
+from mmdistill_dense.config.unknown_keys import read_options
 from mmdistill_dense.datasets.wrapped import count_pictures
 from mmdistill_dense.distillers.base import Distiller, Losses, Recorded, Shapes
 from mmdistill_dense.distillers.pcd.parts import (
     AUTO_SIZE,
     HEAD,
+    AttentionOption,
     ChannelCenter,
     LevelTensors,
     NegativeQueue,
     PixelAttention,
     Views,
     build_head,
-    check_head,
     check_no_head,
     choose_size,
-    complete_options,
     inside_images,
     note_of_rise,
     random_pixels,
     read_counts,
+    read_head,
     rows_of_memory,
     take_pixels,
     view_pairs,
@@ -39,7 +40,7 @@ from mmdistill_dense.networks.taps import TapOption
 from mmdistill_dense.registry import DISTILLERS
 from mmdistill_dense.utils.distributed import world_size
 from mmdistill_dense.utils.runner_internals import Samples
-from mmdistill_dense.utils.validate import Count, Positive, Resize, Whole, check_count, check_directions, check_map
+from mmdistill_dense.utils.validate import Count, Positive, Resize, Whole, check_directions, check_map
 
 if TYPE_CHECKING:
     from mmengine.runner import Runner
@@ -88,9 +89,8 @@ class PCD(Distiller):
         **options: Any,
     ) -> None:
         super().__init__(*taps, **options)
-        self.head = None if self.head is None else check_head(self.head)
-        self.attend = None if attention is None else complete_options('attention', attention, {'num_heads': 8})
-        check_count('attention.num_heads', (self.attend or {}).get('num_heads', 1), 1)
+        self.projection = read_head(self.head)
+        self.attend = None if attention is None else read_options(AttentionOption, attention, 'attention')
         self.queue_size = rows_of_memory(queue_size, self.keys_per_image)
         if queue_size == AUTO_SIZE:
             if options.get('enqueue') == 'pooled':
@@ -129,12 +129,12 @@ class PCD(Distiller):
     def _build_level(self, channels: int, out: int) -> dict[str, nn.Module]:
         parts: dict[str, nn.Module] = {'queue': NegativeQueue(self.queue_size, out, self.queue_init)}
         if self.attend:
-            parts['attention'] = PixelAttention(channels, **self.attend)
+            parts['attention'] = PixelAttention(channels, self.attend.num_heads)
         if self.centered:
             parts['center'] = ChannelCenter(out)
-        if self.head is None:
+        if self.projection is None:
             return parts
-        return parts | build_head(self.head, channels, out, self.teacher)
+        return parts | build_head(self.projection, channels, out, self.teacher)
 
     def check_data(self, pictures: int) -> None:
         """Refuse too few pictures for ``queue_size='auto'``; a resumed run keeps the size that it has."""

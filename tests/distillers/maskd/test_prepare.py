@@ -4,13 +4,16 @@ import multiprocessing
 import random
 import shutil
 
+import cv2
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from mmengine.hooks import Hook
 from mmseg.models import SegDataPreProcessor
 
 from mmdistill_dense.__main__ import main
+from mmdistill_dense.apps.inspect.token_masks import masks_of_sample
 from mmdistill_dense.distillers.maskd import learning as token_learner
 from mmdistill_dense.registry import HOOKS
 from tests import toys
@@ -310,10 +313,41 @@ def test_nothing_to_learn_and_one_file_for_two_distillers_are_refused(tmp_path, 
     two = toys.model_config(toys.seg_net('fcn'), toys.seg_teacher('fcn'), dict(a=LOGITS, b=LOGITS))
     for model, words in (
         *((seg_model(one), 'nothing to learn') for one in (dict(type='LogitKD'), dict(LOGITS, tokens='x.pth'))),
-        (two, '--out is one file, but the config has 2 distillers with tokens'),
+        (two, '--out is one file, but 2 distillers of the config learn tokens'),
     ):
         assert command(tmp_path, model, '--out', tmp_path / 'x.pth') == 2
         assert words in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(('kind', 'rows'), [('seg', 1), ('det', 5), ('bands', 4)])
+def test_masks_are_drawn_by_level_and_token(tmp_path, kind, rows):
+    """A sheet has a row for each level or band, and a column for the picture and for each token."""
+    freekd = dict(type='FreeKD', student_tap='backbone[3]', num_tokens=3, learn=LEARN)
+    model = det_model() if kind == 'det' else seg_model(freekd if kind == 'bands' else LOGITS)
+    make = toys.det_run_config if kind == 'det' else toys.run_config
+    make(tmp_path / 'work', model, iters=1).dump(tmp_path / 'leaf.py')
+    assert not main(['tokens', str(tmp_path / 'leaf.py'), '--draw', str(tmp_path / 'sheets'), '--pictures', '2'])
+    sheets = [cv2.imread(str(path)) for path in sorted((tmp_path / 'sheets').iterdir())]
+    height, width = sheets[0].shape[0] // rows, sheets[0].shape[1] // 4
+    assert (height, width, len(sheets)) == (68, 68, 2)
+    assert (sheets[0] != sheets[1]).any() and not (sheets[0][:, width - 4 : width] != 255).any()
+
+
+def test_a_drawn_mask_is_that_of_the_teachers_map_without_padding(tmp_path):
+    """By a formula of its own: sigmoid of each token times the map, enlarged, cut to the picture."""
+    runner = toys.train(tmp_path, toys.det_run_config(tmp_path, det_model(), iters=1))
+    model, dataset = runner.model, runner.train_dataloader.dataset
+    sample = {**dataset[1], 'inputs': dataset[1]['inputs'][:, :50, :40]}  # padded to 64 x 64
+    distiller, maps = model.distillers['maskd'], []
+    handle = distiller.teacher.network.neck.register_forward_hook(lambda *args: maps.extend(args[2]))
+    drawn = list(masks_of_sample(model, distiller, sample))
+    handle.remove()
+    for level, (title, masks) in enumerate(drawn):
+        scores = torch.einsum('tc,chw->thw', distiller.slot(level).mask_token, maps[level][0])
+        expected = F.interpolate(scores.sigmoid()[None], size=(64, 64), mode='bilinear')[0, :, :50, :40]
+        assert title == f'neck: {level}'
+        torch.testing.assert_close(torch.tensor(np.stack(masks)), expected, rtol=0, atol=1e-4)
+    assert len(drawn) == 5
 
 
 @pytest.mark.soak

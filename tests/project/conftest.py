@@ -4,7 +4,10 @@ from pathlib import Path
 
 import pytest
 
+from mmdistill_dense.apps.project import price
 from mmdistill_dense.apps.project import sides as fetched_weights
+
+time_training = price.time_training
 
 
 @pytest.fixture
@@ -13,3 +16,9 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(fetched_weights, 'reachable', lambda host: False)
     return tmp_path
+
+
+@pytest.fixture(autouse=True)
+def untimed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """``new`` times no step; the test of the price takes ``time_training`` from here."""
+    monkeypatch.setattr(price, 'time_training', lambda config: price.Price(60.0, 1.0))

@@ -31,6 +31,7 @@ from mmdistill_dense.config.resolve import read_file
 from mmdistill_dense.guards.findings import NOTE, WARNING, Finding
 from mmdistill_dense.utils.files import owned
 from tests.engine.processes import environment
+from tests.project.conftest import time_training
 from tests.project.folders_of_data import seg_folder
 from tests.suite.tiny import write_result
 
@@ -260,6 +261,7 @@ def test_the_best_student_is_exported_and_again_when_another_is_best(
 
 def test_the_price_is_told_before_it_is_paid(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A trial has none; a project that takes longer than a night names a length that fits."""
+    monkeypatch.setattr(price, 'time_training', time_training)
     assert not [*price.price_lines(place)]
     for name in ('control.py', 'teacher.py'):
         (place / name).write_text((place / name).read_text().replace('max_iters=2', 'max_iters=5000'))

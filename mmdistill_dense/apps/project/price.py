@@ -24,6 +24,7 @@ from mmdistill_dense.utils.process import quiet
 NIGHT = 12 * 3600.0  # seconds
 _BATCH = 2  # pictures of a timed step: a whole batch may take minutes on a CPU
 _TURNS = 2  # timed steps, after one that warms up
+_LONG = 5.0  # seconds of a step whose first turn is enough
 _TRIAL = 100  # steps of a training that is a trial, whose price nobody asks
 
 
@@ -87,14 +88,18 @@ def time_training(config: Config) -> Price:
 
 
 def _seconds(work: Callable[[], Any]) -> float:
-    """Return the wall time of some work, without its first turn."""
-    work()
+    """Return the wall time of some work, without its first turn unless that was long."""
+    first = _clocked(work, 1)
+    return first if first > _LONG else _clocked(work, _TURNS)
+
+
+def _clocked(work: Callable[[], Any], turns: int) -> float:
     begin = time.perf_counter()
-    for _ in range(_TURNS):
+    for _ in range(turns):
         work()
     if torch.cuda.is_available():
         torch.cuda.synchronize()
-    return (time.perf_counter() - begin) / _TURNS
+    return (time.perf_counter() - begin) / turns
 
 
 def _loading(config: Config) -> float:

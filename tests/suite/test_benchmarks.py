@@ -3,6 +3,7 @@
 import copy
 import hashlib
 import json
+import math
 import re
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,10 +16,12 @@ from mmengine.registry import init_default_scope
 from scipy import stats
 
 from benchmarks import defaults
-from mmdistill_dense.apps.suite import configs, plan
+from mmdistill_dense.apps.suite import configs, job, plan, table
+from mmdistill_dense.apps.suite import rows as rows_of
 from mmdistill_dense.apps.suite.definition import Definition, fitting_methods, load_suite, read_suite_file
 from mmdistill_dense.registry import DATASETS, DISTILLERS
 from mmdistill_dense.unlabelled.pictures import picture_paths
+from tests.suite import tiny
 from tools.docs.targets import read_targets
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -121,6 +124,33 @@ def test_every_row_of_an_ablation_changes_something_and_can_be_built(name: str) 
             DISTILLERS.build(option)
     ablated = {key.rpartition('.')[2] for method in suite.methods.values() for key in method.options}
     assert ablated >= ABLATED[name]
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize(('name', 'task'), [('cityscapes', 'seg'), ('coco', 'det')])
+def test_every_row_of_a_papers_table_gives_a_number_on_toy_pictures(
+    name: str, task: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The rows of the paper's definition over the toy pair, each trained and tested; the table has a line for each."""
+    monkeypatch.chdir(tmp_path)
+    rows = read_suite_file(ROOT / f'benchmarks/{name}_ablations.yaml')['methods']
+    loop = {'max_epochs': 1, 'val_interval': 1} if task == 'det' else {'max_iters': 2, 'val_interval': 2}
+    sizes = {f'{part}_dataloader.dataset.num_images': 4 for part in ('train', 'val', 'test')}
+    short = {'train_cfg': loop, 'train_dataloader.batch_size': 2, **sizes}
+    for row in rows.values():
+        options = row.setdefault('options', {})
+        if row.get('method') == 'maskd':
+            options['maskd.learn.max_iters'] = 2
+        elif row.pop('variant', None):  # of the paper's pair alone: another projector
+            options['afdcd.projector'] = 'enhanced'
+    rows['maskd']['options']['maskd.learn.max_iters'] = 2
+    content = tiny.content(control=f'toy_{task}', methods=rows, seeds=[0], options=short)
+    content['teacher'] = {'config': f'teachers/toy_{task}', 'options': short}
+    suite = load_suite(tiny.write(tmp_path, **content))
+    for run in plan.runs(suite):
+        assert math.isfinite(job.execute_run(suite, run)['score']), run.title
+    lines = table.as_markdown(rows_of.collect(suite)).splitlines()
+    assert all(any(line.startswith(f'| {row} |') for line in lines) for row in rows)
 
 
 @pytest.mark.skipif(not CAMVID.is_dir(), reason=f'no {CAMVID}')

@@ -94,7 +94,8 @@ def suite_job(args: argparse.Namespace) -> None:
                 raise
             print(error)
             raise SystemExit(os.EX_TEMPFAIL) from error  # the pool tries another one
-    print(f'{args.name}: {definition.metric} {result["score"]:.2f}')
+    score = f'{definition.metric} {result["score"]:.2f}' if 'score' in result else 'done'
+    print(f'{args.name}: {score}')
     if args.attended:  # without the seconds that the interpreter takes to clean up
         logging.shutdown()
         sys.stdout.flush()
@@ -130,8 +131,9 @@ def suite_list(args: argparse.Namespace) -> None:
     console.print(f'methods: {", ".join(definition.methods)}; others that fit: {", ".join(sorted(others)) or "none"}')
     table = Table('run', 'state', definition.metric)
     for run in plan.runs(definition):
-        result = plan.scored(definition, run)
-        cells = ('finished', f'{result["score"]:.2f}') if result is not None else (_progress(run), '')
+        result = run.result if run.is_pretraining else plan.scored(definition, run)
+        score = f'{result["score"]:.2f}' if result and 'score' in result else ''
+        cells = (_progress(run) if result is None else 'finished', score)
         table.add_row(run.title, *cells)
     console.print(table)
 

@@ -13,9 +13,10 @@ from typing import Any
 from mmengine.config import Config, ConfigDict
 
 from mmdistill_dense.apps.recipes import compose
-from mmdistill_dense.apps.suite.definition import Definition, Method, Teacher, fill_variables
+from mmdistill_dense.apps.recipes.named import read_config
+from mmdistill_dense.apps.suite.definition import Definition, Method, Pretraining, Teacher, fill_variables
 from mmdistill_dense.config.local_code import own_config
-from mmdistill_dense.config.resolve import is_distill_model, load_model, read_file, teachers_of
+from mmdistill_dense.config.resolve import is_distill_model, load_model, read_file, student_option, teachers_of
 from mmdistill_dense.config.values import accumulated, chain, flat, listed, plain
 from mmdistill_dense.distillers.fragments import replace_settings
 from mmdistill_dense.utils.literals import BRACES
@@ -72,6 +73,24 @@ def method_config(definition: Definition, method: Method) -> Config:
     return config
 
 
+def pretraining_config(definition: Definition, pretraining: Pretraining, row: str) -> Config:
+    """Return the config that trains the backbone of a row's student before the row begins."""
+    config = read_config(pretraining.config)
+    if not is_distill_model(config.get('model')) or not config.model.get('distillers'):
+        problem = f'{pretraining.config!r} must be a pre-training: a DistillModel with distillers, such as pcd:…'
+        raise ValueError(f'{definition.path}: methods.{row}.pretrain.config={problem}')
+    return _common(config, definition, pretraining.options, f'methods.{row}.pretrain.options', distils=True)
+
+
+def start_from_pretraining(config: Config, checkpoint: str) -> None:
+    """Let the student's backbone start from a checkpoint of a pre-training."""
+    student = config.model.student
+    first_weights = ConfigDict(type='Pretrained', checkpoint=checkpoint, prefix='backbone.')
+    student.setdefault('backbone', ConfigDict()).init_cfg = first_weights
+    if load_model(student_option(config.model), 'model.student').model.get('pretrained'):
+        student.pretrained = None
+
+
 def with_test_set(config: Config, changes: Mapping[str, Any]) -> Config:
     """Return a config that tests on another set, given as changes of its own."""
     test_config = Config(copy.deepcopy(config.to_dict()))
@@ -83,7 +102,9 @@ def with_test_set(config: Config, changes: Mapping[str, Any]) -> Config:
     return test_config
 
 
-def _common(config: Config, definition: Definition, options: Mapping[str, Any], group: str) -> Config:
+def _common(
+    config: Config, definition: Definition, options: Mapping[str, Any], group: str, distils: bool = False
+) -> Config:
     """Give a config what the definition sets for all runs."""
     for key in options:
         top_key = key.split('.')[0]
@@ -94,7 +115,7 @@ def _common(config: Config, definition: Definition, options: Mapping[str, Any], 
             raise ValueError(f'{definition.path}: {group}.{key}: the suite sets it; see `out`, `seeds`, `teacher.seed`')
     distillers = copy.deepcopy(config.model.get('distillers'))
     config.merge_from_dict(copy.deepcopy(dict(options)))  # merging takes each _delete_ out of its dict
-    if config.model.get('distillers') != distillers:
+    if not distils and config.model.get('distillers') != distillers:
         raise ValueError(f'{definition.path}: {group}: model.distillers: set it in the options of a method')
     if (checkpoint := (config.get('default_hooks') or {}).get('checkpoint')) is None:
         raise ValueError(f'{definition.path}: default_hooks.checkpoint is not set: a suite needs the checkpoints.')
@@ -208,12 +229,14 @@ DIGITS = 16  # of a hash; before 0.3.0 it covered other texts, and had 12
 Portable = Callable[[str], str]  # returns a text without the folders of this machine
 
 
-def config_hash(config: Config, teacher: str = '', portable: Portable | None = None) -> str:
+def config_hash(config: Config, teacher: str = '', portable: Portable | None = None, pretraining: str = '') -> str:
     """Return hexadecimal digits that change with the config of a run, except for its seed, folders and logging.
 
-    ``teacher`` describes the training of the teacher that the run reads.
+    ``teacher`` and ``pretraining`` describe the trainings whose files the run reads.
     """
     identity = _identity(config, portable or make_portable())
+    if pretraining:
+        identity['model']['student']['backbone']['init_cfg']['checkpoint'] = pretraining
     if teacher and reads_teacher(config):
         identity['model']['teacher']['checkpoint'] = teacher
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:DIGITS]

@@ -145,7 +145,7 @@ def describe_options(options: Mapping[str, Any]) -> str:
     return f' with `{" ".join(texts)}`' if options else ''
 
 
-TEACHER, CONTROL = 'teacher', 'control'  # runs that are no rows of a definition
+TEACHER, CONTROL, PRETRAINING = 'teacher', 'control', 'pretrain'  # runs that are no rows of a definition
 SPLITS = ('train', 'val', 'test')
 RESERVED = (CONTROL, TEACHER)  # folders and keys of the suite's own
 METRICS = {'seg': ('mIoU', False), 'det': ('coco/bbox_mAP', True)}
@@ -198,6 +198,23 @@ class RowKeys:
     unlabelled: Mapping[str, Any] = field(default_factory=dict)
     settings: str | None = None
     rate: Factor | None = None
+    pretrain: str | Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class PretrainKeys:
+    """The keys of ``pretrain`` in a row of a suite's file."""
+
+    config: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Pretraining:
+    """What trains the backbone of a row's student first: a config with distillers, and settings that replace some."""
+
+    config: str  # a file, or a name
+    options: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -213,6 +230,7 @@ class Method:
     unlabelled: Mapping[str, Any] = field(default_factory=dict)  # ``model.unlabelled`` of the row
     settings: str | None = None  # ``'auto'`` or ``'canonical'`` in place of the constants of its distillers
     rate: float = 1  # its learning rates over those of the control
+    pretraining: Pretraining | None = None  # rows that are pre-trained in the same way share its weights
 
     @property
     def distils(self) -> bool:
@@ -352,9 +370,11 @@ def _method(name: str, keys: RowKeys, path: Path, control: Path) -> Method:
         raise ValueError(f'a name consists of letters, digits and .+-_, and {", ".join(RESERVED)} are reserved')
     options, unlabelled = dict(keys.options), dict(keys.unlabelled)
     row = Method(name, None, None, None, None, options, unlabelled, keys.settings, keys.rate or 1)
+    row = replace(row, pretraining=_pretraining(keys.pretrain, path))
+    starts_elsewhere = row.pretraining is not None and keys.config is None
     if keys.config is not None:
         method = _with_config(row, keys, path, control)
-    elif (keys.rate is not None or row.run_options) and name not in compose.methods() and keys.method is None:
+    elif keys.method is None and (starts_elsewhere or (_is_changed(keys, row) and name not in compose.methods())):
         for key in ('variant', 'options', 'settings', 'unlabelled'):
             if getattr(keys, key) and (key != 'options' or row.options != row.run_options):
                 raise ValueError(f'{key}: a row without `method` has no distillers to set it for')
@@ -370,9 +390,26 @@ def _method(name: str, keys: RowKeys, path: Path, control: Path) -> Method:
     return method
 
 
+def _is_changed(keys: RowKeys, row: Method) -> bool:
+    return keys.rate is not None or bool(row.run_options)
+
+
+def _pretraining(value: str | Mapping[str, Any] | None, path: Path) -> Pretraining | None:
+    if value is None:
+        return None
+    keys = read_keys(PretrainKeys, {'config': value} if isinstance(value, str) else value, 'pretrain')
+    with error_prefix('pretrain.config'):
+        config = (
+            find_named(keys.config) if is_name(keys.config) else find_suite_config(keys.config, 'pcd', path, 'file')
+        )
+    return Pretraining(keys.config if is_name(keys.config) else str(config), dict(keys.options))
+
+
 def _with_config(row: Method, keys: RowKeys, path: Path, control: Path) -> Method:
     if keys.method is not None or keys.variant is not None:
         raise ValueError('config cannot be combined with `method` or `variant`')
+    if keys.pretrain is not None:
+        raise ValueError('pretrain cannot be combined with `config`, which says where its student starts')
     name = str(keys.config)
     with error_prefix('config'):
         config = find_named(name) if is_name(name) else None

@@ -253,7 +253,8 @@ def execute_run(definition: Definition, run: Run, launcher: str = 'none', attend
             save_whole({key: content[key] for key in ('meta', 'state_dict')}, run.folder / facts['checkpoint'])
         times = {'minutes': progress.seconds / 60, 'restarts': progress.state['restarts']}
         result = {**facts_of(run, config, config_hash), **facts, **times}
-        result |= {'score': plan.score_of(definition, result['metrics']), 'metric': definition.metric}
+        if not run.is_pretraining:
+            result |= {'score': plan.score_of(definition, result['metrics']), 'metric': definition.metric}
         if is_main_process():
             progress.tell(True, phase='finished')
             write_json(run.folder / 'result.json', result)
@@ -280,6 +281,8 @@ def _train(run: Run, config: Config, progress: Progress, definition: Definition)
     barrier()  # the first process writes the file
     last = latest_checkpoint(run.folder)
     assert last is not None, 'a checkpoint is saved at the end'
+    if run.is_pretraining:
+        return {'checkpoint': last.name, **facts}
     progress.tell(True, phase='testing')
     start_from(runner, str(last), resume=False)  # with EMA, only the file holds the averaged ones
     facts |= _scores(runner, definition)

@@ -14,7 +14,7 @@ from mmengine.config import Config
 
 from mmdistill_dense.apps.recipes.compose import header_remark, unknown
 from mmdistill_dense.apps.suite import configs
-from mmdistill_dense.apps.suite.definition import CONTROL, TEACHER, Definition, is_alone
+from mmdistill_dense.apps.suite.definition import CONTROL, PRETRAINING, TEACHER, Definition, Pretraining, is_alone
 from mmdistill_dense.config.local_code import changed_files, local_code
 from mmdistill_dense.config.resolve import read_file, teachers_of
 from mmdistill_dense.engine.resume import latest_checkpoint
@@ -39,6 +39,16 @@ class Run:
         return self.name == TEACHER
 
     @property
+    def is_pretraining(self) -> bool:
+        """Whether it trains the backbone of a row's student, and has no score."""
+        return self.name.startswith(f'{PRETRAINING}:')
+
+    @property
+    def pretraining(self) -> Path | None:
+        """The folder of the pre-training that it starts from, if there is one."""
+        return next((folder for folder in self.after if folder.parent.name == PRETRAINING), None)
+
+    @property
     def teacher(self) -> Path | None:
         """The folder of the teacher, if it waits for that."""
         return next((folder for folder in self.after if folder.name == TEACHER), None)
@@ -50,7 +60,7 @@ class Run:
 
     @property
     def title(self) -> str:
-        return self.name if self.is_teacher else f'{self.name} seed {self.seed}'
+        return self.name if self.is_teacher or self.is_pretraining else f'{self.name} seed {self.seed}'
 
     @property
     def result(self) -> dict[str, Any] | None:
@@ -72,18 +82,34 @@ Resolved = Mapping[Run, tuple[Config, str]]
 
 
 def runs(definition: Definition) -> list[Run]:
-    """Return all runs in order: the teacher, then for each seed the student alone and the other rows."""
+    """Return all runs in order: the teacher, pre-trainings, for each seed the student alone and the other rows."""
     seed = definition.teacher.seed if definition.teacher is not None else 0
     trained = trains_teacher(definition)
     teachers = [Run(TEACHER, seed, definition.out / TEACHER)] if trained or definition.test_teacher else []
     before: tuple[Path, ...] = (definition.out / TEACHER,) if trained else ()
-    students = list[Run]()
+    pretrainings, students = _pretrainings(definition), list[Run]()
     all_wait = before and configs.reads_teacher(configs.control_config(definition))
     for seed, name in itertools.product(definition.seeds, (CONTROL, *definition.methods)):
         method = definition.methods.get(name)
         after = before if all_wait or (method is not None and method.distils) else ()
+        after += (pretrainings[name].folder,) if name in pretrainings else ()
         students.append(Run(name, seed, definition.out / 'runs' / name / f'seed{seed}', after))
-    return [*teachers, *students]
+    return [*teachers, *dict.fromkeys(pretrainings.values()), *students]
+
+
+def _pretrainings(definition: Definition) -> dict[str, Run]:
+    """Return the pre-training of each row that has one; it is called after the first row that is trained by it."""
+    pretrainings = {name: row.pretraining for name, row in definition.methods.items() if row.pretraining is not None}
+    trainings = dict[str, Run]()
+    for name, pretraining in pretrainings.items():
+        first = next(row for row, other in pretrainings.items() if other == pretraining)
+        trainings[name] = Run(f'{PRETRAINING}:{first}', 0, definition.out / PRETRAINING / first)
+    return trainings
+
+
+def scored_runs(definition: Definition) -> list[Run]:
+    """Return all runs but the pre-trainings, which have no score."""
+    return [run for run in runs(definition) if not run.is_pretraining]
 
 
 def trains_teacher(definition: Definition) -> bool:
@@ -134,7 +160,7 @@ def unfinished(definition: Definition, chosen: Sequence[Run], processes: int = 1
     listing = {'runs': [str(run.folder.relative_to(definition.out)) for run in all_runs]}
     if read_json(definition.out / RUNS_FILE) != listing:
         write_json(definition.out / RUNS_FILE, listing)
-    needed = {run.teacher for run in todo}
+    needed = {folder for run in todo for folder in (run.teacher, run.pretraining)}
     for run in chosen:  # results without weights were restored or tidied up
         name = (run.result or {}).get('checkpoint')
         if run.folder in needed and name is not None and not (run.folder / name).is_file():
@@ -146,14 +172,23 @@ def config_of(definition: Definition, run: Run) -> Config:
     """Return the config of a run, with its seed, folder and teacher, and without the settings of a resumption."""
     if run.is_teacher and definition.teacher is not None and trains_teacher(definition):
         config = configs.teacher_config(definition, definition.teacher)
+    elif run.is_pretraining:
+        row = run.name.partition(':')[2]
+        config = configs.pretraining_config(definition, _pretraining_of(definition, row), row)
     elif (method := definition.methods.get(run.name)) is None:
         config = configs.control_config(definition)
     else:
         config = configs.method_config(definition, method)
     config.merge_from_dict({'randomness.seed': run.seed})
     config.work_dir = str(run.folder)
-    name_teacher(run, config)
+    name_files(run, config)
     return config
+
+
+def _pretraining_of(definition: Definition, row: str) -> Pretraining:
+    pretraining = definition.methods[row].pretraining
+    assert pretraining is not None, 'the row has one'
+    return pretraining
 
 
 def resolved(definition: Definition, todo: Iterable[Run]) -> Resolved:
@@ -162,11 +197,17 @@ def resolved(definition: Definition, todo: Iterable[Run]) -> Resolved:
     return {run: (config, hash_of(definition, run, config, portable)) for run, config in run_configs.items()}
 
 
-def name_teacher(run: Run, config: Config) -> None:
-    """Let a student read the teacher that the suite trains. Before that has ended, the name of the file is a guess."""
+def name_files(run: Run, config: Config) -> None:
+    """Let a student read what the suite trains before it. Until that has ended, the name of a file is a guess."""
     if run.teacher and configs.reads_teacher(config):
-        result = read_json(run.teacher / 'result.json') or {'checkpoint': 'missing.pth'}
-        config.model.teacher.checkpoint = str(run.teacher / result['checkpoint'])
+        config.model.teacher.checkpoint = _checkpoint_of(run.teacher)
+    if run.pretraining:
+        configs.start_from_pretraining(config, _checkpoint_of(run.pretraining))
+
+
+def _checkpoint_of(folder: Path) -> str:
+    result = read_json(folder / 'result.json') or {'checkpoint': 'missing.pth'}
+    return str(folder / result['checkpoint'])
 
 
 def portable_in(definition: Definition) -> configs.Portable:
@@ -177,13 +218,17 @@ def portable_in(definition: Definition) -> configs.Portable:
 def hash_of(
     definition: Definition, run: Run, config: Config | None = None, portable: configs.Portable | None = None
 ) -> str:
-    """Return the hash of a run's config. It covers how its teacher is made."""
-    portable, teacher_text = portable or portable_in(definition), ''
+    """Return the hash of a run's config. It covers how its teacher and its first weights are made."""
+    portable, teacher_text, start_text = portable or portable_in(definition), '', ''
     if run.teacher and definition.teacher is not None:
         teacher = configs.teacher_config(definition, definition.teacher)
         teacher_text = f'{configs.config_hash(teacher, portable=portable)} seed {definition.teacher.seed}'
     config = config or config_of(definition, run)
-    digest = configs.config_hash(config, teacher_text, portable)
+    if run.pretraining:
+        row = run.pretraining.name
+        pretraining = configs.pretraining_config(definition, _pretraining_of(definition, row), row)
+        start_text = f'{configs.config_hash(pretraining, portable=portable)} seed 0'
+    digest = configs.config_hash(config, teacher_text, portable, start_text)
     # a teacher that is tested alone has the control's config, whose hash leaves out what no distiller reads
     tested = run.is_teacher and not trains_teacher(definition)
     return configs.options_hash([digest, config.model.teacher], portable) if tested else digest
@@ -191,7 +236,7 @@ def hash_of(
 
 def write_config(run: Run, config: Config, config_hash: str) -> None:
     """Write the whole config of a run with its hash; its training reads this file, and ``mim train`` takes it too."""
-    name_teacher(run, config)
+    name_files(run, config)
     values = {key: value for key, value in config.to_dict().items() if key != 'distillers'}
     header: dict[str, str | None] = {'config_hash': config_hash, 'networks': configs.networks_hash(config)}
     header['code'] = json.dumps(code) if (code := local_code(config)) else None
@@ -263,9 +308,16 @@ def check_processes(run: Run, processes: int) -> None:
 def check_batch(definition: Definition, todo: Resolved, processes: int) -> None:
     """Refuse a batch that does not match the recipe's learning rate."""
     trained = trains_teacher(definition)
-    for group, run in {'teacher.options' if run.is_teacher else 'options': run for run in todo}.items():
+    for group, run in {_options_key(run): run for run in todo}.items():
         if (trained or not run.is_teacher) and (problem := batch_problem(todo[run][0], processes)):
             raise ValueError(f'{definition.path}: {group}: {problem}')
+
+
+def _options_key(run: Run) -> str:
+    """Return the key of the definition that sets the options of a run."""
+    if run.is_pretraining:
+        return f'methods.{run.folder.name}.pretrain.options'
+    return 'teacher.options' if run.is_teacher else 'options'
 
 
 def score_of(definition: Definition, metrics: Mapping[str, Mapping[str, float]], split: str = 'test') -> float:
@@ -293,7 +345,7 @@ def scored(definition: Definition, run: Run) -> dict[str, Any] | None:
 def results(definition: Definition) -> dict[str, dict[int, dict[str, Any]]]:
     """Return the results of the teacher, the control and the rows, by name and seed."""
     row_results: dict[str, dict[int, dict[str, Any]]] = {}
-    for run in runs(definition):
+    for run in scored_runs(definition):
         if (result := scored(definition, run)) is not None:
             row_results.setdefault(run.name, {})[run.seed] = result
     return {name: row_results[name] for name in (TEACHER, CONTROL, *definition.methods) if name in row_results}

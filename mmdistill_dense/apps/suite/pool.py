@@ -113,7 +113,8 @@ class Pool:
     def _report(self, run: Run) -> None:
         result = run.result or {}
         split = 'val' if result.get('test_is_val') else 'test'
-        self.say(f'{run.title}: {result["score"]:.2f} on {split} after {clock(60 * result["minutes"])}')
+        score = f'{result["score"]:.2f} on {split}' if 'score' in result else 'done'
+        self.say(f'{run.title}: {score} after {clock(60 * result["minutes"])}')
 
     def _run_job(self, run: Run, device: str | None) -> str | None:
         """Do a run in a process; return why it failed, :data:`ELSEWHERE` if another process does it, or ``None``."""

@@ -53,7 +53,8 @@ def check_rows(definition: Definition, todo: Resolved) -> None:
         if first == run.name:
             # the step of a whole batch may take minutes on a CPU; a teacher that the suite trains has no file yet
             few, loads = min(2, config.train_dataloader.batch_size), run.teacher is None
-            options = Options(batch=few, val=0, cost=False, command=False, teachers=loads)
+            reads = run.pretraining is None or not run.missing  # first weights that the suite trains have no file yet
+            options = Options(batch=few, val=0, cost=False, command=False, teachers=loads, weights=reads)
             with heartbeat(f'checking {run.name}'):
                 report = check_config(config, options, lambda stage: None)
             if wrong := [finding for finding in report.findings if finding.level == ERROR]:

@@ -82,7 +82,7 @@ class SuiteTable:
 
     def sentences(self) -> list[str]:
         """Return what the comparison says, and which runs it lacks."""
-        runs = [run for run in plan.runs(self.definition) if run.seed not in self.row(run.name).scores]
+        runs = [run for run in plan.scored_runs(self.definition) if run.seed not in self.row(run.name).scores]
         missing = {run.title: missing_reason(self.row(run.name).results.get(run.seed), run.state) for run in runs}
         return list(filter(None, [self.verdict.sentence(), missing_sentence(missing)]))
 
@@ -90,7 +90,9 @@ class SuiteTable:
 def collect(definition: Definition) -> SuiteTable:
     """Return the table of the finished runs; refuse runs of other configs, label files or numbers of processes."""
     results, counts = plan.results(definition), dict[int, dict[str, None]]()
-    plan.check_unchanged(definition, (run for run in plan.runs(definition) if run.seed in results.get(run.name, {})))
+    plan.check_unchanged(
+        definition, (run for run in plan.scored_runs(definition) if run.seed in results.get(run.name, {}))
+    )
     for name, seeds in results.items():
         for result in seeds.values():
             if name != TEACHER and 'processes' in result:
@@ -144,6 +146,8 @@ def rows_on_set(table: SuiteTable, name: str) -> tuple[Row, ...]:
 def row_settings(method: Method) -> str:
     """Return in words which options and learning rate a row has of its own; empty without."""
     options = describe_options(method.options)
+    if method.pretraining is not None:
+        options += f', pre-trained by {method.pretraining.config}{describe_options(method.pretraining.options)}'
     return options + (f', {method.rate:g} times the learning rate' if method.rate != 1 else '')
 
 

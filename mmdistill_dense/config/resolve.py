@@ -55,7 +55,8 @@ def keys_of(path: Path) -> dict[str, Any]:
 @cache
 def _keys_of(path: Path, modified: int) -> dict[str, Any]:
     bases = bases_of(path)
-    if not all(base.is_file() for base in bases):  # a base such as 'mmdet::…', which is no path
+    # a base such as 'mmdet::…' is no path; a config of Python style has imports in its place
+    if not all(base.is_file() for base in bases) or Config._is_lazy_import(str(path)):
         return dict(Config.fromfile(str(path)))
     keys: dict[str, Any] = {}
     for base in bases:

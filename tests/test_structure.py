@@ -25,7 +25,7 @@ LAYERS = (
     ('distillers',),
     ('model', 'engine', 'testing'),
     ('unlabelled', 'foundation', 'pretrain'),
-    ('apps.options', 'apps.recipes', 'apps.export', 'apps.inspect', 'apps.commands'),
+    ('apps.options', 'apps.recipes', 'apps.inspect', 'apps.export', 'apps.commands'),
     ('apps.check', 'apps.suite'),
     ('apps.report', 'apps.project', '__main__'),
 )

@@ -54,6 +54,11 @@ def message_of(error: BaseException) -> str:
     return text if spoken else f'{type(error).__name__}: {text}'
 
 
+def first_line(error: BaseException) -> str:
+    """Return the first line of what :func:`message_of` returns, of an error of a library whose message may be long."""
+    return message_of(error).strip().splitlines()[0][:200]
+
+
 def close_or_all(name: str, choices: Iterable[str]) -> str:
     """Return the known names that are similar to an unknown one (``Close: a, b.``), or all of them (``Known: …``)."""
     names = sorted(choices)

@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from mmdistill_dense.apps.inspect.inference import _QuickLabels, predict_timed
+from mmdistill_dense.apps.inspect.inference import _QuickLabels, predict_items
 from tests import toys
 
 BOXES = [('pred_instances', name) for name in ('bboxes', 'scores', 'labels')]
@@ -49,7 +49,8 @@ def test_predictions_are_those_of_the_network(segments: bool) -> None:
     batch = next(iter(toys.Runner.build_dataloader(config.train_dataloader)))
     with torch.no_grad():
         expected = network.test_step(copy.deepcopy(batch))
-    samples, seconds = predict_timed(network, batch)
+    items = [dict(zip(batch, item, strict=True)) for item in zip(*batch.values(), strict=True)]
+    samples, seconds = predict_items(network, items, logits=True)
     assert seconds > 0 and not {'inference', 'predict', 'postprocess_result'} & vars(network).keys()
     for sample, other in zip(samples, expected, strict=True):
         for key, name in (('pred_sem_seg', 'data'), ('seg_logits', 'data')) if segments else BOXES:

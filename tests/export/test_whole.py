@@ -24,8 +24,8 @@ from mmdistill_dense.__main__ import main
 from mmdistill_dense.apps.export import cli, export_graph, graphs, open_graph, read_description, whole
 from mmdistill_dense.apps.export.answer import Detections, Labels, Queries, check_decoding, paste_masks
 from mmdistill_dense.apps.export.graphs import _pooled, graph_of, onnx_of, save_onnx, student_description, traced
-from mmdistill_dense.apps.export.prepare import Prepare, preparation
-from mmdistill_dense.apps.export.whole import count_matches, picture, predict_picture
+from mmdistill_dense.apps.export.prepare import Prepare, predict_image, preparation
+from mmdistill_dense.apps.export.whole import count_matches, picture
 from mmdistill_dense.apps.export.write_student import _sizes, evaluate, load_student, with_prediction
 from tests import query_nets, toys
 
@@ -99,7 +99,7 @@ def test_a_picture_is_prepared_as_the_pipeline_does(tmp_path, steps):
     for size in (*SIZES, (112, 160)):
         one = picture(*size)
         with pytest.raises(ZeroDivisionError):
-            predict_picture(plain, network, one)
+            predict_image(network, plain, one.numpy())
         image, frame, factor, _ = prepare(one)
         expected = kept.pop()
         assert image.shape == expected.shape
@@ -143,7 +143,7 @@ def test_boxes_are_those_of_mmdet(tmp_path, kind):
     number = 0
     for size in SIZES if kind == 'retinanet' else SIZES[1:]:
         one = picture(*size)
-        expected = predict_picture(plain, network, one).pred_instances
+        expected = predict_image(network, plain, one.numpy()).pred_instances
         with torch.no_grad():
             image, *between = prepare(one)
             maps = graph.named_outputs(image)
@@ -153,7 +153,7 @@ def test_boxes_are_those_of_mmdet(tmp_path, kind):
         assert len(answer) == (4 if 'mask' in kind else 3)
         number += len(expected)
     assert number > 20
-    again = predict_picture(plain, network, one).pred_instances
+    again = predict_image(network, plain, one.numpy()).pred_instances
     assert torch.equal(again.bboxes, expected.bboxes), 'mmdet is as it was'
 
 
@@ -162,7 +162,7 @@ def test_labels_are_those_of_mmseg(tmp_path):
     graph, prepare = graph_of(network), Prepare(told_of(plain))
     for size in SIZES:
         one = picture(*size)
-        expected = predict_picture(plain, network, one).pred_sem_seg.data[0]
+        expected = predict_image(network, plain, one.numpy()).pred_sem_seg.data[0]
         with torch.no_grad():
             image, *between = prepare(one)
             (labels,) = Labels(network, {})(*between, *graph.named_outputs(image).values())
@@ -273,7 +273,7 @@ def test_a_graph_answers_where_neither_torch_nor_this_package_is(tmp_path, kind,
     plain, network = loaded(tmp_path, kind)
     one = picture(117, 150)
     mmcv.imwrite(one.numpy()[..., ::-1].copy(), str(tmp_path / 'photo.png'))
-    expected = predict_picture(plain, network, one)
+    expected = predict_image(network, plain, one.numpy())
     assert main(words_of(tmp_path, 'whole.onnx', '--size', '96', '128', '--whole')) == 0
     assert 'from pictures of any size to answers\nequal   ' in capsys.readouterr().out
     told = read_description(tmp_path / 'whole.onnx')
@@ -301,7 +301,7 @@ def test_a_detr_is_a_graph_of_one_size(tmp_path, kind):
     plain, network, _, _ = load_student(config, checkpoint)
     run = open_graph(found.path)
     for size in SIZES:
-        expected = predict_picture(plain, network.eval(), picture(*size)).pred_instances
+        expected = predict_image(network.eval(), plain, picture(*size).numpy()).pred_instances
         assert count_matches(expected, run(picture(*size))) == len(expected) > 10
 
 
@@ -446,12 +446,12 @@ def test_a_whole_graph_is_compared_where_the_network_itself_runs(tmp_path, monke
     fixed = compared(tmp_path, monkeypatch, sizes=[(112, 160), *SIZES], side=112)
     assert (fixed['pictures'], fixed['declared']) == ([[112, 160]], [([112, 160, 3], 'labels')])
 
-    def stops(plain, network, one):
+    def stops(network, plain, one):
         if one.shape[0] == SIZES[stopped][0]:
             raise RuntimeError('The size of tensor a (44) must match the size of tensor b (43)')
-        return predict_picture(plain, network, one)
+        return predict_image(network, plain, one)
 
-    monkeypatch.setattr(whole, 'predict_picture', stops)
+    monkeypatch.setattr(whole, 'predict_image', stops)
     stopped = 1
     assert compared(tmp_path, monkeypatch)['pictures'] == [[96, 128], [60, 200]]
     stopped = 0
@@ -565,7 +565,7 @@ def test_segmentors_of_the_page_take_pictures_of_8_sizes(tmp_path, name):
         (labels,) = run(picture(*size))
         assert labels.shape == size
         with suppress(RuntimeError):  # PIDNet and DDRNet themselves take sides that 8 divides
-            expected = predict_picture(config, network, picture(*size)).pred_sem_seg.data[0]
+            expected = predict_image(network, config, picture(*size).numpy()).pred_sem_seg.data[0]
             assert (labels == expected).float().mean() > 0.995
             number += 1
     assert free and number >= 4, 'all segmentors of the page are free today'

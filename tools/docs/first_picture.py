@@ -10,8 +10,8 @@ import sys
 from pathlib import Path
 
 import numpy as np
-import torch
 
+from mmdistill_dense.apps.inspect.inference import predict_items
 from mmdistill_dense.apps.report.predictions import scenes_of, student_of, teacher_of
 from mmdistill_dense.apps.report.runs import TrainedRun, compare
 from tools.demo.pictures import boxed, draw_grid
@@ -46,10 +46,8 @@ def draw(folder: Path, out: Path) -> None:
         assert network is not None  # the checkpoints of the suite are there
         network.eval()
         for scene, row in zip(scenes, rows, strict=True):
-            inputs, sample = scene.item['inputs'], scene.item['data_samples'].clone()
-            with torch.no_grad():
-                (found,) = network.test_step({'inputs': [inputs], 'data_samples': [sample]})
-            row.append(boxed(scene.image, found, palette, confident=CONFIDENT))
+            (sample,), _ = predict_items(network, [scene.item])
+            row.append(boxed(scene.image, sample, palette, confident=CONFIDENT))
     draw_grid(rows, ['input', 'truth', *networks], out)
 
 

@@ -29,6 +29,7 @@ from mmdistill_dense.apps.check.context import Size, StudentFacts, Subject, Teac
 from mmdistill_dense.apps.check.shares import judge_losses, judge_shares
 from mmdistill_dense.apps.check.tap_list import Watch
 from mmdistill_dense.apps.inspect.gradients import measure_gradients
+from mmdistill_dense.apps.inspect.inference import predict_items
 from mmdistill_dense.apps.inspect.step_cost import (
     build_student,
     draw_tokens,
@@ -441,10 +442,9 @@ def predict(subject: Subject) -> None:
         ) from error
 
 
-@torch.no_grad()
-def _predict(model: Any, item: dict[str, Any]) -> Any:
+def _predict(model: Any, item: dict[str, Any]) -> list[Any]:
     with evaluating(model):
-        return model.val_step(pseudo_collate([copy.deepcopy(item)]))
+        return predict_items(model, [copy.deepcopy(item)], logits=True)[0]
 
 
 def _resized(item: dict[str, Any], size: Size) -> dict[str, Any]:

@@ -86,11 +86,7 @@ class Graph(nn.Module):
     # from now on, lets the network predict from what a written graph gives: its function, and its outputs' names
     predict_with: Callable[[Run, Sequence[str]], None]
     # axes that are tried free, the freest first, and what their sides are multiples of (8: PIDNet, DDRNet)
-    freedoms: Sequence[tuple[Sequence[str], int]] = (
-        *((tuple(AXES), step) for step in (1, 8, STEP)),
-        (('batch',), 1),
-        ((), 1),
-    )
+    freedoms: Sequence[tuple[Any, int]] = (*((tuple(AXES), step) for step in (1, 8, STEP)), (('batch',), 1), ((), 1))
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -218,9 +214,8 @@ def _decoding(head: Any) -> dict[str, Any]:
     priors, coder = getattr(head, 'prior_generator', None), getattr(head, 'bbox_coder', None)
     bases = getattr(priors, 'base_anchors', None)
     sigmoid = getattr(head, 'use_sigmoid_cls', getattr(getattr(head, 'loss_cls', None), 'use_sigmoid', True))
-    options = {
-        key: value for key, value in vars(coder or head).items() if isinstance(value, (int, float, str, tuple, list))
-    }
+    kinds = (int, float, str, tuple, list)
+    options = {key: value for key, value in vars(coder or head).items() if isinstance(value, kinds)}
     return {
         'strides': plain(getattr(priors, 'strides', None)),  # of each level, in width and height
         # x1, y1, x2, y2 around column * stride and row * stride; channels are anchor by anchor

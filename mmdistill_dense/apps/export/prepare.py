@@ -1,15 +1,40 @@
-"""From a picture to a network's input, as the test pipeline and the preprocessor of a config do it."""
+"""From a picture to a network's input, as the test pipeline and the preprocessor of a config do it, and its answer."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from mmcv.transforms import Compose
 from torch import Tensor, nn
 
+from mmdistill_dense.apps.export.without_package import drop_label_steps, read_files
+from mmdistill_dense.apps.inspect.inference import predict_items
 from mmdistill_dense.config.values import layers, tested_set, type_name
+
+
+def test_steps(config: Mapping[str, Any]) -> list[Any]:
+    """Return the steps of a plain config's test pipeline; none of a set without one."""
+    return next((option['pipeline'] for _, option in layers(tested_set(config)) if option.get('pipeline')), [])
+
+
+def picture_pipeline(network: Any, config: Mapping[str, Any]) -> tuple[Compose, Compose, Compose]:
+    """Return what reads a picture's file, what takes pixels (BGR) in its place, and the other steps, without labels."""
+    load, *others = drop_label_steps(test_steps(config))
+    read_files(load := dict(load))
+    scope = 'mmseg' if hasattr(network, 'decode_head') else 'mmdet'
+    pixels = {'type': f'{scope}.LoadImageFromNDArray', 'to_float32': load.get('to_float32', False)}
+    return Compose([load]), Compose([pixels]), Compose(others)
+
+
+def predict_image(network: Any, config: Mapping[str, Any], image: np.ndarray) -> Any:
+    """Return what a network predicts for a picture (H, W, 3), RGB, uint8, through the test pipeline of its config."""
+    _, load, prepare = picture_pipeline(network, config)
+    item = prepare(load({'img': np.ascontiguousarray(image[..., ::-1]), 'img_id': 0}))
+    return predict_items(network, [item])[0][0]
 
 
 def preparation(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -20,8 +45,7 @@ def preparation(config: Mapping[str, Any]) -> dict[str, Any]:
     do not say raises.
     """
     steps: dict[str, Any] = {'orientation': 'turned', 'resize': None, 'pad': None}
-    pipelines = (dataset['pipeline'] for _, dataset in layers(tested_set(config)) if dataset.get('pipeline'))
-    for step in next(pipelines, ()):
+    for step in test_steps(config):
         name, options = type_name(step), {key: value for key, value in step.items() if key != 'type'}
         scale, method = options.get('scale'), (options.get('interpolation', 'bilinear'), options.get('backend', 'cv2'))
         if name == 'Resize' and scale and method == ('bilinear', 'cv2') and not (steps['resize'] or steps['pad']):

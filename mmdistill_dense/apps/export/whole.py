@@ -6,19 +6,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
-from mmcv.transforms import Compose
 from mmengine.config import Config
 from torch import Tensor
 
 from mmdistill_dense.apps.export.answer import Detections, Labels, Queries, translations
 from mmdistill_dense.apps.export.graphs import Run, onnx_of, open_graph, read_description, save_onnx, traced
-from mmdistill_dense.apps.export.prepare import Prepare, preparation
-from mmdistill_dense.apps.export.without_package import drop_label_steps
-from mmdistill_dense.config.values import layers, tested_set
-from mmdistill_dense.utils.validate import message_of
+from mmdistill_dense.apps.export.prepare import Prepare, predict_image, preparation
+from mmdistill_dense.utils.validate import first_line
 
 _MIN_EQUAL = 0.98  # share of labels or boxes; rounding moves pixels between classes, and boxes over thresholds
 _PASSED = ('frame', 'factor', 'shown')  # pass by the network
@@ -54,7 +50,7 @@ def make_whole(file: Path, plain: Config, network: Any, sizes: Sequence[Sequence
     shape: list[Any] = ['height', 'width', 3]
     if _has_fixed_size(prepare, description):
         shape, sizes = [*sizes[0], 3], sizes[:1]
-    pictures, samples = _samples(plain, network.eval(), sizes)
+    pairs = _predictions(plain, network.eval(), sizes)
     picture_input = {'name': 'picture', 'layout': 'HWC', 'dtype': 'uint8', 'channels': 'RGB', 'shape': shape}
     about = {
         **description,
@@ -67,38 +63,34 @@ def make_whole(file: Path, plain: Config, network: Any, sizes: Sequence[Sequence
         front, back = _ends(prepare, answer, description['outputs'])
     except Exception as error:  # torch.export raises many kinds
         heads = ', '.join(type(part).__name__ for name, part in network.named_children() if name.endswith('head'))
-        text = f'{type(network).__name__} ({heads}) answers by values: {message_of(error).splitlines()[0][:200]}'
+        text = f'{type(network).__name__} ({heads}) answers by values: {first_line(error)}'
         raise ValueError(f'{text}. Leave --whole out: mmdet makes the answer of what the bare graph gives.') from error
     whole = _join(front, onnx.load(str(file)), back)
     _declare(whole, shape, counted)
     save_onnx(whole, file, about)
-    equal, compared = agreement(open_graph(file), samples, pictures)
+    equal, compared = agreement(open_graph(file), pairs)
     if compared and equal < _MIN_EQUAL:
         raise ValueError(f'the graph gives {equal:.1%} of the {compared} {counted} that the network gives.')
-    trial = {'pictures': [[*image.shape[:2]] for image in pictures], 'compared': compared, 'counted': counted}
-    save_onnx(whole, file, {**about, 'tried': {**trial, 'equal': equal, 'classes': _classes(samples)}})
+    trial = {'pictures': [[*image.shape[:2]] for image, _ in pairs], 'compared': compared, 'counted': counted}
+    save_onnx(whole, file, {**about, 'tried': {**trial, 'equal': equal, 'classes': _classes(pairs)}})
 
 
-def _samples(plain: Config, network: Any, sizes: Sequence[Sequence[int]]) -> tuple[list[Tensor], list[Any]]:
-    """Return pictures of these sizes, without those at which the network itself stops, and what it predicts."""
-    pictures, samples = list[Tensor](), list[Any]()
-    for size in sizes:
+def _predictions(plain: Config, network: Any, sizes: Sequence[Sequence[int]]) -> list[tuple[Tensor, Any]]:
+    """Return pictures of these sizes, without those at which the network itself stops, each with its prediction."""
+    pairs = list[tuple[Tensor, Any]]()
+    for image in (picture(*size) for size in sizes):
         try:
-            samples.append(predict_picture(plain, network, picture(*size)))
+            pairs.append((image, predict_image(network, plain, image.numpy())))
         except RuntimeError:  # branches of some networks meet at multiples of 8 alone; a whole graph pads
-            if not samples:
+            if not pairs:
                 raise
-            continue
-        samples[-1].pop('seg_logits', None)  # as many values as pixels times classes
-        pictures.append(picture(*size))
-    return pictures, samples
+    return pairs
 
 
-def _classes(samples: Sequence[Any]) -> int:
+def _classes(pairs: Sequence[tuple[Tensor, Any]]) -> int:
     """Return how many classes predictions have: where it is one, or none, all graphs agree."""
-    maps = [sample.pred_sem_seg.data.flatten() for sample in samples if 'pred_sem_seg' in sample]
-    labels = maps or [sample.pred_instances.labels for sample in samples]
-    return len(torch.cat(labels).unique())
+    maps = [sample.pred_sem_seg.data.flatten() for _, sample in pairs if 'pred_sem_seg' in sample]
+    return len(torch.cat(maps or [sample.pred_instances.labels for _, sample in pairs]).unique())
 
 
 def _declare(whole: Any, shape: Sequence[Any], counted: str) -> None:
@@ -169,20 +161,10 @@ def picture(height: int, width: int, seed: int = 0) -> Tensor:
     return (128 + 40 * torch.stack(parts).sum(0)[0]).clamp(0, 255).byte().permute(1, 2, 0).contiguous()
 
 
-def predict_picture(plain: Config, network: Any, image: Tensor) -> Any:
-    """Return what the network predicts for a picture through the test pipeline of its config."""
-    steps = next(option['pipeline'] for _, option in layers(tested_set(plain)) if option.get('pipeline'))
-    shape = tuple(image.shape[:2])
-    fields = {'img': np.ascontiguousarray(image.numpy()[..., ::-1]), 'img_shape': shape, 'ori_shape': shape}
-    data = Compose(drop_label_steps(steps)[1:])({**fields, 'img_path': '', 'img_id': 0})
-    with torch.no_grad():
-        return network.test_step({'inputs': [data['inputs']], 'data_samples': [data['data_samples']]})[0]
-
-
-def agreement(run: Run, samples: Iterable[Any], pictures: Sequence[Tensor]) -> tuple[float, int]:
+def agreement(run: Run, pairs: Iterable[tuple[Tensor, Any]]) -> tuple[float, int]:
     """Return the share of the labels or boxes of predictions that a whole graph gives too, and how many there were."""
     same, number = 0, 0
-    for image, sample in zip(pictures, samples, strict=True):
+    for image, sample in pairs:
         answer = run(image)
         if 'pred_sem_seg' in sample:
             labels = sample.pred_sem_seg.data[0]

@@ -32,6 +32,7 @@ from mmdistill_dense.networks.building import build_network
 from mmdistill_dense.utils.files import save_whole, write_text, write_whole
 from mmdistill_dense.utils.literals import assignments
 from mmdistill_dense.utils.reproducible import without_workers
+from mmdistill_dense.utils.validate import first_line
 from mmdistill_dense.weights import strict_load
 from mmdistill_dense.weights.safe_load import SAFETENSORS_META
 from mmdistill_dense.weights.strict_load import load_strictly, local_file, plain_config, read_checkpoint, state_dict_of
@@ -201,7 +202,7 @@ def export_graph(
     except Exception as error:  # a network may raise anything
         if isinstance(error, ValueError):
             raise
-        problem = f'{type(network).__name__} takes no pictures of {height}x{width}: {_first_line(error)}'
+        problem = f'{type(network).__name__} takes no pictures of {height}x{width}: {first_line(error)}'
         raise ValueError(f'{problem}. --size H W sets another size.') from error
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
@@ -227,7 +228,7 @@ def _write_freest(graph: graphs.Graph, size: tuple[int, int], path: Path, about:
                 error.filename = error.filename or str(path)
                 raise
             multiples = f' in multiples of {step}' if step > 1 else ''
-            failures.append(f'{", ".join(axes) or "nothing"} free{multiples}: {_first_line(error)}')
+            failures.append(f'{", ".join(axes) or "nothing"} free{multiples}: {first_line(error)}')
     endings = [ending for ending in (*graphs.WEIGHTS, *graphs.GRAPHS) if ending != path.suffix]
     raise ValueError(
         f'{type(graph.model).__name__} could not be written as {path.suffix}. {" | ".join(failures)}. Try another '
@@ -242,9 +243,8 @@ def _write(
     with torch.no_grad():
         outputs = {name: list(value.shape) for name, value in graph.named_outputs(image).items()}
     full = {**about, 'task': graph.task, 'made_with': list(image.shape), 'outputs': outputs, 'note': graph.note}
-    full |= {
-        key: value for key in ('threshold', 'align_corners', 'decoding') if (value := getattr(graph, key)) is not None
-    }
+    settings = {key: getattr(graph, key) for key in ('threshold', 'align_corners', 'decoding')}
+    full |= {key: value for key, value in settings.items() if value is not None}
     shape = [name if name in axes else image.shape[axis] for name, axis in graphs.AXES.items()]
     full['input'] = inputs = {**about['input'], 'shape': [shape[0], image.shape[1], *shape[1:]]}
     inputs['channels'] = 'grey' if image.shape[1] == 1 else inputs['channels']
@@ -315,7 +315,3 @@ def _difference(run: graphs.Run, graph: graphs.Graph, images: Sequence[Tensor]) 
                     raise ValueError(f'{name} differs from the network by {typical:.2e} of its root mean square')
                 largest = max(largest, difference.abs().max().item() / max(tiny, other.abs().max().item()))
     return largest
-
-
-def _first_line(error: Exception) -> str:
-    return f'{type(error).__name__}: {next(iter(str(error).strip().splitlines()), "")[:200]}'

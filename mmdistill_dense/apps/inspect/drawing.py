@@ -23,8 +23,9 @@ CONFIDENT = 0.3  # score above which a box is drawn
 
 
 def image_of(inputs: Tensor) -> np.ndarray:
-    """Return an input of a network (3, H, W), BGR of bytes or floats, as RGB (H, W, 3) uint8."""
-    return np.ascontiguousarray(inputs.permute(1, 2, 0).clamp(0, 255).to(torch.uint8).numpy()[..., ::-1])
+    """Return an input of a network (C, H, W), BGR or grey, of bytes or floats, as RGB (H, W, 3) uint8."""
+    image = inputs.permute(1, 2, 0).clamp(0, 255).to(torch.uint8).numpy()[..., 2::-1]
+    return np.ascontiguousarray(image) if image.shape[2] == 3 else np.repeat(image, 3, 2)  # grey
 
 
 def write_picture(picture: np.ndarray, file: Path) -> None:

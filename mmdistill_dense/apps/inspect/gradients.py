@@ -89,15 +89,10 @@ def _norms_and_products(gradients: Mapping[str, Tensor], task: Mapping[str, Tens
     """Return for each place the norm and the cosine with the task's gradient."""
     numbers = []
     for name, gradient in gradients.items():
-        exact = sum_dtype(gradient)
-        norm = torch.linalg.vector_norm(gradient, dtype=exact)
-        numbers.append(norm)
-        if name in task:
-            other = torch.linalg.vector_norm(task[name], dtype=exact)
-            product = (gradient.to(exact) * task[name].to(exact)).sum()
-            numbers.append(torch.where(norm * other > 0, product / (norm * other), math.nan))
-        else:
-            numbers.append(norm.new_full((), math.nan))
+        exact, reference = sum_dtype(gradient), task.get(name, gradient.new_zeros(()))
+        norm, other = (torch.linalg.vector_norm(tensor, dtype=exact) for tensor in (gradient, reference))
+        product = (gradient.to(exact) * reference.to(exact)).sum()
+        numbers += [norm, torch.where(norm * other > 0, product / (norm * other), math.nan)]
     return numbers
 
 

@@ -1,9 +1,9 @@
-"""What a network predicts for a batch of pictures, and how long its pass takes."""
+"""What a network predicts for prepared pictures, and how long its pass takes."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
 from typing import Any
@@ -27,8 +27,8 @@ class _QuickLabels(TorchFunctionMode):
         return function(*args, **options)
 
 
-def predict_timed(network: Any, batch: Mapping[str, Any]) -> tuple[list[Any], float]:
-    """Return what mmseg or mmdet predicts for a batch, and the seconds of the network's pass.
+def predict_items(network: Any, items: Sequence[Mapping[str, Any]], logits: bool = False) -> tuple[list[Any], float]:
+    """Return what mmseg or mmdet predicts for pictures after their pipeline, and the seconds of the pass.
 
     The pass of a segmentor ends with the scores of pixels, before they become labels at the size of the picture; that
     of a detector with its boxes. What normalises and stacks the pictures is no part of it.
@@ -48,12 +48,15 @@ def predict_timed(network: Any, batch: Mapping[str, Any]) -> tuple[list[Any], fl
         with _QuickLabels():
             return run(*args, **kwargs)
 
-    wrappers = {'inference' if hasattr(network, 'inference') else 'predict': timed}
-    wrappers |= {'postprocess_result': label} if hasattr(network, 'postprocess_result') else {}
+    wrappers = {'inference' if hasattr(network, 'inference') else 'predict': timed, 'postprocess_result': label}
+    batch = {key: [item[key] for item in items] for key in ('inputs', 'data_samples')}
     with torch.no_grad(), ExitStack() as stack:
-        for name, wrapper in wrappers.items():
-            stack.enter_context(mock.patch.object(network, name, partial(wrapper, getattr(network, name))))
-        return network.test_step(batch), seconds
+        for name in filter(partial(hasattr, network), wrappers):
+            stack.enter_context(mock.patch.object(network, name, partial(wrappers[name], getattr(network, name))))
+        samples = network.test_step(batch)
+    for sample in () if logits else samples:
+        sample.pop('seg_logits', None)  # as many values as pixels times classes
+    return samples, seconds
 
 
 def _wait(network: Any) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 from mmengine.config import Config
 from mmengine.registry import DATASETS, init_default_scope
 
-from mmdistill_dense.apps.inspect.drawing import draw, write_picture
+from mmdistill_dense.apps.inspect.drawing import draw, image_of, write_picture
 from mmdistill_dense.utils.evenly import evenly_spaced
 from mmdistill_dense.utils.process import quiet
 
@@ -89,9 +89,7 @@ def sheet(dataset: Any) -> np.ndarray:
     rows = -(-len(indices) // COLUMNS)
     canvas = np.full((rows, min(COLUMNS, len(indices)), SIDE + 4, SIDE + 4, 3), 255, np.uint8)
     for number, item in enumerate(dataset[index] for index in indices):
-        picture = np.ascontiguousarray(item['inputs'].numpy().transpose(1, 2, 0)[..., 2::-1])
-        picture = np.repeat(picture, 3, 2) if picture.shape[2] == 1 else picture
-        picture = draw(picture, item['data_samples'], meta, 'gt')
+        picture = draw(image_of(item['inputs']), item['data_samples'], meta, 'gt')
         scale = SIDE / max(picture.shape[:2])
         size = [max(1, round(side * scale)) for side in picture.shape[1::-1]]
         small = cv2.resize(picture, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_NEAREST)

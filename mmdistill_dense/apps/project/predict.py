@@ -21,17 +21,15 @@ import cv2
 import mmcv
 import numpy as np
 import torch
-from mmcv.transforms import Compose
 from mmengine.config import Config
 from rich.progress import track
 
-from mmdistill_dense.apps.export.without_package import drop_label_steps, read_files
+from mmdistill_dense.apps.export.prepare import picture_pipeline
 from mmdistill_dense.apps.export.write_student import load_student
 from mmdistill_dense.apps.inspect.drawing import draw, write_picture
-from mmdistill_dense.apps.inspect.inference import predict_timed
+from mmdistill_dense.apps.inspect.inference import predict_items
 from mmdistill_dense.apps.project import BOXES, DRAWN, LABELS, MARK, STUDENT, SUITE, walk_data
 from mmdistill_dense.apps.recipes.named import is_name, read_config
-from mmdistill_dense.config.values import chain, tested_set
 from mmdistill_dense.unlabelled.pictures import EXTENSIONS
 from mmdistill_dense.utils.colours import palette_of
 from mmdistill_dense.utils.devices import device_of
@@ -186,11 +184,7 @@ class Student:
             raise ValueError(f'{checkpoint}: its meta holds no class names (dataset_meta), so nothing can be named.')
         palette = [tuple(map(int, colour)) for colour in palette_of(data.get('palette'), len(classes))]
         network.dataset_meta = {'classes': tuple(classes), 'palette': palette}
-        load, *steps = drop_label_steps(chain(tested_set(plain))[0]['pipeline'])
-        read_files(load)
-        scope = 'mmseg' if hasattr(network, 'decode_head') else 'mmdet'
-        frame = {**load, 'type': f'{scope}.LoadImageFromNDArray'}
-        loaders = Compose([load]), Compose([frame]), Compose(steps)
+        loaders = picture_pipeline(network, plain)
         student = cls(network.to(device).eval(), tuple(classes), 0.3 if threshold is None else threshold, *loaders)
         if student.segments and threshold is not None:
             raise ValueError(f'--threshold {threshold}: is for boxes, and {checkpoint} labels pixels: leave it out.')
@@ -266,10 +260,7 @@ class Student:
         """Yield pictures with what is found in them, as mmseg and mmdet give it, on the CPU."""
         for batch in filter(None, _batches(shots)):
             start = time.perf_counter()
-            data = {key: [shot.data[key] for shot in batch] for key in ('inputs', 'data_samples')}
-            samples, seconds = predict_timed(self.network, data)
-            for sample in samples:
-                sample.pop('seg_logits', None)  # as many values as pixels times classes
+            samples, seconds = predict_items(self.network, [shot.data for shot in batch])
             samples = [sample.cpu() for sample in samples]  # ends when the device has
             self.milliseconds += [1000 * seconds / len(batch)] * len(batch)
             self.prepared += [1000 * (time.perf_counter() - start) / len(batch)] * len(batch)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from mmengine.config import Config
 
 from mmdistill_dense.apps.check.context import Options
 from mmdistill_dense.apps.check.run import check_config
+from mmdistill_dense.apps.inspect.inference import predict_items
 from mmdistill_dense.apps.inspect.step_cost import make_step
 from mmdistill_dense.apps.project import SUITE
 from mmdistill_dense.apps.suite import configs, plan
@@ -108,11 +110,9 @@ def _loading(config: Config) -> float:
     return _seconds(lambda: dataset[0]) * loader.batch_size / max(1, loader.num_workers)
 
 
-@torch.no_grad()
 def _predicting(subject: Any) -> float:
     """Return the seconds for a picture of validation."""
     if subject.tested is None:
         return 0.0
     subject.model.eval()
-    batch = {key: [value] for key, value in subject.tested.items()}
-    return _seconds(lambda: subject.model.val_step(batch))
+    return _seconds(partial(predict_items, subject.model, [subject.tested]))

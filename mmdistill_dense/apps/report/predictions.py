@@ -20,9 +20,9 @@ from mmengine.registry import DefaultScope, init_default_scope
 
 from mmdistill_dense.apps.export.write_student import load_student
 from mmdistill_dense.apps.inspect.drawing import CONFIDENT, draw, image_of
-from mmdistill_dense.apps.inspect.inference import predict_timed
+from mmdistill_dense.apps.inspect.inference import predict_items
 from mmdistill_dense.apps.report.runs import Comparison, TrainedRun
-from mmdistill_dense.apps.report.section import Key, Missing, Panel, Section, Sheet, Strip, panel
+from mmdistill_dense.apps.report.section import Key, Missing, Panel, Section, Sheet, Strip, gain_sheet, panel
 from mmdistill_dense.config.values import layers, type_name
 from mmdistill_dense.networks.teacher import FrozenTeacher
 from mmdistill_dense.networks.trace import TeacherOption
@@ -132,15 +132,11 @@ class Predictions:
         for number in numbers:
             if len(samples) >= least and time.monotonic() - begin > CHOOSING_SECONDS:
                 break
-            item = scenes[number].item
-            batch = {'inputs': [item['inputs']], 'data_samples': [item['data_samples']]}
             if not samples:
-                predict_timed(network, batch)  # warms up
-            (sample,), passed = predict_timed(network, batch)
+                predict_items(network, [scenes[number].item])  # warms up
+            (sample,), passed = predict_items(network, [scenes[number].item])
             if 'pred_sem_seg' not in sample and 'pred_instances' not in sample:
                 raise Missing(f'No predictions of {name}: it predicts neither classes of pixels nor boxes.')
-            if 'seg_logits' in sample:
-                del sample.seg_logits  # of 24 large pictures: gigabytes
             samples[number] = sample
             seconds.append(passed)
             for key, classes in (('pred_sem_seg', predicted), ('gt_sem_seg', true)):
@@ -188,13 +184,8 @@ def class_sheet(samples: Mapping[str, Mapping[int, Sample]], meta: Mapping[str, 
     if not numbers or not meta['classes']:
         return None
     ious = [_class_ious([seen[number] for number in numbers], len(meta['classes'])) for seen in (controls, students)]
-    rows = [
-        [name, f'{before:.1f}', f'{after:.1f}', f'{after - before:+.1f}']
-        for name, before, after in zip(meta['classes'], *ious, strict=True)
-        if not math.isnan(before)
-    ]
-    rows.sort(key=lambda row: -float(row[3]))
-    return Sheet(f'IoU of each class on {len(numbers)} pictures', ['class', *samples, 'gain'], rows)
+    scores = [entry for entry in zip(meta['classes'], *ious, strict=True) if not math.isnan(entry[1])]
+    return gain_sheet(f'IoU of each class on {len(numbers)} pictures', list(samples), scores)
 
 
 def _is_labelled(sample: Sample) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -94,6 +94,13 @@ class Section:
             self.reasons.append(message_of(error).strip())
         else:
             self.items.extend(content if isinstance(content, Sequence) else [content] if content else [])
+
+
+def gain_sheet(caption: str, names: Sequence[str], scores: Iterable[tuple[str, float, float]]) -> Sheet | None:
+    """Return two networks' scores of each class with the gain, the largest first; ``None`` without any."""
+    ranked = sorted(scores, key=lambda entry: entry[1] - entry[2])
+    rows = [[name, f'{control:.1f}', f'{method:.1f}', f'{method - control:+.1f}'] for name, control, method in ranked]
+    return Sheet(caption, ['class', *names, 'gain'], rows) if rows else None
 
 
 def panel(image: np.ndarray, caption: str, alt: str) -> Panel:

@@ -14,8 +14,7 @@ from typing import Any
 import numpy as np
 
 from mmdistill_dense.apps.suite.definition import CONTROL
-from mmdistill_dense.apps.suite.rows import judge_rows, make_rows
-from mmdistill_dense.apps.suite.verdict import Verdict
+from mmdistill_dense.apps.suite.verdict import judge_results
 
 NOISE = 1.4
 SEEDS, METHODS = (1, 2, 3, 5), (1, 3)
@@ -35,10 +34,6 @@ def _result(rng: np.random.Generator, has_test: bool) -> dict[str, Any]:
     return {'score': scores['test'], 'metric': METRIC, 'metrics': metrics, 'test_is_val': not has_test}
 
 
-def verdict_of(results: dict[str, dict[int, Any]], seeds: int) -> Verdict:
-    return judge_rows(make_rows(results, range(seeds)))
-
-
 def simulate(
     rounds: int, numbers_of_seeds: Sequence[int] = SEEDS, seed: int = 0
 ) -> Iterator[tuple[int, int, bool, float, float, float]]:
@@ -48,7 +43,7 @@ def simulate(
             for has_test in (True, False):
                 rng, gains, answers = np.random.default_rng(seed), list[float](), list[str]()
                 for _ in range(rounds):
-                    verdict = verdict_of(draw_results(rng, methods, seeds, has_test), seeds)
+                    verdict = judge_results(draw_results(rng, methods, seeds, has_test))
                     assert verdict.gain is not None, 'all runs have a score'
                     gains.append(verdict.gain.mean)
                     answers.append(verdict.sentence().partition('.')[0])

@@ -137,12 +137,12 @@ def test_the_first_screen_and_the_end_tell_networks_data_steps_and_scores(
         assert word in lines
     assert definition.out == place / 'work', 'beside the definition, wherever the run is started'
     for name, score in (('control', 39.0), ('kd', 42.5)):
-        write_result(definition.out / f'runs/{name}/seed0', score, metric='mIoU', metrics={'test': {'mIoU': score}})
+        write_result(definition.out / f'runs/{name}/seed0', score)
     write_result(definition.out / 'teacher', 50.0)
     lines = '\n'.join(steps.score_lines(collect(definition)))
     assert '50.00  teacher' in lines and '39.00  the student alone\n' in lines and '42.50  kd (+3.50)' in lines
     both = replace(definition, seeds=(0, 1))
-    write_result(definition.out / 'runs/kd/seed1', 20.0, metric='mIoU', metrics={'test': {'mIoU': 20.0}})
+    write_result(definition.out / 'runs/kd/seed1', 20.0)
     assert '31.25  kd (+3.50, 1 pair)' in '\n'.join(steps.score_lines(collect(both))), 'seeds that both have'
     shutil.rmtree(definition.out / 'runs/kd/seed1')
 
@@ -215,8 +215,7 @@ def test_a_teacher_that_is_hardly_better_is_told_before_the_methods_train(place:
     definition = load_suite(place / 'suite.yaml')
 
     def finish(name: str, score: float) -> str:
-        metrics = {'val': {'mIoU': score}, 'test': {'mIoU': score}}
-        write_result(definition.out / name, score, metric='mIoU', metrics=metrics)
+        write_result(definition.out / name, score)
         return steps.close_teacher(definition)
 
     assert not finish('teacher', 44.0)
@@ -236,9 +235,8 @@ def test_the_best_student_is_exported_and_again_when_another_is_best(
         out.with_suffix('.py').touch()
 
     def finish(name: str, score: float) -> str:
-        metrics = {'val': {'mIoU': score}, 'test': {'mIoU': score}}
         folder = definition.out / f'runs/{name}/seed0'
-        write_result(folder, score, metric='mIoU', metrics=metrics)
+        write_result(folder, score)
         for file in ('iter_2.pth', *(('best_mIoU_iter_1.pth',) if name == 'kd' else ())):
             (folder / file).touch()
         return steps.export_best(place, collect(definition))

@@ -13,6 +13,7 @@ from mmdistill_dense.apps.report.predictions import NetworkCost
 from mmdistill_dense.apps.report.runs import Comparison, TrainedRun, compare, find_runs, read_log
 from mmdistill_dense.apps.report.scores import Answer, answer_section
 from mmdistill_dense.apps.report.section import COLOURS, Numbers, colour_of
+from mmdistill_dense.apps.suite.plan import RUNS_FILE, Run, read_list, write_list
 
 DISTILLED = "model = dict(type='mmdistill_dense.DistillModel', distillers=dict(kd=dict(type='LogitKD')))"
 ALONE = "model = dict(type='mmdistill_dense.DistillModel')"
@@ -36,8 +37,7 @@ def logged(folder: Path, *scores: float | dict[str, float], every: int = 100) ->
         found = score if isinstance(score, dict) else {'mIoU': score}
         records.append(dict(loss=1.0, iter=every * place, step=every * place, time=0.1))
         records.append({**found, 'time': 0.1, 'step': every * place})
-    file = folder / '20260101_000000' / 'vis_data' / 'scalars.json'
-    file.write_text('\n'.join(map(json.dumps, records)), encoding='utf-8')
+    write(folder, '20260101_000000', *records)
     return folder
 
 
@@ -67,6 +67,19 @@ def test_a_suite_a_method_and_a_run_are_found_and_seeds_without_a_suite_are_one_
     for folders in ([other / 'kd', other / 'alone'], [other]):
         found = compare(folders)
         assert [one.title for one in found.students] == ['alone, seed 0', 'alone, seed 1', 'kd, seed 0', 'kd, seed 1']
+
+
+def test_a_suite_is_read_as_its_newest_start_lists_it_and_older_lists_by_the_names_of_folders(tmp_path):
+    root, teacher = suite(tmp_path / 'a', ('kd', 'left'), (0, 1)), run(tmp_path / 'a' / 'teacher', ALONE)
+    run(root / 'runs' / 'kd' / 'seeds')
+    assert {one.name for one in find_runs(root)} == {'control', 'kd', 'left'}, 'no list'
+    paths = [f'runs/{name}/seed{seed}' for name in ('control', 'kd') for seed in (0, 1)]
+    (root / RUNS_FILE).write_text(json.dumps({'runs': ['teacher', *paths]}), encoding='utf-8')
+    assert len(before := find_runs(root)) == 4, 'without the row that left'
+    runs = [Run(path.split('/')[1], int(path[-1]), root / path, (teacher,)) for path in paths]
+    write_list(root, [Run('teacher', 0, teacher), *runs])
+    assert find_runs(root) == before and read_list(root)[1:] == runs and compare([root]).teacher.folder == teacher
+    assert [one.name for one in find_runs(root / 'runs' / 'left')] == ['left', 'left'], 'asked for by its folder'
 
 
 def test_the_suites_control_of_the_same_seed_is_taken(tmp_path):
@@ -180,11 +193,8 @@ def test_each_suite_is_compared_with_its_own_control_of_the_seeds_that_are_asked
             result(other / name / 'runs' / method / 'seed0', score)
     found = compare([other / 'a', other / 'b', run(other / 'x')])
     answer = Answer(Numbers(found))
-    assert {name: gain and gain.mean for name, gain in answer.verdict.gains.items()} == {
-        'a/kd': 2.0,
-        'b/kd': 2.0,
-        'x': None,
-    }
+    gains = {row.name: row.gain and row.gain.mean for row in answer.verdict.rows if row.control}
+    assert gains == {'a/kd': 2.0, 'b/kd': 2.0, 'x': None}
     assert found.control_of(found.runs_of('x')[0]) is None  # which one?
 
 
@@ -193,7 +203,7 @@ def test_each_suite_is_compared_with_its_own_control_of_the_seeds_that_are_asked
 
 def write(folder: Path, stamp: str, *records: dict, cut: str = '') -> None:
     file = folder / stamp / 'vis_data' / 'scalars.json'
-    file.parent.mkdir(parents=True)
+    file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text('\n'.join(map(json.dumps, records)) + cut, encoding='utf-8')
 
 
@@ -342,8 +352,7 @@ def test_the_length_of_a_run_of_epochs_is_counted_in_epochs(tmp_path, length, of
         for epoch in range(1, ends + 1):
             records.append(dict(loss=1.0, epoch=epoch, iter=steps * epoch, step=steps * epoch))
             records.append({'coco/bbox_mAP': 0.3, 'time': 0.1, 'step': epoch})
-        file = folder / '20260101_000000' / 'vis_data' / 'scalars.json'
-        file.write_text('\n'.join(map(json.dumps, records)), encoding='utf-8')
+        write(folder, '20260101_000000', *records)
         folders.append(folder)
     said = answer(*folders).sentences()
     assert said[0].startswith('No sign of it. kd scores 0.300')  # by epochs, though the iterations differ
@@ -494,35 +503,25 @@ def test_scores_on_labels_that_were_changed_are_not_compared(tmp_path):
 
 
 def test_further_test_sets_have_a_table_below_the_scores(tmp_path: Path) -> None:
-    for name, rain in (('control', (30.0, 31.0)), ('kd', (29.0, None))):
-        for seed, score in enumerate(rain):
-            sets = {'test': {'mIoU': 50.0}, 'val': {'mIoU': 50.0}, **({'rain': {'mIoU': score}} if score else {})}
-            result(row(tmp_path, name, seed=seed), 50.0, dict(metric='mIoU', metrics=sets))
-    found = answer(tmp_path).further_sets()
-    assert found is not None and found.head == ['network', 'rain']
-    assert sorted(found.rows) == [['control', '30.50'], ['kd', '29.00 (-1.00)']]
-    for file in tmp_path.rglob('result.json'):
-        result(file.parent, 50.0)
-    assert answer(tmp_path).further_sets() is None
-
-
-def test_box_ap_of_a_further_test_set_is_in_percent(tmp_path: Path) -> None:
     """A suite's scores of detectors are in percent, mmdet's metrics are not; mmseg's mIoU of 1 to 100 is."""
     for name, ap, rain in (('control', 0.0, 0.3), ('kd', 0.26, 0.325)):
         sets = {'test': {'bbox_mAP': ap}, 'rain': {'bbox_mAP': rain}}
         result(row(tmp_path, name), 100 * ap, dict(metric='bbox_mAP', metrics=sets))
     found = answer(tmp_path).further_sets()
     assert found is not None and sorted(found.rows) == [['control', '30.00'], ['kd', '32.50 (+2.50)']]
+    for file in tmp_path.rglob('result.json'):
+        result(file.parent, 50.0)
+    assert answer(tmp_path).further_sets() is None
 
 
 def test_runs_with_drawn_seeds_are_never_a_pair(tmp_path: Path) -> None:
     kd, alone = (logged(run(tmp_path / name, model, None), 60.0) for name, model in (('kd', DISTILLED), ('a', ALONE)))
     found = answer(kd, logged(alone, 60.0, 60.0))
-    assert found.verdict.gains == {'kd': None} and not found.unpaired
+    assert found.verdict.row('kd').gain is None and not found.unpaired
     assert (rows(found)['kd']['seeds'], rows(found)['kd']['gain']) == ('drawn', 'no control of its seed')
     for folder in (logged(run(tmp_path / 'kd7', DISTILLED, 7), 61.0), logged(run(tmp_path / 'a7', ALONE, 7), 60.0)):
-        assert answer(kd, alone, folder).verdict.gains['kd'] is None
-    assert answer(tmp_path / 'kd7', tmp_path / 'a7', alone).verdict.gains['kd7'].mean == 1.0
+        assert answer(kd, alone, folder).verdict.row('kd').gain is None
+    assert answer(tmp_path / 'kd7', tmp_path / 'a7', alone).verdict.row('kd7').gain.mean == 1.0
 
 
 def test_the_teachers_score_is_of_the_same_pictures_and_of_the_checkpoint_that_taught(tmp_path):
@@ -563,9 +562,8 @@ def test_a_detector_has_the_precision_of_each_class_with_its_gain(tmp_path: Path
     for name, cat, dog in (('control', 0.5, 0.25), ('kd', 0.45, 0.5)):
         for seed in (0, 1):
             found = {'coco/bbox_mAP': 0.4, 'coco/cat_precision': cat + seed / 10, 'coco/dog_precision': dog}
-            result(
-                row(tmp_path, name, seed=seed), 40.0, dict(metric='coco/bbox_mAP', metrics=dict(test=found, val=found))
-            )
+            metrics = dict(metric='coco/bbox_mAP', metrics=dict(test=found, val=found))
+            result(row(tmp_path, name, seed=seed), 40.0, metrics)
     sheet = answer(tmp_path).class_precisions()
     assert sheet is not None
     assert sheet.rows == [['dog', '25.0', '50.0', '+25.0'], ['cat', '55.0', '50.0', '-5.0']]

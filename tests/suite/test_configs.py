@@ -14,6 +14,7 @@ from mmdistill_dense.apps.suite.definition import Definition, load_suite
 from mmdistill_dense.apps.suite.job import execute_run
 from mmdistill_dense.apps.suite.rows import SuiteTable, row_settings
 from mmdistill_dense.apps.suite.table import as_markdown, unlabelled
+from mmdistill_dense.apps.suite.verdict import judge
 from mmdistill_dense.config.resolve import load_model
 from tests import toys
 from tests.suite import tiny
@@ -318,5 +319,5 @@ def test_rows_may_have_a_length_of_their_own_or_another_training_set() -> None:
     told = row_settings(definition.methods['kd_2x'])
     assert told.startswith(' with `train_cfg.max_iters=16 ')
     assert told.endswith('loss_weight=3`, 2 times the learning rate')
-    lines = as_markdown(SuiteTable(definition, ())).splitlines()
+    lines = as_markdown(SuiteTable(definition, judge([]))).splitlines()
     assert '- Other length or training set than the student alone: kd_2x: no gain of a method alone.' in lines

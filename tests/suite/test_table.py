@@ -89,9 +89,9 @@ def test_a_row_with_missing_runs_says_so_and_pairs_are_counted_where_they_are_fe
 
 
 def test_another_metric_scores_finished_runs_anew_and_a_result_of_another_config_is_refused(suite: Definition) -> None:
-    assert collect(replace(suite, metric='aAcc')).row('kd').scores == {0: 80.0, 1: 80.0, 2: 80.0}
+    assert collect(replace(suite, metric='aAcc')).verdict.row('kd').scores == {0: 80.0, 1: 80.0, 2: 80.0}
     assert read_json(suite.out / 'runs/kd/seed0/result.json')['metric'] == 'aAcc'
-    assert collect(suite).row('kd').scores != {0: 80.0, 1: 80.0, 2: 80.0}
+    assert collect(suite).verdict.row('kd').scores != {0: 80.0, 1: 80.0, 2: 80.0}
     with pytest.raises(KeyError, match="metric='mDice' is not in the result of the test: mIoU, aAcc"):
         collect(replace(suite, metric='mDice'))
     made_up.finish(suite, 'kd', {1: 43.5}, config_hash='0123456789abcdef')
@@ -171,6 +171,3 @@ def test_runs_of_different_numbers_of_processes_make_no_table(suite: Definition)
     made_up.finish(suite, 'kd', {1: 43.5}, processes=8)
     with pytest.raises(ValueError, match=r'different numbers of processes.*control, kd, heavy: 2; kd: 8'):
         collect(suite)
-
-
-# The picture of gains, read back from its artists and pixels

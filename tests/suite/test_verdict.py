@@ -3,6 +3,8 @@
 import json
 import math
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,14 +12,20 @@ import pytest
 from mmdistill_dense.apps.report.runs import compare
 from mmdistill_dense.apps.report.scores import Answer
 from mmdistill_dense.apps.report.section import Numbers
-from mmdistill_dense.apps.suite.verdict import Candidate, Verdict, judge, missing_sentence
-from tools.simulate_verdict import draw_results, simulate, verdict_of
+from mmdistill_dense.apps.suite.verdict import Row, judge, judge_results, missing_sentence
+from tools.simulate_verdict import draw_results, simulate
 
 CONTROL = {0: 50.0, 1: 50.1, 2: 50.2}
 
 
-def verdict(rows: dict[str, dict[int, float]], **options: bool) -> Verdict:
-    return judge([Candidate(name, scores, CONTROL, scores, CONTROL) for name, scores in rows.items()], **options)
+def row(name: str, scores: dict[int, float], val: dict[int, float], control: Row | None = None, **facts: Any) -> Row:
+    """The row of a network with these scores on test and on val."""
+    metrics, facts = {seed: {'val': {'mIoU': score}} for seed, score in val.items()}, {'metric': 'mIoU', **facts}
+    results = {seed: {'score': score, 'metrics': metrics[seed], **facts} for seed, score in scores.items()}
+    return Row(name, results, control)
+
+
+ALONE = row('control', CONTROL, CONTROL)
 
 
 @pytest.mark.parametrize(('rows', 'best', 'student'), [
@@ -33,7 +41,7 @@ def verdict(rows: dict[str, dict[int, float]], **options: bool) -> Verdict:
 def test_a_proved_gain_goes_before_a_larger_one_and_the_student_is_what_gained_on_val(
     rows: dict[str, dict[int, float]], best: str | None, student: str
 ) -> None:
-    said = verdict(rows)
+    said = judge([row(name, scores, scores, ALONE) for name, scores in rows.items()])
     assert (said.best and said.best.name, said.student) == (best, student)
     assert bool(said.sentence()) == (best is not None)
 
@@ -41,23 +49,25 @@ def test_a_proved_gain_goes_before_a_larger_one_and_the_student_is_what_gained_o
 def test_val_chooses_and_the_other_pictures_score() -> None:
     """The one that is better on the pictures of the scores was worse on val."""
     val = {'a': {0: 52.0}, 'b': {0: 51.0}}
-    candidates = [Candidate(name, {0: 60.0 + (name == 'b')}, CONTROL, val[name], CONTROL) for name in 'ab']
-    assert judge(candidates).sentence().startswith('Perhaps. Best of 2 methods on val: a scores 60.00')
-    flattered = judge(candidates, test_is_val=True)
+    methods = [row(name, {0: 60.0 + (name == 'b')}, val[name], ALONE) for name in 'ab']
+    assert judge(methods).sentence().startswith('Perhaps. Best of 2 methods on val: a scores 60.00')
+    flattered = judge([*methods, row('c', {0: 40.0}, {0: 40.0}, test_is_val=True)])
     assert flattered.sentence().startswith('Perhaps. Best of 2 methods on these pictures, which flatters it: b')
-    down = judge([Candidate('a', {0: 60.0}, CONTROL, {0: 49.0}, CONTROL)])
+    down = judge([row('a', {0: 60.0}, {0: 49.0}, ALONE)])
     assert down.sentence().startswith('Perhaps.') and down.student == 'control', 'val chooses what is used, not test'
-    proved = Candidate('a', {0: 55.0, 1: 55.2, 2: 55.1}, CONTROL, {0: 49.9, 1: 50.0, 2: 50.1}, CONTROL)
-    lucky = Candidate('b', {0: 50.9, 1: 50.0, 2: 50.4}, CONTROL, {0: 52.0, 1: 52.0, 2: 52.3}, CONTROL)
+    proved = row('a', {0: 55.0, 1: 55.2, 2: 55.1}, {0: 49.9, 1: 50.0, 2: 50.1}, ALONE)
+    lucky = row('b', {0: 50.9, 1: 50.0, 2: 50.4}, {0: 52.0, 1: 52.0, 2: 52.3}, ALONE)
     best = judge([proved, lucky], teacher=math.nan)
     assert best.sentence().startswith('Yes. Best of 2 methods: a scores 55.10') and 'nan' not in best.sentence()
     assert best.student == 'a', 'what is proved on test is not taken back by val'
 
 
 def test_missing_runs_are_named_by_reason() -> None:
-    reasons = {'kd seed 1': 'diverged', 'kd seed 2': 'failed: out of memory', 'pcd seed 1': 'diverged'}
+    diverged, failed = ({'score': math.nan}, {}), (None, {'failed': 'out of memory'})
+    states = {'kd seed 1': diverged, 'kd seed 2': failed, 'pcd seed 1': diverged, 'pcd seed 2': ({'score': 1.0}, {})}
+    runs = [SimpleNamespace(title=title, result=result, state=state) for title, (result, state) in states.items()]
     expected = 'Without one: kd seed 1, pcd seed 1 (diverged); kd seed 2 (failed: out of memory).'
-    assert missing_sentence(reasons).endswith(expected) and not missing_sentence({})
+    assert missing_sentence(runs).endswith(expected) and not missing_sentence([])
 
 
 @pytest.mark.parametrize(('seeds', 'methods', 'has_test'), [(1, 3, True), (3, 1, False), (3, 3, True)])
@@ -72,7 +82,7 @@ def test_page_and_table_give_one_verdict(tmp_path: Path, seeds: int, methods: in
                 (logs / 'config.py').write_text(f"model = dict(type='X')\nrandomness = dict(seed={seed})\n")
                 (logs / 'scalars.json').write_text(json.dumps({'mIoU': 40.0, 'time': 0.1, 'step': 10}))
                 (logs.parents[1] / 'result.json').write_text(json.dumps(result))
-        table, page = verdict_of(results, seeds), Answer(Numbers(compare([place])))
+        table, page = judge_results(results), Answer(Numbers(compare([place])))
         assert page.sentences()[0] == table.sentence() and page.verdict.student == table.student
 
 

@@ -69,7 +69,7 @@ def write_result(folder: Path, score: float, **more: Any) -> None:
     """A finished run, without running it."""
     folder.mkdir(parents=True, exist_ok=True)
     metrics = {split: {'mIoU': score} for split in ('val', 'test')}
-    given = dict(score=score, metrics=metrics, config_hash='abc', minutes=1.0, checkpoint='iter_2.pth')
+    given = dict(score=score, metric='mIoU', metrics=metrics, config_hash='abc', minutes=1.0, checkpoint='iter_2.pth')
     (folder / 'result.json').write_text(json.dumps({**given, **more}))
 
 

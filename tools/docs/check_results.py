@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from mmdistill_dense.apps.suite.definition import CONTROL, TEACHER
-from mmdistill_dense.apps.suite.rows import Row, make_rows
-from mmdistill_dense.apps.suite.table import NONE, TITLES, count_cell, gain_cell, score_cell
+from mmdistill_dense.apps.suite.table import NONE, TITLES, count_cell, gain_cell, score_cell, seed_cell
+from mmdistill_dense.apps.suite.verdict import Row, judge_results
 
 README = Path('README.md')
 FOLDER = Path('docs/results')  # its files are named by the definition's stem
@@ -42,9 +42,9 @@ def read_scores(file: Path) -> Scores:
     return found
 
 
-def rows_of(scores: Scores, seeds: tuple[int, ...] = ()) -> dict[str, Row]:
+def rows_of(scores: Scores) -> dict[str, Row]:
     """Return the rows with their gains."""
-    return {row.name: row for row in make_rows(scores, seeds)}
+    return {row.name: row for row in judge_results(scores).rows}
 
 
 def disagreements(root: Path) -> list[str]:
@@ -83,39 +83,34 @@ def _differences(text: str, scores: Scores) -> Iterator[str]:
         yield 'no table'
         return
     metric = main[0][main[0].index('n') + 1]
-    rows = rows_of(scores, seeds)
+    rows = rows_of(scores)
     yield from (f'{name}: has scores, but no line' for name in rows if name not in {_name(line[0]) for line in main})
-    summaries = [rows[name].summary for name in (TEACHER, CONTROL) if name in rows]
-    teacher_mean, alone_mean = [one.mean for one in summaries if one] if len(summaries) == 2 else (math.nan, math.nan)
+    teacher_mean, alone_mean = (rows[name].mean if name in rows else math.nan for name in (TEACHER, CONTROL))
     told = re.search(r'Teacher (\S+) \S+, student alone (\S+): (\S+) between them', text)
     if told and told.groups() != (f'{teacher_mean:.2f}', f'{alone_mean:.2f}', f'{teacher_mean - alone_mean:+.2f}'):
         yield f'{told[0]!r} is not what the rows say'
     for head, _, *lines in tables:
         for line in lines:
-            row = rows.get(_name(line[0]), Row(_name(line[0]), {}, seeds))
-            right = _right(row, rows.get(CONTROL), metric, seeds)
+            row = rows.get(_name(line[0]), Row(_name(line[0]), {}))
+            right = _right(row, metric, seeds)
             for title, cell in zip(head, line, strict=True):
                 if cell != right.get(title, cell):
                     yield f'{row.name}, {title}: {cell!r} instead of {right[title]!r}'
 
 
-def _right(row: Row, alone: Row | None, metric: str, seeds: tuple[int, ...]) -> dict[str, str]:
+def _right(row: Row, metric: str, seeds: tuple[int, ...]) -> dict[str, str]:
     """Return the cells of a row by the title of their column."""
-    cells = {'n': count_cell(row, len(seeds)), metric: score_cell(row), 'gain [95% interval]': gain_cell(row)}
-    for seed in seeds:
-        score = row.scores.get(seed)
-        if row.name == TEACHER:
-            cells[f'seed {seed}'] = NONE
-        elif score is None:
-            cells |= {f'seed {seed}': 'missing', str(seed): 'missing'}
-        elif not row.compared:
-            cells |= {f'seed {seed}': f'{score:.2f}', str(seed): f'{score:.2f}'}
-        elif alone is None or seed not in alone.scores:
-            cells |= {f'seed {seed}': f'no pair ({score:.2f})', str(seed): f'{score:.2f}'}
-        else:
-            gain = f'{score - alone.scores[seed]:+.2f}'
-            cells |= {f'seed {seed}': gain, str(seed): f'{score:.2f} ({gain})'}
-    return cells
+    cells = {'n': count_cell(row, seeds), metric: score_cell(row), 'gain [95% interval]': gain_cell(row)}
+    cells |= {str(seed): seed_cell(row, seed) for seed in seeds}
+    return cells | {f'seed {seed}': _old_cell(row, seed) for seed in seeds}
+
+
+def _old_cell(row: Row, seed: int) -> str:
+    """Return the cell of a seed as version 0.2.0 wrote it: the gain of a method, the score of the student alone."""
+    if row.name == TEACHER or seed not in row.scores:
+        return NONE if row.name == TEACHER else 'missing'
+    gains, score = row.gain.by_seed if row.gain else {}, f'{row.scores[seed]:.2f}'
+    return f'{gains[seed]:+.2f}' if seed in gains else f'no pair ({score})' if row.control else score
 
 
 def _cells(text: str) -> list[str]:
@@ -134,9 +129,9 @@ def _of_the_readme(text: str, scores: Mapping[str, Scores]) -> Iterator[str]:
     for stem, _, *cells in (match.groups() for match in map(_README_ROW.match, text.splitlines()) if match):
         rows = rows_of(scores.get(stem, {}))
         means = {name: gain.mean for name in among if name in rows and (gain := rows[name].gain)}
-        best = max(means, key=lambda name: -math.inf if math.isnan(means[name]) else means[name], default=NONE)
+        best = max(means, key=means.__getitem__, default=NONE)
         shown = [rows.get(TEACHER), rows.get(CONTROL)]
-        right = [score_cell(row) if row and row.summary else NONE for row in shown]
+        right = [score_cell(row) if row and row.scores else NONE for row in shown]
         right += [best, gain_cell(rows[best]) if best in rows else NONE]
         if cells != right:
             yield f'{README}: {stem}: {" | ".join(cells)} instead of {" | ".join(right)}'

@@ -153,9 +153,9 @@ def export_row(table: SuiteTable, name: str, out: Path) -> tuple[Run, Path]:
 
     A file that holds it already stays: ``exported.json`` beside the results says what each file holds.
     """
-    definition, row = table.definition, table.row(name)
+    definition, row = table.definition, table.verdict.row(name)
     if not row.results:
-        names = some(row.name for row in table.rows if row.results and row.name != TEACHER)
+        names = some(row.name for row in table.verdict.rows if row.results and row.name != TEACHER)
         raise FileNotFoundError(f'{name} cannot be exported: no finished run has this name; there are {names}.')
     seed = max(row.results, key=lambda seed: row.on_val.get(seed, -math.inf))
     run = next(run for run in plan.runs(definition) if (run.name, run.seed) == (name, seed))
@@ -192,8 +192,8 @@ def export_best(folder: Path, table: SuiteTable) -> str:
 
 def score_lines(table: SuiteTable) -> Iterator[str]:
     """Yield the scores of teacher, student alone and methods with their gains."""
-    for row in table.rows:
-        if row.summary is not None:
+    for row in table.verdict.rows:
+        if row.scores:
             title = 'the student alone' if row.name == CONTROL else row.name
             gain = f' ({gain_cell(row, mark="")})' if row.gain else ''
-            yield f'{table.definition.metric:<8} {row.summary.mean:6.2f}  {title}{gain}'
+            yield f'{table.definition.metric:<8} {row.mean:6.2f}  {title}{gain}'

@@ -17,11 +17,11 @@ from typing import Any
 from mmengine.config import Config
 
 from mmdistill_dense.apps.suite.definition import CONTROL, TEACHER
-from mmdistill_dense.apps.suite.plan import RUNS_FILE, SEED
+from mmdistill_dense.apps.suite.plan import SEED, read_list
 from mmdistill_dense.config.resolve import is_distill_model, teachers_of
 from mmdistill_dense.config.values import type_name
 from mmdistill_dense.engine.resume import latest_checkpoint
-from mmdistill_dense.utils.files import read_json
+from mmdistill_dense.utils.files import read_json, read_progress
 from mmdistill_dense.utils.literals import BRACES
 
 
@@ -81,6 +81,11 @@ class TrainedRun:
         return read_json(self.folder / 'result.json')
 
     @property
+    def state(self) -> dict[str, Any]:
+        """The last report of its training in a suite; empty elsewhere."""
+        return read_progress(self.folder / 'state.json')
+
+    @property
     def checkpoint(self) -> Path | None:
         """The complete checkpoint that was written last; the one with the largest number if that is not known."""
         finished = self.folder / ((self.result or {}).get('checkpoint') or '')
@@ -99,14 +104,6 @@ def _read_config(file: Path, modified: int) -> Config:
     return Config.fromstring(file.read_text(encoding='utf-8').replace('{{', BRACES), '.py')
 
 
-def in_suite(folder: Path) -> bool:
-    """Tell whether a folder ``runs/<name>/seed<k>`` is a run of its suite, as its newest start lists them."""
-    suite = folder.parents[2]
-    listing = read_json(suite / RUNS_FILE)
-    is_listed = listing is None or str(folder.relative_to(suite)) in listing['runs']
-    return is_listed and SEED.fullmatch(folder.name) is not None
-
-
 def find_runs(folder: str | Path) -> list[TrainedRun]:
     """Return the run in a folder, or the runs of a suite below it, ordered by seed."""
     root = Path(folder)
@@ -115,8 +112,10 @@ def find_runs(folder: str | Path) -> list[TrainedRun]:
     root = root.resolve()
     runs = [_run(root)] if is_run(root) else []
     for pattern in ('seed*', '*/seed*'):
-        runs = runs or seeds_in(root, pattern)
-    runs = runs or [run for run in seeds_in(root, 'runs/*/seed*') if in_suite(run.folder)]
+        folders = [path for path in root.glob(pattern) if SEED.fullmatch(path.name) and is_run(path)]
+        folders.sort(key=lambda path: (path.parent, int(path.name.removeprefix('seed'))))
+        runs = runs or [_run(path) for path in folders]
+    runs = runs or suite_runs(root)
     if not runs:
         raise ValueError(
             f"{str(folder)!r} is no work dir: it has neither <timestamp>/vis_data/config.py nor seed<k>, nor a suite's "
@@ -125,10 +124,10 @@ def find_runs(folder: str | Path) -> list[TrainedRun]:
     return runs
 
 
-def seeds_in(root: Path, pattern: str) -> list[TrainedRun]:
-    """Return the runs below a folder whose own folders are called ``seed<k>``, in the order of the numbers."""
-    folders = [path for path in root.glob(pattern) if SEED.fullmatch(path.name) and is_run(path)]
-    return [_run(path) for path in sorted(folders, key=lambda path: (path.parent, int(path.name.removeprefix('seed'))))]
+def suite_runs(suite: Path) -> list[TrainedRun]:
+    """Return the students of a suite that have begun, as its newest start lists them, ordered by seed."""
+    runs = [run for run in read_list(suite) if not run.is_teacher and is_run(run.folder)]
+    return [TrainedRun(run.folder, run.name, suite) for run in sorted(runs, key=lambda run: (run.name, run.seed))]
 
 
 def _run(folder: Path) -> TrainedRun:
@@ -220,13 +219,15 @@ def _unique_names(runs: Sequence[TrainedRun]) -> dict[Path, str]:
 def _suite_controls(runs: Sequence[TrainedRun]) -> Iterator[TrainedRun]:
     """Yield the controls of the runs' suites at the same seeds, or all controls if no seed is the same."""
     for suite in dict.fromkeys(run.suite for run in runs if run.suite):
-        controls = [run for run in seeds_in(suite, f'runs/{CONTROL}/seed*') if in_suite(run.folder)]
+        controls = [run for run in suite_runs(suite) if run.is_control]
         seeds = {run.seed for run in runs if run.suite == suite}
         yield from [run for run in controls if run.seed in seeds] or controls
 
 
 def _teacher_folders(runs: Sequence[TrainedRun]) -> list[Path]:
-    return [*(run.suite / TEACHER for run in runs if run.suite), *(file.parent for file in teacher_files(runs))]
+    suites = dict.fromkeys(run.suite for run in runs if run.suite)
+    teachers = (run.folder for suite in suites for run in read_list(suite) if run.is_teacher)
+    return [*teachers, *(file.parent for file in teacher_files(runs))]
 
 
 def teacher_files(runs: Sequence[TrainedRun]) -> list[Path]:

@@ -12,21 +12,12 @@ import torch
 
 from mmdistill_dense.apps.report.predictions import NetworkCost
 from mmdistill_dense.apps.report.runs import Log, TrainedRun, val_set
-from mmdistill_dense.apps.report.section import Missing, Numbers, Section, Sheet, legend_of
-from mmdistill_dense.apps.suite import plan
-from mmdistill_dense.apps.suite.definition import TEACHER, is_alone
+from mmdistill_dense.apps.report.section import Missing, Numbers, Section, Sheet, gain_sheet, legend_of
+from mmdistill_dense.apps.suite.definition import CONTROL, TEACHER, is_alone
 from mmdistill_dense.apps.suite.rows import changed_data
-from mmdistill_dense.apps.suite.verdict import (
-    Candidate,
-    Gain,
-    Verdict,
-    judge,
-    missing_reason,
-    missing_sentence,
-    summarise,
-)
+from mmdistill_dense.apps.suite.table import gain_cell, score_cell
+from mmdistill_dense.apps.suite.verdict import Gain, Results, Row, Verdict, judge, missing_sentence
 from mmdistill_dense.config.values import falls
-from mmdistill_dense.utils.files import read_progress
 from mmdistill_dense.utils.validate import some
 
 _MIN_SEEDS = 3  # seeds
@@ -151,48 +142,47 @@ def answer_section(answer: Answer) -> Section:
     return section
 
 
-def _by_seed(runs: Sequence[TrainedRun], scores: Mapping[TrainedRun, float]) -> dict[int, float]:
-    """Return the scores of runs with a known seed; others cannot be paired."""
-    return {run.seed: scores[run] for run in runs if run.seed is not None and run in scores}
-
-
 class Answer:
     """Scores, the verdict over methods and controls of the same seeds, and the ``costs`` of networks."""
 
     def __init__(self, numbers: Numbers, costs: Mapping[str, NetworkCost] | None = None) -> None:
         self.numbers, self.comparison, self.costs = numbers, numbers.comparison, costs or {}
-        self.evaluation = scores_of(numbers)
-        self.scores = {run: score for run, score in self.evaluation.values.items() if math.isfinite(score)}
+        self.evaluation = evaluation = scores_of(numbers)
+        self.scores = {run: score for run, score in evaluation.values.items() if math.isfinite(score)}
         pairs = {run: self._paired(run) for run in self.comparison.runs if run in self.scores}
         self.unpaired = {
-            run: control for run, control in pairs.items() if control and not self.evaluation.comparable(run, control)
+            run: control for run, control in pairs.items() if control and not evaluation.comparable(run, control)
         }
-        self.data_change = changed_data(self._results(), self.comparison.teacher is None)
-        self.verdict = self._judge(self.scores)
+        facts: dict[str, Any] = {'test_is_val': True} if evaluation.points else {}
+        facts |= {'metric': numbers.chosen} if numbers.chosen else {}
+        results = {run: {**(run.result or {}), **facts, 'score': score} for run, score in evaluation.values.items()}
+        self.results = {name: self._by_seed(self.comparison.runs_of(name), results) for name in self.comparison.names}
+        self.data_change = changed_data(self.results, self.comparison.teacher is None)
+        self.verdict = self._judge(results)
 
-    def _judge(self, scores: Mapping[TrainedRun, float]) -> Verdict:
-        """Return the verdict on scores of the runs whose trainings can be compared."""
-        val = {run: plan.value_on_val(run.result or {}, self.numbers.chosen) for run in scores}
-        on_val = {run: value for run, value in val.items() if value is not None}
-        candidates, names = list[Candidate](), dict.fromkeys(run.name for run in self.comparison.runs)
-        for name in names if not self.data_change else ():
-            runs = [run for run in self.comparison.runs_of(name) if run not in self.unpaired]
-            if not (runs and runs[0].suite and is_alone(runs[0].home.name)):  # of an older suite, at another rate
-                columns = (
-                    _by_seed(group, values) for values in (scores, on_val) for group in (runs, self._controls(name))
-                )
-                candidates.append(Candidate(name, *columns))
-        test_is_val = bool(self.evaluation.points) or any((run.result or {}).get('test_is_val') for run in scores)
-        return judge(candidates, test_is_val, self.evaluation.teacher, 3 if self.evaluation.fractions else 2)
+    def _by_seed(self, runs: Sequence[TrainedRun], results: Mapping[TrainedRun, Any]) -> Results:
+        """Return the results of runs by seed; a drawn seed, and one that stands twice, has a number below 0."""
+        by_seed: dict[int, Any] = {}
+        for number, run in enumerate(self.comparison.students):
+            if run in runs and run in results:
+                by_seed[-1 - number if run.seed is None or run.seed in by_seed else run.seed] = results[run]
+        return by_seed
+
+    def _judge(self, results: Mapping[TrainedRun, Any]) -> Verdict:
+        """Return the verdict on results; runs whose trainings cannot be compared have no control."""
+        rows = []
+        for name in self.comparison.names:
+            runs, control = self.comparison.runs_of(name), None
+            alone = runs[0].suite and is_alone(runs[0].home.name)  # of older suites also at other rates
+            if runs[0] in self.comparison.runs and not alone and not self.data_change:
+                seeds = {run.seed for run in self.unpaired if run.name == name}
+                controls = [run for run in self._controls(name) if run.seed not in seeds]
+                control = Row(CONTROL, self._by_seed(controls, results))
+            rows.append(Row(name, self._by_seed(runs, results), control))
+        return judge(rows, self.evaluation.teacher, 3 if self.evaluation.fractions else 2)
 
     def _controls(self, name: str) -> list[TrainedRun]:
         return self.comparison.controls_for(self.comparison.runs_of(name)[0])
-
-    def _results(self) -> dict[str, dict[int, dict[str, Any]]]:
-        by_seed: dict[str, dict[int, dict[str, Any]]] = {}
-        for number, run in enumerate(self.comparison.students):
-            by_seed.setdefault(run.name, {})[number if run.seed is None else run.seed] = run.result or {}
-        return by_seed
 
     def sentences(self) -> list[str]:
         """Return whether the best method helped, how sure that is, its cost, and what cannot be compared."""
@@ -201,9 +191,7 @@ class Answer:
         if self.numbers.metric and falls(self.numbers.metric):
             return [f'No verdict: {self.numbers.metric} falls as a network gets better. Choose another by --metric.']
         verdict = self.verdict
-        missing = missing_sentence(
-            {run.title: reason for run in self.comparison.students if (reason := self._lacks(run))}
-        )
+        missing = missing_sentence(run for run in self.comparison.students if run.suite and run not in self.scores)
         if verdict.best is None or verdict.gain is None:
             return [*self._not_compared(), *filter(None, [missing])]
         best, gain = verdict.best.name, verdict.gain
@@ -215,12 +203,6 @@ class Answer:
             self._cost(best),
             *self._next_step(best, verdict.control_score, gain),
         ]
-
-    def _lacks(self, run: TrainedRun) -> str:
-        """Return why a run of a suite has no score; empty if it has one, or belongs to no suite."""
-        if run in self.scores or not run.suite:
-            return ''
-        return missing_reason(run.result, read_progress(run.folder / 'state.json'))
 
     def table(self) -> Sheet:
         if not self.scores:
@@ -243,57 +225,47 @@ class Answer:
 
     def further_sets(self) -> Sheet | None:
         """Return scores and gains on a suite's further test sets."""
-        sets: dict[str, dict[TrainedRun, float]] = {}
-        scale = 100 if any(_in_percent(run.result or {}) for run in self.scores) else 1  # a score of 0 does not tell
-        for run in self.scores:
-            result = run.result or {}
+        sets: dict[str, dict[TrainedRun, Any]] = {}
+        results = {run: run.result for run in self.scores if run.result}
+        scale = 100 if any(map(_in_percent, results.values())) else 1  # a score of 0 does not tell
+        for run, result in results.items():
             for split, values in (result.get('metrics') or {}).items():
                 if split not in ('val', 'test') and result.get('metric') in values:
-                    sets.setdefault(split, {})[run] = scale * values[result['metric']]
-        results = self._results()
-        sets = {name: scores for name, scores in sets.items() if not changed_data(results, False, name)}
-        rows = [[name] for name in self.comparison.names]
-        for scores in sets.values():
-            gains = self._judge(scores).gains
-            for row in rows:
-                seed_scores, gain = _by_seed(self.comparison.runs_of(row[0]), scores), gains.get(row[0])
-                text = f' ({self.verdict.number(gain.mean, "+")})' if gain else ''
-                row.append(self.verdict.number(fmean(seed_scores.values())) + text if seed_scores else '')
+                    score = scale * values[result['metric']]
+                    sets.setdefault(split, {})[run] = {**result, 'score': score}
+        sets = {name: results for name, results in sets.items() if not changed_data(self.results, False, name)}
+        verdicts = [self._judge(results) for results in sets.values()]
+        rows = []
+        for name in self.comparison.names:
+            cells = [_cells(verdict.row(name), verdict.digits) for verdict in verdicts]
+            rows.append([name, *(f'{score} ({gain})' if gain else score for score, gain in cells)])
         return Sheet('Other test sets: score and gain', ['network', *sets], rows) if sets else None
 
     def class_precisions(self) -> Sheet | None:
         """Return the AP of each class of a detector, as its suite tested it, and what the best method gains."""
-        if self.verdict.best is None or self.verdict.gain is None:
+        best = self.verdict.best
+        if best is None or best.control is None or best.gain is None:
             return None
-        name, seeds = self.verdict.best.name, self.verdict.gain.by_seed
         precisions = list[dict[str, float]]()
-        for runs in (self._controls(name), self.comparison.runs_of(name)):
-            tests = [_test_metrics(run.result or {}) for run in runs if run.seed in seeds]
+        for row in (best.control, best):
+            tests = [_test_metrics(row.results[seed]) for seed in best.gain.by_seed]
             keys = [key for key in tests[0] if key.endswith('_precision') and all(key in test for test in tests)]
             means = {key: 100 * fmean(test[key] for test in tests) for key in keys}
             precisions.append({key: mean for key, mean in means.items() if math.isfinite(mean)})  # else no such box
         control, method = precisions
-        rows = [
-            [key.partition('/')[2].removesuffix('_precision'), f'{control[key]:.1f}', f'{method[key]:.1f}']
-            + [f'{method[key] - control[key]:+.1f}']
-            for key in sorted(control.keys() & method.keys(), key=lambda key: control[key] - method[key])
-        ]
-        return Sheet('AP of each class', ['class', 'student alone', name, 'gain'], rows) if rows else None
+        names = {key: key.partition('/')[2].removesuffix('_precision') for key in control if key in method}
+        scores = [(name, control[key], method[key]) for key, name in names.items()]
+        return gain_sheet('AP of each class', ['student alone', best.name], scores)
 
     def _row(self, name: str) -> list[str]:
-        all_runs = self.comparison.runs_of(name)
-        runs = [run for run in all_runs if run in self.scores]
-        seeds = ', '.join('drawn' if run.seed is None else str(run.seed) for run in runs)
-        summary, ratio = summarise([self.scores[run] for run in runs]), self._ratio(all_runs[0])
-        spread = self.verdict.number(summary.mean) if summary else 'none yet'
-        spread += f' ± {self.verdict.number(summary.sd)}' if summary and summary.sd is not None else ''
-        gain, text = self.verdict.gains.get(name), ''
-        if gain:
-            text = self.verdict.number(gain.mean, '+') + gain.bounds(self.verdict.digits)
-        elif runs and name in self.verdict.gains:
+        runs, row = self.comparison.runs_of(name), self.verdict.row(name)
+        seeds = ', '.join('drawn' if run.seed is None else str(run.seed) for run in runs if run in self.scores)
+        score, gain = _cells(row, self.verdict.digits)
+        if row.scores and row.control and not row.gain:
             is_unpaired = any(run.name == name for run in self.unpaired)
-            text = 'not compared, see above' if is_unpaired else 'no control of its seed'
-        return [name, seeds, spread, text, f'{ratio:.2f} x' if ratio else '']
+            gain = 'not compared, see above' if is_unpaired else 'no control of its seed'
+        ratio = self._ratio(runs[0])
+        return [name, seeds, score or 'none yet', gain, f'{ratio:.2f} x' if ratio else '']
 
     def _ratio(self, run: TrainedRun) -> float | None:
         """Return the time of a training step over the control's, as the runs logged it."""
@@ -365,3 +337,8 @@ class Answer:
         else:
             step = 'another method, a smaller weight, or a better teacher (docs/choosing.md)'
         return [f'Next: {step}.', *(self._not_compared() if self.unpaired else ())]
+
+
+def _cells(row: Row, digits: int) -> tuple[str, str]:
+    """Return score and gain as a suite's table writes them, empty without."""
+    return score_cell(row, digits) if row.scores else '', gain_cell(row, '', digits) if row.gain else ''

@@ -7,6 +7,7 @@ import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from mmdistill_dense.utils.literals import assignments
 from mmdistill_dense.utils.validate import some
 
 SEED = re.compile(r'seed\d+')  # the folder of one seed of a row
-RUNS_FILE = 'runs.json'  # the folders of a suite's runs at its newest start, which a report reads
+RUNS_FILE = 'runs.json'  # what the runs of a suite are at its newest start, which a report reads
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,10 @@ class Run:
     def pretraining(self) -> Path | None:
         """The folder of the pre-training that it starts from, if there is one."""
         return next((folder for folder in self.after if folder.parent.name == PRETRAINING), None)
+
+    @property
+    def is_control(self) -> bool:
+        return self.name == CONTROL
 
     @property
     def teacher(self) -> Path | None:
@@ -157,15 +162,41 @@ def unfinished(definition: Definition, chosen: Sequence[Run], processes: int = 1
     all_runs = runs(definition)
     for run in all_runs if todo else ():
         check_processes(run, processes)
-    listing = {'runs': [str(run.folder.relative_to(definition.out)) for run in all_runs]}
-    if read_json(definition.out / RUNS_FILE) != listing:
-        write_json(definition.out / RUNS_FILE, listing)
+    write_list(definition.out, [run for run in all_runs if not run.is_pretraining])
     needed = {folder for run in todo for folder in (run.teacher, run.pretraining)}
     for run in chosen:  # results without weights were restored or tidied up
         name = (run.result or {}).get('checkpoint')
         if run.folder in needed and name is not None and not (run.folder / name).is_file():
             (run.folder / 'result.json').replace(run.folder / 'result_without_weights.json')
     return [run for run in chosen if run.result is None]
+
+
+def write_list(out: Path, all_runs: Sequence[Run]) -> None:
+    """Write name, seed and folder of each run, whether it is the control, and the folder of its teacher."""
+    listing: dict[str, Any] = {'runs': []}
+    for run in all_runs:
+        teacher = str(run.teacher.relative_to(out)) if run.teacher else None
+        facts = {'name': run.name, 'seed': run.seed, 'is_control': run.is_control, 'teacher': teacher}
+        listing['runs'].append({'folder': str(run.folder.relative_to(out)), **facts})
+    if read_json(out / RUNS_FILE) != listing:
+        write_json(out / RUNS_FILE, listing)
+
+
+def read_list(out: Path) -> list[Run]:
+    """Return the runs of a suite at its newest start. Lists of before 0.3 hold folders alone, or are missing."""
+    listing = read_json(out / RUNS_FILE)
+    folders = [path for path in out.glob('runs/*/seed*') if SEED.fullmatch(path.name)]
+    return [_run_of(out, entry) for entry in (listing['runs'] if listing else [TEACHER, *folders])]
+
+
+def _run_of(out: Path, entry: Any) -> Run:
+    """Return a run from what a list has of it, or from the names of its folders."""
+    if isinstance(entry, Mapping):
+        after = (out / entry['teacher'],) if entry['teacher'] else ()
+        return Run(entry['name'], entry['seed'], out / entry['folder'], after)
+    folder = out / entry
+    is_teacher = folder == out / TEACHER
+    return Run(TEACHER, 0, folder) if is_teacher else Run(folder.parent.name, int(folder.name[len('seed') :]), folder)
 
 
 def config_of(definition: Definition, run: Run) -> Config:
@@ -245,42 +276,41 @@ def write_config(run: Run, config: Config, config_hash: str) -> None:
 
 
 def check_unchanged(definition: Definition, chosen: Iterable[Run]) -> None:
-    """Refuse runs that were begun with another config than the definition gives now."""
-    row_hashes: dict[str, str] = {}
-    networks: dict[str, str] = {}
-    rows: dict[str, Config] = {}
+    """Refuse runs that were begun with another config, other networks or other code than the definition gives now."""
+    chosen = list(chosen)
+    rows = {run.name: run for run in chosen}  # seeds change no hash
+    row_config = cache(lambda name: config_of(definition, rows[name]))
+    row_hash = cache(lambda name: hash_of(definition, rows[name]))
+    row_networks = cache(lambda name: configs.networks_hash(row_config(name)))
     for run in chosen:
-        state = run.state if latest_checkpoint(run.folder) else None
+        state = run.state if latest_checkpoint(run.folder) else {}
         hashes = {str(facts['config_hash']): None for facts in (run.result, state) if facts and 'config_hash' in facts}
-        if hashes and run.name not in row_hashes:
-            row_hashes[run.name] = hash_of(definition, run)
         for old_hash in hashes:
-            if old_hash == row_hashes[run.name]:
+            if old_hash == row_hash(run.name) or old_hash in _earlier_hashes(definition, run, row_config(run.name)):
                 continue
-            made_by, by_folder = config_of(definition, run), configs.make_portable(definition.path.parent)
-            if old_hash == hash_of(definition, run, made_by, by_folder):
-                continue  # made before a project could be moved
-            if run.is_teacher and old_hash == configs.config_hash(made_by, portable=by_folder):
-                continue  # tested before the file of its weights counted
-            keys = configs.changed_keys(run.folder, made_by)
+            keys = configs.changed_keys(run.folder, row_config(run.name))
             if keys or len(old_hash) >= configs.DIGITS:
                 raise ValueError(
                     f'{run.title}: {run.folder} was made with another config than the definition gives now '
                     f'({some(keys) or "its teacher"}). Undo the change, set another `out`, or remove that folder to '
                     'repeat the run.'
                 )
-        old_networks = header_remark(run.file, 'networks') if (state or run.result) and run.file.is_file() else None
-        if old_networks is not None:
-            if run.name not in networks:
-                networks[run.name] = configs.networks_hash(config_of(definition, run))
-            if old_networks != networks[run.name]:
-                raise ValueError(
-                    f'{run.title}: {run.folder} was made with other networks: a file that the pair names by `cfg` has '
-                    'changed. Undo the change, or remove that folder to repeat the run.'
-                )
-        if (state or run.result) and run.file.is_file() and header_remark(run.file, 'code'):
-            config = rows[run.name] = rows.get(run.name) or config_of(definition, run)
-            check_code(run, config)
+        if not (state or run.result) or not run.file.is_file():
+            continue
+        if (networks := header_remark(run.file, 'networks')) and networks != row_networks(run.name):
+            raise ValueError(
+                f'{run.title}: {run.folder} was made with other networks: a file that the pair names by `cfg` has '
+                'changed. Undo the change, or remove that folder to repeat the run.'
+            )
+        if header_remark(run.file, 'code'):
+            check_code(run, row_config(run.name))
+
+
+def _earlier_hashes(definition: Definition, run: Run, config: Config) -> list[str]:
+    """Return the hashes that a run had before projects could be moved, or the weights of a tested teacher counted."""
+    by_folder = configs.make_portable(definition.path.parent)
+    tested = [configs.config_hash(config, portable=by_folder)] if run.is_teacher else []
+    return [hash_of(definition, run, config, by_folder), *tested]
 
 
 def check_code(run: Run, config: Config) -> None:
@@ -349,12 +379,3 @@ def results(definition: Definition) -> dict[str, dict[int, dict[str, Any]]]:
         if (result := scored(definition, run)) is not None:
             row_results.setdefault(run.name, {})[run.seed] = result
     return {name: row_results[name] for name in (TEACHER, CONTROL, *definition.methods) if name in row_results}
-
-
-def value_on_val(result: Mapping[str, Any], metric: str | None = None) -> float | None:
-    """Return a metric of a result on val, by default that of its score; ``None`` without an evaluation on val.
-
-    mmdet returns no metric for a detector without a single detection: 0.
-    """
-    metrics = (result.get('metrics') or {}).get('val')
-    return 0.0 if metrics == {} else (metrics or {}).get(metric or result.get('metric'))

@@ -1,90 +1,25 @@
-"""The rows of a suite's table, from the results of its runs."""
+"""The table of a suite, from the results of its runs, which it must be fair to compare."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from statistics import fmean
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 from mmdistill_dense.apps.suite import plan
-from mmdistill_dense.apps.suite.definition import CONTROL, TEACHER, Definition, Method, describe_options, is_alone
-from mmdistill_dense.apps.suite.verdict import (
-    Candidate,
-    Gain,
-    Summary,
-    Verdict,
-    judge,
-    missing_reason,
-    missing_sentence,
-    summarise,
-)
-
-Results = Mapping[int, Mapping[str, Any]]
-
-
-@dataclass(frozen=True)
-class Row:
-    name: str
-    results: Results
-    missing: tuple[int, ...] = ()  # the seeds without a score
-    gain: Gain | None = None  # the gain over the control; ``None`` for the teacher and the control
-
-    @property
-    def scores(self) -> dict[int, float]:
-        """The scores in percent, by seed; a diverged run has none."""
-        scores = {seed: result['score'] for seed, result in sorted(self.results.items())}
-        return {seed: score for seed, score in scores.items() if math.isfinite(score)}
-
-    @property
-    def on_val(self) -> dict[int, float]:
-        """The same metric on val, by seed, as far as runs have it; NaN is none."""
-        values = {seed: plan.value_on_val(result) for seed, result in self.results.items()}
-        return {seed: value for seed, value in values.items() if value is not None and math.isfinite(value)}
-
-    @property
-    def compared(self) -> bool:
-        """Whether it is a method, and neither the teacher nor the student alone."""
-        return self.name != TEACHER and not is_alone(self.name)
-
-    @property
-    def summary(self) -> Summary | None:
-        return summarise(list(self.scores.values()))
-
-    @property
-    def hashes(self) -> list[str]:
-        """The distinct config hashes. :func:`collect` refuses a row with several."""
-        return sorted({str(result['config_hash']) for result in self.results.values()})
-
-    @property
-    def seconds_per_iteration(self) -> float | None:
-        """The median of each run, averaged over the runs."""
-        times = (result.get('seconds_per_iteration') for result in self.results.values())
-        medians = [seconds for seconds in times if seconds is not None]
-        return fmean(medians) if medians else None
+from mmdistill_dense.apps.suite.definition import CONTROL, TEACHER, Definition, Method, describe_options
+from mmdistill_dense.apps.suite.verdict import Results, Verdict, judge_results, missing_sentence
 
 
 @dataclass(frozen=True)
 class SuiteTable:
-    """A suite's table: teacher, control and methods."""
+    """A suite's table: the rows of teacher, control and methods, and the verdict over them."""
 
     definition: Definition
-    rows: tuple[Row, ...]
-
-    def row(self, name: str) -> Row:
-        """Return a row by its name; an empty one if there is none."""
-        return next((row for row in self.rows if row.name == name), Row(name, {}))
-
-    @property
-    def verdict(self) -> Verdict:
-        return judge_rows(self.rows)
+    verdict: Verdict
 
     def sentences(self) -> list[str]:
         """Return what the comparison says, and which runs it lacks."""
-        runs = [run for run in plan.scored_runs(self.definition) if run.seed not in self.row(run.name).scores]
-        missing = {run.title: missing_reason(self.row(run.name).results.get(run.seed), run.state) for run in runs}
-        return list(filter(None, [self.verdict.sentence(), missing_sentence(missing)]))
+        return list(filter(None, [self.verdict.sentence(), missing_sentence(plan.scored_runs(self.definition))]))
 
 
 def collect(definition: Definition) -> SuiteTable:
@@ -107,40 +42,21 @@ def collect(definition: Definition) -> SuiteTable:
         if problem:
             raise ValueError(problem)
     row_results = {name: results.get(name, {}) for name in (TEACHER, CONTROL, *definition.methods)}
-    return SuiteTable(definition, make_rows(row_results, definition.seeds))
+    return SuiteTable(definition, judge_results(row_results))
 
 
-def make_rows(results: Mapping[str, Results], seeds: Sequence[int]) -> tuple[Row, ...]:
-    """Return a row for each name, from results by name and seed; methods have their gain over the control."""
-    rows = [Row(name, by_seed) for name, by_seed in results.items()]
-    gains = judge_rows(rows).gains
-    planned = {row.name: () if row.name == TEACHER else seeds for row in rows}
-    missing = {row.name: tuple(seed for seed in planned[row.name] if seed not in row.scores) for row in rows}
-    return tuple(replace(row, missing=missing[row.name], gain=gains.get(row.name)) for row in rows)
-
-
-def judge_rows(rows: Sequence[Row]) -> Verdict:
-    """Return the verdict over the methods among some rows."""
-    by_name = {row.name: row for row in rows}
-    control, teacher = by_name.get(CONTROL, Row(CONTROL, {})), by_name.get(TEACHER, Row(TEACHER, {})).summary
-    candidates = [
-        Candidate(row.name, row.scores, control.scores, row.on_val, control.on_val) for row in rows if row.compared
-    ]
-    test_is_val = any(result.get('test_is_val') for row in rows for result in row.results.values())
-    return judge(candidates, test_is_val, teacher.mean if teacher else None)
-
-
-def rows_on_set(table: SuiteTable, name: str) -> tuple[Row, ...]:
+def judge_set(table: SuiteTable, name: str) -> Verdict:
     """Return the rows with scores and gains on a further test set; runs that finished before it was named have none."""
-    set_results = {
-        row.name: {
-            seed: {**result, 'score': plan.score_of(table.definition, result['metrics'], name)}
-            for seed, result in row.results.items()
-            if name in result['metrics']
+    return judge_results(
+        {
+            row.name: {
+                seed: {**result, 'score': plan.score_of(table.definition, result['metrics'], name)}
+                for seed, result in row.results.items()
+                if name in result['metrics']
+            }
+            for row in table.verdict.rows
         }
-        for row in table.rows
-    }
-    return make_rows(set_results, table.definition.seeds)
+    )
 
 
 def row_settings(method: Method) -> str:

@@ -11,8 +11,8 @@ from typing import Any
 
 from mmdistill_dense.apps.suite import configs
 from mmdistill_dense.apps.suite.definition import CONTROL, TEACHER, Definition
-from mmdistill_dense.apps.suite.rows import Row, SuiteTable, collect, row_settings, rows_on_set
-from mmdistill_dense.apps.suite.verdict import LEVEL
+from mmdistill_dense.apps.suite.rows import SuiteTable, collect, judge_set, row_settings
+from mmdistill_dense.apps.suite.verdict import LEVEL, Row
 from mmdistill_dense.utils.files import write_text
 from mmdistill_dense.utils.validate import some
 
@@ -40,13 +40,13 @@ def as_markdown(table: SuiteTable) -> str:
     definition = table.definition
     head = ['', 'n', definition.metric, f'gain [{LEVEL:.0%} interval]', 's / iteration']
     main, seeds = _head(head), _head(['seed', *map(str, definition.seeds)])
-    for row in table.rows:
+    for row in table.verdict.rows:
         seconds = None if row.name == TEACHER else row.seconds_per_iteration
         time = NONE if seconds is None else f'{seconds:.3g}'
-        title, count = TITLES.get(row.name, row.name), count_cell(row, len(definition.seeds))
+        title, count = TITLES.get(row.name, row.name), count_cell(row, definition.seeds)
         main.append(_line([title, count, score_cell(row), gain_cell(row), time]))
         if row.name != TEACHER:
-            seeds.append(_line([title, *(_of_seed(row, seed) for seed in definition.seeds)]))
+            seeds.append(_line([title, *(seed_cell(row, seed) for seed in definition.seeds)]))
     notes = ['## How to read it', '', *(f'- {line}' for line in _notes(table)), '']
     notes += ['## What it was made of', '', *(f'- {line}' for line in _provenance(table))]
     parts = [f'# {definition.title}', *table.sentences(), '\n'.join(main), '\n'.join(['## Each seed', '', *seeds])]
@@ -57,10 +57,10 @@ def as_markdown(table: SuiteTable) -> str:
 
 def _other_sets(table: SuiteTable) -> Iterator[str]:
     """Yield a table of scores and gains on further test sets."""
-    sets = {name: rows_on_set(table, name) for name in table.definition.test_sets}
+    sets = {name: judge_set(table, name) for name in table.definition.test_sets}
     yield from _head(['', *sets])
-    for index, row in enumerate(table.rows):
-        cells = [' '.join(filter(None, [score_cell(rows[index]), gain_cell(rows[index])])) for rows in sets.values()]
+    for row in table.verdict.rows:
+        cells = [f'{score_cell(on_set := verdict.row(row.name))} {gain_cell(on_set)}' for verdict in sets.values()]
         yield _line([TITLES.get(row.name, row.name), *cells])
     yield ''
     note = "Holm's correction is within one set."
@@ -75,30 +75,31 @@ def _line(cells: Sequence[str]) -> str:
     return f'| {" | ".join(cells)} |'
 
 
-def count_cell(row: Row, planned: int) -> str:
+def count_cell(row: Row, seeds: Sequence[int]) -> str:
     """Return the number of finished seeds, as ``2 of 3`` where some are missing."""
-    if row.name == TEACHER and not row.results:
-        return NONE
-    return f'{len(row.scores)} of {planned}' if row.missing else str(len(row.scores))
+    if row.name == TEACHER:
+        return str(len(row.scores)) if row.results else NONE
+    return str(len(row.scores)) + ('' if {*seeds} <= row.scores.keys() else f' of {len(seeds)}')
 
 
-def score_cell(row: Row) -> str:
-    if row.summary is None:
+def score_cell(row: Row, digits: int = 2) -> str:
+    if not row.scores:
         return 'diverged' if row.results else 'not tested' if row.name == TEACHER else 'not run'
-    spread = '' if row.summary.sd is None else f' ± {row.summary.sd:.2f}'
-    return f'{row.summary.mean:.2f}{spread}'
+    spread = '' if row.sd is None else f' ± {row.sd:.{digits}f}'
+    return f'{row.mean:.{digits}f}{spread}'
 
 
-def gain_cell(row: Row, mark: str = '**') -> str:
+def gain_cell(row: Row, mark: str = '**', digits: int = 2) -> str:
     """Return the gain with its interval, between two marks where it is significant: bold."""
     if row.gain is None:
         return NONE
     gain, bold = row.gain, mark if row.gain.is_significant else ''
     fewer = f', {gain.n} pair{"s" if gain.n > 1 else ""}' if gain.n < len(row.scores) else ''
-    return f'{bold}{gain.mean:+.2f}{bold}{gain.bounds()}{fewer}'
+    return f'{bold}{gain.mean:+.{digits}f}{bold}{gain.bounds(digits)}{fewer}'
 
 
-def _of_seed(row: Row, seed: int) -> str:
+def seed_cell(row: Row, seed: int) -> str:
+    """Return the score of a seed, and its gain."""
     if seed not in row.scores:
         return 'diverged' if seed in row.results else 'missing'
     gains = row.gain.by_seed if row.gain else {}
@@ -106,7 +107,7 @@ def _of_seed(row: Row, seed: int) -> str:
 
 
 def _notes(table: SuiteTable) -> Iterator[str]:
-    results = [result for row in table.rows for result in row.results.values()]
+    results = [result for row in table.verdict.rows for result in row.results.values()]
     same = any(result.get('test_is_val') for result in results)
     yield (
         f'{table.definition.metric} in percent on {"val, the only labelled one" if same else "test"}, last checkpoint; '
@@ -118,7 +119,7 @@ def _notes(table: SuiteTable) -> Iterator[str]:
     )
     if other := [name for name, method in table.definition.methods.items() if method.distils and method.run_options]:
         yield f'Other length or training set than the student alone: {", ".join(other)}: no gain of a method alone.'
-    if any(row.seconds_per_iteration is not None for row in table.rows):
+    if any(row.seconds_per_iteration is not None for row in table.verdict.rows):
         device = _per_row(table, lambda result: f'{result.get("device")}, {result.get("threads")} thread(s)')
         beside = f'; up to {table.definition.jobs} runs side by side' if table.definition.jobs > 1 else ''
         yield f's / iteration: wall time in the runs, median of the log, mean over seeds ({device}{beside}).'
@@ -144,7 +145,8 @@ def _provenance(table: SuiteTable) -> Iterator[str]:
     yield f'Teacher: {_per_row(table, _receipts) or "none"}'
     if pictures := _per_row(table, unlabelled):
         yield f'Pictures without labels: {pictures}; the teacher may have seen their labels, see its own training set'
-    hashes = [f'{row.name} {", ".join(row.hashes)}' for row in table.rows if row.hashes]
+    digests = {row.name: {str(run['config_hash']) for run in row.results.values()} for row in table.verdict.rows}
+    hashes = [f'{name} {", ".join(sorted(texts))}' for name, texts in digests.items() if texts]
     yield f'Config hashes: {"; ".join(hashes) or "none"}'
     if names := _per_row(table, lambda result: some(result.get('unseeded') or ())):
         yield f'Random numbers that no seed reaches, so a repeated run gives others: {names}'
@@ -182,7 +184,7 @@ def unlabelled(result: Mapping[str, Any]) -> str:
 def _per_row(table: SuiteTable, say: Callable[[Mapping[str, Any]], str]) -> str:
     """Return a text about all students' results; where the texts differ, each with its rows."""
     texts: dict[str, dict[str, None]] = {}
-    for row in table.rows:
+    for row in table.verdict.rows:
         for result in row.results.values():
             if row.name != TEACHER and (text := say(result)):
                 texts.setdefault(text, {})[row.name] = None
@@ -194,7 +196,7 @@ def _per_row(table: SuiteTable, say: Callable[[Mapping[str, Any]], str]) -> str:
 def scores_as_csv(table: SuiteTable) -> str:
     """Return a line per run, without times, so that an interrupted suite gives the same bytes."""
     lines = []
-    for row in table.rows:
+    for row in table.verdict.rows:
         gains = row.gain.by_seed if row.gain else {}
         for seed, result in sorted(row.results.items()):
             line = {'name': row.name, 'seed': seed, 'score': result['score'], 'gain': gains.get(seed)}

@@ -1,29 +1,21 @@
-"""The verdict of a comparison, which table, report and `run` print: the best method, its gain, the student to use."""
+"""The rows of a comparison and its verdict, which table, report and `run` print: gains, the best, the one to use."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from statistics import fmean
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from statistics import fmean, stdev
 from typing import Any
 
 from scipy.special import stdtr, stdtrit  # scipy.stats.t takes seconds to import
 
-from mmdistill_dense.apps.suite.definition import CONTROL
+from mmdistill_dense.apps.suite.definition import CONTROL, TEACHER, is_alone
 from mmdistill_dense.utils.validate import some
 
 LEVEL = 0.95
+Results = Mapping[int, Mapping[str, Any]]  # what runs left in result.json, by seed
 _EQUAL = 1e-12  # of the scores: differences that differ by less are equal but for rounding
-
-
-@dataclass(frozen=True)
-class Summary:
-    """The scores of several seeds. ``sd`` divides by n - 1, and is ``None`` for one seed."""
-
-    n: int
-    mean: float
-    sd: float | None
 
 
 @dataclass(frozen=True)
@@ -32,8 +24,7 @@ class Gain:
 
     by_seed: dict[int, float]  # the difference of each seed
     mean: float  # their mean
-    sd: float | None = None  # their standard deviation, ``None`` for one pair, as the next three
-    low: float | None = None  # bounds of the mean; ``None``, as the next, if all differences are equal
+    low: float | None = None  # bounds of the mean; ``None``, as the next, for one pair, or if all are equal
     high: float | None = None
     p: float | None = None  # the two-sided p-value of a mean of 0, corrected for the table by :func:`holm`
 
@@ -56,38 +47,22 @@ class Gain:
         return '' if self.low is None else f' [{self.low:+.{digits}f}, {self.high:+.{digits}f}]'
 
 
-def summarise(values: Sequence[float]) -> Summary | None:
-    """Return mean and standard deviation; ``None`` for no values."""
-    if not values:
-        return None
-    n, mean = len(values), math.fsum(values) / len(values)
-    if n == 1:
-        return Summary(1, mean, None)
-    return Summary(n, mean, math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (n - 1)))
-
-
 def paired_gain(scores: Mapping[int, float], control: Mapping[int, float]) -> Gain | None:
-    """Return the mean difference at the same seed with ``mean +- t_{(1 + LEVEL) / 2, n - 1} sd / sqrt(n)``.
-
-    A seed counts where both have a score, and NaN, of a diverged run, is none.
-    """
+    """Return the mean difference at the seeds of both, with ``mean +- t_{(1 + LEVEL) / 2, n - 1} sd / sqrt(n)``."""
     # a run and its control share first weights and the order of the data, so differences have less noise than scores;
     # one pair has no bounds, nor have differences that are all equal, as those of rounded scores: they tell no noise
-    seeds = [
-        seed for seed in sorted(scores) if math.isfinite(scores[seed]) and math.isfinite(control.get(seed, math.nan))
-    ]
+    seeds = sorted(scores.keys() & control.keys())
     differences = {seed: scores[seed] - control[seed] for seed in seeds}
-    summary = summarise(list(differences.values()))
-    if summary is None:
+    if not seeds:
         return None
-    if summary.sd is None:
-        return Gain(differences, summary.mean)
-    mean, error, freedom = summary.mean, summary.sd / math.sqrt(summary.n), summary.n - 1
-    if summary.sd <= _EQUAL * max(abs(score) for seed in seeds for score in (scores[seed], control[seed])):
-        return Gain(differences, mean, summary.sd)
+    mean, largest = fmean(differences.values()), max(abs(row[seed]) for seed in seeds for row in (scores, control))
+    sd = stdev(differences.values()) if len(seeds) > 1 else 0.0
+    if sd <= _EQUAL * largest:
+        return Gain(differences, mean)
+    error, freedom = sd / math.sqrt(len(seeds)), len(seeds) - 1
     half = float(stdtrit(freedom, (1 + LEVEL) / 2)) * error
     p = float(2 * stdtr(freedom, -abs(mean) / error))
-    return Gain(differences, mean, summary.sd, mean - half, mean + half, p)
+    return Gain(differences, mean, mean - half, mean + half, p)
 
 
 def holm(gains: Mapping[str, Gain | None]) -> dict[str, Gain | None]:
@@ -102,22 +77,54 @@ def holm(gains: Mapping[str, Gain | None]) -> dict[str, Gain | None]:
     return corrected
 
 
-# The verdict
+# Rows and the verdict over them
 
 
 @dataclass(frozen=True)
-class Candidate:
-    """A method and the student alone to compare it with: their scores by seed, and those on val, which choose."""
+class Row:
+    """A network of a comparison. A method has the row of the student alone beside it, and where seeds pair, a gain."""
 
     name: str
-    scores: Mapping[int, float]
-    control: Mapping[int, float]
-    val: Mapping[int, float] = field(default_factory=dict)
-    control_val: Mapping[int, float] = field(default_factory=dict)
+    results: Results
+    control: Row | None = None  # ``None`` for the teacher and the student alone
+    gain: Gain | None = None  # over the control, with a p-value by Holm's correction
 
-    def gain_on_val(self, seeds: Sequence[int]) -> float:
-        """Return the mean gain on val at some seeds; -inf where a run has no score on val."""
-        gain = fmean(self.val.get(seed, math.nan) - self.control_val.get(seed, math.nan) for seed in seeds)
+    @property
+    def scores(self) -> dict[int, float]:
+        """The scores in percent, by seed; a diverged run has none."""
+        scores = {seed: result['score'] for seed, result in sorted(self.results.items())}
+        return {seed: score for seed, score in scores.items() if math.isfinite(score)}
+
+    @property
+    def on_val(self) -> dict[int, float]:
+        """The same metric on val, by seed, as far as runs have it; NaN is none."""
+        values = ((seed, (result.get('metrics') or {}).get('val'), result) for seed, result in self.results.items())
+        # mmdet returns no metric for a detector without a single detection
+        scores = {seed: 0.0 if val == {} else (val or {}).get(run.get('metric'), math.nan) for seed, val, run in values}
+        return {seed: score for seed, score in scores.items() if math.isfinite(score)}
+
+    @property
+    def mean(self) -> float:
+        """The mean score; NaN without any."""
+        return fmean(self.scores.values()) if self.scores else math.nan
+
+    @property
+    def sd(self) -> float | None:
+        """The standard deviation of the scores, with n - 1; ``None`` for fewer than two."""
+        return stdev(self.scores.values()) if len(self.scores) > 1 else None
+
+    @property
+    def seconds_per_iteration(self) -> float | None:
+        """The median of each run, averaged over the runs."""
+        times = (result.get('seconds_per_iteration') for result in self.results.values())
+        medians = [seconds for seconds in times if seconds is not None]
+        return fmean(medians) if medians else None
+
+    def gain_on_val(self) -> float:
+        """Return the mean gain on val at the seeds of the gain; -inf where a run has no score on val."""
+        assert self.gain is not None and self.control is not None, 'rows with a gain are compared'
+        val, control = self.on_val, self.control.on_val
+        gain = fmean(val.get(seed, math.nan) - control.get(seed, math.nan) for seed in self.gain.by_seed)
         return gain if math.isfinite(gain) else -math.inf
 
 
@@ -125,8 +132,8 @@ class Candidate:
 class Verdict:
     """What a comparison says."""
 
-    gains: Mapping[str, Gain | None]  # of all methods, with p-values by Holm's correction
-    best: Candidate | None  # the best method, ``None`` where no method has a pair of runs
+    rows: tuple[Row, ...]
+    best: Row | None  # the best method, ``None`` where no method has a pair of runs
     student: str  # the row to use: the best method if it is proved or gained on val, else the student alone
     chosen_on_val: bool  # whether val, other pictures than those of the scores, chose the best
     teacher: float | None = None  # its score
@@ -135,12 +142,17 @@ class Verdict:
     @property
     def gain(self) -> Gain | None:
         """The gain of the best method."""
-        return self.gains[self.best.name] if self.best else None
+        return self.best.gain if self.best else None
 
     @property
     def control_score(self) -> float:
         """The mean score of the student alone at the seeds of the best method; NaN without a pair."""
-        return fmean(self.best.control[seed] for seed in self.gain.by_seed) if self.best and self.gain else math.nan
+        control = self.best.control if self.best else None
+        return fmean(control.scores[seed] for seed in self.gain.by_seed) if control and self.gain else math.nan
+
+    def row(self, name: str) -> Row:
+        """Return a row by its name; an empty one if there is none."""
+        return next((row for row in self.rows if row.name == name), Row(name, {}))
 
     def sentence(self) -> str:
         """Return whether the best method helped, by how much, and how sure that is; empty without a pair."""
@@ -148,7 +160,7 @@ class Verdict:
             return ''
         gain, control = self.gain, self.control_score
         text = (('Yes.', 'No.') if gain.is_significant else ('Perhaps.', 'No sign of it.'))[not gain.mean > 0]
-        if (compared := sum(other is not None for other in self.gains.values())) > 1:
+        if (compared := sum(row.gain is not None for row in self.rows)) > 1:
             pictures = ' on val' if self.chosen_on_val else ' on these pictures, which flatters it'
             # what is proved goes before a gain on val
             text += f' Best of {compared} methods{"" if gain.is_proved and self.chosen_on_val else pictures}:'
@@ -171,47 +183,49 @@ class Verdict:
         return f'{value:{sign}.{self.digits}f}'
 
 
-def judge(
-    candidates: Sequence[Candidate], test_is_val: bool = False, teacher: float | None = None, digits: int = 2
-) -> Verdict:
-    """Return the verdict over methods that are compared with the student alone at the same seeds.
+def judge(rows: Sequence[Row], teacher: float | None = None, digits: int = 2) -> Verdict:
+    """Return rows with their gains, and the verdict over the methods among them.
 
     A significant gain goes before the others, and among these more seeds; then the larger gain on val. Where the scores
     are those of val, or no run has one on val, the gain itself chooses, and the sentence says that this flatters it.
     """
-    gains = holm({candidate.name: paired_gain(candidate.scores, candidate.control) for candidate in candidates})
-    compared = [(candidate, gain) for candidate in candidates if (gain := gains[candidate.name])]
-    on_val = {candidate.name: candidate.gain_on_val([*gain.by_seed]) for candidate, gain in compared}
+    gains = holm({row.name: paired_gain(row.scores, row.control.scores) for row in rows if row.control})
+    rows = tuple(replace(row, gain=gains.get(row.name)) for row in rows)
+    compared = [(row, row.gain) for row in rows if row.gain]
+    test_is_val = any(result.get('test_is_val') for row in rows for result in row.results.values())
+    on_val = {row.name: row.gain_on_val() for row, _ in compared}
     chosen_on_val = not test_is_val and any(map(math.isfinite, on_val.values()))
-    choosing = on_val if chosen_on_val else {candidate.name: gain.mean for candidate, gain in compared}
+    choosing = on_val if chosen_on_val else {row.name: gain.mean for row, gain in compared}
 
-    def rank(pair: tuple[Candidate, Gain]) -> tuple[bool, int, float]:
-        candidate, gain = pair
-        return gain.is_proved, 0 if gain.is_proved else gain.n, choosing[candidate.name]
+    def rank(pair: tuple[Row, Gain]) -> tuple[bool, int, float]:
+        row, gain = pair
+        return gain.is_proved, 0 if gain.is_proved else gain.n, choosing[row.name]
 
     best, gain = max(compared, key=rank, default=(None, None))
     student = CONTROL
-    if (
-        best is not None
-        and gain is not None
-        and (gain.is_proved or (choosing[best.name] > 0 and not gain.is_significant))
-    ):
+    if best and gain and (gain.is_proved or (choosing[best.name] > 0 and not gain.is_significant)):
         student = best.name
     teacher = None if teacher is None or math.isnan(teacher) else teacher
-    return Verdict(gains, best, student, chosen_on_val, teacher, digits)
+    return Verdict(rows, best, student, chosen_on_val, teacher, digits)
 
 
-def missing_sentence(missing: Mapping[str, str]) -> str:
+def judge_results(results: Mapping[str, Results]) -> Verdict:
+    """Return the verdict on results by name and seed: those of the teacher, the student alone and the methods."""
+    control, teacher = (Row(name, results.get(name, {})) for name in (CONTROL, TEACHER))
+    alone = [name for name in results if name == TEACHER or is_alone(name)]
+    rows = [Row(name, by_seed, None if name in alone else control) for name, by_seed in results.items()]
+    return judge(rows, teacher.mean)
+
+
+def missing_sentence(runs: Iterable[Any]) -> str:
     """Return which runs have no score and why, by their titles; empty if all have one."""
     reasons: dict[str, list[str]] = {}
-    for title, reason in missing.items():
-        reasons.setdefault(reason, []).append(title)
-    runs = '; '.join(f'{some(titles)} ({reason})' for reason, titles in reasons.items())
-    return f'Gains count the seeds at which both runs have a score. Without one: {runs}.' if runs else ''
-
-
-def missing_reason(result: Mapping[str, Any] | None, state: Mapping[str, Any]) -> str:
-    """Return why a run has no score, from its result and the last report of its training; empty if it has one."""
-    if result is not None:
-        return '' if math.isfinite(result['score']) else 'diverged'
-    return f'failed: {state["failed"]}' if 'failed' in state else 'not finished' if state else 'not begun'
+    for run in runs:
+        result, state = run.result, run.state
+        if result is None:
+            reason = f'failed: {state["failed"]}' if 'failed' in state else 'not finished' if state else 'not begun'
+            reasons.setdefault(reason, []).append(run.title)
+        elif not math.isfinite(result['score']):
+            reasons.setdefault('diverged', []).append(run.title)
+    texts = '; '.join(f'{some(titles)} ({reason})' for reason, titles in reasons.items())
+    return f'Gains count the seeds at which both runs have a score. Without one: {texts}.' if texts else ''

@@ -101,7 +101,8 @@ class RunGuards(Hook):
         rule = partial(check_distillation, classes=classes, pictures=pictures, max_iters=runner.max_iters)
         _report(runner, [rule], model)
         for teacher in model.distillation.teachers.values():
-            runner.logger.info(f'{teacher.key}: {teacher.receipt.describe() if teacher.receipt else None}')
+            if teacher.receipt:
+                runner.logger.info(f'{teacher.key}: {teacher.receipt.config}, {teacher.receipt.describe()}')
         self._reached = None if getattr(model, 'has_task', True) else Reached(model)
         self._unseen = list(model.distillation.teachers.values())
         self._handles = [

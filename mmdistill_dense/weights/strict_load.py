@@ -231,13 +231,13 @@ class Receipt:
     total: int
     ignored: int
 
-    def describe(self) -> str:
-        """Return one line for the log."""
+    def describe(self, digits: int | None = None) -> str:
+        """Return the file, its hash, or so many digits of it, and the numbers of tensors in a line."""
         if self.file is None:
-            return f'random weights of {self.config}'
+            return 'random weights'
         left_out = f', {self.ignored} left out' if self.ignored else ''
         tensors = f'{self.matched} of {self.total} tensors{left_out}'
-        return f'{self.config} with the weights {self.file} (SHA-256 {self.sha256}), {tensors}'
+        return f'{self.file}, SHA-256 {str(self.sha256)[:digits]}, {tensors}'
 
     as_dict = asdict
 

@@ -81,7 +81,7 @@ def test_a_right_run_is_ok_and_all_is_known_of_it_and_told(seg: CheckReport) -> 
     assert sum(term.share for term in terms.values()) == pytest.approx(1)
     assert all(term.pulls['backbone'].norm > 0 for term in terms.values())
     (teacher,) = subject.teachers
-    assert teacher.receipt['matched'] == teacher.receipt['total'] > 0
+    assert teacher.receipt.matched == teacher.receipt.total > 0
     assert 0 <= teacher.metric['mIoU'] <= 100 and teacher.metric_pictures == 2
     assert subject.cost['distilled']['median'] > 0 and subject.cost['control']['median'] > 0
     assert subject.cost['extra_memory'] > 0, 'a teacher stands between the steps'

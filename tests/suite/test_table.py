@@ -126,14 +126,14 @@ def test_the_footer_names_what_the_rows_were_made_of_and_tells_versions_and_teac
     hashes = {run.name: plan.hash_of(suite, run) for run in plan.runs(suite)}
     assert '; '.join(f'{name} {value}' for name, value in hashes.items()) in text
     assert 'Rows: heavy = kd with `loss_weight=5`' in text
-    assert 'Teacher: `mmdistill_dense::x.py`, iter_9.pth, sha256 abababababab…, 9 of 10 tensors\n' in text
+    assert 'Teacher: `mmdistill_dense::x.py`, iter_9.pth, SHA-256 abababababab, 9 of 10 tensors, 1 left out\n' in text
     assert 'Versions: torch 2.0, mmengine 1.0\n' in text
     assert f'`mmdistill suite run {suite.path}`' in text
     receipts = {'a': made_up.RECEIPT, 'b': {**made_up.RECEIPT, 'file': None}}
     made_up.finish(suite, 'heavy', {1: 40.0, 2: 40.1}, versions={'torch': '2.1'}, teacher=receipts)
     text = as_markdown(collect(suite))
     assert 'Versions: torch 2.0, mmengine 1.0 (control, kd); torch 2.1 (heavy)' in text
-    assert 'b: random weights of mmdistill_dense::x.py (heavy)' in text
+    assert 'b: `mmdistill_dense::x.py`, random weights (heavy)' in text
     assert 'Local code' not in text and 'no seed reaches' not in text
     for seed, digits in ((1, 'aa11'), (2, 'bb22')):
         made_up.finish(suite, 'heavy', {seed: 40.0}, code={'my_loss.py': digits}, unseeded=['Noise.transform'])

@@ -9,6 +9,7 @@ from mmdistill_dense.distillers.base import Distiller
 from mmdistill_dense.guards.findings import RunFacts
 from mmdistill_dense.model.distill_model import distillers_of
 from mmdistill_dense.networks.teacher import FrozenTeacher
+from mmdistill_dense.weights.strict_load import Receipt
 
 if TYPE_CHECKING:
     from mmdistill_dense.apps.check.tap_list import TapRow
@@ -46,19 +47,14 @@ class TeacherFacts:
     key: str
     network: str
     parameters: int
-    receipt: dict[str, Any] | None = None
+    receipt: Receipt | None = None
     metric: dict[str, float] = field(default_factory=dict)
     metric_pictures: int = 0
     metric_note: str = ''
 
     def describe(self) -> str:
         """Return the file, its hash and the numbers of tensors; empty without a file."""
-        receipt = self.receipt
-        if receipt is None or receipt['file'] is None:
-            return ''
-        ignored = f', {receipt["ignored"]} ignored' if receipt['ignored'] else ''
-        tensors = f'{receipt["matched"]} of {receipt["total"]} tensors{ignored}'
-        return f'{receipt["file"]}, SHA-256 {str(receipt["sha256"])[:8]}, {tensors}'
+        return self.receipt.describe(8) if self.receipt and self.receipt.file else ''
 
 
 @dataclass

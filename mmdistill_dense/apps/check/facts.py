@@ -235,10 +235,10 @@ def load(subject: Subject) -> Findings:
         if isinstance(distiller, TokenDistiller):
             _load_tokens(subject, name, distiller)
     for teacher in subject.frozen.values():
-        network, receipt = teacher.network, teacher.receipt.as_dict() if teacher.receipt else None
+        network = teacher.network
         kind = str(teacher.config.model.get('type')) if network is None else type(network).__name__
         parameters = 0 if network is None else parameters_in_use(network)
-        subject.teachers.append(TeacherFacts(teacher.key, kind, parameters, receipt))
+        subject.teachers.append(TeacherFacts(teacher.key, kind, parameters, teacher.receipt))
     if hasattr(model, 'distillation'):
         max_iters, whole = model.distillation.state.max_iters, subject.options.whole
         yield from check_distillation(model, subject.data_classes, subject.pictures, max_iters, whole)

@@ -15,6 +15,7 @@ from mmdistill_dense.apps.suite.rows import SuiteTable, collect, judge_set, row_
 from mmdistill_dense.apps.suite.verdict import LEVEL, Row
 from mmdistill_dense.utils.files import write_text
 from mmdistill_dense.utils.validate import some
+from mmdistill_dense.weights.strict_load import Receipt
 
 NONE = '–'
 TITLES = {TEACHER: 'teacher', CONTROL: 'student alone'}
@@ -160,14 +161,10 @@ def _provenance(table: SuiteTable) -> Iterator[str]:
 
 def _receipts(result: Mapping[str, Any]) -> str:
     """Return the configs and files of a run's teachers."""
-    receipts, texts = result.get('teacher') or {}, []
-    for name, receipt in (receipts if 'file' not in receipts else {'': receipts}).items():
-        file = f'random weights of {receipt["config"]}'
-        if receipt['file'] is not None:
-            digits, whole = str(receipt['sha256'])[:DIGITS], f'{receipt["matched"]} of {receipt["total"]} tensors'
-            file = f'`{receipt["config"]}`, {receipt["file"]}, sha256 {digits}…, {whole}'
-        texts.append(f'{name}: {file}' if name else file)
-    return '; '.join(texts)
+    receipts = result.get('teacher') or {}
+    named = {'': receipts} if 'file' in receipts else {f'{name}: ': receipt for name, receipt in receipts.items()}
+    texts = {name: Receipt(**receipt).describe(DIGITS) for name, receipt in named.items()}
+    return '; '.join(f'{name}`{named[name]["config"]}`, {text}' for name, text in texts.items())
 
 
 def unlabelled(result: Mapping[str, Any]) -> str:

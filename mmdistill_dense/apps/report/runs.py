@@ -76,9 +76,9 @@ class TrainedRun:
         return self.name if self.seed is None else f'{self.name}, seed {self.seed}'
 
     @cached_property
-    def result(self) -> dict[str, Any] | None:
-        """The result that a suite wrote; ``None`` elsewhere."""
-        return read_json(self.folder / 'result.json')
+    def result(self) -> dict[str, Any]:
+        """The result that a suite wrote; empty elsewhere."""
+        return read_json(self.folder / 'result.json') or {}
 
     @property
     def state(self) -> dict[str, Any]:
@@ -88,7 +88,7 @@ class TrainedRun:
     @property
     def checkpoint(self) -> Path | None:
         """The complete checkpoint that was written last; the one with the largest number if that is not known."""
-        finished = self.folder / ((self.result or {}).get('checkpoint') or '')
+        finished = self.folder / (self.result.get('checkpoint') or '')
         if zipfile.is_zipfile(finished):
             return finished
         pointer = self.folder / 'last_checkpoint'
@@ -245,7 +245,7 @@ def _teacher_run(runs: Sequence[TrainedRun]) -> TrainedRun | None:
     of_suites = [folder for folder in folders if is_run(folder) and any(run.suite == folder.parent for run in runs)]
     teachers = [TrainedRun(folder, TEACHER) for folder in of_suites or folders]
     if of_suites:
-        is_unique = len(teachers) == 1 or len({(run.result or {}).get('score', run.folder) for run in teachers}) == 1
+        is_unique = len(teachers) == 1 or len({run.result.get('score', run.folder) for run in teachers}) == 1
     else:
         is_unique = len(teachers) == 1 and is_run(folders[0]) and {*map(val_set, runs)} == {val_set(teachers[0])}
     return teachers[0] if is_unique else None

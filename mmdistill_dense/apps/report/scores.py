@@ -33,10 +33,10 @@ class EvalPoint:
     at: float
     of: float | None = None
 
-    @property
-    def ended(self) -> bool:
-        """Whether the training was over; mmengine always evaluates at its end."""
-        return self.of is None or self.at >= self.of
+    def matches(self, other: EvalPoint) -> bool:
+        """Tell whether two trainings are over and were evaluated at the same point; mmengine evaluates at the end."""
+        ended = all(point.of is None or point.at >= point.of for point in (self, other))
+        return ended and (self.unit, self.at) == (other.unit, other.at)
 
     def __str__(self) -> str:
         return f'{self.unit} {self.at:.0f}' + (f' of {self.of:.0f}' if self.of is not None else '')
@@ -52,13 +52,6 @@ class Scores:
     # over, and whose lengths it chose.
     points: Mapping[TrainedRun, EvalPoint] = field(default_factory=dict)
 
-    def comparable(self, run: TrainedRun, other: TrainedRun) -> bool:
-        """Tell whether two trainings are over and were evaluated at the same point."""
-        point, other_point = self.points.get(run), self.points.get(other)
-        if point is None or other_point is None:
-            return True
-        return point.ended and other_point.ended and (point.unit, point.at) == (other_point.unit, other_point.at)
-
 
 def scores_of(numbers: Numbers) -> Scores:
     """Return the scores on the test split, or those of the last evaluations if a finished run has no test score."""
@@ -71,7 +64,7 @@ def scores_of(numbers: Numbers) -> Scores:
         teacher = _test_score(comparison.teacher, chosen) if comparison.teacher else None
         name = chosen or (f'Scores ({numbers.suite_metric})' if numbers.suite_metric else 'Scores')
         fractions = chosen is not None and _fractional(tested)  # a suite's own score is in percent
-        split = 'validation' if any((run.result or {}).get('test_is_val') for run in tested) else 'test'
+        split = 'validation' if any(run.result.get('test_is_val') for run in tested) else 'test'
         _check_same_metric(list(tested), chosen)
         return Scores(tested, teacher, f'{name} on the {split} split, last checkpoint', fractions)
     caption = f'{metric} of the last evaluation, val split'
@@ -85,7 +78,7 @@ def _check_same_metric(runs: Sequence[TrainedRun], chosen: str | None) -> None:
     """Refuse results of several metrics or splits on one page, as suites may have them."""
     splits = {True: 'validation pictures', False: 'test pictures'}
     for key, words in {'metric': {}, 'test_is_val': splits}.items():
-        results = [(run.title, (run.result or {}).get(key)) for run in runs if chosen is None or key != 'metric']
+        results = [(run.title, run.result.get(key)) for run in runs if chosen is None or key != 'metric']
         titles = {value: title for title, value in results if value is not None}
         if len(titles) > 1:
             listing = ', '.join(f'{title} by {words.get(value, value)}' for value, title in titles.items())
@@ -94,8 +87,7 @@ def _check_same_metric(runs: Sequence[TrainedRun], chosen: str | None) -> None:
 
 def _test_score(run: TrainedRun, chosen: str | None) -> float | None:
     """Return the score in a run's ``result.json``, or the metric that the reader has chosen."""
-    result = run.result or {}
-    score = result.get('score') if chosen is None else _test_metrics(result).get(chosen)
+    score = run.result.get('score') if chosen is None else _test_metrics(run.result).get(chosen)
     return None if score is None else float(score)
 
 
@@ -149,13 +141,12 @@ class Answer:
         self.numbers, self.comparison, self.costs = numbers, numbers.comparison, costs or {}
         self.evaluation = evaluation = scores_of(numbers)
         self.scores = {run: score for run, score in evaluation.values.items() if math.isfinite(score)}
-        pairs = {run: self._paired(run) for run in self.comparison.runs if run in self.scores}
-        self.unpaired = {
-            run: control for run, control in pairs.items() if control and not evaluation.comparable(run, control)
-        }
-        facts: dict[str, Any] = {'test_is_val': True} if evaluation.points else {}
+        points = evaluation.points
+        pairs = ((run, self._paired(run)) for run in self.comparison.runs if run in points and run in self.scores)
+        self.unpaired = {run: control for run, control in pairs if control and not points[run].matches(points[control])}
+        facts: dict[str, Any] = {'test_is_val': True} if points else {}
         facts |= {'metric': numbers.chosen} if numbers.chosen else {}
-        results = {run: {**(run.result or {}), **facts, 'score': score} for run, score in evaluation.values.items()}
+        results = {run: {**run.result, **facts, 'score': score} for run, score in evaluation.values.items()}
         self.results = {name: self._by_seed(self.comparison.runs_of(name), results) for name in self.comparison.names}
         self.data_change = changed_data(self.results, self.comparison.teacher is None)
         self.verdict = self._judge(results)

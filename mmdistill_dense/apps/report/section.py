@@ -182,7 +182,7 @@ class Numbers:
         metrics = list(dict.fromkeys(name for log in self.logs.values() for name in log.metrics))
         if metric is not None and metric not in metrics:
             raise ValueError(f'metric={metric!r} was not logged by any run. Logged: {", ".join(metrics) or "nothing"}')
-        results = [run.result or {} for run in (comparison.teacher, *comparison.students) if run]
+        results = [run.result for run in (comparison.teacher, *comparison.students) if run]
         self.suite_metric = next((result['metric'] for result in results if result.get('metric') in metrics), None)
         main_metric, usual = metric or self.suite_metric, ('mIoU', 'coco/bbox_mAP', 'pascal_voc/mAP')
         self.metrics = sorted(metrics, key=lambda name: (name != main_metric, name not in usual))

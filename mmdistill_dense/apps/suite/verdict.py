@@ -222,7 +222,7 @@ def missing_sentence(runs: Iterable[Any]) -> str:
     reasons: dict[str, list[str]] = {}
     for run in runs:
         result, state = run.result, run.state
-        if result is None:
+        if not result:
             reason = f'failed: {state["failed"]}' if 'failed' in state else 'not finished' if state else 'not begun'
             reasons.setdefault(reason, []).append(run.title)
         elif not math.isfinite(result['score']):

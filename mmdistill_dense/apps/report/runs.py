@@ -9,20 +9,20 @@ import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from functools import cached_property, lru_cache
+from functools import cached_property
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 from mmengine.config import Config
 
+from mmdistill_dense.apps.suite.configs import written_config
 from mmdistill_dense.apps.suite.definition import CONTROL, TEACHER
 from mmdistill_dense.apps.suite.plan import SEED, read_list
 from mmdistill_dense.config.resolve import is_distill_model, teachers_of
 from mmdistill_dense.config.values import type_name
 from mmdistill_dense.engine.resume import latest_checkpoint
 from mmdistill_dense.utils.files import read_json, read_progress
-from mmdistill_dense.utils.literals import BRACES
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class TrainedRun:
         files = [file for start in starts_of(self.folder) if (file := dumped_config(start)).is_file()]
         logged = [file for file in files if (log := file.with_name('scalars.json')).is_file() and log.stat().st_size]
         file = (logged or files)[-1]
-        return _read_config(file, file.stat().st_mtime_ns)
+        return written_config(file, file.stat().st_mtime_ns)
 
     @property
     def model(self) -> Mapping[str, Any]:
@@ -95,13 +95,6 @@ class TrainedRun:
         # an earlier training in the folder may have left files with larger numbers
         file = self.folder / Path(pointer.read_text(encoding='utf-8').strip()).name if pointer.is_file() else None
         return file if file is not None and zipfile.is_zipfile(file) else latest_checkpoint(self.folder)
-
-
-@lru_cache(maxsize=256)
-def _read_config(file: Path, modified: int) -> Config:
-    """Return the config in a file of mmengine; a run under another name has the same."""
-    # mmengine writes plain values, and takes a `{{` in a name for a template when it reads them again
-    return Config.fromstring(file.read_text(encoding='utf-8').replace('{{', BRACES), '.py')
 
 
 def find_runs(folder: str | Path) -> list[TrainedRun]:

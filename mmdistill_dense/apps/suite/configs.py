@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -278,13 +279,19 @@ def make_portable(folder: Path | None = None, data: str | None = None) -> Portab
     return shown
 
 
+@lru_cache(maxsize=256)
+def written_config(file: Path, modified: int) -> Config:
+    """Return the config in a file that mmengine wrote, as it was ``modified`` last; it is read once."""
+    # mmengine writes plain values, and takes a `{{` in a name for a template when it reads them again
+    return Config.fromstring(file.read_text(encoding='utf-8').replace('{{', BRACES), '.py')
+
+
 def changed_keys(folder: Path, config: Config) -> list[str]:
     """Return the keys in which a config differs from the one that mmengine wrote into a run's folder, if it did."""
     file = folder / 'config.py'
     if not file.is_file():
         return []
-    # mmengine takes a `{{` in a name for a template when it reads its own file again
-    written = Config.fromstring(file.read_text(encoding='utf-8').replace('{{', BRACES), '.py')
+    written = written_config(file, file.stat().st_mtime_ns)
     old, new = (_identity(version, _last_names) for version in (written, config))
     resumed = ('load_from',) if written.get('resume') else ()
     return [key for key in differences(old, new) if key not in resumed]

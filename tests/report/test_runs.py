@@ -74,7 +74,7 @@ def test_a_suite_is_read_as_its_newest_start_lists_it_and_older_lists_by_the_nam
     run(root / 'runs' / 'kd' / 'seeds')
     assert {one.name for one in find_runs(root)} == {'control', 'kd', 'left'}, 'no list'
     paths = [f'runs/{name}/seed{seed}' for name in ('control', 'kd') for seed in (0, 1)]
-    (root / RUNS_FILE).write_text(json.dumps({'runs': ['teacher', *paths]}), encoding='utf-8')
+    (root / RUNS_FILE).write_text(json.dumps({'runs': ['teacher', *paths, 'starts/x/seed0']}), encoding='utf-8')
     assert len(before := find_runs(root)) == 4, 'without the row that left'
     runs = [Run(path.split('/')[1], int(path[-1]), root / path, (teacher,)) for path in paths]
     write_list(root, [Run('teacher', 0, teacher), *runs])

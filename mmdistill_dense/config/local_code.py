@@ -75,7 +75,7 @@ def _modules_of(options: Any) -> Iterator[str]:
 def _tables(registry: Any) -> Iterator[Mapping[str, Any]]:
     """Yield the classes by name of a registry, and of those below it."""
     if isinstance(registry, Registry):
-        yield registry.module_dict
+        yield registry._module_dict  # what is loaded: `module_dict` of the distillers would import them all
         for child in registry.children.values():
             yield from _tables(child)
 

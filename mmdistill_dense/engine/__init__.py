@@ -1,10 +1,14 @@
 """What the runner uses: hooks, the distributed wrapper, an optimizer and a constructor of optimizers."""
 
-from mmdistill_dense.utils import required  # first, because it explains a missing stack
+from typing import TYPE_CHECKING
 
-# isort: split
-from mmdistill_dense.engine.ddp import DistillDDP
-from mmdistill_dense.engine.distill_hook import DistillHook
-from mmdistill_dense.engine.optimizers import LARS, InheritedRate
+from mmdistill_dense.utils import required  # first, because it explains a missing stack
+from mmdistill_dense.utils.lazy import import_lazily
+
+if TYPE_CHECKING:
+    from mmdistill_dense.engine.ddp import DistillDDP
+    from mmdistill_dense.engine.distill_hook import DistillHook
+    from mmdistill_dense.engine.optimizers import LARS, InheritedRate
 
 __all__ = ['LARS', 'DistillDDP', 'DistillHook', 'InheritedRate']
+import_lazily(__name__, __file__)

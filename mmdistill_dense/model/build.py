@@ -30,11 +30,9 @@ from mmdistill_dense.config.resolve import (
 from mmdistill_dense.config.unknown_keys import check_options, hint
 from mmdistill_dense.config.values import ignored_labels, listed, num_classes
 from mmdistill_dense.distillers.base import Distiller
-from mmdistill_dense.distillers.fragments import expand
 from mmdistill_dense.distillers.ground_truth import dense_head
 from mmdistill_dense.model.balanced_step import BalancedStep, balanced_of
 from mmdistill_dense.model.distill_model import Distillation, Distilled, StepPlugin, distilled_class
-from mmdistill_dense.networks.auto_taps import Found, discover, nothing_to_pair, pair_taps
 from mmdistill_dense.networks.building import build_network, copy_network
 from mmdistill_dense.networks.inputs import grey_copies, make_renormaliser, with_normalisation
 from mmdistill_dense.networks.taps import AUTO_LAST, Tap, no_scores
@@ -135,7 +133,11 @@ def build_distillers(options: Option, scope: str | None) -> dict[str, Distiller]
             names = ', '.join(sorted(DISTILLERS.module_dict))
             close = hint(str(kind), DISTILLERS.module_dict)
             raise KeyError(f'model.distillers.{name}.type={kind!r} is not a distiller; known: {names}.{close}')
-        arguments, settings = expand(cls, arguments, TASKS.get(scope or ''), f'model.distillers.{name}')
+        settings = ''
+        if 'settings' in arguments:
+            from mmdistill_dense.distillers.fragments import expand
+
+            arguments, settings = expand(cls, arguments, TASKS.get(scope or ''), f'model.distillers.{name}')
         check_options(cls, arguments, f'model.distillers.{name}')
         if settings:
             print_log(f'model.distillers.{name}.settings={settings}', 'current')
@@ -227,6 +229,10 @@ def choose_taps(
 
     ``teachers`` is the teacher of each distiller, ``size`` the training crop's, 512 x 512 if it is None.
     """
+    if not any(distiller.auto for distiller in distillers.values()):
+        return
+    from mmdistill_dense.networks.auto_taps import Found, discover, nothing_to_pair, pair_taps
+
     student: Found | None = None
     teacher_maps: dict[str, Found] = {}
     for name, distiller in distillers.items():

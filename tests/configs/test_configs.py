@@ -1,9 +1,10 @@
-"""Every shipped config: it parses and has keys in one home; the Af-DCD ones hold the published constants.
+"""Every shipped config: it has the values that are stored, parses, resolves, and has keys in one home.
 
-A config of a method is its recipe and method options (:mod:`tests.configs.test_named`), so recipes, teachers and
+A config of a method is its recipe and method options (:mod:`tests.recipes.test_recipes`), so recipes, teachers and
 typed configs are loaded here, and of the others those that a test names.
 """
 
+import re
 from pathlib import Path
 
 import cv2
@@ -12,13 +13,12 @@ import pytest
 from mmengine.config import Config, ConfigDict
 from mmengine.registry import DefaultScope, init_default_scope
 
-from mmdistill_dense.apps.recipes.compose import recipes
 from mmdistill_dense.config.resolve import ModelConfig, bases_of, load_model
 from mmdistill_dense.config.values import num_classes
-from mmdistill_dense.distillers import AfDCD
 from mmdistill_dense.registry import DATASETS, DISTILLERS
 from mmdistill_dense.weights.strict_load import published_weights
-from tests.every_config import CONFIGS, CONTROLS, FILES, leaf, name_of, named, place, read, student, teacher
+from tests.configs import stored
+from tests.every_config import CONFIGS, CONTROLS, FILES, leaf, name_of, named, place, read
 from tests.zoo.networks import build
 
 PARTS = sorted(
@@ -40,18 +40,16 @@ HOMES = dict(
     },
 )  # fmt: skip
 
-# Constants of the paper's released scripts: kd, fd, contrast, pooling, crop, classes
-PAPER = dict(
-    cityscapes=(1.0, 2e-6, 0.005, 4, (512, 1024), 19),
-    voc=(1.0, 1e-6, 0.005, 4, (512, 512), 21),
-    camvid=(1.0, 8e-6, 0.01, 0, (360, 360), 11),
-    ade20k=(0.5, 1e-6, 0.04, 4, (512, 512), 150),
-)
-# Rows of its result tables on these sets
-ROWS = [
-    'r18_cityscapes', 'mobilenetv2_cityscapes', 'r18_voc', 'pspnet_r18_voc', 'r18_camvid', 'pspnet_r18_camvid',
-    'r18_ade20k',
-]  # fmt: skip
+
+def test_every_config_has_its_stored_values() -> None:
+    """And no data set has a folder that ``MMDISTILL_DATA`` does not move."""
+    assert not stored.differences(), 'Read tests/configs/stored.py'
+    text = stored.FILE.read_text(encoding='utf-8')
+    folders = re.findall('"data_root": "([^"]+)', text)
+    folders += re.findall('^(?:val|test)_evaluator=.*"ann_file": "([^"]+)', text, re.MULTILINE)
+    assert len(folders) > 50 and all(folder.startswith(stored.ROOT) for folder in folders)
+    dataset = leaf('afdcd/deeplabv3_r101_to_r18_cityscapes').train_dataloader.dataset
+    assert dataset.data_root == 'data/cityscapes', 'without the variable'
 
 
 def teachers(cfg: Config) -> list[ConfigDict]:
@@ -127,89 +125,11 @@ def test_outputs_of_the_shipped_pairs_mean_the_same() -> None:
     assert seen > 30
 
 
-# The paper
-
-
-@pytest.mark.parametrize('row', ROWS)
-def test_a_config_for_each_published_row(row: str) -> None:
-    cfg = leaf(f'afdcd/deeplabv3_r101_to_{row}')
-    kd, fd, contrast, pool, crop, classes = PAPER[row.rsplit('_', 1)[1]]
-    distillers = cfg.model.distillers
-    assert distillers.kd.loss_weight == kd
-    options = {key: value for key, value in distillers.afdcd.items() if key != 'type'}
-    method = AfDCD(**options)
-    assert (method.fd_weight, method.fd_reduction, method.ctr_weight) == (fd, 'sum', contrast)
-    assert method._contrast_of(0, 0) == dict(
-        contrast='omni', negatives='other_groups', groups=16, temperature=0.07, pool_size=pool, patch_size=(4, 4)
-    )
-    assert (method.mask, method.projector) == (dict(type='random', ratio=0.75), 'plain')
-    assert method.clip_max_norm == 15.0
-    net = student(cfg)
-    assert (net.decode_head.num_classes, tuple(net.data_preprocessor.size)) == (classes, crop)
-    for head in filter(None, (net.decode_head, net.auxiliary_head)):
-        assert head.align_corners and head.loss_decode.avg_non_ignore and head.num_classes == classes
-    assert place(f'control/deeplabv3_r101_to_{row}').is_file()
-
-
-def test_students_are_the_papers() -> None:
-    students = {row: student(leaf(f'afdcd/deeplabv3_r101_to_{row}')) for row in ROWS}
-    assert students['mobilenetv2_cityscapes'].auxiliary_head is None
-    assert {net.decode_head.channels for net in students.values()} == {128}
-    assert students['pspnet_r18_voc'].decode_head.type == 'PSPHead'
-    assert students['r18_ade20k'].decode_head.type == 'ASPPHead'
-    assert all(net.auxiliary_head.loss_decode.loss_weight == 0.4 for row, net in students.items() if 'r18' in row)
+def test_networks_have_the_papers_numbers_of_parameters() -> None:
     model = build(leaf('afdcd/deeplabv3_r101_to_r18_cityscapes'))
     whole, adapters = (sum(p.numel() for p in part.parameters()) for part in (model, model.distillers))
     assert whole - adapters == 13_986_374, 'specification, section 8: 13.99 M'
     assert adapters == (512 + 1) * 2048 + 2 * (9 * 2048 + 1) * 2048, 'section 9: 76.55 M'
-
-
-def test_typed_controls_are_the_same_run_without_distillers() -> None:
-    """Recipes are the same run by how configs are made; a control that inherits belongs to a config of its name."""
-    typed = [path for path in CONTROLS if path not in recipes()]
-    assert typed
-    for path in typed:
-        (distilled,) = CONFIGS.glob(f'[!_]*/{path.name}')
-        cfg, taught = Config.fromfile(path).to_dict(), Config.fromfile(distilled).to_dict()
-        assert taught['model'].pop('distillers') == taught.pop('distillers'), path
-        assert cfg.pop('work_dir') != taught.pop('work_dir'), path
-        assert cfg == taught, path
-
-
-def test_schedule_and_pipeline_are_the_papers() -> None:
-    """A rate of 0.02 (1 - i / 40000)^0.9."""
-    cfg = leaf('afdcd/deeplabv3_r101_to_r18_cityscapes')
-    assert cfg.optim_wrapper.optimizer == dict(type='SGD', lr=0.02, momentum=0.9, weight_decay=1e-4)
-    assert cfg.train_cfg.max_iters == 40000
-    (poly,) = cfg.param_scheduler
-    assert poly == dict(type='PolyLR', power=0.9, eta_min=0.0, begin=0, end=40001, by_epoch=False)
-    kinds = ['LoadImageFromFile', 'LoadAnnotations', 'RandomChoice', 'RandomCrop', 'RandomFlip', 'PackSegInputs']
-    for data in ('cityscapes_512x1024', 'voc12_512x512', 'camvid_360x360', 'ade20k_512x512'):
-        cfg = leaf(f'_base_/datasets/{data}')
-        assert [step.type for step in cfg.train_pipeline] == kinds
-        factors = [resize.scale_factor for (resize,) in cfg.train_pipeline[2].transforms]
-        assert factors == [tenths / 10 for tenths in range(5, 21)]
-        assert cfg.train_pipeline[3].cat_max_ratio == 1.0
-        assert [step.type for step in cfg.test_pipeline] == [*kinds[:2], kinds[-1]]
-        assert cfg.train_dataloader.dataset.pipeline == cfg.train_pipeline
-        assert cfg.val_dataloader.dataset.pipeline == cfg.test_pipeline
-
-
-# Data roots
-
-
-def test_one_variable_moves_every_data_set(monkeypatch: pytest.MonkeyPatch, loaded: dict[str, Config]) -> None:
-    """And no root stands where changing it does nothing."""
-    assert not [key for key, cfg in loaded.items() if 'data_root' in cfg]
-    assert loaded['afdcd/deeplabv3_r101_to_r18_cityscapes'].train_dataloader.dataset.data_root == 'data/cityscapes'
-    monkeypatch.setenv('MMDISTILL_DATA', '/somewhere')
-    for path in sorted((CONFIGS / '_base_/datasets').glob('[!_]*.py')):
-        cfg = Config.fromfile(path)
-        for loader in filter(None, map(cfg.get, ('train_dataloader', 'val_dataloader', 'test_dataloader'))):
-            for dataset in loader.dataset.get('datasets', [loader.dataset]):
-                assert dataset.get('data_root', '/somewhere/').startswith('/somewhere/')
-        for evaluator in filter(None, map(cfg.get, ('val_evaluator', 'test_evaluator'))):
-            assert evaluator.get('ann_file', '/somewhere/').startswith('/somewhere/')
 
 
 # Test-time augmentation
@@ -231,15 +151,6 @@ def test_augmented_scales_are_about_the_test_size(loaded: dict[str, Config], nam
     sizes = [tuple(picture.shape[1:]) for picture in item['inputs']]
     assert sizes[::2] == sizes[1::2] == [tuple(int(side * f / 4) for side in SCALES[name]) for f in (2, 3, 4, 5, 6, 7)]
     assert {sample.gt_sem_seg.shape for sample in item['data_samples']} == {(360, 480)}
-
-
-def test_both_list_styles_of_the_augmented_voc() -> None:
-    joined = leaf('_base_/datasets/voc12aug_512x512').train_dataloader.dataset.datasets
-    assert [Path(part.ann_file).name for part in joined] == ['train.txt', 'aug.txt']
-    assert [part.data_prefix.seg_map_path for part in joined] == ['SegmentationClass', 'SegmentationClassAug']
-    one = leaf('_base_/datasets/voc12aug_list_512x512').train_dataloader.dataset
-    assert (Path(one.ann_file).name, one.data_prefix.seg_map_path) == ('train_aug.txt', 'SegmentationClassAug')
-    assert one.data_prefix.img_path == 'JPEGImages'
 
 
 def test_every_run_has_a_folder_of_its_own(loaded: dict[str, Config]) -> None:
@@ -337,23 +248,3 @@ def test_coco_data_run_on_the_small_copy(name: str, monkeypatch: pytest.MonkeyPa
         asked = next(step.get('with_mask', False) for step in cfg.train_pipeline if step.type == 'LoadAnnotations')
         assert ('masks' in data[0]['data_samples'].gt_instances) is asked is ('mask' in name or 'instance' in name)
         assert cfg.val_evaluator.metric == (['bbox', 'segm'] if name == 'instance' else 'bbox')
-
-
-@pytest.mark.parametrize(('pair', 'trained'), [
-    *((f'maskd/retinanet_mobilenetv2_to_r18w16_{name}', f'retinanet_mobilenetv2_{name}')
-      for name in ('bccd', 'nuclei', 'coco_mini')),
-    ('control/gfl_mobilenetv2_to_r18w16_bccd', 'gfl_mobilenetv2_bccd'),
-])  # fmt: skip
-def test_small_pairs_agree_with_their_data(pair: str, trained: str) -> None:
-    """Teacher's config, teacher as the pair resolves it, and student predict the same classes at the same anchors."""
-    cfg, own = leaf(pair), Config.fromfile(CONFIGS / f'teachers/{trained}.py')
-    taught, taken = student(cfg), teacher(cfg)
-    assert taken == own.model and cfg.model.teacher.checkpoint.endswith(
-        f'{trained}/epoch_{own.train_cfg.max_epochs}.pth'
-    )
-    assert num_classes(taught) == num_classes(taken) == SIZES[trained.partition('netv2_')[2]][1]
-    assert taught.bbox_head.anchor_generator == taken.bbox_head.anchor_generator
-    assert 'gfl' not in pair or taught.bbox_head == taken.bbox_head, 'bins of the distributions: what LD compares'
-    assert taught.data_preprocessor == taken.data_preprocessor
-    for part in ('train_dataloader', 'test_dataloader', 'test_evaluator'):
-        assert cfg[part] == own[part], part

@@ -1,36 +1,31 @@
-"""The pairs of the zoo: both networks as published, recipes as the students' own, the table of docs/pairs.md."""
+"""The pairs: the table of docs/pairs.md, their recipes and heads, and what a student takes over from its teacher."""
 
 import re
-from collections.abc import Iterator, Mapping
 from functools import cache
-from typing import Any
 
 import pytest
 import torch
 from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
-from mmengine.registry import DefaultScope, init_default_scope
+from mmengine.registry import DefaultScope
 from torch import nn
 
 from mmdistill_dense.apps.recipes import compose
-from mmdistill_dense.config.resolve import find_config, load_model, package_root
+from mmdistill_dense.apps.recipes.named import read_config
+from mmdistill_dense.config.resolve import is_single_teacher, load_model, package_root
+from mmdistill_dense.guards.config_rules import optimizer
+from mmdistill_dense.guards.findings import RunFacts
 from mmdistill_dense.networks.building import build_network
+from mmdistill_dense.networks.inputs import make_renormaliser
 from mmdistill_dense.networks.taps import Tap
-from mmdistill_dense.networks.trace import _NumbersOnCPU, trace_pair
+from mmdistill_dense.networks.teacher import _below
+from mmdistill_dense.networks.trace import trace_pair
 from mmdistill_dense.weights.strict_load import _read_yaml
-from tests.every_config import CONFIGS
+from tests.every_config import CONFIGS, leaf, student, teacher
+from tests.zoo.networks import build
 
 PAIRS = {compose.parts_of(path).pair for path in compose.recipes()}
 TABLE = (CONFIGS.parent / 'docs/pairs.md').read_text(encoding='utf-8')
-# recipes whose student has a published one of its own, which they follow
-OWN = [
-    'segformer_b4_to_b0_ade20k', 'segformer_b4_to_b0_cityscapes', 'pspnet_r101_to_pspnet_r18_cityscapes',
-    'gfl_r101_to_r50_coco', 'atss_r101_to_r50_coco', 'mask_rcnn_r101_to_r50_coco', 'rtmdet_l_to_tiny_coco',
-    'rtmdet_s_to_tiny_coco', 'rtmdet_m_to_s_coco', 'rtmdet_l_to_m_coco', 'rtmdet_x_to_l_coco',
-    'dino_r50_to_r18_coco', 'deformable_detr_r50_to_r18_coco_maskd', 'pidnet_l_to_pidnet_s_cityscapes',
-    'ddrnet_23_to_ddrnet_23-slim_cityscapes', 'deeplabv3plus_r101_to_bisenetv2_cityscapes', 'stdc2_to_stdc1_cityscapes',
-    'mask2former_swin-l_to_mask2former_r50_cityscapes', 'segnext_b_to_segnext_t_ade20k', 'yolox_l_to_s_coco',
-]  # fmt: skip
 
 
 @cache
@@ -83,7 +78,7 @@ def test_scores_are_those_of_the_metafiles() -> None:
 
 
 @pytest.mark.soak
-def test_behind_the_neck_a_detector_with_queries_is_tapped_in_a_whole_pass() -> None:
+def test_a_detector_with_queries_is_tapped_behind_its_neck() -> None:
     cfg = recipe('dino_r50_to_r18_coco')
     with DefaultScope.overwrite_default_scope('mmdet'):
         option = load_model(
@@ -98,55 +93,88 @@ def test_behind_the_neck_a_detector_with_queries_is_tapped_in_a_whole_pass() -> 
 # The recipes
 
 
-def groups(network: nn.Module, optim: Mapping[str, Any]) -> dict[str, tuple[float, float]]:
-    """Learning rate and weight decay of every parameter that trains."""
-    wrapper = build_optim_wrapper(network, {key: value for key, value in optim.items() if key != '_delete_'})
-    names = {id(parameter): name for name, parameter in network.named_parameters()}
-    return {
-        names[id(parameter)]: (group['lr'], group['weight_decay'])
-        for group in wrapper.optimizer.param_groups
-        for parameter in group['params']
-    }
-
-
-def plain(value: Any) -> Any:
-    """A config without what says nothing: storage backends, unset values."""
-    if isinstance(value, Mapping):
-        return {k: plain(v) for k, v in value.items() if v is not None and k not in ('backend_args', '_delete_')}
-    return [plain(member) for member in value] if isinstance(value, (list, tuple)) else value
-
-
-def hooks(cfg: Config) -> Iterator[dict]:
-    """The hooks that change what is learnt."""
-    for hook in [*cfg.default_hooks.values(), *cfg.get('custom_hooks', [])]:
-        if hook.type in ('EMAHook', 'PipelineSwitchHook'):
-            yield plain(hook)
-
-
-@pytest.mark.parametrize('name', OWN)
-def test_recipe_is_the_students_own(name: str) -> None:
-    cfg = recipe(name)
-    own = Config.fromfile(find_config(cfg.model.student.cfg))
-    init_default_scope(cfg.default_scope)
-    with torch.device('meta'), _NumbersOnCPU():
-        network = build_network(load_model(cfg.model.student, 'student'), pretrained=False)
-    assert groups(network, cfg.optim_wrapper) == groups(network, own.optim_wrapper)
-    assert plain(cfg.optim_wrapper.optimizer) == plain(own.optim_wrapper.optimizer)
-    assert plain(cfg.optim_wrapper.get('clip_grad')) == plain(own.optim_wrapper.get('clip_grad'))
-    assert plain(cfg.param_scheduler) == plain(own.param_scheduler)
-    for key in ('type', 'max_epochs', 'max_iters', 'dynamic_intervals'):
-        assert cfg.train_cfg.get(key) == own.train_cfg.get(key), key
-    assert list(hooks(cfg)) == list(hooks(own))
-    assert plain(cfg.train_pipeline) == plain(own.train_dataloader.dataset.pipeline)
-    assert cfg.train_dataloader.batch_size == own.train_dataloader.batch_size
-    if 'cityscapes' not in name:  # tested whole at native size in any case
-        measured = plain(own.test_dataloader.dataset.pipeline)
-        assert [step for step in plain(cfg.test_pipeline) if 'Pack' not in step['type']] == measured[:-1]
+@pytest.mark.soak
+def test_recipes_fit_the_networks_of_their_pair() -> None:
+    """What a pair takes over from another may be an option for an auxiliary head that its own teacher has not."""
+    for path in compose.recipes():
+        config = Config.fromfile(path)
+        assert not list(optimizer(RunFacts(config))), path
+        option = config.model.teacher
+        teachers = [option] if is_single_teacher(option) else option.values()
+        for option in (config.model.student, *teachers):
+            whole = load_model({key: value for key, value in option.items() if key != 'checkpoint'}, 'network').model
+            parts = {key: part for key, part in whole.items() if key.endswith(('backbone', 'neck', 'head'))}
+            assert not [key for key, part in parts.items() if isinstance(part, dict) and 'type' not in part], path
 
 
 def test_distillers_learn_as_fast_as_the_new_head() -> None:
     network = nn.ModuleDict({name: nn.Conv2d(1, 1, 1) for name in ('backbone', 'decode_head', 'distillers')})
-    rates = {
-        name: rate for name, (rate, _) in groups(network, recipe('segformer_b4_to_b0_ade20k').optim_wrapper).items()
-    }
-    assert rates['distillers.weight'] == rates['decode_head.weight'] == pytest.approx(10 * rates['backbone.weight'])
+    wrapper = build_optim_wrapper(network, recipe('segformer_b4_to_b0_ade20k').optim_wrapper)
+    rates = {id(weight): group['lr'] for group in wrapper.optimizer.param_groups for weight in group['params']}
+    backbone, head, distillers = (rates[id(module.weight)] for module in network.values())
+    assert distillers == head == pytest.approx(10 * backbone)
+
+
+SEGFORMER = {'at': 'at', 'cirkd': 'cirkd', 'cwd': 'cwd_feature', 'fitnet': 'fitnet', 'ifvd': 'ifvd', 'skd': 'skd'}
+
+
+def test_segformer_features_are_taken_before_the_dropout() -> None:
+    config, options = leaf('at/segformer_b4_to_b0_cityscapes'), {}
+    for method, name in SEGFORMER.items():
+        options[method] = leaf(f'{method}/segformer_b4_to_b0_cityscapes').model.distillers[name]
+        assert options[method].student_tap == 'decode_head.fusion_conv', method
+    config.model.distillers = options
+    for method, distiller in build(config).distillers.items():
+        (level,) = distiller.levels  # the tap is there in both networks
+        assert (len(level.student), level.student[0], level.teacher[0]) == (3, 256, 256), method
+
+
+# What is inherited
+
+QUERIES = {  # with parameters, in millions, that the student takes over
+    'maskd:deformable_detr_r50_to_r18_coco': (293, 12.07),
+    'pkd:dino_r50_to_r18_coco': (297, 18.687),
+}
+INHERITED = {  # with the number of tensors
+    'maskd:faster_rcnn_r101_to_r50_coco': 30, 'maskd:faster_rcnn_cascade_mask_x101_to_r50_coco': 16,
+    'maskd:retinanet_r101_to_r50_coco': 36, 'maskd:retinanet_x101_to_r50_coco': 36,
+    'maskd:retinanet_r101_to_mobilenetv2_coco': 20, 'maskd:fcos_r101_to_r50_coco': 51,
+    'maskd:reppoints_x101_to_r50_coco': 53, **{pair: count for pair, (count, _) in QUERIES.items()},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(('pair', 'count'), INHERITED.items())
+def test_what_is_inherited_has_the_same_shapes(pair: str, count: int) -> None:
+    """Of two networks that see the same pixels."""
+    config = leaf(f'{pair.replace(":", "/")}_inherit')
+    assert make_renormaliser(student(config).data_preprocessor, teacher(config).data_preprocessor) is None
+    own, theirs = shapes(config.model.student), shapes(config.model.teacher)
+    taken = 0
+    for target, source in config.model.inherit:
+        mine, given = _below(own, target), _below(theirs, source)
+        biases = {name for name in mine.keys() - given.keys() if name.endswith('conv.bias')}
+        assert {name: mine[name] for name in mine.keys() - biases} == given
+        assert len(biases) == (8 if 'fcos' in pair and target == 'bbox_head' else 0)
+        taken += len(given)
+    assert taken == count
+
+
+def shapes(option: dict) -> dict[str, torch.Size]:
+    network = {key: value for key, value in option.items() if key != 'checkpoint'}
+    with torch.device('meta'), DefaultScope.overwrite_default_scope('mmdet'):
+        built = build_network(load_model(network, 'model'), pretrained=False)
+    return {name: value.shape for name, value in built.state_dict().items()}
+
+
+@pytest.mark.parametrize('pair', QUERIES)
+def test_a_detector_with_queries_inherits_all_behind_the_neck(pair: str) -> None:
+    """And changes nothing else; what DINO takes over learns at a tenth of the rate."""
+    config, plain = leaf(f'{pair.replace(":", "/")}_inherit'), read_config(pair)
+    own, inherited = shapes(config.model.student), {target for target, _ in config.model.pop('inherit')}
+    assert inherited == {name.split('.')[0] for name in own} - {'backbone', 'neck'}
+    count = sum(shape.numel() for name, shape in own.items() if name.split('.')[0] in inherited)
+    assert count == pytest.approx(QUERIES[pair][1] * 1e6, abs=5e3)
+    if 'dino' in pair:
+        assert config.optim_wrapper.pop('constructor')
+        assert config.optim_wrapper.paramwise_cfg.pop('inherited_lr_mult') == 0.1
+    assert (config.model, config.optim_wrapper) == (plain.model, plain.optim_wrapper)

@@ -140,19 +140,6 @@ def test_a_file_without_a_schedule_is_no_recipe(tree: Path) -> None:
         parts_of(file)
 
 
-@pytest.mark.parametrize('recipe', recipes(), ids=lambda path: path.stem)
-def test_parts_are_the_files_that_the_recipe_names(recipe: Path) -> None:
-    parts = parts_of(recipe.stem)
-    shared = '_epochs' if parts.task == 'det' else '_iterations'  # by recipes that hold the zoo's schedule themselves
-    schedule = shared if parts.schedule == recipe.stem else parts.schedule
-    files = [f'datasets/{parts.dataset}', f'schedules/{schedule}', parts.runtime]
-    assert bases_of(recipe)[-3:] == [(ROOT / f'_base_/{file}.py').resolve() for file in files]
-    if compose.sources_of(recipe)['pair'] != recipe:
-        assert bases_of(recipe)[:-3] == [ROOT / f'_base_/pairs/{parts.pair}.py']
-    assert Config.fromfile(recipe).default_scope == {'seg': 'mmseg', 'det': 'mmdet'}[parts.task]
-    assert recipe.stem == parts.pair or recipe.stem.startswith(f'{parts.pair}_')
-
-
 def test_a_config_is_its_recipe_with_the_distillers(tmp_path: Path) -> None:
     """From a folder of one's own the bases are named by package. Shipped ones: by their names, below."""
     fragment = options_for('afdcd', 'toy_seg')
@@ -166,8 +153,8 @@ def test_a_config_is_its_recipe_with_the_distillers(tmp_path: Path) -> None:
     assert leaf == recipe
 
 
-def test_parts_of_ones_own_are_told_by_what_the_files_set_and_named_relative_to_a_config(tmp_path: Path) -> None:
-    """Not by where they lie, or in which order."""
+def test_parts_of_ones_own_are_known_by_what_their_files_set(tmp_path: Path) -> None:
+    """Not by where they lie, or in which order; a config names them relative to itself."""
     write(tmp_path, 'any/where/my_pair')
     data, recipe = tmp_path / 'my_data.py', tmp_path / 'my_recipe.py'
     data.write_text(TEXTS['datasets'])
@@ -237,7 +224,7 @@ def test_a_name_resolves_to_what_its_file_would_hold(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize('method', methods())
-def test_a_method_on_a_recipe_differs_from_it_in_its_distillers_alone(method: str) -> None:
+def test_a_method_changes_a_recipe_in_its_distillers_alone(method: str) -> None:
     made = {one.base: one for one in reversed(list(combinations(method)))}
     one = next(made[base] for base in [*recipes(), *recipes(pretraining=True)] if base in made)
     distilled, alone = one.config().to_dict(), Config.fromfile(one.base).to_dict()
@@ -257,22 +244,7 @@ def test_method_options_set_distillers_and_nothing_else() -> None:
         assert path.stem.split('_')[0] in cfg.distillers, path
 
 
-def test_the_published_schedule_of_a_method_takes_the_place_of_the_usual_one() -> None:
-    bases = {one.pair: one.base for one in combinations('maskd')}
-    published = CONFIGS / f'_base_/recipes/{PAIR}_maskd.py'
-    assert bases[PAIR] == published and compose.owners(published) == ('maskd', 'dist')
-    others = {one.base.stem for one in combinations('afdcd')}
-    assert PAIR in others and f'{PAIR}_maskd' not in others
-
-
-def test_what_is_typed_changes_a_recipe_or_distils_nothing_beside_labels() -> None:
-    typed = {name_of(path) for path in FILES if path not in named() and path.parent.name != 'teachers'}
-    ends = {'inherit', 'random-init', 'pcd-init'}
-    assert {name.rpartition('_')[2] for name in typed} == ends and f'maskd/{PAIR}_random-init' in typed
-    assert all(parts_of(path) for path in recipes())
-
-
-def test_a_name_with_a_file_is_that_file_and_a_recipe_of_one_method_goes_by_the_name_of_its_pair() -> None:
+def test_a_name_with_a_file_is_that_file() -> None:
     for name, file in (
         ('afdcd:toy_seg', 'afdcd/toy_seg'),
         ('control:toy_seg', 'control/toy_seg'),
@@ -338,7 +310,7 @@ def test_mistakes_in_a_name_are_answered(name: str, told: str) -> None:
     assert told in error.value.args[0] and name in error.value.args[0]
 
 
-def test_a_file_that_is_not_there_is_told_its_name_and_overrides_that_do_nothing_are_refused() -> None:
+def test_a_file_that_is_not_there_is_named() -> None:
     with pytest.raises(FileNotFoundError, match=r'no such config .* It has a name: cwd:deeplabv3_r101_to_r18_voc:feat'):
         find_named('configs/cwd/deeplabv3_r101_to_r18_voc_feature.py')
     with pytest.raises(FileNotFoundError, match=r'no such config .* is named METHOD:PAIR'):

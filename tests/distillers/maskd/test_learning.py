@@ -1,5 +1,6 @@
 """Learning tokens: its options, its batches, and the learner on bare tensors."""
 
+import math
 import types
 
 import pytest
@@ -17,8 +18,10 @@ from mmdistill_dense.losses import mask_dice, token_masks
 from mmdistill_dense.networks.taps import Tap
 
 
-def test_poly_rate():
+def test_rates():
     sgd = dict(type='SGD', lr=0.1, momentum=0.9)
+    rate = learning.LearnOptions.parse(dict(optimizer=sgd, max_iters=2000)).rate
+    assert rate(700) == pytest.approx(1e-6 + (0.1 - 1e-6) * (1 + math.cos(math.pi * 700 / 2000)) / 2, rel=1e-12)
     poly = dict(optimizer=sgd, schedule='poly')
     rate = learning.LearnOptions.parse(dict(poly, max_iters=10000)).rate
     assert rate(0) == 0.1 and rate(10000) == 0 and rate(2500) == pytest.approx(0.1 * 0.75**0.9)

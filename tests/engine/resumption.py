@@ -22,9 +22,6 @@ from mmdistill_dense.datasets import ShapesSegDataset
 from mmdistill_dense.registry import DATASETS, HOOKS, TRANSFORMS
 from mmdistill_dense.unlabelled.step import unlabelled_of
 from tests import toys
-from tests.distillers.test_crosskd import TWO
-from tests.distillers.test_heads import MASKS
-from tests.distillers.test_pcd import WIDE_HEAD
 from tests.query_nets import query_model, query_net
 
 DISTILLED = dict(
@@ -33,7 +30,10 @@ DISTILLED = dict(
     afdcd=dict(type='AfDCD', pool_size=0, student_tap='backbone[2]'),
 )
 KEEPING = dict(  # queues, pointers, running means, pixels and masks that are drawn; keys wrap around PCD's queue of 5
-    pcd=dict(type='PCD', queue_size=5, enqueue='pixels', center=True, num_pixels=20, head=WIDE_HEAD, attention={}),
+    pcd=dict(
+        type='PCD', queue_size=5, enqueue='pixels', center=True, num_pixels=20, attention={},
+        head=dict(type='mlp2', hidden=32),
+    ),
     auto=dict(type='PCD', student_tap='backbone[3]', queue_size='auto', num_pixels=32),
     cirkd=dict(type='CIRKD', pixel_memory=40, region_memory=3),
     match=dict(type='FeatureMatch'),
@@ -42,7 +42,7 @@ KEEPING = dict(  # queues, pointers, running means, pixels and masks that are dr
     cankd=dict(type='CanKD', student_tap='backbone[3]'),
     simreg=dict(type='SimReg', head=dict(type='mlp4', hidden=8)),
     mgd=dict(type='MGD', student_tap='backbone[3]', mask_ratio=0.75, alpha=2e-4),
-)
+)  # fmt: skip
 THREE = dict(
     first=dict(type='FitNet', student_tap='backbone[3]'),
     second=dict(type='MaskedMimic', clip_max_norm=1.0),
@@ -212,8 +212,11 @@ SAMPLED = dict(  # at random, by a head of two stages
     kd=dict(type='LogitKD', student_tap='rpn_head.rpn_cls', activation='sigmoid'),
     mimic=dict(type='MaskedMimic', student_tap='neck[:2]'),
 )
+TWO = dict(bbox_head=dict(stacked_convs=2))
 CROSS = dict(type='CrossKD', reuse_from=1, settings='auto')
-ROI_MASKS = {'type': 'RoIHeadKD'} | {name: value for name, value in MASKS.items() if name != 'kind'}
+ROI_MASKS = dict(
+    type='RoIHeadKD', student_tap='roi_head.mask_head.conv_logits', output='mask_preds', form='sigmoid', temperature=2.0
+)
 DETECTORS = {
     'a detector': lambda: taught(
         toys.det_net('faster_rcnn', data_preprocessor=dict(batch_augments=[RESIZING])),

@@ -26,7 +26,6 @@ from mmdistill_dense.engine.resume import (
     ResumeFile,
     check_rates,
     latest_checkpoint,
-    resume_from_a_whole_file,
     tell_changes,
 )
 from mmdistill_dense.registry import HOOKS
@@ -67,7 +66,7 @@ def run_of_before(loop):
 
 
 @pytest.mark.parametrize('persistent', [False, pytest.param(True, marks=pytest.mark.soak)])
-def test_the_loop_of_the_mmengine_that_most_have_gives_the_same_batches(tmp_path, monkeypatch, persistent):
+def test_the_loop_of_mmengine_0_10_7_gives_the_same_batches(tmp_path, monkeypatch, persistent):
     """Its first workers end, and what they drew is drawn again. A resumed run loads no earlier batch."""
     folder, seen = uninterrupted('iters, workers')
     monkeypatch.setattr(loops, '_InfiniteDataloaderIterator', Eager)
@@ -82,72 +81,64 @@ def test_the_loop_of_the_mmengine_that_most_have_gives_the_same_batches(tmp_path
     assert (next(dropped), next(dropped).tolist(), dropped.position) == (None, [2, 3], 2)
 
 
-# Which file `--resume` takes after a kill
+# Which file `--resume` takes after a kill, and what becomes of the config's `load_from`
 
 
-def resumed(folder, **changes):
-    """A runner's ``_load_from`` behind the choice; None where the choice is left to mmengine."""
-    runner = SimpleNamespace(work_dir=str(folder), _resume=True, _load_from=None, logger=logging.getLogger('resumed'))
-    vars(runner).update(changes)
-    resume_from_a_whole_file(runner)
-    return runner._load_from
-
-
-def chosen(folder, file, load_from):
-    """Whether a run of a config's file resumes, and from which file, as the hook leaves it."""
-    loop = OwnLoop.__new__(OwnLoop)
-    given = dict(_load_from=load_from, _resume=True, _train_loop=loop, cfg=Config.fromfile(file))
-    runner = SimpleNamespace(work_dir=str(folder), logger=logging.getLogger('resumed'), **given)
-    ResumeFile().before_run(runner)
+def choice(folder, words=(), text='', load_from=None, resume=True):
+    """Whether a run resumes, and from which file, as the hook leaves it; ``load_from`` is what a script leaves."""
+    (folder / 'run.py').write_text(text)
+    cfg, loop = Config.fromfile(folder / 'run.py'), OwnLoop.__new__(OwnLoop)
+    runner = SimpleNamespace(work_dir=str(folder), logger=logging.getLogger('resumed'), cfg=cfg, _train_loop=loop)
+    runner._resume, runner._load_from = resume, load_from
+    with mock.patch('sys.argv', ['train.py', str(folder / 'run.py'), *words]):
+        ResumeFile().before_run(runner)
     return runner._resume, runner._load_from
 
 
 @pytest.fixture
-def killed(tmp_path):
+def killed(tmp_path, monkeypatch):
     """A folder with two whole checkpoints, the first of them noted by mmengine, and a part of a third."""
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / 'killed'
+    folder.mkdir()
     for number in (2, 4, 6):
-        torch.save(dict(state_dict={}), tmp_path / f'iter_{number}.pth')
-    cut = tmp_path / 'iter_6.pth'
+        torch.save(dict(state_dict={}), folder / f'iter_{number}.pth')
+    cut = folder / 'iter_6.pth'
     cut.write_bytes(cut.read_bytes()[:-30])
-    (tmp_path / 'last_checkpoint').write_text(str(tmp_path / 'iter_2.pth'))
-    (tmp_path / 'iter_last.pth').symlink_to(tmp_path / 'iter_2.pth')  # a user's name
-    return tmp_path
+    (folder / 'last_checkpoint').write_text(str(folder / 'iter_2.pth'))
+    (folder / 'iter_last.pth').symlink_to(folder / 'iter_2.pth')  # a user's name
+    return folder
 
 
-@pytest.mark.parametrize(('note', 'latest'), [
-    ('{folder}/iter_2.pth', False),
-    ('{name}/iter_2.pth', False),  # from the folder above
-    *((note, True) for note in (None, '', '\n', 'iter_9.pth', '{folder}/iter_6.pth')),
+@pytest.mark.parametrize(('note', 'name', 'message'), [
+    ('{folder}/iter_2.pth', None, ''),
+    ('killed/iter_2.pth', None, ''),  # from the folder above
+    *((note, 'iter_4', 'names no whole file') for note in (None, '', '\n', 'iter_9.pth', '{folder}/iter_6.pth')),
+    ('gone/iter_9.pth', 'iter_4', 'names no whole file'),
+    *((f'{place}/iter_2.pth', 'iter_2', 'of another folder') for place in ('copied', 'gone')),
 ])  # fmt: skip
-def test_a_note_of_no_whole_file_gives_way_to_the_latest(killed, monkeypatch, caplog, note, latest):
-    monkeypatch.chdir(killed.parent)
+def test_a_note_of_no_file_of_the_folder_gives_way(killed, tmp_path, caplog, note, name, message):
+    (tmp_path / 'copied').mkdir()
+    shutil.copy(killed / 'iter_2.pth', tmp_path / 'copied')
     (killed / 'last_checkpoint').unlink()
     if note is not None:
-        (killed / 'last_checkpoint').write_text(note.format(folder=killed, name=killed.name))
-    assert resumed(killed) == (str(killed / 'iter_4.pth') if latest else None)
-    assert [words in caplog.text for words in ('names no whole file', 'goes on from iter_4.pth')] == [latest] * 2
-    assert resumed(killed, _resume=False) is None
-    assert resumed(killed, _load_from='given.pth') == 'given.pth'
+        (killed / 'last_checkpoint').write_text(note.format(folder=killed))
+    assert choice(killed) == (True, name and str(killed / f'{name}.pth'))
+    assert message in caplog.text and (name or not caplog.text)
+    assert name is None or f'goes on from {name if name == "iter_4" else killed}' in caplog.text
+    assert choice(killed, resume=False) == (False, None)
+    assert choice(killed, load_from='given.pth') == (True, 'given.pth')
 
 
-def test_a_copied_folder_goes_on_from_its_own_file_and_an_empty_one_says_what_to_do(killed, tmp_path_factory, caplog):
-    copy = tmp_path_factory.mktemp('copied') / 'run'
-    shutil.copytree(killed, copy)
-    assert resumed(copy) == str(copy / 'iter_2.pth')
-    assert 'of another folder' in caplog.text
-    shutil.rmtree(killed)
-    assert resumed(copy) == str(copy / 'iter_2.pth'), 'a folder that was moved'
-    (copy / 'iter_2.pth').unlink()
-    assert resumed(copy) == str(copy / 'iter_4.pth')
-    killed.mkdir()
-    assert resumed(killed) is None, 'a first start with --resume begins'
-    (killed / 'last_checkpoint').write_text('')
+def test_an_empty_note_without_a_whole_file_is_refused(tmp_path):
+    assert choice(tmp_path) == (True, None), 'a first start with --resume begins'
+    (tmp_path / 'last_checkpoint').write_text('')
     with pytest.raises(ValueError, match=r'last_checkpoint is empty, and no whole checkpoint is beside it: remove it'):
-        resumed(killed)
+        choice(tmp_path)
 
 
 @pytest.mark.parametrize(('epoch', 'latest'), [(150, 'epoch_3'), (90, 'iter_100')])
-def test_of_files_by_epoch_and_by_iteration_the_later_one_is_taken(tmp_path, epoch, latest):
+def test_of_files_by_epoch_and_by_iteration_the_later_is_taken(tmp_path, epoch, latest):
     """Their numbers count different things."""
     for name, iteration in (('iter_100', 100), ('iter_40', 40), ('epoch_3', epoch), ('epoch_2', epoch - 50)):
         torch.save(dict(meta=dict(iter=iteration)), tmp_path / f'{name}.pth')
@@ -155,34 +146,26 @@ def test_of_files_by_epoch_and_by_iteration_the_later_one_is_taken(tmp_path, epo
     assert latest_checkpoint(tmp_path) == tmp_path / f'{latest}.pth'
 
 
+START, SELF = "load_from = 'start.pth'\n", "load_from = 'start.pth'\nresume = True\n"
 OTHER = (['--cfg-options', 'load_from=other.pth'], ['--cfg-options=load_from="other.pth"'])
 
 
-@pytest.mark.parametrize(('words', 'load_from', 'goes_on', 'begins'), [
-    ([], 'start.pth', None, (False, 'start.pth')),  # mmseg's script leaves it, and would resume from it
-    ([], None, None, (False, 'start.pth')),  # mmdet's forgets it
-    *((words, None, None, (False, 'other.pth')) for words in OTHER),
-    (['--cfg-options', 'load_from=None'], None, None, (True, None)),
-    *((words, 'other.pth', 'other.pth', (True, 'other.pth')) for words in ([], *OTHER)),
-    *((words, 'start.pth', 'start.pth', (True, 'start.pth'))
+@pytest.mark.parametrize(('text', 'words', 'load_from', 'goes_on', 'begins'), [
+    (START, [], 'start.pth', None, (False, 'start.pth')),  # mmseg's script leaves it, and would resume from it
+    (START, [], None, None, (False, 'start.pth')),  # mmdet's forgets it
+    *((START, words, None, None, (False, 'other.pth')) for words in OTHER),
+    (START, ['--cfg-options', 'load_from=None'], None, None, (True, None)),
+    *((START, words, 'other.pth', 'other.pth', (True, 'other.pth')) for words in ([], *OTHER)),
+    *((START, words, 'start.pth', 'start.pth', (True, 'start.pth'))
       for words in (['--cfg-options', 'load_from=start.pth'], ['start.pth'])),
+    (SELF, [], 'start.pth', 'start.pth', (True, 'start.pth')),  # a config that resumes by itself
+    (SELF, [], None, None, (True, None)),
 ])  # fmt: skip
-def test_load_from_of_the_config_is_for_new_runs(killed, tmp_path, monkeypatch, words, load_from, goes_on, begins):
-    """``load_from`` is what a script leaves of it with ``--resume``; without one, mmengine takes what it noted."""
-    (killed / 'run.py').write_text("load_from = 'start.pth'\n")
+def test_load_from_of_the_config_is_for_new_runs(killed, tmp_path, text, words, load_from, goes_on, begins):
+    """Without a file, mmengine takes what it noted."""
     (tmp_path / 'empty').mkdir()
-    monkeypatch.setattr('sys.argv', ['train.py', str(killed / 'run.py'), '--resume', *words])
-    assert chosen(killed, killed / 'run.py', load_from) == (True, goes_on)
-    assert chosen(tmp_path / 'empty', killed / 'run.py', load_from) == begins
-
-
-def test_a_config_that_resumes_by_itself_keeps_its_load_from(killed, monkeypatch):
-    file = killed / 'run.py'
-    file.write_text("load_from = 'start.pth'\nresume = True\n")
-    monkeypatch.setattr('sys.argv', ['train.py', str(file)])
-    assert chosen(killed, file, 'start.pth') == (True, 'start.pth')
-    (killed / 'last_checkpoint').write_text('')
-    assert chosen(killed, file, None) == (True, str(killed / 'iter_4.pth'))
+    assert choice(killed, words, text, load_from) == (True, goes_on)
+    assert choice(tmp_path / 'empty', words, text, load_from) == begins
 
 
 class Ended(Exception):
@@ -279,7 +262,7 @@ def test_a_run_that_stops_early_stops_there_when_it_is_resumed(tmp_path, kind, s
         assert again.iter == place, start
 
 
-def test_a_file_that_is_written_again_after_a_validation_is_whole(monkeypatch):
+def test_a_file_written_again_after_a_validation_is_whole(monkeypatch):
     """The file of the best score. Its epoch has ended, and mmengine's FlexibleRunner counts a step too many."""
     loader = DataLoader([0, 1, 2, 3], 2)
     runner = mock.Mock(spec=FlexibleRunner, train_loop=mock.Mock(spec=EpochBasedTrainLoop), train_dataloader=loader)
@@ -359,7 +342,7 @@ def said(folder):
     return '\n'.join(line.partition('WARNING - ')[2] for line in lines)
 
 
-def test_the_log_says_how_to_go_on_what_was_changed_and_when_nothing_is_left(tmp_path):
+def test_the_log_says_how_to_go_on_and_what_was_changed(tmp_path):
     def start(at=99, **changes):
         hook = dict(custom_hooks=[dict(type='mmdistill_dense.Interrupting', at=at)])
         train(tmp_path, PLAIN, **hook, log_level='WARNING', train_cfg=dict(val_interval=99), **changes)
@@ -457,7 +440,7 @@ def test_changed_local_code_is_named_at_resume(tmp_path, monkeypatch):
     assert words not in said(tmp_path / 'run')
 
 
-def test_other_groups_of_parameters_and_another_optimizer_do_not_go_on():
+def test_another_optimizer_or_other_groups_do_not_go_on():
     """torch stopped with an error that names no key, after a warning that the old ones stay."""
     head = dict(custom_keys=dict(decode_head=dict(lr_mult=10)))
     then, now = (Config(dict(optim_wrapper=dict(clip_grad=1, **one))) for one in ({}, dict(paramwise_cfg=head)))
@@ -491,7 +474,7 @@ def test_a_file_without_what_a_run_needs_does_not_go_on(option, words, tmp_path)
         train(tmp_path, PLAIN, resume=True, load_from=str(tmp_path / 'iter_2.pth'))
 
 
-def test_a_checkpoint_from_within_an_epoch_and_another_number_of_processes_are_warned_of(tmp_path):
+def test_a_checkpoint_from_within_an_epoch_is_warned_of(tmp_path):
     """mmengine begins the epoch again and counts on: here 10 steps of 8."""
     within = dict(default_hooks=dict(checkpoint=dict(by_epoch=False, interval=3)))
     again = partial(train, tmp_path, PLAIN, 'epochs', log_level='WARNING', train_cfg=dict(val_interval=99), **within)

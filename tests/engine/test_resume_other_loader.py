@@ -68,15 +68,16 @@ class NotesFactors(Hook):
         self.seen.append(SimpleNamespace(share=share, **factors, more=more is not None and more.batch is not None))
 
 
-def train(folder, batch, resume=None, gathered=1, unlabelled=None, **changes):
-    """What each step of this call saw."""
-    falls = dict(type='LogitKD', schedule=SCHEDULES['falls'], **changes)
+def train(folder, batch, resume=None):
+    """The run, and what each step of this call saw."""
+    falls = dict(type='LogitKD', schedule=SCHEDULES['falls'], balance=dict(ratio=2.0, until=1.0))
     stops = dict(type='CWD', schedule=SCHEDULES['stops'])
     warms = dict(type='AT', student_tap='backbone[3]', schedule=SCHEDULES['warms'])
     methods = dict(falls=falls, stops=stops, warms=warms)
-    model = toys.model_config(toys.seg_net('fcn'), toys.seg_teacher('fcn'), methods, unlabelled=unlabelled)
+    more = dict(data_root=toys.picture_folder(), start=0.7)
+    model = toys.model_config(toys.seg_net('fcn'), toys.seg_teacher('fcn'), methods, unlabelled=more)
     config = toys.run_config(folder, model, epochs=EPOCHS, load_from=resume, resume=bool(resume))
-    config.train_dataloader.batch_size, config.optim_wrapper.accumulative_counts = batch, gathered
+    config.train_dataloader.batch_size, config.optim_wrapper.accumulative_counts = batch, 2
     config.custom_hooks = [dict(type='mmdistill_dense.NotesFactors')]
     NotesFactors.seen.clear()
     runner = Runner.from_cfg(config)
@@ -85,51 +86,37 @@ def train(folder, batch, resume=None, gathered=1, unlabelled=None, **changes):
 
 
 @pytest.fixture(scope='module')
-def begun(tmp_path_factory):
-    folder = tmp_path_factory.mktemp('begun')
-    _, seen = train(folder, 2)
-    assert [one.falls for one in seen] == pytest.approx([1 - one.share for one in seen])
-    return folder
-
-
-@pytest.mark.parametrize(('epoch', 'batch'), [(1, 8), (3, 1), (3, 4)])
-def test_schedules_go_on_at_the_share_of_the_epochs(begun, tmp_path, epoch, batch):
-    _, seen = train(tmp_path, batch, str(begun / f'epoch_{epoch}.pth'), gathered=2)
-    steps = PICTURES // batch
-    assert len(seen) == (EPOCHS - epoch) * steps
-    for one in seen:
-        assert one.falls == pytest.approx(1 - one.share)
-        assert one.stops == float(one.share < 0.5)
-        assert one.warms == pytest.approx(one.share + 1 / (EPOCHS * steps))  # full in the last step
-        assert one.divisor == 2.0  # mmengine would count from the steps of before
-
-
-@pytest.fixture(scope='module')
-def moved(tmp_path_factory):
-    """Measured weights on a loader, on one of half the steps, and on this one again; runs and what their steps saw."""
-    folder, start, runs = tmp_path_factory.mktemp('moved'), None, []
-    more = dict(data_root=toys.picture_folder(), start=0.7)
-    for name, batch, epoch in (('a', 2, 2), ('b', 4, 3), ('c', 4, 6)):
-        runs.append(train(folder / name, batch, start, balance=dict(ratio=2.0, until=1.0), unlabelled=more))
+def runs(tmp_path_factory):
+    """Runs on a loader, on one of half the steps, and on this one again, each with what its steps saw."""
+    folder, start, found = tmp_path_factory.mktemp('runs'), None, []
+    for name, (batch, epoch) in dict(a=(2, 2), b=(4, 3), c=(4, 6)).items():
+        found.append(train(folder / name, batch, start))
         start = str(folder / name / f'epoch_{epoch}.pth')
-    return runs
+    return found
+
+
+@pytest.mark.parametrize(('place', 'epoch', 'batch'), [(0, 0, 2), (1, 2, 4), (2, 3, 4)])
+def test_schedules_go_on_at_the_share_of_the_epochs(runs, place, epoch, batch):
+    steps, (_, seen) = PICTURES // batch, runs[place]
+    assert len(seen) == (EPOCHS - epoch) * steps
+    for step in seen:
+        assert step.falls == pytest.approx(1 - step.share)
+        assert step.stops == float(step.share < 0.5)
+        assert step.warms == pytest.approx(step.share + 1 / (EPOCHS * steps))  # full in the last step
+        assert step.divisor == 2.0 or not place  # mmengine would count from the steps of before
+        assert step.more == (step.share >= 0.7), 'pictures without labels'
 
 
 def measured(runner):
     return [one.iteration for one in runner.model.distillers['falls'].balancer.tries]
 
 
-def test_measurements_go_on_in_steps_of_the_new_loader(moved):
-    found = measured(moved[1][0])
+def test_measurements_go_on_in_steps_of_the_new_loader(runs):
+    found = measured(runs[1][0])
     assert found == sorted(found) and found[-1] < EPOCHS * PICTURES // 4
-    assert any(one < 4 for one in found) and any(one >= 4 for one in found)
+    assert any(step < 4 for step in found) and any(step >= 4 for step in found)
 
 
-def test_measurements_stay_where_they_are_in_steps_of_the_same_loader(moved):
+def test_measurements_stay_in_steps_of_the_same_loader(runs):
     """Also at a second resumption, after the first had another loader: the steps of before it go on to be counted."""
-    assert measured(moved[1][0]) == measured(moved[2][0])
-
-
-def test_pictures_without_labels_begin_at_their_share(moved):
-    for _, seen in moved:
-        assert [one.more for one in seen] == [one.share >= 0.7 for one in seen]
+    assert measured(runs[1][0]) == measured(runs[2][0])

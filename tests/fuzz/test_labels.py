@@ -8,16 +8,19 @@ import random
 import re
 import shutil
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
 import pytest
+from mmengine.registry import init_default_scope
 
 from mmdistill_dense.apps.project.box_labels import BoxData, find_box_data
 from mmdistill_dense.apps.project.label_images import find_seg_data
+from mmdistill_dense.registry import DATASETS
 from tests.project import exports
+from tests.project.written_data import perfect_scores, write_config
 
 VALUES: list[Any] = [
     None, True, 0, -1, 1e308, float('nan'), float('inf'), 2**70, 0.5, '', '0', '1e400', '-inf', 'x' * 3000, '\n',
@@ -95,23 +98,38 @@ def check_counts(data: BoxData, root: Path) -> None:
     assert int(said) == there or any(re.search(r'WARNING: \d+ of \d+ (files|pictures)', note) for note in data.notes)
 
 
-def answer(root: Path, task: str) -> str:
-    """The refusal, empty where the data are read."""
+def refusal(root: Path, task: str) -> str:
+    """Read the data, and for boxes let training and metric read what is written; empty where nothing is refused."""
     try:
         if task == 'det':
-            check_counts(find_box_data(root), root)
+            data = find_box_data(root)
+            check_counts(data, root)
+            assert perfect_scores(write_config(data, root.with_name('out')))['coco/bbox_mAP'] == 1
         else:
-            data = find_seg_data(root)
-            for job in data.drawing.jobs if data.drawing else ():
+            drawing = find_seg_data(root).drawing
+            for job in drawing.jobs if drawing else ():
                 job.make()
     except (ValueError, FileNotFoundError) as error:
         return str(error)
     return ''
 
 
+def check_coco(files: Sequence[Path], test: bool) -> None:
+    """A data set of COCO refuses a file by its name, or reads it."""
+    for file in files:
+        option = dict(type='mmdistill_dense.CocoDataset', ann_file=str(file), data_prefix=dict(img=''), test_mode=test)
+        try:
+            DATASETS.build(option | dict(metainfo=dict(classes=exports.CLASSES)))
+        except ValueError as error:
+            assert file.name in str(error)
+
+
 @pytest.mark.parametrize('form', [*exports.BOXES, *exports.MASKS])
 @pytest.mark.parametrize('count', [3, pytest.param(150, marks=pytest.mark.soak)])
 def test_a_damaged_export_is_refused_in_one_line_or_counted(form: str, count: int, tmp_path: Path) -> None:
+    """What is read, training and metric read alike."""
+    init_default_scope('mmdet')
+    count *= 4 if 'coco' in form else 1
     {**exports.BOXES, **exports.MASKS}[form](tmp_path / 'sound')
     sound = [path for path in (tmp_path / 'sound').rglob('*') if path.is_file()]
     labels = sorted(path for path in sound if path.suffix != '.jpg' or form in exports.MASKS)
@@ -121,10 +139,11 @@ def test_a_damaged_export_is_refused_in_one_line_or_counted(form: str, count: in
         root = shutil.copytree(tmp_path / 'sound', tmp_path / 'case')
         for file in dice.sample(labels, min(dice.choice([1, 1, 2]), len(labels))):
             (root / file.relative_to(tmp_path / 'sound')).write_bytes(mutated(dice, file, file.read_bytes()))
+        check_coco([*root.rglob('*.json')] if 'coco' in form else [], bool(number % 2))
         signal.alarm(60)
-        said = answer(root, dice.choice(tasks))
+        message = refusal(root, dice.choice(tasks))
         signal.alarm(0)
-        assert not said or (said.startswith('--') and '\n' not in said), (number, said)
-        read += not said
+        assert not message or (message.startswith('--') and '\n' not in message), (number, message)
+        read += not message
         shutil.rmtree(root)
     assert count < 100 or 0 < read < count

@@ -1,11 +1,13 @@
-"""A folder to work in, as a user without a network would."""
+"""A folder to work in, as a user without a network would, and a project."""
 
+import shutil
 from pathlib import Path
 
 import pytest
 
 from mmdistill_dense.apps.project import price
 from mmdistill_dense.apps.project import sides as fetched_weights
+from tests.project.commands import project
 
 time_training = price.time_training
 
@@ -22,3 +24,16 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def untimed(monkeypatch: pytest.MonkeyPatch) -> None:
     """``new`` times no step; the test of the price takes ``time_training`` from here."""
     monkeypatch.setattr(price, 'time_training', lambda config: price.Price(60.0, 1.0))
+
+
+@pytest.fixture(scope='module')
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path_factory.mktemp('made'))
+        return project().absolute()
+
+
+@pytest.fixture
+def place(folder: Path, made: Path) -> Path:
+    """A project as `new` writes it, in the working folder."""
+    return Path(shutil.copytree(made, 'project'))

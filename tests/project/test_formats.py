@@ -16,9 +16,9 @@ from mmdistill_dense.apps.project.label_images import SegData, find_seg_data
 from mmdistill_dense.apps.project.new import write
 from mmdistill_dense.apps.project.picture_folders import SplitRule
 from tests.project import exports
+from tests.project.commands import RETINANET, toy_pair
 from tests.project.exports import BOXES, CLASSES, MASKS, NAMES, OBJECTS, PARTS, png, runs, shapes, truth
 from tests.project.folders_of_data import Write, content, counts, label_file, stems, text
-from tests.project.test_new import RETINANET, toy_pair
 from tests.project.written_data import label_images
 
 

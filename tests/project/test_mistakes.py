@@ -1,6 +1,5 @@
 """Mistakes of users: what ``new`` and ``run`` say, in the words of the command line. Nothing is trained or written."""
 
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,10 +9,8 @@ import torch
 from PIL import Image
 
 from mmdistill_dense.__main__ import main
+from tests.project.commands import CASCADE, FASTER, FASTSCNN, GFL, RETINANET, own_network
 from tests.project.folders_of_data import Write, both, box_folder, content, gone, label, seg_folder, text, wrote
-from tests.project.test_new import CASCADE, FASTSCNN, RETINANET, own_network
-from tests.project.test_new_detectors import FASTER, GFL
-from tests.project.test_run import project
 
 SCHEDULE = "optim_wrapper = dict(optimizer=dict(type='SGD', lr=0.01))\ntrain_cfg = dict(max_iters=100)\n"
 
@@ -32,13 +29,11 @@ model = dict(type=EncoderDecoder)
 pytestmark = pytest.mark.usefixtures('folder')
 
 
-def refused(
-    capsys: pytest.CaptureFixture, *words: str, student: str = 'network.py', teacher: str = 'network.py'
-) -> str:
+def refusal(capsys: pytest.CaptureFixture, words: str, network: str) -> str:
     """What `new` says when it stops."""
+    networks = f'--student {network} --teacher {network} --out project --iters 2 --batch 2'
     capsys.readouterr()
-    given = ['--data', 'mine', '--student', student, '--teacher', teacher, '--out', 'project', '--iters', '2']
-    assert main(['new', *given, '--batch', '2', *words]) == 2
+    assert main(['new', '--data', 'mine', *f'{networks} {words}'.split()]) == 2
     assert not Path('project').exists() or Path('project').is_file()
     return capsys.readouterr().err
 
@@ -63,7 +58,7 @@ def prefixed(content: dict[str, Any]) -> dict[str, Any]:
 
 def case(message: str, words: str = '', do: Write = lambda _: None, soak: bool = False) -> Any:
     """A mistake, the words of the command line, and what is said; ``soak`` for one of a kind that another shows."""
-    return pytest.param(do, words.split(), message, marks=[pytest.mark.soak] * soak)
+    return pytest.param(do, words, message, marks=[pytest.mark.soak] * soak)
 
 
 def cut(path: str) -> None:
@@ -131,21 +126,23 @@ def cut(path: str) -> None:
     case('2 of another shape .* on the classes sky, road, leaf; .* add --teacher-classes auto', TAUGHT,
          both(trained_on('sky', 'road', 'leaf'), relabelled(0, 1, 2, 3))),
 ])  # fmt: skip
-def test_segmentation(mistake: Write, words: list[str], message: str, capsys: pytest.CaptureFixture) -> None:
+def test_segmentation(mistake: Write, words: str, message: str, capsys: pytest.CaptureFixture) -> None:
     seg_folder(Path('mine'))
     own_network(SCHEDULE)
     mistake(Path())
-    said = refused(capsys, *words)
+    said = refusal(capsys, words, 'network.py')
     assert all(part in said for part in message.split(' .* ')), said
 
 
-def test_one_pattern_alone_is_refused_before_anything_is_read(capsys: pytest.CaptureFixture) -> None:
-    seg_folder(Path('mine'))
-    for given, missing in (('--images', '--labels'), ('--labels', '--images')):
-        assert f'{missing}: missing' in refused(capsys, given, 'a/*', student='not_there.py')
+@pytest.mark.parametrize(('pattern', 'missing'), [('--images', '--labels'), ('--labels', '--images')])
+def test_one_pattern_alone_is_refused_before_all_else(
+    pattern: str, missing: str, capsys: pytest.CaptureFixture
+) -> None:
+    Path('mine').mkdir()
+    assert f'{missing}: missing' in refusal(capsys, f'{pattern} a/*', 'not_there.py')
 
 
-def test_training_pictures_alone_are_divided_and_rare_values_are_told(capsys: pytest.CaptureFixture) -> None:
+def test_training_pictures_are_divided_and_a_rare_value_is_named(capsys: pytest.CaptureFixture) -> None:
     seg_folder(Path('mine'), splits=('train',))
     label(Path('mine/labels/train/2.png'), (0, 1, 2, 77))
     given = ['--data', 'mine', '--student', FASTSCNN, '--teacher', FASTSCNN, '--dry', '--random-weights']
@@ -172,33 +169,27 @@ def test_training_pictures_alone_are_divided_and_rare_values_are_told(capsys: py
          f'--student {THREE} --teacher {FASTER} --method kd'),
     case('has two braces in it', '', text('mine/annotations/*', 'red', '{{$A:red}}', count=0)),
 ])  # fmt: skip
-def test_detection(mistake: Write, words: list[str], message: str, capsys: pytest.CaptureFixture) -> None:
+def test_detection(mistake: Write, words: str, message: str, capsys: pytest.CaptureFixture) -> None:
     box_folder(Path('mine'))
     mistake(Path())
-    said = refused(capsys, *words, student=RETINANET, teacher=RETINANET)
+    said = refusal(capsys, words, RETINANET)
     assert all(part in said for part in message.split(' .* ')), said
     assert ' kd' not in said.partition('methods fit:')[2], 'a method that is refused'
 
 
-PROJECTS: list[tuple[str, str, Write]] = [
-    ('nowhere: no such folder', 'run nowhere', lambda _: None),
-    ('mine: no suite.yaml in it, so `new` did not write this folder', 'run mine', lambda _: None),
-    ('Give the folder: mmdistill run project', 'run project/suite.yaml', lambda _: None),
-    ('project/kd.py: line ', 'run project', text('project/kd.py', '_base_ =', '_base_ = (')),
-    ('train_cfg has no max_iters', 'run project', text('project/control.py', 'max_iters', 'max_iter', count=0)),
-    ('project: data.py is missing', 'run project', gone('project/data.py')),
-    ('no.pth: no such checkpoint', 'export project/kd.py no.pth out.pth', lambda _: None),
-    ('project: a folder, and one config is needed; its configs are', 'train project', lambda _: None),
-    ('write their new folder there: all results stay', 'run project', lambda _: Path('mine').rename('moved')),
-]
-
-
-def test_projects(capsys: pytest.CaptureFixture) -> None:
-    shutil.copytree(project(), 'sound')
-    for message, words, mistake in PROJECTS:
-        shutil.rmtree('project')
-        shutil.copytree('sound', 'project')
-        capsys.readouterr()
-        mistake(Path())
-        assert main(words.split()) == 2, message
-        assert message in capsys.readouterr().err
+@pytest.mark.parametrize(('mistake', 'words', 'message'), [
+    case('nowhere: no such folder', 'run nowhere'),
+    case('mine: no suite.yaml in it, so `new` did not write this folder', 'run mine', lambda _: Path('mine').mkdir()),
+    case('Give the folder: mmdistill run project', 'run project/suite.yaml'),
+    case('project/kd.py: line ', 'run project', text('project/kd.py', '_base_ =', '_base_ = (')),
+    case('train_cfg has no max_iters', 'run project', text('project/control.py', 'max_iters', 'max_iter', count=0)),
+    case('project: data.py is missing', 'run project', gone('project/data.py')),
+    case('no.pth: no such checkpoint', 'export project/kd.py no.pth out.pth'),
+    case('project: a folder, and one config is needed; its configs are', 'train project'),
+    case('write their new folder there: all results stay', 'run project', text('project/data.py', '/mine', '/moved')),
+])  # fmt: skip
+@pytest.mark.usefixtures('place')
+def test_projects(mistake: Write, words: str, message: str, capsys: pytest.CaptureFixture) -> None:
+    mistake(Path())
+    assert main(words.split()) == 2
+    assert message in capsys.readouterr().err

@@ -8,11 +8,8 @@ from typing import Any
 
 import pytest
 import torch
-from mmengine.config import Config
-from mmengine.registry import DefaultScope
 from mmseg.structures import SegDataSample
 
-from mmdistill_dense.__main__ import main
 from mmdistill_dense.apps.check.context import Options
 from mmdistill_dense.apps.check.run import check_config
 from mmdistill_dense.apps.project import sides as fetched_weights
@@ -24,36 +21,16 @@ from mmdistill_dense.config.resolve import load_model, student_option
 from mmdistill_dense.foundation.vit import Rotary, ViT, architecture
 from mmdistill_dense.guards.config import batch_problem
 from mmdistill_dense.networks.building import build_network
+from tests.project.commands import CASCADE, FASTSCNN, RETINANET, SEGFORMER, call, own_network, read, toy_pair
 from tests.project.folders_of_data import box_folder, picture, seg_folder
-from tests.project.test_run import NETWORK
 
-FASTSCNN = 'mmseg::fastscnn/fast_scnn_8xb4-160k_cityscapes-512x1024.py'
-SEGFORMER = 'mmseg::segformer/segformer_mit-b0_8xb1-160k_cityscapes-1024x1024.py'
 PIDNET = 'mmseg::pidnet/pidnet-s_2xb6-120k_1024x1024-cityscapes.py'
 LRASPP = 'mmseg::mobilenet_v3/mobilenet-v3-d8-s_lraspp_4xb4-320k_cityscapes-512x1024.py'
 DDRNET = 'mmseg::ddrnet/ddrnet_23-slim_in1k-pre_2xb6-120k_cityscapes-1024x1024.py'
-RETINANET = 'mmdet::retinanet/retinanet_r18_fpn_1x_coco.py'
-CASCADE = 'mmdet::cascade_rcnn/cascade-mask-rcnn_r50_fpn_1x_coco.py'
 RTMDET_INS = 'mmdet::rtmdet/rtmdet-ins_tiny_8xb32-300e_coco.py'
 DETR = 'mmdet::detr/detr_r18_8xb2-500e_coco.py'
 
 pytestmark = pytest.mark.usefixtures('folder')
-
-
-def call(student: str, teacher: str, *words: str, code: int = 0) -> None:
-    given = ['--data', 'mine', '--student', student, '--teacher', teacher, '--out', 'project', *words]
-    assert main(['new', *given]) == code
-
-
-def toy_pair() -> tuple[str, str]:
-    """Two small networks of one's own, where it does not matter which."""
-    for side in ('student', 'teacher'):
-        Path(f'{side}.py').write_text(NETWORK.format(side=side))
-    return 'student.py', 'teacher.py'
-
-
-def read(name: str) -> Config:
-    return Config.fromfile(f'project/{name}.py')
 
 
 def models(name: str) -> tuple[Any, Any]:
@@ -163,17 +140,6 @@ def test_a_detector_with_queries_builds_with_its_settings() -> None:
     assert network.bbox_head.num_classes == 2
     with torch.no_grad():
         assert network.bbox_head.fc_cls.out_features == 3
-
-
-def own_network(schedule: str = '', classes: int = 3) -> None:
-    """A config, which needs no schedule if it is a trained teacher, and a checkpoint of it."""
-    Path('network.py').write_text(
-        "_base_ = __import__('mmdistill_dense').base('mmdistill_dense::_base_/models/toy_teacher.py')\n"
-        f"default_scope = 'mmseg'\n{schedule}"
-    )
-    with DefaultScope.overwrite_default_scope('mmseg'):
-        network = build_network(load_model({'cfg': 'network.py', 'decode_head': {'num_classes': classes}}, 'teacher'))
-    torch.save({'state_dict': network.state_dict()}, 'mine.pth')
 
 
 def foundation_file(path: str, model: str) -> None:

@@ -8,13 +8,11 @@ from mmdet.utils import register_all_modules
 from mmengine.registry import DATASETS, DefaultScope
 
 from mmdistill_dense.apps.project import sides
+from tests.project.commands import FASTER, GFL, RETINANET, call, read
 from tests.project.folders_of_data import box_folder
-from tests.project.test_new import RETINANET, call, read
 
-GFL = 'mmdet::gfl/gfl_r50_fpn_1x_coco.py'
 MASKS = 'mmdet::mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py'
 POINT_REND = 'mmdet::point_rend/point-rend_r50-caffe_fpn_ms-1x_coco.py'
-FASTER = 'mmdet::faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py'
 
 pytestmark = pytest.mark.usefixtures('folder')
 LONG = pytest.mark.soak  # cases of a kind that another one shows

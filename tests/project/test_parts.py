@@ -16,9 +16,9 @@ from mmdistill_dense.apps.project.new import shared
 from mmdistill_dense.apps.project.picture_folders import free_pictures
 from mmdistill_dense.apps.project.picture_sources import draw_split
 from mmdistill_dense.unlabelled.pictures import UnlabeledImages
+from tests.project.commands import toy_pair
 from tests.project.exports import write
 from tests.project.folders_of_data import box_folder, label, label_file, labelled, picture, seg_folder
-from tests.project.test_new import toy_pair
 
 
 @pytest.mark.parametrize('form', ['coco', 'yolo', 'masks'])

@@ -19,8 +19,8 @@ from mmdistill_dense.apps.project.box_labels import find_box_data
 from mmdistill_dense.apps.project.label_images import find_seg_data
 from mmdistill_dense.apps.project.predict import find_student
 from mmdistill_dense.apps.project.steps import open_project
+from tests.project.commands import project
 from tests.project.folders_of_data import label, labelled, picture
-from tests.project.test_run import project
 
 ROOT = Path(__file__).parents[2]
 NAMES = ('a b', "l'été", 'say "x"', '数据', '$HOME', 'a;b', '(x) & y', '`x`', '-x', 'a#b')
@@ -60,13 +60,6 @@ def test_the_folder_of_a_project_is_named(name: str, read: Callable[[Path], obje
         read(folder)
     command = re.search(pattern, str(error.value))
     assert command and options_of(command[1]).folder == folder
-
-
-@pytest.fixture(scope='module')
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(tmp_path_factory.mktemp('made'))
-        return project().absolute()
 
 
 @names

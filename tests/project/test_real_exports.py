@@ -16,9 +16,25 @@ from mmdistill_dense.apps.project.label_images import find_seg_data
 from mmdistill_dense.apps.project.picture_folders import SplitRule, free_pictures, split_of
 from mmdistill_dense.datasets.folders import SegFolderDataset
 from tests.project import exports
-from tests.project.folders_of_data import SIZE, box_folder, changed, content, label, labelled, picture, seg_folder, text
-from tests.project.test_bad_labels import READ, YOLO, mask
-from tests.project.written_data import label_images
+from tests.project.folders_of_data import (
+    SIZE,
+    Write,
+    both,
+    box_folder,
+    changed,
+    content,
+    copied,
+    gone,
+    label,
+    labelled,
+    picture,
+    renamed,
+    seg_folder,
+    shape_of_labelme,
+    text,
+    wrote,
+)  # fmt: skip
+from tests.project.written_data import READ, label_images
 
 RED, BLACK, WHITE = (250, 50, 83), (0, 0, 0), (255, 255, 255)
 SHARE = SplitRule.read('0.3')
@@ -71,7 +87,7 @@ def test_colours_are_checked_as_numbers_are(tmp_path: Path) -> None:
         find_seg_data(root, ['rest', 'road'])
 
 
-def test_a_palette_may_lack_colours_and_one_coloured_label_image_is_enough(tmp_path: Path) -> None:
+def test_a_palette_may_lack_colours(tmp_path: Path) -> None:
     root, palette = seg_folder(tmp_path), [*BLACK, *RED, *WHITE]
     for place in root.glob('labels/*/*.png'):
         values = np.asarray(Image.open(place))
@@ -112,7 +128,7 @@ def test_a_turned_box_of_cvat_has_the_box_around_it(form: str, tmp_path: Path) -
     assert found.splits['train'].content, 'the file as it lies has the box before it was turned'
 
 
-def test_versions_of_a_photograph_stay_together_where_some_show_no_object(tmp_path: Path) -> None:
+def test_versions_of_a_photograph_stay_in_one_part(tmp_path: Path) -> None:
     content = labelled(tmp_path, [f'im{number}_jpg.rf.{version}.jpg' for number in range(20) for version in 'abc'])
     bare = {one['id'] for one in content['images'] if one['id'] % 9 == 2}
     content['annotations'] = [one for one in content['annotations'] if one['image_id'] not in bare]
@@ -146,7 +162,7 @@ def test_pictures_of_a_second_form_are_no_background(other: str, tmp_path: Path)
     assert find_box_data(tmp_path, ['class_0']).notes
 
 
-def test_a_new_split_keeps_to_what_the_yaml_file_names_in_any_case_and_below_the_folder_first(tmp_path: Path) -> None:
+def test_a_new_split_keeps_to_what_the_yaml_file_names(tmp_path: Path) -> None:
     yolo(tmp_path / 'train', '01234567')
     picture(tmp_path / 'runs/detect/train_batch0.jpg')
     (tmp_path / 'data.yaml').write_text('names: [cat]\ntrain: train\nval: valid\n')
@@ -244,7 +260,7 @@ CONTRADICTIONS: dict[str, Callable[[dict[str, Any]], Any]] = {
 
 
 @pytest.mark.parametrize('fault', CONTRADICTIONS)
-def test_outlines_that_contradict_their_boxes_are_refused_or_counted(fault: str, tmp_path: Path) -> None:
+def test_outlines_that_contradict_their_boxes_are_seen(fault: str, tmp_path: Path) -> None:
     for task in READ:
         with pytest.raises(ValueError, match='bbox overlap by less than half.*one of both is wrong|without a pixel'):
             READ[task](roboflow(tmp_path / 'all', CONTRADICTIONS[fault]))
@@ -272,7 +288,7 @@ def test_run_lengths_are_read_in_both_forms(encode: Callable[[np.ndarray], dict[
 
 
 @pytest.mark.parametrize('task', READ)
-def test_crowds_are_counted_and_a_class_of_crowds_alone_is_warned_of(task: str, tmp_path: Path) -> None:
+def test_crowds_are_counted(task: str, tmp_path: Path) -> None:
     data = READ[task](roboflow(tmp_path / 'some', lambda one: one.update(iscrowd=1), 4))
     assert re.search(r'; 15 annotations, 12 used, 3 of iscrowd=1, neither learned nor scored \(\w', data.notes[0])
     leaves = roboflow(tmp_path / 'class', lambda one: one.update(iscrowd=int(one['category_id'] == 3)))
@@ -281,43 +297,37 @@ def test_crowds_are_counted_and_a_class_of_crowds_alone_is_warned_of(task: str, 
         READ[task](roboflow(tmp_path / 'all', lambda one: one.update(iscrowd=1)))
 
 
-def test_yolo_text_files_beside_the_pictures_are_read_too(tmp_path: Path) -> None:
-    exports.ultralytics(tmp_path, polygons=False)
-    before = annotations(find_box_data(tmp_path))
-    for file in ('train/b', 'val/e'):
-        (tmp_path / f'labels/{file}.txt').rename(tmp_path / f'images/{file}.txt')
-    (tmp_path / 'images/val/d.txt').write_text('0 .5 .5 .1 .1')  # a second one
-    (tmp_path / 'images/train/c.txt').write_text('a photo of 3 leaves')
-    data = find_box_data(tmp_path)
-    assert annotations(data) == before
-    (told,) = (note for note in data.notes if 'second ones' in note)
-    assert re.match(r'WARNING: 1 of 8 files are second ones of a picture; .*images/val/d.txt', told)
-    assert ', 1 not read (images/train/c.txt); ' in data.notes[0]
+def beside_pictures(*names: str) -> Write:
+    """Move text files of YOLO to their pictures."""
+    return both(*(both(copied(f'labels/{name}', f'images/{name}'), gone(f'labels/{name}')) for name in names))
 
 
-def test_copies_of_an_object_are_left_out_and_turned_boxes_of_labelme_read(tmp_path: Path) -> None:
+def in_other_letters(change: Callable[[str], str]) -> Write:
+    folders = (renamed(name, lambda path: change(path.name)) for name in ('images', 'labels'))
+    return both(*folders, text('data.yaml', ': images', f': {change("images")}', count=0))
+
+
+@pytest.mark.parametrize(('change', 'notes'), [
+    (both(beside_pictures('train/b.txt', 'val/e.txt'), wrote('images/train/c.txt', 'a photo of 3 leaves'),
+          wrote('images/val/d.txt', '0 .5 .5 .1 .1')),
+     r', 1 not read \(images/train/c.txt\); (.|\n)*WARNING: 1 of 8 files are second ones .*images/val/d.txt'),
+    (text('labels/train/b.txt', r'((.|\n)+)', r'\1\n\1'),
+     'WARNING: 3 of 18 annotations have class, box and outline of another one; they are left out'),
+    (in_other_letters(str.title), ''), (in_other_letters(str.upper), ''),
+])  # fmt: skip
+def test_yolo_folders_give_the_same_objects(change: Write, notes: str, tmp_path: Path) -> None:
     exports.ultralytics(tmp_path)
     before = annotations(find_box_data(tmp_path))
-    file = tmp_path / YOLO
-    file.write_text(f'{file.read_text()}\n{file.read_text()}')
+    change(tmp_path)
     data = find_box_data(tmp_path)
-    assert annotations(data) == before
-    assert 'WARNING: 3 of 18 annotations have class, box and outline of another one; they are left out' in data.notes[1]
-    other = tmp_path / 'other'
-    exports.labelme(other)
-    for kind in ('rotation', 'oriented_rectangle'):
-        mask(shape_type=kind, points=[[5, 10], [30, 5], [33, 25], [8, 30]])(other)
-        assert len(annotations(find_box_data(other))) == 15
+    assert annotations(data) == before and re.search(notes, '\n'.join(data.notes))
 
 
-@pytest.mark.parametrize(('images', 'labels'), [('Images', 'Labels'), ('IMAGES', 'LABELS')])
-def test_yolo_folders_may_be_written_in_capitals(images: str, labels: str, tmp_path: Path) -> None:
-    exports.ultralytics(tmp_path)
-    before = annotations(find_box_data(tmp_path))
-    (tmp_path / 'images').rename(tmp_path / images)
-    (tmp_path / 'labels').rename(tmp_path / labels)
-    text('data.yaml', ': images', f': {images}', count=0)(tmp_path)
-    assert annotations(find_box_data(tmp_path)) == before
+@pytest.mark.parametrize('kind', ['rotation', 'oriented_rectangle'])
+def test_turned_boxes_of_labelme_are_read(kind: str, tmp_path: Path) -> None:
+    exports.labelme(tmp_path)
+    shape_of_labelme(1, shape_type=kind, points=[[5, 10], [30, 5], [33, 25], [8, 30]])(tmp_path)
+    assert len(annotations(find_box_data(tmp_path))) == 15
 
 
 def test_objects_without_a_pixel_draw_no_label_images(tmp_path: Path) -> None:

@@ -14,8 +14,8 @@ from mmdistill_dense.apps.project.recipe import LEAST_STEPS, MOST_STEPS, length
 from mmdistill_dense.apps.project.sides import read_side
 from mmdistill_dense.config.resolve import find_config
 from mmdistill_dense.utils.literals import assignments
+from tests.project.commands import FASTSCNN, RETINANET, SEGFORMER, call, own_network, read
 from tests.project.folders_of_data import seg_folder
-from tests.project.test_new import FASTSCNN, RETINANET, SEGFORMER, call, own_network, read
 
 RTMDET = 'mmdet::rtmdet/rtmdet_tiny_8xb32-300e_coco.py'
 TOOD = 'mmdet::tood/tood_r50_fpn_1x_coco.py'

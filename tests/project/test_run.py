@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
@@ -31,42 +31,11 @@ from mmdistill_dense.config.resolve import read_file
 from mmdistill_dense.guards.findings import NOTE, WARNING, Finding
 from mmdistill_dense.utils.files import owned
 from tests.engine.processes import environment
+from tests.project.commands import project
 from tests.project.conftest import time_training
-from tests.project.folders_of_data import seg_folder
 from tests.suite.tiny import write_result
 
-NETWORK = """
-_base_ = __import__('mmdistill_dense').base('mmdistill_dense::_base_/models/toy_{side}.py')
-default_scope = 'mmseg'
-optim_wrapper = dict(optimizer=dict(type='SGD', lr=0.01, momentum=0.9))
-train_cfg = dict(max_iters=100)
-"""
-
-
-def project(*words: str, splits: Sequence[str] = ('train', 'val')) -> Path:
-    """A project of two toy networks of one's own."""
-    for side in ('student', 'teacher'):
-        Path(f'{side}.py').write_text(NETWORK.format(side=side))
-    seg_folder(Path('mine'), splits=splits)
-    given = ['--data', 'mine', '--student', 'student.py', '--teacher', 'teacher.py', '--out', 'project']
-    assert main(['new', *given, '--iters', '2', '--batch', '2', '--method', 'kd', *words]) == 0
-    return Path('project')
-
-
 pytestmark = pytest.mark.usefixtures('folder')
-
-
-@pytest.fixture(scope='module')
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(tmp_path_factory.mktemp('made'))
-        return project().absolute()
-
-
-@pytest.fixture
-def place(folder: Path, made: Path) -> Path:
-    """A project as `new` writes it, in the working folder."""
-    return Path(shutil.copytree(made, 'project'))
 
 
 @pytest.mark.soak

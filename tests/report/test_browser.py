@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 
 from mmdistill_dense.__main__ import main
+from tests.project.commands import project
 from tests.project.folders_of_data import box_folder
-from tests.project.test_run import project
 
 pytestmark = pytest.mark.soak
 

@@ -18,6 +18,13 @@ from mmdistill_dense.__main__ import COMMANDS
 from mmdistill_dense.apps.recipes.named import find_named
 
 ROOT = Path(__file__).parents[1]
+
+
+def text_of(name: str) -> str:
+    """The text of a file of the project."""
+    return (ROOT / name).read_text(encoding='utf-8')
+
+
 GUIDES = [
     ROOT / 'README.md', ROOT / 'CONTRIBUTING.md',
     *sorted((ROOT / 'docs').rglob('*.md')), *sorted(ROOT.glob('configs/*/README.md')),

@@ -1,4 +1,4 @@
-"""The guides: Python runs, YAML is read, commands are understood and run."""
+"""The guides: Python runs, YAML is read, commands are understood and run; figures are those of the published runs."""
 
 import ast
 import copy
@@ -11,6 +11,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from importlib.util import find_spec
 from pathlib import Path
+from statistics import mean
 from typing import Any
 from unittest import mock
 
@@ -32,7 +33,7 @@ from mmdistill_dense.distillers import FeatureDistiller, MasKD
 from mmdistill_dense.model.build import build_distillers
 from mmdistill_dense.registry import DISTILLERS
 from tests import toys
-from tests.docs_blocks import ROOT, Block, blocks, check, commands, inline
+from tests.docs_blocks import ROOT, Block, blocks, check, commands, inline, text_of
 from tests.docs_run import CLONE, NOTEBOOK, PROJECT, link_clone, read_notebook, run_notebook, runs, walk
 from tests.project.folders_of_data import seg_folder
 from tools.docs.targets import read_targets
@@ -45,11 +46,6 @@ OWN_BASES = {  # what a reader has whom the guides tell to inherit it
     './my_student.py': 'recipes/toy_seg', './my_pair_control.py': 'recipes/toy_seg',
     './my_distilled.py': 'recipes/toy_seg', './my_pair.py': 'pairs/toy_seg', './my_data.py': 'datasets/shapes_seg',
 }  # fmt: skip
-
-
-def text_of(name: str) -> str:
-    """The text of a file of the project."""
-    return (ROOT / name).read_text(encoding='utf-8')
 
 
 class _Names(dict):
@@ -201,6 +197,7 @@ def test_the_chinese_readme_has_the_commands_links_and_figures() -> None:
         links, figures = (sorted(re.findall(one, rest)) for one in (r'\]\(((?!README)\S+?)\)', r'[+-]?\d+\.\d+'))
         said.append((fence.findall(text), links, figures, text.count('\n#')))
     assert said[0] == said[1]
+    assert len(text_of('README.md').splitlines()) <= 150
 
 
 # Commands
@@ -216,7 +213,7 @@ def test_a_block_is_understood_and_is_run_or_says_what_it_needs(block: Block) ->
     assert runs(block) or block.needs or block.form, told
 
 
-def test_options_and_files_of_commands_in_sentences_and_a_wrong_one_is_seen() -> None:
+def test_commands_in_sentences_are_understood() -> None:
     """Every package of mim has a name that mim knows: it takes ``mmseg`` for one, and ``mmdet`` for none."""
     for block in inline():
         for command in commands(block.text):
@@ -328,3 +325,57 @@ def test_a_shipped_config_is_shown_as_it_is(block: Block) -> None:
         shipped, shown = (ast.parse(one).body for one in (text_of(block.file), block.text))
         title = isinstance(getattr(shipped[0], 'value', None), ast.Constant)
         assert [ast.dump(node) for node in shipped[title:]] == [ast.dump(node) for node in shown]
+
+
+# Figures
+
+
+def test_published_gains_of_the_choice_are_those_of_the_files() -> None:
+    page = text_of('docs/choosing.md')
+    files = {path.parent.name: yaml.safe_load(path.read_text()) for path in ROOT.glob('configs/*/published.yml')}
+    rows = re.findall(r'^\| `(\w+)` \| ([\d.]+) \| (.+) \|$', page, re.MULTILINE)
+    gains = [(recipe, *cell) for recipe, _, cells in rows for cell in re.findall(r'([A-Za-z]+) ([+-][\d.]+\d)', cells)]
+    assert len(gains) > 20
+    for recipe, method, gain in gains:
+        entries = [entry for entry in files[method.lower()] if entry.get('student')]
+        entries = [entry for entry in entries if re.sub('_(maskd|dist)$', '', entry['recipe']) == recipe]
+        assert any(f'{one["method"] - one["student"]:+.2f}'.startswith(gain) for one in entries), (recipe, method, gain)
+
+
+def test_the_choice_asks_for_results_of_rows_that_are_run() -> None:
+    page = text_of('docs/choosing.md')
+    asked = [one.split() for comment in re.findall(r'<!-- results: (.+?) -->', page) for one in comment.split(', ')]
+    assert len(asked) > 5
+    for suite, row in asked:
+        definition = yaml.safe_load(text_of(f'benchmarks/{suite}.yaml'))
+        assert row in definition['methods'], (suite, row)
+
+
+CHOOSING = text_of('docs/choosing.md').partition('## What a step costs')[2]
+COLUMNS = {'LogitKD': 'kd', 'CWD on features': 'cwd_feature', 'MasKD': 'maskd', 'PCD': 'pcd', 'Af-DCD': 'afdcd'}
+
+
+def factors(suite: str) -> dict[str, float]:
+    """How many times as long as the control's a step of each row took, in our published runs."""
+    seconds: dict[str, list[float]] = {}
+    for line in text_of(f'docs/results/{suite}.jsonl').splitlines():
+        result = json.loads(line).get('result') or {}
+        if result.get('seconds_per_iteration'):
+            seconds.setdefault(result['name'], []).append(result['seconds_per_iteration'])
+    return {name: mean(times) / mean(seconds['control']) for name, times in seconds.items()}
+
+
+@pytest.mark.parametrize(('labels', 'suite'), [('all', 'camvid'), ('46', 'camvid_1of8')])
+def test_the_factors_of_camvid_are_those_of_the_published_runs(labels: str, suite: str) -> None:
+    head, row = (re.search(rf'^\| {first} \|(.*)\|$', CHOOSING, re.MULTILINE) for first in ('labels', labels))
+    told = dict(zip(*([cell.strip() for cell in line[1].split('|')] for line in (head, row)), strict=True))
+    found = factors(suite)
+    assert told == {name: f'{found[method]:.2f}' for name, method in COLUMNS.items()}
+
+
+def test_the_card_of_afdcd_says_what_leaving_a_term_out_saves() -> None:
+    card = ' '.join(text_of('docs/methods/afdcd.md').split())
+    times = factors('camvid_1of8')
+    whole, mimic, contrast = (f'{times[name]:.2f}' for name in ('afdcd', 'afdcd_mimic', 'afdcd_contrast'))
+    assert f'took {whole} times as long as' in card
+    assert f'{mimic} times with `ctr_weight=0`, and still {contrast} times with `fd_weight=0`' in card

@@ -1,41 +1,16 @@
 """LD: mmdet's own head as the measure, regions, normalisation over processes, pairs that are refused."""
 
-import types
 from typing import Any
 
 import pytest
 import torch
-from mmdet.registry import MODELS
-from mmengine.config import ConfigDict
-from mmengine.registry import init_default_scope
 
 from mmdistill_dense.distillers import LD
 from mmdistill_dense.distillers.base import RunState
 from tests.distillers.steps import boxed, divergence, draw
+from tests.distillers.ways import build_head, gfl_teacher, head_config
 
-ANCHORS = dict(type='AnchorGenerator', ratios=[1.0], octave_base_scale=4, scales_per_octave=1)
-TRAIN = dict(assigner=dict(type='ATSSAssigner', topk=9), allowed_border=-1, pos_weight=-1, debug=False)
 SCORES, EDGES = 'bbox_head[0]', 'bbox_head[1]'
-
-
-def _head_config(classes: int, reg_max: int, strides: list[int]) -> dict[str, Any]:
-    norm = dict(type='GN', num_groups=4)
-    sizes = dict(num_classes=classes, reg_max=reg_max, in_channels=8, feat_channels=8, stacked_convs=1)
-    return dict(type='GFLHead', **sizes, norm_cfg=norm, anchor_generator=dict(ANCHORS, strides=strides))
-
-
-def _head(config: dict[str, Any], **options: Any) -> Any:
-    init_default_scope('mmdet')
-    return MODELS.build(ConfigDict(dict(config, train_cfg=TRAIN, **options))).eval()
-
-
-def a_teacher(classes: int = 36, reg_max: int = 8, strides: tuple[int, ...] = (8,)) -> types.SimpleNamespace:
-    """What a distiller needs of a frozen teacher."""
-    head = _head_config(classes, reg_max, list(strides))
-    built = _head(head)
-    config = types.SimpleNamespace(model=dict(bbox_head=head, train_cfg=TRAIN), scope='mmdet')
-    same = dict(option=types.SimpleNamespace(classes=None), class_pairs=lambda: None)
-    return types.SimpleNamespace(config=config, module=lambda path: {'bbox_head': built}[path], **same)
 
 
 STRIDES = (8, 16, 32)
@@ -54,7 +29,7 @@ def _case(count: int = 2) -> tuple[dict, dict, list[Any]]:
 
 def _distiller(**options: Any) -> LD:
     distiller = LD(**options)
-    distiller.teacher = a_teacher(6, 6, STRIDES)
+    distiller.teacher = gfl_teacher(6, 6, STRIDES)
     return distiller
 
 
@@ -62,7 +37,7 @@ def test_main_region_equals_mmdets_own_head() -> None:
     student, teacher, samples = _case()
     kl = dict(type='KnowledgeDistillationKLDivLoss', loss_weight=0.25, T=10)
     others = dict(loss_cls=dict(type='QualityFocalLoss', use_sigmoid=True), loss_bbox=dict(type='GIoULoss'))
-    head = _head(dict(_head_config(6, 6, list(STRIDES)), type='LDHead'), loss_ld=kl, **others)
+    head = build_head(dict(head_config(6, 6, list(STRIDES)), type='LDHead'), loss_ld=kl, **others)
     targets = [sample.gt_instances for sample in samples], [sample.metainfo for sample in samples]
     as_float = [[x.float() for x in maps] for maps in (student[SCORES], student[EDGES], teacher[EDGES])]
     expected = sum(head.loss_by_feat(*as_float[:2], *targets, as_float[2])['loss_ld'])

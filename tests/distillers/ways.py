@@ -1,8 +1,12 @@
 """Every method with the ways that it compares, and a step of each on bare maps of pictures of 64 pixels."""
 
+import types
 from typing import Any, NamedTuple
 
 import torch
+from mmdet.registry import MODELS
+from mmengine.config import ConfigDict
+from mmengine.registry import init_default_scope
 from mmengine.structures import BaseDataElement, InstanceData
 from torch import Tensor
 
@@ -128,3 +132,29 @@ def samples(ignored: bool = False, padded: bool = False) -> list[BaseDataElement
 def maps(student: Shape, teacher: Shape) -> tuple[Tensor, Tensor]:
     draw = torch.Generator().manual_seed(5)
     return torch.randn(student, generator=draw), torch.randn(teacher, generator=draw)
+
+
+# The GFL head of a teacher, which LD asks which anchors are positive
+
+ANCHORS = dict(type='AnchorGenerator', ratios=[1.0], octave_base_scale=4, scales_per_octave=1)
+TRAIN = dict(assigner=dict(type='ATSSAssigner', topk=9), allowed_border=-1, pos_weight=-1, debug=False)
+
+
+def head_config(classes: int, reg_max: int, strides: list[int]) -> dict[str, Any]:
+    norm = dict(type='GN', num_groups=4)
+    sizes = dict(num_classes=classes, reg_max=reg_max, in_channels=8, feat_channels=8, stacked_convs=1)
+    return dict(type='GFLHead', **sizes, norm_cfg=norm, anchor_generator=dict(ANCHORS, strides=strides))
+
+
+def build_head(config: dict[str, Any], **options: Any) -> Any:
+    init_default_scope('mmdet')
+    return MODELS.build(ConfigDict(dict(config, train_cfg=TRAIN, **options))).eval()
+
+
+def gfl_teacher(classes: int = 36, reg_max: int = 8, strides: tuple[int, ...] = (8,)) -> types.SimpleNamespace:
+    """What a distiller needs of a frozen teacher."""
+    head = head_config(classes, reg_max, list(strides))
+    built = build_head(head)
+    config = types.SimpleNamespace(model=dict(bbox_head=head, train_cfg=TRAIN), scope='mmdet')
+    same = dict(option=types.SimpleNamespace(classes=None), class_pairs=lambda: None)
+    return types.SimpleNamespace(config=config, module=lambda path: {'bbox_head': built}[path], **same)

@@ -52,7 +52,7 @@ def test_all_parts_of_a_whole_suite_are_there_the_answer_first(made):
     reasons = {name: section.reasons for name, section in sections.items() if section.reasons}
     assert list(reasons) == ['scores']  # the teacher's folder holds no log
     assert len(only(sections['predictions'], Strip)) == 2
-    assert list(sections) == ['scores', 'predictions', 'curves', 'settings']
+    assert list(sections) == ['scores', 'predictions', 'tokens', 'curves', 'settings']
     assert all(section.items for section in sections.values())
     strip = only(made[1]['predictions'], Strip)[0]
     assert titles(strip) == ['input', 'control', 'all', 'kd', 'teacher', 'truth']
@@ -128,6 +128,13 @@ def test_the_time_of_a_picture_is_that_of_its_pass(monkeypatch, names):
     network.test_cfg, network.inference = {'mode': 'slide'}, lambda: network.spend(70)
     section._predict('other', lambda: network, scenes, range(len(scenes)), len(scenes))
     assert section.costs['other'].milliseconds == pytest.approx(70), 'one that predicts in another way has its own'
+
+
+def test_a_run_with_tokens_shows_their_masks(made):
+    (strip,) = only(made[1]['tokens'], Strip)
+    assert strip.title.startswith('all, maskd: ') and not made[1]['tokens'].reasons
+    assert titles(strip) == ['input', 'token 0', 'token 1', 'token 2']
+    assert len({panel.source for panel in strip.panels}) == 4, 'each is another picture'
 
 
 def test_terms_and_settings_are_those_of_the_runs_and_the_page_asks_for_nothing(made):

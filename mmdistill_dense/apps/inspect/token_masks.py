@@ -44,13 +44,13 @@ def mask_sheet(model: Network, distiller: TokenDistiller, sample: Mapping[str, A
     ``sample`` is an entry of a data set behind its pipeline. A method whose tokens mask several bands of a map has a
     row for each band.
     """
-    picture = shrink(image_of(sample['inputs']), _SIDE)
-    rows = [
-        [_titled(picture, title), *(_overlay(picture, mask) for mask in masks)]
-        for title, masks in masks_of_sample(model, distiller, sample)
-    ]
+    picture, rows = shrink(image_of(sample['inputs']), _SIDE), list[np.ndarray]()
     border = ((0, _GAP), (0, _GAP), (0, 0))
-    return np.vstack([np.hstack([np.pad(cell, border, constant_values=255) for cell in row]) for row in rows])
+    for title, masks in masks_of_sample(model, distiller, sample):
+        cells = [picture.copy(), *(draw_mask(picture, mask) for mask in masks)]
+        write_on(cells[0], title, _LETTERS, 2, 2)
+        rows.append(np.hstack([np.pad(cell, border, constant_values=255) for cell in cells]))
+    return np.vstack(rows)
 
 
 @torch.no_grad()
@@ -84,8 +84,8 @@ def _cut(mask: Tensor, padded: Sequence[int], size: tuple[int, int]) -> np.ndarr
     return enlarged[: size[0], : size[1]]
 
 
-def _overlay(picture: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """Return a mask as colours over a grey picture.
+def draw_mask(picture: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """Return a mask as colours over a grey picture (RGB).
 
     Colours are of the mask's own values. mmengine's ``draw_featmap`` would stretch each mask to the whole range, and a
     mask that is the same everywhere would look like one that has learned something.
@@ -94,9 +94,3 @@ def _overlay(picture: np.ndarray, mask: np.ndarray) -> np.ndarray:
     colours = cv2.applyColorMap(shades, cv2.COLORMAP_VIRIDIS)[..., ::-1]
     grey = picture.mean(2, keepdims=True)
     return (0.35 * grey + 0.65 * colours).astype(np.uint8)
-
-
-def _titled(picture: np.ndarray, title: str) -> np.ndarray:
-    titled = picture.copy()
-    write_on(titled, title, _LETTERS, 2, 2)
-    return titled

@@ -16,6 +16,7 @@ from mmdistill_dense.apps.report.predictions import PICTURES, Predictions
 from mmdistill_dense.apps.report.runs import Comparison, TrainedRun, compare
 from mmdistill_dense.apps.report.scores import Answer, answer_section
 from mmdistill_dense.apps.report.section import Chart, Missing, Numbers, Section, Sheet, graph_objects
+from mmdistill_dense.apps.report.token_section import token_section
 from mmdistill_dense.config.values import flat
 from mmdistill_dense.utils.files import check_writable, write_text
 from mmdistill_dense.utils.process import errors_only, quiet
@@ -64,7 +65,9 @@ def sections_of(comparison: Comparison, pictures: int = PICTURES, metric: str | 
     best = answer.verdict.best
     predictions = Predictions(comparison, pictures, best.name if best else None)
     answer.costs = predictions.costs
-    return [answer_section(answer), predictions.section, numbers.curves(), settings_section(comparison)]
+    sections = [answer_section(answer), predictions.section, numbers.curves(), settings_section(comparison)]
+    tokens = token_section(comparison) if pictures else None
+    return [*sections[:2], *([tokens] if tokens and (tokens.items or tokens.reasons) else []), *sections[2:]]
 
 
 def render(comparison: Comparison, sections: Sequence[Section]) -> str:

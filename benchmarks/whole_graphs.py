@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from mmdistill_dense.apps.export import open_graph
 from mmdistill_dense.apps.export.graphs import graph_of
-from mmdistill_dense.apps.export.whole import agreement, picture
+from mmdistill_dense.apps.export.picture_graph import agreement, picture
 from mmdistill_dense.apps.export.write_student import export_graph
 from mmdistill_dense.networks.building import complete_heads
 from mmdistill_dense.utils.files import write_text

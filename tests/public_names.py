@@ -22,7 +22,7 @@ from mmdistill_dense.apps.suite.definition import Definition, Method
 from mmdistill_dense.config.resolve import TEACHER_OPTIONS, package_root
 from mmdistill_dense.config.unknown_keys import options_of
 from mmdistill_dense.distillers.maskd.learning import LearnOptions
-from mmdistill_dense.distillers.pcd.parts import HEAD
+from mmdistill_dense.distillers.pcd.modules import HEAD
 from mmdistill_dense.distillers.schedule import Balance, Schedule
 from mmdistill_dense.networks.acceleration import Acceleration
 from mmdistill_dense.unlabelled.step import UnlabelledOption

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from mmdistill_dense.distillers.base import Shapes
 from mmdistill_dense.distillers.feature import FeatureDistiller, Level
 from mmdistill_dense.distillers.ground_truth import classes_of_head, semantic_labels
-from mmdistill_dense.distillers.pcd.parts import ExactBuffers
+from mmdistill_dense.distillers.pcd.modules import ExactBuffers
 from mmdistill_dense.losses import normalize_pixels, similarity_divergence, to_device
 from mmdistill_dense.networks.taps import TapOption
 from mmdistill_dense.registry import DISTILLERS

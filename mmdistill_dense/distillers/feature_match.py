@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from mmdistill_dense import losses
 from mmdistill_dense.distillers.base import Losses, Recorded
 from mmdistill_dense.distillers.feature import FeatureDistiller, Level
-from mmdistill_dense.distillers.pcd.parts import ExactBuffers, inside_on_device
+from mmdistill_dense.distillers.pcd.modules import ExactBuffers, inside_on_device
 from mmdistill_dense.networks.taps import TapOption
 from mmdistill_dense.registry import DISTILLERS
 from mmdistill_dense.utils.distributed import MIN_COUNT, mean_over_ranks, world_size

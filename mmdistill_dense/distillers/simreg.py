@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from mmdistill_dense.distillers.base import Losses
-from mmdistill_dense.distillers.vectors import VectorDistiller
+from mmdistill_dense.distillers.vector_distiller import VectorDistiller
 from mmdistill_dense.registry import DISTILLERS
 from mmdistill_dense.utils.runner_internals import Samples
 

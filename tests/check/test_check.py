@@ -19,11 +19,11 @@ from PIL import Image
 from rich.console import Console
 
 from mmdistill_dense.__main__ import main
-from mmdistill_dense.apps.check import CheckReport, Options, check_config, facts
-from mmdistill_dense.apps.check.context import Subject
-from mmdistill_dense.apps.check.facts import describe_student, predict
+from mmdistill_dense.apps.check import CheckReport, Options, check_config, stages
+from mmdistill_dense.apps.check.context import CheckContext
 from mmdistill_dense.apps.check.render import show
 from mmdistill_dense.apps.check.run import STEPPING, _advice
+from mmdistill_dense.apps.check.stages import describe_student, predict
 from mmdistill_dense.utils.reproducible import stream_states
 from tests import toys
 from tests.engine.test_unlabelled_stream import files
@@ -70,7 +70,7 @@ def seg(tmp_path_factory: pytest.TempPathFactory) -> CheckReport:
 
 def test_a_right_run_is_ok_and_all_is_known_of_it_and_told(seg: CheckReport) -> None:
     assert (seg.verdict == 'error', seg.stopped, seg.exit_code()) == (False, '', 0), seg.findings
-    subject = seg.subject
+    subject = seg.context
     logits, maps = subject.taps
     assert logits.student_tap == 'decode_head.conv_seg'
     assert logits.student_shape == logits.teacher_shape == [2, toys.NUM_CLASSES, 8, 8]
@@ -97,8 +97,8 @@ def test_a_detector_on_generated_pictures_of_a_given_size(tmp_path: Path) -> Non
     model = toys.model_config(student, teacher, dict(fgd=dict(type='FGD')))
     report = check_config(toys.det_run_config(tmp_path, model), Options(False, batch=2, size=(96, 128), cost=False))
     assert report.verdict == 'ok', report.findings
-    assert report.subject.batch_shape == [[2, 3, 96, 128]]
-    assert next(row.student_shape[2:] for row in report.subject.taps) == [12, 16]
+    assert report.context.batch_shape == [[2, 3, 96, 128]]
+    assert next(row.student_shape[2:] for row in report.context.taps) == [12, 16]
     assert 'mean nothing' in printed(report)
 
 
@@ -106,23 +106,23 @@ def test_a_pretraining_has_two_views_and_no_task(tmp_path: Path) -> None:
     config = Config.fromfile(CONFIGS / 'pcd' / 'toy_pretrain.py')
     report = check_config(config, Options(weights=False, batch=4))
     assert report.verdict == 'ok', report.findings
-    assert report.subject.batch_shape == [[4, 3, 64, 64]] * 2
-    assert [term.name for term in report.subject.terms] == ['distill.pcd.loss_pcd']
-    assert report.subject.terms[0].value > 0, 'the queue holds the batch'
-    assert 'control' not in report.subject.cost, 'a backbone alone has no step'
+    assert report.context.batch_shape == [[4, 3, 64, 64]] * 2
+    assert [term.name for term in report.context.terms] == ['distill.pcd.loss_pcd']
+    assert report.context.terms[0].value > 0, 'the queue holds the batch'
+    assert 'control' not in report.context.cost, 'a backbone alone has no step'
 
 
 def test_several_teachers_or_none_are_described_and_a_distiller_that_starts_off(tmp_path: Path) -> None:
     teachers = dict(a=toys.seg_net(width=16, allow_random=True), b=toys.seg_net('pspnet', allow_random=True))
     distillers = dict(one=dict(type='LogitKD', teacher='a'), two=dict(type='LogitKD', teacher='b'))
     report = check_config(toys.run_config(tmp_path, toys.model_config(None, teachers, distillers)), RANDOM)
-    assert [teacher.key for teacher in report.subject.teachers] == ['model.teacher.a', 'model.teacher.b']
-    assert {row.distiller for row in report.subject.taps} == {'one', 'two'}
+    assert [teacher.key for teacher in report.context.teachers] == ['model.teacher.a', 'model.teacher.b']
+    assert {row.distiller for row in report.context.taps} == {'one', 'two'}
     report = check_config(toys.run_config(tmp_path, toys.seg_net()), FAST)
-    assert [term.name for term in report.subject.terms] == ['task']
-    assert not report.subject.taps and report.verdict != 'error' and ' initialised' in printed(report)
+    assert [term.name for term in report.context.terms] == ['task']
+    assert not report.context.taps and report.verdict != 'error' and ' initialised' in printed(report)
     two = dict(kd=dict(type='LogitKD'), off=dict(type='CWD', schedule=dict(stop_at=0)))
-    assert check_config(seg_config(tmp_path, two), RANDOM).subject.iteration == 2
+    assert check_config(seg_config(tmp_path, two), RANDOM).context.iteration == 2
 
 
 # Wrong in one thing
@@ -164,7 +164,7 @@ def test_missing_data_are_replaced_by_generated_ones_of_the_right_classes(tmp_pa
     report = check_config(config, RANDOM)
     assert found(report) == {'data': 'error'} and 'MMDISTILL_DATA' in said(report), report.findings
     assert len(report.findings) == 1, 'the same is not said of validation'
-    assert report.subject.taps[0].student_shape[:2] == [2, 11], 'the rest was checked'
+    assert report.context.taps[0].student_shape[:2] == [2, 11], 'the rest was checked'
     assert report.exit_code() == 2 and 'ERROR in the data: training would not work.' in printed(report)
 
 
@@ -185,7 +185,7 @@ def test_validation_pictures_that_cannot_be_read(tmp_path: Path, wrong: str) -> 
     report = check_config(config, RANDOM)
     assert found(report)['data'] == 'error' and 'stop at the first validation: ' in said(report), report.findings
     assert ('do not fit' if wrong == 'label' else str(folder)) in said(report)
-    assert report.subject.terms and report.exit_code() == 2
+    assert report.context.terms and report.exit_code() == 2
 
 
 @pytest.mark.soak
@@ -195,7 +195,7 @@ def test_what_a_part_of_the_teacher_answers_is_said_once(tmp_path: Path) -> None
     student, teacher = toys.det_net('faster_rcnn'), toys.det_net('faster_rcnn', width=16, allow_random=True)
     config = toys.det_run_config(tmp_path, toys.model_config(student, teacher, dict(kd=kd)))
     report = check_config(config, Options(False, batch=2, size=(96, 128), cost=False))
-    (row,) = report.subject.taps
+    (row,) = report.context.taps
     assert (row.student_tap, row.teacher_tap) == ('roi_head.bbox_head.fc_cls', 'roi_head on the same RoIs')
     assert row.student_shape == row.teacher_shape and 'roi_head on the same RoIs' in printed(report)
 
@@ -219,7 +219,7 @@ def test_a_config_without_validation_and_metrics_that_find_no_labels_at_the_pict
         config[name] = None  # as mmengine asks for it, and where a base has one
     report = check_config(config, Options(cost=False))
     assert not report.stopped and report.verdict != 'error'
-    (teacher,) = report.subject.teachers
+    (teacher,) = report.context.teachers
     assert teacher.metric_note == 'not tested: the config has no validation set'
     # COCO's metric without a file reads those that the pipeline packs.
     loader = dict(batch_size=1, dataset=dict(type='mmdistill_dense.ToyDetDataset'), sampler=dict(type='DefaultSampler'))
@@ -246,7 +246,7 @@ def test_a_student_that_cannot_predict_pictures_of_validation(tmp_path: Path, sc
     config.pop('val_evaluator')  # which needs labels of the file's size, and these are resized too
     report = check_config(config, Options(weights=False, val=0, cost=False))
     if scale == (480, 480):
-        assert not report.stopped and report.subject.terms and report.verdict != 'error'
+        assert not report.stopped and report.context.terms and report.verdict != 'error'
         return
     assert report.stopped == 'predicting a picture of validation'
     message = report.findings[-1].message
@@ -255,17 +255,19 @@ def test_a_student_that_cannot_predict_pictures_of_validation(tmp_path: Path, sc
 
 
 def test_a_prediction_leaves_the_student_as_it_was(seg: CheckReport) -> None:
-    model = seg.subject.model.train()
+    model = seg.context.model.train()
     before, streams = toys.student_state(model), stream_states()
     init_default_scope('mmseg')  # as the stages before it do
-    predict(seg.subject)
+    predict(seg.context)
     assert not toys.differing(toys.student_state(model), before)
     assert model.training and streams == stream_states()
 
 
 def test_the_hint_at_a_failed_step_is_that_of_its_error() -> None:
     """Batch norm alone asks for two pictures, and queries for larger ones."""
-    made = Subject(Config({}), Options(batch=1), model=toys.build_plain(toys.det_net()), batch_shape=[[1, 3, 64, 96]])
+    made = CheckContext(
+        Config({}), Options(batch=1), model=toys.build_plain(toys.det_net()), batch_shape=[[1, 3, 64, 96]]
+    )
     with pytest.raises(ValueError) as norm:
         torch.nn.BatchNorm2d(2).train()(torch.zeros(1, 2, 1, 1))
     assert 'needs two pictures' in _advice(STEPPING, made, norm.value)
@@ -296,7 +298,7 @@ def test_coco_scores_are_of_the_tested_pictures_alone(tmp_path: Path) -> None:
     data.update(metainfo=dict(classes=('red', 'white')), pipeline=pipeline, test_mode=True)
     config = Config(dict(val_dataloader=dict(dataset=data), val_evaluator=dict(type='CocoMetric', ann_file=file)))
     teacher: Any = SimpleNamespace(network=Knows(), pairs=None)
-    scores, count = facts.test_pictures(teacher, config, 2)
+    scores, count = stages.test_pictures(teacher, config, 2)
     assert count == 2 and scores['coco/bbox_mAP'] == pytest.approx(1, abs=1e-3)
 
 
@@ -336,7 +338,7 @@ def test_the_files_that_the_student_starts_from(tmp_path: Path) -> None:
     config.load_from = str(tmp_path / 'whole.pth')
     report = check_config(config, FAST)
     assert f'all from {tmp_path / "whole.pth"}' in printed(report)
-    fitting, total = report.subject.started
+    fitting, total = report.context.started
     assert fitting == total - 1, 'one has another shape'
     config.load_from = None
     config.model.student.backbone.init_cfg.checkpoint = 'missing.pth'
@@ -353,7 +355,7 @@ def test_load_from_may_be_an_address_without_a_hash(tmp_path: Path, monkeypatch:
     config = seg_config(tmp_path)
     config.load_from = 'https://example.org/whole.pth'
     report = check_config(config, FAST)
-    assert report.subject.started[0] == len(state) and not report.stopped
+    assert report.context.started[0] == len(state) and not report.stopped
 
 
 # The command
@@ -379,7 +381,7 @@ def test_sync_bn_is_checked_on_a_cpu(tmp_path: Path) -> None:
     norm = dict(norm_cfg=dict(type='SyncBN', requires_grad=True))
     model = toys.model_config(toys.seg_net('fcn', backbone=norm, decode_head=norm), toys.seg_teacher('fcn'))
     report = check_config(toys.run_config(tmp_path, model, auto_scale_lr=dict(base_batch_size=2)), FAST)
-    assert report.verdict != 'error' and report.subject.terms, report.findings
+    assert report.verdict != 'error' and report.context.terms, report.findings
 
 
 # Pictures without labels, and every kind of networks
@@ -394,9 +396,9 @@ def with_pictures(folder: Path, pictures: str) -> Config:
 
 def test_pictures_without_labels_are_in_the_step_and_their_number_is_told(tmp_path: Path) -> None:
     report = check_config(with_pictures(tmp_path, toys.picture_folder()), Options(val=2, cost=False))
-    names = [term.name for term in report.subject.terms]
+    names = [term.name for term in report.context.terms]
     assert {'distill.kd.unlabelled_loss_kd', 'distill.fit.unlabelled_loss_fitnet'} < set(names)
-    rows = {row.distiller: row.student_shape[0] for row in report.subject.taps}
+    rows = {row.distiller: row.student_shape[0] for row in report.context.taps}
     assert rows == dict(kd=2, fit=2), 'the shapes are those of the labelled pictures'
     assert '6 pictures without labels, 3 a step' in printed(report)
     assert report.as_dict()['unlabelled']['pictures'] == 6
@@ -423,5 +425,5 @@ def test_a_config_of_each_kind_of_networks_can_be_checked(name: str) -> None:
     report = check_config(cfg, Options(weights=False, batch=2, size=(side, side), cost=family(path) == 'backbone'))
     assert not report.stopped, [finding for finding in report.findings if finding.level == 'error']
     names = active(cfg.model) if 'distillers' in cfg.model else set()
-    assert {row.distiller for row in report.subject.taps} <= names
-    assert names == {term.name.split('.')[1] for term in report.subject.terms if term.name != 'task'}
+    assert {row.distiller for row in report.context.taps} <= names
+    assert names == {term.name.split('.')[1] for term in report.context.terms if term.name != 'task'}

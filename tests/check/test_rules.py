@@ -13,10 +13,10 @@ from mmengine.registry import DefaultScope
 from mmseg.evaluation import IoUMetric
 
 from mmdistill_dense.apps.check import Finding, Options
-from mmdistill_dense.apps.check.context import Subject, TeacherFacts
-from mmdistill_dense.apps.check.facts import judge_teachers, read_data
+from mmdistill_dense.apps.check.context import CheckContext, TeacherFacts
 from mmdistill_dense.apps.check.run import CheckReport
 from mmdistill_dense.apps.check.shares import judge_shares
+from mmdistill_dense.apps.check.stages import judge_teachers, read_data
 from mmdistill_dense.apps.inspect.gradients import Pull, Term
 from mmdistill_dense.apps.suite.preflight import check_metric
 from mmdistill_dense.config.resolve import load_model
@@ -31,8 +31,8 @@ from mmdistill_dense.utils.validate import message_of
 from tests import toys
 
 
-def subject(**facts: Any) -> Subject:
-    made = Subject(Config(facts.pop('config', {})), facts.pop('options', Options()))
+def subject(**facts: Any) -> CheckContext:
+    made = CheckContext(Config(facts.pop('config', {})), facts.pop('options', Options()))
     for name, value in facts.items():
         setattr(made, name, value)
     return made

@@ -16,7 +16,7 @@ from mmdistill_dense.distillers import PCD, QueueKL, SimReg
 from mmdistill_dense.distillers.base import RunState
 from mmdistill_dense.distillers.cirkd import ClassQueue
 from mmdistill_dense.distillers.feature_match import ChannelStatistics
-from mmdistill_dense.distillers.pcd.parts import NegativeQueue, PixelAttention, choose_size
+from mmdistill_dense.distillers.pcd.modules import NegativeQueue, PixelAttention, choose_size
 from mmdistill_dense.weights.ssl_layouts import LAYOUTS
 from tests.distillers.steps import divergence, draw, run, set_up
 from tools.benchmark import reference

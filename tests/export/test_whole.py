@@ -21,11 +21,11 @@ from PIL import Image
 from torch import nn
 
 from mmdistill_dense.__main__ import main
-from mmdistill_dense.apps.export import cli, export_graph, graphs, open_graph, read_description, whole
-from mmdistill_dense.apps.export.answer import Detections, Labels, Queries, check_decoding, paste_masks
+from mmdistill_dense.apps.export import cli, export_graph, graphs, open_graph, picture_graph, read_description
 from mmdistill_dense.apps.export.graphs import _pooled, graph_of, onnx_of, save_onnx, student_description, traced
+from mmdistill_dense.apps.export.picture_graph import count_matches, picture
+from mmdistill_dense.apps.export.postprocess import Detections, Labels, Queries, check_decoding, paste_masks
 from mmdistill_dense.apps.export.prepare import Prepare, predict_image, preparation
-from mmdistill_dense.apps.export.whole import count_matches, picture
 from mmdistill_dense.apps.export.write_student import _sizes, evaluate, load_student, with_prediction
 from tests import query_nets, toys
 
@@ -418,14 +418,14 @@ def compared(folder, monkeypatch, altered=None, sizes=SIZES, side='height'):
 
     written = []
     for name in ('_ends', '_join'):
-        monkeypatch.setattr(whole, name, lambda *_: (None, None))
+        monkeypatch.setattr(picture_graph, name, lambda *_: (None, None))
     declared = []
-    monkeypatch.setattr(whole, '_declare', lambda model, shape, counted: declared.append((shape, counted)))
+    monkeypatch.setattr(picture_graph, '_declare', lambda model, shape, counted: declared.append((shape, counted)))
     monkeypatch.setattr('onnx.load', lambda _: None)
-    monkeypatch.setattr(whole, 'save_onnx', lambda model, file, about: written.append(about))
-    monkeypatch.setattr(whole, 'read_description', lambda _: told)
-    monkeypatch.setattr(whole, 'open_graph', lambda _: torch.no_grad()(run))
-    whole.make_whole(Path('s.onnx'), plain, network, sizes)
+    monkeypatch.setattr(picture_graph, 'save_onnx', lambda model, file, about: written.append(about))
+    monkeypatch.setattr(picture_graph, 'read_description', lambda _: told)
+    monkeypatch.setattr(picture_graph, 'open_graph', lambda _: torch.no_grad()(run))
+    picture_graph.make_whole(Path('s.onnx'), plain, network, sizes)
     return dict(written[-1]['tried'], declared=declared)
 
 
@@ -451,7 +451,7 @@ def test_a_whole_graph_is_compared_where_the_network_itself_runs(tmp_path, monke
             raise RuntimeError('The size of tensor a (44) must match the size of tensor b (43)')
         return predict_image(network, plain, one)
 
-    monkeypatch.setattr(whole, 'predict_image', stops)
+    monkeypatch.setattr(picture_graph, 'predict_image', stops)
     stopped = 1
     assert compared(tmp_path, monkeypatch)['pictures'] == [[96, 128], [60, 200]]
     stopped = 0
@@ -472,7 +472,7 @@ def test_a_file_declares_its_sizes_by_name_or_number(tmp_path, shape, counted, d
     body = helper.make_graph([helper.make_node('Identity', ['picture'], ['labels'])], 'g', [given], [made])
     domains = [helper.make_opsetid('', 20)] * 3 + [helper.make_opsetid('x', 1)]
     model = helper.make_model(body, opset_imports=domains)
-    whole._declare(model, shape, counted)
+    picture_graph._declare(model, shape, counted)
     save_onnx(model, tmp_path / 's.onnx', {})
     model = onnx.load(tmp_path / 's.onnx')
     assert [(entry.domain, entry.version) for entry in model.opset_import] == [('', 20), ('x', 1)], 'each once'

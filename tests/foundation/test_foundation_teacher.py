@@ -13,7 +13,7 @@ from torch import nn
 
 from mmdistill_dense.__main__ import main
 from mmdistill_dense.apps.export.write_student import export_backbone
-from mmdistill_dense.apps.project import sides
+from mmdistill_dense.apps.project import network_options
 from mmdistill_dense.foundation.foundation_teacher import FoundationTeacher, LinearHead, VisionTransformer
 from mmdistill_dense.foundation.vit import ViT, architecture
 from mmdistill_dense.foundation.vit_file import public_weights
@@ -421,7 +421,7 @@ def test_the_backbone_of_a_checkpoint_is_written_under_dinov3_s_names(tmp_path: 
 def test_the_head_of_the_guide_teaches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As its reader does: the file of the page beside the weights, then ``new`` and ``run``."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sides, 'reachable', lambda host: False)
+    monkeypatch.setattr(network_options, 'reachable', lambda host: False)
     (guide,) = (block for block in blocks('python') if block.file == 'head.py')
     Path('head.py').write_text(guide.text.replace('-08c60483', ''))  # the hash of the published file
     network = ViT(architecture('dinov3_vits16'))

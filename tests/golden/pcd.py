@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from mmdistill_dense import losses
 from mmdistill_dense.distillers import PCD, QueueKL, SimReg
-from mmdistill_dense.distillers.pcd import parts
-from mmdistill_dense.distillers.pcd.parts import LevelTensors, NegativeQueue, PixelAttention
+from mmdistill_dense.distillers.pcd import modules
+from mmdistill_dense.distillers.pcd.modules import LevelTensors, NegativeQueue, PixelAttention
 from mmdistill_dense.engine import LARS
 from mmdistill_dense.pretrain.views import JITTERS, GaussianBlur, RandomGrayscale, RandomResizedCrop, Solarize
 from mmdistill_dense.utils.reproducible import fork_rng
@@ -157,8 +157,8 @@ def vector(file: File) -> Results:
         return found
 
     with (
-        mock.patch.object(parts, 'inside_on_device', lambda *_: valid),
-        mock.patch.object(parts, 'pixel_info_nce', contrast),
+        mock.patch.object(modules, 'inside_on_device', lambda *_: valid),
+        mock.patch.object(modules, 'pixel_info_nce', contrast),
     ):
         loss = losses_of(made, students, teachers)['loss_pcd']
     keys = made.queue.rows[: len(teachers[0])]

@@ -62,14 +62,14 @@ def checked(config, methods, **options):
     report = check_config(config, Options(weights=False, cost=False, **options))
     assert report.verdict != 'error', report.findings
     named = {name.lower() for name in methods}
-    assert set(report.subject.settings) == named == set(report.as_dict()['settings'])
-    terms = {term.name.split('.')[1]: term for term in report.subject.terms if term.name.startswith('distill.')}
+    assert set(report.context.settings) == named == set(report.as_dict()['settings'])
+    terms = {term.name.split('.')[1]: term for term in report.context.terms if term.name.startswith('distill.')}
     assert set(terms) == named
     assert all(math.isfinite(term.value) and term.value > 0 for name, term in terms.items() if name != 'pcd')
     text = io.StringIO()
     show(report, Console(file=text, width=400))
     assert "settings maskd: 'auto': student_tap='auto', balance={'ratio': 'auto'}, schedule={'ra" in text.getvalue()
-    return report.subject.distillers
+    return report.context.distillers
 
 
 def test_every_method_for_segmentors_makes_a_step(tmp_path):

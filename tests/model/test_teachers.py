@@ -291,7 +291,7 @@ def test_check_and_suites_test_a_teacher_by_the_pairs(tmp_path):
     assert scores['paired'] > scores['as it is'] + 1  # of the same network
     config = toys.run_config(tmp_path / 'c', toys.model_config(toys.seg_net('fcn'), own))
     config.dump(tmp_path / 'pair.py')
-    (facts,) = check_config(tmp_path / 'pair.py').subject.teachers
+    (facts,) = check_config(tmp_path / 'pair.py').context.teachers
     assert facts.metric['mIoU'] == pytest.approx(scores['paired'])
 
 

@@ -11,7 +11,7 @@ from mmengine.structures import BaseDataElement
 from torch import nn
 from torch.utils.data import DataLoader
 
-from mmdistill_dense.distillers.pcd.parts import inside_images
+from mmdistill_dense.distillers.pcd.modules import inside_images
 from mmdistill_dense.pretrain import (
     ColorJitter,
     GaussianBlur,

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from mmdistill_dense.apps.project import network_options as fetched_weights
 from mmdistill_dense.apps.project import price
-from mmdistill_dense.apps.project import sides as fetched_weights
 from tests.project.commands import project
 
 time_training = price.time_training

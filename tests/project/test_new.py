@@ -12,10 +12,10 @@ from mmseg.structures import SegDataSample
 
 from mmdistill_dense.apps.check.context import Options
 from mmdistill_dense.apps.check.run import check_config
-from mmdistill_dense.apps.project import sides as fetched_weights
+from mmdistill_dense.apps.project import network_options as fetched_weights
 from mmdistill_dense.apps.project.methods import distillers_for, methods_of, replace_pcd
+from mmdistill_dense.apps.project.network_options import read_network
 from mmdistill_dense.apps.project.new import write
-from mmdistill_dense.apps.project.sides import read_side
 from mmdistill_dense.apps.project.teachers import parse_teacher_classes
 from mmdistill_dense.config.resolve import load_model, student_option
 from mmdistill_dense.foundation.vit import Rotary, ViT, architecture
@@ -82,7 +82,7 @@ def test_methods_are_those_given_once_or_the_default_of_task_and_teacher() -> No
 
 @pytest.mark.parametrize('name', ['maskd', 'freekd'])
 def test_tokens_are_learned_no_longer_than_a_short_training(name: str) -> None:
-    student, teacher = (read_side(path, f'--{path[:-3]}') for path in toy_pair())
+    student, teacher = (read_network(path, f'--{path[:-3]}') for path in toy_pair())
     short, long = (distillers_for(name, student, teacher, steps)[name]['learn'] for steps in (20, 4000))
     assert short == {**long, 'max_iters': 20} and long.get('max_iters') != 4000
 
@@ -232,10 +232,10 @@ def test_weights_of_a_hub_are_read_at_once_and_named_by_their_address(monkeypatc
 @pytest.mark.soak
 def test_a_network_of_one_size_takes_the_crop_and_is_tested_in_windows() -> None:
     """BEiT's table of relative places has the size of its config, 640x640; any other failed at the first step."""
-    side = read_side('mmseg::beit/beit-base_upernet_8xb2-160k_ade20k-640x640.py', '--student')
+    side = read_network('mmseg::beit/beit-base_upernet_8xb2-160k_ade20k-640x640.py', '--student')
     fetched_weights.adapt(side, 3, fetched_weights.sizes(side, (32, 64), (48, 64)), True, random=True)
     assert 'backbone' not in fetched_weights.sizes(side, (32, 64), (48, 64), trained=False)
-    other = read_side('mmseg::segmenter/segmenter_vit-t_mask_8xb1-160k_ade20k-512x512.py', '--student')
+    other = read_network('mmseg::segmenter/segmenter_vit-t_mask_8xb1-160k_ade20k-512x512.py', '--student')
     assert 'backbone' not in fetched_weights.sizes(other, (32, 64), (48, 64)), 'it takes any size'
     assert 'it takes one size, 32x64' in side.notes[0] and side.changes['test_cfg']['crop_size'] == (32, 64)
     network = build_network(load_model(side.option, 'student'), pretrained=False).eval()

@@ -7,7 +7,7 @@ import torch
 from mmdet.utils import register_all_modules
 from mmengine.registry import DATASETS, DefaultScope
 
-from mmdistill_dense.apps.project import sides
+from mmdistill_dense.apps.project import network_options
 from tests.project.commands import FASTER, GFL, RETINANET, call, read
 from tests.project.folders_of_data import box_folder
 
@@ -87,7 +87,7 @@ def test_published_weights_that_know_the_classes_are_not_trained_again(
     words: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     """Those of other classes: test_sides.py."""
-    monkeypatch.setattr(sides, 'reachable', lambda host: True)
+    monkeypatch.setattr(network_options, 'reachable', lambda host: True)
     box_folder(Path('mine'), categories=('person', 'traffic light'))
     call(RETINANET, RETINANET.replace('r18', 'r101'), '--iters', '4', *words)
     said = capsys.readouterr().out

@@ -18,7 +18,7 @@ from mmdistill_dense.apps.export.without_package import header_lines
 from mmdistill_dense.apps.project.box_labels import find_box_data
 from mmdistill_dense.apps.project.label_images import find_seg_data
 from mmdistill_dense.apps.project.predict import find_student
-from mmdistill_dense.apps.project.steps import open_project
+from mmdistill_dense.apps.project.run_project import open_project
 from tests.project.commands import project
 from tests.project.folders_of_data import label, labelled, picture
 

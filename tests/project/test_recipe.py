@@ -10,8 +10,8 @@ from mmengine.registry import PARAM_SCHEDULERS
 
 from mmdistill_dense.apps.check import Options, check_config
 from mmdistill_dense.apps.project import recipe
+from mmdistill_dense.apps.project.network_options import read_network
 from mmdistill_dense.apps.project.recipe import LEAST_STEPS, MOST_STEPS, length
-from mmdistill_dense.apps.project.sides import read_side
 from mmdistill_dense.config.resolve import find_config
 from mmdistill_dense.utils.literals import assignments
 from tests.project.commands import FASTSCNN, RETINANET, SEGFORMER, call, own_network, read
@@ -33,12 +33,12 @@ def test_the_length_is_that_of_the_passes_within_limits(pictures: int, batch: in
 @pytest.mark.usefixtures('folder')
 def test_a_config_that_only_inherits_another_gets_its_recipe() -> None:
     Path('my_student.py').write_text(f"_base_ = '{find_config(FASTSCNN)}'\ndefault_scope = 'mmseg'\n")
-    named, mine = (recipe.recipe(read_side(name, '--student'), 100, 4, 40) for name in (FASTSCNN, 'my_student.py'))
+    named, mine = (recipe.recipe(read_network(name, '--student'), 100, 4, 40) for name in (FASTSCNN, 'my_student.py'))
     assert named == mine
 
 
 def test_the_rate_rises_for_a_twentieth_and_falls_to_0_at_the_last_step() -> None:
-    side = read_side(FASTSCNN, '--student')
+    side = read_network(FASTSCNN, '--student')
     for steps in (1, 2, 20, 40, 2000):
         training = recipe.recipe(side, 100, 4, steps)
         parameter = torch.nn.Parameter(torch.zeros(1))
@@ -60,7 +60,7 @@ def recipe_scheduler(option: dict[str, Any], optimizer: torch.optim.Optimizer) -
 
 
 def test_a_rate_and_slower_parts_of_a_config_with_adam_hold_for_pretrained_weights_alone() -> None:
-    transformer, convolutions = read_side(SEGFORMER, '--teacher'), read_side(FASTSCNN, '--student')
+    transformer, convolutions = read_network(SEGFORMER, '--teacher'), read_network(FASTSCNN, '--student')
     rates = {}
     for random in (True, False):
         transformer.random = convolutions.random = random
@@ -71,7 +71,7 @@ def test_a_rate_and_slower_parts_of_a_config_with_adam_hold_for_pretrained_weigh
     wrapper = recipe.recipe(transformer, 100, 4, 40).optim_wrapper
     assert wrapper['paramwise_cfg']['custom_keys']['pos_block'] == {'decay_mult': 0.0}
     assert wrapper['paramwise_cfg']['norm_decay_mult'] == 0 and 'constructor' not in wrapper
-    wrapper = recipe.recipe(read_side(BEIT, '--teacher'), 100, 4, 40).optim_wrapper
+    wrapper = recipe.recipe(read_network(BEIT, '--teacher'), 100, 4, 40).optim_wrapper
     assert wrapper['constructor'] == 'LayerDecayOptimizerConstructor'
     assert wrapper['paramwise_cfg']['layer_decay_rate'] == 0.9
 
@@ -81,7 +81,7 @@ def test_half_precision_where_there_is_a_gpu_and_the_losses_take_it(gpu: bool, m
     """A project may be written on another machine than the one that trains it."""
     monkeypatch.setattr(torch.cuda, 'is_available', lambda: gpu)
     for name, takes in ((RETINANET, True), (TOOD, False)):
-        training = recipe.recipe(read_side(name, '--student'), 100, 4, 40)
+        training = recipe.recipe(read_network(name, '--student'), 100, 4, 40)
         text = assignments({'optim_wrapper': training.optim_wrapper})
         kind = Config.fromstring(text, '.py').optim_wrapper.type
         assert kind == ('AmpOptimWrapper' if gpu and takes else 'OptimWrapper')
@@ -90,7 +90,7 @@ def test_half_precision_where_there_is_a_gpu_and_the_losses_take_it(gpu: bool, m
 
 def test_a_rate_for_a_batch_of_hundreds_and_factors_of_sgd_do_not_hold() -> None:
     for name in (RTMDET, SETR):
-        wrapper = recipe.recipe(read_side(name, '--student'), 100, 4, 40).optim_wrapper
+        wrapper = recipe.recipe(read_network(name, '--student'), 100, 4, 40).optim_wrapper
         assert wrapper['optimizer']['lr'] == recipe.PRETRAINED_RATE and 'custom_keys' not in wrapper['paramwise_cfg']
 
 
@@ -111,6 +111,6 @@ def test_a_training_starts_from_the_whole_weights_of_a_config_but_for_heads_of_o
     assert config.load_from == read('teacher').load_from == str(Path('mine.pth').resolve())
     report = check_config('project/control.py', Options(cost=False))
     assert not report.stopped and not [one.message for one in report.findings if 'load_from' in one.message]
-    state, start = report.subject.model.state_dict(), torch.load('mine.pth', weights_only=True)['state_dict']
+    state, start = report.context.model.state_dict(), torch.load('mine.pth', weights_only=True)['state_dict']
     other = {name for name in state if name not in start or not torch.equal(state[name], start[name])}
     assert other and all('conv_seg' in name for name in other)

@@ -18,10 +18,10 @@ import pytest
 from mmengine.config import Config
 
 from mmdistill_dense.__main__ import main
-from mmdistill_dense.apps.check import facts
-from mmdistill_dense.apps.check.context import Options, Subject
+from mmdistill_dense.apps.check import stages
+from mmdistill_dense.apps.check.context import CheckContext, Options
 from mmdistill_dense.apps.check.run import CheckReport
-from mmdistill_dense.apps.project import price, steps
+from mmdistill_dense.apps.project import price, run_project
 from mmdistill_dense.apps.suite import plan, preflight
 from mmdistill_dense.apps.suite.definition import load_suite
 from mmdistill_dense.apps.suite.plan import Run
@@ -81,10 +81,10 @@ def test_a_start_reads_each_file_and_resolves_and_builds_each_row_once(
         return {'teacher': 'stops here'}
 
     monkeypatch.setattr(Config, 'fromfile', counting('read', Config.fromfile))
-    for module in ('config.resolve', 'model.build', 'networks.trace', 'apps.check.facts', 'apps.recipes.named'):
+    for module in ('config.resolve', 'model.build', 'networks.trace', 'apps.check.stages', 'apps.recipes.named'):
         target = import_module(f'mmdistill_dense.{module}')
         monkeypatch.setattr(target, 'load_model', counting('resolved', target.load_model))
-    monkeypatch.setattr(facts, 'build_student', counting('built', facts.build_student))
+    monkeypatch.setattr(stages, 'build_student', counting('built', stages.build_student))
     monkeypatch.setattr(Pool, 'execute', execute)
     assert main(['run', str(place)]) == 1
     assert [run.title for run in started] == ['teacher', 'control seed 0', 'kd seed 0']
@@ -101,18 +101,18 @@ def test_the_first_screen_and_the_end_tell_networks_data_steps_and_scores(
     place = place.absolute()
     monkeypatch.chdir('/')
     definition = load_suite(place / 'suite.yaml')
-    lines = '\n'.join(steps.screen(definition))
+    lines = '\n'.join(run_project.screen(definition))
     for word in ('student.py', 'teacher.py, trained here', 'kd, beside', '3 classes', '2 of 2 pictures', 'work'):
         assert word in lines
     assert definition.out == place / 'work', 'beside the definition, wherever the run is started'
     for name, score in (('control', 39.0), ('kd', 42.5)):
         write_result(definition.out / f'runs/{name}/seed0', score)
     write_result(definition.out / 'teacher', 50.0)
-    lines = '\n'.join(steps.score_lines(collect(definition)))
+    lines = '\n'.join(run_project.score_lines(collect(definition)))
     assert '50.00  teacher' in lines and '39.00  the student alone\n' in lines and '42.50  kd (+3.50)' in lines
     both = replace(definition, seeds=(0, 1))
     write_result(definition.out / 'runs/kd/seed1', 20.0)
-    assert '31.25  kd (+3.50, 1 pair)' in '\n'.join(steps.score_lines(collect(both))), 'seeds that both have'
+    assert '31.25  kd (+3.50, 1 pair)' in '\n'.join(run_project.score_lines(collect(both))), 'seeds that both have'
     shutil.rmtree(definition.out / 'runs/kd/seed1')
 
 
@@ -137,7 +137,7 @@ def test_a_moved_project_keeps_its_results_and_another_list_of_pictures_does_not
 def test_a_warning_comes_with_its_advice() -> None:
     """As in the tables of `check`."""
     found = [Finding(WARNING, 'It is large.', 'Make it smaller.'), Finding(NOTE, 'Not told.')]
-    lines = '\n'.join(preflight._summary_lines('kd.py', CheckReport(Subject(Config(), Options()), found)))
+    lines = '\n'.join(preflight._summary_lines('kd.py', CheckReport(CheckContext(Config(), Options()), found)))
     assert 'warning: It is large. Make it smaller.' in lines and 'Not told' not in lines
 
 
@@ -145,13 +145,13 @@ def test_a_page_is_old_when_a_result_is_newer_and_is_written_anew_at_the_end(
     tmp_path: Path, place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     page = tmp_path / 'report.html'
-    assert not steps.newer(page, tmp_path)
+    assert not run_project.newer(page, tmp_path)
     page.touch()
     write_result(tmp_path / 'runs/kd/seed0', 1.0)
     os.utime(page, (1, 1))
-    assert not steps.newer(page, tmp_path)
+    assert not run_project.newer(page, tmp_path)
     os.utime(page, (2**32, 2**32))
-    assert steps.newer(page, tmp_path)
+    assert run_project.newer(page, tmp_path)
     definition = load_suite(place / 'suite.yaml')
     write_result(definition.out / 'runs/kd/seed0', 42.5)
     written = []
@@ -162,10 +162,10 @@ def test_a_page_is_old_when_a_result_is_newer_and_is_written_anew_at_the_end(
         if len(written) > 1:
             raise ValueError('nothing is there yet')
 
-    monkeypatch.setattr(steps, 'make_report', make_report)
-    steps._after_run(place, definition)
-    assert written == [{'pictures': 0}] and not steps.newer(place / 'report.html', definition.out)
-    steps._after_run(place, definition)
+    monkeypatch.setattr(run_project, 'make_report', make_report)
+    run_project._after_run(place, definition)
+    assert written == [{'pictures': 0}] and not run_project.newer(place / 'report.html', definition.out)
+    run_project._after_run(place, definition)
     assert len(written) == 2, 'a page that cannot be written stops no training'
 
 
@@ -174,10 +174,10 @@ def test_a_page_and_students_are_written_once_all_is_trained(
     place: Path, monkeypatch: pytest.MonkeyPatch, code: int
 ) -> None:
     done: list[Any] = []
-    monkeypatch.setattr(steps, 'train_all', lambda *_, **__: code)
+    monkeypatch.setattr(run_project, 'train_all', lambda *_, **__: code)
     for name in ('_report', 'export_best'):
-        monkeypatch.setattr(steps, name, lambda *_: done.append(None) or [])
-    assert steps.run_project(place) == code and len(done) == (0 if code else 2)
+        monkeypatch.setattr(run_project, name, lambda *_: done.append(None) or [])
+    assert run_project.run_project(place) == code and len(done) == (0 if code else 2)
 
 
 def test_a_teacher_that_is_hardly_better_is_told_before_the_methods_train(place: Path) -> None:
@@ -185,7 +185,7 @@ def test_a_teacher_that_is_hardly_better_is_told_before_the_methods_train(place:
 
     def finish(name: str, score: float) -> str:
         write_result(definition.out / name, score)
-        return steps.close_teacher(definition)
+        return run_project.close_teacher(definition)
 
     assert not finish('teacher', 44.0)
     assert finish('runs/control/seed0', 40.2).startswith('WARNING  The teacher scores 44.00, the student alone 40.20')
@@ -208,9 +208,9 @@ def test_the_best_student_is_exported_and_again_when_another_is_best(
         write_result(folder, score)
         for file in ('iter_2.pth', *(('best_mIoU_iter_1.pth',) if name == 'kd' else ())):
             (folder / file).touch()
-        return steps.export_best(place, collect(definition))
+        return run_project.export_best(place, collect(definition))
 
-    monkeypatch.setattr(steps, 'export_student', export)
+    monkeypatch.setattr(run_project, 'export_student', export)
     definition = load_suite(place / 'suite.yaml')
     finish('control', 40.0)
     assert 'distilled by kd (seed 0, best on val, at its best validation: step 1)' in finish('kd', 45.0)
@@ -220,7 +220,7 @@ def test_the_best_student_is_exported_and_again_when_another_is_best(
     assert 'distilled by kd' in finish('control', 30.0) and rows[3:] == ['kd best_mIoU_iter_1.pth'], 'newer, of another'
     for file in (*definition.out.rglob('*.pth'), place / 'student.py'):
         file.unlink()
-    assert 'student  not written: kd cannot be exported: its weights are gone' in steps.export_best(
+    assert 'student  not written: kd cannot be exported: its weights are gone' in run_project.export_best(
         place, collect(definition)
     )
     assert main(['run', str(place), '--export', 'kdd']) == 2 and '--export kdd: no row of' in capsys.readouterr().err

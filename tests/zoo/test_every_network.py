@@ -5,10 +5,17 @@ from pathlib import Path
 
 import pytest
 
-from mmdistill_dense.apps.project import sides as fetched_weights
+from mmdistill_dense.apps.project import network_options as fetched_weights
 from mmdistill_dense.apps.project.loading import decide_loading
+from mmdistill_dense.apps.project.network_options import (
+    UserNetwork,
+    adapt,
+    check_detector,
+    det_size,
+    read_network,
+    seg_size,
+)
 from mmdistill_dense.apps.project.recipe import recipe
-from mmdistill_dense.apps.project.sides import Side, adapt, check_detector, det_size, read_side, seg_size
 from mmdistill_dense.config.resolve import load_model
 from mmdistill_dense.config.values import num_classes
 from mmdistill_dense.utils.literals import literal
@@ -39,8 +46,8 @@ def test_no_architecture_fails() -> None:
     assert sum(one['outcome'] == 'ok' for one in built) > 0.95 * len(built)
 
 
-def planned(name: str) -> Side:
-    side = read_side(name, '--student')
+def planned(name: str) -> UserNetwork:
+    side = read_network(name, '--student')
     loading = decide_loading(side, PICTURE, PICTURES, None, None)
     check_detector(side, True)
     sizes = seg_size(side.model, loading.crop, PICTURE) if side.task == 'seg' else det_size(side.model)

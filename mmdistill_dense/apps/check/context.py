@@ -70,7 +70,7 @@ class StudentFacts:
 
 
 @dataclass
-class Subject(RunFacts):
+class CheckContext(RunFacts):
     """A config under check. Facts that are not known yet, or do not apply, are ``None`` or empty."""
 
     options: Options  # how it is checked
@@ -87,7 +87,7 @@ class Subject(RunFacts):
     taps: list[TapRow] = field(default_factory=list)
     terms: list[Term] = field(default_factory=list)
     unlabelled: dict[str, int] = field(default_factory=dict)  # numbers of pictures without labels
-    cost: dict[str, Any] = field(default_factory=dict)  # as :func:`mmdistill_dense.apps.check.facts.measure_cost`
+    cost: dict[str, Any] = field(default_factory=dict)  # as :func:`mmdistill_dense.apps.check.stages.measure_cost`
 
     def __post_init__(self) -> None:
         self.processes, self.has_weights = self.options.processes, bool(self.config.get('load_from'))

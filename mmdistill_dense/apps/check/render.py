@@ -14,7 +14,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from mmdistill_dense.apps.check.context import Options, Subject
+from mmdistill_dense.apps.check.context import CheckContext, Options
 from mmdistill_dense.apps.check.run import CheckReport, run_stages
 from mmdistill_dense.apps.check.tap_list import auto_taps, list_taps, networks_of, tree
 from mmdistill_dense.apps.inspect.gradients import BACKBONE
@@ -36,7 +36,7 @@ def check_command(args: argparse.Namespace) -> int:
     size = tuple(args.size) if args.size else None
     device = device_of(args.device)
     options = Options(not args.no_weights, device, args.batch, size, args.val, not args.no_cost, args.processes)
-    report = CheckReport(Subject(_read(args), options))
+    report = CheckReport(CheckContext(_read(args), options))
     try:
         with console.status('…') as status:  # shown on a terminal
             run_stages(report, lambda stage: status.update(f'{stage} …'))
@@ -74,11 +74,11 @@ def _console() -> Console:
 
 
 def show(report: CheckReport, console: Console) -> None:
-    subject = report.subject
-    console.print(Text(str(subject.config.filename or 'config'), style='bold'))
-    for line in _lines(subject):
+    context = report.context
+    console.print(Text(str(context.config.filename or 'config'), style='bold'))
+    for line in _lines(context):
         console.print(escape(line))
-    for table in (_networks(subject), _taps(subject), _losses(subject), _cost(subject)):
+    for table in (_networks(context), _taps(context), _losses(context), _cost(context)):
         if table is not None and table.row_count:
             console.print()
             console.print(table)
@@ -99,30 +99,30 @@ def show(report: CheckReport, console: Console) -> None:
         console.print(Text('OK', style='bold green'))
 
 
-def _lines(subject: Subject) -> Iterable[str]:
-    if subject.batch_shape:
-        origin = 'generated' if subject.generated else f'first of {subject.pictures:,} pictures'
-        shapes = ' and '.join(size_text(shape) for shape in subject.batch_shape)
-        yield f'batch    {shapes}, {origin}, on {subject.options.device}'
-    if subject.network is not None:
-        counts = {'data set': len(subject.data_classes or ()), 'student': num_classes(subject.network)}
-        for teacher in subject.frozen.values():
+def _lines(context: CheckContext) -> Iterable[str]:
+    if context.batch_shape:
+        origin = 'generated' if context.generated else f'first of {context.pictures:,} pictures'
+        shapes = ' and '.join(size_text(shape) for shape in context.batch_shape)
+        yield f'batch    {shapes}, {origin}, on {context.options.device}'
+    if context.network is not None:
+        counts = {'data set': len(context.data_classes or ()), 'student': num_classes(context.network)}
+        for teacher in context.frozen.values():
             counts[teacher.key.removeprefix('model.')] = num_classes(teacher.config.model)
         if any([*counts.values()][1:]):
             yield 'classes  ' + ', '.join(f'{name} {count or "-"}' for name, count in counts.items())
-    for name, chosen in subject.settings.items():
+    for name, chosen in context.settings.items():
         yield f'settings {name}: {chosen}'
-    if free := subject.unlabelled:
+    if free := context.unlabelled:
         out = f', {free["labelled"]:,} labelled ones taken out' if free['labelled'] else ''
         yield f'without  {free["pictures"]:,} pictures without labels{out}, {free["step"]} a step'
-    if 'problem' in subject.cost:
-        yield f'cost     time and memory could not be measured here: {subject.cost["problem"]}'
+    if 'problem' in context.cost:
+        yield f'cost     time and memory could not be measured here: {context.cost["problem"]}'
 
 
-def _networks(subject: Subject) -> Table | None:
-    if subject.student is None:
+def _networks(context: CheckContext) -> Table | None:
+    if context.student is None:
         return None
-    student, origin = subject.student, 'initialised' if subject.options.weights else 'random'
+    student, origin = context.student, 'initialised' if context.options.weights else 'random'
     source = '\n'.join(start.replace(', ', '\n') for start in student.starts) or origin
     parts = {'  auxiliary heads': student.auxiliary, '  distillers': student.distillers}
     table = _table('network', 'class', '>parameters', '>trained', 'weights', 'metric')
@@ -130,7 +130,7 @@ def _networks(subject: Subject) -> Table | None:
     for name, count in parts.items():
         if count:
             table.add_row(name, '', f'{count:,} more', '', 'in training alone', '')
-    for facts in subject.teachers:
+    for facts in context.teachers:
         metric = facts.metric_note
         if facts.metric:
             scores = sorted(facts.metric.items(), key=lambda item: item[0] != 'mIoU')[:_SHOWN_METRICS]
@@ -141,19 +141,19 @@ def _networks(subject: Subject) -> Table | None:
     return table
 
 
-def _taps(subject: Subject) -> Table:
+def _taps(context: CheckContext) -> Table:
     table = _table('distiller', 'student tap', 'shape', 'teacher tap', 'shape')
-    for row in subject.taps:
+    for row in context.taps:
         shapes = size_text(row.student_shape), size_text(row.teacher_shape)
         table.add_row(row.distiller, row.student_tap, shapes[0], row.teacher_tap, shapes[1])
     return table
 
 
-def _losses(subject: Subject) -> Table | None:
+def _losses(context: CheckContext) -> Table | None:
     table = _table('loss', '>value', '>share', '>gradient', '>share', '>cosine with task')
-    if subject.terms and not subject.options.weights:
+    if context.terms and not context.options.weights:
         table.title = 'random weights: these numbers mean nothing'
-    for term in subject.terms:
+    for term in context.terms:
         pull, cells = term.pulls.get(BACKBONE), ('', '', '')
         if pull is not None:
             cosine = '-' if math.isnan(pull.cosine) else f'{pull.cosine:+.2f}'
@@ -162,8 +162,8 @@ def _losses(subject: Subject) -> Table | None:
     return table
 
 
-def _cost(subject: Subject) -> Table | None:
-    cost = subject.cost
+def _cost(context: CheckContext) -> Table | None:
+    cost = context.cost
     if 'distilled' not in cost:
         return None
 

@@ -10,8 +10,8 @@ from typing import Any
 
 from mmengine.config import Config
 
-from mmdistill_dense.apps.check.context import Options, Subject
-from mmdistill_dense.apps.check.facts import (
+from mmdistill_dense.apps.check.context import CheckContext, Options
+from mmdistill_dense.apps.check.stages import (
     DATA,
     build,
     load,
@@ -30,26 +30,26 @@ from mmdistill_dense.utils.process import quiet
 from mmdistill_dense.utils.validate import message_of
 
 
-def _advice(stage: str, subject: Subject, error: Exception) -> str:
+def _advice(stage: str, context: CheckContext, error: Exception) -> str:
     """Return which option of the command may help after an error in a stage; empty for none."""
-    command = subject.options.command
+    command = context.options.command
     if stage == READING and command:
         return 'The rest can be checked on generated pictures: --size H W.'
     if stage == LOADING and command and any(word in str(error) for word in ('checkpoint', 'load_from')):
         return 'Everything else can be checked without weights: --no-weights.'
     if stage != STEPPING:
         return ''
-    queries = getattr(subject.model, 'num_queries', None)
+    queries = getattr(context.model, 'num_queries', None)
     if 'index k out of range' in str(error) and queries:
         return (
             f'The maps have fewer places than the network has queries ({queries}): make pictures larger '
             '(train_dataloader.dataset.pipeline; --size of new and check), or set a smaller num_queries.'
         )
-    if 'more than 1 value per channel' in str(error) and subject.batch_size == 1:
+    if 'more than 1 value per channel' in str(error) and context.batch_size == 1:
         hint = ' (the check alone takes them with --batch 2)' if command else ''
         needs = 'Batch norm behind a pooling to one pixel needs two pictures: set train_dataloader.batch_size=2 or more'
         return f'{needs}{hint}.'
-    return '' if subject.options.size is None else 'Is --size too small for the network?'
+    return '' if context.options.size is None else 'Is --size too small for the network?'
 
 
 Rule = Callable[[Any], Findings | None]
@@ -70,9 +70,9 @@ STAGES: Sequence[tuple[str, Rule, Sequence[Rule]]] = (
 
 @dataclass
 class CheckReport:
-    """The result of a check: its subject with all facts, and the findings in the order of the stages."""
+    """The result of a check: its context with all facts, and the findings in the order of the stages."""
 
-    subject: Subject
+    context: CheckContext
     findings: list[Finding] = field(default_factory=list)
     stopped: str = ''
 
@@ -86,18 +86,18 @@ class CheckReport:
         return 2 if self.verdict == ERROR else int(strict and self.verdict == WARNING)
 
     def as_dict(self) -> dict[str, Any]:
-        subject = self.subject
-        rows: dict[str, Sequence[Any]] = {'findings': self.findings, 'teachers': subject.teachers}
-        rows |= {'taps': subject.taps, 'losses': subject.terms}
-        pictures, shape = subject.pictures, subject.batch_shape
+        context = self.context
+        rows: dict[str, Sequence[Any]] = {'findings': self.findings, 'teachers': context.teachers}
+        rows |= {'taps': context.taps, 'losses': context.terms}
+        pictures, shape = context.pictures, context.batch_shape
         return {
-            'config': subject.config.filename,
+            'config': context.config.filename,
             'verdict': self.verdict,
             'stopped': self.stopped or None,
-            'batch': {'real': bool(shape) and not subject.generated, 'shape': shape, 'pictures': pictures},
-            'student': asdict(subject.student) if subject.student else None,
+            'batch': {'real': bool(shape) and not context.generated, 'shape': shape, 'pictures': pictures},
+            'student': asdict(context.student) if context.student else None,
             **{key: [asdict(row) for row in member] for key, member in rows.items()},
-            **{key: getattr(subject, key) for key in ('unlabelled', 'iteration', 'settings', 'cost')},
+            **{key: getattr(context, key) for key in ('unlabelled', 'iteration', 'settings', 'cost')},
         }
 
 
@@ -117,7 +117,7 @@ def check_config(
     """
     with quiet():
         config = config if isinstance(config, Config) else read_config(config)
-    return run_stages(CheckReport(Subject(config, options or Options())), tell)
+    return run_stages(CheckReport(CheckContext(config, options or Options())), tell)
 
 
 def run_stages(report: CheckReport, tell: Callable[[str], None] | None = None) -> CheckReport:
@@ -130,11 +130,11 @@ def run_stages(report: CheckReport, tell: Callable[[str], None] | None = None) -
             name = stage if rule is work else rule.__name__
             try:
                 with quiet():
-                    for finding in rule(report.subject) or ():
+                    for finding in rule(report.context) or ():
                         findings.append(replace(finding, check=finding.check or name))
             except Exception as error:  # a config may run any code
                 logging.getLogger(__name__).debug('%s', stage, exc_info=error)
-                findings.append(Finding(ERROR, message_of(error), _advice(stage, report.subject, error), name))
+                findings.append(Finding(ERROR, message_of(error), _advice(stage, report.context, error), name))
                 if rule is work:
                     break
         report.findings += findings

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from mmdistill_dense.apps.check.context import Subject
+from mmdistill_dense.apps.check.context import CheckContext
 from mmdistill_dense.apps.inspect.gradients import BACKBONE
 from mmdistill_dense.guards.findings import Findings, error, note, warning
 from mmdistill_dense.model.balanced_step import TASK
@@ -14,9 +14,9 @@ DOMINANT_SHARE = 0.999  # a share that is too large even at the start of trainin
 LATER = '--cfg-options load_from=CHECKPOINT'
 
 
-def judge_losses(subject: Subject) -> Findings:
+def judge_losses(context: CheckContext) -> Findings:
     """Check that each term is finite, as a training does in each step; not of random networks."""
-    for term in subject.terms if subject.options.whole else ():
+    for term in context.terms if context.options.whole else ():
         if not all(map(math.isfinite, [term.value, *(pull.norm for pull in term.pulls.values())])):
             yield error(
                 f'{term.name} is {term.value} with a gradient of {term.pulls[BACKBONE].norm} at the backbone.',
@@ -24,26 +24,26 @@ def judge_losses(subject: Subject) -> Findings:
             )
 
 
-def judge_shares(subject: Subject) -> Findings:
+def judge_shares(context: CheckContext) -> Findings:
     """Check that each distiller changes the backbone's gradient, and that none drowns the task's."""
-    norms = {term.name: term.pulls[BACKBONE].norm for term in subject.terms if BACKBONE in term.pulls}
+    norms = {term.name: term.pulls[BACKBONE].norm for term in context.terms if BACKBONE in term.pulls}
     total = sum(norms.values())
-    if not subject.options.whole or not 0 < total < math.inf:
+    if not context.options.whole or not 0 < total < math.inf:
         return
-    for name, distiller in subject.distillers.items():
-        if name in subject.untaught:
+    for name, distiller in context.distillers.items():
+        if name in context.untaught:
             continue
         norm = sum(value for term, value in norms.items() if term.startswith(f'distill.{name}.'))
         key, share = f'model.distillers.{name}', norm / total
         if distiller.weight() == 0:
-            yield note(f'{key} is off by its schedule at iteration {subject.iteration}.')
+            yield note(f'{key} is off by its schedule at iteration {context.iteration}.')
         elif share == 0:
             message = f'{key} has no gradient at the backbone: it teaches the student nothing.'
             advice = 'Check that its student_tap comes after trained layers, and that its teacher_tap is not constant.'
             yield warning(message, advice)
         elif distiller.balancer is not None:
             text = f'{key}: its weight will be measured in training (balance), here it is 1'
-            if subject.started:
+            if context.started:
                 weight = distiller.balancer.ratio * norms.get(TASK, 0) / norm * distiller.weight()
                 text += f'. At the weights of load_from, this batch gives about {weight:.2g}'
             yield note(f'{text}.')
@@ -53,5 +53,5 @@ def judge_shares(subject: Subject) -> Findings:
         elif share > MAX_SHARE and norms.get(TASK):
             message = f'{key} has {share:.1%} of the gradient at the backbone, the task hardly counts.'
             # A detector's own gradients are small at first: distillers that work well have nearly all of it.
-            finding = warning if share > DOMINANT_SHARE or subject.started else note
+            finding = warning if share > DOMINANT_SHARE or context.started else note
             yield finding(message, f'If it stays so later ({LATER}), lower {key}.loss_weight.')

@@ -22,7 +22,7 @@ from mmengine.structures import InstanceData, PixelData
 from torch import Tensor, nn
 
 from mmdistill_dense.apps.export import graphs
-from mmdistill_dense.apps.export.whole import check_possible, make_whole
+from mmdistill_dense.apps.export.picture_graph import check_possible, make_whole
 from mmdistill_dense.apps.export.without_package import ORIGIN, header_lines, without_package
 from mmdistill_dense.config.resolve import ModelConfig
 from mmdistill_dense.config.values import layers, pipeline_of, type_name

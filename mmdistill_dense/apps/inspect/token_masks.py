@@ -14,8 +14,8 @@ from torch import Tensor
 
 from mmdistill_dense.apps.inspect.drawing import image_of, shrink, write_on, write_picture
 from mmdistill_dense.distillers.maskd.token_distiller import TokenDistiller
-from mmdistill_dense.utils.evenly import evenly_spaced
 from mmdistill_dense.utils.runner_internals import Network
+from mmdistill_dense.utils.sampling import evenly_spaced
 
 _SIDE = 240  # longest side of a picture on a sheet
 _GAP = 4  # pixels between pictures

@@ -135,7 +135,7 @@ def _run(args: argparse.Namespace) -> int:
             from mmdistill_dense.utils.process import quiet
 
             with quiet():
-                from mmdistill_dense.apps.project.steps import run_project
+                from mmdistill_dense.apps.project.run_project import run_project
 
         return run_project(args.folder, args.export)
 

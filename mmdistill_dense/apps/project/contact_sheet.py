@@ -12,8 +12,8 @@ from mmengine.config import Config
 from mmengine.registry import DATASETS, init_default_scope
 
 from mmdistill_dense.apps.inspect.drawing import draw, image_of, write_picture
-from mmdistill_dense.utils.evenly import evenly_spaced
 from mmdistill_dense.utils.process import quiet
+from mmdistill_dense.utils.sampling import evenly_spaced
 
 SHEET = 'labels.png'
 SHOWN, COLUMNS, SIDE = 16, 4, 320  # pictures, pictures in a row, pixels of the longer side

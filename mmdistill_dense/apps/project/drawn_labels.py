@@ -24,9 +24,9 @@ from mmdistill_dense.apps.project.box_labels import BoxData
 from mmdistill_dense.apps.project.formats.objects import Labelled, class_name, shape_run_lengths
 from mmdistill_dense.apps.project.label_values import Colour, Values
 from mmdistill_dense.datasets.label_files import has_mask
-from mmdistill_dense.utils.evenly import evenly
 from mmdistill_dense.utils.files import read_json, write_json, write_text
 from mmdistill_dense.utils.runner_internals import IGNORED
+from mmdistill_dense.utils.sampling import evenly
 from mmdistill_dense.utils.validate import close_or_all, some
 
 FOLDER, NOTE = 'labels', 'source.json'

@@ -37,8 +37,8 @@ from mmdistill_dense.apps.project.label_values import (
 from mmdistill_dense.apps.project.picture_folders import Split
 from mmdistill_dense.apps.project.picture_sources import draw_split, source_note
 from mmdistill_dense.unlabelled.pictures import EXTENSIONS
-from mmdistill_dense.utils.evenly import evenly
 from mmdistill_dense.utils.literals import Template
+from mmdistill_dense.utils.sampling import evenly
 from mmdistill_dense.utils.validate import some
 
 Parts = dict[str, list[Pair]]

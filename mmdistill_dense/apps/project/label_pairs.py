@@ -22,7 +22,7 @@ from PIL import Image
 
 from mmdistill_dense.apps.project.picture_folders import SPLITS, open_picture, split_of
 from mmdistill_dense.unlabelled.pictures import EXTENSIONS
-from mmdistill_dense.utils.evenly import evenly
+from mmdistill_dense.utils.sampling import evenly
 from mmdistill_dense.utils.validate import some
 
 LABEL_ENDINGS = (*EXTENSIONS, '.gif')

@@ -24,8 +24,8 @@ from mmdistill_dense.apps.project.picture_folders import (
     size_of,
     stored_size,
 )
-from mmdistill_dense.utils.evenly import evenly
 from mmdistill_dense.utils.runner_internals import IGNORED
+from mmdistill_dense.utils.sampling import evenly
 from mmdistill_dense.utils.validate import size_text, some
 
 COUNTED, MOST = 200, 5000  # label images of each split whose values are read, and where values are far apart

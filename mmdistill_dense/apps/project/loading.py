@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from mmcv.image.geometric import rescale_size
 
-from mmdistill_dense.apps.project.sides import Side
+from mmdistill_dense.apps.project.network_options import UserNetwork
 from mmdistill_dense.config.values import mappings
 from mmdistill_dense.utils.process import cores
 from mmdistill_dense.utils.validate import size_text
@@ -32,7 +32,7 @@ class Loading:
 
 
 def decide_loading(
-    student: Side, usual: tuple[int, int], pictures: int, batch: int | None, size: tuple[int, int] | None
+    student: UserNetwork, usual: tuple[int, int], pictures: int, batch: int | None, size: tuple[int, int] | None
 ) -> Loading:
     """Return how ``pictures`` of a ``usual`` size are read: as by the student's config, if the machine takes that."""
     gpu = torch.cuda.is_available()

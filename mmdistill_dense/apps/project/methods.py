@@ -9,7 +9,7 @@ from typing import Any
 
 from mmengine.config import Config
 
-from mmdistill_dense.apps.project.sides import Side
+from mmdistill_dense.apps.project.network_options import UserNetwork
 from mmdistill_dense.apps.recipes.compose import best, methods, option_files
 from mmdistill_dense.config.values import type_name
 from mmdistill_dense.distillers.feature import FeatureDistiller
@@ -43,7 +43,7 @@ def replace_pcd(names: list[str], is_explicit: bool, pictures: int, steps: int) 
     """Return the methods, another default in the place of PCD where it has too little, and why."""
     if 'pcd' not in names:
         return names, ''
-    from mmdistill_dense.distillers.pcd.parts import LEAST_TRAINING  # other methods need nothing of that file
+    from mmdistill_dense.distillers.pcd.modules import LEAST_TRAINING  # other methods need nothing of that file
 
     if pictures >= LEAST_TRAINING and steps >= _MIN_STEPS:
         return names, ''
@@ -54,7 +54,7 @@ def replace_pcd(names: list[str], is_explicit: bool, pictures: int, steps: int) 
     return [SMALL_DEFAULT], f'{reason}: {SMALL_DEFAULT} in its place'
 
 
-def distillers_for(method: str, student: Side, teacher: Side | None, steps: int) -> dict[str, Any]:
+def distillers_for(method: str, student: UserNetwork, teacher: UserNetwork | None, steps: int) -> dict[str, Any]:
     """Return a method's distillers for a student and its teacher, or (``None``) for a map."""
     if teacher is None:
         return {method: map_options(method, student.task)}
@@ -71,7 +71,7 @@ def distillers_for(method: str, student: Side, teacher: Side | None, steps: int)
     return {name: resolve_settings(option, student.task, name) for name, option in distillers.items()}
 
 
-def shipped(method: str, student: Side, teacher: Side) -> tuple[dict[str, Any], str]:
+def shipped(method: str, student: UserNetwork, teacher: UserNetwork) -> tuple[dict[str, Any], str]:
     """Return the distillers that the package has for a method and a pair, with those of masks, and what these lack."""
     masks = 'masks' if same_masks(student, teacher) else None  # other heads give masks of another size
     candidates = (best(option_files(method), pair_name(student), student.task, variant) for variant in (masks, None))
@@ -95,14 +95,14 @@ def shipped(method: str, student: Side, teacher: Side) -> tuple[dict[str, Any], 
     return distillers, ''
 
 
-def same_masks(student: Side, teacher: Side) -> bool:
+def same_masks(student: UserNetwork, teacher: UserNetwork) -> bool:
     """Tell whether both have one kind of mask head on RoIs."""
     heads = [(side.model.get('roi_head') or {}).get('mask_head') for side in (student, teacher)]
     kinds = [head.get('type') if isinstance(head, Mapping) else None for head in heads]
     return bool(kinds[0]) and kinds[0] == kinds[1]
 
 
-def pair_name(student: Side) -> str:
+def pair_name(student: UserNetwork) -> str:
     """Return the words by which options are chosen: the class of the network, and the first part of its zoo name."""
     kind = type_name(student.model)
     words = [kind.lower(), *(word.lower() for word in _WORDS.findall(kind))]

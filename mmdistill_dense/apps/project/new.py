@@ -11,7 +11,7 @@ from typing import Any
 
 from mmengine.config import Config
 
-from mmdistill_dense.apps.project import SUITE, config_files, methods, sides, teachers
+from mmdistill_dense.apps.project import SUITE, config_files, methods, network_options, teachers
 from mmdistill_dense.apps.project.box_labels import BoxData, find_box_data
 from mmdistill_dense.apps.project.config_files import WORK
 from mmdistill_dense.apps.project.drawn_labels import FOLDER, Drawing
@@ -19,9 +19,9 @@ from mmdistill_dense.apps.project.label_images import SegData, find_seg_data
 from mmdistill_dense.apps.project.label_pairs import Patterns
 from mmdistill_dense.apps.project.loading import decide_loading
 from mmdistill_dense.apps.project.methods import MASKS_DEFAULT
+from mmdistill_dense.apps.project.network_options import UserNetwork
 from mmdistill_dense.apps.project.picture_folders import UNLABELLED_LIST, SplitRule, free_pictures
 from mmdistill_dense.apps.project.recipe import VARIED_PASSES, Training, length, recipe
-from mmdistill_dense.apps.project.sides import Side
 from mmdistill_dense.apps.recipes.named import check_data
 from mmdistill_dense.config.resolve import TASKS
 from mmdistill_dense.config.values import mappings
@@ -37,12 +37,12 @@ _NEEDS_BOXES = ('PointRend',)  # of all of mmdet's networks that were tried on p
 
 def plan(args: argparse.Namespace, tell: Tell) -> tuple[dict[str, str], SegData | BoxData]:
     """Return the texts of the files by name, and the data; tell what was chosen and why."""
-    foundation = sides.read_foundation(args.teacher)
+    foundation = network_options.read_foundation(args.teacher)
     teachers.check_teacher_arguments(args, foundation)
     tell(f'reading  the configs {args.student} and {args.teacher}')
     with quiet():
-        student = sides.read_side(args.student, '--student')
-        teacher = None if foundation else sides.read_side(args.teacher, '--teacher')
+        student = network_options.read_network(args.student, '--student')
+        teacher = None if foundation else network_options.read_network(args.teacher, '--teacher')
     if teacher is not None and teacher.task != student.task:
         tasks = {'seg': 'segmentation', 'det': 'detection'}
         problem = f'is for {tasks[teacher.task]}, --student {args.student} for {tasks[student.task]}'
@@ -74,8 +74,8 @@ def plan(args: argparse.Namespace, tell: Tell) -> tuple[dict[str, str], SegData 
         files |= {f'{name}.txt': list_text(split.names, '--data') for name, split in data.splits.items() if split.names}
     else:
         for side in networks:
-            sides.check_detector(side, data.masks)
-        predicted = [sides.predicts_masks(side.model) for side in networks]
+            network_options.check_detector(side, data.masks)
+        predicted = [network_options.predicts_masks(side.model) for side in networks]
         if stopped := [side for side in networks if side.model.get('type') in _NEEDS_BOXES]:
             note = 'it stops at a batch without boxes: pictures without boxes are left out of training'
             stopped[0].notes.append(note)
@@ -83,17 +83,17 @@ def plan(args: argparse.Namespace, tell: Tell) -> tuple[dict[str, str], SegData 
         files = {'data.py': config_files.box_file(data, loading, any(predicted), predicted[0], not stopped, varied)}
         files |= {Path(split.labels).name: split.content for split in data.splits.values() if split.content}
 
-    def adapt(side: Side, trained: bool, classes: int | None) -> None:
+    def adapt(side: UserNetwork, trained: bool, classes: int | None) -> None:
         """Set what the data change in a network of so many ``classes``; ``None``: as many as its config says."""
-        size = sides.sizes(side, loading.crop, loading.tested, trained)
-        sides.adapt(side, classes, size, trained, args.random_weights)
+        size = network_options.sizes(side, loading.crop, loading.tested, trained)
+        network_options.adapt(side, classes, size, trained, args.random_weights)
 
     adapt(student, True, len(data.classes))
     training = recipe(student, pictures, loading.batch, steps)
     _tell_network('student', student, training, tell)
     about = 'The student alone, with which every method is compared.'
-    has_masks = student.task == 'det' and sides.predicts_masks(student.model)
-    compared = has_masks and teacher is not None and sides.predicts_masks(teacher.model)
+    has_masks = student.task == 'det' and network_options.predicts_masks(student.model)
+    compared = has_masks and teacher is not None and network_options.predicts_masks(teacher.model)
     metric = 'mIoU' if student.task == 'seg' else 'coco/segm_mAP' if compared else 'coco/bbox_mAP'
     files['control.py'] = config_files.training_file(about, training, loading.batch, student.task, metric)
     if teacher is None:
@@ -108,7 +108,7 @@ def plan(args: argparse.Namespace, tell: Tell) -> tuple[dict[str, str], SegData 
             teacher, not checkpoint, len(data.classes) if mapped is None else len(teachers.names_in(checkpoint)) or None
         )
         if checkpoint:
-            checkpoint = sides.absolute_path(checkpoint)
+            checkpoint = network_options.absolute_path(checkpoint)
             classes, lines = teachers.check_teacher(teacher, checkpoint, data.classes, mapped)
             _tell_network('teacher', teacher, None, tell)
             for line in (f'its weights: {checkpoint}', *lines):
@@ -116,7 +116,8 @@ def plan(args: argparse.Namespace, tell: Tell) -> tuple[dict[str, str], SegData 
             paired = {} if classes is None else {'classes': classes}
         else:
             teaching = recipe(teacher, pictures, loading.batch, steps)
-            boxes_alone = sides.predicts_masks(student.model) and not sides.predicts_masks(teacher.model)
+            has_masks, teacher_has = map(network_options.predicts_masks, (student.model, teacher.model))
+            boxes_alone = has_masks and not teacher_has
             files['teacher.py'] = config_files.teacher_file(teaching, loading.batch, student.task, boxes_alone)
             _tell_network('teacher', teacher, teaching, tell)
             checkpoint, paired = Template(f'{{{{ fileDirname }}}}/{WORK}/teacher/iter_{steps}.pth'), {}
@@ -171,7 +172,7 @@ def _find_data(args: argparse.Namespace, task: str) -> SegData | BoxData:
     return data
 
 
-def _tell_network(role: str, side: Side, training: Training | None, tell: Tell) -> None:
+def _tell_network(role: str, side: UserNetwork, training: Training | None, tell: Tell) -> None:
     def keys(changes: Mapping[str, Any], prefix: str = '') -> Iterator[str]:
         for name, value in changes.items():
             inside = f'{prefix}.{name}'.lstrip('.')

@@ -20,9 +20,9 @@ from PIL import Image
 from mmdistill_dense.apps.project import SUITE, walk_data
 from mmdistill_dense.apps.project.picture_sources import check_disjoint, siblings
 from mmdistill_dense.unlabelled.pictures import EXTENSIONS, same_pictures
-from mmdistill_dense.utils.evenly import evenly
 from mmdistill_dense.utils.files import walk
 from mmdistill_dense.utils.literals import Template
+from mmdistill_dense.utils.sampling import evenly
 from mmdistill_dense.utils.validate import some
 
 T = TypeVar('T')

@@ -80,13 +80,13 @@ def time_training(config: Config) -> Price:
     report = check_config(config, options, lambda stage: None)
     if report.stopped:
         raise RuntimeError(report.stopped)
-    subject = report.subject
-    assert subject.batch is not None, 'the check made one'
-    step = _seconds(make_step(subject.model, config, subject.batch, fresh=True)) * batch / timed
+    context = report.context
+    assert context.batch is not None, 'the check made one'
+    step = _seconds(make_step(context.model, config, context.batch, fresh=True)) * batch / timed
     step = max(step, _loading(config)) if config.train_dataloader.num_workers else step + _loading(config)
     evaluated = 2 + config.train_cfg.max_iters // config.train_cfg.get('val_interval', config.train_cfg.max_iters)
     pictures = len(DATASETS.build(config.val_dataloader.dataset))
-    return Price(step * config.train_cfg.max_iters, evaluated * pictures * _predicting(subject))
+    return Price(step * config.train_cfg.max_iters, evaluated * pictures * _predicting(context))
 
 
 def _seconds(work: Callable[[], Any]) -> float:
@@ -110,9 +110,9 @@ def _loading(config: Config) -> float:
     return _seconds(lambda: dataset[0]) * loader.batch_size / max(1, loader.num_workers)
 
 
-def _predicting(subject: Any) -> float:
+def _predicting(context: Any) -> float:
     """Return the seconds for a picture of validation."""
-    if subject.tested is None:
+    if context.tested is None:
         return 0.0
-    subject.model.eval()
-    return _seconds(partial(predict_items, subject.model, [subject.tested]))
+    context.model.eval()
+    return _seconds(partial(predict_items, context.model, [context.tested]))

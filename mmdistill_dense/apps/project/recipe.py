@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from mmdistill_dense.apps.project.sides import Side
+from mmdistill_dense.apps.project.network_options import UserNetwork
 from mmdistill_dense.config.values import mappings, optimizer_of
 from mmdistill_dense.utils.literals import Source
 
@@ -47,7 +47,7 @@ def schedule(steps: int) -> list[dict[str, Any]]:
     return [{**option, 'by_epoch': False} for option in ([rising] if warm else []) + [cosine]]
 
 
-def recipe(side: Side, pictures: int, batch: int, steps: int) -> Training:
+def recipe(side: UserNetwork, pictures: int, batch: int, steps: int) -> Training:
     """Return the training of a network: AdamW, a warm-up, a cosine to 0, half precision where there is a GPU."""
     rate, reason, parts = _rate(side)
     full = any(option.get('type') in _FULL_PRECISION for option in mappings(side.model))
@@ -69,7 +69,7 @@ def recipe(side: Side, pictures: int, batch: int, steps: int) -> Training:
     )
 
 
-def _rate(side: Side) -> tuple[float, str, dict[str, Any]]:
+def _rate(side: UserNetwork) -> tuple[float, str, dict[str, Any]]:
     """Return the rate of a network, why, and which of its parts learn more slowly.
 
     A config with Adam has the rate of its pre-trained weights, mostly those of a transformer, and factors of its parts.

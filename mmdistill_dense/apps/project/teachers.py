@@ -13,7 +13,7 @@ import torch
 from mmengine.registry import DATASETS
 
 from mmdistill_dense.apps.project.label_images import SegData
-from mmdistill_dense.apps.project.sides import Side, absolute_path, fetchable
+from mmdistill_dense.apps.project.network_options import UserNetwork, absolute_path, fetchable
 from mmdistill_dense.config.resolve import load_model
 from mmdistill_dense.datasets.wrapped import classes_of
 from mmdistill_dense.distillers.fragments import AUTO
@@ -80,7 +80,9 @@ def names_in(checkpoint: str | None) -> Sequence[str]:
     return ()
 
 
-def check_teacher(side: Side, checkpoint: str, names: Sequence[str], mapped: Any = None) -> tuple[Any, Sequence[str]]:
+def check_teacher(
+    side: UserNetwork, checkpoint: str, names: Sequence[str], mapped: Any = None
+) -> tuple[Any, Sequence[str]]:
     """Load a checkpoint into the teacher; return its option ``classes`` where it has others, and what to tell."""
     key, classes = f'--teacher-checkpoint {checkpoint}', len(names)
     trained = f'It must come from a training of {side.name} on these {classes} classes.'
@@ -148,7 +150,9 @@ def named_by_teacher(data: SegData, checkpoint: str) -> SegData:
 _COMPARE_ALL = ('dist', 'frs')  # methods that need the classes of the teacher
 
 
-def reuse_teacher(teacher: Side, names: Sequence[str], methods: Sequence[str]) -> tuple[str | None, str | None, str]:
+def reuse_teacher(
+    teacher: UserNetwork, names: Sequence[str], methods: Sequence[str]
+) -> tuple[str | None, str | None, str]:
     """Return ``'auto'`` where published weights know all classes, else ``None``; the option ``classes``; and a note."""
     teacher_names, nothing = _classes_of(teacher), (None, None, '')
     try:
@@ -169,7 +173,7 @@ def reuse_teacher(teacher: Side, names: Sequence[str], methods: Sequence[str]) -
     return None, None, f'{note}: to take them as they are, add --teacher-checkpoint auto --teacher-classes auto'
 
 
-def _classes_of(teacher: Side) -> Sequence[str]:
+def _classes_of(teacher: UserNetwork) -> Sequence[str]:
     """Return the names of the classes that a zoo config trains on; empty if it does not say them."""
     dataset = (teacher.config.get('train_dataloader') or {}).get('dataset')
     if '::' not in teacher.name or not dataset:

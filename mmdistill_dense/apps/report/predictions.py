@@ -28,8 +28,8 @@ from mmdistill_dense.networks.teacher import FrozenTeacher
 from mmdistill_dense.networks.trace import TeacherOption
 from mmdistill_dense.registry import DATASETS
 from mmdistill_dense.utils.colours import palette_of
-from mmdistill_dense.utils.evenly import evenly_spaced
 from mmdistill_dense.utils.runner_internals import IGNORED, Network, Sample, parameters_in_use
+from mmdistill_dense.utils.sampling import evenly_spaced
 
 _HEADS = ('decode_head', 'bbox_head', 'roi_head')
 _MOST_KEYS = 30

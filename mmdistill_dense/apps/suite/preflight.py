@@ -68,20 +68,20 @@ def check_rows(definition: Definition, todo: Resolved) -> None:
 
 
 def _summary_lines(name: str, report: CheckReport) -> Iterator[str]:
-    subject = report.subject
-    facts = [f'{subject.pictures} pictures'] if subject.pictures else []
-    if subject.student is not None:
-        facts.append(f'student {subject.student.parameters / 1e6:.2f} M parameters')
-    for teacher in subject.teachers:
+    context = report.context
+    facts = [f'{context.pictures} pictures'] if context.pictures else []
+    if context.student is not None:
+        facts.append(f'student {context.student.parameters / 1e6:.2f} M parameters')
+    for teacher in context.teachers:
         if teacher.parameters:
             facts.append(f'{teacher.key.removeprefix("model.")} {teacher.parameters / 1e6:.2f} M')
     yield f'check    {name}: {report.verdict}; {", ".join(facts)}'
-    for start in subject.student.starts if subject.student else ():
+    for start in context.student.starts if context.student else ():
         yield f'         student: {start}'
-    for teacher in subject.teachers:
+    for teacher in context.teachers:
         if origin := teacher.describe():
             yield f'         teacher from {origin}'
-    pairs = [f'{row.distiller} compares {row.student_tap} with {row.teacher_tap}' for row in subject.taps]
+    pairs = [f'{row.distiller} compares {row.student_tap} with {row.teacher_tap}' for row in context.taps]
     yield from (f'         {pair}' for pair in dict.fromkeys(pairs))
     for finding in report.findings:
         if finding.level != NOTE:

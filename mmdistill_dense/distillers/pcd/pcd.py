@@ -12,7 +12,7 @@ from mmdistill_dense import losses
 from mmdistill_dense.config.unknown_keys import read_options
 from mmdistill_dense.datasets.wrapped import count_pictures
 from mmdistill_dense.distillers.base import Distiller, Losses, Recorded, Shapes
-from mmdistill_dense.distillers.pcd.parts import (
+from mmdistill_dense.distillers.pcd.modules import (
     AUTO_SIZE,
     HEAD,
     AttentionOption,

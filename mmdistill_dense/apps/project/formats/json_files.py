@@ -19,7 +19,7 @@ from mmdistill_dense.apps.project import picture_folders as folders
 from mmdistill_dense.apps.project.formats import objects as common
 from mmdistill_dense.apps.project.formats.objects import Entry, Labelled, Object, Reading, Request, Shape
 from mmdistill_dense.datasets.label_files import MENDED, check_categories, lists_missing
-from mmdistill_dense.utils.evenly import evenly
+from mmdistill_dense.utils.sampling import evenly
 from mmdistill_dense.utils.validate import some
 
 _SHAPE_KINDS = ('polygon', 'rectangle', 'circle', 'mask', 'oriented_rectangle', 'rotation')  # the last of X-AnyLabeling

@@ -16,7 +16,7 @@ from mmdistill_dense.apps.project.formats import objects as common
 from mmdistill_dense.apps.project.formats.objects import Labelled, Object, Reading, Request
 from mmdistill_dense.apps.project.picture_folders import SPLITS, Names, Size
 from mmdistill_dense.apps.project.picture_sources import check_disjoint
-from mmdistill_dense.utils.evenly import evenly
+from mmdistill_dense.utils.sampling import evenly
 from mmdistill_dense.utils.validate import some
 
 NAMES = ('classes.txt', 'obj.names', 'labels.txt')

@@ -162,7 +162,7 @@ def predicts_masks(model: Mapping[str, Any]) -> bool:
     return any(heads) or any(word in name for word in ('CondInst', 'RTMDetIns') for name in types)
 
 
-def check_detector(side: Side, masks: bool) -> None:
+def check_detector(side: UserNetwork, masks: bool) -> None:
     """Refuse a detector whose labels the data do not have, or that cannot predict what `new` writes."""
     if str((side.model.get('bbox_head') or {}).get('type')).endswith('SSDHead'):
         text = 'the commands of this package can; in mmdet alone set model.bbox_head.loss_cls = None before'
@@ -188,7 +188,7 @@ _WEIGHTS = ('.pth', '.pt', '.safetensors', '.bin', '.ckpt')
 
 
 @dataclass
-class Side:
+class UserNetwork:
     """A network of the pair."""
 
     key: str  # the option that names it, ``--student`` or ``--teacher``
@@ -217,7 +217,7 @@ class Side:
             return None
 
 
-def read_side(config_name: str, key: str) -> Side:
+def read_network(config_name: str, key: str) -> UserNetwork:
     _check_library(config_name, key)
     try:
         path = find_config(config_name, key)
@@ -258,7 +258,7 @@ def read_side(config_name: str, key: str) -> Side:
         raise ValueError(f'{where}: {hint}.')
     if (channels := len((model.get('data_preprocessor') or {}).get('mean') or ())) > 3:
         raise ValueError(f'{where}: its data_preprocessor.mean is for {channels} channels, pictures have 3.')
-    return Side(key, name, config, model, task)
+    return UserNetwork(key, name, config, model, task)
 
 
 def _check_library(name: str, key: str) -> None:
@@ -293,7 +293,7 @@ def read_foundation(option: str) -> dict[str, Any] | None:
 _FIXED_SIZE_BACKBONES = ('BEiT', 'MAE')  # backbones with a table of relative places
 
 
-def sizes(side: Side, crop: tuple[int, int], picture: tuple[int, int], trained: bool = True) -> dict[str, Any]:
+def sizes(side: UserNetwork, crop: tuple[int, int], picture: tuple[int, int], trained: bool = True) -> dict[str, Any]:
     """Return what sets the sizes of pictures: crop and windows of a segmentor, and multiples that a network takes.
 
     A network that is not ``trained`` here keeps the one size that its weights are for.
@@ -333,7 +333,7 @@ def absolute_path(source: str) -> str:
     return str(Path(source).expanduser().resolve()) if is_path(source) else source
 
 
-def whole_weights(side: Side) -> str | None:
+def whole_weights(side: UserNetwork) -> str | None:
     """Return weights of the whole network that can be had: the config's ``load_from``, or those published for it."""
     weights = side.config.get('load_from')
     if not weights and '::' in side.name:
@@ -346,7 +346,7 @@ def whole_weights(side: Side) -> str | None:
     return None
 
 
-def adapt(side: Side, classes: int | None, sizes: Mapping[str, Any], trained: bool, random: bool) -> None:
+def adapt(side: UserNetwork, classes: int | None, sizes: Mapping[str, Any], trained: bool, random: bool) -> None:
     """Set a network's ``changes`` and ``notes`` for the data, and its first weights; ``classes=None`` keeps its own."""
     counts = {} if classes is None else class_overrides(side.model, classes, side.key)
     side.changes = joined_overrides(counts, sizes)

@@ -1,6 +1,6 @@
 """The stages of a check: networks, a batch, weights, one training step and one prediction.
 
-Each takes the subject, notes facts there, and yields what only a measurement can find.
+Each takes the context, notes facts there, and yields what only a measurement can find.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from mmengine.runner.checkpoint import CheckpointLoader
 from mmengine.structures import BaseDataElement
 from torch import nn
 
-from mmdistill_dense.apps.check.context import Size, StudentFacts, Subject, TeacherFacts
+from mmdistill_dense.apps.check.context import CheckContext, Size, StudentFacts, TeacherFacts
 from mmdistill_dense.apps.check.shares import judge_losses, judge_shares
 from mmdistill_dense.apps.check.tap_list import Watch
 from mmdistill_dense.apps.inspect.gradients import measure_gradients
@@ -52,16 +52,16 @@ from mmdistill_dense.guards.runner import check_file
 from mmdistill_dense.model.balanced_step import TASK, choose_ratios
 from mmdistill_dense.networks.building import naming_weights
 from mmdistill_dense.networks.class_pairs import in_students_classes
-from mmdistill_dense.networks.inputs import check_teacher_inputs
 from mmdistill_dense.networks.modes import evaluating
 from mmdistill_dense.networks.teacher import FrozenTeacher
+from mmdistill_dense.networks.teacher_inputs import check_teacher_inputs
 from mmdistill_dense.networks.trace import first_larger
 from mmdistill_dense.unlabelled.pictures import training_steps
 from mmdistill_dense.unlabelled.step import unlabelled_of
 from mmdistill_dense.unlabelled.stream import open_pictures
-from mmdistill_dense.utils.evenly import evenly_spaced
 from mmdistill_dense.utils.reproducible import fork_rng, seed_everything
 from mmdistill_dense.utils.runner_internals import AUXILIARY, Network, parameters_in_use
+from mmdistill_dense.utils.sampling import evenly_spaced
 from mmdistill_dense.utils.validate import message_of
 from mmdistill_dense.weights.mmengine_loader import install_reader
 from mmdistill_dense.weights.strict_load import match_names, state_dict_of
@@ -71,70 +71,70 @@ DATA = 'data'  # the name of findings behind which the other stages still run, o
 _WORKERS = ('persistent_workers', 'prefetch_factor', 'pin_memory', 'multiprocessing_context')
 
 
-def read_model(subject: Subject) -> None:
+def read_model(context: CheckContext) -> None:
     """Resolve the student's network, and set the registries' scope."""
-    if 'model' not in subject.config:
+    if 'model' not in context.config:
         raise ValueError('the config has no model.')
-    init_default_scope(subject.config.get('default_scope') or 'mmengine')
-    model = model_of(subject.config)
+    init_default_scope(context.config.get('default_scope') or 'mmengine')
+    model = model_of(context.config)
     if is_distill_model(model):
-        subject.resolved = load_model(student_option(model), 'model.student')
-        subject.resolved.beside = {key: value for key, value in model.items() if key not in DISTILL_KEYS}
+        context.resolved = load_model(student_option(model), 'model.student')
+        context.resolved.beside = {key: value for key, value in model.items() if key not in DISTILL_KEYS}
     else:
-        subject.resolved = load_model(model, 'model')
-    subject.network = subject.resolved.model
+        context.resolved = load_model(model, 'model')
+    context.network = context.resolved.model
 
 
-def read_data(subject: Subject) -> Findings:
+def read_data(context: CheckContext) -> Findings:
     """Read the first batch of the training set as the runner's loader gives it, and pictures of validation."""
-    config, loaders = subject.config, {f'{key}_dataloader' for key in subject.splits}
+    config, loaders = context.config, {f'{key}_dataloader' for key in context.splits}
     classes = {key: classes_of((config.get(key) or {}).get('dataset') or {}) for key in sorted(loaders)}
-    subject.data_classes = classes.pop('train_dataloader')
-    subject.scored_classes = {key: names for key, names in classes.items() if names is not None}
-    if subject.generated:
+    context.data_classes = classes.pop('train_dataloader')
+    context.scored_classes = {key: names for key, names in classes.items() if names is not None}
+    if context.generated:
         return
     try:
-        _read_batch(subject)
+        _read_batch(context)
     except FileNotFoundError as problem:
-        subject.generated = True
-        remedy = 'The rest is checked on generated pictures' + ', as with --size H W' * subject.options.command
+        context.generated = True
+        remedy = 'The rest is checked on generated pictures' + ', as with --size H W' * context.options.command
         yield Finding('error', f'training cannot start: {problem}', f'{remedy}.', DATA)
         return
     if not config.get('val_dataloader'):
         return
     try:  # pictures of validation, also those that a teacher is tested on; training reads all of them later
-        subject.validation = dataset = DATASETS.build(config.val_dataloader.dataset)
-        for index in evenly_spaced(len(dataset), max(1, subject.options.val)):
-            subject.tested = dataset[index]
+        context.validation = dataset = DATASETS.build(config.val_dataloader.dataset)
+        for index in evenly_spaced(len(dataset), max(1, context.options.val)):
+            context.tested = dataset[index]
     except Exception as problem:  # a pipeline may run any code
         yield Finding('error', f'training would stop at the first validation: {message_of(problem)}', check=DATA)
 
 
-def _read_batch(subject: Subject) -> None:
-    if not subject.config.get('train_dataloader'):
+def _read_batch(context: CheckContext) -> None:
+    if not context.config.get('train_dataloader'):
         raise FileNotFoundError('the config has no train_dataloader')
-    option = {key: value for key, value in subject.config.train_dataloader.items() if key not in _WORKERS}
+    option = {key: value for key, value in context.config.train_dataloader.items() if key not in _WORKERS}
     with fork_rng():
         seed_everything(0)
-        loader = Runner.build_dataloader({**option, 'batch_size': subject.batch_size, 'num_workers': 0}, seed=0)
+        loader = Runner.build_dataloader({**option, 'batch_size': context.batch_size, 'num_workers': 0}, seed=0)
         if len(loader.dataset) == 0:
             raise ValueError('train_dataloader.dataset holds no picture: check folders, ann_file and filter_cfg.')
-        subject.length, subject.pictures = len(loader.dataset), count_pictures(loader.dataset)
+        context.length, context.pictures = len(loader.dataset), count_pictures(loader.dataset)
         metainfo = getattr(loader.dataset, 'metainfo', None) or {}
-        subject.data_classes = metainfo.get('classes') or subject.data_classes
-        subject.panoptic = 'thing_classes' in metainfo
-        subject.batch = next(iter(loader), None)
-    if subject.batch is None:
-        raise ValueError(f'no batch of {subject.batch_size} in {subject.pictures} training pictures.')
+        context.data_classes = metainfo.get('classes') or context.data_classes
+        context.panoptic = 'thing_classes' in metainfo
+        context.batch = next(iter(loader), None)
+    if context.batch is None:
+        raise ValueError(f'no batch of {context.batch_size} in {context.pictures} training pictures.')
 
 
-def generate(subject: Subject) -> Mapping[str, Any]:
+def generate(context: CheckContext) -> Mapping[str, Any]:
     """Return a generated batch with the student's classes, of ``--size`` or of the config's training size."""
-    model, size = subject.model, subject.options.size
+    model, size = context.model, context.options.size
     if any(hasattr(model, name) for name in ('decode_head', 'bbox_head', 'roi_head')):
-        return training_batch(model, subject.config, subject.batch_size, size)
+        return training_batch(model, context.config, context.batch_size, size)
     side: Size = size or getattr(model.data_preprocessor, 'size', None) or (VIEW_SIDE, VIEW_SIDE)
-    draw, count = torch.Generator().manual_seed(0), subject.batch_size
+    draw, count = torch.Generator().manual_seed(0), context.batch_size
     views = [torch.randint(256, (count, 3, *side), generator=draw, dtype=torch.uint8).unbind() for _ in range(2)]
     return {'inputs': list(map(list, views)), 'data_samples': [BaseDataElement() for _ in range(count)]}
 
@@ -169,85 +169,85 @@ def _evaluator(config: Config, dataset: Any) -> Evaluator:
     return evaluator
 
 
-def build(subject: Subject) -> None:
+def build(context: CheckContext) -> None:
     """Build the model on the checked device, and generate a batch if none was read."""
-    subject.model = build_student(option(subject)).to(subject.options.device)
-    if subject.batch is None:
-        subject.batch = generate(subject)
-    inputs = ready_batch(subject)['inputs']
-    subject.batch_shape = [list(tensor.shape) for tensor in ([inputs] if torch.is_tensor(inputs) else inputs)]
-    subject.student = describe_student(subject.model)
-    choose_ratios(subject.distillers, optimizer_of(subject.config).get('type') == 'SGD')
-    if hasattr(subject.model, 'distillation'):
-        length = run_length(subject.config, subject.length, subject.options.processes)
-        subject.model.distillation.enter_run(length)
-        state = subject.model.distillation.state
-        if any(distiller.weight() == 0 for distiller in subject.distillers.values()):  # off at the start
-            state.iteration = subject.iteration = state.max_iters // 2
+    context.model = build_student(option(context)).to(context.options.device)
+    if context.batch is None:
+        context.batch = generate(context)
+    inputs = ready_batch(context)['inputs']
+    context.batch_shape = [list(tensor.shape) for tensor in ([inputs] if torch.is_tensor(inputs) else inputs)]
+    context.student = describe_student(context.model)
+    choose_ratios(context.distillers, optimizer_of(context.config).get('type') == 'SGD')
+    if hasattr(context.model, 'distillation'):
+        length = run_length(context.config, context.length, context.options.processes)
+        context.model.distillation.enter_run(length)
+        state = context.model.distillation.state
+        if any(distiller.weight() == 0 for distiller in context.distillers.values()):  # off at the start
+            state.iteration = context.iteration = state.max_iters // 2
 
 
-def read_unlabelled(subject: Subject) -> None:
+def read_unlabelled(context: CheckContext) -> None:
     """Open the pictures without labels as training does, and give the model those of a step."""
-    second = unlabelled_of(subject.model)
-    if second is None or subject.generated:
+    second = unlabelled_of(context.model)
+    if second is None or context.generated:
         return
-    labelled = DATASETS.build(copy.deepcopy(subject.config.train_dataloader.dataset))
-    free = open_pictures(second.option, subject.config, labelled)
-    count = second.option.count(subject.batch_size)
+    labelled = DATASETS.build(copy.deepcopy(context.config.train_dataloader.dataset))
+    free = open_pictures(second.option, context.config, labelled)
+    count = second.option.count(context.batch_size)
     with fork_rng():
         seed_everything(0)
         second.batch = pseudo_collate([free.dataset[index] for index in evenly_spaced(len(free.dataset), count)])
-    subject.unlabelled = {'pictures': len(free.dataset), 'labelled': free.labelled, 'step': count}
+    context.unlabelled = {'pictures': len(free.dataset), 'labelled': free.labelled, 'step': count}
 
 
-def ready_batch(subject: Subject) -> dict[str, Any]:
+def ready_batch(context: CheckContext) -> dict[str, Any]:
     """Return the batch as the student sees it, made from a copy because samples are padded in place."""
     if (hub := MessageHub.get_current_instance()).get_info('iter') is None:
         hub.update_info('iter', 0)  # that of a runner, which YOLOX's preprocessor asks for
-    return subject.model.data_preprocessor(copy.deepcopy(subject.batch), True)
+    return context.model.data_preprocessor(copy.deepcopy(context.batch), True)
 
 
-def option(subject: Subject) -> dict[str, Any]:
+def option(context: CheckContext) -> dict[str, Any]:
     """Return the model's config, with the checked size as the size that it pads to."""
-    model: dict[str, Any] = model_of(subject.config)
-    if is_distill_model(model) and not subject.options.size:
-        return {**{key: model[key] for key in DISTILL_KEYS if key in model}, 'student': subject.resolved}
+    model: dict[str, Any] = model_of(context.config)
+    if is_distill_model(model) and not context.options.size:
+        return {**{key: model[key] for key in DISTILL_KEYS if key in model}, 'student': context.resolved}
     preprocessor = model.get('data_preprocessor') or {}
-    if subject.options.size and 'size' in (subject.network.get('data_preprocessor') or {}):
-        model['data_preprocessor'] = {**preprocessor, 'size': tuple(subject.options.size)}
+    if context.options.size and 'size' in (context.network.get('data_preprocessor') or {}):
+        model['data_preprocessor'] = {**preprocessor, 'size': tuple(context.options.size)}
     return model
 
 
-def load(subject: Subject) -> Findings:
+def load(context: CheckContext) -> Findings:
     """Load as the runner does, or give the teachers random weights with the statistics of the batch."""
-    model = subject.model
-    if subject.options.weights:
-        yield from _load_weights(subject)
+    model = context.model
+    if context.options.weights:
+        yield from _load_weights(context)
     else:
         draw_weights(model)
-    if not subject.options.whole:
-        inputs, like = ready_batch(subject)['inputs'], next(model.parameters())
-        for teacher in subject.frozen.values():
+    if not context.options.whole:
+        inputs, like = ready_batch(context)['inputs'], next(model.parameters())
+        for teacher in context.frozen.values():
             if teacher.taps:
                 images = inputs[0] if isinstance(inputs, (list, tuple)) else inputs
                 load_teacher(teacher, like, images, random=True)
-    for name, distiller in subject.distillers.items():
+    for name, distiller in context.distillers.items():
         if isinstance(distiller, TokenDistiller):
-            _load_tokens(subject, name, distiller)
-    for teacher in subject.frozen.values():
+            _load_tokens(context, name, distiller)
+    for teacher in context.frozen.values():
         network = teacher.network
         kind = str(teacher.config.model.get('type')) if network is None else type(network).__name__
         parameters = 0 if network is None else parameters_in_use(network)
-        subject.teachers.append(TeacherFacts(teacher.key, kind, parameters, teacher.receipt))
+        context.teachers.append(TeacherFacts(teacher.key, kind, parameters, teacher.receipt))
     if hasattr(model, 'distillation'):
-        max_iters, whole = model.distillation.state.max_iters, subject.options.whole
-        yield from check_distillation(model, subject.data_classes, subject.pictures, max_iters, whole)
+        max_iters, whole = model.distillation.state.max_iters, context.options.whole
+        yield from check_distillation(model, context.data_classes, context.pictures, max_iters, whole)
 
 
-def _load_tokens(subject: Subject, name: str, distiller: TokenDistiller) -> None:
+def _load_tokens(context: CheckContext, name: str, distiller: TokenDistiller) -> None:
     """Load the tokens of a distiller if they are known, else random ones."""
-    config, values = subject.config, None
-    if subject.options.whole:
+    config, values = context.config, None
+    if context.options.whole:
         assert distiller.teacher is not None, 'the model sets it'
         folder = config.get('work_dir') or Path('work_dirs', Path(config.filename or 'config').stem)
         store = TokenStore(distiller, distiller.teacher, folder, (config.get('train_dataloader') or {}).get('dataset'))
@@ -256,7 +256,7 @@ def _load_tokens(subject: Subject, name: str, distiller: TokenDistiller) -> None
         distiller.load_tokens(values)
     else:
         draw_tokens(distiller, torch.Generator().manual_seed(0))
-        subject.untaught.append(name)
+        context.untaught.append(name)
 
 
 def draw_weights(model: Network) -> None:
@@ -272,21 +272,21 @@ def draw_weights(model: Network) -> None:
         model.init_weights()
 
 
-def _load_weights(subject: Subject) -> Findings:
-    model, start = subject.model, subject.config.get('load_from')
-    assert subject.student is not None, 'the model is built'
+def _load_weights(context: CheckContext) -> Findings:
+    model, start = context.model, context.config.get('load_from')
+    assert context.student is not None, 'the model is built'
     if start is None:
         check_pretrained(model)
     elif hasattr(model, 'distillation'):
         model.distillation.inherit_nothing()  # as DistillHook does
-    key = 'model.student' if is_distill_model(subject.config.model) else 'model'
+    key = 'model.student' if is_distill_model(context.config.model) else 'model'
     distillation = getattr(model, 'distillation', None)
-    solo = distillation is not None and not subject.options.teachers
+    solo = distillation is not None and not context.options.teachers
     with naming_weights(model, key) if distillation is None else distillation.set_aside() if solo else nullcontext():
         model.init_weights()
     if start is None:
-        check_pretrained(model, loaded=not subject.config.model.get('inherit'))
-        subject.student.starts += _initial_weights(model)
+        check_pretrained(model, loaded=not context.config.model.get('inherit'))
+        context.student.starts += _initial_weights(model)
         return
     install_reader()
     content = CheckpointLoader.load_checkpoint(str(start), map_location='cpu')
@@ -295,8 +295,8 @@ def _load_weights(subject: Subject) -> Findings:
     state = match_names(target, state_dict_of(content, start))
     fitting = {name: value for name, value in state.items() if name in target and target[name].shape == value.shape}
     model.load_state_dict(fitting, strict=False)
-    subject.started = len(fitting), len(target)
-    subject.student.starts.append(f'all from {start}, {len(fitting)} of {len(target)} tensors')
+    context.started = len(fitting), len(target)
+    context.student.starts.append(f'all from {start}, {len(fitting)} of {len(target)} tensors')
 
 
 def _initial_weights(model: nn.Module) -> Iterator[str]:
@@ -321,17 +321,17 @@ def describe_student(model: nn.Module) -> StudentFacts:
     )
 
 
-def test_teachers(subject: Subject) -> Findings:
+def test_teachers(context: CheckContext) -> Findings:
     """Test each loaded teacher on some validation pictures, or note why it is not tested."""
-    for teacher, facts in zip(subject.frozen.values(), subject.teachers, strict=True):
-        facts.metric_note = _why_untested(subject, teacher)
+    for teacher, facts in zip(context.frozen.values(), context.teachers, strict=True):
+        facts.metric_note = _why_untested(context, teacher)
         if facts.metric_note:
             continue
         try:
-            facts.metric, facts.metric_pictures = test_pictures(teacher, subject.config, subject.options.val)
+            facts.metric, facts.metric_pictures = test_pictures(teacher, context.config, context.options.val)
         except Exception as problem:  # no reason to stop: training does not test teachers
             facts.metric_note = f'not tested: {message_of(problem)}'
-    yield from judge_teachers(subject.teachers, len(subject.data_classes or ()) or 1)
+    yield from judge_teachers(context.teachers, len(context.data_classes or ()) or 1)
 
 
 def judge_teachers(teachers: Iterable[TeacherFacts], classes: int) -> Findings:
@@ -347,16 +347,16 @@ def judge_teachers(teachers: Iterable[TeacherFacts], classes: int) -> Findings:
             )
 
 
-def _why_untested(subject: Subject, teacher: FrozenTeacher) -> str:
-    config, classes, receipt = subject.config, num_classes(teacher.config.model), teacher.receipt
+def _why_untested(context: CheckContext, teacher: FrozenTeacher) -> str:
+    config, classes, receipt = context.config, num_classes(teacher.config.model), teacher.receipt
     if teacher.network is None:
         return 'not needed in training'
-    other = subject.data_classes is not None and teacher.pairs is None and classes != len(subject.data_classes)
+    other = context.data_classes is not None and teacher.pairs is None and classes != len(context.data_classes)
     reasons = {
-        'its weights are random': not subject.options.whole or receipt is None or receipt.file is None,
+        'its weights are random': not context.options.whole or receipt is None or receipt.file is None,
         'it predicts nothing': not hasattr(teacher.network, 'val_step') or classes is None,
         'the config has no validation set': not config.get('val_dataloader') or not config.get('val_evaluator'),
-        'no picture is read': subject.options.val == 0 or subject.validation is None,
+        'no picture is read': context.options.val == 0 or context.validation is None,
         f'it predicts {classes} other classes': other,
         'parts of it that no distiller needs are not loaded': receipt is not None and receipt.ignored,
     }
@@ -366,73 +366,73 @@ def _why_untested(subject: Subject, teacher: FrozenTeacher) -> str:
 REPEATS = 1  # timed turns, after one that warms up: an estimate
 
 
-def run_step(subject: Subject) -> Findings:
+def run_step(context: CheckContext) -> Findings:
     """Run a step on the batch and note taps and the terms of the loss; the model stays as it is."""
-    model, batch = subject.model, subject.batch or {}
-    if not subject.distillers:
-        subject.terms = measure_gradients(model, batch)
-        yield from judge_losses(subject)
+    model, batch = context.model, context.batch or {}
+    if not context.distillers:
+        context.terms = measure_gradients(model, batch)
+        yield from judge_losses(context)
         return
-    if any(True for distiller in subject.distillers.values() for _ in distiller.buffers()):
+    if any(True for distiller in context.distillers.values() for _ in distiller.buffers()):
         with torch.no_grad():  # fills queues of keys, which are empty when training starts and give no loss then
-            model(**ready_batch(subject), mode='loss')
-    for teacher in subject.frozen.values():
+            model(**ready_batch(context), mode='loss')
+    for teacher in context.frozen.values():
         teacher.input_stats = []
-    with Watch(subject.distillers).open() as watch:
-        subject.terms = measure_gradients(model, batch)
-    subject.taps = list(watch.rows())
-    for teacher in subject.frozen.values():
+    with Watch(context.distillers).open() as watch:
+        context.terms = measure_gradients(model, batch)
+    context.taps = list(watch.rows())
+    for teacher in context.frozen.values():
         stats, teacher.input_stats = teacher.input_stats or [], None
-        seen = stats if subject.options.whole else [replace(entry, flat={}) for entry in stats]
-        check_teacher_inputs(teacher.key, seen, subject.config)
-    yield from (*judge_losses(subject), *judge_shares(subject))
+        seen = stats if context.options.whole else [replace(entry, flat={}) for entry in stats]
+        check_teacher_inputs(teacher.key, seen, context.config)
+    yield from (*judge_losses(context), *judge_shares(context))
 
 
-def measure_cost(subject: Subject) -> None:
+def measure_cost(context: CheckContext) -> None:
     """Measure time and memory of a step, and of the student alone; ``problem``: why not, as AMP on a CPU."""
-    if not subject.options.cost or not subject.distillers:
+    if not context.options.cost or not context.distillers:
         return
-    config, device, batch = subject.config, subject.options.device, subject.batch or {}
+    config, device, batch = context.config, context.options.device, context.batch or {}
     try:
-        steps = {'distilled': make_step(subject.model, config, batch, fresh=True)}
-        if any(term.name == TASK for term in subject.terms):
-            control = build_student({**option(subject), 'distillers': {}, 'inherit': ()}).to(device)
+        steps = {'distilled': make_step(context.model, config, batch, fresh=True)}
+        if any(term.name == TASK for term in context.terms):
+            control = build_student({**option(context), 'distillers': {}, 'inherit': ()}).to(device)
             steps = {'control': make_step(control, config, batch, fresh=True), **steps}
         times = interleaved_times(steps, REPEATS, device)
         if 'control' in steps:
             memory = extra_memory(steps['control'], steps['distilled'], device)
         else:
             memory = {'distilled_step': peak_extra_memory(steps['distilled'], device)}
-        subject.cost = {'device': device, 'batch': subject.batch_size, **{k: asdict(v) for k, v in times.items()}}
-        subject.cost |= {f'{name.removesuffix("_step")}_memory': size for name, size in memory.items()}
+        context.cost = {'device': device, 'batch': context.batch_size, **{k: asdict(v) for k, v in times.items()}}
+        context.cost |= {f'{name.removesuffix("_step")}_memory': size for name, size in memory.items()}
     except (AssertionError, NotImplementedError, RuntimeError, TypeError) as problem:
-        subject.cost = {'problem': str(problem)}
+        context.cost = {'problem': str(problem)}
 
 
-def predict(subject: Subject) -> None:
+def predict(context: CheckContext) -> None:
     """Pass the picture of validation that was read through the student, and what it predicts to the metrics."""
-    item = subject.tested
-    if item is None or not hasattr(subject.model, 'val_step'):
+    item = context.tested
+    if item is None or not hasattr(context.model, 'val_step'):
         return
     stops = 'training would stop at its first evaluation: '
     try:
-        prediction = _predict(subject.model, item)
+        prediction = _predict(context.model, item)
     except Exception as error:
         height, width = item['inputs'].shape[-2:]
-        steps = training_steps(subject.config.val_dataloader.dataset)
+        steps = training_steps(context.config.val_dataloader.dataset)
         scales = ', '.join(f'{step["type"]}.scale={step["scale"]}' for step in steps if step.get('scale'))
-        larger = first_larger(lambda size: _predict(subject.model, _resized(item, size)), (height, width))
+        larger = first_larger(lambda size: _predict(context.model, _resized(item, size)), (height, width))
         works = f' It can predict one of {larger[0]}x{larger[1]}: set such a scale' if larger else ''
         raise ValueError(
-            f'{stops}{type(subject.model).__name__.removeprefix("Distilled")} cannot predict a picture of '
+            f'{stops}{type(context.model).__name__.removeprefix("Distilled")} cannot predict a picture of '
             f'{height}x{width}, as val_dataloader.dataset.pipeline ({scales or "without a scale"}) gives it. '
             f'{message_of(error).rstrip(".")}.{works}'
             + (' there and in test_dataloader (new: --size), or take another network.' if works else '')
         ) from error
-    if not subject.config.get('val_evaluator'):
+    if not context.config.get('val_evaluator'):
         return
     try:
-        evaluator = _evaluator(subject.config, subject.validation)
+        evaluator = _evaluator(context.config, context.validation)
         evaluator.process(data_samples=prediction, data_batch=pseudo_collate([item]))
     except Exception as error:
         labels = "Set val_evaluator.ann_file, or add 'instances' to meta_keys of that pipeline's last step."

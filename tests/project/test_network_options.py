@@ -13,11 +13,11 @@ import torch
 from mmengine.config import Config
 from mmseg.datasets import CityscapesDataset
 
-from mmdistill_dense.apps.project import sides, teachers
+from mmdistill_dense.apps.project import network_options, teachers
 from mmdistill_dense.apps.project.label_images import SegData
 from mmdistill_dense.apps.project.loading import decide_loading
+from mmdistill_dense.apps.project.network_options import UserNetwork, class_overrides, predicts_masks, read_network
 from mmdistill_dense.apps.project.picture_folders import usual_size
-from mmdistill_dense.apps.project.sides import Side, class_overrides, predicts_masks, read_side
 from mmdistill_dense.apps.project.teachers import reuse_teacher
 from mmdistill_dense.foundation.vit import Rotary, ViT, architecture
 from mmdistill_dense.foundation.vit_file import public_weights
@@ -44,41 +44,41 @@ def test_counts_of_the_data_s_classes_change_and_others_stay() -> None:
     }
     losses = {'0': {'class_weight': None}, '1': {'class_weight': [1.0] * 3 + [0.1]}}
     assert class_overrides(model, 3, '--student') == {'decode_head': {'num_classes': 3, 'loss_decode': losses}}
-    inside = class_overrides(read_side(KNET, '--teacher').model, 3, '--teacher')
+    inside = class_overrides(read_network(KNET, '--teacher').model, 3, '--teacher')
     heads = {'kernel_generate_head': {'num_classes': 3}, 'kernel_update_head': {n: {'num_classes': 3} for n in '012'}}
     assert inside == {'decode_head': heads, 'auxiliary_head': {'num_classes': 3}}
 
 
 def test_sizes_of_another_data_set_go() -> None:
-    assert sides.det_size({'data_preprocessor': {'batch_augments': [{'type': 'BatchSyncRandomResize'}]}}) == {
+    assert network_options.det_size({'data_preprocessor': {'batch_augments': [{'type': 'BatchSyncRandomResize'}]}}) == {
         'data_preprocessor': {'batch_augments': None}
     }
-    assert sides.det_size({'data_preprocessor': {}}) == {}
-    large = sides.seg_size({'data_preprocessor': {'size_divisor': 32}}, (96, 60), (3000, 2000))
+    assert network_options.det_size({'data_preprocessor': {}}) == {}
+    large = network_options.seg_size({'data_preprocessor': {'size_divisor': 32}}, (96, 60), (3000, 2000))
     assert large == {
         'data_preprocessor': {'size': (96, 60), 'size_divisor': None},
         'test_cfg': {'_delete_': True, 'mode': 'slide', 'crop_size': (96, 60), 'stride': (64, 40)},
     }
-    assert 'test_cfg' not in sides.seg_size({'test_cfg': {'mode': 'whole'}}, (96, 60), (96, 60))
+    assert 'test_cfg' not in network_options.seg_size({'test_cfg': {'mode': 'whole'}}, (96, 60), (96, 60))
 
 
 def test_random_weights_are_not_frozen() -> None:
     for stages in (0, 1):
         frozen = {'frozen_stages': stages, 'norm_eval': True, 'norm_cfg': {'type': 'BN', 'requires_grad': False}}
         thawed = {'frozen_stages': -1, 'norm_eval': False, 'norm_cfg': {'requires_grad': True}}
-        assert sides.without_weights({'backbone': frozen}) == {'pretrained': False, 'backbone': thawed}
-    assert sides.without_weights({'backbone': {'frozen_stages': -1}}) == {'pretrained': False}
+        assert network_options.without_weights({'backbone': frozen}) == {'pretrained': False, 'backbone': thawed}
+    assert network_options.without_weights({'backbone': {'frozen_stages': -1}}) == {'pretrained': False}
     for given, left in ((0, {}), (2, {'backbone': {'frozen_stages': 0}})):  # EfficientNet refuses -1
         backbone = {'type': 'EfficientNet', 'frozen_stages': given}
-        assert sides.without_weights({'backbone': backbone}) == {'pretrained': False, **left}
+        assert network_options.without_weights({'backbone': backbone}) == {'pretrained': False, **left}
 
 
 @pytest.mark.parametrize('random', [True, False])
 def test_files_that_are_there_are_left_out_for_random_weights_alone(random: bool, tmp_path: Path) -> None:
     (tmp_path / 'start.pth').touch()
     model = {'backbone': {'init_cfg': {'type': 'Pretrained', 'checkpoint': str(tmp_path / 'start.pth')}}}
-    side = Side('--student', 'own.py', Config(), model, 'seg')
-    sides.adapt(side, None, {}, True, random)
+    side = UserNetwork('--student', 'own.py', Config(), model, 'seg')
+    network_options.adapt(side, None, {}, True, random)
     assert side.changes == ({'pretrained': False} if random else {})
     assert side.notes[0].startswith('STARTS FROM RANDOM WEIGHTS: --random-weights' if random else 'starts from ')
 
@@ -86,8 +86,8 @@ def test_files_that_are_there_are_left_out_for_random_weights_alone(random: bool
 @pytest.mark.parametrize('key', ['--student', '--teacher'])
 def test_what_a_config_starts_from_and_what_is_not_there_is_told(key: str) -> None:
     model = {'backbone': {'init_cfg': {'type': 'Pretrained', 'checkpoint': 'lost.pth'}}}
-    side = Side(key, 'own.py', Config({'load_from': 'whole.pth'}), model, 'seg')
-    sides.adapt(side, None, {}, True, False)
+    side = UserNetwork(key, 'own.py', Config({'load_from': 'whole.pth'}), model, 'seg')
+    network_options.adapt(side, None, {}, True, False)
     left_out, random = side.notes
     assert left_out == "WARNING: load_from='whole.pth' of the config cannot be had, and is left out"
     assert random.startswith('STARTS FROM RANDOM WEIGHTS: no such file lost.pth (looked in ')
@@ -101,21 +101,23 @@ def test_what_a_config_starts_from_and_what_is_not_there_is_told(key: str) -> No
 def test_a_training_starts_from_published_weights_of_the_whole_network(
     name: str, reached: bool, start: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sides, 'reachable', lambda host: reached)
-    side = read_side(name, '--student')
-    sides.adapt(side, 3, {}, trained=True, random=False)
+    monkeypatch.setattr(network_options, 'reachable', lambda host: reached)
+    side = read_network(name, '--student')
+    network_options.adapt(side, 3, {}, trained=True, random=False)
     assert (side.start or '').startswith(start or '') and bool(side.start) is bool(start)
     assert side.changes['bbox_head'] == {'num_classes': 3}
     assert (side.changes.get('pretrained') is False) is (bool(start) or not reached), 'no second file is fetched'
     assert ('frozen_stages' in str(side.changes)) is not reached, 'frozen parts stay, unless they are random'
     for given in (dict(trained=True, random=True), dict(trained=False, random=False)):
-        other = read_side(name, '--student')
-        sides.adapt(other, 3, {}, **given)
+        other = read_network(name, '--student')
+        network_options.adapt(other, 3, {}, **given)
         assert other.start is None
 
 
 def test_overrides_of_one_part_are_joined_and_networks_of_panoptic_labels_refused() -> None:
-    joined = sides.joined_overrides({'neck': {'in_channels': 1}}, {'neck': {'num_outs': 2}}, {'neck': {'num_outs': 3}})
+    joined = network_options.joined_overrides(
+        {'neck': {'in_channels': 1}}, {'neck': {'num_outs': 2}}, {'neck': {'num_outs': 3}}
+    )
     assert joined == {'neck': {'in_channels': 1, 'num_outs': 3}}
     model = {'type': 'MaskFormer', 'panoptic_head': {'num_things_classes': 80, 'num_classes': 80}}
     assert class_overrides(model, 3, '--teacher')
@@ -137,7 +139,9 @@ def test_a_host_that_refuses_an_address_is_there(monkeypatch: pytest.MonkeyPatch
         raise urllib.error.URLError('no such host')
 
     monkeypatch.setattr(urllib.request, 'urlopen', refused)
-    assert sides.reachable('https://there.invalid/') and not sides.reachable('https://lost.invalid/')
+    assert network_options.reachable('https://there.invalid/') and not network_options.reachable(
+        'https://lost.invalid/'
+    )
 
 
 # Sizes of pictures, length and rate
@@ -156,7 +160,7 @@ def test_a_host_that_refuses_an_address_is_there(monkeypatch: pytest.MonkeyPatch
 ])  # fmt: skip
 def test_pictures_are_as_large_as_those_the_config_tests_on(name: str, size: tuple[int, int], keep: bool) -> None:
     """Its training may resize to twice as much and then crop, or to several sizes, the smallest first."""
-    loading = decide_loading(read_side(f'mmdet::{name}.py', '--student'), (1080, 1920), 100, None, None)
+    loading = decide_loading(read_network(f'mmdet::{name}.py', '--student'), (1080, 1920), 100, None, None)
     assert loading.size == size and loading.keep_ratio is keep
 
 
@@ -169,7 +173,7 @@ def test_pictures_are_as_large_as_those_the_config_tests_on(name: str, size: tup
 def test_the_size_of_a_test_is_the_real_one(
     name: str, usual: tuple[int, int], size: tuple[int, int] | None, tested: tuple[int, int], told: str
 ) -> None:
-    loading = decide_loading(read_side(name, '--student'), usual, 10, 2, size)
+    loading = decide_loading(read_network(name, '--student'), usual, 10, 2, size)
     assert loading.tested == tested and told in loading.note
     assert usual_size([(360, 480), (300, 400), (480, 360)]) in [(360, 480), (480, 360)], 'that of a picture'
 
@@ -218,7 +222,7 @@ def test_a_file_tells_how_many_classes_a_teacher_has(tmp_path: Path) -> None:
 def test_a_teacher_without_its_auxiliary_head_is_taken(tmp_path: Path) -> None:
     """No distiller reads it, so its file may lack it, or hold one of other classes; the other parts must be whole."""
     option, file = toys.seg_net('pspnet'), str(tmp_path / 'teacher.pth')
-    side = Side('--teacher', option.pop('cfg'), Config(), {}, 'seg', option)
+    side = UserNetwork('--teacher', option.pop('cfg'), Config(), {}, 'seg', option)
     state = toys.build_plain(side.option).state_dict()
     kept = {name: value for name, value in state.items() if not name.startswith('auxiliary_head')}
     assert len(kept) < len(state)
@@ -234,20 +238,20 @@ def test_a_teacher_without_its_auxiliary_head_is_taken(tmp_path: Path) -> None:
 
 def test_published_weights_that_share_a_background_alone_do_not_serve(monkeypatch: pytest.MonkeyPatch) -> None:
     """An open background holds every class that the other side does not have."""
-    monkeypatch.setattr(sides, 'reachable', lambda host: True)
-    voc = read_side('mmseg::deeplabv3/deeplabv3_r101-d8_4xb4-20k_voc12aug-512x512.py', '--teacher')
+    monkeypatch.setattr(network_options, 'reachable', lambda host: True)
+    voc = read_network('mmseg::deeplabv3/deeplabv3_r101-d8_4xb4-20k_voc12aug-512x512.py', '--teacher')
     assert reuse_teacher(voc, ['background', 'leaf', 'stem'], []) == (None, None, '')
     taken, _, note = reuse_teacher(voc, ['background', 'car', 'stem'], [])
     assert not taken and 'know 1 of your 3 classes (car)' in note
-    city = read_side('mmseg::pspnet/pspnet_r50-d8_4xb2-80k_cityscapes-512x1024.py', '--teacher')
+    city = read_network('mmseg::pspnet/pspnet_r50-d8_4xb2-80k_cityscapes-512x1024.py', '--teacher')
     assert reuse_teacher(city, ['road', 'car'], ['kd'])[:2] == ('auto', 'auto')
     assert not reuse_teacher(city, ['road', 'car'], ['dist'])[0] and not reuse_teacher(city, ['car'], [])[0]
     assert reuse_teacher(city, CityscapesDataset.METAINFO['classes'], ['dist'])[:2] == ('auto', None)
-    coco = read_side('mmdet::retinanet/retinanet_r101_fpn_1x_coco.py', '--teacher')
+    coco = read_network('mmdet::retinanet/retinanet_r101_fpn_1x_coco.py', '--teacher')
     for names, methods in ((['person', 'car'], ['frs', 'pkd']), (['red'], [])):
         assert reuse_teacher(coco, names, methods) == (None, None, '')
     assert 'know 1 of your 2 classes (person)' in reuse_teacher(coco, ['person', 'forklift'], [])[2]
-    monkeypatch.setattr(sides, 'reachable', lambda host: False)
+    monkeypatch.setattr(network_options, 'reachable', lambda host: False)
     assert reuse_teacher(coco, ['person', 'car'], []) == (None, None, ''), 'they cannot be fetched'
 
 

@@ -6,7 +6,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from mmdistill_dense.distillers.feature import FeatureDistiller, Level
-from mmdistill_dense.distillers.pcd.parts import (
+from mmdistill_dense.distillers.pcd.modules import (
     HEAD,
     build_head,
     check_no_head,

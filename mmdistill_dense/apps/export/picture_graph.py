@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from mmengine.config import Config
 from torch import Tensor
 
-from mmdistill_dense.apps.export.answer import Detections, Labels, Queries, translations
 from mmdistill_dense.apps.export.graphs import Run, onnx_of, open_graph, read_description, save_onnx, traced
+from mmdistill_dense.apps.export.postprocess import Detections, Labels, Queries, translations
 from mmdistill_dense.apps.export.prepare import Prepare, predict_image, preparation
 from mmdistill_dense.utils.validate import first_line
 

@@ -38,8 +38,8 @@ from mmdistill_dense.guards.runner import (
 )
 from mmdistill_dense.losses.tensors import sum_dtype
 from mmdistill_dense.model.distill_model import Distilled, distillers_of
+from mmdistill_dense.networks.inputs import check_teacher_inputs
 from mmdistill_dense.networks.teacher import FrozenTeacher
-from mmdistill_dense.networks.teacher_inputs import check_teacher_inputs
 from mmdistill_dense.utils.distributed import unwrap
 from mmdistill_dense.utils.runner_internals import Samples, built_loop, has_loaded, resumes, start_file, wrappers_of
 from mmdistill_dense.utils.validate import some

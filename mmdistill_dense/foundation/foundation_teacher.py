@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from mmdistill_dense.foundation.vit import SATELLITE, ViT, architecture
 from mmdistill_dense.foundation.vit_file import load_vit
-from mmdistill_dense.networks.teacher_inputs import cells, resized
+from mmdistill_dense.networks.inputs import cells, resized
 from mmdistill_dense.registry import MODELS
 from mmdistill_dense.utils.validate import some
 from mmdistill_dense.weights.safe_load import INDEX

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmdistill_dense.networks.teacher_inputs import cells, resized
+from mmdistill_dense.networks.inputs import cells, resized
 from mmdistill_dense.utils.validate import Count, Whole, check_option, check_types, close_or_all
 
 IMAGENET = ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375))
@@ -354,7 +354,7 @@ class ViT(nn.Module):
     0; ``cls`` (B, D). All have passed the final norm. ``blocks.8`` is the raw output (B, 1 + registers + h w, D).
 
     Pictures whose sides are no multiples of the patch are resized to whole patches, so that the map always covers the
-    whole picture; see :mod:`mmdistill_dense.networks.teacher_inputs`. Without ``norm`` the maps skip the final norm.
+    whole picture; see :mod:`mmdistill_dense.networks.inputs`. Without ``norm`` the maps skip the final norm.
     """
 
     def __init__(self, shape: Architecture, norm: bool = True) -> None:

@@ -34,9 +34,9 @@ from mmdistill_dense.distillers.ground_truth import dense_head
 from mmdistill_dense.model.balanced_step import BalancedStep, balanced_of
 from mmdistill_dense.model.distill_model import Distillation, Distilled, StepPlugin, distilled_class
 from mmdistill_dense.networks.building import build_network, copy_network
+from mmdistill_dense.networks.inputs import grey_copies, make_renormaliser, with_normalisation
 from mmdistill_dense.networks.taps import AUTO_LAST, Tap, no_scores
 from mmdistill_dense.networks.teacher import FrozenTeacher, Inherit, parse_inherit, with_teacher_names
-from mmdistill_dense.networks.teacher_inputs import grey_copies, make_renormaliser, with_normalisation
 from mmdistill_dense.networks.trace import SINGLE, TeacherOption, trace_pair
 from mmdistill_dense.registry import DISTILLERS, MODELS, STEP_PLUGINS
 from mmdistill_dense.utils.reproducible import fork_rng

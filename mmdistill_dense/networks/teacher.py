@@ -17,10 +17,10 @@ from torch import Tensor, nn
 from mmdistill_dense.config.values import num_classes, with_one_more_class
 from mmdistill_dense.networks.building import move
 from mmdistill_dense.networks.class_pairs import ClassPairs, check_names
+from mmdistill_dense.networks.inputs import InputStats
 from mmdistill_dense.networks.modes import followed
 from mmdistill_dense.networks.recording import Recorder, TappedPass
 from mmdistill_dense.networks.taps import Tap
-from mmdistill_dense.networks.teacher_inputs import InputStats
 from mmdistill_dense.networks.trace import TeacherOption, Traced
 from mmdistill_dense.utils.reproducible import fork_rng, seed_everything, stream_states
 from mmdistill_dense.utils.runner_internals import Network, Samples

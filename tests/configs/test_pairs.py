@@ -16,9 +16,9 @@ from mmdistill_dense.config.resolve import is_single_teacher, load_model, packag
 from mmdistill_dense.guards.config_rules import optimizer
 from mmdistill_dense.guards.findings import RunFacts
 from mmdistill_dense.networks.building import build_network
+from mmdistill_dense.networks.inputs import make_renormaliser
 from mmdistill_dense.networks.taps import Tap
 from mmdistill_dense.networks.teacher import _below
-from mmdistill_dense.networks.teacher_inputs import make_renormaliser
 from mmdistill_dense.networks.trace import trace_pair
 from mmdistill_dense.weights.strict_load import _read_yaml
 from tests.every_config import CONFIGS, leaf, student, teacher

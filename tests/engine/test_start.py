@@ -25,7 +25,7 @@ from mmdistill_dense.guards import config as checks
 from mmdistill_dense.guards import config_rules
 from mmdistill_dense.guards.findings import RunFacts
 from mmdistill_dense.guards.runner import check_loaded
-from mmdistill_dense.networks.teacher_inputs import InputStats
+from mmdistill_dense.networks.inputs import InputStats
 from mmdistill_dense.registry import MODEL_WRAPPERS
 from tests import toys
 from tests.distillers.maskd.tokens import seg_model

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from mmengine.model import ImgDataPreprocessor
 
-from mmdistill_dense.networks.teacher_inputs import (
+from mmdistill_dense.networks.inputs import (
     InputGrid,
     InputStats,
     cells,
@@ -203,7 +203,7 @@ def test_data_of_another_kind_go_on(monkeypatch):
     refuse(video, half)
     assert video.high == pytest.approx(255, abs=1) and half.whole
     wrong, right = (look_at(pixels, IMAGENET) for pixels in (PICTURES / 255, PICTURES))
-    monkeypatch.setattr('mmdistill_dense.networks.teacher_inputs.all_gather_object', lambda looks: [looks, [right]])
+    monkeypatch.setattr('mmdistill_dense.networks.inputs.all_gather_object', lambda looks: [looks, [right]])
     refuse(wrong)
 
 

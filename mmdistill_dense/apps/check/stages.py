@@ -52,9 +52,9 @@ from mmdistill_dense.guards.runner import check_file
 from mmdistill_dense.model.balanced_step import TASK, choose_ratios
 from mmdistill_dense.networks.building import naming_weights
 from mmdistill_dense.networks.class_pairs import in_students_classes
+from mmdistill_dense.networks.inputs import check_teacher_inputs
 from mmdistill_dense.networks.modes import evaluating
 from mmdistill_dense.networks.teacher import FrozenTeacher
-from mmdistill_dense.networks.teacher_inputs import check_teacher_inputs
 from mmdistill_dense.networks.trace import first_larger
 from mmdistill_dense.unlabelled.pictures import training_steps
 from mmdistill_dense.unlabelled.step import unlabelled_of

@@ -25,9 +25,9 @@ from mmdistill_dense.config.resolve import (
 from mmdistill_dense.distillers.base import Distiller
 from mmdistill_dense.foundation.vit import PatchMap
 from mmdistill_dense.networks.auto_taps import Found, discover, nothing_to_pair, pair_taps
+from mmdistill_dense.networks.inputs import InputGrid
 from mmdistill_dense.networks.recording import noting, run_parts
 from mmdistill_dense.networks.taps import HEAD, Tap, flatten, heads_of, resolve_tap
-from mmdistill_dense.networks.teacher_inputs import InputGrid
 from mmdistill_dense.networks.trace import DEFAULT_SIZE, Pass, TeacherOption, read_pass
 from mmdistill_dense.utils.process import quiet
 from mmdistill_dense.utils.validate import message_of, size_text

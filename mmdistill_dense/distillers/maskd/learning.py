@@ -22,10 +22,10 @@ from mmdistill_dense.config.values import plain
 from mmdistill_dense.distillers.maskd.token_files import TOKEN, TokenTensors, level_of
 from mmdistill_dense.guards.config import check_num_classes
 from mmdistill_dense.losses import gate, mask_dice, mask_weights, token_masks
+from mmdistill_dense.networks.inputs import check_teacher_inputs
 from mmdistill_dense.networks.modes import kept
 from mmdistill_dense.networks.recording import replacing
 from mmdistill_dense.networks.taps import Tap
-from mmdistill_dense.networks.teacher_inputs import check_teacher_inputs
 from mmdistill_dense.utils.distributed import mean_over_ranks, unwrap
 from mmdistill_dense.utils.reproducible import SeededBatches, fork_rng, mix, seed_everything
 from mmdistill_dense.utils.runner_internals import Network, Samples

@@ -140,7 +140,7 @@ class Distiller(nn.Module):
     teacher_gives: ClassVar[str] = ''
     __signature__: ClassVar[inspect.Signature]
     config_options: Mapping[str, Any]
-    no_auto: ClassVar[str] = "it does not say that it compares any maps; a class of your own says so by no_auto = ''"
+    no_auto: ClassVar[str] = "set no_auto = '' in your class to allow student_tap='auto'"
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()

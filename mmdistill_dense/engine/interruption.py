@@ -20,7 +20,7 @@ from mmdistill_dense.networks.modes import attributes
 from mmdistill_dense.utils.runner_internals import between_steps, built_loop
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
-_ONCE = 5.0  # seconds in which signals are one: torchrun hands on what a cluster sends to every process as well
+_ONCE = 5.0  # seconds: torchrun forwards the signal that the cluster also sends to each process
 _TOGETHER = 10  # iterations between two questions in a step of your own, without the wrapper's ``backward``
 _OF_WORKERS = (RuntimeError, ConnectionError, FileNotFoundError, EOFError)  # a loader whose workers end while it reads
 

@@ -145,7 +145,7 @@ class RunGuards(Hook):
             self._asking = None
 
     def _record_inputs(self, *_: Any) -> None:
-        """Look at each teacher's first step, also in a resumed run. What hooks ask one process for is no step."""
+        """Look at each teacher's first step, also of a resumed run; passes of a hook on one rank do not count."""
         for teacher in self._unseen:
             teacher.input_stats = []
 

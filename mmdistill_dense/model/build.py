@@ -231,10 +231,10 @@ def choose_taps(
     """
     if not any(distiller.auto for distiller in distillers.values()):
         return
-    from mmdistill_dense.networks.auto_taps import Found, discover, nothing_to_pair, pair_taps
+    from mmdistill_dense.networks.auto_taps import DiscoveredTaps, discover, nothing_to_pair, pair_taps
 
-    student: Found | None = None
-    teacher_maps: dict[str, Found] = {}
+    student: DiscoveredTaps | None = None
+    teacher_maps: dict[str, DiscoveredTaps] = {}
     for name, distiller in distillers.items():
         if not distiller.auto:
             continue

@@ -138,7 +138,7 @@ class Distillation:
             self._recorded = distillers
         return recorder
 
-    def part_from(self, name: str) -> FrozenTeacher:
+    def unshare_teacher(self, name: str) -> FrozenTeacher:
         """Return an unloaded copy of a shared teacher, put in its place for this student; the next step loads it."""
         self.teachers[name].users.discard(self)
         self.teachers[name] = self.teachers[name].unloaded()
@@ -201,7 +201,7 @@ class Distilled(Network):
             if len(teacher.users) == 1:
                 teacher.follow(fn)
             elif (after.device, after.dtype) != (device, dtype):
-                teacher_copy = self.distillation.part_from(name)
+                teacher_copy = self.distillation.unshare_teacher(name)
                 for distiller in self.distillers.values():
                     if distiller.teacher_name == name:
                         distiller.learn_from(teacher_copy)

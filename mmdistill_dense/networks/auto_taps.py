@@ -31,7 +31,7 @@ class MapCandidate:
 
 
 @dataclass(frozen=True)
-class Found:
+class DiscoveredTaps:
     """The places of a network."""
 
     network: str  # the name of its class
@@ -44,7 +44,7 @@ class Found:
     notes: Sequence[str] = ()  # what was left out, and why
 
 
-def discover(build: Callable[[], Network], size: tuple[int, int] | None, trains: bool = False) -> Found:
+def discover(build: Callable[[], Network], size: tuple[int, int] | None, trains: bool = False) -> DiscoveredTaps:
     """Run one picture, of the size of the training crop, through a network that ``build`` makes; return its places.
 
     ``trains`` asks which maps training can change.
@@ -60,7 +60,7 @@ class _Reader:
     trains: bool
     notes: list[str] = field(default_factory=list)
 
-    def read(self) -> Found:
+    def read(self) -> DiscoveredTaps:
         """Run the backbone, the neck and the head, and return their places."""
         network, head = self.passed.network, scoring_head(self.passed.network)
         self.passed.run(lambda: self._run(head))
@@ -73,7 +73,7 @@ class _Reader:
             backbone.append(backbone.pop(index))  # BiSeNet gives the map that joins its branches first
         stages = [self._place(output) for output in backbone]
         steps = {stage.stride > deeper.stride for stage, deeper in pairwise(stages) if stage.stride != deeper.stride}
-        return Found(
+        return DiscoveredTaps(
             type(network).__name__,
             hasattr(network, HEAD),
             stages,
@@ -107,7 +107,7 @@ class _Reader:
         return levels
 
     def _for_training_alone(self, head: str | None, backbone: Sequence[Output]) -> list[bool]:
-        """Tell which maps of the backbone the class scores do not depend on: PIDNet gives two to other losses."""
+        """Return the backbone outputs that only auxiliary losses use: PIDNet has two."""
         _, scores = (self.passed.calls.get(f'{head}.conv_seg') or [((), None)])[-1]
         maps = [output.tensor for output in backbone]
         if scores is None or not scores.requires_grad or not all(tensor.requires_grad for tensor in maps):
@@ -175,7 +175,7 @@ class Pair:
 
 
 @dataclass(frozen=True)
-class Chosen:
+class TapPairs:
     """The pairs of taps that ``'auto'`` stands for, and what was left out, with the reason."""
 
     pairs: Sequence[Pair]
@@ -186,7 +186,7 @@ class Chosen:
         return pairs + (f'; left out: {"; ".join(self.notes)}' if self.notes else '')
 
 
-def pair_taps(student: Found, teacher: Found) -> Chosen:
+def pair_taps(student: DiscoveredTaps, teacher: DiscoveredTaps) -> TapPairs:
     """Return the pairs to compare.
 
     Two networks with a neck and without a segmentation head (detectors): the levels of the necks that have the same
@@ -214,10 +214,10 @@ def pair_taps(student: Found, teacher: Found) -> Chosen:
             pairs.append(Pair(student.head, teacher.head))
     compared = [pair for pair in pairs if not pair.obstacle]
     notes += [f'{pair.student} -> {pair.teacher}: {pair.obstacle}' for pair in pairs if pair.obstacle]
-    return Chosen(compared, tuple(notes))
+    return TapPairs(compared, tuple(notes))
 
 
-def nothing_to_pair(key: str, student: Found, teacher: Found, chosen: Chosen) -> ValueError:
+def nothing_to_pair(key: str, student: DiscoveredTaps, teacher: DiscoveredTaps, chosen: TapPairs) -> ValueError:
     """Return the error for two networks without a pair, which names the config key ``key`` and lists both sides."""
     left_out = f' Left out: {"; ".join(chosen.notes)}.' if chosen.notes else ''
     return ValueError(
@@ -227,7 +227,7 @@ def nothing_to_pair(key: str, student: Found, teacher: Found, chosen: Chosen) ->
     )
 
 
-def _summary(network: Found) -> str:
+def _summary(network: DiscoveredTaps) -> str:
     maps = [*network.backbone, *network.neck, *([network.head] if network.head else [])]
     return f'({network.network}) {", ".join(map(str, maps)) or "none"}'
 
@@ -248,3 +248,6 @@ def _of_equal_stride(student: Iterable[MapCandidate], teacher: Iterable[MapCandi
             pairs.append(Pair(level, partner))
     notes += [f'teacher {candidate}: the student has no level of this stride' for candidate in unpaired]
     return pairs
+
+
+Found, Chosen = DiscoveredTaps, TapPairs  # their names until 0.3

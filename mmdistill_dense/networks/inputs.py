@@ -21,8 +21,8 @@ from mmdistill_dense.config.values import normalising
 from mmdistill_dense.utils.reproducible import fork_rng
 from mmdistill_dense.utils.validate import Positive, some
 
-# The largest number in a preprocessor's mean and std, its unit, says which pixels it is for: above 58 for pixels from 0
-# to 255, at most 1 for pixels from 0 to 1. Pixels that were normalised before, or are from 0 to 1, are at most 5.
+# The largest of a preprocessor's mean and std, its unit, tells the pixel range: above 58 is 0 to 255, at most 1 is 0 to
+# 1. Pixels that were normalised before, or are from 0 to 1, are at most 5.
 NORMALISED = 8.0
 # units: pixels are too small for a preprocessor if all are below, too large if some are above
 SMALL, LARGE = 0.08, 50.0
@@ -64,7 +64,7 @@ class InputStats:
 
 
 def check_teacher_inputs(key: str, stats: Sequence[InputStats], config: Mapping[str, Any]) -> None:
-    """Raise a ``ValueError`` for a teacher that sees or gives what cannot teach, in all processes alike."""
+    """Raise a ``ValueError`` on every rank if a teacher's inputs are unusable or its maps constant on any rank."""
     steps = normalising((config.get('train_dataloader') or {}).get('dataset'))
     # Of caffe's normalisation, which only subtracts, the pixels do not show that it was done twice.
     subtracts_mean = any(np.any(step.get('mean') or 0) for step in steps)

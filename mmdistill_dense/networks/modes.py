@@ -45,7 +45,7 @@ def followed(network: nn.Module) -> list[nn.Module]:
 
 
 @contextmanager
-def kept(modules: Iterable[nn.Module], buffers: Iterable[Tensor] = (), streams: bool = False) -> Iterator[None]:
+def restoring(modules: Iterable[nn.Module], buffers: Iterable[Tensor] = (), streams: bool = False) -> Iterator[None]:
     """Restore the modes of modules, the values of buffers and the random ``streams`` at the end."""
     modes = [(module, module.training) for module in modules]
     values = [(buffer, buffer.clone()) for buffer in buffers]
@@ -82,7 +82,7 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def untouched(*modules: nn.Module) -> Iterator[None]:
+def without_side_effects(*modules: nn.Module) -> Iterator[None]:
     """Let modules run once more, and restore buffers, modes, random streams and autocast's cache.
 
     Autocast keeps the half-precision copies of weights it made; in older versions of torch, those made without gradient
@@ -93,7 +93,7 @@ def untouched(*modules: nn.Module) -> Iterator[None]:
     cached = torch.is_autocast_cache_enabled()
     torch.set_autocast_cache_enabled(False)
     try:
-        with kept(within, buffers, streams=True):
+        with restoring(within, buffers, streams=True):
             yield
     finally:
         torch.set_autocast_cache_enabled(cached)
@@ -113,3 +113,6 @@ def is_noise(module: nn.Module) -> bool:
     torchs = any(kind.__module__.startswith('torch.nn.modules.') for kind in kinds)
     has_name = any(part in name for part in ('drop', 'norm', 'stochasticdepth'))
     return has_name or (torchs and not isinstance(module, _CONTAINERS))
+
+
+kept, untouched = restoring, without_side_effects  # their names until 0.3

@@ -131,7 +131,7 @@ class Traced:
     renormalise: Callable[[Tensor], Tensor] | None = None  # from the student's normalised pixels; None: the same
 
     def plan(self, required: Iterable[Collection[str] | None] = ()) -> Traced:
-        """Return how a teacher runs of whom distillers also require these children; ``None`` means all of them."""
+        """Return the plan, extended by the children that distillers call; ``None`` means all children."""
         parts: Collection[str] | None = self.parts
         for names in required:
             parts = None if parts is None or names is None else {*parts, *names}

@@ -1,4 +1,4 @@
-"""What only building needs: the files of mim in a wheel, and links that hold outside of the repository.
+"""Setuptools commands for building the wheel: the files of mim in it, and links that hold outside of the repository.
 
 The public address of the repository stands in one place, ``url`` in setup.cfg. Links, badges and the Colab link are
 made from it, and left out while it is empty.

@@ -8,7 +8,7 @@ from mmdistill_dense import distillers
 from mmdistill_dense.config.resolve import load_model
 from mmdistill_dense.distillers.feature import FeatureDistiller
 from mmdistill_dense.engine.resume import describe_identity, differ, identity
-from mmdistill_dense.networks.auto_taps import Found, MapCandidate, discover, pair_taps
+from mmdistill_dense.networks.auto_taps import DiscoveredTaps, MapCandidate, discover, pair_taps
 from mmdistill_dense.networks.building import build_network, copy_network
 from mmdistill_dense.networks.recording import Recorder
 from mmdistill_dense.networks.taps import Tap
@@ -76,11 +76,11 @@ def places(*strides, part='backbone'):
 ])  # fmt: skip
 def test_backbones_are_paired_from_the_end(student, teacher, pairs):
     """And a head with a head whose stride differs by a factor of 2 at most."""
-    chosen = pair_taps(Found('S', backbone=places(*student)), Found('T', backbone=places(*teacher)))
+    chosen = pair_taps(DiscoveredTaps('S', backbone=places(*student)), DiscoveredTaps('T', backbone=places(*teacher)))
     assert [(pair.student.tap, pair.teacher.tap) for pair in chosen.pairs] == [
         (f'backbone[{s}]', f'backbone[{t}]') for s, t in pairs
     ]
-    one, two = (Found('S', True, places(8), head=places(stride, part='decode_head')[0]) for stride in (2, 8))
+    one, two = (DiscoveredTaps('S', True, places(8), head=places(stride, part='decode_head')[0]) for stride in (2, 8))
     chosen = pair_taps(one, two)
     assert [pair.student.tap for pair in chosen.pairs] == ['backbone[0]'] and 'factor of 2' in chosen.notes[0]
 

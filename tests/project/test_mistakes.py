@@ -73,7 +73,7 @@ def cut(path: str) -> None:
     case('hold the value 0 alone', '', relabelled(0)),
     case('48x64 pixels, its label image', '', lambda _: Image.new('L', (9, 9), 1).save('mine/labels/val/0.png')),
     case('--classes: a twice', '--classes a b a'),
-    case('Names stand apart', '--classes a,b,c', soak=True),
+    case('Separate names by spaces', '--classes a,b,c', soak=True),
     case('4 files cannot be read as pictures: .* train/0.jpg ( .* train/1.jpg ( .* val/0.jpg ( .* train/1.png (', '',
          lambda _: [cut('mine/images/train/0.jpg'), wrote('mine/images/train/1.jpg')(_),
                   wrote('mine/images/val/0.jpg', '<html>')(_), cut('mine/labels/train/1.png')]),

@@ -561,7 +561,7 @@ def test_files_with_other_endings_are_named(capsys: pytest.CaptureFixture) -> No
         Path('pictures/c', name).touch()
     call(student(), 'pictures')
     out = capsys.readouterr().out
-    assert out.endswith('left out 4 files with endings of no picture or video: .gif, .heic, notes\n')
+    assert out.endswith('skipped 4 files that are not images or videos: .gif, .heic, notes\n')
     assert Image.open('out/drawn/pictures/b/2.jfif').format == 'JPEG'
 
 

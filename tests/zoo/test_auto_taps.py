@@ -11,7 +11,7 @@ import pytest
 from mmengine.registry import DefaultScope
 
 from mmdistill_dense.config.resolve import load_model
-from mmdistill_dense.networks.auto_taps import Found, discover, pair_taps
+from mmdistill_dense.networks.auto_taps import DiscoveredTaps, discover, pair_taps
 from mmdistill_dense.networks.building import build_network
 from mmdistill_dense.utils.process import quiet
 from tests.zoo.every_network import names as every_name
@@ -27,7 +27,7 @@ def names() -> tuple[str, ...]:
 
 
 @cache
-def found(name: str, trains: bool = False) -> Found:
+def found(name: str, trains: bool = False) -> DiscoveredTaps:
     """The places of a network by its config's name, at its training size."""
     with quiet():
         config = load_model(dict(cfg=name), 'model')

@@ -363,7 +363,7 @@ def _why_untested(context: CheckContext, teacher: FrozenTeacher) -> str:
     return next((f'not tested: {reason}' for reason, applies in reasons.items() if applies), '')
 
 
-REPEATS = 1  # timed turns, after one that warms up: an estimate
+REPEATS = 1  # timed repeats after one warm-up: an estimate
 
 
 def run_step(context: CheckContext) -> Findings:

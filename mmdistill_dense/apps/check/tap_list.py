@@ -24,7 +24,7 @@ from mmdistill_dense.config.resolve import (
 )
 from mmdistill_dense.distillers.base import Distiller
 from mmdistill_dense.foundation.vit import PatchMap
-from mmdistill_dense.networks.auto_taps import Found, discover, nothing_to_pair, pair_taps
+from mmdistill_dense.networks.auto_taps import DiscoveredTaps, discover, nothing_to_pair, pair_taps
 from mmdistill_dense.networks.inputs import InputGrid
 from mmdistill_dense.networks.recording import noting, run_parts
 from mmdistill_dense.networks.taps import HEAD, Tap, flatten, heads_of, resolve_tap
@@ -212,7 +212,7 @@ def auto_taps(config: Config, size: Size | None = None) -> tuple[list[str], dict
     """
     lines, taps = list[str](), dict[str, dict[str, None]]()
 
-    def discover_taps(option: ModelConfig, grid: InputGrid | None = None, trains: bool = False) -> Found:
+    def discover_taps(option: ModelConfig, grid: InputGrid | None = None, trains: bool = False) -> DiscoveredTaps:
         with DefaultScope.overwrite_default_scope(option.scope), quiet():
             return discover(TeacherOption('model', '', option, grid=grid).build, side, trains)
 

@@ -37,7 +37,10 @@ class Labels(nn.Module):
 
 @torch.library.custom_op('mmdistill_dense::suppress', mutates_args=())
 def suppress(boxes: Tensor, scores: Tensor, overlap: float, limit: int) -> Tensor:
-    """Return the numbers of the boxes that stay, best first, then -1 up to ``limit``. Scores of 0 and less go."""
+    """Return the numbers of the boxes that stay, best first, then -1 up to ``limit``.
+
+    Boxes with a score of 0 or less are dropped.
+    """
     from mmcv.ops import nms  # which mmcv-lite has not; segmentors need none
 
     valid = (scores > 0).nonzero().squeeze(1)

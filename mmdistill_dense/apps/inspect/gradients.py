@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from mmdistill_dense.losses.tensors import sum_dtype
 from mmdistill_dense.model.balanced_step import TASK, ParameterGroups, backbone_parameters, flat_gradients, split_terms
 from mmdistill_dense.model.distill_model import distillers_of
-from mmdistill_dense.networks.modes import untouched
+from mmdistill_dense.networks.modes import without_side_effects
 from mmdistill_dense.networks.recording import Recorder
 from mmdistill_dense.utils.distributed import mean_over_ranks, unwrap
 from mmdistill_dense.utils.runner_internals import Network
@@ -71,7 +71,7 @@ def measure_gradients(model: Network, data: Mapping[str, Any]) -> list[Term]:
     taps = list(dict.fromkeys(tap for distiller in active for tap in distiller.student_taps))
     recorders = [Recorder(model, taps, 'student_tap', copies=copies) for copies in (False, True)]
     with contextlib.ExitStack() as stack:
-        for context in (untouched(model), _ready(model), torch.enable_grad()):
+        for context in (without_side_effects(model), _ready(model), torch.enable_grad()):
             stack.enter_context(context)
         model.train()
         ready = model.data_preprocessor(copy.deepcopy(data), True)

@@ -212,7 +212,7 @@ def name_classes(
         names = default_names(values)
     table = values if counted else tuple(range(len(names)))
     if len(names) < len(values) or len(names) != len(table):
-        apart = ' Names stand apart: --classes sky road.' if len(names) == 1 and ',' in names[0] else ''
+        apart = ' Separate names by spaces: --classes sky road.' if len(names) == 1 and ',' in names[0] else ''
         highest = next((value for value in reversed(stats.files) if value != IGNORED), IGNORED)
         examples = f'{some(stats.files, 12)} (the {highest} for instance in {stats.files[highest][0]})'
         summary = f'{len(names)} names ({some(names)}), but the label images have the values {examples}'

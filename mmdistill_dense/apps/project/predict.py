@@ -84,7 +84,7 @@ def predict_command(args: argparse.Namespace) -> None:
         print(f'skipped  {len(unread)} {reason}: {some(printable(str(file)) for file in unread)}')
     if other_files:
         endings = sorted({file.suffix.lower() or file.name for file in other_files})
-        print(f'left out {len(other_files)} files with endings of no picture or video: {some(map(printable, endings))}')
+        print(f'skipped {len(other_files)} files that are not images or videos: {some(map(printable, endings))}')
 
 
 def find_student(path: Path, checkpoint: str | None = None, method: str | None = None) -> tuple[Path, Path]:

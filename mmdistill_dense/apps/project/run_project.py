@@ -26,7 +26,7 @@ from mmdistill_dense.utils.files import read_json, write_json
 from mmdistill_dense.utils.process import heartbeat, quiet
 from mmdistill_dense.utils.validate import some
 
-# what a page or a warning may fail by, without which a run goes on
+# errors of the report that must not stop a run
 _REPORT_ERRORS = (ImportError, LookupError, OSError, RuntimeError, TypeError, ValueError)
 _REQUIRED_FILES = ('data.py', 'pair.py', 'control.py')
 

@@ -220,7 +220,7 @@ def execute_run(definition: Definition, run: Run, launcher: str = 'none', attend
     """Do a run or the rest of it, to the same bits.
 
     ``attended``: the suite has checked and written its config, and a folder in which another process works is refused
-    at once; else its end is waited for.
+    at once; otherwise wait for its end.
     """
     if missing := run.missing:
         raise RuntimeError(f'{run.title} needs results that are not there yet: {", ".join(map(str, missing))}')

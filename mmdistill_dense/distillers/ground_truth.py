@@ -156,7 +156,10 @@ def check_competing(key: str, teacher: FrozenTeacher | None, taps: Iterable[Tap]
         head = _head_config(teacher, tap.path) or {}
         decode = [loss for loss in listed(head.get('loss_decode')) if type_name(loss) in _SEGMENTATION]
         independent = [type_name(loss) == 'FocalLoss' or loss.get('use_sigmoid', False) for loss in decode]
-        if (head.get('loss_cls') or {}).get('use_sigmoid') or (decode and all(independent)):
+        if type_name(head) in _PROBABILITIES and '.' not in tap.path:
+            raise ValueError(f"{key}: {tap} gives probabilities ({type_name(head)}): compare the neck by type='PKD'.")
+        loss = head.get('loss_cls') or {}
+        if loss.get('use_sigmoid', type_name(loss) == 'GaussianFocalLoss') or (decode and all(independent)):
             option = 'loss_decode' if decode else 'loss_cls.use_sigmoid'
             problem = f'are independent yes/no scores ({option} of their head), which do not compete'
             raise ValueError(f"{key}: {tap} {problem}: set {key}.activation='sigmoid'.")

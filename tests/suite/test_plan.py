@@ -292,8 +292,8 @@ def test_a_row_is_checked_with_a_step_of_few_pictures(batch: int, few: int, monk
 
     def checked(config: Config, options: Any, tell: Any) -> Any:
         asked.append(options.batch)
-        found = SimpleNamespace(pictures=0, student=None, teachers=[], taps=[])
-        return SimpleNamespace(findings=[], verdict='ready', subject=found)
+        context = SimpleNamespace(pictures=0, student=None, teachers=[], taps=[])
+        return SimpleNamespace(findings=[], verdict='ready', context=context)
 
     monkeypatch.setattr(preflight, 'check_config', checked)
     definition = tiny.defined(batch=batch, methods={'kd': {}, 'control_x2': {'rate': 2}})

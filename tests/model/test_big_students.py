@@ -6,7 +6,8 @@ from functools import partial
 
 import pytest
 import torch
-from mmengine.optim import OptimWrapper
+from mmengine.optim import OptimWrapper, build_optim_wrapper
+from mmengine.registry import init_default_scope
 
 from tests import toys
 
@@ -181,3 +182,28 @@ def test_no_graph_is_made_again_at_each_iteration():
         torch.testing.assert_close(toys.losses_of(model), toys.losses_of(plain), rtol=1e-4, atol=1e-5)
         counts.append(len(graphs))
     assert counts[0] > 0 and counts[3:] == [counts[3]] * 5, counts
+
+
+def test_layer_decay_leaves_distillers_at_the_whole_rate():
+    """mmseg's constructor goes by names; parts of a distiller are no early layers."""
+    init_default_scope('mmseg')
+    head = dict(type='FCNHead', in_index=2, channels=8, num_convs=1, num_classes=7, norm_cfg=dict(type='BN'))
+    backbone = dict(type='BEiT', img_size=(64, 64), patch_size=16, num_layers=3, num_heads=2, out_indices=(0, 1, 2))
+    networks = [
+        dict(
+            type='EncoderDecoder',
+            data_preprocessor=dict(type='SegDataPreProcessor', size=(64, 64)),
+            backbone=dict(backbone, embed_dims=width),
+            decode_head=dict(head, in_channels=width),
+        )
+        for width in (16, 32)
+    ]
+    teacher = dict(networks[1], checkpoint=None, allow_random=True)
+    fit = dict(fit=dict(type='FitNet', student_tap='backbone[2]'))
+    model = toys.build(toys.model_config(networks[0], teacher, fit))
+    decay = dict(constructor='LayerDecayOptimizerConstructor', paramwise_cfg=dict(num_layers=3, layer_decay_rate=0.9))
+    wrapper = build_optim_wrapper(model, dict(decay, optimizer=dict(type='AdamW', lr=1.0)))
+    rates = {id(value): group['lr'] for group in wrapper.optimizer.param_groups for value in group['params']}
+    named = {name: rates[id(value)] for name, value in model.named_parameters()}
+    assert {rate for name, rate in named.items() if name.startswith('distillers.')} == {1.0}
+    assert named['backbone.patch_embed.projection.weight'] == pytest.approx(0.9**4)

@@ -2,6 +2,7 @@
 
 import copy
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -103,6 +104,34 @@ def test_the_student_starts_from_the_pre_trained_backbone_and_a_changed_one_is_r
         plan.check_unchanged(changed, plan.runs(changed)[1:])
     with pytest.raises(ValueError, match=r'pretrain:pcd: .*model\.distillers\.pcd\.temperature'):
         plan.check_unchanged(changed, plan.runs(changed))
+
+
+@pytest.mark.soak
+def test_a_pre_training_that_was_stopped_goes_on_to_the_same_bits(monkeypatch: pytest.MonkeyPatch) -> None:
+    longer = {'config': 'pcd:toy_pretrain', 'options': {**SHORT, 'train_cfg.max_epochs': 2}}
+    ends = list[dict[str, Any]]()
+    for out in ('whole', 'stopped'):
+        suite = tiny.defined(methods={'pcd': {'pretrain': longer}}, teacher=None, out=out, checkpoint_every=1)
+        run = run_of(suite, 'pretrain:pcd')
+        if out == 'stopped':
+            with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+                patch.setattr(job.Progress, 'after_train_iter', stop_at_step(3))
+                job.execute_run(suite, run)
+            assert run.result is None and (run.folder / 'epoch_1.pth').is_file()
+        result = job.execute_run(suite, run)
+        ends.append(torch.load(run.folder / result['checkpoint'], weights_only=False))
+    assert result['restarts'] == 1
+    for part in ('state_dict', 'distillers'):
+        first, second = (end[part] for end in ends)
+        assert first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+def stop_at_step(step: int) -> Callable[..., None]:
+    def stop(hook: Any, runner: Any, *_: Any, **__: Any) -> None:
+        if runner.iter + 1 == step:
+            raise KeyboardInterrupt
+
+    return stop
 
 
 @pytest.mark.soak

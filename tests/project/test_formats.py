@@ -404,9 +404,9 @@ def test_lists_of_names_are_kept_and_a_part_for_test_validates_where_no_other_is
 def test_a_split_is_chosen_or_drawn_by_the_user(tmp_path: Path) -> None:
     exports.voc_masks(tmp_path / 'mine')
     exports.write(tmp_path / 'own/train.txt', 'a b\nb\nd\n')
-    exports.write(tmp_path / 'own/valid.csv', 'name\ne.jpg\n')
+    exports.write(tmp_path / 'own/dev.csv', 'name\ne.jpg\n')  # read before train.txt
     data = find_seg_data(tmp_path / 'mine', rule=SplitRule.read(str(tmp_path / 'own')))
-    assert {part: split.names for part, split in data.splits.items()} == {'train': ('a b', 'b', 'd'), 'val': ('e',)}
+    assert [(part, *split.names) for part, split in data.splits.items()] == [('train', 'a b', 'b', 'd'), ('val', 'e')]
     drawn = find_seg_data(tmp_path / 'mine', rule=SplitRule.read('0.5'))
     assert counts(drawn) == {'train': 3, 'val': 3}
     exports.ultralytics(tmp_path / 'yolo')

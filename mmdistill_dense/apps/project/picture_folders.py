@@ -360,7 +360,7 @@ def read_lists(
     if wrong and not rule.lists and len({*folder_parts.values()} - {None}) > 1:  # darknet's obj_train_data holds all
         problem = f'the lists ({source}) and the folders tell two splits: {some(wrong, 2)}'
         raise ValueError(f'--data {root}: {problem}. Remove the lists, or choose them by --split FOLDER.')
-    return lists, parts
+    return lists, {part: parts[part] for part in SPLITS if part in parts}
 
 
 class Names:

@@ -313,6 +313,13 @@ def test_boxes_stand_where_they_were_in_a_large_picture(kind: Callable[[torch.Te
     assert shown(InstanceData(bboxes=BOX, labels=torch.tensor([7])), {'classes': None, 'palette': None}).source
 
 
+@pytest.mark.parametrize(('names', 'is_named'), [(('cat',), False), (('cat', 'dog'), True)])
+def test_true_objects_of_a_single_class_are_framed_without_its_name(names: tuple[str, ...], is_named: bool) -> None:
+    truth = DetDataSample(gt_instances=InstanceData(bboxes=BOX, labels=torch.tensor([0])))
+    picture = draw(np.zeros((960, 1280, 3), np.uint8), truth, {**META, 'classes': names}, 'gt')
+    assert (picture[200, 200:600] == (250, 0, 0)).all() and picture[202:399, 202:599].any() == is_named
+
+
 def test_a_mask_without_a_box_is_framed_and_named() -> None:
     """As SOLO finds them, and labels of masks alone."""
     masks = torch.zeros(1, 60, 80, dtype=torch.bool)

@@ -72,9 +72,10 @@ def draw(picture: np.ndarray, sample: Any, meta: Mapping[str, Any], which: str, 
         _fill(picture, mask, shade)
     for box, shade in zip(boxes, shades, strict=True):
         cv2.rectangle(picture, box[:2].tolist(), box[2:].tolist(), shade, 2)
-    for number, (left, top, right, low) in enumerate(boxes):  # over all boxes
-        name = f'class {instances.labels[number]}'
-        name = classes[instances.labels[number]] if classes and _has(classes[instances.labels[number]]) else name
+    is_plain = 'scores' not in instances and len(classes or ()) == 1  # the only name would hide small objects
+    for number, (left, top, right, low) in enumerate(() if is_plain else boxes):  # over all boxes
+        label = instances.labels[number]
+        name = classes[label] if classes and _has(classes[label]) else f'class {label}'
         text = f'{name}: {100 * instances.scores[number]:.1f}' if 'scores' in instances else str(name)
         size = min(18, min(width, height) / 25) * min(1, 0.5 + (right - left) * (low - top) / 3e4)
         write_on(picture, text, max(8, round(size)), left + 2, top + 2)

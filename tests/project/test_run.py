@@ -22,6 +22,7 @@ from mmdistill_dense.apps.check import stages
 from mmdistill_dense.apps.check.context import CheckContext, Options
 from mmdistill_dense.apps.check.run import CheckReport
 from mmdistill_dense.apps.project import price, run_project
+from mmdistill_dense.apps.report.section import Section
 from mmdistill_dense.apps.suite import plan, preflight
 from mmdistill_dense.apps.suite.definition import load_suite
 from mmdistill_dense.apps.suite.plan import Run
@@ -166,6 +167,15 @@ def test_a_page_is_old_when_a_result_is_newer_and_is_written_anew_at_the_end(
     assert written == [{'pictures': 0}] and not run_project.newer(place / 'report.html', definition.out)
     run_project._after_run(place, definition)
     assert len(written) == 2, 'a page that cannot be written stops no training'
+
+
+def test_what_the_page_leaves_out_is_printed(
+    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    section = Section('predictions', 'Predictions', reasons=['the pictures are gone.'])
+    monkeypatch.setattr(run_project, 'make_report', lambda *_: (None, [section]))
+    run_project._report(place, load_suite(place / 'suite.yaml'))
+    assert 'report   left out, predictions: the pictures are gone.\n' in capsys.readouterr().out
 
 
 @pytest.mark.parametrize('code', [0, 1, 130])

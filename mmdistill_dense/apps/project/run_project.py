@@ -138,7 +138,8 @@ def _report(folder: Path, definition: Definition) -> list[str]:
     except _REPORT_ERRORS as error:
         print(f'report   left out: {error}')
         return []
-    print(f'report   {page}')
+    reasons = (f'left out, {section.title.lower()}: {reason}' for section in sections for reason in section.reasons)
+    print(*(f'report   {text}' for text in (page, *reasons)), sep='\n')
     return sections[0].lead
 
 

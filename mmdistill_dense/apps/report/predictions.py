@@ -21,7 +21,7 @@ from mmengine.registry import DefaultScope, init_default_scope
 from mmdistill_dense.apps.export.write_student import load_student
 from mmdistill_dense.apps.inspect.drawing import CONFIDENT, draw, image_of
 from mmdistill_dense.apps.inspect.inference import predict_items
-from mmdistill_dense.apps.report.runs import Comparison, TrainedRun
+from mmdistill_dense.apps.report.runs import Comparison, TrainedRun, starts_of
 from mmdistill_dense.apps.report.section import Key, Missing, Panel, Section, Sheet, Strip, gain_sheet, panel
 from mmdistill_dense.config.values import layers, type_name
 from mmdistill_dense.networks.teacher import FrozenTeacher
@@ -78,8 +78,11 @@ class Predictions:
         best = best or next((run.name for run in first_runs if run not in comparison.controls), None)
         pair = [name for name in (control, best) if name in {run.name for run in first_runs}]
         is_pair = len(pair) == 2
-        scenes, meta = scenes_of(first_runs[0], max(count, CANDIDATES) if is_pair else count)
-        networks = {run.name: partial(student_of, run) for run in first_runs} | self._teachers(first_runs)
+        # the newest run of a suite knows the folders of data and teacher, where its project was moved
+        by_start = sorted(comparison.students, key=lambda run: starts_of(run.folder)[-1].name, reverse=True)
+        runs = [*(run for run in by_start if run.suite and run.suite == first_runs[0].suite), *first_runs]
+        scenes, meta = scenes_of(runs[0], max(count, CANDIDATES) if is_pair else count)
+        networks = {run.name: partial(student_of, run) for run in first_runs} | self._teachers(runs)
         numbers = list(range(len(scenes)))
         for name in pair if is_pair else ():
             self.section.attempt(partial(self._predict, name, networks[name], scenes, numbers, count))
@@ -87,10 +90,8 @@ class Predictions:
         if is_pair and all(name in self.samples for name in pair):
             alone, taught = ([self.samples[name][number] for number in numbers] for name in pair)
             shown = [numbers[index] for index in choose_pictures(alone, taught, count)]
-            note = (
-                f'Of {len(numbers)} pictures those on which {" and ".join(pair)} differ most, and the latter errs most.'
-            )
-            self.section.note = f'{note} {self.section.note}'
+            choice = f'on which {" and ".join(pair)} differ most, and the latter errs most.'
+            self.section.note = f'Of {len(numbers)} pictures those {choice} {self.section.note}'
         else:
             shown = [numbers[index] for index in evenly_spaced(len(numbers), min(count, len(numbers)))]
         for name, load in networks.items():
@@ -102,11 +103,11 @@ class Predictions:
         sheet = class_sheet({name: self.samples.get(name, {}) for name in pair}, meta) if is_pair else None
         return [*strips, *([sheet] if sheet else [])] if self.costs else []
 
-    def _teachers(self, first_runs: Sequence[TrainedRun]) -> dict[str, Callable[[], Any]]:
+    def _teachers(self, runs: Sequence[TrainedRun]) -> dict[str, Callable[[], Any]]:
         """Return what loads each teacher; note why there is none."""
         # the teacher that a control names may not exist
-        run = sorted(first_runs, key=lambda run: (not run.teachers, not run.distillers))[0]
-        configs = {str([option.get('cfg') for option in run.teachers.values()]) for run in first_runs if run.distillers}
+        run = sorted(runs, key=lambda run: (not run.teachers, not run.distillers))[0]
+        configs = {str([option.get('cfg') for option in run.teachers.values()]) for run in runs if run.distillers}
         teachers = run.teachers if len(configs - {'[]'}) < 2 else {}
         if not teachers:
             cause = 'the runs have several' if run.teachers else 'the config has none'

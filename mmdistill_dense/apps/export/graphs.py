@@ -25,6 +25,7 @@ from mmdistill_dense.apps.export.prepare import preparation
 from mmdistill_dense.config.values import plain
 from mmdistill_dense.networks.trace import input_channels
 from mmdistill_dense.utils.files import write_whole
+from mmdistill_dense.utils.process import quiet
 from mmdistill_dense.utils.removed import removed
 from mmdistill_dense.utils.validate import size_text
 from mmdistill_dense.utils.version import __version__
@@ -274,8 +275,7 @@ def save_onnx(model: Any, path: Path, about: Mapping[str, Any]) -> None:
 
 def onnx_of(program: torch.export.ExportedProgram, inputs: list[str], outputs: list[str], **options: Any) -> Any:
     """Return a traced program as ONNX with these names."""
-    with warnings.catch_warnings():
-        warnings.simplefilter('ignore')
+    with quiet():  # torch warns where torchvision is missing
         options |= {'input_names': inputs, 'output_names': outputs, 'opset_version': _OPSET}
         onnx = torch.onnx.export(program, dynamo=True, verbose=False, **options)
     assert onnx is not None

@@ -35,12 +35,13 @@ def require(paths: dict[str, str | None], where: str, also: str = '') -> None:
     """
     for key, path in paths.items():
         if path and '://' not in path and not Path(path).exists():
+            keys = ' or '.join(dict.fromkeys(('data_root', key)))
             raise FileNotFoundError(
                 f'{where}: {key} = {path!r} does not exist (looked for {str(Path(path).absolute())!r}). '
-                f'{_nearest(Path(path))} Correct data_root or {key}, e.g. --cfg-options '
-                f'test_dataloader.dataset.data_root=DIR, inside another data set '
-                f'train_dataloader.dataset.datasets.0.data_root=DIR, or set the environment variable {ENV} to the '
-                f'folder of all data sets.{also}'
+                f'{_nearest(Path(path))} Correct {keys} in the config, or by --cfg-options, e.g. '
+                'test_dataloader.dataset.data_root=DIR, inside another data set '
+                'train_dataloader.dataset.datasets.0.data_root=DIR, without labels model.unlabelled.data_root=DIR, '
+                f'or set the environment variable {ENV} to the folder of all data sets.{also}'
             )
 
 

@@ -95,7 +95,8 @@ def test_every_way_out_of_the_message_works(tmp_path: Path) -> None:
     cfg = Config.fromfile(find_config('mmdistill_dense::afdcd/deeplabv3_r101_to_r18_voc.py'))
     with pytest.raises(FileNotFoundError) as caught:
         DATASETS.build(cfg.train_dataloader.dataset)
-    keys = re.findall(r'(\S+)=DIR', str(caught.value))
+    *keys, unlabelled = re.findall(r'(\S+)=DIR', str(caught.value))
+    assert unlabelled == 'model.unlabelled.data_root'
     assert keys == ['test_dataloader.dataset.data_root', 'train_dataloader.dataset.datasets.0.data_root']
     cfg.merge_from_dict({key: str(tmp_path) for key in [*keys, keys[-1].replace('.0.', '.1.')]})
     for dataset in (cfg.test_dataloader.dataset, *cfg.train_dataloader.dataset.datasets):

@@ -138,7 +138,7 @@ def test_a_mistake_in_the_pipeline_is_no_damaged_file_and_a_grey_picture_neither
 
 @pytest.mark.parametrize(('options', 'kind', 'told'), [
     ({}, FileNotFoundError, r'no picture to use in .* 0 files of extensions \.jpg, \.jpeg'),
-    (dict(data_root='/gone'), FileNotFoundError, 'data_root = .*gone.* does not exist .*MMDISTILL_DATA'),
+    (dict(data_root='/gone'), FileNotFoundError, 'data_root = .*gone.* .*Correct data_root in the config'),
     (dict(ann_file='list.txt'), FileNotFoundError, 'ann_file = .*list.txt'),
     (dict(data_prefix=['a', 'b'], ann_file='list.txt'), ValueError, 'ann_file goes with one data_prefix'),
 ])  # fmt: skip

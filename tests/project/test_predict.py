@@ -195,7 +195,7 @@ def test_boxes_are_coco_json_and_masks_run_lengths(capsys: pytest.CaptureFixture
         assert one['score'] == pytest.approx(float(score), abs=1e-4) and one['category_id'] == int(kind) + 1
     assert len({one['id'] for one in told['annotations']}) == len(told['annotations'])
     COCO('out/predictions.json')
-    assert Path('out/drawn/pictures/b/1.png').is_file() and 'boxes of 0.35 or more, in 2' in capsys.readouterr().out
+    assert Path('out/drawn/pictures/b/1.png').is_file() and 'boxes of 0.35 or more, in 2 ' in capsys.readouterr().out
     assert main(['predict', student('cascade_mask_rcnn'), 'pictures/a/0.png', '--threshold', '0']) == 0
     coco = COCO('predictions/predictions.json')
     masks = np.stack([coco.annToMask(one) for one in coco.dataset['annotations']])
@@ -496,11 +496,11 @@ def test_results_are_added_to_and_are_no_pictures_of_another_call(monkeypatch: p
 
 def test_boxes_of_earlier_calls_are_kept(capsys: pytest.CaptureFixture) -> None:
     call(student('retinanet'), 'pictures/a/0.png', 'pictures/a', 'pictures/b/../a/0.png', out='given twice')
-    assert boxes_of('given twice') == ['pictures/a/0.png'] and 'or more, in 1\n' in capsys.readouterr().out
+    assert boxes_of('given twice') == ['pictures/a/0.png'] and 'or more, in 1 pictures\n' in capsys.readouterr().out
     for names in ('ab', 'c', 'a'):
         call('student.pth', *(f'pictures/{name}' for name in names), '--threshold', '0')
     assert boxes_of('out') == ['pictures/a/0.png', 'pictures/b/1.png', 'pictures/c/2.png']
-    assert 'in 1; boxes in 2 earlier ones are kept' in capsys.readouterr().out
+    assert 'in 1 pictures; boxes in 2 earlier ones are kept' in capsys.readouterr().out
     call('student.pth', 'pictures', '--threshold', '0', out='once')
     assert Path('out/predictions.json').read_text() == Path('once/predictions.json').read_text()
     values('predictions.json', 'categories', 0, name='another')(Path('out'))

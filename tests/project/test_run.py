@@ -232,7 +232,7 @@ def test_the_best_student_is_exported_and_again_when_another_is_best(
     assert 'student  not written: kd cannot be exported: its weights are gone' in run_project.export_best(
         place, collect(definition)
     )
-    assert main(['run', str(place), '--export', 'kdd']) == 2 and '--export kdd: no row of' in capsys.readouterr().err
+    assert main(['run', str(place), '--export', 'kdd']) == 2 and 'which has control, kd.' in capsys.readouterr().err
 
 
 def test_the_price_is_told_before_it_is_paid(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:

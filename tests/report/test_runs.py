@@ -565,6 +565,6 @@ def test_a_detector_has_the_precision_of_each_class_with_its_gain(tmp_path: Path
             metrics = dict(metric='coco/bbox_mAP', metrics=dict(test=found, val=found))
             result(row(tmp_path, name, seed=seed), 40.0, metrics)
     sheet = answer(tmp_path).class_precisions()
-    assert sheet is not None
+    assert sheet is not None and sheet.head == ['class', 'control', 'kd', 'gain']
     assert sheet.rows == [['dog', '25.0', '50.0', '+25.0'], ['cat', '55.0', '50.0', '-5.0']]
     assert answer(tmp_path / 'runs/control').class_precisions() is None

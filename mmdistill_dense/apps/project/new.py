@@ -132,7 +132,7 @@ def plan(args: argparse.Namespace, tell: Tell) -> tuple[dict[str, str], SegData 
     for name in names:
         distillers = methods.distillers_for(name, student, teacher, steps)
         files[f'{name}.py'] = config_files.method_file(name, distillers, free.option if free else None)
-        tell(f"method   {name}: {', '.join(option['type'] for option in distillers.values())} with settings='auto'")
+        tell(f"method   {name}: {', '.join(sorted({cfg['type'] for cfg in distillers.values()}))} with settings='auto'")
     if free:
         tell(f'         also taught on {free.count} pictures without labels, half of a step, in {free.folder}')
     if free and free.names:

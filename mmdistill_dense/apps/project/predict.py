@@ -320,10 +320,10 @@ class Student:
             legend = (f'{name} {colour}' for name, colour in zip(self.classes, colours, strict=True))
             yield f'colours  {some(legend, 6)}, half and half with the picture'
         else:
-            count = sum(len(self.boxes[str(name)][1]) for name in self.written)
-            earlier = len(self.boxes) - len(self.written)
+            count, pictures = sum(len(self.boxes[str(name)][1]) for name in self.written), len(self.written)
+            earlier = len(self.boxes) - pictures
             more = f'; boxes in {earlier} earlier ones are kept' if earlier else ''
-            yield f'         {out / BOXES}: {count} boxes of {self.threshold} or more, in {len(self.written)}{more}'
+            yield f'         {out / BOXES}: {count} boxes of {self.threshold} or more, in {pictures} pictures{more}'
         device = next(self.network.parameters()).device
         passes, prepared = (times[1:] or times for times in (self.milliseconds, self.prepared))  # the first is slower
         threads = f', {torch.get_num_threads()} threads' if device.type == 'cpu' else ''

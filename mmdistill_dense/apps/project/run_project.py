@@ -62,7 +62,8 @@ def run_project(folder: Path, exported: Sequence[str] = ()) -> int:
         with quiet():
             definition = open_project(folder)
             if unknown := [name for name in exported if name not in (CONTROL, *definition.methods)]:
-                raise ValueError(f'--export {unknown[0]}: no row of {definition.path}: {", ".join(definition.methods)}')
+                names = ', '.join((CONTROL, *definition.methods))
+                raise ValueError(f'--export {unknown[0]}: no row of {definition.path}, which has {names}.')
             lines = list(screen(definition))
         print('\n'.join(lines), flush=True)
         _warn(definition)

@@ -246,7 +246,7 @@ class Answer:
         control, method = precisions
         names = {key: key.partition('/')[2].removesuffix('_precision') for key in control if key in method}
         scores = [(name, control[key], method[key]) for key, name in names.items()]
-        return gain_sheet('AP of each class', ['student alone', best.name], scores)
+        return gain_sheet('AP of each class', [best.control.name, best.name], scores)
 
     def _row(self, name: str) -> list[str]:
         runs, row = self.comparison.runs_of(name), self.verdict.row(name)

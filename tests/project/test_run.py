@@ -173,7 +173,7 @@ def test_what_the_page_leaves_out_is_printed(
     place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     section = Section('predictions', 'Predictions', reasons=['the pictures are gone.'])
-    monkeypatch.setattr(run_project, 'make_report', lambda *_: (None, [section]))
+    monkeypatch.setattr(run_project, 'make_report', lambda *_, **__: (None, [section]))
     run_project._report(place, load_suite(place / 'suite.yaml'))
     assert 'report   left out, predictions: the pictures are gone.\n' in capsys.readouterr().out
 

@@ -176,6 +176,9 @@ def test_runs_from_before_a_move_cost_no_pictures(suite: Path, tmp_path: Path) -
     for config in tmp_path.glob('runs/*/*/*/vis_data/config.py'):
         config.write_text(f"{config.read_text()}\n{gone}\nmodel['teacher']['checkpoint'] = '/gone/teacher.pth'\n")
     assert 'does not exist' in make_named(tmp_path).reasons[0]
+    data = TrainedRun(suite / f'runs/kd/seed{SEED}', 'kd').config
+    section = Predictions(compare([tmp_path]), 1, data=data).section
+    assert titles(section.items[0]) == ['input', 'control', 'kd', 'truth'], 'a project knows where its data are'
     shutil.copytree(suite / 'runs/all', tmp_path / 'runs/late')
     start = max(tmp_path.glob(f'runs/late/seed{SEED}/2*'))
     start.rename(start.with_name('30000101_000000'))
@@ -305,7 +308,7 @@ def test_a_padded_picture_is_shown_without_its_border(monkeypatch: pytest.Monkey
 
     monkeypatch.setattr(predictions.DATASETS, 'build', lambda option: Data([item]))
     loader = SimpleNamespace(dataset={'pipeline': [{'type': 'Pad'}]})
-    (scene,), _ = predictions.scenes_of(SimpleNamespace(config={'val_dataloader': loader}), 1)
+    (scene,), _ = predictions.scenes_of({'val_dataloader': loader}, 1)
     assert scene.image.shape == (240, 320, 3) and (scene.image == 200).all()
 
 

@@ -34,7 +34,7 @@ def draw(folder: Path, out: Path) -> None:
     """Draw input, truth, and what teacher, student alone and distilled student of a method's folder detect."""
     comparison = compare([folder])
     (distilled,), (alone,), teacher = comparison.runs, comparison.controls, comparison.teacher
-    scenes, meta = scenes_of(alone, PICTURES)
+    scenes, meta = scenes_of(alone.config, PICTURES)
     networks = {
         _title('teacher', teacher): teacher_of(distilled, 'teacher'),
         _title('student alone', alone): student_of(alone),

@@ -135,7 +135,7 @@ def _report(folder: Path, definition: Definition) -> list[str]:
         return []
     try:
         with heartbeat('writing the report'), quiet():
-            _, sections = make_report([definition.out], page)
+            _, sections = make_report([definition.out], page, data=configs.control_config(definition))
     except _REPORT_ERRORS as error:
         print(f'report   left out: {error}')
         return []

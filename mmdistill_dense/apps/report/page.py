@@ -12,6 +12,8 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from mmengine.config import Config
+
 from mmdistill_dense.apps.report.predictions import PICTURES, Predictions
 from mmdistill_dense.apps.report.runs import Comparison, TrainedRun, compare
 from mmdistill_dense.apps.report.scores import Answer, answer_section
@@ -32,8 +34,9 @@ def make_report(
     control: str | Path | None = None,
     pictures: int = PICTURES,
     metric: str | None = None,
+    data: Config | None = None,
 ) -> tuple[Path, list[Section]]:
-    """Write a page about runs."""
+    """Write a page about runs; ``data`` is a config with the test set, where that was moved since."""
     if pictures < 0:
         raise ValueError(f'pictures must be 0 or more, got {pictures}')
     path = Path(out)
@@ -43,7 +46,7 @@ def make_report(
     graph_objects()
     comparison = compare(folders, control)
     with errors_only():  # networks log how they are built
-        sections = sections_of(comparison, pictures, metric)
+        sections = sections_of(comparison, pictures, metric, data)
     write_text(path, render(comparison, sections))
     return path, sections
 
@@ -58,15 +61,17 @@ def report(args: argparse.Namespace) -> None:
     print(f'{path} ({path.stat().st_size / 2**20:.1f} MB)')
 
 
-def sections_of(comparison: Comparison, pictures: int = PICTURES, metric: str | None = None) -> list[Section]:
+def sections_of(
+    comparison: Comparison, pictures: int = PICTURES, metric: str | None = None, data: Config | None = None
+) -> list[Section]:
     """Return the sections of a page: the answer with the scores, pictures, curves, settings."""
     numbers = Numbers(comparison, metric)
     answer = Answer(numbers)
     best = answer.verdict.best
-    predictions = Predictions(comparison, pictures, best.name if best else None)
+    predictions = Predictions(comparison, pictures, best.name if best else None, data)
     answer.costs = predictions.costs
     sections = [answer_section(answer), predictions.section, numbers.curves(), settings_section(comparison)]
-    tokens = token_section(comparison) if pictures else None
+    tokens = token_section(comparison, data) if pictures else None
     return [*sections[:2], *([tokens] if tokens and (tokens.items or tokens.reasons) else []), *sections[2:]]
 
 

@@ -6,7 +6,7 @@ import copy
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -15,6 +15,7 @@ from typing import Any, cast
 import cv2
 import numpy as np
 import torch
+from mmengine.config import Config
 from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import DefaultScope, init_default_scope
 
@@ -23,6 +24,7 @@ from mmdistill_dense.apps.inspect.drawing import CONFIDENT, draw, image_of
 from mmdistill_dense.apps.inspect.inference import predict_items
 from mmdistill_dense.apps.report.runs import Comparison, TrainedRun, starts_of
 from mmdistill_dense.apps.report.section import Key, Missing, Panel, Section, Sheet, Strip, gain_sheet, panel
+from mmdistill_dense.apps.suite.definition import TEACHER
 from mmdistill_dense.config.values import layers, type_name
 from mmdistill_dense.networks.teacher import FrozenTeacher
 from mmdistill_dense.networks.trace import TeacherOption
@@ -59,7 +61,8 @@ class Predictions:
     most, among some that are spread over the set; all of them where there is no such pair.
     """
 
-    def __init__(self, comparison: Comparison, count: int, best: str | None = None) -> None:
+    def __init__(self, comparison: Comparison, count: int, best: str | None = None, data: Config | None = None) -> None:
+        self.data = data  # a config with the test set, where the runs' own may name a folder that was moved
         self.costs: dict[str, NetworkCost] = {}
         self.samples: dict[str, dict[int, Sample]] = {}  # by network and number of the picture
         self._times: dict[str, float] = {}
@@ -81,7 +84,7 @@ class Predictions:
         # the newest run of a suite knows the folders of data and teacher, where its project was moved
         by_start = sorted(comparison.students, key=lambda run: starts_of(run.folder)[-1].name, reverse=True)
         runs = [*(run for run in by_start if run.suite and run.suite == first_runs[0].suite), *first_runs]
-        scenes, meta = scenes_of(runs[0], max(count, CANDIDATES) if is_pair else count)
+        scenes, meta = scenes_of(self.data or runs[0].config, max(count, CANDIDATES) if is_pair else count)
         networks = {run.name: partial(student_of, run) for run in first_runs} | self._teachers(runs)
         numbers = list(range(len(scenes)))
         for name in pair if is_pair else ():
@@ -205,15 +208,15 @@ def _class_ious(samples: Sequence[Sample], classes: int) -> list[float]:
     return torch.where(true > 0, 100 * both / union, math.nan).tolist()
 
 
-def scenes_of(run: TrainedRun, count: int) -> tuple[list[Scene], dict[str, Any]]:
+def scenes_of(config: Config, count: int) -> tuple[list[Scene], dict[str, Any]]:
     """Return evenly spaced pictures of a test set, always the same, and names and colours of its classes."""
-    loader = run.config.get('test_dataloader') or run.config.get('val_dataloader')
+    loader = config.get('test_dataloader') or config.get('val_dataloader')
     if loader is None:
         raise Missing('No predictions: the config has neither val_dataloader nor test_dataloader.')
     scenes = []
     steps = (step for _, layer in layers(loader.dataset) for step in layer.get('pipeline') or ())
     pads = any(type_name(step).endswith('Pad') for step in steps)
-    with DefaultScope.overwrite_default_scope(run.config.get('default_scope') or 'mmengine'):
+    with DefaultScope.overwrite_default_scope(config.get('default_scope') or 'mmengine'):
         dataset = DATASETS.build(loader.dataset)
         for index in evenly_spaced(len(dataset), count):
             item = dataset[index]
@@ -239,6 +242,9 @@ def student_of(run: TrainedRun) -> Network:
 def teacher_of(run: TrainedRun, name: str) -> Network | None:
     """Return a teacher of a run, by its key under ``model``, with its weights."""
     option = TeacherOption.parse(copy.deepcopy(run.teachers[name]), f'model.{name}')
+    trained = (run.suite or run.folder) / TEACHER / Path(option.checkpoint or '').name
+    if trained.is_file():  # by the suite, which may have been moved since
+        option = replace(option, checkpoint=str(trained))
     if option.other_classes:
         raise Missing(
             f'No predictions of {name}: model.{name} sets allow_other_classes or classes, so its classes need not be '

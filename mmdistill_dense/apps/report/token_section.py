@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-from mmengine.config import ConfigDict
+from mmengine.config import Config, ConfigDict
 from mmengine.registry import DefaultScope
 
 from mmdistill_dense.apps.inspect.drawing import image_of
@@ -18,13 +18,13 @@ from mmdistill_dense.registry import DISTILLERS, MODELS
 from mmdistill_dense.weights.strict_load import read_checkpoint
 
 
-def token_section(comparison: Comparison) -> Section:
+def token_section(comparison: Comparison, data: Config | None = None) -> Section:
     """Return the masks of each method that has tokens, over the first picture of the test set; perhaps without any."""
     note = 'Each token in a column, each map of the teacher in a row; yellow is a mask of 1, violet of 0.'
     section = Section('tokens', 'Masks of the tokens', note)
     for run in comparison.first_runs:
         if any(_has_tokens(option) for option in run.distillers.values()):
-            section.attempt(partial(_strips, run))
+            section.attempt(partial(_strips, run, data or run.config))
     return section
 
 
@@ -34,14 +34,14 @@ def _has_tokens(option: Any) -> bool:
     return isinstance(kind, type) and issubclass(kind, TokenDistiller)
 
 
-def _strips(run: TrainedRun) -> list[Strip]:
+def _strips(run: TrainedRun, data: Config) -> list[Strip]:
     """Return a strip for each map: the picture, and the mask of each token over it."""
     with DefaultScope.overwrite_default_scope(run.config.get('default_scope') or 'mmengine'):
         model: Any = MODELS.build(ConfigDict(run.model))
     assert run.checkpoint is not None, 'a first run has one'
     model.distillers.load_state_dict(read_checkpoint(run.checkpoint)['distillers'], strict=False)
     model.eval()  # not chained: mmseg's backbones return nothing from it
-    (scene, *_), _ = scenes_of(run, 1)
+    (scene, *_), _ = scenes_of(data, 1)
     picture, strips = image_of(scene.item['inputs']), list[Strip]()
     for name, distiller in model.distillers.items():
         if not isinstance(distiller, TokenDistiller):

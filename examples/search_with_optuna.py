@@ -28,7 +28,7 @@ from optuna.trial import TrialState
 from scipy import stats
 
 ALONE = 'alone'
-DONE = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
+DONE = (TrialState.COMPLETE, TrialState.PRUNED)
 
 
 class Report(Hook):
@@ -53,7 +53,8 @@ def trained(args: argparse.Namespace, method: str, rate: float, seed: int, trial
     config.merge_from_dict(args.cfg_options or {})
     config.model.distillers = {} if method == ALONE else dict(searched=dict(type=method, settings='auto'))
     config.optim_wrapper.optimizer.lr *= rate
-    for schedule in config.get('param_scheduler') or ():
+    schedules = config.get('param_scheduler') or []
+    for schedule in schedules if isinstance(schedules, list) else [schedules]:
         if 'eta_min' in schedule:  # the last rate, which follows the first
             schedule.eta_min *= rate
     config.randomness = dict(seed=seed)
@@ -61,7 +62,7 @@ def trained(args: argparse.Namespace, method: str, rate: float, seed: int, trial
     config.train_cfg.val_interval = max(length // args.looks, 1) if trial else length
     name = f'trial_{trial.number}' if trial else f'{method}_seed_{seed}'
     config.work_dir, config.experiment_name = str(args.out / name), name
-    config.setdefault('visualizer', {}).name = name  # mmengine keeps one for each name, with its folder
+    config.visualizer = dict(config.get('visualizer') or {}, name=name)  # mmengine keeps one for each name
     runner = Runner.from_cfg(config)
     report = Report(args.metric, trial)
     runner.register_hook(report, priority='VERY_LOW')
@@ -91,9 +92,10 @@ def search(args: argparse.Namespace) -> None:
         return trained(args, method, rate, args.seed, trial)[0]
 
     study = open_study(args, args.worker)
-    enough = optuna.study.MaxTrialsCallback(args.trials, states=DONE)
-    if len(study.get_trials(states=DONE)) < args.trials:
-        study.optimize(objective, callbacks=[enough], catch=Exception)  # a trial that diverged is a failed one
+    while max(len(study.get_trials(states=states)) for states in (DONE, (TrialState.FAIL,))) < args.trials:
+        worked = study.get_trials(states=(TrialState.COMPLETE,))
+        # a mistake in the config ends the search; where trials have worked, one that diverged is a failed one
+        study.optimize(objective, n_trials=1, catch=Exception if worked else ())
 
 
 def best(study: optuna.Study, methods: Sequence[str]) -> dict[str, Any]:

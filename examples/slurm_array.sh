@@ -2,7 +2,7 @@
 # The unfinished runs of a suite as arrays of Slurm jobs; `mmdistill` and `python` are those of the shell. Use:
 #   sh examples/slurm_array.sh DEFINITION PROCESSES [OPTIONS OF SBATCH]
 #   sh examples/slurm_array.sh benchmarks/voc.yaml 8 --partition=gpu --gres=gpu:8 --cpus-per-task=5 --time=24:00:00
-# PROCESSES are those of each run. The first array is the teacher, the next one what needs it. MOST=4 before the command lets four jobs of
+# PROCESSES are those of each run. The first array is what needs no other run (the teacher, pre-trainings), the next one what needs those. MOST=4 before the command lets four jobs of
 # an array run at a time. A job of iterations saves 120 seconds before its time limit and waits in the queue again; after a failure, the
 # same command submits what is left. Then: mmdistill suite table DEFINITION
 set -eu

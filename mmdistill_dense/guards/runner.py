@@ -1,4 +1,4 @@
-"""Checks of a runner before the first iteration: its loaders, its checkpoint hook, and the weights that it loads."""
+"""Checks of a runner before the first iteration: loaders, options of its checkpoint hook, weights that it loads."""
 
 from __future__ import annotations
 

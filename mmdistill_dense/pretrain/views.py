@@ -75,7 +75,7 @@ class RandomResizedCrop(_ViewTransform):
     uniform in ``ratio``; if none fits, the largest centred one within the bounds of the ratio.
 
     Args:
-        size: UserNetwork, or height and width, of the result in pixels.
+        size: Side, or height and width, of the result in pixels.
         scale: Bounds of the share of the area. Defaults to (0.08, 1).
         ratio: Bounds of width / height. Defaults to (3/4, 4/3).
     """

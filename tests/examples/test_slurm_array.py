@@ -105,6 +105,6 @@ def test_a_suite_is_done_by_jobs_of_slurm() -> None:
     definition = tiny.defined()
     assert submit('tiny.yaml', '1').returncode == 0
     told = [file.read_text()[-2000:] for file in sorted(Path().glob('log*'))]
-    rows = {row.name: len(row.results) for row in collect(definition).rows}
+    rows = {row.name: len(row.results) for row in collect(definition).verdict.rows}
     assert rows == {'teacher': 1, 'control': 1, 'kd': 1}, told
     assert submit('tiny.yaml', '1').stdout == 'no run is left\n'

@@ -292,7 +292,7 @@ def test_a_row_is_checked_with_a_step_of_few_pictures(batch: int, few: int, monk
 
     def checked(config: Config, options: Any, tell: Any) -> Any:
         asked.append(options.batch)
-        context = SimpleNamespace(pictures=0, student=None, teachers=[], taps=[])
+        context = SimpleNamespace(pictures=0, student=None, teachers=[], taps=[], model=None)
         return SimpleNamespace(findings=[], verdict='ready', context=context)
 
     monkeypatch.setattr(preflight, 'check_config', checked)

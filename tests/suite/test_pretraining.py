@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from mmdistill_dense.apps.suite import configs, job, plan, rows, table
+from mmdistill_dense.apps.suite import configs, job, plan, preflight, rows, table
 from mmdistill_dense.apps.suite.definition import load_suite, read_suite_file
 from tests.suite import tiny
 from tests.suite.tiny import run_of
@@ -69,16 +69,77 @@ def test_a_row_has_another_hash_where_its_pre_training_has_other_options() -> No
     ({'pretrain': 3}, 'methods.x.pretrain must be a text or a dict or None, got 3'),
     ({'pretrain': {'confg': 'a'}}, "pretrain has no option 'confg'.*Did you mean 'config'"),
     ({'pretrain': 'pcd:toy_pretrian'}, "pretrain.config: .*'toy_pretrian': unknown"),
-    ({'pretrain': 'none.py'}, "pretrain.config: file: no file 'none.py'"),
+    ({'pretrain': 'none.py'}, "pretrain.config: no file 'none.py'"),
     ({'pretrain': PCD, 'config': 'cwd:toy_seg'}, 'pretrain cannot be combined with `config`'),
     ({'pretrain': PCD, 'settings': 'auto'}, 'settings: a row without `method` has no distillers'),
     ({'pretrain': 'control:toy_seg'}, "methods.x.pretrain.config='control:toy_seg' must be a pre-training"),
     ({'pretrain': {**PCD, 'options': {'work_dir': 'a'}}}, 'methods.x.pretrain.options.work_dir: the suite sets it'),
+    ({'config': None}, 'methods.x.config is empty'),
+    ({'rate': None}, 'methods.x.rate is empty'),
 ])  # fmt: skip
 def test_mistakes_name_the_key(row: dict[str, Any], words: str) -> None:
     with pytest.raises((ValueError, FileNotFoundError), match=words):
         suite = tiny.defined(methods={'x': row})
         plan.config_of(suite, run_of(suite, 'pretrain:x'))
+
+
+@pytest.mark.parametrize(
+    ('name', 'words'), [('cwd', 'the student alone and not cwd'), ('control_p', 'is not compared')]
+)
+def test_a_name_that_says_something_else_is_refused(name: str, words: str) -> None:
+    with pytest.raises(ValueError, match=f'methods.{name}: pretrain: .*{words}'):
+        tiny.defined(methods={name: {'pretrain': PCD}})
+
+
+@pytest.mark.parametrize(('change', 'words'), [
+    ({'load_from': 'x.pth'}, "methods.pcd.pretrain has no effect beside load_from='x.pth'"),
+    ({'model.inherit': [['backbone', 'backbone']]}, 'methods.pcd.pretrain has no effect where model.inherit sets'),
+])  # fmt: skip
+def test_weights_that_something_else_replaces_are_refused(change: dict[str, Any], words: str) -> None:
+    base = "_base_ = __import__('mmdistill_dense').base('mmdistill_dense::_base_/recipes/toy_seg.py')\n"
+    keys = ''.join(f'{key} = {value!r}\n' for key, value in change.items() if '.' not in key)
+    model = {key.partition('.')[2]: value for key, value in change.items() if '.' in key}
+    Path('pair.py').write_text(f'{base}{keys}model = dict(**{model})\n')
+    suite = tiny.defined(control='pair.py', methods={'pcd': {'pretrain': PCD}})
+    with pytest.raises(ValueError, match=words):
+        plan.config_of(suite, run_of(suite, 'pcd seed 0'))
+
+
+def test_a_new_first_row_and_a_folder_called_pretrain_change_nothing() -> None:
+    suite = tiny.defined(methods={'pcd': {'pretrain': PCD}}, out='pretrain')
+    run = run_of(suite, 'pretrain:pcd')
+    assert run_of(suite, 'pcd seed 0').teacher is None and run_of(suite, 'control seed 0').pretraining is None
+    run.folder.mkdir(parents=True)
+    (run.folder / 'state.json').write_text('{}')
+    more = tiny.defined(methods={'early': {'pretrain': PCD}, 'pcd': {'pretrain': PCD}}, out='pretrain')
+    assert run_of(more, 'early seed 0').pretraining == run.folder == run_of(more, 'pcd seed 0').pretraining
+    kd = tiny.defined(methods={'kd': {}}, out='pretrain')
+    assert run_of(kd, 'kd seed 0').pretraining is None and run_of(kd, 'kd seed 0').teacher is not None
+
+
+def test_a_pre_training_of_more_processes_serves_rows_of_fewer() -> None:
+    suite = tiny.defined(methods={'pcd': {'pretrain': PCD}})
+    run = run_of(suite, 'pretrain:pcd')
+    run.folder.mkdir(parents=True)
+    (run.folder / 'result.json').write_text('{"processes": 8}')
+    plan.check_processes(run, 1)
+
+
+def test_its_own_length_and_interval_are_not_those_of_the_rows() -> None:
+    suite = tiny.defined(methods={'pcd': {'pretrain': PCD}}, checkpoint_every=300)
+    intervals = {
+        title: plan.config_of(suite, run_of(suite, title)).default_hooks.checkpoint.interval
+        for title in ('pretrain:pcd', 'pcd seed 0')
+    }
+    assert intervals['pcd seed 0'] == 300 != intervals['pretrain:pcd']
+
+
+@pytest.mark.soak
+def test_a_backbone_of_another_width_is_refused_before_anything_trains() -> None:
+    wide = {**SHORT, 'model.student.backbone.base_channels': 16}
+    suite = tiny.defined(methods={'pcd': {'pretrain': {**PCD, 'options': wide}}}, teacher=None)
+    with pytest.raises(ValueError, match='methods.pcd.pretrain: its backbone has other tensors'):
+        preflight.check_rows(suite, plan.resolved(suite, plan.runs(suite)))
 
 
 @pytest.mark.soak
@@ -98,7 +159,7 @@ def test_the_student_starts_from_the_pre_trained_backbone_and_a_changed_one_is_r
     before, after = (torch.load(file, weights_only=False)['state_dict'] for file in files)
     names = [name for name in before if name.startswith('backbone.') and name.endswith('weight')]
     assert len(names) > 20 and all(torch.equal(before[name], after[name]) for name in names)
-    assert rows.collect(suite).row('pcd').scores.keys() == {0}
+    assert plan.results(suite)['pcd'].keys() == {0}
     changed = tiny.defined(methods={'pcd': {'pretrain': COLD}}, options=still, teacher=None)
     with pytest.raises(ValueError, match='pcd seed 0: .* was made with another config'):
         plan.check_unchanged(changed, plan.runs(changed)[1:])
@@ -108,10 +169,13 @@ def test_the_student_starts_from_the_pre_trained_backbone_and_a_changed_one_is_r
 
 @pytest.mark.soak
 def test_a_pre_training_that_was_stopped_goes_on_to_the_same_bits(monkeypatch: pytest.MonkeyPatch) -> None:
-    longer = {'config': 'pcd:toy_pretrain', 'options': {**SHORT, 'train_cfg.max_epochs': 2}}
+    longer = {
+        'config': 'pcd:toy_pretrain',
+        'options': {**SHORT, 'train_cfg.max_epochs': 2, 'default_hooks.checkpoint.interval': 1},
+    }
     ends = list[dict[str, Any]]()
     for out in ('whole', 'stopped'):
-        suite = tiny.defined(methods={'pcd': {'pretrain': longer}}, teacher=None, out=out, checkpoint_every=1)
+        suite = tiny.defined(methods={'pcd': {'pretrain': longer}}, teacher=None, out=out, checkpoint_every=300)
         run = run_of(suite, 'pretrain:pcd')
         if out == 'stopped':
             with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):

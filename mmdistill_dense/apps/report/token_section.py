@@ -12,7 +12,7 @@ from mmdistill_dense.apps.inspect.drawing import image_of
 from mmdistill_dense.apps.inspect.token_masks import draw_mask, masks_of_sample
 from mmdistill_dense.apps.report.predictions import scenes_of
 from mmdistill_dense.apps.report.runs import Comparison, TrainedRun
-from mmdistill_dense.apps.report.section import Section, Strip, panel
+from mmdistill_dense.apps.report.section import Missing, Section, Strip, panel
 from mmdistill_dense.distillers.maskd.token_distiller import TokenDistiller
 from mmdistill_dense.registry import DISTILLERS, MODELS
 from mmdistill_dense.weights.strict_load import read_checkpoint
@@ -39,7 +39,10 @@ def _strips(run: TrainedRun, data: Config) -> list[Strip]:
     with DefaultScope.overwrite_default_scope(run.config.get('default_scope') or 'mmengine'):
         model: Any = MODELS.build(ConfigDict(run.model))
     assert run.checkpoint is not None, 'a first run has one'
-    model.distillers.load_state_dict(read_checkpoint(run.checkpoint)['distillers'], strict=False)
+    state = read_checkpoint(run.checkpoint).get('distillers')
+    if state is None:
+        raise Missing(f'No masks of {run.title}: its checkpoint holds the student alone (keep: weights of its suite).')
+    model.distillers.load_state_dict(state, strict=False)
     model.eval()  # not chained: mmseg's backbones return nothing from it
     (scene, *_), _ = scenes_of(data, 1)
     picture, strips = image_of(scene.item['inputs']), list[Strip]()

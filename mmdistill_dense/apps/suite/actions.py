@@ -107,7 +107,7 @@ def find_run(definition: Definition, name: str, seed: int | None) -> Run:
     runs = plan.runs(definition)
     row_runs = [run for run in runs if run.name == name]
     for run in row_runs:
-        if seed == run.seed or (seed is None and run.is_teacher):
+        if seed == run.seed or (seed is None and (run.is_teacher or run.is_pretraining)):
             return run
     if row_runs:
         titles = ', '.join(run.title for run in row_runs)

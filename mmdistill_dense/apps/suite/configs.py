@@ -55,6 +55,8 @@ def method_config(definition: Definition, method: Method) -> Config:
     config.merge_from_dict(fill_variables(method.run_options))
     if method.rate is not None and method.rate != 1:
         scale_rate(config, method.rate, f'{location}.rate')
+    if method.pretraining is not None:
+        _check_start(config, f'{location}.pretrain')
     if not method.distils:
         return config
     if method.options_file is not None:
@@ -81,6 +83,15 @@ def pretraining_config(definition: Definition, pretraining: Pretraining, row: st
         problem = f'{pretraining.config!r} must be a pre-training: a DistillModel with distillers, such as pcd:…'
         raise ValueError(f'{definition.path}: methods.{row}.pretrain.config={problem}')
     return _common(config, definition, pretraining.options, f'methods.{row}.pretrain.options', distils=True)
+
+
+def _check_start(config: Config, location: str) -> None:
+    """Refuse a pre-training whose weights something else in the config would replace."""
+    if config.get('load_from'):
+        raise ValueError(f'{location} has no effect beside load_from={config.load_from!r}: leave one of them out.')
+    targets = [str(entry[0]) for entry in config.model.get('inherit') or ()]
+    if names := [target for target in targets if f'{target}.'.startswith('backbone.')]:
+        raise ValueError(f'{location} has no effect where model.inherit sets {names[0]}: leave one of them out.')
 
 
 def start_from_pretraining(config: Config, checkpoint: str) -> None:
@@ -120,7 +131,8 @@ def _common(
         raise ValueError(f'{definition.path}: {group}: model.distillers: set it in the options of a method')
     if (checkpoint := (config.get('default_hooks') or {}).get('checkpoint')) is None:
         raise ValueError(f'{definition.path}: default_hooks.checkpoint is not set: a suite needs the checkpoints.')
-    checkpoint.interval = definition.checkpoint_every or checkpoint.get('interval', -1)
+    every = None if distils else definition.checkpoint_every  # of a pre-training: it may count epochs
+    checkpoint.interval = every or checkpoint.get('interval', -1)
     checkpoint.max_keep_ckpts = max(KEPT_CHECKPOINTS, checkpoint.get('max_keep_ckpts', -1))
     for name in LOADERS if definition.workers is not None else ():
         if config.get(name) is not None:

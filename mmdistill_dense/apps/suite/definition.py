@@ -105,6 +105,8 @@ def read_keys(kind: type[T], values: Any, key: str = '') -> T:
         for name, value in values.items():
             if message := removed(f'suite {name}', f'suite {name}: {value}'):
                 raise ValueError(f'{key}.{name}: {message}'.removeprefix('.'))
+        if isinstance(options := values.get('options'), Mapping):  # YAML may read a key as a number
+            values['options'] = {str(name): value for name, value in options.items()}
     return read_options(kind, values, key)
 
 
@@ -346,7 +348,7 @@ def _test_sets(sets: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
         if name in SPLITS or not NAME.fullmatch(str(name)):
             rule = f'a name consists of letters, digits and .+-_; {", ".join(SPLITS)} are taken'
             raise ValueError(f'test_sets.{name}: {rule}')
-        if not isinstance(options or {}, Mapping):
+        if not isinstance({} if options is None else options, Mapping):
             raise ValueError(f'test_sets.{name} must be a dict of changes of the test set, got {options!r}')
     return {str(name): fill_variables(options or {}) for name, options in sets.items()}
 
@@ -359,6 +361,9 @@ def _methods(rows: Mapping[str, Any] | Literal['all'], path: Path, control: Path
     methods = dict[str, Method]()
     for name, value in rows.items():
         key = f'methods.{name}'
+        row = value if isinstance(value, Mapping) else {}
+        if empty := [word for word in ('config', 'rate') if word in row and row[word] is None]:
+            raise ValueError(f'{key}.{empty[0]} is empty: give it, or leave the key out')
         keys = read_keys(RowKeys, {} if value is None else value, key)
         with error_prefix(key):
             methods[str(name)] = _method(str(name), keys, path, control)
@@ -374,6 +379,10 @@ def _method(name: str, keys: RowKeys, path: Path, control: Path) -> Method:
     starts_elsewhere = row.pretraining is not None and keys.config is None
     if keys.config is not None:
         method = _with_config(row, keys, path, control)
+    elif starts_elsewhere and keys.method is None and name in compose.methods() and _trainer(row) != name:
+        raise ValueError(f'pretrain: this is the student alone and not {name}: add `method: {name}`, or rename the row')
+    elif starts_elsewhere and keys.method is None and is_alone(name):
+        raise ValueError(f'pretrain: a row named {CONTROL}_… is not compared with the student alone; rename it')
     elif keys.method is None and (starts_elsewhere or (_is_changed(keys, row) and name not in compose.methods())):
         for key in ('variant', 'options', 'settings', 'unlabelled'):
             if getattr(keys, key) and (key != 'options' or row.options != row.run_options):
@@ -394,15 +403,21 @@ def _is_changed(keys: RowKeys, row: Method) -> bool:
     return keys.rate is not None or bool(row.run_options)
 
 
+def _trainer(row: Method) -> str:
+    """Return the method of a row's pre-training, if its config is named by it."""
+    return row.pretraining.config.partition(':')[0] if row.pretraining is not None else ''
+
+
 def _pretraining(value: str | Mapping[str, Any] | None, path: Path) -> Pretraining | None:
     if value is None:
         return None
     keys = read_keys(PretrainKeys, {'config': value} if isinstance(value, str) else value, 'pretrain')
-    with error_prefix('pretrain.config'):
-        config = (
-            find_named(keys.config) if is_name(keys.config) else find_suite_config(keys.config, 'pcd', path, 'file')
-        )
-    return Pretraining(keys.config if is_name(keys.config) else str(config), dict(keys.options))
+    if is_name(keys.config):
+        with error_prefix('pretrain.config'):
+            find_named(keys.config)
+        return Pretraining(keys.config, dict(keys.options))
+    file = find_suite_config(keys.config, 'pcd', path, 'pretrain.config')
+    return Pretraining(str(file), dict(keys.options))
 
 
 def _with_config(row: Method, keys: RowKeys, path: Path, control: Path) -> Method:

@@ -307,8 +307,13 @@ def _scores(runner: Runner, definition: Definition) -> dict[str, Any]:
 
 
 def _runner_config(config: Config, run: Run) -> Config:
-    """Return the config with another file name, so that the runner does not overwrite ``run.py``."""
-    runner_config = Config(config.to_dict(), cfg_text=config.text, filename=str(run.folder / 'config.py'))
+    """Return the config with another file name, so that the runner does not overwrite ``run.py``.
+
+    Without ``distillers`` at the top, as in ``run.py``: for them each process would read that file, which the first one
+    may be writing.
+    """
+    values = {key: value for key, value in config.to_dict().items() if key != 'distillers'}
+    runner_config = Config(values, cfg_text=config.text, filename=str(run.folder / 'config.py'))
     runner_config.experiment_name = f'{run.folder.name}_{run.name}_{os.getpid()}_{id(runner_config)}'
     return runner_config
 

@@ -47,7 +47,8 @@ class Run:
     @property
     def pretraining(self) -> Path | None:
         """The folder of the pre-training that it starts from, if there is one."""
-        return next((folder for folder in self.after if folder.parent.name == PRETRAINING), None)
+        folders = (folder for folder in self.after if folder.name != TEACHER)
+        return next((folder for folder in folders if folder.parent.name == PRETRAINING), None)
 
     @property
     def is_control(self) -> bool:
@@ -103,12 +104,17 @@ def runs(definition: Definition) -> list[Run]:
 
 
 def _pretrainings(definition: Definition) -> dict[str, Run]:
-    """Return the pre-training of each row that has one; it is called after the first row that is trained by it."""
+    """Return the pre-training of each row that has one.
+
+    It is called after the first row that is trained by it, or after one that began when rows stood in another order.
+    """
     pretrainings = {name: row.pretraining for name, row in definition.methods.items() if row.pretraining is not None}
     trainings = dict[str, Run]()
     for name, pretraining in pretrainings.items():
-        first = next(row for row, other in pretrainings.items() if other == pretraining)
-        trainings[name] = Run(f'{PRETRAINING}:{first}', 0, definition.out / PRETRAINING / first)
+        rows = [row for row, other in pretrainings.items() if other == pretraining]
+        folder = definition.out / PRETRAINING
+        first = next((row for row in rows if (folder / row / 'state.json').is_file()), rows[0])
+        trainings[name] = Run(f'{PRETRAINING}:{first}', 0, folder / first)
     return trainings
 
 
@@ -148,7 +154,8 @@ def select(definition: Definition, only: Sequence[str] = (), seeds: Sequence[int
     if not set(seeds) <= set(definition.seeds) and (not only or set(only) - {TEACHER}):
         raise ValueError(f'--seeds {list(seeds)}: the definition has {list(definition.seeds)}')
     row_runs = [run for run in all_runs if not only or run.name in only]
-    folders = {run.folder for run in row_runs if not seeds or run.seed in seeds or (only and run.is_teacher)}
+    seedless = {run.folder for run in row_runs if only and (run.is_teacher or run.is_pretraining)}
+    folders = seedless | {run.folder for run in row_runs if not seeds or run.seed in seeds}
     for run in reversed(all_runs):  # what is needed stands before
         if run.folder in folders:
             folders.update(run.after)
@@ -328,7 +335,7 @@ def check_processes(run: Run, processes: int) -> None:
     """Refuse a folder made by another number of processes, so with another batch, unless it is a finished teacher."""
     state = run.state if latest_checkpoint(run.folder) else {}
     old_processes = state.get('processes') if run.result is None else run.result.get('processes')
-    if old_processes in (None, processes) or (run.is_teacher and run.result):
+    if old_processes in (None, processes) or ((run.is_teacher or run.is_pretraining) and run.result):
         return
     raise ValueError(
         f'{run.title}: {run.folder} was made by {old_processes} process(es), this would be {processes}: another batch. '

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import suppress
 from copy import deepcopy
+from pathlib import Path
 
 from mmengine.config import Config
 from mmengine.registry import DATASETS, DefaultScope
@@ -39,6 +40,7 @@ def check_rows(definition: Definition, todo: Resolved) -> None:
         ):
             if not len(DATASETS.build(config.test_dataloader.dataset)):
                 raise ValueError('the set has no pictures: its keys change the test set of the control.')
+    backbones = dict[Path, dict[str, tuple[int, ...]]]()
     checked = dict[str, str]()  # name of a row by the hash of its config without rates
     for run in todo:
         config = todo[run][0]
@@ -53,18 +55,31 @@ def check_rows(definition: Definition, todo: Resolved) -> None:
         if first == run.name:
             # the step of a whole batch may take minutes on a CPU; a teacher that the suite trains has no file yet
             few, loads = min(2, config.train_dataloader.batch_size), run.teacher is None
-            reads = run.pretraining is None or not run.missing  # first weights that the suite trains have no file yet
-            options = Options(batch=few, val=0, cost=False, command=False, teachers=loads, weights=reads)
+            starts = run.pretraining is None or read_json(run.pretraining / 'result.json') is not None
+            if not starts:  # from weights that the suite has still to train
+                config = deepcopy(config)
+                config.model.student.backbone.init_cfg = None
+            options = Options(batch=few, val=0, cost=False, command=False, teachers=loads)
             with heartbeat(f'checking {run.name}'):
                 report = check_config(config, options, lambda stage: None)
             if wrong := [finding for finding in report.findings if finding.level == ERROR]:
                 problems = ' '.join(f'{finding.message} {finding.advice}'.strip() for finding in wrong)
                 raise ValueError(f'{definition.path}: {run.name}: {problems}')
             print('\n'.join(_summary_lines(run.name, report)), flush=True)
+            backbones[run.folder] = _shapes(report)
+            if run.pretraining in backbones and backbones[run.pretraining] != backbones[run.folder]:
+                problem = 'its backbone has other tensors than that of the student, which could not start from it'
+                raise ValueError(f'{definition.path}: methods.{run.name}.pretrain: {problem}.')
         else:
             print(f'check    {run.name}: as {first}, at another learning rate', flush=True)
         hashes = {**hashes, run.name: digest}
         write_json(path, hashes)
+
+
+def _shapes(report: CheckReport) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of the tensors of a checked student's backbone; empty for a network without one."""
+    backbone = getattr(report.context.model, 'backbone', None)
+    return {name: tuple(value.shape) for name, value in backbone.state_dict().items()} if backbone is not None else {}
 
 
 def _summary_lines(name: str, report: CheckReport) -> Iterator[str]:

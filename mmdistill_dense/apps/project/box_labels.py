@@ -231,6 +231,8 @@ def _classes(reading: Reading, pictures: Sequence[Labelled], class_names: Sequen
     """Return the names with boxes in training, in the order of the labels, or those of them that are given."""
     names, used = reading.names, {instance['name'] for sample in pictures for instance in sample.objects}
     file = reading.file_of(pictures[0].part)
+    if damaged := [name for name in names if '\0' in name]:  # a file in UTF-16 or a damaged one may hold it
+        raise ValueError(f'--data: the class {damaged[0]!r:.60} holds a zero byte: its file is damaged. Export again.')
     if unknown := [name for name in class_names if name not in names]:
         raise ValueError(
             f'--classes {some(unknown)}: no category of {reading.source}. {close_or_all(unknown[0], names)}'

@@ -170,7 +170,7 @@ def test_missing_pieces_are_left_out_with_a_reason(suite, tmp_path):
 
 
 def test_runs_from_before_a_move_cost_no_pictures(suite: Path, tmp_path: Path) -> None:
-    """They name the old folders of the data and of the teacher, a project the new ones."""
+    """They name the old folders of the data and of the teacher, the newest run the new ones."""
     copied(suite, tmp_path)
     gone = "test_dataloader = dict(dataset=dict(type='mmdistill_dense.SegFolderDataset', data_root='/gone'))"
     for config in tmp_path.glob('runs/*/*/*/vis_data/config.py'):
@@ -179,6 +179,10 @@ def test_runs_from_before_a_move_cost_no_pictures(suite: Path, tmp_path: Path) -
     data = TrainedRun(suite / f'runs/kd/seed{SEED}', 'kd').config
     section = Predictions(compare([tmp_path]), 1, data=data).section
     assert titles(section.items[0]) == ['input', 'control', 'kd', 'truth'], 'a project knows where its data are'
+    shutil.copytree(suite / 'runs/all', tmp_path / 'runs/late')
+    start = max(tmp_path.glob(f'runs/late/seed{SEED}/2*/vis_data')).parent  # a second folder may be empty
+    start.rename(start.with_name('30000101_000000'))
+    assert titles(make_named(tmp_path).items[0]) == ['input', 'control', 'kd', 'late', 'teacher', 'truth']
 
 
 def test_a_damaged_checkpoint_or_a_teacher_of_other_classes_costs_its_own_pictures(suite, tmp_path):

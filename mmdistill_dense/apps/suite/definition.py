@@ -307,7 +307,9 @@ def load_suite(path: Path | str) -> Definition:
         metric, percent = METRICS[task]
         metric = metric if keys.metric is None else keys.metric
         if falls(metric):
-            raise ValueError(f'metric: {metric!r} falls as a network gets better: name another')
+            raise ValueError(
+                f'metric: {metric!r} falls as a network gets better, so a gain would be a loss: name another'
+            )
         if not keys.seeds or len(set(keys.seeds)) != len(keys.seeds):
             raise ValueError(f'seeds must be distinct, as in [0, 1, 2]; got {list(keys.seeds)}')
         out = f'work_dirs/suites/{path.stem}' if keys.out is None else keys.out
@@ -373,20 +375,14 @@ def _methods(rows: Mapping[str, Any] | Literal['all'], path: Path, control: Path
 def _method(name: str, keys: RowKeys, path: Path, control: Path) -> Method:
     if name in RESERVED or not NAME.fullmatch(name):
         raise ValueError(f'a name consists of letters, digits and .+-_, and {", ".join(RESERVED)} are reserved')
+    start = _pretraining(keys.pretrain, path)
     options, unlabelled = dict(keys.options), dict(keys.unlabelled)
-    row = Method(name, None, None, None, None, options, unlabelled, keys.settings, keys.rate or 1)
-    row = replace(row, pretraining=_pretraining(keys.pretrain, path))
-    starts_elsewhere = row.pretraining is not None and keys.config is None
+    row = Method(name, None, None, None, None, options, unlabelled, keys.settings, keys.rate or 1, start)
+    changed = keys.rate is not None or bool(row.run_options)
     if keys.config is not None:
         method = _with_config(row, keys, path, control)
-    elif starts_elsewhere and keys.method is None and name in compose.methods() and _trainer(row) != name:
-        raise ValueError(f'pretrain: this is the student alone and not {name}: add `method: {name}`, or rename the row')
-    elif starts_elsewhere and keys.method is None and is_alone(name):
-        raise ValueError(f'pretrain: a row named {CONTROL}_… is not compared with the student alone; rename it')
-    elif keys.method is None and (starts_elsewhere or (_is_changed(keys, row) and name not in compose.methods())):
-        for key in ('variant', 'options', 'settings', 'unlabelled'):
-            if getattr(keys, key) and (key != 'options' or row.options != row.run_options):
-                raise ValueError(f'{key}: a row without `method` has no distillers to set it for')
+    elif keys.method is None and (row.pretraining is not None or (changed and name not in compose.methods())):
+        _check_alone(row, keys)
         return row
     else:
         method = _with_method(row, keys, control)
@@ -399,13 +395,17 @@ def _method(name: str, keys: RowKeys, path: Path, control: Path) -> Method:
     return method
 
 
-def _is_changed(keys: RowKeys, row: Method) -> bool:
-    return keys.rate is not None or bool(row.run_options)
-
-
-def _trainer(row: Method) -> str:
-    """Return the method of a row's pre-training, if its config is named by it."""
-    return row.pretraining.config.partition(':')[0] if row.pretraining is not None else ''
+def _check_alone(row: Method, keys: RowKeys) -> None:
+    """Refuse a row of the student alone whose name or keys say something else."""
+    if row.pretraining is not None:
+        if row.name in compose.methods() and row.name != row.pretraining.config.partition(':')[0]:
+            remedy = f'add `method: {row.name}`, or rename the row'
+            raise ValueError(f'pretrain: this is the student alone and not {row.name}: {remedy}')
+        if is_alone(row.name):
+            raise ValueError(f'pretrain: a row named {CONTROL}_… is not compared with the student alone; rename it')
+    for key in ('variant', 'options', 'settings', 'unlabelled'):
+        if getattr(keys, key) and (key != 'options' or row.options != row.run_options):
+            raise ValueError(f'{key}: a row without `method` has no distillers to set it for')
 
 
 def _pretraining(value: str | Mapping[str, Any] | None, path: Path) -> Pretraining | None:

@@ -20,6 +20,7 @@ from mmdistill_dense.apps.project import SUITE
 from mmdistill_dense.apps.suite import configs, plan
 from mmdistill_dense.apps.suite.definition import load_suite
 from mmdistill_dense.apps.suite.pool import clock
+from mmdistill_dense.guards.findings import ERROR
 from mmdistill_dense.registry import DATASETS
 from mmdistill_dense.utils.process import quiet
 
@@ -79,7 +80,8 @@ def time_training(config: Config) -> Price:
     options = Options(weights=False, device=device, batch=timed, val=0, cost=False, command=False)
     report = check_config(config, options, lambda stage: None)
     if report.stopped:
-        raise RuntimeError(report.stopped)
+        problems = (finding.message for finding in report.findings if finding.level == ERROR)
+        raise RuntimeError(next(problems, report.stopped))
     context = report.context
     assert context.batch is not None, 'the check made one'
     step = _seconds(make_step(context.model, config, context.batch, fresh=True)) * batch / timed

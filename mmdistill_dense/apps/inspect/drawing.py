@@ -75,7 +75,7 @@ def draw(picture: np.ndarray, sample: Any, meta: Mapping[str, Any], which: str, 
     is_plain = 'scores' not in instances and len(classes or ()) == 1  # the only name would hide small objects
     for number, (left, top, right, low) in enumerate(() if is_plain else boxes):  # over all boxes
         label = instances.labels[number]
-        name = classes[label] if classes and _has(classes[label]) else f'class {label}'
+        name = shown_name(classes[label] if classes else '', label)
         text = f'{name}: {100 * instances.scores[number]:.1f}' if 'scores' in instances else str(name)
         size = min(18, min(width, height) / 25) * min(1, 0.5 + (right - left) * (low - top) / 3e4)
         write_on(picture, text, max(8, round(size)), left + 2, top + 2)
@@ -112,6 +112,6 @@ def _font(size: int) -> ImageFont.FreeTypeFont:
 
 
 @lru_cache
-def _has(text: str) -> bool:
-    """Tell whether the font has all characters of a text; it has none of Chinese, for example."""
-    return {*map(ord, text)} <= FT2Font(_FILE).get_charmap().keys()
+def shown_name(name: str, number: int) -> str:
+    """Return the name of a class, or its number where the font lacks characters of it; it has none of Chinese."""
+    return name if name and {*map(ord, name)} <= FT2Font(_FILE).get_charmap().keys() else f'class {number}'

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +11,13 @@ import numpy as np
 from mmengine.config import Config
 from mmengine.registry import DATASETS, init_default_scope
 
-from mmdistill_dense.apps.inspect.drawing import draw, image_of, write_picture
+from mmdistill_dense.apps.inspect.drawing import draw, image_of, shown_name, write_on, write_picture
 from mmdistill_dense.utils.process import quiet
 from mmdistill_dense.utils.sampling import evenly_spaced
 
 SHEET = 'labels.png'
 SHOWN, COLUMNS, SIDE = 16, 4, 320  # pictures, pictures in a row, pixels of the longer side
+_ENTRY = 24, 160  # height and width of an entry of the legend
 COUNTED = 200  # label images of each part whose pixels are counted
 FEW = 5  # pictures of a class in training, below which a warning tells it
 _MAX_CLASSES = 40  # classes
@@ -94,4 +95,18 @@ def sheet(dataset: Any) -> np.ndarray:
         size = [max(1, round(side * scale)) for side in picture.shape[1::-1]]
         small = cv2.resize(picture, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_NEAREST)
         canvas[number // COLUMNS, number % COLUMNS, 2 : 2 + size[1], 2 : 2 + size[0]] = small
-    return canvas.transpose(0, 2, 1, 3, 4).reshape(rows * (SIDE + 4), -1, 3)
+    pictures = canvas.transpose(0, 2, 1, 3, 4).reshape(rows * (SIDE + 4), -1, 3)
+    has_boxes = 'gt_instances' in item['data_samples']  # with their names beside them
+    return pictures if has_boxes else np.concatenate([pictures, legend(meta, pictures.shape[1])])
+
+
+def legend(meta: Mapping[str, Any], width: int) -> np.ndarray:
+    """Return a strip with the colour and the name of each class, (height, width, 3), RGB."""
+    columns = width // _ENTRY[1]
+    entries = [*zip(meta['classes'], meta['palette'], strict=True), ('no label', (0, 0, 0))]
+    strip = np.full((-(-len(entries) // columns) * _ENTRY[0], width, 3), 255, np.uint8)
+    for number, (name, colour) in enumerate(entries):
+        top, left = number // columns * _ENTRY[0], number % columns * _ENTRY[1]
+        strip[top + 4 : top + 20, left + 4 : left + 24] = colour
+        write_on(strip[:, left : left + _ENTRY[1] - 4], shown_name(name, number), 14, 28, top + 3)
+    return strip

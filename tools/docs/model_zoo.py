@@ -114,7 +114,7 @@ def table() -> str:
     lines = [
         '# Methods',
         '',
-        'Written by `make docs` from the cards. One config can hold several of them: [combining](../combining.md).',
+        'All take the [options of every method](../options.md#options-of-every-method) and [combine](../combining.md).',
         '',
         '| method | what it does | tasks | needs | configs |',
         '|---|---|---|---|---|',

@@ -197,7 +197,7 @@ def has_teacher(definition: Mapping[str, Any], name: str, out: Path, seed: int) 
         write_project(definition, name, out)
     scores = out / name / 'work/scores.csv'
     if not scores.is_file():
-        suite(out, name, ['--seeds', str(seed), '--only', 'control'])
+        suite(out, name, ['--seeds', str(seed), '--only', 'teacher', 'control'])
     rows = scores_of(scores)
     (teacher,), alone = rows['teacher'].values(), rows['control'][seed]
     lead = teacher[0] - alone[0]

@@ -13,22 +13,20 @@ random-effects model whose pairs are known equally well. With three seeds, weigh
 from __future__ import annotations
 
 import argparse
-import json
 import os
-import random
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from statistics import fmean
-from typing import Any
 
 import numpy as np
 import yaml
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for tools/, which is no installed package
 
+from benchmarks.evidence import mean_of, write_part
 from mmdistill_dense.__main__ import main as command
 from mmdistill_dense.apps.suite.definition import is_alone, load_suite
 from mmdistill_dense.apps.suite.verdict import Gain, paired_gain
@@ -90,29 +88,6 @@ def write_projects(file: Path, out: Path) -> None:
         write_text(out / name / 'suite.yaml', yaml.safe_dump(suite, sort_keys=False))
 
 
-def write_part(data: Path, part: str, told: Sequence[Any], folder: Path) -> None:
-    """Link a part into a folder: ``[COCO file or folder of pictures, first, last]`` of the shuffled names."""
-    source, first, last = told
-    whole = json.loads((data / source).read_text(encoding='utf-8')) if source.endswith('.json') else None
-    names = sorted([one['file_name'] for one in whole['images']] if whole else os.listdir(data / source))
-    chosen = set(random.Random(0).sample(names, len(names))[first:last])
-    links = {f'images/{part}/{path.name}': path for path in data.rglob('*') if path.name in chosen}
-    if whole:
-        images = [one for one in whole['images'] if one['file_name'] in chosen]
-        found = {one['id'] for one in images}
-        boxes = [one for one in whole['annotations'] if one['image_id'] in found]
-        text = json.dumps({**whole, 'images': images, 'annotations': boxes})
-        write_text(folder / 'annotations' / f'instances_{part}.json', text)
-    else:
-        labels = [f'{Path(name).stem}.png' for name in chosen]
-        links |= {
-            f'annotations/{part}/{name}': data / source.replace('images', 'annotations') / name for name in labels
-        }
-    for place, path in links.items():
-        (folder / place).parent.mkdir(parents=True, exist_ok=True)
-        (folder / place).symlink_to(path)
-
-
 def add_faster(files: Sequence[Path]) -> None:
     """Add control and method at four times the rate to suites whose control is better at twice the rate, on val."""
     for path in files:
@@ -169,13 +144,6 @@ def chosen(controls: Mapping[str, Runs], taught: Mapping[str, Runs]) -> tuple[st
     if gain is None:
         raise ValueError('no seed of the method is one of the control')
     return alone, own, gain
-
-
-def mean_of(gains: Sequence[float]) -> Gain:
-    """Return the mean over pairs with its interval."""
-    found = paired_gain(dict(enumerate(gains)), dict.fromkeys(range(len(gains)), 0.0))
-    assert found is not None
-    return found
 
 
 def as_markdown(pairs: Mapping[str, Outcome]) -> str:

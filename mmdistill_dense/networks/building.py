@@ -5,7 +5,8 @@ from __future__ import annotations
 import copy
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from typing import Any, TypeVar
 
 import torch
@@ -22,6 +23,17 @@ from mmdistill_dense.utils.validate import text_of
 from mmdistill_dense.weights.mmengine_loader import install_reader
 
 Module = TypeVar('Module', bound=nn.Module)
+_BUILT: ContextVar[dict[str, tuple[ConfigDict, Network]] | None] = ContextVar('_BUILT', default=None)
+
+
+@contextmanager
+def building_once() -> Iterator[None]:
+    """Let :func:`build_network` build equal configs once while this is open; each caller gets a copy for itself."""
+    token = _BUILT.set({})
+    try:
+        yield
+    finally:
+        _BUILT.reset(token)
 
 
 def build_network(config: ModelConfig, pretrained: bool = True) -> Network:
@@ -30,9 +42,12 @@ def build_network(config: ModelConfig, pretrained: bool = True) -> Network:
     model = config.model.to_dict() if hasattr(config.model, 'to_dict') else dict(config.model)
     if config.scope is not None:
         model['_scope_'] = config.scope
-    # mm* constructors read their options as attributes.
+    option = ConfigDict(model if pretrained else without_pretrained(model))  # constructors read attributes
+    networks, content = _BUILT.get(), f'{option!r} on {torch.empty(0).device}'
+    if networks is not None and content in networks:
+        return copy_network(networks[content][1])
     try:
-        network = MODELS.build(ConfigDict(model if pretrained else without_pretrained(model)))
+        network = MODELS.build(option)
     except OSError as error:  # mmdet's LAD reads the file of its own teacher
         raise OSError(f'{config.key}: {error} To build it without files, set {config.key}.pretrained=False.') from error
     except TypeError as error:
@@ -47,6 +62,10 @@ def build_network(config: ModelConfig, pretrained: bool = True) -> Network:
         remedy = inside if 'detector' in config.model else 'a detector of pictures with the same parts'
         raise ValueError(f'{config.key}: {type(network).__name__} sees videos, not single pictures. Use {remedy}.')
     complete_heads(network)
+    # what copies itself may share a part, so it is built each time, as what cannot be copied
+    if networks is not None and not any(hasattr(module, '__deepcopy__') for module in network.modules()):
+        with suppress(Exception):
+            networks[content] = option, copy_network(network)  # the option stays, so that no other has its addresses
     return network
 
 

@@ -196,17 +196,11 @@ def with_normalisation(preprocessor: Mapping[str, Any] | None, scope: str | None
     return config
 
 
-def innermost(preprocessor: Mapping[str, Any] | None) -> Mapping[str, Any]:
-    """Return the config that normalises, from inside those that hold it."""
+def read_normalisation(preprocessor: Mapping[str, Any] | None) -> tuple[list[float], list[float], bool]:
+    """Return mean and std, for each channel or one for all, and whether the colours are turned round."""
     options = preprocessor or {}
     while isinstance(options.get('data_preprocessor'), Mapping):  # MultiBranchDataPreprocessor of mmdet
         options = options['data_preprocessor']
-    return options
-
-
-def read_normalisation(preprocessor: Mapping[str, Any] | None) -> tuple[list[float], list[float], bool]:
-    """Return mean and std, for each channel or one for all, and whether the colours are turned round."""
-    options = innermost(preprocessor)
     mean = [float(value) for value in options.get('mean') or [0.0]]
     std = [float(value) for value in options.get('std') or [1.0]]
     return mean, std, any(options.get(name) for name in _FLIPS)

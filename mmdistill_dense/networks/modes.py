@@ -8,7 +8,7 @@ maps in training. The outputs of such modules can be compared only if both netwo
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from itertools import product
 from typing import Any, TypeVar
 
@@ -45,13 +45,12 @@ def followed(network: nn.Module) -> list[nn.Module]:
 
 
 @contextmanager
-def restoring(modules: Iterable[nn.Module], buffers: Iterable[Tensor] = (), streams: bool = False) -> Iterator[None]:
-    """Restore the modes of modules, the values of buffers and the random ``streams`` at the end."""
+def restoring(modules: Iterable[nn.Module], buffers: Iterable[Tensor] = ()) -> Iterator[None]:
+    """Restore the modes of modules and the values of buffers at the end."""
     modes = [(module, module.training) for module in modules]
     values = [(buffer, buffer.clone()) for buffer in buffers]
     try:
-        with fork_rng() if streams else nullcontext():
-            yield
+        yield
     finally:
         for module, mode in modes:
             module.training = mode  # not train(), which does more in backbones of mm*
@@ -93,7 +92,7 @@ def without_side_effects(*modules: nn.Module) -> Iterator[None]:
     cached = torch.is_autocast_cache_enabled()
     torch.set_autocast_cache_enabled(False)
     try:
-        with restoring(within, buffers, streams=True):
+        with restoring(within, buffers), fork_rng():
             yield
     finally:
         torch.set_autocast_cache_enabled(cached)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import functools
 import inspect
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -184,14 +183,9 @@ class HeadKind:
     def needs_more(self) -> bool:
         """Whether a ``decode_head`` needs more than features: the stage before, metadata of the pictures."""
         kind: Any = type(self.module)
-        return self.in_decoder and _arguments(kind) > 1
-
-
-@functools.cache
-def _arguments(kind: Any) -> int:
-    """Return the number of arguments that ``forward`` of a class must get."""
-    _, *parameters = inspect.signature(kind.forward).parameters.values()  # the first is self
-    return sum(arg.default is arg.empty and arg.kind is arg.POSITIONAL_OR_KEYWORD for arg in parameters)
+        _, *arguments = inspect.signature(kind.forward).parameters.values()  # the first is self
+        required = [arg for arg in arguments if arg.default is arg.empty and arg.kind is arg.POSITIONAL_OR_KEYWORD]
+        return self.in_decoder and len(required) > 1
 
 
 def heads_of(network: nn.Module) -> list[HeadKind]:

@@ -112,47 +112,14 @@ def test_times_are_of_this_process_and_leave_out_the_first_turn(monkeypatch) -> 
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason='no GPU')
-def test_on_a_gpu_are_measured_seconds_between_two_events_and_the_peak_above_what_was_held(monkeypatch):
-    """A stand-in for its clock, which goes on with the work and not with the process, and for its memory."""
-    clock, peak = [0.0], [99 * MIB]
-
-    class Event:
-        def __init__(self, enable_timing: bool) -> None:
-            pass
-
-        def synchronize(self) -> None:
-            clock[0] += 1000.0  # what is waited for afterwards does not count
-
-        def record(self, stream: str) -> None:
-            assert stream == 'of cuda:1'
-            self.at = clock[0]
-
-        def elapsed_time(self, end: 'Event') -> float:
-            return end.at - self.at
-
-    def work() -> None:
-        clock[0] += 250.0
-        peak[0] = max(peak[0], 8 * MIB)
-
-    for name, found in dict(
-        Event=Event,
-        synchronize=lambda device: None,
-        current_stream='of {}'.format,
-        reset_peak_memory_stats=lambda device: peak.__setitem__(0, 5 * MIB),
-        memory_allocated={'cuda:1': 5 * MIB}.get,
-        max_memory_allocated=lambda device: {'cuda:1': peak[0]}[device],
-    ).items():
-        monkeypatch.setattr(torch.cuda, name, found)
-    assert interleaved_times({'step': work}, 3, 'cuda:1') == {'step': Timing(0.25, 0.25, 0.25)}
-    assert peak_extra_memory(work, 'cuda:1') == 3 * MIB
-
-
-@pytest.mark.skipif(not torch.cuda.is_available(), reason='no GPU')
 def test_a_gpu_is_measured() -> None:
+    """Its seconds, and the peak above what was held."""
+    held = torch.zeros(64 * MIB, dtype=torch.uint8, device='cuda')
+
     def work() -> None:
         torch.zeros(MIB, dtype=torch.uint8, device='cuda')
 
-    assert peak_extra_memory(work, 'cuda') >= MIB
+    assert MIB <= peak_extra_memory(work, 'cuda') < len(held)
     assert interleaved_times({'step': work}, 2, 'cuda')['step'].low > 0
 
 

@@ -21,7 +21,7 @@ from mmdistill_dense.apps.inspect.step_cost import build_student
 from mmdistill_dense.config.resolve import load_model
 from mmdistill_dense.engine.distill_hook import DistillerState
 from mmdistill_dense.networks.acceleration import Acceleration
-from mmdistill_dense.networks.building import build_network, complete_heads, copy_network
+from mmdistill_dense.networks.building import build_network, building_once, complete_heads, copy_network
 from mmdistill_dense.networks.modes import _CHANGES, attributes, run_as_trained, train_without_noise
 from mmdistill_dense.networks.taps import Tap
 from mmdistill_dense.networks.teacher import FrozenTeacher
@@ -242,6 +242,26 @@ def test_a_network_with_computed_tensors_is_copied():
     again = copy_network(network)
     assert torch.equal(again.priors, network.priors) and again.places is not network.places
     assert again.weight is not network.weight and torch.equal(again.weight, network.weight)
+
+
+@pytest.mark.parametrize('option', [toys.seg_net(), toys.det_net('mask_rcnn'), toys.det_net('fcos')])
+def test_networks_that_are_built_once_share_nothing(option):
+    """The next is as the first was before it changed; those of another config, and later ones, are new."""
+    config, other = (load_model({**option, 'init_cfg': init}, 'model') for init in (None, dict(type='Constant', val=1)))
+
+    def parts(network):
+        values = [value for module in network.modules() for value in (module, *vars(module).values())]
+        return {id(value) for value in values if isinstance(value, (nn.Module, dict, list))}
+
+    with building_once():
+        first, second = build_network(config), build_network(config)
+        state = toys.student_state(second)
+        assert parts(first).isdisjoint(parts(second)) and not toys.differing(first.state_dict(), state)
+        for value in (*first.state_dict().values(), *second.state_dict().values()):
+            value.zero_()
+        assert not toys.differing(build_network(config).state_dict(), state)
+        others = build_network(other), TeacherOption('model', '', other).build()
+    assert all(toys.differing(network.state_dict(), state) for network in (*others, build_network(config)))
 
 
 def test_a_network_that_needs_larger_pictures_says_which(monkeypatch):

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.registry import MODELS
 
 from mmdistill_dense.apps.suite import plan, preflight
 from mmdistill_dense.apps.suite.definition import Definition
@@ -263,7 +264,10 @@ def test_missing_start_weights_are_named_before_the_teacher_is_trained(row: str)
         preflight.check_rows(definition, plan.resolved(definition, plan.runs(definition)))
 
 
-def test_new_keys_that_something_takes_pass_before_the_teacher_exists() -> None:
+def test_new_keys_that_something_takes_pass_before_the_teacher_exists(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows of one student and one teacher build each once, and the teacher once more for its shapes."""
+    built, build = [], MODELS.build
+    monkeypatch.setattr(MODELS, 'build', lambda option: (built.append(option), build(option))[1])
     new = {
         'default_hooks.ema': {'type': 'EMAHook', 'momentum': 0.1},
         'optim_wrapper.clip_grad': {'max_norm': 1},
@@ -277,6 +281,7 @@ def test_new_keys_that_something_takes_pass_before_the_teacher_exists() -> None:
     }
     definition = defined(options={**tiny.content()['options'], **new})
     preflight.check_rows(definition, plan.resolved(definition, plan.runs(definition)))
+    assert sum('backbone' in option for option in built) == 3
 
 
 def test_an_evaluator_without_a_score_is_refused() -> None:

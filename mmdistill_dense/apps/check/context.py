@@ -5,9 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from mmdistill_dense.distillers.base import Distiller
 from mmdistill_dense.guards.findings import RunFacts
-from mmdistill_dense.model.distill_model import distillers_of
 from mmdistill_dense.networks.teacher import FrozenTeacher
 from mmdistill_dense.weights.strict_load import Receipt
 
@@ -97,10 +95,6 @@ class CheckContext(RunFacts):
     @property
     def batch_size(self) -> int:
         return self.options.batch or (self.config.get('train_dataloader') or {}).get('batch_size', 2)
-
-    @property
-    def distillers(self) -> dict[str, Distiller]:
-        return distillers_of(self.model)
 
     @property
     def settings(self) -> dict[str, str]:

@@ -21,6 +21,7 @@ from mmdistill_dense.apps.suite import configs, plan
 from mmdistill_dense.apps.suite.definition import load_suite
 from mmdistill_dense.apps.suite.pool import clock
 from mmdistill_dense.guards.findings import ERROR
+from mmdistill_dense.networks.building import building_once
 from mmdistill_dense.registry import DATASETS
 from mmdistill_dense.utils.process import quiet
 
@@ -55,8 +56,8 @@ def price_lines(folder: Path) -> Iterator[str]:
         run_configs = {name: plan.config_of(definition, run) for name, run in {run.name: run for run in runs}.items()}
     prices = dict[str, Price]()
     try:
-        for name, config in run_configs.items():
-            with quiet():
+        with quiet(), building_once():
+            for name, config in run_configs.items():
                 prices[name] = time_training(config)
     except Exception as error:  # whatever a network raises: `run` checks each row, and says what to do
         yield f'price    not known: {name} cannot be timed here: {error}'
@@ -93,17 +94,16 @@ def time_training(config: Config) -> Price:
 
 def _seconds(work: Callable[[], Any]) -> float:
     """Return the wall time of some work, without its first turn unless that was long."""
-    first = _clocked(work, 1)
-    return first if first > _LONG else _clocked(work, _TURNS)
-
-
-def _clocked(work: Callable[[], Any], turns: int) -> float:
-    begin = time.perf_counter()
-    for _ in range(turns):
-        work()
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    return (time.perf_counter() - begin) / turns
+    for turns in (1, _TURNS):
+        begin = time.perf_counter()
+        for _ in range(turns):
+            work()
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        seconds = (time.perf_counter() - begin) / turns
+        if seconds > _LONG:
+            break
+    return seconds
 
 
 def _loading(config: Config) -> float:

@@ -19,15 +19,17 @@ from mmdistill_dense.apps.suite.plan import Resolved
 from mmdistill_dense.config.local_code import local_code
 from mmdistill_dense.config.values import evaluator_scores, listed, may_give
 from mmdistill_dense.guards.findings import ERROR, NOTE
+from mmdistill_dense.networks.building import building_once
 from mmdistill_dense.utils.files import read_json, write_json
 from mmdistill_dense.utils.process import heartbeat
 from mmdistill_dense.utils.version import __version__
 
 
+@building_once()
 def check_rows(definition: Definition, todo: Resolved) -> None:
     """Check each row as ``mmdistill check`` does, once for rows that differ in a factor of the learning rate alone.
 
-    A row that passed is not checked again while its hash is the same.
+    A row that passed is not checked again while its hash is the same. Networks of equal configs are built once.
     """
     path = definition.out / 'checked.json'
     hashes = read_json(path) or {}

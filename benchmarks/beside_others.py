@@ -203,7 +203,7 @@ def train_ours(args: argparse.Namespace) -> dict[str, Any]:
 
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
     from mmdistill_dense.apps.commands.training import build_runner
-    from mmdistill_dense.apps.project.recipe import schedule
+    from mmdistill_dense.apps.project.training_plan import schedule
     from mmdistill_dense.apps.recipes.named import read_config
 
     torch.set_num_threads(1)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from mmdistill_dense.apps.suite.rows import collect
+from mmdistill_dense.apps.suite.table import collect
 from tests.suite import tiny
 
 SCRIPT = Path(__file__).parents[2] / 'examples/slurm_array.sh'

@@ -27,7 +27,7 @@ from mmdistill_dense.apps.suite import plan, preflight
 from mmdistill_dense.apps.suite.definition import load_suite
 from mmdistill_dense.apps.suite.plan import Run
 from mmdistill_dense.apps.suite.pool import Pool
-from mmdistill_dense.apps.suite.rows import collect
+from mmdistill_dense.apps.suite.table import collect
 from mmdistill_dense.guards.findings import NOTE, WARNING, Finding
 from mmdistill_dense.utils.files import owned
 from tests.engine.processes import environment

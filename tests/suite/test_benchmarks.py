@@ -17,7 +17,6 @@ from scipy import stats
 
 from benchmarks import defaults
 from mmdistill_dense.apps.suite import configs, job, plan, table
-from mmdistill_dense.apps.suite import rows as rows_of
 from mmdistill_dense.apps.suite.definition import Definition, fitting_methods, load_suite, read_suite_file
 from mmdistill_dense.model.build import build_distillers
 from mmdistill_dense.registry import DATASETS
@@ -116,7 +115,7 @@ def test_every_row_of_a_papers_table_gives_a_number_on_toy_pictures(
     suite = load_suite(tiny.write(tmp_path, **content))
     for run in plan.runs(suite):
         assert math.isfinite(job.execute_run(suite, run)['score']), run.title
-    lines = table.as_markdown(rows_of.collect(suite)).splitlines()
+    lines = table.as_markdown(table.collect(suite)).splitlines()
     assert all(any(line.startswith(f'| {row} |') for line in lines) for row in rows)
 
 

@@ -12,8 +12,7 @@ from mmdistill_dense.apps.recipes import compose
 from mmdistill_dense.apps.suite import configs, plan, preflight
 from mmdistill_dense.apps.suite.definition import Definition, load_suite
 from mmdistill_dense.apps.suite.job import execute_run
-from mmdistill_dense.apps.suite.rows import SuiteTable, row_settings
-from mmdistill_dense.apps.suite.table import as_markdown, unlabelled
+from mmdistill_dense.apps.suite.table import SuiteTable, as_markdown, row_settings, unlabelled
 from mmdistill_dense.apps.suite.verdict import judge
 from mmdistill_dense.config.resolve import load_model
 from tests import toys

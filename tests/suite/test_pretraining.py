@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from mmdistill_dense.apps.suite import configs, job, plan, preflight, rows, table
+from mmdistill_dense.apps.suite import configs, job, plan, preflight, table
 from mmdistill_dense.apps.suite.definition import load_suite, read_suite_file
 from tests.suite import tiny
 from tests.suite.tiny import run_of
@@ -214,5 +214,5 @@ def test_every_row_of_pcds_tables_gives_a_number_on_toy_pictures() -> None:
     for run in plan.runs(suite):
         result = job.execute_run(suite, run)
         assert run.is_pretraining or math.isfinite(result['score']), run.title
-    lines = table.as_markdown(rows.collect(suite)).splitlines()
+    lines = table.as_markdown(table.collect(suite)).splitlines()
     assert len(toys) == 12 and all(any(line.startswith(f'| {name} |') for line in lines) for name in toys)

@@ -10,8 +10,7 @@ import pytest
 
 from mmdistill_dense.apps.suite import plan
 from mmdistill_dense.apps.suite.definition import Definition
-from mmdistill_dense.apps.suite.rows import collect
-from mmdistill_dense.apps.suite.table import as_markdown, scores_as_csv, write_table
+from mmdistill_dense.apps.suite.table import as_markdown, collect, scores_as_csv, write_table
 from mmdistill_dense.utils.files import read_json, write_json
 from tests.suite import made_up
 

@@ -18,7 +18,7 @@ from mmdistill_dense.apps.project.label_images import SegData
 from mmdistill_dense.apps.project.loading import Loading
 from mmdistill_dense.apps.project.new import write
 from mmdistill_dense.apps.project.picture_folders import Split
-from mmdistill_dense.apps.project.recipe import Training
+from mmdistill_dense.apps.project.training_plan import Training
 from mmdistill_dense.apps.recipes.compose import reference
 from mmdistill_dense.apps.report.runs import TrainedRun
 from mmdistill_dense.apps.suite.plan import Run, write_config

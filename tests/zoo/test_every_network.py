@@ -15,7 +15,7 @@ from mmdistill_dense.apps.project.network_options import (
     read_network,
     seg_size,
 )
-from mmdistill_dense.apps.project.recipe import recipe
+from mmdistill_dense.apps.project.training_plan import plan_training
 from mmdistill_dense.config.resolve import load_model
 from mmdistill_dense.config.values import num_classes
 from mmdistill_dense.utils.literals import literal
@@ -52,7 +52,7 @@ def planned(name: str) -> UserNetwork:
     check_detector(side, True)
     sizes = seg_size(side.model, loading.crop, PICTURE) if side.task == 'seg' else det_size(side.model)
     adapt(side, CLASSES, sizes, True, False)
-    assert recipe(side, PICTURES, loading.batch, 20).param_scheduler[-1]['end'] == 20
+    assert plan_training(side, PICTURES, loading.batch, 20).param_scheduler[-1]['end'] == 20
     return side
 
 

@@ -21,7 +21,7 @@ from mmdistill_dense.apps.project.loading import decide_loading
 from mmdistill_dense.apps.project.methods import MASKS_DEFAULT
 from mmdistill_dense.apps.project.network_options import UserNetwork
 from mmdistill_dense.apps.project.picture_folders import UNLABELLED_LIST, SplitRule, free_pictures
-from mmdistill_dense.apps.project.recipe import VARIED_PASSES, Training, length, recipe
+from mmdistill_dense.apps.project.training_plan import VARIED_PASSES, Training, length, plan_training
 from mmdistill_dense.apps.recipes.named import check_data
 from mmdistill_dense.config.resolve import TASKS
 from mmdistill_dense.config.values import mappings
@@ -89,7 +89,7 @@ def plan(args: argparse.Namespace, tell: Tell) -> tuple[dict[str, str], SegData 
         network_options.adapt(side, classes, size, trained, args.random_weights)
 
     adapt(student, True, len(data.classes))
-    training = recipe(student, pictures, loading.batch, steps)
+    training = plan_training(student, pictures, loading.batch, steps)
     _tell_network('student', student, training, tell)
     about = 'The student alone, with which every method is compared.'
     has_masks = student.task == 'det' and network_options.predicts_masks(student.model)
@@ -115,7 +115,7 @@ def plan(args: argparse.Namespace, tell: Tell) -> tuple[dict[str, str], SegData 
                 tell(f'         {line}')
             paired = {} if classes is None else {'classes': classes}
         else:
-            teaching = recipe(teacher, pictures, loading.batch, steps)
+            teaching = plan_training(teacher, pictures, loading.batch, steps)
             has_masks, teacher_has = map(network_options.predicts_masks, (student.model, teacher.model))
             boxes_alone = has_masks and not teacher_has
             files['teacher.py'] = config_files.teacher_file(teaching, loading.batch, student.task, boxes_alone)

@@ -19,8 +19,7 @@ from mmdistill_dense.apps.suite import configs, plan
 from mmdistill_dense.apps.suite.actions import train_all
 from mmdistill_dense.apps.suite.definition import CONTROL, TEACHER, Definition, load_suite
 from mmdistill_dense.apps.suite.plan import Run
-from mmdistill_dense.apps.suite.rows import SuiteTable, collect
-from mmdistill_dense.apps.suite.table import gain_cell
+from mmdistill_dense.apps.suite.table import SuiteTable, collect, gain_cell
 from mmdistill_dense.config.resolve import read_file, reading_once
 from mmdistill_dense.utils.files import read_json, write_json
 from mmdistill_dense.utils.process import heartbeat, quiet

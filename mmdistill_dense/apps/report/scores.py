@@ -14,8 +14,7 @@ from mmdistill_dense.apps.report.predictions import NetworkCost
 from mmdistill_dense.apps.report.runs import Log, TrainedRun, val_set
 from mmdistill_dense.apps.report.section import Missing, Numbers, Section, Sheet, gain_sheet, legend_of
 from mmdistill_dense.apps.suite.definition import CONTROL, TEACHER, is_alone
-from mmdistill_dense.apps.suite.rows import changed_data
-from mmdistill_dense.apps.suite.table import gain_cell, score_cell
+from mmdistill_dense.apps.suite.table import changed_data, gain_cell, score_cell
 from mmdistill_dense.apps.suite.verdict import Gain, Results, Row, Verdict, judge, missing_sentence
 from mmdistill_dense.config.values import falls
 from mmdistill_dense.utils.validate import some

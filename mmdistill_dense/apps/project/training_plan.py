@@ -1,4 +1,4 @@
-"""The recipe that trains student and teacher of a project alike: optimizer, rate, schedule, length."""
+"""How student and teacher of a project are trained, both alike: optimizer, rate, schedule, length."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def schedule(steps: int) -> list[dict[str, Any]]:
     return [{**option, 'by_epoch': False} for option in ([rising] if warm else []) + [cosine]]
 
 
-def recipe(side: UserNetwork, pictures: int, batch: int, steps: int) -> Training:
+def plan_training(side: UserNetwork, pictures: int, batch: int, steps: int) -> Training:
     """Return the training of a network: AdamW, a warm-up, a cosine to 0, half precision where there is a GPU."""
     rate, reason, parts = _rate(side)
     full = any(option.get('type') in _FULL_PRECISION for option in mappings(side.model))

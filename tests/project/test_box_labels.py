@@ -16,7 +16,7 @@ from PIL import Image
 from mmdistill_dense.apps.project.box_labels import find_box_data
 from mmdistill_dense.apps.project.label_images import find_seg_data
 from mmdistill_dense.apps.project.new import shared, write
-from mmdistill_dense.apps.project.picture_folders import SplitRule
+from mmdistill_dense.apps.project.splits import SplitRule
 from tests.project import exports
 from tests.project.folders_of_data import (
     box_folder,

@@ -14,7 +14,7 @@ from mmdistill_dense.apps.project.box_labels import BoxData, find_box_data
 from mmdistill_dense.apps.project.formats.objects import from_mask, from_points
 from mmdistill_dense.apps.project.label_images import SegData, find_seg_data
 from mmdistill_dense.apps.project.new import write
-from mmdistill_dense.apps.project.picture_folders import SplitRule
+from mmdistill_dense.apps.project.splits import SplitRule
 from tests.project import exports
 from tests.project.commands import RETINANET, toy_pair
 from tests.project.exports import BOXES, CLASSES, MASKS, NAMES, OBJECTS, PARTS, png, runs, shapes, truth

@@ -15,7 +15,7 @@ from mmdistill_dense.apps.project.box_labels import find_box_data
 from mmdistill_dense.apps.project.label_images import SegData, find_seg_data
 from mmdistill_dense.apps.project.label_pairs import Patterns
 from mmdistill_dense.apps.project.label_values import class_values
-from mmdistill_dense.apps.project.picture_folders import SplitRule
+from mmdistill_dense.apps.project.splits import SplitRule
 from tests.project.exports import save, write
 from tests.project.folders_of_data import counts, label, picture, seg_folder
 

@@ -13,7 +13,7 @@ from pycocotools import mask as coco
 
 from mmdistill_dense.apps.project.box_labels import BoxData, find_box_data
 from mmdistill_dense.apps.project.label_images import find_seg_data
-from mmdistill_dense.apps.project.picture_folders import SplitRule, free_pictures, split_of
+from mmdistill_dense.apps.project.splits import SplitRule, free_pictures, split_of
 from mmdistill_dense.datasets.folders import SegFolderDataset
 from tests.project import exports
 from tests.project.folders_of_data import (

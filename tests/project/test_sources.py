@@ -11,8 +11,8 @@ from PIL import Image
 
 from mmdistill_dense.apps.project.box_labels import BoxData, find_box_data
 from mmdistill_dense.apps.project.label_images import SegData, find_seg_data
-from mmdistill_dense.apps.project.picture_folders import SplitRule, free_pictures
 from mmdistill_dense.apps.project.picture_sources import FORMS, draw_split, find_sources, siblings, source_note
+from mmdistill_dense.apps.project.splits import SplitRule, free_pictures
 from tests.project.folders_of_data import label, label_file, picture
 
 WORDS, FIVE, TEN, TWENTY = ('park', 'quay', 'road', 'shop', 'yard'), range(5), range(10), range(20)

@@ -17,7 +17,7 @@ from mmdistill_dense.apps.project.config_files import box_file, seg_file
 from mmdistill_dense.apps.project.label_images import SegData
 from mmdistill_dense.apps.project.loading import Loading
 from mmdistill_dense.apps.project.new import write
-from mmdistill_dense.apps.project.picture_folders import Split
+from mmdistill_dense.apps.project.splits import Split
 from mmdistill_dense.apps.project.training_plan import Training
 from mmdistill_dense.apps.recipes.compose import reference
 from mmdistill_dense.apps.report.runs import TrainedRun

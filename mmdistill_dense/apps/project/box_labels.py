@@ -11,12 +11,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mmdistill_dense.apps.project import picture_folders as folders
+from mmdistill_dense.apps.project import picture_files
+from mmdistill_dense.apps.project.counts import Count, count_lines
 from mmdistill_dense.apps.project.formats import json_files, xml_files, yolo
 from mmdistill_dense.apps.project.formats.objects import Labelled, Reading, Request, mend
 from mmdistill_dense.apps.project.label_values import hint_of_void
-from mmdistill_dense.apps.project.picture_folders import SPLITS, Count, Split, SplitRule, table
 from mmdistill_dense.apps.project.picture_sources import draw_split, source_note
+from mmdistill_dense.apps.project.splits import SPLITS, Split, SplitRule, assign_rest_to_train, read_lists
 from mmdistill_dense.datasets.label_files import has_mask
 from mmdistill_dense.unlabelled.pictures import EXTENSIONS
 from mmdistill_dense.utils.literals import Template
@@ -52,15 +53,16 @@ def find_box_data(
     """Find out what the folder or the json file of ``--data`` holds, of the categories of ``--classes``."""
     root = path = path.expanduser().resolve()
     rule = rule or SplitRule()
-    with folders.file_errors(path):
+    with picture_files.file_errors(path):
         if path.suffix == '.json' and path.is_file():  # `annotations` holds no pictures
-            root = path.parent if folders.files_below(path.parent, EXTENSIONS) else path.parent.parent
-        all_pictures = folders.pictures_below(root)
+            root = path.parent if picture_files.files_below(path.parent, EXTENSIONS) else path.parent.parent
+        all_pictures = picture_files.pictures_below(root)
         reading = _read(Request(root, all_pictures, classes, exif, rule != SplitRule(), task), path)
         notes, sizes = reading.notes, {sample.picture: sample.size or (0, 0) for sample in reading.pictures}
-        stored = folders.check_pictures(list(sizes), sizes.__getitem__, exif, notes, least=2 if task == 'seg' else 1)
+        least = 2 if task == 'seg' else 1
+        stored = picture_files.check_pictures(list(sizes), sizes.__getitem__, exif, notes, least=least)
         skipped_names = [file.name for files in reading.skipped_files.values() for file in files]
-        if unread := folders.other_endings(root, skipped_names):
+        if unread := picture_files.other_endings(root, skipped_names):
             notes.append(f'WARNING:{unread}')
         mend(reading, stored, task == 'seg')
         flat = [sample.picture.name for sample in reading.pictures for box in sample.objects if not has_mask(box)]
@@ -73,12 +75,12 @@ def find_box_data(
         lists = dict[str, Path]()
         names = _classes(reading, parts.get('train') or next(iter(parts.values())), classes)
         notes += hint_of_void(names, more=('background',) if task == 'det' else ())
-        outside = folders.outside_labels(root, all_pictures)
+        outside = picture_files.outside_labels(root, all_pictures)
         if needs_split := '' in parts:
             pictures = parts['']
             _check_boxes(reading, parts, names)
             paths = dict.fromkeys(sample.picture for sample in pictures)
-            lists, members = folders.read_lists(root, task, rule, list({**paths, **dict.fromkeys(outside)}), paths)
+            lists, members = read_lists(root, task, rule, list({**paths, **dict.fromkeys(outside)}), paths)
             parts = _divide(pictures, names, members, rule, reading.source)
             used = {sample.picture for samples in parts.values() for sample in samples}
             _drop(reading, 'are in pictures of no list', [sample for sample in pictures if sample.picture not in used])
@@ -99,8 +101,8 @@ def find_box_data(
             notes.append('no label file for val: that for test validates')
             splits['val'], parts['val'] = splits['test'], parts['test']
         counts = _count(root, reading, lists, outside, parts, names)
-        notes[:0] = table(f'{reading.form} ({reading.source})', counts)
-        size = folders.usual_size([sample.size for sample in parts['train'] if sample.size])
+        notes[:0] = count_lines(f'{reading.form} ({reading.source})', counts)
+        size = picture_files.usual_size([sample.size for sample in parts['train'] if sample.size])
         objects = (box for samples in parts.values() for sample in samples for box in sample.objects)
         masks = not reading.mask_errors and all(map(has_mask, objects))
         return BoxData(root, splits, names, masks, size, notes, stored, parts)
@@ -108,7 +110,7 @@ def find_box_data(
 
 def _read(request: Request, path: Path) -> Reading:
     """Read the first format that the folder, or the file, holds."""
-    files = [path] if path.is_file() else sorted(folders.files_below(request.root, ('.json',)))
+    files = [path] if path.is_file() else sorted(picture_files.files_below(request.root, ('.json',)))
     coco, shapes = json_files.read_coco(request, files, predictions=path.is_file())
     if coco.pictures:
         return coco
@@ -125,7 +127,7 @@ def _read(request: Request, path: Path) -> Reading:
             raise NoLabels(f'--data {request.root}: {_describe_folder(request, files)} {json_files.FORMATS}')
         return coco
     reading.skipped_files |= coco.skipped_files
-    if duplicates := folders.repeated(sample.picture for sample in reading.pictures):
+    if duplicates := picture_files.repeated(sample.picture for sample in reading.pictures):
         problem = f'{len(duplicates)} pictures have labels twice in {reading.source}: {some(duplicates, 3)}'
         raise ValueError(f'--data: {problem}. Keep one.')
     return reading
@@ -136,8 +138,8 @@ def _describe_folder(request: Request, files: Sequence[Path]) -> str:
     if files:
         return f'no label file. {" ".join(json_files.lacks(path, json_files.load_json(path)) for path in files[:2])}'
     root, stems = request.root, {picture.stem for picture in request.pictures}
-    near = [path for path in folders.files_below(root, ('.txt', '.xml')) if path.stem in stems]
-    zipped = [path.name for path in folders.files_below(root, folders.ARCHIVES)]
+    near = [path for path in picture_files.files_below(root, ('.txt', '.xml')) if path.stem in stems]
+    zipped = [path.name for path in picture_files.files_below(root, picture_files.ARCHIVES)]
     hints = [f'{some(zipped, 2)}: unpack it first.'] if zipped else []
     if any('label' in path.name or 'mask' in path.name for path in root.iterdir()):
         hints += ['Label images are for networks of mmseg::.']
@@ -161,7 +163,7 @@ def _parts_of_labels(reading: Reading, rule: SplitRule) -> Parts:
     for sample in reading.pictures:
         parts.setdefault(sample.part if rule == SplitRule() or reading.origins else None, []).append(sample)
     outside = parts.pop('', [])
-    folders.assign_rest_to_train(parts)
+    assign_rest_to_train(parts)
     if reading.origins and len(parts) > 1:
         names = ', '.join(map(str, parts))
         if rule != SplitRule():
@@ -254,7 +256,7 @@ def _count(
     root: Path, reading: Reading, lists: Mapping[str, Path], outside: Sequence[Path], parts: Parts, names: Sequence[str]
 ) -> list[Count]:
     """Return what became of all files, pictures and annotations."""
-    files = [file for file in folders.files_below(root, ('',)) if not file.name.lower().endswith(EXTENSIONS)]
+    files = [file for file in picture_files.files_below(root, ('',)) if not file.name.lower().endswith(EXTENSIONS)]
     used_files = {*reading.files, *lists.values()}.union(*reading.skipped_files.values())
     stems = {picture.stem for picture in outside}
     other = [file for file in files if file not in used_files and file.stem in stems]

@@ -6,7 +6,7 @@ import csv
 import hashlib
 import json
 import shutil
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -19,10 +19,10 @@ from pycocotools import mask as coco
 from rich.progress import track
 
 from mmdistill_dense.apps.project import label_values
-from mmdistill_dense.apps.project import picture_folders as folders
 from mmdistill_dense.apps.project.box_labels import BoxData
 from mmdistill_dense.apps.project.formats.objects import Labelled, class_name, shape_run_lengths
 from mmdistill_dense.apps.project.label_values import Colour, Values
+from mmdistill_dense.apps.project.picture_files import file_errors, lines_of, open_picture, repeated
 from mmdistill_dense.datasets.label_files import has_mask
 from mmdistill_dense.utils.files import read_json, write_json, write_text
 from mmdistill_dense.utils.runner_internals import IGNORED
@@ -55,7 +55,7 @@ class Drawing:
     stamp: str  # changes with the source
 
     def __post_init__(self) -> None:
-        if duplicates := folders.repeated(job.target for job in self.jobs):
+        if duplicates := repeated(job.target for job in self.jobs):
             raise ValueError(f'--data: two pictures of one name: {some(duplicates, 3)}. Give each its own name.')
 
     @property
@@ -135,7 +135,7 @@ def draw_label_image(sample: Labelled, numbers: Mapping[str, int], empty: int) -
     """Return the label image of a picture, with its objects drawn to the pixel; one of no class covers those below."""
     size = sample.size or (0, 0)
     canvas = np.full(size, empty, np.uint8)
-    with folders.file_errors(sample.picture):
+    with file_errors(sample.picture):
         for instance in sample.objects:
             value = IGNORED if instance['iscrowd'] else numbers.get(instance['name'], empty)
             canvas[coco.decode(shape_run_lengths(instance['segmentation'], size)) > 0] = value
@@ -146,7 +146,7 @@ def draw_label_image(sample: Labelled, numbers: Mapping[str, int], empty: int) -
 
 
 def copied(path: Path) -> np.ndarray:
-    with folders.open_picture(path) as image:
+    with open_picture(path) as image:
         return label_values.in_one_channel(image, path).astype(np.uint8)
 
 
@@ -164,7 +164,7 @@ def are_coloured(root: Path, labels: Sequence[Path], class_names: Sequence[str])
     """
     sample, coloured_count, of_rgb, grays = evenly(labels, _SAMPLED), 0, 0, set[int]()
     for path in sample:
-        with folders.open_picture(path) as image:
+        with open_picture(path) as image:
             if image.mode in ('RGB', 'RGBA'):
                 pixels, of_rgb = np.asarray(image), of_rgb + 1
                 coloured_count += label_values.has_colours(pixels)
@@ -241,7 +241,7 @@ def _count_unknown(path: Path, values: np.ndarray, counts: np.ndarray, codes: Ma
 
 
 def _codes_in(path: Path) -> np.ndarray:
-    with folders.open_picture(path) as image:
+    with open_picture(path) as image:
         if image.mode not in ('RGB', 'RGBA'):
             raise ValueError(f'--data: {path} has the mode {image.mode}, and others are of colours. Write all alike.')
         pixels = np.asarray(image).astype(np.int64)
@@ -256,12 +256,11 @@ def _colour(code: int) -> Colour:
 
 def _missing_table_message(root: Path, paths: Sequence[Path]) -> str:
     """Return a refusal that shows the colours in some label images, the most frequent first; write a list to fill."""
-    counts: dict[int, int] = defaultdict(int)
+    counts, sampled = Counter[int](), len(paths)
     for path in paths:
-        for value, count in zip(*np.unique(_codes_in(path), return_counts=True), strict=True):
-            counts[int(value)] += int(count)
-    total, sampled = sum(counts.values()), len(paths)
-    shares = {_colour(code): count / total for code, count in sorted(counts.items(), key=lambda pair: -pair[1])}
+        values, numbers = np.unique(_codes_in(path), return_counts=True)
+        counts.update(dict(zip(values.tolist(), numbers.tolist(), strict=True)))
+    shares = {_colour(code): count / counts.total() for code, count in counts.most_common()}
     text = some((f'{colour}: {share:.1%}' for colour, share in shares.items()), 8)
     start = f'--data {root}: the label images hold colours, and no list of them is there ({", ".join(_TABLES)}). '
     if len(shares) > _MOST_COLOURS:
@@ -304,15 +303,15 @@ def _rows(file: Path) -> Iterator[tuple[str, Sequence[Any]]]:
         pairs = content.items() if isinstance(content, dict) else ((entry['name'], entry['color']) for entry in content)
         yield from ((class_name(str(file), name), colour) for name, colour in pairs)
     elif file.name == 'label_colors.txt':  # of CamVid: ``64 128 64 Animal``
-        yield from ((name, colour) for *colour, name in (line.split(maxsplit=3) for line in folders.lines_of(file)))
+        yield from ((name, colour) for *colour, name in (line.split(maxsplit=3) for line in lines_of(file)))
     elif file.suffix == '.txt':
-        for number, line in enumerate(line for line in folders.lines_of(file) if not line.startswith('#')):
+        for number, line in enumerate(line for line in lines_of(file) if not line.startswith('#')):
             name, colour, *_ = [*line.split(':'), '', '']
             # VOC spreads the bits of a class over the three channels
             bits = [[(number >> 3 * bit + channel & 1) << 7 - bit for bit in range(8)] for channel in range(3)]
             yield name.strip(), colour.split(',') if colour else [*map(sum, bits)]
     else:
-        lines = folders.lines_of(file)
+        lines = lines_of(file)
         for row in csv.DictReader(lines, delimiter=';' if lines and ';' in lines[0] else ','):
             columns = {str(key).strip().lower(): value for key, value in row.items()}
             if {'name', 'r', 'g', 'b'} <= set(columns):

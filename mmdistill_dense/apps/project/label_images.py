@@ -11,8 +11,9 @@ from functools import partial
 from pathlib import Path
 
 from mmdistill_dense.apps.project import drawn_labels as drawn
-from mmdistill_dense.apps.project import picture_folders as folders
+from mmdistill_dense.apps.project import picture_files
 from mmdistill_dense.apps.project.box_labels import BoxData, NoLabels, find_box_data
+from mmdistill_dense.apps.project.counts import Count, count_lines
 from mmdistill_dense.apps.project.label_pairs import (
     LABEL_ENDINGS,
     Files,
@@ -34,8 +35,9 @@ from mmdistill_dense.apps.project.label_values import (
     name_classes,
     sample_label_values,
 )
-from mmdistill_dense.apps.project.picture_folders import Split
+from mmdistill_dense.apps.project.picture_files import SAMPLED, check_pictures, stored_size, usual_size
 from mmdistill_dense.apps.project.picture_sources import draw_split, source_note
+from mmdistill_dense.apps.project.splits import SPLITS, Split, SplitRule, read_lists
 from mmdistill_dense.unlabelled.pictures import EXTENSIONS
 from mmdistill_dense.utils.literals import Template
 from mmdistill_dense.utils.sampling import evenly
@@ -74,7 +76,7 @@ def find_seg_data(
     root: Path,
     class_names: Sequence[str] = (),
     exif: str | None = None,
-    rule: folders.SplitRule | None = None,
+    rule: SplitRule | None = None,
     background: str = 'class',
     patterns: Patterns | None = None,
 ) -> SegData:
@@ -83,12 +85,12 @@ def find_seg_data(
     ``background``: of pixels without an object, ``'class'`` or ``'ignore'``; ``exif``: ``'apply'`` or ``'ignore'``, if
     sizes of labels do not tell it; ``patterns``: ``None`` tries the known trees.
     """
-    root, rule, notes = root.expanduser().resolve(), rule or folders.SplitRule(), list[str]()
+    root, rule, notes = root.expanduser().resolve(), rule or SplitRule(), list[str]()
     of_coco = root.suffix == '.json' and root.is_file()
     paths, paired = list[str](), None
     if patterns or not of_coco:
-        folders.pictures_below(root)  # raises without any
-        paths = sorted(path.relative_to(root).as_posix() for path in folders.files_below(root, LABEL_ENDINGS))
+        picture_files.pictures_below(root)  # raises without any
+        paths = sorted(path.relative_to(root).as_posix() for path in picture_files.files_below(root, LABEL_ENDINGS))
         paired = pair_by_patterns(Files(paths), patterns) if patterns else find_tree(paths)
     if paired is None:
         try:
@@ -105,10 +107,8 @@ def find_seg_data(
         notes.append(f'WARNING: label images of labelIds are {text} cityscapesscripts writes labelTrainIds beside them')
     partner = {picture: label for pairs in parts.values() for picture, label in pairs}
     labels = list(partner.values())
-    stored = folders.check_pictures([*partner], lambda path: folders.stored_size(partner[path]), exif, notes, labels, 2)
-    size = folders.usual_size(
-        [folders.stored_size(picture, stored) for picture, _ in evenly(parts['train'], folders.SAMPLED)]
-    )
+    stored = check_pictures([*partner], lambda path: stored_size(partner[path]), exif, notes, labels, 2)
+    size = usual_size([stored_size(picture, stored) for picture, _ in evenly(parts['train'], SAMPLED)])
     label_images = frozenset(os.path.realpath(root / label) for label in paired.label_images)
     values: tuple[int, ...] = ()
     drawing: drawn.Drawing | None = None
@@ -141,7 +141,7 @@ def _unknown(root: Path, paths: Sequence[str], problem: str) -> str:
         'from json, xml and txt files, .npy files are not read.'
     )
     hint = many_masks(paths) or proposal(root, paths) or general
-    content = f'It holds {folder_tree(paths)}.{folders.other_endings(root)}{hint}'
+    content = f'It holds {folder_tree(paths)}.{picture_files.other_endings(root)}{hint}'
     return f'--data {root}: {problem}. {content} docs/your_labels.md shows the known trees.'
 
 
@@ -150,22 +150,22 @@ def _unknown(root: Path, paths: Sequence[str], problem: str) -> str:
 
 def _values(pair: Pair) -> set[object]:
     """Return the numbers or colours in the label image of a pair; none of a broken one, which is refused later."""
-    with suppress(ValueError), folders.open_picture(pair[1]) as image:
+    with suppress(ValueError), picture_files.open_picture(pair[1]) as image:
         return {value for _, value in image.getcolors(1 << 24) or ()}
     return set()
 
 
-def _divide(root: Path, paired: Pairing, rule: folders.SplitRule, notes: list[str]) -> Parts:
+def _divide(root: Path, paired: Pairing, rule: SplitRule, notes: list[str]) -> Parts:
     """Divide the pairs as lists, ``--split`` or folders say, or by chance; note what was counted."""
     pairs = {root / picture: (root / picture, root / label) for picture, label in paired.labels.items()}
-    lists, members = folders.read_lists(root, 'seg', rule, [root / picture for picture in paired.parts], pairs)
+    lists, members = read_lists(root, 'seg', rule, [root / picture for picture in paired.parts], pairs)
     reason = 'are in no list' if lists else 'are in no folder of a part'
     parts: Parts = {part: [pairs[picture] for picture in pictures] for part, pictures in members.items()}
     if not lists:
         by_folder = rule.share is None and any(paired.parts[picture] for picture in paired.labels)
         bare = None if 'train' in paired.parts.values() else 'train'  # of no part, as trainval beside test
         split = [(paired.parts[picture] or bare if by_folder else 'train', picture) for picture in paired.labels]
-        parts = {part: [pairs[root / picture] for name, picture in split if name == part] for part in folders.SPLITS}
+        parts = {part: [pairs[root / picture] for name, picture in split if name == part] for part in SPLITS}
         parts = {part: part_pairs for part, part_pairs in parts.items() if part_pairs}
     used = {picture for part_pairs in parts.values() for picture, _ in part_pairs}
     unused = [pair for picture, pair in pairs.items() if picture not in used]
@@ -173,10 +173,10 @@ def _divide(root: Path, paired: Pairing, rule: folders.SplitRule, notes: list[st
     labels: dict[str, Sequence[object]] = {'have no picture': paired.orphans}
     labels |= {'are not the first of their picture': paired.extras, reason: [label for _, label in unused]}
     counts = [
-        folders.Count('pictures', len(paired.parts), len(used), pictures),
-        folders.Count('label images', len(paired.label_images), len(used), labels),
+        Count('pictures', len(paired.parts), len(used), pictures),
+        Count('label images', len(paired.label_images), len(used), labels),
     ]
-    unread = folders.other_endings(root, [*paired.orphans, *paired.bare]) if paired.orphans else ''
+    unread = picture_files.other_endings(root, [*paired.orphans, *paired.bare]) if paired.orphans else ''
     if paired.bare and paired.orphans:
         without = f'{len(paired.bare)} of {len(paired.parts)} pictures have no label image ({some(paired.bare, 3)})'
         orphans = f'{len(paired.orphans)} label images have no picture ({some(paired.orphans, 3)})'
@@ -196,7 +196,7 @@ def _divide(root: Path, paired: Pairing, rule: folders.SplitRule, notes: list[st
     if 'val' not in parts:
         notes.append(f'no {kind} for val: that for test validates')
     name = f'the tree {paired.patterns.name}' if paired.patterns.name else str(paired.patterns)
-    notes[:0] = [*folders.table(name, counts), *([f'WARNING:{unread}'] if unread else [])]
+    notes[:0] = [*count_lines(name, counts), *([f'WARNING:{unread}'] if unread else [])]
     if paired.bare:
         folder = shlex.quote(os.path.commonpath([(root / picture).parent for picture in paired.bare]))
         notes.append(f'--unlabelled {folder} teaches on pictures without a label image')

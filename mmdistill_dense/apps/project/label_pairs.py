@@ -20,7 +20,8 @@ from shlex import quote
 import numpy as np
 from PIL import Image
 
-from mmdistill_dense.apps.project.picture_folders import SPLITS, open_picture, split_of
+from mmdistill_dense.apps.project.picture_files import open_picture
+from mmdistill_dense.apps.project.splits import SPLITS, split_of
 from mmdistill_dense.unlabelled.pictures import EXTENSIONS
 from mmdistill_dense.utils.sampling import evenly
 from mmdistill_dense.utils.validate import some

@@ -16,14 +16,7 @@ import numpy as np
 from PIL import Image
 from rich.progress import track
 
-from mmdistill_dense.apps.project.picture_folders import (
-    Size,
-    lines_of,
-    open_picture,
-    repeated,
-    size_of,
-    stored_size,
-)
+from mmdistill_dense.apps.project.picture_files import Size, lines_of, open_picture, repeated, size_of, stored_size
 from mmdistill_dense.utils.runner_internals import IGNORED
 from mmdistill_dense.utils.sampling import evenly
 from mmdistill_dense.utils.validate import size_text, some

@@ -6,7 +6,7 @@ import logging
 import re
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cache, cached_property
@@ -76,7 +76,9 @@ def class_overrides(model: Mapping[str, Any], classes: int, key: str) -> dict[st
     """Return what sets the number of classes: of every head, members of lists, and weights of the classes in losses."""
     kind = model.get('type')
     heads = {name: part for name, part in model.items() if name not in _NON_CLASS_PARTS and name.endswith('head')}
-    old = num_classes(model) or next(nested_class_counts(heads), None)
+    # also those that stand deeper than num_classes looks
+    counts = (part.get(name) for part in mappings(heads) for name in ('num_classes', 'num_things_classes'))
+    old = num_classes(model) or next((count for count in counts if isinstance(count, int)), None)
     if old is None:
         raise ValueError(f'{key}: no head of {kind} says num_classes. Write the pair by hand: docs/own_pair.md.')
     if (model.get('panoptic_fusion_head') or {}).get('num_stuff_classes'):
@@ -97,12 +99,6 @@ def class_overrides(model: Mapping[str, Any], classes: int, key: str) -> dict[st
         return nested
 
     return changes(model)
-
-
-def nested_class_counts(node: Any) -> Iterator[int]:
-    """Yield the class counts inside a part, also those that stand deeper than :func:`num_classes` looks."""
-    counts = (part.get(key) for part in mappings(node) for key in ('num_classes', 'num_things_classes'))
-    yield from (count for count in counts if isinstance(count, int))
 
 
 def seg_size(model: Mapping[str, Any], crop: tuple[int, int], picture: tuple[int, int]) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from mmdistill_dense.apps.project.label_pairs import Patterns
 from mmdistill_dense.apps.project.loading import decide_loading
 from mmdistill_dense.apps.project.methods import MASKS_DEFAULT
 from mmdistill_dense.apps.project.network_options import UserNetwork
-from mmdistill_dense.apps.project.picture_folders import UNLABELLED_LIST, SplitRule, free_pictures
+from mmdistill_dense.apps.project.splits import UNLABELLED_LIST, SplitRule, free_pictures
 from mmdistill_dense.apps.project.training_plan import VARIED_PASSES, Training, length, plan_training
 from mmdistill_dense.apps.recipes.named import check_data
 from mmdistill_dense.config.resolve import TASKS

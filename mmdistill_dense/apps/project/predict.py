@@ -266,9 +266,6 @@ class Student:
             self.prepared += [1000 * (time.perf_counter() - start) / len(batch)] * len(batch)
             yield from zip(batch, samples, strict=True)
 
-    def draw(self, picture: np.ndarray, sample: Any) -> np.ndarray:
-        return draw(picture, sample, self.network.dataset_meta, 'pred', self.threshold)
-
     def save(self, sample: Any, name: str, out: Path, label: str) -> None:
         """Write a picture's labels, or note its boxes."""
         if self.segments:
@@ -371,7 +368,8 @@ def predict_shots(student: Student, shots: Iterable[Shot], out: Path, show: Call
 
     def write(shot: Shot, sample: Any) -> None:
         student.save(sample, shot.name, out, shot.label)
-        show(shot.name, mmcv.rgb2bgr(student.draw(shot.picture, sample)))
+        drawn = draw(shot.picture, sample, student.network.dataset_meta, 'pred', student.threshold)
+        show(shot.name, mmcv.rgb2bgr(drawn))
 
     with closing(run_ahead((partial(write, *answer) for answer in student.predict(shots)), 1)) as writes:
         for future in writes:

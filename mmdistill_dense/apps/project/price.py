@@ -83,13 +83,17 @@ def time_training(config: Config) -> Price:
     if report.stopped:
         problems = (finding.message for finding in report.findings if finding.level == ERROR)
         raise RuntimeError(next(problems, report.stopped))
-    context = report.context
+    context, loader = report.context, config.train_dataloader
     assert context.batch is not None, 'the check made one'
     step = _seconds(make_step(context.model, config, context.batch, fresh=True)) * batch / timed
-    step = max(step, _loading(config)) if config.train_dataloader.num_workers else step + _loading(config)
+    train, val = (DATASETS.build(config[f'{part}_dataloader'].dataset) for part in ('train', 'val'))
+    loading = _seconds(lambda: train[0]) * batch / max(1, loader.num_workers)
+    step = max(step, loading) if loader.num_workers else step + loading
     evaluated = 2 + config.train_cfg.max_iters // config.train_cfg.get('val_interval', config.train_cfg.max_iters)
-    pictures = len(DATASETS.build(config.val_dataloader.dataset))
-    return Price(step * config.train_cfg.max_iters, evaluated * pictures * _predicting(context))
+    context.model.eval()
+    item = context.tested
+    predicting = 0.0 if item is None else _seconds(partial(predict_items, context.model, [item]))
+    return Price(step * config.train_cfg.max_iters, evaluated * len(val) * predicting)
 
 
 def _seconds(work: Callable[[], Any]) -> float:
@@ -104,17 +108,3 @@ def _seconds(work: Callable[[], Any]) -> float:
         if seconds > _LONG:
             break
     return seconds
-
-
-def _loading(config: Config) -> float:
-    """Return the seconds that the loader's processes take for a batch."""
-    loader, dataset = config.train_dataloader, DATASETS.build(config.train_dataloader.dataset)
-    return _seconds(lambda: dataset[0]) * loader.batch_size / max(1, loader.num_workers)
-
-
-def _predicting(context: Any) -> float:
-    """Return the seconds for a picture of validation."""
-    if context.tested is None:
-        return 0.0
-    context.model.eval()
-    return _seconds(partial(predict_items, context.model, [context.tested]))

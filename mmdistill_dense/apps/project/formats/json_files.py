@@ -15,9 +15,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from mmdistill_dense.apps.project import picture_folders as folders
 from mmdistill_dense.apps.project.formats import objects as common
 from mmdistill_dense.apps.project.formats.objects import Entry, Labelled, Object, Reading, Request, Shape
+from mmdistill_dense.apps.project.picture_files import file_errors, is_label, repeated
+from mmdistill_dense.apps.project.splits import assign_rest_to_train, split_of
 from mmdistill_dense.datasets.label_files import MENDED, check_categories, lists_missing
 from mmdistill_dense.utils.sampling import evenly
 from mmdistill_dense.utils.validate import some
@@ -83,7 +84,7 @@ _SAMPLED_NAMES = 20  # pictures that are looked for in each folder
 
 def load_json(path: Path) -> Any:
     """Return what a json file holds, in any encoding of Unicode."""
-    with folders.file_errors(path):
+    with file_errors(path):
         content = json.loads(path.read_bytes())
     boxes = content.get('annotations') if isinstance(content, dict) else None
     boxed = isinstance(boxes, list) and boxes and isinstance(boxes[0], dict) and 'bbox' in boxes[0]
@@ -111,7 +112,7 @@ def read_coco(request: Request, files: Sequence[Path], predictions: bool) -> tup
         if isinstance(content, dict) and ('imagePath' in content or isinstance(content.get('shapes'), list)):  # labelme
             labelme[path] = {key: value for key, value in content.items() if key != 'imageData'}  # the picture itself
             continue
-        part = folders.split_of([*path.relative_to(request.root).parts[:-1], path.stem])
+        part = split_of([*path.relative_to(request.root).parts[:-1], path.stem])
         if lacking := lists_missing(content):
             if isinstance(content, dict) and 'images' in content:
                 reading.skipped_files[f'have images, but no list of {", ".join(lacking)}'].append(path)
@@ -130,11 +131,11 @@ def read_coco(request: Request, files: Sequence[Path], predictions: bool) -> tup
             reading.skipped_files['are for the part of another file'].append(other if better[0] == path else path)
             if better[0] == path:
                 chosen[part] = path, content
-    folders.assign_rest_to_train(chosen)
+    assign_rest_to_train(chosen)
     if len(chosen) > 1 and (unassigned := chosen.pop(None, None)):
         reading.skipped_files['say train, val or test neither by name nor by folder'].append(unassigned[0])
     for part in sorted(chosen, key=lambda part: part != 'train'):  # labels are numbered by the first
-        with folders.file_errors(chosen[part][0]):
+        with file_errors(chosen[part][0]):
             _add_part(reading, part, *chosen[part], request)
     return reading, labelme
 
@@ -156,7 +157,7 @@ def _add_part(reading: Reading, part: str | None, path: Path, content: Any, requ
             changes['byte order mark, with which pycocotools cannot read it, is taken out'] += 1
     used = {annotation['category_id'] for annotation in content['annotations']}
     kinds = {category['id']: category['name'] for category in content['categories']}
-    if duplicates := folders.repeated(kinds[number] for number in used):
+    if duplicates := repeated(kinds[number] for number in used):
         raise ValueError(f'two categories have one name: {some(duplicates)}. Rename one.')
     # of one name the one with boxes, else the last: the group that Roboflow writes first has none
     last = {kind['name']: kind['id'] for kind in sorted(content['categories'], key=lambda kind: kind['id'] in used)}
@@ -204,8 +205,8 @@ def _folder_of(path: Path, names: Sequence[str], request: Request, part: str | N
 
     def score(folder: Path) -> tuple[int, bool, bool, int]:
         count, parts = sum(os.path.isfile(folder / name) for name in sampled_names), folder.relative_to(root).parts
-        of_part = folders.split_of(parts) == part
-        return count, of_part, not folders.is_label(parts), len(os.path.commonpath([folder, path]))
+        of_part = split_of(parts) == part
+        return count, of_part, not is_label(parts), len(os.path.commonpath([folder, path]))
 
     best = max(bases, key=score)
     if missing := [name for name in names if not os.path.isfile(best / name)]:

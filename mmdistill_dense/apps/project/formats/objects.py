@@ -16,8 +16,9 @@ from typing import Any
 import numpy as np
 from pycocotools import mask as coco
 
-from mmdistill_dense.apps.project import picture_folders as folders
-from mmdistill_dense.apps.project.picture_folders import Names, Size, file_errors, open_picture, size_of
+from mmdistill_dense.apps.project import picture_files
+from mmdistill_dense.apps.project.picture_files import Size, file_errors, open_picture, size_of
+from mmdistill_dense.apps.project.splits import Names, split_of
 from mmdistill_dense.datasets.label_files import (
     FAR,
     check_shapes,
@@ -49,7 +50,7 @@ class Request:
 
     def part_of(self, *files: Path) -> str | None:
         """Return the part (train, val, test) that a folder above the first file names, else above the next one."""
-        return next(filter(None, (folders.split_of(file.relative_to(self.root).parts[:-1]) for file in files)), None)
+        return next(filter(None, (split_of(file.relative_to(self.root).parts[:-1]) for file in files)), None)
 
     def index(self, words: Iterable[str]) -> Names:
         """Return the pictures that words of label files may name; labelme writes others beside its files.
@@ -58,7 +59,7 @@ class Request:
         """
         stems = {PureWindowsPath(word).stem for word in words}
         candidates = [picture for picture in self.pictures if picture.stem in stems]
-        outside = folders.outside_labels(self.root, candidates)
+        outside = picture_files.outside_labels(self.root, candidates)
         inside, outside_stems = {*candidates} - {*outside}, {picture.stem for picture in outside}
         labels = {picture.parent for picture in inside if picture.stem in outside_stems}
         return Names(self.root, [picture for picture in candidates if picture.parent not in labels], self.pictures)
@@ -131,7 +132,7 @@ class Reading:
         pictures = [index.find(entry.words, entry.file.parent) for entry in entries]
         if bare := [entry for entry, picture in zip(entries, pictures, strict=True) if picture is None]:
             text = f'{len(bare)} of {len(entries)} {noun} have no picture: {some([entry.where for entry in bare], 3)}'
-            unread = folders.other_endings(request.root, [word for entry in bare for word in entry.words])
+            unread = picture_files.other_endings(request.root, [word for entry in bare for word in entry.words])
             raise FileNotFoundError(f'--data: {text}.{unread} Add the pictures, or take these out.')
         for entry, picture in zip(entries, filter(None, pictures), strict=True):
             sample = Labelled(picture, None, [], request.part_of(entry.file, picture))
@@ -154,9 +155,9 @@ class Reading:
     def add_names(self, root: Path, files: Sequence[str]) -> list[str]:
         """Take the classes from the first of some files that is in the folder, one a line, and return them."""
         for path in [root / name for name in files if (root / name).is_file()][:1]:
-            self.classes = folders.lines_of(path)
+            self.classes = picture_files.lines_of(path)
             self.files.append(path)
-            if duplicates := folders.repeated(self.classes):
+            if duplicates := picture_files.repeated(self.classes):
                 raise ValueError(f'--data: {path} lists {some(duplicates)} twice. Each class has its own name.')
         return self.classes
 
@@ -267,7 +268,7 @@ def _shape_object(where: str, shape: Shape, sample: Labelled) -> Object:
         return from_box(*(number(where, value) for point in shape.points for value in point))
     points = points_of(where, shape.points, sample.size, _MIN_POINTS.get(shape.kind, 2))
     if shape.kind == 'mask':
-        size = folders.stored_size(sample.picture)  # turned or not; another one may take any memory
+        size = picture_files.stored_size(sample.picture)  # turned or not; another one may take any memory
         if sample.size is None or {*sample.size} != {*size}:
             file_size = f'{size_text(sample.size)} pixels' if sample.size else 'no height and width'
             raise ValueError(

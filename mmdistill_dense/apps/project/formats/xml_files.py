@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
-from mmdistill_dense.apps.project import picture_folders as folders
 from mmdistill_dense.apps.project.formats.objects import Entry, Reading, Request, Shape, number
+from mmdistill_dense.apps.project.picture_files import file_errors, files_below
 from mmdistill_dense.utils.removed import removed
 
 NAMES = ('classes.txt', 'labels.txt')  # of VOC's classes
@@ -19,7 +19,7 @@ _SIDES = ('xmin', 'ymin', 'xmax', 'ymax')
 
 def find_xml(request: Request) -> list[Path]:
     """Return the xml files, or none if the first is of another kind; CVAT's own is refused."""
-    files = sorted(folders.files_below(request.root, ('.xml',)))
+    files = sorted(files_below(request.root, ('.xml',)))
     kind = _root_of(files[0]).tag if files else ''
     if kind == 'annotations':
         raise ValueError(f'--data: {files[0]}: {removed("CVAT xml")}')
@@ -44,7 +44,7 @@ def read_xml(request: Request, files: Sequence[Path]) -> Reading:
 
 
 def _root_of(path: Path) -> Any:
-    with folders.file_errors(path):
+    with file_errors(path):
         return ElementTree.parse(path).getroot()
 
 

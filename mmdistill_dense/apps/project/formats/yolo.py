@@ -11,11 +11,12 @@ from typing import Any
 
 import yaml
 
-from mmdistill_dense.apps.project import picture_folders as folders
+from mmdistill_dense.apps.project import picture_files
 from mmdistill_dense.apps.project.formats import objects as common
 from mmdistill_dense.apps.project.formats.objects import Labelled, Object, Reading, Request
-from mmdistill_dense.apps.project.picture_folders import SPLITS, Names, Size
+from mmdistill_dense.apps.project.picture_files import Size
 from mmdistill_dense.apps.project.picture_sources import check_disjoint
+from mmdistill_dense.apps.project.splits import SPLITS, Names
 from mmdistill_dense.utils.sampling import evenly
 from mmdistill_dense.utils.validate import some
 
@@ -43,7 +44,7 @@ def starts_with_row(file: Path) -> bool | None:
 
 def pictures_of(request: Request) -> list[Path]:
     """Return the pictures; those in folders of label images only if text files of their own lie at their place."""
-    outside = folders.outside_labels(request.root, request.pictures)
+    outside = picture_files.outside_labels(request.root, request.pictures)
     outside_set, texts = set(outside), {label_of(picture).parent for picture in outside}
     inside = {picture: label_of(picture) for picture in request.pictures if picture not in outside_set}
     extra_folders = {picture.parent for picture, text in inside.items() if text.parent not in texts and text.is_file()}
@@ -70,7 +71,7 @@ def read_yolo(request: Request, files: Sequence[Path]) -> Reading:
     if file:
         reading.files.append(file)
         names = _numbered_names(config['names'])
-        if not names or folders.repeated(names.values()):
+        if not names or picture_files.repeated(names.values()):
             raise ValueError(f'--data: {file}: names is {config["names"]!s:.80}. Give each number one name of its own.')
         if (count := str(config.get('nc', len(names)))).removesuffix('.0').lstrip('0') != str(len(names)):
             raise ValueError(f'--data: {file}: nc is {count:.40}, and names has {len(names)} classes. Correct one.')
@@ -81,15 +82,16 @@ def read_yolo(request: Request, files: Sequence[Path]) -> Reading:
     else:
         names = dict(enumerate(reading.add_names(request.root, NAMES) or request.classes))
     source = str(next(iter(reading.files), '--classes'))
-    for picture, image in folders.open_images(pictures):
-        size, turned = folders.size_of(image, stored=request.exif == 'ignore'), folders.orientation(image) != 1
+    for picture, image in picture_files.open_images(pictures):
+        size = picture_files.size_of(image, stored=request.exif == 'ignore')
+        turned = picture_files.orientation(image) != 1
         label, objects = label_of(picture), list[Object]()
         if label.is_file():
             if (other := shared.setdefault(label, picture)) != picture:
                 raise ValueError(f'--data: {other} and {picture} have one text file, {label}. Take one of them out.')
             reading.files.append(label)
             stems.add(picture.with_suffix(''))
-            with folders.file_errors(label):
+            with picture_files.file_errors(label):
                 objects = list(_objects(label, size, names, source, bool(config.get('kpt_shape'))))
         part = parts.get(picture, '') if parts else request.part_of(picture)
         reading.pictures.append(Labelled(picture, None if turned else size, objects, part))
@@ -102,7 +104,7 @@ def read_yolo(request: Request, files: Sequence[Path]) -> Reading:
         reading.notes.append(f'{len(bare)} pictures have no text file: nothing is in them, as YOLO takes it')
     used = {*reading.files}
     text_dirs = {folder for picture in pictures for folder in (picture.parent, label_of(picture).parent)}
-    for text in folders.files_below(request.root, ('.txt',)):
+    for text in picture_files.files_below(request.root, ('.txt',)):
         if text.parent in text_dirs and text not in used and starts_with_row(text):
             reason = 'are second ones of a picture' if text.with_suffix('') in stems else 'hold objects of no picture'
             reading.skipped_files[reason].append(text)
@@ -145,11 +147,11 @@ def _numbered_names(raw: Any) -> dict[int, str]:
 
 def _yaml(request: Request) -> tuple[Path | None, Mapping[str, Any]]:
     """Return the file that names classes and parts, and its content. A second one with other names is refused."""
-    files, configs = folders.files_below(request.root, ('.yaml', '.yml')), list[tuple[Path, Mapping[str, Any]]]()
+    files, configs = picture_files.files_below(request.root, ('.yaml', '.yml')), list[tuple[Path, Mapping[str, Any]]]()
     for path in sorted(files, key=lambda path: (len(path.parts), path.name != 'data.yaml')):
         if configs and path.name != configs[0][0].name:
             continue
-        with folders.file_errors(path):
+        with picture_files.file_errors(path):
             text = path.read_text(encoding='utf-8')
             content = yaml.load(text, Loader=_Texts)
             if isinstance(content, dict) and _has_value(content.get('names')):
@@ -193,7 +195,7 @@ def _parts(
                 members = [picture for picture in pictures if str(target) in above[picture.parent]]
             else:
                 reading.files.append(target)
-                matches = {line: index.find([line]) for line in folders.lines_of(target)}
+                matches = {line: index.find([line]) for line in picture_files.lines_of(target)}
                 members = list(filter(None, matches.values()))
                 absent = [line for line, picture in matches.items() if picture is None]
                 if absent and not request.has_split:

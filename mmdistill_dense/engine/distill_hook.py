@@ -18,7 +18,7 @@ from mmdistill_dense.config.unknown_keys import check_known
 from mmdistill_dense.distillers.base import Distiller, RunState
 from mmdistill_dense.distillers.schedule import Balancer, in_iterations
 from mmdistill_dense.engine.interruption import Interruption
-from mmdistill_dense.engine.loss_guard import Clipping, LossGuard, RunGuards, loss_scale, no_single_gradients
+from mmdistill_dense.engine.loss_guard import Clipping, LossGuard, loss_scale, no_single_gradients
 from mmdistill_dense.engine.resume import (
     Counters,
     PendingValidation,
@@ -29,6 +29,7 @@ from mmdistill_dense.engine.resume import (
     same_distillers,
     same_losses,
 )
+from mmdistill_dense.engine.run_guards import RunGuards
 from mmdistill_dense.engine.work_folder import refuse_another_run
 from mmdistill_dense.model.balanced_step import balanced_of, balanced_place, choose_ratios
 from mmdistill_dense.model.distill_model import Distilled, distillers_of
@@ -92,8 +93,7 @@ class SeededStreams(Hook):
             runner.register_hook(_SeededPipelines(), 'LOWEST')
 
     def before_train(self, runner: Runner) -> None:
-        loader, loop = runner.train_dataloader, runner.train_loop
-        model = unwrap(runner.model)
+        loader, loop, model = runner.train_dataloader, runner.train_loop, unwrap(runner.model)
         self._of_batches = Generators([getattr(model, 'data_preprocessor', None), of_modules(model)])
         of_loader = Generators([loader.dataset, loader.collate_fn])
         names = of_loader.unseeded()

@@ -10,24 +10,18 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from inspect import signature
 from pathlib import Path
 from typing import Any
 
-from mmengine.config import Config
-from mmengine.registry import DATA_SAMPLERS, LOOPS, OPTIMIZERS, PARAM_SCHEDULERS, Registry
-from mmengine.runner import EpochBasedTrainLoop, Runner
+from mmengine.registry import DATA_SAMPLERS, LOOPS, OPTIMIZERS, PARAM_SCHEDULERS
+from mmengine.runner import Runner
 
-from mmdistill_dense.config.resolve import (
-    find_config,
-    inherited_distillers,
-    is_distill_model,
-    read_file,
-    without_effect,
-)
+from mmdistill_dense.config.resolve import find_config, inherited_distillers, read_file, without_effect
 from mmdistill_dense.config.unknown_keys import check_keys, check_known, check_options
-from mmdistill_dense.config.values import ignored_labels, listed, may_give, num_classes, optimizer_of, type_name
+from mmdistill_dense.config.values import ignored_labels, listed, num_classes, optimizer_of, type_name
+from mmdistill_dense.guards.checkpoint_rules import checkpoints, scores
 from mmdistill_dense.guards.config import (
     batch_problem,
     check_crop,
@@ -36,43 +30,14 @@ from mmdistill_dense.guards.config import (
     check_student_classes,
     check_top_level_distillers,
 )
-from mmdistill_dense.guards.findings import Findings, RunFacts, error, warning
+from mmdistill_dense.guards.findings import Findings, RunFacts, class_in, error, warning
 from mmdistill_dense.utils.runner_internals import IGNORED
 from mmdistill_dense.utils.validate import some
 
 # Samplers of mmengine and mmdet that never end, for runs that count iterations.
 _ENDLESS = {'InfiniteSampler', 'MultiSourceSampler', 'GroupMultiSourceSampler'}
-_OF_MMENGINE = ('type', 'by_epoch', '_scope_')  # which mmengine takes from a loop's options
-
-
-def counts_epochs(config: Config) -> bool:
-    """Tell whether a run counts epochs; a loop of another class than mmengine's is asked by its bases."""
-    loop = config.get('train_cfg') or {}
-    if 'type' not in loop:
-        return bool(loop.get('by_epoch'))
-    cls = _class_of(LOOPS, loop)
-    return issubclass(cls, EpochBasedTrainLoop) if cls else type_name(loop) == 'EpochBasedTrainLoop'
-
-
-def loop_length(config: Config) -> int | None:
-    """Return ``max_epochs`` or ``max_iters``, ``None`` if the config trains nothing."""
-    return (config.get('train_cfg') or {}).get('max_epochs' if counts_epochs(config) else 'max_iters')
-
-
-def schedulers(config: Config) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Yield key and options of each scheduler; none for several optimizers, which have lists by name."""
-    options = config.get('param_scheduler') or []
-    if isinstance(options, Mapping):
-        options = [options] if 'type' in options else []
-    for index, scheduler in enumerate(options):
-        yield f'param_scheduler.{index}', scheduler
-
-
-def _class_of(registry: Registry, option: Any) -> type | None:
-    """Return the class that an option's ``type`` stands for; ``None`` for an unknown one and for a function."""
-    kind = option.get('type') if isinstance(option, Mapping) else None
-    cls = registry.get(kind) if isinstance(kind, str) else kind
-    return cls if isinstance(cls, type) else None
+# which mmengine takes from the options of loops, schedulers and optimizers
+_OF_MMENGINE = ('type', 'by_epoch', '_scope_', 'convert_to_iter_based', 'params', 'optimizer')
 
 
 def _definer(cls: type | None, method: str) -> str:
@@ -84,31 +49,25 @@ def keys(run: RunFacts) -> None:
     """Find misspelt keys of the runner, which would have no effect, and of what it builds, which would stop it."""
     check_keys(run.config)
     check_known('randomness', run.config.get('randomness') or {}, list(signature(Runner.set_randomness).parameters)[1:])
-    optimizer = (run.config.get('optim_wrapper') or {}).get('optimizer')
-    options = [('optim_wrapper.optimizer', OPTIMIZERS, optimizer)] if optimizer else []
-    options += [(key, PARAM_SCHEDULERS, option) for key, option in schedulers(run.config)]
-    for key, registry, option in options:
+    loop, optimizer = run.config.get('train_cfg') or {}, (run.config.get('optim_wrapper') or {}).get('optimizer')
+    default = 'EpochBasedTrainLoop' if loop.get('by_epoch') else 'IterBasedTrainLoop'
+    options = [(key, PARAM_SCHEDULERS, option) for key, option in run.schedulers()]
+    options += [('optim_wrapper.optimizer', OPTIMIZERS, optimizer)] if optimizer else []
+    for key, registry, option in (*options, ('train_cfg', LOOPS, {'type': default, **loop})):
         kind = registry.get(option['type']) if isinstance(option.get('type'), str) else option.get('type')
         if kind is not None:
-            runner_keys = (*_OF_MMENGINE, 'convert_to_iter_based', 'params', 'optimizer')
-            check_options(kind, {name: value for name, value in option.items() if name not in runner_keys}, key)
-    loop = run.config.get('train_cfg') or {}
-    default = 'EpochBasedTrainLoop' if loop.get('by_epoch') else 'IterBasedTrainLoop'
-    kind = LOOPS.get(loop.get('type', default)) if isinstance(loop.get('type', default), str) else loop['type']
-    if kind is not None:
-        check_options(kind, {key: value for key, value in loop.items() if key not in _OF_MMENGINE}, 'train_cfg')
+            check_options(kind, {name: value for name, value in option.items() if name not in _OF_MMENGINE}, key)
 
 
 def replaced(run: RunFacts) -> Findings:
     """Find options of the student that a key beside it replaces; a model says so itself where it is built."""
-    if is_distill_model(run.config.model):
-        for sentence in without_effect(run.config.model):
-            yield warning(sentence, 'Write it without .student.')
+    for sentence in without_effect(run.config.model) if run.distills else ():
+        yield warning(sentence, 'Write it without .student.')
 
 
 def distiller_overrides(run: RunFacts) -> Findings:
     """Find changes of distillers that have no effect, or another than they look like."""
-    if not is_distill_model(run.config.get('model')):
+    if not run.distills:
         return
     check_top_level_distillers(run.config)
     check_laid_over(run.config)
@@ -127,7 +86,7 @@ def distiller_overrides(run: RunFacts) -> Findings:
 def hook(run: RunFacts) -> Findings:
     """Check that there is a DistillHook, without which a DistillModel does not train."""
     config = run.config
-    if not is_distill_model(config.model) or not config.model.get('distillers'):
+    if not run.distills or not config.model.get('distillers'):
         return
     hooks = [*(config.get('default_hooks') or {}).values(), *(config.get('custom_hooks') or [])]
     if not any(type_name(option).endswith('DistillHook') for option in hooks):
@@ -142,7 +101,7 @@ def workers(run: RunFacts) -> Findings:
     loader = run.config.get('train_dataloader') or {}
     hooks = (run.config.get('default_hooks') or {}).values()
     has_hook = any(type_name(option).endswith('DistillHook') for option in hooks)
-    if counts_epochs(run.config) and has_hook and loader.get('num_workers') and loader.get('persistent_workers'):
+    if run.counts_epochs and has_hook and loader.get('num_workers') and loader.get('persistent_workers'):
         yield error(
             'train_dataloader.persistent_workers=True cannot be resumed exactly in epoch-based training.',
             'Set train_dataloader.persistent_workers=False.',
@@ -188,8 +147,7 @@ def batch_contents(run: RunFacts) -> Findings:
     for split in run.splits:
         size = (run.config.get(f'{split}_dataloader') or {}).get('batch_size', 1)
         if not isinstance(size, int) or size < 1:
-            message = f'{split}_dataloader.batch_size={size!r}: it must be a whole number of at least 1.'
-            yield error(message)
+            yield error(f'{split}_dataloader.batch_size={size!r}: it must be a whole number of at least 1.')
             return
     if problem := batch_problem(run.config, run.processes):
         yield warning(problem, run.processes_advice)
@@ -197,7 +155,7 @@ def batch_contents(run: RunFacts) -> Findings:
 
 def optimizer(run: RunFacts) -> Findings:
     """Check that a student that was published with Adam is not trained by SGD, by which transformers learn little."""
-    student = run.config.model.get('student') if is_distill_model(run.config.get('model')) else None
+    student = run.config.model.get('student') if run.distills else None
     if not isinstance(student, Mapping) or not (source := student.get('cfg')):
         return
     if (student.get('backbone') or {}).get('frozen'):  # a head on a foundation model has a schedule apart
@@ -222,7 +180,7 @@ def _as_warnings(run: RunFacts, check: Callable[..., None], *args: Any) -> Findi
     try:
         check(*args)
     except ValueError as problem:
-        yield (error if is_distill_model(run.config.get('model')) else warning)(str(problem))
+        yield (error if run.distills else warning)(str(problem))
 
 
 def validation_classes(run: RunFacts) -> Findings:
@@ -266,13 +224,13 @@ def labels(run: RunFacts) -> Findings:
 
 def endless(run: RunFacts) -> Findings:
     """Find an epoch, or an evaluation, that never ends."""
-    loop = _class_of(LOOPS, run.config.get('train_cfg'))
+    loop = class_in(LOOPS, run.config.get('train_cfg'))
     # a loop of one's own may end an epoch in another way, as a sampler of one's own may
     usual = loop is None or {_definer(loop, name) for name in ('run', 'run_epoch')} == {'EpochBasedTrainLoop'}
     for split in [split for split in run.splits if split != 'test']:
         sampler = (run.config.get(f'{split}_dataloader') or {}).get('sampler') or {}
-        drawn_by = _definer(_class_of(DATA_SAMPLERS, sampler), '__iter__')
-        if drawn_by in _ENDLESS and (split != 'train' or (counts_epochs(run.config) and usual)):
+        drawn_by = _definer(class_in(DATA_SAMPLERS, sampler), '__iter__')
+        if drawn_by in _ENDLESS and (split != 'train' or (run.counts_epochs and usual)):
             training = split == 'train'
             reason = 'train_cfg counts epochs: the first never ends' if training else 'an evaluation never ends with it'
             yield error(
@@ -285,10 +243,10 @@ def endless(run: RunFacts) -> Findings:
 def rate(run: RunFacts) -> Findings:
     """Find a schedule without steps, and a rate that does not fall as it says, or is 0 long before the end."""
     # 10 % tolerance: a schedule may well end a step late, so that the last step is not lost
-    epochs, length = counts_epochs(run.config), loop_length(run.config)
+    epochs, length = run.counts_epochs, run.loop_length
     unit = 'epochs' if epochs else 'iterations'
     ends = []
-    for key, scheduler in schedulers(run.config):
+    for key, scheduler in run.schedulers():
         kind, by_epoch = type_name(scheduler), scheduler.get('by_epoch', True)
         begin, end = scheduler.get('begin') or 0, scheduler.get('end') or math.inf
         if end <= begin:
@@ -322,47 +280,6 @@ def rate(run: RunFacts) -> Findings:
             f'{unit}: nothing is learned after it.',
             f'Set {key}.end={length}, or give it an eta_min.',
         )
-
-
-def checkpoints(run: RunFacts) -> Findings:
-    """Find a run that saves no checkpoint before its end. After an interruption it must start from the beginning."""
-    hook = (run.config.get('default_hooks') or {}).get('checkpoint', {})
-    epochs, length = counts_epochs(run.config), loop_length(run.config)
-    unit = 'epochs' if epochs else 'iterations'
-    if hook is None or not length:
-        return
-    interval = hook.get('interval', 1)
-    if not epochs and hook.get('by_epoch', True):
-        problem = 'counts epochs, but the run counts iterations'
-        advice = 'Set default_hooks.checkpoint.by_epoch=False, and its interval in iterations.'
-    elif epochs == bool(hook.get('by_epoch', True)) and interval > length:
-        problem = f'has the interval {interval}, but the run ends at {length} {unit}'
-        advice = f'Set default_hooks.checkpoint.interval to a part of {length}.'
-    else:
-        return
-    message = f'default_hooks.checkpoint {problem}: nothing is kept on the way, and an interrupted run starts anew.'
-    yield warning(message, advice)
-
-
-def scores(run: RunFacts) -> Findings:
-    """Check that the evaluation gives the scores that hooks and schedulers wait for."""
-    metrics = listed(run.config.get('val_evaluator'))
-    checkpoint = (run.config.get('default_hooks') or {}).get('checkpoint') or {}
-    best, stops = 'default_hooks.checkpoint.save_best', 'training would stop at the first validation'
-    keys = [(best, name, error, stops) for name in listed(checkpoint.get('save_best'))]
-    for key, scheduler in schedulers(run.config):
-        if 'Plateau' in type_name(scheduler):
-            keys.append((f'{key}.monitor', scheduler.get('monitor', 'loss'), error, stops))
-    for index, option in enumerate(run.config.get('custom_hooks') or []):
-        if type_name(option) == 'EarlyStoppingHook' and 'monitor' in option:
-            finding, effect = (error, stops) if option.get('strict') else (warning, 'no training would end early')
-            keys.append((f'custom_hooks.{index}.monitor', option['monitor'], finding, effect))
-    for key, name, finding, effect in keys:
-        if name != 'auto' and metrics and not any(may_give(metric, name) for metric in metrics):
-            yield finding(
-                f'{key}={name!r}: val_evaluator gives no such score ({some(map(type_name, metrics))}), and {effect}.',
-                'Name a score that is in the log of an evaluation, or add its metric to val_evaluator.',
-            )
 
 
 # What a runner, a model or a hook refuses by itself while it is built; ``check`` builds no runner.

@@ -8,11 +8,13 @@ from functools import partial
 from typing import Any
 
 from mmengine.config import Config
+from mmengine.registry import LOOPS, Registry
+from mmengine.runner import EpochBasedTrainLoop
 
 from mmdistill_dense.config.resolve import is_distill_model
+from mmdistill_dense.config.values import type_name
 
 ERROR, WARNING, NOTE = 'error', 'warning', 'note'
-LEVELS = (ERROR, WARNING, NOTE)
 
 
 @dataclass(frozen=True)
@@ -27,7 +29,7 @@ class Finding:
 
 
 Findings = Iterator[Finding]
-error, warning, note = (partial(Finding, level) for level in LEVELS)
+error, warning, note = (partial(Finding, level) for level in (ERROR, WARNING, NOTE))
 
 
 def worst(findings: Iterable[Finding]) -> str:
@@ -56,11 +58,44 @@ class RunFacts:
     model: Any = field(default=None, kw_only=True)  # the built student
 
     @property
+    def distills(self) -> bool:
+        """Whether its model is a ``DistillModel``."""
+        return is_distill_model(self.config.get('model'))
+
+    @property
     def key(self) -> str:
         """The config key of the student's network."""
-        return 'model.student' if is_distill_model(self.config.get('model')) else 'model'
+        return 'model.student' if self.distills else 'model'
+
+    @property
+    def counts_epochs(self) -> bool:
+        """Whether the run counts epochs; a loop of another class than mmengine's is asked by its bases."""
+        loop = self.config.get('train_cfg') or {}
+        if 'type' not in loop:
+            return bool(loop.get('by_epoch'))
+        cls = class_in(LOOPS, loop)
+        return issubclass(cls, EpochBasedTrainLoop) if cls else type_name(loop) == 'EpochBasedTrainLoop'
+
+    @property
+    def loop_length(self) -> int | None:
+        """``max_epochs`` or ``max_iters``; ``None`` if the config trains nothing."""
+        return (self.config.get('train_cfg') or {}).get('max_epochs' if self.counts_epochs else 'max_iters')
+
+    def schedulers(self) -> Iterator[tuple[str, Mapping[str, Any]]]:
+        """Yield key and options of each scheduler; none for several optimizers, which have lists by name."""
+        options = self.config.get('param_scheduler') or []
+        if isinstance(options, Mapping):
+            options = [options] if 'type' in options else []
+        yield from ((f'param_scheduler.{index}', scheduler) for index, scheduler in enumerate(options))
 
     @property
     def distillers(self) -> Mapping[str, Any]:
         """The distillers of the built model by name."""
         return dict(getattr(self.model, 'distillers', None) or {})
+
+
+def class_in(registry: Registry, option: Any) -> type | None:
+    """Return the class that an option's ``type`` stands for; ``None`` for an unknown one and for a function."""
+    kind = option.get('type') if isinstance(option, Mapping) else None
+    cls = registry.get(kind) if isinstance(kind, str) else kind
+    return cls if isinstance(cls, type) else None

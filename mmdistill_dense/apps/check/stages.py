@@ -45,7 +45,7 @@ from mmdistill_dense.config.resolve import DISTILL_KEYS, is_distill_model, load_
 from mmdistill_dense.config.values import num_classes, optimizer_of
 from mmdistill_dense.datasets.wrapped import classes_of, count_pictures
 from mmdistill_dense.distillers.maskd.token_distiller import TokenDistiller, TokenStore
-from mmdistill_dense.engine.loss_guard import check_distillation
+from mmdistill_dense.engine.run_guards import check_distillation
 from mmdistill_dense.guards.config import check_pretrained, count_fitting, pretrained_parts
 from mmdistill_dense.guards.findings import Finding, Findings, warning
 from mmdistill_dense.guards.runner import check_file

@@ -145,7 +145,7 @@ def test_mistakes_are_named(tmp_path: Path, changes: dict, said: str) -> None:
 def test_a_config_by_name_is_its_options_on_the_own_control(tmp_path: Path) -> None:
     rows = {'one': {'config': 'cwd:toy_seg:feature'}, 'two': {'config': 'kd:toy_seg'}}
     found = load(tmp_path, control='control:toy_seg', teacher='teachers:toy_seg', methods=rows)
-    assert (found.control.stem, found.teacher and found.teacher.config.parent.name) == ('toy_seg', 'teachers')
+    assert (found.control.stem, found.teacher and Path(found.teacher.config).parent.name) == ('toy_seg', 'teachers')
     one = found.methods['one']
     stem = one.options_file and one.options_file.stem
     assert (one.method, one.variant, stem) == ('cwd', 'feature', 'cwd_seg_feature')

@@ -181,15 +181,6 @@ class SuiteKeys:
 
 
 @dataclass(frozen=True)
-class TeacherKeys:
-    """The keys of ``teacher`` in a suite's file."""
-
-    config: str
-    options: Mapping[str, Any] = field(default_factory=dict)
-    seed: Whole = 0
-
-
-@dataclass(frozen=True)
 class RowKeys:
     """The keys of a row in a suite's file."""
 
@@ -204,19 +195,11 @@ class RowKeys:
 
 
 @dataclass(frozen=True)
-class PretrainKeys:
-    """The keys of ``pretrain`` in a row of a suite's file."""
-
-    config: str
-    options: Mapping[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
 class Pretraining:
     """What trains the backbone of a row's student first: a config with distillers, and settings that replace some."""
 
     config: str  # a file, or a name
-    options: Mapping[str, Any]
+    options: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -253,9 +236,9 @@ class Method:
 class Teacher:
     """How a missing teacher is trained: a config, settings that replace some of it, a seed."""
 
-    config: Path
-    options: Mapping[str, Any]
-    seed: int
+    config: str  # a file
+    options: Mapping[str, Any] = field(default_factory=dict)
+    seed: Whole = 0
 
 
 @dataclass(frozen=True)
@@ -340,9 +323,8 @@ def fitting_methods(control: Path) -> list[str]:
 def _teacher(value: str | Mapping[str, Any] | None, path: Path) -> Teacher | None:
     if value is None:
         return None
-    keys = read_keys(TeacherKeys, {'config': value} if isinstance(value, str) else value, 'teacher')
-    file = find_suite_config(keys.config, 'teachers', path, 'teacher.config')
-    return Teacher(file, dict(keys.options), keys.seed)
+    teacher = read_keys(Teacher, {'config': value} if isinstance(value, str) else value, 'teacher')
+    return replace(teacher, config=str(find_suite_config(teacher.config, 'teachers', path, 'teacher.config')))
 
 
 def _test_sets(sets: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
@@ -411,13 +393,12 @@ def _check_alone(row: Method, keys: RowKeys) -> None:
 def _pretraining(value: str | Mapping[str, Any] | None, path: Path) -> Pretraining | None:
     if value is None:
         return None
-    keys = read_keys(PretrainKeys, {'config': value} if isinstance(value, str) else value, 'pretrain')
-    if is_name(keys.config):
-        with error_prefix('pretrain.config'):
-            find_named(keys.config)
-        return Pretraining(keys.config, dict(keys.options))
-    file = find_suite_config(keys.config, 'pcd', path, 'pretrain.config')
-    return Pretraining(str(file), dict(keys.options))
+    pretraining = read_keys(Pretraining, {'config': value} if isinstance(value, str) else value, 'pretrain')
+    if not is_name(pretraining.config):
+        return replace(pretraining, config=str(find_suite_config(pretraining.config, 'pcd', path, 'pretrain.config')))
+    with error_prefix('pretrain.config'):
+        find_named(pretraining.config)
+    return pretraining
 
 
 def _with_config(row: Method, keys: RowKeys, path: Path, control: Path) -> Method:

@@ -8,7 +8,7 @@ import torch
 from mmengine.registry import init_default_scope
 
 from mmdistill_dense.__main__ import main
-from mmdistill_dense.apps.check.tap_list import ModuleNode, Watch, _module_tree, list_taps
+from mmdistill_dense.apps.check.tap_list import ModuleNode, _module_tree, compared_shapes, list_taps
 from mmdistill_dense.config.resolve import load_model
 from mmdistill_dense.networks.recording import Recorder, run_parts
 from mmdistill_dense.networks.taps import Tap
@@ -115,6 +115,6 @@ def test_a_method_that_notes_calls_of_the_students_loss_is_listed_by_its_taps() 
     nets = dict(student=toys.det_net('gfl'), teacher=toys.det_teacher('gfl'), distillers=dict(ld=dict(type='LD')))
     model = toys.distilled('mmdet', **nets)
     assert model.distillers['ld'].noted_methods
-    with Watch(model.distillers).open() as watch:
+    with compared_shapes(model.distillers) as rows:
         toys.losses_of(model, toys.det_batch())
-    assert {row.student_tap for row in watch.rows()} == {str(tap) for tap in model.distillers['ld'].student_taps}
+    assert {row.student_tap for row in rows['ld']} == {str(tap) for tap in model.distillers['ld'].student_taps}

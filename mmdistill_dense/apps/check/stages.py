@@ -27,7 +27,7 @@ from torch import nn
 
 from mmdistill_dense.apps.check.context import CheckContext, Size, StudentFacts, TeacherFacts
 from mmdistill_dense.apps.check.shares import judge_losses, judge_shares
-from mmdistill_dense.apps.check.tap_list import Watch
+from mmdistill_dense.apps.check.tap_list import compared_shapes
 from mmdistill_dense.apps.inspect.gradients import measure_gradients
 from mmdistill_dense.apps.inspect.inference import predict_items
 from mmdistill_dense.apps.inspect.step_cost import (
@@ -279,10 +279,15 @@ def _load_weights(context: CheckContext) -> Findings:
         check_pretrained(model)
     elif hasattr(model, 'distillation'):
         model.distillation.inherit_nothing()  # as DistillHook does
-    key = 'model.student' if is_distill_model(context.config.model) else 'model'
     distillation = getattr(model, 'distillation', None)
     solo = distillation is not None and not context.options.teachers
-    with naming_weights(model, key) if distillation is None else distillation.set_aside() if solo else nullcontext():
+    with (
+        naming_weights(model, context.key)
+        if distillation is None
+        else distillation.set_aside()
+        if solo
+        else nullcontext()
+    ):
         model.init_weights()
     if start is None:
         check_pretrained(model, loaded=not context.config.model.get('inherit'))
@@ -369,18 +374,14 @@ REPEATS = 1  # timed repeats after one warm-up: an estimate
 def run_step(context: CheckContext) -> Findings:
     """Run a step on the batch and note taps and the terms of the loss; the model stays as it is."""
     model, batch = context.model, context.batch or {}
-    if not context.distillers:
-        context.terms = measure_gradients(model, batch)
-        yield from judge_losses(context)
-        return
     if any(True for distiller in context.distillers.values() for _ in distiller.buffers()):
         with torch.no_grad():  # fills queues of keys, which are empty when training starts and give no loss then
             model(**ready_batch(context), mode='loss')
     for teacher in context.frozen.values():
         teacher.input_stats = []
-    with Watch(context.distillers).open() as watch:
+    with compared_shapes(context.distillers) as rows:
         context.terms = measure_gradients(model, batch)
-    context.taps = list(watch.rows())
+    context.taps = [row for name in context.distillers for row in rows.get(name, ())]
     for teacher in context.frozen.values():
         stats, teacher.input_stats = teacher.input_stats or [], None
         seen = stats if context.options.whole else [replace(entry, flat={}) for entry in stats]

@@ -48,36 +48,27 @@ class TapRow:
     teacher_shape: Shape
 
 
-class Watch:
-    """Notes the shapes of what distillers compare, inside of :meth:`open`."""
+@contextlib.contextmanager
+def compared_shapes(distillers: Mapping[str, Distiller]) -> Iterator[dict[str, list[TapRow]]]:
+    """Note what distillers compare while the context is open; yield the pairs by the name of the distiller."""
+    rows = dict[str, list[TapRow]]()
 
-    def __init__(self, distillers: Mapping[str, Distiller]) -> None:
-        self.distillers = distillers
-        self._rows: dict[str, list[TapRow]] = {}
-
-    @contextlib.contextmanager
-    def open(self) -> Iterator[Watch]:
-        with noting(self.distillers.items(), self._note):
-            yield self
-
-    def _note(self, name: str, arguments: tuple[Any, ...], _: Any) -> None:
-        if name in self._rows:
+    def note(name: str, arguments: tuple[Any, ...], _: Any) -> None:
+        if name in rows:
             return  # a second call compares the pictures without labels
-        distiller, (student, teacher) = self.distillers[name], arguments[:2]
-        rows = self._rows[name] = []
+        distiller, (student, teacher) = distillers[name], arguments[:2]
+        rows[name] = pairs = list[TapRow]()
         for s_tap, t_tap in zip(map(str, distiller.student_taps), map(str, distiller.teacher_taps), strict=True):
             shapes = [list(tensor.shape) for tensor in student[s_tap]]
             if distiller.teacher_gives:
-                rows.append(TapRow(name, s_tap, shapes[0], distiller.teacher_gives, shapes[0]))
+                pairs.append(TapRow(name, s_tap, shapes[0], distiller.teacher_gives, shapes[0]))
                 continue
             of_teacher = [list(tensor.shape) for tensor in teacher[t_tap]]
-            pairs = zip_longest(shapes, of_teacher, fillvalue=list[int]())
-            rows += [TapRow(name, s_tap, shape, t_tap, other) for shape, other in pairs]
+            both = zip_longest(shapes, of_teacher, fillvalue=list[int]())
+            pairs += [TapRow(name, s_tap, shape, t_tap, other) for shape, other in both]
 
-    def rows(self) -> Iterator[TapRow]:
-        """Yield the compared pairs in the order of the distillers and their taps."""
-        for name in filter(self._rows.__contains__, self.distillers):
-            yield from self._rows[name]
+    with noting(distillers.items(), note):
+        yield rows
 
 
 # A network as a tree of modules

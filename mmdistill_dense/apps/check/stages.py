@@ -280,14 +280,8 @@ def _load_weights(context: CheckContext) -> Findings:
     elif hasattr(model, 'distillation'):
         model.distillation.inherit_nothing()  # as DistillHook does
     distillation = getattr(model, 'distillation', None)
-    solo = distillation is not None and not context.options.teachers
-    with (
-        naming_weights(model, context.key)
-        if distillation is None
-        else distillation.set_aside()
-        if solo
-        else nullcontext()
-    ):
+    aside = distillation.set_aside() if distillation and not context.options.teachers else nullcontext()
+    with naming_weights(model, context.key) if distillation is None else aside:
         model.init_weights()
     if start is None:
         check_pretrained(model, loaded=not context.config.model.get('inherit'))

@@ -103,9 +103,8 @@ def read_config(name: str | Path, options: Mapping[str, Any] | None = None) -> C
             pairs = [(key, name) for key in freed for name in {*distillers[key]} - {*freed[key], 'settings'}]
             constants = {f'model.distillers.{key}.{name}' for key, name in pairs} - options.keys()
             if constants:
-                message = (
-                    f'these options of the config win over settings of --cfg-options: {some(sorted(constants), 8)}'
-                )
+                names = some(sorted(constants), 8)
+                message = f'these options of the config win over settings of --cfg-options: {names}'
                 remedy = 'To leave them out, write a config that gives type and settings alone (docs/settings.md)'
                 print_log(f'{message}. {remedy}.', 'current', WARNING)
         config.merge_from_dict(dict(options))

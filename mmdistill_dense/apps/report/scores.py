@@ -119,9 +119,8 @@ def answer_section(answer: Answer) -> Section:
     section.attempt(answer.table)
     section.attempt(answer.further_sets)
     section.attempt(answer.class_precisions)
-    section.note = (
-        'Gain: over the control at the same seeds. Step: time of a step with its loading, over the control’s.'
-    )
+    section.note = 'Gain: over the control at the same seeds. '
+    section.note += 'Step: time of a step with its loading, over the control’s.'
     if answer.costs:
         threads = f'{(count := torch.get_num_threads())} thread{"s" if count > 1 else ""}'
         section.note += f' A picture: its pass through the network, on the CPU that wrote this page, {threads}.'

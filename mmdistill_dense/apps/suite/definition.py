@@ -290,9 +290,8 @@ def load_suite(path: Path | str) -> Definition:
         metric, percent = METRICS[task]
         metric = metric if keys.metric is None else keys.metric
         if falls(metric):
-            raise ValueError(
-                f'metric: {metric!r} falls as a network gets better, so a gain would be a loss: name another'
-            )
+            problem = 'falls as a network gets better, so a gain would be a loss'
+            raise ValueError(f'metric: {metric!r} {problem}: name another')
         if not keys.seeds or len(set(keys.seeds)) != len(keys.seeds):
             raise ValueError(f'seeds must be distinct, as in [0, 1, 2]; got {list(keys.seeds)}')
         out = f'work_dirs/suites/{path.stem}' if keys.out is None else keys.out

@@ -115,9 +115,7 @@ def single_numbers(metrics: Mapping[str, Any]) -> dict[str, float]:
 
 
 WRITE_INTERVAL = 1.0  # seconds between two writes
-SAVE_INTERVAL = (
-    600.0  # seconds after which a checkpoint is saved between those of the config: a power cut loses no more
-)
+SAVE_INTERVAL = 600.0  # seconds between two checkpoints, beside those of the config: a power cut loses no more
 
 
 class Progress(Hook):

@@ -6,12 +6,19 @@ student's default scope, so that they can build parts of mmseg or mmdet by their
 """
 
 import importlib
+from collections.abc import Mapping
 from typing import Any
 
 from mmengine import registry as of_mmengine
 from mmengine.registry import Registry
 
 from mmdistill_dense.utils.removed import removed
+
+
+def kind_of(registry: Registry, option: Any) -> Any:
+    """Return what the ``type`` of an option stands for, a class or a function; ``None`` for an unknown name."""
+    kind = option.get('type') if isinstance(option, Mapping) else None
+    return registry.get(kind) if isinstance(kind, str) else kind
 
 
 class _ByName(Registry):

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from mmdistill_dense.datasets.shapes import CLASSES
 from mmdistill_dense.distillers.base import Distiller, RunState
-from mmdistill_dense.registry import DATASETS, DISTILLERS, MODELS
+from mmdistill_dense.registry import DATASETS, DISTILLERS, MODELS, kind_of
 
 SIDE = 64  # of the pictures
 Maps = dict[str, list[Tensor]]
@@ -97,8 +97,8 @@ class DistillerCase:
         """Return the distiller, set up for the case's shapes."""
         option = {**self.option, **changes}
         torch.manual_seed(0)
-        kind = option.pop('type')
-        distiller: Distiller = (DISTILLERS.get(kind) if isinstance(kind, str) else kind)(**option)
+        kind = kind_of(DISTILLERS, option)
+        distiller: Distiller = kind(**{name: value for name, value in option.items() if name != 'type'})
         distiller.name = 'case'
         distiller.state = RunState(iteration=3, max_iters=10, seed=1, classes=len(CLASSES))
         shapes = [

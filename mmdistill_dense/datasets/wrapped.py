@@ -12,6 +12,7 @@ from mmengine.dataset import ClassBalancedDataset, ConcatDataset, RepeatDataset
 from mmengine.registry import DATASETS
 
 from mmdistill_dense.config.values import chain
+from mmdistill_dense.registry import kind_of
 
 _REPEATING = (RepeatDataset, ClassBalancedDataset)  # each picture of theirs occurs once or more
 
@@ -38,10 +39,10 @@ def classes_of(dataset: Any) -> Sequence[str] | None:
     try:
         return DATASETS.build({**dataset, 'lazy_init': True, 'pipeline': []}).metainfo.get('classes')
     except Exception:  # not a data set of mmengine, or wrong options
-        classes, kind = (dataset.get('metainfo') or {}).get('classes'), dataset.get('type')
+        classes = (dataset.get('metainfo') or {}).get('classes')
         with DATASETS.switch_scope_and_registry(None) as registry:  # that of the config
-            cls = registry.get(kind) if isinstance(kind, str) else kind
-        return classes or (getattr(cls, 'METAINFO', None) or {}).get('classes')
+            kind = kind_of(registry, dataset)
+        return classes or (getattr(kind, 'METAINFO', None) or {}).get('classes')
 
 
 def label_stamp(dataset: Any) -> str:

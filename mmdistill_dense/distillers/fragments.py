@@ -6,7 +6,7 @@ from typing import Any
 
 from mmdistill_dense.config.resolve import merge, package_root, read_file
 from mmdistill_dense.config.unknown_keys import hint
-from mmdistill_dense.registry import DISTILLERS
+from mmdistill_dense.registry import DISTILLERS, kind_of
 
 Options = Mapping[str, Any]
 PUBLISHED, AUTO = 'published', 'auto'
@@ -36,7 +36,7 @@ def expand(cls: Any, options: Options, task: str | None, key: str) -> tuple[dict
 def resolve_settings(option: Options, task: str | None, key: str) -> dict[str, Any]:
     """Return a distiller's config with all options in the place of ``settings``; arguments as of :func:`expand`."""
     options = {name: value for name, value in option.items() if name != 'type'}
-    cls = _class_of(option)
+    cls = kind_of(DISTILLERS, option)
     return dict(option) if cls is None else {'type': option['type'], **expand(cls, options, task, key)[0]}
 
 
@@ -48,7 +48,7 @@ def replace_settings(distillers: Options, chosen: Mapping[str, str], task: str |
     """
     configs = dict(distillers)
     for name in filter(chosen.__contains__, distillers):
-        cls, removed = _class_of(configs[name]), {'settings'}
+        cls, removed = kind_of(DISTILLERS, configs[name]), {'settings'}
         if cls is None:
             continue
         if chosen[name] != PUBLISHED:
@@ -88,8 +88,3 @@ def _fragments(cls: Any, folder: Path) -> dict[str, Path]:
         if paths := {task: path for task, path in files.items() if path.is_file()}:
             return paths
     return {}
-
-
-def _class_of(option: Options) -> Any:
-    kind = option.get('type')
-    return DISTILLERS.get(kind) if isinstance(kind, str) else kind

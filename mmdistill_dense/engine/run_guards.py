@@ -80,7 +80,9 @@ class RunGuards(Hook):
         classes = (metainfo := getattr(dataset, 'metainfo', None) or {}).get('classes')
         if (facts := self._facts) is not None:
             facts.data_classes, facts.panoptic = classes, 'thing_classes' in metainfo
-            facts.scored_classes = _classes_of_validation(runner)
+            val = getattr(getattr(built_loop(runner, 'val'), 'dataloader', None), 'dataset', None)
+            scored = (getattr(val, 'metainfo', None) or {}).get('classes')
+            facts.scored_classes = {} if scored is None else {'val_dataloader': scored}
             facts.has_weights = bool(start_file(runner) or resumes(runner))
             _report(runner, (*config_rules.DATA, *student_rules.MODEL), facts)
             ask = partial(self._ask_about_inputs, runner)
@@ -168,12 +170,6 @@ def _report(runner: Runner, rules: Iterable[Callable[..., Findings | None]], fac
         if finding.level == ERROR:
             raise ValueError(sentence)
         runner.logger.log(logging.INFO if finding.level == NOTE else logging.WARNING, sentence)
-
-
-def _classes_of_validation(runner: Runner) -> dict[str, Sequence[str]]:
-    dataset = getattr(getattr(built_loop(runner, 'val'), 'dataloader', None), 'dataset', None)
-    classes = (getattr(dataset, 'metainfo', None) or {}).get('classes')
-    return {} if classes is None else {'val_dataloader': classes}
 
 
 def _check_wrapper(runner: Runner) -> None:

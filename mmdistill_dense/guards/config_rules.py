@@ -31,6 +31,7 @@ from mmdistill_dense.guards.config import (
     check_top_level_distillers,
 )
 from mmdistill_dense.guards.findings import Findings, RunFacts, class_in, error, warning
+from mmdistill_dense.registry import kind_of
 from mmdistill_dense.utils.runner_internals import IGNORED
 from mmdistill_dense.utils.validate import some
 
@@ -54,8 +55,7 @@ def keys(run: RunFacts) -> None:
     options = [(key, PARAM_SCHEDULERS, option) for key, option in run.schedulers()]
     options += [('optim_wrapper.optimizer', OPTIMIZERS, optimizer)] if optimizer else []
     for key, registry, option in (*options, ('train_cfg', LOOPS, {'type': default, **loop})):
-        kind = registry.get(option['type']) if isinstance(option.get('type'), str) else option.get('type')
-        if kind is not None:
+        if (kind := kind_of(registry, option)) is not None:
             check_options(kind, {name: value for name, value in option.items() if name not in _OF_MMENGINE}, key)
 
 

@@ -13,6 +13,7 @@ from mmengine.runner import EpochBasedTrainLoop
 
 from mmdistill_dense.config.resolve import is_distill_model
 from mmdistill_dense.config.values import type_name
+from mmdistill_dense.registry import kind_of
 
 ERROR, WARNING, NOTE = 'error', 'warning', 'note'
 
@@ -96,6 +97,5 @@ class RunFacts:
 
 def class_in(registry: Registry, option: Any) -> type | None:
     """Return the class that an option's ``type`` stands for; ``None`` for an unknown one and for a function."""
-    kind = option.get('type') if isinstance(option, Mapping) else None
-    cls = registry.get(kind) if isinstance(kind, str) else kind
-    return cls if isinstance(cls, type) else None
+    kind = kind_of(registry, option)
+    return kind if isinstance(kind, type) else None

@@ -38,7 +38,7 @@ from mmdistill_dense.networks.inputs import grey_copies, make_renormaliser, with
 from mmdistill_dense.networks.taps import AUTO_LAST, Tap, no_scores
 from mmdistill_dense.networks.teacher import FrozenTeacher, Inherit, parse_inherit, with_teacher_names
 from mmdistill_dense.networks.trace import SINGLE, TeacherOption, trace_pair
-from mmdistill_dense.registry import DISTILLERS, MODELS, STEP_PLUGINS
+from mmdistill_dense.registry import DISTILLERS, MODELS, STEP_PLUGINS, kind_of
 from mmdistill_dense.utils.reproducible import fork_rng
 from mmdistill_dense.utils.runner_internals import Network
 from mmdistill_dense.utils.validate import text_of
@@ -126,9 +126,8 @@ def build_distillers(options: Option, scope: str | None) -> dict[str, Distiller]
                 f'model.distillers.{name}: the name of a distiller is a text without "loss" or a dot, and no word of '
                 'torch such as items, training or forward.'
             )
-        arguments = dict(option)
+        arguments, cls = dict(option), kind_of(DISTILLERS, option)
         kind = arguments.pop('type', None)
-        cls = DISTILLERS.get(kind) if isinstance(kind, str) else kind
         if cls is None:
             names = ', '.join(sorted(DISTILLERS.module_dict))
             close = hint(str(kind), DISTILLERS.module_dict)

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from mmdistill_dense.config.resolve import DISTILL_KEYS, TEACHER_OPTIONS, ModelConfig, without_pretrained
 from mmdistill_dense.config.unknown_keys import explain_option_error, explain_type_error
 from mmdistill_dense.config.values import listed
+from mmdistill_dense.registry import kind_of
 from mmdistill_dense.utils.runner_internals import Network
 from mmdistill_dense.utils.validate import text_of
 from mmdistill_dense.weights.mmengine_loader import install_reader
@@ -79,9 +80,8 @@ def complete_heads(network: nn.Module) -> None:
 
 def class_of(option: Mapping[str, Any], scope: str | None) -> Any:
     """Return the class that the ``type`` of an option names, ``None`` for an unknown one."""
-    kind = option.get('type')
     with MODELS.switch_scope_and_registry(scope) as registry:
-        return registry.get(kind) if isinstance(kind, str) else kind
+        return kind_of(registry, option)
 
 
 def derives(option: Mapping[str, Any], scope: str | None, name: str) -> bool:

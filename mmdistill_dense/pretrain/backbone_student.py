@@ -13,7 +13,7 @@ from mmengine.structures import BaseDataElement
 from torch import Tensor
 
 from mmdistill_dense.losses import to_device
-from mmdistill_dense.registry import MODELS
+from mmdistill_dense.registry import MODELS, kind_of
 from mmdistill_dense.utils.runner_internals import Samples
 
 
@@ -139,7 +139,7 @@ class BackboneStudent(BaseModel):
 
 def _from_scratch(backbone: Mapping[str, Any]) -> dict[str, Any]:
     config = dict(backbone)
-    cls = MM_MODELS.get(config['type']) if isinstance(config.get('type'), str) else config.get('type')
+    cls = kind_of(MM_MODELS, config)
     # Classes such as ResNetV1c pass the options of their base through.
     bases = inspect.getmro(cls) if inspect.isclass(cls) else ()
     options = {name for base in bases for name in inspect.signature(base).parameters}

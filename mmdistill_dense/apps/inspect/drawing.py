@@ -68,8 +68,10 @@ def draw(picture: np.ndarray, sample: Any, meta: Mapping[str, Any], which: str, 
     height, width = picture.shape[:2]
     boxes = np.round(boxes.reshape(-1, 4)).clip(0, (width - 1, height - 1) * 2).astype(int)
     picture = picture.copy()
-    for mask, shade in zip(masks, shades, strict=False):
-        _fill(picture, mask, shade)
+    for mask, shade in zip(masks, shades, strict=False):  # half and half, with a white outline
+        picture[mask] = (picture[mask] + np.array(shade, np.uint16)) >> 1
+        outlines, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
+        cv2.drawContours(picture, outlines, -1, (255, 255, 255))
     for box, shade in zip(boxes, shades, strict=True):
         cv2.rectangle(picture, box[:2].tolist(), box[2:].tolist(), shade, 2)
     is_plain = 'scores' not in instances and len(classes or ()) == 1  # the only name would hide small objects
@@ -80,13 +82,6 @@ def draw(picture: np.ndarray, sample: Any, meta: Mapping[str, Any], which: str, 
         size = min(18, min(width, height) / 25) * min(1, 0.5 + (right - left) * (low - top) / 3e4)
         write_on(picture, text, max(8, round(size)), left + 2, top + 2)
     return picture
-
-
-def _fill(picture: np.ndarray, mask: np.ndarray, shade: tuple[int, ...]) -> None:
-    """Draw a mask (H, W) half and half, with a white outline."""
-    picture[mask] = (picture[mask] + np.array(shade, np.uint16)) >> 1
-    outlines, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
-    cv2.drawContours(picture, outlines, -1, (255, 255, 255))
 
 
 def write_on(picture: np.ndarray, text: str, size: int, left: int, top: int) -> None:

@@ -14,7 +14,7 @@ from mmdistill_dense.apps.report.predictions import scenes_of
 from mmdistill_dense.apps.report.runs import Comparison, TrainedRun
 from mmdistill_dense.apps.report.section import Missing, Section, Strip, panel
 from mmdistill_dense.distillers.maskd.token_distiller import TokenDistiller
-from mmdistill_dense.registry import DISTILLERS, MODELS
+from mmdistill_dense.registry import DISTILLERS, MODELS, kind_of
 from mmdistill_dense.weights.strict_load import read_checkpoint
 
 
@@ -23,15 +23,10 @@ def token_section(comparison: Comparison, data: Config | None = None) -> Section
     note = 'Each token in a column, each map of the teacher in a row; yellow is a mask of 1, violet of 0.'
     section = Section('tokens', 'Masks of the tokens', note)
     for run in comparison.first_runs:
-        if any(_has_tokens(option) for option in run.distillers.values()):
+        kinds = (kind_of(DISTILLERS, option) for option in run.distillers.values())
+        if any(isinstance(kind, type) and issubclass(kind, TokenDistiller) for kind in kinds):
             section.attempt(partial(_strips, run, data or run.config))
     return section
-
-
-def _has_tokens(option: Any) -> bool:
-    kind = option.get('type')
-    kind = DISTILLERS.get(kind) if isinstance(kind, str) else kind
-    return isinstance(kind, type) and issubclass(kind, TokenDistiller)
 
 
 def _strips(run: TrainedRun, data: Config) -> list[Strip]:

@@ -68,7 +68,9 @@ def check_rows(definition: Definition, todo: Resolved) -> None:
                 problems = ' '.join(f'{finding.message} {finding.advice}'.strip() for finding in wrong)
                 raise ValueError(f'{definition.path}: {run.name}: {problems}')
             print('\n'.join(_summary_lines(run.name, report)), flush=True)
-            backbones[run.folder] = _shapes(report)
+            backbone = getattr(report.context.model, 'backbone', None)
+            tensors = {} if backbone is None else backbone.state_dict()
+            backbones[run.folder] = {key: tuple(tensor.shape) for key, tensor in tensors.items()}
             if run.pretraining in backbones and backbones[run.pretraining] != backbones[run.folder]:
                 problem = 'its backbone has other tensors than that of the student, which could not start from it'
                 raise ValueError(f'{definition.path}: methods.{run.name}.pretrain: {problem}.')
@@ -76,12 +78,6 @@ def check_rows(definition: Definition, todo: Resolved) -> None:
             print(f'check    {run.name}: as {first}, at another learning rate', flush=True)
         hashes = {**hashes, run.name: digest}
         write_json(path, hashes)
-
-
-def _shapes(report: CheckReport) -> dict[str, tuple[int, ...]]:
-    """Return the shapes of the tensors of a checked student's backbone; empty for a network without one."""
-    backbone = getattr(report.context.model, 'backbone', None)
-    return {name: tuple(value.shape) for name, value in backbone.state_dict().items()} if backbone is not None else {}
 
 
 def _summary_lines(name: str, report: CheckReport) -> Iterator[str]:

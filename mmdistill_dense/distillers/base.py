@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 import zlib
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -204,6 +205,7 @@ class Distiller(nn.Module):
         self.clip_max_norm = clip_max_norm
         self.name = type(self).__name__.lower()
         self.state = RunState()
+        self.counts: list[int] = []  # levels of each pair of taps
         self.trained: Collection[str] = ()  # its parameters when it was bound, which an optimizer gets
 
     @property
@@ -254,6 +256,7 @@ class Distiller(nn.Module):
         """Yield for each pair of taps its weight, its name for messages, and the traced shapes of both sides."""
         if not self.student_taps:
             raise RuntimeError(f"{self.key}.student_tap='auto': only a DistillModel chooses taps.")
+        self.counts = []
         for s_tap, t_tap, weight in zip(self.student_taps, self.teacher_taps, self.tap_weights, strict=True):
             s_shapes, t_shapes = student[str(s_tap)], teacher[str(t_tap)]
             if len(s_shapes) != len(t_shapes):
@@ -261,7 +264,23 @@ class Distiller(nn.Module):
                     f'{self.key}: student tap {str(s_tap)!r} gives {len(s_shapes)} tensors and teacher tap '
                     f'{str(t_tap)!r} {len(t_shapes)}; select the same number by an index, e.g. {s_tap.path + "[:3]"!r}.'
                 )
+            self.counts.append(len(s_shapes))
             yield weight, f'{s_tap} -> {t_tap}', s_shapes, t_shapes
+
+    def views(self, student: Recorded, teacher: Recorded) -> list[tuple[list[Tensor], list[Tensor]]]:
+        """Return for each view of the pictures (one, but for pre-training) both sides' maps by level."""
+        students, teachers = self._views(student, self.student_taps), self._views(teacher, self.teacher_taps)
+        lengths = {len(view) for view in (*students, *teachers)}
+        if len(students) != len(teachers) or lengths != {sum(self.counts)}:
+            s_count, t_count = (sum(map(len, views)) for views in (students, teachers))
+            counts = f'{s_count} student and {t_count} teacher maps were recorded'
+            raise RuntimeError(f'{self.key}: {counts}, {sum(self.counts)} were seen when the model was built.')
+        return list(zip(students, teachers, strict=True))
+
+    def _views(self, recorded: Recorded, taps: Sequence[Tap]) -> list[list[Tensor]]:
+        tap_tensors = [(recorded[tap.text], count) for tap, count in zip(taps, self.counts, strict=True)]
+        number = max(math.ceil(len(tensors) / count) for tensors, count in tap_tensors)
+        return [[x for tensors, n in tap_tensors for x in tensors[v * n : (v + 1) * n]] for v in range(number)]
 
     @property
     def recorded_taps(self) -> list[Tap]:

@@ -1,7 +1,6 @@
 """Base class of the methods that compare pairs of maps: levels, alignment of channels, resizing."""
 
 import logging
-import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from mmdistill_dense.distillers.base import Distiller, Losses, Recorded, Shapes,
 from mmdistill_dense.distillers.ground_truth import class_lengths
 from mmdistill_dense.losses import to_grid
 from mmdistill_dense.networks.class_pairs import ClassPairs
-from mmdistill_dense.networks.taps import Tap, TapOption
+from mmdistill_dense.networks.taps import TapOption
 from mmdistill_dense.utils.runner_internals import Samples
 from mmdistill_dense.utils.validate import Align, Resize, check_directions, check_map, check_positions
 
@@ -78,7 +77,6 @@ class FeatureDistiller(Distiller):
     def __init__(self, *taps: TapOption | None, **options: Any) -> None:
         super().__init__(*taps, **options)
         self.levels: list[Level] = []
-        self.counts: list[int] = []  # levels of each pair of taps
         self.aligns = nn.ModuleList()
         self.parts = nn.ModuleList()
 
@@ -90,7 +88,6 @@ class FeatureDistiller(Distiller):
     def setup(self, student: Shapes, teacher: Shapes) -> None:
         """Pair and check the levels, then make the alignments and the method's own parts."""
         for weight, taps, s_shapes, t_shapes in self.paired_shapes(student, teacher):
-            self.counts.append(len(s_shapes))
             for index, (s, t) in enumerate(zip(s_shapes, t_shapes, strict=True)):
                 self.levels.append(Level(s[1:], t[1:], weight, f'{taps} (level {index})'))
         for level in self.levels:
@@ -182,21 +179,6 @@ class FeatureDistiller(Distiller):
                     weights[name] = weights.get(name, 0.0) + level.weight
         parts = {name: len(views) if 'loss' in name else weight or 1.0 for name, weight in weights.items()}
         return {name: value if parts[name] == 1 else value / parts[name] for name, value in total.items()}
-
-    def views(self, student: Recorded, teacher: Recorded) -> list[tuple[list[Tensor], list[Tensor]]]:
-        """Return for each view of the pictures (one, but for pre-training) both sides' maps by level."""
-        students, teachers = self._views(student, self.student_taps), self._views(teacher, self.teacher_taps)
-        lengths = {len(view) for view in (*students, *teachers)}
-        if len(students) != len(teachers) or lengths != {len(self.levels)}:
-            s_count, t_count = (sum(map(len, views)) for views in (students, teachers))
-            counts = f'{s_count} student and {t_count} teacher maps were recorded'
-            raise RuntimeError(f'{self.key}: {counts}, {len(self.levels)} were seen when the model was built.')
-        return list(zip(students, teachers, strict=True))
-
-    def _views(self, recorded: Recorded, taps: Sequence[Tap]) -> list[list[Tensor]]:
-        tap_tensors = [(recorded[tap.text], count) for tap, count in zip(taps, self.counts, strict=True)]
-        number = max(math.ceil(len(tensors) / count) for tensors, count in tap_tensors)
-        return [[x for tensors, n in tap_tensors for x in tensors[v * n : (v + 1) * n]] for v in range(number)]
 
     def matched(self, student: Tensor, teacher: Tensor, level: int) -> tuple[Tensor, Tensor]:
         """Return both maps of a level as :meth:`loss` gets them: the student's aligned, both of one size."""

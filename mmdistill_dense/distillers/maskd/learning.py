@@ -23,7 +23,7 @@ from mmdistill_dense.distillers.maskd.token_files import TOKEN, TokenTensors, le
 from mmdistill_dense.guards.config import check_num_classes
 from mmdistill_dense.losses import gate, mask_dice, mask_weights, token_masks
 from mmdistill_dense.networks.inputs import check_teacher_inputs
-from mmdistill_dense.networks.modes import restoring
+from mmdistill_dense.networks.modes import followed, restoring
 from mmdistill_dense.networks.recording import replacing
 from mmdistill_dense.networks.taps import Tap
 from mmdistill_dense.utils.distributed import mean_over_ranks, unwrap
@@ -57,21 +57,16 @@ class GatedTap:
     gate: Gate = token_gate
 
 
-_EVALUATED = (nn.modules.batchnorm._NormBase, nn.modules.dropout._DropoutNd)
-
-
 @contextmanager
 def training_objective(network: nn.Module) -> Iterator[None]:
-    """Put a frozen network's heads, but not its normalisation and dropout, into training mode.
+    """Put a frozen network into training mode, but not its normalisation and dropout, as where it is compared.
 
-    Some detection heads return other outputs when ``training`` is False. Normalisation and dropout are modules without
-    children, or in torch's own compositions (attention). Modes and buffers are restored at the end.
+    Some detection heads return other outputs when ``training`` is False. Modes and buffers are restored at the end.
     """
+    trained = {*followed(network)}
     with restoring(network.modules(), network.buffers()):
         for module in network.modules():
-            composed = any(True for _ in module.children()) and not type(module).__module__.startswith('torch.')
-            # not train(), which backbones override; timm's norms have a child, their activation
-            module.training = composed and not isinstance(module, _EVALUATED)
+            module.training = module in trained  # not train(), which backbones override
         yield
 
 

@@ -316,15 +316,6 @@ class Views(NamedTuple):
         return Views(students, teachers, self.pairs)
 
 
-def views_of(recorded: Mapping[str, list[Tensor]], counts: Sequence[tuple[str, int]], side: str) -> list[list[Tensor]]:
-    """Split the recorded tensors into views."""
-    views = [[recorded[tap][i : i + n] for i in range(0, len(recorded[tap]), n)] for tap, n in counts]
-    if len({len(view) for view in views}) > 1:
-        numbers = ', '.join(f'{tap}: {len(view)}' for (tap, _), view in zip(counts, views, strict=True))
-        raise RuntimeError(f'{side} taps recorded different numbers of views ({numbers}).')
-    return [[x for maps in view for x in maps] for view in zip(*views, strict=True)]
-
-
 def view_pairs(pairing: str | None, views: int, key: str) -> list[tuple[int, int]]:
     """Return the pairs (student's view, teacher's view) to compare."""
     pairing = pairing or ('cross' if views == 2 else 'same')

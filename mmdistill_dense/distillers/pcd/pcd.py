@@ -32,7 +32,6 @@ from mmdistill_dense.distillers.pcd.modules import (
     rows_of_memory,
     take_pixels,
     view_pairs,
-    views_of,
     warning,
 )
 from mmdistill_dense.losses.infonce import MIN_NORM
@@ -98,7 +97,6 @@ class PCD(Distiller):
             self.enqueue = 'pixels'
         self.centered = center
         self.weights: list[float] = []
-        self.traced: dict[str, list[tuple[str, int]]] = {}  # taps and how many maps each gives
         self.chosen_size: Tensor | None  # rows and keys of 'auto', 0 until prepare(); a resumed run keeps them
         self.register_buffer('chosen_size', torch.zeros(2, dtype=torch.long) if queue_size == AUTO_SIZE else None)
 
@@ -121,8 +119,6 @@ class PCD(Distiller):
                 for name, part in built.items():
                     parts.setdefault(name, []).append(part)
                 self.weights.append(weight)
-        self.traced['student'] = [(str(tap), len(student[str(tap)])) for tap in self.student_taps]
-        self.traced['teacher'] = [(str(tap), len(teacher[str(tap)])) for tap in self.teacher_taps]
         for name, modules in parts.items():
             self.add_module(name, modules[0] if len(modules) == 1 else nn.ModuleList(modules))
 
@@ -178,10 +174,7 @@ class PCD(Distiller):
 
     def levels(self, student: Recorded, teacher: Recorded) -> list[Views]:
         """Return the maps of each level, and the pairs of views to compare."""
-        students = views_of(student, self.traced['student'], f'{self.key}: the student')
-        teachers = views_of(teacher, self.traced['teacher'], f'{self.key}: the teacher')
-        if len(students) != len(teachers):
-            raise RuntimeError(f'{self.key}: {len(students)} views of the student, {len(teachers)} of the teacher.')
+        students, teachers = zip(*self.views(student, teacher), strict=True)
         pairs = view_pairs(self.view_pairing, len(students), self.key)
         maps = zip(zip(*students, strict=True), zip(*teachers, strict=True), strict=True)
         return [Views(s, t, pairs) for s, t in maps]

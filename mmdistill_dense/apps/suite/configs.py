@@ -252,7 +252,7 @@ def config_hash(config: Config, teacher: str = '', portable: Portable | None = N
         identity['model']['student']['backbone']['init_cfg']['checkpoint'] = pretraining
     if teacher and reads_teacher(config):
         identity['model']['teacher']['checkpoint'] = teacher
-    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:DIGITS]
+    return options_hash(identity, str)
 
 
 def options_hash(options: Any, portable: Portable) -> str:
@@ -313,8 +313,8 @@ def networks_hash(config: Config) -> str:
     """Return digits that change with the networks that a config names by files of the user's own; empty without any."""
     options = [config.model.get('student'), *(teachers_of(config.model).values() if reads_teacher(config) else ())]
     paths = [path for option in options if (path := own_config(option))]
-    networks = [plain(load_model({'cfg': str(path)}, 'model').model, _last_names) for path in paths]
-    return hashlib.sha256(json.dumps(networks, sort_keys=True).encode()).hexdigest()[:DIGITS] if paths else ''
+    networks = [load_model({'cfg': str(path)}, 'model').model for path in paths]
+    return options_hash(networks, _last_names) if paths else ''
 
 
 def _last_names(text: str) -> str:

@@ -104,9 +104,8 @@ def plan(args: argparse.Namespace, tell: Tell) -> tuple[dict[str, str], SegData 
         if not (checkpoint or args.train_teacher or args.random_weights):
             checkpoint, mapped, note = teachers.reuse_teacher(teacher, data.classes, args.method)
             teacher.notes += [note] if note else []
-        adapt(
-            teacher, not checkpoint, len(data.classes) if mapped is None else len(teachers.names_in(checkpoint)) or None
-        )
+        count = len(data.classes) if mapped is None else len(teachers.names_in(checkpoint)) or None
+        adapt(teacher, not checkpoint, count)
         if checkpoint:
             checkpoint = network_options.absolute_path(checkpoint)
             classes, lines = teachers.check_teacher(teacher, checkpoint, data.classes, mapped)
@@ -116,8 +115,7 @@ def plan(args: argparse.Namespace, tell: Tell) -> tuple[dict[str, str], SegData 
             paired = {} if classes is None else {'classes': classes}
         else:
             teaching = plan_training(teacher, pictures, loading.batch, steps)
-            has_masks, teacher_has = map(network_options.predicts_masks, (student.model, teacher.model))
-            boxes_alone = has_masks and not teacher_has
+            boxes_alone = has_masks and not compared
             files['teacher.py'] = config_files.teacher_file(teaching, loading.batch, student.task, boxes_alone)
             _tell_network('teacher', teacher, teaching, tell)
             checkpoint, paired = Template(f'{{{{ fileDirname }}}}/{WORK}/teacher/iter_{steps}.pth'), {}

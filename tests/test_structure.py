@@ -33,7 +33,7 @@ PLACES = {room: place for place, room in enumerate(room for row in LAYERS for ro
 MAX_LINES = 500
 # Lines of Python in each folder. These numbers may only shrink: who must raise one says why in the commit.
 MOST_LINES = {
-    'mmdistill_dense/losses': 2_270,
+    'mmdistill_dense/losses': 2_250,
     'mmdistill_dense/distillers': 5_500,
     'mmdistill_dense/networks': 2_560,
     'mmdistill_dense/model': 880,
@@ -55,7 +55,7 @@ MOST_LINES = {
     'mmdistill_dense/apps/recipes': 490,
     'mmdistill_dense/apps/commands': 190,
     'mmdistill_dense/apps': 13_760,
-    'mmdistill_dense': 35_760,
+    'mmdistill_dense': 35_740,
     'tools': 2_890,
     'tests': 43_970,
 }

@@ -11,6 +11,7 @@ from torch import Tensor
 from mmdistill_dense.losses.divergence import divergence_sum
 from mmdistill_dense.losses.tensors import (
     block_elements,
+    cast_pair,
     check_same_shape,
     check_shape,
     loss_dtype,
@@ -88,21 +89,19 @@ def channel_attention(x: Tensor, temperature: float) -> Tensor:
 @without_autocast
 def absolute_error(student: Tensor, teacher: Tensor) -> Tensor:
     """``sum |student - teacher| / B`` of one kind of attention, (B, ...) (FGD, eq. 13)."""
-    check_same_shape(student, teacher, kind='attention')
-    dtype = loss_dtype(student)
-    return (student.to(dtype) - teacher.detach().to(dtype)).abs().sum() / max(len(student), 1)
+    s, t = cast_pair(student, teacher, 'attention')
+    return (s - t).abs().sum() / max(len(s), 1)
 
 
 @without_autocast
 def focal_error(student: Tensor, teacher: Tensor, position: Tensor, channel: Tensor) -> Tensor:
     """``sum_{b,h,w} position[b, h, w] sum_c channel[b, c] (student - teacher)^2 / B`` of maps (FGD, eq. 11)."""
-    check_same_shape(student, teacher)
-    check_shape('position', position, (len(student), *student.shape[2:]))
-    check_shape('channel', channel, student.shape[:2])
-    dtype = loss_dtype(student)
-    squares = (student.to(dtype) - teacher.detach().to(dtype)).square().flatten(2)  # (B, C, H*W)
-    per_channel = torch.bmm(squares, position.detach().to(dtype).flatten(1)[..., None])[..., 0]  # (B, C)
-    return (per_channel * channel.detach().to(dtype)).sum() / max(len(student), 1)
+    s, t = cast_pair(student, teacher)
+    check_shape('position', position, (len(s), *s.shape[2:]))
+    check_shape('channel', channel, s.shape[:2])
+    squares = (s - t).square().flatten(2)  # (B, C, H*W)
+    per_channel = torch.bmm(squares, position.detach().to(s.dtype).flatten(1)[..., None])[..., 0]  # (B, C)
+    return (per_channel * channel.detach().to(s.dtype)).sum() / max(len(s), 1)
 
 
 @without_autocast
@@ -111,15 +110,13 @@ def shifted_error(student: Tensor, teacher: Tensor, shift: Tensor) -> Tensor:
 
     Student and shift get a gradient.
     """
-    check_same_shape(student, teacher)
-    check_shape('shift', shift, student.shape[:2])
-    dtype = loss_dtype(student)
-    positions = student.shape[2] * student.shape[3]
-    if not student.numel():
-        return student.to(dtype).sum() + 0 * shift.to(dtype).sum()
-    difference = student.to(dtype) - teacher.detach().to(dtype)
-    variance, mean = torch.var_mean(difference, dim=(2, 3), correction=0)
-    return positions * (variance + (mean + shift.to(dtype)).square()).sum() / max(len(student), 1)
+    s, t = cast_pair(student, teacher)
+    check_shape('shift', shift, s.shape[:2])
+    shift, positions = shift.to(s.dtype), s.shape[2] * s.shape[3]
+    if not s.numel():
+        return s.sum() + 0 * shift.sum()
+    variance, mean = torch.var_mean(s - t, dim=(2, 3), correction=0)
+    return positions * (variance + (mean + shift).square()).sum() / max(len(s), 1)
 
 
 _EPS = 1e-6  # of areas, as mmdet's overlaps
@@ -138,15 +135,14 @@ def weighted_divergence(student: Tensor, teacher: Tensor, weight: Tensor, *, tem
         weight: (...) one number per row.
         temperature: T, above 0.
     """
-    check_same_shape(student, teacher, kind='logits')
+    student, teacher = cast_pair(student, teacher, 'logits')
     check_shape('weight', weight, student.shape[:-1])
-    dtype = loss_dtype(student)
     if not student.numel():
-        return student.to(dtype).sum()
+        return student.sum()
     values = student.shape[-1]
     # few values per row: maxima are far faster across the rows
-    s, t = (x.to(dtype).reshape(1, -1, values).mT for x in (student, teacher))  # (1, K, R)
-    weights = weight.detach().to(dtype).reshape(1, -1)  # (1, R)
+    s, t = (x.reshape(1, -1, values).mT for x in (student, teacher))  # (1, K, R)
+    weights = weight.detach().to(s.dtype).reshape(1, -1)  # (1, R)
     divergence = divergence_sum(s, t, 1, temperature, weights)
     return divergence * (temperature**2 / values)
 
@@ -216,10 +212,8 @@ def rich_squares(student: Tensor, teacher: Tensor, richness: Tensor, total: Tens
 
     ``total`` is what to divide by in place of ``sum M``.
     """
-    check_same_shape(student, teacher)
-    dtype = loss_dtype(student)
-    squares = (student.to(dtype) - teacher.detach().to(dtype)).square()
-    return _weighted_mean(squares.sum(1), richness, total)
+    s, t = cast_pair(student, teacher)
+    return _weighted_mean((s - t).square().sum(1), richness, total)
 
 
 @without_autocast
@@ -229,9 +223,7 @@ def rich_entropy(student: Tensor, teacher: Tensor, richness: Tensor, total: Tens
     ``y softplus(-z) + (1 - y) softplus(z)``: exact for large logits, also those of the wrong sign. ``total`` is what to
     divide by in place of ``sum M``.
     """
-    check_same_shape(student, teacher, kind='logits')
-    dtype = loss_dtype(student)
-    z, t = student.to(dtype), teacher.detach().to(dtype)
+    z, t = cast_pair(student, teacher, 'logits')
     entropy = t.sigmoid() * F.softplus(-z) + (-t).sigmoid() * F.softplus(z)
     return _weighted_mean(entropy.sum(1), richness, total)
 
@@ -245,13 +237,12 @@ def decoupled_squares(student: Tensor, teacher: Tensor, mask: Tensor, totals: Te
 
     Source: Guo et al., DeFeat, CVPR 2021, https://arxiv.org/abs/2103.14475, as released.
     """
-    check_same_shape(student, teacher)
-    dtype = loss_dtype(student)
-    squares = (student.to(dtype) - teacher.detach().to(dtype)).square().sum(1) / (2 * max(student.shape[1], 1))
-    masks = torch.stack([mask, 1 - mask]).detach().to(dtype)
-    counts = masks.sum((1, 2, 3)) if totals is None else totals.detach().to(dtype)
+    s, t = cast_pair(student, teacher)
+    squares = (s - t).square().sum(1) / (2 * max(s.shape[1], 1))
+    masks = torch.stack([mask, 1 - mask]).detach().to(s.dtype)
+    counts = masks.sum((1, 2, 3)) if totals is None else totals.detach().to(s.dtype)
     # the masks are divided, not the sums: 0 / tiny has a gradient of 1 / tiny
-    shares = masks / counts.clamp_min(torch.finfo(dtype).tiny)[:, None, None, None]
+    shares = masks / counts.clamp_min(torch.finfo(s.dtype).tiny)[:, None, None, None]
     return (squares * shares).sum((1, 2, 3))
 
 
@@ -373,15 +364,14 @@ def focal_entropy(student: Tensor, teacher: Tensor, weight: Tensor, *, beta: flo
 
     Source: Wang et al., CrossKD, CVPR 2024, https://arxiv.org/abs/2306.11369.
     """
-    check_same_shape(student, teacher, kind='logits')
+    student, teacher = cast_pair(student, teacher, 'logits')
     if weight.shape != student.shape[:1] + student.shape[2:]:
         raise ValueError(f'weight must be {tuple(student.shape)} without its axis 1, got {tuple(weight.shape)}')
-    dtype = loss_dtype(student)
     if not student.numel():
-        return student.to(dtype).sum()
-    s, t = (x.to(dtype).reshape(*x.shape[:2], -1) for x in (student, teacher.detach()))  # (B, K, N)
+        return student.sum()
+    s, t = (x.reshape(*x.shape[:2], -1) for x in (student, teacher))  # (B, K, N)
     grad = torch.empty_like(s) if wants_gradient(s) else None
-    total = _focal_entropy(s, t, weight.detach().to(dtype).reshape(len(s), 1, -1), beta, grad)  # weight: (B, 1, N)
+    total = _focal_entropy(s, t, weight.detach().to(s.dtype).reshape(len(s), 1, -1), beta, grad)  # weight: (B, 1, N)
     return with_gradients(total, (s, grad))
 
 

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from mmdistill_dense.losses.tensors import (
     block_elements,
+    cast_pair,
     check_same_shape,
     check_shape,
     loss_dtype,
@@ -81,7 +82,7 @@ def softmax_divergence(
         temperature: T, above 0.
         weight: (B, ...), a factor on each position; the mean stays that over all positions. Defaults to 1.
     """
-    student, teacher = _prepare(student, teacher, temperature)
+    student, teacher = cast_pair(student, teacher, 'logits')
     if weight is not None:
         check_shape('weight', weight, (len(student), *student.shape[2:]))
     if not student.numel():
@@ -117,19 +118,13 @@ def sigmoid_divergence(student: Tensor, teacher: Tensor, *, temperature: float =
         student, teacher: (B, C, ...) logits, e.g. anchors x classes of a dense detection head.
         temperature: T, above 0.
     """
-    student, teacher = _prepare(student, teacher, temperature)
+    student, teacher = cast_pair(student, teacher, 'logits')
     if not student.numel():
         return student.sum()
     student, teacher = student / temperature, teacher / temperature
     yes = teacher.sigmoid() * (F.logsigmoid(teacher) - F.logsigmoid(student))
     no = (-teacher).sigmoid() * (F.logsigmoid(-teacher) - F.logsigmoid(-student))
     return torch.sum(yes + no) * (temperature**2 * student.shape[1] / student.numel())
-
-
-def _prepare(student: Tensor, teacher: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-    check_same_shape(student, teacher, kind='logits')
-    dtype = loss_dtype(student)
-    return student.to(dtype), teacher.detach().to(dtype)
 
 
 @without_autocast
@@ -284,11 +279,10 @@ def correlation_distance(
         beta, gamma: Weights of the correlation within rows (between classes) and within classes (between rows).
         activation: ``'softmax'``, or ``'sigmoid'`` for independent binary scores.
     """
-    check_same_shape(student, teacher, kind='logits')
-    dtype = loss_dtype(student)
+    student, teacher = cast_pair(student, teacher, 'logits')
     if not student.numel():
-        return student.to(dtype).sum()
-    maps = (x.to(dtype).reshape(*x.shape[:2], -1) / temperature for x in (student, teacher.detach()))  # (B, K, N)
+        return student.sum()
+    maps = (x.reshape(*x.shape[:2], -1) / temperature for x in (student, teacher))  # (B, K, N)
     s, t = (x.softmax(1) if activation == 'softmax' else x.sigmoid() for x in maps)
     grad = torch.empty_like(s) if wants_gradient(s) else None
     correlations = with_gradients(_correlations(s, t, beta, gamma, grad), (s, grad))

@@ -12,8 +12,8 @@ from torch.autograd.function import once_differentiable
 from mmdistill_dense.losses.infonce import normalize_pixels
 from mmdistill_dense.losses.tensors import (
     block_elements,
+    cast_pair,
     check_same_grid,
-    check_same_shape,
     loss_dtype,
     mean_weight,
     sum_dtype,
@@ -33,10 +33,8 @@ def feature_mimic(student: Tensor, teacher: Tensor, *, reduction: str = 'sum') -
         reduction: ``'sum'`` divides by B (Af-DCD as released: the weight depends on the map's size); ``'mean'`` by the
             number of elements.
     """
-    check_same_shape(student, teacher)
-    dtype = loss_dtype(student)
-    student = student.to(dtype) if torch.is_grad_enabled() else student.detach().to(dtype)
-    total = _Squares.apply(student, teacher.detach().to(dtype))
+    student, teacher = cast_pair(student if torch.is_grad_enabled() else student.detach(), teacher)
+    total = _Squares.apply(student, teacher)
     return total / max(len(student) if reduction == 'sum' else student.numel(), 1)
 
 
@@ -90,9 +88,8 @@ def feature_match(
         cosine, smooth_l1, mse: a, b and c, at least 0.
         inside: (B, H, W) bool, the positions p inside the pictures. Defaults to all.
     """
-    check_same_shape(student, teacher)
+    student, teacher = cast_pair(student, teacher)
     weight = mean_weight(student, inside)
-    student, teacher = (x.to(loss_dtype(x)) for x in (student, teacher.detach()))
     total = student.new_zeros(())
     if cosine:
         (s, s_weight), (t, t_weight) = (normalize_pixels(x, inside) for x in (student, teacher))
@@ -111,9 +108,7 @@ def smooth_l1(student: Tensor, teacher: Tensor, *, beta: float = 1.0) -> Tensor:
     """``mean huber(student - teacher)`` over all elements; ``huber(d) = d^2 / (2 beta)`` where ``|d| < beta``, else
     ``|d| - beta / 2`` (Girshick, "Fast R-CNN", 2015, eq. 3). ``beta=0`` is the absolute difference.
     """
-    check_same_shape(student, teacher, kind='values')
-    dtype = loss_dtype(student)
-    total = F.smooth_l1_loss(student.to(dtype), teacher.detach().to(dtype), beta=beta, reduction='sum')
+    total = F.smooth_l1_loss(*cast_pair(student, teacher, 'values'), beta=beta, reduction='sum')
     return total / max(student.numel(), 1)
 
 
@@ -132,9 +127,7 @@ def standardized_mse(student: Tensor, teacher: Tensor, *, eps: float = 1e-6) -> 
 
     Source: Cao et al., PKD, NeurIPS 2022, https://arxiv.org/abs/2207.02039, eq. 3 to 5.
     """
-    check_same_shape(student, teacher)
-    dtype = loss_dtype(student)
-    (s, s_floor), (t, t_floor) = (_centred(x.to(dtype), eps) for x in (student, teacher.detach()))
+    (s, s_floor), (t, t_floor) = (_centred(x, eps) for x in cast_pair(student, teacher))
     values = _values(student)
     bessel = values / max(values - 1, 1)
     s_square, t_square, product = (_channel_means(x) for x in (s.square(), t.square(), s * t))

@@ -17,7 +17,7 @@ from torch.autograd.function import once_differentiable
 
 from mmdistill_dense.losses.tensors import (
     block_elements,
-    check_same_shape,
+    cast_pair,
     loss_dtype,
     sum_dtype,
     tiles,
@@ -151,12 +151,10 @@ def weighted_mse(student: Tensor, teacher: Tensor, weight: Tensor) -> Tensor:
     """``sum_n,p W[n, p] sum_c (student - teacher)[n, c, p]^2 / (N C)`` of maps (N, C, H, W) and a weight (N, 1, H, W),
     without a map of differences.
     """
-    check_same_shape(student, teacher)
-    if weight.shape != (len(student), 1, *student.shape[2:]):
-        raise ValueError(f'weight must be (N, 1, H, W) for maps of {tuple(student.shape)}, got {tuple(weight.shape)}')
-    dtype = loss_dtype(student)
-    maps = (x.to(dtype) for x in (student, teacher.detach(), weight.detach()))
-    return _WeightedSquares.apply(*maps) / max(student.shape[0] * student.shape[1], 1)
+    s, t = cast_pair(student, teacher)
+    if weight.shape != (len(s), 1, *s.shape[2:]):
+        raise ValueError(f'weight must be (N, 1, H, W) for maps of {tuple(s.shape)}, got {tuple(weight.shape)}')
+    return _WeightedSquares.apply(s, t, weight.detach().to(s.dtype)) / max(s.shape[0] * s.shape[1], 1)
 
 
 @without_autocast
@@ -183,9 +181,7 @@ def masked_feature_loss(
         eps: Added to the area of a mask: 0 for detection, 1e-5 for segmentation as released.
         factor: 1 for detection, 0.5 for segmentation as released.
     """
-    check_same_shape(student, teacher)
-    dtype = loss_dtype(student)
-    student, teacher = student.to(dtype), teacher.detach().to(dtype)
+    student, teacher = cast_pair(student, teacher)
     if not student.numel():
         return student.sum()
     with torch.no_grad():

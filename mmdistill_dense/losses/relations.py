@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mmdistill_dense.losses.infonce import MIN_NORM
-from mmdistill_dense.losses.tensors import check_same_grid, check_same_shape, loss_dtype, without_autocast
+from mmdistill_dense.losses.tensors import cast_pair, check_same_grid, loss_dtype, without_autocast
 
 
 @without_autocast
@@ -104,10 +104,9 @@ def instance_distance(student: Tensor, teacher: Tensor, *, eps: float = 1e-5) ->
         student, teacher: (B, C, H, W) maps.
         eps: Is added to the variance.
     """
-    check_same_shape(student, teacher)
+    student, teacher = cast_pair(student, teacher)
     if not student.numel():
-        return student.sum().to(loss_dtype(student))
-    student, teacher = (x.to(loss_dtype(x)) for x in (student, teacher.detach()))
+        return student.sum()
     # twice: the rounding of a large mean is as large as small differences
     student, teacher = (x - x.detach().mean((2, 3), keepdim=True) for x in (student, teacher))
     s, t = (

@@ -44,6 +44,13 @@ def check_same_shape(student: Tensor, teacher: Tensor, *, kind: str = 'maps') ->
         raise ValueError(f'student and teacher {kind} differ in shape: {shapes}')
 
 
+def cast_pair(student: Tensor, teacher: Tensor, kind: str = 'maps') -> tuple[Tensor, Tensor]:
+    """Return two tensors of one shape in the dtype of a loss, the teacher's without a gradient."""
+    check_same_shape(student, teacher, kind=kind)
+    dtype = loss_dtype(student)
+    return student.to(dtype), teacher.detach().to(dtype)
+
+
 def check_shape(name: str, value: Tensor, shape: Sequence[int]) -> None:
     """Raise ``ValueError`` unless a further argument of a loss has this shape."""
     if tuple(value.shape) != tuple(shape):

@@ -21,7 +21,7 @@ from torch.autograd.function import once_differentiable
 from mmdistill_dense.losses.masked import token_masks
 from mmdistill_dense.losses.tensors import (
     block_elements,
-    check_same_shape,
+    cast_pair,
     loss_dtype,
     sum_dtype,
     tiles,
@@ -120,9 +120,7 @@ def frequency_terms(student: Tensor, teacher: Tensor, tokens: Tensor, bands: Ban
     Returns:
         (steps,) or (steps + 1,).
     """
-    check_same_shape(student, teacher)
-    dtype = loss_dtype(student)
-    student, teacher = student.to(dtype), teacher.detach().to(dtype)
+    student, teacher = cast_pair(student, teacher)
     if not student.numel():
         return student.sum().expand(len(tokens) - (bands == 'high'))
     with torch.no_grad():

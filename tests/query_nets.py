@@ -51,3 +51,8 @@ def query_model(kind: str, option: dict[str, Any] | None = None, **student: Any)
     distillers = dict(x=dict(type='KDDETR', general=5) | (option or {}))
     teacher = query_net(kind, 16, queries=10, layers=3, allow_random=True)
     return toys.model_config(query_net(kind, **student), teacher, distillers)
+
+
+def gfl(**head: Any) -> dict[str, Any]:
+    """A random teacher with towers of two convolutions."""
+    return toys.det_net('gfl', allow_random=True, bbox_head=dict(dict(stacked_convs=2), **head))

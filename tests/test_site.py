@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from tests.isolation import ROOT
-from tests.report.test_browser import PATIENCE, browser
+from tests.report.browsers import PATIENCE, browser
 
 pytestmark = pytest.mark.soak
 __all__ = ['browser']

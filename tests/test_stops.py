@@ -17,10 +17,10 @@ from benchmarks import rates, whole_graphs
 from mmdistill_dense.__main__ import COMMANDS, main
 from mmdistill_dense.apps.check import run as check_run
 from mmdistill_dense.apps.export import cli as export_cli
-from mmdistill_dense.apps.inspect.step_cost import Timing
 from tests import toys
-from tests.check.test_check import seg_config
-from tools.benchmark import command, compare_losses, on_device, step
+from tests.tools.measured import ROWS, WORDS
+from tests.toys import seg_config
+from tools.benchmark import command
 
 ROOT = Path(__file__).parents[1]
 # By the test that stops it: a file of tests, or a test of this file.
@@ -96,19 +96,6 @@ def test_a_check_shows_the_stages_that_ended(
     assert 'FCN' in output.out or 'EncoderDecoder' in output.out, 'the networks were built'
     report = json.loads((tmp_path / 'check.json').read_text())
     assert (report['verdict'], report['stopped']) == ('error', 'running a step') and report['student']
-
-
-TIME = Timing(1.0, 1.0, 1.0)
-ROWS = {
-    'losses': (compare_losses.Row('at', 'row', TIME, TIME, 1, 1, 1, 0.0, 0.0), compare_losses, 'measure'),
-    'methods': (dict(difference=0.0, waits_control=0, waits_distilled=0), on_device, 'measure'),
-    'step': (step.StepCost(1, (8, 8), 'random', TIME, TIME, TIME, {}, {}, 0, 0), step, 'measure_step'),
-}
-WORDS = {
-    'losses': ['--method', 'at', 'kd', '--size', 'small'],
-    'methods': ['--pair', on_device.SEG, '--method', 'kd', 'cwd'],
-    'step': ['--recipe', on_device.SEG, '--method', 'kd', 'cwd', '--name', 'seg'],
-}
 
 
 @pytest.mark.parametrize('what', ROWS)

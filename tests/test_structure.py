@@ -207,6 +207,17 @@ def test_files_are_written_whole() -> None:
     assert [name for name, lines in found.items() if lines] == ['mmdistill_dense.utils.files']
 
 
+def test_no_test_file_imports_another() -> None:
+    """What two of them share stands in a helper beside the nearer one."""
+    another = re.compile(r'(?m)^\s*(?:from|import) tests[.\w]*(?:\.test_| import .*\btest_)')
+    texts = {
+        path.name: path.read_text(encoding='utf-8')
+        for path in (ROOT / 'tests').rglob('*.py')
+        if 'data' not in path.parts
+    }
+    assert not [name for name, text in texts.items() if another.search(text)]
+
+
 def test_no_module_is_long() -> None:
     lengths = {name: len(path.read_text(encoding='utf-8').splitlines()) for name, path in modules().items()}
     assert not {name: count for name, count in lengths.items() if count > MAX_LINES}

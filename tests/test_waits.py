@@ -14,8 +14,8 @@ from mmengine.optim import OptimWrapper
 from mmdistill_dense.__main__ import main
 from mmdistill_dense.utils.process import errors_only
 from tests import query_nets, toys
+from tests.distillers.ways import DENSE, REGIONS, SEG
 from tests.fake_device import DEVICE, FakeDevice, Wait, on_device
-from tests.faults.test_pictures import DENSE, REGIONS, SEG
 from tests.faults.tools import content
 from tests.project.folders_of_data import picture
 

@@ -463,3 +463,19 @@ def differing(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> list
     """Names of tensors that are not equal bit for bit; names on one side count."""
     names: Sequence[str] = sorted(set(first) | set(second))
     return [n for n in names if n not in first or n not in second or not torch.equal(first[n], second[n])]
+
+
+def seg_config(folder: Path, distillers: Mapping[str, Any] | None = None, **changes: Any) -> Config:
+    model = model_config(teacher=seg_teacher(), distillers=distillers)
+    return run_config(folder, model, **{'auto_scale_lr': dict(base_batch_size=2), **changes})
+
+
+def files(folder, kind):
+    """A loader that reads the pictures of a folder as if they were labelled."""
+    pipeline = [dict(type='LoadImageFromFile'), dict(type='mmdistill_dense.NoAnnotations'), dict(type='PackSegInputs')]
+    prefix, classes = dict(img_path=str(folder)), dict(classes=[str(number) for number in range(NUM_CLASSES)])
+    dataset = dict(type='BaseSegDataset', data_prefix=prefix, img_suffix='.png', metainfo=classes, pipeline=pipeline)
+    sampler = dict(type='InfiniteSampler' if kind == 'train' else 'DefaultSampler')
+    loader = dict(batch_size=2, num_workers=0, dataset=dataset, sampler=sampler)
+    rest = dict(test_cfg=dict(type='TestLoop'), test_evaluator=dict(type='IoUMetric')) if kind == 'test' else {}
+    return {f'{kind}_dataloader': loader, **rest}

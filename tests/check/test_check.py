@@ -4,7 +4,6 @@ import io
 import json
 import math
 import re
-from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -26,21 +25,16 @@ from mmdistill_dense.apps.check.run import STEPPING, _advice
 from mmdistill_dense.apps.check.stages import describe_student, predict
 from mmdistill_dense.utils.reproducible import stream_states
 from tests import toys
-from tests.engine.test_unlabelled_stream import files
 from tests.every_config import family, place
 from tests.project.folders_of_data import box_folder
+from tests.toys import files, seg_config
 from tests.zoo.networks import active
 from tests.zoo.networks import config as zoo_config
-from tests.zoo.test_steps import CHOSEN
+from tests.zoo.steps import CHOSEN
 
 FAST = Options(val=0, cost=False)
 RANDOM = Options(weights=False, cost=False)
 CONFIGS = Path(__file__).parents[2] / 'configs'
-
-
-def seg_config(folder: Path, distillers: Mapping[str, Any] | None = None, **changes: Any) -> Config:
-    model = toys.model_config(teacher=toys.seg_teacher(), distillers=distillers)
-    return toys.run_config(folder, model, **{'auto_scale_lr': dict(base_batch_size=2), **changes})
 
 
 def found(report: CheckReport) -> dict[str, str]:

@@ -13,7 +13,7 @@ from mmengine.registry import DefaultScope
 from mmseg.evaluation import IoUMetric
 
 from mmdistill_dense.apps.check import Finding, Options
-from mmdistill_dense.apps.check.context import CheckContext, TeacherFacts
+from mmdistill_dense.apps.check.context import TeacherFacts
 from mmdistill_dense.apps.check.run import CheckReport
 from mmdistill_dense.apps.check.shares import judge_shares
 from mmdistill_dense.apps.check.stages import judge_teachers, read_data
@@ -29,13 +29,7 @@ from mmdistill_dense.guards.findings import worst
 from mmdistill_dense.networks.building import build_network
 from mmdistill_dense.utils.validate import message_of
 from tests import toys
-
-
-def subject(**facts: Any) -> CheckContext:
-    made = CheckContext(Config(facts.pop('config', {})), facts.pop('options', Options()))
-    for name, value in facts.items():
-        setattr(made, name, value)
-    return made
+from tests.guards.roads import subject
 
 
 def term(name: str, norm: float, cosine: float = 1.0) -> Term:

@@ -13,32 +13,13 @@ import pytest
 from mmengine.config import Config, ConfigDict
 from mmengine.registry import DefaultScope, init_default_scope
 
-from mmdistill_dense.config.resolve import ModelConfig, bases_of, load_model
+from mmdistill_dense.config.resolve import ModelConfig, load_model
 from mmdistill_dense.config.values import num_classes
 from mmdistill_dense.registry import DATASETS, DISTILLERS
 from mmdistill_dense.weights.strict_load import published_weights
 from tests.configs import stored
 from tests.every_config import CONFIGS, CONTROLS, FILES, leaf, name_of, named, place, read
 from tests.zoo.networks import build
-
-PARTS = sorted(
-    path for path in (CONFIGS / '_base_').rglob('*.py') if path.parent.name not in ('_base_', 'recipes', 'changes')
-)
-HOMES = dict(
-    pairs={'model'},
-    models={'model'},
-    distillers={'distillers'},
-    auto={'distillers'},
-    canonical={'distillers'},
-    schedules={
-        'optim_wrapper', 'param_scheduler', 'train_cfg', 'val_cfg', 'test_cfg', 'default_hooks', 'auto_scale_lr',
-    },
-    datasets={
-        'train_pipeline', 'test_pipeline', 'tta_pipeline', 'val_evaluator', 'test_evaluator',
-        'train_dataloader', 'val_dataloader', 'test_dataloader',
-        'custom_hooks',  # pipelines that change in the course of a run
-    },
-)  # fmt: skip
 
 
 def test_every_config_has_its_stored_values() -> None:
@@ -80,23 +61,12 @@ def loaded() -> dict[str, Config]:
     return {name_of(path): read(path) for path in typed + toys}
 
 
-@pytest.mark.soak
-def test_every_key_has_one_home() -> None:
-    elsewhere = {name_of(path): set(Config.fromfile(path)) - HOMES[path.parent.name] - of_zoo(path) for path in PARTS}
-    assert not {name: keys for name, keys in elsewhere.items() if keys}
-
-
-def of_zoo(path: Path) -> set[str]:
-    """The keys of a whole config of the zoo whose model a network inherits. Nothing reads the other keys."""
-    bases = bases_of(path) if path.parent.name == 'models' else []
-    return set().union(*(of_zoo(one) if CONFIGS in one.parents else set(Config.fromfile(one)) for one in bases))
-
-
 def test_configs_are_complete_and_resolve(loaded: dict[str, Config]) -> None:
     needed = {'model', 'train_dataloader', 'test_dataloader', 'optim_wrapper', 'default_scope', 'randomness'}
     for key, cfg in loaded.items():
         assert not needed - set(cfg), key
         assert cfg.default_hooks.distill.type == 'mmdistill_dense.DistillHook', key
+        assert key.startswith('teachers/') or cfg.work_dir == f'work_dirs/{key}', 'a folder of its own'
         own = network(cfg.model.student, cfg.default_scope) if teachers(cfg) else None
         for option in teachers(cfg):
             taught = network(option, cfg.default_scope)
@@ -151,28 +121,6 @@ def test_augmented_scales_are_about_the_test_size(loaded: dict[str, Config], nam
     sizes = [tuple(picture.shape[1:]) for picture in item['inputs']]
     assert sizes[::2] == sizes[1::2] == [tuple(int(side * f / 4) for side in SCALES[name]) for f in (2, 3, 4, 5, 6, 7)]
     assert {sample.gt_sem_seg.shape for sample in item['data_samples']} == {(360, 480)}
-
-
-def test_every_run_has_a_folder_of_its_own(loaded: dict[str, Config]) -> None:
-    for key, cfg in loaded.items():
-        if not key.startswith('teachers/'):
-            assert cfg.work_dir == f'work_dirs/{key}', key
-    folders = {key: cfg.get('work_dir', f'work_dirs/{Path(key).name}') for key, cfg in loaded.items()}
-    assert len(folders) == len(set(folders.values()))
-    taught = loaded['control/toy_seg'].model.teacher.checkpoint
-    assert taught == f'{folders["teachers/toy_seg"]}/iter_{loaded["teachers/toy_seg"].train_cfg.max_iters}.pth'
-
-
-def test_pairs_look_for_the_teacher_where_it_was_trained(loaded: dict[str, Config]) -> None:
-    """The last checkpoint of the teacher's own config, for every pair that is not taught by published weights."""
-    options = [(key, one) for key, cfg in loaded.items() for one in teachers(cfg)]
-    for key, one in options:
-        if one.checkpoint == 'auto' or '::teachers/' not in one.get('cfg', ''):
-            continue
-        trained = loaded[one.cfg.split('::')[1].removesuffix('.py')]
-        length = trained.train_cfg
-        last = f'epoch_{length.max_epochs}' if 'max_epochs' in length else f'iter_{length.max_iters}'
-        assert one.checkpoint == f'work_dirs/{Path(one.cfg).stem}/{last}.pth', key
 
 
 # The detection data on the real data of the workspace: sizes, classes, boxes and masks as their files say

@@ -1,7 +1,6 @@
 """CrossKD: its formula by hand, mmdet's targets, real detectors of four heads, and what it refuses."""
 
 import math
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -9,66 +8,16 @@ import torch
 from mmdet.registry import MODELS
 from mmdet.utils import register_all_modules
 
-from mmdistill_dense.distillers import CrossKD
-from mmdistill_dense.distillers.base import RunState
 from mmdistill_dense.distillers.crosskd import FORMS, Targets, form_of
 from mmdistill_dense.losses import aligned_scale, channel_moments, focal_entropy
 from tests import toys
-from tests.distillers.steps import boxed, draw, overlaps, trained_children
-from tests.distillers.test_pairs_that_cannot_be_compared import gfl
+from tests.distillers.steps import draw, overlaps, trained_children
+from tests.distillers.steps_on_heads import CHANNELS, CLASSES, KINDS, STRIDES, distiller_of, head_of, maps, samples
+from tests.query_nets import gfl
 
-KINDS = {'gfl': 'GFLHead', 'retinanet': 'RetinaHead', 'atss': 'ATSSHead', 'fcos': 'FCOSHead'}
-STRIDES, CLASSES, CHANNELS = (16, 32), 3, 4
 TWO = dict(bbox_head=dict(stacked_convs=2))
-TRAIN = dict(
-    assigner=dict(type='ATSSAssigner', topk=9), sampler=dict(type='PseudoSampler'), allowed_border=-1, pos_weight=-1
-)
 BORDER = dict(train_cfg=dict(allowed_border=8))
 CROSS = dict(type='CrossKD', reuse_from=1)
-TAPS = 'bbox_head.cls_convs.0', 'bbox_head.reg_convs.0'
-
-
-def head_of(kind: str) -> Any:
-    """A head of two convolutions in float64 whose predictions say something."""
-    register_all_modules(init_default_scope=False)
-    option = dict(type=KINDS[kind], num_classes=CLASSES, in_channels=CHANNELS, feat_channels=CHANNELS, stacked_convs=2)
-    option.update(norm_cfg=dict(type='GN', num_groups=2), _scope_='mmdet')
-    if kind == 'fcos':
-        option.update(strides=STRIDES, regress_ranges=((-1, 40), (40, 1e8)), norm_on_bbox=True)
-    else:
-        scales = dict(scales=[4], ratios=[0.5, 1.0] if kind == 'retinanet' else [1.0])
-        overlaps = dict(type='MaxIoUAssigner', pos_iou_thr=0.5, neg_iou_thr=0.3, min_pos_iou=0)
-        option.update(anchor_generator=dict(type='AnchorGenerator', strides=STRIDES, **scales), train_cfg=dict(TRAIN))
-        option['train_cfg'].update(dict(assigner=overlaps) if kind == 'retinanet' else {})
-        loss = 'QualityFocalLoss' if kind == 'gfl' else 'FocalLoss'
-        option.update(loss_cls=dict(type=loss, use_sigmoid=True), **dict(reg_max=4) if kind == 'gfl' else {})
-    head = MODELS.build(option).double().eval()
-    generator = torch.Generator().manual_seed(3)
-    for name, parameter in head.named_parameters():
-        parameter.data.copy_(0.3 * torch.randn(parameter.shape, generator=generator) + ('scale' in name))
-    return head.requires_grad_(False)
-
-
-def distiller_of(kind: str, **options: Any) -> CrossKD:
-    made, head = CrossKD(reuse_from=1, **options), head_of(kind)
-    made.teacher = SimpleNamespace(module=lambda path: head, option=SimpleNamespace(classes=None))
-    made.state = RunState(seed=1)
-    return made
-
-
-def samples(count: int = 2, dtype: torch.dtype = torch.float64) -> list[Any]:
-    found = boxed(count)
-    for sample in found:
-        sample.gt_instances.labels %= CLASSES
-        sample.gt_instances.bboxes = sample.gt_instances.bboxes.to(dtype)
-    return found
-
-
-def maps(count: int = 2, seed: int = 0) -> list[list[torch.Tensor]]:
-    return [
-        [draw(count, CHANNELS, 64 // one, 64 // one, seed=seed + 7 * t + i).relu() for i, one in enumerate(STRIDES)]
-        for t in range(2)
-    ]
 
 
 def predicted(head: Any, kind: str, towers: list[list[torch.Tensor]]) -> list[list[torch.Tensor]]:
@@ -312,21 +261,3 @@ def test_a_subclass_that_predicts_in_the_same_way_is_known() -> None:
 
 
 # Processes, in test_two_processes.py
-
-
-def step(kind: str, pictures: slice) -> dict[str, Any]:
-    """Losses of some of four pictures, and the gradient of their sum; one channel is constant in the first process."""
-    made, data = distiller_of(kind), samples(4, torch.float32)[pictures]
-    made.teacher.module('').float()
-    student, teacher = maps(4)[0], maps(4, seed=40)[0]
-    student[1][:3, 0] = 0.25
-    leaves = [[x[pictures].float().requires_grad_() for x in student] for _ in TAPS]
-    own = [[x[pictures].float() for x in teacher] for _ in TAPS]
-    outputs = made.predict(made.teacher.module(''), own)
-    if kind == 'fcos':
-        outputs[1] = [x / stride for x, stride in zip(outputs[1], STRIDES, strict=True)]
-    recorded = dict(zip(TAPS, own, strict=True)) | {'bbox_head': [x for one in outputs for x in one]}
-    found = made(dict(zip(TAPS, leaves, strict=True)), recorded, data)
-    torch.stack(list(found.values())).sum().backward()
-    grads = [x.grad for tower in leaves for x in tower]
-    return dict(losses={name: value.detach() for name, value in found.items()}, grads=grads)

@@ -163,22 +163,6 @@ def test_merged_classes_need_one_box_for_all_classes():
         distiller.check_classes(pairs)
 
 
-FORMS = {'bbox_pred': ('smooth_l1', (8,)), 'cls_score': ('softmax', (3,)), 'mask_preds': ('sigmoid', (2, 4, 4))}
-
-
-def roi_step(output, counts, mine):
-    """The loss of some of four pictures with ``counts`` of RoIs, and its gradient; see test_two_processes.py."""
-    form, shape = FORMS[output]
-    generator = torch.Generator().manual_seed(5)
-    picture = torch.arange(4.0).repeat_interleave(torch.tensor(counts))
-    chosen = sum(picture == number for number in range(4)[mine]).bool()
-    student, teacher = (torch.randn(len(picture), *shape, generator=generator)[chosen] for _ in range(2))
-    distiller = RoIHeadKD(output=output, form=form)
-    distiller.answer = lambda *_: teacher
-    loss = distiller._term(student.requires_grad_(), picture[chosen, None].expand(-1, 5), [])
-    return dict(losses={'loss_roi': loss.detach()}, grads=torch.autograd.grad(loss, student))
-
-
 def test_rois_are_those_of_the_first_call_of_the_extractor_and_of_the_same_head():
     """It is called again for masks."""
     output, answer = draw(2, 6, 4)

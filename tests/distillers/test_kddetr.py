@@ -10,23 +10,11 @@ from mmdistill_dense.losses import query_terms
 from mmdistill_dense.networks.recording import Replay
 from mmdistill_dense.networks.taps import DECODER
 from tests import toys
-from tests.distillers.steps import divergence, draw, overlaps, trained_children
+from tests.distillers.steps import divergence, overlaps, trained_children
+from tests.distillers.steps_on_heads import query_answers
 from tests.query_nets import CONFIGS, query_model
 
 SMALL = [kind for kind in CONFIGS if kind != 'two-stage']
-
-
-def answers(pictures=2, layers=3, queries=4, classes=5):
-    own, other = draw(layers, pictures, queries, classes + 4), draw(pictures, queries, classes + 4, seed=1)
-    return [part for x in (own, other) for part in (x[..., :classes], x[..., classes:].sigmoid())]
-
-
-def step(mine):
-    """The terms of some of four pictures, and the gradients of the student's answers."""
-    scores, boxes, *teacher = answers(pictures=4)
-    own = [x[:, mine].clone().requires_grad_() for x in (scores, boxes)]
-    terms = KDDETR(reduction='mean').terms(*own, *(x[mine] for x in teacher))
-    return dict(losses=dict(enumerate(terms.detach())), grads=torch.autograd.grad(terms.sum(), own))
 
 
 def naive(own_scores, own_boxes, scores, boxes, temperature, mean):
@@ -49,24 +37,24 @@ def naive(own_scores, own_boxes, scores, boxes, temperature, mean):
 
 @pytest.mark.parametrize('mean', [False, True])
 def test_the_naive_formula(mean):
-    given = answers()
+    given = query_answers()
     found = query_terms(*given, temperature=3.0, mean=mean)
     assert found.tolist() == pytest.approx(naive(*given, 3.0, mean), rel=1e-12)
-    scores, boxes, *teacher = answers(layers=2, queries=3)
+    scores, boxes, *teacher = query_answers(layers=2, queries=3)
     own = (scores.clone().requires_grad_(), boxes.clone().requires_grad_())
     assert torch.autograd.gradcheck(lambda *x: query_terms(*x, *teacher, mean=mean), own)
 
 
 def test_equal_answers_cost_nothing_and_half_precision_is_computed_in_float32():
-    _, _, scores, boxes = answers()
+    _, _, scores, boxes = query_answers()
     assert query_terms(scores[None], boxes[None], scores, boxes).abs().max() < 1e-12
-    half = [x.bfloat16() for x in answers()]
+    half = [x.bfloat16() for x in query_answers()]
     with torch.autocast('cpu', torch.bfloat16):
         found = query_terms(*half)
     assert found.dtype == torch.float32
     torch.testing.assert_close(found, query_terms(*(x.float() for x in half)))
     for part in range(4):
-        given = [x * math.nan if number == part else x for number, x in enumerate(answers())]
+        given = [x * math.nan if number == part else x for number, x in enumerate(query_answers())]
         assert not query_terms(*given).isfinite().all(), 'what is no number shows'
 
 

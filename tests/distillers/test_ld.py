@@ -1,48 +1,23 @@
 """LD: mmdet's own head as the measure, regions, normalisation over processes, pairs that are refused."""
 
-from typing import Any
-
 import pytest
 import torch
 
-from mmdistill_dense.distillers import LD
-from mmdistill_dense.distillers.base import RunState
-from tests.distillers.steps import boxed, divergence, draw
-from tests.distillers.ways import build_head, gfl_teacher, head_config
-
-SCORES, EDGES = 'bbox_head[0]', 'bbox_head[1]'
-
-
-STRIDES = (8, 16, 32)
-
-
-def _case(count: int = 2) -> tuple[dict, dict, list[Any]]:
-    """Maps of both sides, of 6 classes and of edges of 7 values, and samples."""
-    sides = []
-    for scale in (1.0, 3.0):
-        sides.append({
-            tap: [scale * draw(count, channels, 64 // n, 64 // n, seed=int(n * scale) + channels) for n in STRIDES]
-            for tap, channels in ((SCORES, 6), (EDGES, 28))
-        })  # fmt: skip
-    return *sides, boxed(count)
-
-
-def _distiller(**options: Any) -> LD:
-    distiller = LD(**options)
-    distiller.teacher = gfl_teacher(6, 6, STRIDES)
-    return distiller
+from tests.distillers.steps import divergence
+from tests.distillers.steps_on_heads import LD_EDGES, LD_SCORES, LD_STRIDES, ld_distiller, ld_maps
+from tests.distillers.ways import build_head, head_config
 
 
 def test_main_region_equals_mmdets_own_head() -> None:
-    student, teacher, samples = _case()
+    student, teacher, samples = ld_maps()
     kl = dict(type='KnowledgeDistillationKLDivLoss', loss_weight=0.25, T=10)
     others = dict(loss_cls=dict(type='QualityFocalLoss', use_sigmoid=True), loss_bbox=dict(type='GIoULoss'))
-    head = build_head(dict(head_config(6, 6, list(STRIDES)), type='LDHead'), loss_ld=kl, **others)
+    head = build_head(dict(head_config(6, 6, list(LD_STRIDES)), type='LDHead'), loss_ld=kl, **others)
     targets = [sample.gt_instances for sample in samples], [sample.metainfo for sample in samples]
-    as_float = [[x.float() for x in maps] for maps in (student[SCORES], student[EDGES], teacher[EDGES])]
+    as_float = [[x.float() for x in maps] for maps in (student[LD_SCORES], student[LD_EDGES], teacher[LD_EDGES])]
     expected = sum(head.loss_by_feat(*as_float[:2], *targets, as_float[2])['loss_ld'])
     assert expected > 0.1
-    found = _distiller()(student, teacher, samples)['loss_ld']
+    found = ld_distiller()(student, teacher, samples)['loss_ld']
     torch.testing.assert_close(found.float(), expected, rtol=1e-4, atol=0)
 
 
@@ -57,11 +32,13 @@ def _divergence(student: torch.Tensor, teacher: torch.Tensor, temperature: float
 
 @pytest.mark.parametrize('reduction', ['sum', 'mean'])
 def test_every_term_equals_loops_over_the_anchors(reduction: str) -> None:
-    student, teacher, samples = _case()
-    distiller = _distiller(reduction=reduction, main_weight=0.3, valuable_weight=0.7, class_weight=2.0, temperature=5.0)
-    regions = distiller.regions([x.shape[2:] for x in student[SCORES]], samples, torch.device('cpu'))
+    student, teacher, samples = ld_maps()
+    distiller = ld_distiller(
+        reduction=reduction, main_weight=0.3, valuable_weight=0.7, class_weight=2.0, temperature=5.0
+    )
+    regions = distiller.regions([x.shape[2:] for x in student[LD_SCORES]], samples, torch.device('cpu'))
     main = valuable = classes = quality = 0.0
-    s_scores, t_scores, s_edges, t_edges = (_rows(m[tap]) for tap in (SCORES, EDGES) for m in (student, teacher))
+    s_scores, t_scores, s_edges, t_edges = (_rows(m[tap]) for tap in (LD_SCORES, LD_EDGES) for m in (student, teacher))
     for level, region in enumerate(regions):
         own = []
         for b, a in region.main.nonzero().tolist():
@@ -81,15 +58,3 @@ def test_every_term_equals_loops_over_the_anchors(reduction: str) -> None:
     assert set(found) == set(expected)
     for name, value in expected.items():
         assert float(found[name]) == pytest.approx(float(value), rel=1e-5, abs=0)
-
-
-def step(reduction: str, pictures: slice) -> dict[str, Any]:
-    """Losses of some of the pictures, and the gradient of their sum."""
-    student, teacher, samples = _case(4)
-    student, teacher = ({tap: [x[pictures] for x in maps] for tap, maps in side.items()} for side in (student, teacher))
-    leaves = [x.requires_grad_() for levels in student.values() for x in levels]
-    distiller = _distiller(reduction=reduction)
-    distiller.state = RunState(seed=1)
-    found = distiller(student, teacher, samples[pictures])
-    torch.stack(list(found.values())).sum().backward()
-    return dict(losses={k: v.detach() for k, v in found.items()}, grads=[x.grad for x in leaves])

@@ -11,7 +11,7 @@ from mmdistill_dense.distillers.feature_match import ChannelStatistics
 from mmdistill_dense.losses import feature_match
 from tests import toys
 from tests.distillers.steps import dot, draw, loss_of, run, set_up
-from tests.foundation.test_foundation_teacher import option
+from tests.foundation.files import option
 
 MASK = torch.tensor([[1, 1, 1, 1, 0, 1, 1, 1, 1, 0], [1, 1, 1, 0, 0, 0, 0, 0, 0, 0]]).bool().view(2, 2, 5)
 PARTS = pytest.mark.parametrize('inside', [None, MASK, torch.zeros_like(MASK)], ids=['all', 'some', 'none'])

@@ -17,8 +17,8 @@ from mmdistill_dense.registry import DISTILLERS
 from mmdistill_dense.utils.validate import text_of
 from tests import toys
 from tests.distillers.steps import set_up
-from tests.foundation.test_foundation_teacher import option
-from tests.query_nets import query_net
+from tests.foundation.files import option
+from tests.query_nets import gfl, query_net
 
 SCORES = 'decode_head.conv_seg'
 
@@ -62,11 +62,6 @@ AGNOSTIC = toys.det_net('faster_rcnn', roi_head=dict(bbox_head=dict(reg_class_ag
 MASKS = dict(student_tap='roi_head.mask_head.conv_logits', output='mask_preds', form='sigmoid', temperature=2.0)
 ONE_CLASS = dict(bbox_head=dict(num_classes=1))
 FOUNDATION = option()
-
-
-def gfl(**head: Any) -> dict[str, Any]:
-    """A random teacher with towers of two convolutions."""
-    return toys.det_net('gfl', allow_random=True, bbox_head=dict(dict(stacked_convs=2), **head))
 
 
 def binary(**options: Any) -> dict[str, Any]:

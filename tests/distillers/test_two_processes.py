@@ -11,7 +11,7 @@ from mmdistill_dense.distillers import CIRKD, PCD, DeFeat, FeatureMatch, QueueKL
 from mmdistill_dense.distillers.base import RunState
 from mmdistill_dense.utils.distributed import gather_rows, gather_rows_with_gradient, rows_before
 from tests import gloo
-from tests.distillers import test_crosskd, test_heads, test_kddetr, test_ld
+from tests.distillers import steps_on_heads as on_heads
 from tests.distillers.steps import padded, set_up
 
 STEPS, CLASSES = 5, 3
@@ -27,11 +27,11 @@ OPTIONS = {
     'cirkd': (CIRKD, dict(num_classes=CLASSES, temperature=0.5, **SIZES), SPLIT),
 }
 ON_HEADS = {  # losses and gradients of some of four pictures; the last ones by numbers of RoIs of each picture
-    **{kind: partial(test_crosskd.step, kind) for kind in test_crosskd.KINDS},
-    **{('ld', reduction): partial(test_ld.step, reduction) for reduction in ('sum', 'mean')},
-    'kddetr': test_kddetr.step,
-    **{(output, counts): partial(test_heads.roi_step, output, counts)
-       for output in test_heads.FORMS for counts in ((5, 1, 0, 2), (3, 1, 2, 0))},
+    **{kind: partial(on_heads.crosskd_step, kind) for kind in on_heads.KINDS},
+    **{('ld', reduction): partial(on_heads.ld_step, reduction) for reduction in ('sum', 'mean')},
+    'kddetr': on_heads.kddetr_step,
+    **{(output, counts): partial(on_heads.roi_step, output, counts)
+       for output in on_heads.FORMS for counts in ((5, 1, 0, 2), (3, 1, 2, 0))},
 }  # fmt: skip
 
 

@@ -14,53 +14,9 @@ from mmdistill_dense.losses import tensors as precision
 from mmdistill_dense.registry import DISTILLERS
 from tests import toys
 from tests.distillers.case import DistillerCase
-from tests.distillers.ways import SIDE, WAYS, WHOLE, Way, gfl_teacher, maps, samples
+from tests.distillers.ways import CASES, SIDE, WAYS, WHOLE, Way, gfl_teacher, maps, samples
 
 # The shared case of each method, in tiny real networks too
-
-
-def equal(*shape: int) -> dict[str, Any]:
-    return dict(student=(2, *shape), teacher=(2, *shape), zero_on_identical=True)
-
-
-SCORES = 'decode_head.conv_seg'
-WIDE = dict(student=(2, 16, 8, 8), teacher=(2, 32, 8, 8), zero_on_identical=True)
-LAST = dict(student_tap='backbone[3]')
-QUEUE = dict(queue_size=16, queue_init='random')
-NECK = dict(detects=True, net='retinanet', student=(2, 6, 8, 8), teacher=(2, 10, 8, 8))
-CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {  # the first word is the method
-    'AT': ({}, dict(zero_on_identical=True)),
-    'AfDCD': (dict(pool_size=0), {}),
-    'AfDCD enhanced': (dict(projector='enhanced', patch_size=None, mask=dict(type='centre')), {}),
-    'CIRKD': (dict(temperature=0.5, num_classes=7, pixel_memory=20, region_memory=4, pixel_contrast=30),
-              dict(net='deeplabv3', doubled_is_equal=False)),  # random pixels
-    'CWD': ({}, equal(5, 6, 7)),
-    'CanKD': (LAST, {}),
-    'DIST': ({}, equal(5, 6, 7)),
-    'DeFeat': (dict(student_tap='neck'), NECK),
-    'FGD': (dict(student_tap='neck', alpha=0.1, beta=0.2, gamma=0.3, lambda_=0.4), NECK),
-    'FRS': ({}, dict(NECK, student=(2, 12, 8, 8), teacher=(2, 12, 8, 8))),
-    'FeatureMatch': ({}, {}),
-    'FitNet': ({}, {}),
-    'FreeKD': (dict(LAST, num_tokens=4), {}),
-    'HeadOutputKD': (dict(student_tap=SCORES, beta=0.11), equal(6, 6, 7)),
-    'HeadOutputKD by softmax': (dict(student_tap=SCORES, form='softmax', temperature=2.0), equal(6, 6, 7)),
-    'IFVD': ({}, WIDE),
-    'LD': (dict(main_weight=0.5),  # it waits for masks, inside, number; its sums are over a batch, as published
-           dict(equal(36, 8, 8), waits=4, detects=True, net='gfl', doubled_is_equal=False)),
-    'LogitKD': (dict(temperature=2.0), equal(5, 6, 7)),
-    'LogitKD standardised': (dict(temperature=2.0, standardise=True), equal(5, 6, 7)),
-    'MGD': (dict(LAST, mask_ratio=0.75, alpha=2e-4), {}),
-    'MasKD': (dict(LAST, num_tokens=4, student_mask_from=0), {}),
-    'MasKD of scores': (dict(student_tap=SCORES, num_tokens=8, weight_mask=False, align='none'), equal(19, 8, 16)),
-    'MaskedMimic': ({}, dict(doubled_is_equal=False)),  # the tests' own, with parameters and random masks
-    'PCD': (QUEUE, {}),
-    'PCD with everything': (dict(QUEUE, head=dict(type='mlp2'), attention={}, center=True, num_pixels=20), {}),
-    'PKD': (dict(student_tap=SCORES), equal(7, 8, 8)),
-    'QueueKL': (QUEUE, dict(doubled_is_equal=False)),  # its keys enter the queue before the loss
-    'SKD': ({}, WIDE),
-    'SimReg': (dict(head=dict(type='linear')), {}),
-}  # fmt: skip
 
 
 class TestEveryMethod(DistillerCase):

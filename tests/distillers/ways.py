@@ -20,7 +20,8 @@ SIDE = 8  # of the maps, an eighth of the pictures
 CIRKD = dict(pixel_memory=20, region_memory=4, pixel_contrast=30, region_contrast=9, num_classes=3)
 AFDCD = dict(groups=2, pool_size=2, patch_size=(2, 2), mask=dict(type='random', ratio=0.2))
 PCD = dict(queue_init='random', queue_size=16, monitor_interval=0)
-QUEUE = dict(queue_size=16, queue_init='random', head=None)
+RANDOM_QUEUE = dict(queue_size=16, queue_init='random')
+QUEUE = dict(RANDOM_QUEUE, head=None)
 FORMS = [dict(form=form) for form in ('smooth_l1', 'l1', 'softmax', 'sigmoid')]
 WHOLE = dict(patch_size=SIDE)  # one node of SKD, which has no relations
 OPTIONS: dict[str, list[dict[str, Any]]] = {  # a new method must be named too
@@ -158,3 +159,70 @@ def gfl_teacher(classes: int = 36, reg_max: int = 8, strides: tuple[int, ...] = 
     config = types.SimpleNamespace(model=dict(bbox_head=head, train_cfg=TRAIN), scope='mmdet')
     same = dict(option=types.SimpleNamespace(classes=None), class_pairs=lambda: None)
     return types.SimpleNamespace(config=config, module=lambda path: {'bbox_head': built}[path], **same)
+
+
+def equal(*shape: int) -> dict[str, Any]:
+    return dict(student=(2, *shape), teacher=(2, *shape), zero_on_identical=True)
+
+
+SCORES = 'decode_head.conv_seg'
+WIDE = dict(student=(2, 16, 8, 8), teacher=(2, 32, 8, 8), zero_on_identical=True)
+LAST = dict(student_tap='backbone[3]')
+NECK = dict(detects=True, net='retinanet', student=(2, 6, 8, 8), teacher=(2, 10, 8, 8))
+CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {  # the first word is the method
+    'AT': ({}, dict(zero_on_identical=True)),
+    'AfDCD': (dict(pool_size=0), {}),
+    'AfDCD enhanced': (dict(projector='enhanced', patch_size=None, mask=dict(type='centre')), {}),
+    'CIRKD': (dict(temperature=0.5, num_classes=7, pixel_memory=20, region_memory=4, pixel_contrast=30),
+              dict(net='deeplabv3', doubled_is_equal=False)),  # random pixels
+    'CWD': ({}, equal(5, 6, 7)),
+    'CanKD': (LAST, {}),
+    'DIST': ({}, equal(5, 6, 7)),
+    'DeFeat': (dict(student_tap='neck'), NECK),
+    'FGD': (dict(student_tap='neck', alpha=0.1, beta=0.2, gamma=0.3, lambda_=0.4), NECK),
+    'FRS': ({}, dict(NECK, student=(2, 12, 8, 8), teacher=(2, 12, 8, 8))),
+    'FeatureMatch': ({}, {}),
+    'FitNet': ({}, {}),
+    'FreeKD': (dict(LAST, num_tokens=4), {}),
+    'HeadOutputKD': (dict(student_tap=SCORES, beta=0.11), equal(6, 6, 7)),
+    'HeadOutputKD by softmax': (dict(student_tap=SCORES, form='softmax', temperature=2.0), equal(6, 6, 7)),
+    'IFVD': ({}, WIDE),
+    'LD': (dict(main_weight=0.5),  # it waits for masks, inside, number; its sums are over a batch, as published
+           dict(equal(36, 8, 8), waits=4, detects=True, net='gfl', doubled_is_equal=False)),
+    'LogitKD': (dict(temperature=2.0), equal(5, 6, 7)),
+    'LogitKD standardised': (dict(temperature=2.0, standardise=True), equal(5, 6, 7)),
+    'MGD': (dict(LAST, mask_ratio=0.75, alpha=2e-4), {}),
+    'MasKD': (dict(LAST, num_tokens=4, student_mask_from=0), {}),
+    'MasKD of scores': (dict(student_tap=SCORES, num_tokens=8, weight_mask=False, align='none'), equal(19, 8, 16)),
+    'MaskedMimic': ({}, dict(doubled_is_equal=False)),  # the tests' own, with parameters and random masks
+    'PCD': (RANDOM_QUEUE, {}),
+    'PCD with everything': (dict(RANDOM_QUEUE, head=dict(type='mlp2'), attention={}, center=True, num_pixels=20), {}),
+    'PKD': (dict(student_tap=SCORES), equal(7, 8, 8)),
+    'QueueKL': (RANDOM_QUEUE, dict(doubled_is_equal=False)),  # its keys enter the queue before the loss
+    'SKD': ({}, WIDE),
+    'SimReg': (dict(head=dict(type='linear')), {}),
+}  # fmt: skip
+LEARN = dict(learn=dict(max_iters=2, save_interval=2, log_interval=2))
+SEG = {  # every way of each method in a segmentor
+    title.replace(' ', '_'): {key: one for key, one in option.items() if key != 'num_classes'}
+    | dict(LEARN if 'num_tokens' in option else {}, type=title.split()[0])
+    for title, (option, more) in CASES.items()
+    if not more.get('detects') and title != 'MaskedMimic'
+}
+ONE_SCORE = dict(activation='sigmoid', beta=0.0)  # a softmax over one score is always 1
+NECK_TAP = {'student_tap': 'neck'}
+FINE_TAP = {'student_tap': 'neck[:2]'}
+PLAIN = [dict(type=name) for name in ('DeFeat', 'FGD', 'FRS', 'CanKD')]
+ON_NECK = [dict(NECK_TAP, type=name) for name in ('AT', 'CWD', 'FitNet', 'MGD', 'PKD', 'FeatureMatch')]
+DENSE = {one['type']: one for one in [
+    *PLAIN,
+    *ON_NECK,
+    dict(FINE_TAP, type='AfDCD', pool_size=0),
+    dict(type='DIST', student_tap='bbox_head.gfl_cls', **ONE_SCORE),
+    dict(type='LogitKD', student_tap='bbox_head.gfl_cls', activation='sigmoid'),
+    dict(type='LD', class_weight=0.0),
+    dict(LEARN, type='FreeKD', num_tokens=2),
+    dict(LEARN, type='MasKD', num_tokens=2),
+    dict(FINE_TAP, type='PCD', queue_size=8, queue_init='random'),
+]}  # fmt: skip
+REGIONS = dict(RoIHeadKD=dict(type='RoIHeadKD'), PKD=dict(NECK_TAP, type='PKD'))

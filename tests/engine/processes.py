@@ -1,10 +1,15 @@
 """Starting the command lines as a person would."""
 
 import os
+import signal
 import socket
 import subprocess
 import sys
 from pathlib import Path
+
+from mmengine.hooks import Hook
+
+from mmdistill_dense.registry import HOOKS
 
 ROOT = Path(__file__).parents[2]
 
@@ -31,3 +36,20 @@ def run(command, cwd, env):
     )
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     return done.stdout + done.stderr
+
+
+@HOOKS.register_module()
+class SignalAt(Hook):
+    """Sends this process a signal, in the middle of an event, which fails then where an ``error`` is given."""
+
+    def __init__(self, event, number=signal.SIGTERM, at=2, group=False, error=None):
+        self.sent = False
+
+        def send(runner, batch_idx, **_):
+            if runner.iter == at and not self.sent:
+                self.sent = True
+                (os.killpg if group else os.kill)(os.getpid(), number)
+                if error:
+                    raise error('worker')
+
+        setattr(self, event, send)

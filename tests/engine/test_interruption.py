@@ -17,32 +17,14 @@ from mmdistill_dense.engine import interruption, loss_guard
 from mmdistill_dense.engine.interruption import Interruption
 from mmdistill_dense.engine.loss_guard import LossGuard
 from mmdistill_dense.engine.resume import go_on_after_restart, latest_checkpoint, own_checkpoint
-from mmdistill_dense.registry import HOOKS
 from mmdistill_dense.utils.reproducible import SeededBatches
 from tests import toys
-from tests.engine.processes import ROOT, environment, run
+from tests.engine.processes import ROOT, SignalAt, environment, run
 from tests.engine.resumption import GATHERED, ITERS, config, noted, pair, train, uninterrupted
 from tests.faults.tools import content
 from tests.gloo import start
 
 NEVER = dict(default_hooks=dict(checkpoint=dict(interval=1000, save_last=False)))
-
-
-@HOOKS.register_module()
-class SignalAt(Hook):
-    """Sends this process a signal, in the middle of an event, which fails then where an ``error`` is given."""
-
-    def __init__(self, event, number=signal.SIGTERM, at=2, group=False, error=None):
-        self.sent = False
-
-        def send(runner, batch_idx, **_):
-            if runner.iter == at and not self.sent:
-                self.sent = True
-                (os.killpg if group else os.kill)(os.getpid(), number)
-                if error:
-                    raise error('worker')
-
-        setattr(self, event, send)
 
 
 def ends_alike(folder, name='iters'):
@@ -238,7 +220,7 @@ TOGETHER = """
 import os, sys
 sys.path.insert(0, {root!r})
 import mmdistill_dense.engine.launch  # gloo
-from tests.engine.test_interruption import SignalAt
+from tests.engine.processes import SignalAt
 from tests import toys
 from tests.engine.resumption import config, pair
 changes = dict(

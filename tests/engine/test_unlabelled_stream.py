@@ -29,6 +29,7 @@ from tests import toys
 from tests.engine.resumption import ITERS, MORE, WITH_MORE, noted, pair, train, uninterrupted
 from tests.faults.tools import content
 from tests.query_nets import query_net
+from tests.toys import files
 
 run = functools.partial(noted, train)
 
@@ -113,17 +114,6 @@ def opened(folder, **changes):
     for name, value in changes.items():
         config[name] = value
     return toys.train(None, config)
-
-
-def files(folder, kind):
-    """A loader that reads the pictures of a folder as if they were labelled."""
-    pipeline = [dict(type='LoadImageFromFile'), dict(type='mmdistill_dense.NoAnnotations'), dict(type='PackSegInputs')]
-    prefix, classes = dict(img_path=str(folder)), dict(classes=[str(number) for number in range(toys.NUM_CLASSES)])
-    dataset = dict(type='BaseSegDataset', data_prefix=prefix, img_suffix='.png', metainfo=classes, pipeline=pipeline)
-    sampler = dict(type='InfiniteSampler' if kind == 'train' else 'DefaultSampler')
-    loader = dict(batch_size=2, num_workers=0, dataset=dataset, sampler=sampler)
-    rest = dict(test_cfg=dict(type='TestLoop'), test_evaluator=dict(type='IoUMetric')) if kind == 'test' else {}
-    return {f'{kind}_dataloader': loader, **rest}
 
 
 @pytest.mark.parametrize('how', [pytest.param('same path', marks=pytest.mark.soak), 'link', 'copy'])

@@ -11,7 +11,7 @@ from PIL import Image
 from mmdistill_dense.__main__ import main
 from mmdistill_dense.apps.export import open_graph, read_description
 from mmdistill_dense.apps.export.picture_graph import picture
-from tests.export.test_whole import made, words_of
+from tests.export.networks import made, words_of
 
 SCRIPT = Path(__file__).parents[2] / 'examples/quantize_int8.py'
 

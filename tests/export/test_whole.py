@@ -1,6 +1,5 @@
 """Whole graphs answer for a picture as mmseg and mmdet do, and what graphs score."""
 
-import functools
 import inspect
 import json
 import runpy
@@ -27,42 +26,12 @@ from mmdistill_dense.apps.export.picture_graph import count_matches, picture
 from mmdistill_dense.apps.export.postprocess import Detections, Labels, Queries, check_decoding, paste_masks
 from mmdistill_dense.apps.export.prepare import Prepare, predict_image, preparation
 from mmdistill_dense.apps.export.write_student import _sizes, evaluate, load_student, with_prediction
-from tests import query_nets, toys
+from tests import toys
+from tests.export.networks import made, words_of
 
 SERVE = Path(__file__).parents[2] / 'examples' / 'serve_onnx.py'
 EXAMPLE = runpy.run_path(str(SERVE))
 SIZES = ((96, 128), (131, 97), (60, 200))
-
-
-@functools.cache
-def weights(kind):
-    """The option of a network whose class weights give boxes and several classes, and its state; made once."""
-    seg = kind in toys.SEG
-    build = toys.seg_net if seg else toys.det_net
-    option = query_nets.query_net(kind, test_cfg=dict(max_per_img=20)) if kind in query_nets.CONFIGS else build(kind)
-    network = toys.build_plain(option, seed=3)
-    for name, part in network.named_modules():
-        if isinstance(part, (nn.Conv2d, nn.Linear)) and part.bias is not None:
-            spread = 3 if name.endswith(('cls', 'cls_score', 'conv_seg')) else 0.5 if name.endswith('reg') else 0
-            if spread:
-                nn.init.normal_(part.weight, std=spread / part.weight[0].numel() ** 0.5)
-                nn.init.zeros_(part.bias)
-    return option, network.state_dict()
-
-
-def made(folder, kind, pipeline=None):
-    """A config and a checkpoint of such a network."""
-    option, state = weights(kind)
-    seg = kind in toys.SEG
-    config = toys.run_config('x', option) if seg else toys.det_run_config('x', option)
-    keys = {} if seg else dict(meta_keys=('ori_shape', 'img_shape', 'scale_factor'))
-    steps = pipeline or [dict(type='Resize', scale=(160, 112), keep_ratio=True)]
-    pack = dict(type='PackSegInputs' if seg else 'PackDetInputs', **keys)
-    config.test_dataloader = dict(dataset=dict(pipeline=[dict(type='LoadImageFromFile'), *steps, pack]))
-    meta = dict(dataset_meta=dict(classes=['a']))
-    torch.save(dict(state_dict=state, meta=meta), folder / 'student.pth')
-    config.dump(folder / 'student_config.py')
-    return config, folder / 'student.pth'
 
 
 def loaded(folder, kind, pipeline=None):
@@ -74,11 +43,6 @@ def loaded(folder, kind, pipeline=None):
 def told_of(config):
     network = Config(dict(model=config.model, test_dataloader=config.test_dataloader))
     return student_description(network, {}, Path(__file__))['input']
-
-
-def words_of(folder, out, *more):
-    """The command line that exports it."""
-    return ['export', *(str(folder / name) for name in ('student_config.py', 'student.pth', out)), *more]
 
 
 # Before the network

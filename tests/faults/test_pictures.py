@@ -12,7 +12,7 @@ from mmengine.registry import init_default_scope
 from mmdistill_dense.datasets.shapes import CLASSES
 from mmdistill_dense.registry import DATASETS, DISTILLERS
 from tests import toys
-from tests.distillers.test_ways import CASES
+from tests.distillers.ways import DENSE, ONE_SCORE, REGIONS, SEG
 from tests.faults.tools import whole
 
 SIDE = (40, 60)  # smaller than the crop
@@ -145,30 +145,6 @@ def test_a_picture_smaller_than_the_crop_is_padded_and_the_padding_is_not_learne
 
 
 ODD = (53, 47)
-LEARN = dict(learn=dict(max_iters=2, save_interval=2, log_interval=2))
-SEG = {  # every way of each method in a segmentor
-    title.replace(' ', '_'): {key: one for key, one in option.items() if key != 'num_classes'}
-    | dict(LEARN if 'num_tokens' in option else {}, type=title.split()[0])
-    for title, (option, more) in CASES.items()
-    if not more.get('detects') and title != 'MaskedMimic'
-}
-ONE_SCORE = dict(activation='sigmoid', beta=0.0)  # a softmax over one score is always 1
-NECK = {'student_tap': 'neck'}
-FINE = {'student_tap': 'neck[:2]'}
-PLAIN = [dict(type=name) for name in ('DeFeat', 'FGD', 'FRS', 'CanKD')]
-ON_NECK = [dict(NECK, type=name) for name in ('AT', 'CWD', 'FitNet', 'MGD', 'PKD', 'FeatureMatch')]
-DENSE = {one['type']: one for one in [
-    *PLAIN,
-    *ON_NECK,
-    dict(FINE, type='AfDCD', pool_size=0),
-    dict(type='DIST', student_tap='bbox_head.gfl_cls', **ONE_SCORE),
-    dict(type='LogitKD', student_tap='bbox_head.gfl_cls', activation='sigmoid'),
-    dict(type='LD', class_weight=0.0),
-    dict(LEARN, type='FreeKD', num_tokens=2),
-    dict(LEARN, type='MasKD', num_tokens=2),
-    dict(FINE, type='PCD', queue_size=8, queue_init='random'),
-]}  # fmt: skip
-REGIONS = dict(RoIHeadKD=dict(type='RoIHeadKD'), PKD=dict(NECK, type='PKD'))
 
 
 def test_every_method_is_tried() -> None:

@@ -7,6 +7,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tests.foundation import files
+
 HERE = Path(__file__).parent
 TINY = dict(dim=48, depth=2, heads=3)
 CASES = {
@@ -78,3 +80,11 @@ def state(case: str, scheme: str, depth: int = 2) -> dict[str, Tensor]:
         elif name.endswith('periods'):
             found[name] = 100 ** (torch.arange(shape[0]) / (2 * shape[0]) * 2)
     return found
+
+
+KIND = 'mmdistill_dense.FoundationTeacher'
+
+
+def option(case='dinov2', **changes):
+    """A teacher with random weights."""
+    return dict(dict(type=KIND, model=files.tiny(case), allow_random=True), **changes)

@@ -21,14 +21,8 @@ from tests import toys
 from tests.docs_blocks import blocks
 from tests.faults.tools import resumed_alike
 from tests.foundation import files
+from tests.foundation.files import KIND, option
 from tests.project.folders_of_data import seg_folder
-
-KIND = 'mmdistill_dense.FoundationTeacher'
-
-
-def option(case='dinov2', **changes):
-    """A teacher with random weights."""
-    return dict(dict(type=KIND, model=files.tiny(case), allow_random=True), **changes)
 
 
 def from_file(case='dinov2', **changes):

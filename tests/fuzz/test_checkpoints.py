@@ -11,7 +11,7 @@ from typing import Any
 import hypothesis.strategies as st
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from mmengine.runner.checkpoint import CheckpointLoader
 from safetensors.torch import save
 from torch import nn
@@ -20,15 +20,10 @@ from mmdistill_dense.weights.mmengine_loader import install_reader
 from mmdistill_dense.weights.safe_load import read_checkpoint, read_values
 from mmdistill_dense.weights.strict_load import load_strictly, state_dict_of
 from tests import payload, toys
-from tests.weights.test_safe_load import Reduced, unequal, written
+from tests.fuzz.examples import few, many
+from tests.payload import Reduced, unequal, written
 
 Draw = Callable[..., Any]
-FEW, MANY = 60, 1000
-_COMMON: dict[str, Any] = dict(
-    deadline=None, derandomize=True, database=None, suppress_health_check=[HealthCheck.too_slow]
-)
-few = settings(max_examples=FEW, **_COMMON)
-many = settings(max_examples=int(os.environ.get('FUZZ_EXAMPLES', MANY)), **_COMMON)
 
 
 def cut(value: Any) -> Any:

@@ -8,7 +8,7 @@ from hypothesis import given
 from torch import nn
 
 from mmdistill_dense.networks.taps import Tap, resolve_tap
-from tests.fuzz.test_checkpoints import few, many
+from tests.fuzz.examples import few, many
 
 # What the syntax is made of, in any order, and what looks like it.
 PIECES = [

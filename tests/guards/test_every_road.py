@@ -1,11 +1,9 @@
 """Every rule on every road: what ``check`` finds, a training by mim or by ``mmdistill`` tells before its first step."""
 
 import io
-import logging
 import runpy
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stderr
+from contextlib import redirect_stderr
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -25,6 +23,7 @@ from mmdistill_dense.datasets.shapes import CLASSES
 from mmdistill_dense.distillers import PCD
 from mmdistill_dense.guards.findings import ERROR
 from tests import toys
+from tests.guards.roads import WARNINGS, warnings_logged
 
 BY_MIM = Path(mmseg.__file__).parent / '.mim/tools/train.py'  # the script that `mim train mmseg` runs
 FAST = Options(val=0, cost=False)
@@ -55,21 +54,6 @@ def write_config(folder: Path, changes: dict[str, Any], **distillers: Any) -> Pa
     config.experiment_name = f'road_{toys.fresh_dir().name}'
     config.dump(folder / 'config.py')
     return folder / 'config.py'
-
-
-@contextmanager
-def warnings_logged() -> Iterator[list[str]]:
-    """Collect the warnings of all loggers; mmengine's do not propagate."""
-    messages: list[str] = []
-    handle = logging.Logger.handle
-
-    def collect(logger: logging.Logger, record: logging.LogRecord) -> None:
-        if record.levelno >= logging.WARNING:
-            messages.append(record.getMessage())
-        handle(logger, record)
-
-    with mock.patch.object(logging.Logger, 'handle', collect):
-        yield messages
 
 
 def train_by_mim(file: Path) -> list[str]:
@@ -121,21 +105,6 @@ ERRORS = {
     'weights of another network': ({'model.student.backbone.init_cfg': OTHER_WEIGHTS}, ' fits 0 of the '),
     'start from another network': ({'load_from': toys.teacher_file('fcn')}, 'load_from='),
     'too few pictures': (TOO_FEW, "distillers.pcd.queue_size='auto' needs 12 training pictures or more, found 8"),
-}
-WARNINGS = {
-    'batch of another rate': 'the learning rate is for auto_scale_lr.base_batch_size=16',
-    'optimizer of another kind': 'trains it with AdamW at lr 6e-05, this config with SGD',
-    'rate beyond the end': 'param_scheduler.0 (PolyLR) ends at 40000, but the run ends at 1 iterations',
-    'checkpoint beyond the end': 'default_hooks.checkpoint has the interval 500',
-    'early stop of no metric': "custom_hooks.0.monitor='mIou': val_evaluator gives no such score",
-    'classes of validation': 'val_dataloader.dataset has the classes',
-    'ignored label that counts': 'the heads of the student ignore the label 11, the metric of val_evaluator does not',
-    'frozen at random': "no file is named for the student's backbone",
-    'sum on another map': 'model.distillers.mgd.alpha=2e-05 multiplies a sum over 128x16x12',
-    'padded pictures': 'model.student.data_preprocessor pads pictures of 64x64 to 128x96',
-    'option without effect': 'model.student.backbone.frozen_stages=0 has no effect',
-    'random teacher': 'model.teacher has random weights (allow_random=True): they teach nothing.',
-    'schedule beyond the end': 'distillers.mgd.schedule: warmup is iteration 1000, but the weight ends at iteration 1',
 }
 MGD = dict(type='MGD', student_tap='backbone[3]', schedule=dict(warmup=1000))
 POLY = dict(type='PolyLR', eta_min=1e-4, begin=0, end=40000, by_epoch=False)

@@ -16,8 +16,7 @@ from torch.optim import SGD
 from mmdistill_dense.guards import config_rules
 from mmdistill_dense.guards.findings import RunFacts
 from tests import toys
-from tests.check.test_rules import subject
-from tests.guards.test_every_road import WARNINGS, warnings_logged
+from tests.guards.roads import WARNINGS, subject, warnings_logged
 
 PLAIN = toys.seg_net('fcn', backbone=dict(init_cfg=None))
 

@@ -27,9 +27,9 @@ from torch.utils.data import WeightedRandomSampler
 from mmdistill_dense.distillers.maskd import learning, token_distiller
 from tests import gloo, toys
 from tests.distillers.maskd.tokens import LEARN, LOGITS
+from tests.payload import unequal
 from tests.pretrain import runs as pretrain
 from tests.pretrain.files import TABLE
-from tests.weights.test_safe_load import unequal
 
 KEEP_TWO = dict(checkpoint=dict(max_keep_ckpts=2))  # as every schedule that is shipped
 EMA = [dict(type='EMAHook', momentum=0.5)]

@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from mmdistill_dense.apps.project.loading import Loading
+
 SIZE = (48, 64)
 
 
@@ -217,3 +219,6 @@ def all_boxes(**new: object) -> Callable[[dict[str, Any]], object]:
 
 def first_boxes(**new: object) -> Callable[[dict[str, Any]], object]:
     return lambda found: [one.update(new) for one in found['annotations'][:2]]
+
+
+LOADING = Loading((32, 48), (32, 48), (32, 32), True, True, 2, 0, '')

@@ -12,10 +12,11 @@ from typing import Any
 import hypothesis.strategies as st
 import torch
 import torch.nn.functional as F
-from hypothesis import HealthCheck, settings
+from hypothesis import settings
 from torch import Tensor
 
 from mmdistill_dense import losses
+from tests.fuzz import examples
 
 FEW, MANY = 12, 50  # examples of a property in `make test` and in `make soak`
 # All are legal: what a network gives at the start, at a dead channel, in a padded corner, before it diverges.
@@ -23,11 +24,8 @@ KINDS = ('normal', 'zeros', 'constant', 'sparse', 'large', 'small', 'one pixel')
 ORDINARY = ('normal', 'sparse')  # for equalities, which large or vanishing values meet only up to their rounding
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
-_COMMON: dict[str, Any] = dict(
-    deadline=None, derandomize=True, database=None, print_blob=False, suppress_health_check=[HealthCheck.too_slow]
-)
-few = settings(max_examples=FEW, **_COMMON)
-many = settings(max_examples=int(os.environ.get('PROPERTY_EXAMPLES', MANY)), **_COMMON)
+few = settings(examples.few, max_examples=FEW)
+many = settings(examples.few, max_examples=int(os.environ.get('PROPERTY_EXAMPLES', MANY)))
 
 seeds = st.integers(0, 2**31 - 1)
 sides = st.integers(1, 9)

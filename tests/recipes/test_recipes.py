@@ -140,19 +140,6 @@ def test_a_file_without_a_schedule_is_no_recipe(tree: Path) -> None:
         parts_of(file)
 
 
-def test_a_config_is_its_recipe_with_the_distillers(tmp_path: Path) -> None:
-    """From a folder of one's own the bases are named by package. Shipped ones: by their names, below."""
-    fragment = options_for('afdcd', 'toy_seg')
-    assert fragment
-    file, text = tmp_path / 'toy_seg.py', config_text('afdcd', 'toy_seg', fragment, tmp_path)
-    assert '..' not in text
-    file.write_text(text)
-    leaf, recipe = Config.fromfile(file).to_dict(), Config.fromfile(ROOT / '_base_/recipes/toy_seg.py').to_dict()
-    assert leaf['model'].pop('distillers') == leaf.pop('distillers') == Config.fromfile(fragment).distillers
-    assert (leaf.pop('work_dir'), recipe.pop('work_dir')) == ('work_dirs/afdcd/toy_seg', 'work_dirs/control/toy_seg')
-    assert leaf == recipe
-
-
 def test_parts_of_ones_own_are_known_by_what_their_files_set(tmp_path: Path) -> None:
     """Not by where they lie, or in which order; a config names them relative to itself."""
     write(tmp_path, 'any/where/my_pair')

@@ -1,12 +1,9 @@
 """Pages in headless Chromium: opened from disk, at the width of a desk and of a phone, light and dark."""
 
 import base64
-import os
 import re
-import shutil
 import time
 from collections.abc import Iterator
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +14,10 @@ import pytest
 from mmdistill_dense.__main__ import main
 from tests.project.commands import project
 from tests.project.folders_of_data import box_folder
+from tests.report.browsers import PATIENCE
 
 pytestmark = pytest.mark.soak
 
-NAMES = ('chromium', 'chromium-browser', 'google-chrome', 'google-chrome-stable')
-PATIENCE = 180_000  # ms: the machine may be busy
 SIZES = {'desk': (1280, 'light'), 'night': (1280, 'dark'), 'phone': (390, 'light'), 'phone at night': (390, 'dark')}
 # A student and a teacher of masks: base channels of the backbone, channels of neck and heads.
 MASKS = """
@@ -75,41 +71,12 @@ CONTRAST = """() => {
 }"""
 
 
-def executable(playwright: Any) -> str | None:
-    """playwright's own browser, else the system's."""
-    own = playwright.chromium.executable_path
-    return own if Path(own).is_file() else next(filter(None, map(shutil.which, NAMES)), None)
-
-
-def leave(reason: str) -> None:
-    """Skip; but where the continuous integration could have installed what is missing (`.ci/run` does), fail."""
-    if os.environ.get('CI') == 'true' and shutil.which('apt-get'):
-        pytest.fail(f'{reason}, and with CI=true on a machine with apt-get this test must run')
-    pytest.skip(reason)
-
-
 def wait(page: Any, what: str) -> None:
     """Wait for a condition; playwright's own waiting evaluates text in the page, which its policy forbids."""
     end = time.monotonic() + PATIENCE / 1000
     while not page.evaluate(what):
         assert time.monotonic() < end, what
         page.wait_for_timeout(50)
-
-
-@pytest.fixture(scope='module')
-def browser() -> Iterator[Any]:
-    if find_spec('playwright') is None:
-        leave('playwright is not installed (extra test)')
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        path = executable(playwright)
-        if path is None:
-            leave('no Chromium: apt-get install chromium, or python -m playwright install chromium')
-        options = ['--no-sandbox'] if os.geteuid() == 0 else []
-        found = playwright.chromium.launch(executable_path=path, args=options, timeout=PATIENCE)
-        yield found
-        found.close()
 
 
 @pytest.fixture(scope='session', params=['methods', 'segmentation', 'instances'])

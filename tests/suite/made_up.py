@@ -50,3 +50,9 @@ def result(suite: Definition, run: plan.Run, score: float) -> dict[str, Any]:
     scores = {'test': {'mIoU': score, 'aAcc': 80.0}, 'val': {'mIoU': score + 1}}
     told = dict(metrics=scores, test_is_val=False, score=score, metric=suite.metric, checkpoint='iter_9.pth')
     return {**made, **on, **told, 'iterations': 9, 'seconds_per_iteration': 0.25, 'minutes': 1.0}
+
+
+def lines_of(text: str, first: str) -> list[list[str]]:
+    """The cells of the lines of Markdown whose first cell is given."""
+    found = [line.strip('|').split(' | ') for line in text.splitlines() if line.startswith(f'| {first} |')]
+    return [[cell.strip() for cell in line] for line in found]

@@ -27,12 +27,6 @@ COLD = {'config': 'pcd:toy_pretrain', 'options': {**SHORT, 'model.distillers.pcd
 ROWS: dict[str, Any] = {'pcd': {'pretrain': PCD}, 'both': {'method': 'kd', 'pretrain': PCD}, 'cold': {'pretrain': COLD}}
 
 
-@pytest.fixture(autouse=True)
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
 def test_rows_of_one_pre_training_share_it() -> None:
     suite = tiny.defined(methods=copy.deepcopy(ROWS))
     runs = {run.title: run for run in plan.runs(suite)}

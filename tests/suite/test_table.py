@@ -13,6 +13,7 @@ from mmdistill_dense.apps.suite.definition import Definition
 from mmdistill_dense.apps.suite.table import as_markdown, collect, scores_as_csv, write_table
 from mmdistill_dense.utils.files import read_json, write_json
 from tests.suite import made_up
+from tests.suite.made_up import lines_of
 
 KD = {0: 43.0, 1: 43.5, 2: 45.5}
 
@@ -31,12 +32,6 @@ def suite(tmp_path: Path) -> Definition:
     made_up.finish(suite, 'kd', KD)
     made_up.finish(suite, 'heavy', {1: 40.0, 2: 40.1})
     return suite
-
-
-def lines_of(text: str, first: str) -> list[list[str]]:
-    """The cells of the lines of Markdown whose first cell is given."""
-    found = [line.strip('|').split(' | ') for line in text.splitlines() if line.startswith(f'| {first} |')]
-    return [[cell.strip() for cell in line] for line in found]
 
 
 def test_scores_gains_and_intervals_are_written_where_they_are_asked_for_and_twice_the_same(

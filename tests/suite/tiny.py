@@ -8,9 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import yaml
-from mmcv.transforms import BaseTransform
 
 from mmdistill_dense.apps.suite import plan
 from mmdistill_dense.apps.suite.definition import Definition, load_suite
@@ -71,15 +69,6 @@ def write_result(folder: Path, score: float, **more: Any) -> None:
     metrics = {split: {'mIoU': score} for split in ('val', 'test')}
     given = dict(score=score, metric='mIoU', metrics=metrics, config_hash='abc', minutes=1.0, checkpoint='iter_2.pth')
     (folder / 'result.json').write_text(json.dumps({**given, **more}))
-
-
-class NoShapes(BaseTransform):
-    """Labels every pixel as background, so that only a teacher can teach the shapes."""
-
-    def transform(self, results: dict[str, Any]) -> dict[str, Any]:
-        """Change ``gt_seg_map`` (H, W)."""
-        results['gt_seg_map'] = np.zeros_like(results['gt_seg_map'])
-        return results
 
 
 def run_of(definition: Definition, name: str) -> plan.Run:

@@ -15,7 +15,7 @@ import torch
 
 from benchmarks import gpu_day
 from benchmarks.gpu_day import CUT, LEFT_OUT, Day, Part
-from tests.test_stops import ROWS, WORDS
+from tests.tools.measured import ROWS, WORDS
 from tools.benchmark import command
 
 ROOT = Path(gpu_day.__file__).parents[1]

@@ -7,6 +7,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from mmengine.config import Config
 from mmseg.datasets import BaseSegDataset
 
 from mmdistill_dense.__main__ import main
@@ -21,8 +22,7 @@ from mmdistill_dense.utils.colours import distinct_colours, palette_of
 from mmdistill_dense.utils.process import SPINS, threads_asked_for, wait_briefly
 from mmdistill_dense.utils.removed import REMOVED
 from tests.isolation import ROOT
-from tests.project.folders_of_data import box_folder, seg_folder
-from tests.utils.test_literals import LOADING, back
+from tests.project.folders_of_data import LOADING, box_folder, seg_folder
 
 
 def test_a_choice_names_the_option_and_what_would_work():
@@ -131,5 +131,5 @@ def test_classes_without_colours_get_distinct_ones(classes: int, least: float) -
 def test_new_writes_the_colours_and_no_class_of_objects_is_nearly_black(tmp_path: Path) -> None:
     seg = seg_file(find_seg_data(seg_folder(tmp_path / 'seg', (0, 1))), LOADING)
     box = box_file(find_box_data(box_folder(tmp_path / 'box')), LOADING, False, False)
-    drawn, boxes = (back(text)['train_dataloader']['dataset']['metainfo']['palette'] for text in (seg, box))
+    drawn, boxes = (Config.fromstring(text, '.py').train_dataloader.dataset.metainfo.palette for text in (seg, box))
     assert drawn == distinct_colours(2).tolist() and np.max(boxes, axis=1).min() > 200

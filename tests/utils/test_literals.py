@@ -15,7 +15,6 @@ from mmdistill_dense.apps.project import config_files
 from mmdistill_dense.apps.project.box_labels import BoxData
 from mmdistill_dense.apps.project.config_files import box_file, seg_file
 from mmdistill_dense.apps.project.label_images import SegData
-from mmdistill_dense.apps.project.loading import Loading
 from mmdistill_dense.apps.project.new import write
 from mmdistill_dense.apps.project.splits import Split
 from mmdistill_dense.apps.project.training_plan import Training
@@ -24,6 +23,7 @@ from mmdistill_dense.apps.report.runs import TrainedRun
 from mmdistill_dense.apps.suite.plan import Run, write_config
 from mmdistill_dense.utils.files import list_text
 from mmdistill_dense.utils.literals import Template, assignments, check_place
+from tests.project.folders_of_data import LOADING
 
 PIECES = (
     '{{', '}}', '{', '}', '$A:', '{{$A:', '{{ $A : x }}', '{{fileDirname}}', '{{ fileBasenameNoExtension }}',
@@ -40,7 +40,6 @@ VALUES = st.recursive(
     lambda one: st.lists(one, max_size=3) | st.tuples(one, one) | st.dictionaries(KEYS, one, max_size=3),
     max_leaves=8,
 )
-LOADING = Loading((32, 48), (32, 48), (32, 32), True, True, 2, 0, '')
 few = settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 

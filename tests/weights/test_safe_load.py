@@ -1,9 +1,7 @@
 """Reading files without running what they hold."""
 
-import io
 import pickle
 from argparse import Namespace
-from collections.abc import Mapping
 
 import numpy as np
 import pytest
@@ -16,16 +14,7 @@ from torch import nn
 from mmdistill_dense.weights.safe_load import read_checkpoint, read_values
 from mmdistill_dense.weights.strict_load import state_dict_of
 from tests import payload, toys
-
-
-class Reduced:
-    """Pickles as a call."""
-
-    def __init__(self, function, *arguments, state=None):
-        self.answer = (function, arguments, state) if state else (function, arguments)
-
-    def __reduce__(self):
-        return self.answer
+from tests.payload import Reduced, unequal
 
 
 def saved(path, content, **options):
@@ -33,36 +22,10 @@ def saved(path, content, **options):
     return path
 
 
-def written(content, **options):
-    torch.save(content, file := io.BytesIO(), **options)
-    return file.getvalue()
-
-
 def array_of(kind, length):
     """An array of eight bytes that says what they are."""
     state = (1, (length,), kind, False, b'A' * 8)
     return Reduced(np.ones(1).__reduce__()[0], np.ndarray, (0,), b'b', state=state)
-
-
-def unequal(ours, theirs, place='file'):
-    """Places where two contents differ in type or value, bit for bit."""
-    if type(ours) is not type(theirs):
-        return [f'{place}: {type(ours).__name__} for {type(theirs).__name__}']
-    if isinstance(ours, (HistoryBuffer, Namespace)):
-        return unequal(vars(ours), vars(theirs), place)
-    if isinstance(ours, Mapping):
-        found = [f'{place}: {list(ours)} for {list(theirs)}'] if list(ours) != list(theirs) else []
-        return found + [one for key in ours for one in unequal(ours[key], theirs[key], f'{place}.{key}')]
-    if isinstance(ours, (list, tuple)) and len(ours) == len(theirs):
-        pairs = enumerate(zip(ours, theirs, strict=True))
-        return [one for index, pair in pairs for one in unequal(*pair, f'{place}.{index}')]
-    if isinstance(ours, torch.Tensor):
-        same = ours.dtype == theirs.dtype and torch.equal(ours, theirs)
-    elif isinstance(ours, (np.ndarray, np.generic)):
-        same = ours.dtype == theirs.dtype and ours.shape == theirs.shape and ours.tobytes() == theirs.tobytes()
-    else:
-        same = ours == theirs
-    return [] if same else [f'{place}: {ours!r} for {theirs!r}']
 
 
 def test_values_of_a_runner_come_out_as_they_went_in(tmp_path):

@@ -20,25 +20,13 @@ from mmdistill_dense.distillers.feature import FeatureDistiller
 from tests.every_config import CONTROLS, DATA, FILES, by_pair, cover, every, family, name_of, named, place, read
 from tests.zoo.narrow import LARGE, SIDE
 from tests.zoo.networks import active, build, config, key_of
-from tests.zoo.steps import step
+from tests.zoo.steps import CHOSEN, step
 
 TASKS = dict(convolutional='segmentation', transformer='segmentation', backbone='pre-training')
 
 
 def task(path: Path) -> str:
     return 'any' if re.search(r'dinov\d-', path.stem) else TASKS.get(family(path), 'detection')
-
-
-# A step at reduced width: one config of each kind of network, each of another method
-CHOSEN = {
-    'one-stage': 'control/atss_r101_to_r50_coco',
-    'convolutional': 'afdcd/deeplabv3_r101_to_mobilenetv2_cityscapes',
-    'queries': 'at/dino_r50_to_r18_coco',
-    'transformer': 'cirkd/segformer_b4_to_b0_ade20k',
-    'foundation': 'cwd/dinov2-vits14_to_deeplabv3_r18_ade20k',
-    'two-stage': 'dist/faster_rcnn_cascade_mask_x101_to_r50_coco',
-    'backbone': 'featurematch/mobilenetv2w05_from_mobilenetv2_small',
-}
 
 
 def kind_of(path: Path) -> str:

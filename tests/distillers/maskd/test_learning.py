@@ -1,7 +1,6 @@
 """Learning tokens: its options, its batches, and the learner on bare tensors."""
 
 import math
-import types
 
 import pytest
 import torch
@@ -9,13 +8,12 @@ import torch.nn.functional as F
 from mmdet.datasets.samplers import AspectRatioBatchSampler
 from mmengine.config import ConfigDict
 from mmengine.dataset import DefaultSampler
-from mmengine.model import BaseModel
-from torch import nn
 from torch.utils.data import BatchSampler, DataLoader, Dataset
 
 from mmdistill_dense.distillers.maskd import learning
 from mmdistill_dense.losses import mask_dice, token_masks
 from mmdistill_dense.networks.taps import Tap
+from tests.distillers.maskd.learners import CLASSES, TOKENS, Logits, blobs, learner
 
 
 def test_rates():
@@ -96,39 +94,7 @@ def test_a_grouping_that_cannot_be_made_again_is_named():
         pass
 
 
-CLASSES, TOKENS, SIZE = 19, 8, (16, 24)
 SGD = dict(type='SGD', lr=0.1, momentum=0.9, weight_decay=1e-3)
-
-
-class Logits(BaseModel):
-    """A segmenter whose input is its logits."""
-
-    def __init__(self):
-        super().__init__()
-        self.head = nn.Identity()
-
-    def forward(self, inputs, data_samples=None, mode='tensor'):
-        return self.head(inputs)
-
-    def loss(self, inputs, data_samples):
-        return {'loss_ce': F.cross_entropy(self.head(inputs), data_samples)}
-
-
-def blobs(generator, count=4):
-    """Labels in patches, and logits ``5 one-hot + 1.5 noise``."""
-    coarse = torch.randint(CLASSES, (count, 1, 4, 6), generator=generator).float()
-    labels = F.interpolate(coarse, SIZE)[:, 0].long()
-    noise = torch.randn(count, CLASSES, *SIZE, generator=generator)
-    return 5 * F.one_hot(labels, CLASSES).permute(0, 3, 1, 2).float() + 1.5 * noise, labels
-
-
-def learner(network=None, seed=0, shapes=None, taps=None, **options):
-    network = network or Logits()
-    shapes = shapes or {'0.mask_token': torch.Size((TOKENS, CLASSES))}
-    taps = taps or [learning.GatedTap(Tap.parse('head'), 0, 1)]
-    teacher = types.SimpleNamespace(network=network)
-    task = learning.TokenTask('maskd', teacher, taps, shapes, learning.LearnOptions.parse(options))
-    return learning.TokenLearner(task, seed, torch.device('cpu'))
 
 
 def test_masks_part_and_sharpen_the_teachers_prediction():

@@ -17,6 +17,7 @@ from mmdistill_dense.apps.inspect.token_masks import masks_of_sample
 from mmdistill_dense.distillers.maskd import learning as token_learner
 from mmdistill_dense.registry import HOOKS
 from tests import toys
+from tests.distillers.maskd.learners import Interrupt, stop_at
 from tests.distillers.maskd.tokens import (
     LEARN,
     LOGITS,
@@ -96,22 +97,6 @@ def test_what_tokens_depend_on_is_learned_anew_beside_the_first(
     }[change]
     run(tmp_path, model, **changes)
     assert learned == list(range(steps)) and len(token_files(tmp_path)) == 1 + bool(steps)
-
-
-class Interrupt(Exception):
-    pass
-
-
-def stop_at(patched, iteration):
-    """Interrupt the learning before one of its steps."""
-    step = token_learner.TokenLearner.step
-
-    def interrupted(self, *args):
-        if self.iteration == iteration:
-            raise Interrupt
-        return step(self, *args)
-
-    patched.setattr(token_learner.TokenLearner, 'step', interrupted)
 
 
 @pytest.mark.parametrize('workers', [0, pytest.param(2, marks=pytest.mark.soak)])

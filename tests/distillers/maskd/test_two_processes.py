@@ -5,9 +5,8 @@ import torch
 
 from mmdistill_dense.distillers.maskd import learning as token_learner
 from tests import gloo, toys
-from tests.distillers.maskd.test_learning import blobs, learner
-from tests.distillers.maskd.test_prepare import Interrupt, same, stop_at
-from tests.distillers.maskd.tokens import seg_model, tokens_of
+from tests.distillers.maskd.learners import Interrupt, blobs, learner, stop_at
+from tests.distillers.maskd.tokens import same, seg_model, tokens_of
 
 BATCH = 4
 pytestmark = pytest.mark.soak

@@ -11,7 +11,7 @@ import pytest
 from mmdistill_dense.apps.suite import plan
 from mmdistill_dense.apps.suite.definition import Definition
 from tests.suite import made_up
-from tests.suite.test_table import lines_of
+from tests.suite.made_up import lines_of
 from tools import results
 from tools.docs.check_results import FOLDER, README, disagreements, filled, read_scores
 

@@ -135,6 +135,8 @@ REFUSED: dict[str, tuple[Callable[[dict], Any], str]] = {  # what is made of the
     'crowds': (each('annotations', iscrowd=1), r'nothing to train with \(all boxes are marked by iscrowd\)'),
     'texts as ids': (lambda file: [one.update(id=str(one['id'])) for one in file['categories']] and None,
                      'the ids of categories are texts.* Number them from 1'),
+    'ids of two kinds': (lambda file: file['categories'][0].update(id='10'),
+                         'some ids of categories are texts, others are numbers. Write all in one way'),
     'two pictures of one id': (lambda file: file['images'].append(dict(file['images'][0], file_name='b.jpg')),
                                r'two images have the id 7: a\.jpg and b\.jpg'),
 }  # fmt: skip

@@ -13,6 +13,7 @@ from mmengine.config import Config
 from mmengine.registry import MODELS
 from torch import nn
 
+from mmdistill_dense.config.resolve import load_model
 from mmdistill_dense.guards.config import (
     check_class_weights,
     check_custom_keys,
@@ -20,6 +21,8 @@ from mmdistill_dense.guards.config import (
     check_retyped,
     check_top_level_distillers,
 )
+from mmdistill_dense.guards.runner import check_file
+from mmdistill_dense.networks.building import build_network
 from tests import toys
 
 HEAD = dict(lr_mult=10.0)
@@ -204,3 +207,17 @@ def test_class_weights_are_as_many_as_scores(path, head, losses, scores, allowed
     with nullcontext() if count in allowed else pytest.raises(ValueError, match=words):
         check_class_weights('model.student', model)
     assert takes(scores[0], option, scores[1]) == (count in computed)
+
+
+def test_a_part_that_predicts_must_be_in_a_file_that_is_tested() -> None:
+    """What only training needs may lack, and so may a head of a file that a training starts with."""
+    network = build_network(load_model(toys.seg_net(), 'model'))
+    weights = network.state_dict()
+
+    def without(part: str) -> dict[str, torch.Tensor]:
+        return {name: tensor for name, tensor in weights.items() if not name.startswith(part)}
+
+    assert not [*check_file(network, without('auxiliary_head'), 'a.pth', tests=True)]
+    assert 'decode_head' in ' '.join(check_file(network, without('decode_head'), 'a.pth'))
+    with pytest.raises(ValueError, match=r'a\.pth holds nothing of decode_head .*: random weights would be tested'):
+        [*check_file(network, without('decode_head'), 'a.pth', tests=True)]

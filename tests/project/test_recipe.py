@@ -50,6 +50,7 @@ def test_the_rate_rises_for_a_twentieth_and_falls_to_0_at_the_last_step() -> Non
         training = plan_training(side, 100, 4, steps)
         parameter = torch.nn.Parameter(torch.zeros(1))
         optimizer = torch.optim.AdamW([parameter], lr=training.optim_wrapper['optimizer']['lr'])
+        assert not any(option['by_epoch'] for option in training.param_scheduler)
         schedulers = [recipe_scheduler(option, optimizer) for option in training.param_scheduler]
         rates = []
         for _ in range(steps):

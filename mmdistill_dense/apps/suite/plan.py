@@ -15,7 +15,7 @@ from mmengine.config import Config
 
 from mmdistill_dense.apps.recipes.compose import header_remark, unknown
 from mmdistill_dense.apps.suite import configs
-from mmdistill_dense.apps.suite.definition import CONTROL, PRETRAINING, TEACHER, Definition, Pretraining, is_alone
+from mmdistill_dense.apps.suite.definition import CONTROL, PRETRAINING, TEACHER, Definition, is_alone
 from mmdistill_dense.config.local_code import changed_files, local_code
 from mmdistill_dense.config.resolve import read_file, teachers_of
 from mmdistill_dense.engine.resume import latest_checkpoint
@@ -213,8 +213,7 @@ def config_of(definition: Definition, run: Run) -> Config:
     if run.is_teacher and definition.teacher is not None and trains_teacher(definition):
         config = configs.teacher_config(definition, definition.teacher)
     elif run.is_pretraining:
-        row = run.name.partition(':')[2]
-        config = configs.pretraining_config(definition, _pretraining_of(definition, row), row)
+        config = _pretraining_config(definition, run.name.partition(':')[2])
     elif (method := definition.methods.get(run.name)) is None:
         config = configs.control_config(definition)
     else:
@@ -225,10 +224,10 @@ def config_of(definition: Definition, run: Run) -> Config:
     return config
 
 
-def _pretraining_of(definition: Definition, row: str) -> Pretraining:
+def _pretraining_config(definition: Definition, row: str) -> Config:
     pretraining = definition.methods[row].pretraining
     assert pretraining is not None, 'the row has one'
-    return pretraining
+    return configs.pretraining_config(definition, pretraining, row)
 
 
 def resolved(definition: Definition, todo: Iterable[Run]) -> Resolved:
@@ -265,8 +264,7 @@ def hash_of(
         teacher_text = f'{configs.config_hash(teacher, portable=portable)} seed {definition.teacher.seed}'
     config = config or config_of(definition, run)
     if run.pretraining:
-        row = run.pretraining.name
-        pretraining = configs.pretraining_config(definition, _pretraining_of(definition, row), row)
+        pretraining = _pretraining_config(definition, run.pretraining.name)
         start_text = f'{configs.config_hash(pretraining, portable=portable)} seed 0'
     digest = configs.config_hash(config, teacher_text, portable, start_text)
     # a teacher that is tested alone has the control's config, whose hash leaves out what no distiller reads
@@ -289,7 +287,7 @@ def check_unchanged(definition: Definition, chosen: Iterable[Run]) -> None:
     chosen = list(chosen)
     rows = {run.name: run for run in chosen}  # seeds change no hash
     row_config = cache(lambda name: config_of(definition, rows[name]))
-    row_hash = cache(lambda name: hash_of(definition, rows[name]))
+    row_hash = cache(lambda name: hash_of(definition, rows[name], row_config(name)))
     row_networks = cache(lambda name: configs.networks_hash(row_config(name)))
     for run in chosen:
         state = run.state if latest_checkpoint(run.folder) else {}

@@ -21,6 +21,17 @@ def kind_of(registry: Registry, option: Any) -> Any:
     return registry.get(kind) if isinstance(kind, str) else kind
 
 
+def class_of(option: Mapping[str, Any], scope: str | None) -> Any:
+    """Return the class that the ``type`` of an option names, ``None`` for an unknown one."""
+    with of_mmengine.MODELS.switch_scope_and_registry(scope) as registry:
+        return kind_of(registry, option)
+
+
+def derives(option: Mapping[str, Any], scope: str | None, name: str) -> bool:
+    """Tell whether an option's class, or one of its bases, has this name."""
+    return any(base.__name__ == name for base in getattr(class_of(option, scope), '__mro__', ()))
+
+
 class _ByName(Registry):
     """A registry that imports a file when a name of it is asked for.
 

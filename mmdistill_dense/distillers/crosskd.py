@@ -11,8 +11,7 @@ from torch import Tensor
 from mmdistill_dense import losses
 from mmdistill_dense.distillers.base import Distiller, Losses, Recorded, Shapes
 from mmdistill_dense.distillers.ground_truth import anchor_targets, annotated, assigned_by_student, check_independent
-from mmdistill_dense.networks.building import class_of
-from mmdistill_dense.registry import DISTILLERS
+from mmdistill_dense.registry import DISTILLERS, class_of
 from mmdistill_dense.utils.distributed import MIN_COUNT, gather_rows_with_gradient, mean_over_ranks
 from mmdistill_dense.utils.runner_internals import Samples
 from mmdistill_dense.utils.validate import NotNegative, Positive, Whole, check_weights

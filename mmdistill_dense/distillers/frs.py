@@ -9,9 +9,8 @@ from mmdistill_dense import losses
 from mmdistill_dense.config.resolve import ModelConfig
 from mmdistill_dense.distillers.base import Distiller, Losses, Recorded, Shapes
 from mmdistill_dense.distillers.ground_truth import check_independent
-from mmdistill_dense.networks.building import derives
 from mmdistill_dense.networks.taps import TapOption
-from mmdistill_dense.registry import DISTILLERS
+from mmdistill_dense.registry import DISTILLERS, derives
 from mmdistill_dense.utils.distributed import mean_over_ranks
 from mmdistill_dense.utils.runner_internals import Samples
 from mmdistill_dense.utils.validate import check_map, check_weights

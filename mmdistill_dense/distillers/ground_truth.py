@@ -15,8 +15,8 @@ from torch.nn.utils.rnn import pad_sequence
 
 from mmdistill_dense.config.values import listed, num_classes, plain, type_name
 from mmdistill_dense.losses import to_device
-from mmdistill_dense.networks.building import class_of, derives
 from mmdistill_dense.networks.taps import DECODER
+from mmdistill_dense.registry import class_of, derives
 from mmdistill_dense.utils.runner_internals import IGNORED, Sample, Samples
 
 if TYPE_CHECKING:

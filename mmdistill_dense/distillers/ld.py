@@ -12,9 +12,8 @@ from torch import Tensor
 from mmdistill_dense import losses
 from mmdistill_dense.distillers.base import Distiller, Losses, Recorded, Shapes
 from mmdistill_dense.distillers.ground_truth import anchor_targets, assigned_by_student, class_lengths
-from mmdistill_dense.networks.building import class_of
 from mmdistill_dense.networks.class_pairs import ClassPairs, check_groups
-from mmdistill_dense.registry import DISTILLERS
+from mmdistill_dense.registry import DISTILLERS, class_of
 from mmdistill_dense.utils.distributed import MIN_COUNT, mean_over_ranks
 from mmdistill_dense.utils.runner_internals import Samples
 from mmdistill_dense.utils.validate import Positive, Reduction, Share, check_classes, check_weights

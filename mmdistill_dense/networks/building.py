@@ -18,7 +18,6 @@ from torch import Tensor, nn
 from mmdistill_dense.config.resolve import DISTILL_KEYS, TEACHER_OPTIONS, ModelConfig, without_pretrained
 from mmdistill_dense.config.unknown_keys import explain_option_error, explain_type_error
 from mmdistill_dense.config.values import listed
-from mmdistill_dense.registry import kind_of
 from mmdistill_dense.utils.runner_internals import Network
 from mmdistill_dense.utils.validate import text_of
 from mmdistill_dense.weights.mmengine_loader import install_reader
@@ -63,11 +62,18 @@ def build_network(config: ModelConfig, pretrained: bool = True) -> Network:
         remedy = inside if 'detector' in config.model else 'a detector of pictures with the same parts'
         raise ValueError(f'{config.key}: {type(network).__name__} sees videos, not single pictures. Use {remedy}.')
     complete_heads(network)
-    # what copies itself may share a part, so it is built each time, as what cannot be copied
-    if networks is not None and not any(hasattr(module, '__deepcopy__') for module in network.modules()):
-        with suppress(Exception):
+    if networks is not None and not any(map(_may_share, network.modules())):
+        with suppress(Exception):  # what cannot be copied is built each time
             networks[content] = option, copy_network(network)  # the option stays, so that no other has its addresses
     return network
+
+
+def _may_share(module: nn.Module) -> bool:
+    """Tell whether a copy may share a part: of a module that copies itself, or whose functions close over it."""
+    values = [*vars(module).values()]
+    values += [member for value in values if isinstance(value, dict) for member in value.values()]  # as its hooks
+    functions = [getattr(value, 'func', value) for value in values]  # of a partial
+    return hasattr(module, '__deepcopy__') or any(getattr(function, '__closure__', None) for function in functions)
 
 
 def complete_heads(network: nn.Module) -> None:
@@ -76,17 +82,6 @@ def complete_heads(network: nn.Module) -> None:
     for head in network.modules():
         if type(head).__name__ == 'SSDHead' and not hasattr(head, 'loss_cls'):
             head.loss_cls = None
-
-
-def class_of(option: Mapping[str, Any], scope: str | None) -> Any:
-    """Return the class that the ``type`` of an option names, ``None`` for an unknown one."""
-    with MODELS.switch_scope_and_registry(scope) as registry:
-        return kind_of(registry, option)
-
-
-def derives(option: Mapping[str, Any], scope: str | None, name: str) -> bool:
-    """Tell whether an option's class, or one of its bases, has this name."""
-    return any(base.__name__ == name for base in getattr(class_of(option, scope), '__mro__', ()))
 
 
 def copy_network(network: Module, shapes_alone: bool = False) -> Module:

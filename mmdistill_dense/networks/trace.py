@@ -19,12 +19,13 @@ from torch.overrides import TorchFunctionMode
 from mmdistill_dense.config.resolve import TEACHER_OPTIONS, ModelConfig, load_model
 from mmdistill_dense.config.unknown_keys import options_of
 from mmdistill_dense.networks.acceleration import Acceleration
-from mmdistill_dense.networks.building import build_network, class_of, copy_network
+from mmdistill_dense.networks.building import build_network, copy_network
 from mmdistill_dense.networks.class_pairs import check_form
 from mmdistill_dense.networks.inputs import InputGrid, with_normalisation
 from mmdistill_dense.networks.modes import run_as_trained
 from mmdistill_dense.networks.recording import Recorder, noting, run_parts
 from mmdistill_dense.networks.taps import Tap, check_student_input
+from mmdistill_dense.registry import class_of
 from mmdistill_dense.utils.reproducible import fork_rng
 from mmdistill_dense.utils.runner_internals import Network
 

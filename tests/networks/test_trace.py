@@ -264,6 +264,21 @@ def test_networks_that_are_built_once_share_nothing(option):
     assert all(toys.differing(network.state_dict(), state) for network in (*others, build_network(config)))
 
 
+class Closes(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.sides, self.note = [], lambda x: self.sides.append(x)
+
+
+@pytest.mark.parametrize('kind', [NotOnMeta, Closes])
+def test_a_network_whose_copy_would_share_a_part_is_built_each_time(kind):
+    MODELS.register_module(module=kind, force=True)
+    with building_once():
+        networks = [build_network(load_model(dict(type=kind.__name__), 'model')) for _ in range(3)]
+    assert len({id(network.sides) for network in networks}) == 3
+    assert kind is NotOnMeta or all(one.note.__closure__[0].cell_contents is one for one in networks)
+
+
 def test_a_network_that_needs_larger_pictures_says_which(monkeypatch):
     """An operation that only GPUs have was given as the reason."""
     option = dict(

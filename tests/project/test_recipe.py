@@ -9,16 +9,8 @@ from mmengine.config import Config
 from mmengine.registry import PARAM_SCHEDULERS
 
 from mmdistill_dense.apps.check import Options, check_config
+from mmdistill_dense.apps.project import training_plan as plan
 from mmdistill_dense.apps.project.network_options import read_network
-from mmdistill_dense.apps.project.training_plan import (
-    LEAST_STEPS,
-    MOST_STEPS,
-    PASSES,
-    PRETRAINED_RATE,
-    RANDOM_RATE,
-    length,
-    plan_training,
-)
 from mmdistill_dense.config.resolve import find_config
 from mmdistill_dense.utils.literals import assignments
 from tests.project.commands import FASTSCNN, RETINANET, SEGFORMER, call, own_network, read
@@ -31,23 +23,23 @@ BEIT = 'mmseg::beit/beit-base_upernet_8xb2-160k_ade20k-640x640.py'
 
 
 @pytest.mark.parametrize(('pictures', 'batch', 'steps'), [
-    (10, 4, LEAST_STEPS), (80, 4, LEAST_STEPS), (367, 4, 9175), (205, 8, 2563), (10**6, 8, MOST_STEPS),
+    (10, 4, plan.LEAST_STEPS), (80, 4, plan.LEAST_STEPS), (367, 4, 9175), (205, 8, 2563), (10**6, 8, plan.MOST_STEPS),
 ])  # fmt: skip
 def test_the_length_is_that_of_the_passes_within_limits(pictures: int, batch: int, steps: int) -> None:
-    assert length(pictures, batch) == steps
+    assert plan.length(pictures, batch) == steps
 
 
 @pytest.mark.usefixtures('folder')
 def test_a_config_that_only_inherits_another_gets_its_recipe() -> None:
     Path('my_student.py').write_text(f"_base_ = '{find_config(FASTSCNN)}'\ndefault_scope = 'mmseg'\n")
-    named, mine = (plan_training(read_network(name, '--student'), 100, 4, 40) for name in (FASTSCNN, 'my_student.py'))
+    named, mine = (plan.plan_training(read_network(n, '--student'), 100, 4, 40) for n in (FASTSCNN, 'my_student.py'))
     assert named == mine
 
 
 def test_the_rate_rises_for_a_twentieth_and_falls_to_0_at_the_last_step() -> None:
     side = read_network(FASTSCNN, '--student')
     for steps in (1, 2, 20, 40, 2000):
-        training = plan_training(side, 100, 4, steps)
+        training = plan.plan_training(side, 100, 4, steps)
         parameter = torch.nn.Parameter(torch.zeros(1))
         optimizer = torch.optim.AdamW([parameter], lr=training.optim_wrapper['optimizer']['lr'])
         assert not any(option['by_epoch'] for option in training.param_scheduler)
@@ -72,14 +64,14 @@ def test_a_rate_and_slower_parts_of_a_config_with_adam_hold_for_pretrained_weigh
     rates = {}
     for random in (True, False):
         transformer.random = convolutions.random = random
-        both = [plan_training(side, 100, 4, 40).optim_wrapper for side in (transformer, convolutions)]
+        both = [plan.plan_training(side, 100, 4, 40).optim_wrapper for side in (transformer, convolutions)]
         rates[random] = [wrapper['optimizer']['lr'] for wrapper in both]
         assert ('custom_keys' in both[0]['paramwise_cfg']) is not random
-    assert rates == {True: [RANDOM_RATE] * 2, False: [6e-5, PRETRAINED_RATE]}
-    wrapper = plan_training(transformer, 100, 4, 40).optim_wrapper
+    assert rates == {True: [plan.RANDOM_RATE] * 2, False: [6e-5, plan.PRETRAINED_RATE]}
+    wrapper = plan.plan_training(transformer, 100, 4, 40).optim_wrapper
     assert wrapper['paramwise_cfg']['custom_keys']['pos_block'] == {'decay_mult': 0.0}
     assert wrapper['paramwise_cfg']['norm_decay_mult'] == 0 and 'constructor' not in wrapper
-    wrapper = plan_training(read_network(BEIT, '--teacher'), 100, 4, 40).optim_wrapper
+    wrapper = plan.plan_training(read_network(BEIT, '--teacher'), 100, 4, 40).optim_wrapper
     assert wrapper['constructor'] == 'LayerDecayOptimizerConstructor'
     assert wrapper['paramwise_cfg']['layer_decay_rate'] == 0.9
 
@@ -89,7 +81,7 @@ def test_half_precision_where_there_is_a_gpu_and_the_losses_take_it(gpu: bool, m
     """A project may be written on another machine than the one that trains it."""
     monkeypatch.setattr(torch.cuda, 'is_available', lambda: gpu)
     for name, takes in ((RETINANET, True), (TOOD, False)):
-        training = plan_training(read_network(name, '--student'), 100, 4, 40)
+        training = plan.plan_training(read_network(name, '--student'), 100, 4, 40)
         text = assignments({'optim_wrapper': training.optim_wrapper})
         kind = Config.fromstring(text, '.py').optim_wrapper.type
         assert kind == ('AmpOptimWrapper' if gpu and takes else 'OptimWrapper')
@@ -98,19 +90,19 @@ def test_half_precision_where_there_is_a_gpu_and_the_losses_take_it(gpu: bool, m
 
 def test_a_rate_for_a_batch_of_hundreds_and_factors_of_sgd_do_not_hold() -> None:
     for name in (RTMDET, SETR):
-        wrapper = plan_training(read_network(name, '--student'), 100, 4, 40).optim_wrapper
-        assert wrapper['optimizer']['lr'] == PRETRAINED_RATE and 'custom_keys' not in wrapper['paramwise_cfg']
+        wrapper = plan.plan_training(read_network(name, '--student'), 100, 4, 40).optim_wrapper
+        assert wrapper['optimizer']['lr'] == plan.PRETRAINED_RATE and 'custom_keys' not in wrapper['paramwise_cfg']
 
 
 def test_the_page_of_the_recipe_has_its_numbers() -> None:
     page = Path(__file__).parents[2] / 'docs/one_command.md'
     text = page.read_text(encoding='utf-8').partition('## The recipe')[2].partition('\n## ')[0]
-    rates = (f'{rate:g}'.removeprefix('0') for rate in (RANDOM_RATE, PRETRAINED_RATE))
+    rates = (f'{rate:g}'.removeprefix('0') for rate in (plan.RANDOM_RATE, plan.PRETRAINED_RATE))
     for number in (
         *rates,
-        f'{PASSES} passes',
-        f'{LEAST_STEPS} steps',
-        f'{MOST_STEPS:,}',
+        f'{plan.PASSES} passes',
+        f'{plan.LEAST_STEPS} steps',
+        f'{plan.MOST_STEPS:,}',
         '4 points better',
     ):
         assert number in text, number

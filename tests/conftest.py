@@ -70,7 +70,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     To list all configs takes a second, in each process that collects.
     """
     for mark in metafunc.definition.iter_markers('built'):
-        marks = defaultdict(bool, {one.name: True for one in metafunc.definition.iter_markers()})
+        marks = defaultdict(bool, {marker.name: True for marker in metafunc.definition.iter_markers()})
         argument, make, *ids = mark.args
         asked = eval(metafunc.config.option.markexpr or 'True', {}, marks)
         metafunc.parametrize(argument, make() if asked else [], ids=next(iter(ids), None))

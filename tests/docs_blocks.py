@@ -66,8 +66,8 @@ class Block:
     @property
     def file(self) -> str | None:
         """The name in the block's first line, which makes it a file of the reader's."""
-        found = re.match(r'(?:# |<!-- )([\w/]+\.(?:py|yaml|md))\b', self.text)
-        return found[1] if found else None
+        actual = re.match(r'(?:# |<!-- )([\w/]+\.(?:py|yaml|md))\b', self.text)
+        return actual[1] if actual else None
 
 
 @dataclass
@@ -90,13 +90,13 @@ def blocks(*languages: str) -> list[Block]:
 
 def inline() -> list[Block]:
     """Whole commands that stand inside a sentence."""
-    found = {(guide, text) for guide in GUIDES for text in INLINE.findall(guide.read_text(encoding='utf-8'))}
-    return [Block(guide, 0, 'inline', text) for guide, text in sorted(found)]
+    actual = {(guide, text) for guide in GUIDES for text in INLINE.findall(guide.read_text(encoding='utf-8'))}
+    return [Block(guide, 0, 'inline', text) for guide, text in sorted(actual)]
 
 
 def commands(text: str) -> list[Command]:
     """The commands of a shell text; what stands in square brackets, and may be left out, is there without them."""
-    found = []
+    actual = []
     for line in text.replace('\\\n', ' ').replace('<this repository>', 'REPOSITORY').splitlines():
         plain = re.sub(r'\[(-[^]]*|[A-Z]+)\]', r'\1', re.sub(r'(?<= )…', 'KEY=VALUE', line))
         lexer = shlex.shlex(plain, posix=True, punctuation_chars='&;|>')
@@ -112,8 +112,8 @@ def commands(text: str) -> list[Command]:
                 while command.words and ASSIGNMENT.match(command.words[0]):
                     name, _, value = command.words.pop(0).partition('=')
                     command.variables[name] = value
-                found.append(command)
-    return [command for command in found if command.words]
+                actual.append(command)
+    return [command for command in actual if command.words]
 
 
 HARMLESS = re.compile(r'\.|cd|docker|export|git|mkdir|mlflow|pre-commit|sh|bash|tensorboard|trtexec|uvx')
@@ -157,8 +157,8 @@ def parse(script: Path, words: list[str]) -> None:
     """Let a script read these words and do nothing else."""
     original = argparse.ArgumentParser.parse_args
 
-    def stop(self: argparse.ArgumentParser, *given: object, **named: object) -> None:
-        original(self, *given, **named)  # type: ignore[call-overload]
+    def stop(self: argparse.ArgumentParser, *arguments: object, **options: object) -> None:
+        original(self, *arguments, **options)  # type: ignore[call-overload]
         sys.exit(0)
 
     with (
@@ -202,24 +202,24 @@ def _check_program(words: list[str]) -> None:
 
 
 def _check_mim(words: list[str]) -> None:
-    what, *rest = words
-    if what == 'install':  # its arguments are pip's
+    command, *rest = words
+    if command == 'install':  # its arguments are pip's
         _check_pip(rest)
     elif len(rest) > 1:  # else `mim test` as a name
-        given = import_module(f'mim.commands.{what}').cli.make_context(what, rest).params
-        package = {'mmdetection': 'mmdet'}.get(given['package'], given['package'])
+        arguments = import_module(f'mim.commands.{command}').cli.make_context(command, rest).params
+        package = {'mmdetection': 'mmdet'}.get(arguments['package'], arguments['package'])
         folder = Path(importlib.util.find_spec(package).origin).parent / '.mim/tools'  # type: ignore[union-attr, arg-type]
-        (script,) = folder.rglob(f'{given.get("command", what)}.py')
-        checkpoint = [given.get('checkpoint') or 'CHECKPOINT'] if what == 'test' else []
-        parse(script, [*([] if what == 'run' else [given['config'], *checkpoint]), *given['other_args']])
+        (script,) = folder.rglob(f'{arguments.get("command", command)}.py')
+        checkpoint = [arguments.get('checkpoint') or 'CHECKPOINT'] if command == 'test' else []
+        parse(script, [*([] if command == 'run' else [arguments['config'], *checkpoint]), *arguments['other_args']])
 
 
 def _check_make(words: list[str]) -> None:
     text = (ROOT / 'Makefile').read_text(encoding='utf-8')
     for word in words:
         name, equals, _ = word.partition('=')
-        known = rf'\$\({name}\)|export .*\b{name}\b' if equals else rf'^{name}:'
-        assert re.search(known, text, re.MULTILINE), f'make knows no {name}'
+        pattern = rf'\$\({name}\)|export .*\b{name}\b' if equals else rf'^{name}:'
+        assert re.search(pattern, text, re.MULTILINE), f'make knows no {name}'
 
 
 def _check_pip(words: list[str]) -> None:

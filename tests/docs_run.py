@@ -39,7 +39,7 @@ STEPS = 2
 def runs(block: Block) -> bool:
     """Tell whether a test runs a block: one of these guides, or what .ci/run does."""
     steps = (ROOT / '.ci/run').read_text(encoding='utf-8')
-    if all(one.words[0] == 'make' and f'make {one.words[1]}' in steps for one in commands(block.text)):
+    if all(command.words[0] == 'make' and f'make {command.words[1]}' in steps for command in commands(block.text)):
         return True
     inside = block.guide.parent == ROOT / 'docs' and block.guide.stem in (*PROJECT, *CLONE)
     return inside and not block.needs and not block.form
@@ -148,9 +148,11 @@ def _narrowed(model: Any) -> ConfigDict:
         return ConfigDict(network(model, 'model'))
     options = {'type': model.type, 'student': network(student_option(model), 'model.student')}
     if model.get('teacher') and model.get('distillers'):
-        own, kept = ({key: value for key, value in model.teacher.items() if (key in TEACHER_OPTIONS) == flag}
-                     for flag in (False, True))  # fmt: skip
-        options['teacher'] = {**network(own, 'model.teacher'), **kept}
+        network_part, teacher_part = (
+            {key: value for key, value in model.teacher.items() if (key in TEACHER_OPTIONS) == flag}
+            for flag in (False, True)
+        )
+        options['teacher'] = {**network(network_part, 'model.teacher'), **teacher_part}
     return ConfigDict(options, distillers=model.get('distillers') or {})
 
 

@@ -32,7 +32,7 @@ FAMILIES = {  # by the first of these words in the name of a pair; the other pai
 @functools.cache
 def named() -> dict[Path, Named]:
     """What is made of a recipe and method options, by the place of its file, whether it is there or not."""
-    return {one.file: one for method in methods() for one in combinations(method)}
+    return {entry.file: entry for method in methods() for entry in combinations(method)}
 
 
 @functools.cache
@@ -80,18 +80,18 @@ def family(path: Path) -> str:
 @functools.cache
 def by_pair() -> dict[str, list[Path]]:
     """All configs, by the pair's name without its variants."""
-    found: dict[str, list[Path]] = {}
+    actual: dict[str, list[Path]] = {}
     for path in sorted(every(), key=lambda path: path.stem):
-        start = next((stem for stem in found if path.stem.startswith(f'{stem}_')), path.stem)
-        found.setdefault(start, []).append(path)
-    return found
+        start = next((stem for stem in actual if path.stem.startswith(f'{stem}_')), path.stem)
+        actual.setdefault(start, []).append(path)
+    return actual
 
 
 def cover(features: Mapping[Path, set[Hashable]]) -> list[Path]:
     """As few configs as have all the features."""
-    left, found = dict(sorted(features.items())), []
+    left, actual = dict(sorted(features.items())), []
     while missing := set().union(*left.values()):
-        found.append(max(left, key=lambda path: len(left[path] & missing)))
-        covered = left.pop(found[-1])
+        actual.append(max(left, key=lambda path: len(left[path] & missing)))
+        covered = left.pop(actual[-1])
         left = {path: of - covered for path, of in left.items() if of - covered}
-    return found
+    return actual

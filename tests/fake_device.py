@@ -75,7 +75,7 @@ def on_values(func: Any, args: Any, kwargs: Any) -> Any:
     """Run an operation on the values; what it makes lies on the device, unless it is asked for on the CPU."""
     target = kwargs.get('device')
     leaves = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
-    given = {id(leaf.value if is_ours(leaf) else leaf): leaf for leaf in leaves}  # they come back as they are
+    words = {id(leaf.value if is_ours(leaf) else leaf): leaf for leaf in leaves}  # they come back as they are
     kwargs = kwargs if target is None else {**kwargs, 'device': torch.device('cpu')}
     plain = tree_map(lambda leaf: leaf.value if is_ours(leaf) else leaf, (args, kwargs))
     made = func(*plain[0], **plain[1])
@@ -85,7 +85,7 @@ def on_values(func: Any, args: Any, kwargs: Any) -> Any:
     def back(leaf: Any) -> Any:
         if not isinstance(leaf, Tensor) or (target is not None and not is_device(target)):
             return leaf
-        return given[id(leaf)] if id(leaf) in given else DeviceTensor(leaf)
+        return words[id(leaf)] if id(leaf) in words else DeviceTensor(leaf)
 
     return tree_map(back, made)
 
@@ -280,7 +280,7 @@ class FakeDevice:
                  lambda x, at: x if is_device(at) else restored(x, at)),
                 (import_module('mmengine.runner.runner'), 'get_device', lambda: DEVICE.type),
                 (indexes, 'IndexType', indexes.IndexType | DeviceTensor),
-                *((one := import_module(f'mmcv.ops.{name}'), 'ext_module', _on_values(one.ext_module))
+                *((module := import_module(f'mmcv.ops.{name}'), 'ext_module', _on_values(module.ext_module))
                   for name in ('nms', 'roi_align')),
             ]:  # fmt: skip
                 stack.enter_context(mock.patch.object(target, name, value))
@@ -306,13 +306,13 @@ class FakeDevice:
 
     # What modes and streams tell
 
-    def wait(self, what: str) -> None:
+    def wait(self, kind: str) -> None:
         """Count a wait at the innermost line of one of the packages."""
         frame: Any = sys._getframe(1)
         while frame is not None and not _in_package(frame.f_code.co_filename):
             frame = frame.f_back
-        place = '' if frame is None else f'{_in_package(frame.f_code.co_filename)}:{frame.f_lineno}'
-        self.waits[Wait(place, what)] += 1
+        line_name = '' if frame is None else f'{_in_package(frame.f_code.co_filename)}:{frame.f_lineno}'
+        self.waits[Wait(line_name, kind)] += 1
 
     def send(self, source: Tensor, non_blocking: bool, cast: bool = False) -> None:
         """Note a copy from the CPU."""
@@ -347,11 +347,11 @@ def _on_values(module: Any) -> Any:
         made = operation(*plain[0], **plain[1])
         return DeviceTensor(made) if isinstance(made, Tensor) else made
 
-    return SimpleNamespace(**{name: partial(run, one) for name, one in vars(module).items() if callable(one)})
+    return SimpleNamespace(**{name: partial(run, member) for name, member in vars(module).items() if callable(member)})
 
 
 def _in_package(file: str) -> str:
     """Return the part of a path from its package on, if it is one of those that are told."""
     parts = file.split('/')
-    found = [index for index, part in enumerate(parts) if part in PACKAGES and 'tests' not in parts[index:]]
-    return '/'.join(parts[found[-1] :]) if found else ''
+    indexes = [index for index, part in enumerate(parts) if part in PACKAGES and 'tests' not in parts[index:]]
+    return '/'.join(parts[indexes[-1] :]) if indexes else ''

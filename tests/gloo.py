@@ -43,6 +43,6 @@ def results(function: Callable[..., Any], folder: Path, *args: Any) -> list[Any]
 
 
 def _keep(rank: int, function: Callable[..., Any], folder: str, teacher: str, *args: Any) -> None:
-    place = join(rank, folder, teacher)
-    torch.save(function(rank, place, *args), place / f'rank{rank}.pth')
+    rendezvous = join(rank, folder, teacher)
+    torch.save(function(rank, rendezvous, *args), rendezvous / f'rank{rank}.pth')
     dist.destroy_process_group()

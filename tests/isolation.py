@@ -41,21 +41,21 @@ def leave_home() -> Path:
     # mmengine copies each file of a config there before it reads it: on a disk, half of the time that this takes.
     os.environ['TMPDIR'] = tempfile.tempdir = tempfile.mkdtemp(dir=elsewhere, prefix='tmp_')
     os.environ['HYPOTHESIS_STORAGE_DIRECTORY'] = str(elsewhere / '.hypothesis')
-    if found := sys.modules.get('hypothesis.configuration'):  # with -v it was imported in the clone, and took that
-        found.set_hypothesis_home_dir(elsewhere / '.hypothesis')
+    if actual := sys.modules.get('hypothesis.configuration'):  # with -v it was imported in the clone, and took that
+        actual.set_hypothesis_home_dir(elsewhere / '.hypothesis')
     return elsewhere
 
 
 def _memory() -> Path | None:
     """A folder in memory that has room, where the system has one."""
-    place = Path('/dev/shm')
-    return place if os.access(place, os.W_OK) and shutil.disk_usage(place).free > ROOM else None
+    memory = Path('/dev/shm')
+    return memory if os.access(memory, os.W_OK) and shutil.disk_usage(memory).free > ROOM else None
 
 
 def fresh_folder(elsewhere: Path) -> None:
     """Go to an empty folder with an empty home, unless a fixture of several tests has gone to a folder of its own."""
-    here, home = Path.cwd(), Path.home()
-    if (here.parent == elsewhere and any(here.iterdir())) or here.is_relative_to(ROOT):
+    clone, home = Path.cwd(), Path.home()
+    if (clone.parent == elsewhere and any(clone.iterdir())) or clone.is_relative_to(ROOT):
         os.chdir(tempfile.mkdtemp(dir=elsewhere))
     if home.parent != elsewhere or any(home.iterdir()):
         os.environ['HOME'] = tempfile.mkdtemp(dir=elsewhere, prefix='home_')

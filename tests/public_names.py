@@ -37,10 +37,10 @@ def resolve(name: str) -> Any:
     parts = name.split('.')
     for count in range(len(parts), 0, -1):
         try:
-            found: Any = importlib.import_module('.'.join(parts[:count]))
+            actual: Any = importlib.import_module('.'.join(parts[:count]))
             for part in parts[count:]:
-                found = getattr(found, part)
-            return found
+                actual = getattr(actual, part)
+            return actual
         except ModuleNotFoundError as error:
             if not name.startswith(str(error.name)):
                 raise
@@ -59,17 +59,17 @@ def exists(name: str) -> bool:
 def imports() -> Iterator[str]:
     """What the documents name, with all that a module of ``docs/api`` lists or defines."""
     text = '\n'.join(path.read_text(encoding='utf-8') for path in [*ROOT.glob('docs/**/*.md'), ROOT / 'README.md'])
-    named = {*re.findall(_NAME, text)}
+    dotted_names = {*re.findall(_NAME, text)}
     for module, names in _IMPORT.findall(text):
-        named |= {f'{module}.{name.split(" as ")[0].strip()}' for name in names.split(',') if name.strip()}
-    for name in filter(exists, sorted(named | {mmdistill_dense.__name__})):
+        dotted_names |= {f'{module}.{name.split(" as ")[0].strip()}' for name in names.split(',') if name.strip()}
+    for name in filter(exists, sorted(dotted_names | {mmdistill_dense.__name__})):
         yield name
-        found = resolve(name)
-        if isinstance(found, ModuleType):
-            listed = getattr(found, '__all__', None) or [
-                one for one, value in vars(found).items() if getattr(value, '__module__', '') == name and one[0] != '_'
+        actual = resolve(name)
+        if isinstance(actual, ModuleType):
+            exported = getattr(actual, '__all__', None) or [
+                key for key, value in vars(actual).items() if getattr(value, '__module__', '') == name and key[0] != '_'
             ]
-            yield from (f'{name}.{one}' for one in listed)
+            yield from (f'{name}.{member}' for member in exported)
 
 
 def classes() -> Iterator[tuple[str, str, Any]]:
@@ -77,19 +77,19 @@ def classes() -> Iterator[tuple[str, str, Any]]:
     for module in pkgutil.walk_packages(mmdistill_dense.__path__, 'mmdistill_dense.'):
         if '__main__' not in module.name:
             importlib.import_module(module.name)
-    for name, found in vars(registry).items():
-        if name.isupper() and hasattr(found, 'module_dict'):
-            yield from ((name, key, kind) for key, kind in found.module_dict.items()
+    for name, member in vars(registry).items():
+        if name.isupper() and hasattr(member, 'module_dict'):
+            yield from ((name, key, kind) for key, kind in member.module_dict.items()
                         if kind.__module__.startswith('mmdistill_dense'))  # fmt: skip
 
 
 def options() -> Iterator[str]:
     for _, name, kind in classes():
-        known = options_of(kind) if inspect.isclass(kind) else list(inspect.signature(kind).parameters)
-        yield from (f'{name}.{one}' for one in known or () if one != 'self')
+        options = options_of(kind) if inspect.isclass(kind) else list(inspect.signature(kind).parameters)
+        yield from (f'{name}.{option}' for option in options or () if option != 'self')
     nested = {'schedule': Schedule, 'balance': Balance, 'learn': LearnOptions, 'accelerate': Acceleration,
               'unlabelled': UnlabelledOption}  # fmt: skip
-    yield from (f'{key}.{one.name}' for key, kind in nested.items() for one in fields(kind))
+    yield from (f'{key}.{field.name}' for key, kind in nested.items() for field in fields(kind))
     yield from (f'teacher.{name}' for name in TEACHER_OPTIONS)
     yield from (f'head.{name}' for name in HEAD)
 
@@ -97,27 +97,27 @@ def options() -> Iterator[str]:
 def words(parser: argparse.ArgumentParser, name: str) -> Iterator[str]:
     """The options of a command and their choices, places by their number, and those of its commands."""
     yield name
-    places = 0
+    class_count = 0
     for action in parser._actions:
         if isinstance(action, argparse._SubParsersAction):
             for key, inner in action.choices.items():
                 yield from words(inner, f'{name} {key}')
             continue
-        places += not action.option_strings
-        for option in action.option_strings or [f'place {places}']:
+        class_count += not action.option_strings
+        for option in action.option_strings or [f'place {class_count}']:
             yield from (f'{name} {option} {choice}'.rstrip() for choice in ['', *(action.choices or ())])
 
 
 def names() -> set[str]:
-    found = {f'import {name}' for name in imports()}
-    found |= {f'class {place} {name}' for place, name, _ in classes()}
-    found |= {f'option {name}' for name in options()}
+    actual = {f'import {name}' for name in imports()}
+    actual |= {f'class {module_name} {name}' for module_name, name, _ in classes()}
+    actual |= {f'option {name}' for name in options()}
     for command in COMMANDS:
-        found |= {f'command {one}' for one in words(fill(argparse.ArgumentParser(), command), command)}
+        actual |= {f'command {word}' for word in words(fill(argparse.ArgumentParser(), command), command)}
     folder = package_root('mmdistill_dense') / 'configs'
-    found |= {f'config {path.relative_to(folder)}' for path in folder.rglob('*.py')}
-    found |= {f'suite {one.name}' for one in fields(Definition)} - {'suite path', 'suite task'}
-    return found | {f'row {one.name}' for one in fields(Method)} - {'row name', 'row options_file'}
+    actual |= {f'config {path.relative_to(folder)}' for path in folder.rglob('*.py')}
+    actual |= {f'suite {field.name}' for field in fields(Definition)} - {'suite path', 'suite task'}
+    return actual | {f'row {field.name}' for field in fields(Method)} - {'row name', 'row options_file'}
 
 
 if __name__ == '__main__':

@@ -20,9 +20,9 @@ WIDTHS = dict(embed_dims=32, num_feats=16, feedforward_channels=32, num_heads=4,
 @functools.cache
 def _smaller(kind: str) -> dict[str, Any]:
     def shrunk(config: Any) -> dict[str, Any]:
-        found = {name: WIDTHS[name] for name in config if name in WIDTHS}
+        actual = {name: WIDTHS[name] for name in config if name in WIDTHS}
         inner = {name: shrunk(value) for name, value in config.items() if isinstance(value, dict)}
-        return {**{name: value for name, value in inner.items() if value}, **found}
+        return {**{name: value for name, value in inner.items() if value}, **actual}
 
     model = load_model(dict(cfg=CONFIGS[kind]), 'model').model.to_dict()
     model.pop('train_cfg', None)

@@ -29,7 +29,7 @@ _KNOWN = f'{os.sep}.mim{os.sep}', f'{ROOT}{os.sep}configs{os.sep}'  # parts of t
 def _read_known_configs_once() -> None:
     """Let this process read and run each config of an installed package or of ours once; callers get copies."""
     plain, plain_kind = Config._file2dict, functools.cache(Config._is_lazy_import)
-    read = functools.cache(lambda places, filename, *args, **kwargs: plain(filename, *args, **kwargs))
+    read = functools.cache(lambda environment, filename, *args, **kwargs: plain(filename, *args, **kwargs))
 
     def known(filename: Any) -> bool:
         return any(part in str(filename) for part in _KNOWN)
@@ -37,8 +37,8 @@ def _read_known_configs_once() -> None:
     def file2dict(filename: str, *args: Any, **kwargs: Any) -> tuple[dict, str, dict]:
         if not known(filename):
             return plain(filename, *args, **kwargs)
-        places = tuple(map(os.environ.get, USERS))  # ours read some of them
-        return copy.deepcopy(read(places, filename, *args, **kwargs))
+        users = tuple(map(os.environ.get, USERS))  # ours read some of them
+        return copy.deepcopy(read(users, filename, *args, **kwargs))
 
     def is_lazy_import(filename: str) -> bool:
         return (plain_kind if known(filename) else plain_kind.__wrapped__)(filename)
@@ -48,7 +48,7 @@ def _read_known_configs_once() -> None:
 
 def _trace_pairs_once() -> None:
     """Let this process trace each pair of networks once: a pass finds shapes, which go by the options."""
-    build, plain, found = model_build.build_network, model_build.trace_pair, {}
+    build, plain, actual = model_build.build_network, model_build.trace_pair, {}
 
     def named(option: Any, *args: Any, **kwargs: Any) -> nn.Module:
         network = build(option, *args, **kwargs)
@@ -57,11 +57,11 @@ def _trace_pairs_once() -> None:
 
     def trace(student: nn.Module, taps: Any, teachers: Mapping[str, Any], size: Any) -> Any:
         make_named, scope = getattr(student, 'make_named', None), DefaultScope.get_current_instance()
-        sides = [(name, option, [*map(str, own)]) for name, (option, own) in teachers.items()]
+        sides = [(name, option, [*map(str, texts)]) for name, (option, texts) in teachers.items()]
         key = repr((make_named, [*map(str, taps)], sides, size, scope and scope.scope_name))
-        if make_named is None or key not in found:
-            found[key] = plain(student, taps, teachers, size)
-        return copy.deepcopy(found[key])
+        if make_named is None or key not in actual:
+            actual[key] = plain(student, taps, teachers, size)
+        return copy.deepcopy(actual[key])
 
     model_build.build_network, model_build.trace_pair = named, trace
 
@@ -72,8 +72,8 @@ def _read_teachers_once() -> None:
     read = functools.lru_cache(64)(lambda path, *_: plain(path))
 
     def copied(path: Path) -> dict[str, Any]:
-        found = os.stat(path)
-        return dict(read(path, found.st_mtime_ns, found.st_size, found.st_ino))
+        actual = os.stat(path)
+        return dict(read(path, actual.st_mtime_ns, actual.st_size, actual.st_ino))
 
     teacher_module.read_checkpoint = copied
 

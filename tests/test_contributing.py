@@ -26,9 +26,9 @@ def write_tree(folder: Path) -> None:
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns('*.pyc.*'))
     for name in ('README.md', 'model-index.yml', 'setup.cfg'):
         shutil.copy(ROOT / name, folder / name)
-    own = [block for block in blocks('python', 'markdown') if block.guide.name == 'CONTRIBUTING.md']
-    assert {block.file or 'mmdistill_dense/distillers/__init__.py' for block in own} == TOUCHED
-    for block in own:
+    own_blocks = [block for block in blocks('python', 'markdown') if block.guide.name == 'CONTRIBUTING.md']
+    assert {block.file or 'mmdistill_dense/distillers/__init__.py' for block in own_blocks} == TOUCHED
+    for block in own_blocks:
         if block.file:
             assert not (folder / block.file).exists()
             (folder / block.file).write_text(block.text.partition('\n')[2], encoding='utf-8')

@@ -71,10 +71,10 @@ def evaluated(block: Block, folder: Path) -> Mapping[str, Any]:
     beside = (ROOT / (block.file or 'configs/kd/x.py')).parent
     folders = [beside, *(ROOT / 'configs/_base_').iterdir(), ROOT / 'configs/kd']
     for name in BASE.findall(text):
-        own = [ROOT / f'configs/_base_/{OWN_BASES[name]}.py'] if name in OWN_BASES else []
-        found = [path for path in (*own, *(folder / name for folder in folders)) if path.is_file()]
-        assert found, f'{name}: no folder has it'
-        text = text.replace(f"'{name}'", repr(str(found[0].resolve())))
+        own_bases = [ROOT / f'configs/_base_/{OWN_BASES[name]}.py'] if name in OWN_BASES else []
+        paths = [path for path in (*own_bases, *(folder / name for folder in folders)) if path.is_file()]
+        assert paths, f'{name}: no folder has it'
+        text = text.replace(f"'{name}'", repr(str(paths[0].resolve())))
     file = folder / 'block.py'
     file.write_text(text, encoding='utf-8')
     return Config.fromfile(file)
@@ -85,8 +85,8 @@ def options(value: Any) -> Iterator[Mapping[str, Any]]:
     if isinstance(value, Mapping) and isinstance(value.get('type'), str):
         yield value
     inner = value.values() if isinstance(value, Mapping) else value if isinstance(value, (list, tuple)) else ()
-    for one in inner:
-        yield from options(one)
+    for inner_value in inner:
+        yield from options(inner_value)
 
 
 @pytest.fixture(scope='module')
@@ -113,11 +113,11 @@ def own_method(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None
 
 @pytest.mark.usefixtures('own_method')
 @pytest.mark.parametrize('block', PYTHON)
-def test_python_runs_and_names_what_exists(block, registries, tmp_path, monkeypatch):
+def test_python_names_what_exists(block, registries, tmp_path, monkeypatch):
     link_clone(tmp_path)
     monkeypatch.chdir(tmp_path)
-    known = {name: value for name, value in evaluated(block, tmp_path).items() if not name.startswith('_')}
-    for option in options(known):
+    config_names = {name: value for name, value in evaluated(block, tmp_path).items() if not name.startswith('_')}
+    for option in options(config_names):
         name = option['type']
         assert any(registry.get(name) for registry in registries), f'{name} is not known'
         if name in DISTILLERS.module_dict and ... not in option.values():
@@ -128,9 +128,9 @@ def test_python_runs_and_names_what_exists(block, registries, tmp_path, monkeypa
 
 def whole(block: Block) -> dict[str, Any]:
     """A definition with what the block leaves out."""
-    given = yaml.safe_load(block.text.replace(', …', ''))
+    content = yaml.safe_load(block.text.replace(', …', ''))
     default = {'control': 'deeplabv3plus_mobilenetv2_to_r18w16_camvid', 'methods': {'kd': {}}}
-    return {**default, **given}
+    return {**default, **content}
 
 
 @pytest.mark.parametrize('block', YAML)
@@ -189,14 +189,14 @@ def test_a_page_says_when_to_use_an_option(page: str, owner: str, prefix: str) -
         assert option == 'kwargs' or re.search(rf'`{re.escape(prefix + option)}\b', text), option
 
 
-def test_the_chinese_readme_has_the_commands_links_and_figures() -> None:
+def test_the_chinese_readme_has_the_commands() -> None:
     fence = re.compile(r'```.*?```', re.DOTALL)
-    said = []
+    output = []
     for text in map(text_of, ('README.md', 'README_zh-CN.md')):
         rest = fence.sub('', text)
-        links, figures = (sorted(re.findall(one, rest)) for one in (r'\]\(((?!README)\S+?)\)', r'[+-]?\d+\.\d+'))
-        said.append((fence.findall(text), links, figures, text.count('\n#')))
-    assert said[0] == said[1]
+        links, figures = (sorted(re.findall(name, rest)) for name in (r'\]\(((?!README)\S+?)\)', r'[+-]?\d+\.\d+'))
+        output.append((fence.findall(text), links, figures, text.count('\n#')))
+    assert output[0] == output[1]
     assert len(text_of('README.md').splitlines()) <= 150
 
 
@@ -204,13 +204,13 @@ def test_the_chinese_readme_has_the_commands_links_and_figures() -> None:
 
 
 @pytest.mark.parametrize('block', [pytest.param(block, id=block.key) for block in blocks('bash')])
-def test_a_block_is_understood_and_is_run_or_says_what_it_needs(block: Block) -> None:
-    found = commands(block.text)
-    assert found
-    for command in found:
+def test_a_block_is_run_or_says_what_it_needs(block: Block) -> None:
+    actual = commands(block.text)
+    assert actual
+    for command in actual:
         check(command)
-    told = f'{block.key}: a comment must say what it needs (`# needs GPUs`), or tests/docs_run.py must run its guide'
-    assert runs(block) or block.needs or block.form, told
+    message = f'{block.key}: a comment must say what it needs (`# needs GPUs`), or tests/docs_run.py must run its guide'
+    assert runs(block) or block.needs or block.form, message
 
 
 def test_commands_in_sentences_are_understood() -> None:
@@ -222,8 +222,8 @@ def test_commands_in_sentences_are_understood() -> None:
         with pytest.raises((AssertionError, SystemExit)):
             check(*commands(line))
     pages = [*ROOT.glob('*.md'), *ROOT.glob('docs/**/*.md'), *ROOT.glob('configs/*/README.md')]
-    found = {name for page in pages for name in re.findall(r'\bmim (?:train|test|run) (\w+)', page.read_text())}
-    assert 'mmseg' in found and found <= {'mmseg', 'mmdetection'}
+    names = {name for page in pages for name in re.findall(r'\bmim (?:train|test|run) (\w+)', page.read_text())}
+    assert 'mmseg' in names and names <= {'mmseg', 'mmdetection'}
 
 
 @pytest.mark.soak
@@ -301,8 +301,8 @@ def test_a_run_is_tracked_or_the_missing_package_is_named(kind, tmp_path, monkey
 def test_every_command_of_the_readme_is_run() -> None:
     """By .ci/run, tests/test_door.py or, what these words tell, tests/test_install_lines.py and tests/tools/docs."""
     run = re.compile(r'mmdistill --help|pip install|distil_leaves|my_distilled|first_picture')
-    own = [block for block in [*blocks('bash'), *inline()] if block.guide == ROOT / 'README.md']
-    left = [block.needs for block in own if not runs(block) and not run.search(block.text)]
+    blocks_of = [block for block in [*blocks('bash'), *inline()] if block.guide == ROOT / 'README.md']
+    left = [block.needs for block in blocks_of if not runs(block) and not run.search(block.text)]
     assert left == [['Cityscapes or COCO, GPUs']], 'their configs are trained by make test-zoo'
 
 
@@ -322,7 +322,7 @@ def test_the_method_of_the_guide_runs() -> None:
 def test_a_shipped_config_is_shown_as_it_is(block: Block) -> None:
     assert block.file
     if (ROOT / block.file).is_file():
-        shipped, shown = (ast.parse(one).body for one in (text_of(block.file), block.text))
+        shipped, shown = (ast.parse(text).body for text in (text_of(block.file), block.text))
         title = isinstance(getattr(shipped[0], 'value', None), ast.Constant)
         assert [ast.dump(node) for node in shipped[title:]] == [ast.dump(node) for node in shown]
 
@@ -344,7 +344,7 @@ def test_published_gains_of_the_choice_are_those_of_the_files() -> None:
 
 def test_the_choice_asks_for_results_of_rows_that_are_run() -> None:
     page = text_of('docs/choosing.md')
-    asked = [one.split() for comment in re.findall(r'<!-- results: (.+?) -->', page) for one in comment.split(', ')]
+    asked = [word.split() for comment in re.findall(r'<!-- results: (.+?) -->', page) for word in comment.split(', ')]
     assert len(asked) > 5
     for suite, row in asked:
         definition = yaml.safe_load(text_of(f'benchmarks/{suite}.yaml'))
@@ -368,9 +368,9 @@ def factors(suite: str) -> dict[str, float]:
 @pytest.mark.parametrize(('labels', 'suite'), [('all', 'camvid'), ('46', 'camvid_1of8')])
 def test_the_factors_of_camvid_are_those_of_the_published_runs(labels: str, suite: str) -> None:
     head, row = (re.search(rf'^\| {first} \|(.*)\|$', CHOOSING, re.MULTILINE) for first in ('labels', labels))
-    told = dict(zip(*([cell.strip() for cell in line[1].split('|')] for line in (head, row)), strict=True))
-    found = factors(suite)
-    assert told == {name: f'{found[method]:.2f}' for name, method in COLUMNS.items()}
+    factors_shown = dict(zip(*([cell.strip() for cell in line[1].split('|')] for line in (head, row)), strict=True))
+    actual = factors(suite)
+    assert factors_shown == {name: f'{actual[method]:.2f}' for name, method in COLUMNS.items()}
 
 
 def test_the_card_of_afdcd_says_what_leaving_a_term_out_saves() -> None:

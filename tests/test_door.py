@@ -21,7 +21,7 @@ from mmdistill_dense.utils.version import for_mim, versions
 from tests.isolation import ROOT
 
 
-def test_every_command_shows_its_options_and_the_overview_names_each_once(capsys) -> None:
+def test_every_command_shows_its_options(capsys) -> None:
     for name in (*COMMANDS, *OLD_NAMES):
         with pytest.raises(SystemExit, match='0'):
             main([name, '--help'])
@@ -39,13 +39,13 @@ def test_the_version_names_what_a_report_of_a_fault_needs(capsys, monkeypatch):
     for name in ('mmdistill_dense ', 'Python ', 'torch ', 'CUDA ', 'mmengine: ', 'mmcv: ', 'mmseg: ', 'mmdet: '):
         assert re.search(rf'^.*{name}\S', out, re.MULTILINE), name
     assert 'not installed' not in out
-    for found, word in ((metadata.PackageNotFoundError, 'mmdetection'), (None, 'mmdet')):
-        monkeypatch.setattr(metadata, 'version', mock.Mock(side_effect=found, return_value='3.3.0'))
+    for actual, word in ((metadata.PackageNotFoundError, 'mmdetection'), (None, 'mmdet')):
+        monkeypatch.setattr(metadata, 'version', mock.Mock(side_effect=actual, return_value='3.3.0'))
         assert (for_mim('mmseg'), for_mim('mmdet')) == ('mmseg', word)
     assert sum(line.endswith('uninstall all, and install one anew)') for line in versions()) == 4
 
 
-@pytest.mark.parametrize(('words', 'told'), [
+@pytest.mark.parametrize(('words', 'message'), [
     (['trian'], 'trian: no such command. Close: train'),
     (['train', 'nowhere.py'], 'nowhere.py: no such file (working folder'),
     (['train', 'control:toy_se'], "recipe 'toy_se': unknown. Close: toy_seg"),
@@ -62,14 +62,14 @@ def test_the_version_names_what_a_report_of_a_fault_needs(capsys, monkeypatch):
     (['train', 'nowhere.py', '--processes', '2'], 'nowhere.py: no such file'),
     (['train', 'control:toy_seg', '--processes', '2', '--launcher', 'slurm'], 'not allowed with'),
 ])  # fmt: skip
-def test_a_mistake_is_one_line(words, told, tmp_path, monkeypatch, capsys):
+def test_a_mistake_is_one_line(words, message, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     try:
         code = main(words)
     except SystemExit as end:
         code = end.code
     lines = [line for line in capsys.readouterr().err.splitlines() if not re.match(r'\w+ … \d+ s', line)]
-    assert code == 2 and len(lines) == 1 and lines[0].startswith('ERROR    ') and told in lines[0], lines
+    assert code == 2 and len(lines) == 1 and lines[0].startswith('ERROR    ') and message in lines[0], lines
 
 
 def test_ctrl_c_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -116,14 +116,14 @@ def loaded(code: str) -> tuple[list[str], list[str]]:
     return names, slow
 
 
-def test_help_waits_for_no_library_and_new_loads_no_training() -> None:
+def test_help_waits_for_no_library() -> None:
     """Those of the stack would print notes, too."""
     names, slow = loaded(HELP)
     assert not slow and len(names) < 20
     names, slow = loaded('import mmdistill_dense.apps.project.new')
     assert len(names) <= 120 and 'mmdet' not in slow  # it takes a second, which segmentation need not wait
-    others = ('model.distill_model', 'engine', 'losses.detection', 'distillers.maskd.token_distiller')
-    assert not {f'mmdistill_dense.{one}' for one in others} & {*names}
+    module_names = ('model.distill_model', 'engine', 'losses.detection', 'distillers.maskd.token_distiller')
+    assert not {f'mmdistill_dense.{name}' for name in module_names} & {*names}
 
 
 @pytest.mark.soak
@@ -137,8 +137,8 @@ def test_a_model_loads_the_files_of_its_methods_alone() -> None:
 def test_faces_list_their_names_before_they_import_them() -> None:
     """Or a shell and a notebook would complete none of them."""
     faces = ('', '.datasets', '.losses', '.distillers', '.distillers.maskd', '.distillers.pcd', '.apps.check')
-    told = 'import mmdistill_dense{} as face\nassert {{*face.__all__}} <= {{*dir(face)}}\n'
-    names, _ = loaded(''.join(map(told.format, faces)))
+    message = 'import mmdistill_dense{} as face\nassert {{*face.__all__}} <= {{*dir(face)}}\n'
+    names, _ = loaded(''.join(map(message.format, faces)))
     assert 'mmdistill_dense.losses.detection' not in names
 
 
@@ -151,8 +151,8 @@ def test_faces_list_their_names_before_they_import_them() -> None:
 ])  # fmt: skip
 def test_dumped_configs_of_before_find_their_classes(registry: str, old: str, new: str) -> None:
     """And methods by name, by scope and by their old place."""
-    found = getattr(mmengine.registry, registry).get(f'mmdistill_dense.{old}')
-    assert found.__module__ == f'mmdistill_dense.{new}' and found.__name__ == old.rpartition('.')[2]
+    actual = getattr(mmengine.registry, registry).get(f'mmdistill_dense.{old}')
+    assert actual.__module__ == f'mmdistill_dense.{new}' and actual.__name__ == old.rpartition('.')[2]
     for name in ('CIRKD', 'mmdistill_dense.CIRKD', 'mmdistill_dense.distillers.cirkd.cirkd.CIRKD'):
         assert DISTILLERS.get(name).__name__ == 'CIRKD'
     assert {*DISTILLERS.module_dict} >= {*mmdistill_dense.distillers.__all__} - {'Distiller', 'FeatureDistiller'}
@@ -161,7 +161,7 @@ def test_dumped_configs_of_before_find_their_classes(registry: str, old: str, ne
 # The check for compiled operations: silent with them, one line with the remedy without
 
 
-def test_without_compiled_operations_the_remedy_is_told_in_one_line(monkeypatch, capsys) -> None:
+def test_without_compiled_operations_the_remedy_is_told(monkeypatch, capsys) -> None:
     """That of the installed package: the fork would be installed over the upstream one, beside its mmseg and mmdet."""
     ops_check.require_ops()
     lacking = ModuleNotFoundError("No module named 'mmcv._ext'", name='mmcv._ext')
@@ -171,13 +171,13 @@ def test_without_compiled_operations_the_remedy_is_told_in_one_line(monkeypatch,
         assert main(['export', 'kd:toy_seg', 'a.pth', 'b.onnx']) == 2
         assert 'mmcv is installed without its compiled operations' in capsys.readouterr().err
     monkeypatch.setitem(sys.modules, 'mmcv._ext', None)
-    for package, told in (
+    for package, message in (
         ('onedl-mmcv', 'make setup'),
         ('mmcv', "--no-build-isolation.* 'mmcv>=2.1,<2.2'"),
         ('mmcv-lite', 'uninstall it'),
     ):
         monkeypatch.setattr(ops_check, 'distributions', lambda name=package: [SimpleNamespace(metadata={'Name': name})])
-        with pytest.raises(RuntimeError, match=told) as caught:
+        with pytest.raises(RuntimeError, match=message) as caught:
             ops_check.require_ops()
         assert ('onedl' in str(caught.value)) == (package == 'onedl-mmcv')
     monkeypatch.delitem(sys.modules, 'mmdistill_dense.ops_check')

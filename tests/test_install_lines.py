@@ -25,14 +25,14 @@ PIP = """#!/bin/sh
 shift
 exec {uv} pip install --python {venv} $DRY "$@"
 """
-LINES = [one for one in [*blocks('bash'), *inline()] if re.search(r'\b(?:pip|mim) (?:install|wheel)\b', one.text)]
+LINES = [block for block in [*blocks('bash'), *inline()] if re.search(r'\b(?:pip|mim) (?:install|wheel)\b', block.text)]
 CLONE, WHEEL = ('git clone', 'mmdistill --version', 'LDFLAGS'), ('pip wheel', 'dist/', '$(ls mmdistill_dense-')
 
 
 def text_of(word: str) -> str:
     """The one block with a word."""
-    (found,) = [block.text for block in LINES if word in block.text]
-    return found.replace('<this repository>', 'source/mmdistill_dense')
+    (text,) = [block.text for block in LINES if word in block.text]
+    return text.replace('<this repository>', 'source/mmdistill_dense')
 
 
 def short(block: Block) -> str:
@@ -50,8 +50,8 @@ class Shell:
         self.folder, self.venv = folder, folder / 'venv'
         clone = folder / 'source/mmdistill_dense'
         clone.mkdir(parents=True)
-        kept = [str(ROOT / name) for name in OWN - {'.git', 'tests'} if (ROOT / name).exists()]
-        subprocess.run(['cp', '-r', *kept, clone], check=True)
+        sources = [str(ROOT / name) for name in OWN - {'.git', 'tests'} if (ROOT / name).exists()]
+        subprocess.run(['cp', '-r', *sources, clone], check=True)
         subprocess.run([UV, 'venv', '-q', '--python', sys.executable, self.venv], check=True)
         pip = folder / 'bin/pip'  # before the one that mim installs
         pip.parent.mkdir()
@@ -108,22 +108,22 @@ def test_the_readme_works_with_the_wheel_alone(tmp_path: Path) -> None:
     shutil.copy(wheel, tmp_path)
     shutil.rmtree(tmp_path / 'source')
     shell.paste(text_of('$(ls mmdistill_dense-'))
-    told = shell.paste(f'{text_of("dist/")}\nls configs; mmdistill check --help')
-    assert '_base_' in told and 'METHOD:PAIR' in told
+    message = shell.paste(f'{text_of("dist/")}\nls configs; mmdistill check --help')
+    assert '_base_' in message and 'METHOD:PAIR' in message
     for number in range(12):
         picture(tmp_path / f'leaves/images/train/{number}.jpg', number)
         label(tmp_path / f'leaves/labels/train/{number}.png', seed=number)
     seg_folder(tmp_path / 'leaves', splits=['val'])
     picture(tmp_path / 'photos/a.jpg')
     picture(tmp_path / 'photo.jpg')
-    readme = [one for one in [*blocks('bash', 'python'), *inline()] if one.guide == ROOT / 'README.md']
+    readme = [block for block in [*blocks('bash', 'python'), *inline()] if block.guide == ROOT / 'README.md']
     for block in readme:
         if 'distil_leaves' in block.text:
             shell.paste(short(block))
     for name in ('distil_leaves/report.html', 'predictions/labels/photos/a.png', 'student.onnx'):
         assert (tmp_path / name).is_file(), name
-    (own,) = [block.text for block in readme if "_base_ = ['./my_student.py']" in block.text]
-    (tmp_path / 'my_distilled.py').write_text(own)
+    (config_text,) = [block.text for block in readme if "_base_ = ['./my_student.py']" in block.text]
+    (tmp_path / 'my_distilled.py').write_text(config_text)
     for name, config in (('student', 'control'), ('teacher', 'teacher')):
         (tmp_path / f'my_{name}.py').write_text(f"_base_ = './distil_leaves/{config}.py'\nwork_dir = 'mine'\n")
     (tmp_path / 'my_teacher.pth').symlink_to(next((tmp_path / 'distil_leaves/work/teacher').rglob('*.pth')))

@@ -63,8 +63,8 @@ def write_pictures(images, labels, numbers):
         mask = np.zeros((64, 64), np.uint8)
         for kind, colour in enumerate(((40, 40, 220), (220, 60, 40))):  # of the classes 1 and 2
             (x, y), (w, h) = random.randint(0, 34, 2).tolist(), random.randint(12, 28, 2).tolist()
-            place = slice(y, y + h), slice(x, x + w)
-            image[place], mask[place] = colour, kind + 1
+            region = slice(y, y + h), slice(x, x + w)
+            image[region], mask[region] = colour, kind + 1
             size = dict(bbox=[x, y, w, h], area=w * h, iscrowd=0)
             objects.append(dict(id=len(objects), image_id=number, category_id=kind, **size))
         cv2.imwrite(str(images / f'{number}.png'), image)
@@ -95,11 +95,11 @@ def check_end(log, before):
     parts = 'state_dict', 'ema_state_dict', 'distillers'
     weights = {f'{part}.{name}': (value.double(), before[part][name].double())
                for part in parts for name, value in end.get(part, {}).items()}  # fmt: skip
-    found = {'norms': {name: now.norm().item() for name, (now, _) in weights.items()},
-             'moved': {name: (now - then).norm().item() for name, (now, then) in weights.items()}}  # fmt: skip
-    for kind in found.keys() & recorded.keys():  # a norm hardly changes in four steps
+    actual = {'norms': {name: weight.norm().item() for name, (weight, _) in weights.items()},
+             'moved': {name: (weight - start).norm().item() for name, (weight, start) in weights.items()}}  # fmt: skip
+    for kind in actual.keys() & recorded.keys():  # a norm hardly changes in four steps
         bounds = TOLERANCE if kind == 'norms' else dict(rel=1e-3, abs=1e-6)
-        assert found[kind] == pytest.approx(recorded[kind], **bounds)
+        assert actual[kind] == pytest.approx(recorded[kind], **bounds)
 
 
 TRAININGS = {
@@ -110,7 +110,7 @@ TRAININGS = {
 
 
 @pytest.mark.parametrize(('stored', 'parts'), TRAININGS.values(), ids=TRAININGS)
-def test_training_takes_all_over_and_goes_on_as_before(stored, parts, tmp_path, monkeypatch):
+def test_a_training_takes_all_over(stored, parts, tmp_path, monkeypatch):
     shutil.copytree(stored, tmp_path / 'training')
     shutil.copytree(LATER / 'export', tmp_path / 'export')  # weights of a teacher
     monkeypatch.chdir(tmp_path / 'training')
@@ -122,22 +122,22 @@ def test_training_takes_all_over_and_goes_on_as_before(stored, parts, tmp_path, 
     runner = toys.train(None, config)
 
     saved = torch.load('iter_4.pth', weights_only=False)
-    seen = next(hook for hook in runner.hooks if isinstance(hook, BeforeTheFirstStep))
+    first_weights = next(hook for hook in runner.hooks if isinstance(hook, BeforeTheFirstStep))
     parts = parts | {'state_dict', 'optimizer'}
     assert parts <= saved.keys()
     for part in parts:
-        assert flat(seen.content[part]) == flat(saved[part]), part
-    for told in saved['meta']['distill']['distillers'].values():
-        told.pop('settings', None)  # in words, which are no longer kept
-    for facts in seen.content['meta']['distill']['distillers'].values():
+        assert flat(first_weights.content[part]) == flat(saved[part]), part
+    for distiller in saved['meta']['distill']['distillers'].values():
+        distiller.pop('settings', None)  # in words, which are no longer kept
+    for facts in first_weights.content['meta']['distill']['distillers'].values():
         assert {facts.pop('teacher'), *facts.pop('options')} > {'teacher'}, 'which older files do not tell'
-    assert seen.content['meta']['distill'] == saved['meta']['distill']
-    assert (seen.run['iteration'], seen.run['max_iters'], seen.run['seed']) == (4, 8, 5)
+    assert first_weights.content['meta']['distill'] == saved['meta']['distill']
+    assert (first_weights.run['iteration'], first_weights.run['max_iters'], first_weights.run['seed']) == (4, 8, 5)
 
     check_end(next(Path('work').rglob('scalars.json')), saved)
 
 
-def test_finished_suite_trains_nothing_and_gives_its_table(tmp_path, monkeypatch, capsys):
+def test_a_finished_suite_trains_nothing(tmp_path, monkeypatch, capsys):
     shutil.copytree(BEFORE / 'suite', tmp_path / 'suite')
     monkeypatch.chdir(tmp_path / 'suite')
     monkeypatch.setenv('COLUMNS', '200')
@@ -150,10 +150,10 @@ def test_finished_suite_trains_nothing_and_gives_its_table(tmp_path, monkeypatch
     printed = capsys.readouterr().out
     assert '9 runs, 0 to do' in printed and printed.count(' finished ') == 9 and 'CHANGED' not in printed
     assert main(['suite', 'table', 'before.yaml', '--out', 'new']) == 0
-    new, before = (list(csv.DictReader(Path(place, 'scores.csv').read_text().splitlines())) for place in ('new', 'out'))
+    new, before = (list(csv.DictReader(Path(name, 'scores.csv').read_text().splitlines())) for name in ('new', 'out'))
     assert new[0].keys() <= before[0].keys() and {'name', 'config_hash'} & new[0].keys()
     assert new == [{key: row[key] for key in new[0]} for row in before]
-    new, before = (Path(place, 'table.md').read_text().splitlines() for place in ('new', 'out'))
+    new, before = (Path(name, 'table.md').read_text().splitlines() for name in ('new', 'out'))
     scores = [[line.split('|')[:5] for line in lines if line.startswith('| ')] for lines in (new, before)]
     assert scores[0] == scores[1][: len(scores[0])]  # without costs, and without the values of a search below
 
@@ -198,18 +198,18 @@ def test_an_older_project_goes_on_to_its_student(project, capsys, monkeypatch):
 
     definition = project / 'suite.yaml'
     before = {file: file.stat().st_mtime_ns for file in project.rglob('result.json')}
-    listed = printed('suite', 'list', definition)
-    assert listed.count(' finished ') == 6 and 'CHANGED' not in listed, listed
-    told = printed('run', project, '--export', 'kd', 'fitnet')
-    assert '7 runs, 1 to do' in told and 'iter_20.pth' in told, told
+    listing = printed('suite', 'list', definition)
+    assert listing.count(' finished ') == 6 and 'CHANGED' not in listing, listing
+    message = printed('run', project, '--export', 'kd', 'fitnet')
+    assert '7 runs, 1 to do' in message and 'iter_20.pth' in message, message
     assert before == {file: file.stat().st_mtime_ns for file in before}, 'nothing is trained twice'
     resumed = project / 'work/runs/kd/seed1'
     assert 'resumed epoch: 0, iter: 20' in (resumed / 'log.txt').read_text()
     end = torch.load(resumed / 'iter_40.pth', weights_only=False)['state_dict']
     recorded = json.loads((LATER / 'finished/recorded.json').read_text())
     assert {name: value.double().norm().item() for name, value in end.items()} == pytest.approx(recorded, **TOLERANCE)
-    assert all((project / name).is_file() for name in ('report.html', 'student_kd.pth', 'student_fitnet.pth')), told
-    assert '\nstudent  ' in told
+    assert all((project / name).is_file() for name in ('report.html', 'student_kd.pth', 'student_fitnet.pth')), message
+    assert '\nstudent  ' in message
 
     shutil.copytree(LATER / 'finished', resumed, dirs_exist_ok=True)
     assert printed('suite', 'list', definition).count(' finished ') == 7
@@ -240,8 +240,8 @@ def test_an_exported_student_is_a_plain_network(monkeypatch):
     (logits,) = open_graph(LATER / 'export/student.onnx')(image)
     torch.testing.assert_close(logits, expected, rtol=0, atol=2e-5)
     assert logits.std() > 0.01
-    told = read_description(LATER / 'export/student.onnx')
-    assert told['classes'] == ['class_0', 'class_1', 'class_2'] and told['outputs']
+    description = read_description(LATER / 'export/student.onnx')
+    assert description['classes'] == ['class_0', 'class_1', 'class_2'] and description['outputs']
 
 
 # What commit dc388344 wrote
@@ -294,11 +294,11 @@ def test_a_stopped_training_goes_on_as_it_did_then(task, folder, program):
 
 
 def test_a_finished_suite_is_read(folder, program):
-    listed = program('suite', 'list', 'suite/suite.yaml')
-    assert listed.count(' finished ') == 5 and 'CHANGED' not in listed, listed
+    listing = program('suite', 'list', 'suite/suite.yaml')
+    assert listing.count(' finished ') == 5 and 'CHANGED' not in listing, listing
     assert '5 runs, 0 to do' in program('suite', 'run', 'suite/suite.yaml')
     program('suite', 'table', 'suite/suite.yaml', '--out', 'new')
-    new, old = (list(csv.DictReader(Path(f'{place}/scores.csv').read_text().split())) for place in ('new', 'suite/out'))
+    new, old = (list(csv.DictReader(Path(f'{name}/scores.csv').read_text().split())) for name in ('new', 'suite/out'))
     assert new == old and {row['name'] for row in new} == {'teacher', 'control', 'kd'}
     program('report', 'suite/out', '--out', 'page.html', '--pictures', '0')
     page = Path('page.html').read_text()
@@ -309,8 +309,8 @@ def test_a_finished_suite_is_read(folder, program):
 def follow_the_sentence(capfd):
     """The method took the rate of the best of three controls, which has left: do what the sentence says."""
     assert main(['suite', 'list', 'project/suite.yaml']) == 2
-    told = 'methods.pcd.rate: suite rate: control has left: leave it out, and remove the folder of the row where'
-    assert told in capfd.readouterr().err
+    message = 'methods.pcd.rate: suite rate: control has left: leave it out, and remove the folder of the row where'
+    assert message in capfd.readouterr().err
     begun, suite = Path('project/work/runs/pcd'), Path('project/suite.yaml')
     if begun.is_dir() and '\n# rate: 2\n' in (begun / 'seed0/run.py').read_text():
         shutil.rmtree(begun)
@@ -320,11 +320,11 @@ def follow_the_sentence(capfd):
 def test_a_project_is_read(folder, program, capfd):
     """It has the rows of then: the student alone at three rates."""
     follow_the_sentence(capfd)
-    listed = program('suite', 'list', 'project/suite.yaml')
-    assert listed.count(' finished ') == 4 and listed.count(' waits ') == 1, listed
+    listing = program('suite', 'list', 'project/suite.yaml')
+    assert listing.count(' finished ') == 4 and listing.count(' waits ') == 1, listing
     shutil.rmtree('project/work')
-    listed = program('suite', 'list', 'project/suite.yaml')
-    assert listed.count(' waits ') == 5, listed
+    listing = program('suite', 'list', 'project/suite.yaml')
+    assert listing.count(' waits ') == 5, listing
 
 
 @pytest.mark.soak
@@ -352,12 +352,12 @@ def test_a_project_goes_on_to_its_student(begun, folder, program, capfd):
 
 def test_an_exported_student_finds_what_it_found(folder, program):
     program('predict', 'export/student.pth', 'mine/images/val', '--out', 'found', '--device', 'cpu')
-    found, stored = (
-        np.stack([cv2.imread(str(file), cv2.IMREAD_UNCHANGED) for file in sorted(place.rglob('*.png'))])
-        for place in (Path('found/labels'), Path('export/labels'))
+    actual, stored = (
+        np.stack([cv2.imread(str(file), cv2.IMREAD_UNCHANGED) for file in sorted(folder.rglob('*.png'))])
+        for folder in (Path('found/labels'), Path('export/labels'))
     )
-    assert found.shape == stored.shape and {*np.unique(stored)} == {0, 1, 2}
-    assert (found != stored).mean() < 1e-3, 'but for equal scores on another machine'
+    assert actual.shape == stored.shape and {*np.unique(stored)} == {0, 1, 2}
+    assert (actual != stored).mean() < 1e-3, 'but for equal scores on another machine'
 
 
 def is_removed(name, terms):
@@ -368,7 +368,7 @@ def is_removed(name, terms):
         return any(f'{words} '.startswith(f'{term} ') for term in terms)
     if kind == 'config':  # METHOD/… or …/METHOD_….py
         return any(part.startswith(term.lower()) for part in Path(words).parts for term in terms)
-    keys = {words, *(re.split('[. ]', words)[place].replace('_', '') for place in (0, -1))}
+    keys = {words, *(re.split('[. ]', words)[index].replace('_', '') for index in (0, -1))}
     return bool({key.lower() for key in keys} & {term.lower() for term in terms})
 
 

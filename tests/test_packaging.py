@@ -60,10 +60,10 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return wheel
 
 
-def test_wheel_carries_the_package_the_program_what_mim_looks_for_and_nothing_else(wheel: Path) -> None:
+def test_a_wheel_carries_the_package(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
-        (entries,) = [one for one in names if one.endswith('entry_points.txt')]
+        (entries,) = [name for name in names if name.endswith('entry_points.txt')]
         assert 'mmdistill = mmdistill_dense.__main__:script' in archive.read(entries).decode()
     tree = [path for name in ('configs', 'tools') for path in (ROOT / name).rglob('*') if path.is_file()]
     expected = {f'mmdistill_dense/.mim/{path.relative_to(ROOT)}' for path in tree if path.suffix != '.pyc'}
@@ -79,7 +79,7 @@ def test_links_of_the_wheel_s_description_lead_somewhere(address: str, wheel: Pa
     no test, which could not run."""
     if not address:
         with zipfile.ZipFile(wheel) as archive:
-            (name,) = [one for one in archive.namelist() if one.endswith('METADATA')]
+            (name,) = [name for name in archive.namelist() if name.endswith('METADATA')]
             text = archive.read(name).decode()
     else:
         copied(tmp_path, *{source.name for source in SOURCES} - {'mmdistill_dense', 'tests'})
@@ -92,9 +92,9 @@ def test_links_of_the_wheel_s_description_lead_somewhere(address: str, wheel: Pa
         assert 'mmdistill_dense/__main__.py' in names and not [name for name in names if name.startswith('tests')]
     links = re.findall(r'\]\(([^)]+)\)', text)
     assert not [link for link in links if not link.startswith(('https://', '#'))]
-    ours = [re.match(rf'{address}/(?:blob|raw)/main/([^#]*)', link) for link in links if address]
-    places = {found[1] for found in ours if found}
-    assert all((ROOT / place).exists() for place in places) and (len(places) > 40) == bool(address)
+    matches = [re.match(rf'{address}/(?:blob|raw)/main/([^#]*)', link) for link in links if address]
+    paths = {actual[1] for actual in matches if actual}
+    assert all((ROOT / path).exists() for path in paths) and (len(paths) > 40) == bool(address)
     assert ('/actions/workflows/ci.yml/badge.svg' in text) == ('colab' in text) == bool(address)
     assert 'Licence: Apache-2.0' in text and (f'Home-page: {address}' in text) == bool(address)
 
@@ -109,7 +109,7 @@ def test_no_file_holds_it(kinds: set[str], pattern: str) -> None:
     assert not [str(path) for path in files if re.search(pattern, path.read_text(), re.MULTILINE)]
 
 
-def test_versions_agree_those_tested_satisfy_the_extras_and_no_mm_distribution_is_required() -> None:
+def test_tested_versions_satisfy_the_extras() -> None:
     version = mmdistill_dense.__version__
     assert f'version: {version}\n' in (ROOT / 'CITATION.cff').read_text()
     assert re.search(rf'^## {re.escape(version)}\b', (ROOT / 'CHANGELOG.md').read_text(), re.MULTILINE)
@@ -119,15 +119,15 @@ def test_versions_agree_those_tested_satisfy_the_extras_and_no_mm_distribution_i
     pins = [Requirement(line) for line in lines if line and not line.startswith('#')]
     tested = {canonicalize_name(pin.name): str(pin.specifier).removeprefix('==') for pin in pins
               if pin.marker is None or pin.marker.evaluate()}  # fmt: skip
-    wanted = '\n'.join([extras['onedl'], extras['test'], required]).split('\n')
-    for requirement in [Requirement(line) for line in wanted if line.strip()]:
+    expected = '\n'.join([extras['onedl'], extras['test'], required]).split('\n')
+    for requirement in [Requirement(line) for line in expected if line.strip()]:
         assert requirement.specifier.contains(tested[canonicalize_name(requirement.name)]), requirement
 
 
-def test_make_names_tests_that_are_there_and_the_image_is_made_by_the_set_up_which_needs_no_home(tmp_path) -> None:
+def test_make_names_tests_that_are_there(tmp_path) -> None:
     """Cron and some containers set none; it goes on to look for a Python."""
-    named = re.findall(r'\btests/[\w/.]+', (ROOT / 'Makefile').read_text())
-    assert len(named) > 5 and all((ROOT / name).exists() for name in named)
+    test_names = re.findall(r'\btests/[\w/.]+', (ROOT / 'Makefile').read_text())
+    assert len(test_names) > 5 and all((ROOT / name).exists() for name in test_names)
     text, setup = (ROOT / 'Dockerfile').read_text(), ROOT / 'tools/setup_env.sh'
     level = re.search(r'^ARG LEVEL=(\w+)$', text, re.MULTILINE)[1]
     assert f'    {level})' in setup.read_text() and 'RUN tools/setup_env.sh ${LEVEL}' in text

@@ -98,27 +98,27 @@ def test_a_check_shows_the_stages_that_ended(
     assert (report['verdict'], report['stopped']) == ('error', 'running a step') and report['student']
 
 
-@pytest.mark.parametrize('what', ROWS)
+@pytest.mark.parametrize('kind', ROWS)
 def test_a_benchmark_keeps_its_rows(
-    what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    row, module, name = ROWS[what]
+    row, module, name = ROWS[kind]
     monkeypatch.setattr(command.torch, 'set_num_threads', lambda threads: None)
     monkeypatch.setattr(module, name, stopping(lambda *_: row))
     with pytest.raises(KeyboardInterrupt):
-        command.main([what, *WORDS[what], '--device', 'cpu', '--json', str(tmp_path)])
+        command.main([kind, *WORDS[kind], '--device', 'cpu', '--json', str(tmp_path)])
     (file,) = tmp_path.glob('*.json')
     section = json.loads(file.read_text())
     assert len(section['figures']) == 1
     assert section['markdown'] in capsys.readouterr().out, 'without --json the table is all there is'
 
 
-@pytest.mark.parametrize('what', ['methods', 'step'])
-def test_a_misspelt_method_is_refused_before_any_row(what: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    _, module, name = ROWS[what]
+@pytest.mark.parametrize('kind', ['methods', 'step'])
+def test_a_misspelt_method_is_refused_before_any_row(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, module, name = ROWS[kind]
     monkeypatch.setattr(module, name, lambda *_: pytest.fail('something was measured'))
     with pytest.raises((KeyError, SystemExit), match='cwdd'):
-        command.main([what, *WORDS[what], '--device', 'cpu', '--method', 'kd', 'cwdd'])
+        command.main([kind, *WORDS[kind], '--device', 'cpu', '--method', 'kd', 'cwdd'])
 
 
 def test_an_export_ends_in_order(

@@ -73,9 +73,9 @@ def count(kind, distillers, before=lambda model: None):
 @pytest.mark.parametrize(('iteration', 'expected'), [(0, 1), (1, 0)], ids=['measured', 'between'])
 def test_balanced_distillers_wait_once_in_measured_steps_alone(iteration, expected):
     def begin(model):
-        for one in model.distillers.values():
-            one.balancer.start(1200, 2)
-            one.balancer.begin(iteration, 1.0, one.key)
+        for distiller in model.distillers.values():
+            distiller.balancer.start(1200, 2)
+            distiller.balancer.begin(iteration, 1.0, distiller.key)
 
     methods = dict(kd=dict(type='LogitKD', balance=3.0), mimic=dict(type='MaskedMimic', balance=1.0))
     device = count(SEGMENTOR, methods, begin)
@@ -115,7 +115,7 @@ def test_a_step_does_not_wait_for_a_gpu(monkeypatch):
 
 
 @pytest.mark.parametrize('weight', [1.0, 1e39], ids=['finite', 'not finite'])
-def test_the_answer_of_the_guard_and_the_log_leave_the_device_its_backward_pass(tmp_path, weight):
+def test_the_guard_leaves_the_device_its_backward_pass(tmp_path, weight):
     model = toys.model_config(toys.seg_net('fcn'), distillers=dict(kd=dict(type='LogitKD', loss_weight=weight)))
     device, runner = FakeDevice(), toys.make_runner(tmp_path, model, iters=1, default_hooks=dict(checkpoint=None))
     stops = pytest.raises(RuntimeError, match='Iteration 1: the loss is not finite, and the step was not taken')
@@ -148,13 +148,13 @@ def config(folder, iters=4, **changes):
 
 @pytest.mark.soak
 def test_a_run_that_resumes_ends_with_the_same_bits(tmp_path):
-    here, device = toys.train(tmp_path / 'cpu', config(tmp_path / 'cpu')), FakeDevice()
+    cpu_runner, device = toys.train(tmp_path / 'cpu', config(tmp_path / 'cpu')), FakeDevice()
     with device.running():
         toys.train(tmp_path / 'device', config(tmp_path / 'device', 2))
-        there = toys.train(tmp_path / 'device', config(tmp_path / 'device', resume=True))
-    assert next(there.model.parameters()).device == DEVICE
+        device_runner = toys.train(tmp_path / 'device', config(tmp_path / 'device', resume=True))
+    assert next(device_runner.model.parameters()).device == DEVICE
     assert not toys.differing(*(content(tmp_path / name / 'iter_4.pth') for name in ('cpu', 'device')))
-    scores = {one.message_hub.get_scalar('val/mIoU').current() for one in (here, there)}
+    scores = {runner.message_hub.get_scalar('val/mIoU').current() for runner in (cpu_runner, device_runner)}
     assert len(scores) == 1 and min(scores) > 0
 
 
@@ -165,18 +165,18 @@ def test_commands_say_the_same(tmp_path, monkeypatch):
     config('work').dump('run.py')
     meta = dict(dataset_meta=dict(classes=toys.CLASSES, palette=[[n, n, n] for n in range(toys.NUM_CLASSES)]))
     torch.save(dict(state_dict=toys.build_plain(STUDENT).state_dict(), meta=meta), 'student.pth')
-    said = []
+    output = []
     for name in ('cpu', str(DEVICE)):
         predict = ['predict', 'run.py', 'pictures', '--checkpoint', 'student.pth', '--out', f'{name}_out']
         check = ['check', 'run.py', '--no-cost', '--json', f'{name}.json']
         with FakeDevice().running():
             torch.manual_seed(0)
             assert all(main([*words, '--device', name]) == 0 for words in (predict, check))
-        found = json.loads(Path(f'{name}.json').read_text())
-        assert found['verdict'] != 'error'
-        drawn = {str(one.relative_to(f'{name}_out')): one.read_bytes() for one in Path(f'{name}_out').rglob('*.png')}
-        said.append((drawn, found))
-    assert drawn and said[0] == said[1]
+        actual = json.loads(Path(f'{name}.json').read_text())
+        assert actual['verdict'] != 'error'
+        drawn = {str(path.relative_to(f'{name}_out')): path.read_bytes() for path in Path(f'{name}_out').rglob('*.png')}
+        output.append((drawn, actual))
+    assert drawn and output[0] == output[1]
 
 
 # The stand-in for a GPU: what it counts, and what it refuses
@@ -213,7 +213,7 @@ FREE = {
 }
 
 
-def test_each_wait_is_counted_once_at_its_line_and_what_is_launched_alone_is_none():
+def test_each_wait_is_counted_once():
     device = FakeDevice()
     with device.running():
         for number, calls in ((1, WAITS), (0, FREE)):
@@ -225,12 +225,12 @@ def test_each_wait_is_counted_once_at_its_line_and_what_is_launched_alone_is_non
         device.forget()
         for file in ('/somewhere/mmdistill_dense/losses/made_up.py', '/site-packages/mmdet/models/made_up.py'):
             exec(compile('x.sum().item()', file, 'exec'), dict(x=on_device(X)))
-    ours, theirs = device.waits
-    assert ours == Wait('mmdistill_dense/losses/made_up.py:1', '_local_scalar_dense')
-    assert theirs.place == 'mmdet/models/made_up.py:1' and device.ours() == device.others() == 1
+    own_waits, other_waits = device.waits
+    assert own_waits == Wait('mmdistill_dense/losses/made_up.py:1', '_local_scalar_dense')
+    assert other_waits.place == 'mmdet/models/made_up.py:1' and device.ours() == device.others() == 1
 
 
-def test_devices_do_not_mix_what_is_sent_must_stay_and_what_is_fetched_is_there_behind_an_event():
+def test_devices_do_not_mix():
     device = FakeDevice()
     with device.running():
         x = on_device(X)

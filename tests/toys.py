@@ -174,9 +174,9 @@ def teacher_of(model: Any) -> FrozenTeacher:
 
 def frozen(option: Any, *taps: str, size: tuple[int, int] = (64, 64)) -> FrozenTeacher:
     """A teacher with taps, not loaded, planned by a trace at a size as a student's construction does it."""
-    parsed, found = TeacherOption.parse(option), [Tap.parse(tap) for tap in taps]
+    parsed, actual = TeacherOption.parse(option), [Tap.parse(tap) for tap in taps]
     with DefaultScope.overwrite_default_scope(parsed.config.scope):
-        _, traced = trace_pair(nn.Identity(), [], {'t': (parsed, found)}, size)
+        _, traced = trace_pair(nn.Identity(), [], {'t': (parsed, actual)}, size)
     return FrozenTeacher(parsed, traced['t'])
 
 

@@ -32,30 +32,30 @@ def by_name(model: Any) -> dict[str, Term]:
 
 def test_each_term_is_what_a_backward_of_it_alone_gives() -> None:
     model = toys.distilled(teacher=toys.seg_teacher(), distillers=dict(kd=KD, mimic=MIMIC)).double()
-    found = by_name(model)
-    assert list(found) == ['task', 'distill.kd.loss_kd', 'distill.mimic.loss_mimic']
+    actual = by_name(model)
+    assert list(actual) == ['task', 'distill.kd.loss_kd', 'distill.mimic.loss_mimic']
     parameters = list(model.backbone.parameters())
     alone = {}
-    for name in found:
+    for name in actual:
         losses = toys.losses_of(model)
         chosen = {k: v for k, v in losses.items() if (k == name) or (name == 'task' and not k.startswith('distill.'))}
-        assert found[name].value == pytest.approx(float(toys.total(chosen).detach()), rel=1e-12)
+        assert actual[name].value == pytest.approx(float(toys.total(chosen).detach()), rel=1e-12)
         gradients = torch.autograd.grad(toys.total(chosen), parameters)
         alone[name] = torch.cat([gradient.flatten() for gradient in gradients])
     whole, task = sum(float(g.norm()) for g in alone.values()), alone['task']
-    for name, term in found.items():
+    for name, term in actual.items():
         pull, expected = term.pulls['backbone'], alone[name]
         assert pull.norm == pytest.approx(float(expected.norm()), rel=1e-9)
         assert pull.share == pytest.approx(pull.norm / whole, rel=1e-9)
         assert pull.cosine == pytest.approx(float(expected @ task / expected.norm() / task.norm()), rel=1e-9)
 
 
-def test_shares_sum_to_one_and_a_tap_is_pulled_by_what_reads_it(model: Any) -> None:
-    found = by_name(model)
-    assert sum(term.share for term in found.values()) == pytest.approx(1)
-    for place in found['task'].pulls:
-        assert sum(term.pulls[place].share for term in found.values()) == pytest.approx(1)
-    mimic, kd = (found[f'distill.{name}'].pulls for name in ('mimic.loss_mimic', 'kd.loss_kd'))
+def test_shares_of_terms_at_a_tap(model: Any) -> None:
+    actual = by_name(model)
+    assert sum(term.share for term in actual.values()) == pytest.approx(1)
+    for pull in actual['task'].pulls:
+        assert sum(term.pulls[pull].share for term in actual.values()) == pytest.approx(1)
+    mimic, kd = (actual[f'distill.{name}'].pulls for name in ('mimic.loss_mimic', 'kd.loss_kd'))
     assert mimic['tap decode_head.conv_seg'].norm == 0 and math.isnan(mimic['tap decode_head.conv_seg'].cosine)
     assert mimic['tap backbone[3]'].norm > 0 and kd['tap decode_head.conv_seg'].norm > 0
 
@@ -93,20 +93,20 @@ def test_without_a_task_there_is_no_cosine(model: Any) -> None:
     assert all(parameter.grad is None for parameter in model.parameters())
 
 
-def test_a_task_alone_is_all_and_a_detectors_losses_are_one_task() -> None:
+def test_a_task_alone_has_the_whole_share() -> None:
     (task,) = measure_gradients(toys.build_plain(toys.seg_net()), toys.seg_batch())
     assert task.share == task.pulls['backbone'].share == 1 and task.pulls['backbone'].cosine == pytest.approx(1)
     neck = dict(type='PKD', student_tap='neck')
     model = toys.distilled('mmdet', student=toys.det_net(), teacher=toys.det_teacher(), distillers=dict(pkd=neck))
     batch = toys.det_batch()
     task, pkd = measure_gradients(model, batch)
-    own = {name: value for name, value in toys.losses_of(model, batch).items() if 'distill' not in name}
-    assert task.value == pytest.approx(float(toys.total(own).detach()))
+    task_losses = {name: value for name, value in toys.losses_of(model, batch).items() if 'distill' not in name}
+    assert task.value == pytest.approx(float(toys.total(task_losses).detach()))
     assert task.pulls['tap neck'].norm > 0 and pkd.pulls['tap neck'].norm > 0
     assert -1 <= pkd.pulls['backbone'].cosine <= 1
 
 
-def test_a_tap_that_is_overwritten_after_the_comparison_has_no_gradient_of_its_own() -> None:
+def test_a_tap_that_is_overwritten_has_no_gradient() -> None:
     """The norm's output, which the block's ReLU works on in place."""
     distillers = dict(fit=dict(type='FitNet', student_tap='backbone.layer1.0.bn1', align='conv'))
     task, fit = measure_gradients(toys.distilled(distillers=distillers), toys.seg_batch())
@@ -121,6 +121,6 @@ def test_with_cp_is_measured_without_it() -> None:
     recomputing.load_state_dict(plain.state_dict())
     assert measure_gradients(recomputing, toys.seg_batch()) == measure_gradients(plain, toys.seg_batch())
     assert recomputing.backbone.layer1[0].with_cp
-    places = {'backbone': backbone_parameters(recomputing)}
+    groups = {'backbone': backbone_parameters(recomputing)}
     with pytest.raises(ValueError, match='with_cp off'):
-        pulls_of(toys.losses_of(recomputing), places)
+        pulls_of(toys.losses_of(recomputing), groups)

@@ -20,8 +20,8 @@ def test_the_largest_score_has_the_place_that_argmax_gives() -> None:
     scores[:, 1], scores[:, 2], scores[2:4, 3] = 7.0, -torch.inf, torch.inf
     with _QuickLabels():
         quick = scores.argmax(dim=0, keepdim=True), scores.argmax(dim=1), scores.argmax()
-    for found, expected in zip(quick, (scores.argmax(0, True), scores.argmax(1), scores.argmax()), strict=True):
-        assert torch.equal(found, expected) and found.dtype == expected.dtype
+    for actual, expected in zip(quick, (scores.argmax(0, True), scores.argmax(1), scores.argmax()), strict=True):
+        assert torch.equal(actual, expected) and actual.dtype == expected.dtype
     assert quick[0][0, 0, 0] == 1 and quick[0][0, 1, 0] == 0
 
 
@@ -31,10 +31,10 @@ def test_maps_of_the_size_alone_are_not_enlarged() -> None:
         options = dict(mode='bilinear', align_corners=corners)
         with _QuickLabels():
             assert F.interpolate(maps, (6, 9), **options) is maps
-            others = [F.interpolate(maps, size, **options) for size in ((9, 6), (6, 10), [5, 9])]
+            not_enlarged = [F.interpolate(maps, size, **options) for size in ((9, 6), (6, 10), [5, 9])]
             twice = F.interpolate(maps, scale_factor=2, **options)
         assert torch.equal(F.interpolate(maps, (6, 9), **options), maps)
-        for size, other in zip(((9, 6), (6, 10), [5, 9]), others, strict=True):
+        for size, other in zip(((9, 6), (6, 10), [5, 9]), not_enlarged, strict=True):
             assert torch.equal(other, F.interpolate(maps, size, **options))
         assert torch.equal(twice, F.interpolate(maps, scale_factor=2, **options))
 

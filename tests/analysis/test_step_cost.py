@@ -34,13 +34,13 @@ def _bytes(network: nn.Module) -> int:
     return sum(4 * p.numel() for p in network.parameters()) + sum(b.numel() * b.itemsize for b in network.buffers())
 
 
-def test_the_teacher_of_an_address_is_fetched_and_a_missing_file_is_random(server, monkeypatch, tmp_path):
+def test_the_teacher_of_an_address_is_fetched(server, monkeypatch, tmp_path):
     folder, address = server
     monkeypatch.setenv('MMDISTILL_CACHE', str(tmp_path / 'cache'))
     teacher = toys.seg_net(width=16)
     torch.save(toys.build_plain(teacher).state_dict(), folder / 't.pth')
-    given = f'{address}/t.pth#sha256={sha256(folder / "t.pth")}'
-    for checkpoint, loaded in ((given, 't.pth'), (f'{tmp_path}/none.pth', 'random')):
+    words = f'{address}/t.pth#sha256={sha256(folder / "t.pth")}'
+    for checkpoint, loaded in ((words, 't.pth'), (f'{tmp_path}/none.pth', 'random')):
         config = _config(teacher={**teacher, 'checkpoint': checkpoint}, distillers={'kd': {'type': 'LogitKD'}})
         assert prepare_steps(config).teacher_weights == loaded
 
@@ -56,15 +56,15 @@ def test_memory_counts_teacher_adapters_and_their_momentum() -> None:
     (channels,) = {conv.out_channels for conv in teacher.backbone.layer4.modules() if isinstance(conv, nn.Conv2d)}
     assert adapters == channels * (channels // 2 + 1) + channels * (channels + 1)  # align, and its own convolution
     memory = step_cost.extra_memory(steps.control, steps.distilled, 'cpu')
-    held = _bytes(teacher) + 2 * 4 * adapters
-    assert memory['extra'] == held + memory['distilled_step'] - memory['control_step']
+    held_bytes = _bytes(teacher) + 2 * 4 * adapters
+    assert memory['extra'] == held_bytes + memory['distilled_step'] - memory['control_step']
 
 
 def test_a_step_of_several_optimizers_is_measured(monkeypatch) -> None:
     def train_step(data: Any, wrappers: OptimWrapperDict) -> None:
         network.head(network.backbone(data)).sum().backward()
-        for one in wrappers.values():
-            one.step()
+        for wrapper in wrappers.values():
+            wrapper.step()
 
     network = nn.ModuleDict(dict(backbone=nn.Linear(2, 2), head=nn.Linear(2, 2), distillers=nn.ModuleDict()))
     network.backbone, network.head, network.distillers = network.values()
@@ -72,9 +72,9 @@ def test_a_step_of_several_optimizers_is_measured(monkeypatch) -> None:
     optimizers = {
         name: torch.optim.SGD(network[name].parameters(), lr=0.1, momentum=0.9) for name in ('backbone', 'head')
     }
-    wrappers = OptimWrapperDict(**{name: OptimWrapper(one) for name, one in optimizers.items()})
+    wrappers = OptimWrapperDict(**{name: OptimWrapper(optimizer) for name, optimizer in optimizers.items()})
     monkeypatch.setattr(step_cost, 'build_optim_wrapper', lambda *_: wrappers)
-    before = [one.clone() for one in network.parameters()]
+    before = [weight.clone() for weight in network.parameters()]
     step = step_cost.make_step(network, Config({'optim_wrapper': {}}), torch.ones(1, 2))
     step()
     assert all(torch.equal(*pair) for pair in zip(before, network.parameters(), strict=True))
@@ -97,7 +97,7 @@ def test_peak_counts_what_is_held_at_once(capfd) -> None:
     assert not capfd.readouterr().err, 'some versions of torch report the start of their profiler there'
 
 
-def test_times_are_of_this_process_and_leave_out_the_first_turn(monkeypatch) -> None:
+def test_times_leave_out_the_first_turn(monkeypatch) -> None:
     clock, calls = [0.0], []
     monkeypatch.setattr(step_cost.time, 'process_time', lambda: clock[0])
 
@@ -135,20 +135,20 @@ def test_a_segmenter_gets_labels_of_all_its_classes_in_its_crop() -> None:
     network.data_preprocessor.size = None
     config = Config.fromfile(ROOT / 'configs/_base_/datasets/shapes_det.py')
     detector = toys.build_plain(toys.det_net())
-    for wrong, given, told in (
+    for wrong, words, text in (
         (detector, {'train_dataloader': {'dataset': {'pipeline': []}}}, 'has a scale; give --size'),
         (network, {}, 'no data_preprocessor.size, the training crop; give --size'),
         (nn.Linear(1, 1), {}, 'must have a decode_head, bbox_head or roi_head, Linear has none'),
     ):
-        with pytest.raises(ValueError, match=told):
-            training_batch(wrong, given, 1)
+        with pytest.raises(ValueError, match=text):
+            training_batch(wrong, words, 1)
     with DefaultScope.overwrite_default_scope('mmdet'):
         first = DATASETS.build(config.train_dataloader.dataset)[0]
     assert training_batch(detector, config, 1)['inputs'][0].shape == first['inputs'].shape, 'generated: their own size'
 
 
 @pytest.mark.parametrize('kind', ['retinanet', 'faster_rcnn', 'cascade_mask_rcnn'])
-def test_a_detector_gets_boxes_inside_the_image_that_it_can_train_on(kind: str) -> None:
+def test_a_detector_gets_boxes_inside_the_image(kind: str) -> None:
     network = toys.build_plain(toys.det_net(kind)).train()
     batch = training_batch(network, {}, 2, (64, 96))
     for sample in batch['data_samples']:

@@ -62,7 +62,7 @@ def seg(tmp_path_factory: pytest.TempPathFactory) -> CheckReport:
     return report
 
 
-def test_a_right_run_is_ok_and_all_is_known_of_it_and_told(seg: CheckReport) -> None:
+def test_a_right_run_is_described(seg: CheckReport) -> None:
     assert (seg.verdict == 'error', seg.stopped, seg.exit_code()) == (False, '', 0), seg.findings
     subject = seg.context
     logits, maps = subject.taps
@@ -96,7 +96,7 @@ def test_a_detector_on_generated_pictures_of_a_given_size(tmp_path: Path) -> Non
     assert 'mean nothing' in printed(report)
 
 
-def test_a_pretraining_has_two_views_and_no_task(tmp_path: Path) -> None:
+def test_a_pretraining_has_two_views(tmp_path: Path) -> None:
     config = Config.fromfile(CONFIGS / 'pcd' / 'toy_pretrain.py')
     report = check_config(config, Options(weights=False, batch=4))
     assert report.verdict == 'ok', report.findings
@@ -106,7 +106,7 @@ def test_a_pretraining_has_two_views_and_no_task(tmp_path: Path) -> None:
     assert 'control' not in report.context.cost, 'a backbone alone has no step'
 
 
-def test_several_teachers_or_none_are_described_and_a_distiller_that_starts_off(tmp_path: Path) -> None:
+def test_several_teachers_or_none_are_described(tmp_path: Path) -> None:
     teachers = dict(a=toys.seg_net(width=16, allow_random=True), b=toys.seg_net('pspnet', allow_random=True))
     distillers = dict(one=dict(type='LogitKD', teacher='a'), two=dict(type='LogitKD', teacher='b'))
     report = check_config(toys.run_config(tmp_path, toys.model_config(None, teachers, distillers)), RANDOM)
@@ -146,7 +146,7 @@ def test_what_training_would_refuse(
     assert re.search(words, printed(report), re.DOTALL)
 
 
-def test_missing_data_are_replaced_by_generated_ones_of_the_right_classes(tmp_path: Path) -> None:
+def test_missing_data_are_replaced_by_generated_ones(tmp_path: Path) -> None:
     dataset = dict(_delete_=True, type='mmdistill_dense.CamVidDataset', data_root=str(tmp_path / 'none'), pipeline=[])
     config = seg_config(tmp_path)
     for loader in ('train_dataloader', 'val_dataloader'):
@@ -197,17 +197,17 @@ def test_what_a_part_of_the_teacher_answers_is_said_once(tmp_path: Path) -> None
 def test_heads_that_only_train_are_counted_beside_the_student() -> None:
     model = toys.build_plain(toys.seg_net())
     backbone, head, auxiliary = (
-        sum(one.numel() for one in getattr(model, name).parameters())
+        sum(parameter.numel() for parameter in getattr(model, name).parameters())
         for name in ('backbone', 'decode_head', 'auxiliary_head')
     )
     facts = describe_student(model)
     assert facts.parameters == backbone + head and facts.auxiliary == auxiliary > 0
     model.backbone.layer1.requires_grad_(False)
-    fixed, facts = sum(one.numel() for one in model.backbone.layer1.parameters()), describe_student(model)
+    fixed, facts = sum(parameter.numel() for parameter in model.backbone.layer1.parameters()), describe_student(model)
     assert facts.trained == facts.parameters - fixed
 
 
-def test_a_config_without_validation_and_metrics_that_find_no_labels_at_the_pictures(tmp_path: Path) -> None:
+def test_a_config_without_validation_is_told(tmp_path: Path) -> None:
     config = toys.run_config(tmp_path, toys.model_config(toys.seg_net('fcn'), toys.seg_teacher('fcn')))
     for name in ('val_dataloader', 'val_cfg', 'val_evaluator'):
         config[name] = None  # as mmengine asks for it, and where a base has one
@@ -277,9 +277,9 @@ class Knows(torch.nn.Module):
 
     def val_step(self, batch: dict[str, Any]) -> list[Any]:
         for sample in batch['data_samples']:
-            own = sample.gt_instances
-            scores = torch.ones(len(own))
-            sample.pred_instances = InstanceData(bboxes=own.bboxes.tensor, labels=own.labels, scores=scores)
+            truth = sample.gt_instances
+            scores = torch.ones(len(truth))
+            sample.pred_instances = InstanceData(bboxes=truth.bboxes.tensor, labels=truth.labels, scores=scores)
         return batch['data_samples']
 
 
@@ -355,9 +355,7 @@ def test_load_from_may_be_an_address_without_a_hash(tmp_path: Path, monkeypatch:
 # The command
 
 
-def test_the_command_writes_json_and_ends_with_2_for_a_config_that_is_none(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_command_writes_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config, out = tmp_path / 'config.py', tmp_path / 'check.json'
     seg_config(tmp_path).dump(config)
     options = ['--no-weights', '--no-cost', '--size', '64', '96', '--batch', '3', '--json', str(out)]
@@ -388,7 +386,7 @@ def with_pictures(folder: Path, pictures: str) -> Config:
     return toys.run_config(folder, model)
 
 
-def test_pictures_without_labels_are_in_the_step_and_their_number_is_told(tmp_path: Path) -> None:
+def test_pictures_without_labels_are_in_the_step(tmp_path: Path) -> None:
     report = check_config(with_pictures(tmp_path, toys.picture_folder()), Options(val=2, cost=False))
     names = [term.name for term in report.context.terms]
     assert {'distill.kd.unlabelled_loss_kd', 'distill.fit.unlabelled_loss_fitnet'} < set(names)

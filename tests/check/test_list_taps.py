@@ -36,15 +36,15 @@ def taps_of(place: ModuleNode) -> dict[str, tuple[int, ...]]:
 def test_marked_places_are_taps_of_the_listed_shape(option: dict) -> None:
     config = load_model(option, 'model.student')
     init_default_scope(config.scope)
-    places = [place for place in nodes(list_taps(config, (64, 64))) if place.good]
-    listed = {tap: shape for place in places for tap, shape in taps_of(place).items()}
-    assert {'backbone[3]', 'backbone.layer4'} <= set(listed)
-    network, taps = toys.build_plain(option), [Tap.parse(text) for text in listed]
+    good_nodes = [node for node in nodes(list_taps(config, (64, 64))) if node.good]
+    shapes_of_taps = {tap: shape for node in good_nodes for tap, shape in taps_of(node).items()}
+    assert {'backbone[3]', 'backbone.layer4'} <= set(shapes_of_taps)
+    network, taps = toys.build_plain(option), [Tap.parse(text) for text in shapes_of_taps]
     recorder = Recorder(network.eval() or network, taps, 'student_tap')
     with torch.no_grad(), recorder.recording() as tensors:
         run_parts(network, taps, torch.zeros(1, 3, 64, 64), rois=True)
     recorder.check_complete()
-    assert {name: tuple(found[0].shape[1:]) for name, found in tensors.items()} == listed
+    assert {name: tuple(tensor[0].shape[1:]) for name, tensor in tensors.items()} == shapes_of_taps
 
 
 class Chooses(torch.nn.Module):
@@ -63,14 +63,12 @@ class Detector(torch.nn.Module):
         return (self.backbone(inputs),)
 
 
-def test_a_head_that_the_meta_device_cannot_run_is_listed_with_its_shape() -> None:
-    found = nodes(read_pass(Detector, lambda one: _module_tree(one, 1, ''), (32, 32)))
-    assert {node.path: node.shapes for node in found} == {'': [], 'backbone': [(5, 8, 8)], 'head': [(5, 8, 8)]}
+def test_a_head_that_fails_on_the_meta_device_is_listed() -> None:
+    actual = nodes(read_pass(Detector, lambda network: _module_tree(network, 1, ''), (32, 32)))
+    assert {node.path: node.shapes for node in actual} == {'': [], 'backbone': [(5, 8, 8)], 'head': [(5, 8, 8)]}
 
 
-def test_the_command_lists_both_networks_or_one_and_marks_the_taps_of_auto(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_command_lists_the_taps_of_both_networks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = tmp_path / 'config.py'
     toys.run_config(tmp_path, toys.model_config()).dump(config)
 
@@ -82,17 +80,15 @@ def test_the_command_lists_both_networks_or_one_and_marks_the_taps_of_auto(
     assert 'student' in both and 'teacher' in both and 'decode_head' not in both
     assert 'student EncoderDecoder' not in teacher and '128x16x8' in teacher, 'shapes of the given size'
     tree, _, pairs = told('--student').partition("★ student_tap='auto'")
-    assert '★ [1] [2] [3]' in tree and any('bottleneck' in one and one.endswith('★') for one in tree.splitlines())
+    assert '★ [1] [2] [3]' in tree and any('bottleneck' in line and line.endswith('★') for line in tree.splitlines())
     assert 'decode_head.bottleneck (16x8x8, stride 8) -> decode_head.bottleneck (32x8x8, stride 8)' in pairs
-    alone = told('--auto')
-    assert 'ResNetV1c' not in alone and pairs in alone
+    student_list = told('--auto')
+    assert 'ResNetV1c' not in student_list and pairs in student_list
     assert main(['taps', str(config), '--below', 'nick']) == 2
     assert 'backbone' in capsys.readouterr().err, 'what there is'
 
 
-def test_taps_of_a_foundation_teacher_at_its_own_scale_and_of_a_network_without_a_teacher(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_taps_of_a_foundation_teacher_at_its_own_scale(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = tmp_path / 'config.py'
     teacher = dict(type='mmdistill_dense.FoundationTeacher', model=tiny('dinov2'), scale=2.0, allow_random=True)
     match = dict(d=dict(type='PKD', student_tap='backbone[3]', teacher_tap='map'))
@@ -111,7 +107,7 @@ def test_taps_of_a_foundation_teacher_at_its_own_scale_and_of_a_network_without_
     assert 'neck[4] (16x2x2, stride 128)\n' in capsys.readouterr().out
 
 
-def test_a_method_that_notes_calls_of_the_students_loss_is_listed_by_its_taps() -> None:
+def test_a_method_that_reads_the_students_loss_is_listed() -> None:
     nets = dict(student=toys.det_net('gfl'), teacher=toys.det_teacher('gfl'), distillers=dict(ld=dict(type='LD')))
     model = toys.distilled('mmdet', **nets)
     assert model.distillers['ld'].noted_methods

@@ -70,7 +70,7 @@ def test_the_weight_of_a_balanced_distiller_is_predicted() -> None:
     assert finding.level == 'warning' and 'no gradient' in finding.message
 
 
-def test_random_networks_and_unlearned_tokens_are_not_judged_and_one_that_is_off_is_told() -> None:
+def test_random_networks_are_not_judged() -> None:
     terms = [term('task', 1.0), term('distill.kd.loss_kd', 1e6, -1.0)]
     for facts in (dict(options=Options(weights=False)), dict(untaught=['kd'])):
         assert not list(judge_shares(subject(model=distilled(), terms=terms, **facts)))
@@ -107,7 +107,7 @@ def optimized(kind: str) -> dict[str, Any]:
 
 
 def frozen(*trained: bool) -> Any:
-    backbone = torch.nn.ModuleList(torch.nn.Linear(1, 1).requires_grad_(one) for one in trained)
+    backbone = torch.nn.ModuleList(torch.nn.Linear(1, 1).requires_grad_(is_trained) for is_trained in trained)
     return dict(model=SimpleNamespace(backbone=backbone, distillers={'kd': 1}))
 
 
@@ -175,9 +175,9 @@ PAIR_OF_VIEWS = dict(batch=dict(inputs=[batched(9)['batch']['inputs']]), batch_s
     (checkpoint_rules.checkpoints, kept(EPOCHS, interval=20), 'warning', 'the run ends at 12 epochs'),
 ])  # fmt: skip
 def test_a_rule_finds_what_is_wrong_alone(rule: Any, facts: dict[str, Any], level: str, words: str) -> None:
-    found = list(rule(subject(**facts)))
-    assert [finding.level for finding in found] == [level] * bool(level)
-    assert all(re.search(words, f'{finding.message} {finding.advice}') for finding in found)
+    actual = list(rule(subject(**facts)))
+    assert [finding.level for finding in actual] == [level] * bool(level)
+    assert all(re.search(words, f'{finding.message} {finding.advice}') for finding in actual)
 
 
 @pytest.mark.parametrize(('loop', 'schedulers', 'words'), [
@@ -200,11 +200,12 @@ def test_a_rule_finds_what_is_wrong_alone(rule: Any, facts: dict[str, Any], leve
     (STEPS, [{**LINEAR, 'begin': 2, 'end': 3}], ''),
 ])  # fmt: skip
 def test_a_learning_rate_that_does_not_follow_the_run(loop: dict, schedulers: list[dict], words: str) -> None:
-    found = [*config_rules.rate(subject(config=dict(train_cfg=loop, param_scheduler=schedulers)))]
-    assert [one.level for one in found] == ([] if not words else ['error'] if words == 'ERROR' else ['warning'])
-    assert words == 'ERROR' or all(words in one.message for one in found)
+    findings = [*config_rules.rate(subject(config=dict(train_cfg=loop, param_scheduler=schedulers)))]
+    levels = [finding.level for finding in findings]
+    assert levels == ([] if not words else ['error'] if words == 'ERROR' else ['warning'])
+    assert words == 'ERROR' or all(words in finding.message for finding in findings)
     alone = subject(config=dict(train_cfg=loop, param_scheduler=schedulers[0]))
-    assert len(schedulers) > 1 or [*config_rules.rate(alone)] == found, 'one, without a list'
+    assert len(schedulers) > 1 or [*config_rules.rate(alone)] == findings, 'one, without a list'
 
 
 @pytest.mark.parametrize(('evaluator', 'name', 'wrong'), [
@@ -230,38 +231,38 @@ def test_a_learning_rate_that_does_not_follow_the_run(loop: dict, schedulers: li
 ])  # fmt: skip
 def test_a_best_checkpoint_by_a_score_that_nothing_gives(evaluator: Any, name: Any, wrong: bool) -> None:
     hooks = dict(checkpoint=dict(save_best=name))
-    found = checkpoint_rules.scores(subject(config=dict(val_evaluator=evaluator, default_hooks=hooks)))
-    assert [one.level for one in found] == (['error'] if wrong else [])
+    actual = checkpoint_rules.scores(subject(config=dict(val_evaluator=evaluator, default_hooks=hooks)))
+    assert [finding.level for finding in actual] == (['error'] if wrong else [])
     if isinstance(name, str) and name != 'auto':  # a suite says the same
         with pytest.raises(ValueError, match='score of val_evaluator') if wrong else nullcontext():
             check_metric(Config(dict(val_evaluator=evaluator)), name, 'suite')
 
 
-def test_the_scores_of_segmentation_are_those_that_the_metric_gives() -> None:
+def test_the_scores_of_segmentation_are_those_of_the_metric() -> None:
     for name in ('mIoU', 'mDice', 'mFscore'):
         metric = IoUMetric(iou_metrics=[name])
         metric.dataset_meta = dict(classes=('a', 'b'))
-        given = metric.compute_metrics([tuple(torch.ones(2) for _ in range(4))])
-        assert set(given) == evaluator_scores(dict(type='IoUMetric', iou_metrics=name))
+        scores = metric.compute_metrics([tuple(torch.ones(2) for _ in range(4))])
+        assert set(scores) == evaluator_scores(dict(type='IoUMetric', iou_metrics=name))
 
 
-@pytest.mark.parametrize(('shape', 'reduction', 'said'), [
+@pytest.mark.parametrize(('shape', 'reduction', 'out'), [
     ((2048, 64, 128), 'sum', None),
     ((2048, 45, 45), 'sum', None),
     ((2048, 64, 64), 'sum', None),
     ((512, 16, 16), 'sum', '0.26 in units of the mean'),
     ((512, 16, 16), 'mean', None),
 ])  # fmt: skip
-def test_a_weight_of_a_sum_on_a_map_of_another_size(shape: tuple[int, ...], reduction: str, said: str | None) -> None:
+def test_a_weight_of_a_sum_on_a_map_of_another_size(shape: tuple[int, ...], reduction: str, out: str | None) -> None:
     segmentor: dict[str, Any] = dict(decode_head={})
     made = dict(afdcd=AfDCD(fd_weight=2e-6, fd_reduction=reduction), mgd=MGD(alpha=2e-6, reduction=reduction))
     for distiller in (*made.values(), balanced := MGD(reduction='sum', balance=10.0)):
         distiller.levels = [Level(torch.Size((8, *shape[1:])), torch.Size(shape), 1.0, 'backbone[3]')]
     for name, distiller in made.items():
         model = SimpleNamespace(distillers={name: distiller, 'own': PCD(), 'balanced': balanced})
-        found = [finding.message for finding in student_rules.summed(subject(model=model, network=segmentor))]
-        other = said or (name == 'mgd' and reduction == 'sum' and shape != (2048, 64, 64) and 'units of the mean')
-        assert [other in message for message in found] == [True] * bool(other)  # type: ignore[operator]
+        texts = [finding.message for finding in student_rules.summed(subject(model=model, network=segmentor))]
+        other = out or (name == 'mgd' and reduction == 'sum' and shape != (2048, 64, 64) and 'units of the mean')
+        assert [other in message for message in texts] == [True] * bool(other)  # type: ignore[operator]
         assert not list(student_rules.summed(subject(model=model, network=dict(bbox_head={})))), 'a detector'
         elsewhere = subject(model=model, network=segmentor, options=Options(size=(64, 64)))
         assert not list(student_rules.summed(elsewhere)), 'no map of the run'
@@ -290,8 +291,8 @@ def test_labels_that_the_student_has_no_class_for() -> None:
 ])  # fmt: skip
 def test_a_teacher_that_predicts_at_chance(metric: dict[str, float], words: str) -> None:
     facts = TeacherFacts('model.teacher', 'FCN', 10, metric=metric, metric_pictures=4)
-    found = [finding.message for finding in judge_teachers([facts], 10)]
-    assert len(found) == bool(words) and all(words in message for message in found)
+    texts = [finding.message for finding in judge_teachers([facts], 10)]
+    assert len(texts) == bool(words) and all(words in message for message in texts)
 
 
 def test_repeated_pictures_count_once() -> None:
@@ -304,7 +305,7 @@ def test_repeated_pictures_count_once() -> None:
     assert (made.pictures, made.length) == (8, 320)
 
 
-def test_the_gravest_finding_decides_and_messages_name_the_type_where_it_is_none_of_ours() -> None:
+def test_the_gravest_finding_decides() -> None:
     note, warning, error = (Finding(level, 'x') for level in ('note', 'warning', 'error'))
     assert [worst(f) for f in ([], [note], [note, warning], [error, warning])] == ['ok', 'ok', 'warning', 'error']
     assert [CheckReport(subject(), [warning]).exit_code(strict) for strict in (False, True)] == [0, 1]
@@ -324,18 +325,18 @@ def test_a_random_backbone_of_which_a_part_is_never_trained(backbone: dict[str, 
     option = dict(cfg='mmdet::retinanet/retinanet_r18_fpn_1x_coco.py', backbone=backbone)
     config = load_model(option, 'model')
     made = subject(config=dict(model=config.model), network=config.model, model=build_network(config))
-    found = list(student_rules.random_and_fixed(made))
-    assert [finding.level for finding in found] == (['warning'] if words else [])
-    assert not words or re.search(words, found[0].message)
+    actual = list(student_rules.random_and_fixed(made))
+    assert [finding.level for finding in actual] == (['warning'] if words else [])
+    assert not words or re.search(words, actual[0].message)
 
 
-def test_class_counts_and_weights_that_were_left_at_the_published_number_are_named() -> None:
+def test_counts_left_at_the_published_number_are_named() -> None:
     """Also an auxiliary head that was left at the published number, which mmseg trains in silence."""
     head, more = dict(num_classes=3), dict(num_classes=19)
-    ours: dict[str, Any] = dict(decode_head=head, auxiliary_head=[head, dict(num_classes=2)])
+    heads: dict[str, Any] = dict(decode_head=head, auxiliary_head=[head, dict(num_classes=2)])
     data = ('a', 'b', 'c')
-    check_num_classes(data, 'model.student', ours)
-    check_other_heads(data, 'model.student', ours)
+    check_num_classes(data, 'model.student', heads)
+    check_other_heads(data, 'model.student', heads)
     masks = dict(roi_head=dict(bbox_head=[head, more], mask_head=dict(num_classes=80, class_agnostic=True)))
     check_other_heads(data, 'model.student', masks)
     with pytest.raises(ValueError, match=r'set model\.student\.roi_head\.bbox_head\.1\.num_classes=3'):
@@ -343,7 +344,7 @@ def test_class_counts_and_weights_that_were_left_at_the_published_number_are_nam
     with pytest.raises(ValueError, match=r'set model\.student\.mask_head\.num_classes=3'):
         check_num_classes(data, 'model.student', dict(bbox_head=None, mask_head=dict(type='SOLOHead', num_classes=80)))
     with pytest.raises(ValueError, match=r'model\.student\.auxiliary_head\.0 predicts 19 classes.* has 3 \(a, b, c\)'):
-        check_other_heads(data, 'model.student', dict(ours, auxiliary_head=[more]))
+        check_other_heads(data, 'model.student', dict(heads, auxiliary_head=[more]))
     for kind in ('STDCHead', 'FCNHead'):  # edges, and the same labels with too few classes
         few = dict(auxiliary_head=dict(type=kind, num_classes=2))
         with pytest.raises(ValueError, match='predicts 2 classes') if kind == 'FCNHead' else nullcontext():
@@ -395,8 +396,10 @@ def test_what_mmengine_adds_to_a_config_of_the_zoo_is_no_mistake(tmp_path: Path)
     config = Config.fromfile(file)
     assert config.train_cfg['_scope_'] == 'mmdet'
     made = subject(config=config._cfg_dict.to_dict(), network=config.model)
-    found = [one.level for rule in (*config_rules.CONSTRUCTION, *config_rules.CONFIG) for one in rule(made) or ()]
-    assert 'error' not in found
+    levels = [
+        finding.level for rule in (*config_rules.CONSTRUCTION, *config_rules.CONFIG) for finding in rule(made) or ()
+    ]
+    assert 'error' not in levels
     config.train_cfg.max_epoch = 4
     with pytest.raises(TypeError, match="no option 'max_epoch'"):
         config_rules.keys(subject(config=config._cfg_dict.to_dict()))

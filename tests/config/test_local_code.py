@@ -41,8 +41,8 @@ def digits(**options: object) -> dict[str, str]:
 
 
 def test_local_modules_count_with_what_they_import(project: Path) -> None:
-    found = digits(custom_imports=IMPORTS)
-    assert list(found) == IMPORTED and len({*found.values()}) == len(IMPORTED)
+    actual = digits(custom_imports=IMPORTS)
+    assert list(actual) == IMPORTED and len({*actual.values()}) == len(IMPORTED)
     assert not {name for name in sys.modules if name.startswith('kdlab')}, 'nothing is imported for this'
     assert digits(custom_imports=dict(imports='kdlab_data')) == digits(hook=[dict(type='kdlab_data.Blur')]) != {}
     assert digits() == digits(custom_imports=None) == digits(model=dict(type='ResNet'), custom_imports=dict()) == {}
@@ -52,8 +52,8 @@ def test_local_modules_count_with_what_they_import(project: Path) -> None:
 def test_each_file_is_named_when_it_changes(project: Path, name: str) -> None:
     before, file = digits(custom_imports=IMPORTS), project / name
     file.write_text(f'{file.read_text()}CHANGED = 7\n')
-    now = digits(custom_imports=IMPORTS)
-    assert code.changed_files(before, now) == [name] and code.changed_files(None, now) == []
+    current = digits(custom_imports=IMPORTS)
+    assert code.changed_files(before, current) == [name] and code.changed_files(None, current) == []
 
 
 @pytest.mark.parametrize('name', sorted({*FILES} - {*IMPORTED}))
@@ -85,10 +85,10 @@ def test_a_network_below_the_home_folder_counts(project: Path, monkeypatch: pyte
     """A config of a package does not."""
     monkeypatch.setenv('HOME', str(project))
     (project / 'network.py').write_text("model = dict(type='kdlab_data.Blur')\n")
-    for name, found in (('~/network.py', project / 'network.py'), ('~/none.py', None), ('mmseg::fcn/x', None)):
-        assert code.own_config(dict(cfg=name)) == found
+    for name, actual in (('~/network.py', project / 'network.py'), ('~/none.py', None), ('mmseg::fcn/x', None)):
+        assert code.own_config(dict(cfg=name)) == actual
         model = dict(type='DistillModel', student=dict(cfg=name))
-        assert list(digits(model=model)) == (['kdlab_data.py'] if found else [])
+        assert list(digits(model=model)) == (['kdlab_data.py'] if actual else [])
 
 
 def test_code_of_a_registered_step_is_in_a_data_set(project: Path) -> None:

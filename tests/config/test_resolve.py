@@ -42,8 +42,8 @@ def test_no_part_of_a_config_is_proposed(name):
     """What `_base_` holds trains nothing; a word alone means the configs whose names begin with it."""
     with pytest.raises(FileNotFoundError) as error:
         resolve.find_config(name)
-    told = str(error.value)
-    assert name.split('/')[0] in told.split('such config.')[1] and '_base_' not in told
+    message = str(error.value)
+    assert name.split('/')[0] in message.split('such config.')[1] and '_base_' not in message
 
 
 def test_unknown_file_names_the_folder_and_the_zoo_form(tmp_path, monkeypatch):
@@ -56,9 +56,9 @@ def test_unknown_file_names_the_folder_and_the_zoo_form(tmp_path, monkeypatch):
     assert resolve.find_config('mine.py').name == 'mine.py'
 
 
-def test_missing_package_and_package_without_configs(tmp_path, monkeypatch):
-    told = "cfg='nosuchzoo::.*'nosuchzoo'.*not an installed package.* begin with mmseg::, mmdet::"
-    with pytest.raises(ModuleNotFoundError, match=told):
+def test_a_missing_package_is_named(tmp_path, monkeypatch):
+    message = "cfg='nosuchzoo::.*'nosuchzoo'.*not an installed package.* begin with mmseg::, mmdet::"
+    with pytest.raises(ModuleNotFoundError, match=message):
         resolve.find_config('nosuchzoo::a/b.py')
     bare = tmp_path / 'barezoo'
     bare.mkdir()
@@ -152,10 +152,10 @@ def test_without_pretrained_weights_of_any_kind():
     assert 'Pretrained' not in str(resolve.load_model(dict(cfg=toys.DET['retinanet'], pretrained=False), 'k').model)
 
 
-@pytest.mark.parametrize(('kind', 'kept'), [('mmdet.ResNet', True), ('ResNet', True), ('mmseg.ResNet', False)])
-def test_the_default_scope_before_a_type_changes_nothing(kind, kept):
+@pytest.mark.parametrize(('kind', 'pretrained'), [('mmdet.ResNet', True), ('ResNet', True), ('mmseg.ResNet', False)])
+def test_the_default_scope_before_a_type_changes_nothing(kind, pretrained):
     option = dict(cfg='mmdet::retinanet/retinanet_r50_fpn_1x_coco.py', backbone=dict(type=kind, depth=101))
-    assert ('norm_eval' in resolve.load_model(option, 'model.student').model.backbone) is kept
+    assert ('norm_eval' in resolve.load_model(option, 'model.student').model.backbone) is pretrained
     option = dict(option, backbone=dict(type=kind, of_mine=(1, 2)))
     assert resolve.load_model(option, 'model.student').model.backbone.of_mine == (1, 2), 'a tuple stays one'
 
@@ -191,8 +191,8 @@ def test_flat(value, leaves):
 
 
 def test_plain_values_are_those_of_json():
-    found = plain({1: (np.zeros(2), None, True), 'kind': Config, 'one': np.float64(0.5)}, str.upper)
-    assert found == {'1': [[0.0, 0.0], None, True], 'kind': 'Config', 'one': 0.5}
+    actual = plain({1: (np.zeros(2), None, True), 'kind': Config, 'one': np.float64(0.5)}, str.upper)
+    assert actual == {'1': [[0.0, 0.0], None, True], 'kind': 'Config', 'one': 0.5}
     assert plain(dict(a=['b']), str.upper) == dict(a=['B'])
 
 

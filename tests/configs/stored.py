@@ -46,15 +46,15 @@ def differences() -> list[str]:
     """Return the configs whose values, and the options whose pairs, are other ones; pairs that are new do not count."""
     pairs = (line.partition(': ') for line in FILE.read_text(encoding='utf-8').splitlines())
     stored, today = {head: text for head, _, text in pairs}, listing()
-    known = {pair for head, text in stored.items() if head.startswith('fits ') for pair in text.split()}
-    found = []
+    known_pairs = {pair for head, text in stored.items() if head.startswith('fits ') for pair in text.split()}
+    actual = []
     for head, text in stored.items():
         before, after = {*text.split()}, {*today.get(head, '').split()}
-        if '=' in head or before == (after & known if head.startswith('fits ') else after):
+        if '=' in head or before == (after & known_pairs if head.startswith('fits ') else after):
             continue
-        found += [f'{head}: stored {word} {stored.get(word, "")}' for word in sorted(before - after)]
-        found += [f'{head}: today {word} {today.get(word, "")}' for word in sorted(after - before)]
-    return found
+        actual += [f'{head}: stored {word} {stored.get(word, "")}' for word in sorted(before - after)]
+        actual += [f'{head}: today {word} {today.get(word, "")}' for word in sorted(after - before)]
+    return actual
 
 
 if __name__ == '__main__':

@@ -61,18 +61,18 @@ def loaded() -> dict[str, Config]:
     return {name_of(path): read(path) for path in typed + toys}
 
 
-def test_configs_are_complete_and_resolve(loaded: dict[str, Config]) -> None:
+def test_configs_resolve(loaded: dict[str, Config]) -> None:
     needed = {'model', 'train_dataloader', 'test_dataloader', 'optim_wrapper', 'default_scope', 'randomness'}
     for key, cfg in loaded.items():
         assert not needed - set(cfg), key
         assert cfg.default_hooks.distill.type == 'mmdistill_dense.DistillHook', key
         assert key.startswith('teachers/') or cfg.work_dir == f'work_dirs/{key}', 'a folder of its own'
-        own = network(cfg.model.student, cfg.default_scope) if teachers(cfg) else None
+        student_config = network(cfg.model.student, cfg.default_scope) if teachers(cfg) else None
         for option in teachers(cfg):
             taught = network(option, cfg.default_scope)
-            assert num_classes(own.model) is not None, key
-            assert num_classes(taught.model) in (num_classes(own.model), None), key
-            assert {own.scope, taught.scope} <= {None, cfg.default_scope}, key
+            assert num_classes(student_config.model) is not None, key
+            assert num_classes(taught.model) in (num_classes(student_config.model), None), key
+            assert {student_config.scope, taught.scope} <= {None, cfg.default_scope}, key
             if option.checkpoint == 'auto':
                 assert published_weights(option.cfg).startswith('http'), key
         if cfg.default_scope == 'mmseg':  # detection pads to the largest picture of a batch
@@ -84,15 +84,15 @@ def test_configs_are_complete_and_resolve(loaded: dict[str, Config]) -> None:
 
 def test_outputs_of_the_shipped_pairs_mean_the_same() -> None:
     """In all pairs of dense heads, whose networks methods look at before they are built."""
-    seen = 0
-    for path, one in named().items():
-        if path.parent.name not in ('kd', 'frs') or (cfg := one.config()).default_scope != 'mmdet':
+    count = 0
+    for path, entry in named().items():
+        if path.parent.name not in ('kd', 'frs') or (cfg := entry.config()).default_scope != 'mmdet':
             continue
-        own, other = (network(cfg.model[side], 'mmdet') for side in ('student', 'teacher'))
+        student_config, other = (network(cfg.model[side], 'mmdet') for side in ('student', 'teacher'))
         for key, option in cfg.model.distillers.items():
-            DISTILLERS.build(dict(option)).check_networks(key, own, other)
-            seen += 1
-    assert seen > 30
+            DISTILLERS.build(dict(option)).check_networks(key, student_config, other)
+            count += 1
+    assert count > 30
 
 
 def test_networks_have_the_papers_numbers_of_parameters() -> None:

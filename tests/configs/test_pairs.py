@@ -61,9 +61,9 @@ def scores(cfg: str) -> set[float]:
     package, _, name = cfg.partition('::')
     content = _read_yaml(next(package_root(package).glob(f'configs/{name.split("/")[0]}/metafile.y*ml')))
     models = content.get('Models', content) if isinstance(content, dict) else content
-    told = [model['Results'] for model in models if model['Config'] == f'configs/{name}']
-    results = [one for some in told for one in (some if isinstance(some, list) else [some])]
-    return {float(value) for one in results for key, value in (one['Metrics'] or {}).items() if 'flip' not in key}
+    tables = [model['Results'] for model in models if model['Config'] == f'configs/{name}']
+    results = [result for table in tables for result in (table if isinstance(table, list) else [table])]
+    return {float(value) for result in results for key, value in (result['Metrics'] or {}).items() if 'flip' not in key}
 
 
 @pytest.mark.soak
@@ -71,8 +71,8 @@ def test_scores_are_those_of_the_metafiles() -> None:
     for pair, row in rows().items():
         model = recipe(usual(pair)).model
         for cell, option in ((row[0], model.student), (row[1], model.teacher)):
-            told, cfg = {float(number) for number in re.findall(r'\d+\.\d+', cell)}, option.get('cfg', '')
-            assert told <= (scores(cfg) if cfg.startswith(('mmseg::', 'mmdet::')) else set()), pair
+            text, cfg = {float(number) for number in re.findall(r'\d+\.\d+', cell)}, option.get('cfg', '')
+            assert text <= (scores(cfg) if cfg.startswith(('mmseg::', 'mmdet::')) else set()), pair
         if model.teacher.checkpoint == 'auto':
             assert re.search(r'\d', row[1]), pair
 
@@ -148,14 +148,14 @@ def test_what_is_inherited_has_the_same_shapes(pair: str, count: int) -> None:
     """Of two networks that see the same pixels."""
     config = leaf(f'{pair.replace(":", "/")}_inherit')
     assert make_renormaliser(student(config).data_preprocessor, teacher(config).data_preprocessor) is None
-    own, theirs = shapes(config.model.student), shapes(config.model.teacher)
+    student_shapes, teacher_shapes = shapes(config.model.student), shapes(config.model.teacher)
     taken = 0
     for target, source in config.model.inherit:
-        mine, given = _below(own, target), _below(theirs, source)
-        biases = {name for name in mine.keys() - given.keys() if name.endswith('conv.bias')}
-        assert {name: mine[name] for name in mine.keys() - biases} == given
+        student_part, words = _below(student_shapes, target), _below(teacher_shapes, source)
+        biases = {name for name in student_part.keys() - words.keys() if name.endswith('conv.bias')}
+        assert {name: student_part[name] for name in student_part.keys() - biases} == words
         assert len(biases) == (8 if 'fcos' in pair and target == 'bbox_head' else 0)
-        taken += len(given)
+        taken += len(words)
     assert taken == count
 
 
@@ -170,9 +170,9 @@ def shapes(option: dict) -> dict[str, torch.Size]:
 def test_a_detector_with_queries_inherits_all_behind_the_neck(pair: str) -> None:
     """And changes nothing else; what DINO takes over learns at a tenth of the rate."""
     config, plain = leaf(f'{pair.replace(":", "/")}_inherit'), read_config(pair)
-    own, inherited = shapes(config.model.student), {target for target, _ in config.model.pop('inherit')}
-    assert inherited == {name.split('.')[0] for name in own} - {'backbone', 'neck'}
-    count = sum(shape.numel() for name, shape in own.items() if name.split('.')[0] in inherited)
+    student_shapes, inherited = shapes(config.model.student), {target for target, _ in config.model.pop('inherit')}
+    assert inherited == {name.split('.')[0] for name in student_shapes} - {'backbone', 'neck'}
+    count = sum(shape.numel() for name, shape in student_shapes.items() if name.split('.')[0] in inherited)
     assert count == pytest.approx(QUERIES[pair][1] * 1e6, abs=5e3)
     if 'dino' in pair:
         assert config.optim_wrapper.pop('constructor')

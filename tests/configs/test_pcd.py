@@ -73,9 +73,9 @@ def test_a_pretrained_backbone_arrives_whole(network: str, pretraining: str, sco
     built = MODELS.build(model)
     built.init_weights()
     parts = [built.backbone, *([built.roi_head.shared_head] if 'c4' in network else [])]  # its fourth stage
-    found = {name: value for part in parts for name, value in part.state_dict().items()}
-    assert set(found) == set(expected)
-    assert not [name for name in expected if not torch.equal(found[name], expected[name])]
+    actual = {name: value for part in parts for name, value in part.state_dict().items()}
+    assert set(actual) == set(expected)
+    assert not [name for name in expected if not torch.equal(actual[name], expected[name])]
     for part in parts:
         assert not part.norm_eval and all(parameter.requires_grad for parameter in part.parameters())
     if network == 'mask_rcnn_r18_fpn_pcd':

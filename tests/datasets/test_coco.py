@@ -17,7 +17,7 @@ from mmdistill_dense.registry import DATASETS
 def write(root: Path, names: tuple[str, ...] = ('disc', 'bar')) -> None:
     """A label file of one image, with one box of each class."""
     (root / 'images').mkdir()
-    categories = [dict(id=10 + i, name=one) for i, one in enumerate(names)]
+    categories = [dict(id=10 + i, name=name) for i, name in enumerate(names)]
     boxes = [
         dict(id=i + 1, image_id=7, category_id=10 + i, bbox=[4 * i, 2, 8, 6], area=48, iscrowd=0)
         for i in range(len(names))
@@ -34,7 +34,7 @@ def edit(root: Path, change: Callable[[dict], Any]) -> None:
 
 
 def each(kind: str, **new: object) -> Callable[[dict], None]:
-    return lambda file: [one.update(new) for one in file[kind]] and None
+    return lambda file: [row.update(new) for row in file[kind]] and None
 
 
 def option(root: Path, classes: tuple[str, ...] = ('disc', 'bar')) -> dict:
@@ -54,7 +54,7 @@ def test_classes_are_numbered_in_the_order_of_the_file(tmp_path: Path) -> None:
     (info,) = [DATASETS.build(option(tmp_path)).get_data_info(0)]
     assert [(one['bbox_label'], one['bbox']) for one in info['instances']] == [(0, [0, 2, 8, 8]), (1, [4, 2, 12, 8])]
     only = DATASETS.build(option(tmp_path, ('bar',))).get_data_info(0)
-    assert [one['bbox_label'] for one in only['instances']] == [0]
+    assert [instance['bbox_label'] for instance in only['instances']] == [0]
 
 
 @pytest.mark.parametrize('classes', [('bar', 'disc'), ('disc', 'rod'), ('disc', 'bar', 'ring')])
@@ -69,8 +69,8 @@ def test_what_is_missing_is_named(tmp_path: Path) -> None:
     write(tmp_path)
     (tmp_path / 'images/b.jpg').touch()
     data = DATASETS.build(dict(option(tmp_path), pipeline=[dict(type='LoadImageFromFile')]))
-    told = r'CocoDataset: .*images/a\.jpg does not exist.* data_prefix.* holds b\.jpg'
-    with pytest.raises(FileNotFoundError, match=told):
+    words = r'CocoDataset: .*images/a\.jpg does not exist.* data_prefix.* holds b\.jpg'
+    with pytest.raises(FileNotFoundError, match=words):
         data[0]
     with pytest.raises(ValueError, match=r'labels\.json.*data_prefix = .* has no img'):
         DATASETS.build(dict(option(tmp_path), data_prefix=dict(img_path='images/')))
@@ -97,7 +97,7 @@ def numbered_from_0(file: dict) -> None:
     file['annotations'][0]['id'] = 0
 
 
-@pytest.mark.parametrize(('change', 'test', 'told'), [
+@pytest.mark.parametrize(('change', 'test', 'words'), [
     (numbered_from_0, True, 'an annotation has the id 0.* even perfect predictions do not reach the full score'),
     (numbered_from_0, False, ''),
     (each('annotations', bbox=[4, 2, 0.5, 6]), True, '2 of 2 annotations have a bbox .* without width .*as missed'),
@@ -107,7 +107,7 @@ def numbered_from_0(file: dict) -> None:
     (each('annotations'), True, ''),
 ])  # fmt: skip
 def test_what_the_metric_would_count_otherwise_is_told(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: Callable[[dict], Any], test: bool, told: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: Callable[[dict], Any], test: bool, words: str
 ) -> None:
     """Of label files that `new` did not write: training and metric of mmdet read other boxes."""
     lines: list[str] = []
@@ -115,7 +115,7 @@ def test_what_the_metric_would_count_otherwise_is_told(
     write(tmp_path)
     edit(tmp_path, change)
     assert len(DATASETS.build(dict(option(tmp_path), test_mode=test))) == 1  # type: ignore[arg-type]
-    assert len(lines) == bool(told) and all(re.search(told, line) for line in lines)
+    assert len(lines) == bool(words) and all(re.search(words, line) for line in lines)
 
 
 REFUSED: dict[str, tuple[Callable[[dict], Any], str]] = {  # what is made of the content of the file
@@ -133,7 +133,7 @@ REFUSED: dict[str, tuple[Callable[[dict], Any], str]] = {  # what is made of the
     'two corners': (each('annotations', bbox=[40, 30, 60, 44]), '2 of 2 boxes .* not two corners'),
     'areas of 0': (each('annotations', area=0), r'nothing to train with \(2 of 2 annotations have the area 0\)'),
     'crowds': (each('annotations', iscrowd=1), r'nothing to train with \(all boxes are marked by iscrowd\)'),
-    'texts as ids': (lambda file: [one.update(id=str(one['id'])) for one in file['categories']] and None,
+    'texts as ids': (lambda file: [category.update(id=str(category['id'])) for category in file['categories']] and None,
                      'the ids of categories are texts.* Number them from 1'),
     'ids of two kinds': (lambda file: file['categories'][0].update(id='10'),
                          'some ids of categories are texts, others are numbers. Write all in one way'),
@@ -146,9 +146,9 @@ REFUSED: dict[str, tuple[Callable[[dict], Any], str]] = {  # what is made of the
 def test_what_nobody_could_train_with_is_refused(tmp_path: Path, fault: str) -> None:
     """Or what mmdet and pycocotools would read in silence, as other boxes."""
     write(tmp_path)
-    change, told = REFUSED[fault]
+    change, words = REFUSED[fault]
     edit(tmp_path, change)
-    with pytest.raises(ValueError, match=rf'labels\.json.*{told}'):
+    with pytest.raises(ValueError, match=rf'labels\.json.*{words}'):
         DATASETS.build(option(tmp_path))
 
 
@@ -158,7 +158,7 @@ def test_files_to_be_tested_on_need_no_boxes_but_iscrowd(tmp_path: Path) -> None
     assert len(DATASETS.build(dict(option(tmp_path, ()), test_mode=True))) == 1  # type: ignore[arg-type]
     (tmp_path / 'images').rmdir()
     write(tmp_path)
-    edit(tmp_path, lambda file: [one.pop('iscrowd') for one in file['annotations']] and None)
+    edit(tmp_path, lambda file: [annotation.pop('iscrowd') for annotation in file['annotations']] and None)
     assert len(DATASETS.build(option(tmp_path))) == 1  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r'labels\.json.*annotations\[0\] has no iscrowd'):
         DATASETS.build(dict(option(tmp_path), test_mode=True))

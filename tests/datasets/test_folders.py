@@ -41,9 +41,9 @@ def image(file: Path, pixels: Any) -> None:
 def of_site(name: str, root: Path, **options: Any) -> dict:
     """The option of a data set in its folders."""
     folders = dict(zip(('img_path', 'seg_map_path'), SITES[name], strict=True))
-    listed = dict(ann_file='list.txt') if name == 'PascalVOCDataset' else {}
-    given = dict(type=f'mmdistill_dense.{name}', data_root=str(root), data_prefix=folders, pipeline=PIPELINE)
-    return given | listed | options
+    list_option = dict(ann_file='list.txt') if name == 'PascalVOCDataset' else {}
+    dataset = dict(type=f'mmdistill_dense.{name}', data_root=str(root), data_prefix=folders, pipeline=PIPELINE)
+    return dataset | list_option | options
 
 
 def labels_of(option: dict, index: int = 0) -> list[int]:
@@ -67,10 +67,10 @@ def test_shipped_configs_name_these_folders(data: str, name: str, root: str, tes
 # What is missing
 
 
-def test_missing_folders_and_list_files_are_named_with_the_variable(tmp_path: Path) -> None:
+def test_missing_folders_are_named_with_the_variable(tmp_path: Path) -> None:
     for name, (pictures, _) in SITES.items():
-        told = rf'{name}: data_prefix.img_path = .*{tmp_path.name}/{pictures}.* does not exist.*variable MMDISTILL_DATA'
-        with pytest.raises(FileNotFoundError, match=told):
+        text = rf'{name}: data_prefix.img_path = .*{tmp_path.name}/{pictures}.* does not exist.*variable MMDISTILL_DATA'
+        with pytest.raises(FileNotFoundError, match=text):
             DATASETS.build(of_site(name, tmp_path))
     for folder in SITES['PascalVOCDataset']:
         (tmp_path / folder).mkdir()
@@ -107,7 +107,7 @@ def test_every_way_out_of_the_message_works(tmp_path: Path) -> None:
 # As the sites give them
 
 
-def test_ids_of_cityscapes_become_classes_unless_label_images_were_made(tmp_path: Path) -> None:
+def test_ids_of_cityscapes_become_classes(tmp_path: Path) -> None:
     ids = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)
     option, labels = of_site('CityscapesDataset', tmp_path), tmp_path / 'gtFine/train/aachen'
     image(tmp_path / 'leftImg8bit/train/aachen/a_leftImg8bit.png', np.zeros((2, 17, 3)))
@@ -121,14 +121,14 @@ def test_ids_of_cityscapes_become_classes_unless_label_images_were_made(tmp_path
     assert labels_of(option) == made.flatten().tolist()
 
 
-@pytest.mark.parametrize(('name', 'ending', 'last', 'value', 'told'), [
+@pytest.mark.parametrize(('name', 'ending', 'last', 'value', 'text'), [
     ('COCOStuffDataset', '_labelTrainIds.png', 170, 181, 'mim run mmseg coco_stuff164k'),
     ('ADE20KDataset', '.png', 150, 151, 'full ADE20K has other numbers'),
     ('PascalVOCDataset', '.png', 20, 21, 'voc_aug'),
     ('CityscapesDataset', '_gtFine_labelTrainIds.png', 3, 33, 'gtFine_trainvaltest.zip'),
 ])  # fmt: skip
-def test_missing_labels_and_numbers_that_are_no_classes_are_met_at_the_start(
-    name: str, ending: str, last: int, value: int, told: str, tmp_path: Path
+def test_labels_of_no_class_stop_the_start(
+    name: str, ending: str, last: int, value: int, text: str, tmp_path: Path
 ) -> None:
     """Those that are ignored or reduced are none of them."""
     option, (pictures, labels) = of_site(name, tmp_path), SITES[name]
@@ -136,12 +136,12 @@ def test_missing_labels_and_numbers_that_are_no_classes_are_met_at_the_start(
     (tmp_path / pictures).mkdir(parents=True)
     (tmp_path / pictures / ('X_leftImg8bit.png' if name.startswith('City') else 'X.jpg')).touch()
     (tmp_path / 'list.txt').write_text('X\n')
-    with pytest.raises(FileNotFoundError, match=f'1 of 1 pictures have no label image; .*{told}'):
+    with pytest.raises(FileNotFoundError, match=f'1 of 1 pictures have no label image; .*{text}'):
         DATASETS.build(option)
     image(tmp_path / labels / f'X{ending}', [[0, last, 255]])
     assert len(DATASETS.build(option)) == 1
     image(tmp_path / labels / f'X{ending}', [[0, value, 255]])
-    words = rf'{name}: .*X{ending} has the labels \d+, but .* Name the others.*{told}'
+    words = rf'{name}: .*X{ending} has the labels \d+, but .* Name the others.*{text}'
     with pytest.raises(ValueError, match=words):
         DATASETS.build(option)
 
@@ -163,8 +163,8 @@ def test_camvid_in_both_layouts(tmp_path: Path, images: str, labels: str, suffix
     option = of_site('CamVidDataset', tmp_path, data_prefix=folders, img_suffix=suffix)
     dataset = DATASETS.build(option)
     assert len(dataset) == 3 and {*labels_of(option)} == {*range(11), 255}  # 11 is void
-    listed = DATASETS.build({**option, 'ann_file': 'few.txt'})
-    assert [Path(item['data_samples'].img_path).stem for item in listed] == ['Seq05VD_f00000']
+    listed_data = DATASETS.build({**option, 'ann_file': 'few.txt'})
+    assert [Path(item['data_samples'].img_path).stem for item in listed_data] == ['Seq05VD_f00000']
     meta = dataset.metainfo
     assert len(meta['classes']) == len(meta['palette']) == 11
     assert (meta['classes'][-1], meta['palette'][3]) == ('bicyclist', [128, 64, 128])
@@ -185,8 +185,8 @@ def root(tmp_path: Path) -> Path:
 
 def folder(root: Path, **options: Any) -> SegFolderDataset:
     prefix = dict(img_path='images', seg_map_path='labels')
-    given = dict(data_root=str(root), data_prefix=prefix, metainfo=CLASSES, pipeline=[])
-    return SegFolderDataset(**given | options)
+    dataset = dict(data_root=str(root), data_prefix=prefix, metainfo=CLASSES, pipeline=[])
+    return SegFolderDataset(**dataset | options)
 
 
 def listed(data: SegFolderDataset, key: str) -> list[str]:
@@ -214,7 +214,7 @@ def test_options_that_do_not_match_the_folder_are_refused(root: Path, options: d
         folder(root, **options)
 
 
-def test_every_picture_is_listed_with_its_label_and_those_without_are_counted(root: Path) -> None:
+def test_pictures_without_a_label_are_counted(root: Path) -> None:
     assert listed(folder(root), 'seg_map_path') == ['0.png', '1.png', '2.png']
     (root / 'labels/1.png').unlink()
     with pytest.raises(FileNotFoundError, match=r'1 of 3 .*labels/1\.png'):
@@ -222,7 +222,7 @@ def test_every_picture_is_listed_with_its_label_and_those_without_are_counted(ro
     assert len(folder(root, data_prefix=dict(img_path='images'))) == 3, 'to be predicted'
 
 
-def test_label_values_become_numbers_of_classes_and_others_are_ignored(root: Path) -> None:
+def test_label_values_become_numbers_of_classes(root: Path) -> None:
     image(root / 'labels/0.png', np.array([[0, 255, 7]]).repeat(8, 0))
     image(root / 'images/0.jpg', np.zeros((8, 3)))
     load = [dict(type='LoadImageFromFile'), dict(type='mmseg.LoadAnnotations')]

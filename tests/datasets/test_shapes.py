@@ -35,7 +35,7 @@ def build(task: str, **options: object) -> Any:
 # The painter
 
 
-def test_a_picture_depends_on_seed_and_index_alone() -> None:
+def test_a_picture_depends_on_its_seed() -> None:
     np.random.seed(0)
     first = paint(0, 5)
     np.random.seed(1)
@@ -45,8 +45,8 @@ def test_a_picture_depends_on_seed_and_index_alone() -> None:
     assert not np.array_equal(first.image, paint(0, 6).image) and not np.array_equal(first.image, paint(1, 5).image)
 
 
-def test_instances_cover_the_labels_of_every_class_without_overlap() -> None:
-    filled, seen = [], set()
+def test_instances_cover_their_labels_without_overlap() -> None:
+    filled, seen_classes = [], set()
     for picture in (paint(3, index) for index in range(60)):
         assert picture.image.shape == (96, 128, 3) and picture.labels.shape == (96, 128)
         assert picture.image.dtype == picture.labels.dtype == np.uint8
@@ -58,8 +58,8 @@ def test_instances_cover_the_labels_of_every_class_without_overlap() -> None:
             assert instance.box == (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1)
             filled.append(instance.mask.sum() / (np.ptp(rows) + 1) / (np.ptp(columns) + 1))
         assert np.array_equal(covered, picture.labels > 0)
-        seen |= {*picture.labels.flat}
-    assert seen == set(range(len(CLASSES))) and len(CLASSES) == 1 + len(SHAPES) * len(TEXTURES)
+        seen_classes |= {*picture.labels.flat}
+    assert seen_classes == set(range(len(CLASSES))) and len(CLASSES) == 1 + len(SHAPES) * len(TEXTURES)
     assert min(filled) < 0.3, 'objects hide each other'
 
 
@@ -82,7 +82,7 @@ def test_options_of_the_painter() -> None:
     assert np.array_equal(paint(0, 0, period=(20.0, 20.0)).labels, paint(0, 0).labels), 'and nothing else'
 
 
-def test_tint_brings_the_colours_of_a_shape_together_and_moves_nothing() -> None:
+def test_tint_moves_no_shape() -> None:
     def colour(index: int, tint: float) -> tuple[int, np.ndarray]:
         picture = paint(0, index, objects=(1, 1), noise=0.0, contrast=0.0, tint=tint)
         (instance,) = picture.instances
@@ -122,8 +122,8 @@ def test_fewer_classes_are_mapped() -> None:
     assert {int(v) for i in range(12) for v in part[i]['data_samples'].gt_sem_seg.data.unique()} == {0, 1, 255}
     whole, part = build('Det'), build('Det', metainfo=dict(classes=(CLASSES[5], CLASSES[2])))
     for index in range(len(whole)):
-        kept = [{4: 0, 1: 1}[label] for label in whole.get_cat_ids(index) if label in (4, 1)]
-        assert part.get_cat_ids(index) == kept == part[index]['data_samples'].gt_instances.labels.tolist()
+        kept_classes = [{4: 0, 1: 1}[label] for label in whole.get_cat_ids(index) if label in (4, 1)]
+        assert part.get_cat_ids(index) == kept_classes == part[index]['data_samples'].gt_instances.labels.tolist()
     rare = build('Det', painting=dict(objects=(1, 1)), metainfo=dict(classes=(CLASSES[1],)))
     counts = {rare[index]['data_samples'].gt_instances.bboxes.tensor.shape for index in range(12)}
     assert counts == {(0, 4), (1, 4)}, 'a picture without objects of a class has no boxes'
@@ -140,8 +140,8 @@ def test_the_metrics_find_the_truth_perfect() -> None:
         sample.pred_sem_seg = PixelData(data=sample.gt_sem_seg.data)
         metric.process(default_collate([0]), [sample.to_dict()])
     assert metric.evaluate(len(dataset))['mIoU'] == 100.0
-    found = detected()
-    assert found['coco/bbox_mAP'] == found['coco/segm_mAP'] == 1.0
+    actual = detected()
+    assert actual['coco/bbox_mAP'] == actual['coco/segm_mAP'] == 1.0
 
 
 def detected(change: Callable[[InstanceData], None] = lambda _: None) -> dict[str, float]:
@@ -162,17 +162,17 @@ def detected(change: Callable[[InstanceData], None] = lambda _: None) -> dict[st
     return metric.evaluate(len(dataset))
 
 
-@pytest.mark.parametrize(('what', 'change', 'score'), [
+@pytest.mark.parametrize(('kind', 'change', 'score'), [
     ('bboxes', lambda boxes: boxes + 30, 'bbox'),
     ('masks', lambda masks: masks.flip(2), 'segm'),
     ('labels', lambda labels: (labels + 1) % 6, 'bbox'),
 ])  # fmt: skip
-def test_the_metric_sees_boxes_masks_and_labels(what: str, change: Callable, score: str) -> None:
-    found = detected(lambda prediction: setattr(prediction, what, change(prediction[what])))
-    assert found[f'coco/{score}_mAP'] < 0.2
+def test_the_metric_sees_boxes_masks_and_labels(kind: str, change: Callable, score: str) -> None:
+    actual = detected(lambda prediction: setattr(prediction, kind, change(prediction[kind])))
+    assert actual[f'coco/{score}_mAP'] < 0.2
 
 
-def test_boxes_and_masks_flip_with_the_picture_and_are_left_out_unless_asked_for() -> None:
+def test_boxes_flip_with_the_picture() -> None:
     flip, pack = dict(type='RandomFlip', prob=1.0), dict(type='PackDetInputs')
     flipped, plain = build('Det', pipeline=[PIPELINES['Det'][0], flip, pack])[3], build('Det')[3]
     assert torch.equal(flipped['inputs'], plain['inputs'].flip(2))
@@ -194,7 +194,7 @@ def test_what_cannot_be_is_an_error(task: str, option: dict, message: str) -> No
         build(task, **option)
 
 
-def test_augmented_pictures_are_mirrored_and_keep_the_truth() -> None:
+def test_augmented_pictures_keep_the_truth() -> None:
     for task in ('seg', 'det'):
         init_default_scope(f'mm{task}')
         cfg = Config.fromfile(find_config(f'mmdistill_dense::_base_/datasets/shapes_{task}.py'))

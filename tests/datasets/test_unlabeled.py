@@ -63,13 +63,13 @@ def root(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def warnings(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    told: list[str] = []
+    message: list[str] = []
 
     def print_log(text: str, _: str, level: int = logging.INFO) -> None:
-        told.extend([text] * (level >= logging.WARNING))
+        message.extend([text] * (level >= logging.WARNING))
 
     monkeypatch.setattr(pictures, 'print_log', print_log)
-    return told
+    return message
 
 
 def test_a_tree_is_listed_in_the_order_of_its_names(root: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
@@ -109,7 +109,7 @@ def test_useless_files_are_left_out_with_one_line(
 
 
 @pytest.mark.parametrize('workers', [0, 2])
-def test_a_damaged_file_is_replaced_and_counted(root: Path, warnings: list[str], workers: int) -> None:
+def test_a_damaged_file_is_replaced(root: Path, warnings: list[str], workers: int) -> None:
     (root / 'a_broken.jpg').write_bytes(b'\xff\xd8 and then nothing')
     dataset = build(root, check=False)
     loader = DataLoader(
@@ -125,7 +125,7 @@ def test_a_damaged_file_is_replaced_and_counted(root: Path, warnings: list[str],
         assert len(warnings) <= 2  # the 1st and, with bad luck in the draw, the 10th
 
 
-def test_a_mistake_in_the_pipeline_is_no_damaged_file_and_a_grey_picture_neither(root: Path) -> None:
+def test_a_mistake_in_the_pipeline_is_no_damaged_file(root: Path) -> None:
     def wrong(results: dict) -> dict:
         raise KeyError('a mistake')
 
@@ -136,14 +136,14 @@ def test_a_mistake_in_the_pipeline_is_no_damaged_file_and_a_grey_picture_neither
     assert [item['img'].shape for item in build(root, data_prefix='n03')] == [(40, 40, 3)] * 2
 
 
-@pytest.mark.parametrize(('options', 'kind', 'told'), [
+@pytest.mark.parametrize(('options', 'kind', 'message'), [
     ({}, FileNotFoundError, r'no picture to use in .* 0 files of extensions \.jpg, \.jpeg'),
     (dict(data_root='/gone'), FileNotFoundError, 'data_root = .*gone.* .*Correct data_root in the config'),
     (dict(ann_file='list.txt'), FileNotFoundError, 'ann_file = .*list.txt'),
     (dict(data_prefix=['a', 'b'], ann_file='list.txt'), ValueError, 'ann_file goes with one data_prefix'),
 ])  # fmt: skip
-def test_nothing_found_says_where_and_what(options: dict, kind: type, told: str, tmp_path: Path) -> None:
-    with pytest.raises(kind, match=told):
+def test_an_empty_folder_is_named(options: dict, kind: type, message: str, tmp_path: Path) -> None:
+    with pytest.raises(kind, match=message):
         build(tmp_path, **options)
 
 
@@ -195,7 +195,7 @@ def test_wrapped_data_sets_tell_each_picture_once() -> None:
     assert count_pictures(Subset(Listed('a', 'b', 'c'), [0, 2])) == 2
 
 
-def test_path_link_and_content_count_and_the_name_does_not(tmp_path: Path) -> None:
+def test_equal_content_counts_as_one_picture(tmp_path: Path) -> None:
     for name, content in (('a/1', b'one'), ('a/2', b'two'), ('b/1', b'six'), ('b/3', b'two'), ('b/4', b'longer')):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(content)
@@ -251,9 +251,9 @@ PACK, PACKED = SEG[-1], 'PackSegInputs'
 ])  # fmt: skip
 def test_what_reads_labels_is_left_out(steps: list[dict], scope: str, boxes: list[str]) -> None:
     init_default_scope(scope)
-    kept, dropped = without_labels(steps)
-    assert dropped == ['LoadAnnotations', *boxes] and len(kept) == len(steps) - len(dropped)
-    sample = Compose(kept)(dict(img_path=str(Path(toys.picture_folder()) / '1.png')))['data_samples']
+    kept_steps, dropped = without_labels(steps)
+    assert dropped == ['LoadAnnotations', *boxes] and len(kept_steps) == len(steps) - len(dropped)
+    sample = Compose(kept_steps)(dict(img_path=str(Path(toys.picture_folder()) / '1.png')))['data_samples']
     assert 'gt_sem_seg' not in sample and 'bboxes' not in sample.get('gt_instances', ())
     assert {'img_path', 'ori_shape', 'img_shape'} <= set(sample.metainfo_keys())
 
@@ -261,7 +261,7 @@ def test_what_reads_labels_is_left_out(steps: list[dict], scope: str, boxes: lis
 READ, LABELS = 'LoadImageFromFile', 'LoadAnnotations'
 
 
-@pytest.mark.parametrize(('steps', 'kept', 'left_out'), [
+@pytest.mark.parametrize(('steps', 'kept_steps', 'left_out'), [
     # what is drawn in one of a hundred pictures would fail there
     ([*DET[:2], dict(type='RandomApply', prob=0.01, transforms=OTHERS), PACK], [READ, PACKED], [LABELS, 'RandomApply']),
     ([*DET[:2], dict(type='RandomChoice', prob=[0.99, 0.01], transforms=[FLIP, OTHERS]), PACK],
@@ -273,9 +273,9 @@ READ, LABELS = 'LoadImageFromFile', 'LoadAnnotations'
     ([dict(type='ReadTiff'), dict(type='LoadMask'), PACK], [READ, 'ReadTiff', PACKED], ['LoadMask']),
     ([dict(type='Note'), dict(type='FastLoadTiff'), PACK], ['FastLoadTiff', 'Note', PACKED], []),
 ])  # fmt: skip
-def test_readers_and_what_is_rarely_drawn(steps: list[dict], kept: list[str], left_out: list[str]) -> None:
-    found, dropped = without_labels(steps)
-    assert ([step['type'] for step in found], dropped) == (kept, left_out)
+def test_readers_of_pictures(steps: list[dict], kept_steps: list[str], left_out: list[str]) -> None:
+    actual, dropped = without_labels(steps)
+    assert ([step['type'] for step in actual], dropped) == (kept_steps, left_out)
 
 
 def test_a_crop_looks_for_no_other_classes() -> None:
@@ -290,10 +290,10 @@ def test_wrappers_add_their_steps() -> None:
 def test_a_pipeline_that_cannot_run_is_refused_at_once(tmp_path: Path) -> None:
     init_default_scope('mmseg')
     (tmp_path / 'a.png').write_text('none')
-    there = f'{toys.picture_folder()}/0.png'
-    for steps, file, told in (
-        (SEG[:1] + SEG[4:5], there, 'model.unlabelled.pipeline gives no inputs .*img_path'),
+    picture_path = f'{toys.picture_folder()}/0.png'
+    for steps, file, message in (
+        (SEG[:1] + SEG[4:5], picture_path, 'model.unlabelled.pipeline gives no inputs .*img_path'),
         (SEG, str(tmp_path / 'a.png'), 'none of the pictures can be read: .*a.png'),
     ):
-        with pytest.raises(ValueError, match=told):
+        with pytest.raises(ValueError, match=message):
             try_steps(steps, [file], 'model.unlabelled')

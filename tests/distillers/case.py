@@ -41,20 +41,20 @@ class DistillerCase(testing.DistillerCase):
             distiller.load_tokens(random_tokens(distiller))
         return super().begun(distiller)
 
-    def test_a_step_on_a_device_gives_the_same_and_does_not_wait(self) -> None:
+    def test_a_step_on_a_device_does_not_wait(self) -> None:
         distiller = self.make()
         samples = self.truth(distiller)
         distiller.step(*self.maps(distiller), samples)  # the first step may look whether all is there
         elsewhere, device = copy.deepcopy(distiller), FakeDevice()
         with device.running():
             elsewhere.to(DEVICE)
-            maps, there = on_device(self.maps(distiller)), on_device(samples)
+            maps, fake_samples = on_device(self.maps(distiller)), on_device(samples)
             device.forget()
-            found = elsewhere.step(*maps, there)
-            torch.stack(list(found.values())).sum().backward()
+            actual = elsewhere.step(*maps, fake_samples)
+            torch.stack(list(actual.values())).sum().backward()
         assert device.ours() == self.waits, device.waits
         losses = distiller.step(*self.maps(distiller), samples)
-        torch.testing.assert_close(on_cpu(found), on_cpu(losses))
+        torch.testing.assert_close(on_cpu(actual), on_cpu(losses))
         states = [{**dict(x.named_parameters()), **dict(x.named_buffers())} for x in (elsewhere, distiller)]
         torch.testing.assert_close(*map(on_cpu, states))
 

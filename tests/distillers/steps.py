@@ -48,13 +48,13 @@ def set_up(kind: type[Distiller], *levels: Any, tap: str = 'tap', **options: Any
     return distiller.double()
 
 
-def padded(number: int, mine: slice) -> tuple[Tensor, Tensor, list[Any]]:
+def padded(number: int, pictures: slice) -> tuple[Tensor, Tensor, list[Any]]:
     """Some of four pictures, two of which are padded: maps of 5 and of 7 channels by the seed ``number``, samples."""
     draw = torch.Generator().manual_seed(number)
     student, teacher = (torch.randn(4, channels, 4, 4, generator=draw, dtype=torch.float64) for channels in (5, 7))
-    shapes = [(32, 32), (20, 32), (32, 32), (12, 8)][mine]
+    shapes = [(32, 32), (20, 32), (32, 32), (12, 8)][pictures]
     samples = [SimpleNamespace(metainfo=dict(img_shape=shape, batch_input_shape=(32, 32))) for shape in shapes]
-    return student[mine], teacher[mine], samples
+    return student[pictures], teacher[pictures], samples
 
 
 def boxed(count: int = 2, seed: int = 0, padded: tuple[int, int] = (64, 64)) -> list[Any]:
@@ -67,8 +67,8 @@ def boxed(count: int = 2, seed: int = 0, padded: tuple[int, int] = (64, 64)) -> 
 
 def trained_children(model: Any) -> set[str]:
     """The student's children that the last backward pass gave a gradient."""
-    named = model.named_parameters()
-    return {name.split('.')[0] for name, p in named if p.grad is not None and p.grad.any()} - {'distillers'}
+    named_parameters = model.named_parameters()
+    return {name.split('.')[0] for name, p in named_parameters if p.grad is not None and p.grad.any()} - {'distillers'}
 
 
 def run(distiller: Any, student: Tensor, teacher: Tensor, samples: Any = None) -> dict[str, Tensor]:

@@ -49,11 +49,11 @@ def distiller_of(kind: str, **options: Any) -> CrossKD:
 
 
 def samples(count: int = 2, dtype: torch.dtype = torch.float64) -> list[Any]:
-    found = boxed(count)
-    for sample in found:
+    actual = boxed(count)
+    for sample in actual:
         sample.gt_instances.labels %= CLASSES
         sample.gt_instances.bboxes = sample.gt_instances.bboxes.to(dtype)
-    return found
+    return actual
 
 
 def maps(count: int = 2, seed: int = 0) -> list[list[torch.Tensor]]:
@@ -70,15 +70,15 @@ def crosskd_step(kind: str, pictures: slice) -> dict[str, Any]:
     student, teacher = maps(4)[0], maps(4, seed=40)[0]
     student[1][:3, 0] = 0.25
     leaves = [[x[pictures].float().requires_grad_() for x in student] for _ in TAPS]
-    own = [[x[pictures].float() for x in teacher] for _ in TAPS]
-    outputs = made.predict(made.teacher.module(''), own)
+    teacher_maps = [[x[pictures].float() for x in teacher] for _ in TAPS]
+    outputs = made.predict(made.teacher.module(''), teacher_maps)
     if kind == 'fcos':
         outputs[1] = [x / stride for x, stride in zip(outputs[1], STRIDES, strict=True)]
-    recorded = dict(zip(TAPS, own, strict=True)) | {'bbox_head': [x for one in outputs for x in one]}
-    found = made(dict(zip(TAPS, leaves, strict=True)), recorded, data)
-    torch.stack(list(found.values())).sum().backward()
+    recorded = dict(zip(TAPS, teacher_maps, strict=True)) | {'bbox_head': [x for output in outputs for x in output]}
+    actual = made(dict(zip(TAPS, leaves, strict=True)), recorded, data)
+    torch.stack(list(actual.values())).sum().backward()
     grads = [x.grad for tower in leaves for x in tower]
-    return dict(losses={name: value.detach() for name, value in found.items()}, grads=grads)
+    return dict(losses={name: value.detach() for name, value in actual.items()}, grads=grads)
 
 
 LD_SCORES, LD_EDGES = 'bbox_head[0]', 'bbox_head[1]'
@@ -109,33 +109,33 @@ def ld_step(reduction: str, pictures: slice) -> dict[str, Any]:
     leaves = [x.requires_grad_() for levels in student.values() for x in levels]
     distiller = ld_distiller(reduction=reduction)
     distiller.state = RunState(seed=1)
-    found = distiller(student, teacher, samples[pictures])
-    torch.stack(list(found.values())).sum().backward()
-    return dict(losses={k: v.detach() for k, v in found.items()}, grads=[x.grad for x in leaves])
+    actual = distiller(student, teacher, samples[pictures])
+    torch.stack(list(actual.values())).sum().backward()
+    return dict(losses={k: v.detach() for k, v in actual.items()}, grads=[x.grad for x in leaves])
 
 
 def query_answers(pictures=2, layers=3, queries=4, classes=5):
-    own, other = draw(layers, pictures, queries, classes + 4), draw(pictures, queries, classes + 4, seed=1)
-    return [part for x in (own, other) for part in (x[..., :classes], x[..., classes:].sigmoid())]
+    student_answers, other = draw(layers, pictures, queries, classes + 4), draw(pictures, queries, classes + 4, seed=1)
+    return [part for x in (student_answers, other) for part in (x[..., :classes], x[..., classes:].sigmoid())]
 
 
-def kddetr_step(mine):
+def kddetr_step(pictures):
     """The terms of some of four pictures, and the gradients of the student's answers."""
     scores, boxes, *teacher = query_answers(pictures=4)
-    own = [x[:, mine].clone().requires_grad_() for x in (scores, boxes)]
-    terms = KDDETR(reduction='mean').terms(*own, *(x[mine] for x in teacher))
-    return dict(losses=dict(enumerate(terms.detach())), grads=torch.autograd.grad(terms.sum(), own))
+    student_answers = [x[:, pictures].clone().requires_grad_() for x in (scores, boxes)]
+    terms = KDDETR(reduction='mean').terms(*student_answers, *(x[pictures] for x in teacher))
+    return dict(losses=dict(enumerate(terms.detach())), grads=torch.autograd.grad(terms.sum(), student_answers))
 
 
 FORMS = {'bbox_pred': ('smooth_l1', (8,)), 'cls_score': ('softmax', (3,)), 'mask_preds': ('sigmoid', (2, 4, 4))}
 
 
-def roi_step(output, counts, mine):
+def roi_step(output, counts, pictures):
     """The loss of some of four pictures with ``counts`` of RoIs, and its gradient; see test_two_processes.py."""
     form, shape = FORMS[output]
     generator = torch.Generator().manual_seed(5)
     picture = torch.arange(4.0).repeat_interleave(torch.tensor(counts))
-    chosen = sum(picture == number for number in range(4)[mine]).bool()
+    chosen = sum(picture == number for number in range(4)[pictures]).bool()
     student, teacher = (torch.randn(len(picture), *shape, generator=generator)[chosen] for _ in range(2))
     distiller = RoIHeadKD(output=output, form=form)
     distiller.answer = lambda *_: teacher

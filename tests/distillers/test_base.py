@@ -53,7 +53,7 @@ def test_taps_and_weights():
     assert "student_tap='a'" in repr(Plain('a', 'c')) and "teacher_tap='c'" in repr(Plain('a', 'c'))
 
 
-def test_levels_are_paired_weighted_and_summed_and_figures_for_the_log_averaged():
+def test_levels_are_weighted():
     distiller = Told(['a', ('b', 3.0)], ['c', 'd'])
     shapes = {'a': [ONE, ONE], 'b': [ONE]}
     set_up(distiller, shapes, {'c': shapes['a'], 'd': shapes['b']})
@@ -69,14 +69,14 @@ def test_levels_are_paired_weighted_and_summed_and_figures_for_the_log_averaged(
     assert weighted.step({'a': filled(1)}, {'a': filled(1)}, None) == expected, 'the weight is of losses alone'
 
 
-def test_views_are_compared_each_with_itself_and_averaged_and_a_bare_loss_is_named_after_its_class():
+def test_views_are_averaged():
     distiller = set_up(Plain([('a', 3.0), 'b']), {'a': [ONE] * 2, 'b': [ONE]})
     student = {'a': filled(1, 2, 5, 6), 'b': filled(3, 7)}  # first view: 1, 2, 3
     teacher = {'a': filled(0, 0, 0, 0), 'b': filled(0, 0)}
     assert distiller(student, teacher, None) == {'loss_plain': (3 * (1 + 4) + 9 + 3 * (25 + 36) + 49) / 2}
-    told = set_up(Told([('a', 3.0), 'b']), {'a': [ONE], 'b': [ONE]})
+    text = set_up(Told([('a', 3.0), 'b']), {'a': [ONE], 'b': [ONE]})
     views = {'a': filled(1, 5), 'b': filled(2, 6)}
-    assert told(views, views, None)['seen'] == (5 + 3 * 5 + 6) / 8
+    assert text(views, views, None)['seen'] == (5 + 3 * 5 + 6) / 8
     with pytest.raises(RuntimeError, match='5 student and 6 teacher maps were recorded, 3 were seen'):
         distiller({**student, 'a': student['a'][:3]}, teacher, None)
 
@@ -101,11 +101,11 @@ def test_other_maps_than_the_others_or_than_at_construction():
 
 
 def test_align_and_resize():
-    for align, own, kind in (('auto', 2, nn.Conv2d), ('auto', 5, nn.Identity), ('conv', 5, nn.Conv2d),
+    for align, channels, kind in (('auto', 2, nn.Conv2d), ('auto', 5, nn.Identity), ('conv', 5, nn.Conv2d),
                              ('none', 5, nn.Identity)):  # fmt: skip
-        distiller = set_up(Plain('a', align=align), *({'a': [size(one, 4, 4)]} for one in (own, 5)))
+        distiller = set_up(Plain('a', align=align), *({'a': [size(count, 4, 4)]} for count in (channels, 5)))
         assert type(distiller.aligns[0]) is kind
-        assert kind is nn.Identity or distiller.aligns[0].weight.shape == (5, own, 1, 1)
+        assert kind is nn.Identity or distiller.aligns[0].weight.shape == (5, channels, 1, 1)
     for resize, expected in (('student', (8, 8)), ('teacher', (4, 4))):
         distiller = set_up(Told('a', resize=resize), {'a': [ONE]}, {'a': [size(3, 8, 8)]})
         distiller({'a': [torch.ones(2, 2, 4, 4)]}, {'a': [torch.ones(2, 3, 8, 8)]}, None)
@@ -132,7 +132,7 @@ def test_weight_follows_the_schedule():
     assert Plain('a', schedule=dict(stop_at=0)).step({}, {}, None) == {}, 'no parameter needs a zero'
 
 
-def test_generator_depends_on_place_and_name_only():
+def test_a_generator_depends_on_its_place():
     def numbers(name='x', **place):
         distiller = Plain('a')
         distiller.name = name
@@ -143,8 +143,8 @@ def test_generator_depends_on_place_and_name_only():
     base = numbers()
     torch.manual_seed(1)
     assert numbers() == base == numbers(max_iters=100)
-    others = {numbers(iteration=2), numbers(seed=3), numbers(rank=0), numbers('y')}
-    assert len(others | {base}) == 5
+    others_drawn = {numbers(iteration=2), numbers(seed=3), numbers(rank=0), numbers('y')}
+    assert len(others_drawn | {base}) == 5
 
 
 def register(_: int) -> None:
@@ -163,5 +163,5 @@ def register(_: int) -> None:
     assert DISTILLERS.get('CWD') is CWD and DISTILLERS.module_dict['CWD'] is CWD and DISTILLERS.get('PKD')
 
 
-def test_a_class_of_the_user_counts_before_a_shipped_one_of_its_name() -> None:
+def test_a_class_of_the_user_counts_before_a_shipped_one() -> None:
     start(register, processes=1)

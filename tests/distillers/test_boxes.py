@@ -26,10 +26,10 @@ BOXES = [
 
 
 def pictures(boxes):
-    found = boxed(len(boxes))
-    for sample, one in zip(found, boxes, strict=True):
-        sample.gt_instances = InstanceData(bboxes=torch.tensor(one).reshape(-1, 4))
-    return found
+    actual = boxed(len(boxes))
+    for sample, box in zip(actual, boxes, strict=True):
+        sample.gt_instances = InstanceData(bboxes=torch.tensor(box).reshape(-1, 4))
+    return actual
 
 
 def naive_mask(boxes, side, stride, level, levels, base):
@@ -98,8 +98,8 @@ def _fgd(**options):
 def _context(block, x):
     """The map with the block's context added."""
     first, norm, _, last = block.transform
-    own = (first.weight, first.bias, norm.weight, norm.bias, last.weight, last.bias)
-    return x + reference.fgd_context(x, block.mask.weight, *own)[..., None, None]
+    parameters = (first.weight, first.bias, norm.weight, norm.bias, last.weight, last.bias)
+    return x + reference.fgd_context(x, block.mask.weight, *parameters)[..., None, None]
 
 
 def test_equals_masked_copies_of_the_maps():
@@ -107,25 +107,25 @@ def test_equals_masked_copies_of_the_maps():
     distiller, student, teacher = _fgd(**WEIGHTS, temperature=0.7), draw(2, 4, 8, 8), draw(2, 4, 8, 8, seed=1)
     for parameter in distiller.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
-    found = run(distiller, student, teacher, boxed())
+    actual = run(distiller, student, teacher, boxed())
     (where_s, which_s), (where, which) = (reference.fgd_attention(x, 0.7) for x in (student, teacher))
     boxes = [sample.gt_instances.bboxes.double() / 8 for sample in boxed()]
-    fore = torch.stack([reference.fgd_foreground(one, student) for one in boxes])
-    back = torch.stack([(one == 0).double() / max((one == 0).sum(), 1) for one in fore])
+    fore = torch.stack([reference.fgd_foreground(box, student) for box in boxes])
+    back = torch.stack([(mask == 0).double() / max((mask == 0).sum(), 1) for mask in fore])
     assert 0 < (fore > 0).double().mean() < 1
     focal = 0
     for weight, mask in ((0.1, fore), (0.2, back)):
         scale = (mask[:, None] * where[:, None] * which[..., None, None]).sqrt()
         focal += weight * F.mse_loss(student * scale, teacher * scale, reduction='sum') / 2
-    torch.testing.assert_close(found['loss_focal'], focal)
+    torch.testing.assert_close(actual['loss_focal'], focal)
     attention = ((where_s - where).abs().sum() + (which_s - which).abs().sum()) / 2
-    torch.testing.assert_close(found['loss_attention'], 0.3 * attention)
+    torch.testing.assert_close(actual['loss_attention'], 0.3 * attention)
     blocks = distiller.parts[0]
     out_s, out_t = _context(blocks['student'], student), _context(blocks['teacher'], teacher)
-    torch.testing.assert_close(found['loss_relation'], 0.4 * (out_s - out_t).square().sum() / 2)
+    torch.testing.assert_close(actual['loss_relation'], 0.4 * (out_s - out_t).square().sum() / 2)
 
 
-def test_both_blocks_start_without_a_shift_and_learn():
+def test_both_blocks_start_without_a_shift():
     distiller, student, teacher = _fgd(), draw(2, 4, 8, 8), draw(2, 4, 8, 8, seed=1)
     loss = run(distiller, student, teacher, boxed())['loss_relation']
     torch.testing.assert_close(loss, 5e-6 * (student - teacher).square().sum() / 2)
@@ -134,29 +134,29 @@ def test_both_blocks_start_without_a_shift_and_learn():
         assert distiller.parts[0][side].transform[3].weight.grad.any()
 
 
-def test_pictures_of_few_boxes_and_of_none_are_painted_beside_others():
+def test_pictures_of_few_boxes_are_painted_beside_others():
     boxes = [torch.rand(count, 4, generator=torch.Generator().manual_seed(count)) * 64 for count in (5, 0, 2)]
-    samples = pictures([torch.cat([own[:, :2], own[:, :2] + own[:, 2:]], 1).tolist() for own in boxes])
+    samples = pictures([torch.cat([box[:, :2], box[:, :2] + box[:, 2:]], 1).tolist() for box in boxes])
     distiller = FGD(alpha=1.0, beta=0.0)
     distiller.name = 'fgd'
     for size in ((8, 8), (1, 1), (2, 3)):
-        found = distiller.position_weights(torch.zeros(3, 4, *size), samples)
-        for own, sample in zip(found, samples, strict=True):
-            (alone,) = distiller.position_weights(torch.zeros(1, 4, *size), [sample])
-            assert torch.equal(own, alone) and own.any() == (len(sample.gt_instances) > 0)
+        actual = distiller.position_weights(torch.zeros(3, 4, *size), samples)
+        for mask, sample in zip(actual, samples, strict=True):
+            (weights_of_one,) = distiller.position_weights(torch.zeros(1, 4, *size), [sample])
+            assert torch.equal(mask, weights_of_one) and mask.any() == (len(sample.gt_instances) > 0)
 
 
 @pytest.mark.parametrize(('padded', 'size', 'strides'), [
-    *(((800, 1344), (-(-800 // one), -(-1344 // one)), (one, one)) for one in (8, 16, 32, 64, 128)),
-    *(((96, 160), (-(-96 // one), -(-160 // one)), (one, one)) for one in (64, 128)),
+    *(((800, 1344), (-(-800 // number), -(-1344 // number)), (number, number)) for number in (8, 16, 32, 64, 128)),
+    *(((96, 160), (-(-96 // number), -(-160 // number)), (number, number)) for number in (64, 128)),
     ((60, 36), (20, 6), (6, 3)),  # no powers of two: the ratio of the sides
     ((64, 128), (16, 8), (16, 4)),
 ])  # fmt: skip
-def test_strides_are_those_of_the_anchors_where_the_padded_sides_are_no_multiples(padded, size, strides):
+def test_strides_are_those_of_the_anchors(padded, size, strides):
     samples, boxes = boxed(padded=padded), [sample.gt_instances.bboxes for sample in boxed()]
     samples[0].gt_instances.bboxes = HorizontalBoxes(boxes[0])  # mmdet's own type
-    for own, found in zip(boxes, boxes_on_map(samples, size, 'fgd', torch.zeros(())), strict=True):
-        torch.testing.assert_close(found[: len(own)], own / torch.tensor([*strides, *strides]))
+    for box, actual in zip(boxes, boxes_on_map(samples, size, 'fgd', torch.zeros(())), strict=True):
+        torch.testing.assert_close(actual[: len(box)], box / torch.tensor([*strides, *strides]))
 
 
 # FRS
@@ -193,14 +193,14 @@ def test_a_wrong_score_that_is_certain_still_learns():
     assert float(loss) == pytest.approx(30) and float(z.grad) == pytest.approx(1)
 
 
-def test_levels_are_summed_and_each_has_its_own_convolution():
+def test_levels_have_their_own_convolutions():
     frs = FRS(feature_weight=1.0, class_weight=1.0, align='conv')
     shapes = {tap: [torch.Size((1, 4, side, side)) for side in (4, 2)] for tap in TAPS}
     frs.setup(shapes, shapes)
     assert len(frs.convs) == 2 and frs.convs[0].kernel_size == (1, 1)
-    own, theirs, scores = ([draw(2, 4, n, n, seed=seed + n).float() for n in (4, 2)] for seed in (0, 9, 18))
-    whole = frs(dict.fromkeys(TAPS, own), dict(zip(TAPS, (theirs, scores), strict=True)), None)
-    levels = zip(frs.convs, own, theirs, scores, strict=True)
+    maps, targets, scores = ([draw(2, 4, n, n, seed=seed + n).float() for n in (4, 2)] for seed in (0, 9, 18))
+    whole = frs(dict.fromkeys(TAPS, maps), dict(zip(TAPS, (targets, scores), strict=True)), None)
+    levels = zip(frs.convs, maps, targets, scores, strict=True)
     parts = [rich_squares(conv(a), b, feature_richness(c)) for conv, a, b, c in levels]
     torch.testing.assert_close(whole['loss_feature'], sum(parts))
 
@@ -213,6 +213,6 @@ def test_pairs_that_do_not_fit_are_refused():
         ((maps, maps), (maps, [(6, 8, 8)]), 'has 4 channels and 6: both heads need the same classes and anchors'),
         ((maps, maps), ([(5, 8, 8)], maps), 'has 4 and 5 channels: set align'),
     ):
-        sides = ([[torch.Size((1, *one)) for one in levels] for levels in side] for side in (student, teacher))
+        sides = ([[torch.Size((1, *level)) for level in levels] for levels in side] for side in (student, teacher))
         with pytest.raises(ValueError, match=words):
             FRS(align='none').setup(*(dict(zip(TAPS, side, strict=True)) for side in sides))

@@ -22,22 +22,22 @@ CROSS = dict(type='CrossKD', reuse_from=1)
 
 def predicted(head: Any, kind: str, towers: list[list[torch.Tensor]]) -> list[list[torch.Tensor]]:
     """The head's last convolution and its predictors, written out."""
-    form, found = FORMS[KINDS[kind]], []
+    form, actual = FORMS[KINDS[kind]], []
     for level, (x, y) in enumerate(zip(*towers, strict=True)):
         x, y = head.cls_convs[1](x.clone()), head.reg_convs[1](y.clone())
         boxes = getattr(head, form.boxes)(y)
         boxes = boxes if kind == 'retinanet' else boxes * head.scales[level].scale
         boxes = boxes.clamp(min=0) * STRIDES[level] if kind == 'fcos' else boxes
-        found.append([getattr(head, form.scores)(x), boxes, *([head.atss_centerness(y)] if kind == 'atss' else [])])
-    return [list(one) for one in zip(*found, strict=True)]
+        actual.append([getattr(head, form.scores)(x), boxes, *([head.atss_centerness(y)] if kind == 'atss' else [])])
+    return [list(level) for level in zip(*actual, strict=True)]
 
 
 def naive_align(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
-    found = torch.empty_like(student)
+    actual = torch.empty_like(student)
     for c in range(student.shape[1]):
         s, t = student[:, c], teacher[:, c]
-        found[:, c] = (s - s.mean()) / (s.std() + 1e-6) * t.std() + t.mean()
-    return found.clamp(min=0)
+        actual[:, c] = (s - s.mean()) / (s.std() + 1e-6) * t.std() + t.mean()
+    return actual.clamp(min=0)
 
 
 def box_distance(kind: str, head: Any, s: torch.Tensor, t: torch.Tensor, prior: torch.Tensor) -> float:
@@ -100,66 +100,66 @@ def test_the_naive_formula(kind: str) -> None:
 
 
 def test_the_gradients() -> None:
-    student, others = draw(2, 3, 2, 3).requires_grad_(), channel_moments(draw(2, 3, 2, 3, seed=1))[None]
-    assert torch.autograd.gradcheck(lambda x: aligned_scale(x, channel_moments(x)[None], others), student)
-    made, head, own = distiller_of('gfl'), head_of('gfl'), maps(1, seed=40)[0]
-    held, taught = maps(1)[0], made.predict(head, [own, own])
+    student, teacher_moments = draw(2, 3, 2, 3).requires_grad_(), channel_moments(draw(2, 3, 2, 3, seed=1))[None]
+    assert torch.autograd.gradcheck(lambda x: aligned_scale(x, channel_moments(x)[None], teacher_moments), student)
+    made, head, teacher_maps = distiller_of('gfl'), head_of('gfl'), maps(1, seed=40)[0]
+    student_maps, taught = maps(1)[0], made.predict(head, [teacher_maps, teacher_maps])
 
     def whole(*small: torch.Tensor) -> torch.Tensor:
-        crossed = made.predict(head, [made.aligned([held[0], x], own) for x in small])
-        found = made.compare(head, crossed, taught, Targets([None, None], total=torch.tensor(3.0)))
-        return torch.stack(list(found.values())).sum()
+        crossed = made.predict(head, [made.aligned([student_maps[0], x], teacher_maps) for x in small])
+        actual = made.compare(head, crossed, taught, Targets([None, None], total=torch.tensor(3.0)))
+        return torch.stack(list(actual.values())).sum()
 
     assert torch.autograd.gradcheck(whole, [draw(1, CHANNELS, 2, 2, seed=n).abs().requires_grad_() for n in (8, 9)])
 
 
-def test_saturated_scores_and_equal_ones() -> None:
+def test_saturated_scores() -> None:
     z = torch.tensor([[[100.0, -100.0, 40.0]]]).requires_grad_()
-    found = focal_entropy(z, -z.detach(), torch.ones(1, 3))
-    assert float(found) == pytest.approx(240.0)
-    (grad,) = torch.autograd.grad(found, z)
+    actual = focal_entropy(z, -z.detach(), torch.ones(1, 3))
+    assert float(actual) == pytest.approx(240.0)
+    (grad,) = torch.autograd.grad(actual, z)
     torch.testing.assert_close(grad, torch.tensor([[[1.0, -1.0, 1.0]]]))
     same = focal_entropy(z, z.detach(), torch.ones(1, 3))
     assert same == 0 and not torch.autograd.grad(same, z)[0].any()
 
 
 @pytest.mark.parametrize('shape', [(2, 3, 4, 4), (1, 3, 1, 1)])
-def test_channels_without_deviation_become_the_mean_and_get_no_gradient(shape: tuple[int, ...]) -> None:
+def test_channels_without_deviation_get_no_gradient(shape: tuple[int, ...]) -> None:
     student, teacher = torch.full(shape, 0.3), draw(*shape, seed=1).float()
     student[:, 0] = draw(*shape, seed=2).float()[:, 0]
     student.requires_grad_()
-    found = aligned_scale(student, channel_moments(student)[None], channel_moments(teacher)[None])
-    torch.testing.assert_close(found[:, 1:], teacher.mean((0, 2, 3))[None, 1:, None, None].expand_as(found[:, 1:]))
-    (grad,) = torch.autograd.grad((found * draw(*shape, seed=3)).sum(), student)
+    actual = aligned_scale(student, channel_moments(student)[None], channel_moments(teacher)[None])
+    torch.testing.assert_close(actual[:, 1:], teacher.mean((0, 2, 3))[None, 1:, None, None].expand_as(actual[:, 1:]))
+    (grad,) = torch.autograd.grad((actual * draw(*shape, seed=3)).sum(), student)
     assert grad.isfinite().all() and not grad[:, 1:].any() and grad[:, 0].any() == (student[0, 0].numel() > 1)
 
 
-def test_channels_of_small_deviation_and_constant_ones_of_the_teacher() -> None:
+def test_channels_of_small_deviation() -> None:
     student, teacher = draw(2, 3, 4, 4) * 1e-6, draw(2, 3, 4, 4, seed=1)
     teacher[:, 0] = 0.7
-    found = aligned_scale(student, channel_moments(student)[None], channel_moments(teacher)[None])
+    actual = aligned_scale(student, channel_moments(student)[None], channel_moments(teacher)[None])
     (deviation, mean), (scale, shift) = (torch.std_mean(x, (0, 2, 3), keepdim=True) for x in (student, teacher))
-    torch.testing.assert_close(found, (student - mean) / (deviation + 1e-6) * scale + shift)
-    assert (found[:, 0] == 0.7).all()
+    torch.testing.assert_close(actual, (student - mean) / (deviation + 1e-6) * scale + shift)
+    assert (actual[:, 0] == 0.7).all()
 
 
 @pytest.mark.parametrize('kind', KINDS)
 def test_targets_are_those_of_the_head(kind: str) -> None:
-    made, scores = distiller_of(kind), [torch.zeros(2, CLASSES, 64 // one, 64 // one) for one in STRIDES]
+    made, scores = distiller_of(kind), [torch.zeros(2, CLASSES, 64 // stride, 64 // stride) for stride in STRIDES]
     head, data = made.teacher.module('').float(), samples(dtype=torch.float32)
-    found = made.targets(head, scores, data)
-    truth, metas = [one.gt_instances for one in data], [one.metainfo for one in data]
+    actual = made.targets(head, scores, data)
+    truth, metas = [sample.gt_instances for sample in data], [sample.metainfo for sample in data]
     if kind == 'fcos':
-        labels, edges = (torch.cat(one) for one in head.get_targets(found.priors, truth))
+        labels, edges = (torch.cat(target) for target in head.get_targets(actual.priors, truth))
         expected = head.centerness_target(edges[labels < CLASSES]).sum()
-        torch.testing.assert_close(found.total, expected.clamp(min=1))
-        assert found.weights is None and expected > 1
+        torch.testing.assert_close(actual.total, expected.clamp(min=1))
+        assert actual.weights is None and expected > 1
         return
     anchors, flags = head.get_anchors([x.shape[2:] for x in scores], metas, device='cpu')
     *_, labels, weights, _, _, positives = head.get_targets(anchors, flags, truth, metas)
-    assert float(found.total) == positives > 2
-    assert all(map(torch.equal, found.weights, weights))
-    assert all(torch.equal(one, two < CLASSES) for one, two in zip(found.positives, labels, strict=True))
+    assert float(actual.total) == positives > 2
+    assert all(map(torch.equal, actual.weights, weights))
+    assert all(torch.equal(positive, two < CLASSES) for positive, two in zip(actual.positives, labels, strict=True))
 
 
 def network(kind: str | dict, teacher: dict | None = None, **option: Any) -> Any:
@@ -170,13 +170,13 @@ def network(kind: str | dict, teacher: dict | None = None, **option: Any) -> Any
 
 
 def own_losses(model: Any) -> dict[str, torch.Tensor]:
-    found = toys.losses_of(model, toys.det_batch())
-    return {name[10:]: value for name, value in found.items() if name.startswith('distill.x.loss')}
+    actual = toys.losses_of(model, toys.det_batch())
+    return {name[10:]: value for name, value in actual.items() if name.startswith('distill.x.loss')}
 
 
 @pytest.mark.parametrize(('kind', 'reuse_from'), [
     *(('gfl', layers) for layers in (0, 1, 2)),
-    *(pytest.param(one, 1, marks=pytest.mark.soak) for one in [*KINDS][1:]),
+    *(pytest.param(kind, 1, marks=pytest.mark.soak) for kind in [*KINDS][1:]),
 ])  # fmt: skip
 def test_a_step_of_a_real_detector_trains_it_up_to_the_held_maps(kind: str, reuse_from: int) -> None:
     model = network(kind, reuse_from=reuse_from)
@@ -192,12 +192,12 @@ def test_a_step_of_a_real_detector_trains_it_up_to_the_held_maps(kind: str, reus
 def test_targets_with_sampling_results_behind_them_are_read() -> None:
     """PISA's loss asks ``get_targets`` for them."""
     pisa = dict(train_cfg=dict(isr=dict(k=2.0, bias=0.0), carl=dict(k=1.0, bias=0.2)))
-    found = []
+    actual = []
     for kind in ('RetinaHead', 'PISARetinaHead'):
         option = toys.det_net('retinanet', bbox_head=dict(type=kind, stacked_convs=2), **pisa)
         model = network(option, dict(option, allow_random=True))
-        found.append([value.item() for value in own_losses(model).values()])
-    assert found[0] == pytest.approx(found[1], rel=1e-3) and all(found[0])
+        actual.append([value.item() for value in own_losses(model).values()])
+    assert actual[0] == pytest.approx(actual[1], rel=1e-3) and all(actual[0])
 
 
 @pytest.mark.parametrize(('kind', 'head'), [('gfl', {}), ('fcos', dict(norm_on_bbox=True)), ('fcos', {})])
@@ -211,34 +211,34 @@ def test_a_network_taught_by_its_own_copy_has_no_loss(kind: str, head: dict, tmp
     model = network(option, teacher, eps=1e-12)
     model.load_state_dict(plain.state_dict(), strict=False)
     model.backbone.eval()
-    found = own_losses(model)
-    assert all(abs(float(value)) < 1e-4 for value in found.values()), found
+    actual = own_losses(model)
+    assert all(abs(float(value)) < 1e-4 for value in actual.values()), actual
 
 
 def test_by_scores_no_boxes_are_read() -> None:
     model = network('fcos', normalise='scores')
-    made, found = model.distillers['x'], []
+    made, actual = model.distillers['x'], []
     assert not made.needs_labels
     forward = made.forward
-    made.forward = lambda student, teacher, _: found.append(forward(student, teacher, None)) or found[0]
+    made.forward = lambda student, teacher, _: actual.append(forward(student, teacher, None)) or actual[0]
     own_losses(model)
-    assert all(value > 0 for value in found[0].values())
+    assert all(value > 0 for value in actual[0].values())
 
 
 @pytest.mark.parametrize(('kind', 'method'), [*((kind, 'CrossKD') for kind in KINDS), ('gfl', 'LD')])
 def test_the_targets_that_the_student_assigned_are_kept(kind: str, method: str, monkeypatch: Any) -> None:
     """The same numbers as with a second assignment, which heads that assign otherwise need."""
-    model, found, counts = network(kind, **(CROSS if method == 'CrossKD' else dict(type=method))), [], []
+    model, actual, counts = network(kind, **(CROSS if method == 'CrossKD' else dict(type=method))), [], []
     head = model.bbox_head
     assign = type(head).get_targets
     monkeypatch.setattr(type(head), 'get_targets', lambda *args, **kw: counts.append(1) or assign(*args, **kw))
     for assigned in (1, 2):
         counts.clear()
         losses = own_losses(model)
-        found.append([*losses.values(), *torch.autograd.grad(toys.total(losses), model.neck.parameters())])
+        actual.append([*losses.values(), *torch.autograd.grad(toys.total(losses), model.neck.parameters())])
         assert len(counts) == assigned and 'get_targets' not in vars(head)
         model.distillers['x'].noted_methods = []
-    assert all(map(torch.equal, *found))
+    assert all(map(torch.equal, *actual))
     if method == 'LD':
         for teacher in (gfl(anchor_generator=dict(octave_base_scale=4)), toys.merged(gfl(), BORDER)):
             assert not network('gfl', teacher=teacher, type='LD').distillers['x'].noted_methods, 'may assign otherwise'

@@ -74,7 +74,7 @@ def test_nodes_of_skd_are_the_largest_values_of_patches(options, size, nodes):
 
 @pytest.mark.parametrize('kind', [LogitKD, DIST])
 @pytest.mark.parametrize('resize', ['default', 'teacher'])
-def test_scores_of_another_stride_are_resized_the_students_unless_told_otherwise(kind, resize):
+def test_scores_of_another_stride_are_resized(kind, resize):
     """A transformer of stride 4 teaches a network of stride 8."""
     options = {} if resize == 'default' else dict(resize=resize)
     student, teacher = draw(2, 3, 4, 4), draw(2, 3, 8, 8, seed=1)
@@ -112,7 +112,7 @@ def test_a_map_that_shrinks_to_less_than_half_is_averaged(kind):
     ([dict(type='FocalLoss'), dict(type='CrossEntropyLoss')], False),
     (dict(type='LovaszLoss', reduction='none'), False),
 ])  # fmt: skip
-def test_scores_that_a_segmentor_decides_one_by_one_do_not_compete(loss, refused):
+def test_scores_decided_one_by_one_do_not_compete(loss, refused):
     teacher = toys.seg_teacher('fcn')
     teacher['decode_head'] = dict(teacher.get('decode_head') or {}, loss_decode=loss)
     with pytest.raises(ValueError, match="loss_decode.*activation='sigmoid'") if refused else nullcontext():
@@ -132,7 +132,7 @@ def naive_standard(student, teacher, temperature):
     return temperature**2 * divergence(*rows, temperature)
 
 
-def test_standardised_scores_give_the_example_of_the_paper_and_a_naive_loop():
+def test_standardised_scores_give_the_example_of_the_paper():
     assert naive_standard([2, -1, 0.5], [10, 1, 4], 2.0) == pytest.approx(0.010465, abs=1e-6)
     kd = set_up(LogitKD, [(4, 2, 3), (4, 2, 3)], temperature=3.0, standardise=True)
     student, teacher = draw(2, 4, 2, 3), 5 * draw(2, 4, 2, 3, seed=1) + 100
@@ -149,8 +149,8 @@ def test_a_box_head_compares_standardised_rows():
     student, teacher = draw(5, 4), 3 * draw(5, 4, seed=1)
     roi = RoIHeadKD('x', output='cls_score', form='softmax', standardise=True, temperature=2.0)
     roi.answer = lambda features, rois: teacher
-    found = roi({'x': [student], roi.rois: [torch.zeros(5, 5)]}, {'neck': []}, None)['loss_roi']
-    torch.testing.assert_close(found, standard(student, teacher))
+    actual = roi({'x': [student], roi.rois: [torch.zeros(5, 5)]}, {'neck': []}, None)['loss_roi']
+    torch.testing.assert_close(actual, standard(student, teacher))
     with pytest.raises(ValueError, match='with 2 classes, standardised scores are constants'):
         roi.setup({'x': [torch.Size((1, 2))]}, {})
 
@@ -174,10 +174,10 @@ def test_equals_the_formula_of_mgd(reduction):
 
 
 @pytest.mark.parametrize('kind', [MGD, AfDCD])
-def test_masks_depend_on_iteration_and_level(kind):
+def test_masks_depend_on_the_iteration(kind):
     made = set_up(kind, [(3, 16, 16), (32, 16, 16)])
-    kept = [made.keep((2, 16, 16), level) for made.state.iteration in (3, 4) for level in (0, 1)]
-    assert all(not torch.equal(a, b) for i, a in enumerate(kept) for b in kept[:i])
+    masks = [made.keep((2, 16, 16), level) for made.state.iteration in (3, 4) for level in (0, 1)]
+    assert all(not torch.equal(a, b) for i, a in enumerate(masks) for b in masks[:i])
 
 
 def _afdcd(student: int = 6, teacher: int = 32, size: int = 16, **options) -> AfDCD:
@@ -202,7 +202,7 @@ def _rebuilt(distiller: AfDCD, feat: Tensor, keep: Tensor) -> Tensor:
 @pytest.mark.parametrize(
     ('teacher', 'size', 'groups', 'pool_size'), [(32, 16, 16, 4), (24, 15, 8, 0), (18, 40, 2, 4), (32, 8, 16, 0)]
 )
-def test_groups_and_pooling_by_the_map(teacher: int, size: int, groups: int, pool_size: int) -> None:
+def test_groups_by_the_map(teacher: int, size: int, groups: int, pool_size: int) -> None:
     auto = _afdcd(teacher=teacher, size=size, groups='auto', pool_size='auto')
     written = _afdcd(teacher=teacher, size=size, groups=groups, pool_size=pool_size)
     maps = _maps(teacher=teacher, size=size)
@@ -214,21 +214,21 @@ def test_groups_and_pooling_by_the_map(teacher: int, size: int, groups: int, poo
 def test_equals_the_formula_of_afdcd(mask: dict, projector: str) -> None:
     distiller = _afdcd(mask=mask, projector=projector, fd_weight=2e-4, ctr_weight=0.3)
     feat, target = _maps()
-    found = run(distiller, feat, target)
+    actual = run(distiller, feat, target)
     rebuilt = _rebuilt(distiller, feat, distiller.keep((2, 16, 16), 0))
     squares, contrast = (rebuilt - target).square().sum() / 2, losses.dense_contrast(rebuilt, target)
     expected = {'loss_fd': 2e-4 * squares, 'loss_ctr': 0.3 * contrast}
-    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(actual, expected)
     inputs = [feat, *distiller.parameters()]
-    grads = [torch.autograd.grad(sum(terms.values()), inputs) for terms in (found, expected)]
-    for ours, naive in zip(*grads, strict=True):
-        torch.testing.assert_close(ours, naive, rtol=1e-3, atol=1e-3 * float(naive.abs().max()))
+    grads = [torch.autograd.grad(sum(terms.values()), inputs) for terms in (actual, expected)]
+    for grad, naive in zip(*grads, strict=True):
+        torch.testing.assert_close(grad, naive, rtol=1e-3, atol=1e-3 * float(naive.abs().max()))
 
 
 def test_default_mimicking_is_cityscapes_at_any_size() -> None:
     """33.6 times the mean is what 2e-6 times the sum is on the paper's 2048 x 64 x 128."""
     by_sum = _afdcd(fd_weight=2e-6 * (2048 * 64 * 128) / (32 * 16 * 16))
-    default, expected = (run(one, *_maps())['loss_fd'].item() for one in (_afdcd(), by_sum))
+    default, expected = (run(distiller, *_maps())['loss_fd'].item() for distiller in (_afdcd(), by_sum))
     assert default == pytest.approx(expected, rel=2e-3)
 
 
@@ -268,12 +268,12 @@ def test_cankd_is_its_formula(size: tuple[int, int]) -> None:
     first.backward()
     assert made.parts[0].norm.weight.grad.any() and not made.parts[0].theta.weight.grad.any()
     torch.nn.init.constant_(made.parts[0].norm.weight, 0.7)
-    found = loss_of(made, student, teacher)
+    actual = loss_of(made, student, teacher)
     expected = cankd_naive(made.parts[0], made.aligns[0](student), teacher)
-    torch.testing.assert_close(found, expected)
-    given = [student, *made.parameters()]
-    for ours, theirs in zip(*(torch.autograd.grad(x, given) for x in (found, expected)), strict=True):
-        torch.testing.assert_close(ours, theirs, atol=1e-10, rtol=1e-6)
+    torch.testing.assert_close(actual, expected)
+    words = [student, *made.parameters()]
+    for grad, naive_grad in zip(*(torch.autograd.grad(x, words) for x in (actual, expected)), strict=True):
+        torch.testing.assert_close(grad, naive_grad, atol=1e-10, rtol=1e-6)
 
 
 def test_the_gradients_of_cankd() -> None:
@@ -289,6 +289,6 @@ def test_one_position_has_a_gradient_of_zero_for_each_parameter() -> None:
     read = made.parts[0](student, teacher)
     assert torch.equal(read, student)
     read.sum().backward()
-    assert all(one.grad is not None and not one.grad.any() for one in made.parts[0].parameters())
+    assert all(parameter.grad is not None and not parameter.grad.any() for parameter in made.parts[0].parameters())
     made = set_up(CanKD, [(4, 1, 5), (6, 1, 5)])
     assert loss_of(made, draw(2, 4, 1, 5), draw(2, 6, 1, 5)) > 0

@@ -36,16 +36,16 @@ def test_mmdets_check_of_class_counts_leaves_distillers_alone():
     dict(form='l1'), {}, dict(beta=0.11), dict(form='sigmoid'), dict(form='softmax', num_classes=3),
     dict(form='softmax', num_classes=3, temperature=3.0),
 ], ids=str)  # fmt: skip
-def test_forms_are_means_over_elements_or_over_the_softmaxes_of_folded_anchors(options):
+def test_forms_are_means_over_elements_or_anchors(options):
     student, teacher = 2 * draw(2, 2, 6, 3, 2)
     t = options.get('temperature', 1.0)
     # mmdet's own unfolding of (N, A * K, H, W)
     s, p = ((m.permute(0, 2, 3, 1).reshape(-1, 3) / t).softmax(1) for m in (student, teacher))
-    one, two = student.sigmoid(), teacher.sigmoid()
+    student_scores, two = student.sigmoid(), teacher.sigmoid()
     expected = {
         'l1': (student - teacher).abs().mean(),
         'smooth_l1': F.smooth_l1_loss(student, teacher, beta=options.get('beta', 1.0)),
-        'sigmoid': (two * (two / one).log() + (1 - two) * ((1 - two) / (1 - one)).log()).mean(),
+        'sigmoid': (two * (two / student_scores).log() + (1 - two) * ((1 - two) / (1 - student_scores)).log()).mean(),
         'softmax': t * t * (p * (p / s).log()).sum(1).mean(),
     }[options.get('form', 'smooth_l1')]
     torch.testing.assert_close(HeadOutputKD('head', **options).loss(student, teacher, 0)['loss_head'], expected)
@@ -116,7 +116,7 @@ def test_the_teachers_head_sees_the_students_rois():
     assert loss > 0.01
 
 
-def test_a_cascade_answers_with_one_stage_and_nothing_else_of_it_runs():
+def test_a_cascade_answers_with_one_stage():
     names = 'rpn_head', 'roi_head.mask_head.0', *(f'roi_head.bbox_head.{stage}' for stage in range(3))
     for stage, deviations in ((0, [0.1, 0.1, 0.2, 0.2]), (2, [0.033, 0.033, 0.067, 0.067])):
         coded = dict(roi_head=dict(bbox_head=dict(bbox_coder=dict(target_stds=deviations))))
@@ -132,14 +132,14 @@ def test_a_cascade_answers_with_one_stage_and_nothing_else_of_it_runs():
 
 def test_calls_of_a_sampler_without_gradients_are_not_compared():
     """OHEM asks the head for the loss of all negatives before it chooses."""
-    found = []
+    actual = []
     for kind in ('RandomSampler', 'OHEMSampler'):
         sampler = dict(type=kind, num=16, pos_fraction=0.25, neg_pos_ub=-1, add_gt_as_proposals=True)
         student = toys.det_net('faster_rcnn', train_cfg=dict(rcnn=dict(sampler=sampler)))
         loss, rois, output = _step(_ready(student))
-        found.append((len(rois), len(output)))
+        actual.append((len(rois), len(output)))
         assert loss.requires_grad and loss > 0
-    assert found[0] == found[1]
+    assert actual[0] == actual[1]
 
 
 def test_the_roi_head_is_loaded_strictly(tmp_path):
@@ -163,7 +163,7 @@ def test_merged_classes_need_one_box_for_all_classes():
         distiller.check_classes(pairs)
 
 
-def test_rois_are_those_of_the_first_call_of_the_extractor_and_of_the_same_head():
+def test_rois_are_those_of_the_first_call():
     """It is called again for masks."""
     output, answer = draw(2, 6, 4)
     distiller, head = RoIHeadKD(), nn.Module()
@@ -197,18 +197,18 @@ def test_terms_of_a_step_share_one_pass_of_the_teachers_head():
     )
     student, teacher = toys.det_net('faster_rcnn'), toys.det_teacher('faster_rcnn')
     weights = toys.build_plain(student, seed=2).state_dict()
-    found, passes = [], []
+    actual, passes = [], []
     for names in (('boxes',), ('scores',), ('boxes', 'scores')):
         chosen = {name: terms[name] for name in names}
         model = toys.distilled('mmdet', student=student, teacher=teacher, distillers=chosen)
         model.load_state_dict(weights)
         with mock.patch('mmdistill_dense.distillers.roi_head_kd.run_roi_head', side_effect=run_roi_head) as run:
             torch.manual_seed(3)  # the student samples its RoIs
-            found.append(toys.losses_of(model, toys.det_batch()))
+            actual.append(toys.losses_of(model, toys.det_batch()))
         passes.append(run.call_count)
     assert passes == [1, 1, 1]
-    for alone, name in zip(found, terms, strict=False):
-        assert torch.equal(alone[f'distill.{name}.loss_roi'], found[2][f'distill.{name}.loss_roi'])
+    for alone, name in zip(actual, terms, strict=False):
+        assert torch.equal(alone[f'distill.{name}.loss_roi'], actual[2][f'distill.{name}.loss_roi'])
 
 
 def test_widths_of_features_are_no_number_of_scores():
@@ -236,8 +236,8 @@ def test_masks_by_the_naive_formula_on_the_positive_rois(teacher, stage):
     if teacher == 'cascade_mask_rcnn':
         head, extractor = head[stage], extractor[stage]
     with torch.no_grad():
-        theirs = head(extractor(network.extract_feat(inputs)[:4], rois))
-    p, q = ((x.detach().double() / 2).sigmoid() for x in (theirs, student))
+        expected_scores = head(extractor(network.extract_feat(inputs)[:4], rois))
+    p, q = ((x.detach().double() / 2).sigmoid() for x in (expected_scores, student))
     total = 4 * (p * (p / q).log() + (1 - p) * ((1 - p) / (1 - q)).log()).sum()
     expected = float(total) / (len(rois) * student.shape[2] * student.shape[3])
     loss = losses['distill.roi.loss_roi']
@@ -247,7 +247,7 @@ def test_masks_by_the_naive_formula_on_the_positive_rois(teacher, stage):
         assert any(one.grad is not None and one.grad.any() for one in model.get_submodule(part).parameters()), part
 
 
-def test_a_batch_without_objects_gives_no_loss_but_a_gradient_of_zero():
+def test_a_batch_without_objects_has_a_gradient_of_zero():
     model = _ready(None, 'mask_rcnn', **MASKS)
     batch = toys.det_batch(masks=True)
     for sample in batch['data_samples']:
@@ -271,11 +271,11 @@ PAIRS = {  # the kind of both networks, and the terms on the heads
 def test_published_terms_beside_tokens_that_are_learned(kind, tmp_path):
     student = toys.det_net(kind)
     learned = dict(type='MasKD', num_tokens=3, student_mask_from=1, learn=dict(max_iters=3, log_interval=3))
-    named = dict({f'term{n}': term for n, term in enumerate(PAIRS[kind])}, maskd=learned)
-    model = toys.model_config(student, toys.det_teacher(kind), named)
+    distillers = dict({f'term{n}': term for n, term in enumerate(PAIRS[kind])}, maskd=learned)
+    model = toys.model_config(student, toys.det_teacher(kind), distillers)
     runner = toys.train(None, toys.det_run_config(tmp_path, model))
     scalars = runner.message_hub.log_scalars
-    for name in named:
+    for name in distillers:
         (loss,) = (key for key in scalars if key.startswith(f'train/distill.{name}.loss_'))
         assert 0 < scalars[loss].current() < float('inf')
         assert 0 < scalars[f'train/distill.{name}.share'].current() < 1

@@ -37,25 +37,25 @@ def naive(own_scores, own_boxes, scores, boxes, temperature, mean):
 
 @pytest.mark.parametrize('mean', [False, True])
 def test_the_naive_formula(mean):
-    given = query_answers()
-    found = query_terms(*given, temperature=3.0, mean=mean)
-    assert found.tolist() == pytest.approx(naive(*given, 3.0, mean), rel=1e-12)
+    words = query_answers()
+    actual = query_terms(*words, temperature=3.0, mean=mean)
+    assert actual.tolist() == pytest.approx(naive(*words, 3.0, mean), rel=1e-12)
     scores, boxes, *teacher = query_answers(layers=2, queries=3)
-    own = (scores.clone().requires_grad_(), boxes.clone().requires_grad_())
-    assert torch.autograd.gradcheck(lambda *x: query_terms(*x, *teacher, mean=mean), own)
+    leaves = (scores.clone().requires_grad_(), boxes.clone().requires_grad_())
+    assert torch.autograd.gradcheck(lambda *x: query_terms(*x, *teacher, mean=mean), leaves)
 
 
-def test_equal_answers_cost_nothing_and_half_precision_is_computed_in_float32():
+def test_equal_answers_cost_nothing():
     _, _, scores, boxes = query_answers()
     assert query_terms(scores[None], boxes[None], scores, boxes).abs().max() < 1e-12
     half = [x.bfloat16() for x in query_answers()]
     with torch.autocast('cpu', torch.bfloat16):
-        found = query_terms(*half)
-    assert found.dtype == torch.float32
-    torch.testing.assert_close(found, query_terms(*(x.float() for x in half)))
+        actual = query_terms(*half)
+    assert actual.dtype == torch.float32
+    torch.testing.assert_close(actual, query_terms(*(x.float() for x in half)))
     for part in range(4):
-        given = [x * math.nan if number == part else x for number, x in enumerate(query_answers())]
-        assert not query_terms(*given).isfinite().all(), 'what is no number shows'
+        words = [x * math.nan if number == part else x for number, x in enumerate(query_answers())]
+        assert not query_terms(*words).isfinite().all(), 'what is no number shows'
 
 
 def built(kind, option=None, **student):
@@ -74,7 +74,7 @@ def _shake(module):
 @pytest.mark.parametrize(
     'kind', [one if one == 'dab' else pytest.param(one, marks=pytest.mark.soak) for one in CONFIGS]
 )
-def test_a_step_of_a_real_detector_trains_it_and_leaves_nothing_behind(kind):
+def test_a_step_of_a_real_detector_trains_it_by_queries(kind):
     model = built(kind)
     losses = toys.losses_of(model, toys.det_batch())
     own = {name: value for name, value in losses.items() if name.startswith('distill.x.loss_')}
@@ -113,7 +113,7 @@ def test_the_decoder_asked_for_its_own_queries_answers_the_same(kind):
 
 
 @pytest.mark.soak
-def test_sets_and_layers_of_the_loss():
+def test_sets_of_queries_in_the_loss():
     def losses(**option):
         torch.manual_seed(0)
         model = built('dab', option)
@@ -139,9 +139,9 @@ def test_an_error_in_a_step_leaves_no_method_behind():
 
 
 def test_decoders_of_other_queries_or_widths_are_refused():
-    ours, theirs = ({DECODER: [torch.Size((1, 9, width)), torch.Size((1, 9, 4))]} for width in (16, 32))
+    narrow, wide = ({DECODER: [torch.Size((1, 9, width)), torch.Size((1, 9, 4))]} for width in (16, 32))
     with pytest.raises(ValueError, match=r'student have \[\(16,\), \(4,\)\] channels .* teacher \[\(32,\), \(4,\)\]'):
-        KDDETR().setup(ours, theirs)
-    ours, theirs = (Replay(torch.nn.Identity(), {name: torch.zeros(1, 2, 4)}) for name in ('query', 'query_pos'))
+        KDDETR().setup(narrow, wide)
+    narrow, wide = (Replay(torch.nn.Identity(), {name: torch.zeros(1, 2, 4)}) for name in ('query', 'query_pos'))
     with pytest.raises(ValueError, match='student gets query and that of the teacher query_pos'):
-        KDDETR()({DECODER: ours}, {DECODER: theirs}, [])
+        KDDETR()({DECODER: narrow}, {DECODER: wide}, [])

@@ -59,7 +59,7 @@ def test_minibatch_equals_the_released_loop_over_pictures(pool):
 
 
 @pytest.mark.parametrize('kind', ['pixel', 'region'])
-def test_memory_parts_equal_the_released_formula_of_labelled_pixels(kind):
+def test_memory_parts_equal_the_released_formula(kind):
     student, teacher, labels = draw(2, 4, 3, 2), draw(2, 5, 3, 2, seed=1), label_maps(2, 3, 2)
     distiller = make(**{f'{kind}_weight': 0.7}, temperature=0.3)
     losses = run(distiller, student, teacher, labels)
@@ -85,7 +85,7 @@ def test_a_part_of_weight_zero_is_left_out_with_its_queue():
     assert set(run(alone, student, teacher)) == {'loss_minibatch'} and not alone.state_dict()
 
 
-def test_a_step_writes_pixels_of_their_class_and_the_mean_of_each_class_and_picture():
+def test_a_step_writes_pixels_of_their_class():
     teacher, labels = draw(2, 5, 3, 2, seed=1), label_maps(2, 3, 2)
     distiller = make()
     memory = distiller.parts[0]
@@ -93,43 +93,43 @@ def test_a_step_writes_pixels_of_their_class_and_the_mean_of_each_class_and_pict
     run(distiller, draw(2, 4, 3, 2), teacher, labels)
     targets = F.normalize(teacher, dim=1).flatten(2).mT
     for kind in range(CLASSES):
-        own = [rows[label == kind] for rows, label in zip(targets, labels.flatten(1), strict=True)]
-        means = F.normalize(torch.stack([rows.mean(0) for rows in own if len(rows)]), dim=1)
+        rows_of_kind = [rows[label == kind] for rows, label in zip(targets, labels.flatten(1), strict=True)]
+        means = F.normalize(torch.stack([rows.mean(0) for rows in rows_of_kind if len(rows)]), dim=1)
         regions, pixels = memory.queue('region'), memory.queue('pixel')
         assert int(regions.ptr[kind]) == len(means)
         torch.testing.assert_close(regions.rows[kind, : len(means)], means)
-        count = sum(min(2, len(rows)) for rows in own)
+        count = sum(min(2, len(rows)) for rows in rows_of_kind)
         written = pixels.rows[kind]
         assert int(pixels.ptr[kind]) == count % 6
         torch.testing.assert_close(written[count:], random[kind, count:])
-        assert torch.cdist(written[:count], torch.cat(own)).amin(1).max() < 1e-12
+        assert torch.cdist(written[:count], torch.cat(rows_of_kind)).amin(1).max() < 1e-12
         assert len({tuple(row.tolist()) for row in written[:count]}) == count, 'no pixel twice'
 
 
 def test_a_queue_is_a_ring_of_the_last_rows_of_each_class():
     queue = ClassQueue(CLASSES, 2, 2)  # often less than a class has in a batch
     expected = {kind: queue.rows[kind].tolist() for kind in range(CLASSES)}
-    places = Counter()
+    counts = Counter()
     draw = torch.Generator().manual_seed(0)
     for _ in range(8):
         labels = torch.randint(0, CLASSES - 1, (5,), generator=draw)
         keys = torch.randn(5, 2, generator=draw)
         queue.enqueue(keys[:, None].expand(5, CLASSES, 2)[..., None, :], F.one_hot(labels, CLASSES)[..., None].bool())
         for key, label in zip(keys.tolist(), labels.tolist(), strict=True):
-            expected[label][places[label] % 2] = key
-            places[label] += 1
-        assert queue.ptr.tolist() == [places[kind] % 2 for kind in range(CLASSES)]
+            expected[label][counts[label] % 2] = key
+            counts[label] += 1
+        assert queue.ptr.tolist() == [counts[kind] % 2 for kind in range(CLASSES)]
         torch.testing.assert_close(queue.rows, torch.tensor([expected[kind] for kind in range(CLASSES)]))
     queue.enqueue(torch.zeros(0, CLASSES, 1, 2), torch.zeros(0, CLASSES, 1, dtype=torch.bool))
-    assert queue.ptr.tolist() == [places[kind] % 2 for kind in range(CLASSES)]
+    assert queue.ptr.tolist() == [counts[kind] % 2 for kind in range(CLASSES)]
 
 
-def test_a_sample_has_the_asked_number_of_different_rows_of_each_class():
+def test_a_sample_has_different_rows_of_each_class():
     queue = ClassQueue(2, 7, 3)
     drawn = queue.sample(4, torch.Generator().manual_seed(0))
     assert drawn.shape == (8, 3)
-    places = [torch.cdist(rows, queue.rows[kind]).argmin(1).tolist() for kind, rows in enumerate(drawn.split(4))]
-    assert places[0] == places[1] and len(set(places[0])) == 4
+    drawn_rows = [torch.cdist(rows, queue.rows[kind]).argmin(1).tolist() for kind, rows in enumerate(drawn.split(4))]
+    assert drawn_rows[0] == drawn_rows[1] and len(set(drawn_rows[0])) == 4
     assert not torch.equal(drawn, queue.sample(4, torch.Generator().manual_seed(1)))
     assert len(queue.sample(100, torch.Generator())) == 14
 
@@ -141,11 +141,11 @@ def test_the_number_compared_is_shared_by_the_classes():
     assert [call.args[1] for call in sample.call_args_list] == [7 // CLASSES + 1, 3 // CLASSES + 1]
 
 
-def test_pixels_are_drawn_anew_for_each_generator_and_all_classes_alike():
+def test_pixels_are_drawn_anew_for_each_generator():
     labels = torch.tensor([0] * 40 + [1] * 3 + [IGNORED] * 20 + [2] * 40)[torch.randperm(103)]
     orders = torch.stack([torch.randperm(103, generator=torch.Generator().manual_seed(seed)) for seed in range(300)])
-    found, valid = choose_pixels(labels.expand(300, -1), CLASSES, 8, orders)
-    chosen = [one[there] for one, there in zip(found, valid, strict=True)]
+    actual, valid = choose_pixels(labels.expand(300, -1), CLASSES, 8, orders)
+    chosen = [pixels[is_valid] for pixels, is_valid in zip(actual, valid, strict=True)]
     assert all(labels[c].tolist() == [0] * 8 + [1] * 3 + [2] * 8 for c in chosen)
     counts = torch.bincount(torch.cat(chosen), minlength=103)
     assert counts[labels == IGNORED].sum() == 0 and (counts[labels == 1] == 300).all()
@@ -153,12 +153,12 @@ def test_pixels_are_drawn_anew_for_each_generator_and_all_classes_alike():
     assert ((share - 8 / 40).abs() < 5 * math.sqrt(0.2 * 0.8 / 300)).all()
 
 
-def test_a_teacher_of_other_classes_says_nothing_about_the_labels():
+def test_a_teacher_of_other_classes_moves_no_labels():
     """With its number of classes, the labels above it would be taken for ignored ones."""
     head = dict(decode_head=dict(num_classes=2), auxiliary_head=dict(num_classes=2))
     options = dict(ifvd=dict(type='IFVD'), cirkd=dict(type='CIRKD', pixel_memory=20, region_memory=4))
-    for others, expected in ((False, 2), (True, toys.NUM_CLASSES)):  # which the student says
-        teacher = toys.seg_net('fcn', 16, allow_random=True, allow_other_classes=others, **head)
+    for has_other_classes, expected in ((False, 2), (True, toys.NUM_CLASSES)):  # which the student says
+        teacher = toys.seg_net('fcn', 16, allow_random=True, allow_other_classes=has_other_classes, **head)
         made = toys.build(toys.model_config(toys.seg_net('fcn'), teacher, options)).distillers
         assert [made[name].class_count for name in options] == [expected] * 2
     distiller = DISTILLERS.build(dict(options['cirkd'], student_tap='tap'))
@@ -170,7 +170,7 @@ def test_a_teacher_of_other_classes_says_nothing_about_the_labels():
 # IFVD, and what counts as a class
 
 
-def test_labels_are_those_of_the_nearest_pixels_and_the_last_ones_count_as_classes():
+def test_labels_are_those_of_the_nearest_pixels():
     distiller = set_up(IFVD, [(3, 8, 8), (5, 8, 8)])
     assert distiller.class_count == 255 and not list(distiller.parameters())
     student, teacher = draw(2, 3, 8, 8), draw(2, 5, 8, 8, seed=1)
@@ -199,8 +199,8 @@ def test_labels_that_the_students_head_ignores_are_no_class(option):
     def loss(**changes):
         model = toys.distilled(student=toys.seg_net('fcn', **changes), teacher=teacher, distillers=dict(one=option))
         toys.losses_of(model, batch)  # fills the queues
-        found = toys.losses_of(model, batch)
-        return {name: value for name, value in found.items() if 'distill.one.loss' in name}
+        actual = toys.losses_of(model, batch)
+        return {name: value for name, value in actual.items() if 'distill.one.loss' in name}
 
     ignored, background = loss(**heads), loss()
     for sample in batch['data_samples']:

@@ -20,8 +20,8 @@ PARTS = pytest.mark.parametrize('inside', [None, MASK, torch.zeros_like(MASK)], 
 def rows_of(inside, *maps):
     """Of each picture the vectors of all maps at the positions inside it, as plain numbers."""
     for number, pair in enumerate(zip(*maps, strict=True)):
-        kept = torch.ones(pair[0][0].numel()).bool() if inside is None else inside[number].flatten()
-        yield [x.flatten(1)[:, kept].t().tolist() for x in pair]
+        is_inside = torch.ones(pair[0][0].numel()).bool() if inside is None else inside[number].flatten()
+        yield [x.flatten(1)[:, is_inside].t().tolist() for x in pair]
 
 
 def mean(values):
@@ -51,15 +51,15 @@ def test_match_is_its_formula(weights, inside):
     student, teacher = 2 * draw(2, 3, 2, 5), draw(2, 3, 2, 5, seed=1)
     teacher[0, :, 0, 0] = 0
     options = dict(zip(('cosine', 'smooth_l1', 'mse'), weights, strict=True))
-    found = feature_match(student, teacher, **options, inside=inside)
-    assert found.item() == pytest.approx(match_naive(student, teacher, *weights, inside), rel=1e-12)
+    actual = feature_match(student, teacher, **options, inside=inside)
+    assert actual.item() == pytest.approx(match_naive(student, teacher, *weights, inside), rel=1e-12)
 
 
 def match_of(**options):
     return set_up(FeatureMatch, [(3, 2, 3), (4, 4, 6)], **options)
 
 
-def test_a_step_compares_with_the_standardised_map_and_a_map_that_shrinks_is_averaged():
+def test_a_step_compares_with_the_standardised_map():
     student, teacher = draw(2, 3, 2, 3), 5 * draw(2, 4, 4, 6, seed=1) + 7
     made = match_of(cosine=0.3, mse=0.2)
     target = (teacher - teacher.mean((0, 2, 3))[:, None, None]) / teacher.std((0, 2, 3), correction=0)[:, None, None]
@@ -79,13 +79,13 @@ def test_statistics_are_of_all_positions_of_the_first_steps():
     for step, teacher in enumerate(maps):
         made.train(step != 1)  # a step in evaluation leaves them
         loss_of(made, draw(2, 3, 2, 3), teacher)
-        seen = torch.stack([x for number, x in enumerate(maps[: step + 1]) if number != 1][:3])
-        torch.testing.assert_close(made.parts[0].mean, seen.mean((0, 1, 3, 4)))
-        torch.testing.assert_close(made.parts[0].var, seen.var((0, 1, 3, 4), correction=0))
+        seen_maps = torch.stack([x for number, x in enumerate(maps[: step + 1]) if number != 1][:3])
+        torch.testing.assert_close(made.parts[0].mean, seen_maps.mean((0, 1, 3, 4)))
+        torch.testing.assert_close(made.parts[0].var, seen_maps.var((0, 1, 3, 4), correction=0))
     assert (made.parts[0].seen, made.parts[0].count) == (3, 3 * 2 * 4 * 6)
 
 
-def test_a_channel_far_from_zero_keeps_its_digits_and_a_constant_one_is_divided_by_a_thousandth():
+def test_a_channel_far_from_zero_keeps_its_digits():
     """DINOv3 has channels whose mean is a hundred times their deviation."""
     part = ChannelStatistics(1, 10)
     maps = [draw(4, 1, 16, 16, seed=seed) + 3e3 for seed in range(3)]
@@ -134,23 +134,23 @@ def project(convolution, weight):
 
 
 @pytest.mark.parametrize(('init', 'expected'), [('zeros', GLOBAL), ('empty', GLOBAL_WRITTEN_ROWS)])
-def test_v1_and_the_global_term_of_v3(init, expected):
+def test_published_versions_of_the_loss(init, expected):
     """Two steps, of 2 and 3 pictures; of the 12 rows of the queue 7 are empty."""
-    ours = set_up(QueueKL, ((6, 1, 1), (6,)), queue_size=12, queue_init=init, head=None)
-    run(ours, wave(0.3, 2, 6, 1, 1), wave(1.1, 2, 6))
-    found = run(ours, wave(2.3, 3, 6)[:, :, None, None], wave(1.7, 3, 6))
-    assert found['loss_queue'].item() == pytest.approx(expected, rel=1e-6)
+    queue_kl = set_up(QueueKL, ((6, 1, 1), (6,)), queue_size=12, queue_init=init, head=None)
+    run(queue_kl, wave(0.3, 2, 6, 1, 1), wave(1.1, 2, 6))
+    actual = run(queue_kl, wave(2.3, 3, 6)[:, :, None, None], wave(1.7, 3, 6))
+    assert actual['loss_queue'].item() == pytest.approx(expected, rel=1e-6)
 
 
 def test_v2_is_fitnet_with_two_taps():
     """Two blocks of the teacher, one projection each: half the sum of the means is the mean over both."""
-    ours = FitNet([('tap', 0.5), ('tap', 0.5)], ['maps.0', 'maps.1'])
+    fitnet = FitNet([('tap', 0.5), ('tap', 0.5)], ['maps.0', 'maps.1'])
     shapes = {name: [torch.Size((1, *TEACHER.shape[1:]))] for name in ('maps.0', 'maps.1')}
-    ours.setup({'tap': [torch.Size((1, *STUDENT.shape[1:]))]}, shapes)
-    for convolution, weight in zip(ours.double().aligns, (FIRST, SECOND), strict=True):
+    fitnet.setup({'tap': [torch.Size((1, *STUDENT.shape[1:]))]}, shapes)
+    for convolution, weight in zip(fitnet.double().aligns, (FIRST, SECOND), strict=True):
         project(convolution, weight)
-    found = ours({'tap': [STUDENT]}, {'maps.0': [TEACHER], 'maps.1': [BLOCK]}, None)['loss_fitnet']
-    assert found.item() == pytest.approx(SQUARES, rel=1e-6)
+    actual = fitnet({'tap': [STUDENT]}, {'maps.0': [TEACHER], 'maps.1': [BLOCK]}, None)['loss_fitnet']
+    assert actual.item() == pytest.approx(SQUARES, rel=1e-6)
 
 
 # Segmentors and detectors

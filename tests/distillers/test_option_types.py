@@ -20,12 +20,12 @@ METHODS = {
 WRONG = ('4', True, math.nan, math.inf, -math.inf, [1.0], dict(a=1), None)
 
 
-def refusal(kind, given):
+def refusal(kind, options):
     """What is said of options, or nothing."""
-    taps = {name: 'neck' for name, one in inspect.signature(kind).parameters.items()
-            if name == 'student_tap' and one.default is one.empty}  # fmt: skip
+    taps = {name: 'neck' for name, parameter in inspect.signature(kind).parameters.items()
+            if name == 'student_tap' and parameter.default is parameter.empty}  # fmt: skip
     try:
-        kind(**{**taps, **given})
+        kind(**{**taps, **options})
     except (TypeError, ValueError) as error:
         return str(error)
     return ''
@@ -50,7 +50,7 @@ def refused(kind, name):
 
 
 @pytest.mark.parametrize('kind', METHODS.values(), ids=list(METHODS))
-def test_every_option_is_shown_in_help_has_a_default_and_refuses_what_it_does_not_take(kind):
+def test_every_option_is_declared(kind):
     shown = list(inspect.signature(kind).parameters)
     assert shown == options_of(kind) and {'loss_weight', 'schedule'} <= {*shown}
     assert not {'args', 'taps', 'options', 'kwargs'} & {*shown}
@@ -96,8 +96,8 @@ VALUES = [
     ('HeadOutputKD', dict(form='l1', beta=1.0), "beta > 0 belongs to form='smooth_l1', got 1.0 with form='l1'"),
     ('HeadOutputKD', dict(form='sigmoid', num_classes=3), "num_classes >= 2 belongs to form='softmax', got 3 with"),
     ('HeadOutputKD', dict(form='softmax', num_classes=1), "num_classes >= 2 .* got 1 with form='softmax'"),
-    *(('HeadOutputKD', dict(form=form, temperature=one), f"temperature > 0 .* got {one} with form='{form}'")
-      for form, one in (('softmax', 0), ('smooth_l1', 2.0))),
+    *(('HeadOutputKD', dict(form=form, temperature=beta), f"temperature > 0 .* got {beta} with form='{form}'")
+      for form, beta in (('softmax', 0), ('smooth_l1', 2.0))),
     ('LD', dict(main_weight=0, valuable_weight=0, class_weight=0), f'main_weight, .* {NOT_ALL_0}, got 0, 0, 0'),
     *((method, dict(standardise=True, **more), 'standardise needs class scores that compete')
       for method, more in (('LogitKD', dict(activation='sigmoid')), ('RoIHeadKD', {}))),
@@ -107,10 +107,10 @@ VALUES = [
     ('PCD', dict(attention=dict(heads=8)), "attention has no option 'heads'; known: num_heads"),
     ('PCD', dict(head=dict(bias='hidden')), "head.bias='hidden' needs a head with hidden layers"),
     ('PCD', dict(head=dict(type='conv')), "head.type must be one of 'linear', 'mlp', 'mlp2', 'mlp4', got 'conv'"),
-    *(('PCD', dict(head={'type': 'linear', one: 64}), f"head.{one} needs type='mlp', 'mlp2' or 'mlp4', got {one}=64")
-      for one in ('hidden', 'layers')),
+    *(('PCD', dict(head={'type': 'linear', name: 64}), f"head.{name} needs type='mlp', 'mlp2' or 'mlp4', got {name}=64")
+      for name in ('hidden', 'layers')),
     ('PCD', dict(head=dict(type='mlp', bias='last')), "head.bias must be True or .* got 'last'"),
-    *(('PCD', dict(head={'type': 'mlp', one: 0}), f'head.{one} must be a whole') for one in ('hidden', 'layers')),
+    *(('PCD', dict(head={'type': 'mlp', name: 0}), f'head.{name} must be a whole') for name in ('hidden', 'layers')),
     ('PCD', dict(queue_size='auto', keys_per_image=2), "queue_size='auto' chooses keys_per_image too"),
     ('RoIHeadKD', dict(form='l1', temperature=1.0), 'temperature > 0 belongs to the forms of class scores'),
     ('RoIHeadKD', dict(student_tap=['a', 'b']), r"student_tap must be one tap, got \['a', 'b'\]"),
@@ -124,8 +124,8 @@ VALUES = [
     # taps
     ('CWD', dict(student_tap='a..b'), "'a..b' is not a tap"),
     *(('CWD', {'student_tap': 'a', f'{side}_tap': []}, f'{side}_tap is empty') for side in ('student', 'teacher')),
-    *(('CWD', dict(student_tap=[one]), rf"student_tap must be .*, weight >= 0\), got the entry {re.escape(str(one))}")
-      for one in (('a', 'b'), ('a', 1, 2), ('a', -1), None)),
+    *(('CWD', dict(student_tap=[tap]), rf"student_tap must be .*, weight >= 0\), got the entry {re.escape(str(tap))}")
+      for tap in (('a', 'b'), ('a', 1, 2), ('a', -1), None)),
     ('CWD', dict(student_tap=('a', 0.5)), 'student_tap must be a tap or a list.*got the entry 0.5'),
     ('CWD', dict(student_tap='a', teacher_tap=3), 'teacher_tap must be a tap or a list of taps.*got the entry 3'),
     ('CWD', dict(student_tap='a', teacher_tap=[('b', 2)]), 'holds a weight; weights belong in student_tap'),
@@ -134,35 +134,35 @@ VALUES = [
     ('CWD', dict(loss_weight=-1), 'loss_weight must be a finite number >= 0 or None, got -1'),
     ('CWD', dict(clip_max_norm=0), 'clip_max_norm must be a finite number > 0 or None, got 0'),
     ('CWD', dict(schedule=dict(warm=3)), "schedule has no option 'warm'; known: warmup, ramp_down, stop_at"),
-    *(('CWD', dict(schedule=dict(warmup=one)), rf'schedule\.warmup must be .*\(0, 1\] .*, got {one!r}')
-      for one in (-1, 1.5, '10', True)),
+    *(('CWD', dict(schedule=dict(warmup=warmup)), rf'schedule\.warmup must be .*\(0, 1\] .*, got {warmup!r}')
+      for warmup in (-1, 1.5, '10', True)),
     ('CWD', dict(schedule=dict(stop_at=0.0)), r'schedule\.stop_at.*got 0\.0'),
-    *(('CWD', dict(schedule=dict(ramp_down=one)), 'ramp_down must be a list of 2, .*got ') for one in (5, (1, 2, 3))),
-    *(('CWD', dict(schedule=dict(ramp_down=one)), r'ramp_down must begin before it ends')
-      for one in ((5, 5), (0.5, 0.25))),
+    *(('CWD', dict(schedule=dict(ramp_down=ramp)), 'ramp_down must be a list of 2, .*got ') for ramp in (5, (1, 2, 3))),
+    *(('CWD', dict(schedule=dict(ramp_down=ramp)), r'ramp_down must begin before it ends')
+      for ramp in ((5, 5), (0.5, 0.25))),
     ('CWD', dict(schedule=dict(ramp_down=(1, 2.0))), r'schedule\.ramp_down must be .*got \(1, 2\.0\)'),
-    *(('CWD', dict(balance=one), rf'balance\.ratio must be a finite number > 0 \(loss_weight=0 removes .*got {one}')
-      for one in (0, -1.0)),
+    *(('CWD', dict(balance=ratio), rf'balance\.ratio must be a finite number > 0 \(loss_weight=0 removes .*got {ratio}')
+      for ratio in (0, -1.0)),
     ('CWD', dict(balance=dict(until=0.5)), 'balance needs ratio'),
     ('CWD', dict(balance=dict(ratio=1.0, part=3)), "balance has no option 'part'; known: ratio, until"),
     ('CWD', dict(balance=dict(ratio=1.0, until=1.5)), r'balance\.until must be .* or a finite number in \(0, 1\]'),
     ('CWD', dict(balance=dict(ratio=1.0, until=0)), r'balance\.until must be a whole number >= 1 .*got 0'),
-    *(('CWD', dict(balance=2.0, loss_weight=one), f'loss_weight={one} and balance=2.0 exclude .*: balance finds .* Set')
-      for one in (3.0, 1.0)),
+    *(('CWD', dict(balance=2.0, loss_weight=w), f'loss_weight={w} and balance=2.0 exclude .*: balance finds .* Set')
+      for w in (3.0, 1.0)),
 ]  # fmt: skip
 
 
 def test_values_out_of_their_range_are_named():
-    for value, places in REFUSED.items():
-        for method, name in (place.split('.') for place in places.split()):
-            told = refusal(METHODS[method], {name: value})
-            assert re.search(rf'\b{name}\b.* (got|at least) .*{value}', told), (method, name, value, told)
+    for value, options in REFUSED.items():
+        for method, name in (word.split('.') for word in options.split()):
+            message = refusal(METHODS[method], {name: value})
+            assert re.search(rf'\b{name}\b.* (got|at least) .*{value}', message), (method, name, value, message)
 
 
 def test_values_that_no_method_takes_are_named():
-    for method, given, words in VALUES:
-        told = refusal(METHODS[method], given)
-        assert re.search(words, told), (method, given, told)
+    for method, options, words in VALUES:
+        message = refusal(METHODS[method], options)
+        assert re.search(words, message), (method, options, message)
 
 
 def test_a_method_of_ones_own_is_checked_by_its_annotations():
@@ -182,7 +182,7 @@ def test_a_method_of_ones_own_is_checked_by_its_annotations():
     check_types(Known, dict(unknown='two'))
 
 
-def test_a_config_names_the_distiller_too_and_not_by_words_that_are_none():
+def test_a_config_names_its_distiller():
     kd = dict(type='LogitKD')
     for name, option, words in (
         ('kd', dict(kd, temperature='4'), r"temperature must be a finite number > 0, got '4'\.$"),
@@ -193,7 +193,7 @@ def test_a_config_names_the_distiller_too_and_not_by_words_that_are_none():
             toys.build(toys.model_config(toys.seg_net('fcn'), distillers={name: option}))
 
 
-def test_an_option_is_declared_with_its_default_and_checked():
+def test_an_option_is_checked_by_its_declaration():
     class Own(FeatureDistiller):
         student_tap = 'neck'
         power: Positive = 2.0
@@ -234,9 +234,9 @@ def test_a_constructor_of_ones_own_gives_its_base_what_it_likes():
     with pytest.raises(TypeError, match="no option 'temprature'.*temperature"):
         Renamed(temprature=3.0)
     cold = 'temperature must be a finite number > 0, got 0'
-    for kind, given, words in (
+    for kind, options, words in (
         *((Renamed, dict(tau=0), cold), (type('Cold', (CWD,), dict(temperature=0)), {}, cold)),
         (Renamed, dict(loss_weight=-1), 'loss_weight must be .* >= 0'),
     ):
         with pytest.raises(ValueError, match=words):
-            kind(**given)
+            kind(**options)

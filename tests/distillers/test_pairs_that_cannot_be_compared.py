@@ -165,7 +165,7 @@ PAIRS: dict[str, list[tuple[dict[str, Any], Network, Network, str]]] = {
         ({}, 'faster_rcnn', 'retinanet',
          'model.teacher is a RetinaNet and has no roi_head; for dense heads use HeadOutputKD'),
         ({}, HALVED, 'faster_rcnn', 'the student has bbox_coder=.*0.05.* the teacher .*0.1.* one coder'),
-        (ROI_SCORES, *(toys.det_net('faster_rcnn', **SEESAW, **one) for one in ({}, dict(allow_random=True))),
+        (ROI_SCORES, *(toys.det_net('faster_rcnn', **SEESAW, **option) for option in ({}, dict(allow_random=True))),
          "form='softmax', but the scores of model.teacher do not compete .*SeesawLoss"),
         ({}, AGNOSTIC, HTC, 'the RoI head of model.teacher has a semantic_head'),
         (dict(stage=1), 'faster_rcnn', 'faster_rcnn', r'distillers.x.stage=1, but .* has 1 stage\(s\)'),
@@ -198,10 +198,10 @@ def refusal(distiller: dict[str, Any], student: Network, teacher: Network) -> st
 
 
 @pytest.mark.parametrize('method', PAIRS)
-def test_networks_that_do_not_fit_are_refused_when_the_model_is_built(method: str) -> None:
+def test_networks_that_do_not_fit_are_refused(method: str) -> None:
     for options, student, teacher, words in PAIRS[method]:
-        told = refusal(dict(options, type=method), student, teacher)
-        assert re.search(words, told), (words, told)
+        text = refusal(dict(options, type=method), student, teacher)
+        assert re.search(words, text), (words, text)
 
 
 def test_what_means_the_same_is_taken() -> None:
@@ -216,24 +216,24 @@ def test_what_means_the_same_is_taken() -> None:
     assert not refusal(dict(type='HeadOutputKD', student_tap='bbox_head.conv_centerness'), 'fcos', faster)
 
 
-def test_rtmdet_s_scores_and_decoded_boxes_are_compared_across_sizes() -> None:
+def test_scores_of_rtmdet_are_compared_across_sizes() -> None:
     """Its sizes differ in how convolutions code boxes."""
-    small, large = (load_model(dict(RTMDET, bbox_head=one), 'model') for one in ({}, EXPONENT))
+    small, large = (load_model(dict(RTMDET, bbox_head=bbox_head), 'model') for bbox_head in ({}, EXPONENT))
     for tap in ('bbox_head.rtm_cls.0', 'bbox_head[1]', 'bbox_head[0]'):
         HeadOutputKD(tap).check_networks('d', small, large)
     with pytest.raises(ValueError, match='exp_on_reg'):
         HeadOutputKD('bbox_head.rtm_reg.0').check_networks('d', small, large)
 
 
-def test_heads_of_the_users_own_are_asked_for_what_their_config_says() -> None:
+def test_heads_of_the_user_are_asked_for_their_config() -> None:
     class Finer(FCOSHead):
         def __init__(self, *args: Any, **options: Any) -> None:
             super().__init__(*args, strides=(8, 16, 32, 64, 128), **options)
 
-    own, usual = (load_model(dict(type='mmdet.FCOS', bbox_head=head), 'model') for head in (
+    special, usual = (load_model(dict(type='mmdet.FCOS', bbox_head=head), 'model') for head in (
         dict(type=Finer, num_classes=3), dict(type='mmdet.FCOSHead', num_classes=3, strides=[8, 16, 32, 64, 128])
     ))  # fmt: skip
-    HeadOutputKD('bbox_head.conv_reg').check_networks('d', own, usual)
+    HeadOutputKD('bbox_head.conv_reg').check_networks('d', special, usual)
     alone = load_model(dict(type='RetinaNet', bbox_head=dict(type='mmdet.YOLOXHead', num_classes=3)), 'model')
     with pytest.raises(ValueError, match='learns class scores where objects are alone'):
         FRS().check_networks('d', alone, alone)
@@ -242,7 +242,7 @@ def test_heads_of_the_users_own_are_asked_for_what_their_config_says() -> None:
 # Scores and classes
 
 
-def test_scores_with_a_background_or_probabilities_are_no_independent_logits() -> None:
+def test_scores_with_a_background_are_no_independent_logits() -> None:
     sure = dict(type='RetinaHead', loss_cls=dict(type='FocalLoss', use_sigmoid=True))
     check_independent('d', 'student', sure)
     check_independent('d', 'student', {})
@@ -257,7 +257,7 @@ SIGMOIDS = [DISTILLERS.get(name)('bbox_head[0]', activation='sigmoid') for name 
 SIGMOIDS += [FRS(), CrossKD(reuse_from=1), HeadOutputKD('bbox_head.retina_cls', form='sigmoid')]
 
 
-@pytest.mark.parametrize('made', SIGMOIDS, ids=lambda one: type(one).__name__)
+@pytest.mark.parametrize('made', SIGMOIDS, ids=lambda head: type(head).__name__)
 def test_methods_on_independent_scores_ask_both_heads(made: Any) -> None:
     good = load_model(toys.det_net('retinanet'), 'model')
     other = load_model(toys.det_net('retinanet', bbox_head=dict(loss_cls=dict(use_sigmoid=False))), 'model')
@@ -270,13 +270,13 @@ def test_methods_on_independent_scores_ask_both_heads(made: Any) -> None:
 def test_a_softmax_over_independent_scores_is_refused() -> None:
     for method, more in (('LogitKD', {}), ('DIST', dict(beta=0))):
         option = dict(type=method, student_tap='bbox_head.retina_cls', **more)
-        told = refusal(option, 'retinanet', 'retinanet')
-        assert re.search(r"retina_cls are independent yes/no scores .*: set .*activation='sigmoid'", told)
+        text = refusal(option, 'retinanet', 'retinanet')
+        assert re.search(r"retina_cls are independent yes/no scores .*: set .*activation='sigmoid'", text)
         assert not refusal(dict(option, activation='sigmoid'), 'retinanet', 'retinanet')
     check_competing('d', None, [Tap.parse(SCORES)])
 
 
-def test_class_scores_in_another_order_are_not_compared_channel_by_channel() -> None:
+def test_class_scores_in_another_order_are_not_compared() -> None:
     swapped = ClassPairs.of('auto', 'abc', 'bac')
     for tap, channels in ((SCORES, 3), ('bbox_head.retina_cls', 6)):  # of 2 anchors
         made = set_up(PKD, [(channels, 8, 8)] * 2, tap=tap)
@@ -293,8 +293,8 @@ def test_class_scores_in_another_order_are_not_compared_channel_by_channel() -> 
 
 def test_merged_classes_of_equal_scores_are_equal_to_cwd(monkeypatch: pytest.MonkeyPatch) -> None:
     """CWD compares positions, so no value may be taken off single ones."""
-    wanted = {'person': ['person', 'rider'], 'road': ['road']}
-    pairs = ClassPairs.of(wanted, ('person', 'road'), ('person', 'rider', 'road'))
+    expected = {'person': ['person', 'rider'], 'road': ['road']}
+    pairs = ClassPairs.of(expected, ('person', 'road'), ('person', 'rider', 'road'))
     teacher = 3 * torch.randn(2, 3, 5, 6, dtype=torch.float64)
     student = torch.stack([teacher[:, :2].logsumexp(1), teacher[:, 2]], 1)
     assert channel_divergence(*pairs.softmax(student, teacher), temperature=4.0) > 0.1
@@ -304,7 +304,7 @@ def test_merged_classes_of_equal_scores_are_equal_to_cwd(monkeypatch: pytest.Mon
     assert made.loss(student, teacher, 0)['loss_cwd'] == pytest.approx(0, abs=1e-12)
 
 
-def test_the_pool_of_the_contrast_is_that_of_the_maps_of_the_step() -> None:
+def test_the_pool_of_the_contrast_is_that_of_the_step() -> None:
     made = set_up(AfDCD, [(16, 64, 64), (32, 64, 64)], pool_size='auto')
     small = [torch.randn(2, channels, 8, 8, dtype=torch.float64) for channels in (16, 32)]
     whole = set_up(AfDCD, [(16, 64, 64), (32, 64, 64)], pool_size=0)

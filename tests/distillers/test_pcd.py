@@ -42,7 +42,7 @@ def _plain(student, teacher, negatives, tau=0.2):
 
 
 @pytest.mark.parametrize('pairing', [None, 'cross', 'same'])
-def test_two_views_are_crossed_unless_told_otherwise_and_one_is_compared_with_itself(pairing):
+def test_two_views_are_crossed(pairing):
     s1, s2, t1, t2 = (draw(4, 6, 3, 5, seed=seed) for seed in range(4))
     distiller = _make(view_pairing=pairing, temperature=0.07)
     queue = distiller.queue.rows.clone()
@@ -77,10 +77,10 @@ def test_wrong_numbers_of_views_are_named():
         PCD('neck').setup({'neck': levels * 2}, {'neck': levels * 3})
 
 
-def test_levels_have_their_own_parts_and_are_averaged():
+def test_levels_have_parts_of_their_own():
     distiller = PCD([('a', 3.0), 'b'], queue_size=5, queue_init='random', head=WIDE_HEAD)
     maps = [{name: [draw(2, 6, side, side, seed=seed)] for name, side in (('a', 4), ('b', 2))} for seed in (0, 1)]
-    distiller.setup(*({name: [x[:1].shape] for name, (x,) in one.items()} for one in maps))
+    distiller.setup(*({name: [x[:1].shape] for name, (x,) in side.items()} for side in maps))
     distiller.eval().double()
     losses = []
     for level, name in enumerate('ab'):
@@ -129,7 +129,7 @@ def test_keys_are_of_valid_pixels():
     assert len({tuple(row) for row in rows[:4].tolist()}) > 1
 
 
-def test_sampled_pixels_are_drawn_anew_in_each_iteration_and_the_same_in_all_pictures():
+def test_sampled_pixels_are_drawn_anew_in_each_iteration():
     student, teacher = draw(2, 6, 4, 5), draw(2, 6, 4, 5, seed=1)
     distiller = _make(num_pixels=7)
     queue = distiller.queue.rows.clone()
@@ -150,7 +150,7 @@ def test_sampled_pixels_are_drawn_anew_in_each_iteration_and_the_same_in_all_pic
 # Queue, centre, monitor
 
 
-def test_an_empty_queue_gives_nothing_at_first_and_is_filled_after_the_loss():
+def test_an_empty_queue_is_filled_after_the_loss():
     student, teacher = draw(4, 6, 3, 5).requires_grad_(), draw(4, 6, 3, 5, seed=1)
     distiller = _make(queue_init='empty')
     first = _loss(distiller, [student], [teacher])
@@ -162,7 +162,7 @@ def test_an_empty_queue_gives_nothing_at_first_and_is_filled_after_the_loss():
     assert int(distiller.queue.filled) == 8
 
 
-def test_keys_come_from_the_first_view_and_need_a_direction():
+def test_keys_come_from_the_first_view():
     views = [draw(3, 6, 3, 5, seed=seed) for seed in range(2)]
     views[0][1] = 0
     distiller = _make(queue_init='empty')
@@ -185,7 +185,7 @@ def test_center_subtracts_the_mean_of_the_steps_before():
     torch.testing.assert_close(distiller.center.mean, 0.99 * mean + mean)
 
 
-def test_monitor_looks_now_and_then_before_the_keys_enter():
+def test_the_monitor_looks_before_the_keys_enter():
     teacher = draw(4, 6, 3, 5)
     assert list(run(_make(monitor_interval=5), teacher, teacher)) == ['loss_pcd']
     for sign, top in ((1, 100), (-1, 0)):
@@ -200,12 +200,12 @@ def test_monitor_looks_now_and_then_before_the_keys_enter():
 
 def _prepare(distiller, images):
     """What it logs for a run on so many pictures, in batches of 4."""
-    said = []
+    out = []
     dataset = range(images) if isinstance(images, int) else images
     loader = SimpleNamespace(dataset=dataset, batch_sampler=SimpleNamespace(batch_size=4))
-    logger = SimpleNamespace(info=said.append, warning=said.append)
+    logger = SimpleNamespace(info=out.append, warning=out.append)
     distiller.prepare(SimpleNamespace(logger=logger, train_dataloader=loader), None)
-    return said
+    return out
 
 
 REPEATED = RepeatDataset(ShapesSegDataset(num_images=21), 40)  # by its length each picture would be there many times
@@ -220,9 +220,9 @@ REPEATED = RepeatDataset(ShapesSegDataset(num_images=21), 40)  # by its length e
     (dict(queue_size=11), REPEATED, ['queue_size=11 is large for 21']),
     (dict(queue_size='auto'), REPEATED, ['448 keys, 64 of each']),
 ])  # fmt: skip
-def test_prepare_tells_of_an_empty_queue_and_of_one_that_holds_a_picture_several_times(options, images, words):
-    said = _prepare(_make(**options), images)
-    assert len(said) == len(words) and all(re.search(one, line) for one, line in zip(words, said, strict=True))
+def test_an_empty_queue_is_told(options, images, words):
+    out = _prepare(_make(**options), images)
+    assert len(out) == len(words) and all(re.search(word, line) for word, line in zip(words, out, strict=True))
 
 
 @pytest.mark.parametrize(('images', 'per_step', 'rows', 'keys'), [
@@ -237,7 +237,7 @@ def test_a_size_by_the_data(images, per_step, rows, keys):
     assert choose_size(images, per_step, 'model.distillers.pcd') == (rows, keys)
 
 
-def test_a_size_by_the_data_needs_pictures_and_those_of_all_processes_count(monkeypatch):
+def test_a_size_by_the_data_counts_all_processes(monkeypatch):
     words = r"^distillers.pcd.queue_size='auto' needs 12 training pictures or more, found 11"
     for call in (_make(queue_size='auto').check_data, lambda images: _prepare(_make(queue_size='auto'), images)):
         with pytest.raises(ValueError, match=words):
@@ -252,7 +252,7 @@ def test_a_size_by_the_data_needs_pictures_and_those_of_all_processes_count(monk
     assert (distiller.queue_size, distiller.keys_per_image) == (1008, 21)  # 4 steps of 12 pictures
 
 
-def test_auto_bounds_the_ring_and_is_saved():
+def test_auto_bounds_the_ring():
     """Twelve pictures: 256 rows of the 1024; a resumed run keeps them whatever its data are."""
     distiller, resumed = (_make(queue_size='auto', queue_init='empty') for _ in range(2))
     assert distiller.queue.rows.shape[0] == 1024 and distiller.enqueue == 'pixels'
@@ -291,7 +291,7 @@ def test_heads_have_the_published_numbers_of_parameters(options, channels, width
     assert sum(parameter.numel() for parameter in distiller.parameters()) == parameters
 
 
-def test_attention_starts_as_the_identity_and_learns_its_vector_first_and_the_rest_from_the_second_step_on():
+def test_attention_starts_as_the_identity():
     torch.manual_seed(0)
     attention, x = PixelAttention(16), torch.randn(2, 16, 3, 5)
     for layout in (torch.contiguous_format, torch.channels_last):
@@ -305,7 +305,7 @@ def test_attention_starts_as_the_identity_and_learns_its_vector_first_and_the_re
         optimizer.step()
 
 
-def test_attention_runs_under_autocast_and_warns_of_large_maps():
+def test_attention_runs_under_autocast():
     attention = PixelAttention(16, 4)
     nn.init.normal_(attention.gamma)
     with torch.autocast('cpu', torch.bfloat16):
@@ -314,7 +314,7 @@ def test_attention_runs_under_autocast_and_warns_of_large_maps():
         attention.to('meta')(torch.empty(1, 16, 65, 64, device='meta'))
 
 
-def test_random_rows_are_unit_and_the_same_everywhere():
+def test_random_rows_are_unit():
     queues = []
     for seed in (1, 2):
         torch.manual_seed(seed)
@@ -327,13 +327,13 @@ def test_random_rows_are_unit_and_the_same_everywhere():
 
 
 @pytest.mark.parametrize(
-    'kept', [NegativeQueue(8, 3, 'random'), ClassQueue(2, 4, 3), ChannelStatistics(3, 5)], ids=type
+    'dtype', [NegativeQueue(8, 3, 'random'), ClassQueue(2, 4, 3), ChannelStatistics(3, 5)], ids=type
 )
-def test_buffers_stay_in_float32_when_the_model_is_halved(kept):
-    exact = {name: value.clone() for name, value in kept.named_buffers()}
+def test_buffers_stay_in_float32_when_the_model_is_halved(dtype):
+    exact = {name: value.clone() for name, value in dtype.named_buffers()}
     for half in (torch.float16, torch.bfloat16):
-        assert all(torch.equal(value, exact[name]) for name, value in copy.deepcopy(kept).to(half).named_buffers())
-    double = copy.deepcopy(kept).double()
+        assert all(torch.equal(value, exact[name]) for name, value in copy.deepcopy(dtype).to(half).named_buffers())
+    double = copy.deepcopy(dtype).double()
     assert {value.dtype for value in double.buffers() if value.is_floating_point()} == {torch.float64}
 
 
@@ -347,31 +347,31 @@ def queue_of(teacher=(4, 4, 6), **options):
 
 
 @pytest.mark.parametrize(('init', 'own_key'), [('empty', False), ('zeros', False), ('empty', True)])
-def test_pictures_are_compared_with_those_of_their_step_and_of_earlier_ones(init, own_key):
+def test_pictures_are_compared_with_those_of_their_step(init, own_key):
     """Or with themselves and earlier ones (SEED); the gradient is that of the cross-entropy."""
     made = queue_of(temperature=0.05, student_temperature=0.2, queue_init=init, own_key=own_key)
     earlier = torch.zeros(0, 4, dtype=torch.float64)
     for step in range(4):
         student, teacher = draw(2, 3, 4, 6, seed=step).requires_grad_(), draw(2, 4, 4, 6, seed=10 + step)
         made.state.iteration = step
-        found = run(made, student, teacher)
+        actual = run(made, student, teacher)
         s = F.normalize(F.conv2d(student, made.aligns[0][0].weight, made.aligns[0][0].bias).mean((2, 3)), dim=1)
         t = F.normalize(teacher.mean((2, 3)), dim=1)
-        held = torch.cat([earlier, t])[-5:]
-        blank = torch.zeros((5 - len(held)) * (init == 'zeros'), 4, dtype=torch.float64)
-        keys = [torch.cat([b[None], earlier]) if own_key else torch.cat([held, blank]) for b in t]
+        rows = torch.cat([earlier, t])[-5:]
+        blank = torch.zeros((5 - len(rows)) * (init == 'zeros'), 4, dtype=torch.float64)
+        keys = [torch.cat([b[None], earlier]) if own_key else torch.cat([rows, blank]) for b in t]
         each = [divergence((k @ a).tolist(), (k @ b).tolist(), 0.05, 0.2) for a, b, k in zip(s, t, keys, strict=True)]
-        assert found['loss_queue'].item() == pytest.approx(sum(each) / 2, rel=1e-8)
+        assert actual['loss_queue'].item() == pytest.approx(sum(each) / 2, rel=1e-8)
         entropy = [F.cross_entropy((a @ k.t() / 0.2)[None], (b @ k.t() / 0.05).softmax(0)[None])
                    for a, b, k in zip(s, t, keys, strict=True)]  # fmt: skip
-        losses = found['loss_queue'], sum(entropy) / 2
-        torch.testing.assert_close(*(torch.autograd.grad(one, student, retain_graph=True)[0] for one in losses))
+        losses = actual['loss_queue'], sum(entropy) / 2
+        torch.testing.assert_close(*(torch.autograd.grad(loss, student, retain_graph=True)[0] for loss in losses))
         if init == 'empty':
-            assert ('acc_top1' in found) == (step > 0) and int(made.parts[0].filled) == len(held)
+            assert ('acc_top1' in actual) == (step > 0) and int(made.parts[0].filled) == len(rows)
         if step and init == 'empty':
             nearest = ((s * t).sum(1) >= (s @ earlier.t()).amax(1)).double().mean() * 100
-            assert found['acc_top1'] == nearest
-        earlier = held
+            assert actual['acc_top1'] == nearest
+        earlier = rows
 
 
 @pytest.mark.parametrize('own_key', [False, True])
@@ -380,14 +380,14 @@ def test_two_views_enter_one_after_the_other_or_behind_the_step(own_key):
     views = [[draw(2, c, 4, 6, seed=seed) for seed in (c, c + 9)] for c in (3, 4)]
     for made.state.iteration in range(3):
         step, before = made.state.iteration, copy.deepcopy(made)
-        found, apart = made({'tap': views[0]}, {'tap': views[1]}, None), []
-        loss = found['loss_queue']
+        actual, apart = made({'tap': views[0]}, {'tap': views[1]}, None), []
+        loss = actual['loss_queue']
         if step:  # the accuracy is of the first view against earlier steps
             first, second = (run(copy.deepcopy(before), *pair)['acc_top1'] for pair in zip(*views, strict=True))
-            assert found['acc_top1'] == first != second
+            assert actual['acc_top1'] == first != second
         for student, teacher in zip(*views, strict=True):
-            one = copy.deepcopy(before) if own_key else before
-            apart.append(run(one, student, teacher)['loss_queue'])
+            model = copy.deepcopy(before) if own_key else before
+            apart.append(run(model, student, teacher)['loss_queue'])
         torch.testing.assert_close(loss, sum(apart) / 2)
         assert made.parts[0].filled == min(4 * (step + 1), 5) and (loss > 0 or (own_key and not step))
 
@@ -397,7 +397,7 @@ def test_two_views_enter_one_after_the_other_or_behind_the_step(own_key):
     [(40, 16), (51, 32), (1000, 256), (20_000, 4096), (20_001, 8192),
      (REPEATED, 16)],
 )  # fmt: skip
-def test_the_queue_by_the_number_of_pictures_without_their_repetitions(images, size):
+def test_the_queue_by_the_number_of_different_pictures(images, size):
     made, again = queue_of(queue_size='auto'), queue_of(queue_size='auto')
     assert f'{size} vectors' in _prepare(made, images)[0]
     assert made.parts[0].size == made.queue_size == size

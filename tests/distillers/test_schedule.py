@@ -48,13 +48,13 @@ def test_what_no_run_can_do_is_refused():
     assert Schedule(warmup=2, ramp_down=(4, 8), stop_at=7).factor(5, 0) == 0.75, 'iterations need no length'
 
 
-def is_valid(task, own):
-    return 1e-12 <= task < math.inf and 0 < own < math.inf
+def is_valid(task, own_norm):
+    return 1e-12 <= task < math.inf and 0 < own_norm < math.inf
 
 
 def defined_weight(measurements, ratio, window, is_fixed):
     """The definition: of valid measurements a decaying mean without leaps; behind the window the median of the late."""
-    log_ratios = [(iteration, math.log(task / own)) for iteration, task, own in measurements if is_valid(task, own)]
+    log_ratios = [(iteration, math.log(task / norm)) for iteration, task, norm in measurements if is_valid(task, norm)]
     if is_fixed:
         late = [log_ratio for iteration, log_ratio in log_ratios if iteration >= window / 2]
         deciding = late if len(late) >= 4 else [log_ratio for _, log_ratio in log_ratios]
@@ -83,7 +83,7 @@ def test_weights_are_the_definitions_also_when_resumed(seed):
             balancer.load(state)
             assert balancer.state() == state
             balancer.start(1200, 1)
-        if iteration + 1 >= window and not any(is_valid(task, own) for _, task, own in measurements):
+        if iteration + 1 >= window and not any(is_valid(task, own_norm) for _, task, own_norm in measurements):
             return  # ends with an error, see below
         lines += balancer.begin(iteration, float(iteration % 7 > 0), KEY)
         assert not (balancer.due and iteration % 7 == 0), 'a factor of 0 is not measured'
@@ -100,7 +100,7 @@ def test_weights_are_the_definitions_also_when_resumed(seed):
         low, _, high = quantiles(deciding, method='inclusive')
         assert f'from {len(deciding)} measurements (x/÷ {math.exp((high - low) / 2):.2f})' in lines[0][1]
         assert lines[0][1].endswith(f'balance=None, loss_weight={balancer.weight!r}')
-        late = sum(is_valid(task, own) and iteration >= window / 2 for iteration, task, own in measurements)
+        late = sum(is_valid(task, own_norm) and iteration >= window / 2 for iteration, task, own_norm in measurements)
         assert [f'only {late} valid measurements' in line for _, line in lines[1:]] == [True] * (late < 4)
 
 
@@ -128,19 +128,19 @@ def test_a_fixed_weight_stays_in_a_run_of_another_length():
         assert not lines and balancer.due == (unit is None) and (unit is None or balancer.weight == 6.0)
 
 
-@pytest.mark.parametrize(('task', 'own', 'error', 'words'), [
+@pytest.mark.parametrize(('task', 'own_norm', 'error', 'words'), [
     (0.0, 1.0, RuntimeError, r'iteration 10 was valid.*labelled: 0: 0 and 1, 2: 0 and 1.*loss_weight'),
     (1.0, 0.0, RuntimeError, 'distillers.x gives no gradient at the backbone: in .* measurements until iteration [56]'),
     (1.0, 1e9, None, 'is cut to 1e-06. Its loss is 5 before the weight'),
     (1.0, 1e-9, None, r'is cut to 1e\+06'),
 ])  # fmt: skip
-def test_what_cannot_be_measured_ends_the_run_or_is_cut_once(task, own, error, words):
+def test_what_cannot_be_measured_ends_the_run_or_is_cut_once(task, own_norm, error, words):
     balancer, lines = Balancer(Balance(3.0)), []
     balancer.start(40, 1)
     with pytest.raises(error or StopIteration, match=words if error else None):
         for iteration in range(11):
             lines += [line for _, line in balancer.begin(iteration, 1.0, KEY)]
-            lines += [balancer.add(Measurement(iteration, task, own), 5.0, KEY) or ''] if balancer.due else []
+            lines += [balancer.add(Measurement(iteration, task, own_norm), 5.0, KEY) or ''] if balancer.due else []
         raise StopIteration
     if error is None:
         assert len([line for line in lines if re.search(words, line)]) == 1
@@ -150,7 +150,7 @@ def test_what_cannot_be_measured_ends_the_run_or_is_cut_once(task, own, error, w
         behind.begin(20, 1.0, KEY)
 
 
-def test_auto_is_shared_by_distillers_and_lower_for_sgd():
+def test_auto_is_shared_by_distillers():
     assert [auto_ratio(count, sgd) for sgd in (False, True) for count in (1, 4)] == [10.0, 5.0, 2.0, 1.0]
     balancer = Balancer(Balance('auto'))
     balancer.choose_ratio(5.0)
@@ -160,7 +160,7 @@ def test_auto_is_shared_by_distillers_and_lower_for_sgd():
     assert balancer.weight == 10.0
 
 
-def test_the_short_form_and_none():
+def test_the_short_form():
     assert Balance.parse(10) == Balance(10) and Balance.parse(dict(ratio=2.0, until=100)) == Balance(2.0, 100)
     distiller = toys.MaskedMimic('a', balance=None, loss_weight=None)
     assert distiller.balancer is None and distiller.weight() == 1.0 and 'loss_weight=1.0' in repr(distiller)

@@ -49,16 +49,16 @@ def mine_of(rank, split=SPLIT):
     return slice(begin, begin + split[rank])
 
 
-def step(made, number, mine):
+def step(made, number, pictures):
     """One step on some of the pictures, two of which are padded, and the last of which once has no label."""
-    student, teacher, samples = padded(number, mine)
+    student, teacher, samples = padded(number, pictures)
     labels = torch.randint(0, CLASSES + 1, (4, 1, 4, 4), generator=torch.Generator().manual_seed(number))
     labels = labels.masked_fill(labels == CLASSES, 255)
     labels[-1] = 255 if number == 2 else labels[-1]
-    boxes = torch.tensor([[[0.0, 0, 9, 30]], [[4, 4, 12, 20]], [[8, 0, 32, 32]], [[0, 0, 3, 3]]])[mine]
+    boxes = torch.tensor([[[0.0, 0, 9, 30]], [[4, 4, 12, 20]], [[8, 0, 32, 32]], [[0, 0, 3, 3]]])[pictures]
     samples = [
         SegDataSample(metainfo=sample.metainfo, gt_sem_seg=PixelData(data=label), gt_instances=InstanceData(bboxes=box))
-        for sample, label, box in zip(samples, labels[mine], boxes, strict=True)
+        for sample, label, box in zip(samples, labels[pictures], boxes, strict=True)
     ]
     made.state.iteration = number
     losses = made({'tap': [student.requires_grad_()]}, {'tap': [teacher]}, samples)
@@ -80,13 +80,13 @@ def gathered(rank):
 def process(rank, folder):
     with pytest.raises(ValueError, match='rows of 3, 4 values'):  # a collective would end the process, or wait for ever
         gather_rows(torch.zeros(2 - rank, 3 + rank))
-    found = dict(gathered=gathered(rank))
+    actual = dict(gathered=gathered(rank))
     for name, (*_, split) in OPTIONS.items():
         made = distiller(name, rank)
-        found[name] = [step(made, number, mine_of(rank, split)) for number in range(STEPS)]
-    found['own'] = step(distiller('cirkd', rank, gather=False), 0, mine_of(rank))['averaged']['loss_minibatch']
-    found['heads'] = {case: step(mine_of(rank)) for case, step in ON_HEADS.items()}
-    return found
+        actual[name] = [step(made, number, mine_of(rank, split)) for number in range(STEPS)]
+    actual['own'] = step(distiller('cirkd', rank, gather=False), 0, mine_of(rank))['averaged']['loss_minibatch']
+    actual['heads'] = {case: step(mine_of(rank)) for case, step in ON_HEADS.items()}
+    return actual
 
 
 @pytest.fixture(scope='module')
@@ -95,7 +95,7 @@ def ranks(tmp_path_factory):
 
 
 @pytest.mark.parametrize('name', OPTIONS)
-def test_state_is_one_and_losses_and_gradients_average(ranks, name):
+def test_losses_of_two_processes_average(ranks, name):
     made = distiller(name)
     begin = {key: value.clone() for key, value in made.named_buffers()}
     whole = [step(made, number, slice(None)) for number in range(STEPS)]
@@ -123,23 +123,23 @@ def test_terms_on_heads_average_to_one_process_with_all_pictures(ranks, case):
         torch.testing.assert_close(average, factor * value, rtol=1e-6, atol=0, msg=name)
     of_towers = dict(rtol=1e-4, atol=1e-6) if isinstance(case, str) else {}
     allowed = dict(rtol=1e-5, atol=1e-12) if case[0] == 'ld' else of_towers
-    for one, other, value in zip(*(half['grads'] for half in halves), whole['grads'], strict=True):
+    for grads, other, value in zip(*(half['grads'] for half in halves), whole['grads'], strict=True):
         if case != ('ld', 'sum'):
-            average = torch.cat([one, other], axis=1 if case == 'kddetr' else 0) / 2
+            average = torch.cat([grads, other], axis=1 if case == 'kddetr' else 0) / 2
             torch.testing.assert_close(average, value, **allowed)
 
 
 def test_without_gathering_a_process_compares_its_own_pictures(ranks):
-    for rank, found in enumerate(ranks):
-        own = step(distiller('cirkd'), 0, mine_of(rank))['averaged']['loss_minibatch']
-        torch.testing.assert_close(found['own'], own)
-        assert not torch.isclose(found['own'], found['cirkd'][0]['averaged']['loss_minibatch'])
+    for rank, actual in enumerate(ranks):
+        expected = step(distiller('cirkd'), 0, mine_of(rank))['averaged']['loss_minibatch']
+        torch.testing.assert_close(actual['own'], expected)
+        assert not torch.isclose(actual['own'], actual['cirkd'][0]['averaged']['loss_minibatch'])
 
 
 def test_gathered_rows_get_the_gradients_of_all_processes(ranks):
     rows = torch.cat([torch.arange(2.0 * count).view(-1, 2) for count in SPLIT])
-    for rank, found in enumerate(ranks):
-        place = mine_of(rank)
-        assert torch.equal(found['gathered']['rows'], rows) and found['gathered']['before'] == place.start
-        expected = 3.0 * torch.arange(4)[place, None].expand(-1, 2)
-        assert torch.equal(found['gathered']['grad'], expected)
+    for rank, actual in enumerate(ranks):
+        rows_of_rank = mine_of(rank)
+        assert torch.equal(actual['gathered']['rows'], rows) and actual['gathered']['before'] == rows_of_rank.start
+        expected = 3.0 * torch.arange(4)[rows_of_rank, None].expand(-1, 2)
+        assert torch.equal(actual['gathered']['grad'], expected)

@@ -82,7 +82,7 @@ class Way(NamedTuple):
         distiller.state = RunState(iteration=3, max_iters=10, seed=1)
         axes = 2 if self.name == 'RoIHeadKD' else 4  # scores of one RoI, of one picture
         traced = (torch.Size((1, *shape[1:axes])) for shape in shapes or self.shapes())
-        distiller.setup(*({tap: [one] for tap in (EDGES if self.name == 'LD' else ('tap',))} for one in traced))
+        distiller.setup(*({tap: [taps] for tap in (EDGES if self.name == 'LD' else ('tap',))} for taps in traced))
         if hasattr(distiller, 'load_tokens'):
             distiller.load_tokens(random_tokens(distiller))
         return distiller
@@ -91,8 +91,8 @@ class Way(NamedTuple):
         """The loss, and its gradient at the student's map."""
         student = student.detach().requires_grad_()
         sides = (self.recorded(distiller, x, data_samples) for x in (student, teacher))
-        found = distiller.step(*sides, data_samples)
-        loss = torch.stack([value for key, value in found.items() if 'loss' in key]).sum()
+        losses = distiller.step(*sides, data_samples)
+        loss = torch.stack([value for key, value in losses.items() if 'loss' in key]).sum()
         (grad,) = torch.autograd.grad(loss, student, allow_unused=True)
         return loss.detach(), torch.zeros_like(student) if grad is None else grad
 
@@ -105,20 +105,22 @@ class Way(NamedTuple):
             return {'tap': [rows], distiller.rois: [rows.new_zeros(len(rows), 5)], distiller.features: [x]}
         if self.name == 'LD' and data_samples is not None and all('gt_instances' in one for one in data_samples):
             none = not len(x) or not len(data_samples[0].gt_instances.bboxes)
-            every = torch.arange(x.shape[2] * x.shape[3]).expand(len(x), -1)
-            region = Region((every % 3 == 0) & (not none), (every % 3 == 1) * (0.0 if none else 0.5))
+            cells = torch.arange(x.shape[2] * x.shape[3]).expand(len(x), -1)
+            region = Region((cells % 3 == 0) & (not none), (cells % 3 == 1) * (0.0 if none else 0.5))
             distiller.regions = lambda *_: [region]
         return dict(zip(EDGES, ([x], [torch.cat([x, -x], 1).repeat(1, 4, 1, 1)]), strict=True), tap=[x])
 
 
 WAYS = {
-    f'{name}{number or ""}': Way(name, option) for name, found in OPTIONS.items() for number, option in enumerate(found)
+    f'{name}{number or ""}': Way(name, option)
+    for name, actual in OPTIONS.items()
+    for number, option in enumerate(actual)
 }
 
 
 def samples(ignored: bool = False, padded: bool = False) -> list[BaseDataElement]:
     """Two pictures, with label map and boxes, or with ignored labels and no boxes; the second one may be padded."""
-    found = []
+    actual = []
     for index in range(2):
         shape = (40, 24) if padded and index else (64, 64)
         sample = BaseDataElement(metainfo=dict(img_shape=shape, batch_input_shape=(64, 64), pad_shape=(64, 64)))
@@ -126,8 +128,8 @@ def samples(ignored: bool = False, padded: bool = False) -> list[BaseDataElement
         sample.gt_sem_seg = BaseDataElement(data=labels.fill_(255) if ignored else labels)
         boxes = torch.tensor([[0.0, 0, 16, 24], [20, 20, 60, 50]])
         sample.gt_instances = InstanceData(bboxes=boxes[:0] if ignored else boxes)
-        found.append(sample)
-    return found
+        actual.append(sample)
+    return actual
 
 
 def maps(student: Shape, teacher: Shape) -> tuple[Tensor, Tensor]:
@@ -204,7 +206,7 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {  # the first word is
 }  # fmt: skip
 LEARN = dict(learn=dict(max_iters=2, save_interval=2, log_interval=2))
 SEG = {  # every way of each method in a segmentor
-    title.replace(' ', '_'): {key: one for key, one in option.items() if key != 'num_classes'}
+    title.replace(' ', '_'): {key: value for key, value in option.items() if key != 'num_classes'}
     | dict(LEARN if 'num_tokens' in option else {}, type=title.split()[0])
     for title, (option, more) in CASES.items()
     if not more.get('detects') and title != 'MaskedMimic'
@@ -214,7 +216,7 @@ NECK_TAP = {'student_tap': 'neck'}
 FINE_TAP = {'student_tap': 'neck[:2]'}
 PLAIN = [dict(type=name) for name in ('DeFeat', 'FGD', 'FRS', 'CanKD')]
 ON_NECK = [dict(NECK_TAP, type=name) for name in ('AT', 'CWD', 'FitNet', 'MGD', 'PKD', 'FeatureMatch')]
-DENSE = {one['type']: one for one in [
+DENSE = {option['type']: option for option in [
     *PLAIN,
     *ON_NECK,
     dict(FINE_TAP, type='AfDCD', pool_size=0),

@@ -18,13 +18,13 @@ def tiny_config(tmp_path_factory):
     norm = dict(type='SyncBN', requires_grad=True)
     parts = ('backbone', 'decode_head', 'auxiliary_head')
     student = toys.seg_net('fcn', **{part: dict(norm_cfg=norm) for part in parts})
-    own = toys.run_config('', student, train_cfg=dict(val_interval=4), log_level='INFO')._cfg_dict.to_dict()
-    own.update({f'test_{part}': own[f'val_{part}'] for part in ('dataloader', 'evaluator')}, norm=norm)
-    del own['work_dir'], own['default_hooks']['distill']
-    own['default_hooks']['visualization'] = dict(type='SegVisualizationHook')
+    options = toys.run_config('', student, train_cfg=dict(val_interval=4), log_level='INFO')._cfg_dict.to_dict()
+    options.update({f'test_{part}': options[f'val_{part}'] for part in ('dataloader', 'evaluator')}, norm=norm)
+    del options['work_dir'], options['default_hooks']['distill']
+    options['default_hooks']['visualization'] = dict(type='SegVisualizationHook')
     tta = [LOAD, dict(type='TestTimeAug', transforms=[FLIPS, [dict(type='PackSegInputs')]])]
     config = Config.fromfile(ROOT / 'configs' / '_base_' / 'runtime_seg.py')
-    config.merge_from_dict(dict(own, test_cfg=dict(type='TestLoop'), tta_pipeline=tta))
+    config.merge_from_dict(dict(options, test_cfg=dict(type='TestLoop'), tta_pipeline=tta))
     path = tmp_path_factory.mktemp('tiny') / 'tiny.py'
     config.dump(path)
     return path

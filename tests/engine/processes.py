@@ -24,9 +24,9 @@ def environment(**extra):
 
 def free_port():
     """A port that nobody has at this moment: another suite may run on this machine."""
-    with socket.socket() as one:
-        one.bind(('127.0.0.1', 0))
-        return str(one.getsockname()[1])
+    with socket.socket() as server:
+        server.bind(('127.0.0.1', 0))
+        return str(server.getsockname()[1])
 
 
 def run(command, cwd, env):

@@ -172,23 +172,23 @@ def flexible(folder, **more):
     """It loads before it calls ``before_run``; the measured weights and the pictures without labels count too."""
     kinds = dict(THREE, kd=dict(type='LogitKD', balance=dict(ratio=1.0, until=0.75)))
     best = dict(checkpoint=dict(interval=1, save_best='mIoU'))  # written again, with one step too many
-    own = dict(custom_hooks=[], env_cfg=dict(cudnn_benchmark=False))  # its EMA fails
-    own |= dict(default_hooks=best, runner_type='FlexibleRunner')
-    given = config(folder, 'iters', 0, pair(kinds, toys.picture_folder()), **own, **more)
-    given.experiment_name = f'toy_{toys.fresh_dir().name}'
-    FlexibleRunner.from_cfg(given).train()
+    options = dict(custom_hooks=[], env_cfg=dict(cudnn_benchmark=False))  # its EMA fails
+    options |= dict(default_hooks=best, runner_type='FlexibleRunner')
+    arguments = config(folder, 'iters', 0, pair(kinds, toys.picture_folder()), **options, **more)
+    arguments.experiment_name = f'toy_{toys.fresh_dir().name}'
+    FlexibleRunner.from_cfg(arguments).train()
     assert len(torch.load(folder / 'iter_6.pth', weights_only=False)['balance']['kd']['tries']) == 5
 
 
 def without_a_config(folder, **more):
     """Built from its arguments, as on mmengine's first page; a loader of torch draws from the global stream."""
-    given = config(folder, 'iters', 0, pair(), **more)._cfg_dict.to_dict()
+    arguments = config(folder, 'iters', 0, pair(), **more)._cfg_dict.to_dict()
     names = ('model', 'work_dir', 'train_dataloader', 'train_cfg', 'optim_wrapper', 'default_hooks', 'custom_hooks')
-    given = {name: given[name] for name in (*names, 'default_scope', 'randomness', 'log_level', *more)}
+    arguments = {name: arguments[name] for name in (*names, 'default_scope', 'randomness', 'log_level', *more)}
     init_default_scope('mmseg')
-    data = DATASETS.build(given['train_dataloader']['dataset'])
-    given['train_dataloader'] = DataLoader(data, batch_size=2, shuffle=True, collate_fn=pseudo_collate)
-    Runner(**given, experiment_name=folder.name + toys.fresh_dir().name).train()
+    data = DATASETS.build(arguments['train_dataloader']['dataset'])
+    arguments['train_dataloader'] = DataLoader(data, batch_size=2, shuffle=True, collate_fn=pseudo_collate)
+    Runner(**arguments, experiment_name=folder.name + toys.fresh_dir().name).train()
 
 
 def drawn(folder, **more):

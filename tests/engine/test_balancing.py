@@ -35,8 +35,8 @@ def config(folder, distillers=BALANCED, iters=ITERS, student=None, **changes):
     """A run with dropout, a checkpoint every iteration, and its log."""
     student = student or toys.seg_net('fcn', dropout=0.1)
     model = toys.model_config(student, toys.seg_teacher('fcn'), distillers)
-    every = dict(default_hooks=dict(checkpoint=dict(interval=1)), log_level='INFO')
-    return toys.run_config(folder, model, iters=iters, **toys.merged(every, changes))
+    each_step = dict(default_hooks=dict(checkpoint=dict(interval=1)), log_level='INFO')
+    return toys.run_config(folder, model, iters=iters, **toys.merged(each_step, changes))
 
 
 def balance_of(path):
@@ -46,12 +46,12 @@ def balance_of(path):
 def logged(folder, ending):
     """Logged values by name, each by iteration."""
     (file,) = folder.glob('*/vis_data/scalars.json')
-    found = {}
+    actual = {}
     for row in map(json.loads, file.read_text().splitlines()):
         for name, value in row.items():
             if name.startswith('distill.') and name.endswith(ending):
-                found.setdefault(name, {})[row['step'] - 1] = value
-    return found
+                actual.setdefault(name, {})[row['step'] - 1] = value
+    return actual
 
 
 USED = {}  # the weight of each distiller in each step of the run below
@@ -80,31 +80,31 @@ def resumed(folder, start, distillers=BALANCED, **changes):
     train(folder, distillers, resume=True, load_from=str(whole() / start), **changes)
 
 
-def test_it_is_measured_as_planned_held_and_logged():
-    found = balance_of(whole() / f'iter_{ITERS}.pth')
-    assert set(found) == {'kd', 'mimic'}
-    assert [[one[0] for one in state['tries']] for state in found.values()] == [PLAN, PLAN]
+def test_it_is_measured_as_planned():
+    actual = balance_of(whole() / f'iter_{ITERS}.pth')
+    assert set(actual) == {'kd', 'mimic'}
+    assert [[entry[0] for entry in state['tries']] for state in actual.values()] == [PLAN, PLAN]
     weights, ratios = logged(whole(), '.weight'), logged(whole(), 'ratio')
     assert set(weights) == {'distill.kd.weight', 'distill.mimic.weight'}
     assert set(ratios) == {'distill.kd.ratio', 'distill.mimic.ratio', 'distill.ratio'}
     assert all(list(values) == PLAN for values in ratios.values())
     assert all(list(values) == list(range(ITERS)) for values in weights.values())
     kd = weights['distill.kd.weight']
-    held = kd[UNTIL] / (1 - UNTIL / ITERS)
-    assert all(kd[i] == pytest.approx(held * (1 - i / ITERS), rel=1e-5) for i in range(UNTIL, ITERS))
+    held_weight = kd[UNTIL] / (1 - UNTIL / ITERS)
+    assert all(kd[i] == pytest.approx(held_weight * (1 - i / ITERS), rel=1e-5) for i in range(UNTIL, ITERS))
     assert len({weights['distill.mimic.weight'][i] for i in range(UNTIL, ITERS)}) == 1
-    for name, state in found.items():
-        for i, task, own in state['tries']:
-            ratio = weights[f'distill.{name}.weight'][i] * own / task
+    for name, state in actual.items():
+        for i, task, norm in state['tries']:
+            ratio = weights[f'distill.{name}.weight'][i] * norm / task
             assert ratios[f'distill.{name}.ratio'][i] == pytest.approx(ratio, rel=1e-5)
-    said = log_of(whole())
-    assert 'distillers.kd.balance: ratio 3, 8 measurements until iteration 12, gradients of backbone' in said
-    printed = dict(re.findall(r'(\w+): weight .* to repeat without .* balance=None, loss_weight=(\S+)', said))
-    for name, weight in dict(kd=held, mimic=weights['distill.mimic.weight'][UNTIL]).items():
+    out = log_of(whole())
+    assert 'distillers.kd.balance: ratio 3, 8 measurements until iteration 12, gradients of backbone' in out
+    printed = dict(re.findall(r'(\w+): weight .* to repeat without .* balance=None, loss_weight=(\S+)', out))
+    for name, weight in dict(kd=held_weight, mimic=weights['distill.mimic.weight'][UNTIL]).items():
         assert weight == pytest.approx(float(printed[name]), rel=1e-6), 'what is held, to the last digit'
 
 
-@pytest.mark.parametrize('start', [5, *(pytest.param(one, marks=pytest.mark.soak) for one in (UNTIL, 14))])
+@pytest.mark.parametrize('start', [5, *(pytest.param(start, marks=pytest.mark.soak) for start in (UNTIL, 14))])
 def test_a_resumed_run_is_equal_to_the_bit(tmp_path, start):
     resumed_alike(tmp_path, train, f'iter_{start}', f'iter_{ITERS}', whole())
     assert ('measured before' in log_of(tmp_path)) == (start > UNTIL)
@@ -160,11 +160,11 @@ def test_a_plan_begins_where_it_measures_anew():
 
 
 def test_with_accumulated_gradients_a_part_is_measured(tmp_path):
-    one = dict(kd=dict(type='LogitKD', balance=dict(ratio=3.0, until=4)))
-    toys.train(None, config(tmp_path, one, iters=5, optim_wrapper=dict(accumulative_counts=2)))
-    found, expected = (balance_of(folder / 'iter_5.pth')['kd'] for folder in (tmp_path, whole()))
-    assert found['tries'][0] == expected['tries'][0], 'the first part is the first batch'
-    assert [one[0] for one in found['tries']] == [0, 1, 2, 3] and found['unit'] > 0
+    option = dict(kd=dict(type='LogitKD', balance=dict(ratio=3.0, until=4)))
+    toys.train(None, config(tmp_path, option, iters=5, optim_wrapper=dict(accumulative_counts=2)))
+    actual, expected = (balance_of(folder / 'iter_5.pth')['kd'] for folder in (tmp_path, whole()))
+    assert actual['tries'][0] == expected['tries'][0], 'the first part is the first batch'
+    assert [entry[0] for entry in actual['tries']] == [0, 1, 2, 3] and actual['unit'] > 0
 
 
 CP = toys.seg_net('fcn', backbone=dict(with_cp=True))
@@ -180,11 +180,11 @@ CP = toys.seg_net('fcn', backbone=dict(with_cp=True))
 ])  # fmt: skip
 def test_what_cannot_be_measured_is_refused_at_start(tmp_path, balance, changes, words):
     distillers = dict(kd=dict(type='LogitKD', balance=balance, schedule=dict(ramp_down=(0, 0.5), stop_at=10)))
-    given = pretraining.config(tmp_path) if changes is None else config(tmp_path, distillers, **changes)
+    cfg = pretraining.config(tmp_path) if changes is None else config(tmp_path, distillers, **changes)
     if changes is None:
-        given.model.distillers.pcd.balance = balance
+        cfg.model.distillers.pcd.balance = balance
     with pytest.raises(ValueError, match=rf'model\.distillers\.(kd|pcd)\.balance{words}'):
-        toys.make_runner(tmp_path, given).train()
+        toys.make_runner(tmp_path, cfg).train()
     assert not list(tmp_path.glob('*.pth'))
 
 
@@ -206,25 +206,25 @@ class Untaught(FeatureDistiller):
 def built(scope='mmseg', student=None, teacher=None, **distillers):
     pair = dict(student=student or toys.seg_net('fcn'), teacher=teacher or toys.seg_teacher('fcn'))
     model = toys.distilled(scope, **pair, distillers=distillers)
-    balanced = [one for one in model.distillers.values() if one.balancer is not None]
-    for one in balanced:
-        one.balancer.start(1200, len(balanced))
-        one.state.max_iters = 1200
+    balanced = [distiller for distiller in model.distillers.values() if distiller.balancer is not None]
+    for distiller in balanced:
+        distiller.balancer.start(1200, len(balanced))
+        distiller.state.max_iters = 1200
     return model
 
 
 def step(model, batch=None, iteration=0):
     """The losses of one training step, as the hook prepares it."""
-    for one in model.distillers.values():
-        one.state.iteration = iteration
-        if one.balancer is not None:
-            one.balancer.begin(iteration, one.schedule.factor(iteration, 1200), one.key)
+    for distiller in model.distillers.values():
+        distiller.state.iteration = iteration
+        if distiller.balancer is not None:
+            distiller.balancer.begin(iteration, distiller.schedule.factor(iteration, 1200), distiller.key)
     return toys.losses_of(model, batch)
 
 
 def vector(loss, parameters):
-    found = torch.autograd.grad(loss, parameters, retain_graph=True, allow_unused=True)
-    dense = [torch.zeros_like(p) if g is None else g for p, g in zip(parameters, found, strict=True)]
+    actual = torch.autograd.grad(loss, parameters, retain_graph=True, allow_unused=True)
+    dense = [torch.zeros_like(p) if g is None else g for p, g in zip(parameters, actual, strict=True)]
     return torch.cat([g.flatten() for g in dense])
 
 
@@ -236,13 +236,13 @@ def part(losses, start):
 def gradients(model, batch, names):
     """The gradients at the backbone of the task and of distillers of weight 1, from a plain step."""
     losses = toys.losses_of(model, batch)
-    own = {k: v for k, v in losses.items() if not k.startswith('distill.')}
-    parts = [own, *({k: v for k, v in losses.items() if k.startswith(f'distill.{name}.')} for name in names)]
-    return [vector(toys.total(one), list(model.backbone.parameters())) for one in parts]
+    task_losses = {k: v for k, v in losses.items() if not k.startswith('distill.')}
+    parts = [task_losses, *({k: v for k, v in losses.items() if k.startswith(f'distill.{name}.')} for name in names)]
+    return [vector(toys.total(part), list(model.backbone.parameters())) for part in parts]
 
 
 @pytest.mark.parametrize('scope', ['mmseg', 'mmdet'])
-def test_norms_ratios_and_cosines_are_those_of_plain_backward_passes(scope):
+def test_norms_are_those_of_plain_backward_passes(scope):
     if scope == 'mmseg':
         pair = dict(student=toys.seg_net('fcn'), teacher=toys.seg_teacher('fcn'))
         options, batch = dict(kd=KD, mimic=MIMIC, at=dict(type='AT', student_tap='backbone[2]')), toys.seg_batch()
@@ -255,28 +255,28 @@ def test_norms_ratios_and_cosines_are_those_of_plain_backward_passes(scope):
     model = built(scope, **pair, **{name: dict(one, balance=ratios[name]) for name, one in options.items()}).double()
     model.load_state_dict(plain.state_dict())
     model.distillers.load_state_dict(plain.distillers.state_dict())
-    task, *own = gradients(plain, batch, options)
+    task, *norms = gradients(plain, batch, options)
     losses = step(model, batch)
     measured = model.distillation.measured
     total = 0
-    for (name, one), g in zip(model.distillers.items(), own, strict=True):
-        (tried,) = one.balancer.tries
+    for (name, distiller), g in zip(model.distillers.items(), norms, strict=True):
+        (tried,) = distiller.balancer.tries
         assert tried.task == pytest.approx(float(task.norm()), rel=1e-9)
         assert tried.method == pytest.approx(float(g.norm()), rel=1e-9)
         weight = ratios[name] * float(task.norm() / g.norm())
-        assert one.weight() == pytest.approx(weight, rel=1e-9)
+        assert distiller.weight() == pytest.approx(weight, rel=1e-9)
         assert losses[f'distill.{name}.weight'].item() == pytest.approx(weight, rel=1e-6)
         assert measured[f'distill.{name}.ratio'] == pytest.approx(ratios[name], rel=1e-9)
         pulled = vector(part(losses, f'distill.{name}.loss'), list(model.backbone.parameters()))
         assert float(pulled.norm() / task.norm()) == pytest.approx(ratios[name], rel=1e-6)
         total = total + pulled
     assert measured['distill.ratio'] == pytest.approx(float(total.norm() / task.norm()), rel=1e-6)
-    for (first, a), (second, b) in itertools.combinations(zip(options, own, strict=True), 2):
+    for (first, a), (second, b) in itertools.combinations(zip(options, norms, strict=True), 2):
         expected = float(a @ b / a.norm() / b.norm())
         assert measured[f'distill.{first}.cosine.{second}'] == pytest.approx(expected, rel=1e-7, abs=1e-9)
 
 
-def test_only_planned_steps_are_measured_and_none_without_balance():
+def test_only_planned_steps_are_measured():
     """Outside of a run, in check and the benchmark, an unmeasured model has weight 1. Copies have
     measurements of their own."""
     model, plain = built(kd=dict(KD, balance=2.0), mimic=dict(MIMIC, loss_weight=0.5)), built(kd=KD)
@@ -288,12 +288,12 @@ def test_only_planned_steps_are_measured_and_none_without_balance():
         losses = step(model, iteration=iteration)
         assert 'distill.kd.weight' in losses and 'distill.mimic.weight' not in losses
     step(other, iteration=2)
-    tried, copied = ([one.iteration for one in each.distillers['kd'].balancer.tries] for each in (model, other))
+    tried, copied = ([entry.iteration for entry in each.distillers['kd'].balancer.tries] for each in (model, other))
     assert tried == [0, 2, 4] and copied == [2]
     assert other.distillation.measured is not model.distillation.measured
     assert 'distill.ratio' not in model.distillation.measured, 'of one distiller it would say the same twice'
-    own = {'decode.loss_ce', 'decode.acc_seg', 'aux.loss_ce', 'aux.acc_seg'}
-    assert set(step(plain)) == own | {'distill.kd.loss_kd', 'distill.kd.share'}
+    task_names = {'decode.loss_ce', 'decode.acc_seg', 'aux.loss_ce', 'aux.acc_seg'}
+    assert set(step(plain)) == task_names | {'distill.kd.loss_kd', 'distill.kd.share'}
 
 
 def test_an_empty_queue_is_weight_0_until_it_is_filled():
@@ -307,7 +307,7 @@ def test_an_empty_queue_is_weight_0_until_it_is_filled():
     assert step(model, iteration=2)['distill.pcd.weight'] > 0
 
 
-def test_a_factor_of_0_skips_the_work_and_the_teacher():
+def test_a_factor_of_0_skips_the_work():
     model = built(kd=dict(KD, balance=2.0, schedule=dict(stop_at=300)))
     step(model, iteration=0)
     model.distillers['kd'].balancer._hold('kd')
@@ -324,8 +324,8 @@ def test_a_distiller_or_a_task_without_a_gradient():
     bad = dict(type='Untaught', student_tap='backbone[3]', align='conv', balance=2.0)
     model = built(bad=bad, kd=dict(KD, balance=1.0))
     step(model)
-    measured, one = model.distillation.measured, pytest.approx(1.0)
-    assert measured == {'distill.bad.ratio': 0.0, 'distill.kd.ratio': one, 'distill.ratio': one}
+    measured, unit = model.distillation.measured, pytest.approx(1.0)
+    assert measured == {'distill.bad.ratio': 0.0, 'distill.kd.ratio': unit, 'distill.ratio': unit}
     with pytest.raises(RuntimeError, match=r'distillers\.bad gives no gradient at the backbone'):
         step(model, iteration=max(model.distillers['bad'].balancer.plan))
     model = built(kd=dict(KD, balance=2.0))
@@ -335,7 +335,7 @@ def test_a_distiller_or_a_task_without_a_gradient():
         step(model)
 
 
-def test_a_frozen_backbone_is_measured_at_neck_and_heads():
+def test_a_frozen_backbone_is_measured_at_its_neck():
     model = built(kd=dict(KD, balance=2.0), student=toys.seg_net('fcn', backbone=dict(frozen_stages=4)))
     for parameter in model.backbone.parameters():
         parameter.requires_grad_(False)
@@ -348,17 +348,17 @@ def test_a_frozen_backbone_is_measured_at_neck_and_heads():
 
 
 @pytest.mark.parametrize('precision', [torch.float32, torch.bfloat16])
-def test_the_loss_scale_of_half_precision_is_divided_out_and_an_overflow_by_it_dropped(precision):
-    found = []
+def test_the_loss_scale_is_divided_out(precision):
+    actual = []
     for scale in (1.0, 2.0**14, 2.0**140):
         model = built(kd=dict(KD, balance=2.0), mimic=dict(MIMIC, balance=3.0))
         model.distillation.state.loss_scale = scale
         with torch.autocast('cpu', torch.bfloat16, enabled=precision == torch.bfloat16):
             losses = step(model)
         toys.total(losses).backward()
-        found.append([*(one.balancer.tries[0] for one in model.distillers.values())])
-    for one, other, overflown in zip(*found, strict=True):
-        assert other == pytest.approx(one, rel=1e-5) and not math.isfinite(overflown.task)
+        actual.append([*(distiller.balancer.tries[0] for distiller in model.distillers.values())])
+    for first_tries, other, overflown in zip(*actual, strict=True):
+        assert other == pytest.approx(first_tries, rel=1e-5) and not math.isfinite(overflown.task)
     assert losses['distill.kd.weight'] == 0 and toys.total(losses).isfinite() and not model.distillation.measured
     assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
 
@@ -371,8 +371,8 @@ def test_float16_with_its_scaler(tmp_path):
     changes = dict(student=heavy, optim_wrapper=dict(half, optimizer=dict(lr=1e-5)))
     with half_on_the_cpu():
         _, last = resumed_alike(tmp_path, functools.partial(train, **changes), 'iter_5', f'iter_{ITERS}')
-    found = last['balance']
-    valid = [math.isfinite(one[1]) for one in found['kd']['tries']]
-    assert not valid[0] and all(valid[-4:]) and found['kd']['unit'] > 0
+    actual = last['balance']
+    valid = [math.isfinite(entry[1]) for entry in actual['kd']['tries']]
+    assert not valid[0] and all(valid[-4:]) and actual['kd']['unit'] > 0
     weights = logged(tmp_path / 'a', 'kd.weight')['distill.kd.weight']
     assert weights[0] == 0 and weights[UNTIL - 1] > 0

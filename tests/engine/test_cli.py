@@ -60,7 +60,7 @@ def commands_run(tiny_config, tmp_path_factory):
     return folder
 
 
-def test_a_launched_run_trains_resume_continues_and_test_keeps_and_augments(commands_run):
+def test_a_launched_run_resumes(commands_run):
     (log,) = (commands_run / 'run').glob('*/*.log')
     assert 'SyncBN layers become BN' in log.read_text() and (commands_run / 'run' / 'iter_4.pth').is_file()
     (log,) = (commands_run / 'again').glob('*/*.log')
@@ -70,7 +70,7 @@ def test_a_launched_run_trains_resume_continues_and_test_keeps_and_augments(comm
     assert 'mIoU' in log.read_text() and (commands_run / 'all.pkl').is_file()
 
 
-def test_another_runner_may_be_named_and_what_is_missing_for_a_test_is_said(monkeypatch, tmp_path, tiny_config, capsys):
+def test_another_runner_may_be_named(monkeypatch, tmp_path, tiny_config, capsys):
     other = type('Other', (Runner,), dict(from_cfg=classmethod(lambda cls, cfg: f'other {cfg.x}')))
     monkeypatch.setitem(RUNNERS.module_dict, 'Other', other)
     assert commands.build_runner(Config(dict(runner_type='Other', x=3))) == 'other 3'
@@ -114,8 +114,8 @@ def test_a_launcher_that_started_nothing_is_told(tiny_config, monkeypatch, capsy
     for name in ('RANK', 'SLURM_PROCID', 'OMPI_COMM_WORLD_LOCAL_RANK'):
         monkeypatch.delenv(name, raising=False)
     assert main(['train', str(tiny_config), '--launcher', launcher]) == 2
-    said = capsys.readouterr().err
-    assert f'Start this command with {starter}, or give --processes N' in said and said.startswith('ERROR ')
+    printed = capsys.readouterr().err
+    assert f'Start this command with {starter}, or give --processes N' in printed and printed.startswith('ERROR ')
 
 
 @pytest.mark.parametrize(('launcher', 'variable', 'count'), [
@@ -153,23 +153,23 @@ def changed(use, *options, **config):
 
 def test_what_options_do_to_a_config():
     for wrapper in (dict(type='OptimWrapper'), dict(constructor='LayerDecay', optimizer=dict(type='SGD'))):
-        found = changed(commands._use_amp, optim_wrapper=wrapper).optim_wrapper
-        assert found == dict(wrapper, type='AmpOptimWrapper', loss_scale='dynamic')
+        actual = changed(commands._use_amp, optim_wrapper=wrapper).optim_wrapper
+        assert actual == dict(wrapper, type='AmpOptimWrapper', loss_scale='dynamic')
     base = dict(base_batch_size=16, enable=False)
     assert changed(commands._use_auto_scale_lr, auto_scale_lr=base).auto_scale_lr.enable
     hook = dict(type='DetVisualizationHook')
-    found = changed(commands._use_visualization, True, 'folder', 2, **DET, default_hooks=dict(visualization=hook))
-    assert found.default_hooks.visualization == dict(hook, draw=True, show=True, wait_time=2, test_out_dir='folder')
-    miou, kept = dict(type='IoUMetric'), dict(type='IoUMetric', output_dir='folder')
-    for given, expected in ((miou, kept), ([miou, dict(type='Mine')], [kept, dict(type='Mine')])):
-        assert changed(commands._keep_predictions, 'folder', **SEG, test_evaluator=given).test_evaluator == expected
-    found = changed(commands._keep_predictions, 'x.pkl', **DET, test_evaluator=dict(type='CocoMetric'))
-    assert [one['type'] for one in found.test_evaluator] == ['CocoMetric', 'DumpDetResults']
+    actual = changed(commands._use_visualization, True, 'folder', 2, **DET, default_hooks=dict(visualization=hook))
+    assert actual.default_hooks.visualization == dict(hook, draw=True, show=True, wait_time=2, test_out_dir='folder')
+    miou, saving = dict(type='IoUMetric'), dict(type='IoUMetric', output_dir='folder')
+    for arguments, expected in ((miou, saving), ([miou, dict(type='Mine')], [saving, dict(type='Mine')])):
+        assert changed(commands._keep_predictions, 'folder', **SEG, test_evaluator=arguments).test_evaluator == expected
+    actual = changed(commands._keep_predictions, 'x.pkl', **DET, test_evaluator=dict(type='CocoMetric'))
+    assert [evaluator['type'] for evaluator in actual.test_evaluator] == ['CocoMetric', 'DumpDetResults']
     dataset = dict(pipeline=[dict(type='LoadImageFromFile'), dict(type='PackDetInputs')])
     model, tta = dict(type='RetinaNet'), dict(type='DetTTAModel')
-    found = changed(commands._use_tta, model=model, tta_model=tta, test_dataloader=dict(dataset=dataset))
-    assert found.model == dict(tta, module=model)
-    assert [step['type'] for step in found.test_dataloader.dataset.pipeline] == ['LoadImageFromFile', 'TestTimeAug']
+    actual = changed(commands._use_tta, model=model, tta_model=tta, test_dataloader=dict(dataset=dataset))
+    assert actual.model == dict(tta, module=model)
+    assert [step['type'] for step in actual.test_dataloader.dataset.pipeline] == ['LoadImageFromFile', 'TestTimeAug']
 
 
 @pytest.mark.parametrize(('use', 'options', 'config', 'words'), [
@@ -224,9 +224,9 @@ def as_python_does(_, folder, *words):
 def test_the_library_s_script_ends_with_the_sentence(pooled, tmp_path):
     """As ``mim train mmseg`` calls it."""
     start(as_python_does, str(tmp_path), SCRIPT, str(pooled), processes=1)
-    said = (tmp_path / 'said.txt').read_text()
-    assert said.rstrip().splitlines()[-1].startswith(f'ERROR    {BATCH}')
-    assert said.rindex(BATCH) > said.rindex('Traceback')
+    text = (tmp_path / 'said.txt').read_text()
+    assert text.rstrip().splitlines()[-1].startswith(f'ERROR    {BATCH}')
+    assert text.rindex(BATCH) > text.rindex('Traceback')
 
 
 @pytest.mark.soak
@@ -238,23 +238,23 @@ def test_torchrun_s_own_box_behind_it_holds_the_sentence(pooled, tmp_path):
     assert done.returncode and 'Traceback' in before and BATCH in before and BATCH in box
 
 
-@pytest.mark.parametrize(('option', 'told'), [
+@pytest.mark.parametrize(('option', 'message'), [
     ('default_hooks.distill.nothing=1', "default_hooks.distill has no option 'nothing'"),
     ('load_from=nowhere.pth', 'nowhere.pth can not be found'),
 ])  # fmt: skip
-def test_train_prints_one_line(pooled, tmp_path, monkeypatch, capsys, option, told):
+def test_train_prints_one_line(pooled, tmp_path, monkeypatch, capsys, option, message):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(logging, 'raiseExceptions', False)  # loggers of earlier tests hold streams that are closed
     assert main(['train', str(pooled), '--cfg-options', option]) == 2
-    said = capsys.readouterr().err
-    lines = [line for line in said.splitlines() if line.startswith('ERROR')]
-    assert len(lines) == 1 and told in lines[0] and 'Traceback' not in said
+    printed = capsys.readouterr().err
+    lines = [line for line in printed.splitlines() if line.startswith('ERROR')]
+    assert len(lines) == 1 and message in lines[0] and 'Traceback' not in printed
 
 
 def raised(act):
-    with pytest.raises(BaseException) as found:
+    with pytest.raises(BaseException) as error:
         act()
-    return found.value
+    return error.value
 
 
 def inside(line):
@@ -267,8 +267,8 @@ def inside(line):
 class Broken(Dataset):
     """A data set whose pictures end in an error: of this package, or of Python inside of it."""
 
-    def __init__(self, ours):
-        self.ours = ours
+    def __init__(self, message):
+        self.ours = message
 
     def __len__(self):
         return 1
@@ -279,13 +279,13 @@ class Broken(Dataset):
         counted(object())
 
 
-@pytest.mark.parametrize('ours', [True, False])
-def test_what_a_reading_process_says_is_known_as_well(ours):
-    pictures = iter(DataLoader(Broken(ours), num_workers=1))
+@pytest.mark.parametrize('message', [True, False])
+def test_what_a_reading_process_says_is_known_as_well(message):
+    pictures = iter(DataLoader(Broken(message), num_workers=1))
     error = raised(lambda: next(pictures))
     pictures._shutdown_workers()  # within a cycle of garbage, torch waits 5 s for the worker
     assert 'DataLoader worker process' in str(error)
-    assert known_mistake(error) == ("key has no option 'wrong'; known: right." if ours else '')
+    assert known_mistake(error) == ("key has no option 'wrong'; known: right." if message else '')
 
 
 def wrong():
@@ -300,8 +300,8 @@ def behind(cause):
         raise RuntimeError('class `X` in mmseg/x.py: …') from (error if cause else None)
 
 
-def test_what_this_package_raises_is_known_and_nothing_else():
-    for act, known in (
+def test_errors_of_this_package_are_known():
+    for act, is_known in (
         (wrong, "key has no option 'wrong'"),
         (lambda: behind(True), "key has no option 'wrong'"),
         (lambda: behind(False), ''),
@@ -309,6 +309,6 @@ def test_what_this_package_raises_is_known_and_nothing_else():
         (lambda: inside('raise ValueError("user")'), 'user'),
         (lambda: inside('raise ValueError(None.name)'), ''),  # a bug of the message itself
     ):
-        found = known_mistake(raised(act))
-        assert bool(found) == bool(known) and known in found
+        actual = known_mistake(raised(act))
+        assert bool(actual) == bool(is_known) and is_known in actual
     assert not known_mistake(ValueError('never raised'))

@@ -77,7 +77,7 @@ def streams(epochs, accumulated=1, **options):
     return runner
 
 
-def test_batches_without_indices_come_anew_in_a_second_training_and_from_ones_own_iterator():
+def test_batches_without_indices_come_anew():
     class Stream(IterableDataset):
         def __iter__(self):
             return iter(range(8))
@@ -86,9 +86,9 @@ def test_batches_without_indices_come_anew_in_a_second_training_and_from_ones_ow
     loop = mock.Mock(spec=IterBasedTrainLoop, dataloader_iterator=loops._InfiniteDataloaderIterator(loader))
     parts = dict(train_dataloader=loader, train_loop=loop, model=nn.Linear(1, 1))
     runner = types.SimpleNamespace(**parts, cfg={}, seed=5, _resume=False)
-    own = iter(loader)
-    next(own)
-    for batches, first in ((loop.dataloader_iterator, [0, 1]), (None, [0, 1]), (own, [2, 3])):
+    iterator = iter(loader)
+    next(iterator)
+    for batches, first in ((loop.dataloader_iterator, [0, 1]), (None, [0, 1]), (iterator, [2, 3])):
         loop.dataloader_iterator = loop.dataloader_iterator if batches is None else batches
         with fork_rng():
             SeededStreams().before_train(runner)
@@ -113,8 +113,8 @@ class Mixing:
         return self.rng.random()
 
 
-@pytest.mark.parametrize(('workers', 'named'), [(0, []), (1, ['collate_fn'])])
-def test_a_collate_function_is_seeded_or_named(workers, named):
+@pytest.mark.parametrize(('workers', 'names'), [(0, []), (1, ['collate_fn'])])
+def test_a_collate_function_is_seeded_or_named(workers, names):
     """Each batch seeds it in this process; in workers nothing shows it."""
     draws = []
     for _ in range(2):
@@ -124,8 +124,8 @@ def test_a_collate_function_is_seeded_or_named(workers, named):
         with fork_rng():
             SeededStreams().before_train(runner)
             draws.append(next(loop.dataloader_iterator) if not workers else 0)
-        told = [call.args[0] for call in runner.logger.warning.call_args_list]
-        assert [words.split()[1] for words in told] == named
+        lines = [call.args[0] for call in runner.logger.warning.call_args_list]
+        assert [words.split()[1] for words in lines] == names
     assert draws[0] == draws[1]
 
 
@@ -158,10 +158,10 @@ def test_a_preprocessors_generator_is_seeded_for_each_step():
 
 
 @pytest.mark.parametrize('epochs', [True, False])
-def test_a_users_worker_init_fn_stays_and_persistent_workers_are_refused_in_epochs_alone(epochs):
-    own = functools.partial(lambda worker_id: None)  # as mmengine's runner builds it
-    runner = streams(epochs, worker_init_fn=own)
-    assert runner.train_dataloader.worker_init_fn is own
+def test_a_users_worker_init_fn_stays(epochs):
+    own_init = functools.partial(lambda worker_id: None)  # as mmengine's runner builds it
+    runner = streams(epochs, worker_init_fn=own_init)
+    assert runner.train_dataloader.worker_init_fn is own_init
     assert not isinstance(runner.train_loop.dataloader_iterator, SeededBatches)
     assert 'train_dataloader.worker_init_fn is your own' in told_on_resume(runner)
     words = r'train_dataloader\.persistent_workers=True.*by epochs.*False'
@@ -179,8 +179,8 @@ def told_on_resume(runner):
     return ' '.join(call.args[0] for call in runner.logger.warning.call_args_list)
 
 
-@pytest.mark.parametrize(('epochs', 'workers', 'kept'), [(True, 0, True), (True, 1, False), (False, 1, True)])
-def test_what_a_resumed_run_cannot_repeat_is_told(epochs, workers, kept):
+@pytest.mark.parametrize(('epochs', 'workers', 'is_kept'), [(True, 0, True), (True, 1, False), (False, 1, True)])
+def test_what_a_resumed_run_cannot_repeat_is_told(epochs, workers, is_kept):
     """Pictures that a step keeps, but where workers begin without any at each epoch; gradients that were not saved."""
     steps = [dict(type='RandomApply', transforms=[dict(type='mmdet.CachedMosaic', img_scale=(64, 64))])]
     inner = types.SimpleNamespace(pipeline=Compose(steps), datasets=None)
@@ -188,14 +188,14 @@ def test_what_a_resumed_run_cannot_repeat_is_told(epochs, workers, kept):
     runner = streams(epochs)
     runner.train_dataloader = types.SimpleNamespace(worker_init_fn=None, num_workers=workers, dataset=joined)
     runner.train_loop.dataloader_iterator = types.SimpleNamespace(position=4)
-    assert ('CachedMosaic kept pictures of earlier batches' in told_on_resume(runner)) == kept
+    assert ('CachedMosaic kept pictures of earlier batches' in told_on_resume(runner)) == is_kept
     runner.train_loop.fast_forward_on_resume = True
     assert 'train_cfg.fast_forward_on_resume=True' in told_on_resume(runner)
     assert 'accumulative_counts: the gradients that waited' in told_on_resume(streams(True, accumulated=2))
     assert told_on_resume(streams(True, accumulated=3)) == ''
 
 
-def test_each_epoch_and_each_step_has_streams_of_its_own():
+def test_each_step_has_streams_of_its_own():
     runner, drawn = streams(True), []
     for runner.epoch, runner.iter in ((0, 0), (1, 0), (1, 1)):
         with fork_rng():
@@ -219,7 +219,7 @@ class Diary(FeatureDistiller):
         return 0.0 * student.mean()
 
 
-def test_distillers_are_prepared_and_know_the_place(tmp_path):
+def test_distillers_know_their_place_in_the_run(tmp_path):
     """Each with the teacher that it is used with."""
     DISTILLERS.register_module(module=Diary, force=True)
     Diary.notes.clear()
@@ -233,25 +233,25 @@ def test_distillers_are_prepared_and_know_the_place(tmp_path):
     assert Diary.notes[1:] == [(i, 4, 5, 0) for i in range(4)]
 
 
-def test_receipt_and_distillers_are_written(finished):
+def test_a_receipt_is_written(finished):
     content = torch.load(finished / 'iter_2.pth', weights_only=False)
-    told = content['meta']['distill']
-    (teacher,) = told['teachers'].values()
+    receipt = content['meta']['distill']
+    (teacher,) = receipt['teachers'].values()
     assert teacher['file'] == 'fcn_16.pth' and teacher['ignored'] == 0 < teacher['matched']
     scores = 'decode_head.conv_seg'
-    facts = dict(told['distillers']['kd'])
+    facts = dict(receipt['distillers']['kd'])
     options = facts.pop('options')
     assert options['temperature'] == 1.0 and options['tap_weights'] == [1.0] and 'loss_weight' not in options
     assert facts == dict(type='LogitKD', tensors={}, taps=[[scores, scores]], teacher='teacher')
-    assert told['distillers']['mimic']['type'] == 'MaskedMimic'
-    assert told['distillers']['mimic']['tensors']['aligns.0.weight'] == [128, 64, 1, 1]
+    assert receipt['distillers']['mimic']['type'] == 'MaskedMimic'
+    assert receipt['distillers']['mimic']['tensors']['aligns.0.weight'] == [128, 64, 1, 1]
     assert sorted(content['distillers']) == [
         'mimic.aligns.0.bias', 'mimic.aligns.0.weight', 'mimic.parts.0.bias', 'mimic.parts.0.weight',
     ]  # fmt: skip
     assert not any('distillers' in name or 'teacher' in name for name in content['state_dict'])
 
 
-def test_best_checkpoints_are_students_alone_and_no_run_resumes_from_them(tmp_path):
+def test_best_checkpoints_are_students_alone(tmp_path):
     """mmengine would go on with a new momentum and the first learning rate."""
     changes = dict(default_hooks=dict(checkpoint=dict(save_best='mIoU')), train_cfg=dict(val_interval=1))
     toys.train(tmp_path, pair(), iters=1, **changes)
@@ -288,36 +288,36 @@ def identity_of(teacher=None, **distillers):
 
 def test_another_run_is_told_apart(finished, other_teacher, tmp_path):
     """A moved teacher and other options are the same run: a config's path is absolute with ``{{ fileDirname }}``."""
-    told = torch.load(finished / 'iter_2.pth', weights_only=False)['meta']['distill']
-    then = describe_identity(told)
-    assert then.startswith('teacher mmseg::fcn') and 'mimic: MaskedMimic (4 tensors; taps backbone[3])' in then
-    for now in (
+    text = torch.load(finished / 'iter_2.pth', weights_only=False)['meta']['distill']
+    saved = describe_identity(text)
+    assert saved.startswith('teacher mmseg::fcn') and 'mimic: MaskedMimic (4 tensors; taps backbone[3])' in saved
+    for current in (
         identity_of(other_teacher, kd=KD, mimic=MIMIC),
         identity_of(kd=KD),
         identity_of(kd=KD, other=MIMIC),
         identity_of(kd=dict(type='AfDCD', pool_size=0), mimic=MIMIC),
         identity_of(kd=KD, mimic=dict(MIMIC, student_tap='backbone[1]')),
     ):
-        words = describe_identity(now)
-        assert differ(told, now) and then != words and ('other.pth' in words or 'fcn_16.pth' in words), words
+        words = describe_identity(current)
+        assert differ(text, current) and saved != words and ('other.pth' in words or 'fcn_16.pth' in words), words
     shutil.copy(toys.teacher_file('fcn'), tmp_path / 'moved.pth')
     moved = toys.seg_net('fcn', 16, checkpoint=str(tmp_path / 'moved.pth'))
     again = identity_of(moved, kd=dict(KD, temperature=7.0), mimic=dict(MIMIC, loss_weight=7.0))
-    assert not differ(told, again) and same_losses(told, again) == {'mimic'}
-    assert same_losses(told, identity_of(kd=dict(KD, temperature=1.0), mimic=MIMIC)) == {'kd', 'mimic'}, 'the default'
-    assert not same_losses(told, identity_of(other_teacher, kd=KD, mimic=MIMIC))
-    here, there, other = (
+    assert not differ(text, again) and same_losses(text, again) == {'mimic'}
+    assert same_losses(text, identity_of(kd=dict(KD, temperature=1.0), mimic=MIMIC)) == {'kd', 'mimic'}, 'the default'
+    assert not same_losses(text, identity_of(other_teacher, kd=KD, mimic=MIMIC))
+    first_folder, second_folder, other = (
         dict(teachers=dict(t=dict(config=f'{folder}/t.py', file='t.pth', sha256=sha, matched=1)), distillers={})
         for folder, sha in (('a', '1f'), ('b', '1f'), ('a', '2f'))
     )
-    assert comparable(here) == comparable(there) != comparable(other)
+    assert comparable(first_folder) == comparable(second_folder) != comparable(other)
 
 
 def changed(file, folder, model, **changes):
     return resume(file, folder, model, default_hooks=dict(distill=dict(resume_changed=True)), **changes)
 
 
-def test_resume_with_another_teacher_and_one_distiller_more_on_request(finished, tmp_path, other_teacher):
+def test_resume_with_another_teacher_on_request(finished, tmp_path, other_teacher):
     """What was there is restored, with its optimizer state; what is new starts anew."""
     stored = torch.load(finished / 'iter_2.pth', weights_only=False)
     more = pair(dict(kd=KD, mimic=MIMIC, more=dict(MIMIC, student_tap='backbone[1]')), other_teacher)
@@ -330,8 +330,8 @@ def test_resume_with_another_teacher_and_one_distiller_more_on_request(finished,
     (teacher,) = again['meta']['distill']['teachers'].values()
     assert teacher['file'] == 'other.pth', 'the next receipt is the new one'
     count = len(list(runner.model.parameters()))
-    held, before = (one['optimizer']['param_groups'][0]['params'] for one in (again, stored))
-    assert len(held) == count == len(before) + 4
+    held_params, before = (checkpoint['optimizer']['param_groups'][0]['params'] for checkpoint in (again, stored))
+    assert len(held_params) == count == len(before) + 4
     fewer = changed(finished / 'iter_2.pth', tmp_path / 'b', pair(dict(kd=KD)))
     assert fewer.iter == 4 and not list(fewer.model.distillers.parameters())
 
@@ -340,9 +340,9 @@ def changed_fact(facts, key):
     """The facts of a distiller in a checkpoint, one of which is another."""
     shapes = facts['tensors'] or {'weight': []}
     longer = {**facts['tensors'], min(shapes): [1, *shapes[min(shapes)]]}
-    others = dict(type='OtherMethod', taps=[['backbone[0]', 'backbone[0]']], tensors=longer, teacher='other')
-    others['options'] = {**facts['options'], min(facts['options']): 'another'}
-    return {**facts, key: others[key]}
+    other_facts = dict(type='OtherMethod', taps=[['backbone[0]', 'backbone[0]']], tensors=longer, teacher='other')
+    other_facts['options'] = {**facts['options'], min(facts['options']): 'another'}
+    return {**facts, key: other_facts[key]}
 
 
 @pytest.mark.parametrize('key', ['type', 'taps', 'tensors', 'options', 'teacher', None])
@@ -361,14 +361,14 @@ def test_state_goes_to_no_other_distiller_of_its_name(key):
     state = dict(model=model, _resume=True, _train_loop=loop, optim_wrapper=wrapper, cfg={}, max_iters=100)
     runner, balancing = types.SimpleNamespace(**state, logger=mock.Mock()), Balancing()
     balancing.before_run(runner)
-    now = identity(model)
+    facts_now = identity(model)
     for changed_name in methods if key else [None]:
         distillers = {name: changed_fact(facts, key) if name == changed_name else facts
-                      for name, facts in now['distillers'].items()}  # fmt: skip
+                      for name, facts in facts_now['distillers'].items()}  # fmt: skip
         for facts in [] if key else distillers.values():
             del facts['taps'], facts['options'], facts['teacher']
-        then = dict(now, distillers=distillers, earlier={})
-        checkpoint = dict(meta=dict(distill=then), distillers=saved)
+        saved_facts = dict(facts_now, distillers=distillers, earlier={})
+        checkpoint = dict(meta=dict(distill=saved_facts), distillers=saved)
         model.distillers.load_state_dict(fresh)
         for balancer in balancers.values():
             balancer.load(dict(tries=[], unit=None))
@@ -382,15 +382,15 @@ def test_state_goes_to_no_other_distiller_of_its_name(key):
             name: (saved if name in on or name.partition('.')[0] in restored else fresh)[name] for name in fresh
         }
         assert not toys.differing(model.distillers.state_dict(), expected), changed_name
-        told = [
+        texts = [
             text
             for (text,), _ in runner.logger.warning.call_args_list
             if f'options or teachers of {changed_name}' in text
         ]
-        assert len(told) == (key in ('options', 'teacher'))
+        assert len(texts) == (key in ('options', 'teacher'))
 
 
-def test_a_control_resumes_as_a_distilled_run_if_asked_and_is_none_itself(tmp_path):
+def test_a_control_resumes_as_a_distilled_run_on_request(tmp_path):
     """All distillers are new then."""
     toys.train(tmp_path / 'a', toys.seg_net('fcn'), iters=2)
     file = tmp_path / 'a' / 'iter_2.pth'
@@ -404,7 +404,7 @@ def test_a_control_resumes_as_a_distilled_run_if_asked_and_is_none_itself(tmp_pa
         resume(tmp_path / 'b' / 'iter_4.pth', tmp_path / 'c', toys.seg_net('fcn'))
 
 
-def test_new_distillers_do_not_get_the_optimizers_state_of_others(tmp_path):
+def test_new_distillers_get_no_optimizer_state_of_others(tmp_path):
     """Which of several groups is theirs cannot be told."""
     model = nn.ModuleDict(dict(student=nn.Linear(2, 2), distillers=nn.ModuleDict(dict(new=nn.Linear(2, 3)))))
     wrapper = OptimWrapper(torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9))
@@ -449,13 +449,13 @@ class StepsTwice(EncoderDecoder):
     poisoned = False
 
     def train_step(self, data, optim_wrapper):
-        loss, told = self.parse_losses(self._run_forward(self.data_preprocessor(data, True), mode='loss'))
+        loss, log_vars = self.parse_losses(self._run_forward(self.data_preprocessor(data, True), mode='loss'))
         optim_wrapper['body'].backward(loss * float('nan') if self.poisoned else loss, retain_graph=True)
-        optim_wrapper['head'].backward(0 * told['loss'])  # what goes to the log may be trained on too
-        for one in optim_wrapper.values():
-            one.step()
-            one.zero_grad()
-        return told
+        optim_wrapper['head'].backward(0 * log_vars['loss'])  # what goes to the log may be trained on too
+        for wrapper in optim_wrapper.values():
+            wrapper.step()
+            wrapper.zero_grad()
+        return log_vars
 
 
 def of_two(tmp_path, left_out='nothing', **changes):
@@ -466,7 +466,7 @@ def of_two(tmp_path, left_out='nothing', **changes):
     return config
 
 
-def test_a_loss_that_is_not_finite_stops_a_run_of_several_optimizers(tmp_path, monkeypatch):
+def test_a_bad_loss_stops_a_run_of_several_optimizers(tmp_path, monkeypatch):
     """And parameters of distillers that none holds: the student would follow a random projection."""
     model = toys.train(None, of_two(tmp_path / 'a')).model
     assert all(bool(value.isfinite().all()) for value in model.state_dict().values())
@@ -478,7 +478,7 @@ def test_a_loss_that_is_not_finite_stops_a_run_of_several_optimizers(tmp_path, m
         toys.train(None, of_two(tmp_path / 'c', left_out='distillers'))
 
 
-def test_limits_and_measurements_work_with_several_optimizers(tmp_path):
+def test_limits_hold_with_several_optimizers(tmp_path):
     """Each distiller is clipped by its own limit, the user's clipping leaves it alone, and balance sees the scale."""
     config = of_two(tmp_path)
     config.optim_wrapper.clip_grad = dict(max_norm=1e-2)
@@ -494,9 +494,9 @@ def test_limits_and_measurements_work_with_several_optimizers(tmp_path):
 
         def note(self, *_):
             model, body = runner.model, runner.optim_wrapper['body']
-            own = {id(parameter) for parameter in model.distillers.parameters()}
-            held = body.param_groups[0]['params']
-            parts = [[p for p in held if (id(p) in own) == mine] for mine in (True, False)]
+            ids = {id(parameter) for parameter in model.distillers.parameters()}
+            params = body.param_groups[0]['params']
+            parts = [[p for p in params if (id(p) in ids) == side] for side in (True, False)]
             norms.append([float(nn.utils.get_total_norm([p.grad for p in part])) for part in parts])
             scales.append(model.distillation.state.loss_scale)
 
@@ -507,7 +507,7 @@ def test_limits_and_measurements_work_with_several_optimizers(tmp_path):
     assert runner.model.distillers['kd'].balancer.ratio == 2.0, 'both optimizers are SGD'
 
 
-def test_masks_may_be_infinite_and_nothing_may_be_nan():
+def test_weights_may_be_infinite_where_they_began_so():
     model = nn.Module()
     model.register_buffer('mask', torch.tensor([0.0, -torch.inf]))
     check_saved(dict(state_dict=model.state_dict(), meta=dict(iter=1)), model)
@@ -526,7 +526,7 @@ class Census(Hook):
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
         del data_batch, outputs
         gc.collect()
-        self.seen.append(sum(issubclass(type(one), torch.Tensor) for one in gc.get_objects()))
+        self.seen.append(sum(issubclass(type(tensor), torch.Tensor) for tensor in gc.get_objects()))
 
 
 @pytest.mark.soak
@@ -563,8 +563,8 @@ def averaging(model, update_buffers):
 @pytest.mark.parametrize('update_buffers', [False, True])
 def test_an_average_is_of_the_student_alone(model, update_buffers):
     runner, hook = averaging(model, update_buffers)
-    held = {*dict(hook.ema_model.module.named_parameters()), *dict(hook.ema_model.module.named_buffers())}
-    assert not any(name.startswith('distillers') for name in [*held, *hook.ema_model.avg_parameters])
+    held_names = {*dict(hook.ema_model.module.named_parameters()), *dict(hook.ema_model.module.named_buffers())}
+    assert not any(name.startswith('distillers') for name in [*held_names, *hook.ema_model.avg_parameters])
     assert len(list(model.distillers.parameters())) == 4, 'the model itself keeps them'
 
     plain = toys.build_plain(toys.seg_net('fcn'))
@@ -573,20 +573,20 @@ def test_an_average_is_of_the_student_alone(model, update_buffers):
     reference.before_run(types.SimpleNamespace(model=plain))
     for iteration in range(3):
         runner.iter = iteration
-        for one, of in ((model, hook), (plain, reference)):
+        for network, of in ((model, hook), (plain, reference)):
             torch.manual_seed(iteration)
             with torch.no_grad():
-                for value in one.state_dict().values():
+                for value in network.state_dict().values():
                     value.add_(torch.randn(value.shape).to(value.dtype))
             of.after_train_iter(runner, iteration)
-    ours, theirs = hook.ema_model.state_dict(), reference.ema_model.state_dict()
-    assert not toys.differing(ours, theirs), 'to the bit what the plain student has'
+    state, expected = hook.ema_model.state_dict(), reference.ema_model.state_dict()
+    assert not toys.differing(state, expected), 'to the bit what the plain student has'
 
-    trained, own = toys.student_state(model), toys.student_state(model.distillers)
+    trained, distillers_before = toys.student_state(model), toys.student_state(model.distillers)
     hook.before_val_epoch(runner)
     reference.before_val_epoch(runner)
     assert not toys.differing(model.state_dict(), plain.state_dict()) and toys.differing(model.state_dict(), trained)
-    assert not toys.differing(model.distillers.state_dict(), own)
+    assert not toys.differing(model.distillers.state_dict(), distillers_before)
     hook.after_val_epoch(runner)
     assert not toys.differing(model.state_dict(), trained)
 

@@ -46,13 +46,13 @@ def one_step(model, student, rank, size):
 def balanced_step(rank, size, wrap=lambda model: model):
     """The measurements and weights of a step, and what it says to the log."""
     model = pair(BALANCED)
-    for one in model.distillers.values():
-        one.balancer.start(1200, len(BALANCED))
-        one.balancer.begin(0, 1.0, one.key)
-    found = one_step(wrap(model), model, rank, size)
-    tries = {name: tuple(one.balancer.tries[0]) for name, one in model.distillers.items()}
-    weights = {name: one.weight() for name, one in model.distillers.items()}
-    return dict(tries=tries, weights=weights, told=model.distillation.measured, gradients=found['gradients'])
+    for method in model.distillers.values():
+        method.balancer.start(1200, len(BALANCED))
+        method.balancer.begin(0, 1.0, method.key)
+    actual = one_step(wrap(model), model, rank, size)
+    tries = {name: tuple(method.balancer.tries[0]) for name, method in model.distillers.items()}
+    weights = {name: method.weight() for name, method in model.distillers.items()}
+    return dict(tries=tries, weights=weights, told=model.distillation.measured, gradients=actual['gradients'])
 
 
 def trained(folder, **resume):
@@ -66,13 +66,13 @@ def process(rank, folder):
     """What each of the two processes does."""
     student = pair()
     wrapped = DistillDDP(student, broadcast_buffers=False)
-    found = one_step(wrapped, student, rank, 2)
+    actual = one_step(wrapped, student, rank, 2)
     student.distillation.state.iteration = 6
-    found['stopped'] = one_step(wrapped, student, rank, 2)
-    found['balanced'] = balanced_step(rank, 2, lambda model: DistillDDP(model, broadcast_buffers=False))
+    actual['stopped'] = one_step(wrapped, student, rank, 2)
+    actual['balanced'] = balanced_step(rank, 2, lambda model: DistillDDP(model, broadcast_buffers=False))
     trained(folder / 'a')
     trained(folder / 'b', resume=True, load_from=str(folder / 'a' / 'iter_2.pth'))
-    return found | dict(sick=sick.runs(folder))
+    return actual | dict(sick=sick.runs(folder))
 
 
 @pytest.fixture(scope='module')
@@ -87,34 +87,34 @@ def ranks(folder):
 
 
 @pytest.fixture(scope='module')
-def alone():
+def single():
     model = pair()
-    found = one_step(model, model, 0, 1)
+    actual = one_step(model, model, 0, 1)
     model.distillation.state.iteration = 6
-    return found | dict(stopped=one_step(model, model, 0, 1))
+    return actual | dict(stopped=one_step(model, model, 0, 1))
 
 
-def test_losses_of_two_halves_average_to_those_of_the_whole_and_gradients_are_equal(alone, ranks):
+def test_losses_of_two_halves_average_to_the_whole(single, ranks):
     """Student's and distillers': the student's own loss is a mean over pixels too. A term that a schedule has ended
     needs no search for unused parameters."""
-    names = [name for name in alone['losses'] if 'loss' in name]
+    names = [name for name in single['losses'] if 'loss' in name]
     assert len(names) == 5
     for name in names:
         halves = [rank['losses'][name] for rank in ranks]
         assert not torch.equal(*halves)
-        torch.testing.assert_close(torch.stack(halves).mean(), alone['losses'][name], msg=name)
-    assert any('distillers.afdcd' in name for name in alone['gradients'])
-    for one, expected in [(rank, alone) for rank in ranks] + [(rank['stopped'], alone['stopped']) for rank in ranks]:
+        torch.testing.assert_close(torch.stack(halves).mean(), single['losses'][name], msg=name)
+    assert any('distillers.afdcd' in name for name in single['gradients'])
+    for one, expected in [(rank, single) for rank in ranks] + [(rank['stopped'], single['stopped']) for rank in ranks]:
         assert one['gradients'].keys() == expected['gradients'].keys()
         for name, gradient in expected['gradients'].items():
             torch.testing.assert_close(one['gradients'][name], gradient, rtol=1e-4, atol=1e-6, msg=name)
-    for found in (alone, *ranks):
-        stopped = found['stopped']
+    for actual in (single, *ranks):
+        stopped = actual['stopped']
         assert stopped['losses']['distill.mimic.loss_off'] == 0
         assert not any(g.any() for name, g in stopped['gradients'].items() if name.startswith('distillers.mimic'))
 
 
-def test_a_distributed_run_resumes_bit_for_bit_and_writes_a_student(ranks, folder):
+def test_a_distributed_run_resumes_bit_for_bit(ranks, folder):
     first, second = (folder / name / 'iter_4.pth' for name in 'ab')
     expected = content(first)
     assert {name.split('.')[0] for name in expected} == {'distillers', 'ema_state_dict', 'optimizer', 'state_dict'}
@@ -132,12 +132,12 @@ def compiled(rank, folder):
 @pytest.mark.soak
 def test_a_compiled_student_trains_on_two_processes(tmp_path):
     gloo.results(compiled, tmp_path)
-    plain, found = (content(tmp_path / name / 'iter_4.pth') for name in ('plain', 'compiled'))
+    plain, actual = (content(tmp_path / name / 'iter_4.pth') for name in ('plain', 'compiled'))
     for name, value in plain.items():
-        torch.testing.assert_close(found[name], value, msg=name)
+        torch.testing.assert_close(actual[name], value, msg=name)
 
 
-def test_balanced_weights_are_those_of_one_process_with_the_whole_batch(ranks):
+def test_balanced_weights_are_those_of_one_process(ranks):
     """The halves have other gradients; averaged before the norm, they give that of the whole."""
     first, second = (rank['balanced'] for rank in ranks)
     for key in ('tries', 'weights', 'told'):
@@ -152,7 +152,7 @@ def test_balanced_weights_are_those_of_one_process_with_the_whole_batch(ranks):
         torch.testing.assert_close(first['gradients'][name], gradient, rtol=1e-3, atol=1e-5, msg=name)
 
 
-def test_both_processes_stop_and_name_the_loss_of_the_one_or_pictures_that_the_teacher_does_not_know(ranks, folder):
+def test_both_processes_stop_for_the_loss_of_one(ranks, folder):
     first, second = (rank['sick']['stopping']['words'] for rank in ranks)
     assert first == second and 'Iteration 3: the loss is not finite' in first and 'loss_sick is nan' in first
     assert sorted(path.name for path in (folder / 'stopping').glob('*.pth')) == ['iter_1.pth', 'iter_2.pth']
@@ -172,13 +172,13 @@ def process_with_more(rank, folder, pictures):
     runner, names = drawn(folder / 'a', pictures)
     student = {name: value.detach().clone() for name, value in runner.model.module.named_parameters()}
     again, later = drawn(folder / 'b', pictures, resume=True, load_from=str(folder / 'a' / 'iter_2.pth'))
-    found = dict(names=names, later=later, student=student, again=dict(again.model.module.named_parameters()))
-    runner, found['own_seeds'] = drawn(folder / 'd', pictures, randomness=dict(seed=5, diff_rank_seed=True))
-    found['seeds'] = runner.seed, runner.model.module.distillation.state.seed
+    actual = dict(names=names, later=later, student=student, again=dict(again.model.module.named_parameters()))
+    runner, actual['own_seeds'] = drawn(folder / 'd', pictures, randomness=dict(seed=5, diff_rank_seed=True))
+    actual['seeds'] = runner.seed, runner.model.module.distillation.state.seed
     ill = dict(sick=dict(type='Sick', at=(1,), rank=1, part=True))
     with pytest.raises(RuntimeError) as error:
         drawn(folder / 'c', pictures, ill)
-    return dict(found, words=str(error.value))
+    return dict(actual, words=str(error.value))
 
 
 @pytest.mark.soak
@@ -196,5 +196,5 @@ def test_pictures_without_labels_on_two_processes(tmp_path):
     assert [rank['own_seeds'] for rank in ranks] == [rank['names'] for rank in ranks]
     words = ranks[0]['words']
     assert words == ranks[1]['words'] and 'distill.sick.unlabelled_loss_sick is nan' in words
-    labelled, others = words.split('Pictures: ')[1].split(' Pictures without labels: ')
-    assert labelled.startswith('shapes/0/') and all(name in others for name in ranks[1]['names'][1])
+    labelled, unlabelled = words.split('Pictures: ')[1].split(' Pictures without labels: ')
+    assert labelled.startswith('shapes/0/') and all(name in unlabelled for name in ranks[1]['names'][1])

@@ -48,7 +48,7 @@ def interrupted(folder, kind='iters', changes=NEVER, **hook):
 
 @pytest.mark.parametrize(('event', 'number', 'kind', 'changes', 'saved'), [
     ('before_val_iter', signal.SIGTERM, 'iters', NEVER, ['iter_3']),  # the model holds averaged weights: one step later
-    *(pytest.param(*one, marks=pytest.mark.soak) for one in (
+    *(pytest.param(*case, marks=pytest.mark.soak) for case in (
         ('before_train_iter', signal.SIGTERM, 'iters', NEVER, ['iter_3']),
         ('after_train_iter', signal.SIGUSR1, 'iters', NEVER, ['iter_3']),
         # a file of the same iteration is not written again, and a validation ends at once if its iteration is saved
@@ -59,7 +59,7 @@ def interrupted(folder, kind='iters', changes=NEVER, **hook):
         ('before_train_iter', signal.SIGTERM, 'epochs', {}, ['epoch_1']),  # epochs end with their last file
     )),
 ])  # fmt: skip
-def test_a_signal_saves_and_the_run_ends_in_the_same_bits(event, number, kind, changes, saved, tmp_path):
+def test_a_signal_ends_in_the_same_bits(event, number, kind, changes, saved, tmp_path):
     at = 6 if kind == 'epochs' else 2
     assert interrupted(tmp_path, kind, changes, event=event, number=number, at=at) == 128 + number
     assert sorted(path.stem for path in tmp_path.glob('*.pth')) == saved
@@ -69,7 +69,7 @@ def test_a_signal_saves_and_the_run_ends_in_the_same_bits(event, number, kind, c
 
 
 @pytest.mark.parametrize('error', [RuntimeError, *(
-    pytest.param(one, marks=pytest.mark.soak) for one in (ConnectionResetError, EOFError, FileNotFoundError)
+    pytest.param(error, marks=pytest.mark.soak) for error in (ConnectionResetError, EOFError, FileNotFoundError)
 )])  # fmt: skip
 def test_a_loader_whose_workers_ended_first_is_no_error(error, tmp_path, monkeypatch):
     """And of a validation, no averaged weights are saved."""
@@ -104,7 +104,7 @@ def test_another_error_is_told_as_it_is(tmp_path):
     dict(interval=1, save_last=True),
     *(dict(filename_tmpl='step_{}.pth'), dict(out_dir='files'), dict(interval=1, save_optimizer=False)),
 ])  # fmt: skip
-def test_a_restart_of_the_launcher_goes_on_from_files_of_any_name_place_and_kind(option, tmp_path, monkeypatch):
+def test_a_restart_goes_on_from_files_of_any_name(option, tmp_path, monkeypatch):
     checkpoint = {**NEVER['default_hooks']['checkpoint'], **option}
     if 'out_dir' in option:
         checkpoint['out_dir'] = str(tmp_path / 'files')
@@ -116,11 +116,11 @@ def test_a_restart_of_the_launcher_goes_on_from_files_of_any_name_place_and_kind
 
 
 def test_a_restart_takes_no_file_of_an_earlier_run(tmp_path, monkeypatch):
-    file, further, restarts = tmp_path / 'iter_3.pth', tmp_path / 'iter_9.pth', 'SLURM_RESTART_COUNT'
+    file, next_file, restarts = tmp_path / 'iter_3.pth', tmp_path / 'iter_9.pth', 'SLURM_RESTART_COUNT'
 
-    def start(named=None):
-        given = dict(_resume=named is not None, _load_from=named, logger=logging.getLogger('x'))
-        runner = SimpleNamespace(work_dir=str(tmp_path), **given)
+    def start(name=None):
+        words = dict(_resume=name is not None, _load_from=name, logger=logging.getLogger('x'))
+        runner = SimpleNamespace(work_dir=str(tmp_path), **words)
         go_on_after_restart(runner)
         return runner._load_from
 
@@ -132,11 +132,11 @@ def test_a_restart_takes_no_file_of_an_earlier_run(tmp_path, monkeypatch):
     assert start() == str(file)
     os.utime(file, (1, 1))
     assert start() is None
-    torch.save(dict(state_dict={}), further)
-    os.utime(further, (1, 1))  # further than this run is
+    torch.save(dict(state_dict={}), next_file)
+    os.utime(next_file, (1, 1))  # further than this run is
     os.utime(file)
     assert start() == str(file)
-    assert own_checkpoint(tmp_path) == file and latest_checkpoint(tmp_path) == further
+    assert own_checkpoint(tmp_path) == file and latest_checkpoint(tmp_path) == next_file
 
     monkeypatch.delenv(restarts)
     assert start('named.pth') == 'named.pth'  # `--resume FILE`, which the launcher repeats
@@ -153,21 +153,21 @@ def test_a_test_after_the_training_begins_no_run(tmp_path):
     same = {f'test_{part}': options[f'val_{part}'] for part in ('dataloader', 'evaluator')}
     options.merge_from_dict({**same, 'test_cfg': dict(type='TestLoop')})
     runner = toys.train(None, options)
-    own = own_checkpoint(tmp_path)
+    checkpoint = own_checkpoint(tmp_path)
     runner.test()
-    assert own_checkpoint(tmp_path) == own is not None
+    assert own_checkpoint(tmp_path) == checkpoint is not None
     assert [type(hook).__name__ for hook in runner.hooks].count('Interruption') == 1
 
 
 def test_a_signal_that_comes_twice_at_once_is_one(monkeypatch):
     """As under torchrun, which hands on what every process of a job gets as well; a later one ends at once."""
-    killed, now = list[int](), [100.0]
+    killed, clock = list[int](), [100.0]
     monkeypatch.setattr(os, 'kill', lambda _, number: killed.append(number))
     monkeypatch.setattr(signal, 'signal', lambda *_: None)
-    monkeypatch.setattr('time.monotonic', lambda: now[0])
+    monkeypatch.setattr('time.monotonic', lambda: clock[0])
     hook = Interruption()
     for later, expected in ((0.0, []), (0.001, []), (9.0, [signal.SIGTERM])):
-        now[0] += later
+        clock[0] += later
         hook._note(signal.SIGTERM, None)
         assert killed == expected
 
@@ -187,12 +187,12 @@ def test_processes_leave_at_the_first_step_after_they_agreed(monkeypatch):
         hook.after_train_iter(SimpleNamespace(iter=number), number)
     assert left == [12]
     for number in range(13):  # a step of one's own, without the wrapper's backward
-        monkeypatch.setattr(interruption, 'all_reduce', lambda told, op: told.clamp_(min=signal.SIGUSR1))
+        monkeypatch.setattr(interruption, 'all_reduce', lambda text, op: text.clamp_(min=signal.SIGUSR1))
         hook.agreed = 0 if number == 0 else hook.agreed
         hook.after_train_iter(SimpleNamespace(iter=number), number)
     assert left == [12, 12]
-    own = loss_guard._Verdict(torch.tensor(math.nan), {}, signal.SIGTERM)
-    assert own.bad() and not loss_guard._Verdict(torch.ones(()), {}, signal.SIGTERM).bad()
+    verdict = loss_guard._Verdict(torch.tensor(math.nan), {}, signal.SIGTERM)
+    assert verdict.bad() and not loss_guard._Verdict(torch.ones(()), {}, signal.SIGTERM).bad()
 
 
 def signalled_in_a_group(_, folder, event):
@@ -210,8 +210,8 @@ def test_a_signal_to_the_whole_group_with_workers(event, tmp_path):
     with pytest.raises(ProcessExitedException) as ended:
         start(signalled_in_a_group, str(tmp_path), event, processes=1)
     assert ended.value.exit_code == 128 + signal.SIGTERM
-    (found,) = tmp_path.glob('*.pth')  # iter_2 if the next batch was not loaded yet
-    assert found.name in ('iter_2.pth', 'iter_3.pth')
+    (path,) = tmp_path.glob('*.pth')  # iter_2 if the next batch was not loaded yet
+    assert path.name in ('iter_2.pth', 'iter_3.pth')
     train(tmp_path, workers=2, resume=True)
     assert ends_alike(tmp_path, 'iters, workers')
 
@@ -240,9 +240,9 @@ if runner.rank == 0:
 
 
 @pytest.mark.soak
-def test_processes_leave_together_and_go_on_when_the_launcher_starts_them_again(tmp_path):
+def test_processes_leave_together(tmp_path):
     file = tmp_path / 'train.py'
     file.write_text(TOGETHER.format(root=str(ROOT), folder=str(tmp_path)))
     launch = [sys.executable, '-m', 'torch.distributed.run', '--nproc_per_node=2', '--max-restarts=1', '--standalone']
-    said = run([*launch, file, '--launcher', 'pytorch'], tmp_path, environment())
-    assert re.search(r'ENDED 1 True .*iter_3.pth', said), said[-3000:]
+    output = run([*launch, file, '--launcher', 'pytorch'], tmp_path, environment())
+    assert re.search(r'ENDED 1 True .*iter_3.pth', output), output[-3000:]

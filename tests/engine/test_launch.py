@@ -33,7 +33,7 @@ def losses(log):
 
 
 @pytest.fixture
-def alone(monkeypatch):
+def single(monkeypatch):
     """No launcher's variables, no accelerator, and a list that fills with the backends that would be opened."""
     for name in [*os.environ]:
         if name.startswith(('RANK', 'WORLD_SIZE', 'LOCAL_RANK', 'MASTER_', 'SLURM_')):
@@ -53,22 +53,22 @@ def alone(monkeypatch):
     (dict(RANK='0', WORLD_SIZE='2'), [], 'cuda', []),  # left to mmengine
     (dict(SLURM_PROCID='0', SLURM_NTASKS='4', SLURM_NODELIST='a'), [], 'cpu', []),  # a batch script without srun
 ])  # fmt: skip
-def test_gloo_is_opened_for_processes_of_a_launcher_on_the_cpu_alone(given, argv, device, opened, alone, monkeypatch):
+def test_gloo_is_opened_on_the_cpu_alone(given, argv, device, opened, single, monkeypatch):
     for name, value in given.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(gloo, 'get_device', lambda: device)
-    assert gloo.open_gloo(argv) == bool(opened) and alone == opened
+    assert gloo.open_gloo(argv) == bool(opened) and single == opened
 
 
-def test_jobs_of_slurm_have_ports_of_their_own_and_without_scontrol_the_way_out_is_named(alone, monkeypatch, tmp_path):
-    found = []
+def test_jobs_of_slurm_have_ports_of_their_own(single, monkeypatch, tmp_path):
+    actual = []
     for job, launcher in (('1234567', 'pytorch'), ('1234567', 'slurm'), ('1234568', 'slurm')):
         monkeypatch.delenv('MASTER_PORT', raising=False)
         monkeypatch.setenv('SLURM_JOB_ID', job)
         gloo.choose_port(['x', '--launcher', launcher])
-        found.append(os.environ.get('MASTER_PORT'))
-    own, first, second = found
-    assert own is None, 'torchrun gives its own'
+        actual.append(os.environ.get('MASTER_PORT'))
+    unset, first, second = actual
+    assert unset is None, 'torchrun gives its own'
     assert 20000 <= int(first) < 32768 and second != first
     monkeypatch.setenv('MASTER_PORT', '5')
     gloo.choose_port(['x', '--launcher=slurm'])
@@ -108,14 +108,14 @@ SBATCH = '-p part --job-name=job --gres=gpu:4 --ntasks=4 --ntasks-per-node=4 --c
     ('slurm_train.sh', 'part job c.py --amp', f'{SBATCH} PROGRAM -u TOOLS/train.py c.py --amp --launcher slurm'),
     ('slurm_test.sh', 'part job c.py x.pth', f'{SBATCH} PROGRAM -u TOOLS/test.py c.py x.pth --launcher slurm'),
 ])  # fmt: skip
-def test_scripts_start_the_command_line_and_print_their_use(script, arguments, started, tmp_path):
+def test_scripts_print_their_use(script, arguments, started, tmp_path):
     """A real start of each is in the long tests. A job asks for no more GPUs of a node than it uses."""
     program = tmp_path / 'srun'  # and PYTHON: print what they are given
     program.write_text('#!/bin/sh\necho "$@"\n')
     program.chmod(stat.S_IRWXU)
     settings = ('GPUS', 'GRES', 'CPUS_PER_TASK', 'SRUN_ARGS', 'NNODES', 'PORT')  # a user's own
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(settings)}
-    echo = dict(kept, PYTHON=str(program), PATH=os.pathsep.join([str(tmp_path), os.environ['PATH']]))
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(settings)}
+    echo = dict(environment, PYTHON=str(program), PATH=os.pathsep.join([str(tmp_path), os.environ['PATH']]))
     command = ['bash', ROOT / 'tools' / script, *arguments.split()]
     printed = run(command, tmp_path, echo)
     assert printed.strip() == started.replace('TOOLS', str(ROOT / 'tools')).replace('PROGRAM', str(program))
@@ -134,7 +134,7 @@ def group(tmp_path):
     dist.destroy_process_group()
 
 
-def test_one_cpu_process_drops_device_ids_and_sync_bn(group):
+def test_one_cpu_process_drops_sync_bn(group):
     """A network without SyncBN is the same object."""
     plain = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4))
     network = nn.Sequential(nn.Conv2d(3, 4, 1), nn.SyncBatchNorm(4))

@@ -53,7 +53,7 @@ def test_steps_follow_the_formula(released):
             assert np.abs(param.detach().numpy() - value).max() < 1e-13
 
 
-def test_saved_state_and_a_copy_go_on_where_they_were():
+def test_a_copy_goes_on_where_it_was():
     def run(steps, optimizer):
         (param,) = optimizer.param_groups[0]['params']
         for _ in range(steps):
@@ -85,7 +85,7 @@ def test_half_precision_takes_its_norms_in_float32():
     assert torch.allclose(param.float(), torch.full((300, 300), 4.0))
 
 
-def test_closure_has_gradients_and_parameters_without_one_stay():
+def test_a_closure_has_gradients():
     param, idle = nn.Parameter(torch.ones(2, 2)), nn.Parameter(torch.ones(2, 2))
     optimizer = LARS([param, idle], lr=0.1)
 
@@ -99,7 +99,7 @@ def test_closure_has_gradients_and_parameters_without_one_stay():
     assert bool((param < 1).all()) and bool((idle == 1).all()) and idle not in optimizer.state
 
 
-def test_sparse_gradients_and_wrong_numbers_are_refused():
+def test_sparse_gradients_are_refused():
     embedding = nn.Embedding(4, 2, sparse=True)
     optimizer = LARS(embedding.parameters(), lr=0.1)
     embedding(torch.tensor([1])).sum().backward()
@@ -156,11 +156,11 @@ def attached(kind='SGD', amp=False, users=False, accumulated=1, **implementation
     return model, wrapper, logged, clipping
 
 
-def trained(**way):
+def trained(**options):
     """Weights after two steps, and the norms that were logged."""
-    model, wrapper, logged, _ = attached(**way)
-    for turn in range(2 * way.get('accumulated', 1)):
-        wrapper.update_params(model(torch.full((2, 4), 1.0 + turn // way.get('accumulated', 1))))
+    model, wrapper, logged, _ = attached(**options)
+    for turn in range(2 * options.get('accumulated', 1)):
+        wrapper.update_params(model(torch.full((2, 4), 1.0 + turn // options.get('accumulated', 1))))
     assert {name for name, _ in logged} == {'train/distill.small.grad_norm'}
     return torch.cat([parameter.detach().flatten() for parameter in model.parameters()]), [norm for _, norm in logged]
 
@@ -173,10 +173,10 @@ WAYS = itertools.product((False, True), (False, True), (1, 2), ({}, dict(foreach
 def test_a_step_is_the_plain_one(kind, amp, users, accumulated, implementation):
     """An optimizer with ``fused=True`` leaves unscaling to its own step; gradients are scaled until then."""
     expected, norms = trained(kind=kind, users=users)
-    found, logged = trained(kind=kind, amp=amp, users=users, accumulated=accumulated, **implementation)
+    actual, logged = trained(kind=kind, amp=amp, users=users, accumulated=accumulated, **implementation)
     assert norms[0] > 2 * LIMIT and len(logged) == 2
     assert logged == pytest.approx(norms, rel=1e-4)
-    assert torch.allclose(found, expected, rtol=1e-5, atol=1e-7)
+    assert torch.allclose(actual, expected, rtol=1e-5, atol=1e-7)
 
 
 @pytest.mark.parametrize('users', [False, True])
@@ -210,12 +210,12 @@ def test_an_optimizer_that_takes_the_scaler_is_refused(monkeypatch):
     attached('Old')
 
 
-def test_two_limits_do_not_see_each_other_and_end_with_the_run():
+def test_two_limits_do_not_see_each_other():
     """A distiller's own one reaches its parameters alone; to the user's, its large gradient does not count. Attached
     twice, it clips once."""
     model, wrapper, logged, clipping = attached(users=True)
     norms, parts, clip = [], (model.student, model.distillers), wrapper.clip_func.args[0]
-    hub = SimpleNamespace(update_scalar=lambda *told: logged.append(told))
+    hub = SimpleNamespace(update_scalar=lambda *text: logged.append(text))
     clipping.before_train(SimpleNamespace(model=model, optim_wrapper=wrapper, message_hub=hub))
     wrapper.optimizer.register_step_pre_hook(lambda *_: norms.append([float(norm_of(part)) for part in parts]))
     wrapper.backward(100 * model(torch.ones(2, 4)))
@@ -246,6 +246,6 @@ def test_the_limit_of_an_optimizer_of_distillers_alone_is_theirs():
     wrapper = OptimWrapperDict(**made)
     Clipping().before_train(SimpleNamespace(model=model, optim_wrapper=wrapper, message_hub=None))
     (100 * model(torch.ones(2, 4))).backward()
-    for name, one in made.items():
-        one.step()
+    for name, step in made.items():
+        step.step()
         assert float(norm_of(parts[name])) == pytest.approx(0.25, rel=1e-3), name

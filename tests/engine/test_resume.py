@@ -68,15 +68,15 @@ def run_of_before(loop):
 @pytest.mark.parametrize('persistent', [False, pytest.param(True, marks=pytest.mark.soak)])
 def test_the_loop_of_mmengine_0_10_7_gives_the_same_batches(tmp_path, monkeypatch, persistent):
     """Its first workers end, and what they drew is drawn again. A resumed run loads no earlier batch."""
-    folder, seen = uninterrupted('iters, workers')
+    folder, steps_seen = uninterrupted('iters, workers')
     monkeypatch.setattr(loops, '_InfiniteDataloaderIterator', Eager)
     monkeypatch.setattr(loops.IterBasedTrainLoop, 'run', run_of_before)
     loader = dict(persistent_workers=persistent)
-    assert noted(train, tmp_path / 'whole', workers=1, train_dataloader=loader, log_level='ERROR') == seen
+    assert noted(train, tmp_path / 'whole', workers=1, train_dataloader=loader, log_level='ERROR') == steps_seen
     assert not multiprocessing.active_children()
     again = partial(noted, train, workers=2, train_dataloader=loader)
     after, _ = resumed_alike(tmp_path / 'again', again, 'iter_3', 'iter_6', whole=folder)
-    assert after == seen[3:]
+    assert after == steps_seen[3:]
     dropped = SeededBatches(DataLoader([0, 1, 2, 3], 2), 1, 0, dropped=1)
     assert (next(dropped), next(dropped).tolist(), dropped.position) == (None, [2, 3], 2)
 
@@ -115,7 +115,7 @@ def killed(tmp_path, monkeypatch):
     ('killed/iter_2.pth', None, ''),  # from the folder above
     *((note, 'iter_4', 'names no whole file') for note in (None, '', '\n', 'iter_9.pth', '{folder}/iter_6.pth')),
     ('gone/iter_9.pth', 'iter_4', 'names no whole file'),
-    *((f'{place}/iter_2.pth', 'iter_2', 'of another folder') for place in ('copied', 'gone')),
+    *((f'{name}/iter_2.pth', 'iter_2', 'of another folder') for name in ('copied', 'gone')),
 ])  # fmt: skip
 def test_a_note_of_no_file_of_the_folder_gives_way(killed, tmp_path, caplog, note, name, message):
     (tmp_path / 'copied').mkdir()
@@ -138,7 +138,7 @@ def test_an_empty_note_without_a_whole_file_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize(('epoch', 'latest'), [(150, 'epoch_3'), (90, 'iter_100')])
-def test_of_files_by_epoch_and_by_iteration_the_later_is_taken(tmp_path, epoch, latest):
+def test_the_later_of_two_kinds_of_files_is_taken(tmp_path, epoch, latest):
     """Their numbers count different things."""
     for name, iteration in (('iter_100', 100), ('iter_40', 40), ('epoch_3', epoch), ('epoch_2', epoch - 50)):
         torch.save(dict(meta=dict(iter=iteration)), tmp_path / f'{name}.pth')
@@ -178,19 +178,19 @@ def validated(folder, **more):
     rows = [json.loads(line) for file in folder.glob('*/vis_data/scalars.json') for line in file.open()]
     (best,) = folder.glob('best_*.pth')
     info = torch.load(best, weights_only=False)['message_hub']['runtime_info']
-    scores, place = run.message_hub.log_scalars['val/mIoU'].data[0], (best.name, info['iter'], info['epoch'])
-    return list(scores), sorted(row['step'] for row in rows if 'mIoU' in row), place
+    scores, position = run.message_hub.log_scalars['val/mIoU'].data[0], (best.name, info['iter'], info['epoch'])
+    return list(scores), sorted(row['step'] for row in rows if 'mIoU' in row), position
 
 
 @pytest.mark.parametrize('turn', [pytest.param(1, marks=pytest.mark.soak), 3], ids=['first', 'last'])
 def test_a_validation_that_a_run_did_not_come_to_is_made_up_for(tmp_path, monkeypatch, turn):
     """Behind the last iteration too, where nothing is left to train; its score would be lost, and the best file."""
     expected = validated(tmp_path / 'whole')
-    run, places = ValLoop.run, []
+    run, iterations = ValLoop.run, []
 
     def ended(self):
-        places.append(self.runner.message_hub.get_info('iter'))
-        if len(places) == turn:
+        iterations.append(self.runner.message_hub.get_info('iter'))
+        if len(iterations) == turn:
             raise Ended
         return run(self)
 
@@ -198,11 +198,11 @@ def test_a_validation_that_a_run_did_not_come_to_is_made_up_for(tmp_path, monkey
     with pytest.raises(Ended):
         validated(tmp_path / 'cut')
     assert validated(tmp_path / 'cut', resume=True) == expected
-    assert places[turn] == places[turn - 1], 'mmengine validates before it counts the step'
+    assert iterations[turn] == iterations[turn - 1], 'mmengine validates before it counts the step'
     assert len(expected[0]) == ITERS // 2 and expected[1] == [2, 4, 6]
 
 
-def test_an_own_loop_resumes_and_validates_as_it_likes(tmp_path):
+def test_a_loop_of_the_user_resumes(tmp_path):
     """It need not have the intervals of mmengine's loops, which a missing validation is counted by."""
     plain = toys.seg_net('fcn')
 
@@ -269,8 +269,8 @@ def test_a_file_written_again_after_a_validation_is_whole(monkeypatch):
     hook = ResumeFile()
     hook._code = {}  # of before_run
 
-    def saved(now, told):
-        (runner.epoch, runner.iter), meta = now, dict(zip(('epoch', 'iter'), told, strict=True))
+    def saved(place_of_run, message):
+        (runner.epoch, runner.iter), meta = place_of_run, dict(zip(('epoch', 'iter'), message, strict=True))
         hook.before_save_checkpoint(runner, dict(meta=meta))
         return meta['epoch'], meta['iter'], meta['within_epoch']
 
@@ -281,7 +281,7 @@ def test_a_file_written_again_after_a_validation_is_whole(monkeypatch):
     assert saved((1, 4), (2, 4)) == (2, 4, False)  # at the end of the epoch
     assert saved((2, 4), (3, 4)) == (2, 4, False)  # the best one, behind its validation
     assert saved((2, 4), (2, 5)) == (2, 4, False)
-    monkeypatch.setattr(resume, 'all_gather_object', lambda own: [own, (0, 0)])
+    monkeypatch.setattr(resume, 'all_gather_object', lambda counts: [counts, (0, 0)])
     words = r'iteration 4, epoch 0, iteration 0\): work_dir must be a folder that all'
     with pytest.raises(ValueError, match=words):  # of processes on machines that share no folder
         ResumeFile().before_train(mock.Mock(epoch=0, iter=4))
@@ -342,7 +342,7 @@ def said(folder):
     return '\n'.join(line.partition('WARNING - ')[2] for line in lines)
 
 
-def test_the_log_says_how_to_go_on_and_what_was_changed(tmp_path):
+def test_the_log_says_how_to_go_on(tmp_path):
     def start(at=99, **changes):
         hook = dict(custom_hooks=[dict(type='mmdistill_dense.Interrupting', at=at)])
         train(tmp_path, PLAIN, **hook, log_level='WARNING', train_cfg=dict(val_interval=99), **changes)
@@ -352,19 +352,19 @@ def test_the_log_says_how_to_go_on_and_what_was_changed(tmp_path):
     assert 'Interrupted in iteration 1 of 6: no checkpoint was written yet.' in said(tmp_path)
     with pytest.raises(KeyboardInterrupt):
         start(at=2)
-    told = said(tmp_path)
-    assert 'Interrupted in iteration 3 of 6: the same command with --resume goes on from iter_2.pth.' in told
-    assert 'The config differs from that of' not in told and 'nothing is left' not in told
+    text = said(tmp_path)
+    assert 'Interrupted in iteration 3 of 6: the same command with --resume goes on from iter_2.pth.' in text
+    assert 'The config differs from that of' not in text and 'nothing is left' not in text
     start(resume=True, optim_wrapper=dict(optimizer=dict(lr=0.02)))
     changed = 'custom_hooks.0.at 2 -> 99, optim_wrapper.optimizer.lr 0.01 -> 0.02.'
-    kept = 'The checkpoint holds optimizer and schedules, so the old optim_wrapper.optimizer.lr stay.'
-    assert f'The config differs from that of the checkpoint to resume: {changed} {kept}' in said(tmp_path)
+    kept_words = 'The checkpoint holds optimizer and schedules, so the old optim_wrapper.optimizer.lr stay.'
+    assert f'The config differs from that of the checkpoint to resume: {changed} {kept_words}' in said(tmp_path)
     (group,) = torch.load(tmp_path / 'iter_6.pth', weights_only=False)['optimizer']['param_groups']
     assert group['initial_lr'] == 0.01, 'what the log says'
     start(resume=True, optim_wrapper=dict(optimizer=dict(lr=0.02)))
-    told = said(tmp_path)
-    assert 'The checkpoint to resume is from iteration 6 of 6: nothing is left to train.' in told
-    assert 'The config differs from that of' not in told, 'what differs between two starts of one config is no change'
+    text = said(tmp_path)
+    assert 'The checkpoint to resume is from iteration 6 of 6: nothing is left to train.' in text
+    assert 'The config differs from that of' not in text, 'what differs between two starts of one config is no change'
 
 
 FALLS = dict(type='PolyLR', power=0.9, by_epoch=False, begin=0, end=4)
@@ -389,9 +389,9 @@ SCHEDULES = {
 def test_a_longer_run_that_has_no_rate_left_is_refused(name, length):
     options, steps, is_over = SCHEDULES[name]
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(2))], lr=0.1, momentum=0.9)
-    options = [{key: option for key, option in one.items() if option is not None} for one in options]
-    schedulers = [PARAM_SCHEDULERS.build(dict(one, optimizer=optimizer)) for one in options]
-    for scheduler in [one for _ in range(steps) for one in schedulers]:
+    options = [{key: option for key, option in schedule.items() if option is not None} for schedule in options]
+    schedulers = [PARAM_SCHEDULERS.build(dict(option, optimizer=optimizer)) for option in options]
+    for scheduler in [scheduler for _ in range(steps) for scheduler in schedulers]:
         scheduler.step()
     saved = Config(dict(train_cfg=dict(type='IterBasedTrainLoop', max_iters=4)))
     states = dict(optimizer=optimizer.state_dict(), param_schedulers=[one.state_dict() for one in schedulers])
@@ -484,9 +484,9 @@ def test_a_checkpoint_from_within_an_epoch_is_warned_of(tmp_path):
     assert saved['meta'].pop('processes') == 1
     torch.save(dict(saved, meta=dict(saved['meta'], processes=4)), tmp_path / 'iter_6.pth')
     again(resume=True, load_from=str(tmp_path / 'iter_6.pth'))
-    told = said(tmp_path)
-    assert 'The checkpoint to resume is from iteration 6, within epoch 2. This epoch begins again' in told
-    assert 'had 4 process(es), this one has 1: a step takes 0.25 times as many' in told
+    message = said(tmp_path)
+    assert 'The checkpoint to resume is from iteration 6, within epoch 2. This epoch begins again' in message
+    assert 'had 4 process(es), this one has 1: a step takes 0.25 times as many' in message
 
 
 @pytest.mark.parametrize('workers', [pytest.param(0, marks=pytest.mark.soak), 1])
@@ -494,7 +494,7 @@ def test_a_checkpoint_from_within_an_epoch_is_warned_of(tmp_path):
 def test_a_picture_is_augmented_anew_each_time(tmp_path, length, workers):
     """In order, so that the same numbers would give the same pictures."""
     kind, in_order = ('epochs' if 'max_epochs' in length else 'iters'), dict(sampler=dict(shuffle=False))
-    seen = noted(train, tmp_path, PLAIN, kind, workers, train_cfg=length, train_dataloader=in_order)
-    pictures = [picture for _, labelled, _ in seen for picture in labelled]
+    steps_seen = noted(train, tmp_path, PLAIN, kind, workers, train_cfg=length, train_dataloader=in_order)
+    pictures = [picture for _, labelled, _ in steps_seen for picture in labelled]
     first, second = dict(pictures[:8]), dict(pictures[8:])
     assert len(first) == len(second) == 8 and not any(first[name] == second[name] for name in first)

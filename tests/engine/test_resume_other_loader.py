@@ -29,16 +29,16 @@ def loop_of(kind, done, of, dataloader, iteration):
 @given(st.integers(1, 60), *[st.tuples(st.integers(1, 9), st.integers(1, 4))] * 2, st.integers(1, 12), st.data())
 def test_schedules_are_where_the_share_of_the_epochs_is(pictures, before, now, epochs, data):
     """Loops, batch sizes, processes and schedules; also from a file within an epoch, which begins again."""
-    then, each = (-(-pictures // (batch * processes)) for batch, processes in (before, now))
+    steps, each = (-(-pictures // (batch * processes)) for batch, processes in (before, now))
     done = data.draw(st.integers(0, epochs - 1))
-    within = data.draw(st.integers(0, then - 1))
-    loop = loop_of(EpochBasedTrainLoop, done, epochs, range(each), done * then + within)
+    within = data.draw(st.integers(0, steps - 1))
+    loop = loop_of(EpochBasedTrainLoop, done, epochs, range(each), done * steps + within)
     iteration = loop.iter - steps_ahead(loop)
     assert iteration == done * each and loop.max_iters - iteration == (epochs - done) * each
     for options in SCHEDULES.values():
         unbroken = Schedule(**options).factor(done * each, epochs * each)
         assert Schedule(**options).factor(iteration, loop.max_iters) == unbroken
-    assert steps_ahead(loop_of(IterBasedTrainLoop, 0, epochs * then, range(each), done * then + within)) == 0
+    assert steps_ahead(loop_of(IterBasedTrainLoop, 0, epochs * steps, range(each), done * steps + within)) == 0
 
 
 @HOOKS.register_module()
@@ -62,7 +62,7 @@ class NotesFactors(Hook):
         model, state = runner.model, runner.model.distillation.state
         share = (runner.epoch + batch_idx / len(runner.train_dataloader)) / EPOCHS
         factors = {
-            name: one.schedule.factor(state.iteration, state.max_iters) for name, one in model.distillers.items()
+            name: method.schedule.factor(state.iteration, state.max_iters) for name, method in model.distillers.items()
         }
         more = unlabelled_of(model)
         self.seen.append(SimpleNamespace(share=share, **factors, more=more is not None and more.batch is not None))
@@ -88,18 +88,18 @@ def train(folder, batch, resume=None):
 @pytest.fixture(scope='module')
 def runs(tmp_path_factory):
     """Runs on a loader, on one of half the steps, and on this one again, each with what its steps saw."""
-    folder, start, found = tmp_path_factory.mktemp('runs'), None, []
+    folder, start, actual = tmp_path_factory.mktemp('runs'), None, []
     for name, (batch, epoch) in dict(a=(2, 2), b=(4, 3), c=(4, 6)).items():
-        found.append(train(folder / name, batch, start))
+        actual.append(train(folder / name, batch, start))
         start = str(folder / name / f'epoch_{epoch}.pth')
-    return found
+    return actual
 
 
 @pytest.mark.parametrize(('place', 'epoch', 'batch'), [(0, 0, 2), (1, 2, 4), (2, 3, 4)])
 def test_schedules_go_on_at_the_share_of_the_epochs(runs, place, epoch, batch):
-    steps, (_, seen) = PICTURES // batch, runs[place]
-    assert len(seen) == (EPOCHS - epoch) * steps
-    for step in seen:
+    steps, (_, steps_seen) = PICTURES // batch, runs[place]
+    assert len(steps_seen) == (EPOCHS - epoch) * steps
+    for step in steps_seen:
         assert step.falls == pytest.approx(1 - step.share)
         assert step.stops == float(step.share < 0.5)
         assert step.warms == pytest.approx(step.share + 1 / (EPOCHS * steps))  # full in the last step
@@ -108,13 +108,13 @@ def test_schedules_go_on_at_the_share_of_the_epochs(runs, place, epoch, batch):
 
 
 def measured(runner):
-    return [one.iteration for one in runner.model.distillers['falls'].balancer.tries]
+    return [entry.iteration for entry in runner.model.distillers['falls'].balancer.tries]
 
 
 def test_measurements_go_on_in_steps_of_the_new_loader(runs):
-    found = measured(runs[1][0])
-    assert found == sorted(found) and found[-1] < EPOCHS * PICTURES // 4
-    assert any(step < 4 for step in found) and any(step >= 4 for step in found)
+    actual = measured(runs[1][0])
+    assert actual == sorted(actual) and actual[-1] < EPOCHS * PICTURES // 4
+    assert any(step < 4 for step in actual) and any(step >= 4 for step in actual)
 
 
 def test_measurements_stay_in_steps_of_the_same_loader(runs):

@@ -67,14 +67,14 @@ def test_crop_smaller_than_the_size_is_refused(kind):
         for steps in ([crop], [resize, crop]):
             with pytest.raises(ValueError) as error:
                 checks.check_crop(dict(pipeline=steps), student)
-            own = 'data_preprocessor.size=(64, 64)'
-            for word in (f'crops to {size}', own, 'model.student.data_preprocessor.size', 'RandomCrop.crop_size'):
+            words = 'data_preprocessor.size=(64, 64)'
+            for word in (f'crops to {size}', words, 'model.student.data_preprocessor.size', 'RandomCrop.crop_size'):
                 assert word in str(error.value)
         checks.check_crop(dict(pipeline=[crop, resize]), student)
         checks.check_crop(dict(pipeline=[crop]), dict(data_preprocessor=dict(size=(32, 32))))
 
 
-@pytest.mark.parametrize(('changes', 'processes', 'said'), [
+@pytest.mark.parametrize(('changes', 'processes', 'output'), [
     ({}, 1, None),
     (dict(auto_scale_lr=dict(base_batch_size=2)), 1, None),
     (dict(auto_scale_lr=dict(base_batch_size=16)), 8, None),
@@ -84,9 +84,9 @@ def test_crop_smaller_than_the_size_is_refused(kind):
     (dict(auto_scale_lr=dict(base_batch_size=16, enable=True)), 1, None),
     (dict(auto_scale_lr=dict(base_batch_size=16), optim_wrapper=dict(accumulative_counts=8)), 1, None),
 ])  # fmt: skip
-def test_batch_that_the_learning_rate_is_not_for_is_told(tmp_path, changes, processes, said):
-    found = checks.batch_problem(toys.run_config(tmp_path, pair(), **changes), processes)
-    assert (found is None) == (said is None) and (said or '') in (found or '')
+def test_batch_that_the_learning_rate_is_not_for_is_told(tmp_path, changes, processes, output):
+    actual = checks.batch_problem(toys.run_config(tmp_path, pair(), **changes), processes)
+    assert (actual is None) == (output is None) and (output or '') in (actual or '')
 
 
 @pytest.mark.parametrize('allowed', [False, True])
@@ -112,14 +112,14 @@ def test_a_teacher_has_the_classes_of_the_data_in_their_order(tmp_path, classes,
     torch.save(dict(content, meta=dict(dataset_meta=dict(classes=list(classes)))), tmp_path / 't.pth')
     option = toys.seg_net('fcn', 16, checkpoint=str(tmp_path / 't.pth'), **options)
     teacher = toys.teacher_of(toys.ready(toys.build(pair(teacher=option))))
-    told = rf"model\.teacher\.checkpoint was trained on .* \({words}.*classes='auto'.*allow_other_classes=True"
-    with pytest.raises(ValueError, match=told) if words else nullcontext():
+    message = rf"model\.teacher\.checkpoint was trained on .* \({words}.*classes='auto'.*allow_other_classes=True"
+    with pytest.raises(ValueError, match=message) if words else nullcontext():
         assert checks.check_teacher_classes(CLASSES, teacher) == []
 
 
-def before_its_run(**given):
+def before_its_run(**facts):
     parts = dict(_resume=False, hooks=[], register_hook=lambda hook: None, _train_loop=None, _val_loop=None)
-    return SimpleNamespace(**parts, cfg=Config(dict(model=pair())), **given)
+    return SimpleNamespace(**parts, cfg=Config(dict(model=pair())), **facts)
 
 
 def test_a_test_with_augmentation_may_use_several_processes():
@@ -200,16 +200,16 @@ def test_a_pretrained_file_fits_its_network(tmp_path, backbone, names, key, init
 
 
 def test_a_file_of_a_shallower_network_is_told(tmp_path, monkeypatch, backbone):
-    said, state = [], backbone.state_dict()
-    monkeypatch.setattr(checks, 'print_log', lambda text, *_: said.append(text))
-    for share, told in ((1, 0), (0.7, 1)):
-        kept = {name: state[name] for name in list(state)[: int(share * len(state))]}
-        checks.check_pretrained(begins_with(backbone, tmp_path / 'shallow.pth', dict(state_dict=kept)))
-        assert len(said) == told
-    kept = {name: value for name, value in state.items() if not name.startswith('stem.')}
-    checks.check_pretrained(begins_with(backbone, tmp_path / 'shallow.pth', kept))
-    assert 'it lacks 15 others' in said.pop(), 'few of all, but the whole stem'
-    assert 'others, which keep their first values: ' in said[0]
+    output, state = [], backbone.state_dict()
+    monkeypatch.setattr(checks, 'print_log', lambda text, *_: output.append(text))
+    for share, message in ((1, 0), (0.7, 1)):
+        part_of_state = {name: state[name] for name in list(state)[: int(share * len(state))]}
+        checks.check_pretrained(begins_with(backbone, tmp_path / 'shallow.pth', dict(state_dict=part_of_state)))
+        assert len(output) == message
+    part_of_state = {name: value for name, value in state.items() if not name.startswith('stem.')}
+    checks.check_pretrained(begins_with(backbone, tmp_path / 'shallow.pth', part_of_state))
+    assert 'it lacks 15 others' in output.pop(), 'few of all, but the whole stem'
+    assert 'others, which keep their first values: ' in output[0]
 
 
 def test_two_files_for_the_stages_of_one_backbone_are_refused():
@@ -234,10 +234,10 @@ def test_a_pretrained_file_below_the_home_is_found(tmp_path, monkeypatch, backbo
     assert [path for _, _, path, _ in checks.pretrained_parts(backbone)] == [str(tmp_path / 'wrong.pth')]
 
 
-def test_a_backbone_that_reads_its_file_in_another_way_is_not_trained_at_random(tmp_path, backbone):
+def test_a_backbone_with_a_reader_of_its_own_is_not_random(tmp_path, backbone):
     """PIDNet, for one, looks for its names at the top of a file."""
-    others = {name: value + 1 for name, value in backbone.state_dict().items()}
-    checks.check_pretrained(begins_with(backbone, tmp_path / 'mine.pth', dict(state_dict=others)))
+    other_state = {name: value + 1 for name, value in backbone.state_dict().items()}
+    checks.check_pretrained(begins_with(backbone, tmp_path / 'mine.pth', dict(state_dict=other_state)))
     with pytest.raises(ValueError, match=r'but ResNet\w* read \d+ of \d+: save its tensors alone'):
         checks.check_pretrained(backbone, loaded=True)
     whole = nn.ModuleDict(dict(backbone=backbone))
@@ -277,8 +277,8 @@ def assert_read(network):
 def test_mmdets_swin_renames_the_original_files(tmp_path):
     """``convert_weights=True``, in most of mmdet's configs: the check reads the file as the backbone does."""
     network, state = swin('mmdet', convert_weights=True)
-    for own, original in SWIN_NAMES.items():
-        state = {name.replace(own, original): value for name, value in state.items()}
+    for key, original in SWIN_NAMES.items():
+        state = {name.replace(key, original): value for name, value in state.items()}
     state['head.weight'] = torch.zeros(1)
     assert_read(begins_with(network, tmp_path / 'swin.pth', dict(model=state)))
     with pytest.raises(ValueError, match='fits 0 of the'):
@@ -340,7 +340,7 @@ def test_maps_that_do_not_vary(tmp_path):
     assert 'its maps at backbone[3] are the same' in report.findings[-1].message
 
 
-def test_only_the_first_step_looks_and_that_of_a_resumed_run(tmp_path):
+def test_only_the_first_step_looks(tmp_path):
     model = pair(dict(kd=KD))
     with mock.patch.object(InputStats, 'of', side_effect=InputStats.of) as looked:
         runner = toys.train(tmp_path, model, iters=2)
@@ -391,8 +391,8 @@ def test_the_run_of_another_config_is_not_written_over(base):
     before = file.read_bytes()
     child = base.parent / 'mine.py'
     child.write_text(SWAP.format('_delete_=True, '))
-    told = r"holds iter_2.pth of base.py, which this run of mine.py would .*work_dir='work_dirs/mine' in mine.py"
-    with pytest.raises(ValueError, match=told):
+    message = r"holds iter_2.pth of base.py, which this run of mine.py would .*work_dir='work_dirs/mine' in mine.py"
+    with pytest.raises(ValueError, match=message):
         run(child)
     assert file.read_bytes() == before
     assert list(run(child, work_dir=str(base.parent / 'other')).model.distillers) == ['cwd']
@@ -406,18 +406,18 @@ def test_the_run_of_another_config_is_not_written_over(base):
 
 def start_in_both(rank, folder, file):
     """Say in each process what it read of the checkpoint, and how it was refused."""
-    place, read = join(rank, folder, ''), work_folder.read_checkpoint
-    found: list[object] = []
-    work_folder.read_checkpoint = lambda *args, **more: found.append([*args, more]) or read(*args, **more)
+    rendezvous, read = join(rank, folder, ''), work_folder.read_checkpoint
+    actual: list[object] = []
+    work_folder.read_checkpoint = lambda *args, **more: actual.append([*args, more]) or read(*args, **more)
     config = mock.Mock(filename=file, get=lambda key: None)
-    runner = mock.Mock(work_dir=str(place / 'work'), cfg=config, _resume=False)
+    runner = mock.Mock(work_dir=str(rendezvous / 'work'), cfg=config, _resume=False)
     with pytest.raises(ValueError, match='of base.py, which this run of mine.py'):
         work_folder.refuse_another_run(runner)
-    assert len(found) == (rank == 0)
-    (place / f'refused{rank}').touch()
+    assert len(actual) == (rank == 0)
+    (rendezvous / f'refused{rank}').touch()
 
 
-def test_one_process_reads_for_all_and_leaves_the_tensors_on_the_disk(tmp_path):
+def test_one_process_reads_for_all(tmp_path):
     file, value = tmp_path / 'work/iter_2.pth', torch.full((999,), 7.0)
     file.parent.mkdir()
     torch.save({'meta': {'experiment_name': 'base_20260101_000000'}, 'state_dict': {'a': value}}, file)
@@ -450,16 +450,16 @@ def test_a_run_says_what_it_trains_beside_its_own_method(base, capsys):
     )
 
 
-@pytest.mark.parametrize(('base', 'own', 'folder'), [
+@pytest.mark.parametrize(('base', 'folder_option', 'folder'), [
     ("work_dir = 'runs/{{ fileBasenameNoExtension }}'", '', 'runs/mine'),
     ("work_dir = 'runs/{{ fileBasenameNoExtension }}'", "work_dir = 'runs/base'", 'runs/base'),
     ("work_dir = 'here'", '', 'here'),
     ('', '', 'work_dirs/mine'),
 ])  # fmt: skip
-def test_an_inherited_folder_follows_the_file_that_is_run(tmp_path, base, own, folder):
+def test_an_inherited_folder_follows_the_file_that_is_run(tmp_path, base, folder_option, folder):
     (tmp_path / 'base.py').write_text(f'x = 1\n{base}\n')
     (tmp_path / 'between.py').write_text("_base_ = 'base.py'\n")
-    (tmp_path / 'mine.py').write_text(f"_base_ = 'between.py'\n{own}\n")
+    (tmp_path / 'mine.py').write_text(f"_base_ = 'between.py'\n{folder_option}\n")
     assert folder_of(Config.fromfile(tmp_path / 'mine.py')) == folder
 
 

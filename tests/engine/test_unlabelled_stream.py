@@ -42,12 +42,12 @@ def test_each_pass_shows_every_picture_in_a_new_order():
     """A later start goes on where the first would be; processes take the positions in turn."""
     taken = first(PassSampler(7, seed=3), 29)
     passes = [taken[start : start + 7] for start in (0, 7, 14)]
-    assert all(sorted(one) == list(range(7)) for one in passes)
+    assert all(sorted(order) == list(range(7)) for order in passes)
     assert passes[0] != passes[1] != passes[2] and taken[:21] != first(PassSampler(7, seed=4), 21)
     for start in (0, 1, 6, 7, 20):
         assert first(PassSampler(7, 3, start=start), 9) == taken[start : start + 9]
     whole, parts = first(PassSampler(9, 3), 18), [first(PassSampler(9, 3, rank, 2), 9) for rank in (0, 1)]
-    assert [one for pair in zip(*parts, strict=True) for one in pair] == whole
+    assert [batch for pair in zip(*parts, strict=True) for batch in pair] == whole
     assert not set(parts[0][:4]) & set(parts[1][:4])
 
 
@@ -64,12 +64,12 @@ def test_labelled_pictures_are_those_of_a_run_without(tmp_path):
     Workers read what the main process reads, and a stream that begins late is that of the others."""
     without = run(toys.fresh_dir(), model(None), 'epochs')
     _, with_more = uninterrupted('more pictures, epochs')
-    assert [one[:2] for one in with_more] == [one[:2] for one in without]
-    assert all(len(more) == 3 for _, _, more in with_more) and {one[2] for one in without} == {None}
+    assert [step[:2] for step in with_more] == [step[:2] for step in without]
+    assert all(len(more) == 3 for _, _, more in with_more) and {step[2] for step in without} == {None}
     plain = uninterrupted('more pictures')[1]
     assert uninterrupted('more pictures, workers')[1] == plain
     late = run(tmp_path, model(toys.picture_folder(), **MORE, start=2))
-    assert [one[2] for one in late] == [None, None, *(one[2] for one in plain[2:])]
+    assert [step[2] for step in late] == [None, None, *(step[2] for step in plain[2:])]
 
 
 @pytest.fixture
@@ -84,13 +84,13 @@ def log(monkeypatch):
 
 
 @pytest.mark.soak
-def test_a_damaged_picture_is_replaced_and_counted(tmp_path, log):
+def test_a_damaged_picture_is_replaced(tmp_path, log):
     """Its header is whole, so that only the reading finds it."""
     shutil.copytree(toys.picture_folder(3), tmp_path / 'more')
     damaged = tmp_path / 'more/1.png'
     damaged.write_bytes(damaged.read_bytes()[:200])
-    seen = run(tmp_path, model(str(tmp_path / 'more'), ratio=1.5), log_level='INFO')
-    assert {name for _, _, more in seen for name, _ in more} == {'0.png', '2.png'}
+    steps_seen = run(tmp_path, model(str(tmp_path / 'more'), ratio=1.5), log_level='INFO')
+    assert {name for _, _, more in steps_seen for name, _ in more} == {'0.png', '2.png'}
     assert any('1 damaged files read so far, others taken instead' in text for _, text in log)
 
 
@@ -126,8 +126,8 @@ def test_pictures_of_validation_are_refused(tmp_path, how):
     if how == 'same path':
         more = tested
     else:
-        place = more / 'renamed.png'
-        place.symlink_to(tested / '3.png') if how == 'link' else shutil.copy(tested / '3.png', place)
+        renamed = more / 'renamed.png'
+        renamed.symlink_to(tested / '3.png') if how == 'link' else shutil.copy(tested / '3.png', renamed)
         (more / 'other.png').write_bytes((Path(toys.picture_folder(1, seed=33)) / '0.png').read_bytes())
     changes = files(tested, 'val')
     with pytest.raises(ValueError, match='pictures are also in val_dataloader') as error:
@@ -135,7 +135,7 @@ def test_pictures_of_validation_are_refused(tmp_path, how):
     assert ('renamed.png (= ' in str(error.value)) == (how != 'same path')
 
 
-def test_labelled_pictures_are_taken_out_and_counted(tmp_path, log):
+def test_labelled_pictures_are_taken_out(tmp_path, log):
     train, more = Path(toys.picture_folder(4, seed=41)), tmp_path / 'more'
     shutil.copytree(toys.picture_folder(3, seed=42), more)
     shutil.copy(train / '2.png', more / 'again.png')
@@ -187,7 +187,7 @@ def test_a_given_pipeline_that_reads_labels_is_refused_at_start(tmp_path, step, 
     assert np.random.get_state()[2] == before
 
 
-def test_label_images_are_no_pictures_and_a_name_alone_is_none(tmp_path):
+def test_label_images_are_no_pictures(tmp_path):
     """A folder of a data set has them beside the pictures, and 000001.jpg is in every data set."""
     for name in ('train', 'labels'):
         shutil.copytree(toys.picture_folder(2, seed=len(name)), tmp_path / name)
@@ -198,17 +198,17 @@ def test_label_images_are_no_pictures_and_a_name_alone_is_none(tmp_path):
         opened(str(tmp_path), **changes)
 
 
-def test_pictures_are_the_same_from_another_folder_and_in_a_moved_one(tmp_path, monkeypatch):
-    found = []
+def test_pictures_are_the_same_in_a_moved_folder(tmp_path, monkeypatch):
+    actual = []
     labelled = toys.run_config(tmp_path, model(None)).train_dataloader
     init_default_scope('mmseg')
-    for place, folder in (('.', 'more'), ('/', 'more'), ('.', 'moved')):
+    for base, folder in (('.', 'more'), ('/', 'more'), ('.', 'moved')):
         shutil.copytree(toys.picture_folder(2), tmp_path / folder, dirs_exist_ok=True)
         option = UnlabelledOption.parse(dict(data_prefix=str(tmp_path / folder)))
-        monkeypatch.chdir(tmp_path / place)
+        monkeypatch.chdir(tmp_path / base)
         config = dict(train_dataloader=labelled)
-        found.append(open_pictures(option, config, DATASETS.build(labelled.dataset)).identity())
-    assert found[0] == found[1] == found[2] and found[0]['pictures'] == 2
+        actual.append(open_pictures(option, config, DATASETS.build(labelled.dataset)).identity())
+    assert actual[0] == actual[1] == actual[2] and actual[0]['pictures'] == 2
 
 
 def test_one_picture_in_a_pooling_head_is_refused_at_start(tmp_path):
@@ -229,7 +229,7 @@ def test_one_picture_in_a_pooling_head_is_refused_at_start(tmp_path):
         opened(None, model=model(toys.picture_folder(), bn='labelled'), activation_checkpointing=['backbone.layer2'])
 
 
-def test_few_pictures_and_unknown_test_pictures_are_warned_of(log):
+def test_few_pictures_are_warned_of(log):
     opened(None, model=model(toys.picture_folder(), start=1.0), log_level='INFO')
     warnings = [text for level, text in log if level == logging.WARNING and text.startswith('model.unlabelled')]
     for words in ('6 pictures are few for 2 a step', 'no step takes these pictures: they begin after step 1 of 1'):
@@ -240,15 +240,15 @@ def test_few_pictures_and_unknown_test_pictures_are_warned_of(log):
 
 
 @pytest.mark.soak
-def test_another_list_another_ratio_and_none_are_refused_on_resume_unless_the_user_insists(tmp_path):
+def test_another_list_is_refused_on_resume(tmp_path):
     folder, _ = uninterrupted('more pictures')
     start = dict(resume=True, load_from=str(folder / 'iter_2.pth'))
     for network in (model(toys.picture_folder(5), ratio=1.5), model(toys.picture_folder()), model(None)):
         with pytest.raises(ValueError, match='6 pictures without labels .*ratio 1.5'):
             run(tmp_path / 'a', network, **start)
     hooks = dict(default_hooks=dict(distill=dict(resume_changed=True)))
-    seen = run(tmp_path / 'b', model(toys.picture_folder()), **start, **hooks)
-    assert [len(more) for _, _, more in seen] == [2] * (ITERS - 2)
+    steps_seen = run(tmp_path / 'b', model(toys.picture_folder()), **start, **hooks)
+    assert [len(more) for _, _, more in steps_seen] == [2] * (ITERS - 2)
 
 
 # A step on pictures without labels
@@ -289,33 +289,33 @@ def test_the_labelled_pictures_again_give_their_loss_twice():
     for key in alone:
         assert key.startswith('distill.') or torch.equal(alone[key], both[key])
     model, more = seg_model(weight=3.0), toys.bare(toys.seg_batch(4, seed=3))
-    one = losses(model)[name]
-    assert losses(model, more)[name].item() == pytest.approx(one.item() * 2 / (2 + 3 * 4))
+    loss = losses(model)[name]
+    assert losses(model, more)[name].item() == pytest.approx(loss.item() * 2 / (2 + 3 * 4))
 
 
 def test_nothing_else_in_the_run_changes():
     """Neither the random streams, from which the student's dropout and later pictures are drawn, nor the queue's. The
     same pictures get another mask than the labelled ones; and the same in a step that is repeated."""
     distillers = dict(mimic=dict(type='MaskedMimic'), cwd=dict(type='CWD'))
-    model, seen = seg_model(distillers, dropout=0.5), []
-    model.decode_head.dropout.register_forward_hook(lambda *_: seen.append(1))
-    states, found = [], []
+    model, inputs_seen = seg_model(distillers, dropout=0.5), []
+    model.decode_head.dropout.register_forward_hook(lambda *_: inputs_seen.append(1))
+    states, actual = [], []
     for more in (None, toys.bare(toys.seg_batch(3, seed=3))):
         random.seed(1), np.random.seed(1), torch.manual_seed(1)
-        found.append(losses(model, more))
+        actual.append(losses(model, more))
         states.append(stream_states())
-    assert states[0] == states[1] and len(seen) == 3  # cwd's tap is behind the dropout, in both parts
-    assert torch.equal(found[0]['decode.loss_ce'], found[1]['decode.loss_ce'])
+    assert states[0] == states[1] and len(inputs_seen) == 3  # cwd's tap is behind the dropout, in both parts
+    assert torch.equal(actual[0]['decode.loss_ce'], actual[1]['decode.loss_ce'])
     name, second = (f'distill.mimic.{part}loss_mimic' for part in ('', 'unlabelled_'))
-    torch.testing.assert_close(found[1][name] * 5 / 2, found[0][name])
+    torch.testing.assert_close(actual[1][name] * 5 / 2, actual[0][name])
     again, repeated = (losses(model, toys.bare(toys.seg_batch())) for _ in range(2))
     assert not torch.equal(again[name], again[second]) and torch.equal(again[second], repeated[second])
 
 
-def test_gradients_end_where_the_tap_is_and_nothing_runs_while_all_weights_are_zero():
+def test_gradients_end_where_the_tap_is():
     model, more = seg_model(dict(fit=dict(FITNET, schedule=dict(stop_at=5)))), toys.bare(toys.seg_batch(3, seed=3))
     losses(model, more)['distill.fit.unlabelled_loss_fitnet'].backward()
-    got = {name for name, one in model.named_parameters() if one.grad is not None}
+    got = {name for name, parameter in model.named_parameters() if parameter.grad is not None}
     assert any(name.startswith('distillers.fit.') for name in got)
     assert {name.split('.')[0] for name in got} == {'backbone', 'distillers'}
     assert {name for name, _ in model.backbone.named_parameters(prefix='backbone')} <= got
@@ -349,12 +349,12 @@ def test_a_method_that_needs_labels_keeps_its_weight():
     assert not any('ifvd.unlabelled' in name for name in both)
 
 
-def test_pcd_compares_and_stores_both_parts_without_padding():
+def test_pcd_compares_both_parts_without_padding():
     pcd = dict(type='PCD', queue_size=64, student_tap='backbone[3]', enqueue='pooled')
     model = seg_model(dict(pcd=pcd))
     more = toys.bare(toys.seg_batch(3, seed=3, side=48))  # padded to 64
     _, samples = prepare_batch(model, more)
-    assert [tuple(one.metainfo['pad_shape']) for one in samples] == [(64, 64)] * 3
+    assert [tuple(sample.metainfo['pad_shape']) for sample in samples] == [(64, 64)] * 3
     masks = []
     compare = model.distillers['pcd'].compare
     model.distillers['pcd'].compare = lambda *args: (masks.append(compare(*args).mask), compare(*args))[1]
@@ -368,11 +368,11 @@ def test_balance_measures_the_sum_of_both_parts():
     balancer = model.distillers['kd'].balancer
     balancer.start(1200, 1)
     balancer.begin(0, 1.0, 'kd')
-    found = losses(model, more)
-    both = [found[f'distill.kd.{name}'] for name in (KD, f'unlabelled_{KD}')]
-    parts = [value / found['distill.kd.weight'] for value in both]
+    actual = losses(model, more)
+    both = [actual[f'distill.kd.{name}'] for name in (KD, f'unlabelled_{KD}')]
+    parts = [value / actual['distill.kd.weight'] for value in both]
     gradients = torch.autograd.grad(sum(parts), list(model.backbone.parameters()))
-    norm = torch.cat([one.flatten() for one in gradients]).norm().item()
+    norm = torch.cat([gradient.flatten() for gradient in gradients]).norm().item()
     assert balancer.tries[0][2] == pytest.approx(norm, rel=1e-4)
 
 
@@ -394,21 +394,21 @@ def test_an_unlabelled_object_is_no_background(student):
     kd = dict(type='HeadOutputKD', student_tap=scores, form='sigmoid')
     model = det_model(dict(fit=dict(type='FitNet', student_tap='neck'), kd=kd), student)
     alone, both = losses(model, None, toys.det_batch()), losses(model, crowded(), toys.det_batch())
-    own = [name for name in alone if not name.startswith('distill.')]
-    assert len(own) >= 2
-    for name in own:
-        for one, other in zip(alone[name], both[name], strict=True):
-            assert torch.equal(one, other)
+    names = [name for name in alone if not name.startswith('distill.')]
+    assert len(names) >= 2
+    for name in names:
+        for gradient, other in zip(alone[name], both[name], strict=True):
+            assert torch.equal(gradient, other)
     added = [name for name in both if 'unlabelled_loss' in name]
     assert len(added) == 2
     sum(both[name] for name in added).backward()
-    assert all(one.grad is not None for one in model.neck.parameters())
+    assert all(parameter.grad is not None for parameter in model.neck.parameters())
     regression = 'retina_reg' if student == 'retinanet' else 'gfl_reg'
     assert getattr(model.bbox_head, regression).weight.grad is None
 
 
 @pytest.mark.parametrize('student', ['faster_rcnn', pytest.param('deformable', marks=pytest.mark.soak)])
-def test_two_stages_and_queries_learn_as_far_as_their_neck(student):
+def test_two_stages_learn_as_far_as_their_neck(student):
     network = query_net(student) if student == 'deformable' else toys.det_net(student)
     fit = dict(fit=dict(type='FitNet', student_tap='neck'))
     pair = dict(student=network, teacher=dict(network, allow_random=True))
@@ -443,7 +443,7 @@ def test_an_augmentation_of_batches_stays_the_labelled_ones(option, size):
         sample.ignored_instances = InstanceData()  # as mmdet's PackDetInputs leaves it where there are no labels
     inputs, samples = prepare_batch(model, batch)
     assert inputs.shape[-2:] == (size, size) and vars(augment) == before
-    assert not any('bboxes' in part for one in samples for part in (one.gt_instances, one.ignored_instances))
+    assert not any('bboxes' in part for sample in samples for part in (sample.gt_instances, sample.ignored_instances))
 
 
 @pytest.mark.parametrize(('option', 'words'), [
@@ -464,18 +464,18 @@ def test_a_wrong_option_is_named(option, words):
         toys.build(toys.model_config(toys.seg_net('fcn'), distillers={}, unlabelled=option))
 
 
-def test_a_high_ratio_is_warned_of_and_there_is_at_least_one_picture(monkeypatch):
-    said = []
-    monkeypatch.setattr('mmdistill_dense.unlabelled.step.print_log', lambda text, *_: said.append(text))
+def test_a_high_ratio_is_warned_of(monkeypatch):
+    output = []
+    monkeypatch.setattr('mmdistill_dense.unlabelled.step.print_log', lambda text, *_: output.append(text))
     seg_model(ratio=8)
-    assert not said
+    assert not output
     seg_model(ratio=9)
-    assert 'model.unlabelled.ratio=9: a step takes 10 times as long' in said[0]
+    assert 'model.unlabelled.ratio=9: a step takes 10 times as long' in output[0]
     counts = [UnlabelledOption(FOLDER, ratio=ratio).count(8) for ratio in (0.01, 0.5, 1, 3)]
     assert counts == [1, 4, 8, 24]
 
 
-def test_copies_keep_the_option_alone_and_a_pretraining_reads_such_pictures_already():
+def test_copies_keep_the_option_alone():
     model = seg_model()
     unlabelled_of(model).batch = toys.bare(toys.seg_batch())
     for other in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
@@ -495,15 +495,15 @@ def test_the_same_picture_looks_different_in_another_pass(tmp_path):
 
 @pytest.mark.soak
 @pytest.mark.parametrize('network', ['start', 'weights'])
-def test_a_run_without_such_steps_equals_the_one_without_the_option(tmp_path, network):
+def test_a_run_without_such_steps_equals_one_without_them(tmp_path, network):
     off = dict(kd=dict(type='LogitKD', schedule=dict(stop_at=1)))
-    own = dict(start=dict(start=1.0), weights=dict(distillers=off))[network]
+    options = dict(start=dict(start=1.0), weights=dict(distillers=off))[network]
     folder = toys.picture_folder()
-    seen = run(tmp_path / 'a', model(folder, **own))
-    run(tmp_path / 'b', model(None, own.get('distillers')))
-    used = [more is not None for _, _, more in seen]
+    steps_seen = run(tmp_path / 'a', model(folder, **options))
+    run(tmp_path / 'b', model(None, options.get('distillers')))
+    used = [more is not None for _, _, more in steps_seen]
     assert used == ([False] * ITERS if network == 'start' else [True] + [False] * (ITERS - 1))
-    same = not toys.differing(*(content(tmp_path / one / f'iter_{ITERS}.pth') for one in 'ab'))
+    same = not toys.differing(*(content(tmp_path / name / f'iter_{ITERS}.pth') for name in 'ab'))
     assert same == (network == 'start')
 
 
@@ -512,8 +512,8 @@ def test_half_precision_learns_about_the_same():
     name = 'distill.fit.unlabelled_loss_fitnet'
     expected = losses(model, more)[name]
     with torch.autocast('cpu', torch.bfloat16):
-        found = losses(model, more)
-    assert found[name].dtype == torch.float32
-    torch.testing.assert_close(found[name], expected, rtol=0.05, atol=0)
-    toys.total(found).backward()
-    assert all(one.grad is not None and one.grad.isfinite().all() for one in model.parameters())
+        actual = losses(model, more)
+    assert actual[name].dtype == torch.float32
+    torch.testing.assert_close(actual[name], expected, rtol=0.05, atol=0)
+    toys.total(actual).backward()
+    assert all(parameter.grad is not None and parameter.grad.isfinite().all() for parameter in model.parameters())

@@ -22,12 +22,12 @@ def run(*words: str | Path, **variables: str) -> str:
     return done.stdout
 
 
-def test_a_plain_loop_trains_and_goes_on(tmp_path: Path) -> None:
+def test_a_plain_loop_trains(tmp_path: Path) -> None:
     """Called again, it has nothing left to train, and the same scores."""
     words = EXAMPLES / 'plain_loop.py', '--pictures', '4', '--steps', '6', '--out', tmp_path
-    told, again = run(*words), run(*words)
-    scores, same = (dict(re.findall(r'^(\w+): ([\d.]+) mIoU', text, re.M)) for text in (told, again))
-    assert set(scores) == {'teacher', 'alone', 'kd'} and all(0 < float(one) < 100 for one in scores.values())
+    printed, again = run(*words), run(*words)
+    scores, same = (dict(re.findall(r'^(\w+): ([\d.]+) mIoU', text, re.M)) for text in (printed, again))
+    assert set(scores) == {'teacher', 'alone', 'kd'} and all(0 < float(score) < 100 for score in scores.values())
     saved, plain = (torch.load(tmp_path / f'{name}.pth', weights_only=True) for name in ('kd', 'alone'))
     assert saved['step'] == 6 and saved['state_dict'].keys() == plain['state_dict'].keys()
     assert same == scores and 'step' not in again
@@ -41,17 +41,17 @@ def test_a_package_of_ones_own_passes_its_test() -> None:
     assert '7 passed, 1 skipped' in run('-m', 'pytest', *words, PYTHONPATH=f'{folder}:{EXAMPLES.parent}')
 
 
-def test_a_search_in_two_processes_is_judged_on_seeds_that_no_trial_had(tmp_path: Path) -> None:
+def test_a_search_is_judged_on_new_seeds(tmp_path: Path) -> None:
     pytest.importorskip('optuna')
     data = [f'{kind}_dataloader.{key}' for kind in ('train', 'val', 'test') for key in SMALL]
     options = *data, 'train_cfg.max_iters=4', 'model.teacher.checkpoint=None', 'model.teacher.allow_random=True'
     recipe = EXAMPLES.parent / 'configs/_base_/recipes/toy_seg.py'
     words = '--methods', 'LogitKD', '--trials', '3', '--processes', '2', '--looks', '2', '--judge-seeds', '2'
-    told = run(EXAMPLES / 'search_with_optuna.py', recipe, *words, '--out', tmp_path, '--cfg-options', *options)
-    gain = re.search(r'^gain ([+-][\d.]+) \[([+-][\d.]+), ([+-][\d.]+)\] \(95 %, 2 pairs of runs\)', told, re.M)
+    message = run(EXAMPLES / 'search_with_optuna.py', recipe, *words, '--out', tmp_path, '--cfg-options', *options)
+    gain = re.search(r'^gain ([+-][\d.]+) \[([+-][\d.]+), ([+-][\d.]+)\] \(95 %, 2 pairs of runs\)', message, re.M)
     assert gain and float(gain[2]) <= float(gain[1]) <= float(gain[3])
-    scores = re.findall(r'^(LogitKD|alone) at [\d.]+ x the rate: ([\d.]+) ([\d.]+)$', told, re.M)
-    assert [one[0] for one in scores] == ['LogitKD', 'alone']
+    scores = re.findall(r'^(LogitKD|alone) at [\d.]+ x the rate: ([\d.]+) ([\d.]+)$', message, re.M)
+    assert [score[0] for score in scores] == ['LogitKD', 'alone']
     folders = {path.name for path in tmp_path.iterdir() if path.is_dir()}
     assert folders >= {f'{name}_seed_{seed}' for name in ('LogitKD', 'alone') for seed in (1, 2)}
     assert 3 <= sum(name.startswith('trial_') for name in folders) <= 4, 'each of the processes may be in its last'

@@ -26,8 +26,8 @@ def test_a_graph_of_8_bits_answers_alike(kind: str, words: list[str], tmp_path: 
         Image.fromarray(picture(50 + seed, 70, seed).numpy()).save(tmp_path / f'train/{seed}.png')
     plain, small = (tmp_path / name for name in ('s.onnx', 's.int8.onnx'))
     command = [sys.executable, SCRIPT, plain, tmp_path / 'train', small, '--count', '3']
-    told = subprocess.run(list(map(str, command)), capture_output=True, text=True)
-    assert told.returncode == 0 and f'{small}: ' in told.stdout, told.stderr[-2000:]
+    process = subprocess.run(list(map(str, command)), capture_output=True, text=True)
+    assert process.returncode == 0 and f'{small}: ' in process.stdout, process.stderr[-2000:]
     assert small.stat().st_size < 0.6 * plain.stat().st_size and read_description(small) == read_description(plain)
     image = picture(64, 64, 9) if words else torch.rand(1, 3, 64, 64) * 4 - 2
     exact, near = (torch.cat([level.flatten() for level in open_graph(graph)(image)]) for graph in (plain, small))

@@ -92,7 +92,7 @@ def test_a_suite_whose_jobs_wait_is_not_submitted_again() -> None:
     assert not Path('job101').exists()
 
 
-def test_a_batch_of_another_number_of_processes_is_told_in_one_line() -> None:
+def test_a_batch_of_other_processes_is_told() -> None:
     tiny.write(Path(), control='deeplabv3_r101_to_r18_cityscapes', teacher=None, options=None)
     done = submit('tiny.yaml', '4')
     assert done.returncode == 1 and 'the learning rate is for auto_scale_lr.base_batch_size=16' in done.stderr
@@ -104,7 +104,7 @@ def test_a_batch_of_another_number_of_processes_is_told_in_one_line() -> None:
 def test_a_suite_is_done_by_jobs_of_slurm() -> None:
     definition = tiny.defined()
     assert submit('tiny.yaml', '1').returncode == 0
-    told = [file.read_text()[-2000:] for file in sorted(Path().glob('log*'))]
+    texts = [file.read_text()[-2000:] for file in sorted(Path().glob('log*'))]
     rows = {row.name: len(row.results) for row in collect(definition).verdict.rows}
-    assert rows == {'teacher': 1, 'control': 1, 'kd': 1}, told
+    assert rows == {'teacher': 1, 'control': 1, 'kd': 1}, texts
     assert submit('tiny.yaml', '1').stdout == 'no run is left\n'

@@ -28,21 +28,21 @@ def use(config: str, weights: str) -> dict:
         from mmdet.apis import DetInferencer, inference_detector, init_detector
 
         network = init_detector(config, weights, **options)
-        found = hasattr(inference_detector(network, image), 'pred_instances')
+        actual = hasattr(inference_detector(network, image), 'pred_instances')
         DetInferencer(config, weights, show_progress=False, **options)(image)
     else:
         from mmseg.apis import MMSegInferencer, inference_model, init_model
 
         network = init_model(config, weights, **options)
-        found = list(inference_model(network, image).pred_sem_seg.data.shape) == [1, 48, 64]
+        actual = list(inference_model(network, image).pred_sem_seg.data.shape) == [1, 48, 64]
         MMSegInferencer(config, weights, **options)(image)
     loaded.load_from, loaded.work_dir = weights, f'{weights}.out'
     runner = Runner.from_cfg(loaded)
     tested = runner.test() if 'data_root' in loaded.test_dataloader.dataset else None
-    return dict(found=found, classes=list(network.dataset_meta['classes']), tested=tested and sorted(tested))
+    return dict(found=actual, classes=list(network.dataset_meta['classes']), tested=tested and sorted(tested))
 
 
 if __name__ == '__main__':
     sys.meta_path.insert(0, Missing())
-    told = {path.stem: use(str(path), str(path.with_suffix('.pth'))) for path in sorted(Path(sys.argv[1]).glob('*.py'))}
-    Path(sys.argv[1], 'told.json').write_text(json.dumps(told))
+    uses = {path.stem: use(str(path), str(path.with_suffix('.pth'))) for path in sorted(Path(sys.argv[1]).glob('*.py'))}
+    Path(sys.argv[1], 'told.json').write_text(json.dumps(uses))

@@ -48,11 +48,11 @@ def segmentor(tmp_path_factory):
 class Layers(nn.Module):
     """A backbone of one convolution a stage: what a test asks of the export itself needs no more to trace."""
 
-    def __init__(self, strides=(2,), given=3):
+    def __init__(self, strides=(2,), colours=3):
         super().__init__()
-        channels = [given, *(8 for _ in strides)]
+        channels = [colours, *(8 for _ in strides)]
         pairs = zip(channels[:-1], channels[1:], strides, strict=True)
-        self.layers = nn.ModuleList(nn.Conv2d(one, other, 3, stride, 1) for one, other, stride in pairs)
+        self.layers = nn.ModuleList(nn.Conv2d(in_channels, other, 3, stride, 1) for in_channels, other, stride in pairs)
 
     def forward(self, image):
         maps = [image]
@@ -84,9 +84,9 @@ def detector(tmp_path_factory, request):
 @pytest.fixture
 def opened(monkeypatch):
     """The graphs that an export opens to compare their answers: to open one takes as long as to write it."""
-    found = []
-    monkeypatch.setattr(graphs, 'open_graph', lambda path: found.append(open_graph(path)) or found[-1])
-    return found
+    actual = []
+    monkeypatch.setattr(graphs, 'open_graph', lambda path: actual.append(open_graph(path)) or actual[-1])
+    return actual
 
 
 def picture(batch, height, width):
@@ -99,9 +99,9 @@ def picture(batch, height, width):
 @pytest.mark.parametrize('ending', ['.pt2', pytest.param('.onnx', marks=pytest.mark.soak)])
 def test_segmentor_answers_as_mmseg_does(segmentor, opened, tmp_path, ending):
     config, network, checkpoint = segmentor
-    found = export_graph(config, checkpoint, tmp_path / 'new' / f'student{ending}')
-    assert (found.axes, found.reasons) == (['batch', 'height', 'width'], [])
-    assert found.outputs == ['logits'] and found.difference < 1e-5
+    actual = export_graph(config, checkpoint, tmp_path / 'new' / f'student{ending}')
+    assert (actual.axes, actual.reasons) == (['batch', 'height', 'width'], [])
+    assert actual.outputs == ['logits'] and actual.difference < 1e-5
     assert [path.name for path in (tmp_path / 'new').iterdir()] == [f'student{ending}'], 'one file'
     (run,) = opened
     for size in ((2, 64, 64), (1, 97, 71), (3, 33, 130)):
@@ -111,15 +111,15 @@ def test_segmentor_answers_as_mmseg_does(segmentor, opened, tmp_path, ending):
         (logits,) = run(image)
         torch.testing.assert_close(logits, expected, **CLOSE)
         assert logits.abs().max() > 100 * CLOSE['atol'], 'an answer of zeros would be close to anything'
-    told = read_description(found.path)
-    assert told['classes'] == CLASSES and told['task'] == 'segmentation' and told['model'] == 'EncoderDecoder'
-    assert told['input'] | dict(shape=['batch', 3, 'height', 'width']) == told['input']
-    assert told['input']['channels'] == 'RGB' and told['input']['mean'] == [123.675, 116.28, 103.53]
-    assert told['outputs'] == {'logits': [2, toys.NUM_CLASSES, 64, 64]} and told['made_with'] == [2, 3, 64, 64]
-    assert 'threshold' not in told
-    assert told['source']['iter'] == 7 and len(told['source']['sha256']) == 64
+    facts = read_description(actual.path)
+    assert facts['classes'] == CLASSES and facts['task'] == 'segmentation' and facts['model'] == 'EncoderDecoder'
+    assert facts['input'] | dict(shape=['batch', 3, 'height', 'width']) == facts['input']
+    assert facts['input']['channels'] == 'RGB' and facts['input']['mean'] == [123.675, 116.28, 103.53]
+    assert facts['outputs'] == {'logits': [2, toys.NUM_CLASSES, 64, 64]} and facts['made_with'] == [2, 3, 64, 64]
+    assert 'threshold' not in facts
+    assert facts['source']['iter'] == 7 and len(facts['source']['sha256']) == 64
     if ending == '.onnx':
-        check_without_this_package(found.path)
+        check_without_this_package(actual.path)
 
 
 def check_without_this_package(path):
@@ -127,11 +127,16 @@ def check_without_this_package(path):
     import onnxruntime
 
     session = onnxruntime.InferenceSession(str(path), providers=['CPUExecutionProvider'])
-    told = json.loads(session.get_modelmeta().custom_metadata_map['mmdistill_dense'])
-    assert told['classes'] == CLASSES and told['input']['std'] == [58.395, 57.12, 57.375]
-    (given,), (answer,) = session.get_inputs(), session.get_outputs()
-    assert (given.name, given.type, answer.name) == ('image', 'tensor(float)', 'logits')
-    assert given.shape == ['batch', 3, 'height', 'width'] and answer.shape == ['batch', len(CLASSES), 'height', 'width']
+    facts = json.loads(session.get_modelmeta().custom_metadata_map['mmdistill_dense'])
+    assert facts['classes'] == CLASSES and facts['input']['std'] == [58.395, 57.12, 57.375]
+    (source,), (answer,) = session.get_inputs(), session.get_outputs()
+    assert (source.name, source.type, answer.name) == ('image', 'tensor(float)', 'logits')
+    assert source.shape == ['batch', 3, 'height', 'width'] and answer.shape == [
+        'batch',
+        len(CLASSES),
+        'height',
+        'width',
+    ]
     assert str(Path(torch.__file__).parent).encode() not in path.read_bytes(), 'folders of the machine that wrote it'
 
 
@@ -172,13 +177,13 @@ def own_network(tmp_path, formula='positions'):
 def test_size_is_fixed_where_the_network_has_one(tmp_path):
     """Another runtime may answer something else for other sizes, without an error."""
     config, checkpoint = own_network(tmp_path)
-    found = export_graph(config, checkpoint, tmp_path / 's.pt2', size=(8, 8))
-    told = r's.pt2. takes pictures of the shape batch, 3, 8, 8, got \(2, 3, 8, 9\).*--size'
-    with pytest.raises(ValueError, match=told):
-        open_graph(found.path)(picture(2, 8, 9))
-    assert found.axes == ['batch'] and found.reasons[0].startswith('batch, height, width free: ')
-    assert read_description(found.path)['input']['shape'] == ['batch', 3, 8, 8]
-    assert read_description(found.path)['classes'] is None
+    actual = export_graph(config, checkpoint, tmp_path / 's.pt2', size=(8, 8))
+    message = r's.pt2. takes pictures of the shape batch, 3, 8, 8, got \(2, 3, 8, 9\).*--size'
+    with pytest.raises(ValueError, match=message):
+        open_graph(actual.path)(picture(2, 8, 9))
+    assert actual.axes == ['batch'] and actual.reasons[0].startswith('batch, height, width free: ')
+    assert read_description(actual.path)['input']['shape'] == ['batch', 3, 8, 8]
+    assert read_description(actual.path)['classes'] is None
     with pytest.raises(ValueError, match=r'Formula takes no pictures of 9x9: .*size of tensor.*--size H W'):
         export_graph(config, checkpoint, tmp_path / 'other.pt2', size=(9, 9))
     assert not (tmp_path / 'other.pt2').exists()
@@ -193,30 +198,30 @@ def test_size_is_fixed_where_the_network_has_one(tmp_path):
 
 @pytest.mark.soak
 def test_a_graph_that_pools_to_places_takes_any_size(tmp_path):
-    found = export_graph(*own_network(tmp_path, 'pooled'), tmp_path / 's.onnx', (32, 48))
-    told = read_description(found.path)['input']
-    assert told['shape'] == ['batch', 3, 'height', 'width'] and told['smallest'] == [16, 24]
+    actual = export_graph(*own_network(tmp_path, 'pooled'), tmp_path / 's.onnx', (32, 48))
+    message = read_description(actual.path)['input']
+    assert message['shape'] == ['batch', 3, 'height', 'width'] and message['smallest'] == [16, 24]
 
 
 @pytest.mark.parametrize('step', [1, 32])
 @pytest.mark.parametrize('own', [(96, 128), (64, 64), (512, 1024), (800, 1344)])
 def test_sizes_that_a_graph_is_tried_at_differ_in_kind(own, step):
-    half, *others = exporting._sizes(own, step)
-    units = [[side / step for side in size] for size in others if min(size) > step]
+    half, *other_sizes = exporting._sizes(own, step)
+    units = [[side / step for side in size] for size in other_sizes if min(size) > step]
     assert all(2 * part - side in (0, step) for part, side in zip(half, own, strict=True))
-    assert [2 * side for side in own] in others
-    assert any(all(side % one for side in size for one in range(2, int(side))) for size in units)
-    assert len({round(height / width, 2) for height, width in (own, *others)}) >= 2
-    assert all(size >= own[place] for sizes in others for place, size in enumerate(sizes))
+    assert [2 * side for side in own] in other_sizes
+    assert any(all(side % number for side in size for number in range(2, int(side))) for size in units)
+    assert len({round(height / width, 2) for height, width in (own, *other_sizes)}) >= 2
+    assert all(size >= own[number] for sizes in other_sizes for number, size in enumerate(sizes))
 
 
-def test_the_smallest_size_is_told_and_kept(tmp_path, capsys):
+def test_the_smallest_size_is_kept(tmp_path, capsys):
     own_network(tmp_path, 'coarse')[0].dump(tmp_path / 'leaf.py')
     files = [str(tmp_path / name) for name in ('leaf.py', 'c.pth', 's.pt2')]
     assert main(['export', *files, '--size', '40', '64']) == 0
     assert 'any height and width from 40x64 on (tried up to twice 40x64)' in capsys.readouterr().out
-    run, told = open_graph(tmp_path / 's.pt2'), read_description(tmp_path / 's.pt2')['input']
-    assert told['smallest'] == [40, 64]
+    run, message = open_graph(tmp_path / 's.pt2'), read_description(tmp_path / 's.pt2')['input']
+    assert message['smallest'] == [40, 64]
     image = picture(1, 40, 99)
     torch.testing.assert_close(run(image)[0], FORMULAS['coarse'](image, None), **CLOSE)
     with pytest.raises(ValueError, match=r'height, width from 40x64 on, got \(1, 3, 32, 64\)'):
@@ -227,10 +232,10 @@ def test_the_smallest_size_is_told_and_kept(tmp_path, capsys):
 def test_sides_in_multiples_of_32_are_tried_before_one_size(opened, tmp_path, ending):
     config, checkpoint = own_network(tmp_path, 'strides')
     config.test_dataloader = dict(dataset=dict(pipeline=[dict(type='Resize', scale=(90, 60), keep_ratio=True)]))
-    found = export_graph(config, checkpoint, tmp_path / f's{ending}')
-    assert (found.axes, found.step, found.size) == (['batch', 'height', 'width'], 32, (64, 96))
-    told = read_description(found.path)['input']
-    assert told['shape'] == ['batch', 3, 'height', 'width'] and told['pad_size_divisor'] == 32
+    actual = export_graph(config, checkpoint, tmp_path / f's{ending}')
+    assert (actual.axes, actual.step, actual.size) == (['batch', 'height', 'width'], 32, (64, 96))
+    message = read_description(actual.path)['input']
+    assert message['shape'] == ['batch', 3, 'height', 'width'] and message['pad_size_divisor'] == 32
     image = picture(1, 160, 96)
     torch.testing.assert_close(opened[-1](image)[0], FORMULAS['strides'](image, None), **CLOSE)
 
@@ -242,8 +247,8 @@ def test_a_graph_without_free_axes_is_the_last_that_is_tried(tmp_path, monkeypat
         write_exported(graph, image, axes, *rest)
 
     monkeypatch.setitem(GRAPHS, '.pt2', written)
-    found = export_graph(*own_network(tmp_path), tmp_path / 's.pt2', (8, 8))
-    assert not found.axes and open_graph(found.path)(picture(1, 8, 8))[0].shape[0] == 1
+    actual = export_graph(*own_network(tmp_path), tmp_path / 's.pt2', (8, 8))
+    assert not actual.axes and open_graph(actual.path)(picture(1, 8, 8))[0].shape[0] == 1
 
 
 def test_another_answer_than_the_network_s_is_refused(tmp_path, monkeypatch):
@@ -290,26 +295,26 @@ def test_a_single_channel_comes_with_its_threshold(tmp_path):
     loss = dict(type='CrossEntropyLoss', use_sigmoid=True)
     option = one_layer(out_channels=1, num_classes=2, loss_decode=loss)
     network, checkpoint = checkpoint_of(option, tmp_path)
-    told = read_description(export_graph(toys.run_config('x', option), checkpoint, tmp_path / 's.pt2').path)
-    assert told['threshold'] == network.decode_head.threshold and told['outputs']['logits'][1] == 1
+    description = read_description(export_graph(toys.run_config('x', option), checkpoint, tmp_path / 's.pt2').path)
+    assert description['threshold'] == network.decode_head.threshold and description['outputs']['logits'][1] == 1
     image = picture(1, 64, 64)
     with torch.no_grad():
         (expected,) = network.predict(image)
     (logits,) = open_graph(tmp_path / 's.pt2')(image)
-    assert torch.equal((logits.sigmoid() > told['threshold'])[0].int(), expected.pred_sem_seg.data.int())
+    assert torch.equal((logits.sigmoid() > description['threshold'])[0].int(), expected.pred_sem_seg.data.int())
 
 
-def test_a_grey_student_has_the_size_of_val_without_a_test_and_the_names_of_an_older_file(tmp_path):
+def test_a_grey_student_has_the_size_of_val(tmp_path):
     option = one_layer()
     option['backbone']['given'] = 1
     option['data_preprocessor'] = dict(size=None, mean=[120.0], std=[60.0])
     _, checkpoint = checkpoint_of(option, tmp_path, dict(CLASSES=CLASSES, PALETTE=[[0, 0, 1]]))
     steps = [dict(type='LoadImageFromFile'), dict(type='Resize', scale=(96, 64)), dict(type='PackSegInputs')]
     config = toys.run_config('x', option, val_dataloader=dict(dataset=dict(pipeline=steps)))
-    found = export_graph(config, checkpoint, tmp_path / 's.pt2')
-    told = read_description(found.path)
-    assert found.size == (64, 96) and (told['input']['shape'][1], told['input']['channels']) == (1, 'grey')
-    assert (told['classes'], told['palette']) == (CLASSES, [[0, 0, 1]])
+    actual = export_graph(config, checkpoint, tmp_path / 's.pt2')
+    facts = read_description(actual.path)
+    assert actual.size == (64, 96) and (facts['input']['shape'][1], facts['input']['channels']) == (1, 'grey')
+    assert (facts['classes'], facts['palette']) == (CLASSES, [[0, 0, 1]])
 
 
 @pytest.mark.parametrize(('preprocessor', 'divisor', 'channels'), [
@@ -321,8 +326,8 @@ def test_a_grey_student_has_the_size_of_val_without_a_test_and_the_names_of_an_o
 ])  # fmt: skip
 def test_description_has_the_input_of_a_test(preprocessor, divisor, channels):
     config = Config(dict(model=dict(type='Formula', data_preprocessor=preprocessor)))
-    told = student_description(config, {}, Path(__file__))['input']
-    assert (told['pad_size_divisor'], told['channels']) == (divisor, channels)
+    message = student_description(config, {}, Path(__file__))['input']
+    assert (message['pad_size_divisor'], message['channels']) == (divisor, channels)
 
 
 # Graphs of detectors
@@ -385,8 +390,8 @@ def test_a_head_of_more_than_maps_is_refused_once(detector, tmp_path, monkeypatc
     config, network, checkpoint = detector
     kind = type(network.bbox_head)
     monkeypatch.setattr(kind, 'forward', lambda self, maps: ([maps[0]], maps[0]))
-    told = r'^\w+Head of RetinaNet gives more than maps by level: no graph has it\. Export'
-    with pytest.raises(ValueError, match=told):
+    message = r'^\w+Head of RetinaNet gives more than maps by level: no graph has it\. Export'
+    with pytest.raises(ValueError, match=message):
         export_graph(config, checkpoint, tmp_path / 's.pt2', (64, 64))
     assert not (tmp_path / 's.pt2').exists()
 
@@ -409,11 +414,11 @@ def test_weights_load_into_the_plain_network_with_their_classes(segmentor, tmp_p
     weights, plain = export_student(config, checkpoint, tmp_path / f's{ending}')
     meta = check_weights(config, network, weights, plain)
     assert list(meta['dataset_meta']['classes']) == CLASSES and meta['iter'] == 7
-    told = read_description(weights)
-    assert told['classes'] == CLASSES and told['palette'] == [[0, 0, 1]] and told['input']['channels'] == 'RGB'
+    facts = read_description(weights)
+    assert facts['classes'] == CLASSES and facts['palette'] == [[0, 0, 1]] and facts['input']['channels'] == 'RGB'
 
 
-def test_a_detector_with_queries_has_the_config_that_mmdet_builds(tmp_path):
+def test_a_detector_with_queries_has_the_config_of_mmdet(tmp_path):
     """Its constructor writes into its options what it refuses to find there."""
     option = query_nets.query_net('dino')
     (network, checkpoint), config = checkpoint_of(option, tmp_path), toys.det_run_config('x', option)
@@ -426,7 +431,7 @@ def test_a_detector_with_queries_has_the_config_that_mmdet_builds(tmp_path):
 def test_ending_says_what_is_written(small, tmp_path):
     config, _, checkpoint = small
     assert [is_graph(f'a{ending}') for ending in ('.pth', '.safetensors', '.onnx', '.pt2')] == [False] * 2 + [True] * 2
-    for call, told in (
+    for call, message in (
         (lambda: is_graph('a.py'), "out='a.py': it must end in .pth, .safetensors, .onnx, .pt2"),
         (lambda: is_graph('a.pt'), 'torchscript has left: write a graph of torch.export'),
         (lambda: export_student(config, checkpoint, tmp_path / 's.onnx'), r'must end in \.pth or \.safetensors'),
@@ -434,7 +439,7 @@ def test_ending_says_what_is_written(small, tmp_path):
         (lambda: open_graph(checkpoint), 'holds weights and no graph'),
         (lambda: read_description(checkpoint), r"student\.pth' has no description"),
     ):
-        with pytest.raises(ValueError, match=told):
+        with pytest.raises(ValueError, match=message):
             call()
 
 
@@ -476,7 +481,7 @@ def test_command_line(small, tmp_path, monkeypatch, capsys):
         'ERROR    Formula takes no pictures of 512x512: TypeError'
     )
     monkeypatch.undo()
-    for words, told in (
+    for words, message in (
         ((graph, '--size', '-8', '8'), "argument --size: must be 1 or more, got '-8'"),
         ((weights, '--size', '8', '8', '--evaluate'), '--size, --evaluate: only for graphs'),
         ((graph, '--whole'), 'whole graphs end in .onnx'),
@@ -485,7 +490,7 @@ def test_command_line(small, tmp_path, monkeypatch, capsys):
     ):
         with pytest.raises(SystemExit):
             call(*words)
-        assert told in capsys.readouterr().err
+        assert message in capsys.readouterr().err
     toys.det_run_config('x', toys.det_net('faster_rcnn')).dump(tmp_path / 'leaf.py')
     with pytest.raises(SystemExit):
         call(str(tmp_path / 's.onnx'), '--evaluate')
@@ -496,13 +501,13 @@ def test_no_config_of_the_user_is_replaced(segmentor, tmp_path):
     """But that of an earlier export is, see below."""
     config, _, checkpoint = segmentor
     export_student(config, checkpoint, tmp_path / 'student.pth')
-    own = tmp_path / 'kd.py'
+    config_file = tmp_path / 'kd.py'
     plain = Config.fromfile(tmp_path / 'student.py').pretty_text  # as the run.py of a control
     for text in ("_base_ = ['control.py']\n", config.pretty_text, plain, ''):
-        own.write_text(text)
+        config_file.write_text(text)
         with pytest.raises(FileExistsError, match='kd.py is a config of yours. Choose another name'):
             export_student(config, checkpoint, tmp_path / 'kd.pth')
-        assert own.read_text() == text and not (tmp_path / 'kd.pth').exists()
+        assert config_file.read_text() == text and not (tmp_path / 'kd.pth').exists()
 
 
 def test_the_checkpoint_is_not_replaced(tmp_path):
@@ -545,7 +550,7 @@ def test_a_full_disk_is_no_fault_of_the_format(small, tmp_path, monkeypatch, end
     assert len(tried) == 1 and not list(tmp_path.iterdir())
 
 
-def test_a_graph_is_asked_for_one_picture_and_for_other_sizes(small, tmp_path, monkeypatch):
+def test_a_graph_is_asked_for_other_sizes(small, tmp_path, monkeypatch):
     config, _, checkpoint = small
     asked = []
 
@@ -555,8 +560,8 @@ def test_a_graph_is_asked_for_one_picture_and_for_other_sizes(small, tmp_path, m
 
     monkeypatch.setattr(graphs, 'open_graph', opened)
     export_graph(config, checkpoint, tmp_path / 'student.pt2')
-    half, *others = ((1, 3, *size) for size in exporting._sizes((64, 64), 1))
-    assert asked == [(2, 3, 64, 64), (1, 3, 64, 64), *others, half]
+    half, *other_sizes = ((1, 3, *size) for size in exporting._sizes((64, 64), 1))
+    assert asked == [(2, 3, 64, 64), (1, 3, 64, 64), *other_sizes, half]
 
 
 @pytest.mark.parametrize('name', ['student.pth', 'student.safetensors'])

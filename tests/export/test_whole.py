@@ -58,14 +58,14 @@ def told_of(config):
 ])  # fmt: skip
 def test_a_picture_is_prepared_as_the_pipeline_does(tmp_path, steps):
     plain, network = loaded(tmp_path, 'retinanet', steps or [dict(type='LoadAnnotations')])
-    prepare, kept = Prepare(told_of(plain)), []
-    network.extract_feat = lambda image: kept.append(image) or 1 / 0
+    prepare, kept_steps = Prepare(told_of(plain)), []
+    network.extract_feat = lambda image: kept_steps.append(image) or 1 / 0
     for size in (*SIZES, (112, 160)):
         one = picture(*size)
         with pytest.raises(ZeroDivisionError):
             predict_image(network, plain, one.numpy())
         image, frame, factor, _ = prepare(one)
-        expected = kept.pop()
+        expected = kept_steps.pop()
         assert image.shape == expected.shape
         # OpenCV computes in whole numbers, too: one step of 255 at few pixels
         different = (image - expected).abs() * 57
@@ -76,22 +76,22 @@ def test_a_picture_is_prepared_as_the_pipeline_does(tmp_path, steps):
         assert frame.shape[2] <= image.shape[2] and frame.shape[3] <= image.shape[3]
 
 
-@pytest.mark.parametrize(('step', 'told'), [
+@pytest.mark.parametrize(('step', 'message'), [
     (dict(type='Resize', scale=(9, 9), interpolation='bicubic'), r"Resize\(scale=\(9, 9\), interpolation='bicubic'\)"),
     (dict(type='RandomFlip', prob=0.5), r'the test pipeline has RandomFlip\(prob=0.5\); known are'),
     (dict(type='Pad', size=(9, 9), pad_val=(1, 2, 3)), r'pad_val \(1, 2, 3\), and not one value'),
 ])  # fmt: skip
-def test_other_steps_are_refused(step, told):
+def test_other_steps_are_refused(step, message):
     config = dict(test_dataloader=dict(dataset=dict(pipeline=[dict(type='LoadImageFromFile'), step])))
-    with pytest.raises(ValueError, match=told):
+    with pytest.raises(ValueError, match=message):
         preparation(config)
 
 
-@pytest.mark.parametrize('places', [1, 2, 3, 6, (2, 5)])
+@pytest.mark.parametrize('bins', [1, 2, 3, 6, (2, 5)])
 @pytest.mark.parametrize('size', [(6, 6), (13, 7), (1, 9)])
-def test_pooling_to_places_is_that_of_torch(places, size):
+def test_pooling_to_places_is_that_of_torch(bins, size):
     maps = torch.randn(2, 3, *size)
-    torch.testing.assert_close(_pooled(maps, places), F.adaptive_avg_pool2d(maps, places))
+    torch.testing.assert_close(_pooled(maps, bins), F.adaptive_avg_pool2d(maps, bins))
 
 
 # Behind it
@@ -111,8 +111,8 @@ def test_boxes_are_those_of_mmdet(tmp_path, kind):
         with torch.no_grad():
             image, *between = prepare(one)
             maps = graph.named_outputs(image)
-            kept = (Queries if kind == 'dino' else Detections)(network, dict(outputs=maps))
-            answer = kept(*between, *maps.values())
+            chosen = (Queries if kind == 'dino' else Detections)(network, dict(outputs=maps))
+            answer = chosen(*between, *maps.values())
         assert count_matches(expected, answer) == len(expected) == len(answer[0])
         assert len(answer) == (4 if 'mask' in kind else 3)
         number += len(expected)
@@ -138,9 +138,9 @@ def test_boxes_of_a_graph_become_a_prediction_that_metrics_take():
     from mmdet.structures import DetDataSample
 
     answer = [torch.tensor([[1.0, 2, 3, 4]]), torch.tensor([0.5]), torch.tensor([1]), torch.ones(1, 6, 8) > 0]
-    found = with_prediction(DetDataSample(), ['boxes', 'scores', 'labels', 'masks'], answer).pred_instances
-    assert found.bboxes is answer[0] and found.scores.tolist() == [0.5] and found.labels.tolist() == [1]
-    assert found.masks.shape == (1, 6, 8)
+    actual = with_prediction(DetDataSample(), ['boxes', 'scores', 'labels', 'masks'], answer).pred_instances
+    assert actual.bboxes is answer[0] and actual.scores.tolist() == [0.5] and actual.labels.tolist() == [1]
+    assert actual.masks.shape == (1, 6, 8)
 
 
 def test_a_mask_is_pasted_where_its_box_is():
@@ -148,7 +148,7 @@ def test_a_mask_is_pasted_where_its_box_is():
     assert masks[0].nonzero().amin(0).tolist() == [3, 2] and masks[0].nonzero().amax(0).tolist() == [6, 9]
 
 
-def test_pairs_need_the_label_the_place_and_the_score():
+def test_pairs_need_label_place_and_score():
     from mmengine.structures import InstanceData
 
     boxes = torch.tensor([[0.0, 0, 100, 100], [0, 0, 50, 50]])
@@ -169,9 +169,9 @@ def test_a_head_that_chooses_boxes_in_its_own_form_is_refused():
     refused, walked = set(), 0
     kinds = {kind for kind in vars(dense_heads).values() if hasattr(kind, '_bbox_post_process')}
     for kind in kinds - {kind for kind in kinds if inspect.isabstract(kind)}:
-        own = type('Own', (kind,), dict(_bbox_post_process=lambda *_: None))
+        own_head = type('Own', (kind,), dict(_bbox_post_process=lambda *_: None))
         other = type('Other', (kind,), dict(forward=lambda *_: None))
-        for part in (kind, own, other):
+        for part in (kind, own_head, other):
             head = part.__new__(part)
             nn.Module.__init__(head)
             head.test_cfg = dict(nms=dict(type='nms'), nms_pre=9)
@@ -182,8 +182,8 @@ def test_a_head_that_chooses_boxes_in_its_own_form_is_refused():
                 refused.add(part if part in kinds else (part.__name__, kind.__name__))
             walked += 1
     heads = ('PAAHead', 'LADHead', 'YOLACTHead')
-    others = {('Own', kind.__name__) for kind in kinds if not inspect.isabstract(kind)} | {('Other', x) for x in heads}
-    assert walked > 90 and refused == {getattr(dense_heads, name) for name in heads} | others
+    rivals = {('Own', kind.__name__) for kind in kinds if not inspect.isabstract(kind)} | {('Other', x) for x in heads}
+    assert walked > 90 and refused == {getattr(dense_heads, name) for name in heads} | rivals
 
 
 @pytest.mark.parametrize(('name', 'refused'), [('DINOHead', False), ('DETRHead', False), ('DDQDETRHead', True)])
@@ -235,24 +235,24 @@ def test_a_test_by_windows_is_no_graph(tmp_path, capsys):
 def test_a_graph_answers_where_neither_torch_nor_this_package_is(tmp_path, kind, capsys):
     """The example reads a file, for the whole graph and (without masks) for the bare one."""
     plain, network = loaded(tmp_path, kind)
-    one = picture(117, 150)
-    mmcv.imwrite(one.numpy()[..., ::-1].copy(), str(tmp_path / 'photo.png'))
-    expected = predict_image(network, plain, one.numpy())
+    image = picture(117, 150)
+    mmcv.imwrite(image.numpy()[..., ::-1].copy(), str(tmp_path / 'photo.png'))
+    expected = predict_image(network, plain, image.numpy())
     assert main(words_of(tmp_path, 'whole.onnx', '--size', '96', '128', '--whole')) == 0
     assert 'from pictures of any size to answers\nequal   ' in capsys.readouterr().out
-    told = read_description(tmp_path / 'whole.onnx')
-    assert told['tried']['pictures'] == [[96, 128], *_sizes((96, 128), 1)] and told['tried']['equal'] > 0.99
-    assert told['input']['shape'] == ['height', 'width', 3] and told['network']['resize']['scale'] == [160, 112]
+    facts = read_description(tmp_path / 'whole.onnx')
+    assert facts['tried']['pictures'] == [[96, 128], *_sizes((96, 128), 1)] and facts['tried']['equal'] > 0.99
+    assert facts['input']['shape'] == ['height', 'width', 3] and facts['network']['resize']['scale'] == [160, 112]
     graphs = ['whole.onnx']
     if kind != 'mask_rcnn':
         assert main(words_of(tmp_path, 'bare.onnx', '--size', '96', '128')) == 0
         graphs.append('bare.onnx')
     for graph in graphs:
-        found = served(tmp_path, graph)
+        actual = served(tmp_path, graph)
         if kind == 'pspnet':
-            assert (found[0] == expected.pred_sem_seg.data[0].numpy()).mean() > (0.999 if 'whole' in graph else 0.98)
+            assert (actual[0] == expected.pred_sem_seg.data[0].numpy()).mean() > (0.999 if 'whole' in graph else 0.98)
         else:
-            number = count_matches(expected.pred_instances, [torch.as_tensor(value) for value in found], score=1e-3)
+            number = count_matches(expected.pred_instances, [torch.as_tensor(value) for value in actual], score=1e-3)
             assert number >= (0.99 if 'whole' in graph else 0.9) * len(expected.pred_instances) > 5
 
 
@@ -260,10 +260,10 @@ def test_a_graph_answers_where_neither_torch_nor_this_package_is(tmp_path, kind,
 @pytest.mark.parametrize('kind', ['deformable', 'conditional'])
 def test_a_detr_is_a_graph_of_one_size(tmp_path, kind):
     config, checkpoint = made(tmp_path, kind, [dict(type='Resize', scale=(128, 96), keep_ratio=False)])
-    found = export_graph(config, checkpoint, tmp_path / 'whole.onnx', (96, 128), whole=True)
-    assert (found.axes, found.outputs) == ([], ['cls_scores', 'bbox_preds']) and found.difference < 1e-5
+    actual = export_graph(config, checkpoint, tmp_path / 'whole.onnx', (96, 128), whole=True)
+    assert (actual.axes, actual.outputs) == ([], ['cls_scores', 'bbox_preds']) and actual.difference < 1e-5
     plain, network, _, _ = load_student(config, checkpoint)
-    run = open_graph(found.path)
+    run = open_graph(actual.path)
     for size in SIZES:
         expected = predict_image(network.eval(), plain, picture(*size).numpy()).pred_instances
         assert count_matches(expected, run(picture(*size))) == len(expected) > 10
@@ -282,7 +282,7 @@ CLAMPED = dict(ANCHORS, coder=dict(ANCHORS['coder'], add_ctr_clamp=True))  # as 
 SOFT = dict(ANCHORS, nms=dict(score_thr=0.05, nms=dict(type='soft_nms')))
 
 
-@pytest.mark.parametrize(('given', 'told', 'names', 'needs'), [
+@pytest.mark.parametrize(('facts', 'message', 'names', 'needs'), [
     ({}, {}, ['logits'], ''),
     (dict(unknown='ResizeToMultiple'), {}, ['logits'], 'another preparation'),
     (dict(pad=dict(size=[9, 9])), {}, ['logits'], 'another preparation'),
@@ -295,10 +295,10 @@ SOFT = dict(ANCHORS, nms=dict(score_thr=0.05, nms=dict(type='soft_nms')))
     ({}, dict(decoding=CLAMPED), ['cls_scores_0', 'bbox_preds_0'], 'another coder'),
     ({}, dict(decoding=SOFT), ['cls_scores_0', 'bbox_preds_0'], 'another suppression'),
 ])  # fmt: skip
-def test_the_example_refuses_what_it_does_not_do(given, told, names, needs):
-    given = dict(pad=None, padding=dict(size=None, value=0.0)) | given
-    task = 'detection' if 'decoding' in told else 'segmentation'
-    assert EXAMPLE['beyond'](dict(told, input=given, task=task), names) == needs
+def test_the_example_refuses_what_it_does_not_do(facts, message, names, needs):
+    facts = dict(pad=None, padding=dict(size=None, value=0.0)) | facts
+    task = 'detection' if 'decoding' in message else 'segmentation'
+    assert EXAMPLE['beyond'](dict(message, input=facts, task=task), names) == needs
 
 
 def test_the_example_reads_as_opencv_does(tmp_path):
@@ -314,54 +314,54 @@ def test_the_example_reads_as_opencv_does(tmp_path):
     for color_type, shape in (('color', (8, 6, 3)), ('color_ignore_orientation', (6, 8, 3))):
         config, _ = made(tmp_path, 'fcn')
         config.test_dataloader.dataset.pipeline[0].color_type = color_type
-        found = EXAMPLE['read'](tmp_path / 'turned.png', told_of(config)['orientation'])
-        assert found.shape == shape
-        assert np.array_equal(found, mmcv.imread(str(tmp_path / 'turned.png'), color_type)[..., ::-1])
+        actual = EXAMPLE['read'](tmp_path / 'turned.png', told_of(config)['orientation'])
+        assert actual.shape == shape
+        assert np.array_equal(actual, mmcv.imread(str(tmp_path / 'turned.png'), color_type)[..., ::-1])
 
 
 @pytest.mark.parametrize('corners', [True, False])
 def test_the_example_resizes_as_mmseg_does(corners):
     maps = torch.randn(1, 3, 5, 7, generator=torch.Generator().manual_seed(0)).double()
-    found = EXAMPLE['resized'](maps[0].permute(1, 2, 0).numpy(), 17, 12, corners=corners)
+    actual = EXAMPLE['resized'](maps[0].permute(1, 2, 0).numpy(), 17, 12, corners=corners)
     expected = F.interpolate(maps, (17, 12), mode='bilinear', align_corners=corners)[0].permute(1, 2, 0)
-    np.testing.assert_allclose(found, expected, atol=1e-12)
+    np.testing.assert_allclose(actual, expected, atol=1e-12)
 
 
 def test_the_example_takes_one_channel_as_two_classes(tmp_path, monkeypatch):
     logits = torch.linspace(-2, 2, 48).view(1, 1, 6, 8).numpy()
     about = dict(channels='RGB', mean=[0.0] * 3, std=[1.0] * 3, resize=None, pad=None, name='image', pad_size_divisor=1)
     about['padding'] = dict(size=None, value=0.0)
-    told = dict(input=about, outputs=['logits'], task='segmentation', threshold=0.7)
-    meta = SimpleNamespace(custom_metadata_map={'mmdistill_dense': json.dumps(told)})
-    session = SimpleNamespace(get_modelmeta=lambda: meta, run=lambda names, given: [logits])
+    message = dict(input=about, outputs=['logits'], task='segmentation', threshold=0.7)
+    meta = SimpleNamespace(custom_metadata_map={'mmdistill_dense': json.dumps(message)})
+    session = SimpleNamespace(get_modelmeta=lambda: meta, run=lambda names, argv: [logits])
     monkeypatch.setattr('onnxruntime.InferenceSession', lambda *_, **__: session)
     mmcv.imwrite(np.zeros((6, 8, 3), np.uint8), str(tmp_path / 'a.png'))
-    found = EXAMPLE['answer']('graph', str(tmp_path / 'a.png'))['labels']
-    assert np.array_equal(found, (torch.tensor(logits[0, 0]).sigmoid() > 0.7).long().numpy()) and found.any()
+    actual = EXAMPLE['answer']('graph', str(tmp_path / 'a.png'))['labels']
+    assert np.array_equal(actual, (torch.tensor(logits[0, 0]).sigmoid() > 0.7).long().numpy()) and actual.any()
 
 
 def served(folder, graph):
     """What the example finds, with the imports of everything else blocked."""
-    others = ('torch', 'mmcv', 'mmengine', 'mmseg', 'mmdet', 'cv2', 'mmdistill_dense')
+    blocked = ('torch', 'mmcv', 'mmengine', 'mmseg', 'mmdet', 'cv2', 'mmdistill_dense')
     code = (
         'import sys, runpy, numpy as np\n'
-        f'for name in {others}: sys.modules[name] = None\n'
+        f'for name in {blocked}: sys.modules[name] = None\n'
         f'answer = runpy.run_path({str(SERVE)!r})["answer"]\n'
         f'found = answer({str(folder / graph)!r}, {str(folder / "photo.png")!r})\n'
         f'np.savez({str(folder / "found.npz")!r}, *found.values())'
     )
     subprocess.run([sys.executable, '-c', code], check=True)
-    with np.load(folder / 'found.npz') as found:
-        return [found[name] for name in found.files]
+    with np.load(folder / 'found.npz') as actual:
+        return [actual[name] for name in actual.files]
 
 
 def test_the_description_says_how_boxes_are_computed(tmp_path):
     _, network = loaded(tmp_path, 'retinanet')
-    told = json.loads(json.dumps(graph_of(network).decoding))
-    assert told['strides'] == [[8, 8], [16, 16], [32, 32], [64, 64], [128, 128]]
-    assert len(told['anchors']) == 5 and len(told['anchors'][0]) == 9 and len(told['anchors'][0][0]) == 4
-    assert told['coder']['type'] == 'DeltaXYWHBBoxCoder' and told['coder']['stds'] == [1.0, 1.0, 1.0, 1.0]
-    assert told['scores'] == 'sigmoid' and told['nms']['nms']['iou_threshold'] == 0.5
+    message = json.loads(json.dumps(graph_of(network).decoding))
+    assert message['strides'] == [[8, 8], [16, 16], [32, 32], [64, 64], [128, 128]]
+    assert len(message['anchors']) == 5 and len(message['anchors'][0]) == 9 and len(message['anchors'][0][0]) == 4
+    assert message['coder']['type'] == 'DeltaXYWHBBoxCoder' and message['coder']['stds'] == [1.0, 1.0, 1.0, 1.0]
+    assert message['scores'] == 'sigmoid' and message['nms']['nms']['iou_threshold'] == 0.5
 
 
 # What is compared, and what a file declares
@@ -373,7 +373,7 @@ def compared(folder, monkeypatch, altered=None, sizes=SIZES, side='height'):
     network.decode_head.conv_seg.weight.data *= 9
     graph, about = graph_of(network), told_of(plain)
     shape = ['batch', 3, side, 'width' if side == 'height' else sizes[0][1]]
-    told = dict(task='segmentation', outputs=dict(logits=[1, 4, 9, 9]), input=dict(about, shape=shape))
+    message = dict(task='segmentation', outputs=dict(logits=[1, 4, 9, 9]), input=dict(about, shape=shape))
     prepare, labels = Prepare({**about, **(altered or {})}), Labels(network, {})
 
     def run(one):
@@ -387,7 +387,7 @@ def compared(folder, monkeypatch, altered=None, sizes=SIZES, side='height'):
     monkeypatch.setattr(picture_graph, '_declare', lambda model, shape, counted: declared.append((shape, counted)))
     monkeypatch.setattr('onnx.load', lambda _: None)
     monkeypatch.setattr(picture_graph, 'save_onnx', lambda model, file, about: written.append(about))
-    monkeypatch.setattr(picture_graph, 'read_description', lambda _: told)
+    monkeypatch.setattr(picture_graph, 'read_description', lambda _: message)
     monkeypatch.setattr(picture_graph, 'open_graph', lambda _: torch.no_grad()(run))
     picture_graph.make_whole(Path('s.onnx'), plain, network, sizes)
     return dict(written[-1]['tried'], declared=declared)
@@ -410,10 +410,10 @@ def test_a_whole_graph_is_compared_where_the_network_itself_runs(tmp_path, monke
     fixed = compared(tmp_path, monkeypatch, sizes=[(112, 160), *SIZES], side=112)
     assert (fixed['pictures'], fixed['declared']) == ([[112, 160]], [([112, 160, 3], 'labels')])
 
-    def stops(network, plain, one):
-        if one.shape[0] == SIZES[stopped][0]:
+    def stops(network, plain, image):
+        if image.shape[0] == SIZES[stopped][0]:
             raise RuntimeError('The size of tensor a (44) must match the size of tensor b (43)')
-        return predict_image(network, plain, one)
+        return predict_image(network, plain, image)
 
     monkeypatch.setattr(picture_graph, 'predict_image', stops)
     stopped = 1
@@ -432,8 +432,8 @@ def test_a_file_declares_its_sizes_by_name_or_number(tmp_path, shape, counted, d
     import onnx
     from onnx import helper
 
-    given, made = (helper.make_tensor_value_info(name, 2, ['s64', 's96', 3]) for name in ('picture', 'labels'))
-    body = helper.make_graph([helper.make_node('Identity', ['picture'], ['labels'])], 'g', [given], [made])
+    argv, made = (helper.make_tensor_value_info(name, 2, ['s64', 's96', 3]) for name in ('picture', 'labels'))
+    body = helper.make_graph([helper.make_node('Identity', ['picture'], ['labels'])], 'g', [argv], [made])
     domains = [helper.make_opsetid('', 20)] * 3 + [helper.make_opsetid('x', 1)]
     model = helper.make_model(body, opset_imports=domains)
     picture_graph._declare(model, shape, counted)
@@ -480,20 +480,20 @@ def test_mmseg_reads_no_size_as_a_number_while_it_is_traced():
     assert not graph(torch.zeros(1, 3, 8, 8))[0] and resize.__defaults__[-1]
 
 
-@pytest.mark.parametrize(('tried', 'told'), [
+@pytest.mark.parametrize(('tried', 'message'), [
     (dict(counted='labels', compared=9, classes=1), 'the network sees one class there, where all graphs agree'),
     (dict(counted='boxes', compared=0, classes=0), 'the network sees no box there, where all graphs agree'),
     (dict(counted='labels', compared=9, classes=2), ''),
     (dict(counted='boxes', compared=9, classes=1), ''),
 ])  # fmt: skip
-def test_a_comparison_that_shows_nothing_says_so(tmp_path, monkeypatch, capsys, tried, told):
+def test_a_comparison_that_shows_nothing_says_so(tmp_path, monkeypatch, capsys, tried, message):
     made(tmp_path, 'fcn')
     about = dict(input=dict(shape=['height', 'width', 3]), tried=dict(tried, equal=1.0, pictures=[[9, 9]]))
     monkeypatch.setattr(cli, 'read_description', lambda _: about)
     monkeypatch.setattr(cli, 'export_graph', lambda *_: SimpleNamespace(path='s.onnx'))
     assert main(words_of(tmp_path, 's.onnx', '--whole')) == 0
     out = capsys.readouterr().out
-    assert (told in out) if told else 'WARNING' not in out
+    assert (message in out) if message else 'WARNING' not in out
 
 
 SEGMENTORS = (
@@ -541,27 +541,27 @@ def test_segmentors_of_the_page_take_pictures_of_8_sizes(tmp_path, name):
 def test_a_graph_answers_in_the_network_s_place(tmp_path, monkeypatch):
     """A graph that sees one class everywhere is right where the labels have that class."""
     config, checkpoint = made(tmp_path, 'fcn')
-    seen = []
+    sizes_seen = []
 
     def everywhere(image):
-        seen.append(image.shape)
+        sizes_seen.append(image.shape)
         return [torch.eye(toys.NUM_CLASSES)[2].view(1, -1, 1, 1).expand(len(image), -1, *image.shape[2:])]
 
     monkeypatch.setattr(graphs, 'open_graph', lambda path: everywhere)
-    told = dict(outputs=dict(logits=[]), input=dict(shape=['batch', 3, 'height', 'width']))
-    monkeypatch.setattr(graphs, 'read_description', lambda path: told)
+    message = dict(outputs=dict(logits=[]), input=dict(shape=['batch', 3, 'height', 'width']))
+    monkeypatch.setattr(graphs, 'read_description', lambda path: message)
     metrics, milliseconds = evaluate(config, checkpoint, 'student.onnx')
     loader = toys.Runner.build_dataloader(config.val_dataloader)
     labels = torch.cat([batch['data_samples'][0].gt_sem_seg.data.flatten() for batch in loader])
     assert metrics['aAcc'] == pytest.approx(100 * (labels == 2).float().mean().item(), abs=0.01)
-    assert len(seen) == 2 and milliseconds is not None and milliseconds > 0
-    own, untimed = evaluate(config, checkpoint, None)
-    assert own != metrics and untimed is None and len(seen) == 2
+    assert len(sizes_seen) == 2 and milliseconds is not None and milliseconds > 0
+    student_scores, untimed = evaluate(config, checkpoint, None)
+    assert student_scores != metrics and untimed is None and len(sizes_seen) == 2
     config.val_dataloader.batch_size = 2
     assert evaluate(config, checkpoint, 'student.onnx')[0] == metrics
-    told['input']['shape'][0] = 1  # a graph of single pictures
+    message['input']['shape'][0] = 1  # a graph of single pictures
     assert evaluate(config, checkpoint, 'student.onnx')[0] == metrics
-    assert [shape[0] for shape in seen] == [1, 1, 2, 1, 1]
+    assert [shape[0] for shape in sizes_seen] == [1, 1, 2, 1, 1]
 
 
 def test_a_detector_s_graph_gives_its_boxes(tmp_path):
@@ -572,12 +572,12 @@ def test_a_detector_s_graph_gives_its_boxes(tmp_path):
     graph = graph_of(network)
     with torch.no_grad():
         (expected, *_) = network.test_step(batch)
-        kept = [tensor.clone() for tensor in graph(network.data_preprocessor(batch, False)['inputs'])]
+        answers = [tensor.clone() for tensor in graph(network.data_preprocessor(batch, False)['inputs'])]
         names = list(graph.named_outputs(network.data_preprocessor(batch, False)['inputs']))
-        graph.predict_with(lambda image: kept, names)
-        (found, *_) = network.test_step(batch)
+        graph.predict_with(lambda image: answers, names)
+        (actual, *_) = network.test_step(batch)
     assert len(expected.pred_instances) > 0
-    assert torch.equal(found.pred_instances.bboxes, expected.pred_instances.bboxes)
+    assert torch.equal(actual.pred_instances.bboxes, expected.pred_instances.bboxes)
 
 
 @pytest.mark.soak

@@ -67,8 +67,8 @@ def painted(config, dataset):
     """The same network with the pictures of `make demo`, which no other package paints."""
     config = config.copy()
     load = dataset.replace('ShapesSegDataset', 'LoadShapes').replace('ShapesDetDataset', 'LoadShapesDet')
-    kept = [step for step in config.test_pipeline if not step.type.startswith('Load')]
-    pipeline = [dict(type=f'mmdistill_dense.{load}'), *kept]
+    steps = [step for step in config.test_pipeline if not step.type.startswith('Load')]
+    pipeline = [dict(type=f'mmdistill_dense.{load}'), *steps]
     pictures = dict(type=f'mmdistill_dense.{dataset}', num_images=2, pipeline=pipeline)
     for split in ('train', 'val', 'test'):
         config[f'{split}_dataloader'].dataset = pictures
@@ -109,12 +109,12 @@ def test_exported_students_run_where_this_package_is_missing(tmp_path):
     script = Path(__file__).with_name('plain_use.py')
     done = subprocess.run([sys.executable, script, out], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
-    told = json.loads((out / 'told.json').read_text())
-    assert told['seg'] == dict(found=True, classes=list(NAMES), tested=['aAcc', 'mAcc', 'mIoU'])
-    assert told['det']['found'] and told['det']['tested'] is not None
-    assert told['seg_values'] == dict(found=True, classes=list(NAMES), tested={})
+    uses = json.loads((out / 'told.json').read_text())
+    assert uses['seg'] == dict(found=True, classes=list(NAMES), tested=['aAcc', 'mAcc', 'mIoU'])
+    assert uses['det']['found'] and uses['det']['tested'] is not None
+    assert uses['seg_values'] == dict(found=True, classes=list(NAMES), tested={})
     for name, classes in (('seg_painted', NAMES), ('det_painted', BOXES)):
-        assert told[name] == dict(found=True, classes=list(classes), tested=None), name
+        assert uses[name] == dict(found=True, classes=list(classes), tested=None), name
 
 
 def test_what_was_left_out_stands_at_the_head(tmp_path):
@@ -133,7 +133,7 @@ def test_what_was_left_out_stands_at_the_head(tmp_path):
     export(config, NAMES, tmp_path / 's.pth')  # what the head names is no config of the user
 
 
-def test_the_command_of_the_head_finds_its_package_and_config(tmp_path):
+def test_the_command_of_the_head_runs(tmp_path):
     """The forks' mim finds mmdet ambiguous; a config given by name has no file."""
     file = tmp_path / 'a run.py'
     file.touch()
@@ -148,7 +148,7 @@ def test_the_command_of_the_head_finds_its_package_and_config(tmp_path):
 
 
 @pytest.mark.parametrize('options', [dict(label_values=[0, 1, 2, 3, 4, 5, 9]), dict(img_suffix=['.jpg', '.png'])])
-def test_a_student_of_labels_that_no_plain_data_set_reads_predicts_and_is_not_measured(tmp_path, monkeypatch, options):
+def test_a_student_of_special_labels_is_not_measured(tmp_path, monkeypatch, options):
     """The runner of `mim test` builds and runs; a score without the values of labels would be wrong."""
     monkeypatch.chdir(tmp_path)
     export(seg_config(seg_folder(tmp_path / 'mine'), **options), NAMES, tmp_path / 's.pth')

@@ -31,16 +31,16 @@ def pair(distillers: dict | None = None, **student) -> dict:
 MIMIC = dict(mimic=dict(type='MaskedMimic'))
 
 
-def file_of(folder: Path, kept: tuple[str, ...] = ('',), **network) -> str:
+def file_of(folder: Path, kept_parts: tuple[str, ...] = ('',), **network) -> str:
     """The weights of a student of another kind, or a part of them."""
     state = toys.build_plain(toys.seg_net('fcn', **network)).state_dict()
     torch.save(
-        {'state_dict': {key: value for key, value in state.items() if key.startswith(kept)}}, folder / 'other.pth'
+        {'state_dict': {key: value for key, value in state.items() if key.startswith(kept_parts)}}, folder / 'other.pth'
     )
     return str(folder / 'other.pth')
 
 
-def test_a_run_does_not_start_from_another_network_but_may_with_a_new_head(tmp_path: Path) -> None:
+def test_a_run_does_not_start_from_another_network(tmp_path: Path) -> None:
     words = r"load_from=.*other\.pth' fits 2 of the \d+ tensors .*backbone\.stem\.0\.weight \(8, .*\) \(model \(4, "
     with pytest.raises(ValueError, match=words):
         toys.train(tmp_path, pair(), iters=1, load_from=file_of(tmp_path, width=16))
@@ -195,9 +195,9 @@ def test_two_writers_of_one_file_write_it_whole(second, tmp_path, monkeypatch):
 def test_a_folder_that_cannot_be_made_is_named_at_the_start(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     Path('out').write_text('in the way')
-    for place in ('out', 'out/below'):
-        with pytest.raises(OSError, match=rf'(exists|Not a directory).*{place}'):
-            toys.make_runner(place, pair(), iters=1)
+    for name in ('out', 'out/below'):
+        with pytest.raises(OSError, match=rf'(exists|Not a directory).*{name}'):
+            toys.make_runner(name, pair(), iters=1)
     with pytest.raises(OSError, match='out'):
         export_student(toys.run_config(tmp_path, toys.seg_net('fcn', width=16)), toys.teacher_file('fcn'), 'out/a.pth')
     assert main(['suite', 'run', str(tiny.write(tmp_path, iters=4))]) == 2

@@ -18,8 +18,8 @@ from tests.pretrain import runs as pretraining
 class Spoil(Hook):
     """Puts NaN into what is named, just before an iteration."""
 
-    def __init__(self, what, at):
-        self.what, self.at = what, at
+    def __init__(self, kind, at):
+        self.what, self.at = kind, at
 
     def before_train_iter(self, runner, batch_idx, data_batch=None):
         if runner.iter not in self.at:
@@ -37,8 +37,8 @@ def pair(**distillers):
     return toys.model_config(toys.seg_net('fcn'), toys.seg_teacher('fcn'), dict(kd=dict(type='LogitKD')) | distillers)
 
 
-def spoiled(what, at=(2,)):
-    return dict(custom_hooks=[dict(type='mmdistill_dense.Spoil', what=what, at=at)])
+def spoiled(kind, at=(2,)):
+    return dict(custom_hooks=[dict(type='mmdistill_dense.Spoil', what=kind, at=at)])
 
 
 def sick(**options):
@@ -60,35 +60,35 @@ def healthy(tmp_path_factory):
 
 
 @pytest.mark.parametrize('value', [float('nan'), float('inf')])
-def test_a_term_stops_the_run_before_the_step_and_nothing_is_lost(tmp_path, healthy, value):
+def test_a_term_stops_the_run_before_the_step(tmp_path, healthy, value):
     runner = toys.make_runner(tmp_path, sick(at=[2], value=value), iters=4)
-    told = f'Iteration 3: the loss is not finite, and the step was not taken. distill.sick.loss_sick is {value}.'
-    with pytest.raises(RuntimeError, match=re.escape(told)) as caught:
+    text = f'Iteration 3: the loss is not finite, and the step was not taken. distill.sick.loss_sick is {value}.'
+    with pytest.raises(RuntimeError, match=re.escape(text)) as caught:
         runner.train()
     assert 'loss_kd' not in str(caught.value) and 'teacher gives' not in str(caught.value)
     expected = whole(tmp_path / 'iter_2.pth')  # the student is where the last step left it, statistics aside
-    kept = {name: value for name, value in runner.model.named_parameters() if name in expected}
-    assert kept and all(torch.equal(value, expected[name]) for name, value in kept.items())
+    weights_before = {name: value for name, value in runner.model.named_parameters() if name in expected}
+    assert weights_before and all(torch.equal(value, expected[name]) for name, value in weights_before.items())
     assert last_of(tmp_path) == 'iter_2.pth'
     toys.train(tmp_path, sick(), iters=4, resume=True)
     assert not toys.differing(content(tmp_path / 'iter_4.pth'), content(healthy / 'iter_4.pth'))
 
 
-@pytest.mark.parametrize(('what', 'words'), [
+@pytest.mark.parametrize(('kind', 'words'), [
     ('teacher', r'distill\.kd\.loss_kd is (nan|inf).* model\.teacher gives values .* at decode_head\.conv_seg\.'),
     ('student', r'decode\.loss_ce is (nan|inf).* Weights are not finite since .*: decode_head\.conv_seg\.weight\.'),
     ('picture', r'decode\.loss_ce is nan.* The pictures themselves hold values that are not finite\. .*Pictures: '),
     ('alone', r'Iteration 3.*decode\.loss_ce is (nan|inf).* Weights are not finite since '),
 ])  # fmt: skip
-def test_the_message_says_where_it_comes_from(tmp_path, what, words):
+def test_the_message_says_where_it_comes_from(tmp_path, kind, words):
     """A student alone is guarded as well."""
     with pytest.raises(RuntimeError, match=words) as caught:
-        toys.train(tmp_path, toys.seg_net('fcn') if what == 'alone' else pair(), iters=4, **spoiled(what))
-    assert ('Weights are not finite' in str(caught.value)) == (what in ('student', 'alone'))
+        toys.train(tmp_path, toys.seg_net('fcn') if kind == 'alone' else pair(), iters=4, **spoiled(kind))
+    assert ('Weights are not finite' in str(caught.value)) == (kind in ('student', 'alone'))
     assert last_of(tmp_path) == 'iter_2.pth'
 
 
-def test_pretraining_and_detectors_are_guarded_as_well(tmp_path):
+def test_pretraining_is_guarded_as_well(tmp_path):
     config = pretraining.config(tmp_path, epochs=2, **spoiled('weights', [5]))
     words = r'Iteration 6: the loss is not finite.*distill\.pcd\.loss_pcd is nan.* since an earlier step: backbone\.'
     with pytest.raises(RuntimeError, match=words):
@@ -101,9 +101,9 @@ def test_pretraining_and_detectors_are_guarded_as_well(tmp_path):
 
 def test_weights_that_are_no_numbers_are_not_saved(tmp_path):
     """A gradient may be none where the loss is one: the file before stays the last."""
-    every = dict(default_hooks=dict(checkpoint=dict(interval=1)))
+    each_step = dict(default_hooks=dict(checkpoint=dict(interval=1)))
     with pytest.raises(RuntimeError, match=r'After iteration 3 the weights are not finite \(.*\), so no checkpoint'):
-        toys.train(tmp_path, sick(gradient_at=[2]), iters=4, **every)
+        toys.train(tmp_path, sick(gradient_at=[2]), iters=4, **each_step)
     assert sorted(path.name for path in tmp_path.glob('*.pth')) == ['iter_1.pth', 'iter_2.pth']
     assert last_of(tmp_path) == 'iter_2.pth'
 

@@ -42,8 +42,8 @@ def folder(root: Path, *steps: dict, **options: Any) -> dict:
     """The data set of a folder, with further steps before the pictures are packed."""
     prefix = dict(img_path='images', seg_map_path='labels')
     pipeline = [*LOAD, *steps, dict(type='PackSegInputs')]
-    given = dict(data_root=str(root), data_prefix=prefix, metainfo=LETTERS, pipeline=pipeline)
-    return dict(type='mmdistill_dense.SegFolderDataset', **given | options)
+    dataset = dict(data_root=str(root), data_prefix=prefix, metainfo=LETTERS, pipeline=pipeline)
+    return dict(type='mmdistill_dense.SegFolderDataset', **dataset | options)
 
 
 def built(option: dict) -> Any:
@@ -100,7 +100,7 @@ def test_a_label_image_that_does_not_fit_its_picture_is_named(root: Path) -> Non
     (None, dict(indices=0), r'train_dataloader\.dataset holds no picture: check folders, ann_file'),
     (None, dict(img_suffix='.tif'), r"no file in .* ends with img_suffix='\.tif'"),
 ])  # fmt: skip
-def test_a_run_stops_on_labels_of_no_class_and_without_pictures(root, filled, options, words):
+def test_a_run_stops_on_labels_of_no_class(root, filled, options, words):
     for index in range(2 if filled else 0):
         write(root / f'labels/{index}.png', np.full(SIDE, filled, np.uint8))
     with pytest.raises((FileNotFoundError, ValueError), match=words):
@@ -115,7 +115,7 @@ def test_a_run_stops_on_labels_of_no_class_and_without_pictures(root, filled, op
     # the pooled branch has one value a channel in batches of one picture
     (dict(kind='deeplabv3', train_dataloader=dict(batch_size=1)), 'Expected more than 1 value per channel when train'),
 ])  # fmt: skip
-def test_loaders_that_give_nothing_or_too_little_for_a_norm_are_refused(tmp_path, changes, words):
+def test_loaders_that_give_too_little_are_refused(tmp_path, changes, words):
     network = toys.seg_net(changes.pop('kind', 'fcn'))
     with pytest.raises(ValueError, match=words):
         toys.train(tmp_path, network, **changes)
@@ -129,7 +129,7 @@ def test_pictures_without_a_labelled_pixel_are_no_fault(root: Path) -> None:
     whole(root / 'run/iter_2.pth')
 
 
-def test_a_picture_smaller_than_the_crop_is_padded_and_the_padding_is_not_learned(root: Path) -> None:
+def test_a_picture_smaller_than_the_crop_is_padded(root: Path) -> None:
     runner = train(root)
     loader = runner.train_dataloader
     batch = runner.model.data_preprocessor(loader.collate_fn([loader.dataset[0]]), True)
@@ -181,9 +181,9 @@ class Odd(toys.ToyDetDataset):
 
     def __getitem__(self, index: int) -> dict:
         item = toys.det_item(self.seed, index, side=75)
-        found = item['data_samples'].gt_instances
-        found.labels.zero_()
-        item['data_samples'].gt_instances = found if self.boxes else found[torch.zeros(len(found), dtype=torch.bool)]
+        actual = item['data_samples'].gt_instances
+        actual.labels.zero_()
+        item['data_samples'].gt_instances = actual if self.boxes else actual[torch.zeros(len(actual), dtype=torch.bool)]
         return item
 
 

@@ -52,15 +52,15 @@ def resumed_alike(
     """
     if whole is None:
         run(whole := folder / 'a')
-    found = run(folder / 'b', resume=True, load_from=str(whole / f'{start}.pth'))
+    actual = run(folder / 'b', resume=True, load_from=str(whole / f'{start}.pth'))
     early, first, second = (content(path / f'{name}.pth') for path, name in (
         (whole, start), (whole, end), (folder / 'b', end)
     ))  # fmt: skip
     assert not toys.differing(first, second) and toys.differing(early, first)
-    kept, last = (torch.load(path / f'{end}.pth', weights_only=False) for path in (whole, folder / 'b'))
-    assert repr(kept.get('balance')) == repr(last.get('balance'))
+    whole_file, last = (torch.load(path / f'{end}.pth', weights_only=False) for path in (whole, folder / 'b'))
+    assert repr(whole_file.get('balance')) == repr(last.get('balance'))
     assert 'may not end as' not in log_of(folder / 'b')
-    return found, last
+    return actual, last
 
 
 def log_of(folder: Path) -> str:

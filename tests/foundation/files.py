@@ -47,14 +47,14 @@ def fill(name: str, shape: tuple[int, ...]) -> Tensor:
 
 @functools.cache
 def _sections() -> dict[str, dict[str, tuple[int, ...]]]:
-    found: dict[str, dict[str, tuple[int, ...]]] = {}
+    actual: dict[str, dict[str, tuple[int, ...]]] = {}
     for line in (HERE / 'keys.txt').read_text().splitlines():
         if line.startswith('['):
-            section = found.setdefault(line.strip('[]'), {})
+            section = actual.setdefault(line.strip('[]'), {})
         elif not line.startswith('#'):
             name, shape = line.split()
             section[name] = tuple(map(int, shape.split('x')))
-    return found
+    return actual
 
 
 SECTIONS = [tuple(title.split(': ')) for title in _sections()]
@@ -62,24 +62,24 @@ SECTIONS = [tuple(title.split(': ')) for title in _sections()]
 
 def shapes(case: str, scheme: str, depth: int = 2) -> dict[str, tuple[int, ...]]:
     """The entries of a public file."""
-    found = {}
+    actual = {}
     for name, shape in _sections()[f'{case}: {scheme}'].items():
         for block in range(depth if '#' in name else 1):
-            found[name.replace('#', str(block))] = shape
-    return found
+            actual[name.replace('#', str(block))] = shape
+    return actual
 
 
 def state(case: str, scheme: str, depth: int = 2) -> dict[str, Tensor]:
     """A file with the public names, with values that depend on the names."""
-    found = {}
+    actual = {}
     for name, shape in shapes(case, scheme, depth).items():
-        found[name] = fill(name, shape)
+        actual[name] = fill(name, shape)
         if name.endswith('bias_mask'):
             third = shape[0] // 3
-            found[name] = torch.cat([torch.ones(third), torch.zeros(third), torch.ones(third)])
+            actual[name] = torch.cat([torch.ones(third), torch.zeros(third), torch.ones(third)])
         elif name.endswith('periods'):
-            found[name] = 100 ** (torch.arange(shape[0]) / (2 * shape[0]) * 2)
-    return found
+            actual[name] = 100 ** (torch.arange(shape[0]) / (2 * shape[0]) * 2)
+    return actual
 
 
 KIND = 'mmdistill_dense.FoundationTeacher'

@@ -39,12 +39,12 @@ def model_of(teacher, scope='mmseg', student=None, **distiller):
     return toys.distilled(scope, student=student, teacher=teacher, distillers=dict(d=dict(tap, **distiller)))
 
 
-def test_default_taps_of_other_networks_are_refused_with_the_reason():
+def test_default_taps_of_other_networks_are_refused():
     with pytest.raises(KeyError, match=r'tapped at map, maps.0 … maps.1 and cls; it has no class scores'):
         toys.distilled(teacher=option(), distillers=dict(d=dict(type='LogitKD')))
 
 
-def test_two_taps_class_token_and_description_of_the_pass():
+def test_two_taps_of_one_pass():
     imagenet = dict(mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375], bgr_to_rgb=True)
     taps = dict(student_tap=[('backbone[3]', 0.5)] * 2, teacher_tap=['maps.0', 'maps.1'])
     model = model_of(option(), type='FitNet', **taps)
@@ -53,7 +53,7 @@ def test_two_taps_class_token_and_description_of_the_pass():
     assert toys.teacher_of(model).network.preprocessor == imagenet
 
 
-def test_a_run_with_a_file_resumes_bit_for_bit_and_keeps_the_receipt(tmp_path):
+def test_a_run_with_a_file_resumes_bit_for_bit(tmp_path):
     match = dict(d=dict(type='FitNet', student_tap='backbone[3]', teacher_tap='map'))
     model = toys.model_config(toys.seg_net('fcn'), from_file(), match)
     ema = dict(custom_hooks=[dict(type='EMAHook', momentum=0.5)])
@@ -74,9 +74,9 @@ def test_accelerated_passes_are_close(accelerate):
     for teacher in (plain, fast):
         teacher.load(torch.zeros(1))
     for tap in ('map', 'maps.0'):
-        one, other = (teacher(pictures)[tap][0] for teacher in (plain, fast))
-        assert one.dtype == other.dtype == torch.float32
-        assert nn.functional.cosine_similarity(one, other).min() > 0.995
+        plain_map, other = (teacher(pictures)[tap][0] for teacher in (plain, fast))
+        assert plain_map.dtype == other.dtype == torch.float32
+        assert nn.functional.cosine_similarity(plain_map, other).min() > 0.995
 
 
 @pytest.mark.parametrize('case', ['dinov2', 'dinov3'])
@@ -93,12 +93,12 @@ def test_a_step_in_mixed_precision(case):
 def test_bfloat16_is_advised_against_on_cpus_without_it(units, monkeypatch):
     for name in ('_is_avx512_bf16_supported', '_is_amx_tile_supported'):
         monkeypatch.setattr(torch.cpu, name, lambda: units, raising=False)
-    told = []
-    monkeypatch.setattr('mmdistill_dense.networks.acceleration.print_log', lambda text, *_: told.append(text))
+    texts = []
+    monkeypatch.setattr('mmdistill_dense.networks.acceleration.print_log', lambda text, *_: texts.append(text))
     teacher = toys.frozen(option(accelerate=dict(dtype='bfloat16')), 'map')
     teacher.load(torch.zeros(1))
     teacher(files.picture(28, 28))
-    assert len(told) == (not units) and all('runs the teacher several times slower' in text for text in told)
+    assert len(texts) == (not units) and all('runs the teacher several times slower' in text for text in texts)
 
 
 class Plain(nn.Module):
@@ -124,7 +124,7 @@ class Bare(Plain):
         super().__init__()
 
 
-def test_any_module_teaches_and_the_normalisation_of_the_config_wins():
+def test_any_module_teaches():
     for kind in (Plain, Bare, Stated):
         MODELS.register_module(module=kind, force=True)
     with pytest.raises(ValueError, match=r'model.teacher: Plain does not say how its pictures are normalised'):
@@ -223,8 +223,8 @@ def test_a_library_that_cannot_be_imported(library, error, tmp_path, monkeypatch
     (tmp_path / f'{library}.py').write_text(f'raise {error}')
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, library, raising=False)
-    told = rf"'{library}::x': {library} could not be imported \((operator torchvision::nms does not exist|no X)\)"
-    with pytest.raises(ValueError, match=told + r': pip install .* need no library: name the model'):
+    message = rf"'{library}::x': {library} could not be imported \((operator torchvision::nms does not exist|no X)\)"
+    with pytest.raises(ValueError, match=message + r': pip install .* need no library: name the model'):
         FoundationTeacher(f'{library}::x')
 
 
@@ -283,7 +283,7 @@ def on_vit(file: str | None, **options) -> dict:
     )  # fmt: skip
 
 
-def test_a_file_gives_the_maps_of_the_foundation_teacher_or_is_refused() -> None:
+def test_a_file_gives_the_maps_or_is_refused() -> None:
     path, picture = saved(files.state('dinov2', 'original')), files.picture(32, 48)
     teacher, backbone = (
         FoundationTeacher(files.tiny('dinov2')),
@@ -299,7 +299,7 @@ def test_a_file_gives_the_maps_of_the_foundation_teacher_or_is_refused() -> None
         VisionTransformer(MODEL, init_cfg=dict(type='Pretrained', checkpoint='a.pth'))
 
 
-def test_only_the_head_is_trained_and_a_run_resumes_exactly(tmp_path: Path) -> None:
+def test_only_the_head_is_trained(tmp_path: Path) -> None:
     file = patch16()
     runner, saved = resumed_alike(tmp_path, lambda folder, **more: toys.train(folder, on_vit(file), **more))
     start = torch.load(file)
@@ -309,13 +309,13 @@ def test_only_the_head_is_trained_and_a_run_resumes_exactly(tmp_path: Path) -> N
     assert len(saved['optimizer']['state']) == len(list(runner.model.decode_head.parameters())) == 4
 
 
-def test_a_frozen_backbone_without_weights_stops_at_the_first_step(tmp_path: Path) -> None:
+def test_a_frozen_backbone_without_weights_stops(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match='is frozen and has random weights.*set backbone.checkpoint'):
         toys.train(tmp_path / 'a', on_vit(None))
     trained = toys.train(tmp_path / 'b', on_vit(patch16()))
     whole = toys.run_config(tmp_path / 'c', on_vit(None), load_from=str(tmp_path / 'b/iter_4.pth'))
-    found = toys.train(None, whole)  # the weights come from elsewhere
-    assert torch.equal(found.model.backbone.cls_token, trained.model.backbone.cls_token)
+    actual = toys.train(None, whole)  # the weights come from elsewhere
+    assert torch.equal(actual.model.backbone.cls_token, trained.model.backbone.cls_token)
 
 
 @pytest.mark.parametrize('patch', [8, 14, 16])
@@ -346,11 +346,11 @@ def test_the_head_is_its_formula() -> None:
     head = LinearHead([4, 3], num_classes=5, align_corners=False).eval()
     nn.init.normal_(head.conv_seg.weight), nn.init.normal_(head.conv_seg.bias)
     norm = head.norm
-    for one in (norm.weight, norm.bias, norm.running_mean):
-        nn.init.normal_(one)
+    for parameter in (norm.weight, norm.bias, norm.running_mean):
+        nn.init.normal_(parameter)
     nn.init.uniform_(norm.running_var, 0.5, 2.0)
     maps = [torch.randn(2, 4, 3, 5), torch.randn(2, 3, 3, 5)]
-    x = np.concatenate([one.numpy() for one in maps], 1).transpose(0, 2, 3, 1)
+    x = np.concatenate([level.numpy() for level in maps], 1).transpose(0, 2, 3, 1)
     x = (x - norm.running_mean.numpy()) / np.sqrt(norm.running_var.numpy() + norm.eps)
     x = x * norm.weight.detach().numpy() + norm.bias.detach().numpy()
     expected = x @ head.conv_seg.weight.detach().numpy()[:, :, 0, 0].T + head.conv_seg.bias.detach().numpy()
@@ -362,7 +362,7 @@ def taught(path: Path, distillers: dict) -> nn.Module:
     return toys.distilled(student=toys.seg_net('fcn'), teacher=teacher, distillers=distillers)
 
 
-def test_scores_and_map_teach_in_one_pass(tmp_path: Path) -> None:
+def test_one_pass_gives_scores_beside_the_map(tmp_path: Path) -> None:
     toys.train(tmp_path, on_vit(patch16()))
     match = dict(type='FeatureMatch', student_tap='backbone[-1]', teacher_tap='backbone[-1]')
     model = taught(tmp_path / 'iter_4.pth', dict(kd=dict(type='LogitKD'), match=match))
@@ -371,7 +371,7 @@ def test_scores_and_map_teach_in_one_pass(tmp_path: Path) -> None:
     losses = toys.losses_of(model)
     assert sorted({name.split('.')[1] for name in losses if name.startswith('distill.')}) == ['kd', 'match']
     toys.total(losses).backward()
-    assert passes == [1] and not any(one.requires_grad for one in network.parameters())
+    assert passes == [1] and not any(parameter.requires_grad for parameter in network.parameters())
 
 
 @pytest.mark.parametrize('names', ['original', 'timm'])
@@ -386,8 +386,8 @@ def test_a_student_is_exported_under_public_names(case: str, names: str) -> None
     with torch.no_grad():
         assert torch.equal(teacher.eval()(picture), network.eval()(picture)[0])
     if case != 'mae':  # whose files also hold a decoder, or have a prefix
-        known = {name for name in files.shapes(case, names) if not name.endswith('mask_token')}
-        assert {*public_weights(network, names)} == known
+        known_names = {name for name in files.shapes(case, names) if not name.endswith('mask_token')}
+        assert {*public_weights(network, names)} == known_names
 
 
 def exported(option: dict, folder: Path, *names: str) -> Path:
@@ -399,7 +399,7 @@ def exported(option: dict, folder: Path, *names: str) -> Path:
     return export_backbone(config, folder / 'whole.pth', folder / 'student.pth', *names)
 
 
-def test_the_backbone_of_a_checkpoint_is_written_under_dinov3_s_names(tmp_path: Path) -> None:
+def test_a_backbone_is_written_under_names_of_dinov3(tmp_path: Path) -> None:
     tiny = files.tiny('dinov3')
     backbone = dict(type='mmdistill_dense.VisionTransformer', model=tiny, out_blocks=(0, 1))
     out = exported(dict(on_vit(None), backbone=backbone), tmp_path)

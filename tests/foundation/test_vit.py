@@ -55,13 +55,13 @@ def filled(name):
 def test_values_are_those_of_the_original_code(line):
     case, values = line.split(': ')
     name, *size = case.split()
-    found = recorded(filled(name), files.picture(*map(int, size)), 'map', 'maps.1', 'cls')
-    picked = [x.flatten()[torch.linspace(0, x.numel() - 1, n).long()] for x, n in zip(found, (14, 3, 3), strict=True)]
+    actual = recorded(filled(name), files.picture(*map(int, size)), 'map', 'maps.1', 'cls')
+    picked = [x.flatten()[torch.linspace(0, x.numel() - 1, n).long()] for x, n in zip(actual, (14, 3, 3), strict=True)]
     expected = torch.tensor([float(value) for value in values.split()])
     torch.testing.assert_close(torch.cat(picked), expected, atol=3e-5, rtol=0)
 
 
-def test_maps_of_all_blocks_and_the_order_of_their_cells():
+def test_maps_of_all_blocks():
     teacher = network(registers=4)
     taps = ('map', 'maps.1', 'maps.0', 'blocks.0', 'cls')
     whole, last, first, raw, cls = recorded(teacher, files.picture(42, 98), *taps)
@@ -73,7 +73,7 @@ def test_maps_of_all_blocks_and_the_order_of_their_cells():
         recorded(teacher, files.picture(42, 98), 'maps.2')
 
 
-def test_pass_ends_behind_the_deepest_tap_and_the_norm_may_be_left_out():
+def test_a_pass_ends_behind_the_deepest_tap():
     teacher, ran = network(depth=4), []
     for number, block in enumerate(teacher.blocks):
         block.register_forward_hook(lambda *_, number=number: ran.append(number))
@@ -81,12 +81,12 @@ def test_pass_ends_behind_the_deepest_tap_and_the_norm_may_be_left_out():
     assert ran == [0, 1]
     raw = FoundationTeacher(files.tiny('dinov2', depth=4), norm=False)
     raw.load_state_dict(teacher.state_dict())
-    tokens, found = recorded(raw.eval(), files.picture(28, 42), 'blocks.3', 'map')
-    assert torch.equal(found, tokens[:, 1:].mT.unflatten(2, (2, 3)))
+    tokens, actual = recorded(raw.eval(), files.picture(28, 42), 'blocks.3', 'map')
+    assert torch.equal(actual, tokens[:, 1:].mT.unflatten(2, (2, 3)))
 
 
 @pytest.mark.parametrize('case', ['dinov2', 'dinov3'])
-def test_positions_are_kept_for_the_last_grids_and_computed_anew_after_a_load(case):
+def test_positions_are_kept_for_the_last_grids(case):
     teacher = network(case=case)
     cache = (teacher.rope if case == 'dinov3' else teacher).cache
     first = teacher(files.picture(64, 96))
@@ -128,7 +128,7 @@ def test_positions_follow_a_cast_or_load(case, change):
 
 
 @pytest.mark.parametrize('case', ['dinov2', 'dinov3'])
-def test_a_graph_takes_any_number_of_pictures_and_leaves_the_network_as_it_was(case):
+def test_a_graph_takes_any_number_of_pictures(case):
     """Positions that an attempt to make a graph computed are symbols, and would be of no use later."""
     teacher = network(case=case, registers=2)
     two, three = (torch.randn(count, 3, 64, 96) for count in (2, 3))
@@ -222,14 +222,14 @@ def test_the_heads_map_has_the_mean_of_the_vector_head():
     path, pictures, backbone = checkpoint(), files.picture(80, 112), dict(type='mmdistill_dense.VisionTransformer')
     options = (dict(backbone, model=MODEL), 'mocov3_vit', dict(widths=WIDTHS))
     teacher, online = (SSLTeacher(*options, branch=branch).eval() for branch in ('momentum', 'online'))
-    for one in (teacher, online):
-        assert one.load_teacher(path)[0] == len(one.state_dict())
+    for state in (teacher, online):
+        assert state.load_teacher(path)[0] == len(state.state_dict())
     torch.testing.assert_close(online.backbone.cls_token, teacher.backbone.cls_token + 0.1)
     with torch.no_grad():
-        found, (tokens,) = teacher(pictures), teacher.backbone(pictures)
+        actual, (tokens,) = teacher(pictures), teacher.backbone(pictures)
         expected = teacher.head.vector(tokens.mean((2, 3)))
-    assert found.shape == (1, 12, 5, 7) and tokens.shape == (1, 48, 5, 7)
-    torch.testing.assert_close(found.mean((2, 3)), expected, atol=1e-5, rtol=1e-5)
+    assert actual.shape == (1, 12, 5, 7) and tokens.shape == (1, 48, 5, 7)
+    torch.testing.assert_close(actual.mean((2, 3)), expected, atol=1e-5, rtol=1e-5)
 
 
 def test_it_returns_the_maps_that_were_asked_for():
@@ -276,10 +276,10 @@ def renamed(case, scheme, depth=2):
     content = {name: view.clone() for name, view in entries(teacher, BY_TITLE[scheme]).items()}
     if scheme == 'timm' and case == 'dinov2_reg':  # timm adds the position of the class token to it
         content['cls_token'] = content['cls_token'] + teacher.pos_embed[:, :1]
-    given = files.state(case, scheme, depth)
-    for name in given.keys() - content.keys():
+    state = files.state(case, scheme, depth)
+    for name in state.keys() - content.keys():
         assert name.endswith(MASK) or name.startswith(UNUSED), name
-        content[name] = given[name]
+        content[name] = state[name]
     assert {name: tuple(value.shape) for name, value in content.items()} == files.shapes(case, scheme, depth)
     return content
 
@@ -312,8 +312,8 @@ def test_each_damaged_entry_is_named(case, scheme):
     used = [n for n in content if not n.startswith(UNUSED)]
     assert len(used) > 15
     for name in used:
-        value, others = content[name], {one: value for one, value in content.items() if one != name}
-        for damaged in (others, {**others, f'{name}x': value}, {**content, name: torch.cat([value, value], -1)}):
+        value, state = content[name], {key: value for key, value in content.items() if key != name}
+        for damaged in (state, {**state, f'{name}x': value}, {**content, name: torch.cat([value, value], -1)}):
             with pytest.raises(ValueError) as error:
                 load_vit(teacher, damaged, (), PATH)
             # Without reg_token, which is timm's only name of its own there, the names are the original ones.
@@ -321,7 +321,7 @@ def test_each_damaged_entry_is_named(case, scheme):
             assert ('register_tokens' if lost else name) in str(error.value), name
 
 
-def test_masks_of_key_biases_are_applied_and_checked():
+def test_masks_of_key_biases_are_checked():
     content = files.state('dinov3', 'original')
     bias = loaded('dinov3', content).blocks[0].attn.qkv.bias.chunk(3)
     assert bias[0].abs().sum() > 0 and bias[1].abs().sum() == 0 and bias[2].abs().sum() > 0
@@ -340,24 +340,24 @@ def test_keys_have_no_bias_in_a_network_that_no_file_has_filled():
 def test_periods_are_the_files_where_they_are_rounded():
     content = files.state('dinov3', 'original')
     rounded = content['rope_embed.periods'].bfloat16()
-    found = loaded('dinov3', {**content, 'rope_embed.periods': rounded}).rope.periods
-    assert torch.equal(found, rounded.float()) and not torch.equal(found, content['rope_embed.periods'])
+    actual = loaded('dinov3', {**content, 'rope_embed.periods': rounded}).rope.periods
+    assert torch.equal(actual, rounded.float()) and not torch.equal(actual, content['rope_embed.periods'])
     refused('dinov3', {**content, 'rope_embed.periods': rounded * 1.5}, 'of other rotary positions')
 
 
-@pytest.mark.parametrize(('top', 'prefix', 'beside', 'told'), [
+@pytest.mark.parametrize(('top', 'prefix', 'beside', 'text'), [
     ('teacher', 'module.backbone.', 'module.head.last_layer.weight_g', 'teacher, backbone'),
     ('model', '', 'decoder_blocks.0.norm1.weight', 'model'),
     ('state_dict', 'module.', None, 'original names)'),
     (None, '', 'head.weight', 'original names)'),
 ])  # fmt: skip
-def test_branches_and_what_lies_beside_them(top, prefix, beside, told):
+def test_branches_of_a_file(top, prefix, beside, text):
     content = {f'{prefix}{name}': value for name, value in files.state('dino', 'original').items()}
     if beside:
         content[beside] = torch.zeros(3)
     whole = content if top is None else {top: content, 'student': {'other': torch.zeros(1)}, 'epoch': 3}
     ignored, source = load_vit(blank('dino'), whole, (), PATH)
-    assert told in source and ignored == bool(beside)
+    assert text in source and ignored == bool(beside)
 
 
 def test_both_branches_of_moco_v3():
@@ -412,7 +412,7 @@ def test_entries_of_other_parts_need_to_be_ignored():
         FoundationTeacher(files.tiny('dinov3'), ignore='projectors.')
 
 
-def test_torch_and_safetensors_files_are_read_in_parts_too():
+def test_files_are_read_in_parts_too():
     save = pytest.importorskip('safetensors.torch').save_file
     content, folder = files.state('dinov2_reg', 'original'), fresh_dir()
     torch.save(content, folder / 'a.pth')
@@ -420,17 +420,17 @@ def test_torch_and_safetensors_files_are_read_in_parts_too():
     names = list(content)
     parts = {'a-1.safetensors': names[:9], 'a-2.safetensors': names[9:]}
     for name, inside in parts.items():
-        save({one: content[one] for one in inside}, folder / name)
-    listed = {one: name for name, inside in parts.items() for one in inside}
+        save({name: content[name] for name in inside}, folder / name)
+    file_of_name = {one: name for name, inside in parts.items() for one in inside}
     index = folder / 'a.safetensors.index.json'
-    index.write_text(json.dumps(dict(metadata={}, weight_map=listed)))
+    index.write_text(json.dumps(dict(metadata={}, weight_map=file_of_name)))
     whole = sha256(index)
     for name in ('a.pth', 'a.safetensors', index.name):
         teacher = blank('dinov2_reg')
         assert teacher.load_teacher(folder / name, PATH) == (len(teacher.state_dict()), 1)
         assert teacher.source.endswith('(original names)')
         assert torch.equal(teacher.register_tokens, content['register_tokens'])
-    save({one: content[one] for one in names[10:]}, folder / 'a-2.safetensors')
+    save({name: content[name] for name in names[10:]}, folder / 'a-2.safetensors')
     with pytest.raises(ValueError, match=rf'a-2.safetensors holds other .* lists: {names[9]} and 0 more'):
         blank('dinov2_reg').load_teacher(index, PATH)
     assert sha256(index) != whole, 'the receipt tells files of other contents apart'

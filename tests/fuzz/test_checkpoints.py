@@ -39,18 +39,18 @@ def changed_bytes(draw: Draw, content: bytes) -> bytes:
     """Truncated, bits flipped, a stretch overwritten, left out, doubled or exchanged with another."""
     raw = bytearray(content)
     for _ in range(draw(st.integers(1, 3))):
-        place, other = (draw(st.integers(0, max(len(raw) - 1, 0))) for _ in range(2))
-        end = min(place + draw(st.integers(1, 64)), len(raw))
+        start, other = (draw(st.integers(0, max(len(raw) - 1, 0))) for _ in range(2))
+        end = min(start + draw(st.integers(1, 64)), len(raw))
         kind = draw(st.sampled_from(['cut', 'flip', 'write', 'drop', 'double', 'swap']))
         if kind == 'cut':
-            del raw[place:]
+            del raw[start:]
         elif kind == 'flip' and raw:
-            raw[place] ^= 1 << draw(st.integers(0, 7))
+            raw[start] ^= 1 << draw(st.integers(0, 7))
         elif kind == 'swap':
-            raw[place:end], raw[other : other + 8] = raw[other : other + 8], raw[place:end]
+            raw[start:end], raw[other : other + 8] = raw[other : other + 8], raw[start:end]
         else:
-            new = draw(st.binary(min_size=1, max_size=16)) if kind == 'write' else 2 * raw[place:end]
-            raw[place:end] = b'' if kind == 'drop' else new
+            new = draw(st.binary(min_size=1, max_size=16)) if kind == 'write' else 2 * raw[start:end]
+            raw[start:end] = b'' if kind == 'drop' else new
     return bytes(raw)
 
 
@@ -91,10 +91,10 @@ def hostile(draw: Draw, content: bytes, mark: Path) -> bytes:
     """The checkpoint with a call in the place of its pickle; each call would leave the mark."""
     touch = f'open({str(mark)!r}, "w")'
     calls = (exec, touch), (eval, touch), (os.system, f'touch {mark}'), (Path(mark).touch,)
-    others = (getattr, Path, 'touch'), (torch.load, str(mark))
-    call = draw(st.sampled_from([Reduced(*call) for call in (*calls, *others)]))
-    places = [call, [call], {'state_dict': {'w': call}}, {'meta': call}, {'state_dict': {call: 1}}]
-    raw = pickle.dumps(draw(st.sampled_from(places)), protocol=draw(st.integers(2, 5)))
+    other_calls = (getattr, Path, 'touch'), (torch.load, str(mark))
+    call = draw(st.sampled_from([Reduced(*call) for call in (*calls, *other_calls)]))
+    contents = [call, [call], {'state_dict': {'w': call}}, {'meta': call}, {'state_dict': {call: 1}}]
+    raw = pickle.dumps(draw(st.sampled_from(contents)), protocol=draw(st.integers(2, 5)))
     if draw(st.booleans()):
         return raw
     members = members_of(content)
@@ -147,10 +147,10 @@ def bytes_change(draw: Draw, files: dict[str, bytes], folder: Path) -> None:
     name = draw(st.sampled_from(sorted(files)))
     path = folder / name
     path.write_bytes(changed_bytes(draw, files[name]))
-    found = reads(path)
-    if found is not None and name == 'new.pth':
+    actual = reads(path)
+    if actual is not None and name == 'new.pth':
         (folder / 'whole.pth').write_bytes(files[name])
-        assert not unequal(found, read_values(folder / 'whole.pth'))
+        assert not unequal(actual, read_values(folder / 'whole.pth'))
 
 
 def members_change(draw: Draw, files: dict[str, bytes], folder: Path) -> None:
@@ -163,8 +163,8 @@ def calls_are_refused(draw: Draw, files: dict[str, bytes], folder: Path) -> None
     mark, path = folder / 'mark', folder / 'a.pth'
     path.write_bytes(hostile(draw, files['new.pth'], mark))
     with payload.trusting_torch():
-        found = reads(path)
-    assert not mark.exists() and found is None
+        actual = reads(path)
+    assert not mark.exists() and actual is None
 
 
 def anything(draw: Draw, files: dict[str, bytes], folder: Path) -> None:
@@ -188,7 +188,7 @@ def test_promise(promise: Callable[..., None], effort: Any, files: dict[str, byt
 # What came out of it
 
 
-def test_a_flipped_bit_of_a_weight_is_found_and_a_compressed_file_refused(tmp_path: Path) -> None:
+def test_a_flipped_bit_of_a_weight_is_seen(tmp_path: Path) -> None:
     """torch writes a checksum and does not look at it; a few compressed bytes could ask for any memory."""
     weight, path = torch.arange(100.0), tmp_path / 'a.pth'
     whole = written(dict(state_dict=dict(w=weight)))
@@ -203,7 +203,7 @@ def test_a_flipped_bit_of_a_weight_is_found_and_a_compressed_file_refused(tmp_pa
         read_values(path)
 
 
-def test_a_damaged_name_of_a_device_matters_only_without_map_location(tmp_path: Path) -> None:
+def test_a_damaged_device_matters_without_map_location(tmp_path: Path) -> None:
     path = tmp_path / 'a.pth'
     torch.save(dict(w=torch.ones(2)), path)
     members = members_of(path.read_bytes())
@@ -224,13 +224,13 @@ def test_a_file_without_checksums_is_read(tmp_path: Path, monkeypatch: pytest.Mo
             assert read_values(source)['w'].tolist() == [1, 1, 1]
 
 
-def test_values_that_are_named_again_and_again_are_walked_once(tmp_path: Path) -> None:
+def test_values_that_are_named_often_are_walked_once(tmp_path: Path) -> None:
     value: Any = (torch.ones(1),)
     for _ in range(80):
         value = (value, value)  # 2 ** 80 leaves
     torch.save(dict(value=value), tmp_path / 'a.pth')
-    found = read_values(tmp_path / 'a.pth')['value']
-    assert found[0] is found[1]
+    actual = read_values(tmp_path / 'a.pth')['value']
+    assert actual[0] is actual[1]
 
 
 @pytest.mark.parametrize(('content', 'words'), [

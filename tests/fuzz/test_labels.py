@@ -41,9 +41,9 @@ def places(value: Any) -> Iterator[tuple[Any, Any]]:
 
 def mutated(dice: random.Random, file: Path, content: bytes) -> bytes:
     if file.suffix == '.json' and dice.random() < 0.75:
-        held = json.loads(content)
+        document = json.loads(content)
         for _ in range(dice.choice([1, 1, 2])):
-            parent, key = dice.choice(list(places(held)))
+            parent, key = dice.choice(list(places(document)))
             kind = dice.random()
             if kind < 0.7:
                 parent[key] = dice.choice(VALUES)
@@ -53,13 +53,13 @@ def mutated(dice: random.Random, file: Path, content: bytes) -> bytes:
                 parent.append(copy.deepcopy(parent[key]))
             else:
                 parent[dice.choice(KEYS)] = dice.choice(VALUES)
-        return json.dumps(held).encode('utf-8', 'surrogatepass')
+        return json.dumps(document).encode('utf-8', 'surrogatepass')
     if file.suffix in ('.json', '.xml', '.txt', '.yaml', '.csv', '.names') and dice.random() < 0.8:
         words = re.split(rb'([\s,;"<>=]+)', content)
         for _ in range(dice.choice([1, 1, 2, 4])):
-            place = dice.randrange(len(words))
+            index = dice.randrange(len(words))
             value = str(dice.choice(VALUES)).encode('utf-8', 'surrogatepass')
-            words[place] = dice.choice([value, value, b'', words[place] * 2, words[-1 - place]])
+            words[index] = dice.choice([value, value, b'', words[index] * 2, words[-1 - index]])
         return b''.join(words)
     raw = bytearray(content)
     for _ in range(dice.choice([1, 2, 3])):
@@ -70,32 +70,32 @@ def mutated(dice: random.Random, file: Path, content: bytes) -> bytes:
 
 def in_files(root: Path) -> int:
     """The objects of all label files, as they are written; raises for what is damaged."""
-    found = 0
+    actual = 0
     for file in root.rglob('*'):
         if file.suffix == '.json':
             content = json.loads(file.read_bytes())
-            found += len(content['annotations' if 'annotations' in content else 'shapes'])
+            actual += len(content['annotations' if 'annotations' in content else 'shapes'])
         elif file.suffix == '.xml':
             drawn = ('object', 'polygon', 'mask', 'box', 'ellipse', 'polyline')
-            found += sum(one.tag in drawn for one in ElementTree.parse(file).iter())
+            actual += sum(node.tag in drawn for node in ElementTree.parse(file).iter())
         elif file.suffix == '.txt' and {'labels', 'obj_train_data'} & {*file.parts}:
-            found += sum(bool(line.strip()) for line in file.read_text(encoding='utf-8-sig').splitlines())
-    return found
+            actual += sum(bool(line.strip()) for line in file.read_text(encoding='utf-8-sig').splitlines())
+    return actual
 
 
 def check_counts(data: BoxData, root: Path) -> None:
     """What is kept and what is said to be left out are all objects."""
     splits = {id(split): split for split in data.splits.values()}.values()
     files = [json.loads(split.content or (data.root / split.labels).read_bytes()) for split in splits]
-    lost = [int(found[1]) for note in data.notes if (found := re.match(r'WARNING: (\d+) of \d+ annotations', note))]
-    kept = sum(len(file['annotations']) for file in files)
-    (said,) = re.findall(r'; (\d+) annotations', data.notes[0])
-    assert kept + sum(lost) == int(said)
+    lost = [int(actual[1]) for note in data.notes if (actual := re.match(r'WARNING: (\d+) of \d+ annotations', note))]
+    kept_count = sum(len(file['annotations']) for file in files)
+    (count,) = re.findall(r'; (\d+) annotations', data.notes[0])
+    assert kept_count + sum(lost) == int(count)
     try:
-        there = in_files(root)
+        total = in_files(root)
     except Exception:
         return
-    assert int(said) == there or any(re.search(r'WARNING: \d+ of \d+ (files|pictures)', note) for note in data.notes)
+    assert int(count) == total or any(re.search(r'WARNING: \d+ of \d+ (files|pictures)', note) for note in data.notes)
 
 
 def refusal(root: Path, task: str) -> str:

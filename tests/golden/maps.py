@@ -60,8 +60,8 @@ def afdcd_module(file: File) -> Results:
     distiller.keep = lambda shape, level: torch.from_numpy(file['keep']).bool()
     rebuilt = []
     part.register_forward_hook(lambda module, args, output: rebuilt.append(output))
-    found = losses_of(distiller, [feat], [teacher])
-    fd, ctr = found['loss_fd'], found['loss_ctr']
+    actual = losses_of(distiller, [feat], [teacher])
+    fd, ctr = actual['loss_fd'], actual['loss_ctr']
     total = float(file['lam_fd']) * fd + float(file['lam_ctr']) * ctr
     grads = torch.autograd.grad(total, list(part.parameters()), retain_graph=True)
     terms = {'_fd': fd, '_ctr': ctr, '': total}
@@ -101,13 +101,13 @@ def frs(file: File) -> Results:
     student = dict(zip(taps, map(file.leaves, ('student', 'student_score')), strict=True))
     teacher = dict(zip(taps, map(file.levels, ('teacher', 'teacher_score')), strict=True))
     distiller = FRS(align='none', **file.numbers('feature_weight class_weight'))
-    distiller.setup(*({tap: [x[:1].shape for x in maps] for tap, maps in one.items()} for one in (student, teacher)))
-    found = distiller(student, teacher, None)
-    torch.stack(list(found.values())).sum().backward()
-    for level, (own, score) in enumerate(zip(*student.values(), strict=True)):
-        found[f'level{level}_mask'] = losses.feature_richness(teacher['bbox_head[0]'][level])
-        found[f'level{level}_grad_student'], found[f'level{level}_grad_student_score'] = own.grad, score.grad
-    return found
+    distiller.setup(*({tap: [x[:1].shape for x in maps] for tap, maps in side.items()} for side in (student, teacher)))
+    actual = distiller(student, teacher, None)
+    torch.stack(list(actual.values())).sum().backward()
+    for level, (edges, score) in enumerate(zip(*student.values(), strict=True)):
+        actual[f'level{level}_mask'] = losses.feature_richness(teacher['bbox_head[0]'][level])
+        actual[f'level{level}_grad_student'], actual[f'level{level}_grad_student_score'] = edges.grad, score.grad
+    return actual
 
 
 def defeat_neck(file: File) -> Results:
@@ -119,23 +119,23 @@ def defeat_neck(file: File) -> Results:
         samples.append(sample)
     weights = file.numbers('foreground_weight background_weight')
     distiller = set_up(DeFeat(align='none', **weights), student, teacher, tap='neck')
-    found = distiller({'neck': student}, {'neck': teacher}, samples)
-    torch.stack(list(found.values())).sum().backward()
-    for level, one in enumerate(student):
-        found[f'level{level}_mask'] = distiller.foreground(one, samples, level)
-        found[f'level{level}_grad_student'] = one.grad
-    return found
+    actual = distiller({'neck': student}, {'neck': teacher}, samples)
+    torch.stack(list(actual.values())).sum().backward()
+    for level, student_level in enumerate(student):
+        actual[f'level{level}_mask'] = distiller.foreground(student_level, samples, level)
+        actual[f'level{level}_grad_student'] = student_level.grad
+    return actual
 
 
 def defeat_head(file: File) -> Results:
     """The head term, which no distiller has: the divergence of RoIHeadKD on the rows of either kind."""
     student, teacher = file.leaf('student'), file.tensor('teacher')
     background = torch.from_numpy(file['labels'] == int(file['num_classes']))
-    found = {}
+    actual = {}
     for name, rows in (('foreground', ~background), ('background', background)):
         value = softmax_divergence(student[rows], teacher[rows], **file.numbers('temperature'))
-        found[f'loss_{name}'] = float(file[f'{name}_weight']) * value
-    return {**with_gradients(torch.stack(list(found.values())).sum(), student=student), **found}
+        actual[f'loss_{name}'] = float(file[f'{name}_weight']) * value
+    return {**with_gradients(torch.stack(list(actual.values())).sum(), student=student), **actual}
 
 
 def kddetr(file: File) -> Results:
@@ -143,9 +143,9 @@ def kddetr(file: File) -> Results:
     student, teacher = [file.leaf(f'student_{n}') for n in names], [file.tensor(f'teacher_{n}') for n in names]
     weights = file.numbers('temperature class_weight box_weight giou_weight')
     distiller = KDDETR(reduction=str(file['reduction']), **weights)
-    found = distiller.named(distiller.terms(*student, *teacher))
-    leaves = {f'student_{name}': one for name, one in zip(names, student, strict=True)}
-    return found | with_gradients(torch.stack(list(found.values())).sum(), **leaves)
+    actual = distiller.named(distiller.terms(*student, *teacher))
+    leaves = {f'student_{name}': leaf for name, leaf in zip(names, student, strict=True)}
+    return actual | with_gradients(torch.stack(list(actual.values())).sum(), **leaves)
 
 
 # CrossKD
@@ -164,9 +164,9 @@ def crosskd_align(file: File) -> Results:
 def _crosskd_head(file: File, kind: str) -> tuple[Any, int]:
     """A head of mmdet with the stored weights behind the held maps, and how many convolutions are before these."""
     register_all_modules(init_default_scope=False)
-    held, channels, strides = int(file['relu']), len(file['cls_pred_w'][0]), file['strides'].tolist()
+    relu_count, channels, strides = int(file['relu']), len(file['cls_pred_w'][0]), file['strides'].tolist()
     option: dict[str, Any] = dict(type=CROSSKD_HEADS[kind], num_classes=int(file['num_classes']))
-    option.update(in_channels=channels, feat_channels=channels, stacked_convs=held + int(file['remaining']))
+    option.update(in_channels=channels, feat_channels=channels, stacked_convs=relu_count + int(file['remaining']))
     groups = int(file['gn_groups'])
     option['norm_cfg'] = dict(type='GN', num_groups=groups) if groups else None
     if kind == 'fcos':
@@ -174,7 +174,7 @@ def _crosskd_head(file: File, kind: str) -> tuple[Any, int]:
         option['regress_ranges'] = [(0, 1)] * len(strides)
     else:
         anchors = len(file['cls_pred_b']) // int(file['num_classes'])
-        ratios = [1.0 + one for one in range(anchors)]
+        ratios = [1.0 + number for number in range(anchors)]
         option['anchor_generator'] = dict(type='AnchorGenerator', ratios=ratios, scales=[4], strides=strides)
         option['loss_cls'] = dict(type='FocalLoss', use_sigmoid=True)
     if kind == 'gfl':
@@ -187,7 +187,7 @@ def _crosskd_head(file: File, kind: str) -> tuple[Any, int]:
     if form.centre:
         layers['centre_pred'] = getattr(head, form.centre)
     for tower in ('cls', 'reg'):
-        for number, conv in enumerate(list(getattr(head, f'{tower}_convs'))[held:]):
+        for number, conv in enumerate(list(getattr(head, f'{tower}_convs'))[relu_count:]):
             layers[f'{tower}_conv{number}'] = conv.conv
             layers[f'{tower}_conv{number}_gn'] = conv.norm if groups else conv.conv
     for name, layer in layers.items():
@@ -196,7 +196,7 @@ def _crosskd_head(file: File, kind: str) -> tuple[Any, int]:
                 getattr(layer, parameter).copy_(torch.from_numpy(file[f'{name}_{end}']))
     for scale, value in zip(getattr(head, 'scales', []), file['scales'].tolist(), strict=False):
         scale.scale.fill_(value)
-    return head.to(file.dtype), held
+    return head.to(file.dtype), relu_count
 
 
 def crosskd_head(kind: str) -> Callable[[File], Results]:
@@ -257,16 +257,16 @@ def freekd_distill(file: File) -> Results:
     students, teachers, tokens = file.leaves('student'), file.levels('teacher'), file.levels('tokens')
     options = dict(steps=int(file['levels']), bands=str(file['bands']), mse_weight=0.0, align='none')
     distiller = FreeKD('tap', num_tokens=len(tokens[0][0]), **file.numbers('loss_weight'), **options)
-    set_up(distiller, students, teachers).load_tokens({f'{n}.mask_token': one for n, one in enumerate(tokens)})
+    set_up(distiller, students, teachers).load_tokens({f'{n}.mask_token': token for n, token in enumerate(tokens)})
     terms = distiller.step({'tap': students}, {'tap': teachers}, None)
     terms['loss_freekd'].backward()
-    found = {'loss': terms['loss_freekd']}
+    actual = {'loss': terms['loss_freekd']}
     for n, (student, teacher) in enumerate(zip(students, teachers, strict=True)):
         pieces = {'loss': terms[f'level{n}'], 'grad_student': student.grad}
         pieces['terms'] = losses.frequency_terms(student, teacher, tokens[n], distiller.bands)
         pieces |= numbered('mask', losses.frequency_masks(tokens[n], teacher))
-        found |= {f'level{n}_{name}': value for name, value in pieces.items()}
-    return found
+        actual |= {f'level{n}_{name}': value for name, value in pieces.items()}
+    return actual
 
 
 # MasKD
@@ -292,18 +292,18 @@ def maskd_detection(file: File) -> Results:
     since = int(file['warmup']) if file['custom_mask'] else None
     student_mask = since is not None and int(file['iter']) >= since
     options = dict(weight_mask=bool(file['weight_mask']), student_mask_from=since, **file.numbers('loss_weight'))
-    total, found = _distil(levels, file, **options)
+    total, actual = _distil(levels, file, **options)
     results = {'loss': total}
     for number, level in enumerate(levels):
-        pieces = {**found[number], **_pieces(level, student_mask, float(file['eps']))}
+        pieces = {**actual[number], **_pieces(level, student_mask, float(file['eps']))}
         results |= {f'level{number}_{name}': value for name, value in pieces.items()}
     return results
 
 
 def maskd_segmentation(file: File) -> Results:
-    total, found = _distil([file], file, weight_mask=False)
+    total, actual = _distil([file], file, weight_mask=False)
     pieces = _pieces(file, False, float(file['eps']))
-    return {**found[0], **pieces, 'mask': pieces['mask_teacher'], 'loss': total}
+    return {**actual[0], **pieces, 'mask': pieces['mask_teacher'], 'loss': total}
 
 
 def _distil(levels: list[File], file: File, **options: Any) -> tuple[Tensor, list[Results]]:
@@ -313,12 +313,12 @@ def _distil(levels: list[File], file: File, **options: Any) -> tuple[Tensor, lis
     distiller = set_up(MasKD('tap', **options), students, teachers)
     names = dict(zip(('mask_token', *BRANCH), (TOKEN, *PROB), strict=True)).items()
     distiller.load_tokens(
-        {f'{n}.{own}': level.tensor(name) for n, level in enumerate(levels) for name, own in names if name in level}
+        {f'{n}.{key}': level.tensor(name) for n, level in enumerate(levels) for name, key in names if name in level}
     )
     distiller.state.iteration = int(file.get('iter', 0))
-    found = distiller.step({'tap': students}, {'tap': teachers}, None)
-    found['loss_maskd'].backward()
-    return found['loss_maskd'], [{'loss': found[f'level{i}'], 'grad_student': x.grad} for i, x in enumerate(students)]
+    losses = distiller.step({'tap': students}, {'tap': teachers}, None)
+    losses['loss_maskd'].backward()
+    return losses['loss_maskd'], [{'loss': losses[f'level{i}'], 'grad_student': x.grad} for i, x in enumerate(students)]
 
 
 def _pieces(level: File, student_mask: bool, eps: float) -> Results:
@@ -333,19 +333,19 @@ def _pieces(level: File, student_mask: bool, eps: float) -> Results:
 
 def maskd_dice(file: File) -> Results:
     mask = file.leaf('mask')
-    found = with_gradients(losses.mask_dice(mask, float(file['eps'])), mask=mask)
-    return {**found, 'dice': found['loss']}
+    actual = with_gradients(losses.mask_dice(mask, float(file['eps'])), mask=mask)
+    return {**actual, 'dice': actual['loss']}
 
 
 # A teacher of other classes
 
 
-def _pairs(file: File, ours: int, theirs: int) -> ClassPairs:
+def _pairs(file: File, students: int, teachers: int) -> ClassPairs:
     """The pairs of a file, through names as a config gives them."""
-    student, teacher = ([f'{side}{one}' for one in range(n)] for side, n in (('s', ours), ('t', theirs)))
+    student, teacher = ([f'{side}{number}' for number in range(n)] for side, n in (('s', students), ('t', teachers)))
     option: dict[str, list[str]] = {}
-    for mine, other in file['pairs'].tolist():
-        option.setdefault(student[mine], []).append(teacher[other])
+    for student_class, other in file['pairs'].tolist():
+        option.setdefault(student[student_class], []).append(teacher[other])
     return ClassPairs.of(option, student, teacher)
 
 
@@ -354,35 +354,35 @@ def class_softmax(file: File) -> Results:
     background = int(file['background'])
     pairs = _pairs(file, student.shape[1] - background, teacher.shape[1] - background)
     pairs = pairs.with_background() if background else pairs
-    expected = {tuple(one) for one in file['all_pairs'].tolist()}
+    expected = {tuple(pair) for pair in file['all_pairs'].tolist()}
     assert expected <= {(a, b) for group in pairs.groups for a in group.student for b in group.teacher}
-    weight, found = pairs.mass(teacher), Results()
+    weight, actual = pairs.mass(teacher), Results()
     for suffix, rows in (('', None), ('_weighed', weight)):
         groups = pairs.softmax(student, teacher)
         loss = softmax_divergence(*groups, **file.numbers('temperature'), weight=rows) * float(file['loss_weight'])
         (grad,) = torch.autograd.grad(loss, student)
-        found |= {f'loss{suffix}': loss, f'grad{suffix or "_student"}': grad}
+        actual |= {f'loss{suffix}': loss, f'grad{suffix or "_student"}': grad}
     order = list(range(len(pairs.groups)))
     if background:  # which the file puts last
         last = next(n for n, group in enumerate(pairs.groups) if len(pairs.student) - 1 in group.student)
-        order = [one for one in order if one != last] + [last]
+        order = [index for index in order if index != last] + [last]
     for side, x in (('student', student), ('teacher', teacher)):
         groups = [getattr(group, side) for group in pairs.groups]
-        found[f'{side}_groups'] = combine(x, groups, 'logsumexp')[:, order]
-    found['row_weight'] = torch.ones(file['row_weight'].shape, dtype=file.dtype) if weight is None else weight
-    return found
+        actual[f'{side}_groups'] = combine(x, groups, 'logsumexp')[:, order]
+    actual['row_weight'] = torch.ones(file['row_weight'].shape, dtype=file.dtype) if weight is None else weight
+    return actual
 
 
 def class_sigmoid(file: File) -> Results:
     student, teacher = file.leaf('student_scores'), file.tensor('teacher_scores')
     anchors = int(file['anchors'])
     groups = _pairs(file, student.shape[1] // anchors, teacher.shape[1] // anchors).anchors(student, teacher)
-    elements, found = tuple(x.reshape(-1, 1, *x.shape[2:]) for x in groups), Results()
+    elements, actual = tuple(x.reshape(-1, 1, *x.shape[2:]) for x in groups), Results()
     for name, sides in (('positions', groups), ('elements', elements)):
         loss = float(file['loss_weight']) * losses.sigmoid_divergence(*sides, **file.numbers('temperature'))
         (grad,) = torch.autograd.grad(loss, student, retain_graph=True)
-        found |= {f'loss_{name}': loss, f'grad_{name}': grad}
-    return found
+        actual |= {f'loss_{name}': loss, f'grad_{name}': grad}
+    return actual
 
 
 def class_mass(file: File) -> Results:

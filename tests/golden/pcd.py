@@ -68,8 +68,8 @@ def queue(file: File) -> Results:
         store = queue_of(file[f'{case}_queue0'], file[f'{case}_ptr0'], file[f'{case}_filled0'], file.dtype)
         for step in range(1, int(file[f'{case}_steps']) + 1):
             store.enqueue(file.tensor(f'{case}_keys{step}').flatten(0, 1))
-            found = {'queue': store.rows, 'ptr': store.ptr[0], 'filled': store.filled[0]}
-            results |= {f'{case}_{name}{step}': value.clone() for name, value in found.items()}
+            actual = {'queue': store.rows, 'ptr': store.ptr[0], 'filled': store.filled[0]}
+            results |= {f'{case}_{name}{step}': value.clone() for name, value in actual.items()}
     return results
 
 
@@ -105,8 +105,8 @@ def plugin(file: File) -> Results:
     student, teacher = file.leaf('sub_s'), file.tensor('sub_t')
     distiller = bare([student], [teacher], file['sub_queue'])
     distiller.positions = lambda pixels, level: torch.from_numpy(file['sub_idx'])
-    found = with_gradients(losses_of(distiller, [student], [teacher])['loss_pcd'], s=student)
-    return results | {f'sub_{name}': value for name, value in found.items()}
+    actual = with_gradients(losses_of(distiller, [student], [teacher])['loss_pcd'], s=student)
+    return results | {f'sub_{name}': value for name, value in actual.items()}
 
 
 def bare(
@@ -175,7 +175,7 @@ def seed(file: File) -> Results:
     made = set_up(QueueKL('tap', own_key=True, head=None, **options), [student], [teacher])
     made.parts[0] = queue_of(rows, 0, file['n_valid'], file.dtype)
     keys = made.parts[0].negatives()[None].clone()
-    found = with_gradients(losses_of(made, [student], [teacher])['loss_queue'], student=student)
+    actual = with_gradients(losses_of(made, [student], [teacher])['loss_queue'], student=student)
     s, t = (losses.normalize_pixels(x.detach()[:, :, None, None])[0] for x in (student, teacher))
     apart = [
         losses.similarity_divergence(
@@ -183,7 +183,7 @@ def seed(file: File) -> Results:
         )
         for n in range(len(s))
     ]
-    return {**found, 'row_divergence': torch.stack(apart)}
+    return {**actual, 'row_divergence': torch.stack(apart)}
 
 
 def simreg(file: File) -> Results:

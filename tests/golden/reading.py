@@ -38,7 +38,7 @@ class File(Mapping[str, np.ndarray]):
         return [self.tensor(f'level{n}_{name}') for n in range(int(self['num_levels']))]
 
     def leaves(self, name: str) -> list[Tensor]:
-        return [one.requires_grad_() for one in self.levels(name)]
+        return [level.requires_grad_() for level in self.levels(name)]
 
     def numbers(self, names: str) -> dict[str, float]:
         """Options of these names."""
@@ -65,7 +65,7 @@ def with_gradients(loss: Tensor, **leaves: Tensor) -> Results:
 
 def set_up(distiller: Any, students: list[Tensor], teachers: list[Tensor], tap: str = 'tap') -> Any:
     """The distiller of one tap, ready for such maps."""
-    distiller.setup(*({tap: [one[:1].shape for one in maps]} for maps in (students, teachers)))
+    distiller.setup(*({tap: [level[:1].shape for level in maps]} for maps in (students, teachers)))
     return distiller.to(students[0].dtype)
 
 

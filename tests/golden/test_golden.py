@@ -174,38 +174,38 @@ TOLERANCES = {
 def tolerances_of(method: str, kind: str, file: File) -> dict[str, Tolerance]:
     """Return the tolerance of each stored array that is a result."""
     rows = [line.strip().split(' / ') for line in TOLERANCES[method].strip().splitlines()]
-    found = {}
+    actual = {}
     for name in file:
         for kinds, patterns, numbers in rows:
             if fnmatch(kind, kinds) and any(fnmatch(name, pattern) for pattern in patterns.split()):
                 values = [*map(float, numbers.split()), 0.0, 0.0]
-                found[name] = Tolerance((values[0], values[1]), (values[2], values[3]))
+                actual[name] = Tolerance((values[0], values[1]), (values[2], values[3]))
                 break
-    return found
+    return actual
 
 
 def files_of(config: pytest.Config) -> dict[str, list[Path]]:
     """The golden files of each method that has a folder; those beyond the formulas of the three papers are beside the
     default directory. Where that is missing, those of the clone. A relative path begins where pytest was called.
     """
-    given = config.getoption('--golden-dir')
+    words = config.getoption('--golden-dir')
     default = DEFAULT if DEFAULT.is_dir() else CLONE
-    directory = Path(os.path.normpath(config.invocation_params.dir / given)) if given else default
-    others = [DEFAULT.with_name('golden_next'), DEFAULT.parent] if directory == DEFAULT else []
-    folders = [root / name for name in METHODS for root in (directory, *others) if (root / name).is_dir()]
+    directory = Path(os.path.normpath(config.invocation_params.dir / words)) if words else default
+    other_folders = [DEFAULT.with_name('golden_next'), DEFAULT.parent] if directory == DEFAULT else []
+    folders = [root / name for name in METHODS for root in (directory, *other_folders) if (root / name).is_dir()]
     return {folder.name: sorted(folder.glob('*.npz')) for folder in folders}
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if 'golden_file' in metafunc.fixturenames:
-        files = [path for found in files_of(metafunc.config).values() for path in found]
+        files = [path for actual in files_of(metafunc.config).values() for path in actual]
         metafunc.parametrize('golden_file', files, ids=[f'{path.parent.name}/{path.name}' for path in files])
 
 
 def test_every_folder_has_files(request: pytest.FixtureRequest) -> None:
-    found = files_of(request.config)
-    assert found and all(found.values()), (
-        f'no golden file of a method, of which there are {", ".join(METHODS)}: {found}'
+    actual = files_of(request.config)
+    assert actual and all(actual.values()), (
+        f'no golden file of a method, of which there are {", ".join(METHODS)}: {actual}'
     )
 
 
@@ -216,15 +216,15 @@ def test_file(golden_file: Path, dtype: torch.dtype) -> None:
     with np.load(golden_file, allow_pickle=False) as stored:
         file = File(dict(stored), dtype)
     kind = method.kind_of(golden_file, file)
-    tolerances, found = tolerances_of(name, kind, file), method.kinds[kind](file)
+    tolerances, actual = tolerances_of(name, kind, file), method.kinds[kind](file)
     assert tolerances, f'{golden_file} stores no result of kind {kind!r}'
     wrong = {}
-    for one, tolerance in tolerances.items():
-        stored, value = file[one].astype(np.float64), found[one].detach().double().numpy() if one in found else None
+    for key, tolerance in tolerances.items():
+        stored, value = file[key].astype(np.float64), actual[key].detach().double().numpy() if key in actual else None
         if value is None or value.shape != stored.shape:
-            wrong[one] = f'stored {stored.shape}, computed {"nothing" if value is None else value.shape}'
+            wrong[key] = f'stored {stored.shape}, computed {"nothing" if value is None else value.shape}'
             continue
         error, allowed = np.abs(value - stored).max(), tolerance.allowed(stored, dtype)
         if not error <= allowed:  # NaN is wrong too
-            wrong[one] = f'off by {error:.3g}, allowed {allowed:.3g}'
+            wrong[key] = f'off by {error:.3g}, allowed {allowed:.3g}'
     assert not wrong, wrong

@@ -73,8 +73,8 @@ def maskd(file: File) -> Results:
 def pcd(file: File) -> Results:
     """A backbone in training mode, pre-trained on two views."""
     layers: list[nn.Module] = []
-    for place, channels in ((0, 3), (3, len(file['backbone.1.weight']))):
-        out = len(file[f'backbone.{place}.weight'])
+    for index, channels in ((0, 3), (3, len(file['backbone.1.weight']))):
+        out = len(file[f'backbone.{index}.weight'])
         layers += [nn.Conv2d(channels, out, 3, 2, 1, bias=False), nn.BatchNorm2d(out), nn.ReLU()]
     backbone, teacher = nn.Sequential(*layers), nn.ModuleDict({'n': _convolutions(file, 'teacher.n', stride=2)})
     head, size = dict(type='mlp2', hidden=int(file['hidden']), bias=False), int(file['queue_size'])
@@ -94,8 +94,8 @@ def pcd(file: File) -> Results:
         students, teachers = ([network(view[step]) for view in views] for network in (backbone, teacher['n']))
         return losses_of(distiller, students, teachers)['loss_pcd']
 
-    told = 'backbone', 'projector', 'predictor'
-    return {**_trained(file, loss, parts, told, distiller), 'queue_after': queue.rows}
+    text = 'backbone', 'projector', 'predictor'
+    return {**_trained(file, loss, parts, text, distiller), 'queue_after': queue.rows}
 
 
 class _Levels(nn.Module):
@@ -112,7 +112,7 @@ class _Levels(nn.Module):
 
 
 def _convolutions(file: File, side: str, stride: int) -> nn.Sequential:
-    shapes = [file[f'{side}.{place}.weight'].shape for place in (0, 2)]
+    shapes = [file[f'{side}.{number}.weight'].shape for number in (0, 2)]
     first, second = (nn.Conv2d(shape[1], shape[0], 3, stride, 1) for shape in shapes)
     return nn.Sequential(first, nn.ReLU(), second)
 
@@ -122,7 +122,7 @@ def _seen(distiller: Any, file: File, student: nn.Module, teacher: nn.Module, na
     sides = []
     for network in (student, teacher):
         maps = network(torch.zeros(file[name][0, :1].shape))
-        sides.append([one.to(file.dtype) for one in (maps if isinstance(maps, list) else [maps])])
+        sides.append([level.to(file.dtype) for level in (maps if isinstance(maps, list) else [maps])])
     return set_up(distiller, *sides)
 
 
@@ -135,9 +135,9 @@ def _loaded(file: File, parts: Modules, name: str = 'x') -> Tensor:
 
 
 def _trained(
-    file: File, loss: Callable[[int], Tensor], parts: Modules, told: tuple[str, ...], distiller: Any
+    file: File, loss: Callable[[int], Tensor], parts: Modules, text: tuple[str, ...], distiller: Any
 ) -> Results:
-    """Train all but the teacher; return the curve, and what ``told`` has become."""
+    """Train all but the teacher; return the curve, and what ``text`` has become."""
     learned = [p for name, part in parts.items() if name != 'teacher' for p in part.parameters()]
     optimizer = torch.optim.SGD(learned, **file.numbers('lr momentum weight_decay'))
     curve = []
@@ -149,7 +149,7 @@ def _trained(
         if distiller.clip_max_norm:
             distiller.clip_gradients()
         optimizer.step()
-    after = {f'{name}_after.{key}': value for name in told for key, value in parts[name].state_dict().items()}
+    after = {f'{name}_after.{key}': value for name in text for key, value in parts[name].state_dict().items()}
     return {'curve': torch.stack(curve), **after}
 
 
@@ -194,14 +194,14 @@ def end_to_end(file: File) -> Results:
         model = _model(file, Path(folder))
     distiller = model.distillers['pcd']
     wrapper = OptimWrapper(LARS(model.parameters(), **file.numbers('lr momentum weight_decay eta')))
-    named = {name: p for name, p in model.named_parameters() if not name.startswith('distillers.')}
-    named |= dict(distiller.named_parameters())  # by the names of the file
+    parameters = {name: p for name, p in model.named_parameters() if not name.startswith('distillers.')}
+    parameters |= dict(distiller.named_parameters())  # by the names of the file
     losses, results = [], Results()
     for views in file.tensor('views'):
         loss, _ = model.parse_losses(model(list(views), None, mode='loss'))
         if not losses:
-            grads = torch.autograd.grad(loss, list(named.values()), retain_graph=True)
-            results = {f'grad1/{name}': grad for name, grad in zip(named, grads, strict=True)}
+            grads = torch.autograd.grad(loss, list(parameters.values()), retain_graph=True)
+            results = {f'grad1/{name}': grad for name, grad in zip(parameters, grads, strict=True)}
         wrapper.update_params(loss)
         losses.append(loss.detach())
     state = {**model.state_dict(), **distiller.state_dict()}

@@ -67,9 +67,9 @@ def test_keys_that_are_meant_are_left_alone(name, keys, caplog):
 
 def test_parts_that_are_called_like_the_students_are_told(caplog):
     look('pcd', dict(head=HEAD), nn.ModuleDict(dict(head=nn.Linear(2, 2))))
-    (told,) = caplog.messages
-    assert "custom_keys['head']={'lr_mult': 10.0} also applies to parts of distillers" in told
-    assert 'distillers.pcd.head.weight' in told and "custom_keys['distillers']" in told
+    (message,) = caplog.messages
+    assert "custom_keys['head']={'lr_mult': 10.0} also applies to parts of distillers" in message
+    assert 'distillers.pcd.head.weight' in message and "custom_keys['distillers']" in message
 
 
 def test_a_run_is_refused_at_its_start(tmp_path):
@@ -98,11 +98,11 @@ def written(folder: Path, text: str, base: str = BASE) -> Config:
 
 
 def test_another_method_under_the_same_name_is_refused(tmp_path: Path) -> None:
-    told = r'mine.py: model.distillers.cwd=.* would keep options .*: loss_weight=3.0.*_delete_'
+    message = r'mine.py: model.distillers.cwd=.* would keep options .*: loss_weight=3.0.*_delete_'
     for text in ("dict(distillers=dict(cwd=dict(type='LogitKD')))", "{'distillers': {'cwd': {'type': 'LogitKD'}}}"):
         config = written(tmp_path, f'model = {text}')
         assert config.model.distillers.cwd == {'type': 'LogitKD', 'loss_weight': 3.0}  # what mmengine makes of it
-        with pytest.raises(ValueError, match=told):
+        with pytest.raises(ValueError, match=message):
             check_laid_over(config)
 
 
@@ -119,17 +119,17 @@ def test_what_changes_options_alone_is_not(text: str, tmp_path: Path) -> None:
     check_laid_over(Config(dict(model=dict(distillers=dict(cwd=dict(type='CWD'))))))  # without a file
 
 
-@pytest.mark.parametrize(('change', 'kept'), [
+@pytest.mark.parametrize(('change', 'kept_method'), [
     ({'type': 'DIST'}, r"cwd\.type='DIST' would keep .* of CWD: .*Name a config of DIST, or add .*cwd._delete_=True"),
     ({'type': 'DIST', 'loss_weight': 1.0}, ''),
     ({'loss_weight': 1.0}, ''),
     ({'type': 'CWD'}, ''),
     ({'type': 'mmdistill_dense.CWD'}, ''),
 ])  # fmt: skip
-def test_another_method_on_the_command_line_keeps_no_options(change: dict, kept: str, tmp_path: Path) -> None:
+def test_another_method_on_the_command_line_keeps_no_options(change: dict, kept_method: str, tmp_path: Path) -> None:
     config = written(tmp_path, 'x = 1')
     config.merge_from_dict({f'model.distillers.cwd.{key}': value for key, value in change.items()})
-    with pytest.raises(ValueError, match=kept) if kept else nullcontext():
+    with pytest.raises(ValueError, match=kept_method) if kept_method else nullcontext():
         check_retyped(config)
 
 
@@ -144,7 +144,7 @@ def test_one_option_that_is_kept_is_enough(tmp_path: Path) -> None:
         check_retyped(written(tmp_path, f'model = dict(distillers={value})', 'x = 1'))
 
 
-@pytest.mark.parametrize(('base', 'text', 'said'), [
+@pytest.mark.parametrize(('base', 'text', 'out'), [
     (BASE + OPTIONS, CHANGE, r'model = dict\(distillers=dict\(cwd=dict\(loss_weight=50.0\)\)\)'),
     (BASE + OPTIONS, "distillers = dict(_delete_=True, kd=dict(type='LogitKD'))", r'kd=dict\(type='),
     (OPTIONS, f'{CHANGE}model = dict(distillers=_base_.distillers)', r'_base_\.distillers\.cwd\.loss_weight = 50.0 ab'),
@@ -154,12 +154,10 @@ def test_one_option_that_is_kept_is_enough(tmp_path: Path) -> None:
     ('x = 1\n', "distillers = dict(cwd=dict(type='CWD'))\nmodel = dict(distillers=distillers)", ''),
     (OPTIONS, CHANGE, ''),
 ])  # fmt: skip
-def test_distillers_beside_a_model_with_those_of_the_base_are_refused(
-    base: str, text: str, said: str, tmp_path: Path
-) -> None:
+def test_distillers_beside_those_of_the_base_are_refused(base: str, text: str, out: str, tmp_path: Path) -> None:
     config = written(tmp_path, text, base)
-    told = rf'mine.py: distillers\..* has no effect.*{said}'
-    with pytest.raises(ValueError, match=told) if said else nullcontext():
+    message = rf'mine.py: distillers\..* has no effect.*{out}'
+    with pytest.raises(ValueError, match=message) if out else nullcontext():
         check_top_level_distillers(config)
 
 

@@ -87,9 +87,9 @@ def dict_inputs() -> Any:
 def no_config() -> Any:
     config = toys.run_config(toys.fresh_dir(), PLAIN, iters=2)
     model = toys.build_plain(PLAIN)
-    given = {key: config[key] for key in ('train_dataloader', 'train_cfg', 'default_hooks', 'default_scope')}
+    parts = {key: config[key] for key in ('train_dataloader', 'train_cfg', 'default_hooks', 'default_scope')}
     wrapper = OptimWrapper(SGD(model.parameters(), 0.01))
-    return Runner(model, config.work_dir, optim_wrapper=wrapper, experiment_name=toys.fresh_dir().name, **given)
+    return Runner(model, config.work_dir, optim_wrapper=wrapper, experiment_name=toys.fresh_dir().name, **parts)
 
 
 def resumed_after_load_from() -> Any:

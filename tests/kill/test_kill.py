@@ -125,9 +125,9 @@ def pretraining(folder: Path) -> Config:
     return pretrain.config(folder, epochs=3, custom_hooks=EMA, default_hooks=KEEP_TWO)
 
 
-DRAWN = {f'seg {number}': way for number, way in enumerate(draw_ways())}
+DRAWN = {f'seg {number}': drawn_options for number, drawn_options in enumerate(draw_ways())}
 KINDS: dict[str, Callable[[Path], Config]] = dict(
-    {kind: partial(seg, way) for kind, way in DRAWN.items()}, det=det, tokens=tokens, pretraining=pretraining
+    {kind: partial(seg, options) for kind, options in DRAWN.items()}, det=det, tokens=tokens, pretraining=pretraining
 )
 
 
@@ -139,8 +139,8 @@ OF_THIS_RUN = re.compile(
 
 def differing(first: Path, second: Path) -> list[str]:
     """Places at which the contents of two checkpoints are not equal bit for bit."""
-    found = unequal(*(torch.load(path, weights_only=False) for path in (first, second)))
-    return [place for place in (one.partition(': ')[0] for one in found) if not OF_THIS_RUN.search(place)]
+    actual = unequal(*(torch.load(path, weights_only=False) for path in (first, second)))
+    return [line for line in (line.partition(': ')[0] for line in actual) if not OF_THIS_RUN.search(line)]
 
 
 pytestmark = pytest.mark.soak
@@ -180,10 +180,10 @@ class Killer(Hook):
     def watched(self, function: Callable[..., Any], kind: str) -> Callable[..., Any]:
         def run(*args: Any, **options: Any) -> Any:
             self.begin(kind)
-            found = function(*args, **options)
+            actual = function(*args, **options)
             if kind == 'save' and self.how in ('save', 'pointer'):
                 self.end_of_moment()
-            return found
+            return actual
 
         return run
 
@@ -200,11 +200,11 @@ class Killer(Hook):
         else:
             sys.setprofile(self.event)
 
-    def event(self, frame: Any, what: str, argument: Any) -> None:
+    def event(self, frame: Any, kind: str, argument: Any) -> None:
         """Called by the interpreter at each call and return."""
         self.call -= 1
         saver = frame.f_code.co_name == '_save_checkpoint_with_step'
-        opened = saver and what == 'c_call' and argument.__name__ == 'write'
+        opened = saver and kind == 'c_call' and argument.__name__ == 'write'
         if opened if self.how == 'pointer' else self.call <= 0:
             os.kill(os.getpid(), signal.SIGKILL)
 
@@ -229,8 +229,8 @@ def train(_: int, kind: str, folder: str, moment: tuple | None, files: dict[str,
 @cache
 def files() -> dict[str, str]:
     """The teachers and pictures that all runs share."""
-    found = {kind: toys.teacher_file(kind) for kind in ('fcn', 'faster_rcnn')}
-    return found | ({'ssl': pretrain.teacher_file(), 'pictures': pretrain.pictures()} if TABLE.is_file() else {})
+    actual = {kind: toys.teacher_file(kind) for kind in ('fcn', 'faster_rcnn')}
+    return actual | ({'ssl': pretrain.teacher_file(), 'pictures': pretrain.pictures()} if TABLE.is_file() else {})
 
 
 @cache
@@ -242,8 +242,8 @@ def undisturbed(kind: str) -> Path:
 
 
 def checkpoints(folder: Path) -> dict[str, Path]:
-    found = [path for path in folder.glob('*.pth') if path.name.startswith(('iter_', 'epoch_', 'best_'))]
-    return {str(path.relative_to(folder)): path for path in [*found, *folder.rglob('maskd_tokens/*')]}
+    paths = [path for path in folder.glob('*.pth') if path.name.startswith(('iter_', 'epoch_', 'best_'))]
+    return {str(path.relative_to(folder)): path for path in [*paths, *folder.rglob('maskd_tokens/*')]}
 
 
 def smallest(found: dict[str, Path], of_tokens: bool) -> int:
@@ -267,15 +267,15 @@ def test_killed_run_ends_as_an_undisturbed_one(tmp_path: Path, kind: str, turn: 
             assert error.signal_name == ('SIGXFSZ' if part in sizes else 'SIGKILL'), moment
         print(f'\nseed {SEED}, {kind} {DRAWN.get(kind, "")}: {moment}; {sorted(checkpoints(tmp_path))}')
     gloo.start(train, kind, str(tmp_path), None, files(), processes=1)
-    found = checkpoints(tmp_path)
-    assert expected.keys() <= found.keys() and all(map(zipfile.is_zipfile, found.values()))
+    actual = checkpoints(tmp_path)
+    assert expected.keys() <= actual.keys() and all(map(zipfile.is_zipfile, actual.values()))
     for name, path in expected.items():
-        assert not differing(found[name], path), name
+        assert not differing(actual[name], path), name
 
 
 def test_contents_are_of_everything_that_training_goes_on_from() -> None:
     """Two iterations of one run differ in every part of it."""
     early, late = (undisturbed('seg 0') / f'iter_{number}.pth' for number in (6, 8))
     changed = differing(early, late)
-    assert {place.split('.')[1] for place in changed} >= PARTS
-    assert any('queue' in place for place in changed) and not differing(late, late)
+    assert {name.split('.')[1] for name in changed} >= PARTS
+    assert any('queue' in name for name in changed) and not differing(late, late)

@@ -37,9 +37,9 @@ def test_errors_equal_the_naive_formulas() -> None:
     assert losses.absolute_error(student, teacher).item() == pytest.approx(absolute, rel=1e-10)
     far = torch.full((1, 1, 10, 10), 4096.0)
     assert losses.shifted_error(far, 0 * far, -far[..., 0, 0]).item() == 0, 'does not cancel'
-    one, other = student[:, :1], teacher[:, :1]  # of a channel, where all is foreground
-    apart = losses.decoupled_squares(one, other, torch.ones(B, H, W))
-    torch.testing.assert_close(apart, torch.stack([(one - other).square().mean() / 2, one.sum() * 0]))
+    student_map, other = student[:, :1], teacher[:, :1]  # of a channel, where all is foreground
+    apart = losses.decoupled_squares(student_map, other, torch.ones(B, H, W))
+    torch.testing.assert_close(apart, torch.stack([(student_map - other).square().mean() / 2, student_map.sum() * 0]))
 
 
 @pytest.mark.parametrize('temperature', [1.0, 10.0])
@@ -94,9 +94,9 @@ def test_region_equals_the_naive_formula(topk: int, ratio: float) -> None:
         for i, (iou, measure, _) in enumerate(overlaps):
             if ratio * threshold <= measure < threshold:
                 expected[i] = max(expected[i], iou)
-    found = valuable_region(_anchors(), BOXES, SIZES, topk=topk, ratio=ratio)
-    assert found.tolist() == pytest.approx(expected, rel=1e-9, abs=1e-12)
-    assert 5 < found.count_nonzero() < len(anchors) - 5
+    actual = valuable_region(_anchors(), BOXES, SIZES, topk=topk, ratio=ratio)
+    assert actual.tolist() == pytest.approx(expected, rel=1e-9, abs=1e-12)
+    assert 5 < actual.count_nonzero() < len(anchors) - 5
     assert not valuable_region(_anchors(), torch.zeros(0, 4), SIZES).any(), 'no boxes'
     assert valuable_region(torch.zeros(0, 4), BOXES, [0, 0, 0]).shape == (0,), 'no anchors'
 

@@ -35,10 +35,10 @@ def _slope(difference: Tensor, beta: float) -> Tensor:
 ])  # fmt: skip
 def test_differences_equal_the_naive_formulas(loss: Any, term: Any, slope: Any, divisor: int) -> None:
     student, teacher = draw(*SHAPE).requires_grad_(), draw(*SHAPE, seed=1).requires_grad_()
-    found = loss(student, teacher)
+    total = loss(student, teacher)
     pairs = zip(student.flatten().tolist(), teacher.flatten().tolist(), strict=True)
-    assert found.item() == pytest.approx(sum(term(s - t) for s, t in pairs) / divisor, rel=1e-12)
-    found.backward()
+    assert total.item() == pytest.approx(sum(term(s - t) for s, t in pairs) / divisor, rel=1e-12)
+    total.backward()
     torch.testing.assert_close(student.grad, slope((student - teacher).detach()) / divisor)
     assert teacher.grad is None
 
@@ -55,7 +55,7 @@ def test_equals_the_released_formula_of_correlation() -> None:
 
 @pytest.mark.parametrize('offset', [0.0, 0.1, 5.0, 1000.1])
 @pytest.mark.parametrize('noise', [0.0, 1e-7])
-def test_a_channel_of_the_student_that_does_not_vary_has_no_gradient(offset: float, noise: float) -> None:
+def test_a_constant_channel_of_the_student_has_no_gradient(offset: float, noise: float) -> None:
     generator = torch.Generator().manual_seed(3)
     student, teacher = torch.randn(2, 2, 4, 25, 42, generator=generator)
     student[:, 1] = offset + noise * student[:, 1]
@@ -65,7 +65,7 @@ def test_a_channel_of_the_student_that_does_not_vary_has_no_gradient(offset: flo
 
 
 @pytest.mark.parametrize('offset', [0.1, 1000.1])
-def test_channels_that_do_not_vary_have_half_a_loss_on_one_side_and_none_on_both(offset: float) -> None:
+def test_constant_channels_have_half_a_loss(offset: float) -> None:
     student, teacher = (x.float() for x in _maps_correlation())
     n, rest = 3 * 5 * 6, losses.standardized_mse(student[:, 1:], teacher[:, 1:]) * 3
     for flat in ((student,), (student, teacher)):
@@ -102,7 +102,7 @@ def test_the_sum_is_that_of_all_positions() -> None:
 
 
 @pytest.mark.parametrize(('size', 'averaged'), [((3, 2), True), ((2, 4), True), ((7, 4), False), ((3, 5), False)])
-def test_a_smaller_grid_averages_and_one_larger_on_an_axis_interpolates(size: tuple[int, int], averaged: bool) -> None:
+def test_a_smaller_grid_averages(size: tuple[int, int], averaged: bool) -> None:
     x = torch.randn(1, 2, 6, 4)
     bilinear = F.interpolate(x, size, mode='bilinear', align_corners=False)
     torch.testing.assert_close(losses.to_grid(x, size), F.adaptive_avg_pool2d(x, size) if averaged else bilinear)
@@ -214,7 +214,7 @@ def test_loss_equals_the_released_formula(shape: tuple[int, ...], with_branch: b
 
 
 @EVERY_SHAPE
-def test_masks_weights_and_gate_equal_the_released_formulas(shape: tuple[int, ...]) -> None:
+def test_masks_equal_the_released_formulas(shape: tuple[int, ...]) -> None:
     """Values, and the gradients that learn the tokens: of tokens, branch and map."""
     x, upstream, tokens, branch = _masked(shape)
     tokens, branch = tokens.requires_grad_(), losses.Branch(*(part.requires_grad_() for part in branch))
@@ -254,14 +254,14 @@ def test_masks_without_area_count_nothing() -> None:
     student, teacher, tokens, branch = _masked(dtype=torch.float32)
     teacher, tokens = teacher.abs() + 1, tokens.clone()
     tokens[:] = -1e4
-    for some in (None, branch):
-        loss = losses.masked_feature_loss(student, teacher, tokens, some)
+    for part in (None, branch):
+        loss = losses.masked_feature_loss(student, teacher, tokens, part)
         loss.backward()
         assert loss.item() == 0 and not student.grad.any()
     tokens[0] = 0  # one mask of 1/2
     loss = losses.masked_feature_loss(student, teacher, tokens)
-    alone = losses.masked_feature_loss(student, teacher, tokens[:1])
-    torch.testing.assert_close(loss, alone / 6)
+    single = losses.masked_feature_loss(student, teacher, tokens[:1])
+    torch.testing.assert_close(loss, single / 6)
 
 
 # Convolutions of masked maps

@@ -88,15 +88,15 @@ def _naive_correlation(
 @pytest.mark.parametrize('options', [(1.0, 1.0, 1.0), (4.0, 1.0, 0.0), (0.5, 0.3, 2.0)])
 def test_equals_correlations_one_by_one(options: tuple[float, float, float], activation: str) -> None:
     student, teacher = (2 * draw(24, 11, seed=seed) for seed in (0, 1))
-    given = dict(zip(('temperature', 'beta', 'gamma'), options, strict=True), activation=activation)
-    loss = losses.correlation_distance(student, teacher, **given)
-    torch.testing.assert_close(loss, _naive_correlation(student, teacher, **given), rtol=1e-6, atol=0)
+    words = dict(zip(('temperature', 'beta', 'gamma'), options, strict=True), activation=activation)
+    loss = losses.correlation_distance(student, teacher, **words)
+    torch.testing.assert_close(loss, _naive_correlation(student, teacher, **words), rtol=1e-6, atol=0)
     maps = (x.reshape(2, 3, 4, 11).permute(0, 3, 1, 2) for x in (student, teacher))
-    torch.testing.assert_close(losses.correlation_distance(*maps, **given), loss)  # positions of maps are rows
+    torch.testing.assert_close(losses.correlation_distance(*maps, **words), loss)  # positions of maps are rows
 
 
 @pytest.mark.parametrize('activation', ['softmax', 'sigmoid'])
-def test_scores_that_hardly_vary_have_a_moderate_gradient_towards_the_teacher(activation: str) -> None:
+def test_scores_that_hardly_vary_have_a_moderate_gradient(activation: str) -> None:
     """A classifier that starts at 0: 1e7 before, a step of which would have thrown the student away."""
     noise, teacher = (2 * draw(500, 11, seed=seed) for seed in (0, 1))
     norms = {}
@@ -126,7 +126,7 @@ def _rows(n: int = 30, k: int = 50, c: int = 8, dtype: torch.dtype = torch.float
 
 @pytest.mark.parametrize('sizes', [(30, 50, 8), (1, 50, 8), (30, 1, 8), (30, 50, 1)])
 @pytest.mark.parametrize('temperature', [1.0, 0.2, 0.005])
-def test_loss_and_gradient_equal_the_released_formula(sizes: tuple[int, int, int], temperature: float) -> None:
+def test_the_gradient_equals_the_released_formula(sizes: tuple[int, int, int], temperature: float) -> None:
     student, teacher, negatives = _rows(*sizes)
     loss, per_pixel = losses.pixel_info_nce(student, teacher, negatives, temperature)
     expected = reference.pcd_info_nce(student, teacher, negatives, temperature)
@@ -164,7 +164,7 @@ def test_pixels_become_unit_rows() -> None:
 
 
 @pytest.mark.parametrize('side', ['student', 'teacher'])
-def test_pixels_without_direction_and_invalid_ones_have_no_part(side: str) -> None:
+def test_pixels_without_direction_have_no_part(side: str) -> None:
     student, teacher = draw(2, 8, 3, 5).requires_grad_(), draw(2, 8, 3, 5, seed=1)
     valid = torch.ones(2, 3, 5, dtype=torch.bool)
     valid[1, 2, 4] = False
@@ -187,7 +187,7 @@ def test_mean_of_a_gated_map_is_the_activation_of_the_mean(kind: str, activation
     torch.testing.assert_close(losses.spatial_gate(single, kind), activation(single))
 
 
-def test_a_mean_of_zero_closes_the_gate_and_half_maps_stay_half() -> None:
+def test_a_mean_of_zero_closes_the_gate() -> None:
     x = torch.tensor([[[[-1.0, 1.0]], [[-1.0, 2.0]]]])
     assert losses.spatial_gate(x).tolist() == [[[[0.0, 0.0]], [[-1.0, 2.0]]]]
     large = torch.full((1, 1, 300, 300), 3.0, dtype=torch.float16)  # the sum overflows float16
@@ -253,8 +253,8 @@ def test_sparse_and_dense_backward_agree(share: float, dense: bool, monkeypatch:
     monkeypatch.setattr(contrast_module, '_sparse_sign_sum', lambda *args: calls.append(1) or sparse(*args))
     monkeypatch.setattr(contrast_module, '_SPARSE_SHARE', share)
     options = dict(contrast='omni', groups=4, temperature=2.0)
-    found = losses.dense_contrast(student, teacher, pool_size=0, **options), _naive_of(student, teacher, options)
-    torch.testing.assert_close(*(torch.autograd.grad(loss, student) for loss in found))
+    actual = losses.dense_contrast(student, teacher, pool_size=0, **options), _naive_of(student, teacher, options)
+    torch.testing.assert_close(*(torch.autograd.grad(loss, student) for loss in actual))
     assert bool(calls) is not dense
 
 
@@ -265,10 +265,10 @@ def test_ties() -> None:
     teacher[:, :2] = 3.0
     loss = losses.dense_contrast(student, teacher, pool_size=2, patch_size=(2, 2), groups=2, temperature=1.0)
     # group 0: positive at distance 4, four candidates at distance 0 whose sign is 0; group 1: the other way round
-    own, other = math.exp(-4) / (math.exp(-4) + 4), math.exp(-4) / (1 + 4 * math.exp(-4))
-    assert loss.item() == pytest.approx(-math.log(own) + math.log(1 + 4 * math.exp(-4)))
+    value_here, other = math.exp(-4) / (math.exp(-4) + 4), math.exp(-4) / (1 + 4 * math.exp(-4))
+    assert loss.item() == pytest.approx(-math.log(value_here) + math.log(1 + 4 * math.exp(-4)))
     expected = torch.zeros(1, 4, 4, 4, dtype=torch.float64)
-    expected[:, :2, ::2, ::2] = -(1 - own) / 4
+    expected[:, :2, ::2, ::2] = -(1 - value_here) / 4
     expected[:, 2:, ::2, ::2] = 4 * other / 4
     torch.testing.assert_close(torch.autograd.grad(loss, student)[0], expected)
 
@@ -296,11 +296,11 @@ def test_temperatures_of_the_variants() -> None:
     assert [losses.contrast_temperature(kind, 2048) for kind in ('omni', 'channel')] == [0.07, 0.07]
     assert losses.contrast_temperature('spatial', 2048) == pytest.approx(143.36)
     student, teacher = _pair(1, 8, 4, 4)
-    default, given = (
+    default, words = (
         losses.dense_contrast(student, teacher, contrast='spatial', pool_size=0, **options)
         for options in ({}, dict(temperature=0.56))
     )
-    torch.testing.assert_close(default, given)
+    torch.testing.assert_close(default, words)
 
 
 # Memory
@@ -323,15 +323,15 @@ MEMORY = {  # loss, released form, inputs, share; the contrast at half the Citys
 }  # fmt: skip
 
 
-@pytest.mark.parametrize('name', ['contrast', *(pytest.param(one, marks=pytest.mark.soak) for one in [*MEMORY][1:])])
+@pytest.mark.parametrize('name', ['contrast', *(pytest.param(name, marks=pytest.mark.soak) for name in [*MEMORY][1:])])
 def test_memory_is_a_share_of_the_released_form(name: str) -> None:
     """The released steps grow with the patches, rows or tokens; ours is one chunk beside the gradient."""
     *functions, inputs, share = MEMORY[name]
     student, *rest = inputs()
     student.requires_grad_()
-    ours, released = (peak_extra_memory(lambda f=f: torch.autograd.grad(f(student, *rest), student)) for f in functions)
-    assert ours <= share * released
-    assert name != 'masks' or ours <= 1.25 * student.nbytes + 16 * 2**20
+    peak, released = (peak_extra_memory(lambda f=f: torch.autograd.grad(f(student, *rest), student)) for f in functions)
+    assert peak <= share * released
+    assert name != 'masks' or peak <= 1.25 * student.nbytes + 16 * 2**20
 
 
 @pytest.mark.parametrize('noise', [1.0, 0.3])

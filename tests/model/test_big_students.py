@@ -66,8 +66,8 @@ def _run(model, scope, wrapper=OptimWrapper, **options):
 
 
 def _assert_close(first, second, **tolerance):
-    for ours, theirs in zip(first[0], second[0], strict=True):
-        torch.testing.assert_close(ours, theirs, **tolerance)
+    for grad, naive_grad in zip(first[0], second[0], strict=True):
+        torch.testing.assert_close(grad, naive_grad, **tolerance)
     torch.testing.assert_close(first[1], second[1], **tolerance)
 
 
@@ -116,13 +116,13 @@ def _follow(model, other):
         buffer.copy_(buffers[name])
 
 
-def test_bfloat16_steps_are_close_and_their_losses_in_float32(usual):
+def test_bfloat16_steps_are_close(usual):
     scope, expected = usual
     logs, state = _run(_make(scope), scope, Autocast)
-    for ours, theirs in zip(logs, expected[0], strict=True):
-        terms = {name: value for name, value in ours.items() if name.startswith('distill.') and 'loss' in name}
+    for log, expected_log in zip(logs, expected[0], strict=True):
+        terms = {name: value for name, value in log.items() if name.startswith('distill.') and 'loss' in name}
         assert terms and all(value.dtype == torch.float32 for value in terms.values())
-        torch.testing.assert_close(terms, {name: theirs[name] for name in terms}, rtol=0.1, atol=0.05)
+        torch.testing.assert_close(terms, {name: expected_log[name] for name in terms}, rtol=0.1, atol=0.05)
     assert all(value.isfinite().all() for value in state.values())
     assert toys.differing(state, expected[1])
 
@@ -167,8 +167,8 @@ def test_a_compiled_student_learns_the_same(usual, part, backend):
 def test_no_graph_is_made_again_at_each_iteration():
     """And the losses are those without compilation."""
     model, plain = _make('mmseg'), _make('mmseg')
-    for one in (model, plain):
-        del one.distillers['kd']  # its end changes what is recorded
+    for network in (model, plain):
+        del network.distillers['kd']  # its end changes what is recorded
     graphs = []
 
     def backend(graph, _):
@@ -204,6 +204,6 @@ def test_layer_decay_leaves_distillers_at_the_whole_rate():
     decay = dict(constructor='LayerDecayOptimizerConstructor', paramwise_cfg=dict(num_layers=3, layer_decay_rate=0.9))
     wrapper = build_optim_wrapper(model, dict(decay, optimizer=dict(type='AdamW', lr=1.0)))
     rates = {id(value): group['lr'] for group in wrapper.optimizer.param_groups for value in group['params']}
-    named = {name: rates[id(value)] for name, value in model.named_parameters()}
-    assert {rate for name, rate in named.items() if name.startswith('distillers.')} == {1.0}
-    assert named['backbone.patch_embed.projection.weight'] == pytest.approx(0.9**4)
+    rate_of_name = {name: rates[id(value)] for name, value in model.named_parameters()}
+    assert {rate for name, rate in rate_of_name.items() if name.startswith('distillers.')} == {1.0}
+    assert rate_of_name['backbone.patch_embed.projection.weight'] == pytest.approx(0.9**4)

@@ -61,12 +61,12 @@ def test_a_moved_copy_leaves_the_original_alone(original, move):
     del copied
 
 
-def test_an_average_and_a_copy_that_moves_nowhere_share_the_teacher(original):
+def test_an_average_shares_the_teacher(original):
     model, *_ = original
     averages = (ExponentialMovingAverage(model), ExponentialMovingAverage(model, device=torch.device('cpu')))
-    for one in (*(average.module for average in averages), copy.deepcopy(model).to('cpu').float()):
-        assert toys.teacher_of(one) is toys.teacher_of(model)
-        assert all(distiller.teacher is toys.teacher_of(model) for distiller in one.distillers.values())
+    for copied in (*(average.module for average in averages), copy.deepcopy(model).to('cpu').float()):
+        assert toys.teacher_of(copied) is toys.teacher_of(model)
+        assert all(distiller.teacher is toys.teacher_of(model) for distiller in copied.distillers.values())
 
 
 def test_a_cast_copy_is_trained_with_a_teacher_of_its_own(original):
@@ -85,7 +85,7 @@ def test_a_cast_copy_is_trained_with_a_teacher_of_its_own(original):
     assert terms(model) == expected
 
 
-def test_the_original_moves_and_its_copy_stays():
+def test_the_original_moves():
     model = pair()
     copied = copy.deepcopy(model)
     assert copied.distillation.state is not model.distillation.state
@@ -124,14 +124,14 @@ def test_a_pickled_model_is_the_same_without_its_teacher(original, pickled):
     teacher, frozen = toys.teacher_of(other), {id(d.teacher) for d in other.distillers.values()}
     assert teacher.network is None and frozen == {id(teacher)}
     assert other.distillers['kd'].state is other.distillation.state
-    mine, buffers = ([*m.parameters(), *m.buffers()] for m in (model, toys.teacher_of(model).network))
-    assert len(pickled) < sum(t.nbytes for t in mine) + sum(t.nbytes for t in buffers), 'the teacher is not in it'
+    tensors, buffers = ([*m.parameters(), *m.buffers()] for m in (model, toys.teacher_of(model).network))
+    assert len(pickled) < sum(t.nbytes for t in tensors) + sum(t.nbytes for t in buffers), 'the teacher is not in it'
     with torch.no_grad():
-        ours, theirs = (m.eval().test_step(toys.seg_batch()) for m in (other, copy.deepcopy(model)))
-    assert torch.equal(ours[0].seg_logits.data, theirs[0].seg_logits.data)
+        scores, expected_scores = (m.eval().test_step(toys.seg_batch()) for m in (other, copy.deepcopy(model)))
+    assert torch.equal(scores[0].seg_logits.data, expected_scores[0].seg_logits.data)
 
 
-def test_an_unpickled_model_is_trained_by_a_run_alone_and_loads_its_teacher(original, pickled, tmp_path):
+def test_an_unpickled_model_loads_its_teacher(original, pickled, tmp_path):
     """Or it says which file it lacks."""
     *_, expected = original
     other, lacking = unpickled(pickled).train(), unpickled(pickled).train()
@@ -191,25 +191,25 @@ def test_every_form_of_a_call_gives_the_same_losses(name):
     data = model.data_preprocessor(batch(), True)
 
     def losses(form):
-        given = copy.deepcopy(data)
+        words = copy.deepcopy(data)
         forms = dict(
-            positions=lambda: model.loss(given['inputs'], given['data_samples']),
-            names=lambda: model.loss(**{pictures: given['inputs'], samples: given['data_samples']}),
-            turned=lambda: model.loss(**{samples: given['data_samples'], pictures: given['inputs']}),
-            mixed=lambda: model.loss(given['inputs'], **{samples: given['data_samples']}),
-            forward=lambda: model(**given, mode='loss'),
+            positions=lambda: model.loss(words['inputs'], words['data_samples']),
+            names=lambda: model.loss(**{pictures: words['inputs'], samples: words['data_samples']}),
+            turned=lambda: model.loss(**{samples: words['data_samples'], pictures: words['inputs']}),
+            mixed=lambda: model.loss(words['inputs'], **{samples: words['data_samples']}),
+            forward=lambda: model(**words, mode='loss'),
         )
-        found = forms[form]()
-        assert found['distill.fit.loss_fitnet'] > 0
-        return {key.split('.')[0] for key in found}, found['distill.fit.loss_fitnet'].item()
+        actual = forms[form]()
+        assert actual['distill.fit.loss_fitnet'] > 0
+        return {key.split('.')[0] for key in actual}, actual['distill.fit.loss_fitnet'].item()
 
     first = losses('positions')
     assert list(model.state_dict()) == list(plain.state_dict())
     for form in ('names', 'turned', 'mixed', 'forward'):
         assert losses(form) == first, form
     model.eval()
-    found = model.loss(**{pictures: data['inputs'], samples: copy.deepcopy(data['data_samples'])})
-    assert found and not any(key.startswith('distill.') for key in found), "a validation loss is the student's alone"
+    actual = model.loss(**{pictures: data['inputs'], samples: copy.deepcopy(data['data_samples'])})
+    assert actual and not any(key.startswith('distill.') for key in actual), "a validation loss is the student's alone"
     with torch.no_grad():
         assert len(model.test_step(batch())) == 2, 'and it predicts'
     with pytest.raises(TypeError, match=f'missing a required argument: .{pictures}'):
@@ -223,7 +223,7 @@ def test_the_signature_is_that_of_the_class():
         assert issubclass(distilled, kind) and inspect.signature(distilled.loss) == inspect.signature(kind.loss), kind
 
 
-def test_pictures_and_samples_are_found_whatever_a_class_calls_them():
+def test_pictures_are_known_whatever_a_class_calls_them():
     def free(*args, **kwargs): ...
     def named(images, targets, weight=1.0, *, scale=2.0): ...
 

@@ -92,15 +92,15 @@ def _uncollected():
 def test_nothing_stays_alive_after_a_step(trained):
     model, batch = trained
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-4, momentum=0.9)
-    seen = []
+    outputs_seen = []
     for step in range(1, 9):
         model.distillation.state.iteration = step % 5
         toys.total(toys.losses_of(model, batch)).backward()
         optimizer.step()
         optimizer.zero_grad()
         if step in (3, 8):
-            seen.append(_live())
-    assert seen[0] == seen[1], 'tensors and bytes after step 3 and after step 8'
+            outputs_seen.append(_live())
+    assert outputs_seen[0] == outputs_seen[1], 'tensors and bytes after step 3 and after step 8'
     assert toys.hooks_left(model) == 0
     assert all(toys.hooks_left(teacher.network) == 0 for teacher in model.distillation.teachers.values())
 
@@ -135,7 +135,7 @@ def _maps_of(network):
         refs.extend(weakref.ref(x) for x in (output if isinstance(output, (tuple, list)) else [output]))
 
     kinds = (nn.Conv2d, nn.BatchNorm2d, nn.ReLU)
-    with _hooked([(name, one) for name, one in network.named_modules() if isinstance(one, kinds)], note):
+    with _hooked([(name, module) for name, module in network.named_modules() if isinstance(module, kinds)], note):
         yield refs
 
 
@@ -145,7 +145,7 @@ def test_teachers_maps_are_gone_before_the_student_runs(trained):
 
     def record(inputs, samples):
         recorded = FrozenTeacher._record(teacher, inputs, samples)
-        taps.extend(tensor for found in recorded.values() for tensor in found)
+        taps.extend(tensor for actual in recorded.values() for tensor in actual)
         return recorded
 
     with _maps_of(teacher.network) as refs, _uncollected(), mock.patch.object(teacher, '_record', record):
@@ -185,7 +185,7 @@ def test_a_detector_runs_only_what_its_taps_need(kind, distiller, parts):
     assert {name.split('.')[0] for name in called if name} == parts
 
 
-def test_the_step_finds_out_nothing_by_hooks_that_the_dry_run_knew(monkeypatch):
+def test_the_step_learns_nothing_new_by_hooks(monkeypatch):
     model = toys.distilled(student=toys.seg_net('fcn'), teacher=toys.seg_teacher('fcn'))
     assert toys.teacher_of(model).plan.heads == ['decode_head']
     modules = []

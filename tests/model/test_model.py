@@ -47,7 +47,7 @@ def test_it_is_of_the_students_class():
     assert isinstance(detector, RetinaNet) and type(detector).__name__ == 'DistilledRetinaNet'
 
 
-def test_keys_are_the_vanilla_ones_and_load_strictly_both_ways():
+def test_keys_are_the_vanilla_ones():
     """Also inside of a container: EMA and TTA hold the model as ``module``."""
     model, vanilla = fcn(), toys.build_plain(toys.seg_net('fcn'), seed=4)
     assert list(model.state_dict()) == list(vanilla.state_dict())
@@ -71,8 +71,8 @@ def test_predictions_are_the_vanilla_ones_also_with_augmentation():
     vanilla.load_state_dict(model.state_dict())
     batch = toys.seg_batch()
     with torch.no_grad():
-        ours, theirs = (m.eval().test_step(copy.deepcopy(batch)) for m in (model, vanilla))
-        assert torch.equal(ours[1].seg_logits.data, theirs[1].seg_logits.data)
+        answers, expected_predictions = (m.eval().test_step(copy.deepcopy(batch)) for m in (model, vanilla))
+        assert torch.equal(answers[1].seg_logits.data, expected_predictions[1].seg_logits.data)
         inputs = torch.randn(1, 3, 64, 64)
         assert torch.equal(model(inputs), vanilla(inputs))
     leaf = toys.model_config(toys.seg_net('fcn'), toys.seg_teacher('fcn'), BOTH)
@@ -95,17 +95,17 @@ def test_student_keys_are_merged():
     assert student['decode_head']['channels'] == 24 and student['cfg'] == toys.SEG['fcn']
     assert not {'student', 'teacher', 'distillers', 'type'} & set(student)
     assert option['student']['decode_head']['channels'] == 12, 'the option is left as it was'
-    (told,) = without_effect(option)
+    (message,) = without_effect(option)
     key = 'decode_head.channels'
-    assert told == f'model.student.{key}=12 has no effect: model.{key}=24 stands beside it and counts.'
+    assert message == f'model.student.{key}=12 has no effect: model.{key}=24 stands beside it and counts.'
     assert not without_effect(dict(option, decode_head=dict(num_convs=1)))
     base = dict(cfg='mmseg::segmenter/segmenter_vit-s_mask_8xb1-160k_ade20k-512x512.py')
-    given = dict(mean=[123.675, 116.28, 103.53], std=[127.5, 127.5, 127.5], size=(64, 64))
-    (told,) = normalised_anew(base, dict(data_preprocessor=given))
-    assert 'mean=[123.675, 116.28, 103.53] in place of [127.5, 127.5, 127.5]' in told and 'std' not in told
+    preprocessor = dict(mean=[123.675, 116.28, 103.53], std=[127.5, 127.5, 127.5], size=(64, 64))
+    (message,) = normalised_anew(base, dict(data_preprocessor=preprocessor))
+    assert 'mean=[123.675, 116.28, 103.53] in place of [127.5, 127.5, 127.5]' in message and 'std' not in message
     for same in (dict(size=(64, 64)), dict(mean=(127.5, 127.5, 127.5))):
         assert not normalised_anew(base, dict(data_preprocessor=same))
-    assert not normalised_anew(dict(type='X'), dict(data_preprocessor=given))
+    assert not normalised_anew(dict(type='X'), dict(data_preprocessor=preprocessor))
 
 
 OWN = """
@@ -207,7 +207,7 @@ def test_construction_moves_no_random_stream():
     assert not toys.differing(*weights) and streams[0] == streams[1]
 
 
-def test_first_weights_of_distillers_hang_on_the_seed_and_on_no_other_distiller():
+def test_first_weights_of_distillers_hang_on_the_seed():
     """mmengine writes the names in a config in the order of the alphabet."""
 
     def built(seed, distillers=BOTH):
@@ -235,9 +235,9 @@ def test_a_scheduled_weight_of_zero_is_the_control_bit_for_bit(tmp_path):
 def test_loss_names_and_shares():
     model = fcn(distillers=dict(kd=dict(KD, loss_weight=3.0), mimic=MIMIC))
     losses = toys.losses_of(model)
-    ours = {name for name in losses if name.startswith('distill.')}
-    assert ours == {'distill.kd.loss_kd', 'distill.kd.share', 'distill.mimic.loss_mimic', 'distill.mimic.share'}
-    assert {name for name in losses if name not in ours} == {
+    names = {name for name in losses if name.startswith('distill.')}
+    assert names == {'distill.kd.loss_kd', 'distill.kd.share', 'distill.mimic.loss_mimic', 'distill.mimic.share'}
+    assert {name for name in losses if name not in names} == {
         'decode.loss_ce', 'decode.acc_seg', 'aux.loss_ce', 'aux.acc_seg',
     }  # fmt: skip
     total, log = model.parse_losses(losses)
@@ -281,7 +281,7 @@ def test_activation_checkpointing_of_the_runner(tmp_path):
     ('backbone.layer2', 1, "'backbone.layer2' sees the pictures, or frozen layers"),
     ('student.backbone.layer4', -1, "'student.backbone.layer4' is no module of the student.* 'backbone.layer4'"),
 ])  # fmt: skip
-def test_what_would_get_no_gradient_if_it_were_recomputed_is_refused(tmp_path, name, frozen, words):
+def test_taps_without_a_gradient_in_recomputation_are_refused(tmp_path, name, frozen, words):
     student = toys.seg_net('fcn', backbone=dict(frozen_stages=frozen))
     model = toys.model_config(student, toys.seg_teacher('fcn'), dict(kd=dict(type='LogitKD')))
     with pytest.raises(ValueError, match=f'activation_checkpointing: {words}'):
@@ -379,7 +379,7 @@ class Talkative(FeatureDistiller):
         return {**super().forward(student, teacher, data_samples), 'weight': weight.abs().sum()}
 
 
-def test_context_parts_and_what_is_no_loss():
+def test_context_parts_of_a_loss():
     """Numbers that are no loss are logged as they are, and no part of the sum. Of nothing, a share is 0."""
     model = toys.distilled(teacher=toys.seg_teacher(), distillers=dict(t=dict(type='Talkative', loss_weight=0.5)))
     assert 'auxiliary_head' in toys.teacher_of(model).plan.parts
@@ -393,7 +393,7 @@ def test_context_parts_and_what_is_no_loss():
     assert shares({}, {'pcd': {'loss_pcd': torch.zeros(())}})['distill.pcd.share'] == 0
 
 
-@pytest.mark.parametrize(('where', 'returned', 'kind', 'told'), [
+@pytest.mark.parametrize(('where', 'returned', 'kind', 'message'), [
     ('forward', lambda x: {'loss_x': x.detach().square().mean()}, ValueError, 'its loss has no gradient'),
     ('forward', lambda x: {'energy': x.mean()}, ValueError, 'its loss returns energy; .* must hold "loss"'),
     ('forward', lambda x: {}, ValueError, 'its loss returns nothing'),
@@ -407,7 +407,7 @@ def test_context_parts_and_what_is_no_loss():
     ('late', lambda x: {'loss_x': x.mean()}, RuntimeError, 'its parameter scale was made after the optimizer'),
     ('forward', lambda x: {'loss_x': torch.zeros(())}, None, ''),  # a queue that is still empty
 ])  # fmt: skip
-def test_terms_that_teach_nothing_are_refused(where, returned, kind, told, monkeypatch):
+def test_terms_that_teach_nothing_are_refused(where, returned, kind, message, monkeypatch):
     model = toys.distilled(teacher=toys.seg_teacher(), distillers=dict(t=dict(type='Talkative')))
 
     def changed(self, student, *_):
@@ -416,7 +416,7 @@ def test_terms_that_teach_nothing_are_refused(where, returned, kind, told, monke
         return returned(student[self.student_taps[0].text][0] if where == 'forward' else student)
 
     monkeypatch.setattr(Talkative, 'forward' if where == 'forward' else 'loss', changed)
-    with pytest.raises(kind, match=rf'^model\.distillers\.t: {told}') if kind else nullcontext():
+    with pytest.raises(kind, match=rf'^model\.distillers\.t: {message}') if kind else nullcontext():
         toys.losses_of(model)
 
 
@@ -443,8 +443,8 @@ def test_a_loop_of_ones_own_trains_as_the_page_says(capsys):
     for word in ('without DistillHook', HOOK, 'a loop of your own calls model.distillation.start(max_iters='):
         assert word in str(error.value)
     names['train'](model, [batch] * 4, torch.optim.SGD(model.parameters(), 1e-9), 4)
-    said = [re.search(r"'distill.kd.loss_kd': ([\d.e-]+)", line)[1] for line in capsys.readouterr().out.splitlines()]
-    first, *rest = map(float, said)
+    losses = [re.search(r"'distill.kd.loss_kd': ([\d.e-]+)", line)[1] for line in capsys.readouterr().out.splitlines()]
+    first, *rest = map(float, losses)
     assert rest == pytest.approx([first * share for share in (0.75, 0.5, 0.25)], rel=1e-2)
     balanced = dict(fit=dict(type='FitNet', student_tap='backbone[3]', balance=0.1))
     model = toys.build(toys.model_config(toys.seg_net('fcn'), toys.seg_teacher('fcn'), balanced))

@@ -137,8 +137,8 @@ def losses(form: str, change: Callable[..., Any], amp: bool = False) -> Mapping[
 
 
 def test_every_registered_method_has_a_form() -> None:
-    ours = {name for name, kind in DISTILLERS.module_dict.items() if kind.__module__.startswith('mmdistill_dense.')}
-    assert ours == {form.split()[0] for form in FORMS}
+    names = {name for name, kind in DISTILLERS.module_dict.items() if kind.__module__.startswith('mmdistill_dense.')}
+    assert names == {form.split()[0] for form in FORMS}
 
 
 QUICK = 'HeadOutputKD', 'LogitKD', 'MasKD', 'RoIHeadKD'
@@ -160,7 +160,7 @@ def test_options_of_the_pair_leave_a_methods_losses(form: str) -> None:
 
 
 @pytest.mark.parametrize('kind', [RoIAlign, ModulatedDeformConv2dPack], ids=lambda kind: kind.__name__)
-def test_compiled_operations_read_the_maps_of_a_channels_last_teacher(kind: type[nn.Module]) -> None:
+def test_compiled_operations_read_maps_of_channels_last(kind: type[nn.Module]) -> None:
     torch.manual_seed(0)
     operation = RoIAlign(7) if kind is RoIAlign else ModulatedDeformConv2dPack(8, 8, 3, padding=1)
     rest = (torch.tensor([[0, 1.0, 1, 9, 9], [1, 2, 0, 12, 10]]),) if kind is RoIAlign else ()

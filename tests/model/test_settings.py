@@ -53,18 +53,18 @@ def method(kind):
     return DISTILLERS.get(kind)
 
 
-def taps(one):
-    return [str(tap) for tap in one.student_taps]
+def taps(distiller):
+    return [str(tap) for tap in distiller.student_taps]
 
 
 def checked(config, methods, **options):
     """The distillers of a check, with a real step, of all methods of a task on one pair."""
     report = check_config(config, Options(weights=False, cost=False, **options))
     assert report.verdict != 'error', report.findings
-    named = {name.lower() for name in methods}
-    assert set(report.context.settings) == named == set(report.as_dict()['settings'])
+    named_methods = {name.lower() for name in methods}
+    assert set(report.context.settings) == named_methods == set(report.as_dict()['settings'])
     terms = {term.name.split('.')[1]: term for term in report.context.terms if term.name.startswith('distill.')}
-    assert set(terms) == named
+    assert set(terms) == named_methods
     assert all(math.isfinite(term.value) and term.value > 0 for name, term in terms.items() if name != 'pcd')
     text = io.StringIO()
     show(report, Console(file=text, width=400))
@@ -75,27 +75,27 @@ def checked(config, methods, **options):
 def test_every_method_for_segmentors_makes_a_step(tmp_path):
     model = toys.model_config(None, toys.seg_net(width=16, allow_random=True), auto(SEG))
     enough = dict(train_dataloader=dict(dataset=dict(num_images=12)))  # for PCD's queue
-    found = checked(toys.run_config(tmp_path, model, iters=40, **enough), SEG)
-    assert {name for name, one in found.items() if taps(one) == LEVELS} == {
+    actual = checked(toys.run_config(tmp_path, model, iters=40, **enough), SEG)
+    assert {name for name, distiller in actual.items() if taps(distiller) == LEVELS} == {
         'at', 'afdcd', 'cankd', 'featurematch', 'fitnet', 'freekd', 'ifvd', 'mgd', 'maskd', 'pcd', 'pkd', 'skd',
     }  # fmt: skip
-    assert {tuple(taps(found[name])) for name in ('cwd', 'dist', 'logitkd')} == {('decode_head.conv_seg',)}
-    assert taps(found['cirkd']) == ['decode_head.conv_seg:input'] and taps(found['queuekl']) == ['backbone[-1]']
-    ratios = {name: one.balancer.ratio for name, one in found.items()}
+    assert {tuple(taps(actual[name])) for name in ('cwd', 'dist', 'logitkd')} == {('decode_head.conv_seg',)}
+    assert taps(actual['cirkd']) == ['decode_head.conv_seg:input'] and taps(actual['queuekl']) == ['backbone[-1]']
+    ratios = {name: distiller.balancer.ratio for name, distiller in actual.items()}
     assert ratios.pop('logitkd') == ratios.pop('dist') == 1.0
     each = {round(ratio * math.sqrt(len(ratios)), 6) for ratio in ratios.values()}
     assert each == {AUTO_RATIO_SGD}, 'the toy run has SGD'
-    assert found['pcd'].chosen_size is not None and found['pcd'].num_pixels == 512
-    each = [found['afdcd']._options_of(level) for level in found['afdcd'].levels]
-    assert {(one['pool_size'], one['groups']) for one in each} == {(0, 16)}
+    assert actual['pcd'].chosen_size is not None and actual['pcd'].num_pixels == 512
+    each = [actual['afdcd']._options_of(level) for level in actual['afdcd'].levels]
+    assert {(option['pool_size'], option['groups']) for option in each} == {(0, 16)}
 
 
 def test_every_method_for_detectors_makes_a_step(tmp_path):
     model = toys.model_config(toys.det_net(), toys.det_net(width=16, allow_random=True), auto(DET))
-    found = checked(toys.det_run_config(tmp_path, model, iters=40), DET, batch=2, size=(128, 128))
+    actual = checked(toys.det_run_config(tmp_path, model, iters=40), DET, batch=2, size=(128, 128))
     necks = [f'neck[{level}]' for level in range(5)]
-    others = {'dist', 'logitkd', 'headoutputkd', 'queuekl', 'simreg'}
-    assert all(set(taps(one)) <= set(necks) for name, one in found.items() if name not in others)
+    other_methods = {'dist', 'logitkd', 'headoutputkd', 'queuekl', 'simreg'}
+    assert all(set(taps(distiller)) <= set(necks) for name, distiller in actual.items() if name not in other_methods)
 
 
 @pytest.mark.parametrize('kind', ELSEWHERE)
@@ -114,8 +114,8 @@ FORCED = ('keys_per_image', 'enqueue')  # by queue_size='auto'; the fragment nam
 
 
 def plain(option):
-    kept = {name: value for name, value in option.items() if value is not None and name not in (*FORCED, 'type')}
-    return json.loads(json.dumps(kept))
+    options = {name: value for name, value in option.items() if value is not None and name not in (*FORCED, 'type')}
+    return json.loads(json.dumps(options))
 
 
 def test_every_method_gets_what_it_got():
@@ -136,13 +136,13 @@ def test_shipped_options_with_settings_are_what_they_were():
     """A digest for each file of options, of its distillers with ``'auto'`` for each task that has it."""
     stored = {name for names, _ in STORED['methods'] for name in names.split(' | ')}
     for file in option_files():
-        found, shipped = {}, Config.fromfile(file).distillers.to_dict()
+        actual, shipped = {}, Config.fromfile(file).distillers.to_dict()
         for name, option in shipped.items():
             for task in ('seg', 'det'):
                 if f'auto {option["type"]} {task}' in stored:
-                    one = replace_settings(shipped, {name: 'auto'}, task, 'k')[name]
-                    found[f'{name} {task}'] = plain(resolve_settings(one, task, KEY))
-        digest = hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()[:8]
+                    distiller = replace_settings(shipped, {name: 'auto'}, task, 'k')[name]
+                    actual[f'{name} {task}'] = plain(resolve_settings(distiller, task, KEY))
+        digest = hashlib.sha256(json.dumps(actual, sort_keys=True).encode()).hexdigest()[:8]
         assert STORED['shipped'].get(file.stem, digest) == digest, file
 
 
@@ -151,11 +151,11 @@ def test_a_config_inherits_a_fragment(tmp_path):
         "_base_ = __import__('mmdistill_dense').base('mmdistill_dense::_base_/distillers/auto/maskd_seg.py')\n"
         'distillers = dict(maskd=dict(num_tokens=4))\n'
     )
-    mine = Config.fromfile(tmp_path / 'mine.py').distillers.to_dict()['maskd']
-    assert mine == resolve_settings(dict(type='MasKD', settings='auto', num_tokens=4), 'seg', KEY)
+    options = Config.fromfile(tmp_path / 'mine.py').distillers.to_dict()['maskd']
+    assert options == resolve_settings(dict(type='MasKD', settings='auto', num_tokens=4), 'seg', KEY)
 
 
-def test_a_class_of_ones_own_gets_those_of_its_base_and_no_table_of_its_own():
+def test_a_class_of_the_user_gets_settings_of_its_base():
     class Mine(method('FitNet')):
         pass
 
@@ -168,23 +168,23 @@ def test_a_class_of_ones_own_gets_those_of_its_base_and_no_table_of_its_own():
         type('Other', (method('FitNet'),), dict(SETTINGS={}))
 
 
-def test_what_is_given_wins_and_options_within_are_merged():
-    given = dict(settings='auto', num_tokens=3, balance=dict(until=0.5), learn=dict(max_iters=9), student_tap='neck')
-    found, told = expand(method('MasKD'), given, 'seg', KEY)
-    assert found['num_tokens'] == 3 and found['student_tap'] == 'neck'
-    assert found['learn']['max_iters'] == 9 and found['learn']['optimizer']['type'] == 'SGD'
-    assert told.startswith("'auto': ") and 'num_tokens=3' in told, 'what it shows is what holds'
-    assert told.endswith('; given, not of the settings: student_tap, balance, num_tokens, learn')
-    assert found['balance'] == dict(ratio='auto', until=0.5)
+def test_given_options_win():
+    words = dict(settings='auto', num_tokens=3, balance=dict(until=0.5), learn=dict(max_iters=9), student_tap='neck')
+    actual, message = expand(method('MasKD'), words, 'seg', KEY)
+    assert actual['num_tokens'] == 3 and actual['student_tap'] == 'neck'
+    assert actual['learn']['max_iters'] == 9 and actual['learn']['optimizer']['type'] == 'SGD'
+    assert message.startswith("'auto': ") and 'num_tokens=3' in message, 'what it shows is what holds'
+    assert message.endswith('; given, not of the settings: student_tap, balance, num_tokens, learn')
+    assert actual['balance'] == dict(ratio='auto', until=0.5)
     assert expand(method('AT'), dict(settings='auto', balance=3.0), 'det', KEY)[0]['balance'] == 3.0
-    kept, _ = expand(method('AT'), dict(settings='auto', balance=None, loss_weight=0.8), 'det', KEY)
-    assert kept['loss_weight'] == 0.8 and kept['balance'] is None
+    options, _ = expand(method('AT'), dict(settings='auto', balance=None, loss_weight=0.8), 'det', KEY)
+    assert options['loss_weight'] == 0.8 and options['balance'] is None
     weighed = dict(x=dict(type='AT', settings='auto', loss_weight=3.0))
     with pytest.raises(ValueError, match=r'x: loss_weight=3\.0 and balance=.* exclude .* or balance=None'):
         toys.build(toys.model_config(distillers=weighed))
 
 
-def test_published_is_what_the_method_has_and_in_place_of_shipped_options_these():
+def test_published_settings_are_those_of_the_method():
     for options in ({}, dict(settings='published')):
         assert expand(method('MasKD'), dict(options, num_tokens=2), 'seg', KEY) == (dict(num_tokens=2), '')
     assert method('MasKD')().settings == ''
@@ -220,15 +220,15 @@ def test_mistakes_name_the_key(kind, options, task, message):
     ('FGD', dict(schedule=dict(stop_at=0.5), settings='published'), {}),
 ])  # fmt: skip
 def test_settings_in_place_of_shipped_options(kind, shipped, left):
-    found = replace_settings(dict(x=dict(shipped, type=kind)), dict(x='auto'), 'det', 'k')['x']
-    assert found == dict(left, type=kind, settings='auto')
-    assert resolve_settings(found, 'det', KEY)['balance'], 'and they can be expanded'
+    actual = replace_settings(dict(x=dict(shipped, type=kind)), dict(x='auto'), 'det', 'k')['x']
+    assert actual == dict(left, type=kind, settings='auto')
+    assert resolve_settings(actual, 'det', KEY)['balance'], 'and they can be expanded'
 
 
 ATTENTION = dict(type='AT', student_tap='backbone[3]')
 
 
-def test_a_run_gets_the_ratio_of_its_optimizer_and_says_what_it_chose(tmp_path):
+def test_a_run_gets_the_ratio_of_its_optimizer(tmp_path):
     """The two canonical forms beside a third method; written out, the same options are the same distillers."""
     forms = dict(kd=dict(type='LogitKD', settings='canonical'), mimic=dict(type='FitNet', settings='canonical'))
     methods = dict(forms, at=dict(ATTENTION, balance='auto'))

@@ -44,12 +44,12 @@ def outspoken(network):
 
 
 @functools.cache
-def teacher(kind, names, told=True, **options):
+def teacher(kind, names, message=True, **options):
     net = toys.seg_net if kind in toys.SEG else toys.det_net
     option = net(kind, 16, **heads(kind, len(names)))
     network = outspoken(toys.build_plain(option, seed=3))
     path = toys.fresh_dir() / f'{kind}.pth'
-    meta = dict(dataset_meta=dict(classes=names)) if told else dict()
+    meta = dict(dataset_meta=dict(classes=names)) if message else dict()
     torch.save(dict(state_dict=network.state_dict(), meta=meta), path)
     return dict(option, checkpoint=str(path))
 
@@ -65,10 +65,10 @@ def det_pair(kind, distillers, names=DET_NAMES, classes='auto'):
 def matched(config, scope='mmseg'):
     """A model whose classes are paired, as the start of a run does it."""
     model = toys.ready(toys.build(config, scope=scope))
-    one = toys.teacher_of(model)
-    one.load(next(model.parameters()))
+    teacher = toys.teacher_of(model)
+    teacher.load(next(model.parameters()))
     names = CLASSES if scope == 'mmseg' else CLASSES[1:]
-    check_teacher_classes(names, one, model.distillers.values())
+    check_teacher_classes(names, teacher, model.distillers.values())
     return model
 
 
@@ -89,12 +89,12 @@ def test_segmentation_methods_train_beside_each_other(tmp_path, caplog):
     assert f'does not know {CLASSES[0]}, {CLASSES[-1]}: labels alone teach them' in log
     scores = runner.message_hub.log_scalars
     for name in SEG_METHODS:
-        values = [scores[one].current() for one in scores if one.startswith(f'train/distill.{name}.loss')]
+        values = [scores[score].current() for score in scores if score.startswith(f'train/distill.{name}.loss')]
         assert values and all(0 < value < 1e3 for value in values), name
     assert runner.model.distillers['cirkd'].class_count == len(CLASSES)
 
 
-def test_unknown_classes_get_no_gradient_and_weighed_rows_count_less():
+def test_unknown_classes_get_no_gradient():
     """What the teacher does not know is pushed nowhere, and shared scores only against each other."""
     losses = []
     for option in (dict(type='LogitKD'), dict(type='LogitKD', rest_rows='weigh')):
@@ -143,20 +143,20 @@ def permuted(kind):
             body = value[:count].unflatten(0, (anchors, len(names), rows))[:, order].flatten(0, 2)
             state[name] = torch.cat([body, value[count:]])
     path = toys.fresh_dir() / 'own.pth'
-    torch.save(dict(state_dict=state, meta=dict(dataset_meta=dict(classes=[names[one] for one in order]))), path)
+    torch.save(dict(state_dict=state, meta=dict(dataset_meta=dict(classes=[names[index] for index in order]))), path)
     return dict(net_of(kind, checkpoint=str(path)), classes='auto'), plain
 
 
 @pytest.mark.parametrize(('kind', 'option'), OWN_COPIES, ids=lambda one: one if isinstance(one, str) else one['type'])
 def test_a_copy_of_the_student_with_other_names_teaches_nothing(kind, option):
-    own, plain = permuted(kind)
-    model = matched(toys.model_config(net_of(kind), own, dict(one=option)), 'mmseg' if kind in toys.SEG else 'mmdet')
+    net, plain = permuted(kind)
+    model = matched(toys.model_config(net_of(kind), net, dict(one=option)), 'mmseg' if kind in toys.SEG else 'mmdet')
     model.load_state_dict(plain.state_dict())
     toys.still_norms(model)  # as the teacher's
 
     def terms():
-        found = toys.losses_of(model, batch_of(kind))
-        return [value for name, value in found.items() if name.startswith('distill.one.loss')]
+        actual = toys.losses_of(model, batch_of(kind))
+        return [value for name, value in actual.items() if name.startswith('distill.one.loss')]
 
     same = terms()
     assert same and all(value.abs() < 2e-6 for value in same), same
@@ -179,8 +179,8 @@ DET_METHODS = [  # beside those above
 
 @pytest.mark.parametrize(('kind', 'option'), DET_METHODS, ids=lambda one: one if isinstance(one, str) else one['type'])
 def test_detection_methods_train(kind, option):
-    found = toys.losses_of(matched(det_pair(kind, dict(one=option)), 'mmdet'), toys.det_batch())
-    values = [value for name, value in found.items() if name.startswith('distill.one.loss')]
+    actual = toys.losses_of(matched(det_pair(kind, dict(one=option)), 'mmdet'), toys.det_batch())
+    values = [value for name, value in actual.items() if name.startswith('distill.one.loss')]
     assert values and all(0 < value < 1e4 and value.requires_grad for value in values)
 
 
@@ -208,8 +208,8 @@ def test_what_cannot_be_compared_is_refused_at_the_start(kind, option, classes, 
             matched(det_pair(kind, dict(one=option), classes=classes), 'mmdet')
 
 
-def test_names_come_from_the_option_where_the_file_does_not_say_them():
-    other = dict(teacher('fcn', SEG_NAMES, told=False), classes='auto')
+def test_names_come_from_the_option_without_a_file():
+    other = dict(teacher('fcn', SEG_NAMES, message=False), classes='auto')
 
     def start(**more):
         return matched(toys.model_config(toys.seg_net('fcn'), dict(other, **more)))
@@ -234,38 +234,38 @@ def test_other_pairs_are_another_run():
     assert not differ(same, again) and differ(same, other) and f"{SEG_NAMES[2]}', 'sea']" in describe_identity(same)
 
 
-def test_check_tells_the_pairs_and_takes_a_step(tmp_path):
+def test_check_tells_the_pairs(tmp_path):
     path = tmp_path / 'pair.py'
     toys.run_config(tmp_path / 'out', seg_pair(dict(kd=dict(type='LogitKD')))).dump(path)
     report = check_config(path)
-    told = [one.message for one in report.findings if one.level == 'note']
-    assert f'{CLASSES[1]} <- {SEG_NAMES[2]}, sea' in told[0] and 'labels alone teach them' in told[1]
+    texts = [finding.message for finding in report.findings if finding.level == 'note']
+    assert f'{CLASSES[1]} <- {SEG_NAMES[2]}, sea' in texts[0] and 'labels alone teach them' in texts[1]
     assert not report.stopped and 'kd' in json.dumps(report.as_dict())
 
 
 @pytest.mark.parametrize('kind', ['fcn', 'retinanet'])
-def test_what_a_teacher_predicts_is_scored_in_the_students_classes(kind):
+def test_a_teacher_is_scored_in_the_students_classes(kind):
     """A copy with its classes in another order predicts the same through the pairs."""
-    own, plain = permuted(kind)
+    own_copy, plain = permuted(kind)
     fit = dict(fit=dict(type='FitNet', student_tap='backbone[3]'))
-    model = matched(toys.model_config(net_of(kind), own, fit), 'mmseg' if kind in toys.SEG else 'mmdet')
-    network = toys.build_plain({key: value for key, value in own.items() if key not in ('checkpoint', 'classes')})
-    network.load_state_dict(torch.load(own['checkpoint'])['state_dict'])
+    model = matched(toys.model_config(net_of(kind), own_copy, fit), 'mmseg' if kind in toys.SEG else 'mmdet')
+    network = toys.build_plain({key: value for key, value in own_copy.items() if key not in ('checkpoint', 'classes')})
+    network.load_state_dict(torch.load(own_copy['checkpoint'])['state_dict'])
     expected = plain.eval().val_step(batch_of(kind))
-    found = in_students_classes(network.eval().val_step(batch_of(kind)), toys.teacher_of(model).pairs)
-    for mine, theirs in zip(found, expected, strict=True):
+    actual = in_students_classes(network.eval().val_step(batch_of(kind)), toys.teacher_of(model).pairs)
+    for grad, naive_grad in zip(actual, expected, strict=True):
         if kind in toys.SEG:
-            assert torch.equal(mine.pred_sem_seg.data, theirs.pred_sem_seg.data)
+            assert torch.equal(grad.pred_sem_seg.data, naive_grad.pred_sem_seg.data)
         else:
-            assert torch.equal(mine.pred_instances.labels, theirs.pred_instances.labels)
-            assert torch.equal(mine.pred_instances.bboxes, theirs.pred_instances.bboxes)
+            assert torch.equal(grad.pred_instances.labels, naive_grad.pred_instances.labels)
+            assert torch.equal(grad.pred_instances.bboxes, naive_grad.pred_instances.bboxes)
 
 
 def scored(labels, pairs):
     """What a teacher's labels count as in the student's classes."""
     sample = SegDataSample(pred_sem_seg=PixelData(data=torch.tensor([[labels]])))
-    (found,) = in_students_classes([sample], pairs)
-    return found.pred_sem_seg.data[0, 0].tolist()
+    (class_name,) = in_students_classes([sample], pairs)
+    return class_name.pred_sem_seg.data[0, 0].tolist()
 
 
 def test_classes_that_the_student_does_not_have_are_misses():
@@ -281,15 +281,15 @@ def test_classes_that_the_student_does_not_have_are_misses():
 
 
 @pytest.mark.soak
-def test_check_and_suites_test_a_teacher_by_the_pairs(tmp_path):
-    own, _ = permuted('fcn')
+def test_a_teacher_is_tested_by_the_pairs(tmp_path):
+    own_copy, _ = permuted('fcn')
     scores, suite = {}, SimpleNamespace(test_sets={}, path=tmp_path / 'suite.yaml')
     for name, change in (('paired', {}), ('as it is', dict(classes=None, class_names=None))):
-        config = toys.run_config(tmp_path / name, toys.model_config(toys.seg_net('fcn'), {**own, **change}))
+        config = toys.run_config(tmp_path / name, toys.model_config(toys.seg_net('fcn'), {**own_copy, **change}))
         config.update(test_dataloader=config.val_dataloader, test_evaluator=config.val_evaluator, test_cfg=dict())
         scores[name] = job.test_teacher(config, suite)['metrics']['val']['mIoU']
     assert scores['paired'] > scores['as it is'] + 1  # of the same network
-    config = toys.run_config(tmp_path / 'c', toys.model_config(toys.seg_net('fcn'), own))
+    config = toys.run_config(tmp_path / 'c', toys.model_config(toys.seg_net('fcn'), own_copy))
     config.dump(tmp_path / 'pair.py')
     (facts,) = check_config(tmp_path / 'pair.py').context.teachers
     assert facts.metric['mIoU'] == pytest.approx(scores['paired'])
@@ -321,11 +321,11 @@ def test_each_term_is_what_its_teacher_alone_gives():
 
     idle = dict(cfg='nowhere.py')
     together = toys.distilled(student=STUDENT, teacher=dict(TEACHERS, idle=idle), distillers=TERMS)
-    assert {name: one.key for name, one in together.distillation.teachers.items()} == {
+    assert {name: teacher.key for name, teacher in together.distillation.teachers.items()} == {
         name: f'model.teacher.{name}' for name in TEACHERS
     }, 'one that nobody asks is not built'
-    found = terms_of(together)
-    assert len(found) == len(TERMS)
+    actual = terms_of(together)
+    assert len(actual) == len(TERMS)
     for name, option in TERMS.items():
         teacher = TEACHERS[option['teacher']]
         distillers = {name: {key: value for key, value in option.items() if key != 'teacher'}}
@@ -333,11 +333,11 @@ def test_each_term_is_what_its_teacher_alone_gives():
         alone.load_state_dict(together.state_dict())
         alone.distillers[name].load_state_dict(together.distillers[name].state_dict())
         ((key, value),) = terms_of(alone).items()
-        torch.testing.assert_close(found[key], value)
-    assert not torch.isclose(found['distill.kd.loss_kd'], found['distill.kd_deep.loss_kd'])
+        torch.testing.assert_close(actual[key], value)
+    assert not torch.isclose(actual['distill.kd.loss_kd'], actual['distill.kd_deep.loss_kd'])
 
 
-def test_each_teacher_runs_once_in_a_step_and_rests_when_its_terms_have_ended():
+def test_each_teacher_runs_once_in_a_step():
     ends, mimic = dict(schedule=dict(stop_at=5)), TERMS['mimic']
     terms = dict(kd=dict(TERMS['kd'], **ends), mimic=mimic, early=dict(mimic, student_tap='backbone[2]', **ends))
     model = toys.distilled(student=STUDENT, teacher=TEACHERS, distillers=terms)
@@ -359,12 +359,12 @@ def test_each_teacher_runs_once_in_a_step_and_rests_when_its_terms_have_ended():
 def test_a_checkpoint_gets_the_receipts_of_both():
     """Exchanged teachers are another run."""
     exchanged = dict(wide=TEACHERS['deep'], deep=TEACHERS['wide'])
-    then, same, other = (identity(toys.ready(toys.build(pair(**change)))) for change in ({}, {}, exchanged))
-    told = then['teachers']
-    assert [told[name]['file'] for name in TEACHERS] == ['fcn_16.pth', 'pspnet_24.pth']
-    assert told['wide']['sha256'] != told['deep']['sha256']
-    assert all(receipt['matched'] == receipt['total'] > 0 for receipt in told.values())
-    assert not differ(then, same) and differ(then, other) and 'pspnet' in describe_identity(other)
+    saved_identity, same, other = (identity(toys.ready(toys.build(pair(**change)))) for change in ({}, {}, exchanged))
+    message = saved_identity['teachers']
+    assert [message[name]['file'] for name in TEACHERS] == ['fcn_16.pth', 'pspnet_24.pth']
+    assert message['wide']['sha256'] != message['deep']['sha256']
+    assert all(receipt['matched'] == receipt['total'] > 0 for receipt in message.values())
+    assert not differ(saved_identity, same) and differ(saved_identity, other) and 'pspnet' in describe_identity(other)
 
 
 def test_methods_with_their_own_teachers_compose(tmp_path):

@@ -19,9 +19,9 @@ def test_the_worked_example():
     z = torch.tensor([[1.0, 0.0, 5.0]], dtype=torch.float64, requires_grad=True)
     t = torch.tensor([[0.0, 0.0, 2.0, 3.0]], dtype=torch.float64)
     for weight, loss, gradient in ((None, 0.008353, 0.05593), (PAIRS.mass(t), 0.002661, 0.01782)):
-        found = softmax_divergence(*PAIRS.softmax(z, t), weight=weight)
-        (grad,) = torch.autograd.grad(found, z)
-        assert found.item() == pytest.approx(loss, abs=5e-7)
+        actual = softmax_divergence(*PAIRS.softmax(z, t), weight=weight)
+        (grad,) = torch.autograd.grad(actual, z)
+        assert actual.item() == pytest.approx(loss, abs=5e-7)
         assert grad.tolist()[0] == pytest.approx([-gradient, gradient, 0], abs=5e-6)
     assert PAIRS.mass(t).item() == pytest.approx((math.e**2 + 2) / (math.e**2 + 2 + math.e**3))
 
@@ -29,8 +29,8 @@ def test_the_worked_example():
 def naive(z, t, pairs, temperature, weigh):
     """Loops over rows and groups."""
     total = 0.0
-    for one, other in zip(z.tolist(), t.tolist(), strict=True):
-        m = [math.log(sum(math.exp(one[c]) for c in group.student)) / temperature for group in pairs.groups]
+    for student_row, other in zip(z.tolist(), t.tolist(), strict=True):
+        m = [math.log(sum(math.exp(student_row[c]) for c in group.student)) / temperature for group in pairs.groups]
         n = [math.log(sum(math.exp(other[c]) for c in group.teacher)) / temperature for group in pairs.groups]
         q, p = ([math.exp(x) / sum(map(math.exp, side)) for x in side] for side in (m, n))
         mass = sum(math.exp(other[c]) for group in pairs.groups for c in group.teacher) / sum(map(math.exp, other))
@@ -40,14 +40,14 @@ def naive(z, t, pairs, temperature, weigh):
 
 
 @pytest.mark.parametrize(('temperature', 'weigh'), itertools.product([1.0, 3.0], [False, True]))
-def test_softmax_is_that_of_a_loop_and_teaches_nothing_unknown(temperature, weigh):
+def test_softmax_is_that_of_a_loop(temperature, weigh):
     torch.manual_seed(0)
     coarse = ClassPairs.of({'a': ['x'], 'b': ['x'], 'c': ['y', 'z'], 'd': []}, 'abcd', 'wxyz')
     z, t = torch.randn(7, 4, dtype=torch.float64, requires_grad=True), 2 * torch.randn(7, 4, dtype=torch.float64)
     rows = coarse.mass(t) if weigh else None
-    found = softmax_divergence(*coarse.softmax(z, t), temperature=temperature, weight=rows)
-    assert found.item() == pytest.approx(naive(z.detach(), t, coarse, temperature, weigh), rel=1e-12)
-    (grad,) = torch.autograd.grad(found, z)
+    actual = softmax_divergence(*coarse.softmax(z, t), temperature=temperature, weight=rows)
+    assert actual.item() == pytest.approx(naive(z.detach(), t, coarse, temperature, weigh), rel=1e-12)
+    (grad,) = torch.autograd.grad(actual, z)
     assert (grad[:, 3] == 0).all() and grad.sum(1).abs().max() < 1e-15
     torch.autograd.gradcheck(lambda x: softmax_divergence(*coarse.softmax(x, t), weight=rows), z)
 
@@ -66,15 +66,15 @@ def test_chain_rule_of_the_kl():
     torch.testing.assert_close(whole, binary + shared, rtol=1e-12, atol=0)
 
 
-def test_halves_of_a_class_and_the_order_of_the_names_change_nothing_and_large_logits_stay_finite():
+def test_the_order_of_the_names_changes_nothing():
     torch.manual_seed(2)
     z, t = torch.randn(2, 3, 4, 4, dtype=torch.float64), torch.randn(2, 3, 4, 4, dtype=torch.float64)
     one = ClassPairs.of({'a': ['a'], 'b': ['b']}, 'abc', 'abx')
     halves = torch.cat([t, t[:, :1]], 1)
     halves[:, [0, 3]] -= math.log(2)
     two = ClassPairs.of({'b': ['b'], 'a': ['a2', 'a']}, 'abc', ['a', 'b', 'x', 'a2'])
-    found = [softmax_divergence(*pairs.softmax(z, side), temperature=4.0) for pairs, side in ((one, t), (two, halves))]
-    torch.testing.assert_close(*found, rtol=1e-12, atol=0)
+    actual = [softmax_divergence(*pairs.softmax(z, side), temperature=4.0) for pairs, side in ((one, t), (two, halves))]
+    torch.testing.assert_close(*actual, rtol=1e-12, atol=0)
     z, t = torch.tensor([[3.0, 1.0, 2.0]]), torch.tensor([[0.0, 4.0]])
     assert [x.tolist() for x in COARSE.sigmoid(z, t)] == [[[3, 1]], [[4, 0]]], 'the largest binary score'
     torch.testing.assert_close(COARSE.softmax(z + 1e6, t)[0], COARSE.softmax(z, t)[0])
@@ -96,12 +96,12 @@ def test_a_permutation_is_that_of_the_teacher_bit_for_bit():
 def test_sigmoid_scores_take_the_largest_member_by_anchor():
     torch.manual_seed(4)
     z, t = torch.randn(2, 2 * 3, 4, 4), torch.randn(2, 2 * 4, 4, 4)
-    ours, theirs = PAIRS.anchors(z, t)
-    assert ours.shape == theirs.shape == (2, 2 * 2, 4, 4)
+    student_groups, teacher_groups = PAIRS.anchors(z, t)
+    assert student_groups.shape == teacher_groups.shape == (2, 2 * 2, 4, 4)
     for anchor, (group, members) in itertools.product(range(2), enumerate(PAIRS.groups)):
-        side = t[:, [4 * anchor + one for one in members.teacher]].amax(1)
-        assert torch.equal(theirs[:, 2 * anchor + group], side)
-        assert torch.equal(ours[:, 2 * anchor + group], z[:, 3 * anchor + members.student[0]])
+        side = t[:, [4 * anchor + member for member in members.teacher]].amax(1)
+        assert torch.equal(teacher_groups[:, 2 * anchor + group], side)
+        assert torch.equal(student_groups[:, 2 * anchor + group], z[:, 3 * anchor + members.student[0]])
 
 
 def test_small_logits_keep_their_digits():
@@ -109,8 +109,8 @@ def test_small_logits_keep_their_digits():
     torch.manual_seed(5)
     z, t = torch.randn(4, 3), torch.randn(4, 4)
     expected = softmax_divergence(*PAIRS.softmax(z.double(), t.double()))
-    found = softmax_divergence(*PAIRS.softmax(z.double().sub(500).float(), t.double().sub(500).float()))
-    assert abs(found.double() - expected) < 2e-5 * 1 + 1e-4 * expected
+    actual = softmax_divergence(*PAIRS.softmax(z.double().sub(500).float(), t.double().sub(500).float()))
+    assert abs(actual.double() - expected) < 2e-5 * 1 + 1e-4 * expected
     half = PAIRS.softmax(z.half(), t.half())
     assert half[1].dtype == torch.float32 == PAIRS.mass(t.half()).dtype
     far = torch.tensor([[-1e4, -1e4, -1e4, 0.0]])  # a row of the rest alone
@@ -137,10 +137,10 @@ LAMPS = ['traffic-light', 'traffic sign', 'Street_Lamp'], ['traffic light', 'tra
     ({'background': ['background', '*']}, *OPEN, [((0,), (1, 2)), ((1,), (0,))]),  # forklifts are none of it
 ])  # fmt: skip
 def test_groups(option, student, teacher, groups):
-    assert ClassPairs.of(option, student, teacher).groups == tuple(Group(*one) for one in groups)
+    assert ClassPairs.of(option, student, teacher).groups == tuple(Group(*group) for group in groups)
 
 
-def test_groups_of_several_students_and_with_a_background():
+def test_groups_of_several_students():
     assert COARSE.groups == (Group((0, 2), (1,)), Group((1,), (0,)))
     rows = PAIRS.with_background()
     assert rows.groups == (Group((0,), (2,)), Group((1,), (0, 1)), Group((2, 3), (3, 4)))
@@ -153,14 +153,14 @@ def test_no_class_is_in_two_groups():
     values = [None, ['*'], ['*', 'car'], ['background'], ['dog']]
     resolved = 0
     for student, teacher, first, second in itertools.product(sets, sets, values, values):
-        option = {name: one for name, one in zip(('thing', 'car'), (first, second), strict=True) if one}
+        option = {name: names for name, names in zip(('thing', 'car'), (first, second), strict=True) if names}
         try:
             pairs = ClassPairs.of(option, student, teacher)
         except ValueError:  # a name that is not there, or no pair at all
             continue
         resolved += 1
         for side, names in (('student', student), ('teacher', teacher)):
-            members = [one for group in pairs.groups for one in getattr(group, side)]
+            members = [member for group in pairs.groups for member in getattr(group, side)]
             assert len(members) == len(set(members)) and set(members) <= set(range(len(names))), (option, pairs)
         if not pairs.rest:
             assert pairs.summed(torch.full((1, len(teacher)), 1 / len(teacher))).sum().item() == pytest.approx(1)
@@ -193,13 +193,13 @@ def test_what_cannot_be_paired_is_refused(option, student, teacher, message):
 
 
 def test_methods_refuse_what_they_cannot_compare():
-    one = ClassPairs.of('auto', ['car', 'dog'], ['car', 'cat'])
-    check_groups('kd', one, ranks=False)
+    pairs = ClassPairs.of('auto', ['car', 'dog'], ['car', 'cat'])
+    check_groups('kd', pairs, ranks=False)
     with pytest.raises(ValueError, match=r"kd: one shared class cannot be compared.*\['\*'\]"):
-        check_groups('kd', one, ranks=True)
+        check_groups('kd', pairs, ranks=True)
     check_groups('kd', PAIRS, ranks=True)
     with pytest.raises(ValueError, match='dist compares all classes at once, and dog have no partner.*LogitKD'):
-        check_complete('dist', one)
+        check_complete('dist', pairs)
     check_complete('dist', ClassPairs.of({'car': ['car', 'cat']}, ['car'], ['car', 'cat']))
     with pytest.raises(ValueError, match='and cat have no partner on the other side'):
         check_complete('dist', ClassPairs.of('auto', ['car'], ['car', 'cat']))

@@ -35,7 +35,7 @@ def taps_of(chosen):
 
 
 @pytest.mark.parametrize('kind', LAST_MAP)
-def test_a_segmentor_has_three_stages_and_the_map_before_dropout_and_scores(kind):
+def test_a_segmentor_has_three_stages(kind):
     network = toys.build_plain(toys.seg_net(kind, dropout=0.5))
     places = discover_student(network, (64, 64))
     assert taps_of(pair_taps(places, places)) == [*STAGES, f'decode_head.{LAST_MAP[kind]}']
@@ -43,16 +43,16 @@ def test_a_segmentor_has_three_stages_and_the_map_before_dropout_and_scores(kind
     recorder = Recorder(network.eval() or network, taps, 'tap', copies=False)
     with torch.no_grad(), recorder.recording() as maps:
         network.decode_head(network.extract_feat(torch.rand(1, 3, 64, 64)))
-    before, after = (found[0] for found in maps.values())
+    before, after = (actual[0] for actual in maps.values())
     assert before is after and tuple(before.shape[1:]) == places.head.shape, 'in eval mode dropout does nothing'
 
 
 def test_a_detector_has_its_neck():
     """Without maps of one position; levels of two necks are paired by stride, P3 to P7 against P2 to P6."""
-    places = found(toys.det_net(), (512, 512))
-    assert taps_of(pair_taps(places, places)) == [f'neck[{level}]' for level in range(5)]
-    assert [place.stride for place in places.neck] == [8, 16, 32, 64, 128]
-    chosen = pair_taps(places, found(toys.det_net('faster_rcnn'), (512, 512)))
+    taps = found(toys.det_net(), (512, 512))
+    assert taps_of(pair_taps(taps, taps)) == [f'neck[{level}]' for level in range(5)]
+    assert [tap.stride for tap in taps.neck] == [8, 16, 32, 64, 128]
+    chosen = pair_taps(taps, found(toys.det_net('faster_rcnn'), (512, 512)))
     pairs = [(pair.student.tap, pair.teacher.tap) for pair in chosen.pairs]
     assert pairs == [(f'neck[{level}]', f'neck[{level + 1}]') for level in range(4)]
     assert len(chosen.notes) == 2 and all('no level of this stride' in note for note in chosen.notes)
@@ -108,10 +108,10 @@ class Overwriting(nn.Module):
         return self.act(first), second
 
 
-def test_a_map_that_is_changed_later_is_replaced_or_left_out_and_one_of_a_part_that_is_called_twice():
-    places = discover_student(Overwriting(), (64, 64))
-    assert [place.tap for place in places.backbone] == ['act'], 'the module that gives the final value'
-    (note,) = places.notes
+def test_a_map_that_is_changed_later_is_replaced():
+    taps = discover_student(Overwriting(), (64, 64))
+    assert [tap.tap for tap in taps.backbone] == ['act'], 'the module that gives the final value'
+    (note,) = taps.notes
     assert 'backbone[1]' in note and 'in place' in note
     twice = dict(forward=lambda self, x: [self.backbone(half) for half in x.chunk(2, 3)])
     halves = type('Twice', (Overwriting,), twice)
@@ -130,12 +130,12 @@ class NeedsLabels(nn.Module):
         return maps
 
 
-def test_a_pass_that_fails_in_training_mode_leaves_nothing_behind():
-    places = discover_student(NeedsLabels(), (64, 64))
-    assert [place.tap for place in places.backbone] == ['backbone[0]', 'backbone[1]'], 'each is called once'
+def test_a_failing_pass_leaves_nothing_behind():
+    taps = discover_student(NeedsLabels(), (64, 64))
+    assert [tap.tap for tap in taps.backbone] == ['backbone[0]', 'backbone[1]'], 'each is called once'
 
 
-def test_frozen_levels_of_the_student_are_left_out_but_not_of_the_teacher():
+def test_frozen_levels_of_the_student_are_left_out():
     network = toys.build_plain(toys.seg_net()).train()
     network.backbone.requires_grad_(False)
     network.backbone.layer4.requires_grad_(True)
@@ -168,27 +168,27 @@ def names(taps):
     return [str(tap) for tap in taps]
 
 
-def test_a_segmentor_gets_explicit_taps_and_learns(monkeypatch):
+def test_a_segmentor_gets_explicit_taps(monkeypatch):
     """The log names the pairs; written out, the taps give the same run."""
     lines = []
     monkeypatch.setattr('mmdistill_dense.model.build.print_log', lambda line, *_: lines.append(line))
     model, batch = toys.ready(build()), toys.seg_batch()
-    one = model.distillers['one']
-    assert names(one.student_taps) == names(one.teacher_taps) == CHOSEN and len(one.levels) == 4
-    assert ', '.join(CHOSEN) in repr(one) and 'auto' not in one.extra_repr()
+    distiller = model.distillers['one']
+    assert names(distiller.student_taps) == names(distiller.teacher_taps) == CHOSEN and len(distiller.levels) == 4
+    assert ', '.join(CHOSEN) in repr(distiller) and 'auto' not in distiller.extra_repr()
     (line,) = lines
     assert line.startswith("model.distillers.one.student_tap='auto'")
     assert 'backbone[3] (64x8x8, stride 8) -> backbone[3] (128x8x8, stride 8)' in line
     written = toys.ready(build(type='FitNet', student_tap=CHOSEN))
     assert not differ(identity(model), identity(written))
-    losses, same = (toys.losses_of(one, batch) for one in (model, written))
+    losses, same = (toys.losses_of(model, batch) for model in (model, written))
     assert losses['distill.one.loss_fitnet'] == same['distill.one.loss_fitnet'] > 0
     toys.total(losses).backward()
-    assert all(align.weight.grad.any() for align in one.aligns)
+    assert all(align.weight.grad.any() for align in distiller.aligns)
     assert toys.teacher_of(model).plan.parts == {'backbone', 'decode_head'}, 'the trace saw the chosen taps'
 
 
-def test_a_detector_gets_the_levels_of_its_neck_and_each_teacher_is_looked_at():
+def test_a_detector_gets_the_levels_of_its_neck():
     teachers = dict(a=toys.det_net('fcos', 16, allow_random=True), b=toys.det_net('faster_rcnn', 16, allow_random=True))
     methods = dict(one=dict(AUTO, teacher='a'), two=dict(AUTO, teacher='b'))
     model = toys.distilled('mmdet', student=toys.det_net(), teacher=teachers, distillers=methods)
@@ -205,14 +205,14 @@ def test_a_foundation_model_has_its_map(scope):
     student, batch = (toys.seg_net(), None) if scope == 'mmseg' else (toys.det_net(), toys.det_batch())
     methods = dict(one=AUTO, match=dict(type='FeatureMatch', settings='auto'))
     model = toys.distilled(scope, student=student, teacher=teacher, distillers=methods)
-    for one in model.distillers.values():
-        assert (names(one.student_taps), names(one.teacher_taps)) == (['backbone[3]'], ['map'])
+    for distiller in model.distillers.values():
+        assert (names(distiller.student_taps), names(distiller.teacher_taps)) == (['backbone[3]'], ['map'])
     assert toys.losses_of(model, batch)['distill.one.loss_fitnet'].requires_grad
 
 
 def test_every_method_takes_it_or_says_why_not():
-    known = {name for name in DISTILLERS.module_dict if name in vars(distillers)}
-    assert known == {*COMPARE_MAPS, *OTHERS, 'CrossKD', 'KDDETR', 'LD'}, 'these have no student_tap'
+    names = {name for name in DISTILLERS.module_dict if name in vars(distillers)}
+    assert names == {*COMPARE_MAPS, *OTHERS, 'CrossKD', 'KDDETR', 'LD'}, 'these have no student_tap'
     assert all(not DISTILLERS.get(name).no_auto for name in COMPARE_MAPS)
     for method in OTHERS:  # for outputs of heads
         with pytest.raises(
@@ -244,7 +244,7 @@ def test_two_networks_without_a_pair_are_refused():
         distillers.FitNet('auto').setup({}, {})
 
 
-def test_taps_of_different_size_are_resized_where_the_method_leaves_it_open():
+def test_taps_of_different_size_are_resized():
     class Difference(FeatureDistiller):
         def loss(self, student, teacher, level):
             return (student - teacher).square().mean()
@@ -260,10 +260,10 @@ def test_a_resumed_run_must_choose_the_same():
     """Other taps of the same width have the same tensors. A file of an older version has no taps to compare."""
     other = [*CHOSEN[:3], 'decode_head.conv_seg:input']
     auto, changed = (identity(build(type='FitNet', student_tap=taps)) for taps in ('auto', other))
-    one = auto['distillers']['one']
-    assert [tap for tap, _ in one['taps']] == CHOSEN
-    assert one['tensors'] == changed['distillers']['one']['tensors'] and differ(auto, changed)
+    option = auto['distillers']['one']
+    assert [tap for tap, _ in option['taps']] == CHOSEN
+    assert option['tensors'] == changed['distillers']['one']['tensors'] and differ(auto, changed)
     assert ', '.join(CHOSEN) in describe_identity(auto) and ', '.join(other) in describe_identity(changed)
-    then = {**auto, 'distillers': {'one': {k: v for k, v in one.items() if k != 'taps'}}}
-    assert not differ(then, auto) and differ({}, auto)
-    assert differ({**then, 'distillers': {'one': {**then['distillers']['one'], 'type': 'CWD'}}}, auto)
+    saved = {**auto, 'distillers': {'one': {k: v for k, v in option.items() if k != 'taps'}}}
+    assert not differ(saved, auto) and differ({}, auto)
+    assert differ({**saved, 'distillers': {'one': {**saved['distillers']['one'], 'type': 'CWD'}}}, auto)

@@ -27,23 +27,23 @@ def built(inherit=BOTH, **options):
 
 def equal_parts(model):
     """The children of the student whose tensors are the teacher's."""
-    own = model.state_dict()
-    given = torch.load(toys.teacher_of(model).option.checkpoint, weights_only=True)['state_dict']
-    names = {name for name in own if name in given and torch.equal(own[name], given[name])}
-    return {part for part in ('backbone', 'neck', 'bbox_head') if {n for n in own if n.startswith(part)} <= names}
+    state = model.state_dict()
+    content = torch.load(toys.teacher_of(model).option.checkpoint, weights_only=True)['state_dict']
+    names = {name for name in state if name in content and torch.equal(state[name], content[name])}
+    return {part for part in ('backbone', 'neck', 'bbox_head') if {n for n in state if n.startswith(part)} <= names}
 
 
-def test_a_single_tensor_is_copied_by_its_name_and_a_prefix_may_differ_and_end_with_its_dot():
+def test_a_single_tensor_is_copied_by_its_name():
     """As DETR's level_embed, which is a parameter of the network itself."""
     model = built([('bbox_head.cls_convs.0.', 'bbox_head.reg_convs.0')])
-    own, given = model.bbox_head.cls_convs[0].conv.weight, toys.teacher_of(model).network.bbox_head
-    assert torch.equal(own, given.reg_convs[0].conv.weight)
+    student_weight, head = model.bbox_head.cls_convs[0].conv.weight, toys.teacher_of(model).network.bbox_head
+    assert torch.equal(student_weight, head.reg_convs[0].conv.weight)
     assert parse_inherit([['a', 'b.', 'large']]) == [Inherit('a', 'b', 'large')]
     name = 'bbox_head.retina_cls.weight'
-    model, alone = built([(name, name)]), built(None)
-    given = toys.teacher_of(model).network.state_dict()[name]
-    assert toys.differing(model.state_dict(), alone.state_dict()) == [name] and given.any()
-    assert torch.equal(model.state_dict()[name], given)
+    model, control = built([(name, name)]), built(None)
+    head = toys.teacher_of(model).network.state_dict()[name]
+    assert toys.differing(model.state_dict(), control.state_dict()) == [name] and head.any()
+    assert torch.equal(model.state_dict()[name], head)
     with pytest.raises(ValueError, match=r'with another shape \(student, teacher\): the tensor itself \(.*\) and \('):
         built([('bbox_head.retina_cls.bias', 'bbox_head.retina_reg.weight')])
     with pytest.raises(ValueError, match="no tensor of model.student has the prefix 'bbox_head.retina'"):
@@ -61,11 +61,11 @@ def test_a_bias_that_the_student_alone_has_becomes_0():
         model.bbox_head.cls_convs[0].conv.bias.fill_(1.0)
     convs = toys.ready(model).bbox_head.cls_convs
     assert all(not conv.conv.bias.any() for conv in convs)
-    given = toys.teacher_of(model).network.bbox_head.cls_convs
-    assert all(torch.equal(own.conv.weight, their.conv.weight) for own, their in zip(convs, given, strict=True))
+    argv = toys.teacher_of(model).network.bbox_head.cls_convs
+    assert all(torch.equal(conv.conv.weight, their.conv.weight) for conv, their in zip(convs, argv, strict=True))
 
 
-def test_the_named_parts_alone_are_copied_also_without_distillers():
+def test_the_named_parts_alone_are_copied():
     for inherit, parts in ((BOTH[:1], {'neck'}), (BOTH, {'neck', 'bbox_head'}), (None, set())):
         assert equal_parts(built(inherit)) == parts
     model = built(distillers={})
@@ -75,7 +75,7 @@ def test_the_named_parts_alone_are_copied_also_without_distillers():
     assert set(losses) == {'loss_cls', 'loss_bbox'}
 
 
-def test_copies_are_the_students_own_and_initialising_again_does_not_undo_training():
+def test_copies_belong_to_the_student():
     """A second ``train()`` of a runner calls ``init_weights`` again, which leaves a trained student as it is. A copy of
     the model inherits although the teacher has run in the original."""
     model = toys.build(option(), scope='mmdet')
@@ -92,7 +92,7 @@ def test_copies_are_the_students_own_and_initialising_again_does_not_undo_traini
     assert equal_parts(toys.ready(copied)) == {'neck', 'bbox_head'}
 
 
-def test_a_run_inherits_and_load_from_does_not(tmp_path):
+def test_load_from_does_not_inherit(tmp_path):
     plain = tmp_path / 'plain.pth'
     network = toys.build_plain(toys.det_net('retinanet', 8, WIDTH), seed=3)
     torch.save(dict(state_dict={k: v for k, v in network.state_dict().items() if k.startswith('backbone')}), plain)
@@ -105,7 +105,7 @@ def test_a_run_inherits_and_load_from_does_not(tmp_path):
 SLOW = dict(constructor='mmdistill_dense.InheritedRate', paramwise_cfg=dict(inherited_lr_mult=0.1))
 
 
-def test_what_is_inherited_may_learn_more_slowly_and_resumes_exactly(tmp_path):
+def test_inherited_weights_may_learn_more_slowly(tmp_path):
     """Its factor multiplies those of other keys; a resumed run has the same groups."""
     keys = dict(custom_keys={'bbox_head.retina_reg': dict(lr_mult=0.5)})
     slow = dict(SLOW, optimizer=dict(lr=0.02), paramwise_cfg=dict(SLOW['paramwise_cfg'], **keys))
@@ -143,9 +143,9 @@ def test_several_teachers_are_told_apart():
     options['inherit'] = [('neck', 'neck', 'a')]
     model = toys.ready(toys.build(options, scope='mmdet'))
     assert set(model.distillation.teachers) == {'a', 'b'}
-    given = torch.load(one['checkpoint'], weights_only=True)['state_dict']
+    argv = torch.load(one['checkpoint'], weights_only=True)['state_dict']
     assert model.distillation.teachers['a'].network is None is not model.distillation.teachers['b'].network
-    assert all(torch.equal(value, given[f'neck.{name}']) for name, value in model.neck.state_dict().items())
+    assert all(torch.equal(value, argv[f'neck.{name}']) for name, value in model.neck.state_dict().items())
 
 
 @pytest.mark.parametrize(('inherit', 'words'), [
@@ -162,7 +162,7 @@ def test_what_does_not_fit_is_refused_before_training(inherit, words):
         built(inherit)
 
 
-def test_a_random_teacher_none_and_malformed_options_are_refused():
+def test_malformed_options_are_refused():
     with pytest.raises(ValueError, match='model.teacher has no weights from a file'):
         built(checkpoint=None, allow_random=True)
     with pytest.raises(ValueError, match='model.teacher is not set, but model.inherit copies from it'):
@@ -208,11 +208,11 @@ def test_rows_of_other_classes_are_not_copied(option):
 
 
 def test_a_backbone_for_other_pixels_is_warned_of(monkeypatch):
-    told = []
-    monkeypatch.setattr(teachers, 'print_log', lambda text, *_: told.append(text))
+    texts = []
+    monkeypatch.setattr(teachers, 'print_log', lambda text, *_: texts.append(text))
     pixels = dict(mean=[103.53, 116.28, 123.675], std=[1.0, 1.0, 1.0], bgr_to_rgb=False)
     for inherit, student in ((HEAD, dict(data_preprocessor=pixels)), ([('backbone', 'backbone')], {})):
         segmentor(inherit, student)
-        assert not any('pixels' in text for text in told)
+        assert not any('pixels' in text for text in texts)
     segmentor([('backbone', 'backbone')], dict(data_preprocessor=pixels))
-    assert any('weights are for the pixels of model.teacher' in text for text in told)
+    assert any('weights are for the pixels of model.teacher' in text for text in texts)

@@ -31,7 +31,7 @@ def normalised(pixels, preprocessor):
     """Pixels as a preprocessor gives them: colours turned, then one mean and deviation a channel or for all."""
     flips = pixels.shape[1] == 3 and any(preprocessor.get(name) for name in FLIPS)
     numbers = (preprocessor.get(name) or [value] for name, value in (('mean', 0.0), ('std', 1.0)))
-    mean, std = (torch.tensor(one).view(-1, 1, 1) for one in numbers)
+    mean, std = (torch.tensor(number).view(-1, 1, 1) for number in numbers)
     return ((pixels.flip(1) if flips else pixels) - mean) / std
 
 
@@ -51,15 +51,15 @@ def bands(count):
     (dict(), RGB, 3), (dict(mean=None, std=None), BGR, 3),
     (GREY, RGB, 1),  # a grey picture is one of equal colours to its teacher
 ])  # fmt: skip
-def test_a_teacher_gets_the_pixels_that_its_own_preprocessor_makes(student, teacher, channels):
+def test_a_teacher_gets_the_pixels_of_its_preprocessor(student, teacher, channels):
     pixels = torch.rand(2, channels, 4, 4) * 255
-    seen = make_renormaliser(student, teacher)(normalised(pixels, student))
+    renormalised = make_renormaliser(student, teacher)(normalised(pixels, student))
     coloured = pixels.expand(-1, max(channels, len(teacher['mean'])), -1, -1)
-    torch.testing.assert_close(seen, normalised(coloured, teacher))
+    torch.testing.assert_close(renormalised, normalised(coloured, teacher))
     assert make_renormaliser(student, dict(student)) is None
 
 
-def test_equal_normalisation_is_left_as_it_is_and_one_inside_another_is_read():
+def test_equal_normalisation_is_left_as_it_is():
     x = torch.randn(2, 3, 4, 4)
     torch.testing.assert_close(make_renormaliser(BGR, RGB)(make_renormaliser(RGB, BGR)(x)), x)
     nested = dict(type='MultiBranchDataPreprocessor', data_preprocessor=RGB)
@@ -89,8 +89,8 @@ def of_channels(count, means):
 ])  # fmt: skip
 def test_grey_is_repeated_while_other_channels_are_refused(student, teacher, means):
     numbers = [dict(none=0, single=1, each=count if count == 3 else 1)[means] for count in (student, teacher)]
-    own, other = map(of_channels, (student, teacher), numbers)
-    option = toys.model_config({key: own[key] for key in own if key != 'allow_random'}, other)
+    student_mean, other = map(of_channels, (student, teacher), numbers)
+    option = toys.model_config({key: student_mean[key] for key in student_mean if key != 'allow_random'}, other)
     if student != teacher and (student, teacher) != (1, 3):
         words = rf'model\.teacher.* {teacher} channels, .* {student}, .*model\.teacher\.data_preprocessor'
         with pytest.raises(ValueError, match=words):
@@ -102,16 +102,16 @@ def test_grey_is_repeated_while_other_channels_are_refused(student, teacher, mea
     assert toys.losses_of(model, batch)['distill.kd.loss_kd'].isfinite()
     frozen, pixels = toys.teacher_of(model), model.data_preprocessor(batch, True)['inputs']
     ((scores,),) = frozen(pixels).values()
-    seen = pixels.expand(-1, teacher, -1, -1)
-    torch.testing.assert_close(scores, frozen.network.decode_head(frozen.network.extract_feat(seen)))
+    repeated = pixels.expand(-1, teacher, -1, -1)
+    torch.testing.assert_close(scores, frozen.network.decode_head(frozen.network.extract_feat(repeated)))
 
 
-def test_it_is_pickled_and_its_pickle_needs_no_device():
+def test_it_is_pickled_without_a_device():
     """A model that trained on a GPU and was moved to the CPU is read where there is no GPU."""
-    x, one = torch.randn(2, 3, 4, 4), make_renormaliser(RGB, BGR)
-    assert torch.equal(pickle.loads(pickle.dumps(one))(x), one(x))
-    one(torch.empty(2, 3, 4, 4, device='meta'))
-    assert vars(pickle.loads(pickle.dumps(one)))['moved'].device.type == 'cpu'
+    x, renormaliser = torch.randn(2, 3, 4, 4), make_renormaliser(RGB, BGR)
+    assert torch.equal(pickle.loads(pickle.dumps(renormaliser))(x), renormaliser(x))
+    renormaliser(torch.empty(2, 3, 4, 4, device='meta'))
+    assert vars(pickle.loads(pickle.dumps(renormaliser)))['moved'].device.type == 'cpu'
 
 
 @MODELS.register_module()
@@ -126,11 +126,11 @@ class OwnPreprocessor(ImgDataPreprocessor):
 def test_a_class_that_sets_its_own_normalisation_is_asked(side):
     options = dict(student=toys.seg_net(), teacher=toys.seg_net(width=16, allow_random=True))
     options[side]['data_preprocessor'] = dict(_delete_=True, type='mmdistill_dense.OwnPreprocessor')
-    seen = toys.teacher_of(toys.build(toys.model_config(**options))).plan.renormalise
+    renormalise = toys.teacher_of(toys.build(toys.model_config(**options))).plan.renormalise
     zoo = dict(IMAGENET, bgr_to_rgb=True)
     expected = make_renormaliser(*((RGB, zoo) if side == 'student' else (zoo, RGB)))
     x = torch.rand(2, 3, 4, 4)
-    torch.testing.assert_close(seen(x), expected(x))
+    torch.testing.assert_close(renormalise(x), expected(x))
 
 
 # The look at the first batch
@@ -172,7 +172,7 @@ def test_pixels_that_were_normalised_before_are_refused(preprocessor, before):
     refuse(look_at(PICTURES / 255, UNIT))
 
 
-def test_a_step_that_subtracts_the_mean_is_refused_though_the_pixels_do_not_show_it():
+def test_a_step_that_subtracts_the_mean_is_refused():
     def loader(**step):
         return dict(dataset=dict(pipeline=[dict(type='mmdet.Normalize', **step)]))
 
@@ -207,7 +207,7 @@ def test_data_of_another_kind_go_on(monkeypatch):
     refuse(wrong)
 
 
-def test_maps_that_do_not_vary_are_refused_and_those_that_vary_somewhere_go_on():
+def test_maps_that_do_not_vary_are_refused():
     constant = torch.randn(1, 5, 1, 1).expand(2, 5, 4, 4)
     with pytest.raises(ValueError, match=r'its maps at a are the same at all positions of all pictures.*running_var'):
         refuse(look_at(PICTURES, IMAGENET, a=constant, b=torch.randn(2, 5, 4, 4)))
@@ -270,10 +270,10 @@ def place_error(found, height, width):
 def test_resized_cells_lie_where_their_map_says(height, width, patch, scale):
     if math.prod(cells(torch.empty(1, 1, height, width), patch, scale)) < 4:
         return
-    found = seen(ramp(height, width), patch, scale)
-    h, w = found.shape[2:]
+    actual = seen(ramp(height, width), patch, scale)
+    h, w = actual.shape[2:]
     assert (h, w) == tuple(max(1, int(scale * side / patch + 0.5)) for side in (height, width))
-    error = place_error(found, height, width)
+    error = place_error(actual, height, width)
     inner = error[:, 1 : h - 1, 1 : w - 1]  # there is nothing to interpolate beyond the border
     assert inner.numel() == 0 or inner.max() < 1e-3
 
@@ -281,14 +281,14 @@ def test_resized_cells_lie_where_their_map_says(height, width, patch, scale):
 @settings(max_examples=100, deadline=None)
 @given(sides, sides, patches)
 def test_padded_cells_lie_where_their_map_says(height, width, patch):
-    found = seen(ramp(height, width), patch, fit='pad')
+    actual = seen(ramp(height, width), patch, fit='pad')
     # A cell that is partly padding, or whose neighbour is, is no mean of the picture's own pixels.
     h, w = (side // patch - 1 for side in (height, width))
-    error = place_error(found, height, width)[:, 1 : max(h, 1), 1 : max(w, 1)]
+    error = place_error(actual, height, width)[:, 1 : max(h, 1), 1 : max(w, 1)]
     assert error.numel() == 0 or error.max() < 0.01
 
 
-def test_whole_patches_stay_padding_is_the_mean_colour_and_what_is_no_map_stays():
+def test_whole_patches_stay():
     """Padding needs a multiple, and the maps cover the picture."""
     pictures, vectors = torch.rand(1, 3, 28, 42), torch.rand(1, 6)
     for fit in ('resize', 'pad'):
@@ -332,13 +332,13 @@ def test_any_teacher_sees_a_picture_of_another_size(scale):
         frozen = toys.frozen(teacher, tap, size=(128, 192))
         frozen.load(torch.zeros(1))
         pictures = torch.randn(1, 3, 128, 192)
-        found = frozen(pictures)[tap][0]
-        assert found.shape[2:] == tuple(round(side * scale / stride) for side in (128, 192))
+        actual = frozen(pictures)[tap][0]
+        assert actual.shape[2:] == tuple(round(side * scale / stride) for side in (128, 192))
         resized = F.interpolate(pictures, scale_factor=scale, mode='bilinear')  # by half: the mean of four
         if stride != 14:
             direct = toys.frozen({name: value for name, value in teacher.items() if name != 'scale'}, tap)
             direct.load(torch.zeros(1))
-            torch.testing.assert_close(found, direct(resized)[tap][0], atol=1e-4, rtol=1e-4)
+            torch.testing.assert_close(actual, direct(resized)[tap][0], atol=1e-4, rtol=1e-4)
 
 
 def test_a_student_trains_with_a_scaled_teacher():

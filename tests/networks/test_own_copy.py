@@ -33,33 +33,33 @@ def network_config(name, **overrides):
         return load_model(toys.seg_net(name, **overrides), 'model')
     if name in toys.DET:
         return load_model(toys.det_net(name, **overrides), 'model')
-    given = dict(pretrained=None) if name.startswith('mmseg') else {}
-    config = load_model(dict(cfg=name, **toys.merged(given, overrides)), 'model')
+    words = dict(pretrained=None) if name.startswith('mmseg') else {}
+    config = load_model(dict(cfg=name, **toys.merged(words, overrides)), 'model')
     with suppress(KeyError):
         return load_model(narrow(config), 'model')
     return config
 
 
 @torch.no_grad()
-def copy_gaps(config, state, places, inputs, data_samples):
+def copy_gaps(config, state, tap_names, inputs, data_samples):
     """Compare a training pass of a network with a pass of its frozen copy; norms and dropout are as in evaluation."""
     option = TeacherOption('the copy', SINGLE, config)
     with fork_rng():
         network, copied = (option.build().requires_grad_(False) for _ in range(2))
         for built in (network, copied):
             built.load_state_dict(state)
-        _, by_teacher = trace_pair(network, places, {'copy': (option, places)}, tuple(inputs.shape[2:]))
+        _, by_teacher = trace_pair(network, tap_names, {'copy': (option, tap_names)}, tuple(inputs.shape[2:]))
         frozen = FrozenTeacher(option, by_teacher['copy'])
         frozen.adopt(copied)
         train_without_noise(network)
-        recorder = Recorder(network, places, 'tap')
+        recorder = Recorder(network, tap_names, 'tap')
         torch.manual_seed(0)
         with recorder.recording() as outputs:
             network.loss(inputs, copy.deepcopy(data_samples))
         recorder.check_complete()
         torch.manual_seed(1)
         other = frozen(inputs)
-    return {str(tap): gap(outputs[str(tap)], other[str(tap)]) for tap in places}
+    return {str(tap): gap(outputs[str(tap)], other[str(tap)]) for tap in tap_names}
 
 
 def gap(outputs, other):
@@ -86,12 +86,12 @@ def gaps(name, **overrides):
     segmentation, masks = config.scope == 'mmseg', any(word in name for word in _MASKS)
     batch = toys.seg_batch(side=SIDE) if segmentation else toys.det_batch(side=SIDE, masks=masks)
     prepared = network.data_preprocessor(batch, segmentation)
-    places = list(taps(network, prepared['inputs']))
+    tap_names = list(taps(network, prepared['inputs']))
     before = stream_states()
-    found = copy_gaps(config, network.state_dict(), places, prepared['inputs'], prepared['data_samples'])
+    actual = copy_gaps(config, network.state_dict(), tap_names, prepared['inputs'], prepared['data_samples'])
     assert stream_states() == before, 'a check draws no number of the run'
-    assert len(found) > 100
-    return {tap: distance for tap, distance in found.items() if distance > 1e-6}
+    assert len(actual) > 100
+    return {tap: distance for tap, distance in actual.items() if distance > 1e-6}
 
 
 def taps(network, inputs):
@@ -109,15 +109,15 @@ def taps(network, inputs):
 
 @torch.no_grad()
 def _calls(network, inputs):
-    found = {}
+    actual = {}
     network.eval()
     hooks = [
-        module.register_forward_hook(lambda _, args, out, path=path: found.setdefault(path, []).append((args, out)))
+        module.register_forward_hook(lambda _, args, out, path=path: actual.setdefault(path, []).append((args, out)))
         for path, module in network.named_modules()
         if path
     ]
     run_parts(network, [], inputs, heads=[])
-    ran = {path.split('.')[0] for path in found}
+    ran = {path.split('.')[0] for path in actual}
     for name, child in network.named_children():
         if name in ran or name in _OTHERS:
             continue
@@ -126,7 +126,7 @@ def _calls(network, inputs):
                 run_parts(network, [], inputs, heads=[path])
     for hook in hooks:
         hook.remove()
-    return found
+    return actual
 
 
 DDRNET = 'mmseg::ddrnet/ddrnet_23-slim_in1k-pre_2xb6-120k_cityscapes-1024x1024.py'
@@ -157,7 +157,7 @@ LONG = [
 ]
 
 
-@pytest.mark.parametrize('name', [*QUICK, *(pytest.param(one, marks=pytest.mark.soak) for one in LONG)])
+@pytest.mark.parametrize('name', [*QUICK, *(pytest.param(name, marks=pytest.mark.soak) for name in LONG)])
 def test_every_place_gives_the_same_in_training(name):
     assert gaps(name, **OVERRIDES.get(name, {})) == {}
 
@@ -167,7 +167,7 @@ def test_a_pass_without_the_students_modes_is_noticed(monkeypatch):
     assert {*gaps('fcos', **OVERRIDES['fcos'])} >= {'bbox_head'}
 
 
-def test_the_input_of_a_head_that_is_called_without_hooks_is_refused_at_construction():
+def test_an_input_without_hooks_is_refused():
     distillers = dict(f=dict(type='FitNet', student_tap='decode_head:input'))
     with pytest.raises(ValueError, match="student_tap='decode_head:input': ASPPHead is called without module hooks in"):
         toys.build(toys.model_config(distillers=distillers))

@@ -75,9 +75,9 @@ def test_parse_refuses(text):
     assert len({Tap.parse('neck[:3]'), Tap.parse('neck[:3]'), Tap.parse('neck[:2]')}) == 2
 
 
-def test_index_slice_and_input_pick_from_each_call():
+def test_an_index_picks_from_each_call():
     """An empty path is the network's own output."""
-    means = {name: [round(t.mean().item()) for t in found] for name, found in record(
+    means = {name: [round(t.mean().item()) for t in actual] for name, actual in record(
         TinyNet(), 'stages[1]', 'stages[:2]', 'stages[-1]', 'stages', 'mix:input', 'mix:input[1]'
     ).items()}  # fmt: skip
     assert means == {
@@ -107,15 +107,15 @@ class Overwriting(nn.Module):
 def test_what_is_recorded_is_not_written_to():
     network, inputs = Overwriting(), torch.randn(1, 1, 4, 4)
     tensors = record(network, 'norm', 'relu:input', 'relu', 'norm:input', '', inputs=inputs)
-    given = network.norm(inputs)
-    assert torch.equal(tensors['norm'][0], given) and torch.equal(tensors['relu:input'][0], given)
-    assert torch.equal(tensors['relu'][0], given.relu()) and torch.equal(tensors[''][0], given.relu() + 1)
+    normed = network.norm(inputs)
+    assert torch.equal(tensors['norm'][0], normed) and torch.equal(tensors['relu:input'][0], normed)
+    assert torch.equal(tensors['relu'][0], normed.relu()) and torch.equal(tensors[''][0], normed.relu() + 1)
     assert torch.equal(tensors['norm:input'][0], inputs)
     (gradient,) = torch.autograd.grad(tensors['norm'][0].sum(), [network.norm.bias])
     assert gradient.item() == 16
 
 
-def test_without_copies_the_record_is_what_the_network_goes_on_with():
+def test_without_copies_the_record_is_the_networks():
     network = nn.Sequential(nn.Conv2d(1, 1, 1), nn.Sigmoid())
     with Recorder(network, [Tap.parse('0')], 'student_tap', copies=False).recording() as tensors:
         output = network(torch.randn(1, 1, 4, 4))
@@ -124,13 +124,13 @@ def test_without_copies_the_record_is_what_the_network_goes_on_with():
 
 
 def test_what_ends_the_pass_is_not_copied():
-    network, given, inputs = Overwriting(), [], torch.randn(1, 1, 4, 4)
-    network.relu.register_forward_hook(lambda _, args, output: given.append(output))
+    network, normed, inputs = Overwriting(), [], torch.randn(1, 1, 4, 4)
+    network.relu.register_forward_hook(lambda _, args, output: normed.append(output))
     tensors = record(network, 'norm', 'relu', stop_after=2, inputs=inputs)
-    assert tensors['relu'][0] is given[0] and tensors['norm'][0] is not given[0]
-    given.clear()
+    assert tensors['relu'][0] is normed[0] and tensors['norm'][0] is not normed[0]
+    normed.clear()
     record(network, 'relu:input', stop_after=1, inputs=inputs)
-    assert not given, 'an input is recorded before its module runs'
+    assert not normed, 'an input is recorded before its module runs'
 
 
 @pytest.mark.parametrize(('tap', 'words'), [
@@ -156,7 +156,7 @@ def test_replacing_refuses():
             replaced(TinyNet(), tap, lambda index, tensor: tensor)
 
 
-def test_unknown_path_names_close_ones_and_the_level():
+def test_an_unknown_path_names_close_ones():
     network = toys.build_plain(toys.seg_net())
     for path, words in (
         ('backbone.layer5', ["student_tap='backbone.layer5'", 'EncoderDecoder', 'Close names: backbone.layer',
@@ -176,11 +176,11 @@ def test_decode_head_means_its_logits(kind):
         assert resolve_tap(network, Tap.parse(name), 'k').module is getattr(network, name).conv_seg
     assert torch.equal(record(network, 'decode_head', inputs=inputs)['decode_head'][0], network(inputs))
 
-    own = dict(cls_seg=lambda self, feat: 2 * self.conv_seg(feat))
-    network.decode_head.__class__ = type('OwnLogits', (type(network.decode_head),), own)
-    found = record(network, 'decode_head', 'decode_head.conv_seg', inputs=inputs)
-    assert torch.equal(found['decode_head'][0], network(inputs))
-    assert torch.equal(found['decode_head'][0], 2 * found['decode_head.conv_seg'][0])
+    overrides = dict(cls_seg=lambda self, feat: 2 * self.conv_seg(feat))
+    network.decode_head.__class__ = type('OwnLogits', (type(network.decode_head),), overrides)
+    actual = record(network, 'decode_head', 'decode_head.conv_seg', inputs=inputs)
+    assert torch.equal(actual['decode_head'][0], network(inputs))
+    assert torch.equal(actual['decode_head'][0], 2 * actual['decode_head.conv_seg'][0])
 
 
 def test_class_tokens_beside_maps_are_left_out():
@@ -196,7 +196,7 @@ def test_class_tokens_beside_maps_are_left_out():
     assert len(Tap.parse('x').pick((), rows)) == 2
 
 
-def test_no_hook_stays_behind_and_replaced_modules_are_found():
+def test_no_hook_stays_behind():
     def fail(*_):
         raise RuntimeError('from inside')
 
@@ -229,8 +229,8 @@ def test_replaced_tensors_go_on_through_the_network():
     network, inputs = TinyNet(), torch.rand(1, 2, 4, 4)
     mixed, heads = replaced(network, 'stages[1:]', lambda index, tensor: tensor + index, inputs)
     torch.testing.assert_close(mixed['out'], inputs + 2 * inputs)
-    for head, seen in zip(heads, (inputs, 2 * inputs, 3 * inputs + 1), strict=True):
-        torch.testing.assert_close(head, network.head(seen))
+    for head, head_input in zip(heads, (inputs, 2 * inputs, 3 * inputs + 1), strict=True):
+        torch.testing.assert_close(head, network.head(head_input))
     assert toys.hooks_left(network) == 0
     _, heads = replaced(network, 'head', lambda index, tensor: torch.full_like(tensor, index))
     assert [head.unique().tolist() for head in heads] == [[0.0], [1.0], [2.0]], 'calls of a shared module are counted'
@@ -264,7 +264,7 @@ class Later(nn.Module):
         return self.body(features + before)
 
 
-def test_heads_beside_one_that_needs_more_run_on_the_same_features():
+def test_heads_beside_another_run_on_the_same_features():
     network, inputs = Cascade(), torch.rand(1, 2, 4, 4)
     taps = [Tap.parse('decode_head.body'), Tap.parse('auxiliary_head')]
     recorder, heads = Recorder(network, taps, 'teacher_tap'), None
@@ -391,8 +391,8 @@ def test_early_stages_of_a_cascade_count_once():
     net, early = option('ocrnet'), dict(type='LogitKD', student_tap='decode_head.0.conv_seg')
     model = toys.distilled(student=net, teacher=dict(net, allow_random=True), distillers=dict(kd=early))
     assert toys.losses_of(model, toys.seg_batch(side=SIDE))['distill.kd.loss_kd'] > 0
-    stages = [one for one in heads_of(toys.build_plain(net)) if one.in_decoder]
-    assert [(one.path, one.early) for one in stages] == [('decode_head.0', True), ('decode_head.1', False)]
+    stages = [head for head in heads_of(toys.build_plain(net)) if head.in_decoder]
+    assert [(stage.path, stage.early) for stage in stages] == [('decode_head.0', True), ('decode_head.1', False)]
 
 
 def test_what_has_no_scores_is_refused():

@@ -36,7 +36,7 @@ def calls_of(module):
     return calls, module.register_forward_hook(lambda *_: calls.append(1))
 
 
-def test_weights_and_mode_never_change_and_nothing_random_or_remembered_runs_as_in_training():
+def test_weights_of_the_teacher_never_change():
     model = toys.distilled(
         student=toys.seg_net('fcn', dropout=0.1),
         teacher=toys.seg_teacher('fcn', decode_head=dict(dropout_ratio=0.5)),
@@ -61,7 +61,7 @@ def test_weights_and_mode_never_change_and_nothing_random_or_remembered_runs_as_
     assert not any(p.requires_grad or p.grad is not None for p in network.parameters())
 
 
-def test_it_follows_the_student_and_is_loaded_once():
+def test_it_is_loaded_once():
     model = toys.distilled(student=toys.seg_net('fcn'), teacher=toys.seg_teacher('fcn'))
     teacher = toys.teacher_of(model)
     network = teacher.network
@@ -80,12 +80,12 @@ def test_renormalised_batch_is_what_its_own_preprocessor_makes(changes):
     teacher, batch = toys.teacher_of(model), toys.seg_batch()
     assert (teacher.plan.renormalise is None) == (changes == {})
     students = model.data_preprocessor(copy.deepcopy(batch), True)['inputs']
-    theirs = teacher.network(teacher.network.data_preprocessor(copy.deepcopy(batch), True)['inputs'])
-    torch.testing.assert_close(teacher(students)['decode_head.conv_seg'][0], theirs, rtol=1e-3, atol=1e-4)
+    expected = teacher.network(teacher.network.data_preprocessor(copy.deepcopy(batch), True)['inputs'])
+    torch.testing.assert_close(teacher(students)['decode_head.conv_seg'][0], expected, rtol=1e-3, atol=1e-4)
     if changes:  # the difference matters: the student's pixels would have given something else
         unaware = FrozenTeacher(teacher.option, replace(teacher.plan, renormalise=None))
         unaware.adopt(teacher.network)
-        assert (unaware(students)['decode_head.conv_seg'][0] - theirs).abs().max() > 1e-2
+        assert (unaware(students)['decode_head.conv_seg'][0] - expected).abs().max() > 1e-2
 
 
 @MODELS.register_module(force=True)
@@ -103,17 +103,17 @@ class Drawing(nn.Module):
 def test_random_numbers_of_a_teacher_are_its_own():
     teacher = loaded(dict(type='mmdistill_dense.Drawing', allow_random=True), 'layer', '')
     inputs, expected = torch.ones(1, 3, 2, 2), None
-    for place in range(3):
-        torch.manual_seed(place)
+    for number in range(3):
+        torch.manual_seed(number)
         before = stream_states()
-        found = [teacher(inputs, seed)[''][0] for seed in (1, 2, 1)]
+        actual = [teacher(inputs, seed)[''][0] for seed in (1, 2, 1)]
         assert stream_states() == before, 'no stream of the student moves'
-        assert torch.equal(found[0], found[2]) and not torch.equal(found[0], found[1])
-        assert expected is None or torch.equal(found[0], expected), 'nor does the place in it matter'
-        expected = found[0]
+        assert torch.equal(actual[0], actual[2]) and not torch.equal(actual[0], actual[1])
+        assert expected is None or torch.equal(actual[0], expected), 'nor does the place in it matter'
+        expected = actual[0]
 
 
-def test_a_step_gives_the_teacher_a_seed_by_iteration_and_one_that_draws_nothing_leaves_the_streams(monkeypatch):
+def test_a_step_gives_the_teacher_a_seed_by_iteration(monkeypatch):
     model, seeds = toys.distilled(student=toys.seg_net('fcn'), teacher=toys.seg_teacher('fcn')), []
     teacher, inputs = toys.teacher_of(model), torch.ones(1, 3, 64, 64)
     first = teacher(inputs)['decode_head.conv_seg'][0]
@@ -139,29 +139,29 @@ class Thinning(nn.Module):
 
 
 @pytest.mark.parametrize('always', [False, True])
-def test_a_network_that_is_random_in_training_alone_teaches_in_eval_mode(always, monkeypatch):
-    told = []
-    monkeypatch.setattr('mmdistill_dense.networks.teacher.print_log', lambda text, *_: told.append(text))
+def test_a_network_random_in_training_teaches_in_eval_mode(always, monkeypatch):
+    texts = []
+    monkeypatch.setattr('mmdistill_dense.networks.teacher.print_log', lambda text, *_: texts.append(text))
     option = dict(type='mmdistill_dense.Thinning', always=always, allow_random=True)
     teacher = FrozenTeacher(TeacherOption.parse(option), Traced([Tap.parse('')], None, None, as_trained=True))
     teacher.load(torch.zeros(1))
     inputs = torch.ones(1, 3, 9, 9)
     first, second = (teacher(inputs, seed)[''][0] for seed in (1, 2))
     assert torch.equal(first, teacher.network(inputs)) is torch.equal(first, second) is not always
-    assert len(told) == (not always) and all('draws random numbers in training' in text for text in told)
+    assert len(texts) == (not always) and all('draws random numbers in training' in text for text in texts)
 
 
-@pytest.mark.parametrize(('inputs', 'held'), [
+@pytest.mark.parametrize(('inputs', 'message_part'), [
     (dict(sup=torch.ones(1, 3, 64, 64), unsup=torch.ones(1, 3, 64, 64)), 'dict of sup, unsup'),  # semi-supervised
     (['a'], 'list'), (None, 'NoneType'), ({}, 'dict'),
 ])  # fmt: skip
-def test_inputs_that_are_no_pictures_are_refused(inputs, held):
-    words = rf'model\.teacher takes one batch of pictures.*model\.student\.data_preprocessor gives a {held}'
+def test_inputs_that_are_no_pictures_are_refused(inputs, message_part):
+    words = rf'model\.teacher takes one batch of pictures.*model\.student\.data_preprocessor gives a {message_part}'
     with pytest.raises(TypeError, match=words):
         loaded(toys.seg_teacher('fcn'), 'backbone[3]')(inputs)
 
 
-def test_taps_give_what_the_network_gives_and_one_of_several_auxiliary_heads_runs_alone():
+def test_taps_give_what_the_network_gives():
     head = dict(type='FCNHead', num_convs=1, channels=4, num_classes=3, norm_cfg=toys.BN)
     heads = [dict(head, in_channels=width, in_index=index) for index, width in ((1, 32), (2, 64))]
     option = toys.seg_net('fcn', 16, auxiliary_head=heads, allow_random=True)
@@ -171,10 +171,10 @@ def test_taps_give_what_the_network_gives_and_one_of_several_auxiliary_heads_run
     with torch.no_grad():
         features = teacher.network.extract_feat(inputs)
         expected = teacher.network.auxiliary_head[1](features)
-    found = teacher(inputs)
-    assert torch.equal(found['auxiliary_head.1'][0], expected) and not first
-    assert all(torch.equal(a, b) for a, b in zip(found['backbone'], features, strict=True))
-    assert torch.equal(found['decode_head:input'][0], features[0]), 'the list of features, flattened'
+    actual = teacher(inputs)
+    assert torch.equal(actual['auxiliary_head.1'][0], expected) and not first
+    assert all(torch.equal(a, b) for a, b in zip(actual['backbone'], features, strict=True))
+    assert torch.equal(actual['decode_head:input'][0], features[0]), 'the list of features, flattened'
     handle.remove()
 
 
@@ -306,7 +306,7 @@ def test_nothing_is_loaded_at_construction():
 
 
 def test_own_pretraining_is_cleared():
-    kept = without_pretrained(
+    without = without_pretrained(
         dict(
             pretrained='open-mmlab://resnet18',
             backbone=dict(type='R', init_cfg=dict(type='Pretrained', checkpoint='x'), pretrained='y'),
@@ -317,10 +317,10 @@ def test_own_pretraining_is_cleared():
             teacher_ckpt='https://a.b/c.pth',
         )
     )
-    assert kept['pyramid'] == dict(type='PyramidVisionTransformer') and kept['teacher_ckpt'] is None
-    assert kept['pretrained'] is None and kept['backbone'] == dict(type='R', pretrained=None)
-    assert kept['necks'][1] == dict(init_cfg=dict(type='Kaiming')) and kept['widths'] == (1, 2)
-    assert kept['necks'][0] == {} and kept['head'] == dict(init_cfg=[dict(type='Normal')])
+    assert without['pyramid'] == dict(type='PyramidVisionTransformer') and without['teacher_ckpt'] is None
+    assert without['pretrained'] is None and without['backbone'] == dict(type='R', pretrained=None)
+    assert without['necks'][1] == dict(init_cfg=dict(type='Kaiming')) and without['widths'] == (1, 2)
+    assert without['necks'][0] == {} and without['head'] == dict(init_cfg=[dict(type='Normal')])
 
 
 def test_no_pretrained_weights_are_fetched_for_the_teacher(monkeypatch):

@@ -55,7 +55,7 @@ def test_shapes_are_those_of_a_real_pass():
         features = network.extract_feat(torch.randn(2, 3, 64, 64))
         assert [shape[1:] for shape in traced['backbone']] == [f.shape[1:] for f in features]
         assert traced['decode_head'] == [network.decode_head(features)[:1].shape]
-        assert all(shape[0] == 1 for found in traced.values() for shape in found)
+        assert all(shape[0] == 1 for actual in traced.values() for shape in actual)
     for size, side in (((64, 96), (8, 12)), (None, (64, 64))):
         assert trace(['backbone[3]'], size=size)[0]['backbone[3]'][0][2:] == side
     shapes, _ = trace(['neck', 'bbox_head.retina_cls', 'neck[:2]'], toys.build_plain(toys.det_net()), (128, 128))
@@ -72,7 +72,7 @@ class Resized(nn.Module):
         return nn.functional.interpolate(self.norm(self.first(x)), **self.options)
 
 
-def test_what_is_not_computed_has_the_shape_of_a_real_pass_and_what_torch_refuses_is_refused():
+def test_skipped_parts_have_the_shape_of_a_real_pass():
     for options in (
         dict(size=5), dict(size=(4, 9), mode='bilinear', align_corners=False), dict(size=[8, 1]),
         dict(scale_factor=1.5), dict(size=torch.Size([3, 7]), mode='bicubic'),
@@ -96,7 +96,7 @@ def test_what_is_not_computed_has_the_shape_of_a_real_pass_and_what_torch_refuse
     ((), set(), 0), (('backbone[3]',), {'backbone'}, 1), (('decode_head',), {'backbone', 'decode_head'}, 1),
     (('backbone.layer1',), {'backbone'}, 1), (('backbone[1]', 'backbone.layer1'), {'backbone'}, 2),
 ])  # fmt: skip
-def test_parts_are_what_works_before_the_last_tap_and_a_pass_stops_after_so_many_calls(names, parts, calls):
+def test_parts_are_what_works_before_the_last_tap(names, parts, calls):
     plan = toys.frozen(toys.seg_teacher(), *names).plan
     assert plan.parts == parts and (plan.stop_after == calls or not names)
 
@@ -119,12 +119,12 @@ def test_parts_that_run_again_or_behind_the_last_tap():
 @pytest.mark.parametrize('bands', [1, 3, 6])
 def test_pictures_have_as_many_channels_as_the_network_expects(bands, mean):
     """Nothing says that a picture is red, green and blue; one mean serves all channels."""
-    one = dict(mean=mean, std=mean, bgr_to_rgb=False)
-    network = toys.build_plain(toys.seg_net(data_preprocessor=one, backbone=dict(in_channels=bands)))
+    preprocessor = dict(mean=mean, std=mean, bgr_to_rgb=False)
+    network = toys.build_plain(toys.seg_net(data_preprocessor=preprocessor, backbone=dict(in_channels=bands)))
     assert trace(['backbone[3]'], network)[0]['backbone[3]'] == [torch.Size([1, 64, 8, 8])]
 
 
-def test_it_costs_no_arithmetic_and_leaves_nothing_behind(monkeypatch):
+def test_a_trace_costs_no_arithmetic(monkeypatch):
     """Everything runs on the meta device: no tensor of the pass holds a number. A transformer is built there as well,
     whose drop path reads numbers of a tensor."""
     devices, build, heads = set(), TeacherOption.build, dict(embed_dims=8, num_heads=[1] * 4, num_layers=[1] * 4)
@@ -193,7 +193,7 @@ def test_a_network_of_one_size_is_traced_at_it_on_the_cpu():
 
 
 @pytest.mark.parametrize(('kind', 'path'), [('faster_rcnn', ''), ('cascade_mask_rcnn', '.0')])
-def test_taps_inside_a_students_roi_head_are_traced_and_a_teachers_refused(kind, path):
+def test_taps_inside_a_students_roi_head_are_traced(kind, path):
     """No proposals are made for a teacher, so it has no RoIs of its own."""
     parts = (f'bbox_roi_extractor{path}:input[1]', f'bbox_head{path}.fc_reg', f'bbox_head{path}.fc_cls')
     names = [f'roi_head.{part}' for part in parts]
@@ -217,7 +217,7 @@ def test_a_network_for_gpus_alone_is_refused_with_the_reason(monkeypatch):
         trace(['0'], nn.Sequential(OnGPUs()))
 
 
-def test_channels_that_do_not_fit_name_the_module_and_the_side():
+def test_channels_that_do_not_fit_name_the_module():
     wrong = toys.seg_net(decode_head=dict(in_channels=7))
     with pytest.raises(RuntimeError, match=r'failed on the CPU in decode_head\.\S+ of the student, .* set in_channels'):
         trace(['decode_head.conv_seg'], student=toys.build_plain(wrong))
@@ -333,12 +333,12 @@ class DropPath(nn.Module):
 def followed(*modules):
     network = nn.Sequential(*modules)
     run_as_trained(network, lambda: network(torch.zeros(1, 2, 4, 4)))
-    return run_as_trained(network, lambda: [one.training for one in network])[0]
+    return run_as_trained(network, lambda: [module.training for module in network])[0]
 
 
-def test_what_computes_something_else_in_training_is_followed_but_for_noise_and_memory():
-    found = followed(nn.Conv2d(2, 2, 1), Scales(), nn.Dropout(), nn.BatchNorm2d(2), nn.ReLU())
-    assert found == [False, True, False, False, False]
+def test_what_trains_in_another_way_is_followed():
+    actual = followed(nn.Conv2d(2, 2, 1), Scales(), nn.Dropout(), nn.BatchNorm2d(2), nn.ReLU())
+    assert actual == [False, True, False, False, False]
     of_its_kind = type('OfItsKind', (EMAModule,), {})
     for module in (EMAModule(), of_its_kind(), DropPath()):
         assert followed(Scales(), module) == [True, False]
@@ -348,17 +348,17 @@ def test_what_computes_something_else_in_training_is_followed_but_for_noise_and_
 
 
 def test_the_listed_classes_exist():
-    places = (
+    modules = (
         'mmseg.models.decode_heads.ema_head', 'mmseg.models.decode_heads.ham_head',
         'mmdet.models.dense_heads.clr_head.utils.roi_gather', 'mmdet.models.utils.vlfuse_helper',
     )  # fmt: skip
-    assert all(hasattr(import_module(place), name) for place, name in zip(places, _CHANGES, strict=True))
+    assert all(hasattr(import_module(module_name), name) for module_name, name in zip(modules, _CHANGES, strict=True))
 
 
-def test_the_result_is_that_of_training_or_else_of_eval_mode_and_nothing_is_left():
+def test_the_result_is_that_of_training():
     network = nn.Sequential(Scales(), nn.Dropout())
-    found, modes = run_as_trained(network, lambda: network(torch.ones(1)))
-    assert found == 1 and modes
+    actual, modes = run_as_trained(network, lambda: network(torch.ones(1)))
+    assert actual == 1 and modes
     network = nn.Sequential(Scales(), NeedsLabels())
     assert run_as_trained(network, lambda: network(torch.ones(1))) == (8, False)
     network = nn.Sequential(Scales(), EMAModule()).train()
@@ -398,15 +398,15 @@ def traced(**accelerate):
 @pytest.mark.parametrize('options', [
     dict(channels_last=True), dict(dtype='bfloat16'), dict(channels_last=True, dtype='bfloat16'),
 ], ids=str)  # fmt: skip
-def test_options_alone_and_together(options):
+def test_options_are_combined(options):
     """Given to a student's teacher, they leave what it records as it was within the stated tolerance."""
     inputs = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
-    ((expected,), (found,)) = (traced(**given)(inputs)['backbone[3]'] for given in ({}, options))
-    assert found.dtype == expected.dtype
-    gap, largest = float((found - expected).abs().max()), float(expected.abs().max())
+    ((expected,), (actual,)) = (traced(**variant)(inputs)['backbone[3]'] for variant in ({}, options))
+    assert actual.dtype == expected.dtype
+    gap, largest = float((actual - expected).abs().max()), float(expected.abs().max())
     assert gap <= (HALF if 'dtype' in options else ROUNDING) * largest
     assert (gap > 1e-4 * largest) == ('dtype' in options)
-    assert found.is_contiguous(memory_format=torch.channels_last) or 'channels_last' not in options
+    assert actual.is_contiguous(memory_format=torch.channels_last) or 'channels_last' not in options
 
 
 @pytest.mark.parametrize(('option', 'message'), [
@@ -446,28 +446,28 @@ WAYS = dict(
 )
 
 
-@pytest.mark.parametrize('way', WAYS)
-def test_ssd(way, tmp_path):
+@pytest.mark.parametrize('options', WAYS)
+def test_ssd(options, tmp_path):
     init_default_scope('mmdet')
     option = load_model(dict(cfg=SSD, pretrained=False), 'model').model
-    network, size = WAYS[way](option, tmp_path).eval(), (320, 320)
+    network, size = WAYS[options](option, tmp_path).eval(), (320, 320)
     sample = DetDataSample(metainfo=dict(img_shape=size, ori_shape=size, scale_factor=(1, 1), batch_input_shape=size))
     with torch.no_grad():
         assert 'pred_instances' in network.predict(torch.zeros(1, 3, *size), [sample])[0]
 
 
 @pytest.mark.zoo
-def test_every_dense_head_of_the_zoo_has_what_its_prediction_asks_for():
-    seen = {}
+def test_every_dense_head_has_what_its_prediction_asks():
+    heads = {}
     for name in distinct(architectures=True):
         if name.startswith('mmdet::'):
             with quiet(), suppress(Exception):  # what cannot be built without us either
                 network = plain_network(ConfigDict(cfg=name, pretrained=False))
                 complete_heads(network)
-                seen |= {type(head).__name__: head for head in network.modules() if isinstance(head, BaseDenseHead)}
-    assert {'SSDHead', 'RetinaHead', 'RPNHead'} <= set(seen) and len(seen) > 20
+                heads |= {type(head).__name__: head for head in network.modules() if isinstance(head, BaseDenseHead)}
+    assert {'SSDHead', 'RetinaHead', 'RPNHead'} <= set(heads) and len(heads) > 20
     by_base = [
-        one for one in seen.values() if type(one)._predict_by_feat_single is BaseDenseHead._predict_by_feat_single
+        head for head in heads.values() if type(head)._predict_by_feat_single is BaseDenseHead._predict_by_feat_single
     ]
-    lacking = {type(one).__name__ for one in by_base if not hasattr(one, 'loss_cls')}
+    lacking = {type(head).__name__ for head in by_base if not hasattr(head, 'loss_cls')}
     assert lacking <= {'YOLOXHead', 'CascadeRPNHead'}, 'these predict by functions of their own'

@@ -41,7 +41,7 @@ FAMILIES = {
     'solo_dino_r50': ('solo_dino', '0:linear+ 1:gelu 2:linear+ 3:gelu 4:linear+'),
     'solo_simclr_r50': ('solo_single', '0:linear+ 1:relu 2:linear+'),
 }
-NAMES, HEADS = ({family: one[which] for family, one in FAMILIES.items()} for which in (0, 1))
+NAMES, HEADS = ({family: row[which] for family, row in FAMILIES.items()} for which in (0, 1))
 
 
 def _linear(name: str, out: int, channels: int) -> dict[str, list[int]]:

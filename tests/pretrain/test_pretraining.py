@@ -26,7 +26,7 @@ def config_of_others(folder, **changes):
     """The options of all other methods as they stand, with the view and the optimizer of the shipped bases."""
     cfg = runs.config(folder)
     options = {path.stem: Config.fromfile(path).distillers for path in OTHERS}
-    cfg.model.distillers = {f'{stem}-{name}': one for stem, each in options.items() for name, one in each.items()}
+    cfg.model.distillers = {f'{stem}-{name}': option for stem, each in options.items() for name, option in each.items()}
     cfg.model.student.data_preprocessor.mixup = True
     dataset = Config.fromfile(CONFIGS / '_base_/datasets/unlabeled_folder_one_view.py').train_dataloader.dataset
     load, views, pack = dataset.pipeline
@@ -56,7 +56,7 @@ def test_killed_run_resumes_to_the_same_bits(tmp_path, workers):
     assert {'distillers.pcd.queue.rows', 'distillers.pcd.queue.ptr', 'state_dict.backbone.conv1.weight'} <= {*changed}
 
 
-def test_the_other_methods_teach_the_backbone_and_resume(tmp_path):
+def test_the_other_methods_teach_the_backbone(tmp_path):
     """The order and the share of mixup too, which come from the stream of the iteration."""
     assert len(OTHERS) == 4
     resumed_alike(
@@ -65,8 +65,8 @@ def test_the_other_methods_teach_the_backbone_and_resume(tmp_path):
     first, last = (content(tmp_path / f'a/epoch_{epoch}.pth') for epoch in (1, 2))
     assert 'state_dict.backbone.conv1.weight' in toys.differing(first, last)
     assert all(value.isfinite().all() for value in last.values() if value.is_floating_point())
-    kept = {name.split('.')[1] for name in last if name.startswith('distillers.')}
-    assert kept == set(config_of_others(tmp_path).model.distillers)
+    distiller_names = {name.split('.')[1] for name in last if name.startswith('distillers.')}
+    assert distiller_names == set(config_of_others(tmp_path).model.distillers)
 
 
 def test_a_schedule_that_ends_before_the_run_is_refused_at_start(tmp_path):
@@ -75,7 +75,7 @@ def test_a_schedule_that_ends_before_the_run_is_refused_at_start(tmp_path):
         toys.train(None, runs.config(tmp_path, **changes))
 
 
-def test_checkpoint_holds_the_student_at_the_root_and_a_receipt():
+def test_a_checkpoint_holds_the_student_at_the_root():
     folder, _ = trained()
     checkpoint = torch.load(folder / 'epoch_2.pth', weights_only=False)
     assert len(checkpoint['state_dict']) == 120
@@ -126,8 +126,8 @@ def test_bare_backbone_loads_strictly_into_both_packages(tmp_path, kind):
     vanilla.load_state_dict(file['state_dict'], strict=True)
     vanilla.eval()
     images = torch.randn(1, 3, 64, 96)
-    for ours, theirs in zip(student.eval().extract_feat(images), vanilla(images), strict=True):
-        assert torch.equal(ours, theirs)
+    for features, expected_features in zip(student.eval().extract_feat(images), vanilla(images), strict=True):
+        assert torch.equal(features, expected_features)
     whole, plain = export_student(config, folder / 'epoch_2.pth', tmp_path / 'student.pth')
     assert not toys.differing(torch.load(whole)['state_dict'], student.state_dict())
     assert Config.fromfile(plain).model.type == 'mmdistill_dense.BackboneStudent'
@@ -136,11 +136,11 @@ def test_bare_backbone_loads_strictly_into_both_packages(tmp_path, kind):
 def test_export_refuses_what_does_not_fit(tmp_path):
     folder, config = trained()
     torch.save(dict(state_dict=dict(a=torch.zeros(1))), tmp_path / 'a.pth')
-    for file, out, told in (
+    for file, out, text in (
         (folder / 'epoch_2.pth', 'b.py', r'must end in \.pth'),
         (tmp_path / 'a.pth', 'b.pth', 'does not fit BackboneStudent'),
         (toys.teacher_file('fcn'), 'b.pth', 'does not fit BackboneStudent'),
     ):
-        with pytest.raises(ValueError, match=told):
+        with pytest.raises(ValueError, match=text):
             export_backbone(config, file, tmp_path / out)
         assert not (tmp_path / out).exists()

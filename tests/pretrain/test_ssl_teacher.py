@@ -52,10 +52,10 @@ def refused(content, match, error=ValueError, **options):
 def test_mean_of_the_map_is_the_head_of_the_mean(family):
     images = torch.randn(2, 3, 96, 64, dtype=torch.float64)
     content, row = files.synthetic(family)
-    own = files.backbone(torch.float64)
-    own.load_state_dict(files.backbone_of(content, row))
+    backbone = files.backbone(torch.float64)
+    backbone.load_state_dict(files.backbone_of(content, row))
     with torch.no_grad():
-        maps = own(images)[-1]
+        maps = backbone(images)[-1]
     for keep in (False, True)[: 1 + files.HEADS[family].endswith('bn0')]:
         teacher, content, row = teacher_of(family, keep_last_bn=keep)
         head = files.vector_head(family, below(content, row, 'use_head'), last_bn=keep)
@@ -63,15 +63,15 @@ def test_mean_of_the_map_is_the_head_of_the_mean(family):
             expected = head(maps.mean((2, 3)))
             for dtype, limit in ((torch.float64, 1e-13), (torch.float32, 1e-5)):
                 # torch's own modules in double are the reference; a float32 backbone would differ by itself.
-                found = copy.deepcopy(teacher.head).to(dtype)(maps.to(dtype))
-                assert found.shape == (2, teacher.widths[-1], 3, 2), keep
-                assert (found.mean((2, 3)) - expected).abs().max() <= limit * expected.abs().max(), keep
+                actual = copy.deepcopy(teacher.head).to(dtype)(maps.to(dtype))
+                assert actual.shape == (2, teacher.widths[-1], 3, 2), keep
+                assert (actual.mean((2, 3)) - expected).abs().max() <= limit * expected.abs().max(), keep
             whole = teacher.double()
             assert (whole(images).mean((2, 3)) - expected).abs().max() <= 1e-5 * expected.abs().max(), keep
 
 
 @pytest.mark.parametrize('family', FAMILIES)
-def test_auto_finds_the_layout_and_all_entries(family):
+def test_auto_finds_the_layout(family):
     content, row = files.synthetic(family)
     file = read_teacher(files.saved(content))
     assert file.layout == files.NAMES[family] and len(file.backbone) == 318
@@ -88,7 +88,7 @@ def test_file_saved_anew_with_another_key_or_none_is_found(family, tmp_path):
         assert read_teacher(path).layout == files.NAMES[family]
 
 
-def test_table_has_the_public_widths_and_every_layout_a_synthetic_file():
+def test_the_table_has_the_public_widths():
     for family, row in files.table()['layouts'].items():
         head = {name: shape for name, shape in row['other_keys'].items() if name.startswith(row['use_head'])}
         shapes = [head[name] for name in sorted(head) if len(head[name]) == 2]
@@ -124,7 +124,7 @@ def test_branch_chooses_the_weights():
         read_teacher(files.saved(files.synthetic('swav_r50')[0]), branch='online')
 
 
-def test_dinos_arguments_are_read_and_nothing_else():
+def test_arguments_of_dino_are_read():
     content, _ = files.synthetic('dino_r50')
     arguments = argparse.Namespace(arch='resnet50', lr=0.1)
     assert read_teacher(files.saved(content | dict(args=arguments))).layout == 'dino'
@@ -150,8 +150,8 @@ def moco(**entries):
     content, _ = files.synthetic('mocov3_r50')
     state = content['state_dict']
     for name, value in entries.items():
-        for found in [one for one in state if value is None and one.startswith(name)]:
-            del state[found]
+        for actual in [one for one in state if value is None and one.startswith(name)]:
+            del state[actual]
         state.update({} if value is None else {name: value})
     return content
 
@@ -198,11 +198,11 @@ def test_a_file_of_the_online_branch_alone_is_read_as_that(layout):
     """MoCo v2's published file is one."""
     content, row = files.synthetic('mocov2_r50')
     state = files.state_of(content, row)
-    kept = dict(state_dict={name: one for name, one in state.items() if name.startswith('module.encoder_q.')})
+    part = dict(state_dict={name: tensor for name, tensor in state.items() if name.startswith('module.encoder_q.')})
     options = dict(layout=layout, head=dict(widths=files.widths_of(content, row)))
-    way = "branch='online'" if layout == 'mocov2' else "layout='mocov2' and teacher.branch='online'"
-    refused(kept, f'has the branch of mocov2 that was trained by gradient: set teacher.{way}', **options)
-    file = read_teacher(files.saved(kept), layout, 'online')
+    advice = "branch='online'" if layout == 'mocov2' else "layout='mocov2' and teacher.branch='online'"
+    refused(part, f'has the branch of mocov2 that was trained by gradient: set teacher.{advice}', **options)
+    file = read_teacher(files.saved(part), layout, 'online')
     assert file.layout == 'mocov2' and len(file.backbone) == 318 and file.ignored == 0
     assert torch.equal(file.head['0.weight'], state['module.encoder_q.fc.0.weight'])
 
@@ -221,11 +221,11 @@ def test_a_layout_that_is_named_decides_between_two():
     ('fc.6.weight', (4, 12), r'widths \[64, 20, 12, 4\], \[64, 20, 12\] were expected'),
     ('fc.note', (4, 12), r"head entry 0 is neither.*'note': \(4, 12\)"),
 ])  # fmt: skip
-def test_missing_extra_and_changed_entries_are_named(name, shape, message):
+def test_changed_entries_are_named(name, shape, message):
     refused(moco(**{f'{MOCO}{name}': None if shape is None else torch.zeros(shape)}), message)
 
 
-def test_entries_can_be_ignored_by_the_user_and_a_head_that_is_not_finite_is_refused():
+def test_entries_can_be_ignored_by_the_user():
     content = moco(**{'module.teacher_queue': torch.zeros(3)})
     teacher = SSLTeacher(files.R50, 'auto', WIDTHS, ignore=['teacher_queue'])
     assert teacher.load_teacher(files.saved(content)) == (318 + 7, len(content['state_dict']) - 325)
@@ -282,8 +282,8 @@ def test_each_view_is_recorded_in_order():
     recorded = teacher(views)
     assert [t.shape for t in recorded['head']] == [(2, 12, 2, 2), (2, 12, 3, 2)]
     assert [t.shape for t in recorded['backbone[-1]']] == [(2, 64, 2, 2), (2, 64, 3, 2)]
-    for view, found in zip(views, recorded['head'], strict=True):
-        assert torch.equal(teacher(view)['head'][0], found)
+    for view, actual in zip(views, recorded['head'], strict=True):
+        assert torch.equal(teacher(view)['head'][0], actual)
     assert not recorded['head'][0].requires_grad
 
 
@@ -300,17 +300,17 @@ def test_receipt_names_the_file():
 def test_norms_of_a_head_made_for_its_file_use_their_statistics():
     """The traced head may have had another layer in the place of a norm."""
     images = torch.randn(2, 3, 64, 64)
-    (expected,), (found,) = frozen()(images)['head'], frozen(as_trained=True)(images)['head']
-    assert torch.equal(found, expected)
+    (expected,), (actual,) = frozen()(images)['head'], frozen(as_trained=True)(images)['head']
+    assert torch.equal(actual, expected)
     network = frozen().network
     assert not any(module.training for module in network.modules()) and not network.head.train().training
     assert not any(p.requires_grad for p in network.parameters())
 
 
-def test_without_head_a_bare_file_or_a_whole_network_gives_its_backbone():
+def test_a_bare_file_gives_its_backbone():
     torch.manual_seed(3)
-    own = files.backbone()
-    state = own.state_dict()
+    backbone = files.backbone()
+    state = backbone.state_dict()
     whole = {f'backbone.{n}': v for n, v in state.items()} | {'decode_head.conv_seg.weight': torch.zeros(3, 8, 1, 1)}
     ssl = {f'{MOCO}{n}': v for n, v in state.items()}
     ssl |= {n: v for n, v in moco()['state_dict'].items() if 'momentum_encoder.fc' in n}
@@ -319,7 +319,7 @@ def test_without_head_a_bare_file_or_a_whole_network_gives_its_backbone():
         for layout in ('auto',) if content.get('state_dict') is ssl else ('auto', 'backbone'):
             teacher = SSLTeacher(files.R50, layout, head=None)
             teacher.load_teacher(files.saved(content))
-            assert torch.equal(teacher.eval()(images), own(images)[-1])
+            assert torch.equal(teacher.eval()(images), backbone(images)[-1])
     teacher.backbone = torch.nn.Identity()
     assert teacher(images) is images, 'a backbone may give a map and no tuple'
 
@@ -383,29 +383,29 @@ def test_mean_of_exactly_zero_closes_the_gate():
 def test_last_plain_batch_norm_is_left_out_unless_kept():
     _, entries = random_head('linear bn act linear bn0', [4, 5, 3])
     x = torch.randn(2, 4, 3, 3, dtype=torch.float64)
-    without, kept = (SpatialAdaptor.from_entries(entries, keep_last_bn=keep)(x) for keep in (False, True))
+    without, with_bn = (SpatialAdaptor.from_entries(entries, keep_last_bn=keep)(x) for keep in (False, True))
     mean, var = (entries[f'4.running_{name}'].view(1, -1, 1, 1) for name in ('mean', 'var'))
-    torch.testing.assert_close(kept, (without - mean) / (var + 1e-5).sqrt())
+    torch.testing.assert_close(with_bn, (without - mean) / (var + 1e-5).sqrt())
     _, affine = random_head('linear bn act linear bn', [4, 5, 3])
     assert len(SpatialAdaptor.from_entries(affine).layers) == 5, 'one with parameters is always kept'
 
 
 @pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
-def test_half_precision_stays_close_and_keeps_its_dtype(dtype):
+def test_half_precision_stays_close(dtype):
     _, entries = random_head('linear bn act linear', [16, 32, 8])
     adaptor = SpatialAdaptor.from_entries(entries).to(dtype)
     x = torch.randn(2, 16, 7, 7, dtype=torch.float64)
-    found = adaptor(x.to(dtype))
-    assert found.dtype == dtype
+    actual = adaptor(x.to(dtype))
+    assert actual.dtype == dtype
     expected = SpatialAdaptor.from_entries(entries)(x)
     # A gate whose mean is near 0 may fall to the other side: most of the map must agree.
-    close = (found.double() - expected).abs() <= 0.05 * expected.abs().max()
+    close = (actual.double() - expected).abs() <= 0.05 * expected.abs().max()
     assert close.double().mean() > 0.95
     check_invariance(adaptor, 'a file in half precision is not broken')
     assert next(adaptor.parameters()).dtype == dtype
 
 
-def test_it_copies_the_entries_and_stays_frozen_in_eval_mode():
+def test_it_stays_frozen_in_eval_mode():
     _, entries = random_head('linear bn act linear', [4, 5, 3])
     adaptor = SpatialAdaptor.from_entries(entries).train()
     x = torch.randn(2, 4, 3, 3, dtype=torch.float64)

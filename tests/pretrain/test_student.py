@@ -59,14 +59,14 @@ def test_frozen_statistics_are_refused():
 def test_each_view_is_one_pass_first_view_first():
     model = student().train()
     views = [torch.full((2, 3, 64, 64), 1.0), torch.full((2, 3, 32, 64), 2.0)]
-    seen = []
-    model.backbone.register_forward_hook(lambda _, args, output: seen.append((args[0], output[-1].shape)))
+    passes_seen = []
+    model.backbone.register_forward_hook(lambda _, args, output: passes_seen.append((args[0], output[-1].shape)))
     assert model(views, mode='loss') == {}
-    assert all(torch.equal(given, view) for (given, _), view in zip(seen, views, strict=True))
-    assert [shape for _, shape in seen] == [(2, 32, 2, 2), (2, 32, 1, 2)]
+    assert all(torch.equal(words, view) for (words, _), view in zip(passes_seen, views, strict=True))
+    assert [shape for _, shape in passes_seen] == [(2, 32, 2, 2), (2, 32, 1, 2)]
     assert int(model.backbone.bn1.num_batches_tracked) == 2
-    seen.clear()
-    assert model(views[0], mode='loss') == {} and len(seen) == 1
+    passes_seen.clear()
+    assert model(views[0], mode='loss') == {} and len(passes_seen) == 1
 
 
 def test_it_predicts_pooled_features():
@@ -108,11 +108,11 @@ def test_views_become_batches(collate):
         assert torch.equal(second[i], by_hand(picture(2 * i + 1, 5, 7)))
     batch = collate([dict(inputs=picture(i)) for i in range(3)])
     classes = (MultiViewPreprocessor, ImgDataPreprocessor)
-    ours, theirs = (cls(**NORM, pad_size_divisor=4)(batch)['inputs'] for cls in classes)
-    assert isinstance(ours, torch.Tensor) and torch.equal(ours, theirs), 'one view is as in mmengine'
+    stacked, expected = (cls(**NORM, pad_size_divisor=4)(batch)['inputs'] for cls in classes)
+    assert isinstance(stacked, torch.Tensor) and torch.equal(stacked, expected), 'one view is as in mmengine'
 
 
-def test_padding_is_told_and_views_of_several_sizes_are_refused():
+def test_padding_is_told():
     items = [dict(inputs=picture(i, 8, 6 + i), data_samples=BaseDataElement()) for i in range(2)]
     data = MultiViewPreprocessor(**NORM)(pseudo_collate(items))
     inside = inside_images(data['data_samples'], data['inputs'])
@@ -125,7 +125,7 @@ def test_padding_is_told_and_views_of_several_sizes_are_refused():
         MultiViewPreprocessor(**NORM)(pseudo_collate(views))
 
 
-def test_data_samples_pass_and_the_batch_is_left_as_it_was():
+def test_the_batch_is_left_as_it_was():
     sample = BaseDataElement(metainfo=dict(img_path='a'))
     batch = pseudo_collate([dict(inputs=[picture(0), picture(1)], data_samples=sample)])
     data = MultiViewPreprocessor(**NORM)(batch)
@@ -140,13 +140,13 @@ def test_mixup_mixes_the_views_of_a_step_alike_in_training_alone():
     apart = plain(batch)['inputs']
     assert all(torch.equal(*pair) for pair in zip(apart, mixing(batch)['inputs'], strict=True))
     torch.manual_seed(4)
-    found = mixing(batch, training=True)['inputs']
+    actual = mixing(batch, training=True)['inputs']
     torch.manual_seed(4)
     share, order = torch.rand(()), torch.randperm(3)
     single = pseudo_collate([dict(inputs=picture(i)) for i in range(3)])
     torch.manual_seed(4)
-    apart, found = [*apart, plain(single)['inputs']], [*found, mixing(single, training=True)['inputs']]
-    for view, mixed in zip(apart, found, strict=True):
+    apart, actual = [*apart, plain(single)['inputs']], [*actual, mixing(single, training=True)['inputs']]
+    for view, mixed in zip(apart, actual, strict=True):
         torch.testing.assert_close(mixed, share * view + (1 - share) * view[order])
         assert not torch.equal(mixed, view)
 
@@ -164,7 +164,7 @@ def smooth(seed: int, size: tuple[int, int] = (60, 80)) -> np.ndarray:
     return cv2.resize(small, size[::-1], interpolation=cv2.INTER_CUBIC)
 
 
-def test_crops_lie_inside_and_keep_their_bounds() -> None:
+def test_crops_lie_inside() -> None:
     np.random.seed(7)
     transform = RandomResizedCrop(8, scale=(0.3, 0.6), ratio=(0.5, 2.0))
     top, left, h, w = np.array([transform.box(50, 70) for _ in range(4000)], float).T
@@ -176,10 +176,10 @@ def test_crops_lie_inside_and_keep_their_bounds() -> None:
 
 
 @pytest.mark.parametrize(('size', 'box'), [((10, 400), (0, 194, 10, 13)), ((400, 10), (194, 0, 13, 10))])
-def test_where_no_rectangle_fits_the_largest_centred_one_is_taken(size: tuple, box: tuple) -> None:
-    found = RandomResizedCrop(8, scale=(1.0, 1.0)).box(*size)
-    assert found[2:] == box[2:]
-    assert all(abs(one - other) <= 1 for one, other in zip(found[:2], box[:2], strict=True))
+def test_without_a_rectangle_the_largest_one_is_taken(size: tuple, box: tuple) -> None:
+    actual = RandomResizedCrop(8, scale=(1.0, 1.0)).box(*size)
+    assert actual[2:] == box[2:]
+    assert all(abs(side - other) <= 1 for side, other in zip(actual[:2], box[:2], strict=True))
 
 
 def test_a_picture_of_one_pixel_is_enlarged() -> None:
@@ -208,7 +208,7 @@ def test_blue_green_red_is_turned_before_colours_are_touched() -> None:
         assert np.array_equal(from_bgr['img'], transform.change(image[..., ::-1]))
 
 
-def test_jitter_of_nothing_changes_nothing_and_order_is_random(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_order_of_the_jitter_is_random(monkeypatch: pytest.MonkeyPatch) -> None:
     image = smooth(1)
     still = ColorJitter(0, 0, 0, 0, prob=1.0)(dict(img=image))['img']
     assert np.array_equal(still, image[..., ::-1])
@@ -250,7 +250,7 @@ def batches(seed: int, workers: int) -> list[torch.Tensor]:
 
 
 @pytest.mark.parametrize('workers', [0, 2])
-def test_a_seed_reproduces_the_batches_which_are_lists_over_views_of_bytes(workers: int) -> None:
+def test_a_seed_reproduces_the_batches(workers: int) -> None:
     first, again, other = (batches(seed, workers) for seed in (1, 1, 2))
     assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
     assert not any(torch.equal(a, b) for a, b in zip(first, other, strict=True))

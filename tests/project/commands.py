@@ -28,8 +28,8 @@ train_cfg = dict(max_iters=100)
 
 def call(student: str, teacher: str, *words: str, code: int = 0) -> None:
     """Let ``new`` write a project of the data in ``mine``."""
-    given = ['--data', 'mine', '--student', student, '--teacher', teacher, '--out', 'project', *words]
-    assert main(['new', *given]) == code
+    argv = ['--data', 'mine', '--student', student, '--teacher', teacher, '--out', 'project', *words]
+    assert main(['new', *argv]) == code
 
 
 def read(name: str) -> Config:

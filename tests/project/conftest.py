@@ -34,6 +34,6 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def place(folder: Path, made: Path) -> Path:
+def root(folder: Path, made: Path) -> Path:
     """A project as `new` writes it, in the working folder."""
     return Path(shutil.copytree(made, 'project'))

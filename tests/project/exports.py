@@ -67,9 +67,9 @@ def lists(root: Path, form: str, line: str = '{}') -> None:
 
 def png(pixels: np.ndarray, cut: int = 0) -> str:
     """The text of a picture in a json file, without its last bytes."""
-    held = io.BytesIO()
-    Image.fromarray(pixels).save(held, 'PNG')
-    return base64.b64encode(held.getvalue()[: -cut or None]).decode()
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, 'PNG')
+    return base64.b64encode(buffer.getvalue()[: -cut or None]).decode()
 
 
 def corner(points: Sequence[tuple[int, int]]) -> np.ndarray:

@@ -79,9 +79,9 @@ def coco_content(
 
 def label_file(names: Sequence[str], categories: Sequence[str], masks: bool = False) -> dict[str, Any]:
     """Two boxes of every category in each picture."""
-    places = itertools.product(range(len(names)), range(len(categories)), (2, 30))
+    combinations = itertools.product(range(len(names)), range(len(categories)), (2, 30))
     corners = ((0, 0), (20, 0), (20, 18), (0, 18))
-    drawn = [(at, kind, [(left + x, 4 + 10 * kind + y) for x, y in corners]) for at, kind, left in places]
+    drawn = [(at, kind, [(left + x, 4 + 10 * kind + y) for x, y in corners]) for at, kind, left in combinations]
     content = coco_content(names, categories, drawn, 0)
     for box in content['annotations'] if not masks else ():
         del box['segmentation']
@@ -130,9 +130,9 @@ def text(file: str, old: str, new: str, count: int = 1) -> Write:
 
 
 def files(root: Path, pattern: str) -> list[Path]:
-    found = sorted(root.glob(pattern))
-    assert found, pattern
-    return found
+    paths = sorted(root.glob(pattern))
+    assert paths, pattern
+    return paths
 
 
 def content(file: str, do: Callable[[dict[str, Any]], object]) -> Write:
@@ -140,9 +140,9 @@ def content(file: str, do: Callable[[dict[str, Any]], object]) -> Write:
 
     def change(root: Path) -> None:
         for path in files(root, file):
-            found = json.loads(path.read_text())
-            do(found)
-            path.write_text(json.dumps(found))
+            actual = json.loads(path.read_text())
+            do(actual)
+            path.write_text(json.dumps(actual))
 
     return change
 
@@ -214,11 +214,11 @@ def both(*changes: Write) -> Write:
 
 def all_boxes(**new: object) -> Callable[[dict[str, Any]], object]:
     """A change of all annotations of a content."""
-    return lambda found: [one.update(new) for one in found['annotations']]
+    return lambda found: [entry.update(new) for entry in found['annotations']]
 
 
 def first_boxes(**new: object) -> Callable[[dict[str, Any]], object]:
-    return lambda found: [one.update(new) for one in found['annotations'][:2]]
+    return lambda found: [entry.update(new) for entry in found['annotations'][:2]]
 
 
 LOADING = Loading((32, 48), (32, 48), (32, 32), True, True, 2, 0, '')

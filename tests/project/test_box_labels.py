@@ -31,7 +31,7 @@ from tests.project.folders_of_data import (
 )
 
 
-def test_label_files_and_their_pictures_are_found_also_by_links(tmp_path: Path) -> None:
+def test_label_files_behind_links_are_read(tmp_path: Path) -> None:
     box_folder(tmp_path / 'mine')
     (tmp_path / 'mine/annotations').rename(tmp_path / 'elsewhere')
     (tmp_path / 'mine/annotations').symlink_to(tmp_path / 'elsewhere')
@@ -42,11 +42,11 @@ def test_label_files_and_their_pictures_are_found_also_by_links(tmp_path: Path) 
 
 
 @pytest.mark.parametrize('place', ['export.json', 'annotations/all.json'])
-def test_one_label_file_is_divided_and_may_lie_in_a_folder_beside_the_pictures(place: str, tmp_path: Path) -> None:
+def test_one_label_file_is_divided(place: str, tmp_path: Path) -> None:
     names, file = [f'pictures/{number}.jpg' for number in range(10)], tmp_path / place
     file.parent.mkdir(exist_ok=True)
-    told = names if file.parent == tmp_path else [str(tmp_path / name) for name in names]
-    file.write_text(json.dumps(labelled(tmp_path, told)))
+    words = names if file.parent == tmp_path else [str(tmp_path / name) for name in names]
+    file.write_text(json.dumps(labelled(tmp_path, words)))
     data = find_box_data(file)
     assert data.root == tmp_path and data.splits['train'].pictures == ''
     parts = [json.loads(data.splits[name].content) for name in ('train', 'val')]
@@ -87,30 +87,30 @@ def test_pictures_of_training_that_validate_are_warned_of(tmp_path: Path, task: 
     else:
         other.unlink()
         (shutil.copy if how == 'copy' else os.symlink if how == 'link' else os.link)(first, other)
-    (told,) = shared(find(root).pictures)
-    assert told.startswith('WARNING: 1 of the 2 pictures for val also train (') and str(first) in told
+    (words,) = shared(find(root).pictures)
+    assert words.startswith('WARNING: 1 of the 2 pictures for val also train (') and str(first) in words
 
 
 def test_both_parts_of_a_divided_file_have_boxes_that_count(tmp_path: Path) -> None:
     """A picture that is listed once for each of its boxes is in one part."""
     names = [f'{number}.jpg' for number in range(10)]
     content = labelled(tmp_path, names)
-    content['annotations'] = [one for one in content['annotations'] if one['image_id'] < 3]
+    content['annotations'] = [entry for entry in content['annotations'] if entry['image_id'] < 3]
     content['images'].append(dict(content['images'][0], id=99))
     (tmp_path / 'labels.json').write_text(json.dumps(content))
     data = find_box_data(tmp_path)
     parts = [json.loads(data.splits[name].content) for name in ('train', 'val')]
     assert all(part['annotations'] for part in parts)
-    files = [{one['file_name'] for one in part['images']} for part in parts]
+    files = [{image['file_name'] for image in part['images']} for part in parts]
     assert not files[0] & files[1] and files[0] | files[1] == set(names)
     # Crowds are neither learned nor scored.
     other = tmp_path / 'other'
     content = labelled(other, [f'{number}.jpg' for number in range(12)])
-    for one in content['annotations']:
-        one['iscrowd'] = int(one['image_id'] > 1)
+    for entry in content['annotations']:
+        entry['iscrowd'] = int(entry['image_id'] > 1)
     (other / 'labels.json').write_text(json.dumps(content))
     for split in find_box_data(other).splits.values():
-        assert not all(one['iscrowd'] for one in json.loads(split.content)['annotations'])
+        assert not all(entry['iscrowd'] for entry in json.loads(split.content)['annotations'])
 
 
 def test_names_relative_to_a_folder_that_holds_folders_alone(tmp_path: Path) -> None:
@@ -118,14 +118,14 @@ def test_names_relative_to_a_folder_that_holds_folders_alone(tmp_path: Path) -> 
     (tmp_path / 'my labels.json').write_text(json.dumps(labelled(tmp_path / 'scans/2024', names)))
     assert find_box_data(tmp_path).splits['train'].pictures == 'scans/2024/'
     (tmp_path / 'scans/2024' / names[0]).unlink()
-    with pytest.raises(FileNotFoundError) as told:
+    with pytest.raises(FileNotFoundError) as error:
         find_box_data(tmp_path)
-    looked = str(told.value).split('looked in ')[1].split('. A file_name')[0]
+    looked = str(error.value).split('looked in ')[1].split('. A file_name')[0]
     below = ('', 'scans/2024/slide 0', 'scans/2024', 'scans', 'scans/2024/slide 1')
-    assert looked == ', '.join(str(tmp_path / one) for one in below)
+    assert looked == ', '.join(str(tmp_path / folder) for folder in below)
 
 
-def test_masks_are_those_of_all_files_and_a_folder_without_any_says_what_is_needed(tmp_path: Path) -> None:
+def test_masks_are_those_of_all_files(tmp_path: Path) -> None:
     assert find_box_data(box_folder(tmp_path, masks=True)).masks
     changed(tmp_path, lambda content: content['annotations'][0].pop('segmentation'), ['val'])
     assert not find_box_data(tmp_path).masks
@@ -144,14 +144,14 @@ def test_what_predict_wrote_is_no_data(tmp_path: Path) -> None:
     assert ', 1 not read (predictions/notes.md); ' in alone.notes[0]
     picture(tmp_path / 'predictions/drawn/images/train/b.jpg')
     boxes = label_file(['images/train/b.jpg'], ['cell'])
-    scored = {**boxes, 'annotations': [{**one, 'score': 0.9} for one in boxes['annotations']]}
+    scored = {**boxes, 'annotations': [{**entry, 'score': 0.9} for entry in boxes['annotations']]}
     (tmp_path / 'predictions/predictions.json').write_text(json.dumps(scored))
     (tmp_path / 'predictions/drawn/.predicted').touch()
     assert find_box_data(tmp_path) == alone
     (tmp_path / 'kept.json').write_text(json.dumps(scored))
-    found = find_box_data(tmp_path)
-    told = 'WARNING: 1 of .*have annotations with a score.*kept.json'
-    assert found.splits == alone.splits and any(re.match(told, one) for one in found.notes)
+    actual = find_box_data(tmp_path)
+    words = 'WARNING: 1 of .*have annotations with a score.*kept.json'
+    assert actual.splits == alone.splits and any(re.match(words, note) for note in actual.notes)
     seg = seg_folder(tmp_path / 'seg')
     without = find_seg_data(seg)
     picture(seg / 'out/drawn/images/train/0.jpg')
@@ -174,7 +174,7 @@ def test_a_split_of_the_user_takes_the_place_of_yolos(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize('beside', [False, True])
-def test_a_picture_called_test_has_labels_and_no_list(beside: bool, tmp_path: Path) -> None:
+def test_a_picture_called_test_has_labels(beside: bool, tmp_path: Path) -> None:
     pictures, labels = (tmp_path, tmp_path) if beside else (tmp_path / 'images', tmp_path / 'labels')
     for name in ('test', 'a', 'b', 'c'):
         picture(pictures / f'{name}.jpg')
@@ -182,7 +182,7 @@ def test_a_picture_called_test_has_labels_and_no_list(beside: bool, tmp_path: Pa
     assert sum(split.count for split in find_box_data(tmp_path, ['cell']).splits.values()) == 4
 
 
-def test_a_byte_order_mark_hides_no_objects_and_pictures_may_lie_in_a_folder_called_mask(tmp_path: Path) -> None:
+def test_a_byte_order_mark_hides_no_objects(tmp_path: Path) -> None:
     exports.ultralytics(tmp_path)
     alone = find_box_data(tmp_path)
     for file in tmp_path.glob('labels/*/*.txt'):
@@ -203,22 +203,22 @@ def test_corners_of_voc_below_1_are_counted_from_0(least: float, left: int, tmp_
     data = find_box_data(tmp_path)
     assert any('corners are counted from 0' in note for note in data.notes) == (least < 1)
     content = json.loads(data.splits['train'].content)
-    number = next(one['id'] for one in content['images'] if one['file_name'] == 'b.jpg')
-    (box,) = [one['bbox'] for one in content['annotations'] if one['image_id'] == number]
+    number = next(image['id'] for image in content['images'] if image['file_name'] == 'b.jpg')
+    (box,) = [entry['bbox'] for entry in content['annotations'] if entry['image_id'] == number]
     assert box[:2] == [left, max(least - (least == 1), 0)]
 
 
-def test_labels_with_scores_are_read_where_they_are_the_only_ones(tmp_path: Path) -> None:
+def test_labels_with_scores_are_read_alone(tmp_path: Path) -> None:
     file = box_folder(tmp_path) / 'annotations/instances_train.json'
     content = json.loads(file.read_text())
-    for one in content['annotations']:
-        one['score'] = 1.0
+    for entry in content['annotations']:
+        entry['score'] = 1.0
     for name in ('train', 'val'):
         file.with_name(f'instances_{name}.json').unlink()
     shutil.rmtree(tmp_path / 'val')
     file.with_name('all.json').write_text(json.dumps(content))
-    for given in (tmp_path, file.with_name('all.json')):
-        data = find_box_data(given)
+    for path in (tmp_path, file.with_name('all.json')):
+        data = find_box_data(path)
         assert data.splits['train'].count == 3
         assert any('all.json: its annotations have a score' in note and 'passed' not in note for note in data.notes)
 
@@ -241,7 +241,7 @@ def test_labels_that_name_only_some_classes_are_told(classes: list[int], tmp_pat
     changed(box_folder(tmp_path), lambda content: content['images'][1].update(neg_category_ids=classes), ['train'])
     notes = [note for note in find_box_data(tmp_path).notes if 'neg_category_ids' in note]
     assert len(notes) == len(classes) and all(
-        re.match('WARNING: instances_train.json: 1 pictures', one) for one in notes
+        re.match('WARNING: instances_train.json: 1 pictures', note) for note in notes
     )
 
 

@@ -89,7 +89,7 @@ def agreement(root: Path, task: str, exif: str | None) -> tuple[float, list[str]
 
 @pytest.mark.parametrize('drawn', ['apply', 'ignore'])
 @pytest.mark.parametrize(('task', 'orientation', 'square'), [
-    *(('seg', one, False) for one in range(2, 9)),
+    *(('seg', number, False) for number in range(2, 9)),
     ('det', 3, False),
     ('det', 6, False),
     ('seg', 6, True),
@@ -121,7 +121,7 @@ def test_nothing_is_said_of_pictures_that_no_tag_turns(tmp_path: Path) -> None:
         assert share > 0.99 and not any('EXIF' in note for note in notes)
 
 
-def test_labels_of_both_kinds_and_of_swapped_sides_are_refused_and_the_files_to_mend_named(tmp_path: Path) -> None:
+def test_labels_of_both_kinds_of_sides_are_refused(tmp_path: Path) -> None:
     seg_data(tmp_path, 6, 'apply', False)
     seg_data(tmp_path, 6, 'ignore', False, 2)
     with pytest.raises(ValueError, match=r'of 3 of them .* turned .* of 2 that of the stored one .*0.png.*exiftool'):
@@ -129,6 +129,6 @@ def test_labels_of_both_kinds_and_of_swapped_sides_are_refused_and_the_files_to_
     other = tmp_path / 'other'
     seg_data(other, None, 'ignore', False)
     Image.open(other / 'labels/0.png').rotate(90, expand=True).save(other / 'labels/0.png')
-    with pytest.raises(ValueError, match='Its sides are swapped: turn it') as told:
+    with pytest.raises(ValueError, match='Its sides are swapped: turn it') as error:
         find_seg_data(other)
-    assert 'Bring' not in str(told.value)
+    assert 'Bring' not in str(error.value)

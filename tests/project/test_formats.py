@@ -23,24 +23,24 @@ from tests.project.written_data import label_images
 
 
 def named(forms: dict[str, Write]) -> pytest.MarkDecorator:
-    return pytest.mark.parametrize('export', [pytest.param(one, id=name) for name, one in forms.items()])
+    return pytest.mark.parametrize('export', [pytest.param(form, id=name) for name, form in forms.items()])
 
 
 def found_boxes(data: BoxData, part: str) -> dict[str, list]:
     """The boxes of each picture of a part: class and corners."""
     split = data.splits[part]
     content = json.loads(split.content or (data.root / split.labels).read_text())
-    names = {one['id']: one['name'] for one in content['categories']}
-    found: dict[str, list] = {Path(one['file_name']).stem: [] for one in content['images']}
-    files = {one['id']: Path(one['file_name']).stem for one in content['images']}
-    for one in content['annotations']:
-        x, y, w, h = one['bbox']
-        found[files[one['image_id']]].append((names[one['category_id']], x, y, x + w, y + h))
-    return found
+    names = {category['id']: category['name'] for category in content['categories']}
+    actual: dict[str, list] = {Path(image['file_name']).stem: [] for image in content['images']}
+    files = {image['id']: Path(image['file_name']).stem for image in content['images']}
+    for entry in content['annotations']:
+        x, y, w, h = entry['bbox']
+        actual[files[entry['image_id']]].append((names[entry['category_id']], x, y, x + w, y + h))
+    return actual
 
 
 @named(BOXES)
-def test_boxes_classes_and_split_are_those_of_the_export(export: Write, tmp_path: Path) -> None:
+def test_boxes_are_those_of_the_export(export: Write, tmp_path: Path) -> None:
     export(tmp_path)
     data = find_box_data(tmp_path)
     assert data.classes == CLASSES and set(data.splits) == set(PARTS)
@@ -62,10 +62,10 @@ def test_label_images_are_equal_to_the_pixel(export: Write, tmp_path: Path) -> N
     assert data.classes == (named_classes if export is not exports.voc_masks else tuple(f'class_{n}' for n in range(4)))
     assert set(data.splits) == set(PARTS)
     for part, names in PARTS.items():
-        found = label_images(data, part, tmp_path / 'project')
-        assert set(found) == set(names) and data.splits[part].count == len(names)
+        actual = label_images(data, part, tmp_path / 'project')
+        assert set(actual) == set(names) and data.splits[part].count == len(names)
         for name in names:
-            np.testing.assert_array_equal(found[name], truth(name), name)
+            np.testing.assert_array_equal(actual[name], truth(name), name)
 
 
 def name_pictures(root: Path, form: str) -> None:
@@ -73,18 +73,18 @@ def name_pictures(root: Path, form: str) -> None:
     for part in ('train', 'valid'):
         file = root / part / '_annotations.coco.json'
         content = json.loads(file.read_text())
-        for one in content['images']:
-            name = form.format(root=root, part=part, name=Path(one['file_name']).stem)
+        for image in content['images']:
+            name = form.format(root=root, part=part, name=Path(image['file_name']).stem)
             (file.parent / name).parent.mkdir(parents=True, exist_ok=True)
-            (file.parent / one['file_name']).rename(file.parent / name)
-            one['file_name'] = name
+            (file.parent / image['file_name']).rename(file.parent / name)
+            image['file_name'] = name
         file.write_text(json.dumps(content))
 
 
 @pytest.mark.parametrize('form', [
     '../{part}/{name}.jpg', '{root}/{part}/{name}.jpg', '../../{part}/{name}.jpg', './{name}.gif',
 ])  # fmt: skip
-def test_outlines_are_drawn_wherever_and_however_coco_names_the_pictures(form: str, tmp_path: Path) -> None:
+def test_outlines_are_drawn_however_coco_names_pictures(form: str, tmp_path: Path) -> None:
     exports.roboflow_coco(tmp_path / 'mine')
     name_pictures(tmp_path / 'mine', form)
     exports.picture(tmp_path / 'mine/cover.jpg')
@@ -92,8 +92,8 @@ def test_outlines_are_drawn_wherever_and_however_coco_names_the_pictures(form: s
     data = find_seg_data(tmp_path / 'mine')
     for part, names in PARTS.items():
         assert {picture.stem for picture, _ in data.pairs[part]} == set(names)
-        for name, found in label_images(data, part, tmp_path / 'mine/project').items():
-            np.testing.assert_array_equal(found, truth(name), name)
+        for name, label_image in label_images(data, part, tmp_path / 'mine/project').items():
+            np.testing.assert_array_equal(label_image, truth(name), name)
     assert {path.name for path in (tmp_path / 'mine/project').iterdir()} == {'labels'}
     assert before == {path: path.read_bytes() for path in before}
 
@@ -107,11 +107,11 @@ def test_colours_are_named_by_other_lists_too(table: str, tmp_path: Path) -> Non
     np.testing.assert_array_equal(label_images(data, 'val', tmp_path / 'project')['d'], truth('d'))
     chosen = find_seg_data(tmp_path / 'mine', [CLASSES[0], CLASSES[1]])
     assert chosen.classes == CLASSES[:2]
-    found = label_images(chosen, 'train', tmp_path / 'other')['a b']
-    np.testing.assert_array_equal(found, truth('a b', (0, 1, 255), 255))
+    actual = label_images(chosen, 'train', tmp_path / 'other')['a b']
+    np.testing.assert_array_equal(actual, truth('a b', (0, 1, 255), 255))
 
 
-def test_classes_of_roboflow_are_read_in_the_folders_of_the_parts_too(tmp_path: Path) -> None:
+def test_classes_of_roboflow_are_read_in_the_parts_too(tmp_path: Path) -> None:
     exports.roboflow_masks(tmp_path)
     (tmp_path / '_classes.csv').unlink()
     assert find_seg_data(tmp_path).classes == ('background', *CLASSES)
@@ -124,19 +124,19 @@ def labelled(root: Path, *drawn: Sequence[Any], size: bool = True) -> Path:
     """Pictures of labelme with these shapes: label, left, top, right and bottom, then a group, and 'mask' for one."""
     for name in ('a', 'b', 'c'):
         exports.picture(root / f'{name}.jpg')
-        found = []
+        actual = []
         for label, left, top, right, bottom, *rest in drawn:
             kind, group = 'mask' if 'mask' in rest else 'rectangle', rest[0] if rest else None
             shape = {'label': label, 'points': [[left, top], [right, bottom]], 'shape_type': kind, 'group_id': group}
             inside = png(np.ones((bottom - top, right - left), bool)) if kind == 'mask' else None
-            found.append({**shape, 'mask': inside})
+            actual.append({**shape, 'mask': inside})
         sides = {'imageHeight': exports.SIZE[0], 'imageWidth': exports.SIZE[1]} if size else {}
-        (root / f'{name}.json').write_text(json.dumps({'shapes': found, 'imagePath': f'{name}.jpg', **sides}))
+        (root / f'{name}.json').write_text(json.dumps({'shapes': actual, 'imagePath': f'{name}.jpg', **sides}))
     return root
 
 
-def drawn_pixels(data: SegData, out: Path, *places: tuple[int, int]) -> list[int]:
-    return [int(label_images(data, 'val', out)[Path(data.splits['val'].names[0]).name][place]) for place in places]
+def drawn_pixels(data: SegData, out: Path, *pixels: tuple[int, int]) -> list[int]:
+    return [int(label_images(data, 'val', out)[Path(data.splits['val'].names[0]).name][pixel]) for pixel in pixels]
 
 
 LEAF_STEM_LEAF = ('leaf', 2, 2, 12, 12, 1), ('stem', 10, 2, 30, 12), ('leaf', 20, 2, 40, 12, 1)
@@ -195,13 +195,11 @@ def test_an_object_that_is_not_chosen_covers_those_below_it(background: str, cov
     assert drawn_pixels(data, tmp_path / 'out', (3, 3), (10, 10), (5, 45)) == [a, covered, a + 1]
 
 
-def test_colours_without_names_are_listed_and_a_file_to_fill_in_is_written(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_colours_without_names_are_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     exports.coloured(tmp_path / 'mine', '')
-    told = r'no list of them is there.*\(0, 0, 0\): \d+.\d%.*Name them in .*class_dict.csv'
-    with pytest.raises(ValueError, match=told):
+    message = r'no list of them is there.*\(0, 0, 0\): \d+.\d%.*Name them in .*class_dict.csv'
+    with pytest.raises(ValueError, match=message):
         find_seg_data(tmp_path / 'mine')
     (tmp_path / 'class_dict.csv').rename(tmp_path / 'mine/class_dict.csv')
     assert find_seg_data(tmp_path / 'mine').classes == tuple(f'class_{number}' for number in range(4))
@@ -222,25 +220,25 @@ def test_more_classes_than_a_label_image_can_number_are_refused(tmp_path: Path) 
     assert 254 in label_images(data, 'val', tmp_path / 'project')['d']
 
 
-def test_a_crowd_is_ignored_and_a_hole_stays(tmp_path: Path) -> None:
+def test_a_crowd_is_ignored(tmp_path: Path) -> None:
     exports.roboflow_coco(tmp_path / 'mine')
     ring = np.zeros(exports.SIZE, np.uint8)
     ring[5:20, 5:20], ring[10:15, 10:15] = 1, 0
 
     def crowded(found: dict[str, Any]) -> None:
-        hollow, *others = (one for one in found['annotations'] if one['image_id'] == 1)
+        hollow, *other_annotations = (entry for entry in found['annotations'] if entry['image_id'] == 1)
         counts = runs(ring.ravel(order='F'))
         hollow.update(segmentation={'size': list(exports.SIZE), 'counts': counts}, bbox=[5, 5, 15, 15])
-        for one in others:
-            one.update(iscrowd=1)
+        for entry in other_annotations:
+            entry.update(iscrowd=1)
 
     content('train/_annotations.coco.json', crowded)(tmp_path / 'mine')
-    found = label_images(find_seg_data(tmp_path / 'mine'), 'train', tmp_path / 'project')['a b']
+    actual = label_images(find_seg_data(tmp_path / 'mine'), 'train', tmp_path / 'project')['a b']
     crowd = truth('a b', (0, 255, 255)) == 255
-    np.testing.assert_array_equal(found, np.where(crowd, 255, ring * 1))
+    np.testing.assert_array_equal(actual, np.where(crowd, 255, ring * 1))
 
 
-def test_the_area_is_that_of_the_outline_and_a_mask_may_fill_its_picture_and_no_more() -> None:
+def test_the_area_is_that_of_the_outline() -> None:
     corner = [(20, 10), (50, 10), (50, 20), (30, 20), (30, 38), (20, 38)]
     for points in (corner, corner[::-1]):
         assert from_points(points)['area'] == 30 * 10 + 10 * 18 and from_points(points)['bbox'] == [20, 10, 30, 28]
@@ -271,7 +269,7 @@ def cat_file(path: Path, name: str = '0.jpg') -> None:
 
 
 @pytest.mark.parametrize('layout', ['{0}:{0}', 'xml/{0}:images/{0}', 'xml/{0}:{0}2017', '{0}/xml:{0}/img'])
-def test_a_label_file_belongs_to_the_picture_of_its_folder_or_part(layout: str, tmp_path: Path) -> None:
+def test_a_label_file_belongs_to_the_picture_of_its_part(layout: str, tmp_path: Path) -> None:
     labels, pictures = layout.split(':')
     for part in ('train', 'val'):
         for name in '01':
@@ -282,7 +280,7 @@ def test_a_label_file_belongs_to_the_picture_of_its_folder_or_part(layout: str, 
         assert split.pictures == f'{pictures.format(part)}/' and split.names == ('0.jpg', '1.jpg')
 
 
-def test_of_two_pictures_of_one_name_the_ending_or_the_folder_of_the_label_file_tells(tmp_path: Path) -> None:
+def test_two_pictures_of_a_name_are_told_by_the_ending(tmp_path: Path) -> None:
     for name in '01':
         cat_file(tmp_path / f'{name}.xml', f'{name}.png')
         for ending in ('jpg', 'png'):
@@ -290,11 +288,11 @@ def test_of_two_pictures_of_one_name_the_ending_or_the_folder_of_the_label_file_
     assert {name for split in find_box_data(tmp_path).splits.values() for name in split.names} == {'0.png', '1.png'}
 
 
-def test_a_label_file_without_its_picture_takes_no_other_of_this_name(tmp_path: Path) -> None:
-    for place in ('train', 'val'):
+def test_a_label_file_without_its_picture_takes_no_other(tmp_path: Path) -> None:
+    for part in ('train', 'val'):
         for name in '012':
-            exports.picture(tmp_path / 'voc' / place / f'{name}.jpg')
-            cat_file(tmp_path / 'voc' / place / f'{name}.xml', f'{name}.jpg')
+            exports.picture(tmp_path / 'voc' / part / f'{name}.jpg')
+            cat_file(tmp_path / 'voc' / part / f'{name}.xml', f'{name}.jpg')
     (tmp_path / 'voc/train/2.jpg').unlink()
     (tmp_path / 'voc/val/2.xml').unlink()
     with pytest.raises(FileNotFoundError, match=r'1 of 5 xml files have no picture: \S*/train/2.xml'):
@@ -310,19 +308,19 @@ def test_label_files_name_a_picture_of_another_folder(tmp_path: Path) -> None:
         for name in names:
             file = other / f'json/{part}/{name}.json'
             (other / part / file.name).rename(file)
-            told = {'b': '../../train/b.jpg', 'c': 'C:\\\\old\\\\c.jpg', 'd': '/old/images/d.jpg'}
-            file.write_text(file.read_text().replace(f'{name}.jpg', told.get(name, f'{name}.jpg')))
+            renamed_pictures = {'b': '../../train/b.jpg', 'c': 'C:\\\\old\\\\c.jpg', 'd': '/old/images/d.jpg'}
+            file.write_text(file.read_text().replace(f'{name}.jpg', renamed_pictures.get(name, f'{name}.jpg')))
     assert {part: set(found_boxes(find_box_data(other), part)) for part in PARTS} == NAMES
 
 
 # Label images beside boxes
 
 
-def masks_beside(root: Path, *places: str) -> None:
+def masks_beside(root: Path, *folders: str) -> None:
     for part, names in PARTS.items():
         for name in names:
-            for place in places:
-                exports.picture(root / place.format({'val': 'valid'}.get(part, part)) / f'{name}.png')
+            for folder in folders:
+                exports.picture(root / folder.format({'val': 'valid'}.get(part, part)) / f'{name}.png')
 
 
 @named(BOXES)
@@ -335,11 +333,11 @@ def test_label_images_beside_boxes_are_no_pictures(export: Write, tmp_path: Path
     beside = find_box_data(root)
     assert beside.splits == alone.splits and beside.notes == alone.notes
     exports.picture(tmp_path / 'unlabelled/more.jpg')
-    found = find_box_data(tmp_path).splits.values()
-    assert {Path(file).stem for split in found for file in split.names} == NAMES['train'] | NAMES['val']
+    actual = find_box_data(tmp_path).splits.values()
+    assert {Path(file).stem for split in actual for file in split.names} == NAMES['train'] | NAMES['val']
 
 
-def test_a_label_image_is_neither_a_picture_nor_read_in_place_of_a_missing_one(tmp_path: Path) -> None:
+def test_a_label_image_replaces_no_missing_picture(tmp_path: Path) -> None:
     exports.voc_xml(tmp_path / 'voc')
     masks_beside(tmp_path / 'voc', 'SegmentationClass')
     (tmp_path / 'voc/JPEGImages/b.jpg').unlink()
@@ -381,7 +379,7 @@ def test_label_images_of_results_are_not_drawn_again(export: Write, tmp_path: Pa
 # The split
 
 
-def test_lists_of_names_are_kept_and_a_part_for_test_validates_where_no_other_is_there(tmp_path: Path) -> None:
+def test_lists_of_names_are_kept(tmp_path: Path) -> None:
     exports.voc_masks(tmp_path)
     exports.picture(tmp_path / 'JPEGImages/more.jpg')
     Image.fromarray(truth('more')).save(tmp_path / 'SegmentationClass/more.png')
@@ -412,9 +410,9 @@ def test_a_split_is_chosen_or_drawn_by_the_user(tmp_path: Path) -> None:
     exports.ultralytics(tmp_path / 'yolo')
     boxes = find_box_data(tmp_path / 'yolo', rule=SplitRule.read('0.7'))
     assert counts(boxes) == {'train': 2, 'val': 4}
-    for given, told in (('1.5', 'between 0 and 1'), (str(tmp_path / 'no'), 'no such folder')):
-        with pytest.raises((ValueError, FileNotFoundError), match=told):
-            SplitRule.read(given)
+    for rule, message in (('1.5', 'between 0 and 1'), (str(tmp_path / 'no'), 'no such folder')):
+        with pytest.raises((ValueError, FileNotFoundError), match=message):
+            SplitRule.read(rule)
     with pytest.raises(FileNotFoundError, match='no list in it'):
         find_seg_data(tmp_path / 'mine', rule=SplitRule.read(str(tmp_path / 'mine/SegmentationClass')))
 
@@ -442,8 +440,8 @@ def test_every_format_trains(form: str, task: str, tmp_path: Path, monkeypatch: 
     {**BOXES, **MASKS}[form](Path('mine'))
     student, teacher = toy_pair() if task == 'seg' else (RETINANET, RETINANET)
     words = ('kd',) if task == 'seg' else ('pkd', '--size', '64', '96')
-    given = ['--data', 'mine', '--out', 'project', '--random-weights', '--iters', '5', '--batch', '2']
-    assert main(['new', *given, '--student', student, '--teacher', teacher, '--method', *words]) == 0
+    argv = ['--data', 'mine', '--out', 'project', '--random-weights', '--iters', '5', '--batch', '2']
+    assert main(['new', *argv, '--student', student, '--teacher', teacher, '--method', *words]) == 0
     if f'{form}-{task}' in FULLY:
         assert main(['run', 'project']) == 0
         assert Path('project/report.html').is_file() and Path('project/student.pth').is_file()
@@ -452,7 +450,7 @@ def test_every_format_trains(form: str, task: str, tmp_path: Path, monkeypatch: 
         assert Path('trained/iter_5.pth').is_file()
 
 
-def test_label_images_are_drawn_again_after_a_change_of_equal_length(tmp_path: Path) -> None:
+def test_label_images_are_drawn_again_after_a_change(tmp_path: Path) -> None:
     exports.coloured(tmp_path / 'mine')
     for path in sorted((tmp_path / 'mine/masks').rglob('*.png')):  # files without compression
         Image.open(path).save(path.with_suffix('.bmp'))

@@ -34,7 +34,7 @@ def test_folders_of_splits_are_found(tmp_path: Path) -> None:
     assert 'name them with' in data.notes[1]
 
 
-def test_a_folder_without_splits_is_divided_always_in_the_same_way(tmp_path: Path) -> None:
+def test_a_folder_without_splits_is_divided_alike(tmp_path: Path) -> None:
     """A picture stays for training, however large the share that validates."""
     numbered(tmp_path, [*map(str, range(10))])
     first, second = find_seg_data(tmp_path), find_seg_data(tmp_path)
@@ -43,7 +43,7 @@ def test_a_folder_without_splits_is_divided_always_in_the_same_way(tmp_path: Pat
     assert counts(find_seg_data(tmp_path, rule=SplitRule.read('0.99'))) == {'train': 1, 'val': 9}
 
 
-def test_names_come_from_a_list_and_a_dash_ignores_a_value(tmp_path: Path) -> None:
+def test_names_come_from_a_list(tmp_path: Path) -> None:
     seg_folder(tmp_path)
     for text, classes, values in (
         ('sky\n-\nroad\n', ('sky', 'road'), (0, 2)),
@@ -57,14 +57,14 @@ def test_names_come_from_a_list_and_a_dash_ignores_a_value(tmp_path: Path) -> No
 
 
 def test_label_values_that_are_classes() -> None:
-    known = {
+    classes_of_values = {
         (0, 1, 2): (0, 1, 2), (0, 2): (0, 1, 2), (0, 1, 4, 255): (0, 1, 2, 3, 4), (0, 255): (0, 255),
         (0, 38, 75): (0, 38, 75), (0,): (0, 1),
     }  # fmt: skip
-    assert {found: class_values(found) for found in known} == known
+    assert {actual: class_values(actual) for actual in classes_of_values} == classes_of_values
 
 
-def test_masks_of_0_and_255_have_two_classes_and_none_among_others_of_0_and_1(tmp_path: Path) -> None:
+def test_masks_of_0_and_255_have_two_classes(tmp_path: Path) -> None:
     data = find_seg_data(seg_folder(tmp_path, (0, 255)), ['ground', 'leaf'])
     assert data.classes == ('ground', 'leaf') and data.values == (0, 255)
     for number in range(2):
@@ -83,8 +83,8 @@ def test_masks_of_0_and_255_have_two_classes_and_none_among_others_of_0_and_1(tm
 
 def binary(root: Path, *values: Sequence[int]) -> Path:
     numbered(root, [str(number) for number in range(len(values))])
-    for number, own in enumerate(values):
-        label(root / f'masks/{number}.png', own, number)
+    for number, values_of_picture in enumerate(values):
+        label(root / f'masks/{number}.png', values_of_picture, number)
     return root
 
 
@@ -104,7 +104,7 @@ def numbered(root: Path, names: list[str], ending: str = '.png') -> Path:
     return root
 
 
-def test_a_missing_label_pairs_no_picture_with_that_of_another_one_and_pictures_have_any_ending(tmp_path: Path) -> None:
+def test_a_missing_label_pairs_no_other_picture(tmp_path: Path) -> None:
     """Tiles are called alike but for their number."""
     numbered(tmp_path, [f'{tile}_{number}' for tile in 'ABCDE' for number in range(4)])
     (tmp_path / 'masks/A_0.png').unlink()
@@ -117,7 +117,7 @@ def test_a_missing_label_pairs_no_picture_with_that_of_another_one_and_pictures_
     numbered(other, [f'a{number}' for number in range(3)], '.JPG')
     data = find_seg_data(numbered(other, [f'b{number}' for number in range(20)], '.jpg'))
     assert endings(data) == (('.JPG', '.jpg'), '.png') and not any('no label' in note for note in data.notes)
-    read = [picture.name for own in data.pairs.values() for picture, _ in own]
+    read = [picture.name for pair in data.pairs.values() for picture, _ in pair]
     assert len(read) == 23 and {'a0.JPG', 'a1.JPG', 'a2.JPG'} < set(read)
 
 
@@ -127,15 +127,15 @@ def test_a_missing_label_pairs_no_picture_with_that_of_another_one_and_pictures_
     ('{split}/{year}{number}.png', '{split}/masks/{year}{number}.png'),
 ])  # fmt: skip
 def test_a_part_of_several_folders_reads_its_own_pictures(tmp_path: Path, pictures: str, labels: str) -> None:
-    own: dict[str, set[Path]] = {'train': set(), 'val': set()}
-    for split in own:
+    pictures_of_part: dict[str, set[Path]] = {'train': set(), 'val': set()}
+    for split in pictures_of_part:
         for year, number in ((2019, 0), (2019, 1), (2020, 2)):
             words = {'split': split, 'year': year, 'number': number}
             picture(tmp_path / pictures.format(**words), number)
             label(tmp_path / labels.format(**words), seed=number)
-            own[split].add(tmp_path / pictures.format(**words))
+            pictures_of_part[split].add(tmp_path / pictures.format(**words))
     data = find_seg_data(tmp_path)
-    assert {name: {one for one, _ in pairs} for name, pairs in data.pairs.items()} == own
+    assert {name: {picture for picture, _ in pairs} for name, pairs in data.pairs.items()} == pictures_of_part
     assert [len(split.names) for split in data.splits.values()] == [3, 3], 'the lists that a training reads'
 
 
@@ -192,12 +192,12 @@ GRAYS = tuple(number for number in range(256) for _ in 'rgb')
 
 
 @pytest.mark.parametrize('other', [VOC, (*VOC, 128, 128, 0), GRAYS])
-def test_palettes_may_differ_where_no_pixel_is_and_be_gray(tmp_path: Path, other: Sequence[int]) -> None:
+def test_palettes_may_differ_where_no_pixel_is(tmp_path: Path, other: Sequence[int]) -> None:
     data = find_seg_data(with_palettes(tmp_path, (*VOC, 1, 2, 3), other))
     assert Image.open(tmp_path / 'masks/1.png').mode == 'P' and len(data.classes) == 3
 
 
-def test_palettes_of_two_colours_for_a_number_are_refused_and_a_list_names_their_classes(tmp_path: Path) -> None:
+def test_a_number_of_two_colours_is_refused(tmp_path: Path) -> None:
     with_palettes(tmp_path, VOC)
     file = tmp_path / 'labelmap.txt'
     file.write_text('# label:color_rgb:parts:actions\ncat:128,0,0::\nnone:9,9,9::\ndog:0,128,0::\nbackground:0,0,0::\n')
@@ -212,7 +212,7 @@ def test_palettes_of_two_colours_for_a_number_are_refused_and_a_list_names_their
         find_seg_data(tmp_path)
 
 
-def test_folders_of_a_tree_may_be_links_or_lie_below_others_and_letters_be_composed_in_two_ways(tmp_path: Path) -> None:
+def test_folders_of_a_tree_may_be_links(tmp_path: Path) -> None:
     seg_folder(tmp_path / 'elsewhere')
     (tmp_path / 'mine').mkdir()
     for name in ('images', 'labels'):
@@ -245,10 +245,10 @@ def test_a_project_in_the_folder_of_the_data_is_none_of_them(tmp_path: Path, spl
 
 
 def test_values_that_no_pixel_has_are_said(tmp_path: Path) -> None:
-    for values, there, missing in (((1, 2, 3), '1, 2, 3', 'class_0 (0)'), ((0, 1, 3), '0, 1, 3', 'class_2 (2)')):
+    for values, shown, missing in (((1, 2, 3), '1, 2, 3', 'class_0 (0)'), ((0, 1, 3), '0, 1, 3', 'class_2 (2)')):
         data = find_seg_data(seg_folder(tmp_path, values))
         assert data.classes == ('class_0', 'class_1', 'class_2', 'class_3')
-        assert any(note.startswith(f'4 classes, from the values {there} in 6 of 6 label images') for note in data.notes)
+        assert any(note.startswith(f'4 classes, from the values {shown} in 6 of 6 label images') for note in data.notes)
         assert f'no pixel of the 6 label images that were looked at has: {missing}' in data.notes
 
 
@@ -257,22 +257,22 @@ def test_a_class_that_does_not_train_is_warned_of(tmp_path: Path, split: str) ->
     seg_folder(tmp_path, splits=('train', 'val', 'test'))
     assert not any('Nobody can learn' in note for note in find_seg_data(tmp_path).notes)
     label(tmp_path / f'labels/{split}/0.png', (0, 1, 2, 3))
-    (told,) = (note for note in find_seg_data(tmp_path, ['a', 'b', 'c', 'd']).notes if 'Nobody can learn' in note)
-    assert told.startswith(f'WARNING: in label images for {split}, and in none') and ': d (3). ' in told
+    (message,) = (note for note in find_seg_data(tmp_path, ['a', 'b', 'c', 'd']).notes if 'Nobody can learn' in note)
+    assert message.startswith(f'WARNING: in label images for {split}, and in none') and ': d (3). ' in message
 
 
 def two_cities(root: Path) -> None:
     """``CITY/SPLIT/images/X.jpg``."""
     for file in [*root.glob('images/*/*'), *root.glob('labels/*/*')]:
         kind, split, name = file.relative_to(root).parts
-        place = root / f'city{int(name[0] in "13")}' / split / kind / name
-        place.parent.mkdir(parents=True, exist_ok=True)
-        file.rename(place)
+        target = root / f'city{int(name[0] in "13")}' / split / kind / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        file.rename(target)
     shutil.rmtree(root / 'images')
     shutil.rmtree(root / 'labels')
 
 
-def test_smoothed_edges_are_no_classes_and_many_classes_are_no_smoothed_edges(tmp_path: Path) -> None:
+def test_smoothed_edges_are_no_classes(tmp_path: Path) -> None:
     seg_folder(tmp_path / 'many', values=range(60))
     assert len(find_seg_data(tmp_path / 'many').classes) == 60
     for file in seg_folder(tmp_path / 'mine').glob('labels/*/*.png'):
@@ -286,9 +286,7 @@ def test_smoothed_edges_are_no_classes_and_many_classes_are_no_smoothed_edges(tm
         find_seg_data(tmp_path / 'mine', ['ground', 'leaf'])
 
 
-def test_a_value_in_one_of_many_label_images_is_a_class_where_values_are_far_apart(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_rare_value_is_a_class(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seg_folder(tmp_path, values=(0, 38))
     label(tmp_path / 'labels/train/1.png', (0, 38, 75))
     monkeypatch.setattr(label_values, 'COUNTED', 2)
@@ -306,7 +304,7 @@ def test_label_images_of_one_subfolder_fit_pictures_of_several(tmp_path: Path) -
             label(tmp_path / f'labels/{part}/a/{number}.png')
     data = find_seg_data(tmp_path)
     assert data.splits['train'].labels == 'labels/train/a' and data.splits['train'].count == 3
-    assert all(one.is_file() for pairs in data.pairs.values() for pair in pairs for one in pair)
+    assert all(path.is_file() for pairs in data.pairs.values() for pair in pairs for path in pair)
     assert '6 of 12 pictures have no label image; they are left out (images/train/b/0.jpg' in str(data.notes)
 
 
@@ -362,8 +360,8 @@ def rename_pictures(folder: Path, ending: str, names: str) -> None:
 def test_an_ending_that_is_not_read_is_named(ending: str, tmp_path: Path) -> None:
     """Where no picture, some or all of them have it; label images may be .gif."""
     advice = rf'files end in {ending.lower()} \(.*: write \.png or \.jpg\.'
-    for place in ('all', 'some', 'none'):
-        numbered(tmp_path / place, list('012345'))
+    for name in ('all', 'some', 'none'):
+        numbered(tmp_path / name, list('012345'))
     rename_pictures(tmp_path / 'all/images', ending, '012345')
     with pytest.raises(ValueError, match=f'6 {advice}'):
         find_seg_data(tmp_path / 'all')

@@ -99,14 +99,8 @@ TREES = {
     'rellis': Tree(
         '', '{d}/pylon_camera_node/{n}.jpg', '{d}/pylon_camera_node_label_id/{n}.png',
         more=['{d}/pylon_camera_node_label_color/{n}.png'], values=(0, 3, 34)),
-    'weeds': Tree(
-        '', 'images/{n}_image.png', 'annotations/{n}_annotation.png',
-        ('images/*_image.png', 'annotations/*_annotation.png'), ['masks/{n}_mask.png']),
-    'clinic': Tree(
-        '', 'Original/{n}.tif', 'Ground Truth/{n}.tif', ('Original/*.tif', 'Ground Truth/*.tif'), values=(0, 255)),
     'three channels': Tree('train val', '{s}/images/{s}{n}.jpg', '{s}/masks/{s}{n}.png', gray=True),
     'one class': Tree('train val', '{s}/images/{s}{n}.jpg', '{s}/masks/{s}{n}.png', values=(0, 255)),
-    'suffix': Tree('train val', '{s}/{s}{n}.png', '{s}/{s}{n}_label.png', ('*/*.png', '*/*_label.png')),
 }  # fmt: skip
 
 
@@ -119,7 +113,7 @@ def build(tree: Tree, root: Path) -> dict[Path, np.ndarray]:
     """Write a tree; return the class of each pixel by picture."""
     drawn = np.random.default_rng(0)
     palette = np.array([value if isinstance(value, tuple) else (value,) * 3 for value in tree.values], np.uint8)
-    found = {}
+    actual = {}
     for part in [*tree.parts.split(), tree.unlabelled] if tree.unlabelled else tree.parts.split() or ['']:
         for folder in ('a', 'b') if '{d}' in tree.picture else ('',):
             for number in range(3):
@@ -136,10 +130,10 @@ def build(tree: Tree, root: Path) -> dict[Path, np.ndarray]:
                     drawn_on = 'color' in name or 'super' in name
                     save(root, name.format(**words), photo if drawn_on else 255 * (classes > 0))
                 ignored = 1 in tree.values and colours[..., 0] == 255
-                found[picture] = np.where(ignored, 255, classes)
+                actual[picture] = np.where(ignored, 255, classes)
     if tree.names not in ('', '-'):
         name_colours(root / tree.names)
-    return found
+    return actual
 
 
 def name_colours(file: Path) -> None:
@@ -163,7 +157,7 @@ def test_a_public_tree_is_read_pixel_by_pixel(name: str, tmp_path: Path, monkeyp
             find_seg_data(root, patterns=patterns)
         name_colours(root / 'class_dict.csv')
     data = find_seg_data(root, patterns=patterns)
-    assert set(data.splits) >= {'train', 'val'} and sum(len(own) for own in data.pairs.values()) >= len(truth)
+    assert set(data.splits) >= {'train', 'val'} and sum(len(pair) for pair in data.pairs.values()) >= len(truth)
     assert ('createTrainIdLabelImgs.py of cityscapesscripts' in str(data.notes)) == (name == 'cityscapes')
     project.mkdir()
     if data.drawing:
@@ -173,9 +167,9 @@ def test_a_public_tree_is_read_pixel_by_pixel(name: str, tmp_path: Path, monkeyp
     for part in data.splits:
         option = config[f'{part}_dataloader'].dataset
         keys = dict(meta_keys=('img_path',))
-        for one in DATASETS.build({**option, 'pipeline': [*option.pipeline[:1], dict(type='LoadAnnotations'),
+        for sample in DATASETS.build({**option, 'pipeline': [*option.pipeline[:1], dict(type='LoadAnnotations'),
                                                           dict(type='PackSegInputs', **keys)]}):  # fmt: skip
-            read[Path(one['data_samples'].img_path)] = one['data_samples'].gt_sem_seg.data[0].numpy()
+            read[Path(sample['data_samples'].img_path)] = sample['data_samples'].gt_sem_seg.data[0].numpy()
     assert read.keys() == truth.keys()
     for picture, classes in truth.items():
         np.testing.assert_array_equal(read[picture], classes, str(picture))
@@ -202,32 +196,32 @@ def test_many_masks_a_picture_are_refused_with_what_would_work(tmp_path: Path) -
         for mask in 'abc':
             save(tmp_path, f'stage1_train/id{number}/masks/{mask}{number}.png', np.eye(4) * 255)
     for patterns in (None, Patterns.from_options('*/*/images/*.png', '*/*/masks/*.png')):
-        told = 'id0/masks 3: many masks a picture. Join them .*or write them as objects'
-        with pytest.raises(ValueError, match=told):
+        text = 'id0/masks 3: many masks a picture. Join them .*or write them as objects'
+        with pytest.raises(ValueError, match=text):
             find_seg_data(tmp_path, patterns=patterns)
 
 
 def test_patterns_that_cannot_be_are_refused() -> None:
-    for images, labels, told in (
+    for images, labels, text in (
         ('a/*.jpg', '*/*.png', "--labels '.*' has 2 stars, --images .* has 1"),
         ('/a/*.jpg', '*.png', '--images .*: a pattern is a path below --data'),
         ('a/*.jpg', '../*.png', '--labels .*: a pattern is a path below --data'),
     ):
-        with pytest.raises(ValueError, match=told):
+        with pytest.raises(ValueError, match=text):
             Patterns.from_options(images, labels)
 
 
-@pytest.mark.parametrize(('images', 'labels', 'told'), [
+@pytest.mark.parametrize(('images', 'labels', 'text'), [
     ('pictures/*.jpg', 'labels/*.png', "match nothing. It holds images/ .*Try --images='images/[*].jpg' --labels='mas"),
     ('images/*.jpg', 'mask/*.png', 'match 4 pictures, and no label image of them. It holds'),
     ('images/*.jpg', 'masks/1.png', r'images/0.jpg, images/1.jpg, images/2.jpg and 1 more have one label image'),
 ])  # fmt: skip
-def test_patterns_that_find_nothing_show_the_tree(tmp_path: Path, images: str, labels: str, told: str) -> None:
+def test_patterns_that_find_nothing_show_the_tree(tmp_path: Path, images: str, labels: str, text: str) -> None:
     drawn = np.random.default_rng(0)
     for number in range(4):
         save(tmp_path, f'images/{number}.jpg', drawn.integers(0, 255, (SIDE, SIDE, 3)))
         save(tmp_path, f'masks/{number}.png', np.eye(SIDE))
-    with pytest.raises(ValueError, match=told):
+    with pytest.raises(ValueError, match=text):
         find_seg_data(tmp_path, patterns=Patterns.from_options(images, labels))
 
 
@@ -237,4 +231,4 @@ def test_names_hold_any_characters(tmp_path: Path) -> None:
         save(tmp_path, f'pic tures [x]/{name}.jpg', np.zeros((4, 4, 3)))
         save(tmp_path, f'a(b)/{name}_m.png', np.eye(4))
     data = find_seg_data(tmp_path, patterns=Patterns.from_options('pic tures [x]/*.jpg', 'a(b)/*_m.png'))
-    assert {picture.stem for own in data.pairs.values() for picture, _ in own} == set(names)
+    assert {picture.stem for pair in data.pairs.values() for picture, _ in pair} == set(names)

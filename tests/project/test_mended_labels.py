@@ -37,23 +37,23 @@ def written(root: Path, out: Path) -> tuple[BoxData, Config]:
 
 
 def without(kind: str, *keys: str) -> Callable[[Content], None]:
-    return lambda content: [one.pop(key) for one in content[kind] for key in keys]  # type: ignore[func-returns-value]
+    return lambda content: [row.pop(key) for row in content[kind] for key in keys]  # type: ignore[func-returns-value]
 
 
 def listed_twice(content: Content) -> None:
     """One entry of a picture for each of its boxes."""
     pictures = list(content['images'])
     content['images'] = []
-    for number, one in enumerate(content['annotations']):
-        content['images'].append(dict(pictures[one['image_id']], id=number))
-        one['image_id'] = number
+    for number, annotation in enumerate(content['annotations']):
+        content['images'].append(dict(pictures[annotation['image_id']], id=number))
+        annotation['image_id'] = number
 
 
 def texts_as_ids_of_categories(content: Content) -> None:
     """pycocotools takes a text for a list of ids."""
     for kind, key in (('categories', 'id'), ('annotations', 'category_id')):
-        for one in content[kind]:
-            one[key] = f'c{one[key]}'
+        for row in content[kind]:
+            row[key] = f'c{row[key]}'
 
 
 LEFT_OUT = {
@@ -67,7 +67,7 @@ LEFT_OUT = {
     'of no picture': first_boxes(image_id=77),
 }
 MENDED = {
-    'ids from 0': lambda content: [one.update(id=one['id'] - 1) for one in content['annotations']],
+    'ids from 0': lambda content: [annotation.update(id=annotation['id'] - 1) for annotation in content['annotations']],
     'one id for two': first_boxes(id=9),
     'texts as ids of categories': texts_as_ids_of_categories,
     'ids as texts': lambda content: [one.update(id=str(one['id'])) for one in content['annotations']],
@@ -83,14 +83,14 @@ MENDED = {
 
 
 @pytest.mark.parametrize('fault', [*LEFT_OUT, *MENDED])
-def test_training_and_metric_read_the_same_boxes(root: Path, fault: str, tmp_path: Path) -> None:
+def test_training_reads_the_boxes_of_the_metric(root: Path, fault: str, tmp_path: Path) -> None:
     changed(root, (LEFT_OUT | MENDED)[fault])
     data, config = written(root, tmp_path / 'out')
     assert perfect_scores(config)[MAP] == 1
     assert config.val_evaluator.ann_file == str(tmp_path / 'out/val.json')
-    told = ' '.join(data.notes)
-    assert 'train.json, val.json' in told
-    assert ('4 of 24 annotations' in told and 'they are left out' in told) == (fault in LEFT_OUT)
+    text = ' '.join(data.notes)
+    assert 'train.json, val.json' in text
+    assert ('4 of 24 annotations' in text and 'they are left out' in text) == (fault in LEFT_OUT)
     trained: Any = DATASETS.build(config.train_dataloader.dataset)
     assert len(trained) == data.splits['train'].count == 4
     boxes = [box for index in range(4) for box in trained.get_data_info(index)['instances']]
@@ -153,8 +153,8 @@ def test_a_file_may_begin_with_a_byte_order_mark(root: Path, tmp_path: Path, enc
 
 def test_one_file_is_mended_before_it_is_divided(root: Path, tmp_path: Path) -> None:
     content = label_file([f'train/{number}.jpg' for number in range(4)], ['cell'])
-    for number, one in enumerate(content['annotations']):
-        one['id'] = number
+    for number, annotation in enumerate(content['annotations']):
+        annotation['id'] = number
     (root / 'all.json').write_text(json.dumps(content))
     for split in ('train', 'val'):
         (root / f'annotations/instances_{split}.json').unlink()
@@ -167,7 +167,7 @@ def test_of_two_categories_without_boxes_the_last_stays(root: Path) -> None:
 
     def change(content: Content) -> None:
         content['categories'].insert(0, {'id': 0, 'name': 'white'})
-        content['annotations'] = [one for one in content['annotations'] if one['category_id'] == 1]
+        content['annotations'] = [annotation for annotation in content['annotations'] if annotation['category_id'] == 1]
 
     changed(root, change, ('val',))
     assert find_box_data(root).classes == ('red', 'white')

@@ -32,7 +32,7 @@ LSJ = 'mmdet::retinanet/retinanet_r18_fpn_8xb8-amp-lsj-200e_coco.py'
 FCOS = 'mmdet::fcos/fcos_r18_fpn_gn-head-center-normbbox-centeronreg-giou_8xb8-amp-lsj-200e_coco.py'
 
 
-def test_counts_of_the_data_s_classes_change_and_others_stay() -> None:
+def test_counts_of_classes_change() -> None:
     counted = {'decode_head': {'num_classes': 19, 'out_channels': 19, 'channels': 19}, 'neck': {'out_channels': 19}}
     assert class_overrides(counted, 3, '--student') == {'decode_head': {'num_classes': 3, 'out_channels': 3}}
     weights = {'one_each': {'class_weight': [0.5] * 5}, 'with_none': {'class_weight': [0.5] * 5 + [0.1]}}
@@ -68,13 +68,13 @@ def test_random_weights_are_not_frozen() -> None:
         thawed = {'frozen_stages': -1, 'norm_eval': False, 'norm_cfg': {'requires_grad': True}}
         assert network_options.without_weights({'backbone': frozen}) == {'pretrained': False, 'backbone': thawed}
     assert network_options.without_weights({'backbone': {'frozen_stages': -1}}) == {'pretrained': False}
-    for given, left in ((0, {}), (2, {'backbone': {'frozen_stages': 0}})):  # EfficientNet refuses -1
-        backbone = {'type': 'EfficientNet', 'frozen_stages': given}
+    for words, left in ((0, {}), (2, {'backbone': {'frozen_stages': 0}})):  # EfficientNet refuses -1
+        backbone = {'type': 'EfficientNet', 'frozen_stages': words}
         assert network_options.without_weights({'backbone': backbone}) == {'pretrained': False, **left}
 
 
 @pytest.mark.parametrize('random', [True, False])
-def test_files_that_are_there_are_left_out_for_random_weights_alone(random: bool, tmp_path: Path) -> None:
+def test_files_are_left_out_for_random_weights_alone(random: bool, tmp_path: Path) -> None:
     (tmp_path / 'start.pth').touch()
     model = {'backbone': {'init_cfg': {'type': 'Pretrained', 'checkpoint': str(tmp_path / 'start.pth')}}}
     side = UserNetwork('--student', 'own.py', Config(), model, 'seg')
@@ -84,7 +84,7 @@ def test_files_that_are_there_are_left_out_for_random_weights_alone(random: bool
 
 
 @pytest.mark.parametrize('key', ['--student', '--teacher'])
-def test_what_a_config_starts_from_and_what_is_not_there_is_told(key: str) -> None:
+def test_missing_first_weights_are_told(key: str) -> None:
     model = {'backbone': {'init_cfg': {'type': 'Pretrained', 'checkpoint': 'lost.pth'}}}
     side = UserNetwork(key, 'own.py', Config({'load_from': 'whole.pth'}), model, 'seg')
     network_options.adapt(side, None, {}, True, False)
@@ -98,7 +98,7 @@ def test_what_a_config_starts_from_and_what_is_not_there_is_told(key: str) -> No
     (RETINANET, False, None),
     (LSJ, True, None),  # no weights are published
 ])  # fmt: skip
-def test_a_training_starts_from_published_weights_of_the_whole_network(
+def test_a_training_starts_from_published_weights(
     name: str, reached: bool, start: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(network_options, 'reachable', lambda host: reached)
@@ -108,13 +108,13 @@ def test_a_training_starts_from_published_weights_of_the_whole_network(
     assert side.changes['bbox_head'] == {'num_classes': 3}
     assert (side.changes.get('pretrained') is False) is (bool(start) or not reached), 'no second file is fetched'
     assert ('frozen_stages' in str(side.changes)) is not reached, 'frozen parts stay, unless they are random'
-    for given in (dict(trained=True, random=True), dict(trained=False, random=False)):
+    for option in (dict(trained=True, random=True), dict(trained=False, random=False)):
         other = read_network(name, '--student')
-        network_options.adapt(other, 3, {}, **given)
+        network_options.adapt(other, 3, {}, **option)
         assert other.start is None
 
 
-def test_overrides_of_one_part_are_joined_and_networks_of_panoptic_labels_refused() -> None:
+def test_overrides_of_one_part_are_joined() -> None:
     joined = network_options.joined_overrides(
         {'neck': {'in_channels': 1}}, {'neck': {'num_outs': 2}}, {'neck': {'num_outs': 3}}
     )
@@ -164,17 +164,17 @@ def test_pictures_are_as_large_as_those_the_config_tests_on(name: str, size: tup
     assert loading.size == size and loading.keep_ratio is keep
 
 
-@pytest.mark.parametrize(('name', 'usual', 'size', 'tested', 'told'), [
+@pytest.mark.parametrize(('name', 'usual', 'size', 'tested', 'message'), [
     (RTMDET, (1080, 1920), None, (360, 640), 'pictures of 360x640, in place of 1080x1920'),
     (RETINANET, (48, 64), None, (48, 64), 'pictures of 48x64, as they are'),
     (FASTSCNN, (360, 480), (128, 128), (96, 128), 'crops of 128x128, tested at 96x128'),
     (FASTSCNN, (360, 480), None, (360, 480), 'tested at their own size, 360x480'),
 ])  # fmt: skip
 def test_the_size_of_a_test_is_the_real_one(
-    name: str, usual: tuple[int, int], size: tuple[int, int] | None, tested: tuple[int, int], told: str
+    name: str, usual: tuple[int, int], size: tuple[int, int] | None, tested: tuple[int, int], message: str
 ) -> None:
     loading = decide_loading(read_network(name, '--student'), usual, 10, 2, size)
-    assert loading.tested == tested and told in loading.note
+    assert loading.tested == tested and message in loading.note
     assert usual_size([(360, 480), (300, 400), (480, 360)]) in [(360, 480), (480, 360)], 'that of a picture'
 
 
@@ -182,32 +182,32 @@ def test_the_size_of_a_test_is_the_real_one(
 
 
 def test_classes_of_a_teacher_that_is_trained_here_are_refused() -> None:
-    given: dict[str, Any] = dict(
+    words: dict[str, Any] = dict(
         unlabelled=None, teacher_checkpoint=None, train_teacher=False, teacher_classes=['auto']
     )
     with pytest.raises(ValueError, match='--teacher-classes: a teacher trained here has your classes'):
-        teachers.check_teacher_arguments(Namespace(**given), None)
-    teachers.check_teacher_arguments(Namespace(**given | dict(teacher_checkpoint='auto')), None)
+        teachers.check_teacher_arguments(Namespace(**words), None)
+    teachers.check_teacher_arguments(Namespace(**words | dict(teacher_checkpoint='auto')), None)
     with pytest.raises(ValueError, match='--train-teacher: it does not go with'):
-        teachers.check_teacher_arguments(Namespace(**given | dict(teacher_checkpoint='auto', train_teacher=True)), None)
+        teachers.check_teacher_arguments(Namespace(**words | dict(teacher_checkpoint='auto', train_teacher=True)), None)
 
 
-@pytest.mark.parametrize(('names', 'values', 'named'), [
+@pytest.mark.parametrize(('names', 'values', 'has_names'), [
     ('ab', (), True), ('abc', (), True), ('a', (), False), ('ab', (0, 38), True), ('abc', (0, 38), False),
 ])  # fmt: skip
 def test_classes_that_nobody_named_take_names_that_fit(
-    names: str, values: tuple[int, ...], named: bool, tmp_path: Path
+    names: str, values: tuple[int, ...], has_names: bool, tmp_path: Path
 ) -> None:
     """A class that is in no label image may stand at the end; fewer names than values do not fit."""
     classes = tuple(f'class_{value}' for value in values or (0, 1))
     data = SegData(tmp_path, {}, ('.png',), '.png', classes, values, (4, 4))
     file = tmp_path / 'teacher.pth'
     torch.save({'state_dict': {}, 'meta': {'dataset_meta': {'classes': list(names)}}}, file)
-    found = teachers.named_by_teacher(data, str(file))
-    assert found.classes == (tuple(names) if named else classes)
-    assert (f'classes named as in {file}, in the order of the label values: a, b' in str(found.notes)) is named
-    own = replace(data, classes=('sky', 'road'))
-    assert teachers.named_by_teacher(own, str(file)) is own
+    actual = teachers.named_by_teacher(data, str(file))
+    assert actual.classes == (tuple(names) if has_names else classes)
+    assert (f'classes named as in {file}, in the order of the label values: a, b' in str(actual.notes)) is has_names
+    own_data = replace(data, classes=('sky', 'road'))
+    assert teachers.named_by_teacher(own_data, str(file)) is own_data
 
 
 def test_a_file_tells_how_many_classes_a_teacher_has(tmp_path: Path) -> None:
@@ -216,7 +216,7 @@ def test_a_file_tells_how_many_classes_a_teacher_has(tmp_path: Path) -> None:
         torch.save({'state_dict': {}, 'meta': {'dataset_meta': {names: list('abcd')}}}, file)
         assert len(teachers.names_in(str(file))) == 4
     torch.save({'state_dict': {}, 'meta': {}}, file)
-    assert not [one for one in (str(file), str(tmp_path / 'no.pth'), 'auto', None) if teachers.names_in(one)]
+    assert not [name for name in (str(file), str(tmp_path / 'no.pth'), 'auto', None) if teachers.names_in(name)]
 
 
 def test_a_teacher_without_its_auxiliary_head_is_taken(tmp_path: Path) -> None:
@@ -224,19 +224,19 @@ def test_a_teacher_without_its_auxiliary_head_is_taken(tmp_path: Path) -> None:
     option, file = toys.seg_net('pspnet'), str(tmp_path / 'teacher.pth')
     side = UserNetwork('--teacher', option.pop('cfg'), Config(), {}, 'seg', option)
     state = toys.build_plain(side.option).state_dict()
-    kept = {name: value for name, value in state.items() if not name.startswith('auxiliary_head')}
-    assert len(kept) < len(state)
+    without_auxiliary = {name: value for name, value in state.items() if not name.startswith('auxiliary_head')}
+    assert len(without_auxiliary) < len(state)
     names = [*map(str, range(toys.NUM_CLASSES))]
-    for given in (kept, {**kept, 'auxiliary_head.conv_seg.weight': torch.zeros(19, 8, 1, 1)}):
-        torch.save({'state_dict': given}, file)
+    for words in (without_auxiliary, {**without_auxiliary, 'auxiliary_head.conv_seg.weight': torch.zeros(19, 8, 1, 1)}):
+        torch.save({'state_dict': words}, file)
         teachers.check_teacher(side, file, names)
-    kept.pop('decode_head.conv_seg.bias')
-    torch.save({'state_dict': kept}, file)
+    without_auxiliary.pop('decode_head.conv_seg.bias')
+    torch.save({'state_dict': without_auxiliary}, file)
     with pytest.raises(ValueError, match='1 missing'):
         teachers.check_teacher(side, file, names)
 
 
-def test_published_weights_that_share_a_background_alone_do_not_serve(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_published_weights_of_other_classes_do_not_serve(monkeypatch: pytest.MonkeyPatch) -> None:
     """An open background holds every class that the other side does not have."""
     monkeypatch.setattr(network_options, 'reachable', lambda host: True)
     voc = read_network('mmseg::deeplabv3/deeplabv3_r101-d8_4xb4-20k_voc12aug-512x512.py', '--teacher')
@@ -255,14 +255,14 @@ def test_published_weights_that_share_a_background_alone_do_not_serve(monkeypatc
     assert reuse_teacher(coco, ['person', 'car'], []) == (None, None, ''), 'they cannot be fetched'
 
 
-def test_pairs_of_one_class_are_written_out_and_a_coarse_class_stays_as_given() -> None:
+def test_pairs_of_one_class_are_written_out() -> None:
     coarse = {'car': ['vehicle'], 'bus': ['vehicle'], 'road': ['road']}
-    for option, names, own, pairs in (
+    for option, names, data_names, pairs in (
         ('auto', ['car', 'road'], ['road', 'car'], {'car': ['car'], 'road': ['road']}),
         (coarse, ['car', 'bus', 'road'], ['vehicle', 'road'], coarse),
     ):
-        found, told = teachers._paired(option, names, own, '--teacher-checkpoint x.pth')
-        assert found == pairs and told
+        actual, message = teachers._paired(option, names, data_names, '--teacher-checkpoint x.pth')
+        assert actual == pairs and message
 
 
 def test_the_periods_of_a_rotary_model_are_compared(tmp_path: Path) -> None:

@@ -40,7 +40,7 @@ def models(name: str) -> tuple[Any, Any]:
     ).model
 
 
-def test_heads_in_lists_slide_tests_and_first_weights_are_set(capsys: pytest.CaptureFixture) -> None:
+def test_heads_in_lists_are_set(capsys: pytest.CaptureFixture) -> None:
     seg_folder(Path('mine'))
     call(FASTSCNN, SEGFORMER, '--classes', 'a', 'b', 'c', '--size', '32', '64')
     student, teacher = models('control')
@@ -52,7 +52,7 @@ def test_heads_in_lists_slide_tests_and_first_weights_are_set(capsys: pytest.Cap
     assert 'STARTS FROM RANDOM WEIGHTS' in capsys.readouterr().out
 
 
-def test_a_student_that_needs_larger_pictures_is_refused_before_it_trains() -> None:
+def test_a_student_of_larger_pictures_is_refused() -> None:
     seg_folder(Path('mine'))
     call(LRASPP, FASTSCNN, '--iters', '2', '--random-weights', '--size', '192', '256')
     report = check_config('project/control.py', Options(weights=False, cost=False))
@@ -60,7 +60,7 @@ def test_a_student_that_needs_larger_pictures_is_refused_before_it_trains() -> N
     assert re.search(r'It can predict one of \d+x\d+: set .* \(new: --size\)', report.findings[-1].message)
 
 
-def test_a_pidnet_gets_its_edges_and_no_weights_of_other_classes() -> None:
+def test_a_pidnet_gets_its_edges() -> None:
     """Its weights are those of Cityscapes, not of these 19 classes; its loss needs edges drawn from the labels."""
     seg_folder(Path('mine'), range(19))
     call(FASTSCNN, PIDNET)
@@ -71,7 +71,7 @@ def test_a_pidnet_gets_its_edges_and_no_weights_of_other_classes() -> None:
         assert edges == {'type': 'GenerateEdge', 'edge_width': 4} and pack.type == 'PackSegInputs'
 
 
-def test_methods_are_those_given_once_or_the_default_of_task_and_teacher() -> None:
+def test_methods_are_given_or_the_default() -> None:
     assert methods_of(['kd', 'cwd', 'kd'], 'seg', False) == ['kd', 'cwd']
     assert methods_of([], 'seg', False) == ['pcd'] and methods_of([], 'det', False) == ['fgd']
     assert methods_of([], 'det', True) == ['featurematch']
@@ -87,12 +87,12 @@ def test_tokens_are_learned_no_longer_than_a_short_training(name: str) -> None:
     assert short == {**long, 'max_iters': 20} and long.get('max_iters') != 4000
 
 
-def test_the_files_are_few_and_short_and_both_networks_have_one_recipe(capsys: pytest.CaptureFixture) -> None:
+def test_the_files_are_short(capsys: pytest.CaptureFixture) -> None:
     seg_folder(Path('mine'))
     call(FASTSCNN, SEGFORMER, '--iters', '20', '--method', 'kd', 'cwd')
-    told = capsys.readouterr().out
-    assert 'project/labels.png: 4 pictures with their labels' in told
-    assert 'WARNING: fewer than 5 pictures for training show: class_0 (4), class_1 (4)' in told
+    printed = capsys.readouterr().out
+    assert 'project/labels.png: 4 pictures with their labels' in printed
+    assert 'WARNING: fewer than 5 pictures for training show: class_0 (4), class_1 (4)' in printed
     written = sorted(path.name for path in Path('project').iterdir())
     assert written == ['control.py', 'cwd.py', 'data.py', 'kd.py', 'labels.png', 'pair.py', 'suite.yaml', 'teacher.py']
     assert all(path.read_text().count('\n') <= 60 for path in Path('project').glob('*.[py]*') if path.suffix != '.png')
@@ -106,7 +106,7 @@ def test_the_files_are_few_and_short_and_both_networks_have_one_recipe(capsys: p
     assert batch_problem(control, 1) is None
 
 
-def test_heads_of_detectors_and_masks(capsys: pytest.CaptureFixture) -> None:
+def test_heads_of_detectors(capsys: pytest.CaptureFixture) -> None:
     box_folder(Path('mine'), masks=True)
     call(RETINANET, CASCADE, '--method', 'pkd')
     student, teacher = models('control')
@@ -122,7 +122,7 @@ def test_heads_of_detectors_and_masks(capsys: pytest.CaptureFixture) -> None:
 
 
 @pytest.mark.soak
-def test_detectors_that_take_multiples_as_sizes_get_padded_batches(capsys: pytest.CaptureFixture) -> None:
+def test_detectors_of_multiples_get_padded_batches(capsys: pytest.CaptureFixture) -> None:
     """RTMDet's own configs pad every picture; masks of the student are loaded."""
     box_folder(Path('mine'), masks=True)
     call(RTMDET_INS, RETINANET, '--method', 'pkd')
@@ -158,9 +158,9 @@ def test_a_file_of_another_foundation_model_is_refused(model: str, holds: str, c
     foundation_file('dino.pth', holds)
     student, _ = toy_pair()
     call(student, f'{model}:dino.pth', code=2)
-    said = capsys.readouterr().err
-    assert f'--teacher {model}:dino.pth does not fit model={model}' in said
-    assert 'of another model than the option names' in said
+    printed = capsys.readouterr().err
+    assert f'--teacher {model}:dino.pth does not fit model={model}' in printed
+    assert 'of another model than the option names' in printed
     foundation_file('dino.pth', model)
     call(student, f'{model}:dino.pth')
 
@@ -174,15 +174,15 @@ def test_a_teacher_of_other_classes_keeps_its_head(capsys: pytest.CaptureFixture
     call(student, 'network.py', '--teacher-checkpoint', 'mine.pth', '--teacher-classes', 'auto', code=2)
     assert 'the file does not say the names of its classes' in capsys.readouterr().err
     torch.save({**state, 'meta': {'dataset_meta': {'classes': names}}}, 'mine.pth')
-    given = ('--teacher-checkpoint', 'mine.pth', '--classes', 'sky', 'road', 'leaf', '--method', 'kd', 'cwd')
+    argv = ('--teacher-checkpoint', 'mine.pth', '--classes', 'sky', 'road', 'leaf', '--method', 'kd', 'cwd')
     with pytest.raises(ValueError, match='--teacher-classes auto: write auto, or MINE=THEIRS'):
         parse_teacher_classes(['auto', 'road=Road,lane'])
-    call(student, 'network.py', *given, '--teacher-classes', 'snow=sky', code=2)
+    call(student, 'network.py', *argv, '--teacher-classes', 'snow=sky', code=2)
     assert "--teacher-classes: 'snow' is no class of the student's: sky, road, leaf" in capsys.readouterr().err
-    call(student, 'network.py', *given, '--teacher-classes', 'road=Road,lane')
-    told = capsys.readouterr().out
-    assert '--teacher-classes: 2 of 3 classes have a partner: sky <- sky; road <- Road, lane' in told
-    assert 'does not know leaf' in told and '2 classes of the teacher are left out (tree, sea)' in told
+    call(student, 'network.py', *argv, '--teacher-classes', 'road=Road,lane')
+    printed = capsys.readouterr().out
+    assert '--teacher-classes: 2 of 3 classes have a partner: sky <- sky; road <- Road, lane' in printed
+    assert 'does not know leaf' in printed and '2 classes of the teacher are left out (tree, sea)' in printed
     pair = read('kd')
     assert pair.model.teacher.checkpoint == str(Path('mine.pth').resolve())
     assert pair.model.teacher.classes == {'sky': ['sky'], 'road': ['Road', 'lane'], 'leaf': []}
@@ -190,15 +190,15 @@ def test_a_teacher_of_other_classes_keeps_its_head(capsys: pytest.CaptureFixture
     assert (student.decode_head.num_classes, teacher.decode_head.num_classes) == (3, 5)
     assert 'test_teacher: true' in Path('project/suite.yaml').read_text() and not Path('project/teacher.py').exists()
     report = check_config(Path('project/kd.py'), Options(val=0, cost=False))
-    assert not report.stopped and any('sky <- sky' in one.message for one in report.findings)
+    assert not report.stopped and any('sky <- sky' in note.message for note in report.findings)
     shutil.rmtree('project')  # a config of another count, as of a model of the zoo, takes that of the file
     network = Path('network.py')
     network.write_text(network.read_text().replace('num_classes=5', 'num_classes=19'))
-    call(toy_pair()[0], 'network.py', *given, '--teacher-classes', 'auto')
+    call(toy_pair()[0], 'network.py', *argv, '--teacher-classes', 'auto')
     assert models('kd')[1].decode_head.num_classes == 5
 
 
-def test_a_foundation_model_and_pictures_without_labels() -> None:
+def test_a_foundation_model_teaches_a_project() -> None:
     seg_folder(Path('mine'))
     foundation_file('dino.pth', 'dinov2_vits14')
     for number in range(4):
@@ -211,7 +211,7 @@ def test_a_foundation_model_and_pictures_without_labels() -> None:
     assert not Path('project/teacher.py').exists()
 
 
-def test_weights_of_a_hub_are_read_at_once_and_named_by_their_address(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_weights_of_a_hub_are_named_by_their_address(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr('huggingface_hub.hf_hub_download', lambda repository, name, revision: name)
     seg_folder(Path('mine'))
     foundation_file('dino.pth', 'dinov2_vits14')
@@ -230,7 +230,7 @@ def test_weights_of_a_hub_are_read_at_once_and_named_by_their_address(monkeypatc
 
 
 @pytest.mark.soak
-def test_a_network_of_one_size_takes_the_crop_and_is_tested_in_windows() -> None:
+def test_a_network_of_one_size_is_tested_in_windows() -> None:
     """BEiT's table of relative places has the size of its config, 640x640; any other failed at the first step."""
     side = read_network('mmseg::beit/beit-base_upernet_8xb2-160k_ade20k-640x640.py', '--student')
     fetched_weights.adapt(side, 3, fetched_weights.sizes(side, (32, 64), (48, 64)), True, random=True)
@@ -247,7 +247,7 @@ def test_a_network_of_one_size_takes_the_crop_and_is_tested_in_windows() -> None
 
 
 @pytest.mark.soak
-def test_a_network_that_takes_multiples_of_8_alone_is_tested_on_padded_pictures(capsys: pytest.CaptureFixture) -> None:
+def test_a_network_of_multiples_is_tested_on_padded_pictures(capsys: pytest.CaptureFixture) -> None:
     seg_folder(Path('mine'))
     call(FASTSCNN, DDRNET, '--size', '32', '64')
     student, teacher = models('control')
@@ -265,7 +265,7 @@ def test_divided_data_have_their_lists(folder: Path) -> None:
     assert len(Path('project/train.txt').read_text().split()) == 3
 
 
-def test_a_missing_file_is_written_again_on_a_machine_with_other_cores(tmp_path: Path) -> None:
+def test_a_missing_file_is_written_again(tmp_path: Path) -> None:
     """`run` says so; but the number of reading processes was another content of data.py."""
     files = {'data.py': 'loader = dict(batch_size=2, num_workers=4)\n', 'pair.py': 'a = 1\n'}
     write(files, tmp_path)
@@ -273,15 +273,15 @@ def test_a_missing_file_is_written_again_on_a_machine_with_other_cores(tmp_path:
     write({**files, 'data.py': 'loader = dict(batch_size=2, num_workers=0)\n'}, tmp_path)
     assert {name: (tmp_path / name).read_text() for name in files} == files
     other = {**files, 'data.py': 'loader = dict(batch_size=3, num_workers=4)\n'}
-    told = 'data.py exist there with other contents. Give another --out. Or remove this one, which holds no'
-    with pytest.raises(FileExistsError, match=told):
+    message = 'data.py exist there with other contents. Give another --out. Or remove this one, which holds no'
+    with pytest.raises(FileExistsError, match=message):
         write(other, tmp_path)
     (tmp_path / 'work/teacher').mkdir(parents=True)
     with pytest.raises(FileExistsError, match='Do not remove the folder to write it anew: .*/work holds results'):
         write(other, tmp_path)
 
 
-def test_what_is_wrong_in_the_command_line_is_told_before_anything_is_imported(
+def test_a_wrong_command_line_is_told_before_any_import(
     capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seg_folder(Path('mine'))
@@ -302,8 +302,8 @@ def test_another_default_where_the_usual_one_does_not_fit(capsys: pytest.Capture
     boxes = box_folder(Path('boxes'))
     pair = toy_pair()
     call(*pair, '--iters', '4')
-    told = 'pcd needs 12 training pictures and 5 steps, and there are 4 pictures and 4 steps: cwd'
-    assert told in capsys.readouterr().out
+    message = 'pcd needs 12 training pictures and 5 steps, and there are 4 pictures and 4 steps: cwd'
+    assert message in capsys.readouterr().out
     assert list(read('cwd').model.distillers) == ['cwd']
     assert 'methods:\n  cwd: {config: cwd.py}\n' in Path('project/suite.yaml').read_text()
     call(*pair, '--method', 'pcd', '--out', 'other', code=2)

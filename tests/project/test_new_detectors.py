@@ -18,7 +18,7 @@ pytestmark = pytest.mark.usefixtures('folder')
 LONG = pytest.mark.soak  # cases of a kind that another one shows
 
 
-def test_a_student_of_ssd_is_taken_and_what_mmdet_lacks_for_it_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_student_of_ssd_is_taken(capsys: pytest.CaptureFixture[str]) -> None:
     box_folder(Path('mine'))
     ssd = 'mmdet::ssd/ssdlite_mobilenetv2-scratch_8xb24-600e_coco.py'
     call(ssd, RETINANET, '--batch', '2', '--iters', '4', '--random-weights')
@@ -45,7 +45,7 @@ def test_a_training_of_50_passes_varies_its_pictures(iters: int, varied: bool, w
         assert (boxes[:, 2:] - boxes[:, :2] >= 1).all()
 
 
-def test_a_student_with_masks_is_compared_by_boxes_with_a_teacher_that_has_none() -> None:
+def test_a_student_with_masks_is_compared_by_boxes() -> None:
     box_folder(Path('mine'), masks=True)
     call(MASKS, GFL)
     assert 'metric:' not in Path('project/suite.yaml').read_text()
@@ -53,45 +53,45 @@ def test_a_student_with_masks_is_compared_by_boxes_with_a_teacher_that_has_none(
     assert (student, teacher) == (['bbox', 'segm'], 'bbox')
 
 
-def test_networks_of_masks_and_one_that_stops_without_boxes(capsys: pytest.CaptureFixture) -> None:
+def test_networks_of_masks(capsys: pytest.CaptureFixture) -> None:
     """They are compared by their masks; pictures without boxes do not train."""
     box_folder(Path('mine'), masks=True)
     call(POINT_REND, MASKS)
-    said = capsys.readouterr().out
-    assert 'pictures without boxes are left out of training' in said
-    assert 'the mask head learns from its labels alone' in said
+    printed = capsys.readouterr().out
+    assert 'pictures without boxes are left out of training' in printed
+    assert 'the mask head learns from its labels alone' in printed
     assert read('control').train_dataloader.dataset.filter_cfg.filter_empty_gt
     assert 'metric: coco/segm_mAP' in Path('project/suite.yaml').read_text()
 
 
-@pytest.mark.parametrize(('teacher', 'given', 'taught'), [
+@pytest.mark.parametrize(('teacher', 'argv', 'taught'), [
     (MASKS, '', dict(kd=['cls_score', 'mask_preds'])),
     (POINT_REND, '--method kd', dict(kd=['cls_score'])),
     pytest.param(POINT_REND, '', dict(fgd=[None]), marks=LONG),
     pytest.param(FASTER, '', dict(fgd=[None]), marks=LONG),
     pytest.param(FASTER, '--method kd', dict(kd=['cls_score']), marks=LONG),
 ])  # fmt: skip
-def test_two_mask_heads_of_one_kind_are_compared_unless_a_method_is_named(
-    teacher: str, given: str, taught: dict[str, list], capsys: pytest.CaptureFixture
+def test_two_mask_heads_of_a_kind_are_compared(
+    teacher: str, argv: str, taught: dict[str, list], capsys: pytest.CaptureFixture
 ) -> None:
     box_folder(Path('mine'), masks=True)
-    call(MASKS, teacher, *given.split())
+    call(MASKS, teacher, *argv.split())
     ((method, outputs),) = taught.items()
-    assert [one.get('output') for one in read(method).model.distillers.values()] == outputs
+    assert [distiller.get('output') for distiller in read(method).model.distillers.values()] == outputs
     assert ('learns from its labels alone' in capsys.readouterr().out) == ('mask_preds' not in outputs)
     assert f'  {method}: {{config: {method}.py}}\n' in Path('project/suite.yaml').read_text()
 
 
 @pytest.mark.parametrize('words', [(), ('--train-teacher',)])
-def test_published_weights_that_know_the_classes_are_not_trained_again(
+def test_published_weights_of_the_classes_are_not_trained(
     words: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     """Those of other classes: test_sides.py."""
     monkeypatch.setattr(network_options, 'reachable', lambda host: True)
     box_folder(Path('mine'), categories=('person', 'traffic light'))
     call(RETINANET, RETINANET.replace('r18', 'r101'), '--iters', '4', *words)
-    said = capsys.readouterr().out
-    assert ('published weights know all your classes, so it is not trained' in said) is not bool(words)
+    printed = capsys.readouterr().out
+    assert ('published weights know all your classes, so it is not trained' in printed) is not bool(words)
     assert Path('project/teacher.py').exists() is bool(words)
     teacher = read('control').model.teacher
     if words:

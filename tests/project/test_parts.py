@@ -51,16 +51,16 @@ def test_pictures_for_test_that_validate_are_told(tmp_path: Path) -> None:
     for folder in ('images', 'labels'):
         shutil.copytree(root / folder / 'val', root / folder / 'test')
     files = find_seg_data(root).pictures
-    assert [one for one in shared(files) if 'for test also validate' in one]
+    assert [note for note in shared(files) if 'for test also validate' in note]
     assert not [*shared({'train': files['train'], 'val': files['val'], 'test': files['val']})]
     assert len([*shared({'train': files['val'], 'val': files['val']})]) == 1
 
 
-def test_a_part_that_shows_one_class_is_told_and_a_tiff_with_an_orientation_refused(tmp_path: Path) -> None:
+def test_a_part_that_shows_one_class_is_told(tmp_path: Path) -> None:
     root = seg_folder(tmp_path, splits=('train', 'val'))
     for file in (root / 'labels/val').iterdir():
         Image.new('L', Image.open(file).size).save(file)
-    assert any('the label images for val that were looked at show' in one for one in find_seg_data(root).notes)
+    assert any('the label images for val that were looked at show' in note for note in find_seg_data(root).notes)
     other = tmp_path / 'other'
     root = seg_folder(other, splits=('train', 'val'))
     first = next((root / 'images/train').iterdir())
@@ -88,13 +88,13 @@ def partly(root: Path, pictures: int, labels: int) -> Path:
     return root
 
 
-def test_pictures_without_labels_are_left_out_and_few_labels_among_many_found(tmp_path: Path) -> None:
+def test_pictures_without_labels_are_left_out(tmp_path: Path) -> None:
     data = find_seg_data(partly(tmp_path, 12, 10), patterns=PHOTOS)
     names = {name: set(split.names) for name, split in data.splits.items()}
-    assert {name: len(own) for name, own in names.items()} == {'train': 8, 'val': 2}
+    assert {name: len(names_of_part) for name, names_of_part in names.items()} == {'train': 8, 'val': 2}
     assert not {'cam 0/frame_010', 'cam 1/frame_011'} & (names['train'] | names['val'])
-    told = 'have no label image; they are left out (photos/cam 0/frame_010.jpg, photos/cam 1/frame_011.jpg)'
-    assert f'WARNING: 2 of 12 pictures {told}' in data.notes
+    text = 'have no label image; they are left out (photos/cam 0/frame_010.jpg, photos/cam 1/frame_011.jpg)'
+    assert f'WARNING: 2 of 12 pictures {text}' in data.notes
     assert f'--unlabelled {tmp_path}/photos teaches on pictures without a label image' in data.notes
     # None of the pictures that are spread over the folder has a label.
     other = tmp_path / 'other'
@@ -106,7 +106,7 @@ def test_pictures_without_labels_are_left_out_and_few_labels_among_many_found(tm
     assert sorted(data.splits['train'].names + data.splits['val'].names) == ['a_011', 'a_037', 'a_093']
 
 
-def test_missing_labels_leave_lists_and_other_names_or_too_few_of_them_are_refused(tmp_path: Path) -> None:
+def test_missing_labels_leave_lists(tmp_path: Path) -> None:
     (seg_folder(tmp_path) / 'labels/train/3.png').unlink()
     data = find_seg_data(tmp_path)
     assert data.splits['train'].names == ('0', '1', '2') and data.splits['train'].count == 3
@@ -115,8 +115,8 @@ def test_missing_labels_leave_lists_and_other_names_or_too_few_of_them_are_refus
     for old, new in (('cam 1/frame_001', 'cam 1/frame_01'), ('cam 0/frame_002', 'frame_002')):
         labels = partly(other / Path(new).name, 12, 10) / 'photo masks'
         (labels / f'{old}.png').rename(labels / f'{new}.png')
-        told = r'3 of 12 pictures .* and 1 label images have no picture .*names may'
-        with pytest.raises(FileNotFoundError, match=told):
+        text = r'3 of 12 pictures .* and 1 label images have no picture .*names may'
+        with pytest.raises(FileNotFoundError, match=text):
             find_seg_data(labels.parent, patterns=PHOTOS)
     with pytest.raises(FileNotFoundError, match='2 of 12 pictures have a label image, and 3 are needed'):
         find_seg_data(partly(other / 'few', 12, 2), patterns=PHOTOS)
@@ -130,12 +130,12 @@ def test_the_tree_of_the_data_teaches_without_its_own_pictures(tmp_path: Path, f
     assert '2 of val, 8 of train' in free.left_out and ('10 label images' in free.left_out) == (folder == '.')
 
 
-def test_copies_of_test_pictures_are_left_out_and_a_folder_of_others_needs_no_list(tmp_path: Path) -> None:
+def test_copies_of_test_pictures_are_left_out(tmp_path: Path) -> None:
     data = find_seg_data(seg_folder(tmp_path / 'mine', splits=('train', 'val', 'test')))
     for number in range(4):
         picture(tmp_path / f'more/{number}.jpg', 50 + number)
-    found = free_pictures(str(tmp_path / 'more'), data.pictures, data.label_images, 4)
-    assert found.option == {'data_root': str(tmp_path / 'more'), 'ratio': 1}
+    actual = free_pictures(str(tmp_path / 'more'), data.pictures, data.label_images, 4)
+    assert actual.option == {'data_root': str(tmp_path / 'more'), 'ratio': 1}
     (tmp_path / 'more/copy.jpg').write_bytes((tmp_path / 'mine/images/test/1.jpg').read_bytes())
     assert 'copy.jpg' not in free_pictures(str(tmp_path / 'more'), data.pictures, data.label_images, 4).names
     with pytest.raises(ValueError, match='2 pictures .* of which 2 of val cannot be taught on: 0 are left; a step'):
@@ -164,7 +164,7 @@ def test_pictures_that_no_label_file_lists(tmp_path: Path) -> None:
     for number, name in enumerate([*names, 'pictures/more/a.jpg', 'pictures/more/b.jpg']):
         picture(tmp_path / name, number)
     content = label_file(names, ['cell'])
-    content['annotations'] = [one for one in content['annotations'] if one['image_id'] < 8]  # the last has no box
+    content['annotations'] = [entry for entry in content['annotations'] if entry['image_id'] < 8]  # the last has no box
     (tmp_path / 'labels.json').write_text(json.dumps(content))
     data = find_box_data(tmp_path)
     assert sum(split.count for split in data.splits.values()) == 9
@@ -176,7 +176,7 @@ def test_pictures_that_no_label_file_lists(tmp_path: Path) -> None:
     assert not any('no label file' in note for note in find_box_data(box_folder(tmp_path / 'whole')).notes)
 
 
-def test_the_list_is_written_and_read(folder: Path) -> None:
+def test_the_list_is_read(folder: Path) -> None:
     partly(Path('mine'), 14, 10)
     student, teacher = toy_pair()
     words = ['--data', 'mine', '--student', student, '--teacher', teacher, '--out', 'project', '--batch', '2']

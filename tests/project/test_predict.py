@@ -53,9 +53,9 @@ def exported(kind: str) -> Path:
     init_default_scope(scope)
     network, folder = toys.build_plain(net), toys.fresh_dir()
     with torch.no_grad():
-        for one in network.modules():  # an untrained head finds nothing
-            if hasattr(one, 'retina_cls'):
-                one.retina_cls.bias.fill_(-0.5)
+        for module in network.modules():  # an untrained head finds nothing
+            if hasattr(module, 'retina_cls'):
+                module.retina_cls.bias.fill_(-0.5)
     names = [f'class {number}' for number in range(classes)]
     meta = {'dataset_meta': {'classes': names}}
     torch.save({'state_dict': network.state_dict(), 'meta': meta}, folder / 'student.pth')
@@ -96,12 +96,12 @@ def theirs(scope: str, file: str) -> Any:
     return inference_detector(init_detector(config, 'student.pth', device='cpu', palette='random'), file)
 
 
-def test_a_folder_becomes_label_images_and_drawn_pictures(capsys: pytest.CaptureFixture) -> None:
+def test_a_folder_becomes_label_images(capsys: pytest.CaptureFixture) -> None:
     call(student(), 'pictures')
     for name in ('a/0', 'b/1', 'c/2'):
-        found = cv2.imread(f'out/labels/pictures/{name}.png', cv2.IMREAD_UNCHANGED)
+        actual = cv2.imread(f'out/labels/pictures/{name}.png', cv2.IMREAD_UNCHANGED)
         expected = theirs('mmseg', f'pictures/{name}.png').pred_sem_seg.data[0].numpy()
-        np.testing.assert_array_equal(found, expected)
+        np.testing.assert_array_equal(actual, expected)
         drawn = cv2.imread(f'out/drawn/pictures/{name}.png')
         assert drawn.shape == (*SIZE, 3) and not np.array_equal(drawn, cv2.imread(f'pictures/{name}.png'))
     out = capsys.readouterr().out
@@ -109,16 +109,14 @@ def test_a_folder_becomes_label_images_and_drawn_pictures(capsys: pytest.Capture
     times = (
         r'time     (\d+\.\d) ms a picture in the network \(median of 2, up to 8 at once\), on cpu.*\n +(.*) ms with n'
     )
-    told = re.search(times, out)
-    assert told and min(map(float, told.groups())) > 0
+    match = re.search(times, out)
+    assert match and min(map(float, match.groups())) > 0
     assert re.search(r'colours  class 0 #[0-9a-f]{6}, class 1 #', out)
 
 
 @pytest.mark.parametrize('kind', ['segmentor', 'retinanet'])
-def test_pictures_of_mixed_sizes_come_in_batches_and_give_what_each_gives_alone(
-    kind: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    given = student(kind, keep_ratio=True)
+def test_pictures_of_mixed_sizes_come_in_batches(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = student(kind, keep_ratio=True)
     for number, size in enumerate([(48, 64)] * 5 + [(40, 64)] * 2 + [(48, 64)] * 3):
         picture(Path(f'many/{number}.png'), number)
         Image.open(f'many/{number}.png').resize(size[::-1]).save(f'many/{number}.png')
@@ -129,7 +127,7 @@ def test_pictures_of_mixed_sizes_come_in_batches_and_give_what_each_gives_alone(
 
     def predicted(out: str) -> dict[str, bytes]:
         batches.clear()
-        call(given, 'many', out=out)
+        call(source, 'many', out=out)
         files = sorted(file for file in Path(out).rglob('*') if file.is_file())
         return {str(file.relative_to(out)): file.read_bytes() for file in files}
 
@@ -142,18 +140,18 @@ def test_pictures_of_mixed_sizes_come_in_batches_and_give_what_each_gives_alone(
     monkeypatch.setattr(predict, 'BATCH', 1)
     alone = predicted('alone')
     assert batches == [1] * 10 and together.keys() == alone.keys()
-    for name, found in together.items():
+    for name, actual in together.items():
         if name.endswith('.json'):
-            mine, one = (json.loads(text)['annotations'] for text in (found, alone[name]))
-            assert len(mine) == len(one) > 0
-            for a, b in zip(mine, one, strict=True):
+            annotations, alone_annotations = (json.loads(text)['annotations'] for text in (actual, alone[name]))
+            assert len(annotations) == len(alone_annotations) > 0
+            for a, b in zip(annotations, alone_annotations, strict=True):
                 assert a['bbox'] == pytest.approx(b['bbox'], abs=0.02)
                 assert a['score'] == pytest.approx(b['score'], abs=1e-3)
         elif 'labels' in name:
-            assert found == alone[name]
+            assert actual == alone[name]
 
 
-def test_labels_of_other_classes_are_not_mixed_and_those_of_one_name_are_kept(capsys: pytest.CaptureFixture) -> None:
+def test_labels_of_other_classes_are_not_mixed(capsys: pytest.CaptureFixture) -> None:
     Image.open('pictures/a/0.png').save('pictures/a/0.bmp')
     call(student(), 'pictures/a')
     for name in ('0.png', '0.bmp', '0.png'):  # one call each
@@ -167,44 +165,44 @@ def test_labels_of_other_classes_are_not_mixed_and_those_of_one_name_are_kept(ca
     assert '--out out: its labels are of other classes (class 0, class 1' in capsys.readouterr().err
 
 
-def test_results_of_pictures_above_the_working_folder_stay_in_out(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_results_of_outer_pictures_stay_in_out(monkeypatch: pytest.MonkeyPatch) -> None:
     weights, picture = Path(student()).resolve(), Path('pictures/a/0.png').resolve()
     before = picture.read_bytes()
     Path('deep').mkdir()
     monkeypatch.chdir('deep')
     call(str(weights), '../pictures/a')
-    place = Path(*picture.parts[1:])
-    assert cv2.imread(str(Path('out/labels', place)), cv2.IMREAD_UNCHANGED).shape == SIZE
-    assert Path('out/drawn', place).is_file() and picture.read_bytes() == before
+    relative = Path(*picture.parts[1:])
+    assert cv2.imread(str(Path('out/labels', relative)), cv2.IMREAD_UNCHANGED).shape == SIZE
+    assert Path('out/drawn', relative).is_file() and picture.read_bytes() == before
 
 
-def test_boxes_are_coco_json_and_masks_run_lengths(capsys: pytest.CaptureFixture) -> None:
+def test_boxes_are_coco_json(capsys: pytest.CaptureFixture) -> None:
     call(student('retinanet'), 'pictures/a/0.png', 'pictures/b', '--threshold', '0.35')
     with open('out/predictions.json', encoding='utf-8') as file:
-        told = json.load(file)
-    assert [one['file_name'] for one in told['images']] == ['pictures/a/0.png', 'pictures/b/1.png']
+        content = json.load(file)
+    assert [image['file_name'] for image in content['images']] == ['pictures/a/0.png', 'pictures/b/1.png']
     names = [f'class {number}' for number in range(toys.NUM_CLASSES - 1)]
-    assert told['categories'] == [{'id': number, 'name': name} for number, name in enumerate(names, 1)]
+    assert content['categories'] == [{'id': number, 'name': name} for number, name in enumerate(names, 1)]
     expected = theirs('mmdet', 'pictures/a/0.png').pred_instances
     expected = expected[expected.scores >= 0.35]
-    mine = [one for one in told['annotations'] if one['image_id'] == 1]
-    assert len(mine) == len(expected) > 0
-    for one, box, score, kind in zip(mine, expected.bboxes, expected.scores, expected.labels, strict=True):
-        corners = [one['bbox'][0], one['bbox'][1], one['bbox'][0] + one['bbox'][2], one['bbox'][1] + one['bbox'][3]]
-        np.testing.assert_allclose(corners, box.numpy(), atol=0.02)
-        assert one['score'] == pytest.approx(float(score), abs=1e-4) and one['category_id'] == int(kind) + 1
-    assert len({one['id'] for one in told['annotations']}) == len(told['annotations'])
+    annotations = [entry for entry in content['annotations'] if entry['image_id'] == 1]
+    assert len(annotations) == len(expected) > 0
+    for row, box, score, kind in zip(annotations, expected.bboxes, expected.scores, expected.labels, strict=True):
+        x, y, w, h = row['bbox']
+        np.testing.assert_allclose([x, y, x + w, y + h], box.numpy(), atol=0.02)
+        assert row['score'] == pytest.approx(float(score), abs=1e-4) and row['category_id'] == int(kind) + 1
+    assert len({entry['id'] for entry in content['annotations']}) == len(content['annotations'])
     COCO('out/predictions.json')
     assert Path('out/drawn/pictures/b/1.png').is_file() and 'boxes of 0.35 or more, in 2 ' in capsys.readouterr().out
     assert main(['predict', student('cascade_mask_rcnn'), 'pictures/a/0.png', '--threshold', '0']) == 0
     coco = COCO('predictions/predictions.json')
-    masks = np.stack([coco.annToMask(one) for one in coco.dataset['annotations']])
+    masks = np.stack([coco.annToMask(entry) for entry in coco.dataset['annotations']])
     expected = theirs('mmdet', 'pictures/a/0.png').pred_instances.masks.numpy()
     np.testing.assert_array_equal(masks, expected)
-    assert [one['area'] for one in coco.dataset['annotations']] == expected.sum((1, 2)).tolist()
+    assert [entry['area'] for entry in coco.dataset['annotations']] == expected.sum((1, 2)).tolist()
 
 
-def test_a_video_is_drawn_and_each_frame_kept() -> None:
+def test_each_frame_of_a_video_is_kept() -> None:
     video('way.avi', 'MJPG', 3)
     call(student(), 'way.avi', 'pictures/a/0.png')
     drawn = cv2.VideoCapture('out/drawn/way.mp4')
@@ -212,12 +210,12 @@ def test_a_video_is_drawn_and_each_frame_kept() -> None:
     reader = cv2.VideoCapture('way.avi')
     for number in range(3):
         expected = theirs('mmseg', reader.read()[1]).pred_sem_seg.data[0].numpy()
-        found = cv2.imread(f'out/labels/way.avi/{number:06d}.png', cv2.IMREAD_UNCHANGED)
-        np.testing.assert_array_equal(found, expected)
+        actual = cv2.imread(f'out/labels/way.avi/{number:06d}.png', cv2.IMREAD_UNCHANGED)
+        np.testing.assert_array_equal(actual, expected)
     assert Path('out/labels/pictures/a/0.png').is_file(), 'a picture after a video'
 
 
-def test_a_run_s_own_config_and_checkpoint_serve_too() -> None:
+def test_the_config_of_a_run_serves_too() -> None:
     weights = student()
     model = toys.model_config(toys.seg_net('fcn'), toys.seg_teacher('fcn'))
     plain = Config.fromfile('student.py')
@@ -229,7 +227,7 @@ def test_a_run_s_own_config_and_checkpoint_serve_too() -> None:
     assert predict.find_student(Path('kd:toy_seg'), weights) == (Path('kd:toy_seg'), Path(weights))  # and a name
 
 
-@pytest.mark.parametrize(('words', 'told'), [
+@pytest.mark.parametrize(('words', 'message'), [
     (['nowhere.pth', 'pictures'], 'nowhere.pth: no such file'),
     (['student.py', 'pictures'], 'student.py: a config needs its weights: --checkpoint FILE'),
     (['student.pth', 'none.png'], 'none.png: no such file or folder'),
@@ -250,7 +248,7 @@ def test_a_run_s_own_config_and_checkpoint_serve_too() -> None:
     (['nameless.pth', 'pictures'], 'its meta holds no class names'),
     (['untested.pth', 'pictures'], 'The config has neither test_dataloader nor val_dataloader'),
 ])  # fmt: skip
-def test_mistakes_are_told(words: list[str], told: str, capsys: pytest.CaptureFixture) -> None:
+def test_mistakes_are_told(words: list[str], message: str, capsys: pytest.CaptureFixture) -> None:
     student()
     Path('other.pth').touch()
     for name in ('broken.png', 'broken.mp4'):
@@ -265,7 +263,7 @@ def test_mistakes_are_told(words: list[str], told: str, capsys: pytest.CaptureFi
     shutil.copy('student.pth', 'untested.pth')
     Path('untested.py').write_text(Path('student.py').read_text() + '\ntest_dataloader = None\n')
     assert main(['predict', *words]) == 2
-    assert told in capsys.readouterr().err
+    assert message in capsys.readouterr().err
 
 
 def asked(head: str, classes: int = 2) -> Student:
@@ -275,7 +273,7 @@ def asked(head: str, classes: int = 2) -> Student:
     return Student(network, [f'class {number}' for number in range(classes)], 0.5, load, dict, dict)
 
 
-def test_what_is_drawn_on_and_kept_of_a_prediction() -> None:
+def test_drawings_of_a_prediction() -> None:
     init_default_scope('mmseg')
     cv2.imwrite('deep.png', np.full((4, 5), 257 * 40, np.uint16))
     cv2.imwrite('red.png', np.full((4, 5, 3), (0, 0, 255), np.uint8))
@@ -287,7 +285,7 @@ def test_what_is_drawn_on_and_kept_of_a_prediction() -> None:
     boxes = InstanceData(bboxes=torch.tensor([[0.0, 0, 2, 3]] * 2), scores=scores, labels=torch.ones(2))
     finder = asked('bbox_head')
     finder.save(SimpleNamespace(ori_shape=(4, 5), pred_instances=boxes), 'x.png', Path('out'), '')
-    assert [one['score'] for one in finder.boxes['x.png'][1]] == [0.6]
+    assert [box['score'] for box in finder.boxes['x.png'][1]] == [0.6]
     labels = SimpleNamespace(data=torch.full((1, 2, 2), 299))
     asked('decode_head', 300).save(SimpleNamespace(pred_sem_seg=labels), 'x.png', Path('out'), 'x.png')
     assert (cv2.imread('out/labels/x.png', cv2.IMREAD_UNCHANGED) == 299).all()
@@ -311,7 +309,7 @@ def test_boxes_of_masks_alone_are_their_extents() -> None:
 
 def test_each_time_is_what_its_words_say(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
     """By a clock on which each part takes a time of its own; the first picture, which takes longer, is not in them."""
-    now, clock = [0.0], SimpleNamespace(monotonic=time.monotonic, perf_counter=lambda: now[0])
+    seconds, clock = [0.0], SimpleNamespace(monotonic=time.monotonic, perf_counter=lambda: seconds[0])
     # of the two pictures that come together
     parts = {'data_preprocessor': 10, 'inference': 40, 'predict': 40, 'postprocess_result': 600}
     for module in (predict, inference):
@@ -323,7 +321,7 @@ def test_each_time_is_what_its_words_say(monkeypatch: pytest.MonkeyPatch, capsys
         times = iter([100 * cost])
 
         def slow(*args: Any) -> Any:
-            now[0] += next(times, cost) / 1000
+            seconds[0] += next(times, cost) / 1000
             return run(*args)
 
         return slow
@@ -340,22 +338,22 @@ def test_each_time_is_what_its_words_say(monkeypatch: pytest.MonkeyPatch, capsys
     monkeypatch.setattr(Student, 'load', classmethod(load_slowed))
     for kind, prepared in (('segmentor', '325.0 ms with normalisation and labels'),
                            ('retinanet', '25.0 ms with normalisation')):  # fmt: skip
-        now[0] = 0.0
+        seconds[0] = 0.0
         call(student(kind), 'pictures', out=kind)
         out = capsys.readouterr().out
         assert 'time     20.0 ms a picture in the network (median of 2, up to 8 at once), on cpu' in out
-        assert f'         {prepared}, {1000 * now[0] / 3:.1f} ms with reading and writing' in out
+        assert f'         {prepared}, {1000 * seconds[0] / 3:.1f} ms with reading and writing' in out
 
 
 def test_readers_leave_torch_its_threads() -> None:
-    own = torch.get_num_threads()
+    num_threads = torch.get_num_threads()
     try:
         torch.set_num_threads(2)
-        seen = [one.result() for one in run_ahead([torch.get_num_threads] * 3, 2)]
+        counts = [future.result() for future in run_ahead([torch.get_num_threads] * 3, 2)]
         with ThreadPoolExecutor(1) as pool:
-            assert (seen, torch.get_num_threads(), pool.submit(torch.get_num_threads).result()) == ([1] * 3, 2, 2)
+            assert (counts, torch.get_num_threads(), pool.submit(torch.get_num_threads).result()) == ([1] * 3, 2, 2)
     finally:
-        torch.set_num_threads(own)
+        torch.set_num_threads(num_threads)
 
 
 def test_a_video_ends_where_its_frames_end(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -388,10 +386,10 @@ def video(name: str, coded: str, frames: int = 2, fps: int = 10) -> None:
 
 
 def boxes_of(out: str) -> list[str]:
-    return [one['file_name'] for one in json.loads(Path(out, 'predictions.json').read_text())['images']]
+    return [image['file_name'] for image in json.loads(Path(out, 'predictions.json').read_text())['images']]
 
 
-def test_a_detector_finds_boxes_in_videos_of_one_name_and_in_a_picture_after_them() -> None:
+def test_a_detector_reads_videos_of_one_name() -> None:
     """mmdet writes into the pipeline of a network that predicts a frame."""
     video('way.avi', 'MJPG')
     video('way.mp4', 'mp4v', 3)
@@ -402,7 +400,7 @@ def test_a_detector_finds_boxes_in_videos_of_one_name_and_in_a_picture_after_the
         assert cv2.VideoCapture(f'out/drawn/{name}').get(cv2.CAP_PROP_FRAME_COUNT) == count
 
 
-def test_a_folder_s_damaged_pictures_are_named_and_its_hidden_files_and_results_are_no_pictures(
+def test_damaged_pictures_of_a_folder_are_named(
     capsys: pytest.CaptureFixture,
 ) -> None:
     for name in ('a/._0.png', 'a/broken.jpg'):
@@ -422,12 +420,12 @@ def test_what_was_found_before_an_error_is_kept() -> None:
     assert len(boxes_of('out')) == 3
 
 
-def test_boxes_are_written_on_the_way_and_at_sigterm(monkeypatch: pytest.MonkeyPatch) -> None:
-    seen: list[int] = []
+def test_boxes_are_written_at_sigterm(monkeypatch: pytest.MonkeyPatch) -> None:
+    batch_sizes: list[int] = []
 
     def draw(picture: np.ndarray, *_: Any) -> np.ndarray:
-        seen.append(len(boxes_of('out')) if Path('out/predictions.json').exists() else 0)
-        if len(seen) == 2:
+        batch_sizes.append(len(boxes_of('out')) if Path('out/predictions.json').exists() else 0)
+        if len(batch_sizes) == 2:
             os.kill(os.getpid(), signal.SIGTERM)
         return picture
 
@@ -437,13 +435,13 @@ def test_boxes_are_written_on_the_way_and_at_sigterm(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(predict, 'BATCH', 1)
     monkeypatch.setattr(predict, 'draw', draw)
     call(student('retinanet'), 'pictures', code=130)
-    assert seen == [1, 2] and boxes_of('out') == ['pictures/a/0.png', 'pictures/b/1.png']
+    assert batch_sizes == [1, 2] and boxes_of('out') == ['pictures/a/0.png', 'pictures/b/1.png']
     call('student.pth', 'pictures')
     assert len(boxes_of('out')) == 3, 'a second call completes'
 
 
 @pytest.mark.parametrize(('load', 'labels'), [('LoadImageFromFile', 'mmseg.'), ('mmdistill_dense.LoadShapes', '')])
-def test_a_test_pipeline_may_load_labels_and_paint_pictures(load: str, labels: str) -> None:
+def test_a_test_pipeline_may_load_labels(load: str, labels: str) -> None:
     """As mmseg's name with its scope does, which mmseg itself overlooks, and as the generated shapes do."""
     call(student(), 'pictures/a', out='plain')
     config = Config.fromfile('student.py')
@@ -474,24 +472,24 @@ def test_a_picture_too_small_for_the_network_is_named(
     ('segmentor', 'labels/mine.png'), ('segmentor', 'drawn/mine.png'), ('retinanet', 'predictions.json'),
 ])  # fmt: skip
 def test_labels_of_the_user_s_are_not_replaced(kind: str, name: str, capsys: pytest.CaptureFixture) -> None:
-    own = Path('data', name)
-    own.parent.mkdir(parents=True)
-    own.write_text('mine')
+    path = Path('data', name)
+    path.parent.mkdir(parents=True)
+    path.write_text('mine')
     before = sorted(Path('data').rglob('*'))
     call(student(kind), 'pictures', out='data', code=2)
-    told = f'--out data: it holds {Path(name).parts[0]}, which would be replaced'
-    assert told in capsys.readouterr().err
-    assert sorted(Path('data').rglob('*')) == before and own.read_text() == 'mine'
+    message = f'--out data: it holds {Path(name).parts[0]}, which would be replaced'
+    assert message in capsys.readouterr().err
+    assert sorted(Path('data').rglob('*')) == before and path.read_text() == 'mine'
 
 
-def test_results_are_added_to_and_are_no_pictures_of_another_call(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_results_are_added_to(monkeypatch: pytest.MonkeyPatch) -> None:
     weights = str(Path(student()).resolve())
     monkeypatch.chdir('pictures')
     for out, names in {'predictions': ['a', 'b'], 'second': ['a', 'b', 'c'], 'predictions/': ['.']}.items():
         call(weights, *names, out=out)
     for out in ('predictions', 'second'):
-        found = sorted(str(path.relative_to(out)) for path in Path(out).rglob('*.png') if 'labels' in path.parts)
-        assert found == ['labels/a/0.png', 'labels/b/1.png', 'labels/c/2.png']
+        actual = sorted(str(path.relative_to(out)) for path in Path(out).rglob('*.png') if 'labels' in path.parts)
+        assert actual == ['labels/a/0.png', 'labels/b/1.png', 'labels/c/2.png']
 
 
 def test_boxes_of_earlier_calls_are_kept(capsys: pytest.CaptureFixture) -> None:

@@ -63,9 +63,7 @@ def test_the_folder_of_a_project_is_named(name: str, read: Callable[[Path], obje
 
 
 @names
-def test_data_that_were_moved_are_named_in_the_file_that_the_message_names(
-    name: str, made: Path, tmp_path: Path
-) -> None:
+def test_moved_data_are_named_in_their_file(name: str, made: Path, tmp_path: Path) -> None:
     shutil.copytree(made, tmp_path / 'project')
     moved, data = tmp_path / f'new {name}', tmp_path / 'project/data.py'
     shutil.copytree(made.parent / 'mine', moved)
@@ -110,11 +108,11 @@ def test_the_folder_without_labels_is_named(name: str, task: str, tmp_path: Path
 
 @names
 def test_an_exported_config_tells_how_to_measure(name: str, tmp_path: Path) -> None:
-    own = tmp_path / f'{name}.py'
-    own.write_text('')
-    text = header_lines(Path('s.pth'), {'test_evaluator': ['X']}, [], Config({}, filename=str(own)), f'{name}.pth')
+    file = tmp_path / f'{name}.py'
+    file.write_text('')
+    text = header_lines(Path('s.pth'), {'test_evaluator': ['X']}, [], Config({}, filename=str(file)), f'{name}.pth')
     words = shlex.split(text.partition('To measure on the same data: ')[2])
-    assert words[-3:] == [str(own), '--checkpoint', f'{name}.pth']
+    assert words[-3:] == [str(file), '--checkpoint', f'{name}.pth']
 
 
 COMMAND = re.compile(r'\b(mmdistill(?: suite)? [a-z]+|mim [a-z]+|(?:ln|mkdir|rm|cp|mv)(?: -[a-z]+)?(?: [A-Z_]+)?) $')
@@ -132,4 +130,4 @@ def test_no_command_has_a_name_without_quotes() -> None:
             if command and isinstance(value, ast.FormattedValue):
                 values[path.name, command[1], value.lineno] = ast.unparse(value.value)
     assert {command for _, command, _ in values} >= {'mmdistill run', 'mmdistill suite table'}
-    assert {place: value for place, value in values.items() if not QUOTED.match(value)} == {}
+    assert {key: value for key, value in values.items() if not QUOTED.match(value)} == {}

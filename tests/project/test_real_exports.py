@@ -61,12 +61,12 @@ def table(root: Path, **colours: tuple[int, int, int]) -> Path:
 
 @pytest.mark.parametrize('mode', ['RGB', 'L'])
 def test_black_and_white_go_by_their_list(mode: str, tmp_path: Path) -> None:
-    found = find_seg_data(table(coloured(tmp_path, lambda *_: (BLACK, WHITE), mode), road=WHITE, rest=BLACK))
-    assert dict(zip(found.classes, found.values or (255, 0), strict=True)) == {'rest': 0, 'road': 255}
+    actual = find_seg_data(table(coloured(tmp_path, lambda *_: (BLACK, WHITE), mode), road=WHITE, rest=BLACK))
+    assert dict(zip(actual.classes, actual.values or (255, 0), strict=True)) == {'rest': 0, 'road': 255}
     if mode == 'RGB':  # names choose among those of the list, in its order
-        found = find_seg_data(tmp_path, ['rest', 'road'])
-        assert found.classes == ('road', 'rest') and found.drawing is not None
-        assert np.unique(found.drawing.jobs[0].make()[0]).tolist() == [1]
+        actual = find_seg_data(tmp_path, ['rest', 'road'])
+        assert actual.classes == ('road', 'rest') and actual.drawing is not None
+        assert np.unique(actual.drawing.jobs[0].make()[0]).tolist() == [1]
         assert find_seg_data(tmp_path, ['nothing', 'nucleus']).values == (0, 255), 'other names than those of the list'
         (tmp_path / 'class_dict.csv').write_text('id,name\n0,a\n1,b\n')  # a list of something else
         assert find_seg_data(tmp_path, ['nothing', 'nucleus']).values == (0, 255)
@@ -89,12 +89,12 @@ def test_colours_are_checked_as_numbers_are(tmp_path: Path) -> None:
 
 def test_a_palette_may_lack_colours(tmp_path: Path) -> None:
     root, palette = seg_folder(tmp_path), [*BLACK, *RED, *WHITE]
-    for place in root.glob('labels/*/*.png'):
-        values = np.asarray(Image.open(place))
-        short = place.stem == '0'
+    for path in root.glob('labels/*/*.png'):
+        values = np.asarray(Image.open(path))
+        short = path.stem == '0'
         image = Image.fromarray(values.clip(0, 1) if short else values, 'P')
         image.putpalette(palette[: 6 if short else 9])
-        image.save(place)
+        image.save(path)
     assert find_seg_data(table(root, rest=BLACK, rust=RED, road=WHITE)).classes == ('rest', 'rust', 'road')
     other = tmp_path / 'other'
     root = coloured(other, lambda part, number: (BLACK, RED if (part, number) == ('train', 0) else BLACK))
@@ -122,19 +122,19 @@ def test_a_turned_box_of_cvat_has_the_box_around_it(form: str, tmp_path: Path) -
         for number in range(6):
             picture(tmp_path / f'{number}.jpg', number)
             exports.voc_file(tmp_path / f'{number}.xml', f'{number}.jpg', (*BOX, TURN))
-    found = find_box_data(tmp_path)
-    first = found.parts['train'][0].objects[0]['bbox']
+    actual = find_box_data(tmp_path)
+    first = actual.parts['train'][0].objects[0]['bbox']
     assert first == pytest.approx(TURNED, abs=1.01), 'VOC counts from 1'
-    assert found.splits['train'].content, 'the file as it lies has the box before it was turned'
+    assert actual.splits['train'].content, 'the file as it lies has the box before it was turned'
 
 
 def test_versions_of_a_photograph_stay_in_one_part(tmp_path: Path) -> None:
     content = labelled(tmp_path, [f'im{number}_jpg.rf.{version}.jpg' for number in range(20) for version in 'abc'])
-    bare = {one['id'] for one in content['images'] if one['id'] % 9 == 2}
-    content['annotations'] = [one for one in content['annotations'] if one['image_id'] not in bare]
+    bare = {image['id'] for image in content['images'] if image['id'] % 9 == 2}
+    content['annotations'] = [annotation for annotation in content['annotations'] if annotation['image_id'] not in bare]
     (tmp_path / '_annotations.coco.json').write_text(json.dumps(content))
     parts = find_box_data(tmp_path).pictures
-    originals = [{Path(one).name.partition('.rf.')[0] for one in parts[part]} for part in ('train', 'val')]
+    originals = [{Path(part).name.partition('.rf.')[0] for part in parts[part]} for part in ('train', 'val')]
     assert all(originals) and originals[0].isdisjoint(originals[1])
 
 
@@ -157,8 +157,8 @@ def test_pictures_of_a_second_form_are_no_background(other: str, tmp_path: Path)
         exports.voc_file(file, '6.jpg', BOX)
     with pytest.raises(ValueError, match=f'1 pictures have no text file, .*{other}'):
         find_box_data(tmp_path, ['a'])
-    for one in '0123':  # most were converted, and what became nothing has no text file
-        file.with_stem(one).write_bytes(file.read_bytes())
+    for stem in '0123':  # most were converted, and what became nothing has no text file
+        file.with_stem(stem).write_bytes(file.read_bytes())
     assert find_box_data(tmp_path, ['class_0']).notes
 
 
@@ -168,13 +168,13 @@ def test_a_new_split_keeps_to_what_the_yaml_file_names(tmp_path: Path) -> None:
     (tmp_path / 'data.yaml').write_text('names: [cat]\ntrain: train\nval: valid\n')
     (tmp_path / 'valid').mkdir()  # empty
     parts = find_box_data(tmp_path, rule=SHARE).pictures
-    assert sorted(Path(one).stem for own in parts.values() for one in own) == [*'01234567']
+    assert sorted(Path(path).stem for part in parts.values() for path in part) == [*'01234567']
     other = tmp_path / 'other'
     yolo(other / 'elsewhere/a', '01')
     root = other / 'here'
     yolo(root / 'a', '0123'), yolo(root / 'b', '45')
     (root / 'data.yaml').write_text(f'path: {other}/elsewhere\nnames: [cat]\ntrain: a\nValidation: b\n')
-    assert {part: len(own) for part, own in find_box_data(root).pictures.items()} == {'train': 4, 'val': 2}
+    assert {part: len(picture) for part, picture in find_box_data(root).pictures.items()} == {'train': 4, 'val': 2}
 
 
 def test_two_files_that_name_other_classes_are_refused(tmp_path: Path) -> None:
@@ -187,18 +187,18 @@ def test_two_files_that_name_other_classes_are_refused(tmp_path: Path) -> None:
     assert find_box_data(tmp_path, rule=SHARE).classes == ('cat',)
 
 
-def test_names_of_folders_tell_parts_and_label_images(tmp_path: Path) -> None:
+def test_names_of_folders_tell_parts(tmp_path: Path) -> None:
     parts = {
         'images/train/test_track': 'train', 'val/dev_board': 'val', 'train2017': 'train', 'a_val': 'val',
         'training/set_test': 'train', 'my_train/x': 'train', 'trainer': None,
     }  # fmt: skip
     assert {path: split_of(path.split('/')) for path in parts} == parts
     pictures = 'segment-1001 gta5 masked_day labelled labelled_day'
-    for place, name in enumerate([*pictures.split(), 'seg_day', 'labels', 'gtFine', 'LabeledApproved_full', 'gtAll']):
+    for index, name in enumerate([*pictures.split(), 'seg_day', 'labels', 'gtFine', 'LabeledApproved_full', 'gtAll']):
         for number in range(4):
-            picture(tmp_path / name / f'{name}/{number}.jpg', 10 * place + number)
-    found = free_pictures(str(tmp_path), {}, set(), 2)
-    assert found.count == 4 * 5 and {name.partition('/')[0] for name in found.names} == {*pictures.split()}
+            picture(tmp_path / name / f'{name}/{number}.jpg', 10 * index + number)
+    actual = free_pictures(str(tmp_path), {}, set(), 2)
+    assert actual.count == 4 * 5 and {name.partition('/')[0] for name in actual.names} == {*pictures.split()}
 
 
 def test_a_hidden_folder_is_no_data(tmp_path: Path) -> None:
@@ -208,11 +208,11 @@ def test_a_hidden_folder_is_no_data(tmp_path: Path) -> None:
         hidden = first.parent / '.ipynb_checkpoints'
         hidden.mkdir()
         (hidden / f'0-checkpoint{first.suffix}').write_bytes(first.read_bytes())
-    found = find_seg_data(root)
-    split, classes = found.splits['train'], {'classes': found.classes}
-    places = {'img_path': split.pictures, 'seg_map_path': split.labels}
-    listed = SegFolderDataset(data_root=str(root), metainfo=classes, data_prefix=places, pipeline=[])
-    assert len(listed) == split.count == 4
+    actual = find_seg_data(root)
+    split, classes = actual.splits['train'], {'classes': actual.classes}
+    prefixes = {'img_path': split.pictures, 'seg_map_path': split.labels}
+    listed_data = SegFolderDataset(data_root=str(root), metainfo=classes, data_prefix=prefixes, pipeline=[])
+    assert len(listed_data) == split.count == 4
 
 
 COCO = '*/_annotations.coco.json'
@@ -223,13 +223,13 @@ COCO = '*/_annotations.coco.json'
 def annotations(data: BoxData) -> list[dict[str, Any]]:
     """Those of all parts."""
     files = [json.loads(split.content or (data.root / split.labels).read_text()) for split in data.splits.values()]
-    return [{**one, 'id': 0} for file in files for one in file['annotations']]
+    return [{**annotation, 'id': 0} for file in files for annotation in file['annotations']]
 
 
 def roboflow(root: Path, change: Callable[[dict[str, Any]], Any], each: int = 1) -> Path:
     """Roboflow's COCO with each n-th annotation changed."""
     exports.roboflow_coco(root)
-    content(COCO, lambda found: [change(one) for one in found['annotations'][each // 2 :: each]])(root)
+    content(COCO, lambda found: [change(annotation) for annotation in found['annotations'][each // 2 :: each]])(root)
     return root
 
 
@@ -244,18 +244,10 @@ def lengths(mask: np.ndarray) -> dict[str, Any]:
     return {'size': list(exports.SIZE), 'counts': exports.runs(mask.ravel(order='F'))}
 
 
-def corners(box: Sequence[int]) -> dict[str, Any]:
-    """A bbox and an outline, of which the bbox has corners in place of width and height."""
-    x, y, w, h = box
-    return dict(bbox=[x, y, x + w, y + h], segmentation=[[x, y, x + w, y, x + w, y + h, x, y + h]])
-
-
 CONTRADICTIONS: dict[str, Callable[[dict[str, Any]], Any]] = {
-    'half the size': lambda one: one.update(segmentation=[[value / 2 for value in one['segmentation'][0]]]),
-    'fractions': lambda one: one.update(segmentation=[[value / 64 for value in one['segmentation'][0]]]),
-    'rows': lambda one: one.update(segmentation=dict(lengths(filled(one['bbox']).T), size=list(exports.SIZE))),
-    'corners': lambda one: one.update(corners([value // 3 for value in one['bbox']])),
-    'x and y swapped': lambda one: one.update(bbox=[one['bbox'][place] for place in (1, 0, 3, 2)]),
+    'fractions': lambda box: box.update(segmentation=[[value / 64 for value in box['segmentation'][0]]]),
+    'rows': lambda box: box.update(segmentation=dict(lengths(filled(box['bbox']).T), size=list(exports.SIZE))),
+    'x and y swapped': lambda box: box.update(bbox=[box['bbox'][number] for number in (1, 0, 3, 2)]),
 }
 
 
@@ -265,8 +257,8 @@ def test_outlines_that_contradict_their_boxes_are_seen(fault: str, tmp_path: Pat
         with pytest.raises(ValueError, match='bbox overlap by less than half.*one of both is wrong|without a pixel'):
             READ[task](roboflow(tmp_path / 'all', CONTRADICTIONS[fault]))
     notes = find_box_data(roboflow(tmp_path / 'some', CONTRADICTIONS[fault], 3)).notes
-    told = r'WARNING: _annotations.coco.json: [1-3] of [69] outlines and their bbox overlap by less'
-    assert any(re.match(told, note) for note in notes)
+    words = r'WARNING: _annotations.coco.json: [1-3] of [69] outlines and their bbox overlap by less'
+    assert any(re.match(words, note) for note in notes)
 
 
 def packed(mask: np.ndarray) -> dict[str, Any]:
@@ -289,12 +281,12 @@ def test_run_lengths_are_read_in_both_forms(encode: Callable[[np.ndarray], dict[
 
 @pytest.mark.parametrize('task', READ)
 def test_crowds_are_counted(task: str, tmp_path: Path) -> None:
-    data = READ[task](roboflow(tmp_path / 'some', lambda one: one.update(iscrowd=1), 4))
+    data = READ[task](roboflow(tmp_path / 'some', lambda annotation: annotation.update(iscrowd=1), 4))
     assert re.search(r'; 15 annotations, 12 used, 3 of iscrowd=1, neither learned nor scored \(\w', data.notes[0])
     leaves = roboflow(tmp_path / 'class', lambda one: one.update(iscrowd=int(one['category_id'] == 3)))
     assert any('but those of iscrowd=1, so nobody can learn it: leaf' in note for note in READ[task](leaves).notes)
     with pytest.raises(ValueError, match='all boxes of .* have iscrowd=1'):
-        READ[task](roboflow(tmp_path / 'all', lambda one: one.update(iscrowd=1)))
+        READ[task](roboflow(tmp_path / 'all', lambda annotation: annotation.update(iscrowd=1)))
 
 
 def beside_pictures(*names: str) -> Write:
@@ -331,9 +323,9 @@ def test_turned_boxes_of_labelme_are_read(kind: str, tmp_path: Path) -> None:
 
 
 def test_objects_without_a_pixel_draw_no_label_images(tmp_path: Path) -> None:
-    def thin(one: dict[str, Any]) -> None:
-        x, y, w, _ = one['bbox']
-        one.update(segmentation=[[x, y, x + w, y, x + w, y + 0.01]], bbox=[x, y, w, 1.2])
+    def thin(annotation: dict[str, Any]) -> None:
+        x, y, w, _ = annotation['bbox']
+        annotation.update(segmentation=[[x, y, x + w, y, x + w, y + 0.01]], bbox=[x, y, w, 1.2])
 
     data = find_seg_data(roboflow(tmp_path / 'some', thin, 5))
     assert 'WARNING: 3 of 15 annotations have an outline without a pixel; they are left out' in data.notes[1]
@@ -344,11 +336,11 @@ def test_objects_without_a_pixel_draw_no_label_images(tmp_path: Path) -> None:
 def test_drawn_label_images_are_checked_as_those_that_are_there(tmp_path: Path) -> None:
     """The first class covers the others in each picture."""
 
-    def whole(one: dict[str, Any]) -> None:
-        one.update(segmentation=[[0, 0, 64, 0, 64, 48, 0, 48]], bbox=[0, 0, 64, 48])
+    def whole(annotation: dict[str, Any]) -> None:
+        annotation.update(segmentation=[[0, 0, 64, 0, 64, 48, 0, 48]], bbox=[0, 0, 64, 48])
 
     root = roboflow(tmp_path, whole)
     content('train/*.json', lambda found: found['images'].pop(2))(root)  # which has no objects
-    content(COCO, lambda found: found['annotations'].sort(key=lambda one: -one['category_id']))(root)
+    content(COCO, lambda found: found['annotations'].sort(key=lambda annotation: -annotation['category_id']))(root)
     with pytest.raises(ValueError, match='label images that were looked at hold the value 1 alone'):
         find_seg_data(root)

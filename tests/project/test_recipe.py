@@ -36,7 +36,7 @@ def test_a_config_that_only_inherits_another_gets_its_recipe() -> None:
     assert named == mine
 
 
-def test_the_rate_rises_for_a_twentieth_and_falls_to_0_at_the_last_step() -> None:
+def test_the_rate_falls_to_0_at_the_last_step() -> None:
     side = read_network(FASTSCNN, '--student')
     for steps in (1, 2, 20, 40, 2000):
         training = plan.plan_training(side, 100, 4, steps)
@@ -59,7 +59,7 @@ def recipe_scheduler(option: dict[str, Any], optimizer: torch.optim.Optimizer) -
     return PARAM_SCHEDULERS.build({**option, 'optimizer': optimizer})
 
 
-def test_a_rate_and_slower_parts_of_a_config_with_adam_hold_for_pretrained_weights_alone() -> None:
+def test_a_rate_of_adam_holds_for_pretrained_weights() -> None:
     transformer, convolutions = read_network(SEGFORMER, '--teacher'), read_network(FASTSCNN, '--student')
     rates = {}
     for random in (True, False):
@@ -77,7 +77,7 @@ def test_a_rate_and_slower_parts_of_a_config_with_adam_hold_for_pretrained_weigh
 
 
 @pytest.mark.parametrize('gpu', [True, False])
-def test_half_precision_where_there_is_a_gpu_and_the_losses_take_it(gpu: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_half_precision_on_a_gpu(gpu: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """A project may be written on another machine than the one that trains it."""
     monkeypatch.setattr(torch.cuda, 'is_available', lambda: gpu)
     for name, takes in ((RETINANET, True), (TOOD, False)):
@@ -88,7 +88,7 @@ def test_half_precision_where_there_is_a_gpu_and_the_losses_take_it(gpu: bool, m
         assert ('half precision on a GPU is left out' in training.note) is not takes
 
 
-def test_a_rate_for_a_batch_of_hundreds_and_factors_of_sgd_do_not_hold() -> None:
+def test_a_rate_for_hundreds_of_pictures_does_not_hold() -> None:
     for name in (RTMDET, SETR):
         wrapper = plan.plan_training(read_network(name, '--student'), 100, 4, 40).optim_wrapper
         assert wrapper['optimizer']['lr'] == plan.PRETRAINED_RATE and 'custom_keys' not in wrapper['paramwise_cfg']
@@ -109,14 +109,14 @@ def test_the_page_of_the_recipe_has_its_numbers() -> None:
 
 
 @pytest.mark.usefixtures('folder')
-def test_a_training_starts_from_the_whole_weights_of_a_config_but_for_heads_of_other_classes() -> None:
+def test_weights_of_a_config_start_all_but_other_heads() -> None:
     seg_folder(Path('mine'))
     own_network("load_from = 'mine.pth'\n", classes=5)
     call('network.py', 'network.py', '--iters', '2', '--method', 'kd')
     config = read('control')
     assert config.load_from == read('teacher').load_from == str(Path('mine.pth').resolve())
     report = check_config('project/control.py', Options(cost=False))
-    assert not report.stopped and not [one.message for one in report.findings if 'load_from' in one.message]
+    assert not report.stopped and not [finding.message for finding in report.findings if 'load_from' in finding.message]
     state, start = report.context.model.state_dict(), torch.load('mine.pth', weights_only=True)['state_dict']
     other = {name for name in state if name not in start or not torch.equal(state[name], start[name])}
     assert other and all('conv_seg' in name for name in other)

@@ -39,29 +39,27 @@ pytestmark = pytest.mark.usefixtures('folder')
 
 
 @pytest.mark.soak
-def test_a_project_is_done_and_not_done_again(capsys: pytest.CaptureFixture) -> None:
-    place = project()
-    assert main(['run', str(place)]) == 0
+def test_a_project_is_not_done_again(capsys: pytest.CaptureFixture) -> None:
+    project_folder = project()
+    assert main(['run', str(project_folder)]) == 0
     out = capsys.readouterr().out
     assert all(word in out for word in ('check    teacher: ok', 'check    kd: ok', 'the student alone', 'report'))
     assert 'mmengine - INFO' not in out
-    written = [place / 'report.html', place / 'student.pth', place / 'student.py']
+    written = [project_folder / 'report.html', project_folder / 'student.pth', project_folder / 'student.py']
     times = [path.stat().st_mtime for path in written]
     plain = Config.fromfile(written[2])
     assert 'distillers' not in plain.model
-    results = list(place.rglob('result.json'))
+    results = list(project_folder.rglob('result.json'))
     assert len(results) == 3
     began = time.time()
-    assert main(['run', str(place)]) == 0
+    assert main(['run', str(project_folder)]) == 0
     out = capsys.readouterr().out
     assert '3 runs, 0 to do' in out and 'check    ' not in out
     assert [path.stat().st_mtime for path in written] == times
     assert all(path.stat().st_mtime < began for path in results)
 
 
-def test_a_start_reads_each_file_and_resolves_and_builds_each_row_once(
-    place: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_start_builds_each_row_once(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Counted from outside, up to the first step: the training processes read what is written for them."""
     done, files, started = Counter[str](), Counter[str](), list[Run]()
 
@@ -86,25 +84,23 @@ def test_a_start_reads_each_file_and_resolves_and_builds_each_row_once(
         monkeypatch.setattr(target, 'load_model', counting('resolved', target.load_model))
     monkeypatch.setattr(stages, 'build_student', counting('built', stages.build_student))
     monkeypatch.setattr(Pool, 'execute', execute)
-    assert main(['run', str(place)]) == 1
+    assert main(['run', str(root)]) == 1
     assert [run.title for run in started] == ['teacher', 'control seed 0', 'kd seed 0']
     assert set(files.values()) == {1}, 'no file is read twice'
     assert {Path(file).name for file in files} == {'control.py', 'pair.py', 'teacher.py', 'kd.py', 'student.py'}
     assert done == {'read': 6, 'resolved': 3 + 1, 'built': 3}, 'each student, and the teacher of kd'
     written = [Config.fromfile(run.file) for run in started]
-    assert [one.work_dir for one in written] == [str(run.folder) for run in started]
+    assert [definition.work_dir for definition in written] == [str(run.folder) for run in started]
 
 
-def test_the_first_screen_and_the_end_tell_networks_data_steps_and_scores(
-    place: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    place = place.absolute()
+def test_the_first_screen_tells_the_networks(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = root.absolute()
     monkeypatch.chdir('/')
-    definition = load_suite(place / 'suite.yaml')
+    definition = load_suite(root / 'suite.yaml')
     lines = '\n'.join(run_project.screen(definition))
     for word in ('student.py', 'teacher.py, trained here', 'kd, beside', '3 classes', '2 of 2 pictures', 'work'):
         assert word in lines
-    assert definition.out == place / 'work', 'beside the definition, wherever the run is started'
+    assert definition.out == root / 'work', 'beside the definition, wherever the run is started'
     for name, score in (('control', 39.0), ('kd', 42.5)):
         write_result(definition.out / f'runs/{name}/seed0', score)
     write_result(definition.out / 'teacher', 50.0)
@@ -116,18 +112,18 @@ def test_the_first_screen_and_the_end_tell_networks_data_steps_and_scores(
     shutil.rmtree(definition.out / 'runs/kd/seed1')
 
 
-def hashes(place: Path) -> list[str]:
-    definition = load_suite(place / 'suite.yaml')
+def hashes(root: Path) -> list[str]:
+    definition = load_suite(root / 'suite.yaml')
     return [plan.hash_of(definition, run) for run in plan.runs(definition)]
 
 
-def test_a_moved_project_keeps_its_results_and_another_list_of_pictures_does_not() -> None:
+def test_a_moved_project_keeps_its_results() -> None:
     """Also reached by a link. Without a folder for val, ``new`` writes the lists."""
-    place = project(splits=('train',))
-    before = hashes(place)
-    Path('link').symlink_to(place)
+    project_folder = project(splits=('train',))
+    before = hashes(project_folder)
+    Path('link').symlink_to(project_folder)
     assert hashes(Path('link')) == before
-    moved = place.rename('moved')
+    moved = project_folder.rename('moved')
     assert hashes(moved) == before
     names = (moved / 'train.txt').read_text().split()
     (moved / 'train.txt').write_text('\n'.join([*names[1:], '']))
@@ -136,14 +132,12 @@ def test_a_moved_project_keeps_its_results_and_another_list_of_pictures_does_not
 
 def test_a_warning_comes_with_its_advice() -> None:
     """As in the tables of `check`."""
-    found = [Finding(WARNING, 'It is large.', 'Make it smaller.'), Finding(NOTE, 'Not told.')]
-    lines = '\n'.join(preflight._summary_lines('kd.py', CheckReport(CheckContext(Config(), Options()), found)))
+    actual = [Finding(WARNING, 'It is large.', 'Make it smaller.'), Finding(NOTE, 'Not told.')]
+    lines = '\n'.join(preflight._summary_lines('kd.py', CheckReport(CheckContext(Config(), Options()), actual)))
     assert 'warning: It is large. Make it smaller.' in lines and 'Not told' not in lines
 
 
-def test_a_page_is_old_when_a_result_is_newer_and_is_written_anew_at_the_end(
-    tmp_path: Path, place: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_old_page_is_written_anew(tmp_path: Path, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     page = tmp_path / 'report.html'
     assert not run_project.newer(page, tmp_path)
     page.touch()
@@ -152,7 +146,7 @@ def test_a_page_is_old_when_a_result_is_newer_and_is_written_anew_at_the_end(
     assert not run_project.newer(page, tmp_path)
     os.utime(page, (2**32, 2**32))
     assert run_project.newer(page, tmp_path)
-    definition = load_suite(place / 'suite.yaml')
+    definition = load_suite(root / 'suite.yaml')
     write_result(definition.out / 'runs/kd/seed0', 42.5)
     written = []
 
@@ -163,34 +157,32 @@ def test_a_page_is_old_when_a_result_is_newer_and_is_written_anew_at_the_end(
             raise ValueError('nothing is there yet')
 
     monkeypatch.setattr(run_project, 'make_report', make_report)
-    run_project._after_run(place, definition)
-    assert written == [{'pictures': 0}] and not run_project.newer(place / 'report.html', definition.out)
-    run_project._after_run(place, definition)
+    run_project._after_run(root, definition)
+    assert written == [{'pictures': 0}] and not run_project.newer(root / 'report.html', definition.out)
+    run_project._after_run(root, definition)
     assert len(written) == 2, 'a page that cannot be written stops no training'
 
 
 def test_what_the_page_leaves_out_is_printed(
-    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     section = Section('predictions', 'Predictions', reasons=['the pictures are gone.'])
     monkeypatch.setattr(run_project, 'make_report', lambda *_, **__: (None, [section]))
-    run_project._report(place, load_suite(place / 'suite.yaml'))
+    run_project._report(root, load_suite(root / 'suite.yaml'))
     assert 'report   left out, predictions: the pictures are gone.\n' in capsys.readouterr().out
 
 
 @pytest.mark.parametrize('code', [0, 1, 130])
-def test_a_page_and_students_are_written_once_all_is_trained(
-    place: Path, monkeypatch: pytest.MonkeyPatch, code: int
-) -> None:
+def test_a_page_is_written_once_all_is_trained(root: Path, monkeypatch: pytest.MonkeyPatch, code: int) -> None:
     done: list[Any] = []
     monkeypatch.setattr(run_project, 'train_all', lambda *_, **__: code)
     for name in ('_report', 'export_best'):
         monkeypatch.setattr(run_project, name, lambda *_: done.append(None) or [])
-    assert run_project.run_project(place) == code and len(done) == (0 if code else 2)
+    assert run_project.run_project(root) == code and len(done) == (0 if code else 2)
 
 
-def test_a_teacher_that_is_hardly_better_is_told_before_the_methods_train(place: Path) -> None:
-    definition = load_suite(place / 'suite.yaml')
+def test_a_hardly_better_teacher_is_told_early(root: Path) -> None:
+    definition = load_suite(root / 'suite.yaml')
 
     def finish(name: str, score: float) -> str:
         write_result(definition.out / name, score)
@@ -202,8 +194,8 @@ def test_a_teacher_that_is_hardly_better_is_told_before_the_methods_train(place:
     assert finish('teacher', 44.0) and not finish('runs/kd/seed0', 41.0)
 
 
-def test_the_best_student_is_exported_and_again_when_another_is_best(
-    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+def test_the_best_student_is_exported(
+    root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     rows = list[str]()
 
@@ -217,45 +209,45 @@ def test_the_best_student_is_exported_and_again_when_another_is_best(
         write_result(folder, score)
         for file in ('iter_2.pth', *(('best_mIoU_iter_1.pth',) if name == 'kd' else ())):
             (folder / file).touch()
-        return run_project.export_best(place, collect(definition))
+        return run_project.export_best(root, collect(definition))
 
     monkeypatch.setattr(run_project, 'export_student', export)
-    definition = load_suite(place / 'suite.yaml')
+    definition = load_suite(root / 'suite.yaml')
     finish('control', 40.0)
     assert 'distilled by kd (seed 0, best on val, at its best validation: step 1)' in finish('kd', 45.0)
     assert rows == ['control iter_2.pth', 'kd best_mIoU_iter_1.pth'] and finish('kd', 45.0) and len(rows) == 2
     assert 'trained alone (' in finish('control', 50.0) and rows[2:] == ['control iter_2.pth']
-    os.utime(place / 'student.pth', (2e9, 2e9))
+    os.utime(root / 'student.pth', (2e9, 2e9))
     assert 'distilled by kd' in finish('control', 30.0) and rows[3:] == ['kd best_mIoU_iter_1.pth'], 'newer, of another'
-    for file in (*definition.out.rglob('*.pth'), place / 'student.py'):
+    for file in (*definition.out.rglob('*.pth'), root / 'student.py'):
         file.unlink()
     assert 'student  not written: kd cannot be exported: its weights are gone' in run_project.export_best(
-        place, collect(definition)
+        root, collect(definition)
     )
-    assert main(['run', str(place), '--export', 'kdd']) == 2 and 'which has control, kd.' in capsys.readouterr().err
+    assert main(['run', str(root), '--export', 'kdd']) == 2 and 'which has control, kd.' in capsys.readouterr().err
 
 
-def test_the_price_is_told_before_it_is_paid(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_price_is_told_before_it_is_paid(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A trial has none; a project that takes longer than a night names a length that fits."""
     monkeypatch.setattr(price, 'time_training', time_training)
-    assert not [*price.price_lines(place)]
+    assert not [*price.price_lines(root)]
     for name in ('control.py', 'teacher.py'):
-        (place / name).write_text((place / name).read_text().replace('max_iters=2', 'max_iters=5000'))
-    (line,) = price.price_lines(place)
+        (root / name).write_text((root / name).read_text().replace('max_iters=2', 'max_iters=5000'))
+    (line,) = price.price_lines(root)
     found = re.fullmatch(r'price    about (.+) here \(.+\), for 5000 steps each: teacher .+, control .+, kd (.+)', line)
     assert found and found[1] != found[2]
     monkeypatch.setattr(price, 'time_training', lambda config: price.Price(5000.0, 100.0))  # three of them
     monkeypatch.setattr(price, 'NIGHT', 9300.0)
-    assert [*price.price_lines(place)][1].startswith('         more than a night: --iters 3000 takes about 2 h 35 min')
+    assert [*price.price_lines(root)][1].startswith('         more than a night: --iters 3000 takes about 2 h 35 min')
 
 
-def test_a_second_run_in_a_folder_is_refused_before_it_loads_anything(tmp_path: Path) -> None:
+def test_a_second_run_in_a_folder_is_refused(tmp_path: Path) -> None:
     """The message came after minutes of loading, as a traceback."""
     (tmp_path / 'suite.yaml').touch()
     words = [sys.executable, '-X', 'importtime', '-m', 'mmdistill_dense', 'run', str(tmp_path)]
     with owned(tmp_path, 'x'):
         done = subprocess.run(words, env=environment(), capture_output=True, text=True)
     lines = [line for line in done.stderr.splitlines() if not line.startswith('import time:')]
-    told = f'in {tmp_path}, as process {os.getpid()} on {socket.gethostname()}: wait, or end it.'
-    assert done.returncode == 2 and lines == [f'ERROR    this project already runs {told}']
+    message = f'in {tmp_path}, as process {os.getpid()} on {socket.gethostname()}: wait, or end it.'
+    assert done.returncode == 2 and lines == [f'ERROR    this project already runs {message}']
     assert '| torch' not in done.stderr

@@ -16,7 +16,7 @@ from mmdistill_dense.apps.project.splits import SplitRule, free_pictures
 from tests.project.folders_of_data import label, label_file, picture
 
 WORDS, FIVE, TEN, TWENTY = ('park', 'quay', 'road', 'shop', 'yard'), range(5), range(10), range(20)
-TILES = [(256 * (place % 5), 256 * (place // 5)) for place in TEN]
+TILES = [(256 * (index % 5), 256 * (index // 5)) for index in TEN]
 OF_SOURCES = {
     'frames': [[f'video{video}_frame_{frame:06}.png' for frame in TEN] for video in FIVE],
     'frames of words': [[f'{word}-frame{frame}.png' for frame in TEN] for word in WORDS],
@@ -31,7 +31,7 @@ OF_SOURCES = {
     'KITTI': [[f'2011_09_26_drive_{drive:04}_sync/image_02/data/{frame:010}.png' for frame in TEN] for drive in FIVE],
     'LGG': [[f'TCGA_CS_494{patient}_19960909_{number}.tif' for number in TEN] for patient in FIVE],
     'MOT': [[f'MOT17-0{video}-DPM/img1/{frame:06}.jpg' for frame in TEN] for video in FIVE],
-    'VisDrone': [[f'{place:07}_{100 * frame:05}_d_{frame:07}.jpg' for frame in TEN] for place in FIVE],
+    'VisDrone': [[f'{second:07}_{100 * frame:05}_d_{frame:07}.jpg' for frame in TEN] for second in FIVE],
     'DOTA': [[f'P{scene:04}__1__{x}___{y}.png' for x, y in TILES] for scene in FIVE],
     'tiles of scenes': [[f'video{scene}_{x}_{y}.png' for x, y in TILES] for scene in FIVE],
     'tiles of words': [[f'{word}_{x}_{y}.png' for x, y in TILES] for word in WORDS],
@@ -68,9 +68,9 @@ def paths(names: Sequence[str]) -> list[str]:
 @pytest.mark.parametrize('sources', OF_SOURCES.values(), ids=OF_SOURCES)
 def test_pictures_of_one_source_stay_in_one_part(sources: list[list[str]]) -> None:
     train, val = draw_split(paths([name for source in sources for name in source]), Path('mine'))
-    parts = [{part for name in source for part, own in enumerate((train, val)) if f'/mine/images/{name}' in own}
+    parts = [{part for name in source for part, names in enumerate((train, val)) if f'/mine/images/{name}' in names}
              for source in sources]  # fmt: skip
-    assert all(len(one) == 1 for one in parts) and parts.count({1}) == 1
+    assert all(len(part) == 1 for part in parts) and parts.count({1}) == 1
     (note,) = source_note(train, val)
     assert note.startswith(f'names tell sources, each in one part: {len(sources) - 1} train, 1 val (')
 
@@ -85,8 +85,8 @@ def test_numbered_pictures_are_divided_one_by_one(names: list[str]) -> None:
     """By the pictures alone: the same numbers give the same parts, whatever the names say."""
     train, val = draw_split(paths(names), Path('mine'))
     plain = draw_split([f'{number:04}' for number in range(len(names))], Path('mine'))
-    places = {name: f'{number:04}' for number, name in enumerate(sorted(paths(names)))}
-    assert ([places[name] for name in train], [places[name] for name in val]) == plain
+    number_of_name = {name: f'{number:04}' for number, name in enumerate(sorted(paths(names)))}
+    assert ([number_of_name[name] for name in train], [number_of_name[name] for name in val]) == plain
     assert source_note(train, val) == []
 
 
@@ -150,22 +150,22 @@ def video_data(root: Path, task: str, videos: int, empty: Sequence[int] = ()) ->
     if task == 'seg':
         return find_seg_data(root)
     content = label_file(names, ['cell'])
-    content['annotations'] = [one for one in content['annotations'] if one['image_id'] not in empty]
+    content['annotations'] = [entry for entry in content['annotations'] if entry['image_id'] not in empty]
     (root / 'labels.json').write_text(json.dumps(content))
     return find_box_data(root)
 
 
 def videos_of(data: BoxData | SegData) -> dict[str, set[str]]:
-    return {part: {Path(path).name.partition('_')[0] for path in own} for part, own in data.pictures.items()}
+    return {part: {Path(path).name.partition('_')[0] for path in picture} for part, picture in data.pictures.items()}
 
 
 @pytest.mark.parametrize('task', ['seg', 'det'])
 def test_new_tells_the_sources_it_divides(task: str, tmp_path: Path) -> None:
     data = video_data(tmp_path / 'four', task, 4)
     parts = videos_of(data)
-    assert not parts['train'] & parts['val'] and [len(own) for own in parts.values()] == [3, 1]
-    told = 'names tell sources, each in one part: 3 train, 1 val (video0, video1, video2 and 1 more)'
-    assert told in data.notes
+    assert not parts['train'] & parts['val'] and [len(part) for part in parts.values()] == [3, 1]
+    text = 'names tell sources, each in one part: 3 train, 1 val (video0, video1, video2 and 1 more)'
+    assert text in data.notes
     data = video_data(tmp_path / 'one', task, 1)
     assert sum(note.startswith('WARNING: by their names, pictures may be frames') for note in data.notes) == 1
 
@@ -186,7 +186,7 @@ def test_kinds_of_label_images_named_as_videos_all_train(tmp_path: Path) -> None
 def test_frames_without_a_box_stay_with_their_video(empty: Sequence[int], tmp_path: Path) -> None:
     data = video_data(tmp_path, 'det', 4, empty)
     parts = videos_of(data)
-    assert not parts['train'] & parts['val'] and [len(own) for own in data.pictures.values()] == [30, 10]
+    assert not parts['train'] & parts['val'] and [len(picture) for picture in data.pictures.values()] == [30, 10]
 
 
 def test_lists_of_the_user_are_taken_as_they_are(tmp_path: Path) -> None:
@@ -213,15 +213,15 @@ def test_batches_beside_those_for_val_are_taught_on() -> None:
     """Names that tell neither frames nor tiles, or folders of parts alone, leave nothing out."""
     for form in ('/{}/batch{}_{:03}.jpg', '/{}/dog{}-{:04}.jpg', '/{}/MOT17-0{}/img1/{:06}.jpg', '/{}/val{}/{:06}.png'):
         parts = {
-            'train': [form.format('mine', 1, one) for one in TEN],
-            'val': [form.format('mine', 2, one) for one in TEN],
+            'train': [form.format('mine', 1, frame) for frame in TEN],
+            'val': [form.format('mine', 2, frame) for frame in TEN],
         }
-        assert not siblings([form.format('more', 3, one) for one in TEN], parts)
-    parts = {part: [f'/mine/{part}/frame_{one:06}.png' for one in TEN] for part in ('train', 'val')}
-    assert not siblings([f'/more/val/frame_{one:06}.png' for one in TEN], parts)
+        assert not siblings([form.format('more', 3, frame) for frame in TEN], parts)
+    parts = {part: [f'/mine/{part}/frame_{frame:06}.png' for frame in TEN] for part in ('train', 'val')}
+    assert not siblings([f'/more/val/frame_{frame:06}.png' for frame in TEN], parts)
 
 
 def test_a_single_picture_for_val_tells_its_source() -> None:
-    parts = {'train': [f'/mine/drive0_{one:04}_left.png' for one in TEN], 'val': ['/mine/drive1_0003_left.png']}
-    pictures = [f'/more/drive1_{one:04}_{side}.png' for one in TEN for side in ('left', 'right')]
+    parts = {'train': [f'/mine/drive0_{frame:04}_left.png' for frame in TEN], 'val': ['/mine/drive1_0003_left.png']}
+    pictures = [f'/more/drive1_{frame:04}_{side}.png' for frame in TEN for side in ('left', 'right')]
     assert siblings(pictures, parts) == {*pictures}

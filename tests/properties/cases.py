@@ -77,8 +77,8 @@ def _chance(draw: Any, shape: Any) -> Tensor:
 
 def _labels(draw: Any, shape: Any) -> Tensor:
     """Three classes, ignored ones on both sides of them, or nothing but ignored ones."""
-    found = torch.randint(-1, 4, shape, generator=torch.Generator().manual_seed(draw(seeds)))
-    return found.fill_(255) if draw(st.integers(0, 4)) == 0 else found
+    actual = torch.randint(-1, 4, shape, generator=torch.Generator().manual_seed(draw(seeds)))
+    return actual.fill_(255) if draw(st.integers(0, 4)) == 0 else actual
 
 
 # What the tensors beside the compared ones hold, by name.
@@ -129,7 +129,7 @@ class Case:
         length['x'] = length.get('c', 0)  # of a square kernel
         inputs: Inputs = {}
         for name, axes in self.axes.items():
-            shape = tuple(length[one] if one.isalpha() else int(one) for one in axes)
+            shape = tuple(length[axis] if axis.isalpha() else int(axis) for axis in axes)
             x = HELD[name](draw, shape) if name in HELD else tensor(*draw(values(kinds)), shape, torch.float64)
             inputs[name] = _in_range(x, dtype) if x.is_floating_point() else x
         if self.axes.get('teacher', '-') == self.axes.get('student') and draw(st.integers(0, 5)) == 0:
@@ -198,15 +198,15 @@ CASES: dict[str, Case] = {
     'correlation_distance': Case(
         losses.correlation_distance, MAPS, dict(WARM, activation=some('softmax', 'sigmoid'))
     ),
-    **{f'{what} attention': Case(
-        _attended, MAPS, dict(WARM, attention=some(getattr(losses, f'{what}_attention'))), unlike=axes, any_rank=False
-    ) for what, axes in (('spatial', 'bhw'), ('channel', 'bc'))},
+    **{f'{kind} attention': Case(
+        _attended, MAPS, dict(WARM, attention=some(getattr(losses, f'{kind}_attention'))), unlike=axes, any_rank=False
+    ) for kind, axes in (('spatial', 'bhw'), ('channel', 'bc'))},
     'focal_entropy': Case(losses.focal_entropy, {**MAPS, 'weight': 'bhw'}, dict(beta=some(0.0, 1.0, 2.0))),
     'focal_error': Case(losses.focal_error, {**MAPS, 'position': 'bhw', 'channel': 'bc'}, shows_nan=False),
     'decoupled_squares': Case(lambda *_, **maps: losses.decoupled_squares(**maps).sum(), {**MAPS, 'mask': 'bhw'}),
     'shifted_error': Case(losses.shifted_error, {**MAPS, 'shift': 'bc'}, learns=('student', 'shift')),
     'pixel_info_nce': Case(
-        lambda *_, **given: losses.pixel_info_nce(**given)[0],
+        lambda *_, **arguments: losses.pixel_info_nce(**arguments)[0],
         dict(student='nc', teacher='nc', negatives='kc', row_weight='n'),
         dict(temperature=some(0.005, 0.2, 1.0), block=some(None, 1, 4)),
         kinds=('normal', 'sparse', 'zeros'), made=_unit_rows, unlike='nc', shows_nan=False,

@@ -32,12 +32,12 @@ def graded(
     with torch.autocast('cpu', torch.bfloat16, enabled=autocast):
         loss = case.loss(**leaves, **options)
     grads = torch.autograd.grad(loss, [leaves[name] for name in case.learns], allow_unused=True)
-    found = zip(case.learns, grads, strict=True)
-    return loss.detach(), {n: torch.zeros_like(inputs[n]) if grad is None else grad for n, grad in found}
+    actual = zip(case.learns, grads, strict=True)
+    return loss.detach(), {n: torch.zeros_like(inputs[n]) if grad is None else grad for n, grad in actual}
 
 
-def close(ours: Tensor, theirs: Tensor, rtol: float = 1e-7) -> None:
-    torch.testing.assert_close(ours, theirs, rtol=rtol, atol=1e-9, equal_nan=False)
+def close(actual: Tensor, expected: Tensor, rtol: float = 1e-7) -> None:
+    torch.testing.assert_close(actual, expected, rtol=rtol, atol=1e-9, equal_nan=False)
 
 
 def is_finite(case: Case, draw: Draw) -> None:
@@ -62,8 +62,8 @@ def has_a_precision(case: Case, draw: Draw) -> None:
     torch.testing.assert_close(loss, expected, rtol=1e-6, atol=1e-7)
     for name, grad in grads.items():
         assert grad.dtype == dtype and grad.shape == inputs[name].shape
-        wanted = expected_grads[name].to(dtype)
-        torch.testing.assert_close(grad, wanted, rtol=2 * torch.finfo(dtype).eps, atol=1e-6)
+        naive_grad = expected_grads[name].to(dtype)
+        torch.testing.assert_close(grad, naive_grad, rtol=2 * torch.finfo(dtype).eps, atol=1e-6)
 
 
 def has_the_gradient_of_its_values(case: Case, draw: Draw) -> None:
@@ -86,9 +86,9 @@ def has_the_gradient_of_its_values(case: Case, draw: Draw) -> None:
     generator = torch.Generator().manual_seed(draw(cases.seeds))
     for name, grad in grads.items():
         step = 1e-7 * torch.randn(grad.shape, generator=generator, dtype=DOUBLE)
-        ahead, behind = (case.loss(**dict(inputs, **{name: inputs[name] + way * step}), **options) for way in (1, -1))
-        found, expected = (ahead - behind) / 2, (grad * step).sum()
-        torch.testing.assert_close(found, expected, rtol=1e-2, atol=1e-11)
+        ahead, behind = (case.loss(**dict(inputs, **{name: inputs[name] + sign * step}), **options) for sign in (1, -1))
+        actual, expected = (ahead - behind) / 2, (grad * step).sum()
+        torch.testing.assert_close(actual, expected, rtol=1e-2, atol=1e-11)
 
 
 def refuses_other_shapes(case: Case, draw: Draw) -> None:
@@ -139,8 +139,8 @@ def in_blocks(size: int) -> Iterator[None]:
     """Let every block of every loss hold so much."""
     with ExitStack() as stack:
         stack.enter_context(mock.patch.object(blocks, '_BLOCK', {'cpu': size}))
-        for module, found in BLOCKS.items():
-            stack.enter_context(mock.patch.multiple(module, **dict.fromkeys(found, size)))
+        for module, block in BLOCKS.items():
+            stack.enter_context(mock.patch.multiple(module, **dict.fromkeys(block, size)))
         yield
 
 
@@ -149,10 +149,10 @@ def knows_no_blocks(case: Case, draw: Draw) -> None:
     inputs, options = case.draw(draw, ORDINARY, DOUBLE)
     loss, grads = graded(case, inputs, options)
     with in_blocks(draw(st.sampled_from([1, 2, 7, 40]))):
-        other, others = graded(case, inputs, options)
+        other, other_grads = graded(case, inputs, options)
     close(other, loss)
     for name, grad in grads.items():
-        close(others[name], grad)
+        close(other_grads[name], grad)
 
 
 def promises(case: Case) -> dict[str, Callable[[Case, Draw], None]]:
@@ -210,11 +210,11 @@ def flat_inputs_are_no_cliff(case: Case, draw: Draw) -> None:
         x = inputs[name]
         whole = x.mean(axis % x.ndim, keepdim=True).expand_as(x) if x.numel() else x
         changed[name] = torch.zeros_like(x) if zero else whole.clone()
-    found = attempt(case, changed, options)
-    _finite(found)
-    if ordinary is None or found is None:
+    actual = attempt(case, changed, options)
+    _finite(actual)
+    if ordinary is None or actual is None:
         return
-    for name, grad in found[1].items():
+    for name, grad in actual[1].items():
         usual = max(float(ordinary[1][name].norm()), 0.1)  # a saturated softmax has next to none
         assert float(grad.norm()) <= STEEP * usual, name
 
@@ -230,10 +230,10 @@ def one_element_or_none_is_refused_or_finite(case: Case, draw: Draw) -> None:
         name: x.narrow(axes.index(letter), 0, min(count, x.shape[axes.index(letter)])) if letter in axes else x
         for (name, axes), x in ((item, inputs[item[0]]) for item in case.axes.items())
     }
-    found = attempt(case, cut, options)
-    _finite(found)
-    if found is not None and not count and letter in case.axes[case.learns[0]]:
-        assert found[0] == 0, 'a loss of nothing'
+    actual = attempt(case, cut, options)
+    _finite(actual)
+    if actual is not None and not count and letter in case.axes[case.learns[0]]:
+        assert actual[0] == 0, 'a loss of nothing'
 
 
 def keeps_its_digits(case: Case, draw: Draw) -> None:
@@ -243,15 +243,15 @@ def keeps_its_digits(case: Case, draw: Draw) -> None:
     if 'row_weight' in case.axes:
         return  # rows of length 1
     changed = dict(inputs, **{name: inputs[name] * factor + offset for name in sides})
-    found = attempt(case, changed, options)
-    _finite(found)
-    if found is None:
+    actual = attempt(case, changed, options)
+    _finite(actual)
+    if actual is None:
         return
     exact, _ = graded(case, {n: x.to(DOUBLE) if x.is_floating_point() else x for n, x in changed.items()}, options)
     digits = 2e-2 if case.loss is CASES['channel attention'].loss else 2e-5
-    assert float((found[0] - exact).abs()) <= 2e-3 * float(exact.abs()) + digits
+    assert float((actual[0] - exact).abs()) <= 2e-3 * float(exact.abs()) + digits
     if case.sign:
-        assert found[0] >= -2e-5
+        assert actual[0] >= -2e-5
 
 
 def overflows_in_sight(case: Case, draw: Draw) -> None:
@@ -266,15 +266,15 @@ def layouts_do_not_matter(case: Case, draw: Draw) -> None:
     """Channels-last maps, views of larger tensors, expanded ones: the same loss and the same gradient, in any dtype."""
     dtype = draw(st.sampled_from(DTYPES))
     inputs, options = case.draw(draw, ORDINARY, dtype)
-    found = attempt(case, inputs, options)
+    actual = attempt(case, inputs, options)
     layout = draw(st.sampled_from([_channels_last, _strided, _transposed]))
     other = attempt(case, {n: layout(x) if x.is_floating_point() else x for n, x in inputs.items()}, options)
-    assert (found is None) == (other is None)
-    if found is None or other is None:
+    assert (actual is None) == (other is None)
+    if actual is None or other is None:
         return
     eps = 4 * torch.finfo(dtype).eps
-    torch.testing.assert_close(other[0], found[0], rtol=1e-4, atol=1e-5)
-    for name, grad in found[1].items():
+    torch.testing.assert_close(other[0], actual[0], rtol=1e-4, atol=1e-5)
+    for name, grad in actual[1].items():
         torch.testing.assert_close(other[1][name], grad, rtol=max(eps, 1e-3), atol=max(eps, 1e-5))
 
 
@@ -326,18 +326,18 @@ def grids_fit(draw: Draw) -> None:
     shape = draw(cases.batches), draw(cases.channels), draw(cases.sides), draw(cases.sides)
     x = tensor(*draw(cases.values(('normal', 'constant'))), shape, DOUBLE)
     size = draw(cases.sides), draw(cases.sides)
-    found = losses.to_grid(x, size)
-    assert found.shape == (*x.shape[:2], *size)
-    assert found.min() >= x.min() - 1e-9 and found.max() <= x.max() + 1e-9
+    actual = losses.to_grid(x, size)
+    assert actual.shape == (*x.shape[:2], *size)
+    assert actual.min() >= x.min() - 1e-9 and actual.max() <= x.max() + 1e-9
     padded = draw(st.integers(1, 40)), draw(st.integers(1, 40))
     images = [(draw(st.integers(1, padded[0])), draw(st.integers(1, padded[1]))) for _ in range(2)]
     inside = losses.centres_inside([*images, padded], padded, size)
     assert inside.shape == (3, *size) and inside[2].all()
-    for found, image in zip(inside, images, strict=False):
+    for actual, image in zip(inside, images, strict=False):
         rows, columns = (
             [(i + 0.5) * (padded[axis] / size[axis]) < image[axis] for i in range(size[axis])] for axis in (0, 1)
         )
-        assert found.tolist() == [[row and column for column in columns] for row in rows]
+        assert actual.tolist() == [[row and column for column in columns] for row in rows]
 
 
 PARTS = (box_weights_are_inverse_areas, grids_fit)

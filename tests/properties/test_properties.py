@@ -49,5 +49,5 @@ def test_every_loss_is_asked() -> None:
         *('frequency_gate', 'frequency_masks'),
     }
     assert set(losses.__all__) - parts_of_losses == {name for name in CASES if ' ' not in name}
-    sizes = {name for found in BLOCKS.values() for name in found}
+    sizes = {name for block in BLOCKS.values() for name in block}
     assert {'_BLOCK_ELSEWHERE', '_PAIRS', '_CHUNK', '_COLUMNS', '_BLOCK_BYTES'} <= sizes, 'what blocks are cut by'

@@ -102,27 +102,27 @@ def test_options_that_fit_alike_are_refused(tree: Path) -> None:
 ])  # fmt: skip
 def test_options_are_chosen_by_their_words(tmp_path: Path, pair: str, asked: dict, lines: tuple, chosen: Any) -> None:
     write_options(tmp_path, {f'm_{index}': line for index, line in enumerate(lines)})
-    found = compose.best(sorted(tmp_path.glob('*.py')), pair, **{'task': 'seg', **asked})
-    assert (found and found.stem) == (None if chosen is None else f'm_{chosen}')
+    actual = compose.best(sorted(tmp_path.glob('*.py')), pair, **{'task': 'seg', **asked})
+    assert (actual and actual.stem) == (None if chosen is None else f'm_{chosen}')
 
 
-@pytest.mark.parametrize(('text', 'told'), [
+@pytest.mark.parametrize(('text', 'message'), [
     ('', r'm_x\.py: no line says what these options fit'),
     ('# fits: seg, student', "unknown item 'student' in '# fits: seg, student'; known: seg, det, pretrain, 'pair …'"),
     ('# fits: sec', "unknown item 'sec' in '# fits: sec'; known: "),
 ])  # fmt: skip
-def test_a_line_that_cannot_be_read_is_refused(tree: Path, text: str, told: str) -> None:
+def test_a_line_that_cannot_be_read_is_refused(tree: Path, text: str, message: str) -> None:
     write(tree / '_base_/distillers', 'm_x')
     (tree / '_base_/distillers/m_x.py').write_text(text)
-    with pytest.raises(ValueError, match=told):
+    with pytest.raises(ValueError, match=message):
         options_for('m', NET)
 
 
 def test_a_pair_tells_whether_its_teacher_gives_maps_alone(tmp_path: Path) -> None:
-    mine = tmp_path / 'mine.py'
+    config_file = tmp_path / 'mine.py'
     for text, expected in (("type='mmdistill_dense.FoundationTeacher'", True), ("type='Own'", False), ('dict(', False)):
-        mine.write_text(f'model = dict(teacher=dict({text}))' if '=' in text else text)
-        assert compose.gives_maps(mine) is expected
+        config_file.write_text(f'model = dict(teacher=dict({text}))' if '=' in text else text)
+        assert compose.gives_maps(config_file) is expected
     assert options_for('kd', 'dinov2-vits14_to_deeplabv3_r18_voc') is None
 
 
@@ -161,9 +161,9 @@ def test_a_recipe_that_holds_its_pair_is_chosen_by_its_words(tmp_path: Path) -> 
     """Not by those of the pair that it changes; a file that inherits it has the same pair."""
     recipe = ROOT / '_base_/recipes/gfl_r101_to_r18_coco.py'
     assert bases_of(recipe)[0] == ROOT / '_base_/pairs/gfl_r101_to_r50_coco.py'
-    mine = tmp_path / 'mine.py'
-    mine.write_text(f'_base_ = {str(recipe)!r}\ntrain_cfg = dict(max_epochs=3)\n')
-    for file in (recipe, mine):
+    config_file = tmp_path / 'mine.py'
+    config_file.write_text(f'_base_ = {str(recipe)!r}\ntrain_cfg = dict(max_epochs=3)\n')
+    for file in (recipe, config_file):
         assert parts_of(file).pair == 'gfl_r101_to_r18_coco'
         assert options_for('ld', file) == ROOT / '_base_/distillers/ld_gfl_r18.py'
 
@@ -191,7 +191,7 @@ def test_a_package_that_is_not_installed_is_named(monkeypatch):
         read_config('kd:toy_seg')
 
 
-def test_a_file_with_a_name_is_its_recipe_and_its_options() -> None:
+def test_a_file_with_a_name_is_its_recipe() -> None:
     for path in FILES:
         if path in named():
             assert named()[path].text() == path.read_text(encoding='utf-8'), path
@@ -200,30 +200,30 @@ def test_a_file_with_a_name_is_its_recipe_and_its_options() -> None:
 @pytest.mark.soak
 def test_a_name_resolves_to_what_its_file_would_hold(tmp_path: Path) -> None:
     for method in methods():
-        found = [one for one in combinations(method) if one.options.parent.name == 'distillers']
-        for one in [found[0], *itertools.islice((one for one in found if one.variant), 2), found[-1]]:
-            file = tmp_path / method / one.file.name
+        actual = [entry for entry in combinations(method) if entry.options.parent.name == 'distillers']
+        for entry in [actual[0], *itertools.islice((entry for entry in actual if entry.variant), 2), actual[-1]]:
+            file = tmp_path / method / entry.file.name
             file.parent.mkdir(exist_ok=True)
-            file.write_text(config_text(method, one.base, one.options, file.parent))
-            cfg = one.config()
-            assert cfg.to_dict() == Config.fromfile(file).to_dict(), one.name
+            file.write_text(config_text(method, entry.base, entry.options, file.parent))
+            cfg = entry.config()
+            assert cfg.to_dict() == Config.fromfile(file).to_dict(), entry.name
             assert Path(cfg.filename).name == file.name  # the name under which a run keeps it
 
 
 @pytest.mark.parametrize('method', methods())
 def test_a_method_changes_a_recipe_in_its_distillers_alone(method: str) -> None:
-    made = {one.base: one for one in reversed(list(combinations(method)))}
-    one = next(made[base] for base in [*recipes(), *recipes(pretraining=True)] if base in made)
-    distilled, alone = one.config().to_dict(), Config.fromfile(one.base).to_dict()
+    made = {entry.base: entry for entry in reversed(list(combinations(method)))}
+    entry = next(made[base] for base in [*recipes(), *recipes(pretraining=True)] if base in made)
+    distilled, alone = entry.config().to_dict(), Config.fromfile(entry.base).to_dict()
     assert distilled['model'].pop('distillers') == distilled.pop('distillers')
-    assert distilled.pop('work_dir') == f'work_dirs/{method}/{one.file.stem}'
+    assert distilled.pop('work_dir') == f'work_dirs/{method}/{entry.file.stem}'
     assert 'distillers' not in alone['model']
-    control = None if one.base in recipes(pretraining=True) else f'work_dirs/control/{one.base.stem}'
+    control = None if entry.base in recipes(pretraining=True) else f'work_dirs/control/{entry.base.stem}'
     assert alone.pop('work_dir', None) == control
     assert distilled == alone
 
 
-def test_method_options_set_distillers_and_nothing_else() -> None:
+def test_method_options_set_distillers_alone() -> None:
     """Among them one under the method's name, so that the folder, the options and the log agree."""
     for path in compose.option_files():
         cfg = Config.fromfile(path)
@@ -242,15 +242,15 @@ def test_a_name_with_a_file_is_that_file() -> None:
         assert find_named(name) == place(file)
     (recipe,) = [path for path in recipes() if path.stem == 'deeplabv3_r101_to_r18_ade20k_maskd']
     for method, pair in (('maskd', 'deeplabv3_r101_to_r18_ade20k'), ('kd', recipe.stem)):
-        found = make_named(method, recipe)
-        assert found is not None and found.pair == pair
+        actual = make_named(method, recipe)
+        assert actual is not None and actual.pair == pair
 
 
 def test_a_name_without_a_file_is_made_of_two() -> None:
-    found = find_named('cwd:deeplabv3_r101_to_r18_voc:feature')
-    assert isinstance(found, Named) and not found.file.is_file()
-    assert (found.base.stem, found.options.stem) == ('deeplabv3_r101_to_r18_voc', 'cwd_seg_feature')
-    cfg = read_config(found.name, {'model.distillers.cwd.loss_weight': 2.0, 'seed': 3})
+    named_config = find_named('cwd:deeplabv3_r101_to_r18_voc:feature')
+    assert isinstance(named_config, Named) and not named_config.file.is_file()
+    assert (named_config.base.stem, named_config.options.stem) == ('deeplabv3_r101_to_r18_voc', 'cwd_seg_feature')
+    cfg = read_config(named_config.name, {'model.distillers.cwd.loss_weight': 2.0, 'seed': 3})
     assert cfg.work_dir == 'work_dirs/cwd/deeplabv3_r101_to_r18_voc_feature'
     assert (cfg.model.distillers.cwd.loss_weight, cfg.distillers.cwd.loss_weight, cfg.seed) == (2.0, 50.0, 3)
     changed = find_named('pcd:mask-rcnn_r34_fpn_2x_coco:supervised-init')
@@ -266,8 +266,8 @@ def test_settings_mean_the_same_in_both_programs(name: str, settings: str, const
     """mim merges an option into the file's config; the file's own constants win in both."""
     key = name.partition(':')[0]
     options = {f'model.distillers.{key}.settings': settings}
-    found = find_named(name)
-    by_mim = found.config() if isinstance(found, Named) else Config.fromfile(found)
+    named_config = find_named(name)
+    by_mim = named_config.config() if isinstance(named_config, Named) else Config.fromfile(named_config)
     by_mim.merge_from_dict(options)
     with mock.patch.object(named_configs, 'print_log') as log:
         assert read_config(name, options).model == by_mim.model
@@ -279,10 +279,10 @@ def test_settings_mean_the_same_in_both_programs(name: str, settings: str, const
 
 @pytest.mark.soak
 def test_every_config_has_a_name_that_finds_it() -> None:
-    assert not [one.name for one in named().values() if find_named(one.name) not in (one, one.file)]
+    assert not [entry.name for entry in named().values() if find_named(entry.name) not in (entry, entry.file)]
 
 
-@pytest.mark.parametrize(('name', 'told'), [
+@pytest.mark.parametrize(('name', 'message'), [
     ('cdw:toy_seg', "method 'cdw': unknown. Close: pcd, cwd"),
     ('cwd:toy_sec', "pair 'toy_sec': unknown. Close: toy_se"),
     ('control:toy_sec', "recipe 'toy_sec': unknown. Close: toy_se"),
@@ -291,10 +291,10 @@ def test_every_config_has_a_name_that_finds_it() -> None:
     ('pkd:toy_seg', 'pkd does not fit toy_seg. methods: afdcd, at, cankd'),
     ('ld:r18_from_byol-r50_imagenet', 'ld does not fit r18_from_byol-r50_imagenet. methods: featurematch, pcd'),
 ])  # fmt: skip
-def test_mistakes_in_a_name_are_answered(name: str, told: str) -> None:
+def test_mistakes_in_a_name_are_answered(name: str, message: str) -> None:
     with pytest.raises(KeyError) as error:
         find_named(name)
-    assert told in error.value.args[0] and name in error.value.args[0]
+    assert message in error.value.args[0] and name in error.value.args[0]
 
 
 def test_a_file_that_is_not_there_is_named() -> None:
@@ -319,9 +319,9 @@ def test_files_are_those_that_mean_something() -> None:
                 assert place(f'{method}/{f"{pair}_{target.variant}" if target.variant else pair}').is_file(), target
         fits = {parts_of(path).task for path in recipes() if make_named(method, path) and not parts_of(path).maps}
         fits |= {'seg', 'det'} if method == 'featurematch' else set()
-        there = {named()[path].base for path in FILES if path in named() and path.parent.name == method}
-        there |= {base for path in FILES if path.parent.name == method for base in bases_of(path) if base in recipes()}
-        assert fits == {parts_of(base).task for base in there} & {'seg', 'det'}, method
+        bases = {named()[path].base for path in FILES if path in named() and path.parent.name == method}
+        bases |= {base for path in FILES if path.parent.name == method for base in bases_of(path) if base in recipes()}
+        assert fits == {parts_of(base).task for base in bases} & {'seg', 'det'}, method
 
 
 @cache
@@ -332,33 +332,33 @@ def depth(path: Path) -> int:
 def test_no_config_inherits_through_more_than_three_files() -> None:
     whole = recipes()
     for path in every():
-        one = named().get(path)
-        found = depth(path) if path.is_file() else 1 + max(depth(one.base), depth(one.options)) if one else 0
-        laid_over = one is not None and one.base not in whole  # a change of another config of the method
-        assert 0 < found <= 3 + laid_over, f'{name_of(path)}: {found}'
+        entry = named().get(path)
+        actual = depth(path) if path.is_file() else 1 + max(depth(entry.base), depth(entry.options)) if entry else 0
+        laid_over = entry is not None and entry.base not in whole  # a change of another config of the method
+        assert 0 < actual <= 3 + laid_over, f'{name_of(path)}: {actual}'
 
 
 def test_classes_are_those_of_the_built_data_set() -> None:
     """CamVid's METAINFO names void, which is no class; its files need not be there."""
     data = Config.fromfile(CONFIGS / '_base_/datasets/camvid_180x240.py').train_dataloader.dataset
     for dataset in (data, dict(type='RepeatDataset', times=2, dataset=data)):
-        found = classes_of(dataset)
-        assert found is not None and len(found) == 11 and 'void' not in found
+        actual = classes_of(dataset)
+        assert actual is not None and len(actual) == 11 and 'void' not in actual
     assert classes_of({**data, 'metainfo': dict(classes=['sky', 'car'])}) == ['sky', 'car']
     assert classes_of(dict(type='mmdet.CocoDataset', no_such_option=1))[0] == 'person'
     assert classes_of(dict(type='MyDataset')) is None
 
 
-@pytest.mark.parametrize(('pair', 'data', 'task', 'told'), [
+@pytest.mark.parametrize(('pair', 'data', 'task', 'message'), [
     (PAIR, 'coco_detection', 'det', 'the student is for seg, the data set for det'),
     (PAIR, 'voc12aug_512x512', 'seg', 'RandomCrop.crop_size'),
     ('deeplabv3_r101_to_r18_voc', 'ade20k_512x512', 'seg', 'model.student predicts 21 classes, .* data set has 150'),
     ('retinanet_r101_to_r50_coco', 'bccd', 'det', 'model.student predicts 80 classes, the training data set has 3'),
 ])  # fmt: skip
-def test_a_data_set_that_does_not_fit_the_student_is_refused(pair: str, data: str, task: str, told: str) -> None:
+def test_a_data_set_that_does_not_fit_the_student_is_refused(pair: str, data: str, task: str, message: str) -> None:
     config = read_file(CONFIGS / f'_base_/recipes/{pair}.py')
     config.train_dataloader = Config.fromfile(CONFIGS / f'_base_/datasets/{data}.py').train_dataloader
-    with pytest.raises(ValueError, match=told):
+    with pytest.raises(ValueError, match=message):
         check_data(config, task)
 
 
@@ -369,25 +369,25 @@ FAST = ['cwd:toy_seg', 'kd:toy_det']  # of `make test`
 
 
 def names() -> list[str]:
-    made = (one for method in methods() for one in combinations(method))
-    return [one.name for one in made if one.pair in BASES and one.variant is None]
+    made = (entry for method in methods() for entry in combinations(method))
+    return [entry.name for entry in made if entry.pair in BASES and entry.variant is None]
 
 
 @pytest.mark.parametrize('name', FAST)
 def test_the_base_trains_the_other_method_alone(name: str, tmp_path: Path) -> None:
-    own = read_config(name).model.distillers.to_dict()
-    line = ', '.join(f'{name}={literal(option)}' for name, option in own.items())
+    options = read_config(name).model.distillers.to_dict()
+    line = ', '.join(f'{name}={literal(option)}' for name, option in options.items())
     path = tmp_path / 'mine.py'
     path.write_text(
         f"_base_ = __import__('mmdistill_dense').base('mmdistill_dense::{BASES[name.split(':')[1]]}')\n"
         f'model = dict(distillers=dict(_delete_=True, {line}))\n'
     )
     config = Config.fromfile(path)
-    assert config.model.distillers.to_dict() == own
+    assert config.model.distillers.to_dict() == options
     init_default_scope(config.default_scope)
     config.model.teacher.pop('checkpoint', None)
     model = MODELS.build({**config.model, 'teacher': dict(config.model.teacher, allow_random=True)})
-    assert [*model.distillers] == [*own]
+    assert [*model.distillers] == [*options]
 
 
 @pytest.mark.soak

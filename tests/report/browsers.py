@@ -15,8 +15,8 @@ PATIENCE = 180_000  # ms: the machine may be busy
 
 def executable(playwright: Any) -> str | None:
     """playwright's own browser, else the system's."""
-    own = playwright.chromium.executable_path
-    return own if Path(own).is_file() else next(filter(None, map(shutil.which, NAMES)), None)
+    browser_path = playwright.chromium.executable_path
+    return browser_path if Path(browser_path).is_file() else next(filter(None, map(shutil.which, NAMES)), None)
 
 
 def leave(reason: str) -> None:
@@ -37,6 +37,6 @@ def browser() -> Iterator[Any]:
         if path is None:
             leave('no Chromium: apt-get install chromium, or python -m playwright install chromium')
         options = ['--no-sandbox'] if os.geteuid() == 0 else []
-        found = playwright.chromium.launch(executable_path=path, args=options, timeout=PATIENCE)
-        yield found
-        found.close()
+        actual = playwright.chromium.launch(executable_path=path, args=options, timeout=PATIENCE)
+        yield actual
+        actual.close()

@@ -34,10 +34,10 @@ def suite(tmp_path_factory: pytest.TempPathFactory) -> Path:
         'kd': dict(kd=dict(type='LogitKD')),
         'all': dict(pcd=dict(type='PCD', queue_size=4), maskd=MASKD),
     }
-    for place, (name, distillers) in enumerate(methods.items()):
+    for number, (name, distillers) in enumerate(methods.items()):
         folder = out / 'runs' / name / f'seed{SEED}'
         _train(folder, distillers)
-        result = dict(score=40.0 + 2 * place, minutes=1.5, metrics={})
+        result = dict(score=40.0 + 2 * number, minutes=1.5, metrics={})
         (folder / 'result.json').write_text(json.dumps(result), encoding='utf-8')
     return out
 

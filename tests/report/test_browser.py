@@ -71,11 +71,11 @@ CONTRAST = """() => {
 }"""
 
 
-def wait(page: Any, what: str) -> None:
+def wait(page: Any, condition: str) -> None:
     """Wait for a condition; playwright's own waiting evaluates text in the page, which its policy forbids."""
     end = time.monotonic() + PATIENCE / 1000
-    while not page.evaluate(what):
-        assert time.monotonic() < end, what
+    while not page.evaluate(condition):
+        assert time.monotonic() < end, condition
         page.wait_for_timeout(50)
 
 
@@ -92,8 +92,8 @@ def file(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
             box_folder(Path('mine'), masks=True)
             for side, widths in (('student', (8, 16)), ('teacher', (16, 32))):
                 Path(f'{side}.py').write_text(MASKS.format(widths))
-            given = '--data mine --student student.py --teacher teacher.py --out project --iters 4 --batch 2'
-            assert main(['new', *given.split()]) == 0
+            words = '--data mine --student student.py --teacher teacher.py --out project --iters 4 --batch 2'
+            assert main(['new', *words.split()]) == 0
         assert main(['run', 'project']) == 0
         return Path('project/report.html').absolute()
 
@@ -104,36 +104,36 @@ def opened(request: pytest.FixtureRequest, browser: Any, file: Path) -> Iterator
     width, scheme = SIZES[request.param]
     context = browser.new_context(viewport=dict(width=width, height=900), color_scheme=scheme, has_touch=width < 500)
     context.set_default_timeout(PATIENCE)
-    page, said, asked = context.new_page(), [], []
-    page.on('console', lambda message: said.append(f'{message.type}: {message.text}'))
-    page.on('pageerror', lambda error: said.append(str(error)))
+    page, output, asked = context.new_page(), [], []
+    page.on('console', lambda message: output.append(f'{message.type}: {message.text}'))
+    page.on('pageerror', lambda error: output.append(str(error)))
     page.on('request', lambda request: asked.append(request.url))
     page.goto(file.as_uri())
     page.wait_for_selector('html[data-ready]')
     wait(page, "document.querySelectorAll('.plot:not(.js-plotly-plot)').length === 0")
-    yield page, said, asked
+    yield page, output, asked
     context.close()
 
 
-def test_nothing_is_said_on_the_console_and_nothing_asked_for(opened, file):
-    page, said, asked = opened
+def test_the_console_stays_empty(opened, file):
+    page, output, asked = opened
     page.evaluate("document.getElementById('theme').click()")
     page.evaluate("document.getElementById('theme').click()")
-    assert said == []
+    assert output == []
     assert {url for url in asked if not url.startswith('data:')} == {file.as_uri()}
 
 
 def test_every_figure_is_seen(opened):
     page, _, _ = opened
-    found = page.evaluate(
+    scores = page.evaluate(
         """[...document.querySelectorAll('figure, .main-svg, .scroll, img')].map((part) => {
           const box = part.getBoundingClientRect();
           const drawn = part.tagName !== 'IMG' || part.naturalWidth > 0;
           return { what: part.tagName + '.' + part.getAttribute('class'), width: box.width, height: box.height, drawn };
         })"""
     )
-    unseen = [part for part in found if part['width'] < 20 or part['height'] < 10 or not part['drawn']]
-    assert len(found) > 20
+    unseen = [part for part in scores if part['width'] < 20 or part['height'] < 10 or not part['drawn']]
+    assert len(scores) > 20
     assert unseen == []
     traces = page.evaluate(
         """[...document.querySelectorAll('.js-plotly-plot')].map((plot) => {
@@ -144,7 +144,7 @@ def test_every_figure_is_seen(opened):
     assert all(traces)
 
 
-def test_nothing_is_wider_than_the_window_and_no_text_squeezed_into_a_column_of_letters(opened):
+def test_nothing_is_wider_than_the_window(opened):
     page, _, _ = opened
     assert page.evaluate('document.documentElement.scrollWidth <= document.documentElement.clientWidth')
     squeezed = page.evaluate(
@@ -156,7 +156,7 @@ def test_nothing_is_wider_than_the_window_and_no_text_squeezed_into_a_column_of_
     assert squeezed == []
 
 
-def test_the_appearance_follows_the_system_and_the_button(opened):
+def test_the_appearance_follows_the_system(opened):
     page, _, _ = opened
     shade = 'Math.max(...getComputedStyle(document.body).backgroundColor.match(/[0-9]+/g).slice(0, 3))'
     first = "document.querySelector('.scatterlayer .js-line')"
@@ -171,7 +171,7 @@ def test_the_appearance_follows_the_system_and_the_button(opened):
     wait(page, f"{line} === '{drawn}'")
 
 
-def test_pictures_and_charts_have_words_and_every_text_can_be_read(opened):
+def test_every_text_can_be_read(opened):
     page, _, _ = opened
     silent = "[...document.querySelectorAll('img')].filter((image) => !image.alt).length"
     assert page.evaluate(silent) == 0
@@ -182,14 +182,14 @@ def test_pictures_and_charts_have_words_and_every_text_can_be_read(opened):
     assert weak == []
 
 
-def test_boxes_and_masks_are_drawn(opened, file):
+def test_boxes_are_drawn(opened, file):
     """Those of the labels fill a third of a picture, and boxes alone change a tenth of it."""
     pictures = "[...document.querySelectorAll('#predictions .panel img')].map((image) => [image.alt, image.src])"
-    found = {alt: decoded(source) for alt, source in opened[0].evaluate(pictures)}
-    truth = {alt: image for alt, image in found.items() if re.fullmatch(r'truth: \d+ masks, in .*', alt)}
+    actual = {alt: decoded(source) for alt, source in opened[0].evaluate(pictures)}
+    truth = {alt: image for alt, image in actual.items() if re.fullmatch(r'truth: \d+ masks, in .*', alt)}
     data = file.with_name('data.py')  # of a project
     assert bool(truth) == (data.is_file() and 'with_mask=True' in data.read_text())
-    plain = {alt: found[f'The picture {alt.partition(", in ")[2]}'] for alt in truth}
+    plain = {alt: actual[f'The picture {alt.partition(", in ")[2]}'] for alt in truth}
     changed = [(np.abs(drawn - plain[alt]) > 30).any(-1).mean() for alt, drawn in truth.items()]
     assert not truth or (np.mean(changed) > 0.25 and min(changed) > 0.1), 'pictures are chosen by errors, not by size'
 

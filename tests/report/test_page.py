@@ -58,9 +58,9 @@ def test_all_parts_of_a_whole_suite_are_there_the_answer_first(made):
     assert titles(strip) == ['input', 'control', 'all', 'kd', 'teacher', 'truth']
     assert all(panel.alt and panel.source.startswith('data:image/webp;base64,') for panel in strip.panels)
     assert next(iter(made[1])) == 'scores'
-    said = ' '.join(made[1]['scores'].lead)
-    assert 'flatters it: all scores 44.00, the student alone 40.00: +4.00. One seed' in said
-    assert escape(said) in made[0].read_text(encoding='utf-8')
+    text = ' '.join(made[1]['scores'].lead)
+    assert 'flatters it: all scores 44.00, the student alone 40.00: +4.00. One seed' in text
+    assert escape(text) in made[0].read_text(encoding='utf-8')
 
 
 def copied(suite: Path, root: Path) -> None:
@@ -79,7 +79,7 @@ def titles(strip: Strip) -> list[str]:
     return [panel.caption.split(':')[0] for panel in strip.panels]
 
 
-def test_scores_are_those_of_the_results_and_each_network_says_how_large_and_fast_it_is(made):
+def test_scores_are_those_of_the_results(made):
     (table,) = only(made[1]['scores'], Sheet)
     rows = {row[0]: row[1:] for row in table.rows}
     control, kd, both = ([str(SEED), *cells] for cells in (['40.00', ''], ['42.00', '+2.00'], ['44.00', '+4.00']))
@@ -137,13 +137,13 @@ def test_a_run_with_tokens_shows_their_masks(made):
     assert len({panel.source for panel in strip.panels}) == 4, 'each is another picture'
 
 
-def test_terms_and_settings_are_those_of_the_runs_and_the_page_asks_for_nothing(made):
+def test_terms_are_those_of_the_runs(made):
     charts = {chart.title: chart for chart in only(made[1]['curves'], Chart)}
     assert 'control, seed 5 ends at' in charts['decode.loss_ce'].alt
     assert 'kd, seed 5 ends at' in charts['distill.kd.loss_kd'].alt
     assert 'all' not in charts['distill.kd.loss_kd'].alt
     assert {'distill.kd.share', 'distill.pcd.share', 'distill.maskd.share'} <= set(charts)
-    table = next(one for one in only(made[1]['settings'], Sheet) if one.caption.startswith('What kd compared'))
+    table = next(sheet for sheet in only(made[1]['settings'], Sheet) if sheet.caption.startswith('What kd compared'))
     assert [row[:4] for row in table.rows] == [['kd', 'LogitKD', 'decode_head.conv_seg', 'decode_head.conv_seg']]
     tables = {table.caption.split(',')[0]: table.rows for table in only(made[1]['settings'], Sheet)}
     assert ['model.distillers.kd.type', '–', "'LogitKD'"] in tables['kd']
@@ -185,7 +185,7 @@ def test_runs_from_before_a_move_cost_no_pictures(suite: Path, tmp_path: Path) -
     assert titles(make_named(tmp_path).items[0]) == ['input', 'control', 'kd', 'late', 'teacher', 'truth']
 
 
-def test_a_damaged_checkpoint_or_a_teacher_of_other_classes_costs_its_own_pictures(suite, tmp_path):
+def test_a_damaged_checkpoint_costs_its_own_pictures(suite, tmp_path):
     copied(suite, tmp_path)
     (file,) = (tmp_path / f'runs/kd/seed{SEED}').glob('*.pth')
     torch.save(dict(state_dict={'backbone.conv1.weight': torch.zeros(1)}), file)
@@ -205,7 +205,7 @@ def test_a_damaged_checkpoint_or_a_teacher_of_other_classes_costs_its_own_pictur
     for name, reason in cases.items():  # in the end both have it
         for config in other.glob(f'runs/{name}/*/*/vis_data/config.py'):
             config.write_text(config.read_text() + f"\nmodel['teacher'] = dict(cfg={str(broken)!r})\n")
-        assert any(reason in one for one in make_named(other).reasons)
+        assert any(reason in text for text in make_named(other).reasons)
 
 
 def test_a_student_that_predicts_one_class_everywhere_is_noticed(suite, tmp_path):
@@ -229,7 +229,7 @@ def test_names_are_escaped():
     assert text.count('alert(1)') > 5
 
 
-@pytest.mark.parametrize(('arguments', 'said'), [
+@pytest.mark.parametrize(('arguments', 'output'), [
     (['nowhere'], "'nowhere': no such work dir"),
     (['.'], "'.' is no work dir"),
     (['{kd}', '--pictures', '-1'], 'pictures must be 0 or more, got -1'),
@@ -239,13 +239,13 @@ def test_names_are_escaped():
     (['{kd}', '--out', '{log}/page.html'], "log.txt/page.html' cannot be written: Not a directory"),
     (['{kd}', '--out', '/proc/nowhere/page.html'], "out='/proc/nowhere/page.html' cannot be written"),
 ])  # fmt: skip
-def test_a_mistake_is_told_and_nothing_is_written(suite, tmp_path, monkeypatch, capsys, arguments, said):
+def test_a_mistake_writes_no_page(suite, tmp_path, monkeypatch, capsys, arguments, output):
     monkeypatch.chdir(tmp_path)
     kd = suite / 'runs' / 'kd'
     log = tmp_path.with_name('log.txt')
     log.touch()
     assert main(['report', *[argument.format(kd=kd, log=log) for argument in arguments]]) == 2
-    assert said in capsys.readouterr().err
+    assert output in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
 
 
@@ -262,21 +262,21 @@ def pixels(source: str) -> np.ndarray:
 
 def segmented(predicted: list[int], truth: list[int] | None) -> SegDataSample:
     """Rows of 32 pixels of one class each."""
-    rows = (torch.tensor(one)[None, :, None] for one in (predicted, truth or []))
-    maps = [one.expand(-1, -1, 96).repeat_interleave(32, 1) for one in rows]
+    rows = (torch.tensor(numbers)[None, :, None] for numbers in (predicted, truth or []))
+    maps = [row.expand(-1, -1, 96).repeat_interleave(32, 1) for row in rows]
     sample = SegDataSample(pred_sem_seg=PixelData(data=maps[0]))
     if truth is not None:
         sample.gt_sem_seg = PixelData(data=maps[1])
     return sample
 
 
-def test_classes_have_their_colours_and_pixels_without_a_label_do_not_count() -> None:
+def test_pixels_without_a_label_do_not_count() -> None:
     sample = segmented([0, 1, 1], [0, 0, 255])
-    found = prediction_panel(Scene('x', np.full((96, 96, 3), 100, np.uint8), {}), sample, 'kd', META)
-    assert found.caption == 'kd: 50.0% of the labelled pixels right'
-    seen = pixels(found.source)
+    actual = prediction_panel(Scene('x', np.full((96, 96, 3), 100, np.uint8), {}), sample, 'kd', META)
+    assert actual.caption == 'kd: 50.0% of the labelled pixels right'
+    shown_pixels = pixels(actual.source)
     for rows, colour in ((slice(8, 24), (175, 50, 50)), (slice(40, 88), (50, 175, 50))):
-        assert np.abs(seen[rows, 8:88].reshape(-1, 3).mean(0) - colour).max() < 12
+        assert np.abs(shown_pixels[rows, 8:88].reshape(-1, 3).mean(0) - colour).max() < 12
     assert pixel_accuracy(segmented([0, 1], [255, 255])) is None
     assert pixel_accuracy(segmented([0, 1], None)) is None
 
@@ -286,15 +286,15 @@ def test_labels_are_drawn_as_mmseg_draws_them(which: str) -> None:
     rng = np.random.default_rng(0)
     image, labels = rng.integers(0, 256, (40, 50, 3), np.uint8), torch.from_numpy(rng.integers(0, 5, (1, 40, 50)))
     labels[labels == 4] = 255
-    meta = {'classes': 'abcd', 'palette': [tuple(map(int, one)) for one in rng.integers(0, 256, (4, 3))]}
+    meta = {'classes': 'abcd', 'palette': [tuple(map(int, channel)) for channel in rng.integers(0, 256, (4, 3))]}
     sample = SegDataSample(**{f'{which}_sem_seg': PixelData(data=labels)})
     options = {f'draw_{other}': other == which for other in ('gt', 'pred')}
-    theirs = SegLocalVisualizer(alpha=0.5)
-    theirs.dataset_meta = meta
-    theirs.add_datasample('', image, sample, with_labels=False, **options)
-    assert np.array_equal(draw(image, sample, meta, which), theirs.get_image())
+    visualizer = SegLocalVisualizer(alpha=0.5)
+    visualizer.dataset_meta = meta
+    visualizer.add_datasample('', image, sample, with_labels=False, **options)
+    assert np.array_equal(draw(image, sample, meta, which), visualizer.get_image())
     sample = SegDataSample(**{f'{which}_sem_seg': PixelData(data=labels.float())})  # as of one channel
-    assert np.array_equal(draw(image, sample, meta, which), theirs.get_image())
+    assert np.array_equal(draw(image, sample, meta, which), visualizer.get_image())
 
 
 def test_a_padded_picture_is_shown_without_its_border(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -315,35 +315,35 @@ def test_a_padded_picture_is_shown_without_its_border(monkeypatch: pytest.Monkey
 def shown(truth: InstanceData, meta: dict[str, Any] = META) -> Panel:
     """A black picture of 1280 x 960 with its true objects, which is shown at half its size."""
     sample = DetDataSample(gt_instances=truth)
-    found = truth_panel(Scene('x', np.zeros((960, 1280, 3), np.uint8), {'data_samples': sample}), meta)
-    assert found is not None and isinstance(sample.gt_instances.bboxes, type(truth.bboxes)), 'the item stays as it is'
-    return found
+    actual = truth_panel(Scene('x', np.zeros((960, 1280, 3), np.uint8), {'data_samples': sample}), meta)
+    assert actual is not None and isinstance(sample.gt_instances.bboxes, type(truth.bboxes)), 'the item stays as it is'
+    return actual
 
 
 @pytest.mark.parametrize('kind', [lambda boxes: boxes, HorizontalBoxes])
 def test_boxes_stand_where_they_were_in_a_large_picture(kind: Callable[[torch.Tensor], Any]) -> None:
-    found = shown(InstanceData(bboxes=kind(BOX.clone()), labels=torch.tensor([0])))
-    rows, columns = np.nonzero(pixels(found.source)[..., 0] > 100)
+    actual = shown(InstanceData(bboxes=kind(BOX.clone()), labels=torch.tensor([0])))
+    rows, columns = np.nonzero(pixels(actual.source)[..., 0] > 100)
     assert np.abs(np.array([columns.min(), rows.min(), columns.max(), rows.max()]) - (100, 100, 300, 200)).max() <= 3
-    assert found.caption == 'truth: 1 boxes'
+    assert actual.caption == 'truth: 1 boxes'
     assert shown(InstanceData(bboxes=BOX, labels=torch.tensor([7])), {'classes': None, 'palette': None}).source
 
 
 @pytest.mark.parametrize(('names', 'is_named'), [(('cat',), False), (('cat', 'dog'), True)])
-def test_true_objects_of_a_single_class_are_framed_without_its_name(names: tuple[str, ...], is_named: bool) -> None:
+def test_objects_of_a_single_class_have_no_name(names: tuple[str, ...], is_named: bool) -> None:
     truth = DetDataSample(gt_instances=InstanceData(bboxes=BOX, labels=torch.tensor([0])))
     picture = draw(np.zeros((960, 1280, 3), np.uint8), truth, {**META, 'classes': names}, 'gt')
     assert (picture[200, 200:600] == (250, 0, 0)).all() and picture[202:399, 202:599].any() == is_named
 
 
-def test_a_mask_without_a_box_is_framed_and_named() -> None:
+def test_a_mask_without_a_box_is_framed() -> None:
     """As SOLO finds them, and labels of masks alone."""
     masks = torch.zeros(1, 60, 80, dtype=torch.bool)
     masks[0, 20:40, 30:70] = True
-    picture, found = np.zeros((60, 80, 3), np.uint8), InstanceData(labels=torch.tensor([0]), masks=masks)
-    bare = draw(picture, DetDataSample(pred_instances=found), META, 'pred')
-    found.bboxes = torch.zeros(1, 4)
-    assert np.array_equal(draw(picture, DetDataSample(pred_instances=found), META, 'pred'), bare)
+    picture, actual = np.zeros((60, 80, 3), np.uint8), InstanceData(labels=torch.tensor([0]), masks=masks)
+    bare = draw(picture, DetDataSample(pred_instances=actual), META, 'pred')
+    actual.bboxes = torch.zeros(1, 4)
+    assert np.array_equal(draw(picture, DetDataSample(pred_instances=actual), META, 'pred'), bare)
     assert (bare[20, 30:70] == (250, 0, 0)).all() and not bare[:18].any() and not bare[:, :28].any()
 
 
@@ -359,14 +359,14 @@ def test_masks_are_filled_at_the_size_that_is_shown(kind: Callable[[np.ndarray],
     """Masks of predictions are tensors; those of the labels are mmdet's own."""
     masks = np.zeros((1, 960, 1280), bool)
     masks[0, 200:400, 200:400] = True
-    found = shown(InstanceData(bboxes=BOX, labels=torch.tensor([0]), masks=kind(masks)))
-    red = pixels(found.source)[..., 0]
+    actual = shown(InstanceData(bboxes=BOX, labels=torch.tensor([0]), masks=kind(masks)))
+    red = pixels(actual.source)[..., 0]
     assert red[130:190, 130:190].mean() > 80, 'red in the mask'
     assert red[130:190, 230:290].mean() < 20, 'black in the box beside the mask'
-    assert found.caption == 'truth: 1 masks'
+    assert actual.caption == 'truth: 1 masks'
 
 
-def test_boxes_beyond_the_picture_and_names_of_any_script_are_drawn() -> None:
+def test_boxes_beyond_the_picture_are_drawn() -> None:
     odd = torch.tensor([[-50.0, 10, 5000, 30], [float('nan')] * 4, [40, 50, 40, 50]])
     found = InstanceData(bboxes=odd, labels=torch.tensor([0, 1, 1]), scores=torch.tensor([0.9, 0.8, 0.7]))
     sample = DetDataSample(pred_instances=found)
@@ -381,12 +381,12 @@ def test_boxes_beyond_the_picture_and_names_of_any_script_are_drawn() -> None:
 
 
 def test_objects_below_the_score_are_not_counted() -> None:
-    found = InstanceData(bboxes=BOX.repeat(2, 1), labels=torch.tensor([0, 1]), scores=torch.tensor([0.9, 0.2]))
+    actual = InstanceData(bboxes=BOX.repeat(2, 1), labels=torch.tensor([0, 1]), scores=torch.tensor([0.9, 0.2]))
     scene = Scene('x', np.zeros((960, 1280, 3), np.uint8), {})
-    assert prediction_panel(scene, DetDataSample(pred_instances=found), 'kd', META).caption == 'kd: 1 boxes'
+    assert prediction_panel(scene, DetDataSample(pred_instances=actual), 'kd', META).caption == 'kd: 1 boxes'
 
 
-def test_pictures_are_those_where_the_students_differ_and_where_the_better_one_errs_and_classes_have_gains() -> None:
+def test_pictures_are_those_where_students_differ() -> None:
     """Of four pictures: the third differs, the second has errors of both; IoU of cat by hand."""
     truth = [[0, 1, 1]] * 4
     alone = [
@@ -407,9 +407,9 @@ def test_pictures_are_those_where_the_students_differ_and_where_the_better_one_e
 def test_boxes_differ_by_those_without_a_partner_of_their_class() -> None:
     def boxes(labels: list[int], shift: float = 0.0) -> DetDataSample:
         corners = torch.stack([BOX[0] + 700 * number + shift for number in range(len(labels))])
-        found = InstanceData(bboxes=corners, labels=torch.tensor(labels), scores=torch.full((len(labels),), 0.9))
+        actual = InstanceData(bboxes=corners, labels=torch.tensor(labels), scores=torch.full((len(labels),), 0.9))
         return DetDataSample(
-            pred_instances=found, gt_instances=InstanceData(bboxes=corners, labels=torch.tensor(labels))
+            pred_instances=actual, gt_instances=InstanceData(bboxes=corners, labels=torch.tensor(labels))
         )
 
     assert difference(boxes([0, 1]), boxes([0, 1], 20.0)) == 0

@@ -162,22 +162,22 @@ def work(rank: int, folder: str, files: dict[str, str]) -> None:
 
 def _in_group(rank: int, size: int, folder: Path) -> None:
     os.environ.update(LOCAL_RANK=str(rank), RANK=str(rank), WORLD_SIZE=str(size))
-    place = f'file://{folder}/rendezvous{size}'
-    dist.init_process_group('gloo', init_method=place, rank=rank, world_size=size, timeout=PATIENCE)
-    found: dict[str, Any] = {task: one_step(task, rank, size) for task in METHODS}
+    rendezvous = f'file://{folder}/rendezvous{size}'
+    dist.init_process_group('gloo', init_method=rendezvous, rank=rank, world_size=size, timeout=PATIENCE)
+    actual: dict[str, Any] = {task: one_step(task, rank, size) for task in METHODS}
     each = BATCH // size
-    found['run'] = _trained(run(folder / f'run{size}', size, each, STEPS))
+    actual['run'] = _trained(run(folder / f'run{size}', size, each, STEPS))
     if size < 4:
         parts = each // 2
         options = {'optim_wrapper.accumulative_counts': parts}
-        found['accumulated'] = _trained(run(folder / f'parts{size}', size, 2, parts * STEPS, **options))
+        actual['accumulated'] = _trained(run(folder / f'parts{size}', size, 2, parts * STEPS, **options))
     if size == 4:
-        found['uneven'] = _trained(epoch(folder / 'uneven', size, UNEVEN))
+        actual['uneven'] = _trained(epoch(folder / 'uneven', size, UNEVEN))
         try:
             toys.train(None, epoch(folder / 'refused', size, UNEVEN, round_up=False))
         except ValueError as error:
-            found['refused'] = str(error)
-    torch.save(found, folder / f'{size}_{rank}.pth')
+            actual['refused'] = str(error)
+    torch.save(actual, folder / f'{size}_{rank}.pth')
     dist.destroy_process_group()
 
 

@@ -48,11 +48,11 @@ def result(suite: Definition, run: plan.Run, score: float) -> dict[str, Any]:
     made['teacher'] = None if run.name in ('control', 'teacher') else RECEIPT
     on = dict(versions={'torch': '2.0', 'mmengine': '1.0'}, device='CPU x86_64', threads=1, restarts=0)
     scores = {'test': {'mIoU': score, 'aAcc': 80.0}, 'val': {'mIoU': score + 1}}
-    told = dict(metrics=scores, test_is_val=False, score=score, metric=suite.metric, checkpoint='iter_9.pth')
-    return {**made, **on, **told, 'iterations': 9, 'seconds_per_iteration': 0.25, 'minutes': 1.0}
+    words = dict(metrics=scores, test_is_val=False, score=score, metric=suite.metric, checkpoint='iter_9.pth')
+    return {**made, **on, **words, 'iterations': 9, 'seconds_per_iteration': 0.25, 'minutes': 1.0}
 
 
 def lines_of(text: str, first: str) -> list[list[str]]:
     """The cells of the lines of Markdown whose first cell is given."""
-    found = [line.strip('|').split(' | ') for line in text.splitlines() if line.startswith(f'| {first} |')]
-    return [[cell.strip() for cell in line] for line in found]
+    actual = [line.strip('|').split(' | ') for line in text.splitlines() if line.startswith(f'| {first} |')]
+    return [[cell.strip() for cell in line] for line in actual]

@@ -42,11 +42,11 @@ def test_no_two_suites_share_a_folder() -> None:
 
 def test_every_row_is_a_config_that_differs_in_its_distillers(suite: Definition) -> None:
     control = configs.control_config(suite).to_dict()
-    seen = [str(control)]
+    configs_seen = [str(control)]
     for method in suite.methods.values():
         config = configs.method_config(suite, method).to_dict()
-        seen.append(f'{method.pretraining} {config}')
-        assert seen[-1] not in seen[:-1], 'two rows are one'
+        configs_seen.append(f'{method.pretraining} {config}')
+        assert configs_seen[-1] not in configs_seen[:-1], 'two rows are one'
         build_distillers(copy.deepcopy(config['model'].get('distillers') or {}), config['default_scope'])
         config['model'].pop('distillers', None)
         config = configs._comparable(Config(config))
@@ -80,7 +80,7 @@ def test_no_method_that_fits_is_left_out_of_a_comparison(suite: Definition) -> N
         assert suite.options['model.teacher.classes'] == 'auto'
 
 
-def test_teacher_and_control_have_the_batch_of_the_recipe(suite: Definition) -> None:
+def test_the_control_has_the_batch_of_the_recipe(suite: Definition) -> None:
     """The teacher and the control; of the others the test above reads the configs."""
     runs = plan.runs(suite)
     firsts = {run.name: run for run in runs if run.is_teacher or run.name == plan.CONTROL}
@@ -94,7 +94,7 @@ def test_teacher_and_control_have_the_batch_of_the_recipe(suite: Definition) -> 
 
 @pytest.mark.soak
 @pytest.mark.parametrize(('name', 'task'), [('cityscapes', 'seg'), ('coco', 'det')])
-def test_every_row_of_a_papers_table_gives_a_number_on_toy_pictures(
+def test_every_row_of_a_papers_table_gives_a_number(
     name: str, task: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The rows of the paper's definition over the toy pair, each trained and tested; the table has a line for each."""
@@ -140,12 +140,12 @@ def test_the_few_labels_of_bccd_are_the_first_by_hash(monkeypatch: pytest.Monkey
     teacher = configs.teacher_config(suite, suite.teacher)
     ceiling = configs.method_config(suite, suite.methods['all_labels']) if name == 'bccd_unlabelled' else teacher
     init_default_scope('mmdet')
-    found = [
+    actual = [
         {Path(path).name for path in picture_paths(DATASETS.build(config.train_dataloader.dataset))}
         for config in (configs.control_config(suite), teacher, ceiling)
     ]
-    assert found[0] == set(few)
-    assert [len(one) for one in found[1:]] == ([205, 205] if name == 'bccd_unlabelled' else [51, 51])
+    assert actual[0] == set(few)
+    assert [len(names) for names in actual[1:]] == ([205, 205] if name == 'bccd_unlabelled' else [51, 51])
 
 
 # Whether a default beats the better control: what is chosen on val, what is read on test, and chance
@@ -154,17 +154,17 @@ CONTROLS = {'control': {1: (50.0, 40.0), 2: (52.0, 41.0)}, 'control_x2': {1: (53
 TAUGHT = {'pcd_x2': {1: (54.0, 60.0), 2: (54.0, 60.0)}, 'pcd': {2: (56.0, 45.0), 1: (55.0, 40.0)}}
 
 
-def test_rows_are_chosen_on_val_and_the_gain_read_on_test() -> None:
+def test_rows_are_chosen_on_val() -> None:
     control, method, gain = defaults.chosen(CONTROLS, TAUGHT)
     assert (control, method) == ('control_x2', 'pcd') and gain.by_seed == {1: 1.0, 2: 3.0} and gain.mean == 2
 
 
 def test_the_interval_of_the_table_is_students_over_pairs(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     gains, files = [2.0, 2.5, -0.5, 3.0, 0.25, 1.75], []
-    for pair, own in enumerate(gains):
+    for pair, gain in enumerate(gains):
         lines = ['name,seed,score,val/mIoU', 'teacher,0,70.0,71.0']
         for name, runs in (CONTROLS | TAUGHT).items():
-            more = own - 2 if name == 'pcd' else 0
+            more = gain - 2 if name == 'pcd' else 0
             lines += [f'{name},{seed},{test + more},{val}' for seed, (val, test) in runs.items()]
         files.append(tmp_path / f'pair{pair}.csv')
         files[-1].write_text('\n'.join(lines))
@@ -181,22 +181,22 @@ def test_the_interval_of_the_table_is_students_over_pairs(tmp_path: Path, capsys
 
 def test_chance_alone_says_yes_in_no_more_than_one_of_twenty() -> None:
     files = [ROOT / 'docs/results' / f'{name}.csv' for name in ('camvid', 'camvid_1of8')]
-    said = re.fullmatch(
+    match = re.fullmatch(
         r'400 times 6 pairs of 3 seeds .*: yes (.*)%, no (.*)%; mean gain (.*), interval ± (.*)',
         defaults.told_of_chance(files, 6, 3, 400),
     )
-    assert said is not None
-    yes, no, mean, width = map(float, said.groups())
+    assert match is not None
+    yes, no, mean, width = map(float, match.groups())
     assert 0 < yes <= 5 and 0 < no <= 5 and abs(mean) < 0.1 and 0.3 < width < 2
 
 
 @pytest.fixture
 def written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     """Write projects of two pairs in parts into ``out``, with ``new`` replaced; return what it was called with."""
-    seen: list[list[str]] = []
+    commands: list[list[str]] = []
 
     def new(words: list[str]) -> int:
-        seen.append(words)
+        commands.append(words)
         folder = Path(words[words.index('--out') + 1])
         folder.mkdir(parents=True)
         rows = {'pcd': {'config': 'pcd.py'}}
@@ -204,42 +204,42 @@ def written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
         (folder / 'suite.yaml').write_text(yaml.safe_dump(suite))
         return 0
 
-    for place in ('images/train', 'annotations/train'):
-        (tmp_path / 'streets' / place).mkdir(parents=True)
+    for name in ('images/train', 'annotations/train'):
+        (tmp_path / 'streets' / name).mkdir(parents=True)
         for number in range(8):
-            (tmp_path / 'streets' / place / f'{number}.{"jpg" if place[0] == "i" else "png"}').touch()
+            (tmp_path / 'streets' / name / f'{number}.{"jpg" if name[0] == "i" else "png"}').touch()
     images = [{'id': number, 'file_name': f'{number}.jpg'} for number in range(8)]
-    told = {'images': images, 'annotations': [{'id': one, 'image_id': one // 2} for one in range(16)]}
-    (tmp_path / 'streets/boxes.json').write_text(json.dumps(told))
+    label_content = {'images': images, 'annotations': [{'id': number, 'image_id': number // 2} for number in range(16)]}
+    (tmp_path / 'streets/boxes.json').write_text(json.dumps(label_content))
     parts = {'train': ['images/train', 0, 5], 'val': ['images/train', 5, 8]}
     boxes = {'train': ['boxes.json', 0, 5], 'test': ['boxes.json', 5, 8]}
     pairs = {'seg': {'data': 'streets', 'parts': parts}, 'det': {'data': 'streets', 'parts': boxes, 'iters': 7}}
-    told = {'seeds': [31, 32], 'rates': [2], 'all': {'size': [180, 240], 'iters': 5}, 'pairs': pairs}
-    (tmp_path / 'told.yaml').write_text(yaml.safe_dump(told, sort_keys=False))
+    label_content = {'seeds': [31, 32], 'rates': [2], 'all': {'size': [180, 240], 'iters': 5}, 'pairs': pairs}
+    (tmp_path / 'told.yaml').write_text(yaml.safe_dump(label_content, sort_keys=False))
     monkeypatch.setattr(defaults, 'command', new)
     monkeypatch.setenv('MMDISTILL_DATA', str(tmp_path))
     defaults.main(['projects', str(tmp_path / 'told.yaml'), str(tmp_path / 'out')])
-    return seen
+    return commands
 
 
 ROWS = {'control_x2': {'rate': 2}, 'pcd': {'config': 'pcd.py'}, 'pcd_x2': {'config': 'pcd.py', 'rate': 2}}
 
 
-def test_a_project_of_each_pair_has_rates_seeds_and_parts(tmp_path: Path, written: list[list[str]]) -> None:
+def test_a_project_of_each_pair_has_its_seeds(tmp_path: Path, written: list[list[str]]) -> None:
     data, out = tmp_path / 'out/data', tmp_path / 'out'
     options = ['--size', '180', '240', '--iters', '5', '--data', str(data / 'seg'), '--out', str(out / 'seg')]
     assert written[0] == ['new', *options] and written[1][4:6] == ['--iters', '7'] and len(written) == 2
     suite = yaml.safe_load((out / 'seg/suite.yaml').read_text())
     assert suite['seeds'] == [31, 32] and suite['methods'] == ROWS and (suite['jobs'], suite['threads']) == (2, 1)
     names = {part: {path.stem for path in (data / 'seg/images' / part).iterdir()} for part in ('train', 'val')}
-    assert [len(one) for one in names.values()] == [5, 3] and set.union(*names.values()) == set('01234567')
-    for part, own in names.items():
-        assert {path.stem for path in (data / 'seg/annotations' / part).iterdir()} == own
+    assert [len(name) for name in names.values()] == [5, 3] and set.union(*names.values()) == set('01234567')
+    for part, names_of_part in names.items():
+        assert {path.stem for path in (data / 'seg/annotations' / part).iterdir()} == names_of_part
     assert (data / f'seg/images/val/{min(names["val"])}.jpg').is_file()
     for part, other in (('train', 'train'), ('test', 'val')):
-        told = json.loads((data / f'det/annotations/instances_{part}.json').read_text())
-        assert {Path(one['file_name']).stem for one in told['images']} == names[other]  # of the same shuffled names
-        assert sorted(one['image_id'] for one in told['annotations']) == sorted(2 * [*map(int, names[other])])
+        text = json.loads((data / f'det/annotations/instances_{part}.json').read_text())
+        assert {Path(image['file_name']).stem for image in text['images']} == names[other]  # of the same shuffled names
+        assert sorted(entry['image_id'] for entry in text['annotations']) == sorted(2 * [*map(int, names[other])])
 
 
 @pytest.mark.parametrize(('twice', 'more'), [(41.0, True), (40.0, False), (39.0, False)])

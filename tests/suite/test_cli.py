@@ -20,7 +20,7 @@ def _wide(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv('COLUMNS', '200')
 
 
-def test_list_without_a_definition_shows_every_method_and_places_are_counted_from_one(
+def test_list_without_a_definition_shows_every_method(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     assert main(['suite', 'list']) == 0
@@ -45,16 +45,16 @@ def test_list_shows_states(capsys: pytest.CaptureFixture[str]) -> None:
     assert any('others that fit: afdcd, ' in line for line in lines)
 
 
-def test_list_tells_what_runs_and_what_does_not(capsys: pytest.CaptureFixture[str]) -> None:
+def test_list_tells_what_runs(capsys: pytest.CaptureFixture[str]) -> None:
     path = tiny.write(Path(), methods={'kd': {}, 'cwd': {}, 'mgd': {}}, seeds=[0])
     runs = {run.title: run for run in plan.runs(load_suite(path))}
     state = {'phase': 'training', 'iteration': 21, 'iterations': 300, 'host': 'node7'}
-    told = {
+    texts = {
         'control seed 0': state,
         'kd seed 0': {**state, 'failed': 'ended with code 3'},
         'cwd seed 0': {**state, 'time': time.time() - 600},
     }
-    for title, content in told.items():
+    for title, content in texts.items():
         runs[title].folder.mkdir(parents=True)
         (runs[title].folder / 'state.json').write_text(json.dumps(content))
     runs['mgd seed 0'].folder.mkdir(parents=True)
@@ -68,23 +68,23 @@ def test_list_tells_what_runs_and_what_does_not(capsys: pytest.CaptureFixture[st
     assert 'mgd seed 0 waits' in text
 
 
-@pytest.mark.parametrize(('words', 'said'), [
+@pytest.mark.parametrize(('words', 'output'), [
     (['run', '{file}'], 'ERROR    tiny.yaml: methods.kdd: '),
     (['table', 'none.yaml'], "'none.yaml': no such definition"),
     (['job', 'good/tiny.yaml', 'kd'], 'kd has no run with --seed None, but kd seed 0'),
 ])  # fmt: skip
-def test_mistakes_end_with_one_line_and_status_2(
-    words: list[str], said: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+def test_mistakes_end_with_one_line(
+    words: list[str], output: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv('LOCAL_RANK', '0')
     path, good = tiny.write(Path(), methods={'kdd': {}}), Path('good')
     good.mkdir()
     tiny.write(good)
     assert main(['suite', *(word.format(file=path) for word in words)]) == 2
-    assert said in capsys.readouterr().err and not Path('out/runs').exists()
+    assert output in capsys.readouterr().err and not Path('out/runs').exists()
 
 
-def test_batch_of_another_number_of_gpus_is_refused_before_anything_starts(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_batch_of_other_gpus_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     path = tiny.write(Path(), control='deeplabv3_r101_to_r18_cityscapes', teacher=None, options=None)
     assert main(['suite', 'run', str(path)]) == 2
     assert 'the learning rate is for auto_scale_lr.base_batch_size=16' in capsys.readouterr().err
@@ -93,7 +93,7 @@ def test_batch_of_another_number_of_gpus_is_refused_before_anything_starts(capsy
     assert not Path('out/runs').exists()
 
 
-def test_every_run_is_found_by_its_command_line_and_others_are_told_with_those_that_are() -> None:
+def test_every_run_is_known_by_its_command_line() -> None:
     definition = load_suite(tiny.write(Path()))
     for run in plan.runs(definition):
         args = fill(Parser(), 'suite').parse_args(job_words(definition.path, run))

@@ -28,12 +28,12 @@ def own_leaf(text: str = '') -> dict[str, Any]:
     return {'mine': {'config': 'mine.py'}}
 
 
-def test_a_control_with_distillers_is_refused_and_a_leaf_of_ones_own_differs_in_them_alone() -> None:
+def test_a_control_with_distillers_is_refused() -> None:
     """Methods by name: test_benchmarks.py."""
     definition = defined(methods=own_leaf())
-    control, mine = configs.control_config(definition), configs.method_config(definition, definition.methods['mine'])
-    found = set(configs.differences(control.to_dict(), mine.to_dict()))
-    assert found and all(key.startswith('model.distillers') for key in found), found
+    control, method = configs.control_config(definition), configs.method_config(definition, definition.methods['mine'])
+    differences = set(configs.differences(control.to_dict(), method.to_dict()))
+    assert differences and all(key.startswith('model.distillers') for key in differences), differences
     own_leaf("default_scope = 'mmseg'")
     with pytest.raises(ValueError, match="control='.*mine.py' must be a DistillModel without distillers"):
         configs.control_config(defined(control='mine.py', methods={'kd': {}}))
@@ -43,7 +43,7 @@ MORE = r"methods.mine.config='mine.py' differs .* first weights: {}\. The gain"
 NO_METHOD = r"methods.mine.config='mine.py' has no model.distillers and no weights .* second control"
 
 
-@pytest.mark.parametrize(('text', 'options', 'said'), [
+@pytest.mark.parametrize(('text', 'options', 'output'), [
     ('optim_wrapper = dict(optimizer=dict(lr=1e-3))', {}, MORE.format('optim_wrapper.optimizer.lr')),
     ('model["student"] = dict(decode_head=dict(channels=7))', {}, MORE.format('model.student.decode_head')),
     ('train_cfg = dict(max_iters=9)', {}, MORE.format('train_cfg.max_iters')),
@@ -51,14 +51,14 @@ NO_METHOD = r"methods.mine.config='mine.py' has no model.distillers and no weigh
     ('model.clear()', {}, NO_METHOD),
     ('model.clear()', {'loss_weight': 3}, NO_METHOD),
 ])  # fmt: skip
-def test_leaf_that_differs_in_more_or_in_nothing_is_refused(text: str, options: dict, said: str) -> None:
+def test_leaf_that_differs_in_more_or_in_nothing_is_refused(text: str, options: dict, output: str) -> None:
     own_leaf(text)
     definition = defined(methods={'mine': {'config': 'mine.py', 'options': options}})
-    with pytest.raises(ValueError, match=said):
+    with pytest.raises(ValueError, match=output):
         configs.method_config(definition, definition.methods['mine'])
 
 
-@pytest.mark.parametrize(('row', 'said'), [
+@pytest.mark.parametrize(('row', 'output'), [
     ({'options': {'optim_wrapper.type': 'X'}}, 'optim_wrapper.type would make the method differ from its control'),
     ({'options': {'model.student.x': 3}}, 'options.model.student.x would make the method differ'),
     ({'options': {'model.distillers.kdd.loss_weight': 3}}, "distiller 'kdd': unknown. Close: kd"),
@@ -66,8 +66,8 @@ def test_leaf_that_differs_in_more_or_in_nothing_is_refused(text: str, options: 
     ({'settings': 'best'}, r"methods.afdcd.*settings='best' is unknown; \w+ has 'published', 'auto'"),
     ({'settings': 3}, 'methods.afdcd.settings must be a text or None, got 3'),
 ])  # fmt: skip
-def test_options_of_a_method_are_its_distillers(row: dict, said: str) -> None:
-    with pytest.raises(ValueError, match=said):
+def test_options_of_a_method_are_its_distillers(row: dict, output: str) -> None:
+    with pytest.raises(ValueError, match=output):
         definition = defined(methods={'afdcd': row})
         configs.method_config(definition, definition.methods['afdcd'])
 
@@ -79,7 +79,7 @@ def test_options_of_a_method_may_be_short() -> None:
         assert config.model.distillers[name].loss_weight == 3, key
 
 
-@pytest.mark.parametrize(('options', 'said'), [
+@pytest.mark.parametrize(('options', 'output'), [
     ({'train_cgf.max_iters': 3}, "options: setting 'train_cgf': unknown. Close: train_cfg"),
     ({'model.distillers.kd.loss_weight': 3}, 'set it in the options of a method'),
     ({'model': {'distillers': {'kd': {'type': 'LogitKD'}}}}, 'set it in the options of a method'),
@@ -87,25 +87,25 @@ def test_options_of_a_method_may_be_short() -> None:
     ({'randomness': {'seed': 3}}, 'options.randomness.seed: the suite sets it'),
     ({'work_dir': 'x'}, 'options.work_dir: the suite sets it'),
 ])  # fmt: skip
-def test_options_of_all_runs_are_checked(options: dict, said: str) -> None:
-    with pytest.raises(ValueError, match=said):
+def test_options_of_all_runs_are_checked(options: dict, output: str) -> None:
+    with pytest.raises(ValueError, match=output):
         configs.control_config(defined(options=options))
 
 
-def test_a_config_of_ones_own_may_name_its_module_start_from_other_weights_and_have_pictures(tmp_path: Path) -> None:
+def test_a_config_of_the_user_may_name_its_module(tmp_path: Path) -> None:
     """As docs/own_method.md writes it."""
     imports = "custom_imports = dict(imports=['mmdistill_dense.engine.launch', 'json'], allow_failed_imports=False)"
     definition = defined(methods=own_leaf(imports))
-    found = configs.method_config(definition, definition.methods['mine'])
-    assert found.custom_imports.imports == ['mmdistill_dense.engine.launch', 'json']
+    actual = configs.method_config(definition, definition.methods['mine'])
+    assert actual.custom_imports.imports == ['mmdistill_dense.engine.launch', 'json']
     weights = (
         "load_from = 'x.pth'\nmodel['student'] = dict(backbone=dict(init_cfg=None))\n"
         "model['unlabelled'] = dict(data_root='more')\n"
     )
     definition = defined(methods=own_leaf(weights), options={'train_cfg.val_interval': 5})
-    found = configs.method_config(definition, definition.methods['mine'])
-    assert (found.load_from, found.train_cfg.val_interval) == ('x.pth', 5)
-    assert found.model.student.backbone.init_cfg is None and found.model.unlabelled == {'data_root': 'more'}
+    actual = configs.method_config(definition, definition.methods['mine'])
+    assert (actual.load_from, actual.train_cfg.val_interval) == ('x.pth', 5)
+    assert actual.model.student.backbone.init_cfg is None and actual.model.unlabelled == {'data_root': 'more'}
     definition = defined(methods=own_leaf(weights + "del model['distillers']\n"))
     assert not configs.method_config(definition, definition.methods['mine']).model.get('distillers')
     definition = defined(methods=own_leaf(f"{weights}model['inherit'] = ['neck']\n"))
@@ -123,8 +123,8 @@ def test_written_config_is_the_one_that_is_run(tmp_path: Path) -> None:
         config = plan.config_of(definition, run)
         plan.write_config(run, config, 'abc')
         file = Config.fromfile(run.file)
-        kept = {key: value for key, value in file.to_dict().items() if key != 'distillers'}
-        assert kept == {key: value for key, value in config.to_dict().items() if key != 'distillers'}, run.title
+        rest_of_it = {key: value for key, value in file.to_dict().items() if key != 'distillers'}
+        assert rest_of_it == {key: value for key, value in config.to_dict().items() if key != 'distillers'}, run.title
         assert configs.config_hash(file) == configs.config_hash(config)
     assert config.param_scheduler[1].end == 77 and config.train_cfg.val_interval == 5
 
@@ -134,15 +134,15 @@ SETTINGS = {'method': 'maskd', 'settings': 'auto', 'options': {'eps': 1.0}}
 
 def test_settings_of_a_row() -> None:
     """In memory and in the written files; the user's config may be the row as well."""
-    mine = own_leaf()['mine'] | {'settings': 'canonical'}
-    definition = defined(methods={'auto': SETTINGS, 'mine': mine})
-    own = dict(type='MasKD', settings='auto', eps=1.0)
-    for name, found in (('auto', dict(maskd=own)), ('mine', dict(kd=dict(type='LogitKD', settings='canonical')))):
+    row = own_leaf()['mine'] | {'settings': 'canonical'}
+    definition = defined(methods={'auto': SETTINGS, 'mine': row})
+    option = dict(type='MasKD', settings='auto', eps=1.0)
+    for name, actual in (('auto', dict(maskd=option)), ('mine', dict(kd=dict(type='LogitKD', settings='canonical')))):
         run = run_of(definition, name)
         config = plan.config_of(definition, run)
-        told = config.model.distillers.to_dict()
-        assert name == 'mine' or told['maskd'].pop('learn')['max_iters'] == 200
-        assert told == found
+        words = config.model.distillers.to_dict()
+        assert name == 'mine' or words['maskd'].pop('learn')['max_iters'] == 200
+        assert words == actual
         plan.write_config(run, config, 'abc')
         file = Config.fromfile(run.file)
         assert file.model == config.model and configs.config_hash(file) == configs.config_hash(config)
@@ -153,7 +153,7 @@ def hash_of(name: str = 'kd', **changes: Any) -> str:
     return plan.hash_of(definition, run_of(definition, name))
 
 
-def test_the_hash_changes_with_what_is_trained_and_with_nothing_else() -> None:
+def test_the_hash_changes_with_what_is_trained() -> None:
     hashes = {
         'as it is': hash_of(),
         'option': hash_of(iters=8),
@@ -193,22 +193,22 @@ def test_hash_does_not_depend_on_where_files_lie(
         return configs.config_hash(config), json.dumps([config.train_dataloader.to_dict(), teacher], default=str)
 
     monkeypatch.delenv(variable, raising=False)
-    here, _ = hash_here()
+    hash_before, _ = hash_here()
     monkeypatch.setenv(variable, '/somewhere/else')
-    there, said = hash_here()
-    assert place in said, 'the variable moves what the config names'
-    assert here == there
+    hash_there, output = hash_here()
+    assert place in output, 'the variable moves what the config names'
+    assert hash_before == hash_there
 
 
 def test_rates_are_scaled_with_the_ends_that_schedules_name() -> None:
     """Not those of the momentum, nor of another option of the optimizer."""
     ends = ({'type': 'PolyLR'}, {'type': 'CosineAnnealingMomentum'}, {'type': 'X', 'param_name': 'weight_decay'})
-    schedules = [{**one, 'eta_min': 0.5} for one in ends]
+    schedules = [{**schedule, 'eta_min': 0.5} for schedule in ends]
     definition = defined(methods={'control_x2': {'rate': 2}}, options={'param_scheduler': schedules})
     before = configs.control_config(definition)
     config = configs.method_config(definition, definition.methods['control_x2'])
     assert config.optim_wrapper.optimizer.lr == 2 * before.optim_wrapper.optimizer.lr
-    assert [one.eta_min for one in config.param_scheduler] == [1.0, 0.5, 0.5]
+    assert [schedule.eta_min for schedule in config.param_scheduler] == [1.0, 0.5, 0.5]
     definition = defined(methods={'control_x2': {'rate': 2}}, options={'optim_wrapper.optimizer': {'_delete_': True}})
     with pytest.raises(ValueError, match='methods.control_x2.rate: optim_wrapper.optimizer has no lr'):
         configs.method_config(definition, definition.methods['control_x2'])
@@ -222,7 +222,7 @@ def test_the_checkpoint_of_a_resumption_is_no_change(tmp_path: Path) -> None:
         assert configs.changed_keys(tmp_path, config) == keys
 
 
-def test_workers_apply_to_every_loader_and_two_checkpoints_are_kept() -> None:
+def test_workers_apply_to_every_loader() -> None:
     config = configs.control_config(defined(workers=0))
     assert [config[name].num_workers for name in configs.LOADERS] == [0, 0, 0]
     assert not any(config[name].persistent_workers for name in configs.LOADERS)
@@ -242,7 +242,7 @@ def with_pictures(row: dict[str, Any] | None = None, **changes: Any) -> Definiti
     return load_suite(tiny.write(Path(), **{'methods': {'kd': {}, 'more': more}, **changes}))
 
 
-def test_a_row_differs_in_its_pictures_alone_and_its_hash_in_ratio_and_list() -> None:
+def test_a_row_may_differ_in_its_pictures_alone() -> None:
     definition = with_pictures()
     kd, more = (configs.method_config(definition, definition.methods[name]).to_dict() for name in ('kd', 'more'))
     assert list(configs.differences(kd, more)) == ['model.unlabelled']
@@ -257,10 +257,10 @@ def test_a_row_differs_in_its_pictures_alone_and_its_hash_in_ratio_and_list() ->
 
 
 def test_mistakes_come_up_before_anything_starts() -> None:
-    told = "more: UnlabeledImages: data_root = 'none' does not exist"
-    for row, said in (({'data_root': 'none'}, told), ({'ratoi': 2}, "'ratoi'")):
+    words = "more: UnlabeledImages: data_root = 'none' does not exist"
+    for row, output in (({'data_root': 'none'}, words), ({'ratoi': 2}, "'ratoi'")):
         definition = with_pictures(row)
-        with pytest.raises((FileNotFoundError, TypeError, ValueError), match=said):
+        with pytest.raises((FileNotFoundError, TypeError, ValueError), match=output):
             preflight.check_rows(definition, plan.resolved(definition, [run_of(definition, 'more')]))
 
 
@@ -268,22 +268,22 @@ def test_mistakes_come_up_before_anything_starts() -> None:
 def test_the_cost_is_that_of_both_parts() -> None:
     """Twice the pictures in the student's graph; times are not compared here."""
     definition = with_pictures({'ratio': 1})
-    found = {}
+    actual = {}
     for name in ('kd', 'more'):
         config = configs.method_config(definition, definition.methods[name])
         config.model.teacher.checkpoint = None
         distilled = prepare_steps(config).distilled
         distilled()
-        found[name] = peak_extra_memory(distilled, 'cpu')
-    more = found['more'] / found['kd']
-    assert 1.5 < more < 2.2, found
+        actual[name] = peak_extra_memory(distilled, 'cpu')
+    more = actual['more'] / actual['kd']
+    assert 1.5 < more < 2.2, actual
 
 
 @pytest.mark.soak
 @pytest.mark.parametrize(('options', 'passes'), [
     ({}, 2), ({'schedule.stop_at': 3}, 1), ({'schedule.ramp_down': [0, 0.5]}, 1),
 ])  # fmt: skip
-def test_a_run_tells_the_number_and_the_passes(options: dict[str, Any], passes: int) -> None:
+def test_a_run_tells_its_passes(options: dict[str, Any], passes: int) -> None:
     """Of 6 pictures, 2 a step in 6 steps. A distiller of weight 0 reads none."""
     pictures = {'data_root': toys.picture_folder(6), 'ratio': 1}
     definition = with_pictures(methods={'more': {'method': 'kd', 'unlabelled': pictures, 'options': options}})
@@ -295,7 +295,7 @@ def test_a_run_tells_the_number_and_the_passes(options: dict[str, Any], passes: 
     assert unlabelled({}) == ''
 
 
-def test_rows_may_have_a_length_of_their_own_or_another_training_set() -> None:
+def test_rows_may_have_a_length_of_their_own() -> None:
     """The rest of their config is the control's; the table tells what differs."""
     twice = {'train_cfg.max_iters': 16, 'param_scheduler.1': {'end': 16}}
     rows = {
@@ -315,8 +315,8 @@ def test_rows_may_have_a_length_of_their_own_or_another_training_set() -> None:
     assert changed == ['train_dataloader.dataset.num_images', 'work_dir']
     hashes = {plan.hash_of(definition, run_of(definition, name)) for name in ('control', *rows)}
     assert len(hashes) == 4 and not definition.methods['fewer'].distils and definition.methods['kd_2x'].distils
-    told = row_settings(definition.methods['kd_2x'])
-    assert told.startswith(' with `train_cfg.max_iters=16 ')
-    assert told.endswith('loss_weight=3`, 2 times the learning rate')
+    words = row_settings(definition.methods['kd_2x'])
+    assert words.startswith(' with `train_cfg.max_iters=16 ')
+    assert words.endswith('loss_weight=3`, 2 times the learning rate')
     lines = as_markdown(SuiteTable(definition, judge([]))).splitlines()
     assert '- Other length or training set than the student alone: kd_2x: no gain of a method alone.' in lines

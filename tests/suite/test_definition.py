@@ -17,24 +17,24 @@ def load(folder: Path, **changes: Any) -> definition.Definition:
     return definition.load_suite(tiny.write(folder, **changes))
 
 
-def test_values_have_defaults_of_the_task_and_all_methods_are_those_that_fit(tmp_path: Path) -> None:
+def test_values_have_defaults_of_the_task(tmp_path: Path) -> None:
     (tmp_path / 'least.yaml').write_text('control: toy_seg\nmethods: {kd: }\n')
-    found = definition.load_suite(tmp_path / 'least.yaml')
-    assert (found.title, found.out, found.task) == ('least', Path('work_dirs/suites/least'), 'seg')
-    assert (found.metric, found.percent, found.seeds, found.jobs) == ('mIoU', False, (0, 1, 2), 1)
-    assert found.methods['kd'].options_file.name == 'kd_seg.py'
+    suite = definition.load_suite(tmp_path / 'least.yaml')
+    assert (suite.title, suite.out, suite.task) == ('least', Path('work_dirs/suites/least'), 'seg')
+    assert (suite.metric, suite.percent, suite.seeds, suite.jobs) == ('mIoU', False, (0, 1, 2), 1)
+    assert suite.methods['kd'].options_file.name == 'kd_seg.py'
     (tmp_path / 'det.yaml').write_text('control: toy_det\nmethods: {maskd: {}}\n')
-    found = definition.load_suite(tmp_path / 'det.yaml')
-    assert (found.task, found.metric, found.percent) == ('det', 'coco/bbox_mAP', True)
+    suite = definition.load_suite(tmp_path / 'det.yaml')
+    assert (suite.task, suite.metric, suite.percent) == ('det', 'coco/bbox_mAP', True)
     for metric, percent in (('pascal_voc/mAP', True), ('coco_panoptic/PQ', False)):
         (tmp_path / 'det.yaml').write_text(f'control: toy_det\nmethods: {{maskd: {{}}}}\nmetric: {metric}\n')
         assert definition.load_suite(tmp_path / 'det.yaml').percent is percent, metric
-    found = load(tmp_path, methods='all')
-    assert list(found.methods) == definition.fitting_methods(found.control)
-    assert {'kd', 'afdcd', 'maskd', 'pcd'} <= found.methods.keys()
+    suite = load(tmp_path, methods='all')
+    assert list(suite.methods) == definition.fitting_methods(suite.control)
+    assert {'kd', 'afdcd', 'maskd', 'pcd'} <= suite.methods.keys()
 
 
-def test_the_definition_of_the_documentation_loads_and_times_are_no_numbers_to_the_base_of_60(tmp_path: Path) -> None:
+def test_the_definition_of_the_documentation_loads(tmp_path: Path) -> None:
     block = re.search(r'```yaml\n(title.*?)```', (ROOT / 'docs/suite.md').read_text(), re.DOTALL)
     (tmp_path / 'own.yaml').write_text(block.group(1))
     (tmp_path / 'my_config.py').touch()
@@ -87,7 +87,7 @@ def test_other_values_in_yaml_stay(line: str, tmp_path: Path) -> None:
     assert [*definition.load_suite(tmp_path / 'own.yaml').options] == [line.partition(':')[0]]
 
 
-@pytest.mark.parametrize(('changes', 'said'), [
+@pytest.mark.parametrize(('changes', 'output'), [
     (dict(metod={}), "tiny.yaml: no option 'metod'; .* Did you mean 'methods'"),
     (dict(control=None), 'tiny.yaml: needs control'),
     (dict(control=3), 'control must be a text, got 3'),
@@ -137,19 +137,22 @@ def test_other_values_in_yaml_stay(line: str, tmp_path: Path) -> None:
     (dict(teacher='teachers/toy_sag'), r'teacher.config: .*Close: .*teachers/toy_seg.py'),
     (dict(methods={'mine': {'config': 'leaf.py'}}), r'methods.mine: config: no file .*leaf.py'),
 ])  # fmt: skip
-def test_mistakes_are_named(tmp_path: Path, changes: dict, said: str) -> None:
-    with pytest.raises((ValueError, FileNotFoundError), match=said):
+def test_mistakes_are_named(tmp_path: Path, changes: dict, output: str) -> None:
+    with pytest.raises((ValueError, FileNotFoundError), match=output):
         load(tmp_path, **changes)
 
 
 def test_a_config_by_name_is_its_options_on_the_own_control(tmp_path: Path) -> None:
     rows = {'one': {'config': 'cwd:toy_seg:feature'}, 'two': {'config': 'kd:toy_seg'}}
-    found = load(tmp_path, control='control:toy_seg', teacher='teachers:toy_seg', methods=rows)
-    assert (found.control.stem, found.teacher and Path(found.teacher.config).parent.name) == ('toy_seg', 'teachers')
-    one = found.methods['one']
-    stem = one.options_file and one.options_file.stem
-    assert (one.method, one.variant, stem) == ('cwd', 'feature', 'cwd_seg_feature')
-    assert found.methods['two'].config, 'it is a file'
+    content = load(tmp_path, control='control:toy_seg', teacher='teachers:toy_seg', methods=rows)
+    assert (content.control.stem, content.teacher and Path(content.teacher.config).parent.name) == (
+        'toy_seg',
+        'teachers',
+    )
+    row = content.methods['one']
+    stem = row.options_file and row.options_file.stem
+    assert (row.method, row.variant, stem) == ('cwd', 'feature', 'cwd_seg_feature')
+    assert content.methods['two'].config, 'it is a file'
 
 
 BASE = """
@@ -167,16 +170,16 @@ options: {train_cfg.val_interval: 3}
 """
 
 
-def test_a_definition_inherits_others_as_configs_do_and_runs_nothing(tmp_path: Path) -> None:
+def test_a_definition_inherits_others(tmp_path: Path) -> None:
     (tmp_path / 'shared').mkdir()
     (tmp_path / 'shared/base.yaml').write_text(BASE)
     (tmp_path / 'threads.yml').write_text('threads: 1\n')
     (tmp_path / 'own.yaml').write_text(OWN)
-    found = definition.load_suite(tmp_path / 'own.yaml')
-    assert (found.title, found.seeds, found.threads, list(found.methods)) == ('own', (1, 2), 1, ['kd', 'cwd', 'maskd'])
-    assert found.methods['kd'].options == {'loss_weight': 5, 'temperature': 2}
-    assert found.options == {'train_cfg.max_iters': 9, 'train_cfg.val_interval': 3}
-    assert type(found.options) is dict and type(found.methods['kd'].options) is dict
+    suite = definition.load_suite(tmp_path / 'own.yaml')
+    assert (suite.title, suite.seeds, suite.threads, list(suite.methods)) == ('own', (1, 2), 1, ['kd', 'cwd', 'maskd'])
+    assert suite.methods['kd'].options == {'loss_weight': 5, 'temperature': 2}
+    assert suite.options == {'train_cfg.max_iters': 9, 'train_cfg.val_interval': 3}
+    assert type(suite.options) is dict and type(suite.methods['kd'].options) is dict
     (tmp_path / 'bad.yaml').write_text(f'control: !!python/object/apply:os.mkdir ["{tmp_path}/made"]\n')
     (tmp_path / 'own.json').write_text('{"_base_": "bad.yaml"}')
     for name in ('bad.yaml', 'own.json'):
@@ -187,18 +190,18 @@ def test_a_definition_inherits_others_as_configs_do_and_runs_nothing(tmp_path: P
 
 @pytest.mark.parametrize('suffix', ['py', 'json', 'yml'])
 def test_the_same_definition_in_other_languages(tmp_path: Path, suffix: str) -> None:
-    place, key = '{{$MMDISTILL_WEIGHTS:weights}}/x.pth', 'train_dataloader.dataset.ann_file'
-    content = tiny.content(methods={'kd': {}, 'other': {'options': {key: place}}})
+    value_text, key = '{{$MMDISTILL_WEIGHTS:weights}}/x.pth', 'train_dataloader.dataset.ann_file'
+    content = tiny.content(methods={'kd': {}, 'other': {'options': {key: value_text}}})
     text = ''.join(f'{key} = {value!r}\n' for key, value in content.items())
     (tmp_path / f'tiny.{suffix}').write_text(
         text if suffix == 'py' else json.dumps(content, indent='\t' if suffix == 'json' else 2)
     )
-    found = definition.load_suite(tmp_path / f'tiny.{suffix}')
-    assert replace(found, path=None) == replace(definition.load_suite(tiny.write(tmp_path, **content)), path=None)
-    assert found.methods['other'].run_options == {key: place}
+    suite = definition.load_suite(tmp_path / f'tiny.{suffix}')
+    assert replace(suite, path=None) == replace(definition.load_suite(tiny.write(tmp_path, **content)), path=None)
+    assert suite.methods['other'].run_options == {key: value_text}
 
 
-@pytest.mark.parametrize(('name', 'text', 'said'), [
+@pytest.mark.parametrize(('name', 'text', 'output'), [
     ('own.yaml', '_base_: none.yaml', "none.yaml': no such definition"),
     ('own.yaml', '_base_: 3', 'own.yaml: '),
     ('own.yaml', '_base_: base.yaml\nmethods: {kd: {option: 1}}', "own.yaml: methods.kd has no option 'option'"),
@@ -211,14 +214,14 @@ def test_the_same_definition_in_other_languages(tmp_path: Path, suffix: str) -> 
     ('base.yaml/none.yaml', '', 'no such definition of a suite'),
     ('own.py', "control = 'toy_seg'\nmetods = {}", "own.py: no option 'metods'; "),
 ])  # fmt: skip
-def test_mistakes_of_a_base_and_of_other_languages_are_named(tmp_path: Path, name: str, text: str, said: str) -> None:
+def test_mistakes_of_a_base_are_named(tmp_path: Path, name: str, text: str, output: str) -> None:
     (tmp_path / 'base.yaml').write_text(BASE)
     if text:
         (tmp_path / name).write_text(text)
-    with pytest.raises((ValueError, FileNotFoundError), match=said):
+    with pytest.raises((ValueError, FileNotFoundError), match=output):
         definition.load_suite(tmp_path / name)
 
 
 def test_options_in_words_have_no_long_lists() -> None:
-    told = definition.describe_options({'lr': 0.1, 'betas': [0.9, 0.99], 'indices': list(range(51))})
-    assert told == ' with `lr=0.1 betas=[0.9, 0.99] indices=[0, 1, 2, 3, 4, 5, 6, 7 and 43 more]`'
+    words = definition.describe_options({'lr': 0.1, 'betas': [0.9, 0.99], 'indices': list(range(51))})
+    assert words == ' with `lr=0.1 betas=[0.9, 0.99] indices=[0, 1, 2, 3, 4, 5, 6, 7 and 43 more]`'

@@ -15,7 +15,7 @@ from mmdistill_dense.utils.files import owned
 from tests.suite import tiny
 
 
-def test_json_comes_back_a_failed_write_leaves_the_old_one_and_a_damaged_one_is_named(tmp_path: Path) -> None:
+def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
     path = tmp_path / 'deep' / 'a.json'
     assert files.read_json(path) is None
     files.write_json(path, {'a': [1, None]})
@@ -42,7 +42,7 @@ with owned(Path(sys.argv[1]), 'x'):
 """
 
 
-def test_a_folder_is_refused_or_waited_for_while_its_process_lives(tmp_path: Path) -> None:
+def test_a_folder_is_refused_while_its_process_lives(tmp_path: Path) -> None:
     with tiny.held(tmp_path) as process:
         with pytest.raises(RuntimeError, match=f'suite already runs in {tmp_path}, as process {process.pid}'):
             owned(tmp_path, 'suite').__enter__()
@@ -82,10 +82,10 @@ except PermissionError as error:
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason='needs a second user')
-def test_a_lock_of_another_user_is_told_and_never_waited_for(request: pytest.FixtureRequest) -> None:
-    place = tempfile.TemporaryDirectory()  # not below pytest's, which each new session closes to others
-    request.addfinalizer(place.cleanup)
-    folder = Path(place.name)
+def test_a_lock_of_another_user_is_told(request: pytest.FixtureRequest) -> None:
+    shared_folder = tempfile.TemporaryDirectory()  # not below pytest's, which each new session closes to others
+    request.addfinalizer(shared_folder.cleanup)
+    folder = Path(shared_folder.name)
     folder.chmod(0o777)
     for parent in folder.parents:
         if not parent.stat().st_mode & 0o001:
@@ -98,8 +98,8 @@ def test_a_lock_of_another_user_is_told_and_never_waited_for(request: pytest.Fix
 
     for mode in (0o644, 0o600):
         lock.chmod(mode)
-        state, told = seen()
-        assert state == 'free' and f'this run may not write {lock}: it is of the user with the number 0' in told
+        state, words = seen()
+        assert state == 'free' and f'this run may not write {lock}: it is of the user with the number 0' in words
     lock.chmod(0o644)
     with owned(folder, 'x'):
         assert seen()[0] == 'in use'

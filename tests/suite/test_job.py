@@ -92,21 +92,19 @@ def test_a_training_reads_its_written_config_once(definition: Definition, monkey
     assert taken[0][0].model == config.model and taken[0][0].work_dir == str(run.folder)
 
 
-def test_a_finished_run_is_not_repeated_and_one_that_ended_before_its_test_only_tested(
-    definition: Definition, tmp_path: Path
-) -> None:
+def test_a_finished_run_is_not_repeated(definition: Definition, tmp_path: Path) -> None:
     files = {path: path.stat().st_mtime_ns for path in (definition.out / 'runs').rglob('*') if path.name != '.lock'}
     assert execute_run(definition, 'kd seed 0') == plan.results(definition)['kd'][0]
     assert files == {path: path.stat().st_mtime_ns for path in files}
     folder = definition.out / 'runs/kd/seed0'
-    expected, kept = folder / 'result.json', tmp_path / 'result.json'
-    expected.rename(kept)
+    expected, copied = folder / 'result.json', tmp_path / 'result.json'
+    expected.rename(copied)
     before = (folder / 'iter_6.pth').stat().st_mtime_ns
     try:
-        found = execute_run(definition, 'kd seed 0')
+        actual = execute_run(definition, 'kd seed 0')
     finally:
-        kept.replace(expected)
-    assert found['metrics'] == plan.results(definition)['kd'][0]['metrics']
+        copied.replace(expected)
+    assert actual['metrics'] == plan.results(definition)['kd'][0]['metrics']
     assert (folder / 'iter_6.pth').stat().st_mtime_ns == before
 
 
@@ -156,10 +154,10 @@ def test_stopped_run_goes_on_to_the_same_bits(
     file = folder / 'iter_4.pth'
     file.write_bytes(file.read_bytes()[:1000])
     (folder / 'last_checkpoint').write_text('')
-    found, expected = execute_run(definition, 'kd seed 0'), read_json(whole / 'out/runs/kd/seed0/result.json')
+    actual, expected = execute_run(definition, 'kd seed 0'), read_json(whole / 'out/runs/kd/seed0/result.json')
     same = ('metrics', 'score', 'config_hash', 'shares', 'checkpoint', 'teacher')
-    assert {key: found[key] for key in same} == {key: expected[key] for key in same}
-    assert found['restarts'] == 1
+    assert {key: actual[key] for key in same} == {key: expected[key] for key in same}
+    assert actual['restarts'] == 1
     first, second = (
         torch.load(root / 'out/runs/kd/seed0/iter_6.pth', weights_only=False)['state_dict']
         for root in (tmp_path, whole)
@@ -169,14 +167,12 @@ def test_stopped_run_goes_on_to_the_same_bits(
 
 def test_changed_config_is_refused_with_its_keys(definition: Definition, whole: Path, tmp_path: Path) -> None:
     changed = load_suite(tiny.write(tmp_path, methods=METHODS, iters=8))
-    told = r'kd seed 0: out/runs/kd/seed0 was made with another config .*train_cfg\.max_iters'
-    with pytest.raises(ValueError, match=told):
+    text = r'kd seed 0: out/runs/kd/seed0 was made with another config .*train_cfg\.max_iters'
+    with pytest.raises(ValueError, match=text):
         execute_run(changed, 'kd seed 0')
 
 
-def test_unfinished_run_of_another_config_is_refused_once_it_has_a_checkpoint(
-    definition: Definition, tmp_path: Path
-) -> None:
+def test_an_unfinished_run_of_another_config_is_refused(definition: Definition, tmp_path: Path) -> None:
     run = replace(run_of(definition, 'kd seed 0'), folder=tmp_path)
     (tmp_path / 'state.json').write_text(json.dumps({'config_hash': '0123456789abcdef'}))
     plan.check_unchanged(definition, [run])
@@ -188,9 +184,7 @@ def test_unfinished_run_of_another_config_is_refused_once_it_has_a_checkpoint(
 
 
 @pytest.mark.soak
-def test_what_is_tested_is_the_last_file_where_weights_are_averaged(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_averaged_weights_are_tested(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A run that was killed between its last iteration and its result gives the same scores."""
     monkeypatch.chdir(tmp_path)
     average = {'default_hooks.ema': {'type': 'EMAHook', 'momentum': 0.01, 'update_buffers': True}}
@@ -211,14 +205,12 @@ def test_what_is_tested_is_the_last_file_where_weights_are_averaged(
     assert not torch.equal(raw['state_dict'][key], raw['ema_state_dict'][f'module.{key}']), 'else nothing is shown'
 
 
-def test_rank_is_known_before_there_is_a_group_and_the_first_process_writes(
-    definition: Definition, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    given = dict(SLURM_PROCID=3, SLURM_NTASKS=8, OMPI_COMM_WORLD_RANK=2, OMPI_COMM_WORLD_SIZE=4, RANK=1, WORLD_SIZE=2)
-    for name, value in given.items():
+def test_the_rank_is_known_before_there_is_a_group(definition: Definition, monkeypatch: pytest.MonkeyPatch) -> None:
+    words = dict(SLURM_PROCID=3, SLURM_NTASKS=8, OMPI_COMM_WORLD_RANK=2, OMPI_COMM_WORLD_SIZE=4, RANK=1, WORLD_SIZE=2)
+    for name, value in words.items():
         monkeypatch.setenv(name, str(value))
-    places = dict(none=(0, 1), pytorch=(1, 2), slurm=(3, 8), mpi=(2, 4))
-    assert {launcher: job.rank_and_size(launcher) for launcher in places} == places
+    ranks_of_launcher = dict(none=(0, 1), pytorch=(1, 2), slurm=(3, 8), mpi=(2, 4))
+    assert {launcher: job.rank_and_size(launcher) for launcher in ranks_of_launcher} == ranks_of_launcher
 
     def stop(*args: Any) -> None:
         raise Stop
@@ -237,12 +229,12 @@ def test_missing_predecessor_is_named(tmp_path: Path, monkeypatch: pytest.Monkey
 
 def test_run_belongs_to_one_process(definition: Definition) -> None:
     with tiny.held(Path('out/runs/none/seed0')) as process:
-        said = f'none seed 0 already runs in out/runs/none/seed0, as process {process.pid}'
-        with pytest.raises(RuntimeError, match=said):
+        output = f'none seed 0 already runs in out/runs/none/seed0, as process {process.pid}'
+        with pytest.raises(RuntimeError, match=output):
             execute_run(definition, 'none seed 0', attended=True)
 
 
-def test_score_is_in_percent_and_an_unknown_metric_is_named_with_what_there_is(tmp_path: Path) -> None:
+def test_the_score_is_in_percent(tmp_path: Path) -> None:
     definition = load_suite(tiny.write(tmp_path, metric='coco/bbox_mAP', percent=True))
     metrics = {'test': {'coco/bbox_mAP': 0.25}, 'val': {'coco/bbox_mAP': 0.5}}
     assert plan.score_of(definition, metrics) == 25.0
@@ -251,7 +243,7 @@ def test_score_is_in_percent_and_an_unknown_metric_is_named_with_what_there_is(t
         plan.score_of(definition, {'test': {'mIoU': 1.0, 'aAcc': 2.0}})
 
 
-def test_latest_checkpoint_is_by_number_and_no_best_file(tmp_path: Path) -> None:
+def test_the_latest_checkpoint_is_by_number(tmp_path: Path) -> None:
     for name in ('iter_20', 'iter_100', 'best_mIoU_iter_200', 'other'):
         torch.save({'state_dict': {}}, tmp_path / f'{name}.pth')
     assert job.latest_checkpoint(tmp_path).name == 'iter_100.pth'
@@ -265,10 +257,10 @@ def test_given_teacher_is_tested_alone(
     file = tmp_path / 'work_dirs/demo/teacher/iter_700.pth'
     file.parent.mkdir(parents=True)
     file.symlink_to(whole / 'out/teacher/iter_2.pth')
-    given = load_suite(tiny.write(tmp_path, teacher=None, test_teacher=True, test_sets=SETS))
-    found = execute_run(given, 'teacher')
+    suite = load_suite(tiny.write(tmp_path, teacher=None, test_teacher=True, test_sets=SETS))
+    actual = execute_run(suite, 'teacher')
     expected = read_json(whole / 'out/teacher/result.json')
-    assert found['metrics'] == expected['metrics'] and found['iterations'] == 0 and found['checkpoint'] is None
+    assert actual['metrics'] == expected['metrics'] and actual['iterations'] == 0 and actual['checkpoint'] is None
     assert not list((tmp_path / 'out/teacher').glob('*.pth'))
     options = {**tiny.content()['options'], 'model.teacher.checkpoint': 'other.pth'}
     other = tiny.write(tmp_path, teacher=None, test_teacher=True, options=options)
@@ -276,9 +268,7 @@ def test_given_teacher_is_tested_alone(
         plan.check_unchanged(load_suite(other), plan.runs(load_suite(other))[:1])
 
 
-def test_progress_that_cannot_be_written_ends_no_training_and_an_evaluation_is_word_of_the_run(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_unwritten_progress_ends_no_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     report = Progress(tmp_path, 'abc')
 
     def broken(*_: object, **__: object) -> None:
@@ -289,16 +279,14 @@ def test_progress_that_cannot_be_written_ends_no_training_and_an_evaluation_is_w
     report.tell(True, iteration=4)
     monkeypatch.undo()
     report.tell(True, iteration=5)
-    told = read_json(tmp_path / 'state.json')
-    assert told['iteration'] == 5
+    state = read_json(tmp_path / 'state.json')
+    assert state['iteration'] == 5
     report.written = -job.WRITE_INTERVAL
     report.after_val_iter(None, 0)
-    assert read_json(tmp_path / 'state.json')['time'] > told['time']
+    assert read_json(tmp_path / 'state.json')['time'] > state['time']
 
 
-def test_a_checkpoint_is_saved_by_time_too_and_other_labels_are_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_checkpoint_is_saved_by_time_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Between those of the config, which here saves at the end alone; a run with other labels does not go on."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(job, 'SAVE_INTERVAL', 0.0)

@@ -77,25 +77,25 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def equal(found: Path, expected: Path) -> None:
     """Compare results and weights of all runs."""
-    there, here = content(expected), content(found)
-    assert here.keys() == there.keys()
-    for folder, result in here.items():
-        assert {key: result[key] for key in STABLE} == {key: there[folder][key] for key in STABLE}, folder
-        told = json.loads((found.parent / folder / 'state.json').read_text())
-        assert told['restarts'] == result['restarts'], f'{folder}: a finished run began again'
+    expected_files, actual_files = content(expected), content(found)
+    assert actual_files.keys() == expected_files.keys()
+    for folder, result in actual_files.items():
+        assert {key: result[key] for key in STABLE} == {key: expected_files[folder][key] for key in STABLE}, folder
+        text = json.loads((found.parent / folder / 'state.json').read_text())
+        assert text['restarts'] == result['restarts'], f'{folder}: a finished run began again'
     assert not toys.differing(weights(expected), weights(found))
 
 
 def training_jobs(path: Path) -> list[int]:
     """The processes that train now."""
-    told = [json.loads(file.read_text()) for file in (path.parent / 'out').rglob('state.json')]
-    return [one['pid'] for one in told if one['phase'] == 'training' and alive(one['pid'])]
+    states = [json.loads(file.read_text()) for file in (path.parent / 'out').rglob('state.json')]
+    return [state['pid'] for state in states if state['phase'] == 'training' and alive(state['pid'])]
 
 
 @pytest.mark.soak
 def test_two_pools_that_are_disturbed_end_as_one_that_is_not(whole: Path, tmp_path: Path) -> None:
     """Pools and jobs are killed, told to end, and stopped, in another order each time."""
-    assert len(content(whole)) == RUNS and len({str(one['metrics']) for one in content(whole).values()}) > 6
+    assert len(content(whole)) == RUNS and len({str(result['metrics']) for result in content(whole).values()}) > 6
     chance = random.Random(seed := time.time_ns())
     path = definition(tmp_path / f'disturbed_{seed}', jobs=1, stall=1)
     events = ['pool', 'pool', 'job', 'job'] * 2 + ['stop']
@@ -103,10 +103,10 @@ def test_two_pools_that_are_disturbed_end_as_one_that_is_not(whole: Path, tmp_pa
     pools = [start(path), start(path)]
     codes: list[int] = []
     limit = time.monotonic() + 900
-    while any(one.poll() is None for one in pools) or pools[0].returncode or pools[1].returncode:
-        for place, one in enumerate(pools):
-            if one.poll() is not None and (one.returncode or events):
-                codes.append(one.returncode)
+    while any(pool.poll() is None for pool in pools) or pools[0].returncode or pools[1].returncode:
+        for place, pool in enumerate(pools):
+            if pool.poll() is not None and (pool.returncode or events):
+                codes.append(pool.returncode)
                 pools[place] = start(path)
         if events:
             time.sleep(chance.uniform(1, 5))
@@ -128,7 +128,7 @@ def test_two_pools_that_are_disturbed_end_as_one_that_is_not(whole: Path, tmp_pa
     before = {file: file.stat().st_mtime_ns for file in files}
     assert f'{RUNS} runs, 0 to do' in finish(path)
     assert before == {file: file.stat().st_mtime_ns for file in files}
-    left = [one.name for one in Path('/proc').glob('[0-9]*') if str(path).encode() in words_of(one)]
+    left = [process.name for process in Path('/proc').glob('[0-9]*') if str(path).encode() in words_of(process)]
     assert not left, 'a process outlives the suite'
 
 

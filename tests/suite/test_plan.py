@@ -20,16 +20,16 @@ from tests.suite import tiny
 from tests.suite.tiny import of_two as defined
 
 
-def test_runs_are_teacher_then_seed_by_seed_and_wait_for_what_they_read() -> None:
-    found = plan.runs(defined())
-    assert [run.title for run in found] == [
+def test_runs_are_teacher_then_seed_by_seed() -> None:
+    actual = plan.runs(defined())
+    assert [run.title for run in actual] == [
         'teacher',
         'control seed 0', 'kd seed 0', 'afdcd seed 0', 'control seed 1', 'kd seed 1', 'afdcd seed 1',
     ]  # fmt: skip
-    assert [str(run.folder) for run in found[:2]] == ['out/teacher', 'out/runs/control/seed0']
-    assert str(found[-1].folder) == 'out/runs/afdcd/seed1'
-    assert len({run.folder for run in found}) == len(found)
-    teacher, control, kd, *_, last = found
+    assert [str(run.folder) for run in actual[:2]] == ['out/teacher', 'out/runs/control/seed0']
+    assert str(actual[-1].folder) == 'out/runs/afdcd/seed1'
+    assert len({run.folder for run in actual}) == len(actual)
+    teacher, control, kd, *_, last = actual
     assert teacher.after == control.after == () and last.after == kd.after == (teacher.folder,)
 
 
@@ -38,9 +38,9 @@ def test_control_that_inherits_the_teachers_weights_waits_for_it() -> None:
     bases = (f"__import__('mmdistill_dense').base('mmdistill_dense::_base_/{part}.py')" for part in parts)
     Path('recipe.py').write_text(f"_base_ = [{', '.join(bases)}]\nmodel = dict(inherit=['decode_head.conv_seg'])\n")
     definition = defined(control='recipe.py', methods={'kd': {}})
-    found = {run.title: run for run in plan.runs(definition)}
-    control = found['control seed 0']
-    assert control.after == found['kd seed 0'].after == (found['teacher'].folder,)
+    actual = {run.title: run for run in plan.runs(definition)}
+    control = actual['control seed 0']
+    assert control.after == actual['kd seed 0'].after == (actual['teacher'].folder,)
     tiny.write_result(definition.out / 'teacher', 1, checkpoint='iter_2.pth')
     assert plan.config_of(definition, control).model.teacher.checkpoint == 'out/teacher/iter_2.pth'
     before = plan.hash_of(definition, control)
@@ -49,7 +49,7 @@ def test_control_that_inherits_the_teachers_weights_waits_for_it() -> None:
 
 
 @pytest.mark.parametrize(('row', 'anew'), [('control_x2', True), ('kd', False)])
-def test_the_teacher_of_an_earlier_out_stays_once_a_method_has_begun(row: str, anew: bool) -> None:
+def test_the_teacher_of_an_earlier_out_stays(row: str, anew: bool) -> None:
     file, run = Path('before/iter_2.pth').absolute(), Path(f'out/runs/{row}/seed0/run.py')
     for path in (file, file.with_name('state.json'), run):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -59,16 +59,16 @@ def test_the_teacher_of_an_earlier_out_stays_once_a_method_has_begun(row: str, a
 
 
 def test_a_network_in_a_file_of_the_user_s_is_part_of_its_runs(tmp_path: Path) -> None:
-    own = tmp_path / 'own.py'
-    own.write_text("model = dict(type='EncoderDecoder', decode_head=dict(dropout_ratio=0.1))")
+    config_file = tmp_path / 'own.py'
+    config_file.write_text("model = dict(type='EncoderDecoder', decode_head=dict(dropout_ratio=0.1))")
     Path('recipe.py').write_text(
-        f"_base_ = ['{defined().control}']\nmodel = dict(student=dict(_delete_=True, cfg='{own}'))\n"
+        f"_base_ = ['{defined().control}']\nmodel = dict(student=dict(_delete_=True, cfg='{config_file}'))\n"
     )
     definition = defined(control='recipe.py', methods={'kd': {}})
     run = next(run for run in plan.runs(definition) if run.name == 'control')
     plan.write_config(run, *plan.resolved(definition, [run])[run])
     plan.check_unchanged(definition, [run])
-    own.write_text(own.read_text().replace('0.1', '0.7'))
+    config_file.write_text(config_file.read_text().replace('0.1', '0.7'))
     plan.check_unchanged(definition, [run])  # it has not begun
     tiny.write_result(run.folder, 1.0, config_hash=plan.hash_of(definition, run))
     with pytest.raises(ValueError, match='control seed 0: .* was made with other networks: a file that the pair names'):
@@ -100,13 +100,13 @@ def test_local_code_changed_between_seeds_is_refused_by_name(tmp_path: Path, mon
     plan.check_unchanged(definition, [run])  # as a run of an earlier version, or by the user's word
 
 
-def test_results_are_those_of_finished_runs_in_the_order_of_the_table() -> None:
+def test_results_have_the_order_of_the_table() -> None:
     for name, score in (('runs/afdcd/seed1', 3), ('runs/control/seed0', 1), ('teacher', 9)):
         tiny.write_result(Path('out', name), score)
     Path('out/runs/kd/seed0').mkdir(parents=True)
-    found = plan.results(defined())
-    assert list(found) == ['teacher', 'control', 'afdcd']
-    assert {name: {seed: result['score'] for seed, result in seeds.items()} for name, seeds in found.items()} == {
+    actual = plan.results(defined())
+    assert list(actual) == ['teacher', 'control', 'afdcd']
+    assert {name: {seed: result['score'] for seed, result in seeds.items()} for name, seeds in actual.items()} == {
         'teacher': {0: 9}, 'control': {0: 1}, 'afdcd': {1: 3},
     }  # fmt: skip
 
@@ -120,7 +120,7 @@ def test_students_read_the_teacher_that_the_suite_trains() -> None:
     assert plan.config_of(definition, runs['teacher']).train_cfg.max_iters == 2
 
 
-def test_teacher_that_is_there_is_not_trained_unless_that_had_begun() -> None:
+def test_a_given_teacher_is_not_trained() -> None:
     file = Path('work_dirs/demo/teacher/iter_700.pth')
     file.parent.mkdir(parents=True)
     file.touch()
@@ -154,7 +154,7 @@ def titles(runs: list[plan.Run]) -> list[str]:
     return [run.title for run in runs]
 
 
-def test_selected_rows_come_with_what_they_need_and_unknown_ones_are_named() -> None:
+def test_selected_rows_come_with_what_they_need() -> None:
     definition = defined()
     assert titles(plan.select(definition)) == titles(plan.runs(definition))
     assert titles(plan.select(definition, ['control'], [1])) == ['control seed 1']
@@ -187,8 +187,8 @@ def test_changed_runs_are_refused(tmp_path: Path) -> None:
     config.model.distillers.kd.loss_weight = 7
     config.work_dir = '/moved'
     (run.folder / 'config.py').write_text(config.pretty_text)
-    told = r'kd seed 1: out/runs/kd/seed1 was made with another config .* \(model.distillers.kd.loss_weight\)'
-    with pytest.raises(ValueError, match=told):
+    text = r'kd seed 1: out/runs/kd/seed1 was made with another config .* \(model.distillers.kd.loss_weight\)'
+    with pytest.raises(ValueError, match=text):
         plan.unfinished(definition, plan.runs(definition))
     (run.folder / 'config.py').unlink()
     finish(definition, 'kd seed 1', '0123456789abcdef')
@@ -202,8 +202,8 @@ def test_a_run_goes_on_with_as_many_processes_as_it_was_begun() -> None:
     runs = {run.title: run for run in plan.runs(definition)}
     for title in ('control seed 1', 'teacher'):
         tiny.write_result(runs[title].folder, 1.0, config_hash=plan.hash_of(definition, runs[title]), processes=8)
-    said = r'control seed 1: .* was made by 8 process\(es\), this would be 1: another batch'
-    with pytest.raises(ValueError, match=said):
+    output = r'control seed 1: .* was made by 8 process\(es\), this would be 1: another batch'
+    with pytest.raises(ValueError, match=output):
         plan.unfinished(definition, list(runs.values()))
     assert 'control seed 1' not in titles(plan.unfinished(definition, list(runs.values()), processes=8))
     assert plan.unfinished(definition, [runs['control seed 1']]) == [], 'nothing is to be done'
@@ -220,7 +220,7 @@ NO_SCALE = [{'type': 'mmdistill_dense.LoadShapes'}, {'type': 'Resize', 'scale': 
 MOBILENET = {'control': 'deeplabv3plus_mobilenetv2_to_r18w16_camvid', 'teacher': None, 'options': None}
 
 
-@pytest.mark.parametrize(('changes', 'said'), [
+@pytest.mark.parametrize(('changes', 'output'), [
     (MOBILENET, r"control: .* data_prefix.img_path = 'nowhere/camvid/images/train' does not"),
     (dict(teacher=None), r'model\.teacher\.checkpoint=.*iter_700\.pth.*no such file'),
     (dict(options={**tiny.SMALL, 'val_dataloader.dataset.pipeline': NO_SCALE}),
@@ -235,17 +235,17 @@ MOBILENET = {'control': 'deeplabv3plus_mobilenetv2_to_r18w16_camvid', 'teacher':
      "tiny.yaml: teacher: TypeError: train_cfg: .* has no option 'max_itrs'"),
     (dict(test_sets={'rain': {'num_imges': 3}}), "tiny.yaml: test_sets.rain: .*'num_imges'"),
 ])  # fmt: skip
-def test_what_check_finds_is_told_with_its_row_before_anything_starts(
-    changes: dict, said: str, monkeypatch: pytest.MonkeyPatch
+def test_findings_of_check_are_told_before_the_start(
+    changes: dict, output: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv('MMDISTILL_DATA', 'nowhere')
     definition = defined(**changes)
-    with pytest.raises(ValueError, match=said):
+    with pytest.raises(ValueError, match=output):
         preflight.check_rows(definition, plan.resolved(definition, plan.runs(definition)))
 
 
 @pytest.mark.parametrize('row', ['control', 'mine', 'teacher'])
-def test_missing_start_weights_are_named_before_the_teacher_is_trained(row: str) -> None:
+def test_missing_first_weights_are_named_at_the_start(row: str) -> None:
     """Of the student alone, of a row of one's own, and of the teacher itself."""
     name = "__import__('mmdistill_dense').base('mmdistill_dense::_base_/recipes/toy_seg.py')"
     start = "student=dict(backbone=dict(init_cfg=dict(type='Pretrained', checkpoint='weights/none.pth')))"
@@ -259,12 +259,12 @@ def test_missing_start_weights_are_named_before_the_teacher_is_trained(row: str)
         options={**options, **(weights if row == 'control' else {})},
         teacher={**teacher, 'options': {**teacher['options'], **(weights if row == 'teacher' else {})}},
     )
-    told = rf"tiny.yaml: {row}: .*{key}.checkpoint='weights/none.pth'.* MMDISTILL_WEIGHTS names the folder weights\."
-    with pytest.raises(ValueError, match=told):
+    text = rf"tiny.yaml: {row}: .*{key}.checkpoint='weights/none.pth'.* MMDISTILL_WEIGHTS names the folder weights\."
+    with pytest.raises(ValueError, match=text):
         preflight.check_rows(definition, plan.resolved(definition, plan.runs(definition)))
 
 
-def test_new_keys_that_something_takes_pass_before_the_teacher_exists(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_new_keys_pass_before_the_teacher_exists(monkeypatch: pytest.MonkeyPatch) -> None:
     """Rows of one student and one teacher build each once, and the teacher once more for its shapes."""
     built, build = [], MODELS.build
     monkeypatch.setattr(MODELS, 'build', lambda option: (built.append(option), build(option))[1])
@@ -313,6 +313,6 @@ def test_a_row_is_checked_with_a_step_of_few_pictures(batch: int, few: int, monk
 def test_batch_that_the_learning_rate_is_not_for_is_refused(processes: int, fits: bool) -> None:
     """Which batches it is for: tests/engine/test_start.py."""
     definition = defined(control='deeplabv3_r101_to_r18_cityscapes', teacher=None, options={})
-    said = r'1 process\(es\) with train_dataloader.batch_size=2 take 2 pictures a step.*base_batch_size=16'
-    with nullcontext() if fits else pytest.raises(ValueError, match=said):
+    output = r'1 process\(es\) with train_dataloader.batch_size=2 take 2 pictures a step.*base_batch_size=16'
+    with nullcontext() if fits else pytest.raises(ValueError, match=output):
         plan.check_batch(definition, plan.resolved(definition, plan.runs(definition)), processes)

@@ -50,25 +50,25 @@ def command(code: str) -> Callable[[Run], list[str]]:
 
 
 def runs(folder: Path, *names: str, after: tuple[str, ...] = ()) -> list[Run]:
-    return [Run(name, 0, folder / name, tuple(folder / one for one in after)) for name in names]
+    return [Run(name, 0, folder / name, tuple(folder / name for name in after)) for name in names]
 
 
 def test_runs_start_when_what_they_need_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ('GOMP_SPINCOUNT', 'OMP_WAIT_POLICY'):
         monkeypatch.delenv(name, raising=False)
-    said, news = list[str](), list[int]()
+    out, news = list[str](), list[int]()
     todo = [*runs(tmp_path, 'late', after=('first',)), *runs(tmp_path, 'first', 'other')]
-    done = pool.Pool(command(FINISH), 2, 3, said.append, lambda: news.append(len([*tmp_path.glob('*/result.json')])))
+    done = pool.Pool(command(FINISH), 2, 3, out.append, lambda: news.append(len([*tmp_path.glob('*/result.json')])))
     assert done.execute(todo) == {} and len(news) == 3 and news[-1] == 3
     order = (tmp_path / 'order.txt').read_text().split()
     assert order.index('-first') < order.index('+late')
     assert order.index('+other') < order.index('-first')
     assert 'threads 3 spins 1000' in (tmp_path / 'late' / 'log.txt').read_text()
     late = ['late seed 0: starts', 'late seed 0: 1.00 on test after 1 min 00 s']
-    assert [one for one in said if one.startswith('late')] == late
+    assert [line for line in out if line.startswith('late')] == late
 
 
-def test_failure_stops_only_what_needs_it_and_shows_its_log(tmp_path: Path) -> None:
+def test_a_failure_stops_only_what_needs_it(tmp_path: Path) -> None:
     todo = runs(tmp_path, 'bad', 'silent', 'good')
     todo[0].folder.mkdir()
     (todo[0].folder / 'state.json').write_text('{"phase": "training", "iteration": 4}')
@@ -100,10 +100,10 @@ def test_a_run_that_stalls_starts_again_twice(tmp_path: Path, monkeypatch: pytes
     """The name of a run says how often it stalls."""
     monkeypatch.setattr(pool, 'GRACE', 0.1)
     monkeypatch.setattr(pool, 'POLL_INTERVAL', 0.2)
-    said: list[str] = []
-    failed = pool.Pool(command(STALLS), 2, 1, said.append, stall=2 / 60).execute(runs(tmp_path, '2', '3'))
+    out: list[str] = []
+    failed = pool.Pool(command(STALLS), 2, 1, out.append, stall=2 / 60).execute(runs(tmp_path, '2', '3'))
     assert [(tmp_path / name / 'starts').read_text() for name in '23'] == ['3', '3']
-    assert len([one for one in said if 'min, ended' in one]) == 5
+    assert len([line for line in out if 'min, ended' in line]) == 5
     assert list(failed) == ['3 seed 0'] and 'made no step' in failed['3 seed 0'] and '3 times' in failed['3 seed 0']
 
 
@@ -131,8 +131,8 @@ def test_a_full_disk_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert not (tmp_path / 'last').exists() and failed.keys() == {'bad seed 0', 'next seed 0', 'last seed 0'}
     monkeypatch.setattr(shutil, 'disk_usage', lambda folder: usage._replace(free=17 * 2**20))
     assert not pool.no_room(tmp_path / 'bad')
-    said = f'ended with code 1: the disk of {tmp_path / "bad"} is full, 3 MiB are left.'
-    assert failed['bad seed 0'].startswith(said)
+    out = f'ended with code 1: the disk of {tmp_path / "bad"} is full, 3 MiB are left.'
+    assert failed['bad seed 0'].startswith(out)
 
 
 def test_a_run_that_cannot_begin_fails_alone(tmp_path: Path) -> None:
@@ -154,17 +154,17 @@ def test_a_run_that_cannot_begin_fails_alone(tmp_path: Path) -> None:
 def test_a_run_of_another_process_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pool, 'POLL_INTERVAL', 0.1)
     (first, after) = [*runs(tmp_path, 'first'), *runs(tmp_path, 'after', after=('first',))]
-    said: list[str] = []
-    with tiny.held(first.folder) as held:
+    out: list[str] = []
+    with tiny.held(first.folder) as lock:
 
         def release() -> None:
             write_json(first.folder / 'result.json', {'score': 1.0, 'minutes': 1.0})
-            held.stdin.close()
+            lock.stdin.close()
 
         threading.Timer(0.4, release).start()
-        assert pool.Pool(command(FINISH), 1, 1, said.append).execute([first, after]) == {}
-    assert {'first seed 0: 1.00 on test after 1 min 00 s', 'after seed 0: starts'} < {*said}
-    assert 'first seed 0: starts' not in said
+        assert pool.Pool(command(FINISH), 1, 1, out.append).execute([first, after]) == {}
+    assert {'first seed 0: 1.00 on test after 1 min 00 s', 'after seed 0: starts'} < {*out}
+    assert 'first seed 0: starts' not in out
 
 
 def test_more_runs_than_devices_get_one_each(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -182,7 +182,7 @@ def pids(folder: Path) -> list[int]:
 
 
 @LINUX
-def test_interruption_ends_jobs_and_their_workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interruption_ends_jobs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pool, 'REAP_TIMEOUT', 0.2)
 
     def interrupt() -> None:
@@ -280,7 +280,7 @@ def test_what_nohup_ignores_stays_ignored() -> None:
         signal.signal(signal.SIGHUP, before)
 
 
-def test_tail_holds_the_last_lines_and_times_are_told_in_words(tmp_path: Path) -> None:
+def test_the_tail_holds_the_last_lines(tmp_path: Path) -> None:
     (tmp_path / 'log.txt').write_text('\n\n'.join(map(str, range(100))))
     assert pool.tail(tmp_path / 'log.txt').split() == [str(number) for number in range(85, 100)]
     assert pool.tail(tmp_path / 'none.txt') == ''

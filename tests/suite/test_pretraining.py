@@ -39,7 +39,7 @@ def test_rows_of_one_pre_training_share_it() -> None:
     assert [run.title for run in chosen] == ['pretrain:cold', 'cold seed 0'], 'and nothing else'
 
 
-def test_a_row_without_a_method_is_the_student_alone_from_these_weights() -> None:
+def test_a_row_without_a_method_is_the_student_alone() -> None:
     suite = tiny.defined(methods=copy.deepcopy(ROWS))
     pcd, both = (configs.method_config(suite, suite.methods[name]) for name in ('pcd', 'both'))
     assert not pcd.model.get('distillers') and list(both.model.distillers) == ['kd']
@@ -48,7 +48,7 @@ def test_a_row_without_a_method_is_the_student_alone_from_these_weights() -> Non
     assert weights == dict(type='Pretrained', checkpoint=str(run.pretraining / 'missing.pth'), prefix='backbone.')
 
 
-def test_a_row_has_another_hash_where_its_pre_training_has_other_options() -> None:
+def test_other_pre_training_options_change_the_hash() -> None:
     warm = {**SHORT, 'model.distillers.pcd.temperature': 0.1}
     first = tiny.defined(methods=copy.deepcopy(ROWS))
     second = tiny.defined(methods={**copy.deepcopy(ROWS), 'cold': {'pretrain': {**COLD, 'options': warm}}})
@@ -99,7 +99,7 @@ def test_weights_that_something_else_replaces_are_refused(change: dict[str, Any]
         plan.config_of(suite, run_of(suite, 'pcd seed 0'))
 
 
-def test_a_new_first_row_and_a_folder_called_pretrain_change_nothing() -> None:
+def test_a_new_first_row_changes_nothing() -> None:
     suite = tiny.defined(methods={'pcd': {'pretrain': PCD}}, out='pretrain')
     run = run_of(suite, 'pretrain:pcd')
     assert run_of(suite, 'pcd seed 0').teacher is None and run_of(suite, 'control seed 0').pretraining is None
@@ -119,7 +119,7 @@ def test_a_pre_training_of_more_processes_serves_rows_of_fewer() -> None:
     plan.check_processes(run, 1)
 
 
-def test_its_own_length_and_interval_are_not_those_of_the_rows() -> None:
+def test_its_own_length_is_not_that_of_the_rows() -> None:
     suite = tiny.defined(methods={'pcd': {'pretrain': PCD}}, checkpoint_every=300)
     intervals = {
         title: plan.config_of(suite, run_of(suite, title)).default_hooks.checkpoint.interval
@@ -129,7 +129,7 @@ def test_its_own_length_and_interval_are_not_those_of_the_rows() -> None:
 
 
 @pytest.mark.soak
-def test_a_backbone_of_another_width_is_refused_before_anything_trains() -> None:
+def test_a_backbone_of_another_width_is_refused() -> None:
     wide = {**SHORT, 'model.student.backbone.base_channels': 16}
     suite = tiny.defined(methods={'pcd': {'pretrain': {**PCD, 'options': wide}}}, teacher=None)
     with pytest.raises(ValueError, match='methods.pcd.pretrain: its backbone has other tensors'):
@@ -137,7 +137,7 @@ def test_a_backbone_of_another_width_is_refused_before_anything_trains() -> None
 
 
 @pytest.mark.soak
-def test_the_student_starts_from_the_pre_trained_backbone_and_a_changed_one_is_refused() -> None:
+def test_the_student_starts_from_the_pre_trained_backbone() -> None:
     still = {
         'optim_wrapper.optimizer.lr': 0.0,
         **tiny.content()['options'],
@@ -162,7 +162,7 @@ def test_the_student_starts_from_the_pre_trained_backbone_and_a_changed_one_is_r
 
 
 @pytest.mark.soak
-def test_a_pre_training_that_was_stopped_goes_on_to_the_same_bits(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stopped_pre_training_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
     longer = {
         'config': 'pcd:toy_pretrain',
         'options': {**SHORT, 'train_cfg.max_epochs': 2, 'default_hooks.checkpoint.interval': 1},

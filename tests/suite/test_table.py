@@ -34,7 +34,7 @@ def suite(tmp_path: Path) -> Definition:
     return suite
 
 
-def test_scores_gains_and_intervals_are_written_where_they_are_asked_for_and_twice_the_same(
+def test_the_table_is_written_twice_alike(
     suite: Definition, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """kd: gains 3, 2.5, 3; mean 2.8333, sd 0.28868, times 4.30265 / sqrt 3 = 0.71711."""
@@ -68,7 +68,7 @@ def test_further_test_sets_have_a_table_of_their_own(tmp_path: Path) -> None:
     assert '## Other test sets' in text and 'rain/mIoU' in scores_as_csv(table)
 
 
-def test_a_row_with_missing_runs_says_so_and_pairs_are_counted_where_they_are_fewer(suite: Definition) -> None:
+def test_a_row_with_missing_runs_says_so(suite: Definition) -> None:
     """heavy: losses 1 and 2.4; mean -1.7, sd 0.98995, times 12.7062 / sqrt 2 = 8.8943; a loser is shown, not bold."""
     text = as_markdown(collect(suite))
     main, seeds = lines_of(text, 'heavy')
@@ -82,7 +82,7 @@ def test_a_row_with_missing_runs_says_so_and_pairs_are_counted_where_they_are_fe
     assert lines_of(text, 'heavy')[1][3] == '40.10'
 
 
-def test_another_metric_scores_finished_runs_anew_and_a_result_of_another_config_is_refused(suite: Definition) -> None:
+def test_another_metric_scores_finished_runs_anew(suite: Definition) -> None:
     assert collect(replace(suite, metric='aAcc')).verdict.row('kd').scores == {0: 80.0, 1: 80.0, 2: 80.0}
     assert read_json(suite.out / 'runs/kd/seed0/result.json')['metric'] == 'aAcc'
     assert collect(suite).verdict.row('kd').scores != {0: 80.0, 1: 80.0, 2: 80.0}
@@ -94,8 +94,8 @@ def test_another_metric_scores_finished_runs_anew_and_a_result_of_another_config
 
 
 def test_an_empty_suite_has_its_rows(tmp_path: Path) -> None:
-    alone = made_up.DEFINITION.replace('heavy: {{method: kd, options: {{loss_weight: 5}}}}', 'cwd: {{}}')
-    empty = made_up.definition(tmp_path, 'teacher: toy_seg\n', alone)
+    single = made_up.DEFINITION.replace('heavy: {{method: kd, options: {{loss_weight: 5}}}}', 'cwd: {{}}')
+    empty = made_up.definition(tmp_path, 'teacher: toy_seg\n', single)
     text = as_markdown(collect(empty))
     assert not any(word in text for word in ('Rows:', 'Batch:', 'only labelled')), 'nothing to say'
     assert [line[2] for line in lines_of(text, 'kd')] == ['not run', 'missing']
@@ -115,7 +115,7 @@ def test_losers_are_told(suite: Definition) -> None:
     assert 'Without one: heavy seed 0 (diverged).' in text and lines_of(text, 'heavy')[1][1] == 'diverged'
 
 
-def test_the_footer_names_what_the_rows_were_made_of_and_tells_versions_and_teachers_apart(suite: Definition) -> None:
+def test_the_footer_names_what_rows_were_made_of(suite: Definition) -> None:
     text = as_markdown(collect(suite))
     hashes = {run.name: plan.hash_of(suite, run) for run in plan.runs(suite)}
     assert '; '.join(f'{name} {value}' for name, value in hashes.items()) in text
@@ -136,7 +136,7 @@ def test_the_footer_names_what_the_rows_were_made_of_and_tells_versions_and_teac
     assert 'Local code, with digits of its sha256: my_loss.py aa11 (heavy); my_loss.py bb22 (heavy)' in text
 
 
-def test_scores_have_every_digit_and_nothing_that_is_timed(suite: Definition) -> None:
+def test_scores_have_every_digit(suite: Definition) -> None:
     before = scores_as_csv(collect(suite))
     made_up.finish(suite, 'kd', {1: 43.5}, seconds_per_iteration=9.0, minutes=7.0, restarts=3)
     assert scores_as_csv(collect(suite)) == before

@@ -38,15 +38,15 @@ ALONE = row('control', CONTROL, CONTROL)
     ({'diverged': {0: math.nan}}, None, 'control'),
     ({}, None, 'control'),
 ])  # fmt: skip
-def test_a_proved_gain_goes_before_a_larger_one_and_the_student_is_what_gained_on_val(
+def test_a_proved_gain_goes_before_a_larger_one(
     rows: dict[str, dict[int, float]], best: str | None, student: str
 ) -> None:
-    said = judge([row(name, scores, scores, ALONE) for name, scores in rows.items()])
-    assert (said.best and said.best.name, said.student) == (best, student)
-    assert bool(said.sentence()) == (best is not None)
+    verdict = judge([row(name, scores, scores, ALONE) for name, scores in rows.items()])
+    assert (verdict.best and verdict.best.name, verdict.student) == (best, student)
+    assert bool(verdict.sentence()) == (best is not None)
 
 
-def test_val_chooses_and_the_other_pictures_score() -> None:
+def test_val_chooses() -> None:
     """The one that is better on the pictures of the scores was worse on val."""
     val = {'a': {0: 52.0}, 'b': {0: 51.0}}
     methods = [row(name, {0: 60.0 + (name == 'b')}, val[name], ALONE) for name in 'ab']
@@ -71,22 +71,22 @@ def test_missing_runs_are_named_by_reason() -> None:
 
 
 @pytest.mark.parametrize(('seeds', 'methods', 'has_test'), [(1, 3, True), (3, 1, False), (3, 3, True)])
-def test_page_and_table_give_one_verdict(tmp_path: Path, seeds: int, methods: int, has_test: bool) -> None:
+def test_the_page_gives_the_verdict_of_the_table(tmp_path: Path, seeds: int, methods: int, has_test: bool) -> None:
     rng = np.random.default_rng(0)
     for number in range(4):
-        results, place = draw_results(rng, methods, seeds, has_test), tmp_path / str(number)
+        results, folder = draw_results(rng, methods, seeds, has_test), tmp_path / str(number)
         for name, by_seed in results.items():
             for seed, result in by_seed.items():
-                logs = place / 'runs' / name / f'seed{seed}' / '20260101_000000' / 'vis_data'
+                logs = folder / 'runs' / name / f'seed{seed}' / '20260101_000000' / 'vis_data'
                 logs.mkdir(parents=True)
                 (logs / 'config.py').write_text(f"model = dict(type='X')\nrandomness = dict(seed={seed})\n")
                 (logs / 'scalars.json').write_text(json.dumps({'mIoU': 40.0, 'time': 0.1, 'step': 10}))
                 (logs.parents[1] / 'result.json').write_text(json.dumps(result))
-        table, page = judge_results(results), Answer(Numbers(compare([place])))
+        table, page = judge_results(results), Answer(Numbers(compare([folder])))
         assert page.sentences()[0] == table.sentence() and page.verdict.student == table.student
 
 
-def test_yes_and_no_are_as_rare_as_their_level_where_nothing_helps() -> None:
+def test_errors_are_as_rare_as_their_level() -> None:
     """2.5 % of 300: more than 18 have a chance of .0005."""
     for seeds, methods, _, yes, no, gain in simulate(300, (1, 3)):
         assert yes <= 0.06 and no <= 0.06 and (seeds > 1 or yes == no == 0), (seeds, methods)

@@ -48,8 +48,8 @@ def content(iters: int = 6, batch: int = 2, **changes: Any) -> dict[str, Any]:
 def write(folder: Path, iters: int = 6, batch: int = 2, **changes: Any) -> Path:
     """The definition as a file in a folder; a value of ``None`` leaves a key out."""
     path = folder / 'tiny.yaml'
-    kept = {key: value for key, value in content(iters, batch, **changes).items() if value is not None}
-    path.write_text(yaml.safe_dump(kept, sort_keys=False))
+    filled = {key: value for key, value in content(iters, batch, **changes).items() if value is not None}
+    path.write_text(yaml.safe_dump(filled, sort_keys=False))
     return path
 
 
@@ -67,8 +67,8 @@ def write_result(folder: Path, score: float, **more: Any) -> None:
     """A finished run, without running it."""
     folder.mkdir(parents=True, exist_ok=True)
     metrics = {split: {'mIoU': score} for split in ('val', 'test')}
-    given = dict(score=score, metric='mIoU', metrics=metrics, config_hash='abc', minutes=1.0, checkpoint='iter_2.pth')
-    (folder / 'result.json').write_text(json.dumps({**given, **more}))
+    words = dict(score=score, metric='mIoU', metrics=metrics, config_hash='abc', minutes=1.0, checkpoint='iter_2.pth')
+    (folder / 'result.json').write_text(json.dumps({**words, **more}))
 
 
 def run_of(definition: Definition, name: str) -> plan.Run:

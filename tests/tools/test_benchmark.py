@@ -32,7 +32,7 @@ def cost() -> step.StepCost:
     return step.measure_step(run_config(distillers=BOTH), repeats=1)
 
 
-def test_it_takes_a_step_apart_and_the_section_holds_every_method(cost: step.StepCost, tmp_path: Path) -> None:
+def test_it_takes_a_step_apart(cost: step.StepCost, tmp_path: Path) -> None:
     assert (cost.batch, cost.size, cost.teacher_weights) == (2, (64, 64), 'random')
     assert list(cost.alone) == ['kd', 'afdcd'] and list(cost.adapters) == ['afdcd'], 'logit KD has no adapters'
     assert 0 < cost.control_memory < cost.distilled_memory, 'at toy size a projector is not nothing'
@@ -59,24 +59,24 @@ def test_a_detector(kind: str) -> None:
 
 
 @pytest.mark.soak
-def test_a_distiller_alone_gives_the_gradients_of_its_part_of_the_step() -> None:
+def test_a_distiller_alone_gives_its_gradients() -> None:
     steps = step.prepare_steps(run_config(distillers={'afdcd': BOTH['afdcd']}))
     (alone, _), real, asked = step._parts(steps.distilled), torch.autograd.grad, []
     with mock.patch.object(torch.autograd, 'grad', lambda *a, **kw: asked.append(real(*a, **kw))):
         alone['afdcd']()
     student = steps.distilled.network
-    own = list(student.distillers.parameters())
+    parameters = list(student.distillers.parameters())
     steps.distilled.wrapper.zero_grad()
     losses = student.loss(steps.inputs, student.data_preprocessor(steps.distilled.data, True)['data_samples'])
     sum(value for name, value in losses.items() if name.startswith('distill.') and 'loss' in name).backward()
-    torch.testing.assert_close(list(asked[0][-len(own) :]), [parameter.grad for parameter in own])
+    torch.testing.assert_close(list(asked[0][-len(parameters) :]), [parameter.grad for parameter in parameters])
     assert 'step' not in vars(student.distillers['afdcd'])
 
 
-def test_both_steps_have_one_students_weights_which_stay_as_they_are() -> None:
+def test_both_steps_have_the_weights_of_one_student() -> None:
     """Else NMS and sampled RoIs of random weights would take other times, and steps on noise end in infinities."""
     steps = step.prepare_steps(run_config(distillers=BOTH))
-    control, distilled = (one.network.state_dict() for one in (steps.control, steps.distilled))
+    control, distilled = (step.network.state_dict() for step in (steps.control, steps.distilled))
     assert all(torch.equal(value, distilled[name]) for name, value in control.items())
     before = [parameter.clone() for parameter in steps.control.network.parameters()]
     steps.control()
@@ -84,7 +84,7 @@ def test_both_steps_have_one_students_weights_which_stay_as_they_are() -> None:
 
 
 @pytest.mark.soak
-def test_a_random_teacher_is_calibrated_and_a_segmenter_measured_at_the_size_that_is_asked_for() -> None:
+def test_a_random_teacher_is_calibrated() -> None:
     """Its preprocessor would pad to the crop that it trains on."""
     config = run_config(distillers=BOTH, teacher=toys.seg_net(width=16, allow_random=True))
     for size in ((32, 96), (128, 64)):
@@ -94,9 +94,9 @@ def test_a_random_teacher_is_calibrated_and_a_segmenter_measured_at_the_size_tha
         assert float(features.std()) > 0.1, 'statistics of the batch, not those of the start'
 
 
-def test_ratio_leaves_the_adapters_out_and_counts_the_teacher_and_epochs_have_a_length() -> None:
-    control, teacher, distilled, one, two = (Timing(median, 0, 100) for median in (4.0, 2.0, 13.0, 3.0, 1.0))
-    cost = step.StepCost(1, (8, 8), 'random', control, teacher, distilled, {}, {'a': one, 'b': two}, 0, 0)
+def test_a_ratio_counts_the_teacher() -> None:
+    control, teacher, distilled, first_row, two = (Timing(median, 0, 100) for median in (4.0, 2.0, 13.0, 3.0, 1.0))
+    cost = step.StepCost(1, (8, 8), 'random', control, teacher, distilled, {}, {'a': first_row, 'b': two}, 0, 0)
     assert cost.overhead == 13 / (4 + 2) and cost.without_adapters == (13 - 3 - 1) / (4 + 2)
     epochs = Config({'train_cfg': {'max_epochs': 3}, 'train_dataloader': {'batch_size': 2}})
     assert step_cost.run_length(Config({'train_cfg': {'max_iters': 7}})) == 7
@@ -116,13 +116,13 @@ def test_a_scheduled_distiller_works_in_the_step_that_is_timed(schedule: dict) -
     assert steps.distilled.network.distillation.state.max_iters == step_cost.DEFAULT_ITERATIONS
 
 
-@pytest.mark.parametrize(('distillers', 'told'), [
+@pytest.mark.parametrize(('distillers', 'text'), [
     pytest.param({'kd': {'type': 'LogitKD'}, 'off': {'type': 'LogitKD', 'schedule': {'stop_at': 0}}},
                  r'distillers\.off is off at the start of the run by its schedule', marks=pytest.mark.soak),
     ({}, 'has no teacher and distillers'),
 ])  # fmt: skip
-def test_a_step_without_a_distiller_is_not_timed(distillers: dict, told: str) -> None:
-    with pytest.raises(ValueError, match=told):
+def test_a_step_without_a_distiller_is_not_timed(distillers: dict, text: str) -> None:
+    with pytest.raises(ValueError, match=text):
         step.prepare_steps(run_config(distillers=distillers))
 
 
@@ -149,22 +149,22 @@ def _threads(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.soak
-def test_the_command_measures_and_keeps_every_row(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_keeps_every_row(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     options = ['--size', 'small', '--repeats', '1', '--device', 'cpu', '--json', str(tmp_path / 'out')]
     command.main(['losses', '--method', *ROWS, *options])
-    said = capsys.readouterr().out
+    printed = capsys.readouterr().out
     rows = json.loads((tmp_path / 'out' / 'losses.json').read_text())['figures']
     assert Counter(row['method'] for row in rows) == ROWS
     assert len({(row['method'], row['name']) for row in rows}) == len(rows)
     for row in rows:
-        assert f'| {row["method"]} | {row["name"]} |' in said
+        assert f'| {row["method"]} | {row["name"]} |' in printed
         assert 0 < row['ours_error'] < 1e-4 and row['result_bytes'] <= row['ours_bytes'] < row['released_bytes']
-    assert '- pcd: 16 pictures, 256 channels of 7x7, keys 16384' in said
+    assert '- pcd: 16 pictures, 256 channels of 7x7, keys 16384' in printed
 
 
-def test_a_row_prints_the_ratios_and_a_wrong_size_is_refused() -> None:
-    ours, released = Timing(0.5, 0.1, 1.0), Timing(20.0, 1.0, 100.0)
-    row = compare_losses.Row('kd', 'scores', ours, released, 2**20, 8 * 2**20, 2**19, 1e-7, 2e-7)
+def test_a_row_prints_the_ratios() -> None:
+    own_timing, released = Timing(0.5, 0.1, 1.0), Timing(20.0, 1.0, 100.0)
+    row = compare_losses.Row('kd', 'scores', own_timing, released, 2**20, 8 * 2**20, 2**19, 1e-7, 2e-7)
     table = compare_losses.as_markdown([row])
     assert '| kd | scores |' in table and '| **40x** | 8.0 | 1.0 | **0.12** | 0.5 | 2.0e-07 | 1.0e-07 |' in table
     with pytest.raises(SystemExit, match='^--size of maskd must be one of detection, small, got cityscapes$'):
@@ -175,8 +175,8 @@ def test_a_row_prints_the_ratios_and_a_wrong_size_is_refused() -> None:
 def test_ours_is_the_released_formula(method: str) -> None:
     """Values and gradients in float64, or the comparison would mean nothing; at small sizes rows are complete."""
     for case in METHODS[method].cases(METHODS[method].sizes['small']):
-        ours, released = (compare_losses.one_pass(f, case, torch.float64)() for f in (case.ours, case.released))
-        torch.testing.assert_close(ours, released, rtol=1e-6, atol=1e-9)
+        own_pass, released = (compare_losses.one_pass(f, case, torch.float64)() for f in (case.ours, case.released))
+        torch.testing.assert_close(own_pass, released, rtol=1e-6, atol=1e-9)
         for level in zip(*case.inputs, *case.constants, strict=True):
             level = [x.double() for x in level]
             torch.testing.assert_close(case.ours(*level), case.released(*level), rtol=1e-9, atol=1e-12)
@@ -202,9 +202,7 @@ def test_step_command_measures_several_methods(tmp_path: Path, capsys: pytest.Ca
 # Methods on a device: a row of a method on the CPU, and what a section makes of rows
 
 
-def test_a_step_on_the_cpu_equals_itself_and_a_section_shows_what_failed_or_was_refused(
-    monkeypatch, tmp_path: Path
-) -> None:
+def test_a_step_on_the_cpu_equals_itself(monkeypatch, tmp_path: Path) -> None:
     monkeypatch.setattr(on_device, 'SIDE', 64)
     config = composed(on_device.SEG, 'cwd')
     config.merge_from_dict({'model.teacher.checkpoint': 'random.pth'})

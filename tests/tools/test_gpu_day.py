@@ -52,7 +52,7 @@ def test_steps_come_first_within_the_deadline(tmp_path: Path) -> None:
     assert all(len(group) < gpu_day.FILES for group in groups[:-1])
 
 
-def test_the_deadline_cuts_a_part_and_leaves_others_out(tmp_path: Path) -> None:
+def test_the_deadline_leaves_parts_out(tmp_path: Path) -> None:
     day, out = day_of(tmp_path, 1.8), tmp_path / 'out'
     day.run([part(out, 'short', limit=1.5), part(out, 'limited', 60, limit=0.5)])
     day.run([part(out, 'long', 60)])
@@ -136,19 +136,19 @@ def test_ready_starts_kernels(device: str, fault: str, message: str | int, monke
     assert end.value.code == message or str(end.value.code).startswith(str(message))
 
 
-@pytest.mark.parametrize('what', ROWS)
-def test_a_failing_method_ends_its_row_alone(what: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+@pytest.mark.parametrize('kind', ROWS)
+def test_a_failing_method_ends_its_row_alone(kind: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     def fail(*_: object) -> None:
         raise RuntimeError('no kernel\nhint')
 
-    row, module, function = ROWS[what]
+    row, module, function = ROWS[kind]
     outcomes = [fail, lambda *_: row]
     monkeypatch.setattr(command.torch, 'set_num_threads', lambda threads: None)
     monkeypatch.setattr(module, function, lambda *words: outcomes.pop(0)(*words) if outcomes else row)
-    assert command.main([what, *WORDS[what], '--device', 'cpu', '--json', str(tmp_path)]) == 1
+    assert command.main([kind, *WORDS[kind], '--device', 'cpu', '--json', str(tmp_path)]) == 1
     (file,) = tmp_path.iterdir()
     section = json.loads(file.read_text())
-    part = Part(what, 1, [], status=0, section=section)
+    part = Part(kind, 1, [], status=0, section=section)
     assert (
         len(section['figures']) > len(part.errors) == 1 and '| RuntimeError: no kernel hint | –' in section['markdown']
     )

@@ -25,7 +25,7 @@ from tests.isolation import ROOT
 from tests.project.folders_of_data import LOADING, box_folder, seg_folder
 
 
-def test_a_choice_names_the_option_and_what_would_work():
+def test_a_choice_names_the_option():
     validate.check_option('a', 'y', [None, 'y'])
     with pytest.raises(ValueError, match=r"^a must be one of None, 'y', got 'x'\.$"):
         validate.check_option('a', 'x', [None, 'y'])
@@ -33,9 +33,9 @@ def test_a_choice_names_the_option_and_what_would_work():
 
 def test_weights_are_named_together():
     validate.check_weights(a=0, b=1e-9)
-    told = r'a, b must be >= 0 and not all 0, got .*, .*; loss_weight=0 leaves it out'
+    words = r'a, b must be >= 0 and not all 0, got .*, .*; loss_weight=0 leaves it out'
     for weights in (dict(a=0, b=0.0), dict(a=-1, b=2)):
-        with pytest.raises(ValueError, match=told):
+        with pytest.raises(ValueError, match=words):
             validate.check_weights(**weights)
 
 
@@ -75,11 +75,11 @@ def test_a_missing_stack_is_answered_with_the_command(monkeypatch) -> None:
         required.require_stack()
 
 
-@pytest.mark.parametrize(('given', 'count'), [('3', 3), (' 4,2', 4), ('', 0), ('many', 0), (None, 0)])
-def test_threads_that_the_shell_asks_for(monkeypatch: pytest.MonkeyPatch, given: str | None, count: int) -> None:
+@pytest.mark.parametrize(('setting', 'count'), [('3', 3), (' 4,2', 4), ('', 0), ('many', 0), (None, 0)])
+def test_threads_that_the_shell_asks_for(monkeypatch: pytest.MonkeyPatch, setting: str | None, count: int) -> None:
     monkeypatch.delenv('OMP_NUM_THREADS', raising=False)
-    if given is not None:
-        monkeypatch.setenv('OMP_NUM_THREADS', given)
+    if setting is not None:
+        monkeypatch.setenv('OMP_NUM_THREADS', setting)
     assert threads_asked_for() == count
     spins = {'GOMP_SPINCOUNT': SPINS}
     for chosen in ({'OMP_WAIT_POLICY': 'ACTIVE'}, {'GOMP_SPINCOUNT': '7'}, {}):
@@ -120,15 +120,15 @@ def test_classes_without_colours_get_distinct_ones(classes: int, least: float) -
     names = [f'class {number}' for number in range(classes)]
     drawn = BaseSegDataset(metainfo={'classes': names}, lazy_init=True, test_mode=True, data_root='.').metainfo
     assert nearest(np.asarray(drawn['palette'])) < least, 'those that mmseg draws'
-    for given in (None, [], drawn['palette'], [[0, 0, 0]]):
-        found = palette_of(given, classes)
-        assert nearest(found) > least and (found == distinct_colours(classes)).all()
-    own = np.random.default_rng(0).integers(0, 255, (classes, 3)).tolist()
-    assert palette_of(own, classes).tolist() == own
+    for setting in (None, [], drawn['palette'], [[0, 0, 0]]):
+        actual = palette_of(setting, classes)
+        assert nearest(actual) > least and (actual == distinct_colours(classes)).all()
+    palette = np.random.default_rng(0).integers(0, 255, (classes, 3)).tolist()
+    assert palette_of(palette, classes).tolist() == palette
     assert len(palette_of(None, 0)) == 1 and len(distinct_colours(600)) == 600
 
 
-def test_new_writes_the_colours_and_no_class_of_objects_is_nearly_black(tmp_path: Path) -> None:
+def test_a_project_has_the_colours_of_its_classes(tmp_path: Path) -> None:
     seg = seg_file(find_seg_data(seg_folder(tmp_path / 'seg', (0, 1))), LOADING)
     box = box_file(find_box_data(box_folder(tmp_path / 'box')), LOADING, False, False)
     drawn, boxes = (Config.fromstring(text, '.py').train_dataloader.dataset.metainfo.palette for text in (seg, box))

@@ -53,7 +53,7 @@ def test_any_value_comes_back(value: Any) -> None:
     assert back(assignments({'x': value, 'more': {'x': [value] * 20}})) == {'x': value, 'more': {'x': [value] * 20}}
 
 
-def test_what_is_meant_is_replaced_and_what_is_no_name_refused(tmp_path: Path) -> None:
+def test_names_of_the_file_are_replaced(tmp_path: Path) -> None:
     file = tmp_path / 'a.py'
     file.write_text(assignments({'x': Template('{{ fileDirname }}/b'), 'kind': Path, 'far': float('inf')}))
     config = Config.fromfile(file)
@@ -106,11 +106,11 @@ def test_the_data_file_of_boxes(root: str, name: str, classes: list[str]) -> Non
         'val': Split(name, name, 1, (name,)),
     }
     text = box_file(BoxData(Path('/', root), splits, tuple(classes), False, (32, 48)), LOADING, False, False)
-    found = back(text)
-    assert found['val_dataloader']['dataset']['ann_file'] == name
-    assert found['val_evaluator']['ann_file'] == f'{Path("/", root)}/{name}'
-    assert found['train_dataloader']['dataset']['metainfo']['classes'] == tuple(classes)
-    assert found['train_dataloader']['dataset']['ann_file'].endswith('/train.json')
+    actual = back(text)
+    assert actual['val_dataloader']['dataset']['ann_file'] == name
+    assert actual['val_evaluator']['ann_file'] == f'{Path("/", root)}/{name}'
+    assert actual['train_dataloader']['dataset']['metainfo']['classes'] == tuple(classes)
+    assert actual['train_dataloader']['dataset']['ann_file'].endswith('/train.json')
 
 
 @few

@@ -33,9 +33,9 @@ def draw():
     return random.random(), np.random.rand(), torch.rand(1).item()
 
 
-def test_seeding_calls_few_functions_and_draws_as_torch_does():
+def test_seeding_draws_as_torch_does():
     """``torch.manual_seed`` calls more than a thousand at the depth of a training loop."""
-    seeds = {mix(seed, rank, place) for seed in range(8) for rank in range(8) for place in range(64)}
+    seeds = {mix(seed, rank, number) for seed in range(8) for rank in range(8) for number in range(64)}
     assert len(seeds) == 8 * 8 * 64 and all(0 <= seed < 2**32 for seed in seeds)
     assert mix(1, 2) == mix(1, 2) and mix(1, 23) != mix(12, 3), 'places are told apart'
     seed_everything(3)  # the first one of a process makes the streams
@@ -44,12 +44,12 @@ def test_seeding_calls_few_functions_and_draws_as_torch_does():
     seed_everything(3)
     sys.setprofile(None)
     assert len(calls) < 60
-    found = torch.rand(3)
+    actual = torch.rand(3)
     torch.manual_seed(3)
-    assert torch.equal(found, torch.rand(3))
+    assert torch.equal(actual, torch.rand(3))
 
 
-def test_fork_leaves_the_streams_as_they_were_and_a_worker_s_seed_depends_on_everything_and_travels():
+def test_a_fork_leaves_the_streams_as_they_were():
     def stream(worker, *place):
         pickle.loads(pickle.dumps(WorkerSeed(*place)))(worker)
         return draw()
@@ -60,8 +60,8 @@ def test_fork_leaves_the_streams_as_they_were_and_a_worker_s_seed_depends_on_eve
     for error in (None, RuntimeError):
         seed_everything(1)
         with pytest.raises(error) if error else nullcontext(), fork_rng():
-            places = [(0, 1, 2, 3), (1, 1, 2, 3), (0, 0, 2, 3), (0, 1, 0, 3), (0, 1, 2, 0)]
-            first, again = ([stream(*place) for place in places] for _ in range(2))
+            streams = [(0, 1, 2, 3), (1, 1, 2, 3), (0, 0, 2, 3), (0, 1, 0, 3), (0, 1, 2, 0)]
+            first, again = ([stream(*stream_key) for stream_key in streams] for _ in range(2))
             assert first == again and len(set(first)) == 5
             if error:
                 raise error
@@ -109,12 +109,12 @@ def batches(kind='infinite', processes='none', seed=1, rank=0):
 
 def rows(iterator, count):
     """Draws of ``count`` batches; between them the training draws too."""
-    found = []
+    actual = []
     for _ in range(count):
-        found.append(next(iterator))
+        actual.append(next(iterator))
         draw()
     iterator.close()
-    return torch.cat(found)
+    return torch.cat(actual)
 
 
 WHOLE, SKIPPED = 8, 4  # batches: behind the first pass of a finite sampler, into the third
@@ -145,7 +145,7 @@ def test_a_batch_depends_on_its_number_alone(whole, kind, processes):
 
 
 @pytest.mark.parametrize('kind', SAMPLERS)
-def test_no_draw_comes_twice_and_others_differ(whole, kind):
+def test_no_draw_comes_twice(whole, kind):
     assert len(whole[kind][:, :3].unique()) == 3 * len(whole[kind])
     with fork_rng():
         for other in (batches(kind, seed=2), batches(kind, rank=1)):
@@ -154,15 +154,15 @@ def test_no_draw_comes_twice_and_others_differ(whole, kind):
     assert sorted(order[:5]) == sorted(order[5:10]) == [0, 1, 2, 3, 4] and order[:5] != order[5:10]
 
 
-def test_the_loader_and_the_streams_of_the_training_are_left_alone():
+def test_the_streams_of_the_training_are_left_alone():
     with fork_rng():
-        mine = batches('weighted')
-        mine.skip_iter(0)
-        loader = mine._indices.loader
+        batches_seen = batches('weighted')
+        batches_seen.skip_iter(0)
+        loader = batches_seen._indices.loader
         seed_everything(4)
         expected = draw()
         seed_everything(4)
-        mine.skip_iter(7)
+        batches_seen.skip_iter(7)
         assert draw() == expected
     assert isinstance(loader.batch_sampler, BatchSampler) and loader.generator is None and len(loader) == 3
     data = Draws()  # mmengine's iterator would end the run with a StopIteration
@@ -212,14 +212,14 @@ class Speckle:
 
     def draws(self):
         (inner,) = self.compose.transforms[0]
-        found = dict(
+        actual = dict(
             generator=self.generator.random(), state=self.state.rand(), bits=self.bits.random_raw() % 2**40,
             torch=torch.rand((), generator=self.of_torch).item(), closure=self.drawn(),
             compose=self.compose.py_random.random(), inner=inner['rng'].random(), replaced=self.replaced.random(),
             of_the_class=self.of_the_class.random(), of_the_module=OF_THE_MODULE.random(),
         )  # fmt: skip
         self.replaced = np.random.Generator(np.random.MT19937())
-        return found
+        return actual
 
 
 class Speckled(Dataset):

@@ -160,7 +160,7 @@ def test_a_prefix_of_ddp_is_read(prefix):
     backbone = {name: tensor for name, tensor in weights().items() if name.startswith('backbone.')}
     renamed = {f'{begin}{name.removeprefix("backbone.")}': tensor for name, tensor in backbone.items()}
     state = by_init_cfg(
-        saved(dict(state_dict={inside('_orig_mod')(name): one for name, one in renamed.items()})), prefix
+        saved(dict(state_dict={inside('_orig_mod')(name): tensor for name, tensor in renamed.items()})), prefix
     )
     assert state.keys() == backbone.keys() and not differing(backbone, state)
 
@@ -194,7 +194,7 @@ def test_averages_that_are_left_out_are_told(read, monkeypatch):
     assert [key for key in averages if any(f'{key} is left out' in text for text in logged)] == [*averages]
 
 
-def test_averages_in_a_file_that_a_run_goes_on_from_are_told_of_the_file(tmp_path, monkeypatch):
+def test_averages_to_go_on_from_are_told_of_the_file(tmp_path, monkeypatch):
     logged = []
     monkeypatch.setattr(strict_load, 'print_log', lambda text, *_: logged.append(text))
     (tmp_path / 'last_checkpoint').write_text('iter_4.pth')
@@ -225,9 +225,9 @@ def by_ssl_vit(path):
 
 
 def by_strict(path):
-    own = VisionTransformer(VIT)
-    load_strictly(own, state_dict_of(read_checkpoint(path), path), None, 'checkpoint')
-    return own.state_dict()
+    vision_transformer = VisionTransformer(VIT)
+    load_strictly(vision_transformer, state_dict_of(read_checkpoint(path), path), None, 'checkpoint')
+    return vision_transformer.state_dict()
 
 
 def by_start(path):
@@ -266,10 +266,10 @@ def test_stages_are_no_chunks():
         blocks = [nn.Sequential(*(nn.Linear(2, 2) for _ in range(count))) for count in counts]
         return nn.ModuleDict(dict(blocks=nn.Sequential(*blocks)))
 
-    for own in (stages(1, 2), stages(3), stages(2, 2)):
-        state = {name: tensor + 1 for name, tensor in own.state_dict().items()}
-        load_strictly(own, state, None, 'checkpoint')
-        assert not differing(state, own.state_dict())
+    for stage in (stages(1, 2), stages(3), stages(2, 2)):
+        state = {name: tensor + 1 for name, tensor in stage.state_dict().items()}
+        load_strictly(stage, state, None, 'checkpoint')
+        assert not differing(state, stage.state_dict())
     with pytest.raises(ValueError, match=r'missing: blocks\.1\.0'):
         load_strictly(stages(2, 2), stages(4).state_dict(), None, 'checkpoint')
 

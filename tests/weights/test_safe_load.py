@@ -42,12 +42,12 @@ def test_values_of_a_runner_come_out_as_they_went_in(tmp_path):
     path = saved(tmp_path / 'a.pth', content)
     with pytest.raises(pickle.UnpicklingError):
         torch.load(path, weights_only=True)
-    found = read_values(path)
-    assert not unequal(found, torch.load(path, weights_only=False))
-    assert found['buffer'].statistics('mean') == 1.5
-    found['buffer'].update(5.0)
-    found['arrays'][0][0] = 2  # they are our own, and writable
-    again = read_values(saved(tmp_path / 'b.pth', found))
+    values = read_values(path)
+    assert not unequal(values, torch.load(path, weights_only=False))
+    assert values['buffer'].statistics('mean') == 1.5
+    values['buffer'].update(5.0)
+    values['arrays'][0][0] = 2  # they are our own, and writable
+    again = read_values(saved(tmp_path / 'b.pth', values))
     assert again['buffer'].data[0].tolist() == [1, 2, 5] and again['arrays'][0].tolist() == [2, 1]
 
 
@@ -59,15 +59,15 @@ def test_file_of_a_real_run_is_read_whole(tmp_path):
     assert content['message_hub']['log_scalars']['train/loss'].current() > 0
     assert not unequal(content, torch.load(path, weights_only=False))
     optimizer = torch.optim.SGD(nn.Linear(1, 1).parameters(), 0.1)
-    one, other = (OneCycleLR(optimizer, eta_max=1.0, total_steps=9) for _ in range(2))
-    one.step()
-    other.load_state_dict(read_values(saved(tmp_path / 'a.pth', one.state_dict())))
-    assert not unequal(other.state_dict(), one.state_dict())
+    schedule, other = (OneCycleLR(optimizer, eta_max=1.0, total_steps=9) for _ in range(2))
+    schedule.step()
+    other.load_state_dict(read_values(saved(tmp_path / 'a.pth', schedule.state_dict())))
+    assert not unequal(other.state_dict(), schedule.state_dict())
     loop = dict(shared=(shared := [np.ones(1)]), again=(shared, 1))
     loop['itself'] = loop
-    found = read_values(saved(tmp_path / 'a.pth', loop))
-    assert found['shared'] is found['again'][0] and found['itself'] is found
-    assert isinstance(found['shared'][0], np.ndarray)
+    values = read_values(saved(tmp_path / 'a.pth', loop))
+    assert values['shared'] is values['again'][0] and values['itself'] is values
+    assert isinstance(values['shared'][0], np.ndarray)
 
 
 class Value:
@@ -77,15 +77,15 @@ class Value:
         self.number = 3
 
 
-def test_what_a_user_allows_is_read_and_stays_allowed(tmp_path):
+def test_what_a_user_allows_is_read(tmp_path):
     path = saved(tmp_path / 'a.pth', dict(value=Value(), array=np.ones(2)))
     with pytest.raises(ValueError, match=r'test_safe_load\.Value\).*add_safe_globals'):
         read_values(path)
     allowed = [Value, np.dtype, np.ndarray, (np.ones, 'numpy.core.multiarray._reconstruct')]
     with torch.serialization.safe_globals(allowed):
-        found = read_values(path)
+        values = read_values(path)
         assert set(torch.serialization.get_safe_globals()) >= set(allowed)
-    assert found['value'].number == 3 and found['array'].tolist() == [1, 1]
+    assert values['value'].number == 3 and values['array'].tolist() == [1, 1]
     assert np.dtype not in torch.serialization.get_safe_globals()
 
 
@@ -104,11 +104,11 @@ def test_safetensors(tmp_path):
 
 @pytest.mark.parametrize('new_format', [True, False])
 @pytest.mark.parametrize('name', ['a.pth', 'a.safetensors', 'a.pkl'])
-def test_code_is_refused_and_not_run(tmp_path, name, new_format):
+def test_code_is_refused(tmp_path, name, new_format):
     mark = tmp_path / 'mark'
     path = payload.write(tmp_path / name, mark, new_format=new_format)
-    told = '' if name.endswith('.safetensors') else 'more than tensors.*exec.*could run code.*If you trust the file'
-    with payload.trusting_torch(), pytest.raises(ValueError, match=rf"^'{path}'.*{told}"):
+    text = '' if name.endswith('.safetensors') else 'more than tensors.*exec.*could run code.*If you trust the file'
+    with payload.trusting_torch(), pytest.raises(ValueError, match=rf"^'{path}'.*{text}"):
         read_checkpoint(path)
     assert not mark.exists()
     torch.load(path.rename(tmp_path / 'b.pth'), weights_only=False)
@@ -119,7 +119,7 @@ POINTERS = (3, '|', None, None, None, -1, -1, 0)  # says that they are plain byt
 FIELDS = (3, '<', ('a',), {'a': (np.dtype('i8'), 0)}, None, 64, 8, 63)
 
 
-@pytest.mark.parametrize(('content', 'told'), [
+@pytest.mark.parametrize(('content', 'text'), [
     # runner files reach for a schedule's function and for statistics through getattr
     *((Reduced(getattr, owner, name), 'holds more than tensors.*getattr')
       for owner, name in (({}, 'clear'), (nn.Parameter, '__init__'), (OneCycleParamScheduler, 'step'))),
@@ -128,14 +128,14 @@ FIELDS = (3, '<', ('a',), {'a': (np.dtype('i8'), 0)}, None, 64, 8, 63)
     (Reduced(np.dtype, 'f8', False, True, state='forged'), 'is no readable'),
     (array_of(np.dtype('f8'), 9), 'is no readable checkpoint .*truncated'),  # more than its bytes
 ])  # fmt: skip
-def test_what_could_run_code_or_read_memory_is_refused(tmp_path, content, told):
-    with pytest.raises(ValueError, match=rf"a\.pth' {told}"):
+def test_what_could_run_code_or_read_memory_is_refused(tmp_path, content, text):
+    with pytest.raises(ValueError, match=rf"a\.pth' {text}"):
         read_values(saved(tmp_path / 'a.pth', content))
-    kept = read_values(saved(tmp_path / 'b.pth', Reduced(np.dtype, 'f8', False, True, state=FIELDS)))
-    assert kept == np.dtype('f8') and kept.flags == np.dtype('f8').flags, 'a type keeps to its code'
+    values = read_values(saved(tmp_path / 'b.pth', Reduced(np.dtype, 'f8', False, True, state=FIELDS)))
+    assert values == np.dtype('f8') and values.flags == np.dtype('f8').flags, 'a type keeps to its code'
 
 
-def test_checkpoint_is_a_dictionary_and_a_missing_file_is_no_damaged_one(tmp_path):
+def test_a_checkpoint_is_a_dictionary(tmp_path):
     path = saved(tmp_path / 'a.pth', [torch.zeros(1)])
     with pytest.raises(ValueError, match='holds a list, not a dictionary'):
         read_checkpoint(path)

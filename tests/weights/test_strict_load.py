@@ -44,7 +44,7 @@ def test_layouts_of_checkpoints():
         state_dict_of(dict(meta={}, epoch=3), 'x')
 
 
-def test_of_weights_and_their_averages_it_is_said_which_teach(monkeypatch):
+def test_the_teaching_weights_are_told(monkeypatch):
     """mmcv 1.x swaps them before it saves; timm and DETR keep the averages below a key of their own."""
     said, one = [], torch.ones(1)
     monkeypatch.setattr('mmdistill_dense.weights.strict_load.print_log', lambda text, *_: said.append(text))
@@ -54,7 +54,7 @@ def test_of_weights_and_their_averages_it_is_said_which_teach(monkeypatch):
     assert said == ["'x': state_dict_ema is left out; what is read is not averaged."]
 
 
-def test_fitting_weights_are_loaded_and_counted():
+def test_fitting_weights_are_counted():
     """Counters of batches may be missing, statistics not."""
     target, state = network(), filled(3.0)
     assert load_strictly(target, state, None, 'k') == (9, 0)
@@ -66,7 +66,7 @@ def test_fitting_weights_are_loaded_and_counted():
         load_strictly(network(), state, None, 'k')
 
 
-def test_every_kind_of_misfit_is_listed_and_long_lists_are_cut():
+def test_every_kind_of_misfit_is_listed():
     state = filled()
     del state['body.0.weight'], state['body.1.bias']
     state.update({'body.2.extra': torch.zeros(1), 'head.weight': torch.zeros(5, 2, 1, 1)})
@@ -85,19 +85,19 @@ def test_every_kind_of_misfit_is_listed_and_long_lists_are_cut():
         load_strictly(other, dict(x=torch.zeros(1)), None, 'k')
 
 
-@pytest.mark.parametrize(('value', 'held'), [('nan', 'NaN'), ('inf', 'infinity'), ('-inf', 'infinity')])
-def test_numbers_that_are_not_finite_are_named_with_what_they_are(value, held):
+@pytest.mark.parametrize(('value', 'expected_text'), [('nan', 'NaN'), ('inf', 'infinity'), ('-inf', 'infinity')])
+def test_numbers_that_are_not_finite_are_named(value, expected_text):
     for name in ('body.0.weight', 'body.1.running_var', 'head.bias'):
         state = filled()
         state[name].view(-1)[1] = float(value)
-        with pytest.raises(ValueError, match=rf'^k: {name} holds {held}\. The file is damaged') as caught:
+        with pytest.raises(ValueError, match=rf'^k: {name} holds {expected_text}\. The file is damaged') as caught:
             load_strictly(network(), state, None, 'k')
         assert 'another shape' not in str(caught.value)
-        with pytest.raises(ValueError, match=rf'^title: {name} holds {held}\.'):
+        with pytest.raises(ValueError, match=rf'^title: {name} holds {expected_text}\.'):
             copy_strictly(network().state_dict(), state, 'title', 'it', '')
 
 
-def test_infinity_is_of_the_networks_own_type_and_may_be_its_own():
+def test_infinity_may_be_of_the_networks_own_type():
     """Numbers may be too large for it; the mask of an attention holds infinity on purpose."""
     state = filled()
     state['body.1.running_var'][0] = 7e4
@@ -158,31 +158,31 @@ def run(tmp_path_factory):
 def test_plain_config_has_what_a_student_takes_from_elsewhere():
     """The preprocessor of the top level, or an exported student would see pictures that are not normalised; the scope
     of a student of another one; the user's imports."""
-    top, own = dict(type='SegDataPreProcessor', mean=[1.0] * 3, std=[2.0] * 3), dict(type='Own')
+    top, kind = dict(type='SegDataPreProcessor', mean=[1.0] * 3, std=[2.0] * 3), dict(type='Own')
     student = dict(type='EncoderDecoder', backbone=dict(type='None'))
     distilled = dict(type='mmdistill_dense.DistillModel', student=student, teacher={}, distillers={})
-    for model, expected in ((student, top), (distilled, top), (dict(student, data_preprocessor=own), own)):
+    for model, expected in ((student, top), (distilled, top), (dict(student, data_preprocessor=kind), kind)):
         config = Config(dict(default_scope='mmseg', data_preprocessor=top, model=model))
         assert plain_config(config).model.data_preprocessor == expected
-        assert 'data_preprocessor' not in config.model or model.get('data_preprocessor') == own, 'is left as it is'
+        assert 'data_preprocessor' not in config.model or model.get('data_preprocessor') == kind, 'is left as it is'
     zoo = toys.model_config(dict(cfg=toys.SEG['fcn'], pretrained=False))
     for default, scope in (('mmseg', None), ('mmdet', 'mmseg'), (None, 'mmseg')):
         assert plain_config(Config(dict(default_scope=default, model=zoo))).model.get('_scope_') == scope
     config = toys.run_config('x', toys.model_config())
-    for mine in (['mine'], []):
-        config.custom_imports = dict(imports=['mmdistill_dense.engine.launch', *mine])
-        assert plain_config(config).get('custom_imports', {}).get('imports', []) == mine
+    for names in (['mine'], []):
+        config.custom_imports = dict(imports=['mmdistill_dense.engine.launch', *names])
+        assert plain_config(config).get('custom_imports', {}).get('imports', []) == names
 
 
-def test_an_export_loads_into_the_vanilla_network_and_holds_nothing_of_the_distillation(run, tmp_path):
+def test_an_export_loads_into_the_vanilla_network(run, tmp_path):
     config, checkpoint, model = run
     before = dict(config._cfg_dict.to_dict(), distillers=dict(kd=dict(type='LogitKD')))
-    given = Config(copy.deepcopy(before))
-    flat = plain_config(given)
-    assert given._cfg_dict.to_dict() == before, 'the given config is left as it was'
-    assert is_distill_model(given.model) and not is_distill_model(flat.model)
+    words = Config(copy.deepcopy(before))
+    flat = plain_config(words)
+    assert words._cfg_dict.to_dict() == before, 'the given config is left as it was'
+    assert is_distill_model(words.model) and not is_distill_model(flat.model)
     assert flat.train_dataloader.dataset.type == 'mmdistill_dense.ShapesSegDataset'
-    given.dump(tmp_path / 'leaf.py')
+    words.dump(tmp_path / 'leaf.py')
     out = tmp_path / 'new' / 'student.pth'
     options = ['--cfg-options', 'model.student.decode_head.ignore_index=7']
     assert main(['export', *map(str, (tmp_path / 'leaf.py', checkpoint, out)), *options]) == 0
@@ -197,8 +197,8 @@ def test_an_export_loads_into_the_vanilla_network_and_holds_nothing_of_the_disti
     assert set(content) == {'state_dict', 'meta'} and content['meta']['dataset_meta']['classes']
     batch = toys.seg_batch(seed=4)
     with torch.no_grad():
-        ours, theirs = (m.eval().test_step(copy.deepcopy(batch)) for m in (model, vanilla))
-    for a, b in zip(ours, theirs, strict=True):
+        answers, expected_predictions = (m.eval().test_step(copy.deepcopy(batch)) for m in (model, vanilla))
+    for a, b in zip(answers, expected_predictions, strict=True):
         assert torch.equal(a.seg_logits.data, b.seg_logits.data)
         assert torch.equal(a.pred_sem_seg.data, b.pred_sem_seg.data)
     with pytest.raises(ValueError, match=r'checkpoint=.*does not fit EncoderDecoder'):

@@ -36,22 +36,22 @@ def names() -> Iterator[str]:
 def _structure(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {k: _structure(v) for k, v in value.items() if k not in _ASIDE and not str(k).startswith('loss')}
-    return [_structure(one) for one in value] if isinstance(value, (list, tuple)) else value
+    return [_structure(child) for child in value] if isinstance(value, (list, tuple)) else value
 
 
 def _types(value: Any) -> Any:
     """The classes that a network consists of."""
     if isinstance(value, Mapping):
         inner = [_types(v) for k, v in value.items() if isinstance(v, (dict, list, tuple)) and not k.endswith('_cfg')]
-        return [str(value.get('type'))] + [one for one in inner if one]
+        return [str(value.get('type'))] + [child for child in inner if child]
     if isinstance(value, (list, tuple)):
-        return [found for one in value if (found := _types(one))]
+        return [actual for child in value if (actual := _types(child))]
     return None
 
 
 def distinct(architectures: bool = False) -> dict[str, str]:
     """The name of a config for each network; names that stand for no network are left out."""
-    found: dict[str, str] = {}
+    actual: dict[str, str] = {}
     for name in names():
         try:
             with quiet():
@@ -59,8 +59,8 @@ def distinct(architectures: bool = False) -> dict[str, str]:
         except Exception:  # the configs that hold no model, or that mmengine cannot read
             continue
         structure = _structure(model)
-        found.setdefault(name.partition('::')[0] + key_of(_types(structure) if architectures else structure), name)
-    return {name: name for name in found.values()}
+        actual.setdefault(name.partition('::')[0] + key_of(_types(structure) if architectures else structure), name)
+    return {name: name for name in actual.values()}
 
 
 def distillers(name: str) -> dict[str, Any]:
@@ -92,15 +92,15 @@ def walk(name: str) -> dict[str, Any]:
     try:
         with quiet():
             model = build(Config(dict(default_scope=name.partition('::')[0], model=_option(name))))
-        return dict(outcome='ok', levels={key: len(one.levels) for key, one in model.distillers.items()})
+        return dict(outcome='ok', levels={key: len(method.levels) for key, method in model.distillers.items()})
     except Exception as error:
         try:
             with quiet(), without_values():
                 _plain(ConfigDict(cfg=name, pretrained=False))
         except Exception as own:
             return dict(outcome='no network', name=name, error=f'{type(own).__name__}: {own}'[:400])
-        said = text_of(error)
-        refused = said.startswith('model.') or 'there is no GPU here' in said
+        output = text_of(error)
+        refused = output.startswith('model.') or 'there is no GPU here' in output
         frames = traceback.extract_tb(error.__traceback__)[-3:]
-        where = [f'{one.filename.split("site-packages/")[-1]}:{one.lineno}' for one in frames]
-        return dict(outcome='refused' if refused else 'failed', name=name, error=said[:900], where=where)
+        where = [f'{frame.filename.split("site-packages/")[-1]}:{frame.lineno}' for frame in frames]
+        return dict(outcome='refused' if refused else 'failed', name=name, error=output[:900], where=where)

@@ -118,30 +118,30 @@ def _vision_transformer(option: Mapping[str, Any]) -> dict[str, Any]:
 
 
 BACKBONES = {  # what becomes of the options of each
-    'PIDNet': lambda one: dict(channels=STEM, ppm_channels=STEM, num_stem_blocks=1, num_branch_blocks=1),
-    'DDRNet': lambda one: dict(channels=STEM, ppm_channels=STEM),
-    'MSCAN': lambda one: dict(
-        embed_dims=[max(8, width // 8) for width in one['embed_dims']], depths=[1] * len(one['depths'])
+    'PIDNet': lambda config: dict(channels=STEM, ppm_channels=STEM, num_stem_blocks=1, num_branch_blocks=1),
+    'DDRNet': lambda config: dict(channels=STEM, ppm_channels=STEM),
+    'MSCAN': lambda config: dict(
+        embed_dims=[max(8, width // 8) for width in config['embed_dims']], depths=[1] * len(config['depths'])
     ),
-    'BiSeNetV2': lambda one: dict(detail_channels=(8, 8, 16), semantic_channels=(8, 8, 8, 16), bga_channels=16),
-    'STDCContextPathNet': lambda one: dict(
-        backbone_cfg=dict(one['backbone_cfg'], channels=(8, 16, 32, 64, 128)),
+    'BiSeNetV2': lambda config: dict(detail_channels=(8, 8, 16), semantic_channels=(8, 8, 8, 16), bga_channels=16),
+    'STDCContextPathNet': lambda config: dict(
+        backbone_cfg=dict(config['backbone_cfg'], channels=(8, 16, 32, 64, 128)),
         last_in_channels=(128, 64),
         out_channels=16,
         ffm_cfg=dict(in_channels=48, out_channels=32, scale_factor=4),
     ),
-    'CSPDarknet': lambda one: dict(widen_factor=one['widen_factor'] / 4, deepen_factor=0.1),
-    'CSPNeXt': lambda one: dict(widen_factor=one['widen_factor'] / 8, deepen_factor=0.1),
+    'CSPDarknet': lambda config: dict(widen_factor=config['widen_factor'] / 4, deepen_factor=0.1),
+    'CSPNeXt': lambda config: dict(widen_factor=config['widen_factor'] / 8, deepen_factor=0.1),
     'ResNet': _resnet,
     'ResNetV1c': _resnet,
-    'ResNeXt': lambda one: dict(_resnet(one), groups=2, base_width=4),
-    'MobileNetV2': lambda one: dict(widen_factor=0.125),
-    'MobileNetV3': lambda one: dict(arch='small', out_indices=(1, 3, 12)),  # the width is fixed
+    'ResNeXt': lambda config: dict(_resnet(config), groups=2, base_width=4),
+    'MobileNetV2': lambda config: dict(widen_factor=0.125),
+    'MobileNetV3': lambda config: dict(arch='small', out_indices=(1, 3, 12)),  # the width is fixed
     'VisionTransformer': _vision_transformer,
-    'MixVisionTransformer': lambda one: dict(
-        embed_dims=one['embed_dims'] // 8, num_layers=[1] * len(one['num_layers'])
+    'MixVisionTransformer': lambda config: dict(
+        embed_dims=config['embed_dims'] // 8, num_layers=[1] * len(config['num_layers'])
     ),
-    'SwinTransformer': lambda one: dict(embed_dims=STEM, num_heads=[1, 2, 4, 8], depths=[1] * len(one['depths'])),
+    'SwinTransformer': lambda config: dict(embed_dims=STEM, num_heads=[1, 2, 4, 8], depths=[1] * len(config['depths'])),
 }
 
 
@@ -192,7 +192,7 @@ def _defaults(kind: str) -> dict[str, Any]:
         cls = registry.get(kind)
     bases = inspect.getmro(cls) if inspect.isclass(cls) else ()
     options = {
-        name: one.default for base in reversed(bases) for name, one in inspect.signature(base).parameters.items()
+        name: weight.default for base in reversed(bases) for name, weight in inspect.signature(base).parameters.items()
     }
     return {key: options[key] for key in DEFAULTS if isinstance(options.get(key), (int, dict))}
 

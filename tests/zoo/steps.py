@@ -70,8 +70,8 @@ class Gradients(Hook):
 
     def before_train(self, runner: Runner) -> None:
         def note(*_: Any) -> None:
-            found = ((name, p.grad) for name, p in runner.model.named_parameters() if p.grad is not None)
-            self.finite = {name: bool(grad.isfinite().all()) for name, grad in found if grad.any()}
+            actual = ((name, p.grad) for name, p in runner.model.named_parameters() if p.grad is not None)
+            self.finite = {name: bool(grad.isfinite().all()) for name, grad in actual if grad.any()}
 
         runner.optim_wrapper.optimizer.register_step_pre_hook(note)
 
@@ -134,7 +134,7 @@ def _model(model: Mapping[str, Any]) -> ConfigDict:
 def _teachers(option: Mapping[str, Any]) -> dict[str, Any]:
     if any(name in option for name in _SINGLE):
         return _teacher(option)
-    return {name: _teacher(one) for name, one in option.items()}
+    return {name: _teacher(teacher_option) for name, teacher_option in option.items()}
 
 
 def _teacher(option: Mapping[str, Any]) -> dict[str, Any]:

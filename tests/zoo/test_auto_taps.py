@@ -98,13 +98,13 @@ BRANCHES = {
 SHORT = (('pidnet-s', PIDNET), ('ddrnet_23-slim', PIDNET), ('bisenetv2_fcn_4xb4-160k', DEEPLAB))
 
 
-@pytest.mark.parametrize('pair', [pytest.param(one, marks=() if one in SHORT else LONG) for one in BRANCHES])
+@pytest.mark.parametrize('pair', [pytest.param(branch, marks=() if branch in SHORT else LONG) for branch in BRANCHES])
 def test_branches_are_compared_where_they_have_the_same_task(pair: tuple[str, str]) -> None:
     """Branch by branch with a backbone of the same class; with another the map that the scores are made of."""
-    student, teacher = (next(one for one in sorted(every_name(), key=len) if f'/{stem}' in one) for stem in pair)
+    student, teacher = (next(name for name in sorted(every_name(), key=len) if f'/{stem}' in name) for stem in pair)
     chosen = pair_taps(found(student, trains=True), found(teacher))
-    told = [f'{pair.student.tap} {pair.teacher.tap}' for pair in chosen.pairs]
-    short = [text.replace('backbone[', '').replace(']', '').replace('decode_head.', '') for text in told]
+    texts = [f'{pair.student.tap} {pair.teacher.tap}' for pair in chosen.pairs]
+    short = [text.replace('backbone[', '').replace(']', '').replace('decode_head.', '') for text in texts]
     assert ', '.join(short) == BRANCHES[pair]
     assert ('branches of' in str(chosen.notes)) == (len(short) == 2)
 

@@ -33,17 +33,17 @@ NAMES = [name for name in names() if '_tta' not in name and not name.partition('
     ('mmdet::clrnet/clrnet.py', 'ok'),
 ])  # fmt: skip
 def test_networks_of_special_kinds(name: str, outcome: str) -> None:
-    found = walk(name)
-    assert found['outcome'] == outcome, found
+    actual = walk(name)
+    assert actual['outcome'] == outcome, actual
 
 
 @pytest.mark.zoo
 def test_no_architecture_fails() -> None:
-    found = [walk(name) for name in distinct(architectures=True)]
-    assert len(found) > 250
-    assert not [one for one in found if one['outcome'] == 'failed']
-    built = [one for one in found if one['outcome'] != 'no network']
-    assert sum(one['outcome'] == 'ok' for one in built) > 0.95 * len(built)
+    actual = [walk(name) for name in distinct(architectures=True)]
+    assert len(actual) > 250
+    assert not [row for row in actual if row['outcome'] == 'failed']
+    built = [row for row in actual if row['outcome'] != 'no network']
+    assert sum(row['outcome'] == 'ok' for row in built) > 0.95 * len(built)
 
 
 def planned(name: str) -> UserNetwork:

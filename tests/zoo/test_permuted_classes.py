@@ -62,7 +62,7 @@ def gap(config: str, scope: str, names: tuple, layers: dict[str, int], distiller
             if name in state:
                 state[name] = state[name].unflatten(0, (anchors, len(names)))[:, order].flatten(0, 1)
     file = folder / 'own.pth'
-    meta = dict(dataset_meta=dict(classes=[names[one] for one in order.tolist()]))
+    meta = dict(dataset_meta=dict(classes=[names[index] for index in order.tolist()]))
     torch.save(dict(state_dict=state, meta=meta), file)
     teacher = dict(option, checkpoint=str(file), classes='auto')
     model = toys.ready(toys.build(toys.model_config(option, teacher, dict(one=distiller)), scope=scope))
@@ -77,9 +77,9 @@ def gap(config: str, scope: str, names: tuple, layers: dict[str, int], distiller
     own.pairs = None  # as it is, the order is wrong, and something is taught
     own.option = type(own.option)(**{**vars(own.option), 'classes': None})
     wrong = [value for name, value in toys.losses_of(model, batch).items() if name.startswith('distill.one.loss')]
-    found, control = (max(abs(float(value)) for value in values) for values in (terms, wrong))
-    assert control > max(1e-5, 1e3 * found)
-    return found
+    actual, control = (max(abs(float(value)) for value in values) for values in (terms, wrong))
+    assert control > max(1e-5, 1e3 * actual)
+    return actual
 
 
 @pytest.mark.parametrize(('config', 'layers', 'anchors'), cases(DETECTORS))

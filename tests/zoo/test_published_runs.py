@@ -52,10 +52,10 @@ def coco(root: Path) -> None:
                  segmentation=[[20, 30, 80, 30, 80, 100, 20, 100]])
             for n in range(1, count + 1)
         ]  # fmt: skip
-        for one in images:
-            picture(root / f'{split}2017/{one["file_name"]}')
-        told = dict(images=images, annotations=boxes, categories=categories)
-        (root / f'annotations/instances_{split}2017.json').write_text(json.dumps(told))
+        for image in images:
+            picture(root / f'{split}2017/{image["file_name"]}')
+        content = dict(images=images, annotations=boxes, categories=categories)
+        (root / f'annotations/instances_{split}2017.json').write_text(json.dumps(content))
 
 
 def mim(*words: str | Path) -> str:
@@ -86,7 +86,7 @@ def smaller(config: str) -> Iterator[str]:
 
 @pytest.mark.soak
 @pytest.mark.parametrize('config', CONFIGS)
-def test_two_steps_a_resume_and_a_test_by_mim(config: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_published_run_resumes(config: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cityscapes(tmp_path / 'data/cityscapes')
     coco(tmp_path / 'data/coco')
     monkeypatch.chdir(tmp_path)
@@ -95,10 +95,10 @@ def test_two_steps_a_resume_and_a_test_by_mim(config: str, tmp_path: Path, monke
     package, file = ('mmdetection' if detects else 'mmseg'), ROOT / f'configs/{config}.py'
     options = [*smaller(config)]
     length, first, second = ('max_epochs', 1, 2) if detects else ('max_iters', 2, 4)
-    told = mim('train', package, file, '--cfg-options', *options, f'train_cfg.{length}={first}')
+    message = mim('train', package, file, '--cfg-options', *options, f'train_cfg.{length}={first}')
     score = 'results of the whole dataset is empty' if detects else 'mIoU'  # a detector begins without a box
-    assert 'distill.' in told and score in told
+    assert 'distill.' in message and score in message
     mim('train', package, file, '--resume', '--cfg-options', *options, f'train_cfg.{length}={second}')
     saved = tmp_path / f'work_dirs/{config}/{"epoch" if detects else "iter"}_{second}.pth'
-    told = mim('test', package, file, '--checkpoint', saved, '--cfg-options', *options)
-    assert score in told
+    message = mim('test', package, file, '--checkpoint', saved, '--cfg-options', *options)
+    assert score in message

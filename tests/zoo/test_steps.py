@@ -108,7 +108,7 @@ QUICK = 'ddrnet_23_to_ddrnet_23-slim_cityscapes'
 
 def test_every_method_that_fits_has_a_name() -> None:
     for pair in MODERN:
-        fitting = {one.method for one in named().values() if one.pair == pair}
+        fitting = {entry.method for entry in named().values() if entry.pair == pair}
         assert fitting == (STAGES if 'mask2former' in pair else LEVELS if 'yolox' in pair else SCORES | STAGES), pair
 
 
@@ -118,7 +118,7 @@ def test_check_passes(pair: str) -> None:
     cfg = copy.deepcopy(config(place(f'{MODERN[pair]}/{pair}')))
     side = LARGE if 'mobilenetv3' in pair else SIDE
     report = check_config(cfg, Options(size=(side, side), weights=False, batch=2, cost=False))
-    errors = [one.message for one in report.findings if one.level == 'error']
+    errors = [note.message for note in report.findings if note.level == 'error']
     assert not report.stopped and all('does not exist' in message for message in errors), errors
 
 
@@ -147,15 +147,15 @@ def build_all(paths: list[Path]) -> None:
 
 def one_of_each() -> list[str]:
     """Of pairs that differ in their data alone, the one with the most files."""
-    found: dict[str, str] = {}
+    actual: dict[str, str] = {}
     for pair in sorted(by_pair(), key=lambda pair: len({*by_pair()[pair]} & {*FILES, *CONTROLS})):
-        found[DATA.split(pair, maxsplit=1)[0]] = pair
-    return sorted(found.values())
+        actual[DATA.split(pair, maxsplit=1)[0]] = pair
+    return sorted(actual.values())
 
 
 @pytest.mark.soak
 @pytest.mark.built('pair', one_of_each)
-def test_files_and_controls_build(pair: str) -> None:
+def test_files_build(pair: str) -> None:
     build_all([path for path in by_pair()[pair] if path in {*FILES, *CONTROLS}])
 
 
@@ -167,8 +167,8 @@ def test_every_config_builds(pair: str) -> None:
 
 @pytest.mark.soak
 def test_no_two_configs_are_the_same_run() -> None:
-    seen = defaultdict(list)
+    steps_of_kind = defaultdict(list)
     for path in every():
         run = {key: value for key, value in read(path).items() if key not in ('work_dir', 'distillers')}
-        seen[key_of(run)].append(name_of(path))
-    assert not [names for names in seen.values() if len(names) > 1]
+        steps_of_kind[key_of(run)].append(name_of(path))
+    assert not [names for names in steps_of_kind.values() if len(names) > 1]

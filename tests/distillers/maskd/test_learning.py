@@ -45,10 +45,10 @@ def test_refused(option, kind, words):
 
 def test_options_of_a_config_file_become_plain():
     """They are kept in token files, which are read without mmengine's classes."""
-    given = ConfigDict(optimizer=dict(type='Adam', lr=0.1, betas=[0.9, 0.99]), clip_grad=dict(max_norm=35))
-    learn = learning.LearnOptions.parse(given)
+    options = ConfigDict(optimizer=dict(type='Adam', lr=0.1, betas=[0.9, 0.99]), clip_grad=dict(max_norm=35))
+    learn = learning.LearnOptions.parse(options)
     assert type(learn.optimizer) is dict and type(learn.clip_grad) is dict and type(learn.optimizer['betas']) is list
-    assert learn.optimizer == given.optimizer.to_dict() and learn.clip_grad == dict(max_norm=35)
+    assert learn.optimizer == options.optimizer.to_dict() and learn.clip_grad == dict(max_norm=35)
 
 
 class Numbered(Dataset):
@@ -71,7 +71,7 @@ def take(count, seed=1, start=0, group=AspectRatioBatchSampler, workers=0):
         return [next(batches) for _ in range(count)]
 
 
-def test_batches_are_grouped_as_the_loader_does_and_depend_on_the_seed_and_their_number():
+def test_batches_are_grouped_as_the_loader_does():
     """What else they promise is asked in tests/utils/test_random_streams.py."""
     whole = take(12)
     assert all(len(batch) == 2 and len({index % 3 == 0 for index in batch}) == 1 for batch in whole)
@@ -97,17 +97,17 @@ def test_a_grouping_that_cannot_be_made_again_is_named():
 SGD = dict(type='SGD', lr=0.1, momentum=0.9, weight_decay=1e-3)
 
 
-def test_masks_part_and_sharpen_the_teachers_prediction():
+def test_masks_sharpen_the_teachers_prediction():
     generator = torch.Generator().manual_seed(0)
-    one = learner(max_iters=10000, schedule='poly', optimizer=SGD)  # the beginning of a Cityscapes run
-    first = one.step(*blobs(generator))
+    long_learner = learner(max_iters=10000, schedule='poly', optimizer=SGD)  # the beginning of a Cityscapes run
+    first = long_learner.step(*blobs(generator))
     for _ in range(199):
-        last = one.step(*blobs(generator))
+        last = long_learner.step(*blobs(generator))
     logits, labels = blobs(generator)
     plain = F.cross_entropy(logits, labels).item()
     assert first.dice[0] > 0.99
     assert last.dice[0] <= 0.55 and last.task < 0.8 * plain
-    masks = token_masks(one.detached()['0.mask_token'], logits)
+    masks = token_masks(long_learner.detached()['0.mask_token'], logits)
     assert mask_dice(masks).item() == pytest.approx(last.dice[0], abs=0.1)
 
 
@@ -126,17 +126,17 @@ def test_initial_values():
     assert not torch.equal(values['0.mask_token'], other['0.mask_token'])
 
 
-def test_one_step_is_the_optimizers_on_the_sum_of_task_and_weighted_dice_and_clipping_bounds_it():
+def test_a_step_is_that_of_the_optimizer_on_the_sum():
     logits, labels = blobs(torch.Generator().manual_seed(0))
     options = dict(optimizer=dict(type='SGD', lr=0.1), dice_weight=0.3)
-    one, clipped = learner(**options), learner(**options, clip_grad=dict(max_norm=1e-3))
-    token = one.detached()['0.mask_token'].requires_grad_()
+    plain, clipped = learner(**options), learner(**options, clip_grad=dict(max_norm=1e-3))
+    token = plain.detached()['0.mask_token'].requires_grad_()
     masks = token_masks(token, logits)
     total = F.cross_entropy(logits * masks.sum(1, keepdim=True), labels) + 0.3 * mask_dice(masks)
     (gradient,) = torch.autograd.grad(total, token)
-    for each in (one, clipped):
+    for each in (plain, clipped):
         each.step(logits, labels)
-    torch.testing.assert_close(one.detached()['0.mask_token'], token.detach() - 0.1 * gradient)
+    torch.testing.assert_close(plain.detached()['0.mask_token'], token.detach() - 0.1 * gradient)
     length = (clipped.detached()['0.mask_token'] - token.detach()).norm().item()
     assert gradient.norm() > 2e-3 and length == pytest.approx(1e-4, rel=1e-3)
 
@@ -157,7 +157,7 @@ def two_levels():
     return learner(TwoLevels(), shapes=shapes, taps=[learning.GatedTap(Tap.parse('head'), 0, 2)])
 
 
-def test_a_loss_that_is_not_finite_skips_the_step_and_too_many_in_a_row_end_the_learning():
+def test_a_loss_that_is_not_finite_skips_the_step():
     two = two_levels()
     data = blobs(torch.Generator())
     two.step(*data)

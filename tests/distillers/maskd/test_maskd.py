@@ -26,8 +26,8 @@ SIZES = [(9, 12), (5, 6), (1, 3)]
 
 def make(sizes=SIZES, iteration=0, **options):
     """A distiller with tokens for levels of these sizes, or pairs of sizes."""
-    pairs = [one if isinstance(one[0], tuple) else (one, one) for one in sizes]
-    made = set_up(MasKD, *[((6, *own), (8, *other)) for own, other in pairs], tap='neck', num_tokens=3, **options)
+    pairs = [size if isinstance(size[0], tuple) else (size, size) for size in sizes]
+    made = set_up(MasKD, *[((6, *size_a), (8, *other)) for size_a, other in pairs], tap='neck', num_tokens=3, **options)
     made.state.iteration = iteration
     return made
 
@@ -54,9 +54,9 @@ def test_equals_the_formula(options):
     student, teacher = maps(6), maps(8)
     pairs = zip(student['neck'], teacher['neck'], strict=True)
     each = [naive(distiller, i, s, t, 'student_mask_from' in options) for i, (s, t) in enumerate(pairs)]
-    found = distiller.step(student, teacher, None)
-    torch.testing.assert_close(found.pop('loss_maskd'), distiller.loss_weight * sum(each))
-    torch.testing.assert_close(found, {f'level{i}': value for i, value in enumerate(each)})
+    terms = distiller.step(student, teacher, None)
+    torch.testing.assert_close(terms.pop('loss_maskd'), distiller.loss_weight * sum(each))
+    torch.testing.assert_close(terms, {f'level{i}': value for i, value in enumerate(each)})
 
 
 def test_the_students_masks_begin_with_their_iteration():
@@ -70,7 +70,7 @@ def test_the_students_masks_begin_with_their_iteration():
     assert [value(k, 5) for k in (4, 5, 6)] == [never, always, always]
 
 
-def test_shared_tokens_serve_every_tap_and_are_learned_on_the_first():
+def test_shared_tokens_serve_every_tap():
     options = dict(num_tokens=3, weight_mask=False, align='none')
     shared = MasKD(['main', ('auxiliary', 0.4)], share_tokens=True, **options)
     shapes = {tap: [torch.Size((1, 8, 6, 6))] for tap in ('main', 'auxiliary')}
@@ -89,15 +89,15 @@ def test_shared_tokens_serve_every_tap_and_are_learned_on_the_first():
 
 
 def test_maps_of_other_sizes_are_resized_with_a_warning(monkeypatch):
-    told = []
-    monkeypatch.setattr(feature, 'print_log', lambda text, *_: told.append(text))
+    texts = []
+    monkeypatch.setattr(feature, 'print_log', lambda text, *_: texts.append(text))
     distiller = make([((4, 4), (9, 12)), (5, 6)])
-    assert len(told) == 1 and '(4, 4)' in told[0] and '(9, 12)' in told[0] and "the student's is resized" in told[0]
+    assert len(texts) == 1 and '(4, 4)' in texts[0] and '(9, 12)' in texts[0] and "the student's is resized" in texts[0]
     student, teacher = maps(6, [(4, 4), (5, 6)]), maps(8, [(9, 12), (5, 6)])
     larger = F.interpolate(distiller.aligns[0](student['neck'][0]), (9, 12), mode='bilinear', align_corners=False)
-    found = distiller(student, teacher, None)['level0']
+    actual = distiller(student, teacher, None)['level0']
     distiller.aligns[0] = torch.nn.Identity()
-    torch.testing.assert_close(found, naive(distiller, 0, larger, teacher['neck'][0]))
+    torch.testing.assert_close(actual, naive(distiller, 0, larger, teacher['neck'][0]))
 
 
 def test_no_tokens_no_loss():
@@ -156,8 +156,8 @@ def neck_tokens(channels=16, branch=True, seed=0):
     if branch:
         shapes |= {'prob.0.weight': (channels, channels, 3, 3), 'prob.0.bias': (channels,)}
         shapes |= {'prob.2.weight': (T, channels, 1, 1), 'prob.2.bias': (T,)}
-    every = {f'{i}.{name}': torch.Size(shape) for i in range(LEVELS) for name, shape in shapes.items()}
-    values = learning.initial_tokens(every, seed)
+    token_shapes = {f'{i}.{name}': torch.Size(shape) for i in range(LEVELS) for name, shape in shapes.items()}
+    values = learning.initial_tokens(token_shapes, seed)
     return {name: (value + 0.1).requires_grad_() for name, value in values.items()}
 
 
@@ -169,7 +169,7 @@ def naive_gate(values, level, x):
 
 
 @pytest.mark.parametrize('kind', ['tokens', 'tokens and branch', 'bands'])
-def test_the_heads_of_a_detector_see_the_masked_levels_and_dice_is_that_of_every_band(kind):
+def test_the_heads_of_a_detector_see_the_masked_levels(kind):
     network, taps, gate = frozen('retinanet'), NECK_TAPS, naive_gate
     values = neck_tokens(branch='branch' in kind)
     if kind == 'bands':
@@ -188,7 +188,7 @@ def test_the_heads_of_a_detector_see_the_masked_levels_and_dice_is_that_of_every
     assert toys.hooks_left(network) == 0
 
 
-def test_the_logits_of_a_segmenter_are_gated_before_they_are_resized():
+def test_logits_are_gated_before_they_are_resized():
     network = frozen('fcn', det=False)
     values = {'0.mask_token': torch.randn(T, toys.NUM_CLASSES, requires_grad=True)}
     data = batch(network, det=False)
@@ -234,7 +234,7 @@ def test_the_teacher_is_left_as_it_was():
     assert toys.hooks_left(network) == 0 and not any(p.requires_grad for p in network.parameters())
 
 
-def test_mask_branch_is_off_without_masks_and_back_afterwards():
+def test_the_mask_branch_is_off_without_masks():
     network = frozen('cascade_mask_rcnn')
     mask_head = network.roi_head.mask_head
     without, with_masks = batch(network), batch(network, masks=True)
@@ -255,7 +255,7 @@ class NormAct(nn.BatchNorm2d):
     """A norm that is no leaf, as timm's."""
 
 
-def test_norms_and_dropout_stay_in_evaluation_wherever_they_are():
+def test_norms_stay_in_evaluation():
     """Dropout inside attention is not a module of its own."""
     network, x = BaseModule(), torch.randn(5, 4)
     network.norm, network.dropout, network.attention = NormAct(3), nn.Dropout(), nn.MultiheadAttention(4, 1, 0.9)
@@ -289,19 +289,19 @@ def band_naive(student: Tensor, teacher: Tensor, tokens: Tensor, bands: str) -> 
 
 
 @pytest.mark.parametrize('size', BAND_SIZES)
-def test_the_inverse_gives_the_map_back_and_is_the_gradient(size: tuple[int, int]) -> None:
+def test_the_inverse_gives_the_map_back(size: tuple[int, int]) -> None:
     x = draw(2, 3, *size).requires_grad_()
     low, details = losses.haar(x)
     expected, first = reference.haar_step(x)
     torch.testing.assert_close(details[0], first.transpose(1, 2))
     torch.testing.assert_close(losses.haar(x, 1)[0], expected)
-    assert [tuple(one.shape[3:]) for one in details] == [tuple(-(-n // 2**j) for n in size) for j in (1, 2, 3)]
+    assert [tuple(detail.shape[3:]) for detail in details] == [tuple(-(-n // 2**j) for n in size) for j in (1, 2, 3)]
     torch.testing.assert_close(losses.inverse(low, details, size), x)
-    ups = [torch.randn_like(one) for one in (low, *details)]
+    ups = [torch.randn_like(detail) for detail in (low, *details)]
     (grad,) = torch.autograd.grad((low, *details), x, ups)
     torch.testing.assert_close(losses.inverse(ups[0], ups[1:], size), grad)
     if all(n % 8 == 0 for n in size):  # Parseval
-        torch.testing.assert_close(sum(one.square().sum() for one in (low, *details)), x.square().sum())
+        torch.testing.assert_close(sum(detail.square().sum() for detail in (low, *details)), x.square().sum())
 
 
 @pytest.mark.parametrize('size', BAND_SIZES)
@@ -327,16 +327,16 @@ def test_terms_are_those_of_expanded_masks(size: tuple[int, int], bands: Any, mo
     """In one block, and in blocks of single channels."""
     teacher, tokens = draw(2, 4, *size), draw(4, 3, 4, seed=1)
     up = torch.arange(1.0, 4 + (bands == 'all'), dtype=torch.float64)
-    found = []
+    actual = []
     for function in (band_naive, losses.frequency_terms, losses.frequency_terms):
         student = draw(2, 4, *size, seed=2).requires_grad_()
         terms = function(student, teacher, tokens, bands)
         (terms * up).sum().backward()
-        found.append((terms.detach(), student.grad))
+        actual.append((terms.detach(), student.grad))
         if function is losses.frequency_terms:
             monkeypatch.setattr('mmdistill_dense.losses.wavelet.block_elements', lambda device: 1)
-    torch.testing.assert_close(found[1], found[0])
-    torch.testing.assert_close(found[2], found[0])
+    torch.testing.assert_close(actual[1], actual[0])
+    torch.testing.assert_close(actual[2], actual[0])
 
 
 def test_the_gradient_of_the_gate_is_that_of_finite_differences() -> None:
@@ -347,22 +347,22 @@ def test_the_gradient_of_the_gate_is_that_of_finite_differences() -> None:
 def test_the_gate_of_half_precision_is_computed_in_float32() -> None:
     teacher, tokens = draw(2, 4, 9, 9, seed=1).half(), draw(4, 2, 4)
     masks = losses.frequency_masks(tokens.float(), teacher)
-    gated, exact = (losses.frequency_gate(one, masks) for one in (teacher, teacher.float()))
+    gated, exact = (losses.frequency_gate(maps, masks) for maps in (teacher, teacher.float()))
     assert gated.dtype == torch.float16 and torch.equal(gated, exact.half())
 
 
-def test_the_terms_share_the_convolution_and_are_weighted() -> None:
+def test_the_terms_share_the_convolution() -> None:
     levels, options = [((4, 9, 12), (6, 9, 12)), ((4, 5, 6), (6, 5, 6))], dict(mse_weight=3.0, bands='all')
     distiller = set_up(FreeKD, *levels, num_tokens=2, loss_weight=2.0, **options)
-    student, teacher = ({'tap': [draw(2, *one[side], seed=side) for one in levels]} for side in (0, 1))
-    found = distiller.step(student, teacher, None)
+    student, teacher = ({'tap': [draw(2, *level[side], seed=side) for level in levels]} for side in (0, 1))
+    losses = distiller.step(student, teacher, None)
     maps = [conv(x) for conv, x in zip(distiller.aligns, student['tap'], strict=True)]
     tokens = [module.mask_token for module in distiller.mask_modules]
     terms = [band_naive(s, t, e, 'all').sum() for s, t, e in zip(maps, teacher['tap'], tokens, strict=True)]
-    torch.testing.assert_close([found['level0'], found['level1']], terms)
-    torch.testing.assert_close(found['loss_freekd'], 2 * sum(terms))
+    torch.testing.assert_close([losses['level0'], losses['level1']], terms)
+    torch.testing.assert_close(losses['loss_freekd'], 2 * sum(terms))
     squares = sum(F.mse_loss(s, t) for s, t in zip(maps, teacher['tap'], strict=True))
-    torch.testing.assert_close(found['loss_mse'], 6 * squares)
+    torch.testing.assert_close(losses['loss_mse'], 6 * squares)
     assert {name.split('.')[0] for name, _ in distiller.named_parameters()} == {'aligns'}, 'tokens are buffers'
 
 
@@ -371,7 +371,7 @@ def test_one_token_is_warned_of() -> None:
         FreeKD(num_tokens=1)
 
 
-def test_deeplabv3_learns_on_its_logits_and_distils_both_heads(tmp_path):
+def test_deeplabv3_learns_on_its_logits(tmp_path):
     option = dict(type='MasKD', student_tap=['decode_head', ('auxiliary_head', 0.4)], num_tokens=8, weight_mask=False,
                   align='none', factor=0.5, eps=1e-5, share_tokens=True, learn=LEARN)  # fmt: skip
     model = toys.model_config(toys.seg_net(), toys.seg_teacher(), dict(maskd=option))

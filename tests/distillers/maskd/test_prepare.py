@@ -60,7 +60,7 @@ def finished(tmp_path_factory):
 # The ladder
 
 
-def test_tokens_are_learned_once_and_kept_and_the_log_tells_how(finished):
+def test_tokens_are_learned_once(finished):
     work_dir, tokens, _ = finished
     (name,) = token_files(work_dir)
     content = torch.load(work_dir / 'maskd_tokens' / name, weights_only=True)
@@ -74,7 +74,7 @@ def test_tokens_are_learned_once_and_kept_and_the_log_tells_how(finished):
     assert all(word in line for line in lines for word in ('lr: ', 'task loss: ', 'dice: '))
 
 
-def test_a_run_that_learned_and_one_that_found_tokens_train_the_same_student(finished, tmp_path, learned):
+def test_learned_tokens_train_the_same_student(finished, tmp_path, learned):
     work_dir, tokens, student = finished
     shutil.copytree(work_dir / 'maskd_tokens', tmp_path / 'maskd_tokens')
     again = run(tmp_path, iters=5)
@@ -128,7 +128,7 @@ def test_interrupted_learning_continues_to_the_same_bits(tmp_path, monkeypatch, 
 @pytest.mark.parametrize('changes', [
     dict(train_dataloader=dict(batch_size=4)), pytest.param(dict(randomness=dict(seed=6)), marks=pytest.mark.soak),
 ], ids=['batch size', 'seed'])  # fmt: skip
-def test_an_unfinished_file_of_another_batch_size_or_seed_is_not_continued(tmp_path, monkeypatch, learned, changes):
+def test_an_unfinished_file_of_other_batches_is_not_continued(tmp_path, monkeypatch, learned, changes):
     with monkeypatch.context() as patched, pytest.raises(Interrupt):
         stop_at(patched, 3)
         run(tmp_path)
@@ -174,17 +174,17 @@ def the_file(finished):
 
 
 @pytest.mark.parametrize('source', ['file', 'checkpoint'])
-def test_tokens_of_another_teacher_are_refused_with_both_fingerprints(finished, tmp_path, other_teacher, source):
+def test_tokens_of_another_teacher_are_refused(finished, tmp_path, other_teacher, source):
     path = the_file(finished) if source == 'file' else finished[0] / 'iter_2.pth'
-    theirs = torch.load(the_file(finished), weights_only=True)['meta']['teacher']
+    teacher_hash = torch.load(the_file(finished), weights_only=True)['meta']['teacher']
     model = with_tokens(path)
     with pytest.raises(ValueError) as error:
         run(tmp_path, dict(model, teacher=other_teacher))
     message = str(error.value)
     assert message.startswith(f"model.distillers.maskd.tokens='{path}' was learned on another teacher or tap")
-    assert f'tap: {theirs} (' in message and 'allow_other_teacher=True' in message and 'other.pth' in message
-    ours = message.split('), not ')[1].split()[0]
-    assert len(ours) == len(theirs) and ours != theirs
+    assert f'tap: {teacher_hash} (' in message and 'allow_other_teacher=True' in message and 'other.pth' in message
+    wanted_hash = message.split('), not ')[1].split()[0]
+    assert len(wanted_hash) == len(teacher_hash) and wanted_hash != teacher_hash
     run(tmp_path, dict(with_tokens(path, allow_other_teacher=True), teacher=other_teacher))
 
 
@@ -245,7 +245,7 @@ def state_of(runner):
 @pytest.mark.parametrize(('kind', 'workers'), [
     ('retinanet', 2), ('fcn', 0), pytest.param('cascade_mask_rcnn', 0, marks=pytest.mark.soak)
 ])  # fmt: skip
-def test_streams_teacher_student_and_processes_are_left_alone(tmp_path, learned, kind, workers, monkeypatch):
+def test_learning_leaves_streams_alone(tmp_path, learned, kind, workers, monkeypatch):
     """And the preprocessor, which may count batches: the run's own begins at its first batch."""
     forward = SegDataPreProcessor.forward
 
@@ -288,16 +288,16 @@ def test_learning_alone_leaves_what_training_finds(tmp_path):
     learned = torch.load(tmp_path / 'work' / 'maskd_tokens' / name, weights_only=True)
     again = torch.load(out, weights_only=True)
     assert learned['meta'] == again['meta'] and not toys.differing(learned['state_dict'], again['state_dict'])
-    kept = (tmp_path / 'work' / 'maskd_tokens' / name).stat()
-    own = tokens_of(toys.train(None, toys.run_config(tmp_path / 'work', seg_model(), iters=2)))
-    assert (tmp_path / 'work' / 'maskd_tokens' / name).stat().st_mtime_ns == kept.st_mtime_ns
-    assert same(own, {key.removeprefix('mask_modules.'): value for key, value in learned['state_dict'].items()})
+    stat_before = (tmp_path / 'work' / 'maskd_tokens' / name).stat()
+    tokens = tokens_of(toys.train(None, toys.run_config(tmp_path / 'work', seg_model(), iters=2)))
+    assert (tmp_path / 'work' / 'maskd_tokens' / name).stat().st_mtime_ns == stat_before.st_mtime_ns
+    assert same(tokens, {key.removeprefix('mask_modules.'): value for key, value in learned['state_dict'].items()})
 
 
-def test_nothing_to_learn_and_one_file_for_two_distillers_are_refused(tmp_path, capsys):
+def test_one_file_for_two_distillers_is_refused(tmp_path, capsys):
     two = toys.model_config(toys.seg_net('fcn'), toys.seg_teacher('fcn'), dict(a=LOGITS, b=LOGITS))
     for model, words in (
-        *((seg_model(one), 'nothing to learn') for one in (dict(type='LogitKD'), dict(LOGITS, tokens='x.pth'))),
+        *((seg_model(option), 'nothing to learn') for option in (dict(type='LogitKD'), dict(LOGITS, tokens='x.pth'))),
         (two, '--out is one file, but 2 distillers of the config learn tokens'),
     ):
         assert command(tmp_path, model, '--out', tmp_path / 'x.pth') == 2
@@ -305,7 +305,7 @@ def test_nothing_to_learn_and_one_file_for_two_distillers_are_refused(tmp_path, 
 
 
 @pytest.mark.parametrize(('kind', 'rows'), [('seg', 1), ('det', 5), ('bands', 4)])
-def test_masks_are_drawn_by_level_and_token(tmp_path, kind, rows):
+def test_masks_are_drawn_by_level(tmp_path, kind, rows):
     """A sheet has a row for each level or band, and a column for the picture and for each token."""
     freekd = dict(type='FreeKD', student_tap='backbone[3]', num_tokens=3, learn=LEARN)
     model = det_model() if kind == 'det' else seg_model(freekd if kind == 'bands' else LOGITS)
@@ -318,7 +318,7 @@ def test_masks_are_drawn_by_level_and_token(tmp_path, kind, rows):
     assert (sheets[0] != sheets[1]).any() and not (sheets[0][:, width - 4 : width] != 255).any()
 
 
-def test_a_drawn_mask_is_that_of_the_teachers_map_without_padding(tmp_path):
+def test_a_drawn_mask_has_no_padding(tmp_path):
     """By a formula of its own: sigmoid of each token times the map, enlarged, cut to the picture."""
     runner = toys.train(tmp_path, toys.det_run_config(tmp_path, det_model(), iters=1))
     model, dataset = runner.model, runner.train_dataloader.dataset
@@ -345,5 +345,5 @@ def test_a_teachers_head_may_differ_where_tokens_are_given(tmp_path, learned):
     with pytest.raises(ValueError, match='model.teacher.checkpoint.*of another shape'):
         run(tmp_path / 'b', dict(model, teacher=other))
     path = next((tmp_path / 'a' / 'maskd_tokens').iterdir())
-    given = dict(seg_model(dict(NECK, student_tap='backbone[3]', tokens=str(path))), teacher=other)
-    assert same(tokens_of(run(tmp_path / 'b', given)), tokens_of(runner)) and len(learned) == 6
+    model = dict(seg_model(dict(NECK, student_tap='backbone[3]', tokens=str(path))), teacher=other)
+    assert same(tokens_of(run(tmp_path / 'b', model)), tokens_of(runner)) and len(learned) == 6

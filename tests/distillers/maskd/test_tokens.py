@@ -78,7 +78,7 @@ def test_a_checkpoint_gives_the_tokens_under_the_distillers_name(tmp_path):
         files.read_tokens(path, 'third')
 
 
-def test_a_file_without_tokens_and_one_with_code(tmp_path):
+def test_a_file_without_tokens_is_refused(tmp_path):
     path = saved(tmp_path, {'state_dict': {'backbone.conv1.weight': torch.ones(1)}})
     with pytest.raises(ValueError, match=r"holds no tokens.*'backbone.conv1.weight'"):
         files.read_tokens(path, 'maskd')
@@ -87,11 +87,11 @@ def test_a_file_without_tokens_and_one_with_code(tmp_path):
         files.read_tokens(path, 'maskd')
 
 
-def test_a_file_fits_without_its_branch_or_is_described_beside_what_is_needed():
+def test_a_file_fits_without_its_branch():
     tokens = {name: value for name, value in values().items() if name.endswith('mask_token')}
     assert len(tokens) == 2 and same(files.fit_tokens(values(), shapes(tokens), 'x'), tokens)
     needed = 'needs 3 tokens of 4 channels on 2 levels, with mask weights'
-    for found, words in (
+    for actual, words in (
         (dict(tokens=5), '5 tokens of 4 channels on 2 levels, with mask weights'),
         (dict(channels=6), '3 tokens of 6 channels on 2 levels, with mask weights'),
         (dict(levels=1), '3 tokens of 4 channels on 1 level, with mask weights'),
@@ -99,7 +99,7 @@ def test_a_file_fits_without_its_branch_or_is_described_beside_what_is_needed():
         (dict(branch=False), '3 tokens of 4 channels on 2 levels, without mask weights'),
     ):
         with pytest.raises(ValueError, match=f"tokens='x.pth' holds {words};.*{needed}"):
-            files.fit_tokens(values(**found), shapes(values()), "tokens='x.pth'")
+            files.fit_tokens(values(**actual), shapes(values()), "tokens='x.pth'")
     bands = {f'{level}.mask_token': torch.ones(4, 3, C) for level in range(2)}  # of FreeKD
     branch = {'0.prob.2.bias': torch.ones(3)}
     assert same(files.fit_tokens(bands | branch, shapes(bands), 'x'), bands)
@@ -145,26 +145,26 @@ def whole(teacher, taps=NECK, settings=None, dataset=None):
     return files.learning_fingerprint(teacher, taps, settings, dataset)
 
 
-def test_weights_before_the_last_tap_make_the_teacher_and_all_weights_the_learning(teacher):
+def test_weights_before_the_last_tap_make_the_teacher(teacher):
     before = 'backbone.conv1.weight', 'backbone.bn1.running_mean', 'neck.fpn_convs.0.conv.bias'
     for name in (*before, 'bbox_head.retina_cls.weight'):
         other = changed(teacher, name)
-        found = files.teacher_fingerprint(other, NECK) != files.teacher_fingerprint(teacher, NECK)
-        assert found == (name in before) and whole(other) != whole(teacher), name
+        actual = files.teacher_fingerprint(other, NECK) != files.teacher_fingerprint(teacher, NECK)
+        assert actual == (name in before) and whole(other) != whole(teacher), name
     for taps in ([Tap.parse('bbox_head.retina_cls')], [*NECK, Tap.parse('bbox_head')], [Tap.parse('')]):
         assert files.teacher_fingerprint(other, taps) != files.teacher_fingerprint(teacher, taps), 'a head in front'
 
 
-def test_taps_settings_data_and_normalisation_count_and_not_where_pretrained_weights_lie(teacher):
+def test_taps_settings_data_and_normalisation_count(teacher):
     first = whole(teacher, settings=dict(T=6), dataset=dict(type='A'))
     assert first == whole(teacher, settings=dict(T=6), dataset=dict(type='A'))
     brighter = changed(teacher, data_preprocessor=dict(mean=[0.0, 0.0, 0.0]))
-    others = [
+    configs = [
         *(whole(network, NECK, dict(T=6), dict(type='A')) for network in (teacher, brighter)),
         whole(teacher, [Tap.parse('neck[:3]')], dict(T=6), dict(type='A')),
         *(whole(teacher, NECK, settings, data) for settings, data in ((dict(T=8), dict(type='A')), (dict(T=6), None))),
     ]
-    assert len({first, *others}) == 5
+    assert len({first, *configs}) == 5
     assert files.teacher_fingerprint(brighter, NECK) != files.teacher_fingerprint(teacher, NECK)
     moved = changed(teacher, backbone=dict(init_cfg=dict(type='Pretrained', checkpoint='/my/resnet18.pth')))
     assert whole(moved) == whole(teacher)
@@ -174,8 +174,8 @@ def test_local_code_of_the_data_set_counts(teacher, monkeypatch):
     dataset, codes = dict(type='A'), [{}, {}, {'blur.py': 'aa'}, {'blur.py': 'bb'}]
     before = whole(teacher, dataset=dataset)
     monkeypatch.setattr(files, 'code_of_dataset', lambda options: codes.pop(0))
-    found = [whole(teacher, dataset=dataset) for _ in range(4)]
-    assert found[0] == found[1] == before and len({*found}) == 3, 'without such code it stays'
+    actual = [whole(teacher, dataset=dataset) for _ in range(4)]
+    assert actual[0] == actual[1] == before and len({*actual}) == 3, 'without such code it stays'
 
 
 def test_the_first_pass_does_not_count():
@@ -191,7 +191,7 @@ def test_the_first_pass_does_not_count():
     assert (whole(teacher, taps), files.teacher_fingerprint(teacher, taps)) == before
 
 
-def test_classes_count_by_name_and_never_by_address_nor_a_machines_folders():
+def test_classes_count_by_name():
     class Pipeline:
         pass
 

@@ -46,26 +46,26 @@ def one_learning_step(rank, size):
     """Tokens after a step on this process's share of a batch."""
     logits, labels = blobs(torch.Generator().manual_seed(3), BATCH)
     part = slice(rank * BATCH // size, (rank + 1) * BATCH // size)
-    one = learner(optimizer=dict(type='SGD', lr=1.0))
-    step = one.step(logits[part], labels[part])
-    return dict(tokens=one.detached()['0.mask_token'], told=[step.task, *step.dice])
+    single = learner(optimizer=dict(type='SGD', lr=1.0))
+    step = single.step(logits[part], labels[part])
+    return dict(tokens=single.detached()['0.mask_token'], told=[step.task, *step.dice])
 
 
 def process(rank, folder):
     """What each of the two processes does."""
-    seen = []
+    losses_seen = []
     gated = token_learner.gated_loss
-    token_learner.gated_loss = lambda *args: (seen.append(args[3].sum()), gated(*args))[1]
-    found = dict(whole=learned(folder / 'whole'))
-    found['seen'] = torch.stack(seen)
-    found['cached'] = learned(folder / 'whole')
+    token_learner.gated_loss = lambda *args: (losses_seen.append(args[3].sum()), gated(*args))[1]
+    actual = dict(whole=learned(folder / 'whole'))
+    actual['seen'] = torch.stack(losses_seen)
+    actual['cached'] = learned(folder / 'whole')
     interrupted(folder / 'cut', 4)
-    found['files'] = [path.name for path in (folder / 'cut' / 'maskd_tokens').iterdir()]
-    found['continued'] = learned(folder / 'cut')
-    found['error'] = error_of(folder / 'error')
+    actual['files'] = [path.name for path in (folder / 'cut' / 'maskd_tokens').iterdir()]
+    actual['continued'] = learned(folder / 'cut')
+    actual['error'] = error_of(folder / 'error')
     token_learner.gated_loss = gated
-    found['learning'] = one_learning_step(rank, 2)
-    return found
+    actual['learning'] = one_learning_step(rank, 2)
+    return actual
 
 
 @pytest.fixture(scope='module')

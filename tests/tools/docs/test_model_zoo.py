@@ -21,7 +21,7 @@ def test_generated_files_are_up_to_date() -> None:
     assert not [str(file.relative_to(ROOT)) for file in stale()], 'write them: make docs'
 
 
-def test_a_card_names_a_paper_or_none_and_another_form_is_refused(tmp_path: Path) -> None:
+def test_a_card_names_a_paper_or_none(tmp_path: Path) -> None:
     for card in cards():
         assert set(card.rows['tasks'].split(', ')) <= {'segmentation', 'detection', 'pre-training'}, card.name
         assert card.sentence.endswith('.'), card.name
@@ -31,20 +31,20 @@ def test_a_card_names_a_paper_or_none_and_another_form_is_refused(tmp_path: Path
         read_card(tmp_path / 'odd.md')
 
 
-def test_every_published_number_belongs_to_a_config_and_that_of_a_file_stands_in_the_metafile() -> None:
+def test_every_published_number_belongs_to_a_config() -> None:
     for method in methods():
         file = ROOT / f'configs/{method}/published.yml'
         targets = read_targets(file) if file.is_file() else []
         # a config of the method's own is no row of a suite: PCD's pre-training
         folders = ROOT / 'configs/_base_/recipes', file.parent
-        assert all(any((one / f'{target.recipe}.py').is_file() for one in folders) for target in targets), method
-        known = {path.stem for path in every() if path.parent.name == method}
-        assert {stem_of(target, method) for target in targets} <= known, method
+        assert all(any((folder / f'{target.recipe}.py').is_file() for folder in folders) for target in targets), method
+        pairs = {path.stem for path in every() if path.parent.name == method}
+        assert {stem_of(target, method) for target in targets} <= pairs, method
         stems = {path.stem for path in configs_of(method)}
         values = [target.value for target in targets if stem_of(target, method) in stems]
         models = yaml.safe_load(metafile(method))['Models'] if values else []
         results = [result for model in models for result in model.get('Results', ())]
-        assert sorted(value for one in results for value in one['Metrics'].values()) == sorted(values), method
+        assert sorted(value for result in results for value in result['Metrics'].values()) == sorted(values), method
 
 
 def test_mim_search_finds_every_file(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -52,9 +52,9 @@ def test_mim_search_finds_every_file(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(search, 'is_installed', lambda name: True)
     monkeypatch.setattr(search, 'get_installed_path', lambda name: str(ROOT))
-    found = search.get_model_info('mmdistill_dense', to_dict=True)
-    assert set(found) == {f'{method}_{path.stem}' for method in methods() for path in configs_of(method)}
-    for name, one in found.items():  # mim knows a model by its name alone, written small
+    infos = search.get_model_info('mmdistill_dense', to_dict=True)
+    assert set(infos) == {f'{method}_{path.stem}' for method in methods() for path in configs_of(method)}
+    for name, one in infos.items():  # mim knows a model by its name alone, written small
         config = ROOT / one['config']
         assert config.is_file() and name == name.lower() == f'{config.parent.name}_{config.stem}'
     count = 0
@@ -62,12 +62,13 @@ def test_mim_search_finds_every_file(monkeypatch: pytest.MonkeyPatch) -> None:
         collections = {one['Name'] for one in content['Collections'] if (ROOT / one['README']).is_file()}
         assert {model['In Collection'] for model in content['Models']} <= collections
         count += len(content['Models'])
-    assert count == len(found)
-    assert found['afdcd_deeplabv3_r101_to_r18_cityscapes']['cityscapes/published_miou'] == 77.03
+    assert count == len(infos)
+    assert infos['afdcd_deeplabv3_r101_to_r18_cityscapes']['cityscapes/published_miou'] == 77.03
     models = {model['Name']: model for model in yaml.safe_load(metafile('maskd'))['Models']}
     coco = models['maskd_fcos_r101_to_r50_coco_inherit']
-    told = {'Training Data': 'COCO', 'Epochs': 24, 'Batch Size': 16, 'Pair': 'fcos_r101_to_r50_coco'}
-    assert coco['Metadata'] == told and [one['Metrics'] for one in coco['Results']] == [{'published box AP': 42.9}]
+    facts = {'Training Data': 'COCO', 'Epochs': 24, 'Batch Size': 16, 'Pair': 'fcos_r101_to_r50_coco'}
+    assert coco['Metadata'] == facts
+    assert [result['Metrics'] for result in coco['Results']] == [{'published box AP': 42.9}]
     chosen = dict(models=['afdcd'], training_datasets=['pascal voc 2012 + aug'])
     voc = search.get_model_info('mmdistill_dense', to_dict=True, **chosen)
     assert 'afdcd_deeplabv3_r101_to_r18_voc' in voc
@@ -90,13 +91,13 @@ def test_entries_stand_in_the_order_of_the_file(tmp_path: Path) -> None:
     bare = '{recipe: pair_b, metric: box AP, method: 75.56, source: x, date: 2022}'
     for metric in ('box AP', 'bbox_mAP', 'coco/bbox_mAP'):
         text = f'- {ENTRY}\n- {variant}\n- {bare.replace("box AP", metric)}\n'
-        found = read_targets(write(tmp_path / metric, text))
-        assert [(one.recipe, one.metric, one.value, one.variant, one.student, one.teacher) for one in found] == [
+        targets = read_targets(write(tmp_path / metric, text))
+        assert [(row.recipe, row.metric, row.value, row.variant, row.student, row.teacher) for row in targets] == [
             ('pair_a', 'mIoU', 75.56, None, 74.21, 78.07),
             ('pair_a', 'mIoU', 70, 'logits', 74.21, 78.07),
             ('pair_b', 'coco/bbox_mAP', 75.56, None, None, None),
         ]
-        assert (found[0].source, found[0].date) == ('table', '2022-05')
+        assert (targets[0].source, targets[0].date) == ('table', '2022-05')
 
 
 @pytest.mark.parametrize(('text', 'message'), [
@@ -115,7 +116,7 @@ def test_a_damaged_file_says_what_is_wrong(text: str, message: str, tmp_path: Pa
         read_targets(path)
 
 
-def test_mim_download_brings_the_config_whole_and_its_weights(server, tmp_path, monkeypatch):
+def test_mim_download_brings_the_config(server, tmp_path, monkeypatch):
     from mim.commands import search
     from mim.commands.download import download
 

@@ -21,10 +21,10 @@ def test_four_of_each_stand_beside_each_other(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr(pictures, 'page_of', lambda report: Image.new('P', (3, 3)))
     pictures.main(tmp_path / 'labels.png', tmp_path / 'found', tmp_path / 'report.html', tmp_path)
     for name, colours in (
-        ('labels', [(10 + 10 * place,) * 3 for place in range(4)]),
-        ('predicted', [(0, 40 * place, 0) for place in range(4)]),
+        ('labels', [(10 + 10 * number,) * 3 for number in range(4)]),
+        ('predicted', [(0, 40 * number, 0) for number in range(4)]),
     ):
         picture = Image.open(tmp_path / f'{name}.png').convert('RGB')
         assert picture.size == (4 * pictures.TILE + 3 * pictures.GAP, pictures.TILE)
-        seen = [picture.getpixel((place * (pictures.TILE + pictures.GAP) + 120, 120)) for place in range(4)]
+        seen = [picture.getpixel((number * (pictures.TILE + pictures.GAP) + 120, 120)) for number in range(4)]
         assert seen == colours, name

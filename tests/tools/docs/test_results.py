@@ -74,7 +74,7 @@ def test_a_suite_without_a_result_is_refused(tmp_path: Path) -> None:
     assert not (tmp_path / 'docs').exists()
 
 
-@pytest.mark.parametrize(('file', 'old', 'new', 'told'), [
+@pytest.mark.parametrize(('file', 'old', 'new', 'words'), [
     (PAGE, '+2.83', '+2.93', "suite.md, kd, gain [95% interval]: '**+2.93** [+2.12, +3.55]' instead of"),
     (PAGE, '2 of 3', '3', "suite.md, heavy, n: '3' instead of '2 of 3'"),
     (PAGE, '\n| heavy |', '\n| else |', 'heavy: has scores, but no line'),
@@ -86,15 +86,15 @@ def test_a_suite_without_a_result_is_refused(tmp_path: Path) -> None:
     (CSV, 'kd,0,43.0', 'kd,0,44.0', 'suite.md, kd, 0'),
 ])  # fmt: skip
 @pytest.mark.usefixtures('published')
-def test_a_number_that_was_edited_is_found(file: Path, old: str, new: str, told: str, tmp_path: Path) -> None:
+def test_a_number_that_was_edited_is_found(file: Path, old: str, new: str, words: str, tmp_path: Path) -> None:
     text = (tmp_path / file).read_text()
     assert old in text
     (tmp_path / file).write_text(text.replace(old, new, 1))
-    assert told in '\n'.join(disagreements(tmp_path))
+    assert words in '\n'.join(disagreements(tmp_path))
 
 
 @pytest.mark.usefixtures('published')
-def test_files_that_miss_and_files_too_many_are_found(tmp_path: Path) -> None:
+def test_missing_files_are_told(tmp_path: Path) -> None:
     (tmp_path / 'benchmarks/suite.yaml').unlink()
     shutil.copy(tmp_path / CSV, tmp_path / CSV.with_name('orphan.csv'))
     assert disagreements(tmp_path) == [
@@ -116,26 +116,26 @@ def test_the_pages_of_this_repository_follow_from_its_scores(tmp_path: Path) -> 
     page = tmp_path / FOLDER / 'camvid.md'
     changed = re.sub(r'(\| \[kd\].*\] \| [+-]\d)\.', r'\g<1>9.', page.read_text())
     page.write_text(changed)
-    (told,) = [one for one in disagreements(tmp_path) if 'camvid.md, ' in one]
-    assert 'kd, seed ' in told
+    (disagreement,) = [disagreement for disagreement in disagreements(tmp_path) if 'camvid.md, ' in disagreement]
+    assert 'kd, seed ' in disagreement
 
 
-@pytest.mark.parametrize(('mark', 'told'), [
+@pytest.mark.parametrize(('mark', 'words'), [
     ('one kd', 'one: kd **+2.00** [+2.00, +2.00]'),
     ('one kd, one cwd', 'one: kd **+2.00** [+2.00, +2.00], cwd -0.50'),
     ('one cwd, two kd, one heavy', 'one: cwd -0.50'),
     ('two kd', 'not measured yet'),
 ])  # fmt: skip
 @pytest.mark.parametrize(('before', 'after'), [('| a | ', ' | b |\n| c |'), ('So: ', '\nand more')])
-def test_what_stands_behind_a_mark_is_written_anew(mark, told, before, after, tmp_path):
+def test_what_stands_behind_a_mark_is_written_anew(mark, words, before, after, tmp_path):
     def scores(*runs: str) -> dict[str, Any]:
         (tmp_path / 'one.csv').write_text('\n'.join(runs))
         return {'one': read_scores(tmp_path / 'one.csv')}
 
-    one = scores('name,seed,score', 'control,0,40', 'control,1,41', 'kd,0,42.0001', 'kd,1,42.9999', 'cwd,1,40.5')
+    files = scores('name,seed,score', 'control,0,40', 'control,1,41', 'kd,0,42.0001', 'kd,1,42.9999', 'cwd,1,40.5')
     text = f'{before}<!-- results: {mark} -->{{}}{after}'
-    right = text.format(f' {told}')
-    assert filled(text.format(' an old gain of +9.99'), one) == right
-    assert filled(text.format(''), one) == filled(right, one) == right
+    right = text.format(f' {words}')
+    assert filled(text.format(' an old gain of +9.99'), files) == right
+    assert filled(text.format(''), files) == filled(right, files) == right
     quoted = 'A mark is written as `<!-- results: one kd -->` in a cell.\n'
-    assert filled(quoted, one) == quoted
+    assert filled(quoted, files) == quoted

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from mmengine.dataset import worker_init_fn as mmengine_worker_init_fn
@@ -104,7 +104,7 @@ class SeededStreams(Hook):
                 f'train_dataloader: {some(names)} draws random numbers that no seed reaches, so two runs of a '
                 'seed differ, and a resumed run too: make the generator in __init__, where each batch seeds it.'
             )
-        if _is_epoch_based(runner) and loader.num_workers > 0 and loader.persistent_workers:
+        if isinstance(runner.train_loop, EpochBasedTrainLoop) and loader.num_workers > 0 and loader.persistent_workers:
             problem = 'in training by epochs, it gives other augmentations after a resume'
             raise ValueError(f'train_dataloader.persistent_workers=True: {problem}: set it to False.')
         if resumes(runner) and (ahead := steps_ahead(loop)):  # mmengine's wrapper has counted from the steps of before
@@ -129,7 +129,7 @@ class SeededStreams(Hook):
         """Restart the random streams of the data pipeline; an iteration-based run is one long epoch."""
         seed_everything(mix(runner.seed, get_rank(), runner.epoch))
         loader = runner.train_dataloader
-        if _is_epoch_based(runner) and _has_default_workers(loader):
+        if isinstance(runner.train_loop, EpochBasedTrainLoop) and _has_default_workers(loader):
             loader.worker_init_fn = WorkerSeed(runner.seed, get_rank(), runner.epoch)
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
@@ -152,13 +152,10 @@ class _SeededPipelines(Hook):
             Generators([loader.dataset, loader.collate_fn]).seed(mix(runner.seed, get_rank(), runner.epoch))
 
 
-def _is_epoch_based(runner: Runner) -> bool:
-    return isinstance(runner.train_loop, EpochBasedTrainLoop)
-
-
 def _differences(runner: Runner) -> Iterator[str]:
     """Yield why a run that has resumed may not end as an uninterrupted one."""
-    loop, loader, by_epoch = runner.train_loop, runner.train_dataloader, _is_epoch_based(runner)
+    loop, loader = runner.train_loop, runner.train_dataloader
+    by_epoch = isinstance(loop, EpochBasedTrainLoop)
     at = getattr(getattr(loop, 'dataloader_iterator', None), 'position', None)
     if not _has_default_workers(loader) and (loader.num_workers or not by_epoch):  # nothing else calls it
         yield 'train_dataloader.worker_init_fn is your own, so pictures may be augmented in other ways'
@@ -348,8 +345,9 @@ class Balancing(Hook):
         if not self._balanced:
             return
         part, _ = balanced_place(unwrap(runner.model))
+        by_epoch = isinstance(runner.train_loop, EpochBasedTrainLoop)
         for distiller, balancer in self._balanced.values():
-            if self._steps and _is_epoch_based(runner) and self._steps != len(runner.train_dataloader):
+            if self._steps and by_epoch and self._steps != len(runner.train_dataloader):
                 balancer.move(len(runner.train_dataloader) / self._steps)
             balancer.start(runner.max_iters, len(self._balanced), distiller.state.iteration)
             plan = f'{len(balancer.plan)} measurements until iteration {balancer.window:g}, gradients of {part}'
@@ -436,8 +434,7 @@ class DistillHook(Hook):
             model, (before, after) = unwrap(runner.model), self._places
             extras = model.distillation.extras if isinstance(model, Distilled) else ()
             self.parts = (*before, *(hook for extra in extras for hook in extra.hooks()), *after)
-            for part in self.parts:
-                part.before_run(runner)
+            self._call('before_run', runner)
             if built_loop(runner) is not None:
                 refuse_another_run(runner)
             if not any(isinstance(hook, Interruption) for hook in runner.hooks):
@@ -451,23 +448,30 @@ class DistillHook(Hook):
         for part in self.parts:
             part.after_load_checkpoint(runner, checkpoint)
 
+    def before_train(self, runner: Runner) -> None:
+        self._call('before_train', runner)
 
-def _forwarded(event: str) -> Callable[..., None]:
-    def call(self: DistillHook, runner: Runner, *args: Any, **kwargs: Any) -> None:
+    def before_train_epoch(self, runner: Runner) -> None:
+        self._call('before_train_epoch', runner)
+
+    def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
+        self._call('before_train_iter', runner, batch_idx, data_batch)
+
+    def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
+        self._call('after_train_iter', runner, batch_idx, data_batch, outputs)
+
+    def before_val_epoch(self, runner: Runner) -> None:
+        self._call('before_val_epoch', runner)
+
+    def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
+        self._call('after_val_epoch', runner, metrics)
+
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
+        self._call('before_save_checkpoint', runner, checkpoint)
+
+    def after_train(self, runner: Runner) -> None:
+        self._call('after_train', runner)
+
+    def _call(self, event: str, *arguments: Any) -> None:
         for part in self.parts:
-            getattr(part, event)(runner, *args, **kwargs)
-
-    return call
-
-
-for _event in (
-    'before_train',
-    'before_train_epoch',
-    'before_train_iter',
-    'after_train_iter',
-    'before_val_epoch',
-    'after_val_epoch',
-    'before_save_checkpoint',
-    'after_train',
-):
-    setattr(DistillHook, _event, _forwarded(_event))
+            getattr(part, event)(*arguments)

@@ -85,23 +85,23 @@ def distiller_overrides(run: RunFacts) -> Findings:
 
 def hook(run: RunFacts) -> Findings:
     """Check that there is a DistillHook, without which a DistillModel does not train."""
-    config = run.config
-    if not run.distills or not config.model.get('distillers'):
-        return
-    hooks = [*(config.get('default_hooks') or {}).values(), *(config.get('custom_hooks') or [])]
-    if not any(type_name(option).endswith('DistillHook') for option in hooks):
+    if run.distills and run.config.model.get('distillers') and not _has_distill_hook(run.config):
         yield error(
             'no DistillHook among default_hooks and custom_hooks: a DistillModel does not train without it.',
             "Add default_hooks = dict(distill=dict(type='mmdistill_dense.DistillHook')).",
         )
 
 
+def _has_distill_hook(config: Mapping[str, Any]) -> bool:
+    hooks = [*(config.get('default_hooks') or {}).values(), *(config.get('custom_hooks') or [])]
+    return any(type_name(option).endswith('DistillHook') for option in hooks)
+
+
 def workers(run: RunFacts) -> Findings:
     """Find persistent workers in epoch-based training, which DistillHook refuses."""
     loader = run.config.get('train_dataloader') or {}
-    hooks = (run.config.get('default_hooks') or {}).values()
-    has_hook = any(type_name(option).endswith('DistillHook') for option in hooks)
-    if run.counts_epochs and has_hook and loader.get('num_workers') and loader.get('persistent_workers'):
+    persistent = loader.get('num_workers') and loader.get('persistent_workers')
+    if run.counts_epochs and persistent and _has_distill_hook(run.config):
         yield error(
             'train_dataloader.persistent_workers=True cannot be resumed exactly in epoch-based training.',
             'Set train_dataloader.persistent_workers=False.',

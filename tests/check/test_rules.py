@@ -83,10 +83,11 @@ def model(**keys: Any) -> dict[str, Any]:
     return dict(model=dict(type='mmdistill_dense.DistillModel', **keys))
 
 
-def loaded(persistent: bool, **loop: Any) -> dict[str, Any]:
-    hooks = dict(distill=dict(type='mmdistill_dense.DistillHook'))
+def loaded(persistent: bool, custom: bool = False, **loop: Any) -> dict[str, Any]:
+    hook = dict(type='mmdistill_dense.DistillHook')
+    hooks: dict[str, Any] = dict(custom_hooks=[hook]) if custom else dict(default_hooks=dict(distill=hook))
     loader = dict(num_workers=2, persistent_workers=persistent)
-    return dict(train_cfg=loop, train_dataloader=loader, default_hooks=hooks)
+    return dict(train_cfg=loop, train_dataloader=loader, **hooks)
 
 
 def replaced(**backbone: Any) -> dict[str, Any]:
@@ -137,6 +138,7 @@ PAIR_OF_VIEWS = dict(batch=dict(inputs=[batched(9)['batch']['inputs']]), batch_s
 
 @pytest.mark.parametrize(('rule', 'facts', 'level', 'words'), [
     (config_rules.workers, dict(config=loaded(True, by_epoch=True, max_epochs=3)), 'error', 'resumed exactly'),
+    (config_rules.workers, dict(config=loaded(True, custom=True, by_epoch=True, max_epochs=3)), 'error', 'resumed'),
     (config_rules.workers, dict(config=loaded(False, by_epoch=True, max_epochs=3)), '', ''),
     (config_rules.workers, dict(config=loaded(True, type='IterBasedTrainLoop', max_iters=3)), '', ''),
     (config_rules.replaced, dict(config=replaced()), '', ''),

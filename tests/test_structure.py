@@ -55,7 +55,7 @@ MOST_LINES = {
     'mmdistill_dense/apps/recipes': 490,
     'mmdistill_dense/apps/commands': 190,
     'mmdistill_dense/apps': 13_760,
-    'mmdistill_dense': 35_740,
+    'mmdistill_dense': 35_750,
     'tools': 2_890,
     'tests': 43_930,
 }

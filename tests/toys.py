@@ -10,6 +10,7 @@ from typing import Any
 import cv2
 import numpy as np
 import torch
+from mmcv.transforms import BaseTransform
 from mmengine.config import Config, ConfigDict
 from mmengine.dataset import BaseDataset
 from mmengine.registry import DefaultScope, init_default_scope
@@ -25,7 +26,7 @@ from mmdistill_dense.networks.building import build_network
 from mmdistill_dense.networks.taps import Tap
 from mmdistill_dense.networks.teacher import FrozenTeacher
 from mmdistill_dense.networks.trace import TeacherOption, trace_pair
-from mmdistill_dense.registry import DATASETS, DISTILLERS, MODELS
+from mmdistill_dense.registry import DATASETS, DISTILLERS, MODELS, TRANSFORMS
 from mmdistill_dense.utils.reproducible import SeededBatches
 from tests import quick  # noqa: F401
 
@@ -468,6 +469,16 @@ def differing(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> list
 def seg_config(folder: Path, distillers: Mapping[str, Any] | None = None, **changes: Any) -> Config:
     model = model_config(teacher=seg_teacher(), distillers=distillers)
     return run_config(folder, model, **{'auto_scale_lr': dict(base_batch_size=2), **changes})
+
+
+@TRANSFORMS.register_module()
+class NoAnnotations(BaseTransform):
+    """Gives a picture of a file the label map of nothing."""
+
+    def transform(self, results):
+        results['gt_seg_map'] = np.zeros(results['img'].shape[:2], np.uint8)
+        results['seg_fields'].append('gt_seg_map')
+        return results
 
 
 def files(folder, kind):

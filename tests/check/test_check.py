@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
-from mmengine.registry import init_default_scope
+from mmengine.registry import DATASETS, init_default_scope
 from mmengine.structures import InstanceData
 from PIL import Image
 from rich.console import Console
@@ -291,8 +291,10 @@ def test_coco_scores_are_of_the_tested_pictures_alone(tmp_path: Path) -> None:
     data = dict(type='mmdistill_dense.CocoDataset', data_root=str(root), ann_file=file, data_prefix=dict(img='train'))
     data.update(metainfo=dict(classes=('red', 'white')), pipeline=pipeline, test_mode=True)
     config = Config(dict(val_dataloader=dict(dataset=data), val_evaluator=dict(type='CocoMetric', ann_file=file)))
+    context = CheckContext(config, Options(val=2))
+    context.validation = DATASETS.build(data)
     teacher: Any = SimpleNamespace(network=Knows(), pairs=None)
-    scores, count = stages.test_pictures(teacher, config, 2)
+    scores, count = stages.test_pictures(context, teacher)
     assert count == 2 and scores['coco/bbox_mAP'] == pytest.approx(1, abs=1e-3)
 
 

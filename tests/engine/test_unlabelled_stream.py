@@ -12,7 +12,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from mmcv.transforms import BaseTransform
 from mmdet.registry import MODELS as DETECTORS
 from mmengine.logging import MessageHub
 from mmengine.registry import DATASETS, DefaultScope, init_default_scope
@@ -21,7 +20,6 @@ from torch import nn
 
 from mmdistill_dense.distillers.roi_head_kd import RoIHeadKD
 from mmdistill_dense.pretrain import BackboneStudent
-from mmdistill_dense.registry import TRANSFORMS
 from mmdistill_dense.unlabelled.step import Unlabelled, UnlabelledOption, prepare_batch, unlabelled_of
 from mmdistill_dense.unlabelled.stream import PassSampler, open_pictures
 from mmdistill_dense.utils.reproducible import stream_states
@@ -95,16 +93,6 @@ def test_a_damaged_picture_is_replaced(tmp_path, log):
 
 
 # Refusals
-
-
-@TRANSFORMS.register_module()
-class NoAnnotations(BaseTransform):
-    """Gives a picture of a file the label map of nothing."""
-
-    def transform(self, results):
-        results['gt_seg_map'] = np.zeros(results['img'].shape[:2], np.uint8)
-        results['seg_fields'].append('gt_seg_map')
-        return results
 
 
 def opened(folder, **changes):

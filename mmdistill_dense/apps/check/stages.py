@@ -140,13 +140,12 @@ def generate(context: CheckContext) -> Mapping[str, Any]:
 
 
 @torch.no_grad()
-def test_pictures(teacher: FrozenTeacher, config: Config, count: int) -> tuple[dict[str, float], int]:
+def test_pictures(context: CheckContext, teacher: FrozenTeacher) -> tuple[dict[str, float], int]:
     """Test a teacher on some validation pictures, spread over the set; one of other classes by those that pair."""
     network: Any = teacher.network
-    dataset = DATASETS.build(config.val_dataloader.dataset)
-    indices = evenly_spaced(len(dataset), count)
-    evaluator = _evaluator(config, dataset)
-    tested_ids = []
+    dataset, tested_ids = context.validation, []
+    indices = evenly_spaced(len(dataset), context.options.val)
+    evaluator = _evaluator(context.config, dataset)
     for index in indices:
         item = dataset[index]
         batch = {key: [value] for key, value in item.items()}
@@ -327,7 +326,7 @@ def test_teachers(context: CheckContext) -> Findings:
         if facts.metric_note:
             continue
         try:
-            facts.metric, facts.metric_pictures = test_pictures(teacher, context.config, context.options.val)
+            facts.metric, facts.metric_pictures = test_pictures(context, teacher)
         except Exception as problem:  # no reason to stop: training does not test teachers
             facts.metric_note = f'not tested: {message_of(problem)}'
     yield from judge_teachers(context.teachers, len(context.data_classes or ()) or 1)

@@ -17,7 +17,6 @@ from mmdistill_dense.utils.sampling import evenly_spaced
 
 SHEET = 'labels.png'
 SHOWN, COLUMNS, SIDE = 16, 4, 320  # pictures, pictures in a row, pixels of the longer side
-_ENTRY = 24, 160  # height and width of an entry of the legend
 COUNTED = 200  # label images of each part whose pixels are counted
 FEW = 5  # pictures of a class in training, below which a warning tells it
 _MAX_CLASSES = 40  # classes
@@ -96,17 +95,16 @@ def sheet(dataset: Any) -> np.ndarray:
         small = cv2.resize(picture, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_NEAREST)
         canvas[number // COLUMNS, number % COLUMNS, 2 : 2 + size[1], 2 : 2 + size[0]] = small
     pictures = canvas.transpose(0, 2, 1, 3, 4).reshape(rows * (SIDE + 4), -1, 3)
-    has_boxes = 'gt_instances' in item['data_samples']  # with their names beside them
-    return pictures if has_boxes else np.concatenate([pictures, legend(meta, pictures.shape[1])])
+    has_names = 'gt_instances' in item['data_samples']  # beside its boxes
+    return pictures if has_names else np.concatenate([pictures, legend(meta, pictures.shape[1])])
 
 
 def legend(meta: Mapping[str, Any], width: int) -> np.ndarray:
-    """Return a strip with the colour and the name of each class, (height, width, 3), RGB."""
-    columns = width // _ENTRY[1]
-    entries = [*zip(meta['classes'], meta['palette'], strict=True), ('no label', (0, 0, 0))]
-    strip = np.full((-(-len(entries) // columns) * _ENTRY[0], width, 3), 255, np.uint8)
+    """Return a strip that names the colour of each class, (height, width, 3), RGB."""
+    entries, columns = [*zip(meta['classes'], meta['palette'], strict=True), ('no label', (0, 0, 0))], width // 160
+    strip = np.full((-(-len(entries) // columns) * 24, width, 3), 255, np.uint8)
     for number, (name, colour) in enumerate(entries):
-        top, left = number // columns * _ENTRY[0], number % columns * _ENTRY[1]
-        strip[top + 4 : top + 20, left + 4 : left + 24] = colour
-        write_on(strip[:, left : left + _ENTRY[1] - 4], shown_name(name, number), 14, 28, top + 3)
+        entry = strip[number // columns * 24 :, number % columns * 160 :][:24, :156]
+        entry[4:20, 4:24] = colour
+        write_on(entry, shown_name(name, number), 14, 28, 3)
     return strip

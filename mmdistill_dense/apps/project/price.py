@@ -20,7 +20,6 @@ from mmdistill_dense.apps.project import SUITE
 from mmdistill_dense.apps.suite import configs, plan
 from mmdistill_dense.apps.suite.definition import load_suite
 from mmdistill_dense.apps.suite.pool import clock
-from mmdistill_dense.guards.findings import ERROR
 from mmdistill_dense.networks.building import building_once
 from mmdistill_dense.registry import DATASETS
 from mmdistill_dense.utils.process import quiet
@@ -81,8 +80,7 @@ def time_training(config: Config) -> Price:
     options = Options(weights=False, device=device, batch=timed, val=0, cost=False, command=False)
     report = check_config(config, options, lambda stage: None)
     if report.stopped:
-        problems = (finding.message for finding in report.findings if finding.level == ERROR)
-        raise RuntimeError(next(problems, report.stopped))
+        raise RuntimeError(next(finding.message for finding in report.findings if finding.level == 'error'))
     context, loader = report.context, config.train_dataloader
     assert context.batch is not None, 'the check made one'
     step = _seconds(make_step(context.model, config, context.batch, fresh=True)) * batch / timed

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import math
 import os
 from collections.abc import Iterator, Sequence
@@ -40,11 +39,6 @@ def open_project(folder: Path) -> Definition:
     if missing := [name for name in _REQUIRED_FILES if not (folder / name).is_file()]:
         advice = 'The same `new` command, with the --batch that the other files have, writes it again'
         raise FileNotFoundError(f'{folder}: {", ".join(missing)} is missing. {advice}.')
-    for path in sorted(folder.glob('*.py')):
-        try:
-            ast.parse(path.read_text(encoding='utf-8'))
-        except SyntaxError as error:
-            raise ValueError(f'{path}: line {error.lineno} is no Python: {error.msg}.') from error
     config = read_file(folder / 'control.py')
     if 'max_iters' not in (config.get('train_cfg') or {}):
         raise ValueError(f'{folder / "control.py"}: train_cfg has no max_iters, the number of steps. Write it there.')
@@ -107,15 +101,14 @@ def _after_run(folder: Path, definition: Definition) -> None:
 
 def _warn(definition: Definition) -> None:
     with suppress(*_REPORT_ERRORS):
-        with quiet():
-            warning = close_teacher(definition)
-        if warning:
+        if warning := close_teacher(definition):
             print(warning, flush=True)
 
 
 def close_teacher(definition: Definition) -> str:
     """Warn of a teacher that is hardly better than the student alone, once both are known and before methods train."""
-    results = plan.results(definition)
+    with quiet():
+        results = plan.results(definition)
     if [*results] != [TEACHER, CONTROL] or len(results[CONTROL]) > 1:
         return ''
     teacher, control = (next(iter(results[name].values()))['score'] for name in (TEACHER, CONTROL))

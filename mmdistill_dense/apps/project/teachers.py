@@ -50,11 +50,9 @@ def check_teacher_arguments(args: argparse.Namespace, foundation: Mapping[str, A
         raise ValueError('--train-teacher: it does not go with --teacher-checkpoint and --teacher-classes. Choose one.')
     if args.teacher_classes and not checkpoint:
         raise ValueError('--teacher-classes: a teacher trained here has your classes. Give --teacher-checkpoint too.')
-    if foundation and checkpoint:
-        problem = f'--teacher {args.teacher} names its weights already'
-        raise ValueError(f'--teacher-checkpoint {checkpoint}: {problem}. Leave it out.')
-    if foundation and args.train_teacher:
-        raise ValueError(f'--train-teacher: --teacher {args.teacher} stays as it is. Leave it out.')
+    if foundation and (checkpoint or args.train_teacher):
+        option = f'--teacher-checkpoint {checkpoint}' if checkpoint else '--train-teacher'
+        raise ValueError(f'{option}: --teacher {args.teacher} names its weights, and stays as it is. Leave it out.')
 
 
 def parse_teacher_classes(arguments: Sequence[str]) -> Any:

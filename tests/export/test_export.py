@@ -306,7 +306,7 @@ def test_a_single_channel_comes_with_its_threshold(tmp_path):
 
 def test_a_grey_student_has_the_size_of_val(tmp_path):
     option = one_layer()
-    option['backbone']['given'] = 1
+    option['backbone']['colours'] = 1
     option['data_preprocessor'] = dict(size=None, mean=[120.0], std=[60.0])
     _, checkpoint = checkpoint_of(option, tmp_path, dict(CLASSES=CLASSES, PALETTE=[[0, 0, 1]]))
     steps = [dict(type='LoadImageFromFile'), dict(type='Resize', scale=(96, 64)), dict(type='PackSegInputs')]

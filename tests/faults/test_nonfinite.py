@@ -38,7 +38,7 @@ def pair(**distillers):
 
 
 def spoiled(kind, at=(2,)):
-    return dict(custom_hooks=[dict(type='mmdistill_dense.Spoil', what=kind, at=at)])
+    return dict(custom_hooks=[dict(type='mmdistill_dense.Spoil', kind=kind, at=at)])
 
 
 def sick(**options):

@@ -51,8 +51,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     run.add_argument('out', type=Path, help='folder of the projects')
     run.set_defaults(run=lambda args: run_pairs(args.file, args.out))
     table = modes.add_parser('table', help='the gain of each row on each pair, and the mean of each row')
-    table.add_argument('file', type=Path, nargs='+', help='scores.csv of a project, by the name of its pair')
-    table.set_defaults(run=lambda args: print(as_markdown({path.stem: scores_of(path) for path in args.file})))
+    table.add_argument('file', type=Path, nargs='+', help='PAIR/work/scores.csv, or PAIR.csv')
+    table.set_defaults(run=lambda args: print(as_markdown(dict(map(finished_pair, args.file)))))
     null = modes.add_parser('null', help='the same procedure on copies of the student alone')
     null.add_argument('file', type=Path, nargs='+', help='scores.csv, whose spreads over seeds are drawn')
     for name, default in (('pairs', 6), ('rows', 3), ('seeds', 3), ('rounds', 2000)):
@@ -89,6 +89,8 @@ def scale_object(item: Mapping[str, Any], old: tuple[int, int], new: tuple[int, 
     scale_y, scale_x = new[0] / old[0], new[1] / old[1]
     x, y, width, height = item['bbox']
     box = [x * scale_x, y * scale_y, width * scale_x, height * scale_y]
+    if isinstance(item.get('segmentation'), list):
+        raise ValueError(f'annotation {item["id"]}: outlines of corners are not scaled here')
     if not isinstance(item.get('segmentation'), Mapping):
         return {**item, 'bbox': box, 'area': box[2] * box[3]}
     outline = item['segmentation']
@@ -193,7 +195,8 @@ def run_pairs(file: Path, out: Path) -> None:
 
 def has_teacher(definition: Mapping[str, Any], name: str, out: Path, seed: int) -> bool:
     """Train teacher and student alone, and tell whether the teacher is good enough for a pair."""
-    if not (out / name / 'suite.yaml').is_file():
+    file = out / name / 'suite.yaml'  # `new` writes it first, and a stop may leave it without our seeds
+    if not file.is_file() or yaml.safe_load(file.read_text(encoding='utf-8'))['seeds'] != definition['seeds']:
         write_project(definition, name, out)
     scores = out / name / 'work/scores.csv'
     if not scores.is_file():
@@ -223,6 +226,11 @@ def scores_of(file: Path) -> dict[str, Runs]:
     return rows
 
 
+def finished_pair(file: Path) -> tuple[str, dict[str, Runs]]:
+    """Return the name of a pair and its rows."""
+    return file.parents[1].name if file.stem == 'scores' else file.stem, scores_of(file)
+
+
 def mean_of(gains: Sequence[float]) -> Gain:
     """Return the mean over pairs with its interval."""
     gain = paired_gain(dict(enumerate(gains)), dict.fromkeys(range(len(gains)), 0.0))
@@ -240,12 +248,14 @@ def gains_of(rows: Mapping[str, Runs], control: str = 'control') -> dict[str, Ga
 def as_markdown(pairs: Mapping[str, Mapping[str, Runs]]) -> str:
     """Return the table of the pairs, with the mean of each row below."""
     gains = {name: gains_of(rows) for name, rows in pairs.items()}
+    gains = {name: pair for name, pair in gains.items() if pair}  # others were replaced, or no method has trained yet
     titles = list(dict.fromkeys(row for pair in gains.values() for row in pair))
     lines = [
         f'| pair | teacher | student alone | seeds | {" | ".join(titles)} |',
         f'|---|--:|--:|--:|{"--:|" * len(titles)}',
     ]
-    for name, rows in pairs.items():
+    for name in gains:
+        rows = pairs[name]
         (teacher,) = (test for _, test in rows['teacher'].values())
         alone = [test for _, test in rows['control'].values()]
         cells = [as_text(gains[name].get(title)) for title in titles]

@@ -1,4 +1,4 @@
-"""How often a training step waits for the device: never, but for what docs/architecture.md tells."""
+"""How often a training step waits for the device: never, but for the exceptions here."""
 
 import copy
 import functools

@@ -456,7 +456,6 @@ def stop_workers(runner: Runner) -> None:
 
 
 def student_state(model: nn.Module) -> dict[str, Tensor]:
-    """A copy of the student's weights."""
     return {name: value.clone() for name, value in model.state_dict().items()}
 
 

@@ -62,7 +62,8 @@ def build_network(config: ModelConfig, pretrained: bool = True) -> Network:
         remedy = inside if 'detector' in config.model else 'a detector of pictures with the same parts'
         raise ValueError(f'{config.key}: {type(network).__name__} sees videos, not single pictures. Use {remedy}.')
     complete_heads(network)
-    if networks is not None and not any(map(_may_share, network.modules())):
+    is_whole = '...' not in content  # numpy and torch abbreviate long arrays
+    if networks is not None and is_whole and not any(map(_may_share, network.modules())):
         with suppress(Exception):  # what cannot be copied is built each time
             networks[content] = option, copy_network(network)  # the option stays, so that no other has its addresses
     return network
@@ -72,6 +73,7 @@ def _may_share(module: nn.Module) -> bool:
     """Tell whether a copy may share a part: of a module that copies itself, or whose functions close over it."""
     values = [*vars(module).values()]
     values += [member for value in values if isinstance(value, dict) for member in value.values()]  # as its hooks
+    values += [member for value in values if isinstance(value, (list, tuple)) for member in value]
     functions = [getattr(value, 'func', value) for value in values]  # of a partial
     return hasattr(module, '__deepcopy__') or any(getattr(function, '__closure__', None) for function in functions)
 

@@ -1,4 +1,4 @@
-"""What earlier versions had: a name, and what to do instead. ``docs/removed.md`` gives the reasons with figures."""
+"""What earlier versions had: a name, and what to do instead. ``docs/removed.md`` lists the rest."""
 
 # Commands, classes and methods by name, options as `run --hours`, keys of configs and suites as `accelerate.stream`.
 REMOVED: dict[str, str] = {

@@ -2,7 +2,7 @@
 
     python benchmarks/evidence.py data SOURCE DIR    # small copies of the data; MMDISTILL_DATA=DIR afterwards
     python benchmarks/evidence.py run benchmarks/pairs/evidence_seg.yaml DIR    # seed by seed; goes on after a stop
-    python benchmarks/evidence.py table DIR/*/work/scores.csv                   # gains, and their mean over pairs
+    python benchmarks/evidence.py table FILE ...    # scores.csv of each project: gains, and their mean over pairs
 
 A pair counts only if its teacher is 5 points better than the student alone on val, by the first seed; else its
 substitute takes its place before any method trains. A pair counts once: the interval of the mean is Student's t over
@@ -51,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     run.add_argument('out', type=Path, help='folder of the projects')
     run.set_defaults(run=lambda args: run_pairs(args.file, args.out))
     table = modes.add_parser('table', help='the gain of each row on each pair, and the mean of each row')
-    table.add_argument('file', type=Path, nargs='+', help='PAIR/work/scores.csv, or PAIR.csv')
+    table.add_argument('file', type=Path, nargs='+', help='scores.csv of a project, or PAIR.csv')
     table.set_defaults(run=lambda args: print(as_markdown(dict(map(finished_pair, args.file)))))
     null = modes.add_parser('null', help='the same procedure on copies of the student alone')
     null.add_argument('file', type=Path, nargs='+', help='scores.csv, whose spreads over seeds are drawn')

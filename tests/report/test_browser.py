@@ -14,9 +14,10 @@ import pytest
 from mmdistill_dense.__main__ import main
 from tests.project.commands import project
 from tests.project.folders_of_data import box_folder
-from tests.report.browsers import PATIENCE
+from tests.report.browsers import PATIENCE, browser
 
 pytestmark = pytest.mark.soak
+__all__ = ['browser']
 
 SIZES = {'desk': (1280, 'light'), 'night': (1280, 'dark'), 'phone': (390, 'light'), 'phone at night': (390, 'dark')}
 # A student and a teacher of masks: base channels of the backbone, channels of neck and heads.

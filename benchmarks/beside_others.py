@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 import time
 from collections.abc import Sequence
@@ -201,26 +200,15 @@ def train_smp(args: argparse.Namespace) -> dict[str, Any]:
 
 def train_ours(args: argparse.Namespace) -> dict[str, Any]:
     """Train the student alone of a project, for as many steps as the CPU seconds allow."""
-    import torch
-
-    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-    from mmdistill_dense.apps.commands.training import build_runner
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for the sibling script
+    from benchmarks.rates import alone_config, one_thread_runner
     from mmdistill_dense.apps.project.training_plan import schedule
-    from mmdistill_dense.apps.recipes.named import read_config
-
-    torch.set_num_threads(1)
 
     def run(steps: int) -> tuple[float, Any]:
-        config = read_config(str(args.data / 'control.py'))
+        config = alone_config(args.data, f'beside {steps}', seed=0)
         config.train_cfg.update(max_iters=steps, val_interval=steps + 1)
         config.param_scheduler = schedule(steps)
-        for loader in ('train', 'val', 'test'):
-            config[f'{loader}_dataloader'].update(num_workers=0, persistent_workers=False)
-        config.default_hooks.checkpoint = dict(type='CheckpointHook', by_epoch=False, interval=10**6, save_last=False)
-        config.work_dir, config.log_level = str(args.data / 'beside'), 'ERROR'
-        config.experiment_name = f'{args.data.name}_{steps}_{os.getpid()}'
-        config.randomness = dict(seed=0)
-        runner = build_runner(config)
+        runner = one_thread_runner(config)
         start = time.process_time()
         runner.train()
         return time.process_time() - start, runner

@@ -26,14 +26,11 @@ import yaml
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for tools/, which is no installed package
 
-from benchmarks.evidence import mean_of, write_part
+from benchmarks.evidence import Runs, as_text, mean_of, scores_of, write_part
 from mmdistill_dense.__main__ import main as command
 from mmdistill_dense.apps.suite.definition import is_alone, load_suite
 from mmdistill_dense.apps.suite.verdict import Gain, paired_gain
 from mmdistill_dense.utils.files import write_text
-from tools.docs.check_results import read_scores
-
-Runs = Mapping[int, tuple[float, float]]  # val and test of each seed, in percent
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -101,18 +98,6 @@ def add_faster(files: Sequence[Path]) -> None:
         print(f'{path.parent.name}: val of the student alone {once:.2f}, at twice the rate {twice:.2f}')
 
 
-def scores_of(file: Path) -> dict[str, Runs]:
-    """Return val and test of each row of a ``scores.csv``, by seed; the teacher is left out."""
-    found: dict[str, Runs] = {}
-    for name, runs in read_scores(file).items():
-        val = [one['metrics']['val'] for one in runs.values()]
-        metric = next(key for key in ('mIoU', 'coco/segm_mAP', 'coco/bbox_mAP') if key in val[0])
-        factor = 1 if metric == 'mIoU' else 100
-        if name != 'teacher':
-            found[name] = {seed: (factor * one['metrics']['val'][metric], one['score']) for seed, one in runs.items()}
-    return found
-
-
 @dataclass(frozen=True)
 class Outcome:
     """What a pair says: the rows that are best on val, and the gain on test."""
@@ -126,12 +111,12 @@ class Outcome:
 
 def outcome_of(file: Path) -> Outcome:
     """Return what the scores of a finished pair say. A row with other seeds than the control is refused."""
-    rows, teacher = scores_of(file), read_scores(file)['teacher']
+    rows = scores_of(file)
+    ((_, score),) = rows.pop('teacher').values()
     if short := [name for name, runs in rows.items() if runs.keys() != rows['control'].keys()]:
         raise ValueError(f'{file}: {", ".join(short)} has other seeds than control')
     controls = {name: runs for name, runs in rows.items() if is_alone(name)}
     alone, own, gain = chosen(controls, {name: runs for name, runs in rows.items() if name not in controls})
-    (score,) = (one['score'] for one in teacher.values())
     return Outcome(alone, own, gain, fmean(test for _, test in rows[alone].values()), score)
 
 
@@ -151,14 +136,10 @@ def as_markdown(pairs: Mapping[str, Outcome]) -> str:
     head = ['pair', 'teacher', 'better control', 'student alone', 'method', 'gain [95 % interval]']
     lines = [f'| {" | ".join(head)} |', '|---|--:|---|--:|---|--:|']
     for name, one in pairs.items():
-        cells = [name, f'{one.teacher:.2f}', one.control, f'{one.alone:.2f}', one.taught, _told(one.gain)]
+        cells = [name, f'{one.teacher:.2f}', one.control, f'{one.alone:.2f}', one.taught, as_text(one.gain)]
         lines.append(f'| {" | ".join(cells)} |')
     mean = mean_of([one.gain.mean for one in pairs.values()])
-    return '\n'.join([*lines, f'| **mean of {mean.n} pairs** | | | | | {_told(mean)} |'])
-
-
-def _told(gain: Gain) -> str:
-    return f'{gain.mean:+.2f}' + ('' if gain.low is None else f' [{gain.low:+.2f}, {gain.high:+.2f}]')
+    return '\n'.join([*lines, f'| **mean of {mean.n} pairs** | | | | | {as_text(mean)} |'])
 
 
 def told_of_chance(files: Sequence[Path], pairs: int, seeds: int, rounds: int) -> str:

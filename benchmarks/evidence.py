@@ -18,7 +18,6 @@ import random
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -29,8 +28,9 @@ from pycocotools import mask as rle
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for tools/, which is no installed package
 
 from mmdistill_dense.__main__ import main as command
+from mmdistill_dense.apps.suite.definition import CONTROL, TEACHER
 from mmdistill_dense.apps.suite.verdict import Gain, paired_gain
-from tools.docs.check_results import read_scores
+from tools.docs.check_results import read_scores, rows_of
 
 SIZES = {'camvid': (96, 128), 'nuclei': (128, 128), 'bccd': (120, 160)}  # height and width of the small copies
 LEAST_LEAD = 5.0  # points of a teacher above the student alone, on val
@@ -52,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     run.set_defaults(run=lambda args: run_pairs(args.file, args.out))
     table = modes.add_parser('table', help='the gain of each row on each pair, and the mean of each row')
     table.add_argument('file', type=Path, nargs='+', help='scores.csv of a project, or PAIR.csv')
-    table.set_defaults(run=lambda args: print(as_markdown(dict(map(finished_pair, args.file)))))
+    table.set_defaults(run=lambda args: print(as_markdown(args.file)))
     null = modes.add_parser('null', help='the same procedure on copies of the student alone')
     null.add_argument('file', type=Path, nargs='+', help='scores.csv, whose spreads over seeds are drawn')
     for name, default in (('pairs', 6), ('rows', 3), ('seeds', 3), ('rounds', 2000)):
@@ -226,9 +226,9 @@ def scores_of(file: Path) -> dict[str, Runs]:
     return rows
 
 
-def finished_pair(file: Path) -> tuple[str, dict[str, Runs]]:
-    """Return the name of a pair and its rows."""
-    return file.parents[1].name if file.stem == 'scores' else file.stem, scores_of(file)
+def pair_name(file: Path) -> str:
+    """Return the name of the pair whose scores a file holds."""
+    return file.parents[1].name if file.stem == 'scores' else file.stem
 
 
 def mean_of(gains: Sequence[float]) -> Gain:
@@ -238,28 +238,20 @@ def mean_of(gains: Sequence[float]) -> Gain:
     return gain
 
 
-def gains_of(rows: Mapping[str, Runs], control: str = 'control') -> dict[str, Gain]:
-    """Return the gain of each row on test over the student alone at the same seeds."""
-    test = {name: {seed: score for seed, (_, score) in runs.items()} for name, runs in rows.items()}
-    gains = {name: paired_gain(runs, test[control]) for name, runs in test.items() if name not in ('teacher', control)}
-    return {name: gain for name, gain in gains.items() if gain is not None}
-
-
-def as_markdown(pairs: Mapping[str, Mapping[str, Runs]]) -> str:
+def as_markdown(files: Sequence[Path]) -> str:
     """Return the table of the pairs, with the mean of each row below."""
-    gains = {name: gains_of(rows) for name, rows in pairs.items()}
+    pairs = {pair_name(file): rows_of(read_scores(file)) for file in files}
+    gains = {name: {row.name: row.gain for row in rows.values() if row.gain} for name, rows in pairs.items()}
     gains = {name: pair for name, pair in gains.items() if pair}  # others were replaced, or no method has trained yet
     titles = list(dict.fromkeys(row for pair in gains.values() for row in pair))
     lines = [
         f'| pair | teacher | student alone | seeds | {" | ".join(titles)} |',
         f'|---|--:|--:|--:|{"--:|" * len(titles)}',
     ]
-    for name in gains:
-        rows = pairs[name]
-        (teacher,) = (test for _, test in rows['teacher'].values())
-        alone = [test for _, test in rows['control'].values()]
-        cells = [as_text(gains[name].get(title)) for title in titles]
-        lines.append(f'| {name} | {teacher:.2f} | {fmean(alone):.2f} | {len(alone)} | {" | ".join(cells)} |')
+    for name, pair in gains.items():
+        teacher, alone = pairs[name][TEACHER], pairs[name][CONTROL]
+        cells = [as_text(pair.get(title)) for title in titles]
+        lines.append(f'| {name} | {teacher.mean:.2f} | {alone.mean:.2f} | {len(alone.scores)} | {" | ".join(cells)} |')
     means = [[pair[title].mean for pair in gains.values() if title in pair] for title in titles]
     cells = [f'{as_text(mean_of(values))} ({len(values)})' for values in means]
     return '\n'.join([*lines, f'| **mean (pairs)** | | | | {" | ".join(cells)} |'])

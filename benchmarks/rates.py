@@ -76,10 +76,10 @@ def train(out: Path) -> None:
 
 def train_once(project: Path, arm: str, optimizer: Mapping[str, Any] | None) -> dict[str, Any]:
     """Return the score on val after a training with this optimizer."""
-    config = _config(project, arm, optimizer)
+    config = alone_config(project, arm, optimizer)
     config.train_cfg.val_interval = config.train_cfg.max_iters
     try:
-        runner = _runner(config)
+        runner = one_thread_runner(config)
         runner.train()
     except RuntimeError as error:
         if 'not finite' not in str(error):
@@ -91,23 +91,25 @@ def train_once(project: Path, arm: str, optimizer: Mapping[str, Any] | None) -> 
     return dict(score=score if key == 'val/mIoU' else 100 * score)
 
 
-def _config(project: Path, arm: str, optimizer: Mapping[str, Any] | None) -> Any:
+def alone_config(project: Path, name: str, optimizer: Mapping[str, Any] | None = None, seed: int = 3) -> Any:
+    """Return the config of a project's student alone, read and trained in this process, which keeps no checkpoint."""
     from mmdistill_dense.apps.recipes.named import read_config
 
     config = read_config(str(project / 'control.py'))
     if optimizer:
         config.optim_wrapper.optimizer = dict(optimizer)
-    config.randomness = dict(seed=3)
-    config.train_dataloader.update(num_workers=0, persistent_workers=False)
-    config.val_dataloader.update(num_workers=0, persistent_workers=False)
+    config.randomness = dict(seed=seed)
+    for part in ('train', 'val', 'test'):
+        config[f'{part}_dataloader'].update(num_workers=0, persistent_workers=False)
     config.default_hooks.checkpoint = dict(type='CheckpointHook', by_epoch=False, interval=10**6, save_last=False)
-    config.work_dir = str(project / 'rates' / arm.replace(' ', '_'))
+    config.work_dir = str(project / 'rates' / name.replace(' ', '_'))
     config.log_level = 'ERROR'
-    config.experiment_name = f'{project.name}_{arm.replace(" ", "_")}_{os.getpid()}'
+    config.experiment_name = f'{project.name}_{name.replace(" ", "_")}_{os.getpid()}'
     return config
 
 
-def _runner(config: Any) -> Any:
+def one_thread_runner(config: Any) -> Any:
+    """Return the runner of a config, on one thread."""
     import torch
 
     from mmdistill_dense.apps.commands.training import build_runner

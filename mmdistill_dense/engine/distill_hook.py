@@ -445,8 +445,7 @@ class DistillHook(Hook):
         if isinstance(runner, FlexibleRunner):  # which loads before its `before_run`
             self.before_run(runner)
             self._begun = True
-        for part in self.parts:
-            part.after_load_checkpoint(runner, checkpoint)
+        self._call('after_load_checkpoint', runner, checkpoint)
 
     def before_train(self, runner: Runner) -> None:
         self._call('before_train', runner)

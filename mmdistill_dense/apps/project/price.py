@@ -20,6 +20,7 @@ from mmdistill_dense.apps.project import SUITE
 from mmdistill_dense.apps.suite import configs, plan
 from mmdistill_dense.apps.suite.definition import load_suite
 from mmdistill_dense.apps.suite.pool import clock
+from mmdistill_dense.guards.findings import ERROR
 from mmdistill_dense.networks.building import building_once
 from mmdistill_dense.registry import DATASETS
 from mmdistill_dense.utils.process import quiet
@@ -80,7 +81,7 @@ def time_training(config: Config) -> Price:
     options = Options(weights=False, device=device, batch=timed, val=0, cost=False, command=False)
     report = check_config(config, options, lambda stage: None)
     if report.stopped:
-        raise RuntimeError(next(finding.message for finding in report.findings if finding.level == 'error'))
+        raise RuntimeError(next(finding.message for finding in report.findings if finding.level == ERROR))
     context, loader = report.context, config.train_dataloader
     assert context.batch is not None, 'the check made one'
     step = _seconds(make_step(context.model, config, context.batch, fresh=True)) * batch / timed
@@ -89,8 +90,7 @@ def time_training(config: Config) -> Price:
     step = max(step, loading) if loader.num_workers else step + loading
     evaluated = 2 + config.train_cfg.max_iters // config.train_cfg.get('val_interval', config.train_cfg.max_iters)
     context.model.eval()
-    item = context.tested
-    predicting = 0.0 if item is None else _seconds(partial(predict_items, context.model, [item]))
+    predicting = 0.0 if context.tested is None else _seconds(partial(predict_items, context.model, [context.tested]))
     return Price(step * config.train_cfg.max_iters, evaluated * len(val) * predicting)
 
 

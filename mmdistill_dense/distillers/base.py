@@ -16,7 +16,6 @@ from mmdistill_dense.config.unknown_keys import check_known, read_options
 from mmdistill_dense.config.values import plain
 from mmdistill_dense.distillers.ground_truth import check_outputs
 from mmdistill_dense.distillers.schedule import CONSTANT, Balance, Balancer, Schedule
-from mmdistill_dense.networks.class_pairs import ClassPairs
 from mmdistill_dense.networks.taps import Tap, TapOption, check_auto, parse_taps
 from mmdistill_dense.utils.removed import removed
 from mmdistill_dense.utils.runner_internals import Samples
@@ -26,6 +25,7 @@ if TYPE_CHECKING:
     from mmengine.runner import Runner
 
     from mmdistill_dense.config.resolve import ModelConfig
+    from mmdistill_dense.networks.class_pairs import ClassPairs
     from mmdistill_dense.networks.teacher import FrozenTeacher
 
 Losses = dict[str, Tensor]

@@ -4,7 +4,7 @@ import logging
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import torch
 from mmengine.logging import print_log
@@ -14,10 +14,12 @@ from torch.nn import functional as F
 from mmdistill_dense.distillers.base import Distiller, Losses, Recorded, Shapes, check_losses
 from mmdistill_dense.distillers.ground_truth import class_lengths
 from mmdistill_dense.losses import to_grid
-from mmdistill_dense.networks.class_pairs import ClassPairs
 from mmdistill_dense.networks.taps import TapOption
 from mmdistill_dense.utils.runner_internals import Samples
 from mmdistill_dense.utils.validate import Align, Resize, check_directions, check_map, check_positions
+
+if TYPE_CHECKING:
+    from mmdistill_dense.networks.class_pairs import ClassPairs
 
 # Why the methods for class scores refuse student_tap='auto'.
 SCORES_HAVE_NAMES = (
@@ -123,7 +125,7 @@ class FeatureDistiller(Distiller):
         """Tell whether a level holds class scores, which are compared by the pairs of a teacher of other classes."""
         return False
 
-    def check_classes(self, pairs: ClassPairs) -> None:
+    def check_classes(self, pairs: 'ClassPairs') -> None:
         """Refuse class scores that are compared channel by channel, while the classes stand in another order."""
         for level, align in zip(self.levels, self.aligns, strict=True):
             scores = len(_SCORES.findall(level.name)) == 2 and ':input' not in level.name

@@ -30,8 +30,7 @@ def check_form(option: Any, key: str) -> None:
         isinstance(names, (list, tuple)) and all(isinstance(name, str) for name in names) for names in option.values()
     )
     if option != AUTO and not lists:
-        example = "{'car': ['car', 'truck'], 'forklift': []}"
-        form = f"'auto', or a dict from the student's classes to lists of the teacher's, as in {example}"
+        form = "'auto', or a dict from the student's classes to the teacher's: {'car': ['car', 'van'], 'lift': []}"
         raise TypeError(f'{key} must be {form}; got {option!r}.')
 
 
@@ -234,8 +233,7 @@ class ClassPairs:
             for name in unknown:
                 for close in difflib.get_close_matches(_normal(name), normal, 1, _CLOSE):
                     match = normal[close]
-                    question = f'{match!r} is a class of the teacher: write {name!r}: [{match!r}] if it is the same.'
-                    lines[-1] += f' {question}'
+                    lines[-1] += f' {match!r} is a class of the teacher: write {name!r}: [{match!r}] if it is the same.'
         if unused:
             lines.append(f'{self.key}: {len(unused)} classes of the teacher are left out ({some(unused)})')
         return lines

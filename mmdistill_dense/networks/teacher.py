@@ -7,7 +7,7 @@ import logging
 from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
 
 import torch
@@ -16,7 +16,6 @@ from torch import Tensor, nn
 
 from mmdistill_dense.config.values import num_classes, with_one_more_class
 from mmdistill_dense.networks.building import move
-from mmdistill_dense.networks.class_pairs import ClassPairs, check_names
 from mmdistill_dense.networks.inputs import InputStats
 from mmdistill_dense.networks.modes import followed
 from mmdistill_dense.networks.recording import Recorder, TappedPass
@@ -35,6 +34,9 @@ from mmdistill_dense.weights.strict_load import (
     sha256,
     state_dict_of,
 )
+
+if TYPE_CHECKING:
+    from mmdistill_dense.networks.class_pairs import ClassPairs
 
 
 class FrozenTeacher:
@@ -135,6 +137,8 @@ class FrozenTeacher:
         Distillers of this teacher refuse pairs that they cannot compare. Nothing is done while its names are unknown,
         which :meth:`load` may read.
         """
+        from mmdistill_dense.networks.class_pairs import ClassPairs, check_names
+
         key = f'{self.key}.classes'
         if student is None:
             raise ValueError(f"{key} needs the student's classes: set metainfo.classes of the training set.")
@@ -151,8 +155,7 @@ class FrozenTeacher:
     def class_pairs(self) -> ClassPairs | None:
         """Return ``pairs``, or ``None`` for a teacher of the student's classes."""
         if self.option.classes is not None and self.pairs is None:
-            problem = f'{self.key}.classes is resolved at the start of a run'
-            raise RuntimeError(f'{problem}; a loop of your own calls match_classes first.')
+            raise RuntimeError(f'{self.key}.classes: a loop of your own calls match_classes before its first step.')
         return self.pairs
 
     def _load_weights(self, network: Network, checkpoint: str) -> None:

@@ -21,7 +21,7 @@ from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
 from mmdistill_dense.__main__ import COMMANDS, Parser, fill, overview
-from mmdistill_dense.utils.wheel import source_address
+from tools.wheel import source_address
 
 ROOT = Path(__file__).resolve().parents[1]
 LINK = re.compile(r'(?P<head>\]\()(?P<target>[^)\s#]+)(?P<anchor>#[^)\s]*)?(?P<tail>\))')

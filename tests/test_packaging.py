@@ -82,7 +82,7 @@ def test_links_of_the_wheel_s_description_lead_somewhere(address: str, wheel: Pa
             (name,) = [name for name in archive.namelist() if name.endswith('METADATA')]
             text = archive.read(name).decode()
     else:
-        copied(tmp_path, *{source.name for source in SOURCES} - {'mmdistill_dense', 'tests'})
+        copied(tmp_path, *{source.name for source in SOURCES} - {'mmdistill_dense', 'tools'})
         setup = (tmp_path / 'setup.cfg').read_text()
         assert setup.count('\nurl =\n') == 1
         (tmp_path / 'setup.cfg').write_text(setup.replace('\nurl =\n', f'\nurl = {address}\n'))

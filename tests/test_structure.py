@@ -42,7 +42,7 @@ MOST_LINES = {
     'mmdistill_dense/datasets': 950,
     'mmdistill_dense/guards': 1_130,
     'mmdistill_dense/config': 910,
-    'mmdistill_dense/utils': 1_680,
+    'mmdistill_dense/utils': 1_610,
     'mmdistill_dense/unlabelled': 810,
     'mmdistill_dense/pretrain': 930,
     'mmdistill_dense/foundation': 980,
@@ -55,8 +55,8 @@ MOST_LINES = {
     'mmdistill_dense/apps/recipes': 490,
     'mmdistill_dense/apps/commands': 190,
     'mmdistill_dense/apps': 13_760,
-    'mmdistill_dense': 35_750,
-    'tools': 2_890,
+    'mmdistill_dense': 35_680,
+    'tools': 2_963,
     'tests': 43_970,
 }
 MOST_CONFIGS = 600

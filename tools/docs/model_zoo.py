@@ -20,8 +20,8 @@ from mmengine.config import Config
 from mmdistill_dense.apps.recipes.compose import configs, methods, option_files, owners, parts_of
 from mmdistill_dense.apps.recipes.named import combinations
 from mmdistill_dense.config.resolve import bases_of
-from mmdistill_dense.utils.wheel import source_address, with_badges
 from tools.docs.targets import Target, read_targets
+from tools.wheel import source_address, with_badges
 
 ROWS = ('tasks', 'compares', 'needs', 'paper')
 DATA = {

@@ -106,11 +106,3 @@ def test_every_command_reads_them(folder: Path, name: str, capsys: pytest.Captur
         assert main(words) == 0, capsys.readouterr()
     weights = torch.load('exported.pth', weights_only=False)['state_dict']
     assert 'decode_head.conv_seg.weight' in weights and Path('exported.py').is_file()
-
-
-@pytest.mark.soak
-@pytest.mark.parametrize('folder', ['mmseg'], indirect=True)
-def test_a_suite_over_python_style_runs_whole(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(['suite', 'run', 'suite.yaml']) == 0, capsys.readouterr()
-    assert main(['suite', 'table', 'suite.yaml']) == 0
-    assert '| cwd | 1 |' in capsys.readouterr().out

@@ -145,22 +145,3 @@ dense = partial(losses.dense_contrast, pool_size=0)
 def test_what_a_loss_refuses(loss: Any, inputs: tuple[Tensor, ...], options: dict[str, Any], words: str) -> None:
     with pytest.raises(ValueError, match=words):
         loss(*inputs, **options)
-
-
-def test_the_threshold_is_that_of_mmdets_assigner() -> None:
-    """It lies between what decides on a box's region and the IoU of its positives."""
-    assigners = pytest.importorskip('mmdet.models.task_modules.assigners')
-    from mmengine.registry import DefaultScope
-    from mmengine.structures import InstanceData
-
-    anchors = _anchors()
-    for box in BOXES:
-        ground_truth = InstanceData(bboxes=box[None], labels=torch.zeros(1, dtype=torch.long))
-        with DefaultScope.overwrite_default_scope('mmdet'):
-            assigner = assigners.ATSSAssigner(topk=9)
-        result = assigner.assign(InstanceData(priors=anchors), SIZES, ground_truth)
-        positive = result.gt_inds > 0
-        assert positive.any()
-        overlaps = torch.tensor([_iou(anchor, box.tolist())[:2] for anchor in anchors.tolist()])
-        region = valuable_region(anchors, box[None], SIZES) > 0
-        assert overlaps[region, 1].max() < overlaps[positive, 0].min()

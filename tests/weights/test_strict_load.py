@@ -44,16 +44,6 @@ def test_layouts_of_checkpoints():
         state_dict_of(dict(meta={}, epoch=3), 'x')
 
 
-def test_the_teaching_weights_are_told(monkeypatch):
-    """mmcv 1.x swaps them before it saves; timm and DETR keep the averages below a key of their own."""
-    said, one = [], torch.ones(1)
-    monkeypatch.setattr('mmdistill_dense.weights.strict_load.print_log', lambda text, *_: said.append(text))
-    found = state_dict_of(dict(state_dict={'a.b_c.weight': one, 'ema_a_b_c_weight': -one, 'ema_own': one}), 'x')
-    assert list(found) == ['a.b_c.weight', 'ema_own'] and not said
-    assert state_dict_of(dict(state_dict={'a': one}, state_dict_ema={'a': -one}), 'x')['a'] == 1
-    assert said == ["'x': state_dict_ema is left out; what is read is not averaged."]
-
-
 def test_fitting_weights_are_counted():
     """Counters of batches may be missing, statistics not."""
     target, state = network(), filled(3.0)

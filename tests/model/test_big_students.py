@@ -2,7 +2,6 @@
 
 import contextlib
 import copy
-from functools import partial
 
 import pytest
 import torch
@@ -13,34 +12,20 @@ from tests import toys
 
 MIMIC = dict(type='MaskedMimic', schedule=dict(warmup=3))
 PCD = dict(type='PCD', queue_size=16, queue_init='random', head=dict(type='linear'))
-SEGMENTATION = dict(
+DISTILLERS = dict(
     kd=dict(type='LogitKD', schedule=dict(stop_at=3)),
     mimic=dict(MIMIC, student_tap=['backbone[0]', 'backbone[3]']),
     cwd=dict(type='CWD', student_tap='backbone[2]'),
     pcd=dict(PCD, student_tap='backbone[3]'),
 )
-DETECTION = dict(
-    mimic=dict(MIMIC, student_tap='neck', resize='student'),
-    scores=dict(type='HeadOutputKD', student_tap='bbox_head.retina_cls'),
-    pcd=dict(PCD, student_tap='neck[:2]'),
-)
-# Twice the usual side: on a map of 1 x 1 the bfloat16 gradient of P7's strided convolution reads memory that nobody
-# wrote (torch 2.13 on a CPU with AVX512-BF16, also of such a convolution alone).
-BATCHES = {'mmseg': toys.seg_batch, 'mmdet': partial(toys.det_batch, side=2 * toys.SIDE)}
-SCOPES = ['mmseg', pytest.param('mmdet', marks=pytest.mark.soak)]
 STEPS = 5
 
 
-def _plain(scope, **overrides):
-    return toys.seg_net('fcn', **overrides) if scope == 'mmseg' else toys.det_net(**overrides)
-
-
-def _make(scope, **overrides):
+def _make(**overrides):
     """A distilled student with weights of its own, the same in every call."""
-    teacher = toys.seg_teacher('fcn') if scope == 'mmseg' else toys.det_teacher()
-    distillers = SEGMENTATION if scope == 'mmseg' else DETECTION
-    model = toys.distilled(scope, student=_plain(scope, **overrides), teacher=teacher, distillers=distillers)
-    model.load_state_dict(toys.build_plain(_plain(scope), seed=2).state_dict())
+    student, teacher = toys.seg_net('fcn', **overrides), toys.seg_teacher('fcn')
+    model = toys.distilled(student=student, teacher=teacher, distillers=DISTILLERS)
+    model.load_state_dict(toys.build_plain(toys.seg_net('fcn'), seed=2).state_dict())
     return model
 
 
@@ -53,7 +38,7 @@ class Autocast(OptimWrapper):
             yield
 
 
-def _run(model, scope, wrapper=OptimWrapper, **options):
+def _run(model, wrapper=OptimWrapper, **options):
     """Train some steps on different batches; returns the losses of each and the student's weights at the end."""
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
     wrapper_ = wrapper(optimizer, **options)
@@ -61,7 +46,7 @@ def _run(model, scope, wrapper=OptimWrapper, **options):
     logs = []
     for iteration in range(STEPS):
         model.distillation.state.iteration = iteration
-        logs.append(model.train_step(BATCHES[scope](seed=iteration), wrapper_))
+        logs.append(model.train_step(toys.seg_batch(seed=iteration), wrapper_))
     return logs, toys.student_state(model)
 
 
@@ -71,27 +56,25 @@ def _assert_close(first, second, **tolerance):
     torch.testing.assert_close(first[1], second[1], **tolerance)
 
 
-@pytest.fixture(scope='module', params=SCOPES)
-def usual(request):
-    """A task and its ordinary steps."""
-    return request.param, _run(_make(request.param), request.param)
+@pytest.fixture(scope='module')
+def usual():
+    """Ordinary steps."""
+    return _run(_make())
 
 
 def test_recomputed_activations_change_nothing(usual):
-    scope, expected = usual
-    model = _make(scope, backbone=dict(with_cp=True))
-    logs, state = _run(model, scope)
+    model = _make(backbone=dict(with_cp=True))
+    logs, state = _run(model)
     # running statistics see each batch twice, also in the student alone
     weights = {name: value for name, value in state.items() if 'running' not in name and 'num_batches' not in name}
-    _assert_close((logs, weights), (expected[0], {name: expected[1][name] for name in weights}))
+    _assert_close((logs, weights), (usual[0], {name: usual[1][name] for name in weights}))
     assert toys.hooks_left(model) == 0
 
 
-@pytest.mark.parametrize('scope', SCOPES)
-def test_accumulated_steps_are_the_mean_of_their_gradients(scope):
-    model = _make(scope)
+def test_accumulated_steps_are_the_mean_of_their_gradients():
+    model = _make()
     toys.still_norms(model)
-    batches = [BATCHES[scope](seed=seed) for seed in (0, 1)]
+    batches = [toys.seg_batch(seed=seed) for seed in (0, 1)]
     expected = {name: torch.zeros_like(p) for name, p in model.named_parameters()}
     for batch in batches:
         other = copy.deepcopy(model)  # queues move on with each step
@@ -99,7 +82,7 @@ def test_accumulated_steps_are_the_mean_of_their_gradients(scope):
         for name, parameter in other.named_parameters():
             expected[name] += 0 if parameter.grad is None else parameter.grad / 2
         _follow(model, other)
-    model = _make(scope)
+    model = _make()
     toys.still_norms(model)
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
     wrapper = OptimWrapper(torch.optim.SGD(model.parameters(), lr=1.0), accumulative_counts=2)
@@ -117,14 +100,13 @@ def _follow(model, other):
 
 
 def test_bfloat16_steps_are_close(usual):
-    scope, expected = usual
-    logs, state = _run(_make(scope), scope, Autocast)
-    for log, expected_log in zip(logs, expected[0], strict=True):
+    logs, state = _run(_make(), Autocast)
+    for log, expected_log in zip(logs, usual[0], strict=True):
         terms = {name: value for name, value in log.items() if name.startswith('distill.') and 'loss' in name}
         assert terms and all(value.dtype == torch.float32 for value in terms.values())
         torch.testing.assert_close(terms, {name: expected_log[name] for name in terms}, rtol=0.1, atol=0.05)
     assert all(value.isfinite().all() for value in state.values())
-    assert toys.differing(state, expected[1])
+    assert toys.differing(state, usual[1])
 
 
 @pytest.fixture
@@ -139,49 +121,16 @@ def compiler():
 
 @pytest.mark.soak
 @pytest.mark.usefixtures('compiler')
-@pytest.mark.parametrize(('usual', 'part', 'backend'), [
-    ('mmseg', 'all', 'eager'),
-    ('mmseg', 'backbone', 'aot_eager'),
-    ('mmseg', 'backbone.layer3', 'aot_eager'),
-    # A C++ compiler is needed. The part holds taps: to compile the whole student takes three quarters of a minute.
-    ('mmseg', 'backbone.layer3', 'inductor'),
-    ('mmdet', 'all', 'eager'),
-    ('mmdet', 'backbone', 'aot_eager'),
-    ('mmdet', 'backbone.layer3', 'aot_eager'),
-], indirect=['usual'])  # fmt: skip
-def test_a_compiled_student_learns_the_same(usual, part, backend):
-    scope, expected = usual
-    model = _make(scope)
-    if part == 'all':
-        model.forward = torch.compile(model.forward, backend=backend)
+@pytest.mark.parametrize('part', ['', 'backbone.layer3'])
+def test_a_compiled_student_learns_the_same(usual, part):
+    model = _make()
+    if part:
+        model.get_submodule(part).compile(backend='aot_eager')
     else:
-        model.get_submodule(part).compile(backend=backend)
-    tolerance = dict(rtol=1e-3, atol=1e-3) if backend == 'inductor' else dict(rtol=1e-4, atol=1e-5)
-    _assert_close(_run(model, scope), expected, **tolerance)
+        model.forward = torch.compile(model.forward, backend='eager')
+    _assert_close(_run(model), usual, rtol=1e-4, atol=1e-5)
     assert toys.hooks_left(model) == 0
-    assert list(model.state_dict()) == list(expected[1])
-
-
-@pytest.mark.soak
-@pytest.mark.usefixtures('compiler')
-def test_no_graph_is_made_again_at_each_iteration():
-    """And the losses are those without compilation."""
-    model, plain = _make('mmseg'), _make('mmseg')
-    for network in (model, plain):
-        del network.distillers['kd']  # its end changes what is recorded
-    graphs = []
-
-    def backend(graph, _):
-        graphs.append(graph)
-        return graph.forward
-
-    model.forward = torch.compile(model.forward, backend=backend)
-    counts = []
-    for iteration in range(8):
-        model.distillation.state.iteration = plain.distillation.state.iteration = iteration
-        torch.testing.assert_close(toys.losses_of(model), toys.losses_of(plain), rtol=1e-4, atol=1e-5)
-        counts.append(len(graphs))
-    assert counts[0] > 0 and counts[3:] == [counts[3]] * 5, counts
+    assert list(model.state_dict()) == list(usual[1])
 
 
 def test_layer_decay_leaves_distillers_at_the_whole_rate():

@@ -20,7 +20,6 @@ from tests import toys
 # the student's: background and textured shapes
 SEG_NAMES = ('sky', CLASSES[2], CLASSES[1].replace('_', ' ').upper(), 'sea', *CLASSES[3:-1], 'dotted ring')
 SHARED, UNKNOWN = CLASSES[1:-1], [0, len(CLASSES) - 1]
-DET_NAMES = (CLASSES[2], 'dog', *CLASSES[3:], CLASSES[1])
 OUTPUTS = ('conv_seg', 'fc_cls', 'fc_reg', 'retina_cls', 'retina_reg', 'gfl_cls', 'gfl_reg', 'conv_cls')
 MAP = {CLASSES[1]: [SEG_NAMES[2], 'sea']}
 
@@ -58,10 +57,6 @@ def seg_pair(distillers, classes=MAP, **keys):
     return toys.model_config(toys.seg_net('fcn'), dict(teacher('fcn', SEG_NAMES), classes=classes), distillers, **keys)
 
 
-def det_pair(kind, distillers, names=DET_NAMES, classes='auto'):
-    return toys.model_config(toys.det_net(kind), dict(teacher(kind, names), classes=classes), distillers)
-
-
 def matched(config, scope='mmseg'):
     """A model whose classes are paired, as the start of a run does it."""
     model = toys.ready(toys.build(config, scope=scope))
@@ -70,28 +65,6 @@ def matched(config, scope='mmseg'):
     names = CLASSES if scope == 'mmseg' else CLASSES[1:]
     check_teacher_classes(names, teacher, model.distillers.values())
     return model
-
-
-SEG_METHODS = dict(
-    kd=dict(type='LogitKD'),
-    weighed=dict(type='LogitKD', rest_rows='weigh', temperature=2.0),
-    cwd=dict(type='CWD'),
-    at=dict(type='AT', student_tap='backbone[3]'),
-    ifvd=dict(type='IFVD'),
-    cirkd=dict(type='CIRKD', pixel_memory=20, region_memory=4, pixel_contrast=30, region_contrast=9),
-)
-
-
-def test_segmentation_methods_train_beside_each_other(tmp_path, caplog):
-    runner = toys.train(tmp_path, toys.run_config(tmp_path, seg_pair(SEG_METHODS), iters=2, log_level='INFO'))
-    log = next(tmp_path.glob('*/*.log')).read_text()
-    assert f'classes have a partner: {CLASSES[1]} <- {SEG_NAMES[2]}, sea; ' in log
-    assert f'does not know {CLASSES[0]}, {CLASSES[-1]}: labels alone teach them' in log
-    scores = runner.message_hub.log_scalars
-    for name in SEG_METHODS:
-        values = [scores[score].current() for score in scores if score.startswith(f'train/distill.{name}.loss')]
-        assert values and all(0 < value < 1e3 for value in values), name
-    assert runner.model.distillers['cirkd'].class_count == len(CLASSES)
 
 
 def test_unknown_classes_get_no_gradient():
@@ -107,10 +80,8 @@ def test_unknown_classes_get_no_gradient():
 
 ROI_SCORES = dict(type='RoIHeadKD', student_tap='roi_head.bbox_head.fc_cls', output='cls_score')
 OWN_COPIES = [
-    ('fcn', dict(type='LogitKD')),
     ('fcn', dict(type='CWD')),
     ('fcn', dict(type='DIST')),
-    ('retinanet', dict(type='HeadOutputKD', student_tap='bbox_head.retina_cls', form='sigmoid')),
     ('retinanet', dict(type='LogitKD', student_tap='bbox_head.retina_cls', activation='sigmoid')),
     ('gfl', dict(type='LD')),
     ('faster_rcnn', dict(ROI_SCORES, form='softmax')),
@@ -167,45 +138,19 @@ def test_a_copy_of_the_student_with_other_names_teaches_nothing(kind, option):
     assert sum(terms()) > 1e-4, 'the test can fail'
 
 
-DET_METHODS = [  # beside those above
-    ('retinanet', dict(type='HeadOutputKD', student_tap='bbox_head.retina_reg', form='l1')),
-    ('faster_rcnn', dict(ROI_SCORES, form='dist')),
-    ('faster_rcnn', dict(type='RoIHeadKD', student_tap='roi_head.bbox_head.fc_reg')),
-    ('faster_rcnn', dict(type='HeadOutputKD', student_tap='rpn_head.rpn_cls', form='sigmoid')),
-    ('fcos', dict(type='HeadOutputKD', student_tap='bbox_head.conv_centerness', form='sigmoid')),
-    ('faster_rcnn', dict(type='PKD', student_tap='neck')),
-]
-
-
-@pytest.mark.parametrize(('kind', 'option'), DET_METHODS, ids=lambda one: one if isinstance(one, str) else one['type'])
-def test_detection_methods_train(kind, option):
-    actual = toys.losses_of(matched(det_pair(kind, dict(one=option)), 'mmdet'), toys.det_batch())
-    values = [value for name, value in actual.items() if name.startswith('distill.one.loss')]
-    assert values and all(0 < value < 1e4 and value.requires_grad for value in values)
-
-
 REFUSED = [
-    ('fcn', dict(type='DIST'), 'auto', 'distillers.one compares all classes at once.*Use type=.LogitKD'),
-    ('fcn', dict(type='LogitKD'), {name: [] for name in CLASSES[2:]}, 'one shared class cannot be compared'),
-    ('fcn', dict(type='LogitKD'), {'grass': []}, "model.teacher.classes: 'grass' is no class of the student"),
-    ('fcn', dict(type='LogitKD'), [1], "model.teacher.classes must be 'auto', or a dict"),
-    ('fcn', dict(type='LogitKD', rest_rows='weigh', activation='sigmoid'), 'auto', "rest_rows='weigh' belongs to"),
-    (
-        'faster_rcnn',
-        dict(type='RoIHeadKD', student_tap='roi_head.bbox_head.fc_reg'),
-        {CLASSES[1]: [CLASSES[1], 'dog']},
-        'regress a box for each class, and merged classes .* reg_class_agnostic=True',
-    ),
+    (dict(type='DIST'), 'auto', 'distillers.one compares all classes at once.*Use type=.LogitKD'),
+    (dict(type='LogitKD'), {name: [] for name in CLASSES[2:]}, 'one shared class cannot be compared'),
+    (dict(type='LogitKD'), {'grass': []}, "model.teacher.classes: 'grass' is no class of the student"),
+    (dict(type='LogitKD'), [1], "model.teacher.classes must be 'auto', or a dict"),
+    (dict(type='LogitKD', rest_rows='weigh', activation='sigmoid'), 'auto', "rest_rows='weigh' belongs to"),
 ]
 
 
-@pytest.mark.parametrize(('kind', 'option', 'classes', 'message'), REFUSED)
-def test_what_cannot_be_compared_is_refused_at_the_start(kind, option, classes, message):
+@pytest.mark.parametrize(('option', 'classes', 'message'), REFUSED)
+def test_what_cannot_be_compared_is_refused_at_the_start(option, classes, message):
     with pytest.raises((TypeError, ValueError), match=message):
-        if kind in toys.SEG:
-            matched(seg_pair(dict(one=option), classes))
-        else:
-            matched(det_pair(kind, dict(one=option), classes=classes), 'mmdet')
+        matched(seg_pair(dict(one=option), classes))
 
 
 def test_names_come_from_the_option_without_a_file():
@@ -354,17 +299,6 @@ def test_each_teacher_runs_once_in_a_step():
         toys.total(losses).backward()
         assert all(p.grad is not None for p in model.distillers.parameters()), 'connected, for DDP'
         model.zero_grad()
-
-
-def test_a_checkpoint_gets_the_receipts_of_both():
-    """Exchanged teachers are another run."""
-    exchanged = dict(wide=TEACHERS['deep'], deep=TEACHERS['wide'])
-    saved_identity, same, other = (identity(toys.ready(toys.build(pair(**change)))) for change in ({}, {}, exchanged))
-    message = saved_identity['teachers']
-    assert [message[name]['file'] for name in TEACHERS] == ['fcn_16.pth', 'pspnet_24.pth']
-    assert message['wide']['sha256'] != message['deep']['sha256']
-    assert all(receipt['matched'] == receipt['total'] > 0 for receipt in message.values())
-    assert not differ(saved_identity, same) and differ(saved_identity, other) and 'pspnet' in describe_identity(other)
 
 
 def test_methods_with_their_own_teachers_compose(tmp_path):

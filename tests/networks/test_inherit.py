@@ -106,21 +106,15 @@ SLOW = dict(constructor='mmdistill_dense.InheritedRate', paramwise_cfg=dict(inhe
 
 
 def test_inherited_weights_may_learn_more_slowly(tmp_path):
-    """Its factor multiplies those of other keys; a resumed run has the same groups."""
+    """Its factor multiplies those of other keys."""
     keys = dict(custom_keys={'bbox_head.retina_reg': dict(lr_mult=0.5)})
     slow = dict(SLOW, optimizer=dict(lr=0.02), paramwise_cfg=dict(SLOW['paramwise_cfg'], **keys))
-
-    def config(name, **changes):
-        return toys.det_run_config(tmp_path / name, option(), iters=4, optim_wrapper=slow, **changes)
-
-    runner = toys.train(None, config('a'))
+    runner = toys.train(None, toys.det_run_config(tmp_path, option(), iters=1, optim_wrapper=slow))
     rates = {id(group['params'][0]): group['lr'] for group in runner.optim_wrapper.param_groups}
     for name, parameter in runner.model.named_parameters():
         whole = 0.02 * (0.5 if name.startswith('bbox_head.retina_reg') else 1)
         part = 0.1 if name.startswith(('neck.', 'bbox_head.')) else 1
         assert rates[id(parameter)] == pytest.approx(whole * part), name
-    again = toys.train(None, config('b', resume=True, load_from=str(tmp_path / 'a/iter_2.pth')))
-    assert not toys.differing(toys.student_state(runner.model), toys.student_state(again.model))
 
 
 def test_a_rate_for_nothing_is_refused(tmp_path):

@@ -10,7 +10,6 @@ from mmengine.registry import init_default_scope
 from torch import nn
 
 from mmdistill_dense.config.resolve import load_model
-from mmdistill_dense.networks import trace as dryrun
 from mmdistill_dense.networks.building import build_network
 from mmdistill_dense.networks.modes import train_without_noise
 from mmdistill_dense.networks.recording import Recorder, run_parts
@@ -129,42 +128,24 @@ def _calls(network, inputs):
     return actual
 
 
-DDRNET = 'mmseg::ddrnet/ddrnet_23-slim_in1k-pre_2xb6-120k_cityscapes-1024x1024.py'
-OVERRIDES = {
-    'fcos': dict(bbox_head=dict(norm_on_bbox=True)),
-    DDRNET: dict(backbone=dict(channels=8, ppm_channels=16), decode_head=dict(in_channels=32, channels=16)),
-}
+OVERRIDES = {'fcos': dict(bbox_head=dict(norm_on_bbox=True))}
 
 
 QUICK = ['deeplabv3', 'retinanet', 'mmseg::segformer/segformer_mit-b0_8xb2-160k_ade20k-512x512.py']
 LONG = [
-    *('fcn', 'pspnet', 'fcos', 'cascade_mask_rcnn', 'reppoints', 'gfl', 'faster_rcnn', DDRNET),
+    *('fcos', 'cascade_mask_rcnn', 'reppoints'),
     'mmseg::emanet/emanet_r50-d8_4xb2-80k_cityscapes-512x1024.py',
-    'mmseg::deeplabv3plus/deeplabv3plus_r18-d8_4xb2-80k_cityscapes-512x1024.py',
     'mmseg::swin/swin-tiny-patch4-window7-in1k-pre_upernet_8xb2-160k_ade20k-512x512.py',
-    'mmseg::mobilenet_v2/mobilenet-v2-d8_deeplabv3_4xb2-80k_cityscapes-512x1024.py',
-    'mmdet::vfnet/vfnet_r50_fpn_1x_coco.py',
     'mmdet::dino/dino-4scale_r50_8xb2-12e_coco.py',
-    'mmdet::atss/atss_r50_fpn_1x_coco.py',
     'mmdet::rtmdet/rtmdet_tiny_8xb32-300e_coco.py',
-    'mmdet::mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py',
     'mmdet::yolox/yolox_tiny_8xb8-300e_coco.py',
-    'mmdet::solo/decoupled-solo-light_r50_fpn_3x_coco.py',
-    'mmdet::tood/tood_r50_fpn_1x_coco.py',
-    'mmdet::foveabox/fovea_r50_fpn_4xb4-1x_coco.py',
     'mmdet::yolact/yolact_r50_1xb8-55e_coco.py',
-    'mmdet::guided_anchoring/ga-retinanet_r50_fpn_1x_coco.py',
 ]
 
 
 @pytest.mark.parametrize('name', [*QUICK, *(pytest.param(name, marks=pytest.mark.soak) for name in LONG)])
 def test_every_place_gives_the_same_in_training(name):
     assert gaps(name, **OVERRIDES.get(name, {})) == {}
-
-
-def test_a_pass_without_the_students_modes_is_noticed(monkeypatch):
-    monkeypatch.setattr(dryrun, 'run_as_trained', lambda network, run: (network.eval() and run(), False))
-    assert {*gaps('fcos', **OVERRIDES['fcos'])} >= {'bbox_head'}
 
 
 def test_an_input_without_hooks_is_refused():

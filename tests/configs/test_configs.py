@@ -5,20 +5,17 @@ typed configs are loaded here, and of the others those that a test names.
 """
 
 import re
-from pathlib import Path
 
-import cv2
-import numpy as np
 import pytest
 from mmengine.config import Config, ConfigDict
-from mmengine.registry import DefaultScope, init_default_scope
+from mmengine.registry import DefaultScope
 
 from mmdistill_dense.config.resolve import ModelConfig, load_model
 from mmdistill_dense.config.values import num_classes
-from mmdistill_dense.registry import DATASETS, DISTILLERS
+from mmdistill_dense.registry import DISTILLERS
 from mmdistill_dense.weights.strict_load import published_weights
 from tests.configs import stored
-from tests.every_config import CONFIGS, CONTROLS, FILES, leaf, name_of, named, place, read
+from tests.every_config import CONTROLS, FILES, leaf, name_of, named, place, read
 from tests.zoo.networks import build
 
 
@@ -110,89 +107,7 @@ SCALES = {
 }
 
 
-@pytest.mark.parametrize('name', SCALES)
-def test_augmented_scales_are_about_the_test_size(loaded: dict[str, Config], name: str, tmp_path: Path) -> None:
-    for folder, suffix, shape in (('images', 'jpg', (360, 480, 3)), ('annotations', 'png', (360, 480))):
-        (tmp_path / folder / 'test').mkdir(parents=True)
-        cv2.imwrite(str(tmp_path / folder / 'test' / f'a.{suffix}'), np.zeros(shape, np.uint8))
-    init_default_scope('mmseg')
-    cfg = loaded[f'afdcd/{name}']
-    item = DATASETS.build({**cfg.test_dataloader.dataset, 'data_root': str(tmp_path), 'pipeline': cfg.tta_pipeline})[0]
-    sizes = [tuple(picture.shape[1:]) for picture in item['inputs']]
-    assert sizes[::2] == sizes[1::2] == [tuple(int(side * f / 4) for side in SCALES[name]) for f in (2, 3, 4, 5, 6, 7)]
-    assert {sample.gt_sem_seg.shape for sample in item['data_samples']} == {(360, 480)}
-
-
 # The detection data on the real data of the workspace: sizes, classes, boxes and masks as their files say
 
 
-SHARED = Path(__file__).parents[3] / 'shared' / 'data'
 # images of training, validation and test; classes
-SIZES = {
-    'bccd': ((205, 87, 72), 3),
-    'nuclei_detection': ((267, 67, 67), 1),
-    'nuclei': ((267, 67, 67), 1),
-    'coco_mini': ((126, 100, 100), 80),
-}
-
-
-def fragment(name: str, monkeypatch: pytest.MonkeyPatch) -> Config:
-    if not SHARED.is_dir():
-        pytest.skip('the real images are not beside this checkout (../shared/data)')
-    monkeypatch.setenv('MMDISTILL_DATA', str(SHARED))
-    init_default_scope('mmdet')
-    return Config.fromfile(CONFIGS / f'_base_/datasets/{name}.py')
-
-
-@pytest.mark.parametrize('name', SIZES)
-def test_real_images_load(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """And masks where they are measured."""
-    cfg = fragment(name, monkeypatch)
-    sizes, classes = SIZES[name]
-    loaders = (cfg.train_dataloader, cfg.val_dataloader, cfg.test_dataloader)
-    sets = [DATASETS.build(loader.dataset) for loader in loaders]
-    assert tuple(map(len, sets)) == sizes
-    for data, evaluator in zip(sets[1:], (cfg.val_evaluator, cfg.test_evaluator), strict=True):
-        assert evaluator.metric == (['bbox', 'segm'] if name == 'nuclei' else 'bbox')
-        assert Path(evaluator.ann_file).samefile(data.ann_file)  # the metric reads the set's own labels
-    for data in sets:
-        assert len(data.metainfo['classes']) == classes
-        item = data[0]['data_samples']
-        truth = item.gt_instances
-        assert len(truth.bboxes) == len(truth.labels) > 0
-        assert truth.masks.areas.min() > 0 if name == 'nuclei' else 'masks' not in truth
-        assert int(truth.labels.max()) < classes
-        frame = item.img_shape if data is sets[0] else item.ori_shape  # a test truth stays at native size
-        height, width = frame
-        assert bool((truth.bboxes.tensor[:, 2:] <= truth.bboxes.tensor.new_tensor([width, height]) + 1).all())
-
-
-@pytest.mark.parametrize('name', [
-    'detection', 'instance', 'detection_masks', 'detection_ms', 'rtmdet', 'rtmdet_m', 'yolox', 'detr',
-])  # fmt: skip
-def test_coco_data_run_on_the_small_copy(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """The layout is COCO's: the same files, the folder linked."""
-    fragment('coco_mini', monkeypatch)
-    (tmp_path / 'coco').symlink_to(SHARED / 'coco_mini')
-    monkeypatch.setenv('MMDISTILL_DATA', str(tmp_path))
-    cfg = Config.fromfile(CONFIGS / f'_base_/datasets/coco_{name}.py')
-    data, tested = (DATASETS.build(loader.dataset) for loader in (cfg.train_dataloader, cfg.test_dataloader))
-    sizes = {tuple(data[index]['inputs'].shape[1:]) for index in range(1 if name[0] in 'di' and name != 'detr' else 8)}
-    if name == 'yolox':
-        assert sizes == {(640, 640)} and max(tested[0]['inputs'].shape[1:]) == 640
-        data.update_skip_type_keys(('Mosaic', 'RandomAffine', 'MixUp'))  # as the hook of the recipe does
-        assert tuple(data[0]['inputs'].shape[1:]) == (640, 640)
-    elif name.startswith('rtmdet'):
-        assert sizes == {(640, 640)} == {tuple(tested[0]['inputs'].shape[1:])}
-        (switch,) = cfg.custom_hooks
-        steps = [step.type for step in switch.switch_pipeline]
-        assert steps == [step.type for step in cfg.train_pipeline if not step.type.startswith('Cached')]
-    elif name == 'detr':
-        assert len({min(size) for size in sizes}) > 1
-        assert all(min(size) <= 800 and max(size) <= 1333 for size in sizes)
-    else:
-        (size,) = sizes
-        assert min(size) >= 640 or max(size) == 1333
-        asked = next(step.get('with_mask', False) for step in cfg.train_pipeline if step.type == 'LoadAnnotations')
-        assert ('masks' in data[0]['data_samples'].gt_instances) is asked is ('mask' in name or 'instance' in name)
-        assert cfg.val_evaluator.metric == (['bbox', 'segm'] if name == 'instance' else 'bbox')

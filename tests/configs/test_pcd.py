@@ -8,39 +8,7 @@ from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 
 from mmdistill_dense.config.resolve import load_model
-from mmdistill_dense.registry import DATASETS
-from tests.every_config import CONFIGS, leaf, student
-
-SHARED = Path(__file__).parents[3] / 'shared' / 'data'
-
-
-def test_the_small_pretraining_sees_every_training_image(monkeypatch: pytest.MonkeyPatch) -> None:
-    if not SHARED.is_dir():
-        pytest.skip('the real images are not beside this checkout (../shared/data)')
-    monkeypatch.setenv('MMDISTILL_DATA', str(SHARED))
-    init_default_scope('mmseg')
-    dataset = DATASETS.build(leaf('pcd/r18w16_from_mobilenetv2_small').train_dataloader.dataset)
-    assert len(dataset) == 367 + 128 + 205 + 267
-    for index in (0, 400, 500, 966):
-        assert [tuple(view.shape) for view in dataset[index]['inputs']] == [(3, 128, 128)] * 2
-    paths = [dataset.get_data_info(index)['img_path'] for index in range(len(dataset))]
-    assert not any(part in path for path in paths for part in ('/val', '/test'))
-
-
-@pytest.mark.parametrize(('name', 'backbone', 'heads'), [
-    ('r18', 11_176_512, 5_259_264),
-    pytest.param('mobilenetv3-large', 2_971_952, 5_259_264 + (960 - 512) * 4096, marks=pytest.mark.soak),
-])  # fmt: skip
-def test_a_pretraining_has_the_papers_parts(name: str, backbone: int, heads: int) -> None:
-    """By numbers of parameters; those of the heads of other teachers are in tests/distillers/test_pcd.py."""
-    cfg = leaf(f'pcd/{name}_from_mocov3-r50_imagenet')
-    init_default_scope(cfg.default_scope)
-    model = MODELS.build(cfg.model)
-    parts = dict(model.distillers['pcd'].named_children(), backbone=model.backbone)
-    count = {key: sum(p.numel() for p in part.parameters()) for key, part in parts.items()}
-    assert (count['backbone'], count['projector'] + count['predictor']) == (backbone, heads)
-    assert name != 'r18' or count['attention'] == 1_052_160
-    assert set(model.state_dict()) == {f'backbone.{key}' for key in model.backbone.state_dict()}
+from tests.every_config import CONFIGS, student
 
 
 @pytest.mark.parametrize(('network', 'pretraining', 'scope'), [

@@ -16,7 +16,7 @@ class DistillerCase(testing.DistillerCase):
 
     waits = 0  # how often a step waits for the device, besides the mm* packages
     net = 'fcn'  # the networks of the last property
-    steps = 4
+    steps = 2
 
     def pair(self) -> dict[str, Any]:
         """The networks; a distiller is told no number of classes in them."""

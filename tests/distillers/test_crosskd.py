@@ -9,14 +9,12 @@ from mmdet.registry import MODELS
 from mmdet.utils import register_all_modules
 
 from mmdistill_dense.distillers.crosskd import FORMS, Targets, form_of
-from mmdistill_dense.losses import aligned_scale, channel_moments, focal_entropy
+from mmdistill_dense.losses import aligned_scale, channel_moments
 from tests import toys
 from tests.distillers.steps import draw, overlaps, trained_children
 from tests.distillers.steps_on_heads import CHANNELS, CLASSES, KINDS, STRIDES, distiller_of, head_of, maps, samples
-from tests.query_nets import gfl
 
 TWO = dict(bbox_head=dict(stacked_convs=2))
-BORDER = dict(train_cfg=dict(allowed_border=8))
 CROSS = dict(type='CrossKD', reuse_from=1)
 
 
@@ -113,16 +111,6 @@ def test_the_gradients() -> None:
     assert torch.autograd.gradcheck(whole, [draw(1, CHANNELS, 2, 2, seed=n).abs().requires_grad_() for n in (8, 9)])
 
 
-def test_saturated_scores() -> None:
-    z = torch.tensor([[[100.0, -100.0, 40.0]]]).requires_grad_()
-    actual = focal_entropy(z, -z.detach(), torch.ones(1, 3))
-    assert float(actual) == pytest.approx(240.0)
-    (grad,) = torch.autograd.grad(actual, z)
-    torch.testing.assert_close(grad, torch.tensor([[[1.0, -1.0, 1.0]]]))
-    same = focal_entropy(z, z.detach(), torch.ones(1, 3))
-    assert same == 0 and not torch.autograd.grad(same, z)[0].any()
-
-
 @pytest.mark.parametrize('shape', [(2, 3, 4, 4), (1, 3, 1, 1)])
 def test_channels_without_deviation_get_no_gradient(shape: tuple[int, ...]) -> None:
     student, teacher = torch.full(shape, 0.3), draw(*shape, seed=1).float()
@@ -132,15 +120,6 @@ def test_channels_without_deviation_get_no_gradient(shape: tuple[int, ...]) -> N
     torch.testing.assert_close(actual[:, 1:], teacher.mean((0, 2, 3))[None, 1:, None, None].expand_as(actual[:, 1:]))
     (grad,) = torch.autograd.grad((actual * draw(*shape, seed=3)).sum(), student)
     assert grad.isfinite().all() and not grad[:, 1:].any() and grad[:, 0].any() == (student[0, 0].numel() > 1)
-
-
-def test_channels_of_small_deviation() -> None:
-    student, teacher = draw(2, 3, 4, 4) * 1e-6, draw(2, 3, 4, 4, seed=1)
-    teacher[:, 0] = 0.7
-    actual = aligned_scale(student, channel_moments(student)[None], channel_moments(teacher)[None])
-    (deviation, mean), (scale, shift) = (torch.std_mean(x, (0, 2, 3), keepdim=True) for x in (student, teacher))
-    torch.testing.assert_close(actual, (student - mean) / (deviation + 1e-6) * scale + shift)
-    assert (actual[:, 0] == 0.7).all()
 
 
 @pytest.mark.parametrize('kind', KINDS)
@@ -175,7 +154,7 @@ def own_losses(model: Any) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize(('kind', 'reuse_from'), [
-    *(('gfl', layers) for layers in (0, 1, 2)),
+    *(('gfl', layers) for layers in (0, 2)),
     *(pytest.param(kind, 1, marks=pytest.mark.soak) for kind in [*KINDS][1:]),
 ])  # fmt: skip
 def test_a_step_of_a_real_detector_trains_it_up_to_the_held_maps(kind: str, reuse_from: int) -> None:
@@ -189,32 +168,6 @@ def test_a_step_of_a_real_detector_trains_it_up_to_the_held_maps(kind: str, reus
     assert all(p.grad is None for p in toys.teacher_of(model).network.parameters())
 
 
-def test_targets_with_sampling_results_behind_them_are_read() -> None:
-    """PISA's loss asks ``get_targets`` for them."""
-    pisa = dict(train_cfg=dict(isr=dict(k=2.0, bias=0.0), carl=dict(k=1.0, bias=0.2)))
-    actual = []
-    for kind in ('RetinaHead', 'PISARetinaHead'):
-        option = toys.det_net('retinanet', bbox_head=dict(type=kind, stacked_convs=2), **pisa)
-        model = network(option, dict(option, allow_random=True))
-        actual.append([value.item() for value in own_losses(model).values()])
-    assert actual[0] == pytest.approx(actual[1], rel=1e-3) and all(actual[0])
-
-
-@pytest.mark.parametrize(('kind', 'head'), [('gfl', {}), ('fcos', dict(norm_on_bbox=True)), ('fcos', {})])
-def test_a_network_taught_by_its_own_copy_has_no_loss(kind: str, head: dict, tmp_path: Any) -> None:
-    option = toys.det_net(kind, bbox_head=dict(head, stacked_convs=2))
-    plain = toys.build_plain(option)
-    if head:  # a box without an area has no overlap with itself
-        plain.bbox_head.conv_reg.bias.data.fill_(2.0)
-    torch.save(dict(state_dict=plain.state_dict()), tmp_path / 'own.pth')
-    teacher = dict(option, checkpoint=str(tmp_path / 'own.pth'), accelerate=False)
-    model = network(option, teacher, eps=1e-12)
-    model.load_state_dict(plain.state_dict(), strict=False)
-    model.backbone.eval()
-    actual = own_losses(model)
-    assert all(abs(float(value)) < 1e-4 for value in actual.values()), actual
-
-
 def test_by_scores_no_boxes_are_read() -> None:
     model = network('fcos', normalise='scores')
     made, actual = model.distillers['x'], []
@@ -223,25 +176,6 @@ def test_by_scores_no_boxes_are_read() -> None:
     made.forward = lambda student, teacher, _: actual.append(forward(student, teacher, None)) or actual[0]
     own_losses(model)
     assert all(value > 0 for value in actual[0].values())
-
-
-@pytest.mark.parametrize(('kind', 'method'), [*((kind, 'CrossKD') for kind in KINDS), ('gfl', 'LD')])
-def test_the_targets_that_the_student_assigned_are_kept(kind: str, method: str, monkeypatch: Any) -> None:
-    """The same numbers as with a second assignment, which heads that assign otherwise need."""
-    model, actual, counts = network(kind, **(CROSS if method == 'CrossKD' else dict(type=method))), [], []
-    head = model.bbox_head
-    assign = type(head).get_targets
-    monkeypatch.setattr(type(head), 'get_targets', lambda *args, **kw: counts.append(1) or assign(*args, **kw))
-    for assigned in (1, 2):
-        counts.clear()
-        losses = own_losses(model)
-        actual.append([*losses.values(), *torch.autograd.grad(toys.total(losses), model.neck.parameters())])
-        assert len(counts) == assigned and 'get_targets' not in vars(head)
-        model.distillers['x'].noted_methods = []
-    assert all(map(torch.equal, *actual))
-    if method == 'LD':
-        for teacher in (gfl(anchor_generator=dict(octave_base_scale=4)), toys.merged(gfl(), BORDER)):
-            assert not network('gfl', teacher=teacher, type='LD').distillers['x'].noted_methods, 'may assign otherwise'
 
 
 def test_losses_are_float32_under_autocast() -> None:

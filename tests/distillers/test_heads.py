@@ -1,7 +1,6 @@
 """Terms on head outputs: formulas by hand, the teacher's RoI head on the student's RoIs, published pairs, errors."""
 
 import types
-from unittest import mock
 
 import pytest
 import torch
@@ -11,9 +10,7 @@ from torch import nn
 from mmdistill_dense.distillers import CIRKD, IFVD, HeadOutputKD, RoIHeadKD
 from mmdistill_dense.distillers.ground_truth import scores_of_head
 from mmdistill_dense.networks.class_pairs import ClassPairs
-from mmdistill_dense.networks.recording import run_roi_head
 from tests import toys
-from tests.distillers.maskd.tokens import tokens_of
 from tests.distillers.steps import draw
 
 CONV_SEG = 'decode_head.conv_seg'
@@ -190,27 +187,6 @@ def test_other_classes_are_refused_at_the_first_step(head, option, words):
         toys.losses_of(model, toys.det_batch(masks=bool(option)))
 
 
-def test_terms_of_a_step_share_one_pass_of_the_teachers_head():
-    terms = dict(
-        boxes=dict(type='RoIHeadKD'),
-        scores=dict(type='RoIHeadKD', student_tap='roi_head.bbox_head.fc_cls', output='cls_score', form='softmax'),
-    )
-    student, teacher = toys.det_net('faster_rcnn'), toys.det_teacher('faster_rcnn')
-    weights = toys.build_plain(student, seed=2).state_dict()
-    actual, passes = [], []
-    for names in (('boxes',), ('scores',), ('boxes', 'scores')):
-        chosen = {name: terms[name] for name in names}
-        model = toys.distilled('mmdet', student=student, teacher=teacher, distillers=chosen)
-        model.load_state_dict(weights)
-        with mock.patch('mmdistill_dense.distillers.roi_head_kd.run_roi_head', side_effect=run_roi_head) as run:
-            torch.manual_seed(3)  # the student samples its RoIs
-            actual.append(toys.losses_of(model, toys.det_batch()))
-        passes.append(run.call_count)
-    assert passes == [1, 1, 1]
-    for alone, name in zip(actual, terms, strict=False):
-        assert torch.equal(alone[f'distill.{name}.loss_roi'], actual[2][f'distill.{name}.loss_roi'])
-
-
 def test_widths_of_features_are_no_number_of_scores():
     """YOLOv3's head has ``out_channels`` too, of its convolutions; mmseg's has those of its scores."""
     yolo = dict(type='YOLOV3Head', num_classes=80, out_channels=[1024, 512, 256], loss_cls=dict(use_sigmoid=True))
@@ -257,32 +233,3 @@ def test_a_batch_without_objects_has_a_gradient_of_zero():
 
 
 # Terms of published pairs in real mmdet models at tiny width
-
-PAIRS = {  # the kind of both networks, and the terms on the heads
-    'faster_rcnn': [dict(type='RoIHeadKD')],
-    'retinanet': [
-        dict(type='HeadOutputKD', student_tap='bbox_head.retina_reg', form='l1'),
-        dict(type='LogitKD', student_tap='bbox_head.retina_cls', activation='sigmoid'),
-    ],
-}
-
-
-@pytest.mark.parametrize('kind', PAIRS)
-def test_published_terms_beside_tokens_that_are_learned(kind, tmp_path):
-    student = toys.det_net(kind)
-    learned = dict(type='MasKD', num_tokens=3, student_mask_from=1, learn=dict(max_iters=3, log_interval=3))
-    distillers = dict({f'term{n}': term for n, term in enumerate(PAIRS[kind])}, maskd=learned)
-    model = toys.model_config(student, toys.det_teacher(kind), distillers)
-    runner = toys.train(None, toys.det_run_config(tmp_path, model))
-    scalars = runner.message_hub.log_scalars
-    for name in distillers:
-        (loss,) = (key for key in scalars if key.startswith(f'train/distill.{name}.loss_'))
-        assert 0 < scalars[loss].current() < float('inf')
-        assert 0 < scalars[f'train/distill.{name}.share'].current() < 1
-    assert len([key for key in scalars if 'distill.maskd.level' in key]) == 5
-    assert len(tokens_of(runner)) == 25 and all(value.any() for value in tokens_of(runner).values())
-    saved = torch.load(tmp_path / 'iter_2.pth', weights_only=False)
-    assert saved['distillers']['maskd.tokens_ready'] > 1
-    toys.build_plain(student).load_state_dict(saved['state_dict'], strict=True)
-    assert not toys.differing(saved['state_dict'], toys.student_state(runner.model))
-    assert all(p.grad is None for p in toys.teacher_of(runner.model).network.parameters())

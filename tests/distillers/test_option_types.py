@@ -9,7 +9,7 @@ from typing import Annotated, ClassVar, Literal, get_args, get_origin
 import pytest
 
 from mmdistill_dense.config.unknown_keys import options_of
-from mmdistill_dense.distillers import CWD, Distiller, FeatureDistiller
+from mmdistill_dense.distillers import Distiller, FeatureDistiller
 from mmdistill_dense.registry import DISTILLERS
 from mmdistill_dense.utils.validate import Positive, _hints, _members, check_types
 from tests import toys
@@ -212,31 +212,3 @@ def test_an_option_is_checked_by_its_declaration():
     for wrong in (dict(align='conv'), dict(pwoer=3), dict(words='more')):
         with pytest.raises(TypeError, match='Louder has no option .*known: student_tap, .*power'):
             Louder(**wrong)
-
-
-class Closed(CWD):
-    """A constructor without options, which gives its base values that no config gives."""
-
-    def __init__(self):
-        super().__init__(temperature=2.0)
-
-
-class Renamed(CWD):
-    needs_labels: bool = True
-
-    def __init__(self, tau=4.0, **options):
-        super().__init__(temperature=tau, **options)
-
-
-def test_a_constructor_of_ones_own_gives_its_base_what_it_likes():
-    assert Closed().temperature == 2.0 and options_of(Closed) == [] and Closed().student_taps == CWD().student_taps
-    assert Renamed(tau=3.0, norm=True).temperature == 3.0 and 'needs_labels' not in options_of(Renamed)
-    with pytest.raises(TypeError, match="no option 'temprature'.*temperature"):
-        Renamed(temprature=3.0)
-    cold = 'temperature must be a finite number > 0, got 0'
-    for kind, options, words in (
-        *((Renamed, dict(tau=0), cold), (type('Cold', (CWD,), dict(temperature=0)), {}, cold)),
-        (Renamed, dict(loss_weight=-1), 'loss_weight must be .* >= 0'),
-    ):
-        with pytest.raises(ValueError, match=words):
-            kind(**options)

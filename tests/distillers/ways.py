@@ -174,7 +174,7 @@ NECK = dict(detects=True, net='retinanet', student=(2, 6, 8, 8), teacher=(2, 10,
 CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {  # the first word is the method
     'AT': ({}, dict(zero_on_identical=True)),
     'AfDCD': (dict(pool_size=0), {}),
-    'AfDCD enhanced': (dict(projector='enhanced', patch_size=None, mask=dict(type='centre')), {}),
+    'AfDCD enhanced': (dict(projector='enhanced', patch_size=None, mask=dict(type='centre')), dict(steps=4)),
     'CIRKD': (dict(temperature=0.5, num_classes=7, pixel_memory=20, region_memory=4, pixel_contrast=30),
               dict(net='deeplabv3', doubled_is_equal=False)),  # random pixels
     'CWD': ({}, equal(5, 6, 7)),

@@ -280,12 +280,9 @@ RUNS = {  # how a run is trained, where it begins again, where it ends
     'no indices': (
         partial(drawn, train_dataloader=dict(sampler=None, dataset=dict(type='mmdistill_dense.Endless'))), 3, 6
     ),
-    'generators of steps': (noisy, 3, 6),
     'generators of steps, workers': (partial(noisy, **WORKERS), 3, 6),
     'generators of steps, epochs': (partial(noisy, **EPOCHS), 1, 2),
     'generators of steps, epochs, workers': (partial(noisy, **EPOCHS, **WORKERS), 1, 2),
-    'more pictures, workers': (partial(with_more, **WORKERS), 3, 6),
-    'more pictures, epochs': (partial(with_more, **EPOCHS), 1, 2),
     'more pictures, epochs, workers': (partial(with_more, **EPOCHS, **WORKERS), 1, 2),
     'more pictures, gathered': (partial(with_more, **WORKERS, **GATHERED, train_cfg=dict(max_iters=5)), 2, 5),
     'half precision': (half, 2, 6),

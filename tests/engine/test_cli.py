@@ -5,7 +5,6 @@ import linecache
 import logging
 import os
 import runpy
-import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,8 +13,6 @@ import mmseg
 import pytest
 import torch.distributed as dist
 from mmengine.config import Config
-from mmengine.registry import RUNNERS
-from mmengine.runner import Runner
 from torch.utils.data import DataLoader, Dataset
 
 import mmdistill_dense
@@ -25,7 +22,7 @@ from mmdistill_dense.apps.options import add_common, start_processes
 from mmdistill_dense.config.unknown_keys import check_known
 from mmdistill_dense.utils.error_text import known_mistake
 from mmdistill_dense.utils.validate import counted
-from tests.engine.processes import ROOT, environment, free_port
+from tests.engine.processes import ROOT, free_port
 from tests.gloo import start
 
 
@@ -70,10 +67,7 @@ def test_a_launched_run_resumes(commands_run):
     assert 'mIoU' in log.read_text() and (commands_run / 'all.pkl').is_file()
 
 
-def test_another_runner_may_be_named(monkeypatch, tmp_path, tiny_config, capsys):
-    other = type('Other', (Runner,), dict(from_cfg=classmethod(lambda cls, cfg: f'other {cfg.x}')))
-    monkeypatch.setitem(RUNNERS.module_dict, 'Other', other)
-    assert commands.build_runner(Config(dict(runner_type='Other', x=3))) == 'other 3'
+def test_what_a_test_lacks_is_told(tmp_path, tiny_config, capsys):
     assert main(['test', str(tiny_config)]) == 2
     assert 'the checkpoint is missing' in capsys.readouterr().err
     file, checkpoint = tmp_path / 'run.py', tmp_path / 'a.pth'
@@ -227,15 +221,6 @@ def test_the_library_s_script_ends_with_the_sentence(pooled, tmp_path):
     text = (tmp_path / 'said.txt').read_text()
     assert text.rstrip().splitlines()[-1].startswith(f'ERROR    {BATCH}')
     assert text.rindex(BATCH) > text.rindex('Traceback')
-
-
-@pytest.mark.soak
-def test_torchrun_s_own_box_behind_it_holds_the_sentence(pooled, tmp_path):
-    words = ['-m', 'torch.distributed.run', '--standalone', SCRIPT, str(pooled), '--launcher', 'pytorch']
-    settings = dict(cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=300)
-    done = subprocess.run([sys.executable, *words], **settings)
-    before, _, box = done.stderr.partition('ChildFailedError')
-    assert done.returncode and 'Traceback' in before and BATCH in before and BATCH in box
 
 
 @pytest.mark.parametrize(('option', 'message'), [

@@ -124,19 +124,6 @@ def test_a_distributed_run_resumes_bit_for_bit(ranks, folder):
     toys.build_plain(toys.seg_net('fcn')).load_state_dict(first['state_dict'], strict=True)
 
 
-def compiled(rank, folder):
-    for name, more in (('plain', {}), ('compiled', dict(compile=dict(backend='eager')))):
-        resumption.train(folder / name, resumption.pair(), **resumption.TOGETHER, **more)
-
-
-@pytest.mark.soak
-def test_a_compiled_student_trains_on_two_processes(tmp_path):
-    gloo.results(compiled, tmp_path)
-    plain, actual = (content(tmp_path / name / 'iter_4.pth') for name in ('plain', 'compiled'))
-    for name, value in plain.items():
-        torch.testing.assert_close(actual[name], value, msg=name)
-
-
 def test_balanced_weights_are_those_of_one_process(ranks):
     """The halves have other gradients; averaged before the norm, they give that of the whole."""
     first, second = (rank['balanced'] for rank in ranks)

@@ -85,8 +85,6 @@ VALUES = [
     ('AfDCD', dict(fd_weight=0, ctr_weight=0), f'fd_weight, ctr_weight {NOT_ALL_0}, got 0, 0; loss_weight=0'),
     ('AfDCD', dict(mask=dict(type='block')), "mask.type must be one of 'random', 'centre', got 'block'"),
     ('AfDCD', dict(mask=dict(type='centre', ratio=0.5)), "mask.ratio is of type='random'"),
-    ('CIRKD', dict(minibatch_weight=0, pixel_weight=0, region_weight=0), NOT_ALL_0),
-    ('DIST', dict(beta=0, gamma=0), f'beta, gamma {NOT_ALL_0}, got 0, 0'),
     ('KDDETR', dict(general=0, specific=False), 'leave no queries'),
     ('FeatureMatch', dict(cosine=0, smooth_l1=0), f'cosine, smooth_l1, mse {NOT_ALL_0}'),
     ('FRS', dict(align='conv5'), 'align'),
@@ -98,12 +96,9 @@ VALUES = [
     ('HeadOutputKD', dict(form='softmax', num_classes=1), "num_classes >= 2 .* got 1 with form='softmax'"),
     *(('HeadOutputKD', dict(form=form, temperature=beta), f"temperature > 0 .* got {beta} with form='{form}'")
       for form, beta in (('softmax', 0), ('smooth_l1', 2.0))),
-    ('LD', dict(main_weight=0, valuable_weight=0, class_weight=0), f'main_weight, .* {NOT_ALL_0}, got 0, 0, 0'),
     *((method, dict(standardise=True, **more), 'standardise needs class scores that compete')
       for method, more in (('LogitKD', dict(activation='sigmoid')), ('RoIHeadKD', {}))),
-    ('FRS', dict(feature_weight=0, class_weight=0), f'feature_weight, class_weight {NOT_ALL_0}, got 0, 0'),
     ('DIST', dict(align='conv'), "DIST has no option 'align'"),
-    ('MasKD', dict(learn=dict(iterations=5)), "learn has no option 'iterations'"),
     ('PCD', dict(attention=dict(heads=8)), "attention has no option 'heads'; known: num_heads"),
     ('PCD', dict(head=dict(bias='hidden')), "head.bias='hidden' needs a head with hidden layers"),
     ('PCD', dict(head=dict(type='conv')), "head.type must be one of 'linear', 'mlp', 'mlp2', 'mlp4', got 'conv'"),

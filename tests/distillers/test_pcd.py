@@ -137,19 +137,6 @@ def test_center_subtracts_the_mean_of_the_steps_before():
     torch.testing.assert_close(distiller.center.mean, 0.99 * mean + mean)
 
 
-def test_the_monitor_looks_before_the_keys_enter():
-    teacher = draw(4, 6, 3, 5)
-    assert list(run(_make(monitor_interval=5), teacher, teacher)) == ['loss_pcd']
-    for sign, top in ((1, 100), (-1, 0)):
-        distiller = _make(monitor_interval=5, queue_size=100)
-        distiller.state.iteration = 10
-        terms = run(distiller, sign * teacher, teacher)
-        assert {name: float(terms[name]) for name in terms if 'loss' not in name} == dict(acc_top1=top, acc_top5=top)
-    empty = _make(queue_init='empty', monitor_interval=1)
-    assert list(run(empty, teacher, teacher)) == ['loss_pcd']
-    assert len(run(empty, teacher, teacher)) == 3
-
-
 def _prepare(distiller, images):
     """What it logs for a run on so many pictures, in batches of 4."""
     out = []

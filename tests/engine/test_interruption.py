@@ -10,7 +10,6 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from torch.multiprocessing import ProcessExitedException
 
 from mmdistill_dense.engine import interruption, loss_guard
 from mmdistill_dense.engine.interruption import Interruption
@@ -21,7 +20,6 @@ from tests import toys
 from tests.engine.processes import ROOT, SignalAt, environment, run
 from tests.engine.resumption import GATHERED, ITERS, config, noted, pair, train, uninterrupted
 from tests.faults.tools import content
-from tests.gloo import start
 
 NEVER = dict(default_hooks=dict(checkpoint=dict(interval=1000, save_last=False)))
 
@@ -161,27 +159,6 @@ def test_processes_leave_at_the_first_step_after_they_agreed(monkeypatch):
     assert left == [12, 12]
     verdict = loss_guard._Verdict(torch.tensor(math.nan), {}, signal.SIGTERM)
     assert verdict.bad() and not loss_guard._Verdict(torch.ones(()), {}, signal.SIGTERM).bad()
-
-
-def signalled_in_a_group(_, folder, event):
-    """Train with workers, and signal them all: Slurm signals all processes of a step, and the workers end at once."""
-    os.setpgrp()
-    changes = dict(default_hooks=dict(checkpoint=dict(interval=1000)))
-    runner = toys.make_runner(None, config(folder, 'iters', 2, pair(), **changes))
-    runner.register_hook(SignalAt(event, group=True))
-    runner.train()
-
-
-@pytest.mark.soak
-@pytest.mark.parametrize('event', ['before_train_iter', 'before_val_iter'])
-def test_a_signal_to_the_whole_group_with_workers(event, tmp_path):
-    with pytest.raises(ProcessExitedException) as ended:
-        start(signalled_in_a_group, str(tmp_path), event, processes=1)
-    assert ended.value.exit_code == 128 + signal.SIGTERM
-    (path,) = tmp_path.glob('*.pth')  # iter_2 if the next batch was not loaded yet
-    assert path.name in ('iter_2.pth', 'iter_3.pth')
-    train(tmp_path, workers=2, resume=True)
-    assert ends_alike(tmp_path, 'iters, workers')
 
 
 TOGETHER = """

@@ -92,12 +92,6 @@ def test_slurm_train_gives_the_same_losses(two_processes, tiny_config, tmp_path)
     assert losses(run(['bash', script, 'partition', 'job', tiny_config, *words], tmp_path, env)) == expected
 
 
-@pytest.mark.soak
-def test_dist_test_reads_what_dist_train_wrote(two_processes, tiny_config, tmp_path):
-    words = [tiny_config, two_processes[0] / 'iter_4.pth', 2, '--work-dir', tmp_path]
-    assert 'mIoU' in run(['bash', ROOT / 'tools' / 'dist_test.sh', *words], tmp_path, environment())
-
-
 TORCHRUN = '-m torch.distributed.run --standalone --nproc_per_node 2'
 SBATCH = '-p part --job-name=job --gres=gpu:4 --ntasks=4 --ntasks-per-node=4 --cpus-per-task=5 --kill-on-bad-exit=1'
 

@@ -59,20 +59,6 @@ def test_half_precision_takes_its_norms_in_float32():
     assert torch.allclose(param.float(), torch.full((300, 300), 4.0))
 
 
-def test_a_closure_has_gradients():
-    param, idle = nn.Parameter(torch.ones(2, 2)), nn.Parameter(torch.ones(2, 2))
-    optimizer = LARS([param, idle], lr=0.1)
-
-    def closure():
-        optimizer.zero_grad()
-        loss = (param**2).sum()
-        loss.backward()
-        return loss
-
-    assert optimizer.step(closure).item() == 4
-    assert bool((param < 1).all()) and bool((idle == 1).all()) and idle not in optimizer.state
-
-
 def test_sparse_gradients_are_refused():
     embedding = nn.Embedding(4, 2, sparse=True)
     optimizer = LARS(embedding.parameters(), lr=0.1)

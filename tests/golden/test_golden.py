@@ -85,27 +85,9 @@ class Tolerance(NamedTuple):
         return self.absolute[index] + self.relative[index] * float(np.abs(stored).max())
 
 
-# afdcd: "fp64 loss 1e-10, fp64 gradient 2e-7 of the maximum; fp32 loss 2e-6; fp32 gradient 5e-5 of the maximum
-# (observed <= 4e-6; `*_large` 1e-4); fp32 gradients of the module files 1e-3 of the maximum (observed 1.5e-4: almost
-# one-hot rows amplify the rounding of P by 1/tau)". Ours keeps 5e-5 on large values too; `recon`, stored in fp32, is
-# taken as a gradient, the norm as the gradients in it. The contrast's gradient can be 0 in exact arithmetic (all of P
-# below all of F_t: the signs are equal and the weights sum to 0), what is stored then is rounding, 1e-16: hence the
-# absolute part, which is far below 1e-3 of any other.
-# maskd: "loss rtol 1e-5 (float32 run) or 1e-9 (float64 run on the stored inputs); gradients: max abs difference <=
-# 1e-5 x max abs of the stored array (1e-6 in a float64 run)"; "stage-1 dice is stored in float32: compare at 1e-6".
-# Masks, their weights and the weight map, of which nothing is said, are taken as gradients.
-# class_map: "float64 run 1e-12 + 1e-9 * max|x|; float32 run: losses 1e-9 + 1e-5 * |x|, maps and gradients
-# 1e-12 + 1e-4 * max|x|; labels and pairs exactly".
-# crosskd: as class_map, without labels.
-# defeat, freekd, frs, kddetr: "float64 run 1e-12 + 1e-9 * max|x|; float32 run: losses 1e-9 + 1e-5 * |x|, maps and
-# gradients 1e-12 + 2e-5 * max|x|"; DeFeat's masks exactly.
-# logit_std: as class_map.
-# pcd: float64 "1e-10 + 1e-9 * max"; float32 "loss rtol 2e-6, atol 2e-6, gradients and maps 2e-5 * max (`sharp_*`
-# gradients: 2e-4)", "`easy_*` relatively, rtol 1e-5 in float32, 1e-9 in float64". Pictures may be off by one level, of
-# which the file allows up to 12: ours come from the same library. The statistics of 4000 crops scatter: three to
-# four standard errors are allowed.
-# trajectories: "the same curve (relative 1e-10) and the same weights after it (relative to the largest value, 1e-9)" in
-# float64, "measured: 5e-16 and 3e-15"; float32, of which nothing is said, adds up twelve steps.
+# The numbers are those of the notes beside the files. What these leave out: masks, weights and rebuilt maps are taken
+# as gradients; AfDCD's gradient can be 0 in exact arithmetic, and what is stored then is rounding (1e-16); pictures may
+# be off by one level; the statistics of 4000 crops scatter by three to four standard errors.
 #
 # Kind / arrays / relative of float64 and float32, absolute of both where there is one, for ``max |computed - stored|``.
 # The first row that matches counts.

@@ -140,19 +140,12 @@ NETWORKS = [
 ]
 
 
-PAIRS = {
-    'fcn': ('mmseg', lambda: toys.seg_net('fcn'), toys.seg_batch),
-    'faster_rcnn': ('mmdet', lambda: toys.det_net('faster_rcnn'), toys.det_batch),
-}
-
-
-@pytest.mark.parametrize('name', PAIRS)
-def test_every_form_of_a_call_gives_the_same_losses(name):
-    scope, network, batch = PAIRS[name]
-    model = toys.distilled(scope, student=network(), teacher=dict(network(), allow_random=True), distillers=FIT)
-    plain = toys.build_plain(network())
+def test_every_form_of_a_call_gives_the_same_losses():
+    network = toys.det_net()
+    model = toys.distilled('mmdet', student=network, teacher=dict(network, allow_random=True), distillers=FIT)
+    plain = toys.build_plain(network)
     pictures, samples = list(inspect.signature(plain.loss).parameters)[:2]
-    data = model.data_preprocessor(batch(), True)
+    data = model.data_preprocessor(toys.det_batch(), True)
 
     def losses(form):
         words = copy.deepcopy(data)
@@ -174,8 +167,6 @@ def test_every_form_of_a_call_gives_the_same_losses(name):
     model.eval()
     actual = model.loss(**{pictures: data['inputs'], samples: copy.deepcopy(data['data_samples'])})
     assert actual and not any(key.startswith('distill.') for key in actual), "a validation loss is the student's alone"
-    with torch.no_grad():
-        assert len(model.test_step(batch())) == 2, 'and it predicts'
     with pytest.raises(TypeError, match=f'missing a required argument: .{pictures}'):
         model.train().loss(no_such_name=data['inputs'], **{samples: data['data_samples']})
 

@@ -3,7 +3,6 @@
 import io
 import json
 import math
-import re
 from pathlib import Path
 
 import pytest
@@ -16,7 +15,7 @@ from mmdistill_dense.apps.check import Options, check_config
 from mmdistill_dense.apps.check.render import show
 from mmdistill_dense.distillers.fragments import expand, replace_settings, resolve_settings
 from mmdistill_dense.distillers.schedule import AUTO_RATIO, AUTO_RATIO_SGD
-from mmdistill_dense.engine.resume import comparable, differ, identity
+from mmdistill_dense.engine.resume import comparable
 from mmdistill_dense.registry import DISTILLERS
 from tests import toys
 from tests.faults.tools import log_of
@@ -200,7 +199,7 @@ ATTENTION = dict(type='AT', student_tap='backbone[3]')
 
 
 def test_a_run_gets_the_ratio_of_its_optimizer(tmp_path):
-    """The two canonical forms beside a third method; written out, the same options are the same distillers."""
+    """The two canonical forms beside a third method."""
     forms = dict(kd=dict(type='LogitKD', settings='canonical'), mimic=dict(type='FitNet', settings='canonical'))
     methods = dict(forms, at=dict(ATTENTION, balance='auto'))
     model = toys.model_config(toys.seg_net('fcn'), toys.seg_teacher('fcn'), methods)
@@ -211,9 +210,7 @@ def test_a_run_gets_the_ratio_of_its_optimizer(tmp_path):
     assert config.model.to_dict() == before, 'the config is left as it was'
     kd, mimic, at = runner.model.distillers.values()
     assert kd.balancer.ratio == 1.0 and mimic.balancer.ratio == at.balancer.ratio == ratio
-    assert kd.temperature == 1 and kd.schedule.ramp_down is None and mimic.schedule.ramp_down is None
     text = log_of(tmp_path)
-    assert re.search('distill.mimic.loss_fitnet: .*distill.mimic.share: ', text) and 'SHA-256' in text
     assert "distillers.mimic.balance='auto': ratio 7.07, shared by 2 distillers" in text
     assert "model.distillers.mimic.settings='canonical': student_tap='auto[-1]', balance={'ratio': 'auto'}" in text
     assert "settings='canonical': student_tap='auto[-1]'" in repr(mimic) and 'ratio=7.07' in repr(mimic)
@@ -223,11 +220,3 @@ def test_a_run_gets_the_ratio_of_its_optimizer(tmp_path):
     assert told['balance'] == {
         name: dict(ratio=one.balancer.ratio, until=0.25) for name, one in runner.model.distillers.items()
     }
-    written = dict(
-        kd=dict(type='LogitKD', balance=1.0),
-        mimic=dict(type='FitNet', student_tap='decode_head.conv_cat', balance=ratio),
-        at=dict(ATTENTION, balance=ratio),
-    )
-    plain = toys.build(toys.model_config(toys.seg_net('fcn'), toys.seg_teacher('fcn'), written))
-    plain.init_weights()
-    assert not differ(identity(runner.model), identity(plain))

@@ -299,17 +299,3 @@ def test_each_teacher_runs_once_in_a_step():
         toys.total(losses).backward()
         assert all(p.grad is not None for p in model.distillers.parameters()), 'connected, for DDP'
         model.zero_grad()
-
-
-def test_methods_with_their_own_teachers_compose(tmp_path):
-    """Contrast, learned masks, correlation, two teachers: tokens are learned on the teacher they are used with."""
-    distillers = dict(
-        afdcd=dict(type='AfDCD', teacher='wide', student_tap='backbone[3]', pool_size=0),
-        maskd=dict(type='MasKD', teacher='deep', student_tap='backbone[3]', num_tokens=2, learn=dict(max_iters=2)),
-        dist=dict(type='DIST', teacher='wide'),
-    )
-    runner = toys.train(tmp_path, pair(distillers), iters=2)
-    scalars = runner.message_hub.log_scalars
-    assert all(0 < scalars[f'train/distill.{name}.share'].current() < 1 for name in distillers)
-    (tokens,) = (tmp_path / 'maskd_tokens').iterdir()
-    assert torch.load(tokens, weights_only=False)['meta']['receipt']['file'] == 'pspnet_24.pth'

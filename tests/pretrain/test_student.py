@@ -68,16 +68,6 @@ def test_each_view_is_one_pass_first_view_first():
     assert model(views[0], mode='loss') == {} and len(passes_seen) == 1
 
 
-def test_it_predicts_pooled_features():
-    model = student().eval()
-    views = [torch.randn(2, 3, 64, 64), torch.randn(2, 3, 64, 64)]
-    first, second = model(views, mode='predict')
-    assert torch.equal(first, model(views[0], mode='predict')) and second.shape == (2, 32)
-    torch.testing.assert_close(first, model(views[0])[-1].flatten(2).mean(2))
-    with pytest.raises(ValueError, match='mode must be'):
-        model(views, mode='train')
-
-
 def test_nothing_to_learn_from_is_said():
     with pytest.raises(ValueError, match='no loss of its own .* set model.teacher and, .*model.distillers'):
         student().parse_losses({})

@@ -113,7 +113,6 @@ def _roi_heads(kind: str, channels: int) -> dict:
 
 
 def merged(option: dict, overrides: Mapping[str, Any]) -> dict:
-    """Nested update of plain dicts."""
     option = dict(option)
     for name, value in overrides.items():
         nested = isinstance(value, Mapping) and isinstance(option.get(name), Mapping)
@@ -168,7 +167,6 @@ def distilled(scope: str = 'mmseg', **options: Any) -> Any:
 
 
 def teacher_of(model: Any) -> FrozenTeacher:
-    """The only teacher of a distilled model."""
     (teacher,) = model.distillation.teachers.values()
     return teacher
 
@@ -189,7 +187,6 @@ def still_norms(model: nn.Module) -> None:
 
 
 def hooks_left(network: nn.Module) -> int:
-    """The number of forward hooks in a network."""
     return sum(len(module._forward_hooks) + len(module._forward_pre_hooks) for module in network.modules())
 
 
@@ -275,7 +272,6 @@ class ToyDetDataset(BaseDataset):
 
 
 def losses_of(model: Any, batch: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """The loss dict of one training forward."""
     return model(**model.data_preprocessor(copy.deepcopy(batch) if batch else seg_batch(), True), mode='loss')
 
 
@@ -342,7 +338,6 @@ def teacher_file(
 
 
 def seg_teacher(kind: str = 'deeplabv3', width: int = 16, **options: Any) -> dict:
-    """The option of a teacher with weights from a file."""
     return merged(seg_net(kind, width, checkpoint=teacher_file(kind, width)), options)
 
 
@@ -437,7 +432,6 @@ def make_runner(
 
 
 def train(work_dir: Path | str, model: Mapping[str, Any] | Config, **options: Any) -> Runner:
-    """Run to the end and return the runner."""
     runner = make_runner(work_dir, model, **options)
     try:
         runner.train()

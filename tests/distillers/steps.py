@@ -66,17 +66,14 @@ def boxed(count: int = 2, seed: int = 0, padded: tuple[int, int] = (64, 64)) -> 
 
 
 def trained_children(model: Any) -> set[str]:
-    """The student's children that the last backward pass gave a gradient."""
     named_parameters = model.named_parameters()
     return {name.split('.')[0] for name, p in named_parameters if p.grad is not None and p.grad.any()} - {'distillers'}
 
 
 def run(distiller: Any, student: Tensor, teacher: Tensor, samples: Any = None) -> dict[str, Tensor]:
-    """The losses of one map of each side."""
     return distiller({'tap': [student]}, {'tap': [teacher]}, samples)
 
 
 def loss_of(distiller: Any, student: Tensor, teacher: Tensor, samples: Any = None) -> Tensor:
-    """The only loss of one map of each side."""
     (loss,) = run(distiller, student, teacher, samples).values()
     return loss

@@ -33,7 +33,6 @@ def pictures(boxes):
 
 
 def naive_mask(boxes, side, stride, level, levels, base):
-    """Loops over boxes and cells in plain numbers."""
     mask = [[0.0] * side for _ in range(side)]
     for x1, y1, x2, y2 in boxes:
         size = math.log2(math.sqrt((x2 - x1 + 1) * (y2 - y1 + 1)) / base + 1e-6)
@@ -89,7 +88,6 @@ def _fgd(**options):
 
 
 def _context(block, x):
-    """The map with the block's context added."""
     first, norm, _, last = block.transform
     parameters = (first.weight, first.bias, norm.weight, norm.bias, last.weight, last.bias)
     return x + reference.fgd_context(x, block.mask.weight, *parameters)[..., None, None]

@@ -116,7 +116,6 @@ def standard(student, teacher, temperature=2.0):
 
 
 def naive_standard(student, teacher, temperature):
-    """One row in plain numbers."""
     rows = [[(z - statistics.fmean(row)) / (statistics.stdev(row) + 1e-7) for z in row] for row in (student, teacher)]
     return temperature**2 * divergence(*rows, temperature)
 

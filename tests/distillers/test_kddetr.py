@@ -16,7 +16,6 @@ from tests.query_nets import CONFIGS, query_model
 
 
 def naive(own_scores, own_boxes, scores, boxes, temperature, mean):
-    """Loops over layers, pictures and queries in plain numbers."""
     weights, terms = 0.0, [0.0, 0.0, 0.0]
     for layer in range(len(own_scores)):
         for b in range(len(scores)):

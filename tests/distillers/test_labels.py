@@ -23,14 +23,12 @@ IGNORED = 255
 
 
 def label_maps(*shape, seed=0, ignored=0.2):
-    """Random labels, a part of them ignored."""
     draw = torch.Generator().manual_seed(seed)
     labels = torch.randint(0, CLASSES, shape, generator=draw)
     return labels.masked_fill(torch.rand(shape, generator=draw) < ignored, IGNORED)
 
 
 def samples_of(labels):
-    """Data samples whose label maps have the size of the compared maps."""
     made = [SegDataSample() for _ in labels]
     for sample, label in zip(made, labels, strict=True):
         sample.gt_sem_seg = PixelData(data=label[None])

@@ -30,7 +30,6 @@ def mean(values):
 
 
 def match_naive(student, teacher, a, b, c, inside=None):
-    """A position at a time."""
     pictures = []
     for rows in rows_of(inside, student, teacher):
         values = []

@@ -21,7 +21,6 @@ WRONG = ('4', True, math.nan, math.inf, -math.inf, [1.0], dict(a=1), None)
 
 
 def refusal(kind, options):
-    """What is said of options, or nothing."""
     taps = {name: 'neck' for name, parameter in inspect.signature(kind).parameters.items()
             if name == 'student_tap' and parameter.default is parameter.empty}  # fmt: skip
     try:

@@ -175,7 +175,6 @@ PAIRS['LD'].append(({}, 'gfl', FOUNDATION, NO_SCORES))
 
 
 def refusal(distiller: dict[str, Any], student: Network, teacher: Network) -> str:
-    """What is said of a pair when its model is built, or nothing."""
     student = toys.det_net(student) if isinstance(student, str) else student
     teacher = toys.det_teacher(teacher) if isinstance(teacher, str) else teacher
     scope = 'mmseg' if 'decode_head' in student else 'mmdet'

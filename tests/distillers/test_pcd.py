@@ -29,12 +29,10 @@ def _make(student=(4, 6, 3, 5), teacher=None, count=1, **options):
 
 
 def _loss(distiller, students, teachers, samples=None):
-    """Of some views."""
     return distiller({'tap': students}, {'tap': teachers}, samples)['loss_pcd']
 
 
 def _plain(student, teacher, negatives, tau=0.2):
-    """The loss of two whole maps."""
     rows = [F.normalize(x, dim=1).movedim(1, -1).flatten(0, 2) for x in (student, teacher)]
     return reference.pcd_info_nce(*rows, negatives, tau)
 

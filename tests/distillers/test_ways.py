@@ -41,7 +41,6 @@ class TestEveryMethod(DistillerCase):
 
 
 def asked_of(fits: Callable[[Way], bool]) -> pytest.MarkDecorator:
-    """Ask a test of the ways that fit."""
     return pytest.mark.parametrize(
         'method', [pytest.param(method, id=name) for name, method in WAYS.items() if fits(method)]
     )

@@ -88,7 +88,6 @@ class Way(NamedTuple):
         return distiller
 
     def step(self, distiller: Any, student: Tensor, teacher: Tensor, data_samples: Any) -> tuple[Tensor, Tensor]:
-        """The loss, and its gradient at the student's map."""
         student = student.detach().requires_grad_()
         sides = (self.recorded(distiller, x, data_samples) for x in (student, teacher))
         losses = distiller.step(*sides, data_samples)

@@ -14,7 +14,6 @@ FLIPS = [dict(type='RandomFlip', prob=prob) for prob in (0.0, 1.0)]
 
 @pytest.fixture(scope='session')
 def tiny_config(tmp_path_factory):
-    """The config as a file, without a work_dir."""
     norm = dict(type='SyncBN', requires_grad=True)
     parts = ('backbone', 'decode_head', 'auxiliary_head')
     student = toys.seg_net('fcn', **{part: dict(norm_cfg=norm) for part in parts})

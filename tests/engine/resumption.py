@@ -141,7 +141,6 @@ def with_more(folder, **changes):
 
 
 def noisy(folder, **changes):
-    """A student alone, whose pictures have noise from generators of a step."""
     return train(folder, PLAIN, **NOISY, **changes)
 
 
@@ -192,13 +191,11 @@ def without_a_config(folder, **more):
 
 
 def drawn(folder, **more):
-    """A student alone, in whose steps all streams are drawn from."""
     hooks = [dict(type='EMAHook'), dict(type='mmdistill_dense.Diary'), dict(type='mmdistill_dense.Dice')]
     train(folder, PLAIN, custom_hooks=hooks, **more)
 
 
 def keeping(folder, **more):
-    """Methods that keep something, on more pictures."""
     changes = dict(train_cfg=dict(max_iters=4), train_dataloader=dict(dataset=dict(num_images=12)))
     return train(folder, pair(KEEPING), **changes, **more)
 
@@ -298,7 +295,6 @@ def files_of(name):
 
 
 def noted(run, *args, **options):
-    """What the steps of a run see."""
     Diary.seen.clear()
     run(*args, **options)
     return list(Diary.seen)

@@ -42,7 +42,6 @@ def balance_of(path):
 
 
 def logged(folder, ending):
-    """Logged values by name, each by iteration."""
     (file,) = folder.glob('*/vis_data/scalars.json')
     actual = {}
     for row in map(json.loads, file.read_text().splitlines()):
@@ -57,7 +56,6 @@ USED = {}  # the weight of each distiller in each step of the run below
 
 @functools.cache
 def whole():
-    """The folder of a run that was not interrupted."""
     weighted = Distiller.weighted
 
     def noted(self, terms):

@@ -51,7 +51,6 @@ def run_commands(_, folder, config):
 
 @pytest.fixture(scope='module')
 def commands_run(tiny_config, tmp_path_factory):
-    """The folder of :func:`run_commands`, in a process of its own."""
     folder = tmp_path_factory.mktemp('commands')
     start(run_commands, str(folder), str(tiny_config), processes=1)
     return folder
@@ -139,7 +138,6 @@ SEG, DET = dict(default_scope='mmseg'), dict(default_scope='mmdet')
 
 
 def changed(use, *options, **config):
-    """A config after what an option of the command does to it."""
     cfg = Config(config)
     use(cfg, *options)
     return cfg
@@ -243,7 +241,6 @@ def raised(act):
 
 
 def inside(line):
-    """Run a line as if it stood in the package."""
     name = f'{mmdistill_dense.__path__[0]}/made_up.py'
     linecache.cache[name] = (len(line), None, [line], name)
     exec(compile(line, name, 'exec'))

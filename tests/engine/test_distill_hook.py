@@ -41,14 +41,12 @@ MIMIC = dict(type='MaskedMimic')
 
 
 def pair(distillers=None, teacher=None, **student):
-    """The config of an FCN pair."""
     distillers = dict(kd=KD, mimic=MIMIC) if distillers is None else distillers
     return toys.model_config(toys.seg_net('fcn', **student), teacher or toys.seg_teacher('fcn'), distillers)
 
 
 @pytest.fixture(scope='module')
 def finished(tmp_path_factory):
-    """The folder of a run of two iterations."""
     work_dir = tmp_path_factory.mktemp('finished')
     toys.train(work_dir, pair(), iters=2)
     return work_dir
@@ -82,8 +80,6 @@ def test_a_step_that_no_seed_reaches_is_named_at_start():
 
 
 class Mixing:
-    """A collate function that draws."""
-
     def __init__(self):
         self.rng = np.random.default_rng()
 
@@ -174,8 +170,6 @@ def test_each_step_has_streams_of_its_own():
 
 
 class Diary(FeatureDistiller):
-    """Notes where the run stands."""
-
     notes: list = []
 
     def prepare(self, runner, teacher):
@@ -229,7 +223,6 @@ def test_best_checkpoints_are_students_alone(tmp_path):
 
 @pytest.fixture(scope='module')
 def other_teacher(tmp_path_factory):
-    """A teacher like the usual one with other numbers."""
     path = tmp_path_factory.mktemp('other') / 'other.pth'
     torch.save(dict(state_dict=toys.build_plain(toys.seg_net('fcn', 16), seed=99).state_dict()), path)
     return toys.seg_net('fcn', 16, checkpoint=str(path))
@@ -374,8 +367,6 @@ def test_of_several_loss_scales_the_largest_counts(scales, expected):
 
 @OPTIM_WRAPPER_CONSTRUCTORS.register_module()
 class BodyAndHead:
-    """An optimizer for the backbone and one for the head."""
-
     def __init__(self, optim_wrapper_cfg, paramwise_cfg=None):
         pass
 

@@ -56,14 +56,12 @@ def balanced_step(rank, size, wrap=lambda model: model):
 
 
 def trained(folder, **resume):
-    """A run that measures, and clips gradients."""
     kd = dict(type='LogitKD', balance=dict(ratio=2.0, until=3))
     methods = dict(kd=kd, mimic=dict(type='MaskedMimic', clip_max_norm=1.0))
     resumption.train(folder, resumption.pair(methods), **resumption.TOGETHER, **resume)
 
 
 def process(rank, folder):
-    """What each of the two processes does."""
     student = pair()
     wrapped = DistillDDP(student, broadcast_buffers=False)
     actual = one_step(wrapped, student, rank, 2)
@@ -77,7 +75,6 @@ def process(rank, folder):
 
 @pytest.fixture(scope='module')
 def folder(tmp_path_factory):
-    """The folder in which two processes left their results."""
     return tmp_path_factory.mktemp('two')
 
 

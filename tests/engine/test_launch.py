@@ -28,7 +28,6 @@ sys.exit(max(task.wait() for task in tasks))
 
 
 def losses(log):
-    """The printed losses, one per iteration."""
     return re.findall(r'Iter\(train\).*? loss: ([\d.]+)', log)
 
 

@@ -77,16 +77,12 @@ LIMIT, USERS = 0.5, dict(max_norm=0.25)
 
 
 class Small(Distiller):
-    """One layer and a limit."""
-
     def __init__(self):
         super().__init__('backbone', clip_max_norm=LIMIT)
         self.layer = nn.Linear(4, 4)
 
 
 class Pair(nn.Module):
-    """A student and a distiller behind it."""
-
     def __init__(self):
         super().__init__()
         torch.manual_seed(0)
@@ -104,7 +100,6 @@ def mixed_precision_on_the_cpu():
 
 
 def attached(kind='SGD', amp=False, users=False, accumulated=1, **implementation):
-    """A pair, its optimizer and what is logged."""
     model = Pair()
     optimizer = getattr(torch.optim, kind)(model.parameters(), lr=0.1, **implementation)
     options = dict(optimizer=optimizer, accumulative_counts=accumulated, clip_grad=dict(USERS) if users else None)

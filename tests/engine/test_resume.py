@@ -55,7 +55,6 @@ class Eager:
 
 
 def run_of_before(loop):
-    """The loop of mmengine 0.10.7."""
     loop.runner.call_hook('before_train')
     loop.runner.call_hook('before_train_epoch')
     for _ in range(loop.iter):
@@ -255,8 +254,6 @@ def test_early_stopping_counts_for_its_own_score_alone(monitors):
 
 @HOOKS.register_module()
 class Interrupting(Hook):
-    """Presses Ctrl-C."""
-
     def __init__(self, at):
         self.at = at
 

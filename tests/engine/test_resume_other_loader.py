@@ -69,7 +69,6 @@ class NotesFactors(Hook):
 
 
 def train(folder, batch, resume=None):
-    """The run, and what each step of this call saw."""
     falls = dict(type='LogitKD', schedule=SCHEDULES['falls'], balance=dict(ratio=2.0, until=1.0))
     stops = dict(type='CWD', schedule=SCHEDULES['stops'])
     warms = dict(type='AT', student_tap='backbone[3]', schedule=SCHEDULES['warms'])

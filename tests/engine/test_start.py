@@ -105,8 +105,6 @@ class FSDPStrategy:
 
 @MODEL_WRAPPERS.register_module(force=True)
 class Sharded(BaseModel):
-    """A wrapper that is no DDP."""
-
     def __init__(self, module):
         super().__init__()
         self.module = module
@@ -223,7 +221,6 @@ def swin(package, **options):
 
 
 def assert_read(network):
-    """The network reads the file as the check does."""
     before = network.stages[0].blocks[0].ffn.layers[1].bias.clone()
     network.init_weights()
     assert torch.equal(network.stages[0].blocks[0].ffn.layers[1].bias, before + 1)

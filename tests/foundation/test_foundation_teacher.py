@@ -22,7 +22,6 @@ from tests.foundation.files import KIND, option
 
 
 def from_file(case='dinov2', **changes):
-    """A teacher with the weights of a file."""
     path = toys.fresh_dir() / f'{case}.pth'
     torch.save(files.state(case, 'original'), path)
     return dict(dict(type=KIND, model=files.tiny(case), checkpoint=str(path)), **changes)
@@ -118,7 +117,6 @@ class Tiny(nn.Module):
 
 @pytest.fixture
 def timm(monkeypatch):
-    """A library of one network."""
 
     def create_model(name, pretrained, num_classes, dynamic_img_size=False):
         assert not pretrained and num_classes == 0
@@ -331,7 +329,6 @@ def test_a_student_is_exported_under_public_names(case: str, names: str) -> None
 
 
 def exported(option: dict, folder: Path, *names: str) -> Path:
-    """The backbone out of a checkpoint of the whole network."""
     network = toys.build(option)
     network.init_weights()
     torch.save(dict(state_dict=network.state_dict(), meta={}), folder / 'whole.pth')

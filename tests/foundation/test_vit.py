@@ -23,7 +23,6 @@ MIDDLE = dict(dim=96, depth=3, heads=3)
 
 
 def network(case='dinov2', **changes):
-    """A small random network."""
     torch.manual_seed(0)
     teacher = FoundationTeacher(files.tiny(case, **changes))
     teacher.init_weights()
@@ -31,7 +30,6 @@ def network(case='dinov2', **changes):
 
 
 def recorded(teacher, pictures, *taps, stop_after=None):
-    """The tensors at the taps, one for each."""
     recorder = Recorder(teacher, [Tap.parse(tap) for tap in taps], 'tap', stop_after)
     with torch.no_grad(), recorder.recording() as tensors:
         teacher(pictures)
@@ -213,19 +211,16 @@ MASK = 'bias_mask'
 
 
 def blank(case, **changes):
-    """A network without values."""
     return FoundationTeacher(files.tiny(case, **changes))
 
 
 def loaded(case, content, **changes):
-    """A network with the content of a file."""
     teacher = blank(case, **changes)
     load_vit(teacher, content, (), PATH)
     return teacher.eval().requires_grad_(False)
 
 
 def refused(case, content, match, **changes):
-    """Loading this content fails with these words."""
     with pytest.raises(ValueError, match=match):
         load_vit(blank(case, **changes), content, (), PATH)
 

@@ -96,7 +96,6 @@ def dist(file: File) -> Results:
 
 
 def frs(file: File) -> Results:
-    """Run the distiller on maps behind their convolution."""
     taps = 'neck', 'bbox_head[0]'
     student = dict(zip(taps, map(file.leaves, ('student', 'student_score')), strict=True))
     teacher = dict(zip(taps, map(file.levels, ('teacher', 'teacher_score')), strict=True))
@@ -154,7 +153,6 @@ CROSSKD_HEADS = {'gfl': 'GFLHead', 'retinanet': 'RetinaHead', 'atss': 'ATSSHead'
 
 
 def crosskd_align(file: File) -> Results:
-    """Of one process."""
     student, teacher = file.leaf('student'), file.tensor('teacher')
     moments = (losses.channel_moments(x)[None] for x in (student, teacher))
     aligned = losses.aligned_scale(student, *moments, **file.numbers('eps'))

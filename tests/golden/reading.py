@@ -34,7 +34,6 @@ class File(Mapping[str, np.ndarray]):
         return self.tensor(name).requires_grad_()
 
     def levels(self, name: str) -> list[Tensor]:
-        """The arrays of this name of all levels."""
         return [self.tensor(f'level{n}_{name}') for n in range(int(self['num_levels']))]
 
     def leaves(self, name: str) -> list[Tensor]:

@@ -167,8 +167,6 @@ class GoldenStudentBackbone(nn.Sequential):
 
 @MODELS.register_module()
 class GoldenTeacherBackbone(nn.Sequential):
-    """The teacher's."""
-
     def __init__(self, channels: int) -> None:
         conv = nn.Conv2d(3, channels, 4, 4, bias=False)
         super().__init__(OrderedDict(conv=conv, bn=nn.BatchNorm2d(channels), relu=nn.ReLU()))

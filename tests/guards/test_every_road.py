@@ -35,7 +35,6 @@ class LabelAbove(BaseTransform):
     """Gives a corner a label for which the heads have no class."""
 
     def transform(self, results: dict[str, Any]) -> dict[str, Any]:
-        """Change ``gt_seg_map`` (H, W)."""
         results['gt_seg_map'][:3, :3] = 9
         return results
 

@@ -26,7 +26,6 @@ class ShortEpochs(EpochBasedTrainLoop):
     """Epochs of two batches, whatever the sampler gives."""
 
     def run_epoch(self) -> None:
-        """Run two batches."""
         self.runner.call_hook('before_train_epoch')
         for number, batch in zip(range(2), self.dataloader, strict=False):
             self.run_iter(number, batch)
@@ -36,23 +35,17 @@ class ShortEpochs(EpochBasedTrainLoop):
 
 @MODELS.register_module(force=True)
 class TwoInputs(BaseModel):
-    """A model whose inputs are a dict."""
-
     def __init__(self) -> None:
         super().__init__()
         self.layer = nn.Conv2d(3, 2, 1)
 
     def forward(self, inputs: Any, data_samples: Any = None, mode: str = 'tensor') -> Any:
-        """Return a loss."""
         return dict(loss=self.layer(torch.stack(inputs['colour'])).mean())
 
 
 @DATASETS.register_module(force=True)
 class TwoInputsSet(BaseDataset):
-    """Its pictures."""
-
     def load_data_list(self) -> list[dict[str, Any]]:
-        """Return 8 entries."""
         return [dict(number=number) for number in range(8)]
 
     def __getitem__(self, index: int) -> dict[str, Any]:
@@ -60,12 +53,9 @@ class TwoInputsSet(BaseDataset):
 
 
 class ValidateFirst(Hook):
-    """Validates before the first step."""
-
     priority = 'LOWEST'
 
     def before_train(self, runner: Runner) -> None:
-        """Run the validation."""
         runner.val_loop.run()
 
 

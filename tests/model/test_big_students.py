@@ -58,7 +58,6 @@ def _assert_close(first, second, **tolerance):
 
 @pytest.fixture(scope='module')
 def usual():
-    """Ordinary steps."""
     return _run(_make())
 
 

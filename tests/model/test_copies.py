@@ -21,7 +21,6 @@ from tests import toys
 
 
 def pair():
-    """A small pair whose distillers hold parameters and the teacher."""
     return toys.distilled(student=toys.seg_net('fcn'), teacher=toys.seg_teacher('fcn'), distillers=BOTH)
 
 
@@ -29,7 +28,6 @@ BOTH = dict(kd=dict(type='LogitKD'), mimic=dict(type='MaskedMimic'))
 
 
 def terms(model, batch=None):
-    """The distillation losses of a step, as numbers."""
     losses = toys.losses_of(model, batch)
     return {name: losses[name].item() for name in ('distill.kd.loss_kd', 'distill.mimic.loss_mimic')}
 

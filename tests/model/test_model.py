@@ -29,7 +29,6 @@ BOTH = dict(kd=KD, mimic=MIMIC)
 
 
 def fcn(**options):
-    """A ready FCN pair."""
     options = dict(student=toys.seg_net('fcn'), teacher=toys.seg_teacher('fcn'), distillers=BOTH) | options
     return toys.distilled(**options)
 
@@ -400,8 +399,6 @@ def test_a_loop_of_ones_own_trains_as_the_page_says(capsys):
 
 @toys.MODELS.register_module()
 class LossInForward(BaseModel):
-    """A network as in mmengine's tutorial."""
-
     def __init__(self, **kwargs):
         super().__init__(**kwargs)
         self.body = nn.Conv2d(3, 4, 1)

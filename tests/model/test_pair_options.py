@@ -109,7 +109,6 @@ OPTIONS: dict[str, tuple[Callable[..., Any], float]] = {
 
 
 def networks(name: str) -> tuple[dict[str, Any], dict[str, Any], str]:
-    """The options of student and teacher, and their scope."""
     if name == 'conditional':
         return query_net(name), query_net(name, width=16, allow_random=True), 'mmdet'
     if name == 'fcn':

@@ -16,7 +16,6 @@ COARSE = ClassPairs.of({'car': ['vehicle'], 'truck': ['vehicle']}, ['car', 'dog'
 
 
 def naive(z, t, pairs, temperature, weigh):
-    """Loops over rows and groups."""
     total = 0.0
     for student_row, other in zip(z.tolist(), t.tolist(), strict=True):
         m = [math.log(sum(math.exp(student_row[c]) for c in group.student)) / temperature for group in pairs.groups]

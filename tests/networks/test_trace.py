@@ -31,7 +31,6 @@ def taps(*names):
 
 
 def trace(names, student=None, size=(64, 64), teacher_names=(), teacher=None):
-    """Shapes of the student's taps and of the teacher's."""
     teachers = {}
     if teacher_names:
         teachers['t'] = teacher or TeacherOption.parse(toys.seg_teacher()), taps(*teacher_names)

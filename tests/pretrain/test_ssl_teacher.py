@@ -31,7 +31,6 @@ def below(content, row, prefix):
 
 
 def refused(content, match, error=ValueError, **options):
-    """Loading this content fails with these words."""
     options = dict(dict(layout='auto', head=dict(widths=[64, 20, 12])), **options)
     teacher = SSLTeacher(files.R50, **options)
     with pytest.raises(error, match=match):
@@ -125,7 +124,6 @@ MOCO, WIDTHS = 'module.momentum_encoder.', dict(widths=[64, 20, 12])
 
 
 def bare(prefix='', **more):
-    """A backbone alone, with other entries."""
     return {f'{prefix}{n}': v for n, v in files.backbone().state_dict().items()} | more
 
 

@@ -30,7 +30,6 @@ from tests.pretrain.runs import NORM, R18
 
 
 def student(**backbone):
-    """A tiny student."""
     return MODELS.build(dict(type='mmdistill_dense.BackboneStudent', backbone=dict(R18, **backbone)))
 
 

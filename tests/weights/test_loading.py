@@ -63,7 +63,6 @@ def reader():
 
 @pytest.fixture
 def cache(tmp_path, monkeypatch):
-    """torch's folder of downloads, at another place."""
     monkeypatch.setenv('TORCH_HOME', str(tmp_path / 'torch'))
     return tmp_path / 'torch' / 'hub' / 'checkpoints'
 
@@ -190,7 +189,6 @@ MASKD = dict(type='MasKD', student_tap='backbone[3]', num_tokens=2)
 
 
 def run():
-    """A config of a run that distils tokens."""
     return toys.run_config('x', toys.model_config(toys.seg_net('fcn'), distillers=dict(maskd=MASKD)))
 
 

@@ -71,8 +71,6 @@ def test_file_of_a_real_run_is_read_whole(tmp_path):
 
 
 class Value:
-    """A class of a user's own that only holds values."""
-
     def __init__(self):
         self.number = 3
 

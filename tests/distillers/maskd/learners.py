@@ -50,7 +50,6 @@ class Interrupt(Exception):
 
 
 def stop_at(patched, iteration):
-    """Interrupt the learning before one of its steps."""
     step = token_learner.TokenLearner.step
 
     def interrupted(self, *args):

@@ -140,7 +140,6 @@ def test_a_resumed_run_has_its_tokens(finished, tmp_path, learned):
 
 @pytest.fixture
 def other_teacher(tmp_path):
-    """The same network with other weights."""
     content = torch.load(toys.teacher_file('fcn'), weights_only=True)
     content['state_dict']['backbone.layer1.0.conv1.weight'] += 1e-3
     path = tmp_path / 'other.pth'

@@ -1,13 +1,9 @@
 """The pairs: the table of docs/pairs.md, their recipes and heads, and what a student takes over from its teacher."""
 
-from functools import cache
-
 import pytest
 import torch
 from mmengine.config import Config
-from mmengine.optim import build_optim_wrapper
 from mmengine.registry import DefaultScope
-from torch import nn
 
 from mmdistill_dense.apps.recipes import compose
 from mmdistill_dense.config.resolve import is_single_teacher, load_model
@@ -16,13 +12,7 @@ from mmdistill_dense.guards.findings import RunFacts
 from mmdistill_dense.networks.building import build_network
 from mmdistill_dense.networks.inputs import make_renormaliser
 from mmdistill_dense.networks.teacher import _below
-from tests.every_config import CONFIGS, leaf, student, teacher
-
-
-@cache
-def recipe(name: str) -> Config:
-    return Config.fromfile(CONFIGS / f'_base_/recipes/{name}.py')
-
+from tests.every_config import leaf, student, teacher
 
 # The table
 
@@ -42,14 +32,6 @@ def test_recipes_fit_the_networks_of_their_pair() -> None:
             whole = load_model({key: value for key, value in option.items() if key != 'checkpoint'}, 'network').model
             parts = {key: part for key, part in whole.items() if key.endswith(('backbone', 'neck', 'head'))}
             assert not [key for key, part in parts.items() if isinstance(part, dict) and 'type' not in part], path
-
-
-def test_distillers_learn_as_fast_as_the_new_head() -> None:
-    network = nn.ModuleDict({name: nn.Conv2d(1, 1, 1) for name in ('backbone', 'decode_head', 'distillers')})
-    wrapper = build_optim_wrapper(network, recipe('segformer_b4_to_b0_ade20k').optim_wrapper)
-    rates = {id(weight): group['lr'] for group in wrapper.optimizer.param_groups for weight in group['params']}
-    backbone, head, distillers = (rates[id(module.weight)] for module in network.values())
-    assert distillers == head == pytest.approx(10 * backbone)
 
 
 # What is inherited

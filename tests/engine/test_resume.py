@@ -3,7 +3,6 @@
 import itertools
 import json
 import logging
-import multiprocessing
 import shutil
 from contextlib import nullcontext
 from functools import partial
@@ -16,8 +15,7 @@ from mmengine.config import Config
 from mmengine.hooks import EarlyStoppingHook, Hook
 from mmengine.optim import OptimWrapper
 from mmengine.registry import PARAM_SCHEDULERS
-from mmengine.runner import EpochBasedTrainLoop, FlexibleRunner, IterBasedTrainLoop, ValLoop, loops
-from torch.utils.data import DataLoader
+from mmengine.runner import IterBasedTrainLoop, ValLoop
 
 from mmdistill_dense.config import local_code
 from mmdistill_dense.engine import resume
@@ -29,7 +27,6 @@ from mmdistill_dense.engine.resume import (
     tell_changes,
 )
 from mmdistill_dense.registry import HOOKS
-from mmdistill_dense.utils.reproducible import SeededBatches
 from tests import toys
 from tests.engine.resumption import ITERS, LONG, PLAIN, QUICK, RUNS, config, files_of, noted, train, uninterrupted
 from tests.faults.tools import resumed_alike
@@ -42,39 +39,6 @@ def test_every_kind_of_run_resumes_to_the_same_bits(tmp_path, name):
     again = partial(noted, RUNS[name][0], log_level='WARNING')
     after, _ = resumed_alike(tmp_path, again, *files_of(name), whole=folder)
     assert after == seen[len(seen) - len(after) :] and (len(after) < len(seen) or name == 'a flexible runner')
-
-
-class Eager:
-    """The endless batches of mmengine 0.10.7: workers begin at once, and nothing is skipped."""
-
-    def __init__(self, loader):
-        self.batches = iter(loader)
-
-    def __next__(self):
-        return next(self.batches)
-
-
-def run_of_before(loop):
-    loop.runner.call_hook('before_train')
-    loop.runner.call_hook('before_train_epoch')
-    for _ in range(loop.iter):
-        next(loop.dataloader_iterator)
-    while loop.iter < loop.max_iters:
-        loop.runner.model.train()
-        loop.run_iter(next(loop.dataloader_iterator))
-
-
-def test_the_loop_of_mmengine_0_10_7_gives_the_same_batches(tmp_path, monkeypatch):
-    """Its first workers end, and what they drew is drawn again. A resumed run loads no earlier batch."""
-    folder, steps_seen = uninterrupted('iters, workers')
-    monkeypatch.setattr(loops, '_InfiniteDataloaderIterator', Eager)
-    monkeypatch.setattr(loops.IterBasedTrainLoop, 'run', run_of_before)
-    assert noted(train, tmp_path / 'whole', workers=1, log_level='ERROR') == steps_seen
-    after, _ = resumed_alike(tmp_path / 'again', partial(noted, train, workers=2), 'iter_3', 'iter_6', whole=folder)
-    assert not multiprocessing.active_children()
-    assert after == steps_seen[3:]
-    dropped = SeededBatches(DataLoader([0, 1, 2, 3], 2), 1, 0, dropped=1)
-    assert (next(dropped), next(dropped).tolist(), dropped.position) == (None, [2, 3], 2)
 
 
 # Which file `--resume` takes after a kill, and what becomes of the config's `load_from`
@@ -213,27 +177,10 @@ def test_a_run_that_stops_early_stops_there_when_it_is_resumed(tmp_path):
         assert run(tmp_path / start, resume=True, load_from=str(tmp_path / 'a' / f'{start}.pth')).iter == 6, start
 
 
-def test_a_file_written_again_after_a_validation_is_whole(monkeypatch):
-    """The file of the best score. Its epoch has ended, and mmengine's FlexibleRunner counts a step too many."""
-    loader = DataLoader([0, 1, 2, 3], 2)
-    runner = mock.Mock(spec=FlexibleRunner, train_loop=mock.Mock(spec=EpochBasedTrainLoop), train_dataloader=loader)
-    hook = ResumeFile()
-    hook._code = {}  # of before_run
-
-    def saved(place_of_run, message):
-        (runner.epoch, runner.iter), meta = place_of_run, dict(zip(('epoch', 'iter'), message, strict=True))
-        hook.before_save_checkpoint(runner, dict(meta=meta))
-        return meta['epoch'], meta['iter'], meta['within_epoch']
-
-    runner.epoch, runner.iter = 1, 3
-    hook.before_train_epoch(runner)
-    hook.before_train_iter(runner, 1)
-    assert saved((1, 3), (1, 4)) == (1, 4, True)  # in the step's own hooks
-    assert saved((1, 4), (2, 4)) == (2, 4, False)  # at the end of the epoch
-    assert saved((2, 4), (3, 4)) == (2, 4, False)  # the best one, behind its validation
+def test_processes_of_machines_that_share_no_folder_do_not_resume(monkeypatch):
     monkeypatch.setattr(resume, 'all_gather_object', lambda counts: [counts, (0, 0)])
     words = r'iteration 4, epoch 0, iteration 0\): work_dir must be a folder that all'
-    with pytest.raises(ValueError, match=words):  # of processes on machines that share no folder
+    with pytest.raises(ValueError, match=words):
         ResumeFile().before_train(mock.Mock(epoch=0, iter=4))
 
 

@@ -13,8 +13,6 @@ from tests.every_config import CONFIGS, student
 
 @pytest.mark.parametrize(('network', 'pretraining', 'scope'), [
     pytest.param('deeplabv3_r18b_pcd', 'r34_from_mocov3-r50_imagenet', 'mmseg', marks=pytest.mark.soak),
-    pytest.param('mask_rcnn_r34_fpn_pcd', 'r34_from_mocov3-r50_imagenet', 'mmdet', marks=pytest.mark.soak),
-    pytest.param('mask_rcnn_r18_fpn_pcd', 'r18_from_mocov3-r50_imagenet', 'mmdet', marks=pytest.mark.soak),
     ('mask_rcnn_r18_c4_pcd', 'r18_from_mocov3-r50_imagenet', 'mmdet'),
     ('deeplabv3plus_r18w16_camvid_pcd', 'r18w16_from_mobilenetv2_small', 'mmseg'),
     ('deeplabv3plus_mobilenetv2w05_camvid', 'mobilenetv2w05_from_mobilenetv2_small', 'mmseg'),
@@ -46,8 +44,6 @@ def test_a_pretrained_backbone_arrives_whole(network: str, pretraining: str, sco
     assert not [name for name in expected if not torch.equal(actual[name], expected[name])]
     for part in parts:
         assert not part.norm_eval and all(parameter.requires_grad for parameter in part.parameters())
-    if network == 'mask_rcnn_r18_fpn_pcd':
-        assert sum(parameter.numel() for parameter in built.parameters()) == 31_329_584, 'of the specification'
 
 
 def test_c4_starts_its_last_stage_as_its_backbone() -> None:

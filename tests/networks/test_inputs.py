@@ -271,13 +271,10 @@ def test_padded_cells_lie_where_their_map_says(height, width, patch):
 
 def test_whole_patches_stay():
     """Padding needs a multiple, and the maps cover the picture."""
-    pictures, vectors = torch.rand(1, 3, 28, 42), torch.rand(1, 6)
-    for fit in ('resize', 'pad'):
-        assert torch.equal(InputGrid(1.0, fit, 14)(pictures), pictures)
-    grid = InputGrid(1.0, 'pad', 14)
+    grid, pictures, vectors = InputGrid(1.0, 'pad', 14), torch.rand(1, 3, 28, 42), torch.rand(1, 6)
     padded = grid(torch.ones(1, 3, 20, 30))
+    assert torch.equal(grid(pictures), pictures) and grid.restored({'cls': [vectors]}, (20, 30))['cls'][0] is vectors
     assert padded.shape == (1, 3, 28, 42) and padded[..., 20:, :].abs().sum() == padded[..., 30:].abs().sum() == 0
-    assert grid.restored({'cls': [vectors]}, (20, 30))['cls'][0] is vectors
     with pytest.raises(ValueError, match=r"fit='pad': nothing says to which multiple .*size_divisor=32"):
         toys.frozen(toys.seg_net('fcn', allow_random=True, fit='pad'), 'backbone[3]')
     divided = toys.seg_teacher('fcn', fit='pad', data_preprocessor=dict(size=None, size_divisor=32))

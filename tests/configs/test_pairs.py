@@ -1,4 +1,4 @@
-"""The pairs: the table of docs/pairs.md, their recipes and heads, and what a student takes over from its teacher."""
+"""The pairs: recipes that fit their networks, and what a student takes over from its teacher."""
 
 import pytest
 import torch
@@ -13,11 +13,6 @@ from mmdistill_dense.networks.building import build_network
 from mmdistill_dense.networks.inputs import make_renormaliser
 from mmdistill_dense.networks.teacher import _below
 from tests.every_config import leaf, student, teacher
-
-# The table
-
-
-# The recipes
 
 
 @pytest.mark.soak

@@ -1,4 +1,4 @@
-"""Pre-training with PCD: its pictures, its networks, and networks that start from a backbone that it trained."""
+"""Pre-training with PCD: networks that start from a backbone that it trained."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Where a run's tokens come from, that nothing else notices, and the command that only learns them."""
+"""Where a run's tokens come from, and the command that only learns them."""
 
 import shutil
 
@@ -188,9 +188,6 @@ def test_a_teacher_without_a_training_loss_cannot_learn(tmp_path, monkeypatch):
     monkeypatch.setattr(type(toys.build_plain(toys.seg_net('fcn'))), 'loss', property())
     with pytest.raises(ValueError, match='through the training loss of model.teacher, but EncoderDecoder has none'):
         run(tmp_path)
-
-
-# Nothing else notices
 
 
 # The command

@@ -3,7 +3,6 @@
 import json
 import time
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -103,28 +102,3 @@ def test_every_run_is_known_by_its_command_line() -> None:
         actions.find_run(definition, 'kd', 5)
     with pytest.raises(ValueError, match="row 'kdd': unknown. Close: kd"):
         actions.find_run(definition, 'kdd', 0)
-
-
-@pytest.mark.parametrize(('asked', 'words', 'threads'), [
-    ('3', [], 3), ('3', ['--threads', '2'], 2), (None, ['--jobs', '64'], 1),
-])  # fmt: skip
-def test_threads_that_the_shell_asks_for_are_taken(
-    monkeypatch: pytest.MonkeyPatch, asked: str | None, words: list[str], threads: int
-) -> None:
-    """The cores were divided among the runs, whatever the shell said."""
-    monkeypatch.delenv('OMP_NUM_THREADS', raising=False)
-    if asked:
-        monkeypatch.setenv('OMP_NUM_THREADS', asked)
-    taken = []
-
-    class Idle:
-        def __init__(self, command: Any, jobs: int, threads: int, board: Any, *_: Any) -> None:
-            taken.append(threads)
-
-        def execute(self, todo: Any) -> dict[str, str]:
-            return {}
-
-    monkeypatch.setattr('mmdistill_dense.apps.suite.pool.Pool', Idle)
-    monkeypatch.setattr('mmdistill_dense.apps.suite.preflight.check_rows', lambda *_: None)
-    assert main(['suite', 'run', str(tiny.write(Path(), threads=None)), *words]) == 0
-    assert taken == [threads]

@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 from mmengine.config import Config
 
-from mmdistill_dense.apps.inspect.step_cost import peak_extra_memory
 from mmdistill_dense.apps.recipes import compose
 from mmdistill_dense.apps.suite import configs, plan, preflight
 from mmdistill_dense.apps.suite.definition import Definition, load_suite
@@ -18,7 +17,6 @@ from mmdistill_dense.config.resolve import load_model
 from tests import toys
 from tests.suite import tiny
 from tests.suite.tiny import defined, run_of
-from tools.benchmark.step import prepare_steps
 
 
 def own_leaf(text: str = '') -> dict[str, Any]:
@@ -214,14 +212,6 @@ def test_rates_are_scaled_with_the_ends_that_schedules_name() -> None:
         configs.method_config(definition, definition.methods['control_x2'])
 
 
-def test_the_checkpoint_of_a_resumption_is_no_change(tmp_path: Path) -> None:
-    config = configs.control_config(defined())
-    for resume, keys in ((True, []), (False, ['load_from'])):
-        written = Config(config.to_dict() | {'resume': resume, 'load_from': 'out/iter_2.pth'})
-        (tmp_path / 'config.py').write_text(written.pretty_text)
-        assert configs.changed_keys(tmp_path, config) == keys
-
-
 def test_workers_apply_to_every_loader() -> None:
     config = configs.control_config(defined(workers=0))
     assert [config[name].num_workers for name in configs.LOADERS] == [0, 0, 0]
@@ -262,21 +252,6 @@ def test_mistakes_come_up_before_anything_starts() -> None:
         definition = with_pictures(row)
         with pytest.raises((FileNotFoundError, TypeError, ValueError), match=output):
             preflight.check_rows(definition, plan.resolved(definition, [run_of(definition, 'more')]))
-
-
-@pytest.mark.soak
-def test_the_cost_is_that_of_both_parts() -> None:
-    """Twice the pictures in the student's graph; times are not compared here."""
-    definition = with_pictures({'ratio': 1})
-    actual = {}
-    for name in ('kd', 'more'):
-        config = configs.method_config(definition, definition.methods[name])
-        config.model.teacher.checkpoint = None
-        distilled = prepare_steps(config).distilled
-        distilled()
-        actual[name] = peak_extra_memory(distilled, 'cpu')
-    more = actual['more'] / actual['kd']
-    assert 1.5 < more < 2.2, actual
 
 
 @pytest.mark.soak

@@ -220,8 +220,3 @@ def test_mistakes_of_a_base_are_named(tmp_path: Path, name: str, text: str, outp
         (tmp_path / name).write_text(text)
     with pytest.raises((ValueError, FileNotFoundError), match=output):
         definition.load_suite(tmp_path / name)
-
-
-def test_options_in_words_have_no_long_lists() -> None:
-    words = definition.describe_options({'lr': 0.1, 'betas': [0.9, 0.99], 'indices': list(range(51))})
-    assert words == ' with `lr=0.1 betas=[0.9, 0.99] indices=[0, 1, 2, 3, 4, 5, 6, 7 and 43 more]`'

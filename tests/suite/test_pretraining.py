@@ -1,7 +1,6 @@
 """Rows of a suite whose student's backbone is pre-trained first."""
 
 import copy
-import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,12 +8,10 @@ from typing import Any
 import pytest
 import torch
 
-from mmdistill_dense.apps.suite import configs, job, plan, preflight, table
-from mmdistill_dense.apps.suite.definition import load_suite, read_suite_file
+from mmdistill_dense.apps.suite import configs, job, plan, preflight
 from tests.suite import tiny
 from tests.suite.tiny import run_of
 
-ROOT = Path(__file__).resolve().parents[2]
 SHORT = {
     'train_cfg.max_epochs': 1,
     'train_dataloader.dataset.num_images': 8,
@@ -111,23 +108,6 @@ def test_a_new_first_row_changes_nothing() -> None:
     assert run_of(kd, 'kd seed 0').pretraining is None and run_of(kd, 'kd seed 0').teacher is not None
 
 
-def test_a_pre_training_of_more_processes_serves_rows_of_fewer() -> None:
-    suite = tiny.defined(methods={'pcd': {'pretrain': PCD}})
-    run = run_of(suite, 'pretrain:pcd')
-    run.folder.mkdir(parents=True)
-    (run.folder / 'result.json').write_text('{"processes": 8}')
-    plan.check_processes(run, 1)
-
-
-def test_its_own_length_is_not_that_of_the_rows() -> None:
-    suite = tiny.defined(methods={'pcd': {'pretrain': PCD}}, checkpoint_every=300)
-    intervals = {
-        title: plan.config_of(suite, run_of(suite, title)).default_hooks.checkpoint.interval
-        for title in ('pretrain:pcd', 'pcd seed 0')
-    }
-    assert intervals['pcd seed 0'] == 300 != intervals['pretrain:pcd']
-
-
 @pytest.mark.soak
 def test_a_backbone_of_another_width_is_refused() -> None:
     wide = {**SHORT, 'model.student.backbone.base_channels': 16}
@@ -190,23 +170,3 @@ def stop_at_step(step: int) -> Callable[..., None]:
             raise KeyboardInterrupt
 
     return stop
-
-
-@pytest.mark.soak
-def test_every_row_of_pcds_tables_gives_a_number_on_toy_pictures() -> None:
-    """The rows of benchmarks/pcd_ablations.yaml, their pre-trainings over generated pictures."""
-    methods = read_suite_file(ROOT / 'benchmarks/pcd_ablations.yaml')['methods']
-    assert methods.pop('random'), 'a config of its own pair'
-    toys = dict[str, Any]()
-    for name, row in methods.items():
-        pretraining = row['pretrain'] if isinstance(row['pretrain'], dict) else {'config': row['pretrain']}
-        method, _, *variants = pretraining['config'].split(':')
-        if 'per-pixel' not in variants and 'from' not in name:  # heads of public teachers, which the toy has not
-            options = {**SHORT, **pretraining.get('options', {})}
-            toys[name] = {'pretrain': {'config': ':'.join([method, 'toy_pretrain', *variants]), 'options': options}}
-    suite = load_suite(tiny.write(Path(), methods=toys, teacher=None))
-    for run in plan.runs(suite):
-        result = job.execute_run(suite, run)
-        assert run.is_pretraining or math.isfinite(result['score']), run.title
-    lines = table.as_markdown(table.collect(suite)).splitlines()
-    assert len(toys) == 12 and all(any(line.startswith(f'| {name} |') for line in lines) for name in toys)

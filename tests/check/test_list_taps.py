@@ -8,11 +8,10 @@ import torch
 from mmengine.registry import init_default_scope
 
 from mmdistill_dense.__main__ import main
-from mmdistill_dense.apps.check.tap_list import ModuleNode, _module_tree, compared_shapes, list_taps
+from mmdistill_dense.apps.check.tap_list import ModuleNode, list_taps
 from mmdistill_dense.config.resolve import load_model
 from mmdistill_dense.networks.recording import Recorder, run_parts
 from mmdistill_dense.networks.taps import Tap
-from mmdistill_dense.networks.trace import read_pass
 from tests import toys
 from tests.foundation.files import tiny
 
@@ -45,27 +44,6 @@ def test_marked_places_are_taps_of_the_listed_shape(option: dict) -> None:
         run_parts(network, taps, torch.zeros(1, 3, 64, 64), rois=True)
     recorder.check_complete()
     assert {name: tuple(tensor[0].shape[1:]) for name, tensor in tensors.items()} == shapes_of_taps
-
-
-class Chooses(torch.nn.Module):
-    """A head with an operation that the meta device lacks, as RoI heads of HTC and CrowdDet have it."""
-
-    def forward(self, features: tuple[torch.Tensor]) -> torch.Tensor:
-        return features[0][features[0].flatten(1).isfinite().all(1).nonzero()[:, 0]]
-
-
-class Detector(torch.nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.backbone, self.head, self.fusion_head = torch.nn.Conv2d(3, 5, 1, 4), Chooses(), torch.nn.Module()
-
-    def extract_feat(self, inputs: torch.Tensor) -> tuple[torch.Tensor]:
-        return (self.backbone(inputs),)
-
-
-def test_a_head_that_fails_on_the_meta_device_is_listed() -> None:
-    actual = nodes(read_pass(Detector, lambda network: _module_tree(network, 1, ''), (32, 32)))
-    assert {node.path: node.shapes for node in actual} == {'': [], 'backbone': [(5, 8, 8)], 'head': [(5, 8, 8)]}
 
 
 def test_the_command_lists_the_taps_of_both_networks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -105,12 +83,3 @@ def test_taps_of_a_foundation_teacher_at_its_own_scale(tmp_path: Path, capsys: p
     toys.det_run_config(tmp_path, toys.det_net()).dump(config)
     assert main(['taps', str(config), '--auto', '--size', '256', '256']) == 0
     assert 'neck[4] (16x2x2, stride 128)\n' in capsys.readouterr().out
-
-
-def test_a_method_that_reads_the_students_loss_is_listed() -> None:
-    nets = dict(student=toys.det_net('gfl'), teacher=toys.det_teacher('gfl'), distillers=dict(ld=dict(type='LD')))
-    model = toys.distilled('mmdet', **nets)
-    assert model.distillers['ld'].noted_methods
-    with compared_shapes(model.distillers) as rows:
-        toys.losses_of(model, toys.det_batch())
-    assert {row.student_tap for row in rows['ld']} == {str(tap) for tap in model.distillers['ld'].student_taps}

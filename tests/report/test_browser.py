@@ -1,75 +1,54 @@
 """Pages in headless Chromium: opened from disk, at the width of a desk and of a phone, light and dark."""
 
-import base64
-import re
+import os
+import shutil
 import time
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import cv2
-import numpy as np
 import pytest
 
 from mmdistill_dense.__main__ import main
 from tests.project.commands import project
-from tests.project.folders_of_data import box_folder
-from tests.report.browsers import PATIENCE, browser
+
+NAMES = ('chromium', 'chromium-browser', 'google-chrome', 'google-chrome-stable')
+PATIENCE = 180_000  # ms: the machine may be busy
+
+
+def executable(playwright: Any) -> str | None:
+    """playwright's own browser, else the system's."""
+    browser_path = playwright.chromium.executable_path
+    return browser_path if Path(browser_path).is_file() else next(filter(None, map(shutil.which, NAMES)), None)
+
+
+def leave(reason: str) -> None:
+    """Skip; but where the continuous integration could have installed what is missing (`.ci/run` does), fail."""
+    if os.environ.get('CI') == 'true' and shutil.which('apt-get'):
+        pytest.fail(f'{reason}, and with CI=true on a machine with apt-get this test must run')
+    pytest.skip(reason)
+
+
+@pytest.fixture(scope='module')
+def browser() -> Iterator[Any]:
+    if find_spec('playwright') is None:
+        leave('playwright is not installed (extra test)')
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        path = executable(playwright)
+        if path is None:
+            leave('no Chromium: apt-get install chromium, or python -m playwright install chromium')
+        options = ['--no-sandbox'] if os.geteuid() == 0 else []
+        actual = playwright.chromium.launch(executable_path=path, args=options, timeout=PATIENCE)
+        yield actual
+        actual.close()
+
 
 pytestmark = pytest.mark.soak
-__all__ = ['browser']
 
-SIZES = {'desk': (1280, 'light'), 'night': (1280, 'dark'), 'phone': (390, 'light'), 'phone at night': (390, 'dark')}
-# A student and a teacher of masks: base channels of the backbone, channels of neck and heads.
-MASKS = """
-_base_ = 'mmdet::mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py'
-w, c = {}
-model = dict(
-    backbone=dict(depth=18, base_channels=w, frozen_stages=-1, norm_eval=False, init_cfg=None),
-    neck=dict(in_channels=[w, 2 * w, 4 * w, 8 * w], out_channels=c),
-    rpn_head=dict(in_channels=c, feat_channels=c),
-    roi_head=dict(
-        bbox_roi_extractor=dict(out_channels=c),
-        bbox_head=dict(in_channels=c, fc_out_channels=c),
-        mask_roi_extractor=dict(out_channels=c),
-        mask_head=dict(in_channels=c, conv_out_channels=c, num_convs=1),
-    ),
-)
-optim_wrapper = dict(clip_grad=dict(max_norm=1.0))
-del w, c
-"""
-# Texts of less contrast than WCAG's AA asks for: 4.5, or 3 for large ones.
-CONTRAST = """() => {
-  const numbers = (colour) => (colour.match(/[0-9.]+/g) || []).map(Number);
-  const over = (top, below) => {
-    const share = top.length > 3 ? top[3] : 1;
-    return [0, 1, 2].map((channel) => share * top[channel] + (1 - share) * below[channel]);
-  };
-  const ground = (part) => {
-    const below = part.parentElement ? ground(part.parentElement) : [255, 255, 255];
-    return over(numbers(getComputedStyle(part).backgroundColor), below);
-  };
-  const light = (colour) => colour
-    .map((value) => value / 255)
-    .map((value) => (value <= 0.04045 ? value / 12.92 : ((value + 0.055) / 1.055) ** 2.4))
-    .reduce((sum, value, channel) => sum + value * [0.2126, 0.7152, 0.0722][channel], 0);
-  const weak = [];
-  let measured = 0;
-  const texts = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
-  while (texts.nextNode()) {
-    const [part, said] = [texts.currentNode.parentElement, texts.currentNode.data.trim().slice(0, 40)];
-    if (!said || !part.getBoundingClientRect().width || part.closest('.skip, option, script')) continue;
-    const style = getComputedStyle(part);
-    const [below, size] = [ground(part), parseFloat(style.fontSize)];
-    const drawn = numbers(part.closest('svg') ? style.fill : style.color);
-    const [a, b] = [light(over(drawn, below)), light(below)];
-    const ratio = (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
-    const large = size >= 24 || (size >= 18.66 && style.fontWeight >= 700);
-    measured += 1;
-    if (ratio < (large ? 3 : 4.5)) weak.push(`${ratio.toFixed(2)} ${drawn} on ${below.map(Math.round)}: ${said}`);
-  }
-  return [measured, weak];
-}"""
+SIZES = {'night at a desk': (1280, 'dark'), 'phone': (390, 'light')}
 
 
 def wait(page: Any, condition: str) -> None:
@@ -80,22 +59,14 @@ def wait(page: Any, condition: str) -> None:
         page.wait_for_timeout(50)
 
 
-@pytest.fixture(scope='session', params=['methods', 'segmentation', 'instances'])
+@pytest.fixture(scope='session', params=['methods', 'segmentation'])
 def file(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The page about a suite of three methods, or that of a project that `new` and `run` made."""
     if request.param == 'methods':
         return request.getfixturevalue('made')[0]
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(tmp_path_factory.mktemp('project'))
-        if request.param == 'segmentation':
-            project()
-        else:
-            box_folder(Path('mine'), masks=True)
-            for side, widths in (('student', (8, 16)), ('teacher', (16, 32))):
-                Path(f'{side}.py').write_text(MASKS.format(widths))
-            words = '--data mine --student student.py --teacher teacher.py --out project --iters 4 --batch 2'
-            assert main(['new', *words.split()]) == 0
-        assert main(['run', 'project']) == 0
+        assert main(['run', str(project())]) == 0
         return Path('project/report.html').absolute()
 
 
@@ -136,6 +107,7 @@ def test_every_figure_is_seen(opened):
     unseen = [part for part in scores if part['width'] < 20 or part['height'] < 10 or not part['drawn']]
     assert len(scores) > 20
     assert unseen == []
+    assert page.evaluate('document.documentElement.scrollWidth <= document.documentElement.clientWidth')
     traces = page.evaluate(
         """[...document.querySelectorAll('.js-plotly-plot')].map((plot) => {
           return plot.querySelectorAll('.scatterlayer .trace').length;
@@ -143,18 +115,6 @@ def test_every_figure_is_seen(opened):
     )
     assert len(traces) > 2
     assert all(traces)
-
-
-def test_nothing_is_wider_than_the_window(opened):
-    page, _, _ = opened
-    assert page.evaluate('document.documentElement.scrollWidth <= document.documentElement.clientWidth')
-    squeezed = page.evaluate(
-        """[...document.querySelectorAll('caption, figcaption, .caption, th, td, li, .reason')].filter((part) => {
-          const box = part.getBoundingClientRect();
-          return part.textContent.trim().length > 12 && box.width < 60;
-        }).map((part) => part.textContent)"""
-    )
-    assert squeezed == []
 
 
 def test_the_appearance_follows_the_system(opened):
@@ -170,32 +130,3 @@ def test_the_appearance_follows_the_system(opened):
     assert (page.evaluate(shade) < 128) != dark
     page.evaluate("document.getElementById('theme').click()")
     wait(page, f"{line} === '{drawn}'")
-
-
-def test_every_text_can_be_read(opened):
-    page, _, _ = opened
-    silent = "[...document.querySelectorAll('img')].filter((image) => !image.alt).length"
-    assert page.evaluate(silent) == 0
-    unnamed = "[...document.querySelectorAll('.plot')].filter((plot) => !plot.getAttribute('aria-label')).length"
-    assert page.evaluate(unnamed) == 0
-    measured, weak = page.evaluate(CONTRAST)
-    assert measured > 100
-    assert weak == []
-
-
-def test_boxes_are_drawn(opened, file):
-    """Those of the labels fill a third of a picture, and boxes alone change a tenth of it."""
-    pictures = "[...document.querySelectorAll('#predictions .panel img')].map((image) => [image.alt, image.src])"
-    actual = {alt: decoded(source) for alt, source in opened[0].evaluate(pictures)}
-    truth = {alt: image for alt, image in actual.items() if re.fullmatch(r'truth: \d+ masks, in .*', alt)}
-    data = file.with_name('data.py')  # of a project
-    assert bool(truth) == (data.is_file() and 'with_mask=True' in data.read_text())
-    plain = {alt: actual[f'The picture {alt.partition(", in ")[2]}'] for alt in truth}
-    changed = [(np.abs(drawn - plain[alt]) > 30).any(-1).mean() for alt, drawn in truth.items()]
-    assert not truth or (np.mean(changed) > 0.25 and min(changed) > 0.1), 'pictures are chosen by errors, not by size'
-
-
-def decoded(source: str) -> np.ndarray:
-    """The pixels of a picture on the page."""
-    data = np.frombuffer(base64.b64decode(source.split(',')[1]), np.uint8)
-    return cv2.imdecode(data, cv2.IMREAD_COLOR).astype(int)

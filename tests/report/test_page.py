@@ -18,7 +18,6 @@ from mmdet.structures.bbox import HorizontalBoxes
 from mmdet.structures.mask import BitmapMasks, PolygonMasks
 from mmengine.structures import InstanceData, PixelData
 from mmseg.structures import SegDataSample
-from mmseg.visualization import SegLocalVisualizer
 
 from mmdistill_dense.__main__ import main
 from mmdistill_dense.apps.inspect import inference
@@ -208,17 +207,6 @@ def test_a_damaged_checkpoint_costs_its_own_pictures(suite, tmp_path):
         assert any(reason in text for text in make_named(other).reasons)
 
 
-def test_a_student_that_predicts_one_class_everywhere_is_noticed(suite, tmp_path):
-    copied(suite, tmp_path)
-    for name in ('control', 'kd'):
-        (file,) = (tmp_path / f'runs/{name}/seed{SEED}').glob('*.pth')
-        content = torch.load(file, weights_only=False)
-        content['state_dict']['decode_head.conv_seg.bias'][3] = 1e4 if name == 'kd' else 0
-        torch.save(content, file)
-    predictions = Predictions(compare([tmp_path]), 2)
-    assert {name: use.one_class for name, use in predictions.costs.items()}['kd']
-
-
 def test_names_are_escaped():
     evil = '</script><script>alert(1)</script>'
     comparison = Comparison((TrainedRun(Path('/nowhere'), evil),), ())
@@ -281,22 +269,6 @@ def test_pixels_without_a_label_do_not_count() -> None:
     assert pixel_accuracy(segmented([0, 1], None)) is None
 
 
-@pytest.mark.parametrize('which', ['gt', 'pred'])
-def test_labels_are_drawn_as_mmseg_draws_them(which: str) -> None:
-    rng = np.random.default_rng(0)
-    image, labels = rng.integers(0, 256, (40, 50, 3), np.uint8), torch.from_numpy(rng.integers(0, 5, (1, 40, 50)))
-    labels[labels == 4] = 255
-    meta = {'classes': 'abcd', 'palette': [tuple(map(int, channel)) for channel in rng.integers(0, 256, (4, 3))]}
-    sample = SegDataSample(**{f'{which}_sem_seg': PixelData(data=labels)})
-    options = {f'draw_{other}': other == which for other in ('gt', 'pred')}
-    visualizer = SegLocalVisualizer(alpha=0.5)
-    visualizer.dataset_meta = meta
-    visualizer.add_datasample('', image, sample, with_labels=False, **options)
-    assert np.array_equal(draw(image, sample, meta, which), visualizer.get_image())
-    sample = SegDataSample(**{f'{which}_sem_seg': PixelData(data=labels.float())})  # as of one channel
-    assert np.array_equal(draw(image, sample, meta, which), visualizer.get_image())
-
-
 def test_a_padded_picture_is_shown_without_its_border(monkeypatch: pytest.MonkeyPatch) -> None:
     inputs = torch.zeros(3, 640, 640, dtype=torch.uint8)
     inputs[:, :480] = 200
@@ -329,13 +301,6 @@ def test_boxes_stand_where_they_were_in_a_large_picture(kind: Callable[[torch.Te
     assert shown(InstanceData(bboxes=BOX, labels=torch.tensor([7])), {'classes': None, 'palette': None}).source
 
 
-@pytest.mark.parametrize(('names', 'is_named'), [(('cat',), False), (('cat', 'dog'), True)])
-def test_objects_of_a_single_class_have_no_name(names: tuple[str, ...], is_named: bool) -> None:
-    truth = DetDataSample(gt_instances=InstanceData(bboxes=BOX, labels=torch.tensor([0])))
-    picture = draw(np.zeros((960, 1280, 3), np.uint8), truth, {**META, 'classes': names}, 'gt')
-    assert (picture[200, 200:600] == (250, 0, 0)).all() and picture[202:399, 202:599].any() == is_named
-
-
 def test_a_mask_without_a_box_is_framed() -> None:
     """As SOLO finds them, and labels of masks alone."""
     masks = torch.zeros(1, 60, 80, dtype=torch.bool)
@@ -364,26 +329,6 @@ def test_masks_are_filled_at_the_size_that_is_shown(kind: Callable[[np.ndarray],
     assert red[130:190, 130:190].mean() > 80, 'red in the mask'
     assert red[130:190, 230:290].mean() < 20, 'black in the box beside the mask'
     assert actual.caption == 'truth: 1 masks'
-
-
-def test_boxes_beyond_the_picture_are_drawn() -> None:
-    odd = torch.tensor([[-50.0, 10, 5000, 30], [float('nan')] * 4, [40, 50, 40, 50]])
-    found = InstanceData(bboxes=odd, labels=torch.tensor([0, 1, 1]), scores=torch.tensor([0.9, 0.8, 0.7]))
-    sample = DetDataSample(pred_instances=found)
-    picture = np.zeros((60, 80, 3), np.uint8)
-    for names in (('Straße', 'кошка'), ('Strae', 'x')):
-        found = draw(picture, sample, {**META, 'classes': names}, 'pred', 0.85)
-        assert (found[10, 60:] == (250, 0, 0)).all() and (found[30, 1:] == (250, 0, 0)).all() and not found[33:].any()
-    drawn = [draw(picture, sample, {**META, 'classes': (name, 'x')}, 'pred') for name in ('Straße', 'Stra?e')]
-    assert not np.array_equal(*drawn) and not picture.any()
-    drawn = [draw(picture, sample, {**META, 'classes': (name, 'x')}, 'pred') for name in ('猫', 'class 0')]
-    assert np.array_equal(*drawn), 'a number where the font has no such letters'
-
-
-def test_objects_below_the_score_are_not_counted() -> None:
-    actual = InstanceData(bboxes=BOX.repeat(2, 1), labels=torch.tensor([0, 1]), scores=torch.tensor([0.9, 0.2]))
-    scene = Scene('x', np.zeros((960, 1280, 3), np.uint8), {})
-    assert prediction_panel(scene, DetDataSample(pred_instances=actual), 'kd', META).caption == 'kd: 1 boxes'
 
 
 def test_pictures_are_those_where_students_differ() -> None:

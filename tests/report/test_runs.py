@@ -9,10 +9,9 @@ from typing import Any
 import pytest
 import torch
 
-from mmdistill_dense.apps.report.predictions import NetworkCost
-from mmdistill_dense.apps.report.runs import Comparison, TrainedRun, compare, find_runs, read_log
+from mmdistill_dense.apps.report.runs import compare, find_runs, read_log
 from mmdistill_dense.apps.report.scores import Answer, answer_section
-from mmdistill_dense.apps.report.section import COLOURS, Numbers, colour_of
+from mmdistill_dense.apps.report.section import Numbers
 from mmdistill_dense.apps.suite.plan import RUNS_FILE, Run, read_list, write_list
 
 DISTILLED = "model = dict(type='mmdistill_dense.DistillModel', distillers=dict(kd=dict(type='LogitKD')))"
@@ -144,13 +143,6 @@ def test_the_config_is_that_of_the_training(tmp_path):
     torch.save({}, folder / 'weights_iter_9.pth')  # of a suite that keeps the weights alone
     (folder / 'result.json').write_text('{"checkpoint": "weights_iter_9.pth"}', encoding='utf-8')
     assert find_runs(folder)[0].checkpoint == folder / 'weights_iter_9.pth'
-
-
-def test_colours_tell_many_methods_apart():
-    methods = [TrainedRun(Path(f'm{number}'), f'm{number}') for number in range(2 * COLOURS)]
-    actual = Comparison(tuple(methods), (TrainedRun(Path('c'), 'control'),))
-    looks = [colour_of(actual, name) for name in actual.names]
-    assert len(set(looks)) == len(methods) + 1
 
 
 def test_a_given_teacher_is_no_control(tmp_path):
@@ -295,15 +287,6 @@ def test_a_run_that_stopped_early_gets_no_verdict(tmp_path):
     assert [row['last evaluation'] for row in rows(actual).values()] == ['iteration 400 of 400', 'iteration 100 of 400']
 
 
-def test_the_time_of_a_step_is_that_over_the_control_s(tmp_path):
-    pair(tmp_path, 20.0, 30.0)
-    log = tmp_path / 'runs/kd/seed0/20260101_000000/vis_data/scalars.json'
-    for folder in ('control', 'kd'):
-        logged(tmp_path / f'runs/{folder}/seed0', 20.0)
-    log.write_text(log.read_text().replace('"time": 0.1', '"time": 0.15'))
-    assert rows(answer(tmp_path))['kd']['step'] == '1.50 x'
-
-
 def test_runs_of_other_seeds_are_told(tmp_path):
     alone = logged(run(tmp_path / 'alone', ALONE), 60.0)
     for seed in (None, 1):
@@ -311,17 +294,6 @@ def test_runs_of_other_seeds_are_told(tmp_path):
         (sentence,) = answer(kd, alone).sentences()
         assert sentence.startswith(f'Not compared: kd {seed}') and 'randomness=dict(seed=0)' in sentence
         assert not answer(kd).sentences()
-
-
-@pytest.mark.parametrize(('scores', 'constant', 'out'), [
-    ((30.7, 30.7), ('kd', 'control'), 'Next: train longer: both students predict one class everywhere'),
-    ((30.7, 30.7), ('kd',), 'Next: more seeds tell'),
-    ((0.0, 0.0), (), 'Next: train longer: both students score 0.'),
-])  # fmt: skip
-def test_students_that_learned_nothing_are_told(tmp_path, scores, constant, out):
-    pair(tmp_path, *scores)
-    uses = {name: NetworkCost(1_000_000, 8.0, name in constant) for name in ('kd', 'control', 'teacher')}
-    assert Answer(Numbers(compare([tmp_path])), uses).sentences()[-1].startswith(out)
 
 
 @pytest.mark.parametrize(('length', 'kd', 'alone', 'compared'), [
@@ -410,22 +382,6 @@ def test_a_control_elsewhere_is_compared(tmp_path):
     assert 'val split (no test score: elsewhere, seed 0)' in actual.table().caption
 
 
-@pytest.mark.parametrize(('val', 'fields', 'out'), [
-    ((52.0, 51.0), {}, 'kd scores 61.00'),
-    ((51.0, 52.0), {}, 'other scores 64.00'),
-    ((52.0, None), {}, 'kd scores 61.00'),
-    ((None, None), {}, 'other scores 64.00'),
-    ((52.0, 51.0), {'test_is_val': True}, 'other scores 64.00'),
-])  # fmt: skip
-def test_the_best_of_several_methods_is_chosen_on_val(tmp_path, val, fields, out):
-    is_on_val = val[0] is not None and not fields
-    for name, val_score, score in (('control', 50.0, 60.0), ('kd', val[0], 61.0), ('other', val[1], 64.0)):
-        metrics = {'test': {'mIoU': score}} | ({} if val_score is None else {'val': {'mIoU': val_score}})
-        result(row(tmp_path, name), score, {'metric': 'mIoU', 'metrics': metrics, **fields})
-    where = 'val' if is_on_val else 'these pictures, which flatters it'
-    assert answer(tmp_path).sentences()[0].startswith(f'Perhaps. Best of 2 methods on {where}: {out}')
-
-
 def test_the_best_method_of_two_suites(tmp_path):
     for suite, scores in (('easy', {'control': 80.0, 'kd': 80.5}), ('hard', {'control': 20.0, 'pcd': 27.0})):
         for name, score in scores.items():
@@ -460,22 +416,6 @@ def test_the_answer_is_as_sure_as_the_seeds_allow(tmp_path, gains, out):
     assert cost == 'In use it costs nothing more: the checkpoint is the plain student.'
     words = {'Yes': 'use it', 'Per': 'longer training or more seeds', 'No.': 'another method', 'No ': 'another method'}
     assert words[out[:3]] in after
-
-
-def test_the_cost_in_use_is_compared_with_the_teacher(tmp_path):
-    pair(tmp_path, 40.0, 42.0)
-    uses = {'kd': NetworkCost(1_000_000, 8.0), 'teacher': NetworkCost(3_500_000, 20.0)}
-    actual = Answer(Numbers(compare([tmp_path])), uses)
-    assert actual.sentences()[1].endswith('it has 3.5 times fewer parameters and 2.5 times its speed.')
-    uses['teacher'] = NetworkCost(1_040_000, 7.6)
-    assert actual.sentences()[1].endswith('the plain student.'), 'no gain of 1.0 times is told'
-    uses['teacher'] = NetworkCost(3_500_000, 4.0)
-    assert actual.sentences()[1].endswith('3.5 times fewer parameters. It takes 2.0 times as long as the teacher.')
-    assert Answer(actual.numbers, {'kd': uses['kd']}).sentences()[1].endswith('the plain student.')
-    assert 'seeds: [0, 1, 2]' in actual.sentences()[2], 'one seed'
-    costs = {'parameters': '1.00 M', 'a picture': '8 ms'}
-    assert rows(actual)['kd'].items() >= costs.items()
-    assert rows(actual)['control']['parameters'] == ''
 
 
 @pytest.mark.parametrize(('teacher', 'alone', 'kd', 'found'), [

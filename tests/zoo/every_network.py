@@ -1,11 +1,7 @@
 """Walk all distinct networks of the mmseg and mmdet zoos: each is built as a student with its own copy as teacher.
 
-The outcome is ``ok``, ``refused`` (with the reason, at construction), ``failed``, or ``no network`` where it cannot be
-built without us either.
-
-Networks are the same that differ in pre-trained weights, numbers of classes, preprocessor, losses, ``train_cfg`` or
-``test_cfg`` alone. The distillers are LogitKD for segmentors, and FitNet where there is a backbone, with
-their default taps.
+The outcome is ``ok``, ``refused`` (with the reason), ``failed``, or ``no network`` where it cannot be built without us
+either. Networks are the same that differ in weights, classes, preprocessor, losses or configs of training alone.
 """
 
 import traceback

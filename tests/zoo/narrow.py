@@ -35,14 +35,7 @@ SINGLE = ('stacked_convs', 'num_convs', 'num_csp_blocks')
 
 
 def narrow(config: ModelConfig) -> dict[str, Any]:
-    """The config of the same network at reduced width, without pre-trained weights.
-
-    Kept are types, numbers of levels, strides and classes. The channels that a part expects are what the narrowed part
-    before it gives.
-
-    Raises:
-        KeyError: For a backbone that is not known here.
-    """
+    """The config of the same network at reduced width, without weights: types, levels, strides and classes stay."""
     with DefaultScope.overwrite_default_scope(config.scope):
         return dict(_narrow(_plain(without_pretrained(config.model))), _scope_=config.scope)
 

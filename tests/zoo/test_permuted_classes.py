@@ -1,7 +1,4 @@
-"""A zoo network whose teacher is its own copy with the classes in another order: through the pairs, nothing is taught.
-
-``model.teacher.classes='auto'`` must find every row of every score layer; a wrong one gives a loss.
-"""
+"""The teacher is a copy of the student with its classes in another order: ``classes='auto'`` leaves no loss."""
 
 from pathlib import Path
 
@@ -21,24 +18,16 @@ SCORES = 'bbox_head.'
 DETECTORS = [
     ('retinanet/retinanet_r50_fpn_1x_coco', ['retina_cls'], 9),
     ('gfl/gfl_r50_fpn_1x_coco', ['gfl_cls'], 1),
-    ('atss/atss_r50_fpn_1x_coco', ['atss_cls'], 1),
     ('fcos/fcos_r50-caffe_fpn_gn-head_1x_coco', ['conv_cls'], 1),
-    ('vfnet/vfnet_r50_fpn_1x_coco', ['vfnet_cls'], 1),
-    ('autoassign/autoassign_r50-caffe_fpn_1x_coco', ['conv_cls'], 1),
-    ('foveabox/fovea_r50_fpn_4xb4-1x_coco', ['conv_cls'], 1),
     ('reppoints/reppoints-moment_r50_fpn-gn_head-gn_1x_coco', ['reppoints_cls_out'], 1),
-    ('free_anchor/freeanchor_r50_fpn_1x_coco', ['retina_cls'], 9),
-    ('fsaf/fsaf_r50_fpn_1x_coco', ['retina_cls'], 1),
     ('rtmdet/rtmdet_tiny_8xb32-300e_coco', ['rtm_cls.0', 'rtm_cls.1', 'rtm_cls.2'], 1),
 ]
 SEGMENTORS = [
-    ('pspnet/pspnet_r18-d8_4xb2-80k_cityscapes-512x1024', CityscapesDataset),
     ('deeplabv3plus/deeplabv3plus_r18-d8_4xb2-80k_cityscapes-512x1024', CityscapesDataset),
     ('segformer/segformer_mit-b0_8xb2-160k_ade20k-512x512', ADE20KDataset),
     ('dnlnet/dnl_r50-d8_4xb2-80k_cityscapes-512x1024', CityscapesDataset),
-    ('fcn/fcn_r18-d8_4xb2-80k_cityscapes-512x1024', CityscapesDataset),
 ]
-QUICK = (DETECTORS[1][0], SEGMENTORS[2][0])
+QUICK = (DETECTORS[1][0], SEGMENTORS[1][0])
 
 
 def cases(rows: list) -> list:

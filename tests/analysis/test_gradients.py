@@ -85,14 +85,6 @@ def test_nothing_is_left_behind(model: Any) -> None:
     model.zero_grad()
 
 
-def test_without_a_task_there_is_no_cosine(model: Any) -> None:
-    losses = {name: loss for name, loss in toys.losses_of(model).items() if name.startswith('distill.')}
-    terms = pulls_of(losses, {'backbone': backbone_parameters(model)})
-    assert all(math.isnan(term.pulls['backbone'].cosine) for term in terms)
-    assert sum(term.share for term in terms) == pytest.approx(1)
-    assert all(parameter.grad is None for parameter in model.parameters())
-
-
 def test_a_task_alone_has_the_whole_share() -> None:
     (task,) = measure_gradients(toys.build_plain(toys.seg_net()), toys.seg_batch())
     assert task.share == task.pulls['backbone'].share == 1 and task.pulls['backbone'].cosine == pytest.approx(1)

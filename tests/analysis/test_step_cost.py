@@ -7,13 +7,11 @@ import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
-from mmengine.optim import OptimWrapper, OptimWrapperDict
 from mmengine.registry import TRANSFORMS, DefaultScope
 from torch import nn
 
 from mmdistill_dense.apps.inspect import step_cost
-from mmdistill_dense.apps.inspect.step_cost import Timing, interleaved_times, peak_extra_memory, training_batch
-from mmdistill_dense.networks.trace import TeacherOption
+from mmdistill_dense.apps.inspect.step_cost import peak_extra_memory, training_batch
 from mmdistill_dense.registry import DATASETS
 from mmdistill_dense.weights.strict_load import sha256
 from tests import toys
@@ -30,10 +28,6 @@ def _config(**options: Any) -> Config:
     )
 
 
-def _bytes(network: nn.Module) -> int:
-    return sum(4 * p.numel() for p in network.parameters()) + sum(b.numel() * b.itemsize for b in network.buffers())
-
-
 def test_the_teacher_of_an_address_is_fetched(server, monkeypatch, tmp_path):
     folder, address = server
     monkeypatch.setenv('MMDISTILL_CACHE', str(tmp_path / 'cache'))
@@ -43,42 +37,6 @@ def test_the_teacher_of_an_address_is_fetched(server, monkeypatch, tmp_path):
     for checkpoint, loaded in ((words, 't.pth'), (f'{tmp_path}/none.pth', 'random')):
         config = _config(teacher={**teacher, 'checkpoint': checkpoint}, distillers={'kd': {'type': 'LogitKD'}})
         assert prepare_steps(config).teacher_weights == loaded
-
-
-def test_memory_counts_teacher_adapters_and_their_momentum() -> None:
-    """Nothing else stands between two steps."""
-    whole = toys.seg_net(width=16, allow_random=True, accelerate=False)
-    config = _config(teacher=whole, distillers={'mimic': {'type': 'MaskedMimic'}})
-    steps = prepare_steps(config)
-    steps.control(), steps.distilled()  # the optimizers make their momentum
-    teacher = TeacherOption.parse(whole).build()
-    adapters = sum(p.numel() for p in steps.distilled.network.distillers.parameters())
-    (channels,) = {conv.out_channels for conv in teacher.backbone.layer4.modules() if isinstance(conv, nn.Conv2d)}
-    assert adapters == channels * (channels // 2 + 1) + channels * (channels + 1)  # align, and its own convolution
-    memory = step_cost.extra_memory(steps.control, steps.distilled, 'cpu')
-    held_bytes = _bytes(teacher) + 2 * 4 * adapters
-    assert memory['extra'] == held_bytes + memory['distilled_step'] - memory['control_step']
-
-
-def test_a_step_of_several_optimizers_is_measured(monkeypatch) -> None:
-    def train_step(data: Any, wrappers: OptimWrapperDict) -> None:
-        network.head(network.backbone(data)).sum().backward()
-        for wrapper in wrappers.values():
-            wrapper.step()
-
-    network = nn.ModuleDict(dict(backbone=nn.Linear(2, 2), head=nn.Linear(2, 2), distillers=nn.ModuleDict()))
-    network.backbone, network.head, network.distillers = network.values()
-    network.train_step = train_step
-    optimizers = {
-        name: torch.optim.SGD(network[name].parameters(), lr=0.1, momentum=0.9) for name in ('backbone', 'head')
-    }
-    wrappers = OptimWrapperDict(**{name: OptimWrapper(optimizer) for name, optimizer in optimizers.items()})
-    monkeypatch.setattr(step_cost, 'build_optim_wrapper', lambda *_: wrappers)
-    before = [weight.clone() for weight in network.parameters()]
-    step = step_cost.make_step(network, Config({'optim_wrapper': {}}), torch.ones(1, 2))
-    step()
-    assert all(torch.equal(*pair) for pair in zip(before, network.parameters(), strict=True))
-    assert step_cost._held_bytes(step) == 2 * _bytes(network)  # the weights and their momentum
 
 
 # Seconds and the peak of memory
@@ -95,32 +53,6 @@ def test_peak_counts_what_is_held_at_once(capfd) -> None:
 
     assert 18 * MIB <= peak_extra_memory(work) < 18.1 * MIB
     assert not capfd.readouterr().err, 'some versions of torch report the start of their profiler there'
-
-
-def test_times_leave_out_the_first_turn(monkeypatch) -> None:
-    clock, calls = [0.0], []
-    monkeypatch.setattr(step_cost.time, 'process_time', lambda: clock[0])
-
-    def work(name: str, *seconds: float) -> None:
-        clock[0] += seconds[calls.count(name)]
-        calls.append(name)
-
-    works = {'slow': lambda: work('slow', 64.0, 4.0, 1.0, 2.0), 'idle': lambda: work('idle', 8.0, 0.0, 0.0, 0.0)}
-    times = interleaved_times(works, repeats=3)
-    assert calls == ['slow', 'idle'] * 4
-    assert times == {'slow': Timing(2.0, 1.0, 4.0), 'idle': Timing(0.0, 0.0, 0.0)}
-
-
-@pytest.mark.skipif(not torch.cuda.is_available(), reason='no GPU')
-def test_a_gpu_is_measured() -> None:
-    """Its seconds, and the peak above what was held."""
-    held = torch.zeros(64 * MIB, dtype=torch.uint8, device='cuda')
-
-    def work() -> None:
-        torch.zeros(MIB, dtype=torch.uint8, device='cuda')
-
-    assert MIB <= peak_extra_memory(work, 'cuda') < len(held)
-    assert interleaved_times({'step': work}, 2, 'cuda')['step'].low > 0
 
 
 # Batches that are made up for a network

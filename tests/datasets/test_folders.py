@@ -50,20 +50,6 @@ def labels_of(option: dict, index: int = 0) -> list[int]:
     return DATASETS.build(option)[index]['data_samples'].gt_sem_seg.data.flatten().tolist()
 
 
-@pytest.mark.parametrize(('data', 'name', 'root', 'tested'), [
-    ('cityscapes_512x1024', 'CityscapesDataset', 'cityscapes', ('train', 'val')),
-    ('ade20k_512x512', 'ADE20KDataset', 'ade/ADEChallengeData2016', ('training', 'validation')),
-    ('cocostuff_512x512', 'COCOStuffDataset', 'coco_stuff164k', ('train', 'val')),
-    ('camvid_360x360', 'CamVidDataset', 'camvid', ('train', 'val')),
-])  # fmt: skip
-def test_shipped_configs_name_these_folders(data: str, name: str, root: str, tested: tuple[str, str]) -> None:
-    cfg = Config.fromfile(find_config(f'mmdistill_dense::_base_/datasets/{data}.py'))
-    for loader, last in ((cfg.train_dataloader, tested[0]), (cfg.val_dataloader, tested[1])):
-        wanted = of_site(name, Path('data') / root)
-        wanted['data_prefix'] = {key: one.replace(tested[0], last) for key, one in wanted['data_prefix'].items()}
-        assert all(loader.dataset[key] == wanted[key] for key in ('type', 'data_root', 'data_prefix')), last
-
-
 # What is missing
 
 
@@ -84,10 +70,6 @@ def test_a_misspelt_folder_is_shown_beside_those_that_exist(tmp_path: Path) -> N
         FileNotFoundError, match=rf"The folder '{tmp_path}' exists and holds streets\. Correct data_root"
     ):
         require({'data_prefix.img_path': str(tmp_path / 'street/train')}, 'X')
-
-
-def test_remote_paths_are_not_looked_for() -> None:
-    require({'data_prefix.img_path': 's3://bucket/cityscapes', 'data_prefix.seg_map_path': '', 'ann_file': None}, 'X')
 
 
 def test_every_way_out_of_the_message_works(tmp_path: Path) -> None:

@@ -1,7 +1,6 @@
 """Pictures without labels: which a folder gives, which are in other sets too, and a pipeline of one for labels."""
 
 import logging
-import os
 import shutil
 from pathlib import Path
 
@@ -33,7 +32,6 @@ from mmdistill_dense.unlabelled.pictures import (
     try_steps,
     without_labels,
 )
-from mmdistill_dense.weights import strict_load
 from tests import toys
 
 # A folder
@@ -208,19 +206,6 @@ def test_equal_content_counts_as_one_picture(tmp_path: Path) -> None:
     assert not same_pictures(first, second)
 
 
-def test_a_file_is_read_again_after_it_has_changed(tmp_path: Path) -> None:
-    """A suite compares the same pictures for each of its rows."""
-    first, second = tmp_path / 'a.png', tmp_path / 'b.png'
-    first.write_bytes(b'one'), second.write_bytes(b'two')
-    before = strict_load._sha256.cache_info().misses
-    for _ in range(2):
-        assert not same_pictures([str(first)], [str(second)])
-    assert strict_load._sha256.cache_info().misses == before + 2
-    second.write_bytes(b'one')
-    os.utime(second, ns=(1, 1))
-    assert same_pictures([str(first)], [str(second)]) == {str(first): str(second)}
-
-
 # Their pipeline
 
 SEG = [
@@ -276,10 +261,6 @@ READ, LABELS = 'LoadImageFromFile', 'LoadAnnotations'
 def test_readers_of_pictures(steps: list[dict], kept_steps: list[str], left_out: list[str]) -> None:
     actual, dropped = without_labels(steps)
     assert ([step['type'] for step in actual], dropped) == (kept_steps, left_out)
-
-
-def test_a_crop_looks_for_no_other_classes() -> None:
-    assert without_labels(SEG)[0][2] == dict(SEG[3], cat_max_ratio=1.0) and SEG[3]['cat_max_ratio'] == 0.75
 
 
 def test_wrappers_add_their_steps() -> None:

@@ -12,8 +12,7 @@ from mmengine.config import Config
 
 from mmdistill_dense.apps.export.without_package import header_lines
 from mmdistill_dense.apps.project import config_files
-from mmdistill_dense.apps.project.box_labels import BoxData
-from mmdistill_dense.apps.project.config_files import box_file, seg_file
+from mmdistill_dense.apps.project.config_files import seg_file
 from mmdistill_dense.apps.project.label_images import SegData
 from mmdistill_dense.apps.project.new import write
 from mmdistill_dense.apps.project.splits import Split
@@ -96,21 +95,6 @@ def test_the_files_of_new(root: str, name: str, file: str, classes: list[str]) -
     assert kd['model']['teacher'] == {'cfg': name, 'checkpoint': root}
     assert teacher['model']['student']['cfg'] == name
     assert teacher['work_dir'] == os.path.join(folder, 'work', 'teacher')
-
-
-@few
-@given(TEXTS, TEXTS, st.lists(TEXTS, min_size=1, max_size=3, unique=True))
-def test_the_data_file_of_boxes(root: str, name: str, classes: list[str]) -> None:
-    splits = {
-        'train': Split(name, Template('{{ fileDirname }}/train.json'), 2, (name, 'b')),
-        'val': Split(name, name, 1, (name,)),
-    }
-    text = box_file(BoxData(Path('/', root), splits, tuple(classes), False, (32, 48)), LOADING, False, False)
-    actual = back(text)
-    assert actual['val_dataloader']['dataset']['ann_file'] == name
-    assert actual['val_evaluator']['ann_file'] == f'{Path("/", root)}/{name}'
-    assert actual['train_dataloader']['dataset']['metainfo']['classes'] == tuple(classes)
-    assert actual['train_dataloader']['dataset']['ann_file'].endswith('/train.json')
 
 
 @few

@@ -45,11 +45,7 @@ def whole(path: Path) -> dict[str, Tensor]:
 def resumed_alike(
     folder: Path, run: Callable[..., Any], start: str = 'iter_2', end: str = 'iter_4', whole: Path | None = None
 ) -> tuple[Any, dict[str, Any]]:
-    """Train whole in ``a``, and again in ``b`` from a file of its middle: the last files are equal to the bit.
-
-    ``run`` gets a folder and what the resumed run has in its config; ``whole`` is the folder of a run that was not
-    interrupted, where there is one. What ``run`` returns of the second one is returned, and the last checkpoint.
-    """
+    """Train whole in ``a`` (or take the folder ``whole``), and in ``b`` from its middle: the last files are equal."""
     if whole is None:
         run(whole := folder / 'a')
     actual = run(folder / 'b', resume=True, load_from=str(whole / f'{start}.pth'))

@@ -69,24 +69,6 @@ def zipped(members: dict[str, bytes], compression: int = zipfile.ZIP_STORED) -> 
     return out.getvalue()
 
 
-def changed_zip(draw: Draw, content: bytes) -> bytes:
-    """Members exchanged, left out or made longer; or the pickle's bytes changed."""
-    members = members_of(content)
-    names = list(members)
-    one, other = draw(st.sampled_from(names)), draw(st.sampled_from(names))
-    kind = draw(st.sampled_from(['swap', 'drop', 'longer', 'pickle', 'pickle', 'pickle']))
-    if kind == 'swap':
-        members[one], members[other] = members[other], members[one]
-    elif kind == 'drop':
-        del members[one]
-    elif kind == 'longer':
-        members[one] += members[other]
-    else:
-        name = next(name for name in names if name.endswith('data.pkl'))
-        members[name] = changed_bytes(draw, members[name])
-    return zipped(members)
-
-
 def hostile(draw: Draw, content: bytes, mark: Path) -> bytes:
     """The checkpoint with a call in the place of its pickle; each call would leave the mark."""
     touch = f'open({str(mark)!r}, "w")'
@@ -153,12 +135,6 @@ def bytes_change(draw: Draw, files: dict[str, bytes], folder: Path) -> None:
         assert not unequal(actual, read_values(folder / 'whole.pth'))
 
 
-def members_change(draw: Draw, files: dict[str, bytes], folder: Path) -> None:
-    path = folder / 'a.pth'
-    path.write_bytes(changed_zip(draw, files['new.pth']))
-    reads(path)
-
-
 def calls_are_refused(draw: Draw, files: dict[str, bytes], folder: Path) -> None:
     mark, path = folder / 'mark', folder / 'a.pth'
     path.write_bytes(hostile(draw, files['new.pth'], mark))
@@ -167,15 +143,8 @@ def calls_are_refused(draw: Draw, files: dict[str, bytes], folder: Path) -> None
     assert not mark.exists() and actual is None
 
 
-def anything(draw: Draw, files: dict[str, bytes], folder: Path) -> None:
-    path = folder / draw(st.sampled_from(['a.pth', 'a.safetensors', 'a']))
-    start = draw(st.sampled_from([b'', b'PK\x03\x04', b'\x80\x02', b'\x80\x02}', b'<html>', bytes(8)]))
-    path.write_bytes(start + draw(st.binary(max_size=200)))
-    reads(path)
-
-
 @pytest.mark.parametrize('effort', [few, pytest.param(many, marks=pytest.mark.soak)], ids=['few', 'many'])
-@pytest.mark.parametrize('promise', [bytes_change, members_change, calls_are_refused, anything])
+@pytest.mark.parametrize('promise', [bytes_change, calls_are_refused])
 def test_promise(promise: Callable[..., None], effort: Any, files: dict[str, bytes], tmp_path: Path) -> None:
     @effort
     @given(st.data())
@@ -201,19 +170,6 @@ def test_a_flipped_bit_of_a_weight_is_seen(tmp_path: Path) -> None:
     path.write_bytes(zipped(members_of(whole), zipfile.ZIP_DEFLATED))
     with pytest.raises(ValueError, match=r'no readable checkpoint .*is compressed'):
         read_values(path)
-
-
-def test_a_damaged_device_matters_without_map_location(tmp_path: Path) -> None:
-    path = tmp_path / 'a.pth'
-    torch.save(dict(w=torch.ones(2)), path)
-    members = members_of(path.read_bytes())
-    name = next(name for name in members if name.endswith('data.pkl'))
-    device = b'X\x03\x00\x00\x00cpu'
-    assert members[name].count(device) == 1
-    path.write_bytes(zipped({**members, name: members[name].replace(device, b')')}))  # an empty tuple
-    assert read_values(path)['w'].tolist() == [1, 1]
-    with pytest.raises(ValueError, match=r"a\.pth' is no readable checkpoint .*expected string or bytes-like object"):
-        CheckpointLoader.load_checkpoint(str(path))
 
 
 def test_a_file_without_checksums_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

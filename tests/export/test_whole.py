@@ -1,7 +1,6 @@
 """Whole graphs answer for a picture as mmseg and mmdet do, and what graphs score."""
 
 import inspect
-import json
 import runpy
 import subprocess
 import sys
@@ -20,7 +19,7 @@ from torch import nn
 
 from mmdistill_dense.__main__ import main
 from mmdistill_dense.apps.export import cli, export_graph, graphs, open_graph, picture_graph, read_description
-from mmdistill_dense.apps.export.graphs import _pooled, graph_of, save_onnx, student_description
+from mmdistill_dense.apps.export.graphs import _pooled, graph_of, student_description
 from mmdistill_dense.apps.export.picture_graph import count_matches, picture
 from mmdistill_dense.apps.export.postprocess import Detections, Labels, Queries, check_decoding
 from mmdistill_dense.apps.export.prepare import Prepare, predict_image, preparation
@@ -298,19 +297,6 @@ def test_the_example_reads_as_opencv_does(tmp_path):
         assert np.array_equal(actual, mmcv.imread(str(tmp_path / 'turned.png'), color_type)[..., ::-1])
 
 
-def test_the_example_takes_one_channel_as_two_classes(tmp_path, monkeypatch):
-    logits = torch.linspace(-2, 2, 48).view(1, 1, 6, 8).numpy()
-    about = dict(channels='RGB', mean=[0.0] * 3, std=[1.0] * 3, resize=None, pad=None, name='image', pad_size_divisor=1)
-    about['padding'] = dict(size=None, value=0.0)
-    message = dict(input=about, outputs=['logits'], task='segmentation', threshold=0.7)
-    meta = SimpleNamespace(custom_metadata_map={'mmdistill_dense': json.dumps(message)})
-    session = SimpleNamespace(get_modelmeta=lambda: meta, run=lambda names, argv: [logits])
-    monkeypatch.setattr('onnxruntime.InferenceSession', lambda *_, **__: session)
-    mmcv.imwrite(np.zeros((6, 8, 3), np.uint8), str(tmp_path / 'a.png'))
-    actual = EXAMPLE['answer']('graph', str(tmp_path / 'a.png'))['labels']
-    assert np.array_equal(actual, (torch.tensor(logits[0, 0]).sigmoid() > 0.7).long().numpy()) and actual.any()
-
-
 def served(folder, graph):
     """What the example finds, with the imports of everything else blocked."""
     blocked = ('torch', 'mmcv', 'mmengine', 'mmseg', 'mmdet', 'cv2', 'mmdistill_dense')
@@ -385,27 +371,6 @@ def test_a_whole_graph_is_compared_where_the_network_itself_runs(tmp_path, monke
         compared(tmp_path, monkeypatch)
 
 
-@pytest.mark.parametrize(('shape', 'counted', 'declared'), [
-    (['height', 'width', 3], 'labels', [['height', 'width', 3], ['height', 'width']]),
-    ([192, 256, 3], 'labels', [[192, 256, 3], [192, 256]]),
-    (['height', 'width', 3], 'boxes', [['height', 'width', 3], ['n']]),
-])  # fmt: skip
-def test_a_file_declares_its_sizes_by_name_or_number(tmp_path, shape, counted, declared):
-    import onnx
-    from onnx import helper
-
-    argv, made = (helper.make_tensor_value_info(name, 2, ['s64', 's96', 3]) for name in ('picture', 'labels'))
-    body = helper.make_graph([helper.make_node('Identity', ['picture'], ['labels'])], 'g', [argv], [made])
-    domains = [helper.make_opsetid('', 20)] * 3 + [helper.make_opsetid('x', 1)]
-    model = helper.make_model(body, opset_imports=domains)
-    picture_graph._declare(model, shape, counted)
-    save_onnx(model, tmp_path / 's.onnx', {})
-    model = onnx.load(tmp_path / 's.onnx')
-    assert [(entry.domain, entry.version) for entry in model.opset_import] == [('', 20), ('x', 1)], 'each once'
-    values = [*model.graph.input, *model.graph.output]
-    assert [[dim.dim_param or dim.dim_value for dim in one.type.tensor_type.shape.dim] for one in values] == declared
-
-
 @pytest.mark.parametrize(('tried', 'message'), [
     (dict(counted='labels', compared=9, classes=1), 'the network sees one class there, where all graphs agree'),
     (dict(counted='boxes', compared=0, classes=0), 'the network sees no box there, where all graphs agree'),
@@ -449,18 +414,3 @@ def test_a_graph_answers_in_the_network_s_place(tmp_path, monkeypatch):
     message['input']['shape'][0] = 1  # a graph of single pictures
     assert evaluate(config, checkpoint, 'student.onnx')[0] == metrics
     assert [shape[0] for shape in sizes_seen] == [1, 1, 2, 1, 1]
-
-
-@pytest.mark.soak
-def test_scores_of_whole_graphs(tmp_path, capsys):
-    """On the data of the config, whose pipeline has no resize, the graph scores what the network scores."""
-    config, _ = made(tmp_path, 'fcn')
-    config.test_dataloader = config.val_dataloader
-    config.dump(tmp_path / 'student_config.py')
-    words = words_of(tmp_path, 's.onnx', '--whole', '--evaluate', '--size', '64', '64')
-    assert main(words) == 0
-    printed = capsys.readouterr().out.splitlines()
-    scores = {line.partition(':')[0]: line.partition(': ')[2] for line in printed if 'mIoU' in line}
-    assert list(scores) == ['network', 's.onnx'] and str(printed).count(' ms a call') == 1
-    assert scores['s.onnx'].startswith(scores['network'])
-    assert read_description(tmp_path / 's.onnx')['tried']['equal'] > 0.99

@@ -103,14 +103,6 @@ def test_both_parts_of_a_divided_file_have_boxes_that_count(tmp_path: Path) -> N
     assert all(part['annotations'] for part in parts)
     files = [{image['file_name'] for image in part['images']} for part in parts]
     assert not files[0] & files[1] and files[0] | files[1] == set(names)
-    # Crowds are neither learned nor scored.
-    other = tmp_path / 'other'
-    content = labelled(other, [f'{number}.jpg' for number in range(12)])
-    for entry in content['annotations']:
-        entry['iscrowd'] = int(entry['image_id'] > 1)
-    (other / 'labels.json').write_text(json.dumps(content))
-    for split in find_box_data(other).splits.values():
-        assert not all(entry['iscrowd'] for entry in json.loads(split.content)['annotations'])
 
 
 def test_masks_are_those_of_all_files(tmp_path: Path) -> None:

@@ -1,5 +1,4 @@
-"""Class names of every format are the texts that stand in the file, also those that YAML and JSON read as something
-else; a name that says that it is no class is told."""
+"""Class names of every format are the texts that stand in the file; a name that says that it is no class is told."""
 
 import json
 import shlex

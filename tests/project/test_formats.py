@@ -326,16 +326,6 @@ def test_lists_of_names_are_kept(tmp_path: Path) -> None:
     assert stems(data) == NAMES
     assert 'the tree VOC: 7 pictures, 6 used; 7 label images, 6 used' in data.notes
     assert any(note.startswith('WARNING: 1 of 7 pictures are in no list; they are left out (') for note in data.notes)
-    other = tmp_path / 'other'
-    exports.voc_masks(other / 'masks')
-    lists = other / 'masks/ImageSets/Segmentation'
-    (lists / 'train.txt').rename(lists / 'trainval.txt')
-    (lists / 'val.txt').rename(lists / 'test.txt')
-    exports.roboflow_coco(other / 'boxes')
-    (other / 'boxes/valid').rename(other / 'boxes/test')
-    seg, det = find_seg_data(other / 'masks'), find_box_data(other / 'boxes')
-    assert set(seg.splits['train'].names) == set(PARTS['train']) and seg.splits['val'] == seg.splits['test']
-    assert det.splits['val'] == det.splits['test'] and det.splits['val'].count == 2
 
 
 def test_a_split_is_chosen_or_drawn_by_the_user(tmp_path: Path) -> None:

@@ -1,7 +1,6 @@
 """The definitions that are shipped: each can be started by whoever has its data."""
 
 import copy
-import re
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +9,8 @@ from mmengine.config import Config
 from scipy import stats
 
 from benchmarks import defaults
-from mmdistill_dense.apps.suite import configs, plan
-from mmdistill_dense.apps.suite.definition import Definition, load_suite, read_suite_file
+from mmdistill_dense.apps.suite import configs
+from mmdistill_dense.apps.suite.definition import Definition, load_suite
 from mmdistill_dense.model.build import build_distillers
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -21,13 +20,6 @@ FILES = sorted((ROOT / 'benchmarks').glob('*.yaml'))
 @pytest.fixture(scope='module', params=FILES, ids=lambda path: path.stem)
 def suite(request: pytest.FixtureRequest) -> Definition:
     return load_suite(request.param)
-
-
-def test_no_two_suites_share_a_folder() -> None:
-    usual = 'ade20k bccd camvid cityscapes coco cocostuff toy voc'
-    assert {path.stem for path in FILES} >= {*usual.split()}
-    outs = [read_suite_file(path).get('out', path.stem) for path in FILES]
-    assert len(set(outs)) == len(outs)
 
 
 def test_every_row_is_a_config_that_differs_in_its_distillers(suite: Definition) -> None:
@@ -47,18 +39,6 @@ def test_every_row_is_a_config_that_differs_in_its_distillers(suite: Definition)
         expected.merge_from_dict(copy.deepcopy(method.run_options))
         whole = configs._comparable(expected)
         assert not list(configs.differences(config, {**whole, 'model': config['model']}))
-
-
-def test_the_control_has_the_batch_of_the_recipe(suite: Definition) -> None:
-    """The teacher and the control; of the others the test above reads the configs."""
-    runs = plan.runs(suite)
-    firsts = {run.name: run for run in runs if run.is_teacher or run.name == plan.CONTROL}
-    resolved = plan.resolved(suite, firsts.values())
-    assert {len(config_hash) for _, config_hash in resolved.values()} == {configs.DIGITS}
-    command = re.search(
-        rf'^#   sh examples/slurm_array.sh benchmarks/{suite.path.name} (\d)', suite.path.read_text(), re.M
-    )
-    plan.check_batch(suite, resolved, int(command[1]) if command else 1)
 
 
 # Whether a default beats the better control: what is chosen on val, what is read on test, and chance

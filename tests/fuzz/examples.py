@@ -5,7 +5,7 @@ from typing import Any
 
 from hypothesis import HealthCheck, settings
 
-FEW, MANY = 60, 1000
+FEW, MANY = 30, 1000
 _COMMON: dict[str, Any] = dict(
     deadline=None, derandomize=True, database=None, suppress_health_check=[HealthCheck.too_slow]
 )

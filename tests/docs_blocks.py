@@ -7,7 +7,10 @@ import re
 import runpy
 import shlex
 import sys
+from configparser import ConfigParser
 from dataclasses import dataclass, field
+from functools import cache
+from importlib import import_module
 from pathlib import Path
 from unittest import mock
 
@@ -113,19 +116,34 @@ def commands(text: str) -> list[Command]:
     return [command for command in actual if command.words]
 
 
+HARMLESS = re.compile(r'\.|cd|docker|export|git|mkdir|mlflow|pre-commit|sh|bash|tensorboard|trtexec|uvx')
+BUILD = ('CFLAGS', 'LDFLAGS', 'PYTHONPATH', 'CUDA_VISIBLE_DEVICES', 'WANDB_MODE')
 NAME = re.compile(r'[a-z]+:[\w.+-]*_[\w.+-]+(:[\w-]+)?')
 OWN = re.compile(r'(?:configs|examples|tools|benchmarks|docs|tests|requirements|mmdistill_dense)/[\w./+-]+\.\w+$')
 
 
 def check(command: Command) -> None:
-    """Raise an ``AssertionError`` or ``SystemExit`` where a command of ours would not be understood."""
-    program, *words = [{'N': '1', 'SEED': '1'}.get(word, word) for word in command.words]
+    """Raise an ``AssertionError`` or ``SystemExit`` where a command would not be understood."""
+    exported = command.words[1:] if command.words[:1] == ['export'] else []
+    for name in [*command.variables, *(word.partition('=')[0] for word in exported)]:
+        assert name in BUILD or name in _sources(), f'nothing reads {name}'
+    program, *words = [{'N': '1', 'SEED': '1'}.get(word, word) for word in command.words] or ['cd']
     for word in words:
         _check_file(word)
     if program in CHECKS:
         CHECKS[program](words)
     elif program.startswith('--'):
         _check_program(['train', 'CONFIG', program, *words])
+    else:
+        assert HARMLESS.fullmatch(program), f'an unknown program {program}'
+
+
+@cache
+def _sources() -> str:
+    """What reads the variables that a guide sets."""
+    python = [file for name in ('mmdistill_dense', 'configs/_base_') for file in (ROOT / name).rglob('*.py')]
+    files = [ROOT / 'Makefile', *(ROOT / 'tools').iterdir(), *python]
+    return '\n'.join(file.read_text(encoding='utf-8') for file in files if file.is_file())
 
 
 def _check_file(word: str) -> None:
@@ -183,8 +201,42 @@ def _check_program(words: list[str]) -> None:
     _check_words(ROOT / 'mmdistill_dense/__main__.py', words[1:], words[0])
 
 
+def _check_mim(words: list[str]) -> None:
+    command, *rest = words
+    if command == 'install':  # its arguments are pip's
+        _check_pip(rest)
+    elif len(rest) > 1:  # else `mim test` as a name
+        arguments = import_module(f'mim.commands.{command}').cli.make_context(command, rest).params
+        package = {'mmdetection': 'mmdet'}.get(arguments['package'], arguments['package'])
+        folder = Path(importlib.util.find_spec(package).origin).parent / '.mim/tools'  # type: ignore[union-attr, arg-type]
+        (script,) = folder.rglob(f'{arguments.get("command", command)}.py')
+        checkpoint = [arguments.get('checkpoint') or 'CHECKPOINT'] if command == 'test' else []
+        parse(script, [*([] if command == 'run' else [arguments['config'], *checkpoint]), *arguments['other_args']])
+
+
+def _check_make(words: list[str]) -> None:
+    text = (ROOT / 'Makefile').read_text(encoding='utf-8')
+    for word in words:
+        name, equals, _ = word.partition('=')
+        pattern = rf'\$\({name}\)|export .*\b{name}\b' if equals else rf'^{name}:'
+        assert re.search(pattern, text, re.MULTILINE), f'make knows no {name}'
+
+
+def _check_pip(words: list[str]) -> None:
+    setup = ConfigParser()
+    setup.read(ROOT / 'setup.cfg')
+    for extra in re.findall(r'\.\[([\w,]+)\]', ' '.join(words)):
+        assert set(extra.split(',')) <= set(setup['options.extras_require']), extra
+    pins = (ROOT / 'requirements/constraints.txt').read_text(encoding='utf-8').split()
+    for word in words:
+        assert '==' not in word or word in pins, f'{word} is not the version of requirements/constraints.txt'
+
+
 def _check_launcher(words: list[str]) -> None:
     _check_program(words[next(n for n, word in enumerate(words) if word in ('mmdistill', 'mmdistill_dense')) + 1 :])
 
 
-CHECKS = dict(python=_check_python, mmdistill=_check_program, torchrun=_check_launcher, srun=_check_launcher)
+CHECKS = {
+    **dict(python=_check_python, mmdistill=_check_program, mim=_check_mim, make=_check_make, pip=_check_pip),
+    **dict(torchrun=_check_launcher, srun=_check_launcher),
+}

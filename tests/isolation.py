@@ -1,4 +1,8 @@
-"""Every test begins in an empty folder with an empty home: a user's clone and home may hold data and weights."""
+"""A test sees the project's own files and what it makes, never what a user keeps in the clone or at home.
+
+The demo, a training and the guides' examples write into the clone (``work_dirs/demo/teacher/iter_700.pth``); weights
+are fetched into the home. So every test begins in an empty folder with an empty home.
+"""
 
 import os
 import shutil

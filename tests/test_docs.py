@@ -1,16 +1,17 @@
-"""The guides: Python runs, YAML is read, commands are understood and run in order, in this process and shortened."""
+"""The guides: Python runs, YAML is read, commands are understood and run; figures are those of the published runs."""
 
 import ast
 import copy
+import importlib
 import inspect
 import json
 import re
 import shutil
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
+from statistics import mean
 from typing import Any
 from unittest import mock
 
@@ -18,158 +19,26 @@ import mmdet.registry
 import mmengine.registry
 import mmseg.registry
 import pytest
+import torch
 import yaml
 from mmdet.utils import register_all_modules as register_mmdet
-from mmengine.config import Config, ConfigDict
-from mmengine.registry import DefaultScope
-from mmengine.runner import Runner
+from mmengine.config import Config
 from mmseg.utils import register_all_modules as register_mmseg
 
 import mmdistill_dense.distillers
 import mmdistill_dense.registry
-from mmdistill_dense.__main__ import main
 from mmdistill_dense.apps.suite import definition
-from mmdistill_dense.config.resolve import TEACHER_OPTIONS, find_config, is_distill_model, load_model, student_option
+from mmdistill_dense.config.resolve import find_config, load_model
 from mmdistill_dense.distillers import FeatureDistiller, MasKD
 from mmdistill_dense.model.build import build_distillers
 from mmdistill_dense.registry import DISTILLERS
 from tests import toys
-from tests.docs_blocks import ROOT, Block, Command, blocks, check, commands, inline, text_of
+from tests.docs_blocks import ROOT, Block, blocks, check, commands, inline, text_of
+from tests.docs_run import CLONE, NOTEBOOK, PROJECT, link_clone, read_notebook, run_notebook, runs, walk
 from tests.project.folders_of_data import seg_folder
-from tests.zoo.narrow import narrow
 from tools.docs.targets import read_targets
 
-PROJECT = ('datasets', 'own_pair', 'own_method')  # one after the other, in a folder of the reader's
-CLONE = ('first_run', 'combining', 'checking', 'auto_taps')  # each in a clone
-NOTEBOOK = ROOT / 'docs/tutorial.ipynb'
-SIDE = 128
-STEPS = 2
-
-
-def runs(block: Block) -> bool:
-    """Tell whether a test runs a block: one of these guides, or what .ci/run does."""
-    steps = (ROOT / '.ci/run').read_text(encoding='utf-8')
-    if all(command.words[0] == 'make' and f'make {command.words[1]}' in steps for command in commands(block.text)):
-        return True
-    inside = block.guide.parent == ROOT / 'docs' and block.guide.stem in (*PROJECT, *CLONE)
-    return inside and not block.needs and not block.form
-
-
-def link_clone(folder: Path) -> None:
-    """Make a folder one from which the commands of the guides find the project's files, and no others."""
-    for name in ('configs', 'tools', 'benchmarks'):
-        (folder / name).symlink_to(ROOT / name)
-
-
-def walk(guides: tuple[str, ...]) -> list[str]:
-    """Run the blocks of some guides in the working folder, their files written before; returns the commands."""
-    done = []
-    with _short(narrowed=guides == PROJECT):
-        link_clone(Path())
-        chosen = [block for name in guides for block in blocks('bash', 'python', 'yaml') if block.guide.stem == name]
-        for block in chosen:
-            if block.language != 'bash' and block.file and '/' not in block.file:
-                Path(block.file).write_text(block.text, encoding='utf-8')
-        # the reader's own config last: its teacher is trained by the blocks behind it
-        for block in sorted(chosen, key=lambda block: 'my_distilled.py' in block.text):
-            if block.language == 'bash' and runs(block):
-                done += [' '.join(command.words) for command in commands(block.text) if _run(command)]
-    return done
-
-
-def run_notebook() -> None:
-    """Run the cells of the tutorial in the working folder, their trainings shortened."""
-    names: dict[str, Any] = {}
-    with _short(narrowed=False):
-        for cell in json.loads(NOTEBOOK.read_text(encoding='utf-8'))['cells']:
-            source = ''.join(cell['source']) if cell['cell_type'] == 'code' else ''
-            if source.startswith('%%writefile '):
-                first, _, text = source.partition('\n')
-                Path(first.split()[1]).write_text(f'{text}\n', encoding='utf-8')
-            elif source.startswith('!'):
-                for command in commands(re.sub(r'(?m)^!|{(\w+)}', lambda name: str(names.get(name[1], '')), source)):
-                    assert _run(command), command
-            else:
-                exec(source, names)
-
-
-def _run(command: Command) -> bool:
-    program, *words = command.words
-    if program == 'mim':
-        program, words = 'mmdistill', [words[0], *words[2:]]
-    if program != 'mmdistill':
-        assert program in ('export', 'mkdir', 'cd', 'make', '.'), program
-        return False
-    if '--iters' in words:  # other processes train; PCD's balance needs a few steps
-        words[words.index('--iters') + 1] = '12'
-    path = [command.variables['PYTHONPATH'], *sys.path] if 'PYTHONPATH' in command.variables else sys.path
-    with mock.patch.object(sys, 'argv', ['mmdistill', *words]), mock.patch.object(sys, 'path', path):
-        assert not main(words), ' '.join(command.words)
-    return True
-
-
-@contextmanager
-def _short(narrowed: bool) -> Iterator[None]:
-    build, train = Runner.from_cfg, Runner.train
-    ends: dict[str, str] = {}
-
-    def from_cfg(cfg: Config) -> Runner:
-        ends[str(Path(cfg.work_dir).absolute())] = _shorten(cfg, narrowed)
-        return build(cfg)
-
-    def whole(self: Runner) -> Any:
-        model = train(self)
-        last = Path(self.work_dir, 'last_checkpoint').read_text(encoding='utf-8').strip()
-        if Path(last).name != ends[self.work_dir]:  # later commands name the file of a whole run
-            shutil.copy(last, Path(self.work_dir, ends[self.work_dir]))
-        return model
-
-    with mock.patch.object(Runner, 'from_cfg', from_cfg), mock.patch.object(Runner, 'train', whole):
-        yield
-
-
-def _shorten(cfg: Config, narrowed: bool) -> str:
-    """Shorten a run; returns the name of the last checkpoint that the whole run would have written."""
-    loop, epochs = cfg.train_cfg, 'max_epochs' in cfg.train_cfg
-    name = f'epoch_{loop.max_epochs}.pth' if epochs else f'iter_{loop.max_iters}.pth'
-    length = 1 if epochs else STEPS
-    loop.update({'max_epochs': length} if epochs else {'max_iters': length}, val_interval=length)
-    cfg.default_hooks.checkpoint.update(interval=length, save_best=None)
-    for loader in (cfg.train_dataloader, cfg.val_dataloader, cfg.test_dataloader):
-        loader.update(num_workers=0, persistent_workers=False, batch_size=2)
-        if 'num_images' in loader.dataset:
-            loader.dataset.num_images = 2 * STEPS
-        for step in loader.dataset.get('pipeline', []) if narrowed else []:
-            step.update({key: (SIDE, SIDE) for key in ('scale', 'crop_size') if key in step})
-    for distiller in (cfg.model.get('distillers') or {}).values():
-        if 'learn' in distiller:
-            distiller.learn.max_iters = STEPS
-    if narrowed:
-        with DefaultScope.overwrite_default_scope(cfg.default_scope):
-            cfg.model = _narrowed(cfg.model)
-    cfg.experiment_name = cfg.visualizer.name = toys.fresh_dir().name
-    return name
-
-
-def _narrowed(model: Any) -> ConfigDict:
-    def network(option: Any, key: str) -> dict[str, Any]:
-        made = narrow(load_model(option, key))
-        made['data_preprocessor']['size'] = (SIDE, SIDE)
-        return made
-
-    if not is_distill_model(model):
-        return ConfigDict(network(model, 'model'))
-    options = {'type': model.type, 'student': network(student_option(model), 'model.student')}
-    if model.get('teacher') and model.get('distillers'):
-        network_part, teacher_part = (
-            {key: value for key, value in model.teacher.items() if (key in TEACHER_OPTIONS) == flag}
-            for flag in (False, True)
-        )
-        options['teacher'] = {**network(network_part, 'model.teacher'), **teacher_part}
-    return ConfigDict(options, distillers=model.get('distillers') or {})
-
-
-OTHERS = ROOT / 'CONTRIBUTING.md'  # its blocks are parts of files
+OTHERS = ROOT / 'CONTRIBUTING.md'  # tests/test_contributing.py puts its blocks into a copy of the tree
 PYTHON = [pytest.param(block, id=block.key) for block in blocks('python') if block.guide != OTHERS]
 YAML = [pytest.param(block, id=block.key) for block in blocks('yaml')]
 BASE = re.compile(r"'(\.{1,2}/[\w./-]+\.py)'")
@@ -302,6 +171,24 @@ def test_the_cards_of_methods_name_every_option_with_its_default(name: str) -> N
             assert ast.literal_eval(shown[option.name].strip('`')) == option.default
 
 
+@pytest.mark.parametrize(('page', 'owner', 'prefix'), [
+    ('options', 'distillers.base.Distiller', ''),
+    ('options', 'distillers.feature.FeatureDistiller', ''),
+    ('options', 'distillers.schedule.Schedule', 'schedule.'),
+    ('options', 'networks.acceleration.Acceleration', 'accelerate.'),
+    ('methods/maskd', 'distillers.maskd.learning.LearnOptions', 'learn.'),
+    ('datasets', 'unlabelled.pictures.UnlabeledImages', ''),
+    ('datasets', 'datasets.shapes.ShapesSegDataset', ''),
+    ('ssl_teachers', 'pretrain.ssl_teacher.SSLTeacher', ''),
+])  # fmt: skip
+def test_a_page_says_when_to_use_an_option(page: str, owner: str, prefix: str) -> None:
+    module, _, name = f'mmdistill_dense.{owner}'.rpartition('.')
+    text = text_of(f'docs/{page}.md')
+    made = getattr(importlib.import_module(module), name)
+    for option in list(inspect.signature(made).parameters):
+        assert option == 'kwargs' or re.search(rf'`{re.escape(prefix + option)}\b', text), option
+
+
 def test_the_chinese_readme_has_the_commands() -> None:
     fence = re.compile(r'```.*?```', re.DOTALL)
     output = []
@@ -322,7 +209,7 @@ def test_a_block_is_run_or_says_what_it_needs(block: Block) -> None:
     assert actual
     for command in actual:
         check(command)
-    message = f'{block.key}: a comment must say what it needs (`# needs GPUs`), or its guide must be in CLONE'
+    message = f'{block.key}: a comment must say what it needs (`# needs GPUs`), or tests/docs_run.py must run its guide'
     assert runs(block) or block.needs or block.form, message
 
 
@@ -331,8 +218,9 @@ def test_commands_in_sentences_are_understood() -> None:
     for block in inline():
         for command in commands(block.text):
             check(command)
-    with pytest.raises(AssertionError, match='does not take'):
-        check(*commands('mmdistill train CONFIG --work-dirs x'))
+    for line in ('mmdistill train CONFIG --work-dirs x', 'mim train mmseg CONFIG --no-such-option', 'make no-demo'):
+        with pytest.raises((AssertionError, SystemExit)):
+            check(*commands(line))
     pages = [*ROOT.glob('*.md'), *ROOT.glob('docs/**/*.md'), *ROOT.glob('configs/*/README.md')]
     names = {name for page in pages for name in re.findall(r'\bmim (?:train|test|run) (\w+)', page.read_text())}
     assert 'mmseg' in names and names <= {'mmseg', 'mmdetection'}
@@ -362,8 +250,11 @@ def test_commands_of_a_guide_in_a_clone(guide: str, tmp_path: Path, monkeypatch:
 @pytest.mark.soak
 def test_the_tutorial_from_folder_to_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    run_notebook()
+    stored = [cell['outputs'] for cell in read_notebook()['cells'] if cell['cell_type'] == 'code']
+    kinds = ([[one['output_type'] for one in some] for some in outputs] for outputs in (run_notebook(), stored))
+    assert next(kinds) == next(kinds)
     assert Path('distil_mine/report.html').is_file() and Path('distil_mine/student.py').is_file()
+    assert NOTEBOOK.stat().st_size < 300_000
 
 
 # The blocks of docs/trackers.md: a distilled run writes its values to each tracker whose package is installed
@@ -378,7 +269,10 @@ TRACKERS = {
 
 @pytest.mark.parametrize('kind', TRACKERS)
 def test_a_run_is_tracked_or_the_missing_package_is_named(kind, tmp_path, monkeypatch):
-    """Every value has its iteration: mmengine's backend for W&B draws one without ``iter`` at the last one given."""
+    """Every value is written with its iteration, also what a balanced method measures where the training logs rarely.
+
+    mmengine's backend for W&B drops the step, and draws a value without ``iter`` at the last one given.
+    """
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv('WANDB_MODE', 'offline')
     package, files = TRACKERS[kind]
@@ -402,3 +296,86 @@ def test_a_run_is_tracked_or_the_missing_package_is_named(kind, tmp_path, monkey
     for line in lines:
         iteration = line.get('iter', iteration)
         assert iteration == line['step']
+
+
+def test_every_command_of_the_readme_is_run() -> None:
+    """By .ci/run, tests/test_door.py or, what these words tell, tests/test_install_lines.py and tests/tools/docs."""
+    run = re.compile(r'mmdistill --help|pip install|distil_leaves|my_distilled|first_picture')
+    blocks_of = [block for block in [*blocks('bash'), *inline()] if block.guide == ROOT / 'README.md']
+    left = [block.needs for block in blocks_of if not runs(block) and not run.search(block.text)]
+    assert left == [['Cityscapes or COCO, GPUs']], 'their configs are trained by make test-zoo'
+
+
+@pytest.mark.usefixtures('own_method')
+def test_the_method_of_the_guide_runs() -> None:
+    energy = importlib.import_module('energy').Energy()
+    taps = {'backbone[3]': [torch.rand(2, 4, 5, 5)]}
+    shapes = {tap: [torch.Size((1, *tensor.shape[1:])) for tensor in tensors] for tap, tensors in taps.items()}
+    energy.setup(shapes, shapes)
+    assert energy(taps, taps, None)['loss_energy'] == 0
+    assert energy(taps, {'backbone[3]': [torch.rand(2, 4, 5, 5)]}, None)['loss_energy'] > 0
+
+
+@pytest.mark.parametrize(
+    'block', [case for case in PYTHON if 'README' in case.id and 'configs/' in case.values[0].text]
+)
+def test_a_shipped_config_is_shown_as_it_is(block: Block) -> None:
+    assert block.file
+    if (ROOT / block.file).is_file():
+        shipped, shown = (ast.parse(text).body for text in (text_of(block.file), block.text))
+        title = isinstance(getattr(shipped[0], 'value', None), ast.Constant)
+        assert [ast.dump(node) for node in shipped[title:]] == [ast.dump(node) for node in shown]
+
+
+# Figures
+
+
+def test_published_gains_of_the_choice_are_those_of_the_files() -> None:
+    page = text_of('docs/choosing.md')
+    files = {path.parent.name: yaml.safe_load(path.read_text()) for path in ROOT.glob('configs/*/published.yml')}
+    rows = re.findall(r'^\| `(\w+)` \| ([\d.]+) \| (.+) \|$', page, re.MULTILINE)
+    gains = [(recipe, *cell) for recipe, _, cells in rows for cell in re.findall(r'([A-Za-z]+) ([+-][\d.]+\d)', cells)]
+    assert len(gains) > 20
+    for recipe, method, gain in gains:
+        entries = [entry for entry in files[method.lower()] if entry.get('student')]
+        entries = [entry for entry in entries if re.sub('_(maskd|dist)$', '', entry['recipe']) == recipe]
+        assert any(f'{one["method"] - one["student"]:+.2f}'.startswith(gain) for one in entries), (recipe, method, gain)
+
+
+def test_the_choice_asks_for_results_of_rows_that_are_run() -> None:
+    page = text_of('docs/choosing.md')
+    asked = [word.split() for comment in re.findall(r'<!-- results: (.+?) -->', page) for word in comment.split(', ')]
+    assert len(asked) > 5
+    for suite, row in asked:
+        definition = yaml.safe_load(text_of(f'benchmarks/{suite}.yaml'))
+        assert row in definition['methods'], (suite, row)
+
+
+CHOOSING = text_of('docs/choosing.md').partition('## What a step costs')[2]
+COLUMNS = {'LogitKD': 'kd', 'CWD on features': 'cwd_feature', 'MasKD': 'maskd', 'PCD': 'pcd', 'Af-DCD': 'afdcd'}
+
+
+def factors(suite: str) -> dict[str, float]:
+    """How many times as long as the control's a step of each row took, in our published runs."""
+    seconds: dict[str, list[float]] = {}
+    for line in text_of(f'docs/results/{suite}.jsonl').splitlines():
+        result = json.loads(line).get('result') or {}
+        if result.get('seconds_per_iteration'):
+            seconds.setdefault(result['name'], []).append(result['seconds_per_iteration'])
+    return {name: mean(times) / mean(seconds['control']) for name, times in seconds.items()}
+
+
+@pytest.mark.parametrize(('labels', 'suite'), [('all', 'camvid'), ('46', 'camvid_1of8')])
+def test_the_factors_of_camvid_are_those_of_the_published_runs(labels: str, suite: str) -> None:
+    head, row = (re.search(rf'^\| {first} \|(.*)\|$', CHOOSING, re.MULTILINE) for first in ('labels', labels))
+    factors_shown = dict(zip(*([cell.strip() for cell in line[1].split('|')] for line in (head, row)), strict=True))
+    actual = factors(suite)
+    assert factors_shown == {name: f'{actual[method]:.2f}' for name, method in COLUMNS.items()}
+
+
+def test_the_card_of_afdcd_says_what_leaving_a_term_out_saves() -> None:
+    card = ' '.join(text_of('docs/methods/afdcd.md').split())
+    times = factors('camvid_1of8')
+    whole, mimic, contrast = (f'{times[name]:.2f}' for name in ('afdcd', 'afdcd_mimic', 'afdcd_contrast'))
+    assert f'took {whole} times as long as' in card
+    assert f'{mimic} times with `ctr_weight=0`, and still {contrast} times with `fd_weight=0`' in card

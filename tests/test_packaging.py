@@ -1,10 +1,13 @@
 """What a wheel carries, what the tree must not hold, that versions agree, and that tests see no user's files."""
 
 import configparser
+import os
+import pwd
 import re
 import shutil
 import subprocess
 import sys
+import tarfile
 import zipfile
 from pathlib import Path
 
@@ -13,11 +16,20 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 import mmdistill_dense
-from tests.isolation import OWN, ROOT
+from tests.isolation import OWN, ROOT, USERS
 
 SOURCES = [ROOT / name for name in sorted(OWN - {'.git'})]
+TEXT = {'.py', '.md', '.yml', '.yaml', '.txt', '.sh', '.cfg', '.toml', '.cff', '.in', ''}
+
+
 SETUP = configparser.ConfigParser()
 SETUP.read(ROOT / 'setup.cfg')
+
+
+def text_files() -> list[Path]:
+    """All text files of the project, build leftovers left out."""
+    files = [path for source in SOURCES for path in (source, *source.rglob('*')) if '__pycache__' not in path.parts]
+    return [path for path in files if path.is_file() and path.suffix in TEXT]
 
 
 def copied(folder: Path, *left_out: str) -> Path:
@@ -28,6 +40,13 @@ def copied(folder: Path, *left_out: str) -> Path:
         elif source.name not in left_out:
             shutil.copytree(source, folder / source.name, ignore=shutil.ignore_patterns('__pycache__', 'data'))
     return folder
+
+
+def setuptools(folder: Path, call: str) -> str:
+    """What a function of its backend returns in a folder."""
+    code = f'from setuptools.build_meta import *; print({call})'
+    done = subprocess.run([sys.executable, '-c', code], cwd=folder, capture_output=True, text=True, check=True)
+    return done.stdout.splitlines()[-1]
 
 
 @pytest.fixture(scope='module')
@@ -41,7 +60,6 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return wheel
 
 
-@pytest.mark.soak
 def test_a_wheel_carries_the_package(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
@@ -106,7 +124,30 @@ def test_tested_versions_satisfy_the_extras() -> None:
         assert requirement.specifier.contains(tested[canonicalize_name(requirement.name)]), requirement
 
 
+def test_make_names_tests_that_are_there(tmp_path) -> None:
+    """Cron and some containers set none; it goes on to look for a Python."""
+    test_names = re.findall(r'\btests/[\w/.]+', (ROOT / 'Makefile').read_text())
+    assert len(test_names) > 5 and all((ROOT / name).exists() for name in test_names)
+    text, setup = (ROOT / 'Dockerfile').read_text(), ROOT / 'tools/setup_env.sh'
+    level = re.search(r'^ARG LEVEL=(\w+)$', text, re.MULTILINE)[1]
+    assert f'    {level})' in setup.read_text() and 'RUN tools/setup_env.sh ${LEVEL}' in text
+    command = ['env', '-u', 'HOME', '-u', 'MMDISTILL_WHEELS', f'VENV={tmp_path}', 'PYTHON=absent', 'sh', setup, 'demo']
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert 'Python 3.10 or newer is needed' in done.stderr
+
+
 def test_links_between_documents_lead_somewhere() -> None:
     for path in (*ROOT.glob('*.md'), *ROOT.glob('docs/**/*.md'), *ROOT.glob('configs/*/*.md')):
         for target in re.findall(r'\]\(([^)#:]+)\)', path.read_text()):
             assert (path.parent / target).exists(), f'{path}: {target}'
+
+
+@pytest.mark.parametrize('turn', ['first', 'second'])
+def test_a_test_begins_in_an_empty_folder_with_an_empty_home(turn: str) -> None:
+    """No test sees what a user keeps at home, or what another test left; the project's own files are there."""
+    assert not Path.cwd().is_relative_to(ROOT) and not list(Path.cwd().iterdir())
+    assert not list(Path.home().iterdir())
+    assert Path.home() != Path(pwd.getpwuid(os.getuid()).pw_dir)
+    assert not set(USERS) & set(os.environ)
+    assert all((ROOT / name).exists() for name in OWN - {'.git'})  # a release has none
+    Path('left').touch()

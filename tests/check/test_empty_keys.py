@@ -9,8 +9,11 @@ from mmengine.config import Config
 from mmengine.runner import Runner
 
 from mmdistill_dense.__main__ import main
+from mmdistill_dense.apps.commands import training
 from mmdistill_dense.apps.suite import plan
 from mmdistill_dense.engine.work_folder import refuse_another_run
+from mmdistill_dense.weights.strict_load import plain_config
+from tests import toys
 from tests.suite import tiny
 
 CONFIG = """
@@ -89,6 +92,35 @@ def ask(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize('empty', [(), (*KEYS, *VALIDATION, *MEMBERS)], ids=['missing', 'empty'])
 def test_empty_keys_count_as_missing(tmp_path: Path, capsys: pytest.CaptureFixture[str], empty: tuple[str]) -> None:
     ask(write(tmp_path, *empty), capsys)
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize('key', [*KEYS, *MEMBERS])
+def test_each_empty_key_counts_as_missing(tmp_path: Path, capsys: pytest.CaptureFixture[str], key: str) -> None:
+    ask(write(tmp_path, key), capsys)
+
+
+EXPORTED = ('default_hooks', 'tta_model', 'model_wrapper_cfg', 'custom_imports', 'default_scope', 'distillers')
+
+
+@pytest.mark.parametrize('key', EXPORTED)
+def test_an_exported_config_may_have_an_empty_key(key: str) -> None:
+    model = toys.model_config(toys.seg_net('fcn'), toys.seg_teacher('fcn'), {})
+    assert plain_config(Config({'default_scope': 'mmseg', 'model': model, key: None})).model.type == 'EncoderDecoder'
+
+
+OPTIONS = {
+    '--auto-scale-lr': (training._use_auto_scale_lr, 'auto_scale_lr'),
+    '--amp': (training._use_amp, 'optim_wrapper'),
+    '--show': (lambda config: training._use_visualization(config, True, None, 1.0), 'default_hooks'),
+}
+
+
+@pytest.mark.parametrize('option', OPTIONS)
+def test_an_option_for_an_empty_key_is_refused(option: str) -> None:
+    use, key = OPTIONS[option]
+    with pytest.raises((KeyError, ValueError), match=rf'{option} .*{key}'):
+        use(Config({key: None}))
 
 
 @pytest.mark.parametrize('value', [None, {'checkpoint': None}, {}])

@@ -56,11 +56,29 @@ def test_each_file_is_named_when_it_changes(project: Path, name: str) -> None:
     assert code.changed_files(before, current) == [name] and code.changed_files(None, current) == []
 
 
+@pytest.mark.parametrize('name', sorted({*FILES} - {*IMPORTED}))
+def test_other_files_are_no_part_of_a_run(project: Path, name: str) -> None:
+    before = digits(custom_imports=IMPORTS)
+    (project / name).write_text('CHANGED = 7\n')
+    assert digits(custom_imports=IMPORTS) == before
+
+
+def test_line_ends_of_a_checkout_do_not_count(project: Path) -> None:
+    before, file = digits(custom_imports=IMPORTS), project / 'kdlab/math_ops.py'
+    file.write_bytes(file.read_bytes().replace(b'\n', b'\r\n'))
+    assert digits(custom_imports=IMPORTS) == before
+
+
 def test_code_of_a_network_in_a_file_counts(project: Path) -> None:
     network = project / 'network.py'
     network.write_text("model = dict(type='kdlab_data.Blur')\n")
     for part in (dict(student=dict(cfg=str(network))), dict(student={}, teacher=dict(a=dict(cfg=str(network))))):
         assert list(digits(model=dict(type='DistillModel', **part))) == ['kdlab_data.py']
+
+
+def test_a_file_of_another_python_counts_by_its_digits(project: Path) -> None:
+    (project / 'kdlab/tables.py').write_text('print "of Python 2"\n')
+    assert list(digits(custom_imports=IMPORTS)) == IMPORTED
 
 
 def test_a_network_below_the_home_folder_counts(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,11 +1,15 @@
 """What all distillers share, and classes by their names."""
 
+import sys
+
 import pytest
 import torch
 from torch import nn
 
-from mmdistill_dense.distillers import FeatureDistiller
+from mmdistill_dense import DISTILLERS
+from mmdistill_dense.distillers import Distiller, FeatureDistiller
 from mmdistill_dense.distillers.base import RunState
+from tests.gloo import start
 
 
 class Told(FeatureDistiller):
@@ -108,6 +112,26 @@ def test_align_and_resize():
         assert distiller.sizes == (expected, expected)
 
 
+def test_methods_parameters_per_level():
+    class Own(Plain):
+        def build_level(self, level):
+            return nn.Linear(level.teacher[0], 1)
+
+    distiller = set_up(Own('a'), {'a': [ONE, size(3, 2, 2)]})
+    assert [part.in_features for part in distiller.parts] == [2, 3]
+    assert list(distiller.state_dict()) == ['parts.0.weight', 'parts.0.bias', 'parts.1.weight', 'parts.1.bias']
+
+
+def test_weight_follows_the_schedule():
+    distiller = Plain('a', loss_weight=4.0, schedule=dict(warmup=4))
+    weights = []
+    for iteration in range(5):
+        distiller.state = RunState(iteration=iteration, max_iters=10)
+        weights.append(distiller.weight())
+    assert weights == [1, 2, 3, 4, 4]
+    assert Plain('a', schedule=dict(stop_at=0)).step({}, {}, None) == {}, 'no parameter needs a zero'
+
+
 def test_a_generator_depends_on_its_place():
     def numbers(name='x', **place):
         distiller = Plain('a')
@@ -121,3 +145,23 @@ def test_a_generator_depends_on_its_place():
     assert numbers() == base == numbers(max_iters=100)
     others_drawn = {numbers(iteration=2), numbers(seed=3), numbers(rank=0), numbers('y')}
     assert len(others_drawn | {base}) == 5
+
+
+def register(_: int) -> None:
+    """Register two classes in a process that has loaded neither method."""
+    assert not {f'mmdistill_dense.distillers.{name}' for name in ('cwd', 'logit_kd', 'roi_head_kd')} & {*sys.modules}
+
+    @DISTILLERS.register_module(force=True)
+    class CWD(Distiller):
+        pass
+
+    @DISTILLERS.register_module()
+    class LogitKD(Distiller):  # which files of other methods import
+        pass
+
+    assert DISTILLERS.get('RoIHeadKD') and DISTILLERS.get('LogitKD') is LogitKD
+    assert DISTILLERS.get('CWD') is CWD and DISTILLERS.module_dict['CWD'] is CWD and DISTILLERS.get('PKD')
+
+
+def test_a_class_of_the_user_counts_before_a_shipped_one() -> None:
+    start(register, processes=1)

@@ -1,7 +1,9 @@
 """Methods that read label maps: CIRKD, each part against loops, and its queues; IFVD; which labels count."""
 
+import math
 import types
 from collections import Counter
+from unittest import mock
 
 import pytest
 import torch
@@ -10,7 +12,7 @@ from mmengine.structures import PixelData
 from mmseg.structures import SegDataSample
 
 from mmdistill_dense.distillers import CIRKD, IFVD
-from mmdistill_dense.distillers.cirkd import ClassQueue
+from mmdistill_dense.distillers.cirkd import ClassQueue, choose_pixels
 from mmdistill_dense.losses import prototype_distance
 from mmdistill_dense.registry import DISTILLERS
 from tests import toys
@@ -23,12 +25,14 @@ IGNORED = 255
 
 
 def label_maps(*shape, seed=0, ignored=0.2):
+    """Random labels, a part of them ignored."""
     draw = torch.Generator().manual_seed(seed)
     labels = torch.randint(0, CLASSES, shape, generator=draw)
     return labels.masked_fill(torch.rand(shape, generator=draw) < ignored, IGNORED)
 
 
 def samples_of(labels):
+    """Data samples whose label maps have the size of the compared maps."""
     made = [SegDataSample() for _ in labels]
     for sample, label in zip(made, labels, strict=True):
         sample.gt_sem_seg = PixelData(data=label[None])
@@ -118,6 +122,35 @@ def test_a_queue_is_a_ring_of_the_last_rows_of_each_class():
         torch.testing.assert_close(queue.rows, torch.tensor([expected[kind] for kind in range(CLASSES)]))
     queue.enqueue(torch.zeros(0, CLASSES, 1, 2), torch.zeros(0, CLASSES, 1, dtype=torch.bool))
     assert queue.ptr.tolist() == [counts[kind] % 2 for kind in range(CLASSES)]
+
+
+def test_a_sample_has_different_rows_of_each_class():
+    queue = ClassQueue(2, 7, 3)
+    drawn = queue.sample(4, torch.Generator().manual_seed(0))
+    assert drawn.shape == (8, 3)
+    drawn_rows = [torch.cdist(rows, queue.rows[kind]).argmin(1).tolist() for kind, rows in enumerate(drawn.split(4))]
+    assert drawn_rows[0] == drawn_rows[1] and len(set(drawn_rows[0])) == 4
+    assert not torch.equal(drawn, queue.sample(4, torch.Generator().manual_seed(1)))
+    assert len(queue.sample(100, torch.Generator())) == 14
+
+
+def test_the_number_compared_is_shared_by_the_classes():
+    with mock.patch.object(ClassQueue, 'sample', autospec=True, side_effect=ClassQueue.sample) as sample:
+        distiller = make(pixel_contrast=7, region_contrast=3)
+        run(distiller, draw(2, 4, 3, 2), draw(2, 5, 3, 2, seed=1), label_maps(2, 3, 2))
+    assert [call.args[1] for call in sample.call_args_list] == [7 // CLASSES + 1, 3 // CLASSES + 1]
+
+
+def test_pixels_are_drawn_anew_for_each_generator():
+    labels = torch.tensor([0] * 40 + [1] * 3 + [IGNORED] * 20 + [2] * 40)[torch.randperm(103)]
+    orders = torch.stack([torch.randperm(103, generator=torch.Generator().manual_seed(seed)) for seed in range(300)])
+    actual, valid = choose_pixels(labels.expand(300, -1), CLASSES, 8, orders)
+    chosen = [pixels[is_valid] for pixels, is_valid in zip(actual, valid, strict=True)]
+    assert all(labels[c].tolist() == [0] * 8 + [1] * 3 + [2] * 8 for c in chosen)
+    counts = torch.bincount(torch.cat(chosen), minlength=103)
+    assert counts[labels == IGNORED].sum() == 0 and (counts[labels == 1] == 300).all()
+    share = counts[(labels == 0) | (labels == 2)] / 300
+    assert ((share - 8 / 40).abs() < 5 * math.sqrt(0.2 * 0.8 / 300)).all()
 
 
 def test_a_teacher_of_other_classes_moves_no_labels():

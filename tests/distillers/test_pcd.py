@@ -21,6 +21,8 @@ from mmdistill_dense.weights.ssl_layouts import LAYOUTS
 from tests.distillers.steps import divergence, draw, run, set_up
 from tools.benchmark import reference
 
+WIDE_HEAD = dict(type='mlp2', hidden=32)
+
 
 def _make(student=(4, 6, 3, 5), teacher=None, count=1, **options):
     """On the tap 'tap', its queue full unless said otherwise."""
@@ -29,10 +31,12 @@ def _make(student=(4, 6, 3, 5), teacher=None, count=1, **options):
 
 
 def _loss(distiller, students, teachers, samples=None):
+    """Of some views."""
     return distiller({'tap': students}, {'tap': teachers}, samples)['loss_pcd']
 
 
 def _plain(student, teacher, negatives, tau=0.2):
+    """The loss of two whole maps."""
     rows = [F.normalize(x, dim=1).movedim(1, -1).flatten(0, 2) for x in (student, teacher)]
     return reference.pcd_info_nce(*rows, negatives, tau)
 
@@ -48,6 +52,44 @@ def test_two_views_are_crossed(pairing):
     if pairing is None:
         distiller.queue.rows.copy_(queue)
         torch.testing.assert_close(_loss(distiller, [s1], [t1]), _plain(s1, t1, queue, 0.07))
+
+
+def test_maps_of_different_size_are_brought_together():
+    student, teacher = draw(2, 6, 6, 8), draw(2, 6, 3, 4, seed=1)
+    larger = F.interpolate(teacher, (6, 8), mode='bilinear', align_corners=False)
+    for resize, pair in (('teacher', (student, larger)), ('student', (F.avg_pool2d(student, 2), teacher))):
+        distiller = _make(resize=resize)
+        expected = _plain(*pair, distiller.queue.rows.clone())
+        torch.testing.assert_close(_loss(distiller, [student], [teacher]), expected)
+
+
+def test_wrong_numbers_of_views_are_named():
+    maps = [draw(2, 6, 3, 5, seed=seed) for seed in range(4)]
+    with pytest.raises(ValueError, match="view_pairing='cross' needs two views, the step has 1"):
+        _loss(_make(view_pairing='cross'), maps[:1], maps[:1])
+    with pytest.raises(RuntimeError, match='2 student and 1 teacher maps were recorded, 1 were seen'):
+        _loss(_make(), maps[:2], maps[:1])
+    several, levels = PCD(['a', 'b'], head=None), [torch.Size((1, 6, 3, 5))]
+    several.setup({'a': levels, 'b': levels}, {'a': levels, 'b': levels})
+    with pytest.raises(RuntimeError, match='3 student and 4 teacher maps were recorded, 2 were seen'):
+        several({'a': maps[:2], 'b': maps[:1]}, {'a': maps[:2], 'b': maps[:2]}, None)
+    with pytest.raises(ValueError, match="gives 2 tensors and teacher tap 'neck' 3; select the same number"):
+        PCD('neck').setup({'neck': levels * 2}, {'neck': levels * 3})
+
+
+def test_levels_have_parts_of_their_own():
+    distiller = PCD([('a', 3.0), 'b'], queue_size=5, queue_init='random', head=WIDE_HEAD)
+    maps = [{name: [draw(2, 6, side, side, seed=seed)] for name, side in (('a', 4), ('b', 2))} for seed in (0, 1)]
+    distiller.setup(*({name: [x[:1].shape] for name, (x,) in side.items()} for side in maps))
+    distiller.eval().double()
+    losses = []
+    for level, name in enumerate('ab'):
+        head = nn.Sequential(distiller.projector[level], distiller.predictor[level])
+        losses.append(_plain(head(maps[0][name][0]), maps[1][name][0], distiller.queue[level].rows))
+    expected = (3 * losses[0] + losses[1]) / 2
+    torch.testing.assert_close(distiller(*maps, None)['loss_pcd'], expected)
+    names = {name.rsplit('.', 1)[0] for name in distiller.state_dict()}
+    assert {'projector.0.0', 'projector.1.3', 'predictor.1.0', 'queue.0', 'queue.1'} < names
 
 
 # Padding and sampled pixels
@@ -120,6 +162,14 @@ def test_an_empty_queue_is_filled_after_the_loss():
     assert int(distiller.queue.filled) == 8
 
 
+def test_keys_come_from_the_first_view():
+    views = [draw(3, 6, 3, 5, seed=seed) for seed in range(2)]
+    views[0][1] = 0
+    distiller = _make(queue_init='empty')
+    _loss(distiller, views, views)
+    torch.testing.assert_close(distiller.queue.negatives(), F.normalize(views[0][[0, 2]].mean((2, 3)), dim=1))
+
+
 def test_center_subtracts_the_mean_of_the_steps_before():
     teacher = draw(4, 6, 3, 5, seed=1).abs()
     student = draw(4, 6, 3, 5)
@@ -133,6 +183,19 @@ def test_center_subtracts_the_mean_of_the_steps_before():
     torch.testing.assert_close(_loss(distiller, [student], [teacher]), _plain(student, centred, queue))
     torch.testing.assert_close(distiller.queue.rows[4:8], F.normalize(centred.mean((2, 3)), dim=1))
     torch.testing.assert_close(distiller.center.mean, 0.99 * mean + mean)
+
+
+def test_the_monitor_looks_before_the_keys_enter():
+    teacher = draw(4, 6, 3, 5)
+    assert list(run(_make(monitor_interval=5), teacher, teacher)) == ['loss_pcd']
+    for sign, top in ((1, 100), (-1, 0)):
+        distiller = _make(monitor_interval=5, queue_size=100)
+        distiller.state.iteration = 10
+        terms = run(distiller, sign * teacher, teacher)
+        assert {name: float(terms[name]) for name in terms if 'loss' not in name} == dict(acc_top1=top, acc_top5=top)
+    empty = _make(queue_init='empty', monitor_interval=1)
+    assert list(run(empty, teacher, teacher)) == ['loss_pcd']
+    assert len(run(empty, teacher, teacher)) == 3
 
 
 def _prepare(distiller, images):
@@ -212,7 +275,10 @@ def test_auto_bounds_the_ring():
 
 @pytest.mark.parametrize(('options', 'channels', 'width', 'parameters', 'layout'), [
     ({}, 512, 256, 5_259_264, 'mocov3'),  # without options, that of the teacher's layout
+    (dict(hidden=4096, bias='hidden'), 960, 256, 7_102_464, None),
     (dict(hidden=2048, bias=True), 960, 128, 2_765_056, None),
+    (dict(hidden=8192, layers=3), 960, 8192, 343_474_176, None),
+    ({}, 512, 256, 5_267_456, 'byol'),
     ({}, 512, 128, 1_847_552, 'swav'),
     (dict(layers=3), 512, 8192, 339_804_160, 'barlowtwins'),
 ])  # fmt: skip
@@ -225,6 +291,20 @@ def test_heads_have_the_published_numbers_of_parameters(options, channels, width
     assert sum(parameter.numel() for parameter in distiller.parameters()) == parameters
 
 
+def test_attention_starts_as_the_identity():
+    torch.manual_seed(0)
+    attention, x = PixelAttention(16), torch.randn(2, 16, 3, 5)
+    for layout in (torch.contiguous_format, torch.channels_last):
+        assert torch.equal(attention(x.to(memory_format=layout)), x)
+    optimizer = torch.optim.SGD(attention.parameters(), lr=0.1)
+    for step in range(2):
+        optimizer.zero_grad()
+        attention(x).square().sum().backward()
+        moved = {name for name, parameter in attention.named_parameters() if parameter.grad.any()}
+        assert moved == ({'gamma'} if step == 0 else {name for name, _ in attention.named_parameters()})
+        optimizer.step()
+
+
 def test_attention_runs_under_autocast():
     attention = PixelAttention(16, 4)
     nn.init.normal_(attention.gamma)
@@ -232,6 +312,18 @@ def test_attention_runs_under_autocast():
         assert attention(torch.randn(1, 16, 3, 5)).isfinite().all()
     with pytest.warns(UserWarning, match='computes attention over 65 x 64 = 4160 pixels'):
         attention.to('meta')(torch.empty(1, 16, 65, 64, device='meta'))
+
+
+def test_random_rows_are_unit():
+    queues = []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        state = torch.get_rng_state()
+        queues.append(NegativeQueue(40, 6, 'random'))
+        assert torch.equal(torch.get_rng_state(), state)
+    assert torch.equal(*(queue.rows for queue in queues))
+    torch.testing.assert_close(queues[0].rows.norm(dim=1), torch.ones(40))
+    assert len(queues[0].negatives()) == 40 and len(NegativeQueue(40, 6).negatives()) == 0
 
 
 @pytest.mark.parametrize(
@@ -280,6 +372,24 @@ def test_pictures_are_compared_with_those_of_their_step(init, own_key):
             nearest = ((s * t).sum(1) >= (s @ earlier.t()).amax(1)).double().mean() * 100
             assert actual['acc_top1'] == nearest
         earlier = rows
+
+
+@pytest.mark.parametrize('own_key', [False, True])
+def test_two_views_enter_one_after_the_other_or_behind_the_step(own_key):
+    made = queue_of(own_key=own_key)
+    views = [[draw(2, c, 4, 6, seed=seed) for seed in (c, c + 9)] for c in (3, 4)]
+    for made.state.iteration in range(3):
+        step, before = made.state.iteration, copy.deepcopy(made)
+        actual, apart = made({'tap': views[0]}, {'tap': views[1]}, None), []
+        loss = actual['loss_queue']
+        if step:  # the accuracy is of the first view against earlier steps
+            first, second = (run(copy.deepcopy(before), *pair)['acc_top1'] for pair in zip(*views, strict=True))
+            assert actual['acc_top1'] == first != second
+        for student, teacher in zip(*views, strict=True):
+            model = copy.deepcopy(before) if own_key else before
+            apart.append(run(model, student, teacher)['loss_queue'])
+        torch.testing.assert_close(loss, sum(apart) / 2)
+        assert made.parts[0].filled == min(4 * (step + 1), 5) and (loss > 0 or (own_key and not step))
 
 
 @pytest.mark.parametrize(

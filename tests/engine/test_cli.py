@@ -5,6 +5,7 @@ import linecache
 import logging
 import os
 import runpy
+import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,6 +14,8 @@ import mmseg
 import pytest
 import torch.distributed as dist
 from mmengine.config import Config
+from mmengine.registry import RUNNERS
+from mmengine.runner import Runner
 from torch.utils.data import DataLoader, Dataset
 
 import mmdistill_dense
@@ -22,7 +25,7 @@ from mmdistill_dense.apps.options import add_common, start_processes
 from mmdistill_dense.config.unknown_keys import check_known
 from mmdistill_dense.utils.error_text import known_mistake
 from mmdistill_dense.utils.validate import counted
-from tests.engine.processes import ROOT, free_port
+from tests.engine.processes import ROOT, environment, free_port
 from tests.gloo import start
 
 
@@ -51,6 +54,7 @@ def run_commands(_, folder, config):
 
 @pytest.fixture(scope='module')
 def commands_run(tiny_config, tmp_path_factory):
+    """The folder of :func:`run_commands`, in a process of its own."""
     folder = tmp_path_factory.mktemp('commands')
     start(run_commands, str(folder), str(tiny_config), processes=1)
     return folder
@@ -66,7 +70,10 @@ def test_a_launched_run_resumes(commands_run):
     assert 'mIoU' in log.read_text() and (commands_run / 'all.pkl').is_file()
 
 
-def test_what_a_test_lacks_is_told(tmp_path, tiny_config, capsys):
+def test_another_runner_may_be_named(monkeypatch, tmp_path, tiny_config, capsys):
+    other = type('Other', (Runner,), dict(from_cfg=classmethod(lambda cls, cfg: f'other {cfg.x}')))
+    monkeypatch.setitem(RUNNERS.module_dict, 'Other', other)
+    assert commands.build_runner(Config(dict(runner_type='Other', x=3))) == 'other 3'
     assert main(['test', str(tiny_config)]) == 2
     assert 'the checkpoint is missing' in capsys.readouterr().err
     file, checkpoint = tmp_path / 'run.py', tmp_path / 'a.pth'
@@ -138,6 +145,7 @@ SEG, DET = dict(default_scope='mmseg'), dict(default_scope='mmdet')
 
 
 def changed(use, *options, **config):
+    """A config after what an option of the command does to it."""
     cfg = Config(config)
     use(cfg, *options)
     return cfg
@@ -221,6 +229,15 @@ def test_the_library_s_script_ends_with_the_sentence(pooled, tmp_path):
     assert text.rindex(BATCH) > text.rindex('Traceback')
 
 
+@pytest.mark.soak
+def test_torchrun_s_own_box_behind_it_holds_the_sentence(pooled, tmp_path):
+    words = ['-m', 'torch.distributed.run', '--standalone', SCRIPT, str(pooled), '--launcher', 'pytorch']
+    settings = dict(cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=300)
+    done = subprocess.run([sys.executable, *words], **settings)
+    before, _, box = done.stderr.partition('ChildFailedError')
+    assert done.returncode and 'Traceback' in before and BATCH in before and BATCH in box
+
+
 @pytest.mark.parametrize(('option', 'message'), [
     ('default_hooks.distill.nothing=1', "default_hooks.distill has no option 'nothing'"),
     ('load_from=nowhere.pth', 'nowhere.pth can not be found'),
@@ -241,6 +258,7 @@ def raised(act):
 
 
 def inside(line):
+    """Run a line as if it stood in the package."""
     name = f'{mmdistill_dense.__path__[0]}/made_up.py'
     linecache.cache[name] = (len(line), None, [line], name)
     exec(compile(line, name, 'exec'))

@@ -1,6 +1,7 @@
 """``DistillHook``: what it draws, writes, restores and averages, and whose gradients it clips."""
 
 import functools
+import gc
 import random
 import shutil
 import types
@@ -11,13 +12,16 @@ import numpy as np
 import pytest
 import torch
 from mmengine.dataset import Compose
-from mmengine.hooks import EMAHook
+from mmengine.hooks import EMAHook, Hook
 from mmengine.optim import OptimWrapper, OptimWrapperDict
 from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS
-from mmengine.runner import BaseLoop, EpochBasedTrainLoop, IterBasedTrainLoop
+from mmengine.runner import BaseLoop, EpochBasedTrainLoop, IterBasedTrainLoop, loops
+from mmseg.models import EncoderDecoder
+from mmseg.registry import MODELS
 from torch import nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, IterableDataset
 
+from mmdistill_dense.config.resolve import load_model
 from mmdistill_dense.distillers import FeatureDistiller
 from mmdistill_dense.engine.distill_hook import (
     Balancing,
@@ -28,10 +32,10 @@ from mmdistill_dense.engine.distill_hook import (
     average_the_student,
     place_distillers,
 )
-from mmdistill_dense.engine.loss_guard import loss_scale
+from mmdistill_dense.engine.loss_guard import check_saved, loss_scale
 from mmdistill_dense.engine.resume import comparable, describe_identity, differ, identity, same_losses
 from mmdistill_dense.model.balanced_step import balanced_of
-from mmdistill_dense.registry import DISTILLERS
+from mmdistill_dense.registry import DISTILLERS, HOOKS
 from mmdistill_dense.utils.reproducible import SeededBatches, WorkerSeed, fork_rng
 from tests import toys
 from tests.engine import resumption
@@ -41,12 +45,14 @@ MIMIC = dict(type='MaskedMimic')
 
 
 def pair(distillers=None, teacher=None, **student):
+    """The config of an FCN pair."""
     distillers = dict(kd=KD, mimic=MIMIC) if distillers is None else distillers
     return toys.model_config(toys.seg_net('fcn', **student), teacher or toys.seg_teacher('fcn'), distillers)
 
 
 @pytest.fixture(scope='module')
 def finished(tmp_path_factory):
+    """The folder of a run of two iterations."""
     work_dir = tmp_path_factory.mktemp('finished')
     toys.train(work_dir, pair(), iters=2)
     return work_dir
@@ -71,6 +77,24 @@ def streams(epochs, accumulated=1, **options):
     return runner
 
 
+def test_batches_without_indices_come_anew():
+    class Stream(IterableDataset):
+        def __iter__(self):
+            return iter(range(8))
+
+    loader = DataLoader(Stream(), 2)
+    loop = mock.Mock(spec=IterBasedTrainLoop, dataloader_iterator=loops._InfiniteDataloaderIterator(loader))
+    parts = dict(train_dataloader=loader, train_loop=loop, model=nn.Linear(1, 1))
+    runner = types.SimpleNamespace(**parts, cfg={}, seed=5, _resume=False)
+    iterator = iter(loader)
+    next(iterator)
+    for batches, first in ((loop.dataloader_iterator, [0, 1]), (None, [0, 1]), (iterator, [2, 3])):
+        loop.dataloader_iterator = loop.dataloader_iterator if batches is None else batches
+        with fork_rng():
+            SeededStreams().before_train(runner)
+            assert next(loop.dataloader_iterator).tolist() == first
+
+
 def test_a_step_that_no_seed_reaches_is_named_at_start():
     data = types.SimpleNamespace(pipeline=[types.SimpleNamespace(dice=random.SystemRandom())])
     runner = mock.Mock(train_dataloader=mock.Mock(dataset=data, num_workers=0), train_loop=mock.Mock(), _resume=False)
@@ -80,6 +104,8 @@ def test_a_step_that_no_seed_reaches_is_named_at_start():
 
 
 class Mixing:
+    """A collate function that draws."""
+
     def __init__(self):
         self.rng = np.random.default_rng()
 
@@ -118,6 +144,19 @@ def test_a_pipeline_that_a_hook_puts_in_place_is_seeded(tmp_path):
     assert isinstance(run.hooks[-1], _SeededPipelines), 'the last one to be called'
 
 
+def test_a_preprocessors_generator_is_seeded_for_each_step():
+    preprocessor = types.SimpleNamespace(rng=np.random.default_rng(), data=[])
+    model = types.SimpleNamespace(data_preprocessor=preprocessor)
+    runner = mock.Mock(model=model, train_dataloader=DataLoader([1]), seed=5, _resume=False)
+    hook, draws = SeededStreams(), []
+    hook.before_train(runner)
+    for runner.iter in (0, 1, 1):
+        with fork_rng():
+            hook.before_train_iter(runner, 0)
+        draws.append(preprocessor.rng.random())
+    assert draws[0] != draws[1] == draws[2]
+
+
 @pytest.mark.parametrize('epochs', [True, False])
 def test_a_users_worker_init_fn_stays(epochs):
     own_init = functools.partial(lambda worker_id: None)  # as mmengine's runner builds it
@@ -152,8 +191,6 @@ def test_what_a_resumed_run_cannot_repeat_is_told(epochs, workers, is_kept):
     assert ('CachedMosaic kept pictures of earlier batches' in told_on_resume(runner)) == is_kept
     runner.train_loop.fast_forward_on_resume = True
     assert 'train_cfg.fast_forward_on_resume=True' in told_on_resume(runner)
-    runner.train_loop = mock.Mock(spec=BaseLoop)
-    assert 'takes batches in its own way' in told_on_resume(runner)
     assert 'accumulative_counts: the gradients that waited' in told_on_resume(streams(True, accumulated=2))
     assert told_on_resume(streams(True, accumulated=3)) == ''
 
@@ -170,6 +207,8 @@ def test_each_step_has_streams_of_its_own():
 
 
 class Diary(FeatureDistiller):
+    """Notes where the run stands."""
+
     notes: list = []
 
     def prepare(self, runner, teacher):
@@ -189,6 +228,9 @@ def test_distillers_know_their_place_in_the_run(tmp_path):
     model = pair(distillers, dict(a=toys.seg_teacher('fcn'), b=toys.seg_teacher('pspnet')))
     toys.train(tmp_path, model, iters=3)
     assert Diary.notes == [('prepare', 0, True, 'model.teacher.b'), *((i, 3, 5, 0) for i in range(3))]
+    Diary.notes.clear()
+    toys.train(tmp_path, model, epochs=1)
+    assert Diary.notes[1:] == [(i, 4, 5, 0) for i in range(4)]
 
 
 def test_a_receipt_is_written(finished):
@@ -221,8 +263,20 @@ def test_best_checkpoints_are_students_alone(tmp_path):
         resume(path, tmp_path / 'b', toys.seg_net('fcn'))
 
 
+@HOOKS.register_module()
+class Peek(Hook):
+    """Keeps the distillers' state as training begins."""
+
+    priority = 'LOWEST'
+    seen: dict = {}
+
+    def before_train(self, runner):
+        Peek.seen = toys.student_state(runner.model.distillers)
+
+
 @pytest.fixture(scope='module')
 def other_teacher(tmp_path_factory):
+    """A teacher like the usual one with other numbers."""
     path = tmp_path_factory.mktemp('other') / 'other.pth'
     torch.save(dict(state_dict=toys.build_plain(toys.seg_net('fcn', 16), seed=99).state_dict()), path)
     return toys.seg_net('fcn', 16, checkpoint=str(path))
@@ -264,16 +318,22 @@ def changed(file, folder, model, **changes):
 
 
 def test_resume_with_another_teacher_on_request(finished, tmp_path, other_teacher):
-    """Its optimizer state too."""
+    """What was there is restored, with its optimizer state; what is new starts anew."""
     stored = torch.load(finished / 'iter_2.pth', weights_only=False)
     more = pair(dict(kd=KD, mimic=MIMIC, more=dict(MIMIC, student_tap='backbone[1]')), other_teacher)
-    runner = changed(finished / 'iter_2.pth', tmp_path / 'a', more)
+    peek = dict(custom_hooks=[dict(type='mmdistill_dense.Peek')])
+    runner = changed(finished / 'iter_2.pth', tmp_path / 'a', more, **peek)
+    assert runner.iter == 4
+    restored = {name: value for name, value in Peek.seen.items() if name.startswith('mimic.')}
+    assert len(Peek.seen) == 8 and not toys.differing(restored, stored['distillers'])
     again = torch.load(tmp_path / 'a' / 'iter_4.pth', weights_only=False)
     (teacher,) = again['meta']['distill']['teachers'].values()
     assert teacher['file'] == 'other.pth', 'the next receipt is the new one'
     count = len(list(runner.model.parameters()))
     held_params, before = (checkpoint['optimizer']['param_groups'][0]['params'] for checkpoint in (again, stored))
     assert len(held_params) == count == len(before) + 4
+    fewer = changed(finished / 'iter_2.pth', tmp_path / 'b', pair(dict(kd=KD)))
+    assert fewer.iter == 4 and not list(fewer.model.distillers.parameters())
 
 
 def changed_fact(facts, key):
@@ -340,6 +400,8 @@ def test_a_control_resumes_as_a_distilled_run_on_request(tmp_path):
     with pytest.raises(ValueError, match=words):
         resume(file, tmp_path / 'b', pair())
     assert changed(file, tmp_path / 'b', pair()).iter == 4
+    with pytest.raises(ValueError, match='(?s)this run:   no distillation.*resume_changed=True'):
+        resume(tmp_path / 'b' / 'iter_4.pth', tmp_path / 'c', toys.seg_net('fcn'))
 
 
 def test_new_distillers_get_no_optimizer_state_of_others(tmp_path):
@@ -367,22 +429,118 @@ def test_of_several_loss_scales_the_largest_counts(scales, expected):
 
 @OPTIM_WRAPPER_CONSTRUCTORS.register_module()
 class BodyAndHead:
+    """An optimizer for the head and one for the rest, with or without the distillers."""
+
     def __init__(self, optim_wrapper_cfg, paramwise_cfg=None):
-        pass
+        self.left_out, self.clip_grad = optim_wrapper_cfg['left_out'], optim_wrapper_cfg.get('clip_grad')
 
     def __call__(self, model):
-        parts = dict(body=model.backbone, head=model.decode_head)
-        return OptimWrapperDict(
-            **{name: OptimWrapper(torch.optim.SGD(part.parameters(), lr=0.01)) for name, part in parts.items()}
-        )
+        names = [name for name, _ in model.named_parameters() if not name.startswith(self.left_out)]
+        parts = [[name for name in names if name.startswith('decode_head') == head] for head in (False, True)]
+        parameters = dict(model.named_parameters())
+        sgd = [torch.optim.SGD([parameters[name] for name in part], lr=0.01) for part in parts]
+        return OptimWrapperDict(body=OptimWrapper(sgd[0], clip_grad=self.clip_grad), head=OptimWrapper(sgd[1]))
 
 
-def test_parameters_of_distillers_that_no_optimizer_holds_are_named(tmp_path):
-    """The student would follow a random projection."""
-    config = toys.run_config(tmp_path, pair())
-    config.optim_wrapper = dict(constructor='BodyAndHead')
+@MODELS.register_module()
+class StepsTwice(EncoderDecoder):
+    """Trains with both."""
+
+    poisoned = False
+
+    def train_step(self, data, optim_wrapper):
+        loss, log_vars = self.parse_losses(self._run_forward(self.data_preprocessor(data, True), mode='loss'))
+        optim_wrapper['body'].backward(loss * float('nan') if self.poisoned else loss, retain_graph=True)
+        optim_wrapper['head'].backward(0 * log_vars['loss'])  # what goes to the log may be trained on too
+        for wrapper in optim_wrapper.values():
+            wrapper.step()
+            wrapper.zero_grad()
+        return log_vars
+
+
+def of_two(tmp_path, left_out='nothing', **changes):
+    student = load_model(toys.seg_net('fcn'), 'model').model.to_dict()
+    model = toys.model_config(dict(student, type='StepsTwice'), toys.seg_teacher('fcn'), dict(mimic=MIMIC))
+    config = toys.run_config(tmp_path, model, iters=2, **changes)
+    config.optim_wrapper = dict(constructor='BodyAndHead', left_out=left_out)
+    return config
+
+
+def test_a_bad_loss_stops_a_run_of_several_optimizers(tmp_path, monkeypatch):
+    """And parameters of distillers that none holds: the student would follow a random projection."""
+    model = toys.train(None, of_two(tmp_path / 'a')).model
+    assert all(bool(value.isfinite().all()) for value in model.state_dict().values())
+    assert not {'train_step', 'parse_losses'} & {*vars(model)}
+    monkeypatch.setattr(StepsTwice, 'poisoned', True)
+    with pytest.raises(RuntimeError, match='Iteration 1: the loss is not finite, and the step was not taken'):
+        toys.train(None, of_two(tmp_path / 'b'))
     with pytest.raises(ValueError, match=r'leaves out parameters of distillers: mimic\.aligns\.0\.weight'):
-        toys.train(None, config)
+        toys.train(None, of_two(tmp_path / 'c', left_out='distillers'))
+
+
+def test_limits_hold_with_several_optimizers(tmp_path):
+    """Each distiller is clipped by its own limit, the user's clipping leaves it alone, and balance sees the scale."""
+    config = of_two(tmp_path)
+    config.optim_wrapper.clip_grad = dict(max_norm=1e-2)
+    limited = dict(MIMIC, clip_max_norm=1e-3, loss_weight=100.0)
+    config.model.distillers = dict(mimic=limited, kd=dict(KD, balance=dict(ratio='auto', until=1.0)))
+    runner, norms, scales = toys.make_runner(tmp_path, config), [], []
+
+    class Watch(Hook):
+        def before_train(self, runner):
+            body, head = runner.optim_wrapper.values()
+            head.loss_scaler = torch.amp.GradScaler('cpu', init_scale=8.0)
+            body.optimizer.register_step_post_hook(self.note)
+
+        def note(self, *_):
+            model, body = runner.model, runner.optim_wrapper['body']
+            ids = {id(parameter) for parameter in model.distillers.parameters()}
+            params = body.param_groups[0]['params']
+            parts = [[p for p in params if (id(p) in ids) == side] for side in (True, False)]
+            norms.append([float(nn.utils.get_total_norm([p.grad for p in part])) for part in parts])
+            scales.append(model.distillation.state.loss_scale)
+
+    runner.register_hook(Watch(), priority='VERY_HIGH')
+    runner.train()
+    assert scales == [8.0, 8.0]
+    assert norms == [[pytest.approx(1e-3, rel=1e-2), pytest.approx(1e-2, rel=1e-2)]] * 2
+    assert runner.model.distillers['kd'].balancer.ratio == 2.0, 'both optimizers are SGD'
+
+
+def test_weights_may_be_infinite_where_they_began_so():
+    model = nn.Module()
+    model.register_buffer('mask', torch.tensor([0.0, -torch.inf]))
+    check_saved(dict(state_dict=model.state_dict(), meta=dict(iter=1)), model)
+    for name, value in (('mask', torch.nan), ('weight', torch.inf)):
+        with pytest.raises(RuntimeError, match=f'the weights are not finite .{name}'):
+            check_saved(dict(state_dict={name: torch.tensor(value)}, meta=dict(iter=1)), model)
+
+
+@HOOKS.register_module()
+class Census(Hook):
+    """Counts the tensors that are alive after a step."""
+
+    priority = 'LOWEST'
+    seen: list = []
+
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+        del data_batch, outputs
+        gc.collect()
+        self.seen.append(sum(issubclass(type(tensor), torch.Tensor) for tensor in gc.get_objects()))
+
+
+@pytest.mark.soak
+def test_a_step_leaves_no_tensor_behind(tmp_path):
+    """What grows is mmengine's history of the logged numbers, 16 bytes for each and step."""
+    tap = dict(student_tap='backbone[3]')
+    three = dict(
+        afdcd=dict(type='AfDCD', **tap),
+        maskd=dict(type='MasKD', num_tokens=4, learn=dict(max_iters=2), **tap),
+        pcd=dict(type='PCD', queue_size=8, **tap),
+    )
+    Census.seen.clear()
+    toys.train(tmp_path, pair(three), iters=16, custom_hooks=[dict(type='mmdistill_dense.Census')])
+    assert len(set(Census.seen[8:])) == 1, Census.seen
 
 
 # Averages of the weights
@@ -432,9 +590,25 @@ def test_an_average_is_of_the_student_alone(model, update_buffers):
     hook.after_val_epoch(runner)
     assert not toys.differing(model.state_dict(), trained)
 
+    average_the_student(runner)  # twice is once
+    hook.after_train_iter(runner, 0)
+    other = types.SimpleNamespace(ema_model=types.SimpleNamespace(module=types.SimpleNamespace(distillers=1)))
+    average_the_student(types.SimpleNamespace(hooks=[other, types.SimpleNamespace(), EMAHook()]))
+    assert other.ema_model.module.distillers == 1, 'hooks of other kinds are left alone'
+
 
 def test_distillers_lie_on_the_device_where_they_train(model):
     model.backbone.to('meta')
     for loop, device in ((dict(type='IterBasedTrainLoop'), 'cpu'), (None, 'cpu'), (mock.Mock(BaseLoop), 'meta')):
         place_distillers(types.SimpleNamespace(_train_loop=loop), model)
         assert {value.device.type for value in model.distillers.state_dict().values()} == {device}
+
+
+def test_starting_from_a_plain_students_weights(tmp_path):
+    path = tmp_path / 'plain.pth'
+    plain = toys.build_plain(toys.seg_net('fcn'), seed=11)
+    torch.save(dict(state_dict=plain.state_dict()), path)
+    still = dict(optim_wrapper=dict(optimizer=dict(lr=0.0)))
+    runner = toys.train(tmp_path / 'run', pair(), iters=1, load_from=str(path), **still)
+    weights = {n: v for n, v in plain.state_dict().items() if 'running' not in n and 'num_batches' not in n}
+    assert not toys.differing({n: runner.model.state_dict()[n] for n in weights}, weights)

@@ -10,6 +10,8 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from mmengine.hooks import Hook
+from torch.multiprocessing import ProcessExitedException
 
 from mmdistill_dense.engine import interruption, loss_guard
 from mmdistill_dense.engine.interruption import Interruption
@@ -20,6 +22,7 @@ from tests import toys
 from tests.engine.processes import ROOT, SignalAt, environment, run
 from tests.engine.resumption import GATHERED, ITERS, config, noted, pair, train, uninterrupted
 from tests.faults.tools import content
+from tests.gloo import start
 
 NEVER = dict(default_hooks=dict(checkpoint=dict(interval=1000, save_last=False)))
 
@@ -46,8 +49,11 @@ def interrupted(folder, kind='iters', changes=NEVER, **hook):
 @pytest.mark.parametrize(('event', 'number', 'kind', 'changes', 'saved'), [
     ('before_val_iter', signal.SIGTERM, 'iters', NEVER, ['iter_3']),  # the model holds averaged weights: one step later
     *(pytest.param(*case, marks=pytest.mark.soak) for case in (
+        ('before_train_iter', signal.SIGTERM, 'iters', NEVER, ['iter_3']),
         ('after_train_iter', signal.SIGUSR1, 'iters', NEVER, ['iter_3']),
-        ('before_val_iter', signal.SIGTERM, 'iters', {}, ['iter_1', 'iter_2']),  # its iteration is saved already
+        # a file of the same iteration is not written again, and a validation ends at once if its iteration is saved
+        ('before_train_iter', signal.SIGTERM, 'iters', {}, ['iter_1', 'iter_2', 'iter_3']),
+        ('before_val_iter', signal.SIGTERM, 'iters', {}, ['iter_1', 'iter_2']),
         # a checkpoint holds no gradients, so those that wait are stepped first
         ('before_train_iter', signal.SIGTERM, 'iters', {**NEVER, **GATHERED}, ['iter_4']),
         ('before_train_iter', signal.SIGTERM, 'epochs', {}, ['epoch_1']),  # epochs end with their last file
@@ -62,7 +68,9 @@ def test_a_signal_ends_in_the_same_bits(event, number, kind, changes, saved, tmp
         assert ends_alike(tmp_path, kind)
 
 
-@pytest.mark.parametrize('error', [RuntimeError, pytest.param(EOFError, marks=pytest.mark.soak)])
+@pytest.mark.parametrize('error', [RuntimeError, *(
+    pytest.param(error, marks=pytest.mark.soak) for error in (ConnectionResetError, EOFError, FileNotFoundError)
+)])  # fmt: skip
 def test_a_loader_whose_workers_ended_first_is_no_error(error, tmp_path, monkeypatch):
     """And of a validation, no averaged weights are saved."""
 
@@ -80,7 +88,22 @@ def test_a_loader_whose_workers_ended_first_is_no_error(error, tmp_path, monkeyp
     assert [path.name for path in (tmp_path / 'b').glob('*.pth')] == ['iter_2.pth']
 
 
-@pytest.mark.parametrize('option', [dict(interval=1, save_last=True), dict(out_dir='files')])
+def test_another_error_is_told_as_it_is(tmp_path):
+    class Fault(Hook):
+        def after_train_iter(self, *_, **__):
+            os.kill(os.getpid(), signal.SIGTERM)
+            raise RuntimeError('out of memory')
+
+    runner = toys.make_runner(None, config(tmp_path, 'iters', 0, pair()))
+    runner.register_hook(Fault(), 'HIGH')
+    with pytest.raises(RuntimeError, match='out of memory'):
+        runner.train()
+
+
+@pytest.mark.parametrize('option', [
+    dict(interval=1, save_last=True),
+    *(dict(filename_tmpl='step_{}.pth'), dict(out_dir='files'), dict(interval=1, save_optimizer=False)),
+])  # fmt: skip
 def test_a_restart_goes_on_from_files_of_any_name(option, tmp_path, monkeypatch):
     checkpoint = {**NEVER['default_hooks']['checkpoint'], **option}
     if 'out_dir' in option:
@@ -125,6 +148,17 @@ def test_a_restart_takes_no_file_of_an_earlier_run(tmp_path, monkeypatch):
         assert start('named.pth') == str(file)
 
 
+def test_a_test_after_the_training_begins_no_run(tmp_path):
+    options = config(tmp_path, 'iters', 0, pair())
+    same = {f'test_{part}': options[f'val_{part}'] for part in ('dataloader', 'evaluator')}
+    options.merge_from_dict({**same, 'test_cfg': dict(type='TestLoop')})
+    runner = toys.train(None, options)
+    checkpoint = own_checkpoint(tmp_path)
+    runner.test()
+    assert own_checkpoint(tmp_path) == checkpoint is not None
+    assert [type(hook).__name__ for hook in runner.hooks].count('Interruption') == 1
+
+
 def test_a_signal_that_comes_twice_at_once_is_one(monkeypatch):
     """As under torchrun, which hands on what every process of a job gets as well; a later one ends at once."""
     killed, clock = list[int](), [100.0]
@@ -159,6 +193,27 @@ def test_processes_leave_at_the_first_step_after_they_agreed(monkeypatch):
     assert left == [12, 12]
     verdict = loss_guard._Verdict(torch.tensor(math.nan), {}, signal.SIGTERM)
     assert verdict.bad() and not loss_guard._Verdict(torch.ones(()), {}, signal.SIGTERM).bad()
+
+
+def signalled_in_a_group(_, folder, event):
+    """Train with workers, and signal them all: Slurm signals all processes of a step, and the workers end at once."""
+    os.setpgrp()
+    changes = dict(default_hooks=dict(checkpoint=dict(interval=1000)))
+    runner = toys.make_runner(None, config(folder, 'iters', 2, pair(), **changes))
+    runner.register_hook(SignalAt(event, group=True))
+    runner.train()
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize('event', ['before_train_iter', 'after_train_iter', 'before_val_iter'])
+def test_a_signal_to_the_whole_group_with_workers(event, tmp_path):
+    with pytest.raises(ProcessExitedException) as ended:
+        start(signalled_in_a_group, str(tmp_path), event, processes=1)
+    assert ended.value.exit_code == 128 + signal.SIGTERM
+    (path,) = tmp_path.glob('*.pth')  # iter_2 if the next batch was not loaded yet
+    assert path.name in ('iter_2.pth', 'iter_3.pth')
+    train(tmp_path, workers=2, resume=True)
+    assert ends_alike(tmp_path, 'iters, workers')
 
 
 TOGETHER = """

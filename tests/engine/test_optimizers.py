@@ -1,5 +1,6 @@
 """Steps of optimizers: LARS against the formula, and the limits of distillers."""
 
+import copy
 import itertools
 from types import SimpleNamespace
 
@@ -52,11 +53,50 @@ def test_steps_follow_the_formula(released):
             assert np.abs(param.detach().numpy() - value).max() < 1e-13
 
 
+def test_a_copy_goes_on_where_it_was():
+    def run(steps, optimizer):
+        (param,) = optimizer.param_groups[0]['params']
+        for _ in range(steps):
+            param.grad = torch.arange(9.0).view(3, 3) - 3
+            optimizer.step()
+        return param.detach().clone()
+
+    def new(value=1.0, **options):
+        return LARS([nn.Parameter(torch.ones(3, 3) * value)], lr=0.1, weight_decay=1e-2, **options)
+
+    whole, half = run(4, new()), new()
+    weights, state = run(2, half), half.state_dict()
+    assert set(state['state'][0]) == {'momentum_buffer'}
+    assert torch.equal(run(2, copy.deepcopy(half)), whole)
+    again, older, old_state = new(weights), new(weights), copy.deepcopy(state)
+    del old_state['param_groups'][0]['released']  # as saved before there was this option
+    for one, saved in ((again, state), (older, old_state)):
+        one.load_state_dict(saved)
+        assert torch.equal(run(2, one), whole)
+    released = new(released=True)
+    run(1, released)
+    assert torch.equal(run(2, copy.deepcopy(released)), run(2, released))
+
+
 def test_half_precision_takes_its_norms_in_float32():
     param = nn.Parameter(torch.full((300, 300), 8.0, dtype=torch.float16))  # the sum of squares overflows
     param.grad = torch.full_like(param, 4.0)
     LARS([param], lr=1.0, momentum=0.0, eta=0.5).step()
     assert torch.allclose(param.float(), torch.full((300, 300), 4.0))
+
+
+def test_a_closure_has_gradients():
+    param, idle = nn.Parameter(torch.ones(2, 2)), nn.Parameter(torch.ones(2, 2))
+    optimizer = LARS([param, idle], lr=0.1)
+
+    def closure():
+        optimizer.zero_grad()
+        loss = (param**2).sum()
+        loss.backward()
+        return loss
+
+    assert optimizer.step(closure).item() == 4
+    assert bool((param < 1).all()) and bool((idle == 1).all()) and idle not in optimizer.state
 
 
 def test_sparse_gradients_are_refused():
@@ -77,12 +117,16 @@ LIMIT, USERS = 0.5, dict(max_norm=0.25)
 
 
 class Small(Distiller):
+    """One layer and a limit."""
+
     def __init__(self):
         super().__init__('backbone', clip_max_norm=LIMIT)
         self.layer = nn.Linear(4, 4)
 
 
 class Pair(nn.Module):
+    """A student and a distiller behind it."""
+
     def __init__(self):
         super().__init__()
         torch.manual_seed(0)
@@ -100,6 +144,7 @@ def mixed_precision_on_the_cpu():
 
 
 def attached(kind='SGD', amp=False, users=False, accumulated=1, **implementation):
+    """A pair, its optimizer and what is logged."""
     model = Pair()
     optimizer = getattr(torch.optim, kind)(model.parameters(), lr=0.1, **implementation)
     options = dict(optimizer=optimizer, accumulative_counts=accumulated, clip_grad=dict(USERS) if users else None)
@@ -120,21 +165,22 @@ def trained(**options):
     return torch.cat([parameter.detach().flatten() for parameter in model.parameters()]), [norm for _, norm in logged]
 
 
-WAYS = itertools.product((False, True), (False, True), (1, 2), ({}, dict(fused=True)))
+WAYS = itertools.product((False, True), (False, True), (1, 2), ({}, dict(foreach=True), dict(fused=True)))
 
 
+@pytest.mark.parametrize('kind', ['SGD', 'AdamW'])
 @pytest.mark.parametrize(('amp', 'users', 'accumulated', 'implementation'), WAYS)
-def test_a_step_is_the_plain_one(amp, users, accumulated, implementation):
+def test_a_step_is_the_plain_one(kind, amp, users, accumulated, implementation):
     """An optimizer with ``fused=True`` leaves unscaling to its own step; gradients are scaled until then."""
-    expected, norms = trained(users=users)
-    actual, logged = trained(amp=amp, users=users, accumulated=accumulated, **implementation)
+    expected, norms = trained(kind=kind, users=users)
+    actual, logged = trained(kind=kind, amp=amp, users=users, accumulated=accumulated, **implementation)
     assert norms[0] > 2 * LIMIT and len(logged) == 2
     assert logged == pytest.approx(norms, rel=1e-4)
     assert torch.allclose(actual, expected, rtol=1e-5, atol=1e-7)
 
 
 @pytest.mark.parametrize('users', [False, True])
-@pytest.mark.parametrize('implementation', [{}, dict(fused=True)])
+@pytest.mark.parametrize('implementation', [{}, dict(foreach=True), dict(fused=True)])
 def test_a_step_that_overflows_is_left_out_whole(users, implementation):
     """Nothing is logged of it, and the gradients stay as they were found."""
     model, wrapper, logged, _ = attached(amp=True, users=users, **implementation)
@@ -147,6 +193,21 @@ def test_a_step_that_overflows_is_left_out_whole(users, implementation):
     assert not logged and wrapper.loss_scaler.get_scale() == scale / 2
     assert all(map(torch.equal, before, model.parameters()))
     assert layer.bias.grad[0] == torch.inf and layer.weight.grad.isfinite().all() and layer.weight.grad.norm() > 0
+
+
+def test_an_optimizer_that_takes_the_scaler_is_refused(monkeypatch):
+    """Of torch's old protocol: whether the gradients are scaled is known to the two of them alone."""
+
+    class Old(torch.optim.SGD):
+        _step_supports_amp_scaling = True
+
+        def step(self, closure=None, *, grad_scaler=None):
+            return super().step(closure)
+
+    monkeypatch.setattr(torch.optim, 'Old', Old, raising=False)
+    with pytest.raises(ValueError, match=r'model\.distillers\.small\.clip_max_norm: Old\.step uses the scaler'):
+        attached('Old', amp=True)
+    attached('Old')
 
 
 def test_two_limits_do_not_see_each_other():

@@ -3,6 +3,7 @@
 import itertools
 import json
 import logging
+import multiprocessing
 import shutil
 from contextlib import nullcontext
 from functools import partial
@@ -14,8 +15,9 @@ import torch
 from mmengine.config import Config
 from mmengine.hooks import EarlyStoppingHook, Hook
 from mmengine.optim import OptimWrapper
-from mmengine.registry import PARAM_SCHEDULERS
-from mmengine.runner import IterBasedTrainLoop, ValLoop
+from mmengine.registry import LOOPS, PARAM_SCHEDULERS
+from mmengine.runner import BaseLoop, EpochBasedTrainLoop, FlexibleRunner, IterBasedTrainLoop, ValLoop, loops
+from torch.utils.data import DataLoader
 
 from mmdistill_dense.config import local_code
 from mmdistill_dense.engine import resume
@@ -27,6 +29,7 @@ from mmdistill_dense.engine.resume import (
     tell_changes,
 )
 from mmdistill_dense.registry import HOOKS
+from mmdistill_dense.utils.reproducible import SeededBatches
 from tests import toys
 from tests.engine.resumption import ITERS, LONG, PLAIN, QUICK, RUNS, config, files_of, noted, train, uninterrupted
 from tests.faults.tools import resumed_alike
@@ -41,13 +44,50 @@ def test_every_kind_of_run_resumes_to_the_same_bits(tmp_path, name):
     assert after == seen[len(seen) - len(after) :] and (len(after) < len(seen) or name == 'a flexible runner')
 
 
+class Eager:
+    """The endless batches of mmengine 0.10.7: workers begin at once, and nothing is skipped."""
+
+    def __init__(self, loader):
+        self.batches = iter(loader)
+
+    def __next__(self):
+        return next(self.batches)
+
+
+def run_of_before(loop):
+    """The loop of mmengine 0.10.7."""
+    loop.runner.call_hook('before_train')
+    loop.runner.call_hook('before_train_epoch')
+    for _ in range(loop.iter):
+        next(loop.dataloader_iterator)
+    while loop.iter < loop.max_iters:
+        loop.runner.model.train()
+        loop.run_iter(next(loop.dataloader_iterator))
+
+
+@pytest.mark.parametrize('persistent', [False, pytest.param(True, marks=pytest.mark.soak)])
+def test_the_loop_of_mmengine_0_10_7_gives_the_same_batches(tmp_path, monkeypatch, persistent):
+    """Its first workers end, and what they drew is drawn again. A resumed run loads no earlier batch."""
+    folder, steps_seen = uninterrupted('iters, workers')
+    monkeypatch.setattr(loops, '_InfiniteDataloaderIterator', Eager)
+    monkeypatch.setattr(loops.IterBasedTrainLoop, 'run', run_of_before)
+    loader = dict(persistent_workers=persistent)
+    assert noted(train, tmp_path / 'whole', workers=1, train_dataloader=loader, log_level='ERROR') == steps_seen
+    assert not multiprocessing.active_children()
+    again = partial(noted, train, workers=2, train_dataloader=loader)
+    after, _ = resumed_alike(tmp_path / 'again', again, 'iter_3', 'iter_6', whole=folder)
+    assert after == steps_seen[3:]
+    dropped = SeededBatches(DataLoader([0, 1, 2, 3], 2), 1, 0, dropped=1)
+    assert (next(dropped), next(dropped).tolist(), dropped.position) == (None, [2, 3], 2)
+
+
 # Which file `--resume` takes after a kill, and what becomes of the config's `load_from`
 
 
 def choice(folder, words=(), text='', load_from=None, resume=True):
     """Whether a run resumes, and from which file, as the hook leaves it; ``load_from`` is what a script leaves."""
     (folder / 'run.py').write_text(text)
-    cfg, loop = Config.fromfile(folder / 'run.py'), IterBasedTrainLoop.__new__(IterBasedTrainLoop)
+    cfg, loop = Config.fromfile(folder / 'run.py'), OwnLoop.__new__(OwnLoop)
     runner = SimpleNamespace(work_dir=str(folder), logger=logging.getLogger('resumed'), cfg=cfg, _train_loop=loop)
     runner._resume, runner._load_from = resume, load_from
     with mock.patch('sys.argv', ['train.py', str(folder / 'run.py'), *words]):
@@ -142,14 +182,15 @@ def validated(folder, **more):
     return list(scores), sorted(row['step'] for row in rows if 'mIoU' in row), position
 
 
-def test_a_validation_that_a_run_did_not_come_to_is_made_up_for(tmp_path, monkeypatch):
+@pytest.mark.parametrize('turn', [pytest.param(1, marks=pytest.mark.soak), 3], ids=['first', 'last'])
+def test_a_validation_that_a_run_did_not_come_to_is_made_up_for(tmp_path, monkeypatch, turn):
     """Behind the last iteration too, where nothing is left to train; its score would be lost, and the best file."""
     expected = validated(tmp_path / 'whole')
     run, iterations = ValLoop.run, []
 
     def ended(self):
         iterations.append(self.runner.message_hub.get_info('iter'))
-        if len(iterations) == 3:
+        if len(iterations) == turn:
             raise Ended
         return run(self)
 
@@ -157,8 +198,46 @@ def test_a_validation_that_a_run_did_not_come_to_is_made_up_for(tmp_path, monkey
     with pytest.raises(Ended):
         validated(tmp_path / 'cut')
     assert validated(tmp_path / 'cut', resume=True) == expected
-    assert iterations[3] == iterations[2], 'mmengine validates before it counts the step'
+    assert iterations[turn] == iterations[turn - 1], 'mmengine validates before it counts the step'
     assert len(expected[0]) == ITERS // 2 and expected[1] == [2, 4, 6]
+
+
+def test_a_loop_of_the_user_resumes(tmp_path):
+    """It need not have the intervals of mmengine's loops, which a missing validation is counted by."""
+    plain = toys.seg_net('fcn')
+
+    def run(folder, **changes):
+        options = config(folder, 'iters', 0, plain, param_scheduler=None, log_level='WARNING', **changes)
+        options.train_cfg = dict(type='OwnLoop', max_iters=3)
+        return toys.train(None, options)
+
+    run(tmp_path / 'a')
+    assert run(tmp_path / 'b', resume=True, load_from=str(tmp_path / 'a' / 'iter_2.pth')).iter == 3
+    words = "may not end as an uninterrupted one does: train_cfg.type='OwnLoop' takes batches in its own way"
+    assert [said(tmp_path / name).count(words) for name in 'ab'] == [0, 1]
+
+
+@LOOPS.register_module()
+class OwnLoop(BaseLoop):
+    """No more than the runner asks of a loop."""
+
+    epoch, max_epochs, iter = 0, 1, property(lambda self: self._iter)
+
+    def __init__(self, runner, dataloader, max_iters):
+        super().__init__(runner, dataloader)
+        self.max_iters, self._iter = max_iters, 0
+
+    def run(self):
+        for moment in ('before_train', 'before_train_epoch'):
+            self.runner.call_hook(moment)
+        for batch in self.dataloader:
+            if self._iter == self.max_iters:
+                break
+            self.runner.call_hook('before_train_iter', batch_idx=self._iter, data_batch=batch)
+            outputs = self.runner.model.train_step(batch, optim_wrapper=self.runner.optim_wrapper)
+            self.runner.call_hook('after_train_iter', batch_idx=self._iter, data_batch=batch, outputs=outputs)
+            self._iter += 1
+        self.runner.call_hook('after_train')
 
 
 def test_a_validation_alone_needs_no_training_data(tmp_path):
@@ -168,20 +247,64 @@ def test_a_validation_alone_needs_no_training_data(tmp_path):
     assert 'mIoU' in runner.val()
 
 
-def test_a_run_that_stops_early_stops_there_when_it_is_resumed(tmp_path):
+@pytest.mark.parametrize(('kind', 'starts', 'place'), [
+    ('iters', ['iter_4', 'iter_6'], 6),
+    pytest.param('epochs', ['epoch_2', 'epoch_3'], 12, marks=pytest.mark.soak),
+])  # fmt: skip
+def test_a_run_that_stops_early_stops_there_when_it_is_resumed(tmp_path, kind, starts, place):
     """The hook counts validations without a gain; from the last file, the one that is missing stops the run."""
     stop = dict(type='EarlyStoppingHook', monitor='mIoU', rule='greater', min_delta=200, patience=2)
-    run = partial(train, network=PLAIN, custom_hooks=[stop], train_cfg=dict(max_iters=10, val_interval=2))
-    assert run(tmp_path / 'a').iter == 6
-    for start in ('iter_4', 'iter_6'):
-        assert run(tmp_path / start, resume=True, load_from=str(tmp_path / 'a' / f'{start}.pth')).iter == 6, start
+    length = dict(max_epochs=5, val_interval=1) if kind == 'epochs' else dict(max_iters=10, val_interval=2)
+    run = partial(train, network=PLAIN, kind=kind, custom_hooks=[stop], train_cfg=length)
+    assert run(tmp_path / 'a').iter == place
+    for start in starts:
+        again = run(tmp_path / start, resume=True, load_from=str(tmp_path / 'a' / f'{start}.pth'))
+        assert again.iter == place, start
 
 
-def test_processes_of_machines_that_share_no_folder_do_not_resume(monkeypatch):
+def test_a_file_written_again_after_a_validation_is_whole(monkeypatch):
+    """The file of the best score. Its epoch has ended, and mmengine's FlexibleRunner counts a step too many."""
+    loader = DataLoader([0, 1, 2, 3], 2)
+    runner = mock.Mock(spec=FlexibleRunner, train_loop=mock.Mock(spec=EpochBasedTrainLoop), train_dataloader=loader)
+    hook = ResumeFile()
+    hook._code = {}  # of before_run
+
+    def saved(place_of_run, message):
+        (runner.epoch, runner.iter), meta = place_of_run, dict(zip(('epoch', 'iter'), message, strict=True))
+        hook.before_save_checkpoint(runner, dict(meta=meta))
+        return meta['epoch'], meta['iter'], meta['within_epoch']
+
+    runner.epoch, runner.iter = 1, 3
+    hook.before_train_epoch(runner)
+    hook.before_train_iter(runner, 1)
+    assert saved((1, 3), (1, 4)) == (1, 4, True)  # in the step's own hooks
+    assert saved((1, 4), (2, 4)) == (2, 4, False)  # at the end of the epoch
+    assert saved((2, 4), (3, 4)) == (2, 4, False)  # the best one, behind its validation
+    assert saved((2, 4), (2, 5)) == (2, 4, False)
     monkeypatch.setattr(resume, 'all_gather_object', lambda counts: [counts, (0, 0)])
     words = r'iteration 4, epoch 0, iteration 0\): work_dir must be a folder that all'
-    with pytest.raises(ValueError, match=words):
+    with pytest.raises(ValueError, match=words):  # of processes on machines that share no folder
         ResumeFile().before_train(mock.Mock(epoch=0, iter=4))
+
+
+def test_a_best_file_holds_the_count_of_its_own_validation():
+    """mmengine writes it before ``EarlyStoppingHook`` counts."""
+    stop, counters, checkpoint = EarlyStoppingHook('score', rule='greater', patience=2), Counters(), dict(meta={})
+    runner = SimpleNamespace(hooks=[stop], model=toys.nn.Module())
+
+    def saved():
+        counters.before_save_checkpoint(runner, checkpoint)
+        return checkpoint['meta']['early_stopping']
+
+    stop.best_score, stop.wait_count = 50.0, 1
+    counters.before_val_epoch(runner)
+    counters.after_val_epoch(runner, dict(score=60.0))
+    assert saved() == [('score', 0, 60.0)] and (stop.best_score, stop.wait_count) == (50.0, 1)
+    stop._check_stop_condition(55.0)  # it has counted by itself
+    assert saved() == [('score', 0, 55.0)]
+    counters.before_train_iter(runner, 0)
+    stop.best_score, stop.wait_count = 50.0, 1
+    assert saved() == [('score', 1, 50.0)]
 
 
 @pytest.mark.parametrize('monitors', itertools.permutations(['mIoU', 'aAcc', 'mAcc'], 2))
@@ -201,6 +324,8 @@ def test_early_stopping_counts_for_its_own_score_alone(monitors):
 
 @HOOKS.register_module()
 class Interrupting(Hook):
+    """Presses Ctrl-C."""
+
     def __init__(self, at):
         self.at = at
 
@@ -239,7 +364,7 @@ def test_the_log_says_how_to_go_on(tmp_path):
     start(resume=True, optim_wrapper=dict(optimizer=dict(lr=0.02)))
     text = said(tmp_path)
     assert 'The checkpoint to resume is from iteration 6 of 6: nothing is left to train.' in text
-    assert 'The config differs from that of' not in text
+    assert 'The config differs from that of' not in text, 'what differs between two starts of one config is no change'
 
 
 FALLS = dict(type='PolyLR', power=0.9, by_epoch=False, begin=0, end=4)
@@ -279,6 +404,18 @@ def test_a_longer_run_that_has_no_rate_left_is_refused(name, length):
         check_rates(runner, dict(meta=dict(cfg=saved.pretty_text), **several))
 
 
+@pytest.mark.soak
+def test_a_run_is_not_extended_at_rate_0(tmp_path):
+    falls = dict(train_cfg=dict(max_iters=4, val_interval=99), param_scheduler=[FALLS])
+    train(tmp_path, PLAIN, **falls)
+    longer = dict(train_cfg=dict(max_iters=8, val_interval=99), param_scheduler=[dict(FALLS, end=8)])
+    start = dict(load_from=str(tmp_path / 'iter_4.pth'))
+    with pytest.raises(ValueError, match=r'train_cfg\.max_iters=8: .* ended at rate 0'):
+        train(tmp_path, PLAIN, resume=True, **start, **longer)
+    assert train(tmp_path / 'anew', PLAIN, **start, **longer).iter == 8
+    assert train(tmp_path / 'end', PLAIN, resume=True, load_from=str(tmp_path / 'iter_3.pth'), **falls).iter == 4
+
+
 def test_changed_local_code_is_named_at_resume(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(tmp_path))
     helper = tmp_path / 'resume_helper.py'
@@ -296,6 +433,11 @@ def test_changed_local_code_is_named_at_resume(tmp_path, monkeypatch):
     local_code._read_module.cache_clear()  # as in a new process
     start(**resume)
     assert f'{words}: resume_helper.py.' in said(tmp_path / 'run')
+    saved = torch.load(tmp_path / 'run' / 'iter_1.pth', weights_only=False)
+    del saved['meta']['local_code']  # a file of an earlier version
+    torch.save(saved, tmp_path / 'run' / 'iter_1.pth')
+    start(**resume)
+    assert words not in said(tmp_path / 'run')
 
 
 def test_another_optimizer_or_other_groups_do_not_go_on():
@@ -347,11 +489,12 @@ def test_a_checkpoint_from_within_an_epoch_is_warned_of(tmp_path):
     assert 'had 4 process(es), this one has 1: a step takes 0.25 times as many' in message
 
 
+@pytest.mark.parametrize('workers', [pytest.param(0, marks=pytest.mark.soak), 1])
 @pytest.mark.parametrize('length', [dict(max_epochs=2), dict(max_iters=8)], ids=['epochs', 'iters'])
-def test_a_picture_is_augmented_anew_each_time(tmp_path, length):
+def test_a_picture_is_augmented_anew_each_time(tmp_path, length, workers):
     """In order, so that the same numbers would give the same pictures."""
     kind, in_order = ('epochs' if 'max_epochs' in length else 'iters'), dict(sampler=dict(shuffle=False))
-    steps_seen = noted(train, tmp_path, PLAIN, kind, 1, train_cfg=length, train_dataloader=in_order)
+    steps_seen = noted(train, tmp_path, PLAIN, kind, workers, train_cfg=length, train_dataloader=in_order)
     pictures = [picture for _, labelled, _ in steps_seen for picture in labelled]
     first, second = dict(pictures[:8]), dict(pictures[8:])
     assert len(first) == len(second) == 8 and not any(first[name] == second[name] for name in first)

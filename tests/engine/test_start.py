@@ -1,6 +1,7 @@
 """What is refused when a run starts, and in its first step, where a teacher sees or gives what cannot teach."""
 
 from contextlib import nullcontext
+from pathlib import Path
 from types import SimpleNamespace
 from unittest import mock
 
@@ -9,14 +10,16 @@ import torch
 from mmengine.config import Config, ConfigDict
 from mmengine.model import BaseModel
 from mmengine.runner import Runner
+from mmseg.datasets.transforms import RandomCrop
 from mmseg.models import SegTTAModel
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from mmdistill_dense.__main__ import main
 from mmdistill_dense.apps.check import Options, check_config
 from mmdistill_dense.datasets.shapes import CLASSES
 from mmdistill_dense.distillers.maskd.learning import TokenLearner
-from mmdistill_dense.engine import DistillHook
+from mmdistill_dense.engine import DistillHook, work_folder
 from mmdistill_dense.engine.work_folder import folder_of
 from mmdistill_dense.guards import config as checks
 from mmdistill_dense.guards import config_rules
@@ -26,6 +29,7 @@ from mmdistill_dense.networks.inputs import InputStats
 from mmdistill_dense.registry import MODEL_WRAPPERS
 from tests import toys
 from tests.distillers.maskd.tokens import seg_model
+from tests.gloo import join, start
 
 KD, MIMIC = dict(type='LogitKD'), dict(type='MaskedMimic')
 FIT = dict(fit=dict(type='FitNet', student_tap='backbone[3]'))
@@ -37,6 +41,37 @@ def pair(distillers=None, teacher=None, more=None, **student):
     distillers = dict(kd=KD, mimic=MIMIC) if distillers is None else distillers
     options = {} if more is None else dict(unlabelled=more)
     return toys.model_config(toys.seg_net('fcn', **student), teacher or toys.seg_teacher('fcn'), distillers, **options)
+
+
+def test_changing_the_carrier_alone_is_refused(tmp_path):
+    """A leaf with a carrier, as our configs are written."""
+    toys.run_config(tmp_path / 'work', pair({}), iters=1).dump(tmp_path / 'base.py')
+    (tmp_path / 'fragment.py').write_text("distillers = dict(kd=dict(type='LogitKD', temperature=1.0))\n")
+    path = tmp_path / 'leaf.py'
+    path.write_text("_base_ = ['./base.py', './fragment.py']\nmodel = dict(distillers=_base_.distillers)\n")
+    config = Config.fromfile(path)
+    config.merge_from_dict({'distillers.kd.temperature': 3.0})
+    with pytest.raises(ValueError, match=r'top-level distillers was changed.*--cfg-options model\.distillers\.<name>'):
+        checks.check_top_level_distillers(config)
+    config.merge_from_dict({'model.distillers.kd.temperature': 3.0})
+    checks.check_top_level_distillers(config)
+    checks.check_top_level_distillers(Config.fromfile(path))
+
+
+@pytest.mark.parametrize('kind', ['RandomCrop', 'mmseg.RandomCrop', RandomCrop])
+def test_crop_smaller_than_the_size_is_refused(kind):
+    """Unless it is resized afterwards. New configs name classes."""
+    student, resize = dict(data_preprocessor=dict(size=(64, 64))), dict(type='Resize', scale=(64, 64))
+    for size in ((32, 32), (64, 32)):
+        crop = dict(type=kind, crop_size=size)
+        for steps in ([crop], [resize, crop]):
+            with pytest.raises(ValueError) as error:
+                checks.check_crop(dict(pipeline=steps), student)
+            words = 'data_preprocessor.size=(64, 64)'
+            for word in (f'crops to {size}', words, 'model.student.data_preprocessor.size', 'RandomCrop.crop_size'):
+                assert word in str(error.value)
+        checks.check_crop(dict(pipeline=[crop, resize]), student)
+        checks.check_crop(dict(pipeline=[crop]), dict(data_preprocessor=dict(size=(32, 32))))
 
 
 @pytest.mark.parametrize(('changes', 'processes', 'output'), [
@@ -105,6 +140,8 @@ class FSDPStrategy:
 
 @MODEL_WRAPPERS.register_module(force=True)
 class Sharded(BaseModel):
+    """A wrapper that is no DDP."""
+
     def __init__(self, module):
         super().__init__()
         self.module = module
@@ -214,6 +251,15 @@ def test_a_backbone_with_a_reader_of_its_own_is_not_random(tmp_path, backbone):
     checks.check_pretrained(backbone, loaded=True)
 
 
+SWIN_NAMES = {
+    'stages.': 'layers.',
+    'attn.w_msa.': 'attn.',
+    'ffn.layers.0.0.': 'mlp.fc1.',
+    'ffn.layers.1.': 'mlp.fc2.',
+    'embed.projection': 'embed.proj',
+}
+
+
 def swin(package, **options):
     sizes = dict(embed_dims=8, depths=(1, 1, 1, 1), num_heads=(1, 1, 1, 1), window_size=2)
     network = toys.build_plain(dict(type=f'{package}.SwinTransformer', **sizes, **options))
@@ -221,10 +267,22 @@ def swin(package, **options):
 
 
 def assert_read(network):
+    """The network reads the file as the check does."""
     before = network.stages[0].blocks[0].ffn.layers[1].bias.clone()
     network.init_weights()
     assert torch.equal(network.stages[0].blocks[0].ffn.layers[1].bias, before + 1)
     checks.check_pretrained(network)
+
+
+def test_mmdets_swin_renames_the_original_files(tmp_path):
+    """``convert_weights=True``, in most of mmdet's configs: the check reads the file as the backbone does."""
+    network, state = swin('mmdet', convert_weights=True)
+    for key, original in SWIN_NAMES.items():
+        state = {name.replace(key, original): value for name, value in state.items()}
+    state['head.weight'] = torch.zeros(1)
+    assert_read(begins_with(network, tmp_path / 'swin.pth', dict(model=state)))
+    with pytest.raises(ValueError, match='fits 0 of the'):
+        checks.check_pretrained(begins_with(network, tmp_path / 'swin.pth', dict(model=named('other.', state))))
 
 
 @pytest.mark.parametrize(('package', 'whole'), [('mmseg', False), ('mmseg', True), ('mmdet', True)])
@@ -266,6 +324,20 @@ def test_pictures_that_are_normalised_twice(tmp_path):
     model = pair(dict(kd=KD), more=dict(data_root=toys.picture_folder(), pipeline=steps))
     with pytest.raises(ValueError, match=r'model\.teacher: mean and std of its'):
         toys.train(tmp_path, model, iters=2)
+
+
+def test_maps_that_do_not_vary(tmp_path):
+    """Of a teacher's file with a variance so large that its last maps are constant."""
+    content = torch.load(toys.teacher_file('fcn'), weights_only=True)
+    for name in content['state_dict']:
+        if name.endswith('running_var'):
+            content['state_dict'][name].fill_(1e30)
+    torch.save(content, tmp_path / 'damaged.pth')
+    model = pair(FIT, toys.seg_net('fcn', 16, checkpoint=str(tmp_path / 'damaged.pth')))
+    with pytest.raises(ValueError, match=r'model\.teacher: its maps at backbone\[3\] are the same.*running_var'):
+        toys.train(tmp_path, model, iters=2)
+    report = check_config(toys.run_config(tmp_path, model), Options(val=0, cost=False))
+    assert 'its maps at backbone[3] are the same' in report.findings[-1].message
 
 
 def test_only_the_first_step_looks(tmp_path):
@@ -324,10 +396,36 @@ def test_the_run_of_another_config_is_not_written_over(base):
         run(child)
     assert file.read_bytes() == before
     assert list(run(child, work_dir=str(base.parent / 'other')).model.distillers) == ['cwd']
+    run(base)
     run(base, resume=True, **{'train_cfg.max_iters': 3})
+    run(base, experiment_name='again')
     for file in (base.parent / 'work').glob('*.pth'):
         file.write_bytes(file.read_bytes().replace(b'experiment_name', b'experiment_\xff\xff\xff\xff'))
     run(base.rename(base.parent / 'renamed.py'))
+
+
+def start_in_both(rank, folder, file):
+    """Say in each process what it read of the checkpoint, and how it was refused."""
+    rendezvous, read = join(rank, folder, ''), work_folder.read_checkpoint
+    actual: list[object] = []
+    work_folder.read_checkpoint = lambda *args, **more: actual.append([*args, more]) or read(*args, **more)
+    config = mock.Mock(filename=file, get=lambda key: None)
+    runner = mock.Mock(work_dir=str(rendezvous / 'work'), cfg=config, _resume=False)
+    with pytest.raises(ValueError, match='of base.py, which this run of mine.py'):
+        work_folder.refuse_another_run(runner)
+    assert len(actual) == (rank == 0)
+    (rendezvous / f'refused{rank}').touch()
+
+
+def test_one_process_reads_for_all(tmp_path):
+    file, value = tmp_path / 'work/iter_2.pth', torch.full((999,), 7.0)
+    file.parent.mkdir()
+    torch.save({'meta': {'experiment_name': 'base_20260101_000000'}, 'state_dict': {'a': value}}, file)
+    raw = file.read_bytes()
+    assert raw.count(value.numpy().tobytes()) == 1
+    file.write_bytes(raw.replace(value.numpy().tobytes(), bytes(4 * 999)))  # its sum no longer fits
+    start(start_in_both, str(tmp_path), 'mine.py')
+    assert {path.name for path in tmp_path.glob('refused*')} == {'refused0', 'refused1'}
 
 
 @pytest.mark.parametrize(('text', 'sources'), [
@@ -343,6 +441,15 @@ def test_distillers_that_are_trained_beside_ones_own_are_said(text, sources, bas
     assert findings == ([f'model.distillers: beside cwd {sources}'] if sources else [])
 
 
+def test_a_run_says_what_it_trains_beside_its_own_method(base, capsys):
+    child = base.parent / 'mine.py'
+    child.write_text(SWAP.format(''))
+    run(child, work_dir=str(base.parent / 'mine'), log_level='WARNING', **{'train_cfg.max_iters': 1})
+    assert (
+        capsys.readouterr().out.count('model.distillers: beside cwd of mine.py, the run trains what it inherits') == 1
+    )
+
+
 @pytest.mark.parametrize(('base', 'folder_option', 'folder'), [
     ("work_dir = 'runs/{{ fileBasenameNoExtension }}'", '', 'runs/mine'),
     ("work_dir = 'runs/{{ fileBasenameNoExtension }}'", "work_dir = 'runs/base'", 'runs/base'),
@@ -354,3 +461,13 @@ def test_an_inherited_folder_follows_the_file_that_is_run(tmp_path, base, folder
     (tmp_path / 'between.py').write_text("_base_ = 'base.py'\n")
     (tmp_path / 'mine.py').write_text(f"_base_ = 'between.py'\n{folder_option}\n")
     assert folder_of(Config.fromfile(tmp_path / 'mine.py')) == folder
+
+
+def test_train_swaps_beside_the_run_of_the_base(base, monkeypatch):
+    monkeypatch.chdir(base.parent)
+    with base.open('a') as file:
+        file.write("work_dir = 'runs/{{ fileBasenameNoExtension }}'\n")
+    (base.parent / 'mine.py').write_text(SWAP.format('_delete_=True, '))
+    for line in ('base.py', 'mine.py', 'mine.py --cfg-options work_dir=runs/own'):
+        assert not main(['train', *line.split()])
+    assert sorted(path.parent.name for path in Path('runs').glob('*/iter_2.pth')) == ['base', 'mine', 'own']

@@ -24,7 +24,9 @@ from mmdistill_dense.unlabelled.step import Unlabelled, UnlabelledOption, prepar
 from mmdistill_dense.unlabelled.stream import PassSampler, open_pictures
 from mmdistill_dense.utils.reproducible import stream_states
 from tests import toys
-from tests.engine.resumption import ITERS, WITH_MORE, noted, pair, train, uninterrupted
+from tests.engine.resumption import ITERS, MORE, WITH_MORE, noted, pair, train, uninterrupted
+from tests.faults.tools import content
+from tests.query_nets import query_net
 from tests.toys import files
 
 run = functools.partial(noted, train)
@@ -54,6 +56,20 @@ def model(folder, distillers=None, **option):
     return pair(distillers or WITH_MORE, folder, **option)
 
 
+@pytest.mark.soak
+def test_labelled_pictures_are_those_of_a_run_without(tmp_path):
+    """In an epoch-based loop without workers, the pictures of a step come from the streams that the last one left.
+    Workers read what the main process reads, and a stream that begins late is that of the others."""
+    without = run(toys.fresh_dir(), model(None), 'epochs')
+    _, with_more = uninterrupted('more pictures, epochs')
+    assert [step[:2] for step in with_more] == [step[:2] for step in without]
+    assert all(len(more) == 3 for _, _, more in with_more) and {step[2] for step in without} == {None}
+    plain = uninterrupted('more pictures')[1]
+    assert uninterrupted('more pictures, workers')[1] == plain
+    late = run(tmp_path, model(toys.picture_folder(), **MORE, start=2))
+    assert [step[2] for step in late] == [None, None, *(step[2] for step in plain[2:])]
+
+
 @pytest.fixture
 def log(monkeypatch):
     lines = []
@@ -63,6 +79,17 @@ def log(monkeypatch):
 
     monkeypatch.setattr('mmengine.logging.MMLogger.handle', keep)
     return lines
+
+
+@pytest.mark.soak
+def test_a_damaged_picture_is_replaced(tmp_path, log):
+    """Its header is whole, so that only the reading finds it."""
+    shutil.copytree(toys.picture_folder(3), tmp_path / 'more')
+    damaged = tmp_path / 'more/1.png'
+    damaged.write_bytes(damaged.read_bytes()[:200])
+    steps_seen = run(tmp_path, model(str(tmp_path / 'more'), ratio=1.5), log_level='INFO')
+    assert {name for _, _, more in steps_seen for name, _ in more} == {'0.png', '2.png'}
+    assert any('1 damaged files read so far, others taken instead' in text for _, text in log)
 
 
 # Refusals
@@ -77,16 +104,36 @@ def opened(folder, **changes):
     return toys.train(None, config)
 
 
-@pytest.mark.parametrize('how', ['link', 'copy'])
+@pytest.mark.parametrize('how', [pytest.param('same path', marks=pytest.mark.soak), 'link', 'copy'])
 def test_pictures_of_validation_are_refused(tmp_path, how):
+    source = Path(toys.picture_folder())
     tested, more = tmp_path / 'tested', tmp_path / 'more'
-    shutil.copytree(toys.picture_folder(), tested)
-    shutil.copytree(toys.picture_folder(1, seed=33), more)
-    renamed = more / 'renamed.png'
-    renamed.symlink_to(tested / '3.png') if how == 'link' else shutil.copy(tested / '3.png', renamed)
+    shutil.copytree(source, tested)
+    more.mkdir()
+    shutil.copy(source / '1.png', more / 'other.png')
+    if how == 'same path':
+        more = tested
+    else:
+        renamed = more / 'renamed.png'
+        renamed.symlink_to(tested / '3.png') if how == 'link' else shutil.copy(tested / '3.png', renamed)
+        (more / 'other.png').write_bytes((Path(toys.picture_folder(1, seed=33)) / '0.png').read_bytes())
     changes = files(tested, 'val')
-    with pytest.raises(ValueError, match=r'pictures are also in val_dataloader[^$]*renamed.png \(= '):
+    with pytest.raises(ValueError, match='pictures are also in val_dataloader') as error:
         opened(str(more), **changes)
+    assert ('renamed.png (= ' in str(error.value)) == (how != 'same path')
+
+
+def test_labelled_pictures_are_taken_out(tmp_path, log):
+    train, more = Path(toys.picture_folder(4, seed=41)), tmp_path / 'more'
+    shutil.copytree(toys.picture_folder(3, seed=42), more)
+    shutil.copy(train / '2.png', more / 'again.png')
+    (more / 'link.png').symlink_to(train / '0.png')
+    runner = opened(str(more), log_level='INFO', **files(train, 'train'))
+    assert unlabelled_of(runner.model).files['pictures'] == 3
+    line = next(text for _, text in log if text.startswith('model.unlabelled: 3 pictures'))
+    assert '2 labelled ones taken out' in line and 'they teach kd, mimic' in line
+    with pytest.raises(ValueError, match='all 4 pictures are those of train_dataloader'):
+        opened(str(train), **files(train, 'train'))
 
 
 def test_a_file_that_is_listed_twice_counts_once(tmp_path, log):
@@ -95,7 +142,8 @@ def test_a_file_that_is_listed_twice_counts_once(tmp_path, log):
     shutil.copytree(toys.picture_folder(3, seed=42), more)
     shutil.copy(train / '0.png', more / 'labelled.png')
     (more / 'again').symlink_to(more)
-    (tmp_path / 'list.txt').write_text('0.png\n0.png\nlabelled.png\n1.png\n2.png\nagain/2.png')
+    names = ['0.png', '0.png', 'labelled.png', '1.png', '2.png', 'again/2.png']
+    (tmp_path / 'list.txt').write_text('\n'.join(names))
     init_default_scope('mmseg')
     labelled = DATASETS.build(files(train, 'train')['train_dataloader']['dataset'])
     for option in (dict(data_root=str(more), ann_file=str(tmp_path / 'list.txt')), dict(data_root=str(more))):
@@ -105,8 +153,6 @@ def test_a_file_that_is_listed_twice_counts_once(tmp_path, log):
             Path(pictures.dataset.get_data_info(number)['img_path']).name for number in range(len(pictures.dataset))
         ]
         assert left == ['0.png', '1.png', '2.png'] and pictures.labelled == 1
-    with pytest.raises(ValueError, match='all 4 pictures are those of train_dataloader'):
-        opened(str(train), **files(train, 'train'))
 
 
 @pytest.mark.parametrize(('step', 'words'), [
@@ -176,7 +222,9 @@ def test_few_pictures_are_warned_of(log):
     warnings = [text for level, text in log if level == logging.WARNING and text.startswith('model.unlabelled')]
     for words in ('6 pictures are few for 2 a step', 'no step takes these pictures: they begin after step 1 of 1'):
         assert any(re.search(words, text) for text in warnings)
-    assert any('val_dataloader: 2 of its 2 pictures are no files here, e.g. shapes/' in text for text in warnings)
+    for name, count in (('val', 2), ('train', 8)):
+        words = f'{name}_dataloader: {count} of its {count} pictures are no files here, e.g. shapes/'
+        assert any(words in text for text in warnings)
 
 
 @pytest.mark.soak
@@ -289,6 +337,33 @@ def test_a_method_that_needs_labels_keeps_its_weight():
     assert not any('ifvd.unlabelled' in name for name in both)
 
 
+def test_pcd_compares_both_parts_without_padding():
+    pcd = dict(type='PCD', queue_size=64, student_tap='backbone[3]', enqueue='pooled')
+    model = seg_model(dict(pcd=pcd))
+    more = toys.bare(toys.seg_batch(3, seed=3, side=48))  # padded to 64
+    _, samples = prepare_batch(model, more)
+    assert [tuple(sample.metainfo['pad_shape']) for sample in samples] == [(64, 64)] * 3
+    masks = []
+    compare = model.distillers['pcd'].compare
+    model.distillers['pcd'].compare = lambda *args: (masks.append(compare(*args).mask), compare(*args))[1]
+    losses(model, more)
+    assert masks[0] is None and masks[1].float().mean().item() == pytest.approx((48 / 64) ** 2, abs=0.1)
+    assert len(model.distillers['pcd'].queue.negatives()) == 5
+
+
+def test_balance_measures_the_sum_of_both_parts():
+    model, more = seg_model(dict(kd=dict(type='LogitKD', balance=2.0))), toys.bare(toys.seg_batch(2, seed=3))
+    balancer = model.distillers['kd'].balancer
+    balancer.start(1200, 1)
+    balancer.begin(0, 1.0, 'kd')
+    actual = losses(model, more)
+    both = [actual[f'distill.kd.{name}'] for name in (KD, f'unlabelled_{KD}')]
+    parts = [value / actual['distill.kd.weight'] for value in both]
+    gradients = torch.autograd.grad(sum(parts), list(model.backbone.parameters()))
+    norm = torch.cat([gradient.flatten() for gradient in gradients]).norm().item()
+    assert balancer.tries[0][2] == pytest.approx(norm, rel=1e-4)
+
+
 # Detection
 
 
@@ -300,10 +375,12 @@ def crowded(count=4):
     return batch
 
 
-def test_an_unlabelled_object_is_no_background():
+@pytest.mark.parametrize('student', ['retinanet', 'gfl'])
+def test_an_unlabelled_object_is_no_background(student):
     """The losses of the head are those of the labelled pictures, to the bit; the neck and the head's scores learn."""
-    kd = dict(type='HeadOutputKD', student_tap='bbox_head.gfl_cls', form='sigmoid')
-    model = det_model(dict(fit=dict(type='FitNet', student_tap='neck'), kd=kd), 'gfl')
+    scores = dict(retinanet='bbox_head.retina_cls', gfl='bbox_head.gfl_cls')[student]
+    kd = dict(type='HeadOutputKD', student_tap=scores, form='sigmoid')
+    model = det_model(dict(fit=dict(type='FitNet', student_tap='neck'), kd=kd), student)
     alone, both = losses(model, None, toys.det_batch()), losses(model, crowded(), toys.det_batch())
     names = [name for name in alone if not name.startswith('distill.')]
     assert len(names) >= 2
@@ -314,11 +391,13 @@ def test_an_unlabelled_object_is_no_background():
     assert len(added) == 2
     sum(both[name] for name in added).backward()
     assert all(parameter.grad is not None for parameter in model.neck.parameters())
-    assert model.bbox_head.gfl_reg.weight.grad is None
+    regression = 'retina_reg' if student == 'retinanet' else 'gfl_reg'
+    assert getattr(model.bbox_head, regression).weight.grad is None
 
 
-def test_two_stages_learn_as_far_as_their_neck():
-    network = toys.det_net('faster_rcnn')
+@pytest.mark.parametrize('student', ['faster_rcnn', pytest.param('deformable', marks=pytest.mark.soak)])
+def test_two_stages_learn_as_far_as_their_neck(student):
+    network = query_net(student) if student == 'deformable' else toys.det_net(student)
     fit = dict(fit=dict(type='FitNet', student_tap='neck'))
     pair = dict(student=network, teacher=dict(network, allow_random=True))
     model = toys.distilled('mmdet', **pair, distillers=fit, unlabelled=FOLDER)
@@ -400,3 +479,29 @@ def test_the_same_picture_looks_different_in_another_pass(tmp_path):
     taken = [picture for _, _, more in diary for picture in more]
     assert sorted(name for name, _ in taken[:6]) == [f'{number}.png' for number in range(6)]
     assert len(set(taken)) > 6  # flipped, other colours
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize('network', ['start', 'weights'])
+def test_a_run_without_such_steps_equals_one_without_them(tmp_path, network):
+    off = dict(kd=dict(type='LogitKD', schedule=dict(stop_at=1)))
+    options = dict(start=dict(start=1.0), weights=dict(distillers=off))[network]
+    folder = toys.picture_folder()
+    steps_seen = run(tmp_path / 'a', model(folder, **options))
+    run(tmp_path / 'b', model(None, options.get('distillers')))
+    used = [more is not None for _, _, more in steps_seen]
+    assert used == ([False] * ITERS if network == 'start' else [True] + [False] * (ITERS - 1))
+    same = not toys.differing(*(content(tmp_path / name / f'iter_{ITERS}.pth') for name in 'ab'))
+    assert same == (network == 'start')
+
+
+def test_half_precision_learns_about_the_same():
+    model, more = seg_model(dict(fit=FITNET)), toys.bare(toys.seg_batch(3, seed=3))
+    name = 'distill.fit.unlabelled_loss_fitnet'
+    expected = losses(model, more)[name]
+    with torch.autocast('cpu', torch.bfloat16):
+        actual = losses(model, more)
+    assert actual[name].dtype == torch.float32
+    torch.testing.assert_close(actual[name], expected, rtol=0.05, atol=0)
+    toys.total(actual).backward()
+    assert all(parameter.grad is not None and parameter.grad.isfinite().all() for parameter in model.parameters())

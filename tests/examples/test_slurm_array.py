@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from mmdistill_dense.apps.suite.table import collect
 from tests.suite import tiny
 
 SCRIPT = Path(__file__).parents[2] / 'examples/slurm_array.sh'
@@ -51,7 +52,6 @@ def options_of(job: int) -> dict[str, str]:
     return {name: value for name, _, value in (word.partition('=') for word in words)}
 
 
-@pytest.mark.soak
 def test_arrays_follow_each_other_with_the_options_of_sbatch(monkeypatch: pytest.MonkeyPatch) -> None:
     """What needs nothing, then what needs the teacher."""
     program('mmdistill', 'echo "$@" >> words.txt')
@@ -90,3 +90,21 @@ def test_a_suite_whose_jobs_wait_is_not_submitted_again() -> None:
     done = submit('tiny.yaml', '1')
     assert done.returncode == 1 and 'jobs of tiny.yaml are in the queue' in done.stderr
     assert not Path('job101').exists()
+
+
+def test_a_batch_of_other_processes_is_told() -> None:
+    tiny.write(Path(), control='deeplabv3_r101_to_r18_cityscapes', teacher=None, options=None)
+    done = submit('tiny.yaml', '4')
+    assert done.returncode == 1 and 'the learning rate is for auto_scale_lr.base_batch_size=16' in done.stderr
+    assert 'Traceback' not in done.stderr
+    assert not Path('job101').exists()
+
+
+@pytest.mark.soak
+def test_a_suite_is_done_by_jobs_of_slurm() -> None:
+    definition = tiny.defined()
+    assert submit('tiny.yaml', '1').returncode == 0
+    texts = [file.read_text()[-2000:] for file in sorted(Path().glob('log*'))]
+    rows = {row.name: len(row.results) for row in collect(definition).verdict.rows}
+    assert rows == {'teacher': 1, 'control': 1, 'kd': 1}, texts
+    assert submit('tiny.yaml', '1').stdout == 'no run is left\n'

@@ -1,15 +1,17 @@
 """Whole graphs answer for a picture as mmseg and mmdet do, and what graphs score."""
 
 import inspect
+import json
 import runpy
 import subprocess
 import sys
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from types import SimpleNamespace
 
 import mmcv
 import numpy as np
+import onnxruntime
 import pytest
 import torch
 import torch.nn.functional as F
@@ -19,11 +21,11 @@ from torch import nn
 
 from mmdistill_dense.__main__ import main
 from mmdistill_dense.apps.export import cli, export_graph, graphs, open_graph, picture_graph, read_description
-from mmdistill_dense.apps.export.graphs import _pooled, graph_of, student_description
+from mmdistill_dense.apps.export.graphs import _pooled, graph_of, onnx_of, save_onnx, student_description, traced
 from mmdistill_dense.apps.export.picture_graph import count_matches, picture
-from mmdistill_dense.apps.export.postprocess import Detections, Labels, Queries, check_decoding
+from mmdistill_dense.apps.export.postprocess import Detections, Labels, Queries, check_decoding, paste_masks
 from mmdistill_dense.apps.export.prepare import Prepare, predict_image, preparation
-from mmdistill_dense.apps.export.write_student import _sizes, evaluate, load_student
+from mmdistill_dense.apps.export.write_student import _sizes, evaluate, load_student, with_prediction
 from tests import toys
 from tests.export.networks import made, words_of
 
@@ -95,10 +97,10 @@ def test_pooling_to_places_is_that_of_torch(bins, size):
 # Behind it
 
 
-KINDS = ('retinanet', 'gfl', 'atss', 'fcos', 'faster_rcnn', 'mask_rcnn', 'dino')
+KINDS = ('retinanet', 'gfl', 'atss', 'fcos', 'faster_rcnn', 'mask_rcnn', 'cascade_mask_rcnn', 'dino')
 
 
-@pytest.mark.parametrize('kind', [*KINDS, pytest.param('cascade_mask_rcnn', marks=pytest.mark.soak)])
+@pytest.mark.parametrize('kind', KINDS)
 def test_boxes_are_those_of_mmdet(tmp_path, kind):
     plain, network = loaded(tmp_path, kind)
     graph, prepare = graph_of(network), Prepare(told_of(plain))
@@ -130,6 +132,20 @@ def test_labels_are_those_of_mmseg(tmp_path):
             (labels,) = Labels(network, {})(*between, *graph.named_outputs(image).values())
         assert labels.dtype == torch.uint8 and labels.shape == expected.shape and len(expected.unique()) > 1
         assert (labels == expected).float().mean() > 0.999
+
+
+def test_boxes_of_a_graph_become_a_prediction_that_metrics_take():
+    from mmdet.structures import DetDataSample
+
+    answer = [torch.tensor([[1.0, 2, 3, 4]]), torch.tensor([0.5]), torch.tensor([1]), torch.ones(1, 6, 8) > 0]
+    actual = with_prediction(DetDataSample(), ['boxes', 'scores', 'labels', 'masks'], answer).pred_instances
+    assert actual.bboxes is answer[0] and actual.scores.tolist() == [0.5] and actual.labels.tolist() == [1]
+    assert actual.masks.shape == (1, 6, 8)
+
+
+def test_a_mask_is_pasted_where_its_box_is():
+    masks = paste_masks(torch.ones(1, 4, 4), torch.tensor([[2.0, 3.0, 10.0, 7.0]]), 12, 14) > 0.5
+    assert masks[0].nonzero().amin(0).tolist() == [3, 2] and masks[0].nonzero().amax(0).tolist() == [6, 9]
 
 
 def test_pairs_need_label_place_and_score():
@@ -253,6 +269,12 @@ def test_a_detr_is_a_graph_of_one_size(tmp_path, kind):
         assert count_matches(expected, run(picture(*size))) == len(expected) > 10
 
 
+def test_a_preprocessor_s_size_is_height_and_width(tmp_path):
+    config, _ = made(tmp_path, 'fcn', [dict(type='LoadAnnotations')])
+    config.model.data_preprocessor = dict(test_cfg=dict(size=(128, 256)))
+    assert Prepare(told_of(config))(picture(100, 200))[0].shape[2:] == (128, 256)
+
+
 ANCHORS = dict(scores='sigmoid', coder=dict(type='DeltaXYWHBBoxCoder'), nms=dict(score_thr=0.05, nms=dict(type='nms')))
 
 
@@ -297,6 +319,27 @@ def test_the_example_reads_as_opencv_does(tmp_path):
         assert np.array_equal(actual, mmcv.imread(str(tmp_path / 'turned.png'), color_type)[..., ::-1])
 
 
+@pytest.mark.parametrize('corners', [True, False])
+def test_the_example_resizes_as_mmseg_does(corners):
+    maps = torch.randn(1, 3, 5, 7, generator=torch.Generator().manual_seed(0)).double()
+    actual = EXAMPLE['resized'](maps[0].permute(1, 2, 0).numpy(), 17, 12, corners=corners)
+    expected = F.interpolate(maps, (17, 12), mode='bilinear', align_corners=corners)[0].permute(1, 2, 0)
+    np.testing.assert_allclose(actual, expected, atol=1e-12)
+
+
+def test_the_example_takes_one_channel_as_two_classes(tmp_path, monkeypatch):
+    logits = torch.linspace(-2, 2, 48).view(1, 1, 6, 8).numpy()
+    about = dict(channels='RGB', mean=[0.0] * 3, std=[1.0] * 3, resize=None, pad=None, name='image', pad_size_divisor=1)
+    about['padding'] = dict(size=None, value=0.0)
+    message = dict(input=about, outputs=['logits'], task='segmentation', threshold=0.7)
+    meta = SimpleNamespace(custom_metadata_map={'mmdistill_dense': json.dumps(message)})
+    session = SimpleNamespace(get_modelmeta=lambda: meta, run=lambda names, argv: [logits])
+    monkeypatch.setattr('onnxruntime.InferenceSession', lambda *_, **__: session)
+    mmcv.imwrite(np.zeros((6, 8, 3), np.uint8), str(tmp_path / 'a.png'))
+    actual = EXAMPLE['answer']('graph', str(tmp_path / 'a.png'))['labels']
+    assert np.array_equal(actual, (torch.tensor(logits[0, 0]).sigmoid() > 0.7).long().numpy()) and actual.any()
+
+
 def served(folder, graph):
     """What the example finds, with the imports of everything else blocked."""
     blocked = ('torch', 'mmcv', 'mmengine', 'mmseg', 'mmdet', 'cv2', 'mmdistill_dense')
@@ -310,6 +353,15 @@ def served(folder, graph):
     subprocess.run([sys.executable, '-c', code], check=True)
     with np.load(folder / 'found.npz') as actual:
         return [actual[name] for name in actual.files]
+
+
+def test_the_description_says_how_boxes_are_computed(tmp_path):
+    _, network = loaded(tmp_path, 'retinanet')
+    message = json.loads(json.dumps(graph_of(network).decoding))
+    assert message['strides'] == [[8, 8], [16, 16], [32, 32], [64, 64], [128, 128]]
+    assert len(message['anchors']) == 5 and len(message['anchors'][0]) == 9 and len(message['anchors'][0][0]) == 4
+    assert message['coder']['type'] == 'DeltaXYWHBBoxCoder' and message['coder']['stds'] == [1.0, 1.0, 1.0, 1.0]
+    assert message['scores'] == 'sigmoid' and message['nms']['nms']['iou_threshold'] == 0.5
 
 
 # What is compared, and what a file declares
@@ -371,6 +423,63 @@ def test_a_whole_graph_is_compared_where_the_network_itself_runs(tmp_path, monke
         compared(tmp_path, monkeypatch)
 
 
+@pytest.mark.parametrize(('shape', 'counted', 'declared'), [
+    (['height', 'width', 3], 'labels', [['height', 'width', 3], ['height', 'width']]),
+    ([192, 256, 3], 'labels', [[192, 256, 3], [192, 256]]),
+    (['height', 'width', 3], 'boxes', [['height', 'width', 3], ['n']]),
+])  # fmt: skip
+def test_a_file_declares_its_sizes_by_name_or_number(tmp_path, shape, counted, declared):
+    import onnx
+    from onnx import helper
+
+    argv, made = (helper.make_tensor_value_info(name, 2, ['s64', 's96', 3]) for name in ('picture', 'labels'))
+    body = helper.make_graph([helper.make_node('Identity', ['picture'], ['labels'])], 'g', [argv], [made])
+    domains = [helper.make_opsetid('', 20)] * 3 + [helper.make_opsetid('x', 1)]
+    model = helper.make_model(body, opset_imports=domains)
+    picture_graph._declare(model, shape, counted)
+    save_onnx(model, tmp_path / 's.onnx', {})
+    model = onnx.load(tmp_path / 's.onnx')
+    assert [(entry.domain, entry.version) for entry in model.opset_import] == [('', 20), ('x', 1)], 'each once'
+    values = [*model.graph.input, *model.graph.output]
+    assert [[dim.dim_param or dim.dim_value for dim in one.type.tensor_type.shape.dim] for one in values] == declared
+
+
+class Branches(nn.Module):
+    """As a PIDNet: one branch has a size rounded down, the other one rounded up; and mmseg resizes with corners."""
+
+    def __init__(self):
+        super().__init__()
+        self.down = nn.Conv2d(3, 4, 3, stride=8, padding=1)
+
+    def encode_decode(self, image, metas):
+        from mmseg.models.utils import resize
+
+        height, width = (side // 8 for side in image.shape[2:])
+        pooled = F.avg_pool2d(self.down(image), 17, stride=8, padding=8)  # one pixel or more
+        low = F.interpolate(pooled, size=[height, width], mode='bilinear')
+        return resize(self.down(image) + low, metas[0]['img_shape'], mode='bilinear', align_corners=True)
+
+
+@pytest.mark.soak
+def test_branches_that_meet_at_multiples_of_8_leave_sizes_free():
+    graph, image = graph_of(Branches()), torch.randn(2, 3, 64, 96)
+    made = onnx_of(traced(graph, {image: (0, 2, 3)}), ['image'], ['logits'])
+    session = onnxruntime.InferenceSession(made.SerializeToString(), providers=['CPUExecutionProvider'])
+    for size in ((1, 64, 96), (3, 16, 16), (1, 136, 72)):
+        image = torch.randn(size[0], 3, *size[1:])
+        with torch.no_grad():
+            torch.testing.assert_close(torch.tensor(session.run(None, {'image': image.numpy()})[0]), graph(image)[0])
+
+
+def test_mmseg_reads_no_size_as_a_number_while_it_is_traced():
+    from mmseg.models.utils import resize
+
+    graph = graph_of(Branches())
+    assert [step for axes, step in graph.freedoms if 'height' in axes] == [1, 8, 32]
+    graph.model.encode_decode = lambda image, metas: torch.tensor([resize.__defaults__[-1]])
+    assert not graph(torch.zeros(1, 3, 8, 8))[0] and resize.__defaults__[-1]
+
+
 @pytest.mark.parametrize(('tried', 'message'), [
     (dict(counted='labels', compared=9, classes=1), 'the network sees one class there, where all graphs agree'),
     (dict(counted='boxes', compared=0, classes=0), 'the network sees no box there, where all graphs agree'),
@@ -385,6 +494,45 @@ def test_a_comparison_that_shows_nothing_says_so(tmp_path, monkeypatch, capsys, 
     assert main(words_of(tmp_path, 's.onnx', '--whole')) == 0
     out = capsys.readouterr().out
     assert (message in out) if message else 'WARNING' not in out
+
+
+SEGMENTORS = (
+    'FCN', 'PSPNet', 'DeepLabV3+', 'DeepLabV3', 'Fast-SCNN', 'BiSeNetV2', 'SegFormer', 'UPerNet', 'DDRNet', 'PIDNet',
+    'STDC', 'ICNet',
+)  # fmt: skip
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize('name', SEGMENTORS)
+def test_segmentors_of_the_page_take_pictures_of_8_sizes(tmp_path, name):
+    """At a small test size, with the pipeline of the zoo, which keeps the ratio.
+
+    A graph that declares one size takes that one alone; one that declares none takes all.
+    """
+    from benchmarks import whole_graphs
+
+    assert [*SEGMENTORS] == [name for name, (file, _) in whole_graphs.ZOO.items() if file.startswith('mmseg')]
+    config = Config.fromfile(whole_graphs._path(whole_graphs.ZOO[name][0]))
+    config.model = whole_graphs.config_of(name).model
+    steps = config.test_dataloader.dataset.pipeline
+    for step in steps:
+        if step['type'] == 'Resize':
+            step['scale'] = (256, 192)  # at the zoo's 2048x1024 a network takes minutes on a CPU
+    config.test_pipeline = steps
+    network = whole_graphs.network_of(config)
+    torch.save(dict(state_dict=network.state_dict(), meta=dict(dataset_meta=dict(classes=['x']))), tmp_path / 's.pth')
+    made = export_graph(config, tmp_path / 's.pth', tmp_path / 's.onnx', (192, 256), whole=True)
+    run, shape = open_graph(made.path), read_description(made.path)['input']['shape']
+    sizes = [(256, 192), *whole_graphs.SIZES] if shape[0] == 'height' else [tuple(shape[:2])]
+    free, number = shape[0] == 'height', 0
+    for size in sizes:
+        (labels,) = run(picture(*size))
+        assert labels.shape == size
+        with suppress(RuntimeError):  # PIDNet and DDRNet themselves take sides that 8 divides
+            expected = predict_image(network, config, picture(*size).numpy()).pred_sem_seg.data[0]
+            assert (labels == expected).float().mean() > 0.995
+            number += 1
+    assert free and number >= 4, 'all segmentors of the page are free today'
 
 
 # In 8 bits, and what graphs score
@@ -414,3 +562,34 @@ def test_a_graph_answers_in_the_network_s_place(tmp_path, monkeypatch):
     message['input']['shape'][0] = 1  # a graph of single pictures
     assert evaluate(config, checkpoint, 'student.onnx')[0] == metrics
     assert [shape[0] for shape in sizes_seen] == [1, 1, 2, 1, 1]
+
+
+def test_a_detector_s_graph_gives_its_boxes(tmp_path):
+    config, checkpoint = made(tmp_path, 'retinanet')
+    _, network, _, _ = load_student(config, checkpoint)
+    network.eval().bbox_head.test_cfg.score_thr = 0.0
+    batch = next(iter(toys.Runner.build_dataloader(config.train_dataloader)))
+    graph = graph_of(network)
+    with torch.no_grad():
+        (expected, *_) = network.test_step(batch)
+        answers = [tensor.clone() for tensor in graph(network.data_preprocessor(batch, False)['inputs'])]
+        names = list(graph.named_outputs(network.data_preprocessor(batch, False)['inputs']))
+        graph.predict_with(lambda image: answers, names)
+        (actual, *_) = network.test_step(batch)
+    assert len(expected.pred_instances) > 0
+    assert torch.equal(actual.pred_instances.bboxes, expected.pred_instances.bboxes)
+
+
+@pytest.mark.soak
+def test_scores_of_whole_graphs(tmp_path, capsys):
+    """On the data of the config, whose pipeline has no resize, the graph scores what the network scores."""
+    config, _ = made(tmp_path, 'fcn')
+    config.test_dataloader = config.val_dataloader
+    config.dump(tmp_path / 'student_config.py')
+    words = words_of(tmp_path, 's.onnx', '--whole', '--evaluate', '--size', '64', '64')
+    assert main(words) == 0
+    printed = capsys.readouterr().out.splitlines()
+    scores = {line.partition(':')[0]: line.partition(': ')[2] for line in printed if 'mIoU' in line}
+    assert list(scores) == ['network', 's.onnx'] and str(printed).count(' ms a call') == 1
+    assert scores['s.onnx'].startswith(scores['network'])
+    assert read_description(tmp_path / 's.onnx')['tried']['equal'] > 0.99

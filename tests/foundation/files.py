@@ -61,6 +61,7 @@ SECTIONS = [tuple(title.split(': ')) for title in _sections()]
 
 
 def shapes(case: str, scheme: str, depth: int = 2) -> dict[str, tuple[int, ...]]:
+    """The entries of a public file."""
     actual = {}
     for name, shape in _sections()[f'{case}: {scheme}'].items():
         for block in range(depth if '#' in name else 1):
@@ -85,4 +86,5 @@ KIND = 'mmdistill_dense.FoundationTeacher'
 
 
 def option(case='dinov2', **changes):
+    """A teacher with random weights."""
     return dict(dict(type=KIND, model=files.tiny(case), allow_random=True), **changes)

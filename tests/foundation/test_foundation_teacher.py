@@ -11,17 +11,22 @@ from mmengine.config import Config
 from mmengine.registry import MODELS
 from torch import nn
 
+from mmdistill_dense.__main__ import main
 from mmdistill_dense.apps.export.write_student import export_backbone
+from mmdistill_dense.apps.project import network_options
 from mmdistill_dense.foundation.foundation_teacher import FoundationTeacher, LinearHead, VisionTransformer
 from mmdistill_dense.foundation.vit import ViT, architecture
 from mmdistill_dense.foundation.vit_file import public_weights
 from tests import toys
+from tests.docs_blocks import blocks
 from tests.faults.tools import resumed_alike
 from tests.foundation import files
 from tests.foundation.files import KIND, option
+from tests.project.folders_of_data import seg_folder
 
 
 def from_file(case='dinov2', **changes):
+    """A teacher with the weights of a file."""
     path = toys.fresh_dir() / f'{case}.pth'
     torch.save(files.state(case, 'original'), path)
     return dict(dict(type=KIND, model=files.tiny(case), checkpoint=str(path)), **changes)
@@ -39,9 +44,49 @@ def test_default_taps_of_other_networks_are_refused():
         toys.distilled(teacher=option(), distillers=dict(d=dict(type='LogitKD')))
 
 
+def test_two_taps_of_one_pass():
+    imagenet = dict(mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375], bgr_to_rgb=True)
+    taps = dict(student_tap=[('backbone[3]', 0.5)] * 2, teacher_tap=['maps.0', 'maps.1'])
+    model = model_of(option(), type='FitNet', **taps)
+    assert toys.losses_of(model)['distill.d.loss_fitnet'].requires_grad
+    assert toys.teacher_of(model).plan.stop_after == 2
+    assert toys.teacher_of(model).network.preprocessor == imagenet
+
+
+def test_a_run_with_a_file_resumes_bit_for_bit(tmp_path):
+    match = dict(d=dict(type='FitNet', student_tap='backbone[3]', teacher_tap='map'))
+    model = toys.model_config(toys.seg_net('fcn'), from_file(), match)
+    ema = dict(custom_hooks=[dict(type='EMAHook', momentum=0.5)])
+    _, first = resumed_alike(tmp_path, lambda folder, **more: toys.train(folder, model, iters=4, **ema, **more))
+    assert not any('blocks' in name for name in first['state_dict'])
+    assert 'original names' in str(first['meta']) and 'dinov2.pth' in str(first['meta'])
+
+
 def test_a_file_of_another_model_is_refused_by_its_key():
     with pytest.raises(ValueError, match=r"model.teacher.checkpoint='.*dinov2.pth' does not fit model=dict\("):
         model_of(dict(from_file('dinov2'), model=files.tiny('dinov2_reg')), type='FitNet')
+
+
+@pytest.mark.parametrize('accelerate', [dict(dtype='bfloat16'), dict(channels_last=True)], ids=str)
+def test_accelerated_passes_are_close(accelerate):
+    plain, fast = (toys.frozen(from_file('dinov3', accelerate=one), 'map', 'maps.0') for one in (None, accelerate))
+    pictures = files.picture(80, 112)
+    for teacher in (plain, fast):
+        teacher.load(torch.zeros(1))
+    for tap in ('map', 'maps.0'):
+        plain_map, other = (teacher(pictures)[tap][0] for teacher in (plain, fast))
+        assert plain_map.dtype == other.dtype == torch.float32
+        assert nn.functional.cosine_similarity(plain_map, other).min() > 0.995
+
+
+@pytest.mark.parametrize('case', ['dinov2', 'dinov3'])
+def test_a_step_in_mixed_precision(case):
+    model = model_of(from_file(case), type='FitNet')
+    with torch.autocast('cpu', torch.bfloat16):
+        mixed = toys.losses_of(model)['distill.d.loss_fitnet']
+    mixed.backward()
+    assert model.backbone.stem[0].weight.grad.isfinite().all()
+    assert mixed.item() == pytest.approx(toys.losses_of(model)['distill.d.loss_fitnet'].item(), rel=0.05)
 
 
 @pytest.mark.parametrize('units', [True, False])
@@ -117,6 +162,7 @@ class Tiny(nn.Module):
 
 @pytest.fixture
 def timm(monkeypatch):
+    """A library of one network."""
 
     def create_model(name, pretrained, num_classes, dynamic_img_size=False):
         assert not pretrained and num_classes == 0
@@ -146,6 +192,18 @@ def test_a_network_of_timm_teaches(timm, tmp_path):
     with torch.no_grad():
         assert torch.equal(frozen.network(pictures), network.norm(network.patch_embed(pictures)))
         assert frozen.network(torch.rand(1, 3, 50, 60)).shape == (1, 6, 4, 4)
+    early, calls = toys.frozen(dict(teacher, allow_random=True, checkpoint=None), 'maps.0'), []
+    early.load(torch.zeros(1))
+    early.network.network.norm.register_forward_hook(lambda *_: calls.append(1))
+    assert early(pictures)['maps.0'][0].shape == (1, 6, 3, 5) and not calls, 'the pass ended before it'
+    normed = network.head = nn.Module()
+    normed.norm = nn.LayerNorm(3)
+    classifier = {'head.fc.weight': torch.zeros(2), 'classifier.weight': torch.zeros(2)}
+    torch.save({**network.state_dict(), **classifier}, tmp_path / 'head.pth')
+    frozen.network.network.head = nn.Module()
+    frozen.network.network.head.norm = nn.LayerNorm(3)
+    assert frozen.network.load_teacher(tmp_path / 'head.pth')[1] == 2, 'a norm in the head belongs to the network'
+    del frozen.network.network.head
     del file['norm.bias']
     torch.save(file, tmp_path / 'less.pth')
     with pytest.raises(ValueError, match='missing: norm.bias'):
@@ -184,6 +242,10 @@ def test_transformers_where_it_is_installed(tmp_path):
     teacher.load_teacher(tmp_path / 'model.safetensors')
     assert teacher(torch.rand(1, 3, 64, 80)).shape == (1, 48, 5, 6)
     assert len(teacher.maps) == 2
+    (tmp_path / 'hub').mkdir()
+    for name in ('config.json', 'model.safetensors'):  # as the hub's own cache
+        (tmp_path / 'hub' / name).symlink_to(tmp_path / name)
+    FoundationTeacher(f'transformers::{tmp_path}/hub').load_teacher(tmp_path / 'hub/model.safetensors')
     with pytest.raises(ValueError, match=r'give the model.safetensors beside the config.json'):
         teacher.load_teacher(tmp_path / 'other.bin')
 
@@ -256,7 +318,7 @@ def test_a_frozen_backbone_without_weights_stops(tmp_path: Path) -> None:
     assert torch.equal(actual.model.backbone.cls_token, trained.model.backbone.cls_token)
 
 
-@pytest.mark.parametrize('patch', [8, 14])
+@pytest.mark.parametrize('patch', [8, 14, 16])
 def test_maps_of_a_pyramid_have_the_cells_of_the_student(patch: int) -> None:
     backbone = VisionTransformer(files.tiny('dinov3', patch=patch), stride=16)
     backbone.init_weights()
@@ -313,7 +375,7 @@ def test_one_pass_gives_scores_beside_the_map(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize('names', ['original', 'timm'])
-@pytest.mark.parametrize('case', ['dinov3', 'dinov2_reg', 'mae'])
+@pytest.mark.parametrize('case', ['dinov3', 'dinov2', 'dinov2_reg', 'mae'])
 def test_a_student_is_exported_under_public_names(case: str, names: str) -> None:
     """Such a file is read as a teacher of the same shape, and gives the same map; its names are those of real files."""
     network = VisionTransformer(files.tiny(case))
@@ -329,6 +391,7 @@ def test_a_student_is_exported_under_public_names(case: str, names: str) -> None
 
 
 def exported(option: dict, folder: Path, *names: str) -> Path:
+    """The backbone out of a checkpoint of the whole network."""
     network = toys.build(option)
     network.init_weights()
     torch.save(dict(state_dict=network.state_dict(), meta={}), folder / 'whole.pth')
@@ -346,3 +409,24 @@ def test_a_backbone_is_written_under_names_of_dinov3(tmp_path: Path) -> None:
     resnet = toys.run_config('x', toys.seg_net('fcn')).model
     with pytest.raises(ValueError, match="names='timm': ResNetV1c has one set of names"):
         exported(resnet, tmp_path, 'timm')
+
+
+@pytest.mark.soak
+def test_the_head_of_the_guide_teaches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As its reader does: the file of the page beside the weights, then ``new`` and ``run``."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(network_options, 'reachable', lambda host: False)
+    (guide,) = (block for block in blocks('python') if block.file == 'head.py')
+    Path('head.py').write_text(guide.text.replace('-08c60483', ''))  # the hash of the published file
+    network = ViT(architecture('dinov3_vits16'))
+    network.init_weights()
+    torch.save(public_weights(network, 'original'), 'dinov3_vits16_pretrain_lvd1689m.pth')
+    seg_folder(Path('leaves'))
+    student = 'mmseg::pspnet/pspnet_r18-d8_4xb2-80k_cityscapes-512x1024.py'
+    words = ['--data', 'leaves', '--student', student, '--teacher', 'head.py', '--method', 'kd']
+    assert main(['new', *words, '--batch', '2', '--iters', '4']) == 0
+    teacher = Config.fromfile('distil_leaves/kd.py').model.teacher
+    assert teacher.cfg == str(Path('head.py').resolve()) and teacher.decode_head.num_classes == 3
+    assert main(['run', 'distil_leaves']) == 0 and Path('distil_leaves/student.pth').is_file()
+    state = torch.load('distil_leaves/work/teacher/iter_4.pth', weights_only=False)['state_dict']
+    assert all(torch.equal(state[f'backbone.{name}'], weight) for name, weight in network.state_dict().items())

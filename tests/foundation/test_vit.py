@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from mmdistill_dense.foundation.foundation_teacher import FoundationTeacher
-from mmdistill_dense.foundation.vit import MODELS_BY_NAME, architecture
+from mmdistill_dense.foundation.foundation_teacher import FoundationTeacher, VisionTransformer
+from mmdistill_dense.foundation.vit import MODELS_BY_NAME, architecture, resample
 from mmdistill_dense.foundation.vit_file import SCHEMES, entries, load_vit
 from mmdistill_dense.networks.recording import Recorder
 from mmdistill_dense.networks.taps import Tap
@@ -23,6 +23,7 @@ MIDDLE = dict(dim=96, depth=3, heads=3)
 
 
 def network(case='dinov2', **changes):
+    """A small random network."""
     torch.manual_seed(0)
     teacher = FoundationTeacher(files.tiny(case, **changes))
     teacher.init_weights()
@@ -30,6 +31,7 @@ def network(case='dinov2', **changes):
 
 
 def recorded(teacher, pictures, *taps, stop_after=None):
+    """The tensors at the taps, one for each."""
     recorder = Recorder(teacher, [Tap.parse(tap) for tap in taps], 'tap', stop_after)
     with torch.no_grad(), recorder.recording() as tensors:
         teacher(pictures)
@@ -71,12 +73,27 @@ def test_maps_of_all_blocks():
         recorded(teacher, files.picture(42, 98), 'maps.2')
 
 
+def test_a_pass_ends_behind_the_deepest_tap():
+    teacher, ran = network(depth=4), []
+    for number, block in enumerate(teacher.blocks):
+        block.register_forward_hook(lambda *_, number=number: ran.append(number))
+    recorded(teacher, files.picture(28, 28), 'maps.0', 'maps.1', stop_after=2)
+    assert ran == [0, 1]
+    raw = FoundationTeacher(files.tiny('dinov2', depth=4), norm=False)
+    raw.load_state_dict(teacher.state_dict())
+    tokens, actual = recorded(raw.eval(), files.picture(28, 42), 'blocks.3', 'map')
+    assert torch.equal(actual, tokens[:, 1:].mT.unflatten(2, (2, 3)))
+
+
 @pytest.mark.parametrize('case', ['dinov2', 'dinov3'])
 def test_positions_are_kept_for_the_last_grids(case):
     teacher = network(case=case)
     cache = (teacher.rope if case == 'dinov3' else teacher).cache
     first = teacher(files.picture(64, 96))
     assert torch.equal(teacher(files.picture(64, 96)), first) and len(cache.entries) == 1
+    for side in range(16, 16 * 20, 16):
+        teacher(files.picture(16, side))
+    assert len(cache.entries) == 16
     if case == 'dinov2':
         teacher(files.picture(64, 96))
         with torch.no_grad():
@@ -86,6 +103,7 @@ def test_positions_are_kept_for_the_last_grids(case):
 
 CHANGES = {
     'half': lambda teacher: teacher.bfloat16(),
+    'double': lambda teacher: teacher.double(),
     'half and back': lambda teacher: teacher.bfloat16().float(),
     'load': lambda teacher: teacher.load_state_dict(other(teacher)),
     'load in place of': lambda teacher: teacher.load_state_dict(other(teacher), assign=True),
@@ -122,8 +140,22 @@ def test_a_graph_takes_any_number_of_pictures(case):
         torch.testing.assert_close(graph(three), expected)
 
 
+def test_a_trained_position_embedding_gets_gradient():
+    teacher = network('dino').requires_grad_(True)
+    teacher(files.picture(48, 64)).square().sum().backward()
+    assert teacher.pos_embed.grad.abs().sum() > 0 and not teacher.cache.entries
+
+
+@pytest.mark.parametrize('rule', ['offset', 'size'])
+def test_every_grid_gets_as_many_positions(rule):
+    for side in (5, 14, 16, 28, 37):
+        stored = torch.rand(1, 1 + side * side, 2)
+        for height, width in ((1, 129), (13, 8), (64, 37), (side, side)):
+            assert resample(stored, (side, side), (height, width), rule).shape == (1, 1 + height * width, 2)
+
+
 def test_pictures_that_do_not_fit_are_refused():
-    for shape in ((1, 3, 13, 40), (1, 1, 40, 40)):
+    for shape in ((1, 3, 13, 40), (1, 1, 40, 40), (3, 40, 40)):
         with pytest.raises(ValueError, match=r'of 14 pixels or more, not'):
             network()(torch.zeros(shape))
 
@@ -200,6 +232,16 @@ def test_the_heads_map_has_the_mean_of_the_vector_head():
     torch.testing.assert_close(actual.mean((2, 3)), expected, atol=1e-5, rtol=1e-5)
 
 
+def test_it_returns_the_maps_that_were_asked_for():
+    backbone = VisionTransformer(MODEL, out_blocks=(0, -1))
+    backbone.init_weights()
+    first, last = backbone.eval()(files.picture(32, 48))
+    assert first.shape == last.shape == (1, 48, 2, 3) and not torch.equal(first, last)
+    for blocks in ((2,), (), (-3, 0)):
+        with pytest.raises(ValueError, match=r'out_blocks must hold blocks of 0 to 1, or -1, got'):
+            VisionTransformer(MODEL, out_blocks=blocks)
+
+
 # Files under original and timm names
 
 
@@ -211,16 +253,19 @@ MASK = 'bias_mask'
 
 
 def blank(case, **changes):
+    """A network without values."""
     return FoundationTeacher(files.tiny(case, **changes))
 
 
 def loaded(case, content, **changes):
+    """A network with the content of a file."""
     teacher = blank(case, **changes)
     load_vit(teacher, content, (), PATH)
     return teacher.eval().requires_grad_(False)
 
 
 def refused(case, content, match, **changes):
+    """Loading this content fails with these words."""
     with pytest.raises(ValueError, match=match):
         load_vit(blank(case, **changes), content, (), PATH)
 
@@ -250,6 +295,16 @@ def test_all_schemes_give_equal_maps(case, scheme):
             assert torch.equal(tensor, original.state_dict()[name]), name
 
 
+def test_queries_keys_and_values_stand_in_this_order():
+    content = renamed('dinov3', 'timm')
+    qkv = loaded('dinov3', content).blocks[0].attn.qkv
+    bias = content['blocks.0.attn.q_bias'], torch.zeros(48), content['blocks.0.attn.v_bias']
+    assert torch.equal(qkv.bias, torch.cat(bias))
+    gates = renamed('dinov3_swiglu', 'original')
+    w12 = loaded('dinov3_swiglu', gates).blocks[1].mlp.w12.weight
+    assert torch.equal(w12, torch.cat([gates['blocks.1.mlp.w1.weight'], gates['blocks.1.mlp.w2.weight']]))
+
+
 @pytest.mark.parametrize(('case', 'scheme'), files.SECTIONS)
 def test_each_damaged_entry_is_named(case, scheme):
     """Each entry of a network of one block, but those that are not used: without it, under another name, reshaped."""
@@ -273,6 +328,21 @@ def test_masks_of_key_biases_are_checked():
     name = f'blocks.1.attn.qkv.{MASK}'
     for wrong in (torch.full((144,), float('nan')), torch.ones(144)):
         refused('dinov3', {**content, name: wrong}, rf'{name} is not 1 for queries and values and 0 for keys')
+
+
+def test_keys_have_no_bias_in_a_network_that_no_file_has_filled():
+    """Frozen as in training: a student from random weights that becomes a teacher stays the same network."""
+    network, picture = blank('dinov3').eval(), files.picture(48, 64)
+    trained = network(picture)
+    assert trained.requires_grad and torch.equal(network.requires_grad_(False)(picture), trained)
+
+
+def test_periods_are_the_files_where_they_are_rounded():
+    content = files.state('dinov3', 'original')
+    rounded = content['rope_embed.periods'].bfloat16()
+    actual = loaded('dinov3', {**content, 'rope_embed.periods': rounded}).rope.periods
+    assert torch.equal(actual, rounded.float()) and not torch.equal(actual, content['rope_embed.periods'])
+    refused('dinov3', {**content, 'rope_embed.periods': rounded * 1.5}, 'of other rotary positions')
 
 
 @pytest.mark.parametrize(('top', 'prefix', 'beside', 'text'), [
@@ -333,6 +403,15 @@ def test_files_that_do_not_fit_are_refused_with_the_reason(case, content, match,
     refused(case, content(), match, **changes)
 
 
+def test_entries_of_other_parts_need_to_be_ignored():
+    content = {**files.state('dinov3', 'original'), 'projectors.0.weight': torch.zeros(1)}
+    refused('dinov3', content, r'unexpected: projectors.0.weight')
+    teacher = FoundationTeacher(files.tiny('dinov3'), ignore=['projectors.'])
+    assert load_vit(teacher, content, teacher.ignore, PATH)[0] == 2, 'and the mask token'
+    with pytest.raises(TypeError, match='ignore is a list of prefixes'):
+        FoundationTeacher(files.tiny('dinov3'), ignore='projectors.')
+
+
 def test_files_are_read_in_parts_too():
     save = pytest.importorskip('safetensors.torch').save_file
     content, folder = files.state('dinov2_reg', 'original'), fresh_dir()
@@ -357,4 +436,7 @@ def test_files_are_read_in_parts_too():
     assert sha256(index) != whole, 'the receipt tells files of other contents apart'
     index.write_text(json.dumps(dict(weight_map={'a': '../a.safetensors'})))
     with pytest.raises(ValueError, match="'../a.safetensors' is no .safetensors file beside it"):
+        blank('dinov2_reg').load_teacher(index, PATH)
+    index.write_text(json.dumps(dict(weight_map={'a': 'b.safetensors'})))
+    with pytest.raises(FileNotFoundError, match='b.safetensors'):
         blank('dinov2_reg').load_teacher(index, PATH)

@@ -116,16 +116,23 @@ dense = partial(losses.dense_contrast, pool_size=0)
 @pytest.mark.parametrize(('loss', 'inputs', 'options', 'words'), [
     (dense, (WIDE, WIDE), dict(groups=1), r'groups must be at least 2 .* got 1'),
     (dense, (WIDE[:, 2:], WIDE[:, 2:]), {}, r'groups=16 does not divide the 30 channels'),
+    (dense, (WIDE, WIDE), dict(pool_size=-1), r'pool_size must be 0'),
+    (dense, (WIDE, WIDE), dict(patch_size=(0, 4)), r'patch_size must be \(height, width\)'),
     (dense, (WIDE, WIDE), dict(contrast='spatial', patch_size=(1, 1)), r'patch_size must hold two positions'),
     (dense, (WIDE, WIDE), dict(contrast='pixel'), r"contrast must be one of .*'omni'.* got 'pixel'"),
+    (dense, (WIDE, WIDE), dict(negatives='some'), r"negatives must be one of .* got 'some'"),
     (dense, (WIDE, WIDE), dict(temperature=0.0), r'temperature must be above 0, got 0.0'),
     (losses.masked_align_conv, (MAP, zeros(2, 1, 7, 8), zeros(4, 8, 1, 1), zeros(4), zeros(4, 4, 3, 3), zeros(4)), {},
      r'keep must be \(2, 1, 7, 9\)'),
     (losses.channel_divergence, (ROWS, ROWS), {}, r'at least one axis of positions, got \(5, 8\)'),
     (losses.weighted_divergence, (LOGITS, LOGITS, zeros(5)), {}, r'weight must be \(5, 4\), got \(5,\)'),
-    (losses.softmax_divergence, (MAP, MAP), dict(weight=zeros(2, 9, 7)), r'weight must be \(2, 7, 9\), got'),
+    *((losses.softmax_divergence, (MAP, MAP), dict(weight=zeros(*shape)), r'weight must be \(2, 7, 9\), got')
+      for shape in ((2,), (2, 1), (2, 9, 7))),
     (losses.focal_error, (MAP, MAP, zeros(2, 63), zeros(2, 8)), {}, r'position must be \(2, 7, 9\)'),
+    (losses.focal_error, (MAP, MAP, zeros(2, 7, 9), zeros(8)), {}, r'channel must be \(2, 8\)'),
     (losses.shifted_error, (MAP, MAP, zeros(2, 1)), {}, r'shift must be \(2, 8\)'),
+    (losses.similarity_divergence, (ROWS, KEYS, ROWS, KEYS), dict(row_weight=zeros(3)),
+     r'row_weight must be \(5,\), got \(3,\)'),
     (losses.similarity_divergence, (ROWS, KEYS[..., 1:], ROWS, KEYS), {}, 'student rows must be'),
     (losses.pixel_info_nce, (ROWS, ROWS, zeros(6, 7)), {}, r'negatives \(K, C\), got \(5, 8\) and \(6, 7\)'),
     (losses.pixel_info_nce, (ROWS, ROWS, ROWS, 0.2, zeros(4)), {}, r'row_weight must be \(5,\), got \(4,\)'),
@@ -138,3 +145,22 @@ dense = partial(losses.dense_contrast, pool_size=0)
 def test_what_a_loss_refuses(loss: Any, inputs: tuple[Tensor, ...], options: dict[str, Any], words: str) -> None:
     with pytest.raises(ValueError, match=words):
         loss(*inputs, **options)
+
+
+def test_the_threshold_is_that_of_mmdets_assigner() -> None:
+    """It lies between what decides on a box's region and the IoU of its positives."""
+    assigners = pytest.importorskip('mmdet.models.task_modules.assigners')
+    from mmengine.registry import DefaultScope
+    from mmengine.structures import InstanceData
+
+    anchors = _anchors()
+    for box in BOXES:
+        ground_truth = InstanceData(bboxes=box[None], labels=torch.zeros(1, dtype=torch.long))
+        with DefaultScope.overwrite_default_scope('mmdet'):
+            assigner = assigners.ATSSAssigner(topk=9)
+        result = assigner.assign(InstanceData(priors=anchors), SIZES, ground_truth)
+        positive = result.gt_inds > 0
+        assert positive.any()
+        overlaps = torch.tensor([_iou(anchor, box.tolist())[:2] for anchor in anchors.tolist()])
+        region = valuable_region(anchors, box[None], SIZES) > 0
+        assert overlaps[region, 1].max() < overlaps[positive, 0].min()

@@ -8,6 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
 from mmdistill_dense import losses
 from mmdistill_dense.losses.maps import smooth_l1
@@ -134,6 +135,15 @@ def test_relations_equal_the_released_formula_with_its_gradient(size: tuple[int,
     torch.testing.assert_close(torch.autograd.grad(loss, student), torch.autograd.grad(naive, student))
 
 
+def test_with_few_channels_no_matrix_of_positions_is_kept() -> None:
+    student, teacher = (x.detach().float() for x in _maps((32, 32), 4, 8, batch=1))
+    sizes: list[int] = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda x: sizes.append(x.numel()) or x, lambda x: x):
+        loss = losses.pairwise_distance(student.requires_grad_(), teacher)
+    loss.backward()
+    assert max(sizes) <= 32 * 32 * 8, 'the maps themselves are the largest'
+
+
 CLASSES = 4
 IGNORED = 255
 
@@ -228,6 +238,17 @@ def test_dice_equals_the_broadcast_formula() -> None:
         torch.testing.assert_close(losses.mask_dice(masks.flatten(2)), losses.mask_dice(masks))
 
 
+def test_dice_of_equal_disjoint_single_and_no_masks() -> None:
+    rows = torch.eye(4).expand(2, 4, 4)
+    assert losses.mask_dice(rows).item() == 0
+    assert losses.mask_dice(rows[:, :1].expand(2, 3, 4)).item() == pytest.approx(1)
+    assert losses.mask_dice(torch.zeros(2, 3, 4)).item() == 0
+    for shape in ((2, 1, 5), (0, 3, 5)):
+        masks = torch.ones(shape, requires_grad=True)
+        losses.mask_dice(masks).backward()
+        assert losses.mask_dice(masks).item() == 0 and not masks.grad.any()
+
+
 def test_masks_without_area_count_nothing() -> None:
     """The released form divides 0 by 0."""
     student, teacher, tokens, branch = _masked(dtype=torch.float32)
@@ -271,8 +292,21 @@ def test_products_of_the_kept_positions_alone(kernel: int, monkeypatch: pytest.M
     torch.testing.assert_close(*results, rtol=1e-10, atol=1e-10)
 
 
+@pytest.mark.parametrize('ratio', [0.75, 0.25])
+@pytest.mark.parametrize('cs', [5, 24], ids=['folded', 'rows'])
+def test_the_cheaper_order_of_the_positions_that_are_kept(cs: int, ratio: float) -> None:
+    """Forward and backward pass: at most 1.3 times the multiply-adds of the cheaper of both orders."""
+    feat, *weights = _convolved(torch.float32, cs=cs, height=16, width=16)
+    keep = losses.random_keep((2, 16, 16), ratio, torch.Generator().manual_seed(0))
+    with FlopCounterMode(display=False) as counter:
+        losses.masked_align_conv(feat, keep, *weights).sum().backward()
+    n, ct = int(keep.sum()) if ratio > 0.4 else keep.numel(), 24
+    orders = n * ct * (cs + 9 * ct), 9 * ct * (cs + 1) * (n + ct)
+    assert counter.get_total_flops() <= 1.3 * 3 * 2 * min(orders)
+
+
 def test_a_convolution_without_an_align() -> None:
-    """With many and with few positions that are dropped."""
+    """The products of dropped positions are left out where they are many, and only with a mask that can be read."""
     feat, *_, weight, bias = _convolved(torch.float64, cs=24)
     for ratio in (0.75, 0.25):
         keep = losses.random_keep((2, 11, 13), ratio, torch.Generator().manual_seed(1))
@@ -281,6 +315,20 @@ def test_a_convolution_without_an_align() -> None:
             output = losses.masked_conv(feat, mask, weight, bias)
             results.append([output, *torch.autograd.grad(output.square().sum(), [feat, weight, bias])])
         torch.testing.assert_close(*results, rtol=1e-10, atol=1e-10)
+        with FlopCounterMode(display=False) as counter:
+            losses.masked_conv(feat, keep, weight, bias)
+        assert counter.get_total_flops() == 2 * 9 * 24 * 24 * (int(keep.sum()) if ratio > 0.4 else keep.numel())
+
+
+def test_random_and_centre_masks() -> None:
+    keep = losses.random_keep((10, 100, 100), 0.75, torch.Generator().manual_seed(0))
+    assert keep.shape == (10, 1, 100, 100) and keep.dtype == torch.bool
+    assert abs(keep.float().mean().item() - 0.25) < 0.01
+    assert not torch.equal(keep[0], keep[1])
+    keep = losses.centre_keep((2, 16, 32))
+    expected = torch.ones(2, 1, 16, 32, dtype=torch.bool)
+    expected[:, :, 5:10, 10:21] = False
+    assert torch.equal(keep, expected)
 
 
 def test_students_own_mask_is_a_constant() -> None:

@@ -62,6 +62,17 @@ def test_equals_plain_arithmetic(sizes: dict[str, int], temperature: float) -> N
     assert weighted.item() == pytest.approx((torch.tensor(expected, dtype=torch.float64) @ weight).item(), abs=1e-12)
 
 
+def test_memory_does_not_grow_with_rows_times_keys() -> None:
+    """Loss and gradient of 8192 x 4096 scores, of which one matrix alone has 128 MiB."""
+    rows, keys, teacher, teacher_keys = (x.detach().float() for x in _groups(8192, 1, 4096, 16, 16))
+    rows.requires_grad_()
+
+    def step() -> None:
+        losses.similarity_divergence(rows, keys, teacher, teacher_keys).backward()
+
+    assert peak_extra_memory(step) < 128 * 2**20
+
+
 def _naive_correlation(
     student: Tensor, teacher: Tensor, temperature: float, beta: float, gamma: float, activation: str
 ) -> Tensor:
@@ -145,6 +156,13 @@ def test_a_small_loss_keeps_its_digits_in_float32() -> None:
     assert abs(loss.item() / exact.item() - 1) < 1e-5
 
 
+def test_pixels_become_unit_rows() -> None:
+    x = draw(2, 4, 3, 5)
+    rows, weight = losses.normalize_pixels(x)
+    assert rows.shape == (30, 4) and weight.tolist() == [1.0] * 30
+    torch.testing.assert_close(rows[7], x[0, :, 1, 2] / x[0, :, 1, 2].norm())
+
+
 @pytest.mark.parametrize('side', ['student', 'teacher'])
 def test_pixels_without_direction_have_no_part(side: str) -> None:
     student, teacher = draw(2, 8, 3, 5).requires_grad_(), draw(2, 8, 3, 5, seed=1)
@@ -176,6 +194,12 @@ def test_a_mean_of_zero_closes_the_gate() -> None:
     for kind in ('relu', 'gelu', 'silu'):
         gated = losses.spatial_gate(large, kind)
         assert gated.dtype == torch.float16 and gated.isfinite().all() and gated.min() > 2
+
+
+def test_ranks_count_the_nearer_negatives() -> None:
+    negatives = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.6, 0.8]])
+    vectors, keys = torch.tensor([[5.0, 0.0], [5.0, 0.0]]), torch.tensor([[9.0, 0.1], [0.0, 2.0]])
+    assert losses.key_ranks(vectors, keys, negatives).tolist() == [1, 2]
 
 
 # Dense contrast
@@ -268,7 +292,24 @@ def test_a_map_smaller_than_a_window_is_one_window(size: tuple[int, int], option
     assert torch.autograd.grad(loss, student)[0].any()
 
 
+def test_temperatures_of_the_variants() -> None:
+    assert [losses.contrast_temperature(kind, 2048) for kind in ('omni', 'channel')] == [0.07, 0.07]
+    assert losses.contrast_temperature('spatial', 2048) == pytest.approx(143.36)
+    student, teacher = _pair(1, 8, 4, 4)
+    default, words = (
+        losses.dense_contrast(student, teacher, contrast='spatial', pool_size=0, **options)
+        for options in ({}, dict(temperature=0.56))
+    )
+    torch.testing.assert_close(default, words)
+
+
 # Memory
+
+
+def _masked() -> list[Tensor]:
+    """Student, teacher, tokens and branch of one level of a detector at 800x1333."""
+    shapes = (1, 256, 100, 168), (1, 256, 100, 168), (6, 256), (256, 256, 3, 3), (256,), (6, 256, 1, 1), (6,)
+    return [draw(*shape, seed=seed).float() for seed, shape in enumerate(shapes)]
 
 
 MEMORY = {  # loss, released form, inputs, share; the contrast at half the Cityscapes map
@@ -277,6 +318,8 @@ MEMORY = {  # loss, released form, inputs, share; the contrast at half the Citys
                  lambda: _pair(1, 2048, 16, 16, dtype=torch.float32), 0.25),
     'InfoNCE': (lambda *x: losses.pixel_info_nce(*x)[0], lambda *x: reference.pcd_info_nce(*x, 0.2),
                 lambda: _rows(784, 16384, 256, torch.float32), 0.2),
+    'masks': (lambda s, t, e, *branch: losses.masked_feature_loss(s, t, e, losses.Branch(*branch), student_mask=True),
+              lambda s, t, e, *branch: reference.maskd_loss(s, t, e, branch, student_mask=True), _masked, 0.1),
 }  # fmt: skip
 
 
@@ -288,6 +331,7 @@ def test_memory_is_a_share_of_the_released_form(name: str) -> None:
     student.requires_grad_()
     peak, released = (peak_extra_memory(lambda f=f: torch.autograd.grad(f(student, *rest), student)) for f in functions)
     assert peak <= share * released
+    assert name != 'masks' or peak <= 1.25 * student.nbytes + 16 * 2**20
 
 
 @pytest.mark.parametrize('noise', [1.0, 0.3])

@@ -16,11 +16,12 @@ from mmengine.model import ExponentialMovingAverage
 from mmseg.registry import MODELS as SEGMENTORS
 from torch.optim.swa_utils import AveragedModel
 
-from mmdistill_dense.model.distill_model import distilled_class
+from mmdistill_dense.model.distill_model import _batch, distilled_class
 from tests import toys
 
 
 def pair():
+    """A small pair whose distillers hold parameters and the teacher."""
     return toys.distilled(student=toys.seg_net('fcn'), teacher=toys.seg_teacher('fcn'), distillers=BOTH)
 
 
@@ -28,6 +29,7 @@ BOTH = dict(kd=dict(type='LogitKD'), mimic=dict(type='MaskedMimic'))
 
 
 def terms(model, batch=None):
+    """The distillation losses of a step, as numbers."""
     losses = toys.losses_of(model, batch)
     return {name: losses[name].item() for name in ('distill.kd.loss_kd', 'distill.mimic.loss_mimic')}
 
@@ -59,6 +61,14 @@ def test_a_moved_copy_leaves_the_original_alone(original, move):
     del copied
 
 
+def test_an_average_shares_the_teacher(original):
+    model, *_ = original
+    averages = (ExponentialMovingAverage(model), ExponentialMovingAverage(model, device=torch.device('cpu')))
+    for copied in (*(average.module for average in averages), copy.deepcopy(model).to('cpu').float()):
+        assert toys.teacher_of(copied) is toys.teacher_of(model)
+        assert all(distiller.teacher is toys.teacher_of(model) for distiller in copied.distillers.values())
+
+
 def test_a_cast_copy_is_trained_with_a_teacher_of_its_own(original):
     model, _, expected = original
     copied = copy.deepcopy(model).double()
@@ -73,6 +83,23 @@ def test_a_cast_copy_is_trained_with_a_teacher_of_its_own(original):
     assert {p.dtype for p in teacher.network.parameters()} == {torch.float64}
     assert all(distiller.teacher is teacher for distiller in copied.distillers.values())
     assert terms(model) == expected
+
+
+def test_the_original_moves():
+    model = pair()
+    copied = copy.deepcopy(model)
+    assert copied.distillation.state is not model.distillation.state
+    assert copied.distillers['mimic'].state is copied.distillation.state
+    network, expected = toys.teacher_of(copied).network, terms(copied)
+    model.double()
+    assert {p.dtype for p in network.parameters()} == {torch.float32} and terms(copied) == expected
+    model.float()
+    assert terms(model) == pytest.approx(expected)
+    assert toys.teacher_of(model) is not toys.teacher_of(copied)
+    assert all(distiller.teacher is toys.teacher_of(model) for distiller in model.distillers.values())
+    with torch.no_grad():
+        copied.decode_head.conv_seg.weight.fill_(0.1)
+    assert terms(model) == pytest.approx(expected) and terms(copied) != expected
 
 
 @pytest.fixture(scope='module')
@@ -138,12 +165,30 @@ NETWORKS = [
 ]
 
 
-def test_every_form_of_a_call_gives_the_same_losses():
-    network = toys.det_net()
-    model = toys.distilled('mmdet', student=network, teacher=dict(network, allow_random=True), distillers=FIT)
-    plain = toys.build_plain(network)
+def detr():
+    """A DETR of one encoder and one decoder layer; its class has a ``loss`` of its own."""
+    layers = dict(num_layers=1, layer_cfg=dict(ffn_cfg=dict(feedforward_channels=32)))
+    backbone = dict(depth=18, base_channels=8, frozen_stages=-1, norm_eval=False, init_cfg=None)
+    parts = dict(backbone=backbone, neck=dict(in_channels=[64]), encoder=layers, decoder=layers, num_queries=6)
+    parts.update(test_cfg=dict(max_per_img=6))
+    return dict(cfg='mmdet::detr/detr_r50_8xb2-150e_coco.py', bbox_head=dict(num_classes=toys.NUM_CLASSES - 1), **parts)
+
+
+PAIRS = {
+    'fcn': ('mmseg', lambda: toys.seg_net('fcn'), toys.seg_batch),
+    'retinanet': ('mmdet', toys.det_net, toys.det_batch),
+    'faster_rcnn': ('mmdet', lambda: toys.det_net('faster_rcnn'), toys.det_batch),
+    'detr': ('mmdet', detr, toys.det_batch),
+}
+
+
+@pytest.mark.parametrize('name', PAIRS)
+def test_every_form_of_a_call_gives_the_same_losses(name):
+    scope, network, batch = PAIRS[name]
+    model = toys.distilled(scope, student=network(), teacher=dict(network(), allow_random=True), distillers=FIT)
+    plain = toys.build_plain(network())
     pictures, samples = list(inspect.signature(plain.loss).parameters)[:2]
-    data = model.data_preprocessor(toys.det_batch(), True)
+    data = model.data_preprocessor(batch(), True)
 
     def losses(form):
         words = copy.deepcopy(data)
@@ -165,6 +210,8 @@ def test_every_form_of_a_call_gives_the_same_losses():
     model.eval()
     actual = model.loss(**{pictures: data['inputs'], samples: copy.deepcopy(data['data_samples'])})
     assert actual and not any(key.startswith('distill.') for key in actual), "a validation loss is the student's alone"
+    with torch.no_grad():
+        assert len(model.test_step(batch())) == 2, 'and it predicts'
     with pytest.raises(TypeError, match=f'missing a required argument: .{pictures}'):
         model.train().loss(no_such_name=data['inputs'], **{samples: data['data_samples']})
 
@@ -174,3 +221,14 @@ def test_the_signature_is_that_of_the_class():
     for kind in NETWORKS:
         distilled = distilled_class(kind)
         assert issubclass(distilled, kind) and inspect.signature(distilled.loss) == inspect.signature(kind.loss), kind
+
+
+def test_pictures_are_known_whatever_a_class_calls_them():
+    def free(*args, **kwargs): ...
+    def named(images, targets, weight=1.0, *, scale=2.0): ...
+
+    for loss in (free, named):
+        assert _batch(loss, (1, 2), {}) == (1, 2)
+        assert _batch(loss, (1,), dict(targets=2)) == (1, 2)
+        assert _batch(loss, (), dict(images=1, targets=2, weight=3)) == (1, 2)
+    assert _batch(named, (), dict(scale=5, targets=2, images=1)) == (1, 2)

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from mmdistill_dense.networks import recording
 from mmdistill_dense.networks.teacher import FrozenTeacher
 from tests import toys
 
@@ -18,10 +19,15 @@ MASKD = dict(type='MasKD', num_tokens=4, student_mask_from=0)
 SCORES = dict(student_tap='roi_head.bbox_head.fc_cls', output='cls_score', form='softmax')
 SEGMENTATION = dict(
     kd=dict(type='LogitKD'),
-    freekd=dict(type='FreeKD', student_tap='backbone[3]'),
     afdcd=dict(type='AfDCD', patch_size=(2, 2)),
     maskd=dict(MASKD, student_tap='backbone[3]'),
     pcd=dict(PCD, student_tap='backbone[3]'),
+)
+DETECTION = dict(
+    maskd=dict(MASKD, student_tap='neck'),
+    freekd=dict(type='FreeKD'),
+    kd=dict(type='HeadOutputKD', student_tap='bbox_head.retina_cls'),
+    pcd=dict(PCD, student_tap='neck[:2]'),
 )
 ROIS = dict(boxes=dict(type='RoIHeadKD'), scores=dict(type='RoIHeadKD', **SCORES))
 
@@ -46,6 +52,7 @@ def _with_tokens(model):
 
 MODELS = {
     'segmentor': _segmentor,
+    'retinanet': partial(_detector, 'retinanet', DETECTION),
     'faster_rcnn': partial(_detector, 'faster_rcnn', ROIS),
 }
 
@@ -86,14 +93,14 @@ def test_nothing_stays_alive_after_a_step(trained):
     model, batch = trained
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-4, momentum=0.9)
     outputs_seen = []
-    for step in range(1, 6):
-        model.distillation.state.iteration = step % 3
+    for step in range(1, 9):
+        model.distillation.state.iteration = step % 5
         toys.total(toys.losses_of(model, batch)).backward()
         optimizer.step()
         optimizer.zero_grad()
-        if step in (2, 5):
+        if step in (3, 8):
             outputs_seen.append(_live())
-    assert outputs_seen[0] == outputs_seen[1], 'tensors and bytes after step 2 and after step 5'
+    assert outputs_seen[0] == outputs_seen[1], 'tensors and bytes after step 3 and after step 8'
     assert toys.hooks_left(model) == 0
     assert all(toys.hooks_left(teacher.network) == 0 for teacher in model.distillation.teachers.values())
 
@@ -151,4 +158,38 @@ def test_teachers_maps_are_gone_before_the_student_runs(trained):
     assert {tensor.data_ptr() for tensor in alive} <= {tensor.data_ptr() for tensor in taps}
 
 
+def test_answers_of_the_teachers_head_are_forgotten():
+    model, batch = MODELS['faster_rcnn']()
+    teacher = toys.teacher_of(model)
+    with mock.patch.object(FrozenTeacher, 'cached', autospec=True, side_effect=FrozenTeacher.cached) as asked:
+        toys.losses_of(model, batch)
+    assert asked.call_count == 2 and teacher._step_cache is None
+
+
 # What does not run
+
+
+@pytest.mark.parametrize(('kind', 'distiller', 'parts'), [
+    ('retinanet', dict(type='FitNet', student_tap='backbone[3]'), {'backbone'}),
+    ('retinanet', dict(type='FitNet', student_tap='neck'), {'backbone', 'neck'}),
+    ('faster_rcnn', dict(type='FitNet', student_tap='neck'), {'backbone', 'neck'}),
+    ('faster_rcnn', dict(type='RoIHeadKD'), {'backbone', 'neck', 'roi_head'}),
+    ('retinanet', dict(type='HeadOutputKD', student_tap='bbox_head.retina_cls'), {'backbone', 'neck', 'bbox_head'}),
+])  # fmt: skip
+def test_a_detector_runs_only_what_its_taps_need(kind, distiller, parts):
+    model, batch = _detector(kind, dict(x=distiller))
+    toys.losses_of(model, batch)
+    called = set()
+    with _hooked(toys.teacher_of(model).network.named_modules(), lambda name, _: called.add(name)):
+        toys.losses_of(model, batch)
+    assert {name.split('.')[0] for name in called if name} == parts
+
+
+def test_the_step_learns_nothing_new_by_hooks(monkeypatch):
+    model = toys.distilled(student=toys.seg_net('fcn'), teacher=toys.seg_teacher('fcn'))
+    assert toys.teacher_of(model).plan.heads == ['decode_head']
+    modules = []
+    noting = recording.noting
+    monkeypatch.setattr(recording, 'noting', lambda named, note: noting(modules.extend(named) or [], note))
+    toys.losses_of(model)
+    assert not modules

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
-from mmengine.model import BaseModel
+from mmengine.model import BaseModel, revert_sync_batchnorm
 from mmengine.registry import MODELS as ROOT_MODELS
 from torch import nn
 
@@ -29,6 +29,7 @@ BOTH = dict(kd=KD, mimic=MIMIC)
 
 
 def fcn(**options):
+    """A ready FCN pair."""
     options = dict(student=toys.seg_net('fcn'), teacher=toys.seg_teacher('fcn'), distillers=BOTH) | options
     return toys.distilled(**options)
 
@@ -65,7 +66,7 @@ def test_keys_are_the_vanilla_ones():
         model.load_state_dict(dict(model.state_dict(), other=torch.zeros(1)), strict=True)
 
 
-def test_predictions_are_the_vanilla_ones():
+def test_predictions_are_the_vanilla_ones_also_with_augmentation():
     model, vanilla = fcn(), toys.build_plain(toys.seg_net('fcn'))
     vanilla.load_state_dict(model.state_dict())
     batch = toys.seg_batch()
@@ -74,6 +75,14 @@ def test_predictions_are_the_vanilla_ones():
         assert torch.equal(answers[1].seg_logits.data, expected_predictions[1].seg_logits.data)
         inputs = torch.randn(1, 3, 64, 64)
         assert torch.equal(model(inputs), vanilla(inputs))
+    leaf = toys.model_config(toys.seg_net('fcn'), toys.seg_teacher('fcn'), BOTH)
+    tta = ROOT_MODELS.build(dict(type='mmseg.SegTTAModel', module=leaf)).eval()
+    views = [toys.seg_batch(1, seed=seed) for seed in (0, 1)]
+    for view in views:
+        view['data_samples'][0].set_metainfo(dict(flip=False))
+    with torch.no_grad():
+        (result,) = tta.test_step({name: [view[name] for view in views] for name in ('inputs', 'data_samples')})
+    assert result.pred_sem_seg.data.shape == (1, 64, 64)
 
 
 def test_student_keys_are_merged():
@@ -174,9 +183,10 @@ def test_control_is_the_plain_network():
     plain = type(toys.build_plain(toys.seg_net('fcn')))
     unread = dict(cfg='nowhere.py', checkpoint='nowhere.pth')
     off = dict(kd=dict(KD, balance=2.0, loss_weight=0), other=dict(type='Unknown', loss_weight=0.0))
-    for distillers, more in (({}, {}), (off, dict(unlabelled=dict(data_root='more')))):
-        model = toys.build(toys.model_config(toys.seg_net('fcn'), unread, distillers, **more))
-        assert type(model) is plain and not hasattr(model, 'distillation')
+    for distillers in ({}, off):
+        for more in ({}, dict(unlabelled=dict(data_root='more'))):
+            model = toys.build(toys.model_config(toys.seg_net('fcn'), unread, distillers, **more))
+            assert type(model) is plain and not hasattr(model, 'distillation')
     without = dict(type='mmdistill_dense.DistillModel', student=toys.seg_net('fcn'))
     assert type(toys.build(without)) is plain
     some = dict(_delete_=True, kd=KD, mimic=dict(MIMIC, loss_weight=0))  # the word deletes what the base lacks
@@ -218,7 +228,7 @@ def test_a_scheduled_weight_of_zero_is_the_control_bit_for_bit(tmp_path):
     states = []
     for name, distillers in (('control', {}), ('zero', ended), ('one', dict(kd=KD))):
         model = toys.model_config(toys.seg_net('fcn', dropout=0.1), toys.seg_teacher('fcn'), distillers)
-        states.append(toys.student_state(toys.train(tmp_path / name, model, iters=2).model))
+        states.append(toys.student_state(toys.train(tmp_path / name, model).model))
     assert not toys.differing(*states[:2]) and toys.differing(states[0], states[2])
 
 
@@ -241,6 +251,7 @@ def test_loss_names_and_shares():
 
 @pytest.mark.parametrize(('backbone', 'tap', 'other'), [
     (dict(with_cp=True), 'backbone.layer2.0.conv1', 'backbone[3]'),
+    (dict(with_cp=True), 'backbone.layer2.0.relu', 'backbone[3]'),
     (dict(frozen_stages=1), 'backbone[0]', 'backbone[1]'),
 ])  # fmt: skip
 def test_taps_without_a_gradient_are_refused(backbone, tap, other):
@@ -255,6 +266,16 @@ def test_taps_without_a_gradient_are_refused(backbone, tap, other):
     step(other)
 
 
+def test_activation_checkpointing_of_the_runner(tmp_path):
+    model = toys.model_config(toys.seg_net('fcn'), toys.seg_teacher('fcn'), BOTH)
+    states = []
+    for name, changes in (('a', {}), ('b', dict(activation_checkpointing=['backbone.layer4', 'backbone.layer2']))):
+        states.append(toys.student_state(toys.train(tmp_path / name, model, iters=2, **changes).model))
+    weights = [{n: v for n, v in s.items() if n.endswith('conv1.weight')} for s in states]
+    for name in weights[0]:
+        torch.testing.assert_close(weights[1][name], weights[0][name], msg=name)
+
+
 @pytest.mark.parametrize(('name', 'frozen', 'words'), [
     ('backbone', -1, "'backbone' sees the pictures.* no gradient.*with_cp=True"),
     ('backbone.layer2', 1, "'backbone.layer2' sees the pictures, or frozen layers"),
@@ -267,15 +288,33 @@ def test_taps_without_a_gradient_in_recomputation_are_refused(tmp_path, name, fr
         toys.train(tmp_path, model, iters=1, activation_checkpointing=name if frozen < 0 else [name])
 
 
+def test_sync_bn_of_the_zoo_configs_runs_in_one_cpu_process():
+    """The runner reverts the student's layers after construction; the teacher keeps its own, in eval mode."""
+    norm = dict(norm_cfg=dict(type='SyncBN', requires_grad=True))
+    synchronised = dict(backbone=norm, decode_head=norm, auxiliary_head=norm)
+    model = fcn(student=toys.seg_net('fcn', **synchronised), teacher=toys.seg_teacher('fcn', **synchronised))
+    model = revert_sync_batchnorm(model)
+    toys.losses_of(model)
+    kinds = [{type(m).__name__ for m in n.modules()} for n in (model, toys.teacher_of(model).network)]
+    assert 'SyncBatchNorm' not in kinds[0] and 'SyncBatchNorm' in kinds[1]
+    assert list(model.state_dict()) == list(toys.build_plain(toys.seg_net('fcn')).state_dict())
+
+
 @pytest.mark.parametrize(('options', 'kind', 'words'), [
     (dict(distillers=dict(kd=dict(type='LogitKDD'))), KeyError, ['model.distillers.kd.type', 'LogitKD']),
     (dict(distillers=dict(kd=dict(temperature=2))), KeyError, ['model.distillers.kd.type=None']),
+    (dict(distillers=dict(my_loss=KD)), ValueError, ['model.distillers.my_loss', '"loss"']),
+    (dict(distillers={'a.b': KD}), ValueError, ['model.distillers.a.b', 'dot']),
     (dict(distillers=dict(kd=dict(KD, student_tap='decode_head.loss_decode'))), ValueError, ['never fired']),
     (dict(distillers=dict(kd=dict(KD, teacher='b'))), ValueError, ["kd.teacher='b'", 'one unnamed teacher']),
     (dict(distillers=[KD]), TypeError, ['model.distillers must be a dict of dicts by name']),
     (dict(distillers=dict(kd=None)), TypeError, ['model.distillers must be a dict of dicts by name']),
     (dict(distillers=dict(t=dict(type=nn.Identity))), TypeError, ['distillers.t: ', 'makes a Identity, no Distiller']),
+    (dict(teacher=dict(checkpoint='t.pth')), KeyError, ['model.teacher: give cfg=']),
     (dict(teacher={}), ValueError, ['model.teacher is not set', 'kd']),
+    (dict(student=dict(width=3)), KeyError, ['model.student: give cfg=', "['width']"]),
+    (dict(student=dict(cfg='nowhere.py')), FileNotFoundError, ["model.student.cfg='nowhere.py'"]),
+    (dict(teacher=dict(cfg='mmseg::fcn/x.py')), FileNotFoundError, ["model.teacher.cfg='mmseg::fcn/x.py'"]),
     (dict(teacher=dict(a=toys.seg_net('fcn'), b=toys.seg_net('fcn'))), ValueError,
      ['model.distillers.kd.teacher=None', 'the teachers a, b']),
     (dict(distillers=dict(kd=dict(KD, teacher_tap='decode_head.conv'))), KeyError,
@@ -285,6 +324,21 @@ def test_errors_name_the_config_key(options, kind, words):
     with pytest.raises(kind) as error:
         toys.build(toys.model_config(**dict(dict(student=toys.seg_net('fcn')), **options)))
     assert all(word in str(error.value) for word in words), error.value
+
+
+def test_distillers_can_build_parts_of_the_students_package():
+    @DISTILLERS.register_module(force=True)
+    class UsesNeck(toys.MaskedMimic):
+        def __init__(self, **kwargs):
+            super().__init__('backbone[3]', **kwargs)
+            self.early = ROOT_MODELS.build(dict(type='FeatureRelayHead', in_channels=4, out_conv_channels=8))
+
+        def build_level(self, level):
+            return ROOT_MODELS.build(dict(type='ChannelMapper', in_channels=[level.teacher[0]], out_channels=4))
+
+    distillers = dict(neck=dict(type='UsesNeck'))
+    config = toys.model_config(toys.det_net(), toys.det_teacher(), distillers, data_preprocessor=dict(bgr_to_rgb=True))
+    assert type(toys.build(config, scope='mmseg').distillers['neck'].parts[0]).__name__ == 'ChannelMapper'
 
 
 def test_a_students_own_init_cfg_leaves_the_distillers_alone():
@@ -392,13 +446,16 @@ def test_a_loop_of_ones_own_trains_as_the_page_says(capsys):
     losses = [re.search(r"'distill.kd.loss_kd': ([\d.e-]+)", line)[1] for line in capsys.readouterr().out.splitlines()]
     first, *rest = map(float, losses)
     assert rest == pytest.approx([first * share for share in (0.75, 0.5, 0.25)], rel=1e-2)
-    model = toys.build(toys.model_config(toys.seg_net('fcn'), toys.seg_teacher('fcn'), dict(kd=dict(KD, balance=0.1))))
+    balanced = dict(fit=dict(type='FitNet', student_tap='backbone[3]', balance=0.1))
+    model = toys.build(toys.model_config(toys.seg_net('fcn'), toys.seg_teacher('fcn'), balanced))
     with pytest.raises(ValueError, match='balance of distillers need DistillHook, and so a runner: .* set loss_weight'):
         model.distillation.start(max_iters=4)
 
 
 @toys.MODELS.register_module()
 class LossInForward(BaseModel):
+    """A network as in mmengine's tutorial."""
+
     def __init__(self, **kwargs):
         super().__init__(**kwargs)
         self.body = nn.Conv2d(3, 4, 1)

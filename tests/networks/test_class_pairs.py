@@ -15,7 +15,19 @@ PAIRS = ClassPairs.of(MAP, STUDENT, TEACHER)
 COARSE = ClassPairs.of({'car': ['vehicle'], 'truck': ['vehicle']}, ['car', 'dog', 'truck'], ['dog', 'vehicle'])
 
 
+def test_the_worked_example():
+    z = torch.tensor([[1.0, 0.0, 5.0]], dtype=torch.float64, requires_grad=True)
+    t = torch.tensor([[0.0, 0.0, 2.0, 3.0]], dtype=torch.float64)
+    for weight, loss, gradient in ((None, 0.008353, 0.05593), (PAIRS.mass(t), 0.002661, 0.01782)):
+        actual = softmax_divergence(*PAIRS.softmax(z, t), weight=weight)
+        (grad,) = torch.autograd.grad(actual, z)
+        assert actual.item() == pytest.approx(loss, abs=5e-7)
+        assert grad.tolist()[0] == pytest.approx([-gradient, gradient, 0], abs=5e-6)
+    assert PAIRS.mass(t).item() == pytest.approx((math.e**2 + 2) / (math.e**2 + 2 + math.e**3))
+
+
 def naive(z, t, pairs, temperature, weigh):
+    """Loops over rows and groups."""
     total = 0.0
     for student_row, other in zip(z.tolist(), t.tolist(), strict=True):
         m = [math.log(sum(math.exp(student_row[c]) for c in group.student)) / temperature for group in pairs.groups]
@@ -38,6 +50,20 @@ def test_softmax_is_that_of_a_loop(temperature, weigh):
     (grad,) = torch.autograd.grad(actual, z)
     assert (grad[:, 3] == 0).all() and grad.sum(1).abs().max() < 1e-15
     torch.autograd.gradcheck(lambda x: softmax_divergence(*coarse.softmax(x, t), weight=rows), z)
+
+
+def test_chain_rule_of_the_kl():
+    """KL over {shared, rest} is that of the masses, plus the mass times the KL over shared classes."""
+    torch.manual_seed(1)
+    z, t = (torch.randn(5, 4, dtype=torch.float64) for _ in range(2))
+    pairs = ClassPairs.of({'a': ['a'], 'b': ['b'], 'u': [], 'v': []}, 'abuv', 'abxy')
+    p, q = t.softmax(1), z.softmax(1)
+    w, v = p[:, :2].sum(1), q[:, :2].sum(1)
+    lumped = torch.cat([p[:, :2], 1 - w[:, None]], 1), torch.cat([q[:, :2], 1 - v[:, None]], 1)
+    whole = (lumped[0] * (lumped[0] / lumped[1]).log()).sum(1).mean()
+    binary = (w * (w / v).log() + (1 - w) * ((1 - w) / (1 - v)).log()).mean()
+    shared = softmax_divergence(*pairs.softmax(z, t), weight=pairs.mass(t))
+    torch.testing.assert_close(whole, binary + shared, rtol=1e-12, atol=0)
 
 
 def test_the_order_of_the_names_changes_nothing():
@@ -112,6 +138,13 @@ LAMPS = ['traffic-light', 'traffic sign', 'Street_Lamp'], ['traffic light', 'tra
 ])  # fmt: skip
 def test_groups(option, student, teacher, groups):
     assert ClassPairs.of(option, student, teacher).groups == tuple(Group(*group) for group in groups)
+
+
+def test_groups_of_several_students():
+    assert COARSE.groups == (Group((0, 2), (1,)), Group((1,), (0,)))
+    rows = PAIRS.with_background()
+    assert rows.groups == (Group((0,), (2,)), Group((1,), (0, 1)), Group((2, 3), (3, 4)))
+    assert not rows.unknown and not rows.rest and rows.mass(torch.zeros(1, 5)) is None
 
 
 def test_no_class_is_in_two_groups():

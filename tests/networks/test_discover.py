@@ -6,7 +6,8 @@ from torch import nn
 
 from mmdistill_dense import distillers
 from mmdistill_dense.config.resolve import load_model
-from mmdistill_dense.engine.resume import differ, identity
+from mmdistill_dense.distillers.feature import FeatureDistiller
+from mmdistill_dense.engine.resume import describe_identity, differ, identity
 from mmdistill_dense.networks.auto_taps import DiscoveredTaps, MapCandidate, discover, pair_taps
 from mmdistill_dense.networks.building import build_network, copy_network
 from mmdistill_dense.networks.recording import Recorder
@@ -117,6 +118,23 @@ def test_a_map_that_is_changed_later_is_replaced():
     assert discover_student(halves(), (64, 64)).backbone == []
 
 
+class NeedsLabels(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.backbone = Backbone()
+
+    def forward(self, x):
+        maps = self.backbone(x)
+        if self.training:
+            raise TypeError('labels')
+        return maps
+
+
+def test_a_failing_pass_leaves_nothing_behind():
+    taps = discover_student(NeedsLabels(), (64, 64))
+    assert [tap.tap for tap in taps.backbone] == ['backbone[0]', 'backbone[1]'], 'each is called once'
+
+
 def test_frozen_levels_of_the_student_are_left_out():
     network = toys.build_plain(toys.seg_net()).train()
     network.backbone.requires_grad_(False)
@@ -170,13 +188,26 @@ def test_a_segmentor_gets_explicit_taps(monkeypatch):
     assert toys.teacher_of(model).plan.parts == {'backbone', 'decode_head'}, 'the trace saw the chosen taps'
 
 
-def test_a_foundation_model_has_its_map():
+def test_a_detector_gets_the_levels_of_its_neck():
+    teachers = dict(a=toys.det_net('fcos', 16, allow_random=True), b=toys.det_net('faster_rcnn', 16, allow_random=True))
+    methods = dict(one=dict(AUTO, teacher='a'), two=dict(AUTO, teacher='b'))
+    model = toys.distilled('mmdet', student=toys.det_net(), teacher=teachers, distillers=methods)
+    one, two = model.distillers.values()
+    assert names(one.student_taps) == names(one.teacher_taps) == [f'neck[{level}]' for level in range(5)]
+    assert names(two.teacher_taps) == [f'neck[{level}]' for level in range(1, 5)]
+    toys.total(toys.losses_of(model, toys.det_batch(side=256))).backward()
+    assert model.neck.lateral_convs[0].conv.weight.grad.any()
+
+
+@pytest.mark.parametrize('scope', ['mmseg', 'mmdet'])
+def test_a_foundation_model_has_its_map(scope):
     teacher = dict(type='mmdistill_dense.FoundationTeacher', model=tiny('dinov2'), allow_random=True)
+    student, batch = (toys.seg_net(), None) if scope == 'mmseg' else (toys.det_net(), toys.det_batch())
     methods = dict(one=AUTO, match=dict(type='FeatureMatch', settings='auto'))
-    model = toys.distilled('mmdet', student=toys.det_net(), teacher=teacher, distillers=methods)
+    model = toys.distilled(scope, student=student, teacher=teacher, distillers=methods)
     for distiller in model.distillers.values():
         assert (names(distiller.student_taps), names(distiller.teacher_taps)) == (['backbone[3]'], ['map'])
-    assert toys.losses_of(model, toys.det_batch())['distill.one.loss_fitnet'].requires_grad
+    assert toys.losses_of(model, batch)['distill.one.loss_fitnet'].requires_grad
 
 
 def test_every_method_takes_it_or_says_why_not():
@@ -211,3 +242,28 @@ def test_two_networks_without_a_pair_are_refused():
         assert word in str(error.value)
     with pytest.raises(RuntimeError, match='only a DistillModel'):  # outside of a model there are no taps
         distillers.FitNet('auto').setup({}, {})
+
+
+def test_taps_of_different_size_are_resized():
+    class Difference(FeatureDistiller):
+        def loss(self, student, teacher, level):
+            return (student - teacher).square().mean()
+
+    coarse = toys.seg_net(backbone=dict(strides=(1, 2, 2, 1), dilations=(1, 1, 1, 2)))
+    config = toys.model_config(coarse, distillers=dict(one=dict(type=Difference, student_tap='auto')))
+    model = toys.ready(toys.build(config))
+    assert model.distillers['one'].resize == 'student'
+    assert toys.losses_of(model)['distill.one.loss_difference'].isfinite()
+
+
+def test_a_resumed_run_must_choose_the_same():
+    """Other taps of the same width have the same tensors. A file of an older version has no taps to compare."""
+    other = [*CHOSEN[:3], 'decode_head.conv_seg:input']
+    auto, changed = (identity(build(type='FitNet', student_tap=taps)) for taps in ('auto', other))
+    option = auto['distillers']['one']
+    assert [tap for tap, _ in option['taps']] == CHOSEN
+    assert option['tensors'] == changed['distillers']['one']['tensors'] and differ(auto, changed)
+    assert ', '.join(CHOSEN) in describe_identity(auto) and ', '.join(other) in describe_identity(changed)
+    saved = {**auto, 'distillers': {'one': {k: v for k, v in option.items() if k != 'taps'}}}
+    assert not differ(saved, auto) and differ({}, auto)
+    assert differ({**saved, 'distillers': {'one': {**saved['distillers']['one'], 'type': 'CWD'}}}, auto)

@@ -1,6 +1,7 @@
 """What a teacher sees: pixels in its own normalisation, at a size that it takes, and looked at in the first step."""
 
 import math
+import pickle
 
 import pytest
 import torch
@@ -58,6 +59,15 @@ def test_a_teacher_gets_the_pixels_of_its_preprocessor(student, teacher, channel
     assert make_renormaliser(student, dict(student)) is None
 
 
+def test_equal_normalisation_is_left_as_it_is():
+    x = torch.randn(2, 3, 4, 4)
+    torch.testing.assert_close(make_renormaliser(BGR, RGB)(make_renormaliser(RGB, BGR)(x)), x)
+    nested = dict(type='MultiBranchDataPreprocessor', data_preprocessor=RGB)
+    same = ((None, None), (dict(rgb_to_bgr=True),) * 2, (nested, RGB), (RGB, dict(data_preprocessor=nested)))
+    turned = ((RGB, {'mean': RGB['mean'], 'std': RGB['std'], flip: True}) for flip in FLIPS)
+    assert all(make_renormaliser(*pair) is None for pair in (*same, *turned))
+
+
 def test_pictures_of_other_channels_are_refused():
     six = dict(mean=[0.0] * 6, std=[1.0] * 6)
     with pytest.raises(ValueError, match=r'that of model\.teacher\.big mean=.*the same number of channels'):
@@ -74,7 +84,8 @@ def of_channels(count, means):
 
 
 @pytest.mark.parametrize(('student', 'teacher', 'means'), [
-    *((1, 3, means) for means in ('none', 'single', 'each')), (1, 1, 'single'), (3, 1, 'each'), (3, 4, 'single'),
+    *((student, teacher, 'single') for student in (1, 3, 4) for teacher in (1, 3, 4)),
+    *((1, 3, means) for means in ('none', 'each')), (3, 1, 'each'),
 ])  # fmt: skip
 def test_grey_is_repeated_while_other_channels_are_refused(student, teacher, means):
     numbers = [dict(none=0, single=1, each=count if count == 3 else 1)[means] for count in (student, teacher)]
@@ -93,6 +104,14 @@ def test_grey_is_repeated_while_other_channels_are_refused(student, teacher, mea
     ((scores,),) = frozen(pixels).values()
     repeated = pixels.expand(-1, teacher, -1, -1)
     torch.testing.assert_close(scores, frozen.network.decode_head(frozen.network.extract_feat(repeated)))
+
+
+def test_it_is_pickled_without_a_device():
+    """A model that trained on a GPU and was moved to the CPU is read where there is no GPU."""
+    x, renormaliser = torch.randn(2, 3, 4, 4), make_renormaliser(RGB, BGR)
+    assert torch.equal(pickle.loads(pickle.dumps(renormaliser))(x), renormaliser(x))
+    renormaliser(torch.empty(2, 3, 4, 4, device='meta'))
+    assert vars(pickle.loads(pickle.dumps(renormaliser)))['moved'].device.type == 'cpu'
 
 
 @MODELS.register_module()
@@ -271,10 +290,13 @@ def test_padded_cells_lie_where_their_map_says(height, width, patch):
 
 def test_whole_patches_stay():
     """Padding needs a multiple, and the maps cover the picture."""
-    grid, pictures, vectors = InputGrid(1.0, 'pad', 14), torch.rand(1, 3, 28, 42), torch.rand(1, 6)
+    pictures, vectors = torch.rand(1, 3, 28, 42), torch.rand(1, 6)
+    for fit in ('resize', 'pad'):
+        assert torch.equal(InputGrid(1.0, fit, 14)(pictures), pictures)
+    grid = InputGrid(1.0, 'pad', 14)
     padded = grid(torch.ones(1, 3, 20, 30))
-    assert torch.equal(grid(pictures), pictures) and grid.restored({'cls': [vectors]}, (20, 30))['cls'][0] is vectors
     assert padded.shape == (1, 3, 28, 42) and padded[..., 20:, :].abs().sum() == padded[..., 30:].abs().sum() == 0
+    assert grid.restored({'cls': [vectors]}, (20, 30))['cls'][0] is vectors
     with pytest.raises(ValueError, match=r"fit='pad': nothing says to which multiple .*size_divisor=32"):
         toys.frozen(toys.seg_net('fcn', allow_random=True, fit='pad'), 'backbone[3]')
     divided = toys.seg_teacher('fcn', fit='pad', data_preprocessor=dict(size=None, size_divisor=32))
@@ -284,6 +306,7 @@ def test_whole_patches_stay():
 
 
 def vit(**changes):
+    """A small vision transformer as teacher."""
     return dict(type='mmdistill_dense.FoundationTeacher', model=files.tiny('dinov2'), allow_random=True, **changes)
 
 
@@ -301,8 +324,11 @@ def test_wrong_options_are_refused(changes, match):
 
 @pytest.mark.parametrize('scale', [0.5, 2.0])
 def test_any_teacher_sees_a_picture_of_another_size(scale):
-    """A detector takes multiples of 32."""
-    for teacher, tap, stride in ((toys.det_teacher(scale=scale), 'neck[1]', 16), (vit(scale=scale), 'map', 14)):
+    """mmseg and mmdet networks, the latter in multiples of 32, and vision transformers."""
+    one = (toys.seg_teacher('fcn', scale=scale), 'backbone[3]', 8)
+    if scale == 2:
+        one = (toys.det_teacher(scale=scale), 'neck[1]', 16)
+    for teacher, tap, stride in (one, (vit(scale=scale), 'map', 14)):
         frozen = toys.frozen(teacher, tap, size=(128, 192))
         frozen.load(torch.zeros(1))
         pictures = torch.randn(1, 3, 128, 192)
@@ -313,6 +339,15 @@ def test_any_teacher_sees_a_picture_of_another_size(scale):
             direct = toys.frozen({name: value for name, value in teacher.items() if name != 'scale'}, tap)
             direct.load(torch.zeros(1))
             torch.testing.assert_close(actual, direct(resized)[tap][0], atol=1e-4, rtol=1e-4)
+
+
+def test_a_student_trains_with_a_scaled_teacher():
+    for teacher in (toys.seg_teacher('fcn', scale=1.5), vit(scale=1.5), vit(fit='pad')):
+        tap = 'map' if 'model' in teacher else 'backbone[3]'
+        match = dict(type='PKD', student_tap='backbone[3]', teacher_tap=tap)
+        model = toys.distilled(student=toys.seg_net('fcn'), teacher=teacher, distillers=dict(d=match))
+        toys.total(toys.losses_of(model)).backward()
+        assert model.backbone.stem[0].weight.grad.abs().sum() > 0
 
 
 def test_methods_that_call_the_teachers_heads_need_one_size():

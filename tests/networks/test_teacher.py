@@ -3,15 +3,18 @@
 import copy
 import hashlib
 import random
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from mmengine.model import PretrainedInit
 from torch import nn
 
 from mmdistill_dense.config.resolve import without_pretrained
+from mmdistill_dense.model.distill_model import run_teachers
 from mmdistill_dense.networks.taps import Tap
 from mmdistill_dense.networks.teacher import FrozenTeacher
 from mmdistill_dense.networks.trace import TeacherOption, Traced
@@ -21,6 +24,7 @@ from tests import toys
 
 
 def loaded(option, *taps, stop_after=None, parts=None):
+    """A loaded teacher with taps."""
     teacher = FrozenTeacher(option, Traced([Tap.parse(tap) for tap in taps], stop_after, parts))
     teacher.load(torch.zeros(1))
     return teacher
@@ -55,6 +59,19 @@ def test_weights_of_the_teacher_never_change():
     assert not toys.differing(network.state_dict(), before), 'batch statistics too'
     assert toys.differing(model.state_dict(), student)
     assert not any(p.requires_grad or p.grad is not None for p in network.parameters())
+
+
+def test_it_is_loaded_once():
+    model = toys.distilled(student=toys.seg_net('fcn'), teacher=toys.seg_teacher('fcn'))
+    teacher = toys.teacher_of(model)
+    network = teacher.network
+    model.init_weights()
+    assert teacher.network is network
+    for dtype in (torch.float64, torch.bfloat16):
+        model.to(dtype)
+        assert {p.dtype for p in network.parameters()} == {dtype}
+    model.to('meta')
+    assert network.data_preprocessor.device.type == 'meta'
 
 
 @pytest.mark.parametrize('changes', [{}, dict(mean=[103.5, 110.0, 120.0], std=[57.0, 60.0, 61.0], bgr_to_rgb=False)])
@@ -94,6 +111,19 @@ def test_random_numbers_of_a_teacher_are_its_own():
         assert torch.equal(actual[0], actual[2]) and not torch.equal(actual[0], actual[1])
         assert expected is None or torch.equal(actual[0], expected), 'nor does the place in it matter'
         expected = actual[0]
+
+
+def test_a_step_gives_the_teacher_a_seed_by_iteration(monkeypatch):
+    model, seeds = toys.distilled(student=toys.seg_net('fcn'), teacher=toys.seg_teacher('fcn')), []
+    teacher, inputs = toys.teacher_of(model), torch.ones(1, 3, 64, 64)
+    first = teacher(inputs)['decode_head.conv_seg'][0]
+    monkeypatch.setattr(torch, 'set_rng_state', lambda *_: pytest.fail('the streams were forked'))
+    assert torch.equal(teacher(inputs)['decode_head.conv_seg'][0], first)
+    monkeypatch.setattr(FrozenTeacher, '__call__', lambda _, inputs, seed, samples: seeds.append(seed) or {})
+    for iteration in (0, 1, 0):
+        model.distillation.state.iteration = iteration
+        run_teachers(dict(model.distillers.items()), inputs, next(model.parameters()))
+    assert seeds[0] == seeds[2] != seeds[1]
 
 
 @MODELS.register_module(force=True)
@@ -148,6 +178,28 @@ def test_taps_give_what_the_network_gives():
     handle.remove()
 
 
+def test_backbone_tap_stops_inside_the_backbone():
+    exact = loaded(toys.seg_teacher(), 'backbone.layer2')
+    early = loaded(toys.seg_teacher(), 'backbone.layer2', stop_after=1)
+    inputs = torch.randn(1, 3, 64, 64)
+    later, _ = calls_of(early.network.backbone.layer3)
+    head, _ = calls_of(early.network.decode_head.conv_seg)
+    assert torch.equal(early(inputs)['backbone.layer2'][0], exact(inputs)['backbone.layer2'][0])
+    assert not later and not head
+    assert toys.hooks_left(early.network) == 2, 'only the two of this test'
+
+
+def test_random_teacher_on_request_is_the_same_every_time():
+    option = toys.seg_net('fcn', allow_random=True)
+    torch.manual_seed(1)
+    first = loaded(option, 'backbone')
+    state = torch.get_rng_state()
+    second = loaded(option, 'backbone')
+    assert not toys.differing(first.network.state_dict(), second.network.state_dict())
+    assert torch.equal(state, torch.get_rng_state()), 'and moves no random stream'
+    assert first.receipt.sha256 is None and first.receipt.matched == 0
+
+
 def test_a_missing_or_wrong_checkpoint_is_refused():
     """A student's file, another architecture's, and one with only a backbone. A head that is not tapped may have other
     classes: it takes what fits."""
@@ -181,6 +233,30 @@ class Chain(nn.Module):
         return self.unused(self.after(self.before(x * self.scale)))
 
 
+@MODELS.register_module(force=True)
+class Stubborn(Chain):
+    """Overrides what moves it, as LD and LAD of mmdet do."""
+
+    def to(self, device=None):
+        return super().to(device=device)
+
+    def cuda(self, device=None):
+        raise AssertionError('nobody asked')
+
+    def train(self, mode=True):
+        super().train(mode)
+
+
+def test_a_network_with_a_to_of_its_own_teaches(tmp_path):
+    torch.save(Stubborn().state_dict(), tmp_path / 'stubborn.pth')
+    option = dict(type='mmdistill_dense.Stubborn', accelerate=dict(channels_last=True))
+    for weights in (dict(checkpoint=str(tmp_path / 'stubborn.pth')), dict(allow_random=True)):
+        teacher = FrozenTeacher({**option, **weights}, Traced([Tap.parse('after')]))
+        teacher.load(torch.zeros(1, dtype=torch.float64))
+        teacher.follow(lambda tensor: tensor.float())
+        assert teacher(torch.ones(1, 3, 2, 2))['after'][0].dtype == torch.float32
+
+
 @pytest.mark.parametrize('lost', ['before.weight', 'after.bias', 'scale'])
 def test_what_a_tap_stands_on_must_be_in_the_file(tmp_path, lost):
     weights = Chain().state_dict()
@@ -207,15 +283,16 @@ def test_a_bare_backbone_teaches():
     assert toys.teacher_of(model)(torch.randn(1, 3, 64, 64))['[3]'][0].shape == (1, 64, 8, 8)
 
 
-def test_receipt_says_what_was_loaded():
-    """Of a file that a real run wrote."""
-    file = Path(toys.teacher_file('fcn', 16, runner_file=True))
+@pytest.mark.parametrize('runner_file', [False, True])
+def test_receipt_says_what_was_loaded(runner_file):
+    """Also of a file that a real run wrote."""
+    file = Path(toys.teacher_file('fcn', 16, runner_file=runner_file))
     teacher = loaded(toys.seg_net('fcn', 16, checkpoint=str(file)), 'decode_head')
     receipt = teacher.receipt
     assert receipt.sha256 == hashlib.sha256(file.read_bytes()).hexdigest()
     assert (receipt.config, receipt.file, receipt.ignored) == (toys.SEG['fcn'], file.name, 0)
     assert receipt.matched == receipt.total == len(toys.build_plain(toys.seg_net('fcn')).state_dict())
-    assert teacher.classes == [*toys.CLASSES]
+    assert not runner_file or teacher.classes == [*toys.CLASSES]
 
 
 def test_nothing_is_loaded_at_construction():
@@ -244,3 +321,37 @@ def test_own_pretraining_is_cleared():
     assert without['pretrained'] is None and without['backbone'] == dict(type='R', pretrained=None)
     assert without['necks'][1] == dict(init_cfg=dict(type='Kaiming')) and without['widths'] == (1, 2)
     assert without['necks'][0] == {} and without['head'] == dict(init_cfg=[dict(type='Normal')])
+
+
+def test_no_pretrained_weights_are_fetched_for_the_teacher(monkeypatch):
+    def refuse(*_):
+        raise AssertionError('weights were asked for')
+
+    monkeypatch.setattr(PretrainedInit, '__call__', refuse)
+    pretrained = dict(pretrained='open-mmlab://resnet18_v1c')
+    toys.distilled(student=toys.seg_net('fcn'), teacher=toys.seg_net('fcn', **pretrained, allow_random=True))
+    with pytest.raises(AssertionError, match='weights were asked for'):
+        toys.distilled(student=toys.seg_net('fcn', **pretrained))
+
+
+def test_parts_that_a_distiller_calls_must_be_in_the_file(tmp_path):
+    """What the taps need is strict anyhow; a plan adds children, or the whole network."""
+    state = torch.load(toys.teacher_file(), weights_only=True)['state_dict']
+    path = str(tmp_path / 'headless.pth')
+    torch.save(dict(state_dict={k: v for k, v in state.items() if not k.startswith('auxiliary_head')}), path)
+    for fits, *required in (
+        (True,), (True, (), ('decode_head',)),
+        (False, ('auxiliary_head',)), (False, None), (False, None, ('backbone',)),
+    ):  # fmt: skip
+        teacher = FrozenTeacher(toys.seg_teacher(checkpoint=path), Traced(parts={'backbone'}).plan(required))
+        with nullcontext() if fits else pytest.raises(ValueError, match=r'auxiliary_head\.'):
+            teacher.load(torch.zeros(1))
+
+
+def test_outputs_have_no_gradient_but_can_be_saved_for_backward():
+    teacher = loaded(toys.seg_teacher('fcn'), 'backbone[3]')
+    (feature,) = teacher(torch.randn(1, 3, 64, 64, requires_grad=True))['backbone[3]']
+    assert not feature.requires_grad and not feature.is_inference()
+    weight = torch.ones(1, requires_grad=True)
+    (weight * feature).pow(2).sum().backward()
+    assert weight.grad is not None

@@ -162,6 +162,7 @@ def backbone_of(content: Mapping[str, Any], row: Mapping[str, Any]) -> dict[str,
 
 
 def saved(content: Mapping[str, Any]) -> str:
+    """The path of a new file with this content."""
     path = fresh_dir() / 'teacher.pth'
     torch.save(content, path)
     return str(path)

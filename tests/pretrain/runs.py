@@ -18,6 +18,7 @@ SIDE = 64
 
 @functools.cache
 def pictures() -> str:
+    """A folder of eight pictures."""
     folder = toys.fresh_dir()
     for index in range(8):
         Image.fromarray(paint(0, index, size=(72, 80)).image[..., ::-1].copy()).save(folder / f'{index}.png')
@@ -26,6 +27,7 @@ def pictures() -> str:
 
 @functools.cache
 def teacher_file() -> str:
+    """A synthetic MoCo v3 file."""
     return files.saved(files.synthetic('mocov3_r50')[0])
 
 
@@ -49,6 +51,7 @@ def model(**pcd: Any) -> dict:
 
 
 def view(blur: float, solarize: float) -> list[dict]:
+    """One of the two pipelines."""
     return [
         dict(type='mmdistill_dense.RandomResizedCrop', size=SIDE),
         dict(type='RandomFlip', prob=0.5),

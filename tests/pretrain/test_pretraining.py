@@ -75,6 +75,16 @@ def test_a_schedule_that_ends_before_the_run_is_refused_at_start(tmp_path):
         toys.train(None, runs.config(tmp_path, **changes))
 
 
+def test_a_checkpoint_holds_the_student_at_the_root():
+    folder, _ = trained()
+    checkpoint = torch.load(folder / 'epoch_2.pth', weights_only=False)
+    assert len(checkpoint['state_dict']) == 120
+    assert all(name.startswith('backbone.') for name in checkpoint['state_dict'])
+    assert all(name.startswith('pcd.') for name in checkpoint['distillers'])
+    (receipt,) = checkpoint['meta']['distill']['teachers'].values()
+    assert receipt['matched'] == 325 and receipt['sha256']
+
+
 def test_parts_of_the_student_that_nothing_trains_are_named(tmp_path):
     assert 'get no gradient' not in log_of(trained()[0])
     config = runs.config(tmp_path, epochs=1, log_level='INFO')
@@ -121,3 +131,16 @@ def test_bare_backbone_loads_strictly_into_both_packages(tmp_path, kind):
     whole, plain = export_student(config, folder / 'epoch_2.pth', tmp_path / 'student.pth')
     assert not toys.differing(torch.load(whole)['state_dict'], student.state_dict())
     assert Config.fromfile(plain).model.type == 'mmdistill_dense.BackboneStudent'
+
+
+def test_export_refuses_what_does_not_fit(tmp_path):
+    folder, config = trained()
+    torch.save(dict(state_dict=dict(a=torch.zeros(1))), tmp_path / 'a.pth')
+    for file, out, text in (
+        (folder / 'epoch_2.pth', 'b.py', r'must end in \.pth'),
+        (tmp_path / 'a.pth', 'b.pth', 'does not fit BackboneStudent'),
+        (toys.teacher_file('fcn'), 'b.pth', 'does not fit BackboneStudent'),
+    ):
+        with pytest.raises(ValueError, match=text):
+            export_backbone(config, file, tmp_path / out)
+        assert not (tmp_path / out).exists()

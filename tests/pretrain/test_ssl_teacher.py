@@ -6,11 +6,18 @@ import copy
 import pytest
 import torch
 
+from mmdistill_dense.networks.taps import Tap
+from mmdistill_dense.networks.teacher import FrozenTeacher
+from mmdistill_dense.networks.trace import Traced
 from mmdistill_dense.pretrain import SpatialAdaptor, SSLTeacher
-from mmdistill_dense.pretrain.ssl_teacher import read_teacher
+from mmdistill_dense.pretrain.spatial_adaptor import blank_entries, read_steps
+from mmdistill_dense.pretrain.ssl_teacher import check_invariance, read_teacher
+from mmdistill_dense.weights.ssl_layouts import LAYOUTS
 from tests.pretrain import files
 
 FAMILIES = list(files.NAMES)
+ANEW = [f for f in FAMILIES if files.NAMES[f] != 'barlowtwins']
+ANEW[4:] = [pytest.param(family, marks=pytest.mark.soak) for family in ANEW[4:]]
 PATH = 'model.teacher.checkpoint'
 
 
@@ -31,6 +38,7 @@ def below(content, row, prefix):
 
 
 def refused(content, match, error=ValueError, **options):
+    """Loading this content fails with these words."""
     options = dict(dict(layout='auto', head=dict(widths=[64, 20, 12])), **options)
     teacher = SSLTeacher(files.R50, **options)
     with pytest.raises(error, match=match):
@@ -71,13 +79,22 @@ def test_auto_finds_the_layout(family):
     assert (len(file.head), file.ignored) == (len(below(content, row, 'use_head')), unused)
 
 
-@pytest.mark.parametrize('family', [family for family in FAMILIES if files.NAMES[family] != 'barlowtwins'][-3:])
+@pytest.mark.parametrize('family', ANEW)
 def test_file_saved_anew_with_another_key_or_none_is_found(family, tmp_path):
     content, row = files.synthetic(family)
     state = {name.removeprefix('module.'): value for name, value in files.state_of(content, row).items()}
     pytest.importorskip('safetensors.torch').save_file(state, tmp_path / 'teacher.safetensors')
     for path in (files.saved(state), files.saved(dict(state_dict=state)), tmp_path / 'teacher.safetensors'):
         assert read_teacher(path).layout == files.NAMES[family]
+
+
+def test_the_table_has_the_public_widths():
+    for family, row in files.table()['layouts'].items():
+        head = {name: shape for name, shape in row['other_keys'].items() if name.startswith(row['use_head'])}
+        shapes = [head[name] for name in sorted(head) if len(head[name]) == 2]
+        assert LAYOUTS[files.NAMES[family]].widths == (shapes[0][1], *(shape[0] for shape in shapes)), family
+        assert shapes[-1][0] == row['out_dim']
+    assert set(files.NAMES.values()) == set(LAYOUTS) - {'mocov3_vit'}, 'which tests/foundation tests'
 
 
 def test_a_head_of_one_layer_without_number_is_read():
@@ -124,6 +141,7 @@ MOCO, WIDTHS = 'module.momentum_encoder.', dict(widths=[64, 20, 12])
 
 
 def bare(prefix='', **more):
+    """A backbone alone, with other entries."""
     return {f'{prefix}{n}': v for n, v in files.backbone().state_dict().items()} | more
 
 
@@ -151,6 +169,8 @@ DINO = dict(layout='dino', head=dict(widths=[64, 10, 10, 12]))
 
 @pytest.mark.parametrize(('content', 'words', 'options'), [
     (bare, NONE, {}),
+    (lambda: dict(state_dict=bare('module.backbone.')), NONE, {}),
+    (bare, WORDS, DINO),
     (lambda: dict(state_dict=bare('module.backbone.')), WORDS, DINO),
     (lambda: bare(**{'fc.weight': torch.zeros(9, 64)}), r'layer4, fc\. .* with its proj', {}),
     (lambda: dict(state_dict=bare('backbone.', **{'decode_head.conv_seg.weight': torch.zeros(3, 8, 1, 1)})),
@@ -160,6 +180,8 @@ DINO = dict(layout='dino', head=dict(widths=[64, 10, 10, 12]))
     (lambda: files.state_of(*files.synthetic('barlowtwins_r50')), 'it looks like barlowtwins or solo_single', {}),
     (moco, r'widths \[64, 20, 12\], \[64, 24, 12\] were expected: set teacher.head=dict\(widths=\[64, 20, 12\]\)',
      dict(head=dict(widths=[64, 24, 12]))),
+    (moco, r'widths \[64, 20, 12\], \[64, 8, 8, 12\] were expected', dict(head=dict(widths=[64, 8, 8, 12]))),
+    (lambda: dict(a=torch.zeros(1), b=torch.zeros(1)), r'it is of none of mocov3, .*Prefixes in the file: a, b\.', {}),
     (lambda: moco(**{'module.teacher_queue': torch.zeros(3)}),
      r"layout 'mocov3', which has no place for teacher_queue.*teacher.ignore", {}),
     (lambda: of('mocov2_r50', without='module.encoder_k.fc.0.bias'),
@@ -192,9 +214,11 @@ def test_a_layout_that_is_named_decides_between_two():
 
 @pytest.mark.parametrize(('name', 'shape', 'message'), [
     ('layer3.5.bn2.running_var', None, r'1 missing.*\n.*layer3.5.bn2.running_var'),
+    ('conv1.weight', None, r'1 missing'),
     ('fc.1.running_var', None, 'head entry 1 is a batch norm, but running_var is missing'),
     ('fc.4.', None, "the file has 'linear bn act linear'"),
     ('extra.weight', (4, 12), r'1 unexpected.*\n.*extra.weight'),
+    ('fc.6.weight', (4, 12), r'widths \[64, 20, 12, 4\], \[64, 20, 12\] were expected'),
     ('fc.note', (4, 12), r"head entry 0 is neither.*'note': \(4, 12\)"),
 ])  # fmt: skip
 def test_changed_entries_are_named(name, shape, message):
@@ -230,7 +254,57 @@ def test_wrong_backbone_for_the_head_is_named():
         SSLTeacher(files.R50, 'mocov3').eval()(torch.zeros(1, 3, 32, 32))
 
 
+def test_swav_has_its_own_normalisation():
+    assert SSLTeacher(files.R50, 'swav').preprocessor['std'] == [58.14, 57.12, 57.375]
+    assert SSLTeacher(files.R50, 'mocov3').preprocessor['std'] == [58.395, 57.12, 57.375]
+    assert SSLTeacher(files.R50, 'swav', data_preprocessor=dict(mean=[0, 0, 0])).preprocessor == dict(mean=[0, 0, 0])
+
+
 # As a teacher of a student
+
+
+def frozen(layout='mocov3', family='mocov3_r50', taps=('head',), renormalise=None, as_trained=False, **options):
+    """A loaded FrozenTeacher; ``stop_after`` as the trace of these taps would set it."""
+    content, row = files.synthetic(family)
+    option = dict(
+        type='mmdistill_dense.SSLTeacher', backbone=files.R50, layout=layout, checkpoint=files.saved(content),
+        **dict(dict(head=dict(widths=files.widths_of(content, row))), **options),
+    )  # fmt: skip
+    plan = Traced([Tap.parse(tap) for tap in taps], len(taps), as_trained=as_trained, renormalise=renormalise)
+    teacher = FrozenTeacher(option, plan)
+    teacher.load(torch.zeros(1))
+    return teacher
+
+
+def test_each_view_is_recorded_in_order():
+    teacher = frozen(taps=('head', 'backbone[-1]'))
+    views = [torch.randn(2, 3, 64, 64), torch.randn(2, 3, 96, 64)]
+    recorded = teacher(views)
+    assert [t.shape for t in recorded['head']] == [(2, 12, 2, 2), (2, 12, 3, 2)]
+    assert [t.shape for t in recorded['backbone[-1]']] == [(2, 64, 2, 2), (2, 64, 3, 2)]
+    for view, actual in zip(views, recorded['head'], strict=True):
+        assert torch.equal(teacher(view)['head'][0], actual)
+    assert not recorded['head'][0].requires_grad
+
+
+def test_receipt_names_the_file():
+    receipt = frozen().receipt
+    assert receipt.file == 'teacher.pth' and len(receipt.sha256) == 64
+    assert receipt.config == frozen('auto').receipt.config == 'layout mocov3', 'the one that was found'
+    assert receipt.matched == receipt.total == 318 + 7
+    assert receipt.ignored == 318 + 10 + 7 + 3, 'the other branch, the predictor and the last batch norm'
+    receipt = frozen(keep_last_bn=True).receipt
+    assert receipt.matched == receipt.total == 318 + 10
+
+
+def test_norms_of_a_head_made_for_its_file_use_their_statistics():
+    """The traced head may have had another layer in the place of a norm."""
+    images = torch.randn(2, 3, 64, 64)
+    (expected,), (actual,) = frozen()(images)['head'], frozen(as_trained=True)(images)['head']
+    assert torch.equal(actual, expected)
+    network = frozen().network
+    assert not any(module.training for module in network.modules()) and not network.head.train().training
+    assert not any(p.requires_grad for p in network.parameters())
 
 
 def test_a_bare_file_gives_its_backbone():
@@ -248,6 +322,19 @@ def test_a_bare_file_gives_its_backbone():
             assert torch.equal(teacher.eval()(images), backbone(images)[-1])
     teacher.backbone = torch.nn.Identity()
     assert teacher(images) is images, 'a backbone may give a map and no tuple'
+
+
+def test_a_head_for_each_pixel_loads_the_same_file():
+    path = files.saved(files.synthetic('mocov3_r50')[0])
+    adapted, plain = (SSLTeacher(files.R50, 'mocov3', dict(widths=[64, 20, 12]), per_pixel=each) for each in (0, 1))
+    for teacher in (adapted, plain):
+        teacher.load_teacher(path)
+    start = torch.randn(1, 64, 1, 1, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    x = start.expand(1, 64, 2, 3).clone()
+    torch.testing.assert_close(adapted.head(x), plain.head(x), msg='a map of one value has no other mean')
+    x[..., 0, 0] += 1
+    assert not torch.allclose(adapted.head(x), plain.head(x))
+    torch.testing.assert_close(plain.head(x)[..., :1, :1], plain.head(x[..., :1, :1]))
 
 
 # SpatialAdaptor: exact for every depth, width, size and activation
@@ -287,21 +374,75 @@ def test_an_adapted_head_of_each_form_is_exact(form, activation):
         assert adaptor(x).shape == (2, adaptor.widths[-1], *size)
 
 
+def test_mean_of_exactly_zero_closes_the_gate():
+    entries = {'0.weight': torch.eye(2), '2.weight': torch.ones(1, 2)}
+    x = torch.tensor([[[[1.0, -1.0]], [[3.0, -1.0]]]])
+    assert SpatialAdaptor.from_entries(entries)(x).tolist() == [[[[3.0, -1.0]]]]
+
+
+def test_last_plain_batch_norm_is_left_out_unless_kept():
+    _, entries = random_head('linear bn act linear bn0', [4, 5, 3])
+    x = torch.randn(2, 4, 3, 3, dtype=torch.float64)
+    without, with_bn = (SpatialAdaptor.from_entries(entries, keep_last_bn=keep)(x) for keep in (False, True))
+    mean, var = (entries[f'4.running_{name}'].view(1, -1, 1, 1) for name in ('mean', 'var'))
+    torch.testing.assert_close(with_bn, (without - mean) / (var + 1e-5).sqrt())
+    _, affine = random_head('linear bn act linear bn', [4, 5, 3])
+    assert len(SpatialAdaptor.from_entries(affine).layers) == 5, 'one with parameters is always kept'
+
+
+@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
+def test_half_precision_stays_close(dtype):
+    _, entries = random_head('linear bn act linear', [16, 32, 8])
+    adaptor = SpatialAdaptor.from_entries(entries).to(dtype)
+    x = torch.randn(2, 16, 7, 7, dtype=torch.float64)
+    actual = adaptor(x.to(dtype))
+    assert actual.dtype == dtype
+    expected = SpatialAdaptor.from_entries(entries)(x)
+    # A gate whose mean is near 0 may fall to the other side: most of the map must agree.
+    close = (actual.double() - expected).abs() <= 0.05 * expected.abs().max()
+    assert close.double().mean() > 0.95
+    check_invariance(adaptor, 'a file in half precision is not broken')
+    assert next(adaptor.parameters()).dtype == dtype
+
+
+def test_it_stays_frozen_in_eval_mode():
+    _, entries = random_head('linear bn act linear', [4, 5, 3])
+    adaptor = SpatialAdaptor.from_entries(entries).train()
+    x = torch.randn(2, 4, 3, 3, dtype=torch.float64)
+    before = adaptor(x)
+    entries['0.weight'].zero_()
+    assert torch.equal(adaptor(x), before)
+    assert not any(module.training for module in adaptor.modules())
+    assert not any(parameter.requires_grad for parameter in adaptor.parameters())
+
+
 @pytest.mark.parametrize(('entries', 'message'), [
     ({}, 'no head entries'),
     ({'weight': torch.zeros(2, 2)}, 'not <index>.<parameter>'),
     ({'1.weight': torch.zeros(2, 2)}, 'missing.*before the first layer'),
     ({'0.weight': torch.zeros(2, 2), '3.weight': torch.zeros(2, 2)}, 'entries 1 to 2 are missing'),
     ({'0.weight': torch.zeros(2, 2, 1, 1)}, 'neither a linear layer nor a complete batch norm'),
+    ({'0.weight': torch.zeros(2)}, 'neither a linear'),
     ({'0.running_mean': torch.zeros(2), '0.running_var': torch.zeros(2)}, 'no linear layer'),
     ({'0.weight': torch.zeros(2, 3), '1.weight': torch.zeros(4, 3)}, 'takes 3 channels, the one before gives 2'),
     ({'0.weight': torch.zeros(2, 3), '0.bias': torch.zeros(3)}, r'bias\[3\] at 2 channels'),
     ({'0.weight': torch.zeros(2, 3), '1.running_mean': torch.zeros(2)}, 'running_var is missing'),
     (dict.fromkeys(('0.running_mean', '0.running_var', '0.gain'), torch.ones(2)), 'gain is not part'),
+    (dict.fromkeys(('0.running_mean', '0.running_var', '0.weight'), torch.ones(2)), 'bias is missing'),
 ])  # fmt: skip
 def test_broken_entries_are_refused(entries, message):
     with pytest.raises(ValueError, match=message):
         SpatialAdaptor.from_entries(entries)
+
+
+def test_other_channels_are_refused():
+    with pytest.raises(ValueError, match='takes 3 channels and the backbone gives 4'):
+        SpatialAdaptor.from_entries({'0.weight': torch.zeros(2, 3)})(torch.zeros(1, 4, 2, 2))
+
+
+@pytest.mark.parametrize('form', FORMS)
+def test_blank_entries_have_the_form(form):
+    assert ' '.join(kind for kind, _ in read_steps(blank_entries(form, [3, 4, 5, 6, 7]))) == form
 
 
 @pytest.mark.parametrize('activation', files.ACTIVATIONS)

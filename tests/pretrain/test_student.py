@@ -21,6 +21,7 @@ from mmdistill_dense.pretrain import (
     RandomGrayscale,
     RandomResizedCrop,
     Solarize,
+    views,
 )
 from mmdistill_dense.registry import DATASETS, MODELS
 from mmdistill_dense.utils.reproducible import WorkerSeed, seed_everything
@@ -30,10 +31,11 @@ from tests.pretrain.runs import NORM, R18
 
 
 def student(**backbone):
+    """A tiny student."""
     return MODELS.build(dict(type='mmdistill_dense.BackboneStudent', backbone=dict(R18, **backbone)))
 
 
-@pytest.mark.parametrize('kind', ['mmdet.ResNet', 'mmseg.ResNetV1c'])
+@pytest.mark.parametrize('kind', ['mmdet.ResNet', 'mmseg.ResNet', 'mmseg.ResNetV1c'])
 def test_it_starts_from_scratch_as_published(kind):
     toys.build_plain(toys.seg_net('fcn'))  # registers mmseg
     torch.manual_seed(0)
@@ -65,6 +67,16 @@ def test_each_view_is_one_pass_first_view_first():
     assert int(model.backbone.bn1.num_batches_tracked) == 2
     passes_seen.clear()
     assert model(views[0], mode='loss') == {} and len(passes_seen) == 1
+
+
+def test_it_predicts_pooled_features():
+    model = student().eval()
+    views = [torch.randn(2, 3, 64, 64), torch.randn(2, 3, 64, 64)]
+    first, second = model(views, mode='predict')
+    assert torch.equal(first, model(views[0], mode='predict')) and second.shape == (2, 32)
+    torch.testing.assert_close(first, model(views[0])[-1].flatten(2).mean(2))
+    with pytest.raises(ValueError, match='mode must be'):
+        model(views, mode='train')
 
 
 def test_nothing_to_learn_from_is_said():
@@ -113,6 +125,15 @@ def test_padding_is_told():
         MultiViewPreprocessor(**NORM)(pseudo_collate(views))
 
 
+def test_the_batch_is_left_as_it_was():
+    sample = BaseDataElement(metainfo=dict(img_path='a'))
+    batch = pseudo_collate([dict(inputs=[picture(0), picture(1)], data_samples=sample)])
+    data = MultiViewPreprocessor(**NORM)(batch)
+    assert [s.img_path for s in data['data_samples']] == ['a']
+    assert batch['inputs'][0][0].dtype == torch.uint8, 'bytes cross to the device'
+    assert MultiViewPreprocessor(**NORM)(dict(inputs=batch['inputs']))['data_samples'] is None
+
+
 def test_mixup_mixes_the_views_of_a_step_alike_in_training_alone():
     batch = pseudo_collate([dict(inputs=[picture(2 * i), picture(2 * i + 1, 5, 7)]) for i in range(3)])
     plain, mixing = MultiViewPreprocessor(**NORM), MultiViewPreprocessor(**NORM, mixup=True)
@@ -143,6 +164,40 @@ def smooth(seed: int, size: tuple[int, int] = (60, 80)) -> np.ndarray:
     return cv2.resize(small, size[::-1], interpolation=cv2.INTER_CUBIC)
 
 
+def test_crops_lie_inside() -> None:
+    np.random.seed(7)
+    transform = RandomResizedCrop(8, scale=(0.3, 0.6), ratio=(0.5, 2.0))
+    top, left, h, w = np.array([transform.box(50, 70) for _ in range(4000)], float).T
+    assert min(top.min(), left.min()) == 0
+    assert ((top + h).max(), (left + w).max()) == (50, 70)
+    areas = h * w / (50 * 70)
+    assert 0.28 < areas.min() < 0.32
+    assert 0.58 < areas.max() < 0.62
+
+
+@pytest.mark.parametrize(('size', 'box'), [((10, 400), (0, 194, 10, 13)), ((400, 10), (194, 0, 13, 10))])
+def test_without_a_rectangle_the_largest_one_is_taken(size: tuple, box: tuple) -> None:
+    actual = RandomResizedCrop(8, scale=(1.0, 1.0)).box(*size)
+    assert actual[2:] == box[2:]
+    assert all(abs(side - other) <= 1 for side, other in zip(actual[:2], box[:2], strict=True))
+
+
+def test_a_picture_of_one_pixel_is_enlarged() -> None:
+    results = RandomResizedCrop((4, 6))(dict(img=np.full((1, 1, 3), 9, np.uint8)))
+    assert results['img'].shape == (4, 6, 3) and results['img_shape'] == (4, 6)
+    assert (results['img'] == 9).all()
+
+
+@pytest.mark.parametrize('transform', [
+    ColorJitter(prob=0.3), RandomGrayscale(0.3), GaussianBlur(prob=0.3, sigma=(1, 2)), Solarize(prob=0.3),
+], ids=lambda transform: type(transform).__name__)  # fmt: skip
+def test_probability(transform) -> None:
+    np.random.seed(0)
+    image = smooth(0, (12, 16))
+    changed = [not np.array_equal(transform(dict(img=image))['img'], image[..., ::-1]) for _ in range(1000)]
+    assert abs(np.mean(changed) - 0.3) < 3 * np.sqrt(0.3 * 0.7 / 1000)
+
+
 def test_blue_green_red_is_turned_before_colours_are_touched() -> None:
     image = smooth(3)
     for transform in (RandomGrayscale(1.0), Solarize(prob=1.0)):
@@ -151,6 +206,28 @@ def test_blue_green_red_is_turned_before_colours_are_touched() -> None:
         assert from_bgr['channel_order'] == from_rgb['channel_order'] == 'rgb'
         assert np.array_equal(from_bgr['img'], from_rgb['img'])
         assert np.array_equal(from_bgr['img'], transform.change(image[..., ::-1]))
+
+
+def test_the_order_of_the_jitter_is_random(monkeypatch: pytest.MonkeyPatch) -> None:
+    image = smooth(1)
+    still = ColorJitter(0, 0, 0, 0, prob=1.0)(dict(img=image))['img']
+    assert np.array_equal(still, image[..., ::-1])
+    both = ColorJitter(brightness=0.4, contrast=0, saturation=0, hue=0, prob=1.0)
+    factors = []
+    for seed in range(200):
+        np.random.seed(seed)
+        factors.append(both(dict(img=np.full((4, 4, 3), 100, np.uint8)))['img'].mean() / 100)
+    assert 0.6 <= min(factors) < 0.65
+    assert 1.35 < max(factors) <= 1.4
+    red = np.tile(np.array([10, 10, 250], np.uint8), (2, 2, 1))
+    turned = [ColorJitter(0, 0, 0, hue=0.2, prob=1.0)(dict(img=red))['img'][0, 0].astype(int) for _ in range(50)]
+    assert any(rgb[1] > 50 + rgb[2] for rgb in turned) and any(rgb[2] > 50 + rgb[1] for rgb in turned), 'either way'
+    order: list[str] = []
+    for name in views.JITTERS:
+        monkeypatch.setitem(views.JITTERS, name, lambda image, _, name=name: order.append(name) or image)
+    for _ in range(20):
+        ColorJitter(prob=1.0)(dict(img=image))
+    assert len({tuple(order[i : i + 4]) for i in range(0, 80, 4)}) > 10
 
 
 def batches(seed: int, workers: int) -> list[torch.Tensor]:
@@ -209,6 +286,7 @@ def test_wrong_options_are_named(build, message: str) -> None:
         build()
 
 
-def test_only_bytes_of_three_channels_are_taken() -> None:
+@pytest.mark.parametrize('image', [np.zeros((4, 4), np.uint8), np.zeros((4, 4, 3), np.float32)])
+def test_only_bytes_of_three_channels_are_taken(image: np.ndarray) -> None:
     with pytest.raises(TypeError, match='three channels in bytes'):
-        Solarize()(dict(img=np.zeros((4, 4, 3), np.float32)))
+        Solarize()(dict(img=image))

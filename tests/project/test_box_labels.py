@@ -103,6 +103,26 @@ def test_both_parts_of_a_divided_file_have_boxes_that_count(tmp_path: Path) -> N
     assert all(part['annotations'] for part in parts)
     files = [{image['file_name'] for image in part['images']} for part in parts]
     assert not files[0] & files[1] and files[0] | files[1] == set(names)
+    # Crowds are neither learned nor scored.
+    other = tmp_path / 'other'
+    content = labelled(other, [f'{number}.jpg' for number in range(12)])
+    for entry in content['annotations']:
+        entry['iscrowd'] = int(entry['image_id'] > 1)
+    (other / 'labels.json').write_text(json.dumps(content))
+    for split in find_box_data(other).splits.values():
+        assert not all(entry['iscrowd'] for entry in json.loads(split.content)['annotations'])
+
+
+def test_names_relative_to_a_folder_that_holds_folders_alone(tmp_path: Path) -> None:
+    names = [f'slide {number % 2}/{number}.png' for number in range(6)]
+    (tmp_path / 'my labels.json').write_text(json.dumps(labelled(tmp_path / 'scans/2024', names)))
+    assert find_box_data(tmp_path).splits['train'].pictures == 'scans/2024/'
+    (tmp_path / 'scans/2024' / names[0]).unlink()
+    with pytest.raises(FileNotFoundError) as error:
+        find_box_data(tmp_path)
+    looked = str(error.value).split('looked in ')[1].split('. A file_name')[0]
+    below = ('', 'scans/2024/slide 0', 'scans/2024', 'scans', 'scans/2024/slide 1')
+    assert looked == ', '.join(str(tmp_path / folder) for folder in below)
 
 
 def test_masks_are_those_of_all_files(tmp_path: Path) -> None:
@@ -153,6 +173,15 @@ def test_a_split_of_the_user_takes_the_place_of_yolos(tmp_path: Path) -> None:
         find_box_data(box_folder(tmp_path / 'files'), rule=SplitRule.read('0.4'))
 
 
+@pytest.mark.parametrize('beside', [False, True])
+def test_a_picture_called_test_has_labels(beside: bool, tmp_path: Path) -> None:
+    pictures, labels = (tmp_path, tmp_path) if beside else (tmp_path / 'images', tmp_path / 'labels')
+    for name in ('test', 'a', 'b', 'c'):
+        picture(pictures / f'{name}.jpg')
+        exports.write(labels / f'{name}.txt', '0 0.5 0.5 0.2 0.2\n')
+    assert sum(split.count for split in find_box_data(tmp_path, ['cell']).splits.values()) == 4
+
+
 def test_a_byte_order_mark_hides_no_objects(tmp_path: Path) -> None:
     exports.ultralytics(tmp_path)
     alone = find_box_data(tmp_path)
@@ -177,6 +206,21 @@ def test_corners_of_voc_below_1_are_counted_from_0(least: float, left: int, tmp_
     number = next(image['id'] for image in content['images'] if image['file_name'] == 'b.jpg')
     (box,) = [entry['bbox'] for entry in content['annotations'] if entry['image_id'] == number]
     assert box[:2] == [left, max(least - (least == 1), 0)]
+
+
+def test_labels_with_scores_are_read_alone(tmp_path: Path) -> None:
+    file = box_folder(tmp_path) / 'annotations/instances_train.json'
+    content = json.loads(file.read_text())
+    for entry in content['annotations']:
+        entry['score'] = 1.0
+    for name in ('train', 'val'):
+        file.with_name(f'instances_{name}.json').unlink()
+    shutil.rmtree(tmp_path / 'val')
+    file.with_name('all.json').write_text(json.dumps(content))
+    for path in (tmp_path, file.with_name('all.json')):
+        data = find_box_data(path)
+        assert data.splits['train'].count == 3
+        assert any('all.json: its annotations have a score' in note and 'passed' not in note for note in data.notes)
 
 
 def test_a_refused_label_image_leaves_those_of_before(tmp_path: Path) -> None:

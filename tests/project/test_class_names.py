@@ -1,4 +1,5 @@
-"""Class names of every format are the texts that stand in the file; a name that says that it is no class is told."""
+"""Class names of every format are the texts that stand in the file, also those that YAML and JSON read as something
+else; a name that says that it is no class is told."""
 
 import json
 import shlex
@@ -10,7 +11,7 @@ import pytest
 from mmdistill_dense.apps.project.box_labels import find_box_data
 from mmdistill_dense.apps.project.label_images import find_seg_data
 from tests.project import exports
-from tests.project.folders_of_data import Write, text
+from tests.project.folders_of_data import Write, shape_of_labelme, text
 
 ODD = ('on', '007', '1e3', '~', '1_000', '12:30', 'off', 'Yes', 'no', '012', '2024-01-01', '0x1f', 'null', '.inf', '=')
 TRIPLES = [ODD[start : start + 3] for start in range(0, len(ODD), 3)]  # the exports have three classes
@@ -42,8 +43,8 @@ MASKS = {
 
 
 @pytest.mark.parametrize(('form', 'names'), [  # YAML alone has so many kinds of words
-    *(('ultralytics', names) for names in TRIPLES[1:]),
-    *((form, TRIPLES[0]) for form in [*exports.BOXES, *MASKS]),
+    *(('ultralytics', names) for names in TRIPLES[2:]),
+    *((form, names) for form in [*exports.BOXES, *MASKS] for names in TRIPLES[:2]),
 ])  # fmt: skip
 def test_names_are_the_texts_of_the_file(
     form: str, names: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -89,6 +90,13 @@ def test_folders_in_yaml_are_read_as_they_are_written(part: str, nothing: str, t
     text('data.yaml', r'^path: .\n.*\n.*\n', paths)(tmp_path)
     data = find_box_data(tmp_path)
     assert data.splits['train'].pictures == f'images/{part}/' and not any('WARNING' in note for note in data.notes)
+
+
+@pytest.mark.parametrize('number', [7, 0])
+def test_a_number_of_json_is_a_name_if_no_digit_is_lost(number: int, tmp_path: Path) -> None:
+    exports.labelme(tmp_path)
+    shape_of_labelme(0, label=number)(tmp_path)
+    assert find_box_data(tmp_path).classes == (*exports.CLASSES, str(number))
 
 
 @pytest.mark.parametrize(('names', 'classes'), [
@@ -139,3 +147,16 @@ def test_a_class_that_is_none_by_its_name_is_told(
         rest = ['background'] * (not boxes) + ['sky', 'a road']
         assert words == rest + ['-'] * (form == 'numbers')
         assert find(tmp_path, words).classes == tuple(rest)
+
+
+def test_a_single_class_beside_void_gets_no_advice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(exports, 'CLASSES', ('void', 'ignore', 'undefined'))
+    NUMBERED(tmp_path)
+    assert not any('learned, and part' in note for note in find_seg_data(tmp_path).notes)
+
+
+def test_a_detector_may_learn_one_class_beside_void(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(exports, 'CLASSES', ('void', 'background', 'car'))
+    exports.cvat_coco(tmp_path)
+    assert any(note.endswith('--classes car') for note in find_box_data(tmp_path).notes)
+    assert find_box_data(tmp_path, ['car']).classes == ('car',)

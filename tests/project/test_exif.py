@@ -89,7 +89,8 @@ def agreement(root: Path, task: str, exif: str | None) -> tuple[float, list[str]
 
 @pytest.mark.parametrize('drawn', ['apply', 'ignore'])
 @pytest.mark.parametrize(('task', 'orientation', 'square'), [
-    *(('seg', number, False) for number in (2, 6)),
+    *(('seg', number, False) for number in range(2, 9)),
+    ('det', 3, False),
     ('det', 6, False),
     ('seg', 6, True),
     ('det', 8, True),

@@ -1,6 +1,8 @@
 """What is found in a folder of pictures and label images."""
 
+import json
 import re
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -8,9 +10,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from mmdistill_dense.apps.project import label_values
 from mmdistill_dense.apps.project.box_labels import find_box_data
 from mmdistill_dense.apps.project.label_images import SegData, find_seg_data
 from mmdistill_dense.apps.project.label_pairs import Patterns
+from mmdistill_dense.apps.project.label_values import class_values
 from mmdistill_dense.apps.project.splits import SplitRule
 from tests.project.exports import save, write
 from tests.project.folders_of_data import counts, label, picture, seg_folder
@@ -50,6 +54,14 @@ def test_names_come_from_a_list(tmp_path: Path) -> None:
         (tmp_path / 'classes.txt').write_bytes(text.encode())
         data = find_seg_data(tmp_path)
         assert (data.classes, data.values) == (classes, values)
+
+
+def test_label_values_that_are_classes() -> None:
+    classes_of_values = {
+        (0, 1, 2): (0, 1, 2), (0, 2): (0, 1, 2), (0, 1, 4, 255): (0, 1, 2, 3, 4), (0, 255): (0, 255),
+        (0, 38, 75): (0, 38, 75), (0,): (0, 1),
+    }  # fmt: skip
+    assert {actual: class_values(actual) for actual in classes_of_values} == classes_of_values
 
 
 def test_masks_of_0_and_255_have_two_classes(tmp_path: Path) -> None:
@@ -176,6 +188,13 @@ def with_palettes(root: Path, *palettes: Sequence[int]) -> Path:
 
 
 VOC = (0, 0, 0, 128, 0, 0, 0, 128, 0)
+GRAYS = tuple(number for number in range(256) for _ in 'rgb')
+
+
+@pytest.mark.parametrize('other', [VOC, (*VOC, 128, 128, 0), GRAYS])
+def test_palettes_may_differ_where_no_pixel_is(tmp_path: Path, other: Sequence[int]) -> None:
+    data = find_seg_data(with_palettes(tmp_path, (*VOC, 1, 2, 3), other))
+    assert Image.open(tmp_path / 'masks/1.png').mode == 'P' and len(data.classes) == 3
 
 
 def test_a_number_of_two_colours_is_refused(tmp_path: Path) -> None:
@@ -191,6 +210,25 @@ def test_a_number_of_two_colours_is_refused(tmp_path: Path) -> None:
     with_palettes(tmp_path, VOC, (0, 0, 0, 0, 128, 0, 128, 0, 0))
     with pytest.raises(ValueError, match=r' 1 is the colour \(128, 0, 0\) in .*png, and \(0, 128, 0\) in .*png\. If'):
         find_seg_data(tmp_path)
+
+
+def test_folders_of_a_tree_may_be_links(tmp_path: Path) -> None:
+    seg_folder(tmp_path / 'elsewhere')
+    (tmp_path / 'mine').mkdir()
+    for name in ('images', 'labels'):
+        (tmp_path / f'mine/{name}').symlink_to(tmp_path / f'elsewhere/{name}')
+        (tmp_path / f'elsewhere/{name}/test').symlink_to(tmp_path / f'elsewhere/{name}/val')
+    (tmp_path / 'mine/again').symlink_to(tmp_path / 'mine')
+    data = find_seg_data(tmp_path / 'mine')
+    assert counts(data) == {'train': 4, 'val': 2, 'test': 2}
+    other = tmp_path / 'other'
+    seg_folder(other)
+    (other / 'images/train/0.jpg').rename(other / 'images/train/\u00e9.jpg')
+    (other / 'labels/train/0.png').rename(other / 'labels/train/e\u0301.png')
+    two_cities(other)
+    data = find_seg_data(other)
+    assert {part: len(pairs) for part, pairs in data.pairs.items()} == {'train': 4, 'val': 2}
+    assert data.drawing, 'their places are not those that mmseg finds by the names of pictures'
 
 
 @pytest.mark.parametrize('splits', [('train',), ('train', 'val')])
@@ -223,6 +261,17 @@ def test_a_class_that_does_not_train_is_warned_of(tmp_path: Path, split: str) ->
     assert message.startswith(f'WARNING: in label images for {split}, and in none') and ': d (3). ' in message
 
 
+def two_cities(root: Path) -> None:
+    """``CITY/SPLIT/images/X.jpg``."""
+    for file in [*root.glob('images/*/*'), *root.glob('labels/*/*')]:
+        kind, split, name = file.relative_to(root).parts
+        target = root / f'city{int(name[0] in "13")}' / split / kind / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        file.rename(target)
+    shutil.rmtree(root / 'images')
+    shutil.rmtree(root / 'labels')
+
+
 def test_smoothed_edges_are_no_classes(tmp_path: Path) -> None:
     seg_folder(tmp_path / 'many', values=range(60))
     assert len(find_seg_data(tmp_path / 'many').classes) == 60
@@ -235,6 +284,37 @@ def test_smoothed_edges_are_no_classes(tmp_path: Path) -> None:
         find_seg_data(tmp_path / 'mine')
     with pytest.raises(ValueError, match=r'--classes: 2 names .* They are \d+ values, of which .* smoothed edges'):
         find_seg_data(tmp_path / 'mine', ['ground', 'leaf'])
+
+
+def test_a_rare_value_is_a_class(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seg_folder(tmp_path, values=(0, 38))
+    label(tmp_path / 'labels/train/1.png', (0, 38, 75))
+    monkeypatch.setattr(label_values, 'COUNTED', 2)
+    monkeypatch.setattr(label_values, 'evenly', lambda files, most: list(files)[:: 1 if most > 2 else 3])
+    data = find_seg_data(tmp_path)
+    assert data.values == (0, 38, 75)
+    assert any('the value 75 stands in one label image alone' in note for note in data.notes)
+
+
+def test_label_images_of_one_subfolder_fit_pictures_of_several(tmp_path: Path) -> None:
+    for part in ('train', 'val'):
+        for number in range(3):
+            picture(tmp_path / f'images/{part}/a/{number}.jpg')
+            picture(tmp_path / f'images/{part}/b/{number}.jpg')
+            label(tmp_path / f'labels/{part}/a/{number}.png')
+    data = find_seg_data(tmp_path)
+    assert data.splits['train'].labels == 'labels/train/a' and data.splits['train'].count == 3
+    assert all(path.is_file() for pairs in data.pairs.values() for pair in pairs for path in pair)
+    assert '6 of 12 pictures have no label image; they are left out (images/train/b/0.jpg' in str(data.notes)
+
+
+def test_the_column_of_a_table_that_names_pictures_is_read(tmp_path: Path) -> None:
+    """Not the numbers of its rows, which spreadsheets and pandas write in front."""
+    numbered(tmp_path, [*'012345'], '.jpg')
+    (tmp_path / 'train.csv').write_text(',image,mask\n0,5.jpg,5.png\n1,3.jpg,3.png\n2,1.jpg,1.png\n')
+    (tmp_path / 'val.csv').write_text(',image,mask\n3,0.jpg,0.png\n4,2.jpg,2.png\n')
+    splits = find_seg_data(tmp_path).splits
+    assert {part: sorted(split.names) for part, split in splits.items()} == {'train': [*'135'], 'val': [*'02']}
 
 
 @pytest.mark.parametrize('sides', [(1, 80), (80, 1), (1, 1), (2, 80)])
@@ -298,3 +378,20 @@ def test_an_ending_that_is_not_read_is_named(ending: str, tmp_path: Path) -> Non
         path.unlink()
     data = find_seg_data(tmp_path / 'none')
     assert not any('end in' in note for note in data.notes) and data.seg_map_suffix == '.gif'
+
+
+@pytest.mark.parametrize('form', ['.json', '.txt'])
+def test_an_ending_that_is_not_read_is_named_for_boxes(form: str, tmp_path: Path) -> None:
+    for number in range(6):
+        picture(tmp_path / f'{number}.png', number)
+        shape = {'label': 'leaf', 'points': [[2, 2], [20, 20]], 'shape_type': 'rectangle'}
+        text = json.dumps({'shapes': [shape], 'imagePath': f'{number}.png'}) if form == '.json' else '0 .5 .5 .2 .2'
+        (tmp_path / f'{number}{form}').write_text(text)
+    rename_pictures(tmp_path, '.gif', '35')
+    (tmp_path / 'logo.gif').touch()  # of no picture
+    advice = r'2 files end in \.gif \(.*: write \.png or \.jpg\.'
+    if form == '.json':
+        with pytest.raises(FileNotFoundError, match=f'2 of 6 json files of labelme have no picture.* {advice}'):
+            find_box_data(tmp_path)
+        return
+    assert any(re.match(f'WARNING: {advice}', note) for note in find_box_data(tmp_path).notes)

@@ -43,6 +43,9 @@ TREES = {
         ('*/images/*_*.tif', '*/labels/*_manual1.gif'), ['{s}/mask/{n}_{s}_mask.gif'], (0, 255)),
     'carvana': Tree('train', '{s}/a_{n}.jpg', 'train_masks/a_{n}_mask.gif', values=(0, 1)),
     'pets': Tree('', 'images/A_{n}.jpg', 'annotations/trimaps/A_{n}.png'),
+    'isic 2018': Tree(
+        'Training Validation', 'ISIC2018_Task1-2_{s}_Input/{s}{n}.jpg',
+        'ISIC2018_Task1_{s}_GroundTruth/{s}{n}_segmentation.png', values=(0, 255)),
     'isic 2017': Tree(
         'Training Validation', 'ISIC-2017_{s}_Data/{s}{n}.jpg',
         'ISIC-2017_{s}_Part1_GroundTruth/{s}{n}_segmentation.png',
@@ -56,8 +59,10 @@ TREES = {
         'train val', 'leftImg8bit/{s}/{d}/{d}_{n}_leftImg8bit.png', 'gtFine/{s}/{d}/{d}_{n}_gtFine_labelTrainIds.png',
         more=['gtFine/{s}/{d}/{d}_{n}_gtFine_color.png', 'gtFine/{s}/{d}/{d}_{n}_gtFine_labelIds.png'],
         values=(0, 1, 255)),
+    'voc': Tree('', 'VOC/JPEGImages/{n}.jpg', 'VOC/SegmentationClass/{n}.png', more=['VOC/SegmentationObject/{n}.png']),
     'words and folders': Tree(
         'training validation', '{s}/img/{d}/{d}_{s}{n}.png', '{s}/masks/{d}/{d}_{s}{n}_mask.png'),
+    'ade': Tree('training validation', 'images/{s}/ADE_{s}_{n}.jpg', 'annotations/{s}/ADE_{s}_{n}.png'),
     'loveda': Tree(
         'Train Val', '{s}/{d}/images_png/{n}.png', '{s}/{d}/masks_png/{n}.png', unlabelled='Test'),
     'potsdam': Tree(
@@ -68,18 +73,34 @@ TREES = {
         names='label_class_dict.csv'),
     'deepglobe roads': Tree(
         'train', '{s}/{n}_sat.jpg', '{s}/{n}_mask.png', values=(0, 255), unlabelled='valid', gray=True),
+    'deepglobe land': Tree(
+        'train', '{s}/{n}_sat.jpg', '{s}/{n}_mask.png', ('train/*_sat.jpg', 'train/*_mask.png'), values=RGB,
+        names='class_dict.csv'),
+    'floodnet': Tree('train val', '{s}-org-img/{s}{n}.jpg', '{s}-label-img/{s}{n}_lab.png'),
+    'uavid': Tree('uavid_train uavid_val', '{s}/{d}/Images/{n}.png', '{s}/{d}/Labels/{n}.png', values=RGB, names='-'),
+    'semantic drone': Tree(
+        '', 'dataset/semantic_drone_dataset/original_images/{n}.jpg',
+        'dataset/semantic_drone_dataset/label_images_semantic/{n}.png',
+        more=['RGB_color_image_masks/RGB_color_image_masks/{n}.png']),
+    'bdd': Tree(
+        'train val', 'images/10k/{s}/{s}{n}.jpg', 'labels/sem_seg/masks/{s}/{s}{n}.png', values=(0, 1, 255),
+        more=['labels/sem_seg/colormaps/{s}/{s}{n}.png']),
     'bdd, old': Tree(
         'train val', 'images/{s}/{s}{n}.jpg', 'labels/{s}/{s}{n}_train_id.png',
         ('images/*/*.jpg', 'labels/*/*_train_id.png'), ['color_labels/{s}/{s}{n}_train_color.png']),
     'camvid': Tree(
         '', '701_StillsRaw_full/0001TP_{n}.png', 'LabeledApproved_full/0001TP_{n}_L.png',
         ('701_StillsRaw_full/*.png', 'LabeledApproved_full/*_L.png'), values=RGB, names='label_colors.txt'),
+    'camvid of segnet': Tree('train val test', '{s}/{s}{n}.png', '{s}annot/{s}{n}.png'),
     'chase': Tree(
         '', 'Image_{n}L.jpg', 'Image_{n}L_1stHO.png', ('Image_*.jpg', 'Image_*_1stHO.png'), ['Image_{n}L_2ndHO.png'],
         (0, 255)),
+    'inria': Tree('train', '{s}/images/austin{n}.tif', '{s}/gt/austin{n}.tif', values=(0, 255), unlabelled='test'),
     'rellis': Tree(
         '', '{d}/pylon_camera_node/{n}.jpg', '{d}/pylon_camera_node_label_id/{n}.png',
         more=['{d}/pylon_camera_node_label_color/{n}.png'], values=(0, 3, 34)),
+    'three channels': Tree('train val', '{s}/images/{s}{n}.jpg', '{s}/masks/{s}{n}.png', gray=True),
+    'one class': Tree('train val', '{s}/images/{s}{n}.jpg', '{s}/masks/{s}{n}.png', values=(0, 255)),
 }  # fmt: skip
 
 

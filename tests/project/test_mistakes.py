@@ -56,9 +56,9 @@ def prefixed(content: dict[str, Any]) -> dict[str, Any]:
     return {'state_dict': {f'architecture.{name}': value for name, value in content['state_dict'].items()}}
 
 
-def case(message: str, words: str = '', do: Write = lambda _: None) -> Any:
-    """A mistake, the words of the command line, and what is said."""
-    return pytest.param(do, words, message)
+def case(message: str, words: str = '', do: Write = lambda _: None, soak: bool = False) -> Any:
+    """A mistake, the words of the command line, and what is said; ``soak`` for one of a kind that another shows."""
+    return pytest.param(do, words, message, marks=[pytest.mark.soak] * soak)
 
 
 def cut(path: str) -> None:
@@ -68,10 +68,12 @@ def cut(path: str) -> None:
 
 @pytest.mark.parametrize(('mistake', 'words', 'message'), [
     case('docs/your_labels.md shows the known trees', '', gone('mine/labels')),
+    case('a file. Give the folder that holds it', '--data mine/images/train/0.jpg', soak=True),
     case('val/1.png', '--classes a b c', lambda _: label(Path('mine/labels/val/1.png'), (0, 1, 2, 3))),
     case('hold the value 0 alone', '', relabelled(0)),
     case('48x64 pixels, its label image', '', lambda _: Image.new('L', (9, 9), 1).save('mine/labels/val/0.png')),
     case('--classes: a twice', '--classes a b a'),
+    case('Separate names by spaces', '--classes a,b,c', soak=True),
     case('4 files cannot be read as pictures: .* train/0.jpg ( .* train/1.jpg ( .* val/0.jpg ( .* train/1.png (', '',
          lambda _: [cut('mine/images/train/0.jpg'), wrote('mine/images/train/1.jpg')(_),
                   wrote('mine/images/val/0.jpg', '<html>')(_), cut('mine/labels/train/1.png')]),
@@ -85,6 +87,8 @@ def cut(path: str) -> None:
     case(f'Did you mean {FASTSCNN}', '--student mmseg::fast_scnn'),
     case('not installed (mmnothing; beside the forks: pip install onedl-mmnothing)', '--student a.py',
          wrote('a.py', "custom_imports = dict(imports=['mmnothing.models'])\n")),
+    case('Names of configs begin with mmseg::', '--student mmpretrain::resnet18', soak=True),
+    case('trained teacher are for --teacher-checkpoint', '--teacher a.pth', wrote('a.pth'), soak=True),
     case('--student a.py: line 2 of its base .* b.py is no Python', '--student a.py',
          lambda _: Path('a.py').write_text("_base_ = 'b.py'") and Path('b.py').write_text('x = 1\ny = (\n')),
     case('--student a.py: line 1 of the config is no', '--student a.py', wrote('a.py', 'x = (\n')),
@@ -92,9 +96,11 @@ def cut(path: str) -> None:
     case('data_preprocessor.mean is for 6 channels, pictures have 3',
          '--student mmseg::swin/swin-tiny-patch4-window7_upernet_1xb8-20k_levir-256x256.py'),
     case('the config has no model', '--student a.py', wrote('a.py', "default_scope = 'mmseg'")),
+    case('--student a.json: the config cannot', '--student a.json', wrote('a.json', 'hello'), soak=True),
     case('--student a.py: a config in the new style (read_base)', '--student a.py',
          lambda _: Path('b.py').touch() or Path('a.py').write_text(NEW_STYLE)),
     case("unknown model 'dinov2_vits41'. Close: dinov2_vits14", '--teacher dinov2_vits41:a.pth'),
+    case('Write --teacher dinov2_vits14:FILE', '--teacher dinov2_vits14', soak=True),
     case('--method kd: it does not compare maps', '--teacher dinov2_vits14:mine.pth --method kd'),
     case('--teacher-checkpoint mine.pth: --teacher dinov2_vits14:mine.pth names its weights',
          '--teacher dinov2_vits14:mine.pth --teacher-checkpoint mine.pth'),

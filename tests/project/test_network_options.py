@@ -1,7 +1,12 @@
 """The two networks of a project, asked as functions: what own data change in config and schedule; the teacher."""
 
+import urllib.error
+import urllib.request
+from argparse import Namespace
 from dataclasses import replace
+from email.message import Message
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,12 +16,15 @@ from mmseg.datasets import CityscapesDataset
 from mmdistill_dense.apps.project import network_options, teachers
 from mmdistill_dense.apps.project.label_images import SegData
 from mmdistill_dense.apps.project.loading import decide_loading
-from mmdistill_dense.apps.project.network_options import UserNetwork, class_overrides, read_network
+from mmdistill_dense.apps.project.network_options import UserNetwork, class_overrides, predicts_masks, read_network
 from mmdistill_dense.apps.project.picture_files import usual_size
 from mmdistill_dense.apps.project.teachers import reuse_teacher
+from mmdistill_dense.foundation.vit import Rotary, ViT, architecture
+from mmdistill_dense.foundation.vit_file import public_weights
 from tests import toys
 
 FASTSCNN = 'mmseg::fastscnn/fast_scnn_8xb4-160k_cityscapes-512x1024.py'
+SEGFORMER = 'mmseg::segformer/segformer_mit-b0_8xb2-160k_ade20k-512x512.py'
 KNET = 'mmseg::knet/knet-s3_r50-d8_deeplabv3_8xb2-adamw-80k_ade20k-512x512.py'
 RTMDET = 'mmdet::rtmdet/rtmdet_tiny_8xb32-300e_coco.py'
 RETINANET = 'mmdet::retinanet/retinanet_r18_fpn_1x_coco.py'
@@ -117,6 +125,25 @@ def test_overrides_of_one_part_are_joined() -> None:
         class_overrides({**model, 'panoptic_fusion_head': {'num_stuff_classes': 53}}, 3, '--teacher')
 
 
+def test_networks_of_masks_are_known() -> None:
+    inside = {'type': 'RTMDet', 'bbox_head': {'type': 'RTMDetInsSepBNHead'}}
+    roi: dict[str, Any] = {'type': 'MaskRCNN', 'roi_head': {'mask_head': {'type': 'FCNMaskHead'}}}
+    assert all(map(predicts_masks, ({'type': 'mmdet.CondInst'}, inside, roi)))
+    assert predicts_masks({'type': 'FCOS', 'bbox_head': {'type': 'FCOSHead'}}) is False
+
+
+def test_a_host_that_refuses_an_address_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(request: urllib.request.Request, timeout: float) -> None:
+        if 'there' in request.full_url:
+            raise urllib.error.HTTPError(request.full_url, 403, 'forbidden', Message(), None)
+        raise urllib.error.URLError('no such host')
+
+    monkeypatch.setattr(urllib.request, 'urlopen', refused)
+    assert network_options.reachable('https://there.invalid/') and not network_options.reachable(
+        'https://lost.invalid/'
+    )
+
+
 # Sizes of pictures, length and rate
 
 
@@ -154,6 +181,17 @@ def test_the_size_of_a_test_is_the_real_one(
 # The teacher: its options and its classes
 
 
+def test_classes_of_a_teacher_that_is_trained_here_are_refused() -> None:
+    words: dict[str, Any] = dict(
+        unlabelled=None, teacher_checkpoint=None, train_teacher=False, teacher_classes=['auto']
+    )
+    with pytest.raises(ValueError, match='--teacher-classes: a teacher trained here has your classes'):
+        teachers.check_teacher_arguments(Namespace(**words), None)
+    teachers.check_teacher_arguments(Namespace(**words | dict(teacher_checkpoint='auto')), None)
+    with pytest.raises(ValueError, match='--train-teacher: it does not go with'):
+        teachers.check_teacher_arguments(Namespace(**words | dict(teacher_checkpoint='auto', train_teacher=True)), None)
+
+
 @pytest.mark.parametrize(('names', 'values', 'has_names'), [
     ('ab', (), True), ('abc', (), True), ('a', (), False), ('ab', (0, 38), True), ('abc', (0, 38), False),
 ])  # fmt: skip
@@ -170,6 +208,15 @@ def test_classes_that_nobody_named_take_names_that_fit(
     assert (f'classes named as in {file}, in the order of the label values: a, b' in str(actual.notes)) is has_names
     own_data = replace(data, classes=('sky', 'road'))
     assert teachers.named_by_teacher(own_data, str(file)) is own_data
+
+
+def test_a_file_tells_how_many_classes_a_teacher_has(tmp_path: Path) -> None:
+    file = tmp_path / 'teacher.pth'
+    for names in ('classes', 'CLASSES'):
+        torch.save({'state_dict': {}, 'meta': {'dataset_meta': {names: list('abcd')}}}, file)
+        assert len(teachers.names_in(str(file))) == 4
+    torch.save({'state_dict': {}, 'meta': {}}, file)
+    assert not [name for name in (str(file), str(tmp_path / 'no.pth'), 'auto', None) if teachers.names_in(name)]
 
 
 def test_a_teacher_without_its_auxiliary_head_is_taken(tmp_path: Path) -> None:
@@ -206,3 +253,27 @@ def test_published_weights_of_other_classes_do_not_serve(monkeypatch: pytest.Mon
     assert 'know 1 of your 2 classes (person)' in reuse_teacher(coco, ['person', 'forklift'], [])[2]
     monkeypatch.setattr(network_options, 'reachable', lambda host: False)
     assert reuse_teacher(coco, ['person', 'car'], []) == (None, None, ''), 'they cannot be fetched'
+
+
+def test_pairs_of_one_class_are_written_out() -> None:
+    coarse = {'car': ['vehicle'], 'bus': ['vehicle'], 'road': ['road']}
+    for option, names, data_names, pairs in (
+        ('auto', ['car', 'road'], ['road', 'car'], {'car': ['car'], 'road': ['road']}),
+        (coarse, ['car', 'bus', 'road'], ['vehicle', 'road'], coarse),
+    ):
+        actual, message = teachers._paired(option, names, data_names, '--teacher-checkpoint x.pth')
+        assert actual == pairs and message
+
+
+def test_the_periods_of_a_rotary_model_are_compared(tmp_path: Path) -> None:
+    with torch.device('meta'):
+        network = ViT(architecture('dinov3_vits16'))
+    network.rope = Rotary(network.shape.dim // network.shape.heads)
+    state = public_weights(network, 'original')
+    mask = torch.tensor([1.0, 0, 1]).repeat_interleave(network.shape.dim)  # keys have no bias
+    zero = torch.zeros(())
+    state = {name: mask if 'bias_mask' in name else zero.expand(entry.shape) for name, entry in state.items()}
+    option = {'model': 'dinov3_vits16', 'checkpoint': str(tmp_path / 'dino.pth')}
+    torch.save({**state, 'rope_embed.periods': 2 * network.rope.periods}, tmp_path / 'dino.pth')
+    with pytest.raises(ValueError, match='rope_embed.periods are of other rotary positions'):
+        teachers.check_foundation('dinov3_vits16:dino.pth', option)

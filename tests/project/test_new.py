@@ -1,5 +1,6 @@
 """``new``: what own data change in networks of the zoo, and the files that are written."""
 
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -12,7 +13,7 @@ from mmseg.structures import SegDataSample
 from mmdistill_dense.apps.check.context import Options
 from mmdistill_dense.apps.check.run import check_config
 from mmdistill_dense.apps.project import network_options as fetched_weights
-from mmdistill_dense.apps.project.methods import methods_of, replace_pcd
+from mmdistill_dense.apps.project.methods import distillers_for, methods_of, replace_pcd
 from mmdistill_dense.apps.project.network_options import read_network
 from mmdistill_dense.apps.project.new import write
 from mmdistill_dense.apps.project.teachers import parse_teacher_classes
@@ -24,7 +25,11 @@ from tests.project.commands import CASCADE, FASTSCNN, RETINANET, SEGFORMER, call
 from tests.project.folders_of_data import box_folder, picture, seg_folder
 
 PIDNET = 'mmseg::pidnet/pidnet-s_2xb6-120k_1024x1024-cityscapes.py'
+LRASPP = 'mmseg::mobilenet_v3/mobilenet-v3-d8-s_lraspp_4xb4-320k_cityscapes-512x1024.py'
 DDRNET = 'mmseg::ddrnet/ddrnet_23-slim_in1k-pre_2xb6-120k_cityscapes-1024x1024.py'
+RTMDET_INS = 'mmdet::rtmdet/rtmdet-ins_tiny_8xb32-300e_coco.py'
+DETR = 'mmdet::detr/detr_r18_8xb2-500e_coco.py'
+
 pytestmark = pytest.mark.usefixtures('folder')
 
 
@@ -47,6 +52,14 @@ def test_heads_in_lists_are_set(capsys: pytest.CaptureFixture) -> None:
     assert 'STARTS FROM RANDOM WEIGHTS' in capsys.readouterr().out
 
 
+def test_a_student_of_larger_pictures_is_refused() -> None:
+    seg_folder(Path('mine'))
+    call(LRASPP, FASTSCNN, '--iters', '2', '--random-weights', '--size', '192', '256')
+    report = check_config('project/control.py', Options(weights=False, cost=False))
+    assert report.verdict == 'error' and 'Output size is too small' in report.findings[-1].message
+    assert re.search(r'It can predict one of \d+x\d+: set .* \(new: --size\)', report.findings[-1].message)
+
+
 def test_a_pidnet_gets_its_edges() -> None:
     """Its weights are those of Cityscapes, not of these 19 classes; its loss needs edges drawn from the labels."""
     seg_folder(Path('mine'), range(19))
@@ -65,6 +78,13 @@ def test_methods_are_given_or_the_default() -> None:
     assert methods_of([], 'det', False, masks=True) == ['kd']
     assert methods_of([], 'det', False, unlabelled=True, masks=True) == ['pkd']
     assert methods_of([], 'seg', False, unlabelled=True) == ['pcd']
+
+
+@pytest.mark.parametrize('name', ['maskd', 'freekd'])
+def test_tokens_are_learned_no_longer_than_a_short_training(name: str) -> None:
+    student, teacher = (read_network(path, f'--{path[:-3]}') for path in toy_pair())
+    short, long = (distillers_for(name, student, teacher, steps)[name]['learn'] for steps in (20, 4000))
+    assert short == {**long, 'max_iters': 20} and long.get('max_iters') != 4000
 
 
 def test_the_files_are_short(capsys: pytest.CaptureFixture) -> None:
@@ -99,6 +119,27 @@ def test_heads_of_detectors(capsys: pytest.CaptureFixture) -> None:
     assert config.val_evaluator.metric == 'bbox'
     assert config.val_evaluator.ann_file == str(Path('mine/annotations/instances_val.json').resolve())
     assert config.train_dataloader.dataset.metainfo.classes == ('red', 'white')
+
+
+@pytest.mark.soak
+def test_detectors_of_multiples_get_padded_batches(capsys: pytest.CaptureFixture) -> None:
+    """RTMDet's own configs pad every picture; masks of the student are loaded."""
+    box_folder(Path('mine'), masks=True)
+    call(RTMDET_INS, RETINANET, '--method', 'pkd')
+    student, teacher = models('control')
+    assert student.data_preprocessor.pad_size_divisor == 32 == teacher.data_preprocessor.pad_size_divisor
+    assert capsys.readouterr().out.count('multiples of 32: batches are padded') == 1
+    assert read('control').train_pipeline[1].with_mask and read('control').val_evaluator.metric == ['bbox', 'segm']
+
+
+def test_a_detector_with_queries_builds_with_its_settings() -> None:
+    box_folder(Path('mine'))
+    call(DETR, RETINANET)
+    assert read('fgd').model.distillers['fgd']['type'] == 'FGD', 'the default for detectors'
+    network = build_network(load_model(student_option(read('control').model), 'student'))
+    assert network.bbox_head.num_classes == 2
+    with torch.no_grad():
+        assert network.bbox_head.fc_cls.out_features == 3
 
 
 def foundation_file(path: str, model: str) -> None:
@@ -215,6 +256,13 @@ def test_a_network_of_multiples_is_tested_on_padded_pictures(capsys: pytest.Capt
     assert 'multiples of 8: tested pictures are padded' in capsys.readouterr().out
     call(FASTSCNN, DDRNET, '--size', '30', '64', '--out', 'other', code=2)
     assert 'multiples of 8, and the crop is 30x64. Write --size 32 64' in capsys.readouterr().err
+
+
+def test_divided_data_have_their_lists(folder: Path) -> None:
+    seg_folder(Path('mine'), splits=('train',))
+    call(*toy_pair())
+    assert Path(read('control').train_dataloader.dataset.ann_file) == folder / 'project/train.txt'
+    assert len(Path('project/train.txt').read_text().split()) == 3
 
 
 def test_a_missing_file_is_written_again(tmp_path: Path) -> None:

@@ -15,6 +15,14 @@ MASKS = 'mmdet::mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py'
 POINT_REND = 'mmdet::point_rend/point-rend_r50-caffe_fpn_ms-1x_coco.py'
 
 pytestmark = pytest.mark.usefixtures('folder')
+LONG = pytest.mark.soak  # cases of a kind that another one shows
+
+
+def test_a_student_of_ssd_is_taken(capsys: pytest.CaptureFixture[str]) -> None:
+    box_folder(Path('mine'))
+    ssd = 'mmdet::ssd/ssdlite_mobilenetv2-scratch_8xb24-600e_coco.py'
+    call(ssd, RETINANET, '--batch', '2', '--iters', '4', '--random-weights')
+    assert 'set model.bbox_head.loss_cls = None before' in capsys.readouterr().out
 
 
 @pytest.mark.parametrize('words', [(), ('--size', '40', '64')])
@@ -59,7 +67,9 @@ def test_networks_of_masks(capsys: pytest.CaptureFixture) -> None:
 @pytest.mark.parametrize(('teacher', 'argv', 'taught'), [
     (MASKS, '', dict(kd=['cls_score', 'mask_preds'])),
     (POINT_REND, '--method kd', dict(kd=['cls_score'])),
-    (FASTER, '', dict(fgd=[None])),
+    pytest.param(POINT_REND, '', dict(fgd=[None]), marks=LONG),
+    pytest.param(FASTER, '', dict(fgd=[None]), marks=LONG),
+    pytest.param(FASTER, '--method kd', dict(kd=['cls_score']), marks=LONG),
 ])  # fmt: skip
 def test_two_mask_heads_of_a_kind_are_compared(
     teacher: str, argv: str, taught: dict[str, list], capsys: pytest.CaptureFixture

@@ -1,19 +1,49 @@
 """The parts train, val and test, a folder of which only a part is labelled, and the pictures of ``--unlabelled``."""
 
+import json
 import shutil
 from pathlib import Path
 
 import pytest
 from mmengine.config import Config
+from PIL import Image
 
 from mmdistill_dense.__main__ import main
+from mmdistill_dense.apps.project.box_labels import find_box_data
 from mmdistill_dense.apps.project.label_images import find_seg_data
 from mmdistill_dense.apps.project.label_pairs import Patterns
 from mmdistill_dense.apps.project.new import shared
+from mmdistill_dense.apps.project.picture_sources import draw_split
 from mmdistill_dense.apps.project.splits import free_pictures
 from mmdistill_dense.unlabelled.pictures import UnlabeledImages
 from tests.project.commands import toy_pair
-from tests.project.folders_of_data import label, picture, seg_folder
+from tests.project.exports import write
+from tests.project.folders_of_data import box_folder, label, label_file, labelled, picture, seg_folder
+
+
+@pytest.mark.parametrize('form', ['coco', 'yolo', 'masks'])
+def test_pictures_of_no_part_beside_those_for_test_train(form: str, tmp_path: Path) -> None:
+    for part, count in (('trainval', 4), ('test', 2)):
+        names = [f'{part}/{part}{number}' for number in range(count)]
+        content = labelled(tmp_path / 'images', [f'{name}.jpg' for name in names])
+        if form == 'coco':
+            (tmp_path / f'images/instances_{part}2007.json').write_text(json.dumps(content))
+        for name in names:
+            if form == 'yolo':
+                write(tmp_path / f'labels/{name}.txt', '0 0.5 0.5 0.25 0.25\n')
+            elif form == 'masks':
+                label(tmp_path / f'labels/{name}.png')
+    splits = (find_seg_data if form == 'masks' else find_box_data)(tmp_path).splits
+    assert splits['train'].count == 4 and splits['test'].count == splits['val'].count == 2
+
+
+def test_versions_of_one_picture_stay_in_one_part() -> None:
+    """As Roboflow writes them, several of each picture."""
+    names = [f'img{number}_jpg.rf.{version}.jpg' for number in range(9) for version in 'abc']
+    train, val = draw_split(names, Path('data'), 0.3)
+    assert sorted(train + val) == sorted(names) and len(val) == 9
+    assert not {one.partition('.rf.')[0] for one in train} & {one.partition('.rf.')[0] for one in val}
+    assert [len(own) for own in draw_split(names[:3], Path('data'))] == [2, 1], 'versions of a single picture'
 
 
 def test_pictures_for_test_that_validate_are_told(tmp_path: Path) -> None:
@@ -24,6 +54,23 @@ def test_pictures_for_test_that_validate_are_told(tmp_path: Path) -> None:
     assert [note for note in shared(files) if 'for test also validate' in note]
     assert not [*shared({'train': files['train'], 'val': files['val'], 'test': files['val']})]
     assert len([*shared({'train': files['val'], 'val': files['val']})]) == 1
+
+
+def test_a_part_that_shows_one_class_is_told(tmp_path: Path) -> None:
+    root = seg_folder(tmp_path, splits=('train', 'val'))
+    for file in (root / 'labels/val').iterdir():
+        Image.new('L', Image.open(file).size).save(file)
+    assert any('the label images for val that were looked at show' in note for note in find_seg_data(root).notes)
+    other = tmp_path / 'other'
+    root = seg_folder(other, splits=('train', 'val'))
+    first = next((root / 'images/train').iterdir())
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    with Image.open(first) as opened:
+        opened.save(first.with_suffix('.tif'), exif=exif)
+    first.unlink()
+    with pytest.raises(ValueError, match=r'\.tif is a TIFF with an orientation'):
+        find_seg_data(root)
 
 
 # Pictures without labels
@@ -110,6 +157,23 @@ def test_label_images_of_other_data_are_no_pictures(tmp_path: Path, above: str) 
     assert again.names == free.names and '1 of projects and of `predict`' in again.left_out
     with pytest.raises(ValueError, match='0 pictures in it'):
         free_pictures(str(tmp_path / 'mine/empty'), data.pictures, data.label_images, 2)
+
+
+def test_pictures_that_no_label_file_lists(tmp_path: Path) -> None:
+    names = [f'pictures/{number}.jpg' for number in range(9)]
+    for number, name in enumerate([*names, 'pictures/more/a.jpg', 'pictures/more/b.jpg']):
+        picture(tmp_path / name, number)
+    content = label_file(names, ['cell'])
+    content['annotations'] = [entry for entry in content['annotations'] if entry['image_id'] < 8]  # the last has no box
+    (tmp_path / 'labels.json').write_text(json.dumps(content))
+    data = find_box_data(tmp_path)
+    assert sum(split.count for split in data.splits.values()) == 9
+    assert any('2 of 11 pictures have no labels in any file' in note for note in data.notes)
+    assert f'--unlabelled {tmp_path}/pictures/more teaches on pictures without labels' in data.notes
+    label(tmp_path / 'masks/a.png')  # of another task: such folders are known by their names
+    free = free_pictures(str(tmp_path), data.pictures, data.label_images, 2)
+    assert free.names == ('pictures/more/a.jpg', 'pictures/more/b.jpg') and '1 label images' in free.left_out
+    assert not any('no label file' in note for note in find_box_data(box_folder(tmp_path / 'whole')).notes)
 
 
 def test_the_list_is_read(folder: Path) -> None:

@@ -5,6 +5,8 @@ import os
 import re
 import shutil
 import signal
+import time
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
@@ -24,8 +26,9 @@ from PIL import Image
 from pycocotools.coco import COCO
 
 from mmdistill_dense.__main__ import main
+from mmdistill_dense.apps.inspect import inference
 from mmdistill_dense.apps.project import predict
-from mmdistill_dense.apps.project.predict import Student
+from mmdistill_dense.apps.project.predict import Student, run_ahead
 from tests import toys
 from tests.faults.tools import full_disk
 from tests.project.folders_of_data import SIZE, picture, values
@@ -162,6 +165,17 @@ def test_labels_of_other_classes_are_not_mixed(capsys: pytest.CaptureFixture) ->
     assert '--out out: its labels are of other classes (class 0, class 1' in capsys.readouterr().err
 
 
+def test_results_of_outer_pictures_stay_in_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    weights, picture = Path(student()).resolve(), Path('pictures/a/0.png').resolve()
+    before = picture.read_bytes()
+    Path('deep').mkdir()
+    monkeypatch.chdir('deep')
+    call(str(weights), '../pictures/a')
+    relative = Path(*picture.parts[1:])
+    assert cv2.imread(str(Path('out/labels', relative)), cv2.IMREAD_UNCHANGED).shape == SIZE
+    assert Path('out/drawn', relative).is_file() and picture.read_bytes() == before
+
+
 def test_boxes_are_coco_json(capsys: pytest.CaptureFixture) -> None:
     call(student('retinanet'), 'pictures/a/0.png', 'pictures/b', '--threshold', '0.35')
     with open('out/predictions.json', encoding='utf-8') as file:
@@ -293,6 +307,64 @@ def test_boxes_of_masks_alone_are_their_extents() -> None:
         assert [box['bbox'] for box in boxes] == extents and [box['area'] for box in boxes] == [400, 1, 0]
 
 
+def test_each_time_is_what_its_words_say(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+    """By a clock on which each part takes a time of its own; the first picture, which takes longer, is not in them."""
+    seconds, clock = [0.0], SimpleNamespace(monotonic=time.monotonic, perf_counter=lambda: seconds[0])
+    # of the two pictures that come together
+    parts = {'data_preprocessor': 10, 'inference': 40, 'predict': 40, 'postprocess_result': 600}
+    for module in (predict, inference):
+        monkeypatch.setattr(module, 'time', clock)
+    load = Student.load.__func__
+
+    def slowed(run: Any, cost: int) -> Any:
+        """A method that takes so many milliseconds, and a hundred times as long at first."""
+        times = iter([100 * cost])
+
+        def slow(*args: Any) -> Any:
+            seconds[0] += next(times, cost) / 1000
+            return run(*args)
+
+        return slow
+
+    def load_slowed(kind: Any, *args: Any) -> Student:
+        student = load(kind, *args)
+        network: Any = student.network
+        owners = {'data_preprocessor': (network.data_preprocessor, 'forward')}
+        for name in ('data_preprocessor', *(['inference', 'postprocess_result'] if student.segments else ['predict'])):
+            owner, method = owners.get(name, (network, name))
+            monkeypatch.setattr(owner, method, slowed(getattr(owner, method), parts[name]))
+        return student
+
+    monkeypatch.setattr(Student, 'load', classmethod(load_slowed))
+    for kind, prepared in (('segmentor', '325.0 ms with normalisation and labels'),
+                           ('retinanet', '25.0 ms with normalisation')):  # fmt: skip
+        seconds[0] = 0.0
+        call(student(kind), 'pictures', out=kind)
+        out = capsys.readouterr().out
+        assert 'time     20.0 ms a picture in the network (median of 2, up to 8 at once), on cpu' in out
+        assert f'         {prepared}, {1000 * seconds[0] / 3:.1f} ms with reading and writing' in out
+
+
+def test_readers_leave_torch_its_threads() -> None:
+    num_threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        counts = [future.result() for future in run_ahead([torch.get_num_threads] * 3, 2)]
+        with ThreadPoolExecutor(1) as pool:
+            assert (counts, torch.get_num_threads(), pool.submit(torch.get_num_threads).result()) == ([1] * 3, 2, 2)
+    finally:
+        torch.set_num_threads(num_threads)
+
+
+def test_a_video_ends_where_its_frames_end(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Whatever number of frames its container promises."""
+    video('way.avi', 'MJPG')
+    monkeypatch.setattr(mmcv.VideoReader, 'frame_cnt', 5)
+    call(student(), 'way.avi')
+    assert sorted(path.name for path in Path('out/labels/way.avi').iterdir()) == ['000000.png', '000001.png']
+    assert 'WARNING: way.avi: 2 of about 5 frames could be read' in capsys.readouterr().out
+
+
 @pytest.mark.parametrize('turned', [6, 1])
 def test_a_photograph_is_drawn_as_the_student_reads_it(turned: int) -> None:
     """mmcv turns pictures as EXIF says; labels, drawn picture and boxes follow."""
@@ -410,6 +482,16 @@ def test_labels_of_the_user_s_are_not_replaced(kind: str, name: str, capsys: pyt
     assert sorted(Path('data').rglob('*')) == before and path.read_text() == 'mine'
 
 
+def test_results_are_added_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    weights = str(Path(student()).resolve())
+    monkeypatch.chdir('pictures')
+    for out, names in {'predictions': ['a', 'b'], 'second': ['a', 'b', 'c'], 'predictions/': ['.']}.items():
+        call(weights, *names, out=out)
+    for out in ('predictions', 'second'):
+        actual = sorted(str(path.relative_to(out)) for path in Path(out).rglob('*.png') if 'labels' in path.parts)
+        assert actual == ['labels/a/0.png', 'labels/b/1.png', 'labels/c/2.png']
+
+
 def test_boxes_of_earlier_calls_are_kept(capsys: pytest.CaptureFixture) -> None:
     call(student('retinanet'), 'pictures/a/0.png', 'pictures/a', 'pictures/b/../a/0.png', out='given twice')
     assert boxes_of('given twice') == ['pictures/a/0.png'] and 'or more, in 1 pictures\n' in capsys.readouterr().out
@@ -442,6 +524,19 @@ def test_what_cannot_be_written_is_an_error(capsys: pytest.CaptureFixture) -> No
     assert sorted(path.name for path in Path('out/drawn').iterdir()) == ['.predicted', 'pictures']
 
 
+def test_names_of_any_bytes(capsys: pytest.CaptureFixture) -> None:
+    """OpenCV ends the process at a name that is no UTF-8."""
+    picture, clip = (os.fsdecode(b'pictures/a/\xff' + ending) for ending in (b'.png', b'.avi'))
+    shutil.copy('pictures/a/0.png', picture)
+    video('way.avi', 'MJPG')
+    shutil.move('way.avi', clip)
+    call(student(), 'pictures/a')
+    assert 'skipped  1 with a path that is not UTF-8: pictures/a/?.avi' in capsys.readouterr().out
+    assert Path('out/labels', picture).read_bytes() == Path('out/labels/pictures/a/0.png').read_bytes()
+    call('student.pth', clip, code=2)
+    assert 'must be UTF-8' in capsys.readouterr().err
+
+
 @pytest.mark.parametrize('fps', [10, 1000, 90000])
 def test_a_video_of_unknown_length(fps: int) -> None:
     """As browsers and OBS record them: with times in place of a rate, and no duration."""
@@ -466,3 +561,10 @@ def test_files_with_other_endings_are_named(capsys: pytest.CaptureFixture) -> No
     out = capsys.readouterr().out
     assert out.endswith('skipped 4 files that are not images or videos: .gif, .heic, notes\n')
     assert Image.open('out/drawn/pictures/b/2.jfif').format == 'JPEG'
+
+
+def test_a_threshold_is_a_score(capsys: pytest.CaptureFixture) -> None:
+    for value in ('30', '-1', 'nan', 'much'):
+        with pytest.raises(SystemExit):
+            main(['predict', 'student.pth', 'pictures', '--threshold', value])
+        assert f'argument --threshold: must be a number from 0 to 1, got {value!r}' in capsys.readouterr().err

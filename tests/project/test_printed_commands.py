@@ -2,18 +2,25 @@
 
 import argparse
 import ast
+import json
 import re
 import shlex
 import shutil
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
+from mmengine.config import Config
 
 from mmdistill_dense.__main__ import Parser, fill
+from mmdistill_dense.apps.export.without_package import header_lines
+from mmdistill_dense.apps.project.box_labels import find_box_data
 from mmdistill_dense.apps.project.label_images import find_seg_data
+from mmdistill_dense.apps.project.predict import find_student
 from mmdistill_dense.apps.project.run_project import open_project
-from tests.project.folders_of_data import label, picture
+from tests.project.commands import project
+from tests.project.folders_of_data import label, labelled, picture
 
 ROOT = Path(__file__).parents[2]
 NAMES = ('a b', "l'été", 'say "x"', '数据', '$HOME', 'a;b', '(x) & y', '`x`', '-x', 'a#b')
@@ -31,6 +38,28 @@ def options_of(command: str) -> argparse.Namespace:
 
 def new_options(words: str) -> argparse.Namespace:
     return options_of(f'mmdistill new --student s --teacher t --data d {words}')
+
+
+@pytest.mark.parametrize('name', ['a b', '数据 & $HOME'])
+def test_new_names_the_folder_to_run(name: str, capsys: pytest.CaptureFixture) -> None:
+    project('--out', name)
+    command = re.search('^next +(.*)$', capsys.readouterr().out, re.MULTILINE)
+    assert command and options_of(command[1]).folder == Path(name)
+
+
+@pytest.mark.parametrize(('read', 'pattern'), [
+    (lambda folder: open_project(folder / 'suite.yaml'), 'Give the folder: (.*)'),
+    (find_student, '`(mmdistill run .*)` trains'),
+])  # fmt: skip
+@places
+def test_the_folder_of_a_project_is_named(name: str, read: Callable[[Path], object], pattern: str) -> None:
+    folder = Path.cwd() / name
+    folder.mkdir()
+    (folder / 'suite.yaml').touch()
+    with pytest.raises(FileNotFoundError) as error:
+        read(folder)
+    command = re.search(pattern, str(error.value))
+    assert command and options_of(command[1]).folder == folder
 
 
 @names
@@ -59,6 +88,31 @@ def test_patterns_that_are_proposed_are_read(name: str) -> None:
     options = new_options(words[1])
     assert options.images == f'{name}/*.jpg' and options.labels == f'drawn {name}/*_x.png'
     assert shlex.split(words[1]) == [f'--images={options.images}', f'--labels={options.labels}']
+
+
+@pytest.mark.parametrize('task', ['seg', 'det'])
+@names
+def test_the_folder_without_labels_is_named(name: str, task: str, tmp_path: Path) -> None:
+    root = tmp_path / 'mine'
+    for number in range(8):
+        picture(root / f'images/{name}/{number}.jpg', number)
+        if number < 4 and task == 'seg':
+            label(root / f'labels/{name}/{number}.png')
+    if task == 'det':
+        content = labelled(root, [f'images/{name}/{number}.jpg' for number in range(4)])
+        (root / 'labels.json').write_text(json.dumps(content))
+    data = (find_seg_data if task == 'seg' else find_box_data)(root)
+    (words,) = (note.partition(' teaches on')[0] for note in data.notes if note.startswith('--unlabelled'))
+    assert Path(new_options(words).unlabelled) == root / 'images' / name
+
+
+@names
+def test_an_exported_config_tells_how_to_measure(name: str, tmp_path: Path) -> None:
+    file = tmp_path / f'{name}.py'
+    file.write_text('')
+    text = header_lines(Path('s.pth'), {'test_evaluator': ['X']}, [], Config({}, filename=str(file)), f'{name}.pth')
+    words = shlex.split(text.partition('To measure on the same data: ')[2])
+    assert words[-3:] == [str(file), '--checkpoint', f'{name}.pth']
 
 
 COMMAND = re.compile(r'\b(mmdistill(?: suite)? [a-z]+|mim [a-z]+|(?:ln|mkdir|rm|cp|mv)(?: -[a-z]+)?(?: [A-Z_]+)?) $')

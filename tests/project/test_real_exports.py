@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from pycocotools import mask as coco
 
 from mmdistill_dense.apps.project.box_labels import BoxData, find_box_data
 from mmdistill_dense.apps.project.label_images import find_seg_data
@@ -24,6 +25,8 @@ from tests.project.folders_of_data import (
     content,
     copied,
     gone,
+    label,
+    labelled,
     picture,
     renamed,
     seg_folder,
@@ -31,13 +34,14 @@ from tests.project.folders_of_data import (
     text,
     wrote,
 )  # fmt: skip
-from tests.project.written_data import READ
+from tests.project.written_data import READ, label_images
 
 RED, BLACK, WHITE = (250, 50, 83), (0, 0, 0), (255, 255, 255)
 SHARE = SplitRule.read('0.3')
 TURNED = [20 + 9, 20 - 9, 6, 24]  # the box [20, 20, 24, 6] by 90 degrees around its middle
 BOX = 'a', (20.0, 20.0, 44.0, 26.0)
 TURN = '<attributes><attribute><name>rotation</name><value>90.0</value></attribute></attributes>'
+SHAPES = {'imagePath': 'x.jpg', 'shapes': [{'label': 'a', 'points': [[1, 1], [9, 9]], 'shape_type': 'rectangle'}]}
 
 
 def coloured(root: Path, colours: Callable[[str, int], Sequence[tuple[int, int, int]]], mode: str = 'RGB') -> Path:
@@ -83,6 +87,28 @@ def test_colours_are_checked_as_numbers_are(tmp_path: Path) -> None:
         find_seg_data(root, ['rest', 'road'])
 
 
+def test_a_palette_may_lack_colours(tmp_path: Path) -> None:
+    root, palette = seg_folder(tmp_path), [*BLACK, *RED, *WHITE]
+    for path in root.glob('labels/*/*.png'):
+        values = np.asarray(Image.open(path))
+        short = path.stem == '0'
+        image = Image.fromarray(values.clip(0, 1) if short else values, 'P')
+        image.putpalette(palette[: 6 if short else 9])
+        image.save(path)
+    assert find_seg_data(table(root, rest=BLACK, rust=RED, road=WHITE)).classes == ('rest', 'rust', 'road')
+    other = tmp_path / 'other'
+    root = coloured(other, lambda part, number: (BLACK, RED if (part, number) == ('train', 0) else BLACK))
+    assert find_seg_data(table(root, rest=BLACK, defect=RED)).classes == ('rest', 'defect')
+
+
+def test_every_label_image_is_read_where_a_name_ignores_a_value(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr('mmdistill_dense.apps.project.label_values.COUNTED', 1)
+    root = seg_folder(tmp_path)
+    label(root / 'labels/train/2.png', (0, 1, 2, 3))
+    with pytest.raises(ValueError, match='3 names'):
+        find_seg_data(root, ['-', 'wall', 'floor'])
+
+
 @pytest.mark.parametrize('form', ['coco', 'voc'])
 def test_a_turned_box_of_cvat_has_the_box_around_it(form: str, tmp_path: Path) -> None:
     if form == 'coco':
@@ -102,11 +128,53 @@ def test_a_turned_box_of_cvat_has_the_box_around_it(form: str, tmp_path: Path) -
     assert actual.splits['train'].content, 'the file as it lies has the box before it was turned'
 
 
+def test_versions_of_a_photograph_stay_in_one_part(tmp_path: Path) -> None:
+    content = labelled(tmp_path, [f'im{number}_jpg.rf.{version}.jpg' for number in range(20) for version in 'abc'])
+    bare = {image['id'] for image in content['images'] if image['id'] % 9 == 2}
+    content['annotations'] = [annotation for annotation in content['annotations'] if annotation['image_id'] not in bare]
+    (tmp_path / '_annotations.coco.json').write_text(json.dumps(content))
+    parts = find_box_data(tmp_path).pictures
+    originals = [{Path(part).name.partition('.rf.')[0] for part in parts[part]} for part in ('train', 'val')]
+    assert all(originals) and originals[0].isdisjoint(originals[1])
+
+
 def yolo(root: Path, names: Sequence[str], kind: int = 0) -> Path:
     for number, name in enumerate(names):
         picture(root / f'{name}.jpg', hash((str(root), number)) % 1000)
         (root / f'{name}.txt').write_text(f'{kind} 0.5 0.5 0.3 0.3\n')
     return root
+
+
+@pytest.mark.parametrize('other', ['6.xml', '6.json'])
+def test_pictures_of_a_second_form_are_no_background(other: str, tmp_path: Path) -> None:
+    yolo(tmp_path, '012345')
+    picture(tmp_path / '6.jpg', 6)
+    file, empty = tmp_path / other, '<annotation/>' if other == '6.xml' else '{}'
+    file.write_text(empty)
+    assert find_box_data(tmp_path, ['class_0']).notes, 'a file without an object is no reason'
+    file.write_text(json.dumps(SHAPES))
+    if other == '6.xml':
+        exports.voc_file(file, '6.jpg', BOX)
+    with pytest.raises(ValueError, match=f'1 pictures have no text file, .*{other}'):
+        find_box_data(tmp_path, ['a'])
+    for stem in '0123':  # most were converted, and what became nothing has no text file
+        file.with_stem(stem).write_bytes(file.read_bytes())
+    assert find_box_data(tmp_path, ['class_0']).notes
+
+
+def test_a_new_split_keeps_to_what_the_yaml_file_names(tmp_path: Path) -> None:
+    yolo(tmp_path / 'train', '01234567')
+    picture(tmp_path / 'runs/detect/train_batch0.jpg')
+    (tmp_path / 'data.yaml').write_text('names: [cat]\ntrain: train\nval: valid\n')
+    (tmp_path / 'valid').mkdir()  # empty
+    parts = find_box_data(tmp_path, rule=SHARE).pictures
+    assert sorted(Path(path).stem for part in parts.values() for path in part) == [*'01234567']
+    other = tmp_path / 'other'
+    yolo(other / 'elsewhere/a', '01')
+    root = other / 'here'
+    yolo(root / 'a', '0123'), yolo(root / 'b', '45')
+    (root / 'data.yaml').write_text(f'path: {other}/elsewhere\nnames: [cat]\ntrain: a\nValidation: b\n')
+    assert {part: len(picture) for part, picture in find_box_data(root).pictures.items()} == {'train': 4, 'val': 2}
 
 
 def test_two_files_that_name_other_classes_are_refused(tmp_path: Path) -> None:
@@ -193,6 +261,21 @@ def test_outlines_that_contradict_their_boxes_are_seen(fault: str, tmp_path: Pat
     assert any(re.match(words, note) for note in notes)
 
 
+def packed(mask: np.ndarray) -> dict[str, Any]:
+    encoded = coco.encode(np.asfortranarray(mask))
+    return dict(size=encoded['size'], counts=encoded['counts'].decode())
+
+
+@pytest.mark.parametrize('encode', [lengths, packed])
+def test_run_lengths_are_read_in_both_forms(encode: Callable[[np.ndarray], dict[str, Any]], tmp_path: Path) -> None:
+    root = roboflow(tmp_path / 'mine', lambda one: one.update(segmentation=encode(filled(one['bbox']))))
+    data = find_seg_data(root)
+    drawn = label_images(data, 'train', tmp_path / 'out')['b']
+    boxes = [exports.box(points) for _, points in exports.shapes('b')]
+    assert all((drawn[top:bottom, left:right] > 0).all() for left, top, right, bottom in boxes)
+    assert not any('WARNING' in note for note in data.notes)
+
+
 # What is left out is counted
 
 
@@ -248,3 +331,16 @@ def test_objects_without_a_pixel_draw_no_label_images(tmp_path: Path) -> None:
     assert 'WARNING: 3 of 15 annotations have an outline without a pixel; they are left out' in data.notes[1]
     with pytest.raises(ValueError, match='all 9 annotations have an outline without a pixel'):
         find_seg_data(roboflow(tmp_path / 'all', thin))
+
+
+def test_drawn_label_images_are_checked_as_those_that_are_there(tmp_path: Path) -> None:
+    """The first class covers the others in each picture."""
+
+    def whole(annotation: dict[str, Any]) -> None:
+        annotation.update(segmentation=[[0, 0, 64, 0, 64, 48, 0, 48]], bbox=[0, 0, 64, 48])
+
+    root = roboflow(tmp_path, whole)
+    content('train/*.json', lambda found: found['images'].pop(2))(root)  # which has no objects
+    content(COCO, lambda found: found['annotations'].sort(key=lambda annotation: -annotation['category_id']))(root)
+    with pytest.raises(ValueError, match='label images that were looked at hold the value 1 alone'):
+        find_seg_data(root)

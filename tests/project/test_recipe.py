@@ -16,7 +16,9 @@ from mmdistill_dense.utils.literals import assignments
 from tests.project.commands import FASTSCNN, RETINANET, SEGFORMER, call, own_network, read
 from tests.project.folders_of_data import seg_folder
 
+RTMDET = 'mmdet::rtmdet/rtmdet_tiny_8xb32-300e_coco.py'
 TOOD = 'mmdet::tood/tood_r50_fpn_1x_coco.py'
+SETR = 'mmseg::setr/setr_vit-l-mla_8xb1-160k_ade20k-512x512.py'
 BEIT = 'mmseg::beit/beit-base_upernet_8xb2-160k_ade20k-640x640.py'
 
 
@@ -84,6 +86,26 @@ def test_half_precision_on_a_gpu(gpu: bool, monkeypatch: pytest.MonkeyPatch) -> 
         kind = Config.fromstring(text, '.py').optim_wrapper.type
         assert kind == ('AmpOptimWrapper' if gpu and takes else 'OptimWrapper')
         assert ('half precision on a GPU is left out' in training.note) is not takes
+
+
+def test_a_rate_for_hundreds_of_pictures_does_not_hold() -> None:
+    for name in (RTMDET, SETR):
+        wrapper = plan.plan_training(read_network(name, '--student'), 100, 4, 40).optim_wrapper
+        assert wrapper['optimizer']['lr'] == plan.PRETRAINED_RATE and 'custom_keys' not in wrapper['paramwise_cfg']
+
+
+def test_the_page_of_the_recipe_has_its_numbers() -> None:
+    page = Path(__file__).parents[2] / 'docs/one_command.md'
+    text = page.read_text(encoding='utf-8').partition('## The recipe')[2].partition('\n## ')[0]
+    rates = (f'{rate:g}'.removeprefix('0') for rate in (plan.RANDOM_RATE, plan.PRETRAINED_RATE))
+    for number in (
+        *rates,
+        f'{plan.PASSES} passes',
+        f'{plan.LEAST_STEPS} steps',
+        f'{plan.MOST_STEPS:,}',
+        '4 points better',
+    ):
+        assert number in text, number
 
 
 @pytest.mark.usefixtures('folder')

@@ -7,18 +7,26 @@ import socket
 import subprocess
 import sys
 import time
+from collections import Counter
+from collections.abc import Callable
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import pytest
 from mmengine.config import Config
 
 from mmdistill_dense.__main__ import main
+from mmdistill_dense.apps.check import stages
 from mmdistill_dense.apps.check.context import CheckContext, Options
 from mmdistill_dense.apps.check.run import CheckReport
 from mmdistill_dense.apps.project import price, run_project
+from mmdistill_dense.apps.report.section import Section
 from mmdistill_dense.apps.suite import plan, preflight
 from mmdistill_dense.apps.suite.definition import load_suite
+from mmdistill_dense.apps.suite.plan import Run
+from mmdistill_dense.apps.suite.pool import Pool
 from mmdistill_dense.apps.suite.table import collect
 from mmdistill_dense.guards.findings import NOTE, WARNING, Finding
 from mmdistill_dense.utils.files import owned
@@ -49,6 +57,40 @@ def test_a_project_is_not_done_again(capsys: pytest.CaptureFixture) -> None:
     assert '3 runs, 0 to do' in out and 'check    ' not in out
     assert [path.stat().st_mtime for path in written] == times
     assert all(path.stat().st_mtime < began for path in results)
+
+
+def test_a_start_builds_each_row_once(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Counted from outside, up to the first step: the training processes read what is written for them."""
+    done, files, started = Counter[str](), Counter[str](), list[Run]()
+
+    def counting(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        def counted(*args: Any, **options: Any) -> Any:
+            done[name] += 1
+            if name == 'read':
+                files[os.path.abspath(args[0])] += 1
+            return function(*args, **options)
+
+        return counted
+
+    def execute(pool: Pool, todo: list[Run]) -> dict[str, str]:
+        for run in todo:
+            started.append(run)
+            assert pool.command(run)[-1] == '--attended'
+        return {'teacher': 'stops here'}
+
+    monkeypatch.setattr(Config, 'fromfile', counting('read', Config.fromfile))
+    for module in ('config.resolve', 'model.build', 'networks.trace', 'apps.check.stages', 'apps.recipes.named'):
+        target = import_module(f'mmdistill_dense.{module}')
+        monkeypatch.setattr(target, 'load_model', counting('resolved', target.load_model))
+    monkeypatch.setattr(stages, 'build_student', counting('built', stages.build_student))
+    monkeypatch.setattr(Pool, 'execute', execute)
+    assert main(['run', str(root)]) == 1
+    assert [run.title for run in started] == ['teacher', 'control seed 0', 'kd seed 0']
+    assert set(files.values()) == {1}, 'no file is read twice'
+    assert {Path(file).name for file in files} == {'control.py', 'pair.py', 'teacher.py', 'kd.py', 'student.py'}
+    assert done == {'read': 6, 'resolved': 3 + 1, 'built': 3}, 'each student, and the teacher of kd'
+    written = [Config.fromfile(run.file) for run in started]
+    assert [definition.work_dir for definition in written] == [str(run.folder) for run in started]
 
 
 def test_the_first_screen_tells_the_networks(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -93,6 +135,50 @@ def test_a_warning_comes_with_its_advice() -> None:
     actual = [Finding(WARNING, 'It is large.', 'Make it smaller.'), Finding(NOTE, 'Not told.')]
     lines = '\n'.join(preflight._summary_lines('kd.py', CheckReport(CheckContext(Config(), Options()), actual)))
     assert 'warning: It is large. Make it smaller.' in lines and 'Not told' not in lines
+
+
+def test_an_old_page_is_written_anew(tmp_path: Path, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = tmp_path / 'report.html'
+    assert not run_project.newer(page, tmp_path)
+    page.touch()
+    write_result(tmp_path / 'runs/kd/seed0', 1.0)
+    os.utime(page, (1, 1))
+    assert not run_project.newer(page, tmp_path)
+    os.utime(page, (2**32, 2**32))
+    assert run_project.newer(page, tmp_path)
+    definition = load_suite(root / 'suite.yaml')
+    write_result(definition.out / 'runs/kd/seed0', 42.5)
+    written = []
+
+    def make_report(folders: list[Path], page: Path, **options: int) -> None:
+        written.append(options)
+        page.write_text('')
+        if len(written) > 1:
+            raise ValueError('nothing is there yet')
+
+    monkeypatch.setattr(run_project, 'make_report', make_report)
+    run_project._after_run(root, definition)
+    assert written == [{'pictures': 0}] and not run_project.newer(root / 'report.html', definition.out)
+    run_project._after_run(root, definition)
+    assert len(written) == 2, 'a page that cannot be written stops no training'
+
+
+def test_what_the_page_leaves_out_is_printed(
+    root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    section = Section('predictions', 'Predictions', reasons=['the pictures are gone.'])
+    monkeypatch.setattr(run_project, 'make_report', lambda *_, **__: (None, [section]))
+    run_project._report(root, load_suite(root / 'suite.yaml'))
+    assert 'report   left out, predictions: the pictures are gone.\n' in capsys.readouterr().out
+
+
+@pytest.mark.parametrize('code', [0, 1, 130])
+def test_a_page_is_written_once_all_is_trained(root: Path, monkeypatch: pytest.MonkeyPatch, code: int) -> None:
+    done: list[Any] = []
+    monkeypatch.setattr(run_project, 'train_all', lambda *_, **__: code)
+    for name in ('_report', 'export_best'):
+        monkeypatch.setattr(run_project, name, lambda *_: done.append(None) or [])
+    assert run_project.run_project(root) == code and len(done) == (0 if code else 2)
 
 
 def test_a_hardly_better_teacher_is_told_early(root: Path) -> None:

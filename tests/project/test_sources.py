@@ -7,35 +7,50 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from mmdistill_dense.apps.project.box_labels import BoxData, find_box_data
 from mmdistill_dense.apps.project.label_images import SegData, find_seg_data
 from mmdistill_dense.apps.project.picture_sources import FORMS, draw_split, find_sources, siblings, source_note
-from mmdistill_dense.apps.project.splits import free_pictures
+from mmdistill_dense.apps.project.splits import SplitRule, free_pictures
 from tests.project.folders_of_data import label, label_file, picture
 
 WORDS, FIVE, TEN, TWENTY = ('park', 'quay', 'road', 'shop', 'yard'), range(5), range(10), range(20)
 TILES = [(256 * (index % 5), 256 * (index // 5)) for index in TEN]
 OF_SOURCES = {
     'frames': [[f'video{video}_frame_{frame:06}.png' for frame in TEN] for video in FIVE],
+    'frames of words': [[f'{word}-frame{frame}.png' for frame in TEN] for word in WORDS],
     'frames of days': [[f'rec_2024010{day}_{frame:05}.jpg' for frame in TEN] for day in FIVE],
     'tasks of CVAT': [[f'task_{task}/images/frame_{frame:06}.png' for frame in TEN] for task in FIVE],
     'numbers in folders': [[f'clip{clip}/train/{frame:05}.png' for frame in TEN] for clip in FIVE],
+    'numbers': [[f'clip{clip}-{frame:04}.png' for frame in TEN] for clip in FIVE],
     'Label Studio': [[f'{frame:05}a{clip}f-vid{clip}_{frame:04}.png' for frame in TEN] for clip in FIVE],
     'Roboflow': [[f'{word}_mp4-{frame}_jpg.rf.{copy}.jpg' for frame in TEN for copy in ('a1', 'b2')] for word in WORDS],
+    'CamVid': [[f'{drive}_{frame:05}.png' for frame in TEN] for drive in ('0001TP', '0016E5', 'Seq05VD', '0006R0')],
     'Cityscapes': [[f'bonn_{drive:06}_{frame:06}_leftImg8bit.png' for frame in TEN] for drive in FIVE],
+    'KITTI': [[f'2011_09_26_drive_{drive:04}_sync/image_02/data/{frame:010}.png' for frame in TEN] for drive in FIVE],
+    'LGG': [[f'TCGA_CS_494{patient}_19960909_{number}.tif' for number in TEN] for patient in FIVE],
+    'MOT': [[f'MOT17-0{video}-DPM/img1/{frame:06}.jpg' for frame in TEN] for video in FIVE],
+    'VisDrone': [[f'{second:07}_{100 * frame:05}_d_{frame:07}.jpg' for frame in TEN] for second in FIVE],
     'DOTA': [[f'P{scene:04}__1__{x}___{y}.png' for x, y in TILES] for scene in FIVE],
     'tiles of scenes': [[f'video{scene}_{x}_{y}.png' for x, y in TILES] for scene in FIVE],
+    'tiles of words': [[f'{word}_{x}_{y}.png' for x, y in TILES] for word in WORDS],
     'tiles with corners': [[f'area_2_{scene}_{x}_{y}_{x + 512}_{y + 512}.png' for x, y in TILES] for scene in FIVE],
     'mosaics': [[f'ortho_{year}_{number}_{number % 3}.png' for number in TEN] for year in range(2018, 2023)],
     'rows and columns': [[f'{word}_r{number}_c{number % 3}.png' for number in TEN] for word in WORDS],
+    'named tiles': [[f'farm_{farm}_tile_{number}.png' for number in TEN] for farm in FIVE],
 }
 KINDS = ('cat', 'cow', 'dog', 'elk', 'hen')
 BY_CHANCE = {
     'camera': [f'IMG_{number:04}.jpg' for number in range(1, 101)],
     'two cameras': [f'{camera}{number:04}.jpg' for camera in ('IMG_', 'DSC-') for number in range(1, 51)],
     'days': [f'IMG_2023050{day}_12{number * 7:04}.jpg' for day in FIVE for number in TWENTY],
+    'screenshots': [f'cam-2024-01-0{day}-{number:04}.jpg' for day in FIVE for number in TWENTY],
+    'COCO 2014': [f'COCO_train2014_{17 * number:012}.jpg' for number in range(1, 101)],
+    'VOC': [f'{year}_{number:06}.jpg' for year in range(2007, 2012) for number in TWENTY],
     'KITTI': [f'{number:06}_10.png' for number in range(100)],
+    'Objects365': [f'objects365_v{part}_{number:08}.jpg' for part in (1, 2) for number in range(50)],
+    'nothing': [f'{number}.png' for number in range(100)],
     'Label Studio': [f'{97 * number:05}abc-IMG_{number:04}.jpg' for number in range(100)],
     'kinds in folders': [f'{kind}4/{number:03}.jpg' for kind in KINDS for number in TWENTY],
     **{form: [form.format(kind, number) for kind in KINDS for number in TWENTY]
@@ -120,6 +135,11 @@ def test_sources_of_other_sizes_come_near_to_the_share() -> None:
         assert 'WARNING' not in source_note(train, val)[0]
 
 
+def test_three_pictures_leave_two_for_training() -> None:
+    for names in (['a1_frame_0', 'a2_frame_0', 'a2_frame_1'], ['a', 'b', 'c']):
+        assert [len(part) for part in draw_split(paths(names), Path('mine'))] == [2, 1]
+
+
 def video_data(root: Path, task: str, videos: int, empty: Sequence[int] = ()) -> BoxData | SegData:
     """Ten frames of each video, the ``empty`` ones without a box."""
     names = [f'video{video}_frame_{frame:03}.jpg' for video in range(videos) for frame in TEN]
@@ -150,6 +170,15 @@ def test_new_tells_the_sources_it_divides(task: str, tmp_path: Path) -> None:
     assert sum(note.startswith('WARNING: by their names, pictures may be frames') for note in data.notes) == 1
 
 
+def test_kinds_of_label_images_named_as_videos_all_train(tmp_path: Path) -> None:
+    for number, name in enumerate(f'{kind}_frame_{number}' for kind in KINDS for number in range(8)):
+        picture(tmp_path / f'images/{name}.jpg', number)
+        (tmp_path / 'labels').mkdir(exist_ok=True)
+        Image.new('L', (64, 48), number // 8).save(tmp_path / f'labels/{name}.png')
+    parts = videos_of(find_seg_data(tmp_path))
+    assert parts['train'] == {*KINDS}
+
+
 @pytest.mark.parametrize('empty', [
     pytest.param([10 * video + frame for video in range(4) for frame in (3, 4, 5, 6, 7)], id='some of each'),
     *(pytest.param(range(10 * video, 10 * video + 10), id=f'all of {video}') for video in range(4)),
@@ -158,6 +187,14 @@ def test_frames_without_a_box_stay_with_their_video(empty: Sequence[int], tmp_pa
     data = video_data(tmp_path, 'det', 4, empty)
     parts = videos_of(data)
     assert not parts['train'] & parts['val'] and [len(picture) for picture in data.pictures.values()] == [30, 10]
+
+
+def test_lists_of_the_user_are_taken_as_they_are(tmp_path: Path) -> None:
+    video_data(tmp_path, 'det', 1)
+    for part, frames in (('train', range(8)), ('val', (8, 9))):
+        (tmp_path / f'{part}.txt').write_text(''.join(f'video0_frame_{frame:03}\n' for frame in frames))
+    data = find_box_data(tmp_path, rule=SplitRule.read(str(tmp_path)))
+    assert not any('frames of a video' in note or 'names tell' in note for note in data.notes)
 
 
 @pytest.mark.parametrize(('videos', 'left'), [(4, 3), (1, 1)])
@@ -182,3 +219,9 @@ def test_batches_beside_those_for_val_are_taught_on() -> None:
         assert not siblings([form.format('more', 3, frame) for frame in TEN], parts)
     parts = {part: [f'/mine/{part}/frame_{frame:06}.png' for frame in TEN] for part in ('train', 'val')}
     assert not siblings([f'/more/val/frame_{frame:06}.png' for frame in TEN], parts)
+
+
+def test_a_single_picture_for_val_tells_its_source() -> None:
+    parts = {'train': [f'/mine/drive0_{frame:04}_left.png' for frame in TEN], 'val': ['/mine/drive1_0003_left.png']}
+    pictures = [f'/more/drive1_{frame:04}_{side}.png' for frame in TEN for side in ('left', 'right')]
+    assert siblings(pictures, parts) == {*pictures}

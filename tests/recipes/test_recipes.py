@@ -1,5 +1,7 @@
 """Which method options fit which recipe, what a config put together from them is, and the names of such configs."""
 
+import itertools
+from functools import cache
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -16,7 +18,8 @@ from mmdistill_dense.config.resolve import bases_of, read_file
 from mmdistill_dense.datasets.wrapped import classes_of
 from mmdistill_dense.registry import MODELS
 from mmdistill_dense.utils.literals import literal
-from tests.every_config import CONFIGS, FILES, named, place
+from tests.every_config import CONFIGS, FILES, every, name_of, named, place
+from tools.docs.targets import read_targets
 
 ROOT = Path(__file__).parents[2] / 'configs'
 TEXTS = {
@@ -194,6 +197,19 @@ def test_a_file_with_a_name_is_its_recipe() -> None:
             assert named()[path].text() == path.read_text(encoding='utf-8'), path
 
 
+@pytest.mark.soak
+def test_a_name_resolves_to_what_its_file_would_hold(tmp_path: Path) -> None:
+    for method in methods():
+        actual = [entry for entry in combinations(method) if entry.options.parent.name == 'distillers']
+        for entry in [actual[0], *itertools.islice((entry for entry in actual if entry.variant), 2), actual[-1]]:
+            file = tmp_path / method / entry.file.name
+            file.parent.mkdir(exist_ok=True)
+            file.write_text(config_text(method, entry.base, entry.options, file.parent))
+            cfg = entry.config()
+            assert cfg.to_dict() == Config.fromfile(file).to_dict(), entry.name
+            assert Path(cfg.filename).name == file.name  # the name under which a run keeps it
+
+
 @pytest.mark.parametrize('method', methods())
 def test_a_method_changes_a_recipe_in_its_distillers_alone(method: str) -> None:
     made = {entry.base: entry for entry in reversed(list(combinations(method)))}
@@ -205,6 +221,14 @@ def test_a_method_changes_a_recipe_in_its_distillers_alone(method: str) -> None:
     control = None if entry.base in recipes(pretraining=True) else f'work_dirs/control/{entry.base.stem}'
     assert alone.pop('work_dir', None) == control
     assert distilled == alone
+
+
+def test_method_options_set_distillers_alone() -> None:
+    """Among them one under the method's name, so that the folder, the options and the log agree."""
+    for path in compose.option_files():
+        cfg = Config.fromfile(path)
+        assert set(cfg) == {'distillers'}, path
+        assert path.stem.split('_')[0] in cfg.distillers, path
 
 
 def test_a_name_with_a_file_is_that_file() -> None:
@@ -253,6 +277,11 @@ def test_settings_mean_the_same_in_both_programs(name: str, settings: str, const
         read_config(name, {f'model.distillers.{key}.settings': 'best'})
 
 
+@pytest.mark.soak
+def test_every_config_has_a_name_that_finds_it() -> None:
+    assert not [entry.name for entry in named().values() if find_named(entry.name) not in (entry, entry.file)]
+
+
 @pytest.mark.parametrize(('name', 'message'), [
     ('cdw:toy_seg', "method 'cdw': unknown. Close: pcd, cwd"),
     ('cwd:toy_sec', "pair 'toy_sec': unknown. Close: toy_se"),
@@ -275,6 +304,38 @@ def test_a_file_that_is_not_there_is_named() -> None:
         find_named('mine.py')
     with pytest.raises(ValueError, match=r'top-level distillers was changed, but model\.distillers was not'):
         read_config('cwd:deeplabv3_r101_to_r18_voc', {'distillers.cwd.loss_weight': 1})
+
+
+@pytest.mark.soak
+def test_files_are_those_that_mean_something() -> None:
+    """Published rows on the large data sets, one of every method for every task, FeatureMatch for foundation models."""
+    assert len(FILES) <= 162
+    for method in methods():
+        file = CONFIGS / method / 'published.yml'
+        for target in read_targets(file) if file.is_file() else []:
+            if not {'camvid', 'cocostuff'} & set(target.recipe.split('_')):
+                recipe = CONFIGS / f'_base_/recipes/{target.recipe}.py'
+                pair = parts_of(recipe).pair if recipe.is_file() and method in compose.owners(recipe) else target.recipe
+                assert place(f'{method}/{f"{pair}_{target.variant}" if target.variant else pair}').is_file(), target
+        fits = {parts_of(path).task for path in recipes() if make_named(method, path) and not parts_of(path).maps}
+        fits |= {'seg', 'det'} if method == 'featurematch' else set()
+        bases = {named()[path].base for path in FILES if path in named() and path.parent.name == method}
+        bases |= {base for path in FILES if path.parent.name == method for base in bases_of(path) if base in recipes()}
+        assert fits == {parts_of(base).task for base in bases} & {'seg', 'det'}, method
+
+
+@cache
+def depth(path: Path) -> int:
+    return max((1 + depth(base) for base in bases_of(path) if base.is_file()), default=0)
+
+
+def test_no_config_inherits_through_more_than_three_files() -> None:
+    whole = recipes()
+    for path in every():
+        entry = named().get(path)
+        actual = depth(path) if path.is_file() else 1 + max(depth(entry.base), depth(entry.options)) if entry else 0
+        laid_over = entry is not None and entry.base not in whole  # a change of another config of the method
+        assert 0 < actual <= 3 + laid_over, f'{name_of(path)}: {actual}'
 
 
 def test_classes_are_those_of_the_built_data_set() -> None:
@@ -307,6 +368,11 @@ BASES = {'toy_seg': 'afdcd/toy_seg.py', 'toy_det': 'maskd/toy_det.py'}
 FAST = ['cwd:toy_seg', 'kd:toy_det']  # of `make test`
 
 
+def names() -> list[str]:
+    made = (entry for method in methods() for entry in combinations(method))
+    return [entry.name for entry in made if entry.pair in BASES and entry.variant is None]
+
+
 @pytest.mark.parametrize('name', FAST)
 def test_the_base_trains_the_other_method_alone(name: str, tmp_path: Path) -> None:
     options = read_config(name).model.distillers.to_dict()
@@ -322,3 +388,9 @@ def test_the_base_trains_the_other_method_alone(name: str, tmp_path: Path) -> No
     config.model.teacher.pop('checkpoint', None)
     model = MODELS.build({**config.model, 'teacher': dict(config.model.teacher, allow_random=True)})
     assert [*model.distillers] == [*options]
+
+
+@pytest.mark.soak
+@pytest.mark.built('name', names)
+def test_the_base_trains_each_method_alone(name: str, tmp_path: Path) -> None:
+    test_the_base_trains_the_other_method_alone(name, tmp_path)

@@ -1,5 +1,6 @@
 """One run: what it writes, that it goes on exactly, and what it refuses; a pre-training and what starts from it."""
 
+import errno
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -69,6 +70,28 @@ def test_result_tells_what_was_run(definition: Definition) -> None:
     assert teacher['iterations'] == 2 and teacher['teacher'] is None and teacher['shares'] == {}
 
 
+def test_a_training_reads_its_written_config_once(definition: Definition, monkeypatch: pytest.MonkeyPatch) -> None:
+    run, taken = run_of(definition, 'none seed 0'), []
+    config, config_hash = plan.resolved(definition, [run])[run]
+    plan.write_config(run, config, config_hash)
+    read, fromfile = list[str](), Config.fromfile
+
+    def counted(path: Any, *args: Any, **options: Any) -> Config:
+        read.append(str(path))
+        return fromfile(path, *args, **options)
+
+    def train(run: plan.Run, config: Config, progress: Progress, sets: Any) -> None:
+        taken.append((config, progress.state['config_hash']))
+        raise Stop
+
+    monkeypatch.setattr(Config, 'fromfile', counted)
+    monkeypatch.setattr(job, '_train', train)
+    with pytest.raises(Stop):
+        job.execute_run(definition, run, attended=True)
+    assert read == [str(run.file)] and taken[0][1] == config_hash
+    assert taken[0][0].model == config.model and taken[0][0].work_dir == str(run.folder)
+
+
 def test_a_finished_run_is_not_repeated(definition: Definition, tmp_path: Path) -> None:
     files = {path: path.stat().st_mtime_ns for path in (definition.out / 'runs').rglob('*') if path.name != '.lock'}
     assert execute_run(definition, 'kd seed 0') == plan.results(definition)['kd'][0]
@@ -87,13 +110,16 @@ def test_a_finished_run_is_not_repeated(definition: Definition, tmp_path: Path) 
 
 def test_weights_alone_are_kept(whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    definition = load_suite(tiny.write(Path(), keep='weights'))
-    result = execute_run(definition, 'teacher')
-    (file,) = run_of(definition, 'teacher').folder.glob('*.pth')
-    assert file.name == result['checkpoint'] == 'weights_iter_2.pth'
-    assert torch.load(file, weights_only=False).keys() == {'meta', 'state_dict'}
-    assert not plan.unfinished(definition, [run_of(definition, 'teacher')])
-    assert result['score'] == read_json(whole / 'out/teacher/result.json')['score']
+    definition = load_suite(tiny.write(Path(), methods={'mgd': {}}, keep='weights'))
+    for title in ('teacher', 'mgd seed 0'):  # the student reads the teacher's weights
+        execute_run(definition, title)
+        (file,) = run_of(definition, title).folder.glob('*.pth')
+        result = run_of(definition, title).result
+        assert file.name == result['checkpoint'] and result['checkpoint'].startswith('weights_iter_')
+        assert torch.load(file, weights_only=False).keys() == {'meta', 'state_dict'}
+    assert not plan.unfinished(definition, [run_of(definition, 'mgd seed 0')])
+    scores = [read_json(folder / 'out/teacher/result.json')['score'] for folder in (whole, tmp_path)]
+    assert scores[0] == scores[1]
 
 
 class Stop(Exception):
@@ -137,6 +163,13 @@ def test_stopped_run_goes_on_to_the_same_bits(
         for root in (tmp_path, whole)
     )
     assert not toys.differing(first, second)
+
+
+def test_changed_config_is_refused_with_its_keys(definition: Definition, whole: Path, tmp_path: Path) -> None:
+    changed = load_suite(tiny.write(tmp_path, methods=METHODS, iters=8))
+    text = r'kd seed 0: out/runs/kd/seed0 was made with another config .*train_cfg\.max_iters'
+    with pytest.raises(ValueError, match=text):
+        execute_run(changed, 'kd seed 0')
 
 
 def test_an_unfinished_run_of_another_config_is_refused(definition: Definition, tmp_path: Path) -> None:
@@ -210,6 +243,13 @@ def test_the_score_is_in_percent(tmp_path: Path) -> None:
         plan.score_of(definition, {'test': {'mIoU': 1.0, 'aAcc': 2.0}})
 
 
+def test_the_latest_checkpoint_is_by_number(tmp_path: Path) -> None:
+    for name in ('iter_20', 'iter_100', 'best_mIoU_iter_200', 'other'):
+        torch.save({'state_dict': {}}, tmp_path / f'{name}.pth')
+    assert job.latest_checkpoint(tmp_path).name == 'iter_100.pth'
+    assert job.latest_checkpoint(tmp_path / 'nothing') is None
+
+
 def test_given_teacher_is_tested_alone(
     definition: Definition, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -226,6 +266,24 @@ def test_given_teacher_is_tested_alone(
     other = tiny.write(tmp_path, teacher=None, test_teacher=True, options=options)
     with pytest.raises(ValueError, match='teacher: .* was made with another config .*its teacher'):
         plan.check_unchanged(load_suite(other), plan.runs(load_suite(other))[:1])
+
+
+def test_unwritten_progress_ends_no_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    report = Progress(tmp_path, 'abc')
+
+    def broken(*_: object, **__: object) -> None:
+        raise OSError(errno.EIO, 'Input/output error')
+
+    monkeypatch.setattr(job, 'write_json', broken)
+    report.tell(True, iteration=3)
+    report.tell(True, iteration=4)
+    monkeypatch.undo()
+    report.tell(True, iteration=5)
+    state = read_json(tmp_path / 'state.json')
+    assert state['iteration'] == 5
+    report.written = -job.WRITE_INTERVAL
+    report.after_val_iter(None, 0)
+    assert read_json(tmp_path / 'state.json')['time'] > state['time']
 
 
 def test_a_checkpoint_is_saved_by_time_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,10 +4,13 @@ import json
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.registry import MODELS
 
 from mmdistill_dense.apps.suite import plan, preflight
 from mmdistill_dense.apps.suite.definition import Definition
@@ -95,6 +98,17 @@ def test_local_code_changed_between_seeds_is_refused_by_name(tmp_path: Path, mon
     lines = run.file.read_text().splitlines()
     run.file.write_text('\n'.join(line for line in lines if not line.startswith('# code: ')))
     plan.check_unchanged(definition, [run])  # as a run of an earlier version, or by the user's word
+
+
+def test_results_have_the_order_of_the_table() -> None:
+    for name, score in (('runs/afdcd/seed1', 3), ('runs/control/seed0', 1), ('teacher', 9)):
+        tiny.write_result(Path('out', name), score)
+    Path('out/runs/kd/seed0').mkdir(parents=True)
+    actual = plan.results(defined())
+    assert list(actual) == ['teacher', 'control', 'afdcd']
+    assert {name: {seed: result['score'] for seed, result in seeds.items()} for name, seeds in actual.items()} == {
+        'teacher': {0: 9}, 'control': {0: 1}, 'afdcd': {1: 3},
+    }  # fmt: skip
 
 
 def test_students_read_the_teacher_that_the_suite_trains() -> None:
@@ -213,6 +227,12 @@ MOBILENET = {'control': 'deeplabv3plus_mobilenetv2_to_r18w16_camvid', 'teacher':
      'tiny.yaml: control: training would stop at its first evaluation'),
     (dict(methods={'kd': {'options': {'student_tap': 'decode_head.conf_seg'}}}), 'tiny.yaml: kd: .*conv_seg'),
     (dict(metric='mIuO'), "tiny.yaml: metric: score of val_evaluator 'mIuO': unknown. Close: mIoU"),
+    (dict(options={'optim_wrapper.optimizer.lrr': 3}), "TypeError: optim_wrapper.optimizer: .* no option 'lrr'.*'lr'"),
+    (dict(options={'param_scheduler.1.powr': 3}), "param_scheduler.1: PolyLR has no option 'powr'.*'power'"),
+    (dict(options={'train_dataloader': {'batchsize': 3}}), "DataLoader.* unexpected keyword argument 'batchsize'"),
+    (dict(options={'randomness.determinstic': True}), 'randomness.*determinstic.*deterministic'),
+    (dict(teacher={'config': 'teachers/toy_seg', 'options': {'train_cfg.max_itrs': 3}}),
+     "tiny.yaml: teacher: TypeError: train_cfg: .* has no option 'max_itrs'"),
     (dict(test_sets={'rain': {'num_imges': 3}}), "tiny.yaml: test_sets.rain: .*'num_imges'"),
 ])  # fmt: skip
 def test_findings_of_check_are_told_before_the_start(
@@ -244,10 +264,49 @@ def test_missing_first_weights_are_named_at_the_start(row: str) -> None:
         preflight.check_rows(definition, plan.resolved(definition, plan.runs(definition)))
 
 
+def test_new_keys_pass_before_the_teacher_exists(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows of one student and one teacher build each once, and the teacher once more for its shapes."""
+    built, build = [], MODELS.build
+    monkeypatch.setattr(MODELS, 'build', lambda option: (built.append(option), build(option))[1])
+    new = {
+        'default_hooks.ema': {'type': 'EMAHook', 'momentum': 0.1},
+        'optim_wrapper.clip_grad': {'max_norm': 1},
+        'optim_wrapper.optimizer.amsgrad': True,
+        'optim_wrapper.paramwise_cfg': {'norm_decay_mult': 0},
+        'train_dataloader.prefetch_factor': None,
+        'randomness.deterministic': True,
+        'param_scheduler.0.verbose': False,
+        'env_cfg.dist_cfg.timeout': 1800,
+        'train_cfg.dynamic_intervals': [[0, 2]],
+    }
+    definition = defined(options={**tiny.content()['options'], **new})
+    preflight.check_rows(definition, plan.resolved(definition, plan.runs(definition)))
+    assert sum('backbone' in option for option in built) == 3
+
+
 def test_an_evaluator_without_a_score_is_refused() -> None:
     config = Config(dict(val_evaluator=dict(type='CocoMetric', metric='bbox', format_only=True)))
     with pytest.raises(ValueError, match='x: val_evaluator.format_only=True writes predictions and gives no score'):
         check_metric(config, 'coco/bbox_mAP', 'x')
+
+
+@pytest.mark.parametrize(('batch', 'few'), [(1, 1), (2, 2), (16, 2)])
+def test_a_row_is_checked_with_a_step_of_few_pictures(batch: int, few: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a CPU the step of a whole batch may take minutes and all memory."""
+    asked: list[int | None] = []
+
+    def checked(config: Config, options: Any, tell: Any) -> Any:
+        asked.append(options.batch)
+        context = SimpleNamespace(pictures=0, student=None, teachers=[], taps=[], model=None)
+        return SimpleNamespace(findings=[], verdict='ready', context=context)
+
+    monkeypatch.setattr(preflight, 'check_config', checked)
+    definition = tiny.defined(batch=batch, methods={'kd': {}, 'control_x2': {'rate': 2}})
+    todo = plan.resolved(definition, plan.runs(definition))
+    rates = [config.optim_wrapper.optimizer.lr for config, *_ in todo.values()]
+    preflight.check_rows(definition, todo)
+    assert asked == [2, few, few]  # the teacher, which has a batch of its own, the control at any rate, the method
+    assert rates == [config.optim_wrapper.optimizer.lr for config, *_ in todo.values()]
 
 
 @pytest.mark.parametrize(('processes', 'fits'), [(8, True), (1, False)])

@@ -4,11 +4,13 @@ import multiprocessing
 import os
 import shutil
 import signal
+import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -195,6 +197,23 @@ def test_an_interruption_ends_jobs(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert not [*tmp_path.glob('*/state.json')], 'an interrupted run has not failed'
 
 
+@LINUX
+def test_a_process_that_starts_during_an_interruption_ends_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pool, 'REAP_TIMEOUT', 0.2)
+    interrupted = pool.Pool(command(SLEEP), 1, 1, print)
+
+    def start(*args: Any, **options: Any) -> Any:
+        process = popen(*args, **options)
+        interrupted.ended = True
+        return process
+
+    popen = subprocess.Popen
+    monkeypatch.setattr(pool.subprocess, 'Popen', start)
+    (run,) = runs(tmp_path, 'a')
+    begin = time.monotonic()
+    assert interrupted._run_job(run, None) is None and time.monotonic() - begin < 60
+
+
 LEAVES = """
 import pathlib, subprocess, sys
 folder = pathlib.Path(sys.argv[1])
@@ -249,3 +268,21 @@ def test_sigterm_interrupts_as_ctrl_c_does() -> None:
         os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(1)
     assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_what_nohup_ignores_stays_ignored() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with interruptible():
+            os.kill(os.getpid(), signal.SIGHUP)
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_the_tail_holds_the_last_lines(tmp_path: Path) -> None:
+    (tmp_path / 'log.txt').write_text('\n\n'.join(map(str, range(100))))
+    assert pool.tail(tmp_path / 'log.txt').split() == [str(number) for number in range(85, 100)]
+    assert pool.tail(tmp_path / 'none.txt') == ''
+    times = {0: '0 s', 59.6: '1 min 00 s', 61: '1 min 01 s', 3660: '1 h 01 min', -5: '0 s'}
+    assert {seconds: pool.clock(seconds) for seconds in times} == times

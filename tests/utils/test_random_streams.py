@@ -3,6 +3,7 @@
 import itertools
 import pickle
 import random
+import sys
 import time
 from contextlib import nullcontext
 from types import SimpleNamespace
@@ -15,7 +16,7 @@ from mmengine.dataset import DefaultSampler, InfiniteSampler
 from mmengine.runner import Runner
 from torch.utils.data import BatchSampler, DataLoader, Dataset, IterableDataset, Sampler, WeightedRandomSampler
 
-from mmdistill_dense.utils.generators import Generators
+from mmdistill_dense.utils.generators import Generators, of_modules
 from mmdistill_dense.utils.reproducible import (
     ReplayedBatches,
     SeededBatches,
@@ -33,10 +34,16 @@ def draw():
 
 
 def test_seeding_draws_as_torch_does():
+    """``torch.manual_seed`` calls more than a thousand at the depth of a training loop."""
     seeds = {mix(seed, rank, number) for seed in range(8) for rank in range(8) for number in range(64)}
     assert len(seeds) == 8 * 8 * 64 and all(0 <= seed < 2**32 for seed in seeds)
     assert mix(1, 2) == mix(1, 2) and mix(1, 23) != mix(12, 3), 'places are told apart'
+    seed_everything(3)  # the first one of a process makes the streams
+    calls = []
+    sys.setprofile(lambda frame, event, argument: calls.append(event) if event == 'call' else None)
     seed_everything(3)
+    sys.setprofile(None)
+    assert len(calls) < 60
     actual = torch.rand(3)
     torch.manual_seed(3)
     assert torch.equal(actual, torch.rand(3))
@@ -315,8 +322,27 @@ class TimeAsSeed(MadeAnew):
         return random.Random(time.time()).random()
 
 
+class TorchsOwnSeed(MadeAnew):
+    def transform(self, results):
+        generator = torch.Generator()
+        generator.seed()
+        return torch.rand((), generator=generator)
+
+
 def fresh():
     return np.random.default_rng()
+
+
+class MadeByAFunction(MadeAnew):
+    def transform(self, results):
+        return fresh().random()
+
+
+class SeededAfterwards(MadeAnew):
+    def transform(self, results):
+        state = np.random.RandomState()
+        state.seed(results['seed'])
+        return state.rand()
 
 
 class FromTheSystem:
@@ -328,12 +354,32 @@ class FromTheSystem:
     (MadeAnew(), ['MadeAnew.transform']), (FromTheSystem(), ['SystemRandom']), (Speckle(), ['Speckle.draws']),
     (SimpleNamespace(a=[MadeAnew()], b=FromTheSystem()), ['MadeAnew.transform', 'SystemRandom']),
     *((step, [f'{type(step).__name__}.transform'])
-      for step in (NoneAsSeed(), OptionAsSeed(), TimeAsSeed())),
-    (fresh, ['fresh']), (OptionAsSeed(7), []),
+      for step in (NoneAsSeed(), OptionAsSeed(), TimeAsSeed(), TorchsOwnSeed(), MadeByAFunction())),
+    (fresh, ['fresh']), (OptionAsSeed(7), []), (SeededAfterwards(), []),
     (Draws(), []), (MadeFromASeed(), []), (np.random.RandomState(np.random.PCG64()), []),
 ])  # fmt: skip
 def test_what_takes_no_seed_is_named(step, names):
     assert Generators([step]).unseeded() == names
+
+
+@pytest.mark.parametrize(('name', 'most'), [('data_list', 0), ('of_my_own', 20_000)])
+def test_annotations_are_not_all_searched(name, most):
+    searched = []
+    annotation = type('Annotation', (dict,), {'values': lambda self: searched.append(self) or ()})
+    pictures = [[annotation() for _ in range(200)] for _ in range(200)]
+    assert len(Generators(SimpleNamespace(**{name: pictures}, pipeline=[MadeAnew()]))) == 2
+    assert len(searched) <= most
+
+
+def test_generators_of_modules_are_listed():
+    network = torch.nn.Sequential(torch.nn.ReLU(), torch.nn.Sequential(torch.nn.ReLU()))
+    network[1].dice = np.random.default_rng()
+    generators = Generators([of_modules(network)])
+    draws = []
+    for seed in (1, 1, 2):
+        generators.seed(seed)
+        draws.append(network[1].dice.random())
+    assert len(generators) == 1 and draws[0] == draws[1] != draws[2]
 
 
 def test_steps_of_albumentations_are_seeded():

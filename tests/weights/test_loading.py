@@ -6,6 +6,7 @@ Each test gives a file with a payload and looks for the mark that it would leave
 import ast
 import hashlib
 import re
+import subprocess
 import sys
 from pathlib import Path
 from unittest import mock
@@ -63,6 +64,7 @@ def reader():
 
 @pytest.fixture
 def cache(tmp_path, monkeypatch):
+    """torch's folder of downloads, at another place."""
     monkeypatch.setenv('TORCH_HOME', str(tmp_path / 'torch'))
     return tmp_path / 'torch' / 'hub' / 'checkpoints'
 
@@ -189,6 +191,7 @@ MASKD = dict(type='MasKD', student_tap='backbone[3]', num_tokens=2)
 
 
 def run():
+    """A config of a run that distils tokens."""
     return toys.run_config('x', toys.model_config(toys.seg_net('fcn'), distillers=dict(maskd=MASKD)))
 
 
@@ -209,6 +212,19 @@ READERS = {
 def test_readers(read, evil):
     with refuses():
         read(evil)
+
+
+@pytest.mark.soak
+def test_mim_test(tmp_path, evil):
+    """The stack's own script, which knows nothing of this package but what the config names."""
+    config = toys.run_config(tmp_path / 'work', toys.model_config(toys.seg_net('fcn')))
+    config.merge_from_dict({f'test_{name}': config[f'val_{name}'] for name in ('dataloader', 'evaluator')})
+    config.test_cfg = dict(type='TestLoop')
+    config.dump(tmp_path / 'leaf.py')
+    command = [sys.executable, '-m', 'mim', 'test', 'mmseg', str(tmp_path / 'leaf.py'), '--checkpoint', evil]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert done.returncode != 0
+    assert re.search(r'ValueError.*evil\.pth.*holds more than tensors', done.stdout + done.stderr), done.stderr[-2000:]
 
 
 # Other files

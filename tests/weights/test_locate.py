@@ -6,13 +6,16 @@ import json
 import sys
 import textwrap
 from pathlib import Path
+from unittest import mock
 
 import huggingface_hub
 import pytest
 import torch
+from mmengine.config import Config
 from mmengine.runner.checkpoint import CheckpointLoader
 from safetensors.torch import save_file
 
+from mmdistill_dense.config.resolve import load_model
 from mmdistill_dense.guards.config import check_pretrained
 from mmdistill_dense.weights import strict_load as locate
 from mmdistill_dense.weights.mmengine_loader import install_reader, load_from_http
@@ -145,6 +148,24 @@ def test_half_a_download_is_fetched_again(web, tmp_path):
     assert load_from_http(f'{address}/cut.pth')['w'].shape == (9999,) and cached.is_file()
 
 
+def test_a_cache_of_another_user_is_told(web, monkeypatch):
+    folder, address = web
+    (folder / 'half.pth').write_bytes(b'PK')
+    refused, plain = PermissionError(13, 'denied', 'the cache'), Path.unlink
+
+    def unlink(self, **options):
+        if self.name == 'half.pth':
+            raise refused
+        plain(self, **options)
+
+    monkeypatch.setattr(Path, 'unlink', unlink)
+    with pytest.raises(ValueError, match=r'half\.pth.* is no readable checkpoint'):
+        load_from_http(f'{address}/half.pth')
+    monkeypatch.setattr(Path, 'mkdir', mock.Mock(side_effect=refused))
+    with pytest.raises(OSError, match=r'could not download .*denied.*the cache.*download it elsewhere'):
+        load_from_http(f'{address}/more.pth')
+
+
 def test_missing_or_damaged_file_is_named(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
@@ -162,6 +183,20 @@ def test_missing_or_damaged_file_is_named(tmp_path, monkeypatch):
     assert locate.local_file(str(path), None, 'k') == path
     path.write_bytes(b'weightX and more')
     refused(str(path), ValueError, rf'^key=.*{actual}.*its name promises')
+
+
+def test_auto_reaches_the_teacher(package, web):
+    """A copy of a toy config that a faked package publishes weights for."""
+    (name, mim), (folder, address), option = package, web, toys.seg_net('fcn')
+    Config(dict(default_scope='mmseg', model=load_model(option, 'm').model)).dump(mim / 'configs/net/toy.py')
+    network = toys.build_plain(option, seed=3)
+    torch.save(network.state_dict(), folder / 'toy.pth')
+    digest = locate.sha256(folder / 'toy.pth')[:8]
+    (folder / 'toy.pth').rename(folder / f'toy-{digest}.pth')
+    publish(mim, f"- {{Name: a, Config: configs/net/toy.py, Weights: '{address}/toy-{digest}.pth'}}")
+    teacher = toys.teacher_of(toys.distilled(teacher=dict(cfg=f'{name}::net/toy.py', checkpoint='auto')))
+    assert teacher.receipt.sha256.startswith(digest) and teacher.receipt.config == f'{name}::net/toy.py'
+    assert torch.equal(teacher.network.backbone.layer1[0].conv1.weight, network.backbone.layer1[0].conv1.weight)
 
 
 # The Hugging Face hub, which cannot be reached here: its functions are replaced, or it is offline

@@ -1,192 +1,36 @@
 """Every config that can be named resolves, builds at full width with taps that can be compared, and takes a step.
 
-``make soak`` takes a step for each pair of networks, each data set, each variant of a method, and each method for each
-task, and builds the files and the controls of each pair of networks. ``make test-zoo`` takes a step of all.
+``make test`` takes a step with each kind of network (``tests/model/test_settings.py`` takes one of each method), at
+reduced width. ``make soak`` takes one for each pair of networks, each data set, each variant of a method, and each
+method for each task, and builds the files and the controls of each pair of networks, on one data set. ``make test-zoo``
+builds all, those of a pair one after the other, as they share their networks, and takes a step of all.
 """
 
 import copy
 import re
-from collections.abc import Mapping
+from collections import defaultdict
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import pytest
-import torch
-from mmengine.config import Config, ConfigDict
-from mmengine.dataset import BaseDataset
-from mmengine.hooks import Hook
-from mmengine.registry import MODELS, init_default_scope
-from mmengine.runner import Runner
-from mmengine.structures import BaseDataElement, PixelData
-from torch.nn.modules.batchnorm import _BatchNorm
 
-from mmdistill_dense.config.resolve import is_distill_model, load_model, student_option
-from mmdistill_dense.config.values import num_classes
+from mmdistill_dense.apps.check import Options, check_config
+from mmdistill_dense.config.resolve import is_distill_model
 from mmdistill_dense.distillers.feature import FeatureDistiller
-from mmdistill_dense.registry import DATASETS, HOOKS
-from tests import toys
-from tests.every_config import CONTROLS, DATA, FILES, by_pair, cover, every, family, name_of, named, place
-from tests.zoo.narrow import SIDE, narrow, side_of
+from tests.every_config import CONTROLS, DATA, FILES, by_pair, cover, every, family, name_of, named, place, read
+from tests.zoo.narrow import LARGE, SIDE
 from tests.zoo.networks import active, build, config, key_of
-
-# A training step: its own optimizer and schedule, networks of reduced width, generated pictures
-
-EVALUATION = [f'{split}_{part}' for split in ('val', 'test') for part in ('dataloader', 'evaluator', 'cfg')]
-# what does not fit into narrow maps of a small picture, or takes long
-SMALL = dict(
-    AfDCD=dict(pool_size=0, groups=8),
-    CrossKD=dict(reuse_from=1),
-    FreeKD=dict(learn=dict(max_iters=1)),
-    MasKD=dict(learn=dict(max_iters=1)),
-    PCD=dict(queue_size=64, queue_init='random'),  # an empty queue has no loss yet
-)
-_SINGLE = ('cfg', 'type')
-_SECOND_STAGE = ('memory_trans', 'pos_trans')
-_files: dict[str, str] = {}
-
-
-@DATASETS.register_module()
-class ZooDataset(BaseDataset):
-    """Two generated pictures for a network of any task."""
-
-    def __init__(self, kind: str, classes: int, masks: bool, side: int = SIDE) -> None:
-        self.kind, self.count, self.masks, self.side = kind, classes, masks, side
-        metainfo = dict(classes=tuple(f'class{index}' for index in range(classes))) if classes else {}
-        super().__init__(metainfo=metainfo, serialize_data=False)
-
-    def load_data_list(self) -> list[dict]:
-        return [dict(index=index) for index in range(2)]
-
-    def __getitem__(self, index: int) -> dict:
-        if self.kind == 'mmdet':
-            item = toys.det_item(0, index, side=self.side, masks=self.masks)
-            item['data_samples'].gt_instances.labels %= self.count
-            return item
-        batch = toys.seg_batch(2, side=self.side)
-        picture, sample = batch['inputs'][index], batch['data_samples'][index]
-        if self.kind == 'mmseg':
-            sample.gt_sem_seg.data %= self.count
-            sample.gt_edge_map = PixelData(data=sample.gt_sem_seg.data % 2)  # PIDNet's
-            return dict(inputs=picture, data_samples=sample)
-        return dict(inputs=[picture, picture.flip(2)], data_samples=BaseDataElement())
-
-
-@HOOKS.register_module()
-class Gradients(Hook):
-    """Keeps the parameters that have a gradient, and whether it is finite, as the optimizer takes its step."""
-
-    def __init__(self) -> None:
-        self.finite: dict[str, bool] = {}
-
-    def before_train(self, runner: Runner) -> None:
-        def note(*_: Any) -> None:
-            actual = ((name, p.grad) for name, p in runner.model.named_parameters() if p.grad is not None)
-            self.finite = {name: bool(grad.isfinite().all()) for name, grad in actual if grad.any()}
-
-        runner.optim_wrapper.optimizer.register_step_pre_hook(note)
-
-
-def step(cfg: Config, work_dir: Path) -> Runner:
-    """Train a config for one iteration."""
-    cfg = copy.deepcopy(cfg)
-    init_default_scope(cfg.default_scope)
-    cfg.model = _model(cfg.model)
-    student = cfg.model.student if is_distill_model(cfg.model) else cfg.model
-    kind = cfg.default_scope if num_classes(student) else 'views'
-    for name in EVALUATION:
-        cfg.pop(name, None)
-    cfg.train_dataloader = dict(
-        batch_size=2,
-        num_workers=0,
-        dataset=dict(
-            type='mmdistill_dense.ZooDataset',
-            kind=kind,
-            classes=num_classes(student) or 0,
-            masks=student.data_preprocessor.get('pad_mask', False),
-            side=side_of(student),
-        ),
-        sampler=dict(type='DefaultSampler', shuffle=False),
-        collate_fn=dict(type='pseudo_collate'),
-    )
-    by_epoch = 'max_iters' not in cfg.train_cfg
-    cfg.train_cfg = dict(by_epoch=by_epoch, **{'max_epochs' if by_epoch else 'max_iters': 1})
-    cfg.default_hooks.pop('visualization', None)
-    cfg.default_hooks.update(logger=None, checkpoint=None)
-    averages = [hook for hook in cfg.pop('custom_hooks', []) if hook.type == 'EMAHook']
-    cfg.custom_hooks = [*averages, dict(type='mmdistill_dense.Gradients', priority='VERY_HIGH')]
-    cfg.log_level = 'ERROR'
-    cfg.work_dir = str(work_dir)
-    cfg.experiment_name = toys.fresh_dir().name
-    runner = Runner.from_cfg(cfg)
-    runner.train()
-    return runner
-
-
-def _model(model: Mapping[str, Any]) -> ConfigDict:
-    if not is_distill_model(model):
-        return ConfigDict(narrow(load_model(model, 'model')))
-    options = dict(student=narrow(load_model(student_option(model), 'student')))
-    for name in ('teacher', 'distillers', 'inherit'):
-        if model.get(name):
-            options[name] = copy.deepcopy(model[name])
-    if options['student'].get('as_two_stage') is False:  # as `narrow` leaves Deformable DETR
-        options['inherit'] = [pair for pair in options.get('inherit', ()) if not pair[1].startswith(_SECOND_STAGE)]
-    for distiller in (options.get('distillers') or {}).values():
-        for key, value in SMALL.get(distiller['type'], {}).items():
-            distiller[key] = {**distiller.get(key, {}), **value} if isinstance(value, dict) else value
-        if str(distiller.get('head', {}).get('type')).startswith('mlp'):
-            distiller['head']['hidden'] = 32
-    if options.get('teacher'):
-        options['teacher'] = _teachers(options['teacher'])
-    return ConfigDict(type='mmdistill_dense.DistillModel', **options)
-
-
-def _teachers(option: Mapping[str, Any]) -> dict[str, Any]:
-    if any(name in option for name in _SINGLE):
-        return _teacher(option)
-    return {name: _teacher(teacher_option) for name, teacher_option in option.items()}
-
-
-def _teacher(option: Mapping[str, Any]) -> dict[str, Any]:
-    """At reduced width, with weights from a file; without for self-supervised and foundation models."""
-    config = load_model({name: value for name, value in option.items() if name != 'checkpoint'}, 'teacher')
-    network = narrow(config)
-    if 'layout' in network or 'backbone' not in network:
-        return dict(network, allow_random=True)
-    key = key_of(network)
-    if key not in _files:
-        torch.manual_seed(1)  # a student of the same widths draws other numbers
-        built = MODELS.build(ConfigDict(network))
-        built.init_weights()
-        _calibrate(built)
-        _files[key] = str(toys.fresh_dir() / 'teacher.pth')
-        torch.save(built.state_dict(), _files[key])
-    return dict(network, checkpoint=_files[key])
-
-
-@torch.no_grad()
-def _calibrate(network: Any) -> None:
-    """Give the batch norms the statistics of a batch: with initial ones the maps of some networks die away."""
-    network.train()
-    for module in network.modules():
-        if isinstance(module, _BatchNorm):
-            module.momentum = None  # the mean over all batches, which is one
-            module.reset_running_stats()
-    network.extract_feat(torch.randn(2, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(1)))
-
-
-# With the kinds of networks that tests/toys.py has not, each of another method
-CHOSEN = ('at/dino_r50_to_r18_coco', 'featurematch/mobilenetv2w05_from_mobilenetv2_small')
-
-
-# The configs that take one
+from tests.zoo.steps import CHOSEN, step
 
 TASKS = dict(convolutional='segmentation', transformer='segmentation', backbone='pre-training')
 
 
 def task(path: Path) -> str:
     return 'any' if re.search(r'dinov\d-', path.stem) else TASKS.get(family(path), 'detection')
+
+
+def kind_of(path: Path) -> str:
+    return 'foundation' if task(path) == 'any' else family(path)
 
 
 def trained() -> list[Path]:
@@ -221,9 +65,15 @@ def check_step(path: Path, folder: Path) -> None:
         assert owned or not any(p.requires_grad for p in runner.model.distillers[key].parameters()), key
 
 
-@pytest.mark.parametrize('name', CHOSEN)
+@pytest.mark.parametrize('name', CHOSEN.values())
 def test_a_step_with_each_kind_of_network(name: str, tmp_path: Path) -> None:
     check_step(place(name), tmp_path)
+
+
+@pytest.mark.soak
+def test_each_kind_of_network_is_there() -> None:
+    assert all(kind_of(place(name)) == kind for kind, name in CHOSEN.items())
+    assert set(CHOSEN) == set(map(kind_of, trained()))
 
 
 @pytest.mark.soak
@@ -236,6 +86,40 @@ def test_a_step_of_configs_that_stand_for_all(path: Path, tmp_path: Path) -> Non
 @pytest.mark.built('path', trained, name_of)
 def test_a_step_of_each_config(path: Path, tmp_path: Path) -> None:
     check_step(path, tmp_path)
+
+
+# Students that are strong today
+
+MODERN = {
+    'pidnet_l_to_pidnet_s_cityscapes': 'cankd',
+    'ddrnet_23_to_ddrnet_23-slim_cityscapes': 'cankd',
+    'segnext_b_to_segnext_t_ade20k': 'cwd',
+    'deeplabv3plus_r101_to_bisenetv2_cityscapes': 'mgd',
+    'stdc2_to_stdc1_cityscapes': 'fitnet',
+    'deeplabv3plus_r101_to_mobilenetv3_cityscapes': 'kd',
+    'mask2former_swin-l_to_mask2former_r50_cityscapes': 'cankd',
+    'yolox_l_to_s_coco': 'fgd',
+}  # each with a method
+SCORES = {'afdcd', 'at', 'cirkd', 'cwd', 'dist', 'fitnet', 'ifvd', 'kd', 'maskd', 'skd'}
+STAGES = {'cankd', 'freekd', 'mgd', 'pcd'}
+LEVELS = {'afdcd', 'at', 'cankd', 'cwd', 'defeat', 'fgd', 'fitnet', 'freekd', 'maskd', 'mgd', 'pcd', 'pkd'}
+QUICK = 'ddrnet_23_to_ddrnet_23-slim_cityscapes'
+
+
+def test_every_method_that_fits_has_a_name() -> None:
+    for pair in MODERN:
+        fitting = {entry.method for entry in named().values() if entry.pair == pair}
+        assert fitting == (STAGES if 'mask2former' in pair else LEVELS if 'yolox' in pair else SCORES | STAGES), pair
+
+
+@pytest.mark.parametrize('pair', [pytest.param(one, marks=[] if one == QUICK else pytest.mark.soak) for one in MODERN])
+def test_check_passes(pair: str) -> None:
+    """Networks of full width on small generated pictures; the data set is not on this machine."""
+    cfg = copy.deepcopy(config(place(f'{MODERN[pair]}/{pair}')))
+    side = LARGE if 'mobilenetv3' in pair else SIDE
+    report = check_config(cfg, Options(size=(side, side), weights=False, batch=2, cost=False))
+    errors = [note.message for note in report.findings if note.level == 'error']
+    assert not report.stopped and all('does not exist' in message for message in errors), errors
 
 
 # At full width
@@ -279,3 +163,12 @@ def test_files_build(pair: str) -> None:
 @pytest.mark.built('pair', by_pair)
 def test_every_config_builds(pair: str) -> None:
     build_all(by_pair()[pair])
+
+
+@pytest.mark.soak
+def test_no_two_configs_are_the_same_run() -> None:
+    steps_of_kind = defaultdict(list)
+    for path in every():
+        run = {key: value for key, value in read(path).items() if key not in ('work_dir', 'distillers')}
+        steps_of_kind[key_of(run)].append(name_of(path))
+    assert not [names for names in steps_of_kind.values() if len(names) > 1]

@@ -50,6 +50,7 @@ class Interrupt(Exception):
 
 
 def stop_at(patched, iteration):
+    """Interrupt the learning before one of its steps."""
     step = token_learner.TokenLearner.step
 
     def interrupted(self, *args):

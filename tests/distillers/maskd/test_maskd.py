@@ -1,22 +1,23 @@
 """MasKD and FreeKD: formulas, when student masks begin, which tokens a level uses, the gated teacher, real networks."""
 
+import copy
 from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
-from mmengine.model import BaseModel
-from torch import Tensor
+from mmengine.model import BaseModel, BaseModule
+from torch import Tensor, nn
 
 from mmdistill_dense import losses
-from mmdistill_dense.distillers import FreeKD, MasKD
+from mmdistill_dense.distillers import FreeKD, MasKD, feature
 from mmdistill_dense.distillers.freekd import band_gate
 from mmdistill_dense.distillers.maskd import learning
 from mmdistill_dense.losses import mask_dice
 from mmdistill_dense.networks.taps import Tap
 from tests import toys
-from tests.distillers.maskd.tokens import NECK, random_tokens
+from tests.distillers.maskd.tokens import LEARN, NECK, random_tokens, tokens_of
 from tests.distillers.steps import draw, set_up
 from tools.benchmark import reference
 
@@ -85,6 +86,18 @@ def test_shared_tokens_serve_every_tap():
     sides = [{tap: [draw(2, 8, 6, 6, seed=seed + len(tap))] for tap in shapes} for seed in (0, 50)]
     both = [single(*({'main': side[tap]} for side in sides), None)['loss_maskd'] for tap in shapes]
     torch.testing.assert_close(shared(*sides, None)['loss_maskd'], both[0] + 0.4 * both[1])
+
+
+def test_maps_of_other_sizes_are_resized_with_a_warning(monkeypatch):
+    texts = []
+    monkeypatch.setattr(feature, 'print_log', lambda text, *_: texts.append(text))
+    distiller = make([((4, 4), (9, 12)), (5, 6)])
+    assert len(texts) == 1 and '(4, 4)' in texts[0] and '(9, 12)' in texts[0] and "the student's is resized" in texts[0]
+    student, teacher = maps(6, [(4, 4), (5, 6)]), maps(8, [(9, 12), (5, 6)])
+    larger = F.interpolate(distiller.aligns[0](student['neck'][0]), (9, 12), mode='bilinear', align_corners=False)
+    actual = distiller(student, teacher, None)['level0']
+    distiller.aligns[0] = torch.nn.Identity()
+    torch.testing.assert_close(actual, naive(distiller, 0, larger, teacher['neck'][0]))
 
 
 def test_no_tokens_no_loss():
@@ -191,7 +204,7 @@ def test_logits_are_gated_before_they_are_resized():
     torch.testing.assert_close(task, F.cross_entropy(resized, labels, ignore_index=255) + auxiliary)
 
 
-@pytest.mark.parametrize('kind', ['fcos', 'reppoints', 'cascade_mask_rcnn'])
+@pytest.mark.parametrize('kind', ['retinanet', 'fcos', 'reppoints', 'faster_rcnn', 'cascade_mask_rcnn'])
 def test_every_detector_trains_its_tokens_at_every_level(kind):
     network, values = frozen(kind), neck_tokens()
     data = batch(network, masks=kind == 'cascade_mask_rcnn')
@@ -201,6 +214,24 @@ def test_every_detector_trains_its_tokens_at_every_level(kind):
     (task + torch.stack(dice).sum()).backward()
     grads = [value.grad for name, value in values.items() if 'mask_token' in name]
     assert all(grad.isfinite().all() and grad.any() for grad in grads)
+
+
+def test_the_teacher_is_left_as_it_was():
+    network = frozen('fcos')
+    network.counting = nn.BatchNorm2d(3).requires_grad_(False)  # a loss with state, as some detection heads have
+    network.backbone.layer1.train()  # a mixture of modes, as freezing leaves it
+    before = copy.deepcopy(network.state_dict())
+    modes = {name: module.training for name, module in network.named_modules()}
+    data = batch(network)
+    with learning.training_objective(network):
+        norms = [m for m in network.modules() if isinstance(m, (nn.BatchNorm2d, nn.GroupNorm, nn.Dropout))]
+        assert norms and not any(m.training for m in norms)
+        assert network.training and network.bbox_head.training and network.backbone.training
+        network.counting.train()(data['inputs'])
+        learning.gated_loss(network, NECK_TAPS, neck_tokens(), data['inputs'], data['data_samples'])
+    assert not toys.differing(network.state_dict(), before)
+    assert modes == {name: module.training for name, module in network.named_modules()}
+    assert toys.hooks_left(network) == 0 and not any(p.requires_grad for p in network.parameters())
 
 
 def test_the_mask_branch_is_off_without_masks():
@@ -218,6 +249,22 @@ def test_the_mask_branch_is_off_without_masks():
         assert off and not network.roi_head.with_mask
     with learning.only_possible_heads(network, with_masks['data_samples']) as off:
         assert not off
+
+
+class NormAct(nn.BatchNorm2d):
+    """A norm that is no leaf, as timm's."""
+
+
+def test_norms_stay_in_evaluation():
+    """Dropout inside attention is not a module of its own."""
+    network, x = BaseModule(), torch.randn(5, 4)
+    network.norm, network.dropout, network.attention = NormAct(3), nn.Dropout(), nn.MultiheadAttention(4, 1, 0.9)
+    network.norm.act = nn.ReLU()
+    network.eval()
+    with learning.training_objective(network):
+        assert [network.training, network.norm.training, network.dropout.training] == [True, False, False]
+        assert torch.equal(*(network.attention(x, x, x)[0] for _ in range(2)))
+    assert not any(module.training for module in network.modules())
 
 
 # FreeKD: wavelet, gate and loss by hand, learning its tokens, and what it refuses
@@ -297,6 +344,13 @@ def test_the_gradient_of_the_gate_is_that_of_finite_differences() -> None:
     assert torch.autograd.gradcheck(lambda x, t: band_gate({'0.mask_token': t}, 0, x)[0], (x, tokens))
 
 
+def test_the_gate_of_half_precision_is_computed_in_float32() -> None:
+    teacher, tokens = draw(2, 4, 9, 9, seed=1).half(), draw(4, 2, 4)
+    masks = losses.frequency_masks(tokens.float(), teacher)
+    gated, exact = (losses.frequency_gate(maps, masks) for maps in (teacher, teacher.float()))
+    assert gated.dtype == torch.float16 and torch.equal(gated, exact.half())
+
+
 def test_the_terms_share_the_convolution() -> None:
     levels, options = [((4, 9, 12), (6, 9, 12)), ((4, 5, 6), (6, 5, 6))], dict(mse_weight=3.0, bands='all')
     distiller = set_up(FreeKD, *levels, num_tokens=2, loss_weight=2.0, **options)
@@ -315,3 +369,15 @@ def test_the_terms_share_the_convolution() -> None:
 def test_one_token_is_warned_of() -> None:
     with pytest.warns(UserWarning, match='num_tokens=1: Dice'):
         FreeKD(num_tokens=1)
+
+
+def test_deeplabv3_learns_on_its_logits(tmp_path):
+    option = dict(type='MasKD', student_tap=['decode_head', ('auxiliary_head', 0.4)], num_tokens=8, weight_mask=False,
+                  align='none', factor=0.5, eps=1e-5, share_tokens=True, learn=LEARN)  # fmt: skip
+    model = toys.model_config(toys.seg_net(), toys.seg_teacher(), dict(maskd=option))
+    runner = toys.train(tmp_path, model, iters=2)
+    assert tuple(tokens_of(runner)['0.mask_token'].shape) == (8, toys.NUM_CLASSES)
+    logged = {name for name in runner.message_hub.log_scalars if 'maskd' in name}
+    assert logged == {f'train/distill.maskd.{name}' for name in ('loss_maskd', 'level0', 'level1', 'share')}
+    content = torch.load(tmp_path / 'iter_2.pth', weights_only=False)
+    toys.build_plain(toys.seg_net()).load_state_dict(content['state_dict'], strict=True)

@@ -1,5 +1,7 @@
-"""Where a run's tokens come from, and the command that only learns them."""
+"""Where a run's tokens come from, that nothing else notices, and the command that only learns them."""
 
+import multiprocessing
+import random
 import shutil
 
 import cv2
@@ -7,10 +9,13 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from mmengine.hooks import Hook
+from mmseg.models import SegDataPreProcessor
 
 from mmdistill_dense.__main__ import main
 from mmdistill_dense.apps.inspect.token_masks import masks_of_sample
 from mmdistill_dense.distillers.maskd import learning as token_learner
+from mmdistill_dense.registry import HOOKS
 from tests import toys
 from tests.distillers.maskd.learners import Interrupt, stop_at
 from tests.distillers.maskd.tokens import (
@@ -94,12 +99,14 @@ def test_what_tokens_depend_on_is_learned_anew_beside_the_first(
     assert learned == list(range(steps)) and len(token_files(tmp_path)) == 1 + bool(steps)
 
 
-def test_interrupted_learning_continues_to_the_same_bits(tmp_path, monkeypatch, learned):
+@pytest.mark.parametrize('workers', [0, pytest.param(2, marks=pytest.mark.soak)])
+def test_interrupted_learning_continues_to_the_same_bits(tmp_path, monkeypatch, learned, workers):
     """The two-stage detector's own loss samples at random. A segmentor is interrupted in tests/kill."""
 
     def start(name):
         model = det_model(NECK, 'faster_rcnn', 'faster_rcnn')
-        return toys.train(None, toys.det_run_config(tmp_path / name, model))
+        loader = dict(num_workers=workers)
+        return toys.train(None, toys.det_run_config(tmp_path / name, model, train_dataloader=loader))
 
     whole = start('whole')
     learned.clear()
@@ -110,6 +117,7 @@ def test_interrupted_learning_continues_to_the_same_bits(tmp_path, monkeypatch, 
     assert partial.endswith('.partial.pth') and learned == [0, 1, 2]
     with pytest.raises(ValueError, match=r'tokens=.*\.partial\.pth.* is unfinished: remove tokens'):
         run(tmp_path / 'other', with_tokens(tmp_path / 'cut' / 'maskd_tokens' / partial))
+    assert not multiprocessing.active_children(), 'the workers are gone, even so'
     learned.clear()
     again = start('cut')
     assert learned == [2, 3, 4, 5], 'from the last saved iteration'
@@ -117,8 +125,10 @@ def test_interrupted_learning_continues_to_the_same_bits(tmp_path, monkeypatch, 
     assert same(toys.student_state(again.model), toys.student_state(whole.model))
 
 
-def test_an_unfinished_file_of_other_batches_is_not_continued(tmp_path, monkeypatch, learned):
-    changes = dict(train_dataloader=dict(batch_size=4))
+@pytest.mark.parametrize('changes', [
+    dict(train_dataloader=dict(batch_size=4)), pytest.param(dict(randomness=dict(seed=6)), marks=pytest.mark.soak),
+], ids=['batch size', 'seed'])  # fmt: skip
+def test_an_unfinished_file_of_other_batches_is_not_continued(tmp_path, monkeypatch, learned, changes):
     with monkeypatch.context() as patched, pytest.raises(Interrupt):
         stop_at(patched, 3)
         run(tmp_path)
@@ -135,11 +145,19 @@ def test_a_resumed_run_has_its_tokens(finished, tmp_path, learned):
     assert same(toys.student_state(resumed.model), student)
 
 
+def test_a_run_resumed_with_another_teacher_learns_anew(finished, tmp_path, learned, other_teacher):
+    allow = dict(default_hooks=dict(distill=dict(resume_changed=True)))
+    start = dict(resume=True, load_from=str(finished[0] / 'iter_2.pth'))
+    run(tmp_path, seg_model(teacher=other_teacher), iters=4, **start, **allow)
+    assert len(learned) == 6
+
+
 # The option tokens
 
 
 @pytest.fixture
 def other_teacher(tmp_path):
+    """The same network with other weights."""
     content = torch.load(toys.teacher_file('fcn'), weights_only=True)
     content['state_dict']['backbone.layer1.0.conv1.weight'] += 1e-3
     path = tmp_path / 'other.pth'
@@ -165,8 +183,9 @@ def test_tokens_of_another_teacher_are_refused(finished, tmp_path, other_teacher
     message = str(error.value)
     assert message.startswith(f"model.distillers.maskd.tokens='{path}' was learned on another teacher or tap")
     assert f'tap: {teacher_hash} (' in message and 'allow_other_teacher=True' in message and 'other.pth' in message
-    if source == 'file':
-        run(tmp_path, dict(with_tokens(path, allow_other_teacher=True), teacher=other_teacher))
+    wanted_hash = message.split('), not ')[1].split()[0]
+    assert len(wanted_hash) == len(teacher_hash) and wanted_hash != teacher_hash
+    run(tmp_path, dict(with_tokens(path, allow_other_teacher=True), teacher=other_teacher))
 
 
 def test_tokens_are_not_learned_from_labels_of_other_classes(tmp_path, learned):
@@ -190,6 +209,67 @@ def test_a_teacher_without_a_training_loss_cannot_learn(tmp_path, monkeypatch):
         run(tmp_path)
 
 
+# Nothing else notices
+
+
+@HOOKS.register_module()
+class Looks(Hook):
+    """Looks at everything that learning could touch, by priority before or after it."""
+
+    seen: list = []
+
+    def before_train(self, runner):
+        self.seen.append(state_of(runner))
+
+
+def state_of(runner):
+    teacher = toys.teacher_of(runner.model).network
+    return dict(
+        python=random.getstate(),
+        numpy=np.random.get_state()[1].tolist(),
+        torch=torch.get_rng_state().tolist(),
+        weights={name: value.clone() for name, value in teacher.state_dict().items()},
+        modes={name: module.training for name, module in teacher.named_modules()},
+        grads=[(name, p.requires_grad, p.grad) for name, p in teacher.named_parameters()],
+        hooks=toys.hooks_left(teacher),
+        attributes={name: sorted(vars(module)) for name, module in teacher.named_modules()},
+        student={name: value.clone() for name, value in runner.model.state_dict().items()},
+        training=runner.model.training,
+        batches=vars(runner.model.data_preprocessor).get('batches', 0),
+        loader={name: id(value) for name, value in vars(runner.train_dataloader).items() if name != 'generator'},
+        children=multiprocessing.active_children(),
+        grad_enabled=torch.is_grad_enabled(),
+    )
+
+
+@pytest.mark.parametrize(('kind', 'workers'), [
+    ('retinanet', 2), ('fcn', 0), pytest.param('cascade_mask_rcnn', 0, marks=pytest.mark.soak)
+])  # fmt: skip
+def test_learning_leaves_streams_alone(tmp_path, learned, kind, workers, monkeypatch):
+    """And the preprocessor, which may count batches: the run's own begins at its first batch."""
+    forward = SegDataPreProcessor.forward
+
+    def counting(self, *args):
+        self.batches = vars(self).get('batches', 0) + 1
+        return forward(self, *args)
+
+    monkeypatch.setattr(SegDataPreProcessor, 'forward', counting)
+    Looks.seen.clear()
+    hooks = [dict(type='mmdistill_dense.Looks', priority=priority) for priority in ('VERY_HIGH', 'VERY_LOW')]
+    changes = dict(custom_hooks=hooks, train_dataloader=dict(num_workers=workers))
+    if kind == 'fcn':
+        config = toys.run_config(tmp_path, seg_model(), iters=1, **changes)
+    else:
+        model = det_model(NECK, 'faster_rcnn' if 'rcnn' in kind else kind, kind)
+        config = toys.det_run_config(tmp_path, model, iters=1, **changes)
+    runner = toys.train(tmp_path, config)
+    before, after = Looks.seen
+    assert len(learned) == 6 and (kind != 'fcn' or vars(runner.model.data_preprocessor)['batches'])
+    for part in ('weights', 'student'):
+        assert same(before.pop(part), after.pop(part)), part
+    assert before == after
+
+
 # The command
 
 
@@ -197,6 +277,21 @@ def command(tmp_path, model, *options):
     """The command on the config file of a run that has not begun."""
     toys.run_config(tmp_path / 'work', model, iters=2, log_level='INFO').dump(tmp_path / 'leaf.py')
     return main(['tokens', str(tmp_path / 'leaf.py'), *map(str, options)])
+
+
+@pytest.mark.soak
+def test_learning_alone_leaves_what_training_finds(tmp_path):
+    out = tmp_path / 'shared' / 'tokens.pth'
+    command(tmp_path, seg_model(), '--out', out)
+    (name,) = token_files(tmp_path / 'work')
+    assert not list((tmp_path / 'work').glob('*.pth')), 'no student was trained'
+    learned = torch.load(tmp_path / 'work' / 'maskd_tokens' / name, weights_only=True)
+    again = torch.load(out, weights_only=True)
+    assert learned['meta'] == again['meta'] and not toys.differing(learned['state_dict'], again['state_dict'])
+    stat_before = (tmp_path / 'work' / 'maskd_tokens' / name).stat()
+    tokens = tokens_of(toys.train(None, toys.run_config(tmp_path / 'work', seg_model(), iters=2)))
+    assert (tmp_path / 'work' / 'maskd_tokens' / name).stat().st_mtime_ns == stat_before.st_mtime_ns
+    assert same(tokens, {key.removeprefix('mask_modules.'): value for key, value in learned['state_dict'].items()})
 
 
 def test_one_file_for_two_distillers_is_refused(tmp_path, capsys):
@@ -209,11 +304,11 @@ def test_one_file_for_two_distillers_is_refused(tmp_path, capsys):
         assert words in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(('kind', 'rows'), [('det', 5), ('bands', 4)])
+@pytest.mark.parametrize(('kind', 'rows'), [('seg', 1), ('det', 5), ('bands', 4)])
 def test_masks_are_drawn_by_level(tmp_path, kind, rows):
     """A sheet has a row for each level or band, and a column for the picture and for each token."""
     freekd = dict(type='FreeKD', student_tap='backbone[3]', num_tokens=3, learn=LEARN)
-    model = det_model() if kind == 'det' else seg_model(freekd)
+    model = det_model() if kind == 'det' else seg_model(freekd if kind == 'bands' else LOGITS)
     make = toys.det_run_config if kind == 'det' else toys.run_config
     make(tmp_path / 'work', model, iters=1).dump(tmp_path / 'leaf.py')
     assert not main(['tokens', str(tmp_path / 'leaf.py'), '--draw', str(tmp_path / 'sheets'), '--pictures', '2'])
@@ -238,3 +333,17 @@ def test_a_drawn_mask_has_no_padding(tmp_path):
         assert title == f'neck: {level}'
         torch.testing.assert_close(torch.tensor(np.stack(masks)), expected, rtol=0, atol=1e-4)
     assert len(drawn) == 5
+
+
+@pytest.mark.soak
+def test_a_teachers_head_may_differ_where_tokens_are_given(tmp_path, learned):
+    """Learning runs the whole teacher, which must then be loaded whole; tokens need no more than its features."""
+    head = dict(decode_head=dict(num_classes=3), auxiliary_head=dict(num_classes=3))
+    model = seg_model(dict(NECK, student_tap='backbone[3]'))
+    other = dict(toys.merged(toys.seg_teacher('fcn'), head), allow_other_classes=True)
+    runner = run(tmp_path / 'a', model)
+    with pytest.raises(ValueError, match='model.teacher.checkpoint.*of another shape'):
+        run(tmp_path / 'b', dict(model, teacher=other))
+    path = next((tmp_path / 'a' / 'maskd_tokens').iterdir())
+    model = dict(seg_model(dict(NECK, student_tap='backbone[3]', tokens=str(path))), teacher=other)
+    assert same(tokens_of(run(tmp_path / 'b', model)), tokens_of(runner)) and len(learned) == 6

@@ -2,6 +2,7 @@
 
 import copy
 import types
+from unittest import mock
 
 import pytest
 import torch
@@ -108,6 +109,16 @@ def test_a_file_fits_without_its_branch():
             files.fit_tokens(cut, shapes(bands), 'x')
 
 
+def test_an_interrupted_write_leaves_the_old_file(tmp_path, monkeypatch):
+    path = tmp_path / 'file.pth'
+    files.write_tokens(path, values(), {})
+    monkeypatch.setattr(torch, 'save', mock.Mock(side_effect=OSError('no space left')))
+    with pytest.raises(OSError, match='no space'):
+        files.write_tokens(path, values(levels=1), {})
+    monkeypatch.undo()
+    assert same(files.read_tokens(path, 'maskd')[0], values()) and list(tmp_path.iterdir()) == [path]
+
+
 NECK = [Tap.parse('neck')]
 
 
@@ -167,6 +178,19 @@ def test_local_code_of_the_data_set_counts(teacher, monkeypatch):
     assert actual[0] == actual[1] == before and len({*actual}) == 3, 'without such code it stays'
 
 
+def test_the_first_pass_does_not_count():
+    """It puts the weights in another order in memory; the teacher is that of its file all the same."""
+    fast = toys.seg_teacher('fcn', accelerate=dict(channels_last=True))
+    teacher = toys.teacher_of(toys.distilled(student=toys.seg_net('fcn'), teacher=fast))
+    taps = [Tap.parse('backbone[3]')]
+    before = whole(teacher, taps), files.teacher_fingerprint(teacher, taps)
+    weight = teacher.network.backbone.layer1[0].conv1.weight
+    assert not weight.is_contiguous(memory_format=torch.channels_last)
+    teacher(torch.randn(1, 3, 64, 64))
+    assert weight.is_contiguous(memory_format=torch.channels_last), 'else nothing is shown'
+    assert (whole(teacher, taps), files.teacher_fingerprint(teacher, taps)) == before
+
+
 def test_classes_count_by_name():
     class Pipeline:
         pass
@@ -180,3 +204,10 @@ def test_classes_count_by_name():
     assert here != files.digest(dict(dataset('/data/coco'), times=3))
     kinds = [files.digest(one) for one in ([Pipeline, Pipeline()], [Pipeline, Pipeline()], [Pipeline], [dict])]
     assert kinds[0] == kinds[1] and kinds[2] != kinds[3]
+
+
+def test_numbers():
+    for fingerprint in (files.digest('a'), 't000000000000002'):
+        number = files.as_number(fingerprint)
+        assert files.from_number(number) == fingerprint and torch.tensor(number, dtype=torch.int64).item() == number
+    assert files.as_number(None) == 1 and files.from_number(1) is None and files.from_number(0) is None

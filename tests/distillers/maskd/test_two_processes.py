@@ -27,12 +27,14 @@ def learned(folder, **changes):
 
 
 def interrupted(folder, at):
+    """Run until a step of the learning, where every process fails."""
     with pytest.MonkeyPatch.context() as patched, pytest.raises(Interrupt):
         stop_at(patched, at)
         toys.train(None, run_config(folder))
 
 
 def error_of(folder):
+    """What a process says about tokens that are not there."""
     config = run_config(folder)
     config.model.distillers.maskd.tokens = 'nowhere.pth'
     with pytest.raises(FileNotFoundError) as error:
@@ -50,6 +52,7 @@ def one_learning_step(rank, size):
 
 
 def process(rank, folder):
+    """What each of the two processes does."""
     losses_seen = []
     gated = token_learner.gated_loss
     token_learner.gated_loss = lambda *args: (losses_seen.append(args[3].sum()), gated(*args))[1]
@@ -67,6 +70,7 @@ def process(rank, folder):
 
 @pytest.fixture(scope='module')
 def ranks(tmp_path_factory):
+    """What two processes found."""
     return gloo.results(process, tmp_path_factory.mktemp('two'))
 
 

@@ -34,6 +34,7 @@ def random_tokens(distiller: Any, seed: int = 0) -> dict[str, Tensor]:
 
 
 def tokens_of(runner: Runner) -> dict[str, Tensor]:
+    """The tokens that a run ended with."""
     return {name: value.clone() for name, value in runner.model.distillers['maskd'].mask_modules.state_dict().items()}
 
 
@@ -42,8 +43,10 @@ def same(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
 
 
 def token_files(work_dir: Path) -> list[str]:
+    """Names in the folder of tokens."""
     return sorted(path.name for path in (work_dir / 'maskd_tokens').iterdir())
 
 
 def log_of(work_dir: Path) -> str:
+    """All log lines of the runs in a folder."""
     return '\n'.join(path.read_text() for path in sorted(Path(work_dir).rglob('*.log')))

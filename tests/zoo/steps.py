@@ -1,0 +1,177 @@
+"""One training step of a config: its own optimizer and schedule, networks of reduced width, generated pictures."""
+
+import copy
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.config import Config, ConfigDict
+from mmengine.dataset import BaseDataset
+from mmengine.hooks import Hook
+from mmengine.registry import MODELS, init_default_scope
+from mmengine.runner import Runner
+from mmengine.structures import BaseDataElement, PixelData
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from mmdistill_dense.config.resolve import is_distill_model, load_model, student_option
+from mmdistill_dense.config.values import num_classes
+from mmdistill_dense.registry import DATASETS, HOOKS
+from tests import toys
+from tests.zoo.narrow import SIDE, narrow, side_of
+from tests.zoo.networks import key_of
+
+EVALUATION = [f'{split}_{part}' for split in ('val', 'test') for part in ('dataloader', 'evaluator', 'cfg')]
+# what does not fit into narrow maps of a small picture, or takes long
+SMALL = dict(
+    AfDCD=dict(pool_size=0, groups=8),
+    CrossKD=dict(reuse_from=1),
+    FreeKD=dict(learn=dict(max_iters=1)),
+    MasKD=dict(learn=dict(max_iters=1)),
+    PCD=dict(queue_size=64, queue_init='random'),  # an empty queue has no loss yet
+)
+_SINGLE = ('cfg', 'type')
+_SECOND_STAGE = ('memory_trans', 'pos_trans')
+_files: dict[str, str] = {}
+
+
+@DATASETS.register_module()
+class ZooDataset(BaseDataset):
+    """Two generated pictures for a network of any task."""
+
+    def __init__(self, kind: str, classes: int, masks: bool, side: int = SIDE) -> None:
+        self.kind, self.count, self.masks, self.side = kind, classes, masks, side
+        metainfo = dict(classes=tuple(f'class{index}' for index in range(classes))) if classes else {}
+        super().__init__(metainfo=metainfo, serialize_data=False)
+
+    def load_data_list(self) -> list[dict]:
+        return [dict(index=index) for index in range(2)]
+
+    def __getitem__(self, index: int) -> dict:
+        if self.kind == 'mmdet':
+            item = toys.det_item(0, index, side=self.side, masks=self.masks)
+            item['data_samples'].gt_instances.labels %= self.count
+            return item
+        batch = toys.seg_batch(2, side=self.side)
+        picture, sample = batch['inputs'][index], batch['data_samples'][index]
+        if self.kind == 'mmseg':
+            sample.gt_sem_seg.data %= self.count
+            sample.gt_edge_map = PixelData(data=sample.gt_sem_seg.data % 2)  # PIDNet's
+            return dict(inputs=picture, data_samples=sample)
+        return dict(inputs=[picture, picture.flip(2)], data_samples=BaseDataElement())
+
+
+@HOOKS.register_module()
+class Gradients(Hook):
+    """Keeps the parameters that have a gradient, and whether it is finite, as the optimizer takes its step."""
+
+    def __init__(self) -> None:
+        self.finite: dict[str, bool] = {}
+
+    def before_train(self, runner: Runner) -> None:
+        def note(*_: Any) -> None:
+            actual = ((name, p.grad) for name, p in runner.model.named_parameters() if p.grad is not None)
+            self.finite = {name: bool(grad.isfinite().all()) for name, grad in actual if grad.any()}
+
+        runner.optim_wrapper.optimizer.register_step_pre_hook(note)
+
+
+def step(cfg: Config, work_dir: Path) -> Runner:
+    """Train a config for one iteration."""
+    cfg = copy.deepcopy(cfg)
+    init_default_scope(cfg.default_scope)
+    cfg.model = _model(cfg.model)
+    student = cfg.model.student if is_distill_model(cfg.model) else cfg.model
+    kind = cfg.default_scope if num_classes(student) else 'views'
+    for name in EVALUATION:
+        cfg.pop(name, None)
+    cfg.train_dataloader = dict(
+        batch_size=2,
+        num_workers=0,
+        dataset=dict(
+            type='mmdistill_dense.ZooDataset',
+            kind=kind,
+            classes=num_classes(student) or 0,
+            masks=student.data_preprocessor.get('pad_mask', False),
+            side=side_of(student),
+        ),
+        sampler=dict(type='DefaultSampler', shuffle=False),
+        collate_fn=dict(type='pseudo_collate'),
+    )
+    by_epoch = 'max_iters' not in cfg.train_cfg
+    cfg.train_cfg = dict(by_epoch=by_epoch, **{'max_epochs' if by_epoch else 'max_iters': 1})
+    cfg.default_hooks.pop('visualization', None)
+    cfg.default_hooks.update(logger=None, checkpoint=None)
+    averages = [hook for hook in cfg.pop('custom_hooks', []) if hook.type == 'EMAHook']
+    cfg.custom_hooks = [*averages, dict(type='mmdistill_dense.Gradients', priority='VERY_HIGH')]
+    cfg.log_level = 'ERROR'
+    cfg.work_dir = str(work_dir)
+    cfg.experiment_name = toys.fresh_dir().name
+    runner = Runner.from_cfg(cfg)
+    runner.train()
+    return runner
+
+
+def _model(model: Mapping[str, Any]) -> ConfigDict:
+    if not is_distill_model(model):
+        return ConfigDict(narrow(load_model(model, 'model')))
+    options = dict(student=narrow(load_model(student_option(model), 'student')))
+    for name in ('teacher', 'distillers', 'inherit'):
+        if model.get(name):
+            options[name] = copy.deepcopy(model[name])
+    if options['student'].get('as_two_stage') is False:  # as `narrow` leaves Deformable DETR
+        options['inherit'] = [pair for pair in options.get('inherit', ()) if not pair[1].startswith(_SECOND_STAGE)]
+    for distiller in (options.get('distillers') or {}).values():
+        for key, value in SMALL.get(distiller['type'], {}).items():
+            distiller[key] = {**distiller.get(key, {}), **value} if isinstance(value, dict) else value
+        if str(distiller.get('head', {}).get('type')).startswith('mlp'):
+            distiller['head']['hidden'] = 32
+    if options.get('teacher'):
+        options['teacher'] = _teachers(options['teacher'])
+    return ConfigDict(type='mmdistill_dense.DistillModel', **options)
+
+
+def _teachers(option: Mapping[str, Any]) -> dict[str, Any]:
+    if any(name in option for name in _SINGLE):
+        return _teacher(option)
+    return {name: _teacher(teacher_option) for name, teacher_option in option.items()}
+
+
+def _teacher(option: Mapping[str, Any]) -> dict[str, Any]:
+    """At reduced width, with weights from a file; without for self-supervised and foundation models."""
+    config = load_model({name: value for name, value in option.items() if name != 'checkpoint'}, 'teacher')
+    network = narrow(config)
+    if 'layout' in network or 'backbone' not in network:
+        return dict(network, allow_random=True)
+    key = key_of(network)
+    if key not in _files:
+        torch.manual_seed(1)  # a student of the same widths draws other numbers
+        built = MODELS.build(ConfigDict(network))
+        built.init_weights()
+        _calibrate(built)
+        _files[key] = str(toys.fresh_dir() / 'teacher.pth')
+        torch.save(built.state_dict(), _files[key])
+    return dict(network, checkpoint=_files[key])
+
+
+@torch.no_grad()
+def _calibrate(network: Any) -> None:
+    """Give the batch norms the statistics of a batch: with initial ones the maps of some networks die away."""
+    network.train()
+    for module in network.modules():
+        if isinstance(module, _BatchNorm):
+            module.momentum = None  # the mean over all batches, which is one
+            module.reset_running_stats()
+    network.extract_feat(torch.randn(2, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(1)))
+
+
+# A step at reduced width: one config of each kind of network, each of another method
+CHOSEN = {
+    'one-stage': 'control/atss_r101_to_r50_coco',
+    'convolutional': 'afdcd/deeplabv3_r101_to_mobilenetv2_cityscapes',
+    'queries': 'at/dino_r50_to_r18_coco',
+    'transformer': 'cirkd/segformer_b4_to_b0_ade20k',
+    'foundation': 'cwd/dinov2-vits14_to_deeplabv3_r18_ade20k',
+    'two-stage': 'dist/faster_rcnn_cascade_mask_x101_to_r50_coco',
+    'backbone': 'featurematch/mobilenetv2w05_from_mobilenetv2_small',
+}

@@ -16,7 +16,6 @@ from mmengine.registry import DATASETS, init_default_scope
 from mmengine.structures import InstanceData
 from PIL import Image
 from rich.console import Console
-from tests.zoo.steps import CHOSEN
 
 from mmdistill_dense.__main__ import main
 from mmdistill_dense.apps.check import CheckReport, Options, check_config, stages
@@ -31,6 +30,7 @@ from tests.project.folders_of_data import box_folder
 from tests.toys import files, seg_config
 from tests.zoo.networks import active
 from tests.zoo.networks import config as zoo_config
+from tests.zoo.steps import CHOSEN
 
 FAST = Options(val=0, cost=False)
 RANDOM = Options(weights=False, cost=False)

@@ -5,15 +5,19 @@ typed configs are loaded here, and of the others those that a test names.
 """
 
 import re
+from pathlib import Path
 
+import pytest
 from mmengine.config import Config, ConfigDict
-from mmengine.registry import DefaultScope
+from mmengine.registry import DefaultScope, init_default_scope
 
 from mmdistill_dense.config.resolve import ModelConfig, load_model
 from mmdistill_dense.config.values import num_classes
+from mmdistill_dense.registry import DATASETS
 from mmdistill_dense.weights.strict_load import published_weights
 from tests.configs import stored
-from tests.every_config import CONTROLS, FILES, leaf, name_of, named, place, read
+from tests.every_config import CONFIGS, CONTROLS, FILES, leaf, name_of, named, place, read
+from tests.public_data import coco
 from tests.zoo.networks import build
 
 
@@ -77,3 +81,33 @@ def test_networks_have_the_papers_numbers_of_parameters() -> None:
     whole, adapters = (sum(p.numel() for p in part.parameters()) for part in (model, model.distillers))
     assert whole - adapters == 13_986_374, 'specification, section 8: 13.99 M'
     assert adapters == (512 + 1) * 2048 + 2 * (9 * 2048 + 1) * 2048, 'section 9: 76.55 M'
+
+
+@pytest.mark.parametrize('name', [
+    'detection', 'instance', 'detection_masks', 'detection_ms', 'rtmdet', 'rtmdet_m', 'yolox', 'detr',
+])  # fmt: skip
+def test_pictures_of_coco_have_the_sizes_of_a_recipe(
+    name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    coco(tmp_path / 'coco')
+    monkeypatch.setenv('MMDISTILL_DATA', str(tmp_path))
+    init_default_scope('mmdet')
+    cfg = Config.fromfile(CONFIGS / f'_base_/datasets/coco_{name}.py')
+    data, tested = (DATASETS.build(loader.dataset) for loader in (cfg.train_dataloader, cfg.test_dataloader))
+    sizes = {tuple(data[index]['inputs'].shape[1:]) for index in range(8)}
+    if name == 'yolox':
+        assert sizes == {(640, 640)} and max(tested[0]['inputs'].shape[1:]) == 640
+        data.update_skip_type_keys(('Mosaic', 'RandomAffine', 'MixUp'))  # as the hook of the recipe does
+        assert tuple(data[0]['inputs'].shape[1:]) == (640, 640)
+    elif name.startswith('rtmdet'):
+        assert sizes == {(640, 640)} == {tuple(tested[0]['inputs'].shape[1:])}
+        (switch,) = cfg.custom_hooks
+        steps = [step.type for step in switch.switch_pipeline]
+        assert steps == [step.type for step in cfg.train_pipeline if not step.type.startswith('Cached')]
+    else:
+        assert all(max(size) <= 1333 and min(size) <= 800 for size in sizes)
+        assert name == 'detr' or all(min(size) >= 640 or max(size) == 1333 for size in sizes), 'DETR also crops'
+        assert (len(sizes) > 1) == (name in ('detection_ms', 'detr')), 'one scale, or several'
+        asked = next(step.get('with_mask', False) for step in cfg.train_pipeline if step.type == 'LoadAnnotations')
+        assert ('masks' in data[0]['data_samples'].gt_instances) is asked is ('mask' in name or 'instance' in name)
+        assert cfg.val_evaluator.metric == (['bbox', 'segm'] if name == 'instance' else 'bbox')

@@ -12,10 +12,10 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from tests.tools.measured import ROWS, WORDS
 
 from benchmarks import gpu_day
 from benchmarks.gpu_day import CUT, LEFT_OUT, Day, Part
+from tests.tools.measured import ROWS, WORDS
 from tools.benchmark import command
 
 ROOT = Path(gpu_day.__file__).parents[1]

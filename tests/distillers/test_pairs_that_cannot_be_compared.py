@@ -216,6 +216,9 @@ def test_scores_with_a_background_are_no_independent_logits() -> None:
         with pytest.raises(ValueError, match=r'^d: scores of the teacher \(\w+\) are no logits of independent'):
             check_independent('d', 'teacher', head)
     check_independent('d', 'teacher', dict(type='mmdet.TOODHead'), output=False)
+    alone = load_model(dict(type='RetinaNet', bbox_head=dict(type='mmdet.YOLOXHead', num_classes=3)), 'model')
+    with pytest.raises(ValueError, match='learns class scores where objects are alone'):
+        FRS().check_networks('d', alone, alone)
 
 
 SIGMOIDS = [DISTILLERS.get(name)('bbox_head[0]', activation='sigmoid') for name in ('LogitKD', 'DIST')]

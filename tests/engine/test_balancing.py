@@ -13,6 +13,7 @@ import torch
 
 from mmdistill_dense.distillers.base import Distiller
 from mmdistill_dense.distillers.feature import FeatureDistiller
+from mmdistill_dense.model.balanced_step import balanced_place
 from mmdistill_dense.registry import DISTILLERS
 from tests import toys
 from tests.faults.tools import content, log_of, resumed_alike
@@ -289,6 +290,13 @@ def test_a_distiller_or_a_task_without_a_gradient():
         head.loss_by_feat = lambda *_, **__: {}
     with pytest.raises(ValueError, match=r'distillers\.kd\.balance: the student has no own loss'):
         step(model)
+
+
+def test_a_frozen_backbone_is_measured_at_its_neck():
+    model = built(kd=dict(KD, balance=2.0), student=toys.seg_net('fcn', backbone=dict(frozen_stages=4)))
+    model.backbone.requires_grad_(False)
+    assert balanced_place(model)[0] == 'neck and heads, because the whole backbone is frozen'
+    assert step(model)['distill.kd.weight'] > 0
 
 
 @pytest.mark.parametrize('precision', [torch.float32, torch.bfloat16])

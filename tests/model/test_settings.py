@@ -158,6 +158,8 @@ def test_published_settings_are_those_of_the_method():
     for options in ({}, dict(settings='published')):
         assert expand(method('MasKD'), dict(options, num_tokens=2), 'seg', KEY) == (dict(num_tokens=2), '')
     assert method('MasKD')().settings == ''
+    with pytest.raises(TypeError, match=r'Other: SETTINGS has left: write a config fragment'):
+        type('Other', (method('FitNet'),), dict(SETTINGS={}))
     shipped = dict(type='AT', loss_weight=3.0)
     assert replace_settings(dict(x=dict(shipped, settings='auto')), dict(x='published'), 'det', 'k') == dict(x=shipped)
 

@@ -40,7 +40,7 @@ NOTHING_TO_LOSE = {
     'tools/demo.py': 'prints each score at once', 'tools/build_mmcv.py': 'ninja', 'tools/results.py': 'seconds',
     'tools/catalogue.py': 'seconds', 'benchmarks/defaults.py': 'its projects are runs of suites',
     'benchmarks/evidence.py': 'the same', 'benchmarks/beside_others.py': 'a line is one training',
-    'benchmarks/gpu_pack.sh': 'seconds', 'tools/simulate_verdict.py': 'minutes',
+    'benchmarks/gpu_pack.sh': 'seconds', 'tools/simulate_verdict.py': 'minutes', 'tools/wheel.py': 'seconds',
 }  # fmt: skip
 
 

@@ -163,5 +163,6 @@ def register(_: int) -> None:
     assert DISTILLERS.get('CWD') is CWD and DISTILLERS.module_dict['CWD'] is CWD and DISTILLERS.get('PKD')
 
 
+@pytest.mark.soak
 def test_a_class_of_the_user_counts_before_a_shipped_one() -> None:
     start(register, processes=1)

@@ -193,6 +193,7 @@ def test_random_teacher_on_request_is_the_same_every_time():
     option = toys.seg_net('fcn', allow_random=True)
     torch.manual_seed(1)
     first = loaded(option, 'backbone')
+    torch.manual_seed(2)
     state = torch.get_rng_state()
     second = loaded(option, 'backbone')
     assert not toys.differing(first.network.state_dict(), second.network.state_dict())
@@ -245,6 +246,17 @@ class Stubborn(Chain):
 
     def train(self, mode=True):
         super().train(mode)
+
+
+def test_a_float64_file_keeps_its_digits(tmp_path):
+    network = toys.build_plain(toys.seg_net('fcn', 16)).double()
+    with torch.no_grad():
+        network.decode_head.conv_seg.weight += 1e-12
+    torch.save(dict(state_dict=network.state_dict()), tmp_path / 'exact.pth')
+    option = toys.seg_net('fcn', 16, checkpoint=str(tmp_path / 'exact.pth'))
+    teacher = FrozenTeacher(option, Traced([Tap.parse('decode_head.conv_seg')]))
+    teacher.load(torch.zeros(1, dtype=torch.float64))
+    assert torch.equal(teacher.network.decode_head.conv_seg.weight, network.decode_head.conv_seg.weight)
 
 
 def test_a_network_with_a_to_of_its_own_teaches(tmp_path):

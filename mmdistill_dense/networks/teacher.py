@@ -109,13 +109,12 @@ class FrozenTeacher:
                 f"'auto' for the weights published for {self.config.source or 'a zoo config'} (or allow_random=True)."
             )
         # A runner may build under another default device; the weights come from files on the CPU.
-        with torch.device('cpu'):
+        with torch.device('cpu'), fork_rng():
+            torch.manual_seed(0)  # before it is built: constructors draw weights too
             network = self.option.build()
             if checkpoint is None:
-                with fork_rng():
-                    torch.manual_seed(0)
-                    if hasattr(network, 'init_weights'):
-                        network.init_weights()
+                if hasattr(network, 'init_weights'):
+                    network.init_weights()
                 source = self.config.source or getattr(network, 'source', None)
                 self.receipt = Receipt(source, None, None, 0, len(network.state_dict()), 0)
             else:

@@ -1,8 +1,18 @@
 """A stand-in for a GPU: its tensors hold real values, do not mix with those of the CPU, and tell where the CPU waits.
 
-Waits are counted by line: for numbers that are asked for (``item``, ``bool``, ``tolist``), for sizes that depend on
-values (``nonzero``, a boolean index), and for copies to the device from memory that is not pinned. Not counted: a
-single number of the CPU beside tensors of the device, and a wait for an event (:attr:`FakeDevice.events`).
+On a GPU the CPU launches operations and goes on. It has to wait, until all that was launched is done, wherever it needs
+a number from the device or hands memory over that the device reads later. Such places are counted, by line:
+
+- numbers that are asked for: ``item``, ``int``, ``float``, ``bool``, ``tolist``, ``torch.equal``, a copy to the CPU;
+- sizes that depend on values: ``nonzero``, ``masked_select``, ``unique``, ``bincount``, a boolean index, and
+  ``repeat_interleave`` without ``output_size``. ``x[mask] = number`` is none: torch fills without counting;
+- copies to the device from memory that is not pinned: ``to``, ``copy_``, ``torch.tensor(numbers, device=…)``, an index
+  that is a Python list or lies on the CPU. ``non_blocking=True`` alone does not help: CUDA then stages the memory and
+  "may synchronize with the stream" (CUDA Driver API, "API synchronization behavior"). From pinned memory
+  (``pin_memory()``, no change of dtype on the way) nothing waits.
+
+Not counted: a single number of the CPU beside tensors of the device, which is handed to the kernel; and a wait for an
+event, which leaves what was launched behind it in the queue. :attr:`FakeDevice.events` says how much that was.
 
 Two mistakes that a GPU answers with wrong numbers are errors here. A copy to the CPU with ``non_blocking=True`` holds
 NaN until an event behind it was waited for. Memory that changes after it was sent is found at the end.
@@ -221,7 +231,10 @@ PACKAGES = ('mmdistill_dense', 'mmseg', 'mmdet', 'mmengine', 'mmcv')
 
 
 class Wait(NamedTuple):
-    """A place where the CPU waits, empty for torch's own part of a backward pass, and what for."""
+    """A place where the CPU waits: ``mmdistill_dense/losses/x.py:87``, and what for.
+
+    torch's own part of a backward pass has no line; its place is empty.
+    """
 
     place: str
     what: str
@@ -233,7 +246,13 @@ class Wait(NamedTuple):
 
 
 class FakeDevice:
-    """Counts the waits of what runs inside :meth:`running`; ``events``: the operations launched behind each event."""
+    """Counts the waits of what runs inside :meth:`running`.
+
+    Attributes:
+        waits: How often the CPU waited, by :class:`Wait`.
+        events: For each wait for an event, how many operations were launched behind it: they keep a GPU busy.
+        launched: Operations on the device so far.
+    """
 
     def __init__(self) -> None:
         self.waits: Counter[Wait] = Counter()
@@ -244,7 +263,12 @@ class FakeDevice:
 
     @contextlib.contextmanager
     def running(self) -> Iterator[FakeDevice]:
-        """Let tensors of the device work, in mmengine and mmcv too; mixed ones are a ``RuntimeError``, as in CUDA."""
+        """Let tensors of the device work, in mmengine and mmcv too, which wait in operations of their own uncounted.
+
+        Raises:
+            RuntimeError: As CUDA does where tensors of CPU and device are mixed; and for memory that was changed after
+                it was sent.
+        """
         autocast, indexes = torch.autocast, import_module('mmengine.structures.instance_data')
         restored = torch.serialization.default_restore_location  # of files: here they stay on the CPU
         with contextlib.ExitStack() as stack:
@@ -275,6 +299,10 @@ class FakeDevice:
     def ours(self) -> int:
         """How often we waited."""
         return sum(count for wait, count in self.waits.items() if wait.ours)
+
+    def others(self) -> int:
+        """How often the mm* packages waited."""
+        return self.waits.total() - self.ours()
 
     # What modes and streams tell
 

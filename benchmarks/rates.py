@@ -86,9 +86,10 @@ def train_once(project: Path, arm: str, optimizer: Mapping[str, Any] | None) -> 
             raise
         return dict(score=0.0, diverged=True)
     scalars = runner.message_hub.log_scalars
-    key = next(key for key in ('val/mIoU', 'val/coco/bbox_mAP') if key in scalars)
-    score = float(scalars[key].current())
-    return dict(score=score if key == 'val/mIoU' else 100 * score)
+    if 'val/mIoU' in scalars:
+        return dict(score=float(scalars['val/mIoU'].current()))
+    boxes = scalars.get('val/coco/bbox_mAP')  # mmdet logs none where no box is found
+    return dict(score=0.0 if boxes is None else 100 * float(boxes.current()))
 
 
 def alone_config(project: Path, name: str, optimizer: Mapping[str, Any] | None = None, seed: int = 3) -> Any:

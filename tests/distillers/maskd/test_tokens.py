@@ -64,6 +64,8 @@ def test_released_layouts(tmp_path):
     dump = {'mask_token': torch.nn.Parameter(token)}
     for nested in (dump, {'state_dict': dump}):
         assert same(files.read_tokens(saved(tmp_path, nested), 'maskd')[0], {'0.mask_token': token})
+    half = files.read_tokens(saved(tmp_path, {'mask_token': token.half()}), 'maskd')[0]
+    assert half['0.mask_token'].dtype == torch.float32
 
 
 def test_a_checkpoint_gives_the_tokens_under_the_distillers_name(tmp_path):
@@ -143,6 +145,12 @@ def changed(teacher, weight=None, **config):
 
 def whole(teacher, taps=NECK, settings=None, dataset=None):
     return files.learning_fingerprint(teacher, taps, settings, dataset)
+
+
+def test_counted_batches_are_no_part_of_a_teacher():
+    """Files of old versions of torch have none."""
+    weights = {'norm.weight': torch.ones(2), 'norm.num_batches_tracked': torch.tensor(7)}
+    assert files._hash_tensors(weights) == files._hash_tensors({'norm.weight': torch.ones(2)})
 
 
 def test_weights_before_the_last_tap_make_the_teacher(teacher):

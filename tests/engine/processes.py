@@ -30,6 +30,7 @@ def free_port():
 
 
 def run(command, cwd, env):
+    """Runs a command that must succeed; returns all it printed."""
     done = subprocess.run(
         [str(word) for word in command], cwd=cwd, env=env, capture_output=True, text=True, timeout=300
     )

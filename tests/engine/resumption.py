@@ -141,6 +141,7 @@ def with_more(folder, **changes):
 
 
 def noisy(folder, **changes):
+    """A student alone, whose pictures have noise from generators of a step."""
     return train(folder, PLAIN, **NOISY, **changes)
 
 
@@ -191,11 +192,13 @@ def without_a_config(folder, **more):
 
 
 def drawn(folder, **more):
+    """A student alone, in whose steps all streams are drawn from."""
     hooks = [dict(type='EMAHook'), dict(type='mmdistill_dense.Diary'), dict(type='mmdistill_dense.Dice')]
     train(folder, PLAIN, custom_hooks=hooks, **more)
 
 
 def keeping(folder, **more):
+    """Methods that keep something, on more pictures."""
     changes = dict(train_cfg=dict(max_iters=4), train_dataloader=dict(dataset=dict(num_images=12)))
     return train(folder, pair(KEEPING), **changes, **more)
 
@@ -277,9 +280,12 @@ RUNS = {  # how a run is trained, where it begins again, where it ends
     'no indices': (
         partial(drawn, train_dataloader=dict(sampler=None, dataset=dict(type='mmdistill_dense.Endless'))), 3, 6
     ),
+    'generators of steps': (noisy, 3, 6),
     'generators of steps, workers': (partial(noisy, **WORKERS), 3, 6),
     'generators of steps, epochs': (partial(noisy, **EPOCHS), 1, 2),
     'generators of steps, epochs, workers': (partial(noisy, **EPOCHS, **WORKERS), 1, 2),
+    'more pictures, workers': (partial(with_more, **WORKERS), 3, 6),
+    'more pictures, epochs': (partial(with_more, **EPOCHS), 1, 2),
     'more pictures, epochs, workers': (partial(with_more, **EPOCHS, **WORKERS), 1, 2),
     'more pictures, gathered': (partial(with_more, **WORKERS, **GATHERED, train_cfg=dict(max_iters=5)), 2, 5),
     'half precision': (half, 2, 6),
@@ -295,6 +301,7 @@ def files_of(name):
 
 
 def noted(run, *args, **options):
+    """What the steps of a run see."""
     Diary.seen.clear()
     run(*args, **options)
     return list(Diary.seen)

@@ -201,7 +201,7 @@ def train_smp(args: argparse.Namespace) -> dict[str, Any]:
 def train_ours(args: argparse.Namespace) -> dict[str, Any]:
     """Train the student alone of a project, for as many steps as the CPU seconds allow."""
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for the sibling script
-    from benchmarks.rates import alone_config, one_thread_runner
+    from benchmarks.rates import alone_config, one_thread_runner, score_of
     from mmdistill_dense.apps.project.training_plan import schedule
 
     def run(steps: int) -> tuple[float, Any]:
@@ -216,9 +216,7 @@ def train_ours(args: argparse.Namespace) -> dict[str, Any]:
     short, longer = run(20)[0], run(60)[0]
     step = (longer - short) / 40
     seconds, runner = run(round((args.seconds - short) / step) + 20)
-    scores = {'val': runner.val(), 'test': runner.test()}
-    key = next(key for key in ('mIoU', 'coco/bbox_mAP') if key in scores['val'])
-    scores = {part: round(float(values[key]) * (1 if key == 'mIoU' else 100), 1) for part, values in scores.items()}
+    scores = {part: round(score_of(metrics), 1) for part, metrics in (('val', runner.val()), ('test', runner.test()))}
     parameters = sum(tensor.numel() for tensor in runner.model.parameters())
     return dict(tool='mmdistill', seconds=round(seconds), steps=runner.max_iters, parameters=parameters, **scores)
 

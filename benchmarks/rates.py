@@ -26,7 +26,7 @@ import yaml
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for the sibling script
 
-from benchmarks.evidence import write_part
+from benchmarks.evidence import METRICS, write_part
 from mmdistill_dense.__main__ import main as command
 
 DEFINITION = Path(__file__).parent / 'pairs/rates.yaml'
@@ -86,10 +86,12 @@ def train_once(project: Path, arm: str, optimizer: Mapping[str, Any] | None) -> 
             raise
         return dict(score=0.0, diverged=True)
     scalars = runner.message_hub.log_scalars
-    if 'val/mIoU' in scalars:
-        return dict(score=float(scalars['val/mIoU'].current()))
-    boxes = scalars.get('val/coco/bbox_mAP')  # mmdet logs none where no box is found
-    return dict(score=0.0 if boxes is None else 100 * float(boxes.current()))
+    return dict(score=score_of({name.removeprefix('val/'): value.current() for name, value in scalars.items()}))
+
+
+def score_of(metrics: Mapping[str, Any]) -> float:
+    """Return the score of an evaluation in percent; 0 without any, which mmdet gives where no box is found."""
+    return next((factor * float(metrics[key]) for key, factor in METRICS.items() if key in metrics), 0.0)
 
 
 def alone_config(project: Path, name: str, optimizer: Mapping[str, Any] | None = None, seed: int = 3) -> Any:

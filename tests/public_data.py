@@ -29,7 +29,7 @@ def cityscapes(root: Path) -> None:
             (root / f'gtFine/{name}_gtFine_polygons.json').write_text('{}')
 
 
-def coco(root: Path) -> None:
+def coco(root: Path, pictures: int = 4) -> None:
     """train2017.zip, val2017.zip and annotations_trainval2017.zip."""
     from mmdet.datasets import CocoDataset
 
@@ -38,7 +38,7 @@ def coco(root: Path) -> None:
     classes = zip(numbers, CocoDataset.METAINFO['classes'], strict=True)
     categories = [dict(id=number, name=name, supercategory='thing') for number, name in classes]
     (root / 'annotations').mkdir(parents=True)
-    for split, count in (('train', 8), ('val', 2)):
+    for split, count in (('train', pictures), ('val', 2)):
         images = [dict(id=n, file_name=f'{n:012}.jpg', height=SIZE[0], width=SIZE[1]) for n in range(1, count + 1)]
         boxes = [
             dict(id=n, image_id=n, category_id=numbers[n], bbox=[20, 30, 60, 70], area=4200, iscrowd=0,

@@ -89,7 +89,7 @@ def test_networks_have_the_papers_numbers_of_parameters() -> None:
 def test_pictures_of_coco_have_the_sizes_of_a_recipe(
     name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    coco(tmp_path / 'coco')
+    coco(tmp_path / 'coco', 8)
     monkeypatch.setenv('MMDISTILL_DATA', str(tmp_path))
     init_default_scope('mmdet')
     cfg = Config.fromfile(CONFIGS / f'_base_/datasets/coco_{name}.py')

@@ -85,7 +85,7 @@ class Tolerance(NamedTuple):
         return self.absolute[index] + self.relative[index] * float(np.abs(stored).max())
 
 
-# The numbers are those of the notes beside the files. What these leave out: masks, weights and rebuilt maps are taken
+# The numbers are those of the notes beside the files. Beyond these notes: masks, weights and rebuilt maps are taken
 # as gradients; AfDCD's gradient can be 0 in exact arithmetic, and what is stored then is rounding (1e-16); pictures may
 # be off by one level; the statistics of 4000 crops scatter by three to four standard errors.
 #

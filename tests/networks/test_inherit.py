@@ -106,7 +106,7 @@ SLOW = dict(constructor='mmdistill_dense.InheritedRate', paramwise_cfg=dict(inhe
 
 
 def test_inherited_weights_may_learn_more_slowly(tmp_path):
-    """Its factor multiplies those of other keys."""
+    """The factor of inherited parameters multiplies the factors of other keys."""
     keys = dict(custom_keys={'bbox_head.retina_reg': dict(lr_mult=0.5)})
     slow = dict(SLOW, optimizer=dict(lr=0.02), paramwise_cfg=dict(SLOW['paramwise_cfg'], **keys))
     runner = toys.train(None, toys.det_run_config(tmp_path, option(), iters=1, optim_wrapper=slow))

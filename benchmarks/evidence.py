@@ -2,6 +2,7 @@
 
     python benchmarks/evidence.py data SOURCE DIR    # small copies of the data; MMDISTILL_DATA=DIR afterwards
     python benchmarks/evidence.py run benchmarks/pairs/evidence_seg.yaml DIR    # seed by seed; goes on after a stop
+    python benchmarks/evidence.py curves OUT.svg ROW FILE ...    # gains against labels, and the lead of the teacher
     python benchmarks/evidence.py table FILE ...    # scores.csv of each project: gains, and their mean over pairs
 
 A pair counts only if its teacher is 5 points better than the student alone on val, by the first seed; else its
@@ -53,6 +54,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     table = modes.add_parser('table', help='the gain of each row on each pair, and the mean of each row')
     table.add_argument('file', type=Path, nargs='+', help='scores.csv of a project, or PAIR.csv')
     table.set_defaults(run=lambda args: print(as_markdown(args.file)))
+    curves = modes.add_parser('curves', help='draw gains against the labels, and against the lead of the teacher')
+    curves.add_argument('out', type=Path, help='the picture, .svg')
+    curves.add_argument('row', help='whose gains, of each task one, as pcd,fgd')
+    curves.add_argument('file', type=Path, nargs='+', help='DATA_labels<n>[_teacher<steps>].csv')
+    curves.set_defaults(run=lambda args: draw_curves(args.out, args.row.split(','), args.file))
     null = modes.add_parser('null', help='the same procedure on copies of the student alone')
     null.add_argument('file', type=Path, nargs='+', help='scores.csv, whose spreads over seeds are drawn')
     for name, default in (('pairs', 6), ('rows', 3), ('seeds', 3), ('rounds', 2000)):
@@ -127,7 +133,7 @@ def write_project(definition: Mapping[str, Any], name: str, out: Path) -> None:
         for row, keys in definition['rows'][method].items()
         if row in pair['rows']
     }
-    suite |= {'seeds': definition['seeds'], 'jobs': 1, 'threads': 1, 'workers': 0}
+    suite |= {'seeds': definition['seeds'], 'jobs': 1, 'threads': 1, 'workers': 0, **pair.get('suite', {})}
     file.write_text(yaml.safe_dump(suite, sort_keys=False), encoding='utf-8')
 
 
@@ -203,10 +209,10 @@ def has_teacher(definition: Mapping[str, Any], name: str, out: Path, seed: int) 
         suite(out, name, ['--seeds', str(seed), '--only', 'teacher', 'control'])
     rows = scores_of(scores)
     (teacher,), alone = rows['teacher'].values(), rows['control'][seed]
-    lead = teacher[0] - alone[0]
-    verdict = 'counts' if lead >= LEAST_LEAD else f'is replaced: its teacher leads by less than {LEAST_LEAD:g}'
+    counts = teacher[0] - alone[0] >= (least := definition.get('least_lead', LEAST_LEAD))
+    verdict = 'counts' if counts else f'is replaced: its teacher leads by less than {least:g}'
     print(f'{name}: teacher {teacher[0]:.2f}, student alone {alone[0]:.2f} on val: {verdict}', flush=True)
-    return lead >= LEAST_LEAD
+    return counts
 
 
 def suite(out: Path, name: str, words: Sequence[str]) -> None:
@@ -260,6 +266,43 @@ def as_markdown(files: Sequence[Path]) -> str:
 def as_text(gain: Gain | None) -> str:
     """Return a gain with its interval."""
     return '' if gain is None else f'{gain.mean:+.2f}{gain.bounds()}'
+
+
+def draw_curves(out: Path, titles: Sequence[str], files: Sequence[Path]) -> None:
+    """Draw gains on test with their intervals: against the labels, and against the lead of teachers stopped early.
+
+    The teacher of ``DATA_labels<n>`` trained to its end, that of ``DATA_labels<n>_teacher<steps>`` stopped early.
+    """
+    import matplotlib.pyplot as plt
+
+    plt.rcParams |= {'svg.hashsalt': '0', 'font.size': 9}
+    pairs = {pair_name(file): rows_of(read_scores(file)) for file in files}
+    stopped = {name.partition('_teacher')[0] for name in pairs if '_teacher' in name}
+    by_labels: dict[str, dict[float, Gain | None]] = {}
+    by_lead: dict[str, dict[float, Gain | None]] = {}
+    for name, rows in pairs.items():
+        trained, _, steps = name.partition('_teacher')
+        data, _, labels = trained.partition('_labels')
+        gain = next(row.gain for row in rows.values() if row.name in titles)
+        if not steps:
+            by_labels.setdefault(data, {})[float(labels)] = gain
+        if trained in stopped:
+            by_lead.setdefault(f'{data}, {labels} labels', {})[rows[TEACHER].mean - rows[CONTROL].mean] = gain
+    figure, axes = plt.subplots(1, 2, figsize=(8, 3), sharey=True, layout='constrained')
+    for axis, curves in zip(axes, (by_labels, by_lead), strict=True):
+        for label, curve in curves.items():
+            points = sorted((x, gain) for x, gain in curve.items() if gain)
+            halves = [0.0 if gain.high is None else gain.high - gain.mean for _, gain in points]
+            means = [gain.mean for _, gain in points]
+            axis.errorbar([x for x, _ in points], means, halves, marker='o', capsize=3, label=label)
+        axis.axhline(0, color='grey', linewidth=0.8)
+        axis.legend(frameon=False)
+    labels = sorted({x for curve in by_labels.values() for x in curve})
+    axes[0].set(xscale='log', xlabel='labelled pictures', ylabel='gain over the student alone, points')
+    axes[0].set_xticks(labels, [f'{number:g}' for number in labels])
+    axes[0].minorticks_off()
+    axes[1].set(xlabel='lead of the teacher over the student alone, points')
+    figure.savefig(out, metadata={'Date': None})
 
 
 def chance(files: Sequence[Path], pairs: int, rows: int, seeds: int, rounds: int) -> str:

@@ -41,6 +41,21 @@ def pytest_collection(session: pytest.Session) -> Iterator[None]:
 
 
 @pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Leave to ``-m soak`` all cases of a test but ``sample(count)``, which lie evenly among them."""
+    cases = defaultdict(list)
+    for item in items:
+        if item.get_closest_marker('sample') and not item.get_closest_marker('soak'):
+            cases[item.nodeid.partition('[')[0]].append(item)
+    for same in cases.values():
+        count = same[0].get_closest_marker('sample').args[0]
+        kept = {index * len(same) // count for index in range(count)}
+        for index, item in enumerate(same):
+            if index not in kept:
+                item.add_marker('soak')
+
+
+@pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
     fresh_folder(item.config.stash[ELSEWHERE])
     if item.path != item.config.stash[LAST]:

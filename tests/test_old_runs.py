@@ -107,6 +107,7 @@ TRAININGS = {
 }
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize(('stored', 'parts'), TRAININGS.values(), ids=TRAININGS)
 def test_a_training_takes_all_over(stored, parts, tmp_path, monkeypatch):
     shutil.copytree(stored, tmp_path / 'training')

@@ -87,6 +87,7 @@ def alone(kind):
     return count(kind, {})
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize(('kind', 'methods', 'expected'), [
     pytest.param(*row, marks=[] if len(row[1]) == 1 and row[0] in ('gfl', DETECTOR) else pytest.mark.soak)
     for row in SETUPS
@@ -114,6 +115,7 @@ def test_a_step_does_not_wait_for_a_gpu(monkeypatch):
     assert 'cudaStreamSynchronize' not in [event.key for event in profile.key_averages()]
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize('weight', [1.0, 1e39], ids=['finite', 'not finite'])
 def test_the_guard_leaves_the_device_its_backward_pass(tmp_path, weight):
     model = toys.model_config(toys.seg_net('fcn'), distillers=dict(kd=dict(type='LogitKD', loss_weight=weight)))

@@ -221,4 +221,4 @@ def fill_taps(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--depth', type=counted, default=2, help='levels of the tree (%(default)s)')
     parser.add_argument('--below', default='', metavar='PATH', help='this module and what is in it, e.g. backbone')
     parser.add_argument('--size', type=counted, nargs=2, metavar=('H', 'W'), help='of the picture; default: as trained')
-    parser.set_defaults(run=run_later('check.render:taps_command'))
+    parser.set_defaults(run=run_later('inspect.module_tree:show_taps'))

@@ -12,6 +12,10 @@ import time
 import warnings
 from collections.abc import Iterator, MutableMapping
 from contextlib import contextmanager, redirect_stdout
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 SPINS = '1000'  # with 5000 a step on busy cores takes three times as long; on free ones it makes no difference
 
@@ -58,6 +62,14 @@ def quiet() -> Iterator[None]:
     with errors_only(), redirect_stdout(io.StringIO()), warnings.catch_warnings():
         warnings.simplefilter('ignore')
         yield
+
+
+def terminal() -> Console:
+    """Return a console that writes to standard output, with wide lines where that is no terminal."""
+    from rich.console import Console
+
+    console = Console(file=sys.stdout, highlight=False)
+    return console if console.is_terminal else Console(file=sys.stdout, highlight=False, width=140)
 
 
 @contextmanager

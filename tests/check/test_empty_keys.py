@@ -89,6 +89,7 @@ def ask(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert runner.iter == 1
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize('empty', [(), (*KEYS, *VALIDATION, *MEMBERS)], ids=['missing', 'empty'])
 def test_empty_keys_count_as_missing(tmp_path: Path, capsys: pytest.CaptureFixture[str], empty: tuple[str]) -> None:
     ask(write(tmp_path, *empty), capsys)

@@ -8,7 +8,7 @@ import torch
 from mmengine.registry import init_default_scope
 
 from mmdistill_dense.__main__ import main
-from mmdistill_dense.apps.check.tap_list import ModuleNode, list_taps
+from mmdistill_dense.apps.inspect.module_tree import ModuleNode, list_taps
 from mmdistill_dense.config.resolve import load_model
 from mmdistill_dense.networks.recording import Recorder, run_parts
 from mmdistill_dense.networks.taps import Tap

@@ -316,6 +316,7 @@ def test_the_gravest_finding_decides() -> None:
     assert message_of(RuntimeError('shape')) == 'RuntimeError: shape'
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize(('backbone', 'words'), [
     (dict(init_cfg=None), '76,384 parameters are frozen|batch norms keep'),
     (dict(init_cfg=None, frozen_stages=-1), ': 0 parameters are frozen, 20 batch norms keep'),

@@ -83,6 +83,7 @@ def test_networks_have_the_papers_numbers_of_parameters() -> None:
     assert adapters == (512 + 1) * 2048 + 2 * (9 * 2048 + 1) * 2048, 'section 9: 76.55 M'
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize('name', [
     'detection', 'instance', 'detection_masks', 'detection_ms', 'rtmdet', 'rtmdet_m', 'yolox', 'detr',
 ])  # fmt: skip

@@ -43,6 +43,7 @@ INHERITED = {  # with the number of tensors
 }  # fmt: skip
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize(('pair', 'count'), INHERITED.items())
 def test_what_is_inherited_has_the_same_shapes(pair: str, count: int) -> None:
     """Of two networks that see the same pixels."""

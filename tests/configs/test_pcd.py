@@ -11,6 +11,7 @@ from mmdistill_dense.config.resolve import load_model
 from tests.every_config import CONFIGS, student
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize(('network', 'pretraining', 'scope'), [
     pytest.param('deeplabv3_r18b_pcd', 'r34_from_mocov3-r50_imagenet', 'mmseg', marks=pytest.mark.soak),
     ('mask_rcnn_r18_c4_pcd', 'r18_from_mocov3-r50_imagenet', 'mmdet'),

@@ -185,6 +185,7 @@ def refusal(distiller: dict[str, Any], student: Network, teacher: Network) -> st
     return ''
 
 
+@pytest.mark.sample(7)
 @pytest.mark.parametrize('method', PAIRS)
 def test_networks_that_do_not_fit_are_refused(method: str) -> None:
     for options, student, teacher, words in PAIRS[method]:

@@ -345,6 +345,7 @@ def changed_fact(facts, key):
     return {**facts, key: other_facts[key]}
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize('key', ['type', 'taps', 'tensors', 'options', 'teacher', None])
 def test_state_goes_to_no_other_distiller_of_its_name(key):
     """Adapters, queues, pointers, means and measured weights of each method; older files hold no taps and options.

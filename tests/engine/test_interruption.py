@@ -100,6 +100,7 @@ def test_another_error_is_told_as_it_is(tmp_path):
         runner.train()
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize('option', [
     dict(interval=1, save_last=True),
     *(dict(filename_tmpl='step_{}.pth'), dict(out_dir='files'), dict(interval=1, save_optimizer=False)),

@@ -65,6 +65,7 @@ def run_of_before(loop):
         loop.run_iter(next(loop.dataloader_iterator))
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize('persistent', [False, pytest.param(True, marks=pytest.mark.soak)])
 def test_the_loop_of_mmengine_0_10_7_gives_the_same_batches(tmp_path, monkeypatch, persistent):
     """Its first workers end, and what they drew is drawn again. A resumed run loads no earlier batch."""
@@ -462,6 +463,7 @@ def test_another_optimizer_or_other_groups_do_not_go_on():
         tell_changes(SimpleNamespace(cfg=one), dict(meta=dict(cfg=one.pretty_text)))
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize(
     ('option', 'words'), [('save_optimizer', 'no optimizer'), ('save_param_scheduler', 'schedules')]
 )
@@ -489,6 +491,7 @@ def test_a_checkpoint_from_within_an_epoch_is_warned_of(tmp_path):
     assert 'had 4 process(es), this one has 1: a step takes 0.25 times as many' in message
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize('workers', [pytest.param(0, marks=pytest.mark.soak), 1])
 @pytest.mark.parametrize('length', [dict(max_epochs=2), dict(max_iters=8)], ids=['epochs', 'iters'])
 def test_a_picture_is_augmented_anew_each_time(tmp_path, length, workers):

@@ -98,6 +98,7 @@ def test_a_teacher_of_another_number_of_classes(allowed):
         assert checks.check_teacher_classes(CLASSES, toys.teacher_of(toys.build(pair(FIT, fewer)))) == []
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize(('classes', 'options', 'words'), [
     (CLASSES, {}, None),
     (CLASSES[::-1], {}, CLASSES[-1]),
@@ -184,6 +185,7 @@ ABSENT = r'backbone\.init_cfg\.checkpoint=.*file.pth. fits 0 of the.*it holds ot
 BELOW = r'backbone\.init_cfg\.checkpoint: .*file.pth. has its tensors below `model`'
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize(('names', 'key', 'init', 'words'), [
     ('', 'state_dict', {}, None),
     ('other.', 'state_dict', {}, ABSENT),

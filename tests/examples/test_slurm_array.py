@@ -52,6 +52,7 @@ def options_of(job: int) -> dict[str, str]:
     return {name: value for name, _, value in (word.partition('=') for word in words)}
 
 
+@pytest.mark.soak
 def test_arrays_follow_each_other_with_the_options_of_sbatch(monkeypatch: pytest.MonkeyPatch) -> None:
     """What needs nothing, then what needs the teacher."""
     program('mmdistill', 'echo "$@" >> words.txt')

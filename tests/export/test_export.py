@@ -341,6 +341,7 @@ def boxes_of_mmdet(network, image, outputs):
     return [found.bboxes for found in network.bbox_head.predict_by_feat(*outputs, batch_img_metas=metas, cfg=every)]
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize(('detector', 'ending', 'side'), [
     # torch.export takes a map of one pixel, as the last level of half of 160 has it, for a constant
     ('retinanet', '.pt2', 320), pytest.param('retinanet', '.onnx', 64, marks=pytest.mark.soak),

@@ -100,6 +100,7 @@ def test_pooling_to_places_is_that_of_torch(bins, size):
 KINDS = ('retinanet', 'gfl', 'atss', 'fcos', 'faster_rcnn', 'mask_rcnn', 'cascade_mask_rcnn', 'dino')
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize('kind', KINDS)
 def test_boxes_are_those_of_mmdet(tmp_path, kind):
     plain, network = loaded(tmp_path, kind)

@@ -147,6 +147,7 @@ def test_a_picture_smaller_than_the_crop_is_padded(root: Path) -> None:
 ODD = (53, 47)
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize('classes', [toys.NUM_CLASSES, 1])
 def test_segmentation_of_one_odd_picture(tmp_path: Any, classes: int) -> None:
     changed = dict(num_classes=classes)
@@ -181,6 +182,7 @@ class Odd(toys.ToyDetDataset):
         return item
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize('boxes', [pytest.param(True, marks=pytest.mark.soak), False], ids=['boxes', 'no boxes'])
 @pytest.mark.parametrize(('kind', 'distillers'), [('gfl', DENSE), ('faster_rcnn', REGIONS)], ids=['gfl', 'faster_rcnn'])
 def test_detection_of_one_odd_picture(tmp_path: Any, kind: str, distillers: dict, boxes: bool) -> None:

@@ -51,6 +51,7 @@ def filled(name):
     return teacher.eval().requires_grad_(False)
 
 
+@pytest.mark.sample(6)
 @pytest.mark.parametrize('line', GOLDEN, ids=lambda line: line.split(':')[0].replace(' ', '-'))
 def test_values_are_those_of_the_original_code(line):
     case, values = line.split(': ')
@@ -127,6 +128,7 @@ def test_positions_follow_a_cast_or_load(case, change):
     assert torch.equal(used(pictures), new(pictures))
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize('case', ['dinov2', 'dinov3'])
 def test_a_graph_takes_any_number_of_pictures(case):
     """Positions that an attempt to make a graph computed are symbols, and would be of no use later."""
@@ -284,6 +286,7 @@ def renamed(case, scheme, depth=2):
     return content
 
 
+@pytest.mark.sample(5)
 @pytest.mark.parametrize(('case', 'scheme'), files.SECTIONS)
 def test_all_schemes_give_equal_maps(case, scheme):
     original = loaded(case, files.state(case, 'original'))
@@ -305,6 +308,7 @@ def test_queries_keys_and_values_stand_in_this_order():
     assert torch.equal(w12, torch.cat([gates['blocks.1.mlp.w1.weight'], gates['blocks.1.mlp.w2.weight']]))
 
 
+@pytest.mark.sample(5)
 @pytest.mark.parametrize(('case', 'scheme'), files.SECTIONS)
 def test_each_damaged_entry_is_named(case, scheme):
     """Each entry of a network of one block, but those that are not used: without it, under another name, reshaped."""

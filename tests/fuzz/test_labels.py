@@ -124,6 +124,7 @@ def check_coco(files: Sequence[Path], test: bool) -> None:
             assert file.name in str(error)
 
 
+@pytest.mark.sample(4)
 @pytest.mark.parametrize('form', [*exports.BOXES, *exports.MASKS])
 @pytest.mark.parametrize('count', [3, pytest.param(150, marks=pytest.mark.soak)])
 def test_a_damaged_export_is_refused_in_one_line_or_counted(form: str, count: int, tmp_path: Path) -> None:

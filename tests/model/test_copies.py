@@ -182,6 +182,7 @@ PAIRS = {
 }
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize('name', PAIRS)
 def test_every_form_of_a_call_gives_the_same_losses(name):
     scope, network, batch = PAIRS[name]

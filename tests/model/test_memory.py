@@ -169,6 +169,7 @@ def test_answers_of_the_teachers_head_are_forgotten():
 # What does not run
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize(('kind', 'distiller', 'parts'), [
     ('retinanet', dict(type='FitNet', student_tap='backbone[3]'), {'backbone'}),
     ('retinanet', dict(type='FitNet', student_tap='neck'), {'backbone', 'neck'}),

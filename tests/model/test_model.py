@@ -249,6 +249,7 @@ def test_loss_names_and_shares():
     assert not losses['distill.kd.share'].requires_grad
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize(('backbone', 'tap', 'other'), [
     (dict(with_cp=True), 'backbone.layer2.0.conv1', 'backbone[3]'),
     (dict(with_cp=True), 'backbone.layer2.0.relu', 'backbone[3]'),
@@ -393,6 +394,7 @@ def test_context_parts_of_a_loss():
     assert shares({}, {'pcd': {'loss_pcd': torch.zeros(())}})['distill.pcd.share'] == 0
 
 
+@pytest.mark.sample(5)
 @pytest.mark.parametrize(('where', 'returned', 'kind', 'message'), [
     ('forward', lambda x: {'loss_x': x.detach().square().mean()}, ValueError, 'its loss has no gradient'),
     ('forward', lambda x: {'energy': x.mean()}, ValueError, 'its loss returns energy; .* must hold "loss"'),

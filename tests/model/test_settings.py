@@ -95,6 +95,7 @@ def test_every_method_for_detectors_makes_a_step(tmp_path):
     assert all(set(taps(distiller)) <= set(necks) for name, distiller in actual.items() if name not in other_methods)
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize('kind', ELSEWHERE)
 def test_methods_of_other_detectors(kind):
     assert {*SEG, *DET, *ELSEWHERE} == METHODS

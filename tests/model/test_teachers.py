@@ -118,6 +118,7 @@ def permuted(kind):
     return dict(net_of(kind, checkpoint=str(path)), classes='auto'), plain
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize(('kind', 'option'), OWN_COPIES, ids=lambda one: one if isinstance(one, str) else one['type'])
 def test_a_copy_of_the_student_with_other_names_teaches_nothing(kind, option):
     net, plain = permuted(kind)

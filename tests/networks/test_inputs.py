@@ -83,6 +83,7 @@ def of_channels(count, means):
     return toys.seg_net('fcn', data_preprocessor=pixels, backbone=dict(in_channels=count), allow_random=True)
 
 
+@pytest.mark.sample(5)
 @pytest.mark.parametrize(('student', 'teacher', 'means'), [
     *((student, teacher, 'single') for student in (1, 3, 4) for teacher in (1, 3, 4)),
     *((1, 3, means) for means in ('none', 'each')), (3, 1, 'each'),

@@ -143,6 +143,7 @@ LONG = [
 ]
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize('name', [*QUICK, *(pytest.param(name, marks=pytest.mark.soak) for name in LONG)])
 def test_every_place_gives_the_same_in_training(name):
     assert gaps(name, **OVERRIDES.get(name, {})) == {}

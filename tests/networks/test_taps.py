@@ -327,6 +327,7 @@ def own_copy(kind):
     return model
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize('kind', KINDS)
 def test_scores_are_those_that_the_network_predicts(kind):
     network = toys.build_plain(option(kind)).eval()
@@ -346,6 +347,7 @@ def test_scores_are_those_that_the_network_predicts(kind):
     assert toys.hooks_left(network) == 0 and all('forward' not in vars(module) for module in network.modules())
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize(
     'kind', [kind if kind in QUICK else pytest.param(kind, marks=pytest.mark.soak) for kind in KINDS]
 )

@@ -48,6 +48,7 @@ def refused(content, match, error=ValueError, **options):
 # Right files
 
 
+@pytest.mark.sample(5)
 @pytest.mark.parametrize('family', FAMILIES)
 def test_mean_of_the_map_is_the_head_of_the_mean(family):
     images = torch.randn(2, 3, 96, 64, dtype=torch.float64)
@@ -70,6 +71,7 @@ def test_mean_of_the_map_is_the_head_of_the_mean(family):
             assert (whole(images).mean((2, 3)) - expected).abs().max() <= 1e-5 * expected.abs().max(), keep
 
 
+@pytest.mark.sample(6)
 @pytest.mark.parametrize('family', FAMILIES)
 def test_auto_finds_the_layout(family):
     content, row = files.synthetic(family)
@@ -167,6 +169,7 @@ WORDS = r"no file of layout='dino' with branch='momentum', which has entries bac
 DINO = dict(layout='dino', head=dict(widths=[64, 10, 10, 12]))
 
 
+@pytest.mark.sample(6)
 @pytest.mark.parametrize(('content', 'words', 'options'), [
     (bare, NONE, {}),
     (lambda: dict(state_dict=bare('module.backbone.')), NONE, {}),

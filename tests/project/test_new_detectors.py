@@ -25,6 +25,7 @@ def test_a_student_of_ssd_is_taken(capsys: pytest.CaptureFixture[str]) -> None:
     assert 'set model.bbox_head.loss_cls = None before' in capsys.readouterr().out
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize('words', [(), ('--size', '40', '64')])
 @pytest.mark.parametrize(('iters', 'varied'), [(99, False), (100, True)])
 def test_a_training_of_50_passes_varies_its_pictures(iters: int, varied: bool, words: tuple[str, ...]) -> None:

@@ -210,6 +210,7 @@ def test_a_name_resolves_to_what_its_file_would_hold(tmp_path: Path) -> None:
             assert Path(cfg.filename).name == file.name  # the name under which a run keeps it
 
 
+@pytest.mark.sample(8)
 @pytest.mark.parametrize('method', methods())
 def test_a_method_changes_a_recipe_in_its_distillers_alone(method: str) -> None:
     made = {entry.base: entry for entry in reversed(list(combinations(method)))}

@@ -22,6 +22,7 @@ def suite(request: pytest.FixtureRequest) -> Definition:
     return load_suite(request.param)
 
 
+@pytest.mark.sample(10)
 def test_every_row_is_a_config_that_differs_in_its_distillers(suite: Definition) -> None:
     control = configs.control_config(suite).to_dict()
     configs_seen = [str(control)]

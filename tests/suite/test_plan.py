@@ -220,6 +220,7 @@ NO_SCALE = [{'type': 'mmdistill_dense.LoadShapes'}, {'type': 'Resize', 'scale': 
 MOBILENET = {'control': 'deeplabv3plus_mobilenetv2_to_r18w16_camvid', 'teacher': None, 'options': None}
 
 
+@pytest.mark.sample(5)
 @pytest.mark.parametrize(('changes', 'output'), [
     (MOBILENET, r"control: .* data_prefix.img_path = 'nowhere/camvid/images/train' does not"),
     (dict(teacher=None), r'model\.teacher\.checkpoint=.*iter_700\.pth.*no such file'),
@@ -244,6 +245,7 @@ def test_findings_of_check_are_told_before_the_start(
         preflight.check_rows(definition, plan.resolved(definition, plan.runs(definition)))
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize('row', ['control', 'mine', 'teacher'])
 def test_missing_first_weights_are_named_at_the_start(row: str) -> None:
     """Of the student alone, of a row of one's own, and of the teacher itself."""

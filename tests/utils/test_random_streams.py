@@ -127,6 +127,7 @@ def whole():
         return {kind: rows(batches(kind), WHOLE) for kind in SAMPLERS}
 
 
+@pytest.mark.sample(4)
 @pytest.mark.parametrize('kind', SAMPLERS)
 @pytest.mark.parametrize('processes', ['none', 'workers', pytest.param('persistent', marks=pytest.mark.soak)])
 def test_a_batch_depends_on_its_number_alone(whole, kind, processes):

@@ -171,6 +171,7 @@ def test_other_prefixes_are_refused(read):
         read(saved(dict(state_dict={f'net.{name}': tensor for name, tensor in weights().items()})))
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize('read', ROADS.values(), ids=ROADS)
 def test_two_networks_under_one_name_are_refused(read):
     """Equal tensors are one network."""
@@ -181,6 +182,7 @@ def test_two_networks_under_one_name_are_refused(read):
         read(saved(dict(state_dict=weights() | other)))
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize('read', ROADS.values(), ids=ROADS)
 def test_averages_that_are_left_out_are_told(read, monkeypatch):
     """mmengine's ``ema_state_dict`` are the live weights, as mmcv's ``ema_…``; its averages are where all read."""
@@ -248,6 +250,7 @@ CHUNKS = {
 }
 
 
+@pytest.mark.sample(13)
 @pytest.mark.parametrize('rename', CHUNKS.values(), ids=CHUNKS)
 @pytest.mark.parametrize('read', [by_foundation, by_ssl_vit, by_strict, by_start])
 def test_files_of_transformers_are_read(read, rename):

@@ -65,6 +65,7 @@ def check_step(path: Path, folder: Path) -> None:
         assert owned or not any(p.requires_grad for p in runner.model.distillers[key].parameters()), key
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize('name', CHOSEN.values())
 def test_a_step_with_each_kind_of_network(name: str, tmp_path: Path) -> None:
     check_step(place(name), tmp_path)

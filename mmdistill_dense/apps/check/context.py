@@ -10,10 +10,10 @@ from mmdistill_dense.networks.teacher import FrozenTeacher
 from mmdistill_dense.weights.strict_load import Receipt
 
 if TYPE_CHECKING:
-    from mmdistill_dense.apps.check.tap_list import TapRow
     from mmdistill_dense.apps.inspect.gradients import Term
 
 Size = tuple[int, int]
+Shape = list[int]
 
 
 @dataclass(frozen=True)
@@ -65,6 +65,17 @@ class StudentFacts:
     distillers: int
     auxiliary: int = 0
     starts: list[str] = field(default_factory=list)
+
+
+@dataclass
+class TapRow:
+    """A pair of compared tensors."""
+
+    distiller: str
+    student_tap: str
+    student_shape: Shape
+    teacher_tap: str
+    teacher_shape: Shape
 
 
 @dataclass

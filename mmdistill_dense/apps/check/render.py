@@ -1,14 +1,12 @@
-"""What ``check`` and ``taps`` print: a report as tables for a terminal, and a network as a tree of modules."""
+"""What ``check`` prints: a report as tables for a terminal."""
 
 from __future__ import annotations
 
 import argparse
 import math
-import sys
 from collections.abc import Iterable
 from pathlib import Path
 
-from mmengine.config import Config
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -16,27 +14,25 @@ from rich.text import Text
 
 from mmdistill_dense.apps.check.context import CheckContext, Options
 from mmdistill_dense.apps.check.run import CheckReport, run_stages
-from mmdistill_dense.apps.check.tap_list import auto_taps, list_taps, networks_of, tree
 from mmdistill_dense.apps.inspect.gradients import BACKBONE
-from mmdistill_dense.apps.recipes.named import read_config
+from mmdistill_dense.apps.recipes.named import read_quietly
 from mmdistill_dense.config.values import num_classes
 from mmdistill_dense.guards.findings import ERROR, NOTE, WARNING, worst
 from mmdistill_dense.utils.devices import device_of
 from mmdistill_dense.utils.files import without_nan, write_json
-from mmdistill_dense.utils.process import quiet
-from mmdistill_dense.utils.validate import message_of, size_text
+from mmdistill_dense.utils.process import terminal
+from mmdistill_dense.utils.validate import size_text
 
 _STYLES = {ERROR: 'bold red', WARNING: 'yellow', NOTE: 'cyan'}
 _SHOWN_METRICS = 2
-_WIDTH = 140  # without a terminal
 
 
 def check_command(args: argparse.Namespace) -> int:
-    console = _console()
+    console = terminal()
     size = tuple(args.size) if args.size else None
     device = device_of(args.device)
     options = Options(not args.no_weights, device, args.batch, size, args.val, not args.no_cost, args.processes)
-    report = CheckReport(CheckContext(_read(args), options))
+    report = CheckReport(CheckContext(read_quietly(args.config, args.cfg_options), options))
     try:
         with console.status('…') as status:  # shown on a terminal
             run_stages(report, lambda stage: status.update(f'{stage} …'))
@@ -45,32 +41,6 @@ def check_command(args: argparse.Namespace) -> int:
         if args.json:
             write_json(Path(args.json), without_nan(report.as_dict()))
     return report.exit_code(args.strict)
-
-
-def taps_command(args: argparse.Namespace) -> None:
-    console = _console()
-    config = _read(args)
-    networks = list(networks_of(config, args.student, args.teacher))
-    lines, taps = auto_taps(config, args.size)
-    for title, network, grid in [] if args.auto else networks:
-        root = list_taps(network, args.size, args.depth, args.below, grid)
-        console.print(tree(title, root, taps.get(title, ())))
-        console.print()
-    if not args.below:
-        console.print('\n'.join(lines), markup=False)
-
-
-def _read(args: argparse.Namespace) -> Config:
-    try:
-        with quiet():
-            return read_config(args.config, args.cfg_options)
-    except Exception as error:  # a config may run any code
-        raise ValueError(f'{args.config} cannot be read: {message_of(error)}') from error
-
-
-def _console() -> Console:
-    console = Console(file=sys.stdout, highlight=False)
-    return console if console.is_terminal else Console(file=sys.stdout, highlight=False, width=_WIDTH)
 
 
 def show(report: CheckReport, console: Console) -> None:

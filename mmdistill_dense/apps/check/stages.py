@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, replace
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +26,8 @@ from mmengine.runner.checkpoint import CheckpointLoader
 from mmengine.structures import BaseDataElement
 from torch import nn
 
-from mmdistill_dense.apps.check.context import CheckContext, Size, StudentFacts, TeacherFacts
+from mmdistill_dense.apps.check.context import CheckContext, Size, StudentFacts, TapRow, TeacherFacts
 from mmdistill_dense.apps.check.shares import judge_losses, judge_shares
-from mmdistill_dense.apps.check.tap_list import compared_shapes
 from mmdistill_dense.apps.inspect.gradients import measure_gradients
 from mmdistill_dense.apps.inspect.inference import predict_items
 from mmdistill_dense.apps.inspect.step_cost import (
@@ -44,6 +44,7 @@ from mmdistill_dense.apps.inspect.step_cost import (
 from mmdistill_dense.config.resolve import DISTILL_KEYS, is_distill_model, load_model, model_of, student_option
 from mmdistill_dense.config.values import num_classes, optimizer_of
 from mmdistill_dense.datasets.wrapped import classes_of, count_pictures
+from mmdistill_dense.distillers.base import Distiller
 from mmdistill_dense.distillers.maskd.token_distiller import TokenDistiller, TokenStore
 from mmdistill_dense.engine.run_guards import check_distillation
 from mmdistill_dense.guards.config import check_pretrained, count_fitting, pretrained_parts
@@ -54,6 +55,7 @@ from mmdistill_dense.networks.building import naming_weights
 from mmdistill_dense.networks.class_pairs import in_students_classes
 from mmdistill_dense.networks.inputs import check_teacher_inputs
 from mmdistill_dense.networks.modes import evaluating
+from mmdistill_dense.networks.recording import noting
 from mmdistill_dense.networks.teacher import FrozenTeacher
 from mmdistill_dense.networks.trace import first_larger
 from mmdistill_dense.unlabelled.pictures import training_steps
@@ -380,6 +382,29 @@ def run_step(context: CheckContext) -> Findings:
         seen = stats if context.options.whole else [replace(entry, flat={}) for entry in stats]
         check_teacher_inputs(teacher.key, seen, context.config)
     yield from (*judge_losses(context), *judge_shares(context))
+
+
+@contextmanager
+def compared_shapes(distillers: Mapping[str, Distiller]) -> Iterator[dict[str, list[TapRow]]]:
+    """Note what distillers compare while the context is open; yield the pairs by the name of the distiller."""
+    rows = dict[str, list[TapRow]]()
+
+    def note(name: str, arguments: tuple[Any, ...], _: Any) -> None:
+        if name in rows:
+            return  # a second call compares the pictures without labels
+        distiller, (student, teacher) = distillers[name], arguments[:2]
+        rows[name] = pairs = list[TapRow]()
+        for s_tap, t_tap in zip(map(str, distiller.student_taps), map(str, distiller.teacher_taps), strict=True):
+            shapes = [list(tensor.shape) for tensor in student[s_tap]]
+            if distiller.teacher_gives:
+                pairs.append(TapRow(name, s_tap, shapes[0], distiller.teacher_gives, shapes[0]))
+                continue
+            of_teacher = [list(tensor.shape) for tensor in teacher[t_tap]]
+            both = zip_longest(shapes, of_teacher, fillvalue=list[int]())
+            pairs += [TapRow(name, s_tap, shape, t_tap, other) for shape, other in both]
+
+    with noting(distillers.items(), note):
+        yield rows
 
 
 def measure_cost(context: CheckContext) -> None:

@@ -31,7 +31,8 @@ from mmdistill_dense.apps.recipes.compose import (
 from mmdistill_dense.config.resolve import TASKS, find_config, load_model, read_file, student_option
 from mmdistill_dense.datasets.wrapped import classes_of
 from mmdistill_dense.guards.config import check_crop, check_retyped, check_student_classes, check_top_level_distillers
-from mmdistill_dense.utils.validate import some
+from mmdistill_dense.utils.process import quiet
+from mmdistill_dense.utils.validate import message_of, some
 from mmdistill_dense.utils.version import STACK
 
 
@@ -111,6 +112,15 @@ def read_config(name: str | Path, options: Mapping[str, Any] | None = None) -> C
         check_top_level_distillers(config, written)
         check_retyped(config, written)
     return config
+
+
+def read_quietly(name: str | Path, options: Mapping[str, Any] | None = None) -> Config:
+    """Return a config as :func:`read_config` does, without its log. Any error is a ValueError that names the config."""
+    try:
+        with quiet():
+            return read_config(name, options)
+    except Exception as error:  # a config may run any code
+        raise ValueError(f'{name} cannot be read: {message_of(error)}') from error
 
 
 def is_name(text: str) -> bool:

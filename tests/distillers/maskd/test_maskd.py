@@ -204,6 +204,7 @@ def test_logits_are_gated_before_they_are_resized():
     torch.testing.assert_close(task, F.cross_entropy(resized, labels, ignore_index=255) + auxiliary)
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize('kind', ['retinanet', 'fcos', 'reppoints', 'faster_rcnn', 'cascade_mask_rcnn'])
 def test_every_detector_trains_its_tokens_at_every_level(kind):
     network, values = frozen(kind), neck_tokens()

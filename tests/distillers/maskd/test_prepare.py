@@ -81,6 +81,7 @@ def test_learned_tokens_train_the_same_student(finished, tmp_path, learned):
     assert not learned and same(tokens_of(again), tokens) and same(toys.student_state(again.model), student)
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize(
     ('change', 'steps'), [('settings', 4), ('teacher', 6), ('data', 6), ('what does not count', 0)]
 )
@@ -173,6 +174,7 @@ def the_file(finished):
     return next((finished[0] / 'maskd_tokens').iterdir())
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize('source', ['file', 'checkpoint'])
 def test_tokens_of_another_teacher_are_refused(finished, tmp_path, other_teacher, source):
     path = the_file(finished) if source == 'file' else finished[0] / 'iter_2.pth'
@@ -242,6 +244,7 @@ def state_of(runner):
     )
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize(('kind', 'workers'), [
     ('retinanet', 2), ('fcn', 0), pytest.param('cascade_mask_rcnn', 0, marks=pytest.mark.soak)
 ])  # fmt: skip
@@ -304,6 +307,7 @@ def test_one_file_for_two_distillers_is_refused(tmp_path, capsys):
         assert words in capsys.readouterr().err
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize(('kind', 'rows'), [('seg', 1), ('det', 5), ('bands', 4)])
 def test_masks_are_drawn_by_level(tmp_path, kind, rows):
     """A sheet has a row for each level or band, and a column for the picture and for each token."""

@@ -1,12 +1,11 @@
-"""Taps: the modules of a network to choose from as a tree, and what its distillers compare in one step."""
+"""The modules of a network as a tree, with the taps to choose from, and those that ``'auto'`` would choose."""
 
 from __future__ import annotations
 
+import argparse
 import contextlib
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import zip_longest
-from typing import Any
 
 from mmengine.config import Config
 from mmengine.registry import DefaultScope, init_default_scope
@@ -14,6 +13,7 @@ from rich.text import Text
 from rich.tree import Tree
 from torch import nn
 
+from mmdistill_dense.apps.recipes.named import read_quietly
 from mmdistill_dense.config.resolve import (
     ModelConfig,
     is_distill_model,
@@ -22,56 +22,17 @@ from mmdistill_dense.config.resolve import (
     student_option,
     teachers_of,
 )
-from mmdistill_dense.distillers.base import Distiller
 from mmdistill_dense.foundation.vit import PatchMap
 from mmdistill_dense.networks.auto_taps import DiscoveredTaps, discover, nothing_to_pair, pair_taps
 from mmdistill_dense.networks.inputs import InputGrid
-from mmdistill_dense.networks.recording import noting, run_parts
+from mmdistill_dense.networks.recording import run_parts
 from mmdistill_dense.networks.taps import HEAD, Tap, flatten, heads_of, resolve_tap
 from mmdistill_dense.networks.trace import DEFAULT_SIZE, Pass, TeacherOption, read_pass
-from mmdistill_dense.utils.process import quiet
+from mmdistill_dense.utils.process import quiet, terminal
 from mmdistill_dense.utils.validate import message_of, size_text
 
-Shape = list[int]
 Size = Sequence[int]
 _LEVELS = 5  # shapes that are shown of a module with more calls
-
-
-@dataclass
-class TapRow:
-    """A pair of compared tensors."""
-
-    distiller: str
-    student_tap: str
-    student_shape: Shape
-    teacher_tap: str
-    teacher_shape: Shape
-
-
-@contextlib.contextmanager
-def compared_shapes(distillers: Mapping[str, Distiller]) -> Iterator[dict[str, list[TapRow]]]:
-    """Note what distillers compare while the context is open; yield the pairs by the name of the distiller."""
-    rows = dict[str, list[TapRow]]()
-
-    def note(name: str, arguments: tuple[Any, ...], _: Any) -> None:
-        if name in rows:
-            return  # a second call compares the pictures without labels
-        distiller, (student, teacher) = distillers[name], arguments[:2]
-        rows[name] = pairs = list[TapRow]()
-        for s_tap, t_tap in zip(map(str, distiller.student_taps), map(str, distiller.teacher_taps), strict=True):
-            shapes = [list(tensor.shape) for tensor in student[s_tap]]
-            if distiller.teacher_gives:
-                pairs.append(TapRow(name, s_tap, shapes[0], distiller.teacher_gives, shapes[0]))
-                continue
-            of_teacher = [list(tensor.shape) for tensor in teacher[t_tap]]
-            both = zip_longest(shapes, of_teacher, fillvalue=list[int]())
-            pairs += [TapRow(name, s_tap, shape, t_tap, other) for shape, other in both]
-
-    with noting(distillers.items(), note):
-        yield rows
-
-
-# A network as a tree of modules
 
 
 @dataclass
@@ -226,3 +187,17 @@ def auto_taps(config: Config, size: Size | None = None) -> tuple[list[str], dict
     except Exception as error:  # the tree of modules is shown without
         lines.append(f"student_tap='auto': {message_of(error)}")
     return lines, taps
+
+
+def show_taps(args: argparse.Namespace) -> None:
+    """Print the trees of the networks of a config, which the command ``taps`` asks for."""
+    console = terminal()
+    config = read_quietly(args.config, args.cfg_options)
+    networks = list(networks_of(config, args.student, args.teacher))
+    lines, taps = auto_taps(config, args.size)
+    for title, network, grid in [] if args.auto else networks:
+        root = list_taps(network, args.size, args.depth, args.below, grid)
+        console.print(tree(title, root, taps.get(title, ())))
+        console.print()
+    if not args.below:
+        console.print('\n'.join(lines), markup=False)

@@ -42,7 +42,7 @@ MOST_LINES = {
     'mmdistill_dense/datasets': 950,
     'mmdistill_dense/guards': 1_130,
     'mmdistill_dense/config': 910,
-    'mmdistill_dense/utils': 1_615,
+    'mmdistill_dense/utils': 1_620,
     'mmdistill_dense/unlabelled': 810,
     'mmdistill_dense/pretrain': 930,
     'mmdistill_dense/foundation': 980,
@@ -55,9 +55,9 @@ MOST_LINES = {
     'mmdistill_dense/apps/recipes': 495,
     'mmdistill_dense/apps/commands': 190,
     'mmdistill_dense/apps': 13_745,
-    'mmdistill_dense': 35_680,
+    'mmdistill_dense': 35_675,
     'tools': 2_963,
-    'tests': 41_410,
+    'tests': 41_445,
 }
 MOST_CONFIGS = 600
 

@@ -86,7 +86,7 @@ class SeededStreams(Hook):
     """Seeds torch's stream at each iteration from (seed, rank, iteration) and the loader's workers at each epoch."""
 
     _first = True  # whether the first step of this start is still to come
-    _of_batches = Generators(None)  # those of the model
+    _generators: Generators | None = None  # those of the model, if it has any
 
     def before_run(self, runner: Runner) -> None:
         if built_loop(runner) is not None:
@@ -94,7 +94,8 @@ class SeededStreams(Hook):
 
     def before_train(self, runner: Runner) -> None:
         loader, loop, model = runner.train_dataloader, runner.train_loop, unwrap(runner.model)
-        self._of_batches = Generators([getattr(model, 'data_preprocessor', None), of_modules(model)])
+        of_model = Generators([getattr(model, 'data_preprocessor', None), of_modules(model)])
+        self._generators = of_model if len(of_model) else None
         of_loader = Generators([loader.dataset, loader.collate_fn])
         names = of_loader.unseeded()
         if loader.num_workers and len(of_loader) > len(Generators(loader.dataset)):  # which workers do not show
@@ -127,7 +128,7 @@ class SeededStreams(Hook):
 
     def before_train_epoch(self, runner: Runner) -> None:
         """Restart the random streams of the data pipeline; an iteration-based run is one long epoch."""
-        seed_everything(mix(runner.seed, get_rank(), runner.epoch))
+        seed_everything(runner.seed, get_rank(), runner.epoch)
         loader = runner.train_dataloader
         if isinstance(runner.train_loop, EpochBasedTrainLoop) and _has_default_workers(loader):
             loader.worker_init_fn = WorkerSeed(runner.seed, get_rank(), runner.epoch)
@@ -139,8 +140,9 @@ class SeededStreams(Hook):
             runner.logger.warning(f'The resumed run may not end as an uninterrupted one does: {reasons}.')
         self._first = False
         reseed = seed_everything if isinstance(batches, SeededBatches) else seed_torch
-        reseed(seed := mix(runner.seed, get_rank(), runner.iter))
-        self._of_batches.seed(seed)
+        seed = reseed(runner.seed, get_rank(), runner.iter)
+        if self._generators is not None:
+            self._generators.seed(seed)
 
 
 class _SeededPipelines(Hook):

@@ -20,31 +20,6 @@ from mmdistill_dense.losses.tensors import (
 )
 
 
-@torch.no_grad()
-def _divergence(
-    student: Tensor, teacher: Tensor, dim: int, temperature: float, weight: Tensor | None, grad: Tensor | None
-) -> Tensor:
-    """With ``d = (t - s) / T`` the divergence of a row is ``sum p_t d - (logsumexp t - logsumexp s)``.
-
-    Both sides are shifted so that their largest score is 0: a constant between them would cancel in the difference,
-    and cost digits of the loss.
-    """
-    total = student.new_zeros((), dtype=sum_dtype(student))
-    for index in _blocks(student, dim):
-        s, t = (x[index].contiguous() / temperature for x in (student, teacher))
-        p_s, p_t = s.softmax(dim), t.softmax(dim)  # cheaper than log_softmax and the exponential of it
-        w = None if weight is None else weight[index[0], index[3 - dim]].unsqueeze(dim)
-        shift = _shifted_logsumexp(p_t, dim).sub_(_shifted_logsumexp(p_s, dim))
-        s, t = (x.sub_(x.amax(dim, keepdim=True)) for x in (s, t))
-        total -= shift.sum() if w is None else (shift * w).sum()
-        total += torch.dot(t.sub_(s).flatten(), (p_t if w is None else p_t * w).flatten())  # (A*P*Q,) of a block
-        if grad is not None:
-            torch.sub(p_s, p_t, out=grad[index])
-            if w is not None:
-                grad[index] *= w
-    return total.to(student.dtype)
-
-
 def divergence_sum(
     student: Tensor, teacher: Tensor, dim: int, temperature: float, weight: Tensor | None = None
 ) -> Tensor:
@@ -52,10 +27,26 @@ def divergence_sum(
 
     ``dim``, 1 or 2, is the axis of a distribution; ``weight`` has one number per distribution, (A, Q) or (A, P). The
     gradient ``w (p_s - p_t) / T`` is computed in the forward pass; temporaries are as small as a block.
+
+    With ``d = (t - s) / T`` the divergence of a row is ``sum p_t d - (logsumexp t - logsumexp s)``. Both sides are
+    shifted so that their largest score is 0: a constant between them would cancel in the difference, and cost digits.
     """
     grad = torch.empty_like(student) if wants_gradient(student) else None
-    total = _divergence(student, teacher, dim, temperature, weight, grad)
-    return with_gradients(total, (student, grad), divisor=temperature)
+    total = student.new_zeros((), dtype=sum_dtype(student))
+    with torch.no_grad():
+        for index in _blocks(student, dim):
+            s, t = (x[index].contiguous() / temperature for x in (student, teacher))
+            p_s, p_t = s.softmax(dim), t.softmax(dim)  # cheaper than log_softmax and the exponential of it
+            w = None if weight is None else weight[index[0], index[3 - dim]].unsqueeze(dim)
+            shift = _shifted_logsumexp(p_t, dim).sub_(_shifted_logsumexp(p_s, dim))
+            s, t = (x.sub_(x.amax(dim, keepdim=True)) for x in (s, t))
+            total -= shift.sum() if w is None else (shift * w).sum()
+            total += torch.dot(t.sub_(s).flatten(), (p_t if w is None else p_t * w).flatten())  # (A*P*Q,) of a block
+            if grad is not None:
+                torch.sub(p_s, p_t, out=grad[index])
+                if w is not None:
+                    grad[index] *= w
+    return with_gradients(total.to(student.dtype), (student, grad), divisor=temperature)
 
 
 def _shifted_logsumexp(p: Tensor, dim: int) -> Tensor:
@@ -137,14 +128,12 @@ def channel_divergence(student: Tensor, teacher: Tensor, *, temperature: float =
         student, teacher: (B, C, ...) maps; each channel of each image is a distribution over its positions.
         temperature: T, above 0.
     """
-    check_same_shape(student, teacher)
+    student, teacher = cast_pair(student, teacher)
     if student.dim() < 3:
         raise ValueError(f'maps must be (B, C, ...) with at least one axis of positions, got {tuple(student.shape)}')
-    dtype = loss_dtype(student)
     if not student.numel():
-        return student.to(dtype).sum()
-    s, t = (x.to(dtype).flatten(2) for x in (student, teacher))  # (B, C, N)
-    divergence = divergence_sum(s, t, 2, temperature)
+        return student.sum()
+    divergence = divergence_sum(student.flatten(2), teacher.flatten(2), 2, temperature)  # (B, C, N)
     return divergence * (temperature**2 / (len(student) * student.shape[1]))
 
 

@@ -33,7 +33,7 @@ from mmdistill_dense.networks.modes import attributes
 from mmdistill_dense.networks.recording import run_parts
 from mmdistill_dense.registry import DISTILLERS, HOOKS, STEP_PLUGINS
 from mmdistill_dense.unlabelled.pictures import UnlabeledImages
-from mmdistill_dense.utils.reproducible import fork_rng, mix, seed_everything
+from mmdistill_dense.utils.reproducible import fork_rng, seed_everything
 from mmdistill_dense.utils.runner_internals import Network, Samples, batch_augments
 from mmdistill_dense.utils.validate import Iteration, PartOfRun, Positive, Whole
 
@@ -192,7 +192,7 @@ class Unlabelled(StepPlugin):
         with ExitStack() as stack:
             stack.enter_context(fork_rng())
             stack.enter_context(attributes(state, part=PART))
-            seed_everything(mix(state.seed, state.rank, state.iteration, _TAG))
+            seed_everything(state.seed, state.rank, state.iteration, _TAG)
             inputs, samples = prepare_batch(model, self.batch)
             taught = run_teachers(takers, inputs, next(model.parameters()))
             if self.option.bn == 'labelled':  # the batch's statistics normalise, as in training; the running ones stay

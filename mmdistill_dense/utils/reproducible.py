@@ -44,15 +44,17 @@ def stream_states() -> Any:
     return random.getstate(), array[1].tobytes(), array[2:], [stream.numpy().tobytes() for stream in streams]
 
 
-def seed_everything(seed: int) -> None:
-    """Seed python's, numpy's and torch's global streams."""
+def seed_everything(*numbers: int) -> int:
+    """Seed python's, numpy's and torch's global streams, and return the seed: the number, or several as :func:`mix`."""
+    seed = seed_torch(*numbers)
     random.seed(seed)
     np.random.seed(seed)
-    seed_torch(seed)
+    return seed
 
 
-def seed_torch(seed: int) -> None:
+def seed_torch(*numbers: int) -> int:
     """Seed torch's streams on the devices in use; ``torch.manual_seed`` formats the call stack for each other kind."""
+    seed = mix(*numbers) if len(numbers) > 1 else numbers[0]
     torch.default_generator.manual_seed(seed)
     for kind in ('cuda', 'xpu', 'npu', 'mlu', 'musa'):
         device = getattr(torch, kind, None)
@@ -60,6 +62,7 @@ def seed_torch(seed: int) -> None:
             device.manual_seed_all(seed)
     if torch.backends.mps.is_available():
         torch.mps.manual_seed(seed)
+    return seed
 
 
 class WorkerSeed:
@@ -116,7 +119,7 @@ class SeededBatches:
         if self._iterator is None:
             self._iterator = iter(self._loader)  # late, because this starts the workers
         if not self._loader.num_workers:
-            seed_everything(seed := mix(*self.seeds, self.position, 1))
+            seed = seed_everything(*self.seeds, self.position, 1)
             self._generators.seed(seed)
         self.position += 1
         return next(self._iterator)
@@ -151,7 +154,7 @@ class ReplayedBatches:
 
     def __next__(self) -> Any:
         if not self._workers:
-            seed_everything(seed := mix(*self.seeds, self.position, 1))
+            seed = seed_everything(*self.seeds, self.position, 1)
             self._generators.seed(seed)
         self.position += 1
         return next(self._batches)

@@ -306,7 +306,7 @@ def learn_distiller_tokens(
     with fork_rng(), training_objective(network), torch.enable_grad(), loader as batches:
         while learner.iteration < whole:
             batch = next(batches)
-            seed_everything(mix(seed, get_rank(), learner.iteration, 2))
+            seed_everything(seed, get_rank(), learner.iteration, 2)
             data = preprocessor(batch, True)
             inputs, samples = task.teacher.renormalised(data['inputs']), data['data_samples']
             if learner.iteration == start:

@@ -94,8 +94,7 @@ class SeededStreams(Hook):
 
     def before_train(self, runner: Runner) -> None:
         loader, loop, model = runner.train_dataloader, runner.train_loop, unwrap(runner.model)
-        of_model = Generators([getattr(model, 'data_preprocessor', None), of_modules(model)])
-        self._generators = of_model if len(of_model) else None
+        self._generators = Generators([getattr(model, 'data_preprocessor', None), of_modules(model)]) or None
         of_loader = Generators([loader.dataset, loader.collate_fn])
         names = of_loader.unseeded()
         if loader.num_workers and len(of_loader) > len(Generators(loader.dataset)):  # which workers do not show

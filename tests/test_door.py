@@ -120,6 +120,10 @@ def test_help_waits_for_no_library() -> None:
     """Those of the stack would print notes, too."""
     names, slow = loaded(HELP)
     assert not slow and len(names) < 20
+
+
+@pytest.mark.soak
+def test_new_waits_for_no_detector() -> None:
     names, slow = loaded('import mmdistill_dense.apps.project.new')
     assert len(names) <= 120 and 'mmdet' not in slow  # it takes a second, which segmentation need not wait
     module_names = ('model.distill_model', 'engine', 'losses.detection', 'distillers.maskd.token_distiller')

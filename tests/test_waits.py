@@ -70,6 +70,7 @@ def count(kind, distillers, before=lambda model: None):
     return device
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize(('iteration', 'expected'), [(0, 1), (1, 0)], ids=['measured', 'between'])
 def test_balanced_distillers_wait_once_in_measured_steps_alone(iteration, expected):
     def begin(model):

@@ -53,6 +53,7 @@ def network(option: ConfigDict, scope: str) -> ModelConfig:
 _networks: dict[str, ModelConfig] = {}
 
 
+@pytest.mark.soak
 def test_configs_resolve() -> None:
     typed = [path for path in [*FILES, *CONTROLS] if path not in named()]
     toys = [place(f'afdcd/{name}') for name in ('toy_seg', 'deeplabv3_r101_to_r18_cityscapes')]

@@ -211,6 +211,7 @@ def gradients(model, batch, names):
     return [vector(toys.total(part), list(model.backbone.parameters())) for part in parts]
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize('scope', ['mmseg', 'mmdet'])
 def test_norms_are_those_of_plain_backward_passes(scope):
     if scope == 'mmseg':
@@ -299,6 +300,7 @@ def test_a_frozen_backbone_is_measured_at_its_neck():
     assert step(model)['distill.kd.weight'] > 0
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize('precision', [torch.float32, torch.bfloat16])
 def test_the_loss_scale_is_divided_out(precision):
     actual = []

@@ -93,6 +93,7 @@ def test_a_suite_whose_jobs_wait_is_not_submitted_again() -> None:
     assert not Path('job101').exists()
 
 
+@pytest.mark.soak
 def test_a_batch_of_other_processes_is_told() -> None:
     tiny.write(Path(), control='deeplabv3_r101_to_r18_cityscapes', teacher=None, options=None)
     done = submit('tiny.yaml', '4')

@@ -279,6 +279,7 @@ def test_a_network_whose_copy_would_share_a_part_is_built_each_time(kind):
     assert kind is NotOnMeta or all(one.note.__closure__[0].cell_contents is one for one in networks)
 
 
+@pytest.mark.soak
 def test_a_network_that_needs_larger_pictures_says_which(monkeypatch):
     """An operation that only GPUs have was given as the reason."""
     option = dict(

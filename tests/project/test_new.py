@@ -52,6 +52,7 @@ def test_heads_in_lists_are_set(capsys: pytest.CaptureFixture) -> None:
     assert 'STARTS FROM RANDOM WEIGHTS' in capsys.readouterr().out
 
 
+@pytest.mark.soak
 def test_a_student_of_larger_pictures_is_refused() -> None:
     seg_folder(Path('mine'))
     call(LRASPP, FASTSCNN, '--iters', '2', '--random-weights', '--size', '192', '256')

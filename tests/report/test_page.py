@@ -184,6 +184,7 @@ def test_runs_from_before_a_move_cost_no_pictures(suite: Path, tmp_path: Path) -
     assert titles(make_named(tmp_path).items[0]) == ['input', 'control', 'kd', 'late', 'teacher', 'truth']
 
 
+@pytest.mark.soak
 def test_a_damaged_checkpoint_costs_its_own_pictures(suite, tmp_path):
     copied(suite, tmp_path)
     (file,) = (tmp_path / f'runs/kd/seed{SEED}').glob('*.pth')

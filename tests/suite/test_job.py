@@ -108,6 +108,7 @@ def test_a_finished_run_is_not_repeated(definition: Definition, tmp_path: Path) 
     assert (folder / 'iter_6.pth').stat().st_mtime_ns == before
 
 
+@pytest.mark.soak
 def test_weights_alone_are_kept(whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     definition = load_suite(tiny.write(Path(), methods={'mgd': {}}, keep='weights'))
@@ -286,6 +287,7 @@ def test_unwritten_progress_ends_no_training(tmp_path: Path, monkeypatch: pytest
     assert read_json(tmp_path / 'state.json')['time'] > state['time']
 
 
+@pytest.mark.soak
 def test_a_checkpoint_is_saved_by_time_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Between those of the config, which here saves at the end alone; a run with other labels does not go on."""
     monkeypatch.chdir(tmp_path)

@@ -23,7 +23,7 @@ from mmdistill_dense.config.resolve import load_model
 from mmdistill_dense.config.values import evaluator_scores, num_classes
 from mmdistill_dense.distillers import MGD, PCD, AfDCD
 from mmdistill_dense.distillers.feature import Level
-from mmdistill_dense.guards import checkpoint_rules, config_rules, student_rules
+from mmdistill_dense.guards import config_rules, student_rules
 from mmdistill_dense.guards.config import check_class_weights, check_num_classes, check_other_heads
 from mmdistill_dense.guards.findings import worst
 from mmdistill_dense.networks.building import build_network
@@ -166,15 +166,15 @@ PAIR_OF_VIEWS = dict(batch=dict(inputs=[batched(9)['batch']['inputs']]), batch_s
     (config_rules.evaluators, ignoring(11, dict(ignore_index=11)), '', ''),
     (config_rules.evaluators, ignoring(255, {}), '', ''),
     (config_rules.evaluators, ignoring(2, {}), '', ''),
-    (checkpoint_rules.checkpoints, kept(STEPS), 'warning', ''),
-    (checkpoint_rules.checkpoints, kept(EPOCHS), '', ''),
-    (checkpoint_rules.checkpoints, dict(config=dict(train_cfg=STEPS, default_hooks=dict(checkpoint=None))), '', ''),
-    (checkpoint_rules.checkpoints, kept(STEPS, by_epoch=False, interval=400), '', ''),
-    (checkpoint_rules.checkpoints, kept(STEPS, interval=1), 'warning', 'counts epochs'),
-    (checkpoint_rules.checkpoints, kept(STEPS, by_epoch=False, interval=-1), '', ''),
-    (checkpoint_rules.checkpoints, kept(EPOCHS, interval=1), '', ''),
-    (checkpoint_rules.checkpoints, kept(EPOCHS, by_epoch=False, interval=500), '', ''),
-    (checkpoint_rules.checkpoints, kept(EPOCHS, interval=20), 'warning', 'the run ends at 12 epochs'),
+    (config_rules.checkpoints, kept(STEPS), 'warning', ''),
+    (config_rules.checkpoints, kept(EPOCHS), '', ''),
+    (config_rules.checkpoints, dict(config=dict(train_cfg=STEPS, default_hooks=dict(checkpoint=None))), '', ''),
+    (config_rules.checkpoints, kept(STEPS, by_epoch=False, interval=400), '', ''),
+    (config_rules.checkpoints, kept(STEPS, interval=1), 'warning', 'counts epochs'),
+    (config_rules.checkpoints, kept(STEPS, by_epoch=False, interval=-1), '', ''),
+    (config_rules.checkpoints, kept(EPOCHS, interval=1), '', ''),
+    (config_rules.checkpoints, kept(EPOCHS, by_epoch=False, interval=500), '', ''),
+    (config_rules.checkpoints, kept(EPOCHS, interval=20), 'warning', 'the run ends at 12 epochs'),
 ])  # fmt: skip
 def test_a_rule_finds_what_is_wrong_alone(rule: Any, facts: dict[str, Any], level: str, words: str) -> None:
     actual = list(rule(subject(**facts)))
@@ -233,7 +233,7 @@ def test_a_learning_rate_that_does_not_follow_the_run(loop: dict, schedulers: li
 ])  # fmt: skip
 def test_a_best_checkpoint_by_a_score_that_nothing_gives(evaluator: Any, name: Any, wrong: bool) -> None:
     hooks = dict(checkpoint=dict(save_best=name))
-    actual = checkpoint_rules.scores(subject(config=dict(val_evaluator=evaluator, default_hooks=hooks)))
+    actual = config_rules.scores(subject(config=dict(val_evaluator=evaluator, default_hooks=hooks)))
     assert [finding.level for finding in actual] == (['error'] if wrong else [])
     if isinstance(name, str) and name != 'auto':  # a suite says the same
         with pytest.raises(ValueError, match='score of val_evaluator') if wrong else nullcontext():

@@ -4,8 +4,6 @@ The names below are imported when they are first asked for: importing the packag
 the process.
 """
 
-from __future__ import annotations
-
 from typing import TYPE_CHECKING
 
 from mmdistill_dense.utils.lazy import import_lazily

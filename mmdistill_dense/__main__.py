@@ -4,8 +4,6 @@ A command is a function that fills a parser and names what runs (``parser.set_de
 that imports nothing slow, so that help and mistakes are told at once.
 """
 
-from __future__ import annotations
-
 import argparse
 import difflib
 import os

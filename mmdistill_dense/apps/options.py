@@ -3,8 +3,6 @@
 ``train`` and ``test`` take the options of mmseg's and mmdet's scripts.
 """
 
-from __future__ import annotations
-
 import argparse
 import os
 import sys

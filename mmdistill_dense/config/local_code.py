@@ -1,7 +1,5 @@
 """The code that a config brings along: modules of no installed package, and digits that change with them."""
 
-from __future__ import annotations
-
 import ast
 import hashlib
 import importlib.util

@@ -1,7 +1,5 @@
 """Configs: found by name, read with what they inherit, and the networks in them resolved, without mmengine.hub."""
 
-from __future__ import annotations
-
 import ast
 import copy
 import difflib

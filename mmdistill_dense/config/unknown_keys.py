@@ -1,7 +1,5 @@
 """Refuse misspelt names, with the nearest known name in the error."""
 
-from __future__ import annotations
-
 import difflib
 import inspect
 import re

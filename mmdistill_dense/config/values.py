@@ -1,7 +1,5 @@
 """What configs hold: values laid flat, the data set below its wrappers, scores of evaluators, numbers of classes."""
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any

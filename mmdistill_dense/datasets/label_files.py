@@ -4,8 +4,6 @@ Its metric counts some of these as missed. So ``new`` writes a file without them
 ``CocoDataset`` tells what the metric will count.
 """
 
-from __future__ import annotations
-
 import math
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence

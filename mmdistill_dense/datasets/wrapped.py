@@ -1,7 +1,5 @@
 """Look through data sets that repeat, join or mix those of others."""
 
-from __future__ import annotations
-
 import hashlib
 import os
 from collections.abc import Iterator, Sequence

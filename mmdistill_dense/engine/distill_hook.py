@@ -1,7 +1,5 @@
 """``DistillHook``, the one hook that a distilled run needs, and its parts."""
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any

@@ -1,7 +1,5 @@
 """Save at SIGTERM and SIGUSR1 so that a run can go on."""
 
-from __future__ import annotations
-
 import os
 import signal
 import threading

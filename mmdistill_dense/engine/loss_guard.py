@@ -1,7 +1,5 @@
 """Stop a run at a loss that is not finite, and clip the gradients of distillers."""
 
-from __future__ import annotations
-
 import inspect
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence

@@ -1,7 +1,5 @@
 """The optimizer LARS, and a constructor of optimizers that trains inherited parameters more slowly."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Resume a run: from which file, by the same teachers and options, with what mmengine does not keep."""
 
-from __future__ import annotations
-
 import contextlib
 import functools
 import itertools

@@ -1,7 +1,5 @@
 """Ask the rules of ``guards`` where a run begins: errors stop it before its first step, warnings are logged."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial

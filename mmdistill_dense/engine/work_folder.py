@@ -1,7 +1,5 @@
 """The work folder of a config, which may inherit another one."""
 
-from __future__ import annotations
-
 import re
 from contextlib import suppress
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Read a public file of a vision transformer strictly, under the names of its original code or of timm."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass

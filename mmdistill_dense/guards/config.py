@@ -1,7 +1,5 @@
 """Checks before the first iteration, for mistakes in a config that would otherwise train for hours in silence."""
 
-from __future__ import annotations
-
 import logging
 import os
 import re

@@ -5,8 +5,6 @@ Every road asks them: ``RunGuards`` before the first step of a training, ``mmdis
 error too; a rule that only raises returns nothing.
 """
 
-from __future__ import annotations
-
 import math
 import os
 import re

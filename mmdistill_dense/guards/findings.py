@@ -1,7 +1,5 @@
 """The facts of a run that rules are asked about, and what they find."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial

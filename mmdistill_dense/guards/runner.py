@@ -1,7 +1,5 @@
 """Checks of a runner before the first iteration: loaders, options of its checkpoint hook, weights that it loads."""
 
-from __future__ import annotations
-
 import inspect
 import logging
 from collections.abc import Iterable, Iterator, Mapping

@@ -1,7 +1,5 @@
 """The rules of a built student and its distillers, which every road asks as it does those of ``config_rules``."""
 
-from __future__ import annotations
-
 import torch
 from torch.nn.modules.batchnorm import _BatchNorm
 

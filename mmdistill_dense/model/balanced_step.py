@@ -1,7 +1,5 @@
 """The measurement of a training step that the weights of balanced distillers follow from."""
 
-from __future__ import annotations
-
 import logging
 import math
 from collections.abc import Mapping, Sequence

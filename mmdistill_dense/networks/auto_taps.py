@@ -1,7 +1,5 @@
 """Find and pair the maps of student and teacher, for ``student_tap='auto'``."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field

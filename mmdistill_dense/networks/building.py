@@ -1,7 +1,5 @@
 """Build a network from its config, with or without pre-trained weights, and move it."""
 
-from __future__ import annotations
-
 import copy
 import os
 from collections.abc import Iterator, Mapping

@@ -5,8 +5,6 @@ same in both. Some do not: FCOS multiplies its boxes by the stride only in evalu
 maps in training. The outputs of such modules can be compared only if both networks run them in the same mode.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from itertools import product

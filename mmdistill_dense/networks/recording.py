@@ -1,7 +1,5 @@
 """Record and replace tapped tensors in one forward pass that runs only what the taps need."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial

@@ -1,7 +1,5 @@
 """BackboneStudent: a backbone alone, trained on the views of unlabelled images."""
 
-from __future__ import annotations
-
 import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any

@@ -1,7 +1,5 @@
 """SSLTeacher: a self-supervised network whose projection head gives a map, and the public files that it reads."""
 
-from __future__ import annotations
-
 import copy
 import re
 from collections.abc import Collection, Mapping, Sequence

@@ -1,7 +1,5 @@
 """Pictures without labels as a training set: their folder, their pipeline, and which are in other sets too."""
 
-from __future__ import annotations
-
 import copy
 import logging
 import os

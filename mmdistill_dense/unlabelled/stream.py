@@ -1,7 +1,5 @@
 """The second stream of a run: pictures without labels, read beside the labelled ones."""
 
-from __future__ import annotations
-
 import copy
 import hashlib
 import itertools

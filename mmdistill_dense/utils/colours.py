@@ -1,7 +1,5 @@
 """The colours of classes in pictures."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import cv2

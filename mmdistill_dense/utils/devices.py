@@ -1,7 +1,5 @@
 """The device that a command asks for."""
 
-from __future__ import annotations
-
 import torch
 
 

@@ -1,7 +1,5 @@
 """The one sentence about a mistake that the package knows, as the last line of a program that ends with an error."""
 
-from __future__ import annotations
-
 import os
 import sys
 import time

@@ -1,7 +1,5 @@
 """Files that are complete at any time, and folders that belong to one process at a time."""
 
-from __future__ import annotations
-
 import errno
 import fcntl
 import io

@@ -1,7 +1,5 @@
 """Random generators that a data set and the steps of its pipeline hold, beside the global streams."""
 
-from __future__ import annotations
-
 import ast
 import inspect
 import random

@@ -1,7 +1,5 @@
 """Lazy imports: a package's names are imported when first used."""
 
-from __future__ import annotations
-
 import ast
 import importlib
 import sys

@@ -4,8 +4,6 @@ mmengine replaces ``{{ fileDirname }}``, ``{{$NAME:default}}`` and ``{{ _base_.k
 Names come from strangers: a ``{{`` of theirs would become source.
 """
 
-from __future__ import annotations
-
 import keyword
 import math
 import re

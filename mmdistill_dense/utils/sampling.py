@@ -1,7 +1,5 @@
 """Choose some members of a long row, evenly spaced."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import TypeVar
 

@@ -1,7 +1,5 @@
 """Checks of options and shapes, each with a message that names the config key, and the parts of messages."""
 
-from __future__ import annotations
-
 import argparse
 import builtins
 import difflib

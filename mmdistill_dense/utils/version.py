@@ -1,7 +1,5 @@
 """The version of the package, and what ``mmdistill --version`` prints: all that a report of a fault needs."""
 
-from __future__ import annotations
-
 import platform
 from collections.abc import Iterator
 from contextlib import suppress

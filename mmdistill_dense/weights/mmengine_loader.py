@@ -5,8 +5,6 @@
 torch's default, and downloads are not protected at all.
 """
 
-from __future__ import annotations
-
 import io
 from collections.abc import Callable
 from contextlib import suppress

@@ -8,8 +8,6 @@ declare raw bytes to be pointers to Python objects, and reading would then acces
 A zip of torch.save holds a checksum of every member. torch does not check it, so a flipped bit would become a weight.
 """
 
-from __future__ import annotations
-
 import json
 import pickle
 import re

@@ -1,7 +1,5 @@
 """The names in public self-supervised checkpoints, as one table for :mod:`mmdistill_dense.pretrain.ssl_teacher`."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 IMAGENET_MEAN = (123.675, 116.28, 103.53)

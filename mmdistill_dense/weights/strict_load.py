@@ -1,7 +1,5 @@
 """Find the file of a checkpoint option, also on the Hugging Face hub, check its hash, and load its weights strictly."""
 
-from __future__ import annotations
-
 import hashlib
 import logging
 import os

@@ -1,7 +1,5 @@
 """What ``check`` prints: a report as tables for a terminal."""
 
-from __future__ import annotations
-
 import argparse
 import math
 from collections.abc import Iterable

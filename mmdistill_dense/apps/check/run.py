@@ -1,7 +1,5 @@
 """Check a config in stages: cheap checks come first, and an error ends the check."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace

@@ -1,7 +1,5 @@
 """What the gradients of a measured step say about the weights of the distillers."""
 
-from __future__ import annotations
-
 import math
 
 from mmdistill_dense.apps.check.context import CheckContext

@@ -3,8 +3,6 @@
 Each takes the context, notes facts there, and yields what only a measurement can find.
 """
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext

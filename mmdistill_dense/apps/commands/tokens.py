@@ -1,7 +1,5 @@
 """What the command ``tokens`` does."""
 
-from __future__ import annotations
-
 import argparse
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """What the commands ``train`` and ``test`` do."""
 
-from __future__ import annotations
-
 import argparse
 import os
 from copy import deepcopy

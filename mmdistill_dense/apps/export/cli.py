@@ -1,7 +1,5 @@
 """``mmdistill export``: what is asked for, and what is printed of it."""
 
-from __future__ import annotations
-
 import argparse
 
 from mmengine.config import Config

@@ -1,7 +1,5 @@
 """Graphs of a student as ONNX or ``torch.export``: write, run and evaluate them."""
 
-from __future__ import annotations
-
 import contextlib
 import importlib.util
 import inspect

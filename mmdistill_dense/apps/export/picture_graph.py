@@ -1,7 +1,5 @@
 """``mmdistill export --whole``: one ONNX graph from a picture to its label map, or to boxes and masks."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """From a network's outputs to what a user asks for: a label map, or boxes and masks in a picture's pixels."""
 
-from __future__ import annotations
-
 import contextlib
 import sys
 from collections import Counter

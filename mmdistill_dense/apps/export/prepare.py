@@ -1,7 +1,5 @@
 """From a picture to a network's input, as the test pipeline and the preprocessor of a config do it, and its answer."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Make a plain config run where this package is not installed, and say what had to be left out for that."""
 
-from __future__ import annotations
-
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path

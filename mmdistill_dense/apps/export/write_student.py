@@ -1,7 +1,5 @@
 """``mmdistill export``: a student's weights with the plain config, or its graph, checked and scored."""
 
-from __future__ import annotations
-
 import json
 import math
 import tempfile

@@ -1,7 +1,5 @@
 """Pictures for people: inputs as pictures, with labels or predictions drawn on them."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path

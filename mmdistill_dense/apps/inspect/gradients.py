@@ -1,7 +1,5 @@
 """Value and gradient of each term of the loss of a training step."""
 
-from __future__ import annotations
-
 import contextlib
 import copy
 import math

@@ -1,7 +1,5 @@
 """What a network predicts for prepared pictures, and how long its pass takes."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack

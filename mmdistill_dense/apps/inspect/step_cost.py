@@ -1,7 +1,5 @@
 """What a step costs: a generated batch, and time and memory of a training step on it."""
 
-from __future__ import annotations
-
 import copy
 import statistics
 import time

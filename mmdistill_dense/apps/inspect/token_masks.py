@@ -1,7 +1,5 @@
 """Sheets of the masks that the tokens of MasKD and FreeKD make of pictures."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any

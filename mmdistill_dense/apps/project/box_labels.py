@@ -1,7 +1,5 @@
 """Find the pictures, labels and classes of a data set of boxes and polygons."""
 
-from __future__ import annotations
-
 import json
 import os
 import shlex

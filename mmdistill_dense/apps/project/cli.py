@@ -1,7 +1,5 @@
 """The options of ``new``, ``run`` and ``predict``; what can be told before anything slow is imported is told first."""
 
-from __future__ import annotations
-
 import argparse
 import re
 import shlex

@@ -1,7 +1,5 @@
 """The texts of the files that ``new`` writes."""
 
-from __future__ import annotations
-
 import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any

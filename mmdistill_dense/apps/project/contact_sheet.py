@@ -1,7 +1,5 @@
 """What was read from the data, as a training reads it: a picture of pictures with their labels, and counts."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """How many pictures are found, used and left out, and why."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 

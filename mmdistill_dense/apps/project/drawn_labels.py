@@ -1,7 +1,5 @@
 """Label images that new writes from polygons, masks and colours."""
 
-from __future__ import annotations
-
 import csv
 import hashlib
 import json

@@ -1,7 +1,5 @@
 """Find out what a folder of pictures and label images holds."""
 
-from __future__ import annotations
-
 import os
 import shlex
 from collections.abc import Mapping, Sequence

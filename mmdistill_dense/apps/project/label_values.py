@@ -1,7 +1,5 @@
 """The values in label images, and their classes."""
 
-from __future__ import annotations
-
 import csv
 import math
 import re

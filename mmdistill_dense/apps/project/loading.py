@@ -1,7 +1,5 @@
 """How pictures are read: their size, the crop of a training, the pictures of a step, the reading processes."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import torch

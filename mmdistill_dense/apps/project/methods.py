@@ -1,7 +1,5 @@
 """Which methods teach a student, and the distillers of each: those that the package has for such a pair."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path

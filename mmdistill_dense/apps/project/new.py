@@ -1,7 +1,5 @@
 """Plan and write a project: the configs of a student, a teacher and the user's data in one folder."""
 
-from __future__ import annotations
-
 import argparse
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence

@@ -1,7 +1,5 @@
 """The user's pictures: in which folders they lie, how they are opened and turned, and what trainings cannot read."""
 
-from __future__ import annotations
-
 import math
 import os
 import re

@@ -3,8 +3,6 @@
 Neighbours of one source are nearly equal. Where some train and others validate, the scores flatter what memorises.
 """
 
-from __future__ import annotations
-
 import random
 import re
 from collections import defaultdict

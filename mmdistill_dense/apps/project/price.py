@@ -1,7 +1,5 @@
 """What the trainings of a project will take on this machine, from some timed steps."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """``mmdistill run``: check, train and test with the suite, write the report, export the students."""
 
-from __future__ import annotations
-
 import math
 import os
 from collections.abc import Iterator, Sequence

@@ -1,7 +1,5 @@
 """The teacher of a project: its checkpoint or published weights, or a foundation model."""
 
-from __future__ import annotations
-
 import argparse
 from collections.abc import Mapping, Sequence
 from contextlib import suppress

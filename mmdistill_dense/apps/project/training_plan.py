@@ -1,7 +1,5 @@
 """How student and teacher of a project are trained, both alike: optimizer, rate, schedule, length."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass

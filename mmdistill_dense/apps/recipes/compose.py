@@ -6,8 +6,6 @@ names the pairs they fit, see :mod:`~mmdistill_dense.apps.recipes.named`. The co
 options, so a method differs from its control in nothing but its distillers.
 """
 
-from __future__ import annotations
-
 import os
 import re
 from collections.abc import Iterable

@@ -1,7 +1,5 @@
 """Configs by name: ``cwd:deeplabv3_r101_to_r18_voc``, ``cwd:deeplabv3_r101_to_r18_voc:feature``."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator, Mapping
 from copy import deepcopy

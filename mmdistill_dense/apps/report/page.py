@@ -1,7 +1,5 @@
 """Write a report into one self-contained HTML file: answer, scores, pictures, curves, settings."""
 
-from __future__ import annotations
-
 import argparse
 import base64
 import gzip

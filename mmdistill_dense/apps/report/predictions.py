@@ -1,7 +1,5 @@
 """The section that runs networks: what the students and the teacher predict, and the truth, side by side."""
 
-from __future__ import annotations
-
 import copy
 import math
 import time

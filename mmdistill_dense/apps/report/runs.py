@@ -1,7 +1,5 @@
 """The runs on a page: their names, controls and settings, and what mmengine logged of them."""
 
-from __future__ import annotations
-
 import json
 import os
 import re

@@ -1,7 +1,5 @@
 """The parts of a page: sections with tables, pictures, and curves as plotly figures, whose colours the page sets."""
 
-from __future__ import annotations
-
 import base64
 import math
 import re

@@ -1,7 +1,5 @@
 """The section of a report that shows the masks of learned tokens (MasKD, FreeKD)."""
 
-from __future__ import annotations
-
 from functools import partial
 from typing import Any
 

@@ -1,7 +1,5 @@
 """What the commands of ``suite`` do."""
 
-from __future__ import annotations
-
 import argparse
 import logging
 import os

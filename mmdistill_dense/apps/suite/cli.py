@@ -1,7 +1,5 @@
 """The options of ``suite``. Nothing slow is imported before the arguments are read."""
 
-from __future__ import annotations
-
 import argparse
 from contextlib import nullcontext
 from importlib import import_module

@@ -1,7 +1,5 @@
 """The configs of a suite's rows, and the hash of a config that identifies a run."""
 
-from __future__ import annotations
-
 import copy
 import hashlib
 import json

@@ -1,7 +1,5 @@
 """The definition of a suite: the methods, the recipe and the seeds to compare, in Python, YAML or JSON."""
 
-from __future__ import annotations
-
 import json
 import os
 import re

@@ -1,7 +1,5 @@
 """One run of a suite: trains what is left to train, tests, and writes the result."""
 
-from __future__ import annotations
-
 import os
 import platform
 import re

@@ -1,7 +1,5 @@
 """The runs of a suite, their dependencies, configs and results."""
 
-from __future__ import annotations
-
 import itertools
 import json
 import re

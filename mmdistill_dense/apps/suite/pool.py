@@ -1,7 +1,5 @@
 """Do several runs at a time, each in its own process."""
 
-from __future__ import annotations
-
 import ctypes
 import os
 import shutil

@@ -1,7 +1,5 @@
 """The check of a suite's rows before the first run starts."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import suppress
 from copy import deepcopy

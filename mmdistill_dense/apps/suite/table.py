@@ -1,7 +1,5 @@
 """The table of a suite: which runs it may compare, their rows and sentences, as Markdown, and their scores."""
 
-from __future__ import annotations
-
 import csv
 import io
 from collections.abc import Callable, Iterator, Mapping, Sequence

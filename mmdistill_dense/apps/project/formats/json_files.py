@@ -1,7 +1,5 @@
 """Labels in json: COCO's, one file for each part or one for all, and labelme's, one a picture with shapes of points."""
 
-from __future__ import annotations
-
 import base64
 import io
 import json

@@ -4,8 +4,6 @@ Readers return a :class:`Reading`. Those of shapes that were drawn by hand give 
 :meth:`Reading.add` does the rest for all of them.
 """
 
-from __future__ import annotations
-
 import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence

@@ -1,7 +1,5 @@
 """Labels in VOC's xml: a file for each picture, with boxes between corners counted from 1, by some tools from 0."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path

@@ -1,7 +1,5 @@
 """YOLO's text files. A line is an object: ``class x y width height`` or ``class x1 y1 x2 y2 …``."""
 
-from __future__ import annotations
-
 import math
 import os
 import re

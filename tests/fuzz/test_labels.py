@@ -1,7 +1,5 @@
 """Exports of annotation tools with something replaced or removed: one line names the place, or counts add up."""
 
-from __future__ import annotations
-
 import copy
 import json
 import random

@@ -1,7 +1,5 @@
 """Networks before they teach: traced for shapes before any weight is loaded, in their modes, with whole heads."""
 
-from __future__ import annotations
-
 import copy
 from contextlib import suppress
 from importlib import import_module

@@ -1,7 +1,5 @@
 """Every loss, and what the losses are made of, over drawn shapes, values and precisions: what a formula promises."""
 
-from __future__ import annotations
-
 import math
 import re
 from collections.abc import Callable, Iterator

@@ -17,7 +17,7 @@ from torch.utils.hooks import RemovableHandle
 from mmdistill_dense.config.unknown_keys import check_keys
 from mmdistill_dense.datasets.wrapped import count_pictures
 from mmdistill_dense.engine.ddp import check_equal_epochs
-from mmdistill_dense.guards import config_rules, student_rules
+from mmdistill_dense.guards import run_rules
 from mmdistill_dense.guards.config import check_custom_keys, check_pretrained, check_teacher_classes
 from mmdistill_dense.guards.findings import ERROR, NOTE, Findings, RunFacts, note, warning
 from mmdistill_dense.guards.runner import (
@@ -57,7 +57,7 @@ class RunGuards(Hook):
         trains = built_loop(runner) is not None
         splits = ('train', 'val') if trains else ('test',)
         facts = RunFacts(runner.cfg, network=network, processes=get_world_size(), model=model, splits=splits)
-        _report(runner, config_rules.CONFIG if trains else config_rules.TEST, facts)
+        _report(runner, run_rules.CONFIG if trains else run_rules.TEST, facts)
         if distilled:
             _check_wrapper(runner)
             check_custom_keys(runner, model)
@@ -82,7 +82,7 @@ class RunGuards(Hook):
             scored = (getattr(val, 'metainfo', None) or {}).get('classes')
             facts.scored_classes = {} if scored is None else {'val_dataloader': scored}
             facts.has_weights = bool(start_file(runner) or resumes(runner))
-            _report(runner, (*config_rules.DATA, *student_rules.MODEL), facts)
+            _report(runner, (*run_rules.DATA, *run_rules.MODEL), facts)
             ask = partial(self._ask_about_inputs, runner)
             self._handles.append(model.register_forward_pre_hook(ask, with_kwargs=True))
         if not isinstance(model, Distilled):
@@ -106,7 +106,7 @@ class RunGuards(Hook):
         facts = self._facts
         if facts is not None and facts.batch is None and isinstance(data_batch, Mapping):
             facts.batch = data_batch
-            _report(runner, config_rules.BATCH, facts)
+            _report(runner, run_rules.BATCH, facts)
 
     def _ask_about_inputs(self, runner: Runner, model: nn.Module, _: Any, kwargs: Mapping[str, Any]) -> None:
         """Check the inputs of the first step as the student sees them."""
@@ -117,7 +117,7 @@ class RunGuards(Hook):
         self._handles.pop(0).remove()
         views = inputs if isinstance(inputs, (list, tuple)) else [inputs]
         facts.batch_shape = [list(view.shape) for view in views if isinstance(view, Tensor)]
-        _report(runner, student_rules.STEP, facts)
+        _report(runner, run_rules.STEP, facts)
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
         """Warn of parts of a pre-trained student that nothing trains; under DDP, torch stops before the next step."""

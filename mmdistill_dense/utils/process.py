@@ -1,4 +1,4 @@
-"""This process: how its threads wait for each other, and what it shows during a long step."""
+"""This process: how its threads wait for each other, its device, and what it shows during a long step."""
 
 from __future__ import annotations
 
@@ -38,6 +38,22 @@ def threads_asked_for() -> int:
     """Return the number of threads that the user's shell asks for (``OMP_NUM_THREADS``), 0 without any."""
     number = os.environ.get('OMP_NUM_THREADS', '').partition(',')[0].strip()
     return int(number) if number.isdigit() else 0
+
+
+def device_of(device: str | None) -> str:
+    """Return the device of ``--device``, by default a GPU where there is one; refuse one that this machine lacks."""
+    import torch  # so that a mistake in a command is told at once
+
+    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    devices = [*(['cuda'] if gpus else []), *(f'cuda:{number}' for number in range(gpus) if gpus > 1), 'cpu']
+    if device is None:
+        return devices[0]
+    try:
+        torch.zeros(1, device=device)
+    except (AssertionError, RuntimeError) as error:  # torch without CUDA, no GPU of this number, no such name
+        reason = str(error).partition('\n')[0].rstrip('.')
+        raise ValueError(f'--device {device}: this machine has {", ".join(devices)}. torch says: {reason}.') from error
+    return device
 
 
 @contextmanager

@@ -23,7 +23,7 @@ from mmdistill_dense.config.resolve import load_model
 from mmdistill_dense.config.values import evaluator_scores, num_classes
 from mmdistill_dense.distillers import MGD, PCD, AfDCD
 from mmdistill_dense.distillers.feature import Level
-from mmdistill_dense.guards import config_rules, student_rules
+from mmdistill_dense.guards import run_rules
 from mmdistill_dense.guards.config import check_class_weights, check_num_classes, check_other_heads
 from mmdistill_dense.guards.findings import worst
 from mmdistill_dense.networks.building import build_network
@@ -137,44 +137,44 @@ PAIR_OF_VIEWS = dict(batch=dict(inputs=[batched(9)['batch']['inputs']]), batch_s
 
 
 @pytest.mark.parametrize(('rule', 'facts', 'level', 'words'), [
-    (config_rules.workers, dict(config=loaded(True, by_epoch=True, max_epochs=3)), 'error', 'resumed exactly'),
-    (config_rules.workers, dict(config=loaded(True, custom=True, by_epoch=True, max_epochs=3)), 'error', 'resumed'),
-    (config_rules.workers, dict(config=loaded(False, by_epoch=True, max_epochs=3)), '', ''),
-    (config_rules.workers, dict(config=loaded(True, type='IterBasedTrainLoop', max_iters=3)), '', ''),
-    (config_rules.replaced, dict(config=replaced()), '', ''),
-    (config_rules.validation_classes, dict(scored_classes=OTHER, data_classes=['b', 'a']), '', ''),
-    (config_rules.labels, dict(network=dict(decode_head=dict(num_classes=3, ignore_index=0))), 'warning', '=0 of'),
-    (config_rules.labels, dict(network=dict(decode_head=dict(num_classes=3, ignore_index=2))), 'warning', '=2 of'),
-    (config_rules.labels, dict(network=dict(decode_head=dict(num_classes=3, ignore_index=3))), '', ''),
-    (config_rules.labels, dict(network=dict(decode_head=dict(num_classes=3, ignore_index=255))), '', ''),
-    (config_rules.labels, dict(network=dict(bbox_head=dict(num_classes=1203))), '', ''),
-    (config_rules.optimizer, dict(config=optimized('SGD')), 'warning', 'trains it with AdamW'),
-    (config_rules.optimizer, dict(config=optimized('AdamW')), '', ''),
-    (config_rules.optimizer, dict(config=dict(model=dict(student=dict(type='FCN')))), '', ''),
-    (config_rules.hook, dict(config=model(**TAUGHT)), 'error', 'no DistillHook'),
-    (config_rules.hook, dict(config=model(**TAUGHT) | dict(custom_hooks=[dict(type='DistillHook')])), '', ''),
-    (student_rules.padded, batched(340), 'warning', r'of 200x256 to 340x340.*\.batch_augments to'),
-    (student_rules.padded, batched(310), '', ''),
-    (student_rules.trained, frozen(False, False), 'warning', "nothing in the student's backbone is trained"),
-    (student_rules.trained, frozen(False, True), '', ''),
-    (student_rules.padded, PAIR_OF_VIEWS, '', ''),
-    (config_rules.batch_contents, dict(config=dict(val_dataloader=dict(batch_size=0))), 'error', '.batch_size=0'),
-    (config_rules.batch_contents, dict(config=dict(val_dataloader=dict(batch_size=-1))), 'error', 'batch_size=-1'),
-    (config_rules.batch_contents, dict(config=dict(val_dataloader=dict(batch_size='8'))), 'error', "batch_size='8'"),
-    (config_rules.endless, drawn(STEPS), '', ''),
-    (config_rules.evaluators, ignoring(11, {}), 'warning', 'ignore the label 11, the metric'),
-    (config_rules.evaluators, ignoring(11, dict(ignore_index=11)), '', ''),
-    (config_rules.evaluators, ignoring(255, {}), '', ''),
-    (config_rules.evaluators, ignoring(2, {}), '', ''),
-    (config_rules.checkpoints, kept(STEPS), 'warning', ''),
-    (config_rules.checkpoints, kept(EPOCHS), '', ''),
-    (config_rules.checkpoints, dict(config=dict(train_cfg=STEPS, default_hooks=dict(checkpoint=None))), '', ''),
-    (config_rules.checkpoints, kept(STEPS, by_epoch=False, interval=400), '', ''),
-    (config_rules.checkpoints, kept(STEPS, interval=1), 'warning', 'counts epochs'),
-    (config_rules.checkpoints, kept(STEPS, by_epoch=False, interval=-1), '', ''),
-    (config_rules.checkpoints, kept(EPOCHS, interval=1), '', ''),
-    (config_rules.checkpoints, kept(EPOCHS, by_epoch=False, interval=500), '', ''),
-    (config_rules.checkpoints, kept(EPOCHS, interval=20), 'warning', 'the run ends at 12 epochs'),
+    (run_rules.workers, dict(config=loaded(True, by_epoch=True, max_epochs=3)), 'error', 'resumed exactly'),
+    (run_rules.workers, dict(config=loaded(True, custom=True, by_epoch=True, max_epochs=3)), 'error', 'resumed'),
+    (run_rules.workers, dict(config=loaded(False, by_epoch=True, max_epochs=3)), '', ''),
+    (run_rules.workers, dict(config=loaded(True, type='IterBasedTrainLoop', max_iters=3)), '', ''),
+    (run_rules.replaced, dict(config=replaced()), '', ''),
+    (run_rules.validation_classes, dict(scored_classes=OTHER, data_classes=['b', 'a']), '', ''),
+    (run_rules.labels, dict(network=dict(decode_head=dict(num_classes=3, ignore_index=0))), 'warning', '=0 of'),
+    (run_rules.labels, dict(network=dict(decode_head=dict(num_classes=3, ignore_index=2))), 'warning', '=2 of'),
+    (run_rules.labels, dict(network=dict(decode_head=dict(num_classes=3, ignore_index=3))), '', ''),
+    (run_rules.labels, dict(network=dict(decode_head=dict(num_classes=3, ignore_index=255))), '', ''),
+    (run_rules.labels, dict(network=dict(bbox_head=dict(num_classes=1203))), '', ''),
+    (run_rules.optimizer, dict(config=optimized('SGD')), 'warning', 'trains it with AdamW'),
+    (run_rules.optimizer, dict(config=optimized('AdamW')), '', ''),
+    (run_rules.optimizer, dict(config=dict(model=dict(student=dict(type='FCN')))), '', ''),
+    (run_rules.hook, dict(config=model(**TAUGHT)), 'error', 'no DistillHook'),
+    (run_rules.hook, dict(config=model(**TAUGHT) | dict(custom_hooks=[dict(type='DistillHook')])), '', ''),
+    (run_rules.padded, batched(340), 'warning', r'of 200x256 to 340x340.*\.batch_augments to'),
+    (run_rules.padded, batched(310), '', ''),
+    (run_rules.trained, frozen(False, False), 'warning', "nothing in the student's backbone is trained"),
+    (run_rules.trained, frozen(False, True), '', ''),
+    (run_rules.padded, PAIR_OF_VIEWS, '', ''),
+    (run_rules.batch_contents, dict(config=dict(val_dataloader=dict(batch_size=0))), 'error', '.batch_size=0'),
+    (run_rules.batch_contents, dict(config=dict(val_dataloader=dict(batch_size=-1))), 'error', 'batch_size=-1'),
+    (run_rules.batch_contents, dict(config=dict(val_dataloader=dict(batch_size='8'))), 'error', "batch_size='8'"),
+    (run_rules.endless, drawn(STEPS), '', ''),
+    (run_rules.evaluators, ignoring(11, {}), 'warning', 'ignore the label 11, the metric'),
+    (run_rules.evaluators, ignoring(11, dict(ignore_index=11)), '', ''),
+    (run_rules.evaluators, ignoring(255, {}), '', ''),
+    (run_rules.evaluators, ignoring(2, {}), '', ''),
+    (run_rules.checkpoints, kept(STEPS), 'warning', ''),
+    (run_rules.checkpoints, kept(EPOCHS), '', ''),
+    (run_rules.checkpoints, dict(config=dict(train_cfg=STEPS, default_hooks=dict(checkpoint=None))), '', ''),
+    (run_rules.checkpoints, kept(STEPS, by_epoch=False, interval=400), '', ''),
+    (run_rules.checkpoints, kept(STEPS, interval=1), 'warning', 'counts epochs'),
+    (run_rules.checkpoints, kept(STEPS, by_epoch=False, interval=-1), '', ''),
+    (run_rules.checkpoints, kept(EPOCHS, interval=1), '', ''),
+    (run_rules.checkpoints, kept(EPOCHS, by_epoch=False, interval=500), '', ''),
+    (run_rules.checkpoints, kept(EPOCHS, interval=20), 'warning', 'the run ends at 12 epochs'),
 ])  # fmt: skip
 def test_a_rule_finds_what_is_wrong_alone(rule: Any, facts: dict[str, Any], level: str, words: str) -> None:
     actual = list(rule(subject(**facts)))
@@ -202,12 +202,12 @@ def test_a_rule_finds_what_is_wrong_alone(rule: Any, facts: dict[str, Any], leve
     (STEPS, [{**LINEAR, 'begin': 2, 'end': 3}], ''),
 ])  # fmt: skip
 def test_a_learning_rate_that_does_not_follow_the_run(loop: dict, schedulers: list[dict], words: str) -> None:
-    findings = [*config_rules.rate(subject(config=dict(train_cfg=loop, param_scheduler=schedulers)))]
+    findings = [*run_rules.rate(subject(config=dict(train_cfg=loop, param_scheduler=schedulers)))]
     levels = [finding.level for finding in findings]
     assert levels == ([] if not words else ['error'] if words == 'ERROR' else ['warning'])
     assert words == 'ERROR' or all(words in finding.message for finding in findings)
     alone = subject(config=dict(train_cfg=loop, param_scheduler=schedulers[0]))
-    assert len(schedulers) > 1 or [*config_rules.rate(alone)] == findings, 'one, without a list'
+    assert len(schedulers) > 1 or [*run_rules.rate(alone)] == findings, 'one, without a list'
 
 
 @pytest.mark.parametrize(('evaluator', 'name', 'wrong'), [
@@ -233,7 +233,7 @@ def test_a_learning_rate_that_does_not_follow_the_run(loop: dict, schedulers: li
 ])  # fmt: skip
 def test_a_best_checkpoint_by_a_score_that_nothing_gives(evaluator: Any, name: Any, wrong: bool) -> None:
     hooks = dict(checkpoint=dict(save_best=name))
-    actual = config_rules.scores(subject(config=dict(val_evaluator=evaluator, default_hooks=hooks)))
+    actual = run_rules.scores(subject(config=dict(val_evaluator=evaluator, default_hooks=hooks)))
     assert [finding.level for finding in actual] == (['error'] if wrong else [])
     if isinstance(name, str) and name != 'auto':  # a suite says the same
         with pytest.raises(ValueError, match='score of val_evaluator') if wrong else nullcontext():
@@ -262,12 +262,12 @@ def test_a_weight_of_a_sum_on_a_map_of_another_size(shape: tuple[int, ...], redu
         distiller.levels = [Level(torch.Size((8, *shape[1:])), torch.Size(shape), 1.0, 'backbone[3]')]
     for name, distiller in made.items():
         model = SimpleNamespace(distillers={name: distiller, 'own': PCD(), 'balanced': balanced})
-        texts = [finding.message for finding in student_rules.summed(subject(model=model, network=segmentor))]
+        texts = [finding.message for finding in run_rules.summed(subject(model=model, network=segmentor))]
         other = out or (name == 'mgd' and reduction == 'sum' and shape != (2048, 64, 64) and 'units of the mean')
         assert [other in message for message in texts] == [True] * bool(other)  # type: ignore[operator]
-        assert not list(student_rules.summed(subject(model=model, network=dict(bbox_head={})))), 'a detector'
+        assert not list(run_rules.summed(subject(model=model, network=dict(bbox_head={})))), 'a detector'
         elsewhere = subject(model=model, network=segmentor, options=Options(size=(64, 64)))
-        assert not list(student_rules.summed(elsewhere)), 'no map of the run'
+        assert not list(run_rules.summed(elsewhere)), 'no map of the run'
 
 
 def test_labels_that_the_student_has_no_class_for() -> None:
@@ -276,15 +276,15 @@ def test_labels_that_the_student_has_no_class_for() -> None:
     for classes, levels in ((largest, ['error']), (largest + 1, [])):
         network = dict(decode_head=dict(num_classes=classes))
         made = subject(network=network, batch=dict(data_samples=samples))
-        assert [finding.level for finding in config_rules.labels(made)] == levels
+        assert [finding.level for finding in run_rules.labels(made)] == levels
     samples[0].gt_sem_seg.data.fill_(255)
     samples[1].gt_sem_seg.data.fill_(0)
-    assert not list(config_rules.labels(made)), '255 is ignored'
+    assert not list(run_rules.labels(made)), '255 is ignored'
     made.network['decode_head']['ignore_index'] = 11
-    (finding,) = config_rules.labels(made)
+    (finding,) = run_rules.labels(made)
     assert '[255]' in finding.message and 'ignore_index: 11' in finding.message
     samples[0].gt_sem_seg.data.fill_(11)
-    assert not list(config_rules.labels(made))
+    assert not list(run_rules.labels(made))
 
 
 @pytest.mark.parametrize(('metric', 'words'), [
@@ -328,7 +328,7 @@ def test_a_random_backbone_of_which_a_part_is_never_trained(backbone: dict[str, 
     option = dict(cfg='mmdet::retinanet/retinanet_r18_fpn_1x_coco.py', backbone=backbone)
     config = load_model(option, 'model')
     made = subject(config=dict(model=config.model), network=config.model, model=build_network(config))
-    actual = list(student_rules.random_and_fixed(made))
+    actual = list(run_rules.random_and_fixed(made))
     assert [finding.level for finding in actual] == (['warning'] if words else [])
     assert not words or re.search(words, actual[0].message)
 
@@ -370,22 +370,22 @@ def test_counts_left_at_the_published_number_are_named() -> None:
 )
 def test_a_misspelt_key_of_the_runner_or_option_of_the_loop(loop: dict) -> None:
     with pytest.raises(TypeError, match=r"train_cfg: \w+ has no option 'max_\w+'.* Did you mean 'max_"):
-        config_rules.keys(subject(config=dict(train_cfg=loop)))
+        run_rules.keys(subject(config=dict(train_cfg=loop)))
     with pytest.raises(ValueError, match="load_form is a key that nothing reads. Did you mean 'load_from'"):
-        config_rules.keys(subject(config=dict(load_form='a.pth')))
-    config_rules.keys(subject(config=dict(load_from='a.pth', test_dataloader2=1)))
+        run_rules.keys(subject(config=dict(load_form='a.pth')))
+    run_rules.keys(subject(config=dict(load_from='a.pth', test_dataloader2=1)))
 
 
 def test_a_metric_that_reads_other_boxes_than_its_loader(tmp_path: Path) -> None:
     loader = dict(dataset=dict(data_root=f'{tmp_path}/', ann_file='val.json'))
     config = dict(val_dataloader=loader, test_dataloader=loader, val_evaluator=dict(ann_file=f'{tmp_path}/val.json'))
-    assert not list(config_rules.evaluators(subject(config=config)))
+    assert not list(run_rules.evaluators(subject(config=config)))
     config['test_evaluator'] = [dict(type='A'), dict(ann_file='data/coco/val.json')]
-    (finding,) = config_rules.evaluators(subject(config=config))
+    (finding,) = run_rules.evaluators(subject(config=config))
     assert finding.level == 'error' and f'Set test_evaluator.ann_file={str(tmp_path / "val.json")!r}' in finding.advice
     (tmp_path / 'other.json').touch()
     config['test_evaluator'] = dict(ann_file=str(tmp_path / 'other.json'))
-    assert [finding.level for finding in config_rules.evaluators(subject(config=config))] == ['warning']
+    assert [finding.level for finding in run_rules.evaluators(subject(config=config))] == ['warning']
 
 
 def test_what_mmengine_adds_to_a_config_of_the_zoo_is_no_mistake(tmp_path: Path) -> None:
@@ -399,10 +399,8 @@ def test_what_mmengine_adds_to_a_config_of_the_zoo_is_no_mistake(tmp_path: Path)
     config = Config.fromfile(file)
     assert config.train_cfg['_scope_'] == 'mmdet'
     made = subject(config=config._cfg_dict.to_dict(), network=config.model)
-    levels = [
-        finding.level for rule in (*config_rules.CONSTRUCTION, *config_rules.CONFIG) for finding in rule(made) or ()
-    ]
+    levels = [finding.level for rule in (*run_rules.CONSTRUCTION, *run_rules.CONFIG) for finding in rule(made) or ()]
     assert 'error' not in levels
     config.train_cfg.max_epoch = 4
     with pytest.raises(TypeError, match="no option 'max_epoch'"):
-        config_rules.keys(subject(config=config._cfg_dict.to_dict()))
+        run_rules.keys(subject(config=config._cfg_dict.to_dict()))

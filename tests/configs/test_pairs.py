@@ -7,8 +7,8 @@ from mmengine.registry import DefaultScope
 
 from mmdistill_dense.apps.recipes import compose
 from mmdistill_dense.config.resolve import is_single_teacher, load_model
-from mmdistill_dense.guards.config_rules import optimizer
 from mmdistill_dense.guards.findings import RunFacts
+from mmdistill_dense.guards.run_rules import optimizer
 from mmdistill_dense.networks.building import build_network
 from mmdistill_dense.networks.inputs import make_renormaliser
 from mmdistill_dense.networks.teacher import _below

@@ -22,7 +22,7 @@ from mmdistill_dense.distillers.maskd.learning import TokenLearner
 from mmdistill_dense.engine import DistillHook, work_folder
 from mmdistill_dense.engine.work_folder import folder_of
 from mmdistill_dense.guards import config as checks
-from mmdistill_dense.guards import config_rules
+from mmdistill_dense.guards import run_rules
 from mmdistill_dense.guards.findings import RunFacts
 from mmdistill_dense.guards.runner import check_loaded
 from mmdistill_dense.networks.inputs import InputStats
@@ -439,7 +439,7 @@ def test_one_process_reads_for_all(tmp_path):
 def test_distillers_that_are_trained_beside_ones_own_are_said(text, sources, base):
     child = base.parent / 'mine.py'
     child.write_text(text)
-    findings = [finding.message for finding in config_rules.distiller_overrides(RunFacts(Config.fromfile(child)))]
+    findings = [finding.message for finding in run_rules.distiller_overrides(RunFacts(Config.fromfile(child)))]
     assert findings == ([f'model.distillers: beside cwd {sources}'] if sources else [])
 
 

@@ -13,7 +13,7 @@ from mmengine.runner import EpochBasedTrainLoop, Runner
 from torch import nn
 from torch.optim import SGD
 
-from mmdistill_dense.guards import config_rules
+from mmdistill_dense.guards import run_rules
 from mmdistill_dense.guards.findings import RunFacts
 from tests import toys
 from tests.guards.roads import WARNINGS, subject, warnings_logged
@@ -116,19 +116,19 @@ THINGS = dict(bbox_head=dict(num_classes=80))
 
 
 @pytest.mark.parametrize(('rule', 'facts'), [
-    (config_rules.evaluators, dict(config=OTHER)),
-    (config_rules.evaluators, dict(config=dict(test_evaluator=dict(ann_file='a.json'), test_dataloader=LOADER),
+    (run_rules.evaluators, dict(config=OTHER)),
+    (run_rules.evaluators, dict(config=dict(test_evaluator=dict(ann_file='a.json'), test_dataloader=LOADER),
                                    splits=('train', 'val'))),
-    (config_rules.rate, dict(config=dict(train_cfg=dict(max_iters=100), param_scheduler=COSINE))),
-    (config_rules.labels, dict(network=CORNER)),
-    (config_rules.student_classes, dict(network=THINGS, data_classes=['a'] * 133, panoptic=True)),
-    (config_rules.student_classes, dict(network=THINGS | dict(language_model={}), data_classes=['a'])),
-    (config_rules.optimizer, dict(config=dict(model=dict(type='Other', student='a.py')))),
+    (run_rules.rate, dict(config=dict(train_cfg=dict(max_iters=100), param_scheduler=COSINE))),
+    (run_rules.labels, dict(network=CORNER)),
+    (run_rules.student_classes, dict(network=THINGS, data_classes=['a'] * 133, panoptic=True)),
+    (run_rules.student_classes, dict(network=THINGS | dict(language_model={}), data_classes=['a'])),
+    (run_rules.optimizer, dict(config=dict(model=dict(type='Other', student='a.py')))),
 ])  # fmt: skip
 def test_a_rule_leaves_a_valid_config_alone(rule: Any, facts: dict[str, Any]) -> None:
     assert not list(rule(subject(**facts)) or ())
 
 
 def test_an_ordinary_model_of_other_classes_is_warned_of_alone() -> None:
-    (finding,) = config_rules.student_classes(RunFacts(subject().config, network=THINGS, data_classes=['a', 'b']))
+    (finding,) = run_rules.student_classes(RunFacts(subject().config, network=THINGS, data_classes=['a', 'b']))
     assert finding.level == 'warning' and 'set model.bbox_head.num_classes=2' in finding.message

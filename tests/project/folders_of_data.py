@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from mmdistill_dense.apps.project.loading import Loading
+from mmdistill_dense.apps.project.training_plan import Loading
 
 SIZE = (48, 64)
 

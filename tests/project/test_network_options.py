@@ -15,10 +15,10 @@ from mmseg.datasets import CityscapesDataset
 
 from mmdistill_dense.apps.project import network_options, teachers
 from mmdistill_dense.apps.project.label_images import SegData
-from mmdistill_dense.apps.project.loading import decide_loading
 from mmdistill_dense.apps.project.network_options import UserNetwork, class_overrides, predicts_masks, read_network
 from mmdistill_dense.apps.project.picture_files import usual_size
 from mmdistill_dense.apps.project.teachers import reuse_teacher
+from mmdistill_dense.apps.project.training_plan import decide_loading
 from mmdistill_dense.foundation.vit import Rotary, ViT, architecture
 from mmdistill_dense.foundation.vit_file import public_weights
 from tests import toys

@@ -13,7 +13,7 @@ from PIL import Image
 from mmdistill_dense.apps.project.box_labels import BoxData, find_box_data
 from mmdistill_dense.apps.project.config_files import box_file, seg_file
 from mmdistill_dense.apps.project.label_images import SegData, find_seg_data
-from mmdistill_dense.apps.project.loading import Loading
+from mmdistill_dense.apps.project.training_plan import Loading
 from mmdistill_dense.registry import DATASETS
 
 READ: dict[str, Callable[[Path], Any]] = {'seg': find_seg_data, 'det': find_box_data}

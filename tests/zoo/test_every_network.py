@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 
 from mmdistill_dense.apps.project import network_options as fetched_weights
-from mmdistill_dense.apps.project.loading import decide_loading
 from mmdistill_dense.apps.project.network_options import (
     UserNetwork,
     adapt,
@@ -15,7 +14,7 @@ from mmdistill_dense.apps.project.network_options import (
     read_network,
     seg_size,
 )
-from mmdistill_dense.apps.project.training_plan import plan_training
+from mmdistill_dense.apps.project.training_plan import decide_loading, plan_training
 from mmdistill_dense.config.resolve import load_model
 from mmdistill_dense.config.values import num_classes
 from mmdistill_dense.utils.literals import literal

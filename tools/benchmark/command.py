@@ -17,8 +17,7 @@ from mmengine.config import Config
 from mmdistill_dense.apps.options import OptionsAction
 from mmdistill_dense.apps.recipes.compose import config_text, options_for, recipe_file
 from mmdistill_dense.apps.recipes.named import read_config
-from mmdistill_dense.utils.devices import device_of
-from mmdistill_dense.utils.process import errors_only, interruptible
+from mmdistill_dense.utils.process import device_of, errors_only, interruptible
 from tools.benchmark import compare_losses, on_device
 from tools.benchmark import step as step_cost
 from tools.benchmark.loss_cases import METHODS

@@ -16,9 +16,8 @@ from mmdistill_dense.apps.inspect.gradients import BACKBONE
 from mmdistill_dense.apps.recipes.named import read_quietly
 from mmdistill_dense.config.values import num_classes
 from mmdistill_dense.guards.findings import ERROR, NOTE, WARNING, worst
-from mmdistill_dense.utils.devices import device_of
 from mmdistill_dense.utils.files import without_nan, write_json
-from mmdistill_dense.utils.process import terminal
+from mmdistill_dense.utils.process import device_of, terminal
 from mmdistill_dense.utils.validate import size_text
 
 _STYLES = {ERROR: 'bold red', WARNING: 'yellow', NOTE: 'cyan'}

@@ -22,7 +22,7 @@ from mmdistill_dense.apps.check.stages import (
     test_teachers,
 )
 from mmdistill_dense.apps.recipes.named import read_config
-from mmdistill_dense.guards import config_rules, student_rules
+from mmdistill_dense.guards import run_rules
 from mmdistill_dense.guards.findings import ERROR, WARNING, Finding, Findings, worst
 from mmdistill_dense.utils.process import quiet
 from mmdistill_dense.utils.validate import message_of
@@ -54,9 +54,9 @@ Rule = Callable[[Any], Findings | None]
 READING, LOADING, STEPPING = 'reading the data set', 'loading the weights', 'running a step'
 # The rules of `guards`, which each training asks, behind the work that they need.
 STAGES: Sequence[tuple[str, Rule, Sequence[Rule]]] = (
-    ('reading the config', read_model, (*config_rules.CONSTRUCTION, *config_rules.CONFIG)),
-    (READING, read_data, (*config_rules.DATA, *config_rules.BATCH)),
-    ('building the networks', build, (*student_rules.MODEL, *student_rules.STEP)),
+    ('reading the config', read_model, (*run_rules.CONSTRUCTION, *run_rules.CONFIG)),
+    (READING, read_data, (*run_rules.DATA, *run_rules.BATCH)),
+    ('building the networks', build, (*run_rules.MODEL, *run_rules.STEP)),
     ('reading the pictures without labels', read_unlabelled, ()),
     (LOADING, load, ()),
     ('predicting a picture of validation', predict, ()),

@@ -10,12 +10,19 @@ from pathlib import Path
 from typing import Any
 
 from mmdistill_dense.apps.project import picture_files
-from mmdistill_dense.apps.project.counts import Count, count_lines
 from mmdistill_dense.apps.project.formats import json_files, xml_files, yolo
 from mmdistill_dense.apps.project.formats.objects import Labelled, Reading, Request, mend
 from mmdistill_dense.apps.project.label_values import hint_of_void
 from mmdistill_dense.apps.project.picture_sources import draw_split, source_note
-from mmdistill_dense.apps.project.splits import SPLITS, Split, SplitRule, assign_rest_to_train, read_lists
+from mmdistill_dense.apps.project.splits import (
+    SPLITS,
+    Count,
+    Split,
+    SplitRule,
+    assign_rest_to_train,
+    count_lines,
+    read_lists,
+)
 from mmdistill_dense.datasets.label_files import has_mask
 from mmdistill_dense.unlabelled.pictures import EXTENSIONS
 from mmdistill_dense.utils.literals import Template

@@ -11,7 +11,6 @@ from pathlib import Path
 from mmdistill_dense.apps.project import drawn_labels as drawn
 from mmdistill_dense.apps.project import picture_files
 from mmdistill_dense.apps.project.box_labels import BoxData, NoLabels, find_box_data
-from mmdistill_dense.apps.project.counts import Count, count_lines
 from mmdistill_dense.apps.project.label_pairs import (
     LABEL_ENDINGS,
     Files,
@@ -35,7 +34,7 @@ from mmdistill_dense.apps.project.label_values import (
 )
 from mmdistill_dense.apps.project.picture_files import SAMPLED, check_pictures, stored_size, usual_size
 from mmdistill_dense.apps.project.picture_sources import draw_split, source_note
-from mmdistill_dense.apps.project.splits import SPLITS, Split, SplitRule, read_lists
+from mmdistill_dense.apps.project.splits import SPLITS, Count, Split, SplitRule, count_lines, read_lists
 from mmdistill_dense.unlabelled.pictures import EXTENSIONS
 from mmdistill_dense.utils.literals import Template
 from mmdistill_dense.utils.sampling import evenly

@@ -15,11 +15,10 @@ from mmdistill_dense.apps.project.config_files import WORK
 from mmdistill_dense.apps.project.drawn_labels import FOLDER, Drawing
 from mmdistill_dense.apps.project.label_images import SegData, find_seg_data
 from mmdistill_dense.apps.project.label_pairs import Patterns
-from mmdistill_dense.apps.project.loading import decide_loading
 from mmdistill_dense.apps.project.methods import MASKS_DEFAULT
 from mmdistill_dense.apps.project.network_options import UserNetwork
 from mmdistill_dense.apps.project.splits import UNLABELLED_LIST, SplitRule, free_pictures
-from mmdistill_dense.apps.project.training_plan import VARIED_PASSES, Training, length, plan_training
+from mmdistill_dense.apps.project.training_plan import VARIED_PASSES, Training, decide_loading, length, plan_training
 from mmdistill_dense.apps.recipes.named import check_data
 from mmdistill_dense.config.resolve import TASKS
 from mmdistill_dense.config.values import mappings

@@ -7,7 +7,7 @@ import os
 import re
 from collections import defaultdict
 from collections.abc import Container, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
@@ -220,3 +220,37 @@ def free_pictures(option: str, parts: Mapping[str, Sequence[str]], masks: Contai
         raise ValueError(f'--unlabelled {option}: {summary}; a step takes {batch}. Add pictures, or leave it out.')
     names = tuple(path.relative_to(folder).as_posix() for path in free) if left_out else ()
     return FreePictures(folder, len(free), names, left_out)
+
+
+Reasons = Mapping[str, Sequence[object]]  # names of what is left out, by reason
+
+
+@dataclass(frozen=True)
+class Count:
+    noun: str  # ``'pictures'``
+    total: int
+    used: int
+    left_out: Reasons  # a warning each
+    unused: Reasons = field(default_factory=dict)  # because the user or the labels say so
+
+    def __post_init__(self) -> None:
+        skipped = sum(map(len, [*self.left_out.values(), *self.unused.values()]))
+        if self.used + skipped != self.total:
+            raise AssertionError(f'{self.total} {self.noun} found, {self.used} used and {skipped} left out')
+
+    def __str__(self) -> str:
+        unused = [f'{len(names)} {reason} ({some(names, 3)})' for reason, names in self.unused.items() if names]
+        used = [] if self.used == self.total else [f'{self.used} used']
+        return ', '.join([f'{self.total} {self.noun}', *used, *unused])
+
+    @property
+    def warnings(self) -> list[str]:
+        """A warning for each reason."""
+        reasons = ((reason, names) for reason, names in self.left_out.items() if names)
+        return [f'WARNING: {len(names)} of {self.total} {self.noun} {reason}; they are left out ({some(names, 3)})'
+                for reason, names in reasons]  # fmt: skip
+
+
+def count_lines(name: str, counts: Sequence[Count]) -> list[str]:
+    """Return a line of all counts, and the warnings."""
+    return [f'{name}: {"; ".join(map(str, counts))}', *(line for count in counts for line in count.warnings)]

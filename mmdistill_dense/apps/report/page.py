@@ -12,11 +12,10 @@ from typing import Any
 
 from mmengine.config import Config
 
-from mmdistill_dense.apps.report.predictions import PICTURES, Predictions
+from mmdistill_dense.apps.report.predictions import PICTURES, Predictions, token_section
 from mmdistill_dense.apps.report.runs import Comparison, TrainedRun, compare
 from mmdistill_dense.apps.report.scores import Answer, answer_section
 from mmdistill_dense.apps.report.section import Chart, Missing, Numbers, Section, Sheet, graph_objects
-from mmdistill_dense.apps.report.token_section import token_section
 from mmdistill_dense.config.values import flat
 from mmdistill_dense.utils.files import check_writable, write_text
 from mmdistill_dense.utils.process import errors_only, quiet

@@ -13,23 +13,25 @@ from typing import Any, cast
 import cv2
 import numpy as np
 import torch
-from mmengine.config import Config
+from mmengine.config import Config, ConfigDict
 from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import DefaultScope, init_default_scope
 
 from mmdistill_dense.apps.export.write_student import load_student
-from mmdistill_dense.apps.inspect.drawing import CONFIDENT, draw, image_of
+from mmdistill_dense.apps.inspect.drawing import CONFIDENT, draw, image_of, palette_of
 from mmdistill_dense.apps.inspect.inference import predict_items
+from mmdistill_dense.apps.inspect.token_masks import draw_mask, masks_of_sample
 from mmdistill_dense.apps.report.runs import Comparison, TrainedRun, starts_of
 from mmdistill_dense.apps.report.section import Key, Missing, Panel, Section, Sheet, Strip, gain_sheet, panel
 from mmdistill_dense.apps.suite.definition import TEACHER
 from mmdistill_dense.config.values import layers, type_name
+from mmdistill_dense.distillers.maskd.token_distiller import TokenDistiller
 from mmdistill_dense.networks.teacher import FrozenTeacher
 from mmdistill_dense.networks.trace import TeacherOption
-from mmdistill_dense.registry import DATASETS
-from mmdistill_dense.utils.colours import palette_of
+from mmdistill_dense.registry import DATASETS, DISTILLERS, MODELS, kind_of
 from mmdistill_dense.utils.runner_internals import IGNORED, Network, Sample, parameters_in_use
 from mmdistill_dense.utils.sampling import evenly_spaced
+from mmdistill_dense.weights.strict_load import read_checkpoint
 
 _HEADS = ('decode_head', 'bbox_head', 'roi_head')
 _MOST_KEYS = 30
@@ -285,3 +287,39 @@ def pixel_accuracy(sample: Sample) -> float | None:
     if truth is None or truth.shape != predicted.shape or not (truth != IGNORED).any():
         return None
     return float((predicted == truth)[truth != IGNORED].float().mean())
+
+
+def token_section(comparison: Comparison, data: Config | None = None) -> Section:
+    """Return the masks of each method that has tokens, over the first picture of the test set; perhaps without any."""
+    note = 'Each token in a column, each map of the teacher in a row; yellow is a mask of 1, violet of 0.'
+    section = Section('tokens', 'Masks of the tokens', note)
+    for run in comparison.first_runs:
+        kinds = (kind_of(DISTILLERS, option) for option in run.distillers.values())
+        if any(isinstance(kind, type) and issubclass(kind, TokenDistiller) for kind in kinds):
+            section.attempt(partial(_strips, run, data or run.config))
+    return section
+
+
+def _strips(run: TrainedRun, data: Config) -> list[Strip]:
+    """Return a strip for each map: the picture, and the mask of each token over it."""
+    with DefaultScope.overwrite_default_scope(run.config.get('default_scope') or 'mmengine'):
+        model: Any = MODELS.build(ConfigDict(run.model))
+    assert run.checkpoint is not None, 'a first run has one'
+    state = read_checkpoint(run.checkpoint).get('distillers')
+    if state is None:
+        raise Missing(f'No masks of {run.title}: its checkpoint holds the student alone (keep: weights of its suite).')
+    model.distillers.load_state_dict(state, strict=False)
+    model.eval()  # not chained: mmseg's backbones return nothing from it
+    (scene, *_), _ = scenes_of(data, 1)
+    picture, strips = image_of(scene.item['inputs']), list[Strip]()
+    for name, distiller in model.distillers.items():
+        if not isinstance(distiller, TokenDistiller):
+            continue
+        assert distiller.teacher is not None, 'the model sets it'
+        distiller.teacher.load(next(model.parameters()))
+        for title, masks in masks_of_sample(model, distiller, scene.item):
+            panels = [panel(picture, 'input', f'The picture {scene.name}')]
+            for number, mask in enumerate(masks):
+                panels.append(panel(draw_mask(picture, mask), f'token {number}', f'Mask of token {number} at {title}'))
+            strips.append(Strip(f'{run.name}, {name}: {title}', panels))
+    return strips

@@ -1,4 +1,4 @@
-"""The rules of a run's config and data: each takes the facts of a run and yields what is wrong with it.
+"""The rules of a run, its config, data and student: each takes the facts of a run and yields what is wrong with it.
 
 Every road asks them: ``RunGuards`` before the first step of a training, ``mmdistill check``, and with it ``run`` and
 ``suite``. A new rule is a function and its name in a list at the end of the file. A ``ValueError`` that it raises is an
@@ -13,8 +13,10 @@ from inspect import signature
 from pathlib import Path
 from typing import Any
 
+import torch
 from mmengine.registry import DATA_SAMPLERS, LOOPS, OPTIMIZERS, PARAM_SCHEDULERS
 from mmengine.runner import Runner
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmdistill_dense.config.resolve import find_config, inherited_distillers, read_file, without_effect
 from mmdistill_dense.config.unknown_keys import check_keys, check_known, check_options
@@ -320,9 +322,81 @@ def scores(run: RunFacts) -> Findings:
             )
 
 
+def trained(run: RunFacts) -> Findings:
+    """Check that something of the student's backbone is trained."""
+    backbone = getattr(run.model, 'backbone', run.model)
+    if run.distillers and not any(parameter.requires_grad for parameter in backbone.parameters()):
+        yield warning(
+            "nothing in the student's backbone is trained (frozen_stages, requires_grad).",
+            'Features of a frozen backbone cannot learn from a teacher: lower frozen_stages.',
+        )
+
+
+def random_and_fixed(run: RunFacts) -> Findings:
+    """Check that no part of the student's backbone stays at its random start, as mmdet's frozen stages would."""
+    backbone = getattr(run.model, 'backbone', None)
+    modules = [*run.model.modules()]
+    files = 'Pretrained' in str([getattr(module, 'init_cfg', None) for module in modules])
+    files = files or any(getattr(module, 'checkpoint', None) for module in modules)
+    pairs = (run.config.get('model') or {}).get('inherit') or ()
+    inherited = any(str(pair[0]).startswith('backbone') for pair in pairs)
+    if backbone is None or files or inherited or run.has_weights:
+        return
+    run.model.train()
+    frozen = sum(parameter.numel() for parameter in backbone.parameters() if not parameter.requires_grad)
+    norms = sum(isinstance(module, _BatchNorm) and not module.training for module in backbone.modules())
+    if frozen or norms:
+        yield warning(
+            f"no file is named for the student's backbone, and a part of it stays as it begins: {frozen:,} parameters "
+            f'are frozen, {norms} batch norms keep mean 0 and variance 1.',
+            'Set backbone.frozen_stages=-1 and backbone.norm_eval=False, or give it weights (backbone.init_cfg).',
+        )
+
+
+def summed(run: RunFacts) -> Findings:
+    """Check that the weight of a sum over a segmentor's map was made for a map of this size; not on generated ones."""
+    if run.generated or 'decode_head' not in (run.network or {}):
+        return
+    for name, distiller in run.distillers.items():
+        option, reduction, sizes, published, advice = getattr(distiller, 'published_sum', None) or ('',) * 5
+        if not option or distiller.balancer is not None or getattr(distiller, reduction) != 'sum':
+            continue
+        weight, key = getattr(distiller, option), f'model.distillers.{name}'
+        for level in distiller.levels if weight else ():
+            if level.teacher.numel() not in sizes:
+                yield warning(
+                    f'{key}.{option}={weight:g} multiplies a sum over {"x".join(map(str, level.teacher))} '
+                    f'({level.name}): {weight * level.teacher.numel():.2g} in units of the mean. The published weight '
+                    f'is for another map, where it is {published} in units of the mean.',
+                    f"Set {key}.{reduction}='mean' and {key}.{option}={advice}.",
+                )
+
+
+def padded(run: RunFacts) -> Findings:
+    """Check that the preprocessor does not pad pictures to more than twice their area; not on generated ones."""
+    inputs = (run.batch or {}).get('inputs')
+    if run.generated or len(run.batch_shape) != 1 or not isinstance(inputs, (list, tuple)):
+        return
+    shapes = [picture.shape[-2:] for picture in inputs if isinstance(picture, torch.Tensor)]
+    if not shapes:
+        return
+    largest = [max(sides) for sides in zip(*shapes, strict=True)]
+    height, width = run.batch_shape[0][-2:]
+    if height * width > 2 * largest[0] * largest[1]:
+        preprocessor = (run.network or {}).get('data_preprocessor') or {}
+        option = 'batch_augments' if 'batch_augments' in preprocessor else 'size'
+        yield warning(
+            f'{run.key}.data_preprocessor pads pictures of {largest[0]}x{largest[1]} to {height}x{width}: most of '
+            'the work is done on padding.',
+            f'Set {run.key}.data_preprocessor.{option} to your size, or to None.',
+        )
+
+
 # What a runner, a model or a hook refuses by itself while it is built; ``check`` builds no runner.
 CONSTRUCTION = (keys, replaced, hook, workers)
 CONFIG = (distiller_overrides, crop, batch_contents, evaluators, optimizer, endless, rate, checkpoints, scores)
 TEST = (distiller_overrides, evaluators)  # of a run that only tests
 DATA = (student_classes, validation_classes)
 BATCH = (labels,)
+MODEL = (trained, random_and_fixed, summed)
+STEP = (padded,)

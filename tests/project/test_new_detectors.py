@@ -46,6 +46,16 @@ def test_a_training_of_50_passes_varies_its_pictures(iters: int, varied: bool, w
         assert (boxes[:, 2:] - boxes[:, :2] >= 1).all()
 
 
+@pytest.mark.parametrize(('size', 'warned'), [((), False), ((22, 28), False), ((20, 26), True)])
+def test_boxes_below_the_step_of_a_map_are_warned_of(
+    size: tuple[int, ...], warned: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """All are of 20 x 18 pixels in pictures of 48 x 64."""
+    box_folder(Path('mine'))
+    call(RETINANET, RETINANET, '--random-weights', *(('--size', *map(str, size)) if size else ()))
+    assert ('half of the boxes are below 8 x 8 pixels' in capsys.readouterr().out) is warned
+
+
 def test_a_student_with_masks_is_compared_by_boxes() -> None:
     box_folder(Path('mine'), masks=True)
     call(MASKS, GFL)

@@ -1,12 +1,14 @@
 """Find the pictures, labels and classes of a data set of boxes and polygons."""
 
 import json
+import math
 import os
 import shlex
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from mmdistill_dense.apps.project import picture_files
@@ -29,6 +31,7 @@ from mmdistill_dense.utils.literals import Template
 from mmdistill_dense.utils.validate import close_or_all, some
 
 Parts = dict[str, list[Labelled]]
+_STEP = 8  # pixels; a teacher of cells had 10.6 AP at 6.5 pixels, 22.8 at 12.4 (FoveaBox, 67 pictures)
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,16 @@ class BoxData:
     @property
     def pictures(self) -> dict[str, list[str]]:
         return {part: [str(sample.picture) for sample in samples] for part, samples in self.parts.items()}
+
+    def small_boxes(self, tested: tuple[int, int]) -> list[str]:
+        """Return a warning if most boxes for training are too small in a usual picture of the size ``tested``."""
+        scale = math.sqrt(math.prod(tested) / math.prod(self.size))
+        boxes = [box['bbox'] for sample in self.parts['train'] for box in sample.objects]
+        side = scale * median(math.sqrt(box[2] * box[3]) for box in boxes)
+        problem = f'half of the boxes are below {side:.0f} x {side:.0f} pixels at this size, and few of those are found'
+        reason = f'the finest map of most detectors has a step of {_STEP}'
+        advice = 'Give larger pictures (--size H W), or cut them into tiles'
+        return [f'WARNING: {problem}: {reason}. {advice}'] if side < _STEP else []
 
 
 class NoLabels(FileNotFoundError):

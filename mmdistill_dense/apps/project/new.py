@@ -59,7 +59,8 @@ def plan(args: argparse.Namespace, tell: Tell) -> tuple[dict[str, str], SegData 
     loading = decide_loading(student, data.size, pictures, args.batch, args.size and tuple(args.size))
     counts = ', '.join(f'{split.count} {name}' for name, split in data.splits.items())
     tell(f'data     {data.root}: {counts}; {len(data.classes)} classes: {", ".join(data.classes)}')
-    for note in (*data.notes, *shared(data.pictures), loading.note):
+    small = data.small_boxes(loading.tested) if isinstance(data, BoxData) else ()
+    for note in (*data.notes, *shared(data.pictures), loading.note, *small):
         tell(f'         {note}')
     steps = args.iters or length(pictures, loading.batch)
     free = free_pictures(args.unlabelled, data.pictures, data.label_images, loading.batch) if args.unlabelled else None

@@ -1,4 +1,4 @@
-"""Pictures for people: inputs as pictures, with labels or predictions drawn on them."""
+"""Pictures for people: inputs as pictures, labels or predictions drawn on them, and the colours of classes."""
 
 from collections.abc import Mapping, Sequence
 from functools import lru_cache

@@ -227,6 +227,8 @@ Reasons = Mapping[str, Sequence[object]]  # names of what is left out, by reason
 
 @dataclass(frozen=True)
 class Count:
+    """How many pictures, or labels, are found, used and left out, and why."""
+
     noun: str  # ``'pictures'``
     total: int
     used: int

@@ -1,4 +1,4 @@
-"""How student and teacher of a project are trained, both alike: optimizer, rate, schedule, length."""
+"""How student and teacher are trained, both alike: sizes of pictures, batch, optimizer, rate, schedule, length."""
 
 import math
 from collections.abc import Mapping

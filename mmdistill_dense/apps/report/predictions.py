@@ -1,4 +1,4 @@
-"""The section that runs networks: what the students and the teacher predict, and the truth, side by side."""
+"""The sections that run networks: predictions and the truth side by side, and the masks of learned tokens."""
 
 import copy
 import math
@@ -296,11 +296,11 @@ def token_section(comparison: Comparison, data: Config | None = None) -> Section
     for run in comparison.first_runs:
         kinds = (kind_of(DISTILLERS, option) for option in run.distillers.values())
         if any(isinstance(kind, type) and issubclass(kind, TokenDistiller) for kind in kinds):
-            section.attempt(partial(_strips, run, data or run.config))
+            section.attempt(partial(_token_strips, run, data or run.config))
     return section
 
 
-def _strips(run: TrainedRun, data: Config) -> list[Strip]:
+def _token_strips(run: TrainedRun, data: Config) -> list[Strip]:
     """Return a strip for each map: the picture, and the mask of each token over it."""
     with DefaultScope.overwrite_default_scope(run.config.get('default_scope') or 'mmengine'):
         model: Any = MODELS.build(ConfigDict(run.model))

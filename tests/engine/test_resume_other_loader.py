@@ -94,6 +94,7 @@ def runs(tmp_path_factory):
     return actual
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize(('place', 'epoch', 'batch'), [(0, 0, 2), (1, 1, 4), (2, 2, 4)])
 def test_schedules_go_on_at_the_share_of_the_epochs(runs, place, epoch, batch):
     steps, (_, steps_seen) = PICTURES // batch, runs[place]

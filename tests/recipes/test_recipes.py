@@ -191,6 +191,7 @@ def test_a_package_that_is_not_installed_is_named(monkeypatch):
         read_config('kd:toy_seg')
 
 
+@pytest.mark.soak
 def test_a_file_with_a_name_is_its_recipe() -> None:
     for path in FILES:
         if path in named():

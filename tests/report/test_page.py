@@ -168,6 +168,7 @@ def test_missing_pieces_are_left_out_with_a_reason(suite, tmp_path):
     assert all(str(escape(reason)) in text for section in sections for reason in section.reasons)
 
 
+@pytest.mark.soak
 def test_runs_from_before_a_move_cost_no_pictures(suite: Path, tmp_path: Path) -> None:
     """They name the old folders of the data and of the teacher, the newest run the new ones."""
     copied(suite, tmp_path)

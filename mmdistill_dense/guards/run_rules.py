@@ -1,4 +1,4 @@
-"""The rules of a run, its config, data and student: each takes the facts of a run and yields what is wrong with it.
+"""The rules of a run. Each takes the facts of a run (config, data, student) and yields what is wrong with it.
 
 Every road asks them: ``RunGuards`` before the first step of a training, ``mmdistill check``, and with it ``run`` and
 ``suite``. A new rule is a function and its name in a list at the end of the file. A ``ValueError`` that it raises is an

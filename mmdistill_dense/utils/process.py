@@ -1,4 +1,4 @@
-"""This process: how its threads wait for each other, its device, and what it shows during a long step."""
+"""How this process waits, which device it uses, and what it shows during a long step."""
 
 from __future__ import annotations
 

@@ -85,8 +85,8 @@ class Tolerance(NamedTuple):
         return self.absolute[index] + self.relative[index] * float(np.abs(stored).max())
 
 
-# The numbers are those of the notes beside the files. Beyond these notes: masks, weights and rebuilt maps are taken
-# as gradients; AfDCD's gradient can be 0 in exact arithmetic, and what is stored then is rounding (1e-16); pictures may
+# The tolerances stand in the notes beside the files. Four cases differ: masks, weights and rebuilt maps have those of
+# gradients; AfDCD's gradient can be 0 in exact arithmetic, and what is stored then is rounding (1e-16); pictures may
 # be off by one level; the statistics of 4000 crops scatter by three to four standard errors.
 #
 # Kind / arrays / relative of float64 and float32, absolute of both where there is one, for ``max |computed - stored|``.

@@ -8,11 +8,11 @@ import pytest
 from mmseg.datasets import BaseSegDataset
 
 from mmdistill_dense.__main__ import main
-from mmdistill_dense.apps.inspect.drawing import distinct_colours, palette_of
 from mmdistill_dense.apps.recipes.named import find_named
 from mmdistill_dense.config.unknown_keys import check_known
 from mmdistill_dense.registry import HOOKS
 from mmdistill_dense.utils import required, validate
+from mmdistill_dense.utils.colours import distinct_colours, palette_of
 from mmdistill_dense.utils.removed import REMOVED
 from tests.isolation import ROOT
 

@@ -1,6 +1,6 @@
-"""Pictures for people: inputs as pictures, labels or predictions drawn on them, and the colours of classes."""
+"""Pictures for people: inputs as pictures, with labels or predictions drawn on them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -108,26 +108,3 @@ def _font(size: int) -> ImageFont.FreeTypeFont:
 def shown_name(name: str, number: int) -> str:
     """Return the name of a class, or its number where the font lacks characters of it; it has none of Chinese."""
     return name if name and {*map(ord, name)} <= FT2Font(_FILE).get_charmap().keys() else f'class {number}'
-
-
-_GRID = 8  # values of each channel among which colours are chosen
-
-
-def palette_of(palette: Sequence[Sequence[int]] | None, classes: int) -> np.ndarray:
-    """Return a data set's own colours, uint8 RGB; distinct ones if it has too few, or those that mmseg draws."""
-    mmseg_colours = np.random.RandomState(42).randint(0, 255, (classes, 3))  # mmseg's, of which some are nearly equal
-    if palette is not None and len(palette) >= max(classes, 1) and not np.array_equal(palette, mmseg_colours):
-        return np.asarray(palette, np.uint8)
-    return distinct_colours(classes)
-
-
-def distinct_colours(count: int) -> np.ndarray:
-    """Return the colours of classes, each as far as can be from those before it, in CIE Lab."""
-    values = np.linspace(32, 255, _GRID)
-    grid = np.stack(np.meshgrid(values, values, values, indexing='ij'), -1).reshape(-1, 3)
-    lab = cv2.cvtColor((grid / 255).astype(np.float32)[None], cv2.COLOR_RGB2LAB)[0]
-    chosen, far = [0], np.full(len(grid), np.inf)
-    while len(chosen) < min(count, len(grid)):
-        far = np.minimum(far, np.linalg.norm(lab - lab[chosen[-1]], axis=1))
-        chosen.append(int(far.round(2).argmax()))
-    return np.resize(grid[chosen], (max(count, 1), 3)).astype(np.uint8)

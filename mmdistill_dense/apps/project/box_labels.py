@@ -31,7 +31,7 @@ from mmdistill_dense.utils.literals import Template
 from mmdistill_dense.utils.validate import close_or_all, some
 
 Parts = dict[str, list[Labelled]]
-_STEP = 8  # pixels; a teacher of cells had 10.6 AP at 6.5 pixels, 22.8 at 12.4 (FoveaBox, 67 pictures)
+_STEP = 8  # pixels; a teacher of cells of 6.5 pixels had 10.6 AP on val, of 12.4 pixels 31.3 (FoveaBox)
 
 
 @dataclass(frozen=True)

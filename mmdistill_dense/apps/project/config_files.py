@@ -4,10 +4,10 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mmdistill_dense.apps.inspect.drawing import distinct_colours
 from mmdistill_dense.apps.project.box_labels import BoxData
 from mmdistill_dense.apps.project.label_images import SegData
 from mmdistill_dense.apps.project.training_plan import Loading, Training
+from mmdistill_dense.utils.colours import distinct_colours
 from mmdistill_dense.utils.literals import Source, Template, assignments, literal
 
 WORK = 'work'  # folder of all runs

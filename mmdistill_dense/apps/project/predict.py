@@ -26,11 +26,12 @@ from rich.progress import track
 
 from mmdistill_dense.apps.export.prepare import picture_pipeline
 from mmdistill_dense.apps.export.write_student import load_student
-from mmdistill_dense.apps.inspect.drawing import draw, palette_of, write_picture
+from mmdistill_dense.apps.inspect.drawing import draw, write_picture
 from mmdistill_dense.apps.inspect.inference import predict_items
 from mmdistill_dense.apps.project import BOXES, DRAWN, LABELS, MARK, STUDENT, SUITE, walk_data
 from mmdistill_dense.apps.recipes.named import is_name, read_config
 from mmdistill_dense.unlabelled.pictures import EXTENSIONS
+from mmdistill_dense.utils.colours import palette_of
 from mmdistill_dense.utils.files import printable, read_json, write_json, write_text
 from mmdistill_dense.utils.process import device_of, interruptible, quiet
 from mmdistill_dense.utils.runner_internals import Network, parameters_in_use

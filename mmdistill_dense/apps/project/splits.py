@@ -222,7 +222,7 @@ def free_pictures(option: str, parts: Mapping[str, Sequence[str]], masks: Contai
     return FreePictures(folder, len(free), names, left_out)
 
 
-Reasons = Mapping[str, Sequence[object]]  # names of what is left out, by reason
+Reasons = Mapping[str, Sequence[object]]  # names of the pictures or labels that are left out, by reason
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import DefaultScope, init_default_scope
 
 from mmdistill_dense.apps.export.write_student import load_student
-from mmdistill_dense.apps.inspect.drawing import CONFIDENT, draw, image_of, palette_of
+from mmdistill_dense.apps.inspect.drawing import CONFIDENT, draw, image_of
 from mmdistill_dense.apps.inspect.inference import predict_items
 from mmdistill_dense.apps.inspect.token_masks import draw_mask, masks_of_sample
 from mmdistill_dense.apps.report.runs import Comparison, TrainedRun, starts_of
@@ -29,6 +29,7 @@ from mmdistill_dense.distillers.maskd.token_distiller import TokenDistiller
 from mmdistill_dense.networks.teacher import FrozenTeacher
 from mmdistill_dense.networks.trace import TeacherOption
 from mmdistill_dense.registry import DATASETS, DISTILLERS, MODELS, kind_of
+from mmdistill_dense.utils.colours import palette_of
 from mmdistill_dense.utils.runner_internals import IGNORED, Network, Sample, parameters_in_use
 from mmdistill_dense.utils.sampling import evenly_spaced
 from mmdistill_dense.weights.strict_load import read_checkpoint

@@ -120,7 +120,8 @@ def test_two_pools_that_are_disturbed_end_as_one_that_is_not(whole: Path, tmp_pa
                     events.pop()
         assert time.monotonic() < limit, (path.parent / 'log.txt').read_text()[-3000:]
         time.sleep(0.1)
-    assert {0, 1, 130, -signal.SIGKILL, -signal.SIGTERM} >= {*codes} and len(codes) >= 3
+    # CPython ends by SIGINT if Ctrl-C ever fell into `exec` of a text, caught or not; a shell reports 130 for both
+    assert {0, 1, 130, -signal.SIGINT, -signal.SIGKILL, -signal.SIGTERM} >= {*codes} and len(codes) >= 3
     equal(path, whole)
     assert table(path) == table(whole)
     assert 'goes on from' in (path.parent / 'log.txt').read_text()

@@ -58,7 +58,12 @@ def test_a_family_is_trained(
         words = capsys.readouterr().err.strip()
         assert words.startswith(('ERROR    --student', 'ERROR    --method')), words
         pytest.skip(words)
-    whole = train(Path('project'))
+    try:
+        whole = train(Path('project'))
+    except RuntimeError as error:
+        if 'implementation for device cpu not found' in str(error):
+            pytest.skip(str(error))  # an operation of mmcv for GPUs alone
+        raise
     Path(f'project/work/control/iter_{STEPS}.pth').unlink()
     Path('project/work/control/last_checkpoint').write_text(
         str(tmp_path / f'project/work/control/iter_{STEPS // 2}.pth')

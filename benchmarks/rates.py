@@ -115,7 +115,7 @@ def one_thread_runner(config: Any) -> Any:
     """Return the runner of a config, on one thread."""
     import torch
 
-    from mmdistill_dense.apps.commands.training import build_runner
+    from mmdistill_dense.apps.training import build_runner
 
     torch.set_num_threads(1)
     return build_runner(config)

@@ -18,6 +18,7 @@ from typing import Any, NoReturn, TextIO
 from mmdistill_dense.apps.options import start_processes
 from mmdistill_dense.utils.error_text import known_mistake, tell
 from mmdistill_dense.utils.files import FolderInUse
+from mmdistill_dense.utils.lazy import require_stack
 from mmdistill_dense.utils.process import heartbeat, interruptible, wait_briefly
 from mmdistill_dense.utils.removed import removed
 from mmdistill_dense.utils.validate import close_or_all, text_of
@@ -38,7 +39,7 @@ GROUPS = {
         'tokens': ('apps.options:fill_tokens', 'learn the tokens of MasKD or FreeKD before training'),
     },
     'Compare methods': {
-        'suite': ('apps.suite.cli:fill_suite', 'compare methods over several seeds in one table'),
+        'suite': ('apps.options:fill_suite', 'compare methods over several seeds in one table'),
     },
 }
 COMMANDS = {name: entry for group in GROUPS.values() for name, entry in group.items()}
@@ -131,6 +132,7 @@ def _main(words: list[str]) -> int:
     args = fill(Parser(prog=f'mmdistill {name}'), name).parse_args(words[1:])
     started = False
     try:
+        require_stack()
         start_processes(args, words)
         started = True
         stops = nullcontext if 'launcher' in args else interruptible  # a training itself saves at SIGTERM

@@ -7,10 +7,12 @@ import argparse
 import os
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from mmdistill_dense.utils.process import errors_only
 from mmdistill_dense.utils.validate import counted
 
 
@@ -129,7 +131,7 @@ def fill_train(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--resume', nargs='?', const='auto', metavar='CHECKPOINT', help=resumed)
     parser.add_argument('--amp', action='store_true', help='train in mixed precision')
     parser.add_argument('--auto-scale-lr', action='store_true', help='scale the learning rate to the real batch size')
-    parser.set_defaults(run=run_later('commands.training:train'), speaks=True, raises=True)
+    parser.set_defaults(run=run_later('training:train'), speaks=True, raises=True)
 
 
 def fill_test(parser: argparse.ArgumentParser) -> None:
@@ -141,7 +143,7 @@ def fill_test(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--show-dir', help='folder to save the pictures in')
     parser.add_argument('--wait-time', type=float, default=2, help='seconds per shown picture')
     parser.add_argument('--tta', action='store_true', help='test-time augmentation')
-    parser.set_defaults(run=run_later('commands.training:test'), speaks=True, raises=True)
+    parser.set_defaults(run=run_later('training:test'), speaks=True, raises=True)
 
 
 def fill_tokens(parser: argparse.ArgumentParser) -> None:
@@ -152,7 +154,7 @@ def fill_tokens(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--out', metavar='FILE', help='also write the tokens here, for tokens= of other configs')
     parser.add_argument('--draw', type=Path, metavar='DIR', help="draw each token's mask over validation pictures")
     parser.add_argument('--pictures', type=counted, default=4, metavar='N', help='how many (default: %(default)s)')
-    parser.set_defaults(run=run_later('commands.tokens:learn_tokens'), raises=True)
+    parser.set_defaults(run=run_later('tokens:learn_tokens'), raises=True)
 
 
 def fill_report(parser: argparse.ArgumentParser) -> None:
@@ -188,7 +190,7 @@ def fill_export(parser: argparse.ArgumentParser) -> None:
         '--names', choices=('original', 'timm'), help='of a VisionTransformer, with --backbone-only (default: original)'
     )
     parser.add_argument('--evaluate', action='store_true', help='print scores of network and graph on validation data')
-    parser.set_defaults(run=run_later('export.cli:export_command'))
+    parser.set_defaults(run=run_later('export.write_student:export_command'))
 
 
 EXIT_CODES = 'Exit code: 0 when training would work, 1 for warnings with --strict, 2 for an error.'
@@ -220,3 +222,45 @@ def fill_taps(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--below', default='', metavar='PATH', help='this module and what is in it, e.g. backbone')
     parser.add_argument('--size', type=counted, nargs=2, metavar=('H', 'W'), help='of the picture; default: as trained')
     parser.set_defaults(run=run_later('inspect.module_tree:show_taps'))
+
+
+def fill_suite(parser: argparse.ArgumentParser) -> None:
+    parser.description = 'One fair table of distillation methods'
+    commands = parser.add_subparsers(required=True, metavar='COMMAND')
+
+    def command(name: str, text: str) -> argparse.ArgumentParser:
+        added = commands.add_parser(name, help=text, description=text)
+        added.set_defaults(run=_suite, command=name, speaks=True, raises=False)
+        many = '?' if name == 'list' else None
+        added.add_argument('definition', type=Path, nargs=many, help='.yaml, .py or .json, see docs/suite.md')
+        return added
+
+    run = command('run', 'train and test all unfinished runs')
+    run.add_argument('--jobs', type=counted, help='number of runs side by side (default: of the definition)')
+    run.add_argument(
+        '--threads',
+        type=counted,
+        help='threads of each run (default: of the definition, or an equal part of the cores)',
+    )
+    run.add_argument('--only', nargs='+', default=[], metavar='NAME', help='rows, with the runs that they need')
+    run.add_argument('--seeds', nargs='+', type=int, default=[], help='only these seeds')
+    command('list', 'show the methods that fit, and the runs with their state; without a definition: all methods')
+    write_table = command('table', 'write the table of the finished runs')
+    write_table.add_argument('--out', type=Path, metavar='DIR', help='folder for the files (default: of the suite)')
+    job = command('job', 'do one run; `run` calls this')
+    job.add_argument('name', help='a row of the table')
+    job.add_argument('--seed', type=int, help='its seed; a teacher has only one')
+    job.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none', help='as for train')
+    job.add_argument('--local_rank', '--local-rank', type=int, default=0, help='set by launchers')
+    job.add_argument('--attended', action='store_true', help='end when standard input closes')
+
+
+def _suite(args: argparse.Namespace) -> int:
+    """Run a command; 1 if a run failed, 130 after an interruption."""
+    try:
+        with nullcontext() if args.command in ('run', 'job') else errors_only():  # a training keeps its log
+            return getattr(import_module('mmdistill_dense.apps.suite.actions'), f'suite_{args.command}')(args) or 0
+    except RuntimeError as error:
+        if args.raises:
+            raise
+        raise ValueError(str(error)) from error  # told without a traceback

@@ -2,8 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from mmdistill_dense.utils import required  # first, because it explains a missing stack
-from mmdistill_dense.utils.lazy import import_lazily
+from mmdistill_dense.utils.lazy import import_lazily, require_stack
 
 if TYPE_CHECKING:
     from mmdistill_dense.engine.ddp import DistillDDP
@@ -11,4 +10,5 @@ if TYPE_CHECKING:
     from mmdistill_dense.engine.optimizers import LARS, InheritedRate
 
 __all__ = ['LARS', 'DistillDDP', 'DistillHook', 'InheritedRate']
+require_stack()
 import_lazily(__name__, __file__)

@@ -1,8 +1,9 @@
-"""Lazy imports: a package's names are imported when first used."""
+"""Imports: a package's names are imported when first used, and a missing mm* stack is explained."""
 
 import ast
 import importlib
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -34,3 +35,13 @@ def import_lazily(package: str, file: str) -> None:
 
 def _body(path: Path) -> list[ast.stmt]:
     return ast.parse(path.read_text(encoding='utf-8')).body
+
+
+def require_stack() -> None:
+    """Raise a ModuleNotFoundError with the commands to run when mmengine or mmcv cannot be found."""
+    missing = [name for name in ('mmengine', 'mmcv') if find_spec(name) is None]
+    if missing:
+        raise ModuleNotFoundError(
+            f'mmdistill_dense needs {" and ".join(missing)}. In its checkout run `make setup` (an environment of its '
+            "own) or `pip install -e '.[onedl]'` (the maintained forks)"
+        )

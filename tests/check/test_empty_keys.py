@@ -9,7 +9,7 @@ from mmengine.config import Config
 from mmengine.runner import Runner
 
 from mmdistill_dense.__main__ import main
-from mmdistill_dense.apps.commands import training
+from mmdistill_dense.apps import training
 from mmdistill_dense.apps.suite import plan
 from mmdistill_dense.engine.work_folder import refuse_another_run
 from mmdistill_dense.weights.strict_load import plain_config

@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader, Dataset
 
 import mmdistill_dense
 from mmdistill_dense.__main__ import main
-from mmdistill_dense.apps.commands import training as commands
+from mmdistill_dense.apps import training as commands
 from mmdistill_dense.apps.options import add_common, start_processes
 from mmdistill_dense.config.unknown_keys import check_known
 from mmdistill_dense.utils.error_text import known_mistake

@@ -10,10 +10,10 @@ import pytest
 import torch
 from mmengine.config import Config
 
-from mmdistill_dense.apps.commands.training import build_runner
 from mmdistill_dense.apps.suite import job, plan
 from mmdistill_dense.apps.suite.definition import Definition, load_suite
 from mmdistill_dense.apps.suite.job import Progress
+from mmdistill_dense.apps.training import build_runner
 from mmdistill_dense.utils.files import read_json, write_json
 from tests import toys
 from tests.suite import tiny

@@ -11,7 +11,7 @@ from mmdistill_dense.__main__ import main
 from mmdistill_dense.apps.recipes.named import find_named
 from mmdistill_dense.config.unknown_keys import check_known
 from mmdistill_dense.registry import HOOKS
-from mmdistill_dense.utils import required, validate
+from mmdistill_dense.utils import lazy, validate
 from mmdistill_dense.utils.colours import distinct_colours, palette_of
 from mmdistill_dense.utils.removed import REMOVED
 from tests.isolation import ROOT
@@ -47,11 +47,13 @@ def test_words_of_a_command_line(kind, right, wrong):
 # What is asked of the process: a stack that is there, threads that wait briefly, a sign of life in long steps
 
 
-def test_a_missing_stack_is_answered_with_the_command(monkeypatch) -> None:
-    required.require_stack()
-    monkeypatch.setattr(required, 'find_spec', lambda name: None)
+def test_a_missing_stack_is_answered_with_the_command(monkeypatch, capsys) -> None:
+    lazy.require_stack()
+    monkeypatch.setattr(lazy, 'find_spec', lambda name: None)
     with pytest.raises(ModuleNotFoundError, match=r'mmengine and mmcv. In its checkout run `make setup`'):
-        required.require_stack()
+        lazy.require_stack()
+    assert main(['taps', 'afdcd:toy']) == 2
+    assert 'ERROR    mmdistill_dense needs mmengine' in capsys.readouterr().err
 
 
 def test_what_has_left_answers_with_what_to_do_instead(tmp_path, monkeypatch, capsys):

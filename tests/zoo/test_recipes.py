@@ -7,8 +7,8 @@ import torch
 from mmengine.runner import Runner
 
 from mmdistill_dense.__main__ import main
-from mmdistill_dense.apps.commands.training import build_runner
 from mmdistill_dense.apps.recipes.named import read_config
+from mmdistill_dense.apps.training import build_runner
 from tests.project.folders_of_data import box_folder, seg_folder
 from tests.zoo.every_network import names
 from tests.zoo.steps import EVALUATION

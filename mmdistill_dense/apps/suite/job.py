@@ -21,11 +21,11 @@ from mmengine.logging import print_log
 from mmengine.registry import LOOPS
 from mmengine.runner import Runner
 
-from mmdistill_dense.apps.commands.training import build_runner
 from mmdistill_dense.apps.recipes.compose import header_remark
 from mmdistill_dense.apps.suite import configs, plan
 from mmdistill_dense.apps.suite.definition import Definition
 from mmdistill_dense.apps.suite.plan import Run
+from mmdistill_dense.apps.training import build_runner
 from mmdistill_dense.config.local_code import local_code
 from mmdistill_dense.config.resolve import read_file
 from mmdistill_dense.datasets.wrapped import label_stamp

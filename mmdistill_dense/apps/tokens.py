@@ -7,8 +7,8 @@ from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
-from mmdistill_dense.apps.commands.training import build_runner, load_config
 from mmdistill_dense.apps.inspect.token_masks import write_mask_sheets
+from mmdistill_dense.apps.training import build_runner, load_config
 from mmdistill_dense.distillers.maskd.token_distiller import TokenDistiller, token_store_of
 from mmdistill_dense.distillers.maskd.token_files import write_tokens
 from mmdistill_dense.model.distill_model import distillers_of

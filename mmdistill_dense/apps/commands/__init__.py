@@ -1,1 +1,0 @@
-"""The commands that train, test, learn tokens and label pictures."""

@@ -123,7 +123,7 @@ def scale_object(
 
 
 def write_project(definition: Mapping[str, Any], name: str, out: Path) -> None:
-    """Let ``new`` write the project of a pair, and put the rows and seeds of the definition into its suite."""
+    """Let ``new`` write the project of a pair."""
     pair = {**definition['all'], **definition['pairs'][name]}
     data, small = Path(os.environ['MMDISTILL_DATA'], pair['data']), out / 'data' / name
     for part, pictures in pair['parts'].items():
@@ -136,10 +136,15 @@ def write_project(definition: Mapping[str, Any], name: str, out: Path) -> None:
         words += [f'--{key}', *texts] if texts else []
     if command(words):
         raise ValueError(f'{name}: `new` refuses it, see above')
+
+
+def write_suite(definition: Mapping[str, Any], name: str, out: Path) -> None:
+    """Put the rows and seeds of the definition into the suite that ``new`` wrote; what is trained stays."""
+    pair = {**definition['all'], **definition['pairs'][name]}
     file = out / name / 'suite.yaml'
     suite = yaml.safe_load(file.read_text(encoding='utf-8'))
     suite['methods'] = {
-        row: {**suite['methods'][method], **suite_keys(keys, out / 'unlabelled' / name)}
+        row: {'config': f'{method}.py', **suite_keys(keys, out / 'unlabelled' / name)}
         for method in pair['method']
         for row, keys in definition['rows'][method].items()
         if row in pair['rows']
@@ -212,9 +217,9 @@ def run_pairs(file: Path, out: Path) -> None:
 
 def has_teacher(definition: Mapping[str, Any], name: str, out: Path, seed: int) -> bool:
     """Train teacher and student alone, and tell whether the teacher is good enough for a pair."""
-    file = out / name / 'suite.yaml'  # `new` writes it first, and a stop may leave it without our seeds
-    if not file.is_file() or yaml.safe_load(file.read_text(encoding='utf-8'))['seeds'] != definition['seeds']:
+    if not (out / name / 'suite.yaml').is_file():
         write_project(definition, name, out)
+    write_suite(definition, name, out)
     scores = out / name / 'work/scores.csv'
     if not scores.is_file():
         suite(out, name, ['--seeds', str(seed), '--only', 'teacher', 'control'])

@@ -17,7 +17,9 @@ _BUGS = (AttributeError, IndexError, NameError, ZeroDivisionError)  # which a `r
 # what others raise for a mistake of a config, by a part of their text
 _OF_OTHERS = {
     'Expected more than 1 value per channel when training': 'train_dataloader.batch_size=1: a batch norm behind global '
-    'pooling (DeepLabV3, PSPNet) has one value a channel to normalise. Set it to 2 or more, for each process.'
+    'pooling (DeepLabV3, PSPNet) has one value a channel to normalise. Set it to 2 or more, for each process.',
+    'selected index k out of range': 'the maps of the pictures have fewer places than the detector has queries '
+    '(num_queries). Train on larger pictures (--size of `new`, else the Resize of the pipeline).',
 }
 
 

@@ -12,6 +12,7 @@ from types import SimpleNamespace
 
 import mmseg
 import pytest
+import torch
 import torch.distributed as dist
 from mmengine.config import Config
 from mmengine.registry import RUNNERS
@@ -307,6 +308,7 @@ def test_errors_of_this_package_are_known():
         (lambda: behind(False), ''),
         (lambda: counted(object()), ''),  # int() raises inside a function of the package
         (lambda: inside('raise ValueError("user")'), 'user'),
+        (lambda: torch.ones(3).topk(4), 'Train on larger pictures'),
         (lambda: inside('raise ValueError(None.name)'), ''),  # a bug of the message itself
     ):
         actual = known_mistake(raised(act))

@@ -15,11 +15,12 @@ from mmdistill_dense.utils.validate import text_of
 _PACKAGE = f'{Path(__file__).parents[1]}{os.sep}'
 _BUGS = (AttributeError, IndexError, NameError, ZeroDivisionError)  # which a `raise` may end in, and none names
 # what others raise for a mistake of a config, by a part of their text
+_LARGER = 'Train on larger pictures (--size of `new`, else the Resize of the pipeline).'
 _OF_OTHERS = {
     'Expected more than 1 value per channel when training': 'train_dataloader.batch_size=1: a batch norm behind global '
     'pooling (DeepLabV3, PSPNet) has one value a channel to normalise. Set it to 2 or more, for each process.',
-    'selected index k out of range': 'the maps of the pictures have fewer places than the detector has queries '
-    '(num_queries). Train on larger pictures (--size of `new`, else the Resize of the pipeline).',
+    'selected index k out of range': f'the maps have fewer places than the detector has queries (num_queries). {_LARGER}',
+    'input image is smaller than kernel': f'a map is smaller than the kernel of a deformable convolution. {_LARGER}',
 }
 
 

@@ -19,7 +19,7 @@ _LARGER = 'Train on larger pictures (--size of `new`, else the Resize of the pip
 _OF_OTHERS = {
     'Expected more than 1 value per channel when training': 'train_dataloader.batch_size=1: a batch norm behind global '
     'pooling (DeepLabV3, PSPNet) has one value a channel to normalise. Set it to 2 or more, for each process.',
-    'selected index k out of range': f'the maps have fewer places than the detector has queries (num_queries). {_LARGER}',
+    'selected index k out of range': f'the maps have fewer places than there are queries (num_queries). {_LARGER}',
     'input image is smaller than kernel': f'a map is smaller than the kernel of a deformable convolution. {_LARGER}',
 }
 

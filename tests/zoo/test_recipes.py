@@ -16,7 +16,7 @@ from tests.zoo.steps import EVALUATION
 
 WORDS = ('r18', 'tiny', 'nano', 'mit-b0', 'mobilenet', '-t_', '-s_', '_s_', 'r50')  # of small networks, best first
 STEPS = 20
-LARGE = ('ddod', 'dino')
+LARGE = ('mmdet::ddod', 'mmdet::dino')
 
 
 def families() -> dict[str, str]:
@@ -59,7 +59,7 @@ def test_a_family_is_trained(
     make = seg_folder if name.startswith('mmseg') else box_folder
     make(Path('mine'), **({} if make is seg_folder else {'masks': True}))
     # the heads' larger kernels, deformable ones on the coarsest map, and 900 queries
-    side = '64' if make is seg_folder else '256' if Path(name).parent.name in LARGE else '128'
+    side = '64' if make is seg_folder else '256' if str(Path(name).parent) in LARGE else '128'
     words = [
         '--data',
         'mine',
@@ -75,7 +75,7 @@ def test_a_family_is_trained(
         side,
         side,
     ]
-    if main(['new', *words, '--random-weights', '--out', 'project', '--method', 'fitnet']):
+    if main(['new', *words, '--size', side, side, '--random-weights', '--out', 'project', '--method', 'fitnet']):
         words = capsys.readouterr().err.strip()
         assert words.startswith(('ERROR    --student', 'ERROR    --method')), words
         pytest.skip(words)

@@ -92,18 +92,6 @@ def test_rows_with_errors_are_no_success() -> None:
     assert losses.errors == ['cwd maps']
 
 
-def test_parts_are_written_before_they_are_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    day, out, statuses = day_of(tmp_path, 60), tmp_path / 'out', []
-
-    def end(parts: list[Part]) -> None:
-        statuses.extend(summary_of(tmp_path)['parts'][part.name]['status'] for part in parts)
-        Day.end(day, parts)
-
-    monkeypatch.setattr(day, 'end', end)
-    day.run([part(out, 'long', 60, limit=0.3)])
-    assert statuses == [CUT]
-
-
 def test_a_stop_of_the_look_ups_leaves_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def stop() -> None:
         assert json.loads((tmp_path / 'gpu_day.json').read_text())['parts'] == {}
@@ -159,9 +147,6 @@ import json, os, pathlib, shutil, sys, time
 words = sys.argv[1:]
 if words[:1] == ['-']:
     text = sys.stdin.read()
-    if os.environ.get('UNREADY') == 'wait':
-        pathlib.Path(__file__).with_name('waits').touch()
-        time.sleep(60)
     if 'import torch' in text:
         sys.exit(os.environ.get('UNREADY', 0))
     os.execv({sys.executable!r}, [{sys.executable!r}, '-c', text, *words[1:]])
@@ -211,16 +196,6 @@ def test_a_failed_part_is_told_by_the_status(tmp_path: Path) -> None:
     assert process.returncode == 1 and 'not whole: losses: status 1' in output
     rows = summary_of(tmp_path)['parts']
     assert {name for name, row in rows.items() if row['status'] != 0} == {'losses'} and len(rows) == 3
-
-
-def test_a_stop_of_the_check_ends_with_130(tmp_path: Path) -> None:
-    process = call(tmp_path, UNREADY='wait')
-    limit = time.monotonic() + 60
-    while not (tmp_path / 'bin/waits').exists() and time.monotonic() < limit:
-        time.sleep(0.05)
-    process.send_signal(signal.SIGTERM)
-    process.communicate(timeout=60)
-    assert process.returncode == 130
 
 
 @pytest.mark.parametrize(

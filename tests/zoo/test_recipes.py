@@ -59,7 +59,7 @@ def test_a_family_is_trained(
     make = seg_folder if name.startswith('mmseg') else box_folder
     make(Path('mine'), **({} if make is seg_folder else {'masks': True}))
     # the heads' larger kernels, deformable ones on the coarsest map, and 900 queries
-    side = '64' if make is seg_folder else '256' if str(Path(name).parent) in LARGE else '128'
+    side = '64' if make is seg_folder else '320' if str(Path(name).parent) in LARGE else '128'
     words = [
         '--data',
         'mine',
@@ -81,8 +81,8 @@ def test_a_family_is_trained(
         pytest.skip(words)
     try:
         whole = train(Path('project'))
-    except (RuntimeError, ModuleNotFoundError) as error:
-        if re.search('implementation for device cpu not found|torchvision|transformers is not installed', str(error)):
+    except (RuntimeError, ModuleNotFoundError) as error:  # NotImplementedError is one
+        if re.search('implementation for device cpu not found|torchvision|pip install', str(error)):
             pytest.skip(str(error))  # an operation of mmcv for GPUs alone, or a library that mmdet does not require
         raise
     Path(f'project/work/control/iter_{STEPS}.pth').unlink()

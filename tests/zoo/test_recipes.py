@@ -60,21 +60,7 @@ def test_a_family_is_trained(
     make(Path('mine'), **({} if make is seg_folder else {'masks': True}))
     # the heads' larger kernels, deformable ones on the coarsest map, and 900 queries
     side = '64' if make is seg_folder else '320' if str(Path(name).parent) in LARGE else '128'
-    words = [
-        '--data',
-        'mine',
-        '--student',
-        name,
-        '--teacher',
-        name,
-        '--iters',
-        str(STEPS),
-        '--batch',
-        '2',
-        '--size',
-        side,
-        side,
-    ]
+    words = ['--data', 'mine', '--student', name, '--teacher', name, '--iters', str(STEPS), '--batch', '2']
     if main(['new', *words, '--size', side, side, '--random-weights', '--out', 'project', '--method', 'fitnet']):
         words = capsys.readouterr().err.strip()
         assert words.startswith(('ERROR    --student', 'ERROR    --method')), words

@@ -154,7 +154,8 @@ def export_row(table: SuiteTable, name: str, out: Path) -> tuple[Run, Path]:
     last = run.folder / row.results[seed]['checkpoint']  # where the one of the best validation was not kept
     checkpoint = max(run.folder.glob('best_*.pth'), key=number_in, default=last)
     record, config = definition.out / 'exported.json', out.with_suffix('.py')
-    origins, origin = read_json(record) or {}, f'{run.title} {checkpoint.name} {row.results[seed].get("config_hash")}'
+    digest = configs.options_hash(row.results[seed], str)  # a repeated run has the config of the earlier one
+    origins, origin = read_json(record) or {}, f'{run.title} {checkpoint.name} {digest}'
     if origins.get(out.name) != origin or not (out.is_file() and config.is_file()):
         if not checkpoint.is_file():
             raise FileNotFoundError(f'{name} cannot be exported: its weights are gone: {checkpoint}.')

@@ -169,8 +169,7 @@ class Student:
     prepared: list[float] = field(default_factory=list)  # of each picture, with normalisation and labels
     boxes: dict[str, tuple[dict[str, Any], list[dict[str, Any]]]] = field(default_factory=dict)  # by name, as of COCO
     written: set[Path] = field(default_factory=set)  # label images, or pictures whose boxes were found
-    videos: set[Path] = field(default_factory=set)  # their places, without endings
-    firsts: dict[Path, dict[str, str]] = field(default_factory=dict)  # by folder, the first picture of each stem
+    firsts: dict[Any, dict[str, str]] = field(default_factory=dict)  # by folder and endings, the file of each stem
     next_write: float = field(default_factory=lambda: time.monotonic() + SECONDS)  # when boxes are written again
 
     @classmethod
@@ -241,19 +240,20 @@ class Student:
         picture = np.atleast_3d(picture).clip(0, 255).astype(np.uint8)
         picture = np.repeat(picture, 3, 2) if picture.shape[2] == 1 else mmcv.bgr2rgb(picture[..., :3])
         try:
-            return Shot(name, picture, self.prepare(data), self.label_of(source, name))
+            data = self.prepare(data)
         except cv2.error as error:  # so thin that a side would have no pixel
             sides = size_text(picture.shape[:2])
             text = f'{text}: its {sides} pixels cannot be brought to the student: {error.err}'
             raise Unreadable(text, 'too thin for the student') from error
+        has_stem = isinstance(source, np.ndarray) or self.has_stem(source, EXTENSIONS)
+        return Shot(name, picture, data, str(Path(name).with_suffix('.png')) if has_stem else f'{name}.png')
 
-    def label_of(self, image: Path | np.ndarray, name: str) -> str:
-        """Return the name of a label image; of pictures with one stem, those behind the first keep their endings."""
-        if isinstance(image, Path) and image.parent not in self.firsts:
-            names = sorted(os.listdir(image.parent), reverse=True)
-            self.firsts[image.parent] = {Path(name).stem: name for name in names if name.lower().endswith(EXTENSIONS)}
-        is_first = not isinstance(image, Path) or self.firsts[image.parent].get(image.stem, image.name) == image.name
-        return str(Path(name).with_suffix('.png')) if is_first else f'{name}.png'
+    def has_stem(self, file: Path, endings: tuple[str, ...]) -> bool:
+        """Tell whether results have a file's name without its ending: of files with one stem, those of the first."""
+        if (key := (file.parent, endings)) not in self.firsts:  # a stem that is a file's name (a.png.jpg) has no owner
+            names = [name for name in sorted(os.listdir(file.parent), reverse=True) if name.lower().endswith(endings)]
+            self.firsts[key] = {Path(name).stem: name for name in names} | dict.fromkeys(names, '')
+        return self.firsts[key].get(file.stem, file.name) == file.name
 
     def predict(self, shots: Iterable[Shot]) -> Iterator[tuple[Shot, Any]]:
         """Yield pictures with what is found in them, as mmseg and mmdet give it, on the CPU."""
@@ -391,7 +391,7 @@ def predict_pictures(student: Student, files: Sequence[Path], out: Path, skippin
 def predict_video(student: Student, file: Path, out: Path) -> None:
     """Write a video with the predictions drawn, and the prediction on each frame."""
     path = Path(result_path(file))
-    stem = path if path.with_suffix('') in student.videos else path.with_suffix('')  # of one with another ending
+    stem = path.with_suffix('') if student.has_stem(file, VIDEOS) else path
     video = out / DRAWN / f'{stem}.mp4'
     if printable(str(video)) != str(video):  # OpenCV would end the process
         problem = f'{str(file)!r}: the path of a video and of --out must be UTF-8: rename it.'
@@ -401,7 +401,6 @@ def predict_video(student: Student, file: Path, out: Path) -> None:
         raise Unreadable(f'{file}: cannot be read as a video.')
     if video.is_dir():
         raise IsADirectoryError(f'{video}: a folder is where the drawn video belongs. Remove it, or give another --out')
-    student.videos.add(stem)
     video.parent.mkdir(parents=True, exist_ok=True)
     fps = frames.fps if 0 < frames.fps < 1000 else 25  # more is a clock's rate, which mp4 refuses
     unfinished, size, count = video.with_name(f'.{video.name}'), (frames.width, frames.height), 0

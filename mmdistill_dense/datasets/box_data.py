@@ -123,8 +123,7 @@ class ShapesDetDataset(PaintedPictures, BaseDetDataset):
     def load_data_list(self) -> list[dict]:
         """List the pictures; nothing is painted yet."""
         chosen = self.metainfo['classes']
-        unknown = set(chosen) - set(CLASSES[1:])
-        if unknown:
+        if unknown := set(chosen) - set(CLASSES[1:]):
             raise ValueError(f'ShapesDetDataset: metainfo.classes has {sorted(unknown)}; known: {CLASSES[1:]}.')
         height, width = self.painting.get('size', SIZE)
         common = dict(height=height, width=width, seed=self.seed, painting=self.painting)
@@ -176,6 +175,5 @@ class LoadShapesDet(BaseTransform):
 
 def _labelled_instances(entry: dict) -> tuple[Picture, list]:
     """Paint the picture of an entry; return it with (label, instance) for each object of the chosen classes."""
-    picture = paint(entry['seed'], entry['index'], **entry['painting'])
-    labels = entry['labels']
+    picture, labels = paint(entry['seed'], entry['index'], **entry['painting']), entry['labels']
     return picture, [(labels[instance.label], instance) for instance in picture.instances if instance.label in labels]

@@ -2,7 +2,7 @@
 
 import io
 from collections.abc import Mapping, Sequence
-from contextlib import redirect_stdout
+from contextlib import redirect_stdout, suppress
 from pathlib import Path
 from typing import Any
 
@@ -92,7 +92,7 @@ class RootCheck:
         except (OSError, cv2.error) as error:
             reason = str(error).strip().splitlines()[0]
             raise OSError(f'{type(self).__name__}: {self._files(idx)} cannot be read: {reason}') from error
-        if fault := _label_fault(results, self):
+        if fault := _label_fault(results, self) or _depth_fault(self, idx):
             raise ValueError(f'{type(self).__name__}: {self._files(idx)} {fault}')
         return results
 
@@ -119,6 +119,15 @@ def _label_fault(results: Any, dataset: Any) -> str:
                 'a label has the size of its picture, and one channel.'
             )
     return _no_classes(label.data, dataset)
+
+
+def _depth_fault(dataset: Any, idx: int) -> str:
+    """Say which number of a label image of more than 8 bits mmseg reads as another one."""
+    file = dataset.get_data_info(idx).get('seg_map_path') if 'seg_map_path' in dataset.data_prefix else None
+    with suppress(OSError), Image.open(file or '') as image:
+        if image.mode.startswith(('I', 'F')) and (highest := int(image.getextrema()[1])) > 255:
+            return f'has the label {highest}, of which 8 bits are read: {highest % 256}. Number the classes from 0.'
+    return ''
 
 
 def _no_classes(labels: Tensor, dataset: Any) -> str:

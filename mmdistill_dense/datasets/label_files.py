@@ -24,6 +24,7 @@ def _is_number(value: Any) -> bool:
 _ID = (lambda value: type(value) is str or (_is_number(value) and math.isfinite(value))), 'a number or a text'
 _NAME = (lambda value: type(value) is str and value != '' and '\0' not in value), 'a text'
 _SIZE = (lambda value: _is_number(value) and 0 < value < math.inf), 'a number above 0'
+_AREA = _is_number, 'a number'
 _FLAG = (lambda value: type(value) in (bool, int, float) and value in (0, 1)), '0 or 1'
 _BOX = (
     (lambda value: type(value) is list and len(value) == 4 and all(map(_is_number, value))),
@@ -31,14 +32,7 @@ _BOX = (
 )
 _ENTRIES: Mapping[str, Mapping[str, tuple[Callable[[Any], bool], str]]] = {
     'images': {'id': _ID, 'file_name': _NAME, 'width': _SIZE, 'height': _SIZE},
-    'annotations': {
-        'id': _ID,
-        'image_id': _ID,
-        'category_id': _ID,
-        'bbox': _BOX,
-        'area': (_is_number, 'a number'),
-        'iscrowd': _FLAG,
-    },
+    'annotations': {'id': _ID, 'image_id': _ID, 'category_id': _ID, 'bbox': _BOX, 'area': _AREA, 'iscrowd': _FLAG},
     'categories': {'id': _ID, 'name': _NAME},
 }
 

@@ -207,9 +207,11 @@ def test_pictures_without_a_label_are_counted(root: Path) -> None:
 def test_label_values_become_numbers_of_classes(root: Path) -> None:
     image(root / 'labels/0.png', np.array([[0, 255, 7]]).repeat(8, 0))
     image(root / 'images/0.jpg', np.zeros((8, 3)))
-    load = [dict(type='LoadImageFromFile'), dict(type='mmseg.LoadAnnotations')]
-    data = folder(root, label_values=(0, 255), pipeline=load)
+    data = folder(root, label_values=(0, 255), pipeline=PIPELINE[:2])
     assert data[0]['gt_seg_map'][0].tolist() == [0, 1, 255]
+    assert cv2.imwrite(str(root / 'labels/0.png'), np.full((8, 3), 257, np.uint16))
+    with pytest.raises(ValueError, match=r'0\.png has the label 257, of which 8 bits are read: 1\.'):
+        data[0]
 
 
 def test_pictures_of_several_endings_are_read(root: Path) -> None:

@@ -19,9 +19,7 @@ def _wide(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv('COLUMNS', '200')
 
 
-def test_list_without_a_definition_shows_every_method(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+def test_list_without_a_definition_shows_every_method(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(['suite', 'list']) == 0
     printed = capsys.readouterr().out
     assert all(f' {method} ' in printed for method in compose.methods())

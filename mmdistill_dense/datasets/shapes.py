@@ -122,9 +122,7 @@ class PaintedPictures:
     def __init__(self, num_images: int, seed: int = 0, painting: dict[str, Any] | None = None, **kwargs: Any) -> None:
         if num_images < 1:
             raise ValueError(f'{type(self).__name__}: num_images must be at least 1, got {num_images}.')
-        self.num_images = num_images
-        self.seed = seed
-        self.painting = dict(painting or {})
+        self.num_images, self.seed, self.painting = num_images, seed, dict(painting or {})
         super().__init__(**kwargs)
 
 

@@ -44,19 +44,21 @@ def classes_of(dataset: Any) -> Sequence[str] | None:
 
 
 def label_stamp(dataset: Any) -> str:
-    """Return 12 hexadecimal digits that change with a data set's label files: names and sizes, content of a list.
+    """Return 12 hexadecimal digits that change with a data set's label files: names, sizes, content of a list.
 
     Where the files lie does not count. A data set that paints its pictures has none.
     """
     stamps = set[str]()
     for source in source_datasets(dataset):
-        file = Path(str(getattr(source, 'ann_file', '') or ''))
-        if file.is_file():
+        if (file := Path(str(getattr(source, 'ann_file', '') or ''))).is_file():
             stamps.add(hashlib.sha256(file.read_bytes()).hexdigest())
         has_infos = hasattr(source, 'get_data_info') and file.suffix != '.json'  # which holds the labels itself
         infos = (source.get_data_info(number) for number in range(len(source) if has_infos else 0))
         labels = (info.get('seg_map_path') for info in infos if isinstance(info, dict))
-        stamps.update(f'{os.path.basename(label)} {os.path.getsize(label)}' for label in labels if label)
+        for label in filter(None, labels):
+            is_raw = label.lower().endswith(('.bmp', '.tif', '.tiff'))  # not compressed: any change keeps the size
+            mark = hashlib.sha256(Path(label).read_bytes()).hexdigest() if is_raw else os.path.getsize(label)
+            stamps.add(f'{os.path.basename(label)} {mark}')
     return hashlib.sha256(' '.join(sorted(stamps)).encode()).hexdigest()[:12]
 
 

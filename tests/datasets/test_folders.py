@@ -66,9 +66,8 @@ def test_missing_folders_are_named_with_the_variable(tmp_path: Path) -> None:
 
 def test_a_misspelt_folder_is_shown_beside_those_that_exist(tmp_path: Path) -> None:
     (tmp_path / 'streets/train').mkdir(parents=True)
-    with pytest.raises(
-        FileNotFoundError, match=rf"The folder '{tmp_path}' exists and holds streets\. Correct data_root"
-    ):
+    text = rf"The folder '{tmp_path}' exists and holds streets\. Correct data_root"
+    with pytest.raises(FileNotFoundError, match=text):
         require({'data_prefix.img_path': str(tmp_path / 'street/train')}, 'X')
 
 
@@ -123,8 +122,7 @@ def test_labels_of_no_class_stop_the_start(
     image(tmp_path / labels / f'X{ending}', [[0, last, 255]])
     assert len(DATASETS.build(option)) == 1
     image(tmp_path / labels / f'X{ending}', [[0, value, 255]])
-    words = rf'{name}: .*X{ending} has the labels \d+, but .* Name the others.*{text}'
-    with pytest.raises(ValueError, match=words):
+    with pytest.raises(ValueError, match=rf'{name}: .*X{ending} has the labels \d+, but .* Name the others.*{text}'):
         DATASETS.build(option)
 
 
@@ -219,20 +217,23 @@ def test_pictures_of_several_endings_are_read(root: Path) -> None:
     (root / 'images/1.jpg').rename(root / 'images/1.PNG')
     (root / 'images/2.PNG').write_bytes((root / 'images/2.jpg').read_bytes())
     (root / 'list.txt').write_text('2\n1\n')
-    names = [['0.jpg', '1.PNG', '2.jpg'], ['2.jpg', '1.PNG']]
-    for expected, options in zip(names, ({}, {'ann_file': 'list.txt'}), strict=True):
+    for expected, options in ((['0.jpg', '1.PNG', '2.jpg'], {}), (['2.jpg', '1.PNG'], {'ann_file': 'list.txt'})):
         data = folder(root, img_suffix=('.jpg', '.PNG'), **options)
         assert listed(data, 'img_path') == expected
         assert listed(data, 'seg_map_path') == [f'{name[0]}.png' for name in expected]
 
 
-def test_labels_have_a_stamp_that_changes_with_them_alone(root: Path) -> None:
-    before = label_stamp(folder(root))
-    assert label_stamp(RepeatDataset(folder(root), 2)) == before
+@pytest.mark.parametrize('ending', ['.png', '.bmp'])  # files of BMP stay as large as they are
+def test_labels_have_a_stamp_that_changes_with_them_alone(root: Path, ending: str) -> None:
+    for number in range(3):
+        image(root / f'labels/{number}{ending}', np.zeros((8, 8)))
+    option = dict(seg_map_suffix=ending)
+    before = label_stamp(folder(root, **option))
+    assert label_stamp(RepeatDataset(folder(root, **option), 2)) == before
     image(root / 'images/1.jpg', np.ones((80, 80)))
-    moved = root.rename(root.with_name('moved'))
-    assert label_stamp(folder(moved)) == before
-    image(moved / 'labels/1.png', np.eye(8))
-    changed = label_stamp(folder(moved))
+    moved = root.rename(root.with_name(f'moved{ending}'))
+    assert label_stamp(folder(moved, **option)) == before
+    image(moved / f'labels/1{ending}', np.eye(8))
+    changed = label_stamp(folder(moved, **option))
     (moved / 'list.txt').write_text('0\n2\n')
-    assert len({before, changed, label_stamp(folder(moved, ann_file='list.txt'))}) == 3
+    assert len({before, changed, label_stamp(folder(moved, ann_file='list.txt', **option))}) == 3

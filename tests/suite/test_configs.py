@@ -132,8 +132,7 @@ SETTINGS = {'method': 'maskd', 'settings': 'auto', 'options': {'eps': 1.0}}
 
 def test_settings_of_a_row() -> None:
     """In memory and in the written files; the user's config may be the row as well."""
-    row = own_leaf()['mine'] | {'settings': 'canonical'}
-    definition = defined(methods={'auto': SETTINGS, 'mine': row})
+    definition = defined(methods={'auto': SETTINGS, 'mine': own_leaf()['mine'] | {'settings': 'canonical'}})
     option = dict(type='MasKD', settings='auto', eps=1.0)
     for name, actual in (('auto', dict(maskd=option)), ('mine', dict(kd=dict(type='LogitKD', settings='canonical')))):
         run = run_of(definition, name)

@@ -237,8 +237,7 @@ def test_run_belongs_to_one_process(definition: Definition) -> None:
 
 def test_the_score_is_in_percent(tmp_path: Path) -> None:
     definition = load_suite(tiny.write(tmp_path, metric='coco/bbox_mAP', percent=True))
-    metrics = {'test': {'coco/bbox_mAP': 0.25}, 'val': {'coco/bbox_mAP': 0.5}}
-    assert plan.score_of(definition, metrics) == 25.0
+    assert plan.score_of(definition, {'test': {'coco/bbox_mAP': 0.25}, 'val': {'coco/bbox_mAP': 0.5}}) == 25.0
     assert plan.score_of(definition, {'test': {}, 'val': {}}) == 0.0, 'mmdet, where nothing is found'
     with pytest.raises(KeyError, match=r"metric='coco/bbox_mAP' is not in the result of the test: mIoU, aAcc"):
         plan.score_of(definition, {'test': {'mIoU': 1.0, 'aAcc': 2.0}})

@@ -147,8 +147,7 @@ def test_yaml_is_read(block: Block, tmp_path: Path) -> None:
         (tmp_path / name).write_text(text)
     (tmp_path / 'my_config.py').write_text(f"_base_ = '{ROOT}/configs/kd/toy_seg.py'\n")
     file.write_text(yaml.safe_dump(whole(block)), encoding='utf-8')
-    read = definition.load_suite(file)
-    assert read.methods
+    assert definition.load_suite(file).methods
 
 
 @pytest.mark.parametrize('name', [name for name in DISTILLERS.module_dict if name in vars(mmdistill_dense.distillers)])

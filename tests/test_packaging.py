@@ -132,8 +132,7 @@ def test_make_names_tests_that_are_there(tmp_path) -> None:
     level = re.search(r'^ARG LEVEL=(\w+)$', text, re.MULTILINE)[1]
     assert f'    {level})' in setup.read_text() and 'RUN tools/setup_env.sh ${LEVEL}' in text
     command = ['env', '-u', 'HOME', '-u', 'MMDISTILL_WHEELS', f'VENV={tmp_path}', 'PYTHON=absent', 'sh', setup, 'demo']
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert 'Python 3.10 or newer is needed' in done.stderr
+    assert 'Python 3.10 or newer is needed' in subprocess.run(command, capture_output=True, text=True).stderr
 
 
 def test_links_between_documents_lead_somewhere() -> None:

@@ -405,11 +405,9 @@ def test_a_split_is_chosen_or_drawn_by_the_user(tmp_path: Path) -> None:
     exports.write(tmp_path / 'own/dev.csv', 'name\ne.jpg\n')  # read before train.txt
     data = find_seg_data(tmp_path / 'mine', rule=SplitRule.read(str(tmp_path / 'own')))
     assert [(part, *split.names) for part, split in data.splits.items()] == [('train', 'a b', 'b', 'd'), ('val', 'e')]
-    drawn = find_seg_data(tmp_path / 'mine', rule=SplitRule.read('0.5'))
-    assert counts(drawn) == {'train': 3, 'val': 3}
+    assert counts(find_seg_data(tmp_path / 'mine', rule=SplitRule.read('0.5'))) == {'train': 3, 'val': 3}
     exports.ultralytics(tmp_path / 'yolo')
-    boxes = find_box_data(tmp_path / 'yolo', rule=SplitRule.read('0.7'))
-    assert counts(boxes) == {'train': 2, 'val': 4}
+    assert counts(find_box_data(tmp_path / 'yolo', rule=SplitRule.read('0.7'))) == {'train': 2, 'val': 4}
     for rule, message in (('1.5', 'between 0 and 1'), (str(tmp_path / 'no'), 'no such folder')):
         with pytest.raises((ValueError, FileNotFoundError), match=message):
             SplitRule.read(rule)
@@ -422,8 +420,7 @@ def test_folders_that_a_yaml_file_names_may_be_links(tmp_path: Path) -> None:
     for folder in ('mine/images', 'mine/labels/val'):
         (tmp_path / folder).rename(tmp_path / Path(folder).name)
         (tmp_path / folder).symlink_to(tmp_path / Path(folder).name)
-    data = find_box_data(tmp_path / 'mine')
-    assert counts(data) == {'train': 4, 'val': 2}
+    assert counts(find_box_data(tmp_path / 'mine')) == {'train': 4, 'val': 2}
 
 
 # Projects

@@ -559,8 +559,7 @@ def test_files_with_other_endings_are_named(capsys: pytest.CaptureFixture) -> No
     for name in ('x.HEIC', 'y.heic', 'z.gif', 'notes'):
         Path('pictures/c', name).touch()
     call(student(), 'pictures')
-    out = capsys.readouterr().out
-    assert out.endswith('skipped 4 files that are not images or videos: .gif, .heic, notes\n')
+    assert capsys.readouterr().out.endswith('skipped 4 files that are not images or videos: .gif, .heic, notes\n')
     assert Image.open('out/drawn/pictures/b/2.jfif').format == 'JPEG'
 
 

@@ -47,8 +47,7 @@ def test_a_project_is_not_done_again(capsys: pytest.CaptureFixture) -> None:
     assert 'mmengine - INFO' not in out
     written = [project_folder / 'report.html', project_folder / 'student.pth', project_folder / 'student.py']
     times = [path.stat().st_mtime for path in written]
-    plain = Config.fromfile(written[2])
-    assert 'distillers' not in plain.model
+    assert 'distillers' not in Config.fromfile(written[2]).model
     results = list(project_folder.rglob('result.json'))
     assert len(results) == 3
     began = time.time()

@@ -175,8 +175,7 @@ def test_kinds_of_label_images_named_as_videos_all_train(tmp_path: Path) -> None
         picture(tmp_path / f'images/{name}.jpg', number)
         (tmp_path / 'labels').mkdir(exist_ok=True)
         Image.new('L', (64, 48), number // 8).save(tmp_path / f'labels/{name}.png')
-    parts = videos_of(find_seg_data(tmp_path))
-    assert parts['train'] == {*KINDS}
+    assert videos_of(find_seg_data(tmp_path))['train'] == {*KINDS}
 
 
 @pytest.mark.parametrize('empty', [

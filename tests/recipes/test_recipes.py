@@ -175,8 +175,7 @@ def test_a_whole_config_is_a_recipe(tmp_path: Path) -> None:
     file = tmp_path / 'mine.py'
     file.write_text("_base_ = ['./my_student.py']\nmodel = dict(type='mmdistill_dense.DistillModel')\n")
     for recipe in (student, file):
-        parts = parts_of(recipe)
-        assert parts.task == 'det'
+        assert parts_of(recipe).task == 'det'
         assert options_for('pkd', recipe) == ROOT / '_base_/distillers/pkd_det.py'
 
 

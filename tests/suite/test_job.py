@@ -4,6 +4,7 @@ import errno
 import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -150,8 +151,7 @@ def test_stopped_run_goes_on_to_the_same_bits(
         stopping(patch, 4)
         execute_run(definition, 'kd seed 0')
     folder = tmp_path / 'out/runs/kd/seed0'
-    state = read_json(folder / 'state.json')
-    assert state['phase'] == 'training' and not (folder / 'result.json').exists()
+    assert read_json(folder / 'state.json')['phase'] == 'training' and not (folder / 'result.json').exists()
     file = folder / 'iter_4.pth'
     file.write_bytes(file.read_bytes()[:1000])
     (folder / 'last_checkpoint').write_text('')
@@ -233,6 +233,18 @@ def test_run_belongs_to_one_process(definition: Definition) -> None:
         output = f'none seed 0 already runs in out/runs/none/seed0, as process {process.pid}'
         with pytest.raises(RuntimeError, match=output):
             execute_run(definition, 'none seed 0', attended=True)
+
+
+def test_first_weights_have_a_stamp(definition: Definition, tmp_path: Path) -> None:
+    module, file, run = toys.nn.Identity(), tmp_path / 'first.pth', run_of(definition, 'kd seed 0')
+    file.write_text('a')
+    module.init_cfg = [dict(type='Pretrained', checkpoint=str(file))]
+    runners: Any = [SimpleNamespace(model=toys.nn.Identity(), cfg={'load_from': str(file)})]
+    runners += [SimpleNamespace(model=module, cfg={}), SimpleNamespace(model=toys.nn.Identity(), cfg={})]
+    before = [job.start_stamps(run, runner) for runner in runners]
+    assert before[0] == before[1] and [*before[0]] == [f'start {file}', 'start of kd'] and not before[2]
+    file.write_text('b')
+    assert not {*before[0].items()} & {*job.start_stamps(run, runners[0]).items()}
 
 
 def test_the_score_is_in_percent(tmp_path: Path) -> None:

@@ -151,10 +151,11 @@ def test_runs_of_different_numbers_of_processes_make_no_table(suite: Definition)
     for name, scores in {'control': made_up.CONTROL, 'kd': KD, 'heavy': {1: 40.0, 2: 40.1}}.items():
         made_up.finish(suite, name, scores, processes=2)
     assert 'Batch: 2 process(es) with 8 pictures each' in as_markdown(collect(suite))
-    made_up.finish(suite, 'heavy', {1: 40.0}, processes=2, data={'val': 'a'})
-    made_up.finish(suite, 'kd', {2: 45.5}, processes=2, data={'val': 'b'})
-    with pytest.raises(ValueError, match=r'kd seed 2 and heavy seed 1: label files were changed between these runs'):
-        collect(suite)
+    for source, changed in (('val', 'label files'), ('start a.pth', 'files of first weights')):
+        made_up.finish(suite, 'heavy', {1: 40.0}, processes=2, data={source: 'a'})
+        made_up.finish(suite, 'kd', {2: 45.5}, processes=2, data={source: 'b'})
+        with pytest.raises(ValueError, match=rf'kd seed 2 and heavy seed 1: {changed} were changed between these runs'):
+            collect(suite)
     for name, seed, stamp in (('heavy', 1, 'a'), ('kd', 2, 'b')):
         made_up.finish(suite, name, {seed: 40.0}, processes=2, data={'test_sets.rain': stamp})
     collect(suite)  # names no such set

@@ -234,8 +234,7 @@ def by_strict(path):
 
 def by_start(path):
     """A student, whose optimizer may be new."""
-    student = VisionTransformer(VIT)
-    return by_run(path, student)
+    return by_run(path, VisionTransformer(VIT))
 
 
 def chunked(size):
@@ -258,8 +257,7 @@ def test_files_of_transformers_are_read(read, rename):
     renamed = {rename(name): tensor for name, tensor in vit_state().items()}
     for content in (renamed, dict(teacher={f'backbone.{name}': tensor for name, tensor in renamed.items()})):
         if 'teacher' not in content or read in (by_foundation, by_ssl_vit):
-            state = read(saved(content))
-            assert len(expected) == 62 and not differing(expected, state)
+            assert len(expected) == 62 and not differing(expected, read(saved(content)))
 
 
 def test_stages_are_no_chunks():

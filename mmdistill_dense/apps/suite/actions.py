@@ -131,15 +131,13 @@ def suite_list(args: argparse.Namespace) -> None:
     for run in plan.runs(definition):
         result = run.result if run.is_pretraining else plan.scored(definition, run)
         score = f'{result["score"]:.2f}' if result and 'score' in result else ''
-        cells = (_progress(run) if result is None else 'finished', score)
-        table.add_row(run.title, *cells)
+        table.add_row(run.title, _progress(run) if result is None else 'finished', score)
     console.print(table)
 
 
 def _progress(run: Run) -> str:
     """What an unfinished run does, or why it does nothing."""
-    state = run.state
-    if not state:
+    if not (state := run.state):
         return 'waits'
     done = f'{state.get("iteration")}/{state.get("iterations") or "?"}'
     if not in_use(run.folder):

@@ -298,8 +298,7 @@ def written_config(file: Path, modified: int) -> Config:
 
 def changed_keys(folder: Path, config: Config) -> list[str]:
     """Return the keys in which a config differs from the one that mmengine wrote into a run's folder, if it did."""
-    file = folder / 'config.py'
-    if not file.is_file():
+    if not (file := folder / 'config.py').is_file():
         return []
     written = written_config(file, file.stat().st_mtime_ns)
     old, new = (_identity(version, _last_names) for version in (written, config))

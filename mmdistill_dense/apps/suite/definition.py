@@ -119,8 +119,7 @@ def find_suite_config(name: str, folder: str, path: Path, key: str) -> Path:
         if not name.endswith('.py'):
             inside = name if '/' in name else f'{folder}/{name}'
             return find_config(name if '::' in name else f'mmdistill_dense::{inside}', key)
-        file = path.parent / name
-        if not file.is_file():
+        if not (file := path.parent / name).is_file():
             raise FileNotFoundError(f'no file {str(file)!r}; paths are relative to the definition')
     return file
 
@@ -416,8 +415,7 @@ def _with_config(row: Method, keys: RowKeys, path: Path, control: Path) -> Metho
 def _with_method(row: Method, keys: RowKeys, control: Path) -> Method:
     method, variant = row.name if keys.method is None else keys.method, keys.variant
     if method in compose.methods():
-        file = compose.options_for(method, control, variant)
-        if file is not None:
+        if (file := compose.options_for(method, control, variant)) is not None:
             return replace(row, method=method, options_file=file, variant=variant)
         problem = f'{f"variant {variant!r} of {method}" if variant else method} does not fit {control.stem}.'
     else:

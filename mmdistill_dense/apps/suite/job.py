@@ -32,6 +32,7 @@ from mmdistill_dense.datasets.wrapped import label_stamp
 from mmdistill_dense.distillers.schedule import in_iterations
 from mmdistill_dense.engine.interruption import save_step
 from mmdistill_dense.engine.resume import latest_checkpoint
+from mmdistill_dense.guards.config import pretrained_parts
 from mmdistill_dense.model.distill_model import distillers_of
 from mmdistill_dense.networks.class_pairs import ClassPairs, in_students_classes
 from mmdistill_dense.networks.teacher import FrozenTeacher
@@ -42,7 +43,7 @@ from mmdistill_dense.utils.files import owned, read_progress, save_whole, write_
 from mmdistill_dense.utils.generators import Generators
 from mmdistill_dense.utils.runner_internals import between_steps, start_from
 from mmdistill_dense.utils.version import __version__
-from mmdistill_dense.weights.strict_load import read_checkpoint
+from mmdistill_dense.weights.strict_load import read_checkpoint, sha256
 
 PACKAGES = ('torch', 'mmengine', 'mmcv', 'mmseg', 'mmdet')
 
@@ -89,11 +90,19 @@ def data_facts(runner: Runner, portable: configs.Portable) -> dict[str, str]:
     return stamps
 
 
+def start_stamps(run: Run, runner: Runner) -> dict[str, str]:
+    """Return digits of the files with the first weights of a student: of each by its path, and of all by the row."""
+    # a pre-training of the suite may be repeated, to the same weights in another file
+    paths = [] if run.pretraining else [path for _, _, path, _ in pretrained_parts(unwrap(runner.model))]
+    files = {path for path in (*paths, str(runner.cfg.get('load_from'))) if os.path.isfile(path)}
+    digits = {f'start {path}': sha256(Path(path))[:12] for path in sorted(files)}
+    return {**digits, f'start of {run.name}': ' '.join(sorted(digits.values()))} if digits else {}
+
+
 def unlabelled_facts(runner: Runner) -> dict[str, Any] | None:
     """Return the number of a run's pictures without labels, the hash of their names, ratio, and passes over them."""
     model = unwrap(runner.model)
-    second = unlabelled_of(model)
-    if second is None or not second.files:
+    if (second := unlabelled_of(model)) is None or not second.files:
         return None
     end = max(distillers_of(model)[name].schedule.end(runner.max_iters) for name in second.takers)
     steps = min(runner.max_iters, end) - in_iterations(second.option.start, runner.max_iters)
@@ -138,6 +147,7 @@ class Progress(Hook):
             'iteration': 0,
             'iterations': None,
             'labels': before.get('labels'),  # the stamp of the training set's labels
+            'starts': before.get('starts'),  # those of the files with its first weights
             'pid': os.getpid(),
             'host': socket.gethostname(),
         }
@@ -270,6 +280,8 @@ def _train(run: Run, config: Config, progress: Progress, definition: Definition)
     if checkpoint is not None:
         config.resume, config.load_from = True, str(checkpoint)
     runner = build_runner(_runner_config(config, run))
+    if checkpoint is None:
+        progress.state['starts'] = start_stamps(run, runner)
     runner.register_hook(progress)
     progress.tell(True, phase='preparing')
     runner.train()
@@ -283,6 +295,7 @@ def _train(run: Run, config: Config, progress: Progress, definition: Definition)
     start_from(runner, str(last), resume=False)  # with EMA, only the file holds the averaged ones
     facts |= _scores(runner, definition)
     facts['data'] |= data_facts(runner, plan.portable_in(definition)) if is_main_process() else {}
+    facts['data'] |= progress.state['starts'] or {}  # none of a run that an earlier version began
     return {'test_is_val': _tests_val(config), 'checkpoint': last.name, **facts}
 
 

@@ -125,8 +125,7 @@ def trains_teacher(definition: Definition) -> bool:
     """Tell whether the suite trains the teacher: it has begun to, or has its config and no checkpoint."""
     if definition.teacher is None and not definition.test_teacher:
         return False
-    teachers = teachers_of(read_file(definition.control).model)
-    if len(teachers) != 1:
+    if len(teachers := teachers_of(read_file(definition.control).model)) != 1:
         raise ValueError(
             f'{definition.path}: teacher and test_teacher need a pair with one teacher, this one has {len(teachers)}: '
             'train them with mmdistill train, and remove both keys.'
@@ -357,8 +356,7 @@ def _options_key(run: Run) -> str:
 
 def score_of(definition: Definition, metrics: Mapping[str, Mapping[str, float]], split: str = 'test') -> float:
     """Return the score of a run in percent."""
-    scores = metrics[split]
-    if not scores:  # mmdet returns no metric for a detector without a single detection
+    if not (scores := metrics[split]):  # mmdet returns no metric for a detector without a single detection
         return 0.0
     if definition.metric not in scores:
         problem = f'metric={definition.metric!r} is not in the result of the test: {", ".join(scores)}'
@@ -368,8 +366,7 @@ def score_of(definition: Definition, metrics: Mapping[str, Mapping[str, float]],
 
 def scored(definition: Definition, run: Run) -> dict[str, Any] | None:
     """Return the result of a finished run with today's score: ``metric`` or ``percent`` may have been others then."""
-    result = run.result
-    if result is not None:
+    if (result := run.result) is not None:
         today = {'score': score_of(definition, result['metrics']), 'metric': definition.metric}
         if any(repr(result.get(key, value)) != repr(value) for key, value in today.items()):
             result |= today

@@ -57,9 +57,8 @@ class Pool:
     def execute(self, todo: Sequence[Run]) -> dict[str, str]:
         """Do runs, which include all that they depend on; return why some failed, which stops only their dependents."""
         waiting, failed = list(todo), dict[str, str]()
-        running: dict[Future[str | None], Run] = {}
+        running, last_news = dict[Future[str | None], Run](), time.monotonic()
         titles, busy_folders, last_poll = {run.folder: run.title for run in todo}, set[Path](), -POLL_INTERVAL
-        last_news = time.monotonic()
 
         with ThreadPoolExecutor(self.jobs) as threads:
             try:
@@ -203,8 +202,7 @@ def job_words(definition: Path, run: Run) -> list[str]:
 
 def visible_devices() -> list[str]:
     """Return the GPUs that this process may use."""
-    devices = os.environ.get('CUDA_VISIBLE_DEVICES')
-    if devices is not None:
+    if (devices := os.environ.get('CUDA_VISIBLE_DEVICES')) is not None:
         return [device for device in devices.split(',') if device.strip() not in ('', '-1')]
     import torch
 
@@ -220,8 +218,7 @@ def tail(log: Path) -> str:
 def no_room(folder: Path) -> str:
     """Return what to add to a failure if the disk of a folder is full: the log may have had no room to say so."""
     ancestor = next(parent for parent in (folder, *folder.absolute().parents) if parent.is_dir())
-    free_bytes = shutil.disk_usage(ancestor).free
-    if free_bytes > MIN_FREE_BYTES:
+    if (free_bytes := shutil.disk_usage(ancestor).free) > MIN_FREE_BYTES:
         return ''
     return f': the disk of {folder} is full, {free_bytes // 2**20} MiB are left. Make room; the same command goes on'
 

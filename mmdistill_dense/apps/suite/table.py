@@ -82,7 +82,7 @@ def row_settings(method: Method) -> str:
 
 
 def changed_data(results: Mapping[str, Results], teachers: bool = True, test_set: str = '') -> str:
-    """Name two runs of one data set whose label files were changed between them, or two of a row with other teachers.
+    """Name two runs whose label files or first weights were changed between them, or two of a row with other teachers.
 
     Empty without any. Results of earlier versions hold no stamps of their data. A teacher that the suite trains may be
     trained again, to the same weights in another file: such ``teachers`` are not compared. With a further ``test_set``,
@@ -101,6 +101,7 @@ def changed_data(results: Mapping[str, Results], teachers: bool = True, test_set
                 other, old_stamp = references.setdefault(source, (f'{name} seed {seed}', stamp))
                 if old_stamp != stamp:
                     changed = "the teacher's weights" if source in teacher_stamp else 'label files'
+                    changed = 'files of first weights' if source.startswith('start ') else changed
                     changed = f'{source} or its label files' if source.startswith('test_sets.') else changed
                     return (
                         f'{other} and {name} seed {seed}: {changed} were changed between these runs, so their scores '
@@ -255,8 +256,7 @@ def _receipts(result: Mapping[str, Any]) -> str:
 
 def unlabelled(result: Mapping[str, Any]) -> str:
     """Return the number of a run's pictures without labels, their share of a step, and how often each was seen."""
-    facts = result.get('unlabelled')
-    if not facts:
+    if not (facts := result.get('unlabelled')):
         return ''
     return (
         f'{facts["pictures"]}, {facts["ratio"]:g} for each labelled one of a step, each seen {facts["passes"]:.3g} '

@@ -61,8 +61,7 @@ def paired_gain(scores: Mapping[int, float], control: Mapping[int, float]) -> Ga
         return Gain(differences, mean)
     error, freedom = sd / math.sqrt(len(seeds)), len(seeds) - 1
     half = float(stdtrit(freedom, (1 + LEVEL) / 2)) * error
-    p = float(2 * stdtr(freedom, -abs(mean) / error))
-    return Gain(differences, mean, mean - half, mean + half, p)
+    return Gain(differences, mean, mean - half, mean + half, p=float(2 * stdtr(freedom, -abs(mean) / error)))
 
 
 def holm(gains: Mapping[str, Gain | None]) -> dict[str, Gain | None]:

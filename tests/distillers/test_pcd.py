@@ -104,8 +104,7 @@ def test_padded_pixels_have_no_part(key):
     student, teacher = draw(2, 6, 4, 4).requires_grad_(), draw(2, 6, 4, 4, seed=1)
     distiller = _make()
     queue = distiller.queue.rows.clone()
-    samples = _samples([(32, 32), (20, 16)], (32, 32), key)
-    terms = run(distiller, student, teacher, samples)
+    terms = run(distiller, student, teacher, _samples([(32, 32), (20, 16)], (32, 32), key))
     rows = [torch.cat([x[0].flatten(1), x[1, :, :2, :2].flatten(1)], 1).T for x in (student, teacher)]
     expected = reference.pcd_info_nce(*(F.normalize(x, dim=1) for x in rows), queue, 0.2)
     torch.testing.assert_close(terms['loss_pcd'], expected)

@@ -113,8 +113,7 @@ def test_weights_of_a_config_start_all_but_other_heads() -> None:
     seg_folder(Path('mine'))
     own_network("load_from = 'mine.pth'\n", classes=5)
     call('network.py', 'network.py', '--iters', '2', '--method', 'kd')
-    config = read('control')
-    assert config.load_from == read('teacher').load_from == str(Path('mine.pth').resolve())
+    assert read('control').load_from == read('teacher').load_from == str(Path('mine.pth').resolve())
     report = check_config('project/control.py', Options(cost=False))
     assert not report.stopped and not [finding.message for finding in report.findings if 'load_from' in finding.message]
     state, start = report.context.model.state_dict(), torch.load('mine.pth', weights_only=True)['state_dict']

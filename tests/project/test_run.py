@@ -145,6 +145,9 @@ def test_an_old_page_is_written_anew(tmp_path: Path, root: Path, monkeypatch: py
     assert not run_project.newer(page, tmp_path)
     os.utime(page, (2**32, 2**32))
     assert run_project.newer(page, tmp_path)
+    (tmp_path / 'runs.json').touch()
+    os.utime(tmp_path / 'runs.json', (2**33, 2**33))
+    assert not run_project.newer(page, tmp_path), 'a seed or a row has left'
     definition = load_suite(root / 'suite.yaml')
     write_result(definition.out / 'runs/kd/seed0', 42.5)
     written = []

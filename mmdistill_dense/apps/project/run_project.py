@@ -119,7 +119,7 @@ def close_teacher(definition: Definition) -> str:
 
 
 def _report(folder: Path, definition: Definition) -> list[str]:
-    """Write the page if it is older than a result, and return its sentences."""
+    """Write the page if it is older than a result or the list of runs, and return its sentences."""
     page = folder / 'report.html'
     if newer(page, definition.out):
         return []
@@ -135,9 +135,9 @@ def _report(folder: Path, definition: Definition) -> list[str]:
 
 
 def newer(file: Path, out: Path) -> bool:
-    """Tell whether a file is there, and was written after all results."""
-    results = [result.stat().st_mtime for result in out.rglob('result.json')]
-    return file.is_file() and file.stat().st_mtime >= max(results, default=0.0)
+    """Tell whether a file is there, and was written after all results and after the list of the runs."""
+    times = [path.stat().st_mtime for path in (*out.rglob('result.json'), *out.glob(plan.RUNS_FILE))]
+    return file.is_file() and file.stat().st_mtime >= max(times, default=0.0)
 
 
 def export_row(table: SuiteTable, name: str, out: Path) -> tuple[Run, Path]:

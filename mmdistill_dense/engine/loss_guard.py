@@ -176,8 +176,7 @@ def _reasons(runner: Runner, record: Seen | None) -> list[str]:
             paths.append((title, _paths(extra_samples)))
     if not all(_finite(picture) for batch in batches for picture in _tensors(batch)):
         sentences.append('The pictures themselves hold values that are not finite.')
-    weights = [name for name, value in model.named_parameters() if not _finite(value)]
-    if weights:
+    if weights := [name for name, value in model.named_parameters() if not _finite(value)]:
         sentences.append(f'Weights are not finite since an earlier step: {some(weights)}.')
     with wrappers_of(runner.optim_wrapper)[0].optim_context(runner.model):
         sentences += dict.fromkeys(reason for batch in batches for reason in _teachers(model, batch))

@@ -285,8 +285,7 @@ def _count(
     all_paths = {os.path.realpath(sample.picture) for sample in reading.pictures}
     samples = [sample for members in parts.values() for sample in members]
     used_paths = {os.path.realpath(sample.picture) for sample in samples}
-    free = [path for path in map(os.path.realpath, outside) if path not in all_paths]
-    if free:
+    if free := [path for path in map(os.path.realpath, outside) if path not in all_paths]:
         folder = shlex.quote(os.path.commonpath([os.path.dirname(path) for path in free]))
         reading.notes.append(f'--unlabelled {folder} teaches on pictures without labels')
     if bare := [sample.picture.name for sample in samples if not sample.objects]:

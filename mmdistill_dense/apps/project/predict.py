@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shutil
 import time
 from collections import defaultdict, deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
@@ -401,6 +402,9 @@ def predict_video(student: Student, file: Path, out: Path) -> None:
         raise Unreadable(f'{file}: cannot be read as a video.')
     if video.is_dir():
         raise IsADirectoryError(f'{video}: a folder is where the drawn video belongs. Remove it, or give another --out')
+    if student.segments:  # frames of this video before it was cut
+        shutil.rmtree(out / LABELS / path, ignore_errors=True)
+    student.boxes = {name: entry for name, entry in student.boxes.items() if not name.startswith(f'{path}/')}
     video.parent.mkdir(parents=True, exist_ok=True)
     fps = frames.fps if 0 < frames.fps < 1000 else 25  # more is a clock's rate, which mp4 refuses
     unfinished, size, count = video.with_name(f'.{video.name}'), (frames.width, frames.height), 0

@@ -100,8 +100,7 @@ def read_config(name: str | Path, options: Mapping[str, Any] | None = None) -> C
 
             freed = replace_settings(distillers, chosen, task, 'model.distillers')
             pairs = [(key, name) for key in freed for name in {*distillers[key]} - {*freed[key], 'settings'}]
-            constants = {f'model.distillers.{key}.{name}' for key, name in pairs} - options.keys()
-            if constants:
+            if constants := {f'model.distillers.{key}.{name}' for key, name in pairs} - options.keys():
                 names = some(sorted(constants), 8)
                 message = f'these options of the config win over settings of --cfg-options: {names}'
                 remedy = 'To leave them out, write a config that gives type and settings alone (docs/settings.md)'

@@ -37,10 +37,10 @@ MOST_LINES = {
     'mmdistill_dense/distillers': 5_500,
     'mmdistill_dense/networks': 2_555,
     'mmdistill_dense/model': 870,
-    'mmdistill_dense/engine': 1_920,
+    'mmdistill_dense/engine': 1_915,
     'mmdistill_dense/weights': 960,
     'mmdistill_dense/datasets': 940,
-    'mmdistill_dense/guards': 1_110,
+    'mmdistill_dense/guards': 1_105,
     'mmdistill_dense/config': 900,
     'mmdistill_dense/utils': 1_595,
     'mmdistill_dense/unlabelled': 800,
@@ -51,12 +51,12 @@ MOST_LINES = {
     'mmdistill_dense/apps/check': 955,
     'mmdistill_dense/apps/report': 1_395,
     'mmdistill_dense/apps/inspect': 875,
-    'mmdistill_dense/apps/export': 1_600,
+    'mmdistill_dense/apps/export': 1_595,
     'mmdistill_dense/apps/recipes': 490,
     'mmdistill_dense/apps': 13_610,
     'mmdistill_dense': 35_430,
     'tools': 2_962,
-    'tests': 41_470,
+    'tests': 41_455,
 }
 MOST_CONFIGS = 600
 

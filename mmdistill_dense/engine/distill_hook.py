@@ -384,8 +384,7 @@ class Balancing(Hook):
 
 def _check(runner: Runner, distiller: Distiller, balancer: Balancer) -> None:
     key = f'model.{distiller.key}.balance'
-    reason = no_single_gradients(runner, unwrap(runner.model))
-    if reason:
+    if reason := no_single_gradients(runner, unwrap(runner.model)):
         fix = 'switch that off, or set balance=None and loss_weight to the weight that a short run without it prints'
         raise ValueError(f'{key}: {reason}, so gradients of single losses cannot be taken: {fix}.')
     if not getattr(unwrap(runner.model), 'has_task', True):

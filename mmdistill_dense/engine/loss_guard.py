@@ -122,8 +122,7 @@ def check_saved(checkpoint: Mapping[str, Any], model: nn.Module) -> None:
     state = {**checkpoint.get('state_dict', {}), **checkpoint.get('distillers', {})}
     # Buffers may hold infinity on purpose, for instance attention masks.
     masks = {name.removeprefix('distillers.') for name, _ in model.named_buffers() if 'running_' not in name}
-    names = [name for name, value in state.items() if not (_number if name in masks else _finite)(value)]
-    if names:
+    if names := [name for name, value in state.items() if not (_number if name in masks else _finite)(value)]:
         problem = f'After iteration {checkpoint["meta"]["iter"]} the weights are not finite ({some(names)})'
         remedy = 'Lower the learning rate, or clip the gradients (optim_wrapper.clip_grad)'
         raise RuntimeError(f'{problem}, so no checkpoint is written. {remedy}.')

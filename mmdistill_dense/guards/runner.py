@@ -127,8 +127,7 @@ def check_trained(runner: Runner, distillers: nn.Module) -> None:
     groups = [group for wrapper in wrappers_of(runner.optim_wrapper) for group in wrapper.param_groups]
     ids = {id(parameter) for group in groups for parameter in group['params']}
     parameters = distillers.named_parameters()
-    missing = [name for name, parameter in parameters if parameter.requires_grad and id(parameter) not in ids]
-    if missing:
+    if missing := [name for name, parameter in parameters if parameter.requires_grad and id(parameter) not in ids]:
         problem = f'its constructor leaves out parameters of distillers: {some(missing)}'
         raise ValueError(f'optim_wrapper: {problem}. Let it take those whose names begin with "distillers." as well.')
 

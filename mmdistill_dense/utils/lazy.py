@@ -39,8 +39,7 @@ def _body(path: Path) -> list[ast.stmt]:
 
 def require_stack() -> None:
     """Raise a ModuleNotFoundError with the commands to run when mmengine or mmcv cannot be found."""
-    missing = [name for name in ('mmengine', 'mmcv') if find_spec(name) is None]
-    if missing:
+    if missing := [name for name in ('mmengine', 'mmcv') if find_spec(name) is None]:
         raise ModuleNotFoundError(
             f'mmdistill_dense needs {" and ".join(missing)}. In its checkout run `make setup` (an environment of its '
             "own) or `pip install -e '.[onedl]'` (the maintained forks)"

@@ -340,8 +340,7 @@ def check_overwrite(out: Path, checkpoint: str | Path) -> None:
 
 
 def require_onnx() -> None:
-    missing = [name for name in ('onnx', 'onnxscript', 'onnxruntime') if importlib.util.find_spec(name) is None]
-    if missing:
+    if missing := [name for name in ('onnx', 'onnxscript', 'onnxruntime') if importlib.util.find_spec(name) is None]:
         install = "pip install 'mmdistill_dense[export]', or in a checkout pip install -e '.[export]'"
         raise ModuleNotFoundError(f'.onnx needs {", ".join(missing)}: {install}.')
 

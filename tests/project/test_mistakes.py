@@ -155,6 +155,7 @@ def test_a_rare_value_is_named(capsys: pytest.CaptureFixture) -> None:
     case('instances_train.json cannot be read (JSON', '', lambda _: cut(TRAIN)),
     case('--classes Red: ', '--classes Red'),
     case('a teacher of its own (teacher_config)', '--student mmdet::ld/ld_r18-gflv1-r101_fpn_1x_coco.py'),
+    case('sees videos', '--student mmdet::mask2former_vis/mask2former_r50_8xb2-8e_youtubevis2019.py'),
     case('--teacher: CascadeRCNN is trained on masks', f'--teacher {CASCADE}'),
     case('CenterNet needs the step RandomCenterCropPad of its own tests',
          '--teacher mmdet::centernet/centernet_r18_8xb16-crop512-140e_coco.py'),

@@ -209,6 +209,8 @@ class UserNetwork:
             with quiet(), torch.device('meta'), torch.no_grad():
                 return build_network(load_model(self.option, self.key), pretrained=False).eval()
         except Exception as error:  # a constructor that reads numbers out of tensors
+            if str(error).startswith(f'{self.key}: ') and isinstance(error, ValueError):  # a network for videos
+                raise
             logging.getLogger(__name__).debug('%s', self.name, exc_info=error)
             return None
 

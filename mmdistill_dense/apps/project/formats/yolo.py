@@ -52,8 +52,7 @@ def pictures_of(request: Request) -> list[Path]:
 def label_of(picture: Path) -> Path:
     """Return the place of a picture's text file: in ``labels`` beside ``images``, else beside the picture."""
     parts, sibling = list(picture.parts), picture.with_suffix('.txt')
-    indices = [index for index, part in enumerate(parts) if part in _LABEL_FOLDERS]
-    if not indices:
+    if not (indices := [index for index, part in enumerate(parts) if part in _LABEL_FOLDERS]):
         return sibling
     parts[indices[-1]] = _LABEL_FOLDERS[parts[indices[-1]]]
     label = Path(*parts).with_suffix('.txt')
@@ -209,8 +208,7 @@ def _parts(
 def _objects(label: Path, size: Size, names: Mapping[int, str], source: str, posed: bool) -> Iterator[Object]:
     height, width = size
     for number, line in enumerate(label.read_text(encoding='utf-8-sig', errors='replace').splitlines(), 1):
-        words = line.split()
-        if not words:
+        if not (words := line.split()):
             continue
         where = f'--data: {label}, line {number} ({line:.60})'
         try:

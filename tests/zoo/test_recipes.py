@@ -59,7 +59,7 @@ def test_a_family_is_trained(
     make = seg_folder if name.startswith('mmseg') else box_folder
     make(Path('mine'), **({} if make is seg_folder else {'masks': True}))
     # the heads' larger kernels, deformable ones on the coarsest map, and 900 queries
-    side = '64' if make is seg_folder else '320' if str(Path(name).parent) in LARGE else '128'
+    side = '64' if make is seg_folder else '384' if str(Path(name).parent) in LARGE else '128'
     words = ['--data', 'mine', '--student', name, '--teacher', name, '--iters', str(STEPS), '--batch', '2']
     if main(['new', *words, '--size', side, side, '--random-weights', '--out', 'project', '--method', 'fitnet']):
         words = capsys.readouterr().err.strip()

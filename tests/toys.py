@@ -37,6 +37,7 @@ SEG = {kind: f'mmseg::{kind}/{kind}_r18-d8_4xb2-80k_cityscapes-512x1024.py' for 
 DET = {
     'retinanet': 'mmdet::retinanet/retinanet_r18_fpn_1x_coco.py',
     'faster_rcnn': 'mmdet::faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py',
+    'dynamic_rcnn': 'mmdet::dynamic_rcnn/dynamic-rcnn_r50_fpn_1x_coco.py',
     'fcos': 'mmdet::fcos/fcos_r50-caffe_fpn_gn-head_1x_coco.py',
     'reppoints': 'mmdet::reppoints/reppoints-moment_r50_fpn-gn_head-gn_1x_coco.py',
     'gfl': 'mmdet::gfl/gfl_r50_fpn_1x_coco.py',

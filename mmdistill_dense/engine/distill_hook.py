@@ -15,10 +15,10 @@ from torch.utils.data import DataLoader, IterableDataset
 from mmdistill_dense.config.unknown_keys import check_known
 from mmdistill_dense.distillers.base import Distiller, RunState
 from mmdistill_dense.distillers.schedule import Balancer, in_iterations
+from mmdistill_dense.engine.counters import Counters
 from mmdistill_dense.engine.interruption import Interruption
 from mmdistill_dense.engine.loss_guard import Clipping, LossGuard, loss_scale, no_single_gradients
 from mmdistill_dense.engine.resume import (
-    Counters,
     PendingValidation,
     ResumeFile,
     describe_identity,
@@ -462,6 +462,9 @@ class DistillHook(Hook):
 
     def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
         self._call('after_val_epoch', runner, metrics)
+
+    def after_val(self, runner: Runner) -> None:
+        self._call('after_val', runner)
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
         self._call('before_save_checkpoint', runner, checkpoint)

@@ -9,14 +9,13 @@ import re
 import sys
 import zipfile
 from collections.abc import Mapping
-from copy import copy
 from dataclasses import asdict
 from numbers import Integral
 from pathlib import Path
 from typing import Any
 
 from mmengine.dist import all_gather_object, barrier, get_world_size, is_main_process
-from mmengine.hooks import EarlyStoppingHook, Hook
+from mmengine.hooks import Hook
 from mmengine.runner import BaseLoop, EpochBasedTrainLoop, FlexibleRunner, IterBasedTrainLoop, Runner
 
 from mmdistill_dense.config.local_code import changed_files, local_code
@@ -25,10 +24,8 @@ from mmdistill_dense.config.values import flat, mappings, plain
 from mmdistill_dense.engine.ddp import warn_of_other_processes
 from mmdistill_dense.model.balanced_step import balanced_of
 from mmdistill_dense.model.distill_model import Distilled, distillers_of
-from mmdistill_dense.utils.distributed import unwrap
 from mmdistill_dense.utils.reproducible import sampler_of
 from mmdistill_dense.utils.runner_internals import (
-    batch_augments,
     built_loop,
     renew_val_interval,
     resumes,
@@ -203,55 +200,6 @@ def _classes(option: Any) -> dict[str, Any]:
     if isinstance(option, Mapping):
         option = {str(name): [*option[name]] for name in sorted(option)}
     return {} if option is None else {'classes': option}
-
-
-_STOPPING, _SIZES = 'early_stopping', 'batch_sizes'  # in the meta of a checkpoint
-
-
-class Counters(Hook):
-    """Saves and restores what else counts along: mmengine's ``EarlyStoppingHook``, mmdet's ``BatchSyncRandomResize``.
-
-    The first has the best score and the number of validations since, the second a size for some steps, as for YOLOX.
-    """
-
-    _scores: Mapping[str, float] = {}  # of a validation since the last step
-    _counts: Mapping[int, tuple[float, float]] = {}  # what the first ones had counted before it
-
-    def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
-        self._scores = {}
-
-    def before_val_epoch(self, runner: Runner) -> None:
-        self._counts = {id(hook): (hook.wait_count, hook.best_score) for hook in _counting(runner)[0]}
-
-    def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
-        self._scores = metrics or {}
-
-    def before_save_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
-        stopping, resizing = _counting(runner)
-        if stopping:
-            twins = [copy(hook) for hook in stopping]
-            for hook, twin in zip(stopping, twins, strict=True):  # they count after a best file is written
-                if twin.monitor in self._scores and self._counts.get(id(hook)) == (twin.wait_count, twin.best_score):
-                    twin._check_stop_condition(self._scores[twin.monitor])
-            state = [(twin.monitor, int(twin.wait_count), float(twin.best_score)) for twin in twins]
-            checkpoint['meta'][_STOPPING] = state
-        if resizing:
-            checkpoint['meta'][_SIZES] = [augment._input_size for augment in resizing]
-
-    def after_load_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
-        """On resume, restore both; a hook that watches another score than before starts anew."""
-        meta = (checkpoint.get('meta') or {}) if resumes(runner) else {}
-        stopping, resizing = _counting(runner)
-        for hook, (monitor, count, best) in zip(stopping, meta.get(_STOPPING, ()), strict=False):
-            if hook.monitor == monitor:
-                hook.wait_count, hook.best_score = count, best
-        for augment, size in zip(resizing, meta.get(_SIZES, ()), strict=False):
-            augment._input_size = size
-
-
-def _counting(runner: Runner) -> tuple[list[Any], list[Any]]:
-    resizing = [augment for augment in batch_augments(unwrap(runner.model)) if hasattr(augment, '_input_size')]
-    return [hook for hook in runner.hooks if isinstance(hook, EarlyStoppingHook)], resizing
 
 
 _DONE = 'distill_validated'  # in the message hub, and so in the checkpoints

@@ -20,6 +20,7 @@ _OF_OTHERS = {
     'Expected more than 1 value per channel when training': 'train_dataloader.batch_size=1: a batch norm behind global '
     'pooling (DeepLabV3, PSPNet) has one value a channel to normalise. Set it to 2 or more, for each process.',
     'selected index k out of range': f'the maps have fewer places than there are queries (num_queries). {_LARGER}',
+    'Output size is too small': f'a map is smaller than the window of its pooling (LR-ASPP). {_LARGER}',
     'input image is smaller than kernel': f'a map is smaller than the kernel of a deformable convolution. {_LARGER}',
 }
 

@@ -208,6 +208,9 @@ def taught(student, teacher, **methods):
 
 
 RESIZING = dict(type='BatchSyncRandomResize', random_size_range=(96, 96), interval=1)  # draws after each step
+COUNTED = dict(
+    rcnn=dict(dynamic_rcnn=dict(iou_topk=2, beta_topk=2, update_iter_interval=3, initial_iou=0.2))
+)  # then thresholds move
 SAMPLED = dict(  # at random, by a head of two stages
     kd=dict(type='LogitKD', student_tap='rpn_head.rpn_cls', activation='sigmoid'),
     mimic=dict(type='MaskedMimic', student_tap='neck[:2]'),
@@ -219,7 +222,7 @@ ROI_MASKS = dict(
 )
 DETECTORS = {
     'a detector': lambda: taught(
-        toys.det_net('faster_rcnn', data_preprocessor=dict(batch_augments=[RESIZING])),
+        toys.det_net('dynamic_rcnn', data_preprocessor=dict(batch_augments=[RESIZING]), train_cfg=COUNTED),
         toys.det_teacher('faster_rcnn'), **SAMPLED,
     ),
     'CrossKD': lambda: taught(

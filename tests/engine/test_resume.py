@@ -21,13 +21,8 @@ from torch.utils.data import DataLoader
 
 from mmdistill_dense.config import local_code
 from mmdistill_dense.engine import resume
-from mmdistill_dense.engine.resume import (
-    Counters,
-    ResumeFile,
-    check_rates,
-    latest_checkpoint,
-    tell_changes,
-)
+from mmdistill_dense.engine.counters import Counters
+from mmdistill_dense.engine.resume import ResumeFile, check_rates, latest_checkpoint, tell_changes
 from mmdistill_dense.registry import HOOKS
 from mmdistill_dense.utils.reproducible import SeededBatches
 from tests import toys
@@ -303,7 +298,7 @@ def test_a_best_file_holds_the_count_of_its_own_validation():
     assert saved() == [('score', 0, 60.0)] and (stop.best_score, stop.wait_count) == (50.0, 1)
     stop._check_stop_condition(55.0)  # it has counted by itself
     assert saved() == [('score', 0, 55.0)]
-    counters.before_train_iter(runner, 0)
+    counters.after_val(runner)
     stop.best_score, stop.wait_count = 50.0, 1
     assert saved() == [('score', 1, 50.0)]
 

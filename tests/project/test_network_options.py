@@ -35,14 +35,16 @@ FCOS = 'mmdet::fcos/fcos_r18_fpn_gn-head-center-normbbox-centeronreg-giou_8xb8-a
 def test_counts_of_classes_change() -> None:
     counted = {'decode_head': {'num_classes': 19, 'out_channels': 19, 'channels': 19}, 'neck': {'out_channels': 19}}
     assert class_overrides(counted, 3, '--student') == {'decode_head': {'num_classes': 3, 'out_channels': 3}}
-    weights = {'one_each': {'class_weight': [0.5] * 5}, 'with_none': {'class_weight': [0.5] * 5 + [0.1]}}
+    weights = [[0.5] * 5, [0.5] * 5 + [0.1], [1.0] * 8 + [0.2], [0.3, 0.4, 0.5]]  # the last two of other data
     model = {
         'type': 'EncoderDecoder',
         'backbone': {'num_classes': 5},
-        'decode_head': {'num_classes': 5, 'loss_decode': [weights['one_each'], weights['with_none']]},
+        'decode_head': {'num_classes': 5, 'loss_decode': [{'class_weight': each} for each in weights]},
         'auxiliary_head': {'num_classes': 7},
     }
-    losses = {'0': {'class_weight': None}, '1': {'class_weight': [1.0] * 3 + [0.1]}}
+    losses = {
+        str(place): {'class_weight': last and [1.0] * 3 + [last]} for place, last in enumerate((None, 0.1, 0.2, None))
+    }
     assert class_overrides(model, 3, '--student') == {'decode_head': {'num_classes': 3, 'loss_decode': losses}}
     inside = class_overrides(read_network(KNET, '--teacher').model, 3, '--teacher')
     heads = {'kernel_generate_head': {'num_classes': 3}, 'kernel_update_head': {n: {'num_classes': 3} for n in '012'}}

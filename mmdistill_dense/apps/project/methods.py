@@ -73,8 +73,7 @@ def shipped(method: str, student: UserNetwork, teacher: UserNetwork) -> tuple[di
     """Return the distillers that the package has for a method and a pair, with those of masks, and what these lack."""
     masks = 'masks' if same_masks(student, teacher) else None  # other heads give masks of another size
     candidates = (best(option_files(method), pair_name(student), student.task, variant) for variant in (masks, None))
-    options = next(filter(None, candidates), None)
-    if options is None:
+    if (options := next(filter(None, candidates), None)) is None:
         return {}, f'it has no options for {student.model.get("type")} ({student.name})'
     distillers = Config.fromfile(options).to_dict()['distillers']
     for distiller in map(DISTILLERS.build, distillers.values()):

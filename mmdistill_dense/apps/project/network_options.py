@@ -92,8 +92,9 @@ def class_overrides(model: Mapping[str, Any], classes: int, key: str) -> dict[st
         for name, value in node.items() if is_dict else enumerate(node) if isinstance(node, (list, tuple)) else ():
             if name in counts and value == old != classes:
                 nested[name] = classes
-            elif name == 'class_weight' and isinstance(value, Sequence) and len(value) in (old, old + 1):
-                nested[name] = [1.0] * classes + list(value[old:]) if len(value) > old else None
+            elif name == 'class_weight' and isinstance(value, Sequence):
+                has_none = len(value) == old + 1 or (len(value) != old and len({*value[:-1]}) == 1)  # SAN keeps COCO's
+                nested[name] = [1.0] * classes + [value[-1]] if has_none else None  # the last: of no object
             elif name not in _NON_CLASS_PARTS and (inside := changes(value)):
                 nested[str(name)] = inside
         return nested
@@ -243,8 +244,7 @@ def read_network(config_name: str, key: str) -> UserNetwork:
         raise ValueError(f'{where}: the config cannot be read: {message_of(error)}') from error
     if not isinstance((config.get('model') or {}).get('type', ''), str):
         raise ValueError(f'{where}: a config in the new style (read_base). Give one whose types are names.')
-    task = TASKS.get(config.get('default_scope') or '')
-    if task is None:
+    if (task := TASKS.get(config.get('default_scope') or '')) is None:
         raise ValueError(
             f"{where}: its default_scope is {config.get('default_scope')!r}; 'mmseg' or 'mmdet' is needed."
         )

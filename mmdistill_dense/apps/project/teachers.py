@@ -88,8 +88,7 @@ def check_teacher(
         raise ValueError(f'{key}: {problem}. {advice} Or say which are the same: --teacher-classes auto.')
     teacher_names: Sequence[str] = ()
     try:
-        content = _read(checkpoint)
-        if content is None:
+        if (content := _read(checkpoint)) is None:
             note = f'--teacher-classes {mapped}: the first training says which classes are paired'
             return mapped, [] if mapped is None else [note]
         teacher_names, state = class_names_in(content), state_dict_of(content, checkpoint)

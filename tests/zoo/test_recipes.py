@@ -66,9 +66,10 @@ def test_a_family_is_trained(
         pytest.skip(words)
     try:
         whole = train(Path('project'))
-    except (RuntimeError, ImportError) as error:  # NotImplementedError is one
-        if re.search('implementation for device cpu not found|torchvision|pip install', str(error)):
-            pytest.skip(str(error))  # an operation of mmcv for GPUs alone, or a library that mmdet does not require
+    except (RuntimeError, ImportError, AttributeError) as error:
+        # an operation of mmcv for GPUs alone, a library that mmdet does not require; SAN cannot begin without CLIP's file
+        if re.search("implementation for device cpu not found|torchvision|pip install|'init_weights'", str(error)):
+            pytest.skip(str(error))
         raise
     Path(f'project/work/control/iter_{STEPS}.pth').unlink()
     middle = tmp_path / f'project/work/control/iter_{STEPS // 2}.pth'

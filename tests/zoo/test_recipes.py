@@ -67,7 +67,7 @@ def test_a_family_is_trained(
     try:
         whole = train(Path('project'))
     except (RuntimeError, ImportError, AttributeError) as error:
-        # an operation of mmcv for GPUs alone, a library that mmdet does not require; SAN cannot begin without CLIP's file
+        # an operation for GPUs alone, a library that mmdet does not require; SAN cannot begin without the file of CLIP
         if re.search("implementation for device cpu not found|torchvision|pip install|'init_weights'", str(error)):
             pytest.skip(str(error))
         raise

@@ -16,7 +16,7 @@ import pytest
 from benchmarks import rates, whole_graphs
 from mmdistill_dense.__main__ import COMMANDS, main
 from mmdistill_dense.apps.check import run as check_run
-from mmdistill_dense.apps.export import cli as export_cli
+from mmdistill_dense.apps.export import write_student
 from tests import toys
 from tests.tools.measured import ROWS, WORDS
 from tests.toys import seg_config
@@ -129,9 +129,9 @@ def test_an_export_ends_in_order(
     info = SimpleNamespace(
         path=graph, size=(8, 8), smallest=(8, 8), step=1, axes=(), outputs=('y',), reasons=(), difference=0.0
     )
-    monkeypatch.setattr(export_cli, 'export_graph', lambda *_: info)
-    monkeypatch.setattr(export_cli, '_check_options', lambda *_: None)
-    monkeypatch.setattr(export_cli, 'evaluate', stopping(lambda *_: ({'mIoU': 12.5}, 1.0)))
+    monkeypatch.setattr(write_student, 'export_graph', lambda *_: info)
+    monkeypatch.setattr(write_student, '_check_options', lambda *_: None)
+    monkeypatch.setattr(write_student, 'evaluate', stopping(lambda *_: ({'mIoU': 12.5}, 1.0)))
     checkpoint = toys.seg_teacher()['checkpoint']
     assert main(['export', config, str(checkpoint), str(graph), '--evaluate']) == 130
     output = capsys.readouterr()

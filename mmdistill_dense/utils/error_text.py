@@ -14,12 +14,13 @@ from mmdistill_dense.utils.validate import text_of
 
 _PACKAGE = f'{Path(__file__).parents[1]}{os.sep}'
 _BUGS = (AttributeError, IndexError, NameError, ZeroDivisionError)  # which a `raise` may end in, and none names
-# what others raise for a mistake of a config, by a part of their text
 _LARGER = 'Train on larger pictures (--size of `new`, else the Resize of the pipeline).'
+# what others raise for a mistake of a config, by a part of their text
 _OF_OTHERS = {
     'Expected more than 1 value per channel when training': 'train_dataloader.batch_size=1: a batch norm behind global '
     'pooling (DeepLabV3, PSPNet) has one value a channel to normalise. Set it to 2 or more, for each process.',
     'selected index k out of range': f'the maps have fewer places than there are queries (num_queries). {_LARGER}',
+    'Default process group has not been initialized': 'MMSyncBN needs several processes. Set norm_cfg.type to SyncBN.',
     'Output size is too small': f'a map is smaller than the window of its pooling (LR-ASPP). {_LARGER}',
     'input image is smaller than kernel': f'a map is smaller than the kernel of a deformable convolution. {_LARGER}',
 }

@@ -20,7 +20,7 @@ from PIL import Image
 from torch import nn
 
 from mmdistill_dense.__main__ import main
-from mmdistill_dense.apps.export import cli, export_graph, graphs, open_graph, picture_graph, read_description
+from mmdistill_dense.apps.export import export_graph, graphs, open_graph, picture_graph, read_description, write_student
 from mmdistill_dense.apps.export.graphs import _pooled, graph_of, onnx_of, save_onnx, student_description, traced
 from mmdistill_dense.apps.export.picture_graph import count_matches, picture
 from mmdistill_dense.apps.export.postprocess import Detections, Labels, Queries, check_decoding, paste_masks
@@ -490,8 +490,8 @@ def test_mmseg_reads_no_size_as_a_number_while_it_is_traced():
 def test_a_comparison_that_shows_nothing_says_so(tmp_path, monkeypatch, capsys, tried, message):
     made(tmp_path, 'fcn')
     about = dict(input=dict(shape=['height', 'width', 3]), tried=dict(tried, equal=1.0, pictures=[[9, 9]]))
-    monkeypatch.setattr(cli, 'read_description', lambda _: about)
-    monkeypatch.setattr(cli, 'export_graph', lambda *_: SimpleNamespace(path='s.onnx'))
+    monkeypatch.setattr(graphs, 'read_description', lambda _: about)
+    monkeypatch.setattr(write_student, 'export_graph', lambda *_: SimpleNamespace(path='s.onnx'))
     assert main(words_of(tmp_path, 's.onnx', '--whole')) == 0
     out = capsys.readouterr().out
     assert (message in out) if message else 'WARNING' not in out

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from mmengine.runner import Runner
 
 from mmdistill_dense.__main__ import main
 from mmdistill_dense.apps.recipes.named import read_config
@@ -43,7 +42,7 @@ def train(project: Path, resume: bool = False) -> dict[str, torch.Tensor]:
     config.train_dataloader.update(num_workers=0, persistent_workers=False)
     config.experiment_name = f'{project.name}_{resume}'
     config.resume = resume
-    runner: Runner = build_runner(config)
+    runner = build_runner(config)
     for module in runner.model.modules():
         samplers = getattr(module, 'bbox_sampler', [])
         for sampler in samplers if isinstance(samplers, list) else [samplers]:
@@ -63,8 +62,9 @@ def test_a_family_is_trained(
     side = '448' if str(Path(name).parent) in LARGE else '64' if make is seg_folder else '128'
     words = ['--data', 'mine', '--student', name, '--teacher', name, '--iters', str(STEPS), '--batch', '2']
     if main(['new', *words, '--size', side, side, '--random-weights', '--out', 'project', '--method', 'fitnet']):
-        assert (message := capsys.readouterr().err).startswith(('ERROR    --student', 'ERROR    --method')), message
-        pytest.skip(message.strip())
+        message = capsys.readouterr().err.strip()
+        assert message.startswith(('ERROR    --student', 'ERROR    --method')), message
+        pytest.skip(message)
     try:
         whole = train(Path('project'))
     except (RuntimeError, ImportError, AttributeError, ValueError) as error:

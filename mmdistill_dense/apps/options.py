@@ -154,7 +154,7 @@ def fill_tokens(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--out', metavar='FILE', help='also write the tokens here, for tokens= of other configs')
     parser.add_argument('--draw', type=Path, metavar='DIR', help="draw each token's mask over validation pictures")
     parser.add_argument('--pictures', type=counted, default=4, metavar='N', help='how many (default: %(default)s)')
-    parser.set_defaults(run=run_later('tokens:learn_tokens'), raises=True)
+    parser.set_defaults(run=run_later('training:learn_tokens'), raises=True)
 
 
 def fill_report(parser: argparse.ArgumentParser) -> None:

@@ -1,10 +1,13 @@
-"""What the commands ``train`` and ``test`` do."""
+"""What the commands ``train``, ``test`` and ``tokens`` do."""
 
 import argparse
 import os
 from copy import deepcopy
+from pathlib import Path
 
 from mmengine.config import Config, ConfigDict
+from mmengine.dist import is_main_process
+from mmengine.hooks import Hook
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
@@ -12,6 +15,7 @@ from mmdistill_dense.apps.recipes.named import read_config
 from mmdistill_dense.config.values import listed
 from mmdistill_dense.engine.resume import resume_the_latest
 from mmdistill_dense.engine.work_folder import folder_of
+from mmdistill_dense.utils.distributed import unwrap
 from mmdistill_dense.utils.validate import text_of
 from mmdistill_dense.weights.mmengine_loader import install_reader
 
@@ -52,6 +56,42 @@ def test(args: argparse.Namespace) -> None:
     if args.out:
         _keep_predictions(cfg, args.out)
     build_runner(cfg).test()
+
+
+class StopBeforeTraining(Hook):
+    """Ends training before its first iteration, when all distillers are prepared."""
+
+    priority = 'LOWEST'
+
+    def before_train(self, runner: Runner) -> None:
+        runner.train_loop.stop_training = True
+
+
+def learn_tokens(args: argparse.Namespace) -> None:
+    """Learn the tokens that a config needs, write them where its training finds them, and draw their masks."""
+    from mmdistill_dense.apps.inspect.token_masks import write_mask_sheets  # draws; no other command loads it
+    from mmdistill_dense.distillers.maskd.token_distiller import TokenDistiller, token_store_of
+    from mmdistill_dense.distillers.maskd.token_files import write_tokens
+    from mmdistill_dense.model.distill_model import distillers_of
+
+    runner = build_runner(load_config(args))
+    model = unwrap(runner.model)
+    distillers = {name: method for name, method in distillers_of(model).items() if isinstance(method, TokenDistiller)}
+    to_learn = [method for method in distillers.values() if method.tokens is None]
+    if not to_learn and not (args.draw and distillers):
+        raise ValueError('model.distillers of this config has no MasKD or FreeKD without tokens: nothing to learn.')
+    if args.out and len(to_learn) != 1:
+        raise ValueError(f'--out is one file, but {len(to_learn)} distillers of the config learn tokens.')
+    runner.register_hook(StopBeforeTraining())
+    runner.train()
+    for distiller in to_learn:
+        store = token_store_of(distiller, runner)
+        if args.out and is_main_process():
+            write_tokens(Path(args.out), distiller.mask_modules.state_dict(), store.meta)
+        runner.logger.info(f'{distiller.name}: tokens are in {store.final}' + (f' and {args.out}' if args.out else ''))
+    if args.draw and is_main_process():
+        dataset = (runner.train_loop.dataloader if runner.val_loop is None else runner.val_loop.dataloader).dataset
+        write_mask_sheets(model, distillers, dataset, args.draw, args.pictures)
 
 
 def load_config(args: argparse.Namespace) -> Config:

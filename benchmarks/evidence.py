@@ -139,7 +139,7 @@ def write_project(definition: Mapping[str, Any], name: str, out: Path) -> None:
 
 
 def write_suite(definition: Mapping[str, Any], name: str, out: Path) -> None:
-    """Put the rows and seeds of the definition into the suite that ``new`` wrote; what is trained stays."""
+    """Write the rows and seeds of the definition into the suite of ``new``. Finished runs stay."""
     pair = {**definition['all'], **definition['pairs'][name]}
     file = out / name / 'suite.yaml'
     suite = yaml.safe_load(file.read_text(encoding='utf-8'))

@@ -26,10 +26,10 @@ class Counters(Hook):
 
     _scores: Mapping[str, float] = {}  # of a validation that has not ended, in which the best file is written
     _counts: Mapping[int, tuple[float, float]] = {}  # what the first ones had counted before it
-    _built: Mapping[str, tuple[Any, Mapping[str, Any]]] = {}  # by place, what holds numbers, and these before the run
+    _built: Mapping[str, tuple[Any, Mapping[str, Any]]] = {}  # by place, what holds numbers, and the first of these
 
     def before_run(self, runner: Runner) -> None:
-        self._built = {place: (owner, _numbers(owner)) for place, owner in _owners(unwrap(runner.model))}
+        self._built = self._built or {place: (owner, _numbers(owner)) for place, owner in _owners(unwrap(runner.model))}
 
     def before_val_epoch(self, runner: Runner) -> None:
         self._counts = {id(hook): (hook.wait_count, hook.best_score) for hook in _counting(runner)[0]}
@@ -56,7 +56,7 @@ class Counters(Hook):
                 checkpoint['meta'].setdefault(_NUMBERS, {})[place] = changed
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
-        """On resume, restore them; a hook that watches another score than before starts anew."""
+        """Restore all three on resume. A hook that watches another score than before starts anew."""
         meta = (checkpoint.get('meta') or {}) if resumes(runner) else {}
         stopping, resizing = _counting(runner)
         for hook, (monitor, count, best) in zip(stopping, meta.get(_STOPPING, ()), strict=False):
@@ -74,7 +74,7 @@ def _counting(runner: Runner) -> tuple[list[Any], list[Any]]:
 
 
 def _owners(network: nn.Module) -> Iterator[tuple[str, Any]]:
-    """Yield by place the modules of a network and what they hold, as assigners; distillers keep their own numbers."""
+    """Yield by place the modules of a network and what they hold, as assigners. Distillers save their own numbers."""
     for place, module in network.named_modules():
         parts = {f'{place}:{key}': part for key, part in vars(module).items() if hasattr(part, '__dict__')}
         owners = {place: module, **parts}.items()

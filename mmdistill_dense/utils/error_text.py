@@ -10,7 +10,7 @@ from pathlib import Path
 from types import TracebackType
 
 from mmdistill_dense.utils.files import write_json
-from mmdistill_dense.utils.validate import text_of
+from mmdistill_dense.utils.validate import first_line, text_of
 
 _PACKAGE = f'{Path(__file__).parents[1]}{os.sep}'
 _BUGS = (AttributeError, IndexError, NameError, ZeroDivisionError)  # which a `raise` may end in, and none names
@@ -19,9 +19,9 @@ _LARGER = 'Train on larger pictures (--size of `new`, else the Resize of the pip
 _OF_OTHERS = {
     'Expected more than 1 value per channel when training': 'train_dataloader.batch_size=1: a batch norm behind global '
     'pooling (DeepLabV3, PSPNet) has one value a channel to normalise. Set it to 2 or more, for each process.',
-    'selected index k out of range': f'the maps have fewer places than there are queries (num_queries). {_LARGER}',
-    'Default process group has not been initialized': 'MMSyncBN needs several processes. Set norm_cfg.type to SyncBN.',
-    'Output size is too small': f'a map is smaller than the window of its pooling (LR-ASPP). {_LARGER}',
+    'selected index k out of range': f'perhaps the maps have fewer places than num_queries. {_LARGER}',
+    'Default process group has not been initialized': 'perhaps MMSyncBN needs processes. Set norm_cfg.type to SyncBN.',
+    'Output size is too small': f'a map is smaller than the window of its pooling, as of LR-ASPP. {_LARGER}',
     'input image is smaller than kernel': f'a map is smaller than the kernel of a deformable convolution. {_LARGER}',
 }
 
@@ -34,7 +34,7 @@ def known_mistake(error: BaseException) -> str:
     cause: BaseException | None = error
     while cause is not None:
         if message := next((message for part, message in _OF_OTHERS.items() if part in str(cause)), ''):
-            return message
+            return f'{message} The library says: {first_line(cause)}'
         # of a reading process, whose error torch tells with its whole traceback, the last place is in that text
         _, _, last = ''.join(traceback.format_exception(cause, chain=False)).rpartition('  File "')
         _, line, *tail = *last.splitlines(), '', ''

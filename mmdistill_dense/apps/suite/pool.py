@@ -56,9 +56,9 @@ class Pool:
 
     def execute(self, todo: Sequence[Run]) -> dict[str, str]:
         """Do runs, which include all that they depend on; return why some failed, which stops only their dependents."""
-        waiting, failed = list(todo), dict[str, str]()
-        running, last_news = dict[Future[str | None], Run](), time.monotonic()
+        waiting, failed, running = list(todo), dict[str, str](), dict[Future[str | None], Run]()
         titles, busy_folders, last_poll = {run.folder: run.title for run in todo}, set[Path](), -POLL_INTERVAL
+        last_news = time.monotonic()
 
         with ThreadPoolExecutor(self.jobs) as threads:
             try:

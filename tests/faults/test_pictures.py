@@ -1,6 +1,7 @@
 """Pictures and label images that are missing, damaged, or do not fit, and batches at the edge."""
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import cv2
@@ -8,8 +9,10 @@ import numpy as np
 import pytest
 import torch
 from mmengine.registry import init_default_scope
+from mmengine.runner import EpochBasedTrainLoop
 
 from mmdistill_dense.datasets.shapes import CLASSES
+from mmdistill_dense.engine import ddp
 from mmdistill_dense.registry import DATASETS
 from tests import toys
 from tests.distillers.ways import DENSE, ONE_SCORE, REGIONS, SEG
@@ -119,6 +122,14 @@ def test_loaders_that_give_too_little_are_refused(tmp_path, changes, words):
     network = toys.seg_net(changes.pop('kind', 'fcn'))
     with pytest.raises(ValueError, match=words):
         toys.train(tmp_path, network, **changes)
+
+
+def test_processes_with_other_numbers_of_batches_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ddp, 'get_world_size', lambda: 4)
+    monkeypatch.setattr(ddp, 'all_gather_object', lambda count: [count, 2, 1, 1])
+    runner: Any = SimpleNamespace(train_loop=object.__new__(EpochBasedTrainLoop), train_dataloader=range(2))
+    with pytest.raises(ValueError, match='the processes 2, 2, 1, 1 batches .*round_up=True'):
+        ddp.check_equal_epochs(runner)
 
 
 def test_pictures_without_a_labelled_pixel_are_no_fault(root: Path) -> None:

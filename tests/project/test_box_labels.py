@@ -103,14 +103,6 @@ def test_both_parts_of_a_divided_file_have_boxes_that_count(tmp_path: Path) -> N
     assert all(part['annotations'] for part in parts)
     files = [{image['file_name'] for image in part['images']} for part in parts]
     assert not files[0] & files[1] and files[0] | files[1] == set(names)
-    # Crowds are neither learned nor scored.
-    other = tmp_path / 'other'
-    content = labelled(other, [f'{number}.jpg' for number in range(12)])
-    for entry in content['annotations']:
-        entry['iscrowd'] = int(entry['image_id'] > 1)
-    (other / 'labels.json').write_text(json.dumps(content))
-    for split in find_box_data(other).splits.values():
-        assert not all(entry['iscrowd'] for entry in json.loads(split.content)['annotations'])
 
 
 def test_names_relative_to_a_folder_that_holds_folders_alone(tmp_path: Path) -> None:
@@ -188,12 +180,6 @@ def test_a_byte_order_mark_hides_no_objects(tmp_path: Path) -> None:
     for file in tmp_path.glob('labels/*/*.txt'):
         file.write_bytes(codecs.BOM_UTF8 + file.read_bytes())
     assert find_box_data(tmp_path) == alone
-    other = tmp_path / 'other'
-    exports.voc_xml(other)
-    for name in ('a b', 'c'):
-        (other / 'JPEGImages/mask').mkdir(exist_ok=True)
-        (other / f'JPEGImages/{name}.jpg').rename(other / f'JPEGImages/mask/{name}.jpg')
-    assert counts(find_box_data(other)) == {'train': 4, 'val': 2}
 
 
 @pytest.mark.parametrize(('least', 'left'), [(1, 0), (0.4, 1), (0, 1)])

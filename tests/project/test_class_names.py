@@ -81,17 +81,6 @@ def test_names_in_yaml(names: str, classes: tuple[str, ...] | None, tmp_path: Pa
             find_box_data(tmp_path)
 
 
-@pytest.mark.parametrize(('part', 'nothing'), [('007', ''), ('1_000', '~'), ('on', 'null')])
-def test_folders_in_yaml_are_read_as_they_are_written(part: str, nothing: str, tmp_path: Path) -> None:
-    exports.ultralytics(tmp_path)
-    for folder in ('images/train', 'labels/train'):
-        (tmp_path / folder).rename(tmp_path / folder.replace('train', part))
-    paths = f'path: images\ntrain: {part}\nval: val\ntest: {nothing}\nnc: 3.0\n'
-    text('data.yaml', r'^path: .\n.*\n.*\n', paths)(tmp_path)
-    data = find_box_data(tmp_path)
-    assert data.splits['train'].pictures == f'images/{part}/' and not any('WARNING' in note for note in data.notes)
-
-
 @pytest.mark.parametrize('number', [7, 0])
 def test_a_number_of_json_is_a_name_if_no_digit_is_lost(number: int, tmp_path: Path) -> None:
     exports.labelme(tmp_path)
@@ -114,14 +103,6 @@ def test_names_of_coco_are_trimmed_texts(
             find_box_data(tmp_path)
     else:
         assert find_box_data(tmp_path).classes == classes
-
-
-@pytest.mark.parametrize('line', ['test: false', 'test: No', 'kpt_shape: false', 'nc: 03', 'test: []'])
-def test_a_key_of_yaml_may_be_switched_off(line: str, tmp_path: Path) -> None:
-    exports.ultralytics(tmp_path)
-    text('data.yaml', r'names:(.|\n)*', f"names: [' x ', y, z]\n{line}\n")(tmp_path)
-    data = find_box_data(tmp_path)
-    assert data.classes == ('x', 'y', 'z') and not any('not there' in note for note in data.notes)
 
 
 # Names that are no class
@@ -147,12 +128,6 @@ def test_a_class_that_is_none_by_its_name_is_told(
         rest = ['background'] * (not boxes) + ['sky', 'a road']
         assert words == rest + ['-'] * (form == 'numbers')
         assert find(tmp_path, words).classes == tuple(rest)
-
-
-def test_a_single_class_beside_void_gets_no_advice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(exports, 'CLASSES', ('void', 'ignore', 'undefined'))
-    NUMBERED(tmp_path)
-    assert not any('learned, and part' in note for note in find_seg_data(tmp_path).notes)
 
 
 def test_a_detector_may_learn_one_class_beside_void(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

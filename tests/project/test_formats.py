@@ -18,7 +18,7 @@ from mmdistill_dense.apps.project.splits import SplitRule
 from tests.project import exports
 from tests.project.commands import RETINANET, toy_pair
 from tests.project.exports import BOXES, CLASSES, MASKS, NAMES, OBJECTS, PARTS, png, runs, shapes, truth
-from tests.project.folders_of_data import Write, content, counts, label_file, stems, text
+from tests.project.folders_of_data import Write, content, counts, stems, text
 from tests.project.written_data import label_images
 
 
@@ -249,17 +249,6 @@ def test_the_area_is_that_of_the_outline() -> None:
             from_mask('x', inside, left, top, (4, 6))
 
 
-def test_colours_that_a_list_leaves_out_are_vocs(tmp_path: Path) -> None:
-    exports.coloured(tmp_path / 'mine')
-    voc = np.array([(0, 0, 0), (128, 0, 0), (0, 128, 0), (128, 128, 0)], np.uint8)
-    for file in (tmp_path / 'mine/masks').rglob('*.png'):
-        Image.fromarray(voc[truth(file.stem)]).save(file)
-    exports.write(tmp_path / 'mine/labelmap.txt', '\n'.join(f'{name}:::' for name in ('background', *CLASSES)))
-    data = find_seg_data(tmp_path / 'mine')
-    assert data.classes == ('background', *CLASSES)
-    np.testing.assert_array_equal(label_images(data, 'val', tmp_path / 'project')['d'], truth('d'))
-
-
 # The pictures of label files
 
 
@@ -347,13 +336,6 @@ def test_a_label_image_replaces_no_missing_picture(tmp_path: Path) -> None:
     masks_beside(tmp_path / 'yolo', 'labels/train', 'labels/val')
     (tmp_path / 'yolo/images/train/b.jpg').unlink()
     assert find_box_data(tmp_path / 'yolo').splits['train'].count == 3
-    names = [f'{number}.png' for number in range(4)]
-    other = tmp_path / 'other'
-    for name in names:
-        exports.picture(other / 'photos' / name)
-        exports.picture(other / 'masks' / name)
-    exports.write(other / 'all.json', json.dumps(label_file(names, CLASSES)))
-    assert find_box_data(other).splits['train'].pictures == 'photos/'
 
 
 @pytest.mark.parametrize('export', [exports.ultralytics, exports.coloured])
@@ -413,14 +395,6 @@ def test_a_split_is_chosen_or_drawn_by_the_user(tmp_path: Path) -> None:
             SplitRule.read(rule)
     with pytest.raises(FileNotFoundError, match='no list in it'):
         find_seg_data(tmp_path / 'mine', rule=SplitRule.read(str(tmp_path / 'mine/SegmentationClass')))
-
-
-def test_folders_that_a_yaml_file_names_may_be_links(tmp_path: Path) -> None:
-    exports.ultralytics(tmp_path / 'mine')
-    for folder in ('mine/images', 'mine/labels/val'):
-        (tmp_path / folder).rename(tmp_path / Path(folder).name)
-        (tmp_path / folder).symlink_to(tmp_path / Path(folder).name)
-    assert counts(find_box_data(tmp_path / 'mine')) == {'train': 4, 'val': 2}
 
 
 # Projects

@@ -1,8 +1,6 @@
 """What is found in a folder of pictures and label images."""
 
-import json
 import re
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -22,16 +20,6 @@ from tests.project.folders_of_data import counts, label, picture, seg_folder
 
 def endings(data: SegData) -> tuple[tuple[str, ...], str]:
     return data.img_suffix, data.seg_map_suffix
-
-
-def test_folders_of_splits_are_found(tmp_path: Path) -> None:
-    data = find_seg_data(seg_folder(tmp_path, splits=('train', 'val', 'test')))
-    assert counts(data) == {'train': 4, 'val': 2, 'test': 2}
-    assert data.splits['val'].pictures == 'images/val' and data.splits['val'].labels == 'labels/val'
-    assert endings(data) == (('.jpg',), '.png') and data.size == (48, 64)
-    assert data.classes == ('class_0', 'class_1', 'class_2') and data.values == ()
-    assert data.notes[0] == 'the tree images and labels: 8 pictures; 8 label images'
-    assert 'name them with' in data.notes[1]
 
 
 def test_a_folder_without_splits_is_divided_alike(tmp_path: Path) -> None:
@@ -225,10 +213,7 @@ def test_folders_of_a_tree_may_be_links(tmp_path: Path) -> None:
     seg_folder(other)
     (other / 'images/train/0.jpg').rename(other / 'images/train/\u00e9.jpg')
     (other / 'labels/train/0.png').rename(other / 'labels/train/e\u0301.png')
-    two_cities(other)
-    data = find_seg_data(other)
-    assert {part: len(pairs) for part, pairs in data.pairs.items()} == {'train': 4, 'val': 2}
-    assert data.drawing, 'their places are not those that mmseg finds by the names of pictures'
+    assert counts(find_seg_data(other)) == {'train': 4, 'val': 2}
 
 
 @pytest.mark.parametrize('splits', [('train',), ('train', 'val')])
@@ -261,17 +246,6 @@ def test_a_class_that_does_not_train_is_warned_of(tmp_path: Path, split: str) ->
     assert message.startswith(f'WARNING: in label images for {split}, and in none') and ': d (3). ' in message
 
 
-def two_cities(root: Path) -> None:
-    """``CITY/SPLIT/images/X.jpg``."""
-    for file in [*root.glob('images/*/*'), *root.glob('labels/*/*')]:
-        kind, split, name = file.relative_to(root).parts
-        target = root / f'city{int(name[0] in "13")}' / split / kind / name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        file.rename(target)
-    shutil.rmtree(root / 'images')
-    shutil.rmtree(root / 'labels')
-
-
 def test_smoothed_edges_are_no_classes(tmp_path: Path) -> None:
     seg_folder(tmp_path / 'many', values=range(60))
     assert len(find_seg_data(tmp_path / 'many').classes) == 60
@@ -294,18 +268,6 @@ def test_a_rare_value_is_a_class(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     data = find_seg_data(tmp_path)
     assert data.values == (0, 38, 75)
     assert any('the value 75 stands in one label image alone' in note for note in data.notes)
-
-
-def test_label_images_of_one_subfolder_fit_pictures_of_several(tmp_path: Path) -> None:
-    for part in ('train', 'val'):
-        for number in range(3):
-            picture(tmp_path / f'images/{part}/a/{number}.jpg')
-            picture(tmp_path / f'images/{part}/b/{number}.jpg')
-            label(tmp_path / f'labels/{part}/a/{number}.png')
-    data = find_seg_data(tmp_path)
-    assert data.splits['train'].labels == 'labels/train/a' and data.splits['train'].count == 3
-    assert all(path.is_file() for pairs in data.pairs.values() for pair in pairs for path in pair)
-    assert '6 of 12 pictures have no label image; they are left out (images/train/b/0.jpg' in str(data.notes)
 
 
 def test_the_column_of_a_table_that_names_pictures_is_read(tmp_path: Path) -> None:
@@ -378,20 +340,3 @@ def test_an_ending_that_is_not_read_is_named(ending: str, tmp_path: Path) -> Non
         path.unlink()
     data = find_seg_data(tmp_path / 'none')
     assert not any('end in' in note for note in data.notes) and data.seg_map_suffix == '.gif'
-
-
-@pytest.mark.parametrize('form', ['.json', '.txt'])
-def test_an_ending_that_is_not_read_is_named_for_boxes(form: str, tmp_path: Path) -> None:
-    for number in range(6):
-        picture(tmp_path / f'{number}.png', number)
-        shape = {'label': 'leaf', 'points': [[2, 2], [20, 20]], 'shape_type': 'rectangle'}
-        text = json.dumps({'shapes': [shape], 'imagePath': f'{number}.png'}) if form == '.json' else '0 .5 .5 .2 .2'
-        (tmp_path / f'{number}{form}').write_text(text)
-    rename_pictures(tmp_path, '.gif', '35')
-    (tmp_path / 'logo.gif').touch()  # of no picture
-    advice = r'2 files end in \.gif \(.*: write \.png or \.jpg\.'
-    if form == '.json':
-        with pytest.raises(FileNotFoundError, match=f'2 of 6 json files of labelme have no picture.* {advice}'):
-            find_box_data(tmp_path)
-        return
-    assert any(re.match(f'WARNING: {advice}', note) for note in find_box_data(tmp_path).notes)

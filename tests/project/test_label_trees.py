@@ -46,11 +46,6 @@ TREES = {
     'isic 2018': Tree(
         'Training Validation', 'ISIC2018_Task1-2_{s}_Input/{s}{n}.jpg',
         'ISIC2018_Task1_{s}_GroundTruth/{s}{n}_segmentation.png', values=(0, 255)),
-    'isic 2017': Tree(
-        'Training Validation', 'ISIC-2017_{s}_Data/{s}{n}.jpg',
-        'ISIC-2017_{s}_Part1_GroundTruth/{s}{n}_segmentation.png',
-        ('ISIC-2017_*_Data/*.jpg', 'ISIC-2017_*_Part1_GroundTruth/*_segmentation.png'),
-        ['ISIC-2017_{s}_Data/{s}{n}_superpixels.png'], (0, 255)),
     'cityscapes': Tree(
         'train val', 'leftImg8bit/{s}/{d}/{d}_{n}_leftImg8bit.png', 'gtFine/{s}/{d}/{d}_{n}_gtFine_labelIds.png',
         more=['gtFine/{s}/{d}/{d}_{n}_gtFine_color.png', 'gtFine/{s}/{d}/{d}_{n}_gtFine_instanceIds.png'],
@@ -60,8 +55,6 @@ TREES = {
         more=['gtFine/{s}/{d}/{d}_{n}_gtFine_color.png', 'gtFine/{s}/{d}/{d}_{n}_gtFine_labelIds.png'],
         values=(0, 1, 255)),
     'voc': Tree('', 'VOC/JPEGImages/{n}.jpg', 'VOC/SegmentationClass/{n}.png', more=['VOC/SegmentationObject/{n}.png']),
-    'words and folders': Tree(
-        'training validation', '{s}/img/{d}/{d}_{s}{n}.png', '{s}/masks/{d}/{d}_{s}{n}_mask.png'),
     'ade': Tree('training validation', 'images/{s}/ADE_{s}_{n}.jpg', 'annotations/{s}/ADE_{s}_{n}.png'),
     'loveda': Tree(
         'Train Val', '{s}/{d}/images_png/{n}.png', '{s}/{d}/masks_png/{n}.png', unlabelled='Test'),
@@ -85,13 +78,9 @@ TREES = {
     'bdd': Tree(
         'train val', 'images/10k/{s}/{s}{n}.jpg', 'labels/sem_seg/masks/{s}/{s}{n}.png', values=(0, 1, 255),
         more=['labels/sem_seg/colormaps/{s}/{s}{n}.png']),
-    'bdd, old': Tree(
-        'train val', 'images/{s}/{s}{n}.jpg', 'labels/{s}/{s}{n}_train_id.png',
-        ('images/*/*.jpg', 'labels/*/*_train_id.png'), ['color_labels/{s}/{s}{n}_train_color.png']),
     'camvid': Tree(
         '', '701_StillsRaw_full/0001TP_{n}.png', 'LabeledApproved_full/0001TP_{n}_L.png',
         ('701_StillsRaw_full/*.png', 'LabeledApproved_full/*_L.png'), values=RGB, names='label_colors.txt'),
-    'camvid of segnet': Tree('train val test', '{s}/{s}{n}.png', '{s}annot/{s}{n}.png'),
     'chase': Tree(
         '', 'Image_{n}L.jpg', 'Image_{n}L_1stHO.png', ('Image_*.jpg', 'Image_*_1stHO.png'), ['Image_{n}L_2ndHO.png'],
         (0, 255)),
@@ -100,7 +89,6 @@ TREES = {
         '', '{d}/pylon_camera_node/{n}.jpg', '{d}/pylon_camera_node_label_id/{n}.png',
         more=['{d}/pylon_camera_node_label_color/{n}.png'], values=(0, 3, 34)),
     'three channels': Tree('train val', '{s}/images/{s}{n}.jpg', '{s}/masks/{s}{n}.png', gray=True),
-    'one class': Tree('train val', '{s}/images/{s}{n}.jpg', '{s}/masks/{s}{n}.png', values=(0, 255)),
 }  # fmt: skip
 
 
@@ -223,12 +211,3 @@ def test_patterns_that_find_nothing_show_the_tree(tmp_path: Path, images: str, l
         save(tmp_path, f'masks/{number}.png', np.eye(SIDE))
     with pytest.raises(ValueError, match=text):
         find_seg_data(tmp_path, patterns=Patterns.from_options(images, labels))
-
-
-def test_names_hold_any_characters(tmp_path: Path) -> None:
-    names = ['a[1]', 'b?', "it's", '日本', 'c  d', '$e', '{f}', 'g.h', '(i)+', 'j\\k']
-    for name in names:
-        save(tmp_path, f'pic tures [x]/{name}.jpg', np.zeros((4, 4, 3)))
-        save(tmp_path, f'a(b)/{name}_m.png', np.eye(4))
-    data = find_seg_data(tmp_path, patterns=Patterns.from_options('pic tures [x]/*.jpg', 'a(b)/*_m.png'))
-    assert {picture.stem for pair in data.pairs.values() for picture, _ in pair} == set(names)

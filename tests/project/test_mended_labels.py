@@ -14,7 +14,7 @@ from mmengine.registry import init_default_scope
 from mmdistill_dense.apps.project.box_labels import BoxData, find_box_data
 from mmdistill_dense.apps.project.label_images import find_seg_data
 from mmdistill_dense.registry import DATASETS
-from tests.project.folders_of_data import all_boxes, box_folder, changed, first_boxes, label_file
+from tests.project.folders_of_data import all_boxes, box_folder, changed, first_boxes
 from tests.project.written_data import perfect_scores, write_config
 
 Content, MAP = dict[str, Any], 'coco/bbox_mAP'
@@ -149,25 +149,3 @@ def test_a_file_may_begin_with_a_byte_order_mark(root: Path, tmp_path: Path, enc
     data, config = written(root, tmp_path / 'out')
     assert perfect_scores(config)[MAP] == 1 and any('byte order mark' in note for note in data.notes)
     assert not data.splits['train'].content
-
-
-def test_one_file_is_mended_before_it_is_divided(root: Path, tmp_path: Path) -> None:
-    content = label_file([f'train/{number}.jpg' for number in range(4)], ['cell'])
-    for number, annotation in enumerate(content['annotations']):
-        annotation['id'] = number
-    (root / 'all.json').write_text(json.dumps(content))
-    for split in ('train', 'val'):
-        (root / f'annotations/instances_{split}.json').unlink()
-    _, config = written(root, tmp_path / 'out')
-    assert perfect_scores(config)[MAP] == 1
-
-
-def test_of_two_categories_without_boxes_the_last_stays(root: Path) -> None:
-    """So the order is that of the other files."""
-
-    def change(content: Content) -> None:
-        content['categories'].insert(0, {'id': 0, 'name': 'white'})
-        content['annotations'] = [annotation for annotation in content['annotations'] if annotation['category_id'] == 1]
-
-    changed(root, change, ('val',))
-    assert find_box_data(root).classes == ('red', 'white')

@@ -68,7 +68,6 @@ def cut(path: str) -> None:
 
 @pytest.mark.parametrize(('mistake', 'words', 'message'), [
     case('docs/your_labels.md shows the known trees', '', gone('mine/labels')),
-    case('a file. Give the folder that holds it', '--data mine/images/train/0.jpg', soak=True),
     case('val/1.png', '--classes a b c', lambda _: label(Path('mine/labels/val/1.png'), (0, 1, 2, 3))),
     case('hold the value 0 alone', '', relabelled(0)),
     case('48x64 pixels, its label image', '', lambda _: Image.new('L', (9, 9), 1).save('mine/labels/val/0.png')),
@@ -96,7 +95,6 @@ def cut(path: str) -> None:
     case('data_preprocessor.mean is for 6 channels, pictures have 3',
          '--student mmseg::swin/swin-tiny-patch4-window7_upernet_1xb8-20k_levir-256x256.py'),
     case('the config has no model', '--student a.py', wrote('a.py', "default_scope = 'mmseg'")),
-    case('--student a.json: the config cannot', '--student a.json', wrote('a.json', 'hello'), soak=True),
     case('--student a.py: a config in the new style (read_base)', '--student a.py',
          lambda _: Path('b.py').touch() or Path('a.py').write_text(NEW_STYLE)),
     case("unknown model 'dinov2_vits41'. Close: dinov2_vits14", '--teacher dinov2_vits41:a.pth'),
@@ -137,17 +135,6 @@ def test_one_pattern_alone_is_refused_before_all_else(
 ) -> None:
     Path('mine').mkdir()
     assert f'{missing}: missing' in refusal(capsys, f'{pattern} a/*', 'not_there.py')
-
-
-def test_a_rare_value_is_named(capsys: pytest.CaptureFixture) -> None:
-    seg_folder(Path('mine'), splits=('train',))
-    label(Path('mine/labels/train/2.png'), (0, 1, 2, 77))
-    argv = ['--data', 'mine', '--student', FASTSCNN, '--teacher', FASTSCNN, '--dry', '--random-weights']
-    assert main(['new', *argv]) == 0
-    printed = capsys.readouterr().out
-    assert '# ---- ' in printed and '/pair.py' in printed and not list(Path().glob('*/pair.py'))
-    assert 'no folder for val: 3 pictures' in printed
-    assert 'the value 77 stands in one label image alone: ' in printed and 'train/2.png' in printed
 
 
 @pytest.mark.parametrize(('mistake', 'words', 'message'), [

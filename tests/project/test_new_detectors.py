@@ -8,14 +8,13 @@ from mmdet.utils import register_all_modules
 from mmengine.registry import DATASETS, DefaultScope
 
 from mmdistill_dense.apps.project import network_options
-from tests.project.commands import FASTER, GFL, RETINANET, call, read
+from tests.project.commands import GFL, RETINANET, call, read
 from tests.project.folders_of_data import box_folder
 
 MASKS = 'mmdet::mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py'
 POINT_REND = 'mmdet::point_rend/point-rend_r50-caffe_fpn_ms-1x_coco.py'
 
 pytestmark = pytest.mark.usefixtures('folder')
-LONG = pytest.mark.soak  # cases of a kind that another one shows
 
 
 def test_a_student_of_ssd_is_taken(capsys: pytest.CaptureFixture[str]) -> None:
@@ -78,9 +77,6 @@ def test_networks_of_masks(capsys: pytest.CaptureFixture) -> None:
 @pytest.mark.parametrize(('teacher', 'argv', 'taught'), [
     (MASKS, '', dict(kd=['cls_score', 'mask_preds'])),
     (POINT_REND, '--method kd', dict(kd=['cls_score'])),
-    pytest.param(POINT_REND, '', dict(fgd=[None]), marks=LONG),
-    pytest.param(FASTER, '', dict(fgd=[None]), marks=LONG),
-    pytest.param(FASTER, '--method kd', dict(kd=['cls_score']), marks=LONG),
 ])  # fmt: skip
 def test_two_mask_heads_of_a_kind_are_compared(
     teacher: str, argv: str, taught: dict[str, list], capsys: pytest.CaptureFixture

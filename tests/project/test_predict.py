@@ -6,7 +6,6 @@ import re
 import shutil
 import signal
 import time
-from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
@@ -28,7 +27,7 @@ from pycocotools.coco import COCO
 from mmdistill_dense.__main__ import main
 from mmdistill_dense.apps.inspect import inference
 from mmdistill_dense.apps.project import predict
-from mmdistill_dense.apps.project.predict import Student, run_ahead
+from mmdistill_dense.apps.project.predict import Student
 from tests import toys
 from tests.faults.tools import full_disk
 from tests.project.folders_of_data import SIZE, picture, values
@@ -345,17 +344,6 @@ def test_each_time_is_what_its_words_say(monkeypatch: pytest.MonkeyPatch, capsys
         assert f'         {prepared}, {1000 * seconds[0] / 3:.1f} ms with reading and writing' in out
 
 
-def test_readers_leave_torch_its_threads() -> None:
-    num_threads = torch.get_num_threads()
-    try:
-        torch.set_num_threads(2)
-        counts = [future.result() for future in run_ahead([torch.get_num_threads] * 3, 2)]
-        with ThreadPoolExecutor(1) as pool:
-            assert (counts, torch.get_num_threads(), pool.submit(torch.get_num_threads).result()) == ([1] * 3, 2, 2)
-    finally:
-        torch.set_num_threads(num_threads)
-
-
 def test_a_video_ends_where_its_frames_end(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """Whatever number of frames its container promises."""
     video('way.avi', 'MJPG')
@@ -561,10 +549,3 @@ def test_files_with_other_endings_are_named(capsys: pytest.CaptureFixture) -> No
     call(student(), 'pictures')
     assert capsys.readouterr().out.endswith('skipped 4 files that are not images or videos: .gif, .heic, notes\n')
     assert Image.open('out/drawn/pictures/b/2.jfif').format == 'JPEG'
-
-
-def test_a_threshold_is_a_score(capsys: pytest.CaptureFixture) -> None:
-    for value in ('30', '-1', 'nan', 'much'):
-        with pytest.raises(SystemExit):
-            main(['predict', 'student.pth', 'pictures', '--threshold', value])
-        assert f'argument --threshold: must be a number from 0 to 1, got {value!r}' in capsys.readouterr().err

@@ -26,7 +26,6 @@ from tests.project.folders_of_data import (
     copied,
     gone,
     label,
-    labelled,
     picture,
     renamed,
     seg_folder,
@@ -96,9 +95,6 @@ def test_a_palette_may_lack_colours(tmp_path: Path) -> None:
         image.putpalette(palette[: 6 if short else 9])
         image.save(path)
     assert find_seg_data(table(root, rest=BLACK, rust=RED, road=WHITE)).classes == ('rest', 'rust', 'road')
-    other = tmp_path / 'other'
-    root = coloured(other, lambda part, number: (BLACK, RED if (part, number) == ('train', 0) else BLACK))
-    assert find_seg_data(table(root, rest=BLACK, defect=RED)).classes == ('rest', 'defect')
 
 
 def test_every_label_image_is_read_where_a_name_ignores_a_value(tmp_path: Path, monkeypatch) -> None:
@@ -126,16 +122,6 @@ def test_a_turned_box_of_cvat_has_the_box_around_it(form: str, tmp_path: Path) -
     first = actual.parts['train'][0].objects[0]['bbox']
     assert first == pytest.approx(TURNED, abs=1.01), 'VOC counts from 1'
     assert actual.splits['train'].content, 'the file as it lies has the box before it was turned'
-
-
-def test_versions_of_a_photograph_stay_in_one_part(tmp_path: Path) -> None:
-    content = labelled(tmp_path, [f'im{number}_jpg.rf.{version}.jpg' for number in range(20) for version in 'abc'])
-    bare = {image['id'] for image in content['images'] if image['id'] % 9 == 2}
-    content['annotations'] = [annotation for annotation in content['annotations'] if annotation['image_id'] not in bare]
-    (tmp_path / '_annotations.coco.json').write_text(json.dumps(content))
-    parts = find_box_data(tmp_path).pictures
-    originals = [{Path(part).name.partition('.rf.')[0] for part in parts[part]} for part in ('train', 'val')]
-    assert all(originals) and originals[0].isdisjoint(originals[1])
 
 
 def yolo(root: Path, names: Sequence[str], kind: int = 0) -> Path:

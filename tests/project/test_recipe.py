@@ -94,20 +94,6 @@ def test_a_rate_for_hundreds_of_pictures_does_not_hold() -> None:
         assert wrapper['optimizer']['lr'] == plan.PRETRAINED_RATE and 'custom_keys' not in wrapper['paramwise_cfg']
 
 
-def test_the_page_of_the_recipe_has_its_numbers() -> None:
-    page = Path(__file__).parents[2] / 'docs/one_command.md'
-    text = page.read_text(encoding='utf-8').partition('## The recipe')[2].partition('\n## ')[0]
-    rates = (f'{rate:g}'.removeprefix('0') for rate in (plan.RANDOM_RATE, plan.PRETRAINED_RATE))
-    for number in (
-        *rates,
-        f'{plan.PASSES} passes',
-        f'{plan.LEAST_STEPS} steps',
-        f'{plan.MOST_STEPS:,}',
-        '4 points better',
-    ):
-        assert number in text, number
-
-
 @pytest.mark.usefixtures('folder')
 def test_weights_of_a_config_start_all_but_other_heads() -> None:
     seg_folder(Path('mine'))

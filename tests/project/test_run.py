@@ -7,10 +7,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections import Counter
-from collections.abc import Callable
 from dataclasses import replace
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -18,17 +15,11 @@ import pytest
 from mmengine.config import Config
 
 from mmdistill_dense.__main__ import main
-from mmdistill_dense.apps.check import stages
-from mmdistill_dense.apps.check.context import CheckContext, Options
-from mmdistill_dense.apps.check.run import CheckReport
 from mmdistill_dense.apps.project import price, run_project
 from mmdistill_dense.apps.report.section import Section
-from mmdistill_dense.apps.suite import plan, preflight
+from mmdistill_dense.apps.suite import plan
 from mmdistill_dense.apps.suite.definition import load_suite
-from mmdistill_dense.apps.suite.plan import Run
-from mmdistill_dense.apps.suite.pool import Pool
 from mmdistill_dense.apps.suite.table import collect
-from mmdistill_dense.guards.findings import NOTE, WARNING, Finding
 from mmdistill_dense.utils.files import owned
 from tests.engine.processes import environment
 from tests.project.commands import project
@@ -56,40 +47,6 @@ def test_a_project_is_not_done_again(capsys: pytest.CaptureFixture) -> None:
     assert '3 runs, 0 to do' in out and 'check    ' not in out
     assert [path.stat().st_mtime for path in written] == times
     assert all(path.stat().st_mtime < began for path in results)
-
-
-def test_a_start_builds_each_row_once(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Counted from outside, up to the first step: the training processes read what is written for them."""
-    done, files, started = Counter[str](), Counter[str](), list[Run]()
-
-    def counting(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
-        def counted(*args: Any, **options: Any) -> Any:
-            done[name] += 1
-            if name == 'read':
-                files[os.path.abspath(args[0])] += 1
-            return function(*args, **options)
-
-        return counted
-
-    def execute(pool: Pool, todo: list[Run]) -> dict[str, str]:
-        for run in todo:
-            started.append(run)
-            assert pool.command(run)[-1] == '--attended'
-        return {'teacher': 'stops here'}
-
-    monkeypatch.setattr(Config, 'fromfile', counting('read', Config.fromfile))
-    for module in ('config.resolve', 'model.build', 'networks.trace', 'apps.check.stages', 'apps.recipes.named'):
-        target = import_module(f'mmdistill_dense.{module}')
-        monkeypatch.setattr(target, 'load_model', counting('resolved', target.load_model))
-    monkeypatch.setattr(stages, 'build_student', counting('built', stages.build_student))
-    monkeypatch.setattr(Pool, 'execute', execute)
-    assert main(['run', str(root)]) == 1
-    assert [run.title for run in started] == ['teacher', 'control seed 0', 'kd seed 0']
-    assert set(files.values()) == {1}, 'no file is read twice'
-    assert {Path(file).name for file in files} == {'control.py', 'pair.py', 'teacher.py', 'kd.py', 'student.py'}
-    assert done == {'read': 6, 'resolved': 3 + 1, 'built': 3}, 'each student, and the teacher of kd'
-    written = [Config.fromfile(run.file) for run in started]
-    assert [definition.work_dir for definition in written] == [str(run.folder) for run in started]
 
 
 def test_the_first_screen_tells_the_networks(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -129,14 +86,7 @@ def test_a_moved_project_keeps_its_results() -> None:
     assert not set(hashes(moved)) & set(before)
 
 
-def test_a_warning_comes_with_its_advice() -> None:
-    """As in the tables of `check`."""
-    actual = [Finding(WARNING, 'It is large.', 'Make it smaller.'), Finding(NOTE, 'Not told.')]
-    lines = '\n'.join(preflight._summary_lines('kd.py', CheckReport(CheckContext(Config(), Options()), actual)))
-    assert 'warning: It is large. Make it smaller.' in lines and 'Not told' not in lines
-
-
-def test_an_old_page_is_written_anew(tmp_path: Path, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_old_page_is_written_anew(tmp_path: Path) -> None:
     page = tmp_path / 'report.html'
     assert not run_project.newer(page, tmp_path)
     page.touch()
@@ -148,21 +98,6 @@ def test_an_old_page_is_written_anew(tmp_path: Path, root: Path, monkeypatch: py
     (tmp_path / 'runs.json').touch()
     os.utime(tmp_path / 'runs.json', (2**33, 2**33))
     assert not run_project.newer(page, tmp_path), 'a seed or a row has left'
-    definition = load_suite(root / 'suite.yaml')
-    write_result(definition.out / 'runs/kd/seed0', 42.5)
-    written = []
-
-    def make_report(folders: list[Path], page: Path, **options: int) -> None:
-        written.append(options)
-        page.write_text('')
-        if len(written) > 1:
-            raise ValueError('nothing is there yet')
-
-    monkeypatch.setattr(run_project, 'make_report', make_report)
-    run_project._after_run(root, definition)
-    assert written == [{'pictures': 0}] and not run_project.newer(root / 'report.html', definition.out)
-    run_project._after_run(root, definition)
-    assert len(written) == 2, 'a page that cannot be written stops no training'
 
 
 def test_what_the_page_leaves_out_is_printed(

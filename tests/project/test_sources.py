@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from PIL import Image
 
 from mmdistill_dense.apps.project.box_labels import BoxData, find_box_data
 from mmdistill_dense.apps.project.label_images import SegData, find_seg_data
@@ -126,20 +125,6 @@ def test_too_few_sources_are_divided_with_a_warning(sources: list[range]) -> Non
     assert re.match('WARNING: by their names, pictures may be frames of a video or .*--split FOLDER', note)
 
 
-def test_sources_of_other_sizes_come_near_to_the_share() -> None:
-    sizes = (1, 40, 7, 22, 3, 27)
-    names = paths([f'video{video}_frame_{frame}.png' for video, size in enumerate(sizes) for frame in range(size)])
-    for share in (0.1, 0.2, 0.3, 0.5):
-        train, val = draw_split(names, Path('mine'), share)
-        assert sorted(train + val) == sorted(names) and share / 2 <= len(val) / len(names) <= 2 * share
-        assert 'WARNING' not in source_note(train, val)[0]
-
-
-def test_three_pictures_leave_two_for_training() -> None:
-    for names in (['a1_frame_0', 'a2_frame_0', 'a2_frame_1'], ['a', 'b', 'c']):
-        assert [len(part) for part in draw_split(paths(names), Path('mine'))] == [2, 1]
-
-
 def video_data(root: Path, task: str, videos: int, empty: Sequence[int] = ()) -> BoxData | SegData:
     """Ten frames of each video, the ``empty`` ones without a box."""
     names = [f'video{video}_frame_{frame:03}.jpg' for video in range(videos) for frame in TEN]
@@ -168,14 +153,6 @@ def test_new_tells_the_sources_it_divides(task: str, tmp_path: Path) -> None:
     assert text in data.notes
     data = video_data(tmp_path / 'one', task, 1)
     assert sum(note.startswith('WARNING: by their names, pictures may be frames') for note in data.notes) == 1
-
-
-def test_kinds_of_label_images_named_as_videos_all_train(tmp_path: Path) -> None:
-    for number, name in enumerate(f'{kind}_frame_{number}' for kind in KINDS for number in range(8)):
-        picture(tmp_path / f'images/{name}.jpg', number)
-        (tmp_path / 'labels').mkdir(exist_ok=True)
-        Image.new('L', (64, 48), number // 8).save(tmp_path / f'labels/{name}.png')
-    assert videos_of(find_seg_data(tmp_path))['train'] == {*KINDS}
 
 
 @pytest.mark.parametrize('empty', [

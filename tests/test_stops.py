@@ -27,8 +27,9 @@ ROOT = Path(__file__).parents[1]
 STOPPED_BY = {
     'check': 'test_a_check_shows_the_stages_that_ended',
     'export': 'test_an_export_ends_in_order',
-    'predict': 'tests/project/test_predict.py', 'train': 'tests/kill/test_kill.py', 'tokens': 'tests/kill/test_kill.py',
-    'suite': 'tests/suite/test_kill.py', 'run': 'tests/suite/test_kill.py',
+    'predict': 'tests/project/test_predict.py', 'train': 'tests/kill/test_kill.py',
+    'tokens': 'tests/distillers/maskd/test_prepare.py',
+    'suite': 'tests/suite/test_pool.py', 'run': 'tests/suite/test_pool.py',
     'tools/benchmark.py': 'test_a_benchmark_keeps_its_rows', 'tools/train.py': 'tests/kill/test_kill.py',
     'benchmarks/gpu_day.py': 'tests/tools/test_gpu_day.py', 'benchmarks/gpu_day.sh': 'tests/tools/test_gpu_day.py',
     'benchmarks/whole_graphs.py': 'test_a_page_of_networks_keeps_its_rows',

@@ -8,10 +8,9 @@ import pytest
 from mmengine.config import Config
 
 from mmdistill_dense.apps.recipes import compose
-from mmdistill_dense.apps.suite import configs, plan, preflight
+from mmdistill_dense.apps.suite import configs, plan
 from mmdistill_dense.apps.suite.definition import Definition, load_suite
-from mmdistill_dense.apps.suite.job import execute_run
-from mmdistill_dense.apps.suite.table import SuiteTable, as_markdown, row_settings, unlabelled
+from mmdistill_dense.apps.suite.table import SuiteTable, as_markdown, row_settings
 from mmdistill_dense.apps.suite.verdict import judge
 from mmdistill_dense.config.resolve import load_model
 from tests import toys
@@ -28,10 +27,6 @@ def own_leaf(text: str = '') -> dict[str, Any]:
 
 def test_a_control_with_distillers_is_refused() -> None:
     """Methods by name: test_benchmarks.py."""
-    definition = defined(methods=own_leaf())
-    control, method = configs.control_config(definition), configs.method_config(definition, definition.methods['mine'])
-    differences = set(configs.differences(control.to_dict(), method.to_dict()))
-    assert differences and all(key.startswith('model.distillers') for key in differences), differences
     own_leaf("default_scope = 'mmseg'")
     with pytest.raises(ValueError, match="control='.*mine.py' must be a DistillModel without distillers"):
         configs.control_config(defined(control='mine.py', methods={'kd': {}}))
@@ -125,24 +120,6 @@ def test_written_config_is_the_one_that_is_run(tmp_path: Path) -> None:
         assert rest_of_it == {key: value for key, value in config.to_dict().items() if key != 'distillers'}, run.title
         assert configs.config_hash(file) == configs.config_hash(config)
     assert config.param_scheduler[1].end == 77 and config.train_cfg.val_interval == 5
-
-
-SETTINGS = {'method': 'maskd', 'settings': 'auto', 'options': {'eps': 1.0}}
-
-
-def test_settings_of_a_row() -> None:
-    """In memory and in the written files; the user's config may be the row as well."""
-    definition = defined(methods={'auto': SETTINGS, 'mine': own_leaf()['mine'] | {'settings': 'canonical'}})
-    option = dict(type='MasKD', settings='auto', eps=1.0)
-    for name, actual in (('auto', dict(maskd=option)), ('mine', dict(kd=dict(type='LogitKD', settings='canonical')))):
-        run = run_of(definition, name)
-        config = plan.config_of(definition, run)
-        words = config.model.distillers.to_dict()
-        assert name == 'mine' or words['maskd'].pop('learn')['max_iters'] == 200
-        assert words == actual
-        plan.write_config(run, config, 'abc')
-        file = Config.fromfile(run.file)
-        assert file.model == config.model and configs.config_hash(file) == configs.config_hash(config)
 
 
 def hash_of(name: str = 'kd', **changes: Any) -> str:
@@ -243,30 +220,6 @@ def test_a_row_may_differ_in_its_pictures_alone() -> None:
 
     assert hash_with('kd') == hash_with('kd', ratio=3) != hash_with() == hash_with(workers=2)
     assert len({hash_with(), hash_with(ratio=3), hash_with(ann_file='list.txt')}) == 3
-
-
-def test_mistakes_come_up_before_anything_starts() -> None:
-    words = "more: UnlabeledImages: data_root = 'none' does not exist"
-    for row, output in (({'data_root': 'none'}, words), ({'ratoi': 2}, "'ratoi'")):
-        definition = with_pictures(row)
-        with pytest.raises((FileNotFoundError, TypeError, ValueError), match=output):
-            preflight.check_rows(definition, plan.resolved(definition, [run_of(definition, 'more')]))
-
-
-@pytest.mark.soak
-@pytest.mark.parametrize(('options', 'passes'), [
-    ({}, 2), ({'schedule.stop_at': 3}, 1), ({'schedule.ramp_down': [0, 0.5]}, 1),
-])  # fmt: skip
-def test_a_run_tells_its_passes(options: dict[str, Any], passes: int) -> None:
-    """Of 6 pictures, 2 a step in 6 steps. A distiller of weight 0 reads none."""
-    pictures = {'data_root': toys.picture_folder(6), 'ratio': 1}
-    definition = with_pictures(methods={'more': {'method': 'kd', 'unlabelled': pictures, 'options': options}})
-    for name in ('teacher', 'more'):
-        result = execute_run(definition, run_of(definition, name))
-    assert result['unlabelled']['pictures'] == 6 and result['unlabelled']['passes'] == pytest.approx(passes)
-    times = f'each seen {passes} times (hash of the names '
-    assert unlabelled(result).startswith(f'6, 1 for each labelled one of a step, {times}')
-    assert unlabelled({}) == ''
 
 
 def test_rows_may_have_a_length_of_their_own() -> None:

@@ -71,14 +71,6 @@ def test_a_text_that_yaml_reads_otherwise_is_refused(line: str, value: str, tmp_
     assert value in str(definition.load_suite(path).options)
 
 
-@pytest.mark.parametrize('line', [
-    'drop_path: 0.1', 'num_classes: 7', 'data_root: ~', 'data_prefix: {img: null}', 'classes: {rate: 2}',
-])  # fmt: skip
-def test_other_values_in_yaml_stay(line: str, tmp_path: Path) -> None:
-    (tmp_path / 'own.yaml').write_text(f'control: toy_seg\nmethods: {{kd: {{}}}}\noptions: {{{line}}}\n')
-    assert [*definition.load_suite(tmp_path / 'own.yaml').options] == [line.partition(':')[0]]
-
-
 @pytest.mark.parametrize(('changes', 'output'), [
     (dict(metod={}), "tiny.yaml: no option 'metod'; .* Did you mean 'methods'"),
     (dict(control=None), 'tiny.yaml: needs control'),

@@ -1,6 +1,5 @@
 """One run: what it writes, that it goes on exactly, and what it refuses; a pre-training and what starts from it."""
 
-import errno
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -69,28 +68,6 @@ def test_result_tells_what_was_run(definition: Definition) -> None:
     assert job._tests_val(config), 'one split for both is tested once'
     teacher = plan.results(definition)['teacher'][0]
     assert teacher['iterations'] == 2 and teacher['teacher'] is None and teacher['shares'] == {}
-
-
-def test_a_training_reads_its_written_config_once(definition: Definition, monkeypatch: pytest.MonkeyPatch) -> None:
-    run, taken = run_of(definition, 'none seed 0'), []
-    config, config_hash = plan.resolved(definition, [run])[run]
-    plan.write_config(run, config, config_hash)
-    read, fromfile = list[str](), Config.fromfile
-
-    def counted(path: Any, *args: Any, **options: Any) -> Config:
-        read.append(str(path))
-        return fromfile(path, *args, **options)
-
-    def train(run: plan.Run, config: Config, progress: Progress, sets: Any) -> None:
-        taken.append((config, progress.state['config_hash']))
-        raise Stop
-
-    monkeypatch.setattr(Config, 'fromfile', counted)
-    monkeypatch.setattr(job, '_train', train)
-    with pytest.raises(Stop):
-        job.execute_run(definition, run, attended=True)
-    assert read == [str(run.file)] and taken[0][1] == config_hash
-    assert taken[0][0].model == config.model and taken[0][0].work_dir == str(run.folder)
 
 
 def test_a_finished_run_is_not_repeated(definition: Definition, tmp_path: Path) -> None:
@@ -228,13 +205,6 @@ def test_missing_predecessor_is_named(tmp_path: Path, monkeypatch: pytest.Monkey
         execute_run(load_suite(tiny.write(tmp_path)), 'kd seed 0')
 
 
-def test_run_belongs_to_one_process(definition: Definition) -> None:
-    with tiny.held(Path('out/runs/none/seed0')) as process:
-        output = f'none seed 0 already runs in out/runs/none/seed0, as process {process.pid}'
-        with pytest.raises(RuntimeError, match=output):
-            execute_run(definition, 'none seed 0', attended=True)
-
-
 def test_first_weights_have_a_stamp(definition: Definition, tmp_path: Path) -> None:
     module, file, run = toys.nn.Identity(), tmp_path / 'first.pth', run_of(definition, 'kd seed 0')
     file.write_text('a')
@@ -280,41 +250,16 @@ def test_given_teacher_is_tested_alone(
         plan.check_unchanged(load_suite(other), plan.runs(load_suite(other))[:1])
 
 
-def test_unwritten_progress_ends_no_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    report = Progress(tmp_path, 'abc')
-
-    def broken(*_: object, **__: object) -> None:
-        raise OSError(errno.EIO, 'Input/output error')
-
-    monkeypatch.setattr(job, 'write_json', broken)
-    report.tell(True, iteration=3)
-    report.tell(True, iteration=4)
-    monkeypatch.undo()
-    report.tell(True, iteration=5)
-    state = read_json(tmp_path / 'state.json')
-    assert state['iteration'] == 5
-    report.written = -job.WRITE_INTERVAL
-    report.after_val_iter(None, 0)
-    assert read_json(tmp_path / 'state.json')['time'] > state['time']
-
-
 @pytest.mark.soak
 def test_a_checkpoint_is_saved_by_time_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Between those of the config, which here saves at the end alone; a run with other labels does not go on."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(job, 'SAVE_INTERVAL', 0.0)
     definition = load_suite(tiny.write(Path(), methods={'kd': {}}, checkpoint_every=1000))
-    folder, original = run_of(definition, 'control seed 0').folder, Progress.after_train_iter
-
-    def cut(self: Any, runner: Any, *args: Any, **options: Any) -> None:
-        original(self, runner, *args, **options)
-        if runner.iter == 1:
-            raise RuntimeError('a power cut')
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Progress, 'after_train_iter', cut)
-        with pytest.raises(RuntimeError, match='a power cut'):
-            execute_run(definition, 'control seed 0')
+    folder = run_of(definition, 'control seed 0').folder
+    with monkeypatch.context() as patch, pytest.raises(Stop):
+        stopping(patch, 2)
+        execute_run(definition, 'control seed 0')
     assert (folder / 'iter_2.pth').is_file()
     state = read_json(folder / 'state.json')
     write_json(folder / 'state.json', {**state, 'labels': 'others'})

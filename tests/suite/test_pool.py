@@ -16,8 +16,9 @@ import pytest
 
 from mmdistill_dense.apps.suite import pool
 from mmdistill_dense.apps.suite.plan import Run
-from mmdistill_dense.utils.files import write_json
+from mmdistill_dense.utils.files import read_json, write_json
 from mmdistill_dense.utils.process import interruptible
+from tests.engine import processes
 from tests.engine.processes import environment
 from tests.suite import tiny
 from tests.suite.tiny import alive
@@ -200,18 +201,16 @@ def test_an_interruption_ends_jobs(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 @LINUX
 def test_a_process_that_starts_during_an_interruption_ends_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pool, 'REAP_TIMEOUT', 0.2)
-    interrupted = pool.Pool(command(SLEEP), 1, 1, print)
+    interrupted, popen = pool.Pool(command(SLEEP), 1, 1, print), subprocess.Popen
 
     def start(*args: Any, **options: Any) -> Any:
         process = popen(*args, **options)
         interrupted.ended = True
         return process
 
-    popen = subprocess.Popen
     monkeypatch.setattr(pool.subprocess, 'Popen', start)
-    (run,) = runs(tmp_path, 'a')
     begin = time.monotonic()
-    assert interrupted._run_job(run, None) is None and time.monotonic() - begin < 60
+    assert interrupted._run_job(*runs(tmp_path, 'a'), None) is None and time.monotonic() - begin < 25
 
 
 LEAVES = """
@@ -260,6 +259,19 @@ def test_jobs_end_when_their_parent_is_killed(tmp_path: Path, monkeypatch: pytes
     while any(alive(pid) for pid in pids(tmp_path)):
         assert time.monotonic() < limit, 'a worker outlives the suite'
         time.sleep(0.05)
+
+
+@pytest.mark.soak
+def test_two_processes_of_a_launcher_write_one_result(tmp_path: Path) -> None:
+    path = tiny.write(tmp_path, methods={'maskd': {'options': {'learn.max_iters': 3}}})
+    words = ['--standalone', '--nproc_per_node=2', '-m', 'mmdistill_dense', 'suite', 'job', path]
+    torchrun, seeds = [sys.executable, '-m', 'torch.distributed.run', *words], {'teacher': [], 'maskd': ['--seed', 0]}
+    for name, seed in seeds.items():
+        processes.run([*torchrun, name, *seed, '--launcher', 'pytorch'], tmp_path, environment())
+    folder = tmp_path / 'out/runs/maskd/seed0'
+    result, state = (read_json(folder / f'{name}.json') for name in ('result', 'state'))
+    assert (result['processes'], result['iterations'], result['checkpoint']) == (2, 6, 'iter_6.pth')
+    assert result['restarts'] == 0 and state['processes'] == 2, 'one process writes'
 
 
 def test_sigterm_interrupts_as_ctrl_c_does() -> None:

@@ -1,7 +1,6 @@
 """Rows of a suite whose student's backbone is pre-trained first."""
 
 import copy
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -96,18 +95,6 @@ def test_weights_that_something_else_replaces_are_refused(change: dict[str, Any]
         plan.config_of(suite, run_of(suite, 'pcd seed 0'))
 
 
-def test_a_new_first_row_changes_nothing() -> None:
-    suite = tiny.defined(methods={'pcd': {'pretrain': PCD}}, out='pretrain')
-    run = run_of(suite, 'pretrain:pcd')
-    assert run_of(suite, 'pcd seed 0').teacher is None and run_of(suite, 'control seed 0').pretraining is None
-    run.folder.mkdir(parents=True)
-    (run.folder / 'state.json').write_text('{}')
-    more = tiny.defined(methods={'early': {'pretrain': PCD}, 'pcd': {'pretrain': PCD}}, out='pretrain')
-    assert run_of(more, 'early seed 0').pretraining == run.folder == run_of(more, 'pcd seed 0').pretraining
-    kd = tiny.defined(methods={'kd': {}}, out='pretrain')
-    assert run_of(kd, 'kd seed 0').pretraining is None and run_of(kd, 'kd seed 0').teacher is not None
-
-
 @pytest.mark.soak
 def test_a_backbone_of_another_width_is_refused() -> None:
     wide = {**SHORT, 'model.student.backbone.base_channels': 16}
@@ -139,34 +126,3 @@ def test_the_student_starts_from_the_pre_trained_backbone() -> None:
         plan.check_unchanged(changed, plan.runs(changed)[1:])
     with pytest.raises(ValueError, match=r'pretrain:pcd: .*model\.distillers\.pcd\.temperature'):
         plan.check_unchanged(changed, plan.runs(changed))
-
-
-@pytest.mark.soak
-def test_a_stopped_pre_training_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    longer = {
-        'config': 'pcd:toy_pretrain',
-        'options': {**SHORT, 'train_cfg.max_epochs': 2, 'default_hooks.checkpoint.interval': 1},
-    }
-    ends = list[dict[str, Any]]()
-    for out in ('whole', 'stopped'):
-        suite = tiny.defined(methods={'pcd': {'pretrain': longer}}, teacher=None, out=out, checkpoint_every=300)
-        run = run_of(suite, 'pretrain:pcd')
-        if out == 'stopped':
-            with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-                patch.setattr(job.Progress, 'after_train_iter', stop_at_step(3))
-                job.execute_run(suite, run)
-            assert run.result is None and (run.folder / 'epoch_1.pth').is_file()
-        result = job.execute_run(suite, run)
-        ends.append(torch.load(run.folder / result['checkpoint'], weights_only=False))
-    assert result['restarts'] == 1
-    for part in ('state_dict', 'distillers'):
-        first, second = (end[part] for end in ends)
-        assert first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
-
-
-def stop_at_step(step: int) -> Callable[..., None]:
-    def stop(hook: Any, runner: Any, *_: Any, **__: Any) -> None:
-        if runner.iter + 1 == step:
-            raise KeyboardInterrupt
-
-    return stop

@@ -10,7 +10,7 @@ import pytest
 
 from mmdistill_dense.apps.suite import plan
 from mmdistill_dense.apps.suite.definition import Definition
-from mmdistill_dense.apps.suite.table import as_markdown, collect, scores_as_csv, write_table
+from mmdistill_dense.apps.suite.table import as_markdown, collect, scores_as_csv, unlabelled, write_table
 from mmdistill_dense.utils.files import read_json, write_json
 from tests.suite import made_up
 from tests.suite.made_up import lines_of
@@ -75,6 +75,8 @@ def test_a_row_with_missing_runs_says_so(suite: Definition) -> None:
     assert main[1:4] == ['2 of 3', '40.05 ± 0.07', '-1.70 [-10.59, +7.19]']
     assert seeds[1:] == ['missing', '40.00 (-1.00)', '40.10 (-2.40)']
     assert 'Without one: heavy seed 0 (not begun).' in text
+    write_json(suite.out / 'runs/heavy/seed0/state.json', {'failed': 'out of memory'})
+    assert 'Without one: heavy seed 0 (failed: out of memory).' in as_markdown(collect(suite))
     (suite.out / 'runs' / 'control' / 'seed2' / 'result.json').unlink()
     text = as_markdown(collect(suite))
     assert lines_of(text, 'kd')[0][1:4] == ['3', '44.00 ± 1.32', '+2.75 [-0.43, +5.93], 2 pairs']
@@ -134,6 +136,12 @@ def test_the_footer_names_what_rows_were_made_of(suite: Definition) -> None:
     text = as_markdown(collect(suite))
     assert 'no seed reaches, so a repeated run gives others: Noise.transform\n' in text
     assert 'Local code, with digits of its sha256: my_loss.py aa11 (heavy); my_loss.py bb22 (heavy)' in text
+
+
+def test_pictures_without_labels_are_told() -> None:
+    facts = dict(pictures=6, ratio=1, passes=2.0, names='ab' * 32)
+    words = '6, 1 for each labelled one of a step, each seen 2 times (hash of the names '
+    assert unlabelled({'unlabelled': facts}).startswith(words) and unlabelled({}) == ''
 
 
 def test_scores_have_every_digit(suite: Definition) -> None:

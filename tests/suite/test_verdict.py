@@ -1,19 +1,12 @@
 """The verdict on scores that were made up: which method is best, in which words, and which student is used."""
 
-import json
 import math
-from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
 import pytest
 
-from mmdistill_dense.apps.report.runs import compare
-from mmdistill_dense.apps.report.scores import Answer
-from mmdistill_dense.apps.report.section import Numbers
-from mmdistill_dense.apps.suite.verdict import Row, judge, judge_results, missing_sentence
-from tools.simulate_verdict import draw_results, simulate
+from mmdistill_dense.apps.suite.verdict import Row, judge
+from tools.simulate_verdict import simulate
 
 CONTROL = {0: 50.0, 1: 50.1, 2: 50.2}
 
@@ -60,30 +53,6 @@ def test_val_chooses() -> None:
     best = judge([proved, lucky], teacher=math.nan)
     assert best.sentence().startswith('Yes. Best of 2 methods: a scores 55.10') and 'nan' not in best.sentence()
     assert best.student == 'a', 'what is proved on test is not taken back by val'
-
-
-def test_missing_runs_are_named_by_reason() -> None:
-    diverged, failed = ({'score': math.nan}, {}), (None, {'failed': 'out of memory'})
-    states = {'kd seed 1': diverged, 'kd seed 2': failed, 'pcd seed 1': diverged, 'pcd seed 2': ({'score': 1.0}, {})}
-    runs = [SimpleNamespace(title=title, result=result, state=state) for title, (result, state) in states.items()]
-    expected = 'Without one: kd seed 1, pcd seed 1 (diverged); kd seed 2 (failed: out of memory).'
-    assert missing_sentence(runs).endswith(expected) and not missing_sentence([])
-
-
-@pytest.mark.parametrize(('seeds', 'methods', 'has_test'), [(1, 3, True), (3, 1, False), (3, 3, True)])
-def test_the_page_gives_the_verdict_of_the_table(tmp_path: Path, seeds: int, methods: int, has_test: bool) -> None:
-    rng = np.random.default_rng(0)
-    for number in range(4):
-        results, folder = draw_results(rng, methods, seeds, has_test), tmp_path / str(number)
-        for name, by_seed in results.items():
-            for seed, result in by_seed.items():
-                logs = folder / 'runs' / name / f'seed{seed}' / '20260101_000000' / 'vis_data'
-                logs.mkdir(parents=True)
-                (logs / 'config.py').write_text(f"model = dict(type='X')\nrandomness = dict(seed={seed})\n")
-                (logs / 'scalars.json').write_text(json.dumps({'mIoU': 40.0, 'time': 0.1, 'step': 10}))
-                (logs.parents[1] / 'result.json').write_text(json.dumps(result))
-        table, page = judge_results(results), Answer(Numbers(compare([folder])))
-        assert page.sentences()[0] == table.sentence() and page.verdict.student == table.student
 
 
 def test_errors_are_as_rare_as_their_level() -> None:

@@ -102,7 +102,7 @@ def test_what_tokens_depend_on_is_learned_anew_beside_the_first(
 
 @pytest.mark.parametrize('workers', [0, pytest.param(2, marks=pytest.mark.soak)])
 def test_interrupted_learning_continues_to_the_same_bits(tmp_path, monkeypatch, learned, workers):
-    """The two-stage detector's own loss samples at random. A segmentor is interrupted in tests/kill."""
+    """The two-stage detector's own loss samples at random."""
 
     def start(name):
         model = det_model(NECK, 'faster_rcnn', 'faster_rcnn')

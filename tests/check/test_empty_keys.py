@@ -2,7 +2,6 @@
 
 import re
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 from mmengine.config import Config
@@ -11,7 +10,6 @@ from mmengine.runner import Runner
 from mmdistill_dense.__main__ import main
 from mmdistill_dense.apps import training
 from mmdistill_dense.apps.suite import plan
-from mmdistill_dense.engine.work_folder import refuse_another_run
 from mmdistill_dense.weights.strict_load import plain_config
 from tests import toys
 from tests.suite import tiny
@@ -77,28 +75,17 @@ def write(folder: Path, *empty: str) -> Path:
     return path
 
 
-def ask(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Check it, list its taps, and train it."""
+def test_empty_keys_count_as_missing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Check the config in which they are empty, list its taps, and train it."""
+    path = write(tmp_path, *KEYS, *VALIDATION, *MEMBERS)
     for words in (['check', str(path), '--no-weights', '--val', '0', '--no-cost'], ['taps', str(path)]):
         code, output = main(words), ''.join(capsys.readouterr())
         assert code == 0 and not INTERNAL.search(output), output
     config = Config.fromfile(path)
-    config.update(work_dir=str(path.parent / 'work'), log_level='ERROR')
+    config.update(work_dir=str(tmp_path / 'work'), log_level='ERROR')
     runner = Runner.from_cfg(config)
     runner.train()
     assert runner.iter == 1
-
-
-@pytest.mark.sample(1)
-@pytest.mark.parametrize('empty', [(), (*KEYS, *VALIDATION, *MEMBERS)], ids=['missing', 'empty'])
-def test_empty_keys_count_as_missing(tmp_path: Path, capsys: pytest.CaptureFixture[str], empty: tuple[str]) -> None:
-    ask(write(tmp_path, *empty), capsys)
-
-
-@pytest.mark.soak
-@pytest.mark.parametrize('key', [*KEYS, *MEMBERS])
-def test_each_empty_key_counts_as_missing(tmp_path: Path, capsys: pytest.CaptureFixture[str], key: str) -> None:
-    ask(write(tmp_path, key), capsys)
 
 
 EXPORTED = ('default_hooks', 'tta_model', 'model_wrapper_cfg', 'custom_imports', 'default_scope', 'distillers')
@@ -135,13 +122,3 @@ def test_a_suite_without_a_checkpoint_hook_is_refused(
     definition = tiny.of_two(control='recipe.py', methods={'kd': {}})
     with pytest.raises(ValueError, match=r'default_hooks\.checkpoint is not set'):
         plan.config_of(definition, plan.runs(definition)[-1])
-
-
-def test_an_empty_experiment_name_keeps_the_folder_rule(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """mmengine names such a run after its file."""
-    monkeypatch.setattr('mmdistill_dense.engine.work_folder._run_in', lambda folder: ('iter_2.pth', 'other'))
-    (tmp_path / 'mine.py').touch()
-    for config in (Config(filename=str(tmp_path / 'mine.py')), Config(dict(experiment_name=None))):
-        vars(config).update(_filename=str(tmp_path / 'mine.py'))
-        with pytest.raises(ValueError, match=r'holds iter_2\.pth of other\.py'):
-            refuse_another_run(SimpleNamespace(work_dir=str(tmp_path), cfg=config, _resume=False))  # type: ignore[arg-type]

@@ -10,9 +10,6 @@ from typing import Any
 
 import pytest
 
-from mmdistill_dense.__main__ import main
-from tests.project.commands import project
-
 NAMES = ('chromium', 'chromium-browser', 'google-chrome', 'google-chrome-stable')
 PATIENCE = 180_000  # ms: the machine may be busy
 
@@ -59,15 +56,10 @@ def wait(page: Any, condition: str) -> None:
         page.wait_for_timeout(50)
 
 
-@pytest.fixture(scope='session', params=['methods', 'segmentation'])
-def file(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The page about a suite of three methods, or that of a project that `new` and `run` made."""
-    if request.param == 'methods':
-        return request.getfixturevalue('made')[0]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(tmp_path_factory.mktemp('project'))
-        assert main(['run', str(project())]) == 0
-        return Path('project/report.html').absolute()
+@pytest.fixture(scope='session')
+def file(made: tuple[Path, Any]) -> Path:
+    """The page about a suite of three methods."""
+    return made[0]
 
 
 @pytest.fixture(scope='module', params=SIZES)
@@ -115,18 +107,3 @@ def test_every_figure_is_seen(opened):
     )
     assert len(traces) > 2
     assert all(traces)
-
-
-def test_the_appearance_follows_the_system(opened):
-    page, _, _ = opened
-    shade = 'Math.max(...getComputedStyle(document.body).backgroundColor.match(/[0-9]+/g).slice(0, 3))'
-    first = "document.querySelector('.scatterlayer .js-line')"
-    line = f'getComputedStyle({first}).stroke + getComputedStyle({first}).fill'
-    dark = page.evaluate("matchMedia('(prefers-color-scheme: dark)').matches")
-    before, drawn = page.evaluate(shade), page.evaluate(line)
-    assert (before < 128) == dark
-    page.evaluate("document.getElementById('theme').click()")
-    wait(page, f"{line} !== '{drawn}'")
-    assert (page.evaluate(shade) < 128) != dark
-    page.evaluate("document.getElementById('theme').click()")
-    wait(page, f"{line} === '{drawn}'")

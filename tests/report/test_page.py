@@ -20,7 +20,6 @@ from mmengine.structures import InstanceData, PixelData
 from mmseg.structures import SegDataSample
 
 from mmdistill_dense.__main__ import main
-from mmdistill_dense.apps.inspect import inference
 from mmdistill_dense.apps.inspect.drawing import draw
 from mmdistill_dense.apps.report import make_report, predictions
 from mmdistill_dense.apps.report.page import render
@@ -92,43 +91,6 @@ def test_scores_are_those_of_the_results(made):
     assert len({row['a picture'] for row in rows.values()}) == 1, 'one network with other weights takes one time'
 
 
-class Slow(torch.nn.Module):
-    """A segmentor on a clock: 5 ms to normalise, 20 to pass, 300 to label; a hundred times as long at first."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.decode_head, self.now, self.factor = torch.nn.Linear(1, 1), 0.0, 100
-
-    def spend(self, milliseconds: int) -> None:
-        self.now += self.factor * milliseconds / 1000
-
-    def inference(self) -> None:
-        self.spend(20)
-
-    def postprocess_result(self) -> list[SegDataSample]:
-        self.spend(300)
-        return [SegDataSample(pred_sem_seg=PixelData(data=torch.zeros(1, 4, 5).long()))]
-
-    def test_step(self, batch: dict[str, Any]) -> list[SegDataSample]:
-        self.spend(5)
-        self.inference()
-        samples, self.factor = self.postprocess_result(), 1
-        return samples
-
-
-@pytest.mark.parametrize('names', ['a', 'abc'])
-def test_the_time_of_a_picture_is_that_of_its_pass(monkeypatch, names):
-    network, section = Slow(), Predictions(SimpleNamespace(), 0)
-    monkeypatch.setattr(inference, 'time', SimpleNamespace(perf_counter=lambda: network.now))
-    item = {'inputs': torch.zeros(3, 4, 5), 'data_samples': SegDataSample()}
-    scenes = [Scene(name, np.zeros((4, 5, 3), np.uint8), item) for name in names]
-    section._predict('kd', lambda: network, scenes, range(len(scenes)), len(scenes))
-    assert section.costs['kd'].milliseconds == pytest.approx(20)
-    network.test_cfg, network.inference = {'mode': 'slide'}, lambda: network.spend(70)
-    section._predict('other', lambda: network, scenes, range(len(scenes)), len(scenes))
-    assert section.costs['other'].milliseconds == pytest.approx(70), 'one that predicts in another way has its own'
-
-
 def test_a_run_with_tokens_shows_their_masks(made):
     (strip,) = only(made[1]['tokens'], Strip)
     assert strip.title.startswith('all, maskd: ') and not made[1]['tokens'].reasons
@@ -193,20 +155,6 @@ def test_a_damaged_checkpoint_costs_its_own_pictures(suite, tmp_path):
     predictions = make_named(tmp_path)
     assert any('does not fit' in reason for reason in predictions.reasons)
     assert titles(predictions.items[0]) == ['input', 'control', 'teacher', 'truth']
-    other = tmp_path / 'other'
-    copied(suite, other)
-    for config in other.glob('runs/*/*/*/vis_data/config.py'):
-        config.write_text(config.read_text() + "\nmodel['teacher']['allow_other_classes'] = True\n")
-    predictions = make_named(other)
-    assert any('model.teacher sets allow_other_classes' in reason for reason in predictions.reasons)
-    assert titles(predictions.items[0]) == ['input', 'control', 'kd', 'truth']
-    broken, cases = tmp_path / 'broken.py', {'kd': 'teacher: the runs have several.', 'cwd': 'AssertionError:'}
-    broken.write_text('assert False')
-    shutil.copytree(other / 'runs' / 'kd', other / 'runs' / 'cwd')
-    for name, reason in cases.items():  # in the end both have it
-        for config in other.glob(f'runs/{name}/*/*/vis_data/config.py'):
-            config.write_text(config.read_text() + f"\nmodel['teacher'] = dict(cfg={str(broken)!r})\n")
-        assert any(reason in text for text in make_named(other).reasons)
 
 
 def test_names_are_escaped():

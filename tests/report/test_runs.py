@@ -59,13 +59,6 @@ def test_a_suite_is_read_with_its_runs(tmp_path):
     assert len(find_runs(root)) == len(find_runs(root / 'runs')) == 6
     assert [run.seed for run in find_runs(root / 'runs' / 'kd')] == [0, 2, 10]
     assert [run.title for run in find_runs(root / 'runs' / 'kd' / 'seed2')] == ['kd, seed 2']
-    other = tmp_path / 'other'
-    for seed in (0, 1):
-        run(other / 'kd' / f'seed{seed}', seed=seed)
-        run(other / 'alone' / f'seed{seed}', ALONE, seed)
-    for folders in ([other / 'kd', other / 'alone'], [other]):
-        titles = [student.title for student in compare(folders).students]
-        assert titles == ['alone, seed 0', 'alone, seed 1', 'kd, seed 0', 'kd, seed 1']
 
 
 def test_a_suite_is_read_as_its_newest_start_lists_it(tmp_path):
@@ -81,31 +74,11 @@ def test_a_suite_is_read_as_its_newest_start_lists_it(tmp_path):
     assert [run.name for run in find_runs(root / 'runs' / 'left')] == ['left', 'left'], 'asked for by its folder'
 
 
-def test_the_suites_control_of_the_same_seed_is_taken(tmp_path):
-    actual = compare([suite(tmp_path) / 'runs' / 'kd' / 'seed2'])
-    assert [control.title for control in actual.controls] == ['control, seed 2']
-    assert actual.control_of(actual.runs[0]).title == 'control, seed 2'
-
-
 def test_runs_without_distillers_are_controls(tmp_path):
     folders = [run(tmp_path / 'x'), run(tmp_path / 'y', ALONE)]
     for control, names in ((None, (['x'], ['y'])), (run(tmp_path / 'z'), (['x', 'y'], ['z']))):
         actual = compare(folders, control)
         assert ([control.name for control in actual.runs], [control.name for control in actual.controls]) == names
-    other = tmp_path / 'other'
-    root = suite(other / 'a')
-    run(root / 'runs' / 'other_start' / 'seed0', ALONE)
-    inherits = run(other / 'inherits', ALONE[:-1] + ", inherit=[('neck', 'neck')])")
-    actual = compare([root, inherits])
-    assert {control.name for control in actual.controls} == {'control'}
-    assert {run.name for run in actual.runs} == {'kd', 'other_start', 'inherits'}
-
-
-def test_runs_of_the_same_name_stay_apart(tmp_path):
-    first_suite, other = suite(tmp_path / 'a'), suite(tmp_path / 'b')
-    actual = compare([first_suite, other, run(tmp_path / 'p' / 'kd'), run(tmp_path / 'q' / 'c')])
-    assert set(actual.names) == {'a/control', 'b/control', 'a/kd', 'b/kd', 'p/kd', 'c'}
-    assert all(len(actual.runs_of(name)) == 3 for name in ('a/kd', 'b/kd'))
 
 
 def test_names_grow_until_they_are_unique(tmp_path):
@@ -114,11 +87,6 @@ def test_names_grow_until_they_are_unique(tmp_path):
     assert actual.names == ['lr01/kd/toy_seg', 'lr1/kd/toy_seg', 'lr1/cwd/toy_seg', 'kd', 'x']
     same = [run(tmp_path / 'a' / name / 'seed0').parent for name in ('runs/kd', 'kd')]  # a suite's and a plain one
     assert compare(same).names == [str(folder) for folder in same]
-    other = tmp_path / 'other'
-    actual = compare([run(other / name) for name in ('seeds_kd', 'seeds_cwd', 'seed_new')])
-    assert actual.names == ['seeds_kd', 'seeds_cwd', 'seed_new']
-    with pytest.raises(ValueError, match='is no work dir'):
-        find_runs(other)
 
 
 def test_the_config_is_that_of_the_training(tmp_path):
@@ -156,10 +124,6 @@ def test_a_given_teacher_is_no_control(tmp_path):
         assert actual.teacher is not None and actual.teacher.folder == teacher
         out = Answer(Numbers(actual)).sentences()[0]
         assert 'kd scores 66.00, the student alone 60.00: +6.00, 40% of the way to the teacher (75.00)' in out
-    other = tmp_path / 'other'
-    first = run(other / 'first')
-    actual = compare([run(other / 'second', teacher=str(first / 'iter_8.pth')), first, run(other / 'c', ALONE)])
-    assert [run.name for run in actual.runs] == ['second', 'first']
 
 
 def test_two_controls_of_one_seed_are_refused(tmp_path):
@@ -231,9 +195,6 @@ def test_values_of_hooks_are_neither_losses_nor_a_training(tmp_path):
         begin(tmp_path, stamp, resume=False)
     log = read_log(tmp_path)
     assert set(log.terms) == {'loss'} and not log.metrics
-    write(tmp_path / 'alone', '1', dict(value=0.5, step=7))
-    log = read_log(tmp_path / 'alone')
-    assert not log.terms and not log.metrics
 
 
 def test_a_new_training_in_the_folder_replaces_the_old_one(tmp_path):
@@ -331,14 +292,6 @@ def test_the_length_of_a_run_of_epochs_is_counted_in_epochs(tmp_path, length, of
     assert out[-1].startswith(f'Not compared: short, seed 0 (epoch 1{of}) with alone, seed 0 (epoch 2{of}).')
 
 
-def test_rows_of_other_lengths_are_compared_by_tests(tmp_path):
-    for name, length, score in (('control', 2, 60.0), ('long', 4, 65.0)):
-        result(row(tmp_path, name, *[50.0] * length, length=100 * length), score)
-    actual = answer(tmp_path)
-    assert actual.sentences()[0].startswith('Perhaps. long scores 65.00, the student alone 60.00: +5.00.')
-    assert 'last evaluation' not in actual.table().head
-
-
 @pytest.mark.parametrize('where', ['test', 'val', 'log'])
 def test_a_chosen_metric_is_read_from_the_tests(tmp_path, where):
     for name, accuracy in (('control', 90.0), ('kd', 80.0)):
@@ -364,37 +317,12 @@ def test_a_suite_of_masks_shows_their_score_first(tmp_path):
     assert actual.numbers.metrics == ['coco/segm_mAP', 'coco/bbox_mAP']
     assert answer_section(actual).items[1].title == 'coco/segm_mAP, val split'
     assert actual.numbers.curves().items[0].title == 'coco/bbox_mAP, val split'
-    other = tmp_path / 'other'
-    for name, score in (('control', 0.4), ('kd', 0.4), ('teacher', 0.9)):
-        result(row(other, name), score, **{'coco/bbox_mAP': score / 100})
-    assert answer(other).sentences()[1].startswith('The teacher is only 0.5 points better')
-    row(other, 'late', 45.0)  # an unfinished row leaves the test scores of the others
-    scores = {name: row['score'] for name, row in rows(answer(other)).items() if name != 'teacher'}
-    assert scores == dict(control='0.40', kd='0.40', late='none yet')
 
 
-def test_a_control_elsewhere_is_compared(tmp_path):
-    for name in ('control', 'kd'):
-        result(row(tmp_path, name, 45.0), 55.0)
-    control = logged(run(tmp_path / 'elsewhere', ALONE), 42.0)
-    actual = answer(tmp_path / 'runs' / 'kd', control=control)
-    assert actual.sentences()[0].startswith('Perhaps. kd scores 45.00, the student alone 42.00')
-    assert 'val split (no test score: elsewhere, seed 0)' in actual.table().caption
-
-
-def test_the_best_method_of_two_suites(tmp_path):
-    for suite, scores in (('easy', {'control': 80.0, 'kd': 80.5}), ('hard', {'control': 20.0, 'pcd': 27.0})):
-        for name, score in scores.items():
-            metrics = {split: {'mIoU': score} for split in ('val', 'test')}
-            result(row(tmp_path / suite, name), score, {'metric': 'mIoU', 'metrics': metrics})
-    out = answer(tmp_path / 'easy', tmp_path / 'hard').sentences()[0]
-    assert out.startswith('Perhaps. Best of 2 methods on val: pcd scores 27.00')
-    scores = dict(bad=math.nan, good=66.0)
-    other = tmp_path / 'other'
-    folders = [logged(run(other / name), score) for name, score in scores.items()]
-    alone = logged(run(other / 'alone', ALONE), 60.0)
-    best = 'Perhaps. good scores 66.00'
-    assert answer(*folders, alone).sentences()[0].startswith(best)
+def test_a_diverged_method_is_not_the_best(tmp_path):
+    folders = [logged(run(tmp_path / name), score) for name, score in (('bad', math.nan), ('good', 66.0))]
+    alone = logged(run(tmp_path / 'alone', ALONE), 60.0)
+    assert answer(*folders, alone).sentences()[0].startswith('Perhaps. good scores 66.00')
     assert not answer(folders[0], alone).sentences(), 'NaN is no score'
 
 
@@ -423,23 +351,12 @@ def test_the_answer_is_as_sure_as_the_seeds_allow(tmp_path, gains, out):
     (43.96, 40.0, 40.0, 'only 4.0 points better'),
     (40.0, 40.0, 40.0, 'no better'),
     (0.41, 0.4, 0.4, 'only 0.0'),  # a suite's own scores are in percent
-    (1.7, 1.2, 0.9, 'only 0.5 points better'),
 ])  # fmt: skip
 def test_a_teacher_that_is_hardly_better_is_named(tmp_path, teacher, alone, kd, found):
     pair(tmp_path, alone, kd)
     result(row(tmp_path, 'teacher'), teacher)
     _, *advice, _, _ = answer(tmp_path).sentences()
     assert [found in sentence for sentence in advice] == [True] if found else not advice
-
-
-def test_scores_on_labels_that_were_changed_are_not_compared(tmp_path):
-    for name, stamp in {'control': 'a', 'kd': 'a', 'cwd': 'b'}.items():
-        result(row(tmp_path, name), 50.0, dict(data={'val': stamp, name: stamp}))
-    (sentence,) = (actual := answer(tmp_path)).sentences()
-    assert sentence.startswith('control seed 0 and cwd seed 0: label files were changed between these runs')
-    assert rows(actual)['cwd']['gain'] == ''
-    result(tmp_path / 'runs/cwd/seed0', 50.0)
-    assert answer(tmp_path).sentences()[0].startswith('No sign of it.'), 'results of before tell no stamps'
 
 
 def test_further_test_sets_have_a_table_below_the_scores(tmp_path: Path) -> None:

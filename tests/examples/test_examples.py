@@ -10,7 +10,6 @@ import pytest
 import torch
 
 EXAMPLES = Path(__file__).parents[2] / 'examples'
-SMALL = 'dataset.num_images=4', 'num_workers=0', 'persistent_workers=False', 'batch_size=2'
 pytestmark = pytest.mark.soak
 
 
@@ -39,19 +38,3 @@ def test_a_package_of_ones_own_passes_its_test() -> None:
     folder = EXAMPLES / 'own_method'
     words = '-q', '-p', 'no:cacheprovider', '--rootdir', folder, folder / 'tests'
     assert '7 passed, 1 skipped' in run('-m', 'pytest', *words, PYTHONPATH=f'{folder}:{EXAMPLES.parent}')
-
-
-def test_a_search_is_judged_on_new_seeds(tmp_path: Path) -> None:
-    pytest.importorskip('optuna')
-    data = [f'{kind}_dataloader.{key}' for kind in ('train', 'val', 'test') for key in SMALL]
-    options = *data, 'train_cfg.max_iters=4', 'model.teacher.checkpoint=None', 'model.teacher.allow_random=True'
-    recipe = EXAMPLES.parent / 'configs/_base_/recipes/toy_seg.py'
-    words = '--methods', 'LogitKD', '--trials', '3', '--processes', '2', '--looks', '2', '--judge-seeds', '2'
-    message = run(EXAMPLES / 'search_with_optuna.py', recipe, *words, '--out', tmp_path, '--cfg-options', *options)
-    gain = re.search(r'^gain ([+-][\d.]+) \[([+-][\d.]+), ([+-][\d.]+)\] \(95 %, 2 pairs of runs\)', message, re.M)
-    assert gain and float(gain[2]) <= float(gain[1]) <= float(gain[3])
-    scores = re.findall(r'^(LogitKD|alone) at [\d.]+ x the rate: ([\d.]+) ([\d.]+)$', message, re.M)
-    assert [score[0] for score in scores] == ['LogitKD', 'alone']
-    folders = {path.name for path in tmp_path.iterdir() if path.is_dir()}
-    assert folders >= {f'{name}_seed_{seed}' for name in ('LogitKD', 'alone') for seed in (1, 2)}
-    assert 3 <= sum(name.startswith('trial_') for name in folders) <= 4, 'each of the processes may be in its last'

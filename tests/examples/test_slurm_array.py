@@ -94,15 +94,6 @@ def test_a_suite_whose_jobs_wait_is_not_submitted_again() -> None:
 
 
 @pytest.mark.soak
-def test_a_batch_of_other_processes_is_told() -> None:
-    tiny.write(Path(), control='deeplabv3_r101_to_r18_cityscapes', teacher=None, options=None)
-    done = submit('tiny.yaml', '4')
-    assert done.returncode == 1 and 'the learning rate is for auto_scale_lr.base_batch_size=16' in done.stderr
-    assert 'Traceback' not in done.stderr
-    assert not Path('job101').exists()
-
-
-@pytest.mark.soak
 def test_a_suite_is_done_by_jobs_of_slurm() -> None:
     definition = tiny.defined()
     assert submit('tiny.yaml', '1').returncode == 0

@@ -1,11 +1,7 @@
 """Exported students answer as the network does, in another runtime, and say what they are."""
 
-import json
-from contextlib import nullcontext
 from pathlib import Path
-from types import SimpleNamespace
 
-import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -119,25 +115,7 @@ def test_segmentor_answers_as_mmseg_does(segmentor, opened, tmp_path, ending):
     assert 'threshold' not in facts
     assert facts['source']['iter'] == 7 and len(facts['source']['sha256']) == 64
     if ending == '.onnx':
-        check_without_this_package(actual.path)
-
-
-def check_without_this_package(path):
-    """onnxruntime alone finds the description, the names and the free axes."""
-    import onnxruntime
-
-    session = onnxruntime.InferenceSession(str(path), providers=['CPUExecutionProvider'])
-    facts = json.loads(session.get_modelmeta().custom_metadata_map['mmdistill_dense'])
-    assert facts['classes'] == CLASSES and facts['input']['std'] == [58.395, 57.12, 57.375]
-    (source,), (answer,) = session.get_inputs(), session.get_outputs()
-    assert (source.name, source.type, answer.name) == ('image', 'tensor(float)', 'logits')
-    assert source.shape == ['batch', 3, 'height', 'width'] and answer.shape == [
-        'batch',
-        len(CLASSES),
-        'height',
-        'width',
-    ]
-    assert str(Path(torch.__file__).parent).encode() not in path.read_bytes(), 'folders of the machine that wrote it'
+        assert str(Path(torch.__file__).parent).encode() not in actual.path.read_bytes(), 'folders of this machine'
 
 
 FORMULAS = {
@@ -145,8 +123,6 @@ FORMULAS = {
     'positions': lambda image, positions: image * positions,
     # maps of two strides, as the feature pyramid of RTMDet adds: sides must be multiples of 32
     'strides': lambda image, _: image + F.interpolate(F.max_pool2d(image, 32), scale_factor=32.0),
-    # 3x3 places, as of pyramid pooling
-    'pooled': lambda image, _: image + F.interpolate(F.adaptive_avg_pool2d(image, 3), size=image.shape[2:]),
     # a coarse map with one place in small pictures, which torch.export takes for a constant
     'coarse': lambda image, _: image + (coarse := F.max_pool2d(image, 32, ceil_mode=True)).mean((2, 3), keepdim=True)
     * (2 if coarse.shape[2] > 1 else 1),
@@ -194,25 +170,6 @@ def test_size_is_fixed_where_the_network_has_one(tmp_path):
         config.test_dataloader = dict(dataset=dict(pipeline=[dict(type=kind, scale=(40, 100), keep_ratio=True)]))
         with pytest.raises(ValueError, match=r'size of tensor a \(64\)'):  # not 512: 100x40, in multiples of 32
             export_graph(config, checkpoint, tmp_path / 'other.pt2')
-
-
-@pytest.mark.soak
-def test_a_graph_that_pools_to_places_takes_any_size(tmp_path):
-    actual = export_graph(*own_network(tmp_path, 'pooled'), tmp_path / 's.onnx', (32, 48))
-    message = read_description(actual.path)['input']
-    assert message['shape'] == ['batch', 3, 'height', 'width'] and message['smallest'] == [16, 24]
-
-
-@pytest.mark.parametrize('step', [1, 32])
-@pytest.mark.parametrize('own', [(96, 128), (64, 64), (512, 1024), (800, 1344)])
-def test_sizes_that_a_graph_is_tried_at_differ_in_kind(own, step):
-    half, *other_sizes = exporting._sizes(own, step)
-    units = [[side / step for side in size] for size in other_sizes if min(size) > step]
-    assert all(2 * part - side in (0, step) for part, side in zip(half, own, strict=True))
-    assert [2 * side for side in own] in other_sizes
-    assert any(all(side % number for side in size for number in range(2, int(side))) for size in units)
-    assert len({round(height / width, 2) for height, width in (own, *other_sizes)}) >= 2
-    assert all(size >= own[number] for sizes in other_sizes for number, size in enumerate(sizes))
 
 
 def test_the_smallest_size_is_kept(tmp_path, capsys):
@@ -275,19 +232,6 @@ def test_values_that_are_no_numbers_are_no_answer():
     assert exporting._difference(lambda image: [image], graph, [torch.zeros(1, 3, 8, 8)]) == 0
     with pytest.raises(ValueError, match=r'logits has shape \(1, 3, 8\)'):
         exporting._difference(lambda image: [image[..., 0]], graph, [picture(1, 8, 8)])
-
-
-def test_one_steep_pixel_is_rounding_but_a_row_is_a_fault():
-    """A PIDNet in float32 and in float64 differs by 1e-3 of the largest value at a pixel, and by 1e-5 in the mean."""
-    image = picture(1, 96, 96)
-    graph = SimpleNamespace(named_outputs=lambda image: {'logits': image})
-    for steep, refused in ((np.s_[..., 0, :1], False), (np.s_[..., :1, :], True)):
-        shifted = image.clone()
-        shifted[steep] += 1e-3 * image.abs().max()
-        with pytest.raises(ValueError, match='of its root mean square') if refused else nullcontext():
-            assert exporting._difference(lambda _, shifted=shifted: [shifted], graph, [image]) == pytest.approx(
-                1e-3, rel=1e-3
-            )
 
 
 def test_a_single_channel_comes_with_its_threshold(tmp_path):
@@ -371,18 +315,9 @@ def test_maps_of_a_detector_are_those_of_mmdet(detector, opened, tmp_path, endin
     assert about['task'] == 'detection' and 'MMDeploy' in about['note'] and about['input']['pad_size_divisor'] == 32
 
 
-class TwoStageDetector(nn.Module):
-    """As Sparse R-CNN, whose rpn_head embeds learned proposals."""
-
-    def __init__(self):
-        super().__init__()
-        self.rpn_head = nn.Identity()
-
-
-@pytest.mark.parametrize(('network', 'name'), [(nn.Linear(1, 1), 'Linear'), (TwoStageDetector(), 'TwoStageDetector')])
-def test_other_networks_are_refused(network, name):
-    with pytest.raises(ValueError, match=f'a {name} cannot be exported as a graph.*as pth or safetensors.*MMDeploy'):
-        graph_of(network)
+def test_other_networks_are_refused():
+    with pytest.raises(ValueError, match='a Linear cannot be exported as a graph.*as pth or safetensors.*MMDeploy'):
+        graph_of(nn.Linear(1, 1))
 
 
 @pytest.mark.parametrize('detector', ['retinanet'], indirect=True)
@@ -561,15 +496,5 @@ def test_a_graph_is_asked_for_other_sizes(small, tmp_path, monkeypatch):
 
     monkeypatch.setattr(graphs, 'open_graph', opened)
     export_graph(config, checkpoint, tmp_path / 'student.pt2')
-    half, *other_sizes = ((1, 3, *size) for size in exporting._sizes((64, 64), 1))
-    assert asked == [(2, 3, 64, 64), (1, 3, 64, 64), *other_sizes, half]
-
-
-@pytest.mark.parametrize('name', ['student.pth', 'student.safetensors'])
-def test_an_export_is_whole_or_the_old_one(segmentor, tmp_path, name):
-    config, _, checkpoint = segmentor
-    out, _ = export_student(config, checkpoint, tmp_path / name)
-    before = out.read_bytes()
-    with full_disk(100_000), pytest.raises(OSError, match=f'nothing was written: .*{name}'):
-        export_student(config, checkpoint, out)
-    assert out.read_bytes() == before
+    other_sizes = (64, 64), (128, 128), (96, 64), (67, 89), (32, 32)  # twice, another ratio, primes, half
+    assert asked == [(2, 3, 64, 64), *((1, 3, *size) for size in other_sizes)]

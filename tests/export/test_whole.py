@@ -5,13 +5,12 @@ import json
 import runpy
 import subprocess
 import sys
-from contextlib import nullcontext, suppress
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 
 import mmcv
 import numpy as np
-import onnxruntime
 import pytest
 import torch
 import torch.nn.functional as F
@@ -21,7 +20,7 @@ from torch import nn
 
 from mmdistill_dense.__main__ import main
 from mmdistill_dense.apps.export import export_graph, graphs, open_graph, picture_graph, read_description, write_student
-from mmdistill_dense.apps.export.graphs import _pooled, graph_of, onnx_of, save_onnx, student_description, traced
+from mmdistill_dense.apps.export.graphs import _pooled, graph_of, save_onnx, student_description
 from mmdistill_dense.apps.export.picture_graph import count_matches, picture
 from mmdistill_dense.apps.export.postprocess import Detections, Labels, Queries, check_decoding, paste_masks
 from mmdistill_dense.apps.export.prepare import Prepare, predict_image, preparation
@@ -167,24 +166,18 @@ def test_a_head_that_chooses_boxes_in_its_own_form_is_refused():
     """What these graphs replace is what mmdet's base classes do. PAA votes, YOLACT suppresses all classes at once."""
     from mmdet.models import dense_heads
 
-    refused, walked = set(), 0
-    kinds = {kind for kind in vars(dense_heads).values() if hasattr(kind, '_bbox_post_process')}
-    for kind in kinds - {kind for kind in kinds if inspect.isabstract(kind)}:
-        own_head = type('Own', (kind,), dict(_bbox_post_process=lambda *_: None))
-        other = type('Other', (kind,), dict(forward=lambda *_: None))
-        for part in (kind, own_head, other):
-            head = part.__new__(part)
+    refused = set()
+    for kind in {kind for kind in vars(dense_heads).values() if hasattr(kind, '_bbox_post_process')}:
+        if not inspect.isabstract(kind):
+            head = kind.__new__(kind)
             nn.Module.__init__(head)
             head.test_cfg = dict(nms=dict(type='nms'), nms_pre=9)
             try:
                 check_decoding(SimpleNamespace(bbox_head=head), False)
             except ValueError as error:
-                assert f'{part.__name__} has its own _bbox_post_process; whole graphs have that of Base' in str(error)
-                refused.add(part if part in kinds else (part.__name__, kind.__name__))
-            walked += 1
-    heads = ('PAAHead', 'LADHead', 'YOLACTHead')
-    rivals = {('Own', kind.__name__) for kind in kinds if not inspect.isabstract(kind)} | {('Other', x) for x in heads}
-    assert walked > 90 and refused == {getattr(dense_heads, name) for name in heads} | rivals
+                assert 'has its own _bbox_post_process; whole graphs have that of Base' in str(error)
+                refused.add(kind.__name__)
+    assert refused == {'PAAHead', 'LADHead', 'YOLACTHead'}
 
 
 @pytest.mark.parametrize(('name', 'refused'), [('DINOHead', False), ('DETRHead', False), ('DDQDETRHead', True)])
@@ -286,13 +279,10 @@ SOFT = dict(ANCHORS, nms=dict(score_thr=0.05, nms=dict(type='soft_nms')))
 @pytest.mark.parametrize(('facts', 'message', 'names', 'needs'), [
     ({}, {}, ['logits'], ''),
     (dict(unknown='ResizeToMultiple'), {}, ['logits'], 'another preparation'),
-    (dict(pad=dict(size=[9, 9])), {}, ['logits'], 'another preparation'),
     ({}, dict(test_cfg=dict(mode='slide')), ['logits'], 'windows'),
     ({}, dict(decoding=ANCHORS), ['cls_scores_0', 'bbox_preds_0'], ''),
     ({}, dict(decoding=ANCHORS), ['cls_scores_0', 'bbox_preds_0', 'centernesses_0'], 'another decoding'),
     ({}, dict(decoding=dict(ANCHORS, scores='softmax, …')), ['cls_scores_0', 'bbox_preds_0'], 'another decoding'),
-    ({}, dict(decoding=dict(ANCHORS, nms={})), ['cls_scores_0', 'bbox_preds_0'], 'another decoding'),
-    ({}, dict(decoding=dict(ANCHORS, coder='FCOSHead')), ['cls_scores_0', 'bbox_preds_0'], 'another coder'),
     ({}, dict(decoding=CLAMPED), ['cls_scores_0', 'bbox_preds_0'], 'another coder'),
     ({}, dict(decoding=SOFT), ['cls_scores_0', 'bbox_preds_0'], 'another suppression'),
 ])  # fmt: skip
@@ -356,15 +346,6 @@ def served(folder, graph):
         return [actual[name] for name in actual.files]
 
 
-def test_the_description_says_how_boxes_are_computed(tmp_path):
-    _, network = loaded(tmp_path, 'retinanet')
-    message = json.loads(json.dumps(graph_of(network).decoding))
-    assert message['strides'] == [[8, 8], [16, 16], [32, 32], [64, 64], [128, 128]]
-    assert len(message['anchors']) == 5 and len(message['anchors'][0]) == 9 and len(message['anchors'][0][0]) == 4
-    assert message['coder']['type'] == 'DeltaXYWHBBoxCoder' and message['coder']['stds'] == [1.0, 1.0, 1.0, 1.0]
-    assert message['scores'] == 'sigmoid' and message['nms']['nms']['iou_threshold'] == 0.5
-
-
 # What is compared, and what a file declares
 
 
@@ -384,14 +365,13 @@ def compared(folder, monkeypatch, altered=None, sizes=SIZES, side='height'):
     written = []
     for name in ('_ends', '_join'):
         monkeypatch.setattr(picture_graph, name, lambda *_: (None, None))
-    declared = []
-    monkeypatch.setattr(picture_graph, '_declare', lambda model, shape, counted: declared.append((shape, counted)))
+    monkeypatch.setattr(picture_graph, '_declare', lambda *_: None)
     monkeypatch.setattr('onnx.load', lambda _: None)
     monkeypatch.setattr(picture_graph, 'save_onnx', lambda model, file, about: written.append(about))
     monkeypatch.setattr(picture_graph, 'read_description', lambda _: message)
     monkeypatch.setattr(picture_graph, 'open_graph', lambda _: torch.no_grad()(run))
     picture_graph.make_whole(Path('s.onnx'), plain, network, sizes)
-    return dict(written[-1]['tried'], declared=declared)
+    return written[-1]['tried']
 
 
 @pytest.mark.parametrize('altered', [
@@ -407,9 +387,8 @@ def test_a_whole_graph_that_answers_otherwise_is_refused(tmp_path, monkeypatch, 
 def test_a_whole_graph_is_compared_where_the_network_itself_runs(tmp_path, monkeypatch, capsys):
     tried = compared(tmp_path, monkeypatch)
     assert tried['pictures'] == [*map(list, SIZES)] and tried['equal'] > 0.999 and tried['classes'] > 1
-    assert tried['declared'] == [(['height', 'width', 3], 'labels')]
     fixed = compared(tmp_path, monkeypatch, sizes=[(112, 160), *SIZES], side=112)
-    assert (fixed['pictures'], fixed['declared']) == ([[112, 160]], [([112, 160, 3], 'labels')])
+    assert fixed['pictures'] == [[112, 160]]
 
     def stops(network, plain, image):
         if image.shape[0] == SIZES[stopped][0]:
@@ -425,7 +404,6 @@ def test_a_whole_graph_is_compared_where_the_network_itself_runs(tmp_path, monke
 
 
 @pytest.mark.parametrize(('shape', 'counted', 'declared'), [
-    (['height', 'width', 3], 'labels', [['height', 'width', 3], ['height', 'width']]),
     ([192, 256, 3], 'labels', [[192, 256, 3], [192, 256]]),
     (['height', 'width', 3], 'boxes', [['height', 'width', 3], ['n']]),
 ])  # fmt: skip
@@ -445,47 +423,10 @@ def test_a_file_declares_its_sizes_by_name_or_number(tmp_path, shape, counted, d
     assert [[dim.dim_param or dim.dim_value for dim in one.type.tensor_type.shape.dim] for one in values] == declared
 
 
-class Branches(nn.Module):
-    """As a PIDNet: one branch has a size rounded down, the other one rounded up; and mmseg resizes with corners."""
-
-    def __init__(self):
-        super().__init__()
-        self.down = nn.Conv2d(3, 4, 3, stride=8, padding=1)
-
-    def encode_decode(self, image, metas):
-        from mmseg.models.utils import resize
-
-        height, width = (side // 8 for side in image.shape[2:])
-        pooled = F.avg_pool2d(self.down(image), 17, stride=8, padding=8)  # one pixel or more
-        low = F.interpolate(pooled, size=[height, width], mode='bilinear')
-        return resize(self.down(image) + low, metas[0]['img_shape'], mode='bilinear', align_corners=True)
-
-
-@pytest.mark.soak
-def test_branches_that_meet_at_multiples_of_8_leave_sizes_free():
-    graph, image = graph_of(Branches()), torch.randn(2, 3, 64, 96)
-    made = onnx_of(traced(graph, {image: (0, 2, 3)}), ['image'], ['logits'])
-    session = onnxruntime.InferenceSession(made.SerializeToString(), providers=['CPUExecutionProvider'])
-    for size in ((1, 64, 96), (3, 16, 16), (1, 136, 72)):
-        image = torch.randn(size[0], 3, *size[1:])
-        with torch.no_grad():
-            torch.testing.assert_close(torch.tensor(session.run(None, {'image': image.numpy()})[0]), graph(image)[0])
-
-
-def test_mmseg_reads_no_size_as_a_number_while_it_is_traced():
-    from mmseg.models.utils import resize
-
-    graph = graph_of(Branches())
-    assert [step for axes, step in graph.freedoms if 'height' in axes] == [1, 8, 32]
-    graph.model.encode_decode = lambda image, metas: torch.tensor([resize.__defaults__[-1]])
-    assert not graph(torch.zeros(1, 3, 8, 8))[0] and resize.__defaults__[-1]
-
-
 @pytest.mark.parametrize(('tried', 'message'), [
     (dict(counted='labels', compared=9, classes=1), 'the network sees one class there, where all graphs agree'),
     (dict(counted='boxes', compared=0, classes=0), 'the network sees no box there, where all graphs agree'),
     (dict(counted='labels', compared=9, classes=2), ''),
-    (dict(counted='boxes', compared=9, classes=1), ''),
 ])  # fmt: skip
 def test_a_comparison_that_shows_nothing_says_so(tmp_path, monkeypatch, capsys, tried, message):
     made(tmp_path, 'fcn')
@@ -495,45 +436,6 @@ def test_a_comparison_that_shows_nothing_says_so(tmp_path, monkeypatch, capsys, 
     assert main(words_of(tmp_path, 's.onnx', '--whole')) == 0
     out = capsys.readouterr().out
     assert (message in out) if message else 'WARNING' not in out
-
-
-SEGMENTORS = (
-    'FCN', 'PSPNet', 'DeepLabV3+', 'DeepLabV3', 'Fast-SCNN', 'BiSeNetV2', 'SegFormer', 'UPerNet', 'DDRNet', 'PIDNet',
-    'STDC', 'ICNet',
-)  # fmt: skip
-
-
-@pytest.mark.soak
-@pytest.mark.parametrize('name', SEGMENTORS)
-def test_segmentors_of_the_page_take_pictures_of_8_sizes(tmp_path, name):
-    """At a small test size, with the pipeline of the zoo, which keeps the ratio.
-
-    A graph that declares one size takes that one alone; one that declares none takes all.
-    """
-    from benchmarks import whole_graphs
-
-    assert [*SEGMENTORS] == [name for name, (file, _) in whole_graphs.ZOO.items() if file.startswith('mmseg')]
-    config = Config.fromfile(whole_graphs._path(whole_graphs.ZOO[name][0]))
-    config.model = whole_graphs.config_of(name).model
-    steps = config.test_dataloader.dataset.pipeline
-    for step in steps:
-        if step['type'] == 'Resize':
-            step['scale'] = (256, 192)  # at the zoo's 2048x1024 a network takes minutes on a CPU
-    config.test_pipeline = steps
-    network = whole_graphs.network_of(config)
-    torch.save(dict(state_dict=network.state_dict(), meta=dict(dataset_meta=dict(classes=['x']))), tmp_path / 's.pth')
-    made = export_graph(config, tmp_path / 's.pth', tmp_path / 's.onnx', (192, 256), whole=True)
-    run, shape = open_graph(made.path), read_description(made.path)['input']['shape']
-    sizes = [(256, 192), *whole_graphs.SIZES] if shape[0] == 'height' else [tuple(shape[:2])]
-    free, number = shape[0] == 'height', 0
-    for size in sizes:
-        (labels,) = run(picture(*size))
-        assert labels.shape == size
-        with suppress(RuntimeError):  # PIDNet and DDRNet themselves take sides that 8 divides
-            expected = predict_image(network, config, picture(*size).numpy()).pred_sem_seg.data[0]
-            assert (labels == expected).float().mean() > 0.995
-            number += 1
-    assert free and number >= 4, 'all segmentors of the page are free today'
 
 
 # In 8 bits, and what graphs score
@@ -579,18 +481,3 @@ def test_a_detector_s_graph_gives_its_boxes(tmp_path):
         (actual, *_) = network.test_step(batch)
     assert len(expected.pred_instances) > 0
     assert torch.equal(actual.pred_instances.bboxes, expected.pred_instances.bboxes)
-
-
-@pytest.mark.soak
-def test_scores_of_whole_graphs(tmp_path, capsys):
-    """On the data of the config, whose pipeline has no resize, the graph scores what the network scores."""
-    config, _ = made(tmp_path, 'fcn')
-    config.test_dataloader = config.val_dataloader
-    config.dump(tmp_path / 'student_config.py')
-    words = words_of(tmp_path, 's.onnx', '--whole', '--evaluate', '--size', '64', '64')
-    assert main(words) == 0
-    printed = capsys.readouterr().out.splitlines()
-    scores = {line.partition(':')[0]: line.partition(': ')[2] for line in printed if 'mIoU' in line}
-    assert list(scores) == ['network', 's.onnx'] and str(printed).count(' ms a call') == 1
-    assert scores['s.onnx'].startswith(scores['network'])
-    assert read_description(tmp_path / 's.onnx')['tried']['equal'] > 0.99

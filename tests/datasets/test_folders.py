@@ -126,13 +126,9 @@ def test_labels_of_no_class_stop_the_start(
         DATASETS.build(option)
 
 
-@pytest.mark.parametrize(
-    ('images', 'labels', 'suffix'),
-    [('images/train', 'annotations/train', '.jpg'), ('train', 'trainannot', '.png')],
-    ids=['as shared', 'SegNet repository'],
-)
-def test_camvid_in_both_layouts(tmp_path: Path, images: str, labels: str, suffix: str) -> None:
+def test_camvid_in_the_layout_of_segnet(tmp_path: Path) -> None:
     """A data set of a folder reads all pictures or those of a list, colours, and fewer classes."""
+    images, labels, suffix = 'train', 'trainannot', '.png'
     label = np.arange(12).repeat(2).reshape(4, 6)
     label[0, 0] = 255
     for name in ('0001TP_000030', '0001TP_000060', 'Seq05VD_f00000'):

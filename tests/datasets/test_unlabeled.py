@@ -1,7 +1,6 @@
 """Pictures without labels: which a folder gives, which are in other sets too, and a pipeline of one for labels."""
 
 import logging
-import shutil
 from pathlib import Path
 
 import cv2
@@ -25,9 +24,7 @@ from mmdistill_dense.registry import DATASETS
 from mmdistill_dense.unlabelled import pictures
 from mmdistill_dense.unlabelled.pictures import (
     UnlabeledImages,
-    not_on_disk,
     picture_paths,
-    same_pictures,
     training_steps,
     try_steps,
     without_labels,
@@ -191,19 +188,6 @@ def test_wrapped_data_sets_tell_each_picture_once() -> None:
     rare = ClassBalancedDataset(one, oversample_thr=5.0)
     assert len(rare) > 2 == count_pictures(rare) == count_pictures(one)
     assert count_pictures(Subset(Listed('a', 'b', 'c'), [0, 2])) == 2
-
-
-def test_equal_content_counts_as_one_picture(tmp_path: Path) -> None:
-    for name, content in (('a/1', b'one'), ('a/2', b'two'), ('b/1', b'six'), ('b/3', b'two'), ('b/4', b'longer')):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_bytes(content)
-    (tmp_path / 'b/5').symlink_to(tmp_path / 'a/1')
-    first, second = (sorted(map(str, (tmp_path / side).iterdir())) for side in 'ab')
-    assert same_pictures(second, first) == {str(tmp_path / 'b/3'): first[1], str(tmp_path / 'b/5'): first[0]}
-    assert same_pictures(first, [*first, 'none']) == {path: path for path in first}
-    assert not_on_disk([*first, 's3://x/1.jpg']) == ['s3://x/1.jpg']
-    shutil.rmtree(tmp_path / 'a')
-    assert not same_pictures(first, second)
 
 
 # Their pipeline

@@ -11,11 +11,9 @@ import torch
 from mmengine.registry import init_default_scope
 from mmengine.runner import EpochBasedTrainLoop
 
-from mmdistill_dense.datasets.shapes import CLASSES
 from mmdistill_dense.engine import ddp
 from mmdistill_dense.registry import DATASETS
 from tests import toys
-from tests.distillers.ways import DENSE, ONE_SCORE, REGIONS, SEG
 from tests.faults.tools import whole
 
 SIDE = (40, 60)  # smaller than the crop
@@ -74,14 +72,6 @@ def test_a_damaged_or_missing_file_is_named(root: Path) -> None:
     write(root / 'labels/7.png', np.zeros(SIDE, np.uint8))
     with pytest.raises(FileNotFoundError, match=r'images/7\.jpg'):
         built(folder(root, ann_file='list.txt'))[1]
-
-
-@pytest.mark.soak
-def test_a_damaged_picture_stops_a_run_from_its_worker(root: Path) -> None:
-    file = root / 'labels/0.png'
-    file.write_bytes(file.read_bytes()[:99])
-    with pytest.raises(OSError, match=r'labels/0\.png cannot be read: '):
-        train(root, workers=1)
 
 
 def test_a_label_image_that_does_not_fit_its_picture_is_named(root: Path) -> None:
@@ -153,55 +143,3 @@ def test_a_picture_smaller_than_the_crop_is_padded(root: Path) -> None:
 
 # Batches at the edge of what there is: one picture of an odd size, one class, no box. Every method trains on them, or
 # says why not
-
-
-ODD = (53, 47)
-
-
-@pytest.mark.sample(1)
-@pytest.mark.parametrize('classes', [toys.NUM_CLASSES, 1])
-def test_segmentation_of_one_odd_picture(tmp_path: Any, classes: int) -> None:
-    changed = dict(num_classes=classes)
-    networks = dict(decode_head=changed, auxiliary_head=changed, data_preprocessor=dict(size=ODD))
-    distillers = SEG
-    if classes == 1:
-        distillers = toys.merged(SEG, dict(LogitKD=dict(activation='sigmoid'), DIST=ONE_SCORE))
-        del distillers['HeadOutputKD_by_softmax'], distillers['LogitKD_standardised']
-    teacher = toys.seg_net('fcn', width=16, allow_random=True, **networks)
-    dataset = dict(painting=dict(size=ODD), metainfo=dict(classes=CLASSES[:classes]))
-    model = toys.model_config(toys.seg_net('fcn', **networks), teacher, distillers)
-    toys.train(tmp_path, model, iters=2, train_dataloader=dict(batch_size=1, dataset=dataset))
-    assert whole(tmp_path / 'iter_2.pth')['decode_head.conv_seg.weight'].shape[0] == classes
-
-
-@DATASETS.register_module()
-class Odd(toys.ToyDetDataset):
-    """Pictures of an odd size with boxes of one class, or with none."""
-
-    METAINFO = dict(classes=('thing',))
-    boxes = True
-
-    def __init__(self, boxes: bool = True, **kwargs: Any) -> None:
-        self.boxes = boxes
-        super().__init__(**kwargs)
-
-    def __getitem__(self, index: int) -> dict:
-        item = toys.det_item(self.seed, index, side=75)
-        actual = item['data_samples'].gt_instances
-        actual.labels.zero_()
-        item['data_samples'].gt_instances = actual if self.boxes else actual[torch.zeros(len(actual), dtype=torch.bool)]
-        return item
-
-
-@pytest.mark.sample(1)
-@pytest.mark.parametrize('boxes', [pytest.param(True, marks=pytest.mark.soak), False], ids=['boxes', 'no boxes'])
-@pytest.mark.parametrize(('kind', 'distillers'), [('gfl', DENSE), ('faster_rcnn', REGIONS)], ids=['gfl', 'faster_rcnn'])
-def test_detection_of_one_odd_picture(tmp_path: Any, kind: str, distillers: dict, boxes: bool) -> None:
-    init_default_scope('mmdet')
-    heads: dict = dict(bbox_head=dict(num_classes=1))
-    heads = dict(roi_head=heads) if kind == 'faster_rcnn' else heads
-    teacher = toys.det_net(kind, 16, allow_random=True, **heads)
-    config = toys.det_run_config(tmp_path, toys.model_config(toys.det_net(kind, **heads), teacher, distillers))
-    config.train_dataloader.update(batch_size=1, dataset=dict(type='mmdistill_dense.Odd', boxes=boxes))
-    toys.train(None, config)
-    whole(tmp_path / 'iter_2.pth')

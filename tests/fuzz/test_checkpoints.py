@@ -172,14 +172,6 @@ def test_a_flipped_bit_of_a_weight_is_seen(tmp_path: Path) -> None:
         read_values(path)
 
 
-def test_a_file_without_checksums_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.serialization, 'get_crc32_options', lambda: False)
-    torch.save(dict(w=torch.ones(3)), tmp_path / 'a.pth')
-    with open(tmp_path / 'a.pth', 'rb') as file:
-        for source in (tmp_path / 'a.pth', file):
-            assert read_values(source)['w'].tolist() == [1, 1, 1]
-
-
 def test_values_that_are_named_often_are_walked_once(tmp_path: Path) -> None:
     value: Any = (torch.ones(1),)
     for _ in range(80):

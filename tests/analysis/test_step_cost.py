@@ -1,42 +1,19 @@
 """Steps, their seconds and their memory against counts made another way, and batches for them."""
 
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
-from mmengine.registry import TRANSFORMS, DefaultScope
+from mmengine.registry import DefaultScope
 from torch import nn
 
 from mmdistill_dense.apps.inspect import step_cost
 from mmdistill_dense.apps.inspect.step_cost import peak_extra_memory, training_batch
 from mmdistill_dense.registry import DATASETS
-from mmdistill_dense.weights.strict_load import sha256
 from tests import toys
-from tools.benchmark.step import prepare_steps
 
 ROOT = Path(__file__).resolve().parents[2]
-SGD = {'type': 'OptimWrapper', 'optimizer': {'type': 'SGD', 'lr': 0.01, 'momentum': 0.9}}
-
-
-def _config(**options: Any) -> Config:
-    loader = {'batch_size': 2}
-    return Config(
-        dict(model=toys.model_config(**options), default_scope='mmseg', optim_wrapper=SGD, train_dataloader=loader)
-    )
-
-
-def test_the_teacher_of_an_address_is_fetched(server, monkeypatch, tmp_path):
-    folder, address = server
-    monkeypatch.setenv('MMDISTILL_CACHE', str(tmp_path / 'cache'))
-    teacher = toys.seg_net(width=16)
-    torch.save(toys.build_plain(teacher).state_dict(), folder / 't.pth')
-    words = f'{address}/t.pth#sha256={sha256(folder / "t.pth")}'
-    for checkpoint, loaded in ((words, 't.pth'), (f'{tmp_path}/none.pth', 'random')):
-        config = _config(teacher={**teacher, 'checkpoint': checkpoint}, distillers={'kd': {'type': 'LogitKD'}})
-        assert prepare_steps(config).teacher_weights == loaded
 
 
 # Seconds and the peak of memory
@@ -108,7 +85,3 @@ CROP = {'type': 'RandomCrop', 'crop_size': (48, 32)}
 ])  # fmt: skip
 def test_the_size_is_the_crop_or_the_largest_scale_in_any_branch(pipeline: list, size: tuple | None) -> None:
     assert step_cost.pipeline_size({'dataset': {'pipeline': pipeline}}) == size
-    if pipeline == [BRANCHES, CROP]:
-        with DefaultScope.overwrite_default_scope('mmdet'):
-            cut = TRANSFORMS.build(CROP)(dict(img=np.zeros((90, 90, 3)), img_shape=(90, 90)))
-        assert cut['img'].shape[:2] == size, 'the order of mmdet'

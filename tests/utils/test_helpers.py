@@ -5,7 +5,6 @@ import argparse
 import cv2
 import numpy as np
 import pytest
-from mmseg.datasets import BaseSegDataset
 
 from mmdistill_dense.__main__ import main
 from mmdistill_dense.apps.recipes.named import find_named
@@ -15,20 +14,6 @@ from mmdistill_dense.utils import lazy, validate
 from mmdistill_dense.utils.colours import distinct_colours, palette_of
 from mmdistill_dense.utils.removed import REMOVED
 from tests.isolation import ROOT
-
-
-def test_a_choice_names_the_option():
-    validate.check_option('a', 'y', [None, 'y'])
-    with pytest.raises(ValueError, match=r"^a must be one of None, 'y', got 'x'\.$"):
-        validate.check_option('a', 'x', [None, 'y'])
-
-
-def test_weights_are_named_together():
-    validate.check_weights(a=0, b=1e-9)
-    words = r'a, b must be >= 0 and not all 0, got .*, .*; loss_weight=0 leaves it out'
-    for weights in (dict(a=0, b=0.0), dict(a=-1, b=2)):
-        with pytest.raises(ValueError, match=words):
-            validate.check_weights(**weights)
 
 
 @pytest.mark.parametrize(('kind', 'right', 'wrong'), [
@@ -77,21 +62,13 @@ def test_what_has_left_answers_with_what_to_do_instead(tmp_path, monkeypatch, ca
         check_known('accelerate', {'shine': True}, ['bf16'])
 
 
-def nearest(colours: np.ndarray) -> float:
-    """The smallest difference of two colours in CIE Lab, in which 2 can just be seen."""
-    lab = cv2.cvtColor((colours / 255).astype(np.float32)[None], cv2.COLOR_RGB2LAB)[0]
-    apart = np.linalg.norm(lab[:, None] - lab, axis=-1)
-    return float(apart[~np.eye(len(lab), dtype=bool)].min())
-
-
-@pytest.mark.parametrize(('classes', 'least'), [(2, 60), (11, 30), (30, 20), (150, 8)])
+@pytest.mark.parametrize(('classes', 'least'), [(2, 60), (150, 8)])
 def test_classes_without_colours_get_distinct_ones(classes: int, least: float) -> None:
-    names = [f'class {number}' for number in range(classes)]
-    drawn = BaseSegDataset(metainfo={'classes': names}, lazy_init=True, test_mode=True, data_root='.').metainfo
-    assert nearest(np.asarray(drawn['palette'])) < least, 'those that mmseg draws'
-    for setting in (None, [], drawn['palette'], [[0, 0, 0]]):
-        actual = palette_of(setting, classes)
-        assert nearest(actual) > least and (actual == distinct_colours(classes)).all()
+    """By their distance in CIE Lab, in which 2 can just be seen."""
+    for setting in (None, [], [[0, 0, 0]]):
+        lab = cv2.cvtColor((palette_of(setting, classes) / 255).astype(np.float32)[None], cv2.COLOR_RGB2LAB)[0]
+        apart = np.linalg.norm(lab[:, None] - lab, axis=-1)
+        assert apart[~np.eye(classes, dtype=bool)].min() > least
     palette = np.random.default_rng(0).integers(0, 255, (classes, 3)).tolist()
     assert palette_of(palette, classes).tolist() == palette
     assert len(palette_of(None, 0)) == 1 and len(distinct_colours(600)) == 600

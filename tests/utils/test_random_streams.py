@@ -3,7 +3,6 @@
 import itertools
 import pickle
 import random
-import sys
 import time
 from contextlib import nullcontext
 from types import SimpleNamespace
@@ -34,16 +33,10 @@ def draw():
 
 
 def test_seeding_draws_as_torch_does():
-    """``torch.manual_seed`` calls more than a thousand at the depth of a training loop."""
     seeds = {mix(seed, rank, number) for seed in range(8) for rank in range(8) for number in range(64)}
     assert len(seeds) == 8 * 8 * 64 and all(0 <= seed < 2**32 for seed in seeds)
     assert mix(1, 2) == mix(1, 2) and mix(1, 23) != mix(12, 3), 'places are told apart'
-    seed_everything(3)  # the first one of a process makes the streams
-    calls = []
-    sys.setprofile(lambda frame, event, argument: calls.append(event) if event == 'call' else None)
     seed_everything(3)
-    sys.setprofile(None)
-    assert len(calls) < 60
     actual = torch.rand(3)
     torch.manual_seed(3)
     assert torch.equal(actual, torch.rand(3))
@@ -300,16 +293,6 @@ class MadeAnew:
         return np.random.default_rng().random()
 
 
-class MadeFromASeed(MadeAnew):
-    def transform(self, results):
-        return np.random.default_rng(results['seed']).random() + random.Random(4).random()
-
-
-class NoneAsSeed(MadeAnew):
-    def transform(self, results):
-        return np.random.default_rng(None).random()
-
-
 class OptionAsSeed(MadeAnew):
     def __init__(self, seed=None):
         self.seed = seed
@@ -318,32 +301,34 @@ class OptionAsSeed(MadeAnew):
         return np.random.default_rng(self.seed).random()
 
 
-class TimeAsSeed(MadeAnew):
-    def transform(self, results):
-        return random.Random(time.time()).random()
-
-
-class TorchsOwnSeed(MadeAnew):
-    def transform(self, results):
-        generator = torch.Generator()
-        generator.seed()
-        return torch.rand((), generator=generator)
-
-
 def fresh():
     return np.random.default_rng()
 
 
-class MadeByAFunction(MadeAnew):
-    def transform(self, results):
-        return fresh().random()
+def by_another_function():
+    return fresh().random()
 
 
-class SeededAfterwards(MadeAnew):
-    def transform(self, results):
-        state = np.random.RandomState()
-        state.seed(results['seed'])
-        return state.rand()
+def none_as_seed():
+    return np.random.default_rng(None).random()
+
+
+def time_as_seed():
+    return random.Random(time.time()).random()
+
+
+def own_seed_of_torch():
+    torch.Generator().seed()
+
+
+def made_from_a_seed(seed):
+    return np.random.default_rng(seed).random() + random.Random(4).random()
+
+
+def seeded_afterwards(seed):
+    state = np.random.RandomState()
+    state.seed(seed)
+    return state.rand()
 
 
 class FromTheSystem:
@@ -354,22 +339,12 @@ class FromTheSystem:
 @pytest.mark.parametrize(('step', 'names'), [
     (MadeAnew(), ['MadeAnew.transform']), (FromTheSystem(), ['SystemRandom']), (Speckle(), ['Speckle.draws']),
     (SimpleNamespace(a=[MadeAnew()], b=FromTheSystem()), ['MadeAnew.transform', 'SystemRandom']),
-    *((step, [f'{type(step).__name__}.transform'])
-      for step in (NoneAsSeed(), OptionAsSeed(), TimeAsSeed(), TorchsOwnSeed(), MadeByAFunction())),
-    (fresh, ['fresh']), (OptionAsSeed(7), []), (SeededAfterwards(), []),
-    (Draws(), []), (MadeFromASeed(), []), (np.random.RandomState(np.random.PCG64()), []),
+    *((step, [step.__name__]) for step in (fresh, by_another_function, none_as_seed, time_as_seed, own_seed_of_torch)),
+    (OptionAsSeed(), ['OptionAsSeed.transform']), (OptionAsSeed(7), []),
+    (seeded_afterwards, []), (made_from_a_seed, []), (np.random.RandomState(np.random.PCG64()), []),
 ])  # fmt: skip
 def test_what_takes_no_seed_is_named(step, names):
     assert Generators([step]).unseeded() == names
-
-
-@pytest.mark.parametrize(('name', 'most'), [('data_list', 0), ('of_my_own', 20_000)])
-def test_annotations_are_not_all_searched(name, most):
-    searched = []
-    annotation = type('Annotation', (dict,), {'values': lambda self: searched.append(self) or ()})
-    pictures = [[annotation() for _ in range(200)] for _ in range(200)]
-    assert len(Generators(SimpleNamespace(**{name: pictures}, pipeline=[MadeAnew()]))) == 2
-    assert len(searched) <= most
 
 
 def test_generators_of_modules_are_listed():
@@ -381,16 +356,3 @@ def test_generators_of_modules_are_listed():
         generators.seed(seed)
         draws.append(network[1].dice.random())
     assert len(generators) == 1 and draws[0] == draws[1] != draws[2]
-
-
-def test_steps_of_albumentations_are_seeded():
-    albumentations = pytest.importorskip('albumentations')
-    steps = [albumentations.RandomBrightnessContrast(p=0.5), albumentations.GaussNoise(p=1.0)]
-    compose = albumentations.Compose([*steps, albumentations.OneOf(steps, p=0.5)])
-    generators, picture = Generators(SimpleNamespace(aug=compose)), np.full((16, 16, 3), 99, np.uint8)
-
-    def draws(seed):
-        generators.seed(seed)
-        return [compose(image=picture)['image'].tobytes() for _ in range(4)]
-
-    assert draws(1) == draws(1) != draws(2) and not generators.unseeded()

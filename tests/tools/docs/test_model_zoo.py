@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from mmdistill_dense.apps.recipes.compose import methods
-from tools.docs.model_zoo import configs_of, metafile, stale
+from tools.docs.model_zoo import configs_of, stale
 
 ROOT = Path(__file__).parents[3]
 pytestmark = pytest.mark.soak
@@ -33,12 +33,3 @@ def test_mim_search_finds_every_file(monkeypatch: pytest.MonkeyPatch) -> None:
         count += len(content['Models'])
     assert count == len(infos)
     assert infos['afdcd_deeplabv3_r101_to_r18_cityscapes']['cityscapes/published_miou'] == 77.03
-    models = {model['Name']: model for model in yaml.safe_load(metafile('maskd'))['Models']}
-    coco = models['maskd_fcos_r101_to_r50_coco_inherit']
-    facts = {'Training Data': 'COCO', 'Epochs': 24, 'Batch Size': 16, 'Pair': 'fcos_r101_to_r50_coco'}
-    assert coco['Metadata'] == facts
-    assert [result['Metrics'] for result in coco['Results']] == [{'published box AP': 42.9}]
-    chosen = dict(models=['afdcd'], training_datasets=['pascal voc 2012 + aug'])
-    voc = search.get_model_info('mmdistill_dense', to_dict=True, **chosen)
-    assert 'afdcd_deeplabv3_r101_to_r18_voc' in voc
-    assert all(name.startswith('afdcd_') and name.endswith('voc') for name in voc)

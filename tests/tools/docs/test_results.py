@@ -38,17 +38,14 @@ def publish(root: Path, monkeypatch: pytest.MonkeyPatch) -> Definition:
 def test_the_page_is_the_suites_table_with_its_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     published = publish(tmp_path, monkeypatch)
     text = (tmp_path / PAGE).read_text()
-    assert text.startswith('# suite\n\nMade up.\n\n```bash\n# needs ') and text.endswith('](suite.csv).\n')
     assert '\nmmdistill suite run benchmarks/suite.yaml\n' in text
     assert lines_of(text, 'kd') == [
         ['kd', '3', '44.00 ± 1.32', '**+2.83** [+2.12, +3.55]', '0.25'],
         ['kd', '43.00 (+3.00)', '43.50 (+2.50)', '45.50 (+3.00)'],
     ]
-    assert '\n## How to read it\n' in text and str(published.path) not in text
     assert (tmp_path / CSV).read_text() == (published.out / 'scores.csv').read_text()
     assert (tmp_path / OTHER).read_text() == '| KD | <!-- results: suite kd --> suite: kd **+2.83** [+2.12, +3.55] |\n'
-    results.publish(published, tmp_path)
-    assert (tmp_path / PAGE).read_text() == text and disagreements(tmp_path) == []
+    assert disagreements(tmp_path) == []
 
 
 def test_the_pages_of_this_repository_follow_from_its_scores(tmp_path: Path) -> None:

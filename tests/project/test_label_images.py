@@ -101,12 +101,6 @@ def test_a_missing_label_pairs_no_other_picture(tmp_path: Path) -> None:
     assert 'the tree images and masks: 20 pictures, 19 used; 19 label images' in data.notes
     assert '1 of 20 pictures have no label image; they are left out (images/A_0.png)' in str(data.notes)
     assert all('A_0' not in split.names for split in data.splits.values())
-    other = tmp_path / 'other'
-    numbered(other, [f'a{number}' for number in range(3)], '.JPG')
-    data = find_seg_data(numbered(other, [f'b{number}' for number in range(20)], '.jpg'))
-    assert endings(data) == (('.JPG', '.jpg'), '.png') and not any('no label' in note for note in data.notes)
-    read = [picture.name for pair in data.pairs.values() for picture, _ in pair]
-    assert len(read) == 23 and {'a0.JPG', 'a1.JPG', 'a2.JPG'} < set(read)
 
 
 @pytest.mark.parametrize(('pictures', 'labels'), [
@@ -176,13 +170,6 @@ def with_palettes(root: Path, *palettes: Sequence[int]) -> Path:
 
 
 VOC = (0, 0, 0, 128, 0, 0, 0, 128, 0)
-GRAYS = tuple(number for number in range(256) for _ in 'rgb')
-
-
-@pytest.mark.parametrize('other', [VOC, (*VOC, 128, 128, 0), GRAYS])
-def test_palettes_may_differ_where_no_pixel_is(tmp_path: Path, other: Sequence[int]) -> None:
-    data = find_seg_data(with_palettes(tmp_path, (*VOC, 1, 2, 3), other))
-    assert Image.open(tmp_path / 'masks/1.png').mode == 'P' and len(data.classes) == 3
 
 
 def test_a_number_of_two_colours_is_refused(tmp_path: Path) -> None:

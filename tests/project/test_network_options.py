@@ -19,7 +19,6 @@ from mmdistill_dense.foundation.vit_file import public_weights
 from tests import toys
 
 FASTSCNN = 'mmseg::fastscnn/fast_scnn_8xb4-160k_cityscapes-512x1024.py'
-SEGFORMER = 'mmseg::segformer/segformer_mit-b0_8xb2-160k_ade20k-512x512.py'
 KNET = 'mmseg::knet/knet-s3_r50-d8_deeplabv3_8xb2-adamw-80k_ade20k-512x512.py'
 RTMDET = 'mmdet::rtmdet/rtmdet_tiny_8xb32-300e_coco.py'
 RETINANET = 'mmdet::retinanet/retinanet_r18_fpn_1x_coco.py'
@@ -68,16 +67,6 @@ def test_random_weights_are_not_frozen() -> None:
     for words, left in ((0, {}), (2, {'backbone': {'frozen_stages': 0}})):  # EfficientNet refuses -1
         backbone = {'type': 'EfficientNet', 'frozen_stages': words}
         assert network_options.without_weights({'backbone': backbone}) == {'pretrained': False, **left}
-
-
-@pytest.mark.parametrize('random', [True, False])
-def test_files_are_left_out_for_random_weights_alone(random: bool, tmp_path: Path) -> None:
-    (tmp_path / 'start.pth').touch()
-    model = {'backbone': {'init_cfg': {'type': 'Pretrained', 'checkpoint': str(tmp_path / 'start.pth')}}}
-    side = UserNetwork('--student', 'own.py', Config(), model, 'seg')
-    network_options.adapt(side, None, {}, True, random)
-    assert side.changes == ({'pretrained': False} if random else {})
-    assert side.notes[0].startswith('STARTS FROM RANDOM WEIGHTS: --random-weights' if random else 'starts from ')
 
 
 @pytest.mark.parametrize('key', ['--student', '--teacher'])

@@ -235,9 +235,9 @@ def test_the_config_of_a_run_serves_too() -> None:
     (['pictures', 'pictures'], 'pictures: no suite.yaml in it'),
     (['other.pth', 'pictures'], 'other.pth: its config other.py is not beside it'),
     (['project', 'pictures'], 'project: no student.pth in it. `mmdistill run project` trains'),
-    (['two', 'pictures'], 'two: no student.pth in it. `mmdistill run two` trains'),
-    (['two', 'pictures', '--method', 'kdd'], 'two: no student_kdd.pth in it. `mmdistill run two --export kdd`'),
-    (['two', 'pictures', '--method', 'kd', '--checkpoint', 'student.pth'], 'two has its own: leave it out'),
+    (['my 2', 'pictures'], "my 2: no student.pth in it. `mmdistill run 'my 2'` trains"),
+    (['my 2', 'pictures', '--method', 'kdd'], "my 2: no student_kdd.pth in it. `mmdistill run 'my 2' --export kdd`"),
+    (['my 2', 'pictures', '--method', 'kd', '--checkpoint', 'student.pth'], 'my 2 has its own: leave it out'),
     (['student.pth', 'pictures', '--checkpoint', 'student.pth'], 'student.pth has its own: leave it out'),
     (['student.pth', 'pictures', '--method', 'kd'], '--method kd: names a student of a project, and student.pth'),
     (['student.pth', 'pictures', '--threshold', '0.5'], '--threshold 0.5: is for boxes, and student.pth labels'),
@@ -253,7 +253,7 @@ def test_mistakes_are_told(words: list[str], message: str, capsys: pytest.Captur
     Path('other.pth').touch()
     for name in ('broken.png', 'broken.mp4'):
         Path(name).write_text('no picture')
-    for name, students in {'project': (), 'two': ('kd', 'pcd')}.items():
+    for name, students in {'project': (), 'my 2': ('kd', 'pcd')}.items():
         Path(name).mkdir()
         for file in ('suite.yaml', *(f'student_{student}.pth' for student in students)):
             Path(name, file).touch()
@@ -310,7 +310,7 @@ def test_each_time_is_what_its_words_say(monkeypatch: pytest.MonkeyPatch, capsys
     """By a clock on which each part takes a time of its own; the first picture, which takes longer, is not in them."""
     seconds, clock = [0.0], SimpleNamespace(monotonic=time.monotonic, perf_counter=lambda: seconds[0])
     # of the two pictures that come together
-    parts = {'data_preprocessor': 10, 'inference': 40, 'predict': 40, 'postprocess_result': 600}
+    parts = {'data_preprocessor': 10, 'inference': 40, 'postprocess_result': 600}
     for module in (predict, inference):
         monkeypatch.setattr(module, 'time', clock)
     load = Student.load.__func__
@@ -329,19 +329,16 @@ def test_each_time_is_what_its_words_say(monkeypatch: pytest.MonkeyPatch, capsys
         student = load(kind, *args)
         network: Any = student.network
         owners = {'data_preprocessor': (network.data_preprocessor, 'forward')}
-        for name in ('data_preprocessor', *(['inference', 'postprocess_result'] if student.segments else ['predict'])):
+        for name, cost in parts.items():
             owner, method = owners.get(name, (network, name))
-            monkeypatch.setattr(owner, method, slowed(getattr(owner, method), parts[name]))
+            monkeypatch.setattr(owner, method, slowed(getattr(owner, method), cost))
         return student
 
     monkeypatch.setattr(Student, 'load', classmethod(load_slowed))
-    for kind, prepared in (('segmentor', '325.0 ms with normalisation and labels'),
-                           ('retinanet', '25.0 ms with normalisation')):  # fmt: skip
-        seconds[0] = 0.0
-        call(student(kind), 'pictures', out=kind)
-        out = capsys.readouterr().out
-        assert 'time     20.0 ms a picture in the network (median of 2, up to 8 at once), on cpu' in out
-        assert f'         {prepared}, {1000 * seconds[0] / 3:.1f} ms with reading and writing' in out
+    call(student(), 'pictures')
+    out = capsys.readouterr().out
+    assert 'time     20.0 ms a picture in the network (median of 2, up to 8 at once), on cpu' in out
+    assert f'325.0 ms with normalisation and labels, {1000 * seconds[0] / 3:.1f} ms with reading and writing' in out
 
 
 def test_a_video_ends_where_its_frames_end(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -469,16 +466,6 @@ def test_labels_of_the_user_s_are_not_replaced(kind: str, name: str, capsys: pyt
     call(student(kind), 'pictures', out='data', code=2)
     assert f'--out data: it holds {Path(name).parts[0]}, which would be replaced' in capsys.readouterr().err
     assert sorted(Path('data').rglob('*')) == before and path.read_text() == 'mine'
-
-
-def test_results_are_added_to(monkeypatch: pytest.MonkeyPatch) -> None:
-    weights = str(Path(student()).resolve())
-    monkeypatch.chdir('pictures')
-    for out, names in {'predictions': ['a', 'b'], 'second': ['a', 'b', 'c'], 'predictions/': ['.']}.items():
-        call(weights, *names, out=out)
-    for out in ('predictions', 'second'):
-        actual = sorted(str(path.relative_to(out)) for path in Path(out).rglob('*.png') if 'labels' in path.parts)
-        assert actual == ['labels/a/0.png', 'labels/b/1.png', 'labels/c/2.png']
 
 
 def test_boxes_of_earlier_calls_are_kept(capsys: pytest.CaptureFixture) -> None:

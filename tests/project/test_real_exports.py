@@ -155,12 +155,6 @@ def test_a_new_split_keeps_to_what_the_yaml_file_names(tmp_path: Path) -> None:
     (tmp_path / 'valid').mkdir()  # empty
     parts = find_box_data(tmp_path, rule=SHARE).pictures
     assert sorted(Path(path).stem for part in parts.values() for path in part) == [*'01234567']
-    other = tmp_path / 'other'
-    yolo(other / 'elsewhere/a', '01')
-    root = other / 'here'
-    yolo(root / 'a', '0123'), yolo(root / 'b', '45')
-    (root / 'data.yaml').write_text(f'path: {other}/elsewhere\nnames: [cat]\ntrain: a\nValidation: b\n')
-    assert {part: len(picture) for part, picture in find_box_data(root).pictures.items()} == {'train': 4, 'val': 2}
 
 
 def test_two_files_that_name_other_classes_are_refused(tmp_path: Path) -> None:

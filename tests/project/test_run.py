@@ -2,14 +2,11 @@
 
 import os
 import re
-import shutil
 import socket
 import subprocess
 import sys
 import time
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 from mmengine.config import Config
@@ -62,10 +59,6 @@ def test_the_first_screen_tells_the_networks(root: Path, monkeypatch: pytest.Mon
     write_result(definition.out / 'teacher', 50.0)
     lines = '\n'.join(run_project.score_lines(collect(definition)))
     assert '50.00  teacher' in lines and '39.00  the student alone\n' in lines and '42.50  kd (+3.50)' in lines
-    both = replace(definition, seeds=(0, 1))
-    write_result(definition.out / 'runs/kd/seed1', 20.0)
-    assert '31.25  kd (+3.50, 1 pair)' in '\n'.join(run_project.score_lines(collect(both))), 'seeds that both have'
-    shutil.rmtree(definition.out / 'runs/kd/seed1')
 
 
 def hashes(root: Path) -> list[str]:
@@ -107,15 +100,6 @@ def test_what_the_page_leaves_out_is_printed(
     monkeypatch.setattr(run_project, 'make_report', lambda *_, **__: (None, [section]))
     run_project._report(root, load_suite(root / 'suite.yaml'))
     assert 'report   left out, predictions: the pictures are gone.\n' in capsys.readouterr().out
-
-
-@pytest.mark.parametrize('code', [0, 1, 130])
-def test_a_page_is_written_once_all_is_trained(root: Path, monkeypatch: pytest.MonkeyPatch, code: int) -> None:
-    done: list[Any] = []
-    monkeypatch.setattr(run_project, 'train_all', lambda *_, **__: code)
-    for name in ('_report', 'export_best'):
-        monkeypatch.setattr(run_project, name, lambda *_: done.append(None) or [])
-    assert run_project.run_project(root) == code and len(done) == (0 if code else 2)
 
 
 def test_a_hardly_better_teacher_is_told_early(root: Path) -> None:

@@ -18,7 +18,6 @@ WORDS, FIVE, TEN, TWENTY = ('park', 'quay', 'road', 'shop', 'yard'), range(5), r
 TILES = [(256 * (index % 5), 256 * (index // 5)) for index in TEN]
 OF_SOURCES = {
     'frames': [[f'video{video}_frame_{frame:06}.png' for frame in TEN] for video in FIVE],
-    'frames of words': [[f'{word}-frame{frame}.png' for frame in TEN] for word in WORDS],
     'frames of days': [[f'rec_2024010{day}_{frame:05}.jpg' for frame in TEN] for day in FIVE],
     'tasks of CVAT': [[f'task_{task}/images/frame_{frame:06}.png' for frame in TEN] for task in FIVE],
     'numbers in folders': [[f'clip{clip}/train/{frame:05}.png' for frame in TEN] for clip in FIVE],
@@ -33,7 +32,6 @@ OF_SOURCES = {
     'VisDrone': [[f'{second:07}_{100 * frame:05}_d_{frame:07}.jpg' for frame in TEN] for second in FIVE],
     'DOTA': [[f'P{scene:04}__1__{x}___{y}.png' for x, y in TILES] for scene in FIVE],
     'tiles of scenes': [[f'video{scene}_{x}_{y}.png' for x, y in TILES] for scene in FIVE],
-    'tiles of words': [[f'{word}_{x}_{y}.png' for x, y in TILES] for word in WORDS],
     'tiles with corners': [[f'area_2_{scene}_{x}_{y}_{x + 512}_{y + 512}.png' for x, y in TILES] for scene in FIVE],
     'mosaics': [[f'ortho_{year}_{number}_{number % 3}.png' for number in TEN] for year in range(2018, 2023)],
     'rows and columns': [[f'{word}_r{number}_c{number % 3}.png' for number in TEN] for word in WORDS],
@@ -44,9 +42,7 @@ BY_CHANCE = {
     'camera': [f'IMG_{number:04}.jpg' for number in range(1, 101)],
     'two cameras': [f'{camera}{number:04}.jpg' for camera in ('IMG_', 'DSC-') for number in range(1, 51)],
     'days': [f'IMG_2023050{day}_12{number * 7:04}.jpg' for day in FIVE for number in TWENTY],
-    'screenshots': [f'cam-2024-01-0{day}-{number:04}.jpg' for day in FIVE for number in TWENTY],
     'COCO 2014': [f'COCO_train2014_{17 * number:012}.jpg' for number in range(1, 101)],
-    'VOC': [f'{year}_{number:06}.jpg' for year in range(2007, 2012) for number in TWENTY],
     'KITTI': [f'{number:06}_10.png' for number in range(100)],
     'Objects365': [f'objects365_v{part}_{number:08}.jpg' for part in (1, 2) for number in range(50)],
     'nothing': [f'{number}.png' for number in range(100)],

@@ -305,8 +305,9 @@ def fresh():
     return np.random.default_rng()
 
 
-def by_another_function():
-    return fresh().random()
+class MadeByAFunction:
+    def transform(self, results):
+        return fresh().random()
 
 
 def none_as_seed():
@@ -339,9 +340,10 @@ class FromTheSystem:
 @pytest.mark.parametrize(('step', 'names'), [
     (MadeAnew(), ['MadeAnew.transform']), (FromTheSystem(), ['SystemRandom']), (Speckle(), ['Speckle.draws']),
     (SimpleNamespace(a=[MadeAnew()], b=FromTheSystem()), ['MadeAnew.transform', 'SystemRandom']),
-    *((step, [step.__name__]) for step in (fresh, by_another_function, none_as_seed, time_as_seed, own_seed_of_torch)),
-    (OptionAsSeed(), ['OptionAsSeed.transform']), (OptionAsSeed(7), []),
-    (seeded_afterwards, []), (made_from_a_seed, []), (np.random.RandomState(np.random.PCG64()), []),
+    *((step, [step.__name__]) for step in (fresh, none_as_seed, time_as_seed, own_seed_of_torch)),
+    *((step, [f'{type(step).__name__}.transform']) for step in (OptionAsSeed(), MadeByAFunction())),
+    (OptionAsSeed(7), []), (seeded_afterwards, []), (made_from_a_seed, []),
+    (np.random.RandomState(np.random.PCG64()), []),
 ])  # fmt: skip
 def test_what_takes_no_seed_is_named(step, names):
     assert Generators([step]).unseeded() == names

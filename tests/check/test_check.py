@@ -275,11 +275,13 @@ def test_load_from_may_be_an_address_without_a_hash(tmp_path: Path, monkeypatch:
     file = tmp_path / 'hub/checkpoints/whole.pth'
     file.parent.mkdir(parents=True)
     state = toys.build_plain(toys.seg_net()).state_dict()
+    state.pop('decode_head.conv_seg.bias')
     torch.save({'state_dict': state}, file)
     config = seg_config(tmp_path)
     config.load_from = 'https://example.org/whole.pth'
     report = check_config(config, FAST)
-    assert report.context.started[0] == len(state) and not report.stopped
+    assert report.context.started == (len(state), len(state) + 1) and not report.stopped
+    assert f'{len(state)} of {len(state) + 1} tensors' in printed(report)
 
 
 # The command

@@ -179,7 +179,6 @@ BYTES = r'label_values=.* must be different whole numbers from 0 to 255'
     (dict(label_values=(0,)), ValueError, r'=\(0,\) must have one value for each of the 2 metainfo.classes, not 1'),
     (dict(label_values=(1, 1)), ValueError, BYTES),
     (dict(label_values=(0, 256)), ValueError, BYTES),
-    (dict(label_values=(-1, 0)), ValueError, BYTES),
     (dict(label_values=('0', '1')), ValueError, BYTES),
     # mmseg reduces first: class 1 of the file would be ignored, and its name given to class 2.
     (dict(label_values=(1, 2), ignore_index=0), ValueError, r'ignore_index=0 is the number of a class, and the label'),

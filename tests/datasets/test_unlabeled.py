@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from mmengine.dataset import (
     BaseDataset,
-    ClassBalancedDataset,
     Compose,
     ConcatDataset,
     DefaultSampler,
@@ -159,9 +158,6 @@ class Listed(BaseDataset):
         self.asked += 1
         return super().get_data_info(idx)
 
-    def get_cat_ids(self, idx: int) -> list[int]:
-        return [idx]
-
 
 class Mixed:
     """As mmdet's ``MultiImageMixDataset``, which does not pass ``get_data_info`` on."""
@@ -185,8 +181,6 @@ def test_wrapped_data_sets_tell_each_picture_once() -> None:
     assert len(often) == 80_001 and count_pictures(often) == 3
     joined = dict(type='ConcatDataset', datasets=[one, two])
     assert count_pictures(Mixed(often)) == count_pictures(RepeatDataset(joined, 2)) == 3
-    rare = ClassBalancedDataset(one, oversample_thr=5.0)
-    assert len(rare) > 2 == count_pictures(rare) == count_pictures(one)
     assert count_pictures(Subset(Listed('a', 'b', 'c'), [0, 2])) == 2
 
 

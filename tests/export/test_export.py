@@ -234,31 +234,25 @@ def test_values_that_are_no_numbers_are_no_answer():
         exporting._difference(lambda image: [image[..., 0]], graph, [picture(1, 8, 8)])
 
 
-def test_a_single_channel_comes_with_its_threshold(tmp_path):
-    """It is no class score: the argmax of one channel is 0 everywhere."""
+def test_a_grey_student_of_one_channel(tmp_path):
+    """A single channel is no class score: the argmax of one channel is 0 everywhere. The size is that of val."""
     loss = dict(type='CrossEntropyLoss', use_sigmoid=True)
     option = one_layer(out_channels=1, num_classes=2, loss_decode=loss)
-    network, checkpoint = checkpoint_of(option, tmp_path)
-    description = read_description(export_graph(toys.run_config('x', option), checkpoint, tmp_path / 's.pt2').path)
-    assert description['threshold'] == network.decode_head.threshold and description['outputs']['logits'][1] == 1
-    image = picture(1, 64, 64)
-    with torch.no_grad():
-        (expected,) = network.predict(image)
-    (logits,) = open_graph(tmp_path / 's.pt2')(image)
-    assert torch.equal((logits.sigmoid() > description['threshold'])[0].int(), expected.pred_sem_seg.data.int())
-
-
-def test_a_grey_student_has_the_size_of_val(tmp_path):
-    option = one_layer()
     option['backbone']['colours'] = 1
     option['data_preprocessor'] = dict(size=None, mean=[120.0], std=[60.0])
-    _, checkpoint = checkpoint_of(option, tmp_path, dict(CLASSES=CLASSES, PALETTE=[[0, 0, 1]]))
+    network, checkpoint = checkpoint_of(option, tmp_path, dict(CLASSES=CLASSES, PALETTE=[[0, 0, 1]]))
     steps = [dict(type='LoadImageFromFile'), dict(type='Resize', scale=(96, 64)), dict(type='PackSegInputs')]
     config = toys.run_config('x', option, val_dataloader=dict(dataset=dict(pipeline=steps)))
     actual = export_graph(config, checkpoint, tmp_path / 's.pt2')
     facts = read_description(actual.path)
     assert actual.size == (64, 96) and (facts['input']['shape'][1], facts['input']['channels']) == (1, 'grey')
     assert (facts['classes'], facts['palette']) == (CLASSES, [[0, 0, 1]])
+    assert facts['threshold'] == network.decode_head.threshold and facts['outputs']['logits'][1] == 1
+    image = picture(1, 64, 96)[:, :1]
+    with torch.no_grad():
+        (expected,) = network.predict(image)
+    (logits,) = open_graph(tmp_path / 's.pt2')(image)
+    assert torch.equal((logits.sigmoid() > facts['threshold'])[0].int(), expected.pred_sem_seg.data.int())
 
 
 @pytest.mark.parametrize(('preprocessor', 'divisor', 'channels'), [

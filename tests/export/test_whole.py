@@ -423,6 +423,14 @@ def test_a_file_declares_its_sizes_by_name_or_number(tmp_path, shape, counted, d
     assert [[dim.dim_param or dim.dim_value for dim in one.type.tensor_type.shape.dim] for one in values] == declared
 
 
+def test_mmseg_reads_no_size_as_a_number_while_it_is_traced():
+    from mmseg.models.utils import resize
+
+    network = nn.Identity()
+    network.encode_decode = lambda image, metas: torch.tensor([resize.__defaults__[-1]])
+    assert not graph_of(network)(torch.zeros(1, 3, 8, 8))[0] and resize.__defaults__[-1]
+
+
 @pytest.mark.parametrize(('tried', 'message'), [
     (dict(counted='labels', compared=9, classes=1), 'the network sees one class there, where all graphs agree'),
     (dict(counted='boxes', compared=0, classes=0), 'the network sees no box there, where all graphs agree'),

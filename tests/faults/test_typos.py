@@ -26,7 +26,6 @@ def pair(kd: dict | None = None, student: dict | None = None, teacher: dict | No
     (dict(decod_head=dict(num_classes=7)), "'decod_head'. Did you mean 'decode_head'"),
     (dict(decode_head=dict(num_clases=7)), "'num_classes'. It is the key model.decode_head.num_clases."),
     (dict(backbone=dict(stem_chanels=8)), "Did you mean 'stem_channels'. .*model.backbone.stem_chanels"),
-    (dict(backbone=dict(stem_width=8)), "argument 'stem_width'. It is the key model.backbone.stem_w"),
     (dict(backbone=dict(type='ResNetV1d3')), "model.backbone.type='ResNetV1d3' is not .* 'ResNetV1d'"),
     (dict(techer=dict(checkpoint='a.pth')), "'techer'. Did you mean 'teacher'"),
     (dict(unlabeled=dict(data_root='d')), 'It is the key model.unlabeled; write model.unlabelled.$'),

@@ -130,6 +130,12 @@ def test_a_class_that_is_none_by_its_name_is_told(
         assert find(tmp_path, words).classes == tuple(rest)
 
 
+def test_a_single_class_beside_void_gets_no_advice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(exports, 'CLASSES', ('void', 'ignore', 'undefined'))
+    NUMBERED(tmp_path)
+    assert not any('learned, and part' in note for note in find_seg_data(tmp_path).notes)
+
+
 def test_a_detector_may_learn_one_class_beside_void(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(exports, 'CLASSES', ('void', 'background', 'car'))
     exports.cvat_coco(tmp_path)

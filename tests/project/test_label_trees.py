@@ -81,6 +81,7 @@ TREES = {
     'camvid': Tree(
         '', '701_StillsRaw_full/0001TP_{n}.png', 'LabeledApproved_full/0001TP_{n}_L.png',
         ('701_StillsRaw_full/*.png', 'LabeledApproved_full/*_L.png'), values=RGB, names='label_colors.txt'),
+    'camvid of segnet': Tree('train val test', '{s}/{s}{n}.png', '{s}annot/{s}{n}.png'),
     'chase': Tree(
         '', 'Image_{n}L.jpg', 'Image_{n}L_1stHO.png', ('Image_*.jpg', 'Image_*_1stHO.png'), ['Image_{n}L_2ndHO.png'],
         (0, 255)),

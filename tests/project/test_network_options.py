@@ -1,7 +1,11 @@
 """The two networks of a project, asked as functions: what own data change in config and schedule; the teacher."""
 
+import urllib.request
 from dataclasses import replace
+from email.message import Message
 from pathlib import Path
+from unittest.mock import Mock
+from urllib.error import HTTPError, URLError
 
 import pytest
 import torch
@@ -107,6 +111,16 @@ def test_a_network_of_panoptic_labels_is_refused() -> None:
         class_overrides({**model, 'panoptic_fusion_head': {'num_stuff_classes': 53}}, 3, '--teacher')
 
 
+@pytest.mark.parametrize(('error', 'is_there'), [
+    (HTTPError('address', 403, 'forbidden', Message(), None), True), (URLError('no such host'), False),
+])  # fmt: skip
+def test_a_host_that_refuses_an_address_is_there(
+    error: Exception, is_there: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(urllib.request, 'urlopen', Mock(side_effect=error))
+    assert network_options.reachable(f'https://{is_there}.invalid/') is is_there
+
+
 # Sizes of pictures, length and rate
 
 
@@ -155,6 +169,7 @@ def test_classes_that_nobody_named_take_names_that_fit(
     actual = teachers.named_by_teacher(data, str(file))
     assert actual.classes == (tuple(names) if has_names else classes)
     assert (f'classes named as in {file}, in the order of the label values: a, b' in str(actual.notes)) is has_names
+    assert not [name for name in (str(tmp_path / 'no.pth'), 'auto', None) if teachers.names_in(name)]
     own_data = replace(data, classes=('sky', 'road'))
     assert teachers.named_by_teacher(own_data, str(file)) is own_data
 

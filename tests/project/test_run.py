@@ -93,6 +93,23 @@ def test_an_old_page_is_written_anew(tmp_path: Path) -> None:
     assert not run_project.newer(page, tmp_path), 'a seed or a row has left'
 
 
+def test_a_page_of_the_middle_is_older_than_any_result(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    definition = load_suite(root / 'suite.yaml')
+    write_result(definition.out / 'runs/kd/seed0', 42.5)
+    monkeypatch.setattr(run_project, 'make_report', lambda folders, page, **options: page.write_text(''))
+    run_project._after_run(root, definition)
+    assert not run_project.newer(root / 'report.html', definition.out)
+
+
+@pytest.mark.parametrize('code', [0, 1, 130])
+def test_a_page_is_written_once_all_is_trained(root: Path, monkeypatch: pytest.MonkeyPatch, code: int) -> None:
+    done: list[str] = []
+    monkeypatch.setattr(run_project, 'train_all', lambda *_, **__: code)
+    for name in ('_report', 'export_best'):
+        monkeypatch.setattr(run_project, name, lambda *_: done.append('') or [])
+    assert run_project.run_project(root) == code and len(done) == (0 if code else 2)
+
+
 def test_what_the_page_leaves_out_is_printed(
     root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

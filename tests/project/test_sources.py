@@ -102,7 +102,7 @@ def test_a_grouping_leaves_no_class_out_of_training() -> None:
 
 def test_no_part_is_empty() -> None:
     chance = random.Random(0)
-    for _ in range(600):
+    for _ in range(200):
         form = chance.choice(('video{}_frame_{}.png', 'img{}_jpg.rf.{}.jpg', 'cat{}_{:04}.png'))
         sizes = [chance.choice((1, 2, 3, 10, 40)) for _ in range(chance.randint(2, 6))]
         names = [form.format(source, number) for source, size in enumerate(sizes) for number in range(size)]

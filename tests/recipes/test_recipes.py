@@ -115,6 +115,10 @@ def test_a_line_that_cannot_be_read_is_refused(tree: Path, text: str, message: s
         options_for('m', NET)
 
 
+def test_a_teacher_of_maps_alone_fits_no_method_of_scores() -> None:
+    assert options_for('kd', 'dinov2-vits14_to_deeplabv3_r18_voc') is None
+
+
 def test_unknown_names_are_answered_with_close_ones() -> None:
     with pytest.raises(KeyError, match="method 'afdc': unknown. Close: afdcd"):
         options_for('afdc', 'toy_seg')

@@ -15,6 +15,7 @@ from mmdistill_dense.apps.suite import plan, preflight
 from mmdistill_dense.apps.suite.definition import Definition
 from mmdistill_dense.apps.suite.preflight import check_metric
 from mmdistill_dense.config import local_code
+from mmdistill_dense.guards.findings import WARNING, Finding
 from tests.suite import tiny
 from tests.suite.tiny import of_two as defined
 
@@ -245,19 +246,23 @@ def test_an_evaluator_without_a_score_is_refused() -> None:
         check_metric(config, 'coco/bbox_mAP', 'x')
 
 
-def test_a_row_is_checked_with_a_step_of_few_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_row_is_checked_with_a_step_of_few_pictures(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """On a CPU the step of a whole batch may take minutes and all memory."""
     asked: list[int | None] = []
 
     def checked(config: Config, options: Any, tell: Any) -> Any:
         asked.append(options.batch)
         context = SimpleNamespace(pictures=0, student=None, teachers=[], taps=[], model=None)
-        return SimpleNamespace(findings=[], verdict='ready', context=context)
+        warning = Finding(WARNING, 'It is large.', 'Make it smaller.')
+        return SimpleNamespace(findings=[warning], verdict='ready', context=context)
 
     monkeypatch.setattr(preflight, 'check_config', checked)
     definition = tiny.defined(batch=16, methods={'kd': {}, 'control_x2': {'rate': 2}})
     preflight.check_rows(definition, plan.resolved(definition, plan.runs(definition)))
     assert asked == [2, 2, 2], 'the teacher, the control at any rate, the method'
+    assert 'warning: It is large. Make it smaller.' in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(('processes', 'fits'), [(8, True), (1, False)])

@@ -1,36 +1,84 @@
 """The table on results that were made up, every number of it checked by hand; and the statistics below it."""
 
 import csv
+import hashlib
 import io
 import math
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from mmdistill_dense.apps.suite import plan
-from mmdistill_dense.apps.suite.definition import Definition
+from mmdistill_dense.apps.suite.definition import Definition, load_suite
 from mmdistill_dense.apps.suite.table import as_markdown, collect, scores_as_csv, unlabelled, write_table
 from mmdistill_dense.utils.files import read_json, write_json
-from tests.suite import made_up
-from tests.suite.made_up import lines_of
 
+RECEIPT = dict(config='mmdistill_dense::x.py', file='iter_9.pth', sha256='ab' * 32, matched=9, total=10, ignored=1)
+CONTROL = {0: 40.0, 1: 41.0, 2: 42.5}
 KD = {0: 43.0, 1: 43.5, 2: 45.5}
+DEFINITION = """
+title: Made up
+out: {out}
+control: toy_seg
+methods:
+  kd: {{}}
+  heavy: {{method: kd, options: {{loss_weight: 5}}}}
+seeds: [0, 1, 2]
+"""
+
+
+def definition(folder: Path, more: str = '', text: str = DEFINITION) -> Definition:
+    """Write and read a definition of toy_seg with two methods and three seeds."""
+    path = folder / 'suite.yaml'
+    path.write_text(text.format(out=folder / 'out') + more)
+    return load_suite(path)
+
+
+def hash_of(suite: Definition, run: plan.Run, *_: Any) -> str:
+    """A stand-in for ``plan.hash_of`` that reads no configs."""
+    method = suite.methods.get(run.name)
+    text = repr((suite.control.stem, dict(suite.options), method and dict(method.options), run.name))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def finish(suite: Definition, name: str, scores: dict[int, float], **changes: Any) -> None:
+    """Write results of a method's runs."""
+    for run in plan.runs(suite):
+        if run.name == name and run.seed in scores:
+            write_json(run.folder / 'result.json', {**result(suite, run, scores[run.seed]), **changes})
+
+
+def result(suite: Definition, run: plan.Run, score: float) -> dict[str, Any]:
+    """What a finished run leaves, as ``suite.job`` writes it."""
+    made = dict(name=run.name, seed=run.seed, config_hash=plan.hash_of(suite, run), shares={})
+    made['teacher'] = None if run.name in ('control', 'teacher') else RECEIPT
+    on = dict(versions={'torch': '2.0', 'mmengine': '1.0'}, device='CPU x86_64', threads=1, restarts=0)
+    scores = {'test': {'mIoU': score, 'aAcc': 80.0}, 'val': {'mIoU': score + 1}}
+    words = dict(metrics=scores, test_is_val=False, score=score, metric=suite.metric, checkpoint='iter_9.pth')
+    return {**made, **on, **words, 'iterations': 9, 'seconds_per_iteration': 0.25, 'minutes': 1.0}
+
+
+def lines_of(text: str, first: str) -> list[list[str]]:
+    """The cells of the lines of Markdown whose first cell is given."""
+    actual = [line.strip('|').split(' | ') for line in text.splitlines() if line.startswith(f'| {first} |')]
+    return [[cell.strip() for cell in line] for line in actual]
 
 
 @pytest.fixture(autouse=True)
 def _quick_hashes(monkeypatch: pytest.MonkeyPatch) -> None:
     """The real ones, which take a second for a table, are tested beside ``plan``."""
-    monkeypatch.setattr(plan, 'hash_of', made_up.hash_of)
+    monkeypatch.setattr(plan, 'hash_of', hash_of)
 
 
 @pytest.fixture
 def suite(tmp_path: Path) -> Definition:
     """Control and kd whole, heavy without its first seed."""
-    suite = made_up.definition(tmp_path)
-    made_up.finish(suite, 'control', made_up.CONTROL)
-    made_up.finish(suite, 'kd', KD)
-    made_up.finish(suite, 'heavy', {1: 40.0, 2: 40.1})
+    suite = definition(tmp_path)
+    finish(suite, 'control', CONTROL)
+    finish(suite, 'kd', KD)
+    finish(suite, 'heavy', {1: 40.0, 2: 40.1})
     return suite
 
 
@@ -52,9 +100,9 @@ def test_the_table_is_written_twice_alike(
 
 
 def test_further_test_sets_have_a_table_of_their_own(tmp_path: Path) -> None:
-    suite = made_up.definition(tmp_path, 'test_sets: {rain: {seed: 1}, new: {}}\n')
+    suite = definition(tmp_path, 'test_sets: {rain: {seed: 1}, new: {}}\n')
     for name, score, added in (('control', 40.0, 0.0), ('kd', 42.0, -1.5), ('heavy', 43.0, None)):
-        made_up.finish(suite, name, dict.fromkeys(range(3), score))
+        finish(suite, name, dict.fromkeys(range(3), score))
         for run in plan.runs(suite):
             if run.name == name and added is not None:
                 result = read_json(run.folder / 'result.json')
@@ -90,19 +138,19 @@ def test_another_metric_scores_finished_runs_anew(suite: Definition) -> None:
     assert collect(suite).verdict.row('kd').scores != {0: 80.0, 1: 80.0, 2: 80.0}
     with pytest.raises(KeyError, match="metric='mDice' is not in the result of the test: mIoU, aAcc"):
         collect(replace(suite, metric='mDice'))
-    made_up.finish(suite, 'kd', {1: 43.5}, config_hash='0123456789abcdef')
+    finish(suite, 'kd', {1: 43.5}, config_hash='0123456789abcdef')
     with pytest.raises(ValueError, match='kd seed 1: .*was made with another config than the definition gives'):
         collect(suite)
 
 
 def test_an_empty_suite_has_its_rows(tmp_path: Path) -> None:
-    single = made_up.DEFINITION.replace('heavy: {{method: kd, options: {{loss_weight: 5}}}}', 'cwd: {{}}')
-    empty = made_up.definition(tmp_path, 'teacher: toy_seg\n', single)
+    single = DEFINITION.replace('heavy: {{method: kd, options: {{loss_weight: 5}}}}', 'cwd: {{}}')
+    empty = definition(tmp_path, 'teacher: toy_seg\n', single)
     text = as_markdown(collect(empty))
     assert not any(word in text for word in ('Rows:', 'Batch:', 'only labelled')), 'nothing to say'
     assert [line[2] for line in lines_of(text, 'kd')] == ['not run', 'missing']
     assert lines_of(text, 'teacher')[0][1:4] == ['–', 'not tested', '–']
-    made_up.finish(empty, 'teacher', {0: 53.5})
+    finish(empty, 'teacher', {0: 53.5})
     assert lines_of(as_markdown(collect(empty)), 'teacher')[0][1:4] == ['1', '53.50', '–']
 
 
@@ -112,7 +160,7 @@ def test_losers_are_told(suite: Definition) -> None:
         ({0: 30.0, 1: 31.1, 2: 32.4}, ['3', '31.17 ± 1.20', '**-10.00** [-10.25, -9.75]']),
         ({0: math.nan}, ['2 of 3', '31.75 ± 0.92', '**-10.00** [-11.27, -8.73]']),
     ):
-        made_up.finish(suite, 'heavy', scores)
+        finish(suite, 'heavy', scores)
         assert lines_of(text := as_markdown(collect(suite)), 'heavy')[0][1:4] == cells
     assert 'Without one: heavy seed 0 (diverged).' in text and lines_of(text, 'heavy')[1][1] == 'diverged'
 
@@ -125,14 +173,14 @@ def test_the_footer_names_what_rows_were_made_of(suite: Definition) -> None:
     assert 'Teacher: `mmdistill_dense::x.py`, iter_9.pth, SHA-256 abababababab, 9 of 10 tensors, 1 left out\n' in text
     assert 'Versions: torch 2.0, mmengine 1.0\n' in text
     assert f'`mmdistill suite run {suite.path}`' in text
-    receipts = {'a': made_up.RECEIPT, 'b': {**made_up.RECEIPT, 'file': None}}
-    made_up.finish(suite, 'heavy', {1: 40.0, 2: 40.1}, versions={'torch': '2.1'}, teacher=receipts)
+    receipts = {'a': RECEIPT, 'b': {**RECEIPT, 'file': None}}
+    finish(suite, 'heavy', {1: 40.0, 2: 40.1}, versions={'torch': '2.1'}, teacher=receipts)
     text = as_markdown(collect(suite))
     assert 'Versions: torch 2.0, mmengine 1.0 (control, kd); torch 2.1 (heavy)' in text
     assert 'b: `mmdistill_dense::x.py`, random weights (heavy)' in text
     assert 'Local code' not in text and 'no seed reaches' not in text
     for seed, digits in ((1, 'aa11'), (2, 'bb22')):
-        made_up.finish(suite, 'heavy', {seed: 40.0}, code={'my_loss.py': digits}, unseeded=['Noise.transform'])
+        finish(suite, 'heavy', {seed: 40.0}, code={'my_loss.py': digits}, unseeded=['Noise.transform'])
     text = as_markdown(collect(suite))
     assert 'no seed reaches, so a repeated run gives others: Noise.transform\n' in text
     assert 'Local code, with digits of its sha256: my_loss.py aa11 (heavy); my_loss.py bb22 (heavy)' in text
@@ -146,9 +194,9 @@ def test_pictures_without_labels_are_told() -> None:
 
 def test_scores_have_every_digit(suite: Definition) -> None:
     before = scores_as_csv(collect(suite))
-    made_up.finish(suite, 'kd', {1: 43.5}, seconds_per_iteration=9.0, minutes=7.0, restarts=3)
+    finish(suite, 'kd', {1: 43.5}, seconds_per_iteration=9.0, minutes=7.0, restarts=3)
     assert scores_as_csv(collect(suite)) == before
-    made_up.finish(suite, 'kd', {1: 100 / 3})
+    finish(suite, 'kd', {1: 100 / 3})
     lines = list(csv.DictReader(io.StringIO(scores_as_csv(collect(suite)))))
     (line,) = [line for line in lines if (line['name'], line['seed']) == ('kd', '1')]
     assert (float(line['score']), float(line['gain'])) == (100 / 3, 100 / 3 - 41.0)
@@ -156,21 +204,21 @@ def test_scores_have_every_digit(suite: Definition) -> None:
 
 
 def test_runs_of_different_numbers_of_processes_make_no_table(suite: Definition) -> None:
-    for name, scores in {'control': made_up.CONTROL, 'kd': KD, 'heavy': {1: 40.0, 2: 40.1}}.items():
-        made_up.finish(suite, name, scores, processes=2)
+    for name, scores in {'control': CONTROL, 'kd': KD, 'heavy': {1: 40.0, 2: 40.1}}.items():
+        finish(suite, name, scores, processes=2)
     assert 'Batch: 2 process(es) with 8 pictures each' in as_markdown(collect(suite))
     for source, changed in (('val', 'label files'), ('start a.pth', 'files of first weights')):
-        made_up.finish(suite, 'heavy', {1: 40.0}, processes=2, data={source: 'a'})
-        made_up.finish(suite, 'kd', {2: 45.5}, processes=2, data={source: 'b'})
+        finish(suite, 'heavy', {1: 40.0}, processes=2, data={source: 'a'})
+        finish(suite, 'kd', {2: 45.5}, processes=2, data={source: 'b'})
         with pytest.raises(ValueError, match=rf'kd seed 2 and heavy seed 1: {changed} were changed between these runs'):
             collect(suite)
     for name, seed, stamp in (('heavy', 1, 'a'), ('kd', 2, 'b')):
-        made_up.finish(suite, name, {seed: 40.0}, processes=2, data={'test_sets.rain': stamp})
+        finish(suite, name, {seed: 40.0}, processes=2, data={'test_sets.rain': stamp})
     collect(suite)  # names no such set
     suite = replace(suite, test_sets={'rain': {}})
     with pytest.raises(ValueError, match=r'heavy seed 1: test_sets.rain or its label files were changed between'):
         collect(suite)
-    made_up.finish(suite, 'kd', {2: 45.5}, processes=2)
-    made_up.finish(suite, 'kd', {1: 43.5}, processes=8)
+    finish(suite, 'kd', {2: 45.5}, processes=2)
+    finish(suite, 'kd', {1: 43.5}, processes=8)
     with pytest.raises(ValueError, match=r'different numbers of processes.*control, kd, heavy: 2; kd: 8'):
         collect(suite)

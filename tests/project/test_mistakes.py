@@ -68,6 +68,7 @@ def cut(path: str) -> None:
 
 @pytest.mark.parametrize(('mistake', 'words', 'message'), [
     case('docs/your_labels.md shows the known trees', '', gone('mine/labels')),
+    case('a file. Give the folder that holds it', '--data mine/images/train/0.jpg', soak=True),
     case('val/1.png', '--classes a b c', lambda _: label(Path('mine/labels/val/1.png'), (0, 1, 2, 3))),
     case('hold the value 0 alone', '', relabelled(0)),
     case('48x64 pixels, its label image', '', lambda _: Image.new('L', (9, 9), 1).save('mine/labels/val/0.png')),
@@ -107,6 +108,7 @@ def cut(path: str) -> None:
     case('on these 4 classes. Without this option', TAUGHT, relabelled(0, 1, 2, 3)),
     case('the published weights predict other classes than your 3', '--teacher-checkpoint auto'),
     case('--teacher-classes: a teacher trained here has your classes', '--teacher-classes auto'),
+    case('--train-teacher: it does not go with', '--teacher-checkpoint auto --train-teacher'),
     case('It was trained on the classes sky, road, leaf; the data have road, sky, leaf, in this order',
          f'{TAUGHT} --classes road sky leaf', trained_on('sky', 'road', 'leaf')),
     case(f'--student {RETINANET} for detection', f'--student {RETINANET}'),
@@ -135,6 +137,17 @@ def test_one_pattern_alone_is_refused_before_all_else(
 ) -> None:
     Path('mine').mkdir()
     assert f'{missing}: missing' in refusal(capsys, f'{pattern} a/*', 'not_there.py')
+
+
+def test_a_rare_value_is_named(capsys: pytest.CaptureFixture) -> None:
+    seg_folder(Path('mine'), splits=('train',))
+    label(Path('mine/labels/train/2.png'), (0, 1, 2, 77))
+    argv = ['--data', 'mine', '--student', FASTSCNN, '--teacher', FASTSCNN, '--dry', '--random-weights']
+    assert main(['new', *argv]) == 0
+    printed = capsys.readouterr().out
+    assert '# ---- ' in printed and '/pair.py' in printed and not list(Path().glob('*/pair.py'))
+    assert 'no folder for val: 3 pictures' in printed
+    assert 'the value 77 stands in one label image alone: ' in printed and 'train/2.png' in printed
 
 
 @pytest.mark.parametrize(('mistake', 'words', 'message'), [

@@ -401,12 +401,6 @@ def test_damaged_pictures_of_a_folder_are_named(capsys: pytest.CaptureFixture) -
     call('student.pth', 'pictures/b', code=2), 'nothing else is there'
 
 
-def test_what_was_found_before_an_error_is_kept() -> None:
-    Path('broken.png').write_text('no picture')
-    call(student('retinanet'), 'pictures', 'broken.png', code=2)
-    assert len(boxes_of('out')) == 3
-
-
 def test_boxes_are_written_at_sigterm(monkeypatch: pytest.MonkeyPatch) -> None:
     batch_sizes: list[int] = []
 

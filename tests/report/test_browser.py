@@ -56,14 +56,8 @@ def wait(page: Any, condition: str) -> None:
         page.wait_for_timeout(50)
 
 
-@pytest.fixture(scope='session')
-def file(made: tuple[Path, Any]) -> Path:
-    """The page about a suite of three methods."""
-    return made[0]
-
-
 @pytest.fixture(scope='module', params=SIZES)
-def opened(request: pytest.FixtureRequest, browser: Any, file: Path) -> Iterator[tuple[Any, list[str], list[str]]]:
+def opened(request: pytest.FixtureRequest, browser: Any, made: Any) -> Iterator[tuple[Any, list[str], list[str]]]:
     """A page with what it said and asked for."""
     width, scheme = SIZES[request.param]
     context = browser.new_context(viewport=dict(width=width, height=900), color_scheme=scheme, has_touch=width < 500)
@@ -72,19 +66,19 @@ def opened(request: pytest.FixtureRequest, browser: Any, file: Path) -> Iterator
     page.on('console', lambda message: output.append(f'{message.type}: {message.text}'))
     page.on('pageerror', lambda error: output.append(str(error)))
     page.on('request', lambda request: asked.append(request.url))
-    page.goto(file.as_uri())
+    page.goto(made[0].as_uri())
     page.wait_for_selector('html[data-ready]')
     wait(page, "document.querySelectorAll('.plot:not(.js-plotly-plot)').length === 0")
     yield page, output, asked
     context.close()
 
 
-def test_the_console_stays_empty(opened, file):
+def test_the_console_stays_empty(opened, made):
     page, output, asked = opened
     page.evaluate("document.getElementById('theme').click()")
     page.evaluate("document.getElementById('theme').click()")
     assert output == []
-    assert {url for url in asked if not url.startswith('data:')} == {file.as_uri()}
+    assert {url for url in asked if not url.startswith('data:')} == {made[0].as_uri()}
 
 
 def test_every_figure_is_seen(opened):

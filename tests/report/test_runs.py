@@ -361,6 +361,16 @@ def test_a_teacher_that_is_hardly_better_is_named(tmp_path, teacher, alone, kd, 
     assert [found in sentence for sentence in advice] == [True] if found else not advice
 
 
+def test_scores_on_labels_that_were_changed_are_not_compared(tmp_path):
+    for name, stamp in {'control': 'a', 'kd': 'a', 'cwd': 'b'}.items():
+        result(row(tmp_path, name), 50.0, dict(data={'val': stamp, name: stamp}))
+    (sentence,) = (actual := answer(tmp_path)).sentences()
+    assert sentence.startswith('control seed 0 and cwd seed 0: label files were changed between these runs')
+    assert rows(actual)['cwd']['gain'] == ''
+    result(tmp_path / 'runs/cwd/seed0', 50.0)
+    assert answer(tmp_path).sentences()[0].startswith('No sign of it.'), 'results of before tell no stamps'
+
+
 def test_further_test_sets_have_a_table_below_the_scores(tmp_path: Path) -> None:
     """A suite's scores of detectors are in percent, mmdet's metrics are not; mmseg's mIoU of 1 to 100 is."""
     for name, ap, rain in (('control', 0.0, 0.3), ('kd', 0.26, 0.325)):

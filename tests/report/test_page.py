@@ -145,6 +145,9 @@ def test_runs_from_before_a_move_cost_no_pictures(suite: Path, tmp_path: Path) -
     start = max(tmp_path.glob(f'runs/late/seed{SEED}/2*/vis_data')).parent  # a second folder may be empty
     start.rename(start.with_name('30000101_000000'))
     assert titles(make_named(tmp_path).items[0]) == ['input', 'control', 'kd', 'late', 'teacher', 'truth']
+    for config in tmp_path.glob('runs/kd/*/*/vis_data/config.py'):
+        config.write_text(f"{config.read_text()}\nmodel['teacher'] = dict(cfg='other.py')\n")
+    assert any('teacher: the runs have several.' in reason for reason in make_named(tmp_path).reasons)
 
 
 @pytest.mark.soak

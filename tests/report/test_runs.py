@@ -319,6 +319,9 @@ def test_a_suite_of_masks_shows_their_score_first(tmp_path):
     assert actual.numbers.metrics == ['coco/segm_mAP', 'coco/bbox_mAP']
     assert answer_section(actual).items[1].title == 'coco/segm_mAP, val split'
     assert actual.numbers.curves().items[0].title == 'coco/bbox_mAP, val split'
+    row(tmp_path, 'late', {'coco/segm_mAP': 0.45})  # an unfinished row leaves the test scores of the others
+    scores = {name: row['score'] for name, row in rows(answer(tmp_path)).items()}
+    assert scores == dict(control='50.00', kd='60.00', late='none yet')
 
 
 def test_a_diverged_method_is_not_the_best(tmp_path):

@@ -16,9 +16,6 @@ from tests import toys
 ROOT = Path(__file__).resolve().parents[2]
 
 
-# Seconds and the peak of memory
-
-
 MIB = 2**20
 
 

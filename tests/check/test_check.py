@@ -308,7 +308,7 @@ def test_sync_bn_is_checked_on_a_cpu(tmp_path: Path) -> None:
     assert report.verdict != 'error' and report.context.terms, report.findings
 
 
-# Pictures without labels, and every kind of networks
+# Pictures without labels
 
 
 def with_pictures(folder: Path, pictures: str) -> Config:

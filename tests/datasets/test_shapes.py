@@ -1,4 +1,4 @@
-"""Generated shapes: the painter gives the same pictures everywhere, and mmseg and mmdet read them as data sets."""
+"""Generated shapes: the painter gives the same pictures everywhere, and both tasks read them as data sets."""
 
 from typing import Any
 

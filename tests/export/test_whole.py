@@ -446,7 +446,7 @@ def test_a_comparison_that_shows_nothing_says_so(tmp_path, monkeypatch, capsys, 
     assert (message in out) if message else 'WARNING' not in out
 
 
-# In 8 bits, and what graphs score
+# What graphs score
 
 
 def test_a_graph_answers_in_the_network_s_place(tmp_path, monkeypatch):

@@ -1,4 +1,4 @@
-"""Pictures and label images that are missing, damaged, or do not fit, and batches at the edge."""
+"""Pictures and label images that are missing, damaged, or do not fit, and loaders that give too little."""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -139,7 +139,3 @@ def test_a_picture_smaller_than_the_crop_is_padded(root: Path) -> None:
     learned = torch.zeros(64, 64, dtype=torch.bool)
     learned[: SIDE[0], : SIDE[1]] = True
     assert torch.equal(label != 255, learned)
-
-
-# Batches at the edge of what there is: one picture of an odd size, one class, no box. Every method trains on them, or
-# says why not

@@ -384,9 +384,6 @@ def test_a_split_is_chosen_or_drawn_by_the_user(tmp_path: Path) -> None:
         find_seg_data(tmp_path / 'mine', rule=SplitRule.read(str(tmp_path / 'mine/SegmentationClass')))
 
 
-# Projects
-
-
 def test_label_images_are_drawn_again_after_a_change(tmp_path: Path) -> None:
     exports.coloured(tmp_path / 'mine')
     for path in sorted((tmp_path / 'mine/masks').rglob('*.png')):  # files without compression

@@ -37,6 +37,3 @@ def test_every_row_is_a_config_that_differs_in_its_distillers(suite: Definition)
         expected.merge_from_dict(copy.deepcopy(method.run_options))
         whole = configs._comparable(expected)
         assert not list(configs.differences(config, {**whole, 'model': config['model']}))
-
-
-# Whether a default beats the better control: what is chosen on val, what is read on test, and chance

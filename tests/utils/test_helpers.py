@@ -1,4 +1,4 @@
-"""Options out of their range, once for all methods; the process; what has left; colours of classes."""
+"""Words of a command line; what a process needs; what has left; colours of classes."""
 
 import argparse
 
@@ -27,9 +27,6 @@ def test_words_of_a_command_line(kind, right, wrong):
     for word in wrong:
         with pytest.raises(argparse.ArgumentTypeError, match=f'^must be .*, got {word!r}$'):
             read(word)
-
-
-# What is asked of the process: a stack that is there, threads that wait briefly, a sign of life in long steps
 
 
 def test_a_missing_stack_is_answered_with_the_command(monkeypatch, capsys) -> None:

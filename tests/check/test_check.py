@@ -22,6 +22,7 @@ from mmdistill_dense.apps.check import CheckReport, Options, check_config, stage
 from mmdistill_dense.apps.check.context import CheckContext
 from mmdistill_dense.apps.check.render import show
 from mmdistill_dense.apps.check.run import STEPPING, _advice
+from mmdistill_dense.apps.check.stages import predict
 from tests import toys
 from tests.project.folders_of_data import box_folder
 from tests.toys import seg_config
@@ -211,6 +212,13 @@ def test_a_student_that_cannot_predict_pictures_of_validation(tmp_path: Path) ->
     message = report.findings[-1].message
     assert 'EncoderDecoder cannot predict a picture of 300x300' in message and 'Resize.scale=(400, 300)' in message
     assert 'can predict one of 480x480' in message and '--size' in message
+
+
+def test_a_prediction_leaves_the_student_in_training(seg: CheckReport) -> None:
+    model = seg.context.model.train()
+    init_default_scope('mmseg')  # as the stages before it do
+    predict(seg.context)
+    assert model.training
 
 
 def test_the_hint_at_a_failed_step_is_that_of_its_error() -> None:

@@ -95,6 +95,14 @@ def test_weights_that_something_else_replaces_are_refused(change: dict[str, Any]
         plan.config_of(suite, run_of(suite, 'pcd seed 0'))
 
 
+def test_a_new_first_row_changes_nothing() -> None:
+    folder = run_of(tiny.defined(methods={'pcd': {'pretrain': PCD}}), 'pretrain:pcd').folder
+    folder.mkdir(parents=True)
+    (folder / 'state.json').write_text('{}')
+    more = tiny.defined(methods={'early': {'pretrain': PCD}, 'pcd': {'pretrain': PCD}})
+    assert [run_of(more, f'{row} seed 0').pretraining for row in ('early', 'pcd')] == [folder] * 2
+
+
 @pytest.mark.soak
 def test_a_backbone_of_another_width_is_refused() -> None:
     wide = {**SHORT, 'model.student.backbone.base_channels': 16}

@@ -26,23 +26,23 @@ def start(function: Callable[..., None], *args: Any, processes: int = 2) -> None
     mp.start_processes(function, args, nprocs=processes, start_method='forkserver')
 
 
-def join(rank: int, folder: str, teacher: str) -> Path:
-    """Join the other process through a file in the folder; the teacher is the one that the parent has made."""
+def join(rank: int, folder: str, teacher: str, size: int = 2) -> Path:
+    """Join the other processes through a file in the folder; the teacher is the one that the parent has made."""
     torch.set_num_threads(1)
-    os.environ.update(LOCAL_RANK=str(rank), RANK=str(rank), WORLD_SIZE='2')
+    os.environ.update(LOCAL_RANK=str(rank), RANK=str(rank), WORLD_SIZE=str(size))
     toys.teacher_file = lambda *_, **__: teacher
     rendezvous = f'file://{folder}/rendezvous'
-    dist.init_process_group('gloo', init_method=rendezvous, rank=rank, world_size=2, timeout=timedelta(seconds=120))
+    dist.init_process_group('gloo', init_method=rendezvous, rank=rank, world_size=size, timeout=timedelta(seconds=120))
     return Path(folder)
 
 
-def results(function: Callable[..., Any], folder: Path, *args: Any) -> list[Any]:
-    """What ``function(rank, folder, *args)`` returns in each of two processes that have joined."""
-    start(_keep, function, str(folder), toys.teacher_file('fcn'), *args)
-    return [torch.load(folder / f'rank{rank}.pth') for rank in range(2)]
+def results(function: Callable[..., Any], folder: Path, *args: Any, size: int = 2) -> list[Any]:
+    """What ``function(rank, folder, *args)`` returns in each of some processes that have joined."""
+    start(_keep, function, str(folder), toys.teacher_file('fcn'), size, *args, processes=size)
+    return [torch.load(folder / f'rank{rank}.pth') for rank in range(size)]
 
 
-def _keep(rank: int, function: Callable[..., Any], folder: str, teacher: str, *args: Any) -> None:
-    rendezvous = join(rank, folder, teacher)
+def _keep(rank: int, function: Callable[..., Any], folder: str, teacher: str, size: int, *args: Any) -> None:
+    rendezvous = join(rank, folder, teacher, size)
     torch.save(function(rank, rendezvous, *args), rendezvous / f'rank{rank}.pth')
     dist.destroy_process_group()

@@ -1,4 +1,4 @@
-"""Two gloo processes keep one queue and one set of statistics, and average to what one process computes."""
+"""Some gloo processes keep one queue and one set of statistics, and average to what one process computes."""
 
 from functools import partial
 
@@ -143,3 +143,21 @@ def test_gathered_rows_get_the_gradients_of_all_processes(ranks):
         assert torch.equal(actual['gathered']['rows'], rows) and actual['gathered']['before'] == rows_of_rank.start
         expected = 3.0 * torch.arange(4)[rows_of_rank, None].expand(-1, 2)
         assert torch.equal(actual['gathered']['grad'], expected)
+
+
+def step_of_three(rank, folder):
+    pictures = mine_of(rank, (1, 2, 1))
+    actual = {name: step(distiller(name, rank), 0, pictures) for name in ('pcd', 'defeat', 'cirkd')}
+    return actual | {case: on_head(pictures) for case, on_head in ON_HEADS.items() if case != ('ld', 'sum')}
+
+
+@pytest.mark.soak
+def test_losses_of_three_processes_average(tmp_path):
+    """Where a mean over processes divides by two, two processes do not show it."""
+    ranks = gloo.results(step_of_three, tmp_path, size=3)
+    for name in ranks[0]:
+        kind = 'losses' if name in ON_HEADS else 'averaged'
+        expected = ON_HEADS[name](slice(0, 4)) if name in ON_HEADS else step(distiller(name), 0, slice(None))
+        for term, value in expected[kind].items():
+            average = torch.stack([rank[name][kind][term] for rank in ranks]).mean(0)
+            torch.testing.assert_close(average, value, rtol=1e-5, atol=1e-6, msg=f'{name} {term}')

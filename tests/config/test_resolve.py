@@ -178,6 +178,15 @@ def test_merge_rules():
         resolve.merge(model, dict(b={'5': dict(x=1)}), 'model.student')
 
 
+def test_c4_starts_its_last_stage_as_its_backbone() -> None:
+    name = 'mmdistill_dense::_base_/models/mask_rcnn_r18_c4_pcd.py'
+    option = Config.fromfile(resolve.find_config(name)).model.student
+    option.backbone.init_cfg = None
+    assert resolve.load_model(option, 'student').model.roi_head.shared_head.init_cfg is None
+    option.roi_head.shared_head.init_cfg.checkpoint = 'mine.pth'
+    assert resolve.load_model(option, 'student').model.roi_head.shared_head.init_cfg.checkpoint == 'mine.pth'
+
+
 # What a config holds, and what ``--cfg-options`` gives
 
 

@@ -5,7 +5,6 @@ from typing import Any
 import pytest
 import torch
 from mmengine.dataset import BaseDataset
-from mmengine.hooks import Hook
 from mmengine.model import BaseModel
 from mmengine.optim import OptimWrapper
 from mmengine.registry import DATASETS, LOOPS, MODELS
@@ -52,13 +51,6 @@ class TwoInputsSet(BaseDataset):
         return dict(inputs=dict(colour=torch.rand(3, 8, 8)), data_samples=dict(number=index))
 
 
-class ValidateFirst(Hook):
-    priority = 'LOWEST'
-
-    def before_train(self, runner: Runner) -> None:
-        runner.val_loop.run()
-
-
 def short_epochs() -> Any:
     config = toys.run_config(toys.fresh_dir(), PLAIN, epochs=1, log_level='WARNING')
     config.train_cfg = dict(type='ShortEpochs', max_epochs=1, val_interval=10**6)
@@ -96,16 +88,6 @@ def test_a_valid_run_is_neither_stopped_nor_warned_of(build: Any) -> None:
         runner.train()
     toys.stop_workers(runner)
     assert runner.iter >= 2 and not [text for text in messages if any(words in text for words in WARNINGS.values())]
-
-
-def test_the_first_batch_is_asked_behind_an_early_validation() -> None:
-    head = dict(ignore_index=1)
-    model = toys.seg_net('fcn', backbone=dict(init_cfg=None), decode_head=head, auxiliary_head=head)
-    runner = toys.make_runner(toys.fresh_dir(), model, iters=2, log_level='WARNING')
-    runner.register_hook(ValidateFirst())
-    with warnings_logged() as messages:
-        runner.train()
-    assert len([text for text in messages if 'is the number of a class: its pixels are never learned' in text]) == 1
 
 
 LOADER = dict(dataset=dict(data_root='data', ann_file='val.json'))

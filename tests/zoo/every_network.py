@@ -97,6 +97,5 @@ def walk(name: str) -> dict[str, Any]:
             return dict(outcome='no network', name=name, error=f'{type(own).__name__}: {own}'[:400])
         output = text_of(error)
         refused = output.startswith('model.') or 'there is no GPU here' in output
-        frames = traceback.extract_tb(error.__traceback__)[-3:]
-        where = [f'{frame.filename.split("site-packages/")[-1]}:{frame.lineno}' for frame in frames]
+        where = traceback.format_tb(error.__traceback__)[-3:]
         return dict(outcome='refused' if refused else 'failed', name=name, error=output[:900], where=where)

@@ -42,13 +42,13 @@ def run(command, cwd, env):
 class SignalAt(Hook):
     """Sends this process a signal, in the middle of an event, which fails then where an ``error`` is given."""
 
-    def __init__(self, event, number=signal.SIGTERM, at=2, group=False, error=None):
+    def __init__(self, event, number=signal.SIGTERM, at=2, error=None):
         self.sent = False
 
         def send(runner, batch_idx, **_):
             if runner.iter == at and not self.sent:
                 self.sent = True
-                (os.killpg if group else os.kill)(os.getpid(), number)
+                os.kill(os.getpid(), number)
                 if error:
                     raise error('worker')
 

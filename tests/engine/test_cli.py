@@ -5,7 +5,6 @@ import linecache
 import logging
 import os
 import runpy
-import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -26,7 +25,7 @@ from mmdistill_dense.apps.options import add_common, start_processes
 from mmdistill_dense.config.unknown_keys import check_known
 from mmdistill_dense.utils.error_text import known_mistake
 from mmdistill_dense.utils.validate import counted
-from tests.engine.processes import ROOT, environment, free_port
+from tests.engine.processes import ROOT, free_port
 from tests.gloo import start
 
 
@@ -228,28 +227,6 @@ def test_the_library_s_script_ends_with_the_sentence(pooled, tmp_path):
     text = (tmp_path / 'said.txt').read_text()
     assert text.rstrip().splitlines()[-1].startswith(f'ERROR    {BATCH}')
     assert text.rindex(BATCH) > text.rindex('Traceback')
-
-
-@pytest.mark.soak
-def test_torchrun_s_own_box_behind_it_holds_the_sentence(pooled, tmp_path):
-    words = ['-m', 'torch.distributed.run', '--standalone', SCRIPT, str(pooled), '--launcher', 'pytorch']
-    settings = dict(cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=300)
-    done = subprocess.run([sys.executable, *words], **settings)
-    before, _, box = done.stderr.partition('ChildFailedError')
-    assert done.returncode and 'Traceback' in before and BATCH in before and BATCH in box
-
-
-@pytest.mark.parametrize(('option', 'message'), [
-    ('default_hooks.distill.nothing=1', "default_hooks.distill has no option 'nothing'"),
-    ('load_from=nowhere.pth', 'nowhere.pth can not be found'),
-])  # fmt: skip
-def test_train_prints_one_line(pooled, tmp_path, monkeypatch, capsys, option, message):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(logging, 'raiseExceptions', False)  # loggers of earlier tests hold streams that are closed
-    assert main(['train', str(pooled), '--cfg-options', option]) == 2
-    printed = capsys.readouterr().err
-    lines = [line for line in printed.splitlines() if line.startswith('ERROR')]
-    assert len(lines) == 1 and message in lines[0] and 'Traceback' not in printed
 
 
 def raised(act):

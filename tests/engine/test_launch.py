@@ -7,13 +7,9 @@ import subprocess
 import sys
 
 import pytest
-import torch
 import torch.distributed as dist
-from torch import nn
 
-from mmdistill_dense.engine import DistillDDP
 from mmdistill_dense.engine import ddp as gloo
-from mmdistill_dense.registry import MODEL_WRAPPERS
 from tests.engine.processes import ROOT, environment, free_port, run
 
 SRUN = """#!{python}
@@ -117,23 +113,3 @@ def test_scripts_print_their_use(script, arguments, started, tmp_path):
     for count, node in ((1, 1), (2, 2), (8, 4)) if script == 'slurm_train.sh' else ():
         printed = run(command, tmp_path, dict(echo, GPUS=str(count)))
         assert f'--gres=gpu:{node} --ntasks={count} --ntasks-per-node={node} ' in printed
-
-
-@pytest.fixture
-def group(tmp_path):
-    """Destroyed behind the test's own objects: a reducer that dies later waits for gloo's threads for ever."""
-    dist.init_process_group('gloo', init_method=f'file://{tmp_path}/rendezvous', rank=0, world_size=1)
-    yield
-    dist.destroy_process_group()
-
-
-def test_one_cpu_process_drops_sync_bn(group):
-    """A network without SyncBN is the same object."""
-    plain = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4))
-    network = nn.Sequential(nn.Conv2d(3, 4, 1), nn.SyncBatchNorm(4))
-    assert DistillDDP(plain, device_ids=[0]).module is plain
-    wrapped = MODEL_WRAPPERS.get('mmdistill_dense.DistillDDP')(network, device_ids=[0], broadcast_buffers=False)
-    wrapped(torch.randn(2, 3, 4, 4)).sum().backward()
-    assert wrapped.device_ids is None and type(wrapped) is DistillDDP
-    assert not any(isinstance(part, nn.SyncBatchNorm) for part in wrapped.modules())
-    assert set(wrapped.module.state_dict()) == set(network.state_dict())

@@ -106,7 +106,6 @@ for name in (*COMMANDS, 'list-taps'):
     with suppress(SystemExit):
         main([name, '--help'])
 """
-METHOD = "from mmdistill_dense.registry import DISTILLERS, MODELS; MODELS.get('DistillModel'); DISTILLERS.get('CWD')"
 
 
 def loaded(code: str) -> tuple[list[str], list[str]]:
@@ -120,30 +119,6 @@ def test_help_waits_for_no_library() -> None:
     """Those of the stack would print notes, too."""
     names, slow = loaded(HELP)
     assert not slow and len(names) < 20
-
-
-@pytest.mark.soak
-def test_new_waits_for_no_detector() -> None:
-    names, slow = loaded('import mmdistill_dense.apps.project.new')
-    assert len(names) <= 120 and 'mmdet' not in slow  # it takes a second, which segmentation need not wait
-    module_names = ('model.distill_model', 'engine', 'losses.detection', 'distillers.maskd.token_distiller')
-    assert not {f'mmdistill_dense.{name}' for name in module_names} & {*names}
-
-
-@pytest.mark.soak
-def test_a_model_loads_the_files_of_its_methods_alone() -> None:
-    names, _ = loaded(METHOD)
-    rooms = {name.split('.')[1] for name in names if '.' in name}
-    assert 'mmdistill_dense.distillers.cwd' in names and 'mmdistill_dense.distillers.pcd' not in names
-    assert not rooms & {'apps', 'pretrain', 'foundation', 'unlabelled'}
-
-
-def test_faces_list_their_names_before_they_import_them() -> None:
-    """Or a shell and a notebook would complete none of them."""
-    faces = ('', '.datasets', '.losses', '.distillers', '.distillers.maskd', '.distillers.pcd', '.apps.check')
-    message = 'import mmdistill_dense{} as face\nassert {{*face.__all__}} <= {{*dir(face)}}\n'
-    names, _ = loaded(''.join(map(message.format, faces)))
-    assert 'mmdistill_dense.losses.detection' not in names
 
 
 @pytest.mark.parametrize(('registry', 'old', 'new'), [

@@ -204,7 +204,7 @@ def grids_fit(draw: Draw) -> None:
     assert actual.shape == (*x.shape[:2], *size)
     assert actual.min() >= x.min() - 1e-9 and actual.max() <= x.max() + 1e-9
     padded = draw(st.integers(1, 40)), draw(st.integers(1, 40))
-    images = [(draw(st.integers(1, padded[0])), draw(st.integers(1, padded[1]))) for _ in range(2)]
+    images = [(draw(st.integers(1, padded[0])), draw(st.integers(1, padded[1])), 3) for _ in range(2)]  # and channels
     inside = losses.centres_inside([*images, padded], padded, size)
     assert inside.shape == (3, *size) and inside[2].all()
     for actual, image in zip(inside, images, strict=False):

@@ -224,19 +224,17 @@ def test_maps_that_do_not_vary_are_refused():
     refuse(InputStats.of(normalised(PICTURES, IMAGENET), IMAGENET, dict(neck=[torch.zeros(2, 5, 4, 4), dead])))
 
 
-@pytest.mark.parametrize('random', [False, True])
-def test_a_teacher_looks_only_while_it_is_asked_to(random):
-    """Random weights may give the same everywhere: times are measured with them, and a new head's scores may be so."""
-    weights = dict(checkpoint=None, allow_random=True) if random else {}
-    teacher = toys.frozen(toys.seg_teacher('fcn', **weights), 'backbone[3]')
-    teacher.load(torch.zeros(1))
-    teacher(torch.randn(2, 3, 64, 64))
-    assert teacher.input_stats is None
-    teacher.input_stats = []
-    teacher(torch.randn(2, 3, 64, 64))
-    (look,) = teacher.input_stats
-    assert look.flat == ({} if random else {'backbone[3]': False}) and look.unit > 100 and look.high > 255
-    assert teacher.__getstate__()['input_stats'] is None
+def test_maps_of_random_weights_are_not_measured():
+    """Times are measured with them, and the scores of a new head may be the same everywhere."""
+    for option, flat in (
+        (toys.seg_net('fcn', allow_random=True), {}),
+        (toys.seg_teacher('fcn'), {'backbone[3]': False}),
+    ):
+        teacher = toys.frozen(option, 'backbone[3]')
+        teacher.load(torch.zeros(1))
+        teacher.input_stats = []
+        teacher(torch.randn(2, 3, 64, 64))
+        assert teacher.input_stats[0].flat == flat
 
 
 # Another size
@@ -340,15 +338,6 @@ def test_any_teacher_sees_a_picture_of_another_size(scale):
             direct = toys.frozen({name: value for name, value in teacher.items() if name != 'scale'}, tap)
             direct.load(torch.zeros(1))
             torch.testing.assert_close(actual, direct(resized)[tap][0], atol=1e-4, rtol=1e-4)
-
-
-def test_a_student_trains_with_a_scaled_teacher():
-    for teacher in (toys.seg_teacher('fcn', scale=1.5), vit(scale=1.5), vit(fit='pad')):
-        tap = 'map' if 'model' in teacher else 'backbone[3]'
-        match = dict(type='PKD', student_tap='backbone[3]', teacher_tap=tap)
-        model = toys.distilled(student=toys.seg_net('fcn'), teacher=teacher, distillers=dict(d=match))
-        toys.total(toys.losses_of(model)).backward()
-        assert model.backbone.stem[0].weight.grad.abs().sum() > 0
 
 
 def test_methods_that_call_the_teachers_heads_need_one_size():

@@ -115,24 +115,6 @@ def test_what_is_recorded_is_not_written_to():
     assert gradient.item() == 16
 
 
-def test_without_copies_the_record_is_the_networks():
-    network = nn.Sequential(nn.Conv2d(1, 1, 1), nn.Sigmoid())
-    with Recorder(network, [Tap.parse('0')], 'student_tap', copies=False).recording() as tensors:
-        output = network(torch.randn(1, 1, 4, 4))
-    (gradient,) = torch.autograd.grad(output.sum(), tensors['0'])
-    torch.testing.assert_close(gradient, output * (1 - output))
-
-
-def test_what_ends_the_pass_is_not_copied():
-    network, normed, inputs = Overwriting(), [], torch.randn(1, 1, 4, 4)
-    network.relu.register_forward_hook(lambda _, args, output: normed.append(output))
-    tensors = record(network, 'norm', 'relu', stop_after=2, inputs=inputs)
-    assert tensors['relu'][0] is normed[0] and tensors['norm'][0] is not normed[0]
-    normed.clear()
-    record(network, 'relu:input', stop_after=1, inputs=inputs)
-    assert not normed, 'an input is recorded before its module runs'
-
-
 @pytest.mark.parametrize(('tap', 'words'), [
     ('stages[7]', ["student_tap: tap 'stages[7]'", 'has 3 entries; stages[2] or stages[-1] is the last']),
     ('head[0]', ["'head[0]'", 'a Tensor, not a tuple']),
@@ -201,9 +183,7 @@ def test_no_hook_stays_behind():
         raise RuntimeError('from inside')
 
     network = TinyNet()
-    record(network, 'head', 'stages')
     record(network, 'stages', stop_after=1)
-    assert toys.hooks_left(network) == 0
     recorder = Recorder(network, [Tap.parse('head')], 'k')
     with pytest.raises(RuntimeError, match='from inside'), recorder.recording():
         fail()
@@ -212,11 +192,10 @@ def test_no_hook_stays_behind():
     with pytest.raises(KeyError):
         record(network, 'head', 'unknown')
     assert toys.hooks_left(network) == 0
-    for channels in (3, 5):
+    for _ in range(2):
         with recorder.recording() as tensors:
             network(torch.ones(1, 2, 4, 4))
-        assert [tensor.shape[1] for tensor in tensors['head']] == [channels] * 3, 'the record starts anew'
-        network.head = nn.Conv2d(2, 5, 1)
+        assert len(tensors['head']) == 3, 'the record starts anew'
 
 
 def replaced(network, tap, function, inputs=None):
@@ -238,41 +217,6 @@ def test_replaced_tensors_go_on_through_the_network():
     changed = Tap.parse('x[-1]').put(output, lambda tensor: tensor + 5)
     assert isinstance(changed, list) and changed[0] is output[0]
     assert isinstance(changed[1], tuple) and changed[1][0].item() == 6 and changed[1][1] == 'name'
-
-
-class Cascade(nn.Module):
-    """A segmentor whose head needs more than features, beside an auxiliary one."""
-
-    def __init__(self):
-        super().__init__()
-        self.backbone, self.decode_head, self.auxiliary_head = nn.Conv2d(2, 3, 1), Later(), nn.Conv2d(3, 4, 1)
-
-    def extract_feat(self, inputs):
-        return self.backbone(inputs)
-
-    def encode_decode(self, inputs, metas):
-        features = self.extract_feat(inputs)
-        return self.decode_head(features, features)
-
-
-class Later(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.body = nn.Conv2d(3, 5, 1)
-
-    def forward(self, features, before):
-        return self.body(features + before)
-
-
-def test_heads_beside_another_run_on_the_same_features():
-    network, inputs = Cascade(), torch.rand(1, 2, 4, 4)
-    taps = [Tap.parse('decode_head.body'), Tap.parse('auxiliary_head')]
-    recorder, heads = Recorder(network, taps, 'teacher_tap'), None
-    for _ in range(2):  # the second pass knows the heads
-        with recorder.recording() as tensors:
-            heads = run_parts(network, taps, inputs, heads=heads)
-        assert heads == ['decode_head', 'auxiliary_head']
-        assert [tensors[tap.text][0].shape[1] for tap in taps] == [5, 4]
 
 
 # Class scores of segmentors whose heads do not end in conv_seg: cascades, iterated kernels, tokens, queries
@@ -395,6 +339,16 @@ def test_early_stages_of_a_cascade_count_once():
     assert toys.losses_of(model, toys.seg_batch(side=SIDE))['distill.kd.loss_kd'] > 0
     stages = [head for head in heads_of(toys.build_plain(net)) if head.in_decoder]
     assert [(stage.path, stage.early) for stage in stages] == [('decode_head.0', True), ('decode_head.1', False)]
+
+
+def test_heads_beside_another_run_on_the_same_features():
+    net, taps = option('ocrnet'), [Tap.parse(f'{head}.conv_seg') for head in ('decode_head.1', 'auxiliary_head')]
+    network = toys.build_plain(dict(net, auxiliary_head=net['decode_head'][0])).eval()
+    recorder, heads = Recorder(network, taps, 'teacher_tap'), None
+    for _ in range(2):  # the second pass knows the heads
+        with recorder.recording() as tensors, torch.no_grad():
+            heads = run_parts(network, taps, torch.rand(1, 3, SIDE, SIDE), heads=heads)
+        assert heads == ['decode_head.1', 'auxiliary_head'] and all(len(tensors[tap.text]) == 1 for tap in taps)
 
 
 def test_what_has_no_scores_is_refused():

@@ -1,16 +1,13 @@
 """The frozen teacher: loaded or refused, never changed, and exactly what running it alone would give."""
 
-import copy
 import hashlib
 import random
 from contextlib import nullcontext
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from mmengine.model import PretrainedInit
 from torch import nn
 
 from mmdistill_dense.config.resolve import without_pretrained
@@ -61,31 +58,13 @@ def test_weights_of_the_teacher_never_change():
     assert not any(p.requires_grad or p.grad is not None for p in network.parameters())
 
 
-def test_it_is_loaded_once():
+def test_it_is_loaded_once_and_its_maps_have_no_graph():
     model = toys.distilled(student=toys.seg_net('fcn'), teacher=toys.seg_teacher('fcn'))
-    teacher = toys.teacher_of(model)
-    network = teacher.network
+    teacher, network = toys.teacher_of(model), toys.teacher_of(model).network
     model.init_weights()
     assert teacher.network is network
-    for dtype in (torch.float64, torch.bfloat16):
-        model.to(dtype)
-        assert {p.dtype for p in network.parameters()} == {dtype}
-    model.to('meta')
-    assert network.data_preprocessor.device.type == 'meta'
-
-
-@pytest.mark.parametrize('changes', [{}, dict(mean=[103.5, 110.0, 120.0], std=[57.0, 60.0, 61.0], bgr_to_rgb=False)])
-def test_renormalised_batch_is_what_its_own_preprocessor_makes(changes):
-    model = toys.distilled(student=toys.seg_net('fcn'), teacher=toys.seg_teacher('fcn', data_preprocessor=changes))
-    teacher, batch = toys.teacher_of(model), toys.seg_batch()
-    assert (teacher.plan.renormalise is None) == (changes == {})
-    students = model.data_preprocessor(copy.deepcopy(batch), True)['inputs']
-    expected = teacher.network(teacher.network.data_preprocessor(copy.deepcopy(batch), True)['inputs'])
-    torch.testing.assert_close(teacher(students)['decode_head.conv_seg'][0], expected, rtol=1e-3, atol=1e-4)
-    if changes:  # the difference matters: the student's pixels would have given something else
-        unaware = FrozenTeacher(teacher.option, replace(teacher.plan, renormalise=None))
-        unaware.adopt(teacher.network)
-        assert (unaware(students)['decode_head.conv_seg'][0] - expected).abs().max() > 1e-2
+    (scores,) = teacher(torch.randn(1, 3, 64, 64, requires_grad=True))['decode_head.conv_seg']
+    assert not scores.requires_grad and not scores.is_inference(), 'a graph of the student may hold them'
 
 
 @MODELS.register_module(force=True)
@@ -115,14 +94,10 @@ def test_random_numbers_of_a_teacher_are_its_own():
 
 def test_a_step_gives_the_teacher_a_seed_by_iteration(monkeypatch):
     model, seeds = toys.distilled(student=toys.seg_net('fcn'), teacher=toys.seg_teacher('fcn')), []
-    teacher, inputs = toys.teacher_of(model), torch.ones(1, 3, 64, 64)
-    first = teacher(inputs)['decode_head.conv_seg'][0]
-    monkeypatch.setattr(torch, 'set_rng_state', lambda *_: pytest.fail('the streams were forked'))
-    assert torch.equal(teacher(inputs)['decode_head.conv_seg'][0], first)
     monkeypatch.setattr(FrozenTeacher, '__call__', lambda _, inputs, seed, samples: seeds.append(seed) or {})
     for iteration in (0, 1, 0):
         model.distillation.state.iteration = iteration
-        run_teachers(dict(model.distillers.items()), inputs, next(model.parameters()))
+        run_teachers(dict(model.distillers.items()), torch.ones(1, 3, 64, 64), next(model.parameters()))
     assert seeds[0] == seeds[2] != seeds[1]
 
 
@@ -190,7 +165,7 @@ def test_backbone_tap_stops_inside_the_backbone():
 
 
 def test_random_teacher_on_request_is_the_same_every_time():
-    option = toys.seg_net('fcn', allow_random=True)
+    option = toys.seg_net('fcn', pretrained='is not read', allow_random=True)
     torch.manual_seed(1)
     first = loaded(option, 'backbone')
     torch.manual_seed(2)
@@ -232,41 +207,6 @@ class Chain(nn.Module):
 
     def forward(self, x):
         return self.unused(self.after(self.before(x * self.scale)))
-
-
-@MODELS.register_module(force=True)
-class Stubborn(Chain):
-    """Overrides what moves it, as LD and LAD of mmdet do."""
-
-    def to(self, device=None):
-        return super().to(device=device)
-
-    def cuda(self, device=None):
-        raise AssertionError('nobody asked')
-
-    def train(self, mode=True):
-        super().train(mode)
-
-
-def test_a_float64_file_keeps_its_digits(tmp_path):
-    network = toys.build_plain(toys.seg_net('fcn', 16)).double()
-    with torch.no_grad():
-        network.decode_head.conv_seg.weight += 1e-12
-    torch.save(dict(state_dict=network.state_dict()), tmp_path / 'exact.pth')
-    option = toys.seg_net('fcn', 16, checkpoint=str(tmp_path / 'exact.pth'))
-    teacher = FrozenTeacher(option, Traced([Tap.parse('decode_head.conv_seg')]))
-    teacher.load(torch.zeros(1, dtype=torch.float64))
-    assert torch.equal(teacher.network.decode_head.conv_seg.weight, network.decode_head.conv_seg.weight)
-
-
-def test_a_network_with_a_to_of_its_own_teaches(tmp_path):
-    torch.save(Stubborn().state_dict(), tmp_path / 'stubborn.pth')
-    option = dict(type='mmdistill_dense.Stubborn', accelerate=dict(channels_last=True))
-    for weights in (dict(checkpoint=str(tmp_path / 'stubborn.pth')), dict(allow_random=True)):
-        teacher = FrozenTeacher({**option, **weights}, Traced([Tap.parse('after')]))
-        teacher.load(torch.zeros(1, dtype=torch.float64))
-        teacher.follow(lambda tensor: tensor.float())
-        assert teacher(torch.ones(1, 3, 2, 2))['after'][0].dtype == torch.float32
 
 
 @pytest.mark.parametrize('lost', ['before.weight', 'after.bias', 'scale'])
@@ -335,17 +275,6 @@ def test_own_pretraining_is_cleared():
     assert without['necks'][0] == {} and without['head'] == dict(init_cfg=[dict(type='Normal')])
 
 
-def test_no_pretrained_weights_are_fetched_for_the_teacher(monkeypatch):
-    def refuse(*_):
-        raise AssertionError('weights were asked for')
-
-    monkeypatch.setattr(PretrainedInit, '__call__', refuse)
-    pretrained = dict(pretrained='open-mmlab://resnet18_v1c')
-    toys.distilled(student=toys.seg_net('fcn'), teacher=toys.seg_net('fcn', **pretrained, allow_random=True))
-    with pytest.raises(AssertionError, match='weights were asked for'):
-        toys.distilled(student=toys.seg_net('fcn', **pretrained))
-
-
 def test_parts_that_a_distiller_calls_must_be_in_the_file(tmp_path):
     """What the taps need is strict anyhow; a plan adds children, or the whole network."""
     state = torch.load(toys.teacher_file(), weights_only=True)['state_dict']
@@ -358,12 +287,3 @@ def test_parts_that_a_distiller_calls_must_be_in_the_file(tmp_path):
         teacher = FrozenTeacher(toys.seg_teacher(checkpoint=path), Traced(parts={'backbone'}).plan(required))
         with nullcontext() if fits else pytest.raises(ValueError, match=r'auxiliary_head\.'):
             teacher.load(torch.zeros(1))
-
-
-def test_outputs_have_no_gradient_but_can_be_saved_for_backward():
-    teacher = loaded(toys.seg_teacher('fcn'), 'backbone[3]')
-    (feature,) = teacher(torch.randn(1, 3, 64, 64, requires_grad=True))['backbone[3]']
-    assert not feature.requires_grad and not feature.is_inference()
-    weight = torch.ones(1, requires_grad=True)
-    (weight * feature).pow(2).sum().backward()
-    assert weight.grad is not None

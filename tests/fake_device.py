@@ -23,7 +23,7 @@ from __future__ import annotations
 import contextlib
 import sys
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from functools import partial
 from importlib import import_module
 from types import SimpleNamespace
@@ -99,11 +99,6 @@ def on_device(value: Any) -> Any:
     if isinstance(value, Tensor):
         return DeviceTensor(value.detach().clone()).requires_grad_(value.requires_grad)
     return value.to(DEVICE) if hasattr(value, 'to') else value
-
-
-def on_cpu(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the values of tensors, wherever they lie, without gradient and without counting a wait."""
-    return {name: x.value if is_ours(x) else x.detach() for name, x in tensors.items()}
 
 
 # Each operation is done on values, and its waits are told

@@ -1,20 +1,15 @@
 """The case of every distiller, as the package gives it to others, with what only its own methods are asked."""
 
-import copy
 from typing import Any
-
-import torch
 
 from mmdistill_dense import testing
 from tests import toys
 from tests.distillers.maskd.tokens import random_tokens
-from tests.fake_device import DEVICE, FakeDevice, on_cpu, on_device
 
 
 class DistillerCase(testing.DistillerCase):
-    """Teachers have weights of a file, tokens are learned, and a step on a device does not wait."""
+    """Teachers have weights of a file, and tokens are learned."""
 
-    waits = 0  # how often a step waits for the device, besides the mm* packages
     net = 'fcn'  # the networks of the last property
     steps = 2
 
@@ -40,35 +35,6 @@ class DistillerCase(testing.DistillerCase):
         if hasattr(distiller, 'load_tokens'):
             distiller.load_tokens(random_tokens(distiller))
         return super().begun(distiller)
-
-    def test_a_step_on_a_device_does_not_wait(self) -> None:
-        distiller = self.make()
-        samples = self.truth(distiller)
-        distiller.step(*self.maps(distiller), samples)  # the first step may look whether all is there
-        elsewhere, device = copy.deepcopy(distiller), FakeDevice()
-        with device.running():
-            elsewhere.to(DEVICE)
-            maps, fake_samples = on_device(self.maps(distiller)), on_device(samples)
-            device.forget()
-            actual = elsewhere.step(*maps, fake_samples)
-            torch.stack(list(actual.values())).sum().backward()
-        assert device.ours() == self.waits, device.waits
-        losses = distiller.step(*self.maps(distiller), samples)
-        torch.testing.assert_close(on_cpu(actual), on_cpu(losses))
-        states = [{**dict(x.named_parameters()), **dict(x.named_buffers())} for x in (elsewhere, distiller)]
-        torch.testing.assert_close(*map(on_cpu, states))
-
-    def test_state_round_trip(self) -> None:
-        first = self.make()
-        torch.manual_seed(9)
-        second = copy.deepcopy(first)
-        second.step(*self.maps(second), self.truth(second))  # what it has counted is forgotten
-        with torch.no_grad():
-            for parameter in second.parameters():
-                parameter.normal_()
-        second.load_state_dict(first.state_dict(), strict=True)
-        second.state = first.state
-        assert torch.equal(*(self.total(d, *self.maps(d)) for d in (first, second)))
 
     def test_maps_that_are_no_numbers_show_in_the_losses(self) -> None:
         for side in (0, 1):

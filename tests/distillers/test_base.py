@@ -81,15 +81,6 @@ def test_views_are_averaged():
         distiller({**student, 'a': student['a'][:3]}, teacher, None)
 
 
-def test_gradients_are_clipped_by_the_norm_before_the_loss_scale():
-    """A scaled gradient of norm 5 x 8 is clipped to norm 1 x 8, and the norm that is told is 5."""
-    distiller = Plain('a', clip_max_norm=1.0)
-    distiller.own = nn.Parameter(torch.zeros(2))
-    distiller.own.grad = 8 * torch.tensor([3.0, 4.0])
-    assert distiller.clip_gradients(8.0) == 5
-    torch.testing.assert_close(distiller.own.grad, 8 * torch.tensor([0.6, 0.8]))
-
-
 def test_other_maps_than_the_others_or_than_at_construction():
     with pytest.raises(ValueError, match=r"distillers\.x: .*gives 3 tensors.*tap 'a' 2.*index"):
         set_up(Plain('a'), {'a': [ONE] * 3}, {'a': [ONE] * 2})
@@ -110,26 +101,6 @@ def test_align_and_resize():
         distiller = set_up(Told('a', resize=resize), {'a': [ONE]}, {'a': [size(3, 8, 8)]})
         distiller({'a': [torch.ones(2, 2, 4, 4)]}, {'a': [torch.ones(2, 3, 8, 8)]}, None)
         assert distiller.sizes == (expected, expected)
-
-
-def test_methods_parameters_per_level():
-    class Own(Plain):
-        def build_level(self, level):
-            return nn.Linear(level.teacher[0], 1)
-
-    distiller = set_up(Own('a'), {'a': [ONE, size(3, 2, 2)]})
-    assert [part.in_features for part in distiller.parts] == [2, 3]
-    assert list(distiller.state_dict()) == ['parts.0.weight', 'parts.0.bias', 'parts.1.weight', 'parts.1.bias']
-
-
-def test_weight_follows_the_schedule():
-    distiller = Plain('a', loss_weight=4.0, schedule=dict(warmup=4))
-    weights = []
-    for iteration in range(5):
-        distiller.state = RunState(iteration=iteration, max_iters=10)
-        weights.append(distiller.weight())
-    assert weights == [1, 2, 3, 4, 4]
-    assert Plain('a', schedule=dict(stop_at=0)).step({}, {}, None) == {}, 'no parameter needs a zero'
 
 
 def test_a_generator_depends_on_its_place():

@@ -11,7 +11,7 @@ from mmengine.structures import InstanceData
 
 from mmdistill_dense.distillers import FGD, FRS, DeFeat
 from mmdistill_dense.distillers.ground_truth import boxes_on_map
-from mmdistill_dense.losses import covered_cells, feature_richness, rich_entropy, rich_squares
+from mmdistill_dense.losses import feature_richness, rich_entropy, rich_squares
 from tests.distillers.steps import boxed, draw, run, set_up
 from tools.benchmark import reference
 
@@ -71,12 +71,6 @@ def test_defeat_is_its_formula(boxes, base):
     assert bool(expected[0]) == any(boxes)
 
 
-def test_boxes_that_are_not_chosen_cover_nothing():
-    boxes = torch.tensor([[0.0, 0.0, 2.0, 1.0], [1.0, 1.0, 3.0, 3.0]])
-    assert covered_cells(boxes, 3, 3).tolist() == [[1, 1, 0], [0, 1, 1], [0, 1, 1]]
-    assert covered_cells(boxes, 3, 3, torch.tensor([True, False])).tolist() == [[1, 1, 0], [0, 0, 0], [0, 0, 0]]
-
-
 # FGD
 
 
@@ -114,18 +108,6 @@ def test_equals_masked_copies_of_the_maps():
     blocks = distiller.parts[0]
     out_s, out_t = _context(blocks['student'], student), _context(blocks['teacher'], teacher)
     torch.testing.assert_close(actual['loss_relation'], 0.4 * (out_s - out_t).square().sum() / 2)
-
-
-def test_pictures_of_few_boxes_are_painted_beside_others():
-    boxes = [torch.rand(count, 4, generator=torch.Generator().manual_seed(count)) * 64 for count in (5, 0, 2)]
-    samples = pictures([torch.cat([box[:, :2], box[:, :2] + box[:, 2:]], 1).tolist() for box in boxes])
-    distiller = FGD(alpha=1.0, beta=0.0)
-    distiller.name = 'fgd'
-    for size in ((8, 8), (1, 1), (2, 3)):
-        actual = distiller.position_weights(torch.zeros(3, 4, *size), samples)
-        for mask, sample in zip(actual, samples, strict=True):
-            (weights_of_one,) = distiller.position_weights(torch.zeros(1, 4, *size), [sample])
-            assert torch.equal(mask, weights_of_one) and mask.any() == (len(sample.gt_instances) > 0)
 
 
 @pytest.mark.parametrize(('padded', 'size', 'strides'), [

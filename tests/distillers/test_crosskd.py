@@ -169,13 +169,7 @@ def test_a_step_of_a_real_detector_trains_it_up_to_the_held_maps(kind: str, reus
 
 
 def test_by_scores_no_boxes_are_read() -> None:
-    model = network('fcos', normalise='scores')
-    made, actual = model.distillers['x'], []
-    assert not made.needs_labels
-    forward = made.forward
-    made.forward = lambda student, teacher, _: actual.append(forward(student, teacher, None)) or actual[0]
-    own_losses(model)
-    assert all(value > 0 for value in actual[0].values())
+    assert not network('fcos', normalise='scores').distillers['x'].needs_labels
 
 
 def test_losses_are_float32_under_autocast() -> None:
@@ -192,6 +186,3 @@ def test_a_subclass_that_predicts_in_the_same_way_is_known() -> None:
     register_all_modules(init_default_scope=False)
     assert form_of(MODELS.get('LDHead')) is FORMS['GFLHead'] and form_of(MODELS.get('PAAHead')) is None
     assert form_of(None) is None
-
-
-# Processes, in test_two_processes.py

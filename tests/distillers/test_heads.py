@@ -230,6 +230,3 @@ def test_a_batch_without_objects_has_a_gradient_of_zero():
         sample.gt_instances = sample.gt_instances[:0]
     losses = toys.losses_of(model, batch)
     assert losses['distill.roi.loss_roi'] == 0 and losses['distill.roi.loss_roi'].requires_grad
-
-
-# Terms of published pairs in real mmdet models at tiny width

@@ -3,7 +3,6 @@
 import math
 import types
 from collections import Counter
-from unittest import mock
 
 import pytest
 import torch
@@ -132,13 +131,6 @@ def test_a_sample_has_different_rows_of_each_class():
     assert drawn_rows[0] == drawn_rows[1] and len(set(drawn_rows[0])) == 4
     assert not torch.equal(drawn, queue.sample(4, torch.Generator().manual_seed(1)))
     assert len(queue.sample(100, torch.Generator())) == 14
-
-
-def test_the_number_compared_is_shared_by_the_classes():
-    with mock.patch.object(ClassQueue, 'sample', autospec=True, side_effect=ClassQueue.sample) as sample:
-        distiller = make(pixel_contrast=7, region_contrast=3)
-        run(distiller, draw(2, 4, 3, 2), draw(2, 5, 3, 2, seed=1), label_maps(2, 3, 2))
-    assert [call.args[1] for call in sample.call_args_list] == [7 // CLASSES + 1, 3 // CLASSES + 1]
 
 
 def test_pixels_are_drawn_anew_for_each_generator():

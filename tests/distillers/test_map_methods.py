@@ -115,6 +115,3 @@ def test_published_versions_of_the_loss(init, expected):
     run(queue_kl, wave(0.3, 2, 6, 1, 1), wave(1.1, 2, 6))
     actual = run(queue_kl, wave(2.3, 3, 6)[:, :, None, None], wave(1.7, 3, 6))
     assert actual['loss_queue'].item() == pytest.approx(expected, rel=1e-6)
-
-
-# Segmentors and detectors

@@ -1,6 +1,7 @@
 """What looks like a pair of maps and is none: scores of another kind, classes in another order, other strides."""
 
 import re
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -213,7 +214,8 @@ def test_scores_with_a_background_are_no_independent_logits() -> None:
     check_independent('d', 'student', sure)
     check_independent('d', 'student', {})
     softmax = dict(type='RetinaHead', loss_cls=dict(type='CrossEntropyLoss', use_sigmoid=False))
-    for head in (softmax, dict(type='mmdet.TOODHead'), dict(type='SSDHead'), dict(type='YOLOV3Head')):
+    others = ('mmdet.TOODHead', 'SSDHead', 'YOLOV3Head', 'CenterNetHead')
+    for head in (softmax, *(dict(type=kind) for kind in others)):
         with pytest.raises(ValueError, match=r'^d: scores of the teacher \(\w+\) are no logits of independent'):
             check_independent('d', 'teacher', head)
     check_independent('d', 'teacher', dict(type='mmdet.TOODHead'), output=False)
@@ -243,6 +245,13 @@ def test_a_softmax_over_independent_scores_is_refused() -> None:
         assert re.search(r"retina_cls are independent yes/no scores .*: set .*activation='sigmoid'", text)
         assert not refusal(dict(option, activation='sigmoid'), 'retinanet', 'retinanet')
     check_competing('d', None, [Tap.parse(SCORES)])
+    for head, tap, words in (
+        (dict(type='CenterNetHead'), 'bbox_head[0]', r'd: bbox_head\[0\] gives probabilities \(CenterNetHead\)'),
+        (dict(type='X', loss_cls=dict(type='GaussianFocalLoss')), 'bbox_head.cls', 'which do not compete: set'),
+    ):
+        model = dict(bbox_head=dict(head, num_classes=6))
+        with pytest.raises(ValueError, match=words):
+            check_competing('d', SimpleNamespace(config=SimpleNamespace(model=model)), [Tap.parse(tap)])
 
 
 def test_class_scores_in_another_order_are_not_compared() -> None:

@@ -188,8 +188,8 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {  # the first word is
     'HeadOutputKD': (dict(student_tap=SCORES, beta=0.11), equal(6, 6, 7)),
     'HeadOutputKD by softmax': (dict(student_tap=SCORES, form='softmax', temperature=2.0), equal(6, 6, 7)),
     'IFVD': ({}, WIDE),
-    'LD': (dict(main_weight=0.5),  # it waits for masks, inside, number; its sums are over a batch, as published
-           dict(equal(36, 8, 8), waits=4, detects=True, net='gfl', doubled_is_equal=False)),
+    'LD': (dict(main_weight=0.5),  # its sums are over a batch, as published
+           dict(equal(36, 8, 8), detects=True, net='gfl', doubled_is_equal=False)),
     'LogitKD': (dict(temperature=2.0), equal(5, 6, 7)),
     'LogitKD standardised': (dict(temperature=2.0, standardise=True), equal(5, 6, 7)),
     'MGD': (dict(LAST, mask_ratio=0.75, alpha=2e-4), {}),

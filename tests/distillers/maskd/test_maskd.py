@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from mmengine.model import BaseModel, BaseModule
 from torch import Tensor, nn
 
 from mmdistill_dense import losses
@@ -17,7 +16,7 @@ from mmdistill_dense.distillers.maskd import learning
 from mmdistill_dense.losses import mask_dice
 from mmdistill_dense.networks.taps import Tap
 from tests import toys
-from tests.distillers.maskd.tokens import LEARN, NECK, random_tokens, tokens_of
+from tests.distillers.maskd.tokens import NECK, random_tokens
 from tests.distillers.steps import draw, set_up
 from tools.benchmark import reference
 
@@ -118,10 +117,6 @@ def test_whose_tokens_these_are_is_kept_in_the_state():
     assert first.has_tokens_of('t00000000000abcd'), 'an unknown teacher is believed'
 
 
-def test_the_whole_teacher_is_needed_to_learn_only():
-    assert MasKD().teacher_parts is None and MasKD(tokens='x.pth').teacher_parts == ()
-
-
 def test_learning_on_an_input_is_refused(tmp_path):
     option = dict(NECK, student_tap='decode_head.conv_seg:input', weight_mask=False)
     model = toys.model_config(toys.seg_net('fcn'), toys.seg_teacher('fcn'), dict(maskd=option))
@@ -204,8 +199,8 @@ def test_logits_are_gated_before_they_are_resized():
     torch.testing.assert_close(task, F.cross_entropy(resized, labels, ignore_index=255) + auxiliary)
 
 
-@pytest.mark.sample(2)
-@pytest.mark.parametrize('kind', ['retinanet', 'fcos', 'reppoints', 'faster_rcnn', 'cascade_mask_rcnn'])
+@pytest.mark.sample(1)
+@pytest.mark.parametrize('kind', ['cascade_mask_rcnn', 'retinanet', 'fcos', 'reppoints', 'faster_rcnn'])
 def test_every_detector_trains_its_tokens_at_every_level(kind):
     network, values = frozen(kind), neck_tokens()
     data = batch(network, masks=kind == 'cascade_mask_rcnn')
@@ -237,35 +232,12 @@ def test_the_teacher_is_left_as_it_was():
 
 def test_the_mask_branch_is_off_without_masks():
     network = frozen('cascade_mask_rcnn')
-    mask_head = network.roi_head.mask_head
-    without, with_masks = batch(network), batch(network, masks=True)
-    names = []
-    network.parse_losses = lambda losses: (names.append(sorted(losses)), BaseModel.parse_losses(network, losses))[1]
-    with learning.training_objective(network):
-        assert learning.task_loss(network, without['inputs'], without['data_samples']).isfinite()
-        assert learning.task_loss(network, with_masks['inputs'], with_masks['data_samples']).isfinite()
-    assert not any('mask' in name for name in names[0]) and any('mask' in name for name in names[1])
-    assert network.roi_head.mask_head is mask_head and network.roi_head.with_mask
-    with learning.only_possible_heads(network, without['data_samples']) as off:
-        assert off and not network.roi_head.with_mask
-    with learning.only_possible_heads(network, with_masks['data_samples']) as off:
-        assert not off
-
-
-class NormAct(nn.BatchNorm2d):
-    """A norm that is no leaf, as timm's."""
-
-
-def test_norms_stay_in_evaluation():
-    """Dropout inside attention is not a module of its own."""
-    network, x = BaseModule(), torch.randn(5, 4)
-    network.norm, network.dropout, network.attention = NormAct(3), nn.Dropout(), nn.MultiheadAttention(4, 1, 0.9)
-    network.norm.act = nn.ReLU()
-    network.eval()
-    with learning.training_objective(network):
-        assert [network.training, network.norm.training, network.dropout.training] == [True, False, False]
-        assert torch.equal(*(network.attention(x, x, x)[0] for _ in range(2)))
-    assert not any(module.training for module in network.modules())
+    for masks in (False, True):
+        samples = batch(network, masks=masks)['data_samples']
+        with learning.training_objective(network), learning.only_possible_heads(network, samples):
+            assert network.roi_head.with_mask is masks
+            assert learning.task_loss(network, batch(network)['inputs'], samples).isfinite()
+        assert network.roi_head.with_mask
 
 
 # FreeKD: wavelet, gate and loss by hand, learning its tokens, and what it refuses
@@ -345,13 +317,6 @@ def test_the_gradient_of_the_gate_is_that_of_finite_differences() -> None:
     assert torch.autograd.gradcheck(lambda x, t: band_gate({'0.mask_token': t}, 0, x)[0], (x, tokens))
 
 
-def test_the_gate_of_half_precision_is_computed_in_float32() -> None:
-    teacher, tokens = draw(2, 4, 9, 9, seed=1).half(), draw(4, 2, 4)
-    masks = losses.frequency_masks(tokens.float(), teacher)
-    gated, exact = (losses.frequency_gate(maps, masks) for maps in (teacher, teacher.float()))
-    assert gated.dtype == torch.float16 and torch.equal(gated, exact.half())
-
-
 def test_the_terms_share_the_convolution() -> None:
     levels, options = [((4, 9, 12), (6, 9, 12)), ((4, 5, 6), (6, 5, 6))], dict(mse_weight=3.0, bands='all')
     distiller = set_up(FreeKD, *levels, num_tokens=2, loss_weight=2.0, **options)
@@ -370,15 +335,3 @@ def test_the_terms_share_the_convolution() -> None:
 def test_one_token_is_warned_of() -> None:
     with pytest.warns(UserWarning, match='num_tokens=1: Dice'):
         FreeKD(num_tokens=1)
-
-
-def test_deeplabv3_learns_on_its_logits(tmp_path):
-    option = dict(type='MasKD', student_tap=['decode_head', ('auxiliary_head', 0.4)], num_tokens=8, weight_mask=False,
-                  align='none', factor=0.5, eps=1e-5, share_tokens=True, learn=LEARN)  # fmt: skip
-    model = toys.model_config(toys.seg_net(), toys.seg_teacher(), dict(maskd=option))
-    runner = toys.train(tmp_path, model, iters=2)
-    assert tuple(tokens_of(runner)['0.mask_token'].shape) == (8, toys.NUM_CLASSES)
-    logged = {name for name in runner.message_hub.log_scalars if 'maskd' in name}
-    assert logged == {f'train/distill.maskd.{name}' for name in ('loss_maskd', 'level0', 'level1', 'share')}
-    content = torch.load(tmp_path / 'iter_2.pth', weights_only=False)
-    toys.build_plain(toys.seg_net()).load_state_dict(content['state_dict'], strict=True)

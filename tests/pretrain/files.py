@@ -153,14 +153,6 @@ def state_of(content: Mapping[str, Any], row: Mapping[str, Any]) -> dict[str, Te
     return content if row['top'] is None else content[row['top']]
 
 
-def backbone_of(content: Mapping[str, Any], row: Mapping[str, Any]) -> dict[str, Tensor]:
-    """The entries of the backbone to use, by the names that a ResNet has."""
-    state, prefix = state_of(content, row), row['use_backbone']
-    names = _plain_backbone().state_dict()
-    below = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
-    return {name: value for name, value in below.items() if name in names}
-
-
 def saved(content: Mapping[str, Any]) -> str:
     """The path of a new file with this content."""
     path = fresh_dir() / 'teacher.pth'

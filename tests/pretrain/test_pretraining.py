@@ -13,7 +13,7 @@ from mmdistill_dense.apps.export.write_student import export_backbone
 from tests import toys
 from tests.every_config import CONFIGS
 from tests.faults.tools import content, log_of, resumed_alike
-from tests.pretrain import files, runs
+from tests.pretrain import runs
 
 OTHERS = [
     path
@@ -75,16 +75,6 @@ def test_a_schedule_that_ends_before_the_run_is_refused_at_start(tmp_path):
         toys.train(None, runs.config(tmp_path, **changes))
 
 
-def test_a_checkpoint_holds_the_student_at_the_root():
-    folder, _ = trained()
-    checkpoint = torch.load(folder / 'epoch_2.pth', weights_only=False)
-    assert len(checkpoint['state_dict']) == 120
-    assert all(name.startswith('backbone.') for name in checkpoint['state_dict'])
-    assert all(name.startswith('pcd.') for name in checkpoint['distillers'])
-    (receipt,) = checkpoint['meta']['distill']['teachers'].values()
-    assert receipt['matched'] == 325 and receipt['sha256']
-
-
 def test_parts_of_the_student_that_nothing_trains_are_named(tmp_path):
     assert 'get no gradient' not in log_of(trained()[0])
     config = runs.config(tmp_path, epochs=1, log_level='INFO')
@@ -95,21 +85,6 @@ def test_parts_of_the_student_that_nothing_trains_are_named(tmp_path):
     log = log_of(tmp_path)
     assert log.count('WARNING - model.student: 30 parameters get no gradient') == 1
     assert 'backbone.conv1.weight' in log and 'tap backbone[-1] too' in log
-
-
-def test_teacher_sees_its_layouts_normalisation():
-    swav, row = files.synthetic('swav_r50')
-    config = runs.model()
-    config['teacher'] |= dict(
-        layout='swav', head=dict(widths=files.widths_of(swav, row)), checkpoint=files.saved(swav)
-    )  # fmt: skip
-    model = toys.ready(toys.build(config, scope='mmdet'))
-    teacher = toys.teacher_of(model)
-    raw = [torch.randint(0, 256, (2, 3, runs.SIDE, runs.SIDE), dtype=torch.uint8) for _ in range(2)]
-    found = teacher(model.data_preprocessor(dict(inputs=raw), True)['inputs'])['head']
-    mean, std = (torch.tensor(v).view(3, 1, 1) * 255 for v in ((0.485, 0.456, 0.406), (0.228, 0.224, 0.225)))
-    for view, one in zip(raw, found, strict=True):
-        torch.testing.assert_close(one, teacher.network((view.flip(1).float() - mean) / std), rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize('kind', ['mmdet.ResNet', 'mmseg.ResNet'])
@@ -131,16 +106,3 @@ def test_bare_backbone_loads_strictly_into_both_packages(tmp_path, kind):
     whole, plain = export_student(config, folder / 'epoch_2.pth', tmp_path / 'student.pth')
     assert not toys.differing(torch.load(whole)['state_dict'], student.state_dict())
     assert Config.fromfile(plain).model.type == 'mmdistill_dense.BackboneStudent'
-
-
-def test_export_refuses_what_does_not_fit(tmp_path):
-    folder, config = trained()
-    torch.save(dict(state_dict=dict(a=torch.zeros(1))), tmp_path / 'a.pth')
-    for file, out, text in (
-        (folder / 'epoch_2.pth', 'b.py', r'must end in \.pth'),
-        (tmp_path / 'a.pth', 'b.pth', 'does not fit BackboneStudent'),
-        (toys.teacher_file('fcn'), 'b.pth', 'does not fit BackboneStudent'),
-    ):
-        with pytest.raises(ValueError, match=text):
-            export_backbone(config, file, tmp_path / out)
-        assert not (tmp_path / out).exists()

@@ -10,7 +10,6 @@ from mmdistill_dense.networks.taps import Tap
 from mmdistill_dense.networks.teacher import FrozenTeacher
 from mmdistill_dense.networks.trace import Traced
 from mmdistill_dense.pretrain import SpatialAdaptor, SSLTeacher
-from mmdistill_dense.pretrain.spatial_adaptor import blank_entries, read_steps
 from mmdistill_dense.pretrain.ssl_teacher import check_invariance, read_teacher
 from mmdistill_dense.weights.ssl_layouts import LAYOUTS
 from tests.pretrain import files
@@ -51,24 +50,14 @@ def refused(content, match, error=ValueError, **options):
 @pytest.mark.sample(5)
 @pytest.mark.parametrize('family', FAMILIES)
 def test_mean_of_the_map_is_the_head_of_the_mean(family):
-    images = torch.randn(2, 3, 96, 64, dtype=torch.float64)
-    content, row = files.synthetic(family)
-    backbone = files.backbone(torch.float64)
-    backbone.load_state_dict(files.backbone_of(content, row))
-    with torch.no_grad():
-        maps = backbone(images)[-1]
+    maps = torch.randn(2, 64, 3, 2, dtype=torch.float64)
     for keep in (False, True)[: 1 + files.HEADS[family].endswith('bn0')]:
         teacher, content, row = teacher_of(family, keep_last_bn=keep)
-        head = files.vector_head(family, below(content, row, 'use_head'), last_bn=keep)
-        with torch.no_grad():
-            expected = head(maps.mean((2, 3)))
-            for dtype, limit in ((torch.float64, 1e-13), (torch.float32, 1e-5)):
-                # torch's own modules in double are the reference; a float32 backbone would differ by itself.
-                actual = copy.deepcopy(teacher.head).to(dtype)(maps.to(dtype))
-                assert actual.shape == (2, teacher.widths[-1], 3, 2), keep
-                assert (actual.mean((2, 3)) - expected).abs().max() <= limit * expected.abs().max(), keep
-            whole = teacher.double()
-            assert (whole(images).mean((2, 3)) - expected).abs().max() <= 1e-5 * expected.abs().max(), keep
+        expected = files.vector_head(family, below(content, row, 'use_head'), last_bn=keep)(maps.mean((2, 3))).detach()
+        for dtype, limit in ((torch.float64, 1e-13), (torch.float32, 1e-5)):
+            actual = copy.deepcopy(teacher.head).to(dtype)(maps.to(dtype)).detach()
+            assert actual.shape == (2, teacher.widths[-1], 3, 2), keep
+            assert (actual.mean((2, 3)) - expected).abs().max() <= limit * expected.abs().max(), keep
 
 
 @pytest.mark.sample(6)
@@ -217,11 +206,8 @@ def test_a_layout_that_is_named_decides_between_two():
 
 @pytest.mark.parametrize(('name', 'shape', 'message'), [
     ('layer3.5.bn2.running_var', None, r'1 missing.*\n.*layer3.5.bn2.running_var'),
-    ('conv1.weight', None, r'1 missing'),
-    ('fc.1.running_var', None, 'head entry 1 is a batch norm, but running_var is missing'),
     ('fc.4.', None, "the file has 'linear bn act linear'"),
     ('extra.weight', (4, 12), r'1 unexpected.*\n.*extra.weight'),
-    ('fc.6.weight', (4, 12), r'widths \[64, 20, 12, 4\], \[64, 20, 12\] were expected'),
     ('fc.note', (4, 12), r"head entry 0 is neither.*'note': \(4, 12\)"),
 ])  # fmt: skip
 def test_changed_entries_are_named(name, shape, message):
@@ -290,16 +276,6 @@ def test_each_view_is_recorded_in_order():
     assert not recorded['head'][0].requires_grad
 
 
-def test_receipt_names_the_file():
-    receipt = frozen().receipt
-    assert receipt.file == 'teacher.pth' and len(receipt.sha256) == 64
-    assert receipt.config == frozen('auto').receipt.config == 'layout mocov3', 'the one that was found'
-    assert receipt.matched == receipt.total == 318 + 7
-    assert receipt.ignored == 318 + 10 + 7 + 3, 'the other branch, the predictor and the last batch norm'
-    receipt = frozen(keep_last_bn=True).receipt
-    assert receipt.matched == receipt.total == 318 + 10
-
-
 def test_norms_of_a_head_made_for_its_file_use_their_statistics():
     """The traced head may have had another layer in the place of a norm."""
     images = torch.randn(2, 3, 64, 64)
@@ -325,19 +301,6 @@ def test_a_bare_file_gives_its_backbone():
             assert torch.equal(teacher.eval()(images), backbone(images)[-1])
     teacher.backbone = torch.nn.Identity()
     assert teacher(images) is images, 'a backbone may give a map and no tuple'
-
-
-def test_a_head_for_each_pixel_loads_the_same_file():
-    path = files.saved(files.synthetic('mocov3_r50')[0])
-    adapted, plain = (SSLTeacher(files.R50, 'mocov3', dict(widths=[64, 20, 12]), per_pixel=each) for each in (0, 1))
-    for teacher in (adapted, plain):
-        teacher.load_teacher(path)
-    start = torch.randn(1, 64, 1, 1, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    x = start.expand(1, 64, 2, 3).clone()
-    torch.testing.assert_close(adapted.head(x), plain.head(x), msg='a map of one value has no other mean')
-    x[..., 0, 0] += 1
-    assert not torch.allclose(adapted.head(x), plain.head(x))
-    torch.testing.assert_close(plain.head(x)[..., :1, :1], plain.head(x[..., :1, :1]))
 
 
 # SpatialAdaptor: exact for every depth, width, size and activation
@@ -377,12 +340,6 @@ def test_an_adapted_head_of_each_form_is_exact(form, activation):
         assert adaptor(x).shape == (2, adaptor.widths[-1], *size)
 
 
-def test_mean_of_exactly_zero_closes_the_gate():
-    entries = {'0.weight': torch.eye(2), '2.weight': torch.ones(1, 2)}
-    x = torch.tensor([[[[1.0, -1.0]], [[3.0, -1.0]]]])
-    assert SpatialAdaptor.from_entries(entries)(x).tolist() == [[[[3.0, -1.0]]]]
-
-
 def test_last_plain_batch_norm_is_left_out_unless_kept():
     _, entries = random_head('linear bn act linear bn0', [4, 5, 3])
     x = torch.randn(2, 4, 3, 3, dtype=torch.float64)
@@ -393,30 +350,15 @@ def test_last_plain_batch_norm_is_left_out_unless_kept():
     assert len(SpatialAdaptor.from_entries(affine).layers) == 5, 'one with parameters is always kept'
 
 
-@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
-def test_half_precision_stays_close(dtype):
-    _, entries = random_head('linear bn act linear', [16, 32, 8])
-    adaptor = SpatialAdaptor.from_entries(entries).to(dtype)
-    x = torch.randn(2, 16, 7, 7, dtype=torch.float64)
-    actual = adaptor(x.to(dtype))
-    assert actual.dtype == dtype
-    expected = SpatialAdaptor.from_entries(entries)(x)
-    # A gate whose mean is near 0 may fall to the other side: most of the map must agree.
-    close = (actual.double() - expected).abs() <= 0.05 * expected.abs().max()
-    assert close.double().mean() > 0.95
-    check_invariance(adaptor, 'a file in half precision is not broken')
-    assert next(adaptor.parameters()).dtype == dtype
-
-
 def test_it_stays_frozen_in_eval_mode():
-    _, entries = random_head('linear bn act linear', [4, 5, 3])
+    _, entries = random_head('linear bn act linear', [16, 32, 8])
     adaptor = SpatialAdaptor.from_entries(entries).train()
-    x = torch.randn(2, 4, 3, 3, dtype=torch.float64)
+    x = torch.randn(2, 16, 3, 3, dtype=torch.float64)
     before = adaptor(x)
     entries['0.weight'].zero_()
-    assert torch.equal(adaptor(x), before)
-    assert not any(module.training for module in adaptor.modules())
+    assert torch.equal(adaptor(x), before) and not any(module.training for module in adaptor.modules())
     assert not any(parameter.requires_grad for parameter in adaptor.parameters())
+    check_invariance(adaptor.half(), 'a file in half precision is not broken')
 
 
 @pytest.mark.parametrize(('entries', 'message'), [
@@ -425,7 +367,6 @@ def test_it_stays_frozen_in_eval_mode():
     ({'1.weight': torch.zeros(2, 2)}, 'missing.*before the first layer'),
     ({'0.weight': torch.zeros(2, 2), '3.weight': torch.zeros(2, 2)}, 'entries 1 to 2 are missing'),
     ({'0.weight': torch.zeros(2, 2, 1, 1)}, 'neither a linear layer nor a complete batch norm'),
-    ({'0.weight': torch.zeros(2)}, 'neither a linear'),
     ({'0.running_mean': torch.zeros(2), '0.running_var': torch.zeros(2)}, 'no linear layer'),
     ({'0.weight': torch.zeros(2, 3), '1.weight': torch.zeros(4, 3)}, 'takes 3 channels, the one before gives 2'),
     ({'0.weight': torch.zeros(2, 3), '0.bias': torch.zeros(3)}, r'bias\[3\] at 2 channels'),
@@ -441,11 +382,6 @@ def test_broken_entries_are_refused(entries, message):
 def test_other_channels_are_refused():
     with pytest.raises(ValueError, match='takes 3 channels and the backbone gives 4'):
         SpatialAdaptor.from_entries({'0.weight': torch.zeros(2, 3)})(torch.zeros(1, 4, 2, 2))
-
-
-@pytest.mark.parametrize('form', FORMS)
-def test_blank_entries_have_the_form(form):
-    assert ' '.join(kind for kind, _ in read_steps(blank_entries(form, [3, 4, 5, 6, 7]))) == form
 
 
 @pytest.mark.parametrize('activation', files.ACTIVATIONS)

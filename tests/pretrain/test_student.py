@@ -5,7 +5,6 @@ import numpy as np
 import pytest
 import torch
 from mmengine.dataset import DefaultSampler, default_collate, pseudo_collate
-from mmengine.model import ImgDataPreprocessor
 from mmengine.registry import init_default_scope
 from mmengine.structures import BaseDataElement
 from torch import nn
@@ -56,27 +55,9 @@ def test_frozen_statistics_are_refused():
     assert student(zero_init_residual=True).backbone.zero_init_residual is True, 'an own choice stays'
 
 
-def test_each_view_is_one_pass_first_view_first():
-    model = student().train()
-    views = [torch.full((2, 3, 64, 64), 1.0), torch.full((2, 3, 32, 64), 2.0)]
-    passes_seen = []
-    model.backbone.register_forward_hook(lambda _, args, output: passes_seen.append((args[0], output[-1].shape)))
-    assert model(views, mode='loss') == {}
-    assert all(torch.equal(words, view) for (words, _), view in zip(passes_seen, views, strict=True))
-    assert [shape for _, shape in passes_seen] == [(2, 32, 2, 2), (2, 32, 1, 2)]
-    assert int(model.backbone.bn1.num_batches_tracked) == 2
-    passes_seen.clear()
-    assert model(views[0], mode='loss') == {} and len(passes_seen) == 1
-
-
 def test_it_predicts_pooled_features():
-    model = student().eval()
-    views = [torch.randn(2, 3, 64, 64), torch.randn(2, 3, 64, 64)]
-    first, second = model(views, mode='predict')
-    assert torch.equal(first, model(views[0], mode='predict')) and second.shape == (2, 32)
-    torch.testing.assert_close(first, model(views[0])[-1].flatten(2).mean(2))
-    with pytest.raises(ValueError, match='mode must be'):
-        model(views, mode='train')
+    model, view = student().eval(), torch.randn(2, 3, 64, 64)
+    torch.testing.assert_close(model(view, mode='predict'), model(view)[-1].flatten(2).mean(2))
 
 
 def test_nothing_to_learn_from_is_said():
@@ -106,10 +87,6 @@ def test_views_become_batches(collate):
     for i in range(3):
         assert torch.equal(first[i], by_hand(picture(2 * i)))
         assert torch.equal(second[i], by_hand(picture(2 * i + 1, 5, 7)))
-    batch = collate([dict(inputs=picture(i)) for i in range(3)])
-    classes = (MultiViewPreprocessor, ImgDataPreprocessor)
-    stacked, expected = (cls(**NORM, pad_size_divisor=4)(batch)['inputs'] for cls in classes)
-    assert isinstance(stacked, torch.Tensor) and torch.equal(stacked, expected), 'one view is as in mmengine'
 
 
 def test_padding_is_told():
@@ -117,21 +94,9 @@ def test_padding_is_told():
     data = MultiViewPreprocessor(**NORM)(pseudo_collate(items))
     inside = inside_images(data['data_samples'], data['inputs'])
     assert inside.sum((1, 2)).tolist() == [48, 56] and inside.shape == (2, 8, 7)
-    for collate in (pseudo_collate, default_collate):
-        batch = collate([dict(inputs=picture(i), data_samples=i) for i in range(2)])
-        assert list(MultiViewPreprocessor(**NORM)(batch)['data_samples']) == [0, 1], 'numbers stay as they are'
     views = [dict(inputs=[picture(i), picture(i, 8, 6 + i)]) for i in range(2)]
     with pytest.raises(ValueError, match=r'several sizes .*8, 6.*8, 7'):
         MultiViewPreprocessor(**NORM)(pseudo_collate(views))
-
-
-def test_the_batch_is_left_as_it_was():
-    sample = BaseDataElement(metainfo=dict(img_path='a'))
-    batch = pseudo_collate([dict(inputs=[picture(0), picture(1)], data_samples=sample)])
-    data = MultiViewPreprocessor(**NORM)(batch)
-    assert [s.img_path for s in data['data_samples']] == ['a']
-    assert batch['inputs'][0][0].dtype == torch.uint8, 'bytes cross to the device'
-    assert MultiViewPreprocessor(**NORM)(dict(inputs=batch['inputs']))['data_samples'] is None
 
 
 def test_mixup_mixes_the_views_of_a_step_alike_in_training_alone():
@@ -162,17 +127,6 @@ def scope() -> None:
 def smooth(seed: int, size: tuple[int, int] = (60, 80)) -> np.ndarray:
     small = np.random.default_rng(seed).integers(0, 256, (5, 6, 3)).astype(np.uint8)
     return cv2.resize(small, size[::-1], interpolation=cv2.INTER_CUBIC)
-
-
-def test_crops_lie_inside() -> None:
-    np.random.seed(7)
-    transform = RandomResizedCrop(8, scale=(0.3, 0.6), ratio=(0.5, 2.0))
-    top, left, h, w = np.array([transform.box(50, 70) for _ in range(4000)], float).T
-    assert min(top.min(), left.min()) == 0
-    assert ((top + h).max(), (left + w).max()) == (50, 70)
-    areas = h * w / (50 * 70)
-    assert 0.28 < areas.min() < 0.32
-    assert 0.58 < areas.max() < 0.62
 
 
 @pytest.mark.parametrize(('size', 'box'), [((10, 400), (0, 194, 10, 13)), ((400, 10), (194, 0, 13, 10))])
@@ -209,16 +163,9 @@ def test_blue_green_red_is_turned_before_colours_are_touched() -> None:
 
 
 def test_the_order_of_the_jitter_is_random(monkeypatch: pytest.MonkeyPatch) -> None:
-    image = smooth(1)
-    still = ColorJitter(0, 0, 0, 0, prob=1.0)(dict(img=image))['img']
-    assert np.array_equal(still, image[..., ::-1])
     both = ColorJitter(brightness=0.4, contrast=0, saturation=0, hue=0, prob=1.0)
-    factors = []
-    for seed in range(200):
-        np.random.seed(seed)
-        factors.append(both(dict(img=np.full((4, 4, 3), 100, np.uint8)))['img'].mean() / 100)
-    assert 0.6 <= min(factors) < 0.65
-    assert 1.35 < max(factors) <= 1.4
+    factors = [both(dict(img=np.full((4, 4, 3), 100, np.uint8)))['img'].mean() / 100 for _ in range(200)]
+    assert 0.6 <= min(factors) < 0.65 and 1.35 < max(factors) <= 1.4
     red = np.tile(np.array([10, 10, 250], np.uint8), (2, 2, 1))
     turned = [ColorJitter(0, 0, 0, hue=0.2, prob=1.0)(dict(img=red))['img'][0, 0].astype(int) for _ in range(50)]
     assert any(rgb[1] > 50 + rgb[2] for rgb in turned) and any(rgb[2] > 50 + rgb[1] for rgb in turned), 'either way'
@@ -226,7 +173,7 @@ def test_the_order_of_the_jitter_is_random(monkeypatch: pytest.MonkeyPatch) -> N
     for name in views.JITTERS:
         monkeypatch.setitem(views.JITTERS, name, lambda image, _, name=name: order.append(name) or image)
     for _ in range(20):
-        ColorJitter(prob=1.0)(dict(img=image))
+        ColorJitter(prob=1.0)(dict(img=smooth(1)))
     assert len({tuple(order[i : i + 4]) for i in range(0, 80, 4)}) > 10
 
 

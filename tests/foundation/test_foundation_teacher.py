@@ -44,24 +44,6 @@ def test_default_taps_of_other_networks_are_refused():
         toys.distilled(teacher=option(), distillers=dict(d=dict(type='LogitKD')))
 
 
-def test_two_taps_of_one_pass():
-    imagenet = dict(mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375], bgr_to_rgb=True)
-    taps = dict(student_tap=[('backbone[3]', 0.5)] * 2, teacher_tap=['maps.0', 'maps.1'])
-    model = model_of(option(), type='FitNet', **taps)
-    assert toys.losses_of(model)['distill.d.loss_fitnet'].requires_grad
-    assert toys.teacher_of(model).plan.stop_after == 2
-    assert toys.teacher_of(model).network.preprocessor == imagenet
-
-
-def test_a_run_with_a_file_resumes_bit_for_bit(tmp_path):
-    match = dict(d=dict(type='FitNet', student_tap='backbone[3]', teacher_tap='map'))
-    model = toys.model_config(toys.seg_net('fcn'), from_file(), match)
-    ema = dict(custom_hooks=[dict(type='EMAHook', momentum=0.5)])
-    _, first = resumed_alike(tmp_path, lambda folder, **more: toys.train(folder, model, iters=4, **ema, **more))
-    assert not any('blocks' in name for name in first['state_dict'])
-    assert 'original names' in str(first['meta']) and 'dinov2.pth' in str(first['meta'])
-
-
 def test_a_file_of_another_model_is_refused_by_its_key():
     with pytest.raises(ValueError, match=r"model.teacher.checkpoint='.*dinov2.pth' does not fit model=dict\("):
         model_of(dict(from_file('dinov2'), model=files.tiny('dinov2_reg')), type='FitNet')
@@ -77,16 +59,7 @@ def test_accelerated_passes_are_close(accelerate):
         plain_map, other = (teacher(pictures)[tap][0] for teacher in (plain, fast))
         assert plain_map.dtype == other.dtype == torch.float32
         assert nn.functional.cosine_similarity(plain_map, other).min() > 0.995
-
-
-@pytest.mark.parametrize('case', ['dinov2', 'dinov3'])
-def test_a_step_in_mixed_precision(case):
-    model = model_of(from_file(case), type='FitNet')
-    with torch.autocast('cpu', torch.bfloat16):
-        mixed = toys.losses_of(model)['distill.d.loss_fitnet']
-    mixed.backward()
-    assert model.backbone.stem[0].weight.grad.isfinite().all()
-    assert mixed.item() == pytest.approx(toys.losses_of(model)['distill.d.loss_fitnet'].item(), rel=0.05)
+        assert 'dtype' not in accelerate or not torch.equal(plain_map, other)
 
 
 @pytest.mark.parametrize('units', [True, False])
@@ -196,14 +169,6 @@ def test_a_network_of_timm_teaches(timm, tmp_path):
     early.load(torch.zeros(1))
     early.network.network.norm.register_forward_hook(lambda *_: calls.append(1))
     assert early(pictures)['maps.0'][0].shape == (1, 6, 3, 5) and not calls, 'the pass ended before it'
-    normed = network.head = nn.Module()
-    normed.norm = nn.LayerNorm(3)
-    classifier = {'head.fc.weight': torch.zeros(2), 'classifier.weight': torch.zeros(2)}
-    torch.save({**network.state_dict(), **classifier}, tmp_path / 'head.pth')
-    frozen.network.network.head = nn.Module()
-    frozen.network.network.head.norm = nn.LayerNorm(3)
-    assert frozen.network.load_teacher(tmp_path / 'head.pth')[1] == 2, 'a norm in the head belongs to the network'
-    del frozen.network.network.head
     del file['norm.bias']
     torch.save(file, tmp_path / 'less.pth')
     with pytest.raises(ValueError, match='missing: norm.bias'):
@@ -232,22 +197,6 @@ def test_a_folder_of_transformers_needs_its_config(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, 'transformers', ModuleType('transformers'))
     with pytest.raises(ValueError, match=r'is no folder with a config.json'):
         FoundationTeacher(f'transformers::{tmp_path}')
-
-
-def test_transformers_where_it_is_installed(tmp_path):
-    transformers = pytest.importorskip('transformers')
-    config = transformers.Dinov2Config(hidden_size=48, num_hidden_layers=2, num_attention_heads=3)
-    transformers.Dinov2Model(config).save_pretrained(tmp_path)
-    teacher = FoundationTeacher(f'transformers::{tmp_path}').eval()
-    teacher.load_teacher(tmp_path / 'model.safetensors')
-    assert teacher(torch.rand(1, 3, 64, 80)).shape == (1, 48, 5, 6)
-    assert len(teacher.maps) == 2
-    (tmp_path / 'hub').mkdir()
-    for name in ('config.json', 'model.safetensors'):  # as the hub's own cache
-        (tmp_path / 'hub' / name).symlink_to(tmp_path / name)
-    FoundationTeacher(f'transformers::{tmp_path}/hub').load_teacher(tmp_path / 'hub/model.safetensors')
-    with pytest.raises(ValueError, match=r'give the model.safetensors beside the config.json'):
-        teacher.load_teacher(tmp_path / 'other.bin')
 
 
 # A frozen vision transformer with a head: what is trained, what it computes, which files it takes and gives
@@ -329,6 +278,7 @@ def test_keys_of_a_trained_student_have_no_bias_as_in_its_files() -> None:
     """What is trained is what an export gives."""
     network = VisionTransformer(files.tiny('dinov3'))
     network.init_weights()
+    assert not any(block.attn.qkv.bias.chunk(3)[1].any() for block in network.blocks)
     optimizer = torch.optim.AdamW(network.parameters(), lr=0.05)
     for _ in range(3):
         optimizer.zero_grad()
@@ -357,23 +307,6 @@ def test_the_head_is_its_formula() -> None:
     np.testing.assert_allclose(head(maps).detach().numpy(), expected.transpose(0, 3, 1, 2), atol=1e-5)
 
 
-def taught(path: Path, distillers: dict) -> nn.Module:
-    teacher = dict(on_vit('/no/such/file.pth'), checkpoint=str(path))  # the whole network is in the checkpoint
-    return toys.distilled(student=toys.seg_net('fcn'), teacher=teacher, distillers=distillers)
-
-
-def test_one_pass_gives_scores_beside_the_map(tmp_path: Path) -> None:
-    toys.train(tmp_path, on_vit(patch16()))
-    match = dict(type='FeatureMatch', student_tap='backbone[-1]', teacher_tap='backbone[-1]')
-    model = taught(tmp_path / 'iter_4.pth', dict(kd=dict(type='LogitKD'), match=match))
-    network, passes = model.distillation.teachers['teacher'].network, []
-    network.backbone.register_forward_hook(lambda *_: passes.append(1))
-    losses = toys.losses_of(model)
-    assert sorted({name.split('.')[1] for name in losses if name.startswith('distill.')}) == ['kd', 'match']
-    toys.total(losses).backward()
-    assert passes == [1] and not any(parameter.requires_grad for parameter in network.parameters())
-
-
 @pytest.mark.parametrize('names', ['original', 'timm'])
 @pytest.mark.parametrize('case', ['dinov3', 'dinov2', 'dinov2_reg', 'mae'])
 def test_a_student_is_exported_under_public_names(case: str, names: str) -> None:
@@ -390,25 +323,17 @@ def test_a_student_is_exported_under_public_names(case: str, names: str) -> None
         assert {*public_weights(network, names)} == known_names
 
 
-def exported(option: dict, folder: Path, *names: str) -> Path:
-    """The backbone out of a checkpoint of the whole network."""
-    network = toys.build(option)
-    network.init_weights()
-    torch.save(dict(state_dict=network.state_dict(), meta={}), folder / 'whole.pth')
-    config = Config(dict(default_scope='mmseg', model=option))
-    return export_backbone(config, folder / 'whole.pth', folder / 'student.pth', *names)
+def test_a_backbone_is_exported_under_original_names(tmp_path: Path) -> None:
+    def exported(model: dict, *names: str) -> Path:
+        torch.save(dict(state_dict=toys.build(model).state_dict(), meta={}), tmp_path / 'whole.pth')
+        config = Config(dict(default_scope='mmseg', model=model))
+        return export_backbone(config, tmp_path / 'whole.pth', tmp_path / 'student.pth', *names)
 
-
-def test_a_backbone_is_written_under_names_of_dinov3(tmp_path: Path) -> None:
     tiny = files.tiny('dinov3')
     backbone = dict(type='mmdistill_dense.VisionTransformer', model=tiny, out_blocks=(0, 1))
-    out = exported(dict(on_vit(None), backbone=backbone), tmp_path)
-    state = torch.load(out, weights_only=True)['state_dict']
-    assert {'rope_embed.periods', 'blocks.1.attn.qkv.bias_mask', 'cls_token'} <= state.keys()
-    FoundationTeacher(tiny).load_teacher(out)
-    resnet = toys.run_config('x', toys.seg_net('fcn')).model
+    FoundationTeacher(tiny).load_teacher(exported(dict(on_vit(None), backbone=backbone)))
     with pytest.raises(ValueError, match="names='timm': ResNetV1c has one set of names"):
-        exported(resnet, tmp_path, 'timm')
+        exported(toys.run_config('x', toys.seg_net('fcn')).model, 'timm')
 
 
 @pytest.mark.soak

@@ -12,7 +12,7 @@ from mmdistill_dense.apps.options import OptionsAction
 from mmdistill_dense.apps.recipes.named import read_config
 from mmdistill_dense.config import resolve
 from mmdistill_dense.config.resolve import written
-from mmdistill_dense.config.values import chain, layers, members, plain, type_name
+from mmdistill_dense.config.values import plain, type_name
 from mmdistill_dense.datasets.wrapped import classes_of
 from mmdistill_dense.guards.config import check_crop
 from mmdistill_dense.unlabelled.pictures import training_steps
@@ -273,12 +273,3 @@ def test_a_wrapper_hides_nothing(option: dict) -> None:
     assert [step['type'] for step in training_steps(dataset)] == ['LoadImageFromFile', 'RandomCrop']
     with pytest.raises(ValueError, match='crop'):
         check_crop(dataset, ConfigDict(data_preprocessor=dict(size=(64, 64))))
-
-
-def test_each_data_set_is_told_with_its_key_before_what_wraps_it() -> None:
-    option = repeated(joined(PLAIN, repeated(OTHER)))
-    inside = ['d.dataset.datasets.0', 'd.dataset.datasets.1.dataset', 'd.dataset.datasets.1']
-    assert [key for key, _ in layers(option, 'd')] == [*inside, 'd.dataset', 'd']
-    assert list(members(option, 'd')) == [('d.dataset.datasets.0', PLAIN), ('d.dataset.datasets.1.dataset', OTHER)]
-    assert chain(option) == [PLAIN, option['dataset'], option]
-    assert chain(None) == list(layers(None)) == []

@@ -110,6 +110,7 @@ LAMPS = ['traffic-light', 'traffic sign', 'Street_Lamp'], ['traffic light', 'tra
     ({'background': ['background']}, *OPEN, [((0,), (1,)), ((1,), (0,))]),
     ({'background': ['dog']}, *OPEN, [((0,), (2,)), ((1,), (0,))]),
     ({'background': ['background', '*']}, *OPEN, [((0,), (1, 2)), ((1,), (0,))]),  # forklifts are none of it
+    ({'car': ['background']}, ['background', 'car'], ['background', 'dog'], [((0, 1), (0,))]),  # closed by the option
 ])  # fmt: skip
 def test_groups(option, student, teacher, groups):
     assert ClassPairs.of(option, student, teacher).groups == tuple(Group(*group) for group in groups)

@@ -55,6 +55,13 @@ def test_frozen_statistics_are_refused():
     assert student(zero_init_residual=True).backbone.zero_init_residual is True, 'an own choice stays'
 
 
+def test_each_view_is_one_pass_first_view_first():
+    model, views, seen = student().train(), [torch.ones(2, 3, 64, 64), torch.zeros(2, 3, 32, 64)], []
+    model.backbone.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    assert model(views, mode='loss') == {} and all(map(torch.equal, seen, views))
+    assert int(model.backbone.bn1.num_batches_tracked) == 2
+
+
 def test_it_predicts_pooled_features():
     model, view = student().eval(), torch.randn(2, 3, 64, 64)
     torch.testing.assert_close(model(view, mode='predict'), model(view)[-1].flatten(2).mean(2))

@@ -76,11 +76,6 @@ def test_code_of_a_network_in_a_file_counts(project: Path) -> None:
         assert list(digits(model=dict(type='DistillModel', **part))) == ['kdlab_data.py']
 
 
-def test_a_file_of_another_python_counts_by_its_digits(project: Path) -> None:
-    (project / 'kdlab/tables.py').write_text('print "of Python 2"\n')
-    assert list(digits(custom_imports=IMPORTS)) == IMPORTED
-
-
 def test_a_network_below_the_home_folder_counts(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A config of a package does not."""
     monkeypatch.setenv('HOME', str(project))

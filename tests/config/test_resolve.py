@@ -12,7 +12,7 @@ from mmdistill_dense.apps.options import OptionsAction
 from mmdistill_dense.apps.recipes.named import read_config
 from mmdistill_dense.config import resolve
 from mmdistill_dense.config.resolve import written
-from mmdistill_dense.config.values import plain, type_name
+from mmdistill_dense.config.values import layers, plain, type_name
 from mmdistill_dense.datasets.wrapped import classes_of
 from mmdistill_dense.guards.config import check_crop
 from mmdistill_dense.unlabelled.pictures import training_steps
@@ -273,3 +273,8 @@ def test_a_wrapper_hides_nothing(option: dict) -> None:
     assert [step['type'] for step in training_steps(dataset)] == ['LoadImageFromFile', 'RandomCrop']
     with pytest.raises(ValueError, match='crop'):
         check_crop(dataset, ConfigDict(data_preprocessor=dict(size=(64, 64))))
+
+
+def test_each_data_set_has_its_key() -> None:
+    keys = [key for key, _ in layers(repeated(joined(PLAIN, repeated(OTHER))), 'd')]
+    assert keys == ['d.dataset.datasets.0', 'd.dataset.datasets.1.dataset', 'd.dataset.datasets.1', 'd.dataset', 'd']

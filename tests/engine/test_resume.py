@@ -15,7 +15,7 @@ from mmengine.config import Config
 from mmengine.hooks import EarlyStoppingHook, Hook
 from mmengine.optim import OptimWrapper
 from mmengine.registry import LOOPS, PARAM_SCHEDULERS
-from mmengine.runner import BaseLoop, IterBasedTrainLoop, ValLoop
+from mmengine.runner import BaseLoop, EpochBasedTrainLoop, FlexibleRunner, IterBasedTrainLoop, ValLoop
 from torch.utils.data import DataLoader
 
 from mmdistill_dense.config import local_code
@@ -231,6 +231,26 @@ def test_processes_that_share_no_folder_are_told(monkeypatch):
     monkeypatch.setattr(resume, 'all_gather_object', lambda counts: [counts, (0, 0)])
     with pytest.raises(ValueError, match=r'iteration 4, epoch 0, iteration 0\): work_dir must be a folder that all'):
         ResumeFile().before_train(mock.Mock(epoch=0, iter=4))
+
+
+def test_the_file_of_a_best_score_is_not_within_its_epoch():
+    """The epoch has ended, and mmengine's FlexibleRunner counts a step too many."""
+    loader = DataLoader([0, 1, 2, 3], 2)
+    runner = mock.Mock(spec=FlexibleRunner, train_loop=mock.Mock(spec=EpochBasedTrainLoop), train_dataloader=loader)
+    hook = ResumeFile()
+    hook._code = {}  # of before_run
+    runner.epoch, runner.iter = 1, 3
+    hook.before_train_epoch(runner)
+    hook.before_train_iter(runner, 1)
+    for runner.epoch, runner.iter, counts, expected in (
+        (1, 3, (1, 4), (1, 4, True)),  # in the hooks of the step
+        (1, 4, (2, 4), (2, 4, False)),  # at the end of the epoch
+        (2, 4, (3, 4), (2, 4, False)),  # behind the validation
+        (2, 4, (2, 5), (2, 4, False)),
+    ):
+        meta = dict(zip(('epoch', 'iter'), counts, strict=True))
+        hook.before_save_checkpoint(runner, dict(meta=meta))
+        assert (meta['epoch'], meta['iter'], meta['within_epoch']) == expected
 
 
 def test_a_best_file_holds_the_count_of_its_own_validation():

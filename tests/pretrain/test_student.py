@@ -20,7 +20,6 @@ from mmdistill_dense.pretrain import (
     RandomGrayscale,
     RandomResizedCrop,
     Solarize,
-    views,
 )
 from mmdistill_dense.registry import DATASETS, MODELS
 from mmdistill_dense.utils.reproducible import WorkerSeed, seed_everything
@@ -169,19 +168,13 @@ def test_blue_green_red_is_turned_before_colours_are_touched() -> None:
         assert np.array_equal(from_bgr['img'], transform.change(image[..., ::-1]))
 
 
-def test_the_order_of_the_jitter_is_random(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_factors_of_the_jitter_are_random() -> None:
     both = ColorJitter(brightness=0.4, contrast=0, saturation=0, hue=0, prob=1.0)
     factors = [both(dict(img=np.full((4, 4, 3), 100, np.uint8)))['img'].mean() / 100 for _ in range(200)]
     assert 0.6 <= min(factors) < 0.65 and 1.35 < max(factors) <= 1.4
     red = np.tile(np.array([10, 10, 250], np.uint8), (2, 2, 1))
     turned = [ColorJitter(0, 0, 0, hue=0.2, prob=1.0)(dict(img=red))['img'][0, 0].astype(int) for _ in range(50)]
     assert any(rgb[1] > 50 + rgb[2] for rgb in turned) and any(rgb[2] > 50 + rgb[1] for rgb in turned), 'either way'
-    order: list[str] = []
-    for name in views.JITTERS:
-        monkeypatch.setitem(views.JITTERS, name, lambda image, _, name=name: order.append(name) or image)
-    for _ in range(20):
-        ColorJitter(prob=1.0)(dict(img=smooth(1)))
-    assert len({tuple(order[i : i + 4]) for i in range(0, 80, 4)}) > 10
 
 
 def batches(seed: int, workers: int) -> list[torch.Tensor]:

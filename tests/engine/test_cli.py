@@ -90,11 +90,13 @@ def test_a_first_start_with_resume_keeps_load_from(tmp_path, monkeypatch, caplog
 
     def build(cfg):
         runner._resume, runner._load_from = cfg.get('resume', False), cfg.get('load_from')
+        assert cfg.work_dir == 'runs/run', 'by the name of the file, not of its base'
         return runner
 
     monkeypatch.setattr(commands, 'build_runner', build)
     monkeypatch.chdir(tmp_path)
-    (tmp_path / 'run.py').write_text("load_from = 'start.pth'\n")
+    (tmp_path / 'base.py').write_text("work_dir = 'runs/{{ fileBasenameNoExtension }}'\n")
+    (tmp_path / 'run.py').write_text("_base_ = 'base.py'\nload_from = 'start.pth'\n")
     start = 'other.pth' if words else 'start.pth'
     with caplog.at_level('INFO'):
         main(['train', 'run.py', '--resume', *words])

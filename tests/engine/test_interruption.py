@@ -11,7 +11,9 @@ import pytest
 import torch
 from mmengine.hooks import Hook
 
+from mmdistill_dense.engine import interruption, loss_guard
 from mmdistill_dense.engine.interruption import Interruption
+from mmdistill_dense.engine.loss_guard import LossGuard
 from mmdistill_dense.engine.resume import go_on_after_restart, latest_checkpoint, own_checkpoint
 from mmdistill_dense.utils.reproducible import SeededBatches
 from tests import toys
@@ -166,6 +168,21 @@ def test_a_signal_that_comes_twice_at_once_is_one(monkeypatch):
         clock[0] += later
         hook._note(signal.SIGTERM, None)
         assert killed == expected
+
+
+def test_processes_leave_at_the_first_step_after_they_agreed(monkeypatch):
+    """The signal of one travels with the losses of all. Gathered gradients come first."""
+    left, hook, guard = list[int](), Interruption(), LossGuard()
+    monkeypatch.setattr(interruption, 'get_world_size', lambda: 2)
+    monkeypatch.setattr(interruption, 'between_steps', lambda runner: (runner.iter + 1) % 4 == 0)
+    monkeypatch.setattr(hook, '_leave', lambda runner, done: left.append(done))
+    guard._interruption = hook
+    for number in range(13):
+        other = signal.SIGTERM if number == 9 else 0
+        monkeypatch.setattr(loss_guard, 'all_reduce', lambda losses, op, other=other: losses.clamp_(min=other))
+        guard._backward(SimpleNamespace(iter=number), lambda loss: None, torch.ones(()))
+        hook.after_train_iter(SimpleNamespace(iter=number), number)
+    assert left == [12]
 
 
 TOGETHER = """

@@ -24,7 +24,7 @@ QUEUE = dict(queue_init='random', queue_size=16)
 SCORES = dict(student_tap='bbox_head.retina_cls', form='sigmoid')
 PIXELS = dict(enqueue='pixels', keys_per_image=2, num_pixels=20)
 # Of all methods together, and of what they lack: how often we wait, and how often the mm* packages do, beside the
-# student's own. The cases of tests/distillers ask each method alone.
+# student's own.
 SETUPS = [
     (SEGMENTOR, SEG, (0, 0)),
     ('gfl', DENSE, (4, 0)),

@@ -48,7 +48,7 @@ THREE = dict(
     second=dict(type='MaskedMimic', clip_max_norm=1.0),
     kd=dict(type='LogitKD'),
 )
-ITERS, PER_EPOCH = 6, 4
+ITERS = 6
 PLAIN = toys.seg_net('fcn', dropout=0.1)
 
 

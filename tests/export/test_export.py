@@ -1,7 +1,6 @@
 """Exported students answer as the network does, in another runtime, and say what they are."""
 
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -198,17 +197,6 @@ def test_sides_in_multiples_of_32_are_tried_before_one_size(opened, tmp_path, en
     torch.testing.assert_close(opened[-1](image)[0], FORMULAS['strides'](image, None), **CLOSE)
 
 
-def test_a_graph_without_free_axes_is_the_last_that_is_tried(tmp_path, monkeypatch):
-    def written(graph, image, axes, *rest):
-        if axes:
-            raise RuntimeError('no free axes')
-        write_exported(graph, image, axes, *rest)
-
-    monkeypatch.setitem(GRAPHS, '.pt2', written)
-    actual = export_graph(*own_network(tmp_path), tmp_path / 's.pt2', (8, 8))
-    assert not actual.axes and open_graph(actual.path)(picture(1, 8, 8))[0].shape[0] == 1
-
-
 def test_another_answer_than_the_network_s_is_refused(tmp_path, monkeypatch):
     def wrong(graph, *rest):
         graph.model.positions[0, 0, 0, 0] += 0.01
@@ -230,13 +218,6 @@ def test_values_that_are_no_numbers_are_no_answer():
         exporting._difference(lambda image: [image * torch.nan], graph, [picture(1, 8, 8)])
     with pytest.raises(ValueError, match='logits differs from the network by 1.00e-03 of its root mean square'):
         exporting._difference(lambda image: [1.001 * graph(image)[0]], graph, [1e-3 * picture(1, 8, 8)])
-    assert exporting._difference(lambda image: [image], graph, [torch.zeros(1, 3, 8, 8)]) == 0
-    with pytest.raises(ValueError, match=r'logits has shape \(1, 3, 8\)'):
-        exporting._difference(lambda image: [image[..., 0]], graph, [picture(1, 8, 8)])
-    image = picture(1, 96, 96)  # one steep pixel is rounding: a PIDNet differs so in float32 and in float64
-    steep, plain = image.clone(), SimpleNamespace(named_outputs=lambda image: {'logits': image})
-    steep[..., 0, :1] += 1e-3 * image.abs().max()
-    assert exporting._difference(lambda _: [steep], plain, [image]) == pytest.approx(1e-3, rel=1e-3)
 
 
 def test_a_grey_student_of_one_channel(tmp_path):
@@ -384,7 +365,7 @@ def test_missing_package_is_named_with_its_command(tmp_path, monkeypatch):
         export_graph(Config(), 'c.pth', tmp_path / 's.onnx')
 
 
-def test_command_line(small, tmp_path, monkeypatch, capsys):
+def test_command_line(small, tmp_path, capsys):
     config, checkpoint = own_network(tmp_path)
     config.dump(tmp_path / 'leaf.py')
 
@@ -395,11 +376,7 @@ def test_command_line(small, tmp_path, monkeypatch, capsys):
 
     graph, weights = str(tmp_path / 's.pt2'), str(tmp_path / 's.safetensors')
     printed = call(graph, '--size', '8', '8')
-    for words in (
-        f'graph   {graph}', 'outputs logits', 'free    batch\n        not batch, height, width free: ',
-        'made    with pictures of 8x8; the graph takes pictures of 8x8 alone: --size H W sets another',
-    ):  # fmt: skip
-        assert words in printed
+    assert f'graph   {graph}' in printed and 'the graph takes pictures of 8x8 alone: --size H W sets another' in printed
     assert f'weights {weights}' in call(weights)
     segmentor, file = str(tmp_path / 'segmentor.py'), str(tmp_path / 'backbone.pth')
     small[0].dump(segmentor)
@@ -409,13 +386,6 @@ def test_command_line(small, tmp_path, monkeypatch, capsys):
     with pytest.raises(SystemExit):
         call(graph, '--format', 'exported')
     assert 'export --format has left: leave it out' in capsys.readouterr().err
-    monkeypatch.setattr(Formula, 'encode_decode', None)
-    with pytest.raises(SystemExit) as end:  # one line, no traceback
-        call(graph)
-    assert end.value.code == 2 and capsys.readouterr().err.startswith(
-        'ERROR    Formula takes no pictures of 512x512: TypeError'
-    )
-    monkeypatch.undo()
     for words, message in (
         ((graph, '--size', '-8', '8'), "argument --size: must be 1 or more, got '-8'"),
         ((weights, '--size', '8', '8', '--evaluate'), '--size, --evaluate: only for graphs'),
@@ -483,17 +453,3 @@ def test_a_full_disk_is_no_fault_of_the_format(small, tmp_path, monkeypatch, end
     with full_disk(2000), pytest.raises(OSError, match=f'File too large.*s{ending}'):
         export_graph(config, checkpoint, tmp_path / f's{ending}')
     assert len(tried) == 1 and not list(tmp_path.iterdir())
-
-
-def test_a_graph_is_asked_for_other_sizes(small, tmp_path, monkeypatch):
-    config, _, checkpoint = small
-    asked = []
-
-    def opened(path):
-        run = open_graph(path)
-        return lambda image: [asked.append(tuple(image.shape)), *run(image)][1:]
-
-    monkeypatch.setattr(graphs, 'open_graph', opened)
-    export_graph(config, checkpoint, tmp_path / 'student.pt2')
-    other_sizes = (64, 64), (128, 128), (96, 64), (67, 89), (32, 32)  # twice, another ratio, primes, half
-    assert asked == [(2, 3, 64, 64), *((1, 3, *size) for size in other_sizes)]

@@ -218,6 +218,8 @@ def test_values_that_are_no_numbers_are_no_answer():
         exporting._difference(lambda image: [image * torch.nan], graph, [picture(1, 8, 8)])
     with pytest.raises(ValueError, match='logits differs from the network by 1.00e-03 of its root mean square'):
         exporting._difference(lambda image: [1.001 * graph(image)[0]], graph, [1e-3 * picture(1, 8, 8)])
+    with pytest.raises(ValueError, match=r'logits has shape \(1, 3, 8\)'):
+        exporting._difference(lambda image: [image[..., 0]], graph, [picture(1, 8, 8)])
 
 
 def test_a_grey_student_of_one_channel(tmp_path):

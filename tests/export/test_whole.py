@@ -1,6 +1,7 @@
 """Whole graphs answer for a picture as mmseg and mmdet do, and what graphs score."""
 
 import inspect
+import json
 import runpy
 import subprocess
 import sys
@@ -12,13 +13,14 @@ import mmcv
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from mmengine.config import Config
 from PIL import Image
 from torch import nn
 
 from mmdistill_dense.__main__ import main
 from mmdistill_dense.apps.export import export_graph, graphs, open_graph, picture_graph, read_description, write_student
-from mmdistill_dense.apps.export.graphs import graph_of, student_description
+from mmdistill_dense.apps.export.graphs import _pooled, graph_of, student_description
 from mmdistill_dense.apps.export.picture_graph import count_matches, picture
 from mmdistill_dense.apps.export.postprocess import Detections, Labels, Queries, check_decoding
 from mmdistill_dense.apps.export.prepare import Prepare, predict_image, preparation
@@ -82,6 +84,13 @@ def test_other_steps_are_refused(step, message):
     config = dict(test_dataloader=dict(dataset=dict(pipeline=[dict(type='LoadImageFromFile'), step])))
     with pytest.raises(ValueError, match=message):
         preparation(config)
+
+
+@pytest.mark.parametrize('bins', [1, 3, (2, 5)])
+@pytest.mark.parametrize('size', [(13, 7), (1, 9)])
+def test_pooling_to_places_is_that_of_torch(bins, size):
+    maps = torch.randn(2, 3, *size)
+    torch.testing.assert_close(_pooled(maps, bins), F.adaptive_avg_pool2d(maps, bins))
 
 
 # Behind it
@@ -295,6 +304,19 @@ def test_the_example_reads_as_opencv_does(tmp_path):
         assert np.array_equal(actual, mmcv.imread(str(tmp_path / 'turned.png'), color_type)[..., ::-1])
 
 
+def test_the_example_takes_one_channel_as_two_classes(tmp_path, monkeypatch):
+    logits = torch.linspace(-2, 2, 48).view(1, 1, 6, 8).numpy()
+    about = dict(channels='RGB', mean=[0.0] * 3, std=[1.0] * 3, resize=None, pad=None, name='image', pad_size_divisor=1)
+    about['padding'] = dict(size=None, value=0.0)
+    message = dict(input=about, outputs=['logits'], task='segmentation', threshold=0.7)
+    meta = SimpleNamespace(custom_metadata_map={'mmdistill_dense': json.dumps(message)})
+    session = SimpleNamespace(get_modelmeta=lambda: meta, run=lambda names, argv: [logits])
+    monkeypatch.setattr('onnxruntime.InferenceSession', lambda *_, **__: session)
+    mmcv.imwrite(np.zeros((6, 8, 3), np.uint8), str(tmp_path / 'a.png'))
+    actual = EXAMPLE['answer']('graph', str(tmp_path / 'a.png'))['labels']
+    assert np.array_equal(actual, (torch.tensor(logits[0, 0]).sigmoid() > 0.7).long().numpy()) and actual.any()
+
+
 def served(folder, graph):
     """What the example finds, with the imports of everything else blocked."""
     blocked = ('torch', 'mmcv', 'mmengine', 'mmseg', 'mmdet', 'cv2', 'mmdistill_dense')
@@ -361,6 +383,21 @@ def test_a_whole_graph_is_compared_where_the_network_itself_runs(tmp_path, monke
 
     monkeypatch.setattr(picture_graph, 'predict_image', stops)
     assert compared(tmp_path, monkeypatch)['pictures'] == [[96, 128], [60, 200]]
+
+
+@pytest.mark.parametrize(('shape', 'counted', 'declared'), [
+    ([192, 256, 3], 'labels', [[192, 256, 3], [192, 256]]),
+    (['height', 'width', 3], 'boxes', [['height', 'width', 3], ['n']]),
+])  # fmt: skip
+def test_a_file_declares_its_sizes_by_name_or_number(shape, counted, declared):
+    from onnx import helper
+
+    argv, made = (helper.make_tensor_value_info(name, 2, ['s64', 's96', 3]) for name in ('picture', 'labels'))
+    body = helper.make_graph([helper.make_node('Identity', ['picture'], ['labels'])], 'g', [argv], [made])
+    model = helper.make_model(body)
+    picture_graph._declare(model, shape, counted)
+    values = [*model.graph.input, *model.graph.output]
+    assert [[dim.dim_param or dim.dim_value for dim in one.type.tensor_type.shape.dim] for one in values] == declared
 
 
 def test_mmseg_reads_no_size_as_a_number_while_it_is_traced():

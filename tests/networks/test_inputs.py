@@ -1,7 +1,6 @@
 """What a teacher sees: pixels in its own normalisation, at a size that it takes, and looked at in the first step."""
 
 import math
-import pickle
 
 import pytest
 import torch
@@ -85,8 +84,8 @@ def of_channels(count, means):
 
 @pytest.mark.sample(5)
 @pytest.mark.parametrize(('student', 'teacher', 'means'), [
-    *((student, teacher, 'single') for student in (1, 3, 4) for teacher in (1, 3, 4)),
-    *((1, 3, means) for means in ('none', 'each')), (3, 1, 'each'),
+    *((student, teacher, 'single') for student, teacher in ((1, 3), (3, 1), (4, 4), (3, 4))),
+    *((1, 3, means) for means in ('none', 'each')),
 ])  # fmt: skip
 def test_grey_is_repeated_while_other_channels_are_refused(student, teacher, means):
     numbers = [dict(none=0, single=1, each=count if count == 3 else 1)[means] for count in (student, teacher)]
@@ -105,14 +104,6 @@ def test_grey_is_repeated_while_other_channels_are_refused(student, teacher, mea
     ((scores,),) = frozen(pixels).values()
     repeated = pixels.expand(-1, teacher, -1, -1)
     torch.testing.assert_close(scores, frozen.network.decode_head(frozen.network.extract_feat(repeated)))
-
-
-def test_it_is_pickled_without_a_device():
-    """A model that trained on a GPU and was moved to the CPU is read where there is no GPU."""
-    x, renormaliser = torch.randn(2, 3, 4, 4), make_renormaliser(RGB, BGR)
-    assert torch.equal(pickle.loads(pickle.dumps(renormaliser))(x), renormaliser(x))
-    renormaliser(torch.empty(2, 3, 4, 4, device='meta'))
-    assert vars(pickle.loads(pickle.dumps(renormaliser)))['moved'].device.type == 'cpu'
 
 
 @MODELS.register_module()
@@ -222,19 +213,6 @@ def test_maps_that_do_not_vary_are_refused():
     refuse(look_at(PICTURES, IMAGENET, dead=dead, faint=faint, single=single, queries=queries, rows=rows))
     refuse(look_at(torch.zeros(2, 3, 16, 16), IMAGENET, map=torch.zeros(2, 5, 4, 4)))
     refuse(InputStats.of(normalised(PICTURES, IMAGENET), IMAGENET, dict(neck=[torch.zeros(2, 5, 4, 4), dead])))
-
-
-def test_maps_of_random_weights_are_not_measured():
-    """Times are measured with them, and the scores of a new head may be the same everywhere."""
-    for option, flat in (
-        (toys.seg_net('fcn', allow_random=True), {}),
-        (toys.seg_teacher('fcn'), {'backbone[3]': False}),
-    ):
-        teacher = toys.frozen(option, 'backbone[3]')
-        teacher.load(torch.zeros(1))
-        teacher.input_stats = []
-        teacher(torch.randn(2, 3, 64, 64))
-        assert teacher.input_stats[0].flat == flat
 
 
 # Another size

@@ -189,8 +189,6 @@ def test_no_hook_stays_behind():
         fail()
     with pytest.raises(RuntimeError, match='from inside'):
         replaced(network, 'head', fail)
-    with pytest.raises(KeyError):
-        record(network, 'head', 'unknown')
     assert toys.hooks_left(network) == 0
     for _ in range(2):
         with recorder.recording() as tensors:
@@ -225,7 +223,6 @@ def test_replaced_tensors_go_on_through_the_network():
 SIDE = 64
 NARROWED = dict(
     mask2former='mask2former/mask2former_r50_8xb2-90k_cityscapes-512x1024',
-    maskformer='maskformer/maskformer_r50-d32_8xb2-160k_ade20k-512x512',
     ocrnet='ocrnet/ocrnet_r101-d8_4xb2-40k_cityscapes-512x1024',
     pointrend='point_rend/pointrend_r50_4xb2-80k_cityscapes-512x1024',
 )
@@ -283,11 +280,10 @@ def test_scores_are_those_that_the_network_predicts(kind):
         predicted = network.encode_decode(inputs, metas)
     (scores,) = tensors[SCORES]
     assert torch.equal(scores, tensors['decode_head'][0])
-    if kind in ('mask2former', 'maskformer'):  # probabilities, which do not sum to 1
+    if kind == 'mask2former':  # probabilities, which do not sum to 1
         scores = scores.exp()
     resized = nn.functional.interpolate(scores, predicted.shape[2:], mode='bilinear', align_corners=False)
-    rough = dict(rtol=0.02, atol=2e-3) if kind == 'maskformer' else {}  # it resizes before the sigmoid
-    torch.testing.assert_close(resized, predicted, **rough)
+    torch.testing.assert_close(resized, predicted)
     assert toys.hooks_left(network) == 0 and all('forward' not in vars(module) for module in network.modules())
 
 
@@ -305,12 +301,9 @@ def test_a_step_against_the_own_copy(kind):
         for parameter in toys.teacher_of(model).network.parameters():
             parameter.mul_(1.5)
     losses = toys.losses_of(model, toys.seg_batch(side=SIDE))
-    assert losses['distill.kd.loss_kd'] > 0
     losses['distill.kd.loss_kd'].backward()
-    gradients = {name: p.grad.norm() for name, p in model.named_parameters() if p.grad is not None}
-    assert all(g.isfinite() for g in gradients.values())
-    assert any(g > 0 for name, g in gradients.items() if name.startswith('backbone'))
-    assert any(g > 0 for name, g in gradients.items() if name.startswith('decode_head'))
+    for part in (model.backbone, model.decode_head):
+        assert any(parameter.grad is not None and parameter.grad.any() for parameter in part.parameters())
 
 
 def test_mask_scores_are_the_log_of_the_sum_over_queries():

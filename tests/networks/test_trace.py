@@ -54,9 +54,9 @@ def test_shapes_are_those_of_a_real_pass():
 
 
 class Resized(nn.Module):
-    def __init__(self, groups=2, **options):
+    def __init__(self, **options):
         super().__init__()
-        self.first, self.norm, self.options = nn.Conv2d(3, 6, 3), nn.GroupNorm(groups, 6), options
+        self.first, self.norm, self.options = nn.Conv2d(3, 6, 3), nn.GroupNorm(2, 6), options
 
     def forward(self, x):
         return nn.functional.interpolate(self.norm(self.first(x)), **self.options)
@@ -71,10 +71,6 @@ def test_skipped_parts_have_the_shape_of_a_real_pass():
         expected = network(torch.zeros(1, 3, 12, 10)).shape
         shapes, _ = trace(['first', 'norm', ''], network, (12, 10))
         assert shapes == {'first': [own], 'norm': [own], '': [expected]}, options
-    network = Resized(size=3)
-    network.norm = nn.GroupNorm(4, 8)
-    with pytest.raises(RuntimeError, match='failed on the CPU in norm of the student'):
-        trace(['norm'], network)
 
 
 @pytest.mark.parametrize(('names', 'parts', 'calls'), [
@@ -203,19 +199,6 @@ def test_networks_that_are_built_once_share_nothing(option):
         assert not toys.differing(build_network(config).state_dict(), state)
         others = build_network(other), TeacherOption('model', '', other).build()
     assert all(toys.differing(network.state_dict(), state) for network in (*others, build_network(config)))
-
-
-class Closes(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.sides, self.note = [], lambda x: self.sides.append(x)
-
-
-def test_a_network_whose_copy_would_share_a_part_is_built_each_time():
-    MODELS.register_module(module=Closes, force=True)
-    with building_once():
-        networks = [build_network(load_model(dict(type='Closes'), 'model')) for _ in range(3)]
-    assert all(network.note.__closure__[0].cell_contents is network for network in networks)
 
 
 @pytest.mark.soak

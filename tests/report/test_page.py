@@ -28,7 +28,6 @@ from mmdistill_dense.apps.report.predictions import (
     Scene,
     choose_pictures,
     class_sheet,
-    difference,
     pixel_accuracy,
     prediction_panel,
     truth_panel,
@@ -300,16 +299,3 @@ def test_pictures_are_those_where_students_differ() -> None:
     assert sheet.rows == [['dog', '44.4', '77.8', '+33.3'], ['cat', '37.5', '60.0', '+22.5']]
     unlabelled = {'control': {0: segmented([0], None)}, 'kd': {0: segmented([0], None)}}
     assert class_sheet(unlabelled, META) is None
-
-
-def test_boxes_differ_by_those_without_a_partner_of_their_class() -> None:
-    def boxes(labels: list[int], shift: float = 0.0) -> DetDataSample:
-        corners = torch.stack([BOX[0] + 700 * number + shift for number in range(len(labels))])
-        actual = InstanceData(bboxes=corners, labels=torch.tensor(labels), scores=torch.full((len(labels),), 0.9))
-        return DetDataSample(
-            pred_instances=actual, gt_instances=InstanceData(bboxes=corners, labels=torch.tensor(labels))
-        )
-
-    assert difference(boxes([0, 1]), boxes([0, 1], 20.0)) == 0
-    assert difference(boxes([0, 1]), boxes([0, 0])) == 0.5
-    assert difference(boxes([0]), boxes([0], 900.0)) == 1 and difference(boxes([0]), None) == 0

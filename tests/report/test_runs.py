@@ -54,13 +54,6 @@ def suite(root: Path, methods: tuple[str, ...] = ('kd',), seeds: tuple[int, ...]
     return root
 
 
-def test_a_suite_is_read_with_its_runs(tmp_path):
-    root = suite(tmp_path)
-    assert len(find_runs(root)) == len(find_runs(root / 'runs')) == 6
-    assert [run.seed for run in find_runs(root / 'runs' / 'kd')] == [0, 2, 10]
-    assert [run.title for run in find_runs(root / 'runs' / 'kd' / 'seed2')] == ['kd, seed 2']
-
-
 def test_a_suite_is_read_as_its_newest_start_lists_it(tmp_path):
     root, teacher = suite(tmp_path / 'a', ('kd', 'left'), (0, 1)), run(tmp_path / 'a' / 'teacher', ALONE)
     run(root / 'runs' / 'kd' / 'seeds')
@@ -239,17 +232,6 @@ def pair(root: Path, control: float, kd: float) -> None:
     result(row(root, 'kd'), kd)
 
 
-def test_a_run_that_stopped_early_gets_no_verdict(tmp_path):
-    kd = logged(run(tmp_path / 'kd', DISTILLED + ITERATIONS.format(400)), 45.0)
-    alone = logged(run(tmp_path / 'alone', ALONE + ITERATIONS.format(400)), 41.0, 42.0, 50.0, 60.0)
-    actual = answer(kd, alone)
-    (sentence,) = actual.sentences()
-    both = 'kd, seed 0 (iteration 100 of 400) with alone, seed 0 (iteration 400 of 400). Both must '
-    assert sentence.startswith(f'Not compared: {both}') and '--resume' in sentence
-    assert rows(actual)['kd']['gain'] == 'not compared, see above'
-    assert [row['last evaluation'] for row in rows(actual).values()] == ['iteration 400 of 400', 'iteration 100 of 400']
-
-
 def test_runs_of_other_seeds_are_told(tmp_path):
     alone = logged(run(tmp_path / 'alone', ALONE), 60.0)
     for seed in (None, 1):
@@ -273,6 +255,7 @@ def test_only_ended_runs_of_one_length_are_compared(tmp_path, length, kd, alone,
     out = answer(*folders).sentences()
     assert out[0].startswith('Perhaps. kd scores 66.00' if compared else 'Not compared: kd, seed 0 (iteration 200')
     assert 'folder of work dirs seed0, seed1' in out[-1] or not compared, 'there is no suite.yaml'
+    assert compared or ('--resume' in out[0] and rows(answer(*folders))['kd']['gain'] == 'not compared, see above')
     for file in tmp_path.rglob('scalars.json'):  # as mmengine logs evaluations of iterations by default
         file.write_text(re.sub(r'("mIoU".* )\d+}', r'\g<1>0}', file.read_text()))
     assert answer(*folders).sentences() == out

@@ -115,7 +115,7 @@ def test_classes_of_roboflow_are_read_in_the_parts_too(tmp_path: Path) -> None:
         find_seg_data(tmp_path)
 
 
-def labelled(root: Path, *drawn: Sequence[Any], size: bool = True) -> Path:
+def labelled(root: Path, *drawn: Sequence[Any]) -> Path:
     """Pictures of labelme with these shapes: label, left, top, right and bottom, then a group, and 'mask' for one."""
     for name in ('a', 'b', 'c'):
         exports.picture(root / f'{name}.jpg')
@@ -125,7 +125,7 @@ def labelled(root: Path, *drawn: Sequence[Any], size: bool = True) -> Path:
             shape = {'label': label, 'points': [[left, top], [right, bottom]], 'shape_type': kind, 'group_id': group}
             inside = png(np.ones((bottom - top, right - left), bool)) if kind == 'mask' else None
             actual.append({**shape, 'mask': inside})
-        sides = {'imageHeight': exports.SIZE[0], 'imageWidth': exports.SIZE[1]} if size else {}
+        sides = {'imageHeight': exports.SIZE[0], 'imageWidth': exports.SIZE[1]}
         (root / f'{name}.json').write_text(json.dumps({'shapes': actual, 'imagePath': f'{name}.jpg', **sides}))
     return root
 
@@ -151,12 +151,6 @@ def test_shapes_of_a_group_with_one_label_are_one_object(
     assert [*found_boxes(data, 'val').values()] == [boxes]
     assert [box['area'] for box in json.loads(data.splits['val'].content)['annotations']] == areas
     assert data.masks
-
-
-def test_a_mask_needs_the_height_of_its_picture(tmp_path: Path) -> None:
-    labelled(tmp_path, *OF_MASKS, size=False)
-    with pytest.raises(ValueError, match=r'shapes\[0\] \(leaf\) is a mask, and its file tells no height'):
-        find_box_data(tmp_path)
 
 
 def test_parts_of_one_object_cover_what_was_drawn_before_each(tmp_path: Path) -> None:
@@ -361,11 +355,8 @@ def test_lists_of_names_are_kept(tmp_path: Path) -> None:
     lists = other / 'masks/ImageSets/Segmentation'
     (lists / 'train.txt').rename(lists / 'trainval.txt')
     (lists / 'val.txt').rename(lists / 'test.txt')
-    exports.roboflow_coco(other / 'boxes')
-    (other / 'boxes/valid').rename(other / 'boxes/test')
-    seg, det = find_seg_data(other / 'masks'), find_box_data(other / 'boxes')
+    seg = find_seg_data(other / 'masks')
     assert set(seg.splits['train'].names) == set(PARTS['train']) and seg.splits['val'] == seg.splits['test']
-    assert det.splits['val'] == det.splits['test'] and det.splits['val'].count == 2
 
 
 def test_a_split_is_chosen_or_drawn_by_the_user(tmp_path: Path) -> None:

@@ -38,9 +38,6 @@ TREES = {
     'drive': Tree(
         'training test', '{s}/images/{n}_{s}.tif', '{s}/1st_manual/{n}_manual1.gif',
         more=['{s}/mask/{n}_{s}_mask.gif'], values=(0, 255)),
-    'drive, renamed': Tree(
-        'training test', '{s}/images/{n}_{s}.tif', '{s}/labels/{n}_manual1.gif',
-        ('*/images/*_*.tif', '*/labels/*_manual1.gif'), ['{s}/mask/{n}_{s}_mask.gif'], (0, 255)),
     'carvana': Tree('train', '{s}/a_{n}.jpg', 'train_masks/a_{n}_mask.gif', values=(0, 1)),
     'pets': Tree('', 'images/A_{n}.jpg', 'annotations/trimaps/A_{n}.png'),
     'isic 2018': Tree(
@@ -71,10 +68,6 @@ TREES = {
         names='class_dict.csv'),
     'floodnet': Tree('train val', '{s}-org-img/{s}{n}.jpg', '{s}-label-img/{s}{n}_lab.png'),
     'uavid': Tree('uavid_train uavid_val', '{s}/{d}/Images/{n}.png', '{s}/{d}/Labels/{n}.png', values=RGB, names='-'),
-    'semantic drone': Tree(
-        '', 'dataset/semantic_drone_dataset/original_images/{n}.jpg',
-        'dataset/semantic_drone_dataset/label_images_semantic/{n}.png',
-        more=['RGB_color_image_masks/RGB_color_image_masks/{n}.png']),
     'bdd': Tree(
         'train val', 'images/10k/{s}/{s}{n}.jpg', 'labels/sem_seg/masks/{s}/{s}{n}.png', values=(0, 1, 255),
         more=['labels/sem_seg/colormaps/{s}/{s}{n}.png']),

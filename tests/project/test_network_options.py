@@ -18,8 +18,6 @@ from mmdistill_dense.apps.project.network_options import UserNetwork, class_over
 from mmdistill_dense.apps.project.picture_files import usual_size
 from mmdistill_dense.apps.project.teachers import reuse_teacher
 from mmdistill_dense.apps.project.training_plan import decide_loading
-from mmdistill_dense.foundation.vit import Rotary, ViT, architecture
-from mmdistill_dense.foundation.vit_file import public_weights
 from tests import toys
 
 FASTSCNN = 'mmseg::fastscnn/fast_scnn_8xb4-160k_cityscapes-512x1024.py'
@@ -208,17 +206,3 @@ def test_published_weights_of_other_classes_do_not_serve(monkeypatch: pytest.Mon
     assert 'know 1 of your 2 classes (person)' in reuse_teacher(coco, ['person', 'forklift'], [])[2]
     monkeypatch.setattr(network_options, 'reachable', lambda host: False)
     assert reuse_teacher(coco, ['person', 'car'], []) == (None, None, ''), 'they cannot be fetched'
-
-
-def test_the_periods_of_a_rotary_model_are_compared(tmp_path: Path) -> None:
-    with torch.device('meta'):
-        network = ViT(architecture('dinov3_vits16'))
-    network.rope = Rotary(network.shape.dim // network.shape.heads)
-    state = public_weights(network, 'original')
-    mask = torch.tensor([1.0, 0, 1]).repeat_interleave(network.shape.dim)  # keys have no bias
-    zero = torch.zeros(())
-    state = {name: mask if 'bias_mask' in name else zero.expand(entry.shape) for name, entry in state.items()}
-    option = {'model': 'dinov3_vits16', 'checkpoint': str(tmp_path / 'dino.pth')}
-    torch.save({**state, 'rope_embed.periods': 2 * network.rope.periods}, tmp_path / 'dino.pth')
-    with pytest.raises(ValueError, match='rope_embed.periods are of other rotary positions'):
-        teachers.check_foundation('dinov3_vits16:dino.pth', option)

@@ -16,17 +16,14 @@ from torch.nn.parallel import DistributedDataParallel
 
 from mmdistill_dense.apps.check import Options, check_config
 from mmdistill_dense.datasets.shapes import CLASSES
-from mmdistill_dense.distillers.maskd.learning import TokenLearner
 from mmdistill_dense.engine import DistillHook, work_folder
 from mmdistill_dense.engine.work_folder import folder_of
 from mmdistill_dense.guards import config as checks
 from mmdistill_dense.guards import run_rules
 from mmdistill_dense.guards.findings import RunFacts
 from mmdistill_dense.guards.runner import check_loaded
-from mmdistill_dense.networks.inputs import InputStats
 from mmdistill_dense.registry import MODEL_WRAPPERS
 from tests import toys
-from tests.distillers.maskd.tokens import seg_model
 from tests.gloo import join, start
 
 KD, MIMIC = dict(type='LogitKD'), dict(type='MaskedMimic')
@@ -209,16 +206,6 @@ def test_two_files_for_the_stages_of_one_backbone_are_refused():
     checks.check_pretrained(network)
 
 
-def test_a_pretrained_file_below_the_home_is_found(tmp_path, monkeypatch, backbone):
-    """Also in `check`, which gets its files from pretrained_parts. Beside `state_dict`, `model` does not count."""
-    monkeypatch.setenv('HOME', str(tmp_path))
-    begins_with(backbone, tmp_path / 'wrong.pth', dict(state_dict=dict(other=torch.zeros(1)), model={}))
-    backbone.init_cfg.checkpoint = '~/wrong.pth'
-    with pytest.raises(ValueError, match=r'wrong\.pth. fits 0 of the'):
-        checks.check_pretrained(backbone)
-    assert [path for _, _, path, _ in checks.pretrained_parts(backbone)] == [str(tmp_path / 'wrong.pth')]
-
-
 def test_a_backbone_with_a_reader_of_its_own_is_not_random(tmp_path, backbone):
     """PIDNet, for one, looks for its names at the top of a file."""
     other_state = {name: value + 1 for name, value in backbone.state_dict().items()}
@@ -309,25 +296,6 @@ def test_pictures_that_are_normalised_twice(tmp_path):
     model = pair(dict(kd=KD), more=dict(data_root=toys.picture_folder(), pipeline=steps))
     with pytest.raises(ValueError, match=r'model\.teacher: mean and std of its'):
         toys.train(tmp_path, model, iters=2)
-
-
-def test_only_the_first_step_looks(tmp_path):
-    model = pair(dict(kd=KD))
-    with mock.patch.object(InputStats, 'of', side_effect=InputStats.of) as looked:
-        runner = toys.train(tmp_path, model, iters=2)
-    assert looked.call_count == 1 and toys.teacher_of(runner.model).input_stats is None
-    assert not toys.hooks_left(runner.model)
-    with pytest.raises(ValueError, match=REFUSED):
-        toys.train(tmp_path, twice_normalised(tmp_path, model, iters=4, resume=True))
-    assert (tmp_path / 'last_checkpoint').read_text().endswith('iter_2.pth')
-
-
-def test_tokens_are_not_learned_on_such_pictures(tmp_path):
-    model = seg_model()
-    model['student'] = toys.merged(model['student'], dict(data_preprocessor=dict(mean=None, std=None)))
-    learning = mock.patch.object(TokenLearner, 'step', side_effect=AssertionError('learned'))
-    with pytest.raises(ValueError, match=REFUSED), learning:
-        toys.train(tmp_path, twice_normalised(tmp_path, model))
 
 
 # A config that inherits a ready one neither writes over the other's run nor trains its methods unsaid

@@ -128,6 +128,7 @@ PAIRS: dict[str, list[tuple[dict[str, Any], Network, Network, str]]] = {
         ({}, 'gfl', toys.det_net('gfl', allow_random=True, train_cfg=MAX_IOU), 'got .*MaxIoUAssigner'),
     ],
     'LogitKD': [
+        (RETINA, SMALL, 'retinanet', 'anchor_generator='),
         (RETINA, 'retinanet', toys.det_net(width=16, allow_random=True, scale=2.0),
          r'with model\.teacher\.scale, a level of bbox_head\.retina_cls finds objects of another size'),
         (dict(student_tap='bbox_head.conv_cls', activation='sigmoid'), toys.det_net('fcos', bbox_head=FINER), 'fcos',

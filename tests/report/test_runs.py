@@ -135,6 +135,7 @@ def test_each_suite_is_compared_with_its_own_control(tmp_path):
     actual = compare([tmp_path / 'a/runs/kd/seed2', tmp_path / 'b/runs/kd/seed0'])
     folders = [control.folder.relative_to(tmp_path).as_posix() for control in actual.controls]
     assert folders == ['a/runs/control/seed2', 'b/runs/control/seed0']
+    assert [run.seed for run in find_runs(tmp_path / 'a/runs/kd')] == [0, 2, 10], 'by number'
     whole = compare([tmp_path / 'a'])
     assert [whole.control_of(run).seed for run in whole.runs_of('kd')] == [0, 2, 10]
     other = tmp_path / 'other'

@@ -2,7 +2,6 @@
 
 import functools
 import re
-from collections.abc import Hashable, Mapping
 from pathlib import Path
 
 from mmengine.config import Config, ConfigDict
@@ -21,12 +20,6 @@ CONTROLS = sorted(
 
 # The data set in the name of a pair, between its networks and its variants.
 DATA = re.compile('_(ade20k|bccd|camvid|cityscapes|coco_mini|coco|cocostuff|folder|imagenet|nuclei|small|voc)(?:_|$)')
-FAMILIES = {  # by the first of these words in the name of a pair; the other pairs are one-stage detectors or backbones
-    'rcnn': 'two-stage',
-    **dict.fromkeys(('dino', 'detr'), 'queries'),
-    **dict.fromkeys(('segformer', 'segnext', 'mask2former', 'swin'), 'transformer'),
-    **dict.fromkeys(('pidnet', 'ddrnet', 'stdc2', 'deeplabv3', 'deeplabv3plus', 'pspnet', 'seg'), 'convolutional'),
-}
 
 
 @functools.cache
@@ -71,12 +64,6 @@ def name_of(path: Path) -> str:
     return str(path.relative_to(CONFIGS).with_suffix('')).replace('_base_/recipes/', 'control/')
 
 
-def family(path: Path) -> str:
-    """The kind of network; of the name alone, because every run of the tests collects this file."""
-    words = re.split('[_-]', path.stem)
-    return 'backbone' if 'from' in words else next((FAMILIES[word] for word in words if word in FAMILIES), 'one-stage')
-
-
 @functools.cache
 def by_pair() -> dict[str, list[Path]]:
     """All configs, by the pair's name without its variants."""
@@ -84,14 +71,4 @@ def by_pair() -> dict[str, list[Path]]:
     for path in sorted(every(), key=lambda path: path.stem):
         start = next((stem for stem in actual if path.stem.startswith(f'{stem}_')), path.stem)
         actual.setdefault(start, []).append(path)
-    return actual
-
-
-def cover(features: Mapping[Path, set[Hashable]]) -> list[Path]:
-    """As few configs as have all the features."""
-    left, actual = dict(sorted(features.items())), []
-    while missing := set().union(*left.values()):
-        actual.append(max(left, key=lambda path: len(left[path] & missing)))
-        covered = left.pop(actual[-1])
-        left = {path: of - covered for path, of in left.items() if of - covered}
     return actual

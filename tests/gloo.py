@@ -13,15 +13,13 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 
 from tests import toys
-
-ROOT = Path(__file__).parents[1]
+from tests.engine.processes import environment
 
 
 def start(function: Callable[..., None], *args: Any, processes: int = 2) -> None:
     """Run ``function(rank, *args)`` in processes and wait for them; an error in one of them is raised here."""
     get_context('forkserver').set_forkserver_preload(['tests.preload'])
-    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get('PYTHONPATH')]))
-    with mock.patch.dict(os.environ, PYTHONPATH=path, CUDA_VISIBLE_DEVICES='-1'):
+    with mock.patch.dict(os.environ, environment()):
         forkserver.ensure_running()  # once in the process that runs the tests
     mp.start_processes(function, args, nprocs=processes, start_method='forkserver')
 

@@ -296,11 +296,11 @@ def bare(batch: Mapping[str, Any]) -> dict[str, Any]:
 
 
 @functools.cache
-def picture_folder(count: int = 6, seed: int = 9, side: int = SIDE) -> str:
+def picture_folder(count: int = 6, seed: int = 9) -> str:
     """A folder of generated pictures without labels: 0.png, 1.png and so on."""
     folder = fresh_dir()
     for index in range(count):
-        cv2.imwrite(str(folder / f'{index}.png'), paint(seed, index, size=(side, side)).image)
+        cv2.imwrite(str(folder / f'{index}.png'), paint(seed, index, size=(SIDE, SIDE)).image)
     return str(folder)
 
 

@@ -57,9 +57,9 @@ def padded(number: int, pictures: slice) -> tuple[Tensor, Tensor, list[Any]]:
     return student[pictures], teacher[pictures], samples
 
 
-def boxed(count: int = 2, seed: int = 0, padded: tuple[int, int] = (64, 64)) -> list[Any]:
+def boxed(count: int = 2, padded: tuple[int, int] = (64, 64)) -> list[Any]:
     """Samples of generated pictures of 64 x 64 pixels with boxes, in a batch of the given size."""
-    samples = toys.det_batch(count, seed)['data_samples']
+    samples = toys.det_batch(count)['data_samples']
     for sample in samples:
         sample.set_metainfo(dict(batch_input_shape=padded, pad_shape=(64, 64)))
     return samples

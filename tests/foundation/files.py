@@ -7,8 +7,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tests.foundation import files
-
 HERE = Path(__file__).parent
 TINY = dict(dim=48, depth=2, heads=3)
 CASES = {
@@ -87,4 +85,4 @@ KIND = 'mmdistill_dense.FoundationTeacher'
 
 def option(case='dinov2', **changes):
     """A teacher with random weights."""
-    return dict(dict(type=KIND, model=files.tiny(case), allow_random=True), **changes)
+    return dict(dict(type=KIND, model=tiny(case), allow_random=True), **changes)

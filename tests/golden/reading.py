@@ -68,8 +68,8 @@ def set_up(distiller: Any, students: list[Tensor], teachers: list[Tensor], tap: 
     return distiller.to(students[0].dtype)
 
 
-def losses_of(distiller: Distiller, students: list[Tensor], teachers: list[Tensor], tap: str = 'tap') -> Results:
-    return distiller({tap: students}, {tap: teachers}, None)
+def losses_of(distiller: Distiller, students: list[Tensor], teachers: list[Tensor]) -> Results:
+    return distiller({'tap': students}, {'tap': teachers}, None)
 
 
 def load(module: nn.Module, stored: Mapping[str, Tensor]) -> None:

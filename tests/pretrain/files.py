@@ -44,47 +44,6 @@ FAMILIES = {
 NAMES, HEADS = ({family: row[which] for family, row in FAMILIES.items()} for which in (0, 1))
 
 
-def _linear(name: str, out: int, channels: int) -> dict[str, list[int]]:
-    return {f'{name}.weight': [out, channels], f'{name}.bias': [out]}
-
-
-def _bn(name: str, channels: int) -> dict[str, list[int]]:
-    kinds = ('weight', 'bias', 'running_mean', 'running_var')
-    return {f'{name}.{kind}': [channels] for kind in kinds} | {f'{name}.num_batches_tracked': []}
-
-
-def _mlp(first: str, norm: str, second: str, channels: int = 2048) -> dict[str, list[int]]:
-    return _linear(first, 4096, channels) | _bn(norm, 4096) | _linear(second, 256, 4096)
-
-
-def _dino(head: str) -> dict[str, list[int]]:
-    layers = _linear(f'{head}.mlp.0', 2048, 2048) | _linear(f'{head}.mlp.2', 2048, 2048)
-    last = {f'{head}.last_layer.weight_g': [65536, 1], f'{head}.last_layer.weight_v': [65536, 256]}
-    return layers | _linear(f'{head}.mlp.4', 256, 2048) | last
-
-
-def _row(top: str, backbones: list[str], head: str, other: dict[str, list[int]]) -> dict[str, Any]:
-    return dict(top=top, backbone_prefixes=backbones, use_backbone=backbones[0], use_head=head, other_keys=other)
-
-
-_SOLO = ['momentum_backbone.', 'backbone.']
-# Rows of the layouts that the golden table does not have: solo-learn's BYOL, DINO and SimCLR.
-ROWS = {
-    'solo_byol_r50': _row('state_dict', _SOLO, 'momentum_projector.', {
-        f'{part}.{name}': shape
-        for part, channels in (('momentum_projector', 2048), ('projector', 2048), ('predictor', 256))
-        for name, shape in _mlp('0', '1', '3', channels).items()
-    } | _linear('classifier', 1000, 2048)),
-    'solo_dino_r50': _row('state_dict', _SOLO, 'momentum_head.mlp.', {
-        **_dino('momentum_head'), **_dino('head'), **_linear('classifier', 1000, 2048),
-        'dino_loss_func.center': [1, 65536],
-    }),
-    'solo_simclr_r50': _row('state_dict', ['backbone.'], 'projector.', {
-        **_linear('projector.0', 2048, 2048), **_linear('projector.2', 128, 2048), **_linear('classifier', 1000, 2048),
-    }),
-}  # fmt: skip
-
-
 def table() -> dict[str, Any]:
     """The golden table; skips the test where it is not there."""
     if not TABLE.is_file():
@@ -192,3 +151,29 @@ def vector_head(family: str, entries: Mapping[str, Tensor], last_bn: bool = Fals
     head.load_state_dict(dict(entries), strict=True)
     head.eval()
     return head[:-1] if HEADS[family].endswith('bn0') and not last_bn else head
+
+
+def _solo(family: str, used: str, heads: Mapping[str, list[int]], **other: list[int]) -> dict[str, Any]:
+    """A row of solo-learn, as the golden table has it: heads of these widths by their prefix, the backbones beside."""
+    with torch.device('meta'):
+        modules = {head: modules_of(HEADS[family], widths) for head, widths in heads.items()}
+    shapes = {f'{head}.{name}': [*x.shape] for head, part in modules.items() for name, x in part.state_dict().items()}
+    other.update(shapes, **{'classifier.weight': [1000, 2048], 'classifier.bias': [1000]})
+    prefixes = ['momentum_backbone.', 'backbone.'] if used.startswith('momentum') else ['backbone.']
+    return dict(
+        top='state_dict', backbone_prefixes=prefixes, use_backbone=prefixes[0], use_head=f'{used}.', other_keys=other
+    )
+
+
+# Rows of the layouts that the golden table does not have: solo-learn's BYOL, DINO and SimCLR.
+BYOL, DINO = [2048, 4096, 256], [2048, 2048, 2048, 256]
+ROWS = {
+    'solo_byol_r50': _solo(
+        'solo_byol_r50', 'momentum_projector', dict(momentum_projector=BYOL, projector=BYOL, predictor=[256, 4096, 256])
+    ),
+    'solo_dino_r50': _solo('solo_dino_r50', 'momentum_head.mlp', {'momentum_head.mlp': DINO, 'head.mlp': DINO}, **{
+        'momentum_head.last_layer.weight_g': [65536, 1], 'head.last_layer.weight_v': [65536, 256],
+        'dino_loss_func.center': [1, 65536],
+    }),
+    'solo_simclr_r50': _solo('solo_simclr_r50', 'projector', dict(projector=[2048, 2048, 128])),
+}  # fmt: skip

@@ -11,8 +11,6 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from mmdistill_dense.apps.project.training_plan import Loading
-
 SIZE = (48, 64)
 
 
@@ -212,13 +210,6 @@ def both(*changes: Write) -> Write:
     return lambda root: [change(root) for change in changes]
 
 
-def all_boxes(**new: object) -> Callable[[dict[str, Any]], object]:
-    """A change of all annotations of a content."""
-    return lambda found: [entry.update(new) for entry in found['annotations']]
-
-
-def first_boxes(**new: object) -> Callable[[dict[str, Any]], object]:
-    return lambda found: [entry.update(new) for entry in found['annotations'][:2]]
-
-
-LOADING = Loading((32, 48), (32, 48), (32, 32), True, True, 2, 0, '')
+def first_boxes(count: int | None = 2, /, **new: object) -> Callable[[dict[str, Any]], object]:
+    """A change of so many annotations of a content, or of all."""
+    return lambda found: [entry.update(new) for entry in found['annotations'][:count]]

@@ -17,7 +17,6 @@ from tests.project import exports
 from tests.project.exports import png
 from tests.project.folders_of_data import (
     Write,
-    all_boxes,
     both,
     box_folder,
     content,
@@ -92,8 +91,8 @@ CONTENTS: list[tuple[Callable[[dict[str, Any]], object], str]] = [  # more of th
     (lambda found: found['categories'].append('red'), r"categories\[2\] is 'red'. Each entry"),
     (first_boxes(bbox=['1', '2', '3', '4']), r'annotations\[0\].bbox is .*, not a list of four numbers'),
     (first_boxes(image_id=[1]), r'annotations\[0\].image_id is \[1\], not a number or a text'),
-    (all_boxes(bbox=[0.1, 0.1, 0.4, 0.5]), 'all boxes are fractions of the picture'),
-    (all_boxes(bbox=[5, 5, 0, 0]), 'all .* annotations have .* without width or height'),
+    (first_boxes(None, bbox=[0.1, 0.1, 0.4, 0.5]), 'all boxes are fractions of the picture'),
+    (first_boxes(None, bbox=[5, 5, 0, 0]), 'all .* annotations have .* without width or height'),
 ]  # fmt: skip
 CASES: list[Case] = [
     *of(exports.ultralytics, 'det', [
@@ -243,7 +242,7 @@ def test_a_fault_is_told_in_one_line(export: Write, tasks: str, change: Write, w
                          lambda found: found['categories'].insert(0, {'id': 9, 'name': 'everything'})),
      '^left out, no box in training: everything$'),
     (box_folder, content('annotations/instances_train.json',
-                         all_boxes(segmentation={'size': [64, 48], 'counts': [64 * 48]})),
+                         first_boxes(None, segmentation={'size': [64, 48], 'counts': [64 * 48]})),
      r'0.jpg has 48x64 pixels, a mask of it 64x48\.'),
     (box_folder, content('annotations/instances_val.json', lambda found: found.pop('annotations')),
      r'^WARNING: 1 of 2 files have images, but no list of annotations; they are left out \(\S*instances_val.json'),

@@ -14,7 +14,7 @@ from mmengine.registry import init_default_scope
 from mmdistill_dense.apps.project.box_labels import BoxData, find_box_data
 from mmdistill_dense.apps.project.label_images import find_seg_data
 from mmdistill_dense.registry import DATASETS
-from tests.project.folders_of_data import all_boxes, box_folder, changed, first_boxes
+from tests.project.folders_of_data import box_folder, changed, first_boxes
 from tests.project.written_data import perfect_scores, write_config
 
 Content, MAP = dict[str, Any], 'coco/bbox_mAP'
@@ -73,7 +73,7 @@ MENDED = {
     'ids as texts': lambda content: [one.update(id=str(one['id'])) for one in content['annotations']],
     'no id': without('annotations', 'id'),
     'no area': without('annotations', 'area'),
-    'area 0': all_boxes(area=0),
+    'area 0': first_boxes(None, area=0),
     'no iscrowd': without('annotations', 'iscrowd'),
     'ignore': first_boxes(ignore=1),
     'no size of pictures': without('images', 'width', 'height'),

@@ -16,13 +16,12 @@ from mmdistill_dense.apps.project.config_files import seg_file
 from mmdistill_dense.apps.project.label_images import SegData
 from mmdistill_dense.apps.project.new import write
 from mmdistill_dense.apps.project.splits import Split
-from mmdistill_dense.apps.project.training_plan import Training
+from mmdistill_dense.apps.project.training_plan import Loading, Training
 from mmdistill_dense.apps.recipes.compose import reference
 from mmdistill_dense.apps.report.runs import TrainedRun
 from mmdistill_dense.apps.suite.plan import Run, write_config
 from mmdistill_dense.utils.files import list_text
 from mmdistill_dense.utils.literals import Template, assignments, check_place
-from tests.project.folders_of_data import LOADING
 
 PIECES = (
     '{{', '}}', '{', '}', '$A:', '{{$A:', '{{ $A : x }}', '{{fileDirname}}', '{{ fileBasenameNoExtension }}',
@@ -75,7 +74,7 @@ def test_the_files_of_new(root: str, name: str, file: str, classes: list[str]) -
     wrapper = {'type': 'OptimWrapper', 'optimizer': {'type': 'SGD', 'lr': 0.1}}
     schedule = Training(wrapper, [], 2, file, 'AdamW')
     texts = {
-        'data.py': seg_file(data, LOADING),
+        'data.py': seg_file(data, Loading((32, 48), (32, 48), (32, 32), True, True, 2, 0, '')),
         'pair.py': config_files.pair_file({'cfg': file}, {'cfg': name, 'checkpoint': root}, 'toy'),
         'control.py': config_files.training_file('', schedule, 2, 'seg'),
         'teacher.py': config_files.teacher_file(schedule, 2, 'seg'),

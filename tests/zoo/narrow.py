@@ -18,16 +18,10 @@ SIDE = 128  # of a training picture
 LARGE = 416  # where a layer needs more: LR-ASPP pools 49 x 49 positions of stride 8
 STEM = 8
 EMBED = 16  # of queries, in 8 heads: as wide as the necks that 256 channels become
-WIDTHS = (
-    'channels',
-    'feat_channels',
-    'point_feat_channels',
-    'conv_out_channels',
-    'fc_out_channels',
-    'c1_channels',
-    'out_channels',
-    'ham_channels',
-)  # what a part may choose for itself
+WIDTHS = {  # what a part may choose for itself
+    *('channels', 'feat_channels', 'point_feat_channels', 'conv_out_channels'),
+    *('fc_out_channels', 'c1_channels', 'out_channels', 'ham_channels'),
+}
 QUERIES = dict(embed_dims=EMBED, feedforward_channels=EMBED, num_feats=EMBED // 2, num_layers=2, num_queries=20)
 QUERIES.update(num_dn_queries=10)
 DEFAULTS = ('feat_channels', 'conv_out_channels', 'fc_out_channels', 'embed_dims', 'norm_cfg')

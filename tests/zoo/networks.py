@@ -17,9 +17,11 @@ from mmengine.registry import MODELS, init_default_scope
 from torch import Tensor, nn
 from torch.nn import functional
 
+from mmdistill_dense.config.resolve import package_root
 from mmdistill_dense.networks import trace
 from tests.every_config import read
 
+EVALUATION = [f'{split}_{part}' for split in ('val', 'test') for part in ('dataloader', 'evaluator', 'cfg')]
 QUEUES = dict(PCD=('queue_size', 64), CIRKD=('pixel_memory', 4096))
 _INITIALISERS = [f'{kind}_' for kind in ('uniform', 'normal', 'trunc_normal', 'constant')]
 _INITIALISERS += [f'{kind}_{shape}_' for kind in ('xavier', 'kaiming') for shape in ('uniform', 'normal')]
@@ -29,6 +31,15 @@ _INITIALISERS += [f'{kind}_{shape}_' for kind in ('xavier', 'kaiming') for shape
 def config(path: Path) -> Config:
     """A config as it resolves; not to be changed."""
     return read(path)
+
+
+def names() -> Iterator[str]:
+    """The names of all configs of both packages."""
+    for package in ('mmseg', 'mmdet'):
+        root = package_root(package) / 'configs'
+        for path in sorted(root.rglob('*.py')):
+            if '_base_' not in path.parts and 'common' not in path.parts:
+                yield f'{package}::{path.relative_to(root)}'
 
 
 def key_of(value: Any) -> str:

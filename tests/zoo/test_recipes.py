@@ -10,8 +10,7 @@ from mmdistill_dense.__main__ import main
 from mmdistill_dense.apps.recipes.named import read_config
 from mmdistill_dense.apps.training import build_runner
 from tests.project.folders_of_data import box_folder, seg_folder
-from tests.zoo.every_network import names
-from tests.zoo.steps import EVALUATION
+from tests.zoo.networks import EVALUATION, names
 
 WORDS = ('r18', 'tiny', 'nano', 'mit-b0', 'mobilenet', '-t_', '-s_', '_s_', 'r50')  # of small networks, best first
 STEPS = 20

@@ -1,43 +1,205 @@
 """Every config that can be named resolves, builds at full width with taps that can be compared, and takes a step.
 
-``make test`` takes a step with each kind of network (``tests/model/test_settings.py`` takes one of each method), at
-reduced width. ``make soak`` takes one for each pair of networks, each data set, each variant of a method, and each
-method for each task, and builds the files and the controls of each pair of networks, on one data set. ``make test-zoo``
-builds all, those of a pair one after the other, as they share their networks, and takes a step of all.
+A step has the config's own optimizer and schedule, networks of reduced width and generated pictures. ``make test``
+takes one with each kind of network (``tests/model/test_settings.py`` takes one of each method), ``make soak`` one with
+each pair of networks, and builds the files and the controls of each, on one data set. ``make test-zoo`` builds all,
+those of a pair one after the other, as they share their networks, and takes a step of all.
 """
 
-import re
-from functools import cache
+import copy
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
+from mmengine.config import Config, ConfigDict
+from mmengine.dataset import BaseDataset
+from mmengine.hooks import Hook
+from mmengine.registry import MODELS, init_default_scope
+from mmengine.runner import Runner
+from mmengine.structures import BaseDataElement, PixelData
+from torch.nn.modules.batchnorm import _BatchNorm
 
-from mmdistill_dense.config.resolve import is_distill_model
+from mmdistill_dense.config.resolve import is_distill_model, load_model, student_option
+from mmdistill_dense.config.values import num_classes
 from mmdistill_dense.distillers.feature import FeatureDistiller
-from tests.every_config import CONTROLS, DATA, FILES, by_pair, cover, every, family, name_of, named, place
-from tests.zoo.networks import active, build, config
-from tests.zoo.steps import CHOSEN, step
+from mmdistill_dense.registry import DATASETS, HOOKS
+from tests import toys
+from tests.every_config import CONTROLS, DATA, FILES, by_pair, every, name_of, place
+from tests.zoo.narrow import SIDE, narrow, side_of
+from tests.zoo.networks import EVALUATION, active, build, config, key_of
 
-TASKS = dict(convolutional='segmentation', transformer='segmentation', backbone='pre-training')
+# what does not fit into narrow maps of a small picture, or takes long
+SMALL = dict(
+    AfDCD=dict(pool_size=0, groups=8),
+    CrossKD=dict(reuse_from=1),
+    FreeKD=dict(learn=dict(max_iters=1)),
+    MasKD=dict(learn=dict(max_iters=1)),
+    PCD=dict(queue_size=64, queue_init='random'),  # an empty queue has no loss yet
+)
+_SECOND_STAGE = ('memory_trans', 'pos_trans')
+_files: dict[str, str] = {}
 
 
-def task(path: Path) -> str:
-    return 'any' if re.search(r'dinov\d-', path.stem) else TASKS.get(family(path), 'detection')
+@DATASETS.register_module()
+class ZooDataset(BaseDataset):
+    """Two generated pictures for a network of any task."""
+
+    def __init__(self, kind: str, classes: int, masks: bool, side: int = SIDE) -> None:
+        self.kind, self.count, self.masks, self.side = kind, classes, masks, side
+        metainfo = dict(classes=tuple(f'class{index}' for index in range(classes))) if classes else {}
+        super().__init__(metainfo=metainfo, serialize_data=False)
+
+    def load_data_list(self) -> list[dict]:
+        return [dict(index=index) for index in range(2)]
+
+    def __getitem__(self, index: int) -> dict:
+        if self.kind == 'mmdet':
+            item = toys.det_item(0, index, side=self.side, masks=self.masks)
+            item['data_samples'].gt_instances.labels %= self.count
+            return item
+        batch = toys.seg_batch(2, side=self.side)
+        picture, sample = batch['inputs'][index], batch['data_samples'][index]
+        if self.kind == 'mmseg':
+            sample.gt_sem_seg.data %= self.count
+            sample.gt_edge_map = PixelData(data=sample.gt_sem_seg.data % 2)  # PIDNet's
+            return dict(inputs=picture, data_samples=sample)
+        return dict(inputs=[picture, picture.flip(2)], data_samples=BaseDataElement())
+
+
+@HOOKS.register_module()
+class Gradients(Hook):
+    """Keeps the parameters that have a gradient, and whether it is finite, as the optimizer takes its step."""
+
+    def __init__(self) -> None:
+        self.finite: dict[str, bool] = {}
+
+    def before_train(self, runner: Runner) -> None:
+        def note(*_: Any) -> None:
+            actual = ((name, p.grad) for name, p in runner.model.named_parameters() if p.grad is not None)
+            self.finite = {name: bool(grad.isfinite().all()) for name, grad in actual if grad.any()}
+
+        runner.optim_wrapper.optimizer.register_step_pre_hook(note)
+
+
+def step(cfg: Config, work_dir: Path) -> Runner:
+    """Train a config for one iteration."""
+    cfg = copy.deepcopy(cfg)
+    init_default_scope(cfg.default_scope)
+    cfg.model = _model(cfg.model)
+    student = cfg.model.student if is_distill_model(cfg.model) else cfg.model
+    kind = cfg.default_scope if num_classes(student) else 'views'
+    for name in EVALUATION:
+        cfg.pop(name, None)
+    cfg.train_dataloader = dict(
+        batch_size=2,
+        num_workers=0,
+        dataset=dict(
+            type='mmdistill_dense.ZooDataset',
+            kind=kind,
+            classes=num_classes(student) or 0,
+            masks=student.data_preprocessor.get('pad_mask', False),
+            side=side_of(student),
+        ),
+        sampler=dict(type='DefaultSampler', shuffle=False),
+        collate_fn=dict(type='pseudo_collate'),
+    )
+    by_epoch = 'max_iters' not in cfg.train_cfg
+    cfg.train_cfg = dict(by_epoch=by_epoch, **{'max_epochs' if by_epoch else 'max_iters': 1})
+    cfg.default_hooks.pop('visualization', None)
+    cfg.default_hooks.update(logger=None, checkpoint=None)
+    averages = [hook for hook in cfg.pop('custom_hooks', []) if hook.type == 'EMAHook']
+    cfg.custom_hooks = [*averages, dict(type='mmdistill_dense.Gradients', priority='VERY_HIGH')]
+    cfg.log_level = 'ERROR'
+    cfg.work_dir = str(work_dir)
+    cfg.experiment_name = toys.fresh_dir().name
+    runner = Runner.from_cfg(cfg)
+    runner.train()
+    return runner
+
+
+def _model(model: Mapping[str, Any]) -> ConfigDict:
+    if not is_distill_model(model):
+        return ConfigDict(narrow(load_model(model, 'model')))
+    options = dict(student=narrow(load_model(student_option(model), 'student')))
+    for name in ('teacher', 'distillers', 'inherit'):
+        if model.get(name):
+            options[name] = copy.deepcopy(model[name])
+    if options['student'].get('as_two_stage') is False:  # as `narrow` leaves Deformable DETR
+        options['inherit'] = [pair for pair in options.get('inherit', ()) if not pair[1].startswith(_SECOND_STAGE)]
+    for distiller in (options.get('distillers') or {}).values():
+        for key, value in SMALL.get(distiller['type'], {}).items():
+            distiller[key] = {**distiller.get(key, {}), **value} if isinstance(value, dict) else value
+        if str(distiller.get('head', {}).get('type')).startswith('mlp'):
+            distiller['head']['hidden'] = 32
+    if options.get('teacher'):
+        options['teacher'] = _teachers(options['teacher'])
+    return ConfigDict(type='mmdistill_dense.DistillModel', **options)
+
+
+def _teachers(option: Mapping[str, Any]) -> dict[str, Any]:
+    if {'cfg', 'type'} & {*option}:
+        return _teacher(option)
+    return {name: _teacher(teacher_option) for name, teacher_option in option.items()}
+
+
+def _teacher(option: Mapping[str, Any]) -> dict[str, Any]:
+    """At reduced width, with weights from a file; without for self-supervised and foundation models."""
+    config = load_model({name: value for name, value in option.items() if name != 'checkpoint'}, 'teacher')
+    network = narrow(config)
+    if 'layout' in network or 'backbone' not in network:
+        return dict(network, allow_random=True)
+    key = key_of(network)
+    if key not in _files:
+        torch.manual_seed(1)  # a student of the same widths draws other numbers
+        built = MODELS.build(ConfigDict(network))
+        built.init_weights()
+        _calibrate(built)
+        _files[key] = str(toys.fresh_dir() / 'teacher.pth')
+        torch.save(built.state_dict(), _files[key])
+    return dict(network, checkpoint=_files[key])
+
+
+@torch.no_grad()
+def _calibrate(network: Any) -> None:
+    """Give the batch norms the statistics of a batch: with initial ones the maps of some networks die away."""
+    network.train()
+    for module in network.modules():
+        if isinstance(module, _BatchNorm):
+            module.momentum = None  # the mean over all batches, which is one
+            module.reset_running_stats()
+    network.extract_feat(torch.randn(2, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(1)))
+
+
+# A step at reduced width: one config of each kind of network, each of another method
+CHOSEN = {
+    'one-stage': 'control/atss_r101_to_r50_coco',
+    'convolutional': 'afdcd/deeplabv3_r101_to_mobilenetv2_cityscapes',
+    'queries': 'at/dino_r50_to_r18_coco',
+    'transformer': 'cirkd/segformer_b4_to_b0_ade20k',
+    'foundation': 'cwd/dinov2-vits14_to_deeplabv3_r18_ade20k',
+    'two-stage': 'dist/faster_rcnn_cascade_mask_x101_to_r50_coco',
+    'backbone': 'featurematch/mobilenetv2w05_from_mobilenetv2_small',
+}
 
 
 def trained() -> list[Path]:
     return [path for path in every() if path.parent.name != 'teachers']
 
 
-@cache
+def one_of_each() -> list[str]:
+    """Of pairs that differ in their data alone, the one with the most files."""
+    actual: dict[str, str] = {}
+    for pair in sorted(by_pair(), key=lambda pair: len({*by_pair()[pair]} & {*FILES, *CONTROLS})):
+        actual[DATA.split(pair, maxsplit=1)[0]] = pair
+    return sorted(actual.values())
+
+
 def standing_for_all() -> list[Path]:
-    """As few configs as hold all networks and data sets, each variant of each method, each method for each task."""
-    left = {}
-    for path in trained():
-        networks, *data = DATA.split(path.stem, maxsplit=1)
-        variant = named()[path].variant if path in named() else ''
-        left[path] = {networks, *data[:1], (path.parent.name, variant), (path.parent.name, task(path))}
-    return cover(left)
+    """A config of each pair of networks, of one method after the other."""
+    pairs = [[path for path in by_pair()[pair] if path in trained()] for pair in one_of_each()]
+    return [paths[number % len(paths)] for number, paths in enumerate(filter(None, pairs))]
 
 
 def check_step(path: Path, folder: Path) -> None:
@@ -96,14 +258,6 @@ def build_all(paths: list[Path]) -> None:
         except BaseException as error:
             error.add_note(f'in {name_of(path)}')
             raise
-
-
-def one_of_each() -> list[str]:
-    """Of pairs that differ in their data alone, the one with the most files."""
-    actual: dict[str, str] = {}
-    for pair in sorted(by_pair(), key=lambda pair: len({*by_pair()[pair]} & {*FILES, *CONTROLS})):
-        actual[DATA.split(pair, maxsplit=1)[0]] = pair
-    return sorted(actual.values())
 
 
 @pytest.mark.soak

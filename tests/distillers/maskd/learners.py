@@ -8,7 +8,6 @@ from mmengine.model import BaseModel
 from torch import nn
 
 from mmdistill_dense.distillers.maskd import learning
-from mmdistill_dense.distillers.maskd import learning as token_learner
 from mmdistill_dense.networks.taps import Tap
 
 CLASSES, TOKENS, SIZE = 19, 8, (16, 24)
@@ -51,11 +50,11 @@ class Interrupt(Exception):
 
 def stop_at(patched, iteration):
     """Interrupt the learning before one of its steps."""
-    step = token_learner.TokenLearner.step
+    step = learning.TokenLearner.step
 
     def interrupted(self, *args):
         if self.iteration == iteration:
             raise Interrupt
         return step(self, *args)
 
-    patched.setattr(token_learner.TokenLearner, 'step', interrupted)
+    patched.setattr(learning.TokenLearner, 'step', interrupted)

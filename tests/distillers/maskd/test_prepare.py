@@ -18,17 +18,8 @@ from mmdistill_dense.registry import HOOKS
 from mmdistill_dense.utils.reproducible import stream_states
 from tests import toys
 from tests.distillers.maskd.learners import Interrupt, stop_at
-from tests.distillers.maskd.tokens import (
-    LEARN,
-    LOGITS,
-    NECK,
-    det_model,
-    log_of,
-    same,
-    seg_model,
-    token_files,
-    tokens_of,
-)
+from tests.distillers.maskd.tokens import LEARN, LOGITS, NECK, det_model, same, seg_model, token_files, tokens_of
+from tests.faults.tools import log_of
 
 
 @pytest.fixture

@@ -27,9 +27,9 @@ def det_model(distiller: dict = NECK, student: str = 'retinanet', teacher: str =
     return toys.model_config(toys.det_net(student), toys.det_teacher(teacher), dict(maskd=distiller))
 
 
-def random_tokens(distiller: Any, seed: int = 0) -> dict[str, Tensor]:
+def random_tokens(distiller: Any) -> dict[str, Tensor]:
     """Values of the distiller's shapes, of a size that makes its masks differ."""
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(0)
     return {name: 0.3 * torch.randn(shape, generator=generator) for name, shape in distiller.token_shapes().items()}
 
 
@@ -45,8 +45,3 @@ def same(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
 def token_files(work_dir: Path) -> list[str]:
     """Names in the folder of tokens."""
     return sorted(path.name for path in (work_dir / 'maskd_tokens').iterdir())
-
-
-def log_of(work_dir: Path) -> str:
-    """All log lines of the runs in a folder."""
-    return '\n'.join(path.read_text() for path in sorted(Path(work_dir).rglob('*.log')))

@@ -236,7 +236,5 @@ def _check_launcher(words: list[str]) -> None:
     _check_program(words[next(n for n, word in enumerate(words) if word in ('mmdistill', 'mmdistill_dense')) + 1 :])
 
 
-CHECKS = {
-    **dict(python=_check_python, mmdistill=_check_program, mim=_check_mim, make=_check_make, pip=_check_pip),
-    **dict(torchrun=_check_launcher, srun=_check_launcher),
-}
+CHECKS = dict(python=_check_python, mmdistill=_check_program, mim=_check_mim, make=_check_make, pip=_check_pip)
+CHECKS |= dict.fromkeys(('torchrun', 'srun'), _check_launcher)

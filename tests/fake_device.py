@@ -258,12 +258,7 @@ class FakeDevice:
 
     @contextlib.contextmanager
     def running(self) -> Iterator[FakeDevice]:
-        """Let tensors of the device work, in mmengine and mmcv too, which wait in operations of their own uncounted.
-
-        Raises:
-            RuntimeError: As CUDA does where tensors of CPU and device are mixed; and for memory that was changed after
-                it was sent.
-        """
+        """Let tensors of the device work, in mmengine and mmcv too, which wait in operations of their own uncounted."""
         autocast, indexes = torch.autocast, import_module('mmengine.structures.instance_data')
         restored = torch.serialization.default_restore_location  # of files: here they stay on the CPU
         with contextlib.ExitStack() as stack:

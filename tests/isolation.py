@@ -34,7 +34,9 @@ def leave_home() -> Path:
         os.environ.setdefault(variable, str(cache / folder))
     for variable in USERS:
         os.environ.pop(variable, None)
-    elsewhere = Path(tempfile.mkdtemp(prefix='mmdistill_dense_elsewhere_', dir=_memory())).resolve()
+    memory = Path('/dev/shm')  # where the system has it, with room
+    parent = memory if os.access(memory, os.W_OK) and shutil.disk_usage(memory).free > ROOM else None
+    elsewhere = Path(tempfile.mkdtemp(prefix='mmdistill_dense_elsewhere_', dir=parent)).resolve()
     # after the folder that multiprocessing makes there and removes, whose priority is -100
     Finalize(None, shutil.rmtree, (elsewhere,), {'ignore_errors': True}, exitpriority=-200)
     os.environ.setdefault('PYTEST_DEBUG_TEMPROOT', tempfile.gettempdir())  # what tests write stays on the disk
@@ -44,12 +46,6 @@ def leave_home() -> Path:
     if actual := sys.modules.get('hypothesis.configuration'):  # with -v it was imported in the clone, and took that
         actual.set_hypothesis_home_dir(elsewhere / '.hypothesis')
     return elsewhere
-
-
-def _memory() -> Path | None:
-    """A folder in memory that has room, where the system has one."""
-    memory = Path('/dev/shm')
-    return memory if os.access(memory, os.W_OK) and shutil.disk_usage(memory).free > ROOM else None
 
 
 def fresh_folder(elsewhere: Path) -> None:

@@ -366,24 +366,18 @@ def run_config(
     painting = dict(size=(SIDE, SIDE))
     shapes = dict(type='mmdistill_dense.ShapesSegDataset', serialize_data=False)
     dataset = dict(shapes, num_images=8, painting=painting, pipeline=pipeline)
-    plain = [pipeline[0], pipeline[-1]]
-    if epochs is None:
-        sampler = dict(type='InfiniteSampler', shuffle=True)
-        loop = dict(type='IterBasedTrainLoop', max_iters=iters, val_interval=10**6)
-    else:
-        sampler = dict(type='DefaultSampler', shuffle=True)
-        loop = dict(type='EpochBasedTrainLoop', max_epochs=epochs, val_interval=10**6)
+    validation = dict(dataset, num_images=2, seed=1, pipeline=[pipeline[0], pipeline[-1]])
+    in_order = dict(type='DefaultSampler', shuffle=False)
+    by_epoch = epochs is not None
+    sampler = dict(type='DefaultSampler' if by_epoch else 'InfiniteSampler', shuffle=True)
+    length = dict(type='EpochBasedTrainLoop', max_epochs=epochs) if by_epoch else dict(max_iters=iters)
+    loop = dict(dict(type='IterBasedTrainLoop', val_interval=10**6), **length)
     config = dict(
         default_scope='mmseg',
         work_dir=str(work_dir),
         model=_as_model(model),
         train_dataloader=dict(batch_size=2, num_workers=0, dataset=dataset, sampler=sampler),
-        val_dataloader=dict(
-            batch_size=1,
-            num_workers=0,
-            sampler=dict(type='DefaultSampler', shuffle=False),
-            dataset=dict(dataset, num_images=2, seed=1, pipeline=plain),
-        ),
+        val_dataloader=dict(batch_size=1, num_workers=0, sampler=in_order, dataset=validation),
         val_evaluator=dict(type='IoUMetric', iou_metrics=['mIoU']),
         optim_wrapper=dict(type='OptimWrapper', optimizer=dict(type='SGD', lr=0.01, momentum=0.9)),
         train_cfg=loop,
@@ -392,11 +386,11 @@ def run_config(
             timer=dict(type='IterTimerHook'),
             logger=dict(type='LoggerHook', interval=1, log_metric_by_epoch=False),
             param_scheduler=dict(type='ParamSchedulerHook'),
-            checkpoint=dict(type='CheckpointHook', by_epoch=epochs is not None, interval=1 if epochs else 2),
+            checkpoint=dict(type='CheckpointHook', by_epoch=by_epoch, interval=1 if by_epoch else 2),
             sampler_seed=dict(type='DistSamplerSeedHook'),
             distill=dict(type='mmdistill_dense.DistillHook'),
         ),
-        log_processor=dict(by_epoch=epochs is not None),
+        log_processor=dict(by_epoch=by_epoch),
         log_level='ERROR',
         randomness=dict(seed=5),
     )

@@ -210,16 +210,13 @@ SEG = {  # every way of each method in a segmentor
     for title, (option, more) in CASES.items()
     if not more.get('detects') and title != 'MaskedMimic'
 }
-ONE_SCORE = dict(activation='sigmoid', beta=0.0)  # a softmax over one score is always 1
 NECK_TAP = {'student_tap': 'neck'}
 FINE_TAP = {'student_tap': 'neck[:2]'}
-PLAIN = [dict(type=name) for name in ('DeFeat', 'FGD', 'FRS', 'CanKD')]
-ON_NECK = [dict(NECK_TAP, type=name) for name in ('AT', 'CWD', 'FitNet', 'MGD', 'PKD', 'FeatureMatch')]
 DENSE = {option['type']: option for option in [
-    *PLAIN,
-    *ON_NECK,
+    *(dict(type=name) for name in ('DeFeat', 'FGD', 'FRS', 'CanKD')),
+    *(dict(NECK_TAP, type=name) for name in ('AT', 'CWD', 'FitNet', 'MGD', 'PKD', 'FeatureMatch')),
     dict(FINE_TAP, type='AfDCD', pool_size=0),
-    dict(type='DIST', student_tap='bbox_head.gfl_cls', **ONE_SCORE),
+    dict(type='DIST', student_tap='bbox_head.gfl_cls', activation='sigmoid', beta=0.0),
     dict(type='LogitKD', student_tap='bbox_head.gfl_cls', activation='sigmoid'),
     dict(type='LD', class_weight=0.0),
     dict(LEARN, type='FreeKD', num_tokens=2),

@@ -284,7 +284,7 @@ def maskd_stage1(file: File) -> Results:
     return results if weights is None else {**results, 'prob': weights}
 
 
-def maskd_detection(file: File) -> Results:
+def maskd_stage2_det(file: File) -> Results:
     """Run the whole distiller on all levels; beside it the pieces of each level."""
     levels = [file.below(f'level{number}_') for number in range(int(file['num_levels']))]
     since = int(file['warmup']) if file['custom_mask'] else None
@@ -298,7 +298,7 @@ def maskd_detection(file: File) -> Results:
     return results
 
 
-def maskd_segmentation(file: File) -> Results:
+def maskd_stage2_seg(file: File) -> Results:
     total, actual = _distil([file], file, weight_mask=False)
     pieces = _pieces(file, False, float(file['eps']))
     return {**actual[0], **pieces, 'mask': pieces['mask_teacher'], 'loss': total}

@@ -53,16 +53,7 @@ METHODS = {
     'frs': Method({'frs': maps.frs}),
     'kddetr': Method({'kddetr': maps.kddetr}),
     'logit_std': Method({'logit_std': maps.logit_std}),
-    'maskd': Method(
-        {
-            'stage1': maps.maskd_stage1,
-            'stage2_det': maps.maskd_detection,
-            'stage2_seg': maps.maskd_segmentation,
-            'dice': maps.maskd_dice,
-            'dist': maps.dist,
-        },
-        _maskd_kind,
-    ),
+    'maskd': Method(_of(maps, 'stage1 stage2_det stage2_seg dice', 'maskd_') | {'dist': maps.dist}, _maskd_kind),
     'pcd': Method(
         _of(pcd, 'infonce two_view queue mhsa student_head plugin lars schedule transforms')
         | _of(trainings, 'spatial_adaptor end_to_end'),

@@ -119,10 +119,9 @@ def saved(content: Mapping[str, Any]) -> str:
     return str(path)
 
 
-def widths_of(content: Mapping[str, Any], row: Mapping[str, Any]) -> list[int]:
-    """The widths of a synthetic head, by its matrices in order of their names."""
-    head = {n: v for n, v in state_of(content, row).items() if n.startswith(row['use_head'])}
-    matrices = [head[name] for name in sorted(head) if head[name].ndim == 2]
+def widths_of(entries: Mapping[str, Tensor]) -> list[int]:
+    """The widths of a head, by its matrices in order of their names."""
+    matrices = [value for _, value in sorted(entries.items()) if value.ndim == 2]
     return [matrices[0].shape[1], *(matrix.shape[0] for matrix in matrices)]
 
 
@@ -146,8 +145,7 @@ def vector_head(family: str, entries: Mapping[str, Tensor], last_bn: bool = Fals
 
     ``entries`` have the names below the head's prefix. Without ``last_bn`` a last batch norm without parameters is cut.
     """
-    matrices = [value for _, value in sorted(entries.items()) if value.ndim == 2]
-    head = modules_of(HEADS[family], [matrices[0].shape[1], *(matrix.shape[0] for matrix in matrices)])
+    head = modules_of(HEADS[family], widths_of(entries))
     head.load_state_dict(dict(entries), strict=True)
     head.eval()
     return head[:-1] if HEADS[family].endswith('bn0') and not last_bn else head

@@ -5,24 +5,13 @@ from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
-from PIL import Image
 
-from mmdistill_dense.datasets.shapes import paint
 from tests import toys
 from tests.pretrain import files
 
 R18 = dict(type='mmdet.ResNet', depth=18, base_channels=4, stem_channels=4)
 NORM = dict(mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375], bgr_to_rgb=True)
 SIDE = 64
-
-
-@functools.cache
-def pictures() -> str:
-    """A folder of eight pictures."""
-    folder = toys.fresh_dir()
-    for index in range(8):
-        Image.fromarray(paint(0, index, size=(72, 80)).image[..., ::-1].copy()).save(folder / f'{index}.png')
-    return str(folder)
 
 
 @functools.cache
@@ -72,7 +61,7 @@ def config(work_dir: Path | str, epochs: int = 2, workers: int = 0, **changes: A
         dict(type='mmdistill_dense.PackViews'),
     ]
     flat['default_scope'] = 'mmdet'
-    dataset = dict(type='mmdistill_dense.UnlabeledImages', data_root=pictures(), pipeline=pipeline)
+    dataset = dict(type='mmdistill_dense.UnlabeledImages', data_root=toys.picture_folder(8), pipeline=pipeline)
     flat['train_dataloader'].update(num_workers=workers, dataset=dataset, collate_fn=dict(type='pseudo_collate'))
     flat['optim_wrapper']['optimizer'] = dict(type='mmdistill_dense.LARS', lr=0.5, weight_decay=1e-5)
     return Config(toys.merged(flat, changes))

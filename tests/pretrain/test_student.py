@@ -183,7 +183,8 @@ def batches(seed: int, workers: int) -> list[torch.Tensor]:
     steps[1][0]['size'] = 48
     multi, pack = dict(type='mmdistill_dense.MultiView', views=steps), dict(type='mmdistill_dense.PackViews')
     pipeline = [dict(type='LoadImageFromFile'), multi, pack]
-    dataset = DATASETS.build(dict(type='mmdistill_dense.UnlabeledImages', data_root=runs.pictures(), pipeline=pipeline))
+    options = dict(data_root=toys.picture_folder(8), pipeline=pipeline)
+    dataset = DATASETS.build(dict(type='mmdistill_dense.UnlabeledImages', **options))
     seed_everything(seed)
     loader = DataLoader(
         dataset,

@@ -65,11 +65,11 @@ def lists(root: Path, form: str, line: str = '{}') -> None:
         write(root / form.format(part), ''.join(f'{line.format(name)}\n' for name in names))
 
 
-def png(pixels: np.ndarray, cut: int = 0) -> str:
-    """The text of a picture in a json file, without its last bytes."""
+def png(pixels: np.ndarray) -> str:
+    """The text of a picture in a json file."""
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, 'PNG')
-    return base64.b64encode(buffer.getvalue()[: -cut or None]).decode()
+    return base64.b64encode(buffer.getvalue()).decode()
 
 
 def corner(points: Sequence[tuple[int, int]]) -> np.ndarray:

@@ -146,7 +146,7 @@ CASES: list[Case] = [
         (shape(label=True), r'b.json: shapes\[0\]: the name of its class is .*no text. Write it in quotes'),
         (mask(mask=5), r'shapes\[1\] .* cannot be read'),
         (mask(mask=png(np.ones((4, 4, 3), np.uint8))), r'b.json: shapes\[1\] \([a-z-]+\): its mask has colours'),
-        (mask(mask=png(np.ones((20, 20), bool), 30)), r'shapes\[1\] .* cannot be read'),
+        (mask(mask=png(np.ones((20, 20), bool))[:-40]), r'shapes\[1\] .* cannot be read'),
         (labelme(imageHeight=10**6, imageWidth=10**6), 'tells 1000000x1000000 pixels'),
         (labelme(imageHeight='48px'), 'height is'),
         (labelme(imageHeight=None), r'shapes\[1\] \([a-z-]+\) is a mask, and its file tells no height'),

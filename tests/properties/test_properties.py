@@ -117,7 +117,7 @@ class Case:
 
     ``axes`` names the axes of every tensor: b pictures, h and w positions, c channels of the student (d of a teacher
     that may have others), further letters as a loss needs them; a digit is a length. ``options`` are drawn too.
-    ``kinds`` are the only values that are legal, ``made`` changes what was drawn. ``sign``: never below 0. ``unlike``:
+    ``kinds`` are the only values that are legal, ``made`` changes what was drawn. ``unlike``:
     the student may differ in these axes for an error, and in their number where ``any_rank``. ``shows_nan``: a NaN
     anywhere in a map makes the loss NaN. ``broken``: what a network that diverged may put into the inputs.
     """
@@ -129,7 +129,6 @@ class Case:
     lengths: Strategies = field(default_factory=dict)
     kinds: tuple[str, ...] = ()
     made: Callable[[Inputs], Inputs] = lambda inputs: inputs
-    sign: bool = True
     unlike: str = 'bchw'
     any_rank: bool = True
     shows_nan: bool = True
@@ -282,14 +281,13 @@ def close(actual: Tensor, expected: Tensor, rtol: float = 1e-7) -> None:
 
 
 def is_finite(case: Case, draw: Draw) -> None:
-    """Any legal input gives a finite loss, no less than 0 where that is a distance, and finite gradients."""
+    """Any legal input gives a finite loss, no less than 0, and finite gradients."""
     inputs, options = case.draw(draw, KINDS, draw(st.sampled_from([torch.float32, DOUBLE])))
     loss, grads = graded(case, inputs, options)
     assert loss.ndim == 0 and math.isfinite(loss)
     assert all(bool(grad.isfinite().all()) for grad in grads.values())
-    if case.sign:
-        largest = max((float(x.abs().max()) for x in inputs.values() if x.numel() and x.dtype != torch.bool), default=0)
-        assert loss >= -1e-5 * max(1.0, min(largest, 1e4))
+    largest = max((float(x.abs().max()) for x in inputs.values() if x.numel() and x.dtype != torch.bool), default=0)
+    assert loss >= -1e-5 * max(1.0, min(largest, 1e4))
 
 
 def has_a_precision(case: Case, draw: Draw) -> None:

@@ -19,24 +19,19 @@ LOGGED = dict(
 MASKD = dict(LOGITS, learn=dict(max_iters=2, save_interval=2, log_interval=1))
 
 
-def _train(folder: Path, distillers: dict[str, Any]) -> None:
-    teacher = toys.seg_teacher('fcn')
-    model = toys.model_config(toys.seg_net('fcn'), teacher, distillers)
-    toys.train(folder, toys.run_config(folder, model, randomness=dict(seed=SEED), **LOGGED))
-
-
 @pytest.fixture(scope='session')
 def suite(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A suite with a control and two methods, of one seed, with results that nobody measured."""
     out = tmp_path_factory.mktemp('suite')
-    methods = {
+    methods: dict[str, dict[str, Any]] = {
         'control': {},
         'kd': dict(kd=dict(type='LogitKD')),
         'all': dict(pcd=dict(type='PCD', queue_size=4), maskd=MASKD),
     }
     for number, (name, distillers) in enumerate(methods.items()):
         folder = out / 'runs' / name / f'seed{SEED}'
-        _train(folder, distillers)
+        model = toys.model_config(toys.seg_net('fcn'), toys.seg_teacher('fcn'), distillers)
+        toys.train(folder, toys.run_config(folder, model, randomness=dict(seed=SEED), **LOGGED))
         result = dict(score=40.0 + 2 * number, minutes=1.5, metrics={})
         (folder / 'result.json').write_text(json.dumps(result), encoding='utf-8')
     return out

@@ -1,8 +1,6 @@
 """Real zoo networks a sixteenth as wide: every layer is there, and a training step takes a fraction of a second."""
 
-import functools
 import inspect
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -58,7 +56,7 @@ def _narrow(model: dict[str, Any]) -> dict[str, Any]:
         model['train_cfg']['rcnn']['sampler']['num'] = 16
         return model
     model['backbone'] = _backbone(model['backbone'])
-    channels = _channels(json.dumps(model['backbone'], sort_keys=True), DefaultScope.get_current_instance().scope_name)
+    channels = _channels(model['backbone'], DefaultScope.get_current_instance().scope_name)
     if 'layout' in model:
         return _projection_head(model, channels[-1])
     if model.get('neck'):
@@ -85,11 +83,7 @@ def _backbone(option: dict[str, Any]) -> dict[str, Any]:
     kind = option['type'].rsplit('.', 1)[-1]
     if kind not in BACKBONES:
         raise KeyError(f'narrow: no rule for the backbone {kind}; known: {", ".join(BACKBONES)}.')
-    return _with_tuples({**option, **BACKBONES[kind](option)})
-
-
-def _with_tuples(option: dict[str, Any]) -> dict[str, Any]:
-    """MobileNetV3 refuses a list."""
+    option |= BACKBONES[kind](option)  # MobileNetV3 refuses a list
     return {key: tuple(value) if key == 'out_indices' else value for key, value in option.items()}
 
 
@@ -132,10 +126,9 @@ BACKBONES = {  # what becomes of the options of each
 }
 
 
-@functools.cache
-def _channels(backbone: str, scope: str) -> list[int]:
+def _channels(backbone: Mapping[str, Any], scope: str) -> list[int]:
     """What a backbone gives, level by level."""
-    network = MODELS.build(ConfigDict(_with_tuples(json.loads(backbone)), _scope_=scope))
+    network = MODELS.build(ConfigDict(backbone, _scope_=scope))
     network.eval()
     with torch.no_grad():
         levels = network(torch.zeros(1, 3, SIDE, SIDE))

@@ -89,22 +89,13 @@ def step(cfg: Config, work_dir: Path) -> Runner:
     init_default_scope(cfg.default_scope)
     cfg.model = _model(cfg.model)
     student = cfg.model.student if is_distill_model(cfg.model) else cfg.model
-    kind = cfg.default_scope if num_classes(student) else 'views'
+    classes = num_classes(student) or 0
+    data = dict(kind=cfg.default_scope if classes else 'views', classes=classes, side=side_of(student))
+    data.update(type='mmdistill_dense.ZooDataset', masks=student.data_preprocessor.get('pad_mask', False))
+    sampler, collate = dict(type='DefaultSampler', shuffle=False), dict(type='pseudo_collate')
     for name in EVALUATION:
         cfg.pop(name, None)
-    cfg.train_dataloader = dict(
-        batch_size=2,
-        num_workers=0,
-        dataset=dict(
-            type='mmdistill_dense.ZooDataset',
-            kind=kind,
-            classes=num_classes(student) or 0,
-            masks=student.data_preprocessor.get('pad_mask', False),
-            side=side_of(student),
-        ),
-        sampler=dict(type='DefaultSampler', shuffle=False),
-        collate_fn=dict(type='pseudo_collate'),
-    )
+    cfg.train_dataloader = dict(batch_size=2, num_workers=0, dataset=data, sampler=sampler, collate_fn=collate)
     by_epoch = 'max_iters' not in cfg.train_cfg
     cfg.train_cfg = dict(by_epoch=by_epoch, **{'max_epochs' if by_epoch else 'max_iters': 1})
     cfg.default_hooks.pop('visualization', None)
@@ -133,15 +124,10 @@ def _model(model: Mapping[str, Any]) -> ConfigDict:
             distiller[key] = {**distiller.get(key, {}), **value} if isinstance(value, dict) else value
         if str(distiller.get('head', {}).get('type')).startswith('mlp'):
             distiller['head']['hidden'] = 32
-    if options.get('teacher'):
-        options['teacher'] = _teachers(options['teacher'])
+    if teacher := options.get('teacher'):
+        single = {'cfg', 'type'} & {*teacher}
+        options['teacher'] = _teacher(teacher) if single else {name: _teacher(teacher[name]) for name in teacher}
     return ConfigDict(type='mmdistill_dense.DistillModel', **options)
-
-
-def _teachers(option: Mapping[str, Any]) -> dict[str, Any]:
-    if {'cfg', 'type'} & {*option}:
-        return _teacher(option)
-    return {name: _teacher(teacher_option) for name, teacher_option in option.items()}
 
 
 def _teacher(option: Mapping[str, Any]) -> dict[str, Any]:
@@ -198,7 +184,7 @@ def one_of_each() -> list[str]:
 
 def standing_for_all() -> list[Path]:
     """A config of each pair of networks, of one method after the other."""
-    pairs = [[path for path in by_pair()[pair] if path in trained()] for pair in one_of_each()]
+    pairs = [[path for path in by_pair()[pair] if path.parent.name != 'teachers'] for pair in one_of_each()]
     return [paths[number % len(paths)] for number, paths in enumerate(filter(None, pairs))]
 
 

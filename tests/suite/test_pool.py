@@ -183,7 +183,7 @@ def pids(folder: Path) -> list[int]:
 
 
 @LINUX
-def test_an_interruption_ends_jobs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_interruption_ends_jobs_and_their_workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pool, 'REAP_TIMEOUT', 0.2)
 
     def interrupt() -> None:

@@ -56,7 +56,7 @@ class Counters(Hook):
                 checkpoint['meta'].setdefault(_NUMBERS, {})[place] = changed
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
-        """Restore all three on resume. A hook that watches another score than before starts anew."""
+        """Restore on resume what was saved. An early-stopping hook with another ``monitor`` than before starts anew."""
         meta = (checkpoint.get('meta') or {}) if resumes(runner) else {}
         stopping, resizing = _counting(runner)
         for hook, (monitor, count, best) in zip(stopping, meta.get(_STOPPING, ()), strict=False):
@@ -74,7 +74,7 @@ def _counting(runner: Runner) -> tuple[list[Any], list[Any]]:
 
 
 def _owners(network: nn.Module) -> Iterator[tuple[str, Any]]:
-    """Yield by place the modules of a network and what they hold, as assigners. Distillers save their own numbers."""
+    """Yield modules and the objects in their attributes by place. Distillers, which save their own, are left out."""
     for place, module in network.named_modules():
         parts = {f'{place}:{key}': part for key, part in vars(module).items() if hasattr(part, '__dict__')}
         owners = {place: module, **parts}.items()

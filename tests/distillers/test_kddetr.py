@@ -108,7 +108,10 @@ def test_the_decoder_asked_for_its_own_queries_answers_the_same(kind):
     assert not all(torch.equal(*pair) for pair in zip(queries, others, strict=True)), 'each step draws its own'
 
 
-def test_decoders_of_other_queries_are_refused():
+def test_decoders_of_other_queries_or_widths_are_refused():
+    narrow, wide = ({DECODER: [torch.Size((1, 9, width)), torch.Size((1, 9, 4))]} for width in (16, 32))
+    with pytest.raises(ValueError, match=r'student have \[\(16,\), \(4,\)\] channels .* teacher \[\(32,\), \(4,\)\]'):
+        KDDETR().setup(narrow, wide)
     narrow, wide = (Replay(torch.nn.Identity(), {name: torch.zeros(1, 2, 4)}) for name in ('query', 'query_pos'))
     with pytest.raises(ValueError, match='student gets query and that of the teacher query_pos'):
         KDDETR()({DECODER: narrow}, {DECODER: wide}, [])

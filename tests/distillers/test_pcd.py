@@ -64,9 +64,11 @@ def test_maps_of_different_size_are_brought_together():
 
 
 def test_wrong_numbers_of_views_are_named():
-    maps = [draw(2, 6, 3, 5)]
+    maps, levels = [draw(2, 6, 3, 5)], [torch.Size((1, 6, 3, 5))]
     with pytest.raises(ValueError, match="view_pairing='cross' needs two views, the step has 1"):
         _loss(_make(view_pairing='cross'), maps, maps)
+    with pytest.raises(ValueError, match="gives 2 tensors and teacher tap 'neck' 3; select the same number"):
+        PCD('neck').setup({'neck': levels * 2}, {'neck': levels * 3})
 
 
 def test_levels_have_parts_of_their_own():

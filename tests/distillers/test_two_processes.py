@@ -1,4 +1,4 @@
-"""Some gloo processes keep one queue and one set of statistics, and average to what one process computes."""
+"""Gloo processes share one queue and one set of statistics. Their mean is what one process computes."""
 
 from functools import partial
 

@@ -223,7 +223,7 @@ def test_values_that_are_no_numbers_are_no_answer():
 
 
 def test_a_grey_student_of_one_channel(tmp_path):
-    """A single channel is no class score: the argmax of one channel is 0 everywhere. The size is that of val."""
+    """The argmax of one channel is 0 everywhere, so a threshold decides. The size comes from val."""
     loss = dict(type='CrossEntropyLoss', use_sigmoid=True)
     option = one_layer(out_channels=1, num_classes=2, loss_decode=loss)
     option['backbone']['colours'] = 1

@@ -198,7 +198,8 @@ def test_regions_that_are_read_otherwise_are_refused(tmp_path, part, method):
 
 
 @pytest.mark.parametrize(('kind', 'part', 'option', 'message'), [
-    ('retinanet', 'bbox_head', dict(nms=dict(type='soft_nms')), 'suppresses boxes by soft_nms: ONNX has plain'),
+    ('retinanet', 'bbox_head', dict(nms=dict(type='soft_nms')),
+     'suppresses boxes by soft_nms: ONNX has plain suppression alone'),
     ('mask_rcnn', 'rpn_head', dict(nms_pre=-1), 'has nms_pre=-1: set how many candidates'),
 ])  # fmt: skip
 def test_a_suppression_that_onnx_has_not_is_refused(tmp_path, kind, part, option, message):

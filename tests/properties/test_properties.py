@@ -113,7 +113,7 @@ HELD: dict[str, Callable[..., Tensor]] = {
 
 @dataclass(frozen=True)
 class Case:
-    """A loss and what is drawn for it.
+    """A loss function, and the tensors and options that hypothesis draws for it.
 
     ``axes`` names the axes of every tensor: b pictures, h and w positions, c channels of the student (d of a teacher
     that may have others), further letters as a loss needs them; a digit is a length. ``options`` are drawn too.

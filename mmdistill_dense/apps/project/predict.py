@@ -250,7 +250,7 @@ class Student:
         return Shot(name, picture, data, str(Path(name).with_suffix('.png')) if has_stem else f'{name}.png')
 
     def has_stem(self, file: Path, endings: tuple[str, ...]) -> bool:
-        """Tell whether the results of a file drop its ending. Of files with one stem, only those of the first do."""
+        """Tell whether results are named without the ending of their file: only for the first file of each stem."""
         if (key := (file.parent, endings)) not in self.firsts:  # a stem that is a file's name (a.png.jpg) has no owner
             names = [name for name in sorted(os.listdir(file.parent), reverse=True) if name.lower().endswith(endings)]
             self.firsts[key] = {Path(name).stem: name for name in names} | dict.fromkeys(names, '')

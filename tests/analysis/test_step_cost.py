@@ -9,7 +9,7 @@ from mmengine.registry import DefaultScope
 from torch import nn
 
 from mmdistill_dense.apps.inspect import step_cost
-from mmdistill_dense.apps.inspect.step_cost import peak_extra_memory, training_batch
+from mmdistill_dense.apps.inspect.step_cost import peak_extra_memory, run_length, training_batch
 from mmdistill_dense.registry import DATASETS
 from tests import toys
 
@@ -82,3 +82,10 @@ CROP = {'type': 'RandomCrop', 'crop_size': (48, 32)}
 ])  # fmt: skip
 def test_the_size_is_the_crop_or_the_largest_scale_in_any_branch(pipeline: list, size: tuple | None) -> None:
     assert step_cost.pipeline_size({'dataset': {'pipeline': pipeline}}) == size
+
+
+def test_a_run_is_as_long_as_its_loop_says() -> None:
+    epochs = Config({'train_cfg': {'max_epochs': 3}, 'train_dataloader': {'batch_size': 2}})
+    assert run_length(Config({'train_cfg': {'max_iters': 7}})) == 7
+    assert run_length(epochs) == step_cost.DEFAULT_ITERATIONS
+    assert run_length(epochs, pictures=40, processes=4) == 3 * 5

@@ -168,8 +168,11 @@ def test_what_options_do_to_a_config():
 @pytest.mark.parametrize(('use', 'options', 'config', 'words'), [
     (commands._use_amp, (), dict(optim_wrapper=dict(type='Mine')), "this config has 'Mine'"),
     (commands._use_amp, (), dict(optim_wrapper=dict(constructor='Parts')), 'Parts builds the optimizers itself: set'),
+    (commands._use_amp, (), dict(optim_wrapper=None), '--amp .*optim_wrapper'),
     (commands._use_auto_scale_lr, (), {}, 'base_batch_size'),
+    (commands._use_auto_scale_lr, (), dict(auto_scale_lr=None), '--auto-scale-lr .*auto_scale_lr'),
     (commands._use_visualization, (False, 'folder', 2), dict(default_hooks={}), 'SegVisualizationHook'),
+    (commands._use_visualization, (True, None, 1.0), dict(default_hooks=None), '--show .*default_hooks'),
     (commands._keep_predictions, ('folder',), dict(DET, test_evaluator=dict(type='CocoMetric')), r'\.pkl'),
     (commands._use_tta, (), dict(SEG, tta_model=dict(type='SegTTAModel')), 'tta_pipeline'),
     (commands._use_tta, (), dict(model=dict(type='RetinaNet')), 'tta_model'),

@@ -4,11 +4,10 @@ import functools
 import re
 from pathlib import Path
 
-from mmengine.config import Config, ConfigDict
+from mmengine.config import Config
 
 from mmdistill_dense.apps.recipes.compose import methods
 from mmdistill_dense.apps.recipes.named import Named, combinations
-from mmdistill_dense.config.resolve import load_model
 
 CONFIGS = Path(__file__).parents[1] / 'configs'
 FILES = sorted(path for path in CONFIGS.rglob('*.py') if '_base_' not in path.parts)
@@ -47,16 +46,6 @@ def place(name: str) -> Path:
 def leaf(name: str) -> Config:
     """Return the config of a name."""
     return read(place(name))
-
-
-def student(cfg: Config) -> ConfigDict:
-    """Return the network of a config's student."""
-    return load_model(cfg.model.student, 'student').model
-
-
-def teacher(cfg: Config) -> ConfigDict:
-    """Return the network of a config's teacher."""
-    return load_model({key: value for key, value in cfg.model.teacher.items() if key != 'checkpoint'}, 'teacher').model
 
 
 def name_of(path: Path) -> str:

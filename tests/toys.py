@@ -267,10 +267,6 @@ class ToyDetDataset(BaseDataset):
     def __getitem__(self, index: int) -> dict:
         return det_item(self.seed, index, masks=self.masks)
 
-    def get_cat_ids(self, index: int) -> list[int]:
-        """Classes in a picture, for samplers that look at them."""
-        return self[index]['data_samples'].gt_instances.labels.tolist()
-
 
 def losses_of(model: Any, batch: Mapping[str, Any] | None = None) -> dict[str, Any]:
     return model(**model.data_preprocessor(copy.deepcopy(batch) if batch else seg_batch(), True), mode='loss')

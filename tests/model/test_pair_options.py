@@ -16,12 +16,8 @@ from mmdistill_dense.networks.acceleration import Acceleration
 from mmdistill_dense.registry import DISTILLERS
 from tests import toys
 from tests.distillers.maskd.tokens import random_tokens
+from tests.distillers.ways import NECK_TAP, SEG
 from tests.query_nets import query_net
-
-DEEP, NECK, SCORES = dict(student_tap='backbone[3]'), dict(student_tap='neck'), dict(student_tap='decode_head.conv_seg')
-TOKENS = dict(DEEP, num_tokens=2)
-QUEUE = dict(DEEP, queue_size=16, queue_init='random')
-MEMORY = dict(pixel_memory=20, region_memory=4, pixel_contrast=30)
 
 
 class Form(NamedTuple):
@@ -32,34 +28,16 @@ class Form(NamedTuple):
 
 
 FORMS = {
-    'AT': Form('fcn'),
-    'AfDCD': Form('fcn'),
-    'CIRKD': Form('fcn', MEMORY),
-    'CWD': Form('fcn'),
-    'CanKD': Form('fcn', DEEP),
+    **{title: Form('fcn', option) for title, option in SEG.items() if title == option['type']},
     'CrossKD': Form('gfl', dict(reuse_from=0)),
-    'DIST': Form('fcn'),
-    'DeFeat': Form('retinanet', NECK),
-    'FGD': Form('retinanet', NECK),
+    'DeFeat': Form('retinanet', NECK_TAP),
+    'FGD': Form('retinanet', NECK_TAP),
     'FRS': Form('retinanet'),
-    'FeatureMatch': Form('fcn'),
-    'FitNet': Form('fcn'),
-    'FreeKD': Form('fcn', TOKENS),
-    'HeadOutputKD': Form('fcn', SCORES),
-    'IFVD': Form('fcn'),
     'KDDETR': Form('conditional', dict(general=5)),
     'LD': Form('gfl'),
-    'LogitKD': Form('fcn'),
-    'MGD': Form('fcn', DEEP),
-    'MasKD': Form('fcn', TOKENS),
-    'PCD': Form('fcn', QUEUE),
-    'PKD': Form('fcn', SCORES),
-    'QueueKL': Form('fcn', QUEUE),
     'RoIHeadKD': Form('faster_rcnn'),
     'RoIHeadKD boxes': Form('faster_rcnn', dict(output='bbox_pred')),
     'RoIHeadKD masks': Form('mask_rcnn', dict(student_tap='roi_head.mask_head', output='mask_preds', form='sigmoid')),
-    'SKD': Form('fcn'),
-    'SimReg': Form('fcn', DEEP),
 }  # fmt: skip
 
 

@@ -1,6 +1,8 @@
 """Reading files without running what they hold."""
 
+import io
 import pickle
+import zipfile
 from argparse import Namespace
 
 import numpy as np
@@ -12,9 +14,9 @@ from mmengine.optim import OneCycleLR, OneCycleParamScheduler
 from torch import nn
 
 from mmdistill_dense.weights.safe_load import read_checkpoint, read_values
-from mmdistill_dense.weights.strict_load import state_dict_of
+from mmdistill_dense.weights.strict_load import load_strictly, state_dict_of
 from tests import payload, toys
-from tests.payload import Reduced, unequal
+from tests.payload import Reduced, unequal, written
 
 
 def saved(path, content, **options):
@@ -141,3 +143,67 @@ def test_a_checkpoint_is_a_dictionary(tmp_path):
     for name in ('b.pth', 'b.safetensors'):
         with pytest.raises(FileNotFoundError):
             read_values(tmp_path / name)
+
+
+# Damaged files
+
+
+def members_of(content):
+    """The files inside a zip, by name."""
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        return {info.filename: archive.read(info) for info in archive.infolist()}
+
+
+def zipped(members, compression=zipfile.ZIP_STORED):
+    """A zip with right checksums, so that what is wrong lies deeper."""
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, 'w', compression) as archive:
+        for name, value in members.items():
+            archive.writestr(name, value)
+    return out.getvalue()
+
+
+def test_a_flipped_bit_of_a_weight_is_seen(tmp_path):
+    """torch writes a checksum and does not look at it; a few compressed bytes could ask for any memory."""
+    weight, path = torch.arange(100.0), tmp_path / 'a.pth'
+    whole = written(dict(state_dict=dict(w=weight)))
+    raw = bytearray(whole)
+    raw[raw.index(weight.numpy().tobytes()) + 41] ^= 1
+    path.write_bytes(raw)
+    assert not torch.equal(torch.load(path)['state_dict']['w'], weight), 'torch reads it as it is'
+    with pytest.raises(ValueError, match=r"a\.pth' is no readable checkpoint .*Bad CRC-32 for file '.*/data/0'"):
+        read_values(path)
+    path.write_bytes(zipped(members_of(whole), zipfile.ZIP_DEFLATED))
+    with pytest.raises(ValueError, match=r'no readable checkpoint .*is compressed'):
+        read_values(path)
+    path.write_bytes(zipped({**members_of(whole), 'archive/data.pk0': b''}).replace(b'data.pk0', b'data.pkl'))
+    with pytest.raises(ValueError, match=r'no readable checkpoint .*two members have one name'):
+        read_values(path)
+
+
+def test_values_that_are_named_often_are_walked_once(tmp_path):
+    value = (torch.ones(1),)
+    for _ in range(80):
+        value = (value, value)  # 2 ** 80 leaves
+    torch.save(dict(value=value), tmp_path / 'a.pth')
+    actual = read_values(tmp_path / 'a.pth')['value']
+    assert actual[0] is actual[1]
+
+
+@pytest.mark.parametrize(('content', 'words'), [
+    *((dict(state_dict=dict(weight=weight, bias=torch.ones(3))),
+       rf'(?s)k does not fit Linear.*1 of another shape or kind.*unfit: .*{words}') for weight, words in (
+        (torch.ones(3, 3, device='meta'), 'without values'),
+        (torch.ones(3, 3, dtype=torch.int8), r'torch\.int8 \(model torch\.float32\)'),
+        (torch.ones(3, 3, dtype=torch.complex64), r'torch\.complex64'),
+        (torch.ones(3, 3).to_sparse(), r'torch\.sparse_coo'),
+        (torch.quantize_per_tensor(torch.ones(3, 3), 0.1, 0, torch.qint8), 'qint8'))),
+    (dict(state_dict={0: torch.ones(1)}), 'holds no weights'),
+    (dict(state_dict=dict(w=torch.ones(1)), meta=[1]), r"a\.pth' is damaged: its 'meta' is a list"),
+])  # fmt: skip
+def test_what_is_no_weight_is_named(content, words, tmp_path):
+    """torch casts such tensors, or keeps what is there, and says nothing; a name may be no text."""
+    path = tmp_path / 'a.pth'
+    torch.save(content, path)
+    with pytest.raises(ValueError, match=words):
+        load_strictly(nn.Linear(3, 3), state_dict_of(read_checkpoint(path), path), None, 'k')

@@ -20,20 +20,20 @@ import hypothesis.strategies as st
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from torch import Tensor
 
 from mmdistill_dense import losses
 from mmdistill_dense.losses import tensors as blocks
-from tests.fuzz import examples
 
 # All are legal: what a network gives at the start, at a dead channel, in a padded corner, before it diverges.
 KINDS = ('normal', 'zeros', 'constant', 'sparse', 'large', 'small', 'one pixel')
 ORDINARY = ('normal', 'sparse')  # for equalities, which large or vanishing values meet only up to their rounding
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
-few = settings(examples.few, max_examples=4)  # in `make test`; in `make soak` many
-many = settings(examples.few, max_examples=int(os.environ.get('PROPERTY_EXAMPLES', 50)))
+SLOW = [HealthCheck.too_slow]
+few = settings(max_examples=4, deadline=None, derandomize=True, database=None, suppress_health_check=SLOW)
+many = settings(few, max_examples=int(os.environ.get('PROPERTY_EXAMPLES', 50)))  # in `make soak`
 
 seeds = st.integers(0, 2**31 - 1)
 sides = st.integers(1, 9)

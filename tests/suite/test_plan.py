@@ -21,7 +21,8 @@ from tests.suite.tiny import of_two as defined
 
 
 def test_runs_are_teacher_then_seed_by_seed() -> None:
-    actual = plan.runs(defined())
+    definition = defined()
+    actual = plan.runs(definition)
     assert [run.title for run in actual] == [
         'teacher',
         'control seed 0', 'kd seed 0', 'afdcd seed 0', 'control seed 1', 'kd seed 1', 'afdcd seed 1',
@@ -31,6 +32,8 @@ def test_runs_are_teacher_then_seed_by_seed() -> None:
     assert len({run.folder for run in actual}) == len(actual)
     teacher, control, kd, *_, last = actual
     assert teacher.after == control.after == () and last.after == kd.after == (teacher.folder,)
+    assert plan.config_of(definition, last).randomness.seed == 1
+    assert plan.config_of(definition, teacher).train_cfg.max_iters == 2
 
 
 def test_control_that_inherits_the_teachers_weights_waits_for_it() -> None:
@@ -88,15 +91,6 @@ def test_local_code_changed_between_seeds_is_refused_by_name(tmp_path: Path, mon
     lines = run.file.read_text().splitlines()
     run.file.write_text('\n'.join(line for line in lines if not line.startswith('# code: ')))
     plan.check_unchanged(definition, [run])  # as a run of an earlier version, or by the user's word
-
-
-def test_students_read_the_teacher_that_the_suite_trains() -> None:
-    definition = defined()
-    tiny.write_result(definition.out / 'teacher', 1, checkpoint='iter_2.pth')
-    runs = {run.title: run for run in plan.runs(definition)}
-    assert plan.config_of(definition, runs['kd seed 1']).model.teacher.checkpoint == 'out/teacher/iter_2.pth'
-    assert plan.config_of(definition, runs['kd seed 1']).randomness.seed == 1
-    assert plan.config_of(definition, runs['teacher']).train_cfg.max_iters == 2
 
 
 def test_a_given_teacher_is_not_trained() -> None:

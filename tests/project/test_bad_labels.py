@@ -90,6 +90,7 @@ CONTENTS: list[tuple[Callable[[dict[str, Any]], object], str]] = [  # more of th
     (first_boxes(category_id='1'), r"category_id: '1'; the ids are 1, 2. It is a text here"),
     (lambda found: found['categories'].append('red'), r"categories\[2\] is 'red'. Each entry"),
     (first_boxes(bbox=['1', '2', '3', '4']), r'annotations\[0\].bbox is .*, not a list of four numbers'),
+    (first_boxes(bbox=[1, 2, 3, 2**70]), r'annotations\[0\].bbox is \[1, 2, 3, \d+\], not a list of four numbers'),
     (first_boxes(image_id=[1]), r'annotations\[0\].image_id is \[1\], not a number or a text'),
     (first_boxes(None, bbox=[0.1, 0.1, 0.4, 0.5]), 'all boxes are fractions of the picture'),
     (first_boxes(None, bbox=[5, 5, 0, 0]), 'all .* annotations have .* without width or height'),
@@ -97,7 +98,8 @@ CONTENTS: list[tuple[Callable[[dict[str, Any]], object], str]] = [  # more of th
 CASES: list[Case] = [
     *of(exports.ultralytics, 'det', [
         (line(YOLO, '-1 .5 .5 .1 .1'), r'b.txt, line 4 .*data.yaml names no class -1; it has 0, 1, 2'),
-        (line(YOLO, '0 20 30 4 5'), r'b.txt, line 4 .*20.0 is no share of the picture'),
+        *((line(YOLO, f'0 {share} .5 .1 .1'), rf'b.txt, line 4 .*{share} is no share of the picture')
+          for share in (20.0, -3.0, 'nan')),
         (line(YOLO, '0 x .5 .1 .1'), r'b.txt, line 4 .*a line is a class number and shares'),
         (line(YOLO, '0 .5 .5'), r'b.txt, line 4 .*2 numbers after the class. A box has 4, a polygon 6'),
         (text('data.yaml', 'leaf', 'red cell'), r'data.yaml: names is .*one name of its own'),
@@ -141,7 +143,7 @@ CASES: list[Case] = [
         (text('train/b.json', r'"shapes": \[', '"shapes": [3, '), r'b.json: shapes\[0\] is 3, no dict'),
         (shape(points=[[1, 1], [2, 2]]), r'b.json: shapes\[0\] \(red cell\): 2 points make no area'),
         *((shape(points=points), r'b.json: shapes\[0\] \(red cell\): its points are .*no pairs of numbers')
-          for points in ([[1, 1, 1]] * 3, [[1, 1], [float('nan'), 2], [3, 3]])),
+          for points in ([[1, 1, 1]] * 3, [1, 2, 3], [[1, 1], [float('nan'), 2], [3, 3]])),
         (shape(label=''), r'b.json: shapes\[0\] \(polygon\) has no label'),
         (shape(label=True), r'b.json: shapes\[0\]: the name of its class is .*no text. Write it in quotes'),
         (mask(mask=5), r'shapes\[1\] .* cannot be read'),
@@ -168,6 +170,7 @@ CASES: list[Case] = [
         *((runs(counts), 'run lengths that do not fill its size') for counts in (
             [5], [2**33], [-1, 48 * 64 + 1], [0.5, 48 * 64 - 0.5], [], '0', '`', '\x7f\n' * 40, [2**62])),
         (runs([5], ['48', '64']), '_annotations.coco.json: the segmentation of an annotation'),
+        (outline({'counts': [5]}), 'holds what is no number'),
     ]),
     *of(exports.coloured, 'seg', [
         (painted('masks/train/*', smoothed), r'% of the pixels of .*png have a colour of no class'),

@@ -11,7 +11,6 @@ import sys
 from collections.abc import Iterator, Mapping
 from importlib.util import find_spec
 from pathlib import Path
-from statistics import mean
 from typing import Any
 from unittest import mock
 
@@ -324,57 +323,3 @@ def test_a_shipped_config_is_shown_as_it_is(block: Block) -> None:
         shipped, shown = (ast.parse(text).body for text in (text_of(block.file), block.text))
         title = isinstance(getattr(shipped[0], 'value', None), ast.Constant)
         assert [ast.dump(node) for node in shipped[title:]] == [ast.dump(node) for node in shown]
-
-
-# Figures
-
-
-def test_published_gains_of_the_choice_are_those_of_the_files() -> None:
-    page = text_of('docs/choosing.md')
-    files = {path.parent.name: yaml.safe_load(path.read_text()) for path in ROOT.glob('configs/*/published.yml')}
-    rows = re.findall(r'^\| `(\w+)` \| ([\d.]+) \| (.+) \|$', page, re.MULTILINE)
-    gains = [(recipe, *cell) for recipe, _, cells in rows for cell in re.findall(r'([A-Za-z]+) ([+-][\d.]+\d)', cells)]
-    assert len(gains) > 20
-    for recipe, method, gain in gains:
-        entries = [entry for entry in files[method.lower()] if entry.get('student')]
-        entries = [entry for entry in entries if re.sub('_(maskd|dist)$', '', entry['recipe']) == recipe]
-        assert any(f'{one["method"] - one["student"]:+.2f}'.startswith(gain) for one in entries), (recipe, method, gain)
-
-
-def test_the_choice_asks_for_results_of_rows_that_are_run() -> None:
-    page = text_of('docs/choosing.md')
-    asked = [word.split() for comment in re.findall(r'<!-- results: (.+?) -->', page) for word in comment.split(', ')]
-    assert len(asked) > 5
-    for suite, row in asked:
-        definition = yaml.safe_load(text_of(f'benchmarks/{suite}.yaml'))
-        assert row in definition['methods'], (suite, row)
-
-
-CHOOSING = text_of('docs/choosing.md').partition('## What a step costs')[2]
-COLUMNS = {'LogitKD': 'kd', 'CWD on features': 'cwd_feature', 'MasKD': 'maskd', 'PCD': 'pcd', 'Af-DCD': 'afdcd'}
-
-
-def factors(suite: str) -> dict[str, float]:
-    """How many times as long as the control's a step of each row took, in our published runs."""
-    seconds: dict[str, list[float]] = {}
-    for line in text_of(f'docs/results/{suite}.jsonl').splitlines():
-        result = json.loads(line).get('result') or {}
-        if result.get('seconds_per_iteration'):
-            seconds.setdefault(result['name'], []).append(result['seconds_per_iteration'])
-    return {name: mean(times) / mean(seconds['control']) for name, times in seconds.items()}
-
-
-@pytest.mark.parametrize(('labels', 'suite'), [('all', 'camvid'), ('46', 'camvid_1of8')])
-def test_the_factors_of_camvid_are_those_of_the_published_runs(labels: str, suite: str) -> None:
-    head, row = (re.search(rf'^\| {first} \|(.*)\|$', CHOOSING, re.MULTILINE) for first in ('labels', labels))
-    factors_shown = dict(zip(*([cell.strip() for cell in line[1].split('|')] for line in (head, row)), strict=True))
-    actual = factors(suite)
-    assert factors_shown == {name: f'{actual[method]:.2f}' for name, method in COLUMNS.items()}
-
-
-def test_the_card_of_afdcd_says_what_leaving_a_term_out_saves() -> None:
-    card = ' '.join(text_of('docs/methods/afdcd.md').split())
-    times = factors('camvid_1of8')
-    whole, mimic, contrast = (f'{times[name]:.2f}' for name in ('afdcd', 'afdcd_mimic', 'afdcd_contrast'))
-    assert f'took {whole} times as long as' in card
-    assert f'{mimic} times with `ctr_weight=0`, and still {contrast} times with `fd_weight=0`' in card

@@ -13,7 +13,7 @@ from mmseg.structures import SegDataSample
 from mmdistill_dense.apps.check.context import Options
 from mmdistill_dense.apps.check.run import check_config
 from mmdistill_dense.apps.project import network_options as fetched_weights
-from mmdistill_dense.apps.project.methods import distillers_for, methods_of, replace_pcd
+from mmdistill_dense.apps.project.methods import check_queue, distillers_for, methods_of
 from mmdistill_dense.apps.project.network_options import read_network
 from mmdistill_dense.apps.project.new import write
 from mmdistill_dense.apps.project.teachers import parse_teacher_classes
@@ -74,11 +74,11 @@ def test_a_pidnet_gets_its_edges() -> None:
 
 def test_methods_are_given_or_the_default() -> None:
     assert methods_of(['kd', 'cwd', 'kd'], 'seg', False) == ['kd', 'cwd']
-    assert methods_of([], 'seg', False) == ['pcd'] and methods_of([], 'det', False) == ['fgd']
+    assert methods_of([], 'seg', False) == ['kd'] and methods_of([], 'det', False) == ['fgd']
     assert methods_of([], 'det', True) == ['featurematch']
     assert methods_of([], 'det', False, masks=True) == ['kd']
     assert methods_of([], 'det', False, unlabelled=True, masks=True) == ['pkd']
-    assert methods_of([], 'seg', False, unlabelled=True) == ['pcd']
+    assert methods_of([], 'seg', False, unlabelled=True) == ['kd']
 
 
 @pytest.mark.parametrize('name', ['maskd', 'freekd'])
@@ -303,14 +303,12 @@ def test_another_default_where_the_usual_one_does_not_fit(capsys: pytest.Capture
     boxes = box_folder(Path('boxes'))
     pair = toy_pair()
     call(*pair, '--iters', '4')
-    message = 'pcd needs 12 training pictures and 5 steps, and there are 4 pictures and 4 steps: cwd'
-    assert message in capsys.readouterr().out
-    assert list(read('cwd').model.distillers) == ['cwd']
-    assert 'methods:\n  cwd: {config: cwd.py}\n' in Path('project/suite.yaml').read_text()
+    assert list(read('kd').model.distillers) == ['kd']
+    assert 'methods:\n  kd: {config: kd.py}\n' in Path('project/suite.yaml').read_text()
     call(*pair, '--method', 'pcd', '--out', 'other', code=2)
-    assert '--method pcd: pcd needs 12 training pictures' in capsys.readouterr().err
+    message = '--method pcd: it needs 12 training pictures, and there are 4. Take another method, such as kd'
+    assert message in capsys.readouterr().err
+    check_queue(['pcd'], 12)
     c4, fpn = (f'mmdet::faster_rcnn/faster-rcnn_r50{name}_coco.py' for name in ('-caffe-c4_ms-1x', '_fpn_1x'))
     call(c4, fpn, '--data', str(boxes), '--out', 'c4')
     assert 'has no neck to compare with): kd in its place' in capsys.readouterr().out
-    assert replace_pcd(['pcd'], True, 12, 5) == (['pcd'], '')
-    assert replace_pcd(['pcd'], False, 12, 4)[0] == replace_pcd(['pcd'], False, 11, 5)[0] == ['cwd']

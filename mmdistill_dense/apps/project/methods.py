@@ -15,11 +15,10 @@ from mmdistill_dense.distillers.fragments import AUTO, replace_settings, resolve
 from mmdistill_dense.networks.taps import resolve_tap
 from mmdistill_dense.registry import DISTILLERS
 
-DEFAULTS = {'seg': 'pcd', 'det': 'fgd'}  # docs/results.md
+DEFAULTS = {'seg': 'kd', 'det': 'fgd'}  # docs/results.md
+SUBSTITUTES = {'seg': 'pcd', 'det': 'kd'}  # where a network has not what the default compares
 UNLABELLED_DETECTOR = 'pkd'  # FGD compares nothing where no boxes are
 MASKS_DEFAULT = 'kd'  # of two Mask R-CNNs, where the neck alone lost: docs/results.md, nuclei_masks
-SMALL_DEFAULT = 'cwd'  # where PCD cannot fill its queue
-_MIN_STEPS = 5  # of PCD: its weight is measured in the first quarter, once the queue holds keys
 FOUNDATION_DEFAULT = 'featurematch'
 _WORDS = re.compile(r'[A-Z]+(?=[A-Z][a-z])|[A-Z][a-z0-9]+|[A-Z]+|[a-z0-9]+')
 _TOKEN_STEPS = 2000  # steps in which tokens are learned
@@ -37,19 +36,23 @@ def methods_of(
     return list(dict.fromkeys(names)) or [FOUNDATION_DEFAULT if foundation else default]
 
 
-def replace_pcd(names: list[str], is_explicit: bool, pictures: int, steps: int) -> tuple[list[str], str]:
-    """Return the methods, another default in the place of PCD where it has too little, and why."""
-    if 'pcd' not in names:
-        return names, ''
-    from mmdistill_dense.distillers.pcd.modules import LEAST_TRAINING  # other methods need nothing of that file
+def fitting_default(default: str, student: UserNetwork, teacher: UserNetwork) -> tuple[str, str]:
+    """Return the default method, or its substitute where that alone fits the pair, and why."""
+    substitute = SUBSTITUTES[student.task]
+    lacks, also_lacks = (shipped(name, student, teacher)[1] for name in (default, substitute))
+    if not lacks or also_lacks:
+        return default, ''
+    return substitute, f'{default} does not fit ({lacks}): {substitute} in its place'
 
-    if pictures >= LEAST_TRAINING and steps >= _MIN_STEPS:
-        return names, ''
-    counts = f'there are {pictures} pictures and {steps} steps'
-    reason = f'pcd needs {LEAST_TRAINING} training pictures and {_MIN_STEPS} steps, and {counts}'
-    if is_explicit:
-        raise ValueError(f'--method pcd: {reason}. Take another method, such as {SMALL_DEFAULT}.')
-    return [SMALL_DEFAULT], f'{reason}: {SMALL_DEFAULT} in its place'
+
+def check_queue(names: Sequence[str], pictures: int) -> None:
+    """Refuse PCD for fewer training pictures than its queue needs."""
+    if 'pcd' in names:
+        from mmdistill_dense.distillers.pcd.modules import LEAST_TRAINING  # other methods need nothing of that file
+
+        if pictures < LEAST_TRAINING:
+            problem = f'it needs {LEAST_TRAINING} training pictures, and there are {pictures}'
+            raise ValueError(f'--method pcd: {problem}. Take another method, such as {DEFAULTS["seg"]}.')
 
 
 def distillers_for(method: str, student: UserNetwork, teacher: UserNetwork | None, steps: int) -> dict[str, Any]:

@@ -120,11 +120,10 @@ def plan(args: argparse.Namespace, tell: Tell) -> tuple[dict[str, str], SegData 
         option = {'cfg': teacher.name, 'checkpoint': checkpoint, **paired, **teacher.option}
     files['pair.py'] = config_files.pair_file(student.option, option, methods.pair_name(student))
 
-    names, reason = methods.replace_pcd(names, bool(args.method), pictures, steps)
+    reason = ''
     if teacher is not None and not args.method:
-        lacks, mask_lacks = (methods.shipped(name, student, teacher)[1] for name in (names[0], MASKS_DEFAULT))
-        if lacks and not mask_lacks:
-            names, reason = [MASKS_DEFAULT], f'{names[0]} does not fit ({lacks}): {MASKS_DEFAULT} in its place'
+        names[0], reason = methods.fitting_default(names[0], student, teacher)
+    methods.check_queue(names, pictures)
     for name in names:
         distillers = methods.distillers_for(name, student, teacher, steps)
         files[f'{name}.py'] = config_files.method_file(name, distillers, free.option if free else None)

@@ -174,6 +174,6 @@ def test_the_list_is_read(folder: Path) -> None:
     words = ['--data', 'mine', '--student', student, '--teacher', teacher, '--out', 'project', '--batch', '2']
     words += ['--images', 'photos/**', '--labels', 'photo masks/**']
     assert main(['new', *words, '--unlabelled', 'mine/photos']) == 0
-    option = Config.fromfile('project/cwd.py').model.unlabelled
+    option = Config.fromfile('project/kd.py').model.unlabelled
     assert option.ann_file == str(folder / 'project/unlabelled.txt')
     assert len(UnlabeledImages(data_root=option.data_root, ann_file=option.ann_file, pipeline=[])) == 4

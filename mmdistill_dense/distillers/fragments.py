@@ -52,11 +52,11 @@ def replace_settings(distillers: Options, chosen: Mapping[str, str], task: str |
         if cls is None:
             continue
         if chosen[name] != PUBLISHED:
-            removed |= {*_options_of(cls, chosen[name], task, f'{key}.{name}'), 'loss_weight'} - {*_DATA_OPTIONS}
+            options = {*_options_of(cls, chosen[name], task, f'{key}.{name}'), 'loss_weight', 'balance', 'schedule'}
+            removed |= options - {*_DATA_OPTIONS}
             removed |= {'teacher_tap'} if 'student_tap' in removed else set()
-        configs[name] = {option: value for option, value in configs[name].items() if option not in removed}
-        if chosen[name] != PUBLISHED:
-            configs[name]['settings'] = chosen[name]
+        kept = {option: value for option, value in configs[name].items() if option not in removed}
+        configs[name] = kept if chosen[name] == PUBLISHED else {**kept, 'settings': chosen[name]}
     return configs
 
 

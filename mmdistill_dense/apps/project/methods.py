@@ -47,12 +47,11 @@ def fitting_default(default: str, student: UserNetwork, teacher: UserNetwork) ->
 
 def check_queue(names: Sequence[str], pictures: int) -> None:
     """Refuse PCD for fewer training pictures than its queue needs."""
-    if 'pcd' in names:
-        from mmdistill_dense.distillers.pcd.modules import LEAST_TRAINING  # other methods need nothing of that file
+    from mmdistill_dense.distillers.pcd.modules import LEAST_TRAINING  # other commands need nothing of that file
 
-        if pictures < LEAST_TRAINING:
-            problem = f'it needs {LEAST_TRAINING} training pictures, and there are {pictures}'
-            raise ValueError(f'--method pcd: {problem}. Take another method, such as {DEFAULTS["seg"]}.')
+    if 'pcd' in names and pictures < LEAST_TRAINING:
+        problem = f'it needs {LEAST_TRAINING} training pictures, and there are {pictures}'
+        raise ValueError(f'--method pcd: {problem}. Take another method, such as {DEFAULTS["seg"]}.')
 
 
 def distillers_for(method: str, student: UserNetwork, teacher: UserNetwork | None, steps: int) -> dict[str, Any]:

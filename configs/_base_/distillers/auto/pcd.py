@@ -1,10 +1,10 @@
-"""PCD on any pair: docs/settings.md."""
+"""PCD on any pair, with the weight of the development pairs: docs/settings.md."""
 
 distillers = dict(
     pcd=dict(
         type='PCD',
         student_tap='auto',
-        balance=dict(ratio='auto'),
+        loss_weight=0.1,
         schedule=dict(ramp_down=(0, 1.0)),
         queue_size='auto',
         keys_per_image=1,

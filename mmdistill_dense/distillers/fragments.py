@@ -80,11 +80,10 @@ def _options_of(cls: Any, name: Any, task: str | None, key: str) -> dict[str, An
 
 
 def _fragments(cls: Any, folder: Path) -> dict[str, Path]:
-    """Return the fragments of a class by task: ``maskd_seg.py`` for one, ``at.py`` for both."""
+    """Return the fragments of a class by task: ``maskd_seg.py`` for one, ``pcd.py`` for what has none of its own."""
     for base in cls.__mro__:
         name = base.__name__.lower()
-        shared = folder / f'{name}.py'
-        files = {task: shared if shared.is_file() else folder / f'{name}_{task}.py' for task in _TASKS}
-        if paths := {task: path for task, path in files.items() if path.is_file()}:
+        files = [(task, folder / f'{name}{ending}.py') for task in _TASKS for ending in ('', f'_{task}')]
+        if paths := {task: path for task, path in files if path.is_file()}:  # of two that of the task, which comes last
             return paths
     return {}

@@ -117,6 +117,10 @@ def test_a_training_takes_all_over(stored, parts, tmp_path, monkeypatch):
     Path('pictures/boxes.json').write_text(json.dumps(boxes))
     config = Config.fromfile('config.py')
     config.merge_from_dict(dict(resume=True, load_from='iter_4.pth'))
+    if 'pcd' in config.model.distillers:  # whose settings have a weight since
+        with pytest.raises(ValueError, match='pcd: ratio 2 until 0.25'):
+            toys.train(None, copy.deepcopy(config))
+        config.model.distillers.pcd.update(balance='auto', loss_weight=None)
     config.custom_hooks = [*config.get('custom_hooks', []), dict(type='mmdistill_dense.BeforeTheFirstStep')]
     runner = toys.train(None, config)
 

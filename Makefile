@@ -49,7 +49,7 @@ test-zoo: setup
 # What meets the stack's own classes; and a teacher, a student and a distilled student on generated images.
 UPSTREAM_TESTS = tests/networks/test_taps.py tests/networks/test_teacher.py tests/networks/test_inherit.py tests/weights \
 	tests/model/test_model.py tests/engine/test_distill_hook.py tests/engine/test_start.py tests/engine/test_resume.py \
-	tests/utils
+	tests/utils tests/fuzz
 
 test-upstream: PY = .venv-upstream/bin/python
 test-upstream:

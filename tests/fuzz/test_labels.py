@@ -6,15 +6,17 @@ import random
 import re
 import shutil
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 from mmengine.registry import init_default_scope
 
 from mmdistill_dense.apps.project.box_labels import BoxData, find_box_data
 from mmdistill_dense.apps.project.label_images import find_seg_data
+from mmdistill_dense.registry import DATASETS
 from tests.project import exports
 from tests.project.written_data import perfect_scores, write_config
 
@@ -64,7 +66,22 @@ def mutated(dice: random.Random, file: Path, content: bytes) -> bytes:
     return bytes(raw[: dice.choice([len(raw), len(raw), len(raw) // 2])])
 
 
-def check_counts(data: BoxData) -> None:
+def in_files(root: Path) -> int:
+    """The objects of all label files, as they are written; raises for what is damaged."""
+    actual = 0
+    for file in root.rglob('*'):
+        if file.suffix == '.json':
+            content = json.loads(file.read_bytes())
+            actual += len(content['annotations' if 'annotations' in content else 'shapes'])
+        elif file.suffix == '.xml':
+            drawn = ('object', 'polygon', 'mask', 'box', 'ellipse', 'polyline')
+            actual += sum(node.tag in drawn for node in ElementTree.parse(file).iter())
+        elif file.suffix == '.txt' and {'labels', 'obj_train_data'} & {*file.parts}:
+            actual += sum(bool(line.strip()) for line in file.read_text(encoding='utf-8-sig').splitlines())
+    return actual
+
+
+def check_counts(data: BoxData, root: Path) -> None:
     """What is kept and what is said to be left out are all objects."""
     splits = {id(split): split for split in data.splits.values()}.values()
     files = [json.loads(split.content or (data.root / split.labels).read_bytes()) for split in splits]
@@ -72,6 +89,11 @@ def check_counts(data: BoxData) -> None:
     kept_count = sum(len(file['annotations']) for file in files)
     (count,) = re.findall(r'; (\d+) annotations', data.notes[0])
     assert kept_count + sum(lost) == int(count)
+    try:
+        total = in_files(root)
+    except Exception:
+        return
+    assert int(count) == total or any(re.search(r'WARNING: \d+ of \d+ (files|pictures)', note) for note in data.notes)
 
 
 def refusal(root: Path, task: str) -> str:
@@ -79,7 +101,7 @@ def refusal(root: Path, task: str) -> str:
     try:
         if task == 'det':
             data = find_box_data(root)
-            check_counts(data)
+            check_counts(data, root)
             assert perfect_scores(write_config(data, root.with_name('out')))['coco/bbox_mAP'] == 1
         else:
             drawing = find_seg_data(root).drawing
@@ -88,6 +110,16 @@ def refusal(root: Path, task: str) -> str:
     except (ValueError, FileNotFoundError) as error:
         return str(error)
     return ''
+
+
+def check_coco(files: Sequence[Path], test: bool) -> None:
+    """A data set of COCO refuses a file by its name, or reads it."""
+    for file in files:
+        option = dict(type='mmdistill_dense.CocoDataset', ann_file=str(file), data_prefix=dict(img=''), test_mode=test)
+        try:
+            DATASETS.build(option | dict(metainfo=dict(classes=exports.CLASSES)))
+        except ValueError as error:
+            assert file.name in str(error)
 
 
 @pytest.mark.sample(4)
@@ -106,6 +138,7 @@ def test_a_damaged_export_is_refused_in_one_line_or_counted(form: str, count: in
         root = shutil.copytree(tmp_path / 'sound', tmp_path / 'case')
         for file in dice.sample(labels, min(dice.choice([1, 1, 2]), len(labels))):
             (root / file.relative_to(tmp_path / 'sound')).write_bytes(mutated(dice, file, file.read_bytes()))
+        check_coco([*root.rglob('*.json')] if 'coco' in form else [], bool(number % 2))
         signal.alarm(60)
         message = refusal(root, dice.choice(tasks))
         signal.alarm(0)

@@ -38,11 +38,10 @@ def methods_of(
 
 def fitting_default(default: str, student: UserNetwork, teacher: UserNetwork) -> tuple[str, str]:
     """Return the default method, or its substitute where that alone fits the pair, and why."""
-    substitute = SUBSTITUTES[student.task]
-    lacks, also_lacks = (shipped(name, student, teacher)[1] for name in (default, substitute))
-    if not lacks or also_lacks:
-        return default, ''
-    return substitute, f'{default} does not fit ({lacks}): {substitute} in its place'
+    lacks, substitute = shipped(default, student, teacher)[1], SUBSTITUTES[student.task]
+    if lacks and not shipped(substitute, student, teacher)[1]:
+        return substitute, f'{default} does not fit ({lacks}): {substitute} in its place'
+    return default, ''
 
 
 def check_queue(names: Sequence[str], pictures: int) -> None:

@@ -1,4 +1,4 @@
-"""Gloo processes share one queue and one set of statistics. Their mean is what one process computes."""
+"""Several gloo processes compute what one process does, with one queue and one set of statistics for all."""
 
 from functools import partial
 

@@ -360,7 +360,7 @@ def test_other_channels_are_refused():
 
 @pytest.mark.parametrize('activation', files.ACTIVATIONS)
 def test_an_adapted_head_is_exact_and_one_for_each_pixel_is_the_vector_head_there(activation):
-    """Exact in the mean. PCD's ablation: the output of a pixel is that of its vector, and the means differ."""
+    """An adapted head has the right mean. One for each pixel (PCD's ablation) is right at each pixel alone."""
     head, entries = random_head(DEEP, [5, 7, 6, 4], activation)
     x = torch.randn(2, 5, 3, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     exact, each = (SpatialAdaptor.from_entries(entries, activation, per_pixel=flag) for flag in (False, True))

@@ -155,7 +155,7 @@ def members_of(content):
 
 
 def zipped(members, compression=zipfile.ZIP_STORED):
-    """A zip with right checksums, so that what is wrong lies deeper."""
+    """A zip with right checksums: only its content is wrong."""
     out = io.BytesIO()
     with zipfile.ZipFile(out, 'w', compression) as archive:
         for name, value in members.items():
@@ -202,7 +202,7 @@ def test_values_that_are_named_often_are_walked_once(tmp_path):
     (dict(state_dict=dict(w=torch.ones(1)), meta=[1]), r"a\.pth' is damaged: its 'meta' is a list"),
 ])  # fmt: skip
 def test_what_is_no_weight_is_named(content, words, tmp_path):
-    """torch casts such tensors, or keeps what is there, and says nothing; a name may be no text."""
+    """torch accepts such tensors silently: it casts them, or keeps the old weights. A name may be no text."""
     path = tmp_path / 'a.pth'
     torch.save(content, path)
     with pytest.raises(ValueError, match=words):

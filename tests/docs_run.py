@@ -87,7 +87,7 @@ def _run(command: Command) -> bool:
     if program != 'mmdistill':
         assert program in ('export', 'mkdir', 'cd', 'make', '.'), program
         return False
-    if '--iters' in words:  # other processes train; PCD's balance needs a few steps
+    if '--iters' in words:  # other processes train
         words[words.index('--iters') + 1] = '12'
     path = [command.variables['PYTHONPATH'], *sys.path] if 'PYTHONPATH' in command.variables else sys.path
     with mock.patch.object(sys, 'argv', ['mmdistill', *words]), mock.patch.object(sys, 'path', path):

@@ -23,7 +23,7 @@ from mmdistill_dense.config.resolve import TEACHER_OPTIONS, package_root
 from mmdistill_dense.config.unknown_keys import options_of
 from mmdistill_dense.distillers.maskd.learning import LearnOptions
 from mmdistill_dense.distillers.pcd.modules import HEAD
-from mmdistill_dense.distillers.schedule import Balance, Schedule
+from mmdistill_dense.distillers.schedule import Schedule
 from mmdistill_dense.networks.acceleration import Acceleration
 from mmdistill_dense.unlabelled.step import UnlabelledOption
 
@@ -87,8 +87,7 @@ def options() -> Iterator[str]:
     for _, name, kind in classes():
         options = options_of(kind) if inspect.isclass(kind) else list(inspect.signature(kind).parameters)
         yield from (f'{name}.{option}' for option in options or () if option != 'self')
-    nested = {'schedule': Schedule, 'balance': Balance, 'learn': LearnOptions, 'accelerate': Acceleration,
-              'unlabelled': UnlabelledOption}  # fmt: skip
+    nested = {'schedule': Schedule, 'learn': LearnOptions, 'accelerate': Acceleration, 'unlabelled': UnlabelledOption}
     yield from (f'{key}.{field.name}' for key, kind in nested.items() for field in fields(kind))
     yield from (f'teacher.{name}' for name in TEACHER_OPTIONS)
     yield from (f'head.{name}' for name in HEAD)

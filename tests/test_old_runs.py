@@ -1,7 +1,8 @@
 """Work of users goes on: what the code of three earlier commits wrote is taken over by the code of today.
 
 ``resume_93433c5`` holds a training, ``resume_c987ebc1`` a training of either task and what ``export`` wrote; each
-training was saved after 4 of 8 iterations, and went on to what ``recorded.json`` holds.
+training was saved after 4 of 8 iterations, and went on to what ``recorded.json`` holds. ``balance`` has left since:
+with the measured number as ``loss_weight`` they go on alike.
 ``resume_dc388344/make.py`` made trainings, a suite, projects, an exported student and the list of every name. Where a
 test here fails, users' folders, configs or programs break: mend the code, not the data; what is meant to leave is named
 in ``docs/removed.md``.
@@ -49,6 +50,15 @@ class BeforeTheFirstStep(Hook):
             self.content = copy.deepcopy(checkpoint)
 
 
+@HOOKS.register_module()
+class FitNetAsMeasured(Hook):
+    """Gives FitNet the weight of each step that ``balance`` had measured in it, to the end of the run."""
+
+    def before_train_iter(self, runner, batch_idx, data_batch=None):
+        recorded = json.loads(Path('recorded.json').read_text())['steps'][str(runner.iter + 1)]
+        runner.model.distillers['fitnet'].loss_weight = recorded['distill.fitnet.weight']
+
+
 def write_pictures(images, labels, numbers):
     """Two rectangles on noise each, the same with every version of numpy, and their labels; returns the content of a
     label file with their boxes."""
@@ -87,6 +97,7 @@ def check_end(log, before):
         steps.setdefault(str(line['step']), {}).update(line)
     assert steps.keys() == recorded['steps'].keys() == set('5678')
     for step, values in recorded['steps'].items():
+        values = {name: value for name, value in values.items() if not name.endswith(('.weight', '.ratio'))}
         assert {name: steps[step].get(name) for name in values} == pytest.approx(values, **TOLERANCE), f'step {step}'
     end = torch.load('work/iter_8.pth', weights_only=False)
     assert end['meta']['iter'] == 8
@@ -101,15 +112,15 @@ def check_end(log, before):
 
 
 TRAININGS = {
-    'seg, four methods': (BEFORE / 'training', {'distillers', 'balance', 'ema_state_dict'}),
-    "seg, PCD with settings='auto'": (LATER / 'segmentation', {'distillers', 'balance'}),
-    'det, FGD': (LATER / 'detection', {'distillers', 'balance'}),
+    'seg, four methods': (BEFORE / 'training', {'distillers', 'ema_state_dict'}, 'fitnet', 0.0425),
+    "seg, PCD with settings='auto'": (LATER / 'segmentation', {'distillers'}, 'pcd', 0.02233),
+    'det, FGD': (LATER / 'detection', {'distillers'}, 'fgd', 0.03327),
 }
 
 
 @pytest.mark.sample(1)
-@pytest.mark.parametrize(('stored', 'parts'), TRAININGS.values(), ids=TRAININGS)
-def test_a_training_takes_all_over(stored, parts, tmp_path, monkeypatch):
+@pytest.mark.parametrize(('stored', 'parts', 'name', 'weight'), TRAININGS.values(), ids=TRAININGS)
+def test_a_training_takes_all_over(stored, parts, name, weight, tmp_path, monkeypatch):
     shutil.copytree(stored, tmp_path / 'training')
     shutil.copytree(LATER / 'export', tmp_path / 'export')  # weights of a teacher
     monkeypatch.chdir(tmp_path / 'training')
@@ -117,11 +128,12 @@ def test_a_training_takes_all_over(stored, parts, tmp_path, monkeypatch):
     Path('pictures/boxes.json').write_text(json.dumps(boxes))
     config = Config.fromfile('config.py')
     config.merge_from_dict(dict(resume=True, load_from='iter_4.pth'))
-    if 'pcd' in config.model.distillers:  # whose settings have a weight since
-        with pytest.raises(ValueError, match='pcd: ratio 2 until 0.25'):
+    if 'balance' in config.model.distillers[name]:
+        with pytest.raises(TypeError, match=f'distillers.{name}: balance has left: set loss_weight; the log of a run'):
             toys.train(None, copy.deepcopy(config))
-        config.model.distillers.pcd.update(balance='auto', loss_weight=None)
-    config.custom_hooks = [*config.get('custom_hooks', []), dict(type='mmdistill_dense.BeforeTheFirstStep')]
+    config.model.distillers[name].update(balance=None, loss_weight=weight)
+    hooks = ['BeforeTheFirstStep', *(['FitNetAsMeasured'] if name == 'fitnet' else [])]
+    config.custom_hooks = [*config.get('custom_hooks', []), *(dict(type=f'mmdistill_dense.{hook}') for hook in hooks)]
     runner = toys.train(None, config)
 
     saved = torch.load('iter_4.pth', weights_only=False)
@@ -132,8 +144,9 @@ def test_a_training_takes_all_over(stored, parts, tmp_path, monkeypatch):
         assert flat(first_weights.content[part]) == flat(saved[part]), part
     for distiller in saved['meta']['distill']['distillers'].values():
         distiller.pop('settings', None)  # in words, which are no longer kept
+    saved['meta']['distill'].pop('balance')
     for facts in first_weights.content['meta']['distill']['distillers'].values():
-        assert {facts.pop('teacher'), *facts.pop('options')} > {'teacher'}, 'which older files do not tell'
+        assert facts.pop('teacher'), 'which older files do not tell'
     assert first_weights.content['meta']['distill'] == saved['meta']['distill']
     assert (first_weights.run['iteration'], first_weights.run['max_iters'], first_weights.run['seed']) == (4, 8, 5)
 
@@ -192,9 +205,9 @@ def program(capfd):
 
 
 @pytest.mark.parametrize('task', ['segmentation', pytest.param('detection', marks=pytest.mark.soak)])
-def test_a_stopped_training_goes_on_as_it_did_then(task, folder, program):
-    """SIGTERM came in the fourth of 8 steps: PCD's queue, CIRKD's memories, measured weights of KD and FGD, tokens of
-    MasKD, averaged weights and pictures without labels go on."""
+def test_a_stopped_training_goes_on_as_it_did_then(task, folder, program, capfd):
+    """SIGTERM came in the fourth of 8 steps: PCD's queue, CIRKD's memories, tokens of MasKD, averaged weights and
+    pictures without labels go on, KD and FGD with the weights that were measured."""
     shutil.copytree(task, '.', dirs_exist_ok=True)
     shutil.copy(f'configs/{task}.py', 'config.py')
     boxes = write_pictures(Path('pictures/img'), Path('pictures/ann'), range(24))
@@ -202,7 +215,13 @@ def test_a_stopped_training_goes_on_as_it_did_then(task, folder, program):
     write_pictures(Path('pictures/more'), Path('pictures/unused'), range(30, 36))
     before = torch.load('work/iter_4.pth', weights_only=False)
     starts = {*Path('work').glob('*/vis_data/scalars.json')}
-    assert 'resumed epoch: 0, iter: 4' in program('train', 'config.py', '--resume')
+    name, weight = dict(segmentation=('kd', 0.6037), detection=('fgd', 0.07583))[task]
+    assert main(['train', 'config.py', '--resume']) != 0
+    assert f'model.distillers.{name}: balance has left: set loss_weight; ' in capfd.readouterr().err
+    options = [f'model.distillers.{name}.{option}' for option in ('balance=None', f'loss_weight={weight}')]
+    out = program('train', 'config.py', '--resume', '--cfg-options', *options)
+    assert 'resumed epoch: 0, iter: 4' in out
+    assert f'The checkpoint has measured weights of {name}. balance has left: set loss_weight' in out
 
     (log,) = {*Path('work').glob('*/vis_data/scalars.json')} - starts
     check_end(log, before)
@@ -222,7 +241,8 @@ def test_a_finished_suite_is_read(folder, program):
 
 
 def follow_the_sentence(capfd):
-    """The method took the rate of the best of three controls, which has left: do what the sentence says."""
+    """The method took the rate of the best of three controls, and its weight was measured, which has left: do what the
+    sentences say."""
     assert main(['suite', 'list', 'project/suite.yaml']) == 2
     message = 'methods.pcd.rate: suite rate: control has left: leave it out, and remove the folder of the row where'
     assert message in capfd.readouterr().err
@@ -230,6 +250,8 @@ def follow_the_sentence(capfd):
     if begun.is_dir() and '\n# rate: 2\n' in (begun / 'seed0/run.py').read_text():
         shutil.rmtree(begun)
     suite.write_text(suite.read_text().replace(', rate: control', ''))
+    method = Path('project/pcd.py')
+    method.write_text(method.read_text().replace("balance=dict(ratio='auto')", 'loss_weight=0.1'))
 
 
 def test_a_project_is_read(folder, program, capfd):

@@ -43,8 +43,8 @@ SETUPS = [
 ]
 
 
-def count(kind, distillers, before=lambda model: None):
-    """A device after the second training step of a pair with a batch of 2, one padded; ``before`` gets the model."""
+def count(kind, distillers):
+    """A device after the second training step of a pair with a batch of 2, one padded."""
     queries, detects = kind in query_nets.CONFIGS, kind in (*toys.DET, *query_nets.CONFIGS)
     net: Any = query_nets.query_net if queries else toys.det_net if detects else toys.seg_net
     other = dict(allow_random=True, data_preprocessor=dict(mean=[100.0, 110.0, 120.0]))
@@ -65,22 +65,8 @@ def count(kind, distillers, before=lambda model: None):
         wrapper = OptimWrapper(torch.optim.AdamW(model.to(DEVICE).parameters()))
         for _ in range(2):  # the first may look whether all is there
             device.forget()
-            before(model)
             model.train_step(copy.deepcopy(batch), wrapper)
     return device
-
-
-@pytest.mark.sample(1)
-@pytest.mark.parametrize(('iteration', 'expected'), [(0, 1), (1, 0)], ids=['measured', 'between'])
-def test_balanced_distillers_wait_once_in_measured_steps_alone(iteration, expected):
-    def begin(model):
-        for distiller in model.distillers.values():
-            distiller.balancer.start(1200, 2)
-            distiller.balancer.begin(iteration, 1.0, distiller.key)
-
-    methods = dict(kd=dict(type='LogitKD', balance=3.0), mimic=dict(type='MaskedMimic', balance=1.0))
-    device = count(SEGMENTOR, methods, begin)
-    assert device.ours() == expected, device.waits
 
 
 @functools.cache

@@ -7,15 +7,14 @@ import math
 import zlib
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from mmdistill_dense.config.unknown_keys import check_known, read_options
-from mmdistill_dense.config.values import plain
 from mmdistill_dense.distillers.ground_truth import check_outputs
-from mmdistill_dense.distillers.schedule import CONSTANT, Balance, Balancer, Schedule
+from mmdistill_dense.distillers.schedule import CONSTANT, Schedule
 from mmdistill_dense.networks.taps import Tap, TapOption, check_auto, parse_taps
 from mmdistill_dense.utils.removed import removed
 from mmdistill_dense.utils.runner_internals import Samples
@@ -39,16 +38,15 @@ class RunState:
 
     ``iteration`` is not the runner's where a run of epochs goes on with another batch size or number of processes: it
     is the place in ``max_iters`` that belongs to the epochs that are done.
-    ``max_iters`` is 0 while the length of the run is unknown; schedules in fractions of it then raise. In steps that
-    measure gradients, ``loss_scale`` is that of float16. ``part`` is ``'unlabelled'`` while the distillers compare the
-    step's pictures without labels, else empty. Pixels with ``ignored_labels`` teach the student's heads nothing.
+    ``max_iters`` is 0 while the length of the run is unknown; schedules in fractions of it then raise. ``part`` is
+    ``'unlabelled'`` while the distillers compare the step's pictures without labels, else empty. Pixels with
+    ``ignored_labels`` teach the student's heads nothing.
     """
 
     iteration: int = 0
     max_iters: int = 0
     seed: int = 0
     rank: int = 0
-    loss_scale: float = 1.0
     part: str = ''
     ignored_labels: frozenset[int] = frozenset()
     classes: int | None = None  # of the student's head, if its config says it
@@ -128,8 +126,6 @@ class Distiller(nn.Module):
         teacher_tap: The same in the teacher. Defaults to the student's; not with ``'auto'``.
         teacher: Name of the teacher when the pair has several. Defaults to the only one.
         loss_weight: Factor on all losses of this distiller; 0 removes the distiller. Defaults to 1.
-        balance: Ratio of gradients at the student's backbone, or options of :class:`Balance`: the factor is measured in
-            training, in place of ``loss_weight``. Defaults to ``None``.
         schedule: Options of :class:`Schedule`. Defaults to a constant weight.
         clip_max_norm: Largest L2 norm of the gradients of this distiller's own parameters. Defaults to no clipping.
         **options: Those that the class declares.
@@ -140,7 +136,6 @@ class Distiller(nn.Module):
     fixed: ClassVar[tuple[str, ...]] = ()  # options of its bases that the method does not take
     teacher_gives: ClassVar[str] = ''
     __signature__: ClassVar[inspect.Signature]
-    config_options: Mapping[str, Any]
     no_auto: ClassVar[str] = "set no_auto = '' in your class to allow student_tap='auto'"
 
     def __init_subclass__(cls) -> None:
@@ -154,9 +149,7 @@ class Distiller(nn.Module):
         def __new__(cls, *args: Any, **kwargs: Any) -> Any:
             """Check the types of all options before any constructor reads them; :func:`parse_taps` checks taps."""
             check_types(cls, {name: value for name, value in kwargs.items() if not name.endswith('_tap')})
-            distiller = super().__new__(cls)
-            vars(distiller)['config_options'] = kwargs
-            return distiller
+            return super().__new__(cls)
 
     def __init__(
         self,
@@ -165,7 +158,6 @@ class Distiller(nn.Module):
         *,
         teacher: str | None = None,
         loss_weight: NotNegative | None = None,
-        balance: float | Literal['auto'] | Mapping[str, Any] | None = None,
         schedule: Mapping[str, Any] | None = None,
         clip_max_norm: Positive | None = None,
         **options: Any,
@@ -190,9 +182,6 @@ class Distiller(nn.Module):
         if len(self.student_taps) != len(self.teacher_taps):
             problem = f'student_tap has {len(self.student_taps)} taps and teacher_tap {len(self.teacher_taps)}'
             raise ValueError(f'{problem}: they are compared in pairs, so give both the same number.')
-        if loss_weight is not None and balance is not None:
-            problem = f'loss_weight={loss_weight!r} and balance={balance!r} exclude each other'
-            raise ValueError(f'{problem}: balance finds the weight. Set loss_weight=None, or balance=None.')
         self.teacher_name = teacher
         self.teacher: FrozenTeacher | None = None
         self.extra_student_taps: list[Any] = []  # a constructor sets texts, which a model parses
@@ -200,21 +189,12 @@ class Distiller(nn.Module):
         self.noted_methods: list[str] = []
         self.teacher_parts: Collection[str] | None = ()
         self.loss_weight = 1.0 if loss_weight is None else float(loss_weight)
-        self.balancer = None if balance is None else Balancer(Balance.parse(balance))
         self.schedule = read_options(Schedule, schedule or {}, 'schedule')
         self.clip_max_norm = clip_max_norm
         self.name = type(self).__name__.lower()
         self.state = RunState()
         self.counts: list[int] = []  # levels of each pair of taps
         self.trained: Collection[str] = ()  # its parameters when it was bound, which an optimizer gets
-
-    @property
-    def loss_options(self) -> dict[str, Any]:
-        """The options that change the loss, as plain values, with their defaults: no taps, and no weight of all."""
-        defaults = {name: parameter.default for name, parameter in self.__signature__.parameters.items()}
-        shared = inspect.signature(Distiller.__init__).parameters
-        options = {name: option for name, option in {**defaults, **self.config_options}.items() if name not in shared}
-        return plain({**options, 'tap_weights': self.tap_weights})
 
     def choose_taps(self, pairs: Sequence[tuple[str, str]]) -> None:
         """Set the taps that ``student_tap='auto'`` stands for: pairs of a student's tap and a teacher's."""
@@ -314,15 +294,14 @@ class Distiller(nn.Module):
         raise NotImplementedError(f'{type(self).__name__} must implement forward().')
 
     def weight(self) -> float:
-        """Return ``loss_weight``, or what ``balance`` found, times the schedule's factor."""
-        weight = self.loss_weight if self.balancer is None else self.balancer.weight
+        """Return ``loss_weight`` times the schedule's factor."""
         if self.schedule == CONSTANT:
-            return weight
-        return weight * self.schedule.factor(self.state.iteration, self.state.max_iters)
+            return self.loss_weight
+        return self.loss_weight * self.schedule.factor(self.state.iteration, self.state.max_iters)
 
     def is_active(self) -> bool:
-        """Tell whether this step computes the terms: for their weight, or to measure it."""
-        return self.weight() != 0 or (self.balancer is not None and self.balancer.due)
+        """Tell whether this step computes the terms."""
+        return self.weight() != 0
 
     def weighted(self, terms: Losses) -> Losses:
         """Return terms with their weight; of weight 0, a zero."""
@@ -360,9 +339,8 @@ class Distiller(nn.Module):
         student, teacher = (
             ', '.join(str(tap) for tap in taps) or self.auto for taps in (self.student_taps, self.teacher_taps)
         )
-        weight = f'loss_weight={self.loss_weight}' if self.balancer is None else str(self.balancer.option)
         settings = f', settings={self.settings}' if self.settings else ''
-        return f'student_tap={student!r}, teacher_tap={teacher!r}, {weight}{settings}'
+        return f'student_tap={student!r}, teacher_tap={teacher!r}, loss_weight={self.loss_weight}{settings}'
 
 
 Distiller.__signature__ = _signature(Distiller)

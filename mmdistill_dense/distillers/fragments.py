@@ -52,7 +52,7 @@ def replace_settings(distillers: Options, chosen: Mapping[str, str], task: str |
         if cls is None:
             continue
         if chosen[name] != PUBLISHED:
-            options = {*_options_of(cls, chosen[name], task, f'{key}.{name}'), 'loss_weight', 'balance', 'schedule'}
+            options = {*_options_of(cls, chosen[name], task, f'{key}.{name}'), 'loss_weight', 'schedule'}
             removed |= options - {*_DATA_OPTIONS}
             removed |= {'teacher_tap'} if 'student_tap' in removed else set()
         kept = {option: value for option, value in configs[name].items() if option not in removed}

@@ -5,19 +5,17 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from mmengine.dataset import worker_init_fn as mmengine_worker_init_fn
-from mmengine.dist import broadcast_object_list, get_rank, is_main_process
+from mmengine.dist import broadcast_object_list, get_rank
 from mmengine.hooks import EMAHook, Hook
 from mmengine.runner import BaseLoop, EpochBasedTrainLoop, FlexibleRunner, IterBasedTrainLoop, Runner, loops
 from torch import nn
-from torch.optim import SGD
 from torch.utils.data import DataLoader, IterableDataset
 
 from mmdistill_dense.config.unknown_keys import check_known
-from mmdistill_dense.distillers.base import Distiller, RunState
-from mmdistill_dense.distillers.schedule import Balancer, in_iterations
+from mmdistill_dense.distillers.base import RunState
 from mmdistill_dense.engine.counters import Counters
 from mmdistill_dense.engine.interruption import Interruption
-from mmdistill_dense.engine.loss_guard import Clipping, LossGuard, loss_scale, no_single_gradients
+from mmdistill_dense.engine.loss_guard import Clipping, LossGuard
 from mmdistill_dense.engine.resume import (
     PendingValidation,
     ResumeFile,
@@ -25,16 +23,16 @@ from mmdistill_dense.engine.resume import (
     differ,
     identity,
     same_distillers,
-    same_losses,
+    same_teachers,
 )
 from mmdistill_dense.engine.run_guards import RunGuards
 from mmdistill_dense.engine.work_folder import refuse_another_run
-from mmdistill_dense.model.balanced_step import balanced_of, balanced_place, choose_ratios
-from mmdistill_dense.model.distill_model import Distilled, distillers_of
+from mmdistill_dense.model.distill_model import Distilled
 from mmdistill_dense.networks.building import complete_heads
 from mmdistill_dense.registry import HOOKS
 from mmdistill_dense.utils.distributed import unwrap
 from mmdistill_dense.utils.generators import Generators, of_modules
+from mmdistill_dense.utils.removed import removed
 from mmdistill_dense.utils.reproducible import (
     ReplayedBatches,
     SeededBatches,
@@ -259,18 +257,19 @@ class DistillerState(Hook):
         if isinstance(model, Distilled):
             _put_in_order(runner, model, list(before.get('distillers', ())))
             state = checkpoint.get('distillers', {})
-            same, taught = same_distillers(before, after), same_losses(before, after, options=False)
+            same, taught = same_distillers(before, after), same_teachers(before, after)
             trained = {name for name, _ in model.distillers.named_parameters()}
             # queues and statistics are of the teacher that they were gathered with
             of = {name: name.partition('.')[0] for name in state}
             fits = {name: state[name] for name in state if of[name] in (same if name in trained else taught)}
             model.distillers.load_state_dict(fits, strict=not changed and len(fits) == len(state))
-            measured = {*checkpoint.get('balance', ())} - same_losses(before, after)
-            if reset := same & ({of[name] for name in state.keys() - fits.keys()} | measured):
+            if reset := same & {of[name] for name in state.keys() - fits.keys()}:
                 runner.logger.warning(
-                    f'model.distillers: options or teachers of {some(sorted(reset))} were changed since the '
-                    'checkpoint: measured weights begin anew, and with another teacher queues and statistics do too.'
+                    f'model.distillers: teachers of {some(sorted(reset))} were changed since the checkpoint: '
+                    'queues and statistics begin anew.'
                 )
+            if measured := sorted(checkpoint.get('balance', ())):
+                runner.logger.warning(f'The checkpoint has measured weights of {some(measured)}. {removed("balance")}')
         if changed and before.get('distillers') != after.get('distillers') and 'optimizer' in checkpoint:
             _fit_optimizer(checkpoint['optimizer'], runner, model)
 
@@ -310,91 +309,6 @@ def _fit_optimizer(saved: dict[str, Any], runner: Runner, model: nn.Module) -> N
     saved['state'] = {index: state for index, state in saved['state'].items() if index < students}
 
 
-class Balancing(Hook):
-    """Runs the option ``balance`` of distillers; has no effect on a run without it.
-
-    The state is in ``checkpoint['balance']``: all measurements by distiller, and the weight if it is held.
-    """
-
-    def __init__(self) -> None:
-        self._balanced: dict[str, tuple[Distiller, Balancer]] = {}
-        self._steps: int | None = None  # of an epoch, in which a checkpoint's measurements count
-
-    def before_run(self, runner: Runner) -> None:
-        """Refuse a run whose weights cannot be measured, before anything is loaded."""
-        self._balanced = {} if built_loop(runner) is None else balanced_of(distillers_of(unwrap(runner.model)))
-        for distiller, balancer in self._balanced.values():
-            _check(runner, distiller, balancer)
-        if self._balanced:
-            sgd = all(isinstance(wrapper.optimizer, SGD) for wrapper in wrappers_of(runner.optim_wrapper))
-            for line in choose_ratios(distillers_of(unwrap(runner.model)), sgd):
-                runner.logger.info(line)
-
-    def after_load_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
-        state = checkpoint.get('balance', {}) if resumes(runner) else {}
-        self._steps = checkpoint.get('meta', {}).get('epoch_steps') if state else None
-        old_identity = checkpoint.get('meta', {}).get('distill') or {}
-        model = unwrap(runner.model)
-        same = same_losses(old_identity, identity(model)) if isinstance(model, Distilled) else set()
-        for name in same & state.keys() & self._balanced.keys():
-            self._balanced[name][1].load(state[name])
-
-    def before_train(self, runner: Runner) -> None:
-        """Make the plans, and log them."""
-        if not self._balanced:
-            return
-        part, _ = balanced_place(unwrap(runner.model))
-        by_epoch = isinstance(runner.train_loop, EpochBasedTrainLoop)
-        for distiller, balancer in self._balanced.values():
-            if self._steps and by_epoch and self._steps != len(runner.train_dataloader):
-                balancer.move(len(runner.train_dataloader) / self._steps)
-            balancer.start(runner.max_iters, len(self._balanced), distiller.state.iteration)
-            plan = f'{len(balancer.plan)} measurements until iteration {balancer.window:g}, gradients of {part}'
-            status = plan if balancer.unit is None else f'weight {balancer.weight:g}, measured before'
-            runner.logger.info(f'{distiller.key}.balance: ratio {balancer.ratio:.3g}, {status}')
-
-    def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
-        """Say which distillers this step measures; hold weights at the end of the window."""
-        for distiller, balancer in self._balanced.values():
-            iteration = distiller.state.iteration
-            factor = distiller.schedule.factor(iteration, runner.max_iters)
-            for level, line in balancer.begin(iteration, factor, distiller.key):
-                runner.logger.log(level, line)
-            if balancer.due:
-                distiller.state.loss_scale = loss_scale(runner)
-
-    def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
-        """Log what the step measured; the weights are in the log of every step."""
-        if not self._balanced:
-            return
-        model: Any = unwrap(runner.model)
-        measured: dict[str, float] = model.distillation.measured
-        if measured and is_main_process():
-            # mmengine's backend for W&B drops ``step`` and counts calls: it draws by a value among the others
-            runner.visualizer.add_scalars({**measured, 'iter': runner.iter + 1}, step=runner.iter + 1)
-            text = ', '.join(f'{name} {value:.3g}' for name, value in measured.items())
-            runner.logger.info(f'balance, iteration {runner.iter + 1}: {text}')
-        measured.clear()
-
-    def before_save_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
-        """Add the measurements if a run can resume from the file."""
-        if self._balanced and 'optimizer' in checkpoint:
-            checkpoint['balance'] = {name: balancer.state() for name, (_, balancer) in self._balanced.items()}
-
-
-def _check(runner: Runner, distiller: Distiller, balancer: Balancer) -> None:
-    key = f'model.{distiller.key}.balance'
-    if reason := no_single_gradients(runner, unwrap(runner.model)):
-        fix = 'switch that off, or set balance=None and loss_weight to the weight that a short run without it prints'
-        raise ValueError(f'{key}: {reason}, so gradients of single losses cannot be taken: {fix}.')
-    if not getattr(unwrap(runner.model), 'has_task', True):
-        raise ValueError(f'{key}: the student has no task for a ratio: set balance=None and loss_weight.')
-    window, end = in_iterations(balancer.option.until, runner.max_iters), distiller.schedule.end(runner.max_iters)
-    if window > end:
-        problem = f'{key}.until={balancer.option.until} is iteration {window:g}'
-        raise ValueError(f'{problem}, the schedule ends at {end:g}: end it before.')
-
-
 @HOOKS.register_module()
 class DistillHook(Hook):
     """Calls hooks that do one thing each; the ``default_hooks`` of every schedule hold it.
@@ -404,14 +318,14 @@ class DistillHook(Hook):
     have, :class:`PendingValidation` runs a validation that an interruption prevented,
     :class:`mmdistill_dense.engine.interruption.Interruption` saves at SIGTERM and SIGUSR1, and :class:`LossGuard` stops
     at a loss that is not finite. For a ``DistillModel``, :class:`DistillerState` also tells the distillers how
-    far the run is, prepares them and keeps their state in ``checkpoint['distillers']``, :class:`Balancing` plans the
-    measurements for balanced ones, and :class:`Clipping` clips their gradients. What else the model's step consists of
-    has parts of its own, such as the reader of ``model.unlabelled``.
+    far the run is, prepares them and keeps their state in ``checkpoint['distillers']``, and :class:`Clipping` clips
+    their gradients. What else the model's step consists of has parts of its own, such as the reader of
+    ``model.unlabelled``.
 
     Args:
         resume_changed: Resume although teacher or distillers differ from those of the checkpoint. Distillers that are
             not in it, or have another class, shape or tap, start from scratch, and so does the optimizer's state of
-            all distillers; queues and measured weights also with another teacher. Defaults to False.
+            all distillers; queues also with another teacher. Defaults to False.
     """
 
     priority = 'HIGH'
@@ -421,7 +335,7 @@ class DistillHook(Hook):
         install_reader()  # a control is built without our code, so nothing else installs it
         self.resume_file = ResumeFile()
         # In this order at every event: a file is checked before its state is taken.
-        before = RunGuards(), self.resume_file, Counters(), SeededStreams(), DistillerState(resume_changed), Balancing()
+        before = RunGuards(), self.resume_file, Counters(), SeededStreams(), DistillerState(resume_changed)
         after = LossGuard(), Clipping(), PendingValidation()
         self._places: tuple[Sequence[Hook], Sequence[Hook]] = before, after
         self.parts: Sequence[Hook] = (*before, *after)

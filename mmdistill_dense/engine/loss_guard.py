@@ -23,22 +23,6 @@ from mmdistill_dense.utils.distributed import unwrap
 from mmdistill_dense.utils.runner_internals import Samples, wrappers_of
 from mmdistill_dense.utils.validate import some
 
-
-def loss_scale(runner: Runner) -> float:
-    """Return the current loss scale of float16, of several the largest, 1 without one; on a GPU, the CPU waits."""
-    scalers = [getattr(wrapper, 'loss_scaler', None) for wrapper in wrappers_of(runner.optim_wrapper)]
-    return max([float(scaler.get_scale()) for scaler in scalers if scaler is not None], default=1.0)
-
-
-def no_single_gradients(runner: Runner, model: nn.Module) -> str | None:
-    """Return why gradients of single losses cannot be taken in training, or ``None`` if they can."""
-    if runner.cfg.get('compile'):
-        return 'the model is compiled'
-    if runner.cfg.get('activation_checkpointing') or any(getattr(m, 'with_cp', False) is True for m in model.modules()):
-        return 'activations are recomputed (activation_checkpointing, with_cp=True)'
-    return None
-
-
 Inputs = Tensor | Sequence[Tensor] | None
 Seen = tuple[Mapping[str, Sequence[Tensor]], Inputs, Samples | None]  # losses, pictures, labels
 

@@ -9,7 +9,6 @@ import re
 import sys
 import zipfile
 from collections.abc import Mapping
-from dataclasses import asdict
 from numbers import Integral
 from pathlib import Path
 from typing import Any
@@ -22,8 +21,7 @@ from mmdistill_dense.config.local_code import changed_files, local_code
 from mmdistill_dense.config.resolve import read_file, written
 from mmdistill_dense.config.values import flat, mappings, plain
 from mmdistill_dense.engine.ddp import warn_of_other_processes
-from mmdistill_dense.model.balanced_step import balanced_of
-from mmdistill_dense.model.distill_model import Distilled, distillers_of
+from mmdistill_dense.model.distill_model import Distilled
 from mmdistill_dense.utils.reproducible import sampler_of
 from mmdistill_dense.utils.runner_internals import (
     built_loop,
@@ -103,7 +101,7 @@ def _group_sizes(optimizer: Mapping[str, Any]) -> list[int]:
 
 
 def identity(model: Distilled) -> dict[str, Any]:
-    """Return the receipts of the teachers, the taps and shapes of the distillers, and what is balanced, as values."""
+    """Return the receipts of the teachers, and the taps and shapes of the distillers, as values."""
     teachers = {
         str(name): teacher.receipt.as_dict() | _classes(teacher.option.classes)
         for name, teacher in model.distillation.teachers.items()
@@ -114,16 +112,14 @@ def identity(model: Distilled) -> dict[str, Any]:
             'type': type(d).__name__,
             'tensors': {key: list(value.shape) for key, value in d.state_dict().items()},
             'taps': [[str(s), str(t)] for s, t in zip(d.student_taps, d.teacher_taps, strict=True)],
-            'options': d.loss_options,
             'teacher': str(d.teacher_name),
         }
         for name, d in model.distillers.items()
     }
     facts = {'teachers': teachers, 'distillers': distillers}
-    balanced = {name: asdict(balancer.option) for name, (_, balancer) in balanced_of(distillers_of(model)).items()}
     for extra in model.distillation.extras:
         facts |= extra.identity()
-    return {**facts, 'balance': balanced} if balanced else facts
+    return facts
 
 
 def differ(old: dict[str, Any], new: dict[str, Any]) -> bool:
@@ -144,15 +140,14 @@ def same_distillers(old: Mapping[str, Any], new: Mapping[str, Any]) -> set[str]:
 _WEIGHTS = 'sha256', 'config', 'classes'  # what a receipt says of the teacher, whoever reads how much of it
 
 
-def same_losses(old: Mapping[str, Any], new: Mapping[str, Any], options: bool = True) -> set[str]:
-    """Return those of the same distillers whose teacher, and whose ``options``, are equal too, as far as both say."""
+def same_teachers(old: Mapping[str, Any], new: Mapping[str, Any]) -> set[str]:
+    """Return those of the same distillers whose teacher is equal too, as far as both say."""
     same, sides = same_distillers(old, new), [comparable({**side}).get('teachers', {}) for side in (old, new)]
     for name in [*same]:
         after = new['distillers'][name]
         before = {**after, **old['distillers'][name]}
         receipts = [side.get(facts['teacher'], {}) for side, facts in zip(sides, (before, after), strict=True)]
-        changed = [key for key, option in before['options'].items() if after['options'].get(key, option) != option]
-        if (options and changed) or len({str([receipt.get(fact) for fact in _WEIGHTS]) for receipt in receipts}) > 1:
+        if len({str([receipt.get(fact) for fact in _WEIGHTS]) for receipt in receipts}) > 1:
             same.remove(name)
     return same
 
@@ -169,7 +164,9 @@ def comparable(identity: dict[str, Any]) -> dict[str, Any]:
         name: {**teacher, 'file': None, 'config': None if teacher['sha256'] else teacher['config']}
         for name, teacher in identity.get('teachers', {}).items()
     }
-    return {**_without(identity, 'settings', 'options', 'teacher'), 'teachers': teachers} if identity else {}
+    facts = _without(identity, 'settings', 'options', 'teacher')
+    facts.pop('balance', None)  # of earlier versions, as the options are
+    return {**facts, 'teachers': teachers} if identity else {}
 
 
 def describe_identity(identity: dict[str, Any]) -> str:
@@ -185,10 +182,7 @@ def describe_identity(identity: dict[str, Any]) -> str:
         taps = ', '.join(s if s == t else f'{s} -> {t}' for s, t in entry.get('taps', ()))
         details = [f'{len(entry["tensors"])} tensors', *([f'taps {taps}'] if taps else [])]
         distillers.append(f'{name}: {entry["type"]} ({"; ".join(details)})')
-    balanced = ', '.join(
-        f'{name}: ratio {plan["ratio"]:g} until {plan["until"]}' for name, plan in identity.get('balance', {}).items()
-    )
-    parts = [f'teacher {teachers}; distillers {", ".join(distillers)}', *([f'balance {balanced}'] if balanced else [])]
+    parts = [f'teacher {teachers}; distillers {", ".join(distillers)}']
     if second := identity.get('unlabelled'):
         source = f'list {second["names"][:8]}, ratio {second["ratio"]:g}'
         parts.append(f'{second["pictures"]} pictures without labels ({source})')
@@ -292,7 +286,7 @@ class ResumeFile(Hook):
         self._step = runner.iter
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
-        """Add the number of processes, the sampler's seed, the length of an epoch, and whether it has only begun."""
+        """Add the number of processes, the sampler's seed, and whether the epoch has only begun."""
         meta, seed = checkpoint['meta'], getattr(sampler_of(runner.train_dataloader), 'seed', None)
         meta[_CODE] = self._code
         meta.update(processes=get_world_size(), sampler_seed=int(seed) if isinstance(seed, Integral) else None)
@@ -302,7 +296,6 @@ class ResumeFile(Hook):
             meta.update({name: count for name, (count, begun) in counters.items() if count != begun})
         if isinstance(runner.train_loop, EpochBasedTrainLoop):
             meta['within_epoch'] = meta['epoch'] == runner.epoch == self._epoch
-            meta['epoch_steps'] = len(runner.train_dataloader)
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
         """On resume, tell what has changed, and restore the sampler's seed.

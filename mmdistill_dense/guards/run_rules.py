@@ -359,7 +359,7 @@ def summed(run: RunFacts) -> Findings:
         return
     for name, distiller in run.distillers.items():
         option, reduction, sizes, published, advice = getattr(distiller, 'published_sum', None) or ('',) * 5
-        if not option or distiller.balancer is not None or getattr(distiller, reduction) != 'sum':
+        if not option or getattr(distiller, reduction) != 'sum':
             continue
         weight, key = getattr(distiller, option), f'model.distillers.{name}'
         for level in distiller.levels if weight else ():

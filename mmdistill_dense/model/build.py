@@ -31,7 +31,6 @@ from mmdistill_dense.config.unknown_keys import check_options, hint
 from mmdistill_dense.config.values import ignored_labels, listed, num_classes
 from mmdistill_dense.distillers.base import Distiller
 from mmdistill_dense.distillers.ground_truth import dense_head
-from mmdistill_dense.model.balanced_step import BalancedStep, balanced_of
 from mmdistill_dense.model.distill_model import Distillation, Distilled, StepPlugin, distilled_class
 from mmdistill_dense.networks.building import build_network, copy_network
 from mmdistill_dense.networks.inputs import grey_copies, make_renormaliser, with_normalisation
@@ -39,6 +38,7 @@ from mmdistill_dense.networks.taps import AUTO_LAST, Tap, no_scores
 from mmdistill_dense.networks.teacher import FrozenTeacher, Inherit, parse_inherit, with_teacher_names
 from mmdistill_dense.networks.trace import SINGLE, TeacherOption, trace_pair
 from mmdistill_dense.registry import DISTILLERS, MODELS, STEP_PLUGINS, kind_of
+from mmdistill_dense.utils.removed import removed
 from mmdistill_dense.utils.reproducible import fork_rng
 from mmdistill_dense.utils.runner_internals import Network
 from mmdistill_dense.utils.validate import text_of
@@ -106,7 +106,7 @@ def DistillModel(
         )
     with fork_rng():
         parts = build_distillers(options, config.scope)
-        extras = [*pictures, *([BalancedStep()] if balanced_of(parts) else [])] if parts else []
+        extras = pictures if parts else []
         distillation = build_distillation(network, config, parts, teacher, entries, extras)
         for extra in extras:
             extra.attach(network, parts, distillation.traced.heads or ())
@@ -137,6 +137,8 @@ def build_distillers(options: Option, scope: str | None) -> dict[str, Distiller]
             from mmdistill_dense.distillers.fragments import expand
 
             arguments, settings = expand(cls, arguments, TASKS.get(scope or ''), f'model.distillers.{name}')
+        if arguments.pop('balance', None) is not None:
+            raise TypeError(f'model.distillers.{name}: {removed("balance")}')
         check_options(cls, arguments, f'model.distillers.{name}')
         if settings:
             print_log(f'model.distillers.{name}.settings={settings}', 'current')

@@ -48,7 +48,7 @@ class StepPlugin:
     """What a model adds to its training step besides its distillers, registered in ``STEP_PLUGINS``."""
 
     def add(self, step: TrainStep) -> None:
-        """Add losses, terms or numbers to a step whose labelled pictures are compared."""
+        """Add losses or terms to a step whose labelled pictures are compared."""
 
     def attach(self, student: nn.Module, distillers: Mapping[str, Distiller], heads: Sequence[str]) -> None:
         """Get the student, its bound distillers, and the paths of its heads that hold taps."""
@@ -87,7 +87,6 @@ class Distillation:
     traced: Traced = field(default_factory=Traced)  # what the trace found in the student
     extras: Sequence[StepPlugin] = ()  # what else the step consists of, in this order
     started: bool = False  # whether DistillHook, or a loop, told the length of the run
-    measured: dict[str, float] = field(default_factory=dict)  # of balanced distillers in the last step
     _recorder: Recorder | None = field(default=None, init=False, repr=False)
     _recorded: Sequence[Distiller] = field(default=(), init=False, repr=False)  # whose taps that records
 
@@ -97,7 +96,7 @@ class Distillation:
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Distillation:
         state, extras = copy.deepcopy(self.state, memo), [extra.copy() for extra in self.extras]
-        return replace(self, teachers=dict(self.teachers), state=state, extras=extras, measured={})
+        return replace(self, teachers=dict(self.teachers), state=state, extras=extras)
 
     def __reduce__(self) -> Any:
         extras = [extra.copy() for extra in self.extras]
@@ -110,8 +109,8 @@ class Distillation:
         processes. With a runner, ``DistillHook`` does both.
         """
         if self.extras:
-            problem = 'model.unlabelled and balance of distillers need DistillHook, and so a runner'
-            raise ValueError(f'{problem}: leave them out in a loop of your own, and set loss_weight.')
+            problem = 'model.unlabelled needs DistillHook, and so a runner'
+            raise ValueError(f'{problem}: leave it out in a loop of your own.')
         self.enter_run(max_iters, seed, iteration)
 
     def enter_run(self, max_iters: int, seed: int = 0, iteration: int = 0) -> None:
@@ -215,8 +214,8 @@ class Distilled(Network):
     def loss(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """Return the student's own losses and, in training, those of the distillers as ``distill.<name>.loss_…``.
 
-        ``distill.<name>.share`` is that distiller's part of the total, for the log; see also :class:`Balance`. The
-        arguments are those of the student's class, by position or under its names.
+        ``distill.<name>.share`` is that distiller's part of the total, for the log. The arguments are those of the
+        student's class, by position or under its names.
         """
         if not self.training:
             return super().loss(*args, **kwargs)
@@ -246,7 +245,6 @@ class TrainStep:
     losses: Mapping[str, Any]  # the student's own
     terms: Terms  # the losses of the active distillers, without weight
     added: Mapping[str, Any] = field(default_factory=dict)  # further losses, which count as they are
-    numbers: Mapping[str, Tensor] = field(default_factory=dict)  # numbers for the log
 
 
 def run_teachers(
@@ -300,7 +298,7 @@ def combine_losses(step: TrainStep) -> dict[str, Any]:
     terms = {name: distiller.weighted(step.terms.get(name, {})) for name, distiller in step.model.distillers.items()}
     losses = {**step.losses, **step.added}
     distill_terms = {f'distill.{name}.{key}': value for name, group in terms.items() for key, value in group.items()}
-    return {**losses, **distill_terms, **shares(losses, terms), **step.numbers}
+    return {**losses, **distill_terms, **shares(losses, terms)}
 
 
 def _teachers_of(active: Mapping[str, Distiller]) -> dict[str, tuple[FrozenTeacher, RunState]]:

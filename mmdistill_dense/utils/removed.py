@@ -30,6 +30,7 @@ REMOVED: dict[str, str] = {
     'diagnose': 'every run logs distill.NAME.share, and `check` measures the gradients of its step.',
     'MonitorHook': 'leave it out; every run logs distill.NAME.share, and mmdistill check measures gradients.',
     'DenseMonitor': 'leave it out; PCD logs acc_top1 and acc_top5.',
+    'balance': 'set loss_weight; the log of a run with balance holds the number as loss_weight=NUMBER.',
     'CVAT xml': 'export COCO or Pascal VOC from the same menu of CVAT, or convert the file with datum.',
     'completion': 'leave it out: `--help` lists the options.',
     'config': 'a config with a method is named METHOD:PAIR; to edit one, write its three lines.',

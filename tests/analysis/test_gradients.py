@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from mmdistill_dense.apps.inspect.gradients import Term, measure_gradients, pulls_of
-from mmdistill_dense.model.balanced_step import backbone_parameters
+from mmdistill_dense.apps.inspect.gradients import Term, backbone_parameters, measure_gradients, pulls_of
 from tests import toys
 
 KD = dict(type='LogitKD')

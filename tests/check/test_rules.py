@@ -37,7 +37,7 @@ def term(name: str, norm: float, cosine: float = 1.0) -> Term:
 
 
 def distilled(weight: float = 1.0) -> Any:
-    return SimpleNamespace(distillers={'kd': SimpleNamespace(weight=lambda: weight, balancer=None)})
+    return SimpleNamespace(distillers={'kd': SimpleNamespace(weight=lambda: weight)})
 
 
 @pytest.mark.parametrize(('norm', 'level', 'word'), [
@@ -52,22 +52,6 @@ def test_a_distiller_pulls_beside_the_task(norm: float, level: str | None, word:
     later = [finding.level for finding in judge_shares(made)]
     assert later == (['warning'] if level else []), 'of a trained student, a large share is no mistake of the start'
     assert all(word in f'{finding.message} {finding.advice}' for finding in findings)
-
-
-def balanced(ratio: float = 3.0) -> Any:
-    distiller = toys.MaskedMimic('a', balance=dict(ratio=ratio, until=0.5))
-    distiller.state.max_iters = 1000
-    return SimpleNamespace(distillers={'kd': distiller})
-
-
-def test_the_weight_of_a_balanced_distiller_is_predicted() -> None:
-    terms = [term('task', 2.0), term('distill.kd.loss_kd', 1e-4)]
-    (finding,) = judge_shares(subject(model=balanced(), terms=terms))
-    assert finding.level == 'note' and finding.message.endswith('measured in training (balance), here it is 1.')
-    (finding,) = judge_shares(subject(model=balanced(), terms=terms, started=(3, 3)))
-    assert finding.level == 'note' and 'gives about 6e+04.' in finding.message
-    (finding,) = judge_shares(subject(model=balanced(), terms=[term('task', 1.0), term('distill.kd.loss_kd', 0.0)]))
-    assert finding.level == 'warning' and 'no gradient' in finding.message
 
 
 def test_random_networks_are_not_judged() -> None:
@@ -258,10 +242,10 @@ def test_the_scores_of_segmentation_are_those_of_the_metric() -> None:
 def test_a_weight_of_a_sum_on_a_map_of_another_size(shape: tuple[int, ...], reduction: str, out: str | None) -> None:
     segmentor: dict[str, Any] = dict(decode_head={})
     made = dict(afdcd=AfDCD(fd_weight=2e-6, fd_reduction=reduction), mgd=MGD(alpha=2e-6, reduction=reduction))
-    for distiller in (*made.values(), balanced := MGD(reduction='sum', balance=10.0)):
+    for distiller in made.values():
         distiller.levels = [Level(torch.Size((8, *shape[1:])), torch.Size(shape), 1.0, 'backbone[3]')]
     for name, distiller in made.items():
-        model = SimpleNamespace(distillers={name: distiller, 'own': PCD(), 'balanced': balanced})
+        model = SimpleNamespace(distillers={name: distiller, 'own': PCD()})
         texts = [finding.message for finding in run_rules.summed(subject(model=model, network=segmentor))]
         other = out or (name == 'mgd' and reduction == 'sum' and shape != (2048, 64, 64) and 'units of the mean')
         assert [other in message for message in texts] == [True] * bool(other)  # type: ignore[operator]

@@ -135,14 +135,6 @@ VALUES = [
     *(('CWD', dict(schedule=dict(ramp_down=ramp)), r'ramp_down must begin before it ends')
       for ramp in ((5, 5), (0.5, 0.25))),
     ('CWD', dict(schedule=dict(ramp_down=(1, 2.0))), r'schedule\.ramp_down must be .*got \(1, 2\.0\)'),
-    *(('CWD', dict(balance=ratio), rf'balance\.ratio must be a finite number > 0 \(loss_weight=0 removes .*got {ratio}')
-      for ratio in (0, -1.0)),
-    ('CWD', dict(balance=dict(until=0.5)), 'balance needs ratio'),
-    ('CWD', dict(balance=dict(ratio=1.0, part=3)), "balance has no option 'part'; known: ratio, until"),
-    ('CWD', dict(balance=dict(ratio=1.0, until=1.5)), r'balance\.until must be .* or a finite number in \(0, 1\]'),
-    ('CWD', dict(balance=dict(ratio=1.0, until=0)), r'balance\.until must be a whole number >= 1 .*got 0'),
-    *(('CWD', dict(balance=2.0, loss_weight=w), f'loss_weight={w} and balance=2.0 exclude .*: balance finds .* Set')
-      for w in (3.0, 1.0)),
 ]  # fmt: skip
 
 

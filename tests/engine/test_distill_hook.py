@@ -24,7 +24,6 @@ from torch.utils.data import DataLoader, IterableDataset
 from mmdistill_dense.config.resolve import load_model
 from mmdistill_dense.distillers import FeatureDistiller
 from mmdistill_dense.engine.distill_hook import (
-    Balancing,
     DistillerState,
     SeededStreams,
     _fit_optimizer,
@@ -32,9 +31,8 @@ from mmdistill_dense.engine.distill_hook import (
     average_the_student,
     place_distillers,
 )
-from mmdistill_dense.engine.loss_guard import check_saved, loss_scale
-from mmdistill_dense.engine.resume import comparable, describe_identity, differ, identity, same_losses
-from mmdistill_dense.model.balanced_step import balanced_of
+from mmdistill_dense.engine.loss_guard import check_saved
+from mmdistill_dense.engine.resume import comparable, describe_identity, differ, identity, same_teachers
 from mmdistill_dense.registry import DISTILLERS, HOOKS
 from mmdistill_dense.utils.reproducible import SeededBatches, WorkerSeed, fork_rng
 from tests import toys
@@ -239,10 +237,7 @@ def test_a_receipt_is_written(finished):
     (teacher,) = receipt['teachers'].values()
     assert teacher['file'] == 'fcn_16.pth' and teacher['ignored'] == 0 < teacher['matched']
     scores = 'decode_head.conv_seg'
-    facts = dict(receipt['distillers']['kd'])
-    options = facts.pop('options')
-    assert options['temperature'] == 1.0 and options['tap_weights'] == [1.0] and 'loss_weight' not in options
-    assert facts == dict(type='LogitKD', tensors={}, taps=[[scores, scores]], teacher='teacher')
+    assert receipt['distillers']['kd'] == dict(type='LogitKD', tensors={}, taps=[[scores, scores]], teacher='teacher')
     assert receipt['distillers']['mimic']['type'] == 'MaskedMimic'
     assert receipt['distillers']['mimic']['tensors']['aligns.0.weight'] == [128, 64, 1, 1]
     assert sorted(content['distillers']) == [
@@ -303,9 +298,8 @@ def test_another_run_is_told_apart(finished, other_teacher, tmp_path):
     shutil.copy(toys.teacher_file('fcn'), tmp_path / 'moved.pth')
     moved = toys.seg_net('fcn', 16, checkpoint=str(tmp_path / 'moved.pth'))
     again = identity_of(moved, kd=dict(KD, temperature=7.0), mimic=dict(MIMIC, loss_weight=7.0))
-    assert not differ(text, again) and same_losses(text, again) == {'mimic'}
-    assert same_losses(text, identity_of(kd=dict(KD, temperature=1.0), mimic=MIMIC)) == {'kd', 'mimic'}, 'the default'
-    assert not same_losses(text, identity_of(other_teacher, kd=KD, mimic=MIMIC))
+    assert not differ(text, again) and same_teachers(text, again) == {'kd', 'mimic'}
+    assert not same_teachers(text, identity_of(other_teacher, kd=KD, mimic=MIMIC))
     first_folder, second_folder, other = (
         dict(teachers=dict(t=dict(config=f'{folder}/t.py', file='t.pth', sha256=sha, matched=1)), distillers={})
         for folder, sha in (('a', '1f'), ('b', '1f'), ('a', '2f'))
@@ -341,54 +335,46 @@ def changed_fact(facts, key):
     shapes = facts['tensors'] or {'weight': []}
     longer = {**facts['tensors'], min(shapes): [1, *shapes[min(shapes)]]}
     other_facts = dict(type='OtherMethod', taps=[['backbone[0]', 'backbone[0]']], tensors=longer, teacher='other')
-    other_facts['options'] = {**facts['options'], min(facts['options']): 'another'}
     return {**facts, key: other_facts[key]}
 
 
 @pytest.mark.sample(3)
-@pytest.mark.parametrize('key', ['type', 'taps', 'tensors', 'options', 'teacher', None])
+@pytest.mark.parametrize('key', ['type', 'taps', 'tensors', 'teacher', None])
 def test_state_goes_to_no_other_distiller_of_its_name(key):
-    """Adapters, queues, pointers, means and measured weights of each method; older files hold no taps and options.
+    """Adapters, queues, pointers and means of each method; older files hold no taps, and measured weights.
 
-    With other options, what was measured begins anew alone; with another teacher, what was gathered does too.
+    With another teacher, what was gathered begins anew alone.
     """
-    methods = {name: {**option, 'balance': 2.0} for name, option in (resumption.KEEPING | dict(mimic=MIMIC)).items()}
+    methods = resumption.KEEPING | dict(mimic=MIMIC)
     model = toys.ready(toys.build(pair(methods)))
     fresh = {name: tensor.clone() for name, tensor in model.distillers.state_dict().items()}
     saved = {name: torch.full_like(tensor, 3) for name, tensor in fresh.items()}
-    balancers = {name: balancer for name, (_, balancer) in balanced_of(model.distillers).items()}
-    measured = {name: dict(tries=[[0, 8.0, 2.0]], unit=4.0) for name in methods}
     wrapper, loop = OptimWrapper(torch.optim.SGD(model.parameters(), 0.1)), mock.Mock(spec=IterBasedTrainLoop)
     state = dict(model=model, _resume=True, _train_loop=loop, optim_wrapper=wrapper, cfg={}, max_iters=100)
-    runner, balancing = types.SimpleNamespace(**state, logger=mock.Mock()), Balancing()
-    balancing.before_run(runner)
+    runner = types.SimpleNamespace(**state, logger=mock.Mock())
     facts_now = identity(model)
     for changed_name in methods if key else [None]:
         distillers = {name: changed_fact(facts, key) if name == changed_name else facts
                       for name, facts in facts_now['distillers'].items()}  # fmt: skip
         for facts in [] if key else distillers.values():
-            del facts['taps'], facts['options'], facts['teacher']
+            del facts['taps'], facts['teacher']
         saved_facts = dict(facts_now, distillers=distillers, earlier={})
         checkpoint = dict(meta=dict(distill=saved_facts), distillers=saved)
+        checkpoint |= dict(balance=dict(mimic=dict(tries=[[0, 8.0, 2.0]], unit=4.0))) if key is None else {}
         model.distillers.load_state_dict(fresh)
-        for balancer in balancers.values():
-            balancer.load(dict(tries=[], unit=None))
-        for part in (DistillerState(resume_changed=True), balancing):
-            part.after_load_checkpoint(runner, dict(checkpoint, balance=measured))
+        DistillerState(resume_changed=True).after_load_checkpoint(runner, checkpoint)
         restored = {*methods} - {changed_name}
-        assert {name for name, balancer in balancers.items() if balancer.unit == 4.0} == restored
         trained = {name for name, _ in model.distillers.named_parameters()}
-        on = dict(options={*fresh}, teacher=trained).get(key, set())
+        on = trained if key == 'teacher' else set()
         expected = {
             name: (saved if name in on or name.partition('.')[0] in restored else fresh)[name] for name in fresh
         }
         assert not toys.differing(model.distillers.state_dict(), expected), changed_name
-        texts = [
-            text
-            for (text,), _ in runner.logger.warning.call_args_list
-            if f'options or teachers of {changed_name}' in text
-        ]
-        assert len(texts) == (key in ('options', 'teacher'))
+        warnings = [text for (text,), _ in runner.logger.warning.call_args_list]
+        gathered = key == 'teacher' and any(name.startswith(f'{changed_name}.') for name in fresh.keys() - trained)
+        assert len([text for text in warnings if f'teachers of {changed_name}' in text]) == gathered
+        measured = 'The checkpoint has measured weights of mimic. balance has left: set loss_weight; '
+        assert [text.startswith(measured) for text in warnings] == [True] * (key is None) or key
 
 
 def test_a_control_resumes_as_a_distilled_run_on_request(tmp_path):
@@ -416,16 +402,6 @@ def test_new_distillers_get_no_optimizer_state_of_others(tmp_path):
     toys.train(tmp_path / 'a', pair(dict(kd=KD)), iters=2, **groups)
     with pytest.raises(ValueError, match='several parameter groups.*load_from'):
         changed(tmp_path / 'a' / 'iter_2.pth', tmp_path / 'b', pair(), **groups)
-
-
-@pytest.mark.parametrize(('scales', 'expected'), [
-    ([8.0, 1024.0], 1024), ([1024.0, 8.0], 1024), ([None, 8.0], 8), ([8.0, None], 8), ([8.0], 8), ([None, None], 1),
-])  # fmt: skip
-def test_of_several_loss_scales_the_largest_counts(scales, expected):
-    scalers = [scale and types.SimpleNamespace(get_scale=lambda scale=scale: scale) for scale in scales]
-    wrappers = {str(number): types.SimpleNamespace(loss_scaler=scaler) for number, scaler in enumerate(scalers)}
-    wrapper = mock.Mock(spec=OptimWrapperDict, values=wrappers.values) if len(scales) > 1 else wrappers['0']
-    assert loss_scale(types.SimpleNamespace(optim_wrapper=wrapper)) == expected
 
 
 @OPTIM_WRAPPER_CONSTRUCTORS.register_module()
@@ -480,18 +456,16 @@ def test_a_bad_loss_stops_a_run_of_several_optimizers(tmp_path, monkeypatch):
 
 
 def test_limits_hold_with_several_optimizers(tmp_path):
-    """Each distiller is clipped by its own limit, the user's clipping leaves it alone, and balance sees the scale."""
+    """Each distiller is clipped by its own limit, and the user's clipping leaves it alone."""
     config = of_two(tmp_path)
     config.optim_wrapper.clip_grad = dict(max_norm=1e-2)
     limited = dict(MIMIC, clip_max_norm=1e-3, loss_weight=100.0)
-    config.model.distillers = dict(mimic=limited, kd=dict(KD, balance=dict(ratio='auto', until=1.0)))
-    runner, norms, scales = toys.make_runner(tmp_path, config), [], []
+    config.model.distillers = dict(mimic=limited, kd=KD)
+    runner, norms = toys.make_runner(tmp_path, config), []
 
     class Watch(Hook):
         def before_train(self, runner):
-            body, head = runner.optim_wrapper.values()
-            head.loss_scaler = torch.amp.GradScaler('cpu', init_scale=8.0)
-            body.optimizer.register_step_post_hook(self.note)
+            runner.optim_wrapper['body'].optimizer.register_step_post_hook(self.note)
 
         def note(self, *_):
             model, body = runner.model, runner.optim_wrapper['body']
@@ -499,13 +473,10 @@ def test_limits_hold_with_several_optimizers(tmp_path):
             params = body.param_groups[0]['params']
             parts = [[p for p in params if (id(p) in ids) == side] for side in (True, False)]
             norms.append([float(nn.utils.get_total_norm([p.grad for p in part])) for part in parts])
-            scales.append(model.distillation.state.loss_scale)
 
     runner.register_hook(Watch(), priority='VERY_HIGH')
     runner.train()
-    assert scales == [8.0, 8.0]
     assert norms == [[pytest.approx(1e-3, rel=1e-2), pytest.approx(1e-2, rel=1e-2)]] * 2
-    assert runner.model.distillers['kd'].balancer.ratio == 2.0, 'both optimizers are SGD'
 
 
 def test_weights_may_be_infinite_where_they_began_so():

@@ -69,7 +69,7 @@ class NotesFactors(Hook):
 
 
 def train(folder, batch, resume=None):
-    falls = dict(type='LogitKD', schedule=SCHEDULES['falls'], balance=dict(ratio=2.0, until=1.0))
+    falls = dict(type='LogitKD', schedule=SCHEDULES['falls'])
     stops = dict(type='CWD', schedule=SCHEDULES['stops'])
     warms = dict(type='AT', student_tap='backbone[3]', schedule=SCHEDULES['warms'])
     methods = dict(falls=falls, stops=stops, warms=warms)
@@ -105,14 +105,3 @@ def test_schedules_go_on_at_the_share_of_the_epochs(runs, place, epoch, batch):
         assert step.warms == pytest.approx(step.share + 1 / (EPOCHS * steps))  # full in the last step
         assert step.divisor == 2.0 or not place  # mmengine would count from the steps of before
         assert step.more == (step.share >= 0.7), 'pictures without labels'
-
-
-def measured(runner):
-    return [entry.iteration for entry in runner.model.distillers['falls'].balancer.tries]
-
-
-def test_measurements_are_in_steps_of_the_new_loader(runs):
-    """Also at a second resumption, after the first had another loader."""
-    actual = measured(runs[1][0])
-    assert actual == sorted(actual) and actual[0] < 2 <= actual[-1] < EPOCHS * PICTURES // 4
-    assert actual == measured(runs[2][0])

@@ -351,19 +351,6 @@ def test_pcd_compares_both_parts_without_padding():
     assert len(model.distillers['pcd'].queue.negatives()) == 5
 
 
-def test_balance_measures_the_sum_of_both_parts():
-    model, more = seg_model(dict(kd=dict(type='LogitKD', balance=2.0))), toys.bare(toys.seg_batch(2, seed=3))
-    balancer = model.distillers['kd'].balancer
-    balancer.start(1200, 1)
-    balancer.begin(0, 1.0, 'kd')
-    actual = losses(model, more)
-    both = [actual[f'distill.kd.{name}'] for name in (KD, f'unlabelled_{KD}')]
-    parts = [value / actual['distill.kd.weight'] for value in both]
-    gradients = torch.autograd.grad(sum(parts), list(model.backbone.parameters()))
-    norm = torch.cat([gradient.flatten() for gradient in gradients]).norm().item()
-    assert balancer.tries[0][2] == pytest.approx(norm, rel=1e-4)
-
-
 # Detection
 
 

@@ -182,7 +182,7 @@ def test_own_config_in_the_new_style(tmp_path):
 def test_control_is_the_plain_network():
     plain = type(toys.build_plain(toys.seg_net('fcn')))
     unread = dict(cfg='nowhere.py', checkpoint='nowhere.pth')
-    off = dict(kd=dict(KD, balance=2.0, loss_weight=0), other=dict(type='Unknown', loss_weight=0.0))
+    off = dict(kd=dict(KD, balance=None, loss_weight=0), other=dict(type='Unknown', loss_weight=0.0))
     for distillers in ({}, off):
         for more in ({}, dict(unlabelled=dict(data_root='more'))):
             model = toys.build(toys.model_config(toys.seg_net('fcn'), unread, distillers, **more))
@@ -422,6 +422,14 @@ def test_terms_that_teach_nothing_are_refused(where, returned, kind, message, mo
         toys.losses_of(model)
 
 
+def test_balance_has_left():
+    assert fcn(distillers=dict(kd=dict(KD, balance=None, loss_weight=3.0))).distillers['kd'].loss_weight == 3.0
+    message = '^model.distillers.kd: balance has left: set loss_weight; the log of a run with balance holds the number'
+    for option in (2.0, 'auto', dict(ratio=1.0), 0):
+        with pytest.raises(TypeError, match=message):
+            fcn(distillers=dict(kd=dict(KD, balance=option)))
+
+
 def test_a_further_tap_that_is_none_is_named(monkeypatch):
     monkeypatch.setattr(Talkative, 'further', ['a..b'])
     with pytest.raises(ValueError, match=r"^model\.distillers\.t: 'a\.\.b' is not a tap"):
@@ -432,7 +440,7 @@ HOOK = "default_hooks = dict(distill=dict(type='mmdistill_dense.DistillHook'))"
 
 
 def test_a_loop_of_ones_own_trains_as_the_page_says(capsys):
-    """A missing hook names what such a loop calls; with that, schedules follow its steps. It cannot balance."""
+    """A missing hook names what such a loop calls; with that, schedules follow its steps. It reads no more pictures."""
     (code,) = (block.text for block in blocks('python') if block.file == 'my_loop.py')
     names: dict = {}
     exec(code, names)
@@ -448,9 +456,9 @@ def test_a_loop_of_ones_own_trains_as_the_page_says(capsys):
     losses = [re.search(r"'distill.kd.loss_kd': ([\d.e-]+)", line)[1] for line in capsys.readouterr().out.splitlines()]
     first, *rest = map(float, losses)
     assert rest == pytest.approx([first * share for share in (0.75, 0.5, 0.25)], rel=1e-2)
-    balanced = dict(fit=dict(type='FitNet', student_tap='backbone[3]', balance=0.1))
-    model = toys.build(toys.model_config(toys.seg_net('fcn'), toys.seg_teacher('fcn'), balanced))
-    with pytest.raises(ValueError, match='balance of distillers need DistillHook, and so a runner: .* set loss_weight'):
+    more = dict(data_root='more')
+    model = toys.build(toys.model_config(toys.seg_net('fcn'), toys.seg_teacher('fcn'), dict(kd=KD), unlabelled=more))
+    with pytest.raises(ValueError, match='model.unlabelled needs DistillHook, and so a runner: leave it out in a loop'):
         model.distillation.start(max_iters=4)
 
 

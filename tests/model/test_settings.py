@@ -12,7 +12,6 @@ from mmdistill_dense import distillers
 from mmdistill_dense.apps.check import Options, check_config
 from mmdistill_dense.apps.check.render import show
 from mmdistill_dense.distillers.fragments import expand, replace_settings, resolve_settings
-from mmdistill_dense.distillers.schedule import AUTO_RATIO, AUTO_RATIO_SGD
 from mmdistill_dense.engine.resume import comparable
 from mmdistill_dense.registry import DISTILLERS
 from tests import toys
@@ -63,7 +62,7 @@ def checked(config, methods, **options):
     assert all(math.isfinite(term.value) and term.value > 0 for name, term in terms.items() if name != 'pcd')
     text = io.StringIO()
     show(report, Console(file=text, width=400))
-    assert "settings maskd: 'auto': student_tap='auto', balance={'ratio': 'auto'}, schedule={'ra" in text.getvalue()
+    assert "settings maskd: 'auto': student_tap='auto', loss_weight=1.0, schedule={'ramp_dow" in text.getvalue()
     return report.context.distillers
 
 
@@ -77,10 +76,6 @@ def test_every_method_for_segmentors_makes_a_step(tmp_path):
     assert {tuple(taps(actual[name])) for name in ('cwd', 'dist', 'logitkd')} == {('decode_head.conv_seg',)}
     assert taps(actual['cirkd']) == ['decode_head.conv_seg:input'] and taps(actual['queuekl']) == ['backbone[-1]']
     assert (actual['logitkd'].loss_weight, actual['pcd'].loss_weight) == (2.0, 0.1)
-    ratios = {name: distiller.balancer.ratio for name, distiller in actual.items() if distiller.balancer}
-    assert ratios.pop('dist') == 1.0 and len(actual) - len(ratios) == 3
-    each = {round(ratio * math.sqrt(len(ratios)), 6) for ratio in ratios.values()}
-    assert each == {AUTO_RATIO_SGD}, 'the toy run has SGD'
     assert actual['pcd'].chosen_size is not None and actual['pcd'].num_pixels == 512
     each = [actual['afdcd']._options_of(level) for level in actual['afdcd'].levels]
     assert {(option['pool_size'], option['groups']) for option in each} == {(0, 16)}
@@ -103,7 +98,6 @@ def test_methods_of_other_detectors(kind):
     model = toys.distilled('mmdet', **pair, distillers=methods)
     losses = toys.losses_of(model, toys.det_batch(side=128))
     assert any(name.startswith('distill.x.loss') and torch.isfinite(value) for name, value in losses.items())
-    assert model.distillers['x'].balancer is not None
 
 
 # Methods of one task alone
@@ -120,7 +114,7 @@ def test_a_method_has_settings_or_is_refused(task):
                 with pytest.raises(ValueError, match='settings'):
                     resolve_settings(option, task, KEY)
             else:
-                assert {'balance', 'loss_weight'} & {*resolve_settings(option, task, KEY)}
+                assert resolve_settings(option, task, KEY)['loss_weight'] > 0
 
 
 def test_a_config_inherits_a_fragment(tmp_path):
@@ -133,19 +127,13 @@ def test_a_config_inherits_a_fragment(tmp_path):
 
 
 def test_given_options_win():
-    words = dict(settings='auto', num_tokens=3, balance=dict(until=0.5), learn=dict(max_iters=9), student_tap='neck')
+    words = dict(settings='auto', num_tokens=3, loss_weight=0.5, learn=dict(max_iters=9), student_tap='neck')
     actual, message = expand(method('MasKD'), words, 'seg', KEY)
     assert actual['num_tokens'] == 3 and actual['student_tap'] == 'neck'
     assert actual['learn']['max_iters'] == 9 and actual['learn']['optimizer']['type'] == 'SGD'
     assert message.startswith("'auto': ") and 'num_tokens=3' in message, 'what it shows is what holds'
-    assert message.endswith('; given, not of the settings: student_tap, balance, num_tokens, learn')
-    assert actual['balance'] == dict(ratio='auto', until=0.5)
-    assert expand(method('AT'), dict(settings='auto', balance=3.0), 'det', KEY)[0]['balance'] == 3.0
-    options, _ = expand(method('AT'), dict(settings='auto', balance=None, loss_weight=0.8), 'det', KEY)
-    assert options['loss_weight'] == 0.8 and options['balance'] is None
-    weighed = dict(x=dict(type='AT', settings='auto', loss_weight=3.0))
-    with pytest.raises(ValueError, match=r'x: loss_weight=3\.0 and balance=.* exclude .* or balance=None'):
-        toys.build(toys.model_config(distillers=weighed))
+    assert message.endswith('; given, not of the settings: student_tap, loss_weight, num_tokens, learn')
+    assert actual['loss_weight'] == 0.5
 
 
 def test_published_settings_are_those_of_the_method():
@@ -188,31 +176,24 @@ def test_mistakes_name_the_key(kind, options, task, message):
 def test_settings_in_place_of_shipped_options(kind, shipped, left):
     actual = replace_settings(dict(x=dict(shipped, type=kind)), dict(x='auto'), 'det', 'k')['x']
     assert actual == dict(left, type=kind, settings='auto')
-    assert {'balance', 'loss_weight'} & {*resolve_settings(actual, 'det', KEY)}, 'and they can be expanded'
+    assert resolve_settings(actual, 'det', KEY)['loss_weight'], 'and they can be expanded'
 
 
 ATTENTION = dict(type='AT', student_tap='backbone[3]')
 
 
-def test_a_run_gets_the_ratio_of_its_optimizer(tmp_path):
+def test_a_run_leaves_its_config_as_it_was(tmp_path):
     """The two canonical forms beside a third method."""
     forms = dict(kd=dict(type='LogitKD', settings='canonical'), mimic=dict(type='FitNet', settings='canonical'))
-    methods = dict(forms, at=dict(ATTENTION, balance='auto'))
+    methods = dict(forms, at=ATTENTION)
     model = toys.model_config(toys.seg_net('fcn'), toys.seg_teacher('fcn'), methods)
     config = toys.run_config(tmp_path, model, log_level='INFO')
-    config.optim_wrapper.optimizer = dict(type='AdamW', lr=0.001)
     before = config.model.to_dict()
-    runner, ratio = toys.train(None, config), AUTO_RATIO / math.sqrt(2)
-    assert config.model.to_dict() == before, 'the config is left as it was'
-    kd, mimic, at = runner.model.distillers.values()
-    assert kd.balancer.ratio == 1.0 and mimic.balancer.ratio == at.balancer.ratio == ratio
+    mimic = toys.train(None, config).model.distillers['mimic']
+    assert config.model.to_dict() == before
     text = log_of(tmp_path)
-    assert "distillers.mimic.balance='auto': ratio 7.07, shared by 2 distillers" in text
-    assert "model.distillers.mimic.settings='canonical': student_tap='auto[-1]', balance={'ratio': 'auto'}" in text
-    assert "settings='canonical': student_tap='auto[-1]'" in repr(mimic) and 'ratio=7.07' in repr(mimic)
+    assert "model.distillers.mimic.settings='canonical': student_tap='auto[-1]', loss_weight=1.0" in text
+    assert "settings='canonical': student_tap='auto[-1]'" in repr(mimic)
     told = torch.load(tmp_path / 'iter_4.pth', weights_only=False)['meta']['distill']
     then = {**told, 'distillers': {name: dict(one, settings='x') for name, one in told['distillers'].items()}}
     assert comparable(then) == comparable(told), 'files of version 0.2 hold the word'
-    assert told['balance'] == {
-        name: dict(ratio=one.balancer.ratio, until=0.25) for name, one in runner.model.distillers.items()
-    }

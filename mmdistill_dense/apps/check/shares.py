@@ -3,9 +3,8 @@
 import math
 
 from mmdistill_dense.apps.check.context import CheckContext
-from mmdistill_dense.apps.inspect.gradients import BACKBONE
+from mmdistill_dense.apps.inspect.gradients import BACKBONE, TASK
 from mmdistill_dense.guards.findings import Findings, error, note, warning
-from mmdistill_dense.model.balanced_step import TASK
 
 MAX_SHARE, MIN_SHARE = 0.95, 0.005  # a distiller's share of the gradient at the backbone that is too large, too small
 DOMINANT_SHARE = 0.999  # a share that is too large even at the start of training
@@ -39,12 +38,6 @@ def judge_shares(context: CheckContext) -> Findings:
             message = f'{key} has no gradient at the backbone: it teaches the student nothing.'
             advice = 'Check that its student_tap comes after trained layers, and that its teacher_tap is not constant.'
             yield warning(message, advice)
-        elif distiller.balancer is not None:
-            text = f'{key}: its weight will be measured in training (balance), here it is 1'
-            if context.started:
-                weight = distiller.balancer.ratio * norms.get(TASK, 0) / norm * distiller.weight()
-                text += f'. At the weights of load_from, this batch gives about {weight:.2g}'
-            yield note(f'{text}.')
         elif share < MIN_SHARE:
             message = f'{key} has {share:.2%} of the gradient at the backbone.'
             yield warning(message, f'Raise {key}.loss_weight, unless this is intended.')

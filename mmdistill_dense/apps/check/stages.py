@@ -26,7 +26,7 @@ from torch import nn
 
 from mmdistill_dense.apps.check.context import CheckContext, Size, StudentFacts, TapRow, TeacherFacts
 from mmdistill_dense.apps.check.shares import judge_losses, judge_shares
-from mmdistill_dense.apps.inspect.gradients import measure_gradients
+from mmdistill_dense.apps.inspect.gradients import TASK, measure_gradients
 from mmdistill_dense.apps.inspect.inference import predict_items
 from mmdistill_dense.apps.inspect.step_cost import (
     build_student,
@@ -40,7 +40,7 @@ from mmdistill_dense.apps.inspect.step_cost import (
     training_batch,
 )
 from mmdistill_dense.config.resolve import DISTILL_KEYS, is_distill_model, load_model, model_of, student_option
-from mmdistill_dense.config.values import num_classes, optimizer_of
+from mmdistill_dense.config.values import num_classes
 from mmdistill_dense.datasets.wrapped import classes_of, count_pictures
 from mmdistill_dense.distillers.base import Distiller
 from mmdistill_dense.distillers.maskd.token_distiller import TokenDistiller, TokenStore
@@ -48,7 +48,6 @@ from mmdistill_dense.engine.run_guards import check_distillation
 from mmdistill_dense.guards.config import check_pretrained, count_fitting, pretrained_parts
 from mmdistill_dense.guards.findings import Finding, Findings, warning
 from mmdistill_dense.guards.runner import check_file
-from mmdistill_dense.model.balanced_step import TASK, choose_ratios
 from mmdistill_dense.networks.building import naming_weights
 from mmdistill_dense.networks.class_pairs import in_students_classes
 from mmdistill_dense.networks.inputs import check_teacher_inputs
@@ -176,7 +175,6 @@ def build(context: CheckContext) -> None:
     inputs = ready_batch(context)['inputs']
     context.batch_shape = [list(tensor.shape) for tensor in ([inputs] if torch.is_tensor(inputs) else inputs)]
     context.student = describe_student(context.model)
-    choose_ratios(context.distillers, optimizer_of(context.config).get('type') == 'SGD')
     if hasattr(context.model, 'distillation'):
         length = run_length(context.config, context.length, context.options.processes)
         context.model.distillation.enter_run(length)

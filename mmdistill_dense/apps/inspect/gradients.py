@@ -10,16 +10,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mmdistill_dense.losses import loss_dtype
 from mmdistill_dense.losses.tensors import sum_dtype
-from mmdistill_dense.model.balanced_step import TASK, ParameterGroups, backbone_parameters, flat_gradients, split_terms
 from mmdistill_dense.model.distill_model import distillers_of
 from mmdistill_dense.networks.modes import without_side_effects
 from mmdistill_dense.networks.recording import Recorder
 from mmdistill_dense.utils.distributed import mean_over_ranks, unwrap
 from mmdistill_dense.utils.runner_internals import Network
 
+TASK = 'task'
 BACKBONE = 'backbone'
 TAP = 'tap '  # before the name of a tapped map
+ParameterGroups = Mapping[str, Sequence[Tensor]]
 
 
 @dataclass(frozen=True)
@@ -81,6 +83,45 @@ def measure_gradients(model: Network, data: Mapping[str, Any]) -> list[Term]:
                 del maps[name]
         tapped = {f'{TAP}{name}': tensors for name, tensors in maps.items()}
         return pulls_of(losses, {BACKBONE: backbone_parameters(model), **tapped})
+
+
+def split_terms(losses: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Return the terms of a model's losses, scalars that sum to what mmengine back-propagates."""
+    terms: dict[str, Tensor] = {}
+    for name, value in losses.items():
+        if 'loss' not in name:
+            continue
+        key = name if name.startswith('distill.') else TASK
+        term = torch.stack([part.mean() for part in ([value] if isinstance(value, Tensor) else value)]).sum()
+        terms[key] = terms[key] + term if key in terms else term
+    return terms
+
+
+def backbone_parameters(model: nn.Module) -> list[Tensor]:
+    """Return the trained parameters of the student's backbone, or of the whole student if it has none."""
+    backbone = getattr(model, 'backbone', None)
+    parameters = (backbone if isinstance(backbone, nn.Module) else model).named_parameters()
+    return [value for name, value in parameters if value.requires_grad and not name.startswith('distillers.')]
+
+
+def flat_gradients(term: Tensor, groups: ParameterGroups) -> dict[str, Tensor]:
+    """Return the gradient of a term at each place as one vector; the graph is kept, and no ``.grad`` is touched."""
+    inputs = [tensor for tensors in groups.values() for tensor in tensors]
+    gradients: Sequence[Tensor | None] = [None] * len(inputs)
+    if inputs and term.requires_grad:
+        try:
+            gradients = torch.autograd.grad(term, inputs, retain_graph=True, allow_unused=True)
+        except RuntimeError as error:
+            if 'heckpoint' not in str(error):
+                raise
+            problem = 'the student recomputes its activations, so the gradient of a single loss cannot be taken'
+            raise ValueError(f'{problem}: switch activation_checkpointing and with_cp off.') from error
+    dense = [torch.zeros_like(x) if g is None else g for x, g in zip(inputs, gradients, strict=True)]
+    vectors = iter([x.flatten().to(loss_dtype(x)) for x in dense])
+    return {
+        name: torch.cat([next(vectors) for _ in tensors]) if tensors else term.new_zeros(1)
+        for name, tensors in groups.items()
+    }
 
 
 def _norms_and_products(gradients: Mapping[str, Tensor], task: Mapping[str, Tensor]) -> list[Tensor]:

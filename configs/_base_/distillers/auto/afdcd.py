@@ -4,7 +4,7 @@ distillers = dict(
     afdcd=dict(
         type='AfDCD',
         student_tap='auto',
-        balance=dict(ratio='auto'),
+        loss_weight=0.005,
         schedule=dict(ramp_down=(0, 1.0)),
         fd_weight=33.6,
         fd_reduction='mean',

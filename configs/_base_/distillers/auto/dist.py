@@ -1,3 +1,3 @@
-"""DIST on class scores: they pull where the labels do, hence a ratio of 1: docs/settings.md."""
+"""DIST on class scores: docs/settings.md."""
 
-distillers = dict(dist=dict(type='DIST', balance=dict(ratio=1.0), schedule=dict(ramp_down=(0, 1.0))))
+distillers = dict(dist=dict(type='DIST', loss_weight=0.2, schedule=dict(ramp_down=(0, 1.0))))

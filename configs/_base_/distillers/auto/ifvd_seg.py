@@ -1,5 +1,3 @@
 """IFVD on any pair of segmentors: docs/settings.md."""
 
-distillers = dict(
-    ifvd=dict(type='IFVD', student_tap='auto', balance=dict(ratio='auto'), schedule=dict(ramp_down=(0, 1.0)))
-)
+distillers = dict(ifvd=dict(type='IFVD', student_tap='auto', loss_weight=2.0, schedule=dict(ramp_down=(0, 1.0))))

@@ -1,3 +1,3 @@
-"""LogitKD on detectors: class scores pull where the labels do, hence a ratio of 1: docs/settings.md."""
+"""LogitKD on detectors: docs/settings.md."""
 
-distillers = dict(kd=dict(type='LogitKD', balance=dict(ratio=1.0), schedule=dict(ramp_down=(0, 1.0))))
+distillers = dict(kd=dict(type='LogitKD', loss_weight=1.0, schedule=dict(ramp_down=(0, 1.0))))

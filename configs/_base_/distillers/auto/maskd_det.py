@@ -4,7 +4,7 @@ distillers = dict(
     maskd=dict(
         type='MasKD',
         student_tap='auto',
-        balance=dict(ratio='auto'),
+        loss_weight=10.0,
         schedule=dict(ramp_down=(0, 1.0)),
         weight_mask=True,
         align='conv',

@@ -1,0 +1,3 @@
+"""HeadOutputKD on its own taps: docs/settings.md."""
+
+_base_ = './distiller.py'

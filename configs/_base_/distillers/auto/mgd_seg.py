@@ -1,0 +1,3 @@
+"""MGD on any pair of segmentors: docs/settings.md."""
+
+_base_ = './featuredistiller_seg.py'

@@ -241,8 +241,7 @@ def test_a_finished_suite_is_read(folder, program):
 
 
 def follow_the_sentence(capfd):
-    """The method took the rate of the best of three controls, and its weight was measured, which has left: do what the
-    sentences say."""
+    """The method took the rate of the best of three controls, which has left: do what the sentence says."""
     assert main(['suite', 'list', 'project/suite.yaml']) == 2
     message = 'methods.pcd.rate: suite rate: control has left: leave it out, and remove the folder of the row where'
     assert message in capfd.readouterr().err
@@ -250,8 +249,6 @@ def follow_the_sentence(capfd):
     if begun.is_dir() and '\n# rate: 2\n' in (begun / 'seed0/run.py').read_text():
         shutil.rmtree(begun)
     suite.write_text(suite.read_text().replace(', rate: control', ''))
-    method = Path('project/pcd.py')
-    method.write_text(method.read_text().replace("balance=dict(ratio='auto')", 'loss_weight=0.1'))
 
 
 def test_a_project_is_read(folder, program, capfd):
@@ -271,6 +268,10 @@ def test_a_project_goes_on_to_its_student(begun, folder, program, capfd):
     if not begun:
         shutil.rmtree('project/work')
     follow_the_sentence(capfd)
+    assert main(['run', 'project']) == 2
+    assert 'pcd: TypeError: model.distillers.pcd: balance has left: set loss_weight; ' in capfd.readouterr().err
+    method = Path('project/pcd.py')
+    method.write_text(method.read_text().replace("balance=dict(ratio='auto')", 'loss_weight=0.1'))
     finished = {file: file.stat().st_mtime_ns for file in Path('project').rglob('result.json')}
     printed = program('run', 'project', '--export', 'pcd')
     assert f'5 runs, {1 if begun else 5} to do' in printed, printed

@@ -62,7 +62,7 @@ def checked(config, methods, **options):
     assert all(math.isfinite(term.value) and term.value > 0 for name, term in terms.items() if name != 'pcd')
     text = io.StringIO()
     show(report, Console(file=text, width=400))
-    assert "settings maskd: 'auto': student_tap='auto', loss_weight=1.0, schedule={'ramp_dow" in text.getvalue()
+    assert "settings maskd: 'auto': student_tap='auto', loss_weight=0.25, schedule={'ramp_dow" in text.getvalue()
     return report.context.distillers
 
 

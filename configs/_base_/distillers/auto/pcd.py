@@ -1,4 +1,4 @@
-"""PCD on any pair, with the weight of the development pairs: docs/settings.md."""
+"""PCD on any pair: docs/settings.md."""
 
 distillers = dict(
     pcd=dict(

@@ -62,7 +62,9 @@ def checked(config, methods, **options):
     assert all(math.isfinite(term.value) and term.value > 0 for name, term in terms.items() if name != 'pcd')
     text = io.StringIO()
     show(report, Console(file=text, width=400))
-    assert "settings maskd: 'auto': student_tap='auto', loss_weight=0.25, schedule={'ramp_dow" in text.getvalue()
+    maskd = report.context.distillers['maskd']
+    settings = f"settings maskd: 'auto': student_tap='auto', loss_weight={maskd.loss_weight}, schedule={{'ramp_dow"
+    assert settings in text.getvalue()
     return report.context.distillers
 
 
@@ -192,8 +194,8 @@ def test_a_run_leaves_its_config_as_it_was(tmp_path):
     mimic = toys.train(None, config).model.distillers['mimic']
     assert config.model.to_dict() == before
     text = log_of(tmp_path)
-    assert "model.distillers.mimic.settings='canonical': student_tap='auto[-1]', loss_weight=1.0" in text
+    assert "model.distillers.mimic.settings='canonical': student_tap='auto[-1]', loss_weight=0.3" in text
     assert "settings='canonical': student_tap='auto[-1]'" in repr(mimic)
     told = torch.load(tmp_path / 'iter_4.pth', weights_only=False)['meta']['distill']
-    then = {**told, 'distillers': {name: dict(one, settings='x') for name, one in told['distillers'].items()}}
+    then = {**told, 'distillers': {name: dict(facts, settings='x') for name, facts in told['distillers'].items()}}
     assert comparable(then) == comparable(told), 'files of version 0.2 hold the word'

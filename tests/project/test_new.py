@@ -97,7 +97,7 @@ def test_the_files_are_short(capsys: pytest.CaptureFixture) -> None:
     written = sorted(path.name for path in Path('project').iterdir())
     assert written == ['control.py', 'cwd.py', 'data.py', 'kd.py', 'labels.png', 'pair.py', 'suite.yaml', 'teacher.py']
     assert all(path.read_text().count('\n') <= 60 for path in Path('project').glob('*.[py]*') if path.suffix != '.png')
-    cwd = {'type': 'CWD', 'loss_weight': 1.0, 'schedule': {'ramp_down': (0, 1.0)}}
+    cwd = {'type': 'CWD', 'loss_weight': 0.25, 'schedule': {'ramp_down': (0, 1.0)}}
     assert read('cwd').model.distillers == {'cwd': cwd}
     control, teacher = read('control'), read('teacher')
     assert control.optim_wrapper.optimizer == teacher.optim_wrapper.optimizer and control.train_cfg == teacher.train_cfg

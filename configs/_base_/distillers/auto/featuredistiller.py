@@ -1,4 +1,3 @@
 """A method that compares maps, also one of your own: docs/settings.md."""
 
-_base_ = './distiller.py'
-distillers = dict(method=dict(student_tap='auto'))
+distillers = dict(method=dict(student_tap='auto', loss_weight=0.3, schedule=dict(ramp_down=(0, 1.0))))

@@ -1,3 +1,3 @@
 """MGD on any pair of segmentors: docs/settings.md."""
 
-_base_ = './featuredistiller_seg.py'
+_base_ = './featuredistiller.py'

@@ -1,3 +1,0 @@
-"""HeadOutputKD on its own taps: docs/settings.md."""
-
-_base_ = './distiller.py'

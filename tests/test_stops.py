@@ -29,7 +29,7 @@ def _untaken() -> Iterator[None]:
 
     before = signal.signal(signal.SIGTERM, refuse)
     yield
-    signal.signal(signal.SIGTERM, before)
+    assert signal.signal(signal.SIGTERM, before) is refuse, 'it is as before'
 
 
 def stopping(work: Callable[..., Any], units: int = 1) -> Callable[..., Any]:

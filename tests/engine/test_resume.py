@@ -108,6 +108,7 @@ def test_the_later_of_two_kinds_of_files_is_taken(tmp_path, epoch, latest):
     for name, iteration in (('iter_100', 100), ('iter_40', 40), ('epoch_3', epoch), ('epoch_2', epoch - 50)):
         torch.save(dict(meta=dict(iter=iteration)), tmp_path / f'{name}.pth')
     (tmp_path / 'iter_200.pth').write_bytes(b'cut off')
+    torch.save(dict(meta=dict(iter=900)), tmp_path / 'best_mIoU_iter_900.pth')
     assert latest_checkpoint(tmp_path) == tmp_path / f'{latest}.pth'
 
 
@@ -430,15 +431,3 @@ def test_a_checkpoint_from_within_an_epoch_is_warned_of(tmp_path):
     message = said(tmp_path)
     assert 'The checkpoint to resume is from iteration 6, within epoch 2. This epoch begins again' in message
     assert 'had 4 process(es), this one has 1: a step takes 0.25 times as many' in message
-
-
-@pytest.mark.sample(1)
-@pytest.mark.parametrize('workers', [pytest.param(0, marks=pytest.mark.soak), 1])
-@pytest.mark.parametrize('length', [dict(max_epochs=2), dict(max_iters=8)], ids=['epochs', 'iters'])
-def test_a_picture_is_augmented_anew_each_time(tmp_path, length, workers):
-    """In order, so that the same numbers would give the same pictures."""
-    kind, in_order = ('epochs' if 'max_epochs' in length else 'iters'), dict(sampler=dict(shuffle=False))
-    steps_seen = noted(train, tmp_path, PLAIN, kind, workers, train_cfg=length, train_dataloader=in_order)
-    pictures = [picture for _, labelled, _ in steps_seen for picture in labelled]
-    first, second = dict(pictures[:8]), dict(pictures[8:])
-    assert len(first) == len(second) == 8 and not any(first[name] == second[name] for name in first)

@@ -225,13 +225,6 @@ def test_the_score_is_in_percent(tmp_path: Path) -> None:
         plan.score_of(definition, {'test': {'mIoU': 1.0, 'aAcc': 2.0}})
 
 
-def test_the_latest_checkpoint_is_by_number(tmp_path: Path) -> None:
-    for name in ('iter_20', 'iter_100', 'best_mIoU_iter_200', 'other'):
-        torch.save({'state_dict': {}}, tmp_path / f'{name}.pth')
-    assert job.latest_checkpoint(tmp_path).name == 'iter_100.pth'
-    assert job.latest_checkpoint(tmp_path / 'nothing') is None
-
-
 def test_given_teacher_is_tested_alone(
     definition: Definition, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -274,14 +274,6 @@ def test_two_processes_of_a_launcher_write_one_result(tmp_path: Path) -> None:
     assert result['restarts'] == 0 and state['processes'] == 2, 'one process writes'
 
 
-def test_sigterm_interrupts_as_ctrl_c_does() -> None:
-    before = signal.getsignal(signal.SIGTERM)
-    with pytest.raises(KeyboardInterrupt), interruptible():
-        os.kill(os.getpid(), signal.SIGTERM)
-        time.sleep(1)
-    assert signal.getsignal(signal.SIGTERM) == before
-
-
 def test_what_nohup_ignores_stays_ignored() -> None:
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:

@@ -4,11 +4,10 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from mmengine.dataset import DefaultSampler, default_collate, pseudo_collate
+from mmengine.dataset import default_collate, pseudo_collate
 from mmengine.registry import init_default_scope
 from mmengine.structures import BaseDataElement
 from torch import nn
-from torch.utils.data import DataLoader
 
 from mmdistill_dense.distillers.pcd.modules import inside_images
 from mmdistill_dense.pretrain import (
@@ -21,10 +20,8 @@ from mmdistill_dense.pretrain import (
     RandomResizedCrop,
     Solarize,
 )
-from mmdistill_dense.registry import DATASETS, MODELS
-from mmdistill_dense.utils.reproducible import WorkerSeed, seed_everything
+from mmdistill_dense.registry import MODELS
 from tests import toys
-from tests.pretrain import runs
 from tests.pretrain.runs import NORM, R18
 
 
@@ -175,35 +172,6 @@ def test_the_factors_of_the_jitter_are_random() -> None:
     red = np.tile(np.array([10, 10, 250], np.uint8), (2, 2, 1))
     turned = [ColorJitter(0, 0, 0, hue=0.2, prob=1.0)(dict(img=red))['img'][0, 0].astype(int) for _ in range(50)]
     assert any(rgb[1] > 50 + rgb[2] for rgb in turned) and any(rgb[2] > 50 + rgb[1] for rgb in turned), 'either way'
-
-
-def batches(seed: int, workers: int) -> list[torch.Tensor]:
-    """The views of each batch, of two pipelines that draw everything."""
-    steps = [runs.view(1.0, 0.0), runs.view(0.1, 0.2)]
-    steps[1][0]['size'] = 48
-    multi, pack = dict(type='mmdistill_dense.MultiView', views=steps), dict(type='mmdistill_dense.PackViews')
-    pipeline = [dict(type='LoadImageFromFile'), multi, pack]
-    options = dict(data_root=toys.picture_folder(8), pipeline=pipeline)
-    dataset = DATASETS.build(dict(type='mmdistill_dense.UnlabeledImages', **options))
-    seed_everything(seed)
-    loader = DataLoader(
-        dataset,
-        4,
-        sampler=DefaultSampler(dataset, shuffle=False),
-        num_workers=workers,
-        collate_fn=pseudo_collate,
-        worker_init_fn=WorkerSeed(seed, 0, 0),
-    )
-    return [torch.stack(list(view)) for batch in loader for view in batch['inputs']]
-
-
-@pytest.mark.parametrize('workers', [0, 2])
-def test_a_seed_reproduces_the_batches(workers: int) -> None:
-    first, again, other = (batches(seed, workers) for seed in (1, 1, 2))
-    assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
-    assert not any(torch.equal(a, b) for a, b in zip(first, other, strict=True))
-    assert [tuple(view.shape) for view in first] == [(4, 3, 64, 64), (4, 3, 48, 48)] * 2
-    assert {view.dtype for view in first} == {torch.uint8}
 
 
 def test_views_do_not_share_their_results() -> None:

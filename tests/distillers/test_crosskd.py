@@ -8,7 +8,7 @@ import torch
 from mmdet.registry import MODELS
 from mmdet.utils import register_all_modules
 
-from mmdistill_dense.distillers.crosskd import FORMS, Targets, form_of
+from mmdistill_dense.distillers.crosskd import FORMS, TOWERS, Targets, form_of
 from mmdistill_dense.losses import aligned_scale, channel_moments
 from tests import toys
 from tests.distillers.steps import draw, overlaps, trained_children
@@ -150,7 +150,8 @@ def test_a_step_of_a_real_detector_trains_it_up_to_the_held_maps(kind: str, reus
     assert set(losses) == {'loss_cls', 'loss_box', *(['loss_centre'] if kind == 'atss' else [])}
     assert trained_children(model) == {'backbone', 'neck', *(['bbox_head'] if reuse_from else [])}
     trained = {name for name, p in model.bbox_head.named_parameters() if p.grad is not None and p.grad.any()}
-    assert {int(name.split('.')[1]) for name in trained} == {*range(reuse_from)}, 'the first convolutions of each tower'
+    reused = {f'{tower}.{number}' for tower in TOWERS for number in range(reuse_from)}
+    assert {name.rsplit('.', 2)[0] for name in trained} == reused, 'the first convolutions of each tower'
     assert all(p.grad is None for p in toys.teacher_of(model).network.parameters())
 
 

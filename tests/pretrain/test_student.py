@@ -179,7 +179,7 @@ def test_views_do_not_share_their_results() -> None:
     packed = PackViews()(MultiView([[Solarize(prob=1.0)], [Solarize(prob=0.0)]])(results))
     assert 'channel_order' not in results
     changed, plain = packed['inputs']
-    assert torch.equal(plain, torch.from_numpy(smooth(0).transpose(2, 0, 1)))
+    assert plain.dtype == torch.uint8 and torch.equal(plain, torch.from_numpy(smooth(0).transpose(2, 0, 1)))
     assert not torch.equal(changed, plain)
     assert packed['data_samples'].metainfo == dict(img_path='a.png', ori_shape=(60, 80))
     assert torch.equal(PackViews()(results)['inputs'], plain), 'one view is one tensor'

@@ -129,10 +129,30 @@ def test_strides_are_those_of_the_anchors(padded, size, strides):
 TAPS = ('neck', 'bbox_head[0]')
 
 
+def test_frs_is_its_formula():
+    """Loops over pictures, cells and channels, with math of plain numbers."""
+    own, theirs, z, t = (draw(2, channels, 2, 3, seed=seed) for seed, channels in enumerate((3, 3, 4, 4)))
+    squares = entropy = total = 0.0
+    for b, y, x in itertools.product(range(2), range(2), range(3)):
+        chances = [1 / (1 + math.exp(-float(value))) for value in t[b, :, y, x]]
+        rich = max(chances)
+        total += rich
+        squares += rich * sum(float(a - c) ** 2 for a, c in zip(own[b, :, y, x], theirs[b, :, y, x], strict=True))
+        for score, chance in zip(z[b, :, y, x], chances, strict=True):
+            mine = 1 / (1 + math.exp(-float(score)))
+            entropy -= rich * (chance * math.log(mine) + (1 - chance) * math.log(1 - mine))
+    rich = feature_richness(t)
+    assert float(rich.sum()) == pytest.approx(total, rel=1e-12)
+    halved = rich_squares(own, theirs, rich, 2 * rich.sum()), rich_entropy(z, t, rich, 2 * rich.sum())
+    assert [float(value) for value in halved] == pytest.approx([squares / total / 2, entropy / total / 2], rel=1e-12)
+    assert float(rich_squares(own, theirs, rich)) == pytest.approx(squares / total, rel=1e-12)
+    assert float(rich_entropy(z, t, rich)) == pytest.approx(entropy / total, rel=1e-12)
+
+
 def test_a_wrong_score_that_is_certain_still_learns():
     """A probability of it rounds to 1 in float32."""
     z, t = torch.full((1, 1, 1, 1), 30.0, requires_grad=True), torch.full((1, 1, 1, 1), -30.0)
-    loss = 2 * rich_entropy(z, t, feature_richness(t) + 1, torch.tensor(2.0))
+    loss = rich_entropy(z, t, feature_richness(t) + 1)
     loss.backward()
     assert float(loss) == pytest.approx(30) and float(z.grad) == pytest.approx(1)
 
@@ -144,8 +164,8 @@ def test_levels_have_their_own_convolutions():
     assert len(frs.convs) == 2 and frs.convs[0].kernel_size == (1, 1)
     maps, targets, scores = ([draw(2, 4, n, n, seed=seed + n).float() for n in (4, 2)] for seed in (0, 9, 18))
     whole = frs(dict.fromkeys(TAPS, maps), dict(zip(TAPS, (targets, scores), strict=True)), None)
-    levels = zip(frs.convs, maps, targets, map(feature_richness, scores), strict=True)
-    parts = [2 * rich_squares(conv(a), b, rich, 2 * rich.sum()) for conv, a, b, rich in levels]
+    levels = zip(frs.convs, maps, targets, scores, strict=True)
+    parts = [rich_squares(conv(a), b, feature_richness(c)) for conv, a, b, c in levels]
     torch.testing.assert_close(whole['loss_feature'], sum(parts))
 
 

@@ -12,7 +12,7 @@ from mmdistill_dense.distillers.crosskd import FORMS, TOWERS, Targets, form_of
 from mmdistill_dense.losses import aligned_scale, channel_moments
 from tests import toys
 from tests.distillers.steps import draw, overlaps, trained_children
-from tests.distillers.steps_on_heads import CLASSES, KINDS, STRIDES, distiller_of, maps, samples
+from tests.distillers.steps_on_heads import CHANNELS, CLASSES, KINDS, STRIDES, distiller_of, head_of, maps, samples
 
 TWO = dict(bbox_head=dict(stacked_convs=2))
 CROSS = dict(type='CrossKD', reuse_from=1)
@@ -95,6 +95,20 @@ def test_the_naive_formula(kind: str) -> None:
         crossed = made.predict(head, [made.aligned(*pair) for pair in zip(own, other, strict=True)])
         found = made.compare(head, crossed, made.predict(head, other), targets)
         assert not any(value.isfinite().all() for value in found.values())
+
+
+def test_the_gradients() -> None:
+    student, teacher_moments = draw(2, 3, 2, 3).requires_grad_(), channel_moments(draw(2, 3, 2, 3, seed=1))[None]
+    assert torch.autograd.gradcheck(lambda x: aligned_scale(x, channel_moments(x)[None], teacher_moments), student)
+    made, head, teacher_maps = distiller_of('gfl'), head_of('gfl'), maps(1, seed=40)[0]
+    student_maps, taught = maps(1)[0], made.predict(head, [teacher_maps, teacher_maps])
+
+    def whole(*small: torch.Tensor) -> torch.Tensor:
+        crossed = made.predict(head, [made.aligned([student_maps[0], x], teacher_maps) for x in small])
+        actual = made.compare(head, crossed, taught, Targets([None, None], total=torch.tensor(3.0)))
+        return torch.stack(list(actual.values())).sum()
+
+    assert torch.autograd.gradcheck(whole, [draw(1, CHANNELS, 2, 2, seed=n).abs().requires_grad_() for n in (8, 9)])
 
 
 @pytest.mark.parametrize('shape', [(2, 3, 4, 4), (1, 3, 1, 1)])

@@ -244,3 +244,9 @@ def test_cankd_is_its_formula(size: tuple[int, int]) -> None:
     words = [student, *made.parameters()]
     for grad, naive_grad in zip(*(torch.autograd.grad(x, words) for x in (actual, expected)), strict=True):
         torch.testing.assert_close(grad, naive_grad, atol=1e-10, rtol=1e-6)
+
+
+def test_the_gradients_of_cankd() -> None:
+    maps = [draw(2, 3, 4, 3, seed=seed).requires_grad_() for seed in range(3)]
+    assert torch.autograd.gradcheck(losses.linear_read, maps)
+    assert torch.autograd.gradcheck(lambda x: losses.instance_distance(x, maps[1].detach()), maps[0])

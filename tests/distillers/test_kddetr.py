@@ -37,6 +37,9 @@ def test_the_naive_formula(mean):
     words = query_answers()
     actual = query_terms(*words, temperature=3.0, mean=mean)
     assert actual.tolist() == pytest.approx(naive(*words, 3.0, mean), rel=1e-12)
+    scores, boxes, *teacher = query_answers(layers=2, queries=3)
+    leaves = (scores.clone().requires_grad_(), boxes.clone().requires_grad_())
+    assert torch.autograd.gradcheck(lambda *x: query_terms(*x, *teacher, mean=mean), leaves)
 
 
 def test_equal_answers_cost_nothing():

@@ -15,6 +15,32 @@ PAIRS = ClassPairs.of(MAP, STUDENT, TEACHER)
 COARSE = ClassPairs.of({'car': ['vehicle'], 'truck': ['vehicle']}, ['car', 'dog', 'truck'], ['dog', 'vehicle'])
 
 
+def naive(z, t, pairs, temperature, weigh):
+    """Loops over rows and groups."""
+    total = 0.0
+    for student_row, other in zip(z.tolist(), t.tolist(), strict=True):
+        m = [math.log(sum(math.exp(student_row[c]) for c in group.student)) / temperature for group in pairs.groups]
+        n = [math.log(sum(math.exp(other[c]) for c in group.teacher)) / temperature for group in pairs.groups]
+        q, p = ([math.exp(x) / sum(map(math.exp, side)) for x in side] for side in (m, n))
+        mass = sum(math.exp(other[c]) for group in pairs.groups for c in group.teacher) / sum(map(math.exp, other))
+        row = sum(a * math.log(a / b) for a, b in zip(p, q, strict=True))
+        total += row * (mass if weigh else 1)
+    return temperature**2 * total / len(z)
+
+
+@pytest.mark.parametrize(('temperature', 'weigh'), itertools.product([1.0, 3.0], [False, True]))
+def test_softmax_is_that_of_a_loop(temperature, weigh):
+    torch.manual_seed(0)
+    coarse = ClassPairs.of({'a': ['x'], 'b': ['x'], 'c': ['y', 'z'], 'd': []}, 'abcd', 'wxyz')
+    z, t = torch.randn(7, 4, dtype=torch.float64, requires_grad=True), 2 * torch.randn(7, 4, dtype=torch.float64)
+    rows = coarse.mass(t) if weigh else None
+    actual = softmax_divergence(*coarse.softmax(z, t), temperature=temperature, weight=rows)
+    assert actual.item() == pytest.approx(naive(z.detach(), t, coarse, temperature, weigh), rel=1e-12)
+    (grad,) = torch.autograd.grad(actual, z)
+    assert (grad[:, 3] == 0).all() and grad.sum(1).abs().max() < 1e-15
+    torch.autograd.gradcheck(lambda x: softmax_divergence(*coarse.softmax(x, t), weight=rows), z)
+
+
 def test_the_order_of_the_names_changes_nothing():
     torch.manual_seed(2)
     z, t = torch.randn(2, 3, 4, 4, dtype=torch.float64), torch.randn(2, 3, 4, 4, dtype=torch.float64)

@@ -114,8 +114,8 @@ def ld_step(reduction: str, pictures: slice) -> dict[str, Any]:
     return dict(losses={k: v.detach() for k, v in actual.items()}, grads=[x.grad for x in leaves])
 
 
-def query_answers(pictures=2):
-    student_answers, other = draw(3, pictures, 4, 9), draw(pictures, 4, 9, seed=1)
+def query_answers(pictures=2, layers=3, queries=4):
+    student_answers, other = draw(layers, pictures, queries, 9), draw(pictures, queries, 9, seed=1)
     return [part for x in (student_answers, other) for part in (x[..., :5], x[..., 5:].sigmoid())]
 
 

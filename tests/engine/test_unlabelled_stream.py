@@ -81,17 +81,6 @@ def log(monkeypatch):
     return lines
 
 
-@pytest.mark.soak
-def test_a_damaged_picture_is_replaced(tmp_path, log):
-    """Its header is whole, so that only the reading finds it."""
-    shutil.copytree(toys.picture_folder(3), tmp_path / 'more')
-    damaged = tmp_path / 'more/1.png'
-    damaged.write_bytes(damaged.read_bytes()[:200])
-    steps_seen = run(tmp_path, model(str(tmp_path / 'more'), ratio=1.5), log_level='INFO')
-    assert {name for _, _, more in steps_seen for name, _ in more} == {'0.png', '2.png'}
-    assert any('1 damaged files read so far, others taken instead' in text for _, text in log)
-
-
 # Refusals
 
 

@@ -1,6 +1,5 @@
 """``new``: what own data change in networks of the zoo, and the files that are written."""
 
-import re
 import shutil
 import sys
 from pathlib import Path
@@ -25,7 +24,6 @@ from tests.project.commands import CASCADE, FASTSCNN, RETINANET, SEGFORMER, call
 from tests.project.folders_of_data import box_folder, picture, seg_folder
 
 PIDNET = 'mmseg::pidnet/pidnet-s_2xb6-120k_1024x1024-cityscapes.py'
-LRASPP = 'mmseg::mobilenet_v3/mobilenet-v3-d8-s_lraspp_4xb4-320k_cityscapes-512x1024.py'
 DDRNET = 'mmseg::ddrnet/ddrnet_23-slim_in1k-pre_2xb6-120k_cityscapes-1024x1024.py'
 RTMDET_INS = 'mmdet::rtmdet/rtmdet-ins_tiny_8xb32-300e_coco.py'
 DETR = 'mmdet::detr/detr_r18_8xb2-500e_coco.py'
@@ -50,15 +48,6 @@ def test_heads_in_lists_are_set(capsys: pytest.CaptureFixture) -> None:
     assert teacher.test_cfg == {'mode': 'whole'}
     assert read('control').model.teacher.pretrained is False and 'init_cfg' not in teacher.backbone
     assert 'STARTS FROM RANDOM WEIGHTS' in capsys.readouterr().out
-
-
-@pytest.mark.soak
-def test_a_student_of_larger_pictures_is_refused() -> None:
-    seg_folder(Path('mine'))
-    call(LRASPP, FASTSCNN, '--iters', '2', '--random-weights', '--size', '192', '256')
-    report = check_config('project/control.py', Options(weights=False, cost=False))
-    assert report.verdict == 'error' and 'Output size is too small' in report.findings[-1].message
-    assert re.search(r'It can predict one of \d+x\d+: set .* \(new: --size\)', report.findings[-1].message)
 
 
 def test_a_pidnet_gets_its_edges() -> None:

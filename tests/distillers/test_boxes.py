@@ -77,10 +77,6 @@ def test_defeat_is_its_formula(boxes, base):
 WEIGHTS = dict(alpha=0.1, beta=0.2, gamma=0.3, lambda_=0.4)
 
 
-def _fgd(**options):
-    return set_up(FGD, [(4, 8, 8), (4, 8, 8)], **options)
-
-
 def _context(block, x):
     first, norm, _, last = block.transform
     parameters = (first.weight, first.bias, norm.weight, norm.bias, last.weight, last.bias)
@@ -89,7 +85,8 @@ def _context(block, x):
 
 def test_equals_masked_copies_of_the_maps():
     """Square roots of the masks and attentions multiplied into both maps, then plain squared errors."""
-    distiller, student, teacher = _fgd(**WEIGHTS, temperature=0.7), draw(2, 4, 8, 8), draw(2, 4, 8, 8, seed=1)
+    distiller = set_up(FGD, [(4, 8, 8), (4, 8, 8)], **WEIGHTS, temperature=0.7)
+    student, teacher = draw(2, 4, 8, 8), draw(2, 4, 8, 8, seed=1)
     for parameter in distiller.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
     actual = run(distiller, student, teacher, boxed())

@@ -271,17 +271,11 @@ NORMALIZE = dict(type='Normalize', mean=[123.675, 116.28, 103.53], std=[58.395, 
 REFUSED = r"model\.teacher: mean and std of its .*train_dataloader\.dataset has \{'type': 'Normalize'"
 
 
-def twice_normalised(folder, model=None, **changes):
-    """A run whose pipeline normalises as well; the student's data_preprocessor does not."""
-    plain = pair(dict(kd=KD), data_preprocessor=dict(mean=None, std=None, bgr_to_rgb=False))
-    config = toys.run_config(folder, model or plain, **changes)
-    config.train_dataloader.dataset.pipeline.insert(3, NORMALIZE)
-    return config
-
-
 def test_pictures_that_are_normalised_twice(tmp_path):
-    """And those without labels, whose pipeline is another one."""
-    config = twice_normalised(tmp_path)
+    """The student's data_preprocessor does not. Also those without labels, whose pipeline is another one."""
+    plain = pair(dict(kd=KD), data_preprocessor=dict(mean=None, std=None, bgr_to_rgb=False))
+    config = toys.run_config(tmp_path, plain)
+    config.train_dataloader.dataset.pipeline.insert(3, NORMALIZE)
     runner = toys.make_runner(tmp_path, config)
     with pytest.raises(ValueError, match=REFUSED):
         runner.train()

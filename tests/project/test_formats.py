@@ -252,18 +252,14 @@ def test_colours_that_a_list_leaves_out_are_vocs(tmp_path: Path) -> None:
 # The pictures of label files
 
 
-def cat_file(path: Path, name: str = '0.jpg') -> None:
-    """One box, and a name of the picture."""
-    exports.voc_file(path, name, ('cat', (5, 5, 20, 20)))
-
-
 @pytest.mark.parametrize('layout', ['{0}:{0}', 'xml/{0}:images/{0}', 'xml/{0}:{0}2017', '{0}/xml:{0}/img'])
 def test_a_label_file_belongs_to_the_picture_of_its_part(layout: str, tmp_path: Path) -> None:
     labels, pictures = layout.split(':')
     for part in ('train', 'val'):
         for name in '01':
             exports.picture(tmp_path / pictures.format(part) / f'{name}.jpg')
-            cat_file(tmp_path / labels.format(part) / f'{name}.xml')  # all tell the name of the first picture
+            file = tmp_path / labels.format(part) / f'{name}.xml'  # all tell the name of the first picture
+            exports.voc_file(file, '0.jpg', ('cat', (5, 5, 20, 20)))
     data = find_box_data(tmp_path)
     for part, split in data.splits.items():
         assert split.pictures == f'{pictures.format(part)}/' and split.names == ('0.jpg', '1.jpg')

@@ -10,16 +10,12 @@ from PIL import Image
 
 from mmdistill_dense.apps.project import label_values
 from mmdistill_dense.apps.project.box_labels import find_box_data
-from mmdistill_dense.apps.project.label_images import SegData, find_seg_data
+from mmdistill_dense.apps.project.label_images import find_seg_data
 from mmdistill_dense.apps.project.label_pairs import Patterns
 from mmdistill_dense.apps.project.label_values import class_values
 from mmdistill_dense.apps.project.splits import SplitRule
 from tests.project.exports import save, write
 from tests.project.folders_of_data import counts, label, picture, seg_folder
-
-
-def endings(data: SegData) -> tuple[tuple[str, ...], str]:
-    return data.img_suffix, data.seg_map_suffix
 
 
 def test_a_folder_without_splits_is_divided_alike(tmp_path: Path) -> None:
@@ -97,7 +93,8 @@ def test_a_missing_label_pairs_no_other_picture(tmp_path: Path) -> None:
     numbered(tmp_path, [f'{tile}_{number}' for tile in 'ABCDE' for number in range(4)])
     (tmp_path / 'masks/A_0.png').unlink()
     data = find_seg_data(tmp_path)
-    assert endings(data) == (('.png',), '.png') and sum(split.count for split in data.splits.values()) == 19
+    assert (data.img_suffix, data.seg_map_suffix) == (('.png',), '.png')
+    assert sum(split.count for split in data.splits.values()) == 19
     assert 'the tree images and masks: 20 pictures, 19 used; 19 label images' in data.notes
     assert '1 of 20 pictures have no label image; they are left out (images/A_0.png)' in str(data.notes)
     assert all('A_0' not in split.names for split in data.splits.values())

@@ -1,7 +1,6 @@
 """The recipe of ``new``: the same for student and teacher, whatever the names of their configs."""
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -43,7 +42,7 @@ def test_the_rate_falls_to_0_at_the_last_step() -> None:
         parameter = torch.nn.Parameter(torch.zeros(1))
         optimizer = torch.optim.AdamW([parameter], lr=training.optim_wrapper['optimizer']['lr'])
         assert not any(option['by_epoch'] for option in training.param_scheduler)
-        schedulers = [recipe_scheduler(option, optimizer) for option in training.param_scheduler]
+        schedulers = [PARAM_SCHEDULERS.build({**option, 'optimizer': optimizer}) for option in training.param_scheduler]
         rates = []
         for _ in range(steps):
             rates.append(optimizer.param_groups[0]['lr'])
@@ -53,10 +52,6 @@ def test_the_rate_falls_to_0_at_the_last_step() -> None:
         peak = rates.index(max(rates))
         assert abs(peak - steps // 20) <= 1 and max(rates) == pytest.approx(training.optim_wrapper['optimizer']['lr'])
         assert steps < 20 or rates[-1] < 0.02 * max(rates)
-
-
-def recipe_scheduler(option: dict[str, Any], optimizer: torch.optim.Optimizer) -> Any:
-    return PARAM_SCHEDULERS.build({**option, 'optimizer': optimizer})
 
 
 def test_a_rate_of_adam_holds_for_pretrained_weights() -> None:

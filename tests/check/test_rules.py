@@ -45,7 +45,7 @@ def distilled(weight: float = 1.0) -> Any:
     (1e4, 'warning', 'lower'),
 ])  # fmt: skip
 def test_a_distiller_pulls_beside_the_task(norm: float, level: str | None, word: str) -> None:
-    made = subject(model=distilled(), terms=[term('task', 1.0), term('distill.kd.loss_kd', norm)])
+    made = subject(model=distilled(), terms=[*map(term, ('task', 'distill.kd.x', 'distill.kd2.x'), (0.9, norm, 0.1))])
     findings = list(judge_shares(made))
     assert [finding.level for finding in findings] == ([level] if level else [])
     made.started = (3, 3)
@@ -127,6 +127,7 @@ PAIR_OF_VIEWS = dict(batch=dict(inputs=[batched(9)['batch']['inputs']]), batch_s
     (run_rules.workers, dict(config=loaded(True, type='IterBasedTrainLoop', max_iters=3)), '', ''),
     (run_rules.replaced, dict(config=replaced()), '', ''),
     (run_rules.validation_classes, dict(scored_classes=OTHER, data_classes=['b', 'a']), '', ''),
+    (run_rules.validation_classes, dict(scored_classes=OTHER, data_classes=['a', 'b']), 'warning', 'by position'),
     (run_rules.labels, dict(network=dict(decode_head=dict(num_classes=3, ignore_index=0))), 'warning', '=0 of'),
     (run_rules.labels, dict(network=dict(decode_head=dict(num_classes=3, ignore_index=2))), 'warning', '=2 of'),
     (run_rules.labels, dict(network=dict(decode_head=dict(num_classes=3, ignore_index=3))), '', ''),

@@ -127,6 +127,7 @@ def test_top_level_data_preprocessor_joins_the_model(tmp_path):
     path.write_text("default_scope = 'mmdet'\ndata_preprocessor = dict(type='P', mean=[1])\nmodel = dict(type='Net')\n")
     loaded = resolve.load_model(dict(cfg=str(path)), 'model.student')
     assert loaded.model.data_preprocessor == dict(type='P', mean=[1]) and loaded.scope == 'mmdet'
+    assert resolve.model_of(dict(data_preprocessor='P', model=dict(data_preprocessor='own'))).data_preprocessor == 'own'
 
 
 def test_options_of_another_form_are_refused(tmp_path):

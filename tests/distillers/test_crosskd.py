@@ -173,6 +173,11 @@ def test_by_scores_no_boxes_are_read() -> None:
     assert not network('fcos', normalise='scores').distillers['x'].needs_labels
 
 
+def test_targets_of_another_assigner_are_not_taken() -> None:
+    other = toys.det_net('gfl', 16, channels=16, allow_random=True, train_cfg=dict(assigner=dict(topk=5)), **TWO)
+    assert not network('gfl', other, type='LD').distillers['x'].noted_methods
+
+
 def test_losses_are_float32_under_autocast() -> None:
     model = network('atss')
     with torch.autocast('cpu', torch.bfloat16):

@@ -125,6 +125,10 @@ def test_a_cascade_answers_with_one_stage():
         expected = [(output - _answer(model, rois, number)).abs().mean() for number in range(3)]
         torch.testing.assert_close(loss, expected[stage])
         assert output.shape == (len(rois), 4) and len({round(value.item(), 6) for value in expected}) == 3
+    pair = _pair(None, 'cascade_mask_rcnn', student_tap='roi_head.bbox_head.fc_cls', output='cls_score', form='softmax')
+    pair['distillers']['last'] = dict(pair['distillers']['roi'], stage=2)
+    losses = toys.losses_of(toys.ready(toys.build(pair, scope='mmdet')), toys.det_batch())
+    assert losses['distill.roi.loss_roi'] != losses['distill.last.loss_roi'], 'two stages in one step'
 
 
 def test_calls_of_a_sampler_without_gradients_are_not_compared():

@@ -72,6 +72,9 @@ def test_jobs_of_slurm_have_ports_of_their_own(single, monkeypatch, tmp_path):
         monkeypatch.setenv(name, value)
     with pytest.raises(RuntimeError, match='set MASTER_ADDR'):
         gloo.open_gloo(['--launcher', 'slurm'])
+    monkeypatch.setattr(os, 'environ', dict(os.environ, SLURM_PROCID='1', SLURM_LOCALID='0', MASTER_ADDR='a'))
+    gloo.adopt_slurm_environment()
+    assert [os.environ[name] for name in ('RANK', 'LOCAL_RANK', 'WORLD_SIZE')] == ['1', '0', '2'], 'two nodes'
 
 
 @pytest.mark.soak

@@ -66,6 +66,7 @@ def test_a_permutation_is_that_of_the_teacher_bit_for_bit():
         assert loss(*merge(permuted, t)) == 0
     same = ClassPairs.of('auto', 'abc', 'abc').softmax(z, t)
     assert same[0] is z and same[1] is t
+    assert [ClassPairs.of('auto', 'abc', two).same for two in ('abc', 'cab', 'ab')] == [True, False, False]
 
 
 def test_sigmoid_scores_take_the_largest_member_by_anchor():

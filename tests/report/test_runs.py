@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 import torch
 
+from mmdistill_dense.apps.report.predictions import NetworkCost
 from mmdistill_dense.apps.report.runs import compare, find_runs, read_log
-from mmdistill_dense.apps.report.scores import Answer, answer_section
+from mmdistill_dense.apps.report.scores import Answer, EvalPoint, answer_section
 from mmdistill_dense.apps.report.section import Numbers
 from mmdistill_dense.apps.suite.plan import RUNS_FILE, Run, read_list, write_list
 
@@ -257,6 +258,7 @@ def test_only_ended_runs_of_one_length_are_compared(tmp_path, length, kd, alone,
     assert out[0].startswith('Perhaps. kd scores 66.00' if compared else 'Not compared: kd, seed 0 (iteration 200')
     assert 'folder of work dirs seed0, seed1' in out[-1] or not compared, 'there is no suite.yaml'
     assert compared or ('--resume' in out[0] and rows(answer(*folders))['kd']['gain'] == 'not compared, see above')
+    assert not EvalPoint('iteration', 200, 200).matches(EvalPoint('iteration', 200, 300)), 'one has ended'
     for file in tmp_path.rglob('scalars.json'):  # as mmengine logs evaluations of iterations by default
         file.write_text(re.sub(r'("mIoU".* )\d+}', r'\g<1>0}', file.read_text()))
     assert answer(*folders).sentences() == out
@@ -327,10 +329,12 @@ def test_the_answer_is_as_sure_as_the_seeds_allow(tmp_path, gains, out):
         for name, score in (('kd', 40 + gain), ('control', 40.0)):
             result(row(tmp_path, name, seed=seed), score)
     result(row(tmp_path, 'teacher'), 50.0)
-    answer, cost, after = Answer(Numbers(compare([tmp_path]))).sentences()
+    costs = dict(kd=NetworkCost(2, 3.0), teacher=NetworkCost(10, 12.0))
+    answer, cost, after = Answer(Numbers(compare([tmp_path])), costs).sentences()
     assert answer.startswith(out)
     assert ('may be chance' in answer) == (out[:3] in ('Per', 'No '))
-    assert cost == 'In use it costs nothing more: the checkpoint is the plain student.'
+    more = 'Compared with the teacher it has 5.0 times fewer parameters and 4.0 times its speed.'
+    assert cost == f'In use it costs nothing more: the checkpoint is the plain student. {more}'
     words = {'Yes': 'use it', 'Per': 'longer training or more seeds', 'No.': 'another method', 'No ': 'another method'}
     assert words[out[:3]] in after
 

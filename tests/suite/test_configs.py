@@ -141,6 +141,7 @@ def test_the_hash_changes_with_what_is_trained() -> None:
         'size of the teacher': hash_of(options={'model.teacher.scale': 2.0}),
         'padding of the teacher': hash_of(options={'model.teacher.fit': 'pad'}),
         'no options': hash_of(options={}),
+        'first weights': hash_of(options={'load_from': 'a.pth'}),
     }
     assert len(set(hashes.values())) == len(hashes), hashes
     other = dict(seeds=[5], out='elsewhere', jobs=3, threads=2, checkpoint_every=1, title='x', metric='aAcc')
@@ -172,6 +173,11 @@ def test_hash_does_not_depend_on_where_files_lie(
     hash_there, output = hash_here()
     assert place in output, 'the variable moves what the config names'
     assert hash_before == hash_there
+
+
+def test_boxes_of_another_test_set_have_labels_of_their_own() -> None:
+    config = Config.fromfile(compose.recipe_file('retinanet_mobilenetv2_to_r18w16_bccd'))
+    assert configs.with_test_set(config, {'ann_file': 'b.json'}).test_evaluator.ann_file.endswith('bccd/b.json')
 
 
 def test_rates_are_scaled_with_the_ends_that_schedules_name() -> None:
@@ -220,6 +226,8 @@ def test_a_row_may_differ_in_its_pictures_alone() -> None:
 
     assert hash_with('kd') == hash_with('kd', ratio=3) != hash_with() == hash_with(workers=2)
     assert len({hash_with(), hash_with(ratio=3), hash_with(ann_file='list.txt')}) == 3
+    listed = Path('list.txt').absolute()
+    assert len({hash_with(ann_file=str(listed)) for text in 'ab' if listed.write_text(text)}) == 2, 'other pictures'
 
 
 def test_rows_may_have_a_length_of_their_own() -> None:

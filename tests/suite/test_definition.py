@@ -99,6 +99,7 @@ def test_a_text_that_yaml_reads_otherwise_is_refused(line: str, value: str, tmp_
     (dict(methods={'control_kd': {'method': 'kd'}}), 'methods.control_kd: a row named control_… is the student'),
     (dict(methods={'kd': {'options': {'kd': {'settings': 'auto'}}}}),
      'methods.kd: options.kd.settings: the constants of the method would stay. Write it as `settings` of the row'),
+    (dict(metric='crowd_human/mMR'), "metric: 'crowd_human/mMR' falls as a network gets better, so a gain would be a"),
     (dict(seeds=[0, 0]), r'seeds must be distinct, as in \[0, 1, 2\]; got \[0, 0\]'),
     (dict(seeds=[]), 'seeds must be distinct'),
     (dict(seeds=[-1]), 'seeds must be a list, each member a whole number >= 0'),

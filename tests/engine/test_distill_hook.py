@@ -574,13 +574,3 @@ def test_distillers_lie_on_the_device_where_they_train(model):
     for loop, device in ((dict(type='IterBasedTrainLoop'), 'cpu'), (None, 'cpu'), (mock.Mock(BaseLoop), 'meta')):
         place_distillers(types.SimpleNamespace(_train_loop=loop), model)
         assert {value.device.type for value in model.distillers.state_dict().values()} == {device}
-
-
-def test_starting_from_a_plain_students_weights(tmp_path):
-    path = tmp_path / 'plain.pth'
-    plain = toys.build_plain(toys.seg_net('fcn'), seed=11)
-    torch.save(dict(state_dict=plain.state_dict()), path)
-    still = dict(optim_wrapper=dict(optimizer=dict(lr=0.0)))
-    runner = toys.train(tmp_path / 'run', pair(), iters=1, load_from=str(path), **still)
-    weights = {n: v for n, v in plain.state_dict().items() if 'running' not in n and 'num_batches' not in n}
-    assert not toys.differing({n: runner.model.state_dict()[n] for n in weights}, weights)

@@ -56,7 +56,7 @@ MOST_LINES = {
     'mmdistill_dense/apps': 13_635,
     'mmdistill_dense': 34_970,
     'tools': 2_962,
-    'tests': 34_979,
+    'tests': 35_000,
 }
 MOST_CONFIGS = 600
 

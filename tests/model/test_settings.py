@@ -2,6 +2,7 @@
 
 import io
 import math
+import re
 
 import pytest
 import torch
@@ -62,9 +63,7 @@ def checked(config, methods, **options):
     assert all(math.isfinite(term.value) and term.value > 0 for name, term in terms.items() if name != 'pcd')
     text = io.StringIO()
     show(report, Console(file=text, width=400))
-    maskd = report.context.distillers['maskd']
-    settings = f"settings maskd: 'auto': student_tap='auto', loss_weight={maskd.loss_weight}, schedule={{'ramp_dow"
-    assert settings in text.getvalue()
+    assert re.search(r"settings maskd: 'auto': student_tap='auto', loss_weight=[\d.]+, schedule=.'ram", text.getvalue())
     return report.context.distillers
 
 

@@ -18,7 +18,6 @@ from mmdistill_dense.registry import MODELS
 from mmdistill_dense.utils.literals import literal
 from tests.every_config import CONFIGS, named, place
 
-ROOT = Path(__file__).parents[2] / 'configs'
 TEXTS = {
     'runtime': "default_scope = 'mmseg'\n",
     'pair': 'model = dict()\n',
@@ -138,7 +137,7 @@ def test_parts_of_ones_own_are_known_by_what_their_files_set(tmp_path: Path) -> 
     write(tmp_path, 'any/where/my_pair')
     data, recipe = tmp_path / 'my_data.py', tmp_path / 'my_recipe.py'
     data.write_text(TEXTS['datasets'])
-    shipped = [ROOT / f'_base_/{name}.py' for name in ('runtime_seg', 'schedules/toy_450')]
+    shipped = [CONFIGS / f'_base_/{name}.py' for name in ('runtime_seg', 'schedules/toy_450')]
     files = [shipped[0], data, shipped[1], tmp_path / 'any/where/my_pair.py']
     recipe.write_text(f'_base_ = {[str(file) for file in files]}\n')
     assert parts_of(recipe) == ('my_pair', 'my_data', 'toy_450', 'runtime_seg', 'seg', False, False)
@@ -158,7 +157,7 @@ def test_a_whole_config_is_a_recipe(tmp_path: Path) -> None:
     file.write_text("_base_ = ['./my_student.py']\nmodel = dict(type='mmdistill_dense.DistillModel')\n")
     for recipe in (student, file):
         assert parts_of(recipe).task == 'det'
-        assert options_for('pkd', recipe) == ROOT / '_base_/distillers/pkd_det.py'
+        assert options_for('pkd', recipe) == CONFIGS / '_base_/distillers/pkd_det.py'
 
 
 # Names

@@ -218,6 +218,9 @@ def test_runs_of_different_numbers_of_processes_make_no_table(suite: Definition)
     suite = replace(suite, test_sets={'rain': {}})
     with pytest.raises(ValueError, match=r'heavy seed 1: test_sets.rain or its label files were changed between'):
         collect(suite)
+    finish(suite, 'kd', {2: 45.5}, processes=2, teacher={**RECEIPT, 'sha256': 'cd' * 32})
+    with pytest.raises(ValueError, match="kd seed 0 and kd seed 2: the teacher's weights were changed between"):
+        collect(suite)
     finish(suite, 'kd', {2: 45.5}, processes=2)
     finish(suite, 'kd', {1: 43.5}, processes=8)
     with pytest.raises(ValueError, match=r'different numbers of processes.*control, kd, heavy: 2; kd: 8'):

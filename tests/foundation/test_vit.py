@@ -281,9 +281,10 @@ def test_queries_keys_and_values_stand_in_this_order():
     qkv = loaded('dinov3', content).blocks[0].attn.qkv
     bias = content['blocks.0.attn.q_bias'], torch.zeros(48), content['blocks.0.attn.v_bias']
     assert torch.equal(qkv.bias, torch.cat(bias))
-    gates = renamed('dinov3_swiglu', 'original')
-    w12 = loaded('dinov3_swiglu', gates).blocks[1].mlp.w12.weight
-    assert torch.equal(w12, torch.cat([gates['blocks.1.mlp.w1.weight'], gates['blocks.1.mlp.w2.weight']]))
+    for scheme, halves in {'original': ('w1', 'w2'), 'timm': ('fc1_g', 'fc1_x')}.items():
+        gates = renamed('dinov3_swiglu', scheme)
+        expected = torch.cat([gates[f'blocks.1.mlp.{half}.weight'] for half in halves])
+        assert torch.equal(loaded('dinov3_swiglu', gates).blocks[1].mlp.w12.weight, expected)
 
 
 @pytest.mark.sample(5)

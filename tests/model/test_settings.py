@@ -101,7 +101,6 @@ def test_methods_of_other_detectors(kind):
     assert any(name.startswith('distill.x.loss') and torch.isfinite(value) for name, value in losses.items())
 
 
-# Methods of one task alone
 OF_SEGMENTORS, OF_DETECTORS = {'CIRKD', 'IFVD'}, {'CrossKD', 'DeFeat', 'FGD'}
 
 

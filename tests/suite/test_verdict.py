@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from mmdistill_dense.apps.suite.verdict import Row, judge
+from mmdistill_dense.apps.suite.verdict import Gain, Row, holm, judge
 from tools.simulate_verdict import simulate
 
 CONTROL = {0: 50.0, 1: 50.1, 2: 50.2}
@@ -60,3 +60,5 @@ def test_errors_are_as_rare_as_their_level() -> None:
     for seeds, methods, _, yes, no, gain in simulate(300, (1, 3)):
         assert yes <= 0.06 and no <= 0.06 and (seeds > 1 or yes == no == 0), (seeds, methods)
         assert methods > 1 or abs(gain) < 0.4 / math.sqrt(seeds), 'a mean of 300 rounds'
+    tested = {name: Gain({}, 1.0, p=p) for name, p in (('a', 0.01), ('b', 0.04), ('c', 0.03))}
+    assert [gain.p for gain in holm(tested).values()] == pytest.approx([0.03, 0.06, 0.06])

@@ -141,14 +141,14 @@ _WEIGHTS = 'sha256', 'config', 'classes'  # what a receipt says of the teacher, 
 
 
 def same_teachers(old: Mapping[str, Any], new: Mapping[str, Any]) -> set[str]:
-    """Return those of the same distillers whose teacher is equal too, as far as both say."""
-    same, sides = same_distillers(old, new), [comparable({**side}).get('teachers', {}) for side in (old, new)]
-    for name in [*same]:
-        after = new['distillers'][name]
-        before = {**after, **old['distillers'][name]}
-        receipts = [side.get(facts['teacher'], {}) for side, facts in zip(sides, (before, after), strict=True)]
-        if len({str([receipt.get(fact) for fact in _WEIGHTS]) for receipt in receipts}) > 1:
-            same.remove(name)
+    """Return those of the same distillers that have the same teacher; older files do not name the teacher of each."""
+    before, after = (comparable({**side}).get('teachers', {}) for side in (old, new))
+    same = set()
+    for name in same_distillers(old, new):
+        teacher = new['distillers'][name]['teacher']
+        earlier, current = before.get(old['distillers'][name].get('teacher', teacher), {}), after.get(teacher, {})
+        if all(earlier.get(fact) == current.get(fact) for fact in _WEIGHTS):
+            same.add(name)
     return same
 
 

@@ -1,4 +1,4 @@
-"""Several gloo processes compute what one process does, with one queue and one set of statistics for all."""
+"""Several gloo processes give the losses, the queue and the statistics of a single process."""
 
 from functools import partial
 

@@ -67,7 +67,7 @@ def mutated(dice: random.Random, file: Path, content: bytes) -> bytes:
 
 
 def in_files(root: Path) -> int:
-    """The objects of all label files, as they are written; raises for what is damaged."""
+    """Return the objects of all label files as they are written. Damage raises an error."""
     actual = 0
     for file in root.rglob('*'):
         if file.suffix == '.json':

@@ -49,13 +49,14 @@ def pulls_of(losses: Mapping[str, Any], groups: ParameterGroups) -> list[Term]:
         return []
     rows: list[Tensor] = []
     task_gradients: dict[str, Tensor] = {}
-    for name in sorted(terms, key=lambda name: name != TASK):  # all others are compared with the task's
+    names = sorted(terms, key=lambda name: name != TASK)  # all others are compared with the task's
+    for name in names:
         gradients = flat_gradients(terms[name], groups)
         task_gradients = gradients if name == TASK else task_gradients
         value = terms[name].detach()
         rows.append(torch.stack([value.to(sum_dtype(value)), *_norms_and_products(gradients, task_gradients)]))
     numbers = mean_over_ranks(torch.stack([row.to(rows[0].device) for row in rows])).tolist()
-    values = dict(zip(sorted(terms, key=lambda name: name != TASK), numbers, strict=True))
+    values = dict(zip(names, numbers, strict=True))
     return _assemble({name: values[name] for name in terms}, list(groups))
 
 

@@ -49,17 +49,20 @@ def test_a_file_of_another_model_is_refused_by_its_key():
         model_of(dict(from_file('dinov2'), model=files.tiny('dinov2_reg')), type='FitNet')
 
 
-@pytest.mark.parametrize('accelerate', [dict(dtype='bfloat16'), dict(channels_last=True)], ids=str)
-def test_accelerated_passes_are_close(accelerate):
-    plain, fast = (toys.frozen(from_file('dinov3', accelerate=one), 'map', 'maps.0') for one in (None, accelerate))
+@pytest.mark.parametrize('options', [dict(dtype='bfloat16'), dict(dtype='float16'), dict(channels_last=True)], ids=str)
+def test_accelerated_passes_are_close(options):
+    plain, fast = (toys.frozen(from_file('dinov3', accelerate=option), 'map', 'maps.0') for option in (None, options))
     pictures = files.picture(80, 112)
     for teacher in (plain, fast):
         teacher.load(torch.zeros(1))
+    dtypes = []
+    fast.network.register_forward_pre_hook(lambda *_: dtypes.append(str(torch.get_autocast_dtype('cpu'))))
     for tap in ('map', 'maps.0'):
         plain_map, other = (teacher(pictures)[tap][0] for teacher in (plain, fast))
         assert plain_map.dtype == other.dtype == torch.float32
         assert nn.functional.cosine_similarity(plain_map, other).min() > 0.995
-        assert 'dtype' not in accelerate or not torch.equal(plain_map, other)
+        assert 'dtype' not in options or not torch.equal(plain_map, other)
+    assert 'dtype' not in options or dtypes == [f'torch.{options["dtype"]}'] * 2
 
 
 @pytest.mark.parametrize('units', [True, False])

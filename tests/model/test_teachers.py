@@ -69,12 +69,12 @@ def matched(config, scope='mmseg'):
 def test_unknown_classes_get_no_gradient():
     """What the teacher does not know is pushed nowhere, and shared scores only against each other."""
     losses = []
-    for option in (dict(type='LogitKD'), dict(type='LogitKD', rest_rows='weigh')):
-        model = matched(seg_pair(dict(kd=option)))
+    for option in ({}, dict(rest_rows='weigh'), dict(temperature=4.0)):
+        model = matched(seg_pair(dict(kd=dict(option, type='LogitKD'))))
         losses.append(toys.losses_of(model)['distill.kd.loss_kd'])
         (grad,) = torch.autograd.grad(losses[-1], model.decode_head.conv_seg.bias)
         assert (grad[UNKNOWN] == 0).all() and grad.abs().max() > 1e-3 and grad.sum().abs() < 1e-6
-    assert 0 < losses[1] < losses[0]
+    assert 0 < losses[1] < losses[0] < losses[2]
 
 
 ROI_SCORES = dict(type='RoIHeadKD', student_tap='roi_head.bbox_head.fc_cls', output='cls_score')

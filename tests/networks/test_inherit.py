@@ -53,16 +53,13 @@ def test_a_single_tensor_is_copied_by_its_name():
 def test_a_bias_that_the_student_alone_has_becomes_0():
     """As FCOS students of the papers have before their norms, and their teachers not."""
     student = toys.det_net('fcos', 8, WIDTH)
-    student['bbox_head']['conv_bias'] = True
+    student['bbox_head'] |= dict(conv_bias=True, init_cfg=dict(type='Normal', layer='Conv2d', std=0.01, bias=1.0))
     options = toys.model_config(student, toys.det_teacher('fcos', 8, WIDTH), dict(kd=dict(type='MaskedMimic')))
     options['distillers']['kd']['student_tap'] = 'neck'
-    model = toys.build(dict(options, inherit=BOTH), scope='mmdet')
-    with torch.no_grad():
-        model.bbox_head.cls_convs[0].conv.bias.fill_(1.0)
-    convs = toys.ready(model).bbox_head.cls_convs
+    model = toys.ready(toys.build(dict(options, inherit=BOTH), scope='mmdet'))
+    convs, teacher_convs = (network.bbox_head.cls_convs for network in (model, toys.teacher_of(model).network))
     assert all(not conv.conv.bias.any() for conv in convs)
-    argv = toys.teacher_of(model).network.bbox_head.cls_convs
-    assert all(torch.equal(conv.conv.weight, their.conv.weight) for conv, their in zip(convs, argv, strict=True))
+    assert all(torch.equal(a.conv.weight, b.conv.weight) for a, b in zip(convs, teacher_convs, strict=True))
 
 
 def test_the_named_parts_alone_are_copied():

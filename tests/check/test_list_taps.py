@@ -60,7 +60,7 @@ def test_the_command_lists_the_taps_of_both_networks(tmp_path: Path, capsys: pyt
     assert '★ [1] [2] [3]' in tree and any('bottleneck' in line and line.endswith('★') for line in tree.splitlines())
     assert 'decode_head.bottleneck (16x8x8, stride 8) -> decode_head.bottleneck (32x8x8, stride 8)' in pairs
     student_list = told('--auto')
-    assert 'ResNetV1c' not in student_list and pairs in student_list
+    assert 'ResNetV1c' not in student_list and pairs in student_list and 'backbone[0] … backbone[3]' in told()
     assert main(['taps', str(config), '--below', 'nick']) == 2
     assert 'backbone' in capsys.readouterr().err, 'what there is'
 

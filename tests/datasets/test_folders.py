@@ -39,7 +39,6 @@ def image(file: Path, pixels: Any) -> None:
 
 
 def of_site(name: str, root: Path, **options: Any) -> dict:
-    """The option of a data set in its folders."""
     folders = dict(zip(('img_path', 'seg_map_path'), SITES[name], strict=True))
     list_option = dict(ann_file='list.txt') if name == 'PascalVOCDataset' else {}
     dataset = dict(type=f'mmdistill_dense.{name}', data_root=str(root), data_prefix=folders, pipeline=PIPELINE)
@@ -191,10 +190,13 @@ def test_options_that_do_not_match_the_folder_are_refused(root: Path, options: d
 
 def test_pictures_without_a_label_are_counted(root: Path) -> None:
     assert listed(folder(root), 'seg_map_path') == ['0.png', '1.png', '2.png']
-    (root / 'labels/1.png').unlink()
-    with pytest.raises(FileNotFoundError, match=r'1 of 3 .*labels/1\.png'):
+    for index in range(3, 24):  # the labels of the first 20 are there
+        image(root / f'images/{index}.jpg', np.zeros((8, 8)))
+        image(root / f'labels/{index}.png', np.zeros((8, 8)))
+    (root / 'labels/9.png').unlink()
+    with pytest.raises(FileNotFoundError, match=r'1 of 24 .*labels/9\.png'):
         folder(root)
-    assert len(folder(root, data_prefix=dict(img_path='images'))) == 3, 'to be predicted'
+    assert len(folder(root, data_prefix=dict(img_path='images'))) == 24, 'to be predicted'
 
 
 def test_label_values_become_numbers_of_classes(root: Path) -> None:

@@ -74,6 +74,9 @@ def test_items_are_the_painted_picture_in_both_tasks() -> None:
     assert truth.bboxes.tensor.tolist() == [list(instance.box) for instance in picture.instances]
     assert truth.labels.tolist() == [instance.label - 1 for instance in picture.instances]
     assert np.array_equal(truth.masks.masks, [instance.mask for instance in picture.instances])
+    names = [*dict.fromkeys(CLASSES[instance.label] for instance in picture.instances)][::-1]
+    few = build('Det', painting=dict(size=(48, 64)), metainfo=dict(classes=names))[7]['data_samples'].gt_instances
+    assert few.labels.tolist() == [names.index(CLASSES[instance.label]) for instance in picture.instances]
     info = dataset.get_data_info(0)
     assert (info['height'], info['width']) == (48, 64), 'known before painting'
     labels = build('Seg', painting=dict(size=(48, 64)))[7]['data_samples'].gt_sem_seg.data

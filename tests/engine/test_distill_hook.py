@@ -43,7 +43,6 @@ MIMIC = dict(type='MaskedMimic')
 
 
 def pair(distillers=None, teacher=None, **student):
-    """The config of an FCN pair."""
     distillers = dict(kd=KD, mimic=MIMIC) if distillers is None else distillers
     return toys.model_config(toys.seg_net('fcn', **student), teacher or toys.seg_teacher('fcn'), distillers)
 
@@ -483,9 +482,9 @@ def test_weights_may_be_infinite_where_they_began_so():
     model = nn.Module()
     model.register_buffer('mask', torch.tensor([0.0, -torch.inf]))
     check_saved(dict(state_dict=model.state_dict(), meta=dict(iter=1)), model)
-    for name, value in (('mask', torch.nan), ('weight', torch.inf)):
+    for part, name, value in (('state_dict', 'mask', torch.nan), ('distillers', 'weight', torch.inf)):
         with pytest.raises(RuntimeError, match=f'the weights are not finite .{name}'):
-            check_saved(dict(state_dict={name: torch.tensor(value)}, meta=dict(iter=1)), model)
+            check_saved({part: {name: torch.tensor(value)}, 'meta': dict(iter=1)}, model)
 
 
 @HOOKS.register_module()

@@ -145,7 +145,6 @@ class Formula(BaseModel):
 
 
 def own_network(tmp_path, formula='positions'):
-    """A config of such a network and its checkpoint."""
     torch.save(dict(state_dict=Formula().state_dict()), tmp_path / 'c.pth')
     return Config(dict(default_scope='mmengine', model=dict(type='Formula', formula=formula))), tmp_path / 'c.pth'
 

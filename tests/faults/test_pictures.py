@@ -53,7 +53,6 @@ def built(option: dict) -> Any:
 
 
 def train(root: Path, workers: int = 0, **options: Any) -> Any:
-    """Train on a folder for two iterations."""
     config = toys.run_config(root / 'run', toys.model_config(toys.seg_net('fcn'), toys.seg_teacher('fcn')), iters=2)
     config.train_dataloader.dataset = folder(root, CROP, **options)
     config.train_dataloader.num_workers = workers

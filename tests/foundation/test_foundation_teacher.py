@@ -236,10 +236,10 @@ def on_vit(file: str | None, **options) -> dict:
 
 
 def test_a_file_gives_the_maps_or_is_refused() -> None:
-    path, picture = saved(files.state('dinov2', 'original')), files.picture(32, 48)
+    path, picture = saved(files.state('dinov2', 'original') | {'own.w': torch.ones(1)}), files.picture(32, 48)
     teacher, backbone = (
-        FoundationTeacher(files.tiny('dinov2')),
-        VisionTransformer(files.tiny('dinov2'), checkpoint=path),
+        FoundationTeacher(files.tiny('dinov2'), ignore=['own.']),
+        VisionTransformer(files.tiny('dinov2'), checkpoint=path, ignore=['own.']),
     )
     teacher.load_teacher(path)
     backbone.init_weights()

@@ -29,7 +29,6 @@ BOTH = dict(kd=KD, mimic=MIMIC)
 
 
 def fcn(**options):
-    """A ready FCN pair."""
     options = dict(student=toys.seg_net('fcn'), teacher=toys.seg_teacher('fcn'), distillers=BOTH) | options
     return toys.distilled(**options)
 

@@ -194,6 +194,7 @@ def test_a_run_leaves_its_config_as_it_was(tmp_path):
     text = log_of(tmp_path)
     assert "model.distillers.mimic.settings='canonical': student_tap='auto[-1]', loss_weight=0.3" in text
     assert "settings='canonical': student_tap='auto[-1]'" in repr(mimic)
+    assert [tap.path for tap in mimic.student_taps] == ['decode_head.conv_cat'], 'the last pair'
     told = torch.load(tmp_path / 'iter_4.pth', weights_only=False)['meta']['distill']
     then = {**told, 'distillers': {name: dict(facts, settings='x') for name, facts in told['distillers'].items()}}
     assert comparable(then) == comparable(told), 'files of version 0.2 hold the word'

@@ -21,7 +21,6 @@ from tests import toys
 
 
 def loaded(option, *taps, stop_after=None, parts=None):
-    """A loaded teacher with taps."""
     teacher = FrozenTeacher(option, Traced([Tap.parse(tap) for tap in taps], stop_after, parts))
     teacher.load(torch.zeros(1))
     return teacher

@@ -137,6 +137,7 @@ def test_without_a_rectangle_the_largest_one_is_taken(size: tuple, box: tuple) -
     actual = RandomResizedCrop(8, scale=(1.0, 1.0)).box(*size)
     assert actual[2:] == box[2:]
     assert all(abs(side - other) <= 1 for side, other in zip(actual[:2], box[:2], strict=True))
+    assert RandomResizedCrop(8, scale=(0.2, 0.2), ratio=(2.0, 2.0)).box(100, 100)[2:] == (32, 63)
 
 
 def test_a_picture_of_one_pixel_is_enlarged() -> None:

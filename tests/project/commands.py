@@ -33,7 +33,6 @@ def call(student: str, teacher: str, *words: str, code: int = 0) -> None:
 
 
 def read(name: str) -> Config:
-    """Return a config of the project."""
     return Config.fromfile(f'project/{name}.py')
 
 

@@ -15,12 +15,10 @@ SIZE = (48, 64)
 
 
 def counts(data: Any) -> dict[str, int]:
-    """How many pictures a part has."""
     return {part: split.count for part, split in data.splits.items()}
 
 
 def stems(data: Any) -> dict[str, set[str]]:
-    """What the pictures of a part are called."""
     return {part: {Path(name).stem for name in split.names} for part, split in data.splits.items()}
 
 

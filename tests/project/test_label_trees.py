@@ -31,7 +31,7 @@ class Tree:
     values: Sequence[int] | Sequence[tuple[int, ...]] = (0, 1, 2)  # of the classes, or their colours
     names: str = ''  # a file that names the colours; '-' for one that the user writes
     unlabelled: str = ''  # a part whose pictures have no label images
-    gray: bool = False  # three equal channels
+    gray: bool = False  # three equal channels, but for the last
 
 
 TREES = {
@@ -107,7 +107,8 @@ def build(tree: Tree, root: Path) -> dict[Path, np.ndarray]:
                 classes = drawn.integers(0, len(tree.values), (SIDE, SIDE))
                 classes[0, : len(tree.values)] = range(len(tree.values))
                 colours = palette[classes]
-                save(root, tree.label.format(**words), colours if tree.gray or tree.names else colours[..., 0])
+                has_colours = tree.names or (tree.gray and number < 2)
+                save(root, tree.label.format(**words), colours if has_colours else colours[..., 0])
                 for name in tree.more:
                     drawn_on = 'color' in name or 'super' in name
                     save(root, name.format(**words), photo if drawn_on else 255 * (classes > 0))

@@ -58,6 +58,7 @@ def test_sizes_of_another_data_set_go() -> None:
         'test_cfg': {'_delete_': True, 'mode': 'slide', 'crop_size': (96, 60), 'stride': (64, 40)},
     }
     assert 'test_cfg' not in network_options.seg_size({'test_cfg': {'mode': 'whole'}}, (96, 60), (96, 60))
+    assert network_options.seg_size({'test_cfg': {'mode': 'slide'}}, (96, 60), (9, 61))['test_cfg'] == large['test_cfg']
 
 
 def test_random_weights_are_not_frozen() -> None:

@@ -53,7 +53,7 @@ def test_pictures_for_test_that_validate_are_told(tmp_path: Path) -> None:
     files = find_seg_data(root).pictures
     assert [note for note in shared(files) if 'for test also validate' in note]
     assert not [*shared({'train': files['train'], 'val': files['val'], 'test': files['val']})]
-    assert len([*shared({'train': files['val'], 'val': files['val']})]) == 1
+    assert [len([*shared({'train': files['val'], part: files['val']})]) for part in ('val', 'test')] == [1, 1]
 
 
 def test_a_part_that_shows_one_class_is_told(tmp_path: Path) -> None:
@@ -128,10 +128,14 @@ def test_copies_of_test_pictures_are_left_out(tmp_path: Path) -> None:
         picture(tmp_path / f'more/{number}.jpg', 50 + number)
     actual = free_pictures(str(tmp_path / 'more'), data.pictures, data.label_images, 4)
     assert actual.option == {'data_root': str(tmp_path / 'more'), 'ratio': 1}
-    (tmp_path / 'more/copy.jpg').write_bytes((tmp_path / 'mine/images/test/1.jpg').read_bytes())
-    assert 'copy.jpg' not in free_pictures(str(tmp_path / 'more'), data.pictures, data.label_images, 4).names
-    with pytest.raises(ValueError, match='2 pictures .* of which 2 of val cannot be taught on: 0 are left; a step'):
-        free_pictures(str(tmp_path / 'mine/images/val'), data.pictures, data.label_images, 2)
+    for file in (tmp_path / 'mine/images/test').iterdir():
+        file.write_bytes(file.read_bytes().ljust(99_999))  # of one length
+        shutil.copy(file, tmp_path / f'more/copy_{file.name}')
+    names = free_pictures(str(tmp_path / 'more'), data.pictures, data.label_images, 4).names
+    assert not [name for name in names if 'copy' in name]
+    for part in ('val', 'test'):
+        with pytest.raises(ValueError, match=f'2 pictures .* of which 2 of {part} cannot be taught on: 0 are left; '):
+            free_pictures(str(tmp_path / 'mine/images' / part), data.pictures, data.label_images, 2)
 
 
 @pytest.mark.parametrize('above', ['', 'segdata/'])

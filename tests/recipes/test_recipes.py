@@ -258,6 +258,8 @@ def test_a_file_that_is_not_there_is_named() -> None:
         find_named('mine.py')
     with pytest.raises(ValueError, match=r'top-level distillers was changed, but model\.distillers was not'):
         read_config('cwd:deeplabv3_r101_to_r18_voc', {'distillers.cwd.loss_weight': 1})
+    with pytest.raises(ValueError, match=r'model\.distillers\.cwd\.type'):
+        read_config('cwd:deeplabv3_r101_to_r18_voc', {'model.distillers.cwd.type': 'DIST'})
 
 
 def test_classes_are_those_of_the_built_data_set() -> None:

@@ -217,7 +217,8 @@ def test_pixels_without_a_label_do_not_count() -> None:
     shown_pixels = pixels(actual.source)
     for rows, colour in ((slice(8, 24), (175, 50, 50)), (slice(40, 88), (50, 175, 50))):
         assert np.abs(shown_pixels[rows, 8:88].reshape(-1, 3).mean(0) - colour).max() < 12
-    assert pixel_accuracy(segmented([0, 1], [255, 255])) is None
+    assert pixel_accuracy(unlabelled := segmented([0, 1], [255, 255])) is None
+    assert (draw(np.full((64, 96, 3), 100, np.uint8), unlabelled, META, 'gt') == 50).all(), 'half black'
     assert pixel_accuracy(segmented([0, 1], None)) is None
 
 

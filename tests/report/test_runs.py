@@ -160,8 +160,7 @@ def write(folder: Path, stamp: str, *records: dict, cut: str = '') -> None:
     file.write_text('\n'.join(map(json.dumps, records)) + cut, encoding='utf-8')
 
 
-def begin(folder: Path, stamp: str, resume: bool) -> None:
-    """Write the config of a start."""
+def write_start_config(folder: Path, stamp: str, resume: bool) -> None:
     file = folder / stamp / 'vis_data' / 'config.py'
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(f'model = dict()\nresume = {resume}\n', encoding='utf-8')
@@ -189,7 +188,7 @@ def test_values_of_hooks_are_neither_losses_nor_a_training(tmp_path):
     write(tmp_path, '20260101_000000', probe, dict(loss=1.0, iter=2, step=2), {**probe, 'iter': 2, 'step': 2})
     write(tmp_path, '20260102_000000', {**probe, 'monitor/knn.miou': 20.0})
     for stamp in ('20260101_000000', '20260102_000000'):
-        begin(tmp_path, stamp, resume=False)
+        write_start_config(tmp_path, stamp, resume=False)
     log = read_log(tmp_path)
     assert set(log.terms) == {'loss'} and not log.metrics
 
@@ -198,11 +197,11 @@ def test_a_new_training_in_the_folder_replaces_the_old_one(tmp_path):
     for stamp, ends in (('20260101_000000', (1000, 2000)), ('20260102_000000', (500, 1000))):
         scores = [{'mIoU': step / 50, 'time': 1, 'step': step} for step in ends]
         write(tmp_path, stamp, *(dict(loss=1.0, iter=step, step=step) for step in ends), *scores)
-        begin(tmp_path, stamp, resume=False)
-    begin(tmp_path, '20260103_000000', resume=False)  # a test
+        write_start_config(tmp_path, stamp, resume=False)
+    write_start_config(tmp_path, '20260103_000000', resume=False)  # a test
     assert read_log(tmp_path).metrics['mIoU'].steps == [500, 1000]
     assert read_log(tmp_path).terms['loss'].steps == [500, 1000]
-    begin(tmp_path, '20260102_000000', resume=True)
+    write_start_config(tmp_path, '20260102_000000', resume=True)
     assert read_log(tmp_path).metrics['mIoU'].steps == [500, 1000, 2000]
 
 

@@ -129,13 +129,14 @@ def test_stopped_run_goes_on_to_the_same_bits(
         execute_run(definition, 'kd seed 0')
     folder = tmp_path / 'out/runs/kd/seed0'
     assert read_json(folder / 'state.json')['phase'] == 'training' and not (folder / 'result.json').exists()
+    write_json(folder / 'state.json', read_json(folder / 'state.json') | {'seconds': 1e3})
     file = folder / 'iter_4.pth'
     file.write_bytes(file.read_bytes()[:1000])
     (folder / 'last_checkpoint').write_text('')
     actual, expected = execute_run(definition, 'kd seed 0'), read_json(whole / 'out/runs/kd/seed0/result.json')
     same = ('metrics', 'score', 'config_hash', 'shares', 'checkpoint', 'teacher')
     assert {key: actual[key] for key in same} == {key: expected[key] for key in same}
-    assert actual['restarts'] == 1
+    assert actual['restarts'] == 1 and read_json(folder / 'state.json')['seconds'] > 1e3
     first, second = (
         torch.load(root / 'out/runs/kd/seed0/iter_6.pth', weights_only=False)['state_dict']
         for root in (tmp_path, whole)

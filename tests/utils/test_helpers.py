@@ -1,6 +1,7 @@
 """Words of a command line; what a process needs; what has left; colours of classes."""
 
 import argparse
+import math
 
 import cv2
 import numpy as np
@@ -12,6 +13,7 @@ from mmdistill_dense.config.unknown_keys import check_known
 from mmdistill_dense.registry import HOOKS
 from mmdistill_dense.utils import lazy, validate
 from mmdistill_dense.utils.colours import distinct_colours, palette_of
+from mmdistill_dense.utils.files import without_nan
 from mmdistill_dense.utils.removed import REMOVED
 from tests.isolation import ROOT
 
@@ -27,6 +29,10 @@ def test_words_of_a_command_line(kind, right, wrong):
     for word in wrong:
         with pytest.raises(argparse.ArgumentTypeError, match=f'^must be .*, got {word!r}$'):
             read(word)
+
+
+def test_numbers_that_json_lacks_become_null():
+    assert without_nan({'a': [math.inf, math.nan, 1.0]}) == {'a': [None, None, 1.0]}
 
 
 def test_a_missing_stack_is_answered_with_the_command(monkeypatch, capsys) -> None:

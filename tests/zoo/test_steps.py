@@ -84,7 +84,6 @@ class Gradients(Hook):
 
 
 def step(cfg: Config, work_dir: Path) -> Runner:
-    """Train a config for one iteration."""
     cfg = copy.deepcopy(cfg)
     init_default_scope(cfg.default_scope)
     cfg.model = _model(cfg.model)

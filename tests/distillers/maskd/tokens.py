@@ -17,13 +17,11 @@ NECK = dict(type='MasKD', num_tokens=3, learn=LEARN)
 
 
 def seg_model(distiller: dict = LOGITS, **options: Any) -> dict:
-    """An FCN pair with one distiller, ``maskd``."""
     options.setdefault('teacher', toys.seg_teacher('fcn'))
     return toys.model_config(toys.seg_net('fcn', dropout=0.1), distillers=dict(maskd=distiller), **options)
 
 
 def det_model(distiller: dict = NECK, student: str = 'retinanet', teacher: str = 'retinanet') -> dict:
-    """A detection pair with one distiller, ``maskd``."""
     return toys.model_config(toys.det_net(student), toys.det_teacher(teacher), dict(maskd=distiller))
 
 

@@ -61,7 +61,7 @@ ones, write the report, export. What is done is not done again; an interrupted t
 def fill_new(parser: argparse.ArgumentParser) -> None:
     parser.description, parser.formatter_class = NEW, argparse.RawDescriptionHelpFormatter
     add = parser.add_argument
-    default = 'pcd; fgd for detectors, kd for two Mask R-CNNs, pkd with --unlabelled; featurematch for MODEL:FILE'
+    default = 'kd; fgd for detectors, kd for two Mask R-CNNs, pkd with --unlabelled; featurematch for MODEL:FILE'
     add('--student', required=True, metavar='CONFIG', help='mmseg::…, mmdet::…, or your own config')
     add('--teacher', required=True, metavar='CONFIG', help='the same, or MODEL:FILE (foundation model)')
     add('--data', required=True, metavar='DIR', help='pictures and labels, see docs/your_labels.md')

@@ -30,7 +30,6 @@ CLONE, WHEEL = ('git clone', 'mmdistill --version', 'LDFLAGS'), ('pip wheel', 'd
 
 
 def text_of(word: str) -> str:
-    """The one block with a word."""
     (text,) = [block.text for block in LINES if word in block.text]
     return text.replace('<this repository>', 'source/mmdistill_dense')
 

@@ -57,10 +57,11 @@ def test_each_file_is_named_when_it_changes(project: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize('name', sorted({*FILES} - {*IMPORTED}))
-def test_other_files_are_no_part_of_a_run(project: Path, name: str) -> None:
+def test_other_files_and_line_ends_are_no_part_of_a_run(project: Path, name: str) -> None:
     before, file = digits(custom_imports=IMPORTS), project / 'kdlab/math_ops.py'
     (project / name).write_text('CHANGED = 7\n')
-    file.write_bytes(file.read_bytes().replace(b'\n', b'\r\n'))  # nor are the line ends of a checkout
+    assert digits(custom_imports=IMPORTS) == before, 'another file'
+    file.write_bytes(file.read_bytes().replace(b'\n', b'\r\n'))
     assert digits(custom_imports=IMPORTS) == before
 
 

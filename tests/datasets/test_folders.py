@@ -151,7 +151,6 @@ def test_camvid_in_the_layout_of_segnet(tmp_path: Path) -> None:
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """Three pictures and their labels."""
     for index in range(3):
         image(tmp_path / f'images/{index}.jpg', np.zeros((8, 8)))
         image(tmp_path / f'labels/{index}.png', np.zeros((8, 8)))

@@ -33,7 +33,6 @@ MIMIC = dict(mimic=dict(type='MaskedMimic'))
 
 
 def file_of(folder: Path, **network) -> str:
-    """The weights of a student of another kind."""
     torch.save({'state_dict': toys.build_plain(toys.seg_net('fcn', **network)).state_dict()}, folder / 'other.pth')
     return str(folder / 'other.pth')
 

@@ -26,7 +26,6 @@ CROP = dict(type='RandomCrop', crop_size=(64, 64))
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """Two pictures with their label images."""
     generator = np.random.default_rng(0)
     for index in range(2):
         write(tmp_path / f'images/{index}.jpg', generator.integers(0, 255, (*SIDE, 3), np.uint8))

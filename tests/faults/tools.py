@@ -58,7 +58,6 @@ def resumed_alike(
 
 
 def log_of(folder: Path) -> str:
-    """All log lines of the runs in a folder."""
     return '\n'.join(path.read_text() for path in sorted(folder.rglob('*.log')))
 
 

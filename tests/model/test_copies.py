@@ -29,7 +29,6 @@ BOTH = dict(kd=dict(type='LogitKD'), mimic=dict(type='MaskedMimic'))
 
 
 def terms(model, batch=None):
-    """The distillation losses of a step, as numbers."""
     losses = toys.losses_of(model, batch)
     return {name: losses[name].item() for name in ('distill.kd.loss_kd', 'distill.mimic.loss_mimic')}
 

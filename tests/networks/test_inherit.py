@@ -56,6 +56,7 @@ def test_a_bias_that_the_student_alone_has_becomes_0():
     student['bbox_head'] |= dict(conv_bias=True, init_cfg=dict(type='Normal', layer='Conv2d', std=0.01, bias=1.0))
     options = toys.model_config(student, toys.det_teacher('fcos', 8, WIDTH), dict(kd=dict(type='MaskedMimic')))
     options['distillers']['kd']['student_tap'] = 'neck'
+    assert toys.ready(toys.build(options, scope='mmdet')).bbox_head.cls_convs[0].conv.bias.all(), 'without inherit'
     model = toys.ready(toys.build(dict(options, inherit=BOTH), scope='mmdet'))
     convs, teacher_convs = (network.bbox_head.cls_convs for network in (model, toys.teacher_of(model).network))
     assert all(not conv.conv.bias.any() for conv in convs)

@@ -283,7 +283,6 @@ def test_whole_patches_stay():
 
 
 def vit(**changes):
-    """A small vision transformer as teacher."""
     return dict(type='mmdistill_dense.FoundationTeacher', model=files.tiny('dinov2'), allow_random=True, **changes)
 
 

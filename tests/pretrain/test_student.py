@@ -137,10 +137,10 @@ def test_without_a_rectangle_the_largest_one_is_taken(size: tuple, box: tuple) -
     actual = RandomResizedCrop(8, scale=(1.0, 1.0)).box(*size)
     assert actual[2:] == box[2:]
     assert all(abs(side - other) <= 1 for side, other in zip(actual[:2], box[:2], strict=True))
-    assert RandomResizedCrop(8, scale=(0.2, 0.2), ratio=(2.0, 2.0)).box(100, 100)[2:] == (32, 63)
 
 
-def test_a_picture_of_one_pixel_is_enlarged() -> None:
+def test_a_crop_is_as_wide_as_asked_and_one_pixel_is_enlarged() -> None:
+    assert RandomResizedCrop(8, scale=(0.2, 0.2), ratio=(2.0, 2.0)).box(100, 100)[2:] == (32, 63), 'wide'
     results = RandomResizedCrop((4, 6))(dict(img=np.full((1, 1, 3), 9, np.uint8)))
     assert results['img'].shape == (4, 6, 3) and results['img_shape'] == (4, 6)
     assert (results['img'] == 9).all()

@@ -32,7 +32,6 @@ def shapes(name: str) -> list[Shape]:
 
 
 def truth(name: str, values: Sequence[int] = (1, 2, 3), empty: int = 0) -> np.ndarray:
-    """The label image of a picture."""
     drawn = np.full(SIZE, empty, np.uint8)
     for label, points in shapes(name):
         left, top, right, bottom = box(points)

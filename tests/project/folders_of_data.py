@@ -37,7 +37,6 @@ def picture(path: Path, seed: int = 0) -> None:
 
 
 def label(path: Path, values: Sequence[int] = (0, 1, 2), seed: int = 0) -> None:
-    """A label image that holds each of the values."""
     drawn = np.random.default_rng(seed).choice(list(values), SIZE)
     drawn[0, : len(values)] = values
     save(path, drawn.astype(np.uint8))
@@ -132,7 +131,6 @@ def files(root: Path, pattern: str) -> list[Path]:
 
 
 def content(file: str, do: Callable[[dict[str, Any]], object]) -> Write:
-    """Change what json files hold."""
 
     def change(root: Path) -> None:
         for path in files(root, file):
@@ -160,7 +158,6 @@ def shape_of_labelme(number: int, **changed: object) -> Write:
 
 
 def line(file: str, words: str) -> Write:
-    """Add a line at the end, or write the file."""
 
     def change(root: Path) -> None:
         with (root / file).open('a', encoding='utf-8') as stream:

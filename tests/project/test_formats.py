@@ -153,6 +153,12 @@ def test_shapes_of_a_group_with_one_label_are_one_object(
     assert data.masks
 
 
+def test_parts_of_one_object_cover_what_was_drawn_before_each(tmp_path: Path) -> None:
+    data = find_seg_data(labelled(tmp_path / 'mine', *LEAF_STEM_LEAF))
+    assert data.classes == ('background', 'leaf', 'stem')
+    assert drawn_pixels(data, tmp_path / 'out', (5, 5), (5, 11), (5, 25)) == [1, 2, 1]
+
+
 @pytest.mark.parametrize('background', ['class', 'ignore'])
 def test_what_labelme_ignores_is_no_class(background: str, tmp_path: Path) -> None:
     plain = ('leaf', 0, 2, 8, 12), ('stem', 10, 2, 18, 12), ('__ignore__', 20, 2, 28, 12)
@@ -176,8 +182,6 @@ def test_an_object_that_is_not_chosen_covers_those_below_it(background: str, cov
     data = find_seg_data(labelled(tmp_path / 'mine', *shapes), ['a', 'c'], background=background)
     a = data.classes.index('a')
     assert drawn_pixels(data, tmp_path / 'out', (3, 3), (10, 10), (5, 45)) == [a, covered, a + 1]
-    data = find_seg_data(labelled(tmp_path / 'parts', *LEAF_STEM_LEAF))  # each part covers what was drawn before it
-    assert drawn_pixels(data, tmp_path / 'other', (5, 5), (5, 11), (5, 25)) == [1, 2, 1]
 
 
 def test_colours_without_names_are_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

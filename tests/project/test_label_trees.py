@@ -31,7 +31,7 @@ class Tree:
     values: Sequence[int] | Sequence[tuple[int, ...]] = (0, 1, 2)  # of the classes, or their colours
     names: str = ''  # a file that names the colours; '-' for one that the user writes
     unlabelled: str = ''  # a part whose pictures have no label images
-    gray: bool = False  # three equal channels, but for the last
+    gray: bool = False  # three equal channels; the last picture of a part has one
 
 
 TREES = {

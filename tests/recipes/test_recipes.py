@@ -256,6 +256,9 @@ def test_a_file_that_is_not_there_is_named() -> None:
         find_named('configs/cwd/deeplabv3_r101_to_r18_voc_feature.py')
     with pytest.raises(FileNotFoundError, match=r'no such config .* is named METHOD:PAIR'):
         find_named('mine.py')
+
+
+def test_changes_that_a_config_does_not_take_are_named() -> None:
     with pytest.raises(ValueError, match=r'top-level distillers was changed, but model\.distillers was not'):
         read_config('cwd:deeplabv3_r101_to_r18_voc', {'distillers.cwd.loss_weight': 1})
     with pytest.raises(ValueError, match=r'model\.distillers\.cwd\.type'):

@@ -41,7 +41,6 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def definition(whole: Path, monkeypatch: pytest.MonkeyPatch) -> Definition:
-    """The same suite, in its folder."""
     monkeypatch.chdir(whole)
     return load_suite(whole / 'tiny.yaml')
 

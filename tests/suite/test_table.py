@@ -43,7 +43,7 @@ def hash_of(suite: Definition, run: plan.Run, *_: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def write_results(suite: Definition, name: str, scores: dict[int, float], **changes: Any) -> None:
+def write_results_of(suite: Definition, name: str, scores: dict[int, float], **changes: Any) -> None:
     for run in plan.runs(suite):
         if run.name == name and run.seed in scores:
             write_json(run.folder / 'result.json', {**result(suite, run, scores[run.seed]), **changes})
@@ -75,9 +75,9 @@ def _quick_hashes(monkeypatch: pytest.MonkeyPatch) -> None:
 def suite(tmp_path: Path) -> Definition:
     """Control and kd whole, heavy without its first seed."""
     suite = definition(tmp_path)
-    write_results(suite, 'control', CONTROL)
-    write_results(suite, 'kd', KD)
-    write_results(suite, 'heavy', {1: 40.0, 2: 40.1})
+    write_results_of(suite, 'control', CONTROL)
+    write_results_of(suite, 'kd', KD)
+    write_results_of(suite, 'heavy', {1: 40.0, 2: 40.1})
     return suite
 
 
@@ -101,7 +101,7 @@ def test_the_table_is_written_twice_alike(
 def test_further_test_sets_have_a_table_of_their_own(tmp_path: Path) -> None:
     suite = definition(tmp_path, 'test_sets: {rain: {seed: 1}, new: {}}\n')
     for name, score, added in (('control', 40.0, 0.0), ('kd', 42.0, -1.5), ('heavy', 43.0, None)):
-        write_results(suite, name, dict.fromkeys(range(3), score))
+        write_results_of(suite, name, dict.fromkeys(range(3), score))
         for run in plan.runs(suite):
             if run.name == name and added is not None:
                 result = read_json(run.folder / 'result.json')
@@ -137,7 +137,7 @@ def test_another_metric_scores_finished_runs_anew(suite: Definition) -> None:
     assert collect(suite).verdict.row('kd').scores != {0: 80.0, 1: 80.0, 2: 80.0}
     with pytest.raises(KeyError, match="metric='mDice' is not in the result of the test: mIoU, aAcc"):
         collect(replace(suite, metric='mDice'))
-    write_results(suite, 'kd', {1: 43.5}, config_hash='0123456789abcdef')
+    write_results_of(suite, 'kd', {1: 43.5}, config_hash='0123456789abcdef')
     with pytest.raises(ValueError, match='kd seed 1: .*was made with another config than the definition gives'):
         collect(suite)
 
@@ -149,7 +149,7 @@ def test_an_empty_suite_has_its_rows(tmp_path: Path) -> None:
     assert not any(word in text for word in ('Rows:', 'Batch:', 'only labelled')), 'nothing to say'
     assert [line[2] for line in lines_of(text, 'kd')] == ['not run', 'missing']
     assert lines_of(text, 'teacher')[0][1:4] == ['–', 'not tested', '–']
-    write_results(empty, 'teacher', {0: 53.5})
+    write_results_of(empty, 'teacher', {0: 53.5})
     assert lines_of(as_markdown(collect(empty)), 'teacher')[0][1:4] == ['1', '53.50', '–']
 
 
@@ -159,7 +159,7 @@ def test_losers_are_told(suite: Definition) -> None:
         ({0: 30.0, 1: 31.1, 2: 32.4}, ['3', '31.17 ± 1.20', '**-10.00** [-10.25, -9.75]']),
         ({0: math.nan}, ['2 of 3', '31.75 ± 0.92', '**-10.00** [-11.27, -8.73]']),
     ):
-        write_results(suite, 'heavy', scores)
+        write_results_of(suite, 'heavy', scores)
         assert lines_of(text := as_markdown(collect(suite)), 'heavy')[0][1:4] == cells
     assert 'Without one: heavy seed 0 (diverged).' in text and lines_of(text, 'heavy')[1][1] == 'diverged'
 
@@ -173,13 +173,13 @@ def test_the_footer_names_what_rows_were_made_of(suite: Definition) -> None:
     assert 'Versions: torch 2.0, mmengine 1.0\n' in text
     assert f'`mmdistill suite run {suite.path}`' in text
     receipts = {'a': RECEIPT, 'b': {**RECEIPT, 'file': None}}
-    write_results(suite, 'heavy', {1: 40.0, 2: 40.1}, versions={'torch': '2.1'}, teacher=receipts)
+    write_results_of(suite, 'heavy', {1: 40.0, 2: 40.1}, versions={'torch': '2.1'}, teacher=receipts)
     text = as_markdown(collect(suite))
     assert 'Versions: torch 2.0, mmengine 1.0 (control, kd); torch 2.1 (heavy)' in text
     assert 'b: `mmdistill_dense::x.py`, random weights (heavy)' in text
     assert 'Local code' not in text and 'no seed reaches' not in text
     for seed, digits in ((1, 'aa11'), (2, 'bb22')):
-        write_results(suite, 'heavy', {seed: 40.0}, code={'my_loss.py': digits}, unseeded=['Noise.transform'])
+        write_results_of(suite, 'heavy', {seed: 40.0}, code={'my_loss.py': digits}, unseeded=['Noise.transform'])
     text = as_markdown(collect(suite))
     assert 'no seed reaches, so a repeated run gives others: Noise.transform\n' in text
     assert 'Local code, with digits of its sha256: my_loss.py aa11 (heavy); my_loss.py bb22 (heavy)' in text
@@ -193,9 +193,9 @@ def test_pictures_without_labels_are_told() -> None:
 
 def test_scores_have_every_digit(suite: Definition) -> None:
     before = scores_as_csv(collect(suite))
-    write_results(suite, 'kd', {1: 43.5}, seconds_per_iteration=9.0, minutes=7.0, restarts=3)
+    write_results_of(suite, 'kd', {1: 43.5}, seconds_per_iteration=9.0, minutes=7.0, restarts=3)
     assert scores_as_csv(collect(suite)) == before
-    write_results(suite, 'kd', {1: 100 / 3})
+    write_results_of(suite, 'kd', {1: 100 / 3})
     lines = list(csv.DictReader(io.StringIO(scores_as_csv(collect(suite)))))
     (line,) = [line for line in lines if (line['name'], line['seed']) == ('kd', '1')]
     assert (float(line['score']), float(line['gain'])) == (100 / 3, 100 / 3 - 41.0)
@@ -204,23 +204,23 @@ def test_scores_have_every_digit(suite: Definition) -> None:
 
 def test_runs_of_different_numbers_of_processes_make_no_table(suite: Definition) -> None:
     for name, scores in {'control': CONTROL, 'kd': KD, 'heavy': {1: 40.0, 2: 40.1}}.items():
-        write_results(suite, name, scores, processes=2)
+        write_results_of(suite, name, scores, processes=2)
     assert 'Batch: 2 process(es) with 8 pictures each' in as_markdown(collect(suite))
     for source, changed in (('val', 'label files'), ('start a.pth', 'files of first weights')):
-        write_results(suite, 'heavy', {1: 40.0}, processes=2, data={source: 'a'})
-        write_results(suite, 'kd', {2: 45.5}, processes=2, data={source: 'b'})
+        write_results_of(suite, 'heavy', {1: 40.0}, processes=2, data={source: 'a'})
+        write_results_of(suite, 'kd', {2: 45.5}, processes=2, data={source: 'b'})
         with pytest.raises(ValueError, match=rf'kd seed 2 and heavy seed 1: {changed} were changed between these runs'):
             collect(suite)
     for name, seed, stamp in (('heavy', 1, 'a'), ('kd', 2, 'b')):
-        write_results(suite, name, {seed: 40.0}, processes=2, data={'test_sets.rain': stamp})
+        write_results_of(suite, name, {seed: 40.0}, processes=2, data={'test_sets.rain': stamp})
     collect(suite)  # names no such set
     suite = replace(suite, test_sets={'rain': {}})
     with pytest.raises(ValueError, match=r'heavy seed 1: test_sets.rain or its label files were changed between'):
         collect(suite)
-    write_results(suite, 'kd', {2: 45.5}, processes=2, teacher={**RECEIPT, 'sha256': 'cd' * 32})
+    write_results_of(suite, 'kd', {2: 45.5}, processes=2, teacher={**RECEIPT, 'sha256': 'cd' * 32})
     with pytest.raises(ValueError, match="kd seed 0 and kd seed 2: the teacher's weights were changed between"):
         collect(suite)
-    write_results(suite, 'kd', {2: 45.5}, processes=2)
-    write_results(suite, 'kd', {1: 43.5}, processes=8)
+    write_results_of(suite, 'kd', {2: 45.5}, processes=2)
+    write_results_of(suite, 'kd', {1: 43.5}, processes=8)
     with pytest.raises(ValueError, match=r'different numbers of processes.*control, kd, heavy: 2; kd: 8'):
         collect(suite)

@@ -71,7 +71,6 @@ def write_result(folder: Path, score: float, **more: Any) -> None:
 
 
 def run_of(definition: Definition, name: str) -> plan.Run:
-    """The run of a title, or the first of a name."""
     return next(run for run in plan.runs(definition) if name in (run.title, run.name))
 
 

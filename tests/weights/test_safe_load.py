@@ -149,7 +149,6 @@ def test_a_checkpoint_is_a_dictionary(tmp_path):
 
 
 def members_of(content):
-    """The files inside a zip, by name."""
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
         return {info.filename: archive.read(info) for info in archive.infolist()}
 

@@ -33,7 +33,6 @@ def narrow(config: ModelConfig) -> dict[str, Any]:
 
 
 def side_of(model: Mapping[str, Any]) -> int:
-    """The side of a training picture of a network."""
     return LARGE if 'LRASPP' in str(model.get('decode_head')) else SIDE
 
 
@@ -127,7 +126,6 @@ BACKBONES = {  # what becomes of the options of each
 
 
 def _channels(backbone: Mapping[str, Any], scope: str) -> list[int]:
-    """What a backbone gives, level by level."""
     network = MODELS.build(ConfigDict(backbone, _scope_=scope))
     network.eval()
     with torch.no_grad():

@@ -32,7 +32,6 @@ def random_tokens(distiller: Any) -> dict[str, Tensor]:
 
 
 def tokens_of(runner: Runner) -> dict[str, Tensor]:
-    """The tokens that a run ended with."""
     return {name: value.clone() for name, value in runner.model.distillers['maskd'].mask_modules.state_dict().items()}
 
 

@@ -49,7 +49,6 @@ def pair(distillers=None, teacher=None, **student):
 
 @pytest.fixture(scope='module')
 def finished(tmp_path_factory):
-    """The folder of a run of two iterations."""
     work_dir = tmp_path_factory.mktemp('finished')
     toys.train(work_dir, pair(), iters=2)
     return work_dir

@@ -25,7 +25,6 @@ def weights(kind):
 
 
 def made(folder, kind, pipeline=None):
-    """A config and a checkpoint of such a network."""
     option, state = weights(kind)
     seg = kind in toys.SEG
     config = toys.run_config('x', option) if seg else toys.det_run_config('x', option)

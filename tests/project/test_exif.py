@@ -30,7 +30,6 @@ def photograph(path: Path, field: np.ndarray, orientation: int | None) -> Image.
 
 
 def classes_of(picture: np.ndarray) -> np.ndarray:
-    """The class of each pixel, by its colour."""
     return np.abs(picture[..., None, :].astype(int) - COLOURS).sum(-1).argmin(-1)
 
 

@@ -38,7 +38,6 @@ def refusal(capsys: pytest.CaptureFixture, words: str, network: str) -> str:
 
 
 def relabelled(*values: int) -> Write:
-    """A change of all label images."""
     return lambda root: [label(path, values) for path in sorted(root.glob('mine/labels/*/*'))]
 
 

@@ -10,7 +10,8 @@ import pytest
 import torch
 from mmengine.config import Config
 
-from mmdistill_dense.apps.suite import job, plan
+from mmdistill_dense.apps.suite import job, plan, pool
+from mmdistill_dense.apps.suite.actions import train_all
 from mmdistill_dense.apps.suite.definition import Definition, load_suite
 from mmdistill_dense.apps.suite.job import Progress
 from mmdistill_dense.apps.training import build_runner
@@ -141,6 +142,12 @@ def test_stopped_run_goes_on_to_the_same_bits(
         for root in (tmp_path, whole)
     )
     assert not toys.differing(first, second)
+
+
+def test_a_suite_of_which_a_run_failed_ends_with_1(definition: Definition, monkeypatch: pytest.MonkeyPatch) -> None:
+    for failed in ({}, {'none seed 0': 'ended with code 1'}):
+        monkeypatch.setattr(pool.Pool, 'execute', lambda *_, failed=failed: failed)
+        assert train_all(definition) == len(failed)
 
 
 def test_changed_config_is_refused_with_its_keys(definition: Definition, whole: Path, tmp_path: Path) -> None:

@@ -59,7 +59,6 @@ def defined(**changes: Any) -> Definition:
 
 
 def of_two(**changes: Any) -> Definition:
-    """One with two methods and two seeds."""
     return defined(**{'seeds': [0, 1], 'methods': {'kd': {}, 'afdcd': {}}, **changes})
 
 

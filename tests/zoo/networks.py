@@ -34,7 +34,6 @@ def config(path: Path) -> Config:
 
 
 def names() -> Iterator[str]:
-    """The names of all configs of both packages."""
     for package in ('mmseg', 'mmdet'):
         root = package_root(package) / 'configs'
         for path in sorted(root.rglob('*.py')):

@@ -56,7 +56,7 @@ class Counters(Hook):
                 checkpoint['meta'].setdefault(_NUMBERS, {})[place] = changed
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
-        """Restore the saved numbers on resume. A hook of early stopping starts anew if its ``monitor`` has changed."""
+        """Restore the saved numbers on resume. Early stopping by another ``monitor`` than before starts anew."""
         meta = (checkpoint.get('meta') or {}) if resumes(runner) else {}
         stopping, resizing = _counting(runner)
         for hook, (monitor, count, best) in zip(stopping, meta.get(_STOPPING, ()), strict=False):

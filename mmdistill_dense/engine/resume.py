@@ -141,7 +141,7 @@ _WEIGHTS = 'sha256', 'config', 'classes'  # what a receipt says of the teacher, 
 
 
 def same_teachers(old: Mapping[str, Any], new: Mapping[str, Any]) -> set[str]:
-    """Return those of the same distillers that have the same teacher; older files do not name the teacher of each."""
+    """Return the equal distillers whose teachers are equal too. Older files do not say which teacher each one has."""
     before, after = (comparable({**side}).get('teachers', {}) for side in (old, new))
     same = set()
     for name in same_distillers(old, new):

@@ -11,7 +11,7 @@ from PIL import Image
 from mmdistill_dense.__main__ import main
 from mmdistill_dense.apps.export import open_graph, read_description
 from mmdistill_dense.apps.export.picture_graph import picture
-from tests.export.networks import made, words_of
+from tests.export.networks import config_and_checkpoint, words_of
 
 SCRIPT = Path(__file__).parents[2] / 'examples/quantize_int8.py'
 
@@ -19,7 +19,7 @@ SCRIPT = Path(__file__).parents[2] / 'examples/quantize_int8.py'
 @pytest.mark.soak
 @pytest.mark.parametrize(('kind', 'words'), [('fcn', ['--whole']), ('fcn', []), ('retinanet', [])])
 def test_a_graph_of_8_bits_answers_alike(kind: str, words: list[str], tmp_path: Path) -> None:
-    made(tmp_path, kind)
+    config_and_checkpoint(tmp_path, kind)
     assert main(words_of(tmp_path, 's.onnx', *words, '--size', '64', '64')) == 0
     (tmp_path / 'train').mkdir()
     for seed in range(4):

@@ -24,7 +24,7 @@ def weights(kind):
     return option, network.state_dict()
 
 
-def made(folder, kind, pipeline=None):
+def config_and_checkpoint(folder, kind, pipeline=None):
     option, state = weights(kind)
     seg = kind in toys.SEG
     config = toys.run_config('x', option) if seg else toys.det_run_config('x', option)

@@ -26,7 +26,7 @@ from mmdistill_dense.apps.export.postprocess import Detections, Labels, Queries,
 from mmdistill_dense.apps.export.prepare import Prepare, predict_image, preparation
 from mmdistill_dense.apps.export.write_student import _sizes, evaluate, load_student, with_prediction
 from tests import toys
-from tests.export.networks import made, words_of
+from tests.export.networks import config_and_checkpoint, words_of
 
 SERVE = Path(__file__).parents[2] / 'examples' / 'serve_onnx.py'
 EXAMPLE = runpy.run_path(str(SERVE))
@@ -35,7 +35,7 @@ SIZES = ((96, 128), (131, 97), (60, 200))
 
 def loaded(folder, kind, pipeline=None):
     """Its plain config, and the network to test with."""
-    plain, network, _, _ = load_student(*made(folder, kind, pipeline))
+    plain, network, _, _ = load_student(*config_and_checkpoint(folder, kind, pipeline))
     return plain, network.eval()
 
 
@@ -211,7 +211,7 @@ def test_a_suppression_that_onnx_has_not_is_refused(tmp_path, kind, part, option
 
 
 def test_a_test_by_windows_is_no_graph(tmp_path, capsys):
-    made(tmp_path, 'fcn')
+    config_and_checkpoint(tmp_path, 'fcn')
     assert main(words_of(tmp_path, 's.onnx', '--whole', '--cfg-options', 'model.test_cfg.mode=slide')) == 2
     assert "test_cfg.mode='slide' predicts by windows" in capsys.readouterr().err
 
@@ -248,7 +248,7 @@ def test_a_graph_answers_where_neither_torch_nor_this_package_is(tmp_path, kind,
 @pytest.mark.soak
 @pytest.mark.parametrize('kind', ['deformable', 'conditional'])
 def test_a_detr_is_a_graph_of_one_size(tmp_path, kind):
-    config, checkpoint = made(tmp_path, kind, [dict(type='Resize', scale=(128, 96), keep_ratio=False)])
+    config, checkpoint = config_and_checkpoint(tmp_path, kind, [dict(type='Resize', scale=(128, 96), keep_ratio=False)])
     actual = export_graph(config, checkpoint, tmp_path / 'whole.onnx', (96, 128), whole=True)
     assert (actual.axes, actual.outputs) == ([], ['cls_scores', 'bbox_preds']) and actual.difference < 1e-5
     plain, network, _, _ = load_student(config, checkpoint)
@@ -259,7 +259,7 @@ def test_a_detr_is_a_graph_of_one_size(tmp_path, kind):
 
 
 def test_a_preprocessor_s_size_is_height_and_width(tmp_path):
-    config, _ = made(tmp_path, 'fcn', [dict(type='LoadAnnotations')])
+    config, _ = config_and_checkpoint(tmp_path, 'fcn', [dict(type='LoadAnnotations')])
     config.model.data_preprocessor = dict(test_cfg=dict(size=(128, 256)))
     assert Prepare(told_of(config))(picture(100, 200))[0].shape[2:] == (128, 256)
 
@@ -298,7 +298,7 @@ def test_the_example_reads_as_opencv_does(tmp_path):
     exif[0x0112] = 6
     Image.fromarray(colour).save(tmp_path / 'turned.png', exif=exif)
     for color_type, shape in (('color', (8, 6, 3)), ('color_ignore_orientation', (6, 8, 3))):
-        config, _ = made(tmp_path, 'fcn')
+        config, _ = config_and_checkpoint(tmp_path, 'fcn')
         config.test_dataloader.dataset.pipeline[0].color_type = color_type
         actual = EXAMPLE['read'](tmp_path / 'turned.png', told_of(config)['orientation'])
         assert actual.shape == shape
@@ -415,7 +415,7 @@ def test_mmseg_reads_no_size_as_a_number_while_it_is_traced():
     (dict(counted='labels', compared=9, classes=2), ''),
 ])  # fmt: skip
 def test_a_comparison_that_shows_nothing_says_so(tmp_path, monkeypatch, capsys, tried, message):
-    made(tmp_path, 'fcn')
+    config_and_checkpoint(tmp_path, 'fcn')
     about = dict(input=dict(shape=['height', 'width', 3]), tried=dict(tried, equal=1.0, pictures=[[9, 9]]))
     monkeypatch.setattr(graphs, 'read_description', lambda _: about)
     monkeypatch.setattr(write_student, 'export_graph', lambda *_: SimpleNamespace(path='s.onnx'))
@@ -429,7 +429,7 @@ def test_a_comparison_that_shows_nothing_says_so(tmp_path, monkeypatch, capsys, 
 
 def test_a_graph_answers_in_the_network_s_place(tmp_path, monkeypatch):
     """A graph that sees one class everywhere is right where the labels have that class."""
-    config, checkpoint = made(tmp_path, 'fcn')
+    config, checkpoint = config_and_checkpoint(tmp_path, 'fcn')
     sizes_seen = []
 
     def everywhere(image):
@@ -454,7 +454,7 @@ def test_a_graph_answers_in_the_network_s_place(tmp_path, monkeypatch):
 
 
 def test_a_detector_s_graph_gives_its_boxes(tmp_path):
-    config, checkpoint = made(tmp_path, 'retinanet')
+    config, checkpoint = config_and_checkpoint(tmp_path, 'retinanet')
     _, network, _, _ = load_student(config, checkpoint)
     network.eval().bbox_head.test_cfg.score_thr = 0.0
     batch = next(iter(toys.Runner.build_dataloader(config.train_dataloader)))

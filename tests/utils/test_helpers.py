@@ -1,7 +1,6 @@
 """Words of a command line; what a process needs; what has left; colours of classes."""
 
 import argparse
-import math
 
 import cv2
 import numpy as np
@@ -32,7 +31,7 @@ def test_words_of_a_command_line(kind, right, wrong):
 
 
 def test_numbers_that_json_lacks_become_null():
-    assert without_nan({'a': [math.inf, math.nan, 1.0]}) == {'a': [None, None, 1.0]}
+    assert without_nan({'a': [float('inf'), float('nan'), 1.0]}) == {'a': [None, None, 1.0]}
 
 
 def test_a_missing_stack_is_answered_with_the_command(monkeypatch, capsys) -> None:

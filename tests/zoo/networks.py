@@ -33,7 +33,7 @@ def config(path: Path) -> Config:
     return read(path)
 
 
-def names() -> Iterator[str]:
+def config_names() -> Iterator[str]:
     for package in ('mmseg', 'mmdet'):
         root = package_root(package) / 'configs'
         for path in sorted(root.rglob('*.py')):

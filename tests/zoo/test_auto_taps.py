@@ -14,7 +14,7 @@ from mmdistill_dense.config.resolve import load_model
 from mmdistill_dense.networks.auto_taps import DiscoveredTaps, discover, pair_taps
 from mmdistill_dense.networks.building import build_network
 from mmdistill_dense.utils.process import quiet
-from tests.zoo.networks import names as every_name
+from tests.zoo.networks import config_names as every_name
 
 PAGE = Path(__file__).with_name('auto_taps.md')
 

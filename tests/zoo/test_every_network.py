@@ -11,7 +11,7 @@ from mmengine.registry import MODELS, init_default_scope
 from mmdistill_dense.config.resolve import load_model
 from mmdistill_dense.utils.process import quiet
 from mmdistill_dense.utils.validate import text_of
-from tests.zoo.networks import build, key_of, names, without_values
+from tests.zoo.networks import build, config_names, key_of, without_values
 
 
 def types(value: Any, key: str = '') -> Any:
@@ -24,7 +24,7 @@ def types(value: Any, key: str = '') -> Any:
 def distinct() -> list[str]:
     """The name of a config for each architecture; names that stand for no network are left out."""
     actual: dict[str, str] = {}
-    for name in names():
+    for name in config_names():
         try:
             with quiet():
                 model = load_model(dict(cfg=name), 'model').model

@@ -10,7 +10,7 @@ from mmdistill_dense.__main__ import main
 from mmdistill_dense.apps.recipes.named import read_config
 from mmdistill_dense.apps.training import build_runner
 from tests.project.folders_of_data import box_folder, seg_folder
-from tests.zoo.networks import EVALUATION, names
+from tests.zoo.networks import EVALUATION, config_names
 
 WORDS = ('r18', 'tiny', 'nano', 'mit-b0', 'mobilenet', '-t_', '-s_', '_s_', 'r50')  # of small networks, best first
 STEPS = 20
@@ -22,7 +22,7 @@ LACKING = "implementation for device cpu not found|torchvision|pip install|proce
 def families() -> dict[str, str]:
     """The name of a small network by family."""
     actual: dict[str, list[str]] = {}
-    for name in names():
+    for name in config_names():
         actual.setdefault(str(Path(name).parent), []).append(name)
     return {family: min(places, key=rank) for family, places in actual.items()}
 

@@ -7,7 +7,7 @@ from contextlib import nullcontext
 from pathlib import Path
 
 from mmdistill_dense.apps.options import run_later
-from mmdistill_dense.apps.project import SUITE
+from mmdistill_dense.apps.project import DEFAULTS, FOUNDATION_DEFAULT, MASKS_DEFAULT, SUITE, UNLABELLED_DETECTOR
 from mmdistill_dense.utils.files import owned
 from mmdistill_dense.utils.literals import check_place
 from mmdistill_dense.utils.process import heartbeat
@@ -61,7 +61,8 @@ ones, write the report, export. What is done is not done again; an interrupted t
 def fill_new(parser: argparse.ArgumentParser) -> None:
     parser.description, parser.formatter_class = NEW, argparse.RawDescriptionHelpFormatter
     add = parser.add_argument
-    default = 'kd; fgd for detectors, kd for two Mask R-CNNs, pkd with --unlabelled; featurematch for MODEL:FILE'
+    default = f'{DEFAULTS["seg"]}; {DEFAULTS["det"]} for detectors, {MASKS_DEFAULT} for two Mask R-CNNs, '
+    default += f'{UNLABELLED_DETECTOR} with --unlabelled; {FOUNDATION_DEFAULT} for MODEL:FILE'
     add('--student', required=True, metavar='CONFIG', help='mmseg::…, mmdet::…, or your own config')
     add('--teacher', required=True, metavar='CONFIG', help='the same, or MODEL:FILE (foundation model)')
     add('--data', required=True, metavar='DIR', help='pictures and labels, see docs/your_labels.md')

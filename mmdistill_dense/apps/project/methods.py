@@ -7,6 +7,7 @@ from typing import Any
 
 from mmengine.config import Config
 
+from mmdistill_dense.apps.project import DEFAULTS, FOUNDATION_DEFAULT, MASKS_DEFAULT, UNLABELLED_DETECTOR
 from mmdistill_dense.apps.project.network_options import UserNetwork
 from mmdistill_dense.apps.recipes.compose import best, methods, option_files
 from mmdistill_dense.config.values import type_name
@@ -15,11 +16,7 @@ from mmdistill_dense.distillers.fragments import AUTO, replace_settings, resolve
 from mmdistill_dense.networks.taps import resolve_tap
 from mmdistill_dense.registry import DISTILLERS
 
-DEFAULTS = {'seg': 'kd', 'det': 'fgd'}  # docs/results.md
 SUBSTITUTES = {'seg': 'pcd', 'det': 'kd'}  # where a network has not what the default compares
-UNLABELLED_DETECTOR = 'pkd'  # FGD compares nothing where no boxes are
-MASKS_DEFAULT = 'kd'  # of two Mask R-CNNs, where the neck alone lost: docs/results.md, nuclei_masks
-FOUNDATION_DEFAULT = 'featurematch'
 _WORDS = re.compile(r'[A-Z]+(?=[A-Z][a-z])|[A-Z][a-z0-9]+|[A-Z]+|[a-z0-9]+')
 _TOKEN_STEPS = 2000  # steps in which tokens are learned
 

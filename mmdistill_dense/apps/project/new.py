@@ -9,13 +9,12 @@ from typing import Any
 
 from mmengine.config import Config
 
-from mmdistill_dense.apps.project import SUITE, config_files, methods, network_options, teachers
+from mmdistill_dense.apps.project import MASKS_DEFAULT, SUITE, config_files, methods, network_options, teachers
 from mmdistill_dense.apps.project.box_labels import BoxData, find_box_data
 from mmdistill_dense.apps.project.config_files import WORK
 from mmdistill_dense.apps.project.drawn_labels import FOLDER, Drawing
 from mmdistill_dense.apps.project.label_images import SegData, find_seg_data
 from mmdistill_dense.apps.project.label_pairs import Patterns
-from mmdistill_dense.apps.project.methods import MASKS_DEFAULT
 from mmdistill_dense.apps.project.network_options import UserNetwork
 from mmdistill_dense.apps.project.splits import UNLABELLED_LIST, SplitRule, free_pictures
 from mmdistill_dense.apps.project.training_plan import VARIED_PASSES, Training, decide_loading, length, plan_training

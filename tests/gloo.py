@@ -1,9 +1,9 @@
-"""Processes of a test, forked from one that has imported everything."""
+"""Processes of a test that train together."""
 
 import os
+import sys
 from collections.abc import Callable
 from datetime import timedelta
-from multiprocessing import forkserver, get_context
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -18,10 +18,10 @@ from tests.engine.processes import environment
 
 def start(function: Callable[..., None], *args: Any, processes: int = 2) -> None:
     """Run ``function(rank, *args)`` in processes and wait for them; an error in one of them is raised here."""
-    get_context('forkserver').set_forkserver_preload(['tests.preload'])
+    # A copy of this process has imported everything, but cannot use a GPU.
+    method = 'fork' if sys.platform == 'linux' and not torch.cuda.is_available() else 'spawn'
     with mock.patch.dict(os.environ, environment()):
-        forkserver.ensure_running()  # once in the process that runs the tests
-    mp.start_processes(function, args, nprocs=processes, start_method='forkserver')
+        mp.start_processes(function, args, nprocs=processes, start_method=method)
 
 
 def join(rank: int, folder: str, teacher: str, size: int = 2) -> Path:

@@ -35,7 +35,7 @@ def query_net(kind: str, width: int = 8, queries: int = 12, layers: int = 2, **o
     few = dict(num_layers=layers)
     option: dict[str, Any] = dict(
         cfg=CONFIGS[kind],
-        backbone=dict(depth=18, base_channels=width, frozen_stages=-1, norm_eval=False, init_cfg=None),
+        backbone=dict(depth=10, base_channels=width, frozen_stages=-1, norm_eval=False, init_cfg=None),
         neck=dict(in_channels=[width * 2**stage for stage in stages]),
         bbox_head=dict(num_classes=toys.NUM_CLASSES - 1) | ({} if kind in WIDE else dict(embed_dims=32)),
         encoder=few,

@@ -15,7 +15,7 @@ import torch
 import yapf.yapflib.yapf_api
 from mmengine.config import Config
 from mmengine.dataset import base_dataset
-from mmengine.model import BaseModule, base_module
+from mmengine.model import BaseModule, base_module, weight_init
 from mmengine.registry import DefaultScope
 from torch import Tensor, nn
 
@@ -97,24 +97,30 @@ def _leave_scopes_quickly() -> None:
     DefaultScope.overwrite_default_scope = classmethod(overwrite)
 
 
-def _shapes_of_norm(inputs: Tensor, *options: Any) -> tuple[Tensor, Tensor, Tensor]:
-    """What batch norm returns on the meta device; torch computes it in Python there, two thirds of building a pair."""
-    channels = inputs.shape[1] if options[4] else 0
-    return torch.empty_like(inputs), inputs.new_empty(channels), inputs.new_empty(channels)
+def _norm(inputs: Tensor, *sizes: int) -> tuple[Tensor, Tensor, Tensor]:
+    return torch.empty_like(inputs), inputs.new_empty(sizes), inputs.new_empty(sizes)
 
 
+# What operations return on the meta device, where torch computes these in Python: most of the time of building a pair.
+_SHAPES = {
+    'native_batch_norm': lambda inputs, *options: _norm(inputs, inputs.shape[1] if options[4] else 0),
+    'native_group_norm': lambda inputs, *options: _norm(inputs, options[2], options[5]),
+    'native_layer_norm': lambda inputs, shape, *_: _norm(inputs, *inputs.shape[: -len(shape)], *(1 for _ in shape)),
+    'upsample_bilinear2d': lambda inputs, size, *_: inputs.new_empty(*inputs.shape[:2], *size),
+    **dict.fromkeys(('gelu', 'relu'), lambda inputs, **_: torch.empty_like(inputs)),
+    **dict.fromkeys(('normal_', 'uniform_'), lambda inputs, *_, **__: inputs),
+}
 _read_known_configs_once()
 _trace_pairs_once()
 _read_teachers_once()
 _leave_scopes_quickly()
 _META = torch.library.Library('aten', 'IMPL', 'Meta')
-_META.impl('native_batch_norm', _shapes_of_norm)
-for _drawn in ('uniform_', 'normal_'):
-    _META.impl(_drawn, lambda inputs, *_, **__: inputs)
+for _name, _function in _SHAPES.items():
+    _META.impl(_name, _function)
 # mmengine prints each config prettily, logs how each weight began and where each class lies, and collects garbage
 # for each data set: most of the time of a short run.
 yapf.yapflib.yapf_api.FormatCode = lambda text, **_: (text, True)
-BaseModule._dump_init_info = base_module.update_init_info = lambda *_, **__: None
+BaseModule._dump_init_info = base_module.update_init_info = weight_init.update_init_info = lambda *_, **__: None
 logging.disable(logging.DEBUG)
 base_dataset.gc = SimpleNamespace(collect=int)
 if not torch.cuda.is_available():  # torch notes each seed for later, with the stack of calls

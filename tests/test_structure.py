@@ -59,6 +59,7 @@ MOST_LINES = {
     'tests': 35_000,
 }
 MOST_CONFIGS = 600
+parsed = cache(lambda path: ast.parse(path.read_text(encoding='utf-8')))
 
 
 @cache
@@ -73,8 +74,7 @@ def modules() -> dict[str, Path]:
 
 def imported(path: Path, top: bool = False) -> Iterator[str]:
     """The dotted names that a module imports, wherever in it; of a name out of a package, the module that it may be."""
-    tree = ast.parse(path.read_text(encoding='utf-8'))
-    for node in tree.body if top else ast.walk(tree):
+    for node in parsed(path).body if top else ast.walk(parsed(path)):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -176,7 +176,7 @@ def test_no_name_means_two_things() -> None:
     definitions: Counter[str] = Counter()
     constants: Counter[tuple[str, str]] = Counter()
     for name, path in modules().items():
-        for node in ast.parse(path.read_text(encoding='utf-8')).body:
+        for node in parsed(path).body:
             if isinstance(node, ast.ClassDef) or (isinstance(node, ast.FunctionDef) and node.name[0] != '_'):
                 definitions[node.name] += 1
             elif isinstance(node, ast.Assign):
@@ -190,7 +190,7 @@ def test_a_name_says_what_it_holds() -> None:
         'one|found|told|own|given|place|known|held|said|there|kept|way|some|others|left|each|every|places|named|listed|'
         'rest|both|first|here|then|now|what|why|seen|wanted|theirs|ours|mine|another|further|alone'
     )
-    nodes = [node for path in modules().values() for node in ast.walk(ast.parse(path.read_text(encoding='utf-8')))]
+    nodes = [node for path in modules().values() for node in ast.walk(parsed(path))]
     names = [node.arg for node in nodes if isinstance(node, ast.arg) and node.arg not in ('self', 'cls')]
     names += [node.id for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)]
     pronouns = Counter(filter(words.fullmatch, names))

@@ -11,11 +11,13 @@ import cv2
 import numpy as np
 import torch
 from mmcv.transforms import BaseTransform
+from mmdet.models.backbones import resnet as mmdet_resnet
 from mmengine.config import Config, ConfigDict
 from mmengine.dataset import BaseDataset
 from mmengine.registry import DefaultScope, init_default_scope
 from mmengine.runner import Runner
 from mmengine.structures import InstanceData, PixelData
+from mmseg.models.backbones import resnet as mmseg_resnet
 from torch import Tensor, nn
 
 from mmdistill_dense.config.resolve import load_model
@@ -45,6 +47,8 @@ DET = {
     'mask_rcnn': 'mmdet::mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py',
     'cascade_mask_rcnn': 'mmdet::cascade_rcnn/cascade-mask-rcnn_r50_fpn_1x_coco.py',
 }
+for _resnet in (mmseg_resnet, mmdet_resnet):  # a block a stage: the least that has parts of all kinds
+    _resnet.ResNet.arch_settings[10] = (_resnet.BasicBlock, (1, 1, 1, 1))
 _FILES = tempfile.TemporaryDirectory(prefix='mmdistill_dense_tests_')
 
 
@@ -57,7 +61,7 @@ def fresh_dir() -> Path:
 
 
 def seg_net(kind: str = 'deeplabv3', width: int = 8, dropout: float = 0.0, **overrides: Any) -> dict:
-    """The option of a ResNet-18 segmentation network from a real mmseg config, ``width`` channels wide at the stem."""
+    """The option of a ResNet-10 segmentation network from a real mmseg config, ``width`` channels wide at the stem."""
 
     def head(stage: int, channels: int) -> dict:
         options = dict(num_classes=NUM_CLASSES, norm_cfg=BN, dropout_ratio=dropout)
@@ -67,7 +71,7 @@ def seg_net(kind: str = 'deeplabv3', width: int = 8, dropout: float = 0.0, **ove
         cfg=SEG[kind],
         pretrained=None,
         data_preprocessor=dict(size=(SIDE, SIDE)),
-        backbone=dict(base_channels=width, stem_channels=width, norm_cfg=BN),
+        backbone=dict(depth=10, base_channels=width, stem_channels=width, norm_cfg=BN),
         decode_head=head(3, 2 * width),
         auxiliary_head=head(2, width),
     )
@@ -75,11 +79,11 @@ def seg_net(kind: str = 'deeplabv3', width: int = 8, dropout: float = 0.0, **ove
 
 
 def det_net(kind: str = 'retinanet', width: int = 8, channels: int | None = None, **overrides: Any) -> dict:
-    """The option of a ResNet-18 detector from a real mmdet config; neck and heads have ``channels``, or 2 x width."""
+    """The option of a ResNet-10 detector from a real mmdet config; neck and heads have ``channels``, or 2 x width."""
     channels = 2 * width if channels is None else channels
     option = dict(
         cfg=DET[kind],
-        backbone=dict(depth=18, base_channels=width, frozen_stages=-1, norm_eval=False, init_cfg=None),
+        backbone=dict(depth=10, base_channels=width, frozen_stages=-1, norm_eval=False, init_cfg=None),
         neck=dict(in_channels=[width * 2**stage for stage in range(4)], out_channels=channels),
     )
     heads = _roi_heads(kind, channels) if 'rcnn' in kind else _dense_head(kind, channels)

@@ -9,7 +9,7 @@ from mmengine.config import Config
 from tests import toys
 from tests.pretrain import files
 
-R18 = dict(type='mmdet.ResNet', depth=18, base_channels=4, stem_channels=4)
+R18 = dict(type='mmdet.ResNet', depth=10, base_channels=4, stem_channels=4)
 NORM = dict(mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375], bgr_to_rgb=True)
 SIDE = 64
 

@@ -148,9 +148,9 @@ def test_wrapped_names_are_read(read, rename):
     if read is by_init_cfg:
         renamed = {re.sub(r'(?<![^.])module\.', '', name): tensor for name, tensor in renamed.items()}
         read = by_init_cfg if renamed.keys() - weights().keys() else pytest.skip('the names of the bare file')
-    assert len(renamed.keys() - weights().keys()) > 100
+    assert len(renamed.keys() - weights().keys()) > 70
     state = read(saved(dict(state_dict=renamed)))
-    assert len(state.keys() & weights().keys()) > 100 and not differing(weights(), state)
+    assert len(state.keys() & weights().keys()) > 70 and not differing(weights(), state)
 
 
 @pytest.mark.parametrize('prefix', ['module.encoder_q.', 'module.encoder_q', 'module.module', 'module.'])

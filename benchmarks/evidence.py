@@ -221,10 +221,11 @@ def has_teacher(definition: Mapping[str, Any], name: str, out: Path, seed: int) 
         write_project(definition, name, out)
     write_suite(definition, name, out)
     scores = out / name / 'work/scores.csv'
-    if not scores.is_file():
-        suite(out, name, ['--seeds', str(seed), '--only', 'teacher', 'control'])
-    rows = scores_of(scores)
-    (teacher,), alone = rows['teacher'].values(), rows['control'][seed]
+    rows = scores_of(scores) if scores.is_file() else {}
+    if TEACHER not in rows or seed not in rows.get(CONTROL, {}):
+        suite(out, name, ['--seeds', str(seed), '--only', TEACHER, CONTROL])
+        rows = scores_of(scores)
+    (teacher,), alone = rows[TEACHER].values(), rows[CONTROL][seed]
     counts = teacher[0] - alone[0] >= (least := definition.get('least_lead', LEAST_LEAD))
     verdict = 'counts' if counts else f'is replaced: its teacher leads by less than {least:g}'
     print(f'{name}: teacher {teacher[0]:.2f}, student alone {alone[0]:.2f} on val: {verdict}', flush=True)

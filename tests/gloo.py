@@ -1,9 +1,9 @@
-"""Processes of a test, forked from one that has imported everything."""
+"""Processes of a test that train together."""
 
 import os
+import sys
 from collections.abc import Callable
 from datetime import timedelta
-from multiprocessing import forkserver, get_context
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -15,15 +15,14 @@ import torch.multiprocessing as mp
 from tests import toys
 from tests.engine.processes import environment
 
-IMPORTED = ['mmdet.datasets', 'mmseg.visualization', 'torch._dynamo', 'mmdistill_dense.engine', 'tests.toys']
+# A copy of the process of the tests has imported everything, but cannot use a GPU.
+QUICKEST = 'fork' if sys.platform == 'linux' and not torch.cuda.is_available() else 'spawn'
 
 
-def start(function: Callable[..., None], *args: Any, processes: int = 2) -> None:
+def start(function: Callable[..., None], *args: Any, processes: int = 2, method: str = QUICKEST) -> None:
     """Run ``function(rank, *args)`` in processes and wait for them; an error in one of them is raised here."""
-    get_context('forkserver').set_forkserver_preload(IMPORTED)
     with mock.patch.dict(os.environ, environment()):
-        forkserver.ensure_running()  # once in the process that runs the tests
-    mp.start_processes(function, args, nprocs=processes, start_method='forkserver')
+        mp.start_processes(function, args, nprocs=processes, start_method=method)
 
 
 def join(rank: int, folder: str, teacher: str, size: int = 2) -> Path:

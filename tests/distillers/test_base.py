@@ -136,4 +136,4 @@ def register(_: int) -> None:
 
 @pytest.mark.soak
 def test_a_class_of_the_user_counts_before_a_shipped_one() -> None:
-    start(register, processes=1)
+    start(register, processes=1, method='spawn')

@@ -6,6 +6,7 @@ import logging
 import os
 import runpy
 import sys
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -28,6 +29,8 @@ from mmdistill_dense.utils.validate import counted
 from tests.engine.processes import ROOT, free_port
 from tests.gloo import start
 
+LAUNCH = 'mmdistill_dense.engine.launch'  # acts at its import, which the process of the tests may have made
+
 
 def run_commands(_, folder, config):
     """Train, resume and test, one after the other, as a person would in a folder.
@@ -36,6 +39,7 @@ def run_commands(_, folder, config):
     first one has the variables of torchrun.
     """
     os.chdir(folder)
+    sys.modules.pop(LAUNCH, None)
     os.environ.update(RANK='0', LOCAL_RANK='0', WORLD_SIZE='1', MASTER_ADDR='127.0.0.1', MASTER_PORT=free_port())
     train, test = (str(ROOT / 'tools' / name) for name in ('train.py', 'test.py'))
     again = ['experiment_name=again', 'train_cfg.max_iters=8', 'train_cfg.val_interval=8']
@@ -191,14 +195,13 @@ SCRIPT = str(Path(mmseg.__path__[0], '.mim/tools/train.py'))
 def as_python_does(_, folder, *words):
     """Run a script in a folder. A file there gets its output, and what Python prints of its error."""
     os.chdir(folder)
-    output = os.open('said.txt', os.O_CREAT | os.O_WRONLY)
-    for stream in (1, 2):
-        os.dup2(output, stream)
+    sys.modules.pop(LAUNCH, None)
     sys.argv = [*words]
-    try:
-        runpy.run_path(words[0], run_name='__main__')
-    except BaseException:
-        sys.excepthook(*sys.exc_info())
+    with Path('said.txt').open('w') as file, redirect_stdout(file), redirect_stderr(file):
+        try:
+            runpy.run_path(words[0], run_name='__main__')
+        except BaseException:
+            sys.excepthook(*sys.exc_info())
 
 
 def test_the_library_s_script_ends_with_the_sentence(tiny_config, tmp_path):

@@ -30,7 +30,7 @@ def _smaller(kind: str) -> dict[str, Any]:
 
 
 def query_net(kind: str, width: int = 8, queries: int = 12, layers: int = 2, **overrides: Any) -> dict[str, Any]:
-    """The option of a detector with queries, of 32 channels on a ResNet-18."""
+    """The option of a detector with queries, of 32 channels on a ResNet-10."""
     stages = (3,) if kind in ('conditional', 'dab') else (1, 2, 3)
     few = dict(num_layers=layers)
     option: dict[str, Any] = dict(

@@ -1,5 +1,6 @@
 """What a process of tests does once, or leaves out, of what the mm* stack and torch do again and again."""
 
+import ast
 import copy
 import functools
 import itertools
@@ -15,7 +16,7 @@ import torch
 import yapf.yapflib.yapf_api
 from mmengine.config import Config
 from mmengine.dataset import base_dataset
-from mmengine.model import BaseModule, base_module, weight_init
+from mmengine.model import BaseModule, base_module
 from mmengine.registry import DefaultScope
 from torch import Tensor, nn
 
@@ -52,13 +53,13 @@ def _trace_pairs_once() -> None:
 
     def named(option: Any, *args: Any, **kwargs: Any) -> nn.Module:
         network = build(option, *args, **kwargs)
-        network.make_named = f'{type(network)} {option.scope} {option.model!r}'
+        network.make_named = f'{option.scope} {option.model!r}', *map(type, network.modules())
         return network
 
     def trace(student: nn.Module, taps: Any, teachers: Mapping[str, Any], size: Any) -> Any:
         make_named, scope = getattr(student, 'make_named', None), DefaultScope.get_current_instance()
         sides = [(name, option, [*map(str, texts)]) for name, (option, texts) in teachers.items()]
-        key = repr((make_named, [*map(str, taps)], sides, size, scope and scope.scope_name))
+        key = make_named, repr(([*map(str, taps)], sides, size, scope and scope.scope_name))
         if make_named is None or key not in actual:
             actual[key] = plain(student, taps, teachers, size)
         return copy.deepcopy(actual[key])
@@ -101,12 +102,24 @@ def _norm(inputs: Tensor, *sizes: int) -> tuple[Tensor, Tensor, Tensor]:
     return torch.empty_like(inputs), inputs.new_empty(sizes), inputs.new_empty(sizes)
 
 
-# What operations return on the meta device, where torch computes these in Python: most of the time of building a pair.
+def _layer_norm(inputs: Tensor, shape: list[int], *parts: Any) -> tuple[Tensor, Tensor, Tensor]:
+    sizes = [inputs.shape[-len(shape) :], *(part.shape for part in parts if torch.is_tensor(part))]
+    torch._check(all([*size] == shape for size in sizes))
+    return _norm(inputs.contiguous(), *inputs.shape[: -len(shape)], *(1 for _ in shape))
+
+
+def _bilinear(inputs: Tensor, size: list[int], *_: Any) -> Tensor:
+    torch._check(min(*size, *inputs.shape) > 0)
+    layout = torch._prims_common.suggest_memory_format(inputs)
+    return inputs.new_empty(*inputs.shape[:2], *size).contiguous(memory_format=layout)
+
+
+# What operations return on the meta device. Torch computes these in Python, which took most of the time of a pair.
 _SHAPES = {
     'native_batch_norm': lambda inputs, *options: _norm(inputs, inputs.shape[1] if options[4] else 0),
     'native_group_norm': lambda inputs, *options: _norm(inputs, options[2], options[5]),
-    'native_layer_norm': lambda inputs, shape, *_: _norm(inputs, *inputs.shape[: -len(shape)], *(1 for _ in shape)),
-    'upsample_bilinear2d': lambda inputs, size, *_: inputs.new_empty(*inputs.shape[:2], *size),
+    'native_layer_norm': _layer_norm,
+    'upsample_bilinear2d': _bilinear,
     **dict.fromkeys(('gelu', 'relu'), lambda inputs, **_: torch.empty_like(inputs)),
     **dict.fromkeys(('normal_', 'uniform_'), lambda inputs, *_, **__: inputs),
 }
@@ -119,8 +132,8 @@ for _name, _function in _SHAPES.items():
     _META.impl(_name, _function)
 # mmengine prints each config prettily, logs how each weight began and where each class lies, and collects garbage
 # for each data set: most of the time of a short run.
-yapf.yapflib.yapf_api.FormatCode = lambda text, **_: (text, True)
-BaseModule._dump_init_info = base_module.update_init_info = weight_init.update_init_info = lambda *_, **__: None
+yapf.yapflib.yapf_api.FormatCode = lambda text, **_: (ast.parse(text) and text, True)
+BaseModule._dump_init_info = base_module.update_init_info = lambda *_, **__: None
 logging.disable(logging.DEBUG)
 base_dataset.gc = SimpleNamespace(collect=int)
 if not torch.cuda.is_available():  # torch notes each seed for later, with the stack of calls

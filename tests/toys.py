@@ -47,7 +47,7 @@ DET = {
     'mask_rcnn': 'mmdet::mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py',
     'cascade_mask_rcnn': 'mmdet::cascade_rcnn/cascade-mask-rcnn_r50_fpn_1x_coco.py',
 }
-for _resnet in (mmseg_resnet, mmdet_resnet):  # a block a stage: the least that has parts of all kinds
+for _resnet in (mmseg_resnet, mmdet_resnet):  # a block a stage, to be quick
     _resnet.ResNet.arch_settings[10] = (_resnet.BasicBlock, (1, 1, 1, 1))
 _FILES = tempfile.TemporaryDirectory(prefix='mmdistill_dense_tests_')
 

@@ -15,7 +15,7 @@ FLIPS = [dict(type='RandomFlip', prob=prob) for prob in (0.0, 1.0)]
 @pytest.fixture(scope='session')
 def tiny_config(tmp_path_factory):
     norm = dict(type='SyncBN', requires_grad=True)
-    parts = dict(backbone=dict(depth=18), decode_head={}, auxiliary_head={})  # of toys, other processes know nothing
+    parts = dict(backbone=dict(depth=18), decode_head={}, auxiliary_head={})  # other processes do not know that of toys
     student = toys.seg_net('fcn', **{part: dict(norm_cfg=norm, **more) for part, more in parts.items()})
     options = toys.run_config('', student, train_cfg=dict(val_interval=4), log_level='INFO')._cfg_dict.to_dict()
     options.update({f'test_{part}': options[f'val_{part}'] for part in ('dataloader', 'evaluator')}, norm=norm)

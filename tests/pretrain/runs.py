@@ -9,7 +9,7 @@ from mmengine.config import Config
 from tests import toys
 from tests.pretrain import files
 
-R18 = dict(type='mmdet.ResNet', depth=10, base_channels=4, stem_channels=4)
+R10 = dict(type='mmdet.ResNet', depth=10, base_channels=4, stem_channels=4)
 NORM = dict(mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375], bgr_to_rgb=True)
 SIDE = 64
 
@@ -21,13 +21,13 @@ def teacher_file() -> str:
 
 
 def model(**pcd: Any) -> dict:
-    """A tiny ResNet-18 that learns from a tiny MoCo v3 ResNet-50."""
+    """A tiny ResNet-10 that learns from a tiny MoCo v3 ResNet-50."""
     options = dict(student_tap='backbone[-1]', teacher_tap='head', queue_size=30, queue_init='random', num_pixels=None)
     head = dict(head=dict(type='mlp2', hidden=16), attention=dict(num_heads=8))
     preprocessor = dict(type='mmdistill_dense.MultiViewPreprocessor', **NORM, size=(SIDE, SIDE))
     return dict(
         type='mmdistill_dense.DistillModel',
-        student=dict(type='mmdistill_dense.BackboneStudent', backbone=R18, data_preprocessor=preprocessor),
+        student=dict(type='mmdistill_dense.BackboneStudent', backbone=R10, data_preprocessor=preprocessor),
         teacher=dict(
             type='mmdistill_dense.SSLTeacher',
             backbone=files.R50,

@@ -95,9 +95,9 @@ def test_bare_backbone_loads_strictly_into_both_packages(tmp_path, kind):
     out = export_backbone(config, folder / 'epoch_2.pth', tmp_path / 'new' / 'b.pth')
     file = torch.load(out, weights_only=True)
     assert set(file) == {'meta', 'state_dict'} and file['meta']['epoch'] == 2
-    student = MODELS.build(dict(type='mmdistill_dense.BackboneStudent', backbone=runs.R18))
+    student = MODELS.build(dict(type='mmdistill_dense.BackboneStudent', backbone=runs.R10))
     load_checkpoint(student, str(folder / 'epoch_2.pth'), strict=True)
-    vanilla = MODELS.build(dict(runs.R18, type=kind))
+    vanilla = MODELS.build(dict(runs.R10, type=kind))
     vanilla.load_state_dict(file['state_dict'], strict=True)
     vanilla.eval()
     images = torch.randn(1, 3, 64, 96)

@@ -22,12 +22,12 @@ from mmdistill_dense.pretrain import (
 )
 from mmdistill_dense.registry import MODELS
 from tests import toys
-from tests.pretrain.runs import NORM, R18
+from tests.pretrain.runs import NORM, R10
 
 
 def student(**backbone):
     """A tiny student."""
-    return MODELS.build(dict(type='mmdistill_dense.BackboneStudent', backbone=dict(R18, **backbone)))
+    return MODELS.build(dict(type='mmdistill_dense.BackboneStudent', backbone=dict(R10, **backbone)))
 
 
 @pytest.mark.parametrize('kind', ['mmdet.ResNet', 'mmseg.ResNet', 'mmseg.ResNetV1c'])

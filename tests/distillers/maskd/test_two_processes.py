@@ -87,8 +87,8 @@ def test_the_student_is_the_same_with_tokens_found(ranks):
 
 
 def test_interrupted_learning_continues_to_the_same_bits(ranks):
+    assert ranks[0]['files'][0].endswith('.partial.pth')  # of the process that writes
     for rank in ranks:
-        assert rank['files'][0].removesuffix('.tmp').endswith('.partial.pth')
         for part in ('tokens', 'student'):
             assert same(rank['whole'][part], rank['continued'][part])
 

@@ -1,7 +1,7 @@
 """``DistillHook``, the one hook that a distilled run needs, and its parts."""
 
 import copy
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from mmengine.dataset import worker_init_fn as mmengine_worker_init_fn
@@ -13,10 +13,10 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from mmdistill_dense.config.unknown_keys import check_known
 from mmdistill_dense.distillers.base import RunState
-from mmdistill_dense.engine.counters import Counters
 from mmdistill_dense.engine.interruption import Interruption
 from mmdistill_dense.engine.loss_guard import Clipping, LossGuard
 from mmdistill_dense.engine.resume import (
+    Counters,
     PendingValidation,
     ResumeFile,
     describe_identity,
@@ -82,6 +82,7 @@ class SeededStreams(Hook):
     """Seeds torch's stream at each iteration from (seed, rank, iteration) and the loader's workers at each epoch."""
 
     _first = True  # whether the first step of this start is still to come
+    _reseed: Callable[..., int] = staticmethod(seed_torch)  # all streams if the pipeline has its own for each batch
     _generators: Generators | None = None  # those of the model, if it has any
 
     def before_run(self, runner: Runner) -> None:
@@ -100,7 +101,7 @@ class SeededStreams(Hook):
                 f'train_dataloader: {some(names)} draws random numbers that no seed reaches, so two runs of a '
                 'seed differ, and a resumed run too: make the generator in __init__, where each batch seeds it.'
             )
-        if isinstance(runner.train_loop, EpochBasedTrainLoop) and loader.num_workers > 0 and loader.persistent_workers:
+        if isinstance(loop, EpochBasedTrainLoop) and loader.num_workers > 0 and loader.persistent_workers:
             problem = 'in training by epochs, it gives other augmentations after a resume'
             raise ValueError(f'train_dataloader.persistent_workers=True: {problem}: set it to False.')
         if resumes(runner) and (ahead := steps_ahead(loop)):  # mmengine's wrapper has counted from the steps of before
@@ -120,6 +121,8 @@ class SeededStreams(Hook):
                 as_usual = getattr(type(loop), 'run', None) is IterBasedTrainLoop.run
                 drops = as_usual and not hasattr(endless, 'skip_iter')
                 loop.dataloader_iterator = SeededBatches(*arguments, dropped=loop.iter if drops else 0)
+        seeds_batches = isinstance(getattr(loop, 'dataloader_iterator', None), SeededBatches)
+        self._reseed = seed_everything if seeds_batches else seed_torch
 
     def before_train_epoch(self, runner: Runner) -> None:
         """Restart the random streams of the data pipeline; an iteration-based run is one long epoch."""
@@ -129,13 +132,10 @@ class SeededStreams(Hook):
             loader.worker_init_fn = WorkerSeed(runner.seed, get_rank(), runner.epoch)
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
-        """Seed torch's stream; seed all streams if the pipeline has its own for each batch."""
-        batches = getattr(runner.train_loop, 'dataloader_iterator', None)
         if self._first and runner.iter and resumes(runner) and (reasons := '; '.join(_differences(runner))):
             runner.logger.warning(f'The resumed run may not end as an uninterrupted one does: {reasons}.')
         self._first = False
-        reseed = seed_everything if isinstance(batches, SeededBatches) else seed_torch
-        seed = reseed(runner.seed, get_rank(), runner.iter)
+        seed = self._reseed(runner.seed, get_rank(), runner.iter)
         if self._generators is not None:
             self._generators.seed(seed)
 

@@ -12,7 +12,7 @@ from mmengine.dist import all_reduce, barrier, get_world_size
 from mmengine.hooks import CheckpointHook, Hook
 from mmengine.runner import IterBasedTrainLoop, Runner
 
-from mmdistill_dense.engine.resume import latest_checkpoint, own_checkpoint
+from mmdistill_dense.engine.work_folder import latest_checkpoint, own_checkpoint
 from mmdistill_dense.guards.runner import NEEDED
 from mmdistill_dense.networks.modes import attributes
 from mmdistill_dense.utils.runner_internals import between_steps, built_loop

@@ -58,12 +58,10 @@ def _refuse(prefix: str, config: Mapping[str, Any], names: set[str], otherwise: 
 
 def check_known(key: str, options: Mapping[str, Any], names: Collection[str]) -> None:
     """Raise a ``TypeError`` for an option of ``key`` that is not among the known names."""
-    for name in options:
-        if message := name not in names and removed(f'{key}.{name}', f'{key.rpartition(".")[2]}.{name}'):
-            raise TypeError(message)
-        if name not in names:
-            subject = f'{key} has no' if key else 'no'
-            raise TypeError(f'{subject} option {name!r}; known: {", ".join(names)}.{hint(name, names)}')
+    for wrong in [name for name in options if name not in names]:
+        removal = removed(f'{key}.{wrong}', f'{key.rpartition(".")[2]}.{wrong}')
+        problem = f'{key} has no option {wrong!r}' if key else f'no option {wrong!r}'
+        raise TypeError(removal or f'{problem}; known: {", ".join(names)}.{hint(wrong, names)}')
 
 
 def read_options(kind: type[T], options: Any, key: str) -> T:

@@ -72,8 +72,7 @@ def place_distillers(runner: Runner, model: Distilled) -> None:
 
 
 def _without_distillers(model: nn.Module) -> nn.Module:
-    """Return a shallow copy of a student that shares its modules and tensors and has no distillers."""
-    view = copy.copy(model)
+    view = copy.copy(model)  # shares modules and tensors
     view._modules = {**model._modules, 'distillers': nn.ModuleDict()}
     return view
 
@@ -150,7 +149,6 @@ class _SeededPipelines(Hook):
 
 
 def _differences(runner: Runner) -> Iterator[str]:
-    """Yield why a run that has resumed may not end as an uninterrupted one."""
     loop, loader = runner.train_loop, runner.train_dataloader
     by_epoch = isinstance(loop, EpochBasedTrainLoop)
     at = getattr(getattr(loop, 'dataloader_iterator', None), 'position', None)
@@ -206,10 +204,9 @@ class DistillerState(Hook):
                     problem = f'nothing teaches this student behind iteration {last:g} of {runner.max_iters}'
                     raise ValueError(f'model.distillers: {problem}: let a schedule last to the end.')
             if start_file(runner) and not resumes(runner):  # a resumed run still needs the teacher's receipt
-                model.distillation.inherit_nothing()
+                model.distillation.inherit = ()
 
     def before_train(self, runner: Runner) -> None:
-        """Set the state of the run and prepare the distillers."""
         model = unwrap(runner.model)
         if not isinstance(model, Distilled):
             return
@@ -299,7 +296,7 @@ def _put_in_order(runner: Runner, model: Distilled, names: list[str]) -> None:
 
 
 def _fit_optimizer(saved: dict[str, Any], runner: Runner, model: nn.Module) -> None:
-    """Keep only the student's part of a saved optimizer state, since the distillers have changed."""
+    """Keep the student's part alone of a saved optimizer state."""
     groups = runner.optim_wrapper.state_dict().get('param_groups', [])
     if len(groups) != 1 or len(saved.get('param_groups', [])) != 1:
         problem = 'cannot adapt an optimizer of several parameter groups (paramwise_cfg) to other distillers'

@@ -6,7 +6,6 @@ import contextlib
 import copy
 import functools
 import inspect
-import types
 from collections.abc import Callable, Collection, ItemsView, Iterable, Iterator, Mapping, Sequence, ValuesView
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
@@ -119,10 +118,6 @@ class Distillation:
         state.max_iters, state.seed, state.rank, state.iteration = max_iters, seed, get_rank(), iteration
         self.started = True
 
-    def inherit_nothing(self) -> None:
-        """Copy nothing from teachers any more: the weights come from a file, or were copied already."""
-        self.inherit = ()
-
     def set_aside(self) -> AbstractContextManager[None]:
         """Load no teacher and inherit nothing while the context is open: the student initialises itself alone."""
         return attributes(self, teachers={}, inherit=())
@@ -186,7 +181,7 @@ class Distilled(Network):
             if teacher.taps or name in givers:
                 teacher.load(like)
         copy_inherited(self, inherit, self.distillation.teachers)
-        self.distillation.inherit_nothing()  # a second call after training must not copy again
+        self.distillation.inherit = ()  # a second call after training must not copy again
         for teacher in self.distillation.teachers.values():
             if not teacher.taps:
                 teacher.network = None  # the student only inherits from it
@@ -207,7 +202,7 @@ class Distilled(Network):
         return self
 
     def __reduce_ex__(self, protocol: Any) -> Any:
-        # pickle finds classes by name: it stores the student's class, and _blank makes this one from it.
+        # pickle finds classes by name: it stores the student's class, and fills what _blank makes from it.
         _, _, *state = tuple(super().__reduce_ex__(protocol))
         return _blank, (type(self).__bases__[1],), *state
 
@@ -367,18 +362,14 @@ def _batch(loss: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, A
 def distilled_class(student: type[Network]) -> type[Distilled]:
     """Return the subclass of a student's class that distils."""
 
-    def fill(namespace: dict[str, Any]) -> None:
-        namespace['__module__'] = __name__
-        namespace['__doc__'] = f'{student.__name__} with a distillation step in its training loss.'
-        loss: Any = torch.compiler.disable(Distilled.loss, recursive=False)
-        loss.__signature__ = inspect.signature(student.loss)
-        namespace['loss'] = loss
-
-    return types.new_class(f'Distilled{student.__name__}', (Distilled, student), exec_body=fill)
+    loss: Any = torch.compiler.disable(Distilled.loss, recursive=False)
+    loss.__signature__ = inspect.signature(student.loss)
+    doc = f'{student.__name__} with a distillation step in its training loss.'
+    namespace = {'__module__': __name__, '__doc__': doc, 'loss': loss}
+    return type(f'Distilled{student.__name__}', (Distilled, student), namespace)
 
 
 def _blank(student: Any) -> Distilled:
-    """Return an empty distilled student, which ``pickle`` fills."""
     return object.__new__(distilled_class(student))
 
 

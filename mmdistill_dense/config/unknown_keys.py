@@ -5,7 +5,6 @@ import inspect
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, Field, fields
-from types import MappingProxyType
 from typing import Any, TypeVar
 
 from mmdistill_dense.config.values import mappings
@@ -105,11 +104,7 @@ def options_of(kind: type) -> list[str] | None:
 
 
 def explain_option_error(
-    error: TypeError,
-    config: Mapping[str, Any],
-    key: str,
-    more: Collection[str] = (),
-    beside: Mapping[str, Any] = MappingProxyType({}),
+    error: TypeError, config: Mapping[str, Any], key: str, more: Collection[str], beside: Mapping[str, Any]
 ) -> str:
     """Return the text of a constructor's error; for an unexpected keyword, add its key and a similar name."""
     match = re.search(r"unexpected keyword argument '(\w+)'", str(error))
@@ -129,11 +124,7 @@ def explain_option_error(
 
 
 def explain_type_error(
-    text: str,
-    config: Mapping[str, Any],
-    key: str,
-    names: Collection[str],
-    beside: Mapping[str, Any] = MappingProxyType({}),
+    text: str, config: Mapping[str, Any], key: str, names: Collection[str], beside: Mapping[str, Any]
 ) -> str:
     """Return the text of a registry's error; for an unknown class, its key and a similar name instead."""
     if match := re.match(r'(\S+) is not in the \S+ registry', text):

@@ -80,11 +80,6 @@ def layers(option: Any, key: str = '') -> Iterator[tuple[str, Mapping[str, Any]]
         yield key, option
 
 
-def members(option: Any, key: str = '') -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Yield key and options of those that read files."""
-    return ((path, options) for path, options in layers(option, key) if not {'dataset', 'datasets'} & set(options))
-
-
 def tested_set(config: Mapping[str, Any]) -> Mapping[str, Any]:
     """Return the options of the test set. A config without one gives those of validation, else a ``ValueError``."""
     loader = config.get('test_dataloader') or config.get('val_dataloader')

@@ -1,7 +1,7 @@
 """``DistillHook``, the one hook that a distilled run needs, and its parts."""
 
 import copy
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from mmengine.dataset import worker_init_fn as mmengine_worker_init_fn
@@ -31,7 +31,7 @@ from mmdistill_dense.model.distill_model import Distilled
 from mmdistill_dense.networks.building import complete_heads
 from mmdistill_dense.registry import HOOKS
 from mmdistill_dense.utils.distributed import unwrap
-from mmdistill_dense.utils.generators import Generators, of_modules
+from mmdistill_dense.utils.generators import Generators, of_modules, walk_objects
 from mmdistill_dense.utils.removed import removed
 from mmdistill_dense.utils.reproducible import (
     ReplayedBatches,
@@ -158,24 +158,11 @@ def _differences(runner: Runner) -> Iterator[str]:
         yield 'train_cfg.fast_forward_on_resume=True begins with the first batch again'
     elif not by_epoch and at not in (runner.iter, runner.iter + 1):
         yield f'train_cfg.type={type(loop).__name__!r} takes batches in its own way, so pictures may come again'
-    types = sorted({type(part).__name__ for part in _parts(loader.dataset) if hasattr(part, 'results_cache')})
+    types = sorted({type(part).__name__ for part in walk_objects(loader.dataset) if hasattr(part, 'results_cache')})
     if types and not (by_epoch and loader.num_workers):  # such workers begin anew at each epoch anyway
         yield f'{", ".join(types)} kept pictures of earlier batches, and begins without any'
     if not between_steps(runner):
         yield 'optim_wrapper.accumulative_counts: the gradients that waited for the next step were not saved'
-
-
-def _parts(dataset: Any) -> Iterable[Any]:
-    """Return a data set, those that it wraps or joins, and the steps of their pipelines."""
-    parts, queue = dict[int, Any](), [dataset]
-    while queue:
-        part = queue.pop()
-        if id(part) not in parts:
-            parts[id(part)] = part
-            for name in ('dataset', 'datasets', 'pipeline', 'transforms'):
-                inner = getattr(part, '__dict__', {}).get(name)  # a property may have any effect
-                queue += inner if isinstance(inner, (list, tuple)) else [inner]
-    return parts.values()
 
 
 def _has_default_workers(loader: DataLoader) -> bool:

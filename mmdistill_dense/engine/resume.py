@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from copy import copy
 from numbers import Integral, Number
 from typing import Any
@@ -25,6 +25,7 @@ from mmdistill_dense.utils.runner_internals import batch_augments, built_loop, r
 from mmdistill_dense.utils.validate import some
 
 _CODE = 'local_code'  # in the meta of a checkpoint
+_FACTS = 'type', 'tensors', 'taps'  # of a distiller: equal in a run that goes on; older files lack some
 _PER_START = ('work_dir', 'load_from', 'resume', 'launcher', 'experiment_name')
 # What torch and mmengine take from a checkpoint, whatever the config says.
 _RESTORED = re.compile(r'optim_wrapper\.(\w+\.)?(optimizer|paramwise_cfg)\.|param_scheduler\.')
@@ -110,17 +111,15 @@ def identity(model: Distilled) -> dict[str, Any]:
 
 def differ(old: dict[str, Any], new: dict[str, Any]) -> bool:
     """Tell whether a checkpoint's identity is another than this run's; files of older versions hold no taps."""
-    if any('taps' not in distiller for distiller in old.get('distillers', {}).values()):
-        old, new = _without(old, 'taps'), _without(new, 'taps')
-    return comparable(old) != comparable(new)
+    facts = [fact for fact in _FACTS if all(fact in distiller for distiller in old.get('distillers', {}).values())]
+    return comparable(old, facts) != comparable(new, facts)
 
 
 def same_distillers(old: Mapping[str, Any], new: Mapping[str, Any]) -> set[str]:
     """Return the names that stand for one distiller in two identities: class, shapes and taps, as far as they say."""
     before, after = (side.get('distillers', {}) for side in (old, new))
     shared = ((name, before[name], after[name]) for name in before.keys() & after.keys())
-    facts = 'type', 'tensors', 'taps'
-    return {name for name, a, b in shared if all(a.get(fact, b[fact]) == b[fact] for fact in facts)}
+    return {name for name, a, b in shared if all(a.get(fact, b[fact]) == b[fact] for fact in _FACTS)}
 
 
 def same_teachers(old: Mapping[str, Any], new: Mapping[str, Any]) -> set[str]:
@@ -135,21 +134,16 @@ def same_teachers(old: Mapping[str, Any], new: Mapping[str, Any]) -> set[str]:
     return same
 
 
-def _without(identity: dict[str, Any], *facts: str) -> dict[str, Any]:
-    distillers = identity.get('distillers', {}).items()
-    entries = {name: {key: value for key, value in entry.items() if key not in facts} for name, entry in distillers}
-    return {**identity, 'distillers': entries} if identity else {}
-
-
-def comparable(identity: dict[str, Any]) -> dict[str, Any]:
+def comparable(identity: dict[str, Any], facts: Collection[str] = _FACTS) -> dict[str, Any]:
     """Return what another run differs in: no names of files, whose hash stands for file and config, and no options."""
     teachers = {
         name: {**teacher, 'file': None, 'config': None if teacher['sha256'] else teacher['config']}
         for name, teacher in identity.get('teachers', {}).items()
     }
-    facts = _without(identity, 'settings', 'options', 'teacher')
-    facts.pop('balance', None)  # of earlier versions, as the options are
-    return {**facts, 'teachers': teachers} if identity else {}
+    entries = identity.get('distillers', {}).items()
+    distillers = {name: {fact: entry[fact] for fact in facts if fact in entry} for name, entry in entries}
+    others = {key: value for key, value in identity.items() if key != 'balance'}  # of earlier versions
+    return {**others, 'teachers': teachers, 'distillers': distillers} if identity else {}
 
 
 def describe_identity(identity: dict[str, Any]) -> str:

@@ -372,23 +372,20 @@ def check_teacher_classes(data: Sequence[str] | None, teacher: Any, distillers: 
         notes = teacher.match_classes(data, distillers)
         _check_inherited(teacher, teacher.pairs is None or teacher.pairs.same)
         return notes
-    if data is None:
-        return []
-    if teacher.option.allow_other_classes:
+    if data is not None and teacher.option.allow_other_classes:
         _check_inherited(teacher, list(teacher.classes or ()) == list(data))
-        return []
-    check_num_classes(data, teacher.key, teacher.config.model)
-    if teacher.classes is not None and list(teacher.classes) != list(data):
-        raise ValueError(
-            f'{teacher.key}.checkpoint was trained on {len(teacher.classes)} classes ({some(teacher.classes)}), the '
-            f"data set has {len(data)} ({some(data)}): set {teacher.key}.classes='auto' (docs/other_classes.md), "
-            f'or {teacher.key}.allow_other_classes=True if only features are distilled.'
-        )
+    elif data is not None:
+        check_num_classes(data, teacher.key, teacher.config.model)
+        if teacher.classes is not None and list(teacher.classes) != list(data):
+            raise ValueError(
+                f'{teacher.key}.checkpoint was trained on {len(teacher.classes)} classes ({some(teacher.classes)}), '
+                f"the data set has {len(data)} ({some(data)}): set {teacher.key}.classes='auto' "
+                f'(docs/other_classes.md), or {teacher.key}.allow_other_classes=True if only features are distilled.'
+            )
     return []
 
 
 def _check_inherited(teacher: Any, same_classes: bool) -> None:
-    """Refuse copied weights of classes that are not the student's."""
     if teacher.class_rows and not same_classes:
         problem = f'copies rows of classes of {teacher.key}, and the data set has others, or in another order'
         remedy = f'inherit other parts than {some(teacher.class_rows)}, each by its own prefix'

@@ -6,7 +6,7 @@ import contextlib
 import copy
 import functools
 import inspect
-from collections.abc import Callable, Collection, ItemsView, Iterable, Iterator, Mapping, Sequence, ValuesView
+from collections.abc import Callable, Collection, ItemsView, Iterator, Mapping, Sequence, ValuesView
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -121,16 +121,6 @@ class Distillation:
     def set_aside(self) -> AbstractContextManager[None]:
         """Load no teacher and inherit nothing while the context is open: the student initialises itself alone."""
         return attributes(self, teachers={}, inherit=())
-
-    def recorder(self, student: nn.Module, active: Iterable[Distiller]) -> Recorder:
-        """Return a recorder of what distillers, bound by now, read of the student."""
-        distillers, recorder = [*active], self._recorder
-        if recorder is None or recorder.network is not student or self._recorded != distillers:
-            taps = [tap for distiller in distillers for tap in distiller.recorded_taps]
-            methods = [path for distiller in distillers for path in distiller.noted_methods]
-            self._recorder = recorder = Recorder(student, taps, 'student_tap', methods=methods)
-            self._recorded = distillers
-        return recorder
 
     def unshare_teacher(self, name: str) -> FrozenTeacher:
         """Return an unloaded copy of a shared teacher, put in its place for this student; the next step loads it."""
@@ -261,7 +251,13 @@ def run_teachers(
 @contextlib.contextmanager
 def recording(model: Distilled, active: Mapping[str, Distiller]) -> Iterator[Recorded]:
     """Record the student's taps of the active distillers while the context is open."""
-    recorder = model.distillation.recorder(model, active.values())
+    distillers, distillation = [*active.values()], model.distillation
+    recorder = distillation._recorder
+    if recorder is None or recorder.network is not model or distillation._recorded != distillers:
+        taps = [tap for distiller in distillers for tap in distiller.recorded_taps]
+        methods = [path for distiller in distillers for path in distiller.noted_methods]
+        distillation._recorder = recorder = Recorder(model, taps, 'student_tap', methods=methods)
+        distillation._recorded = distillers
     with recorder.recording() as student:
         yield student
     recorder.check_complete()

@@ -38,7 +38,7 @@ class Generators:
         shared = {id(np.random.mtrand._rand), id(random._inst), id(torch.default_generator)}
         self._owners = list[Any]()
         self._slots: list[tuple[Any, Any]] = []  # what holds a generator under which key: it may be replaced
-        for owner in _objects(holder):
+        for owner in walk_objects(holder):
             slots = [slot for table in _tables(owner) for slot in _slots(table) if id(slot[0][slot[1]]) not in shared]
             shared |= {id(table[key]) for table, key in slots}
             self._slots += slots
@@ -82,7 +82,7 @@ def _takes_seed(generator: Any) -> bool:
     return False
 
 
-def _objects(holder: Any) -> Iterator[Any]:
+def walk_objects(holder: Any) -> Iterator[Any]:
     """Yield an object and those below it that may hold generators: no arrays, no long lists and no annotations."""
     memo, queue = {id(holder): holder}, deque([holder])
     while queue:

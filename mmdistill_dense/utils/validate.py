@@ -165,21 +165,12 @@ def counted(text: str) -> int:
     return int(text)
 
 
-def positive(text: str) -> float:
-    """Return a word of a command line as a number above 0; the ``type`` of such an argument."""
-    return _number(text, lambda value: 0 < value < math.inf, 'above 0')
-
-
 def fraction(text: str) -> float:
     """Return a word of a command line as a number from 0 to 1; the ``type`` of such an argument."""
-    return _number(text, lambda value: 0 <= value <= 1, 'from 0 to 1')
-
-
-def _number(text: str, fits: Callable[[float], bool], which: str) -> float:
     with suppress(ValueError):
-        if fits(value := float(text)):
+        if 0 <= (value := float(text)) <= 1:
             return value
-    raise argparse.ArgumentTypeError(f'must be a number {which}, got {text!r}')
+    raise argparse.ArgumentTypeError(f'must be a number from 0 to 1, got {text!r}')
 
 
 def is_number(value: Any) -> bool:

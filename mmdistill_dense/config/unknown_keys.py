@@ -8,8 +8,8 @@ from dataclasses import MISSING, Field, fields
 from typing import Any, TypeVar
 
 from mmdistill_dense.config.values import mappings
-from mmdistill_dense.utils.removed import removed
 from mmdistill_dense.utils.validate import check_types
+from mmdistill_dense.utils.version import removed
 
 T = TypeVar('T')
 # What the runner, its scripts and our tools read of a config besides the arguments of Runner.

@@ -32,7 +32,6 @@ from mmdistill_dense.networks.building import complete_heads
 from mmdistill_dense.registry import HOOKS
 from mmdistill_dense.utils.distributed import unwrap
 from mmdistill_dense.utils.generators import Generators, of_modules, walk_objects
-from mmdistill_dense.utils.removed import removed
 from mmdistill_dense.utils.reproducible import (
     ReplayedBatches,
     SeededBatches,
@@ -50,6 +49,7 @@ from mmdistill_dense.utils.runner_internals import (
     wrappers_of,
 )
 from mmdistill_dense.utils.validate import some
+from mmdistill_dense.utils.version import removed
 from mmdistill_dense.weights.mmengine_loader import install_reader
 
 
@@ -317,9 +317,8 @@ class DistillHook(Hook):
     def __init__(self, resume_changed: bool = False, **options: Any) -> None:
         check_known('default_hooks.distill', options, ['resume_changed'])
         install_reader()  # a control is built without our code, so nothing else installs it
-        self.resume_file = ResumeFile()
         # In this order at every event: a file is checked before its state is taken.
-        before = RunGuards(), self.resume_file, Counters(), SeededStreams(), DistillerState(resume_changed)
+        before = RunGuards(), ResumeFile(), Counters(), SeededStreams(), DistillerState(resume_changed)
         after = LossGuard(), Clipping(), PendingValidation()
         self._places: tuple[Sequence[Hook], Sequence[Hook]] = before, after
         self.parts: Sequence[Hook] = (*before, *after)

@@ -37,10 +37,10 @@ from mmdistill_dense.networks.taps import AUTO_LAST, Tap, no_scores
 from mmdistill_dense.networks.teacher import FrozenTeacher, Inherit, parse_inherit, with_teacher_names
 from mmdistill_dense.networks.trace import SINGLE, TeacherOption, trace_pair
 from mmdistill_dense.registry import DISTILLERS, MODELS, STEP_PLUGINS, kind_of
-from mmdistill_dense.utils.removed import removed
 from mmdistill_dense.utils.reproducible import fork_rng
 from mmdistill_dense.utils.runner_internals import Network
 from mmdistill_dense.utils.validate import text_of
+from mmdistill_dense.utils.version import removed
 
 Option = Mapping[str, Any]
 

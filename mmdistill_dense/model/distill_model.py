@@ -122,13 +122,6 @@ class Distillation:
         """Load no teacher and inherit nothing while the context is open: the student initialises itself alone."""
         return attributes(self, teachers={}, inherit=())
 
-    def unshare_teacher(self, name: str) -> FrozenTeacher:
-        """Return an unloaded copy of a shared teacher, put in its place for this student; the next step loads it."""
-        self.teachers[name].users.discard(self)
-        self.teachers[name] = self.teachers[name].unloaded()
-        self.teachers[name].users.add(self)
-        return self.teachers[name]
-
     def check_ready(self) -> None:
         """Raise a ``RuntimeError`` unless a run was started and every teacher is loaded."""
         if not self.started:
@@ -185,7 +178,9 @@ class Distilled(Network):
             if len(teacher.users) == 1:
                 teacher.follow(fn)
             elif (after.device, after.dtype) != (device, dtype):
-                teacher_copy = self.distillation.unshare_teacher(name)
+                teacher.users.discard(self.distillation)
+                teacher_copy = self.distillation.teachers[name] = teacher.unloaded()  # the next step loads it
+                teacher_copy.users.add(self.distillation)
                 for distiller in self.distillers.values():
                     if distiller.teacher_name == name:
                         distiller.learn_from(teacher_copy)

@@ -13,7 +13,7 @@ from mmdistill_dense.registry import HOOKS
 from mmdistill_dense.utils import lazy, validate
 from mmdistill_dense.utils.colours import distinct_colours, palette_of
 from mmdistill_dense.utils.files import without_nan
-from mmdistill_dense.utils.removed import REMOVED
+from mmdistill_dense.utils.version import REMOVED
 from tests.isolation import ROOT
 
 

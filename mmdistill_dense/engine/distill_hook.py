@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 from mmengine.dataset import worker_init_fn as mmengine_worker_init_fn
@@ -35,7 +36,7 @@ from mmdistill_dense.utils.generators import Generators, of_modules, walk_object
 from mmdistill_dense.utils.reproducible import (
     ReplayedBatches,
     SeededBatches,
-    WorkerSeed,
+    init_worker,
     mix,
     seed_everything,
     seed_torch,
@@ -128,7 +129,7 @@ class SeededStreams(Hook):
         seed_everything(runner.seed, get_rank(), runner.epoch)
         loader = runner.train_dataloader
         if isinstance(runner.train_loop, EpochBasedTrainLoop) and _has_default_workers(loader):
-            loader.worker_init_fn = WorkerSeed(runner.seed, get_rank(), runner.epoch)
+            loader.worker_init_fn = partial(init_worker, runner.seed, get_rank(), runner.epoch)
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
         if self._first and runner.iter and resumes(runner) and (reasons := '; '.join(_differences(runner))):
@@ -167,8 +168,7 @@ def _differences(runner: Runner) -> Iterator[str]:
 
 def _has_default_workers(loader: DataLoader) -> bool:
     """Tell whether the loader has no ``worker_init_fn``, mmengine's or ours; a user's own one is not replaced."""
-    configured = getattr(loader.worker_init_fn, 'func', loader.worker_init_fn)
-    return configured in (None, mmengine_worker_init_fn) or isinstance(configured, WorkerSeed)
+    return getattr(loader.worker_init_fn, 'func', loader.worker_init_fn) in (None, mmengine_worker_init_fn, init_worker)
 
 
 class DistillerState(Hook):

@@ -8,7 +8,7 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from copy import copy
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
@@ -65,15 +65,9 @@ def seed_torch(*numbers: int) -> int:
     return seed
 
 
-class WorkerSeed:
-    """A ``worker_init_fn``, also for spawned workers, that seeds from (seed, rank, worker, epoch)."""
-
-    def __init__(self, seed: int, rank: int, epoch: int) -> None:
-        self.seeds = (seed, rank, epoch)
-
-    def __call__(self, worker_id: int) -> None:
-        seed, rank, epoch = self.seeds
-        _seed_worker(mix(seed, rank, worker_id, epoch))
+def init_worker(seed: int, rank: int, epoch: int, worker_id: int) -> None:
+    """Seed a worker from (seed, rank, worker, epoch); with the first three set, it is a ``worker_init_fn``."""
+    _seed_worker(mix(seed, rank, worker_id, epoch))
 
 
 def _seed_worker(seed: int) -> None:
@@ -142,7 +136,7 @@ class ReplayedBatches(Iterator[Any]):
     ) -> None:
         self.seeds = (seed, rank)
         self.position = 0
-        loader.worker_init_fn = WorkerSeed(seed, rank, 0)
+        loader.worker_init_fn = partial(init_worker, seed, rank, 0)
         self._batches, self._workers = endless(loader), loader.num_workers
         self._generators = Generators(None if loader.num_workers else [loader.dataset, loader.collate_fn])
 

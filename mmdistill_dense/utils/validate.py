@@ -117,11 +117,9 @@ def _describe(hint: Any) -> str:
         return f'one of {values}' if len(get_args(hint)) > 1 else values
     if get_origin(hint) is Annotated:
         return f'{_describe(get_args(hint)[0])} {get_args(hint)[1]}'
-    if get_origin(hint) is Sequence:
-        return f'a list, each member {" or ".join(map(_describe, _members(get_args(hint)[0])))}'
-    if get_origin(hint) is tuple:
-        members = ' or '.join(map(_describe, _members(get_args(hint)[0])))
-        return f'a list of {len(get_args(hint))}, each member {members}'
+    if get_origin(hint) in (Sequence, tuple):
+        length = f' of {len(get_args(hint))}' if get_origin(hint) is tuple else ''
+        return f'a list{length}, each member {" or ".join(map(_describe, _members(get_args(hint)[0])))}'
     return _KINDS[get_origin(hint) or hint][0]
 
 

@@ -4,6 +4,7 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -33,15 +34,13 @@ class Interruption(Hook):
     """
 
     priority = 'LOWEST'  # after the hook that saves
-
-    def __init__(self) -> None:
-        self.number = 0  # of the signal that came
-        self._since = 0.0  # when it came
-        self.agreed = 0  # what all processes know of it
-        self.asked = False  # whether LossGuard has asked them in this step
-        self._inside = False  # whether the model is between two whole states
-        self._validates = False
-        self._before: dict[int, Any] = {}  # the handlers that were there
+    number = 0  # of the signal that came
+    agreed = 0  # what all processes know of it
+    asked = False  # whether LossGuard has asked them in this step
+    _since = 0.0  # when it came
+    _inside = False  # whether the model is between two whole states
+    _validates = False
+    _before: Mapping[int, Any] = {}  # the handlers that were there
 
     def before_run(self, runner: Runner) -> None:
         loop = built_loop(runner)

@@ -86,8 +86,7 @@ def DistillModel(
     if isinstance(student, ModelConfig):
         config = student
     else:
-        warnings = without_effect({'student': student, **student_keys}) + normalised_anew(student, student_keys)
-        for sentence in warnings:
+        for sentence in without_effect({'student': student, **student_keys}) + normalised_anew(student, student_keys):
             print_log(sentence, 'current', logging.WARNING)
         config = load_model(merge(student, student_keys, 'model.student'), 'model.student')
         config.beside = student_keys

@@ -23,7 +23,7 @@ from mmdistill_dense.config.values import (
     pipeline_of,
     type_name,
 )
-from mmdistill_dense.utils.literals import Source, literal
+from mmdistill_dense.utils.literals import literal
 from mmdistill_dense.utils.validate import some
 from mmdistill_dense.weights.safe_load import plain_name
 from mmdistill_dense.weights.strict_load import HUB, below, local_file, prefix_of, read_checkpoint, state_dict_of
@@ -68,7 +68,13 @@ def check_custom_keys(runner: Runner, model: nn.Module) -> None:
 def check_laid_over(config: Config) -> None:
     """Refuse ``distillers=dict(cwd=dict(type='LogitKD'))`` over a base whose ``cwd`` is a ``CWD`` with options."""
     path = Path(config.filename or '')
-    types = dict(_distillers_in(path)) if path.suffix == '.py' and path.is_file() else {}
+    is_file = path.suffix == '.py' and path.is_file()
+    model: Any = written(path.read_text(encoding='utf-8')).get('model') if is_file else None
+    distillers = model.get('distillers') if isinstance(model, Mapping) else None
+    if not isinstance(distillers, Mapping) or '_delete_' in {**model, **distillers}:
+        return
+    merged = {name: kd for name, kd in distillers.items() if isinstance(kd, Mapping) and '_delete_' not in kd}
+    types = {name: kd['type'] for name, kd in merged.items() if type(kd.get('type')) is str}  # no Source
     for base in filter(Path.is_file, bases_of(path) if types else ()):
         before = (read_file(base).get('model') or {}).get('distillers') or {}
         for name, kind in types.items():
@@ -79,17 +85,6 @@ def check_laid_over(config: Config) -> None:
                     f"{path.name}: model.distillers.{name}=dict(type='{kind}') would keep options of the {old['type']} "
                     f'in {base.name}: {options}. Write _delete_=True into the dict, or give it another name.'
                 )
-
-
-def _distillers_in(path: Path) -> Iterator[tuple[str, str]]:
-    """Yield the name and type of each distiller in this file that mmengine would merge with one of a base."""
-    model: Any = written(path.read_text(encoding='utf-8')).get('model')
-    distillers = model.get('distillers') if isinstance(model, Mapping) else None
-    if isinstance(distillers, Mapping) and '_delete_' not in {**model, **distillers}:
-        for name, value in distillers.items():
-            kind = value.get('type') if isinstance(value, Mapping) and '_delete_' not in value else None
-            if isinstance(kind, str) and not isinstance(kind, Source):
-                yield name, kind
 
 
 # Classes that load files themselves, and mmdet's functions that rename tensors of original files (convert_weights).
@@ -279,14 +274,12 @@ def _fitting(target: Mapping[str, Tensor], source: Mapping[str, Tensor]) -> list
 
 def _last_crop(dataset: Any) -> Any:
     """Return the size of the last crop; ``None`` without one, or if the picture is resized after it."""
-    crop = None
-    for step in pipeline_of(dataset):
-        kind = type_name(step)
-        if kind.endswith('RandomCrop'):
-            crop = step.get('crop_size')
-        elif 'Resize' in kind:
-            crop = None
-    return crop
+    for step in reversed(pipeline_of(dataset)):
+        if type_name(step).endswith('RandomCrop'):
+            return step.get('crop_size')
+        if 'Resize' in type_name(step):
+            break
+    return None
 
 
 # Numbers of classes

@@ -318,17 +318,16 @@ class DistillHook(Hook):
         check_known('default_hooks.distill', options, ['resume_changed'])
         install_reader()  # a control is built without our code, so nothing else installs it
         # In this order at every event: a file is checked before its state is taken.
-        before = RunGuards(), ResumeFile(), Counters(), SeededStreams(), DistillerState(resume_changed)
-        after = LossGuard(), Clipping(), PendingValidation()
-        self._places: tuple[Sequence[Hook], Sequence[Hook]] = before, after
-        self.parts: Sequence[Hook] = (*before, *after)
+        self._before = RunGuards(), ResumeFile(), Counters(), SeededStreams(), DistillerState(resume_changed)
+        self._after = LossGuard(), Clipping(), PendingValidation()
+        self.parts: Sequence[Hook] = (*self._before, *self._after)
         self._begun = False
 
     def before_run(self, runner: Runner) -> None:
         if not self._begun:
-            model, (before, after) = unwrap(runner.model), self._places
+            model = unwrap(runner.model)
             extras = model.distillation.extras if isinstance(model, Distilled) else ()
-            self.parts = (*before, *(hook for extra in extras for hook in extra.hooks()), *after)
+            self.parts = (*self._before, *(hook for extra in extras for hook in extra.hooks()), *self._after)
             self._call('before_run', runner)
             if built_loop(runner) is not None:
                 refuse_another_run(runner)

@@ -16,12 +16,11 @@ from pathlib import Path
 from typing import Any, NoReturn, TextIO
 
 from mmdistill_dense.apps.options import start_processes
-from mmdistill_dense.utils.error_text import known_mistake, tell
 from mmdistill_dense.utils.files import FolderInUse
 from mmdistill_dense.utils.lazy import require_stack
-from mmdistill_dense.utils.process import heartbeat, interruptible, wait_briefly
-from mmdistill_dense.utils.removed import removed
+from mmdistill_dense.utils.process import heartbeat, interruptible, known_mistake, tell, wait_briefly
 from mmdistill_dense.utils.validate import close_or_all, text_of
+from mmdistill_dense.utils.version import removed
 
 GROUPS = {
     'From a folder of data to a small network': {

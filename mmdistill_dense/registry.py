@@ -12,7 +12,7 @@ from typing import Any
 from mmengine import registry as of_mmengine
 from mmengine.registry import Registry
 
-from mmdistill_dense.utils.removed import removed
+from mmdistill_dense.utils.version import removed
 
 
 def kind_of(registry: Registry, option: Any) -> Any:

@@ -13,8 +13,7 @@ from mmengine.runner import Runner
 
 from mmdistill_dense.apps.recipes.named import read_config
 from mmdistill_dense.config.values import listed
-from mmdistill_dense.engine.resume import resume_the_latest
-from mmdistill_dense.engine.work_folder import folder_of
+from mmdistill_dense.engine.work_folder import folder_of, resume_the_latest
 from mmdistill_dense.utils.distributed import unwrap
 from mmdistill_dense.utils.validate import text_of
 from mmdistill_dense.weights.mmengine_loader import install_reader

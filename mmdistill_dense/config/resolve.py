@@ -5,6 +5,7 @@ import copy
 import difflib
 import importlib.util
 import os
+import traceback
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -147,12 +148,9 @@ def broken_file(error: SyntaxError) -> str | None:
     """
     if error.filename and Path(error.filename).is_file():
         return error.filename
-    path, step = None, error.__traceback__
-    while step is not None:
-        if step.tb_frame.f_globals.get('__name__') == 'mmengine.config.config':
-            path = step.tb_frame.f_locals.get('filename', path)
-        step = step.tb_next
-    return None if path is None else str(path)
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__) if 'filename' in frame.f_locals]
+    readers = [frame for frame in frames if frame.f_globals.get('__name__') == 'mmengine.config.config']
+    return str(readers[-1].f_locals['filename']) if readers else None
 
 
 def without_pretrained(model: Any) -> Any:
@@ -329,10 +327,8 @@ def is_single_teacher(option: Mapping[str, Any]) -> bool:
 
 def teachers_of(model: Mapping[str, Any]) -> dict[str, Any]:
     """Return the teachers of a model config by key: ``teacher``, or ``teacher.NAME`` for each of several."""
-    option = model.get('teacher')
-    if not option:
-        return {}
-    if is_single_teacher(option):
+    option = model.get('teacher') or {}
+    if option and is_single_teacher(option):
         return {'teacher': option}
     return {f'teacher.{name}': value for name, value in option.items()}
 
@@ -364,9 +360,7 @@ def normalised_anew(student: Mapping[str, Any], beside: Mapping[str, Any]) -> li
         return []
     inner = load_model(student, 'model.student').model.get('data_preprocessor') or {}
     shared = [key for key in ('mean', 'std', 'bgr_to_rgb') if key in inner and key in outer]
-    new, old = (
-        {key: [*cfg[key]] if isinstance(cfg[key], tuple) else cfg[key] for key in shared} for cfg in (outer, inner)
-    )
+    new, old = (flat({key: cfg[key] for key in shared}) for cfg in (outer, inner))  # tuples become lists
     changes = [f'{key}={new[key]!r} in place of {old[key]!r}' for key in shared if new[key] != old[key]]
     problem = f'model.data_preprocessor counts, perhaps of a base, not that of {student["cfg"]}'
     return [f'{problem}: {", ".join(changes)}.'] if changes else []

@@ -5,12 +5,11 @@ import inspect
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, Field, fields
-from types import MappingProxyType
 from typing import Any, TypeVar
 
 from mmdistill_dense.config.values import mappings
-from mmdistill_dense.utils.removed import removed
 from mmdistill_dense.utils.validate import check_types
+from mmdistill_dense.utils.version import removed
 
 T = TypeVar('T')
 # What the runner, its scripts and our tools read of a config besides the arguments of Runner.
@@ -58,12 +57,10 @@ def _refuse(prefix: str, config: Mapping[str, Any], names: set[str], otherwise: 
 
 def check_known(key: str, options: Mapping[str, Any], names: Collection[str]) -> None:
     """Raise a ``TypeError`` for an option of ``key`` that is not among the known names."""
-    for name in options:
-        if message := name not in names and removed(f'{key}.{name}', f'{key.rpartition(".")[2]}.{name}'):
-            raise TypeError(message)
-        if name not in names:
-            subject = f'{key} has no' if key else 'no'
-            raise TypeError(f'{subject} option {name!r}; known: {", ".join(names)}.{hint(name, names)}')
+    for wrong in [name for name in options if name not in names]:
+        removal = removed(f'{key}.{wrong}', f'{key.rpartition(".")[2]}.{wrong}')
+        problem = f'{key} has no option {wrong!r}' if key else f'no option {wrong!r}'
+        raise TypeError(removal or f'{problem}; known: {", ".join(names)}.{hint(wrong, names)}')
 
 
 def read_options(kind: type[T], options: Any, key: str) -> T:
@@ -107,11 +104,7 @@ def options_of(kind: type) -> list[str] | None:
 
 
 def explain_option_error(
-    error: TypeError,
-    config: Mapping[str, Any],
-    key: str,
-    more: Collection[str] = (),
-    beside: Mapping[str, Any] = MappingProxyType({}),
+    error: TypeError, config: Mapping[str, Any], key: str, more: Collection[str], beside: Mapping[str, Any]
 ) -> str:
     """Return the text of a constructor's error; for an unexpected keyword, add its key and a similar name."""
     match = re.search(r"unexpected keyword argument '(\w+)'", str(error))
@@ -131,11 +124,7 @@ def explain_option_error(
 
 
 def explain_type_error(
-    text: str,
-    config: Mapping[str, Any],
-    key: str,
-    names: Collection[str],
-    beside: Mapping[str, Any] = MappingProxyType({}),
+    text: str, config: Mapping[str, Any], key: str, names: Collection[str], beside: Mapping[str, Any]
 ) -> str:
     """Return the text of a registry's error; for an unknown class, its key and a similar name instead."""
     if match := re.match(r'(\S+) is not in the \S+ registry', text):

@@ -80,11 +80,6 @@ def layers(option: Any, key: str = '') -> Iterator[tuple[str, Mapping[str, Any]]
         yield key, option
 
 
-def members(option: Any, key: str = '') -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Yield key and options of those that read files."""
-    return ((path, options) for path, options in layers(option, key) if not {'dataset', 'datasets'} & set(options))
-
-
 def tested_set(config: Mapping[str, Any]) -> Mapping[str, Any]:
     """Return the options of the test set. A config without one gives those of validation, else a ``ValueError``."""
     loader = config.get('test_dataloader') or config.get('val_dataloader')
@@ -157,7 +152,7 @@ def with_one_more_class(model: Any) -> Any:
 
 def num_classes(model: Mapping[str, Any]) -> int | None:
     """Return the number of classes of a mmseg or mmdet model config, or ``None`` if it does not say."""
-    return next((count for _, count in class_counts(model, HEADS)), None)
+    return next((head['num_classes'] for _, head in heads_with_classes(model, HEADS)), None)
 
 
 def accumulated(config: Mapping[str, Any]) -> int:
@@ -175,12 +170,6 @@ def ignored_labels(model: Mapping[str, Any]) -> set[int]:
     """Return the labels of pixels that the heads of a segmentor leave out: their ``ignore_index``, 255 by default."""
     labels = {head.get('ignore_index', 255) for _, head in heads_with_classes(model, HEADS)}
     return labels - {None}
-
-
-def class_counts(model: Mapping[str, Any], heads: Sequence[str]) -> Iterator[tuple[str, int]]:
-    """Yield the key and the number of classes of every head that says it."""
-    for path, head in heads_with_classes(model, heads):
-        yield path, head['num_classes']
 
 
 def heads_with_classes(model: Mapping[str, Any], heads: Sequence[str]) -> Iterator[tuple[str, Mapping[str, Any]]]:

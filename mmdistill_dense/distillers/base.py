@@ -16,9 +16,9 @@ from mmdistill_dense.config.unknown_keys import check_known, read_options
 from mmdistill_dense.distillers.ground_truth import check_outputs
 from mmdistill_dense.distillers.schedule import CONSTANT, Schedule
 from mmdistill_dense.networks.taps import Tap, TapOption, check_auto, parse_taps
-from mmdistill_dense.utils.removed import removed
 from mmdistill_dense.utils.runner_internals import Samples
 from mmdistill_dense.utils.validate import NotNegative, Positive, check_types
+from mmdistill_dense.utils.version import removed
 
 if TYPE_CHECKING:
     from mmengine.runner import Runner

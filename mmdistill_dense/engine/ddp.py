@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 import torch.distributed as dist
@@ -61,12 +62,8 @@ def warn_of_other_processes(runner: Runner, checkpoint: Mapping[str, Any]) -> No
 
 def requested_launcher(argv: Sequence[str]) -> str | None:
     """Return the value of ``--launcher X`` or ``--launcher=X`` on a command line, or None."""
-    for position, word in enumerate(argv):
-        if word.startswith('--launcher='):
-            return word.partition('=')[2]
-        if word == '--launcher' and position + 1 < len(argv):
-            return argv[position + 1]
-    return None
+    words = [part for word in argv for part in (word.split('=', 1) if word.startswith('--launcher=') else [word])]
+    return next((value for name, value in pairwise(words) if name == '--launcher'), None)
 
 
 def choose_port(argv: Sequence[str] | None = None) -> None:

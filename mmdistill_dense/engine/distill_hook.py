@@ -1,7 +1,8 @@
 """``DistillHook``, the one hook that a distilled run needs, and its parts."""
 
 import copy
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 from mmengine.dataset import worker_init_fn as mmengine_worker_init_fn
@@ -13,10 +14,10 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from mmdistill_dense.config.unknown_keys import check_known
 from mmdistill_dense.distillers.base import RunState
-from mmdistill_dense.engine.counters import Counters
 from mmdistill_dense.engine.interruption import Interruption
 from mmdistill_dense.engine.loss_guard import Clipping, LossGuard
 from mmdistill_dense.engine.resume import (
+    Counters,
     PendingValidation,
     ResumeFile,
     describe_identity,
@@ -31,12 +32,11 @@ from mmdistill_dense.model.distill_model import Distilled
 from mmdistill_dense.networks.building import complete_heads
 from mmdistill_dense.registry import HOOKS
 from mmdistill_dense.utils.distributed import unwrap
-from mmdistill_dense.utils.generators import Generators, of_modules
-from mmdistill_dense.utils.removed import removed
+from mmdistill_dense.utils.generators import Generators, of_modules, walk_objects
 from mmdistill_dense.utils.reproducible import (
     ReplayedBatches,
     SeededBatches,
-    WorkerSeed,
+    init_worker,
     mix,
     seed_everything,
     seed_torch,
@@ -50,6 +50,7 @@ from mmdistill_dense.utils.runner_internals import (
     wrappers_of,
 )
 from mmdistill_dense.utils.validate import some
+from mmdistill_dense.utils.version import removed
 from mmdistill_dense.weights.mmengine_loader import install_reader
 
 
@@ -72,8 +73,7 @@ def place_distillers(runner: Runner, model: Distilled) -> None:
 
 
 def _without_distillers(model: nn.Module) -> nn.Module:
-    """Return a shallow copy of a student that shares its modules and tensors and has no distillers."""
-    view = copy.copy(model)
+    view = copy.copy(model)  # shares modules and tensors
     view._modules = {**model._modules, 'distillers': nn.ModuleDict()}
     return view
 
@@ -82,6 +82,7 @@ class SeededStreams(Hook):
     """Seeds torch's stream at each iteration from (seed, rank, iteration) and the loader's workers at each epoch."""
 
     _first = True  # whether the first step of this start is still to come
+    _reseed: Callable[..., int] = staticmethod(seed_torch)  # all streams if the pipeline has its own for each batch
     _generators: Generators | None = None  # those of the model, if it has any
 
     def before_run(self, runner: Runner) -> None:
@@ -100,7 +101,7 @@ class SeededStreams(Hook):
                 f'train_dataloader: {some(names)} draws random numbers that no seed reaches, so two runs of a '
                 'seed differ, and a resumed run too: make the generator in __init__, where each batch seeds it.'
             )
-        if isinstance(runner.train_loop, EpochBasedTrainLoop) and loader.num_workers > 0 and loader.persistent_workers:
+        if isinstance(loop, EpochBasedTrainLoop) and loader.num_workers > 0 and loader.persistent_workers:
             problem = 'in training by epochs, it gives other augmentations after a resume'
             raise ValueError(f'train_dataloader.persistent_workers=True: {problem}: set it to False.')
         if resumes(runner) and (ahead := steps_ahead(loop)):  # mmengine's wrapper has counted from the steps of before
@@ -120,22 +121,21 @@ class SeededStreams(Hook):
                 as_usual = getattr(type(loop), 'run', None) is IterBasedTrainLoop.run
                 drops = as_usual and not hasattr(endless, 'skip_iter')
                 loop.dataloader_iterator = SeededBatches(*arguments, dropped=loop.iter if drops else 0)
+        seeds_batches = isinstance(getattr(loop, 'dataloader_iterator', None), SeededBatches)
+        self._reseed = seed_everything if seeds_batches else seed_torch
 
     def before_train_epoch(self, runner: Runner) -> None:
         """Restart the random streams of the data pipeline; an iteration-based run is one long epoch."""
         seed_everything(runner.seed, get_rank(), runner.epoch)
         loader = runner.train_dataloader
         if isinstance(runner.train_loop, EpochBasedTrainLoop) and _has_default_workers(loader):
-            loader.worker_init_fn = WorkerSeed(runner.seed, get_rank(), runner.epoch)
+            loader.worker_init_fn = partial(init_worker, runner.seed, get_rank(), runner.epoch)
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
-        """Seed torch's stream; seed all streams if the pipeline has its own for each batch."""
-        batches = getattr(runner.train_loop, 'dataloader_iterator', None)
         if self._first and runner.iter and resumes(runner) and (reasons := '; '.join(_differences(runner))):
             runner.logger.warning(f'The resumed run may not end as an uninterrupted one does: {reasons}.')
         self._first = False
-        reseed = seed_everything if isinstance(batches, SeededBatches) else seed_torch
-        seed = reseed(runner.seed, get_rank(), runner.iter)
+        seed = self._reseed(runner.seed, get_rank(), runner.iter)
         if self._generators is not None:
             self._generators.seed(seed)
 
@@ -150,7 +150,6 @@ class _SeededPipelines(Hook):
 
 
 def _differences(runner: Runner) -> Iterator[str]:
-    """Yield why a run that has resumed may not end as an uninterrupted one."""
     loop, loader = runner.train_loop, runner.train_dataloader
     by_epoch = isinstance(loop, EpochBasedTrainLoop)
     at = getattr(getattr(loop, 'dataloader_iterator', None), 'position', None)
@@ -160,30 +159,16 @@ def _differences(runner: Runner) -> Iterator[str]:
         yield 'train_cfg.fast_forward_on_resume=True begins with the first batch again'
     elif not by_epoch and at not in (runner.iter, runner.iter + 1):
         yield f'train_cfg.type={type(loop).__name__!r} takes batches in its own way, so pictures may come again'
-    types = sorted({type(part).__name__ for part in _parts(loader.dataset) if hasattr(part, 'results_cache')})
+    types = sorted({type(part).__name__ for part in walk_objects(loader.dataset) if hasattr(part, 'results_cache')})
     if types and not (by_epoch and loader.num_workers):  # such workers begin anew at each epoch anyway
         yield f'{", ".join(types)} kept pictures of earlier batches, and begins without any'
     if not between_steps(runner):
         yield 'optim_wrapper.accumulative_counts: the gradients that waited for the next step were not saved'
 
 
-def _parts(dataset: Any) -> Iterable[Any]:
-    """Return a data set, those that it wraps or joins, and the steps of their pipelines."""
-    parts, queue = dict[int, Any](), [dataset]
-    while queue:
-        part = queue.pop()
-        if id(part) not in parts:
-            parts[id(part)] = part
-            for name in ('dataset', 'datasets', 'pipeline', 'transforms'):
-                inner = getattr(part, '__dict__', {}).get(name)  # a property may have any effect
-                queue += inner if isinstance(inner, (list, tuple)) else [inner]
-    return parts.values()
-
-
 def _has_default_workers(loader: DataLoader) -> bool:
     """Tell whether the loader has no ``worker_init_fn``, mmengine's or ours; a user's own one is not replaced."""
-    configured = getattr(loader.worker_init_fn, 'func', loader.worker_init_fn)
-    return configured in (None, mmengine_worker_init_fn) or isinstance(configured, WorkerSeed)
+    return getattr(loader.worker_init_fn, 'func', loader.worker_init_fn) in (None, mmengine_worker_init_fn, init_worker)
 
 
 class DistillerState(Hook):
@@ -206,10 +191,9 @@ class DistillerState(Hook):
                     problem = f'nothing teaches this student behind iteration {last:g} of {runner.max_iters}'
                     raise ValueError(f'model.distillers: {problem}: let a schedule last to the end.')
             if start_file(runner) and not resumes(runner):  # a resumed run still needs the teacher's receipt
-                model.distillation.inherit_nothing()
+                model.distillation.inherit = ()
 
     def before_train(self, runner: Runner) -> None:
-        """Set the state of the run and prepare the distillers."""
         model = unwrap(runner.model)
         if not isinstance(model, Distilled):
             return
@@ -299,7 +283,7 @@ def _put_in_order(runner: Runner, model: Distilled, names: list[str]) -> None:
 
 
 def _fit_optimizer(saved: dict[str, Any], runner: Runner, model: nn.Module) -> None:
-    """Keep only the student's part of a saved optimizer state, since the distillers have changed."""
+    """Keep the student's part alone of a saved optimizer state."""
     groups = runner.optim_wrapper.state_dict().get('param_groups', [])
     if len(groups) != 1 or len(saved.get('param_groups', [])) != 1:
         problem = 'cannot adapt an optimizer of several parameter groups (paramwise_cfg) to other distillers'
@@ -333,19 +317,17 @@ class DistillHook(Hook):
     def __init__(self, resume_changed: bool = False, **options: Any) -> None:
         check_known('default_hooks.distill', options, ['resume_changed'])
         install_reader()  # a control is built without our code, so nothing else installs it
-        self.resume_file = ResumeFile()
         # In this order at every event: a file is checked before its state is taken.
-        before = RunGuards(), self.resume_file, Counters(), SeededStreams(), DistillerState(resume_changed)
-        after = LossGuard(), Clipping(), PendingValidation()
-        self._places: tuple[Sequence[Hook], Sequence[Hook]] = before, after
-        self.parts: Sequence[Hook] = (*before, *after)
+        self._before = RunGuards(), ResumeFile(), Counters(), SeededStreams(), DistillerState(resume_changed)
+        self._after = LossGuard(), Clipping(), PendingValidation()
+        self.parts: Sequence[Hook] = (*self._before, *self._after)
         self._begun = False
 
     def before_run(self, runner: Runner) -> None:
         if not self._begun:
-            model, (before, after) = unwrap(runner.model), self._places
+            model = unwrap(runner.model)
             extras = model.distillation.extras if isinstance(model, Distilled) else ()
-            self.parts = (*before, *(hook for extra in extras for hook in extra.hooks()), *after)
+            self.parts = (*self._before, *(hook for extra in extras for hook in extra.hooks()), *self._after)
             self._call('before_run', runner)
             if built_loop(runner) is not None:
                 refuse_another_run(runner)

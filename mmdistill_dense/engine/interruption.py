@@ -4,6 +4,7 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from mmengine.dist import all_reduce, barrier, get_world_size
 from mmengine.hooks import CheckpointHook, Hook
 from mmengine.runner import IterBasedTrainLoop, Runner
 
-from mmdistill_dense.engine.resume import latest_checkpoint, own_checkpoint
+from mmdistill_dense.engine.work_folder import latest_checkpoint, own_checkpoint
 from mmdistill_dense.guards.runner import NEEDED
 from mmdistill_dense.networks.modes import attributes
 from mmdistill_dense.utils.runner_internals import between_steps, built_loop
@@ -33,15 +34,13 @@ class Interruption(Hook):
     """
 
     priority = 'LOWEST'  # after the hook that saves
-
-    def __init__(self) -> None:
-        self.number = 0  # of the signal that came
-        self._since = 0.0  # when it came
-        self.agreed = 0  # what all processes know of it
-        self.asked = False  # whether LossGuard has asked them in this step
-        self._inside = False  # whether the model is between two whole states
-        self._validates = False
-        self._before: dict[int, Any] = {}  # the handlers that were there
+    number = 0  # of the signal that came
+    agreed = 0  # what all processes know of it
+    asked = False  # whether LossGuard has asked them in this step
+    _since = 0.0  # when it came
+    _inside = False  # whether the model is between two whole states
+    _validates = False
+    _before: Mapping[int, Any] = {}  # the handlers that were there
 
     def before_run(self, runner: Runner) -> None:
         loop = built_loop(runner)

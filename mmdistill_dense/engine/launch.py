@@ -6,7 +6,7 @@ an effect is :mod:`mmdistill_dense.ops_check`, which the configs of detection na
 """
 
 from mmdistill_dense.engine.ddp import choose_port, open_gloo
-from mmdistill_dense.utils.error_text import tell_at_the_end
+from mmdistill_dense.utils.process import tell_at_the_end
 from mmdistill_dense.weights.mmengine_loader import install_reader
 
 install_reader()

@@ -105,8 +105,7 @@ class LARS(Optimizer):
 
     def _step_group(self, params: list[Tensor], group: dict[str, Any]) -> None:
         scaled = [param for param in params if param.ndim > 1 and not group['lars_exclude']]
-        ids = {id(param) for param in scaled}
-        plain = [param for param in params if id(param) not in ids]
+        plain = [param for param in params if param.ndim <= 1 or group['lars_exclude']]
         decay, released, buffers = group['weight_decay'], group['released'], []
         updates = list(torch._foreach_add(_gradients(scaled), scaled, alpha=decay)) if scaled else []
         trusts = _trusts(scaled, updates, group)

@@ -1,42 +1,31 @@
-"""Resume a run: from which file, by the same teachers and options, with what mmengine does not keep."""
+"""Resume a run: by the same teachers and options, with what mmengine does not keep."""
 
-import contextlib
-import functools
-import itertools
 import json
-import os
 import re
-import sys
-import zipfile
-from collections.abc import Mapping
-from numbers import Integral
-from pathlib import Path
+from collections.abc import Collection, Iterator, Mapping
+from copy import copy
+from numbers import Integral, Number
 from typing import Any
 
-from mmengine.dist import all_gather_object, barrier, get_world_size, is_main_process
-from mmengine.hooks import Hook
-from mmengine.runner import BaseLoop, EpochBasedTrainLoop, FlexibleRunner, IterBasedTrainLoop, Runner
+import numpy as np
+from mmengine.dist import all_gather_object, get_world_size
+from mmengine.hooks import EarlyStoppingHook, Hook
+from mmengine.runner import EpochBasedTrainLoop, FlexibleRunner, IterBasedTrainLoop, Runner
+from torch import nn
 
 from mmdistill_dense.config.local_code import changed_files, local_code
-from mmdistill_dense.config.resolve import read_file, written
+from mmdistill_dense.config.resolve import written
 from mmdistill_dense.config.values import flat, mappings, plain
 from mmdistill_dense.engine.ddp import warn_of_other_processes
+from mmdistill_dense.engine.work_folder import choose_checkpoint
 from mmdistill_dense.model.distill_model import Distilled
+from mmdistill_dense.utils.distributed import unwrap
 from mmdistill_dense.utils.reproducible import sampler_of
-from mmdistill_dense.utils.runner_internals import (
-    built_loop,
-    renew_val_interval,
-    resumes,
-    start_file,
-    start_from,
-)
+from mmdistill_dense.utils.runner_internals import batch_augments, built_loop, renew_val_interval, resumes
 from mmdistill_dense.utils.validate import some
-from mmdistill_dense.weights.strict_load import read_checkpoint
 
-_RESTARTS = ('TORCHELASTIC_RESTART_COUNT', 'SLURM_RESTART_COUNT')
-_BEGUN = '.begun'  # touched by a run that begins anew: older checkpoints in its folder are not its own
-_LOAD_FROM = re.compile('(?:--cfg-options=)?load_from=(.*)')
 _CODE = 'local_code'  # in the meta of a checkpoint
+_FACTS = 'type', 'tensors', 'taps'  # of a distiller: equal in a run that goes on; older files lack some
 _PER_START = ('work_dir', 'load_from', 'resume', 'launcher', 'experiment_name')
 # What torch and mmengine take from a checkpoint, whatever the config says.
 _RESTORED = re.compile(r'optim_wrapper\.(\w+\.)?(optimizer|paramwise_cfg)\.|param_scheduler\.')
@@ -57,8 +46,8 @@ def tell_changes(runner: Runner, checkpoint: Mapping[str, Any]) -> None:
     for name, old, new in changed:
         if name.endswith('optimizer.type') and old.rpartition('.')[2] != new.rpartition('.')[2]:
             raise ValueError(f'{name}={new!r}, but the checkpoint to resume has the state of {old!r}. {advice}')
-        groups = (checkpoint['optimizer'], runner.optim_wrapper.state_dict()) if 'paramwise_cfg' in name else ()
-        if len({tuple(_group_sizes(optimizer)) for optimizer in groups}) > 1:
+        optimizers = (checkpoint['optimizer'], runner.optim_wrapper.state_dict()) if 'paramwise_cfg' in name else ()
+        if len({tuple(len(group['params']) for group in _groups(optimizer)) for optimizer in optimizers}) > 1:
             changes = f'{name}={new!r} ({old!r} in the checkpoint to resume)'
             raise ValueError(f'{changes} makes other groups of parameters than its own. {advice}')
     changes = some([f'{name} {old} -> {new}' for name, old, new in changed], 8)
@@ -78,8 +67,7 @@ def check_rates(runner: Runner, checkpoint: Mapping[str, Any]) -> None:
         return  # the rate may be 0 for a while, as the config says
     schedules = [state for state in mappings(checkpoint.get('param_schedulers')) if state.get('param_name') == 'lr']
     is_over = schedules and all(state.get('_global_step', 0) + 1 >= state['end'] for state in schedules)
-    rates = [group['lr'] for part in mappings(checkpoint.get('optimizer')) for group in part.get('param_groups', ())]
-    if is_over and not any(rates):
+    if is_over and not any(group['lr'] for group in _groups(checkpoint.get('optimizer'))):
         raise ValueError(
             f'train_cfg.{key}={getattr(loop, key)}: the checkpoint is of a run with {before}, whose param_scheduler '
             'ended at rate 0, and a resumed run keeps it: start anew at this length, or set load_from without resume.'
@@ -92,21 +80,20 @@ def _texts(config: Any) -> dict[str, str]:
     return {key: json.dumps(value, sort_keys=True) if isinstance(value, list) else str(value) for key, value in values}
 
 
-def _group_sizes(optimizer: Mapping[str, Any]) -> list[int]:
-    """Return the numbers of parameters in the groups of an optimizer, or of several."""
-    if 'param_groups' not in optimizer:
-        states = [state for state in optimizer.values() if isinstance(state, Mapping)]
-        return [size for state in states for size in _group_sizes(state)]
-    return [len(group['params']) for group in optimizer['param_groups']]
+def _groups(optimizer: Any) -> list[Mapping[str, Any]]:
+    """Return the groups of parameters in the state of an optimizer or of several."""
+    return [group for part in mappings(optimizer) for group in part.get('param_groups', ())]
 
 
 def identity(model: Distilled) -> dict[str, Any]:
     """Return the receipts of the teachers, and the taps and shapes of the distillers, as values."""
-    teachers = {
-        str(name): teacher.receipt.as_dict() | _classes(teacher.option.classes)
-        for name, teacher in model.distillation.teachers.items()
-        if teacher.receipt
-    }
+    teachers = {}
+    for name, teacher in model.distillation.teachers.items():
+        if teacher.receipt:
+            classes = teacher.option.classes
+            if isinstance(classes, Mapping):
+                classes = {str(label): [*classes[label]] for label in sorted(classes)}
+            teachers[str(name)] = teacher.receipt.as_dict() | ({} if classes is None else {'classes': classes})
     distillers = {
         name: {
             'type': type(d).__name__,
@@ -124,20 +111,15 @@ def identity(model: Distilled) -> dict[str, Any]:
 
 def differ(old: dict[str, Any], new: dict[str, Any]) -> bool:
     """Tell whether a checkpoint's identity is another than this run's; files of older versions hold no taps."""
-    if any('taps' not in distiller for distiller in old.get('distillers', {}).values()):
-        old, new = _without(old, 'taps'), _without(new, 'taps')
-    return comparable(old) != comparable(new)
+    facts = [fact for fact in _FACTS if all(fact in distiller for distiller in old.get('distillers', {}).values())]
+    return comparable(old, facts) != comparable(new, facts)
 
 
 def same_distillers(old: Mapping[str, Any], new: Mapping[str, Any]) -> set[str]:
     """Return the names that stand for one distiller in two identities: class, shapes and taps, as far as they say."""
     before, after = (side.get('distillers', {}) for side in (old, new))
     shared = ((name, before[name], after[name]) for name in before.keys() & after.keys())
-    facts = 'type', 'tensors', 'taps'
-    return {name for name, a, b in shared if all(a.get(fact, b[fact]) == b[fact] for fact in facts)}
-
-
-_WEIGHTS = 'sha256', 'config', 'classes'  # what a receipt says of the teacher, whoever reads how much of it
+    return {name for name, a, b in shared if all(a.get(fact, b[fact]) == b[fact] for fact in _FACTS)}
 
 
 def same_teachers(old: Mapping[str, Any], new: Mapping[str, Any]) -> set[str]:
@@ -147,26 +129,21 @@ def same_teachers(old: Mapping[str, Any], new: Mapping[str, Any]) -> set[str]:
     for name in same_distillers(old, new):
         teacher = new['distillers'][name]['teacher']
         earlier, current = before.get(old['distillers'][name].get('teacher', teacher), {}), after.get(teacher, {})
-        if all(earlier.get(fact) == current.get(fact) for fact in _WEIGHTS):
+        if all(earlier.get(fact) == current.get(fact) for fact in ('sha256', 'config', 'classes')):  # not the origin
             same.add(name)
     return same
 
 
-def _without(identity: dict[str, Any], *facts: str) -> dict[str, Any]:
-    distillers = identity.get('distillers', {}).items()
-    entries = {name: {key: value for key, value in entry.items() if key not in facts} for name, entry in distillers}
-    return {**identity, 'distillers': entries} if identity else {}
-
-
-def comparable(identity: dict[str, Any]) -> dict[str, Any]:
+def comparable(identity: dict[str, Any], facts: Collection[str] = _FACTS) -> dict[str, Any]:
     """Return what another run differs in: no names of files, whose hash stands for file and config, and no options."""
     teachers = {
         name: {**teacher, 'file': None, 'config': None if teacher['sha256'] else teacher['config']}
         for name, teacher in identity.get('teachers', {}).items()
     }
-    facts = _without(identity, 'settings', 'options', 'teacher')
-    facts.pop('balance', None)  # of earlier versions, as the options are
-    return {**facts, 'teachers': teachers} if identity else {}
+    entries = identity.get('distillers', {}).items()
+    distillers = {name: {fact: entry[fact] for fact in facts if fact in entry} for name, entry in entries}
+    others = {key: value for key, value in identity.items() if key != 'balance'}  # of earlier versions
+    return {**others, 'teachers': teachers, 'distillers': distillers} if identity else {}
 
 
 def describe_identity(identity: dict[str, Any]) -> str:
@@ -189,14 +166,8 @@ def describe_identity(identity: dict[str, Any]) -> str:
     return '; '.join(parts)
 
 
-def _classes(option: Any) -> dict[str, Any]:
-    """Return which classes of a teacher are the student's, where that is given."""
-    if isinstance(option, Mapping):
-        option = {str(name): [*option[name]] for name in sorted(option)}
-    return {} if option is None else {'classes': option}
-
-
 _DONE = 'distill_validated'  # in the message hub, and so in the checkpoints
+_LOOPS = (EpochBasedTrainLoop, IterBasedTrainLoop)
 
 
 class PendingValidation(Hook):
@@ -207,14 +178,13 @@ class PendingValidation(Hook):
     """
 
     def before_run(self, runner: Runner) -> None:
-        if resumes(runner) and _progress(built_loop(runner)) is not None:
+        if resumes(runner) and isinstance(built_loop(runner), _LOOPS):
             runner.register_hook(_CatchUp(), 'LOWEST')
 
     def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
         """Note which validation is done; mmengine writes the best checkpoint after this."""
-        progress = _progress(built_loop(runner))
-        if progress is not None:
-            runner.message_hub.update_info(_DONE, progress)
+        if isinstance(loop := built_loop(runner), _LOOPS):
+            runner.message_hub.update_info(_DONE, _progress(loop)[0])
 
 
 class _CatchUp(Hook):
@@ -222,11 +192,10 @@ class _CatchUp(Hook):
 
     def before_train(self, runner: Runner) -> None:
         loop = runner.train_loop
-        count = _progress(loop)
+        count, last, _ = _progress(loop)
         if runner.val_loop is None or count == runner.message_hub.get_info(_DONE, 0):
             return
         renew_val_interval(loop)
-        last = loop.max_epochs if isinstance(loop, EpochBasedTrainLoop) else loop.max_iters
         if count >= loop.val_begin and (count % loop.val_interval == 0 or count == last):
             runner.logger.info(f'The run ended before the validation after {count} was done and saved: it is done now.')
             counters = {'epoch': runner.epoch, 'iter': runner.iter}
@@ -237,11 +206,11 @@ class _CatchUp(Hook):
                 runner.message_hub.update_info(name, value)
 
 
-def _progress(loop: BaseLoop | None) -> int | None:
-    """Return the number of finished epochs or iterations; ``None`` for a loop of your own."""
+def _progress(loop: Any) -> tuple[int, int, str]:
+    """Return how many epochs or iterations are done, how many there will be, and which of the two they are."""
     if isinstance(loop, EpochBasedTrainLoop):
-        return loop.epoch
-    return loop.iter if isinstance(loop, IterBasedTrainLoop) else None
+        return loop.epoch, loop.max_epochs, 'epoch'
+    return loop.iter, loop.max_iters, 'iteration'
 
 
 class ResumeFile(Hook):
@@ -253,28 +222,17 @@ class ResumeFile(Hook):
 
     def before_run(self, runner: Runner) -> None:
         self._code = local_code(runner.cfg)  # as it was imported: it may change while the run goes on
-        if isinstance(runner, FlexibleRunner):
-            return  # it has read its file before it calls a hook
-        loop = built_loop(runner)
-        if loop is not None and not getattr(loop, 'iter', 0):  # not a test after the training
-            if (start := _start_in_file(runner)) is not None:
-                resume_the_latest(runner, start)
-            go_on_after_restart(runner)
-        resume_from_a_whole_file(runner)
+        if not isinstance(runner, FlexibleRunner):  # which has read its file before it calls a hook
+            choose_checkpoint(runner)
 
     def before_train(self, runner: Runner) -> None:
         """Refuse processes that begin at different steps; tell if nothing is left to train."""
-        loop = runner.train_loop
         begins = all_gather_object((runner.epoch, runner.iter))
         if len({*begins}) > 1:
             status = ', '.join(f'epoch {epoch}, iteration {iteration}' for epoch, iteration in begins)
             remedy = 'work_dir must be a folder that all machines share, or hold the same checkpoint on each'
             raise ValueError(f'The processes begin at different steps ({status}): {remedy}.')
-        done, last, unit = (
-            (loop.epoch, loop.max_epochs, 'epoch')
-            if isinstance(loop, EpochBasedTrainLoop)
-            else (loop.iter, loop.max_iters, 'iteration')
-        )
+        done, last, unit = _progress(runner.train_loop)
         if resumes(runner) and done >= last:
             status = f'The checkpoint to resume is from {unit} {done} of {last}'
             runner.logger.warning(f'{status}: nothing is left to train.')
@@ -325,115 +283,79 @@ class ResumeFile(Hook):
             sampler_of(runner.train_dataloader).seed = seed
 
 
-def own_checkpoint(folder: Path) -> Path | None:
-    """Return the latest checkpoint of the last run in a folder, which may hold checkpoints of earlier runs."""
-    marker = folder / _BEGUN
-    since = marker.stat().st_mtime_ns if marker.is_file() else 0
-    pointer = Path(_noted_checkpoint(folder))  # elsewhere, where `out_dir` or `filename_tmpl` is set
-    return latest_checkpoint(folder, since) or (pointer if _is_whole(pointer, since) else None)
+_STOPPING, _SIZES, _NUMBERS = 'early_stopping', 'batch_sizes', 'numbers'  # in the meta of a checkpoint
 
 
-def _noted_checkpoint(folder: Path) -> str:
-    """Return what mmengine noted as the last checkpoint of a folder; empty without a note."""
-    pointer = folder / 'last_checkpoint'
-    return pointer.read_text(encoding='utf-8').strip() if pointer.is_file() else ''
+class Counters(Hook):
+    """Saves and restores mmengine's ``EarlyStoppingHook``, mmdet's ``BatchSyncRandomResize`` and numbers of networks.
 
-
-def latest_checkpoint(folder: Path, since: int = 0) -> Path | None:
-    """Return the latest whole checkpoint in a run's folder; skip files that a kill cut off, or of before a time.
-
-    ``last_checkpoint``, which mmengine keeps, may name a file that is not whole, or be empty, after a kill.
+    The first has the best score and the number of validations since, the second a size for some steps, as for YOLOX.
+    Some networks of mmdet count what they see, outside of their weights: DDOD, Dynamic R-CNN. In several processes the
+    numbers of the first are kept.
     """
-    checkpoints: list[Path] = []
-    for kind in ('iter', 'epoch'):
-        files = [path for path in folder.glob(f'{kind}_*.pth') if path.stem.removeprefix(f'{kind}_').isdigit()]
-        files.sort(key=lambda path: int(path.stem.rpartition('_')[2]), reverse=True)
-        checkpoints += itertools.islice((path for path in files if _is_whole(path, since)), 1)
-    if len(checkpoints) < 2:
-        return checkpoints[0] if checkpoints else None
-    return max(checkpoints, key=lambda path: _iteration(path, path.stat().st_mtime_ns))
+
+    _scores: Mapping[str, float] = {}  # of a validation that has not ended, in which the best file is written
+    _counts: Mapping[int, tuple[float, float]] = {}  # what the first ones had counted before it
+    _built: Mapping[str, tuple[Any, Mapping[str, Any]]] = {}  # by place, what holds numbers, and the first of these
+
+    def before_run(self, runner: Runner) -> None:
+        self._built = self._built or {place: (owner, _numbers(owner)) for place, owner in _owners(unwrap(runner.model))}
+
+    def before_val_epoch(self, runner: Runner) -> None:
+        self._counts = {id(hook): (hook.wait_count, hook.best_score) for hook in _counting(runner)[0]}
+
+    def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
+        self._scores = metrics or {}
+
+    def after_val(self, runner: Runner) -> None:
+        self._scores = {}
+
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
+        stopping, resizing = _counting(runner)
+        if stopping:
+            twins = [copy(hook) for hook in stopping]
+            for hook, twin in zip(stopping, twins, strict=True):  # they count after a best file is written
+                if twin.monitor in self._scores and self._counts.get(id(hook)) == (twin.wait_count, twin.best_score):
+                    twin._check_stop_condition(self._scores[twin.monitor])
+            state = [(twin.monitor, int(twin.wait_count), float(twin.best_score)) for twin in twins]
+            checkpoint['meta'][_STOPPING] = state
+        if resizing:
+            checkpoint['meta'][_SIZES] = [augment._input_size for augment in resizing]
+        for place, (owner, built) in self._built.items():
+            if changed := {name: value for name, value in _numbers(owner).items() if built.get(name) != value}:
+                checkpoint['meta'].setdefault(_NUMBERS, {})[place] = changed
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
+        """Restore the saved numbers on resume. Early stopping by another ``monitor`` than before starts anew."""
+        meta = (checkpoint.get('meta') or {}) if resumes(runner) else {}
+        stopping, resizing = _counting(runner)
+        for hook, (monitor, count, best) in zip(stopping, meta.get(_STOPPING, ()), strict=False):
+            if hook.monitor == monitor:
+                hook.wait_count, hook.best_score = count, best
+        for augment, size in zip(resizing, meta.get(_SIZES, ()), strict=False):
+            augment._input_size = size
+        for place in self._built.keys() & meta.get(_NUMBERS, {}).keys():
+            vars(self._built[place][0]).update(meta[_NUMBERS][place])
 
 
-def _is_whole(path: Path, since: int) -> bool:
-    """Tell whether a checkpoint was changed since a time, and its archive's directory, which is written last, is there.
-
-    Another process may have removed it.
-    """
-    with contextlib.suppress(FileNotFoundError):
-        return zipfile.is_zipfile(path) and path.stat().st_mtime_ns >= since
-    return False
+def _counting(runner: Runner) -> tuple[list[Any], list[Any]]:
+    resizing = [augment for augment in batch_augments(unwrap(runner.model)) if hasattr(augment, '_input_size')]
+    return [hook for hook in runner.hooks if isinstance(hook, EarlyStoppingHook)], resizing
 
 
-@functools.lru_cache
-def _iteration(path: Path, _: int) -> int:
-    return int(read_checkpoint(path, lazily=True)['meta']['iter'])
+def _owners(network: nn.Module) -> Iterator[tuple[str, Any]]:
+    """Yield modules and the objects in their attributes by place. Distillers, which save their own, are left out."""
+    for place, module in network.named_modules():
+        parts = {f'{place}:{key}': part for key, part in vars(module).items() if hasattr(part, '__dict__')}
+        owners = {place: module, **parts}.items()
+        yield from ((name, owner) for name, owner in owners if not type(owner).__module__.startswith('mmdistill_dense'))
 
 
-def go_on_after_restart(runner: Runner) -> None:
-    """Resume from the run's last checkpoint if torchrun or Slurm started the run again."""
-    marker = Path(runner.work_dir, _BEGUN)
-    again = any(os.environ.get(name, '0') not in ('', '0') for name in _RESTARTS)
-    starts = not resumes(runner) or start_file(runner) is not None  # a file that is named is as far as it was then
-    if again and starts and marker.is_file() and (last := own_checkpoint(marker.parent)) is not None:
-        runner.logger.warning(f'The launcher started this run again: it goes on from {last.name}.')
-        start_from(runner, str(last))
-        starts = False
-    barrier()  # all have looked
-    if starts and is_main_process():
-        marker.touch()
-
-
-def resume_the_latest(runner: Runner, start: str | None) -> None:
-    """Resume from the work folder; while it has no checkpoint, begin a new run from the weights in ``start``."""
-    folder = Path(runner.work_dir)
-    if latest_checkpoint(folder) is not None or (folder / 'last_checkpoint').is_file():
-        start_from(runner, None)
-    else:
-        runner.logger.info(f'{folder} has no checkpoint to resume: a new run begins, with load_from={start!r}.')
-        start_from(runner, start, resume=False)
-
-
-def _start_in_file(runner: Runner) -> str | None:
-    """Return ``load_from`` of the config's file if the run resumes and nobody named a file to resume from.
-
-    With ``--resume``, mmseg's script leaves this option in place, so mmengine would resume from it. mmdet's drops it,
-    also that of ``--cfg-options``, so the first start of a run would have random weights.
-    """
-    path = runner.cfg.filename
-    if not resumes(runner) or not path or not Path(path).is_file():
-        return None
-    options = [match[1].strip('"\'') for word in sys.argv if (match := _LOAD_FROM.fullmatch(word))]
-    if options and start_file(runner) is None:
-        return options[-1] if options[-1] not in ('', 'None') else None
-    file = read_file(path)
-    start = file.get('load_from')
-    is_named = file.get('resume') or any(word.endswith(str(start)) for word in sys.argv)
-    return start if start_file(runner) in (None, start) and not is_named else None
-
-
-def resume_from_a_whole_file(runner: Runner) -> None:
-    """Let ``--resume`` without a file use the latest whole checkpoint if ``last_checkpoint`` does not name one.
-
-    mmengine empties ``last_checkpoint`` after it saved, and writes the name then: a run may end in between. The name
-    holds the folder, so a copy of that would go on from the checkpoint of the original.
-    """
-    if not resumes(runner) or start_file(runner) is not None:
-        return
-    pointer = Path(runner.work_dir, 'last_checkpoint')
-    name = _noted_checkpoint(pointer.parent)
-    if '://' in name:
-        return
-    local_file = pointer.parent / Path(name).name
-    if zipfile.is_zipfile(local_file) and not (Path(name).exists() and local_file.samefile(name)):
-        runner.logger.warning(f'{pointer} names {name!r} of another folder: the run goes on from {local_file}.')
-        start_from(runner, str(local_file))
-        return
-    if (name and Path(name).is_dir()) or zipfile.is_zipfile(name):
-        return
-    checkpoint = own_checkpoint(pointer.parent) or latest_checkpoint(pointer.parent)
-    if checkpoint is not None:
-        runner.logger.warning(f'{pointer} names no whole file ({name!r}): the run goes on from {checkpoint.name}.')
-        start_from(runner, str(checkpoint))
-    elif pointer.is_file() and not name:
-        problem = f'{pointer} is empty, and no whole checkpoint is beside it'
-        raise ValueError(f'{problem}: remove it, or name a file with --resume FILE.')
+def _numbers(owner: Any) -> dict[str, Any]:
+    """Return the public attributes that are numbers or lists of them, in Python's own types."""
+    attributes = ((name, value if isinstance(value, list) else [value], value) for name, value in vars(owner).items())
+    return {
+        name: np.asarray(value).tolist()
+        for name, values, value in attributes
+        if name[0] != '_' and name != 'training' and all(isinstance(number, Number) for number in values)
+    }

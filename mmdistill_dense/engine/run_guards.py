@@ -102,14 +102,12 @@ class RunGuards(Hook):
         ]
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
-        """Check the labels of the first batch."""
         facts = self._facts
         if facts is not None and facts.batch is None and isinstance(data_batch, Mapping):
             facts.batch = data_batch
             _report(runner, run_rules.BATCH, facts)
 
     def _ask_about_inputs(self, runner: Runner, model: nn.Module, _: Any, kwargs: Mapping[str, Any]) -> None:
-        """Check the inputs of the first step as the student sees them."""
         facts = self._facts
         if facts is None or facts.batch is None:  # a validation may come first
             return

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from mmdistill_dense.foundation.vit import Architecture, ViT, key_mask
-from mmdistill_dense.utils.removed import removed
 from mmdistill_dense.utils.validate import some
+from mmdistill_dense.utils.version import removed
 from mmdistill_dense.weights.strict_load import copy_strictly, tensors_of, warn_of_averages, without_chunks
 
 # Pattern and replacement. ``a|b`` are two entries that our tensor holds one below the other; an empty one has no entry.

@@ -4,7 +4,7 @@ import logging
 import os
 import re
 import sys
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +18,12 @@ from mmdistill_dense.config.values import (
     HEADS,
     OTHER_HEADS,
     accumulated,
-    class_counts,
     flat,
     heads_with_classes,
     pipeline_of,
     type_name,
 )
-from mmdistill_dense.utils.literals import Source, literal
+from mmdistill_dense.utils.literals import literal
 from mmdistill_dense.utils.validate import some
 from mmdistill_dense.weights.safe_load import plain_name
 from mmdistill_dense.weights.strict_load import HUB, below, local_file, prefix_of, read_checkpoint, state_dict_of
@@ -69,12 +68,14 @@ def check_custom_keys(runner: Runner, model: nn.Module) -> None:
 def check_laid_over(config: Config) -> None:
     """Refuse ``distillers=dict(cwd=dict(type='LogitKD'))`` over a base whose ``cwd`` is a ``CWD`` with options."""
     path = Path(config.filename or '')
-    if path.suffix != '.py' or not path.is_file():
+    is_file = path.suffix == '.py' and path.is_file()
+    model: Any = written(path.read_text(encoding='utf-8')).get('model') if is_file else None
+    distillers = model.get('distillers') if isinstance(model, Mapping) else None
+    if not isinstance(distillers, Mapping) or '_delete_' in {**model, **distillers}:
         return
-    types = dict(_distillers_in(path))
-    for base in bases_of(path) if types else ():
-        if not base.is_file():
-            continue
+    merged = {name: kd for name, kd in distillers.items() if isinstance(kd, Mapping) and '_delete_' not in kd}
+    types = {name: kd['type'] for name, kd in merged.items() if type(kd.get('type')) is str}  # no Source
+    for base in filter(Path.is_file, bases_of(path) if types else ()):
         before = (read_file(base).get('model') or {}).get('distillers') or {}
         for name, kind in types.items():
             old = before.get(name) or {}
@@ -84,17 +85,6 @@ def check_laid_over(config: Config) -> None:
                     f"{path.name}: model.distillers.{name}=dict(type='{kind}') would keep options of the {old['type']} "
                     f'in {base.name}: {options}. Write _delete_=True into the dict, or give it another name.'
                 )
-
-
-def _distillers_in(path: Path) -> Iterator[tuple[str, str]]:
-    """Yield the name and type of each distiller in this file that mmengine would merge with one of a base."""
-    model: Any = written(path.read_text(encoding='utf-8')).get('model')
-    distillers = model.get('distillers') if isinstance(model, Mapping) else None
-    if isinstance(distillers, Mapping) and '_delete_' not in {**model, **distillers}:
-        for name, value in distillers.items():
-            kind = value.get('type') if isinstance(value, Mapping) and '_delete_' not in value else None
-            if isinstance(kind, str) and not isinstance(kind, Source):
-                yield name, kind
 
 
 # Classes that load files themselves, and mmdet's functions that rename tensors of original files (convert_weights).
@@ -143,8 +133,8 @@ def _check_over_bases(path: Path) -> None:
     if 'distillers' not in own_config:
         return
     file, before = read_file(path), dict[str, Any]()
-    for base in bases_of(path):
-        before |= read_file(base) if base.is_file() else {}
+    for base in filter(Path.is_file, bases_of(path)):
+        before |= read_file(base)
     distillers = (file.get('model') or {}).get('distillers')
     if not distillers or distillers == file.get('distillers'):
         return
@@ -173,11 +163,11 @@ def batch_problem(config: Config, processes: int) -> str | None:
     base, size = scaling.get('base_batch_size'), (config.get('train_dataloader') or {}).get('batch_size')
     if not base or not size or scaling.get('enable'):
         return None
-    steps = accumulated(config)
-    real = size * steps * processes
+    multiple = accumulated(config) * processes
+    real = size * multiple
     if real == base:
         return None
-    fitting = f'train_dataloader.batch_size={base // (processes * steps)}, ' if base % (processes * steps) == 0 else ''
+    fitting = f'train_dataloader.batch_size={base // multiple}, ' if base % multiple == 0 else ''
     return (
         f'{processes} process(es) with train_dataloader.batch_size={size} take {real} pictures a step, but the '
         f'learning rate is for auto_scale_lr.base_batch_size={base}: set {fitting}another number of processes, '
@@ -216,13 +206,13 @@ def pretrained_parts(model: nn.Module) -> Iterator[tuple[str, nn.Module, str, st
 def count_fitting(module: nn.Module, path: str, prefix: str | None) -> tuple[int, int]:
     """Return how many tensors of a module a file initialises, and how many the module has."""
     target, source = _target_and_source(module, initial_state(module, path), prefix)
-    return _fitting(target, source), len(target)
+    return len(_fitting(target, source)), len(target)
 
 
 def initial_state(module: nn.Module, path: str | Path) -> dict[str, Tensor]:
     """Return the tensors that a module would find in a file that initialises it, under the module's names."""
     content = read_checkpoint(path)
-    reader = _kind_among(module, _READ_THEMSELVES)
+    reader = next((kind for kind in type(module).__mro__ if kind.__name__ in _READ_THEMSELVES), None)
     if reader is not None and getattr(module, 'convert_weights', False):
         convert = getattr(sys.modules[reader.__module__], _READ_THEMSELVES[reader.__name__])
         return {key.removeprefix(_BACKBONE): value for key, value in convert(state_dict_of(content, path)).items()}
@@ -236,10 +226,6 @@ def initial_state(module: nn.Module, path: str | Path) -> dict[str, Tensor]:
     return state_dict_of(tensors, path)
 
 
-def _kind_among(module: nn.Module, names: Collection[str]) -> type | None:
-    return next((kind for kind in type(module).__mro__ if kind.__name__ in names), None)
-
-
 def _check_pretrained(name: str, module: nn.Module, path: str, prefix: str | None, loaded: bool) -> None:
     file = local_file(path, None, f'{name}.init_cfg.checkpoint') if path.startswith(HUB) else Path(path)
     if not file.is_file():
@@ -249,28 +235,25 @@ def _check_pretrained(name: str, module: nn.Module, path: str, prefix: str | Non
     except ValueError as error:
         raise ValueError(f'{name}.init_cfg.checkpoint: {error}') from error
     target, source = _target_and_source(module, state, prefix)
-    fits = _fitting(target, source)
-    problem = f'{name}.init_cfg.checkpoint={path!r} fits {fits} of the {len(target)} tensors of {type(module).__name__}'
-    if 2 * fits >= len(target):
+    fitting, kind = _fitting(target, source), type(module).__name__
+    problem = f'{name}.init_cfg.checkpoint={path!r} fits {len(fitting)} of the {len(target)} tensors of {kind}'
+    if 2 * len(fitting) >= len(target):
         absent = [key for key in target if key not in source and 'relative_position' not in key and 'offset' not in key]
         parts = {key.partition('.')[0] for key in target.keys() - absent}
         lacks = any(target[key].dim() > 1 and key.partition('.')[0] not in parts for key in absent)  # as a deep stem
         if lacks or 10 * len(absent) > len(target):
             lack = f'it lacks {len(absent)} others, which keep their first values: {some(absent)}'
             print_log(f'{problem}; {lack}.', 'current', logging.WARNING)
-        equal_tensors = [
-            equal(value, source[key].to(value))
-            for key, value in target.items()
-            if value.is_floating_point() and key in source and source[key].shape == value.shape
-        ]
+        weights = [(target[key], source[key]) for key in fitting if target[key].is_floating_point()]
+        equal_tensors = [equal(value, stored.to(value)) for value, stored in weights]
         if loaded and 2 * sum(equal_tensors) < len(equal_tensors):
             remedy = f'save its tensors alone, under names like {some(target)}, without `state_dict` and prefix'
-            problem = f'{problem}, but {type(module).__name__} read {sum(equal_tensors)} of {len(equal_tensors)}'
+            problem = f'{problem}, but {kind} read {sum(equal_tensors)} of {len(equal_tensors)}'
             raise ValueError(f'{problem}: {remedy}; or use load_from.')
         return
     reason = 'the file is for another network or package'
     begins = [start for start in (_BACKBONE, prefix_of(state, target)) if start and not prefix]
-    if whole := next((start for start in begins if 2 * _fitting(target, below(state, start)) >= len(target)), ''):
+    if whole := next((start for start in begins if 2 * len(_fitting(target, below(state, start))) >= len(target)), ''):
         reason = f'it is a checkpoint of a whole network: add prefix={whole!r} to {name}.init_cfg'
     raise ValueError(f'{problem}: {reason}. Expected names like {some(target)}; it holds {some(source or state)}.')
 
@@ -279,25 +262,24 @@ def _target_and_source(
     module: nn.Module, state: Mapping[str, Tensor], prefix: str | None
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Return the tensors of a module, without counters of batches, on which no result depends, and those for it."""
-    strips = _kind_among(module, [_STRIPS]) and not prefix and any(key.startswith(_BACKBONE) for key in state)
+    takes_off = _STRIPS in [kind.__name__ for kind in type(module).__mro__]
+    strips = takes_off and not prefix and any(key.startswith(_BACKBONE) for key in state)
     target = {key: value for key, value in module.state_dict().items() if not key.endswith('num_batches_tracked')}
     return target, below(state, _BACKBONE if strips else plain_name(f'{prefix.rstrip(".")}.') if prefix else None)
 
 
-def _fitting(target: Mapping[str, Tensor], source: Mapping[str, Tensor]) -> int:
-    return sum(key in source and source[key].shape == value.shape for key, value in target.items())
+def _fitting(target: Mapping[str, Tensor], source: Mapping[str, Tensor]) -> list[str]:
+    return [key for key, value in target.items() if key in source and source[key].shape == value.shape]
 
 
 def _last_crop(dataset: Any) -> Any:
     """Return the size of the last crop; ``None`` without one, or if the picture is resized after it."""
-    crop = None
-    for step in pipeline_of(dataset):
-        kind = type_name(step)
-        if kind.endswith('RandomCrop'):
-            crop = step.get('crop_size')
-        elif 'Resize' in kind:
-            crop = None
-    return crop
+    for step in reversed(pipeline_of(dataset)):
+        if type_name(step).endswith('RandomCrop'):
+            return step.get('crop_size')
+        if 'Resize' in type_name(step):
+            break
+    return None
 
 
 # Numbers of classes
@@ -314,11 +296,9 @@ def check_student_classes(data: Sequence[str] | None, model: Mapping[str, Any], 
 
 def check_num_classes(data: Sequence[str] | None, key: str, model: Mapping[str, Any]) -> None:
     """Refuse a network whose head does not predict as many classes as the training set has."""
-    if data is None:
-        return
-    for head, count in class_counts(model, HEADS):
-        if count != len(data):
-            raise _other_count(key, f'{key}.{head}', count, data)
+    for path, head in heads_with_classes(model, HEADS):
+        if data is not None and head['num_classes'] != len(data):
+            raise _other_count(key, f'{key}.{path}', head['num_classes'], data)
 
 
 def check_other_heads(data: Sequence[str] | None, key: str, model: Mapping[str, Any]) -> None:
@@ -385,23 +365,20 @@ def check_teacher_classes(data: Sequence[str] | None, teacher: Any, distillers: 
         notes = teacher.match_classes(data, distillers)
         _check_inherited(teacher, teacher.pairs is None or teacher.pairs.same)
         return notes
-    if data is None:
-        return []
-    if teacher.option.allow_other_classes:
+    if data is not None and teacher.option.allow_other_classes:
         _check_inherited(teacher, list(teacher.classes or ()) == list(data))
-        return []
-    check_num_classes(data, teacher.key, teacher.config.model)
-    if teacher.classes is not None and list(teacher.classes) != list(data):
-        raise ValueError(
-            f'{teacher.key}.checkpoint was trained on {len(teacher.classes)} classes ({some(teacher.classes)}), the '
-            f"data set has {len(data)} ({some(data)}): set {teacher.key}.classes='auto' (docs/other_classes.md), "
-            f'or {teacher.key}.allow_other_classes=True if only features are distilled.'
-        )
+    elif data is not None:
+        check_num_classes(data, teacher.key, teacher.config.model)
+        if teacher.classes is not None and list(teacher.classes) != list(data):
+            raise ValueError(
+                f'{teacher.key}.checkpoint was trained on {len(teacher.classes)} classes ({some(teacher.classes)}), '
+                f"the data set has {len(data)} ({some(data)}): set {teacher.key}.classes='auto' "
+                f'(docs/other_classes.md), or {teacher.key}.allow_other_classes=True if only features are distilled.'
+            )
     return []
 
 
 def _check_inherited(teacher: Any, same_classes: bool) -> None:
-    """Refuse copied weights of classes that are not the student's."""
     if teacher.class_rows and not same_classes:
         problem = f'copies rows of classes of {teacher.key}, and the data set has others, or in another order'
         remedy = f'inherit other parts than {some(teacher.class_rows)}, each by its own prefix'

@@ -87,8 +87,8 @@ def check_file(model: nn.Module, content: Any, file: str, goes_on: bool = False,
     whole = {name: value.shape for name, value in model.state_dict().items()}
     target = {name: shape for name, shape in whole.items() if not name.endswith('num_batches_tracked')}
     state: Any = content.get('state_dict', content)  # where mmengine looks
-    names = [name for name, entry in state.items() if isinstance(name, str) and isinstance(entry, Tensor)]
-    for own_name, name in match_names(whole, dict(zip(names, names, strict=True))).items():
+    names = {name: name for name, entry in state.items() if isinstance(name, str) and isinstance(entry, Tensor)}
+    for own_name, name in match_names(whole, names).items():
         state[own_name] = state.pop(name)  # of a network that is compiled in parts
     warn_of_averages(content, file)
     source = {name: entry.shape for name, entry in state.items() if isinstance(entry, Tensor)}

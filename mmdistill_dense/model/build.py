@@ -7,9 +7,8 @@ its taps.
 
 from __future__ import annotations
 
-import itertools
 import logging
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -38,10 +37,10 @@ from mmdistill_dense.networks.taps import AUTO_LAST, Tap, no_scores
 from mmdistill_dense.networks.teacher import FrozenTeacher, Inherit, parse_inherit, with_teacher_names
 from mmdistill_dense.networks.trace import SINGLE, TeacherOption, trace_pair
 from mmdistill_dense.registry import DISTILLERS, MODELS, STEP_PLUGINS, kind_of
-from mmdistill_dense.utils.removed import removed
 from mmdistill_dense.utils.reproducible import fork_rng
 from mmdistill_dense.utils.runner_internals import Network
 from mmdistill_dense.utils.validate import text_of
+from mmdistill_dense.utils.version import removed
 
 Option = Mapping[str, Any]
 
@@ -87,10 +86,7 @@ def DistillModel(
     if isinstance(student, ModelConfig):
         config = student
     else:
-        for sentence in [
-            *without_effect({'student': student, **student_keys}),
-            *normalised_anew(student, student_keys),
-        ]:
+        for sentence in without_effect({'student': student, **student_keys}) + normalised_anew(student, student_keys):
             print_log(sentence, 'current', logging.WARNING)
         config = load_model(merge(student, student_keys, 'model.student'), 'model.student')
         config.beside = student_keys
@@ -184,13 +180,13 @@ def build_distillation(
             problem = f'with {option.key}.scale, a level of {", ".join(names)} finds objects of another size'
             raise ValueError(f'model.distillers.{key}: {problem}: leave scale out, or compare the neck.')
         distiller.check_networks(f'model.distillers.{key}', config, option.config)
-    taps = {name: _unique(_with_key(key, 'teacher_tap', [*d.teacher_taps, *d.extra_teacher_taps])
-                          for key, d in distillers.items() if taught_by[key] == name)
-            for name in options}  # fmt: skip
+    taught = {name: {key: d for key, d in distillers.items() if taught_by[key] == name} for name in options}
+    taps = {name: _with_keys({key: [*d.teacher_taps, *d.extra_teacher_taps] for key, d in group.items()}, 'teacher_tap')
+            for name, group in taught.items()}  # fmt: skip
     with DefaultScope.overwrite_default_scope(config.scope):
         student, traced = trace_pair(
             network,
-            _unique(_with_key(key, 'student_tap', distiller.recorded_taps) for key, distiller in distillers.items()),
+            _with_keys({key: distiller.recorded_taps for key, distiller in distillers.items()}, 'student_tap'),
             {name: (options[name], teacher_taps) for name, teacher_taps in taps.items()},
             size,
         )
@@ -198,7 +194,7 @@ def build_distillation(
     teachers = {}
     for name, option in options.items():
         inherited = [(entry.source.split('.')[0],) for entry in inherit if entry.teacher == name]
-        called = [d.teacher_parts for key, d in distillers.items() if taught_by[key] == name]
+        called = [distiller.teacher_parts for distiller in taught[name].values()]
         if taps[name] and traced[name].preprocessor is None:
             raise ValueError(
                 f'{option.key}: {option.config.model.get("type")} does not say how its pictures are normalised: set '
@@ -230,23 +226,19 @@ def choose_taps(
 
     ``teachers`` is the teacher of each distiller, ``size`` the training crop's, 512 x 512 if it is None.
     """
-    if not any(distiller.auto for distiller in distillers.values()):
+    choosing = {name: distiller for name, distiller in distillers.items() if distiller.auto}
+    if not choosing:
         return
-    from mmdistill_dense.networks.auto_taps import DiscoveredTaps, discover, nothing_to_pair, pair_taps
+    from mmdistill_dense.networks.auto_taps import discover, nothing_to_pair, pair_taps
 
-    student: DiscoveredTaps | None = None
-    teacher_maps: dict[str, DiscoveredTaps] = {}
-    for name, distiller in distillers.items():
-        if not distiller.auto:
-            continue
-        teacher = teachers[name]
-        student = student or discover(lambda: copy_network(network), size, trains=True)
-        if teacher.name not in teacher_maps:
-            teacher_maps[teacher.name] = discover(teacher.build, size)
-        chosen = pair_taps(student, teacher_maps[teacher.name])
-        key = f'model.distillers.{name}'
+    student_maps = discover(lambda: copy_network(network), size, trains=True)
+    builders = {teachers[name].name: teachers[name].build for name in choosing}
+    maps_of_teachers = {name: discover(build, size) for name, build in builders.items()}
+    for name, distiller in choosing.items():
+        key, teacher_maps = f'model.distillers.{name}', maps_of_teachers[teachers[name].name]
+        chosen = pair_taps(student_maps, teacher_maps)
         if not chosen.pairs:
-            raise nothing_to_pair(key, student, teacher_maps[teacher.name], chosen)
+            raise nothing_to_pair(key, student_maps, teacher_maps, chosen)
         if distiller.auto == AUTO_LAST:
             chosen = replace(chosen, pairs=chosen.pairs[-1:])
         distiller.choose_taps([(pair.student.tap, pair.teacher.tap) for pair in chosen.pairs])
@@ -261,30 +253,20 @@ def _used_teachers(
         use = f'there are distillers ({", ".join(distillers)})' if distillers else 'model.inherit copies from it'
         raise ValueError(f'model.teacher is not set, but {use}.')
     by_name = {key.removeprefix('teacher.'): (key, option) for key, option in teachers_of({'teacher': teacher}).items()}
-    entries = with_teacher_names(inherit, by_name)
-    taught_by = _teacher_names(distillers, by_name)
+    entries, taught_by = with_teacher_names(inherit, by_name), {}
+    for key, distiller in distillers.items():
+        name = next(iter(by_name)) if distiller.teacher_name is None and len(by_name) == 1 else distiller.teacher_name
+        if name not in by_name:
+            names = 'one unnamed teacher' if [*by_name] == [SINGLE] else f'the teachers {", ".join(by_name)}'
+            raise ValueError(f'model.distillers.{key}.teacher={name!r}, but model.teacher holds {names}.')
+        taught_by[key] = str(name)
     used = {*taught_by.values(), *(entry.teacher for entry in entries)}
     options = {name: TeacherOption.parse(option, f'model.{key}', name)
                for name, (key, option) in by_name.items() if name in used}  # fmt: skip
     return options, entries, taught_by
 
 
-def _teacher_names(distillers: Mapping[str, Distiller], teachers: Collection[str]) -> dict[str, str]:
-    """Return the name of each distiller's teacher; a distiller that names none gets the only one."""
-    only = next(iter(teachers)) if len(teachers) == 1 else None
-    names = {}
-    for key, distiller in distillers.items():
-        name = only if distiller.teacher_name is None else distiller.teacher_name
-        if name not in teachers:
-            names_text = 'one unnamed teacher' if [*teachers] == [SINGLE] else f'the teachers {", ".join(teachers)}'
-            raise ValueError(f'model.distillers.{key}.teacher={name!r}, but model.teacher holds {names_text}.')
-        names[key] = str(name)
-    return names
-
-
-def _with_key(key: str, option: str, taps: Sequence[Tap]) -> list[Tap]:
-    return [replace(tap, key=f'model.distillers.{key}.{option}') for tap in taps]
-
-
-def _unique(taps: Iterable[Sequence[Tap]]) -> list[Tap]:
-    return list(dict.fromkeys(itertools.chain.from_iterable(taps)))
+def _with_keys(taps: Mapping[str, Sequence[Tap]], option: str) -> list[Tap]:
+    """Return the taps of some distillers, each once; errors name the first distiller that has it."""
+    members = [(key, tap) for key, group in taps.items() for tap in group]
+    return list(dict.fromkeys(replace(tap, key=f'model.distillers.{key}.{option}') for key, tap in members))

@@ -6,8 +6,7 @@ import contextlib
 import copy
 import functools
 import inspect
-import types
-from collections.abc import Callable, Collection, ItemsView, Iterable, Iterator, Mapping, Sequence, ValuesView
+from collections.abc import Callable, Collection, ItemsView, Iterator, Mapping, Sequence, ValuesView
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -119,30 +118,9 @@ class Distillation:
         state.max_iters, state.seed, state.rank, state.iteration = max_iters, seed, get_rank(), iteration
         self.started = True
 
-    def inherit_nothing(self) -> None:
-        """Copy nothing from teachers any more: the weights come from a file, or were copied already."""
-        self.inherit = ()
-
     def set_aside(self) -> AbstractContextManager[None]:
         """Load no teacher and inherit nothing while the context is open: the student initialises itself alone."""
         return attributes(self, teachers={}, inherit=())
-
-    def recorder(self, student: nn.Module, active: Iterable[Distiller]) -> Recorder:
-        """Return a recorder of what distillers, bound by now, read of the student."""
-        distillers, recorder = [*active], self._recorder
-        if recorder is None or recorder.network is not student or self._recorded != distillers:
-            taps = [tap for distiller in distillers for tap in distiller.recorded_taps]
-            methods = [path for distiller in distillers for path in distiller.noted_methods]
-            self._recorder = recorder = Recorder(student, taps, 'student_tap', methods=methods)
-            self._recorded = distillers
-        return recorder
-
-    def unshare_teacher(self, name: str) -> FrozenTeacher:
-        """Return an unloaded copy of a shared teacher, put in its place for this student; the next step loads it."""
-        self.teachers[name].users.discard(self)
-        self.teachers[name] = self.teachers[name].unloaded()
-        self.teachers[name].users.add(self)
-        return self.teachers[name]
 
     def check_ready(self) -> None:
         """Raise a ``RuntimeError`` unless a run was started and every teacher is loaded."""
@@ -186,7 +164,7 @@ class Distilled(Network):
             if teacher.taps or name in givers:
                 teacher.load(like)
         copy_inherited(self, inherit, self.distillation.teachers)
-        self.distillation.inherit_nothing()  # a second call after training must not copy again
+        self.distillation.inherit = ()  # a second call after training must not copy again
         for teacher in self.distillation.teachers.values():
             if not teacher.taps:
                 teacher.network = None  # the student only inherits from it
@@ -200,14 +178,16 @@ class Distilled(Network):
             if len(teacher.users) == 1:
                 teacher.follow(fn)
             elif (after.device, after.dtype) != (device, dtype):
-                teacher_copy = self.distillation.unshare_teacher(name)
+                teacher.users.discard(self.distillation)
+                teacher_copy = self.distillation.teachers[name] = teacher.unloaded()  # the next step loads it
+                teacher_copy.users.add(self.distillation)
                 for distiller in self.distillers.values():
                     if distiller.teacher_name == name:
                         distiller.learn_from(teacher_copy)
         return self
 
     def __reduce_ex__(self, protocol: Any) -> Any:
-        # pickle finds classes by name: it stores the student's class, and _blank makes this one from it.
+        # pickle finds classes by name: it stores the student's class, and fills what _blank makes from it.
         _, _, *state = tuple(super().__reduce_ex__(protocol))
         return _blank, (type(self).__bases__[1],), *state
 
@@ -266,7 +246,13 @@ def run_teachers(
 @contextlib.contextmanager
 def recording(model: Distilled, active: Mapping[str, Distiller]) -> Iterator[Recorded]:
     """Record the student's taps of the active distillers while the context is open."""
-    recorder = model.distillation.recorder(model, active.values())
+    distillers, distillation = [*active.values()], model.distillation
+    recorder = distillation._recorder
+    if recorder is None or recorder.network is not model or distillation._recorded != distillers:
+        taps = [tap for distiller in distillers for tap in distiller.recorded_taps]
+        methods = [path for distiller in distillers for path in distiller.noted_methods]
+        distillation._recorder = recorder = Recorder(model, taps, 'student_tap', methods=methods)
+        distillation._recorded = distillers
     with recorder.recording() as student:
         yield student
     recorder.check_complete()
@@ -367,18 +353,14 @@ def _batch(loss: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, A
 def distilled_class(student: type[Network]) -> type[Distilled]:
     """Return the subclass of a student's class that distils."""
 
-    def fill(namespace: dict[str, Any]) -> None:
-        namespace['__module__'] = __name__
-        namespace['__doc__'] = f'{student.__name__} with a distillation step in its training loss.'
-        loss: Any = torch.compiler.disable(Distilled.loss, recursive=False)
-        loss.__signature__ = inspect.signature(student.loss)
-        namespace['loss'] = loss
-
-    return types.new_class(f'Distilled{student.__name__}', (Distilled, student), exec_body=fill)
+    loss: Any = torch.compiler.disable(Distilled.loss, recursive=False)
+    loss.__signature__ = inspect.signature(student.loss)
+    doc = f'{student.__name__} with a distillation step in its training loss.'
+    namespace = {'__module__': __name__, '__doc__': doc, 'loss': loss}
+    return type(f'Distilled{student.__name__}', (Distilled, student), namespace)
 
 
 def _blank(student: Any) -> Distilled:
-    """Return an empty distilled student, which ``pickle`` fills."""
     return object.__new__(distilled_class(student))
 
 

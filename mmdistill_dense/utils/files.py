@@ -11,7 +11,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -104,10 +104,9 @@ def read_json(path: Path) -> dict[str, Any] | None:
 
 def read_progress(path: Path) -> dict[str, Any]:
     """Return the JSON object in a file that only reports; empty if there is none, or none that can be read."""
-    try:
+    with suppress(ValueError, OSError):
         return read_json(path) or {}
-    except (ValueError, OSError):
-        return {}
+    return {}
 
 
 # Folders
@@ -166,10 +165,8 @@ def in_use(folder: Path) -> bool:
     try:
         with open(folder / '.lock', 'rb') as file:
             fcntl.lockf(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError:
-        return False
+    except OSError as error:
+        return isinstance(error, BlockingIOError)
     return False
 
 

@@ -38,7 +38,7 @@ class Generators:
         shared = {id(np.random.mtrand._rand), id(random._inst), id(torch.default_generator)}
         self._owners = list[Any]()
         self._slots: list[tuple[Any, Any]] = []  # what holds a generator under which key: it may be replaced
-        for owner in _objects(holder):
+        for owner in walk_objects(holder):
             slots = [slot for table in _tables(owner) for slot in _slots(table) if id(slot[0][slot[1]]) not in shared]
             shared |= {id(table[key]) for table, key in slots}
             self._slots += slots
@@ -82,7 +82,7 @@ def _takes_seed(generator: Any) -> bool:
     return False
 
 
-def _objects(holder: Any) -> Iterator[Any]:
+def walk_objects(holder: Any) -> Iterator[Any]:
     """Yield an object and those below it that may hold generators: no arrays, no long lists and no annotations."""
     memo, queue = {id(holder): holder}, deque([holder])
     while queue:
@@ -139,22 +139,20 @@ def _draws_from_the_system(owner: Any) -> Iterator[str]:
 
     Functions of its module that a method calls are parts of it.
     """
-    cls = type(owner)
-    if inspect.isfunction(owner) and _is_local(owner) and _makes_unseeded(owner, owner):
+    if _is_local(owner) and _makes_unseeded(owner, owner):
         yield owner.__name__
-    members = {name: member for base in reversed(cls.__mro__) for name, member in vars(base).items()}
+    members = {name: member for base in reversed(type(owner).__mro__) for name, member in vars(base).items()}
     for name, method in members.items():
-        if not inspect.isfunction(method) or name == '__init__':
-            continue
-        helpers = [method.__globals__.get(name) for name in method.__code__.co_names]
-        functions = [helper for helper in (method, *helpers) if inspect.isfunction(helper) and _is_local(helper)]
-        if _is_local(method) and any(_makes_unseeded(function, owner) for function in functions):
-            yield f'{cls.__name__}.{name}'
+        if name != '__init__' and _is_local(method):
+            helpers = [method.__globals__.get(name) for name in method.__code__.co_names]
+            if any(_makes_unseeded(function, owner) for function in (method, *filter(_is_local, helpers))):
+                yield f'{type(owner).__name__}.{name}'
 
 
 def _is_local(function: Any) -> bool:
-    installed = '-packages' in function.__code__.co_filename
-    return not installed and function.__module__.split('.')[0] not in sys.stdlib_module_names
+    if not inspect.isfunction(function) or '-packages' in function.__code__.co_filename:
+        return False
+    return function.__module__.split('.')[0] not in sys.stdlib_module_names
 
 
 def _makes_unseeded(function: Any, owner: Any) -> bool:

@@ -12,7 +12,6 @@ from typing import Any
 
 WIDTH = 120
 BRACES = r'{\x7b'  # how `{{` is written
-_STEP = '    '
 
 
 class Source(str):
@@ -35,9 +34,9 @@ def literal(value: Any, indent: str = '', taken: int = 0) -> str:
     line = _inline(value)
     if len(indent) + taken + len(line) + 1 <= WIDTH or not isinstance(value, (Mapping, list, tuple)) or not value:
         return line
-    inner = indent + _STEP
-    opening, closing = _brackets(value)
-    lines = [f'{inner}{name}{literal(item, inner, len(name) + 1)},\n' for name, item in _members(value)]
+    inner = f'{indent}    '
+    opening, members, closing = _parts(value)
+    lines = [f'{inner}{name}{literal(member, inner, len(name) + 1)},\n' for name, member in members]
     return f'{opening}\n{"".join(lines)}{indent}{closing}'
 
 
@@ -63,24 +62,20 @@ def _inline(value: Any) -> str:
         return f"float('{value}')"
     if not isinstance(value, (Mapping, list, tuple)):
         return repr(value) if isinstance(value, Template) else repr(value).replace('{{', BRACES)
-    opening, closing = _brackets(value)
-    inside = ', '.join(f'{name}{_inline(item)}' for name, item in _members(value))
+    opening, members, closing = _parts(value)
+    inside = ', '.join(f'{name}{_inline(member)}' for name, member in members)
     comma = ',' if isinstance(value, tuple) and len(value) == 1 else ''
     return f'{opening}{inside}{comma}{closing}'
 
 
-def _brackets(value: Any) -> tuple[str, str]:
-    if isinstance(value, Mapping):
-        return ('dict(', ')') if _plain(value) else ('{', '}')
-    return ('(', ')') if isinstance(value, tuple) else ('[', ']')
-
-
-def _members(value: Mapping[Any, Any] | Sequence[Any]) -> list[tuple[str, Any]]:
+def _parts(value: Mapping[Any, Any] | Sequence[Any]) -> tuple[str, list[tuple[str, Any]], str]:
+    """Return the brackets of a container, and between them its members, each behind its name."""
     if not isinstance(value, Mapping):
-        return [('', item) for item in value]
+        opening, closing = ('(', ')') if isinstance(value, tuple) else ('[', ']')
+        return opening, [('', member) for member in value], closing
     if _plain(value):
-        return [(f'{name}=', item) for name, item in value.items()]
-    return [(f'{_inline(name)}: ', item) for name, item in value.items()]
+        return 'dict(', [(f'{name}=', member) for name, member in value.items()], ')'
+    return '{', [(f'{_inline(name)}: ', member) for name, member in value.items()], '}'
 
 
 def _plain(value: Mapping[Any, Any]) -> bool:

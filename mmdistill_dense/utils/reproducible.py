@@ -8,7 +8,7 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from copy import copy
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
@@ -65,15 +65,9 @@ def seed_torch(*numbers: int) -> int:
     return seed
 
 
-class WorkerSeed:
-    """A ``worker_init_fn``, also for spawned workers, that seeds from (seed, rank, worker, epoch)."""
-
-    def __init__(self, seed: int, rank: int, epoch: int) -> None:
-        self.seeds = (seed, rank, epoch)
-
-    def __call__(self, worker_id: int) -> None:
-        seed, rank, epoch = self.seeds
-        _seed_worker(mix(seed, rank, worker_id, epoch))
+def init_worker(seed: int, rank: int, epoch: int, worker_id: int) -> None:
+    """Seed a worker from (seed, rank, worker, epoch); with the first three set, it is a ``worker_init_fn``."""
+    _seed_worker(mix(seed, rank, worker_id, epoch))
 
 
 def _seed_worker(seed: int) -> None:
@@ -88,7 +82,7 @@ def _generators_of_worker(_: int) -> Generators:
     return Generators(worker.dataset if worker else None)
 
 
-class SeededBatches:
+class SeededBatches(Iterator[Any]):
     """Endless batches, whose random numbers depend on (seed, rank, number of the batch) alone, whoever loads them.
 
     So a resumed loop skips batches without loading them. A sampler that ends starts again, with the next epoch for its
@@ -108,9 +102,6 @@ class SeededBatches:
         self._loader.generator = loader.generator or torch.Generator().manual_seed(mix(seed, rank))
         self._iterator: Any = None
         self._generators = Generators(None if loader.num_workers else [loader.dataset, loader.collate_fn])
-
-    def __iter__(self) -> SeededBatches:
-        return self
 
     def __next__(self) -> Any:
         if self.dropped:
@@ -134,7 +125,7 @@ class SeededBatches:
         self._iterator = self._loader._iterator = None
 
 
-class ReplayedBatches:
+class ReplayedBatches(Iterator[Any]):
     """Batches of a data set without indices: a resumed loop loads the skipped ones again, from the same streams.
 
     Workers start these only once. ``endless`` makes the loop's iterator; ``worker_init_fn`` of its loader is set.
@@ -145,12 +136,9 @@ class ReplayedBatches:
     ) -> None:
         self.seeds = (seed, rank)
         self.position = 0
-        loader.worker_init_fn = WorkerSeed(seed, rank, 0)
+        loader.worker_init_fn = partial(init_worker, seed, rank, 0)
         self._batches, self._workers = endless(loader), loader.num_workers
         self._generators = Generators(None if loader.num_workers else [loader.dataset, loader.collate_fn])
-
-    def __iter__(self) -> ReplayedBatches:
-        return self
 
     def __next__(self) -> Any:
         if not self._workers:
@@ -165,7 +153,7 @@ class ReplayedBatches:
             next(self)
 
 
-class _Indices:
+class _Indices(Iterator[Any]):
     """Endless batches of a sampler's indices, each drawn from its own random streams."""
 
     def __init__(self, loader: DataLoader, seeds: tuple[int, int], start: int) -> None:
@@ -174,9 +162,6 @@ class _Indices:
         self.number = start
         self._drawn = self._draw_all()
 
-    def __iter__(self) -> _Indices:
-        return self
-
     def __next__(self) -> Any:
         seeds = (*self.seeds, self.number)
         with fork_rng():
@@ -184,7 +169,6 @@ class _Indices:
         return _WorkerIndices(indices, seeds) if self.loader.num_workers else indices
 
     def skip(self, count: int) -> None:
-        """Draw ``count`` batches of indices and drop them."""
         with fork_rng():
             for _ in range(count):
                 self._draw()

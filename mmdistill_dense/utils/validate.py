@@ -117,11 +117,9 @@ def _describe(hint: Any) -> str:
         return f'one of {values}' if len(get_args(hint)) > 1 else values
     if get_origin(hint) is Annotated:
         return f'{_describe(get_args(hint)[0])} {get_args(hint)[1]}'
-    if get_origin(hint) is Sequence:
-        return f'a list, each member {" or ".join(map(_describe, _members(get_args(hint)[0])))}'
-    if get_origin(hint) is tuple:
-        members = ' or '.join(map(_describe, _members(get_args(hint)[0])))
-        return f'a list of {len(get_args(hint))}, each member {members}'
+    if get_origin(hint) in (Sequence, tuple):
+        length = f' of {len(get_args(hint))}' if get_origin(hint) is tuple else ''
+        return f'a list{length}, each member {" or ".join(map(_describe, _members(get_args(hint)[0])))}'
     return _KINDS[get_origin(hint) or hint][0]
 
 
@@ -165,21 +163,12 @@ def counted(text: str) -> int:
     return int(text)
 
 
-def positive(text: str) -> float:
-    """Return a word of a command line as a number above 0; the ``type`` of such an argument."""
-    return _number(text, lambda value: 0 < value < math.inf, 'above 0')
-
-
 def fraction(text: str) -> float:
     """Return a word of a command line as a number from 0 to 1; the ``type`` of such an argument."""
-    return _number(text, lambda value: 0 <= value <= 1, 'from 0 to 1')
-
-
-def _number(text: str, fits: Callable[[float], bool], which: str) -> float:
     with suppress(ValueError):
-        if fits(value := float(text)):
+        if 0 <= (value := float(text)) <= 1:
             return value
-    raise argparse.ArgumentTypeError(f'must be a number {which}, got {text!r}')
+    raise argparse.ArgumentTypeError(f'must be a number from 0 to 1, got {text!r}')
 
 
 def is_number(value: Any) -> bool:

@@ -24,7 +24,7 @@ from mmdistill_dense.__main__ import main
 from mmdistill_dense.apps import training as commands
 from mmdistill_dense.apps.options import add_common, start_processes
 from mmdistill_dense.config.unknown_keys import check_known
-from mmdistill_dense.utils.error_text import known_mistake
+from mmdistill_dense.utils.process import known_mistake
 from mmdistill_dense.utils.validate import counted
 from tests.engine.processes import ROOT, free_port
 from tests.gloo import start

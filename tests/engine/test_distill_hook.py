@@ -34,7 +34,7 @@ from mmdistill_dense.engine.distill_hook import (
 from mmdistill_dense.engine.loss_guard import check_saved
 from mmdistill_dense.engine.resume import comparable, describe_identity, differ, identity, same_teachers
 from mmdistill_dense.registry import DISTILLERS, HOOKS
-from mmdistill_dense.utils.reproducible import SeededBatches, WorkerSeed, fork_rng
+from mmdistill_dense.utils.reproducible import SeededBatches, fork_rng, init_worker
 from tests import toys
 from tests.engine import resumption
 
@@ -164,7 +164,7 @@ def test_a_users_worker_init_fn_stays(epochs):
     with pytest.raises(ValueError, match=words) if epochs else nullcontext():
         usual = streams(epochs, persistent_workers=True)
         assert isinstance(usual.train_loop.dataloader_iterator, SeededBatches)
-    assert isinstance(streams(True).train_dataloader.worker_init_fn, WorkerSeed)
+    assert streams(True).train_dataloader.worker_init_fn.func is init_worker
 
 
 def told_on_resume(runner):
@@ -197,7 +197,7 @@ def test_each_step_has_streams_of_its_own():
         with fork_rng():
             SeededStreams().before_train_epoch(runner)
             SeededStreams().before_train_iter(runner, 0)
-            drawn.append((np.random.rand(), float(torch.rand(())), runner.train_dataloader.worker_init_fn.seeds[2]))
+            drawn.append((np.random.rand(), float(torch.rand(())), runner.train_dataloader.worker_init_fn.args[2]))
     assert [epoch for *_, epoch in drawn] == [0, 1, 1], 'what workers are seeded with'
     assert drawn[0][0] != drawn[1][0] == drawn[2][0] and drawn[0][1] == drawn[1][1] != drawn[2][1]
 

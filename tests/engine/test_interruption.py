@@ -14,7 +14,7 @@ from mmengine.hooks import Hook
 from mmdistill_dense.engine import interruption, loss_guard
 from mmdistill_dense.engine.interruption import Interruption
 from mmdistill_dense.engine.loss_guard import LossGuard
-from mmdistill_dense.engine.resume import go_on_after_restart, latest_checkpoint, own_checkpoint
+from mmdistill_dense.engine.work_folder import go_on_after_restart, latest_checkpoint, own_checkpoint
 from mmdistill_dense.utils.reproducible import SeededBatches
 from tests import toys
 from tests.engine.processes import ROOT, SignalAt, environment, run

@@ -20,8 +20,8 @@ from torch.utils.data import DataLoader
 
 from mmdistill_dense.config import local_code
 from mmdistill_dense.engine import resume
-from mmdistill_dense.engine.counters import Counters
-from mmdistill_dense.engine.resume import ResumeFile, check_rates, latest_checkpoint, tell_changes
+from mmdistill_dense.engine.resume import Counters, ResumeFile, check_rates, tell_changes
+from mmdistill_dense.engine.work_folder import latest_checkpoint
 from mmdistill_dense.registry import HOOKS
 from mmdistill_dense.utils.reproducible import SeededBatches
 from tests import toys

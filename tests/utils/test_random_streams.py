@@ -5,6 +5,7 @@ import pickle
 import random
 import time
 from contextlib import nullcontext
+from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
@@ -19,8 +20,8 @@ from mmdistill_dense.utils.generators import Generators, of_modules
 from mmdistill_dense.utils.reproducible import (
     ReplayedBatches,
     SeededBatches,
-    WorkerSeed,
     fork_rng,
+    init_worker,
     mix,
     seed_everything,
     stream_states,
@@ -44,7 +45,7 @@ def test_seeding_draws_as_torch_does():
 
 def test_a_fork_leaves_the_streams_as_they_were():
     def stream(worker, *place):
-        pickle.loads(pickle.dumps(WorkerSeed(*place)))(worker)
+        pickle.loads(pickle.dumps(partial(init_worker, *place)))(worker)
         return draw()
 
     seed_everything(1)
@@ -93,11 +94,8 @@ PROCESSES = {'none': (0, False), 'workers': (2, False), 'persistent': (2, True)}
 
 def batches(kind='infinite', processes='none', seed=1, rank=0):
     data, (workers, persistent) = Draws(), PROCESSES[processes]
-    return SeededBatches(
-        DataLoader(data, 2, sampler=SAMPLERS[kind](data), num_workers=workers, persistent_workers=persistent),
-        seed,
-        rank,
-    )
+    options = dict(num_workers=workers, persistent_workers=persistent)
+    return SeededBatches(DataLoader(data, 2, sampler=SAMPLERS[kind](data), **options), seed, rank)
 
 
 def rows(iterator, count):
@@ -263,7 +261,8 @@ def test_generators_are_seeded_where_batches_have_no_numbers():
     """By epochs in workers, and in data sets without indices, whose batches are replayed."""
 
     def epoch(number):
-        return speckles(iter(DataLoader(Speckled(), 1, num_workers=1, worker_init_fn=WorkerSeed(1, 0, number))), 3)
+        seeded = partial(init_worker, 1, 0, number)
+        return speckles(iter(DataLoader(Speckled(), 1, num_workers=1, worker_init_fn=seeded)), 3)
 
     def replayed(workers, skipped=0):
         batches = ReplayedBatches(iter, DataLoader(SpeckledStream(), 1, num_workers=workers), 1, 0)

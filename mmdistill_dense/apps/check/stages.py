@@ -275,7 +275,7 @@ def _load_weights(context: CheckContext) -> Findings:
     if start is None:
         check_pretrained(model)
     elif hasattr(model, 'distillation'):
-        model.distillation.inherit_nothing()  # as DistillHook does
+        model.distillation.inherit = ()  # as DistillHook does
     distillation = getattr(model, 'distillation', None)
     aside = distillation.set_aside() if distillation and not context.options.teachers else nullcontext()
     with naming_weights(model, context.key) if distillation is None else aside:

@@ -24,9 +24,8 @@ from mmdistill_dense.config.values import plain
 from mmdistill_dense.networks.trace import input_channels
 from mmdistill_dense.utils.files import write_whole
 from mmdistill_dense.utils.process import quiet
-from mmdistill_dense.utils.removed import removed
 from mmdistill_dense.utils.validate import size_text
-from mmdistill_dense.utils.version import __version__
+from mmdistill_dense.utils.version import __version__, removed
 from mmdistill_dense.weights.strict_load import sha256
 
 Run = Callable[[Tensor], list[Tensor]]  # a written graph: from an image to its outputs

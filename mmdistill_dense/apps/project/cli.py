@@ -11,8 +11,8 @@ from mmdistill_dense.apps.project import DEFAULTS, FOUNDATION_DEFAULT, MASKS_DEF
 from mmdistill_dense.utils.files import owned
 from mmdistill_dense.utils.literals import check_place
 from mmdistill_dense.utils.process import heartbeat
-from mmdistill_dense.utils.removed import removed
 from mmdistill_dense.utils.validate import close_or_all, counted, fraction, some
+from mmdistill_dense.utils.version import removed
 
 
 def check_arguments(args: argparse.Namespace) -> Path:

@@ -16,8 +16,8 @@ from typing import NamedTuple
 
 from mmdistill_dense.config.resolve import TASKS, bases_of, keys_of, package_root, read_file, teachers_of
 from mmdistill_dense.utils.literals import Source, Template, assignments, literal
-from mmdistill_dense.utils.removed import removed
 from mmdistill_dense.utils.validate import close_or_all
+from mmdistill_dense.utils.version import removed
 
 KINDS = ('seg', 'det', 'pretrain')
 _SIDES = ('pair', 'teacher', 'student', 'data')

@@ -19,7 +19,7 @@ from mmdistill_dense.apps.suite.definition import CONTROL, TEACHER
 from mmdistill_dense.apps.suite.plan import SEED, read_list
 from mmdistill_dense.config.resolve import is_distill_model, teachers_of
 from mmdistill_dense.config.values import type_name
-from mmdistill_dense.engine.resume import latest_checkpoint
+from mmdistill_dense.engine.work_folder import latest_checkpoint
 from mmdistill_dense.utils.files import read_json, read_progress
 
 

@@ -17,8 +17,8 @@ from mmdistill_dense.apps.recipes.named import Named, find_named, is_name
 from mmdistill_dense.config.resolve import find_config
 from mmdistill_dense.config.unknown_keys import read_options
 from mmdistill_dense.config.values import falls, flat
-from mmdistill_dense.utils.removed import removed
 from mmdistill_dense.utils.validate import Count, Whole, some, text_of
+from mmdistill_dense.utils.version import removed
 
 T = TypeVar('T')
 NAME = re.compile(r'[A-Za-z0-9][\w+.-]*')  # of rows and folders

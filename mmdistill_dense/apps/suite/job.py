@@ -31,7 +31,7 @@ from mmdistill_dense.config.resolve import read_file
 from mmdistill_dense.datasets.wrapped import label_stamp
 from mmdistill_dense.distillers.schedule import in_iterations
 from mmdistill_dense.engine.interruption import save_step
-from mmdistill_dense.engine.resume import latest_checkpoint
+from mmdistill_dense.engine.work_folder import latest_checkpoint
 from mmdistill_dense.guards.config import pretrained_parts
 from mmdistill_dense.model.distill_model import distillers_of
 from mmdistill_dense.networks.class_pairs import ClassPairs, in_students_classes

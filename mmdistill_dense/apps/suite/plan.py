@@ -16,7 +16,7 @@ from mmdistill_dense.apps.suite import configs
 from mmdistill_dense.apps.suite.definition import CONTROL, PRETRAINING, TEACHER, Definition, is_alone
 from mmdistill_dense.config.local_code import changed_files, local_code
 from mmdistill_dense.config.resolve import read_file, teachers_of
-from mmdistill_dense.engine.resume import latest_checkpoint
+from mmdistill_dense.engine.work_folder import latest_checkpoint
 from mmdistill_dense.guards.config import batch_problem
 from mmdistill_dense.utils.files import read_json, read_progress, write_json, write_text
 from mmdistill_dense.utils.literals import assignments

@@ -16,7 +16,7 @@ from queue import SimpleQueue
 from typing import Any
 
 from mmdistill_dense.apps.suite.plan import Run
-from mmdistill_dense.engine.resume import latest_checkpoint
+from mmdistill_dense.engine.work_folder import latest_checkpoint
 from mmdistill_dense.utils.files import in_use, write_json
 from mmdistill_dense.utils.process import wait_briefly
 

@@ -8,7 +8,7 @@ from xml.etree import ElementTree
 
 from mmdistill_dense.apps.project.formats.objects import Entry, Reading, Request, Shape, number
 from mmdistill_dense.apps.project.picture_files import file_errors, files_below
-from mmdistill_dense.utils.removed import removed
+from mmdistill_dense.utils.version import removed
 
 NAMES = ('classes.txt', 'labels.txt')  # of VOC's classes
 _VOC = 'annotation'  # the root of its files

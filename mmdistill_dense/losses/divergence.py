@@ -172,19 +172,41 @@ def similarity_divergence(
     _check_shapes(student, student_keys, teacher, teacher_keys)
     if own_key:
         check_same_shape(student, teacher, kind='rows')
-    if row_weight is not None and row_weight.shape != student.shape[:1]:
-        raise ValueError(f'row_weight must be ({len(student)},), got {tuple(row_weight.shape)}')
     dtype = loss_dtype(student)
     if row_weight is None:
         row_weight = student.new_full((len(student),), 1 / max(len(student), 1), dtype=dtype)
+    check_shape('row_weight', row_weight, student.shape[:1])
     if block is None:
         block = max(_BLOCK_BYTES // (dtype.itemsize * max(student_keys.shape[1], 1)), 1)
-    rows, keys, teacher, teacher_keys, weight = (
+    s_rows, s_groups, t_rows, t_groups, weight = (
         x.to(dtype) for x in (student, student_keys, teacher, teacher_keys, row_weight)
     )
-    grads = [torch.zeros_like(x) if wants_gradient(x) else None for x in (rows, keys)]
-    total = _similarity_divergence((rows, keys), (teacher, teacher_keys), weight, temperature, own_key, block, *grads)
-    return with_gradients(total, (rows, grads[0]), (keys, grads[1]))
+    of_rows, of_keys = [torch.zeros_like(x) if wants_gradient(x) else None for x in (s_rows, s_groups)]
+    total = s_rows.new_zeros(())
+    with torch.no_grad():
+        weights = weight / max(len(s_groups), 1)
+        for group, (s_keys, t_keys) in enumerate(zip(s_groups, t_groups, strict=True)):
+            for start in range(0, len(s_rows), block):
+                part = slice(start, start + block)
+                s, t = s_rows[part] @ s_keys.t(), t_rows[part] @ t_keys.t()
+                if own_key:
+                    s = torch.cat([s, (s_rows[part] * t_rows[part]).sum(1, keepdim=True)], 1)  # (n, K + 1)
+                    t = torch.cat([t, t_rows[part].square().sum(1, keepdim=True).round()], 1)  # 1, and 0 of a zero row
+                s, t = torch.log_softmax(s / temperature, 1), torch.log_softmax(t / temperature, 1)
+                target = t.exp()
+                total += torch.dot(weights[part], t.sub_(s).mul_(target).sum(1))
+                if of_rows is None and of_keys is None:
+                    continue
+                slope = s.exp_().sub_(target).mul_((weights[part] / temperature)[:, None])
+                if own_key:
+                    slope, own_slope = slope[:, :-1], slope[:, -1:]
+                    if of_rows is not None:
+                        of_rows[part] += own_slope * t_rows[part]
+                if of_rows is not None:
+                    of_rows[part].addmm_(slope, s_keys)
+                if of_keys is not None:
+                    of_keys[group].addmm_(slope.t(), s_rows[part])
+    return with_gradients(total, (s_rows, of_rows), (s_groups, of_keys))
 
 
 def _check_shapes(student: Tensor, student_keys: Tensor, teacher: Tensor, teacher_keys: Tensor) -> None:
@@ -195,45 +217,6 @@ def _check_shapes(student: Tensor, student_keys: Tensor, teacher: Tensor, teache
         student_size, teacher_size = tuple(student_keys.shape[:2]), tuple(teacher_keys.shape[:2])
         sizes = f'{len(student)} rows with {student_size} keys, {len(teacher)} with {teacher_size}'
         raise ValueError(f'student and teacher differ in rows or keys: {sizes}')
-
-
-@torch.no_grad()
-def _similarity_divergence(
-    student: tuple[Tensor, Tensor],
-    teacher: tuple[Tensor, Tensor],
-    row_weight: Tensor,
-    temperature: float,
-    own_key: bool,
-    block: int,
-    of_rows: Tensor | None,
-    of_keys: Tensor | None,
-) -> Tensor:
-    """Return the weighted sum of rows against keys of both sides; add the gradients of the student's."""
-    (s_rows, s_groups), (t_rows, t_groups) = student, teacher
-    total = s_rows.new_zeros(())
-    weights = row_weight / max(len(s_groups), 1)
-    for group, (s_keys, t_keys) in enumerate(zip(s_groups, t_groups, strict=True)):
-        for start in range(0, len(s_rows), block):
-            part = slice(start, start + block)
-            s, t = s_rows[part] @ s_keys.t(), t_rows[part] @ t_keys.t()
-            if own_key:
-                s = torch.cat([s, (s_rows[part] * t_rows[part]).sum(1, keepdim=True)], 1)  # (n, K + 1)
-                t = torch.cat([t, t_rows[part].square().sum(1, keepdim=True).round()], 1)  # 1, and 0 of a zero row
-            s, t = torch.log_softmax(s / temperature, 1), torch.log_softmax(t / temperature, 1)
-            target = t.exp()
-            total += torch.dot(weights[part], t.sub_(s).mul_(target).sum(1))
-            if of_rows is None and of_keys is None:
-                continue
-            slope = s.exp_().sub_(target).mul_((weights[part] / temperature)[:, None])
-            if own_key:
-                slope, own_slope = slope[:, :-1], slope[:, -1:]
-                if of_rows is not None:
-                    of_rows[part] += own_slope * t_rows[part]
-            if of_rows is not None:
-                of_rows[part].addmm_(slope, s_keys)
-            if of_keys is not None:
-                of_keys[group].addmm_(slope.t(), s_rows[part])
-    return total
 
 
 _EPS = 1e-8

@@ -370,26 +370,21 @@ def focal_entropy(student: Tensor, teacher: Tensor, weight: Tensor, *, beta: flo
     if not student.numel():
         return student.sum()
     s, t = (x.reshape(*x.shape[:2], -1) for x in (student, teacher))  # (B, K, N)
+    weight = weight.detach().to(s.dtype).reshape(len(s), 1, -1)  # (B, 1, N)
     grad = torch.empty_like(s) if wants_gradient(s) else None
-    total = _focal_entropy(s, t, weight.detach().to(s.dtype).reshape(len(s), 1, -1), beta, grad)  # weight: (B, 1, N)
-    return with_gradients(total, (s, grad))
-
-
-@torch.no_grad()
-def _focal_entropy(s: Tensor, t: Tensor, weight: Tensor, beta: float, grad: Tensor | None) -> Tensor:
-    """With ``d = p - y`` the derivative is ``d |d|^beta + BCE beta |d|^(beta - 1) sign(d) p (1 - p)``."""
     total = s.new_zeros((), dtype=sum_dtype(s))
-    for b, n in tiles(s.shape[0], s.shape[2], s.shape[1], block_elements(s.device) // 4):
-        z, target, w = s[b, :, n], t[b, :, n], weight[b, :, n]
-        y = target.sigmoid()
-        entropy = (F.logsigmoid(z).mul_(y)).add_(F.logsigmoid(-z).mul_((-target).sigmoid())).neg_().mul_(w)
-        p = z.sigmoid()
-        distance = p - y
-        size = distance.abs()
-        factor = size.pow(beta)
-        total += torch.sum(entropy * factor)
-        if grad is not None:
-            steep = entropy.mul_(size.clamp_min_(torch.finfo(s.dtype).tiny).pow_(beta - 1)).mul_(beta)
-            steep.mul_(distance.sign()).mul_(p).mul_((-z).sigmoid())
-            grad[b, :, n] = distance.mul_(factor).mul_(w).add_(steep)
-    return total.to(s.dtype)
+    with torch.no_grad():
+        for b, n in tiles(s.shape[0], s.shape[2], s.shape[1], block_elements(s.device) // 4):
+            z, target, w = s[b, :, n], t[b, :, n], weight[b, :, n]
+            y = target.sigmoid()
+            entropy = (F.logsigmoid(z).mul_(y)).add_(F.logsigmoid(-z).mul_((-target).sigmoid())).neg_().mul_(w)
+            p = z.sigmoid()
+            distance = p - y
+            size = distance.abs()
+            factor = size.pow(beta)
+            total += torch.sum(entropy * factor)
+            if grad is not None:  # d |d|^beta + BCE beta |d|^(beta - 1) sign(d) p (1 - p), d = p - y
+                steep = entropy.mul_(size.clamp_min_(torch.finfo(s.dtype).tiny).pow_(beta - 1)).mul_(beta)
+                steep.mul_(distance.sign()).mul_(p).mul_((-z).sigmoid())
+                grad[b, :, n] = distance.mul_(factor).mul_(w).add_(steep)
+    return with_gradients(total.to(s.dtype), (s, grad))

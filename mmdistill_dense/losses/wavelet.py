@@ -44,7 +44,7 @@ def _bands(x: Tensor, offset: Tensor, steps: int) -> tuple[Tensor, list[Tensor]]
     for _ in range(steps):
         a, b, c, d = _cells(x, offset)
         details.append(torch.stack((a + b - c - d, a - b + c - d, a - b - c + d), 2) / 2)
-        x, offset = _low(a, b, c, d), 2 * offset
+        x, offset = (a + b + c + d) / 2, 2 * offset
     return x + offset, details
 
 
@@ -67,10 +67,6 @@ def _cells(x: Tensor, offset: Tensor) -> list[Tensor]:
     return [x[..., row::2, column::2] for row in (0, 1) for column in (0, 1)]
 
 
-def _low(a: Tensor, b: Tensor, c: Tensor, d: Tensor) -> Tensor:
-    return (a + b + c + d) / 2
-
-
 def frequency_masks(tokens: Tensor, x: Tensor) -> list[Tensor]:
     """Masks of the bands of a map: ``sigmoid(E_0 . low)`` of the last low band, ``sigmoid(E_j . (LH + HL + HH)_j)``.
 
@@ -87,8 +83,8 @@ def frequency_masks(tokens: Tensor, x: Tensor) -> list[Tensor]:
     x = x - offset
     masks = []
     for step in tokens[1:]:
-        a, *neighbours = _cells(x, offset)
-        x, offset = _low(a, *neighbours), 2 * offset
+        a, b, c, d = _cells(x, offset)
+        x, offset = (a + b + c + d) / 2, 2 * offset
         masks.append(token_masks(step, 2 * a - x))  # LH + HL + HH, without making them
     return [token_masks(tokens[0], x + offset), *masks]
 

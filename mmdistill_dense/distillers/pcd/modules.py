@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -11,7 +11,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmdistill_dense.config.unknown_keys import read_options
 from mmdistill_dense.losses import centres_inside, loss_dtype, pixel_info_nce, to_device
 from mmdistill_dense.utils.distributed import MIN_COUNT, gather_rows, mean_over_ranks
 from mmdistill_dense.utils.runner_internals import Samples
@@ -171,16 +170,6 @@ LEAST_TRAINING = 3 * LEAST_PICTURES
 STEPS = 4  # the queue holds the keys of at most so many steps
 
 
-def rows_of_memory(size: int | str, keys_per_image: int) -> int:
-    """Return the rows of memory that the options ask for."""
-    if size != AUTO_SIZE:
-        return int(size)
-    if keys_per_image != 1:
-        problem = f"queue_size='auto' chooses keys_per_image too, but keys_per_image={keys_per_image} is given"
-        raise ValueError(f'{problem}: leave it out or name queue_size as well.')
-    return ROWS
-
-
 def choose_size(images: int, per_step: int, key: str) -> tuple[int, int]:
     """Return the rows of a queue and the keys that each picture adds to it.
 
@@ -197,17 +186,6 @@ def choose_size(images: int, per_step: int, key: str) -> tuple[int, int]:
     pictures = min(images // 3, STEPS * per_step)
     keys = min(max(ROWS // pictures, FEWEST_KEYS), MOST_KEYS)
     return min(ROWS, keys * pictures), keys
-
-
-def note_of_rise(filled: int, size: int, key: str) -> str:
-    """Return a log note about the rising loss while the queue fills, an empty string for a full one."""
-    if filled >= size:
-        return ''
-    return (
-        f'{key}: the queue holds {filled} of {size} keys; loss_pcd '
-        f'{"goes on rising" if filled else "starts near 0 and rises"} with the logarithm of their number until the '
-        'queue is full, and falls after that.'
-    )
 
 
 def warning(size: int, images: int, keys: int, key: str) -> str:
@@ -287,11 +265,6 @@ class PixelAttention(nn.Module):
         return x + values.mT.reshape(batch, channels, height, width).to(x.dtype)  # (B, C, H, W)
 
 
-def read_head(option: Mapping[str, Any] | None) -> Head | None:
-    """Return the head that an option says."""
-    return None if option is None else read_options(Head, option, 'head')
-
-
 def check_no_head(key: str, taps: str, student: int, teacher: int) -> None:
     """Refuse maps of different channels for ``head=None``."""
     if student != teacher:
@@ -329,7 +302,6 @@ def view_pairs(pairing: str | None, views: int, key: str) -> list[tuple[int, int
 class LevelTensors:
     """The tensors that one level of a step compares."""
 
-    maps: Sequence[Tensor]
     heads: list[Tensor]
     key_map: Tensor  # the teacher's, of the first view on the student's grid
     mask: Tensor | None

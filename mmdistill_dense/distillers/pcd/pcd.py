@@ -15,8 +15,10 @@ from mmdistill_dense.distillers.base import Distiller, Losses, Recorded, Shapes
 from mmdistill_dense.distillers.pcd.modules import (
     AUTO_SIZE,
     HEAD,
+    ROWS,
     AttentionOption,
     ChannelCenter,
+    Head,
     LevelTensors,
     NegativeQueue,
     PixelAttention,
@@ -25,11 +27,8 @@ from mmdistill_dense.distillers.pcd.modules import (
     check_no_head,
     choose_size,
     inside_images,
-    note_of_rise,
     random_pixels,
     read_counts,
-    read_head,
-    rows_of_memory,
     take_pixels,
     view_pairs,
     warning,
@@ -88,10 +87,13 @@ class PCD(Distiller):
         **options: Any,
     ) -> None:
         super().__init__(*taps, **options)
-        self.projection = read_head(self.head)
+        self.projection = None if self.head is None else read_options(Head, self.head, 'head')
         self.attend = None if attention is None else read_options(AttentionOption, attention, 'attention')
-        self.queue_size = rows_of_memory(queue_size, self.keys_per_image)
+        self.queue_size = ROWS if queue_size == AUTO_SIZE else int(queue_size)
         if queue_size == AUTO_SIZE:
+            if self.keys_per_image != 1:
+                problem = f'chooses keys_per_image too, but keys_per_image={self.keys_per_image} is given'
+                raise ValueError(f"queue_size='auto' {problem}: leave it out or name queue_size as well.")
             if options.get('enqueue') == 'pooled':
                 raise ValueError("queue_size='auto' keeps pixels, but enqueue='pooled' is given: leave one out.")
             self.enqueue = 'pixels'
@@ -141,8 +143,12 @@ class PCD(Distiller):
         """Choose the queues' size if it is ``'auto'``; log how the loss moves while they fill; warn of long ones."""
         if self.chosen_size is not None:
             self._choose_size(runner, self.chosen_size)
-        if rise := note_of_rise(int(self._queue(0).filled), self.queue_size, self.key):
-            runner.logger.info(rise)
+        if (filled := int(self._queue(0).filled)) < self.queue_size:
+            runner.logger.info(
+                f'{self.key}: the queue holds {filled} of {self.queue_size} keys; loss_pcd '
+                f'{"goes on rising" if filled else "starts near 0 and rises"} with the logarithm of their number until '
+                'the queue is full, and falls after that.'
+            )
         keys = 1 if self.enqueue == 'pooled' else self.keys_per_image
         if long := warning(self.queue_size, count_pictures(runner.train_dataloader.dataset), keys, self.key):
             runner.logger.warning(long)
@@ -217,7 +223,7 @@ class PCD(Distiller):
             grids = {(i, j): losses.to_grid(maps[j], sizes[i]) for i, j in {(0, 0), *pairs}}
             targets = [take_pixels(grids[i, j], indices[i]) for i, j in pairs]
             rows = [losses.pixel_pairs(heads[i], t, valid) for (i, _), t in zip(pairs, targets, strict=True)]
-            return LevelTensors(students, heads, grids[0, 0], mask, valid, rows, inside)
+            return LevelTensors(heads, grids[0, 0], mask, valid, rows, inside)
 
     def positions(self, pixels: int, level: int) -> Tensor | None:
         """Return this iteration's flat pixel indices of a level; ``None`` is all."""

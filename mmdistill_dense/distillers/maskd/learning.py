@@ -88,12 +88,6 @@ def only_possible_heads(network: nn.Module, data_samples: Samples) -> Iterator[b
         roi_head.mask_head = mask_head
 
 
-def task_loss(network: Network, inputs: Tensor, data_samples: Samples) -> Tensor:
-    """Return the network's training loss, summed as by mmengine."""
-    with only_possible_heads(network, data_samples):
-        return network.parse_losses(network.loss(inputs, data_samples))[0]
-
-
 def gated_loss(
     network: Network, taps: Sequence[GatedTap], values: TokenTensors, inputs: Tensor, data_samples: Samples
 ) -> tuple[Tensor, list[Tensor]]:
@@ -109,10 +103,10 @@ def gated_loss(
 
         return replace
 
-    with ExitStack() as stack:
+    with ExitStack() as stack, only_possible_heads(network, data_samples):
         for tap in taps:
             stack.enter_context(replacing(network, tap.tap, gated(tap), 'teacher_tap'))
-        task = task_loss(network, inputs, data_samples)
+        task = network.parse_losses(network.loss(inputs, data_samples))[0]
     levels = [level for tap in taps for level in range(tap.start, tap.start + tap.count)]
     if sorted(dice) != sorted(levels):
         raise RuntimeError(f'{len(dice)} maps were masked in the teacher, but its trace had {len(levels)}.')

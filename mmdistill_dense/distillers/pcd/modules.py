@@ -279,24 +279,6 @@ class Views(NamedTuple):
     teachers: Sequence[Tensor]
     pairs: Sequence[tuple[int, int]]
 
-    def averaged(self, data_samples: Samples) -> Views:
-        """Return maps of one position, the means (B, C, 1, 1) over the positions inside the pictures."""
-        samples = data_samples if len(self.students) == 1 else []  # views have no shapes of their own
-        students, teachers = (
-            [masked_mean(x, inside_on_device(samples, x))[..., None, None] for x in maps]
-            for maps in (self.students, self.teachers)
-        )
-        return Views(students, teachers, self.pairs)
-
-
-def view_pairs(pairing: str | None, views: int, key: str) -> list[tuple[int, int]]:
-    """Return the pairs (student's view, teacher's view) to compare."""
-    pairing = pairing or ('cross' if views == 2 else 'same')
-    if pairing == 'cross' and views != 2:
-        problem = f"{key}.view_pairing='cross' needs two views, the step has {views}"
-        raise ValueError(f"{problem}; use 'same', or data with MultiView.")
-    return [(0, 1), (1, 0)] if pairing == 'cross' else [(view, view) for view in range(views)]
-
 
 @dataclass
 class LevelTensors:

@@ -27,10 +27,11 @@ from mmdistill_dense.distillers.pcd.modules import (
     check_no_head,
     choose_size,
     inside_images,
+    inside_on_device,
+    masked_mean,
     random_pixels,
     read_counts,
     take_pixels,
-    view_pairs,
     warning,
 )
 from mmdistill_dense.losses.infonce import MIN_NORM
@@ -181,7 +182,12 @@ class PCD(Distiller):
     def levels(self, student: Recorded, teacher: Recorded) -> list[Views]:
         """Return the maps of each level, and the pairs of views to compare."""
         students, teachers = zip(*self.views(student, teacher), strict=True)
-        pairs = view_pairs(self.view_pairing, len(students), self.key)
+        count = len(students)
+        pairing = self.view_pairing or ('cross' if count == 2 else 'same')
+        if pairing == 'cross' and count != 2:
+            problem = f"{self.key}.view_pairing='cross' needs two views, the step has {count}"
+            raise ValueError(f"{problem}; use 'same', or data with MultiView.")
+        pairs = [(0, 1), (1, 0)] if pairing == 'cross' else [(view, view) for view in range(count)]
         maps = zip(zip(*students, strict=True), zip(*teachers, strict=True), strict=True)
         return [Views(s, t, pairs) for s, t in maps]
 
@@ -207,7 +213,12 @@ class PCD(Distiller):
 
         With a single view the data samples tell which pixels are padding.
         """
-        students, teachers, pairs = views.averaged(data_samples) if self.vectors else views
+        students, teachers, pairs = views
+        if self.vectors:  # maps of one position, the means (B, C, 1, 1) over the positions inside the pictures
+            samples = data_samples if len(students) == 1 else []  # views have no shapes of their own
+            students, teachers = (
+                [masked_mean(x, inside_on_device(samples, x))[..., None, None] for x in maps] for maps in views[:2]
+            )
         if self.resize == 'student':
             students = [losses.to_grid(s, t.shape[2:]) for s, t in zip(students, teachers, strict=True)]
         sizes = [s.shape[2:] for s in students]

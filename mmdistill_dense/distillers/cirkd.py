@@ -173,8 +173,6 @@ class CIRKD(FeatureDistiller):
         check_weights(minibatch_weight=self.minibatch_weight, **{f'{name}_weight': w for name, w in weights.items()})
         self.weights = {name: weight for name, weight in weights.items() if weight}
         self.needs_labels = bool(self.weights)
-        self.memory = {'pixel': self.pixel_memory, 'region': self.region_memory}
-        self.contrast = {'pixel': self.pixel_contrast, 'region': self.region_contrast}
         self.class_count = num_classes  # mmdet's NumClassCheckHook compares each `num_classes` with the data
 
     # Construction
@@ -207,7 +205,7 @@ class CIRKD(FeatureDistiller):
             return None
         check_directions(self.key, level.name, level.teacher[0])
         assert self.class_count is not None, 'set by setup'
-        sizes = {kind: self.memory[kind] for kind in self.weights}
+        sizes = {kind: getattr(self, f'{kind}_memory') for kind in self.weights}
         return ClassMemory(level.student[0], level.teacher[0], self.class_count, sizes)
 
     # One step
@@ -247,7 +245,7 @@ class CIRKD(FeatureDistiller):
         weight = is_counted / mean_over_ranks(is_counted.sum()).clamp_min(MIN_COUNT)
         terms = {}
         for kind in self.weights:
-            number = self.contrast[kind] // self.class_count + 1
+            number = getattr(self, f'{kind}_contrast') // self.class_count + 1
             keys = memory.queue(kind).sample(number, self._stream(level, kind)).to(rows.dtype)[None]
             terms[kind] = similarity_divergence(
                 rows, keys, targets, keys, temperature=self.temperature, row_weight=weight

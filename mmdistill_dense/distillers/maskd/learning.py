@@ -228,25 +228,23 @@ class TokenLearner:
         for parameter, mean in zip(parameters, means, strict=True):
             parameter.grad = mean.view_as(parameter)
         task, *levels = scalars.tolist()
-        step, finite = TokenStepLog(rate, task, levels), bool(flat.isfinite().all())
+        finite = bool(flat.isfinite().all())
         self.skipped = 0 if finite else self.skipped + 1
         if self.skipped >= PATIENCE:
+            bad = {int(name.split('.')[0]) for name, v in self.values.items() if not v.grad.isfinite().all()}  # type: ignore[union-attr]
+            bad |= {level for level, term in enumerate(levels) if not math.isfinite(term)}
+            task_text = '' if math.isfinite(task) else 'task loss not finite, '
             raise RuntimeError(
                 f'distillers.{self.task.name}: the loss was not finite in {PATIENCE} iterations in a row, the last is '
-                f'{self.iteration} ({self._where(step)}). Lower learn.optimizer.lr or set learn.clip_grad.'
+                f'{self.iteration} ({task_text}level {", ".join(map(str, sorted(bad))) or "none"}). Lower '
+                'learn.optimizer.lr or set learn.clip_grad.'
             )
         if finite:
             if options.clip_grad is not None:
                 torch.nn.utils.clip_grad_norm_(parameters, **options.clip_grad)
             self.optimizer.step()
         self.iteration += 1
-        return step
-
-    def _where(self, step: TokenStepLog) -> str:
-        bad = {int(name.split('.')[0]) for name, v in self.values.items() if not v.grad.isfinite().all()}  # type: ignore[union-attr]
-        bad |= {level for level, dice in enumerate(step.dice) if not math.isfinite(dice)}
-        task = 'task loss not finite, ' if not math.isfinite(step.task) else ''
-        return f'{task}level {", ".join(map(str, sorted(bad))) or "none"}'
+        return TokenStepLog(rate, task, levels)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state for :meth:`load_state_dict`, without the values."""

@@ -142,8 +142,18 @@ class PCD(Distiller):
 
     def prepare(self, runner: Runner, teacher: FrozenTeacher) -> None:
         """Choose the queues' size if it is ``'auto'``; log how the loss moves while they fill; warn of long ones."""
+        loader: Any = runner.train_dataloader
+        images = count_pictures(loader.dataset)
         if self.chosen_size is not None:
-            self._choose_size(runner, self.chosen_size)
+            if not self.chosen_size.any():
+                per_step = loader.batch_sampler.batch_size * world_size()
+                self.chosen_size.copy_(torch.tensor(choose_size(images, per_step, self.key)))
+            self.queue_size, self.keys_per_image = self.chosen_size.tolist()
+            for level in range(len(self.weights)):
+                self._queue(level).limit(self.queue_size)
+            runner.logger.info(
+                f"{self.key}.queue_size='auto': {self.queue_size} keys, {self.keys_per_image} of each picture."
+            )
         if (filled := int(self._queue(0).filled)) < self.queue_size:
             runner.logger.info(
                 f'{self.key}: the queue holds {filled} of {self.queue_size} keys; loss_pcd '
@@ -151,20 +161,8 @@ class PCD(Distiller):
                 'the queue is full, and falls after that.'
             )
         keys = 1 if self.enqueue == 'pooled' else self.keys_per_image
-        if long := warning(self.queue_size, count_pictures(runner.train_dataloader.dataset), keys, self.key):
+        if long := warning(self.queue_size, images, keys, self.key):
             runner.logger.warning(long)
-
-    def _choose_size(self, runner: Runner, size: Tensor) -> None:
-        if not size.any():
-            loader: Any = runner.train_dataloader
-            per_step = loader.batch_sampler.batch_size * world_size()
-            size.copy_(torch.tensor(choose_size(count_pictures(loader.dataset), per_step, self.key)))
-        self.queue_size, self.keys_per_image = size.tolist()
-        for level in range(len(self.weights)):
-            self._queue(level).limit(self.queue_size)
-        runner.logger.info(
-            f"{self.key}.queue_size='auto': {self.queue_size} keys, {self.keys_per_image} of each picture."
-        )
 
     # One step
 

@@ -166,5 +166,4 @@ class EnhancedProjector(nn.Module):
 
 
 def _values(*convs: nn.Module) -> list[Any]:
-    """Return the weight and the bias of each convolution."""
     return [value for conv in convs for value in (conv.weight, conv.bias)]

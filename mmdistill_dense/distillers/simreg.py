@@ -55,14 +55,10 @@ class VectorDistiller(FeatureDistiller):
         self, student: Tensor, teacher: Tensor, level: int, data_samples: Samples
     ) -> tuple[Tensor, Tensor]:
         """Return the rows (B, D) of both, in float32 at least; one without a direction is zeros."""
-        s = self.aligns[level](pooled(student, data_samples)[:, :, None, None])
-        t = pooled(teacher, data_samples)[:, :, None, None]
-        return normalize_pixels(s)[0], normalize_pixels(t)[0]
-
-
-def pooled(x: Tensor, data_samples: Samples) -> Tensor:
-    """Return the vectors (B, C) of a batch: ``x`` itself, or the mean of a map over the positions in the picture."""
-    return x if x.ndim == 2 else masked_mean(x, inside_on_device(data_samples, x))
+        s, t = [
+            x if x.ndim == 2 else masked_mean(x, inside_on_device(data_samples, x)) for x in (student, teacher)
+        ]  # (B, C)
+        return normalize_pixels(self.aligns[level](s[..., None, None]))[0], normalize_pixels(t[..., None, None])[0]
 
 
 @DISTILLERS.register_module()

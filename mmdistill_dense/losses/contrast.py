@@ -251,10 +251,9 @@ def check_contrast(
     channels: int | None = None,
 ) -> None:
     """Check the options of :func:`dense_contrast`, against a map's channels where they are known."""
-    if contrast not in CONTRASTS:
-        raise ValueError(f'contrast must be one of {CONTRASTS}, got {contrast!r}')
-    if negatives not in NEGATIVES:
-        raise ValueError(f'negatives must be one of {NEGATIVES}, got {negatives!r}')
+    for name, value, choices in (('contrast', contrast, CONTRASTS), ('negatives', negatives, NEGATIVES)):
+        if value not in choices:
+            raise ValueError(f'{name} must be one of {choices}, got {value!r}')
     if temperature is not None and not temperature > 0:
         raise ValueError(f'temperature must be above 0, got {temperature}')
     if pool_size < 0:

@@ -3,6 +3,7 @@ head behind both networks (CrossKD), one set of queries for both decoders (KD-DE
 """
 
 from collections.abc import Sequence
+from itertools import accumulate
 
 import torch
 import torch.nn.functional as F
@@ -173,28 +174,19 @@ def valuable_region(
     """
     if not len(boxes) or not len(anchors):
         return anchors.new_zeros(len(anchors))
-    iou, measure, distance = _overlaps(anchors, boxes)
-    near, begin = [], 0
-    for size in level_sizes:
-        indices = distance[begin : begin + size].topk(min(topk, size), dim=0, largest=False).indices
-        near.append(indices + begin)
-        begin += size
+    a, b = anchors[:, None], boxes[None]
+    inner = (torch.minimum(a[..., 2:], b[..., 2:]) - torch.maximum(a[..., :2], b[..., :2])).clamp_min(0).prod(-1)
+    area_a, area_b = ((x[..., 2:] - x[..., :2]).prod(-1) for x in (a, b))
+    iou = inner / (area_a + area_b - inner).clamp_min(_EPS)  # (A, R), as all below
+    outer = torch.maximum(a[..., 2:], b[..., 2:]) - torch.minimum(a[..., :2], b[..., :2])
+    distances = ((a[..., :2] + a[..., 2:] - b[..., :2] - b[..., 2:]) / 2).square().sum(-1)
+    measure = inner / area_a.clamp_min(_EPS) - distances / outer.square().sum(-1).clamp_min(_EPS)
+    levels = zip(accumulate(level_sizes, initial=0), distances.sqrt().split([*level_sizes]), strict=False)
+    near = [begin + level.topk(min(topk, len(level)), dim=0, largest=False).indices for begin, level in levels]
     overlaps = iou.gather(0, torch.cat(near))  # (levels*topk, R)
     threshold = overlaps.mean(0) + overlaps.std(0, correction=min(1, len(overlaps) - 1))  # one anchor has deviation 0
     valuable = (measure < threshold) & (measure >= ratio * threshold)
     return torch.where(valuable, iou, 0.0).amax(1)
-
-
-def _overlaps(anchors: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the IoU, the measure that defines the region, and the distance of the centres, each (A, R)."""
-    a, b = anchors[:, None], boxes[None]
-    inner = (torch.minimum(a[..., 2:], b[..., 2:]) - torch.maximum(a[..., :2], b[..., :2])).clamp_min(0).prod(-1)
-    area_a, area_b = ((x[..., 2:] - x[..., :2]).prod(-1) for x in (a, b))
-    iou = inner / (area_a + area_b - inner).clamp_min(_EPS)
-    outer = torch.maximum(a[..., 2:], b[..., 2:]) - torch.minimum(a[..., :2], b[..., :2])
-    distances = ((a[..., :2] + a[..., 2:] - b[..., :2] - b[..., 2:]) / 2).square().sum(-1)
-    measure = inner / area_a.clamp_min(_EPS) - distances / outer.square().sum(-1).clamp_min(_EPS)
-    return iou, measure, distances.sqrt()
 
 
 @without_autocast

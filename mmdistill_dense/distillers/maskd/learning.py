@@ -166,10 +166,10 @@ class LearnOptions:
     def rate(self, iteration: int) -> float:
         """Return the learning rate of an iteration, counted from 0."""
         peak = float(self.optimizer['lr'])
+        default = 1e-6 if self.schedule == 'cosine' else 0.0
+        last = default if self.eta_min is None else self.eta_min
         if self.schedule == 'cosine':
-            last = 1e-6 if self.eta_min is None else self.eta_min
             return last + (peak - last) * (1 + math.cos(math.pi * iteration / self.max_iters)) / 2
-        last = 0.0 if self.eta_min is None else self.eta_min
         return last + (peak - last) * (1 - iteration / self.max_iters) ** (0.9 if self.power is None else self.power)
 
     def identity(self) -> dict[str, Any]:

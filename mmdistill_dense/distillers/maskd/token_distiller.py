@@ -268,8 +268,6 @@ class TokenModule(nn.Module):
 
 
 class _Constants(nn.Module):
-    """Weight and bias of a convolution as buffers."""
-
     def __init__(self, shape: tuple[int, ...]) -> None:
         super().__init__()
         self.register_buffer('weight', torch.zeros(shape))

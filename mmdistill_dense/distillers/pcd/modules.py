@@ -165,8 +165,7 @@ class ChannelCenter(nn.Module):
 AUTO_SIZE = 'auto'
 ROWS = 1024  # memory of each queue with 'auto'
 FEWEST_KEYS, MOST_KEYS = 4, 64  # of a picture
-LEAST_PICTURES = 4
-LEAST_TRAINING = 3 * LEAST_PICTURES
+LEAST_TRAINING = 12  # pictures
 STEPS = 4  # the queue holds the keys of at most so many steps
 
 

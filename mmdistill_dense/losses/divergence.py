@@ -257,37 +257,29 @@ def correlation_distance(
     maps = (x.reshape(*x.shape[:2], -1) / temperature for x in (student, teacher))  # (B, K, N)
     s, t = (x.softmax(1) if activation == 'softmax' else x.sigmoid() for x in maps)
     grad = torch.empty_like(s) if wants_gradient(s) else None
-    correlations = with_gradients(_correlations(s, t, beta, gamma, grad), (s, grad))
-    return temperature**2 * (beta + gamma - correlations)
-
-
-@torch.no_grad()
-def _correlations(s: Tensor, t: Tensor, beta: float, gamma: float, grad: Tensor | None) -> Tensor:
-    """Return ``beta mean_rows rho + gamma mean_classes rho`` of (B, K, N) scores; write its gradient.
-
-    With centred vectors x, y and ``D = |x| |y| + eps``, ``d rho / dx = y / D - (x.y) |y| / (D^2 |x|) x``, centred too;
-    where x is flat, |x| is a constant and the second term vanishes.
-    """
-    means = [value.mean((0, 2), keepdim=True) for value in (s, t)]
-    within = [s.new_zeros(1, s.shape[1], 1) for _ in range(3)]
-    for block in _blocks(s, 1):
-        for total, part in zip(within, _moments(s[block] - means[0], t[block] - means[1], (0, 2)), strict=True):
-            total += part
-    rows = s.numel() // s.shape[1]
-    rho, pull, along = _slopes(within, _FLAT * rows**0.5 * means[0])
-    value = gamma * rho.mean()
-    for block in _blocks(s, 1):
-        row_means = [side[block].mean(1, keepdim=True) for side in (s, t)]
-        x, y = (side[block] - mean for side, mean in zip((s, t), row_means, strict=True))
-        rho, row_pull, row_along = _slopes(_moments(x, y, (1,)), _FLAT * s.shape[1] ** 0.5 * row_means[0])
-        value += rho.sum() * (beta / rows)
-        if grad is not None:
-            slope = y.mul_(row_pull).addcmul_(x, row_along, value=-1).mul_(beta / rows)
-            share = gamma / s.shape[1]
-            slope.addcmul_(torch.sub(t[block], means[1], out=x), pull, value=share)
-            slope.addcmul_(torch.sub(s[block], means[0], out=x), along, value=-share)
-            grad[block] = slope
-    return value
+    # With centred vectors x, y and D = |x| |y| + eps, d rho / dx = y / D - (x.y) |y| / (D^2 |x|) x, centred too; where
+    # x is flat, |x| is a constant and the second term vanishes.
+    with torch.no_grad():
+        means = [value.mean((0, 2), keepdim=True) for value in (s, t)]
+        within = [s.new_zeros(1, s.shape[1], 1) for _ in range(3)]
+        for block in _blocks(s, 1):
+            for total, part in zip(within, _moments(s[block] - means[0], t[block] - means[1], (0, 2)), strict=True):
+                total += part
+        rows = s.numel() // s.shape[1]
+        rho, pull, along = _slopes(within, _FLAT * rows**0.5 * means[0])
+        value = gamma * rho.mean()
+        for block in _blocks(s, 1):
+            row_means = [side[block].mean(1, keepdim=True) for side in (s, t)]
+            x, y = (side[block] - mean for side, mean in zip((s, t), row_means, strict=True))
+            rho, row_pull, row_along = _slopes(_moments(x, y, (1,)), _FLAT * s.shape[1] ** 0.5 * row_means[0])
+            value += rho.sum() * (beta / rows)
+            if grad is not None:
+                slope = y.mul_(row_pull).addcmul_(x, row_along, value=-1).mul_(beta / rows)
+                share = gamma / s.shape[1]
+                slope.addcmul_(torch.sub(t[block], means[1], out=x), pull, value=share)
+                slope.addcmul_(torch.sub(s[block], means[0], out=x), along, value=-share)
+                grad[block] = slope
+    return temperature**2 * (beta + gamma - with_gradients(value, (s, grad)))
 
 
 def _moments(x: Tensor, y: Tensor, axes: tuple[int, ...]) -> list[Tensor]:

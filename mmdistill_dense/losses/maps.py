@@ -17,7 +17,6 @@ from mmdistill_dense.losses.tensors import (
     cast_pair,
     check_same_grid,
     loss_dtype,
-    mean_weight,
     sum_dtype,
     tiles,
     without_autocast,
@@ -91,7 +90,12 @@ def feature_match(
         inside: (B, H, W) bool, the positions p inside the pictures. Defaults to all.
     """
     student, teacher = cast_pair(student, teacher)
-    weight = mean_weight(student, inside)
+    if student.ndim != 4 or (inside is not None and inside.shape != (len(student), *student.shape[2:])):
+        shapes = f'{tuple(student.shape)} and {None if inside is None else tuple(inside.shape)}'
+        raise ValueError(f'maps must be (B, C, H, W) and inside (B, H, W), got {shapes}')
+    valid = student.new_ones(len(student), *student.shape[2:]) if inside is None else inside.to(student.dtype)
+    valid = valid.flatten(1)  # (B, H*W)
+    weight = valid / (valid.sum(1, keepdim=True).clamp_min(1) * max(len(student), 1))  # of a picture: 1 / B in all
     total = student.new_zeros(())
     if cosine:
         (s, s_weight), (t, t_weight) = (normalize_pixels(x, inside) for x in (student, teacher))

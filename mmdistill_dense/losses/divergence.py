@@ -169,7 +169,13 @@ def similarity_divergence(
             similar by exactly 1. Student and teacher then have the same channels.
         block: Rows compared at a time. Defaults to what fits 16 MiB of scores.
     """
-    _check_shapes(student, student_keys, teacher, teacher_keys)
+    for side, rows, keys in (('student', student, student_keys), ('teacher', teacher, teacher_keys)):
+        if rows.ndim != 2 or keys.ndim != 3 or rows.shape[1] != keys.shape[2]:
+            raise ValueError(f'{side} rows must be (N, C) and keys (G, K, C), got {rows.shape} and {keys.shape}')
+    if len(student) != len(teacher) or student_keys.shape[:2] != teacher_keys.shape[:2]:
+        student_size, teacher_size = tuple(student_keys.shape[:2]), tuple(teacher_keys.shape[:2])
+        sizes = f'{len(student)} rows with {student_size} keys, {len(teacher)} with {teacher_size}'
+        raise ValueError(f'student and teacher differ in rows or keys: {sizes}')
     if own_key:
         check_same_shape(student, teacher, kind='rows')
     dtype = loss_dtype(student)
@@ -207,16 +213,6 @@ def similarity_divergence(
                 if of_keys is not None:
                     of_keys[group].addmm_(slope.t(), s_rows[part])
     return with_gradients(total, (s_rows, of_rows), (s_groups, of_keys))
-
-
-def _check_shapes(student: Tensor, student_keys: Tensor, teacher: Tensor, teacher_keys: Tensor) -> None:
-    for side, rows, keys in (('student', student, student_keys), ('teacher', teacher, teacher_keys)):
-        if rows.ndim != 2 or keys.ndim != 3 or rows.shape[1] != keys.shape[2]:
-            raise ValueError(f'{side} rows must be (N, C) and keys (G, K, C), got {rows.shape} and {keys.shape}')
-    if len(student) != len(teacher) or student_keys.shape[:2] != teacher_keys.shape[:2]:
-        student_size, teacher_size = tuple(student_keys.shape[:2]), tuple(teacher_keys.shape[:2])
-        sizes = f'{len(student)} rows with {student_size} keys, {len(teacher)} with {teacher_size}'
-        raise ValueError(f'student and teacher differ in rows or keys: {sizes}')
 
 
 _EPS = 1e-8

@@ -183,9 +183,9 @@ class _Energy(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, power: float) -> Tensor:
         ctx.save_for_backward(x)
-        ctx.power = power
+        ctx.power, ctx.blocks = power, tiles(len(x), x.shape[1], x.shape[2], block_elements(x.device) // 2)
         energy = x.new_zeros(x.shape[0], x.shape[2])
-        for b, c in _blocks(x):
+        for b, c in ctx.blocks:
             part = x[b, c]
             energy[b] += (part.square() if power == 2 else part.abs().pow_(power)).sum(1)
         return energy
@@ -195,15 +195,11 @@ class _Energy(torch.autograd.Function):
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor, None]:
         (x,), power = ctx.saved_tensors, ctx.power
         grad, scale = torch.empty_like(x), (power * grad_output)[:, None]
-        for b, c in _blocks(x):
+        for b, c in ctx.blocks:
             part = x[b, c]
             slope = part if power == 2 else part.abs().pow_(power - 1).mul_(part.sign())
             torch.mul(slope, scale[b], out=grad[b, c])
         return grad, None
-
-
-def _blocks(x: Tensor) -> list[tuple[slice, slice]]:
-    return tiles(x.shape[0], x.shape[1], x.shape[2], block_elements(x.device) // 2)
 
 
 # Relations within a picture

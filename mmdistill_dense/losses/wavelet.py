@@ -135,7 +135,8 @@ class _WeightedBands(torch.autograd.Function):
         ctx.save_for_backward(student, teacher, *weights)
         ctx.steps = steps
         totals = student.new_zeros(len(weights), dtype=sum_dtype(student))
-        for pictures, channels in _blocks(student):
+        ctx.blocks = tiles(len(student), student.shape[1], student.shape[2:].numel(), block_elements(student.device))
+        for pictures, channels in ctx.blocks:
             low, details = _difference(student[pictures, channels], teacher[pictures, channels], steps)
             sizes = [*(detail.abs().sum((1, 2)) for detail in details), low.abs().sum(1)]
             for index, (size, weight) in enumerate(zip(sizes, weights, strict=False)):
@@ -148,7 +149,7 @@ class _WeightedBands(torch.autograd.Function):
         student, teacher, *weights = ctx.saved_tensors
         scales = [weight[:, None] * scale for weight, scale in zip(weights, grad_output, strict=True)]
         grad = torch.empty_like(student)
-        for pictures, channels in _blocks(student):
+        for pictures, channels in ctx.blocks:
             low, details = _difference(student[pictures, channels], teacher[pictures, channels], ctx.steps)
             signs = [detail.sign() * weight[pictures, :, None] for detail, weight in zip(details, scales, strict=False)]
             last = low.sign() * scales[-1][pictures] if len(scales) > ctx.steps else torch.zeros_like(low)
@@ -164,8 +165,3 @@ def _difference(student: Tensor, teacher: Tensor, steps: int) -> tuple[Tensor, l
 
 def _offset(x: Tensor) -> Tensor:
     return x.detach().mean((2, 3), keepdim=True)
-
-
-def _blocks(x: Tensor) -> list[tuple[slice, slice]]:
-    batch, channels, height, width = x.shape
-    return tiles(batch, channels, height * width, block_elements(x.device))

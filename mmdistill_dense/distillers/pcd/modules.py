@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -271,14 +271,6 @@ def check_no_head(key: str, taps: str, student: int, teacher: int) -> None:
         raise ValueError(f"{key}: {channels}; head=None needs equal numbers, use head=dict(type='linear').")
 
 
-class Views(NamedTuple):
-    """The maps of one level, student's and teacher's by view, and the pairs of views to compare."""
-
-    students: Sequence[Tensor]
-    teachers: Sequence[Tensor]
-    pairs: Sequence[tuple[int, int]]
-
-
 @dataclass
 class LevelTensors:
     """The tensors that one level of a step compares."""
@@ -297,10 +289,6 @@ class LevelTensors:
         share = torch.cat([count.expand(len(row[2])) for row, count in zip(self.rows, counts, strict=True)])  # (n,)
         weight = weight / share / len(self.rows)
         return pixel_info_nce(student, teacher, negatives, temperature, weight)[0]
-
-    def pooled(self) -> Tensor:
-        """Return the student's mean output for each picture of the first view, without gradient."""
-        return masked_mean(self.heads[0].detach().to(self.key_map.dtype), self.valid)
 
     def key(self) -> Tensor:
         """Return the teacher's mean vector for each picture of the first view."""

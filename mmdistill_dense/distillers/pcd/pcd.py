@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
@@ -22,7 +22,6 @@ from mmdistill_dense.distillers.pcd.modules import (
     LevelTensors,
     NegativeQueue,
     PixelAttention,
-    Views,
     build_head,
     check_no_head,
     choose_size,
@@ -45,6 +44,9 @@ if TYPE_CHECKING:
     from mmengine.runner import Runner
 
     from mmdistill_dense.networks.teacher import FrozenTeacher
+
+
+Views = tuple[Sequence[Tensor], Sequence[Tensor], Sequence[tuple[int, int]]]  # of a level, and the pairs to compare
 
 
 @DISTILLERS.register_module()
@@ -178,7 +180,7 @@ class PCD(Distiller):
         return {name: torch.stack([term[name] for term in terms]).mean() for name in names}
 
     def levels(self, student: Recorded, teacher: Recorded) -> list[Views]:
-        """Return the maps of each level, and the pairs of views to compare."""
+        """Return the student's and the teacher's maps of each level by view, and the pairs of views to compare."""
         students, teachers = zip(*self.views(student, teacher), strict=True)
         count = len(students)
         pairing = self.view_pairing or ('cross' if count == 2 else 'same')
@@ -187,7 +189,7 @@ class PCD(Distiller):
             raise ValueError(f"{problem}; use 'same', or data with MultiView.")
         pairs = [(0, 1), (1, 0)] if pairing == 'cross' else [(view, view) for view in range(count)]
         maps = zip(zip(*students, strict=True), zip(*teachers, strict=True), strict=True)
-        return [Views(s, t, pairs) for s, t in maps]
+        return [(s, t, pairs) for s, t in maps]
 
     def _level(self, level: int, views: Views, data_samples: Samples) -> Losses:
         """Return the terms of one level; then its keys enter the queue."""
@@ -197,7 +199,8 @@ class PCD(Distiller):
             terms = {'loss_pcd': tensors.contrast(queue.negatives(), self.temperature)}
             due = self.monitor_interval > 0 and self.state.iteration % self.monitor_interval == 0
             if due and len(queue.negatives()) > 0:
-                ranks = losses.key_ranks(tensors.pooled(), tensors.key(), queue.negatives())
+                vectors = masked_mean(tensors.heads[0].detach().to(tensors.key_map.dtype), tensors.valid)
+                ranks = losses.key_ranks(vectors, tensors.key(), queue.negatives())
                 terms |= {f'acc_top{n}': 100 * (ranks < n).to(tensors.key_map.dtype).mean() for n in (1, 5)}
             if self.training:
                 queue.enqueue(self._keys(tensors, level))

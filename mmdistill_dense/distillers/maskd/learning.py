@@ -19,9 +19,9 @@ from torch.utils.data import DataLoader
 
 from mmdistill_dense.config.unknown_keys import read_options
 from mmdistill_dense.config.values import plain
-from mmdistill_dense.distillers.maskd.token_files import TOKEN, TokenTensors, level_of
+from mmdistill_dense.distillers.maskd.token_files import BRANCH, TOKEN, TokenTensors
 from mmdistill_dense.guards.config import check_num_classes
-from mmdistill_dense.losses import gate, mask_dice, mask_weights, token_masks
+from mmdistill_dense.losses import Branch, gate, mask_dice, mask_weights, token_masks
 from mmdistill_dense.networks.inputs import check_teacher_inputs
 from mmdistill_dense.networks.modes import followed, restoring
 from mmdistill_dense.networks.recording import replacing
@@ -42,9 +42,9 @@ Gate = Callable[[TokenTensors, int, Tensor], tuple[Tensor, list[Tensor]]]
 
 def token_gate(values: TokenTensors, level: int, x: Tensor) -> tuple[Tensor, list[Tensor]]:
     """Return ``x * sum_i p_i m_i`` (or ``sum_i m_i``), the gate of MasKD."""
-    tokens, branch = level_of(values, level)
-    masks = token_masks(tokens, x)
-    return gate(x, masks, None if branch is None else mask_weights(branch, x)), [masks]
+    masks = token_masks(values[f'{level}.{TOKEN}'], x)
+    branch: list[Any] = [values.get(f'{level}.{name}') for name in BRANCH]
+    return gate(x, masks, None if branch[0] is None else mask_weights(Branch(*branch), x)), [masks]
 
 
 @dataclass(frozen=True)
@@ -361,10 +361,19 @@ def learning_batches(loader: DataLoader, seed: int, start: int) -> Iterator[Iter
     The loader itself is not touched. Each process gets its own part. The content of a batch depends only on seed, rank
     and the number of the batch; the workers end with the context.
     """
-    workers = loader.num_workers
+    configured: Any = loader.batch_sampler  # of the loader's kind, e.g. by aspect ratio
+    dataset: Any = loader.dataset
+    sampler, workers = InfiniteSampler(dataset, shuffle=True, seed=mix(seed, 0)), loader.num_workers
+    try:
+        batch_sampler = type(configured)(sampler, configured.batch_size, True)
+    except TypeError as error:
+        raise ValueError(
+            f'train_dataloader.batch_sampler: {type(configured).__name__}(sampler, batch_size, drop_last) fails '
+            f'({error}). Learn the tokens with another batch sampler (mmdistill tokens), and give the file as tokens=.'
+        ) from error
     batch_loader: DataLoader = DataLoader(
-        loader.dataset,
-        batch_sampler=_group(loader, seed),
+        dataset,
+        batch_sampler=batch_sampler,
         collate_fn=loader.collate_fn,
         num_workers=workers,
         pin_memory=loader.pin_memory,
@@ -377,17 +386,3 @@ def learning_batches(loader: DataLoader, seed: int, start: int) -> Iterator[Iter
         yield batches
     finally:
         batches.close()
-
-
-def _group(loader: DataLoader, seed: int) -> Any:
-    """Return a batch sampler of the loader's kind (e.g. by aspect ratio) over an endless order of the data."""
-    configured: Any = loader.batch_sampler
-    dataset: Any = loader.dataset
-    sampler = InfiniteSampler(dataset, shuffle=True, seed=mix(seed, 0))
-    try:
-        return type(configured)(sampler, configured.batch_size, True)
-    except TypeError as error:
-        raise ValueError(
-            f'train_dataloader.batch_sampler: {type(configured).__name__}(sampler, batch_size, drop_last) fails '
-            f'({error}). Learn the tokens with another batch sampler (mmdistill tokens), and give the file as tokens=.'
-        ) from error

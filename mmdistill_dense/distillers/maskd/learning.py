@@ -313,11 +313,8 @@ def learn_distiller_tokens(
             done = learner.iteration
             runner.call_hook('after_prepare_iter', done=done, whole=whole)
             if done % task.options.log_interval == 0 or done == whole:
-                dice = ' '.join(f'{value:.3f}' for value in step.dice)
-                runner.logger.info(
-                    f'{task.name}: tokens [{done}/{whole}] lr: {step.rate:.3e}  task loss: {step.task:.4f}  '
-                    f'dice: {dice}'
-                )
+                values = f'task loss: {step.task:.4f}  dice: {" ".join(f"{value:.3f}" for value in step.dice)}'
+                runner.logger.info(f'{task.name}: tokens [{done}/{whole}] lr: {step.rate:.3e}  {values}')
             if learner.iteration % task.options.save_interval == 0 and learner.iteration < whole:
                 save(learner)
     return learner.detached()

@@ -153,9 +153,8 @@ class PCD(Distiller):
             self.queue_size, self.keys_per_image = self.chosen_size.tolist()
             for level in range(len(self.weights)):
                 self._queue(level).limit(self.queue_size)
-            runner.logger.info(
-                f"{self.key}.queue_size='auto': {self.queue_size} keys, {self.keys_per_image} of each picture."
-            )
+            size = f'{self.queue_size} keys, {self.keys_per_image} of each picture'
+            runner.logger.info(f"{self.key}.queue_size='auto': {size}.")
         if (filled := int(self._queue(0).filled)) < self.queue_size:
             runner.logger.info(
                 f'{self.key}: the queue holds {filled} of {self.queue_size} keys; loss_pcd '

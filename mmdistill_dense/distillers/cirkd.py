@@ -201,8 +201,7 @@ class CIRKD(FeatureDistiller):
             terms['loss_minibatch'] = self.minibatch_weight * self.minibatch(student, teacher)
         if self.weights:
             labels = semantic_labels(data_samples, student.shape[2:], self.key, self.state.ignored_labels)
-            for kind, value in self.memory_terms(student, teacher, labels, level).items():
-                terms[f'loss_{kind}'] = self.weights[kind] * value
+            terms |= self.memory_terms(student, teacher, labels, level)
         return terms
 
     def minibatch(self, student: Tensor, teacher: Tensor) -> Tensor:
@@ -219,7 +218,7 @@ class CIRKD(FeatureDistiller):
         return similarity_divergence(rows[0], s_keys, rows[1], t_keys, temperature=self.temperature, row_weight=weight)
 
     def memory_terms(self, student: Tensor, teacher: Tensor, labels: Tensor, level: int) -> dict[str, Tensor]:
-        """Add the teacher's vectors to the queues; return the divergence against samples from them, by kind."""
+        """Add the teacher's vectors to the queues; return the weighted divergences against samples from them."""
         assert self.class_count is not None, 'set by setup'
         memory: Any = self.parts[level]
         rows, targets = (normalize_pixels(x)[0] for x in (memory.projector(student), teacher))
@@ -231,9 +230,8 @@ class CIRKD(FeatureDistiller):
         for kind in self.weights:
             number = getattr(self, f'{kind}_contrast') // self.class_count + 1
             keys = memory.queues[kind].sample(number, self._stream(level, kind)).to(rows.dtype)[None]
-            terms[kind] = similarity_divergence(
-                rows, keys, targets, keys, temperature=self.temperature, row_weight=weight
-            )
+            term = similarity_divergence(rows, keys, targets, keys, temperature=self.temperature, row_weight=weight)
+            terms[f'loss_{kind}'] = self.weights[kind] * term
         return terms
 
     @torch.no_grad()

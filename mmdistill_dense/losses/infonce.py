@@ -42,9 +42,8 @@ def pixel_info_nce(
     """
     check_same_shape(student, teacher, kind='rows')
     if negatives.ndim != 2 or student.ndim != 2 or negatives.shape[1] != student.shape[1]:
-        raise ValueError(
-            f'student must be (N, C) and negatives (K, C), got {tuple(student.shape)} and {tuple(negatives.shape)}'
-        )
+        shapes = f'{tuple(student.shape)} and {tuple(negatives.shape)}'
+        raise ValueError(f'student must be (N, C) and negatives (K, C), got {shapes}')
     dtype, rows = loss_dtype(student), len(student)
     if row_weight is None:
         row_weight = student.new_full((rows,), 1 / max(rows, 1), dtype=dtype)

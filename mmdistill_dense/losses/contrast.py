@@ -227,8 +227,7 @@ def dense_contrast(
                 loss += _chunk(tokens[patches], candidates[patches], other_groups, temperature, budget, needs_grad)
             if grad is not None:
                 grad[part] = x.t().contiguous().view_as(grad[part])
-    positions = len(student) * rows * height * columns * width
-    return with_gradients(loss.to(dtype), (student, grad)) / positions
+    return with_gradients(loss.to(dtype), (student, grad)) / (len(student) * rows * height * columns * width)
 
 
 def contrast_temperature(contrast: str, channels: int) -> float:

@@ -184,9 +184,8 @@ def similarity_divergence(
     check_shape('row_weight', row_weight, student.shape[:1])
     if block is None:
         block = max(_BLOCK_BYTES // (dtype.itemsize * max(student_keys.shape[1], 1)), 1)
-    s_rows, s_groups, t_rows, t_groups, weight = (
-        x.to(dtype) for x in (student, student_keys, teacher, teacher_keys, row_weight)
-    )
+    tensors = (student, student_keys, teacher, teacher_keys, row_weight)
+    s_rows, s_groups, t_rows, t_groups, weight = (x.to(dtype) for x in tensors)
     of_rows, of_keys = [torch.zeros_like(x) if wants_gradient(x) else None for x in (s_rows, s_groups)]
     total = s_rows.new_zeros(())
     with torch.no_grad():

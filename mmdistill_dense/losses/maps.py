@@ -167,14 +167,10 @@ def attention_distance(student: Tensor, teacher: Tensor, *, power: float = 2.0, 
             size); ``'sum'`` does not, and gives values from 0 to 2 at any size.
     """
     check_same_grid(student, teacher)
-    s, t = _attention(student, power), _attention(teacher.detach(), power)
+    maps = [x.to(loss_dtype(x)).flatten(2) for x in (student, teacher.detach())]  # (B, C, N)
+    s, t = [F.normalize(_Energy.apply(x if torch.is_grad_enabled() else x.detach(), power), dim=1) for x in maps]
     distance = (s - t).square().sum()
     return distance / max(s.numel() if reduction == 'mean' else len(s), 1)
-
-
-def _attention(x: Tensor, power: float) -> Tensor:
-    x = x.to(loss_dtype(x)).flatten(2)  # (B, C, N)
-    return F.normalize(_Energy.apply(x if torch.is_grad_enabled() else x.detach(), power), dim=1)
 
 
 class _Energy(torch.autograd.Function):

@@ -99,7 +99,8 @@ class AfDCD(FeatureDistiller):
                 pool = max(self._options_of(level)['pool_size'], 1)
                 pooled = (1, *(max(side // pool, 1) for side in self.grid(level)))
                 check_positions(self.key, f'{level.name} after pool_size={pool}', pooled)
-        return _PROJECTORS[self.projector](level.student[0], level.teacher[0])
+        projector = PlainProjector if self.projector == 'plain' else EnhancedProjector
+        return projector(level.student[0], level.teacher[0])
 
     def loss(self, student: Tensor, teacher: Tensor, level: int) -> Losses:
         b, _, h, w = student.shape
@@ -140,8 +141,7 @@ class PlainProjector(nn.Module):
     def __init__(self, student: int, teacher: int) -> None:
         super().__init__()
         self.align = nn.Conv2d(student, teacher, 1)
-        self.conv1 = nn.Conv2d(teacher, teacher, 3, padding=1)
-        self.conv2 = nn.Conv2d(teacher, teacher, 3, padding=1)
+        self.conv1, self.conv2 = (nn.Conv2d(teacher, teacher, 3, padding=1) for _ in range(2))
 
     def forward(self, feat: Tensor, keep: Tensor) -> Tensor:
         return self.conv2(losses.masked_align_conv(feat, keep, *_values(self.align, self.conv1)).relu_())
@@ -153,10 +153,8 @@ class EnhancedProjector(nn.Module):
     def __init__(self, student: int, teacher: int) -> None:
         super().__init__()
         self.align = nn.Conv2d(student, teacher, 1)
-        self.block1 = nn.Conv2d(teacher, teacher, 3, padding=1)
-        self.block2 = nn.Conv2d(teacher, teacher, 3, padding=1)
-        self.adaptor1 = nn.Conv2d(teacher, teacher, 3, padding=1)
-        self.adaptor2 = nn.Conv2d(teacher, teacher, 3, padding=1)
+        convs = (nn.Conv2d(teacher, teacher, 3, padding=1) for _ in range(4))
+        self.block1, self.block2, self.adaptor1, self.adaptor2 = convs
 
     def forward(self, feat: Tensor, keep: Tensor) -> Tensor:
         x1 = losses.masked_align_conv(feat, keep, *_values(self.align, self.block1)).relu_()
@@ -167,12 +165,5 @@ class EnhancedProjector(nn.Module):
         return F.conv2d(torch.cat([x1, x2], 1), weight, (bias1 + bias2) / 2, padding=1)  # x: (B, 2*C, H, W)
 
 
-_PROJECTORS: dict[str, type[PlainProjector] | type[EnhancedProjector]] = {
-    'plain': PlainProjector,
-    'enhanced': EnhancedProjector,
-}
-
-
 def _values(*convs: nn.Module) -> list[Any]:
-    """Return the weight and the bias of each convolution."""
     return [value for conv in convs for value in (conv.weight, conv.bias)]

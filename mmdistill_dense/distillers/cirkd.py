@@ -1,7 +1,6 @@
 """CIRKD: cross-image relational distillation, with its queues of teacher vectors by class."""
 
 import zlib
-from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import torch
@@ -67,28 +66,6 @@ class ClassQueue(ExactBuffers):
         """Return ``count`` random rows of each class, (classes * count, C), at the same places in all queues."""
         slots = torch.randperm(self.rows.shape[1], generator=generator)[:count]
         return self.rows[:, to_device(slots, self.rows)].flatten(0, 1)  # (K*count, C)
-
-
-class ClassMemory(nn.Module):
-    """The queues of a level by kind, and the projector from the student's channels to the teacher's: a 1x1 convolution,
-    synchronised batch norm, ReLU and a 1x1 convolution, without biases.
-    """
-
-    def __init__(self, channels: int, out: int, classes: int, sizes: Mapping[str, int]) -> None:
-        super().__init__()
-        self.projector = nn.Sequential(
-            nn.Conv2d(channels, out, 1, bias=False),
-            nn.SyncBatchNorm(out),  # on the CPU, DistillDDP makes it a BatchNorm2d
-            nn.ReLU(inplace=True),
-            nn.Conv2d(out, out, 1, bias=False),
-        )
-        self.queues = nn.ModuleDict({kind: ClassQueue(classes, size, out) for kind, size in sizes.items()})
-
-    def queue(self, kind: str) -> ClassQueue:
-        """Return the queue of a kind."""
-        queue = self.queues[kind]
-        assert isinstance(queue, ClassQueue)
-        return queue
 
 
 def choose_pixels(labels: Tensor, classes: int, count: int, shuffled: Tensor) -> tuple[Tensor, Tensor]:
@@ -173,8 +150,6 @@ class CIRKD(FeatureDistiller):
         check_weights(minibatch_weight=self.minibatch_weight, **{f'{name}_weight': w for name, w in weights.items()})
         self.weights = {name: weight for name, weight in weights.items() if weight}
         self.needs_labels = bool(self.weights)
-        self.memory = {'pixel': self.pixel_memory, 'region': self.region_memory}
-        self.contrast = {'pixel': self.pixel_contrast, 'region': self.region_contrast}
         self.class_count = num_classes  # mmdet's NumClassCheckHook compares each `num_classes` with the data
 
     # Construction
@@ -198,17 +173,24 @@ class CIRKD(FeatureDistiller):
         super().setup(student, teacher)
 
     def build_level(self, level: Level) -> nn.Module | None:
-        """Return the projector and the queues."""
+        """Return the queues by kind, and the projector from the student's channels to the teacher's."""
         if self.minibatch_weight:
             check_directions(self.key, level.name, level.student[0])
             pooled = (1, *(-(-side // self.pool) for side in self.grid(level)))
             check_positions(self.key, f'{level.name} after pool={self.pool}', level.student, level.teacher, pooled)
         if not self.weights:
             return None
-        check_directions(self.key, level.name, level.teacher[0])
+        channels, out = level.student[0], level.teacher[0]
+        check_directions(self.key, level.name, out)
         assert self.class_count is not None, 'set by setup'
-        sizes = {kind: self.memory[kind] for kind in self.weights}
-        return ClassMemory(level.student[0], level.teacher[0], self.class_count, sizes)
+        projector = nn.Sequential(
+            nn.Conv2d(channels, out, 1, bias=False),
+            nn.SyncBatchNorm(out),  # on the CPU, DistillDDP makes it a BatchNorm2d
+            nn.ReLU(inplace=True),
+            nn.Conv2d(out, out, 1, bias=False),
+        )
+        queues = {kind: ClassQueue(self.class_count, getattr(self, f'{kind}_memory'), out) for kind in self.weights}
+        return nn.ModuleDict({'projector': projector, 'queues': nn.ModuleDict(queues)})
 
     # One step
 
@@ -219,8 +201,7 @@ class CIRKD(FeatureDistiller):
             terms['loss_minibatch'] = self.minibatch_weight * self.minibatch(student, teacher)
         if self.weights:
             labels = semantic_labels(data_samples, student.shape[2:], self.key, self.state.ignored_labels)
-            for kind, value in self.memory_terms(student, teacher, labels, level).items():
-                terms[f'loss_{kind}'] = self.weights[kind] * value
+            terms |= self.memory_terms(student, teacher, labels, level)
         return terms
 
     def minibatch(self, student: Tensor, teacher: Tensor) -> Tensor:
@@ -237,9 +218,9 @@ class CIRKD(FeatureDistiller):
         return similarity_divergence(rows[0], s_keys, rows[1], t_keys, temperature=self.temperature, row_weight=weight)
 
     def memory_terms(self, student: Tensor, teacher: Tensor, labels: Tensor, level: int) -> dict[str, Tensor]:
-        """Add the teacher's vectors to the queues; return the divergence against samples from them, by kind."""
+        """Add the teacher's vectors to the queues; return the weighted divergences against samples from them."""
         assert self.class_count is not None, 'set by setup'
-        memory = self._memory(level)
+        memory: Any = self.parts[level]
         rows, targets = (normalize_pixels(x)[0] for x in (memory.projector(student), teacher))
         if self.training:
             self._enqueue(targets.view(len(labels), -1, targets.shape[1]), labels.flatten(1), level)  # (B, N, C)
@@ -247,34 +228,29 @@ class CIRKD(FeatureDistiller):
         weight = is_counted / mean_over_ranks(is_counted.sum()).clamp_min(MIN_COUNT)
         terms = {}
         for kind in self.weights:
-            number = self.contrast[kind] // self.class_count + 1
-            keys = memory.queue(kind).sample(number, self._stream(level, kind)).to(rows.dtype)[None]
-            terms[kind] = similarity_divergence(
-                rows, keys, targets, keys, temperature=self.temperature, row_weight=weight
-            )
+            number = getattr(self, f'{kind}_contrast') // self.class_count + 1
+            keys = memory.queues[kind].sample(number, self._stream(level, kind)).to(rows.dtype)[None]
+            term = similarity_divergence(rows, keys, targets, keys, temperature=self.temperature, row_weight=weight)
+            terms[f'loss_{kind}'] = self.weights[kind] * term
         return terms
 
     @torch.no_grad()
     def _enqueue(self, targets: Tensor, labels: Tensor, level: int) -> None:
-        memory, classes = self._memory(level), self.class_count
+        queues: Any = self.parts[level].queues
+        classes = self.class_count
         assert classes is not None, 'set by setup'
         whole = targets.isfinite().all(2)  # of a broken map, whose step is skipped, nothing must stay
         targets, labels = torch.where(whole[..., None], targets, 0), labels.masked_fill(~whole, -1)
         if 'region' in self.weights:
             means, present = region_means(targets, labels, classes)
-            memory.queue('region').enqueue(means[:, :, None], present[..., None])
+            queues.region.enqueue(means[:, :, None], present[..., None])
         if 'pixel' in self.weights:
             offset, pictures = rows_before(len(labels), targets.device), range(len(labels))
             streams = [self._stream(level, f'picture {offset + number}') for number in pictures]
             shuffled = torch.stack([torch.randperm(labels.shape[1], generator=stream) for stream in streams])
             chosen, valid = choose_pixels(labels, classes, self.pixels_per_image, to_device(shuffled, labels))
             rows = targets[torch.arange(len(labels), device=labels.device)[:, None, None], chosen]
-            memory.queue('pixel').enqueue(rows, valid)
-
-    def _memory(self, level: int) -> ClassMemory:
-        memory = self.parts[level]
-        assert isinstance(memory, ClassMemory)
-        return memory
+            queues.pixel.enqueue(rows, valid)
 
     def _stream(self, level: int, purpose: str) -> torch.Generator:
         """Return a generator that is equal on all processes, unlike :meth:`generator`."""

@@ -69,13 +69,10 @@ class DeFeat(FeatureDistiller):
         like = x.new_zeros((), dtype=losses.loss_dtype(x))
         height, width = x.shape[2:]
         pixels = boxes_in_pixels(data_samples, self.key, like)
-        cells = on_map(pixels, data_samples, (height, width))
-        chosen = (self.level_of(boxes) == level for boxes in pixels)
-        masks = [losses.covered_cells(boxes, height, width, flags) for boxes, flags in zip(cells, chosen, strict=True)]
+        masks = []
+        for boxes, cells in zip(pixels, on_map(pixels, data_samples, (height, width)), strict=True):
+            sides = boxes[:, 2:].to(sum_dtype(boxes)) - boxes[:, :2].to(sum_dtype(boxes)) + 1
+            levels = (sides.prod(1).sqrt() / self.base_size + 1e-6).log2().floor()  # (R,)
+            chosen = levels.clamp(0, len(self.levels) - 1) == level
+            masks.append(losses.covered_cells(cells, height, width, chosen))
         return torch.stack(masks)
-
-    def level_of(self, boxes: Tensor) -> Tensor:
-        """Return the level (R,) of boxes (R, 4) in pixels."""
-        sides = boxes[:, 2:].to(sum_dtype(boxes)) - boxes[:, :2].to(sum_dtype(boxes)) + 1
-        levels = (sides.prod(1).sqrt() / self.base_size + 1e-6).log2().floor()
-        return levels.clamp(0, len(self.levels) - 1)

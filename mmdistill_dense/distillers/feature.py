@@ -96,11 +96,8 @@ class FeatureDistiller(Distiller):
             self._check_level(level)
             if level.student[1:] != level.teacher[1:] and (self.tells_sizes or len(self.levels) > 1):
                 sizes = f'the student map is {tuple(level.student[1:])}, the teacher map {tuple(level.teacher[1:])}'
-                print_log(
-                    f"{self.key}: {level.name}: {sizes}; the {self.resize}'s is resized.",
-                    'current',
-                    logging.WARNING,
-                )
+                note = f"{self.key}: {level.name}: {sizes}; the {self.resize}'s is resized."
+                print_log(note, 'current', logging.WARNING)
             if 'map' in self.needs:
                 check_map(self.key, level.name, level.student)
             if 'positions' in self.needs:
@@ -131,9 +128,8 @@ class FeatureDistiller(Distiller):
             scores = len(_SCORES.findall(level.name)) == 2 and ':input' not in level.name
             if scores and not pairs.same and isinstance(align, nn.Identity) and not self.by_class(level):
                 problem = "compares channels one by one, and the teacher's classes are others, or in another order"
-                raise ValueError(
-                    f'{self.key}: {level.name}: {type(self).__name__} {problem}. Tap features, or use LogitKD.'
-                )
+                method = f'{level.name}: {type(self).__name__}'
+                raise ValueError(f'{self.key}: {method} {problem}. Tap features, or use LogitKD.')
 
     def scores(self, level: Level, lengths: tuple[int, int] | None = None) -> int:
         """Return the anchors of a level of class scores where the teacher has other classes.

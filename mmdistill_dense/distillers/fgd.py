@@ -54,20 +54,14 @@ class FGD(FeatureDistiller):
         attention = attention + losses.absolute_error(losses.channel_attention(student, self.temperature), which)
         parts: Any = self.parts[level]
         shift = parts['student'](student) - parts['teacher'](teacher)
-        position = self.position_weights(student, data_samples) * where
+        like, size = student.new_zeros((), dtype=losses.loss_dtype(student)), student.shape[2:]
+        foreground = losses.box_weights(boxes_on_map(data_samples, size, self.key, like), *size)
+        position = (self.alpha * foreground + self.beta * losses.background_weights(foreground)) * where  # (B, H, W)
         return {
             'loss_focal': losses.focal_error(student, teacher, position, which),
             'loss_attention': self.gamma * attention,
             'loss_relation': self.lambda_ * losses.shifted_error(student, teacher, shift),
         }
-
-    @torch.no_grad()
-    def position_weights(self, x: Tensor, data_samples: Samples) -> Tensor:
-        """Return ``alpha W_f + beta W_b`` (B, H, W), in float32 at least, for a map of the batch."""
-        like = x.new_zeros((), dtype=losses.loss_dtype(x))
-        height, width = x.shape[2:]
-        foreground = losses.box_weights(boxes_on_map(data_samples, (height, width), self.key, like), height, width)
-        return self.alpha * foreground + self.beta * losses.background_weights(foreground)
 
 
 class GlobalContext(nn.Module):

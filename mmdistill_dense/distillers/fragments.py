@@ -12,7 +12,6 @@ Options = Mapping[str, Any]
 PUBLISHED, AUTO = 'published', 'auto'
 _WORDS = (AUTO, 'canonical')
 _TASKS = {'seg': 'segmentation (mmseg)', 'det': 'detection (mmdet)'}
-_DATA_OPTIONS = ('learn',)  # how long tokens are learned belongs to the data
 
 
 def expand(cls: Any, options: Options, task: str | None, key: str) -> tuple[dict[str, Any], str]:
@@ -53,7 +52,7 @@ def replace_settings(distillers: Options, chosen: Mapping[str, str], task: str |
             continue
         if chosen[name] != PUBLISHED:
             options = {*_options_of(cls, chosen[name], task, f'{key}.{name}'), 'loss_weight', 'schedule'}
-            removed |= options - {*_DATA_OPTIONS}
+            removed |= options - {'learn'}  # how long tokens are learned belongs to the data
             removed |= {'teacher_tap'} if 'student_tap' in removed else set()
         kept = {option: value for option, value in configs[name].items() if option not in removed}
         configs[name] = kept if chosen[name] == PUBLISHED else {**kept, 'settings': chosen[name]}

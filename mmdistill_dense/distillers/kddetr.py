@@ -1,5 +1,6 @@
 """KD-DETR: the answers of two decoders to the same queries."""
 
+from collections.abc import Sequence
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -91,27 +92,25 @@ class KDDETR(Distiller):
             raise ValueError(f'{self.key}: {problem}: both need the same kind of detector.')
         terms = []
         if self.specific:
-            terms.append(self._terms(s_replay, t_replay, (teacher[SCORES][0], teacher[BOXES][0])))
+            terms.append(self.terms(s_replay.answer(t_replay), (teacher[SCORES][0], teacher[BOXES][0])))
         if self.general:
             queries = self.random_queries(t_replay)
             with torch.no_grad():
                 answer = t_replay.answer(queries)
-            terms.append(self._terms(s_replay, queries, answer))
+            terms.append(self.terms(s_replay.answer(queries), answer))
         return self.named(torch.stack(terms).sum(0))
 
     def named(self, terms: Tensor) -> Losses:
         """Return three terms with their weights; one of weight 0 is left out."""
         return {name: weight * term for (name, weight), term in zip(self.weights.items(), terms, strict=True) if weight}
 
-    def _terms(self, student: Replay, queries: list[Tensor], answer: tuple[Tensor, Tensor]) -> Tensor:
+    def terms(self, student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:
+        """Return the unweighted terms (3,) of scores and boxes of all layers, see :func:`losses.query_terms`."""
         start = 0 if self.layers == 'all' else -1
-        return self.terms(*(x[start:] for x in student.answer(queries)), *(x[-1] for x in answer))
-
-    def terms(self, own_scores: Tensor, own_boxes: Tensor, scores: Tensor, boxes: Tensor) -> Tensor:
-        """Return the three terms of one set of queries without weight, (3,); see :func:`losses.query_terms`."""
+        (s_scores, s_boxes), (scores, boxes) = [x[start:] for x in student], [x[-1] for x in teacher]
         total = mean_over_ranks(scores.detach().to(loss_dtype(scores)).amax(-1).sigmoid().sum())
         mean, temperature = self.reduction == 'mean', self.temperature
-        return query_terms(own_scores, own_boxes, scores, boxes, temperature=temperature, mean=mean, total=total)
+        return query_terms(s_scores, s_boxes, scores, boxes, temperature=temperature, mean=mean, total=total)
 
     def random_queries(self, queries: Replay) -> list[Tensor]:
         """Return ``general`` random queries, the same for all pictures, shaped as those of the teacher.

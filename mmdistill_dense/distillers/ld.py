@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -20,13 +20,6 @@ from mmdistill_dense.utils.validate import Positive, Reduction, Share, check_cla
 
 if TYPE_CHECKING:
     from mmdistill_dense.config.resolve import ModelConfig
-
-
-class Region(NamedTuple):
-    """The A anchors of one level: which are positive, bool (B, A), and the weights of the valuable ones, (B, A)."""
-
-    main: Tensor
-    valuable: Tensor
 
 
 @DISTILLERS.register_module()
@@ -97,8 +90,8 @@ class LD(Distiller):
         """Return those of ``loss_ld``, ``loss_vlr`` and ``loss_kd`` that have a weight."""
         scores, edges = student[self.scores], student[self.edges]
         calls = [call for path in self.noted_methods for call in student[path]]
-        regions = self.regions([x.shape[2:] for x in scores], data_samples, scores[0].device, calls)
-        main = _by_level([region.main for region in regions]).nonzero()[:, 0]
+        is_main, valuable = self.regions([x.shape[2:] for x in scores], data_samples, scores[0].device, calls)
+        main = _by_level(is_main).nonzero()[:, 0]
         positives = _rows(scores, main)
         weight = positives.detach().float().sigmoid().amax(1)
         scale = 1.0 if self.reduction == 'sum' else 1 / mean_over_ranks(weight.sum()).clamp_min(1)
@@ -106,7 +99,7 @@ class LD(Distiller):
         if self.main_weight:
             terms['loss_ld'] = self.main_weight * scale / 4 * self._edges(edges, teacher[self.edges], main, weight)
         if self.valuable_weight:
-            iou = _by_level([region.valuable for region in regions])
+            iou = _by_level(valuable)
             beside = (iou > 0).nonzero()[:, 0]
             term = self._edges(edges, teacher[self.edges], beside, iou[beside])
             terms['loss_vlr'] = self.valuable_weight * scale / 16 * term
@@ -115,7 +108,7 @@ class LD(Distiller):
             if self.pairs is not None:
                 positives, targets = self.pairs.softmax(positives, targets)
             # 1 / (positives of a level), their number averaged over the processes
-            numbers = torch.stack([region.main.sum() for region in regions])
+            numbers = torch.stack([level.sum() for level in is_main])
             shares = 1 / mean_over_ranks(numbers.float()).clamp_min(MIN_COUNT)
             shares = shares.repeat_interleave(numbers, output_size=len(positives))
             term = losses.weighted_divergence(positives, targets, shares, temperature=self.class_temperature)
@@ -125,8 +118,11 @@ class LD(Distiller):
     @torch.no_grad()
     def regions(
         self, sizes: Sequence[Sequence[int]], data_samples: Samples, device: torch.device, calls: Any = ()
-    ) -> list[Region]:
-        """Return the regions of each level for maps of these sizes, see :func:`anchor_targets`."""
+    ) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
+        """Return for each level of A anchors which are positive, bool (B, A), and the weights of the valuable, (B, A).
+
+        The maps have these sizes; see :func:`anchor_targets`.
+        """
         from mmdet.models.task_modules.prior_generators import anchor_inside_flags
 
         assert self.teacher is not None, 'set by the model'
@@ -144,7 +140,7 @@ class LD(Distiller):
         for row, index, numbers, annotation in zip(valuable, indices, totals, targets.instances, strict=True):
             boxes = getattr(annotation.bboxes, 'tensor', annotation.bboxes)
             row[index] = losses.valuable_region(flat[index], boxes, numbers, topk=head.assigner.topk, ratio=self.ratio)
-        return [Region(*pair) for pair in zip(main, valuable.split(counts, 1), strict=True)]
+        return main, valuable.split(counts, 1)
 
     def _edges(self, student: Sequence[Tensor], teacher: Sequence[Tensor], index: Tensor, w: Tensor) -> Tensor:
         s, t = (_rows(x, index).unflatten(1, (4, -1)) for x in (student, teacher))  # (R, 4, n)

@@ -18,10 +18,12 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from mmdistill_dense.losses.contrast_chunks import Tokens, loss_and_grad
 from mmdistill_dense.losses.tensors import (
+    block_elements,
     check_same_shape,
     loss_dtype,
+    sum_dtype,
+    tiles,
     to_device,
     wants_gradient,
     with_gradients,
@@ -29,6 +31,8 @@ from mmdistill_dense.losses.tensors import (
 )
 
 _SCATTER_SHARE = 0.6  # of kept positions; above it one convolution over all of them is faster
+_SPARSE_SHARE = 1 / 32  # above this share of surviving pairs the dense backward is faster and smaller
+_PAIRS = 2**17  # token pairs held at a time on the CPU: 512 KiB of float32
 CONTRASTS = ('omni', 'channel', 'spatial')
 NEGATIVES = ('other_groups', 'all')
 TEMPERATURE = 0.07  # of tokens of a channel group, as released
@@ -115,69 +119,43 @@ def _rows(feat: Tensor, index: Tensor) -> Tensor:
 
 
 class _SparseConv(torch.autograd.Function):
-    """Convolution of a map that is zero at most positions: one matrix product of the others per kernel element."""
+    """Convolution of a map that is zero at most positions: one matrix product of the others per kernel element.
+
+    The output is a matrix, whose rows are the positions of B maps that are padded by ``kernel // 2``.
+    """
 
     @staticmethod
     def forward(ctx: Any, rows: Tensor, weight: Tensor, bias: Tensor, index: Tensor, shape: torch.Size) -> Tensor:
-        ctx.save_for_backward(rows, weight, index)
-        ctx.shape = shape
-        grid = _Padded(shape, weight.shape[2])
-        out = bias.repeat(grid.positions, 1)  # as rows: a kernel element adds whole rows, each to another one
-        for u, v, targets in grid.taps(index):
-            out.index_add_(0, targets, rows @ weight[:, :, u, v].t().contiguous())
-        return grid.to_map(out)
+        (batch, _, height, width), border = shape, weight.shape[2] // 2
+        ctx.outer = batch, height + 2 * border, width + 2 * border
+        image, position = index // (height * width), index % (height * width)
+        row, column = position // width + 2 * border, position % width + 2 * border
+        origin = (image * ctx.outer[1] + row) * ctx.outer[2] + column  # where the kernel element (0, 0) adds
+        ctx.save_for_backward(rows, weight, origin)
+        padded = bias.repeat(*ctx.outer, 1)  # as rows: a kernel element adds whole rows, each to another one
+        out, inner = padded.flatten(0, 2), slice(border, -border or None)  # out: (positions, C)
+        for u, v in itertools.product(range(weight.shape[2]), repeat=2):
+            out.index_add_(0, origin - (u * ctx.outer[2] + v), rows @ weight[:, :, u, v].t().contiguous())
+        maps = out.new_empty(batch, len(weight), height, width)  # not a view, which could not be changed in place
+        for source, target in zip(padded[:, inner, inner], maps.flatten(2), strict=True):  # (H, W, C) and (C, H*W)
+            target.copy_(source.reshape(-1, len(weight)).t())  # (C, H*W)
+        return maps
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
-        rows, weight, index = ctx.saved_tensors
-        grid = _Padded(ctx.shape, weight.shape[2])
-        grads = grid.to_rows(grad_output)
+        rows, weight, origin = ctx.saved_tensors
+        kernel = weight.shape[2]
+        padded = grad_output.new_zeros(*ctx.outer, len(weight))
+        grads, inner = padded.flatten(0, 2), slice(kernel // 2, -(kernel // 2) or None)  # grads: (positions, C)
+        for source, target in zip(grad_output, padded[:, inner, inner], strict=True):
+            target.copy_(source.flatten(1).t().contiguous().view(target.shape))  # (C, H*W) to (H, W, C)
         of_rows, of_weight = torch.zeros_like(rows), torch.empty_like(weight)
-        for u, v, targets in grid.taps(index):
-            grad_rows = grads.index_select(0, targets)  # (n, Co)
+        for u, v in itertools.product(range(kernel), repeat=2):
+            grad_rows = grads.index_select(0, origin - (u * ctx.outer[2] + v))  # (n, Co)
             of_rows.addmm_(grad_rows, weight[:, :, u, v].contiguous())
             of_weight[:, :, u, v] = grad_rows.t() @ rows
         return of_rows, of_weight, grad_output.sum((0, 2, 3)), None, None
-
-
-class _Padded:
-    """The positions of B maps, each padded by ``kernel // 2``, as rows of a matrix."""
-
-    def __init__(self, shape: torch.Size, kernel: int) -> None:
-        batch, _, height, width = shape
-        self.kernel, self.border = kernel, kernel // 2
-        self.inner = batch, height, width
-        self.outer = batch, height + 2 * self.border, width + 2 * self.border
-        self.positions = math.prod(self.outer)
-
-    def taps(self, index: Tensor) -> Iterator[tuple[int, int, Tensor]]:
-        """Yield each kernel element (u, v) with the rows to which the positions ``index`` of the maps add."""
-        _, height, width = self.inner
-        image, position = index // (height * width), index % (height * width)
-        row, column = position // width + 2 * self.border, position % width + 2 * self.border
-        origin = (image * self.outer[1] + row) * self.outer[2] + column
-        for u, v in itertools.product(range(self.kernel), repeat=2):
-            yield u, v, origin - (u * self.outer[2] + v)
-
-    def to_map(self, rows: Tensor) -> Tensor:
-        """Return (positions, C) without the border as (B, C, H, W)."""
-        batch, height, width = self.inner
-        maps = rows.new_empty(batch, rows.shape[1], height, width)  # not a view, which could not be changed in place
-        for source, target in zip(self._inside(rows), maps.flatten(2), strict=True):  # (H, W, C) and (C, H*W)
-            target.copy_(source.reshape(-1, rows.shape[1]).t())  # (C, H*W)
-        return maps
-
-    def to_rows(self, maps: Tensor) -> Tensor:
-        """Return (B, C, H, W) as (positions, C), zero in the border."""
-        rows = maps.new_zeros(self.positions, maps.shape[1])
-        for source, target in zip(maps, self._inside(rows), strict=True):
-            target.copy_(source.flatten(1).t().contiguous().view(target.shape))  # (C, H*W) to (H, W, C)
-        return rows
-
-    def _inside(self, rows: Tensor) -> Tensor:
-        end = -self.border or None
-        return rows.view(*self.outer, -1)[:, self.border : end, self.border : end]  # (B, H, W, C)
 
 
 # Dense contrast
@@ -226,16 +204,30 @@ def dense_contrast(
     if pool_size > 1:
         window = _clip_window((pool_size, pool_size), student)
         student, teacher = _max_pool(student, window), _max_pool(teacher, window)
-    patch = _clip_window((1, 1) if contrast == 'channel' else patch_size, student)
-    dtype = loss_dtype(student)
-    cut = Tokens(groups, patch, contrast == 'omni' and negatives == 'other_groups')
-    positions = len(student) * math.prod(
-        size // side * side for size, side in zip(student.shape[2:], patch, strict=True)
-    )
-    student, needs_grad = student.to(dtype), wants_gradient(student)
+    height, width = _clip_window((1, 1) if contrast == 'channel' else patch_size, student)
+    rows, columns = student.shape[2] // height, student.shape[3] // width
+    dtype, needs_grad = loss_dtype(student), wants_gradient(student)
+    student, teacher = student.to(dtype), teacher.to(dtype)
+    loss = student.new_zeros((), dtype=sum_dtype(student))
+    grad = torch.zeros_like(student, memory_format=torch.contiguous_format) if needs_grad else None
+    budget = _PAIRS if student.device.type == 'cpu' else block_elements(student.device)
+    pairs, other_groups = (height * width * groups) ** 2, contrast == 'omni' and negatives == 'other_groups'
     with torch.no_grad():
-        loss, grad = loss_and_grad(student, teacher.to(dtype), cut, temperature, needs_grad)
-    return with_gradients(loss.to(dtype), (student, grad)) / positions
+        for image, (band, _) in itertools.product(range(len(student)), tiles(rows, 1, columns * pairs, budget)):
+            part = (image, slice(None), slice(band.start * height, band.stop * height), slice(columns * width))
+            # (C, h, w) to (h*w, C) in two steps, which is far faster than one gathering copy
+            x, y = [
+                maps[part].flatten(1).contiguous().t().clone(memory_format=torch.contiguous_format)
+                for maps in (student, teacher)
+            ]
+            tokens, candidates = [
+                z.view(-1, height, columns, width, groups, z.shape[1] // groups).transpose(1, 2) for z in (x, y)
+            ]  # (rows, cols, ph, pw, M, D)
+            for patches in tiles(tokens.shape[0], columns, pairs, budget):
+                loss += _chunk(tokens[patches], candidates[patches], other_groups, temperature, budget, needs_grad)
+            if grad is not None:
+                grad[part] = x.t().contiguous().view_as(grad[part])
+    return with_gradients(loss.to(dtype), (student, grad)) / (len(student) * rows * height * columns * width)
 
 
 def contrast_temperature(contrast: str, channels: int) -> float:
@@ -258,10 +250,9 @@ def check_contrast(
     channels: int | None = None,
 ) -> None:
     """Check the options of :func:`dense_contrast`, against a map's channels where they are known."""
-    if contrast not in CONTRASTS:
-        raise ValueError(f'contrast must be one of {CONTRASTS}, got {contrast!r}')
-    if negatives not in NEGATIVES:
-        raise ValueError(f'negatives must be one of {NEGATIVES}, got {negatives!r}')
+    for name, value, choices in (('contrast', contrast, CONTRASTS), ('negatives', negatives, NEGATIVES)):
+        if value not in choices:
+            raise ValueError(f'{name} must be one of {choices}, got {value!r}')
     if temperature is not None and not temperature > 0:
         raise ValueError(f'temperature must be above 0, got {temperature}')
     if pool_size < 0:
@@ -290,3 +281,75 @@ def _max_pool(x: Tensor, window: tuple[int, int]) -> Tensor:
     height, width = window
     x = x[:, :, : x.shape[2] // height * height, : x.shape[3] // width * width]
     return x.unflatten(2, (-1, height)).amax(3).unflatten(3, (-1, width)).amax(4)  # (B, C, h, kh, W), (B, C, h, w, kw)
+
+
+def _chunk(
+    tokens: Tensor, candidates: Tensor, other_groups: bool, temperature: float, budget: int, needs_grad: bool
+) -> Tensor:
+    """Return the loss sum of patches (rows, cols, ph, pw, M, D); overwrite their tokens with the gradient.
+
+    ``other_groups`` leaves out the tokens of the anchor's own group at other positions.
+    """
+    height, width, m, d = tokens.shape[2:]
+    n = height * width
+    x, y = tokens.reshape(-1, n * m, d), candidates.reshape(-1, n * m, d)  # (P, N*M, D)
+    grad = torch.empty_like(x) if needs_grad else None
+    loss = x.new_zeros((), dtype=sum_dtype(x))
+    for p, positions in tiles(len(x), n, m * n * m, budget):
+        rows = slice(positions.start * m, positions.stop * m)
+        z = _distances(x[p, rows], y[p]).mul_(-1 / temperature)
+        positive = z.diagonal(offset=rows.start, dim1=1, dim2=2)
+        if other_groups:
+            logits = positive.clone()
+            z.unflatten(2, (-1, m)).unflatten(1, (-1, m)).diagonal(dim1=2, dim2=4).fill_(-torch.inf)  # (P, n, M, N, M)
+            positive.copy_(logits)
+        # z reaches 1e4: exp(z - logsumexp) would lose three digits of the gradient; softmax shifts by the row's maximum
+        # first, and gives the sum that the loss needs as well: the largest p is 1 / sum(exp(z - max))
+        excess = z.amax(-1) - positive
+        torch.softmax(z, -1, out=z)
+        loss += (excess - z.amax(-1).log()).sum(dtype=loss.dtype)
+        if grad is not None:
+            positive.sub_(1)
+            grad[p, rows] = _sign_sum(z, x[p, rows], y[p]).mul_(-1 / temperature)
+    if grad is not None:
+        tokens.copy_(grad.view(tokens.shape))  # (rows, cols, ph, pw, M, D)
+    return loss
+
+
+def _differences(x: Tensor, y: Tensor) -> Iterator[tuple[slice, slice, Tensor]]:
+    """Yield blocks of ``x[p, i] - y[p, j]`` as (p, i, (p, i, j, D)), all in one reused buffer that fits a cache."""
+    (patches, rows, d), cols = x.shape, y.shape[1]
+    buffer = x.new_empty(0)
+    # the inner loop runs over the last axis in memory: over j where tokens are short
+    short = 2 * d < cols
+    y = y.mT.contiguous().mT if short else y
+    for p, i in tiles(patches, rows, cols * d, block_elements(x.device)):
+        buffer.resize_(p.stop - p.start, i.stop - i.start, *((d, cols) if short else (cols, d)))
+        block = buffer.mT if short else buffer
+        yield p, i, torch.sub(x[p, i, None], y[p, None], out=block)
+
+
+def _distances(x: Tensor, y: Tensor) -> Tensor:
+    """Return L1 distances (p, rows, cols), on the CPU faster and more exactly than ``torch.cdist``."""
+    out = x.new_empty(x.shape[0], x.shape[1], y.shape[1])
+    for p, i, difference in _differences(x, y):
+        torch.sum(difference.abs_(), -1, out=out[p, i])
+    return out
+
+
+def _sign_sum(weight: Tensor, x: Tensor, y: Tensor) -> Tensor:
+    """Return ``sum_j weight[p, i, j] * sign(x[p, i] - y[p, j])`` as (p, rows, D), with sign(0) = 0."""
+    if x.device.type == 'cpu':  # elsewhere counting the survivors would wait for the device
+        # smaller weights are lost in the rounding of the sum; negated, so that NaN stays
+        alive = ~(weight.abs() < torch.finfo(weight.dtype).eps * 2**-11)
+        if int(alive.count_nonzero()) <= _SPARSE_SHARE * alive.numel():
+            pair = alive.flatten().nonzero()[:, 0]  # (pairs,), of P*rows*cols
+            row = pair // y.shape[1]  # of all patches
+            column = pair % y.shape[1] + row // x.shape[1] * y.shape[1]
+            terms = x.flatten(0, 1)[row].sub_(y.flatten(0, 1)[column])  # (pairs, D)
+            terms.sign_().mul_(weight.flatten()[pair, None])
+            return x.new_zeros(x.shape[0] * x.shape[1], x.shape[2]).index_add_(0, row, terms).view_as(x)
+    out = torch.empty_like(x)
+    for p, i, difference in _differences(x, y):
+        out[p, i] = torch.matmul(weight[p, i, None], difference.sign_()).squeeze(-2)
+    return out

@@ -3,6 +3,7 @@ head behind both networks (CrossKD), one set of queries for both decoders (KD-DE
 """
 
 from collections.abc import Sequence
+from itertools import accumulate
 
 import torch
 import torch.nn.functional as F
@@ -173,28 +174,19 @@ def valuable_region(
     """
     if not len(boxes) or not len(anchors):
         return anchors.new_zeros(len(anchors))
-    iou, measure, distance = _overlaps(anchors, boxes)
-    near, begin = [], 0
-    for size in level_sizes:
-        indices = distance[begin : begin + size].topk(min(topk, size), dim=0, largest=False).indices
-        near.append(indices + begin)
-        begin += size
+    a, b = anchors[:, None], boxes[None]
+    inner = (torch.minimum(a[..., 2:], b[..., 2:]) - torch.maximum(a[..., :2], b[..., :2])).clamp_min(0).prod(-1)
+    area_a, area_b = ((x[..., 2:] - x[..., :2]).prod(-1) for x in (a, b))
+    iou = inner / (area_a + area_b - inner).clamp_min(_EPS)  # (A, R), as all below
+    outer = torch.maximum(a[..., 2:], b[..., 2:]) - torch.minimum(a[..., :2], b[..., :2])
+    distances = ((a[..., :2] + a[..., 2:] - b[..., :2] - b[..., 2:]) / 2).square().sum(-1)
+    measure = inner / area_a.clamp_min(_EPS) - distances / outer.square().sum(-1).clamp_min(_EPS)
+    levels = zip(accumulate(level_sizes, initial=0), distances.sqrt().split([*level_sizes]), strict=False)
+    near = [begin + level.topk(min(topk, len(level)), dim=0, largest=False).indices for begin, level in levels]
     overlaps = iou.gather(0, torch.cat(near))  # (levels*topk, R)
     threshold = overlaps.mean(0) + overlaps.std(0, correction=min(1, len(overlaps) - 1))  # one anchor has deviation 0
     valuable = (measure < threshold) & (measure >= ratio * threshold)
     return torch.where(valuable, iou, 0.0).amax(1)
-
-
-def _overlaps(anchors: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the IoU, the measure that defines the region, and the distance of the centres, each (A, R)."""
-    a, b = anchors[:, None], boxes[None]
-    inner = (torch.minimum(a[..., 2:], b[..., 2:]) - torch.maximum(a[..., :2], b[..., :2])).clamp_min(0).prod(-1)
-    area_a, area_b = ((x[..., 2:] - x[..., :2]).prod(-1) for x in (a, b))
-    iou = inner / (area_a + area_b - inner).clamp_min(_EPS)
-    outer = torch.maximum(a[..., 2:], b[..., 2:]) - torch.minimum(a[..., :2], b[..., :2])
-    distances = ((a[..., :2] + a[..., 2:] - b[..., :2] - b[..., 2:]) / 2).square().sum(-1)
-    measure = inner / area_a.clamp_min(_EPS) - distances / outer.square().sum(-1).clamp_min(_EPS)
-    return iou, measure, distances.sqrt()
 
 
 @without_autocast
@@ -370,26 +362,21 @@ def focal_entropy(student: Tensor, teacher: Tensor, weight: Tensor, *, beta: flo
     if not student.numel():
         return student.sum()
     s, t = (x.reshape(*x.shape[:2], -1) for x in (student, teacher))  # (B, K, N)
+    weight = weight.detach().to(s.dtype).reshape(len(s), 1, -1)  # (B, 1, N)
     grad = torch.empty_like(s) if wants_gradient(s) else None
-    total = _focal_entropy(s, t, weight.detach().to(s.dtype).reshape(len(s), 1, -1), beta, grad)  # weight: (B, 1, N)
-    return with_gradients(total, (s, grad))
-
-
-@torch.no_grad()
-def _focal_entropy(s: Tensor, t: Tensor, weight: Tensor, beta: float, grad: Tensor | None) -> Tensor:
-    """With ``d = p - y`` the derivative is ``d |d|^beta + BCE beta |d|^(beta - 1) sign(d) p (1 - p)``."""
     total = s.new_zeros((), dtype=sum_dtype(s))
-    for b, n in tiles(s.shape[0], s.shape[2], s.shape[1], block_elements(s.device) // 4):
-        z, target, w = s[b, :, n], t[b, :, n], weight[b, :, n]
-        y = target.sigmoid()
-        entropy = (F.logsigmoid(z).mul_(y)).add_(F.logsigmoid(-z).mul_((-target).sigmoid())).neg_().mul_(w)
-        p = z.sigmoid()
-        distance = p - y
-        size = distance.abs()
-        factor = size.pow(beta)
-        total += torch.sum(entropy * factor)
-        if grad is not None:
-            steep = entropy.mul_(size.clamp_min_(torch.finfo(s.dtype).tiny).pow_(beta - 1)).mul_(beta)
-            steep.mul_(distance.sign()).mul_(p).mul_((-z).sigmoid())
-            grad[b, :, n] = distance.mul_(factor).mul_(w).add_(steep)
-    return total.to(s.dtype)
+    with torch.no_grad():
+        for b, n in tiles(s.shape[0], s.shape[2], s.shape[1], block_elements(s.device) // 4):
+            z, target, w = s[b, :, n], t[b, :, n], weight[b, :, n]
+            y = target.sigmoid()
+            entropy = (F.logsigmoid(z).mul_(y)).add_(F.logsigmoid(-z).mul_((-target).sigmoid())).neg_().mul_(w)
+            p = z.sigmoid()
+            distance = p - y
+            size = distance.abs()
+            factor = size.pow(beta)
+            total += torch.sum(entropy * factor)
+            if grad is not None:  # d |d|^beta + BCE beta |d|^(beta - 1) sign(d) p (1 - p), d = p - y
+                steep = entropy.mul_(size.clamp_min_(torch.finfo(s.dtype).tiny).pow_(beta - 1)).mul_(beta)
+                steep.mul_(distance.sign()).mul_(p).mul_((-z).sigmoid())
+                grad[b, :, n] = distance.mul_(factor).mul_(w).add_(steep)
+    return with_gradients(total.to(s.dtype), (s, grad))

@@ -169,25 +169,6 @@ def similarity_divergence(
             similar by exactly 1. Student and teacher then have the same channels.
         block: Rows compared at a time. Defaults to what fits 16 MiB of scores.
     """
-    _check_shapes(student, student_keys, teacher, teacher_keys)
-    if own_key:
-        check_same_shape(student, teacher, kind='rows')
-    if row_weight is not None and row_weight.shape != student.shape[:1]:
-        raise ValueError(f'row_weight must be ({len(student)},), got {tuple(row_weight.shape)}')
-    dtype = loss_dtype(student)
-    if row_weight is None:
-        row_weight = student.new_full((len(student),), 1 / max(len(student), 1), dtype=dtype)
-    if block is None:
-        block = max(_BLOCK_BYTES // (dtype.itemsize * max(student_keys.shape[1], 1)), 1)
-    rows, keys, teacher, teacher_keys, weight = (
-        x.to(dtype) for x in (student, student_keys, teacher, teacher_keys, row_weight)
-    )
-    grads = [torch.zeros_like(x) if wants_gradient(x) else None for x in (rows, keys)]
-    total = _similarity_divergence((rows, keys), (teacher, teacher_keys), weight, temperature, own_key, block, *grads)
-    return with_gradients(total, (rows, grads[0]), (keys, grads[1]))
-
-
-def _check_shapes(student: Tensor, student_keys: Tensor, teacher: Tensor, teacher_keys: Tensor) -> None:
     for side, rows, keys in (('student', student, student_keys), ('teacher', teacher, teacher_keys)):
         if rows.ndim != 2 or keys.ndim != 3 or rows.shape[1] != keys.shape[2]:
             raise ValueError(f'{side} rows must be (N, C) and keys (G, K, C), got {rows.shape} and {keys.shape}')
@@ -195,45 +176,42 @@ def _check_shapes(student: Tensor, student_keys: Tensor, teacher: Tensor, teache
         student_size, teacher_size = tuple(student_keys.shape[:2]), tuple(teacher_keys.shape[:2])
         sizes = f'{len(student)} rows with {student_size} keys, {len(teacher)} with {teacher_size}'
         raise ValueError(f'student and teacher differ in rows or keys: {sizes}')
-
-
-@torch.no_grad()
-def _similarity_divergence(
-    student: tuple[Tensor, Tensor],
-    teacher: tuple[Tensor, Tensor],
-    row_weight: Tensor,
-    temperature: float,
-    own_key: bool,
-    block: int,
-    of_rows: Tensor | None,
-    of_keys: Tensor | None,
-) -> Tensor:
-    """Return the weighted sum of rows against keys of both sides; add the gradients of the student's."""
-    (s_rows, s_groups), (t_rows, t_groups) = student, teacher
+    if own_key:
+        check_same_shape(student, teacher, kind='rows')
+    dtype = loss_dtype(student)
+    if row_weight is None:
+        row_weight = student.new_full((len(student),), 1 / max(len(student), 1), dtype=dtype)
+    check_shape('row_weight', row_weight, student.shape[:1])
+    if block is None:
+        block = max(_BLOCK_BYTES // (dtype.itemsize * max(student_keys.shape[1], 1)), 1)
+    tensors = (student, student_keys, teacher, teacher_keys, row_weight)
+    s_rows, s_groups, t_rows, t_groups, weight = (x.to(dtype) for x in tensors)
+    of_rows, of_keys = [torch.zeros_like(x) if wants_gradient(x) else None for x in (s_rows, s_groups)]
     total = s_rows.new_zeros(())
-    weights = row_weight / max(len(s_groups), 1)
-    for group, (s_keys, t_keys) in enumerate(zip(s_groups, t_groups, strict=True)):
-        for start in range(0, len(s_rows), block):
-            part = slice(start, start + block)
-            s, t = s_rows[part] @ s_keys.t(), t_rows[part] @ t_keys.t()
-            if own_key:
-                s = torch.cat([s, (s_rows[part] * t_rows[part]).sum(1, keepdim=True)], 1)  # (n, K + 1)
-                t = torch.cat([t, t_rows[part].square().sum(1, keepdim=True).round()], 1)  # 1, and 0 of a zero row
-            s, t = torch.log_softmax(s / temperature, 1), torch.log_softmax(t / temperature, 1)
-            target = t.exp()
-            total += torch.dot(weights[part], t.sub_(s).mul_(target).sum(1))
-            if of_rows is None and of_keys is None:
-                continue
-            slope = s.exp_().sub_(target).mul_((weights[part] / temperature)[:, None])
-            if own_key:
-                slope, own_slope = slope[:, :-1], slope[:, -1:]
+    with torch.no_grad():
+        weights = weight / max(len(s_groups), 1)
+        for group, (s_keys, t_keys) in enumerate(zip(s_groups, t_groups, strict=True)):
+            for start in range(0, len(s_rows), block):
+                part = slice(start, start + block)
+                s, t = s_rows[part] @ s_keys.t(), t_rows[part] @ t_keys.t()
+                if own_key:
+                    s = torch.cat([s, (s_rows[part] * t_rows[part]).sum(1, keepdim=True)], 1)  # (n, K + 1)
+                    t = torch.cat([t, t_rows[part].square().sum(1, keepdim=True).round()], 1)  # 1, and 0 of a zero row
+                s, t = torch.log_softmax(s / temperature, 1), torch.log_softmax(t / temperature, 1)
+                target = t.exp()
+                total += torch.dot(weights[part], t.sub_(s).mul_(target).sum(1))
+                if of_rows is None and of_keys is None:
+                    continue
+                slope = s.exp_().sub_(target).mul_((weights[part] / temperature)[:, None])
+                if own_key:
+                    slope, own_slope = slope[:, :-1], slope[:, -1:]
+                    if of_rows is not None:
+                        of_rows[part] += own_slope * t_rows[part]
                 if of_rows is not None:
-                    of_rows[part] += own_slope * t_rows[part]
-            if of_rows is not None:
-                of_rows[part].addmm_(slope, s_keys)
-            if of_keys is not None:
-                of_keys[group].addmm_(slope.t(), s_rows[part])
-    return total
+                    of_rows[part].addmm_(slope, s_keys)
+                if of_keys is not None:
+                    of_keys[group].addmm_(slope.t(), s_rows[part])
+    return with_gradients(total, (s_rows, of_rows), (s_groups, of_keys))
 
 
 _EPS = 1e-8
@@ -274,37 +252,29 @@ def correlation_distance(
     maps = (x.reshape(*x.shape[:2], -1) / temperature for x in (student, teacher))  # (B, K, N)
     s, t = (x.softmax(1) if activation == 'softmax' else x.sigmoid() for x in maps)
     grad = torch.empty_like(s) if wants_gradient(s) else None
-    correlations = with_gradients(_correlations(s, t, beta, gamma, grad), (s, grad))
-    return temperature**2 * (beta + gamma - correlations)
-
-
-@torch.no_grad()
-def _correlations(s: Tensor, t: Tensor, beta: float, gamma: float, grad: Tensor | None) -> Tensor:
-    """Return ``beta mean_rows rho + gamma mean_classes rho`` of (B, K, N) scores; write its gradient.
-
-    With centred vectors x, y and ``D = |x| |y| + eps``, ``d rho / dx = y / D - (x.y) |y| / (D^2 |x|) x``, centred too;
-    where x is flat, |x| is a constant and the second term vanishes.
-    """
-    means = [value.mean((0, 2), keepdim=True) for value in (s, t)]
-    within = [s.new_zeros(1, s.shape[1], 1) for _ in range(3)]
-    for block in _blocks(s, 1):
-        for total, part in zip(within, _moments(s[block] - means[0], t[block] - means[1], (0, 2)), strict=True):
-            total += part
-    rows = s.numel() // s.shape[1]
-    rho, pull, along = _slopes(within, _FLAT * rows**0.5 * means[0])
-    value = gamma * rho.mean()
-    for block in _blocks(s, 1):
-        row_means = [side[block].mean(1, keepdim=True) for side in (s, t)]
-        x, y = (side[block] - mean for side, mean in zip((s, t), row_means, strict=True))
-        rho, row_pull, row_along = _slopes(_moments(x, y, (1,)), _FLAT * s.shape[1] ** 0.5 * row_means[0])
-        value += rho.sum() * (beta / rows)
-        if grad is not None:
-            slope = y.mul_(row_pull).addcmul_(x, row_along, value=-1).mul_(beta / rows)
-            share = gamma / s.shape[1]
-            slope.addcmul_(torch.sub(t[block], means[1], out=x), pull, value=share)
-            slope.addcmul_(torch.sub(s[block], means[0], out=x), along, value=-share)
-            grad[block] = slope
-    return value
+    # With centred vectors x, y and D = |x| |y| + eps, d rho / dx = y / D - (x.y) |y| / (D^2 |x|) x, centred too; where
+    # x is flat, |x| is a constant and the second term vanishes.
+    with torch.no_grad():
+        means = [value.mean((0, 2), keepdim=True) for value in (s, t)]
+        within = [s.new_zeros(1, s.shape[1], 1) for _ in range(3)]
+        for block in _blocks(s, 1):
+            for total, part in zip(within, _moments(s[block] - means[0], t[block] - means[1], (0, 2)), strict=True):
+                total += part
+        rows = s.numel() // s.shape[1]
+        rho, pull, along = _slopes(within, _FLAT * rows**0.5 * means[0])
+        value = gamma * rho.mean()
+        for block in _blocks(s, 1):
+            row_means = [side[block].mean(1, keepdim=True) for side in (s, t)]
+            x, y = (side[block] - mean for side, mean in zip((s, t), row_means, strict=True))
+            rho, row_pull, row_along = _slopes(_moments(x, y, (1,)), _FLAT * s.shape[1] ** 0.5 * row_means[0])
+            value += rho.sum() * (beta / rows)
+            if grad is not None:
+                slope = y.mul_(row_pull).addcmul_(x, row_along, value=-1).mul_(beta / rows)
+                share = gamma / s.shape[1]
+                slope.addcmul_(torch.sub(t[block], means[1], out=x), pull, value=share)
+                slope.addcmul_(torch.sub(s[block], means[0], out=x), along, value=-share)
+                grad[block] = slope
+    return temperature**2 * (beta + gamma - with_gradients(value, (s, grad)))
 
 
 def _moments(x: Tensor, y: Tensor, axes: tuple[int, ...]) -> list[Tensor]:

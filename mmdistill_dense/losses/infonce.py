@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mmdistill_dense.losses.tensors import check_same_shape, loss_dtype, wants_gradient, with_gradients
+from mmdistill_dense.losses.tensors import check_same_shape, check_shape, loss_dtype, wants_gradient, with_gradients
 
 MIN_NORM = 1e-6  # shorter vectors count as zero
 
@@ -42,23 +42,27 @@ def pixel_info_nce(
     """
     check_same_shape(student, teacher, kind='rows')
     if negatives.ndim != 2 or student.ndim != 2 or negatives.shape[1] != student.shape[1]:
-        raise ValueError(
-            f'student must be (N, C) and negatives (K, C), got {tuple(student.shape)} and {tuple(negatives.shape)}'
-        )
-    if row_weight is not None and row_weight.shape != student.shape[:1]:
-        raise ValueError(f'row_weight must be ({len(student)},), got {tuple(row_weight.shape)}')
-    dtype = loss_dtype(student)
-    rows = len(student)
+        shapes = f'{tuple(student.shape)} and {tuple(negatives.shape)}'
+        raise ValueError(f'student must be (N, C) and negatives (K, C), got {shapes}')
+    dtype, rows = loss_dtype(student), len(student)
     if row_weight is None:
         row_weight = student.new_full((rows,), 1 / max(rows, 1), dtype=dtype)
+    check_shape('row_weight', row_weight, (rows,))
     if block is None:
         fitting = _BUFFER_BYTES // (dtype.itemsize * max(rows, 1))
         block = max(fitting // _COLUMNS, 1) * _COLUMNS
-    with torch.autocast(student.device.type, enabled=False):
-        student, teacher, negatives, row_weight = (x.to(dtype) for x in (student, teacher, negatives, row_weight))
-        needs_grad = wants_gradient(student)
-        per_pixel, grad = _info_nce(student, teacher, negatives, row_weight, temperature, block, needs_grad)
-        return with_gradients(torch.dot(row_weight.detach(), per_pixel), (student, grad)), per_pixel
+    student, teacher, negatives, row_weight = (x.to(dtype) for x in (student, teacher, negatives, row_weight))
+    needs_grad = wants_gradient(student)
+    with torch.no_grad(), torch.autocast(student.device.type, enabled=False):
+        excess, mean_key = _sweep(student, negatives, 1 / temperature, block, needs_grad)
+        # subtract the positive before the exponential: logsumexp - positive would lose the digits of a small loss
+        excess -= torch.bmm(student[:, None], teacher[:, :, None]).flatten() / temperature  # (N,)
+        per_pixel = torch.logaddexp(excess, torch.zeros_like(excess))
+        if mean_key is not None:
+            slope = excess.sigmoid_().mul_(row_weight / temperature)
+            mean_key.sub_(teacher).mul_(slope[:, None])
+        loss = torch.dot(row_weight, per_pixel)
+    return with_gradients(loss, (student, mean_key)), per_pixel
 
 
 def pixel_pairs(student: Tensor, teacher: Tensor, valid: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
@@ -114,27 +118,6 @@ def key_ranks(vectors: Tensor, keys: Tensor, negatives: Tensor) -> Tensor:
     """Count for each of (B, C) vectors the negatives, (K, C) unit rows, that are nearer to it than its own key."""
     vectors, keys = F.normalize(vectors, dim=1), F.normalize(keys, dim=1)
     return (vectors @ negatives.t() > (vectors * keys).sum(1, keepdim=True)).sum(1)
-
-
-@torch.no_grad()
-def _info_nce(
-    student: Tensor,
-    teacher: Tensor,
-    negatives: Tensor,
-    row_weight: Tensor,
-    temperature: float,
-    block: int,
-    needs_grad: bool,
-) -> tuple[Tensor, Tensor | None]:
-    """Return the loss of each row, and the gradient of their weighted sum if ``needs_grad``."""
-    excess, mean_key = _sweep(student, negatives, 1 / temperature, block, needs_grad)
-    # subtract the positive before the exponential: logsumexp - positive would lose the digits of a small loss
-    excess -= torch.bmm(student[:, None], teacher[:, :, None]).flatten() / temperature  # (N,)
-    per_pixel = torch.logaddexp(excess, torch.zeros_like(excess))
-    if mean_key is not None:
-        slope = excess.sigmoid_().mul_(row_weight / temperature)
-        mean_key.sub_(teacher).mul_(slope[:, None])
-    return per_pixel, mean_key
 
 
 def _sweep(x: Tensor, negatives: Tensor, scale: float, block: int, with_read: bool) -> tuple[Tensor, Tensor | None]:

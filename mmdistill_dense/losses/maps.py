@@ -1,4 +1,6 @@
-"""Distances of two feature maps: mimicking, FeatureMatch, regressed values, correlation (PKD), attention (AT)."""
+"""Distances of two feature maps: mimicking, FeatureMatch, regressed values, correlation (PKD), attention (AT); and
+relations within a picture: pairs of positions (SKD), class prototypes (IFVD), a read of the teacher (CanKD).
+"""
 
 import math
 from collections.abc import Iterator
@@ -9,13 +11,12 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from mmdistill_dense.losses.infonce import normalize_pixels
+from mmdistill_dense.losses.infonce import MIN_NORM, normalize_pixels
 from mmdistill_dense.losses.tensors import (
     block_elements,
     cast_pair,
     check_same_grid,
     loss_dtype,
-    mean_weight,
     sum_dtype,
     tiles,
     without_autocast,
@@ -89,7 +90,12 @@ def feature_match(
         inside: (B, H, W) bool, the positions p inside the pictures. Defaults to all.
     """
     student, teacher = cast_pair(student, teacher)
-    weight = mean_weight(student, inside)
+    if student.ndim != 4 or (inside is not None and inside.shape != (len(student), *student.shape[2:])):
+        shapes = f'{tuple(student.shape)} and {None if inside is None else tuple(inside.shape)}'
+        raise ValueError(f'maps must be (B, C, H, W) and inside (B, H, W), got {shapes}')
+    valid = student.new_ones(len(student), *student.shape[2:]) if inside is None else inside.to(student.dtype)
+    valid = valid.flatten(1)  # (B, H*W)
+    weight = valid / (valid.sum(1, keepdim=True).clamp_min(1) * max(len(student), 1))  # of a picture: 1 / B in all
     total = student.new_zeros(())
     if cosine:
         (s, s_weight), (t, t_weight) = (normalize_pixels(x, inside) for x in (student, teacher))
@@ -127,31 +133,19 @@ def standardized_mse(student: Tensor, teacher: Tensor, *, eps: float = 1e-6) -> 
 
     Source: Cao et al., PKD, NeurIPS 2022, https://arxiv.org/abs/2207.02039, eq. 3 to 5.
     """
-    (s, s_floor), (t, t_floor) = (_centred(x, eps) for x in cast_pair(student, teacher))
-    values = _values(student)
-    bessel = values / max(values - 1, 1)
-    s_square, t_square, product = (_channel_means(x) for x in (s.square(), t.square(), s * t))
+    s, t = cast_pair(student, teacher)
+    axes, values = [axis for axis in range(s.ndim) if axis != 1], max(s.numel() // max(s.shape[1], 1), 1)
+    bessel, rounding = values / max(values - 1, 1), 4 * torch.finfo(s.dtype).eps
+    s_mean, t_mean = [x.sum(axes, keepdim=True) / values for x in (s, t)]
+    s_floor, t_floor = [(eps + rounding * mean.detach().abs()).flatten() for mean in (s_mean, t_mean)]  # (C,)
+    s, t = s - s_mean, t - t_mean
+    s_square, t_square, product = [x.sum(axes) / values for x in (s.square(), t.square(), s * t)]
     s_flat, t_flat = s_square <= s_floor.square(), t_square <= t_floor.square()
     s_square, t_square = s_square.masked_fill(s_flat, 0), t_square.masked_fill(t_flat, 0)
     product = product.masked_fill(s_flat | t_flat, 0)
     s_scale, t_scale = (_deviation(square * bessel) + eps for square in (s_square, t_square))
     squares = s_square / s_scale.square() + t_square / t_scale.square()
     return (squares / 2 - product / (s_scale * t_scale)).sum() / max(student.shape[1], 1)
-
-
-def _values(x: Tensor) -> int:
-    return max(x.numel() // max(x.shape[1], 1), 1)
-
-
-def _channel_means(x: Tensor, keepdim: bool = False) -> Tensor:
-    return x.sum([dim for dim in range(x.ndim) if dim != 1], keepdim=keepdim) / _values(x)
-
-
-def _centred(x: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-    """Return the centred map and, per channel, the largest deviation that still counts as constant."""
-    mean = _channel_means(x, keepdim=True)
-    rounding = 4 * torch.finfo(x.dtype).eps
-    return x - mean, (eps + rounding * mean.detach().abs()).flatten()  # (B, C, ...), (C,)
 
 
 def _deviation(variance: Tensor) -> Tensor:
@@ -173,14 +167,10 @@ def attention_distance(student: Tensor, teacher: Tensor, *, power: float = 2.0, 
             size); ``'sum'`` does not, and gives values from 0 to 2 at any size.
     """
     check_same_grid(student, teacher)
-    s, t = _attention(student, power), _attention(teacher.detach(), power)
+    maps = [x.to(loss_dtype(x)).flatten(2) for x in (student, teacher.detach())]  # (B, C, N)
+    s, t = [F.normalize(_Energy.apply(x if torch.is_grad_enabled() else x.detach(), power), dim=1) for x in maps]
     distance = (s - t).square().sum()
     return distance / max(s.numel() if reduction == 'mean' else len(s), 1)
-
-
-def _attention(x: Tensor, power: float) -> Tensor:
-    x = x.to(loss_dtype(x)).flatten(2)  # (B, C, N)
-    return F.normalize(_Energy.apply(x if torch.is_grad_enabled() else x.detach(), power), dim=1)
 
 
 class _Energy(torch.autograd.Function):
@@ -189,9 +179,9 @@ class _Energy(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, power: float) -> Tensor:
         ctx.save_for_backward(x)
-        ctx.power = power
+        ctx.power, ctx.blocks = power, tiles(len(x), x.shape[1], x.shape[2], block_elements(x.device) // 2)
         energy = x.new_zeros(x.shape[0], x.shape[2])
-        for b, c in _blocks(x):
+        for b, c in ctx.blocks:
             part = x[b, c]
             energy[b] += (part.square() if power == 2 else part.abs().pow_(power)).sum(1)
         return energy
@@ -201,12 +191,119 @@ class _Energy(torch.autograd.Function):
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor, None]:
         (x,), power = ctx.saved_tensors, ctx.power
         grad, scale = torch.empty_like(x), (power * grad_output)[:, None]
-        for b, c in _blocks(x):
+        for b, c in ctx.blocks:
             part = x[b, c]
             slope = part if power == 2 else part.abs().pow_(power - 1).mul_(part.sign())
             torch.mul(slope, scale[b], out=grad[b, c])
         return grad, None
 
 
-def _blocks(x: Tensor) -> list[tuple[slice, slice]]:
-    return tiles(x.shape[0], x.shape[1], x.shape[2], block_elements(x.device) // 2)
+# Relations within a picture
+
+
+@without_autocast
+def pairwise_distance(student: Tensor, teacher: Tensor, *, through_norm: bool = True) -> Tensor:
+    """``mean (a_s - a_t)^2`` over the images and all pairs of their positions; ``a`` is the cosine of two positions.
+
+    With few channels the N x N similarities are never made: for unit columns S, T (C, N) it is
+    ``|| S^T S - T^T T ||^2 = || S S^T ||^2 + || T T^T ||^2 - 2 || S T^T ||^2``, exact to about 1e-6 of the mean squared
+    similarity. The form with the smaller matrices is used.
+
+    Source: Liu et al., SKD, CVPR 2019, https://arxiv.org/abs/1903.04197, pair-wise loss.
+
+    Args:
+        student, teacher: (B, C_s, H, W) and (B, C_t, H, W) maps. A position of zeros has similarity 0 to all.
+        through_norm: Whether the gradient passes through the norms of the student's positions. The authors' code stops
+            it there.
+    """
+    check_same_grid(student, teacher)
+    maps = (x.to(loss_dtype(x)).flatten(2) for x in (student, teacher.detach()))  # (B, C, N)
+    s, t = (x * inverse_norms(x if through_norm else x.detach()) for x in maps)  # (B, C, N) each
+    nodes, (c_s, c_t) = s.shape[2], (s.shape[1], t.shape[1])
+    if nodes**2 <= c_s**2 + c_t**2 + c_s * c_t:
+        total = (torch.bmm(s.mT, s) - torch.bmm(t.mT, t)).square().sum()
+    else:
+        squares = [torch.bmm(x, y.mT).square().sum() for x, y in ((s, s), (t, t), (s, t))]
+        total = squares[0] + squares[1] - 2 * squares[2]
+    return total / max(len(s) * nodes**2, 1)
+
+
+def inverse_norms(x: Tensor) -> Tensor:
+    """Return the inverse L2 norm over the channels of (B, C, N) positions: (B, 1, N).
+
+    Positions of a norm of 1e-6 and less have no direction: 0, without gradient.
+    """
+    norms = torch.linalg.vector_norm(x, dim=1, keepdim=True)
+    return norms.clamp_min(MIN_NORM).reciprocal().masked_fill(norms <= MIN_NORM, 0)
+
+
+@without_autocast
+def prototype_distance(student: Tensor, teacher: Tensor, labels: Tensor, *, num_classes: int) -> Tensor:
+    """``mean (m_s - m_t)^2`` over batch and positions; ``m`` is the cosine of a position to the mean of its class.
+
+    The prototype of a class is the mean of its positions in one image, separate for student and teacher. Positions
+    without a class add nothing and count in the mean, as in the released code.
+
+    Source: Wang et al., IFVD, ECCV 2020,
+    https://www.ecva.net/papers/eccv_2020/papers_ECCV/html/230_ECCV_2020_paper.php.
+
+    Args:
+        student, teacher: (B, C_s, H, W) and (B, C_t, H, W) maps.
+        labels: (B, H, W) int64; values outside 0 … num_classes - 1 are no class.
+        num_classes: Number of classes; the cost is proportional to it.
+    """
+    check_same_grid(student, teacher)
+    if labels.shape != (len(student), *student.shape[2:]):
+        raise ValueError(f'labels of shape {tuple(labels.shape)} do not fit maps of {tuple(student.shape)}')
+    valid = (labels >= 0) & (labels < num_classes)
+    slots = labels.where(valid, num_classes).flatten(1)[:, None]  # (B, 1, N); the last slot is for no class
+    s, t = (_cosines(x, slots, num_classes) for x in (student, teacher.detach()))
+    return (s - t).square().sum() / max(s.numel(), 1)
+
+
+def _cosines(x: Tensor, slots: Tensor, num_classes: int) -> Tensor:
+    """Cosine (B, 1, N) of each position to the prototype of its class, 0 where it has none."""
+    # zeros have no direction; masking later would leave NaNs of these positions in the gradient
+    maps = x.to(loss_dtype(x)).flatten(2).masked_fill(slots == num_classes, 0)  # (B, C, N)
+    members = maps.new_zeros(len(x), num_classes + 1, slots.shape[2]).scatter_(1, slots, 1)
+    prototypes = F.normalize(torch.bmm(maps, members.mT), dim=1, eps=MIN_NORM)  # (B, C, K + 1); sums point as means do
+    return torch.bmm(prototypes.mT, maps).gather(1, slots) * inverse_norms(maps)
+
+
+@without_autocast
+def linear_read(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """``x_m = mean_n (q_m . k_n) v_n``: attention without softmax, so ``k`` and ``v`` are multiplied first (D x D).
+
+    Source: the non-local block of CanKD, https://arxiv.org/abs/2511.21503.
+
+    Args:
+        query: (B, D, H, W).
+        key, value: (B, D, h, w), h * w >= 1.
+
+    Returns:
+        (B, D, H, W), in float32 (float64 for float64 maps).
+    """
+    q, k, v = (x.to(loss_dtype(x)).flatten(2) for x in (query, key, value))  # (B, D, N)
+    return ((v @ k.mT / k.shape[2]) @ q).view_as(query)
+
+
+@without_autocast
+def instance_distance(student: Tensor, teacher: Tensor, *, eps: float = 1e-5) -> Tensor:
+    """``mean (n(s) - n(t))^2`` over all elements; ``n`` standardises each channel of a picture over its positions.
+
+    Source: CanKD, https://arxiv.org/abs/2511.21503.
+
+    Args:
+        student, teacher: (B, C, H, W) maps.
+        eps: Is added to the variance.
+    """
+    student, teacher = cast_pair(student, teacher)
+    if not student.numel():
+        return student.sum()
+    # twice: the rounding of a large mean is as large as small differences
+    student, teacher = (x - x.detach().mean((2, 3), keepdim=True) for x in (student, teacher))
+    s, t = (
+        (x - x.mean((2, 3), keepdim=True)) * (x.var((2, 3), correction=0, keepdim=True) + eps).rsqrt()
+        for x in (student, teacher)
+    )
+    return (s - t).square().mean()

@@ -77,20 +77,15 @@ def mask_weights(branch: Branch, x: Tensor) -> Tensor:
     """
     x = x.to(loss_dtype(x))
     conv_weight, conv_bias, fc_weight, fc_bias = (parameter.to(x.dtype) for parameter in branch)
-    means = _shifted_sums(x) / (x.shape[2] * x.shape[3])
-    pooled = F.linear(means.flatten(1), conv_weight.flatten(1), conv_bias)  # means: (N, C*3*3)
-    return F.linear(pooled, fc_weight.flatten(1), fc_bias).softmax(1)  # (N, T)
-
-
-def _shifted_sums(x: Tensor) -> Tensor:
-    """Sum (N, C, H, W) over the positions that each of the 3x3 offsets sees: (N, C, 3, 3)."""
-    sums = x.sum((2, 3))[..., None, None].repeat(1, 1, 3, 3)
+    sums = x.sum((2, 3))[..., None, None].repeat(1, 1, 3, 3)  # over the positions that each offset sees: (N, C, 3, 3)
     sums[..., 0] -= x[..., -1].sum(2)[..., None]  # offset -1 never sees the last column
     sums[..., 2] -= x[..., 0].sum(2)[..., None]
     for offset, row in ((0, x[:, :, -1]), (2, x[:, :, 0])):
         sums[:, :, offset] -= row.sum(2)[..., None]
         sums[:, :, offset, ::2] += torch.stack((row[..., -1], row[..., 0]), -1)  # the corner, taken off twice
-    return sums
+    means = sums.flatten(1) / (x.shape[2] * x.shape[3])  # (N, C*3*3)
+    pooled = F.linear(means, conv_weight.flatten(1), conv_bias)
+    return F.linear(pooled, fc_weight.flatten(1), fc_bias).softmax(1)  # (N, T)
 
 
 @without_autocast

@@ -149,21 +149,3 @@ def centres_inside(image_shapes: Sequence[Sequence[int]], batch_shape: Sequence[
     shapes = torch.tensor([list(shape[:2]) for shape in image_shapes])
     inside_rows, inside_columns = rows < shapes[:, :1], columns < shapes[:, 1:]
     return inside_rows[:, :, None] & inside_columns[:, None]
-
-
-def mean_weight(x: Tensor, inside: Tensor | None) -> Tensor:
-    """Return the weights of positions for the mean over pictures of the means over a picture's positions.
-
-    Args:
-        x: (B, C, H, W) map.
-        inside: (B, H, W) bool, the positions that count. ``None`` is all.
-
-    Returns:
-        (B, H * W) weights, with a sum of 1 / B for each picture that has a position which counts; float32 or float64.
-    """
-    if x.ndim != 4 or (inside is not None and inside.shape != (len(x), *x.shape[2:])):
-        inside_shape = None if inside is None else tuple(inside.shape)
-        raise ValueError(f'maps must be (B, C, H, W) and inside (B, H, W), got {tuple(x.shape)} and {inside_shape}')
-    valid = x.new_ones(len(x), *x.shape[2:]) if inside is None else inside
-    valid = valid.to(loss_dtype(x)).flatten(1)  # (B, H*W)
-    return valid / (valid.sum(1, keepdim=True).clamp_min(1) * max(len(x), 1))

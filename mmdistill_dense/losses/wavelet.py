@@ -44,7 +44,7 @@ def _bands(x: Tensor, offset: Tensor, steps: int) -> tuple[Tensor, list[Tensor]]
     for _ in range(steps):
         a, b, c, d = _cells(x, offset)
         details.append(torch.stack((a + b - c - d, a - b + c - d, a - b - c + d), 2) / 2)
-        x, offset = _low(a, b, c, d), 2 * offset
+        x, offset = (a + b + c + d) / 2, 2 * offset
     return x + offset, details
 
 
@@ -67,10 +67,6 @@ def _cells(x: Tensor, offset: Tensor) -> list[Tensor]:
     return [x[..., row::2, column::2] for row in (0, 1) for column in (0, 1)]
 
 
-def _low(a: Tensor, b: Tensor, c: Tensor, d: Tensor) -> Tensor:
-    return (a + b + c + d) / 2
-
-
 def frequency_masks(tokens: Tensor, x: Tensor) -> list[Tensor]:
     """Masks of the bands of a map: ``sigmoid(E_0 . low)`` of the last low band, ``sigmoid(E_j . (LH + HL + HH)_j)``.
 
@@ -87,8 +83,8 @@ def frequency_masks(tokens: Tensor, x: Tensor) -> list[Tensor]:
     x = x - offset
     masks = []
     for step in tokens[1:]:
-        a, *neighbours = _cells(x, offset)
-        x, offset = _low(a, *neighbours), 2 * offset
+        a, b, c, d = _cells(x, offset)
+        x, offset = (a + b + c + d) / 2, 2 * offset
         masks.append(token_masks(step, 2 * a - x))  # LH + HL + HH, without making them
     return [token_masks(tokens[0], x + offset), *masks]
 
@@ -139,7 +135,8 @@ class _WeightedBands(torch.autograd.Function):
         ctx.save_for_backward(student, teacher, *weights)
         ctx.steps = steps
         totals = student.new_zeros(len(weights), dtype=sum_dtype(student))
-        for pictures, channels in _blocks(student):
+        ctx.blocks = tiles(len(student), student.shape[1], student.shape[2:].numel(), block_elements(student.device))
+        for pictures, channels in ctx.blocks:
             low, details = _difference(student[pictures, channels], teacher[pictures, channels], steps)
             sizes = [*(detail.abs().sum((1, 2)) for detail in details), low.abs().sum(1)]
             for index, (size, weight) in enumerate(zip(sizes, weights, strict=False)):
@@ -152,7 +149,7 @@ class _WeightedBands(torch.autograd.Function):
         student, teacher, *weights = ctx.saved_tensors
         scales = [weight[:, None] * scale for weight, scale in zip(weights, grad_output, strict=True)]
         grad = torch.empty_like(student)
-        for pictures, channels in _blocks(student):
+        for pictures, channels in ctx.blocks:
             low, details = _difference(student[pictures, channels], teacher[pictures, channels], ctx.steps)
             signs = [detail.sign() * weight[pictures, :, None] for detail, weight in zip(details, scales, strict=False)]
             last = low.sign() * scales[-1][pictures] if len(scales) > ctx.steps else torch.zeros_like(low)
@@ -168,8 +165,3 @@ def _difference(student: Tensor, teacher: Tensor, steps: int) -> tuple[Tensor, l
 
 def _offset(x: Tensor) -> Tensor:
     return x.detach().mean((2, 3), keepdim=True)
-
-
-def _blocks(x: Tensor) -> list[tuple[slice, slice]]:
-    batch, channels, height, width = x.shape
-    return tiles(batch, channels, height * width, block_elements(x.device))

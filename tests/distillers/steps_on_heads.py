@@ -123,7 +123,7 @@ def kddetr_step(pictures):
     """The terms of some of four pictures, and the gradients of the student's answers."""
     scores, boxes, *teacher = query_answers(pictures=4)
     student_answers = [x[:, pictures].clone().requires_grad_() for x in (scores, boxes)]
-    terms = KDDETR(reduction='mean').terms(*student_answers, *(x[pictures] for x in teacher))
+    terms = KDDETR(reduction='mean').terms(student_answers, [x[pictures][None] for x in teacher])
     return dict(losses=dict(enumerate(terms.detach())), grads=torch.autograd.grad(terms.sum(), student_answers))
 
 

@@ -1,7 +1,6 @@
 """KD-DETR: its formula, the decoders of real detectors asked again, and what it refuses."""
 
 import math
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -36,8 +35,9 @@ def naive(own_scores, own_boxes, scores, boxes, temperature, mean):
 @pytest.mark.parametrize('mean', [False, True])
 def test_the_naive_formula(mean):
     words = query_answers()
-    last = KDDETR(layers='last')._terms(SimpleNamespace(answer=lambda _: words[:2]), [], [x[None] for x in words[2:]])
-    assert torch.equal(last, KDDETR().terms(*(x[-1:] for x in words[:2]), *words[2:]))
+    teacher = [x[None] for x in words[2:]]
+    last = KDDETR().terms([x[-1:] for x in words[:2]], teacher)
+    assert torch.equal(KDDETR(layers='last').terms(words[:2], teacher), last)
     actual = query_terms(*words, temperature=3.0, mean=mean)
     assert actual.tolist() == pytest.approx(naive(*words, 3.0, mean), rel=1e-12)
     scores, boxes, *teacher = query_answers(layers=2, queries=3)

@@ -65,7 +65,7 @@ def test_memory_parts_equal_the_released_formula(kind):
     memory = distiller.parts[0]
     labelled = labels.flatten() != IGNORED
     rows = (x.movedim(1, -1).flatten(0, 2)[labelled] for x in (memory.projector(student), teacher))
-    keys = memory.queue(kind).rows.flatten(0, 1)  # those of this step among them
+    keys = memory.queues[kind].rows.flatten(0, 1)  # those of this step among them
     assert 0 < labelled.sum() < 12
     expected = 0.7 * reference.cirkd_memory(*rows, keys, 0.3).item()
     assert losses[f'loss_{kind}'].item() == pytest.approx(expected, rel=1e-6)
@@ -88,13 +88,13 @@ def test_a_step_writes_pixels_of_their_class():
     teacher, labels = draw(2, 5, 3, 2, seed=1), label_maps(2, 3, 2)
     distiller = make()
     memory = distiller.parts[0]
-    random = memory.queue('pixel').rows.clone()
+    random = memory.queues.pixel.rows.clone()
     run(distiller, draw(2, 4, 3, 2), teacher, labels)
     targets = F.normalize(teacher, dim=1).flatten(2).mT
     for kind in range(CLASSES):
         rows_of_kind = [rows[label == kind] for rows, label in zip(targets, labels.flatten(1), strict=True)]
         means = F.normalize(torch.stack([rows.mean(0) for rows in rows_of_kind if len(rows)]), dim=1)
-        regions, pixels = memory.queue('region'), memory.queue('pixel')
+        regions, pixels = memory.queues.region, memory.queues.pixel
         assert int(regions.ptr[kind]) == len(means)
         torch.testing.assert_close(regions.rows[kind, : len(means)], means)
         count = sum(min(2, len(rows)) for rows in rows_of_kind)

@@ -39,18 +39,18 @@ def test_every_term_equals_loops_over_the_anchors(reduction: str) -> None:
     regions = distiller.regions([x.shape[2:] for x in student[LD_SCORES]], samples, torch.device('cpu'))
     main = valuable = classes = quality = 0.0
     s_scores, t_scores, s_edges, t_edges = (_rows(m[tap]) for tap in (LD_SCORES, LD_EDGES) for m in (student, teacher))
-    for level, region in enumerate(regions):
+    for level, (positive, weights) in enumerate(zip(*regions, strict=True)):
         terms = []
-        for b, a in region.main.nonzero().tolist():
+        for b, a in positive.nonzero().tolist():
             q = s_scores[level][b, a].sigmoid().max()
             quality += q
             s, t = (x[level][b, a].view(4, -1) for x in (s_edges, t_edges))
             main += sum(q / 4 * _divergence(s[e], t[e], 5.0) for e in range(4))
             terms.append(_divergence(s_scores[level][b, a], t_scores[level][b, a], 2.0))
         classes += sum(terms) / max(len(terms), 1)
-        for b, a in region.valuable.nonzero().tolist():
+        for b, a in weights.nonzero().tolist():
             s, t = (x[level][b, a].view(4, -1) for x in (s_edges, t_edges))
-            valuable += sum(region.valuable[b, a] / 16 * _divergence(s[e], t[e], 5.0) for e in range(4))
+            valuable += sum(weights[b, a] / 16 * _divergence(s[e], t[e], 5.0) for e in range(4))
     scale = 1 if reduction == 'sum' else 1 / max(quality, 1)
     assert quality > 2
     actual = distiller(student, teacher, samples)

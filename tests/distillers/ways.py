@@ -11,7 +11,6 @@ from mmengine.structures import BaseDataElement, InstanceData
 from torch import Tensor
 
 from mmdistill_dense.distillers.base import RunState
-from mmdistill_dense.distillers.ld import Region
 from mmdistill_dense.registry import DISTILLERS
 from tests.distillers.maskd.tokens import random_tokens
 
@@ -105,8 +104,8 @@ class Way(NamedTuple):
         if self.name == 'LD' and data_samples is not None and all('gt_instances' in one for one in data_samples):
             none = not len(x) or not len(data_samples[0].gt_instances.bboxes)
             cells = torch.arange(x.shape[2] * x.shape[3]).expand(len(x), -1)
-            region = Region((cells % 3 == 0) & (not none), (cells % 3 == 1) * (0.0 if none else 0.5))
-            distiller.regions = lambda *_: [region]
+            regions = [(cells % 3 == 0) & (not none)], [(cells % 3 == 1) * (0.0 if none else 0.5)]
+            distiller.regions = lambda *_: regions
         return dict(zip(EDGES, ([x], [torch.cat([x, -x], 1).repeat(1, 4, 1, 1)]), strict=True), tap=[x])
 
 

@@ -142,7 +142,7 @@ def kddetr(file: File) -> Results:
     student, teacher = [file.leaf(f'student_{n}') for n in names], [file.tensor(f'teacher_{n}') for n in names]
     weights = file.numbers('temperature class_weight box_weight giou_weight')
     distiller = KDDETR(reduction=str(file['reduction']), **weights)
-    actual = distiller.named(distiller.terms(*student, *teacher))
+    actual = distiller.named(distiller.terms(student, [x[None] for x in teacher]))
     leaves = {f'student_{name}': leaf for name, leaf in zip(names, student, strict=True)}
     return actual | with_gradients(torch.stack(list(actual.values())).sum(), **leaves)
 

@@ -50,7 +50,7 @@ def two_view(file: File) -> Results:
         students, teachers = [file.leaf(f's{view}') for view in (1, 2)], [file.tensor(f't{view}') for view in (1, 2)]
         distiller = bare(students, teachers, file['queue_before'], file['ptr_before'], view_pairing=pairing)
         distiller.temperature = float(file['tau'])
-        keys = distiller._keys(LevelTensors([], [], teachers[0], None, None, []), 0)
+        keys = distiller._keys(LevelTensors([], teachers[0], None, None, []), 0)
         ranks = losses.key_ranks(students[0].detach().mean((2, 3)), keys, distiller.queue.negatives())
         terms = losses_of(distiller, students, teachers)
         terms['loss_pcd'].backward()

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from mmdistill_dense import losses
 from mmdistill_dense.apps.inspect.step_cost import peak_extra_memory
-from mmdistill_dense.losses import contrast_chunks as contrast_module
+from mmdistill_dense.losses import contrast as contrast_module
 from tests.distillers.steps import divergence, draw
 from tools.benchmark import reference
 

@@ -248,7 +248,7 @@ def _load_tokens(context: CheckContext, name: str, distiller: TokenDistiller) ->
         assert distiller.teacher is not None, 'the model sets it'
         folder = config.get('work_dir') or Path('work_dirs', Path(config.filename or 'config').stem)
         store = TokenStore(distiller, distiller.teacher, folder, (config.get('train_dataloader') or {}).get('dataset'))
-        values = store.read_known(distiller.tokens, MMLogger.get_current_instance())
+        values = store.read_known(MMLogger.get_current_instance())
     if values is not None:
         distiller.load_tokens(values)
     else:

@@ -19,9 +19,9 @@ from torch.utils.data import DataLoader
 
 from mmdistill_dense.config.unknown_keys import read_options
 from mmdistill_dense.config.values import plain
-from mmdistill_dense.distillers.maskd.token_files import TOKEN, TokenTensors, level_of
+from mmdistill_dense.distillers.maskd.token_files import BRANCH, TOKEN, TokenTensors
 from mmdistill_dense.guards.config import check_num_classes
-from mmdistill_dense.losses import gate, mask_dice, mask_weights, token_masks
+from mmdistill_dense.losses import Branch, gate, mask_dice, mask_weights, token_masks
 from mmdistill_dense.networks.inputs import check_teacher_inputs
 from mmdistill_dense.networks.modes import followed, restoring
 from mmdistill_dense.networks.recording import replacing
@@ -42,9 +42,9 @@ Gate = Callable[[TokenTensors, int, Tensor], tuple[Tensor, list[Tensor]]]
 
 def token_gate(values: TokenTensors, level: int, x: Tensor) -> tuple[Tensor, list[Tensor]]:
     """Return ``x * sum_i p_i m_i`` (or ``sum_i m_i``), the gate of MasKD."""
-    tokens, branch = level_of(values, level)
-    masks = token_masks(tokens, x)
-    return gate(x, masks, None if branch is None else mask_weights(branch, x)), [masks]
+    masks = token_masks(values[f'{level}.{TOKEN}'], x)
+    branch: list[Any] = [values.get(f'{level}.{name}') for name in BRANCH]
+    return gate(x, masks, None if branch[0] is None else mask_weights(Branch(*branch), x)), [masks]
 
 
 @dataclass(frozen=True)
@@ -88,12 +88,6 @@ def only_possible_heads(network: nn.Module, data_samples: Samples) -> Iterator[b
         roi_head.mask_head = mask_head
 
 
-def task_loss(network: Network, inputs: Tensor, data_samples: Samples) -> Tensor:
-    """Return the network's training loss, summed as by mmengine."""
-    with only_possible_heads(network, data_samples):
-        return network.parse_losses(network.loss(inputs, data_samples))[0]
-
-
 def gated_loss(
     network: Network, taps: Sequence[GatedTap], values: TokenTensors, inputs: Tensor, data_samples: Samples
 ) -> tuple[Tensor, list[Tensor]]:
@@ -109,10 +103,10 @@ def gated_loss(
 
         return replace
 
-    with ExitStack() as stack:
+    with ExitStack() as stack, only_possible_heads(network, data_samples):
         for tap in taps:
             stack.enter_context(replacing(network, tap.tap, gated(tap), 'teacher_tap'))
-        task = task_loss(network, inputs, data_samples)
+        task = network.parse_losses(network.loss(inputs, data_samples))[0]
     levels = [level for tap in taps for level in range(tap.start, tap.start + tap.count)]
     if sorted(dice) != sorted(levels):
         raise RuntimeError(f'{len(dice)} maps were masked in the teacher, but its trace had {len(levels)}.')
@@ -172,10 +166,10 @@ class LearnOptions:
     def rate(self, iteration: int) -> float:
         """Return the learning rate of an iteration, counted from 0."""
         peak = float(self.optimizer['lr'])
+        default = 1e-6 if self.schedule == 'cosine' else 0.0
+        last = default if self.eta_min is None else self.eta_min
         if self.schedule == 'cosine':
-            last = 1e-6 if self.eta_min is None else self.eta_min
             return last + (peak - last) * (1 + math.cos(math.pi * iteration / self.max_iters)) / 2
-        last = 0.0 if self.eta_min is None else self.eta_min
         return last + (peak - last) * (1 - iteration / self.max_iters) ** (0.9 if self.power is None else self.power)
 
     def identity(self) -> dict[str, Any]:
@@ -234,25 +228,23 @@ class TokenLearner:
         for parameter, mean in zip(parameters, means, strict=True):
             parameter.grad = mean.view_as(parameter)
         task, *levels = scalars.tolist()
-        step, finite = TokenStepLog(rate, task, levels), bool(flat.isfinite().all())
+        finite = bool(flat.isfinite().all())
         self.skipped = 0 if finite else self.skipped + 1
         if self.skipped >= PATIENCE:
+            bad = {int(name.split('.')[0]) for name, v in self.values.items() if not v.grad.isfinite().all()}  # type: ignore[union-attr]
+            bad |= {level for level, term in enumerate(levels) if not math.isfinite(term)}
+            task_text = '' if math.isfinite(task) else 'task loss not finite, '
             raise RuntimeError(
                 f'distillers.{self.task.name}: the loss was not finite in {PATIENCE} iterations in a row, the last is '
-                f'{self.iteration} ({self._where(step)}). Lower learn.optimizer.lr or set learn.clip_grad.'
+                f'{self.iteration} ({task_text}level {", ".join(map(str, sorted(bad))) or "none"}). Lower '
+                'learn.optimizer.lr or set learn.clip_grad.'
             )
         if finite:
             if options.clip_grad is not None:
                 torch.nn.utils.clip_grad_norm_(parameters, **options.clip_grad)
             self.optimizer.step()
         self.iteration += 1
-        return step
-
-    def _where(self, step: TokenStepLog) -> str:
-        bad = {int(name.split('.')[0]) for name, v in self.values.items() if not v.grad.isfinite().all()}  # type: ignore[union-attr]
-        bad |= {level for level, dice in enumerate(step.dice) if not math.isfinite(dice)}
-        task = 'task loss not finite, ' if not math.isfinite(step.task) else ''
-        return f'{task}level {", ".join(map(str, sorted(bad))) or "none"}'
+        return TokenStepLog(rate, task, levels)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state for :meth:`load_state_dict`, without the values."""
@@ -321,11 +313,8 @@ def learn_distiller_tokens(
             done = learner.iteration
             runner.call_hook('after_prepare_iter', done=done, whole=whole)
             if done % task.options.log_interval == 0 or done == whole:
-                dice = ' '.join(f'{value:.3f}' for value in step.dice)
-                runner.logger.info(
-                    f'{task.name}: tokens [{done}/{whole}] lr: {step.rate:.3e}  task loss: {step.task:.4f}  '
-                    f'dice: {dice}'
-                )
+                values = f'task loss: {step.task:.4f}  dice: {" ".join(f"{value:.3f}" for value in step.dice)}'
+                runner.logger.info(f'{task.name}: tokens [{done}/{whole}] lr: {step.rate:.3e}  {values}')
             if learner.iteration % task.options.save_interval == 0 and learner.iteration < whole:
                 save(learner)
     return learner.detached()
@@ -369,10 +358,19 @@ def learning_batches(loader: DataLoader, seed: int, start: int) -> Iterator[Iter
     The loader itself is not touched. Each process gets its own part. The content of a batch depends only on seed, rank
     and the number of the batch; the workers end with the context.
     """
-    workers = loader.num_workers
+    configured: Any = loader.batch_sampler  # of the loader's kind, e.g. by aspect ratio
+    dataset: Any = loader.dataset
+    sampler, workers = InfiniteSampler(dataset, shuffle=True, seed=mix(seed, 0)), loader.num_workers
+    try:
+        batch_sampler = type(configured)(sampler, configured.batch_size, True)
+    except TypeError as error:
+        raise ValueError(
+            f'train_dataloader.batch_sampler: {type(configured).__name__}(sampler, batch_size, drop_last) fails '
+            f'({error}). Learn the tokens with another batch sampler (mmdistill tokens), and give the file as tokens=.'
+        ) from error
     batch_loader: DataLoader = DataLoader(
-        loader.dataset,
-        batch_sampler=_group(loader, seed),
+        dataset,
+        batch_sampler=batch_sampler,
         collate_fn=loader.collate_fn,
         num_workers=workers,
         pin_memory=loader.pin_memory,
@@ -385,17 +383,3 @@ def learning_batches(loader: DataLoader, seed: int, start: int) -> Iterator[Iter
         yield batches
     finally:
         batches.close()
-
-
-def _group(loader: DataLoader, seed: int) -> Any:
-    """Return a batch sampler of the loader's kind (e.g. by aspect ratio) over an endless order of the data."""
-    configured: Any = loader.batch_sampler
-    dataset: Any = loader.dataset
-    sampler = InfiniteSampler(dataset, shuffle=True, seed=mix(seed, 0))
-    try:
-        return type(configured)(sampler, configured.batch_size, True)
-    except TypeError as error:
-        raise ValueError(
-            f'train_dataloader.batch_sampler: {type(configured).__name__}(sampler, batch_size, drop_last) fails '
-            f'({error}). Learn the tokens with another batch sampler (mmdistill tokens), and give the file as tokens=.'
-        ) from error

@@ -36,15 +36,9 @@ class MasKD(TokenDistiller):
 
     def loss(self, student: Tensor, teacher: Tensor, level: int) -> Losses:
         """Return ``loss_maskd`` of one level, also as ``level<i>`` for the log."""
-        slot = self.slot(level)
-        since = self.student_mask_from
+        slot, since = self.slot(level), self.student_mask_from
+        is_masked = since is not None and self.state.iteration >= since
         value = losses.masked_feature_loss(
-            student,
-            teacher,
-            slot.mask_token,
-            slot.branch(),
-            student_mask=since is not None and self.state.iteration >= since,
-            eps=self.eps,
-            factor=self.factor,
+            student, teacher, slot.mask_token, slot.branch(), student_mask=is_masked, eps=self.eps, factor=self.factor
         )
         return {'loss_maskd': value, f'level{level}': value.detach()}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -73,7 +74,7 @@ class TokenStore:
         if self.distiller.has_tokens_of(self.teacher):
             logger.info(f'{name}: tokens from the checkpoint.')
             return {'kind': 'model'}
-        values = self.read_known(self.distiller.tokens, logger)
+        values = self.read_known(logger)
         if values is not None:
             return {'kind': 'file', 'values': values}
         partial = None
@@ -83,18 +84,17 @@ class TokenStore:
         logger.info(f'{name}: learning tokens on {self.meta["taps"]} from iteration {start} for {self.final}')
         return {'kind': 'learn', 'partial': partial}
 
-    def read_known(self, source: str | None, logger: Any) -> TokenTensors | None:
-        """Read the file or URL of the option ``tokens``, else the learned tokens in the work folder, if any."""
-        if source is not None:
-            return self._read_given(source, logger)
-        if not self.final.is_file():
-            return None
-        logger.info(f'{self.distiller.name}: tokens from {self.final}')
-        return self._read(self.final)
+    def read_known(self, logger: Any) -> TokenTensors | None:
+        """Read the file or URL of the option ``tokens``, else the learned tokens in the work folder, if any.
 
-    def _read_given(self, source: str, logger: Any) -> TokenTensors:
-        """Read the file or URL of the option ``tokens``; refuse tokens of another teacher."""
-        key = f'model.distillers.{self.distiller.name}.tokens'
+        Tokens of another teacher are refused.
+        """
+        key, source = f'model.distillers.{self.distiller.name}.tokens', self.distiller.tokens
+        if source is None:
+            if not self.final.is_file():
+                return None
+            logger.info(f'{self.distiller.name}: tokens from {self.final}')
+            return self._read(self.final)
         path = local_file(source, None, key)
         values, meta = read_tokens(path, self.distiller.name)
         if meta.get('unfinished'):
@@ -194,16 +194,13 @@ class TokenDistiller(FeatureDistiller):
 
     def setup(self, student: Shapes, teacher: Shapes) -> None:
         super().setup(student, teacher)
-        counts = [len(teacher[str(tap)]) for tap in self.teacher_taps]
-        start = 0
-        for tap, count in zip(self.teacher_taps, counts, strict=True):
-            self.gated_taps.append(GatedTap(tap, start, count, type(self).gate))
-            start += count
+        taps = zip(self.teacher_taps, accumulate(self.counts, initial=0), self.counts, strict=False)
+        self.gated_taps = [GatedTap(*tap_levels, type(self).gate) for tap_levels in taps]
         if self.share_tokens:
             del self.gated_taps[1:]
             channels = [level.teacher[0] for level in self.levels]
-            if len(set(counts)) > 1 or channels != channels[: counts[0]] * len(counts):
-                layout = f'{", ".join(map(str, self.teacher_taps))} have {counts} levels of {channels} channels'
+            if len(set(self.counts)) > 1 or channels != channels[: self.counts[0]] * len(self.counts):
+                layout = f'{", ".join(map(str, self.teacher_taps))} have {self.counts} levels of {channels} channels'
                 problem = f'{self.key}.share_tokens=True needs the same levels and channels in each tap'
                 raise ValueError(f'{problem}; {layout}.')
         for level in self.levels[: self.gated_taps[-1].start + self.gated_taps[-1].count]:
@@ -271,8 +268,6 @@ class TokenModule(nn.Module):
 
 
 class _Constants(nn.Module):
-    """Weight and bias of a convolution as buffers."""
-
     def __init__(self, shape: tuple[int, ...]) -> None:
         super().__init__()
         self.register_buffer('weight', torch.zeros(shape))

@@ -19,7 +19,6 @@ import torch
 from torch import Tensor
 
 from mmdistill_dense.config.local_code import code_of_dataset
-from mmdistill_dense.losses import Branch
 from mmdistill_dense.networks.taps import Tap
 from mmdistill_dense.utils.files import save_whole
 from mmdistill_dense.utils.validate import some
@@ -118,12 +117,6 @@ BRANCH = ('prob.0.weight', 'prob.0.bias', 'prob.2.weight', 'prob.2.bias')
 _NAME = re.compile(
     rf'^(?P<owner>.*?)(?:mask_modules\.(?P<level>\d+)\.)?(?P<name>{"|".join(map(re.escape, (TOKEN, *BRANCH)))})$'
 )
-
-
-def level_of(values: Mapping[str, Tensor], level: int) -> tuple[Tensor, Branch | None]:
-    """Return the tokens of one level, and its branch where there is one."""
-    branch = [values.get(f'{level}.{name}') for name in BRANCH]
-    return values[f'{level}.{TOKEN}'], None if branch[0] is None else Branch(*branch)  # type: ignore[arg-type]
 
 
 def read_tokens(path: str | Path, owner: str) -> tuple[TokenTensors, dict[str, Any]]:

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmdistill_dense.config.unknown_keys import read_options
 from mmdistill_dense.losses import centres_inside, loss_dtype, pixel_info_nce, to_device
 from mmdistill_dense.utils.distributed import MIN_COUNT, gather_rows, mean_over_ranks
 from mmdistill_dense.utils.runner_internals import Samples
@@ -166,19 +165,8 @@ class ChannelCenter(nn.Module):
 AUTO_SIZE = 'auto'
 ROWS = 1024  # memory of each queue with 'auto'
 FEWEST_KEYS, MOST_KEYS = 4, 64  # of a picture
-LEAST_PICTURES = 4
-LEAST_TRAINING = 3 * LEAST_PICTURES
+LEAST_TRAINING = 12  # pictures
 STEPS = 4  # the queue holds the keys of at most so many steps
-
-
-def rows_of_memory(size: int | str, keys_per_image: int) -> int:
-    """Return the rows of memory that the options ask for."""
-    if size != AUTO_SIZE:
-        return int(size)
-    if keys_per_image != 1:
-        problem = f"queue_size='auto' chooses keys_per_image too, but keys_per_image={keys_per_image} is given"
-        raise ValueError(f'{problem}: leave it out or name queue_size as well.')
-    return ROWS
 
 
 def choose_size(images: int, per_step: int, key: str) -> tuple[int, int]:
@@ -197,17 +185,6 @@ def choose_size(images: int, per_step: int, key: str) -> tuple[int, int]:
     pictures = min(images // 3, STEPS * per_step)
     keys = min(max(ROWS // pictures, FEWEST_KEYS), MOST_KEYS)
     return min(ROWS, keys * pictures), keys
-
-
-def note_of_rise(filled: int, size: int, key: str) -> str:
-    """Return a log note about the rising loss while the queue fills, an empty string for a full one."""
-    if filled >= size:
-        return ''
-    return (
-        f'{key}: the queue holds {filled} of {size} keys; loss_pcd '
-        f'{"goes on rising" if filled else "starts near 0 and rises"} with the logarithm of their number until the '
-        'queue is full, and falls after that.'
-    )
 
 
 def warning(size: int, images: int, keys: int, key: str) -> str:
@@ -287,11 +264,6 @@ class PixelAttention(nn.Module):
         return x + values.mT.reshape(batch, channels, height, width).to(x.dtype)  # (B, C, H, W)
 
 
-def read_head(option: Mapping[str, Any] | None) -> Head | None:
-    """Return the head that an option says."""
-    return None if option is None else read_options(Head, option, 'head')
-
-
 def check_no_head(key: str, taps: str, student: int, teacher: int) -> None:
     """Refuse maps of different channels for ``head=None``."""
     if student != teacher:
@@ -299,37 +271,10 @@ def check_no_head(key: str, taps: str, student: int, teacher: int) -> None:
         raise ValueError(f"{key}: {channels}; head=None needs equal numbers, use head=dict(type='linear').")
 
 
-class Views(NamedTuple):
-    """The maps of one level, student's and teacher's by view, and the pairs of views to compare."""
-
-    students: Sequence[Tensor]
-    teachers: Sequence[Tensor]
-    pairs: Sequence[tuple[int, int]]
-
-    def averaged(self, data_samples: Samples) -> Views:
-        """Return maps of one position, the means (B, C, 1, 1) over the positions inside the pictures."""
-        samples = data_samples if len(self.students) == 1 else []  # views have no shapes of their own
-        students, teachers = (
-            [masked_mean(x, inside_on_device(samples, x))[..., None, None] for x in maps]
-            for maps in (self.students, self.teachers)
-        )
-        return Views(students, teachers, self.pairs)
-
-
-def view_pairs(pairing: str | None, views: int, key: str) -> list[tuple[int, int]]:
-    """Return the pairs (student's view, teacher's view) to compare."""
-    pairing = pairing or ('cross' if views == 2 else 'same')
-    if pairing == 'cross' and views != 2:
-        problem = f"{key}.view_pairing='cross' needs two views, the step has {views}"
-        raise ValueError(f"{problem}; use 'same', or data with MultiView.")
-    return [(0, 1), (1, 0)] if pairing == 'cross' else [(view, view) for view in range(views)]
-
-
 @dataclass
 class LevelTensors:
     """The tensors that one level of a step compares."""
 
-    maps: Sequence[Tensor]
     heads: list[Tensor]
     key_map: Tensor  # the teacher's, of the first view on the student's grid
     mask: Tensor | None
@@ -344,10 +289,6 @@ class LevelTensors:
         share = torch.cat([count.expand(len(row[2])) for row, count in zip(self.rows, counts, strict=True)])  # (n,)
         weight = weight / share / len(self.rows)
         return pixel_info_nce(student, teacher, negatives, temperature, weight)[0]
-
-    def pooled(self) -> Tensor:
-        """Return the student's mean output for each picture of the first view, without gradient."""
-        return masked_mean(self.heads[0].detach().to(self.key_map.dtype), self.valid)
 
     def key(self) -> Tensor:
         """Return the teacher's mean vector for each picture of the first view."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
@@ -15,23 +15,22 @@ from mmdistill_dense.distillers.base import Distiller, Losses, Recorded, Shapes
 from mmdistill_dense.distillers.pcd.modules import (
     AUTO_SIZE,
     HEAD,
+    ROWS,
     AttentionOption,
     ChannelCenter,
+    Head,
     LevelTensors,
     NegativeQueue,
     PixelAttention,
-    Views,
     build_head,
     check_no_head,
     choose_size,
     inside_images,
-    note_of_rise,
+    inside_on_device,
+    masked_mean,
     random_pixels,
     read_counts,
-    read_head,
-    rows_of_memory,
     take_pixels,
-    view_pairs,
     warning,
 )
 from mmdistill_dense.losses.infonce import MIN_NORM
@@ -45,6 +44,9 @@ if TYPE_CHECKING:
     from mmengine.runner import Runner
 
     from mmdistill_dense.networks.teacher import FrozenTeacher
+
+
+Views = tuple[Sequence[Tensor], Sequence[Tensor], Sequence[tuple[int, int]]]  # of a level, and the pairs to compare
 
 
 @DISTILLERS.register_module()
@@ -88,10 +90,13 @@ class PCD(Distiller):
         **options: Any,
     ) -> None:
         super().__init__(*taps, **options)
-        self.projection = read_head(self.head)
+        self.projection = None if self.head is None else read_options(Head, self.head, 'head')
         self.attend = None if attention is None else read_options(AttentionOption, attention, 'attention')
-        self.queue_size = rows_of_memory(queue_size, self.keys_per_image)
+        self.queue_size = ROWS if queue_size == AUTO_SIZE else int(queue_size)
         if queue_size == AUTO_SIZE:
+            if self.keys_per_image != 1:
+                problem = f'chooses keys_per_image too, but keys_per_image={self.keys_per_image} is given'
+                raise ValueError(f"queue_size='auto' {problem}: leave it out or name queue_size as well.")
             if options.get('enqueue') == 'pooled':
                 raise ValueError("queue_size='auto' keeps pixels, but enqueue='pooled' is given: leave one out.")
             self.enqueue = 'pixels'
@@ -139,25 +144,26 @@ class PCD(Distiller):
 
     def prepare(self, runner: Runner, teacher: FrozenTeacher) -> None:
         """Choose the queues' size if it is ``'auto'``; log how the loss moves while they fill; warn of long ones."""
+        loader: Any = runner.train_dataloader
+        images = count_pictures(loader.dataset)
         if self.chosen_size is not None:
-            self._choose_size(runner, self.chosen_size)
-        if rise := note_of_rise(int(self._queue(0).filled), self.queue_size, self.key):
-            runner.logger.info(rise)
+            if not self.chosen_size.any():
+                per_step = loader.batch_sampler.batch_size * world_size()
+                self.chosen_size.copy_(torch.tensor(choose_size(images, per_step, self.key)))
+            self.queue_size, self.keys_per_image = self.chosen_size.tolist()
+            for level in range(len(self.weights)):
+                self._queue(level).limit(self.queue_size)
+            size = f'{self.queue_size} keys, {self.keys_per_image} of each picture'
+            runner.logger.info(f"{self.key}.queue_size='auto': {size}.")
+        if (filled := int(self._queue(0).filled)) < self.queue_size:
+            runner.logger.info(
+                f'{self.key}: the queue holds {filled} of {self.queue_size} keys; loss_pcd '
+                f'{"goes on rising" if filled else "starts near 0 and rises"} with the logarithm of their number until '
+                'the queue is full, and falls after that.'
+            )
         keys = 1 if self.enqueue == 'pooled' else self.keys_per_image
-        if long := warning(self.queue_size, count_pictures(runner.train_dataloader.dataset), keys, self.key):
+        if long := warning(self.queue_size, images, keys, self.key):
             runner.logger.warning(long)
-
-    def _choose_size(self, runner: Runner, size: Tensor) -> None:
-        if not size.any():
-            loader: Any = runner.train_dataloader
-            per_step = loader.batch_sampler.batch_size * world_size()
-            size.copy_(torch.tensor(choose_size(count_pictures(loader.dataset), per_step, self.key)))
-        self.queue_size, self.keys_per_image = size.tolist()
-        for level in range(len(self.weights)):
-            self._queue(level).limit(self.queue_size)
-        runner.logger.info(
-            f"{self.key}.queue_size='auto': {self.queue_size} keys, {self.keys_per_image} of each picture."
-        )
 
     # One step
 
@@ -173,11 +179,16 @@ class PCD(Distiller):
         return {name: torch.stack([term[name] for term in terms]).mean() for name in names}
 
     def levels(self, student: Recorded, teacher: Recorded) -> list[Views]:
-        """Return the maps of each level, and the pairs of views to compare."""
+        """Return the student's and the teacher's maps of each level by view, and the pairs of views to compare."""
         students, teachers = zip(*self.views(student, teacher), strict=True)
-        pairs = view_pairs(self.view_pairing, len(students), self.key)
+        count = len(students)
+        pairing = self.view_pairing or ('cross' if count == 2 else 'same')
+        if pairing == 'cross' and count != 2:
+            problem = f"{self.key}.view_pairing='cross' needs two views, the step has {count}"
+            raise ValueError(f"{problem}; use 'same', or data with MultiView.")
+        pairs = [(0, 1), (1, 0)] if pairing == 'cross' else [(view, view) for view in range(count)]
         maps = zip(zip(*students, strict=True), zip(*teachers, strict=True), strict=True)
-        return [Views(s, t, pairs) for s, t in maps]
+        return [(s, t, pairs) for s, t in maps]
 
     def _level(self, level: int, views: Views, data_samples: Samples) -> Losses:
         """Return the terms of one level; then its keys enter the queue."""
@@ -187,7 +198,8 @@ class PCD(Distiller):
             terms = {'loss_pcd': tensors.contrast(queue.negatives(), self.temperature)}
             due = self.monitor_interval > 0 and self.state.iteration % self.monitor_interval == 0
             if due and len(queue.negatives()) > 0:
-                ranks = losses.key_ranks(tensors.pooled(), tensors.key(), queue.negatives())
+                vectors = masked_mean(tensors.heads[0].detach().to(tensors.key_map.dtype), tensors.valid)
+                ranks = losses.key_ranks(vectors, tensors.key(), queue.negatives())
                 terms |= {f'acc_top{n}': 100 * (ranks < n).to(tensors.key_map.dtype).mean() for n in (1, 5)}
             if self.training:
                 queue.enqueue(self._keys(tensors, level))
@@ -201,7 +213,12 @@ class PCD(Distiller):
 
         With a single view the data samples tell which pixels are padding.
         """
-        students, teachers, pairs = views.averaged(data_samples) if self.vectors else views
+        students, teachers, pairs = views
+        if self.vectors:  # maps of one position, the means (B, C, 1, 1) over the positions inside the pictures
+            samples = data_samples if len(students) == 1 else []  # views have no shapes of their own
+            students, teachers = (
+                [masked_mean(x, inside_on_device(samples, x))[..., None, None] for x in maps] for maps in views[:2]
+            )
         if self.resize == 'student':
             students = [losses.to_grid(s, t.shape[2:]) for s, t in zip(students, teachers, strict=True)]
         sizes = [s.shape[2:] for s in students]
@@ -217,7 +234,7 @@ class PCD(Distiller):
             grids = {(i, j): losses.to_grid(maps[j], sizes[i]) for i, j in {(0, 0), *pairs}}
             targets = [take_pixels(grids[i, j], indices[i]) for i, j in pairs]
             rows = [losses.pixel_pairs(heads[i], t, valid) for (i, _), t in zip(pairs, targets, strict=True)]
-            return LevelTensors(students, heads, grids[0, 0], mask, valid, rows, inside)
+            return LevelTensors(heads, grids[0, 0], mask, valid, rows, inside)
 
     def positions(self, pixels: int, level: int) -> Tensor | None:
         """Return this iteration's flat pixel indices of a level; ``None`` is all."""

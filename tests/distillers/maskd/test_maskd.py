@@ -236,7 +236,7 @@ def test_the_mask_branch_is_off_without_masks():
         samples = batch(network, masks=masks)['data_samples']
         with learning.training_objective(network), learning.only_possible_heads(network, samples):
             assert network.roi_head.with_mask is masks
-            assert learning.task_loss(network, batch(network)['inputs'], samples).isfinite()
+            assert learning.gated_loss(network, [], {}, batch(network)['inputs'], samples)[0].isfinite()
         assert network.roi_head.with_mask
 
 

@@ -93,15 +93,10 @@ def write_on(picture: np.ndarray, text: str, size: int, left: int, top: int) -> 
 @lru_cache(1000)
 def _letters(text: str, size: int) -> np.ndarray:
     """Return how much of each pixel a text covers (OpenCV writes ASCII alone)."""
-    font = _font(size)
+    font = ImageFont.truetype(_FILE, size)
     bitmap = Image.new('L', [int(side) + 2 for side in font.getbbox(text)[2:]])
     ImageDraw.Draw(bitmap).text((1, 0), text, 255, font)
     return np.asarray(bitmap, np.float32) / 255
-
-
-@lru_cache
-def _font(size: int) -> ImageFont.FreeTypeFont:
-    return ImageFont.truetype(_FILE, size)
 
 
 @lru_cache

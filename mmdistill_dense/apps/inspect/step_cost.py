@@ -3,7 +3,7 @@
 import copy
 import statistics
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -257,21 +257,15 @@ def _cuda_peak(work: Work, device: str | torch.device) -> int:
 
 def extra_memory(control: Step[Network], distilled: Step[Distilled], device: str) -> dict[str, int]:
     """Return, in bytes, the peaks of both steps, and what distillation adds, with what it holds between steps."""
-    peaks = [peak_extra_memory(step, device) for step in (control, distilled)]
+    plain, taught = (peak_extra_memory(step, device) for step in (control, distilled))
     networks = [teacher.network for teacher in distilled.network.distillation.teachers.values() if teacher.network]
-    permanent = _held_bytes(distilled) - _held_bytes(control) + sum(_bytes(_tensors(network)) for network in networks)
-    return {'control_step': peaks[0], 'distilled_step': peaks[1], 'extra': peaks[1] - peaks[0] + permanent}
+    permanent = _held_bytes(distilled, *networks) - _held_bytes(control)
+    return {'control_step': plain, 'distilled_step': taught, 'extra': taught - plain + permanent}
 
 
-def _tensors(network: nn.Module) -> list[Tensor]:
-    return [*network.parameters(), *network.buffers()]
-
-
-def _held_bytes(step: Step) -> int:
+def _held_bytes(step: Step, *teachers: nn.Module) -> int:
+    networks = (step.network, *teachers)
+    tensors = [tensor for network in networks for tensor in (*network.parameters(), *network.buffers())]
     states = [state for optim in wrappers_of(step.wrapper) for state in optim.optimizer.state.values()]
-    return _bytes(_tensors(step.network)) + _bytes(v for state in states for v in state.values() if torch.is_tensor(v))
-
-
-def _bytes(tensors: Iterable[Tensor]) -> int:
-    storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors if t.numel()}
-    return sum(storages.values())
+    tensors += [value for state in states for value in state.values() if torch.is_tensor(value)]
+    return sum({t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors if t.numel()}.values())

@@ -8,7 +8,6 @@ import cv2
 import numpy as np
 import torch
 from mmengine.logging import print_log
-from torch import Tensor
 
 from mmdistill_dense.apps.inspect.drawing import image_of, shrink, write_on, write_picture
 from mmdistill_dense.distillers.maskd.token_distiller import TokenDistiller
@@ -62,24 +61,16 @@ def masks_of_sample(
     batch = model.data_preprocessor(batch, False)
     inputs = batch['inputs']  # (1, 3, H, W), padded
     maps = distiller.teacher(inputs, samples=batch['data_samples'])
-    tokens, level = distiller.mask_modules.state_dict(), 0
-    for tap in distiller.teacher_taps:
-        for index, teacher_map in enumerate(maps[tap.text]):
-            _, bands = type(distiller).gate(tokens, level % len(distiller.mask_modules), teacher_map)
-            for number, masks in enumerate(bands):  # (1, T, h, w)
-                title = f'{tap.text}: {index}' if len(maps[tap.text]) > 1 else tap.text
-                yield (
-                    title + (f', band {number}' if len(bands) > 1 else ''),
-                    [_cut(mask, inputs.shape[2:], (height, width)) for mask in masks[0]],
-                )
-            level += 1
-
-
-def _cut(mask: Tensor, padded: Sequence[int], size: tuple[int, int]) -> np.ndarray:
-    """Return a mask (h, w) of a padded picture at the size of the picture itself."""
-    height, width = padded
-    enlarged = cv2.resize(mask.float().cpu().numpy(), (width, height), interpolation=cv2.INTER_LINEAR)
-    return enlarged[: size[0], : size[1]]
+    tokens, levels = distiller.mask_modules.state_dict(), len(distiller.mask_modules)
+    taps = [(tap.text, index) for tap in distiller.teacher_taps for index in range(len(maps[tap.text]))]
+    for level, (tap, index) in enumerate(taps):
+        _, bands = type(distiller).gate(tokens, level % levels, maps[tap][index])
+        for number, masks in enumerate(bands):  # (1, T, h, w)
+            title = f'{tap}: {index}' if len(maps[tap]) > 1 else tap
+            title += f', band {number}' if len(bands) > 1 else ''
+            size = inputs.shape[:1:-1]  # width and height
+            enlarged = [cv2.resize(mask.float().cpu().numpy(), size) for mask in masks[0]]
+            yield title, [mask[:height, :width] for mask in enlarged]
 
 
 def draw_mask(picture: np.ndarray, mask: np.ndarray) -> np.ndarray:

@@ -4,9 +4,10 @@ Each takes the context, notes facts there, and yields what only a measurement ca
 """
 
 import copy
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, replace
+from functools import partial
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
@@ -39,10 +40,9 @@ from mmdistill_dense.apps.inspect.step_cost import (
     run_length,
     training_batch,
 )
-from mmdistill_dense.config.resolve import DISTILL_KEYS, is_distill_model, load_model, model_of, student_option
-from mmdistill_dense.config.values import num_classes
+from mmdistill_dense.config.resolve import load_model, model_of, student_option
+from mmdistill_dense.config.values import listed, num_classes
 from mmdistill_dense.datasets.wrapped import classes_of, count_pictures
-from mmdistill_dense.distillers.base import Distiller
 from mmdistill_dense.distillers.maskd.token_distiller import TokenDistiller, TokenStore
 from mmdistill_dense.engine.run_guards import check_distillation
 from mmdistill_dense.guards.config import check_pretrained, count_fitting, pretrained_parts
@@ -58,8 +58,8 @@ from mmdistill_dense.networks.trace import first_larger
 from mmdistill_dense.unlabelled.pictures import training_steps
 from mmdistill_dense.unlabelled.step import unlabelled_of
 from mmdistill_dense.unlabelled.stream import open_pictures
-from mmdistill_dense.utils.reproducible import fork_rng, seed_everything
-from mmdistill_dense.utils.runner_internals import AUXILIARY, Network, parameters_in_use
+from mmdistill_dense.utils.reproducible import fork_rng, seed_everything, without_workers
+from mmdistill_dense.utils.runner_internals import AUXILIARY, parameters_in_use
 from mmdistill_dense.utils.sampling import evenly_spaced
 from mmdistill_dense.utils.validate import message_of
 from mmdistill_dense.weights.mmengine_loader import install_reader
@@ -67,7 +67,6 @@ from mmdistill_dense.weights.strict_load import match_names, state_dict_of
 
 VIEW_SIDE = 224  # of a generated view if the config gives no size
 DATA = 'data'  # the name of findings behind which the other stages still run, on generated pictures
-_WORKERS = ('persistent_workers', 'prefetch_factor', 'pin_memory', 'multiprocessing_context')
 
 
 def read_model(context: CheckContext) -> None:
@@ -76,12 +75,7 @@ def read_model(context: CheckContext) -> None:
         raise ValueError('the config has no model.')
     init_default_scope(context.config.get('default_scope') or 'mmengine')
     model = model_of(context.config)
-    if is_distill_model(model):
-        context.resolved = load_model(student_option(model), 'model.student')
-        context.resolved.beside = {key: value for key, value in model.items() if key not in DISTILL_KEYS}
-    else:
-        context.resolved = load_model(model, 'model')
-    context.network = context.resolved.model
+    context.network = load_model(student_option(model) if context.distills else model, context.key).model
 
 
 def read_data(context: CheckContext) -> Findings:
@@ -112,10 +106,11 @@ def read_data(context: CheckContext) -> Findings:
 def _read_batch(context: CheckContext) -> None:
     if not context.config.get('train_dataloader'):
         raise FileNotFoundError('the config has no train_dataloader')
-    option = {key: value for key, value in context.config.train_dataloader.items() if key not in _WORKERS}
+    loader_option = without_workers(context.config.train_dataloader)
     with fork_rng():
         seed_everything(0)
-        loader = Runner.build_dataloader({**option, 'batch_size': context.batch_size, 'num_workers': 0}, seed=0)
+        loader_option |= {'batch_size': context.batch_size, 'pin_memory': False}
+        loader = Runner.build_dataloader(loader_option, seed=0)
         if len(loader.dataset) == 0:
             raise ValueError('train_dataloader.dataset holds no picture: check folders, ann_file and filter_cfg.')
         context.length, context.pictures = len(loader.dataset), count_pictures(loader.dataset)
@@ -146,8 +141,7 @@ def test_pictures(context: CheckContext, teacher: FrozenTeacher) -> tuple[dict[s
     indices = evenly_spaced(len(dataset), context.options.val)
     evaluator = _evaluator(context.config, dataset)
     for index in indices:
-        item = dataset[index]
-        batch = {key: [value] for key, value in item.items()}
+        batch = pseudo_collate([dataset[index]])
         outputs = network.val_step(batch)
         if teacher.pairs is not None:
             outputs = in_students_classes(outputs, teacher.pairs)
@@ -207,27 +201,19 @@ def ready_batch(context: CheckContext) -> dict[str, Any]:
 def option(context: CheckContext) -> dict[str, Any]:
     """Return the model's config, with the checked size as the size that it pads to."""
     model: dict[str, Any] = model_of(context.config)
-    if is_distill_model(model) and not context.options.size:
-        return {**{key: model[key] for key in DISTILL_KEYS if key in model}, 'student': context.resolved}
-    preprocessor = model.get('data_preprocessor') or {}
     if context.options.size and 'size' in (context.network.get('data_preprocessor') or {}):
-        model['data_preprocessor'] = {**preprocessor, 'size': tuple(context.options.size)}
+        model['data_preprocessor'] = {**(model.get('data_preprocessor') or {}), 'size': tuple(context.options.size)}
     return model
 
 
 def load(context: CheckContext) -> Findings:
     """Load as the runner does, or give the teachers random weights with the statistics of the batch."""
     model = context.model
-    if context.options.weights:
-        yield from _load_weights(context)
-    else:
-        draw_weights(model)
+    yield from _init_weights(context)
     if not context.options.whole:
         inputs, like = ready_batch(context)['inputs'], next(model.parameters())
-        for teacher in context.frozen.values():
-            if teacher.taps:
-                images = inputs[0] if isinstance(inputs, (list, tuple)) else inputs
-                load_teacher(teacher, like, images, random=True)
+        for teacher in [teacher for teacher in context.frozen.values() if teacher.taps]:
+            load_teacher(teacher, like, inputs if torch.is_tensor(inputs) else inputs[0], random=True)
     for name, distiller in context.distillers.items():
         if isinstance(distiller, TokenDistiller):
             _load_tokens(context, name, distiller)
@@ -256,30 +242,24 @@ def _load_tokens(context: CheckContext, name: str, distiller: TokenDistiller) ->
         context.untaught.append(name)
 
 
-def draw_weights(model: Network) -> None:
-    """Initialise the student without files: some of mmdet's parameters are uninitialised memory until then."""
-    module: Any
-    for module in model.modules():
-        init = getattr(module, 'init_cfg', None)
-        if init:
-            options = [cfg for cfg in (init if isinstance(init, list) else [init]) if 'Pretrained' not in cfg['type']]
-            module.init_cfg = options or None
-    distillation = getattr(model, 'distillation', None)
-    with distillation.set_aside() if distillation else nullcontext():
-        model.init_weights()
-
-
-def _load_weights(context: CheckContext) -> Findings:
-    model, start = context.model, context.config.get('load_from')
+def _init_weights(context: CheckContext) -> Findings:
+    """Initialise as the runner does, or without files; before that, some of mmdet's parameters are raw memory."""
+    model, start, options = context.model, context.config.get('load_from'), context.options
     assert context.student is not None, 'the model is built'
-    if start is None:
-        check_pretrained(model)
-    elif hasattr(model, 'distillation'):
-        model.distillation.inherit_nothing()  # as DistillHook does
     distillation = getattr(model, 'distillation', None)
-    aside = distillation.set_aside() if distillation and not context.options.teachers else nullcontext()
+    if not options.weights:
+        for module in model.modules():
+            if init := listed(getattr(module, 'init_cfg', None)):
+                module.init_cfg = [cfg for cfg in init if 'Pretrained' not in cfg['type']] or None
+    elif start is None:
+        check_pretrained(model)
+    elif distillation:
+        distillation.inherit_nothing()  # as DistillHook does
+    aside = distillation.set_aside() if distillation and not options.whole else nullcontext()
     with naming_weights(model, context.key) if distillation is None else aside:
         model.init_weights()
+    if not options.weights:
+        return
     if start is None:
         check_pretrained(model, loaded=not context.config.model.get('inherit'))
         context.student.starts += _initial_weights(model)
@@ -370,9 +350,8 @@ def run_step(context: CheckContext) -> Findings:
             model(**ready_batch(context), mode='loss')
     for teacher in context.frozen.values():
         teacher.input_stats = []
-    with compared_shapes(context.distillers) as rows:
+    with noting(context.distillers.items(), partial(_note_taps, context)):
         context.terms = measure_gradients(model, batch)
-    context.taps = [row for name in context.distillers for row in rows.get(name, ())]
     for teacher in context.frozen.values():
         stats, teacher.input_stats = teacher.input_stats or [], None
         seen = stats if context.options.whole else [replace(entry, flat={}) for entry in stats]
@@ -380,27 +359,19 @@ def run_step(context: CheckContext) -> Findings:
     yield from (*judge_losses(context), *judge_shares(context))
 
 
-@contextmanager
-def compared_shapes(distillers: Mapping[str, Distiller]) -> Iterator[dict[str, list[TapRow]]]:
-    """Note what distillers compare while the context is open; yield the pairs by the name of the distiller."""
-    rows = dict[str, list[TapRow]]()
-
-    def note(name: str, arguments: tuple[Any, ...], _: Any) -> None:
-        if name in rows:
-            return  # a second call compares the pictures without labels
-        distiller, (student, teacher) = distillers[name], arguments[:2]
-        rows[name] = pairs = list[TapRow]()
-        for s_tap, t_tap in zip(map(str, distiller.student_taps), map(str, distiller.teacher_taps), strict=True):
-            shapes = [list(tensor.shape) for tensor in student[s_tap]]
-            if distiller.teacher_gives:
-                pairs.append(TapRow(name, s_tap, shapes[0], distiller.teacher_gives, shapes[0]))
-                continue
-            of_teacher = [list(tensor.shape) for tensor in teacher[t_tap]]
-            both = zip_longest(shapes, of_teacher, fillvalue=list[int]())
-            pairs += [TapRow(name, s_tap, shape, t_tap, other) for shape, other in both]
-
-    with noting(distillers.items(), note):
-        yield rows
+def _note_taps(context: CheckContext, name: str, arguments: Sequence[Any], _: Any) -> None:
+    """Note what a distiller compares in its first call; a second one compares the pictures without labels."""
+    if any(row.distiller == name for row in context.taps):
+        return
+    distiller, (student, teacher) = context.distillers[name], arguments[:2]
+    for s_tap, t_tap in zip(map(str, distiller.student_taps), map(str, distiller.teacher_taps), strict=True):
+        shapes = [list(tensor.shape) for tensor in student[s_tap]]
+        if distiller.teacher_gives:
+            context.taps.append(TapRow(name, s_tap, shapes[0], distiller.teacher_gives, shapes[0]))
+            continue
+        of_teacher = [list(tensor.shape) for tensor in teacher[t_tap]]
+        pairs = zip_longest(shapes, of_teacher, fillvalue=list[int]())
+        context.taps += [TapRow(name, s_tap, shape, t_tap, other) for shape, other in pairs]
 
 
 def measure_cost(context: CheckContext) -> None:

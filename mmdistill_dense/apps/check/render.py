@@ -91,12 +91,11 @@ def _networks(context: CheckContext) -> Table | None:
         return None
     student, origin = context.student, 'initialised' if context.options.weights else 'random'
     source = '\n'.join(start.replace(', ', '\n') for start in student.starts) or origin
-    parts = {'  auxiliary heads': student.auxiliary, '  distillers': student.distillers}
     table = _table('network', 'class', '>parameters', '>trained', 'weights', 'metric')
     table.add_row('student', student.network, f'{student.parameters:,}', f'{student.trained:,}', source, '')
-    for name, count in parts.items():
+    for name, count in (('auxiliary heads', student.auxiliary), ('distillers', student.distillers)):
         if count:
-            table.add_row(name, '', f'{count:,} more', '', 'in training alone', '')
+            table.add_row(f'  {name}', '', f'{count:,} more', '', 'in training alone', '')
     for facts in context.teachers:
         metric = facts.metric_note
         if facts.metric:
@@ -116,15 +115,14 @@ def _taps(context: CheckContext) -> Table:
     return table
 
 
-def _losses(context: CheckContext) -> Table | None:
+def _losses(context: CheckContext) -> Table:
     table = _table('loss', '>value', '>share', '>gradient', '>share', '>cosine with task')
     if context.terms and not context.options.weights:
         table.title = 'random weights: these numbers mean nothing'
     for term in context.terms:
-        pull, cells = term.pulls.get(BACKBONE), ('', '', '')
-        if pull is not None:
-            cosine = '-' if math.isnan(pull.cosine) else f'{pull.cosine:+.2f}'
-            cells = f'{pull.norm:.3g}', f'{pull.share:.1%}', cosine
+        pull = term.pulls[BACKBONE]
+        cosine = '-' if math.isnan(pull.cosine) else f'{pull.cosine:+.2f}'
+        cells = f'{pull.norm:.3g}', f'{pull.share:.1%}', cosine
         table.add_row(term.name, f'{term.value:.4g}', f'{term.share:.1%}', *cells)
     return table
 
@@ -133,7 +131,6 @@ def _cost(context: CheckContext) -> Table | None:
     cost = context.cost
     if 'distilled' not in cost:
         return None
-
     seconds = 'GPU seconds' if str(cost['device']).startswith('cuda') else 'CPU seconds'
     table = _table('a step', f'>{seconds}', '>MiB at its peak', '>MiB more in all')
     distilled, control = cost['distilled']['median'], cost['control']['median'] if 'control' in cost else None

@@ -8,19 +8,8 @@ from typing import Any
 
 from mmengine.config import Config
 
+from mmdistill_dense.apps.check import stages
 from mmdistill_dense.apps.check.context import CheckContext, Options
-from mmdistill_dense.apps.check.stages import (
-    DATA,
-    build,
-    load,
-    measure_cost,
-    predict,
-    read_data,
-    read_model,
-    read_unlabelled,
-    run_step,
-    test_teachers,
-)
 from mmdistill_dense.apps.recipes.named import read_config
 from mmdistill_dense.guards import run_rules
 from mmdistill_dense.guards.findings import ERROR, WARNING, Finding, Findings, worst
@@ -54,15 +43,15 @@ Rule = Callable[[Any], Findings | None]
 READING, LOADING, STEPPING = 'reading the data set', 'loading the weights', 'running a step'
 # The rules of `guards`, which each training asks, behind the work that they need.
 STAGES: Sequence[tuple[str, Rule, Sequence[Rule]]] = (
-    ('reading the config', read_model, (*run_rules.CONSTRUCTION, *run_rules.CONFIG)),
-    (READING, read_data, (*run_rules.DATA, *run_rules.BATCH)),
-    ('building the networks', build, (*run_rules.MODEL, *run_rules.STEP)),
-    ('reading the pictures without labels', read_unlabelled, ()),
-    (LOADING, load, ()),
-    ('predicting a picture of validation', predict, ()),
-    ('testing the teacher', test_teachers, ()),
-    (STEPPING, run_step, ()),
-    ('measuring its cost', measure_cost, ()),
+    ('reading the config', stages.read_model, (*run_rules.CONSTRUCTION, *run_rules.CONFIG)),
+    (READING, stages.read_data, (*run_rules.DATA, *run_rules.BATCH)),
+    ('building the networks', stages.build, (*run_rules.MODEL, *run_rules.STEP)),
+    ('reading the pictures without labels', stages.read_unlabelled, ()),
+    (LOADING, stages.load, ()),
+    ('predicting a picture of validation', stages.predict, ()),
+    ('testing the teacher', stages.test_teachers, ()),
+    (STEPPING, stages.run_step, ()),
+    ('measuring its cost', stages.measure_cost, ()),
 )
 
 
@@ -136,7 +125,7 @@ def run_stages(report: CheckReport, tell: Callable[[str], None] | None = None) -
                 if rule is work:
                     break
         report.findings += findings
-        if worst(finding for finding in findings if finding.check != DATA) == ERROR:
+        if worst(finding for finding in findings if finding.check != stages.DATA) == ERROR:
             return report
     report.stopped = ''
     return report

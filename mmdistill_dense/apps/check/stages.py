@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
 from mmengine.evaluator import Evaluator
 from mmengine.logging import MessageHub, MMLogger
@@ -27,26 +26,16 @@ from mmengine.structures import BaseDataElement
 from torch import nn
 
 from mmdistill_dense.apps.check.context import CheckContext, Size, StudentFacts, TapRow, TeacherFacts
+from mmdistill_dense.apps.inspect import step_cost
 from mmdistill_dense.apps.inspect.gradients import BACKBONE, TASK, measure_gradients
 from mmdistill_dense.apps.inspect.inference import predict_items
-from mmdistill_dense.apps.inspect.step_cost import (
-    build_student,
-    draw_tokens,
-    extra_memory,
-    interleaved_times,
-    load_teacher,
-    make_step,
-    peak_extra_memory,
-    run_length,
-    training_batch,
-)
 from mmdistill_dense.config.resolve import load_model, model_of, student_option
 from mmdistill_dense.config.values import listed, num_classes
 from mmdistill_dense.datasets.wrapped import classes_of, count_pictures
 from mmdistill_dense.distillers.maskd.token_distiller import TokenDistiller, TokenStore
 from mmdistill_dense.engine.run_guards import check_distillation
 from mmdistill_dense.guards.config import check_pretrained, count_fitting, pretrained_parts
-from mmdistill_dense.guards.findings import Finding, Findings, error, note, warning
+from mmdistill_dense.guards.findings import Findings, error, note, warning
 from mmdistill_dense.guards.runner import check_file
 from mmdistill_dense.networks.building import naming_weights
 from mmdistill_dense.networks.class_pairs import in_students_classes
@@ -91,7 +80,7 @@ def read_data(context: CheckContext) -> Findings:
     except FileNotFoundError as problem:
         context.generated = True
         remedy = 'The rest is checked on generated pictures' + ', as with --size H W' * context.options.command
-        yield Finding('error', f'training cannot start: {problem}', f'{remedy}.', DATA)
+        yield error(f'training cannot start: {problem}', f'{remedy}.', DATA)
         return
     if not config.get('val_dataloader'):
         return
@@ -100,7 +89,7 @@ def read_data(context: CheckContext) -> Findings:
         for index in evenly_spaced(len(dataset), max(1, context.options.val)):
             context.tested = dataset[index]
     except Exception as problem:  # a pipeline may run any code
-        yield Finding('error', f'training would stop at the first validation: {message_of(problem)}', check=DATA)
+        yield error(f'training would stop at the first validation: {message_of(problem)}', check=DATA)
 
 
 def _read_batch(context: CheckContext) -> None:
@@ -126,7 +115,7 @@ def generate(context: CheckContext) -> Mapping[str, Any]:
     """Return a generated batch with the student's classes, of ``--size`` or of the config's training size."""
     model, size = context.model, context.options.size
     if any(hasattr(model, name) for name in ('decode_head', 'bbox_head', 'roi_head')):
-        return training_batch(model, context.config, context.batch_size, size)
+        return step_cost.training_batch(model, context.config, context.batch_size, size)
     side: Size = size or getattr(model.data_preprocessor, 'size', None) or (VIEW_SIDE, VIEW_SIDE)
     draw, count = torch.Generator().manual_seed(0), context.batch_size
     views = [torch.randint(256, (count, 3, *side), generator=draw, dtype=torch.uint8).unbind() for _ in range(2)]
@@ -139,7 +128,8 @@ def test_pictures(context: CheckContext, teacher: FrozenTeacher) -> tuple[dict[s
     network: Any = teacher.network
     dataset, tested_ids = context.validation, []
     indices = evenly_spaced(len(dataset), context.options.val)
-    evaluator = _evaluator(context.config, dataset)
+    evaluator = Evaluator(context.config.val_evaluator)
+    evaluator.dataset_meta = dataset.metainfo
     for index in indices:
         batch = pseudo_collate([dataset[index]])
         outputs = network.val_step(batch)
@@ -155,26 +145,18 @@ def test_pictures(context: CheckContext, teacher: FrozenTeacher) -> tuple[dict[s
     return numbers, len(indices)
 
 
-def _evaluator(config: Config, dataset: Any) -> Evaluator:
-    evaluator = Evaluator(config.val_evaluator)
-    evaluator.dataset_meta = dataset.metainfo
-    return evaluator
-
-
 def build(context: CheckContext) -> None:
     """Build the model on the checked device, and generate a batch if none was read."""
-    context.model = build_student(option(context)).to(context.options.device)
+    context.model = step_cost.build_student(option(context)).to(context.options.device)
     if context.batch is None:
         context.batch = generate(context)
     inputs = ready_batch(context)['inputs']
     context.batch_shape = [list(tensor.shape) for tensor in ([inputs] if torch.is_tensor(inputs) else inputs)]
     context.student = describe_student(context.model)
-    if hasattr(context.model, 'distillation'):
-        length = run_length(context.config, context.length, context.options.processes)
-        context.model.distillation.enter_run(length)
-        state = context.model.distillation.state
+    if distillation := getattr(context.model, 'distillation', None):
+        distillation.enter_run(step_cost.run_length(context.config, context.length, context.options.processes))
         if any(distiller.weight() == 0 for distiller in context.distillers.values()):  # off at the start
-            state.iteration = context.iteration = state.max_iters // 2
+            distillation.state.iteration = context.iteration = distillation.state.max_iters // 2
 
 
 def read_unlabelled(context: CheckContext) -> None:
@@ -213,7 +195,7 @@ def load(context: CheckContext) -> Findings:
     if not context.options.whole:
         inputs, like = ready_batch(context)['inputs'], next(model.parameters())
         for teacher in [teacher for teacher in context.frozen.values() if teacher.taps]:
-            load_teacher(teacher, like, inputs if torch.is_tensor(inputs) else inputs[0], random=True)
+            step_cost.load_teacher(teacher, like, inputs if torch.is_tensor(inputs) else inputs[0], random=True)
     for name, distiller in context.distillers.items():
         if isinstance(distiller, TokenDistiller):
             _load_tokens(context, name, distiller)
@@ -238,7 +220,7 @@ def _load_tokens(context: CheckContext, name: str, distiller: TokenDistiller) ->
     if values is not None:
         distiller.load_tokens(values)
     else:
-        draw_tokens(distiller, torch.Generator().manual_seed(0))
+        step_cost.draw_tokens(distiller, torch.Generator().manual_seed(0))
         context.untaught.append(name)
 
 
@@ -420,15 +402,15 @@ def measure_cost(context: CheckContext) -> None:
         return
     config, device, batch = context.config, context.options.device, context.batch or {}
     try:
-        steps = {'distilled': make_step(context.model, config, batch, fresh=True)}
+        steps = {'distilled': step_cost.make_step(context.model, config, batch, fresh=True)}
         if any(term.name == TASK for term in context.terms):
-            control = build_student({**option(context), 'distillers': {}, 'inherit': ()}).to(device)
-            steps = {'control': make_step(control, config, batch, fresh=True), **steps}
-        times = interleaved_times(steps, REPEATS, device)
+            control = step_cost.build_student({**option(context), 'distillers': {}, 'inherit': ()}).to(device)
+            steps = {'control': step_cost.make_step(control, config, batch, fresh=True), **steps}
+        times = step_cost.interleaved_times(steps, REPEATS, device)
         if 'control' in steps:
-            memory = extra_memory(steps['control'], steps['distilled'], device)
+            memory = step_cost.extra_memory(steps['control'], steps['distilled'], device)
         else:
-            memory = {'distilled_step': peak_extra_memory(steps['distilled'], device)}
+            memory = {'distilled_step': step_cost.peak_extra_memory(steps['distilled'], device)}
         context.cost = {'device': device, 'batch': context.batch_size, **{k: asdict(v) for k, v in times.items()}}
         context.cost |= {f'{name.removesuffix("_step")}_memory': size for name, size in memory.items()}
     except (AssertionError, NotImplementedError, RuntimeError, TypeError) as problem:
@@ -458,7 +440,8 @@ def predict(context: CheckContext) -> None:
     if not context.config.get('val_evaluator'):
         return
     try:
-        evaluator = _evaluator(context.config, context.validation)
+        evaluator = Evaluator(context.config.val_evaluator)
+        evaluator.dataset_meta = context.validation.metainfo
         evaluator.process(data_samples=prediction, data_batch=pseudo_collate([item]))
     except Exception as error:
         labels = "Set val_evaluator.ann_file, or add 'instances' to meta_keys of that pipeline's last step."

@@ -9,7 +9,6 @@ from mmdistill_dense.networks.teacher import FrozenTeacher
 from mmdistill_dense.weights.strict_load import Receipt
 
 Size = tuple[int, int]
-Shape = list[int]
 
 
 @dataclass(frozen=True)
@@ -69,9 +68,9 @@ class TapRow:
 
     distiller: str
     student_tap: str
-    student_shape: Shape
+    student_shape: list[int]
     teacher_tap: str
-    teacher_shape: Shape
+    teacher_shape: list[int]
 
 
 @dataclass

@@ -6,7 +6,6 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
@@ -44,17 +43,15 @@ def show(report: CheckReport, console: Console) -> None:
     context = report.context
     console.print(Text(str(context.config.filename or 'config'), style='bold'))
     for line in _lines(context):
-        console.print(escape(line))
+        console.print(line, markup=False)
     for table in (_networks(context), _taps(context), _losses(context), _cost(context)):
         if table is not None and table.row_count:
             console.print()
             console.print(table)
     console.print()
     for finding in report.findings:
-        label = Text(f'{finding.level:8}', style=_STYLES[finding.level])
-        console.print(label + Text(f'{finding.check}: {finding.message}', style='default'))
-        if finding.advice:
-            console.print(Text(f'         {finding.advice}', style='default'))
+        text = f'{finding.check}: {finding.message}' + (f'\n         {finding.advice}' if finding.advice else '')
+        console.print(Text.assemble((f'{finding.level:8}', _STYLES[finding.level]), text))
     if report.stopped and worst(report.findings) != ERROR:
         console.print(Text(f'STOPPED while {report.stopped}: the rest was not checked.', style=_STYLES[WARNING]))
     elif report.verdict == ERROR:

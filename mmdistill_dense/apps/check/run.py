@@ -73,15 +73,14 @@ class CheckReport:
         return 2 if self.verdict == ERROR else int(strict and self.verdict == WARNING)
 
     def as_dict(self) -> dict[str, Any]:
-        context = self.context
+        context, shape = self.context, self.context.batch_shape
         rows: dict[str, Sequence[Any]] = {'findings': self.findings, 'teachers': context.teachers}
         rows |= {'taps': context.taps, 'losses': context.terms}
-        pictures, shape = context.pictures, context.batch_shape
         return {
             'config': context.config.filename,
             'verdict': self.verdict,
             'stopped': self.stopped or None,
-            'batch': {'real': bool(shape) and not context.generated, 'shape': shape, 'pictures': pictures},
+            'batch': {'real': bool(shape) and not context.generated, 'shape': shape, 'pictures': context.pictures},
             'student': asdict(context.student) if context.student else None,
             **{key: [asdict(row) for row in member] for key, member in rows.items()},
             **{key: getattr(context, key) for key in ('unlabelled', 'iteration', 'settings', 'cost')},

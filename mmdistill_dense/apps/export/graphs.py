@@ -255,9 +255,8 @@ def write_onnx(graph: Graph, image: Tensor, axes: Sequence[str], path: Path, abo
             torch.onnx.export(graph, (image,), dynamo=False, **options)
         model = onnx.load_from_string(content.getvalue())
     else:
-        names = {'image': {AXES[name]: name for name in axes}}
-        program = traced(graph, {image: [AXES[name] for name in axes]})
-        model = onnx_of(program, ['image'], outputs, dynamic_shapes=names)
+        names = {AXES[name]: name for name in axes}
+        model = onnx_of(traced(graph, {image: list(names)}), ['image'], outputs, dynamic_shapes={'image': names})
     save_onnx(model, path, about)
 
 

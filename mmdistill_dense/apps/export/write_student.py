@@ -36,7 +36,6 @@ from mmdistill_dense.utils.reproducible import without_workers
 from mmdistill_dense.utils.validate import first_line, size_text
 from mmdistill_dense.weights import strict_load
 from mmdistill_dense.weights.safe_load import SAFETENSORS_META
-from mmdistill_dense.weights.strict_load import load_strictly, local_file, plain_config, read_checkpoint, state_dict_of
 
 
 def export_backbone(config: Config, checkpoint: str | Path, out: str | Path, names: str | None = None) -> Path:
@@ -284,14 +283,14 @@ def load_student(
 
     ``parts`` are those that the checkpoint must have (default: all).
     """
-    plain = plain_config(config)
-    file = local_file(str(checkpoint), None, 'checkpoint')
-    content = read_checkpoint(file)
-    state = state_dict_of(content, file)
+    plain = strict_load.plain_config(config)
+    file = strict_load.local_file(str(checkpoint), None, 'checkpoint')
+    content = strict_load.read_checkpoint(file)
+    state = strict_load.state_dict_of(content, file)
     init_default_scope(plain.get('default_scope') or 'mmengine')
     with torch.device('cpu'):
         network = build_network(ModelConfig(plain.model, None, None))
-        load_strictly(network, state, parts, f'checkpoint={str(file)!r}')
+        strict_load.load_strictly(network, state, parts, f'checkpoint={str(file)!r}')
     checkpoint_meta, keys = dict(content.get('meta') or {}), ('dataset_meta', 'epoch', 'iter', 'seed')
     data = checkpoint_meta.get('dataset_meta') or {}
     if 'classes' not in data and (classes := strict_load.class_names_in(content)):  # of older mmseg and mmdet
@@ -369,7 +368,7 @@ def _check_options(args: argparse.Namespace, config: Config) -> None:
         raise ValueError(f'{", ".join(for_graphs)}: only for graphs (.onnx, .pt2), and {args.out} gets weights')
     if args.names and not args.backbone_only:
         raise ValueError(f'--names {args.names}: only with --backbone-only')
-    if args.evaluate and not args.whole and 'roi_head' in plain_config(config).model:
+    if args.evaluate and not args.whole and 'roi_head' in strict_load.plain_config(config).model:
         raise ValueError('--evaluate: the graph of a two-stage detector ends before its RoI heads: add --whole')
     if args.evaluate and (missing := [key for key in ('val_dataloader', 'val_evaluator') if not config.get(key)]):
         raise ValueError(f'--evaluate: {args.config} has no {" and no ".join(missing)}')

@@ -21,11 +21,12 @@ from mmengine.structures import InstanceData, PixelData
 from torch import Tensor, nn
 
 from mmdistill_dense.apps.export import graphs
-from mmdistill_dense.apps.export.picture_graph import check_possible, make_whole
+from mmdistill_dense.apps.export.picture_graph import check_possible, make_whole, preparation
 from mmdistill_dense.apps.export.without_package import ORIGIN, header_lines, without_package
 from mmdistill_dense.apps.recipes.named import read_config
 from mmdistill_dense.config.resolve import ModelConfig
 from mmdistill_dense.config.values import layers, pipeline_of, type_name
+from mmdistill_dense.config.values import plain as plain_values
 from mmdistill_dense.foundation.vit import ViT
 from mmdistill_dense.foundation.vit_file import public_weights
 from mmdistill_dense.networks.building import build_network
@@ -34,6 +35,7 @@ from mmdistill_dense.utils.literals import assignments
 from mmdistill_dense.utils.process import errors_only
 from mmdistill_dense.utils.reproducible import without_workers
 from mmdistill_dense.utils.validate import first_line, size_text
+from mmdistill_dense.utils.version import __version__
 from mmdistill_dense.weights import strict_load
 from mmdistill_dense.weights.safe_load import SAFETENSORS_META
 
@@ -297,7 +299,44 @@ def load_student(
         palette = data.get('PALETTE') or checkpoint_meta.get('PALETTE')
         checkpoint_meta['dataset_meta'] = {**data, 'classes': classes, 'palette': palette}
     meta = {key: checkpoint_meta[key] for key in keys if key in checkpoint_meta}
-    return plain, network, state, {**meta, 'student': graphs.student_description(plain, checkpoint_meta, file)}
+    return plain, network, state, {**meta, 'student': student_description(plain, checkpoint_meta, file)}
+
+
+def student_description(config: Config, meta: Mapping[str, Any], checkpoint: Path) -> dict[str, Any]:
+    """Return a description of a student in plain values, for JSON."""
+    data, before = meta.get('dataset_meta') or {}, config.model.get('data_preprocessor') or {}
+    # mmdet's preprocessor always pads, mmseg's in a test as its test_cfg says.
+    divisor = before.get('pad_size_divisor') or (before.get('test_cfg') or {}).get('size_divisor') or 1
+    value, size = before.get('pad_value', before.get('pad_val', 0)), (before.get('test_cfg') or {}).get('size')
+    try:
+        prepared = preparation(config)
+    except ValueError as error:  # pipelines of other kinds, or none
+        prepared = {'resize': None, 'pad': None, 'unknown': str(error)}
+    return {
+        'model': str(config.model.get('type')),
+        'input': {
+            'name': 'image',
+            'layout': 'NCHW',
+            'dtype': 'float32',
+            # Pictures are loaded as BGR, and stay so unless the preprocessor turns them; either option turns them.
+            'channels': 'RGB' if before.get('bgr_to_rgb') or before.get('rgb_to_bgr') else 'BGR',
+            'mean': [float(value) for value in before.get('mean') or [0.0] * 3],
+            'std': [float(value) for value in before.get('std') or [1.0] * 3],
+            'normalised': '(pixel - mean) / std, for pixels from 0 to 255, in the order of channels',
+            'pad_size_divisor': int(divisor),
+            'padding': {'size': size and [*size[::-1]], 'value': float(value)},  # (width, height), as all sizes
+            **prepared,
+        },
+        'classes': plain_values(data.get('classes')),
+        'palette': plain_values(data.get('palette')),
+        'test_cfg': plain_values(config.model.get('test_cfg')),
+        'source': {
+            'file': checkpoint.name,
+            'sha256': strict_load.sha256(checkpoint),
+            **{key: plain_values(meta[key]) for key in ('epoch', 'iter', 'seed') if key in meta},
+            'mmdistill_dense': __version__,
+        },
+    }
 
 
 def _difference(run: graphs.Run, graph: graphs.Graph, images: Sequence[Tensor]) -> float:

@@ -64,8 +64,7 @@ def evaluate(
     """Evaluate a student, or a graph of it in its place, on the validation data of its config, on the CPU."""
     plain, network, _, _ = load_student(config, checkpoint)
     network.eval()
-    spent: list[float] = []
-    data = without_workers(plain.val_dataloader)
+    data, spent = without_workers(plain.val_dataloader), list[float]()
     test_step: Any = network.test_step
     if graph is not None:
         run, description = graphs.open_graph(graph), graphs.read_description(graph)
@@ -201,9 +200,9 @@ def export_graph(
     try:
         with torch.no_grad():
             graph(graph.picture(height, width))
+    except ValueError:
+        raise
     except Exception as error:  # a network may raise anything
-        if isinstance(error, ValueError):
-            raise
         problem = f'{type(network).__name__} takes no pictures of {height}x{width}: {first_line(error)}'
         raise ValueError(f'{problem}. --size H W sets another size.') from error
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -401,8 +400,7 @@ def export_command(args: argparse.Namespace) -> None:
 
 def _check_options(args: argparse.Namespace, config: Config) -> None:
     """Refuse options that would have no effect, or fail after the graph is written."""
-    names = ('size', 'whole', 'evaluate')
-    for_graphs = [f'--{name}' for name in names if getattr(args, name) not in (None, False)]
+    for_graphs = [f'--{name}' for name in ('size', 'whole', 'evaluate') if getattr(args, name)]
     if for_graphs and (args.backbone_only or not graphs.is_graph(args.out)):
         raise ValueError(f'{", ".join(for_graphs)}: only for graphs (.onnx, .pt2), and {args.out} gets weights')
     if args.names and not args.backbone_only:

@@ -15,8 +15,7 @@ Size = tuple[int, int]
 class Options:
     """How a config is checked."""
 
-    # load the teachers and the weights that the student starts from. Without, all are random and the losses mean
-    # nothing.
+    # load the teachers and the weights that the student starts from; without, all are random, and losses mean nothing
     weights: bool = True
     device: str = 'cpu'  # ``'cpu'`` or ``'cuda'``
     batch: int | None = None  # pictures of the step. ``None``: the config's for one process.

@@ -157,7 +157,7 @@ def row(name: str) -> str:
     pictures = [picture(*SIZES[index % 8], seed=index) for index in range(20)]
     infer = inference_model if config.default_scope == 'mmseg' else inference_detector
     samples = (infer(network, one.numpy()[..., ::-1].copy()) for one in pictures)
-    equal, number = agreement(run, samples, pictures)
+    equal, number = agreement(run, zip(pictures, samples, strict=True))
     masks = ' and masks' if getattr(network, 'with_mask', False) else ''
     kind = 'labels' if config.default_scope == 'mmseg' else f'boxes{masks}'
     return f'{number:,} {kind} | {equal:.2%} |'

@@ -208,7 +208,7 @@ def fill_check(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--processes', type=counted, default=1, help='processes that will train together (%(default)s)')
     parser.add_argument('--strict', action='store_true', help='exit code 1 if there are warnings')
     parser.add_argument('--json', metavar='FILE', help='write the report to this file too')
-    parser.set_defaults(run=run_later('check.render:check_command'))
+    parser.set_defaults(run=run_later('check.run:check_command'))
 
 
 def fill_taps(parser: argparse.ArgumentParser) -> None:

@@ -20,8 +20,7 @@ from rich.console import Console
 from mmdistill_dense.__main__ import main
 from mmdistill_dense.apps.check import CheckReport, Options, check_config, stages
 from mmdistill_dense.apps.check.context import CheckContext
-from mmdistill_dense.apps.check.render import show
-from mmdistill_dense.apps.check.run import STEPPING, _advice
+from mmdistill_dense.apps.check.run import STEPPING, _advice, show
 from mmdistill_dense.apps.check.stages import predict
 from tests import toys
 from tests.project.folders_of_data import box_folder

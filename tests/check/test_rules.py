@@ -15,8 +15,7 @@ from mmseg.evaluation import IoUMetric
 from mmdistill_dense.apps.check import Finding, Options
 from mmdistill_dense.apps.check.context import TeacherFacts
 from mmdistill_dense.apps.check.run import CheckReport
-from mmdistill_dense.apps.check.shares import judge_shares
-from mmdistill_dense.apps.check.stages import judge_teachers, read_data
+from mmdistill_dense.apps.check.stages import judge_shares, judge_teachers, read_data
 from mmdistill_dense.apps.inspect.gradients import Pull, Term
 from mmdistill_dense.apps.suite.preflight import check_metric
 from mmdistill_dense.config.resolve import load_model

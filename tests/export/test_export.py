@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from mmdistill_dense.__main__ import main
 from mmdistill_dense.apps.export import export_graph, export_student, graphs, open_graph, read_description
 from mmdistill_dense.apps.export import write_student as exporting
-from mmdistill_dense.apps.export.graphs import GRAPHS, graph_of, is_graph, student_description, write_exported
-from mmdistill_dense.apps.export.write_student import export_backbone
+from mmdistill_dense.apps.export.graphs import GRAPHS, graph_of, is_graph, write_exported
+from mmdistill_dense.apps.export.write_student import export_backbone, student_description
 from tests import query_nets, toys
 from tests.faults.tools import full_disk
 

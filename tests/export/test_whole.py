@@ -20,10 +20,9 @@ from torch import nn
 
 from mmdistill_dense.__main__ import main
 from mmdistill_dense.apps.export import export_graph, graphs, open_graph, picture_graph, read_description, write_student
-from mmdistill_dense.apps.export.graphs import _pooled, graph_of, student_description
-from mmdistill_dense.apps.export.picture_graph import count_matches, picture
+from mmdistill_dense.apps.export.graphs import _pooled, graph_of
+from mmdistill_dense.apps.export.picture_graph import Prepare, count_matches, picture, predict_image, preparation
 from mmdistill_dense.apps.export.postprocess import Detections, Labels, Queries, check_decoding
-from mmdistill_dense.apps.export.prepare import Prepare, predict_image, preparation
 from mmdistill_dense.apps.export.write_student import _sizes, evaluate, load_student, with_prediction
 from tests import toys
 from tests.export.networks import config_and_checkpoint, words_of
@@ -41,7 +40,7 @@ def loaded(folder, kind, pipeline=None):
 
 def told_of(config):
     network = Config(dict(model=config.model, test_dataloader=config.test_dataloader))
-    return student_description(network, {}, Path(__file__))['input']
+    return write_student.student_description(network, {}, Path(__file__))['input']
 
 
 # Before the network

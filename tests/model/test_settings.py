@@ -11,7 +11,7 @@ from rich.console import Console
 
 from mmdistill_dense import distillers
 from mmdistill_dense.apps.check import Options, check_config
-from mmdistill_dense.apps.check.render import show
+from mmdistill_dense.apps.check.run import show
 from mmdistill_dense.distillers.fragments import expand, replace_settings, resolve_settings
 from mmdistill_dense.engine.resume import comparable
 from mmdistill_dense.registry import DISTILLERS

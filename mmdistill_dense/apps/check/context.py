@@ -1,27 +1,21 @@
 """The config under check, and the facts known about it."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from mmdistill_dense.apps.inspect.gradients import Term
 from mmdistill_dense.guards.findings import RunFacts
 from mmdistill_dense.networks.teacher import FrozenTeacher
 from mmdistill_dense.weights.strict_load import Receipt
 
-if TYPE_CHECKING:
-    from mmdistill_dense.apps.inspect.gradients import Term
-
 Size = tuple[int, int]
-Shape = list[int]
 
 
 @dataclass(frozen=True)
 class Options:
     """How a config is checked."""
 
-    # load the teachers and the weights that the student starts from. Without, all are random and the losses mean
-    # nothing.
+    # load the teachers and the weights that the student starts from; without, all are random, and losses mean nothing
     weights: bool = True
     device: str = 'cpu'  # ``'cpu'`` or ``'cuda'``
     batch: int | None = None  # pictures of the step. ``None``: the config's for one process.
@@ -73,9 +67,9 @@ class TapRow:
 
     distiller: str
     student_tap: str
-    student_shape: Shape
+    student_shape: list[int]
     teacher_tap: str
-    teacher_shape: Shape
+    teacher_shape: list[int]
 
 
 @dataclass
@@ -83,7 +77,6 @@ class CheckContext(RunFacts):
     """A config under check. Facts that are not known yet, or do not apply, are ``None`` or empty."""
 
     options: Options  # how it is checked
-    resolved: Any = None  # the student's network, a ``ModelConfig``
     length: int | None = None  # of the training set, with what wrappers repeat; ``None`` if it was not read
     pictures: int | None = None  # of it, each once
     validation: Any = None  # the set of validation

@@ -4,9 +4,11 @@ Each takes the context, notes facts there, and yields what only a measurement ca
 """
 
 import copy
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, replace
+from functools import partial
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,6 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
 from mmengine.evaluator import Evaluator
 from mmengine.logging import MessageHub, MMLogger
@@ -25,28 +26,16 @@ from mmengine.structures import BaseDataElement
 from torch import nn
 
 from mmdistill_dense.apps.check.context import CheckContext, Size, StudentFacts, TapRow, TeacherFacts
-from mmdistill_dense.apps.check.shares import judge_losses, judge_shares
-from mmdistill_dense.apps.inspect.gradients import TASK, measure_gradients
+from mmdistill_dense.apps.inspect import step_cost
+from mmdistill_dense.apps.inspect.gradients import BACKBONE, TASK, measure_gradients
 from mmdistill_dense.apps.inspect.inference import predict_items
-from mmdistill_dense.apps.inspect.step_cost import (
-    build_student,
-    draw_tokens,
-    extra_memory,
-    interleaved_times,
-    load_teacher,
-    make_step,
-    peak_extra_memory,
-    run_length,
-    training_batch,
-)
-from mmdistill_dense.config.resolve import DISTILL_KEYS, is_distill_model, load_model, model_of, student_option
-from mmdistill_dense.config.values import num_classes
+from mmdistill_dense.config.resolve import load_model, model_of, student_option
+from mmdistill_dense.config.values import listed, num_classes
 from mmdistill_dense.datasets.wrapped import classes_of, count_pictures
-from mmdistill_dense.distillers.base import Distiller
 from mmdistill_dense.distillers.maskd.token_distiller import TokenDistiller, TokenStore
 from mmdistill_dense.engine.run_guards import check_distillation
 from mmdistill_dense.guards.config import check_pretrained, count_fitting, pretrained_parts
-from mmdistill_dense.guards.findings import Finding, Findings, warning
+from mmdistill_dense.guards.findings import Findings, error, note, warning
 from mmdistill_dense.guards.runner import check_file
 from mmdistill_dense.networks.building import naming_weights
 from mmdistill_dense.networks.class_pairs import in_students_classes
@@ -58,8 +47,8 @@ from mmdistill_dense.networks.trace import first_larger
 from mmdistill_dense.unlabelled.pictures import training_steps
 from mmdistill_dense.unlabelled.step import unlabelled_of
 from mmdistill_dense.unlabelled.stream import open_pictures
-from mmdistill_dense.utils.reproducible import fork_rng, seed_everything
-from mmdistill_dense.utils.runner_internals import AUXILIARY, Network, parameters_in_use
+from mmdistill_dense.utils.reproducible import fork_rng, seed_everything, without_workers
+from mmdistill_dense.utils.runner_internals import AUXILIARY, parameters_in_use
 from mmdistill_dense.utils.sampling import evenly_spaced
 from mmdistill_dense.utils.validate import message_of
 from mmdistill_dense.weights.mmengine_loader import install_reader
@@ -67,7 +56,6 @@ from mmdistill_dense.weights.strict_load import match_names, state_dict_of
 
 VIEW_SIDE = 224  # of a generated view if the config gives no size
 DATA = 'data'  # the name of findings behind which the other stages still run, on generated pictures
-_WORKERS = ('persistent_workers', 'prefetch_factor', 'pin_memory', 'multiprocessing_context')
 
 
 def read_model(context: CheckContext) -> None:
@@ -76,12 +64,7 @@ def read_model(context: CheckContext) -> None:
         raise ValueError('the config has no model.')
     init_default_scope(context.config.get('default_scope') or 'mmengine')
     model = model_of(context.config)
-    if is_distill_model(model):
-        context.resolved = load_model(student_option(model), 'model.student')
-        context.resolved.beside = {key: value for key, value in model.items() if key not in DISTILL_KEYS}
-    else:
-        context.resolved = load_model(model, 'model')
-    context.network = context.resolved.model
+    context.network = load_model(student_option(model) if context.distills else model, context.key).model
 
 
 def read_data(context: CheckContext) -> Findings:
@@ -97,7 +80,7 @@ def read_data(context: CheckContext) -> Findings:
     except FileNotFoundError as problem:
         context.generated = True
         remedy = 'The rest is checked on generated pictures' + ', as with --size H W' * context.options.command
-        yield Finding('error', f'training cannot start: {problem}', f'{remedy}.', DATA)
+        yield error(f'training cannot start: {problem}', f'{remedy}.', DATA)
         return
     if not config.get('val_dataloader'):
         return
@@ -106,16 +89,17 @@ def read_data(context: CheckContext) -> Findings:
         for index in evenly_spaced(len(dataset), max(1, context.options.val)):
             context.tested = dataset[index]
     except Exception as problem:  # a pipeline may run any code
-        yield Finding('error', f'training would stop at the first validation: {message_of(problem)}', check=DATA)
+        yield error(f'training would stop at the first validation: {message_of(problem)}', check=DATA)
 
 
 def _read_batch(context: CheckContext) -> None:
     if not context.config.get('train_dataloader'):
         raise FileNotFoundError('the config has no train_dataloader')
-    option = {key: value for key, value in context.config.train_dataloader.items() if key not in _WORKERS}
+    loader_option = without_workers(context.config.train_dataloader)
     with fork_rng():
         seed_everything(0)
-        loader = Runner.build_dataloader({**option, 'batch_size': context.batch_size, 'num_workers': 0}, seed=0)
+        loader_option |= {'batch_size': context.batch_size, 'pin_memory': False}
+        loader = Runner.build_dataloader(loader_option, seed=0)
         if len(loader.dataset) == 0:
             raise ValueError('train_dataloader.dataset holds no picture: check folders, ann_file and filter_cfg.')
         context.length, context.pictures = len(loader.dataset), count_pictures(loader.dataset)
@@ -131,7 +115,7 @@ def generate(context: CheckContext) -> Mapping[str, Any]:
     """Return a generated batch with the student's classes, of ``--size`` or of the config's training size."""
     model, size = context.model, context.options.size
     if any(hasattr(model, name) for name in ('decode_head', 'bbox_head', 'roi_head')):
-        return training_batch(model, context.config, context.batch_size, size)
+        return step_cost.training_batch(model, context.config, context.batch_size, size)
     side: Size = size or getattr(model.data_preprocessor, 'size', None) or (VIEW_SIDE, VIEW_SIDE)
     draw, count = torch.Generator().manual_seed(0), context.batch_size
     views = [torch.randint(256, (count, 3, *side), generator=draw, dtype=torch.uint8).unbind() for _ in range(2)]
@@ -144,10 +128,10 @@ def test_pictures(context: CheckContext, teacher: FrozenTeacher) -> tuple[dict[s
     network: Any = teacher.network
     dataset, tested_ids = context.validation, []
     indices = evenly_spaced(len(dataset), context.options.val)
-    evaluator = _evaluator(context.config, dataset)
+    evaluator = Evaluator(context.config.val_evaluator)
+    evaluator.dataset_meta = dataset.metainfo
     for index in indices:
-        item = dataset[index]
-        batch = {key: [value] for key, value in item.items()}
+        batch = pseudo_collate([dataset[index]])
         outputs = network.val_step(batch)
         if teacher.pairs is not None:
             outputs = in_students_classes(outputs, teacher.pairs)
@@ -161,26 +145,18 @@ def test_pictures(context: CheckContext, teacher: FrozenTeacher) -> tuple[dict[s
     return numbers, len(indices)
 
 
-def _evaluator(config: Config, dataset: Any) -> Evaluator:
-    evaluator = Evaluator(config.val_evaluator)
-    evaluator.dataset_meta = dataset.metainfo
-    return evaluator
-
-
 def build(context: CheckContext) -> None:
     """Build the model on the checked device, and generate a batch if none was read."""
-    context.model = build_student(option(context)).to(context.options.device)
+    context.model = step_cost.build_student(option(context)).to(context.options.device)
     if context.batch is None:
         context.batch = generate(context)
     inputs = ready_batch(context)['inputs']
     context.batch_shape = [list(tensor.shape) for tensor in ([inputs] if torch.is_tensor(inputs) else inputs)]
     context.student = describe_student(context.model)
-    if hasattr(context.model, 'distillation'):
-        length = run_length(context.config, context.length, context.options.processes)
-        context.model.distillation.enter_run(length)
-        state = context.model.distillation.state
+    if distillation := getattr(context.model, 'distillation', None):
+        distillation.enter_run(step_cost.run_length(context.config, context.length, context.options.processes))
         if any(distiller.weight() == 0 for distiller in context.distillers.values()):  # off at the start
-            state.iteration = context.iteration = state.max_iters // 2
+            distillation.state.iteration = context.iteration = distillation.state.max_iters // 2
 
 
 def read_unlabelled(context: CheckContext) -> None:
@@ -207,27 +183,19 @@ def ready_batch(context: CheckContext) -> dict[str, Any]:
 def option(context: CheckContext) -> dict[str, Any]:
     """Return the model's config, with the checked size as the size that it pads to."""
     model: dict[str, Any] = model_of(context.config)
-    if is_distill_model(model) and not context.options.size:
-        return {**{key: model[key] for key in DISTILL_KEYS if key in model}, 'student': context.resolved}
-    preprocessor = model.get('data_preprocessor') or {}
     if context.options.size and 'size' in (context.network.get('data_preprocessor') or {}):
-        model['data_preprocessor'] = {**preprocessor, 'size': tuple(context.options.size)}
+        model['data_preprocessor'] = {**(model.get('data_preprocessor') or {}), 'size': tuple(context.options.size)}
     return model
 
 
 def load(context: CheckContext) -> Findings:
     """Load as the runner does, or give the teachers random weights with the statistics of the batch."""
     model = context.model
-    if context.options.weights:
-        yield from _load_weights(context)
-    else:
-        draw_weights(model)
+    yield from _init_weights(context)
     if not context.options.whole:
         inputs, like = ready_batch(context)['inputs'], next(model.parameters())
-        for teacher in context.frozen.values():
-            if teacher.taps:
-                images = inputs[0] if isinstance(inputs, (list, tuple)) else inputs
-                load_teacher(teacher, like, images, random=True)
+        for teacher in [teacher for teacher in context.frozen.values() if teacher.taps]:
+            step_cost.load_teacher(teacher, like, inputs if torch.is_tensor(inputs) else inputs[0], random=True)
     for name, distiller in context.distillers.items():
         if isinstance(distiller, TokenDistiller):
             _load_tokens(context, name, distiller)
@@ -252,34 +220,28 @@ def _load_tokens(context: CheckContext, name: str, distiller: TokenDistiller) ->
     if values is not None:
         distiller.load_tokens(values)
     else:
-        draw_tokens(distiller, torch.Generator().manual_seed(0))
+        step_cost.draw_tokens(distiller, torch.Generator().manual_seed(0))
         context.untaught.append(name)
 
 
-def draw_weights(model: Network) -> None:
-    """Initialise the student without files: some of mmdet's parameters are uninitialised memory until then."""
-    module: Any
-    for module in model.modules():
-        init = getattr(module, 'init_cfg', None)
-        if init:
-            options = [cfg for cfg in (init if isinstance(init, list) else [init]) if 'Pretrained' not in cfg['type']]
-            module.init_cfg = options or None
-    distillation = getattr(model, 'distillation', None)
-    with distillation.set_aside() if distillation else nullcontext():
-        model.init_weights()
-
-
-def _load_weights(context: CheckContext) -> Findings:
-    model, start = context.model, context.config.get('load_from')
+def _init_weights(context: CheckContext) -> Findings:
+    """Initialise as the runner does, or without files; before that, some of mmdet's parameters are raw memory."""
+    model, start, options = context.model, context.config.get('load_from'), context.options
     assert context.student is not None, 'the model is built'
-    if start is None:
-        check_pretrained(model)
-    elif hasattr(model, 'distillation'):
-        model.distillation.inherit = ()  # as DistillHook does
     distillation = getattr(model, 'distillation', None)
-    aside = distillation.set_aside() if distillation and not context.options.teachers else nullcontext()
+    if not options.weights:
+        for module in model.modules():
+            if init := listed(getattr(module, 'init_cfg', None)):
+                module.init_cfg = [cfg for cfg in init if 'Pretrained' not in cfg['type']] or None
+    elif start is None:
+        check_pretrained(model)
+    elif distillation:
+        distillation.inherit = ()  # as DistillHook does
+    aside = distillation.set_aside() if distillation and not options.whole else nullcontext()
     with naming_weights(model, context.key) if distillation is None else aside:
         model.init_weights()
+    if not options.weights:
+        return
     if start is None:
         check_pretrained(model, loaded=not context.config.model.get('inherit'))
         context.student.starts += _initial_weights(model)
@@ -360,6 +322,9 @@ def _why_untested(context: CheckContext, teacher: FrozenTeacher) -> str:
 
 
 REPEATS = 1  # timed repeats after one warm-up: an estimate
+MAX_SHARE, MIN_SHARE = 0.95, 0.005  # a distiller's share of the gradient at the backbone that is too large, too small
+DOMINANT_SHARE = 0.999  # a share that is too large even at the start of training
+LATER = '--cfg-options load_from=CHECKPOINT'
 
 
 def run_step(context: CheckContext) -> Findings:
@@ -370,9 +335,8 @@ def run_step(context: CheckContext) -> Findings:
             model(**ready_batch(context), mode='loss')
     for teacher in context.frozen.values():
         teacher.input_stats = []
-    with compared_shapes(context.distillers) as rows:
+    with noting(context.distillers.items(), partial(_note_taps, context)):
         context.terms = measure_gradients(model, batch)
-    context.taps = [row for name in context.distillers for row in rows.get(name, ())]
     for teacher in context.frozen.values():
         stats, teacher.input_stats = teacher.input_stats or [], None
         seen = stats if context.options.whole else [replace(entry, flat={}) for entry in stats]
@@ -380,27 +344,56 @@ def run_step(context: CheckContext) -> Findings:
     yield from (*judge_losses(context), *judge_shares(context))
 
 
-@contextmanager
-def compared_shapes(distillers: Mapping[str, Distiller]) -> Iterator[dict[str, list[TapRow]]]:
-    """Note what distillers compare while the context is open; yield the pairs by the name of the distiller."""
-    rows = dict[str, list[TapRow]]()
+def judge_losses(context: CheckContext) -> Findings:
+    """Check that each term is finite, as a training does in each step; not of random networks."""
+    for term in context.terms if context.options.whole else ():
+        if not all(map(math.isfinite, [term.value, *(pull.norm for pull in term.pulls.values())])):
+            yield error(
+                f'{term.name} is {term.value} with a gradient of {term.pulls[BACKBONE].norm} at the backbone.',
+                'Check the labels, the weights of that term, and that the teacher is the right file.',
+            )
 
-    def note(name: str, arguments: tuple[Any, ...], _: Any) -> None:
-        if name in rows:
-            return  # a second call compares the pictures without labels
-        distiller, (student, teacher) = distillers[name], arguments[:2]
-        rows[name] = pairs = list[TapRow]()
-        for s_tap, t_tap in zip(map(str, distiller.student_taps), map(str, distiller.teacher_taps), strict=True):
-            shapes = [list(tensor.shape) for tensor in student[s_tap]]
-            if distiller.teacher_gives:
-                pairs.append(TapRow(name, s_tap, shapes[0], distiller.teacher_gives, shapes[0]))
-                continue
-            of_teacher = [list(tensor.shape) for tensor in teacher[t_tap]]
-            both = zip_longest(shapes, of_teacher, fillvalue=list[int]())
-            pairs += [TapRow(name, s_tap, shape, t_tap, other) for shape, other in both]
 
-    with noting(distillers.items(), note):
-        yield rows
+def judge_shares(context: CheckContext) -> Findings:
+    """Check that each distiller changes the backbone's gradient, and that none drowns the task's."""
+    norms = {term.name: term.pulls[BACKBONE].norm for term in context.terms}
+    total = sum(norms.values())
+    if not context.options.whole or not 0 < total < math.inf:
+        return
+    for name, distiller in context.distillers.items():
+        if name in context.untaught:
+            continue
+        norm = sum(value for term, value in norms.items() if term.startswith(f'distill.{name}.'))
+        key, share = f'model.distillers.{name}', norm / total
+        if distiller.weight() == 0:
+            yield note(f'{key} is off by its schedule at iteration {context.iteration}.')
+        elif share == 0:
+            message = f'{key} has no gradient at the backbone: it teaches the student nothing.'
+            advice = 'Check that its student_tap comes after trained layers, and that its teacher_tap is not constant.'
+            yield warning(message, advice)
+        elif share < MIN_SHARE:
+            message = f'{key} has {share:.2%} of the gradient at the backbone.'
+            yield warning(message, f'Raise {key}.loss_weight, unless this is intended.')
+        elif share > MAX_SHARE and norms.get(TASK):
+            message = f'{key} has {share:.1%} of the gradient at the backbone, the task hardly counts.'
+            # A detector's own gradients are small at first: distillers that work well have nearly all of it.
+            finding = warning if share > DOMINANT_SHARE or context.started else note
+            yield finding(message, f'If it stays so later ({LATER}), lower {key}.loss_weight.')
+
+
+def _note_taps(context: CheckContext, name: str, arguments: Sequence[Any], _: Any) -> None:
+    """Note what a distiller compares in its first call; a second one compares the pictures without labels."""
+    if any(row.distiller == name for row in context.taps):
+        return
+    distiller, (student, teacher) = context.distillers[name], arguments[:2]
+    for s_tap, t_tap in zip(map(str, distiller.student_taps), map(str, distiller.teacher_taps), strict=True):
+        shapes = [list(tensor.shape) for tensor in student[s_tap]]
+        if distiller.teacher_gives:
+            context.taps.append(TapRow(name, s_tap, shapes[0], distiller.teacher_gives, shapes[0]))
+            continue
+        of_teacher = [list(tensor.shape) for tensor in teacher[t_tap]]
+        pairs = zip_longest(shapes, of_teacher, fillvalue=list[int]())
+        context.taps += [TapRow(name, s_tap, shape, t_tap, other) for shape, other in pairs]
 
 
 def measure_cost(context: CheckContext) -> None:
@@ -409,15 +402,15 @@ def measure_cost(context: CheckContext) -> None:
         return
     config, device, batch = context.config, context.options.device, context.batch or {}
     try:
-        steps = {'distilled': make_step(context.model, config, batch, fresh=True)}
+        steps = {'distilled': step_cost.make_step(context.model, config, batch, fresh=True)}
         if any(term.name == TASK for term in context.terms):
-            control = build_student({**option(context), 'distillers': {}, 'inherit': ()}).to(device)
-            steps = {'control': make_step(control, config, batch, fresh=True), **steps}
-        times = interleaved_times(steps, REPEATS, device)
+            control = step_cost.build_student({**option(context), 'distillers': {}, 'inherit': ()}).to(device)
+            steps = {'control': step_cost.make_step(control, config, batch, fresh=True), **steps}
+        times = step_cost.interleaved_times(steps, REPEATS, device)
         if 'control' in steps:
-            memory = extra_memory(steps['control'], steps['distilled'], device)
+            memory = step_cost.extra_memory(steps['control'], steps['distilled'], device)
         else:
-            memory = {'distilled_step': peak_extra_memory(steps['distilled'], device)}
+            memory = {'distilled_step': step_cost.peak_extra_memory(steps['distilled'], device)}
         context.cost = {'device': device, 'batch': context.batch_size, **{k: asdict(v) for k, v in times.items()}}
         context.cost |= {f'{name.removesuffix("_step")}_memory': size for name, size in memory.items()}
     except (AssertionError, NotImplementedError, RuntimeError, TypeError) as problem:
@@ -447,7 +440,8 @@ def predict(context: CheckContext) -> None:
     if not context.config.get('val_evaluator'):
         return
     try:
-        evaluator = _evaluator(context.config, context.validation)
+        evaluator = Evaluator(context.config.val_evaluator)
+        evaluator.dataset_meta = context.validation.metainfo
         evaluator.process(data_samples=prediction, data_batch=pseudo_collate([item]))
     except Exception as error:
         labels = "Set val_evaluator.ann_file, or add 'instances' to meta_keys of that pipeline's last step."

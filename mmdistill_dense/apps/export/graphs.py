@@ -16,60 +16,20 @@ from unittest import mock
 
 import torch
 import torch.nn.functional as F
-from mmengine.config import Config
 from torch import Tensor, nn
 
-from mmdistill_dense.apps.export.prepare import preparation
 from mmdistill_dense.config.values import plain
 from mmdistill_dense.networks.trace import input_channels
 from mmdistill_dense.utils.files import write_whole
 from mmdistill_dense.utils.process import quiet
 from mmdistill_dense.utils.validate import size_text
-from mmdistill_dense.utils.version import __version__, removed
-from mmdistill_dense.weights.strict_load import sha256
+from mmdistill_dense.utils.version import removed
 
 Run = Callable[[Tensor], list[Tensor]]  # a written graph: from an image to its outputs
 AXES = {'batch': 0, 'height': 2, 'width': 3}
 STEP = 32  # in which feature pyramids that add maps of two strides take sizes
 ENTRY = 'mmdistill_dense'  # the name of the description in every format's metadata
 _HINT = 'Export it as pth or safetensors, or use MMDeploy.'
-
-
-def student_description(config: Config, meta: Mapping[str, Any], checkpoint: Path) -> dict[str, Any]:
-    """Return a description of a student in plain values, for JSON."""
-    data, before = meta.get('dataset_meta') or {}, config.model.get('data_preprocessor') or {}
-    # mmdet's preprocessor always pads, mmseg's in a test as its test_cfg says.
-    divisor = before.get('pad_size_divisor') or (before.get('test_cfg') or {}).get('size_divisor') or 1
-    value, size = before.get('pad_value', before.get('pad_val', 0)), (before.get('test_cfg') or {}).get('size')
-    try:
-        prepared = preparation(config)
-    except ValueError as error:  # pipelines of other kinds, or none
-        prepared = {'resize': None, 'pad': None, 'unknown': str(error)}
-    return {
-        'model': str(config.model.get('type')),
-        'input': {
-            'name': 'image',
-            'layout': 'NCHW',
-            'dtype': 'float32',
-            # Pictures are loaded as BGR, and stay so unless the preprocessor turns them; either option turns them.
-            'channels': 'RGB' if before.get('bgr_to_rgb') or before.get('rgb_to_bgr') else 'BGR',
-            'mean': [float(value) for value in before.get('mean') or [0.0] * 3],
-            'std': [float(value) for value in before.get('std') or [1.0] * 3],
-            'normalised': '(pixel - mean) / std, for pixels from 0 to 255, in the order of channels',
-            'pad_size_divisor': int(divisor),
-            'padding': {'size': size and [*size[::-1]], 'value': float(value)},  # (width, height), as all sizes
-            **prepared,
-        },
-        'classes': plain(data.get('classes')),
-        'palette': plain(data.get('palette')),
-        'test_cfg': plain(config.model.get('test_cfg')),
-        'source': {
-            'file': checkpoint.name,
-            'sha256': sha256(checkpoint),
-            **{key: plain(meta[key]) for key in ('epoch', 'iter', 'seed') if key in meta},
-            'mmdistill_dense': __version__,
-        },
-    }
 
 
 class Graph(nn.Module):
@@ -254,9 +214,8 @@ def write_onnx(graph: Graph, image: Tensor, axes: Sequence[str], path: Path, abo
             torch.onnx.export(graph, (image,), dynamo=False, **options)
         model = onnx.load_from_string(content.getvalue())
     else:
-        names = {'image': {AXES[name]: name for name in axes}}
-        program = traced(graph, {image: [AXES[name] for name in axes]})
-        model = onnx_of(program, ['image'], outputs, dynamic_shapes=names)
+        names = {AXES[name]: name for name in axes}
+        model = onnx_of(traced(graph, {image: list(names)}), ['image'], outputs, dynamic_shapes={'image': names})
     save_onnx(model, path, about)
 
 

@@ -72,8 +72,7 @@ def translations() -> dict[Any, Any]:
         return op.Constant(value_ints=list(values))
 
     def write_nms(boxes: Any, scores: Any, overlap: float, limit: int) -> Any:
-        overlaps = op.Constant(value_floats=[overlap])
-        least = op.Constant(value_floats=[0.0])
+        overlaps, least = (op.Constant(value_floats=[value]) for value in (overlap, 0.0))
         boxes, scores = op.Unsqueeze(boxes, ints(0)), op.Unsqueeze(scores, ints(0, 1))
         selected = op.NonMaxSuppression(boxes, scores, ints(limit), overlaps, least)
         rows = op.Reshape(op.Gather(selected, ints(2), axis=1), ints(-1))

@@ -21,11 +21,12 @@ from mmengine.structures import InstanceData, PixelData
 from torch import Tensor, nn
 
 from mmdistill_dense.apps.export import graphs
-from mmdistill_dense.apps.export.picture_graph import check_possible, make_whole
+from mmdistill_dense.apps.export.picture_graph import check_possible, make_whole, preparation
 from mmdistill_dense.apps.export.without_package import ORIGIN, header_lines, without_package
 from mmdistill_dense.apps.recipes.named import read_config
 from mmdistill_dense.config.resolve import ModelConfig
 from mmdistill_dense.config.values import layers, pipeline_of, type_name
+from mmdistill_dense.config.values import plain as plain_values
 from mmdistill_dense.foundation.vit import ViT
 from mmdistill_dense.foundation.vit_file import public_weights
 from mmdistill_dense.networks.building import build_network
@@ -34,9 +35,9 @@ from mmdistill_dense.utils.literals import assignments
 from mmdistill_dense.utils.process import errors_only
 from mmdistill_dense.utils.reproducible import without_workers
 from mmdistill_dense.utils.validate import first_line, size_text
+from mmdistill_dense.utils.version import __version__
 from mmdistill_dense.weights import strict_load
 from mmdistill_dense.weights.safe_load import SAFETENSORS_META
-from mmdistill_dense.weights.strict_load import load_strictly, local_file, plain_config, read_checkpoint, state_dict_of
 
 
 def export_backbone(config: Config, checkpoint: str | Path, out: str | Path, names: str | None = None) -> Path:
@@ -63,8 +64,7 @@ def evaluate(
     """Evaluate a student, or a graph of it in its place, on the validation data of its config, on the CPU."""
     plain, network, _, _ = load_student(config, checkpoint)
     network.eval()
-    spent: list[float] = []
-    data = without_workers(plain.val_dataloader)
+    data, spent = without_workers(plain.val_dataloader), list[float]()
     test_step: Any = network.test_step
     if graph is not None:
         run, description = graphs.open_graph(graph), graphs.read_description(graph)
@@ -200,9 +200,9 @@ def export_graph(
     try:
         with torch.no_grad():
             graph(graph.picture(height, width))
+    except ValueError:
+        raise
     except Exception as error:  # a network may raise anything
-        if isinstance(error, ValueError):
-            raise
         problem = f'{type(network).__name__} takes no pictures of {height}x{width}: {first_line(error)}'
         raise ValueError(f'{problem}. --size H W sets another size.') from error
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -284,21 +284,58 @@ def load_student(
 
     ``parts`` are those that the checkpoint must have (default: all).
     """
-    plain = plain_config(config)
-    file = local_file(str(checkpoint), None, 'checkpoint')
-    content = read_checkpoint(file)
-    state = state_dict_of(content, file)
+    plain = strict_load.plain_config(config)
+    file = strict_load.local_file(str(checkpoint), None, 'checkpoint')
+    content = strict_load.read_checkpoint(file)
+    state = strict_load.state_dict_of(content, file)
     init_default_scope(plain.get('default_scope') or 'mmengine')
     with torch.device('cpu'):
         network = build_network(ModelConfig(plain.model, None, None))
-        load_strictly(network, state, parts, f'checkpoint={str(file)!r}')
+        strict_load.load_strictly(network, state, parts, f'checkpoint={str(file)!r}')
     checkpoint_meta, keys = dict(content.get('meta') or {}), ('dataset_meta', 'epoch', 'iter', 'seed')
     data = checkpoint_meta.get('dataset_meta') or {}
     if 'classes' not in data and (classes := strict_load.class_names_in(content)):  # of older mmseg and mmdet
         palette = data.get('PALETTE') or checkpoint_meta.get('PALETTE')
         checkpoint_meta['dataset_meta'] = {**data, 'classes': classes, 'palette': palette}
     meta = {key: checkpoint_meta[key] for key in keys if key in checkpoint_meta}
-    return plain, network, state, {**meta, 'student': graphs.student_description(plain, checkpoint_meta, file)}
+    return plain, network, state, {**meta, 'student': student_description(plain, checkpoint_meta, file)}
+
+
+def student_description(config: Config, meta: Mapping[str, Any], checkpoint: Path) -> dict[str, Any]:
+    """Return a description of a student in plain values, for JSON."""
+    data, before = meta.get('dataset_meta') or {}, config.model.get('data_preprocessor') or {}
+    # mmdet's preprocessor always pads, mmseg's in a test as its test_cfg says.
+    divisor = before.get('pad_size_divisor') or (before.get('test_cfg') or {}).get('size_divisor') or 1
+    value, size = before.get('pad_value', before.get('pad_val', 0)), (before.get('test_cfg') or {}).get('size')
+    try:
+        prepared = preparation(config)
+    except ValueError as error:  # pipelines of other kinds, or none
+        prepared = {'resize': None, 'pad': None, 'unknown': str(error)}
+    return {
+        'model': str(config.model.get('type')),
+        'input': {
+            'name': 'image',
+            'layout': 'NCHW',
+            'dtype': 'float32',
+            # Pictures are loaded as BGR, and stay so unless the preprocessor turns them; either option turns them.
+            'channels': 'RGB' if before.get('bgr_to_rgb') or before.get('rgb_to_bgr') else 'BGR',
+            'mean': [float(value) for value in before.get('mean') or [0.0] * 3],
+            'std': [float(value) for value in before.get('std') or [1.0] * 3],
+            'normalised': '(pixel - mean) / std, for pixels from 0 to 255, in the order of channels',
+            'pad_size_divisor': int(divisor),
+            'padding': {'size': size and [*size[::-1]], 'value': float(value)},  # (width, height), as all sizes
+            **prepared,
+        },
+        'classes': plain_values(data.get('classes')),
+        'palette': plain_values(data.get('palette')),
+        'test_cfg': plain_values(config.model.get('test_cfg')),
+        'source': {
+            'file': checkpoint.name,
+            'sha256': strict_load.sha256(checkpoint),
+            **{key: plain_values(meta[key]) for key in ('epoch', 'iter', 'seed') if key in meta},
+            'mmdistill_dense': __version__,
+        },
+    }
 
 
 def _difference(run: graphs.Run, graph: graphs.Graph, images: Sequence[Tensor]) -> float:
@@ -363,13 +400,12 @@ def export_command(args: argparse.Namespace) -> None:
 
 def _check_options(args: argparse.Namespace, config: Config) -> None:
     """Refuse options that would have no effect, or fail after the graph is written."""
-    names = ('size', 'whole', 'evaluate')
-    for_graphs = [f'--{name}' for name in names if getattr(args, name) not in (None, False)]
+    for_graphs = [f'--{name}' for name in ('size', 'whole', 'evaluate') if getattr(args, name)]
     if for_graphs and (args.backbone_only or not graphs.is_graph(args.out)):
         raise ValueError(f'{", ".join(for_graphs)}: only for graphs (.onnx, .pt2), and {args.out} gets weights')
     if args.names and not args.backbone_only:
         raise ValueError(f'--names {args.names}: only with --backbone-only')
-    if args.evaluate and not args.whole and 'roi_head' in plain_config(config).model:
+    if args.evaluate and not args.whole and 'roi_head' in strict_load.plain_config(config).model:
         raise ValueError('--evaluate: the graph of a two-stage detector ends before its RoI heads: add --whole')
     if args.evaluate and (missing := [key for key in ('val_dataloader', 'val_evaluator') if not config.get(key)]):
         raise ValueError(f'--evaluate: {args.config} has no {" and no ".join(missing)}')

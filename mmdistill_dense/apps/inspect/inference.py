@@ -31,14 +31,14 @@ def predict_items(network: Any, items: Sequence[Mapping[str, Any]], logits: bool
     The pass of a segmentor ends with the scores of pixels, before they become labels at the size of the picture; that
     of a detector with its boxes. What normalises and stacks the pictures is no part of it.
     """
-    seconds = 0.0
+    seconds, value = 0.0, next(network.parameters()).detach().flatten()[:1]
 
     def timed(run: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         nonlocal seconds
-        _wait(network)
+        value.cpu()  # waits for what a device still does: a copy ends after it
         start = time.perf_counter()
         outputs = run(*args, **kwargs)
-        _wait(network)
+        value.cpu()
         seconds += time.perf_counter() - start
         return outputs
 
@@ -55,8 +55,3 @@ def predict_items(network: Any, items: Sequence[Mapping[str, Any]], logits: bool
     for sample in () if logits else samples:
         sample.pop('seg_logits', None)  # as many values as pixels times classes
     return samples, seconds
-
-
-def _wait(network: Any) -> None:
-    """Wait for what a device still does: a copy of a value ends after it."""
-    next(network.parameters()).detach().flatten()[:1].cpu()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from mmengine.config import Config
 from mmengine.registry import DefaultScope, init_default_scope
@@ -42,19 +42,10 @@ class ModuleNode:
     path: str
     module: str
     parameters: int
-    shapes: list[tuple[int, ...]] = field(default_factory=list)
-    indexed: bool = False
-    good: bool = False
-    inside: list[ModuleNode] = field(default_factory=list)
-
-    @property
-    def taps(self) -> str:
-        """How its taps are written in a config."""
-        if not self.good:
-            return ''
-        if self.indexed and len(self.shapes) > 1:
-            return f'{self.path}[0] … {self.path}[{len(self.shapes) - 1}]'
-        return f'{self.path}, {self.path}:input' if self.path.endswith('conv_seg') else self.path
+    shapes: list[tuple[int, ...]]
+    indexed: bool
+    good: bool
+    inside: list[ModuleNode]
 
 
 def networks_of(
@@ -83,21 +74,17 @@ def list_taps(
     option = TeacherOption('model', '', config, grid=grid)  # builds any network
     preprocessor = config.model.get('data_preprocessor') or {}
     height, width = size or preprocessor.get('size') or DEFAULT_SIZE
+
+    def read(passed: Pass) -> ModuleNode:
+        modules = dict(passed.network.named_modules())
+        if below not in modules:
+            top = ', '.join(dict(passed.network.named_children()))
+            raise KeyError(f'--below {below}: no such module; at the top are {top}.')
+        passed.run(lambda: _run(passed))
+        return _node(modules[below], below, passed, depth)
+
     with DefaultScope.overwrite_default_scope(config.scope), quiet():
-        return read_pass(option.build, lambda passed: _module_tree(passed, depth, below), (height, width))
-
-
-def _module_tree(passed: Pass, depth: int, below: str) -> ModuleNode:
-    network = passed.network
-    modules = dict(network.named_modules())
-    if below not in modules:
-        raise KeyError(f'--below {below}: no such module; at the top are {", ".join(dict(network.named_children()))}.')
-    passed.run(lambda: _run(passed))
-    root = _node(modules[below], below, passed, depth)
-    for node in [root, *root.inside]:
-        if node.path == HEAD and resolve_tap(network, Tap.parse(HEAD), 'tap').reads_scores:
-            node.good, node.indexed = True, False  # the tap reads the class scores out of what the head returns
-    return root
+        return read_pass(option.build, read, (height, width))
 
 
 def _run(passed: Pass) -> None:
@@ -116,15 +103,15 @@ def _run(passed: Pass) -> None:
 
 def _node(module: nn.Module, path: str, passed: Pass, depth: int) -> ModuleNode:
     calls = [output for _, output in passed.calls.get(path, [])]
-    node = ModuleNode(path, type(module).__name__, sum(p.numel() for p in module.parameters()))
-    node.indexed = len(calls) == 1 and isinstance(calls[0], (tuple, list))
-    node.shapes = [tuple(tensor.shape[1:]) for tensor in flatten(calls)]
-    node.good = _is_good(module, path, node.shapes)
-    if depth > 0:
-        children = [(f'{path}.{name}' if path else name, child) for name, child in module.named_children()]
-        node.inside = [_node(child, name, passed, depth - 1) for name, child in children]
-        node.inside = [child for child in node.inside if child.parameters or child.shapes or child.inside]
-    return node
+    shapes = [tuple(tensor.shape[1:]) for tensor in flatten(calls)]
+    # of the class scores, which the tap reads out of what the head returns
+    is_scores = path == HEAD and resolve_tap(passed.network, Tap.parse(HEAD), 'tap').reads_scores
+    indexed = len(calls) == 1 and isinstance(calls[0], (tuple, list)) and not is_scores
+    children = module.named_children() if depth > 0 else ()
+    inside = [_node(child, f'{path}.{name}' if path else name, passed, depth - 1) for name, child in children]
+    inside = [child for child in inside if child.parameters or child.shapes or child.inside]
+    parameters, good = sum(p.numel() for p in module.parameters()), is_scores or _is_good(module, path, shapes)
+    return ModuleNode(path, type(module).__name__, parameters, shapes, indexed, good, inside)
 
 
 def _is_good(module: nn.Module, path: str, shapes: Sequence[tuple[int, ...]]) -> bool:
@@ -147,7 +134,10 @@ def tree(title: str, node: ModuleNode, chosen: Collection[str] = ()) -> Tree:
     more = f', … ({len(node.shapes)})' if len(node.shapes) > _LEVELS else ''
     line = Text.assemble((title, 'bold'), f' {node.module}  ', (f'{node.parameters:,}', 'dim'), f'  {shapes}{more}')
     if node.good:
-        line.append(f'   ◀ {node.taps}', 'green')
+        path, last = node.path, len(node.shapes) - 1
+        taps = f'{path}, {path}:input' if path.endswith('conv_seg') else path
+        taps = f'{path}[0] … {path}[{last}]' if node.indexed and last > 0 else taps
+        line.append(f'   ◀ {taps}', 'green')
     if marks:
         line.append('   ★ ' + ' '.join(marks), 'cyan')
         line.rstrip()

@@ -1,14 +1,17 @@
 """What a step costs: a generated batch, and time and memory of a training step on it."""
 
 import copy
+import math
 import statistics
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
+import numpy as np
 import torch
 from mmengine.config import Config
 from mmengine.model import revert_sync_batchnorm
@@ -17,7 +20,7 @@ from mmengine.structures import InstanceData, PixelData
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
-from mmdistill_dense.config.values import chain, mappings
+from mmdistill_dense.config.values import mappings, pipeline_of
 from mmdistill_dense.distillers.base import Distiller
 from mmdistill_dense.distillers.maskd.token_distiller import TokenDistiller
 from mmdistill_dense.engine.loss_guard import clip_unscaled
@@ -45,7 +48,7 @@ def training_batch(network: Any, config: Mapping[str, Any], images: int, size: S
     elif hasattr(network, 'bbox_head') or hasattr(network, 'roi_head'):
         dataset, sample = config['train_dataloader'].get('dataset', {}) if size is None else {}, _boxes
         size = size or pipeline_size(dataset)
-        if size is None and _pipeline(dataset):  # that of the first picture, after its pipeline
+        if size is None and pipeline_of(dataset):  # that of the first picture, after its pipeline
             size = tuple(DATASETS.build(dataset)[0]['inputs'].shape[1:])
         problem += 'no step of train_dataloader.dataset.pipeline has a scale; give --size'
     else:
@@ -61,25 +64,15 @@ def training_batch(network: Any, config: Mapping[str, Any], images: int, size: S
 
 def pipeline_size(dataset: Mapping[str, Any]) -> Size | None:
     """Return the height and width that a detector's pipeline crops to, else the largest that it resizes to."""
-    steps = list(mappings(_pipeline(dataset)))  # also those of branches
+    steps = list(mappings(pipeline_of(dataset)))  # also those of branches
     for step in reversed(steps):
         if step.get('type') == 'RandomCrop' and step.get('crop_type', 'absolute') == 'absolute':
             width, height = step['crop_size']  # the order of mmdet
             return height, width
-    scales = [pair for step in steps for pair in _pairs(step.get('scale') or step.get('scales') or [])]
-    width, height = max(scales, key=lambda scale: scale[0] * scale[1], default=(0, 0))
-    return (height, width) if scales else None
-
-
-def _pipeline(dataset: Mapping[str, Any]) -> list[Any]:
-    return [step for layer in chain(dataset) for step in layer.get('pipeline', [])]  # YOLOX mixes pictures in a wrapper
-
-
-def _pairs(scale: Any) -> Sequence[Size]:
-    """Return the scales of a step, which has one or several of them, or the side of a square."""
-    if isinstance(scale, int):
-        return [(scale, scale)]
-    return scale if not scale or isinstance(scale[0], (list, tuple)) else [scale]
+    scales = [step.get('scale') or step.get('scales') or [] for step in steps]  # one, several, or the side of a square
+    pairs = [np.reshape([scale] * 2 if isinstance(scale, int) else scale, (-1, 2)).tolist() for scale in scales]
+    width, height = max(chain.from_iterable(pairs), key=math.prod, default=(0, 0))
+    return (height, width) if height else None
 
 
 def _labels(network: Network, size: Size, draw: torch.Generator) -> Sample:
@@ -204,23 +197,20 @@ class Timing:
 def interleaved_times(works: Mapping[str, Work], repeats: int, device: str | torch.device = 'cpu') -> dict[str, Timing]:
     """Time several works in turns, after one untimed turn, so that all see the same machine."""
     # process CPU time leaves out other programs; on a GPU it would measure launches only, so events are timed
-    seconds_of = partial(_cuda_seconds, device) if torch.device(device).type == 'cuda' else _process_seconds
     seconds: dict[str, list[float]] = {name: [] for name in works}
     for turn in range(repeats + 1):
         for name, work in works.items():
-            elapsed = seconds_of(work)
+            elapsed = _seconds(work, device)
             if turn:
                 seconds[name].append(elapsed)
     return {name: Timing(statistics.median(s), min(s), max(s)) for name, s in seconds.items()}
 
 
-def _process_seconds(work: Work) -> float:
-    begin = time.process_time()
-    work()
-    return time.process_time() - begin
-
-
-def _cuda_seconds(device: str | torch.device, work: Work) -> float:
+def _seconds(work: Work, device: str | torch.device) -> float:
+    if torch.device(device).type != 'cuda':
+        start = time.process_time()
+        work()
+        return time.process_time() - start
     begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
     torch.cuda.synchronize(device)  # what was launched before on other streams
     begin.record(torch.cuda.current_stream(device))
@@ -233,7 +223,12 @@ def _cuda_seconds(device: str | torch.device, work: Work) -> float:
 def peak_extra_memory(work: Work, device: str | torch.device = 'cpu') -> int:
     """Return the most bytes that torch held at once on the device beyond the start, without scratch of libraries."""
     if torch.device(device).type == 'cuda':
-        return _cuda_peak(work, device)
+        torch.cuda.synchronize(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        work()
+        torch.cuda.synchronize(device)
+        return torch.cuda.max_memory_allocated(device) - before
     with quiet_profiler(), profile(activities=[ProfilerActivity.CPU], profile_memory=True) as record:
         work()
     assert record.profiler is not None and record.profiler.kineto_results is not None
@@ -246,32 +241,17 @@ def peak_extra_memory(work: Work, device: str | torch.device = 'cpu') -> int:
     return peak
 
 
-def _cuda_peak(work: Work, device: str | torch.device) -> int:
-    torch.cuda.synchronize(device)
-    torch.cuda.reset_peak_memory_stats(device)
-    before = torch.cuda.memory_allocated(device)
-    work()
-    torch.cuda.synchronize(device)
-    return torch.cuda.max_memory_allocated(device) - before
-
-
 def extra_memory(control: Step[Network], distilled: Step[Distilled], device: str) -> dict[str, int]:
     """Return, in bytes, the peaks of both steps, and what distillation adds, with what it holds between steps."""
-    peaks = [peak_extra_memory(step, device) for step in (control, distilled)]
+    plain, taught = (peak_extra_memory(step, device) for step in (control, distilled))
     networks = [teacher.network for teacher in distilled.network.distillation.teachers.values() if teacher.network]
-    permanent = _held_bytes(distilled) - _held_bytes(control) + sum(_bytes(_tensors(network)) for network in networks)
-    return {'control_step': peaks[0], 'distilled_step': peaks[1], 'extra': peaks[1] - peaks[0] + permanent}
+    permanent = _held_bytes(distilled, *networks) - _held_bytes(control)
+    return {'control_step': plain, 'distilled_step': taught, 'extra': taught - plain + permanent}
 
 
-def _tensors(network: nn.Module) -> list[Tensor]:
-    return [*network.parameters(), *network.buffers()]
-
-
-def _held_bytes(step: Step) -> int:
+def _held_bytes(step: Step, *teachers: nn.Module) -> int:
+    networks = (step.network, *teachers)
+    tensors = [tensor for network in networks for tensor in (*network.parameters(), *network.buffers())]
     states = [state for optim in wrappers_of(step.wrapper) for state in optim.optimizer.state.values()]
-    return _bytes(_tensors(step.network)) + _bytes(v for state in states for v in state.values() if torch.is_tensor(v))
-
-
-def _bytes(tensors: Iterable[Tensor]) -> int:
-    storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors if t.numel()}
-    return sum(storages.values())
+    tensors += [value for state in states for value in state.values() if torch.is_tensor(value)]
+    return sum({t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors if t.numel()}.values())

@@ -25,7 +25,7 @@ import torch
 from mmengine.config import Config
 from rich.progress import track
 
-from mmdistill_dense.apps.export.prepare import picture_pipeline
+from mmdistill_dense.apps.export.picture_graph import picture_pipeline
 from mmdistill_dense.apps.export.write_student import load_student
 from mmdistill_dense.apps.inspect.drawing import draw, write_picture
 from mmdistill_dense.apps.inspect.inference import predict_items

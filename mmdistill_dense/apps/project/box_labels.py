@@ -5,26 +5,17 @@ import math
 import os
 import shlex
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
 from typing import Any
 
-from mmdistill_dense.apps.project import picture_files
+from mmdistill_dense.apps.project import picture_files, splits
 from mmdistill_dense.apps.project.formats import json_files, xml_files, yolo
 from mmdistill_dense.apps.project.formats.objects import Labelled, Reading, Request, mend
 from mmdistill_dense.apps.project.label_values import hint_of_void
-from mmdistill_dense.apps.project.picture_sources import draw_split, source_note
-from mmdistill_dense.apps.project.splits import (
-    SPLITS,
-    Count,
-    Split,
-    SplitRule,
-    assign_rest_to_train,
-    count_lines,
-    read_lists,
-)
+from mmdistill_dense.apps.project.splits import SPLITS, Count, Split, SplitRule
 from mmdistill_dense.datasets.label_files import has_mask
 from mmdistill_dense.unlabelled.pictures import EXTENSIONS
 from mmdistill_dense.utils.literals import Template
@@ -98,32 +89,33 @@ def find_box_data(
             pictures = parts['']
             _check_boxes(reading, parts, names)
             paths = dict.fromkeys(sample.picture for sample in pictures)
-            lists, members = read_lists(root, task, rule, list({**paths, **dict.fromkeys(outside)}), paths)
+            lists, members = splits.read_lists(root, task, rule, list({**paths, **dict.fromkeys(outside)}), paths)
             parts = _divide(pictures, names, members, rule, reading.source)
             used = {sample.picture for samples in parts.values() for sample in samples}
             _drop(reading, 'are in pictures of no list', [sample for sample in pictures if sample.picture not in used])
             shares = ', '.join(f'{len(samples)} {part}' for part, samples in parts.items())
             notes.append(f'split {f"of {some(map(str, lists.values()))}" if lists else "that is drawn"}: {shares}')
             if len(members) < 2:
-                notes += source_note(*([str(sample.picture) for sample in parts[part]] for part in ('train', 'val')))
+                names_of = {part: [str(sample.picture) for sample in parts[part]] for part in ('train', 'val')}
+                notes += splits.source_note(**names_of)
         _check_boxes(reading, parts, names)
         of_train = {box['name'] for sample in parts['train'] for box in sample.objects if not box['iscrowd']}
         if unseen := [name for name in names if name not in of_train]:
             notes.append(f'WARNING: no box in training but those of iscrowd=1, so nobody can learn it: {some(unseen)}')
         same = {part for part, kinds in reading.categories.items() if [*filter(names.__contains__, kinds)] == [*names]}
         unchanged = () if needs_split else {part for part in same - reading.incomplete if not reading.changes[part]}
-        splits = {part: _split(part, parts[part], reading, root, part in unchanged) for part in SPLITS if part in parts}
-        if task == 'det' and (written := [f'{part}.json' for part, split in splits.items() if split.content]):
+        by_part = {part: _split(part, parts[part], reading, root, unchanged) for part in SPLITS if part in parts}
+        if task == 'det' and (written := [f'{part}.json' for part, split in by_part.items() if split.content]):
             notes.append(f'written for training and metric: {", ".join(written)}')
-        if 'val' not in splits:
+        if 'val' not in by_part:
             notes.append('no label file for val: that for test validates')
-            splits['val'], parts['val'] = splits['test'], parts['test']
+            by_part['val'], parts['val'] = by_part['test'], parts['test']
         counts = _count(root, reading, lists, outside, parts, names)
-        notes[:0] = count_lines(f'{reading.form} ({reading.source})', counts)
+        notes[:0] = splits.count_lines(f'{reading.form} ({reading.source})', counts)
         size = picture_files.usual_size([sample.size for sample in parts['train'] if sample.size])
         objects = (box for samples in parts.values() for sample in samples for box in sample.objects)
         masks = not reading.mask_errors and all(map(has_mask, objects))
-        return BoxData(root, splits, names, masks, size, notes, stored, parts)
+        return BoxData(root, by_part, names, masks, size, notes, stored, parts)
 
 
 def _read(request: Request, path: Path) -> Reading:
@@ -181,7 +173,7 @@ def _parts_of_labels(reading: Reading, rule: SplitRule) -> Parts:
     for sample in reading.pictures:
         parts.setdefault(sample.part if rule == SplitRule() or reading.origins else None, []).append(sample)
     outside = parts.pop('', [])
-    assign_rest_to_train(parts)
+    splits.assign_rest_to_train(parts)
     if reading.origins and len(parts) > 1:
         names = ', '.join(map(str, parts))
         if rule != SplitRule():
@@ -206,18 +198,20 @@ def _divide(
         objects = {str(sample.picture): sample.objects for sample in pool}
         learned = {path: {box['name'] for box in boxes if _counts(box, names)} for path, boxes in objects.items()}
         bare = {path for path, classes in learned.items() if not classes}
-        split = draw_split([*objects], source, rule.share, learned.__getitem__, bare)
+        split = splits.draw_split([*objects], source, rule.share, learned.__getitem__, bare)
         chosen = {part: {*map(Path, paths)} for part, paths in zip(('train', 'val'), split, strict=True)}
     return {part: [sample for sample in pictures if sample.picture in paths] for part, paths in chosen.items()}
 
 
-def _split(part: str, pictures: Sequence[Labelled], reading: Reading, root: Path, unchanged: bool) -> Split:
+def _split(
+    part: str, pictures: Sequence[Labelled], reading: Reading, root: Path, unchanged: Collection[str | None]
+) -> Split:
     file, folder = reading.origins.get(pictures[0].part, (reading.source, root))
     if not reading.origins:
         folder = Path(os.path.commonpath([sample.picture.parent for sample in pictures]))
     prefix = '' if folder == root else f'{os.path.relpath(folder, root)}/'
     files = tuple(sample.name(folder) for sample in pictures)
-    if unchanged:
+    if part in unchanged:
         return Split(prefix, str(file.relative_to(root)), len(files), files)
     content = json.dumps(reading.content(folder, pictures))
     return Split(prefix, Template(f'{{{{ fileDirname }}}}/{part}.json'), len(files), files, content)

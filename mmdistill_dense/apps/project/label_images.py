@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 
 from mmdistill_dense.apps.project import drawn_labels as drawn
-from mmdistill_dense.apps.project import picture_files
+from mmdistill_dense.apps.project import picture_files, splits
 from mmdistill_dense.apps.project.box_labels import BoxData, NoLabels, find_box_data
 from mmdistill_dense.apps.project.label_pairs import (
     LABEL_ENDINGS,
@@ -33,8 +33,7 @@ from mmdistill_dense.apps.project.label_values import (
     sample_label_values,
 )
 from mmdistill_dense.apps.project.picture_files import SAMPLED, check_pictures, stored_size, usual_size
-from mmdistill_dense.apps.project.picture_sources import draw_split, source_note
-from mmdistill_dense.apps.project.splits import SPLITS, Count, Split, SplitRule, count_lines, read_lists
+from mmdistill_dense.apps.project.splits import SPLITS, Count, Split, SplitRule
 from mmdistill_dense.unlabelled.pictures import EXTENSIONS
 from mmdistill_dense.utils.literals import Template
 from mmdistill_dense.utils.sampling import evenly
@@ -155,7 +154,7 @@ def _values(pair: Pair) -> set[object]:
 def _divide(root: Path, paired: Pairing, rule: SplitRule, notes: list[str]) -> Parts:
     """Divide the pairs as lists, ``--split`` or folders say, or by chance; note what was counted."""
     pairs = {root / picture: (root / picture, root / label) for picture, label in paired.labels.items()}
-    lists, members = read_lists(root, 'seg', rule, [root / picture for picture in paired.parts], pairs)
+    lists, members = splits.read_lists(root, 'seg', rule, [root / picture for picture in paired.parts], pairs)
     reason = 'are in no list' if lists else 'are in no folder of a part'
     parts: Parts = {part: [pairs[picture] for picture in pictures] for part, pictures in members.items()}
     if not lists:
@@ -187,13 +186,13 @@ def _divide(root: Path, paired: Pairing, rule: SplitRule, notes: list[str]) -> P
         raise ValueError(f'--data {root}: {summary}; two for train are needed. --split 0.2 draws another split.')
     kind = 'list' if lists else 'folder'
     if set(parts) == {'train'}:
-        parts['train'], parts['val'] = train, val = draw_split(parts['train'], root, rule.share, _values)
+        parts['train'], parts['val'] = train, val = splits.draw_split(parts['train'], root, rule.share, _values)
         notes.append(f'no {kind} for val: {len(train)} pictures train, {len(val)} validate')
-        notes += source_note(*([str(picture) for picture, _ in split] for split in (train, val)))
+        notes += splits.source_note(*([str(picture) for picture, _ in split] for split in (train, val)))
     if 'val' not in parts:
         notes.append(f'no {kind} for val: that for test validates')
     name = f'the tree {paired.patterns.name}' if paired.patterns.name else str(paired.patterns)
-    notes[:0] = [*count_lines(name, counts), *([f'WARNING:{unread}'] if unread else [])]
+    notes[:0] = [*splits.count_lines(name, counts), *([f'WARNING:{unread}'] if unread else [])]
     if paired.bare:
         folder = shlex.quote(os.path.commonpath([(root / picture).parent for picture in paired.bare]))
         notes.append(f'--unlabelled {folder} teaches on pictures without a label image')
@@ -211,7 +210,7 @@ def _form(root: Path, parts: Parts, paths: Sequence[str] = ()) -> tuple[Form, li
 
     ``paths`` of all files: none are written if all have the names of their pictures, below two folders.
     """
-    splits, stems, targets = dict[str, Split](), dict[str, Path](), list[tuple[str, Path]]()
+    by_part, stems, targets = dict[str, Split](), dict[str, Path](), list[tuple[str, Path]]()
     ends = set[str]() if paths else {'.png'}
     for part, pairs in parts.items():
         above, other = (Path(os.path.commonpath([path.parent for path in side])) for side in zip(*pairs, strict=True))
@@ -228,7 +227,7 @@ def _form(root: Path, parts: Parts, paths: Sequence[str] = ()) -> tuple[Form, li
             stems[f'{above}/{name}'] = picture
             targets.append((f'{drawn.FOLDER}/{part}/{name}.png', label))
         labels = str(other.relative_to(root)) if paths else Template(f'{{{{ fileDirname }}}}/{drawn.FOLDER}/{part}')
-        splits[part] = Split(os.path.relpath(above, root), labels, len(names), tuple(names))
+        by_part[part] = Split(os.path.relpath(above, root), labels, len(names), tuple(names))
     endings = dict.fromkeys(str(picture)[len(stem) :] for stem, picture in stems.items())
     suffixes = tuple(endings if paths else sorted(endings))
     if paths and (len(ends) > 1 or len(suffixes) > len(EXTENSIONS) or any(stem.endswith('/') for stem in stems)):
@@ -238,12 +237,12 @@ def _form(root: Path, parts: Parts, paths: Sequence[str] = ()) -> tuple[Form, li
         if read != str(picture):
             problem = f'{picture} is listed, but mmseg names pictures without their endings, and would read {read}'
             raise ValueError(f'--data: {problem}. Give this one another name, or take it out.')
-    for part, split in splits.items() if paths else ():
+    for part, split in by_part.items() if paths else ():
         folder = f'{split.pictures}/'
         inside = [path.removeprefix(folder) for path in paths if path.startswith(folder)]
         if {path.removesuffix(end) for path in inside for end in suffixes if path.endswith(end)} == {*split.names}:
-            splits[part] = replace(split, names=())
-    return (splits, suffixes, ends.pop()), [] if paths else targets
+            by_part[part] = replace(split, names=())
+    return (by_part, suffixes, ends.pop()), [] if paths else targets
 
 
 def _draw_objects(data: BoxData, background: str) -> SegData:

@@ -13,8 +13,7 @@ from mmdistill_dense.apps.project import picture_files
 from mmdistill_dense.apps.project.formats import objects as common
 from mmdistill_dense.apps.project.formats.objects import Labelled, Object, Reading, Request
 from mmdistill_dense.apps.project.picture_files import Size
-from mmdistill_dense.apps.project.picture_sources import check_disjoint
-from mmdistill_dense.apps.project.splits import SPLITS, Names
+from mmdistill_dense.apps.project.splits import SPLITS, Names, check_disjoint
 from mmdistill_dense.utils.sampling import evenly
 from mmdistill_dense.utils.validate import some
 

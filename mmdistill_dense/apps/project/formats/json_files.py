@@ -57,7 +57,7 @@ def read_labelme(request: Request, contents: Mapping[Path, Any]) -> Reading:
     for path, content in contents.items():
         words = [str(content.get('imagePath') or path.name).replace('\\', '/'), path.stem]
         size = {'height': content.get('imageHeight'), 'width': content.get('imageWidth')}
-        entries.append(Entry(path, str(path), words, size, shapes(path)))
+        entries.append(Entry(path, words, size, shapes(path)))
     reading.add(request, 'json files of labelme', entries, _SHAPE_KINDS)
     substitute = next((name for name in reading.names if name != _IGNORED), _IGNORED)
     for label in (label for sample in reading.pictures for label in sample.objects if label['name'] == _IGNORED):

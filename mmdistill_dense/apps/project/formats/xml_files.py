@@ -26,11 +26,18 @@ def find_xml(request: Request) -> list[Path]:
 
 def read_xml(request: Request, files: Sequence[Path]) -> Reading:
     """Read all files of VOC."""
-    roots = {path: _root_of(path) for path in files}
-    voc_roots = {path: root for path, root in roots.items() if root.tag == _VOC}
-    reading = Reading('VOC xml', files[0].parent, files=[*voc_roots])
-    reading.skipped_files['are xml of another kind'] = [path for path in files if path not in voc_roots]
-    reading.add(request, 'xml files', [_voc_entry(path, root) for path, root in voc_roots.items()], ['box'])
+    reading, entries = Reading('VOC xml', files[0].parent), list[Entry]()
+    for path in files:
+        root = _root_of(path)
+        if root.tag != _VOC:
+            reading.skipped_files['are xml of another kind'].append(path)
+            continue
+        reading.files.append(path)
+        name = root.findtext('filename') or path.stem
+        words = [f'{path.stem}{Path(name).suffix}', path.stem, name]  # this one comes last: some tools copy it
+        size = {side: root.findtext(f'size/{side}') for side in ('height', 'width')}
+        entries.append(Entry(path, words, size, _voc_shapes(path, root)))
+    reading.add(request, 'xml files', entries, ['box'])
     reading.add_names(request.root, NAMES)
     boxes = [instance['bbox'] for picture in reading.pictures for instance in picture.objects]
     if any(min(box[:2]) < 1 for box in boxes):
@@ -44,13 +51,6 @@ def read_xml(request: Request, files: Sequence[Path]) -> Reading:
 def _root_of(path: Path) -> Any:
     with file_errors(path):
         return ElementTree.parse(path).getroot()
-
-
-def _voc_entry(path: Path, root: Any) -> Entry:
-    name = root.findtext('filename') or path.stem
-    words = [f'{path.stem}{Path(name).suffix}', path.stem, name]  # this one comes last: some tools copy it
-    size = {side: root.findtext(f'size/{side}') for side in ('height', 'width')}
-    return Entry(path, str(path), words, size, _voc_shapes(path, root))
 
 
 def _voc_shapes(path: Path, root: Any) -> Iterator[Shape]:
@@ -67,6 +67,6 @@ def _voc_shapes(path: Path, root: Any) -> Iterator[Shape]:
         crowd = (node.findtext('difficult') or '').strip().lower() in ('1', 'true', 'yes')
         marks = {mark.findtext('name'): mark.findtext('value') for mark in node.iterfind('attributes/attribute')}
         turned: dict[str, Any] = {}
-        with suppress(TypeError, ValueError):  # of a user's own attribute
+        with suppress(ValueError):  # of a user's own attribute
             turned['attributes'] = {'rotation': number(where, marks.get('rotation'))}  # as in CVAT's COCO
-        yield Shape(where, name, 'box', (sides[:2], sides[2:]), marks={'iscrowd': int(crowd), **turned})
+        yield Shape(where, name, 'box', sides, marks={'iscrowd': int(crowd), **turned})

@@ -126,7 +126,7 @@ def _read(request: Request, path: Path) -> Reading:
         return coco
     rows = yolo.find_yolo(request)
     if len(rows) > len(shapes):  # the form of most pictures: both may be there
-        reading = yolo.read_yolo(request, rows)
+        reading = yolo.read_yolo(request)
     elif shapes:
         reading = json_files.read_labelme(request, shapes)
     elif xml := xml_files.find_xml(request):

@@ -82,8 +82,7 @@ def counts(dataset: Any, seg: bool) -> dict[str, Any]:
 
 def sheet(dataset: Any) -> np.ndarray:
     """Return some pictures with their labels side by side, (height, width, 3), RGB."""
-    meta = {**dataset.metainfo, 'palette': [tuple(map(int, colour)) for colour in dataset.metainfo['palette']]}
-    indices = evenly_spaced(len(dataset), SHOWN)
+    meta, indices = dataset.metainfo, evenly_spaced(len(dataset), SHOWN)
     rows = -(-len(indices) // COLUMNS)
     canvas = np.full((rows, min(COLUMNS, len(indices)), SIDE + 4, SIDE + 4, 3), 255, np.uint8)
     for number, item in enumerate(dataset[index] for index in indices):

@@ -3,9 +3,11 @@
 import csv
 import hashlib
 import json
+import os
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -78,8 +80,7 @@ class Drawing:
                 Image.fromarray(job.make()).save(path)
             file.unlink(missing_ok=True)
             for job in self.jobs:
-                (out / job.target).parent.mkdir(parents=True, exist_ok=True)
-                (out / f'.{job.target}').replace(out / job.target)
+                os.renames(out / f'.{job.target}', out / job.target)
         finally:
             shutil.rmtree(unfinished, ignore_errors=True)
         write_json(file, self.note)
@@ -172,11 +173,10 @@ def are_coloured(root: Path, labels: Sequence[Path], class_names: Sequence[str])
         return 2 * coloured_count > len(sample)
     if coloured_count:
         return True
-    try:
-        table = colour_table(root)[0]
-    except ValueError:  # a list of something else
-        return False
-    return {*class_names} <= table.keys() and all((gray, gray, gray) in table.values() for gray in grays)
+    with suppress(ValueError):  # a list of something else
+        table, _ = colour_table(root)
+        return {*class_names} <= table.keys() and all((gray, gray, gray) in table.values() for gray in grays)
+    return False
 
 
 def colours_drawing(
@@ -278,10 +278,9 @@ def colour_table(root: Path) -> tuple[dict[str, Colour], str]:
         if rows := list(_rows(file)):
             table: dict[str, Colour] = {}
             for name, values in rows:
-                try:
+                colour: Colour = ()
+                with suppress(TypeError, ValueError):
                     colour = tuple(int(value) for value in values)
-                except (TypeError, ValueError):
-                    colour = ()
                 if len(colour) != 3 or not set(colour) <= set(range(256)):
                     raise ValueError(f'--data: {file}: {name} has the colour {values!r}, not three numbers to 255.')
                 if name in table or colour in table.values():

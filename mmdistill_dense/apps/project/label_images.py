@@ -9,29 +9,10 @@ from functools import partial
 from pathlib import Path
 
 from mmdistill_dense.apps.project import drawn_labels as drawn
-from mmdistill_dense.apps.project import picture_files, splits
+from mmdistill_dense.apps.project import label_pairs, label_values, picture_files, splits
 from mmdistill_dense.apps.project.box_labels import BoxData, NoLabels, find_box_data
-from mmdistill_dense.apps.project.label_pairs import (
-    LABEL_ENDINGS,
-    Files,
-    Pairing,
-    Patterns,
-    find_tree,
-    folder_tree,
-    many_masks,
-    pair_by_patterns,
-    proposal,
-)
-from mmdistill_dense.apps.project.label_values import (
-    LIST,
-    NO_CLASS,
-    Pair,
-    check_splits,
-    default_names,
-    listed_names,
-    name_classes,
-    sample_label_values,
-)
+from mmdistill_dense.apps.project.label_pairs import LABEL_ENDINGS, Files, Pairing, Patterns
+from mmdistill_dense.apps.project.label_values import NO_CLASS, Pair
 from mmdistill_dense.apps.project.picture_files import SAMPLED, check_pictures, stored_size, usual_size
 from mmdistill_dense.apps.project.splits import SPLITS, Count, Split, SplitRule
 from mmdistill_dense.unlabelled.pictures import EXTENSIONS
@@ -65,7 +46,7 @@ class SegData:
     @property
     def has_default_names(self) -> bool:
         """Whether nobody named the classes."""
-        return self.classes == default_names(self.values or range(len(self.classes)))
+        return self.classes == label_values.default_names(self.values or range(len(self.classes)))
 
 
 def find_seg_data(
@@ -87,7 +68,7 @@ def find_seg_data(
     if patterns or not of_coco:
         picture_files.pictures_below(root)  # raises without any
         paths = sorted(path.relative_to(root).as_posix() for path in picture_files.files_below(root, LABEL_ENDINGS))
-        paired = pair_by_patterns(Files(paths), patterns) if patterns else find_tree(paths)
+        paired = label_pairs.pair_by_patterns(Files(paths), patterns) if patterns else label_pairs.find_tree(paths)
     if paired is None:
         try:
             return _draw_objects(find_box_data(root, class_names, exif, rule, 'seg'), background)
@@ -113,16 +94,16 @@ def find_seg_data(
         files = {part: [label for _, label in pairs] for part, pairs in parts.items()}
         classes, drawing = drawn.colours_drawing(root, files, targets, class_names, notes)
     else:
-        names = listed_names(root, class_names)
-        stats = sample_label_values(list(parts.values()), stored, NO_CLASS in names[0])
+        names = label_values.listed_names(root, class_names)
+        stats = label_values.sample_label_values(list(parts.values()), stored, NO_CLASS in names[0])
         if lossy := [label for label in labels if label.suffix.lower() in ('.jpg', '.jpeg', '.jfif')]:
             text = f'{len(lossy)} label images are JPEG, which changes values at edges ({lossy[0]}). Write them as .png'
-            if not class_names and not (root / LIST).is_file():
+            if not class_names and not (root / label_values.LIST).is_file():
                 raise ValueError(f'--data {root}: {text}; or name the classes by --classes, if no value was changed.')
             notes.append(f'WARNING: {text}')
-        classes, values = name_classes(root, stats, names, notes, partial(drawn.colour_table, root))
+        classes, values = label_values.name_classes(root, stats, names, notes, partial(drawn.colour_table, root))
         by_value = dict(zip(values or range(len(classes)), classes, strict=True))
-        check_splits(root, {name: stats.of(pairs) for name, pairs in parts.items()}, by_value, notes)
+        label_values.check_splits(root, {name: stats.of(pairs) for name, pairs in parts.items()}, by_value, notes)
         form, targets = _form(root, parts, () if stats.channels > 1 else paths)
         drawing = drawn.drawing_of(root, targets, drawn.copied, 'numbers') if targets else None
     if 'val' not in parts:
@@ -136,8 +117,8 @@ def _unknown(root: Path, paths: Sequence[str], problem: str) -> str:
         ' A label image is a picture of class numbers or colours: name its folder by --labels. Outlines are read '
         'from json, xml and txt files, .npy files are not read.'
     )
-    hint = many_masks(paths) or proposal(root, paths) or general
-    content = f'It holds {folder_tree(paths)}.{picture_files.other_endings(root)}{hint}'
+    hint = label_pairs.many_masks(paths) or label_pairs.proposal(root, paths) or general
+    content = f'It holds {label_pairs.folder_tree(paths)}.{picture_files.other_endings(root)}{hint}'
     return f'--data {root}: {problem}. {content} docs/your_labels.md shows the known trees.'
 
 

@@ -28,8 +28,8 @@ from mmdistill_dense.utils.validate import some
 
 LABEL_ENDINGS = (*EXTENSIONS, '.gif')
 ANY = '.*'  # the ending of a pattern without one
-STARS = re.compile(r'(\*\*/|\*\*|\*)')
-_MATCHES = {'**/': '((?:.*/)?)', '**': '(.*)', '*': '([^/]*)'}
+STARS = re.compile(r'(\*\*/|\*\*|(?<!\.)\*|\*(?!\Z))')  # all but that of ``ANY``
+_MATCHES = {'**/': '((?:.*/)?)', '**': '(.*)', '*': '([^/]*)', ANY: r'\.[^./]+'}
 
 
 @dataclass(frozen=True)
@@ -55,12 +55,6 @@ class Patterns:
             raise ValueError(f'{problem}. Each star of the labels stands for what a star of the pictures matched.')
         return cls(*whole)
 
-    def rule(self, labels: bool) -> re.Pattern[str]:
-        """Return what matches the whole path of a picture, or of a label image."""
-        text = self.labels if labels else self.images
-        body, ending = (text.removesuffix(ANY), r'\.[^./]+') if text.endswith(ANY) else (text, '')
-        return re.compile(''.join(_MATCHES.get(key, re.escape(key)) for key in STARS.split(body)) + ending, re.DOTALL)
-
     def label_path(self, stars: Sequence[str]) -> str:
         """Return the path of a label image from what the stars matched."""
         matches = iter(stars)
@@ -69,12 +63,11 @@ class Patterns:
             value = next(matches).rstrip('/')
             return f'{value}/' if star[0] == '**/' and value else value
 
-        ending = ANY if self.labels.endswith(ANY) else ''
-        return STARS.sub(fill, self.labels.removesuffix(ANY)) + ending
+        return STARS.sub(fill, self.labels)
 
     def part(self, picture: str, stars: Sequence[str]) -> str | None:
         """Return the part (train, val, test) that a folder names, or one of several stars of the file's name."""
-        star_count = len(STARS.findall(self.images.removesuffix(ANY).rpartition('/')[2]))
+        star_count = len(STARS.findall(self.images.rpartition('/')[2]))
         words = [star.lower() for star in stars[-star_count:]] if star_count > 1 else []
         parts = (part for part, names in SPLITS.items() if set(names) & set(words))
         return split_of(PurePosixPath(picture).parts[:-1]) or next(parts, None)
@@ -83,8 +76,8 @@ class Patterns:
         """Return those of a known tree as the names of a pair are written, with the endings of both."""
         texts = []
         for path, text in ((picture, self.images), (label, self.labels)):
-            match, head, last = self.rule(labels=path == label).fullmatch(path.lower() if self.name else path), '', 0
-            for number, star in enumerate(STARS.findall(text.removesuffix(ANY)), 1):
+            match, head, last = _rule(text).fullmatch(path.lower() if self.name else path), '', 0
+            for number, star in enumerate(STARS.findall(text), 1):
                 start, end = match.span(number) if match else (0, 0)
                 head, last = f'{head}{path[last:start]}{star}', end
             texts.append(head + path[last:])
@@ -93,6 +86,12 @@ class Patterns:
     def __str__(self) -> str:
         images, labels = (quote(text.removesuffix(ANY)) for text in (self.images, self.labels))
         return f'--images={images} --labels={labels}'  # also where they begin with -
+
+
+def _rule(pattern: str) -> re.Pattern[str]:
+    """Return what matches a whole path."""
+    keys = re.split(r'(\*\*/|\*\*|\.\*\Z|\*)', pattern)
+    return re.compile(''.join(_MATCHES.get(key, re.escape(key)) for key in keys), re.DOTALL)
 
 
 class Files:
@@ -108,7 +107,7 @@ class Files:
 
     def labels_of(self, pictures: Sequence[str], patterns: Patterns) -> dict[str, tuple[list[str], Sequence[str]]]:
         """Return the label images of each picture that the pattern matches, and what its stars matched."""
-        rule, labels = patterns.rule(labels=False), dict[str, tuple[list[str], Sequence[str]]]()
+        rule, labels = _rule(patterns.images), dict[str, tuple[list[str], Sequence[str]]]()
         for path in pictures:
             if (match := rule.fullmatch(self.forms[path])) and path.lower().endswith(EXTENSIONS):
                 candidates = self._paths_by_form.get(patterns.label_path(match.groups()), ())
@@ -138,7 +137,7 @@ def pair_by_patterns(files: Files, patterns: Patterns) -> Pairing:
         problem = f'{path} has {len(labels)} label images, {some(labels, 3)}; so have {len(several) - 1} others'
         raise ValueError(f'--data: {problem}. Join them into one, or choose: {patterns.spell_out(path, labels[0])}')
     label_set = {label for labels, _ in candidates.values() for label in labels}
-    rule = patterns.rule(labels=True)
+    rule = _rule(patterns.labels)
     masks = {path for path, form in files.forms.items() if rule.fullmatch(form)}
     label_of = {path: labels[0] for path, (labels, _) in candidates.items() if labels and path not in label_set}
     if shared := [label for label, count in Counter(label_of.values()).items() if count > 1]:
@@ -193,21 +192,19 @@ def find_tree(paths: Sequence[str]) -> Pairing | None:
     """Pair by the known tree that has most label images; no other one may have label images of the same pictures."""
     files, folders = Files(paths, fold=True), {part.lower() for path in paths for part in path.split('/')[:-1]}
     matches: list[tuple[Patterns, dict[str, list[str]]]] = []
-    candidates = list[Patterns]()  # each may begin at any folder below the data; a row has each of its words in braces
-    for name, *row in TREES:
+    for name, *row in TREES:  # a tree may begin at any folder below the data, and has each of its words in braces
         split = (re.split(r'\{(.*?)\}', text) for text in row)  # every second part is that of braces
         choices = ([part.split(',') if n % 2 else [part] for n, part in enumerate(pieces)] for pieces in split)
         texts = (map(''.join, itertools.product(*choice)) for choice in choices)
         for image, label in itertools.product(*texts):
-            candidates.append(Patterns(f'**/{image}.*', f'**/{label}' + ('' if label.endswith('.png') else '.*'), name))
-    for patterns in candidates:
-        parents = patterns.images.split('/')[:-1] + patterns.labels.split('/')[:-1]
-        literal = (name for name in parents if '*' not in name)
-        if (matches and matches[-1][0].name == patterns.name == _ORDERED_TREE) or not folders.issuperset(literal):
-            continue
-        pairs = {path: labels for path, (labels, _) in files.labels_of(paths, patterns).items() if labels}
-        if pairs:
-            matches.append((patterns, pairs))
+            patterns = Patterns(f'**/{image}.*', f'**/{label}' + ('' if label.endswith('.png') else '.*'), name)
+            parents = image.split('/')[:-1] + label.split('/')[:-1]
+            literal = (folder for folder in parents if '*' not in folder)
+            if (matches and matches[-1][0].name == name == _ORDERED_TREE) or not folders.issuperset(literal):
+                continue
+            pairs = {path: labels for path, (labels, _) in files.labels_of(paths, patterns).items() if labels}
+            if pairs:
+                matches.append((patterns, pairs))
     if not matches:
         return None
     best, labelled = max(matches, key=lambda match: len(match[1]))  # the first of several

@@ -152,9 +152,8 @@ def open_images(pictures: Sequence[Path], labels: Iterable[Path] = ()) -> Iterat
 def orientation(picture: Image.Image) -> int:
     """Return the EXIF orientation from 1, as stored, to 8. The pixels are not read."""
     with suppress(Exception):  # damaged tags, which mmcv passes over
-        if 'exif' in picture.info or picture.format == 'TIFF':
-            tag: Any = picture.getexif().get(_ORIENTATION)
-            return tag if tag in range(1, 9) else 1
+        tag: Any = picture.getexif().get(_ORIENTATION) if 'exif' in picture.info or picture.format == 'TIFF' else 1
+        return tag if tag in range(1, 9) else 1
     return 1
 
 

@@ -15,7 +15,7 @@ import numpy as np
 from pycocotools import mask as coco
 
 from mmdistill_dense.apps.project import picture_files
-from mmdistill_dense.apps.project.picture_files import Size, file_errors, open_picture, size_of
+from mmdistill_dense.apps.project.picture_files import Size, file_errors
 from mmdistill_dense.apps.project.splits import Names, split_of
 from mmdistill_dense.datasets import label_files
 from mmdistill_dense.datasets.label_files import FAR, has_mask, is_line
@@ -304,8 +304,7 @@ def _mend_part(reading: Reading, part: str | None, stored: bool, drawn: bool) ->
     pictures = [sample for sample in reading.pictures if sample.part == part]
     changes, outlined, misfits = reading.changes[part], 0, list[str]()
     for sample in pictures:
-        with open_picture(sample.picture) as image:
-            size = size_of(image, stored)
+        size = picture_files.stored_size(sample.picture, stored)
         if sample.size is None and reading.origins:
             changes['pictures had no width or height, and get those of their files'] += 1
         if sample.size and sample.size != size:

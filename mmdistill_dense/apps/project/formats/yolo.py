@@ -25,7 +25,7 @@ _SLACK = 0.01  # by how much a share may pass 0 or 1, as Ultralytics allows
 def find_yolo(request: Request) -> list[Path]:
     """Return the pictures with a text file, or none if these hold no rows of YOLO."""
     paired = [picture for picture in pictures_of(request) if label_of(picture).is_file()]
-    for picture in evenly(paired, 20) if paired else []:
+    for picture in evenly(paired, 20):
         if (is_row := starts_with_row(label_of(picture))) is not None:
             return paired if is_row else []
     return paired
@@ -58,7 +58,7 @@ def label_of(picture: Path) -> Path:
     return label if label.is_file() or (label.parent.is_dir() and not starts_with_row(sibling)) else sibling
 
 
-def read_yolo(request: Request, files: Sequence[Path]) -> Reading:
+def read_yolo(request: Request) -> Reading:
     """Read all pictures. One without a text file has no object, as YOLO's trainings take it."""
     file, config = _yaml(request)
     pictures, stems, shared = pictures_of(request), set[Path](), dict[Path, Path]()
@@ -178,15 +178,14 @@ def _parts(
             # exports write ../train/images for the folder beside the file
             inside = PurePosixPath(*[name for name in PurePosixPath(str(entry)).parts if name not in ('..', '.')])
             attempts = [start / path for path in (str(entry), inside) for start in starts]
-            paths = [path.resolve() for path in attempts if path.exists()]
-            paths.sort(key=lambda path: not path.is_relative_to(root))  # path may lead to what this is a copy of
-            target = next(iter(paths), None)
+            paths = [path.resolve() for path in attempts if path.exists()]  # path may lead to what this is a copy of
+            target = min(paths, key=lambda path: not path.is_relative_to(root), default=None)
             if target is None and (part == 'test' or request.has_split):  # of exports without pictures for it
                 reading.notes.append(f'WARNING: {part}: {entry} of {file.name} is not there')
                 continue
             if target is None:
-                told_of = some(dict.fromkeys(attempts), 3)
-                raise FileNotFoundError(f'--data: {file}: {part}: {entry} is not there ({told_of}).')
+                searched = some(dict.fromkeys(attempts), 3)
+                raise FileNotFoundError(f'--data: {file}: {part}: {entry} is not there ({searched}).')
             if target.is_dir():
                 members = [picture for picture in pictures if str(target) in above[picture.parent]]
             else:

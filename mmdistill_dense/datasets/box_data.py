@@ -126,12 +126,9 @@ class ShapesDetDataset(PaintedPictures, BaseDetDataset):
         if unknown := set(chosen) - set(CLASSES[1:]):
             raise ValueError(f'ShapesDetDataset: metainfo.classes has {sorted(unknown)}; known: {CLASSES[1:]}.')
         height, width = self.painting.get('size', SIZE)
-        common = dict(height=height, width=width, seed=self.seed, painting=self.painting)
         labels = {CLASSES.index(name): label for label, name in enumerate(chosen)}
-        return [
-            dict(img_path=f'shapes/{self.seed}/{index:06d}', img_id=index, index=index, labels=labels, **common)
-            for index in range(self.num_images)
-        ]
+        entries = self._entries(height=height, width=width, labels=labels)
+        return [{**entry, 'img_id': entry['index']} for entry in entries]
 
     def get_cat_ids(self, idx: int) -> list[int]:
         """Paint a picture and return the label of each of its objects, for samplers that balance classes."""

@@ -125,6 +125,11 @@ class PaintedPictures:
         self.num_images, self.seed, self.painting = num_images, seed, dict(painting or {})
         super().__init__(**kwargs)
 
+    def _entries(self, **fields: Any) -> list[dict]:
+        """Return an entry of the data list for each picture, with further fields; nothing is painted yet."""
+        common = dict(seed=self.seed, painting=self.painting, **fields)
+        return [dict(img_path=f'shapes/{self.seed}/{n:06d}', index=n, **common) for n in range(self.num_images)]
+
 
 @DATASETS.register_module()
 class ShapesSegDataset(PaintedPictures, BaseSegDataset):
@@ -149,11 +154,7 @@ class ShapesSegDataset(PaintedPictures, BaseSegDataset):
     )  # fmt: skip
 
     def load_data_list(self) -> list[dict]:
-        common = dict(seed=self.seed, painting=self.painting, label_map=self.label_map, reduce_zero_label=False)
-        return [
-            dict(img_path=f'shapes/{self.seed}/{index:06d}', index=index, seg_fields=[], **common)
-            for index in range(self.num_images)
-        ]
+        return self._entries(label_map=self.label_map, reduce_zero_label=False, seg_fields=[])
 
 
 @TRANSFORMS.register_module()

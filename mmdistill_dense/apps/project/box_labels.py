@@ -9,7 +9,6 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
-from typing import Any
 
 from mmdistill_dense.apps.project import picture_files, splits
 from mmdistill_dense.apps.project.formats import json_files, xml_files, yolo
@@ -195,10 +194,12 @@ def _divide(
     chosen = {part: {*paths} for part, paths in lists.items()}
     if len(lists) < 2:
         pool = [sample for sample in pictures if not lists or sample.picture in chosen['train']]
-        objects = {str(sample.picture): sample.objects for sample in pool}
-        learned = {path: {box['name'] for box in boxes if _counts(box, names)} for path, boxes in objects.items()}
+        learned = {
+            str(sample.picture): {box['name'] for box in sample.objects if box['name'] in names and not box['iscrowd']}
+            for sample in pool
+        }
         bare = {path for path, classes in learned.items() if not classes}
-        split = splits.draw_split([*objects], source, rule.share, learned.__getitem__, bare)
+        split = splits.draw_split([*learned], source, rule.share, learned.__getitem__, bare)
         chosen = {part: {*map(Path, paths)} for part, paths in zip(('train', 'val'), split, strict=True)}
     return {part: [sample for sample in pictures if sample.picture in paths] for part, paths in chosen.items()}
 
@@ -220,16 +221,11 @@ def _split(
 # Classes and counts
 
 
-def _counts(instance: Mapping[str, Any], names: Sequence[str]) -> bool:
-    """Tell whether an object is learned and scored."""
-    return instance['name'] in names and not instance['iscrowd']
-
-
 def _check_boxes(reading: Reading, parts: Parts, names: Sequence[str]) -> None:
     """Refuse a part without a box of the classes. Those of test sets whose labels are kept secret have none."""
     for part, pictures in parts.items():
         boxes = [instance for sample in pictures for instance in sample.objects if instance['name'] in names]
-        if not any(_counts(instance, names) for instance in boxes):
+        if all(instance['iscrowd'] for instance in boxes):
             boxes_text = f'all boxes of {some(names)} have iscrowd=1' if boxes else f'no box of {some(names)}'
             problem = f'{boxes_text}{f" for {part}" if part else ""}, so it measures nothing'
             path = reading.file_of(pictures[0].part)

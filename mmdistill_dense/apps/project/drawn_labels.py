@@ -1,12 +1,10 @@
 """Label images that new writes from polygons, masks and colours."""
 
-import csv
 import hashlib
-import json
 import os
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -20,9 +18,9 @@ from rich.progress import track
 
 from mmdistill_dense.apps.project import label_values
 from mmdistill_dense.apps.project.box_labels import BoxData
-from mmdistill_dense.apps.project.formats.objects import Labelled, class_name, shape_run_lengths
-from mmdistill_dense.apps.project.label_values import Colour, Values
-from mmdistill_dense.apps.project.picture_files import file_errors, lines_of, open_picture, repeated
+from mmdistill_dense.apps.project.formats.objects import Labelled, shape_run_lengths
+from mmdistill_dense.apps.project.label_values import TABLES, Colour, Values, colour_table
+from mmdistill_dense.apps.project.picture_files import file_errors, open_picture, repeated
 from mmdistill_dense.datasets.label_files import has_mask
 from mmdistill_dense.utils.files import read_json, write_json, write_text
 from mmdistill_dense.utils.runner_internals import IGNORED
@@ -31,10 +29,6 @@ from mmdistill_dense.utils.validate import close_or_all, some
 
 FOLDER, NOTE = 'labels', 'source.json'
 BACKGROUND = 'background'
-_TABLES = (
-    'labelmap.txt', 'class_dict.csv', 'label_class_dict.csv', '_classes.csv', 'classes.csv', 'colormap.json',
-    'label_colors.txt',
-)  # fmt: skip
 _TEMPLATE = 'class_dict.csv'
 _MOST_COLOURS, _SAMPLED = 64, 200
 _MAX_UNKNOWN = 0.01  # a label image with a larger share of unknown colours is refused
@@ -260,7 +254,7 @@ def _missing_table_message(root: Path, paths: Sequence[Path]) -> str:
         counts.update(dict(zip(values.tolist(), numbers.tolist(), strict=True)))
     shares = {_colour(code): count / counts.total() for code, count in counts.most_common()}
     text = some((f'{colour}: {share:.1%}' for colour, share in shares.items()), 8)
-    start = f'--data {root}: the label images hold colours, and no list of them is there ({", ".join(_TABLES)}). '
+    start = f'--data {root}: the label images hold colours, and no list of them is there ({", ".join(TABLES)}). '
     if len(shares) > _MOST_COLOURS:
         advice = 'write label images without smoothed edges (no anti-aliasing, no JPEG)'
         return f'{start}{len(shares)} colours in {sampled} are too many for classes: {advice}. Most frequent: {text}.'
@@ -269,47 +263,3 @@ def _missing_table_message(root: Path, paths: Sequence[Path]) -> str:
     if not file.exists():
         write_text(file, '\n'.join([*lines, '']))
     return f'{start}Found in {sampled} of them: {text}. Name them in {file.absolute()}, and put this file into {root}.'
-
-
-def colour_table(root: Path) -> tuple[dict[str, Colour], str]:
-    """Return the colour of each class, from the first list of colours in the folder, and the list's path."""
-    tables = [file for name in _TABLES if (file := root / name).is_file()]
-    for file in tables:
-        if rows := list(_rows(file)):
-            table: dict[str, Colour] = {}
-            for name, values in rows:
-                colour: Colour = ()
-                with suppress(TypeError, ValueError):
-                    colour = tuple(int(value) for value in values)
-                if len(colour) != 3 or not set(colour) <= set(range(256)):
-                    raise ValueError(f'--data: {file}: {name} has the colour {values!r}, not three numbers to 255.')
-                if name in table or colour in table.values():
-                    raise ValueError(f'--data: {file}: {name} or its colour {colour} stands twice. List each once.')
-                table[name] = colour
-            return table, str(file)
-    if tables:
-        advice = 'A csv file needs the columns name, r, g and b. Add them, or take the file out'
-        raise ValueError(f'--data: {tables[0]} lists no colour. {advice}.')
-    return {}, ''
-
-
-def _rows(file: Path) -> Iterator[tuple[str, Sequence[Any]]]:
-    """Yield names and colours in CVAT's labelmap, a csv with columns name, r, g, b, or json."""
-    if file.suffix == '.json':
-        content = json.loads(file.read_text(encoding='utf-8-sig'))
-        pairs = content.items() if isinstance(content, dict) else ((entry['name'], entry['color']) for entry in content)
-        yield from ((class_name(str(file), name), colour) for name, colour in pairs)
-    elif file.name == 'label_colors.txt':  # of CamVid: ``64 128 64 Animal``
-        yield from ((name, colour) for *colour, name in (line.split(maxsplit=3) for line in lines_of(file)))
-    elif file.suffix == '.txt':
-        for number, line in enumerate(line for line in lines_of(file) if not line.startswith('#')):
-            name, colour, *_ = [*line.split(':'), '', '']
-            # VOC spreads the bits of a class over the three channels
-            bits = [[(number >> 3 * bit + channel & 1) << 7 - bit for bit in range(8)] for channel in range(3)]
-            yield name.strip(), colour.split(',') if colour else [*map(sum, bits)]
-    else:
-        lines = lines_of(file)
-        for row in csv.DictReader(lines, delimiter=';' if lines and ';' in lines[0] else ','):
-            columns = {str(key).strip().lower(): value for key, value in row.items()}
-            if {'name', 'r', 'g', 'b'} <= set(columns):
-                yield str(columns['name']).strip(), [str(columns[key]).strip() for key in 'rgb']

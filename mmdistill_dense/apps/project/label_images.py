@@ -5,7 +5,6 @@ import shlex
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
 
 from mmdistill_dense.apps.project import drawn_labels as drawn
@@ -101,7 +100,7 @@ def find_seg_data(
             if not class_names and not (root / label_values.LIST).is_file():
                 raise ValueError(f'--data {root}: {text}; or name the classes by --classes, if no value was changed.')
             notes.append(f'WARNING: {text}')
-        classes, values = label_values.name_classes(root, stats, names, notes, partial(drawn.colour_table, root))
+        classes, values = label_values.name_classes(root, stats, names, notes)
         by_value = dict(zip(values or range(len(classes)), classes, strict=True))
         label_values.check_splits(root, {name: stats.of(pairs) for name, pairs in parts.items()}, by_value, notes)
         form, targets = _form(root, parts, () if stats.channels > 1 else paths)

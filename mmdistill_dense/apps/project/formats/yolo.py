@@ -119,12 +119,6 @@ def _other_label_files(picture: Path) -> list[Path]:
     return [file for file in dict.fromkeys(paths) if file.is_file() and any(tag in file.read_bytes() for tag in tags)]
 
 
-class _Texts(yaml.SafeLoader):
-    """YAML loader that leaves each word as it is written: ``on``, ``007``, ``1e3`` and ``~`` are names of classes."""
-
-    yaml_implicit_resolvers: dict[Any, Any] = {}
-
-
 _EMPTY = re.compile('|~|null|false|no|off', re.IGNORECASE)  # a key without a value
 
 
@@ -149,7 +143,7 @@ def _yaml(request: Request) -> tuple[Path | None, Mapping[str, Any]]:
             continue
         with picture_files.file_errors(path):
             text = path.read_text(encoding='utf-8')
-            content = yaml.load(text, Loader=_Texts)
+            content = yaml.load(text, yaml.BaseLoader)  # each word as it is written: on, 007, 1e3 and ~ are names
             if isinstance(content, dict) and _has_value(content.get('names')):
                 if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text)):  # few may stand for millions
                     raise ValueError('it has aliases (*name). Write what they stand for.')

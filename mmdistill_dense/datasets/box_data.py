@@ -28,8 +28,8 @@ with redirect_stdout(io.StringIO()):  # mmdet prints a line for each part of it 
 class _CheckedFile(_CocoDataset.COCOAPI):
     """mmdet's reader, but entries that are wrong, and class names that are not the file's, in its order, raise.
 
-    ``tested``: whether the file is only tested on; the metric needs iscrowd of every annotation. ``told`` receives what
-    training and metric read in different ways.
+    ``tested``: whether the file is only tested on; the metric needs iscrowd of every annotation. ``notes`` receives
+    what training and metric read in different ways.
     """
 
     def __init__(self, tested: bool, notes: list[str], file: str) -> None:
@@ -151,17 +151,10 @@ class LoadShapesDet(BaseTransform):
         picture, objects = _labelled_instances(results)
         labels = [label for label, _ in objects]
         boxes = [list(map(float, instance.box)) for _, instance in objects]
-        results.update(
-            img=picture.image,
-            img_shape=picture.labels.shape,
-            ori_shape=picture.labels.shape,
-            gt_bboxes=HorizontalBoxes(torch.tensor(boxes).reshape(-1, 4)),
-            gt_bboxes_labels=np.asarray(labels, np.int64),
-            gt_ignore_flags=np.zeros(len(labels), bool),
-            instances=[
-                dict(bbox=box, bbox_label=label, ignore_flag=0) for box, label in zip(boxes, labels, strict=True)
-            ],
-        )
+        instances = [dict(bbox=box, bbox_label=label, ignore_flag=0) for box, label in zip(boxes, labels, strict=True)]
+        results.update(img=picture.image, img_shape=picture.labels.shape, ori_shape=picture.labels.shape)
+        results.update(gt_bboxes_labels=np.asarray(labels, np.int64), gt_ignore_flags=np.zeros(len(labels), bool))
+        results.update(gt_bboxes=HorizontalBoxes(torch.tensor(boxes).reshape(-1, 4)), instances=instances)
         if self.with_mask:
             masks = [instance.mask for _, instance in objects]
             results['gt_masks'] = BitmapMasks(masks, *picture.labels.shape)

@@ -67,12 +67,10 @@ class RootCheck:
         looked_at = [] if '://' in labels else entries[: self.looked_at]
         missing = [entry['seg_map_path'] for entry in looked_at if not Path(entry.get('seg_map_path') or '.').exists()]
         if missing:
-            endings = {name: getattr(self, name) for name in ('seg_map_suffix', 'img_suffix')}
-            raise FileNotFoundError(
-                f'{type(self).__name__}: {len(missing)} of {len(looked_at)} pictures have no label image; the first '
-                f'would be {missing[0]!r} ({", ".join(f"{name}={value!r}" for name, value in endings.items())}); there '
-                f'are {_some_names(labels)}.{self.also}'
-            )
+            endings = ', '.join(f'{name}={getattr(self, name)!r}' for name in ('seg_map_suffix', 'img_suffix'))
+            problem = f'{len(missing)} of {len(looked_at)} pictures have no label image'
+            example = f'the first would be {missing[0]!r} ({endings}); there are {_some_names(labels)}'
+            raise FileNotFoundError(f'{type(self).__name__}: {problem}; {example}.{self.also}')
         if looked_at and (fault := _first_label_fault(file := looked_at[0]['seg_map_path'], self)):
             raise ValueError(f'{type(self).__name__}: {file} {fault}{self.also}')
         return entries
@@ -114,10 +112,8 @@ def _label_fault(results: Any, dataset: Any) -> str:
     if isinstance(picture, Tensor):
         size, label_size, whole = picture.shape[-2:], label.data.shape[-2:], sample.metainfo.get('ori_shape', ())[:2]
         if tuple(label_size) not in (tuple(size), tuple(whole)):
-            return (
-                f'do not fit: after the pipeline the picture has {tuple(size)} pixels, its label {tuple(label_size)}; '
-                'a label has the size of its picture, and one channel.'
-            )
+            sizes = f'after the pipeline the picture has {tuple(size)} pixels, its label {tuple(label_size)}'
+            return f'do not fit: {sizes}; a label has the size of its picture, and one channel.'
     return _no_classes(label.data, dataset)
 
 
@@ -135,11 +131,9 @@ def _no_classes(labels: Tensor, dataset: Any) -> str:
     values = labels.masked_fill(labels == ignored, 0) if classes and ignored is not None else labels[:0]
     if not values.numel() or int(values.max()) < len(classes):
         return ''
-    return (
-        f'has the labels {some(values[values >= len(classes)].unique().tolist())}, but metainfo.classes has '
-        f'{len(classes)} classes: 0 to {len(classes) - 1}, and {ignored} is ignored. Name the others, or '
-        f'make them {ignored}.'
-    )
+    problem = f'has the labels {some(values[values >= len(classes)].unique().tolist())}'
+    rule = f'metainfo.classes has {len(classes)} classes: 0 to {len(classes) - 1}, and {ignored} is ignored'
+    return f'{problem}, but {rule}. Name the others, or make them {ignored}.'
 
 
 def _first_label_fault(file: str, dataset: Any) -> str:

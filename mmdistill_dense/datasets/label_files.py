@@ -38,7 +38,6 @@ _ENTRIES: Mapping[str, Mapping[str, tuple[Callable[[Any], bool], str]]] = {
 
 
 def lists_missing(content: Any) -> list[str]:
-    """Return which of the three lists a content does not have."""
     return [kind for kind in _ENTRIES if not isinstance(content, dict) or not isinstance(content.get(kind), list)]
 
 

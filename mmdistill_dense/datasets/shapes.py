@@ -32,8 +32,6 @@ class Instance:
 
 @dataclass(frozen=True)
 class Picture:
-    """A painted picture."""
-
     image: np.ndarray  # uint8 (H, W, 3), BGR
     labels: np.ndarray  # uint8 (H, W), indices into ``CLASSES``
     instances: list[Instance]  # the visible objects, back to front

@@ -190,7 +190,6 @@ def _parts_of_labels(reading: Reading, rule: SplitRule) -> Parts:
 def _divide(
     pictures: Sequence[Labelled], names: Sequence[str], lists: dict[str, list[Path]], rule: SplitRule, source: Path
 ) -> Parts:
-    """Divide the pictures as lists say, or by chance."""
     chosen = {part: {*paths} for part, paths in lists.items()}
     if len(lists) < 2:
         pool = [sample for sample in pictures if not lists or sample.picture in chosen['train']]
@@ -244,9 +243,8 @@ def _classes(reading: Reading, pictures: Sequence[Labelled], class_names: Sequen
     if damaged := [name for name in names if '\0' in name]:  # a file in UTF-16 or a damaged one may hold it
         raise ValueError(f'--data: the class {damaged[0]!r:.60} holds a zero byte: its file is damaged. Export again.')
     if unknown := [name for name in class_names if name not in names]:
-        raise ValueError(
-            f'--classes {some(unknown)}: no category of {reading.source}. {close_or_all(unknown[0], names)}'
-        )
+        choices = close_or_all(unknown[0], names)
+        raise ValueError(f'--classes {some(unknown)}: no category of {reading.source}. {choices}')
     chosen = tuple(name for name in names if name in used and (not class_names or name in class_names))
     if not chosen:
         reasons = ''.join(f'; {len(objects)} annotations {reason}' for reason, objects in reading.dropped.items())

@@ -44,7 +44,6 @@ class SegData:
 
     @property
     def has_default_names(self) -> bool:
-        """Whether nobody named the classes."""
         return self.classes == label_values.default_names(self.values or range(len(self.classes)))
 
 
@@ -112,10 +111,8 @@ def find_seg_data(
 
 def _unknown(root: Path, paths: Sequence[str], problem: str) -> str:
     """Return a refusal that shows the folders, and patterns that read them if there are some."""
-    general = (
-        ' A label image is a picture of class numbers or colours: name its folder by --labels. Outlines are read '
-        'from json, xml and txt files, .npy files are not read.'
-    )
+    images = 'A label image is a picture of class numbers or colours: name its folder by --labels'
+    general = f' {images}. Outlines are read from json, xml and txt files, .npy files are not read.'
     hint = label_pairs.many_masks(paths) or label_pairs.proposal(root, paths) or general
     content = f'It holds {label_pairs.folder_tree(paths)}.{picture_files.other_endings(root)}{hint}'
     return f'--data {root}: {problem}. {content} docs/your_labels.md shows the known trees.'
@@ -135,23 +132,20 @@ def _divide(root: Path, paired: Pairing, rule: SplitRule, notes: list[str]) -> P
     """Divide the pairs as lists, ``--split`` or folders say, or by chance; note what was counted."""
     pairs = {root / picture: (root / picture, root / label) for picture, label in paired.labels.items()}
     lists, members = splits.read_lists(root, 'seg', rule, [root / picture for picture in paired.parts], pairs)
-    reason = 'are in no list' if lists else 'are in no folder of a part'
-    parts: Parts = {part: [pairs[picture] for picture in pictures] for part, pictures in members.items()}
+    kind, reason = ('list', 'are in no list') if lists else ('folder', 'are in no folder of a part')
     if not lists:
         by_folder = rule.share is None and any(paired.parts[picture] for picture in paired.labels)
         bare = None if 'train' in paired.parts.values() else 'train'  # of no part, as trainval beside test
-        split = [(paired.parts[picture] or bare if by_folder else 'train', picture) for picture in paired.labels]
-        parts = {part: [pairs[root / picture] for name, picture in split if name == part] for part in SPLITS}
-        parts = {part: part_pairs for part, part_pairs in parts.items() if part_pairs}
+        part_of = {root / path: paired.parts[path] or bare if by_folder else 'train' for path in paired.labels}
+        members = {part: [picture for picture in pairs if part_of[picture] == part] for part in SPLITS}
+    parts: Parts = {part: [pairs[path] for path in pictures] for part, pictures in members.items() if pictures}
     used = {picture for part_pairs in parts.values() for picture, _ in part_pairs}
     unused = [pair for picture, pair in pairs.items() if picture not in used]
     pictures = {'have no label image': paired.bare, reason: [picture for picture, _ in unused]}
     labels: dict[str, Sequence[object]] = {'have no picture': paired.orphans}
     labels |= {'are not the first of their picture': paired.extras, reason: [label for _, label in unused]}
-    counts = [
-        Count('pictures', len(paired.parts), len(used), pictures),
-        Count('label images', len(paired.label_images), len(used), labels),
-    ]
+    picture_count = Count('pictures', len(paired.parts), len(used), pictures)
+    label_count = Count('label images', len(paired.label_images), len(used), labels)
     unread = picture_files.other_endings(root, [*paired.orphans, *paired.bare]) if paired.orphans else ''
     if paired.bare and paired.orphans:
         without = f'{len(paired.bare)} of {len(paired.parts)} pictures have no label image ({some(paired.bare, 3)})'
@@ -164,7 +158,6 @@ def _divide(root: Path, paired: Pairing, rule: SplitRule, notes: list[str]) -> P
     if len(parts.get('train', ())) < 2:
         summary = f'labelled pictures for {", ".join(f"{part} ({len(parts[part])})" for part in parts)}'
         raise ValueError(f'--data {root}: {summary}; two for train are needed. --split 0.2 draws another split.')
-    kind = 'list' if lists else 'folder'
     if set(parts) == {'train'}:
         parts['train'], parts['val'] = train, val = splits.draw_split(parts['train'], root, rule.share, _values)
         notes.append(f'no {kind} for val: {len(train)} pictures train, {len(val)} validate')
@@ -172,7 +165,7 @@ def _divide(root: Path, paired: Pairing, rule: SplitRule, notes: list[str]) -> P
     if 'val' not in parts:
         notes.append(f'no {kind} for val: that for test validates')
     name = f'the tree {paired.patterns.name}' if paired.patterns.name else str(paired.patterns)
-    notes[:0] = [*splits.count_lines(name, counts), *([f'WARNING:{unread}'] if unread else [])]
+    notes[:0] = [*splits.count_lines(name, [picture_count, label_count]), *([f'WARNING:{unread}'] if unread else [])]
     if paired.bare:
         folder = shlex.quote(os.path.commonpath([(root / picture).parent for picture in paired.bare]))
         notes.append(f'--unlabelled {folder} teaches on pictures without a label image')

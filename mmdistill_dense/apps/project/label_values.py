@@ -41,8 +41,6 @@ Colour = tuple[int, ...]  # red, green, blue
 
 @dataclass
 class Values:
-    """The values in label images that were read."""
-
     total: int  # how many label images there are
     count: int = 0  # how many were read
     channels: int = 1  # 3 if some have three equal ones, which mmseg does not read
@@ -61,7 +59,6 @@ class Values:
         return size
 
     def add(self, label: Path, pixels: np.ndarray, palette: Sequence[Colour] = ()) -> list[int]:
-        """Add and return the values of a label image."""
         if (extreme := min(int(pixels.min()), 0) or int(pixels.max())) not in range(IGNORED + 1):
             problem = f'{label} holds the value {extreme}; a class has a number from 0 to {IGNORED - 1} (8 bits)'
             raise ValueError(f'--data: {problem}, and {IGNORED} is ignored. Number the classes anew.')

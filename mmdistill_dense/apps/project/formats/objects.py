@@ -70,8 +70,6 @@ class Labelled:
 
 @dataclass
 class Shape:
-    """What somebody drew."""
-
     where: str  # with its class
     name: str  # of its class
     kind: str
@@ -112,7 +110,6 @@ class Reading:
     mask_errors: dict[str | None, str] = field(default_factory=dict)  # by part, a mask of another size than its picture
 
     def file_of(self, part: str | None) -> Path:
-        """Return the label file of a part."""
         return self.origins.get(part, (self.source,))[0]
 
     def add(self, request: Request, noun: str, entries: Sequence[Entry], kinds: Collection[str]) -> None:
@@ -151,7 +148,6 @@ class Reading:
         return self.classes
 
     def drop(self, reason: str, where: str, name: str, part: str | None = None) -> None:
-        """Leave out an object of a class."""
         self.dropped[reason].append(where)
         self.kinds[name] += 1
         self.incomplete.add(part)
@@ -166,15 +162,11 @@ class Reading:
             for label in sample.objects:
                 base = {key: value for key, value in label.items() if key != 'name'}
                 boxes.append({**base, 'id': len(boxes) + 1, 'image_id': number, 'category_id': numbers[label['name']]})
-        return {
-            'images': images,
-            'annotations': boxes,
-            'categories': [{'id': number, 'name': name} for name, number in numbers.items()],
-        }
+        categories = [{'id': number, 'name': name} for name, number in numbers.items()]
+        return {'images': images, 'annotations': boxes, 'categories': categories}
 
     @property
     def names(self) -> list[str]:
-        """The classes, in their order."""
         used_names = {instance['name'] for sample in self.pictures for instance in sample.objects} | {*self.kinds}
         return [*self.classes, *sorted(used_names.difference(self.classes))]
 
@@ -387,7 +379,6 @@ def _fill_missing(instance: Object, changes: Counter[str]) -> Object:
 
 
 def _boxes_agree(bbox: Sequence[float], shape: Any, packing: Any) -> bool:
-    """Tell whether the box of an outline is about the bbox."""
     if isinstance(shape, dict):
         x, y, w, h = coco.toBbox(packing).tolist()
         extent = x, y, x + w, y + h

@@ -25,7 +25,6 @@ def find_xml(request: Request) -> list[Path]:
 
 
 def read_xml(request: Request, files: Sequence[Path]) -> Reading:
-    """Read all files of VOC."""
     reading, entries = Reading('VOC xml', files[0].parent), list[Entry]()
     for path in files:
         root = _root_of(path)

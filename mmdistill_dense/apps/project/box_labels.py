@@ -5,7 +5,7 @@ import math
 import os
 import shlex
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
@@ -102,8 +102,8 @@ def find_box_data(
         if unseen := [name for name in names if name not in of_train]:
             notes.append(f'WARNING: no box in training but those of iscrowd=1, so nobody can learn it: {some(unseen)}')
         same = {part for part, kinds in reading.categories.items() if [*filter(names.__contains__, kinds)] == [*names]}
-        unchanged = () if needs_split else {part for part in same - reading.incomplete if not reading.changes[part]}
-        by_part = {part: _split(part, parts[part], reading, root, unchanged) for part in SPLITS if part in parts}
+        intact = () if needs_split else {part for part in same - reading.incomplete if not reading.changes[part]}
+        by_part = {part: _split(part, parts[part], reading, root, part in intact) for part in SPLITS if part in parts}
         if task == 'det' and (written := [f'{part}.json' for part, split in by_part.items() if split.content]):
             notes.append(f'written for training and metric: {", ".join(written)}')
         if 'val' not in by_part:
@@ -203,15 +203,13 @@ def _divide(
     return {part: [sample for sample in pictures if sample.picture in paths] for part, paths in chosen.items()}
 
 
-def _split(
-    part: str, pictures: Sequence[Labelled], reading: Reading, root: Path, unchanged: Collection[str | None]
-) -> Split:
+def _split(part: str, pictures: Sequence[Labelled], reading: Reading, root: Path, intact: bool) -> Split:
     file, folder = reading.origins.get(pictures[0].part, (reading.source, root))
     if not reading.origins:
         folder = Path(os.path.commonpath([sample.picture.parent for sample in pictures]))
     prefix = '' if folder == root else f'{os.path.relpath(folder, root)}/'
     files = tuple(sample.name(folder) for sample in pictures)
-    if part in unchanged:
+    if intact:
         return Split(prefix, str(file.relative_to(root)), len(files), files)
     content = json.dumps(reading.content(folder, pictures))
     return Split(prefix, Template(f'{{{{ fileDirname }}}}/{part}.json'), len(files), files, content)

@@ -19,7 +19,7 @@ from rich.progress import track
 from mmdistill_dense.apps.project import label_values
 from mmdistill_dense.apps.project.box_labels import BoxData
 from mmdistill_dense.apps.project.formats.objects import Labelled, shape_run_lengths
-from mmdistill_dense.apps.project.label_values import TABLES, Colour, Values, colour_table
+from mmdistill_dense.apps.project.label_values import TABLES, Colour, Pair, Values, colour_table
 from mmdistill_dense.apps.project.picture_files import file_errors, open_picture, repeated
 from mmdistill_dense.datasets.label_files import has_mask
 from mmdistill_dense.utils.files import read_json, write_json, write_text
@@ -34,10 +34,8 @@ _MOST_COLOURS, _SAMPLED = 64, 200
 _MAX_UNKNOWN = 0.01  # a label image with a larger share of unknown colours is refused
 
 
-@dataclass(frozen=True)
-class Job:
-    target: str  # its path in the folder of the project
-    make: Callable[[], np.ndarray]  # (height, width), uint8
+Job = tuple[str, Callable[[], np.ndarray]]  # a path in the folder of the project; what makes (height, width), uint8
+Targets = Sequence[tuple[str, Path]]  # such paths, and files of the data
 
 
 @dataclass(frozen=True)
@@ -49,7 +47,7 @@ class Drawing:
     stamp: str  # changes with the source
 
     def __post_init__(self) -> None:
-        if duplicates := repeated(job.target for job in self.jobs):
+        if duplicates := repeated(target for target, _ in self.jobs):
             raise ValueError(f'--data: two pictures of one name: {some(duplicates, 3)}. Give each its own name.')
 
     @property
@@ -63,18 +61,18 @@ class Drawing:
     def write(self, out: Path) -> str:
         """Write them, unless they are there and made from the same source; return what was done."""
         file = out / FOLDER / NOTE
-        if read_json(file) == self.note and all((out / job.target).is_file() for job in self.jobs):
+        if read_json(file) == self.note and all((out / target).is_file() for target, _ in self.jobs):
             return f'{len(self.jobs)} label images are there, made from the same source'
         unfinished = out / f'.{FOLDER}'  # until all are drawn: one may be refused
         shutil.rmtree(unfinished, ignore_errors=True)
         try:
-            for job in track(self.jobs, 'label images', transient=True):
-                path = out / f'.{job.target}'
+            for target, make in track(self.jobs, 'label images', transient=True):
+                path = out / f'.{target}'
                 path.parent.mkdir(parents=True, exist_ok=True)
-                Image.fromarray(job.make()).save(path)
+                Image.fromarray(make()).save(path)
             file.unlink(missing_ok=True)
-            for job in self.jobs:
-                os.renames(out / f'.{job.target}', out / job.target)
+            for target, _ in self.jobs:
+                os.renames(out / f'.{target}', out / target)
         finally:
             shutil.rmtree(unfinished, ignore_errors=True)
         write_json(file, self.note)
@@ -114,11 +112,11 @@ def objects_drawing(
             if bare := [instance for instance in sample.objects if not has_mask(instance)]:
                 problem = f'{sample.picture} has a box without a polygon or mask ({bare[0]["bbox"]})'
                 raise ValueError(f'--data: {problem}. Outline every object; boxes alone are for networks of mmdet::.')
-            jobs.append(Job(target, partial(draw_label_image, sample, numbers, empty)))
+            jobs.append((target, partial(draw_label_image, sample, numbers, empty)))
         split = data.splits[part]
         digest.update(split.content.encode() if split.content else (data.root / split.labels).read_bytes())
         drawn_now = evenly(jobs[-len(pictures) :], label_values.COUNTED)
-        split_values[part] = sorted({value for job in drawn_now for value in values.add(Path(job.target), job.make())})
+        split_values[part] = sorted({value for target, make in drawn_now for value in values.add(Path(target), make())})
     label_values.check_several(data.root, values)
     label_values.check_splits(data.root, split_values, dict(enumerate(classes)), notes)
     return classes, Drawing(jobs, str(data.root), digest.hexdigest())
@@ -143,11 +141,11 @@ def copied(path: Path) -> np.ndarray:
         return label_values.in_one_channel(image, path).astype(np.uint8)
 
 
-def drawing_of(root: Path, labels: Sequence[tuple[str, Path]], make: Callable[[Path], np.ndarray], key: str) -> Drawing:
+def drawing_of(root: Path, targets: Targets, make: Callable[[Path], np.ndarray], key: str) -> Drawing:
     """Return the label images that are made from files, given as target and file; ``key`` changes with ``make``."""
-    files = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for _, path in labels]
+    files = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for _, path in targets]
     stamp = hashlib.sha256(repr((files, key)).encode()).hexdigest()
-    return Drawing([Job(target, partial(make, path)) for target, path in labels], str(root), stamp)
+    return Drawing([(target, partial(make, path)) for target, path in targets], str(root), stamp)
 
 
 def are_coloured(root: Path, labels: Sequence[Path], class_names: Sequence[str]) -> bool:
@@ -174,11 +172,7 @@ def are_coloured(root: Path, labels: Sequence[Path], class_names: Sequence[str])
 
 
 def colours_drawing(
-    root: Path,
-    parts: Mapping[str, Sequence[Path]],
-    targets: Sequence[tuple[str, Path]],
-    class_names: Sequence[str],
-    notes: list[str],
+    root: Path, parts: Mapping[str, Sequence[Pair]], targets: Targets, class_names: Sequence[str], notes: list[str]
 ) -> tuple[tuple[str, ...], Drawing]:
     """Return the classes of coloured label images and the images to write, given as target and file."""
     table, source = colour_table(root)
@@ -194,9 +188,9 @@ def colours_drawing(
     numbers = {name: number for number, name in enumerate(classes)}
     codes = {r << 16 | g << 8 | b: numbers.get(name, IGNORED) for name, (r, g, b) in table.items()}
     pixels, unknown_count, split_values = Counter[int](), 0, dict[str, list[int]]()
-    for part, paths in parts.items():
+    for part, pairs in parts.items():
         part_pixels = Counter[int]()
-        for path in evenly(paths, _SAMPLED // len(parts)):
+        for _, path in evenly(pairs, _SAMPLED // len(parts)):
             values, counts = np.unique(_codes_in(path), return_counts=True)
             unknown_count += _count_unknown(path, values, counts, codes)
             for value, count in zip(values.tolist(), counts.tolist(), strict=True):

@@ -89,8 +89,7 @@ def find_seg_data(
     drawing: drawn.Drawing | None = None
     if drawn.are_coloured(root, labels, class_names):
         form, targets = _form(root, parts)
-        files = {part: [label for _, label in pairs] for part, pairs in parts.items()}
-        classes, drawing = drawn.colours_drawing(root, files, targets, class_names, notes)
+        classes, drawing = drawn.colours_drawing(root, parts, targets, class_names, notes)
     else:
         names = label_values.listed_names(root, class_names)
         stats = label_values.sample_label_values(list(parts.values()), stored, NO_CLASS in names[0])

@@ -29,6 +29,7 @@ from mmdistill_dense.utils.validate import some
 LABEL_ENDINGS = (*EXTENSIONS, '.gif')
 ANY = '.*'  # the ending of a pattern without one
 STARS = re.compile(r'(\*\*/|\*\*|(?<!\.)\*|\*(?!\Z))')  # all but that of ``ANY``
+Folder = tuple[str, ...]  # the parts of its path
 _MATCHES = {'**/': '((?:.*/)?)', '**': '(.*)', '*': '([^/]*)', ANY: r'\.[^./]+'}
 
 
@@ -241,7 +242,7 @@ def many_masks(paths: Sequence[str]) -> str:
 def proposal(root: Path, paths: Sequence[str]) -> str:
     """Return a sentence with patterns that pair pictures of an unknown tree; empty if none was found."""
     files, sample = Files(paths), evenly(sorted(paths), _SAMPLED)
-    folders = defaultdict[tuple[str, ...], list[str]](list)
+    folders = defaultdict[Folder, list[str]](list)
     for path in paths:
         folders[PurePosixPath(path).parts[:-1]].append(os.path.basename(path))
     trials = dict[Patterns, None]()
@@ -269,9 +270,7 @@ def proposal(root: Path, paths: Sequence[str]) -> str:
     return ''
 
 
-def _candidates(
-    folder: tuple[str, ...], other: tuple[str, ...], names: Mapping[tuple[str, ...], Sequence[str]]
-) -> Iterator[Patterns]:
+def _candidates(folder: Folder, other: Folder, names: Mapping[Folder, Sequence[str]]) -> Iterator[Patterns]:
     """Yield patterns of two folders whose files share names, with stars for parts and for folders that both share."""
     ends = Counter[tuple[str, str]]()
     for name in evenly(names[folder], _TRIALS):

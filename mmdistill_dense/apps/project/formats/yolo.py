@@ -71,7 +71,7 @@ def read_yolo(request: Request) -> Reading:
             raise ValueError(f'--data: {file}: names is {config["names"]!s:.80}. Give each number one name of its own.')
         if (count := str(config.get('nc', len(names)))).removesuffix('.0').lstrip('0') != str(len(names)):
             raise ValueError(f'--data: {file}: nc is {count:.40}, and names has {len(names)} classes. Correct one.')
-        parts = _parts(request, pictures, file, config, reading)
+        parts = _parts(request, pictures, config, reading)
         if request.has_split:  # anew; what neither the file names nor has labels is no part of the data
             used_pictures, parts = {*parts} or {*pictures}, {}
             pictures = [picture for picture in pictures if picture in used_pictures or label_of(picture).is_file()]
@@ -158,11 +158,9 @@ def _yaml(request: Request) -> tuple[Path | None, Mapping[str, Any]]:
     return configs[0] if configs else (None, {})
 
 
-def _parts(
-    request: Request, pictures: Sequence[Path], file: Path, config: Mapping[str, Any], reading: Reading
-) -> dict[Path, str]:
+def _parts(request: Request, pictures: Sequence[Path], config: Mapping[str, Any], reading: Reading) -> dict[Path, str]:
     """Return the part of each picture that ``train``, ``val`` and ``test`` of a yaml file name."""
-    index, root = Names(request.root, pictures), request.root.resolve()
+    index, root, file = Names(request.root, pictures), request.root.resolve(), reading.source
     parts, starts = dict[str, list[Path]](), [file.parent / str(config.get('path') or ''), file.parent]
     # where each folder and those above it lead, because any of them may be a link
     above = {path: {*map(os.path.realpath, (path, *path.parents))} for path in {picture.parent for picture in pictures}}

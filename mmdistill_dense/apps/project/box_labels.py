@@ -11,7 +11,7 @@ from pathlib import Path
 from statistics import median
 
 from mmdistill_dense.apps.project import picture_files, splits
-from mmdistill_dense.apps.project.formats import json_files, xml_files, yolo
+from mmdistill_dense.apps.project.formats import annotations, yolo
 from mmdistill_dense.apps.project.formats.objects import Labelled, Reading, Request, mend
 from mmdistill_dense.apps.project.label_values import hint_of_void
 from mmdistill_dense.apps.project.splits import SPLITS, Count, Split, SplitRule
@@ -120,20 +120,20 @@ def find_box_data(
 def _read(request: Request, path: Path) -> Reading:
     """Read the first format that the folder, or the file, holds."""
     files = [path] if path.is_file() else sorted(picture_files.files_below(request.root, ('.json',)))
-    coco, shapes = json_files.read_coco(request, files, predictions=path.is_file())
+    coco, shapes = annotations.read_coco(request, files, predictions=path.is_file())
     if coco.pictures:
         return coco
     rows = yolo.find_yolo(request)
     if len(rows) > len(shapes):  # the form of most pictures: both may be there
         reading = yolo.read_yolo(request)
     elif shapes:
-        reading = json_files.read_labelme(request, shapes)
-    elif xml := xml_files.find_xml(request):
-        reading = xml_files.read_xml(request, xml)
+        reading = annotations.read_labelme(request, shapes)
+    elif xml := annotations.find_xml(request):
+        reading = annotations.read_xml(request, xml)
     else:
-        coco, _ = json_files.read_coco(request, files, predictions=True)
+        coco, _ = annotations.read_coco(request, files, predictions=True)
         if not coco.pictures:
-            raise NoLabels(f'--data {request.root}: {_describe_folder(request, files)} {json_files.FORMATS}')
+            raise NoLabels(f'--data {request.root}: {_describe_folder(request, files)} {annotations.FORMATS}')
         return coco
     reading.skipped_files |= coco.skipped_files
     if duplicates := picture_files.repeated(sample.picture for sample in reading.pictures):
@@ -145,7 +145,7 @@ def _read(request: Request, path: Path) -> Reading:
 def _describe_folder(request: Request, files: Sequence[Path]) -> str:
     """Return a sentence about what the folder holds, for a folder without label files."""
     if files:
-        return f'no label file. {" ".join(json_files.lacks(path, json_files.load_json(path)) for path in files[:2])}'
+        return f'no label file. {" ".join(annotations.lacks(path, annotations.load_json(path)) for path in files[:2])}'
     root, stems = request.root, {picture.stem for picture in request.pictures}
     near = [path for path in picture_files.files_below(root, ('.txt', '.xml')) if path.stem in stems]
     zipped = [path.name for path in picture_files.files_below(root, picture_files.ARCHIVES)]
@@ -178,7 +178,7 @@ def _parts_of_labels(reading: Reading, rule: SplitRule) -> Parts:
         if rule != SplitRule():
             raise ValueError(f'--split: the files for {names} are a split. Leave the option out.')
         if 'train' not in parts:
-            raise ValueError(f'--data {reading.source}: label files for {names}, none for train. {json_files.FORMATS}')
+            raise ValueError(f'--data {reading.source}: label files for {names}, none for train. {annotations.FORMATS}')
     elif 'train' not in parts or len(parts.keys() - {None}) < 2:
         parts = {None: [sample for sample in reading.pictures if sample.part != '']}
     else:

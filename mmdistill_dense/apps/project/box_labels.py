@@ -163,9 +163,6 @@ def _drop(reading: Reading, reason: str, pictures: Sequence[Labelled]) -> None:
         reading.dropped[reason] += [str(sample.picture)] * len(sample.objects)
 
 
-# Parts
-
-
 def _parts_of_labels(reading: Reading, rule: SplitRule) -> Parts:
     """Return the pictures of the parts that the labels or the folders tell, or all under ``''``."""
     parts: dict[str | None, list[Labelled]] = {}
@@ -213,9 +210,6 @@ def _split(part: str, pictures: Sequence[Labelled], reading: Reading, root: Path
         return Split(prefix, str(file.relative_to(root)), len(files), files)
     content = json.dumps(reading.content(folder, pictures))
     return Split(prefix, Template(f'{{{{ fileDirname }}}}/{part}.json'), len(files), files, content)
-
-
-# Classes and counts
 
 
 def _check_boxes(reading: Reading, parts: Parts, names: Sequence[str]) -> None:

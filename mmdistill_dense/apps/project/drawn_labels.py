@@ -85,9 +85,6 @@ def _check_number(classes: Sequence[str]) -> None:
         raise ValueError(f'--data: {problem}. Choose some by --classes.')
 
 
-# Objects
-
-
 def objects_drawing(
     data: BoxData, targets: Sequence[str], background: str, notes: list[str]
 ) -> tuple[tuple[str, ...], Drawing]:
@@ -131,9 +128,6 @@ def draw_label_image(sample: Labelled, numbers: Mapping[str, int], empty: int) -
             value = IGNORED if instance['iscrowd'] else numbers.get(instance['name'], empty)
             canvas[coco.decode(shape_run_lengths(instance['segmentation'], size)) > 0] = value
     return canvas
-
-
-# Label images that are there
 
 
 def copied(path: Path) -> np.ndarray:

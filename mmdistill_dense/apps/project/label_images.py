@@ -117,9 +117,6 @@ def _unknown(root: Path, paths: Sequence[str], problem: str) -> str:
     return f'--data {root}: {problem}. {content} docs/your_labels.md shows the known trees.'
 
 
-# The parts
-
-
 def _values(pair: Pair) -> set[object]:
     """Return the numbers or colours in the label image of a pair; none of a broken one, which is refused later."""
     with suppress(ValueError), picture_files.open_picture(pair[1]) as image:
@@ -169,9 +166,6 @@ def _divide(root: Path, paired: Pairing, rule: SplitRule, notes: list[str]) -> P
         folder = shlex.quote(os.path.commonpath([(root / picture).parent for picture in paired.bare]))
         notes.append(f'--unlabelled {folder} teaches on pictures without a label image')
     return parts
-
-
-# What a training reads
 
 
 Form = tuple[dict[str, Split], tuple[str, ...], str]  # splits, and endings of pictures and label images

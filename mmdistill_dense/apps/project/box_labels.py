@@ -67,8 +67,7 @@ def find_box_data(
         all_pictures = picture_files.pictures_below(root)
         reading = _read(Request(root, all_pictures, classes, exif, rule != SplitRule(), task), path)
         notes, sizes = reading.notes, {sample.picture: sample.size or (0, 0) for sample in reading.pictures}
-        least = 2 if task == 'seg' else 1
-        stored = picture_files.check_pictures(list(sizes), sizes.__getitem__, exif, notes, least=least)
+        stored = picture_files.check_pictures(sizes, exif, notes, least=2 if task == 'seg' else 1)
         skipped_names = [file.name for files in reading.skipped_files.values() for file in files]
         if unread := picture_files.other_endings(root, skipped_names):
             notes.append(f'WARNING:{unread}')
@@ -128,8 +127,8 @@ def _read(request: Request, path: Path) -> Reading:
         reading = yolo.read_yolo(request)
     elif shapes:
         reading = annotations.read_labelme(request, shapes)
-    elif xml := annotations.find_xml(request):
-        reading = annotations.read_xml(request, xml)
+    elif voc := annotations.read_xml(request):
+        reading = voc
     else:
         coco, _ = annotations.read_coco(request, files, predictions=True)
         if not coco.pictures:

@@ -82,7 +82,7 @@ def find_seg_data(
         notes.append(f'WARNING: label images of labelIds are {text} cityscapesscripts writes labelTrainIds beside them')
     partner = {picture: label for pairs in parts.values() for picture, label in pairs}
     labels = list(partner.values())
-    stored = check_pictures([*partner], lambda path: stored_size(partner[path]), exif, notes, labels, 2)
+    stored = check_pictures(partner, exif, notes, least=2)
     size = usual_size([stored_size(picture, stored) for picture, _ in evenly(parts['train'], SAMPLED)])
     label_images = frozenset(os.path.realpath(root / label) for label in paired.label_images)
     values: tuple[int, ...] = ()
@@ -91,14 +91,14 @@ def find_seg_data(
         form, targets = _form(root, parts)
         classes, drawing = drawn.colours_drawing(root, parts, targets, class_names, notes)
     else:
-        names = label_values.listed_names(root, class_names)
-        stats = label_values.sample_label_values(list(parts.values()), stored, NO_CLASS in names[0])
+        names, source = label_values.listed_names(root, class_names)
+        stats = label_values.sample_label_values(list(parts.values()), stored, NO_CLASS in names)
         if lossy := [label for label in labels if label.suffix.lower() in ('.jpg', '.jpeg', '.jfif')]:
             text = f'{len(lossy)} label images are JPEG, which changes values at edges ({lossy[0]}). Write them as .png'
             if not class_names and not (root / label_values.LIST).is_file():
                 raise ValueError(f'--data {root}: {text}; or name the classes by --classes, if no value was changed.')
             notes.append(f'WARNING: {text}')
-        classes, values = label_values.name_classes(root, stats, names, notes)
+        classes, values = label_values.name_classes(root, stats, names, source, notes)
         by_value = dict(zip(values or range(len(classes)), classes, strict=True))
         label_values.check_splits(root, {name: stats.of(pairs) for name, pairs in parts.items()}, by_value, notes)
         form, targets = _form(root, parts, () if stats.channels > 1 else paths)

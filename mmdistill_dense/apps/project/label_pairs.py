@@ -58,13 +58,10 @@ class Patterns:
 
     def label_path(self, stars: Sequence[str]) -> str:
         """Return the path of a label image from what the stars matched."""
-        matches = iter(stars)
-
-        def fill(star: re.Match[str]) -> str:
-            value = next(matches).rstrip('/')
-            return f'{value}/' if star[0] == '**/' and value else value
-
-        return STARS.sub(fill, self.labels)
+        pieces = STARS.split(self.labels)  # every second one is a star
+        pairs = zip(pieces[1::2], (star.rstrip('/') for star in stars), strict=False)  # the pictures may have more
+        pieces[1::2] = [f'{text}/' if star == '**/' and text else text for star, text in pairs]
+        return ''.join(pieces)
 
     def part(self, picture: str, stars: Sequence[str]) -> str | None:
         """Return the part (train, val, test) that a folder names, or one of several stars of the file's name."""

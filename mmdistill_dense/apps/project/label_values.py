@@ -171,13 +171,9 @@ def listed_names(root: Path, class_names: Sequence[str]) -> tuple[tuple[str, ...
 
 
 def name_classes(
-    root: Path, stats: Values, class_list: tuple[tuple[str, ...], str], notes: list[str]
+    root: Path, stats: Values, names: tuple[str, ...], source: str, notes: list[str]
 ) -> tuple[tuple[str, ...], tuple[int, ...]]:
-    """Return class names and label values; see :class:`mmdistill_dense.apps.project.label_images.SegData`.
-
-    ``class_list``: as from :func:`listed_names`.
-    """
-    names, source = class_list
+    """Return class names and label values, of ``names`` from ``source``, else of a list of colours, else numbered."""
     if not names and stats.palette and (colour_file := colour_table(root))[0]:
         names, source = stats.named_by_palette(*colour_file), f'--data: {colour_file[1]}'
         notes.append(f'classes named by the palette of the label images, from {colour_file[1]}')

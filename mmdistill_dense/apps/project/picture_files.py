@@ -4,7 +4,7 @@ import math
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from itertools import chain
 from pathlib import Path, PurePosixPath
@@ -177,23 +177,16 @@ def usual_size(sizes: Sequence[Size]) -> Size:
 MODES = {'apply': 'as EXIF turns them', 'ignore': 'as they are stored'}
 
 
-def check_pictures(
-    pictures: Sequence[Path],
-    label_size: Callable[[Path], Size],
-    exif: str | None,
-    notes: list[str],
-    labels: Sequence[Path] = (),
-    least: int = 1,
-) -> bool:
+def check_pictures(labels: Mapping[Path, Path | Size], exif: str | None, notes: list[str], least: int) -> bool:
     """Return whether pictures must be read as they are stored, not as EXIF turns them: sizes of labels tell it.
 
-    Refuse files that cannot be read, ``labels`` too, 32 bits a channel, and sides below ``least``; warn of what
-    trainings leave out.
+    ``labels``: by pictures, a label image or the size that labels tell. Refuse files that cannot be read, 32 bits a
+    channel, and sides below ``least``; warn of what trainings leave out.
     """
     turned, more, deep, multi_page, one_pixel = (list[Path]() for _ in range(5))
-    label_images = {*labels}
+    label_images = dict.fromkeys(label for label in labels.values() if isinstance(label, Path))
     fitting: dict[str, list[Path]] = {mode: [] for mode in MODES}
-    for path, picture in open_images(pictures, labels):
+    for path, picture in open_images([*labels], label_images):
         if path in label_images:
             with suppress(Exception):  # a damaged file is refused at the end
                 multi_page += [path] if getattr(picture, 'n_frames', 1) > 1 else []
@@ -211,8 +204,9 @@ def check_pictures(
                 mode = 'is a TIFF with an orientation, which one library follows and another does not'
                 raise ValueError(f'--data: {path} {mode}. Take it out (exiftool -Orientation= FILE), or write a PNG.')
             turned.append(path)
-            sizes = {'apply': size_of(picture), 'ignore': size_of(picture, stored=True)}
-            matches = [mode for mode in MODES if sizes[mode] == label_size(path)]
+            sizes, label = {'apply': size_of(picture), 'ignore': size_of(picture, stored=True)}, labels[path]
+            label_size = stored_size(label) if isinstance(label, Path) else label
+            matches = [mode for mode in MODES if sizes[mode] == label_size]
             if len(matches) == 1:
                 fitting[matches[0]].append(path)
     if one_pixel:
@@ -230,7 +224,7 @@ def check_pictures(
         notes.append(f'WARNING: of {len(more)} pictures trainings read three channels of one page ({some(more, 3)})')
     if not turned:
         return False
-    text = f'{len(turned)} of {len(pictures)} pictures have an EXIF orientation that turns or mirrors them'
+    text = f'{len(turned)} of {len(labels)} pictures have an EXIF orientation that turns or mirrors them'
     text = f'{text} ({some(turned, 3)})'
     modes = [mode for mode in MODES if fitting[mode]]
     if len(modes) == 2:

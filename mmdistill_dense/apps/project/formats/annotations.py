@@ -79,24 +79,22 @@ def _pixels(shape: Mapping[str, Any]) -> np.ndarray:
     return pixels > 0
 
 
-_VOC = 'annotation'  # the root of its files
 _SIDES = ('xmin', 'ymin', 'xmax', 'ymax')
 
 
-def find_xml(request: Request) -> list[Path]:
-    """Return the xml files, or none if the first is of another kind; CVAT's own is refused."""
-    files = sorted(files_below(request.root, ('.xml',)))
-    kind = _root_of(files[0]).tag if files else ''
-    if kind == 'annotations':
-        raise ValueError(f'--data: {files[0]}: {removed("CVAT xml")}')
-    return files if kind == _VOC else []
-
-
-def read_xml(request: Request, files: Sequence[Path]) -> Reading:
+def read_xml(request: Request) -> Reading | None:
+    """Read all files of VOC, unless the first xml file is of another kind; CVAT's own is refused."""
+    if not (files := sorted(files_below(request.root, ('.xml',)))):
+        return None
     reading, entries = Reading('VOC xml', files[0].parent), list[Entry]()
     for path in files:
-        root = _root_of(path)
-        if root.tag != _VOC:
+        with file_errors(path):
+            root: Any = ElementTree.parse(path).getroot()
+        if root.tag == 'annotations' and path == files[0]:
+            raise ValueError(f'--data: {path}: {removed("CVAT xml")}')
+        if root.tag != 'annotation':
+            if path == files[0]:
+                return None
             reading.skipped_files['are xml of another kind'].append(path)
             continue
         reading.files.append(path)
@@ -113,11 +111,6 @@ def read_xml(request: Request, files: Sequence[Path]) -> Reading:
         for box in boxes:
             box[:2] = box[0] - 1, box[1] - 1
     return reading
-
-
-def _root_of(path: Path) -> Any:
-    with file_errors(path):
-        return ElementTree.parse(path).getroot()
 
 
 def _voc_shapes(path: Path, root: Any) -> Iterator[Shape]:

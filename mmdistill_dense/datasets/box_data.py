@@ -19,13 +19,12 @@ from mmdistill_dense.datasets.shapes import CLASSES, PaintedPictures, Picture, S
 from mmdistill_dense.registry import DATASETS, TRANSFORMS
 
 with redirect_stdout(io.StringIO()):  # mmdet prints a line for each part of it that is not installed
-    from mmdet.datasets import BaseDetDataset
-    from mmdet.datasets import CocoDataset as _CocoDataset
+    from mmdet import datasets as mmdet_datasets
     from mmdet.structures.bbox import HorizontalBoxes
     from mmdet.structures.mask import BitmapMasks, encode_mask_results
 
 
-class _CheckedFile(_CocoDataset.COCOAPI):
+class _CheckedFile(mmdet_datasets.CocoDataset.COCOAPI):
     """mmdet's reader, but entries that are wrong, and class names that are not the file's, in its order, raise.
 
     ``tested``: whether the file is only tested on; the metric needs iscrowd of every annotation. ``notes`` receives
@@ -63,7 +62,7 @@ class _CheckedFile(_CocoDataset.COCOAPI):
 
 
 @DATASETS.register_module()
-class CocoDataset(RootCheck, _CocoDataset):
+class CocoDataset(RootCheck, mmdet_datasets.CocoDataset):
     """mmdet's COCO, and any data in its json format; folder, label file and class names are checked.
 
     mmdet itself silently leaves out classes that the label file does not hold, and numbers the others in the order of
@@ -107,7 +106,7 @@ SIZE = (96, 128)  # the default of `paint`
 
 
 @DATASETS.register_module()
-class ShapesDetDataset(PaintedPictures, BaseDetDataset):
+class ShapesDetDataset(PaintedPictures, mmdet_datasets.BaseDetDataset):
     """Pictures of textured shapes with a box and a mask for every visible object, painted on demand.
 
     Picture ``i`` is the one of ``ShapesSegDataset`` under the same seed and painting. A pipeline begins with

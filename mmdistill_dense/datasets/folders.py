@@ -16,11 +16,7 @@ from mmdistill_dense.registry import DATASETS
 from mmdistill_dense.utils.validate import some
 
 with redirect_stdout(io.StringIO()):  # mmseg prints a line for each part of it that is not installed
-    from mmseg.datasets import ADE20KDataset as _ADE20KDataset
-    from mmseg.datasets import BaseSegDataset
-    from mmseg.datasets import CityscapesDataset as _CityscapesDataset
-    from mmseg.datasets import COCOStuffDataset as _COCOStuffDataset
-    from mmseg.datasets import PascalVOCDataset as _PascalVOCDataset
+    from mmseg import datasets as mmseg_datasets
 
 ENV = 'MMDISTILL_DATA'
 
@@ -150,7 +146,7 @@ def _first_label_fault(file: str, dataset: Any) -> str:
 
 
 @DATASETS.register_module()
-class CityscapesDataset(RootCheck, _CityscapesDataset):
+class CityscapesDataset(RootCheck, mmseg_datasets.CityscapesDataset):
     """mmseg's Cityscapes; its folders are checked.
 
     Label images are read as the site gives them, ``…_labelIds.png``, where none is ``…_gtFine_labelTrainIds.png``:
@@ -175,28 +171,28 @@ class CityscapesDataset(RootCheck, _CityscapesDataset):
 
 
 @DATASETS.register_module()
-class PascalVOCDataset(RootCheck, _PascalVOCDataset):
+class PascalVOCDataset(RootCheck, mmseg_datasets.PascalVOCDataset):
     """mmseg's PASCAL VOC 2012; its folders and its list file are checked."""
 
     also = ' SegmentationClassAug and aug.txt: mim run mmseg voc_aug VOCdevkit SBD, where SBD holds dataset/cls.'
 
 
 @DATASETS.register_module()
-class ADE20KDataset(RootCheck, _ADE20KDataset):
+class ADE20KDataset(RootCheck, mmseg_datasets.ADE20KDataset):
     """mmseg's ADE20K; its folders are checked."""
 
     also = ' ADEChallengeData2016.zip holds both folders; the full ADE20K has other numbers.'
 
 
 @DATASETS.register_module()
-class COCOStuffDataset(RootCheck, _COCOStuffDataset):
+class COCOStuffDataset(RootCheck, mmseg_datasets.COCOStuffDataset):
     """mmseg's COCO-Stuff 164k of 171 classes; its folders are checked."""
 
     also = ' The label images *_labelTrainIds.png: mim run mmseg coco_stuff164k FOLDER, once.'
 
 
 @DATASETS.register_module()
-class SegFolderDataset(RootCheck, BaseSegDataset):
+class SegFolderDataset(RootCheck, mmseg_datasets.BaseSegDataset):
     """Pictures in one folder and label images of the same names in another; files that do not match raise at start.
 
     Args:
@@ -277,7 +273,7 @@ CLASSES = (
 
 
 @DATASETS.register_module()
-class CamVidDataset(RootCheck, BaseSegDataset):
+class CamVidDataset(RootCheck, mmseg_datasets.BaseSegDataset):
     """Road scenes filmed from a car, 480 x 360, in the 11-class split 367 / 101 / 233 (train / val / test).
 
     The label files hold 0 to 10 and 11 for void. ``METAINFO`` names all twelve and the data set uses the first eleven,

@@ -1,7 +1,5 @@
 """Generated pictures of textured shapes with labels: no files, the same everywhere."""
 
-import io
-from contextlib import redirect_stdout
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,10 +7,8 @@ import cv2
 import numpy as np
 from mmcv.transforms import BaseTransform
 
+from mmdistill_dense.datasets.folders import mmseg_datasets
 from mmdistill_dense.registry import DATASETS, TRANSFORMS
-
-with redirect_stdout(io.StringIO()):  # mmseg prints a line for each part of it that is not installed
-    from mmseg.datasets import BaseSegDataset
 
 SHAPES = ('disc', 'square', 'triangle')
 CORNERS = (24, 4, 3)
@@ -130,7 +126,7 @@ class PaintedPictures:
 
 
 @DATASETS.register_module()
-class ShapesSegDataset(PaintedPictures, BaseSegDataset):
+class ShapesSegDataset(PaintedPictures, mmseg_datasets.BaseSegDataset):
     """Pictures of textured shapes, painted on demand by :func:`mmdistill_dense.datasets.shapes.paint`.
 
     Picture ``i`` depends on ``(seed, i)`` alone, not on worker, epoch or order. A pipeline begins with

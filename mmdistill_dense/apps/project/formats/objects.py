@@ -380,13 +380,10 @@ def _fill_missing(instance: Object, changes: Counter[str]) -> Object:
 
 def _boxes_agree(bbox: Sequence[float], shape: Any, packing: Any) -> bool:
     if isinstance(shape, dict):
-        x, y, w, h = coco.toBbox(packing).tolist()
-        extent = x, y, x + w, y + h
+        extent = coco.toBbox(packing).tolist()
     else:
-        extent = bounds([point for part in shape for point in zip(part[::2], part[1::2], strict=True)])
-    box = bbox[0], bbox[1], bbox[0] + bbox[2], bbox[1] + bbox[3]
-    sides = [min(box[end], extent[end]) - max(box[end - 2], extent[end - 2]) for end in (2, 3)]
-    areas = ((right - left) * (bottom - top) for left, top, right, bottom in (box, extent))
-    shared = max(sides[0], 0) * max(sides[1], 0)
-    near = all(abs(a - b) <= _TOLERANCE for a, b in zip(box, extent, strict=True))
-    return near or 3 * shared >= sum(areas)
+        corners = [corner for part in shape for corner in zip(part[::2], part[1::2], strict=True)]
+        extent = from_box(*bounds(corners))['bbox']
+    edges = ((x, y, x + w, y + h) for x, y, w, h in (bbox, extent))
+    is_near = all(abs(a - b) <= _TOLERANCE for a, b in zip(*edges, strict=True))
+    return is_near or coco.iou([bbox], [extent], [0])[0, 0] >= 0.5

@@ -39,8 +39,7 @@ def classes_of(dataset: Any) -> Sequence[str] | None:
     except Exception:  # not a data set of mmengine, or wrong options
         classes = (dataset.get('metainfo') or {}).get('classes')
         with DATASETS.switch_scope_and_registry(None) as registry:  # that of the config
-            kind = kind_of(registry, dataset)
-        return classes or (getattr(kind, 'METAINFO', None) or {}).get('classes')
+            return classes or (getattr(kind_of(registry, dataset), 'METAINFO', None) or {}).get('classes')
 
 
 def label_stamp(dataset: Any) -> str:

@@ -122,8 +122,7 @@ def _read(request: Request, path: Path) -> Reading:
     coco, shapes = annotations.read_coco(request, files, predictions=path.is_file())
     if coco.pictures:
         return coco
-    rows = yolo.find_yolo(request)
-    if len(rows) > len(shapes):  # the form of most pictures: both may be there
+    if len(yolo.find_yolo(request)) > len(shapes):  # the form of most pictures: both may be there
         reading = yolo.read_yolo(request)
     elif shapes:
         reading = annotations.read_labelme(request, shapes)
@@ -218,13 +217,12 @@ def _check_boxes(reading: Reading, parts: Parts, names: Sequence[str]) -> None:
         if all(instance['iscrowd'] for instance in boxes):
             boxes_text = f'all boxes of {some(names)} have iscrowd=1' if boxes else f'no box of {some(names)}'
             problem = f'{boxes_text}{f" for {part}" if part else ""}, so it measures nothing'
-            path = reading.file_of(pictures[0].part)
             advice = ', or take this part out'
             if len(reading.origins) < 2:
                 advice = ', take this part out, or divide anew (--split)'
             if boxes and reading.form == 'COCO':  # CVAT's brush
                 advice += '. CVAT marks what its brush drew so: set iscrowd to 0 in the file'
-            raise ValueError(f'--data: {path}: {problem}. Add boxes{advice}.')
+            raise ValueError(f'--data: {reading.file_of(pictures[0].part)}: {problem}. Add boxes{advice}.')
 
 
 def _classes(reading: Reading, pictures: Sequence[Labelled], class_names: Sequence[str]) -> tuple[str, ...]:

@@ -61,9 +61,8 @@ def find_seg_data(
     sizes of labels do not tell it; ``patterns``: ``None`` tries the known trees.
     """
     root, rule, notes = root.expanduser().resolve(), rule or SplitRule(), list[str]()
-    of_coco = root.suffix == '.json' and root.is_file()
     paths, paired = list[str](), None
-    if patterns or not of_coco:
+    if patterns or root.suffix != '.json' or not root.is_file():
         picture_files.pictures_below(root)  # raises without any
         paths = sorted(path.relative_to(root).as_posix() for path in picture_files.files_below(root, LABEL_ENDINGS))
         paired = label_pairs.pair_by_patterns(Files(paths), patterns) if patterns else label_pairs.find_tree(paths)

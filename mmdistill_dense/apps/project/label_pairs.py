@@ -196,8 +196,7 @@ def find_tree(paths: Sequence[str]) -> Pairing | None:
         texts = (map(''.join, itertools.product(*choice)) for choice in choices)
         for image, label in itertools.product(*texts):
             patterns = Patterns(f'**/{image}.*', f'**/{label}' + ('' if label.endswith('.png') else '.*'), name)
-            parents = image.split('/')[:-1] + label.split('/')[:-1]
-            literal = (folder for folder in parents if '*' not in folder)
+            literal = (folder for folder in (*image.split('/')[:-1], *label.split('/')[:-1]) if '*' not in folder)
             if (matches and matches[-1][0].name == name == _ORDERED_TREE) or not folders.issuperset(literal):
                 continue
             pairs = {path: labels for path, (labels, _) in files.labels_of(paths, patterns).items() if labels}

@@ -163,8 +163,7 @@ class Names:
                 if matches := [file for file in paths if self._fits(file, parts[:start], split_of(above))]:
                     exact = [file for file in matches if file.name == path.name] if len(matches) > 1 else matches
                     if len(exact) != 1:
-                        which = some(exact or matches, 3)
-                        raise ValueError(f'--data: {word!r} may be {which}. {advice}')
+                        raise ValueError(f'--data: {word!r} may be {some(exact or matches, 3)}. {advice}')
                     return exact[0]
         return None
 

@@ -263,8 +263,7 @@ def _folder_of(path: Path, names: Sequence[str], request: Request, part: str | N
 
     def score(folder: Path) -> tuple[int, bool, bool, int]:
         count, parts = sum(os.path.isfile(folder / name) for name in sampled_names), folder.relative_to(root).parts
-        of_part = split_of(parts) == part
-        return count, of_part, not is_label(parts), len(os.path.commonpath([folder, path]))
+        return count, split_of(parts) == part, not is_label(parts), len(os.path.commonpath([folder, path]))
 
     best = max(bases, key=score)
     if missing := [name for name in names if not os.path.isfile(best / name)]:

@@ -269,8 +269,7 @@ def _merge_objects(parts: Sequence[Object], sample: Labelled) -> Object:
     if sample.size and any(isinstance(shape, dict) for shape in shapes):
         inside = coco.decode(coco.merge([shape_run_lengths(shape, sample.size) for shape in shapes]))
         return {**parts[0], **from_mask('', inside, 0, 0, sample.size)}
-    boxes = [part['bbox'] for part in parts]
-    corners = [corner for x, y, w, h in boxes for corner in ((x, y), (x + w, y + h))]
+    corners = [corner for x, y, w, h in (part['bbox'] for part in parts) for corner in ((x, y), (x + w, y + h))]
     rings = [ring for part in parts for ring in part['segmentation']]
     area = sum(part['area'] for part in parts)
     return {**parts[0], **from_box(*bounds(corners)), 'area': area, 'segmentation': rings}

@@ -102,9 +102,6 @@ class CocoDataset(RootCheck, mmdet_datasets.CocoDataset):
         return entries
 
 
-SIZE = (96, 128)  # the default of `paint`
-
-
 @DATASETS.register_module()
 class ShapesDetDataset(PaintedPictures, mmdet_datasets.BaseDetDataset):
     """Pictures of textured shapes with a box and a mask for every visible object, painted on demand.
@@ -124,7 +121,7 @@ class ShapesDetDataset(PaintedPictures, mmdet_datasets.BaseDetDataset):
         chosen = self.metainfo['classes']
         if unknown := set(chosen) - set(CLASSES[1:]):
             raise ValueError(f'ShapesDetDataset: metainfo.classes has {sorted(unknown)}; known: {CLASSES[1:]}.')
-        height, width = self.painting.get('size', SIZE)
+        height, width = self.painting.get('size', (96, 128))  # as `paint`
         labels = {CLASSES.index(name): label for label, name in enumerate(chosen)}
         entries = self._entries(height=height, width=width, labels=labels)
         return [{**entry, 'img_id': entry['index']} for entry in entries]

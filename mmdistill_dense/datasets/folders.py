@@ -18,8 +18,6 @@ from mmdistill_dense.utils.validate import some
 with redirect_stdout(io.StringIO()):  # mmseg prints a line for each part of it that is not installed
     from mmseg import datasets as mmseg_datasets
 
-ENV = 'MMDISTILL_DATA'
-
 # of the classes in mmseg's order, among the 34 of labelIds.png
 _CITYSCAPES_IDS = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)
 
@@ -37,7 +35,7 @@ def require(paths: dict[str, str | None], where: str, also: str = '') -> None:
                 f'{_nearest(Path(path))} Correct {keys} in the config, or by --cfg-options, e.g. '
                 'test_dataloader.dataset.data_root=DIR, inside another data set '
                 'train_dataloader.dataset.datasets.0.data_root=DIR, without labels model.unlabelled.data_root=DIR, '
-                f'or set the environment variable {ENV} to the folder of all data sets.{also}'
+                f'or set the environment variable MMDISTILL_DATA to the folder of all data sets.{also}'
             )
 
 

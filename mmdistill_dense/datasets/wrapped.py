@@ -12,15 +12,13 @@ from mmengine.registry import DATASETS
 from mmdistill_dense.config.values import chain
 from mmdistill_dense.registry import kind_of
 
-_REPEATING = (RepeatDataset, ClassBalancedDataset)  # each picture of theirs occurs once or more
-
 
 def source_datasets(dataset: Any) -> Iterator[Any]:
     """Yield the data sets that read files. A wrapper of another kind that has entries of its own counts as one."""
     if isinstance(dataset, ConcatDataset):
         for member in dataset.datasets:
             yield from source_datasets(member)
-    elif isinstance(dataset, _REPEATING) or (  # the others are those that mix: mosaics
+    elif isinstance(dataset, (RepeatDataset, ClassBalancedDataset)) or (  # the others are those that mix: mosaics
         not hasattr(dataset, 'get_data_info') and hasattr(getattr(dataset, 'dataset', None), 'metainfo')
     ):
         yield from source_datasets(dataset.dataset)

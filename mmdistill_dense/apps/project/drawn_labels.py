@@ -29,7 +29,6 @@ from mmdistill_dense.utils.validate import close_or_all, some
 
 FOLDER, NOTE = 'labels', 'source.json'
 BACKGROUND = 'background'
-_TEMPLATE = 'class_dict.csv'
 _MOST_COLOURS, _SAMPLED = 64, 200
 _MAX_UNKNOWN = 0.01  # a label image with a larger share of unknown colours is refused
 
@@ -247,7 +246,7 @@ def _missing_table_message(root: Path, paths: Sequence[Path]) -> str:
         advice = 'write label images without smoothed edges (no anti-aliasing, no JPEG)'
         return f'{start}{len(shares)} colours in {sampled} are too many for classes: {advice}. Most frequent: {text}.'
     lines = ['name,r,g,b', *(f'class_{number},{",".join(map(str, colour))}' for number, colour in enumerate(shares))]
-    file = Path(_TEMPLATE)
+    file = Path('class_dict.csv')
     if not file.exists():
         write_text(file, '\n'.join([*lines, '']))
     return f'{start}Found in {sampled} of them: {text}. Name them in {file.absolute()}, and put this file into {root}.'

@@ -5,8 +5,6 @@ star of the pictures matched. ``*`` matches inside of one folder or name, ``**``
 ending stands for files of any ending.
 """
 
-from __future__ import annotations
-
 import itertools
 import os
 import re
@@ -40,7 +38,7 @@ class Patterns:
     name: str = ''  # of a known tree, whose patterns are in lower case
 
     @classmethod
-    def from_options(cls, images: str | None, labels: str | None) -> Patterns | None:
+    def from_options(cls, images: str | None, labels: str | None) -> 'Patterns | None':
         """Return those of the command line; ``None`` without them."""
         if not images or not labels:  # one alone is refused where the options are read
             return None
@@ -70,7 +68,7 @@ class Patterns:
         parts = (part for part, names in SPLITS.items() if set(names) & set(words))
         return split_of(PurePosixPath(picture).parts[:-1]) or next(parts, None)
 
-    def spell_out(self, picture: str, label: str) -> Patterns:
+    def spell_out(self, picture: str, label: str) -> 'Patterns':
         """Return those of a known tree as the names of a pair are written, with the endings of both."""
         texts = []
         for path, text in ((picture, self.images), (label, self.labels)):
@@ -156,13 +154,11 @@ def pair_by_patterns(files: Files, patterns: Patterns) -> Pairing:
 _LABELS = ('label', 'mask', 'annot', 'gt', 'seg', 'truth')  # in the places of label images, the likeliest first
 _SAMPLED, _TRIALS = 500, 12  # pictures on which patterns are tried, and folders and names from which they are made
 _PART = re.compile(rf'(?i)(?<![a-z])(?:{"|".join(word for words in SPLITS.values() for word in words)})(?![a-z])')
-_ORDERED_TREE = 'Cityscapes'  # of its label images of several kinds the first row counts
+_ORDERED_TREE = 'Cityscapes'  # of its label images of several kinds the first one counts
 # Tried in this order, in lower case.
 TREES: Sequence[tuple[str, str, str]] = (
-    ('Cityscapes', 'leftimg8bit/**_leftimg8bit', 'gtfine/**_gtfine_labeltrainids'),
-    ('Cityscapes', 'leftimg8bit/**_leftimg8bit', 'gtfine/**_gtfine_labelids'),
-    ('VOC', 'jpegimages/**', 'segmentationclass/**'),
-    ('VOC', 'jpegimages/**', 'segmentationclassaug/**'),
+    ('Cityscapes', 'leftimg8bit/**_leftimg8bit', 'gtfine/**_gtfine_{labeltrainids,labelids}'),
+    ('VOC', 'jpegimages/**', '{segmentationclass,segmentationclassaug}/**'),
     ('mmseg', 'img_dir/**', 'ann_dir/**'),
     ('images and labels', '{images,image,imgs,img}/**', '{labels,label}/**{,_label,_mask}'),
     ('images and masks', '{images,image,imgs,img}/**', 'masks/**{,_mask,_label}'),

@@ -22,7 +22,6 @@ T = TypeVar('T')
 ARCHIVES = ('.zip', '.tar', '.gz', '.tgz', '.rar', '.7z')
 OTHERS = ('.gif', '.heic', '.heif', '.avif', '.jp2', '.jxl', '.dng', '.cr2', '.nef', '.arw', '.ppm', '.tga', '.dcm')
 _LABELS = r'(label(?!l?ed(?![a-z]))|mask(?!ed)|annot|gt(?!av?\d?(?![a-z]))|seg(?!ment\W?_?\d)).*|.*(annot|labels|masks)'
-_PROJECT_FILES = {SUITE, 'data.py'}
 
 
 def pictures_below(root: Path) -> list[Path]:
@@ -56,7 +55,7 @@ def files_below(root: Path, endings: tuple[str, ...]) -> list[Path]:
     """Return the files with one of these endings, in any case; hidden files and projects are left out."""
     files, projects = list[Path](), list[Path]()
     for folder, names in walk_data(root):
-        if folder != root and set(names) >= _PROJECT_FILES:
+        if folder != root and {SUITE, 'data.py'} <= {*names}:
             projects.append(folder)
         if not any(folder.is_relative_to(project) for project in projects):
             files += [folder / name for name in names if name.lower().endswith(endings)]

@@ -4,8 +4,6 @@ Neighbours of one source, a video or a scene, are nearly equal. Where some train
 flatter what memorises. So a drawn split keeps them together, as far as their names tell the source.
 """
 
-from __future__ import annotations
-
 import csv
 import os
 import random
@@ -57,7 +55,7 @@ class SplitRule:
     share: float | None = None
 
     @classmethod
-    def read(cls, text: str | None) -> SplitRule:
+    def read(cls, text: str | None) -> 'SplitRule':
         folder = Path(text or '').expanduser()
         if text is None or folder.is_dir():
             return cls(folder if text else None)

@@ -20,6 +20,7 @@ from mmdistill_dense.utils.sampling import evenly
 from mmdistill_dense.utils.validate import some
 
 Parts = dict[str, list[Pair]]
+Form = tuple[dict[str, Split], tuple[str, ...], str]  # splits, and endings of pictures and label images
 _MIN_LABELLED = 3  # labelled pictures: two for train, one for val
 
 
@@ -165,9 +166,6 @@ def _divide(root: Path, paired: Pairing, rule: SplitRule, notes: list[str]) -> P
         folder = shlex.quote(os.path.commonpath([(root / picture).parent for picture in paired.bare]))
         notes.append(f'--unlabelled {folder} teaches on pictures without a label image')
     return parts
-
-
-Form = tuple[dict[str, Split], tuple[str, ...], str]  # splits, and endings of pictures and label images
 
 
 def _form(root: Path, parts: Parts, paths: Sequence[str] = ()) -> tuple[Form, list[tuple[str, Path]]]:

@@ -29,6 +29,35 @@ ANY = '.*'  # the ending of a pattern without one
 STARS = re.compile(r'(\*\*/|\*\*|(?<!\.)\*|\*(?!\Z))')  # all but that of ``ANY``
 Folder = tuple[str, ...]  # the parts of its path
 _MATCHES = {'**/': '((?:.*/)?)', '**': '(.*)', '*': '([^/]*)', ANY: r'\.[^./]+'}
+_LABELS = ('label', 'mask', 'annot', 'gt', 'seg', 'truth')  # in the places of label images, the likeliest first
+_SAMPLED, _TRIALS = 500, 12  # pictures on which patterns are tried, and folders and names from which they are made
+_PART = re.compile(rf'(?i)(?<![a-z])(?:{"|".join(word for words in SPLITS.values() for word in words)})(?![a-z])')
+_ORDERED_TREE = 'Cityscapes'  # of its label images of several kinds the first one counts
+# Tried in this order, in lower case.
+TREES: Sequence[tuple[str, str, str]] = (
+    ('Cityscapes', 'leftimg8bit/**_leftimg8bit', 'gtfine/**_gtfine_{labeltrainids,labelids}'),
+    ('VOC', 'jpegimages/**', '{segmentationclass,segmentationclassaug}/**'),
+    ('mmseg', 'img_dir/**', 'ann_dir/**'),
+    ('images and labels', '{images,image,imgs,img}/**', '{labels,label}/**{,_label,_mask}'),
+    ('images and masks', '{images,image,imgs,img}/**', 'masks/**{,_mask,_label}'),
+    ('images and masks', '{images,image,imgs,img}/**', 'mask/**'),
+    ('ADE20K', '{images,image,imgs,img}/**', '{annotations,annotation}/**'),
+    ('INRIA', '{images,image,imgs,img}/**', 'gt/**'),
+    ('masks inside', '*', 'masks/*'),
+    ('labels beside', '*{,_images,_imgs}/*', '*{_labels,_label,_masks,_mask,annot}/*'),
+    ('Roboflow', '**', '**_mask.png'),
+    ('Oxford pets', 'images/**', 'annotations/trimaps/**'),
+    ('DeepGlobe', '**_sat', '**_mask'),
+    ('BDD100K', 'images/10k/**', 'labels/sem_seg/masks/**'),
+    ('Semantic Drone', 'original_images/**', 'label_images_semantic/**'),
+    ('LoveDA', 'images_png/*', 'masks_png/*'),
+    ('RELLIS-3D', 'pylon_camera_node/*', 'pylon_camera_node_label_id/*'),
+    ('FloodNet', '*-org-img/*', '*-label-img/*_lab'),
+    ('Potsdam', '2_ortho_rgb/*_rgb', '5_labels_for_participants/*_label'),
+    ('Carvana', 'train/*', 'train_masks/*_mask'),
+    ('DRIVE', 'images/*_*', '1st_manual/*_manual1'),
+    ('ISIC', 'isic2018_task1-2_*_input/*', 'isic2018_task1_*_groundtruth/*_segmentation'),
+)
 
 
 @dataclass(frozen=True)
@@ -149,37 +178,6 @@ def pair_by_patterns(files: Files, patterns: Patterns) -> Pairing:
     bare = [path for path in candidates if path not in label_of and path not in label_set and path not in masks]
     parts = {path: patterns.part(path, candidates[path][1]) for path in (*label_of, *bare)}
     return Pairing(patterns, label_of, parts, bare, orphans, spare)
-
-
-_LABELS = ('label', 'mask', 'annot', 'gt', 'seg', 'truth')  # in the places of label images, the likeliest first
-_SAMPLED, _TRIALS = 500, 12  # pictures on which patterns are tried, and folders and names from which they are made
-_PART = re.compile(rf'(?i)(?<![a-z])(?:{"|".join(word for words in SPLITS.values() for word in words)})(?![a-z])')
-_ORDERED_TREE = 'Cityscapes'  # of its label images of several kinds the first one counts
-# Tried in this order, in lower case.
-TREES: Sequence[tuple[str, str, str]] = (
-    ('Cityscapes', 'leftimg8bit/**_leftimg8bit', 'gtfine/**_gtfine_{labeltrainids,labelids}'),
-    ('VOC', 'jpegimages/**', '{segmentationclass,segmentationclassaug}/**'),
-    ('mmseg', 'img_dir/**', 'ann_dir/**'),
-    ('images and labels', '{images,image,imgs,img}/**', '{labels,label}/**{,_label,_mask}'),
-    ('images and masks', '{images,image,imgs,img}/**', 'masks/**{,_mask,_label}'),
-    ('images and masks', '{images,image,imgs,img}/**', 'mask/**'),
-    ('ADE20K', '{images,image,imgs,img}/**', '{annotations,annotation}/**'),
-    ('INRIA', '{images,image,imgs,img}/**', 'gt/**'),
-    ('masks inside', '*', 'masks/*'),
-    ('labels beside', '*{,_images,_imgs}/*', '*{_labels,_label,_masks,_mask,annot}/*'),
-    ('Roboflow', '**', '**_mask.png'),
-    ('Oxford pets', 'images/**', 'annotations/trimaps/**'),
-    ('DeepGlobe', '**_sat', '**_mask'),
-    ('BDD100K', 'images/10k/**', 'labels/sem_seg/masks/**'),
-    ('Semantic Drone', 'original_images/**', 'label_images_semantic/**'),
-    ('LoveDA', 'images_png/*', 'masks_png/*'),
-    ('RELLIS-3D', 'pylon_camera_node/*', 'pylon_camera_node_label_id/*'),
-    ('FloodNet', '*-org-img/*', '*-label-img/*_lab'),
-    ('Potsdam', '2_ortho_rgb/*_rgb', '5_labels_for_participants/*_label'),
-    ('Carvana', 'train/*', 'train_masks/*_mask'),
-    ('DRIVE', 'images/*_*', '1st_manual/*_manual1'),
-    ('ISIC', 'isic2018_task1-2_*_input/*', 'isic2018_task1_*_groundtruth/*_segmentation'),
-)
 
 
 def find_tree(paths: Sequence[str]) -> Pairing | None:

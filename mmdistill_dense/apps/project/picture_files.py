@@ -19,9 +19,13 @@ from mmdistill_dense.utils.sampling import evenly
 from mmdistill_dense.utils.validate import some
 
 T = TypeVar('T')
+Size = tuple[int, int]  # height and width
+SAMPLED = 50  # pictures that are read whole
+_ORIENTATION, _SWAPPED = 0x0112, (5, 6, 7, 8)  # the tag of a photograph that viewers, and mmcv, turn by 90 degrees
 ARCHIVES = ('.zip', '.tar', '.gz', '.tgz', '.rar', '.7z')
 OTHERS = ('.gif', '.heic', '.heif', '.avif', '.jp2', '.jxl', '.dng', '.cr2', '.nef', '.arw', '.ppm', '.tga', '.dcm')
 _LABELS = r'(label(?!l?ed(?![a-z]))|mask(?!ed)|annot|gt(?!av?\d?(?![a-z]))|seg(?!ment\W?_?\d)).*|.*(annot|labels|masks)'
+MODES = {'apply': 'as EXIF turns them', 'ignore': 'as they are stored'}
 
 
 def pictures_below(root: Path) -> list[Path]:
@@ -84,11 +88,6 @@ def is_label(parts: Sequence[str]) -> bool:
 def outside_labels(root: Path, pictures: Iterable[Path]) -> list[Path]:
     """Return the pictures that lie in no folder of label images."""
     return [picture for picture in pictures if not is_label(picture.relative_to(root).parts[:-1])]
-
-
-Size = tuple[int, int]  # height and width
-SAMPLED = 50  # pictures that are read whole
-_ORIENTATION, _SWAPPED = 0x0112, (5, 6, 7, 8)  # the tag of a photograph that viewers, and mmcv, turn by 90 degrees
 
 
 @contextmanager
@@ -171,9 +170,6 @@ def stored_size(path: Path, stored: bool = True) -> Size:
 def usual_size(sizes: Sequence[Size]) -> Size:
     """Return the height and width of the picture of median area."""
     return sorted(sizes, key=math.prod)[len(sizes) // 2]
-
-
-MODES = {'apply': 'as EXIF turns them', 'ignore': 'as they are stored'}
 
 
 def check_pictures(labels: Mapping[Path, Path | Size], exif: str | None, notes: list[str], least: int) -> bool:

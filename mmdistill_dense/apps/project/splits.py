@@ -23,6 +23,7 @@ from mmdistill_dense.utils.validate import some
 
 T = TypeVar('T')
 P = TypeVar('P', str, tuple[Path, Path])
+Reasons = Mapping[str, Sequence[object]]  # names of the pictures or labels that are left out, by reason
 SPLITS: Mapping[str, Sequence[str]] = {
     'train': ('train', 'training'),
     'val': ('val', 'valid', 'validation', 'dev'),
@@ -368,9 +369,6 @@ def free_pictures(option: str, parts: Mapping[str, Sequence[str]], masks: Contai
         raise ValueError(f'--unlabelled {option}: {summary}; a step takes {batch}. Add pictures, or leave it out.')
     names = tuple(path.relative_to(folder).as_posix() for path in free) if left_out else ()
     return FreePictures(folder, len(free), names, left_out)
-
-
-Reasons = Mapping[str, Sequence[object]]  # names of the pictures or labels that are left out, by reason
 
 
 @dataclass(frozen=True)

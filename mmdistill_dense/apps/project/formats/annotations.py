@@ -32,6 +32,13 @@ _SHAPE_KINDS = ('polygon', 'rectangle', 'circle', 'mask', 'oriented_rectangle', 
 _NAMES = ('labels.txt', 'classes.txt')
 _IGNORED, _BACKGROUND = '__ignore__', '_background_'  # of labelme's own labels.txt
 _NO_CLASSES: Mapping[str, Object] = {_IGNORED: {'iscrowd': 1}, _BACKGROUND: {'name': 'background'}}
+_SIDES = ('xmin', 'ymin', 'xmax', 'ymax')
+FORMATS = (
+    'Boxes and polygons are read from json files of COCO (one for each split, with train, val or test in its name or '
+    'folder, or one for all), YOLO text files, VOC xml and labelme json: docs/your_labels.md. Other '
+    "formats: uvx --from 'datumaro[cli]' datum convert -i DATA -if FORMAT -f coco_instances -o OUT -- --save-media"
+)
+_SAMPLED_NAMES = 20  # pictures that are looked for in each folder
 
 
 def read_labelme(request: Request, contents: Mapping[Path, Any]) -> Reading:
@@ -77,9 +84,6 @@ def _pixels(shape: Mapping[str, Any]) -> np.ndarray:
     if (pixels := np.asarray(Image.open(io.BytesIO(base64.b64decode(shape['mask']))))).ndim != 2:
         raise ValueError('its mask has colours, and not one channel. Draw it again.')
     return pixels > 0
-
-
-_SIDES = ('xmin', 'ymin', 'xmax', 'ymax')
 
 
 def read_xml(request: Request) -> Reading | None:
@@ -130,14 +134,6 @@ def _voc_shapes(path: Path, root: Any) -> Iterator[Shape]:
         with suppress(ValueError):  # of a user's own attribute
             turned['attributes'] = {'rotation': common.number(where, marks.get('rotation'))}  # as in CVAT's COCO
         yield Shape(where, name, 'box', sides, marks={'iscrowd': int(crowd), **turned})
-
-
-FORMATS = (
-    'Boxes and polygons are read from json files of COCO (one for each split, with train, val or test in its name or '
-    'folder, or one for all), YOLO text files, VOC xml and labelme json: docs/your_labels.md. Other '
-    "formats: uvx --from 'datumaro[cli]' datum convert -i DATA -if FORMAT -f coco_instances -o OUT -- --save-media"
-)
-_SAMPLED_NAMES = 20  # pictures that are looked for in each folder
 
 
 def load_json(path: Path) -> Any:

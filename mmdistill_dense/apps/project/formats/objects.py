@@ -23,6 +23,7 @@ from mmdistill_dense.utils.validate import size_text, some
 
 _CORNERS = 72  # of a circle
 _MIN_POINTS = {'polygon': 3, 'oriented_rectangle': 3, 'rotation': 3, 'mask': 1}  # by kind of shape; 2 for others
+_TOLERANCE = 2  # pixels by which the box of an outline and its bbox may differ, however small the object is
 Point = tuple[float, float]
 Object = dict[str, Any]  # an annotation of COCO with the ``name`` of its class in place of numbers
 
@@ -273,9 +274,6 @@ def _merge_objects(parts: Sequence[Object], sample: Labelled) -> Object:
     rings = [ring for part in parts for ring in part['segmentation']]
     area = sum(part['area'] for part in parts)
     return {**parts[0], **from_box(*bounds(corners)), 'area': area, 'segmentation': rings}
-
-
-_TOLERANCE = 2  # pixels by which the box of an outline and its bbox may differ, however small the object is
 
 
 def mend(reading: Reading, stored: bool, drawn: bool) -> None:

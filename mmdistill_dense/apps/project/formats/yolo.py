@@ -20,6 +20,7 @@ from mmdistill_dense.utils.validate import some
 NAMES = ('classes.txt', 'obj.names', 'labels.txt')
 _LABEL_FOLDERS = {'images': 'labels', 'Images': 'Labels', 'IMAGES': 'LABELS'}
 _SLACK = 0.01  # by how much a share may pass 0 or 1, as Ultralytics allows
+_EMPTY = re.compile('|~|null|false|no|off', re.IGNORECASE)  # a key without a value
 
 
 def find_yolo(request: Request) -> list[Path]:
@@ -117,9 +118,6 @@ def _other_label_files(picture: Path) -> list[Path]:
     paths = [file.with_suffix(end) for file in dict.fromkeys((picture, label_of(picture))) for end in ('.xml', '.json')]
     tags = b'<object>', b'"points"'
     return [file for file in dict.fromkeys(paths) if file.is_file() and any(tag in file.read_bytes() for tag in tags)]
-
-
-_EMPTY = re.compile('|~|null|false|no|off', re.IGNORECASE)  # a key without a value
 
 
 def _has_value(value: Any) -> bool:

@@ -18,6 +18,9 @@ from mmdistill_dense.utils.validate import some
 with redirect_stdout(io.StringIO()):  # mmseg prints a line for each part of it that is not installed
     from mmseg import datasets as mmseg_datasets
 
+CLASSES = (  # of CamVid
+    'sky', 'building', 'pole', 'road', 'pavement', 'tree', 'sign_symbol', 'fence', 'car', 'pedestrian', 'bicyclist',
+)  # fmt: skip
 # of the classes in mmseg's order, among the 34 of labelIds.png
 _CITYSCAPES_IDS = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)
 
@@ -263,11 +266,6 @@ def _has(folder: str, ending: str) -> bool:
 
 def _some_names(folder: str) -> str:
     return some(sorted(path.name for path in Path(folder).iterdir()), 3) or 'no files'
-
-
-CLASSES = (
-    'sky', 'building', 'pole', 'road', 'pavement', 'tree', 'sign_symbol', 'fence', 'car', 'pedestrian', 'bicyclist',
-)  # fmt: skip
 
 
 @DATASETS.register_module()

@@ -120,7 +120,6 @@ class PaintedPictures:
         super().__init__(**kwargs)
 
     def _entries(self, **fields: Any) -> list[dict]:
-        """Return an entry of the data list for each picture, with further fields; nothing is painted yet."""
         common = dict(seed=self.seed, painting=self.painting, **fields)
         return [dict(img_path=f'shapes/{self.seed}/{n:06d}', index=n, **common) for n in range(self.num_images)]
 

@@ -15,12 +15,11 @@ from mmdistill_dense.registry import kind_of
 
 def source_datasets(dataset: Any) -> Iterator[Any]:
     """Yield the data sets that read files. A wrapper of another kind that has entries of its own counts as one."""
+    mixes = not hasattr(dataset, 'get_data_info') and hasattr(getattr(dataset, 'dataset', None), 'metainfo')  # mosaics
     if isinstance(dataset, ConcatDataset):
         for member in dataset.datasets:
             yield from source_datasets(member)
-    elif isinstance(dataset, (RepeatDataset, ClassBalancedDataset)) or (  # the others are those that mix: mosaics
-        not hasattr(dataset, 'get_data_info') and hasattr(getattr(dataset, 'dataset', None), 'metainfo')
-    ):
+    elif isinstance(dataset, (RepeatDataset, ClassBalancedDataset)) or mixes:
         yield from source_datasets(dataset.dataset)
     else:
         yield dataset

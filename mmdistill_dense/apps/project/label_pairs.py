@@ -221,9 +221,9 @@ def many_masks(paths: Sequence[str]) -> str:
     images = [path for path in folders if os.path.basename(path).lower() == 'images']
     pairs = [(path, f'{os.path.dirname(path)}/masks') for path in images]
     many = [(path, masks) for path, masks in pairs if folders[masks] > folders[path]]
-    if len(many) <= len(pairs) / 2 or not many:
+    if len(many) <= len(pairs) / 2:
         return ''
-    (folder, masks), *_ = many
+    folder, masks = many[0]
     text = f' {folder} has {folders[folder]} picture(s), and {masks} {folders[masks]}: many masks a picture. Join them'
     advice = 'or write them as objects of COCO (docs/your_labels.md#many-masks-a-picture).'
     return f"{text} into one label image of the picture's name, {advice}"

@@ -217,9 +217,8 @@ def _check_boxes(reading: Reading, parts: Parts, names: Sequence[str]) -> None:
         if all(instance['iscrowd'] for instance in boxes):
             boxes_text = f'all boxes of {some(names)} have iscrowd=1' if boxes else f'no box of {some(names)}'
             problem = f'{boxes_text}{f" for {part}" if part else ""}, so it measures nothing'
-            advice = ', or take this part out'
-            if len(reading.origins) < 2:
-                advice = ', take this part out, or divide anew (--split)'
+            is_split = len(reading.origins) > 1
+            advice = ', or take this part out' if is_split else ', take this part out, or divide anew (--split)'
             if boxes and reading.form == 'COCO':  # CVAT's brush
                 advice += '. CVAT marks what its brush drew so: set iscrowd to 0 in the file'
             raise ValueError(f'--data: {reading.file_of(pictures[0].part)}: {problem}. Add boxes{advice}.')
@@ -228,7 +227,6 @@ def _check_boxes(reading: Reading, parts: Parts, names: Sequence[str]) -> None:
 def _classes(reading: Reading, pictures: Sequence[Labelled], class_names: Sequence[str]) -> tuple[str, ...]:
     """Return the names with boxes in training, in the order of the labels, or those of them that are given."""
     names, used = reading.names, {instance['name'] for sample in pictures for instance in sample.objects}
-    file = reading.file_of(pictures[0].part)
     if damaged := [name for name in names if '\0' in name]:  # a file in UTF-16 or a damaged one may hold it
         raise ValueError(f'--data: the class {damaged[0]!r:.60} holds a zero byte: its file is damaged. Export again.')
     if unknown := [name for name in class_names if name not in names]:
@@ -238,6 +236,7 @@ def _classes(reading: Reading, pictures: Sequence[Labelled], class_names: Sequen
     if not chosen:
         reasons = ''.join(f'; {len(objects)} annotations {reason}' for reason, objects in reading.dropped.items())
         problem = f'no box of {some(class_names or names)}' if class_names or names else 'no box'
+        file = reading.file_of(pictures[0].part)
         raise ValueError(f'--data: {file} has {problem}: there is nothing to train with{reasons}.')
     if empty := [name for name in names if name not in used]:
         counts = Counter(instance['name'] for sample in reading.pictures for instance in sample.objects) + reading.kinds

@@ -8,16 +8,9 @@ from typing import TYPE_CHECKING
 from mmdistill_dense.utils.lazy import import_lazily
 
 if TYPE_CHECKING:
-    from mmdistill_dense.datasets.box_data import CocoDataset, LoadShapesDet, ShapesDetDataset
-    from mmdistill_dense.datasets.folders import (
-        ADE20KDataset,
-        CamVidDataset,
-        CityscapesDataset,
-        COCOStuffDataset,
-        PascalVOCDataset,
-        SegFolderDataset,
-    )
-    from mmdistill_dense.datasets.shapes import LoadShapes, ShapesSegDataset
+    from mmdistill_dense.datasets.box_data import *
+    from mmdistill_dense.datasets.folders import *
+    from mmdistill_dense.datasets.shapes import *
 
 __all__ = [
     'ADE20KDataset', 'COCOStuffDataset', 'CamVidDataset', 'CityscapesDataset', 'CocoDataset', 'LoadShapes',

@@ -19,17 +19,16 @@ from mmdistill_dense.datasets.shapes import CLASSES, PaintedPictures, Picture, S
 from mmdistill_dense.registry import DATASETS, TRANSFORMS
 
 with redirect_stdout(io.StringIO()):  # mmdet prints a line for each part of it that is not installed
-    from mmdet.datasets import BaseDetDataset
-    from mmdet.datasets import CocoDataset as _CocoDataset
+    from mmdet import datasets as mmdet_datasets
     from mmdet.structures.bbox import HorizontalBoxes
     from mmdet.structures.mask import BitmapMasks, encode_mask_results
 
 
-class _CheckedFile(_CocoDataset.COCOAPI):
+class _CheckedFile(mmdet_datasets.CocoDataset.COCOAPI):
     """mmdet's reader, but entries that are wrong, and class names that are not the file's, in its order, raise.
 
-    ``tested``: whether the file is only tested on; the metric needs iscrowd of every annotation. ``told`` receives what
-    training and metric read in different ways.
+    ``tested``: whether the file is only tested on; the metric needs iscrowd of every annotation. ``notes`` receives
+    what training and metric read in different ways.
     """
 
     def __init__(self, tested: bool, notes: list[str], file: str) -> None:
@@ -63,7 +62,7 @@ class _CheckedFile(_CocoDataset.COCOAPI):
 
 
 @DATASETS.register_module()
-class CocoDataset(RootCheck, _CocoDataset):
+class CocoDataset(RootCheck, mmdet_datasets.CocoDataset):
     """mmdet's COCO, and any data in its json format; folder, label file and class names are checked.
 
     mmdet itself silently leaves out classes that the label file does not hold, and numbers the others in the order of
@@ -103,11 +102,8 @@ class CocoDataset(RootCheck, _CocoDataset):
         return entries
 
 
-SIZE = (96, 128)  # the default of `paint`
-
-
 @DATASETS.register_module()
-class ShapesDetDataset(PaintedPictures, BaseDetDataset):
+class ShapesDetDataset(PaintedPictures, mmdet_datasets.BaseDetDataset):
     """Pictures of textured shapes with a box and a mask for every visible object, painted on demand.
 
     Picture ``i`` is the one of ``ShapesSegDataset`` under the same seed and painting. A pipeline begins with
@@ -125,13 +121,10 @@ class ShapesDetDataset(PaintedPictures, BaseDetDataset):
         chosen = self.metainfo['classes']
         if unknown := set(chosen) - set(CLASSES[1:]):
             raise ValueError(f'ShapesDetDataset: metainfo.classes has {sorted(unknown)}; known: {CLASSES[1:]}.')
-        height, width = self.painting.get('size', SIZE)
-        common = dict(height=height, width=width, seed=self.seed, painting=self.painting)
+        height, width = self.painting.get('size', (96, 128))  # as `paint`
         labels = {CLASSES.index(name): label for label, name in enumerate(chosen)}
-        return [
-            dict(img_path=f'shapes/{self.seed}/{index:06d}', img_id=index, index=index, labels=labels, **common)
-            for index in range(self.num_images)
-        ]
+        entries = self._entries(height=height, width=width, labels=labels)
+        return [{**entry, 'img_id': entry['index']} for entry in entries]
 
     def get_cat_ids(self, idx: int) -> list[int]:
         """Paint a picture and return the label of each of its objects, for samplers that balance classes."""
@@ -154,17 +147,10 @@ class LoadShapesDet(BaseTransform):
         picture, objects = _labelled_instances(results)
         labels = [label for label, _ in objects]
         boxes = [list(map(float, instance.box)) for _, instance in objects]
-        results.update(
-            img=picture.image,
-            img_shape=picture.labels.shape,
-            ori_shape=picture.labels.shape,
-            gt_bboxes=HorizontalBoxes(torch.tensor(boxes).reshape(-1, 4)),
-            gt_bboxes_labels=np.asarray(labels, np.int64),
-            gt_ignore_flags=np.zeros(len(labels), bool),
-            instances=[
-                dict(bbox=box, bbox_label=label, ignore_flag=0) for box, label in zip(boxes, labels, strict=True)
-            ],
-        )
+        instances = [dict(bbox=box, bbox_label=label, ignore_flag=0) for box, label in zip(boxes, labels, strict=True)]
+        results.update(img=picture.image, img_shape=picture.labels.shape, ori_shape=picture.labels.shape)
+        results.update(gt_bboxes_labels=np.asarray(labels, np.int64), gt_ignore_flags=np.zeros(len(labels), bool))
+        results.update(gt_bboxes=HorizontalBoxes(torch.tensor(boxes).reshape(-1, 4)), instances=instances)
         if self.with_mask:
             masks = [instance.mask for _, instance in objects]
             results['gt_masks'] = BitmapMasks(masks, *picture.labels.shape)

@@ -16,14 +16,11 @@ from mmdistill_dense.registry import DATASETS
 from mmdistill_dense.utils.validate import some
 
 with redirect_stdout(io.StringIO()):  # mmseg prints a line for each part of it that is not installed
-    from mmseg.datasets import ADE20KDataset as _ADE20KDataset
-    from mmseg.datasets import BaseSegDataset
-    from mmseg.datasets import CityscapesDataset as _CityscapesDataset
-    from mmseg.datasets import COCOStuffDataset as _COCOStuffDataset
-    from mmseg.datasets import PascalVOCDataset as _PascalVOCDataset
+    from mmseg import datasets as mmseg_datasets
 
-ENV = 'MMDISTILL_DATA'
-
+CLASSES = (  # of CamVid
+    'sky', 'building', 'pole', 'road', 'pavement', 'tree', 'sign_symbol', 'fence', 'car', 'pedestrian', 'bicyclist',
+)  # fmt: skip
 # of the classes in mmseg's order, among the 34 of labelIds.png
 _CITYSCAPES_IDS = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)
 
@@ -41,7 +38,7 @@ def require(paths: dict[str, str | None], where: str, also: str = '') -> None:
                 f'{_nearest(Path(path))} Correct {keys} in the config, or by --cfg-options, e.g. '
                 'test_dataloader.dataset.data_root=DIR, inside another data set '
                 'train_dataloader.dataset.datasets.0.data_root=DIR, without labels model.unlabelled.data_root=DIR, '
-                f'or set the environment variable {ENV} to the folder of all data sets.{also}'
+                f'or set the environment variable MMDISTILL_DATA to the folder of all data sets.{also}'
             )
 
 
@@ -67,12 +64,10 @@ class RootCheck:
         looked_at = [] if '://' in labels else entries[: self.looked_at]
         missing = [entry['seg_map_path'] for entry in looked_at if not Path(entry.get('seg_map_path') or '.').exists()]
         if missing:
-            endings = {name: getattr(self, name) for name in ('seg_map_suffix', 'img_suffix')}
-            raise FileNotFoundError(
-                f'{type(self).__name__}: {len(missing)} of {len(looked_at)} pictures have no label image; the first '
-                f'would be {missing[0]!r} ({", ".join(f"{name}={value!r}" for name, value in endings.items())}); there '
-                f'are {_some_names(labels)}.{self.also}'
-            )
+            endings = ', '.join(f'{name}={getattr(self, name)!r}' for name in ('seg_map_suffix', 'img_suffix'))
+            problem = f'{len(missing)} of {len(looked_at)} pictures have no label image'
+            example = f'the first would be {missing[0]!r} ({endings}); there are {_some_names(labels)}'
+            raise FileNotFoundError(f'{type(self).__name__}: {problem}; {example}.{self.also}')
         if looked_at and (fault := _first_label_fault(file := looked_at[0]['seg_map_path'], self)):
             raise ValueError(f'{type(self).__name__}: {file} {fault}{self.also}')
         return entries
@@ -114,10 +109,8 @@ def _label_fault(results: Any, dataset: Any) -> str:
     if isinstance(picture, Tensor):
         size, label_size, whole = picture.shape[-2:], label.data.shape[-2:], sample.metainfo.get('ori_shape', ())[:2]
         if tuple(label_size) not in (tuple(size), tuple(whole)):
-            return (
-                f'do not fit: after the pipeline the picture has {tuple(size)} pixels, its label {tuple(label_size)}; '
-                'a label has the size of its picture, and one channel.'
-            )
+            sizes = f'after the pipeline the picture has {tuple(size)} pixels, its label {tuple(label_size)}'
+            return f'do not fit: {sizes}; a label has the size of its picture, and one channel.'
     return _no_classes(label.data, dataset)
 
 
@@ -135,11 +128,9 @@ def _no_classes(labels: Tensor, dataset: Any) -> str:
     values = labels.masked_fill(labels == ignored, 0) if classes and ignored is not None else labels[:0]
     if not values.numel() or int(values.max()) < len(classes):
         return ''
-    return (
-        f'has the labels {some(values[values >= len(classes)].unique().tolist())}, but metainfo.classes has '
-        f'{len(classes)} classes: 0 to {len(classes) - 1}, and {ignored} is ignored. Name the others, or '
-        f'make them {ignored}.'
-    )
+    problem = f'has the labels {some(values[values >= len(classes)].unique().tolist())}'
+    rule = f'metainfo.classes has {len(classes)} classes: 0 to {len(classes) - 1}, and {ignored} is ignored'
+    return f'{problem}, but {rule}. Name the others, or make them {ignored}.'
 
 
 def _first_label_fault(file: str, dataset: Any) -> str:
@@ -156,7 +147,7 @@ def _first_label_fault(file: str, dataset: Any) -> str:
 
 
 @DATASETS.register_module()
-class CityscapesDataset(RootCheck, _CityscapesDataset):
+class CityscapesDataset(RootCheck, mmseg_datasets.CityscapesDataset):
     """mmseg's Cityscapes; its folders are checked.
 
     Label images are read as the site gives them, ``…_labelIds.png``, where none is ``…_gtFine_labelTrainIds.png``:
@@ -181,28 +172,28 @@ class CityscapesDataset(RootCheck, _CityscapesDataset):
 
 
 @DATASETS.register_module()
-class PascalVOCDataset(RootCheck, _PascalVOCDataset):
+class PascalVOCDataset(RootCheck, mmseg_datasets.PascalVOCDataset):
     """mmseg's PASCAL VOC 2012; its folders and its list file are checked."""
 
     also = ' SegmentationClassAug and aug.txt: mim run mmseg voc_aug VOCdevkit SBD, where SBD holds dataset/cls.'
 
 
 @DATASETS.register_module()
-class ADE20KDataset(RootCheck, _ADE20KDataset):
+class ADE20KDataset(RootCheck, mmseg_datasets.ADE20KDataset):
     """mmseg's ADE20K; its folders are checked."""
 
     also = ' ADEChallengeData2016.zip holds both folders; the full ADE20K has other numbers.'
 
 
 @DATASETS.register_module()
-class COCOStuffDataset(RootCheck, _COCOStuffDataset):
+class COCOStuffDataset(RootCheck, mmseg_datasets.COCOStuffDataset):
     """mmseg's COCO-Stuff 164k of 171 classes; its folders are checked."""
 
     also = ' The label images *_labelTrainIds.png: mim run mmseg coco_stuff164k FOLDER, once.'
 
 
 @DATASETS.register_module()
-class SegFolderDataset(RootCheck, BaseSegDataset):
+class SegFolderDataset(RootCheck, mmseg_datasets.BaseSegDataset):
     """Pictures in one folder and label images of the same names in another; files that do not match raise at start.
 
     Args:
@@ -277,13 +268,8 @@ def _some_names(folder: str) -> str:
     return some(sorted(path.name for path in Path(folder).iterdir()), 3) or 'no files'
 
 
-CLASSES = (
-    'sky', 'building', 'pole', 'road', 'pavement', 'tree', 'sign_symbol', 'fence', 'car', 'pedestrian', 'bicyclist',
-)  # fmt: skip
-
-
 @DATASETS.register_module()
-class CamVidDataset(RootCheck, BaseSegDataset):
+class CamVidDataset(RootCheck, mmseg_datasets.BaseSegDataset):
     """Road scenes filmed from a car, 480 x 360, in the 11-class split 367 / 101 / 233 (train / val / test).
 
     The label files hold 0 to 10 and 11 for void. ``METAINFO`` names all twelve and the data set uses the first eleven,

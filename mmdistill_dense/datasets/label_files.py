@@ -38,15 +38,14 @@ _ENTRIES: Mapping[str, Mapping[str, tuple[Callable[[Any], bool], str]]] = {
 
 
 def lists_missing(content: Any) -> list[str]:
-    """Return which of the three lists a content does not have."""
     return [kind for kind in _ENTRIES if not isinstance(content, dict) or not isinstance(content.get(kind), list)]
 
 
 def check_categories(content: Any, may_lack: Collection[str] = ()) -> None:
     """Raise a ValueError that names an entry, unless all have known ids, boxes in pixels, and keys but ``may_lack``."""
     if missing := lists_missing(content):
-        form = f'has {some(content) or "nothing"}' if isinstance(content, dict) else f'is a {type(content).__name__}'
-        raise ValueError(f'it is not in the json format of COCO: it {form}, but has no list of {missing[0]}.')
+        problem = f'it has {some(content)}, but has no list of {missing[0]}'
+        raise ValueError(f'it is not in the json format of COCO: {problem}.')
     for kind, keys in _ENTRIES.items():
         for number, entry in enumerate(content[kind]):
             if fault := _fault(entry, kind, keys, may_lack):

@@ -1,7 +1,5 @@
 """Generated pictures of textured shapes with labels: no files, the same everywhere."""
 
-import io
-from contextlib import redirect_stdout
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,10 +7,8 @@ import cv2
 import numpy as np
 from mmcv.transforms import BaseTransform
 
+from mmdistill_dense.datasets.folders import mmseg_datasets
 from mmdistill_dense.registry import DATASETS, TRANSFORMS
-
-with redirect_stdout(io.StringIO()):  # mmseg prints a line for each part of it that is not installed
-    from mmseg.datasets import BaseSegDataset
 
 SHAPES = ('disc', 'square', 'triangle')
 CORNERS = (24, 4, 3)
@@ -32,8 +28,6 @@ class Instance:
 
 @dataclass(frozen=True)
 class Picture:
-    """A painted picture."""
-
     image: np.ndarray  # uint8 (H, W, 3), BGR
     labels: np.ndarray  # uint8 (H, W), indices into ``CLASSES``
     instances: list[Instance]  # the visible objects, back to front
@@ -125,9 +119,13 @@ class PaintedPictures:
         self.num_images, self.seed, self.painting = num_images, seed, dict(painting or {})
         super().__init__(**kwargs)
 
+    def _entries(self, **fields: Any) -> list[dict]:
+        common = dict(seed=self.seed, painting=self.painting, **fields)
+        return [dict(img_path=f'shapes/{self.seed}/{n:06d}', index=n, **common) for n in range(self.num_images)]
+
 
 @DATASETS.register_module()
-class ShapesSegDataset(PaintedPictures, BaseSegDataset):
+class ShapesSegDataset(PaintedPictures, mmseg_datasets.BaseSegDataset):
     """Pictures of textured shapes, painted on demand by :func:`mmdistill_dense.datasets.shapes.paint`.
 
     Picture ``i`` depends on ``(seed, i)`` alone, not on worker, epoch or order. A pipeline begins with
@@ -149,11 +147,7 @@ class ShapesSegDataset(PaintedPictures, BaseSegDataset):
     )  # fmt: skip
 
     def load_data_list(self) -> list[dict]:
-        common = dict(seed=self.seed, painting=self.painting, label_map=self.label_map, reduce_zero_label=False)
-        return [
-            dict(img_path=f'shapes/{self.seed}/{index:06d}', index=index, seg_fields=[], **common)
-            for index in range(self.num_images)
-        ]
+        return self._entries(label_map=self.label_map, reduce_zero_label=False, seg_fields=[])
 
 
 @TRANSFORMS.register_module()

@@ -12,17 +12,14 @@ from mmengine.registry import DATASETS
 from mmdistill_dense.config.values import chain
 from mmdistill_dense.registry import kind_of
 
-_REPEATING = (RepeatDataset, ClassBalancedDataset)  # each picture of theirs occurs once or more
-
 
 def source_datasets(dataset: Any) -> Iterator[Any]:
     """Yield the data sets that read files. A wrapper of another kind that has entries of its own counts as one."""
+    mixes = not hasattr(dataset, 'get_data_info') and hasattr(getattr(dataset, 'dataset', None), 'metainfo')  # mosaics
     if isinstance(dataset, ConcatDataset):
         for member in dataset.datasets:
             yield from source_datasets(member)
-    elif isinstance(dataset, _REPEATING) or (  # the others are those that mix: mosaics
-        not hasattr(dataset, 'get_data_info') and hasattr(getattr(dataset, 'dataset', None), 'metainfo')
-    ):
+    elif isinstance(dataset, (RepeatDataset, ClassBalancedDataset)) or mixes:
         yield from source_datasets(dataset.dataset)
     else:
         yield dataset
@@ -39,8 +36,7 @@ def classes_of(dataset: Any) -> Sequence[str] | None:
     except Exception:  # not a data set of mmengine, or wrong options
         classes = (dataset.get('metainfo') or {}).get('classes')
         with DATASETS.switch_scope_and_registry(None) as registry:  # that of the config
-            kind = kind_of(registry, dataset)
-        return classes or (getattr(kind, 'METAINFO', None) or {}).get('classes')
+            return classes or (getattr(kind_of(registry, dataset), 'METAINFO', None) or {}).get('classes')
 
 
 def label_stamp(dataset: Any) -> str:

@@ -105,8 +105,8 @@ def refusal(root: Path, task: str) -> str:
             assert perfect_scores(write_config(data, root.with_name('out')))['coco/bbox_mAP'] == 1
         else:
             drawing = find_seg_data(root).drawing
-            for job in drawing.jobs if drawing else ():
-                job.make()
+            for _, make in drawing.jobs if drawing else ():
+                make()
     except (ValueError, FileNotFoundError) as error:
         return str(error)
     return ''

@@ -114,7 +114,7 @@ def test_parts_of_outlines_without_an_area_are_left_out(tmp_path: Path, line: li
     assert data.masks and without_ids(json.loads(data.splits['train'].content)) == without_ids(sound)
     assert 'WARNING: instances_train.json: 1 outlines had parts of fewer than three points: left out' in data.notes
     drawing = find_seg_data(root).drawing
-    assert drawing and [job.make().max() for job in drawing.jobs if 'train' in job.target] == [2] * 4
+    assert drawing and [make().max() for target, make in drawing.jobs if 'train' in target] == [2] * 4
 
 
 def test_sound_files_stay_where_they_are(root: Path, tmp_path: Path) -> None:

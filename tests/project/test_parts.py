@@ -13,8 +13,7 @@ from mmdistill_dense.apps.project.box_labels import find_box_data
 from mmdistill_dense.apps.project.label_images import find_seg_data
 from mmdistill_dense.apps.project.label_pairs import Patterns
 from mmdistill_dense.apps.project.new import shared
-from mmdistill_dense.apps.project.picture_sources import draw_split
-from mmdistill_dense.apps.project.splits import free_pictures
+from mmdistill_dense.apps.project.splits import draw_split, free_pictures
 from mmdistill_dense.unlabelled.pictures import UnlabeledImages
 from tests.project.commands import toy_pair
 from tests.project.exports import write

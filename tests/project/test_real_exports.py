@@ -65,7 +65,7 @@ def test_black_and_white_go_by_their_list(mode: str, tmp_path: Path) -> None:
     if mode == 'RGB':  # names choose among those of the list, in its order
         actual = find_seg_data(tmp_path, ['rest', 'road'])
         assert actual.classes == ('road', 'rest') and actual.drawing is not None
-        assert np.unique(actual.drawing.jobs[0].make()[0]).tolist() == [1]
+        assert np.unique(actual.drawing.jobs[0][1]()[0]).tolist() == [1]
         assert find_seg_data(tmp_path, ['nothing', 'nucleus']).values == (0, 255), 'other names than those of the list'
         (tmp_path / 'class_dict.csv').write_text('id,name\n0,a\n1,b\n')  # a list of something else
         assert find_seg_data(tmp_path, ['nothing', 'nucleus']).values == (0, 255)

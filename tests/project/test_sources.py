@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from mmdistill_dense.apps.project import splits
 from mmdistill_dense.apps.project.box_labels import BoxData, find_box_data
 from mmdistill_dense.apps.project.label_images import SegData, find_seg_data
-from mmdistill_dense.apps.project.picture_sources import FORMS, draw_split, find_sources, siblings, source_note
-from mmdistill_dense.apps.project.splits import SplitRule, free_pictures
+from mmdistill_dense.apps.project.splits import FORMS, SplitRule, draw_split, find_sources, free_pictures, siblings
 from tests.project.folders_of_data import label, label_file, picture
 
 WORDS, FIVE, TEN, TWENTY = ('park', 'quay', 'road', 'shop', 'yard'), range(5), range(10), range(20)
@@ -66,7 +66,7 @@ def test_pictures_of_one_source_stay_in_one_part(sources: list[list[str]]) -> No
     parts = [{part for name in source for part, names in enumerate((train, val)) if f'/mine/images/{name}' in names}
              for source in sources]  # fmt: skip
     assert all(len(part) == 1 for part in parts) and parts.count({1}) == 1
-    (note,) = source_note(train, val)
+    (note,) = splits.source_note(train, val)
     assert note.startswith(f'names tell sources, each in one part: {len(sources) - 1} train, 1 val (')
 
 
@@ -82,12 +82,12 @@ def test_numbered_pictures_are_divided_one_by_one(names: list[str]) -> None:
     plain = draw_split([f'{number:04}' for number in range(len(names))], Path('mine'))
     number_of_name = {name: f'{number:04}' for number, name in enumerate(sorted(paths(names)))}
     assert ([number_of_name[name] for name in train], [number_of_name[name] for name in val]) == plain
-    assert source_note(train, val) == []
+    assert splits.source_note(train, val) == []
 
 
 @pytest.mark.parametrize('form', ['ortho_{}_{}.png', 'tile_{}_{}.png', 'farm_x{}_y{}.png'])
 def test_columns_of_one_mosaic_are_one_scene(form: str) -> None:
-    (note,) = source_note(*draw_split(paths([form.format(x, y) for x in TEN for y in TEN]), Path('mine')))
+    (note,) = splits.source_note(*draw_split(paths([form.format(x, y) for x in TEN for y in TEN]), Path('mine')))
     assert re.match('WARNING: by their names, .* some train and some validate, so the scores may be too high', note)
 
 
@@ -117,7 +117,7 @@ def test_too_few_sources_are_divided_with_a_warning(sources: list[range]) -> Non
     names = paths([f'video{video}_frame_{frame}.png' for video, frames in enumerate(sources) for frame in frames])
     train, val = draw_split(names, Path('mine'))
     assert len(val) == round(len(names) / 5)
-    (note,) = source_note(train, val)
+    (note,) = splits.source_note(train, val)
     assert re.match('WARNING: by their names, pictures may be frames of a video or .*--split FOLDER', note)
 
 

@@ -9,22 +9,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
-from typing import Any
 
-from mmdistill_dense.apps.project import picture_files
-from mmdistill_dense.apps.project.formats import json_files, xml_files, yolo
+from mmdistill_dense.apps.project import picture_files, splits
+from mmdistill_dense.apps.project.formats import annotations, yolo
 from mmdistill_dense.apps.project.formats.objects import Labelled, Reading, Request, mend
 from mmdistill_dense.apps.project.label_values import hint_of_void
-from mmdistill_dense.apps.project.picture_sources import draw_split, source_note
-from mmdistill_dense.apps.project.splits import (
-    SPLITS,
-    Count,
-    Split,
-    SplitRule,
-    assign_rest_to_train,
-    count_lines,
-    read_lists,
-)
+from mmdistill_dense.apps.project.splits import SPLITS, Count, Split, SplitRule
 from mmdistill_dense.datasets.label_files import has_mask
 from mmdistill_dense.unlabelled.pictures import EXTENSIONS
 from mmdistill_dense.utils.literals import Template
@@ -77,8 +67,7 @@ def find_box_data(
         all_pictures = picture_files.pictures_below(root)
         reading = _read(Request(root, all_pictures, classes, exif, rule != SplitRule(), task), path)
         notes, sizes = reading.notes, {sample.picture: sample.size or (0, 0) for sample in reading.pictures}
-        least = 2 if task == 'seg' else 1
-        stored = picture_files.check_pictures(list(sizes), sizes.__getitem__, exif, notes, least=least)
+        stored = picture_files.check_pictures(sizes, exif, notes, least=2 if task == 'seg' else 1)
         skipped_names = [file.name for files in reading.skipped_files.values() for file in files]
         if unread := picture_files.other_endings(root, skipped_names):
             notes.append(f'WARNING:{unread}')
@@ -98,51 +87,51 @@ def find_box_data(
             pictures = parts['']
             _check_boxes(reading, parts, names)
             paths = dict.fromkeys(sample.picture for sample in pictures)
-            lists, members = read_lists(root, task, rule, list({**paths, **dict.fromkeys(outside)}), paths)
+            lists, members = splits.read_lists(root, task, rule, list({**paths, **dict.fromkeys(outside)}), paths)
             parts = _divide(pictures, names, members, rule, reading.source)
             used = {sample.picture for samples in parts.values() for sample in samples}
             _drop(reading, 'are in pictures of no list', [sample for sample in pictures if sample.picture not in used])
             shares = ', '.join(f'{len(samples)} {part}' for part, samples in parts.items())
             notes.append(f'split {f"of {some(map(str, lists.values()))}" if lists else "that is drawn"}: {shares}')
             if len(members) < 2:
-                notes += source_note(*([str(sample.picture) for sample in parts[part]] for part in ('train', 'val')))
+                names_of = {part: [str(sample.picture) for sample in parts[part]] for part in ('train', 'val')}
+                notes += splits.source_note(**names_of)
         _check_boxes(reading, parts, names)
         of_train = {box['name'] for sample in parts['train'] for box in sample.objects if not box['iscrowd']}
         if unseen := [name for name in names if name not in of_train]:
             notes.append(f'WARNING: no box in training but those of iscrowd=1, so nobody can learn it: {some(unseen)}')
         same = {part for part, kinds in reading.categories.items() if [*filter(names.__contains__, kinds)] == [*names]}
-        unchanged = () if needs_split else {part for part in same - reading.incomplete if not reading.changes[part]}
-        splits = {part: _split(part, parts[part], reading, root, part in unchanged) for part in SPLITS if part in parts}
-        if task == 'det' and (written := [f'{part}.json' for part, split in splits.items() if split.content]):
+        intact = () if needs_split else {part for part in same - reading.incomplete if not reading.changes[part]}
+        by_part = {part: _split(part, parts[part], reading, root, part in intact) for part in SPLITS if part in parts}
+        if task == 'det' and (written := [f'{part}.json' for part, split in by_part.items() if split.content]):
             notes.append(f'written for training and metric: {", ".join(written)}')
-        if 'val' not in splits:
+        if 'val' not in by_part:
             notes.append('no label file for val: that for test validates')
-            splits['val'], parts['val'] = splits['test'], parts['test']
+            by_part['val'], parts['val'] = by_part['test'], parts['test']
         counts = _count(root, reading, lists, outside, parts, names)
-        notes[:0] = count_lines(f'{reading.form} ({reading.source})', counts)
+        notes[:0] = splits.count_lines(f'{reading.form} ({reading.source})', counts)
         size = picture_files.usual_size([sample.size for sample in parts['train'] if sample.size])
         objects = (box for samples in parts.values() for sample in samples for box in sample.objects)
         masks = not reading.mask_errors and all(map(has_mask, objects))
-        return BoxData(root, splits, names, masks, size, notes, stored, parts)
+        return BoxData(root, by_part, names, masks, size, notes, stored, parts)
 
 
 def _read(request: Request, path: Path) -> Reading:
     """Read the first format that the folder, or the file, holds."""
     files = [path] if path.is_file() else sorted(picture_files.files_below(request.root, ('.json',)))
-    coco, shapes = json_files.read_coco(request, files, predictions=path.is_file())
+    coco, shapes = annotations.read_coco(request, files, predictions=path.is_file())
     if coco.pictures:
         return coco
-    rows = yolo.find_yolo(request)
-    if len(rows) > len(shapes):  # the form of most pictures: both may be there
-        reading = yolo.read_yolo(request, rows)
+    if len(yolo.find_yolo(request)) > len(shapes):  # the form of most pictures: both may be there
+        reading = yolo.read_yolo(request)
     elif shapes:
-        reading = json_files.read_labelme(request, shapes)
-    elif xml := xml_files.find_xml(request):
-        reading = xml_files.read_xml(request, xml)
+        reading = annotations.read_labelme(request, shapes)
+    elif voc := annotations.read_xml(request):
+        reading = voc
     else:
-        coco, _ = json_files.read_coco(request, files, predictions=True)
+        coco, _ = annotations.read_coco(request, files, predictions=True)
         if not coco.pictures:
-            raise NoLabels(f'--data {request.root}: {_describe_folder(request, files)} {json_files.FORMATS}')
+            raise NoLabels(f'--data {request.root}: {_describe_folder(request, files)} {annotations.FORMATS}')
         return coco
     reading.skipped_files |= coco.skipped_files
     if duplicates := picture_files.repeated(sample.picture for sample in reading.pictures):
@@ -154,7 +143,7 @@ def _read(request: Request, path: Path) -> Reading:
 def _describe_folder(request: Request, files: Sequence[Path]) -> str:
     """Return a sentence about what the folder holds, for a folder without label files."""
     if files:
-        return f'no label file. {" ".join(json_files.lacks(path, json_files.load_json(path)) for path in files[:2])}'
+        return f'no label file. {" ".join(annotations.lacks(path, annotations.load_json(path)) for path in files[:2])}'
     root, stems = request.root, {picture.stem for picture in request.pictures}
     near = [path for path in picture_files.files_below(root, ('.txt', '.xml')) if path.stem in stems]
     zipped = [path.name for path in picture_files.files_below(root, picture_files.ARCHIVES)]
@@ -172,22 +161,19 @@ def _drop(reading: Reading, reason: str, pictures: Sequence[Labelled]) -> None:
         reading.dropped[reason] += [str(sample.picture)] * len(sample.objects)
 
 
-# Parts
-
-
 def _parts_of_labels(reading: Reading, rule: SplitRule) -> Parts:
     """Return the pictures of the parts that the labels or the folders tell, or all under ``''``."""
     parts: dict[str | None, list[Labelled]] = {}
     for sample in reading.pictures:
         parts.setdefault(sample.part if rule == SplitRule() or reading.origins else None, []).append(sample)
     outside = parts.pop('', [])
-    assign_rest_to_train(parts)
+    splits.assign_rest_to_train(parts)
     if reading.origins and len(parts) > 1:
         names = ', '.join(map(str, parts))
         if rule != SplitRule():
             raise ValueError(f'--split: the files for {names} are a split. Leave the option out.')
         if 'train' not in parts:
-            raise ValueError(f'--data {reading.source}: label files for {names}, none for train. {json_files.FORMATS}')
+            raise ValueError(f'--data {reading.source}: label files for {names}, none for train. {annotations.FORMATS}')
     elif 'train' not in parts or len(parts.keys() - {None}) < 2:
         parts = {None: [sample for sample in reading.pictures if sample.part != '']}
     else:
@@ -199,68 +185,58 @@ def _parts_of_labels(reading: Reading, rule: SplitRule) -> Parts:
 def _divide(
     pictures: Sequence[Labelled], names: Sequence[str], lists: dict[str, list[Path]], rule: SplitRule, source: Path
 ) -> Parts:
-    """Divide the pictures as lists say, or by chance."""
     chosen = {part: {*paths} for part, paths in lists.items()}
     if len(lists) < 2:
         pool = [sample for sample in pictures if not lists or sample.picture in chosen['train']]
-        objects = {str(sample.picture): sample.objects for sample in pool}
-        learned = {path: {box['name'] for box in boxes if _counts(box, names)} for path, boxes in objects.items()}
+        learned = {
+            str(sample.picture): {box['name'] for box in sample.objects if box['name'] in names and not box['iscrowd']}
+            for sample in pool
+        }
         bare = {path for path, classes in learned.items() if not classes}
-        split = draw_split([*objects], source, rule.share, learned.__getitem__, bare)
+        split = splits.draw_split([*learned], source, rule.share, learned.__getitem__, bare)
         chosen = {part: {*map(Path, paths)} for part, paths in zip(('train', 'val'), split, strict=True)}
     return {part: [sample for sample in pictures if sample.picture in paths] for part, paths in chosen.items()}
 
 
-def _split(part: str, pictures: Sequence[Labelled], reading: Reading, root: Path, unchanged: bool) -> Split:
+def _split(part: str, pictures: Sequence[Labelled], reading: Reading, root: Path, intact: bool) -> Split:
     file, folder = reading.origins.get(pictures[0].part, (reading.source, root))
     if not reading.origins:
         folder = Path(os.path.commonpath([sample.picture.parent for sample in pictures]))
     prefix = '' if folder == root else f'{os.path.relpath(folder, root)}/'
     files = tuple(sample.name(folder) for sample in pictures)
-    if unchanged:
+    if intact:
         return Split(prefix, str(file.relative_to(root)), len(files), files)
     content = json.dumps(reading.content(folder, pictures))
     return Split(prefix, Template(f'{{{{ fileDirname }}}}/{part}.json'), len(files), files, content)
-
-
-# Classes and counts
-
-
-def _counts(instance: Mapping[str, Any], names: Sequence[str]) -> bool:
-    """Tell whether an object is learned and scored."""
-    return instance['name'] in names and not instance['iscrowd']
 
 
 def _check_boxes(reading: Reading, parts: Parts, names: Sequence[str]) -> None:
     """Refuse a part without a box of the classes. Those of test sets whose labels are kept secret have none."""
     for part, pictures in parts.items():
         boxes = [instance for sample in pictures for instance in sample.objects if instance['name'] in names]
-        if not any(_counts(instance, names) for instance in boxes):
+        if all(instance['iscrowd'] for instance in boxes):
             boxes_text = f'all boxes of {some(names)} have iscrowd=1' if boxes else f'no box of {some(names)}'
             problem = f'{boxes_text}{f" for {part}" if part else ""}, so it measures nothing'
-            path = reading.file_of(pictures[0].part)
-            advice = ', or take this part out'
-            if len(reading.origins) < 2:
-                advice = ', take this part out, or divide anew (--split)'
+            is_split = len(reading.origins) > 1
+            advice = ', or take this part out' if is_split else ', take this part out, or divide anew (--split)'
             if boxes and reading.form == 'COCO':  # CVAT's brush
                 advice += '. CVAT marks what its brush drew so: set iscrowd to 0 in the file'
-            raise ValueError(f'--data: {path}: {problem}. Add boxes{advice}.')
+            raise ValueError(f'--data: {reading.file_of(pictures[0].part)}: {problem}. Add boxes{advice}.')
 
 
 def _classes(reading: Reading, pictures: Sequence[Labelled], class_names: Sequence[str]) -> tuple[str, ...]:
     """Return the names with boxes in training, in the order of the labels, or those of them that are given."""
     names, used = reading.names, {instance['name'] for sample in pictures for instance in sample.objects}
-    file = reading.file_of(pictures[0].part)
     if damaged := [name for name in names if '\0' in name]:  # a file in UTF-16 or a damaged one may hold it
         raise ValueError(f'--data: the class {damaged[0]!r:.60} holds a zero byte: its file is damaged. Export again.')
     if unknown := [name for name in class_names if name not in names]:
-        raise ValueError(
-            f'--classes {some(unknown)}: no category of {reading.source}. {close_or_all(unknown[0], names)}'
-        )
+        choices = close_or_all(unknown[0], names)
+        raise ValueError(f'--classes {some(unknown)}: no category of {reading.source}. {choices}')
     chosen = tuple(name for name in names if name in used and (not class_names or name in class_names))
     if not chosen:
         reasons = ''.join(f'; {len(objects)} annotations {reason}' for reason, objects in reading.dropped.items())
         problem = f'no box of {some(class_names or names)}' if class_names or names else 'no box'
+        file = reading.file_of(pictures[0].part)
         raise ValueError(f'--data: {file} has {problem}: there is nothing to train with{reasons}.')
     if empty := [name for name in names if name not in used]:
         counts = Counter(instance['name'] for sample in reading.pictures for instance in sample.objects) + reading.kinds

@@ -55,11 +55,9 @@ def write_sheet(folder: Path) -> Iterator[str]:
 
 def _read(option: Any) -> Any:
     """Return a data set that reads pictures and labels as a training does, and changes neither."""
-    steps = [dict(step) for step in option.pipeline if step['type'].startswith(('Load', 'Pack'))]
-    for step in steps:
-        if step['type'].startswith('Pack'):
-            step['meta_keys'] = ('img_path', 'ori_shape', 'img_shape')
-    return DATASETS.build({**option, 'pipeline': steps})
+    steps = [step for step in option.pipeline if step['type'].startswith(('Load', 'Pack'))]
+    packing = {**steps[-1], 'meta_keys': ('img_path', 'ori_shape', 'img_shape')}
+    return DATASETS.build({**option, 'pipeline': [*steps[:-1], packing]})
 
 
 def counts(dataset: Any, seg: bool) -> dict[str, Any]:
@@ -82,8 +80,7 @@ def counts(dataset: Any, seg: bool) -> dict[str, Any]:
 
 def sheet(dataset: Any) -> np.ndarray:
     """Return some pictures with their labels side by side, (height, width, 3), RGB."""
-    meta = {**dataset.metainfo, 'palette': [tuple(map(int, colour)) for colour in dataset.metainfo['palette']]}
-    indices = evenly_spaced(len(dataset), SHOWN)
+    meta, indices = dataset.metainfo, evenly_spaced(len(dataset), SHOWN)
     rows = -(-len(indices) // COLUMNS)
     canvas = np.full((rows, min(COLUMNS, len(indices)), SIDE + 4, SIDE + 4, 3), 255, np.uint8)
     for number, item in enumerate(dataset[index] for index in indices):

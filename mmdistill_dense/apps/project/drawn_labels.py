@@ -1,11 +1,11 @@
 """Label images that new writes from polygons, masks and colours."""
 
-import csv
 import hashlib
-import json
+import os
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -18,9 +18,9 @@ from rich.progress import track
 
 from mmdistill_dense.apps.project import label_values
 from mmdistill_dense.apps.project.box_labels import BoxData
-from mmdistill_dense.apps.project.formats.objects import Labelled, class_name, shape_run_lengths
-from mmdistill_dense.apps.project.label_values import Colour, Values
-from mmdistill_dense.apps.project.picture_files import file_errors, lines_of, open_picture, repeated
+from mmdistill_dense.apps.project.formats.objects import Labelled, shape_run_lengths
+from mmdistill_dense.apps.project.label_values import TABLES, Colour, Pair, Values, colour_table
+from mmdistill_dense.apps.project.picture_files import file_errors, open_picture, repeated
 from mmdistill_dense.datasets.label_files import has_mask
 from mmdistill_dense.utils.files import read_json, write_json, write_text
 from mmdistill_dense.utils.runner_internals import IGNORED
@@ -29,19 +29,12 @@ from mmdistill_dense.utils.validate import close_or_all, some
 
 FOLDER, NOTE = 'labels', 'source.json'
 BACKGROUND = 'background'
-_TABLES = (
-    'labelmap.txt', 'class_dict.csv', 'label_class_dict.csv', '_classes.csv', 'classes.csv', 'colormap.json',
-    'label_colors.txt',
-)  # fmt: skip
-_TEMPLATE = 'class_dict.csv'
 _MOST_COLOURS, _SAMPLED = 64, 200
 _MAX_UNKNOWN = 0.01  # a label image with a larger share of unknown colours is refused
 
 
-@dataclass(frozen=True)
-class Job:
-    target: str  # its path in the folder of the project
-    make: Callable[[], np.ndarray]  # (height, width), uint8
+Job = tuple[str, Callable[[], np.ndarray]]  # a path in the folder of the project; what makes (height, width), uint8
+Targets = Sequence[tuple[str, Path]]  # such paths, and files of the data
 
 
 @dataclass(frozen=True)
@@ -53,7 +46,7 @@ class Drawing:
     stamp: str  # changes with the source
 
     def __post_init__(self) -> None:
-        if duplicates := repeated(job.target for job in self.jobs):
+        if duplicates := repeated(target for target, _ in self.jobs):
             raise ValueError(f'--data: two pictures of one name: {some(duplicates, 3)}. Give each its own name.')
 
     @property
@@ -67,19 +60,18 @@ class Drawing:
     def write(self, out: Path) -> str:
         """Write them, unless they are there and made from the same source; return what was done."""
         file = out / FOLDER / NOTE
-        if read_json(file) == self.note and all((out / job.target).is_file() for job in self.jobs):
+        if read_json(file) == self.note and all((out / target).is_file() for target, _ in self.jobs):
             return f'{len(self.jobs)} label images are there, made from the same source'
         unfinished = out / f'.{FOLDER}'  # until all are drawn: one may be refused
         shutil.rmtree(unfinished, ignore_errors=True)
         try:
-            for job in track(self.jobs, 'label images', transient=True):
-                path = out / f'.{job.target}'
+            for target, make in track(self.jobs, 'label images', transient=True):
+                path = out / f'.{target}'
                 path.parent.mkdir(parents=True, exist_ok=True)
-                Image.fromarray(job.make()).save(path)
+                Image.fromarray(make()).save(path)
             file.unlink(missing_ok=True)
-            for job in self.jobs:
-                (out / job.target).parent.mkdir(parents=True, exist_ok=True)
-                (out / f'.{job.target}').replace(out / job.target)
+            for target, _ in self.jobs:
+                os.renames(out / f'.{target}', out / target)
         finally:
             shutil.rmtree(unfinished, ignore_errors=True)
         write_json(file, self.note)
@@ -90,9 +82,6 @@ def _check_number(classes: Sequence[str]) -> None:
     if len(classes) > IGNORED:
         problem = f'{len(classes)} classes; a label image numbers at most {IGNORED}, the background included'
         raise ValueError(f'--data: {problem}. Choose some by --classes.')
-
-
-# Objects
 
 
 def objects_drawing(
@@ -119,11 +108,11 @@ def objects_drawing(
             if bare := [instance for instance in sample.objects if not has_mask(instance)]:
                 problem = f'{sample.picture} has a box without a polygon or mask ({bare[0]["bbox"]})'
                 raise ValueError(f'--data: {problem}. Outline every object; boxes alone are for networks of mmdet::.')
-            jobs.append(Job(target, partial(draw_label_image, sample, numbers, empty)))
+            jobs.append((target, partial(draw_label_image, sample, numbers, empty)))
         split = data.splits[part]
         digest.update(split.content.encode() if split.content else (data.root / split.labels).read_bytes())
         drawn_now = evenly(jobs[-len(pictures) :], label_values.COUNTED)
-        split_values[part] = sorted({value for job in drawn_now for value in values.add(Path(job.target), job.make())})
+        split_values[part] = sorted({value for target, make in drawn_now for value in values.add(Path(target), make())})
     label_values.check_several(data.root, values)
     label_values.check_splits(data.root, split_values, dict(enumerate(classes)), notes)
     return classes, Drawing(jobs, str(data.root), digest.hexdigest())
@@ -140,19 +129,16 @@ def draw_label_image(sample: Labelled, numbers: Mapping[str, int], empty: int) -
     return canvas
 
 
-# Label images that are there
-
-
 def copied(path: Path) -> np.ndarray:
     with open_picture(path) as image:
         return label_values.in_one_channel(image, path).astype(np.uint8)
 
 
-def drawing_of(root: Path, labels: Sequence[tuple[str, Path]], make: Callable[[Path], np.ndarray], key: str) -> Drawing:
+def drawing_of(root: Path, targets: Targets, make: Callable[[Path], np.ndarray], key: str) -> Drawing:
     """Return the label images that are made from files, given as target and file; ``key`` changes with ``make``."""
-    files = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for _, path in labels]
+    files = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for _, path in targets]
     stamp = hashlib.sha256(repr((files, key)).encode()).hexdigest()
-    return Drawing([Job(target, partial(make, path)) for target, path in labels], str(root), stamp)
+    return Drawing([(target, partial(make, path)) for target, path in targets], str(root), stamp)
 
 
 def are_coloured(root: Path, labels: Sequence[Path], class_names: Sequence[str]) -> bool:
@@ -172,19 +158,14 @@ def are_coloured(root: Path, labels: Sequence[Path], class_names: Sequence[str])
         return 2 * coloured_count > len(sample)
     if coloured_count:
         return True
-    try:
-        table = colour_table(root)[0]
-    except ValueError:  # a list of something else
-        return False
-    return {*class_names} <= table.keys() and all((gray, gray, gray) in table.values() for gray in grays)
+    with suppress(ValueError):  # a list of something else
+        table, _ = colour_table(root)
+        return {*class_names} <= table.keys() and all((gray, gray, gray) in table.values() for gray in grays)
+    return False
 
 
 def colours_drawing(
-    root: Path,
-    parts: Mapping[str, Sequence[Path]],
-    targets: Sequence[tuple[str, Path]],
-    class_names: Sequence[str],
-    notes: list[str],
+    root: Path, parts: Mapping[str, Sequence[Pair]], targets: Targets, class_names: Sequence[str], notes: list[str]
 ) -> tuple[tuple[str, ...], Drawing]:
     """Return the classes of coloured label images and the images to write, given as target and file."""
     table, source = colour_table(root)
@@ -200,9 +181,9 @@ def colours_drawing(
     numbers = {name: number for number, name in enumerate(classes)}
     codes = {r << 16 | g << 8 | b: numbers.get(name, IGNORED) for name, (r, g, b) in table.items()}
     pixels, unknown_count, split_values = Counter[int](), 0, dict[str, list[int]]()
-    for part, paths in parts.items():
+    for part, pairs in parts.items():
         part_pixels = Counter[int]()
-        for path in evenly(paths, _SAMPLED // len(parts)):
+        for _, path in evenly(pairs, _SAMPLED // len(parts)):
             values, counts = np.unique(_codes_in(path), return_counts=True)
             unknown_count += _count_unknown(path, values, counts, codes)
             for value, count in zip(values.tolist(), counts.tolist(), strict=True):
@@ -260,57 +241,12 @@ def _missing_table_message(root: Path, paths: Sequence[Path]) -> str:
         counts.update(dict(zip(values.tolist(), numbers.tolist(), strict=True)))
     shares = {_colour(code): count / counts.total() for code, count in counts.most_common()}
     text = some((f'{colour}: {share:.1%}' for colour, share in shares.items()), 8)
-    start = f'--data {root}: the label images hold colours, and no list of them is there ({", ".join(_TABLES)}). '
+    start = f'--data {root}: the label images hold colours, and no list of them is there ({", ".join(TABLES)}). '
     if len(shares) > _MOST_COLOURS:
         advice = 'write label images without smoothed edges (no anti-aliasing, no JPEG)'
         return f'{start}{len(shares)} colours in {sampled} are too many for classes: {advice}. Most frequent: {text}.'
     lines = ['name,r,g,b', *(f'class_{number},{",".join(map(str, colour))}' for number, colour in enumerate(shares))]
-    file = Path(_TEMPLATE)
+    file = Path('class_dict.csv')
     if not file.exists():
         write_text(file, '\n'.join([*lines, '']))
     return f'{start}Found in {sampled} of them: {text}. Name them in {file.absolute()}, and put this file into {root}.'
-
-
-def colour_table(root: Path) -> tuple[dict[str, Colour], str]:
-    """Return the colour of each class, from the first list of colours in the folder, and the list's path."""
-    tables = [file for name in _TABLES if (file := root / name).is_file()]
-    for file in tables:
-        if rows := list(_rows(file)):
-            table: dict[str, Colour] = {}
-            for name, values in rows:
-                try:
-                    colour = tuple(int(value) for value in values)
-                except (TypeError, ValueError):
-                    colour = ()
-                if len(colour) != 3 or not set(colour) <= set(range(256)):
-                    raise ValueError(f'--data: {file}: {name} has the colour {values!r}, not three numbers to 255.')
-                if name in table or colour in table.values():
-                    raise ValueError(f'--data: {file}: {name} or its colour {colour} stands twice. List each once.')
-                table[name] = colour
-            return table, str(file)
-    if tables:
-        advice = 'A csv file needs the columns name, r, g and b. Add them, or take the file out'
-        raise ValueError(f'--data: {tables[0]} lists no colour. {advice}.')
-    return {}, ''
-
-
-def _rows(file: Path) -> Iterator[tuple[str, Sequence[Any]]]:
-    """Yield names and colours in CVAT's labelmap, a csv with columns name, r, g, b, or json."""
-    if file.suffix == '.json':
-        content = json.loads(file.read_text(encoding='utf-8-sig'))
-        pairs = content.items() if isinstance(content, dict) else ((entry['name'], entry['color']) for entry in content)
-        yield from ((class_name(str(file), name), colour) for name, colour in pairs)
-    elif file.name == 'label_colors.txt':  # of CamVid: ``64 128 64 Animal``
-        yield from ((name, colour) for *colour, name in (line.split(maxsplit=3) for line in lines_of(file)))
-    elif file.suffix == '.txt':
-        for number, line in enumerate(line for line in lines_of(file) if not line.startswith('#')):
-            name, colour, *_ = [*line.split(':'), '', '']
-            # VOC spreads the bits of a class over the three channels
-            bits = [[(number >> 3 * bit + channel & 1) << 7 - bit for bit in range(8)] for channel in range(3)]
-            yield name.strip(), colour.split(',') if colour else [*map(sum, bits)]
-    else:
-        lines = lines_of(file)
-        for row in csv.DictReader(lines, delimiter=';' if lines and ';' in lines[0] else ','):
-            columns = {str(key).strip().lower(): value for key, value in row.items()}
-            if {'name', 'r', 'g', 'b'} <= set(columns):
-                yield str(columns['name']).strip(), [str(columns[key]).strip() for key in 'rgb']

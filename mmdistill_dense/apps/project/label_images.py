@@ -5,42 +5,22 @@ import shlex
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
 
 from mmdistill_dense.apps.project import drawn_labels as drawn
-from mmdistill_dense.apps.project import picture_files
+from mmdistill_dense.apps.project import label_pairs, label_values, picture_files, splits
 from mmdistill_dense.apps.project.box_labels import BoxData, NoLabels, find_box_data
-from mmdistill_dense.apps.project.label_pairs import (
-    LABEL_ENDINGS,
-    Files,
-    Pairing,
-    Patterns,
-    find_tree,
-    folder_tree,
-    many_masks,
-    pair_by_patterns,
-    proposal,
-)
-from mmdistill_dense.apps.project.label_values import (
-    LIST,
-    NO_CLASS,
-    Pair,
-    check_splits,
-    default_names,
-    listed_names,
-    name_classes,
-    sample_label_values,
-)
+from mmdistill_dense.apps.project.label_pairs import LABEL_ENDINGS, Files, Pairing, Patterns
+from mmdistill_dense.apps.project.label_values import NO_CLASS, Pair
 from mmdistill_dense.apps.project.picture_files import SAMPLED, check_pictures, stored_size, usual_size
-from mmdistill_dense.apps.project.picture_sources import draw_split, source_note
-from mmdistill_dense.apps.project.splits import SPLITS, Count, Split, SplitRule, count_lines, read_lists
+from mmdistill_dense.apps.project.splits import SPLITS, Count, Split, SplitRule
 from mmdistill_dense.unlabelled.pictures import EXTENSIONS
 from mmdistill_dense.utils.literals import Template
 from mmdistill_dense.utils.sampling import evenly
 from mmdistill_dense.utils.validate import some
 
 Parts = dict[str, list[Pair]]
+Form = tuple[dict[str, Split], tuple[str, ...], str]  # splits, and endings of pictures and label images
 _MIN_LABELLED = 3  # labelled pictures: two for train, one for val
 
 
@@ -65,8 +45,7 @@ class SegData:
 
     @property
     def has_default_names(self) -> bool:
-        """Whether nobody named the classes."""
-        return self.classes == default_names(self.values or range(len(self.classes)))
+        return self.classes == label_values.default_names(self.values or range(len(self.classes)))
 
 
 def find_seg_data(
@@ -83,12 +62,11 @@ def find_seg_data(
     sizes of labels do not tell it; ``patterns``: ``None`` tries the known trees.
     """
     root, rule, notes = root.expanduser().resolve(), rule or SplitRule(), list[str]()
-    of_coco = root.suffix == '.json' and root.is_file()
     paths, paired = list[str](), None
-    if patterns or not of_coco:
+    if patterns or root.suffix != '.json' or not root.is_file():
         picture_files.pictures_below(root)  # raises without any
         paths = sorted(path.relative_to(root).as_posix() for path in picture_files.files_below(root, LABEL_ENDINGS))
-        paired = pair_by_patterns(Files(paths), patterns) if patterns else find_tree(paths)
+        paired = label_pairs.pair_by_patterns(Files(paths), patterns) if patterns else label_pairs.find_tree(paths)
     if paired is None:
         try:
             return _draw_objects(find_box_data(root, class_names, exif, rule, 'seg'), background)
@@ -104,26 +82,25 @@ def find_seg_data(
         notes.append(f'WARNING: label images of labelIds are {text} cityscapesscripts writes labelTrainIds beside them')
     partner = {picture: label for pairs in parts.values() for picture, label in pairs}
     labels = list(partner.values())
-    stored = check_pictures([*partner], lambda path: stored_size(partner[path]), exif, notes, labels, 2)
+    stored = check_pictures(partner, exif, notes, least=2)
     size = usual_size([stored_size(picture, stored) for picture, _ in evenly(parts['train'], SAMPLED)])
     label_images = frozenset(os.path.realpath(root / label) for label in paired.label_images)
     values: tuple[int, ...] = ()
     drawing: drawn.Drawing | None = None
     if drawn.are_coloured(root, labels, class_names):
         form, targets = _form(root, parts)
-        files = {part: [label for _, label in pairs] for part, pairs in parts.items()}
-        classes, drawing = drawn.colours_drawing(root, files, targets, class_names, notes)
+        classes, drawing = drawn.colours_drawing(root, parts, targets, class_names, notes)
     else:
-        names = listed_names(root, class_names)
-        stats = sample_label_values(list(parts.values()), stored, NO_CLASS in names[0])
+        names, source = label_values.listed_names(root, class_names)
+        stats = label_values.sample_label_values(list(parts.values()), stored, NO_CLASS in names)
         if lossy := [label for label in labels if label.suffix.lower() in ('.jpg', '.jpeg', '.jfif')]:
             text = f'{len(lossy)} label images are JPEG, which changes values at edges ({lossy[0]}). Write them as .png'
-            if not class_names and not (root / LIST).is_file():
+            if not class_names and not (root / label_values.LIST).is_file():
                 raise ValueError(f'--data {root}: {text}; or name the classes by --classes, if no value was changed.')
             notes.append(f'WARNING: {text}')
-        classes, values = name_classes(root, stats, names, notes, partial(drawn.colour_table, root))
+        classes, values = label_values.name_classes(root, stats, names, source, notes)
         by_value = dict(zip(values or range(len(classes)), classes, strict=True))
-        check_splits(root, {name: stats.of(pairs) for name, pairs in parts.items()}, by_value, notes)
+        label_values.check_splits(root, {name: stats.of(pairs) for name, pairs in parts.items()}, by_value, notes)
         form, targets = _form(root, parts, () if stats.channels > 1 else paths)
         drawing = drawn.drawing_of(root, targets, drawn.copied, 'numbers') if targets else None
     if 'val' not in parts:
@@ -133,16 +110,11 @@ def find_seg_data(
 
 def _unknown(root: Path, paths: Sequence[str], problem: str) -> str:
     """Return a refusal that shows the folders, and patterns that read them if there are some."""
-    general = (
-        ' A label image is a picture of class numbers or colours: name its folder by --labels. Outlines are read '
-        'from json, xml and txt files, .npy files are not read.'
-    )
-    hint = many_masks(paths) or proposal(root, paths) or general
-    content = f'It holds {folder_tree(paths)}.{picture_files.other_endings(root)}{hint}'
+    images = 'A label image is a picture of class numbers or colours: name its folder by --labels'
+    general = f' {images}. Outlines are read from json, xml and txt files, .npy files are not read.'
+    hint = label_pairs.many_masks(paths) or label_pairs.proposal(root, paths) or general
+    content = f'It holds {label_pairs.folder_tree(paths)}.{picture_files.other_endings(root)}{hint}'
     return f'--data {root}: {problem}. {content} docs/your_labels.md shows the known trees.'
-
-
-# The parts
 
 
 def _values(pair: Pair) -> set[object]:
@@ -155,24 +127,21 @@ def _values(pair: Pair) -> set[object]:
 def _divide(root: Path, paired: Pairing, rule: SplitRule, notes: list[str]) -> Parts:
     """Divide the pairs as lists, ``--split`` or folders say, or by chance; note what was counted."""
     pairs = {root / picture: (root / picture, root / label) for picture, label in paired.labels.items()}
-    lists, members = read_lists(root, 'seg', rule, [root / picture for picture in paired.parts], pairs)
-    reason = 'are in no list' if lists else 'are in no folder of a part'
-    parts: Parts = {part: [pairs[picture] for picture in pictures] for part, pictures in members.items()}
+    lists, members = splits.read_lists(root, 'seg', rule, [root / picture for picture in paired.parts], pairs)
+    kind, reason = ('list', 'are in no list') if lists else ('folder', 'are in no folder of a part')
     if not lists:
         by_folder = rule.share is None and any(paired.parts[picture] for picture in paired.labels)
         bare = None if 'train' in paired.parts.values() else 'train'  # of no part, as trainval beside test
-        split = [(paired.parts[picture] or bare if by_folder else 'train', picture) for picture in paired.labels]
-        parts = {part: [pairs[root / picture] for name, picture in split if name == part] for part in SPLITS}
-        parts = {part: part_pairs for part, part_pairs in parts.items() if part_pairs}
+        part_of = {root / path: paired.parts[path] or bare if by_folder else 'train' for path in paired.labels}
+        members = {part: [picture for picture in pairs if part_of[picture] == part] for part in SPLITS}
+    parts: Parts = {part: [pairs[path] for path in pictures] for part, pictures in members.items() if pictures}
     used = {picture for part_pairs in parts.values() for picture, _ in part_pairs}
     unused = [pair for picture, pair in pairs.items() if picture not in used]
     pictures = {'have no label image': paired.bare, reason: [picture for picture, _ in unused]}
     labels: dict[str, Sequence[object]] = {'have no picture': paired.orphans}
     labels |= {'are not the first of their picture': paired.extras, reason: [label for _, label in unused]}
-    counts = [
-        Count('pictures', len(paired.parts), len(used), pictures),
-        Count('label images', len(paired.label_images), len(used), labels),
-    ]
+    picture_count = Count('pictures', len(paired.parts), len(used), pictures)
+    label_count = Count('label images', len(paired.label_images), len(used), labels)
     unread = picture_files.other_endings(root, [*paired.orphans, *paired.bare]) if paired.orphans else ''
     if paired.bare and paired.orphans:
         without = f'{len(paired.bare)} of {len(paired.parts)} pictures have no label image ({some(paired.bare, 3)})'
@@ -185,25 +154,18 @@ def _divide(root: Path, paired: Pairing, rule: SplitRule, notes: list[str]) -> P
     if len(parts.get('train', ())) < 2:
         summary = f'labelled pictures for {", ".join(f"{part} ({len(parts[part])})" for part in parts)}'
         raise ValueError(f'--data {root}: {summary}; two for train are needed. --split 0.2 draws another split.')
-    kind = 'list' if lists else 'folder'
     if set(parts) == {'train'}:
-        parts['train'], parts['val'] = train, val = draw_split(parts['train'], root, rule.share, _values)
+        parts['train'], parts['val'] = train, val = splits.draw_split(parts['train'], root, rule.share, _values)
         notes.append(f'no {kind} for val: {len(train)} pictures train, {len(val)} validate')
-        notes += source_note(*([str(picture) for picture, _ in split] for split in (train, val)))
+        notes += splits.source_note(*([str(picture) for picture, _ in split] for split in (train, val)))
     if 'val' not in parts:
         notes.append(f'no {kind} for val: that for test validates')
     name = f'the tree {paired.patterns.name}' if paired.patterns.name else str(paired.patterns)
-    notes[:0] = [*count_lines(name, counts), *([f'WARNING:{unread}'] if unread else [])]
+    notes[:0] = [*splits.count_lines(name, [picture_count, label_count]), *([f'WARNING:{unread}'] if unread else [])]
     if paired.bare:
         folder = shlex.quote(os.path.commonpath([(root / picture).parent for picture in paired.bare]))
         notes.append(f'--unlabelled {folder} teaches on pictures without a label image')
     return parts
-
-
-# What a training reads
-
-
-Form = tuple[dict[str, Split], tuple[str, ...], str]  # splits, and endings of pictures and label images
 
 
 def _form(root: Path, parts: Parts, paths: Sequence[str] = ()) -> tuple[Form, list[tuple[str, Path]]]:
@@ -211,7 +173,7 @@ def _form(root: Path, parts: Parts, paths: Sequence[str] = ()) -> tuple[Form, li
 
     ``paths`` of all files: none are written if all have the names of their pictures, below two folders.
     """
-    splits, stems, targets = dict[str, Split](), dict[str, Path](), list[tuple[str, Path]]()
+    by_part, stems, targets = dict[str, Split](), dict[str, Path](), list[tuple[str, Path]]()
     ends = set[str]() if paths else {'.png'}
     for part, pairs in parts.items():
         above, other = (Path(os.path.commonpath([path.parent for path in side])) for side in zip(*pairs, strict=True))
@@ -228,7 +190,7 @@ def _form(root: Path, parts: Parts, paths: Sequence[str] = ()) -> tuple[Form, li
             stems[f'{above}/{name}'] = picture
             targets.append((f'{drawn.FOLDER}/{part}/{name}.png', label))
         labels = str(other.relative_to(root)) if paths else Template(f'{{{{ fileDirname }}}}/{drawn.FOLDER}/{part}')
-        splits[part] = Split(os.path.relpath(above, root), labels, len(names), tuple(names))
+        by_part[part] = Split(os.path.relpath(above, root), labels, len(names), tuple(names))
     endings = dict.fromkeys(str(picture)[len(stem) :] for stem, picture in stems.items())
     suffixes = tuple(endings if paths else sorted(endings))
     if paths and (len(ends) > 1 or len(suffixes) > len(EXTENSIONS) or any(stem.endswith('/') for stem in stems)):
@@ -238,12 +200,12 @@ def _form(root: Path, parts: Parts, paths: Sequence[str] = ()) -> tuple[Form, li
         if read != str(picture):
             problem = f'{picture} is listed, but mmseg names pictures without their endings, and would read {read}'
             raise ValueError(f'--data: {problem}. Give this one another name, or take it out.')
-    for part, split in splits.items() if paths else ():
+    for part, split in by_part.items() if paths else ():
         folder = f'{split.pictures}/'
         inside = [path.removeprefix(folder) for path in paths if path.startswith(folder)]
         if {path.removesuffix(end) for path in inside for end in suffixes if path.endswith(end)} == {*split.names}:
-            splits[part] = replace(split, names=())
-    return (splits, suffixes, ends.pop()), [] if paths else targets
+            by_part[part] = replace(split, names=())
+    return (by_part, suffixes, ends.pop()), [] if paths else targets
 
 
 def _draw_objects(data: BoxData, background: str) -> SegData:

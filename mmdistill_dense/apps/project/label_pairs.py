@@ -5,8 +5,6 @@ star of the pictures matched. ``*`` matches inside of one folder or name, ``**``
 ending stands for files of any ending.
 """
 
-from __future__ import annotations
-
 import itertools
 import os
 import re
@@ -28,8 +26,38 @@ from mmdistill_dense.utils.validate import some
 
 LABEL_ENDINGS = (*EXTENSIONS, '.gif')
 ANY = '.*'  # the ending of a pattern without one
-STARS = re.compile(r'(\*\*/|\*\*|\*)')
-_MATCHES = {'**/': '((?:.*/)?)', '**': '(.*)', '*': '([^/]*)'}
+STARS = re.compile(r'(\*\*/|\*\*|(?<!\.)\*|\*(?!\Z))')  # all but that of ``ANY``
+Folder = tuple[str, ...]  # the parts of its path
+_MATCHES = {'**/': '((?:.*/)?)', '**': '(.*)', '*': '([^/]*)', ANY: r'\.[^./]+'}
+_LABELS = ('label', 'mask', 'annot', 'gt', 'seg', 'truth')  # in the places of label images, the likeliest first
+_SAMPLED, _TRIALS = 500, 12  # pictures on which patterns are tried, and folders and names from which they are made
+_PART = re.compile(rf'(?i)(?<![a-z])(?:{"|".join(word for words in SPLITS.values() for word in words)})(?![a-z])')
+_ORDERED_TREE = 'Cityscapes'  # of its label images of several kinds the first one counts
+# Tried in this order, in lower case.
+TREES: Sequence[tuple[str, str, str]] = (
+    ('Cityscapes', 'leftimg8bit/**_leftimg8bit', 'gtfine/**_gtfine_{labeltrainids,labelids}'),
+    ('VOC', 'jpegimages/**', '{segmentationclass,segmentationclassaug}/**'),
+    ('mmseg', 'img_dir/**', 'ann_dir/**'),
+    ('images and labels', '{images,image,imgs,img}/**', '{labels,label}/**{,_label,_mask}'),
+    ('images and masks', '{images,image,imgs,img}/**', 'masks/**{,_mask,_label}'),
+    ('images and masks', '{images,image,imgs,img}/**', 'mask/**'),
+    ('ADE20K', '{images,image,imgs,img}/**', '{annotations,annotation}/**'),
+    ('INRIA', '{images,image,imgs,img}/**', 'gt/**'),
+    ('masks inside', '*', 'masks/*'),
+    ('labels beside', '*{,_images,_imgs}/*', '*{_labels,_label,_masks,_mask,annot}/*'),
+    ('Roboflow', '**', '**_mask.png'),
+    ('Oxford pets', 'images/**', 'annotations/trimaps/**'),
+    ('DeepGlobe', '**_sat', '**_mask'),
+    ('BDD100K', 'images/10k/**', 'labels/sem_seg/masks/**'),
+    ('Semantic Drone', 'original_images/**', 'label_images_semantic/**'),
+    ('LoveDA', 'images_png/*', 'masks_png/*'),
+    ('RELLIS-3D', 'pylon_camera_node/*', 'pylon_camera_node_label_id/*'),
+    ('FloodNet', '*-org-img/*', '*-label-img/*_lab'),
+    ('Potsdam', '2_ortho_rgb/*_rgb', '5_labels_for_participants/*_label'),
+    ('Carvana', 'train/*', 'train_masks/*_mask'),
+    ('DRIVE', 'images/*_*', '1st_manual/*_manual1'),
+    ('ISIC', 'isic2018_task1-2_*_input/*', 'isic2018_task1_*_groundtruth/*_segmentation'),
+)
 
 
 @dataclass(frozen=True)
@@ -39,7 +67,7 @@ class Patterns:
     name: str = ''  # of a known tree, whose patterns are in lower case
 
     @classmethod
-    def from_options(cls, images: str | None, labels: str | None) -> Patterns | None:
+    def from_options(cls, images: str | None, labels: str | None) -> 'Patterns | None':
         """Return those of the command line; ``None`` without them."""
         if not images or not labels:  # one alone is refused where the options are read
             return None
@@ -55,36 +83,26 @@ class Patterns:
             raise ValueError(f'{problem}. Each star of the labels stands for what a star of the pictures matched.')
         return cls(*whole)
 
-    def rule(self, labels: bool) -> re.Pattern[str]:
-        """Return what matches the whole path of a picture, or of a label image."""
-        text = self.labels if labels else self.images
-        body, ending = (text.removesuffix(ANY), r'\.[^./]+') if text.endswith(ANY) else (text, '')
-        return re.compile(''.join(_MATCHES.get(key, re.escape(key)) for key in STARS.split(body)) + ending, re.DOTALL)
-
     def label_path(self, stars: Sequence[str]) -> str:
         """Return the path of a label image from what the stars matched."""
-        matches = iter(stars)
-
-        def fill(star: re.Match[str]) -> str:
-            value = next(matches).rstrip('/')
-            return f'{value}/' if star[0] == '**/' and value else value
-
-        ending = ANY if self.labels.endswith(ANY) else ''
-        return STARS.sub(fill, self.labels.removesuffix(ANY)) + ending
+        pieces = STARS.split(self.labels)  # every second one is a star
+        pairs = zip(pieces[1::2], (star.rstrip('/') for star in stars), strict=False)  # the pictures may have more
+        pieces[1::2] = [f'{text}/' if star == '**/' and text else text for star, text in pairs]
+        return ''.join(pieces)
 
     def part(self, picture: str, stars: Sequence[str]) -> str | None:
         """Return the part (train, val, test) that a folder names, or one of several stars of the file's name."""
-        star_count = len(STARS.findall(self.images.removesuffix(ANY).rpartition('/')[2]))
+        star_count = len(STARS.findall(self.images.rpartition('/')[2]))
         words = [star.lower() for star in stars[-star_count:]] if star_count > 1 else []
         parts = (part for part, names in SPLITS.items() if set(names) & set(words))
         return split_of(PurePosixPath(picture).parts[:-1]) or next(parts, None)
 
-    def spell_out(self, picture: str, label: str) -> Patterns:
+    def spell_out(self, picture: str, label: str) -> 'Patterns':
         """Return those of a known tree as the names of a pair are written, with the endings of both."""
         texts = []
         for path, text in ((picture, self.images), (label, self.labels)):
-            match, head, last = self.rule(labels=path == label).fullmatch(path.lower() if self.name else path), '', 0
-            for number, star in enumerate(STARS.findall(text.removesuffix(ANY)), 1):
+            match, head, last = _rule(text).fullmatch(path.lower() if self.name else path), '', 0
+            for number, star in enumerate(STARS.findall(text), 1):
                 start, end = match.span(number) if match else (0, 0)
                 head, last = f'{head}{path[last:start]}{star}', end
             texts.append(head + path[last:])
@@ -93,6 +111,12 @@ class Patterns:
     def __str__(self) -> str:
         images, labels = (quote(text.removesuffix(ANY)) for text in (self.images, self.labels))
         return f'--images={images} --labels={labels}'  # also where they begin with -
+
+
+def _rule(pattern: str) -> re.Pattern[str]:
+    """Return what matches a whole path."""
+    keys = re.split(r'(\*\*/|\*\*|\.\*\Z|\*)', pattern)
+    return re.compile(''.join(_MATCHES.get(key, re.escape(key)) for key in keys), re.DOTALL)
 
 
 class Files:
@@ -108,7 +132,7 @@ class Files:
 
     def labels_of(self, pictures: Sequence[str], patterns: Patterns) -> dict[str, tuple[list[str], Sequence[str]]]:
         """Return the label images of each picture that the pattern matches, and what its stars matched."""
-        rule, labels = patterns.rule(labels=False), dict[str, tuple[list[str], Sequence[str]]]()
+        rule, labels = _rule(patterns.images), dict[str, tuple[list[str], Sequence[str]]]()
         for path in pictures:
             if (match := rule.fullmatch(self.forms[path])) and path.lower().endswith(EXTENSIONS):
                 candidates = self._paths_by_form.get(patterns.label_path(match.groups()), ())
@@ -138,7 +162,7 @@ def pair_by_patterns(files: Files, patterns: Patterns) -> Pairing:
         problem = f'{path} has {len(labels)} label images, {some(labels, 3)}; so have {len(several) - 1} others'
         raise ValueError(f'--data: {problem}. Join them into one, or choose: {patterns.spell_out(path, labels[0])}')
     label_set = {label for labels, _ in candidates.values() for label in labels}
-    rule = patterns.rule(labels=True)
+    rule = _rule(patterns.labels)
     masks = {path for path, form in files.forms.items() if rule.fullmatch(form)}
     label_of = {path: labels[0] for path, (labels, _) in candidates.items() if labels and path not in label_set}
     if shared := [label for label, count in Counter(label_of.values()).items() if count > 1]:
@@ -156,58 +180,22 @@ def pair_by_patterns(files: Files, patterns: Patterns) -> Pairing:
     return Pairing(patterns, label_of, parts, bare, orphans, spare)
 
 
-_LABELS = ('label', 'mask', 'annot', 'gt', 'seg', 'truth')  # in the places of label images, the likeliest first
-_SAMPLED, _TRIALS = 500, 12  # pictures on which patterns are tried, and folders and names from which they are made
-_PART = re.compile(rf'(?i)(?<![a-z])(?:{"|".join(word for words in SPLITS.values() for word in words)})(?![a-z])')
-_ORDERED_TREE = 'Cityscapes'  # of its label images of several kinds the first row counts
-# Tried in this order, in lower case.
-TREES: Sequence[tuple[str, str, str]] = (
-    ('Cityscapes', 'leftimg8bit/**_leftimg8bit', 'gtfine/**_gtfine_labeltrainids'),
-    ('Cityscapes', 'leftimg8bit/**_leftimg8bit', 'gtfine/**_gtfine_labelids'),
-    ('VOC', 'jpegimages/**', 'segmentationclass/**'),
-    ('VOC', 'jpegimages/**', 'segmentationclassaug/**'),
-    ('mmseg', 'img_dir/**', 'ann_dir/**'),
-    ('images and labels', '{images,image,imgs,img}/**', '{labels,label}/**{,_label,_mask}'),
-    ('images and masks', '{images,image,imgs,img}/**', 'masks/**{,_mask,_label}'),
-    ('images and masks', '{images,image,imgs,img}/**', 'mask/**'),
-    ('ADE20K', '{images,image,imgs,img}/**', '{annotations,annotation}/**'),
-    ('INRIA', '{images,image,imgs,img}/**', 'gt/**'),
-    ('masks inside', '*', 'masks/*'),
-    ('labels beside', '*{,_images,_imgs}/*', '*{_labels,_label,_masks,_mask,annot}/*'),
-    ('Roboflow', '**', '**_mask.png'),
-    ('Oxford pets', 'images/**', 'annotations/trimaps/**'),
-    ('DeepGlobe', '**_sat', '**_mask'),
-    ('BDD100K', 'images/10k/**', 'labels/sem_seg/masks/**'),
-    ('Semantic Drone', 'original_images/**', 'label_images_semantic/**'),
-    ('LoveDA', 'images_png/*', 'masks_png/*'),
-    ('RELLIS-3D', 'pylon_camera_node/*', 'pylon_camera_node_label_id/*'),
-    ('FloodNet', '*-org-img/*', '*-label-img/*_lab'),
-    ('Potsdam', '2_ortho_rgb/*_rgb', '5_labels_for_participants/*_label'),
-    ('Carvana', 'train/*', 'train_masks/*_mask'),
-    ('DRIVE', 'images/*_*', '1st_manual/*_manual1'),
-    ('ISIC', 'isic2018_task1-2_*_input/*', 'isic2018_task1_*_groundtruth/*_segmentation'),
-)
-
-
 def find_tree(paths: Sequence[str]) -> Pairing | None:
     """Pair by the known tree that has most label images; no other one may have label images of the same pictures."""
     files, folders = Files(paths, fold=True), {part.lower() for path in paths for part in path.split('/')[:-1]}
     matches: list[tuple[Patterns, dict[str, list[str]]]] = []
-    candidates = list[Patterns]()  # each may begin at any folder below the data; a row has each of its words in braces
-    for name, *row in TREES:
+    for name, *row in TREES:  # a tree may begin at any folder below the data, and has each of its words in braces
         split = (re.split(r'\{(.*?)\}', text) for text in row)  # every second part is that of braces
         choices = ([part.split(',') if n % 2 else [part] for n, part in enumerate(pieces)] for pieces in split)
         texts = (map(''.join, itertools.product(*choice)) for choice in choices)
         for image, label in itertools.product(*texts):
-            candidates.append(Patterns(f'**/{image}.*', f'**/{label}' + ('' if label.endswith('.png') else '.*'), name))
-    for patterns in candidates:
-        parents = patterns.images.split('/')[:-1] + patterns.labels.split('/')[:-1]
-        literal = (name for name in parents if '*' not in name)
-        if (matches and matches[-1][0].name == patterns.name == _ORDERED_TREE) or not folders.issuperset(literal):
-            continue
-        pairs = {path: labels for path, (labels, _) in files.labels_of(paths, patterns).items() if labels}
-        if pairs:
-            matches.append((patterns, pairs))
+            patterns = Patterns(f'**/{image}.*', f'**/{label}' + ('' if label.endswith('.png') else '.*'), name)
+            literal = (folder for folder in (*image.split('/')[:-1], *label.split('/')[:-1]) if '*' not in folder)
+            if (matches and matches[-1][0].name == name == _ORDERED_TREE) or not folders.issuperset(literal):
+                continue
+            pairs = {path: labels for path, (labels, _) in files.labels_of(paths, patterns).items() if labels}
+            if pairs:
+                matches.append((patterns, pairs))
     if not matches:
         return None
     best, labelled = max(matches, key=lambda match: len(match[1]))  # the first of several
@@ -233,9 +221,9 @@ def many_masks(paths: Sequence[str]) -> str:
     images = [path for path in folders if os.path.basename(path).lower() == 'images']
     pairs = [(path, f'{os.path.dirname(path)}/masks') for path in images]
     many = [(path, masks) for path, masks in pairs if folders[masks] > folders[path]]
-    if len(many) <= len(pairs) / 2 or not many:
+    if len(many) <= len(pairs) / 2:
         return ''
-    (folder, masks), *_ = many
+    folder, masks = many[0]
     text = f' {folder} has {folders[folder]} picture(s), and {masks} {folders[masks]}: many masks a picture. Join them'
     advice = 'or write them as objects of COCO (docs/your_labels.md#many-masks-a-picture).'
     return f"{text} into one label image of the picture's name, {advice}"
@@ -244,7 +232,7 @@ def many_masks(paths: Sequence[str]) -> str:
 def proposal(root: Path, paths: Sequence[str]) -> str:
     """Return a sentence with patterns that pair pictures of an unknown tree; empty if none was found."""
     files, sample = Files(paths), evenly(sorted(paths), _SAMPLED)
-    folders = defaultdict[tuple[str, ...], list[str]](list)
+    folders = defaultdict[Folder, list[str]](list)
     for path in paths:
         folders[PurePosixPath(path).parts[:-1]].append(os.path.basename(path))
     trials = dict[Patterns, None]()
@@ -272,9 +260,7 @@ def proposal(root: Path, paths: Sequence[str]) -> str:
     return ''
 
 
-def _candidates(
-    folder: tuple[str, ...], other: tuple[str, ...], names: Mapping[tuple[str, ...], Sequence[str]]
-) -> Iterator[Patterns]:
+def _candidates(folder: Folder, other: Folder, names: Mapping[Folder, Sequence[str]]) -> Iterator[Patterns]:
     """Yield patterns of two folders whose files share names, with stars for parts and for folders that both share."""
     ends = Counter[tuple[str, str]]()
     for name in evenly(names[folder], _TRIALS):

@@ -1,19 +1,22 @@
 """The values in label images, and their classes."""
 
 import csv
+import json
 import math
 import re
 import shlex
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
 from rich.progress import track
 
+from mmdistill_dense.apps.project.formats.objects import class_name
 from mmdistill_dense.apps.project.picture_files import Size, lines_of, open_picture, repeated, size_of, stored_size
 from mmdistill_dense.utils.runner_internals import IGNORED
 from mmdistill_dense.utils.sampling import evenly
@@ -22,6 +25,10 @@ from mmdistill_dense.utils.validate import size_text, some
 COUNTED, MOST = 200, 5000  # label images of each split whose values are read, and where values are far apart
 LIST = 'classes.txt'
 CSV = '_classes.csv'  # Roboflow's: a line `Pixel Value, Class`, then a line a class
+TABLES = (
+    'labelmap.txt', 'class_dict.csv', 'label_class_dict.csv', '_classes.csv', 'classes.csv', 'colormap.json',
+    'label_colors.txt',
+)  # fmt: skip
 NO_CLASS = '-'
 _VOID = re.compile(r'[\W_]*(void|ignored?|unlabell?ed|unannotated|undefined|don.?t.?care)[\W_]*', re.IGNORECASE)
 _GAP = 10  # missing values that a rare class may explain
@@ -34,8 +41,6 @@ Colour = tuple[int, ...]  # red, green, blue
 
 @dataclass
 class Values:
-    """The values in label images that were read."""
-
     total: int  # how many label images there are
     count: int = 0  # how many were read
     channels: int = 1  # 3 if some have three equal ones, which mmseg does not read
@@ -54,7 +59,6 @@ class Values:
         return size
 
     def add(self, label: Path, pixels: np.ndarray, palette: Sequence[Colour] = ()) -> list[int]:
-        """Add and return the values of a label image."""
         if (extreme := min(int(pixels.min()), 0) or int(pixels.max())) not in range(IGNORED + 1):
             problem = f'{label} holds the value {extreme}; a class has a number from 0 to {IGNORED - 1} (8 bits)'
             raise ValueError(f'--data: {problem}, and {IGNORED} is ignored. Number the classes anew.')
@@ -167,23 +171,15 @@ def listed_names(root: Path, class_names: Sequence[str]) -> tuple[tuple[str, ...
 
 
 def name_classes(
-    root: Path,
-    stats: Values,
-    class_list: tuple[tuple[str, ...], str],
-    notes: list[str],
-    colours: Callable[[], tuple[Mapping[str, Colour], str]],
+    root: Path, stats: Values, names: tuple[str, ...], source: str, notes: list[str]
 ) -> tuple[tuple[str, ...], tuple[int, ...]]:
-    """Return class names and label values; see :class:`mmdistill_dense.apps.project.label_images.SegData`.
-
-    ``class_list``: as from :func:`listed_names`; ``colours`` reads the list of colours, by which palettes are named.
-    """
-    names, source = class_list
-    if not names and stats.palette and (colour_file := colours())[0]:
+    """Return class names and label values, of ``names`` from ``source``, else of a list of colours, else numbered."""
+    if not names and stats.palette and (colour_file := colour_table(root))[0]:
         names, source = stats.named_by_palette(*colour_file), f'--data: {colour_file[1]}'
         notes.append(f'classes named by the palette of the label images, from {colour_file[1]}')
     elif not names:
         with suppress(ValueError):  # a list of something else
-            by_colour, path = colours()
+            by_colour, path = colour_table(root)
             if names := stats.named_by_grays(by_colour):
                 source = f'--data: {path}'
                 notes.append(f'classes named by their grays, from {path}')
@@ -295,3 +291,47 @@ def class_values(values: Sequence[int]) -> tuple[int, ...]:
     if len(numbers) >= 2 and max(numbers) < len(numbers) + _GAP:
         return tuple(range(max(numbers) + 1))
     return tuple(values) if len(values) >= 2 else (0, 1)
+
+
+def colour_table(root: Path) -> tuple[dict[str, Colour], str]:
+    """Return the colour of each class, from the first list of colours in the folder, and the list's path."""
+    tables = [file for name in TABLES if (file := root / name).is_file()]
+    for file in tables:
+        if rows := list(_colour_rows(file)):
+            table: dict[str, Colour] = {}
+            for name, values in rows:
+                colour: Colour = ()
+                with suppress(TypeError, ValueError):
+                    colour = tuple(int(value) for value in values)
+                if len(colour) != 3 or not set(colour) <= set(range(256)):
+                    raise ValueError(f'--data: {file}: {name} has the colour {values!r}, not three numbers to 255.')
+                if name in table or colour in table.values():
+                    raise ValueError(f'--data: {file}: {name} or its colour {colour} stands twice. List each once.')
+                table[name] = colour
+            return table, str(file)
+    if tables:
+        advice = 'A csv file needs the columns name, r, g and b. Add them, or take the file out'
+        raise ValueError(f'--data: {tables[0]} lists no colour. {advice}.')
+    return {}, ''
+
+
+def _colour_rows(file: Path) -> Iterator[tuple[str, Sequence[Any]]]:
+    """Yield names and colours in CVAT's labelmap, a csv with columns name, r, g, b, or json."""
+    if file.suffix == '.json':
+        content = json.loads(file.read_text(encoding='utf-8-sig'))
+        pairs = content.items() if isinstance(content, dict) else ((entry['name'], entry['color']) for entry in content)
+        yield from ((class_name(str(file), name), colour) for name, colour in pairs)
+    elif file.name == 'label_colors.txt':  # of CamVid: ``64 128 64 Animal``
+        yield from ((name, colour) for *colour, name in (line.split(maxsplit=3) for line in lines_of(file)))
+    elif file.suffix == '.txt':
+        for number, line in enumerate(line for line in lines_of(file) if not line.startswith('#')):
+            name, colour, *_ = [*line.split(':'), '', '']
+            # VOC spreads the bits of a class over the three channels
+            bits = [[(number >> 3 * bit + channel & 1) << 7 - bit for bit in range(8)] for channel in range(3)]
+            yield name.strip(), colour.split(',') if colour else [*map(sum, bits)]
+    else:
+        lines = lines_of(file)
+        for row in csv.DictReader(lines, delimiter=';' if lines and ';' in lines[0] else ','):
+            columns = {str(key).strip().lower(): value for key, value in row.items()}
+            if {'name', 'r', 'g', 'b'} <= set(columns):
+                yield str(columns['name']).strip(), [str(columns[key]).strip() for key in 'rgb']

@@ -4,7 +4,7 @@ import math
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from itertools import chain
 from pathlib import Path, PurePosixPath
@@ -19,10 +19,13 @@ from mmdistill_dense.utils.sampling import evenly
 from mmdistill_dense.utils.validate import some
 
 T = TypeVar('T')
+Size = tuple[int, int]  # height and width
+SAMPLED = 50  # pictures that are read whole
+_ORIENTATION, _SWAPPED = 0x0112, (5, 6, 7, 8)  # the tag of a photograph that viewers, and mmcv, turn by 90 degrees
 ARCHIVES = ('.zip', '.tar', '.gz', '.tgz', '.rar', '.7z')
 OTHERS = ('.gif', '.heic', '.heif', '.avif', '.jp2', '.jxl', '.dng', '.cr2', '.nef', '.arw', '.ppm', '.tga', '.dcm')
 _LABELS = r'(label(?!l?ed(?![a-z]))|mask(?!ed)|annot|gt(?!av?\d?(?![a-z]))|seg(?!ment\W?_?\d)).*|.*(annot|labels|masks)'
-_PROJECT_FILES = {SUITE, 'data.py'}
+MODES = {'apply': 'as EXIF turns them', 'ignore': 'as they are stored'}
 
 
 def pictures_below(root: Path) -> list[Path]:
@@ -56,7 +59,7 @@ def files_below(root: Path, endings: tuple[str, ...]) -> list[Path]:
     """Return the files with one of these endings, in any case; hidden files and projects are left out."""
     files, projects = list[Path](), list[Path]()
     for folder, names in walk_data(root):
-        if folder != root and set(names) >= _PROJECT_FILES:
+        if folder != root and {SUITE, 'data.py'} <= {*names}:
             projects.append(folder)
         if not any(folder.is_relative_to(project) for project in projects):
             files += [folder / name for name in names if name.lower().endswith(endings)]
@@ -85,11 +88,6 @@ def is_label(parts: Sequence[str]) -> bool:
 def outside_labels(root: Path, pictures: Iterable[Path]) -> list[Path]:
     """Return the pictures that lie in no folder of label images."""
     return [picture for picture in pictures if not is_label(picture.relative_to(root).parts[:-1])]
-
-
-Size = tuple[int, int]  # height and width
-SAMPLED = 50  # pictures that are read whole
-_ORIENTATION, _SWAPPED = 0x0112, (5, 6, 7, 8)  # the tag of a photograph that viewers, and mmcv, turn by 90 degrees
 
 
 @contextmanager
@@ -152,9 +150,8 @@ def open_images(pictures: Sequence[Path], labels: Iterable[Path] = ()) -> Iterat
 def orientation(picture: Image.Image) -> int:
     """Return the EXIF orientation from 1, as stored, to 8. The pixels are not read."""
     with suppress(Exception):  # damaged tags, which mmcv passes over
-        if 'exif' in picture.info or picture.format == 'TIFF':
-            tag: Any = picture.getexif().get(_ORIENTATION)
-            return tag if tag in range(1, 9) else 1
+        tag: Any = picture.getexif().get(_ORIENTATION) if 'exif' in picture.info or picture.format == 'TIFF' else 1
+        return tag if tag in range(1, 9) else 1
     return 1
 
 
@@ -175,26 +172,16 @@ def usual_size(sizes: Sequence[Size]) -> Size:
     return sorted(sizes, key=math.prod)[len(sizes) // 2]
 
 
-MODES = {'apply': 'as EXIF turns them', 'ignore': 'as they are stored'}
-
-
-def check_pictures(
-    pictures: Sequence[Path],
-    label_size: Callable[[Path], Size],
-    exif: str | None,
-    notes: list[str],
-    labels: Sequence[Path] = (),
-    least: int = 1,
-) -> bool:
+def check_pictures(labels: Mapping[Path, Path | Size], exif: str | None, notes: list[str], least: int) -> bool:
     """Return whether pictures must be read as they are stored, not as EXIF turns them: sizes of labels tell it.
 
-    Refuse files that cannot be read, ``labels`` too, 32 bits a channel, and sides below ``least``; warn of what
-    trainings leave out.
+    ``labels``: by pictures, a label image or the size that labels tell. Refuse files that cannot be read, 32 bits a
+    channel, and sides below ``least``; warn of what trainings leave out.
     """
     turned, more, deep, multi_page, one_pixel = (list[Path]() for _ in range(5))
-    label_images = {*labels}
+    label_images = dict.fromkeys(label for label in labels.values() if isinstance(label, Path))
     fitting: dict[str, list[Path]] = {mode: [] for mode in MODES}
-    for path, picture in open_images(pictures, labels):
+    for path, picture in open_images([*labels], label_images):
         if path in label_images:
             with suppress(Exception):  # a damaged file is refused at the end
                 multi_page += [path] if getattr(picture, 'n_frames', 1) > 1 else []
@@ -212,8 +199,9 @@ def check_pictures(
                 mode = 'is a TIFF with an orientation, which one library follows and another does not'
                 raise ValueError(f'--data: {path} {mode}. Take it out (exiftool -Orientation= FILE), or write a PNG.')
             turned.append(path)
-            sizes = {'apply': size_of(picture), 'ignore': size_of(picture, stored=True)}
-            matches = [mode for mode in MODES if sizes[mode] == label_size(path)]
+            sizes, label = {'apply': size_of(picture), 'ignore': size_of(picture, stored=True)}, labels[path]
+            label_size = stored_size(label) if isinstance(label, Path) else label
+            matches = [mode for mode in MODES if sizes[mode] == label_size]
             if len(matches) == 1:
                 fitting[matches[0]].append(path)
     if one_pixel:
@@ -231,7 +219,7 @@ def check_pictures(
         notes.append(f'WARNING: of {len(more)} pictures trainings read three channels of one page ({some(more, 3)})')
     if not turned:
         return False
-    text = f'{len(turned)} of {len(pictures)} pictures have an EXIF orientation that turns or mirrors them'
+    text = f'{len(turned)} of {len(labels)} pictures have an EXIF orientation that turns or mirrors them'
     text = f'{text} ({some(turned, 3)})'
     modes = [mode for mode in MODES if fitting[mode]]
     if len(modes) == 2:

@@ -1,25 +1,29 @@
-"""Which pictures train, validate and test, by lists and by names of folders; and which have no labels."""
+"""Which pictures train, validate and test, by lists, folders or chance, and which have no labels.
 
-from __future__ import annotations
+Neighbours of one source, a video or a scene, are nearly equal. Where some train and others validate, the scores
+flatter what memorises. So a drawn split keeps them together, as far as their names tell the source.
+"""
 
 import csv
 import os
+import random
 import re
 from collections import defaultdict
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 
 from mmdistill_dense.apps.project.picture_files import files_below, is_label, lines_of
-from mmdistill_dense.apps.project.picture_sources import check_disjoint, siblings
 from mmdistill_dense.unlabelled.pictures import EXTENSIONS, same_pictures
 from mmdistill_dense.utils.files import walk
 from mmdistill_dense.utils.literals import Template
 from mmdistill_dense.utils.validate import some
 
 T = TypeVar('T')
+P = TypeVar('P', str, tuple[Path, Path])
+Reasons = Mapping[str, Sequence[object]]  # names of the pictures or labels that are left out, by reason
 SPLITS: Mapping[str, Sequence[str]] = {
     'train': ('train', 'training'),
     'val': ('val', 'valid', 'validation', 'dev'),
@@ -52,7 +56,7 @@ class SplitRule:
     share: float | None = None
 
     @classmethod
-    def read(cls, text: str | None) -> SplitRule:
+    def read(cls, text: str | None) -> 'SplitRule':
         folder = Path(text or '').expanduser()
         if text is None or folder.is_dir():
             return cls(folder if text else None)
@@ -74,7 +78,7 @@ def read_lists(
     Lists are those of ``--split``, or lie below the data. They name a picture a line, which may end after its first
     word, or a row of a table.
     """
-    by_folder: dict[Path, dict[str, Path]] = defaultdict(dict)  # by folder
+    by_folder: dict[Path, dict[str, Path]] = defaultdict(dict)
     for path in files_below(rule.lists or root, ('.txt', '.lst', '.csv')) if rule.share is None else ():
         stem = path.stem.lower()
         part = next((part for part, names in SPLITS.items() if stem in names), _TRAINVAL if stem == _TRAINVAL else None)
@@ -127,7 +131,7 @@ def read_lists(
 class Names:
     """Finds pictures by how lists and label files name them: ``a``, ``a.jpg``, ``train/a.jpg``, a whole path.
 
-    ``others`` are found by their whole paths alone.
+    ``extra`` ones are found by their whole paths alone.
     """
 
     def __init__(self, root: Path, pictures: Sequence[Path], extra: Sequence[Path] = ()) -> None:
@@ -158,8 +162,7 @@ class Names:
                 if matches := [file for file in paths if self._fits(file, parts[:start], split_of(above))]:
                     exact = [file for file in matches if file.name == path.name] if len(matches) > 1 else matches
                     if len(exact) != 1:
-                        which = some(exact or matches, 3)
-                        raise ValueError(f'--data: {word!r} may be {which}. {advice}')
+                        raise ValueError(f'--data: {word!r} may be {some(exact or matches, 3)}. {advice}')
                     return exact[0]
         return None
 
@@ -167,6 +170,152 @@ class Names:
         """Tell whether a picture is of this part, and in all dropped folders that the data have: others are foreign."""
         folders = picture.relative_to(self._root).parts[:-1]
         return self._folders.intersection(dropped) <= set(folders) and (not part or split_of(folders) in (None, part))
+
+
+# Sources
+
+
+VAL_SHARE = 0.2  # of the pictures, where the data have no split of their own
+_VIDEO = 'video|vid|(?:day|night)?clip|seq|sequence|drive|movie|mvi|rec|segment'
+FORMS = {  # names of frames and tiles by an example, whole; the first group is the source
+    'park_frame_0001': r'(.+?)(?:[-_. /]+|(?<=\d))(?:frame|frm)[-_. ]?\d+',
+    'clip3_0001': rf'((?:.*[-_. /])?(?:{_VIDEO})[-_ ]?\d[^/]*?)[-_. /]+(?:f|img|image)?\d+',
+    'walk_mp4-12': r'(.+?[-_.](?:mp4|mov|avi|mkv|webm))[-_. /]?\d+',
+    'scene1_tile_12': r'(.*\d.*?)(?:[-_. /]+(?:tile|patch|slice)[-_. ]?\d+)+',
+    'scan_x512_y0': r'(.+?)(?:[-_. /]+(?:[xyrc]|row|col)[-_. ]?\d+){2}',
+    'ortho_3_7': r'((?:.*[-_. /])?(?:ortho|mosaic|tile|patch)\w*?)(?:[-_](?:0|[1-9]\d{0,2})){2}',
+    'P0001__1__32___64': r'(.+?)__\d[\d.]*__-?\d+___-?\d+',  # tools of DOTA
+    'bonn_000001_000019': r'([a-z]+_00\d{4})_0\d{5}',  # Cityscapes
+    'Seq05VD_f00030': r'(\d{4}(?:tp|r0|e5)|seq05vd)_f?\d{5,6}',  # CamVid
+    'MOT17-02-DPM/000001': r'(mot\d\d-\d\d)[^/]*/\d+',
+    'uav0000013_00000_v/0000001': r'(uav\d{7}_\d{5}_\w)[-_/]\d{7}',  # VisDrone
+    '0000013_02999_d_0000005': r'(\d{7})_\d{5}_d_\d{7}',
+    'TCGA_CS_4941_19960909_12': r'(tcga[-_]\w\w[-_]\w{4}[-_].+)[-_]\d+',
+}
+_RULES = [re.compile(form, re.IGNORECASE) for form in FORMS.values()]
+_KINDS = re.compile(r'(?<![a-z])(class|cls|type|kind|category|defect|grade|stage|level|label)[-_ ]?\d', re.IGNORECASE)
+_FOLDERS = re.compile(  # that name no video
+    r'imgs?\d*|images?(_\d+)?|jpegimages|data|rgb|frames|(left|right)_frames|train(ing)?|val(id(ation)?)?|test(ing)?',
+    re.IGNORECASE,
+)
+_STEPS = (16, 50)  # pixels: places of tiles in their scene are mostly multiples of one of them
+
+
+def _name_of(picture: str) -> str:
+    """Return the name that was given to a picture before tools wrote theirs; of a mere number with its folder."""
+    path = Path(picture)
+    name, copies, _ = path.name.partition('.rf.')  # of Roboflow, that of Label Studio begins with 8 digits
+    stem = re.sub('(?i)[_.](jpe?g|png|bmp|tiff?|webp)$', '', name) if copies else path.stem
+    stem = re.sub('^[0-9a-f]{8}-(?=.*[a-z])|(?i:[-_](leftImg8bit|rgb|rgb_anon|endo|left|right))$', '', stem)
+    above = next((folder.name for folder in path.parents if not _FOLDERS.fullmatch(folder.name)), '')
+    return f'{above}/{stem}' if re.fullmatch(r'(?i:frame|frm|f|img|image|slice|tile)?[-_. ]?\d+', stem) else stem
+
+
+def _scenes(names: Collection[str]) -> dict[str, str]:
+    """Return the scenes of names that end in two or four places of tiles: ``scene_512_0``, ``scene_0_0_512_512``."""
+    for count in (4, 2):
+        matches = {name: match for name in names if (match := re.fullmatch(rf'(.+?)((?:[-_]+\d+){{{count}}})', name))}
+        offsets = [int(number) for match in matches.values() for number in re.findall(r'[1-9]\d*', match[2])]
+        round_offsets = [offset for offset in offsets if any(offset % step == 0 for step in _STEPS)]
+        if len(matches) > 3 and 2 * len(round_offsets) > len(offsets):
+            return {name: match[1] for name, match in matches.items()}
+    return {}
+
+
+def find_sources(pictures: Iterable[str]) -> dict[str, str]:
+    """Return the source of each picture whose name tells it by a word, places of tiles, or the form of a known set.
+
+    ``cat-0001``, ``defect1_001``, ``IMG_0001`` and ``000000000139`` tell none: these are kinds, cameras and numbers.
+    """
+    names = {picture: _name_of(picture) for picture in pictures}
+    scenes, sources = _scenes({*names.values()}), dict[str, str]()
+    for picture, name in names.items():
+        match = next(filter(None, (rule.fullmatch(name) for rule in _RULES)), None)
+        source = scenes.get(name) or (match[1] if match else '')
+        if source and not _KINDS.search(source):
+            sources[picture] = source
+    return sources
+
+
+def _draw(groups: Mapping[str, str], share: float, bare: Collection[str]) -> set[str]:
+    """Return about this share of the pictures, those of a group together, never all; groups of bare ones apart."""
+    val, full = set[str](), {group for picture, group in groups.items() if picture not in bare}
+    for labelled in (True, False):
+        members = defaultdict[str, list[str]](list)
+        for picture, group in groups.items():
+            if (group in full) is labelled:
+                members[group].append(picture)
+        shuffled, part = [*members.values()], list[str]()
+        random.Random(0).shuffle(shuffled)
+        size = sum(map(len, shuffled))
+        count = max(1, round(share * size))
+        for pictures in shuffled[:-1]:
+            if len(part) < count and len(part) + len(pictures) <= max(min(2 * count - 1, (count + size) // 2), count):
+                part += pictures
+        if labelled and not part and len(shuffled) > 1:
+            part = min(shuffled, key=len)
+        val.update(part)
+    return val
+
+
+def draw_split(
+    names: Sequence[P],
+    root: Path,
+    share: float | None = None,
+    classes: Callable[[P], Collection[object]] = lambda _: (),
+    bare: Collection[str] = (),
+) -> tuple[list[P], list[P]]:
+    """Divide pictures into training and validation, always in the same way; those of one source stay together.
+
+    They do not where too few or too many would validate, or training would lack some of the ``classes``. Copies do,
+    as Roboflow writes them. ``bare`` ones, without an object, are divided alike.
+    """
+    paths: dict[str, P] = {name if isinstance(name, str) else str(name[0]): name for name in sorted(names)}
+    copies = {path: path.partition('.rf.')[0] for path in paths}
+    full = {group for path, group in copies.items() if path not in bare}
+    labelled = {path for path, group in copies.items() if group in full}
+    if len(labelled) < 2:
+        problem = f'{root} holds {len(labelled)} labelled picture'
+        raise ValueError(f'--data: {problem}; train and val need one each. Add some.')
+    if len(full) == 1:
+        copies |= {path: path for path in labelled}
+    sources, share = find_sources(paths), share or VAL_SHARE
+    val, by_source = _draw(copies, share, paths.keys() - labelled), _draw({**copies, **sources}, share, bare)
+    count, scored = share * len(labelled), len(by_source & labelled)
+    if sources and count / 2 <= scored <= min(2 * count, (count + len(labelled)) / 2):
+        classes_of = {path: set(classes(paths[path])) for path in labelled}
+        random_train, source_train = ([classes_of[path] for path in labelled - part] for part in (val, by_source))
+        val = by_source if set().union(*random_train) <= set().union(*source_train) else val
+    return [paths[path] for path in paths if path not in val], [paths[path] for path in paths if path in val]
+
+
+def siblings(pictures: Collection[str], parts: Mapping[str, Sequence[str]]) -> set[str]:
+    """Return the pictures of a source that validates or tests, and does not train."""
+    sources = find_sources([*pictures, *(picture for members in parts.values() for picture in members)])
+    of_parts = {part: {sources[path] for path in members if path in sources} for part, members in parts.items()}
+    scored = set().union(*of_parts.values()) - of_parts.get('train', set())
+    return {picture for picture in pictures if sources.get(picture) in scored}
+
+
+def check_disjoint(parts: Mapping[str, Iterable[Path]], source: str) -> None:
+    owner: dict[Path, str] = {}
+    pairs = ((part, path) for part, paths in parts.items() for path in paths)
+    if shared := [f'{path} ({owner[path]} and {part})' for part, path in pairs if owner.setdefault(path, part) != part]:
+        problem = f'{len(shared)} pictures are in two parts of {source}: {some(shared, 3)}'
+        raise ValueError(f'--data: {problem}. Each belongs to one; `--split 0.2` draws another split.')
+
+
+def source_note(train: Sequence[str], val: Sequence[str]) -> list[str]:
+    """Return a note about the sources of two parts that were drawn: how many each has, or that both have the same."""
+    sources = find_sources([*train, *val])
+    of_train, of_val = ({sources[picture] for picture in part if picture in sources} for part in (train, val))
+    if shared := sorted(of_train & of_val):
+        remark = f'Of {some(shared, 3)} some train and some validate, so the scores may be too high'
+        advice = 'Divide them by --split FOLDER, with train.txt and val.txt in it'
+        return [f'WARNING: by their names, pictures may be frames of a video or tiles of a scene. {remark}. {advice}']
+    names = sorted(of_train | of_val)
+    summary = f'sources, each in one part: {len(of_train)} train, {len(of_val)} val ({some(names, 3)})'
+    return [f'names tell {summary}'] if len(sources) > len(names) else []
 
 
 @dataclass(frozen=True)
@@ -222,9 +371,6 @@ def free_pictures(option: str, parts: Mapping[str, Sequence[str]], masks: Contai
     return FreePictures(folder, len(free), names, left_out)
 
 
-Reasons = Mapping[str, Sequence[object]]  # names of the pictures or labels that are left out, by reason
-
-
 @dataclass(frozen=True)
 class Count:
     """How many pictures, or labels, are found, used and left out, and why."""
@@ -245,14 +391,12 @@ class Count:
         used = [] if self.used == self.total else [f'{self.used} used']
         return ', '.join([f'{self.total} {self.noun}', *used, *unused])
 
-    @property
-    def warnings(self) -> list[str]:
-        """A warning for each reason."""
-        reasons = ((reason, names) for reason, names in self.left_out.items() if names)
-        return [f'WARNING: {len(names)} of {self.total} {self.noun} {reason}; they are left out ({some(names, 3)})'
-                for reason, names in reasons]  # fmt: skip
-
 
 def count_lines(name: str, counts: Sequence[Count]) -> list[str]:
-    """Return a line of all counts, and the warnings."""
-    return [f'{name}: {"; ".join(map(str, counts))}', *(line for count in counts for line in count.warnings)]
+    """Return a line of all counts, and a warning for each reason why something is left out."""
+    lines = [f'{name}: {"; ".join(map(str, counts))}']
+    for count in counts:
+        for reason, names in count.left_out.items():
+            remark = f'{count.noun} {reason}; they are left out ({some(names, 3)})'
+            lines += [f'WARNING: {len(names)} of {count.total} {remark}'] if names else []
+    return lines

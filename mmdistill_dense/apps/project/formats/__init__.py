@@ -1,1 +1,1 @@
-"""Readers of label files, one a format: each finds its files below a folder, and gives what they hold as COCO lists."""
+"""Readers of label files: each finds the files of its format below a folder, and gives what they hold as COCO lists."""

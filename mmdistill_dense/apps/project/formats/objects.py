@@ -15,22 +15,15 @@ import numpy as np
 from pycocotools import mask as coco
 
 from mmdistill_dense.apps.project import picture_files
-from mmdistill_dense.apps.project.picture_files import Size, file_errors, open_picture, size_of
+from mmdistill_dense.apps.project.picture_files import Size, file_errors
 from mmdistill_dense.apps.project.splits import Names, split_of
-from mmdistill_dense.datasets.label_files import (
-    FAR,
-    check_shapes,
-    has_area,
-    has_mask,
-    is_line,
-    left_out,
-    outline_fault,
-    wrong_ids,
-)
+from mmdistill_dense.datasets import label_files
+from mmdistill_dense.datasets.label_files import FAR, has_mask, is_line
 from mmdistill_dense.utils.validate import size_text, some
 
 _CORNERS = 72  # of a circle
 _MIN_POINTS = {'polygon': 3, 'oriented_rectangle': 3, 'rotation': 3, 'mask': 1}  # by kind of shape; 2 for others
+_TOLERANCE = 2  # pixels by which the box of an outline and its bbox may differ, however small the object is
 Point = tuple[float, float]
 Object = dict[str, Any]  # an annotation of COCO with the ``name`` of its class in place of numbers
 
@@ -78,12 +71,10 @@ class Labelled:
 
 @dataclass
 class Shape:
-    """What somebody drew."""
-
     where: str  # with its class
     name: str  # of its class
     kind: str
-    points: Any = ()  # of a circle its middle and one on it
+    points: Any = ()  # of a circle its middle and one on it, of a box its four sides
     mask: Callable[[], Any] = list  # gives an array (height, width), which begins at the first point
     marks: Mapping[str, Any] = field(default_factory=dict)  # for its annotation
     group: Any = None  # shapes of one group and class are one object
@@ -94,7 +85,6 @@ class Entry:
     """A picture as a label file describes it."""
 
     file: Path
-    where: str  # the file, and the place in it
     words: Sequence[str]  # that may name the picture
     size: Mapping[str, Any]  # ``height`` and ``width`` as they are written; nothing or 0 where the tool tells none
     shapes: Iterable[Shape]
@@ -121,7 +111,6 @@ class Reading:
     mask_errors: dict[str | None, str] = field(default_factory=dict)  # by part, a mask of another size than its picture
 
     def file_of(self, part: str | None) -> Path:
-        """Return the label file of a part."""
         return self.origins.get(part, (self.source,))[0]
 
     def add(self, request: Request, noun: str, entries: Sequence[Entry], kinds: Collection[str]) -> None:
@@ -129,21 +118,21 @@ class Reading:
         index = request.index(word for entry in entries for word in (entry.file.name, *entry.words))
         pictures = [index.find(entry.words, entry.file.parent) for entry in entries]
         if bare := [entry for entry, picture in zip(entries, pictures, strict=True) if picture is None]:
-            text = f'{len(bare)} of {len(entries)} {noun} have no picture: {some([entry.where for entry in bare], 3)}'
+            text = f'{len(bare)} of {len(entries)} {noun} have no picture: {some([entry.file for entry in bare], 3)}'
             unread = picture_files.other_endings(request.root, [word for entry in bare for word in entry.words])
             raise FileNotFoundError(f'--data: {text}.{unread} Add the pictures, or take these out.')
         for entry, picture in zip(entries, filter(None, pictures), strict=True):
             sample = Labelled(picture, None, [], request.part_of(entry.file, picture))
             groups = defaultdict[Any, list[Object]](list)
-            with file_errors(entry.where):
+            with file_errors(entry.file):
                 if all(side and str(side).strip('0') for side in entry.size.values()):
-                    height, width = (int(number(f'{entry.where}: {key}', side)) for key, side in entry.size.items())
+                    height, width = (int(number(f'{entry.file}: {key}', side)) for key, side in entry.size.items())
                     sample.size = height, width
                 for position, shape in enumerate(entry.shapes):
                     if not (name := shape.name):
                         raise ValueError(f'--data: {shape.where} has no label. Name it, or take it out.')
                     if shape.kind in kinds:
-                        instance = {'name': name, **_shape_object(shape.where, shape, sample), **shape.marks}
+                        instance = {'name': name, **_shape_object(shape, sample), **shape.marks}
                         groups[position if shape.group is None else (repr(shape.group), name)].append(instance)
                     else:
                         self.drop(f'are shapes of the kind {shape.kind:.40}, which has no area', shape.where, name)
@@ -160,7 +149,6 @@ class Reading:
         return self.classes
 
     def drop(self, reason: str, where: str, name: str, part: str | None = None) -> None:
-        """Leave out an object of a class."""
         self.dropped[reason].append(where)
         self.kinds[name] += 1
         self.incomplete.add(part)
@@ -175,15 +163,11 @@ class Reading:
             for label in sample.objects:
                 base = {key: value for key, value in label.items() if key != 'name'}
                 boxes.append({**base, 'id': len(boxes) + 1, 'image_id': number, 'category_id': numbers[label['name']]})
-        return {
-            'images': images,
-            'annotations': boxes,
-            'categories': [{'id': number, 'name': name} for name, number in numbers.items()],
-        }
+        categories = [{'id': number, 'name': name} for name, number in numbers.items()]
+        return {'images': images, 'annotations': boxes, 'categories': categories}
 
     @property
     def names(self) -> list[str]:
-        """The classes, in their order."""
         used_names = {instance['name'] for sample in self.pictures for instance in sample.objects} | {*self.kinds}
         return [*self.classes, *sorted(used_names.difference(self.classes))]
 
@@ -209,7 +193,7 @@ def points_of(where: str, pairs: Any, size: Size | None, least: int = 0) -> list
     """Return points, at least so many, in or near a picture of this size."""
     try:
         points = [(float(x), float(y)) for x, y in pairs]
-        fault = outline_fault([[value for point in points for value in point]], max(size or (FAR,)))
+        fault = label_files.outline_fault([[value for point in points for value in point]], max(size or (FAR,)))
     except (TypeError, ValueError, OverflowError):
         fault = 'no pairs'
     if fault:
@@ -236,11 +220,7 @@ def from_box(left: float, top: float, right: float, bottom: float) -> Object:
 
 
 def shape_run_lengths(shape: Any, size: Size) -> Any:
-    """Return polygons or a mask of a picture as the run lengths of pycocotools, which does not check them itself."""
-    if fault := outline_fault(shape, max(size)):
-        raise ValueError(f'an outline {fault}')
-    if isinstance(shape, dict) and tuple(shape['size']) != size:
-        raise ValueError(f'it has {size_text(size)} pixels, a mask of it {size_text(shape["size"])}')
+    """Return polygons or a mask of a picture as the run lengths of pycocotools, which does not check them."""
     if isinstance(shape, dict) and isinstance(shape['counts'], str):
         return shape
     lengths = coco.frPyObjects(shape, *size)
@@ -260,20 +240,19 @@ def from_mask(where: str, inside: np.ndarray, left: int, top: int, size: Size) -
     return {**from_box(x, y, x + w, y + h), 'area': float(coco.area(lengths)), 'segmentation': counts}
 
 
-def _shape_object(where: str, shape: Shape, sample: Labelled) -> Object:
+def _shape_object(shape: Shape, sample: Labelled) -> Object:
     """Return box, area and outline of a shape; a box has no outline."""
     if shape.kind == 'box':
-        return from_box(*(number(where, value) for point in shape.points for value in point))
-    points = points_of(where, shape.points, sample.size, _MIN_POINTS.get(shape.kind, 2))
+        return from_box(*shape.points)
+    points = points_of(shape.where, shape.points, sample.size, _MIN_POINTS.get(shape.kind, 2))
     if shape.kind == 'mask':
         size = picture_files.stored_size(sample.picture)  # turned or not; another one may take any memory
         if sample.size is None or {*sample.size} != {*size}:
             file_size = f'{size_text(sample.size)} pixels' if sample.size else 'no height and width'
-            raise ValueError(
-                f'--data: {where} is a mask, and its file tells {file_size} of {sample.picture}: {size_text(size)}.'
-            )
-        with file_errors(where, 'Draw it again'):
-            return from_mask(where, shape.mask(), round(points[0][0]), round(points[0][1]), sample.size)
+            problem = f'{shape.where} is a mask, and its file tells {file_size} of {sample.picture}'
+            raise ValueError(f'--data: {problem}: {size_text(size)}.')
+        with file_errors(shape.where, 'Draw it again'):
+            return from_mask(shape.where, shape.mask(), round(points[0][0]), round(points[0][1]), sample.size)
     if shape.kind == 'circle':
         (x, y), radius = points[0], math.dist(*points[:2])
         angles = [2 * math.pi * corner / _CORNERS for corner in range(_CORNERS)]
@@ -281,25 +260,20 @@ def _shape_object(where: str, shape: Shape, sample: Labelled) -> Object:
     elif shape.kind == 'rectangle':
         left, top, right, bottom = bounds(points)
         points = [(left, top), (right, top), (right, bottom), (left, bottom)]
-    return from_points(points_of(where, points, sample.size))
+    return from_points(points_of(shape.where, points, sample.size))
 
 
 def _merge_objects(parts: Sequence[Object], sample: Labelled) -> Object:
-    """Return one object of several polygons and masks."""
     if len(parts) == 1:
         return parts[0]
     shapes = [part['segmentation'] for part in parts]
     if sample.size and any(isinstance(shape, dict) for shape in shapes):
         inside = coco.decode(coco.merge([shape_run_lengths(shape, sample.size) for shape in shapes]))
         return {**parts[0], **from_mask('', inside, 0, 0, sample.size)}
-    boxes = [part['bbox'] for part in parts]
-    corners = [corner for x, y, w, h in boxes for corner in ((x, y), (x + w, y + h))]
+    corners = [corner for x, y, w, h in (part['bbox'] for part in parts) for corner in ((x, y), (x + w, y + h))]
     rings = [ring for part in parts for ring in part['segmentation']]
     area = sum(part['area'] for part in parts)
     return {**parts[0], **from_box(*bounds(corners)), 'area': area, 'segmentation': rings}
-
-
-_TOLERANCE = 2  # pixels by which the box of an outline and its bbox may differ, however small the object is
 
 
 def mend(reading: Reading, stored: bool, drawn: bool) -> None:
@@ -307,35 +281,32 @@ def mend(reading: Reading, stored: bool, drawn: bool) -> None:
 
     ``drawn``: label images are drawn from the outlines.
     """
-    parts: dict[str | None, list[Labelled]] = {}
-    for sample in reading.pictures:
-        parts.setdefault(sample.part, []).append(sample)
-    for part, pictures in parts.items():
+    for part in dict.fromkeys(sample.part for sample in reading.pictures):
         with file_errors(reading.file_of(part)):
-            _mend_part(reading, part, pictures, stored, drawn)
+            _mend_part(reading, part, stored, drawn)
         for change, count in reading.changes[part].items():
             warning = 'WARNING: ' if 'left out' in change else ''
             reading.notes.append(f'{warning}{reading.file_of(part).name}: {count} {change}')
 
 
-def _mend_part(reading: Reading, part: str | None, pictures: Sequence[Labelled], stored: bool, drawn: bool) -> None:
+def _mend_part(reading: Reading, part: str | None, stored: bool, drawn: bool) -> None:
+    pictures = [sample for sample in reading.pictures if sample.part == part]
     changes, outlined, misfits = reading.changes[part], 0, list[str]()
     for sample in pictures:
-        with open_picture(sample.picture) as image:
-            size = size_of(image, stored)
+        size = picture_files.stored_size(sample.picture, stored)
         if sample.size is None and reading.origins:
             changes['pictures had no width or height, and get those of their files'] += 1
         if sample.size and sample.size != size:
             text = f'says that {sample.picture.name} has {size_text(sample.size)} pixels (height x width); it has'
             raise ValueError(f'it {text} {size_text(size)}, so the boxes do not fit. Correct the label file.')
         sample.size = size
-    check_shapes([(instance, sample.size or ()) for sample in pictures for instance in sample.objects])
+    label_files.check_shapes([(instance, sample.size or ()) for sample in pictures for instance in sample.objects])
     reasons = Counter[str]()
     for sample in pictures:
         size, instances, shapes = sample.size or (0, 0), list[Object](), dict[Any, Any]()
         for instance in sample.objects:
             instance = _rotate_box(instance, changes)
-            if not (reason := left_out(instance, size)):
+            if not (reason := label_files.left_out(instance, size)):
                 instance = _fill_missing(instance, changes)
                 key, shape = (instance['name'], *instance['bbox']), instance.get('segmentation')
                 if key in shapes and shapes[key] == shape:
@@ -369,7 +340,7 @@ def _mend_part(reading: Reading, part: str | None, pictures: Sequence[Labelled],
             how = 'both are in pixels of the picture, a bbox is [left, top, width, height], run lengths go down columns'
             raise ValueError(f'{text}, so one of both is wrong: {how}. Correct them, or take out the wrong ones.')
         reading.notes.append(f'WARNING: {reading.file_of(part).name}: {text}: one of both is wrong')
-    if reading.origins and wrong_ids(all_instances):
+    if reading.origins and label_files.wrong_ids(all_instances):
         changes['annotations are numbered from 1: an id was 0, missing, or there twice'] += len(all_instances)
 
 
@@ -389,7 +360,7 @@ def _rotate_box(instance: Object, changes: Counter[str]) -> Object:
 def _fill_missing(instance: Object, changes: Counter[str]) -> Object:
     """Return an object with what it lacks. mmdet trains without those marked by ``ignore``."""
     fields, shape = dict[str, Any](), instance.get('segmentation')
-    if not has_area(instance):
+    if not label_files.has_area(instance):
         changes['annotations had no area, and get width times height of their box'] += 1
         fields['area'] = instance['bbox'][2] * instance['bbox'][3]
     if isinstance(shape, list) and has_mask(instance) and any(map(is_line, shape)):
@@ -405,15 +376,11 @@ def _fill_missing(instance: Object, changes: Counter[str]) -> Object:
 
 
 def _boxes_agree(bbox: Sequence[float], shape: Any, packing: Any) -> bool:
-    """Tell whether the box of an outline is about the bbox."""
     if isinstance(shape, dict):
-        x, y, w, h = coco.toBbox(packing).tolist()
-        extent = x, y, x + w, y + h
+        extent = coco.toBbox(packing).tolist()
     else:
-        extent = bounds([point for part in shape for point in zip(part[::2], part[1::2], strict=True)])
-    box = bbox[0], bbox[1], bbox[0] + bbox[2], bbox[1] + bbox[3]
-    sides = [min(box[end], extent[end]) - max(box[end - 2], extent[end - 2]) for end in (2, 3)]
-    areas = ((right - left) * (bottom - top) for left, top, right, bottom in (box, extent))
-    shared = max(sides[0], 0) * max(sides[1], 0)
-    near = all(abs(a - b) <= _TOLERANCE for a, b in zip(box, extent, strict=True))
-    return near or 3 * shared >= sum(areas)
+        corners = [corner for part in shape for corner in zip(part[::2], part[1::2], strict=True)]
+        extent = from_box(*bounds(corners))['bbox']
+    edges = ((x, y, x + w, y + h) for x, y, w, h in (bbox, extent))
+    is_near = all(abs(a - b) <= _TOLERANCE for a, b in zip(*edges, strict=True))
+    return is_near or coco.iou([bbox], [extent], [0])[0, 0] >= 0.5

@@ -13,20 +13,20 @@ from mmdistill_dense.apps.project import picture_files
 from mmdistill_dense.apps.project.formats import objects as common
 from mmdistill_dense.apps.project.formats.objects import Labelled, Object, Reading, Request
 from mmdistill_dense.apps.project.picture_files import Size
-from mmdistill_dense.apps.project.picture_sources import check_disjoint
-from mmdistill_dense.apps.project.splits import SPLITS, Names
+from mmdistill_dense.apps.project.splits import SPLITS, Names, check_disjoint
 from mmdistill_dense.utils.sampling import evenly
 from mmdistill_dense.utils.validate import some
 
 NAMES = ('classes.txt', 'obj.names', 'labels.txt')
 _LABEL_FOLDERS = {'images': 'labels', 'Images': 'Labels', 'IMAGES': 'LABELS'}
 _SLACK = 0.01  # by how much a share may pass 0 or 1, as Ultralytics allows
+_EMPTY = re.compile('|~|null|false|no|off', re.IGNORECASE)  # a key without a value
 
 
 def find_yolo(request: Request) -> list[Path]:
     """Return the pictures with a text file, or none if these hold no rows of YOLO."""
     paired = [picture for picture in pictures_of(request) if label_of(picture).is_file()]
-    for picture in evenly(paired, 20) if paired else []:
+    for picture in evenly(paired, 20):
         if (is_row := starts_with_row(label_of(picture))) is not None:
             return paired if is_row else []
     return paired
@@ -59,7 +59,7 @@ def label_of(picture: Path) -> Path:
     return label if label.is_file() or (label.parent.is_dir() and not starts_with_row(sibling)) else sibling
 
 
-def read_yolo(request: Request, files: Sequence[Path]) -> Reading:
+def read_yolo(request: Request) -> Reading:
     """Read all pictures. One without a text file has no object, as YOLO's trainings take it."""
     file, config = _yaml(request)
     pictures, stems, shared = pictures_of(request), set[Path](), dict[Path, Path]()
@@ -72,7 +72,7 @@ def read_yolo(request: Request, files: Sequence[Path]) -> Reading:
             raise ValueError(f'--data: {file}: names is {config["names"]!s:.80}. Give each number one name of its own.')
         if (count := str(config.get('nc', len(names)))).removesuffix('.0').lstrip('0') != str(len(names)):
             raise ValueError(f'--data: {file}: nc is {count:.40}, and names has {len(names)} classes. Correct one.')
-        parts = _parts(request, pictures, file, config, reading)
+        parts = _parts(request, pictures, config, reading)
         if request.has_split:  # anew; what neither the file names nor has labels is no part of the data
             used_pictures, parts = {*parts} or {*pictures}, {}
             pictures = [picture for picture in pictures if picture in used_pictures or label_of(picture).is_file()]
@@ -120,15 +120,6 @@ def _other_label_files(picture: Path) -> list[Path]:
     return [file for file in dict.fromkeys(paths) if file.is_file() and any(tag in file.read_bytes() for tag in tags)]
 
 
-class _Texts(yaml.SafeLoader):
-    """YAML loader that leaves each word as it is written: ``on``, ``007``, ``1e3`` and ``~`` are names of classes."""
-
-    yaml_implicit_resolvers: dict[Any, Any] = {}
-
-
-_EMPTY = re.compile('|~|null|false|no|off', re.IGNORECASE)  # a key without a value
-
-
 def _has_value(value: Any) -> bool:
     return not _EMPTY.fullmatch(value) if isinstance(value, str) else bool(value)
 
@@ -150,7 +141,7 @@ def _yaml(request: Request) -> tuple[Path | None, Mapping[str, Any]]:
             continue
         with picture_files.file_errors(path):
             text = path.read_text(encoding='utf-8')
-            content = yaml.load(text, Loader=_Texts)
+            content = yaml.load(text, yaml.BaseLoader)  # each word as it is written: on, 007, 1e3 and ~ are names
             if isinstance(content, dict) and _has_value(content.get('names')):
                 if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text)):  # few may stand for millions
                     raise ValueError('it has aliases (*name). Write what they stand for.')
@@ -165,11 +156,9 @@ def _yaml(request: Request) -> tuple[Path | None, Mapping[str, Any]]:
     return configs[0] if configs else (None, {})
 
 
-def _parts(
-    request: Request, pictures: Sequence[Path], file: Path, config: Mapping[str, Any], reading: Reading
-) -> dict[Path, str]:
+def _parts(request: Request, pictures: Sequence[Path], config: Mapping[str, Any], reading: Reading) -> dict[Path, str]:
     """Return the part of each picture that ``train``, ``val`` and ``test`` of a yaml file name."""
-    index, root = Names(request.root, pictures), request.root.resolve()
+    index, root, file = Names(request.root, pictures), request.root.resolve(), reading.source
     parts, starts = dict[str, list[Path]](), [file.parent / str(config.get('path') or ''), file.parent]
     # where each folder and those above it lead, because any of them may be a link
     above = {path: {*map(os.path.realpath, (path, *path.parents))} for path in {picture.parent for picture in pictures}}
@@ -179,15 +168,14 @@ def _parts(
             # exports write ../train/images for the folder beside the file
             inside = PurePosixPath(*[name for name in PurePosixPath(str(entry)).parts if name not in ('..', '.')])
             attempts = [start / path for path in (str(entry), inside) for start in starts]
-            paths = [path.resolve() for path in attempts if path.exists()]
-            paths.sort(key=lambda path: not path.is_relative_to(root))  # path may lead to what this is a copy of
-            target = next(iter(paths), None)
+            paths = [path.resolve() for path in attempts if path.exists()]  # path may lead to what this is a copy of
+            target = min(paths, key=lambda path: not path.is_relative_to(root), default=None)
             if target is None and (part == 'test' or request.has_split):  # of exports without pictures for it
                 reading.notes.append(f'WARNING: {part}: {entry} of {file.name} is not there')
                 continue
             if target is None:
-                told_of = some(dict.fromkeys(attempts), 3)
-                raise FileNotFoundError(f'--data: {file}: {part}: {entry} is not there ({told_of}).')
+                searched = some(dict.fromkeys(attempts), 3)
+                raise FileNotFoundError(f'--data: {file}: {part}: {entry} is not there ({searched}).')
             if target.is_dir():
                 members = [picture for picture in pictures if str(target) in above[picture.parent]]
             else:

@@ -1,4 +1,8 @@
-"""Labels in json: COCO's, one file for each part or one for all, and labelme's, one a picture with shapes of points."""
+"""Annotations of labelme, VOC and COCO.
+
+Labelme writes a json file for each picture, with shapes of points; VOC an xml file, with boxes between corners counted
+from 1, by some tools from 0; COCO a json file for each part, or one for all.
+"""
 
 import base64
 import io
@@ -6,25 +10,35 @@ import json
 import os
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 from PIL import Image
 
 from mmdistill_dense.apps.project.formats import objects as common
 from mmdistill_dense.apps.project.formats.objects import Entry, Labelled, Object, Reading, Request, Shape
-from mmdistill_dense.apps.project.picture_files import file_errors, is_label, repeated
+from mmdistill_dense.apps.project.picture_files import file_errors, files_below, is_label, repeated
 from mmdistill_dense.apps.project.splits import assign_rest_to_train, split_of
 from mmdistill_dense.datasets.label_files import MENDED, check_categories, lists_missing
 from mmdistill_dense.utils.sampling import evenly
 from mmdistill_dense.utils.validate import some
+from mmdistill_dense.utils.version import removed
 
 _SHAPE_KINDS = ('polygon', 'rectangle', 'circle', 'mask', 'oriented_rectangle', 'rotation')  # the last of X-AnyLabeling
-NAMES = ('labels.txt', 'classes.txt')
+_NAMES = ('labels.txt', 'classes.txt')
 _IGNORED, _BACKGROUND = '__ignore__', '_background_'  # of labelme's own labels.txt
 _NO_CLASSES: Mapping[str, Object] = {_IGNORED: {'iscrowd': 1}, _BACKGROUND: {'name': 'background'}}
+_SIDES = ('xmin', 'ymin', 'xmax', 'ymax')
+FORMATS = (
+    'Boxes and polygons are read from json files of COCO (one for each split, with train, val or test in its name or '
+    'folder, or one for all), YOLO text files, VOC xml and labelme json: docs/your_labels.md. Other '
+    "formats: uvx --from 'datumaro[cli]' datum convert -i DATA -if FORMAT -f coco_instances -o OUT -- --save-media"
+)
+_SAMPLED_NAMES = 20  # pictures that are looked for in each folder
 
 
 def read_labelme(request: Request, contents: Mapping[Path, Any]) -> Reading:
@@ -34,7 +48,7 @@ def read_labelme(request: Request, contents: Mapping[Path, Any]) -> Reading:
     ``__ignore__`` is ignored, ``_background_`` is the background.
     """
     reading = Reading('labelme json', next(iter(contents)).parent, files=[*contents])
-    reading.classes = [name for name in reading.add_names(request.root, NAMES) if name not in _NO_CLASSES]
+    reading.classes = [name for name in reading.add_names(request.root, _NAMES) if name not in _NO_CLASSES]
 
     def shapes(path: Path) -> Iterator[Shape]:
         shape_list = contents[path].get('shapes')
@@ -57,7 +71,7 @@ def read_labelme(request: Request, contents: Mapping[Path, Any]) -> Reading:
     for path, content in contents.items():
         words = [str(content.get('imagePath') or path.name).replace('\\', '/'), path.stem]
         size = {'height': content.get('imageHeight'), 'width': content.get('imageWidth')}
-        entries.append(Entry(path, str(path), words, size, shapes(path)))
+        entries.append(Entry(path, words, size, shapes(path)))
     reading.add(request, 'json files of labelme', entries, _SHAPE_KINDS)
     substitute = next((name for name in reading.names if name != _IGNORED), _IGNORED)
     for label in (label for sample in reading.pictures for label in sample.objects if label['name'] == _IGNORED):
@@ -72,12 +86,54 @@ def _pixels(shape: Mapping[str, Any]) -> np.ndarray:
     return pixels > 0
 
 
-FORMATS = (
-    'Boxes and polygons are read from json files of COCO (one for each split, with train, val or test in its name or '
-    'folder, or one for all), YOLO text files, VOC xml and labelme json: docs/your_labels.md. Other '
-    "formats: uvx --from 'datumaro[cli]' datum convert -i DATA -if FORMAT -f coco_instances -o OUT -- --save-media"
-)
-_SAMPLED_NAMES = 20  # pictures that are looked for in each folder
+def read_xml(request: Request) -> Reading | None:
+    """Read all files of VOC, unless the first xml file is of another kind; CVAT's own is refused."""
+    if not (files := sorted(files_below(request.root, ('.xml',)))):
+        return None
+    reading, entries = Reading('VOC xml', files[0].parent), list[Entry]()
+    for path in files:
+        with file_errors(path):
+            root: Any = ElementTree.parse(path).getroot()
+        if root.tag == 'annotations' and path == files[0]:
+            raise ValueError(f'--data: {path}: {removed("CVAT xml")}')
+        if root.tag != 'annotation':
+            if path == files[0]:
+                return None
+            reading.skipped_files['are xml of another kind'].append(path)
+            continue
+        reading.files.append(path)
+        name = root.findtext('filename') or path.stem
+        words = [f'{path.stem}{Path(name).suffix}', path.stem, name]  # this one comes last: some tools copy it
+        size = {side: root.findtext(f'size/{side}') for side in ('height', 'width')}
+        entries.append(Entry(path, words, size, _voc_shapes(path, root)))
+    reading.add(request, 'xml files', entries, ['box'])
+    reading.add_names(request.root, ('classes.txt', 'labels.txt'))
+    boxes = [instance['bbox'] for picture in reading.pictures for instance in picture.objects]
+    if any(min(box[:2]) < 1 for box in boxes):
+        reading.notes.append('a box begins below 1, so corners are counted from 0; VOC itself counts from 1')
+    else:
+        for box in boxes:
+            box[:2] = box[0] - 1, box[1] - 1
+    return reading
+
+
+def _voc_shapes(path: Path, root: Any) -> Iterator[Shape]:
+    """Yield boxes. Those marked as difficult are ignored in training and scores, as VOC does."""
+    for index, node in enumerate(root.iterfind('object'), 1):
+        if not (name := (node.findtext('name') or '').strip()):
+            raise ValueError(f'--data: {path}: object {index} has no name. Name it, or take it out.')
+        where, texts = f'{path}: object {index} ({name})', {side: node.findtext(f'bndbox/{side}') for side in _SIDES}
+        if missing := [side for side, value in texts.items() if value is None]:
+            raise ValueError(f'--data: {where} has no bndbox with {", ".join(missing)}. Draw its box.')
+        sides = [common.number(f'{where}: {side}', value) for side, value in texts.items()]
+        if sides[2] <= sides[0] or sides[3] <= sides[1]:
+            raise ValueError(f'--data: {where}: xmax must be above xmin, and ymax above ymin.')
+        crowd = (node.findtext('difficult') or '').strip().lower() in ('1', 'true', 'yes')
+        marks = {mark.findtext('name'): mark.findtext('value') for mark in node.iterfind('attributes/attribute')}
+        turned: dict[str, Any] = {}
+        with suppress(ValueError):  # of a user's own attribute
+            turned['attributes'] = {'rotation': common.number(where, marks.get('rotation'))}  # as in CVAT's COCO
+        yield Shape(where, name, 'box', sides, marks={'iscrowd': int(crowd), **turned})
 
 
 def load_json(path: Path) -> Any:
@@ -203,8 +259,7 @@ def _folder_of(path: Path, names: Sequence[str], request: Request, part: str | N
 
     def score(folder: Path) -> tuple[int, bool, bool, int]:
         count, parts = sum(os.path.isfile(folder / name) for name in sampled_names), folder.relative_to(root).parts
-        of_part = split_of(parts) == part
-        return count, of_part, not is_label(parts), len(os.path.commonpath([folder, path]))
+        return count, split_of(parts) == part, not is_label(parts), len(os.path.commonpath([folder, path]))
 
     best = max(bases, key=score)
     if missing := [name for name in names if not os.path.isfile(best / name)]:

@@ -66,7 +66,7 @@ class MultiViewPreprocessor(ImgDataPreprocessor):
 
 
 Inputs = Tensor | Sequence[Tensor]
-_FROM_SCRATCH = dict(norm_eval=False, zero_init_residual=False)
+_FROM_SCRATCH = ('norm_eval', 'zero_init_residual')  # False in the published student
 
 
 @MODELS.register_module()
@@ -136,12 +136,6 @@ class BackboneStudent(BaseModel):
 
 
 def _from_scratch(backbone: Mapping[str, Any]) -> dict[str, Any]:
-    config = dict(backbone)
-    cls = kind_of(MM_MODELS, config)
-    # Classes such as ResNetV1c pass the options of their base through.
-    bases = inspect.getmro(cls) if inspect.isclass(cls) else ()
+    bases = getattr(kind_of(MM_MODELS, backbone), '__mro__', ())  # ResNetV1c passes the options of its base through
     options = {name for base in bases for name in inspect.signature(base).parameters}
-    for name, value in _FROM_SCRATCH.items():
-        if name in options:
-            config.setdefault(name, value)
-    return config
+    return {**{name: False for name in _FROM_SCRATCH if name in options}, **backbone}

@@ -107,13 +107,10 @@ def read_steps(entries: Entries) -> list[Step]:
     steps: list[Step] = []
     expected = 0
     for index, tensors in sorted(layers.items()):
-        if index > expected:
-            if index > expected + 1 or not steps:
-                where = '' if steps else ' before the first layer'
-                raise ValueError(
-                    f'head entries {expected} to {index - 1} are missing{where}: an activation leaves one out.'
-                )
-            steps.append(('act', {}))
+        if index > expected + 1 or (index and not steps):
+            where = f'are missing{"" if steps else " before the first layer"}'
+            raise ValueError(f'head entries {expected} to {index - 1} {where}: an activation leaves one out.')
+        steps += [('act', {})] * (index - expected)
         steps.append((_kind(index, tensors), tensors))
         expected = index + 1
     step_widths(steps)
@@ -126,9 +123,8 @@ def _kind(index: int, tensors: Mapping[str, Tensor]) -> str:
         if names in (_BN, _BN | _AFFINE):
             return 'bn0' if names == _BN else 'bn'
         missing = sorted((_BN | (_AFFINE if names & _AFFINE else set())) - names)
-        wrong = (
-            f'{", ".join(missing or sorted(names - _BN - _AFFINE))} is {"missing" if missing else "not part of one"}'
-        )
+        entries = ', '.join(missing or sorted(names - _BN - _AFFINE))
+        wrong = f'{entries} is {"missing" if missing else "not part of one"}'
         raise ValueError(f'head entry {index} is a batch norm, but {wrong}.')
     if names - _AFFINE or 'weight' not in names or tensors['weight'].ndim != 2:
         shapes = {name: tuple(tensors[name].shape) for name in sorted(names)}

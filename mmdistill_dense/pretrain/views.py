@@ -45,9 +45,6 @@ def _picture(image: Array) -> Image.Image:
     return Image.fromarray(np.ascontiguousarray(image))
 
 
-_TRIES = 10
-
-
 class _ViewTransform(BaseTransform):
     """Base class that changes ``results['img']``, uint8 RGB, with a probability."""
 
@@ -58,7 +55,13 @@ class _ViewTransform(BaseTransform):
 
     def transform(self, results: dict) -> dict:
         """Turn the picture to RGB if it is not; change it with probability ``prob``."""
-        image = _as_rgb(results, type(self).__name__)
+        image = results['img']
+        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+            problem = f'takes pictures of three channels in bytes, got {image.dtype} {image.shape}'
+            remedy = "load them with dict(type='LoadImageFromFile'), without to_float32 and with color_type='color'"
+            raise TypeError(f'{type(self).__name__} {problem}: {remedy}.')
+        if results.get('channel_order', 'bgr') == 'bgr':
+            image, results['channel_order'] = image[..., ::-1], 'rgb'
         results['img'] = self.change(image) if np.random.random() < self.prob else image
         results['img_shape'] = results['img'].shape[:2]
         return results
@@ -88,7 +91,7 @@ class RandomResizedCrop(_ViewTransform):
         for name, (low, high), most in (('scale', scale, 1.0), ('ratio', ratio, math.inf)):
             if not 0 < low <= high <= most:
                 raise ValueError(f'RandomResizedCrop: {name} must be two increasing bounds above 0, got {low}, {high}.')
-        self.scale, self.ratio = _pair(scale), _pair(ratio)
+        self.scale, self.ratio = tuple(scale), tuple(ratio)
 
     def change(self, image: np.ndarray) -> np.ndarray:
         return self.cut(image, self.box(*image.shape[:2]))
@@ -101,7 +104,7 @@ class RandomResizedCrop(_ViewTransform):
 
     def box(self, height: int, width: int) -> tuple[int, int, int, int]:
         """Draw the crop of a picture of that size: top, left, height, width."""
-        for _ in range(_TRIES):
+        for _ in range(10):
             area = np.random.uniform(*self.scale) * height * width
             ratio = math.exp(np.random.uniform(math.log(self.ratio[0]), math.log(self.ratio[1])))
             w, h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
@@ -171,7 +174,7 @@ class GaussianBlur(_ViewTransform):
         super().__init__(prob)
         if not 0 <= sigma[0] <= sigma[1]:
             raise ValueError(f'GaussianBlur: sigma must be two increasing bounds, got {tuple(sigma)}.')
-        self.sigma = _pair(sigma)
+        self.sigma = sigma[0], sigma[1]
 
     def change(self, image: np.ndarray) -> np.ndarray:
         return np.asarray(_picture(image).filter(ImageFilter.GaussianBlur(np.random.uniform(*self.sigma))))
@@ -233,20 +236,3 @@ class PackViews(BaseTransform):
         if results.get('channel_order') == 'rgb':
             image = image[..., ::-1]
         return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))  # (3, H, W)
-
-
-def _pair(bounds: Sequence[float]) -> tuple[float, float]:
-    return float(bounds[0]), float(bounds[1])
-
-
-def _as_rgb(results: dict, name: str) -> np.ndarray:
-    image = results['img']
-    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
-        raise TypeError(
-            f'{name} takes pictures of three channels in bytes, got {image.dtype} {image.shape}: load them with '
-            "dict(type='LoadImageFromFile'), without to_float32 and with color_type='color'."
-        )
-    if results.get('channel_order', 'bgr') == 'bgr':
-        image = image[..., ::-1]
-        results['channel_order'] = 'rgb'
-    return image

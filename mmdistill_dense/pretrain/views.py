@@ -91,7 +91,7 @@ class RandomResizedCrop(_ViewTransform):
         for name, (low, high), most in (('scale', scale, 1.0), ('ratio', ratio, math.inf)):
             if not 0 < low <= high <= most:
                 raise ValueError(f'RandomResizedCrop: {name} must be two increasing bounds above 0, got {low}, {high}.')
-        self.scale, self.ratio = tuple(scale), tuple(ratio)
+        self.scale, self.ratio = (scale[0], scale[1]), (ratio[0], ratio[1])
 
     def change(self, image: np.ndarray) -> np.ndarray:
         return self.cut(image, self.box(*image.shape[:2]))

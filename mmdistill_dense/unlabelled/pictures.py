@@ -59,13 +59,7 @@ def same_pictures(paths: Sequence[str], candidates: Iterable[str]) -> dict[str, 
     return matches
 
 
-def not_on_disk(paths: Iterable[str]) -> list[str]:
-    """Return the paths that are no files of this machine: generated pictures, remote stores."""
-    return [path for path in paths if not os.path.isfile(path)]
-
-
 Step = dict[str, Any]
-_READS_A_FILE = re.compile('LoadImageFromFile$')
 _READS_ANOTHER = re.compile('Load(?!.*(Annotation|Proposal|NDArray|Webcam|Shapes|Mask|Label|Seg|Depth|Box))')
 # Steps that read labels or other pictures; which they are in the zoo was found by running every step of its pipelines.
 _LABELS = re.compile(
@@ -85,7 +79,7 @@ def without_labels(steps: Sequence[Step]) -> tuple[list[Step], list[str]]:
 
     A crop no longer looks for other classes (``cat_max_ratio``).
     """
-    readers = [step for step in steps if _READS_A_FILE.search(type_name(step))]
+    readers = [step for step in steps if type_name(step).endswith('LoadImageFromFile')]
     readers = readers or [step for step in steps if _READS_ANOTHER.search(type_name(step))][:1]
     transforms = [step for step in steps if step not in readers]
     dropped = [step for step in transforms if any(_LABELS.search(type_name(mapping)) for mapping in mappings(step))]

@@ -39,7 +39,6 @@ from mmdistill_dense.utils.validate import Iteration, PartOfRun, Positive, Whole
 
 KEY = 'model.unlabelled'
 _HIGH_RATIO = 8
-_NOT_FILES = ('self', 'kwargs')
 PART = 'unlabelled'
 _TAG = 4  # of the random numbers of this part; other modules use the lower ones
 
@@ -77,7 +76,7 @@ class UnlabelledOption:
     @classmethod
     def parse(cls, option: Mapping[str, Any]) -> UnlabelledOption:
         """Return the options of a config."""
-        files = [name for name in inspect.signature(UnlabeledImages.__init__).parameters if name not in _NOT_FILES]
+        files = [name for name in inspect.signature(UnlabeledImages).parameters if name != 'kwargs']
         if not isinstance(option, Mapping):
             raise TypeError(f"{KEY} must be a dict, e.g. dict(data_root='data/more', ratio=1), got {option!r}.")
         check_known(KEY, option, [*files, *(field.name for field in fields(cls) if field.name != 'pictures')])
@@ -138,8 +137,14 @@ class Unlabelled(StepPlugin):
             )
         if names := [name for name, module in student.named_modules() if getattr(module, 'with_cp', False) is True]:
             self.option.refuse_recomputed(f'with_cp=True of {names[0]}')
-        for name in takers:
-            _check_taps(name, distillers[name], student, heads)
+        # they run on proposals, and the student makes those in its loss alone
+        rois = [path for path in heads if hasattr(student.get_submodule(path), '_bbox_forward')]
+        for name, tap in ((taker, tap) for taker in takers for tap in distillers[taker].recorded_taps):
+            if any(f'{tap.path}.'.startswith(f'{path}.') for path in rois):
+                raise ValueError(
+                    f'model.distillers.{name}.student_tap={str(tap)!r} runs on proposals, which the student makes in '
+                    f'its loss and so never on pictures without labels: tap the backbone or the neck, or remove {KEY}.'
+                )
         self.takers = takers
 
     def hooks(self) -> Sequence[Hook]:
@@ -219,10 +224,9 @@ def check_one_picture(student: nn.Module, taps: Sequence[str]) -> None:
 
     ``taps`` are paths of modules.
     """
+    parts = {tap.split('.')[0] for tap in taps}
     for path, module in student.named_modules():
-        head = path.split('.')[0]
-        runs = any(tap.split('.')[0] == head for tap in taps)
-        if runs and isinstance(module, nn.Sequential) and _normalises_a_pixel(module):
+        if path.split('.')[0] in parts and isinstance(module, nn.Sequential) and _normalises_a_pixel(module):
             raise ValueError(
                 f'{KEY}: one picture a step, and {path} of the student normalises a map of one pixel, which needs two: '
                 f'set {KEY}.ratio so that ratio * batch_size is at least 2.'
@@ -236,17 +240,6 @@ def _normalises_a_pixel(parts: nn.Sequential) -> bool:
         if pooled and any(isinstance(module, nn.BatchNorm2d) for module in part.modules()):
             return True
     return False
-
-
-def _check_taps(name: str, distiller: Distiller, student: nn.Module, heads: Sequence[str]) -> None:
-    """Refuse taps in a RoI head: it runs on proposals, and the student makes those in its loss alone."""
-    rois = [path for path in heads if hasattr(student.get_submodule(path), '_bbox_forward')]
-    for tap in distiller.recorded_taps:
-        if any(f'{tap.path}.'.startswith(f'{path}.') for path in rois):
-            raise ValueError(
-                f'model.distillers.{name}.student_tap={str(tap)!r} runs on proposals, which the student makes in its '
-                f'loss and so never on pictures without labels: tap the backbone or the neck, or remove {KEY}.'
-            )
 
 
 def prepare_batch(model: Network, batch: Mapping[str, Any]) -> tuple[Tensor, Samples]:

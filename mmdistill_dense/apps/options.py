@@ -147,10 +147,8 @@ def fill_test(parser: argparse.ArgumentParser) -> None:
 
 
 def fill_tokens(parser: argparse.ArgumentParser) -> None:
-    add_common(
-        parser,
-        'Learn the tokens of a config on its teacher (MasKD, FreeKD), write them where its training finds them',
-    )
+    text = 'Learn the tokens of a config on its teacher (MasKD, FreeKD), write them where its training finds them'
+    add_common(parser, text)
     parser.add_argument('--out', metavar='FILE', help='also write the tokens here, for tokens= of other configs')
     parser.add_argument('--draw', type=Path, metavar='DIR', help="draw each token's mask over validation pictures")
     parser.add_argument('--pictures', type=counted, default=4, metavar='N', help='how many (default: %(default)s)')
@@ -183,12 +181,10 @@ def fill_export(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('out', help='file to write; weights get a config (.py) beside them')
     parser.add_argument('--size', nargs=2, type=counted, metavar=('H', 'W'), help='of the picture a graph is made with')
     parser.add_argument('--whole', action='store_true', help='a graph from pictures to labels, or to boxes and masks')
-    parser.add_argument(
-        '--backbone-only', action='store_true', help="the backbone's weights, as its init_cfg takes them"
-    )
-    parser.add_argument(
-        '--names', choices=('original', 'timm'), help='of a VisionTransformer, with --backbone-only (default: original)'
-    )
+    weights = "the backbone's weights, as its init_cfg takes them"
+    parser.add_argument('--backbone-only', action='store_true', help=weights)
+    names = 'of a VisionTransformer, with --backbone-only (default: original)'
+    parser.add_argument('--names', choices=('original', 'timm'), help=names)
     parser.add_argument('--evaluate', action='store_true', help='print scores of network and graph on validation data')
     parser.set_defaults(run=run_later('export.write_student:export_command'))
 
@@ -237,11 +233,8 @@ def fill_suite(parser: argparse.ArgumentParser) -> None:
 
     run = command('run', 'train and test all unfinished runs')
     run.add_argument('--jobs', type=counted, help='number of runs side by side (default: of the definition)')
-    run.add_argument(
-        '--threads',
-        type=counted,
-        help='threads of each run (default: of the definition, or an equal part of the cores)',
-    )
+    threads = 'threads of each run (default: of the definition, or an equal part of the cores)'
+    run.add_argument('--threads', type=counted, help=threads)
     run.add_argument('--only', nargs='+', default=[], metavar='NAME', help='rows, with the runs that they need')
     run.add_argument('--seeds', nargs='+', type=int, default=[], help='only these seeds')
     command('list', 'show the methods that fit, and the runs with their state; without a definition: all methods')

@@ -1,17 +1,32 @@
-"""How student and teacher are trained, both alike: sizes of pictures, batch, optimizer, rate, schedule, length."""
+"""How student and teacher are trained, both alike: pictures, batch, optimizer, rate, length; and what that takes."""
 
 import math
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
 from mmcv.image.geometric import rescale_size
+from mmengine.config import Config
 
+from mmdistill_dense.apps.check.context import Options
+from mmdistill_dense.apps.check.run import check_config
+from mmdistill_dense.apps.inspect.inference import predict_items
+from mmdistill_dense.apps.inspect.step_cost import make_step
+from mmdistill_dense.apps.project import SUITE
 from mmdistill_dense.apps.project.network_options import UserNetwork
+from mmdistill_dense.apps.suite import configs, plan
+from mmdistill_dense.apps.suite.definition import load_suite
+from mmdistill_dense.apps.suite.pool import clock
 from mmdistill_dense.config.values import mappings, optimizer_of
+from mmdistill_dense.guards.findings import ERROR
+from mmdistill_dense.networks.building import building_once
+from mmdistill_dense.registry import DATASETS
 from mmdistill_dense.utils.literals import Source
-from mmdistill_dense.utils.process import cores
+from mmdistill_dense.utils.process import cores, quiet
 from mmdistill_dense.utils.validate import size_text
 
 CPU_BATCH, GPU_BATCH = 4, 8
@@ -114,18 +129,13 @@ def plan_training(side: UserNetwork, pictures: int, batch: int, steps: int) -> T
     note = f'AdamW at lr {rate} ({reason}), cosine to 0, {steps} steps of {batch} pictures '
     note += f'({rounds} pass{"" if rounds == "1" else "es"} over the data), half precision on a GPU'
     note += ' is left out: its losses refuse that' if full else ''
-    return Training(
-        {
-            'type': 'OptimWrapper' if full else _HALF,
-            'optimizer': {'type': 'AdamW', 'lr': rate, 'weight_decay': 0.05},
-            'clip_grad': {'max_norm': 10.0, 'norm_type': 2},
-            **parts,
-        },
-        schedule(steps),
-        steps,
-        side.start,
-        note,
-    )
+    wrapper = {
+        'type': 'OptimWrapper' if full else _HALF,
+        'optimizer': {'type': 'AdamW', 'lr': rate, 'weight_decay': 0.05},
+        'clip_grad': {'max_norm': 10.0, 'norm_type': 2},
+        **parts,
+    }
+    return Training(wrapper, schedule(steps), steps, side.start, note)
 
 
 def _rate(side: UserNetwork) -> tuple[float, str, dict[str, Any]]:
@@ -143,3 +153,83 @@ def _rate(side: UserNetwork) -> tuple[float, str, dict[str, Any]]:
     constructor = {'constructor': wrapper['constructor']} if wrapper.get('constructor') else {}
     paramwise = {**_PLAIN, **(wrapper.get('paramwise_cfg') or {})}
     return optimizer['lr'], 'as its config', {'paramwise_cfg': paramwise, **constructor}
+
+
+# What the trainings of a project take on this machine, from some timed steps
+
+NIGHT = 12 * 3600.0  # seconds
+_BATCH = 2  # pictures of a timed step: a whole batch may take minutes on a CPU
+_TURNS = 2  # timed steps, after one that warms up
+_LONG = 5.0  # seconds of a step whose first turn is enough
+_TRIAL = 100  # steps of a training that is a trial, whose price nobody asks
+
+
+class Price(NamedTuple):
+    """Seconds of one training: all steps, and all validations with the test."""
+
+    steps: float
+    evaluations: float
+
+
+def price_lines(folder: Path) -> Iterator[str]:
+    """Yield what all trainings of a project take here, and the length that fits a night if that is less."""
+    with quiet():
+        definition = load_suite(folder / SUITE)
+        steps = configs.control_config(definition).train_cfg.max_iters
+        if steps < _TRIAL:
+            return
+        trained = plan.trains_teacher(definition)
+        runs = [run for run in plan.runs(definition) if trained or not run.is_teacher]
+        run_configs = {name: plan.config_of(definition, run) for name, run in {run.name: run for run in runs}.items()}
+    prices = dict[str, Price]()
+    try:
+        with quiet(), building_once():
+            for name, config in run_configs.items():
+                prices[name] = time_training(config)
+    except Exception as error:  # whatever a network raises: `run` checks each row, and says what to do
+        yield f'price    not known: {name} cannot be timed here: {error}'
+        return
+    total = sum(sum(prices[run.name]) for run in runs)
+    parts = ', '.join(f'{name} {clock(sum(price))}' for name, price in prices.items())
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f'a CPU, {torch.get_num_threads()} threads'
+    yield f'price    about {clock(total)} here ({device}), for {steps} steps each: {parts}'
+    if total > NIGHT:
+        evaluations = sum(prices[run.name].evaluations for run in runs)
+        shorter = int(steps * (NIGHT - evaluations) / (total - evaluations)) // 100 * 100
+        if shorter > 0:
+            yield f'         more than a night: --iters {shorter} takes about {clock(NIGHT)}, and may train too little'
+
+
+def time_training(config: Config) -> Price:
+    """Time some steps of a config's training, and its validation, with random weights."""
+    device = 'cuda' if torch.cuda.is_available() else 'cpu'
+    batch = config.train_dataloader.batch_size
+    timed = min(_BATCH, batch)
+    options = Options(weights=False, device=device, batch=timed, val=0, cost=False, command=False)
+    report = check_config(config, options, lambda stage: None)
+    if report.stopped:
+        raise RuntimeError(next(finding.message for finding in report.findings if finding.level == ERROR))
+    context, loader = report.context, config.train_dataloader
+    assert context.batch is not None, 'the check made one'
+    step = _seconds(make_step(context.model, config, context.batch, fresh=True)) * batch / timed
+    train, val = (DATASETS.build(config[f'{part}_dataloader'].dataset) for part in ('train', 'val'))
+    loading = _seconds(lambda: train[0]) * batch / max(1, loader.num_workers)
+    step = max(step, loading) if loader.num_workers else step + loading
+    evaluated = 2 + config.train_cfg.max_iters // config.train_cfg.get('val_interval', config.train_cfg.max_iters)
+    context.model.eval()
+    predicting = 0.0 if context.tested is None else _seconds(partial(predict_items, context.model, [context.tested]))
+    return Price(step * config.train_cfg.max_iters, evaluated * len(val) * predicting)
+
+
+def _seconds(work: Callable[[], Any]) -> float:
+    """Return the wall time of some work, without its first turn unless that was long."""
+    for turns in (1, _TURNS):
+        begin = time.perf_counter()
+        for _ in range(turns):
+            work()
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        seconds = (time.perf_counter() - begin) / turns
+        if seconds > _LONG:
+            break
+    return seconds

@@ -210,11 +210,7 @@ class UnlabeledImages(BaseDataset):
                 problem = f'{count} damaged files read so far, others taken instead; now {path}: {error!r}'
                 print_log(f'UnlabeledImages: {problem}', 'current', logging.WARNING)
             return None
-        for transform in transforms:
-            if results is None:
-                break
-            results = transform(results)
-        return results
+        return None if results is None else Compose(transforms)(results)
 
     def _below(self, folder: str) -> list[str]:
         """Return the files that are not hidden, in the order of their paths in the folder, with forward slashes."""

@@ -17,7 +17,7 @@ import torch
 from mmengine.config import Config
 from torch import hub
 
-from mmdistill_dense.config.resolve import TASKS, broken_file, find_config, load_model
+from mmdistill_dense.config.resolve import TASKS, find_config, load_model, read_file
 from mmdistill_dense.config.values import mappings, num_classes
 from mmdistill_dense.foundation.vit import MODELS_BY_NAME
 from mmdistill_dense.networks.building import build_network
@@ -227,27 +227,21 @@ def read_network(config_name: str, key: str) -> UserNetwork:
         weights = ' The weights of a trained teacher are for --teacher-checkpoint.' if path.suffix in _WEIGHTS else ''
         raise ValueError(f'{where}: not a config, which ends in .py.{weights}')
     try:
-        config = Config.fromfile(path)
+        config = read_file(path)
     except ImportError as error:  # mmengine's own text shows the folders where it looked
         text = str(error).splitlines()[0]
         match = re.search(r"'imports': \[?'(\w+)", text)
         package = match[1] if match else (error.name or '').partition('.')[0]
         fork = f'; beside the forks: pip install onedl-{package}' if package.startswith('mm') else ''
-        raise ValueError(
-            f'{where}: the config imports a package that is not installed ({package or text}{fork}).'
-        ) from error
-    except SyntaxError as error:
-        inside = broken_file(error)
-        file = 'the config' if inside is None or Path(inside).resolve() == path.resolve() else f'its base {inside}'
-        raise ValueError(f'{where}: line {error.lineno} of {file} is no Python: {error.msg}.') from error
+        problem = f'the config imports a package that is not installed ({package or text}{fork})'
+        raise ValueError(f'{where}: {problem}.') from error
     except Exception as error:  # a config may run any code
         raise ValueError(f'{where}: the config cannot be read: {message_of(error)}') from error
     if not isinstance((config.get('model') or {}).get('type', ''), str):
         raise ValueError(f'{where}: a config in the new style (read_base). Give one whose types are names.')
-    if (task := TASKS.get(config.get('default_scope') or '')) is None:
-        raise ValueError(
-            f"{where}: its default_scope is {config.get('default_scope')!r}; 'mmseg' or 'mmdet' is needed."
-        )
+    scope = config.get('default_scope')
+    if (task := TASKS.get(scope or '')) is None:
+        raise ValueError(f"{where}: its default_scope is {scope!r}; 'mmseg' or 'mmdet' is needed.")
     if 'model' not in config:
         raise ValueError(f'{where}: the config has no model. Give the config that trains or tests the network.')
     model = load_model({'cfg': name}, key).model
@@ -308,9 +302,8 @@ def sizes(side: UserNetwork, crop: tuple[int, int], picture: tuple[int, int], tr
     else:
         if not trained or (side.model.get('backbone') or {}).get('type') not in _FIXED_SIZE_BACKBONES:
             return changes
-        side.notes.append(
-            f'it takes one size, {size_text(crop)}: larger pictures are tested in windows, smaller ones padded'
-        )
+        windows = 'larger pictures are tested in windows, smaller ones padded'
+        side.notes.append(f'it takes one size, {size_text(crop)}: {windows}')
         fixed = {'backbone': {'img_size': crop}, 'data_preprocessor': {'test_cfg': {'size': crop}}}
         return joined_overrides(changes, {**fixed, 'test_cfg': _windows(crop)})
     divisor = (side.model.get('data_preprocessor') or {}).get('pad_size_divisor') or 1  # of RTMDet, all pictures

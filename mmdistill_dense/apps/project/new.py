@@ -64,6 +64,8 @@ def plan(args: argparse.Namespace, tell: Tell) -> tuple[dict[str, str], SegData 
     steps = args.iters or length(pictures, loading.batch)
     free = free_pictures(args.unlabelled, data.pictures, data.label_images, loading.batch) if args.unlabelled else None
     networks = [side for side in (student, teacher) if side is not None]
+    masked = [side.task == 'det' and network_options.predicts_masks(side.model) for side in networks]
+    has_masks, compared = masked[0], masked == [True, True]
     if isinstance(data, SegData):
         transforms = chain.from_iterable(mappings(side.config.get('train_dataloader')) for side in networks)
         edges = [dict(step) for step in transforms if step.get('type') == 'GenerateEdge'][:1]
@@ -72,12 +74,11 @@ def plan(args: argparse.Namespace, tell: Tell) -> tuple[dict[str, str], SegData 
     else:
         for side in networks:
             network_options.check_detector(side, data.masks)
-        predicted = [network_options.predicts_masks(side.model) for side in networks]
         if stopped := [side for side in networks if side.model.get('type') in _NEEDS_BOXES]:
             note = 'it stops at a batch without boxes: pictures without boxes are left out of training'
             stopped[0].notes.append(note)
         varied = steps * loading.batch >= VARIED_PASSES * pictures
-        files = {'data.py': config_files.box_file(data, loading, any(predicted), predicted[0], not stopped, varied)}
+        files = {'data.py': config_files.box_file(data, loading, any(masked), masked[0], not stopped, varied)}
         files |= {Path(split.labels).name: split.content for split in data.splits.values() if split.content}
 
     def adapt(side: UserNetwork, trained: bool, classes: int | None) -> None:
@@ -89,8 +90,6 @@ def plan(args: argparse.Namespace, tell: Tell) -> tuple[dict[str, str], SegData 
     training = plan_training(student, pictures, loading.batch, steps)
     _tell_network('student', student, training, tell)
     about = 'The student alone, with which every method is compared.'
-    has_masks = student.task == 'det' and network_options.predicts_masks(student.model)
-    compared = has_masks and teacher is not None and network_options.predicts_masks(teacher.model)
     metric = 'mIoU' if student.task == 'seg' else 'coco/segm_mAP' if compared else 'coco/bbox_mAP'
     files['control.py'] = config_files.training_file(about, training, loading.batch, student.task, metric)
     if teacher is None:

@@ -33,8 +33,6 @@ from mmdistill_dense.weights.strict_load import (
     state_dict_of,
 )
 
-# Its weights
-
 
 def check_teacher_arguments(args: argparse.Namespace, foundation: Mapping[str, Any] | None) -> None:
     """Raise for an option that names a file or folder that is not there, or does not go with the others."""

@@ -11,8 +11,8 @@ import select
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
-from importlib import import_module
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any, NoReturn, TextIO
 
 from mmdistill_dense.apps.options import start_processes
@@ -81,8 +81,7 @@ class Parser(argparse.ArgumentParser):
 
 def fill(parser: argparse.ArgumentParser, name: str) -> argparse.ArgumentParser:
     """Give a parser the options of a command."""
-    module, _, function = COMMANDS[name][0].partition(':')
-    getattr(import_module(f'mmdistill_dense.{module}'), function)(parser)
+    resolve_name(f'mmdistill_dense.{COMMANDS[name][0]}')(parser)
     return parser
 
 

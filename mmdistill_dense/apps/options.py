@@ -8,8 +8,8 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from importlib import import_module
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any
 
 from mmdistill_dense.utils.process import errors_only
@@ -80,8 +80,7 @@ def run_later(target: str) -> Callable[[argparse.Namespace], int | None]:
 
     def run(args: argparse.Namespace) -> int | None:
         check_files(args)
-        module, _, function = target.partition(':')
-        return getattr(import_module(f'mmdistill_dense.apps.{module}'), function)(args)
+        return resolve_name(f'mmdistill_dense.apps.{target}')(args)
 
     return run
 
@@ -101,15 +100,11 @@ class OptionsAction(argparse.Action):
     """Reads ``KEY=VALUE …`` as mmengine does, but keeps the blanks of a single value, which may be a path."""
 
     def __call__(
-        self,
-        parser: argparse.ArgumentParser,
-        namespace: argparse.Namespace,
-        values: str | Sequence[Any] | None,
-        option: str | None = None,
+        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, option: str | None = None
     ) -> None:
-        options = dict(getattr(namespace, self.dest, None) or {})
-        for pair in values or ():
-            key, sign, value = str(pair).partition('=')
+        options = dict(getattr(namespace, self.dest) or {})
+        for pair in values:
+            key, sign, value = pair.partition('=')
             if not sign:
                 parser.error(f'--cfg-options {pair}: give KEY=VALUE; put quotes around a value with blanks.')
             options[key] = _value(value)
@@ -252,7 +247,7 @@ def _suite(args: argparse.Namespace) -> int:
     """Run a command; 1 if a run failed, 130 after an interruption."""
     try:
         with nullcontext() if args.command in ('run', 'job') else errors_only():  # a training keeps its log
-            return getattr(import_module('mmdistill_dense.apps.suite.actions'), f'suite_{args.command}')(args) or 0
+            return resolve_name(f'mmdistill_dense.apps.suite.actions:suite_{args.command}')(args) or 0
     except RuntimeError as error:
         if args.raises:
             raise

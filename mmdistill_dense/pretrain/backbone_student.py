@@ -106,9 +106,7 @@ class BackboneStudent(BaseModel):
         if mode == 'predict':
             return self.predict(inputs, data_samples)
         if mode == 'tensor':
-            if isinstance(inputs, Tensor):
-                return self.extract_feat(inputs)
-            return [self.extract_feat(view) for view in inputs]
+            return self.extract_feat(inputs) if isinstance(inputs, Tensor) else list(map(self.extract_feat, inputs))
         raise ValueError(f"mode must be 'loss', 'predict' or 'tensor', got {mode!r}.")
 
     def loss(self, inputs: Inputs, data_samples: Samples | None = None, **kwargs: Any) -> dict[str, Tensor]:

@@ -19,12 +19,7 @@ Step = tuple[str, dict[str, Tensor]]  # kind ('linear', 'linear+', 'bn', 'bn0', 
 
 
 class SpatialGate(nn.Module):
-    """The activation of an adapted head: one gate per image and channel, from the mean of the pre-activation.
-
-    Args:
-        kind: ``'relu'``, ``'gelu'`` or ``'silu'``, the activation of the vector head.
-        per_pixel: Apply the activation to each pixel instead.
-    """
+    """The activation of an adapted head: a gate per image and channel, from the mean before it, or for each pixel."""
 
     def __init__(self, kind: str = 'relu', per_pixel: bool = False) -> None:
         super().__init__()

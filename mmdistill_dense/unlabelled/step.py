@@ -148,15 +148,12 @@ class Unlabelled(StepPlugin):
         self.takers = takers
 
     def hooks(self) -> Sequence[Hook]:
-        """Return what reads the pictures."""
         return (HOOKS.build({'type': 'mmdistill_dense.UnlabelledStream'}),)
 
     def identity(self) -> dict[str, Any]:
-        """Return what identifies the pictures."""
         return {PART: self.files}
 
     def seen(self, model: Network) -> Iterator[tuple[str, Tensor, Samples]]:
-        """Yield the pictures of this step."""
         if self.batch is not None:
             yield 'Pictures without labels', *prepare_batch(model, self.batch)
 
@@ -174,22 +171,19 @@ class Unlabelled(StepPlugin):
         takers = {name: distiller for name, distiller in step.active.items() if name in self.takers}
         if self.batch is None or not takers:
             return
-        terms = self._terms(step.model, takers)
+        terms = self._terms(step.model, takers, self.batch)
         count = self.option.weight * len(self.batch['inputs'])
         share = count / (step.labelled + count)
-        joint_terms = {
-            name: {**_times(1 - share, step.terms[name]), **_times(share, group, f'{PART}_')}
-            for name, group in terms.items()
-        }
-        step.terms = {**step.terms, **joint_terms}
+        for name, group in terms.items():
+            joint_terms = {**_times(1 - share, step.terms[name]), **_times(share, group, f'{PART}_')}
+            step.terms = {**step.terms, name: joint_terms}
 
-    def _terms(self, model: Distilled, takers: Mapping[str, Distiller]) -> Terms:
+    def _terms(self, model: Distilled, takers: Mapping[str, Distiller], batch: Mapping[str, Any]) -> Terms:
         """Run the teachers and the student's tapped parts on the pictures, and compare.
 
         No random number of the rest of the run changes. The student's ``loss`` is not called, so no head learns that
         there is nothing on these pictures.
         """
-        assert self.batch is not None, 'the step has such pictures'
         state = model.distillation.state
         taps = [tap for distiller in takers.values() for tap in distiller.recorded_taps]
         ran = model.distillation.traced.heads or ()
@@ -198,7 +192,7 @@ class Unlabelled(StepPlugin):
             stack.enter_context(fork_rng())
             stack.enter_context(attributes(state, part=PART))
             seed_everything(state.seed, state.rank, state.iteration, _TAG)
-            inputs, samples = prepare_batch(model, self.batch)
+            inputs, samples = prepare_batch(model, batch)
             taught = run_teachers(takers, inputs, next(model.parameters()))
             if self.option.bn == 'labelled':  # the batch's statistics normalise, as in training; the running ones stay
                 norms = [module for module in model.modules() if isinstance(module, _NormBase) and module.training]

@@ -81,12 +81,8 @@ def plan(args: argparse.Namespace, tell: Tell) -> tuple[dict[str, str], SegData 
         files = {'data.py': config_files.box_file(data, loading, any(masked), masked[0], not stopped, varied)}
         files |= {Path(split.labels).name: split.content for split in data.splits.values() if split.content}
 
-    def adapt(side: UserNetwork, trained: bool, classes: int | None) -> None:
-        """Set what the data change in a network of so many ``classes``; ``None``: as many as its config says."""
-        size = network_options.sizes(side, loading.crop, loading.tested, trained)
-        network_options.adapt(side, classes, size, trained, args.random_weights)
-
-    adapt(student, True, len(data.classes))
+    size = network_options.sizes(student, loading.crop, loading.tested)
+    network_options.adapt(student, len(data.classes), size, True, args.random_weights)
     training = plan_training(student, pictures, loading.batch, steps)
     _tell_network('student', student, training, tell)
     about = 'The student alone, with which every method is compared.'
@@ -101,7 +97,8 @@ def plan(args: argparse.Namespace, tell: Tell) -> tuple[dict[str, str], SegData 
             checkpoint, mapped, note = teachers.reuse_teacher(teacher, data.classes, args.method)
             teacher.notes += [note] if note else []
         count = len(data.classes) if mapped is None else len(teachers.names_in(checkpoint)) or None
-        adapt(teacher, not checkpoint, count)
+        size = network_options.sizes(teacher, loading.crop, loading.tested, not checkpoint)
+        network_options.adapt(teacher, count, size, not checkpoint, args.random_weights)
         if checkpoint:
             checkpoint = network_options.absolute_path(checkpoint)
             classes, lines = teachers.check_teacher(teacher, checkpoint, data.classes, mapped)

@@ -26,7 +26,7 @@ from mmdistill_dense.guards.findings import ERROR
 from mmdistill_dense.networks.building import building_once
 from mmdistill_dense.registry import DATASETS
 from mmdistill_dense.utils.literals import Source
-from mmdistill_dense.utils.process import cores, quiet
+from mmdistill_dense.utils.process import cores, device_of, quiet
 from mmdistill_dense.utils.validate import size_text
 
 CPU_BATCH, GPU_BATCH = 4, 8
@@ -202,10 +202,9 @@ def price_lines(folder: Path) -> Iterator[str]:
 
 def time_training(config: Config) -> Price:
     """Time some steps of a config's training, and its validation, with random weights."""
-    device = 'cuda' if torch.cuda.is_available() else 'cpu'
     batch = config.train_dataloader.batch_size
     timed = min(_BATCH, batch)
-    options = Options(weights=False, device=device, batch=timed, val=0, cost=False, command=False)
+    options = Options(weights=False, device=device_of(None), batch=timed, val=0, cost=False, command=False)
     report = check_config(config, options, lambda stage: None)
     if report.stopped:
         raise RuntimeError(next(finding.message for finding in report.findings if finding.level == ERROR))

@@ -44,10 +44,9 @@ def test(args: argparse.Namespace) -> None:
         raise FileNotFoundError('the checkpoint is missing: mmdistill test CONFIG CHECKPOINT')
     cfg = load_config(args)
     if missing := [name for name in ('test_dataloader', 'test_cfg', 'test_evaluator') if cfg.get(name) is None]:
-        raise ValueError(
-            f'The config does not set {", ".join(missing)}, so nothing can be tested. Set what is missing: '
-            "test_dataloader and test_evaluator as those of val, test_cfg=dict(type='TestLoop')."
-        )
+        remedy = "test_dataloader and test_evaluator as those of val, test_cfg=dict(type='TestLoop')"
+        problem = f'The config does not set {", ".join(missing)}, so nothing can be tested'
+        raise ValueError(f'{problem}. Set what is missing: {remedy}.')
     cfg.load_from = checkpoint
     if args.show or args.show_dir:
         _use_visualization(cfg, args.show, args.show_dir, args.wait_time)

@@ -126,10 +126,8 @@ class BackboneStudent(BaseModel):
 
     def parse_losses(self, losses: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         if not any('loss' in name for name in losses):
-            raise ValueError(
-                'BackboneStudent has no loss of its own and no distiller gave one: set model.teacher and, with a '
-                "weight above 0, model.distillers, e.g. dict(pcd=dict(type='PCD', …))."
-            )
+            remedy = "model.teacher and, with a weight above 0, model.distillers, e.g. dict(pcd=dict(type='PCD', …))"
+            raise ValueError(f'BackboneStudent has no loss of its own and no distiller gave one: set {remedy}.')
         return super().parse_losses(losses)
 
 

@@ -82,10 +82,8 @@ def _split(
             part, prefix = 'backbone', backbone_prefix
         parts[part][key.removeprefix(prefix)] = tensor
     if parts['unknown']:
-        raise ValueError(
-            f'{where} is read as layout {name!r}, which has no place for {some(parts["unknown"], 6)}: choose another, '
-            "or add their prefixes to teacher.ignore=['…']."
-        )
+        problem = f'is read as layout {name!r}, which has no place for {some(parts["unknown"], 6)}'
+        raise ValueError(f"{where} {problem}: choose another, or add their prefixes to teacher.ignore=['…'].")
     entries = indexed(parts['head'])
     if head:
         _check_form(entries, name, where)

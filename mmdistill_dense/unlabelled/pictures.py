@@ -184,16 +184,14 @@ class UnlabeledImages(BaseDataset):
         count = len(paths)
         if self.check:
             paths = self._usable(paths)
+        where = ', '.join(folders.values())
         if not paths:
-            where = self.ann_file or ', '.join(folders.values())
             raise FileNotFoundError(
-                f'UnlabeledImages: no picture to use in {where} (data_root={self.data_root!r}): {count} files of '
-                f'extensions {", ".join(self.extensions)} found, none of them readable and at least '
+                f'UnlabeledImages: no picture to use in {self.ann_file or where} (data_root={self.data_root!r}): '
+                f'{count} files of extensions {", ".join(self.extensions)} found, none of them readable and at least '
                 f'{self.min_size} pixels high and wide. Set data_root, data_prefix, extensions or min_size.'
             )
-        print_log(
-            f'UnlabeledImages: {len(paths)} pictures of {self.data_root or ", ".join(folders.values())}', 'current'
-        )
+        print_log(f'UnlabeledImages: {len(paths)} pictures of {self.data_root or where}', 'current')
         return [dict(img_path=path) for path in paths]
 
     def prepare_data(self, idx: int) -> Any:

@@ -94,10 +94,9 @@ class UnlabelledOption:
         And a part that runs twice in a step, both times recomputed, is ready twice for ``DistributedDataParallel``.
         """
         if self.bn == 'labelled' or get_world_size() > 1:
-            raise ValueError(
-                f'{KEY}: {source} recomputes activations of the student. With several processes, or '
-                f"{KEY}.bn='labelled', the pictures without labels cannot run through it too: leave it out."
-            )
+            problem = 'the pictures without labels cannot run through it too: leave it out'
+            when = f"With several processes, or {KEY}.bn='labelled'"
+            raise ValueError(f'{KEY}: {source} recomputes activations of the student. {when}, {problem}.')
 
 
 @STEP_PLUGINS.register_module()
@@ -129,12 +128,9 @@ class Unlabelled(StepPlugin):
         if label_methods:
             print_log(f'{KEY}: {_titles(label_methods)} needs labels and sees the labelled pictures alone.', 'current')
         if self.option.ratio > _HIGH_RATIO:
-            print_log(
-                f'{KEY}.ratio={self.option.ratio:g}: a step takes {1 + self.option.ratio:g} times as long as without. '
-                f'Above {_HIGH_RATIO}, more steps with a lower ratio are the better use of the time.',
-                'current',
-                logging.WARNING,
-            )
+            cost = f'a step takes {1 + self.option.ratio:g} times as long as without'
+            advice = f'Above {_HIGH_RATIO}, more steps with a lower ratio are the better use of the time'
+            print_log(f'{KEY}.ratio={self.option.ratio:g}: {cost}. {advice}.', 'current', logging.WARNING)
         if names := [name for name, module in student.named_modules() if getattr(module, 'with_cp', False) is True]:
             self.option.refuse_recomputed(f'with_cp=True of {names[0]}')
         # they run on proposals, and the student makes those in its loss alone
@@ -221,10 +217,8 @@ def check_one_picture(student: nn.Module, taps: Sequence[str]) -> None:
     parts = {tap.split('.')[0] for tap in taps}
     for path, module in student.named_modules():
         if path.split('.')[0] in parts and isinstance(module, nn.Sequential) and _normalises_a_pixel(module):
-            raise ValueError(
-                f'{KEY}: one picture a step, and {path} of the student normalises a map of one pixel, which needs two: '
-                f'set {KEY}.ratio so that ratio * batch_size is at least 2.'
-            )
+            problem = f'one picture a step, and {path} of the student normalises a map of one pixel, which needs two'
+            raise ValueError(f'{KEY}: {problem}: set {KEY}.ratio so that ratio * batch_size is at least 2.')
 
 
 def _normalises_a_pixel(parts: nn.Sequential) -> bool:

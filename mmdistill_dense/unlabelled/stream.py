@@ -105,18 +105,15 @@ def _check_other_sets(paths: Sequence[str], config: Mapping[str, Any], labelled:
             continue
         if same := same_pictures(paths, _comparable(images, name)):
             pairs = [path if path == other else f'{path} (= {other})' for path, other in same.items()]
-            raise ValueError(
-                f'{KEY}: {len(same)} of {len(paths)} pictures are also in {name}, so its results would tell nothing '
-                f'about new pictures: {some(pairs, 3)}. Take them out of the folder, or list the others in '
-                f'{KEY}.ann_file.'
-            )
+            problem = f'{len(same)} of {len(paths)} pictures are also in {name}, so its results would tell nothing'
+            remedy = f'Take them out of the folder, or list the others in {KEY}.ann_file'
+            raise ValueError(f'{KEY}: {problem} about new pictures: {some(pairs, 3)}. {remedy}.')
     for name, images in label_images.items():  # which a folder of pictures and labels has beside the pictures
         labels = {os.path.realpath(path) for path in images}
         if hits := [path for path in paths if os.path.realpath(path) in labels]:
-            raise ValueError(
-                f'{KEY}: {len(hits)} of {len(paths)} pictures are label images of {name}: {some(hits, 3)}. Name the '
-                f'folders of pictures alone, in {KEY}.data_prefix (a list), or the pictures in {KEY}.ann_file.'
-            )
+            problem = f'{len(hits)} of {len(paths)} pictures are label images of {name}: {some(hits, 3)}'
+            remedy = f'the folders of pictures alone, in {KEY}.data_prefix (a list), or the pictures in {KEY}.ann_file'
+            raise ValueError(f'{KEY}: {problem}. Name {remedy}.')
 
 
 def _comparable(paths: list[str], name: str) -> list[str]:
@@ -206,10 +203,8 @@ class UnlabelledStream(Hook):
             problem = f'they begin after step {begin:g} of {end:g}'
             runner.logger.warning(f'{KEY}.start: no step takes these pictures: {problem}.')
         if total < FEW * step:
-            runner.logger.warning(
-                f'{KEY}: {total} pictures are few for {step} a step, each is seen again within {FEW} steps: lower '
-                f'{KEY}.ratio, or add pictures.'
-            )
+            problem = f'{total} pictures are few for {step} a step, each is seen again within {FEW} steps'
+            runner.logger.warning(f'{KEY}: {problem}: lower {KEY}.ratio, or add pictures.')
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
         """Draw the pictures of this step, if a distiller compares them."""

@@ -9,7 +9,7 @@ from typing import Any
 
 from mmengine.config import Config
 
-from mmdistill_dense.apps.project import MASKS_DEFAULT, SUITE, config_files, methods, network_options, teachers
+from mmdistill_dense.apps.project import MASKS_DEFAULT, SUITE, config_files, network_options, teachers
 from mmdistill_dense.apps.project.box_labels import BoxData, find_box_data
 from mmdistill_dense.apps.project.config_files import WORK
 from mmdistill_dense.apps.project.drawn_labels import FOLDER, Drawing
@@ -44,12 +44,12 @@ def plan(args: argparse.Namespace, tell: Tell) -> tuple[dict[str, str], SegData 
         problem = f'is for {tasks[teacher.task]}, --student {args.student} for {tasks[student.task]}'
         raise ValueError(f'--teacher {args.teacher} {problem}: choose two of the same task.')
     masks = False  # whether the package has options for the mask heads of the pair
-    if teacher is not None and methods.same_masks(student, teacher):
-        masks = 'mask_preds' in str(methods.shipped(MASKS_DEFAULT, student, teacher)[0])
-    names = methods.methods_of(args.method, student.task, bool(foundation), bool(args.unlabelled), masks)
+    if teacher is not None and teachers.same_masks(student, teacher):
+        masks = 'mask_preds' in str(teachers.shipped(MASKS_DEFAULT, student, teacher)[0])
+    names = teachers.methods_of(args.method, student.task, bool(foundation), bool(args.unlabelled), masks)
     if foundation:
         for name in names:
-            methods.map_options(name, student.task)
+            teachers.map_options(name, student.task)
         teachers.check_foundation(args.teacher, foundation)
 
     tell(f'reading  the data {args.data}')
@@ -113,14 +113,14 @@ def plan(args: argparse.Namespace, tell: Tell) -> tuple[dict[str, str], SegData 
             _tell_network('teacher', teacher, teaching, tell)
             checkpoint, paired = Template(f'{{{{ fileDirname }}}}/{WORK}/teacher/iter_{steps}.pth'), {}
         option = {'cfg': teacher.name, 'checkpoint': checkpoint, **paired, **teacher.option}
-    files['pair.py'] = config_files.pair_file(student.option, option, methods.pair_name(student))
+    files['pair.py'] = config_files.pair_file(student.option, option, teachers.pair_name(student))
 
     reason = ''
     if teacher is not None and not args.method:
-        names[0], reason = methods.fitting_default(names[0], student, teacher)
-    methods.check_queue(names, pictures)
+        names[0], reason = teachers.fitting_default(names[0], student, teacher)
+    teachers.check_queue(names, pictures)
     for name in names:
-        distillers = methods.distillers_for(name, student, teacher, steps)
+        distillers = teachers.distillers_for(name, student, teacher, steps)
         files[f'{name}.py'] = config_files.method_file(name, distillers, free.option if free else None)
         tell(f"method   {name}: {', '.join(sorted({cfg['type'] for cfg in distillers.values()}))} with settings='auto'")
     if free:

@@ -112,10 +112,9 @@ def close_teacher(definition: Definition) -> str:
     teacher, control = (next(iter(results[name].values()))['score'] for name in (TEACHER, CONTROL))
     if not (teacher - control < MIN_TEACHER_LEAD and teacher > 1):  # not a number, or a fraction
         return ''
-    return (
-        f'WARNING  The teacher scores {teacher:.2f}, the student alone {control:.2f}: from a teacher as close as '
-        'that our students mostly learned nothing. Stop here (Ctrl-C), and train it longer or take a better one.'
-    )
+    problem = f'The teacher scores {teacher:.2f}, the student alone {control:.2f}: from a teacher as close as that'
+    advice = 'Stop here (Ctrl-C), and train it longer or take a better one.'
+    return f'WARNING  {problem} our students mostly learned nothing. {advice}'
 
 
 def _report(folder: Path, definition: Definition) -> list[str]:

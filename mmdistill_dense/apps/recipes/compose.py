@@ -175,10 +175,8 @@ def _parts_of(path: Path, modified: int) -> Parts:
     scope = str(keys_of(path).get('default_scope'))
     if missing or scope not in TASKS:
         lack = ', '.join(missing) or "default_scope='mmseg' or 'mmdet'"
-        raise ValueError(
-            f'{path} is not a recipe: it has no {lack}. A recipe needs a pair (model), a data set (train_dataloader), '
-            'a schedule (optim_wrapper) and a runtime (default_scope).'
-        )
+        needs = 'a pair (model), a data set (train_dataloader), a schedule (optim_wrapper), a runtime (default_scope)'
+        raise ValueError(f'{path} is not a recipe: it has no {lack}. A recipe needs {needs}.')
     task = 'pretrain' if parts['runtime'] == 'runtime_pretrain' else TASKS[scope]
     pair = sources['pair']
     parts['pair'] = header_remark(pair, 'pair') or pair.stem

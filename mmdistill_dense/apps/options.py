@@ -55,17 +55,15 @@ def start_processes(args: argparse.Namespace, words: Sequence[str]) -> None:
     if args.to_start is None:
         for launcher, (starter, variable, number) in _STARTERS.items() if args.launcher is None else ():
             if variable in os.environ and os.environ.get(number, '1') != '1':
-                raise ValueError(
-                    f'{starter} started {os.environ[number]} processes: give --launcher {launcher}, so that they work '
-                    'together, or --launcher none if each works alone, as in an interactive shell.'
-                )
+                together = f'give --launcher {launcher}, so that they work together'
+                apart = 'or --launcher none if each works alone, as in an interactive shell'
+                raise ValueError(f'{starter} started {os.environ[number]} processes: {together}, {apart}.')
         args.launcher = args.launcher or 'none'
         starter, variable, _ = _STARTERS.get(args.launcher, ('', '', ''))
         if starter and variable not in os.environ:
-            raise ValueError(
-                f'--launcher {args.launcher}: this process was not started by {starter}, which sets {variable}. Start '
-                f'this command with {starter}, or give --processes N in place of --launcher.'
-            )
+            problem = f'this process was not started by {starter}, which sets {variable}'
+            remedy = f'Start this command with {starter}, or give --processes N in place of --launcher'
+            raise ValueError(f'--launcher {args.launcher}: {problem}. {remedy}.')
         return
     if 'TORCHELASTIC_RUN_ID' in os.environ:
         args.launcher = 'pytorch'

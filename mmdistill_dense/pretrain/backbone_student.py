@@ -53,10 +53,8 @@ class MultiViewPreprocessor(ImgDataPreprocessor):
             if len(sizes) > 1:
                 text = f'a view has pictures of several sizes ({", ".join(map(str, sorted(sizes)[:3]))})'
                 raise ValueError(f'{text}: let its pipeline in MultiView end with one size, e.g. by RandomResizedCrop.')
-        entries = {name: value for name, value in data.items() if name != 'inputs'}
-        batches = [super(MultiViewPreprocessor, self).forward(dict(inputs=view), training) for view in inputs]
-        extras = self.cast_data({'data_samples': None, **entries})
-        views = [batch['inputs'] for batch in batches]
+        views = [super(MultiViewPreprocessor, self).forward({'inputs': view}, training)['inputs'] for view in inputs]
+        extras = self.cast_data({'data_samples': None, **data, 'inputs': None})
         return {**extras, 'inputs': self._mixed(views) if self.mixup and training else views}
 
     @staticmethod

@@ -293,10 +293,8 @@ def _widths(layout: str, head: str | Mapping[str, Any] | None) -> list[int]:
     usual = _layout_of(layout).widths
     if usual is None:
         names = ', '.join(name for name, entry in LAYOUTS.items() if entry.widths)
-        raise ValueError(
-            f'layout={layout!r} does not tell the widths of the head before the file is read: set '
-            f'head=dict(widths=[2048, …, channels out]), or name one of {names} as layout.'
-        )
+        problem = f'layout={layout!r} does not tell the widths of the head before the file is read'
+        raise ValueError(f'{problem}: set head=dict(widths=[2048, …, channels out]), or name one of {names} as layout.')
     return list(usual)
 
 

@@ -15,15 +15,13 @@ from PIL import Image, ImageEnhance, ImageFilter, ImageOps
 
 from mmdistill_dense.registry import TRANSFORMS
 
-Array = np.ndarray
 
-
-def enhance(image: Array, factor: float, kind: Callable[[Image.Image], Any]) -> Array:
+def enhance(image: np.ndarray, factor: float, kind: Callable[[Image.Image], Any]) -> np.ndarray:
     """Blend with what Pillow's ``kind`` gives for 0: black, the mean luma, or each pixel's luma; 1 changes nothing."""
     return np.asarray(kind(_picture(image)).enhance(factor))
 
 
-def adjust_hue(image: Array, shift: float) -> Array:
+def adjust_hue(image: np.ndarray, shift: float) -> np.ndarray:
     """Turn the hue by ``shift``, a part of the full circle in -0.5 … 0.5, in steps of 1/256 rounded towards 0.
 
     A shift of 0 still goes through bytes of hue, saturation and value, which moves pixels by a few levels.
@@ -33,7 +31,7 @@ def adjust_hue(image: Array, shift: float) -> Array:
     return np.asarray(Image.merge('HSV', (Image.fromarray(turned), saturation, value)).convert('RGB'))
 
 
-JITTERS: dict[str, Callable[[Array, float], Array]] = dict(
+JITTERS: dict[str, Callable[[np.ndarray, float], np.ndarray]] = dict(
     brightness=partial(enhance, kind=ImageEnhance.Brightness),
     contrast=partial(enhance, kind=ImageEnhance.Contrast),
     saturation=partial(enhance, kind=ImageEnhance.Color),
@@ -41,7 +39,7 @@ JITTERS: dict[str, Callable[[Array, float], Array]] = dict(
 )
 
 
-def _picture(image: Array) -> Image.Image:
+def _picture(image: np.ndarray) -> Image.Image:
     return Image.fromarray(np.ascontiguousarray(image))
 
 

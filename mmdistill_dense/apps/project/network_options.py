@@ -104,10 +104,8 @@ def class_overrides(model: Mapping[str, Any], classes: int, key: str) -> dict[st
 
 def seg_size(model: Mapping[str, Any], crop: tuple[int, int], picture: tuple[int, int]) -> dict[str, Any]:
     """Return what sets the crop of a segmentor: in its preprocessor, and in its test by windows."""
-    preprocessor = model.get('data_preprocessor') or {}
-    changes: dict[str, Any] = {'data_preprocessor': {'size': crop}}
-    if preprocessor.get('size_divisor') is not None:
-        changes['data_preprocessor']['size_divisor'] = None
+    divides = (model.get('data_preprocessor') or {}).get('size_divisor') is not None
+    changes: dict[str, Any] = {'data_preprocessor': {'size': crop, **({'size_divisor': None} if divides else {})}}
     slides = (model.get('test_cfg') or {}).get('mode') == 'slide'
     inside = picture[0] <= crop[0] and picture[1] <= crop[1]
     if picture[0] * picture[1] > _LARGE or (slides and not inside):
@@ -142,13 +140,12 @@ def without_weights(model: Any) -> dict[str, Any]:
     return {'pretrained': False, **({'backbone': thawed} if thawed else {})}
 
 
-def joined_overrides(*parts: Mapping[str, Any]) -> dict[str, Any]:
-    """Return nested overrides merged into one."""
-    union: dict[str, Any] = {}
-    for part in parts:
-        for name, value in part.items():
-            are_mappings = isinstance(value, Mapping) and isinstance(union.get(name), Mapping)
-            union[name] = joined_overrides(union[name], value) if are_mappings else value
+def joined_overrides(overrides: Mapping[str, Any], later: Mapping[str, Any]) -> dict[str, Any]:
+    """Return nested overrides merged into one; of two values of a name, the ``later`` counts."""
+    union = dict(overrides)
+    for name, value in later.items():
+        are_mappings = isinstance(value, Mapping) and isinstance(union.get(name), Mapping)
+        union[name] = joined_overrides(union[name], value) if are_mappings else value
     return union
 
 

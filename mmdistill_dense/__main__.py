@@ -45,7 +45,6 @@ GROUPS = {
 COMMANDS = {name: entry for group in GROUPS.values() for name, entry in group.items()}
 OLD_NAMES = {'list-taps': 'taps'}  # names of earlier versions
 _USER_ERRORS = (OSError, KeyError, ValueError, ModuleNotFoundError, FolderInUse)  # whose message is enough
-PIPE_CLOSED = 141  # as a shell reports a program that SIGPIPE ended
 
 
 class Parser(argparse.ArgumentParser):
@@ -96,7 +95,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if not _is_closed(sys.stdout):
             raise
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        return PIPE_CLOSED
+        return 141  # as a shell reports a program that SIGPIPE ended
     except KeyboardInterrupt:
         print('stopped', file=sys.stderr)
         return 130  # as a shell reports Ctrl-C

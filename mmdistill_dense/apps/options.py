@@ -182,11 +182,9 @@ def fill_export(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=run_later('export.write_student:export_command'))
 
 
-EXIT_CODES = 'Exit code: 0 when training would work, 1 for warnings with --strict, 2 for an error.'
-
-
 def fill_check(parser: argparse.ArgumentParser) -> None:
-    parser.description, parser.epilog = 'Check a config before training: build, load, run one step, compare', EXIT_CODES
+    parser.description = 'Check a config before training: build, load, run one step, compare'
+    parser.epilog = 'Exit code: 0 when training would work, 1 for warnings with --strict, 2 for an error.'
     add_config(parser)
     parser.add_argument('--no-weights', action='store_true', help='random weights: only shapes and options are checked')
     parser.add_argument('--device', help='default: cuda where there is one, else cpu')

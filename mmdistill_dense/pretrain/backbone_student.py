@@ -64,7 +64,6 @@ class MultiViewPreprocessor(ImgDataPreprocessor):
 
 
 Inputs = Tensor | Sequence[Tensor]
-_FROM_SCRATCH = ('norm_eval', 'zero_init_residual')  # False in the published student
 
 
 @MODELS.register_module()
@@ -132,4 +131,4 @@ class BackboneStudent(BaseModel):
 def _from_scratch(backbone: Mapping[str, Any]) -> dict[str, Any]:
     bases = getattr(kind_of(MM_MODELS, backbone), '__mro__', ())  # ResNetV1c passes the options of its base through
     options = {name for base in bases for name in inspect.signature(base).parameters}
-    return {**{name: False for name in _FROM_SCRATCH if name in options}, **backbone}
+    return {**{name: False for name in ('norm_eval', 'zero_init_residual') if name in options}, **backbone}

@@ -19,7 +19,6 @@ from mmdistill_dense.utils.validate import check_option, some
 from mmdistill_dense.weights.ssl_layouts import BRANCHES, IMAGENET_MEAN, LAYOUTS, Layout
 from mmdistill_dense.weights.strict_load import load_strictly, read_checkpoint, tensors_of, warn_of_averages
 
-_HEAD_LAYOUT = 'layout'
 _TOLERANCE = 1e-4
 
 
@@ -201,7 +200,7 @@ class SSLTeacher(BaseModule):
         self,
         backbone: Mapping[str, Any],
         layout: str = 'auto',
-        head: str | Mapping[str, Any] | None = _HEAD_LAYOUT,
+        head: str | Mapping[str, Any] | None = 'layout',
         branch: str = 'momentum',
         keep_last_bn: bool = False,
         per_pixel: bool = False,
@@ -288,7 +287,7 @@ def _widths(layout: str, head: str | Mapping[str, Any] | None) -> list[int]:
         raise ValueError("layout='backbone' is a file without projection head: set head=None.")
     if isinstance(head, Mapping) and set(head) == {'widths'} and len(head['widths']) > 1:
         return [int(width) for width in head['widths']]
-    if head != _HEAD_LAYOUT:
+    if head != 'layout':
         raise ValueError(f"head must be 'layout', dict(widths=[channels in, …, channels out]) or None, got {head!r}.")
     usual = _layout_of(layout).widths
     if usual is None:

@@ -35,9 +35,7 @@ from mmdistill_dense.utils.reproducible import SeededBatches, fork_rng, mix
 from mmdistill_dense.utils.runner_internals import built_loop
 from mmdistill_dense.utils.validate import some
 
-_READS_FIRST = [{'type': 'LoadImageFromFile'}]
 _LABEL = 'seg_map_path'
-TRIED = 8  # pictures, if the first ones are damaged
 
 
 @dataclass(frozen=True)
@@ -65,7 +63,7 @@ def open_pictures(option: UnlabelledOption, config: Mapping[str, Any], labelled:
     if not config.get('train_dataloader'):
         problem = f'{KEY} needs the config of the run, whose loaders name the pictures of validation and test'
         raise ValueError(f'{problem}: build the runner with Runner.from_cfg(config).')
-    dataset = UnlabeledImages(**option.pictures, pipeline=_READS_FIRST)
+    dataset = UnlabeledImages(**option.pictures, pipeline=[{'type': 'LoadImageFromFile'}])
     files = [dataset.get_data_info(number)['img_path'] for number in range(len(dataset))]
     indices: dict[str, int] = {}
     for number, path in enumerate(files):
@@ -83,7 +81,7 @@ def open_pictures(option: UnlabelledOption, config: Mapping[str, Any], labelled:
     steps, left_out = option.pipeline, list[str]()
     if steps == 'auto':
         steps, left_out = without_labels(training_steps(config['train_dataloader']['dataset']))
-    try_steps(steps, itertools.islice(paths, TRIED), KEY)
+    try_steps(steps, paths[:8], KEY)  # several, as the first ones may be damaged
     dataset.pipeline = Compose(copy.deepcopy(list(steps)))
     return Pictures(dataset, len(matches), left_out)
 

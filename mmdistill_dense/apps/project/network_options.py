@@ -26,8 +26,6 @@ from mmdistill_dense.utils.validate import close_or_all, message_of, size_text, 
 from mmdistill_dense.weights.mmengine_loader import address_of
 from mmdistill_dense.weights.strict_load import HUB, is_path, published_weights
 
-SECONDS = 5  # to wait for an answer
-
 
 def weight_sources(model: Any) -> list[str]:
     """Return the files and addresses that ``pretrained`` and every ``init_cfg`` of a model config name."""
@@ -59,7 +57,7 @@ def fetchable(address: str, folder: Path) -> bool:
 @cache
 def reachable(host: str) -> bool:
     try:
-        with urllib.request.urlopen(urllib.request.Request(host, method='HEAD'), timeout=SECONDS):
+        with urllib.request.urlopen(urllib.request.Request(host, method='HEAD'), timeout=5):  # seconds
             return True
     except urllib.error.HTTPError:  # an answer
         return True
@@ -178,9 +176,6 @@ def check_detector(side: UserNetwork, masks: bool) -> None:
     raise ValueError(f'{side.key}: {model.get("type")} {text}.')
 
 
-_WEIGHTS = ('.pth', '.pt', '.safetensors', '.bin', '.ckpt')
-
-
 @dataclass
 class UserNetwork:
     """A network of the pair."""
@@ -221,8 +216,9 @@ def read_network(config_name: str, key: str) -> UserNetwork:
         raise ValueError(str(error)) from error
     where, name = f'{key} {config_name}', config_name if '::' in config_name else str(path.resolve())
     if path.suffix not in ('.py', '.json', '.yml', '.yaml'):
-        weights = ' The weights of a trained teacher are for --teacher-checkpoint.' if path.suffix in _WEIGHTS else ''
-        raise ValueError(f'{where}: not a config, which ends in .py.{weights}')
+        is_weights = path.suffix in ('.pth', '.pt', '.safetensors', '.bin', '.ckpt')
+        hint = ' The weights of a trained teacher are for --teacher-checkpoint.' if is_weights else ''
+        raise ValueError(f'{where}: not a config, which ends in .py.{hint}')
     try:
         config = read_file(path)
     except ImportError as error:  # mmengine's own text shows the folders where it looked
@@ -279,9 +275,6 @@ def read_foundation(option: str) -> dict[str, Any] | None:
     return {'type': 'mmdistill_dense.FoundationTeacher', 'model': model, 'checkpoint': file}
 
 
-_FIXED_SIZE_BACKBONES = ('BEiT', 'MAE')  # backbones with a table of relative places
-
-
 def sizes(side: UserNetwork, crop: tuple[int, int], picture: tuple[int, int], trained: bool = True) -> dict[str, Any]:
     """Return what sets the sizes of pictures: crop and windows of a segmentor, and multiples that a network takes.
 
@@ -297,8 +290,8 @@ def sizes(side: UserNetwork, crop: tuple[int, int], picture: tuple[int, int], tr
         except Exception:  # any code may run here; the check before the training says what is wrong
             continue
     else:
-        if not trained or (side.model.get('backbone') or {}).get('type') not in _FIXED_SIZE_BACKBONES:
-            return changes
+        if not trained or (side.model.get('backbone') or {}).get('type') not in ('BEiT', 'MAE'):
+            return changes  # those two have a table of relative places
         windows = 'larger pictures are tested in windows, smaller ones padded'
         side.notes.append(f'it takes one size, {size_text(crop)}: {windows}')
         fixed = {'backbone': {'img_size': crop}, 'data_preprocessor': {'test_cfg': {'size': crop}}}

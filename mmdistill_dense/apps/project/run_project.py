@@ -24,7 +24,6 @@ from mmdistill_dense.utils.validate import some
 
 # errors of the report that must not stop a run
 _REPORT_ERRORS = (ImportError, LookupError, OSError, RuntimeError, TypeError, ValueError)
-_REQUIRED_FILES = ('data.py', 'pair.py', 'control.py')
 
 
 def open_project(folder: Path) -> Definition:
@@ -34,7 +33,7 @@ def open_project(folder: Path) -> Definition:
         raise FileNotFoundError(f'{folder}: no such folder (looked in {Path.cwd()}). `new` writes it, and names it.')
     if not (folder / SUITE).is_file():
         raise FileNotFoundError(f'{folder}: no {SUITE} in it, so `new` did not write this folder. Give its own.')
-    if missing := [name for name in _REQUIRED_FILES if not (folder / name).is_file()]:
+    if missing := [name for name in ('data.py', 'pair.py', 'control.py') if not (folder / name).is_file()]:
         advice = 'The same `new` command, with the --batch that the other files have, writes it again'
         raise FileNotFoundError(f'{folder}: {", ".join(missing)} is missing. {advice}.')
     config = read_file(folder / 'control.py')

@@ -148,9 +148,6 @@ def named_by_teacher(data: SegData, checkpoint: str) -> SegData:
     return replace(data, classes=tuple(names), notes=[*data.notes, f'{note}. Otherwise: --classes'])
 
 
-_COMPARE_ALL = ('dist', 'frs')  # methods that need the classes of the teacher
-
-
 def reuse_teacher(
     teacher: UserNetwork, names: Sequence[str], chosen: Sequence[str]
 ) -> tuple[str | None, str | None, str]:
@@ -165,7 +162,8 @@ def reuse_teacher(
     except (KeyError, ValueError):  # nothing is shared, or no weights are published
         return nothing
     same = list(teacher_names) == list(names)
-    if same or (len(matches) == len(names) > 1 and not {*chosen} & {*_COMPARE_ALL}):
+    # DIST and FRS need the classes of the teacher
+    if same or (len(matches) == len(names) > 1 and not {*chosen} & {'dist', 'frs'}):
         note = 'its published weights know all your classes, so it is not trained: --train-teacher would do so'
         return AUTO, None if same else AUTO, note
     if len(matches) == len(names):

@@ -7,7 +7,6 @@ from pathlib import Path
 
 from mmengine.config import Config, ConfigDict
 from mmengine.dist import is_main_process
-from mmengine.hooks import Hook
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
@@ -57,15 +56,6 @@ def test(args: argparse.Namespace) -> None:
     build_runner(cfg).test()
 
 
-class StopBeforeTraining(Hook):
-    """Ends training before its first iteration, when all distillers are prepared."""
-
-    priority = 'LOWEST'
-
-    def before_train(self, runner: Runner) -> None:
-        runner.train_loop.stop_training = True
-
-
 def learn_tokens(args: argparse.Namespace) -> None:
     """Learn the tokens that a config needs, write them where its training finds them, and draw their masks."""
     from mmdistill_dense.apps.inspect.token_masks import write_mask_sheets  # draws; no other command loads it
@@ -81,7 +71,8 @@ def learn_tokens(args: argparse.Namespace) -> None:
         raise ValueError('model.distillers of this config has no MasKD or FreeKD without tokens: nothing to learn.')
     if args.out and len(to_learn) != 1:
         raise ValueError(f'--out is one file, but {len(to_learn)} distillers of the config learn tokens.')
-    runner.register_hook(StopBeforeTraining())
+    if (loop := runner.train_loop) is not None:
+        loop.stop_training = True  # before its first iteration, when all distillers are prepared
     runner.train()
     for distiller in to_learn:
         store = token_store_of(distiller, runner)

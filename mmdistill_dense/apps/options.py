@@ -100,22 +100,17 @@ class OptionsAction(argparse.Action):
     def __call__(
         self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, option: str | None = None
     ) -> None:
+        from mmengine.config import DictAction
+
         options = dict(getattr(namespace, self.dest) or {})
         for pair in values:
             key, sign, value = pair.partition('=')
             if not sign:
                 parser.error(f'--cfg-options {pair}: give KEY=VALUE; put quotes around a value with blanks.')
-            options[key] = _value(value)
+            text = value.strip().strip('\'"')
+            is_sequence = ',' in text or (text[:1], text[-1:]) in (('(', ')'), ('[', ']'))
+            options[key] = DictAction._parse_iterable(value) if is_sequence else DictAction._parse_int_float_bool(text)
         setattr(namespace, self.dest, options)
-
-
-def _value(raw: str) -> Any:
-    """Return a number, boolean, ``None``, text, list or tuple."""
-    from mmengine.config import DictAction
-
-    text = raw.strip().strip('\'"')
-    is_sequence = ',' in text or (text[:1], text[-1:]) in (('(', ')'), ('[', ']'))
-    return DictAction._parse_iterable(raw) if is_sequence else DictAction._parse_int_float_bool(text)
 
 
 def fill_train(parser: argparse.ArgumentParser) -> None:

@@ -5,7 +5,7 @@ import logging
 import os
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -197,7 +197,6 @@ class UnlabeledImages(BaseDataset):
     def prepare_data(self, idx: int) -> Any:
         """Run the pipeline; return ``None`` if the file cannot be read, so that the base class takes another."""
         entry = self.get_data_info(idx)
-        reader: Callable[[dict], Any]
         reader, *transforms = self.pipeline.transforms
         try:
             results = reader(entry)

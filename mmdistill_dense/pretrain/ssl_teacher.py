@@ -251,12 +251,12 @@ class SSLTeacher(BaseModule):
         self.source = f'layout {file.layout}'
         if self.widths:
             activation = LAYOUTS[file.layout].activation
-            self.head = SpatialAdaptor.from_entries(file.head, activation, self.keep_last_bn, self.per_pixel)
-            if self.head.widths != self.widths:
-                problem = f'{where} has a head of widths {self.head.widths}, {self.widths} were expected'
-                raise ValueError(f'{problem}: set teacher.head=dict(widths={self.head.widths}).')
+            self.head = loaded = SpatialAdaptor.from_entries(file.head, activation, self.keep_last_bn, self.per_pixel)
+            if loaded.widths != self.widths:
+                problem = f'{where} has a head of widths {loaded.widths}, {self.widths} were expected'
+                raise ValueError(f'{problem}: set teacher.head=dict(widths={loaded.widths}).')
             if not self.per_pixel:
-                check_invariance(self.head, where)
+                check_invariance(loaded, where)
         total = len(file.backbone) + len(file.head)
         used = min(total, len(self.state_dict()))  # a last batch norm may be left out
         ignored = file.ignored + total - used
@@ -266,9 +266,8 @@ class SSLTeacher(BaseModule):
 
 
 @torch.no_grad()
-def check_invariance(head: nn.Module, where: str) -> None:
+def check_invariance(head: SpatialAdaptor, where: str) -> None:
     """Check on a random map that the mean of the adapted head's output equals the vector head's output for the mean."""
-    assert isinstance(head, SpatialAdaptor)
     head = copy.deepcopy(head).float()  # a file in half precision rounds by more than the tolerance
     generator = torch.Generator().manual_seed(0)
     x = torch.rand(2, head.widths[0], 2, 3, generator=generator).to(next(head.parameters()))

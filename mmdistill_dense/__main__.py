@@ -11,8 +11,8 @@ import select
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
-from importlib import import_module
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any, NoReturn, TextIO
 
 from mmdistill_dense.apps.options import start_processes
@@ -44,7 +44,6 @@ GROUPS = {
 COMMANDS = {name: entry for group in GROUPS.values() for name, entry in group.items()}
 OLD_NAMES = {'list-taps': 'taps'}  # names of earlier versions
 _USER_ERRORS = (OSError, KeyError, ValueError, ModuleNotFoundError, FolderInUse)  # whose message is enough
-PIPE_CLOSED = 141  # as a shell reports a program that SIGPIPE ended
 
 
 class Parser(argparse.ArgumentParser):
@@ -80,8 +79,7 @@ class Parser(argparse.ArgumentParser):
 
 def fill(parser: argparse.ArgumentParser, name: str) -> argparse.ArgumentParser:
     """Give a parser the options of a command."""
-    module, _, function = COMMANDS[name][0].partition(':')
-    getattr(import_module(f'mmdistill_dense.{module}'), function)(parser)
+    resolve_name(f'mmdistill_dense.{COMMANDS[name][0]}')(parser)
     return parser
 
 
@@ -97,7 +95,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if not _is_closed(sys.stdout):
             raise
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        return PIPE_CLOSED
+        return 141  # as a shell reports a program that SIGPIPE ended
     except KeyboardInterrupt:
         print('stopped', file=sys.stderr)
         return 130  # as a shell reports Ctrl-C

@@ -8,8 +8,8 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from importlib import import_module
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any
 
 from mmdistill_dense.utils.process import errors_only
@@ -55,17 +55,15 @@ def start_processes(args: argparse.Namespace, words: Sequence[str]) -> None:
     if args.to_start is None:
         for launcher, (starter, variable, number) in _STARTERS.items() if args.launcher is None else ():
             if variable in os.environ and os.environ.get(number, '1') != '1':
-                raise ValueError(
-                    f'{starter} started {os.environ[number]} processes: give --launcher {launcher}, so that they work '
-                    'together, or --launcher none if each works alone, as in an interactive shell.'
-                )
+                together = f'give --launcher {launcher}, so that they work together'
+                apart = 'or --launcher none if each works alone, as in an interactive shell'
+                raise ValueError(f'{starter} started {os.environ[number]} processes: {together}, {apart}.')
         args.launcher = args.launcher or 'none'
         starter, variable, _ = _STARTERS.get(args.launcher, ('', '', ''))
         if starter and variable not in os.environ:
-            raise ValueError(
-                f'--launcher {args.launcher}: this process was not started by {starter}, which sets {variable}. Start '
-                f'this command with {starter}, or give --processes N in place of --launcher.'
-            )
+            problem = f'this process was not started by {starter}, which sets {variable}'
+            remedy = f'Start this command with {starter}, or give --processes N in place of --launcher'
+            raise ValueError(f'--launcher {args.launcher}: {problem}. {remedy}.')
         return
     if 'TORCHELASTIC_RUN_ID' in os.environ:
         args.launcher = 'pytorch'
@@ -80,8 +78,7 @@ def run_later(target: str) -> Callable[[argparse.Namespace], int | None]:
 
     def run(args: argparse.Namespace) -> int | None:
         check_files(args)
-        module, _, function = target.partition(':')
-        return getattr(import_module(f'mmdistill_dense.apps.{module}'), function)(args)
+        return resolve_name(f'mmdistill_dense.apps.{target}')(args)
 
     return run
 
@@ -101,28 +98,19 @@ class OptionsAction(argparse.Action):
     """Reads ``KEY=VALUE …`` as mmengine does, but keeps the blanks of a single value, which may be a path."""
 
     def __call__(
-        self,
-        parser: argparse.ArgumentParser,
-        namespace: argparse.Namespace,
-        values: str | Sequence[Any] | None,
-        option: str | None = None,
+        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, option: str | None = None
     ) -> None:
-        options = dict(getattr(namespace, self.dest, None) or {})
-        for pair in values or ():
-            key, sign, value = str(pair).partition('=')
+        from mmengine.config import DictAction
+
+        options = dict(getattr(namespace, self.dest) or {})
+        for pair in values:
+            key, sign, value = pair.partition('=')
             if not sign:
                 parser.error(f'--cfg-options {pair}: give KEY=VALUE; put quotes around a value with blanks.')
-            options[key] = _value(value)
+            text = value.strip().strip('\'"')
+            is_sequence = ',' in text or (text[:1], text[-1:]) in (('(', ')'), ('[', ']'))
+            options[key] = DictAction._parse_iterable(value) if is_sequence else DictAction._parse_int_float_bool(text)
         setattr(namespace, self.dest, options)
-
-
-def _value(raw: str) -> Any:
-    """Return a number, boolean, ``None``, text, list or tuple."""
-    from mmengine.config import DictAction
-
-    text = raw.strip().strip('\'"')
-    is_sequence = ',' in text or (text[:1], text[-1:]) in (('(', ')'), ('[', ']'))
-    return DictAction._parse_iterable(raw) if is_sequence else DictAction._parse_int_float_bool(text)
 
 
 def fill_train(parser: argparse.ArgumentParser) -> None:
@@ -147,10 +135,8 @@ def fill_test(parser: argparse.ArgumentParser) -> None:
 
 
 def fill_tokens(parser: argparse.ArgumentParser) -> None:
-    add_common(
-        parser,
-        'Learn the tokens of a config on its teacher (MasKD, FreeKD), write them where its training finds them',
-    )
+    text = 'Learn the tokens of a config on its teacher (MasKD, FreeKD), write them where its training finds them'
+    add_common(parser, text)
     parser.add_argument('--out', metavar='FILE', help='also write the tokens here, for tokens= of other configs')
     parser.add_argument('--draw', type=Path, metavar='DIR', help="draw each token's mask over validation pictures")
     parser.add_argument('--pictures', type=counted, default=4, metavar='N', help='how many (default: %(default)s)')
@@ -183,21 +169,17 @@ def fill_export(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('out', help='file to write; weights get a config (.py) beside them')
     parser.add_argument('--size', nargs=2, type=counted, metavar=('H', 'W'), help='of the picture a graph is made with')
     parser.add_argument('--whole', action='store_true', help='a graph from pictures to labels, or to boxes and masks')
-    parser.add_argument(
-        '--backbone-only', action='store_true', help="the backbone's weights, as its init_cfg takes them"
-    )
-    parser.add_argument(
-        '--names', choices=('original', 'timm'), help='of a VisionTransformer, with --backbone-only (default: original)'
-    )
+    weights = "the backbone's weights, as its init_cfg takes them"
+    parser.add_argument('--backbone-only', action='store_true', help=weights)
+    names = 'of a VisionTransformer, with --backbone-only (default: original)'
+    parser.add_argument('--names', choices=('original', 'timm'), help=names)
     parser.add_argument('--evaluate', action='store_true', help='print scores of network and graph on validation data')
     parser.set_defaults(run=run_later('export.write_student:export_command'))
 
 
-EXIT_CODES = 'Exit code: 0 when training would work, 1 for warnings with --strict, 2 for an error.'
-
-
 def fill_check(parser: argparse.ArgumentParser) -> None:
-    parser.description, parser.epilog = 'Check a config before training: build, load, run one step, compare', EXIT_CODES
+    parser.description = 'Check a config before training: build, load, run one step, compare'
+    parser.epilog = 'Exit code: 0 when training would work, 1 for warnings with --strict, 2 for an error.'
     add_config(parser)
     parser.add_argument('--no-weights', action='store_true', help='random weights: only shapes and options are checked')
     parser.add_argument('--device', help='default: cuda where there is one, else cpu')
@@ -237,11 +219,8 @@ def fill_suite(parser: argparse.ArgumentParser) -> None:
 
     run = command('run', 'train and test all unfinished runs')
     run.add_argument('--jobs', type=counted, help='number of runs side by side (default: of the definition)')
-    run.add_argument(
-        '--threads',
-        type=counted,
-        help='threads of each run (default: of the definition, or an equal part of the cores)',
-    )
+    threads = 'threads of each run (default: of the definition, or an equal part of the cores)'
+    run.add_argument('--threads', type=counted, help=threads)
     run.add_argument('--only', nargs='+', default=[], metavar='NAME', help='rows, with the runs that they need')
     run.add_argument('--seeds', nargs='+', type=int, default=[], help='only these seeds')
     command('list', 'show the methods that fit, and the runs with their state; without a definition: all methods')
@@ -259,7 +238,7 @@ def _suite(args: argparse.Namespace) -> int:
     """Run a command; 1 if a run failed, 130 after an interruption."""
     try:
         with nullcontext() if args.command in ('run', 'job') else errors_only():  # a training keeps its log
-            return getattr(import_module('mmdistill_dense.apps.suite.actions'), f'suite_{args.command}')(args) or 0
+            return resolve_name(f'mmdistill_dense.apps.suite.actions:suite_{args.command}')(args) or 0
     except RuntimeError as error:
         if args.raises:
             raise

@@ -7,7 +7,6 @@ from pathlib import Path
 
 from mmengine.config import Config, ConfigDict
 from mmengine.dist import is_main_process
-from mmengine.hooks import Hook
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
@@ -43,10 +42,9 @@ def test(args: argparse.Namespace) -> None:
         raise FileNotFoundError('the checkpoint is missing: mmdistill test CONFIG CHECKPOINT')
     cfg = load_config(args)
     if missing := [name for name in ('test_dataloader', 'test_cfg', 'test_evaluator') if cfg.get(name) is None]:
-        raise ValueError(
-            f'The config does not set {", ".join(missing)}, so nothing can be tested. Set what is missing: '
-            "test_dataloader and test_evaluator as those of val, test_cfg=dict(type='TestLoop')."
-        )
+        remedy = "test_dataloader and test_evaluator as those of val, test_cfg=dict(type='TestLoop')"
+        problem = f'The config does not set {", ".join(missing)}, so nothing can be tested'
+        raise ValueError(f'{problem}. Set what is missing: {remedy}.')
     cfg.load_from = checkpoint
     if args.show or args.show_dir:
         _use_visualization(cfg, args.show, args.show_dir, args.wait_time)
@@ -55,15 +53,6 @@ def test(args: argparse.Namespace) -> None:
     if args.out:
         _keep_predictions(cfg, args.out)
     build_runner(cfg).test()
-
-
-class StopBeforeTraining(Hook):
-    """Ends training before its first iteration, when all distillers are prepared."""
-
-    priority = 'LOWEST'
-
-    def before_train(self, runner: Runner) -> None:
-        runner.train_loop.stop_training = True
 
 
 def learn_tokens(args: argparse.Namespace) -> None:
@@ -81,7 +70,8 @@ def learn_tokens(args: argparse.Namespace) -> None:
         raise ValueError('model.distillers of this config has no MasKD or FreeKD without tokens: nothing to learn.')
     if args.out and len(to_learn) != 1:
         raise ValueError(f'--out is one file, but {len(to_learn)} distillers of the config learn tokens.')
-    runner.register_hook(StopBeforeTraining())
+    if (loop := runner.train_loop) is not None:
+        loop.stop_training = True  # before its first iteration, when all distillers are prepared
     runner.train()
     for distiller in to_learn:
         store = token_store_of(distiller, runner)

@@ -53,10 +53,8 @@ class MultiViewPreprocessor(ImgDataPreprocessor):
             if len(sizes) > 1:
                 text = f'a view has pictures of several sizes ({", ".join(map(str, sorted(sizes)[:3]))})'
                 raise ValueError(f'{text}: let its pipeline in MultiView end with one size, e.g. by RandomResizedCrop.')
-        entries = {name: value for name, value in data.items() if name != 'inputs'}
-        batches = [super(MultiViewPreprocessor, self).forward(dict(inputs=view), training) for view in inputs]
-        extras = self.cast_data({'data_samples': None, **entries})
-        views = [batch['inputs'] for batch in batches]
+        views = [super(MultiViewPreprocessor, self).forward({'inputs': view}, training)['inputs'] for view in inputs]
+        extras = self.cast_data({'data_samples': None, **data, 'inputs': None})
         return {**extras, 'inputs': self._mixed(views) if self.mixup and training else views}
 
     @staticmethod
@@ -66,7 +64,6 @@ class MultiViewPreprocessor(ImgDataPreprocessor):
 
 
 Inputs = Tensor | Sequence[Tensor]
-_FROM_SCRATCH = dict(norm_eval=False, zero_init_residual=False)
 
 
 @MODELS.register_module()
@@ -106,9 +103,7 @@ class BackboneStudent(BaseModel):
         if mode == 'predict':
             return self.predict(inputs, data_samples)
         if mode == 'tensor':
-            if isinstance(inputs, Tensor):
-                return self.extract_feat(inputs)
-            return [self.extract_feat(view) for view in inputs]
+            return self.extract_feat(inputs) if isinstance(inputs, Tensor) else list(map(self.extract_feat, inputs))
         raise ValueError(f"mode must be 'loss', 'predict' or 'tensor', got {mode!r}.")
 
     def loss(self, inputs: Inputs, data_samples: Samples | None = None, **kwargs: Any) -> dict[str, Tensor]:
@@ -128,20 +123,12 @@ class BackboneStudent(BaseModel):
 
     def parse_losses(self, losses: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         if not any('loss' in name for name in losses):
-            raise ValueError(
-                'BackboneStudent has no loss of its own and no distiller gave one: set model.teacher and, with a '
-                "weight above 0, model.distillers, e.g. dict(pcd=dict(type='PCD', …))."
-            )
+            remedy = "model.teacher and, with a weight above 0, model.distillers, e.g. dict(pcd=dict(type='PCD', …))"
+            raise ValueError(f'BackboneStudent has no loss of its own and no distiller gave one: set {remedy}.')
         return super().parse_losses(losses)
 
 
 def _from_scratch(backbone: Mapping[str, Any]) -> dict[str, Any]:
-    config = dict(backbone)
-    cls = kind_of(MM_MODELS, config)
-    # Classes such as ResNetV1c pass the options of their base through.
-    bases = inspect.getmro(cls) if inspect.isclass(cls) else ()
+    bases = getattr(kind_of(MM_MODELS, backbone), '__mro__', ())  # ResNetV1c passes the options of its base through
     options = {name for base in bases for name in inspect.signature(base).parameters}
-    for name, value in _FROM_SCRATCH.items():
-        if name in options:
-            config.setdefault(name, value)
-    return config
+    return {**{name: False for name in ('norm_eval', 'zero_init_residual') if name in options}, **backbone}

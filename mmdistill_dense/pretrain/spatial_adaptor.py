@@ -19,12 +19,7 @@ Step = tuple[str, dict[str, Tensor]]  # kind ('linear', 'linear+', 'bn', 'bn0', 
 
 
 class SpatialGate(nn.Module):
-    """The activation of an adapted head: one gate per image and channel, from the mean of the pre-activation.
-
-    Args:
-        kind: ``'relu'``, ``'gelu'`` or ``'silu'``, the activation of the vector head.
-        per_pixel: Apply the activation to each pixel instead.
-    """
+    """The activation of an adapted head: a gate per image and channel, from the mean before it, or for each pixel."""
 
     def __init__(self, kind: str = 'relu', per_pixel: bool = False) -> None:
         super().__init__()
@@ -107,13 +102,10 @@ def read_steps(entries: Entries) -> list[Step]:
     steps: list[Step] = []
     expected = 0
     for index, tensors in sorted(layers.items()):
-        if index > expected:
-            if index > expected + 1 or not steps:
-                where = '' if steps else ' before the first layer'
-                raise ValueError(
-                    f'head entries {expected} to {index - 1} are missing{where}: an activation leaves one out.'
-                )
-            steps.append(('act', {}))
+        if index > expected + 1 or (index and not steps):
+            where = f'are missing{"" if steps else " before the first layer"}'
+            raise ValueError(f'head entries {expected} to {index - 1} {where}: an activation leaves one out.')
+        steps += [('act', {})] * (index - expected)
         steps.append((_kind(index, tensors), tensors))
         expected = index + 1
     step_widths(steps)
@@ -126,9 +118,8 @@ def _kind(index: int, tensors: Mapping[str, Tensor]) -> str:
         if names in (_BN, _BN | _AFFINE):
             return 'bn0' if names == _BN else 'bn'
         missing = sorted((_BN | (_AFFINE if names & _AFFINE else set())) - names)
-        wrong = (
-            f'{", ".join(missing or sorted(names - _BN - _AFFINE))} is {"missing" if missing else "not part of one"}'
-        )
+        entries = ', '.join(missing or sorted(names - _BN - _AFFINE))
+        wrong = f'{entries} is {"missing" if missing else "not part of one"}'
         raise ValueError(f'head entry {index} is a batch norm, but {wrong}.')
     if names - _AFFINE or 'weight' not in names or tensors['weight'].ndim != 2:
         shapes = {name: tuple(tensors[name].shape) for name in sorted(names)}

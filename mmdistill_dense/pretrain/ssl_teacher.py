@@ -16,10 +16,9 @@ from torch import Tensor, nn
 from mmdistill_dense.pretrain.spatial_adaptor import SpatialAdaptor, blank_entries, read_steps
 from mmdistill_dense.registry import MODELS
 from mmdistill_dense.utils.validate import check_option, some
-from mmdistill_dense.weights.ssl_layouts import BRANCHES, IMAGENET_MEAN, IMAGENET_STD, LAYOUTS, Layout
+from mmdistill_dense.weights.ssl_layouts import BRANCHES, IMAGENET_MEAN, LAYOUTS, Layout
 from mmdistill_dense.weights.strict_load import load_strictly, read_checkpoint, tensors_of, warn_of_averages
 
-_HEAD_LAYOUT = 'layout'
 _TOLERANCE = 1e-4
 
 
@@ -50,11 +49,11 @@ def read_teacher(
         raise _misfit(content, where, 'of one layout', branch)
     name = layouts[0] if len(layouts) == 1 else 'backbone'
     if name == 'backbone':
-        return _bare(_state(content, _top(content), where), ignore)
+        return _bare(_state(content, where), ignore)
     preset = LAYOUTS[name]
     if branch == 'online' and preset.online is None:
         raise ValueError(f"branch='online': files of layout {name!r} hold one branch only; leave branch at 'momentum'.")
-    state = _state(content, _find_top(content, preset, branch), where)
+    state = _layout_state(content, preset, branch, where)
     prefixes = preset.prefixes(branch)[: 1 + head]
     if not all(any(key.startswith(prefix) for key in state) for prefix in prefixes):
         names = ' and '.join(f'{prefix}*' for prefix in prefixes)
@@ -82,10 +81,8 @@ def _split(
             part, prefix = 'backbone', backbone_prefix
         parts[part][key.removeprefix(prefix)] = tensor
     if parts['unknown']:
-        raise ValueError(
-            f'{where} is read as layout {name!r}, which has no place for {some(parts["unknown"], 6)}: choose another, '
-            "or add their prefixes to teacher.ignore=['…']."
-        )
+        problem = f'is read as layout {name!r}, which has no place for {some(parts["unknown"], 6)}'
+        raise ValueError(f"{where} {problem}: choose another, or add their prefixes to teacher.ignore=['…'].")
     entries = indexed(parts['head'])
     if head:
         _check_form(entries, name, where)
@@ -96,32 +93,29 @@ def _split(
 def _bare(state: Mapping[str, Tensor], ignore: Collection[str]) -> TeacherFile:
     prefix = 'backbone.' if any(key.startswith('backbone.') for key in state) else ''
     unused = (*ignore, 'fc.')  # of a torchvision classifier
-    backbone = {
-        key.removeprefix(prefix): tensor
-        for key, tensor in state.items()
-        if key.startswith(prefix) and not key.startswith(unused)
-    }
+    keys = [key for key in state if key.startswith(prefix) and not key.startswith(unused)]
+    backbone = {key.removeprefix(prefix): state[key] for key in keys}
     return TeacherFile('backbone', backbone, {}, len(state) - len(backbone))
 
 
-def _top(content: Mapping[str, Any]) -> str | None:
-    return next((top for top in ('state_dict', 'model', 'teacher') if isinstance(content.get(top), Mapping)), None)
+_TOPS = ('state_dict', 'model', 'teacher')
 
 
-def _find_top(content: Mapping[str, Any], layout: Layout, branch: str) -> str | None:
-    """Return the key of the layout's weights; a file that was saved anew has another key, or none."""
+def _state(content: Mapping[str, Any], where: str, tops: Sequence[str | None] = _TOPS) -> dict[str, Tensor]:
+    """Return the tensors below the first of the keys ``tops`` that a file has, or those of a file without them."""
+    parts = (content.get(str(top)) for top in tops)
+    return tensors_of(next((part for part in parts if isinstance(part, Mapping)), content), where)
+
+
+def _layout_state(content: Mapping[str, Any], layout: Layout, branch: str, where: str) -> dict[str, Tensor]:
     top = layout.online_top if branch == 'online' and layout.online_top else layout.top
-    return next((key for key in (top, 'state_dict') if isinstance(content.get(str(key)), Mapping)), None)
-
-
-def _state(content: Mapping[str, Any], top: str | None, where: str) -> dict[str, Tensor]:
-    return tensors_of(content if top is None else content[top], where)
+    return _state(content, where, (top, 'state_dict'))  # a file that was saved anew has another key, or none
 
 
 def _matches(content: Mapping[str, Any], where: str, branch: str = 'momentum') -> list[str]:
     names = []
     for name, layout in LAYOUTS.items():
-        state = _state(content, _find_top(content, layout, branch), where)
+        state = _layout_state(content, layout, branch, where)
         backbone, head = layout.prefixes(branch)
         present = all(any(key.startswith(sign) for key in state) for sign in (*(layout.signs or (head,)), backbone))
         if present and not any(key.startswith(layout.forbids) for key in state if layout.forbids):
@@ -131,7 +125,7 @@ def _matches(content: Mapping[str, Any], where: str, branch: str = 'momentum') -
 
 def _misfit(content: Mapping[str, Any], where: str, expected: str, branch: str) -> ValueError:
     """Return the error for a file that is not what was expected, which tells what it looks like."""
-    state = _state(content, _top(content), where) or content
+    state = _state(content, where) or content
     prefixes = ', '.join(dict.fromkeys(str(key).split('.')[0] for key in state)) or 'none'
     names = _matches(content, where)
     guess = f'it looks like {" or ".join(names)}' if names else f'it is of none of {", ".join(LAYOUTS)}'
@@ -206,7 +200,7 @@ class SSLTeacher(BaseModule):
         self,
         backbone: Mapping[str, Any],
         layout: str = 'auto',
-        head: str | Mapping[str, Any] | None = _HEAD_LAYOUT,
+        head: str | Mapping[str, Any] | None = 'layout',
         branch: str = 'momentum',
         keep_last_bn: bool = False,
         per_pixel: bool = False,
@@ -225,7 +219,11 @@ class SSLTeacher(BaseModule):
         self.widths = _widths(layout, head)
         self.head: nn.Module = nn.Identity()
         if self.widths:
-            self.head = _blank_head(layout, self.widths, keep_last_bn, per_pixel)
+            depth = len(self.widths) - 1  # linear layers
+            preset = _layout_of(layout)
+            forms = [form for form in preset.forms if form.count('linear') == depth]
+            entries = blank_entries(forms[0] if forms else ' act '.join(['linear+'] * depth), self.widths)
+            self.head = SpatialAdaptor.from_entries(entries, preset.activation, keep_last_bn, per_pixel)
         self.preprocessor = data_preprocessor or _preprocessor(layout)
         self.normalised_by_layout = data_preprocessor is None
         self.source = f'layout {layout}'  # for the receipt; after loading, the layout that was found
@@ -253,12 +251,12 @@ class SSLTeacher(BaseModule):
         self.source = f'layout {file.layout}'
         if self.widths:
             activation = LAYOUTS[file.layout].activation
-            self.head = SpatialAdaptor.from_entries(file.head, activation, self.keep_last_bn, self.per_pixel)
-            if self.head.widths != self.widths:
-                problem = f'{where} has a head of widths {self.head.widths}, {self.widths} were expected'
-                raise ValueError(f'{problem}: set teacher.head=dict(widths={self.head.widths}).')
+            self.head = loaded = SpatialAdaptor.from_entries(file.head, activation, self.keep_last_bn, self.per_pixel)
+            if loaded.widths != self.widths:
+                problem = f'{where} has a head of widths {loaded.widths}, {self.widths} were expected'
+                raise ValueError(f'{problem}: set teacher.head=dict(widths={loaded.widths}).')
             if not self.per_pixel:
-                check_invariance(self.head, where)
+                check_invariance(loaded, where)
         total = len(file.backbone) + len(file.head)
         used = min(total, len(self.state_dict()))  # a last batch norm may be left out
         ignored = file.ignored + total - used
@@ -268,9 +266,8 @@ class SSLTeacher(BaseModule):
 
 
 @torch.no_grad()
-def check_invariance(head: nn.Module, where: str) -> None:
+def check_invariance(head: SpatialAdaptor, where: str) -> None:
     """Check on a random map that the mean of the adapted head's output equals the vector head's output for the mean."""
-    assert isinstance(head, SpatialAdaptor)
     head = copy.deepcopy(head).float()  # a file in half precision rounds by more than the tolerance
     generator = torch.Generator().manual_seed(0)
     x = torch.rand(2, head.widths[0], 2, 3, generator=generator).to(next(head.parameters()))
@@ -289,26 +286,19 @@ def _widths(layout: str, head: str | Mapping[str, Any] | None) -> list[int]:
         raise ValueError("layout='backbone' is a file without projection head: set head=None.")
     if isinstance(head, Mapping) and set(head) == {'widths'} and len(head['widths']) > 1:
         return [int(width) for width in head['widths']]
-    if head != _HEAD_LAYOUT:
+    if head != 'layout':
         raise ValueError(f"head must be 'layout', dict(widths=[channels in, …, channels out]) or None, got {head!r}.")
-    usual = LAYOUTS[layout].widths if layout in LAYOUTS else None
+    usual = _layout_of(layout).widths
     if usual is None:
         names = ', '.join(name for name, entry in LAYOUTS.items() if entry.widths)
-        raise ValueError(
-            f'layout={layout!r} does not tell the widths of the head before the file is read: set '
-            f'head=dict(widths=[2048, …, channels out]), or name one of {names} as layout.'
-        )
+        problem = f'layout={layout!r} does not tell the widths of the head before the file is read'
+        raise ValueError(f'{problem}: set head=dict(widths=[2048, …, channels out]), or name one of {names} as layout.')
     return list(usual)
 
 
-def _blank_head(layout: str, widths: Sequence[int], keep_last_bn: bool, per_pixel: bool) -> SpatialAdaptor:
-    preset = LAYOUTS.get(layout)
-    forms = [form for form in (preset.forms if preset else ()) if form.count('linear') == len(widths) - 1]
-    form = forms[0] if forms else ' act '.join(['linear+'] * (len(widths) - 1))
-    activation = preset.activation if preset else 'relu'
-    return SpatialAdaptor.from_entries(blank_entries(form, widths), activation, keep_last_bn, per_pixel)
+def _layout_of(name: str) -> Layout:
+    return LAYOUTS.get(name, Layout('', ''))  # with the defaults where the file will tell
 
 
 def _preprocessor(layout: str) -> dict[str, Any]:
-    std = LAYOUTS[layout].std if layout in LAYOUTS else IMAGENET_STD
-    return dict(mean=list(IMAGENET_MEAN), std=list(std), bgr_to_rgb=True)
+    return dict(mean=list(IMAGENET_MEAN), std=list(_layout_of(layout).std), bgr_to_rgb=True)

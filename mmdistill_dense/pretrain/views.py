@@ -15,15 +15,13 @@ from PIL import Image, ImageEnhance, ImageFilter, ImageOps
 
 from mmdistill_dense.registry import TRANSFORMS
 
-Array = np.ndarray
 
-
-def enhance(image: Array, factor: float, kind: Callable[[Image.Image], Any]) -> Array:
+def enhance(image: np.ndarray, factor: float, kind: Callable[[Image.Image], Any]) -> np.ndarray:
     """Blend with what Pillow's ``kind`` gives for 0: black, the mean luma, or each pixel's luma; 1 changes nothing."""
     return np.asarray(kind(_picture(image)).enhance(factor))
 
 
-def adjust_hue(image: Array, shift: float) -> Array:
+def adjust_hue(image: np.ndarray, shift: float) -> np.ndarray:
     """Turn the hue by ``shift``, a part of the full circle in -0.5 … 0.5, in steps of 1/256 rounded towards 0.
 
     A shift of 0 still goes through bytes of hue, saturation and value, which moves pixels by a few levels.
@@ -33,7 +31,7 @@ def adjust_hue(image: Array, shift: float) -> Array:
     return np.asarray(Image.merge('HSV', (Image.fromarray(turned), saturation, value)).convert('RGB'))
 
 
-JITTERS: dict[str, Callable[[Array, float], Array]] = dict(
+JITTERS: dict[str, Callable[[np.ndarray, float], np.ndarray]] = dict(
     brightness=partial(enhance, kind=ImageEnhance.Brightness),
     contrast=partial(enhance, kind=ImageEnhance.Contrast),
     saturation=partial(enhance, kind=ImageEnhance.Color),
@@ -41,11 +39,8 @@ JITTERS: dict[str, Callable[[Array, float], Array]] = dict(
 )
 
 
-def _picture(image: Array) -> Image.Image:
+def _picture(image: np.ndarray) -> Image.Image:
     return Image.fromarray(np.ascontiguousarray(image))
-
-
-_TRIES = 10
 
 
 class _ViewTransform(BaseTransform):
@@ -58,7 +53,13 @@ class _ViewTransform(BaseTransform):
 
     def transform(self, results: dict) -> dict:
         """Turn the picture to RGB if it is not; change it with probability ``prob``."""
-        image = _as_rgb(results, type(self).__name__)
+        image = results['img']
+        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+            problem = f'takes pictures of three channels in bytes, got {image.dtype} {image.shape}'
+            remedy = "load them with dict(type='LoadImageFromFile'), without to_float32 and with color_type='color'"
+            raise TypeError(f'{type(self).__name__} {problem}: {remedy}.')
+        if results.get('channel_order', 'bgr') == 'bgr':
+            image, results['channel_order'] = image[..., ::-1], 'rgb'
         results['img'] = self.change(image) if np.random.random() < self.prob else image
         results['img_shape'] = results['img'].shape[:2]
         return results
@@ -88,7 +89,7 @@ class RandomResizedCrop(_ViewTransform):
         for name, (low, high), most in (('scale', scale, 1.0), ('ratio', ratio, math.inf)):
             if not 0 < low <= high <= most:
                 raise ValueError(f'RandomResizedCrop: {name} must be two increasing bounds above 0, got {low}, {high}.')
-        self.scale, self.ratio = _pair(scale), _pair(ratio)
+        self.scale, self.ratio = (scale[0], scale[1]), (ratio[0], ratio[1])
 
     def change(self, image: np.ndarray) -> np.ndarray:
         return self.cut(image, self.box(*image.shape[:2]))
@@ -101,7 +102,7 @@ class RandomResizedCrop(_ViewTransform):
 
     def box(self, height: int, width: int) -> tuple[int, int, int, int]:
         """Draw the crop of a picture of that size: top, left, height, width."""
-        for _ in range(_TRIES):
+        for _ in range(10):
             area = np.random.uniform(*self.scale) * height * width
             ratio = math.exp(np.random.uniform(math.log(self.ratio[0]), math.log(self.ratio[1])))
             w, h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
@@ -171,7 +172,7 @@ class GaussianBlur(_ViewTransform):
         super().__init__(prob)
         if not 0 <= sigma[0] <= sigma[1]:
             raise ValueError(f'GaussianBlur: sigma must be two increasing bounds, got {tuple(sigma)}.')
-        self.sigma = _pair(sigma)
+        self.sigma = sigma[0], sigma[1]
 
     def change(self, image: np.ndarray) -> np.ndarray:
         return np.asarray(_picture(image).filter(ImageFilter.GaussianBlur(np.random.uniform(*self.sigma))))
@@ -233,20 +234,3 @@ class PackViews(BaseTransform):
         if results.get('channel_order') == 'rgb':
             image = image[..., ::-1]
         return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))  # (3, H, W)
-
-
-def _pair(bounds: Sequence[float]) -> tuple[float, float]:
-    return float(bounds[0]), float(bounds[1])
-
-
-def _as_rgb(results: dict, name: str) -> np.ndarray:
-    image = results['img']
-    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
-        raise TypeError(
-            f'{name} takes pictures of three channels in bytes, got {image.dtype} {image.shape}: load them with '
-            "dict(type='LoadImageFromFile'), without to_float32 and with color_type='color'."
-        )
-    if results.get('channel_order', 'bgr') == 'bgr':
-        image = image[..., ::-1]
-        results['channel_order'] = 'rgb'
-    return image

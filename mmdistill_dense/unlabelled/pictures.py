@@ -5,7 +5,7 @@ import logging
 import os
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -59,13 +59,7 @@ def same_pictures(paths: Sequence[str], candidates: Iterable[str]) -> dict[str, 
     return matches
 
 
-def not_on_disk(paths: Iterable[str]) -> list[str]:
-    """Return the paths that are no files of this machine: generated pictures, remote stores."""
-    return [path for path in paths if not os.path.isfile(path)]
-
-
 Step = dict[str, Any]
-_READS_A_FILE = re.compile('LoadImageFromFile$')
 _READS_ANOTHER = re.compile('Load(?!.*(Annotation|Proposal|NDArray|Webcam|Shapes|Mask|Label|Seg|Depth|Box))')
 # Steps that read labels or other pictures; which they are in the zoo was found by running every step of its pipelines.
 _LABELS = re.compile(
@@ -85,7 +79,7 @@ def without_labels(steps: Sequence[Step]) -> tuple[list[Step], list[str]]:
 
     A crop no longer looks for other classes (``cat_max_ratio``).
     """
-    readers = [step for step in steps if _READS_A_FILE.search(type_name(step))]
+    readers = [step for step in steps if type_name(step).endswith('LoadImageFromFile')]
     readers = readers or [step for step in steps if _READS_ANOTHER.search(type_name(step))][:1]
     transforms = [step for step in steps if step not in readers]
     dropped = [step for step in transforms if any(_LABELS.search(type_name(mapping)) for mapping in mappings(step))]
@@ -190,22 +184,19 @@ class UnlabeledImages(BaseDataset):
         count = len(paths)
         if self.check:
             paths = self._usable(paths)
+        where = ', '.join(folders.values())
         if not paths:
-            where = self.ann_file or ', '.join(folders.values())
             raise FileNotFoundError(
-                f'UnlabeledImages: no picture to use in {where} (data_root={self.data_root!r}): {count} files of '
-                f'extensions {", ".join(self.extensions)} found, none of them readable and at least '
+                f'UnlabeledImages: no picture to use in {self.ann_file or where} (data_root={self.data_root!r}): '
+                f'{count} files of extensions {", ".join(self.extensions)} found, none of them readable and at least '
                 f'{self.min_size} pixels high and wide. Set data_root, data_prefix, extensions or min_size.'
             )
-        print_log(
-            f'UnlabeledImages: {len(paths)} pictures of {self.data_root or ", ".join(folders.values())}', 'current'
-        )
+        print_log(f'UnlabeledImages: {len(paths)} pictures of {self.data_root or where}', 'current')
         return [dict(img_path=path) for path in paths]
 
     def prepare_data(self, idx: int) -> Any:
         """Run the pipeline; return ``None`` if the file cannot be read, so that the base class takes another."""
         entry = self.get_data_info(idx)
-        reader: Callable[[dict], Any]
         reader, *transforms = self.pipeline.transforms
         try:
             results = reader(entry)
@@ -216,11 +207,7 @@ class UnlabeledImages(BaseDataset):
                 problem = f'{count} damaged files read so far, others taken instead; now {path}: {error!r}'
                 print_log(f'UnlabeledImages: {problem}', 'current', logging.WARNING)
             return None
-        for transform in transforms:
-            if results is None:
-                break
-            results = transform(results)
-        return results
+        return None if results is None else Compose(transforms)(results)
 
     def _below(self, folder: str) -> list[str]:
         """Return the files that are not hidden, in the order of their paths in the folder, with forward slashes."""

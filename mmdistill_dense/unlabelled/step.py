@@ -39,7 +39,6 @@ from mmdistill_dense.utils.validate import Iteration, PartOfRun, Positive, Whole
 
 KEY = 'model.unlabelled'
 _HIGH_RATIO = 8
-_NOT_FILES = ('self', 'kwargs')
 PART = 'unlabelled'
 _TAG = 4  # of the random numbers of this part; other modules use the lower ones
 
@@ -77,7 +76,7 @@ class UnlabelledOption:
     @classmethod
     def parse(cls, option: Mapping[str, Any]) -> UnlabelledOption:
         """Return the options of a config."""
-        files = [name for name in inspect.signature(UnlabeledImages.__init__).parameters if name not in _NOT_FILES]
+        files = [name for name in inspect.signature(UnlabeledImages).parameters if name != 'kwargs']
         if not isinstance(option, Mapping):
             raise TypeError(f"{KEY} must be a dict, e.g. dict(data_root='data/more', ratio=1), got {option!r}.")
         check_known(KEY, option, [*files, *(field.name for field in fields(cls) if field.name != 'pictures')])
@@ -95,10 +94,9 @@ class UnlabelledOption:
         And a part that runs twice in a step, both times recomputed, is ready twice for ``DistributedDataParallel``.
         """
         if self.bn == 'labelled' or get_world_size() > 1:
-            raise ValueError(
-                f'{KEY}: {source} recomputes activations of the student. With several processes, or '
-                f"{KEY}.bn='labelled', the pictures without labels cannot run through it too: leave it out."
-            )
+            problem = 'the pictures without labels cannot run through it too: leave it out'
+            when = f"With several processes, or {KEY}.bn='labelled'"
+            raise ValueError(f'{KEY}: {source} recomputes activations of the student. {when}, {problem}.')
 
 
 @STEP_PLUGINS.register_module()
@@ -130,28 +128,28 @@ class Unlabelled(StepPlugin):
         if label_methods:
             print_log(f'{KEY}: {_titles(label_methods)} needs labels and sees the labelled pictures alone.', 'current')
         if self.option.ratio > _HIGH_RATIO:
-            print_log(
-                f'{KEY}.ratio={self.option.ratio:g}: a step takes {1 + self.option.ratio:g} times as long as without. '
-                f'Above {_HIGH_RATIO}, more steps with a lower ratio are the better use of the time.',
-                'current',
-                logging.WARNING,
-            )
+            cost = f'a step takes {1 + self.option.ratio:g} times as long as without'
+            advice = f'Above {_HIGH_RATIO}, more steps with a lower ratio are the better use of the time'
+            print_log(f'{KEY}.ratio={self.option.ratio:g}: {cost}. {advice}.', 'current', logging.WARNING)
         if names := [name for name, module in student.named_modules() if getattr(module, 'with_cp', False) is True]:
             self.option.refuse_recomputed(f'with_cp=True of {names[0]}')
-        for name in takers:
-            _check_taps(name, distillers[name], student, heads)
+        # they run on proposals, and the student makes those in its loss alone
+        rois = [path for path in heads if hasattr(student.get_submodule(path), '_bbox_forward')]
+        for name, tap in ((taker, tap) for taker in takers for tap in distillers[taker].recorded_taps):
+            if any(f'{tap.path}.'.startswith(f'{path}.') for path in rois):
+                raise ValueError(
+                    f'model.distillers.{name}.student_tap={str(tap)!r} runs on proposals, which the student makes in '
+                    f'its loss and so never on pictures without labels: tap the backbone or the neck, or remove {KEY}.'
+                )
         self.takers = takers
 
     def hooks(self) -> Sequence[Hook]:
-        """Return what reads the pictures."""
         return (HOOKS.build({'type': 'mmdistill_dense.UnlabelledStream'}),)
 
     def identity(self) -> dict[str, Any]:
-        """Return what identifies the pictures."""
         return {PART: self.files}
 
     def seen(self, model: Network) -> Iterator[tuple[str, Tensor, Samples]]:
-        """Yield the pictures of this step."""
         if self.batch is not None:
             yield 'Pictures without labels', *prepare_batch(model, self.batch)
 
@@ -169,22 +167,19 @@ class Unlabelled(StepPlugin):
         takers = {name: distiller for name, distiller in step.active.items() if name in self.takers}
         if self.batch is None or not takers:
             return
-        terms = self._terms(step.model, takers)
+        terms = self._terms(step.model, takers, self.batch)
         count = self.option.weight * len(self.batch['inputs'])
         share = count / (step.labelled + count)
-        joint_terms = {
-            name: {**_times(1 - share, step.terms[name]), **_times(share, group, f'{PART}_')}
-            for name, group in terms.items()
-        }
-        step.terms = {**step.terms, **joint_terms}
+        for name, group in terms.items():
+            joint_terms = {**_times(1 - share, step.terms[name]), **_times(share, group, f'{PART}_')}
+            step.terms = {**step.terms, name: joint_terms}
 
-    def _terms(self, model: Distilled, takers: Mapping[str, Distiller]) -> Terms:
+    def _terms(self, model: Distilled, takers: Mapping[str, Distiller], batch: Mapping[str, Any]) -> Terms:
         """Run the teachers and the student's tapped parts on the pictures, and compare.
 
         No random number of the rest of the run changes. The student's ``loss`` is not called, so no head learns that
         there is nothing on these pictures.
         """
-        assert self.batch is not None, 'the step has such pictures'
         state = model.distillation.state
         taps = [tap for distiller in takers.values() for tap in distiller.recorded_taps]
         ran = model.distillation.traced.heads or ()
@@ -193,7 +188,7 @@ class Unlabelled(StepPlugin):
             stack.enter_context(fork_rng())
             stack.enter_context(attributes(state, part=PART))
             seed_everything(state.seed, state.rank, state.iteration, _TAG)
-            inputs, samples = prepare_batch(model, self.batch)
+            inputs, samples = prepare_batch(model, batch)
             taught = run_teachers(takers, inputs, next(model.parameters()))
             if self.option.bn == 'labelled':  # the batch's statistics normalise, as in training; the running ones stay
                 norms = [module for module in model.modules() if isinstance(module, _NormBase) and module.training]
@@ -219,14 +214,11 @@ def check_one_picture(student: nn.Module, taps: Sequence[str]) -> None:
 
     ``taps`` are paths of modules.
     """
+    parts = {tap.split('.')[0] for tap in taps}
     for path, module in student.named_modules():
-        head = path.split('.')[0]
-        runs = any(tap.split('.')[0] == head for tap in taps)
-        if runs and isinstance(module, nn.Sequential) and _normalises_a_pixel(module):
-            raise ValueError(
-                f'{KEY}: one picture a step, and {path} of the student normalises a map of one pixel, which needs two: '
-                f'set {KEY}.ratio so that ratio * batch_size is at least 2.'
-            )
+        if path.split('.')[0] in parts and isinstance(module, nn.Sequential) and _normalises_a_pixel(module):
+            problem = f'one picture a step, and {path} of the student normalises a map of one pixel, which needs two'
+            raise ValueError(f'{KEY}: {problem}: set {KEY}.ratio so that ratio * batch_size is at least 2.')
 
 
 def _normalises_a_pixel(parts: nn.Sequential) -> bool:
@@ -236,17 +228,6 @@ def _normalises_a_pixel(parts: nn.Sequential) -> bool:
         if pooled and any(isinstance(module, nn.BatchNorm2d) for module in part.modules()):
             return True
     return False
-
-
-def _check_taps(name: str, distiller: Distiller, student: nn.Module, heads: Sequence[str]) -> None:
-    """Refuse taps in a RoI head: it runs on proposals, and the student makes those in its loss alone."""
-    rois = [path for path in heads if hasattr(student.get_submodule(path), '_bbox_forward')]
-    for tap in distiller.recorded_taps:
-        if any(f'{tap.path}.'.startswith(f'{path}.') for path in rois):
-            raise ValueError(
-                f'model.distillers.{name}.student_tap={str(tap)!r} runs on proposals, which the student makes in its '
-                f'loss and so never on pictures without labels: tap the backbone or the neck, or remove {KEY}.'
-            )
 
 
 def prepare_batch(model: Network, batch: Mapping[str, Any]) -> tuple[Tensor, Samples]:

@@ -23,7 +23,6 @@ from mmdistill_dense.model.distill_model import distillers_of
 from mmdistill_dense.registry import HOOKS
 from mmdistill_dense.unlabelled.pictures import (
     UnlabeledImages,
-    not_on_disk,
     picture_paths,
     same_pictures,
     training_steps,
@@ -36,9 +35,7 @@ from mmdistill_dense.utils.reproducible import SeededBatches, fork_rng, mix
 from mmdistill_dense.utils.runner_internals import built_loop
 from mmdistill_dense.utils.validate import some
 
-_READS_FIRST = [{'type': 'LoadImageFromFile'}]
 _LABEL = 'seg_map_path'
-TRIED = 8  # pictures, if the first ones are damaged
 
 
 @dataclass(frozen=True)
@@ -66,7 +63,7 @@ def open_pictures(option: UnlabelledOption, config: Mapping[str, Any], labelled:
     if not config.get('train_dataloader'):
         problem = f'{KEY} needs the config of the run, whose loaders name the pictures of validation and test'
         raise ValueError(f'{problem}: build the runner with Runner.from_cfg(config).')
-    dataset = UnlabeledImages(**option.pictures, pipeline=_READS_FIRST)
+    dataset = UnlabeledImages(**option.pictures, pipeline=[{'type': 'LoadImageFromFile'}])
     files = [dataset.get_data_info(number)['img_path'] for number in range(len(dataset))]
     indices: dict[str, int] = {}
     for number, path in enumerate(files):
@@ -80,21 +77,18 @@ def open_pictures(option: UnlabelledOption, config: Mapping[str, Any], labelled:
     if len(selection) < len(files):
         dataset.get_subset_(selection)
     paths = [files[number] for number in selection]
-    by_loader = _evaluation_paths(config)
-    _refuse_evaluation_pictures(paths, {name: images for name, (images, _) in by_loader.items()})
-    labels = {name: images for name, (_, images) in by_loader.items()}
-    _refuse_labels(paths, {'train_dataloader': picture_paths(labelled, _LABEL), **labels})
+    _check_other_sets(paths, config, labelled)
     steps, left_out = option.pipeline, list[str]()
     if steps == 'auto':
         steps, left_out = without_labels(training_steps(config['train_dataloader']['dataset']))
-    try_steps(steps, itertools.islice(paths, TRIED), KEY)
+    try_steps(steps, paths[:8], KEY)  # several, as the first ones may be damaged
     dataset.pipeline = Compose(copy.deepcopy(list(steps)))
     return Pictures(dataset, len(matches), left_out)
 
 
-def _evaluation_paths(config: Mapping[str, Any]) -> dict[str, tuple[list[str], list[str]]]:
-    """Return the paths of the pictures and of the label images of validation and test."""
-    paths: dict[str, tuple[list[str], list[str]]] = {}
+def _check_other_sets(paths: Sequence[str], config: Mapping[str, Any], labelled: Any) -> None:
+    """Refuse pictures of validation or test, on which a model that has seen them cannot be tested, and label images."""
+    label_images = {'train_dataloader': picture_paths(labelled, _LABEL)}
     options: list[Any] = []
     for name in ('val_dataloader', 'test_dataloader'):
         option = (config.get(name) or {}).get('dataset')
@@ -103,42 +97,30 @@ def _evaluation_paths(config: Mapping[str, Any]) -> dict[str, tuple[list[str], l
         options.append(option)
         try:
             dataset = DATASETS.build(copy.deepcopy(option))
-            paths[name] = _comparable(picture_paths(dataset), name), picture_paths(dataset, _LABEL)
+            images, label_images[name] = picture_paths(dataset), picture_paths(dataset, _LABEL)
         except Exception as error:  # a data set may run any code, and test data need not be there
             _warn(name, f'the data set cannot be opened ({str(error).splitlines()[0] if str(error) else error!r})')
-    return paths
+            continue
+        if same := same_pictures(paths, _comparable(images, name)):
+            pairs = [path if path == other else f'{path} (= {other})' for path, other in same.items()]
+            problem = f'{len(same)} of {len(paths)} pictures are also in {name}, so its results would tell nothing'
+            remedy = f'Take them out of the folder, or list the others in {KEY}.ann_file'
+            raise ValueError(f'{KEY}: {problem} about new pictures: {some(pairs, 3)}. {remedy}.')
+    for name, images in label_images.items():  # which a folder of pictures and labels has beside the pictures
+        labels = {os.path.realpath(path) for path in images}
+        if hits := [path for path in paths if os.path.realpath(path) in labels]:
+            problem = f'{len(hits)} of {len(paths)} pictures are label images of {name}: {some(hits, 3)}'
+            remedy = f'the folders of pictures alone, in {KEY}.data_prefix (a list), or the pictures in {KEY}.ann_file'
+            raise ValueError(f'{KEY}: {problem}. Name {remedy}.')
 
 
 def _comparable(paths: list[str], name: str) -> list[str]:
     """Return the pictures of a loader; warn if it does not tell them, or if some are no files here."""
-    elsewhere = not_on_disk(paths)
+    elsewhere = [path for path in paths if not os.path.isfile(path)]  # generated pictures, remote stores
     if elsewhere or not paths:
         text = f'{len(elsewhere)} of its {len(paths)} pictures are no files here, e.g. {elsewhere[0]}' if paths else ''
         _warn(name, text or 'its data set does not tell the paths of its pictures')
     return paths
-
-
-def _refuse_evaluation_pictures(paths: Sequence[str], by_loader: Mapping[str, Sequence[str]]) -> None:
-    """Refuse pictures of validation or test: a model that has seen them cannot be tested on them."""
-    for name, images in by_loader.items():
-        if same := same_pictures(paths, images):
-            pairs = [path if path == other else f'{path} (= {other})' for path, other in same.items()]
-            raise ValueError(
-                f'{KEY}: {len(same)} of {len(paths)} pictures are also in {name}, so its results would tell nothing '
-                f'about new pictures: {some(pairs, 3)}. Take them out of the folder, or list the others in '
-                f'{KEY}.ann_file.'
-            )
-
-
-def _refuse_labels(paths: Sequence[str], by_loader: Mapping[str, Sequence[str]]) -> None:
-    """Refuse label images, which a folder of pictures and labels has beside the pictures."""
-    for name, images in by_loader.items():
-        labels = {os.path.realpath(path) for path in images}
-        if hits := [path for path in paths if os.path.realpath(path) in labels]:
-            raise ValueError(
-                f'{KEY}: {len(hits)} of {len(paths)} pictures are label images of {name}: {some(hits, 3)}. Name the '
-                f'folders of pictures alone, in {KEY}.data_prefix (a list), or the pictures in {KEY}.ann_file.'
-            )
 
 
 def _warn(name: str, reason: str) -> None:
@@ -170,49 +152,18 @@ class PassSampler(Sampler[int]):
             yield int(order[offset])
 
 
-class UnlabelledBatches:
-    """The batches of a run by iteration, read by as many workers as the labelled ones; its streams are not touched."""
-
-    def __init__(self, loader: DataLoader, pictures: Pictures, second: Unlabelled, seed: int) -> None:
-        self.dataset, self.seed = pictures.dataset, seed
-        batch_sampler: Any = loader.batch_sampler
-        self.count = second.option.count(batch_sampler.batch_size)
-        workers = second.option.workers
-        self._options: dict[str, Any] = {
-            'num_workers': loader.num_workers if workers is None else workers,
-            'pin_memory': loader.pin_memory,
-        }
-        if self._options['num_workers']:
-            self._options['multiprocessing_context'] = loader.multiprocessing_context
-        self._batches: SeededBatches | None = None
-
-    def at(self, iteration: int) -> Any:
-        """Return the batch of an iteration; quick if it follows the one before."""
-        with fork_rng():
-            if self._batches is None or self._batches.position != iteration:
-                self.close()
-                rank, world = get_rank(), get_world_size()
-                sampler = PassSampler(len(self.dataset), self.seed, rank, world, iteration * self.count)
-                options = dict(self._options, sampler=sampler, collate_fn=pseudo_collate)
-                loader: DataLoader = DataLoader(self.dataset, self.count, **options)
-                self._batches = SeededBatches(loader, mix(self.seed, _TAG), rank, start=iteration)
-            return next(self._batches)
-
-    def close(self) -> None:
-        """End the workers."""
-        if self._batches is not None:
-            self._batches.close()
-        self._batches = None
-
-
 @HOOKS.register_module()
 class UnlabelledStream(Hook):
-    """Gives each step its pictures without labels; has no effect on a run without ``model.unlabelled``."""
+    """Gives each step its pictures without labels; has no effect on a run without ``model.unlabelled``.
+
+    They are read by iteration, by as many workers as the labelled ones; the streams of these are not touched.
+    """
 
     def __init__(self) -> None:
         self._second: Unlabelled | None = None
-        self._pictures: Pictures | None = None
-        self._batches: UnlabelledBatches | None = None
+        self._pictures: Pictures
+        self._options: dict[str, Any] = {}  # of their loader
+        self._batches: SeededBatches | None = None
 
     def before_run(self, runner: Runner) -> None:
         """Open the pictures before anything is loaded."""
@@ -225,52 +176,63 @@ class UnlabelledStream(Hook):
 
     def before_train(self, runner: Runner) -> None:
         """Set up the loader, and tell about it."""
-        if self._second is not None and self._pictures is not None:
-            model: Any = unwrap(runner.model)
-            seed = model.distillation.state.seed  # the same in all processes
-            self._batches = UnlabelledBatches(runner.train_dataloader, self._pictures, self._second, seed)
-            if self._batches.count == 1:
-                takers = [distillers_of(model)[name] for name in self._second.takers]
-                taps = [tap.path for distiller in takers for tap in distiller.recorded_taps]
-                check_one_picture(model, taps)
-            self._tell(runner, self._pictures, self._batches.count)
-
-    def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
-        """Draw the pictures of this step."""
-        self.draw(runner)
-
-    def draw(self, runner: Runner) -> None:
-        """Draw pictures for the model's next step, if a distiller compares them."""
-        if self._second is None or self._batches is None:
+        if self._second is None:
             return
-        model: Any = unwrap(runner.model)
-        distillers, iteration = distillers_of(model), model.distillation.state.iteration
-        has_begun = iteration >= in_iterations(self._second.option.start, runner.max_iters)
-        is_used = has_begun and any(distillers[name].is_active() for name in self._second.takers)
-        self._second.batch = self._batches.at(iteration) if is_used else None
-
-    def after_train(self, runner: Runner) -> None:
-        """End the workers."""
-        if self._batches is not None and self._second is not None:
-            self._batches.close()
-            self._batches, self._second.batch = None, None
-
-    def _tell(self, runner: Runner, pictures: Pictures, count: int) -> None:
-        total, step = len(pictures.dataset), count * get_world_size()
-        out = f', {pictures.labelled} labelled ones taken out' if pictures.labelled else ''
-        skipped = f'; steps of the pipeline left out: {", ".join(pictures.left_out)}' if pictures.left_out else ''
-        assert self._second is not None
+        option, loader, model = self._second.option, runner.train_dataloader, unwrap(runner.model)
+        workers = loader.num_workers if option.workers is None else option.workers
+        context = {'multiprocessing_context': loader.multiprocessing_context} if workers else {}
+        count = option.count(loader.batch_sampler.batch_size)
+        reading = {'num_workers': workers, 'pin_memory': loader.pin_memory, **context}
+        self._options = {'batch_size': count, 'collate_fn': pseudo_collate, **reading}
+        distillers, last = distillers_of(model), runner.max_iters
+        takers = [distillers[name] for name in self._second.takers]
+        if count == 1:
+            check_one_picture(model, [tap.path for distiller in takers for tap in distiller.recorded_taps])
+        total, step = len(self._pictures.dataset), count * get_world_size()
+        out = f', {self._pictures.labelled} labelled ones taken out' if self._pictures.labelled else ''
+        left_out = ', '.join(self._pictures.left_out)
+        skipped = f'; steps of the pipeline left out: {left_out}' if left_out else ''
         runner.logger.info(
             f'{KEY}: {total} pictures{out}; {step} of them a step, each once in {total / step:.4g} steps; they teach '
             f'{", ".join(self._second.takers)}{skipped}'
         )
-        distillers, last = distillers_of(unwrap(runner.model)), runner.max_iters
-        ends = [last, max(distillers[name].schedule.end(last) for name in self._second.takers)]
-        if (begin := in_iterations(self._second.option.start, last)) >= min(ends):
-            problem = f'they begin after step {begin:g} of {min(ends):g}'
+        end = min(last, max(distiller.schedule.end(last) for distiller in takers))
+        if (begin := in_iterations(option.start, last)) >= end:
+            problem = f'they begin after step {begin:g} of {end:g}'
             runner.logger.warning(f'{KEY}.start: no step takes these pictures: {problem}.')
         if total < FEW * step:
-            runner.logger.warning(
-                f'{KEY}: {total} pictures are few for {step} a step, each is seen again within {FEW} steps: lower '
-                f'{KEY}.ratio, or add pictures.'
-            )
+            problem = f'{total} pictures are few for {step} a step, each is seen again within {FEW} steps'
+            runner.logger.warning(f'{KEY}: {problem}: lower {KEY}.ratio, or add pictures.')
+
+    def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
+        """Draw the pictures of this step, if a distiller compares them."""
+        if self._second is None:
+            return
+        model: Any = unwrap(runner.model)
+        distillers, state = distillers_of(model), model.distillation.state  # with one seed in all processes
+        has_begun = state.iteration >= in_iterations(self._second.option.start, runner.max_iters)
+        is_used = has_begun and any(distillers[name].is_active() for name in self._second.takers)
+        self._second.batch = self._batch_at(state.iteration, state.seed) if is_used else None
+
+    def after_train(self, runner: Runner) -> None:
+        """End the workers."""
+        if self._second is not None:
+            self._close()
+            self._second.batch = None
+
+    def _batch_at(self, iteration: int, seed: int) -> Any:
+        """Return the batch of an iteration; quick if it follows the one before."""
+        with fork_rng():
+            if self._batches is None or self._batches.position != iteration:
+                self._close()
+                dataset, rank = self._pictures.dataset, get_rank()
+                start = iteration * self._options['batch_size']
+                sampler = PassSampler(len(dataset), seed, rank, get_world_size(), start)
+                loader: DataLoader = DataLoader(dataset, sampler=sampler, **self._options)
+                self._batches = SeededBatches(loader, mix(seed, _TAG), rank, start=iteration)
+            return next(self._batches)
+
+    def _close(self) -> None:
+        if self._batches is not None:
+            self._batches.close()
+        self._batches = None

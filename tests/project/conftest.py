@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 
 from mmdistill_dense.apps.project import network_options as fetched_weights
-from mmdistill_dense.apps.project import price
+from mmdistill_dense.apps.project import training_plan
 from tests.project.commands import project
 
-time_training = price.time_training
+time_training = training_plan.time_training
 
 
 @pytest.fixture
@@ -23,7 +23,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture(autouse=True)
 def untimed(monkeypatch: pytest.MonkeyPatch) -> None:
     """``new`` times no step; the test of the price takes ``time_training`` from here."""
-    monkeypatch.setattr(price, 'time_training', lambda config: price.Price(60.0, 1.0))
+    monkeypatch.setattr(training_plan, 'time_training', lambda config: training_plan.Price(60.0, 1.0))
 
 
 @pytest.fixture(scope='module')

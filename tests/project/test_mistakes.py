@@ -80,7 +80,7 @@ def cut(path: str) -> None:
     case('not installed (mmnothing; beside the forks: pip install onedl-mmnothing)', '--student a.py',
          wrote('a.py', "custom_imports = dict(imports=['mmnothing.models'])\n")),
     case('trained teacher are for --teacher-checkpoint', '--teacher a.pth', wrote('a.pth'), soak=True),
-    case('--student a.py: line 2 of its base .* b.py is no Python', '--student a.py',
+    case('--student a.py: the config cannot be read: .* b.py: line 2 is no Python', '--student a.py',
          lambda _: Path('a.py').write_text("_base_ = 'b.py'") and Path('b.py').write_text('x = 1\ny = (\n')),
     case('--student a.py: the config cannot be read', '--student a.py', wrote('a.py', 'x = y\n')),
     case('data_preprocessor.mean is for 6 channels, pictures have 3',

@@ -12,10 +12,9 @@ from mmseg.structures import SegDataSample
 from mmdistill_dense.apps.check.context import Options
 from mmdistill_dense.apps.check.run import check_config
 from mmdistill_dense.apps.project import network_options as fetched_weights
-from mmdistill_dense.apps.project.methods import check_queue, distillers_for, methods_of
 from mmdistill_dense.apps.project.network_options import read_network
 from mmdistill_dense.apps.project.new import write
-from mmdistill_dense.apps.project.teachers import parse_teacher_classes
+from mmdistill_dense.apps.project.teachers import check_queue, distillers_for, methods_of, parse_teacher_classes
 from mmdistill_dense.config.resolve import load_model, student_option
 from mmdistill_dense.foundation.vit import Rotary, ViT, architecture
 from mmdistill_dense.guards.config import batch_problem

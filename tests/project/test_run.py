@@ -12,7 +12,7 @@ import pytest
 from mmengine.config import Config
 
 from mmdistill_dense.__main__ import main
-from mmdistill_dense.apps.project import price, run_project
+from mmdistill_dense.apps.project import run_project, training_plan
 from mmdistill_dense.apps.report.section import Section
 from mmdistill_dense.apps.suite import plan
 from mmdistill_dense.apps.suite.definition import load_suite
@@ -167,16 +167,16 @@ def test_the_best_student_is_exported(
 
 def test_the_price_is_told_before_it_is_paid(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A trial has none; a project that takes longer than a night names a length that fits."""
-    monkeypatch.setattr(price, 'time_training', time_training)
-    assert not [*price.price_lines(root)]
+    monkeypatch.setattr(training_plan, 'time_training', time_training)
+    assert not [*training_plan.price_lines(root)]
     for name in ('control.py', 'teacher.py'):
         (root / name).write_text((root / name).read_text().replace('max_iters=2', 'max_iters=5000'))
-    (line,) = price.price_lines(root)
+    (line,) = training_plan.price_lines(root)
     found = re.fullmatch(r'price    about (.+) here \(.+\), for 5000 steps each: teacher .+, control .+, kd (.+)', line)
     assert found and found[1] != found[2]
-    monkeypatch.setattr(price, 'time_training', lambda config: price.Price(5000.0, 100.0))  # three of them
-    monkeypatch.setattr(price, 'NIGHT', 9300.0)
-    assert [*price.price_lines(root)][1].startswith('         more than a night: --iters 3000 takes about 2 h 35 min')
+    monkeypatch.setattr(training_plan, 'time_training', lambda config: training_plan.Price(5000.0, 100.0))  # three
+    monkeypatch.setattr(training_plan, 'NIGHT', 9300.0)
+    assert '  more than a night: --iters 3000 takes about 2 h 35 min' in [*training_plan.price_lines(root)][1]
 
 
 def test_a_second_run_in_a_folder_is_refused(tmp_path: Path) -> None:

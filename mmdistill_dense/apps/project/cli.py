@@ -99,7 +99,7 @@ def _new(args: argparse.Namespace) -> int:
     with quiet():  # notes of mmseg and mmdet about optional parts
         from mmdistill_dense.apps.project import new
         from mmdistill_dense.apps.project.contact_sheet import write_sheet
-        from mmdistill_dense.apps.project.price import price_lines
+        from mmdistill_dense.apps.project.training_plan import price_lines
 
     files, data = new.plan(args, lambda line: print(line, flush=True))
     if args.dry:

@@ -34,9 +34,7 @@ def teacher_file(training: Training, batch: int, task: str, boxes_alone: bool = 
 
 
 def method_file(name: str, distillers: Mapping[str, Any], unlabelled: Mapping[str, Any] | None) -> str:
-    model: dict[str, Any] = {'distillers': distillers}
-    if unlabelled:
-        model['unlabelled'] = unlabelled
+    model = {'distillers': distillers, **({'unlabelled': unlabelled} if unlabelled else {})}
     also = ', also on pictures without labels' if unlabelled else ''
     head = f'"""The student of control.py, taught by the method {name}{also}."""\n\n_base_ = \'./control.py\'\n'
     return f'{head}{assignments({"model": model})}{_WORK_DIR}'

@@ -17,7 +17,7 @@ import torch
 from mmengine.config import Config
 from torch import hub
 
-from mmdistill_dense.config.resolve import TASKS, broken_file, find_config, load_model
+from mmdistill_dense.config.resolve import TASKS, find_config, load_model, read_file
 from mmdistill_dense.config.values import mappings, num_classes
 from mmdistill_dense.foundation.vit import MODELS_BY_NAME
 from mmdistill_dense.networks.building import build_network
@@ -25,8 +25,6 @@ from mmdistill_dense.utils.process import quiet
 from mmdistill_dense.utils.validate import close_or_all, message_of, size_text, some
 from mmdistill_dense.weights.mmengine_loader import address_of
 from mmdistill_dense.weights.strict_load import HUB, is_path, published_weights
-
-SECONDS = 5  # to wait for an answer
 
 
 def weight_sources(model: Any) -> list[str]:
@@ -59,7 +57,7 @@ def fetchable(address: str, folder: Path) -> bool:
 @cache
 def reachable(host: str) -> bool:
     try:
-        with urllib.request.urlopen(urllib.request.Request(host, method='HEAD'), timeout=SECONDS):
+        with urllib.request.urlopen(urllib.request.Request(host, method='HEAD'), timeout=5):  # seconds
             return True
     except urllib.error.HTTPError:  # an answer
         return True
@@ -104,10 +102,8 @@ def class_overrides(model: Mapping[str, Any], classes: int, key: str) -> dict[st
 
 def seg_size(model: Mapping[str, Any], crop: tuple[int, int], picture: tuple[int, int]) -> dict[str, Any]:
     """Return what sets the crop of a segmentor: in its preprocessor, and in its test by windows."""
-    preprocessor = model.get('data_preprocessor') or {}
-    changes: dict[str, Any] = {'data_preprocessor': {'size': crop}}
-    if preprocessor.get('size_divisor') is not None:
-        changes['data_preprocessor']['size_divisor'] = None
+    divides = (model.get('data_preprocessor') or {}).get('size_divisor') is not None
+    changes: dict[str, Any] = {'data_preprocessor': {'size': crop, **({'size_divisor': None} if divides else {})}}
     slides = (model.get('test_cfg') or {}).get('mode') == 'slide'
     inside = picture[0] <= crop[0] and picture[1] <= crop[1]
     if picture[0] * picture[1] > _LARGE or (slides and not inside):
@@ -142,13 +138,12 @@ def without_weights(model: Any) -> dict[str, Any]:
     return {'pretrained': False, **({'backbone': thawed} if thawed else {})}
 
 
-def joined_overrides(*parts: Mapping[str, Any]) -> dict[str, Any]:
-    """Return nested overrides merged into one."""
-    union: dict[str, Any] = {}
-    for part in parts:
-        for name, value in part.items():
-            are_mappings = isinstance(value, Mapping) and isinstance(union.get(name), Mapping)
-            union[name] = joined_overrides(union[name], value) if are_mappings else value
+def joined_overrides(overrides: Mapping[str, Any], later: Mapping[str, Any]) -> dict[str, Any]:
+    """Return nested overrides merged into one; of two values of a name, the ``later`` counts."""
+    union = dict(overrides)
+    for name, value in later.items():
+        are_mappings = isinstance(value, Mapping) and isinstance(union.get(name), Mapping)
+        union[name] = joined_overrides(union[name], value) if are_mappings else value
     return union
 
 
@@ -179,9 +174,6 @@ def check_detector(side: UserNetwork, masks: bool) -> None:
     else:
         return
     raise ValueError(f'{side.key}: {model.get("type")} {text}.')
-
-
-_WEIGHTS = ('.pth', '.pt', '.safetensors', '.bin', '.ckpt')
 
 
 @dataclass
@@ -224,30 +216,25 @@ def read_network(config_name: str, key: str) -> UserNetwork:
         raise ValueError(str(error)) from error
     where, name = f'{key} {config_name}', config_name if '::' in config_name else str(path.resolve())
     if path.suffix not in ('.py', '.json', '.yml', '.yaml'):
-        weights = ' The weights of a trained teacher are for --teacher-checkpoint.' if path.suffix in _WEIGHTS else ''
-        raise ValueError(f'{where}: not a config, which ends in .py.{weights}')
+        is_weights = path.suffix in ('.pth', '.pt', '.safetensors', '.bin', '.ckpt')
+        hint = ' The weights of a trained teacher are for --teacher-checkpoint.' if is_weights else ''
+        raise ValueError(f'{where}: not a config, which ends in .py.{hint}')
     try:
-        config = Config.fromfile(path)
+        config = read_file(path)
     except ImportError as error:  # mmengine's own text shows the folders where it looked
         text = str(error).splitlines()[0]
         match = re.search(r"'imports': \[?'(\w+)", text)
         package = match[1] if match else (error.name or '').partition('.')[0]
         fork = f'; beside the forks: pip install onedl-{package}' if package.startswith('mm') else ''
-        raise ValueError(
-            f'{where}: the config imports a package that is not installed ({package or text}{fork}).'
-        ) from error
-    except SyntaxError as error:
-        inside = broken_file(error)
-        file = 'the config' if inside is None or Path(inside).resolve() == path.resolve() else f'its base {inside}'
-        raise ValueError(f'{where}: line {error.lineno} of {file} is no Python: {error.msg}.') from error
+        problem = f'the config imports a package that is not installed ({package or text}{fork})'
+        raise ValueError(f'{where}: {problem}.') from error
     except Exception as error:  # a config may run any code
         raise ValueError(f'{where}: the config cannot be read: {message_of(error)}') from error
     if not isinstance((config.get('model') or {}).get('type', ''), str):
         raise ValueError(f'{where}: a config in the new style (read_base). Give one whose types are names.')
-    if (task := TASKS.get(config.get('default_scope') or '')) is None:
-        raise ValueError(
-            f"{where}: its default_scope is {config.get('default_scope')!r}; 'mmseg' or 'mmdet' is needed."
-        )
+    scope = config.get('default_scope')
+    if (task := TASKS.get(scope or '')) is None:
+        raise ValueError(f"{where}: its default_scope is {scope!r}; 'mmseg' or 'mmdet' is needed.")
     if 'model' not in config:
         raise ValueError(f'{where}: the config has no model. Give the config that trains or tests the network.')
     model = load_model({'cfg': name}, key).model
@@ -288,9 +275,6 @@ def read_foundation(option: str) -> dict[str, Any] | None:
     return {'type': 'mmdistill_dense.FoundationTeacher', 'model': model, 'checkpoint': file}
 
 
-_FIXED_SIZE_BACKBONES = ('BEiT', 'MAE')  # backbones with a table of relative places
-
-
 def sizes(side: UserNetwork, crop: tuple[int, int], picture: tuple[int, int], trained: bool = True) -> dict[str, Any]:
     """Return what sets the sizes of pictures: crop and windows of a segmentor, and multiples that a network takes.
 
@@ -306,11 +290,10 @@ def sizes(side: UserNetwork, crop: tuple[int, int], picture: tuple[int, int], tr
         except Exception:  # any code may run here; the check before the training says what is wrong
             continue
     else:
-        if not trained or (side.model.get('backbone') or {}).get('type') not in _FIXED_SIZE_BACKBONES:
-            return changes
-        side.notes.append(
-            f'it takes one size, {size_text(crop)}: larger pictures are tested in windows, smaller ones padded'
-        )
+        if not trained or (side.model.get('backbone') or {}).get('type') not in ('BEiT', 'MAE'):
+            return changes  # those two have a table of relative places
+        windows = 'larger pictures are tested in windows, smaller ones padded'
+        side.notes.append(f'it takes one size, {size_text(crop)}: {windows}')
         fixed = {'backbone': {'img_size': crop}, 'data_preprocessor': {'test_cfg': {'size': crop}}}
         return joined_overrides(changes, {**fixed, 'test_cfg': _windows(crop)})
     divisor = (side.model.get('data_preprocessor') or {}).get('pad_size_divisor') or 1  # of RTMDet, all pictures

@@ -9,7 +9,7 @@ from typing import Any
 
 from mmengine.config import Config
 
-from mmdistill_dense.apps.project import MASKS_DEFAULT, SUITE, config_files, methods, network_options, teachers
+from mmdistill_dense.apps.project import MASKS_DEFAULT, SUITE, config_files, network_options, teachers
 from mmdistill_dense.apps.project.box_labels import BoxData, find_box_data
 from mmdistill_dense.apps.project.config_files import WORK
 from mmdistill_dense.apps.project.drawn_labels import FOLDER, Drawing
@@ -44,12 +44,12 @@ def plan(args: argparse.Namespace, tell: Tell) -> tuple[dict[str, str], SegData 
         problem = f'is for {tasks[teacher.task]}, --student {args.student} for {tasks[student.task]}'
         raise ValueError(f'--teacher {args.teacher} {problem}: choose two of the same task.')
     masks = False  # whether the package has options for the mask heads of the pair
-    if teacher is not None and methods.same_masks(student, teacher):
-        masks = 'mask_preds' in str(methods.shipped(MASKS_DEFAULT, student, teacher)[0])
-    names = methods.methods_of(args.method, student.task, bool(foundation), bool(args.unlabelled), masks)
+    if teacher is not None and teachers.same_masks(student, teacher):
+        masks = 'mask_preds' in str(teachers.shipped(MASKS_DEFAULT, student, teacher)[0])
+    names = teachers.methods_of(args.method, student.task, bool(foundation), bool(args.unlabelled), masks)
     if foundation:
         for name in names:
-            methods.map_options(name, student.task)
+            teachers.map_options(name, student.task)
         teachers.check_foundation(args.teacher, foundation)
 
     tell(f'reading  the data {args.data}')
@@ -64,6 +64,8 @@ def plan(args: argparse.Namespace, tell: Tell) -> tuple[dict[str, str], SegData 
     steps = args.iters or length(pictures, loading.batch)
     free = free_pictures(args.unlabelled, data.pictures, data.label_images, loading.batch) if args.unlabelled else None
     networks = [side for side in (student, teacher) if side is not None]
+    masked = [side.task == 'det' and network_options.predicts_masks(side.model) for side in networks]
+    has_masks, compared = masked[0], masked == [True, True]
     if isinstance(data, SegData):
         transforms = chain.from_iterable(mappings(side.config.get('train_dataloader')) for side in networks)
         edges = [dict(step) for step in transforms if step.get('type') == 'GenerateEdge'][:1]
@@ -72,25 +74,18 @@ def plan(args: argparse.Namespace, tell: Tell) -> tuple[dict[str, str], SegData 
     else:
         for side in networks:
             network_options.check_detector(side, data.masks)
-        predicted = [network_options.predicts_masks(side.model) for side in networks]
         if stopped := [side for side in networks if side.model.get('type') in _NEEDS_BOXES]:
             note = 'it stops at a batch without boxes: pictures without boxes are left out of training'
             stopped[0].notes.append(note)
         varied = steps * loading.batch >= VARIED_PASSES * pictures
-        files = {'data.py': config_files.box_file(data, loading, any(predicted), predicted[0], not stopped, varied)}
+        files = {'data.py': config_files.box_file(data, loading, any(masked), masked[0], not stopped, varied)}
         files |= {Path(split.labels).name: split.content for split in data.splits.values() if split.content}
 
-    def adapt(side: UserNetwork, trained: bool, classes: int | None) -> None:
-        """Set what the data change in a network of so many ``classes``; ``None``: as many as its config says."""
-        size = network_options.sizes(side, loading.crop, loading.tested, trained)
-        network_options.adapt(side, classes, size, trained, args.random_weights)
-
-    adapt(student, True, len(data.classes))
+    size = network_options.sizes(student, loading.crop, loading.tested)
+    network_options.adapt(student, len(data.classes), size, True, args.random_weights)
     training = plan_training(student, pictures, loading.batch, steps)
     _tell_network('student', student, training, tell)
     about = 'The student alone, with which every method is compared.'
-    has_masks = student.task == 'det' and network_options.predicts_masks(student.model)
-    compared = has_masks and teacher is not None and network_options.predicts_masks(teacher.model)
     metric = 'mIoU' if student.task == 'seg' else 'coco/segm_mAP' if compared else 'coco/bbox_mAP'
     files['control.py'] = config_files.training_file(about, training, loading.batch, student.task, metric)
     if teacher is None:
@@ -102,7 +97,8 @@ def plan(args: argparse.Namespace, tell: Tell) -> tuple[dict[str, str], SegData 
             checkpoint, mapped, note = teachers.reuse_teacher(teacher, data.classes, args.method)
             teacher.notes += [note] if note else []
         count = len(data.classes) if mapped is None else len(teachers.names_in(checkpoint)) or None
-        adapt(teacher, not checkpoint, count)
+        size = network_options.sizes(teacher, loading.crop, loading.tested, not checkpoint)
+        network_options.adapt(teacher, count, size, not checkpoint, args.random_weights)
         if checkpoint:
             checkpoint = network_options.absolute_path(checkpoint)
             classes, lines = teachers.check_teacher(teacher, checkpoint, data.classes, mapped)
@@ -117,14 +113,14 @@ def plan(args: argparse.Namespace, tell: Tell) -> tuple[dict[str, str], SegData 
             _tell_network('teacher', teacher, teaching, tell)
             checkpoint, paired = Template(f'{{{{ fileDirname }}}}/{WORK}/teacher/iter_{steps}.pth'), {}
         option = {'cfg': teacher.name, 'checkpoint': checkpoint, **paired, **teacher.option}
-    files['pair.py'] = config_files.pair_file(student.option, option, methods.pair_name(student))
+    files['pair.py'] = config_files.pair_file(student.option, option, teachers.pair_name(student))
 
     reason = ''
     if teacher is not None and not args.method:
-        names[0], reason = methods.fitting_default(names[0], student, teacher)
-    methods.check_queue(names, pictures)
+        names[0], reason = teachers.fitting_default(names[0], student, teacher)
+    teachers.check_queue(names, pictures)
     for name in names:
-        distillers = methods.distillers_for(name, student, teacher, steps)
+        distillers = teachers.distillers_for(name, student, teacher, steps)
         files[f'{name}.py'] = config_files.method_file(name, distillers, free.option if free else None)
         tell(f"method   {name}: {', '.join(sorted({cfg['type'] for cfg in distillers.values()}))} with settings='auto'")
     if free:

@@ -77,9 +77,7 @@ def predict_command(args: argparse.Namespace) -> None:
                     predict_pictures(student, list(group), args.out, skipping)
     finally:
         student.write(args.out)
-    student.seconds = time.perf_counter() - start
-    for line in student.summary(args.out):
-        print(line)
+    print('\n'.join(student.summary(args.out, time.perf_counter() - start)))
     for reason, unread in skipped.items():
         print(f'skipped  {len(unread)} {reason}: {some(printable(str(file)) for file in unread)}')
     if other_files:
@@ -165,9 +163,7 @@ class Student:
     load_file: Callable[[dict[str, Any]], Any]
     load_frame: Callable[[dict[str, Any]], Any]
     prepare: Callable[[dict[str, Any]], Any]
-    seconds: float = 0  # of all, with reading and writing
-    milliseconds: list[float] = field(default_factory=list)  # of each picture, in the network alone
-    prepared: list[float] = field(default_factory=list)  # of each picture, with normalisation and labels
+    times: list[tuple[float, float]] = field(default_factory=list)  # of each, ms in the network; with the labels too
     boxes: dict[str, tuple[dict[str, Any], list[dict[str, Any]]]] = field(default_factory=dict)  # by name, as of COCO
     written: set[Path] = field(default_factory=set)  # label images, or pictures whose boxes were found
     firsts: dict[Any, dict[str, str]] = field(default_factory=dict)  # by folder and endings, the file of each stem
@@ -262,8 +258,8 @@ class Student:
             start = time.perf_counter()
             samples, seconds = predict_items(self.network, [shot.data for shot in batch])
             samples = [sample.cpu() for sample in samples]  # ends when the device has
-            self.milliseconds += [1000 * seconds / len(batch)] * len(batch)
-            self.prepared += [1000 * (time.perf_counter() - start) / len(batch)] * len(batch)
+            whole = time.perf_counter() - start
+            self.times += [(1000 * seconds / len(batch), 1000 * whole / len(batch))] * len(batch)
             yield from zip(batch, samples, strict=True)
 
     def save(self, sample: Any, name: str, out: Path, label: str) -> None:
@@ -307,8 +303,8 @@ class Student:
         if images:
             write_json(out / BOXES, {'images': images, 'annotations': boxes, 'categories': self.categories})
 
-    def summary(self, out: Path) -> Iterator[str]:
-        """Yield what was written, and the time of a picture."""
+    def summary(self, out: Path, seconds: float) -> Iterator[str]:
+        """Yield what was written, and the time of a picture; ``seconds`` of all, with reading and writing."""
         yield f'written  {out / DRAWN}'
         if self.segments:
             numbers = some((f'{number} {name}' for number, name in enumerate(self.classes)), 6)
@@ -322,9 +318,9 @@ class Student:
             more = f'; boxes in {earlier} earlier ones are kept' if earlier else ''
             yield f'         {out / BOXES}: {count} boxes of {self.threshold} or more, in {pictures} pictures{more}'
         device = next(self.network.parameters()).device
-        passes, prepared = (times[1:] or times for times in (self.milliseconds, self.prepared))  # the first is slower
+        passes, prepared = zip(*(self.times[1:] or self.times), strict=True)  # the first is slower
         threads = f', {torch.get_num_threads()} threads' if device.type == 'cpu' else ''
-        whole = f'{1000 * self.seconds / len(self.prepared):.1f} ms with reading and writing'
+        whole = f'{1000 * seconds / len(self.times):.1f} ms with reading and writing'
         measured = f'median of {len(passes)}, up to {BATCH} at once'
         yield f'time     {median(passes):.1f} ms a picture in the network ({measured}), on {device}{threads}'
         labels = ' and labels' if self.segments else ''

@@ -24,7 +24,6 @@ from mmdistill_dense.utils.validate import some
 
 # errors of the report that must not stop a run
 _REPORT_ERRORS = (ImportError, LookupError, OSError, RuntimeError, TypeError, ValueError)
-_REQUIRED_FILES = ('data.py', 'pair.py', 'control.py')
 
 
 def open_project(folder: Path) -> Definition:
@@ -34,7 +33,7 @@ def open_project(folder: Path) -> Definition:
         raise FileNotFoundError(f'{folder}: no such folder (looked in {Path.cwd()}). `new` writes it, and names it.')
     if not (folder / SUITE).is_file():
         raise FileNotFoundError(f'{folder}: no {SUITE} in it, so `new` did not write this folder. Give its own.')
-    if missing := [name for name in _REQUIRED_FILES if not (folder / name).is_file()]:
+    if missing := [name for name in ('data.py', 'pair.py', 'control.py') if not (folder / name).is_file()]:
         advice = 'The same `new` command, with the --batch that the other files have, writes it again'
         raise FileNotFoundError(f'{folder}: {", ".join(missing)} is missing. {advice}.')
     config = read_file(folder / 'control.py')
@@ -112,10 +111,9 @@ def close_teacher(definition: Definition) -> str:
     teacher, control = (next(iter(results[name].values()))['score'] for name in (TEACHER, CONTROL))
     if not (teacher - control < MIN_TEACHER_LEAD and teacher > 1):  # not a number, or a fraction
         return ''
-    return (
-        f'WARNING  The teacher scores {teacher:.2f}, the student alone {control:.2f}: from a teacher as close as '
-        'that our students mostly learned nothing. Stop here (Ctrl-C), and train it longer or take a better one.'
-    )
+    problem = f'The teacher scores {teacher:.2f}, the student alone {control:.2f}: from a teacher as close as that'
+    advice = 'Stop here (Ctrl-C), and train it longer or take a better one.'
+    return f'WARNING  {problem} our students mostly learned nothing. {advice}'
 
 
 def _report(folder: Path, definition: Definition) -> list[str]:

@@ -1,17 +1,32 @@
-"""How student and teacher are trained, both alike: sizes of pictures, batch, optimizer, rate, schedule, length."""
+"""How student and teacher are trained, both alike: pictures, batch, optimizer, rate, length; and what that takes."""
 
 import math
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
 from mmcv.image.geometric import rescale_size
+from mmengine.config import Config
 
+from mmdistill_dense.apps.check.context import Options
+from mmdistill_dense.apps.check.run import check_config
+from mmdistill_dense.apps.inspect.inference import predict_items
+from mmdistill_dense.apps.inspect.step_cost import make_step
+from mmdistill_dense.apps.project import SUITE
 from mmdistill_dense.apps.project.network_options import UserNetwork
+from mmdistill_dense.apps.suite import configs, plan
+from mmdistill_dense.apps.suite.definition import load_suite
+from mmdistill_dense.apps.suite.pool import clock
 from mmdistill_dense.config.values import mappings, optimizer_of
+from mmdistill_dense.guards.findings import ERROR
+from mmdistill_dense.networks.building import building_once
+from mmdistill_dense.registry import DATASETS
 from mmdistill_dense.utils.literals import Source
-from mmdistill_dense.utils.process import cores
+from mmdistill_dense.utils.process import cores, device_of, quiet
 from mmdistill_dense.utils.validate import size_text
 
 CPU_BATCH, GPU_BATCH = 4, 8
@@ -41,33 +56,29 @@ def decide_loading(
     chosen = batch or max(2, min(GPU_BATCH if gpu else CPU_BATCH, pictures))
     workers = min(4, cores()) if gpu else min(2, cores() // 2)  # without a GPU, the training needs the cores
     machine = f'{chosen} pictures a step, {workers} loader worker(s)'
+    if student.task == 'seg':
+        config_crop = (student.model.get('data_preprocessor') or {}).get('size') or (512, 512)
+        most = size or [max(_STEP, side // _STEP * _STEP) for side in usual]
+        crop = min(config_crop[0], most[0]), min(config_crop[1], most[1])
+        width, height = rescale_size(usual[::-1], size[::-1]) if size else usual[::-1]
+        size_note = f'{"" if size else "their own size, "}{height}x{width}'
+        note = f'crops of {size_text(crop)}, tested at {size_note}; {machine}'
+        return Loading(size or usual, (height, width), crop, size is not None, True, chosen, workers, note)
     scale, keep_ratio = COCO_SCALE, True
-    # at which a detector is tested: the training may resize to several sizes, or to a larger one that it then crops
+    # at which it is tested: the training may resize to several sizes, or to a larger one that it then crops
     loaders = (student.config.get(f'{name}_dataloader') or {} for name in ('test', 'train'))
-    for step in mappings([loader.get('dataset') for loader in loaders]) if student.task == 'det' else ():
+    for step in mappings([loader.get('dataset') for loader in loaders]):
         if str(step.get('type')).endswith('Resize') and isinstance(step.get('scale'), (tuple, list)):
             first_scale = step['scale'][0] if isinstance(step['scale'][0], (tuple, list)) else step['scale']
             scale, keep_ratio = (int(first_scale[0]), int(first_scale[1])), bool(step.get('keep_ratio', False))
             break
-    if student.task == 'seg':
-        read = size or usual
-        config_crop = (student.model.get('data_preprocessor') or {}).get('size') or (512, 512)
-        most = [side if size else max(_STEP, side // _STEP * _STEP) for side in read]
-        crop = min(config_crop[0], most[0]), min(config_crop[1], most[1])
-    else:
-        fits = max(usual) <= max(scale) and min(usual) <= min(scale) and keep_ratio
-        lying = (min(scale), max(scale)) if usual[0] <= usual[1] else (max(scale), min(scale))
-        crop = read = size or (usual if fits else lying)
-    resize = size is not None or student.task == 'det'
+    fits = max(usual) <= max(scale) and min(usual) <= min(scale) and keep_ratio
+    lying = (min(scale), max(scale)) if usual[0] <= usual[1] else (max(scale), min(scale))
+    read = size or (usual if fits else lying)
     width, height = rescale_size(usual[::-1], read[::-1]) if keep_ratio else read[::-1]
-    tested = (height, width) if resize else usual
-    if student.task == 'seg':
-        size_note = '' if size else 'their own size, '
-        note = f'crops of {size_text(crop)}, tested at {size_note}{size_text(tested)}'
-    else:
-        form = 'as they are' if tested == usual else f'in place of {size_text(usual)}'
-        note = f'pictures of {size_text(tested)}, {form} (the config has {max(scale)}x{min(scale)}; --size H W sets it)'
-    return Loading(read, tested, crop, resize, keep_ratio, chosen, workers, f'{note}; {machine}')
+    form = 'as they are' if (height, width) == usual else f'in place of {size_text(usual)}'
+    note = f'pictures of {height}x{width}, {form} (the config has {max(scale)}x{min(scale)}; --size H W sets it)'
+    return Loading(read, (height, width), read, True, keep_ratio, chosen, workers, f'{note}; {machine}')
 
 
 LEAST_STEPS, MOST_STEPS = 2000, 80_000
@@ -114,18 +125,13 @@ def plan_training(side: UserNetwork, pictures: int, batch: int, steps: int) -> T
     note = f'AdamW at lr {rate} ({reason}), cosine to 0, {steps} steps of {batch} pictures '
     note += f'({rounds} pass{"" if rounds == "1" else "es"} over the data), half precision on a GPU'
     note += ' is left out: its losses refuse that' if full else ''
-    return Training(
-        {
-            'type': 'OptimWrapper' if full else _HALF,
-            'optimizer': {'type': 'AdamW', 'lr': rate, 'weight_decay': 0.05},
-            'clip_grad': {'max_norm': 10.0, 'norm_type': 2},
-            **parts,
-        },
-        schedule(steps),
-        steps,
-        side.start,
-        note,
-    )
+    wrapper = {
+        'type': 'OptimWrapper' if full else _HALF,
+        'optimizer': {'type': 'AdamW', 'lr': rate, 'weight_decay': 0.05},
+        'clip_grad': {'max_norm': 10.0, 'norm_type': 2},
+        **parts,
+    }
+    return Training(wrapper, schedule(steps), steps, side.start, note)
 
 
 def _rate(side: UserNetwork) -> tuple[float, str, dict[str, Any]]:
@@ -143,3 +149,82 @@ def _rate(side: UserNetwork) -> tuple[float, str, dict[str, Any]]:
     constructor = {'constructor': wrapper['constructor']} if wrapper.get('constructor') else {}
     paramwise = {**_PLAIN, **(wrapper.get('paramwise_cfg') or {})}
     return optimizer['lr'], 'as its config', {'paramwise_cfg': paramwise, **constructor}
+
+
+# What the trainings of a project take on this machine, from some timed steps
+
+NIGHT = 12 * 3600.0  # seconds
+_BATCH = 2  # pictures of a timed step: a whole batch may take minutes on a CPU
+_TURNS = 2  # timed steps, after one that warms up
+_LONG = 5.0  # seconds of a step whose first turn is enough
+_TRIAL = 100  # steps of a training that is a trial, whose price nobody asks
+
+
+class Price(NamedTuple):
+    """Seconds of one training: all steps, and all validations with the test."""
+
+    steps: float
+    evaluations: float
+
+
+def price_lines(folder: Path) -> Iterator[str]:
+    """Yield what all trainings of a project take here, and the length that fits a night if that is less."""
+    with quiet():
+        definition = load_suite(folder / SUITE)
+        steps = configs.control_config(definition).train_cfg.max_iters
+        if steps < _TRIAL:
+            return
+        trained = plan.trains_teacher(definition)
+        runs = [run for run in plan.runs(definition) if trained or not run.is_teacher]
+        run_configs = {name: plan.config_of(definition, run) for name, run in {run.name: run for run in runs}.items()}
+    prices = dict[str, Price]()
+    try:
+        with quiet(), building_once():
+            for name, config in run_configs.items():
+                prices[name] = time_training(config)
+    except Exception as error:  # whatever a network raises: `run` checks each row, and says what to do
+        yield f'price    not known: {name} cannot be timed here: {error}'
+        return
+    total = sum(sum(prices[run.name]) for run in runs)
+    parts = ', '.join(f'{name} {clock(sum(price))}' for name, price in prices.items())
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f'a CPU, {torch.get_num_threads()} threads'
+    yield f'price    about {clock(total)} here ({device}), for {steps} steps each: {parts}'
+    if total > NIGHT:
+        evaluations = sum(prices[run.name].evaluations for run in runs)
+        shorter = int(steps * (NIGHT - evaluations) / (total - evaluations)) // 100 * 100
+        if shorter > 0:
+            yield f'         more than a night: --iters {shorter} takes about {clock(NIGHT)}, and may train too little'
+
+
+def time_training(config: Config) -> Price:
+    """Time some steps of a config's training, and its validation, with random weights."""
+    batch = config.train_dataloader.batch_size
+    timed = min(_BATCH, batch)
+    options = Options(weights=False, device=device_of(None), batch=timed, val=0, cost=False, command=False)
+    report = check_config(config, options, lambda stage: None)
+    if report.stopped:
+        raise RuntimeError(next(finding.message for finding in report.findings if finding.level == ERROR))
+    context, loader = report.context, config.train_dataloader
+    assert context.batch is not None, 'the check made one'
+    step = _seconds(make_step(context.model, config, context.batch, fresh=True)) * batch / timed
+    train, val = (DATASETS.build(config[f'{part}_dataloader'].dataset) for part in ('train', 'val'))
+    loading = _seconds(lambda: train[0]) * batch / max(1, loader.num_workers)
+    step = max(step, loading) if loader.num_workers else step + loading
+    evaluated = 2 + config.train_cfg.max_iters // config.train_cfg.get('val_interval', config.train_cfg.max_iters)
+    context.model.eval()
+    predicting = 0.0 if context.tested is None else _seconds(partial(predict_items, context.model, [context.tested]))
+    return Price(step * config.train_cfg.max_iters, evaluated * len(val) * predicting)
+
+
+def _seconds(work: Callable[[], Any]) -> float:
+    """Return the wall time of some work, without its first turn unless that was long."""
+    for turns in (1, _TURNS):
+        begin = time.perf_counter()
+        for _ in range(turns):
+            work()
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        seconds = (time.perf_counter() - begin) / turns
+        if seconds > _LONG:
+            break
+    return seconds

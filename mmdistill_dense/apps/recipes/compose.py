@@ -175,10 +175,8 @@ def _parts_of(path: Path, modified: int) -> Parts:
     scope = str(keys_of(path).get('default_scope'))
     if missing or scope not in TASKS:
         lack = ', '.join(missing) or "default_scope='mmseg' or 'mmdet'"
-        raise ValueError(
-            f'{path} is not a recipe: it has no {lack}. A recipe needs a pair (model), a data set (train_dataloader), '
-            'a schedule (optim_wrapper) and a runtime (default_scope).'
-        )
+        needs = 'a pair (model), a data set (train_dataloader), a schedule (optim_wrapper), a runtime (default_scope)'
+        raise ValueError(f'{path} is not a recipe: it has no {lack}. A recipe needs {needs}.')
     task = 'pretrain' if parts['runtime'] == 'runtime_pretrain' else TASKS[scope]
     pair = sources['pair']
     parts['pair'] = header_remark(pair, 'pair') or pair.stem
@@ -206,15 +204,12 @@ def has_several(pair: Path) -> bool:
 
 def sources_of(recipe: Path) -> dict[str, Path]:
     """Return the file of each part of a recipe, known by the keys that it sets: itself, or a base of it."""
-    sources: dict[str, Path] = {}
     recipes, bases = [recipe], _bases(recipe)
     while len(bases) == 1 and bases_of(bases[0]):  # the one recipe that it inherits, and so on
         recipes.append(bases[0])
         bases = _bases(bases[0])
-    for file in [*bases, recipe]:
-        for kind, key in _KEYS.items():
-            if key in keys_of(file):
-                sources.setdefault(kind, file)
+    files = [recipe, *reversed(bases)]  # the first base that sets a key stands last, and so counts
+    sources = {kind: file for file in files for kind, key in _KEYS.items() if key in keys_of(file)}
     holders = [file for file in recipes if header_remark(file, 'pair')]  # others may inherit the pair that they change
     return sources | ({'pair': holders[0]} if holders else {})
 

@@ -12,20 +12,7 @@ from mmengine.config import Config
 from mmengine.logging import print_log
 from mmengine.registry import init_default_scope
 
-from mmdistill_dense.apps.recipes.compose import (
-    best,
-    config_text,
-    configs,
-    fit_of,
-    header_remark,
-    methods,
-    option_files,
-    options_for,
-    owners,
-    parts_of,
-    recipes,
-    unknown,
-)
+from mmdistill_dense.apps.recipes import compose
 from mmdistill_dense.config.resolve import TASKS, find_config, load_model, read_file, student_option
 from mmdistill_dense.datasets.wrapped import classes_of
 from mmdistill_dense.guards.config import check_crop, check_retyped, check_student_classes, check_top_level_distillers
@@ -69,7 +56,7 @@ class Named(NamedTuple):
 
     def text(self) -> str:
         """Return the text that its file would have; only for a recipe with method options."""
-        return config_text(self.method, self.base, self.options, self.file.parent)
+        return compose.config_text(self.method, self.base, self.options, self.file.parent)
 
     def config(self) -> Config:
         """Return the config that its file would resolve to."""
@@ -135,38 +122,38 @@ def find_named(name: str) -> Path | Named:
     file = config_path(method, pair, variant)
     if file.is_file():
         return file
-    if method not in methods():
+    if method not in compose.methods():
         kind = {'control': 'recipe', 'teachers': 'teacher'}.get(method, 'method')
-        names = {path.stem for path in file.parent.glob('*.py')} or {*methods(), 'control', 'teachers'}
-        raise KeyError(f'{name}: {unknown(kind, method if kind == "method" else file.stem, names)}')
+        names = {path.stem for path in file.parent.glob('*.py')} or {*compose.methods(), 'control', 'teachers'}
+        raise KeyError(f'{name}: {compose.unknown(kind, method if kind == "method" else file.stem, names)}')
     return _changed_config(method, pair, variant) or _compose(name, method, pair, variant)
 
 
 def config_path(method: str, pair: str, variant: str | None = None) -> Path:
     """Return the file of a name, whether it exists or not."""
     folder = '_base_/recipes' if method == 'control' else method
-    return configs() / folder / f'{f"{pair}_{variant}" if variant else pair}.py'
+    return compose.configs() / folder / f'{f"{pair}_{variant}" if variant else pair}.py'
 
 
 def make_named(method: str, recipe: Path, variant: str | None = None) -> Named | None:
     """Return the config of a method on a recipe of this package, or None if no options fit."""
-    options = options_for(method, recipe, variant)
-    pair = parts_of(recipe).pair if method in owners(recipe) else recipe.stem
+    options = compose.options_for(method, recipe, variant)
+    pair = compose.parts_of(recipe).pair if method in compose.owners(recipe) else recipe.stem
     return Named(method, pair, variant, recipe, options) if options else None
 
 
 def combinations(method: str) -> Iterator[Named]:
     """Yield every config of a method that has a name, also those with files: variants on recipes, and changes."""
-    files = option_files(method)
+    files = compose.option_files(method)
     for pair, recipe in _recipes_of(method).items():
-        parts = parts_of(recipe)
+        parts = compose.parts_of(recipe)
         for variant in variants_of(method):
-            if options := best(files, parts.pair, parts.task, variant, parts.maps, parts.several):
+            if options := compose.best(files, parts.pair, parts.task, variant, parts.maps, parts.several):
                 yield Named(method, pair, variant, recipe, options)
     for change in _changes(method):
         ending = f'_{changed}' if (changed := _changed_variant(change)) else ''
-        for file in sorted((configs() / method).glob(f'*{ending}.py')):
-            pair, variant = file.stem.removesuffix(ending), fit_of(change).variant
+        for file in sorted((compose.configs() / method).glob(f'*{ending}.py')):
+            pair, variant = file.stem.removesuffix(ending), compose.fit_of(change).variant
             named_config = _changed_config(method, pair, variant)
             if named_config and named_config.options == change and not named_config.file.is_file():
                 yield named_config
@@ -174,48 +161,49 @@ def combinations(method: str) -> Iterator[Named]:
 
 def variants_of(method: str) -> list[str | None]:
     """Return the variants of a method's options; the first is None, the default."""
-    return [None, *sorted({variant for path in option_files(method) if (variant := fit_of(path).variant)})]
+    variants = {compose.fit_of(path).variant for path in compose.option_files(method)}
+    return [None, *sorted(filter(None, variants))]
 
 
 def _recipes_of(method: str) -> dict[str, Path]:
     shared, method_recipes = {}, {}
-    for path in [*recipes(), *recipes(pretraining=True)]:
-        owning = owners(path)
+    for path in [*compose.recipes(), *compose.recipes(pretraining=True)]:
+        owning = compose.owners(path)
         if not owning:
             shared[path.stem] = path
         elif method in owning:
-            method_recipes[parts_of(path).pair] = path
+            method_recipes[compose.parts_of(path).pair] = path
     return shared | method_recipes
 
 
 def _compose(name: str, method: str, pair: str, variant: str | None) -> Named:
     method_recipes = _recipes_of(method)
-    recipe = method_recipes.get(pair) or next((path for path in recipes() if path.stem == pair), None)
+    recipe = method_recipes.get(pair) or next((path for path in compose.recipes() if path.stem == pair), None)
     if recipe is None:
-        raise KeyError(f'{name}: {unknown("pair", pair, method_recipes)}')
+        raise KeyError(f'{name}: {compose.unknown("pair", pair, method_recipes)}')
     named_config = make_named(method, recipe, variant)
     if named_config is None:
         fits = [str(option or 'none') for option in variants_of(method) if make_named(method, recipe, option)]
-        fitting = [fitting_method for fitting_method in methods() if options_for(fitting_method, recipe)]
+        fitting = [other for other in compose.methods() if compose.options_for(other, recipe)]
         hint = f'variants of {method} that fit it: {", ".join(fits)}' if fits else f'methods: {", ".join(fitting)}'
         raise KeyError(f'{name}: {f"variant {variant!r} of {method}" if fits else method} does not fit {pair}. {hint}.')
     return named_config
 
 
 def _changes(method: str) -> list[Path]:
-    return sorted((configs() / '_base_' / 'changes').glob(f'{method}_*.py'))
+    return sorted((compose.configs() / '_base_' / 'changes').glob(f'{method}_*.py'))
 
 
 def _changed_config(method: str, pair: str, variant: str | None) -> Named | None:
     """Return the config of a method with the change that the variant names, or None."""
-    change = best(_changes(method), pair, '', variant) if variant else None
+    change = compose.best(_changes(method), pair, '', variant) if variant else None
     base = config_path(method, pair, _changed_variant(change)) if change else None
     return Named(method, pair, variant, base, change) if change and base and base.is_file() else None
 
 
 def _changed_variant(change: Path) -> str:
     """Return the variant that a change is laid over, '' for the config without one."""
-    line = header_remark(change, 'changes')
+    line = compose.header_remark(change, 'changes')
     if line is None:
         raise ValueError(f"{change}: no line says which variant it changes; add one such as '# changes: pcd-init'.")
     return '' if line == 'default' else line
@@ -230,7 +218,7 @@ def _missing(path: Path) -> Path:
         listing = f'; its configs are {some(files, 8)}' if files else ''
         raise FileNotFoundError(f'{path}: a folder, and one config is needed{listing}.')
     method = path.parent.name
-    names = {config.file: config.name for config in combinations(method)} if method in methods() else {}
-    name = names.get(configs() / method / path.name)
+    names = {config.file: config.name for config in combinations(method)} if method in compose.methods() else {}
+    name = names.get(compose.configs() / method / path.name)
     hint = f' It has a name: {name}.' if name else ' A config without a file is named METHOD:PAIR[:VARIANT].'
     raise FileNotFoundError(f'{path}: no such config (working folder {Path.cwd()}).{hint}')

@@ -13,7 +13,7 @@ from mmengine.config import Config, ConfigDict
 
 from mmdistill_dense.apps.recipes import compose
 from mmdistill_dense.apps.recipes.named import read_config
-from mmdistill_dense.apps.suite.definition import Definition, Method, Pretraining, Teacher, fill_variables
+from mmdistill_dense.apps.suite.definition import Definition, Method, Teacher, fill_variables
 from mmdistill_dense.config.local_code import own_config
 from mmdistill_dense.config.resolve import is_distill_model, load_model, read_file, student_option, teachers_of
 from mmdistill_dense.config.values import accumulated, chain, flat, listed, plain
@@ -51,7 +51,7 @@ def method_config(definition: Definition, method: Method) -> Config:
         _check_row_config(config, definition, f'{location}.config={str(method.config)!r}')
         config = _common(config, definition, definition.options, 'options')
     config.merge_from_dict(fill_variables(method.run_options))
-    if method.rate is not None and method.rate != 1:
+    if method.rate != 1:
         scale_rate(config, method.rate, f'{location}.rate')
     if method.pretraining is not None:
         _check_start(config, f'{location}.pretrain')
@@ -74,8 +74,10 @@ def method_config(definition: Definition, method: Method) -> Config:
     return config
 
 
-def pretraining_config(definition: Definition, pretraining: Pretraining, row: str) -> Config:
+def pretraining_config(definition: Definition, row: str) -> Config:
     """Return the config that trains the backbone of a row's student before the row begins."""
+    pretraining = definition.methods[row].pretraining
+    assert pretraining is not None, 'the row has one'
     config = read_config(pretraining.config)
     if not is_distill_model(config.get('model')) or not config.model.get('distillers'):
         problem = f'{pretraining.config!r} must be a pre-training: a DistillModel with distillers, such as pcd:…'
@@ -269,18 +271,15 @@ def make_portable(folder: Path | None = None, data: str | None = None) -> Portab
     Lists of pictures in the ``folder`` of the suite are hashed by their content. With ``data``, the folder of the data,
     that is removed too, and of files their last folder and name count; without, texts are those of version 0.2.
     """
-    roots = {f'{os.environ.get(name, default).rstrip("/")}/': f'{default}/' for name, default in DATA_VARIABLES.items()}
-    suite_roots = {f'{path}/' for path in (folder.absolute(), folder.resolve())} if folder else set()
+    roots = [(os.environ.get(name, default).rstrip('/'), default) for name, default in DATA_VARIABLES.items()]
+    roots += [(str(path), '.') for path in ((folder.absolute(), folder.resolve()) if folder else ())]
 
     def shown(text: str) -> str:
         """Return a text without the folders of this machine."""
-        for root, replacement in roots.items():
-            if text.startswith(root):
-                return f'{replacement}{text.removeprefix(root)}'
-        for root in suite_roots:
-            if text.startswith(root):
-                listed_in = text.endswith(('.txt', '.json')) and os.path.isfile(text)
-                return f'./{text.removeprefix(root)}{f" {sha256(Path(text))}" if listed_in else ""}'
+        for root, replacement in roots:
+            if text.startswith(f'{root}/'):
+                is_list = replacement == '.' and text.endswith(('.txt', '.json')) and os.path.isfile(text)
+                return f'{replacement}{text.removeprefix(root)}{f" {sha256(Path(text))}" if is_list else ""}'
         if data and f'{text}/'.startswith(f'{data}/'):
             return f'{{data}}{text.removeprefix(data)}'.rstrip('/')
         is_file = data is not None and '://' not in text and text.endswith(('.pth', '.pt', '.safetensors', '.py'))

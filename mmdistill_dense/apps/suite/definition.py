@@ -21,6 +21,7 @@ from mmdistill_dense.utils.removed import removed
 from mmdistill_dense.utils.validate import Count, Whole, some, text_of
 
 T = TypeVar('T')
+P = TypeVar('P', bound='Pretraining')
 NAME = re.compile(r'[A-Za-z0-9][\w+.-]*')  # of rows and folders
 _SIXTIES = re.compile(r'[-+]?\d[\d_]*(:[0-5]?\d)+(\.\d*)?$')
 _FLOAT = re.compile(r'[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+$')
@@ -200,6 +201,13 @@ class Pretraining:
 
 
 @dataclass(frozen=True)
+class Teacher(Pretraining):
+    """How a missing teacher is trained: a config in a file, settings that replace some of it, a seed."""
+
+    seed: Whole = 0
+
+
+@dataclass(frozen=True)
 class Method:
     """A row: a shipped method, a user's config, or the student alone with other settings."""
 
@@ -227,15 +235,6 @@ class Method:
             for key, value in self.options.items()
             if all(f'{leaf}.'.startswith(RUN_KEYS) for leaf in flat({key: value}) or [key])
         }
-
-
-@dataclass(frozen=True)
-class Teacher:
-    """How a missing teacher is trained: a config, settings that replace some of it, a seed."""
-
-    config: str  # a file
-    options: Mapping[str, Any] = field(default_factory=dict)
-    seed: Whole = 0
 
 
 @dataclass(frozen=True)
@@ -299,7 +298,7 @@ def load_suite(path: Path | str) -> Definition:
             out=path.absolute().parent / out if out.startswith('./') else Path(out),
             control=control,
             task=task,
-            teacher=_teacher(keys.teacher, path),
+            teacher=_training(Teacher, keys.teacher, 'teacher', 'teachers', path),
             test_sets=_test_sets(keys.test_sets),
             methods=_methods(keys.methods, path, control),
             seeds=tuple(keys.seeds),
@@ -316,11 +315,15 @@ def fitting_methods(control: Path) -> list[str]:
     return [method for method in compose.methods() if compose.options_for(method, control)]
 
 
-def _teacher(value: str | Mapping[str, Any] | None, path: Path) -> Teacher | None:
+def _training(kind: type[P], value: str | Mapping[str, Any] | None, key: str, folder: str, path: Path) -> P | None:
     if value is None:
         return None
-    teacher = read_keys(Teacher, {'config': value} if isinstance(value, str) else value, 'teacher')
-    return replace(teacher, config=str(find_suite_config(teacher.config, 'teachers', path, 'teacher.config')))
+    training = read_keys(kind, {'config': value} if isinstance(value, str) else value, key)
+    if kind is Pretraining and is_name(training.config):
+        with error_prefix(f'{key}.config'):
+            find_named(training.config)
+        return training
+    return replace(training, config=str(find_suite_config(training.config, folder, path, f'{key}.config')))
 
 
 def _test_sets(sets: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
@@ -353,7 +356,7 @@ def _methods(rows: Mapping[str, Any] | Literal['all'], path: Path, control: Path
 def _method(name: str, keys: RowKeys, path: Path, control: Path) -> Method:
     if name in RESERVED or not NAME.fullmatch(name):
         raise ValueError(f'a name consists of letters, digits and .+-_, and {", ".join(RESERVED)} are reserved')
-    start = _pretraining(keys.pretrain, path)
+    start = _training(Pretraining, keys.pretrain, 'pretrain', 'pcd', path)
     options, unlabelled = dict(keys.options), dict(keys.unlabelled)
     row = Method(name, None, None, None, None, options, unlabelled, keys.settings, keys.rate or 1, start)
     changed = keys.rate is not None or bool(row.run_options)
@@ -384,17 +387,6 @@ def _check_alone(row: Method, keys: RowKeys) -> None:
     for key in ('variant', 'options', 'settings', 'unlabelled'):
         if getattr(keys, key) and (key != 'options' or row.options != row.run_options):
             raise ValueError(f'{key}: a row without `method` has no distillers to set it for')
-
-
-def _pretraining(value: str | Mapping[str, Any] | None, path: Path) -> Pretraining | None:
-    if value is None:
-        return None
-    pretraining = read_keys(Pretraining, {'config': value} if isinstance(value, str) else value, 'pretrain')
-    if not is_name(pretraining.config):
-        return replace(pretraining, config=str(find_suite_config(pretraining.config, 'pcd', path, 'pretrain.config')))
-    with error_prefix('pretrain.config'):
-        find_named(pretraining.config)
-    return pretraining
 
 
 def _with_config(row: Method, keys: RowKeys, path: Path, control: Path) -> Method:

@@ -45,12 +45,7 @@ class Run:
     @property
     def pretraining(self) -> Path | None:
         """The folder of the pre-training that it starts from, if there is one."""
-        folders = (folder for folder in self.after if folder.name != TEACHER)
-        return next((folder for folder in folders if folder.parent.name == PRETRAINING), None)
-
-    @property
-    def is_control(self) -> bool:
-        return self.name == CONTROL
+        return next((folder for folder in self.after if folder.name != TEACHER), None)
 
     @property
     def teacher(self) -> Path | None:
@@ -180,7 +175,7 @@ def write_list(out: Path, all_runs: Sequence[Run]) -> None:
     listing: dict[str, Any] = {'runs': []}
     for run in all_runs:
         teacher = str(run.teacher.relative_to(out)) if run.teacher else None
-        facts = {'name': run.name, 'seed': run.seed, 'is_control': run.is_control, 'teacher': teacher}
+        facts = {'name': run.name, 'seed': run.seed, 'is_control': run.name == CONTROL, 'teacher': teacher}
         listing['runs'].append({'folder': str(run.folder.relative_to(out)), **facts})
     if read_json(out / RUNS_FILE) != listing:
         write_json(out / RUNS_FILE, listing)
@@ -210,7 +205,7 @@ def config_of(definition: Definition, run: Run) -> Config:
     if run.is_teacher and definition.teacher is not None and trains_teacher(definition):
         config = configs.teacher_config(definition, definition.teacher)
     elif run.is_pretraining:
-        config = _pretraining_config(definition, run.name.partition(':')[2])
+        config = configs.pretraining_config(definition, run.folder.name)
     elif (method := definition.methods.get(run.name)) is None:
         config = configs.control_config(definition)
     else:
@@ -219,12 +214,6 @@ def config_of(definition: Definition, run: Run) -> Config:
     config.work_dir = str(run.folder)
     name_files(run, config)
     return config
-
-
-def _pretraining_config(definition: Definition, row: str) -> Config:
-    pretraining = definition.methods[row].pretraining
-    assert pretraining is not None, 'the row has one'
-    return configs.pretraining_config(definition, pretraining, row)
 
 
 def resolved(definition: Definition, todo: Iterable[Run]) -> Resolved:
@@ -261,7 +250,7 @@ def hash_of(
         teacher_text = f'{configs.config_hash(teacher, portable=portable)} seed {definition.teacher.seed}'
     config = config or config_of(definition, run)
     if run.pretraining:
-        pretraining = _pretraining_config(definition, run.pretraining.name)
+        pretraining = configs.pretraining_config(definition, run.pretraining.name)
         start_text = f'{configs.config_hash(pretraining, portable=portable)} seed 0'
     digest = configs.config_hash(config, teacher_text, portable, start_text)
     # a teacher that is tested alone has the control's config, whose hash leaves out what no distiller reads

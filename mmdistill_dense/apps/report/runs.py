@@ -86,13 +86,11 @@ class TrainedRun:
     @property
     def checkpoint(self) -> Path | None:
         """The complete checkpoint that was written last; the one with the largest number if that is not known."""
-        finished = self.folder / (self.result.get('checkpoint') or '')
-        if zipfile.is_zipfile(finished):
-            return finished
         pointer = self.folder / 'last_checkpoint'
+        noted = pointer.read_text(encoding='utf-8').strip() if pointer.is_file() else ''
         # an earlier training in the folder may have left files with larger numbers
-        file = self.folder / Path(pointer.read_text(encoding='utf-8').strip()).name if pointer.is_file() else None
-        return file if file is not None and zipfile.is_zipfile(file) else latest_checkpoint(self.folder)
+        files = (self.folder / name for name in (self.result.get('checkpoint') or '', Path(noted).name))
+        return next(filter(zipfile.is_zipfile, files), None) or latest_checkpoint(self.folder)
 
 
 def find_runs(folder: str | Path) -> list[TrainedRun]:
@@ -153,18 +151,15 @@ class Comparison:
 
     def controls_for(self, run: TrainedRun) -> list[TrainedRun]:
         """Return the controls of a run: of its suite, else those outside any suite, else of the only suite with any."""
-        suite_controls = [control for control in self.controls if run.suite is not None and control.suite == run.suite]
-        plain = [control for control in self.controls if control.suite is None]
+        same, plain = ([control for control in self.controls if control.suite == suite] for suite in (run.suite, None))
         suites = {control.suite for control in self.controls}
-        return suite_controls or plain or (list(self.controls) if len(suites) == 1 else [])
+        return same or plain or (list(self.controls) if len(suites) == 1 else [])
 
     def control_of(self, run: TrainedRun) -> TrainedRun | None:
         """Return the control of the same seed, else the first; ``None`` for a control."""
         if run in self.controls:
             return None
-        controls = self.controls_for(run)
-        same = [control for control in controls if control.seed == run.seed]
-        return next(iter([*same, *controls]), None)
+        return min(self.controls_for(run), key=lambda control: control.seed != run.seed, default=None)
 
     @property
     def first_runs(self) -> list[TrainedRun]:
@@ -236,7 +231,7 @@ def _teacher_run(runs: Sequence[TrainedRun]) -> TrainedRun | None:
     of_suites = [folder for folder in folders if is_run(folder) and any(run.suite == folder.parent for run in runs)]
     teachers = [TrainedRun(folder, TEACHER) for folder in of_suites or folders]
     if of_suites:
-        is_unique = len(teachers) == 1 or len({run.result.get('score', run.folder) for run in teachers}) == 1
+        is_unique = len({run.result.get('score', run.folder) for run in teachers}) == 1
     else:
         is_unique = len(teachers) == 1 and is_run(folders[0]) and {*map(val_set, runs)} == {val_set(teachers[0])}
     return teachers[0] if is_unique else None

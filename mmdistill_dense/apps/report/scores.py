@@ -165,13 +165,10 @@ class Answer:
             alone = runs[0].suite and is_alone(runs[0].home.name)  # of older suites also at other rates
             if runs[0] in self.comparison.runs and not alone and not self.data_change:
                 seeds = {run.seed for run in self.unpaired if run.name == name}
-                controls = [run for run in self._controls(name) if run.seed not in seeds]
+                controls = [run for run in self.comparison.controls_for(runs[0]) if run.seed not in seeds]
                 control = Row(CONTROL, self._by_seed(controls, results))
             rows.append(Row(name, self._by_seed(runs, results), control))
         return judge(rows, self.evaluation.teacher, 3 if self.evaluation.fractions else 2)
-
-    def _controls(self, name: str) -> list[TrainedRun]:
-        return self.comparison.controls_for(self.comparison.runs_of(name)[0])
 
     def sentences(self) -> list[str]:
         """Return whether the best method helped, how sure that is, its cost, and what cannot be compared."""
@@ -182,16 +179,12 @@ class Answer:
         verdict = self.verdict
         missing = missing_sentence(run for run in self.comparison.students if run.suite and run not in self.scores)
         if verdict.best is None or verdict.gain is None:
-            return [*self._not_compared(), *filter(None, [missing])]
-        best, gain = verdict.best.name, verdict.gain
-        return [
-            verdict.sentence(),
-            *filter(None, [missing]),
-            *self._teacher_hint(verdict.control_score, gain),
-            *self._val_set_warning(best),
-            self._cost(best),
-            *self._next_step(best, verdict.control_score, gain),
-        ]
+            return [*filter(None, [self._not_compared(), missing])]
+        name, gain, score = verdict.best.name, verdict.gain, verdict.control_score
+        hints = [self._teacher_hint(score, gain), self._val_set_hint(name), self._cost(name)]
+        mismatches = self._not_compared() if self.unpaired else ''
+        step = self._next_step(name, score, gain)
+        return [*filter(None, [verdict.sentence(), missing, *hints, f'Next: {step}.', mismatches])]
 
     def table(self) -> Sheet:
         if not self.scores:
@@ -266,7 +259,7 @@ class Answer:
         controls = [] if run.seed is None else self.comparison.controls_for(run)
         return next((control for control in controls if control.seed == run.seed and control in self.scores), None)
 
-    def _not_compared(self) -> list[str]:
+    def _not_compared(self) -> str:
         """Return which runs have no gain: they, or their controls, stopped early or differ in length, or in seed."""
         points = self.evaluation.points
         mismatches = some(f'{a.title} ({points[a]}) with {b.title} ({points[b]})' for a, b in self.unpaired.items())
@@ -275,26 +268,27 @@ class Answer:
             controls = {run: self.comparison.controls_for(run) for run in ended}
             titles = some(a.title for a, b in controls.items() if b and a.seed not in {run.seed for run in b} - {None})
             advice = 'Give both configs the same randomness=dict(seed=0), and train again'
-            return [f'Not compared: {titles}: no control has the same seed. {advice}.'] if titles else []
+            return f'Not compared: {titles}: no control has the same seed. {advice}.' if titles else ''
         rule = 'Both must have ended, and their last evaluations must be at the same point'
         advice = 'Let a training that stopped go on with --resume, or give runs of one length'
-        return [f'Not compared: {mismatches}. {rule}. {advice}.']
+        return f'Not compared: {mismatches}. {rule}. {advice}.'
 
-    def _teacher_hint(self, baseline: float, gain: Gain) -> list[str]:
+    def _teacher_hint(self, baseline: float, gain: Gain) -> str:
         """Return a likely reason if a distilled student is no better than the student alone."""
         scale = 100 if self.evaluation.fractions else 1
         ahead = math.inf if self.evaluation.teacher is None else scale * (self.evaluation.teacher - baseline)
         if gain.mean > 0 or not ahead < MIN_TEACHER_LEAD:  # NaN of a diverged run
-            return []
+            return ''
         relation = 'no better' if ahead <= 0 else f'only {ahead:.1f} points better'
         reason = f'The teacher is {relation} than the student alone, which may be the reason'
-        return [f'{reason}: train it longer, or take another.']
+        return f'{reason}: train it longer, or take another.'
 
-    def _val_set_warning(self, name: str) -> list[str]:
-        run, control = self.comparison.runs_of(name)[0], self._controls(name)[0]
+    def _val_set_hint(self, name: str) -> str:
+        run = self.comparison.runs_of(name)[0]
+        control = self.comparison.controls_for(run)[0]
         same = val_set(run) == val_set(control) or (run.suite is not None and run.suite == control.suite)
         note = f'val_dataloader of {run.title} and {control.title} names other pictures or folders (see the settings)'
-        return [] if same else [f'{note}: the difference is a gain only if both hold the same pictures.']
+        return '' if same else f'{note}: the difference is a gain only if both hold the same pictures.'
 
     def _cost(self, name: str) -> str:
         ratio = self._ratio(self.comparison.runs_of(name)[0])
@@ -309,23 +303,22 @@ class Answer:
             sentence += f' It takes {1 / faster:.1f} times as long as the teacher.' if faster <= 1 / _MIN_RATIO else ''
         return sentence
 
-    def _next_step(self, name: str, baseline: float, gain: Gain) -> list[str]:
-        names = [name, *dict.fromkeys(run.name for run in self._controls(name))]
+    def _next_step(self, name: str, baseline: float, gain: Gain) -> str:
+        run = self.comparison.runs_of(name)[0]
+        names = [name, *(control.name for control in self.comparison.controls_for(run))]
         if all(network in self.costs and self.costs[network].one_class for network in names):
-            step = 'train longer: both students predict one class everywhere on the pictures below'
-        elif baseline == 0 == gain.mean:
-            step = 'train longer: both students score 0'
-        elif gain.is_proved:
-            step = 'use it (mmdistill predict), or export it (mmdistill export)'
-        elif gain.n < _MIN_SEEDS:
+            return 'train longer: both students predict one class everywhere on the pictures below'
+        if baseline == 0 == gain.mean:
+            return 'train longer: both students score 0'
+        if gain.is_proved:
+            return 'use it (mmdistill predict), or export it (mmdistill export)'
+        if gain.n < _MIN_SEEDS:
             suite = 'write seeds: [0, 1, 2] into suite.yaml, and run again'
             runs = 'train both with further seeds, each in one folder of work dirs seed0, seed1, seed2'
-            step = f'more seeds tell whether it is chance: {suite if self.comparison.runs_of(name)[0].suite else runs}'
-        elif gain.mean > 0:
-            step = 'a longer training or more seeds'
-        else:
-            step = 'another method, a smaller weight, or a better teacher (docs/choosing.md)'
-        return [f'Next: {step}.', *(self._not_compared() if self.unpaired else ())]
+            return f'more seeds tell whether it is chance: {suite if run.suite else runs}'
+        if gain.mean > 0:
+            return 'a longer training or more seeds'
+        return 'another method, a smaller weight, or a better teacher (docs/choosing.md)'
 
 
 def _cells(row: Row, digits: int) -> tuple[str, str]:

@@ -107,7 +107,7 @@ def close_teacher(definition: Definition) -> str:
     """Warn of a teacher that is hardly better than the student alone, once both are known and before methods train."""
     with quiet():
         results = plan.results(definition)
-    if [*results] != [TEACHER, CONTROL] or len(results[CONTROL]) > 1:
+    if [name for name in results if results[name]] != [TEACHER, CONTROL] or len(results[CONTROL]) > 1:
         return ''
     teacher, control = (next(iter(results[name].values()))['score'] for name in (TEACHER, CONTROL))
     if not (teacher - control < MIN_TEACHER_LEAD and teacher > 1):  # not a number, or a fraction

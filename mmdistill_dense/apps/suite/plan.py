@@ -365,8 +365,8 @@ def scored(definition: Definition, run: Run) -> dict[str, Any] | None:
 
 def results(definition: Definition) -> dict[str, dict[int, dict[str, Any]]]:
     """Return the results of the teacher, the control and the rows, by name and seed."""
-    row_results: dict[str, dict[int, dict[str, Any]]] = {}
+    row_results: dict[str, dict[int, dict[str, Any]]] = {name: {} for name in (TEACHER, CONTROL, *definition.methods)}
     for run in scored_runs(definition):
         if (result := scored(definition, run)) is not None:
-            row_results.setdefault(run.name, {})[run.seed] = result
-    return {name: row_results[name] for name in (TEACHER, CONTROL, *definition.methods) if name in row_results}
+            row_results[run.name][run.seed] = result
+    return row_results

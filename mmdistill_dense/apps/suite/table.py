@@ -38,14 +38,10 @@ class SuiteTable:
 
 def collect(definition: Definition) -> SuiteTable:
     """Return the table of the finished runs; refuse runs of other configs, label files or numbers of processes."""
-    results, counts = plan.results(definition), dict[int, dict[str, None]]()
-    plan.check_unchanged(
-        definition, (run for run in plan.scored_runs(definition) if run.seed in results.get(run.name, {}))
-    )
-    for name, seeds in results.items():
-        for result in seeds.values():
-            if name != TEACHER and 'processes' in result:
-                counts.setdefault(result['processes'], {})[name] = None
+    results = plan.results(definition)
+    plan.check_unchanged(definition, (run for run in plan.scored_runs(definition) if run.seed in results[run.name]))
+    table = SuiteTable(definition, judge_results(results))
+    counts = _rows_by_text(table, lambda result: str(result.get('processes') or ''))
     if len(counts) > 1:
         groups = '; '.join(f'{", ".join(names)}: {count}' for count, names in counts.items())
         raise ValueError(
@@ -55,8 +51,7 @@ def collect(definition: Definition) -> SuiteTable:
     for problem in (changed_data(results), *(changed_data(results, False, name) for name in definition.test_sets)):
         if problem:
             raise ValueError(problem)
-    row_results = {name: results.get(name, {}) for name in (TEACHER, CONTROL, *definition.methods)}
-    return SuiteTable(definition, judge_results(row_results))
+    return table
 
 
 def judge_set(table: SuiteTable, name: str) -> Verdict:
@@ -266,14 +261,19 @@ def unlabelled(result: Mapping[str, Any]) -> str:
 
 def _per_row(table: SuiteTable, say: Callable[[Mapping[str, Any]], str]) -> str:
     """Return a text about all students' results; where the texts differ, each with its rows."""
-    texts: dict[str, dict[str, None]] = {}
-    for row in table.verdict.rows:
-        for result in row.results.values():
-            if row.name != TEACHER and (text := say(result)):
-                texts.setdefault(text, {})[row.name] = None
+    texts = _rows_by_text(table, say)
     if len(texts) < 2:
         return next(iter(texts), '')
-    return '; '.join(f'{text} ({", ".join(rows)})' for text, rows in texts.items())
+    return '; '.join(f'{text} ({", ".join(names)})' for text, names in texts.items())
+
+
+def _rows_by_text(table: SuiteTable, say: Callable[[Mapping[str, Any]], str]) -> dict[str, dict[str, None]]:
+    """Return the names of the students' rows by the texts about their results."""
+    texts: dict[str, dict[str, None]] = {}
+    for row in table.verdict.rows:
+        for text in filter(None, map(say, row.results.values())) if row.name != TEACHER else ():
+            texts.setdefault(text, {})[row.name] = None
+    return texts
 
 
 def scores_as_csv(table: SuiteTable) -> str:

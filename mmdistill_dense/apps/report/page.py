@@ -43,7 +43,15 @@ def make_report(
     graph_objects()
     comparison = compare(folders, control)
     with errors_only():  # networks log how they are built
-        sections = sections_of(comparison, pictures, metric, data)
+        numbers = Numbers(comparison, metric)
+        answer = Answer(numbers)
+        best = answer.verdict.best
+        predictions = Predictions(comparison, pictures, best.name if best else None, data)
+        answer.costs = predictions.costs
+        sections = [answer_section(answer), predictions.section, numbers.curves(), settings_section(comparison)]
+        tokens = token_section(comparison, data) if pictures else None
+        if tokens and (tokens.items or tokens.reasons):
+            sections.insert(2, tokens)
     write_text(path, render(comparison, sections))
     return path, sections
 
@@ -56,20 +64,6 @@ def report(args: argparse.Namespace) -> None:
         for reason in section.reasons:
             print(f'left out, {section.title.lower()}: {reason}')
     print(f'{path} ({path.stat().st_size / 2**20:.1f} MB)')
-
-
-def sections_of(
-    comparison: Comparison, pictures: int = PICTURES, metric: str | None = None, data: Config | None = None
-) -> list[Section]:
-    """Return the sections of a page: the answer with the scores, pictures, curves, settings."""
-    numbers = Numbers(comparison, metric)
-    answer = Answer(numbers)
-    best = answer.verdict.best
-    predictions = Predictions(comparison, pictures, best.name if best else None, data)
-    answer.costs = predictions.costs
-    sections = [answer_section(answer), predictions.section, numbers.curves(), settings_section(comparison)]
-    tokens = token_section(comparison, data) if pictures else None
-    return [*sections[:2], *([tokens] if tokens and (tokens.items or tokens.reasons) else []), *sections[2:]]
 
 
 def render(comparison: Comparison, sections: Sequence[Section]) -> str:

@@ -260,11 +260,6 @@ def options_hash(options: Any, portable: Portable) -> str:
     return hashlib.sha256(json.dumps(plain(options, portable), sort_keys=True).encode()).hexdigest()[:DIGITS]
 
 
-def data_root(config: Config) -> str:
-    """Return the folder of the training set; empty if it names none."""
-    return str(chain(config.train_dataloader.dataset)[0].get('data_root') or '').rstrip('/')
-
-
 def make_portable(folder: Path | None = None, data: str | None = None) -> Portable:
     """Return a function that removes this machine's folders from a text, so that a project and its data can be moved.
 

@@ -198,14 +198,11 @@ class Progress(Hook):
         if self.is_due and outputs and 'loss' in outputs:  # reading it waits for the GPU
             self.state['loss'] = float(outputs['loss'])
         self.tell(iteration=runner.iter + 1)
-        if time.monotonic() - self.saved >= SAVE_INTERVAL and self._may_save(runner):
-            save_step(runner, runner.iter + 1)
-            self.saved = time.monotonic()
-
-    def _may_save(self, runner: Runner) -> bool:
-        """Whether a run can go on from here, and keeps so few checkpoints that another one does no harm."""
-        kept = runner.cfg.default_hooks.checkpoint.max_keep_ckpts
-        return self.state['processes'] == 1 and kept <= configs.KEPT_CHECKPOINTS and between_steps(runner)
+        if time.monotonic() - self.saved >= SAVE_INTERVAL and self.state['processes'] == 1 and between_steps(runner):
+            kept = runner.cfg.default_hooks.checkpoint.max_keep_ckpts
+            if kept <= configs.KEPT_CHECKPOINTS:  # of so few, another one does no harm
+                save_step(runner, runner.iter + 1)
+                self.saved = time.monotonic()
 
     def after_prepare_iter(self, runner: Runner, *_: Any, **__: Any) -> None:
         self.tell()

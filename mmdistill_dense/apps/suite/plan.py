@@ -16,6 +16,7 @@ from mmdistill_dense.apps.suite import configs
 from mmdistill_dense.apps.suite.definition import CONTROL, PRETRAINING, TEACHER, Definition, is_alone
 from mmdistill_dense.config.local_code import changed_files, local_code
 from mmdistill_dense.config.resolve import read_file, teachers_of
+from mmdistill_dense.config.values import chain
 from mmdistill_dense.engine.resume import latest_checkpoint
 from mmdistill_dense.guards.config import batch_problem
 from mmdistill_dense.utils.files import read_json, read_progress, write_json, write_text
@@ -237,7 +238,8 @@ def _checkpoint_of(folder: Path) -> str:
 
 def portable_in(definition: Definition) -> configs.Portable:
     """Return what makes texts of a suite's configs equal on all machines."""
-    return configs.make_portable(definition.path.parent, configs.data_root(configs.control_config(definition)))
+    dataset = chain(configs.control_config(definition).train_dataloader.dataset)[0]
+    return configs.make_portable(definition.path.parent, str(dataset.get('data_root') or '').rstrip('/'))
 
 
 def hash_of(

@@ -54,20 +54,6 @@ def collect(definition: Definition) -> SuiteTable:
     return table
 
 
-def judge_set(table: SuiteTable, name: str) -> Verdict:
-    """Return the rows with scores and gains on a further test set; runs that finished before it was named have none."""
-    return judge_results(
-        {
-            row.name: {
-                seed: {**result, 'score': plan.score_of(table.definition, result['metrics'], name)}
-                for seed, result in row.results.items()
-                if name in result['metrics']
-            }
-            for row in table.verdict.rows
-        }
-    )
-
-
 def row_settings(method: Method) -> str:
     """Return in words which options and learning rate a row has of its own; empty without."""
     options = describe_options(method.options)
@@ -139,12 +125,20 @@ def as_markdown(table: SuiteTable) -> str:
 
 
 def _other_sets(table: SuiteTable) -> Iterator[str]:
-    """Yield a table of scores and gains on further test sets."""
-    sets = {name: judge_set(table, name) for name in table.definition.test_sets}
-    yield from _head(['', *sets])
-    for row in table.verdict.rows:
-        cells = [f'{score_cell(on_set := verdict.row(row.name))} {gain_cell(on_set)}' for verdict in sets.values()]
-        yield _line([TITLES.get(row.name, row.name), *cells])
+    """Yield a table of scores and gains on further test sets; runs that finished before one was named have none."""
+    definition = table.definition
+    cells: dict[str, list[str]] = {row.name: [] for row in table.verdict.rows}
+    for name in definition.test_sets:
+        results = {row.name: dict[int, dict[str, Any]]() for row in table.verdict.rows}
+        for row in table.verdict.rows:
+            for seed, result in row.results.items():
+                if name in result['metrics']:
+                    score = plan.score_of(definition, result['metrics'], name)
+                    results[row.name][seed] = {**result, 'score': score}
+        for row in judge_results(results).rows:
+            cells[row.name].append(f'{score_cell(row)} {gain_cell(row)}')
+    yield from _head(['', *definition.test_sets])
+    yield from (_line([TITLES.get(name, name), *row_cells]) for name, row_cells in cells.items())
     yield ''
     note = "Holm's correction is within one set."
     yield f'Score, and gain over the {TITLES[CONTROL]} at the same seed [{LEVEL:.0%} interval]; {note}'

@@ -22,6 +22,8 @@ from mmdistill_dense.config.values import type_name
 from mmdistill_dense.engine.resume import latest_checkpoint
 from mmdistill_dense.utils.files import read_json, read_progress
 
+DUMPED_CONFIG = 'vis_data/config.py'  # in the folder of a start
+
 
 @dataclass(frozen=True)
 class TrainedRun:
@@ -39,7 +41,7 @@ class TrainedRun:
     @cached_property
     def config(self) -> Config:
         """The whole config that the runner wrote at the newest start with a log; a test writes one too."""
-        files = [file for start in starts_of(self.folder) if (file := dumped_config(start)).is_file()]
+        files = [file for start in starts_of(self.folder) if (file := start / DUMPED_CONFIG).is_file()]
         logged = [file for file in files if (log := file.with_name('scalars.json')).is_file() and log.stat().st_size]
         file = (logged or files)[-1]
         return written_config(file, file.stat().st_mtime_ns)
@@ -126,7 +128,7 @@ def _run(folder: Path) -> TrainedRun:
 
 
 def is_run(folder: Path) -> bool:
-    return any(folder.glob('*/vis_data/config.py'))
+    return any(folder.glob(f'*/{DUMPED_CONFIG}'))
 
 
 @dataclass(frozen=True)
@@ -252,17 +254,13 @@ _RESUMES = re.compile(r'^resume\s*=(?!\s*(?:False|None)\b)', re.MULTILINE)
 _RUNNER_FIELDS = ('lr', 'base_lr', 'momentum', 'data_time', 'time', 'memory', 'iter', 'epoch', 'step', 'eta')
 
 
-def dumped_config(start: Path) -> Path:
-    return start / 'vis_data' / 'config.py'
-
-
 def starts_of(folder: Path) -> list[Path]:
     """Return the starts of a work dir's newest training: the last that trained and did not resume, and later ones."""
     files = [*folder.glob('*/vis_data/*'), *folder.glob('*/*.log')]
     starts = sorted({folder / file.relative_to(folder).parts[0] for file in files})  # named by the time of their start
     newest = 0
     for index, start in enumerate(starts):
-        file = dumped_config(start)
+        file = start / DUMPED_CONFIG
         # mmengine writes `resume = True` into the config of a start that resumed
         is_new = file.is_file() and not _RESUMES.search(file.read_text(encoding='utf-8'))
         newest = index if is_new and any(map(_is_training_record, _records(start))) else newest
@@ -271,7 +269,7 @@ def starts_of(folder: Path) -> list[Path]:
 
 def _records(start: Path) -> Iterator[dict[str, Any]]:
     """Yield the records of a start's ``vis_data/scalars.json``; none without the file."""
-    file, last = dumped_config(start).with_name('scalars.json'), 0
+    file, last = start / 'vis_data/scalars.json', 0
     for line in file.read_text(encoding='utf-8').splitlines() if file.is_file() else []:
         with suppress(ValueError):  # cut off by a kill
             if isinstance(record := json.loads(line), dict):
@@ -291,10 +289,6 @@ class Series:
 
     steps: list[float]
     values: list[float]
-
-    @property
-    def last(self) -> float:
-        return self.values[-1]
 
 
 @dataclass(frozen=True)

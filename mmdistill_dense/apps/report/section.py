@@ -151,7 +151,7 @@ def line_chart(
         figure.add_scatter(x=[min(span), max(span)], y=[value, value], name=name, **trace)
     figure.update_layout(template='none', height=280, **_LAYOUT)
     figure.update_xaxes(title_text='iteration')
-    ends = [f'{run.title} ends at {series.last:.4g}' for run, series in lines.items()]
+    ends = [f'{run.title} ends at {series.values[-1]:.4g}' for run, series in lines.items()]
     ends += [f'{name} at {value:.4g}' for name, value in (levels or {}).items()]
     return Chart(title, f'Line chart of {title} over iterations: {"; ".join(ends)}.', figure.to_json())
 
@@ -207,7 +207,7 @@ class Numbers:
                 step = float(match[2]) if match[1] == 'iter' else ends.get(float(match[2]), float(match[2]))
                 if step in series.steps:
                     return series.values[series.steps.index(step)]
-        return series.last
+        return series.values[-1]
 
     def curves(self) -> Section:
         """Return a chart of each further metric, of each term of the loss and of the distillers' shares."""

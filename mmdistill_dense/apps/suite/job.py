@@ -115,9 +115,8 @@ def single_numbers(metrics: Mapping[str, Any]) -> dict[str, float]:
     """Return the metrics that are single numbers, as floats."""
     scalars = {}
     for name, value in metrics.items():
-        size = value.numel() if isinstance(value, torch.Tensor) else getattr(value, 'size', None)
-        if size == 1 or isinstance(value, (int, float)):
-            scalars[name] = float(value)
+        with suppress(RuntimeError, TypeError, ValueError):  # several numbers, or none
+            scalars[name] = float(value.item() if hasattr(value, 'item') else value)
     return scalars
 
 

@@ -112,11 +112,6 @@ def _pretrainings(definition: Definition) -> dict[str, Run]:
     return trainings
 
 
-def scored_runs(definition: Definition) -> list[Run]:
-    """Return all runs but the pre-trainings, which have no score."""
-    return [run for run in runs(definition) if not run.is_pretraining]
-
-
 def trains_teacher(definition: Definition) -> bool:
     """Tell whether the suite trains the teacher: it has begun to, or has its config and no checkpoint."""
     if definition.teacher is None and not definition.test_teacher:
@@ -368,7 +363,7 @@ def scored(definition: Definition, run: Run) -> dict[str, Any] | None:
 def results(definition: Definition) -> dict[str, dict[int, dict[str, Any]]]:
     """Return the results of the teacher, the control and the rows, by name and seed."""
     row_results: dict[str, dict[int, dict[str, Any]]] = {name: {} for name in (TEACHER, CONTROL, *definition.methods)}
-    for run in scored_runs(definition):
-        if (result := scored(definition, run)) is not None:
+    for run in runs(definition):
+        if not run.is_pretraining and (result := scored(definition, run)) is not None:
             row_results[run.name][run.seed] = result
     return row_results

@@ -33,13 +33,14 @@ class SuiteTable:
 
     def sentences(self) -> list[str]:
         """Return what the comparison says, and which runs it lacks."""
-        return list(filter(None, [self.verdict.sentence(), missing_sentence(plan.scored_runs(self.definition))]))
+        runs = (run for run in plan.runs(self.definition) if not run.is_pretraining)  # which has no score
+        return list(filter(None, [self.verdict.sentence(), missing_sentence(runs)]))
 
 
 def collect(definition: Definition) -> SuiteTable:
     """Return the table of the finished runs; refuse runs of other configs, label files or numbers of processes."""
     results = plan.results(definition)
-    plan.check_unchanged(definition, (run for run in plan.scored_runs(definition) if run.seed in results[run.name]))
+    plan.check_unchanged(definition, (run for run in plan.runs(definition) if run.seed in results.get(run.name, ())))
     table = SuiteTable(definition, judge_results(results))
     counts = _rows_by_text(table, lambda result: str(result.get('processes') or ''))
     if len(counts) > 1:

@@ -48,11 +48,11 @@ def method_config(definition: Definition, method: Method) -> Config:
         config = control_config(definition)
     else:
         config = read_file(method.config)
-        _check_row_config(config, definition, f'{location}.config={str(method.config)!r}')
+        _check_row_config(config, definition, f'{location}.config={method.config!r}')
         config = _common(config, definition, definition.options, 'options')
     config.merge_from_dict(fill_variables(method.run_options))
-    if method.rate != 1:
-        scale_rate(config, method.rate, f'{location}.rate')
+    if (rate := method.rate or 1) != 1:
+        scale_rate(config, rate, f'{location}.rate')
     if method.pretraining is not None:
         _check_start(config, f'{location}.pretrain')
     if not method.distils:

@@ -182,13 +182,13 @@ class SuiteKeys:
 class RowKeys:
     """The keys of a row in a suite's file."""
 
-    method: str | None = None
+    method: str | None = None  # a shipped method
     variant: str | None = None
-    config: str | None = None
-    options: Mapping[str, Any] = field(default_factory=dict)
-    unlabelled: Mapping[str, Any] = field(default_factory=dict)
-    settings: str | None = None
-    rate: Factor | None = None
+    config: str | None = None  # the user's own config
+    options: Mapping[str, Any] = field(default_factory=dict)  # of the row's distillers, or of :data:`RUN_KEYS`
+    unlabelled: Mapping[str, Any] = field(default_factory=dict)  # ``model.unlabelled`` of the row
+    settings: str | None = None  # ``'auto'`` or ``'canonical'`` in place of the constants of its distillers
+    rate: Factor | None = None  # its learning rates over those of the control
     pretrain: str | Mapping[str, Any] | None = None
 
 
@@ -208,18 +208,11 @@ class Teacher(Pretraining):
 
 
 @dataclass(frozen=True)
-class Method:
-    """A row: a shipped method, a user's config, or the student alone with other settings."""
+class Method(RowKeys):
+    """A row: a shipped method, a user's config in a file, or the student alone with other settings."""
 
-    name: str
-    method: str | None  # a shipped method
-    options_file: Path | None  # that holds its options
-    variant: str | None = None
-    config: Path | None = None  # the user's own config
-    options: Mapping[str, Any] = field(default_factory=dict)  # of the row's distillers, or of :data:`RUN_KEYS`
-    unlabelled: Mapping[str, Any] = field(default_factory=dict)  # ``model.unlabelled`` of the row
-    settings: str | None = None  # ``'auto'`` or ``'canonical'`` in place of the constants of its distillers
-    rate: float = 1  # its learning rates over those of the control
+    name: str = ''
+    options_file: Path | None = None  # that holds the options of a shipped method
     pretraining: Pretraining | None = None  # rows that are pre-trained in the same way share its weights
 
     @property
@@ -357,16 +350,15 @@ def _method(name: str, keys: RowKeys, path: Path, control: Path) -> Method:
     if name in RESERVED or not NAME.fullmatch(name):
         raise ValueError(f'a name consists of letters, digits and .+-_, and {", ".join(RESERVED)} are reserved')
     start = _training(Pretraining, keys.pretrain, 'pretrain', 'pcd', path)
-    options, unlabelled = dict(keys.options), dict(keys.unlabelled)
-    row = Method(name, None, None, None, None, options, unlabelled, keys.settings, keys.rate or 1, start)
-    changed = keys.rate is not None or bool(row.run_options)
-    if keys.config is not None:
-        method = _with_config(row, keys, path, control)
-    elif keys.method is None and (row.pretraining is not None or (changed and name not in compose.methods())):
-        _check_alone(row, keys)
+    row = Method(**vars(keys), name=name, pretraining=start)
+    changed = row.rate is not None or bool(row.run_options)
+    if row.config is not None:
+        method = _with_config(row, row.config, path, control)
+    elif row.method is None and (start is not None or (changed and name not in compose.methods())):
+        _check_alone(row)
         return row
     else:
-        method = _with_method(row, keys, control)
+        method = _with_method(row, control)
     if is_alone(name):
         raise ValueError(f'a row named {CONTROL}_… is the student alone, as in {CONTROL}_x2: {{rate: 2}}; rename it')
     for key in flat(method.options) if method.options_file is not None else ():
@@ -376,7 +368,7 @@ def _method(name: str, keys: RowKeys, path: Path, control: Path) -> Method:
     return method
 
 
-def _check_alone(row: Method, keys: RowKeys) -> None:
+def _check_alone(row: Method) -> None:
     """Refuse a row of the student alone whose name or keys say something else."""
     if row.pretraining is not None:
         if row.name in compose.methods() and row.name != row.pretraining.config.partition(':')[0]:
@@ -385,30 +377,29 @@ def _check_alone(row: Method, keys: RowKeys) -> None:
         if is_alone(row.name):
             raise ValueError(f'pretrain: a row named {CONTROL}_… is not compared with the student alone; rename it')
     for key in ('variant', 'options', 'settings', 'unlabelled'):
-        if getattr(keys, key) and (key != 'options' or row.options != row.run_options):
+        if getattr(row, key) and (key != 'options' or row.options != row.run_options):
             raise ValueError(f'{key}: a row without `method` has no distillers to set it for')
 
 
-def _with_config(row: Method, keys: RowKeys, path: Path, control: Path) -> Method:
-    if keys.method is not None or keys.variant is not None:
+def _with_config(row: Method, name: str, path: Path, control: Path) -> Method:
+    if row.method is not None or row.variant is not None:
         raise ValueError('config cannot be combined with `method` or `variant`')
-    if keys.pretrain is not None:
+    if row.pretrain is not None:
         raise ValueError('pretrain cannot be combined with `config`, which says where its student starts')
-    name = str(keys.config)
     with error_prefix('config'):
         config = find_named(name) if is_name(name) else None
     if not isinstance(config, Named):
-        return replace(row, config=config or find_suite_config(name, row.name, path, 'config'))
+        return replace(row, config=str(config or find_suite_config(name, row.name, path, 'config')))
     if config.base.resolve() != control.resolve():
         raise ValueError(f'{config.name} is a config of {config.base.stem}, the control is {control.stem}')
-    return replace(row, method=config.method, options_file=config.options, variant=config.variant)
+    return replace(row, method=config.method, options_file=config.options, variant=config.variant, config=None)
 
 
-def _with_method(row: Method, keys: RowKeys, control: Path) -> Method:
-    method, variant = row.name if keys.method is None else keys.method, keys.variant
+def _with_method(row: Method, control: Path) -> Method:
+    method, variant = row.name if row.method is None else row.method, row.variant
     if method in compose.methods():
         if (file := compose.options_for(method, control, variant)) is not None:
-            return replace(row, method=method, options_file=file, variant=variant)
+            return replace(row, method=method, options_file=file)
         problem = f'{f"variant {variant!r} of {method}" if variant else method} does not fit {control.stem}.'
     else:
         problem = compose.unknown('method', method, compose.methods())

@@ -60,7 +60,7 @@ def row_settings(method: Method) -> str:
     options = describe_options(method.options)
     if method.pretraining is not None:
         options += f', pre-trained by {method.pretraining.config}{describe_options(method.pretraining.options)}'
-    return options + (f', {method.rate:g} times the learning rate' if method.rate != 1 else '')
+    return options + (f', {method.rate:g} times the learning rate' if method.rate not in (None, 1) else '')
 
 
 def changed_data(results: Mapping[str, Results], teachers: bool = True, test_set: str = '') -> str:
@@ -210,7 +210,7 @@ def _provenance(table: SuiteTable) -> Iterator[str]:
     yield f'Recipe: `{definition.control.stem}`; seeds {seeds}; {f"options `{options}`" if options else "no options"}'
     rows = []
     for method in definition.methods.values():  # those that are not a method as shipped
-        origin = str(method.config) if method.config else ' '.join(filter(None, [method.method, method.variant]))
+        origin = method.config or ' '.join(filter(None, [method.method, method.variant]))
         chosen = f' with settings {method.settings!r}' if method.settings else ''
         changed = f'{chosen}{row_settings(method)}'
         if origin != method.name or changed:

@@ -10,6 +10,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from jinja2 import Environment, PackageLoader, StrictUndefined
 from mmengine.config import Config
 
 from mmdistill_dense.apps.report.predictions import PICTURES, Predictions, token_section
@@ -67,10 +68,6 @@ def report(args: argparse.Namespace) -> None:
 
 
 def render(comparison: Comparison, sections: Sequence[Section]) -> str:
-    try:
-        from jinja2 import Environment, PackageLoader, StrictUndefined
-    except ImportError as error:
-        raise ImportError("a report needs Jinja2: pip install 'mmdistill_dense[report]'") from error
     from plotly.offline import get_plotlyjs
 
     loader = PackageLoader('mmdistill_dense.apps.report', 'templates')

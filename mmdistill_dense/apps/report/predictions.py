@@ -24,7 +24,7 @@ from mmdistill_dense.apps.inspect.token_masks import draw_mask, masks_of_sample
 from mmdistill_dense.apps.report.runs import Comparison, TrainedRun, starts_of
 from mmdistill_dense.apps.report.section import Key, Missing, Panel, Section, Sheet, Strip, gain_sheet, panel
 from mmdistill_dense.apps.suite.definition import TEACHER
-from mmdistill_dense.config.values import layers, type_name
+from mmdistill_dense.config.values import pipeline_of, tested_set, type_name
 from mmdistill_dense.distillers.maskd.token_distiller import TokenDistiller
 from mmdistill_dense.networks.teacher import FrozenTeacher
 from mmdistill_dense.networks.trace import TeacherOption
@@ -211,14 +211,10 @@ def _class_ious(samples: Sequence[Sample], classes: int) -> list[float]:
 
 def scenes_of(config: Config, count: int) -> tuple[list[Scene], dict[str, Any]]:
     """Return evenly spaced pictures of a test set, always the same, and names and colours of its classes."""
-    loader = config.get('test_dataloader') or config.get('val_dataloader')
-    if loader is None:
-        raise Missing('No predictions: the config has neither val_dataloader nor test_dataloader.')
-    scenes = []
-    steps = (step for _, layer in layers(loader.dataset) for step in layer.get('pipeline') or ())
-    pads = any(type_name(step).endswith('Pad') for step in steps)
+    scenes, option = [], tested_set(config)
+    pads = any(type_name(step).endswith('Pad') for step in pipeline_of(option))
     with DefaultScope.overwrite_default_scope(config.get('default_scope') or 'mmengine'):
-        dataset = DATASETS.build(loader.dataset)
+        dataset = DATASETS.build(option)
         for index in evenly_spaced(len(dataset), count):
             item = dataset[index]
             image, meta = image_of(item['inputs']), item['data_samples'].metainfo

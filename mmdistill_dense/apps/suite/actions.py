@@ -34,7 +34,6 @@ from mmdistill_dense.utils.version import __version__
 if TYPE_CHECKING:
     from mmdistill_dense.apps.check.run import CheckReport
 
-INTERRUPTED = 130
 SILENCE_LIMIT = 120.0  # seconds without a report that `list` tells
 
 
@@ -80,7 +79,7 @@ def train_all(
             failed = pool.execute(list(todo))
     except KeyboardInterrupt:
         print('stopped; the same command continues from the last checkpoints', flush=True)
-        return INTERRUPTED
+        return 130
     for title, reason in failed.items():
         print(f'\n{title} {reason}', flush=True)
     return int(bool(failed))
@@ -102,10 +101,8 @@ def check_rows(definition: Definition, todo: Resolved) -> None:
     hashes = read_json(path) or {}
     for name, changes in definition.test_sets.items() if todo else ():
         config = configs.with_test_set(configs.control_config(definition), changes)
-        with (
-            error_prefix(f'{definition.path}: test_sets.{name}'),
-            DefaultScope.overwrite_default_scope(config.get('default_scope')),
-        ):
+        scope = DefaultScope.overwrite_default_scope(config.get('default_scope'))
+        with error_prefix(f'{definition.path}: test_sets.{name}'), scope:
             if not len(DATASETS.build(config.test_dataloader.dataset)):
                 raise ValueError('the set has no pictures: its keys change the test set of the control.')
     backbones = dict[Path, dict[str, Sequence[int]]]()

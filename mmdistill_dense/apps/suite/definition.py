@@ -147,7 +147,6 @@ def describe_options(options: Mapping[str, Any]) -> str:
 
 TEACHER, CONTROL, PRETRAINING = 'teacher', 'control', 'pretrain'  # runs that are no rows of a definition
 SPLITS = ('train', 'val', 'test')
-RESERVED = (CONTROL, TEACHER)  # folders and keys of the suite's own
 METRICS = {'seg': ('mIoU', False), 'det': ('coco/bbox_mAP', True)}
 RUN_KEYS = ('train_cfg.', 'param_scheduler.', 'train_dataloader.dataset.')  # in which a row may differ from its control
 
@@ -254,11 +253,6 @@ class Definition:
     keep: str  # what stays of a finished run's checkpoints: ``'all'``, or the ``'weights'`` of the last one
     stall: int | None  # minutes without a step after which a run starts again from its checkpoint
 
-    @property
-    def methods_to_compare(self) -> list[str]:
-        """The rows that are compared with the control."""
-        return [name for name in self.methods if not is_alone(name)]
-
 
 def is_alone(name: str) -> bool:
     """Whether a row is the student alone; older projects have it at other rates, as ``control_x2``."""
@@ -347,8 +341,8 @@ def _methods(rows: Mapping[str, Any] | Literal['all'], path: Path, control: Path
 
 
 def _method(name: str, keys: RowKeys, path: Path, control: Path) -> Method:
-    if name in RESERVED or not NAME.fullmatch(name):
-        raise ValueError(f'a name consists of letters, digits and .+-_, and {", ".join(RESERVED)} are reserved')
+    if name in (CONTROL, TEACHER) or not NAME.fullmatch(name):
+        raise ValueError(f'a name consists of letters, digits and .+-_, and {CONTROL}, {TEACHER} are reserved')
     start = _training(Pretraining, keys.pretrain, 'pretrain', 'pcd', path)
     row = Method(**vars(keys), name=name, pretraining=start)
     changed = row.rate is not None or bool(row.run_options)

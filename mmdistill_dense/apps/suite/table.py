@@ -117,11 +117,10 @@ def as_markdown(table: SuiteTable) -> str:
         main.append(_line([title, count, score_cell(row), gain_cell(row), time]))
         if row.name != TEACHER:
             seeds.append(_line([title, *(seed_cell(row, seed) for seed in definition.seeds)]))
-    notes = ['## How to read it', '', *(f'- {line}' for line in _notes(table)), '']
-    notes += ['## What it was made of', '', *(f'- {line}' for line in _provenance(table))]
-    parts = [f'# {definition.title}', *table.sentences(), '\n'.join(main), '\n'.join(['## Each seed', '', *seeds])]
-    parts += ['\n'.join(['## Other test sets', '', *_other_sets(table)])] if definition.test_sets else []
-    parts += ['\n'.join(notes)]
+    parts = [f'# {definition.title}', *table.sentences(), '\n'.join(main), '## Each seed', '\n'.join(seeds)]
+    parts += ['## Other test sets', '\n'.join(_other_sets(table))] if definition.test_sets else []
+    for title, notes in {'How to read it': _notes(table), 'What it was made of': _provenance(table)}.items():
+        parts += [f'## {title}', '\n'.join(f'- {note}' for note in notes)]
     return '\n\n'.join(parts) + '\n'
 
 

@@ -243,10 +243,8 @@ def teacher_of(run: TrainedRun, name: str) -> Network | None:
     if trained.is_file():  # by the suite, which may have been moved since
         option = replace(option, checkpoint=str(trained))
     if option.other_classes:
-        raise Missing(
-            f'No predictions of {name}: model.{name} sets allow_other_classes or classes, so its classes need not be '
-            'those of the validation pictures.'
-        )
+        reason = 'so its classes need not be those of the validation pictures'
+        raise Missing(f'No predictions of {name}: model.{name} sets allow_other_classes or classes, {reason}.')
     init_default_scope(run.config.get('default_scope') or 'mmengine')
     teacher = FrozenTeacher(option)
     teacher.load(torch.zeros(1))

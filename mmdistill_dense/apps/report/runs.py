@@ -108,10 +108,9 @@ def find_runs(folder: str | Path) -> list[TrainedRun]:
         runs = runs or [_run(path) for path in folders]
     runs = runs or suite_runs(root)
     if not runs:
-        raise ValueError(
-            f"{str(folder)!r} is no work dir: it has neither <timestamp>/vis_data/config.py nor seed<k>, nor a suite's "
-            'runs/<name>/seed<k>. Give the folder that `mmdistill train --work-dir` wrote to.'
-        )
+        lacks = "it has neither <timestamp>/vis_data/config.py nor seed<k>, nor a suite's runs/<name>/seed<k>"
+        remedy = 'Give the folder that `mmdistill train --work-dir` wrote to'
+        raise ValueError(f'{str(folder)!r} is no work dir: {lacks}. {remedy}.')
     return runs
 
 
@@ -181,10 +180,8 @@ def compare(folders: Sequence[str | Path], control: str | Path | None = None) ->
     for run in controls:
         other = by_seed.setdefault((run.suite, run.seed), run)
         if other is not run and run.seed is not None:  # the page could show one gain alone
-            raise ValueError(
-                f'{str(other.folder)!r} and {str(run.folder)!r} are both controls of seed {run.seed}: name the one '
-                'to compare with by --control.'
-            )
+            problem = f'{str(other.folder)!r} and {str(run.folder)!r} are both controls of seed {run.seed}'
+            raise ValueError(f'{problem}: name the one to compare with by --control.')
     students = [run for run in runs if run not in controls]
     names = _unique_names([*students, *controls])
     students, controls = ([replace(run, name=names[run.home]) for run in group] for group in (students, controls))

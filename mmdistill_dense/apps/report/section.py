@@ -134,15 +134,10 @@ def line_chart(
         stride = -(-len(series.steps) // _POINTS)  # the newest point stays
         steps = series.steps[::-stride][::-1]
         values = [float(f'{y:.5g}') if math.isfinite(y) else None for y in series.values[::-stride][::-1]]
+        style = dict(mode='lines+markers' if len(steps) < 20 else 'lines', marker=dict(size=5))
+        line = dict(width=2 if run.name not in drawn_names else 1.2, dash=dash)
         figure.add_scatter(
-            x=steps,
-            y=values,
-            name=run.title,
-            legendgroup=run.name,
-            mode='lines+markers' if len(steps) < 20 else 'lines',
-            line=dict(width=2 if run.name not in drawn_names else 1.2, dash=dash),
-            marker=dict(size=5),
-            meta=dict(colour=colour),
+            x=steps, y=values, name=run.title, legendgroup=run.name, line=line, meta=dict(colour=colour), **style
         )
         drawn_names.add(run.name)
     span = [step for series in lines.values() for step in series.steps] or [0, 1]

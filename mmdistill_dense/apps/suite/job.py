@@ -185,10 +185,8 @@ class Progress(Hook):
         with suppress(OSError):
             labels = label_stamp(runner.train_dataloader.dataset)
         if runner.iter and before not in (None, labels):
-            raise ValueError(
-                f'{self.path.parent} was begun with other label files than train_dataloader.dataset reads now. Undo '
-                'the change, or remove that folder to repeat the run.'
-            )
+            problem = f'{self.path.parent} was begun with other label files than train_dataloader.dataset reads now'
+            raise ValueError(f'{problem}. Undo the change, or remove that folder to repeat the run.')
         self.tell(True, phase='training', iteration=runner.iter, iterations=runner.max_iters, labels=labels)
 
     def after_train_iter(

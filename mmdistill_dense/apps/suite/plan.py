@@ -117,10 +117,8 @@ def trains_teacher(definition: Definition) -> bool:
     if definition.teacher is None and not definition.test_teacher:
         return False
     if len(teachers := teachers_of(read_file(definition.control).model)) != 1:
-        raise ValueError(
-            f'{definition.path}: teacher and test_teacher need a pair with one teacher, this one has {len(teachers)}: '
-            'train them with mmdistill train, and remove both keys.'
-        )
+        problem = f'teacher and test_teacher need a pair with one teacher, this one has {len(teachers)}'
+        raise ValueError(f'{definition.path}: {problem}: train them with mmdistill train, and remove both keys.')
     if definition.teacher is None:
         return False
     (option,) = teachers.values()
@@ -280,18 +278,12 @@ def check_unchanged(definition: Definition, chosen: Iterable[Run]) -> None:
                 continue
             keys = configs.changed_keys(run.folder, row_config(run.name))
             if keys or len(old_hash) >= configs.DIGITS:
-                raise ValueError(
-                    f'{run.title}: {run.folder} was made with another config than the definition gives now '
-                    f'({some(keys) or "its teacher"}). Undo the change, set another `out`, or remove that folder to '
-                    'repeat the run.'
-                )
+                made = f'with another config than the definition gives now ({some(keys) or "its teacher"})'
+                raise _refusal(run, made, 'Undo the change, set another `out`')
         if not (state or run.result) or not run.file.is_file():
             continue
         if (networks := header_remark(run.file, 'networks')) and networks != row_networks(run.name):
-            raise ValueError(
-                f'{run.title}: {run.folder} was made with other networks: a file that the pair names by `cfg` has '
-                'changed. Undo the change, or remove that folder to repeat the run.'
-            )
+            raise _refusal(run, 'with other networks: a file that the pair names by `cfg` has changed')
         if header_remark(run.file, 'code'):
             check_code(run, row_config(run.name))
 
@@ -306,10 +298,8 @@ def _earlier_hashes(definition: Definition, run: Run, config: Config) -> list[st
 def check_code(run: Run, config: Config) -> None:
     """Refuse a run whose local code has changed since its config was written; older files do not hold the code."""
     if files := changed_files(json.loads(header_remark(run.file, 'code') or 'null'), local_code(config)):
-        raise ValueError(
-            f'{run.title}: {run.folder} was made with other code: {some(files)} changed since. Undo the change, or '
-            f'remove that folder to repeat the run. If it trains as before, remove the line `# code:` of {run.file}.'
-        )
+        remedy = f'If it trains as before, remove the line `# code:` of {run.file}; else undo the change'
+        raise _refusal(run, f'with other code: {some(files)} changed since', remedy)
 
 
 def check_processes(run: Run, processes: int) -> None:
@@ -318,11 +308,14 @@ def check_processes(run: Run, processes: int) -> None:
     old_processes = state.get('processes') if run.result is None else run.result.get('processes')
     if old_processes in (None, processes) or ((run.is_teacher or run.is_pretraining) and run.result):
         return
-    raise ValueError(
-        f'{run.title}: {run.folder} was made by {old_processes} process(es), this would be {processes}: another batch. '
-        'Go on as it was begun (`mmdistill suite run` starts one, `suite job --launcher` several), set another `out`, '
-        'or remove that folder to repeat the run.'
-    )
+    made = f'by {old_processes} process(es), this would be {processes}: another batch'
+    remedy = 'Go on as it was begun (`mmdistill suite run` starts one, `suite job --launcher` several)'
+    raise _refusal(run, made, f'{remedy}, set another `out`')
+
+
+def _refusal(run: Run, made: str, remedy: str = 'Undo the change') -> ValueError:
+    repetition = 'or remove that folder to repeat the run'
+    return ValueError(f'{run.title}: {run.folder} was made {made}. {remedy}, {repetition}.')
 
 
 def check_batch(definition: Definition, todo: Resolved, processes: int) -> None:

@@ -45,10 +45,8 @@ def collect(definition: Definition) -> SuiteTable:
     counts = _rows_by_text(table, lambda result: str(result.get('processes') or ''))
     if len(counts) > 1:
         groups = '; '.join(f'{", ".join(names)}: {count}' for count, names in counts.items())
-        raise ValueError(
-            f'runs with different numbers of processes, and so different batches, cannot share a table ({groups}). '
-            'Move the folders of one number away, and repeat them.'
-        )
+        problem = 'runs with different numbers of processes, and so different batches, cannot share a table'
+        raise ValueError(f'{problem} ({groups}). Move the folders of one number away, and repeat them.')
     for problem in (changed_data(results), *(changed_data(results, False, name) for name in definition.test_sets)):
         if problem:
             raise ValueError(problem)

@@ -280,12 +280,7 @@ def _is_training_record(record: Mapping[str, Any]) -> bool:
     return 'iter' in record and not record.keys().isdisjoint(('loss', 'lr', 'time'))
 
 
-@dataclass
-class Series:
-    """One logged value over a run; ``steps`` are iterations."""
-
-    steps: list[float]
-    values: list[float]
+Series = dict[float, float]  # a logged quantity: its value by iteration, in their order
 
 
 @dataclass(frozen=True)
@@ -301,8 +296,7 @@ def read_log(folder: Path) -> Log:
     records = [record for start in starts_of(folder) for record in _records(start)]
     training = [record for record in records if _is_training_record(record)]
     ends = {record['epoch']: record['iter'] for record in training if 'epoch' in record}
-    terms: dict[str, dict[float, float]] = {}
-    metrics: dict[str, dict[float, float]] = {}
+    terms, metrics = dict[str, Series](), dict[str, Series]()
     for record in records:
         evaluated = 'iter' not in record and 'time' in record
         kind = terms if _is_training_record(record) else metrics if evaluated else {}  # hooks log other values
@@ -313,8 +307,6 @@ def read_log(folder: Path) -> Log:
                 kind.setdefault(name, {})[ends.get(step, step) if evaluated else step] = float(value)
     times = [record['time'] for record in training if 'time' in record]
     epochs = {last: epoch for epoch, last in ends.items()}
-    return Log(_series(terms), _series(metrics), median(times) if times else None, epochs)
-
-
-def _series(curves: dict[str, dict[float, float]]) -> dict[str, Series]:
-    return {name: Series(sorted(values), [values[step] for step in sorted(values)]) for name, values in curves.items()}
+    ordered = ({name: dict(sorted(series.items())) for name, series in kind.items()} for kind in (terms, metrics))
+    terms, metrics = ordered
+    return Log(terms, metrics, median(times) if times else None, epochs)

@@ -56,7 +56,7 @@ def scores_of(numbers: Numbers) -> Scores:
     """Return the scores on the test split, or those of the last evaluations if a finished run has no test score."""
     metric, chosen, comparison = str(numbers.metric), numbers.chosen, numbers.comparison
     tested = {run: score for run in comparison.students if (score := _test_score(run, chosen)) is not None}
-    logged = {run: log.metrics[metric].values[-1] for run, log in numbers.logs.items() if metric in log.metrics}
+    logged = {run: [*log.metrics[metric].values()][-1] for run, log in numbers.logs.items() if metric in log.metrics}
     # a run of a suite without a result is not finished
     lacking = [run.title for run in logged if run not in tested and (not run.suite or run.result)]
     if tested and not lacking:
@@ -105,7 +105,7 @@ def _in_percent(result: Mapping[str, Any]) -> bool:
 
 
 def _point(run: TrainedRun, log: Log, metric: str) -> EvalPoint:
-    step = log.metrics[metric].steps[-1]
+    step = max(log.metrics[metric])
     loop = run.config.get('train_cfg') or {}
     if 'max_epochs' in loop or ('max_iters' not in loop and log.epochs):
         return EvalPoint('epoch', log.epochs.get(step, step), loop.get('max_epochs'))

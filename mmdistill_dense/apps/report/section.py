@@ -131,22 +131,22 @@ def line_chart(
     figure, drawn_names = graph_objects().Figure(), set[str]()
     for run, series in lines.items():
         colour, dash = colour_of(comparison, run.name)
-        stride = -(-len(series.steps) // _POINTS)  # the newest point stays
-        steps = series.steps[::-stride][::-1]
-        values = [float(f'{y:.5g}') if math.isfinite(y) else None for y in series.values[::-stride][::-1]]
+        stride = -(-len(series) // _POINTS)  # the newest point stays
+        steps = list(series)[::-stride][::-1]
+        values = [float(f'{y:.5g}') if math.isfinite(y) else None for y in map(series.__getitem__, steps)]
         style = dict(mode='lines+markers' if len(steps) < 20 else 'lines', marker=dict(size=5))
         line = dict(width=2 if run.name not in drawn_names else 1.2, dash=dash)
         figure.add_scatter(
             x=steps, y=values, name=run.title, legendgroup=run.name, line=line, meta=dict(colour=colour), **style
         )
         drawn_names.add(run.name)
-    span = [step for series in lines.values() for step in series.steps] or [0, 1]
+    span = [step for series in lines.values() for step in series] or [0, 1]
     for name, value in (levels or {}).items():
         trace = dict(mode='lines', line=dict(width=1.5, dash='dash'), meta=dict(colour='teacher'))
         figure.add_scatter(x=[min(span), max(span)], y=[value, value], name=name, **trace)
     figure.update_layout(template='none', height=280, **_LAYOUT)
     figure.update_xaxes(title_text='iteration')
-    ends = [f'{run.title} ends at {series.values[-1]:.4g}' for run, series in lines.items()]
+    ends = [f'{run.title} ends at {[*series.values()][-1]:.4g}' for run, series in lines.items()]
     ends += [f'{name} at {value:.4g}' for name, value in (levels or {}).items()]
     return Chart(title, f'Line chart of {title} over iterations: {"; ".join(ends)}.', figure.to_json())
 
@@ -200,9 +200,9 @@ class Numbers:
             match = re.search(r'(iter|epoch)_(\d+)$', file.stem)
             if match and file.parent == teacher.folder:
                 step = float(match[2]) if match[1] == 'iter' else ends.get(float(match[2]), float(match[2]))
-                if step in series.steps:
-                    return series.values[series.steps.index(step)]
-        return series.values[-1]
+                if step in series:
+                    return series[step]
+        return [*series.values()][-1]
 
     def curves(self) -> Section:
         """Return a chart of each further metric, of each term of the loss and of the distillers' shares."""

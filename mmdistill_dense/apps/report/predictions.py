@@ -254,14 +254,13 @@ def teacher_of(run: TrainedRun, name: str) -> Network | None:
 def prediction_panel(scene: Scene, sample: Sample, title: str, meta: Mapping[str, Any]) -> Panel:
     """Return a picture with its predicted classes or objects."""
     if 'pred_sem_seg' in sample:
-        right = pixel_accuracy(sample)
+        right, least = pixel_accuracy(sample), 0.0
         caption = title if right is None else f'{title}: {right:.1%} of the labelled pixels right'
-        return panel(draw(scene.image, sample, meta, 'pred'), caption, f'{caption}, in {scene.name}')
-    instances = sample.pred_instances
-    kind = 'masks' if 'masks' in instances else 'boxes'
-    caption = f'{title}: {int((instances.scores >= CONFIDENT).sum())} {kind}'
-    image = draw(scene.image, sample, meta, 'pred', CONFIDENT)
-    return panel(image, caption, f'{caption}, in {scene.name}')
+    else:
+        instances, least = sample.pred_instances, CONFIDENT
+        kind = 'masks' if 'masks' in instances else 'boxes'
+        caption = f'{title}: {int((instances.scores >= CONFIDENT).sum())} {kind}'
+    return panel(draw(scene.image, sample, meta, 'pred', least), caption, f'{caption}, in {scene.name}')
 
 
 def truth_panel(scene: Scene, meta: Mapping[str, Any]) -> Panel | None:

@@ -116,9 +116,8 @@ def answer_section(answer: Answer) -> Section:
     """Return the answer in words, a row for each network and a chart of the metric."""
     numbers = answer.numbers
     section = Section('scores', 'Did it help, and what did it cost?', lead=answer.sentences())
-    section.attempt(answer.table)
-    section.attempt(answer.further_sets)
-    section.attempt(answer.class_precisions)
+    for part in (answer.table, answer.further_sets, answer.class_precisions):
+        section.attempt(part)
     section.note = 'Gain: over the control at the same seeds. '
     section.note += 'Step: time of a step with its loading, over the control’s.'
     if answer.costs:
@@ -274,7 +273,6 @@ class Answer:
         return f'Not compared: {mismatches}. {rule}. {advice}.'
 
     def _teacher_hint(self, baseline: float, gain: Gain) -> str:
-        """Return a likely reason if a distilled student is no better than the student alone."""
         scale = 100 if self.evaluation.fractions else 1
         ahead = math.inf if self.evaluation.teacher is None else scale * (self.evaluation.teacher - baseline)
         if gain.mean > 0 or not ahead < MIN_TEACHER_LEAD:  # NaN of a diverged run

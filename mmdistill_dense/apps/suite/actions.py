@@ -6,7 +6,7 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -142,25 +142,18 @@ def check_rows(definition: Definition, todo: Resolved) -> None:
         write_json(path, hashes)
 
 
-def _summary_lines(name: str, report: 'CheckReport') -> Iterator[str]:
-    context = report.context
+def _summary_lines(name: str, report: 'CheckReport') -> list[str]:
+    context, student = report.context, report.context.student
     facts = [f'{context.pictures} pictures'] if context.pictures else []
-    if context.student is not None:
-        facts.append(f'student {context.student.parameters / 1e6:.2f} M parameters')
-    for teacher in context.teachers:
-        if teacher.parameters:
-            facts.append(f'{teacher.key.removeprefix("model.")} {teacher.parameters / 1e6:.2f} M')
-    yield f'check    {name}: {report.verdict}; {", ".join(facts)}'
-    for start in context.student.starts if context.student else ():
-        yield f'         student: {start}'
-    for teacher in context.teachers:
-        if origin := teacher.describe():
-            yield f'         teacher from {origin}'
-    pairs = [f'{row.distiller} compares {row.student_tap} with {row.teacher_tap}' for row in context.taps]
-    yield from (f'         {pair}' for pair in dict.fromkeys(pairs))
-    for finding in report.findings:
-        if finding.level != NOTE:
-            yield f'         {finding.level}: {finding.message} {finding.advice}'.rstrip()
+    facts += [f'student {student.parameters / 1e6:.2f} M parameters'] if student else []
+    sizes = {teacher.key.removeprefix('model.'): teacher.parameters for teacher in context.teachers}
+    facts += [f'{key} {parameters / 1e6:.2f} M' for key, parameters in sizes.items() if parameters]
+    lines = [f'student: {start}' for start in (student.starts if student else ())]
+    lines += [f'teacher from {origin}' for teacher in context.teachers if (origin := teacher.describe())]
+    lines += dict.fromkeys(f'{row.distiller} compares {row.student_tap} with {row.teacher_tap}' for row in context.taps)
+    findings = (finding for finding in report.findings if finding.level != NOTE)
+    lines += [f'{finding.level}: {finding.message} {finding.advice}'.rstrip() for finding in findings]
+    return [f'check    {name}: {report.verdict}; {", ".join(facts)}', *(f'         {line}' for line in lines)]
 
 
 def check_metric(config: Config, metric: str, path: str) -> None:
@@ -240,7 +233,6 @@ def suite_list(args: argparse.Namespace) -> None:
 
 
 def _progress(run: Run) -> str:
-    """What an unfinished run does, or why it does nothing."""
     if not (state := run.state):
         return 'waits'
     done = f'{state.get("iteration")}/{state.get("iterations") or "?"}'

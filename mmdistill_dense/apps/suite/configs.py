@@ -61,13 +61,10 @@ def method_config(definition: Definition, method: Method) -> Config:
         config.model.distillers = read_file(method.options_file).distillers
     if method.settings is not None:
         chosen = dict.fromkeys(config.model.distillers, method.settings)
-        config.model.distillers = ConfigDict(
-            replace_settings(config.model.distillers, chosen, definition.task, location)
-        )
-    if method.unlabelled:
-        config.model.unlabelled = method.unlabelled
-    if config.model.get('unlabelled'):
-        config.model.unlabelled = fill_variables(config.model.unlabelled)
+        distillers = replace_settings(config.model.distillers, chosen, definition.task, location)
+        config.model.distillers = ConfigDict(distillers)
+    if pictures := method.unlabelled or config.model.get('unlabelled'):
+        config.model.unlabelled = fill_variables(pictures)
     options = {key: value for key, value in method.options.items() if key not in method.run_options}
     options = {_full_key(key, config, f'{location}.options'): value for key, value in options.items()}
     config.merge_from_dict(copy.deepcopy(options))

@@ -234,7 +234,6 @@ def _provenance(table: SuiteTable) -> Iterator[str]:
 
 
 def _receipts(result: Mapping[str, Any]) -> str:
-    """Return the configs and files of a run's teachers."""
     receipts = result.get('teacher') or {}
     named = {'': receipts} if 'file' in receipts else {f'{name}: ': receipt for name, receipt in receipts.items()}
     texts = {name: Receipt(**receipt).describe(DIGITS) for name, receipt in named.items()}

@@ -118,12 +118,11 @@ def check_rows(definition: Definition, todo: Resolved) -> None:
         first = checked.setdefault(f'{configs.config_hash(without_rates)} {run.teacher is None}', run.name)
         if first == run.name:
             # the step of a whole batch may take minutes on a CPU; a teacher that the suite trains has no file yet
-            few, loads = min(2, config.train_dataloader.batch_size), run.teacher is None
-            starts = run.pretraining is None or read_json(run.pretraining / 'result.json') is not None
-            if not starts:  # from weights that the suite has still to train
+            few = min(2, config.train_dataloader.batch_size)
+            if run.pretraining in run.missing:  # it starts from weights that the suite has still to train
                 config = copy.deepcopy(config)
                 config.model.student.backbone.init_cfg = None
-            options = Options(batch=few, val=0, cost=False, command=False, teachers=loads)
+            options = Options(batch=few, val=0, cost=False, command=False, teachers=run.teacher is None)
             with heartbeat(f'checking {run.name}'):
                 report = check_config(config, options, lambda stage: None)
             if wrong := [finding for finding in report.findings if finding.level == ERROR]:

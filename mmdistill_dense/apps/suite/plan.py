@@ -314,23 +314,17 @@ def check_processes(run: Run, processes: int) -> None:
 
 
 def _refusal(run: Run, made: str, remedy: str = 'Undo the change') -> ValueError:
-    repetition = 'or remove that folder to repeat the run'
-    return ValueError(f'{run.title}: {run.folder} was made {made}. {remedy}, {repetition}.')
+    return ValueError(f'{run.title}: {run.folder} was made {made}. {remedy}, or remove that folder to repeat the run.')
 
 
 def check_batch(definition: Definition, todo: Resolved, processes: int) -> None:
     """Refuse a batch that does not match the recipe's learning rate."""
     trained = trains_teacher(definition)
-    for group, run in {_options_key(run): run for run in todo}.items():
-        if (trained or not run.is_teacher) and (problem := batch_problem(todo[run][0], processes)):
+    for run, (config, _) in todo.items():
+        group = 'teacher.options' if run.is_teacher else 'options'
+        group = f'methods.{run.folder.name}.pretrain.options' if run.is_pretraining else group
+        if (trained or not run.is_teacher) and (problem := batch_problem(config, processes)):
             raise ValueError(f'{definition.path}: {group}: {problem}')
-
-
-def _options_key(run: Run) -> str:
-    """Return the key of the definition that sets the options of a run."""
-    if run.is_pretraining:
-        return f'methods.{run.folder.name}.pretrain.options'
-    return 'teacher.options' if run.is_teacher else 'options'
 
 
 def score_of(definition: Definition, metrics: Mapping[str, Mapping[str, float]], split: str = 'test') -> float:

@@ -227,15 +227,12 @@ class Answer:
         best = self.verdict.best
         if best is None or best.control is None or best.gain is None:
             return None
-        precisions = list[dict[str, float]]()
-        for row in (best.control, best):
-            tests = [_test_metrics(row.results[seed]) for seed in best.gain.by_seed]
-            keys = [key for key in tests[0] if key.endswith('_precision') and all(key in test for test in tests)]
-            means = {key: 100 * fmean(test[key] for test in tests) for key in keys}
-            precisions.append({key: mean for key, mean in means.items() if math.isfinite(mean)})  # else no such box
-        control, method = precisions
-        names = {key: key.partition('/')[2].removesuffix('_precision') for key in control if key in method}
-        scores = [(name, control[key], method[key]) for key, name in names.items()]
+        groups = [[_test_metrics(row.results[seed]) for seed in best.gain.by_seed] for row in (best.control, best)]
+        common = set.intersection(*(set(test) for tests in groups for test in tests))
+        keys = [key for key in groups[0][0] if key.endswith('_precision') and key in common]
+        means = [[100 * fmean(test[key] for test in tests) for key in keys] for tests in groups]
+        names = [key.partition('/')[2].removesuffix('_precision') for key in keys]
+        scores = zip(names, *means, strict=True)
         return gain_sheet('AP of each class', [best.control.name, best.name], scores)
 
     def _row(self, name: str) -> list[str]:

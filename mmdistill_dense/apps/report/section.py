@@ -95,8 +95,9 @@ class Section:
 
 
 def gain_sheet(caption: str, names: Sequence[str], scores: Iterable[tuple[str, float, float]]) -> Sheet | None:
-    """Return two networks' scores of each class with the gain, the largest first; ``None`` without any."""
-    ranked = sorted(scores, key=lambda entry: entry[1] - entry[2])
+    """Return two networks' scores of each class with the gain, the largest first; ``None`` without any but NaN."""
+    finite = (entry for entry in scores if math.isfinite(entry[1] + entry[2]))  # NaN: the truth lacks the class
+    ranked = sorted(finite, key=lambda entry: entry[1] - entry[2])
     rows = [[name, f'{control:.1f}', f'{method:.1f}', f'{method - control:+.1f}'] for name, control, method in ranked]
     return Sheet(caption, ['class', *names, 'gain'], rows) if rows else None
 

@@ -23,8 +23,6 @@ from mmdistill_dense.utils.process import errors_only, quiet
 from mmdistill_dense.utils.version import __version__
 from mmdistill_dense.weights.strict_load import read_checkpoint
 
-MAX_NAMES = 3  # methods in the title
-
 
 def make_report(
     folders: Sequence[str | Path],
@@ -81,7 +79,7 @@ def render(comparison: Comparison, sections: Sequence[Section]) -> str:
     templates = resources.files('mmdistill_dense.apps.report') / 'templates'
     style, script = ((templates / name).read_text(encoding='utf-8') for name in ('style.css', 'page.js'))
     return environment.get_template('page.html.j2').render(
-        title=f'Distillation report: {", ".join(methods) if len(methods) <= MAX_NAMES else f"{len(methods)} methods"}',
+        title=f'Distillation report: {", ".join(methods) if len(methods) < 4 else f"{len(methods)} methods"}',
         runs=[(run.title, str(run.folder)) for run in comparison.students],
         made=datetime.now().astimezone().strftime('%Y-%m-%d %H:%M %z'),
         version=__version__,

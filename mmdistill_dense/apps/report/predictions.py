@@ -34,8 +34,6 @@ from mmdistill_dense.utils.runner_internals import IGNORED, Network, Sample, par
 from mmdistill_dense.utils.sampling import evenly_spaced
 from mmdistill_dense.weights.strict_load import read_checkpoint
 
-_HEADS = ('decode_head', 'bbox_head', 'roi_head')
-_MOST_KEYS = 30
 PICTURES = 6
 CANDIDATES = 24  # pictures among which they are chosen
 CHOOSING_SECONDS = 20.0  # of each of two networks, on a slow machine with fewer candidates
@@ -102,7 +100,7 @@ class Predictions:
             if name not in self.samples:
                 self.section.attempt(partial(self._predict, name, load, scenes, shown, len(shown)))
         colours = zip(meta['palette'] or (), meta['classes'] or (), strict=False)
-        self.section.legend = [Key(f'rgb{colour}'.replace(',', ''), name) for colour, name in colours][:_MOST_KEYS]
+        self.section.legend = [Key(f'rgb{colour}'.replace(',', ''), name) for colour, name in colours][:30]
         strips = [self._strip(scenes[number], number, list(networks), meta) for number in shown]
         sheet = class_sheet({name: self.samples.get(name, {}) for name in pair}, meta) if is_pair else None
         return [*strips, *([sheet] if sheet else [])] if self.costs else []
@@ -129,7 +127,8 @@ class Predictions:
     ) -> None:
         """Predict pictures of these numbers: ``least`` of them, and more as long as there is time."""
         network, seconds, predicted, true = load(), list[float](), set[int](), set[int]()
-        if not hasattr(network, 'test_step') or not any(hasattr(network, head) for head in _HEADS):
+        has_head = any(hasattr(network, head) for head in ('decode_head', 'bbox_head', 'roi_head'))
+        if not has_head or not hasattr(network, 'test_step'):
             raise Missing(f'No predictions of {name}: {type(network).__name__} has no head that segments or detects.')
         network = revert_sync_batchnorm(network)
         network.eval()  # not chained: mmseg's backbones return nothing from it

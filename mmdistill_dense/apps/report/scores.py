@@ -19,7 +19,6 @@ from mmdistill_dense.apps.suite.verdict import Gain, Results, Row, Verdict, judg
 from mmdistill_dense.config.values import falls
 from mmdistill_dense.utils.validate import some
 
-_MIN_SEEDS = 3  # seeds
 MIN_TEACHER_LEAD = 4.0  # points: with a smaller lead our students gained nothing (docs/results.md, six pairs)
 _MIN_RATIO = 1.1  # a smaller ratio is not reported as a difference
 
@@ -307,7 +306,7 @@ class Answer:
             return 'train longer: both students score 0'
         if gain.is_proved:
             return 'use it (mmdistill predict), or export it (mmdistill export)'
-        if gain.n < _MIN_SEEDS:
+        if gain.n < 3:
             suite = 'write seeds: [0, 1, 2] into suite.yaml, and run again'
             runs = 'train both with further seeds, each in one folder of work dirs seed0, seed1, seed2'
             return f'more seeds tell whether it is chance: {suite if run.suite else runs}'

@@ -19,7 +19,6 @@ QUALITY = 82  # of WebP: label colours stay apart, a picture of 640 pixels takes
 SIDE = 640  # longest side of a picture on the page
 COLOURS = 8  # for methods in style.css; control and teacher have their own
 _DASHES = {'solid': 'solid', 'dash': 'dashed', 'dot': 'dotted'}  # plotly's names and those of CSS
-_POINTS = 400  # of a line
 _LAYOUT = dict(margin=dict(l=48, r=12, t=8, b=40), hovermode='closest', font=dict(size=12), showlegend=False)
 
 
@@ -132,7 +131,7 @@ def line_chart(
     figure, drawn_names = graph_objects().Figure(), set[str]()
     for run, series in lines.items():
         colour, dash = colour_of(comparison, run.name)
-        stride = -(-len(series) // _POINTS)  # the newest point stays
+        stride = -(-len(series) // 400)  # at most 400 points; the newest stays
         steps = list(series)[::-stride][::-1]
         values = [float(f'{y:.5g}') if math.isfinite(y) else None for y in map(series.__getitem__, steps)]
         style = dict(mode='lines+markers' if len(steps) < 20 else 'lines', marker=dict(size=5))

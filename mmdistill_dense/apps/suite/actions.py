@@ -34,8 +34,6 @@ from mmdistill_dense.utils.version import __version__
 if TYPE_CHECKING:
     from mmdistill_dense.apps.check.run import CheckReport
 
-SILENCE_LIMIT = 120.0  # seconds without a report that `list` tells
-
 
 def suite_run(args: argparse.Namespace) -> int:
     with reading_once():
@@ -238,7 +236,7 @@ def _progress(run: Run) -> str:
     if not in_use(run.folder):
         return f'FAILED at {done}: {state["failed"]}' if 'failed' in state else f'stopped at {done}'
     silent = time.time() - state.get('time', time.time())
-    silence = f', no word for {round(silent / 60)} min' if silent > SILENCE_LIMIT else ''
+    silence = f', no word for {round(silent / 60)} min' if silent > 120 else ''
     return f'{state.get("phase")}, {done} on {state.get("host")}{silence}'
 
 

@@ -23,7 +23,6 @@ from mmdistill_dense.weights.strict_load import sha256
 
 DATA_VARIABLES = {'MMDISTILL_DATA': 'data', 'MMDISTILL_WEIGHTS': 'weights'}  # variables in configs, and their defaults
 LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
-_SUITE_KEYS = ('work_dir', 'randomness.seed', 'resume', 'launcher')  # the suite sets these
 KEPT_CHECKPOINTS = 2  # the older one is whole while the newer one is being written
 
 
@@ -54,7 +53,12 @@ def method_config(definition: Definition, method: Method) -> Config:
     if (rate := method.rate or 1) != 1:
         scale_rate(config, rate, f'{location}.rate')
     if method.pretraining is not None:
-        _check_start(config, f'{location}.pretrain')
+        problem = f'{location}.pretrain has no effect'
+        if config.get('load_from'):
+            raise ValueError(f'{problem} beside load_from={config.load_from!r}: leave one of them out.')
+        targets = [str(entry[0]) for entry in config.model.get('inherit') or ()]
+        if names := [target for target in targets if f'{target}.'.startswith('backbone.')]:
+            raise ValueError(f'{problem} where model.inherit sets {names[0]}: leave one of them out.')
     if not method.distils:
         return config
     if method.options_file is not None:
@@ -80,15 +84,6 @@ def pretraining_config(definition: Definition, row: str) -> Config:
         problem = f'{pretraining.config!r} must be a pre-training: a DistillModel with distillers, such as pcd:…'
         raise ValueError(f'{definition.path}: methods.{row}.pretrain.config={problem}')
     return _common(config, definition, pretraining.options, f'methods.{row}.pretrain.options', distils=True)
-
-
-def _check_start(config: Config, location: str) -> None:
-    """Refuse a pre-training whose weights something else in the config would replace."""
-    if config.get('load_from'):
-        raise ValueError(f'{location} has no effect beside load_from={config.load_from!r}: leave one of them out.')
-    targets = [str(entry[0]) for entry in config.model.get('inherit') or ()]
-    if names := [target for target in targets if f'{target}.'.startswith('backbone.')]:
-        raise ValueError(f'{location} has no effect where model.inherit sets {names[0]}: leave one of them out.')
 
 
 def start_from_pretraining(config: Config, checkpoint: str) -> None:
@@ -120,7 +115,7 @@ def _common(
         if top_key not in config:
             raise ValueError(f'{definition.path}: {group}: {compose.unknown("setting", top_key, config.keys())}')
     for key in flat(options):
-        if key in _SUITE_KEYS:
+        if key in ('work_dir', 'randomness.seed', 'resume', 'launcher'):
             raise ValueError(f'{definition.path}: {group}.{key}: the suite sets it; see `out`, `seeds`, `teacher.seed`')
     distillers = copy.deepcopy(config.model.get('distillers'))
     config.merge_from_dict(copy.deepcopy(dict(options)))  # merging takes each _delete_ out of its dict
@@ -183,7 +178,6 @@ def batch_of(config: Config) -> int:
 # A row's own config, which may differ from the control in its distillers and first weights
 
 _ROW_KEYS = {'work_dir', 'distillers', 'custom_imports'}
-_FIRST_WEIGHTS = ('init_cfg', 'pretrained')  # keys of a network
 _NONE = object()
 
 
@@ -212,8 +206,8 @@ def _comparable(config: Config) -> dict[str, Any]:
 def _without_weights(option: Any) -> Any:
     if not isinstance(option, Mapping):
         return option
-    settings = {key: _without_weights(value) for key, value in option.items() if key not in _FIRST_WEIGHTS}
-    return {key: value for key, value in settings.items() if value != {}}
+    settings = {key: _without_weights(value) for key, value in option.items()}
+    return {key: value for key, value in settings.items() if value != {} and key not in ('init_cfg', 'pretrained')}
 
 
 def differences(actual: Any, reference: Any, prefix: str = '') -> Iterator[str]:

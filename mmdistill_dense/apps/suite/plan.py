@@ -177,21 +177,17 @@ def write_list(out: Path, all_runs: Sequence[Run]) -> None:
 
 def read_list(out: Path) -> list[Run]:
     """Return the runs of a suite at its newest start. Lists of before 0.3 hold folders alone, or are missing."""
-    listing = read_json(out / RUNS_FILE)
-    entries = listing['runs'] if listing else [TEACHER, *out.glob('runs/*/seed*')]
-    return list(filter(None, (_run_of(out, entry) for entry in entries)))
-
-
-def _run_of(out: Path, entry: Any) -> Run | None:
-    """Return a run from what a list has of it, or from the names of its folders; ``None`` if these are of no run."""
-    if isinstance(entry, Mapping):
-        after = (out / entry['teacher'],) if entry['teacher'] else ()
-        return Run(entry['name'], entry['seed'], out / entry['folder'], after)
-    folder = out / entry
-    if folder == out / TEACHER:
-        return Run(TEACHER, 0, folder)
-    is_student = folder.parents[1] == out / 'runs' and SEED.fullmatch(folder.name)
-    return Run(folder.parent.name, int(folder.name.removeprefix('seed')), folder) if is_student else None
+    listing, listed_runs = read_json(out / RUNS_FILE) or {}, list[Run]()
+    for entry in listing.get('runs', [TEACHER, *out.glob('runs/*/seed*')]):
+        folder = out / (entry['folder'] if isinstance(entry, Mapping) else entry)
+        if isinstance(entry, Mapping):
+            after = (out / entry['teacher'],) if entry['teacher'] else ()
+            listed_runs.append(Run(entry['name'], entry['seed'], folder, after))
+        elif folder == out / TEACHER:
+            listed_runs.append(Run(TEACHER, 0, folder))
+        elif folder.parents[1] == out / 'runs' and SEED.fullmatch(folder.name):
+            listed_runs.append(Run(folder.parent.name, int(folder.name.removeprefix('seed')), folder))
+    return listed_runs
 
 
 def config_of(definition: Definition, run: Run) -> Config:

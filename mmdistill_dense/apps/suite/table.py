@@ -18,10 +18,6 @@ from mmdistill_dense.weights.strict_load import Receipt
 NONE = '–'
 TITLES = {TEACHER: 'teacher', CONTROL: 'student alone'}
 DIGITS = 12  # shown of a file's sha256
-BOLD = (
-    "Bold: the gain differs from 0 by a paired t-test with Holm's correction over the rows. If no method had any "
-    f'effect, at most {1 - LEVEL:.0%} of such tables would have a bold gain.'
-)
 
 
 @dataclass(frozen=True)
@@ -190,7 +186,9 @@ def _notes(table: SuiteTable) -> Iterator[str]:
     )
     yield (
         f'gain: mean of (method - {TITLES[CONTROL]}) at the same seed, with the {LEVEL:.0%} interval of '
-        f"Student's t over these pairs; one pair has no interval. Each interval is for its row alone. {BOLD}"
+        f"Student's t over these pairs; one pair has no interval. Each interval is for its row alone. "
+        "Bold: the gain differs from 0 by a paired t-test with Holm's correction over the rows. If no method had any "
+        f'effect, at most {1 - LEVEL:.0%} of such tables would have a bold gain.'
     )
     if other := [name for name, method in table.definition.methods.items() if method.distils and method.run_options]:
         yield f'Other length or training set than the student alone: {", ".join(other)}: no gain of a method alone.'

@@ -187,21 +187,14 @@ class Answer:
     def table(self) -> Sheet:
         if not self.scores:
             raise Missing('No score: the runs logged no evaluation, and there is no result.json.')
-        head = ['network', 'seeds', 'score', 'gain', 'step']
         rows = [self._row(name) for name in self.comparison.names]
         if self.evaluation.teacher is not None:
-            rows.insert(0, [TEACHER, '', self.verdict.number(self.evaluation.teacher), '', ''])
-        if points := self.evaluation.points:
-            head.append('last evaluation')
-            for row in rows:
-                runs = [run for run in self.comparison.runs_of(row[0]) if run in points]
-                row.append(', '.join(dict.fromkeys(str(points[run]) for run in runs)))
-        if self.costs:
-            head += ['parameters', 'a picture']
-            for row in rows:
-                use = self.costs.get(row[0])
-                row += [f'{use.parameters / 1e6:.2f} M', f'{use.milliseconds:.0f} ms'] if use else ['', '']
-        return Sheet(self.evaluation.caption, head, rows)
+            rows.insert(0, {'network': TEACHER, 'score': self.verdict.number(self.evaluation.teacher)})
+        for row in rows:
+            if use := self.costs.get(row['network']):
+                row |= {'parameters': f'{use.parameters / 1e6:.2f} M', 'a picture': f'{use.milliseconds:.0f} ms'}
+        head = list(dict.fromkeys(title for row in reversed(rows) for title in row))  # the teacher's row lacks some
+        return Sheet(self.evaluation.caption, head, [[row.get(title, '') for title in head] for row in rows])
 
     def further_sets(self) -> Sheet | None:
         """Return scores and gains on a suite's further test sets."""
@@ -234,7 +227,7 @@ class Answer:
         scores = zip(names, *means, strict=True)
         return gain_sheet('AP of each class', [best.control.name, best.name], scores)
 
-    def _row(self, name: str) -> list[str]:
+    def _row(self, name: str) -> dict[str, str]:
         runs, row = self.comparison.runs_of(name), self.verdict.row(name)
         seeds = ', '.join('drawn' if run.seed is None else str(run.seed) for run in runs if run in self.scores)
         score, gain = _cells(row, self.verdict.digits)
@@ -242,7 +235,11 @@ class Answer:
             is_unpaired = any(run.name == name for run in self.unpaired)
             gain = 'not compared, see above' if is_unpaired else 'no control of its seed'
         ratio = self._ratio(runs[0])
-        return [name, seeds, score or 'none yet', gain, f'{ratio:.2f} x' if ratio else '']
+        step = f'{ratio:.2f} x' if ratio else ''
+        cells = {'network': name, 'seeds': seeds, 'score': score or 'none yet', 'gain': gain, 'step': step}
+        if points := self.evaluation.points:
+            cells['last evaluation'] = ', '.join(dict.fromkeys(str(points[run]) for run in runs if run in points))
+        return cells
 
     def _ratio(self, run: TrainedRun) -> float | None:
         """Return the time of a training step over the control's, as the runs logged it."""

@@ -134,9 +134,8 @@ def select(definition: Definition, only: Sequence[str] = (), seeds: Sequence[int
     """Return the runs of some rows and seeds with what they need."""
     all_runs = runs(definition)
     names = {run.name for run in all_runs}
-    for name in only:
-        if name not in names:
-            raise ValueError(f'--only: {unknown("row", name, names)}')
+    if unknown_names := [name for name in only if name not in names]:
+        raise ValueError(f'--only: {unknown("row", unknown_names[0], names)}')
     if not set(seeds) <= set(definition.seeds) and (not only or set(only) - {TEACHER}):
         raise ValueError(f'--seeds {list(seeds)}: the definition has {list(definition.seeds)}')
     row_runs = [run for run in all_runs if not only or run.name in only]

@@ -96,6 +96,7 @@ _IGNORED_KEYS = (  # folders and logging; the pipelines are part of the data set
     *('distillers', 'train_pipeline', 'val_pipeline', 'test_pipeline'),
 )
 _LONG = 160  # characters of a printed value
+_NONE = object()  # of a key that a config lacks
 
 
 def settings_section(comparison: Comparison) -> Section:
@@ -140,9 +141,6 @@ def settings_table(run: TrainedRun, control: TrainedRun) -> Sheet:
             rows.append([key, *map(_format_value, values)])
     caption = f'{run.title} against {control.title}'
     return Sheet(caption, ['key', control.title, run.title], rows or [['nothing differs', '', '']])
-
-
-_NONE = object()
 
 
 def _format_value(value: Any) -> str:

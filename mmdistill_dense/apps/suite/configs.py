@@ -228,8 +228,6 @@ _UNHASHED_KEYS = {'work_dir', 'experiment_name', 'launcher', 'resume', 'log_leve
 _UNHASHED_KEYS |= {'vis_backends', 'distillers'}
 _LOGGING_HOOKS = ('checkpoint', 'logger', 'visualization')
 DIGITS = 16  # of a hash; before 0.3.0 it covered other texts, and had 12
-
-
 Portable = Callable[[str], str]  # returns a text without the folders of this machine
 
 

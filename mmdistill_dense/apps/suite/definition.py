@@ -149,8 +149,6 @@ TEACHER, CONTROL, PRETRAINING = 'teacher', 'control', 'pretrain'  # runs that ar
 SPLITS = ('train', 'val', 'test')
 METRICS = {'seg': ('mIoU', False), 'det': ('coco/bbox_mAP', True)}
 RUN_KEYS = ('train_cfg.', 'param_scheduler.', 'train_dataloader.dataset.')  # in which a row may differ from its control
-
-
 Factor = Annotated[float, 'above 0 and below 1000', lambda value: 0 < value < 1000]
 
 

@@ -46,6 +46,15 @@ from mmdistill_dense.utils.version import __version__
 from mmdistill_dense.weights.strict_load import read_checkpoint, sha256
 
 PACKAGES = ('torch', 'mmengine', 'mmcv', 'mmseg', 'mmdet')
+WRITE_INTERVAL = 1.0  # seconds between two writes
+SAVE_INTERVAL = 600.0  # seconds between two checkpoints, beside those of the config: a power cut loses no more
+LOCK_TIMEOUT = 60.0  # seconds in which a job whose suite was killed ends, and a suite starts
+# the variables in which launchers give the rank and the number of processes
+_RANK_VARIABLES = {
+    'pytorch': ('RANK', 'WORLD_SIZE'),
+    'slurm': ('SLURM_PROCID', 'SLURM_NTASKS'),
+    'mpi': ('OMPI_COMM_WORLD_RANK', 'OMPI_COMM_WORLD_SIZE'),
+}
 
 
 def facts_of(run: Run, config: Config, config_hash: str) -> dict[str, Any]:
@@ -118,10 +127,6 @@ def single_numbers(metrics: Mapping[str, Any]) -> dict[str, float]:
         with suppress(RuntimeError, TypeError, ValueError):  # several numbers, or none
             scalars[name] = float(value.item() if hasattr(value, 'item') else value)
     return scalars
-
-
-WRITE_INTERVAL = 1.0  # seconds between two writes
-SAVE_INTERVAL = 600.0  # seconds between two checkpoints, beside those of the config: a power cut loses no more
 
 
 class Progress(Hook):
@@ -205,15 +210,6 @@ class Progress(Hook):
         self.tell()
 
     after_val_iter = after_test_iter = after_prepare_iter
-
-
-# the variables in which launchers give the rank and the number of processes
-_RANK_VARIABLES = {
-    'pytorch': ('RANK', 'WORLD_SIZE'),
-    'slurm': ('SLURM_PROCID', 'SLURM_NTASKS'),
-    'mpi': ('OMPI_COMM_WORLD_RANK', 'OMPI_COMM_WORLD_SIZE'),
-}
-LOCK_TIMEOUT = 60.0  # seconds in which a job whose suite was killed ends, and a suite starts
 
 
 def execute_run(definition: Definition, run: Run, launcher: str = 'none', attended: bool = False) -> dict[str, Any]:

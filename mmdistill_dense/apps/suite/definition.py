@@ -22,7 +22,14 @@ from mmdistill_dense.utils.validate import Count, Whole, some, text_of
 
 T = TypeVar('T')
 P = TypeVar('P', bound='Pretraining')
+TEACHER, CONTROL, PRETRAINING = 'teacher', 'control', 'pretrain'  # runs that are no rows of a definition
+SPLITS = ('train', 'val', 'test')
+METRICS = {'seg': ('mIoU', False), 'det': ('coco/bbox_mAP', True)}
+RUN_KEYS = ('train_cfg.', 'param_scheduler.', 'train_dataloader.dataset.')  # in which a row may differ from its control
+Factor = Annotated[float, 'above 0 and below 1000', lambda value: 0 < value < 1000]
 NAME = re.compile(r'[A-Za-z0-9][\w+.-]*')  # of rows and folders
+_SHOWN = 8  # members of a list in a sentence
+_VARIABLE = re.compile(r'\{\{\s*\$(\w+)\s*:\s*([^{}]*?)\s*\}\}')  # as in mmengine's configs
 _SIXTIES = re.compile(r'[-+]?\d[\d_]*(:[0-5]?\d)+(\.\d*)?$')
 _FLOAT = re.compile(r'[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+$')
 _YAML = 'tag:yaml.org,2002:'
@@ -125,10 +132,6 @@ def find_suite_config(name: str, folder: str, path: Path, key: str) -> Path:
     return file
 
 
-_SHOWN = 8  # members of a list in a sentence
-_VARIABLE = re.compile(r'\{\{\s*\$(\w+)\s*:\s*([^{}]*?)\s*\}\}')  # as in mmengine's configs
-
-
 def fill_variables(value: Any) -> Any:
     """Return nested values with the environment variables of their texts filled in."""
     if isinstance(value, Mapping):
@@ -143,13 +146,6 @@ def describe_options(options: Mapping[str, Any]) -> str:
     long = {key for key, value in options.items() if isinstance(value, list) and len(value) > 2 * _SHOWN}
     texts = (f'{key}={f"[{some(value, _SHOWN)}]" if key in long else value}' for key, value in options.items())
     return f' with `{" ".join(texts)}`' if options else ''
-
-
-TEACHER, CONTROL, PRETRAINING = 'teacher', 'control', 'pretrain'  # runs that are no rows of a definition
-SPLITS = ('train', 'val', 'test')
-METRICS = {'seg': ('mIoU', False), 'det': ('coco/bbox_mAP', True)}
-RUN_KEYS = ('train_cfg.', 'param_scheduler.', 'train_dataloader.dataset.')  # in which a row may differ from its control
-Factor = Annotated[float, 'above 0 and below 1000', lambda value: 0 < value < 1000]
 
 
 @dataclass(frozen=True)

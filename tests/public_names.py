@@ -18,7 +18,7 @@ from typing import Any
 import mmdistill_dense
 from mmdistill_dense import registry
 from mmdistill_dense.__main__ import COMMANDS, fill
-from mmdistill_dense.apps.suite.definition import Definition, Method
+from mmdistill_dense.apps.suite.definition import Definition, RowKeys
 from mmdistill_dense.config.resolve import TEACHER_OPTIONS, package_root
 from mmdistill_dense.config.unknown_keys import options_of
 from mmdistill_dense.distillers.maskd.learning import LearnOptions
@@ -116,7 +116,7 @@ def names() -> set[str]:
     folder = package_root('mmdistill_dense') / 'configs'
     actual |= {f'config {path.relative_to(folder)}' for path in folder.rglob('*.py')}
     actual |= {f'suite {field.name}' for field in fields(Definition)} - {'suite path', 'suite task'}
-    return actual | {f'row {field.name}' for field in fields(Method)} - {'row name', 'row options_file'}
+    return actual | {f'row {field.name}' for field in fields(RowKeys)}
 
 
 if __name__ == '__main__':

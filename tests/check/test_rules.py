@@ -17,7 +17,7 @@ from mmdistill_dense.apps.check.context import TeacherFacts
 from mmdistill_dense.apps.check.run import CheckReport
 from mmdistill_dense.apps.check.stages import judge_shares, judge_teachers, read_data
 from mmdistill_dense.apps.inspect.gradients import Pull, Term
-from mmdistill_dense.apps.suite.preflight import check_metric
+from mmdistill_dense.apps.suite.actions import check_metric
 from mmdistill_dense.config.resolve import load_model
 from mmdistill_dense.config.values import evaluator_scores, num_classes
 from mmdistill_dense.distillers import MGD, PCD, AfDCD

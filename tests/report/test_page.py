@@ -5,7 +5,6 @@ import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import cv2
@@ -232,7 +231,7 @@ def test_a_padded_picture_is_shown_without_its_border(monkeypatch: pytest.Monkey
         metainfo: dict[str, Any] = {}
 
     monkeypatch.setattr(predictions.DATASETS, 'build', lambda option: Data([item]))
-    loader = SimpleNamespace(dataset={'pipeline': [{'type': 'Pad'}]})
+    loader = {'dataset': {'pipeline': [{'type': 'Pad'}]}}
     (scene,), _ = predictions.scenes_of({'val_dataloader': loader}, 1)
     assert scene.image.shape == (240, 320, 3) and (scene.image == 200).all()
 

@@ -31,7 +31,7 @@ def test_every_row_is_a_config_that_differs_in_its_distillers(suite: Definition)
         config['model'].pop('distillers', None)
         config = configs._comparable(Config(config))
         optimizer = {**control['optim_wrapper']['optimizer']}
-        optimizer['lr'] *= method.rate
+        optimizer['lr'] *= method.rate or 1
         wrapper = {**control['optim_wrapper'], 'optimizer': optimizer}
         expected = Config(copy.deepcopy({**control, 'optim_wrapper': wrapper}))
         expected.merge_from_dict(copy.deepcopy(method.run_options))

@@ -11,9 +11,8 @@ import pytest
 import torch
 from mmengine.config import Config
 
-from mmdistill_dense.apps.suite import plan, preflight
+from mmdistill_dense.apps.suite import actions, plan
 from mmdistill_dense.apps.suite.definition import Definition
-from mmdistill_dense.apps.suite.preflight import check_metric
 from mmdistill_dense.config import local_code
 from mmdistill_dense.guards.findings import WARNING, Finding
 from tests.suite import tiny
@@ -219,7 +218,7 @@ def test_findings_of_check_are_told_before_the_start(
     monkeypatch.setenv('MMDISTILL_DATA', 'nowhere')
     definition = defined(**changes)
     with pytest.raises(ValueError, match=output):
-        preflight.check_rows(definition, plan.resolved(definition, plan.runs(definition)))
+        actions.check_rows(definition, plan.resolved(definition, plan.runs(definition)))
 
 
 def test_missing_first_weights_are_named_at_the_start() -> None:
@@ -231,13 +230,13 @@ def test_missing_first_weights_are_named_at_the_start() -> None:
     definition = defined(methods={'mine': {'config': 'mine.py'}})
     words = r"tiny.yaml: mine: .*init_cfg.checkpoint='weights/none.pth'.* MMDISTILL_WEIGHTS names the folder weights\."
     with pytest.raises(ValueError, match=words):
-        preflight.check_rows(definition, plan.resolved(definition, plan.runs(definition)))
+        actions.check_rows(definition, plan.resolved(definition, plan.runs(definition)))
 
 
 def test_an_evaluator_without_a_score_is_refused() -> None:
     config = Config(dict(val_evaluator=dict(type='CocoMetric', metric='bbox', format_only=True)))
     with pytest.raises(ValueError, match='x: val_evaluator.format_only=True writes predictions and gives no score'):
-        check_metric(config, 'coco/bbox_mAP', 'x')
+        actions.check_metric(config, 'coco/bbox_mAP', 'x')
 
 
 def test_a_row_is_checked_with_a_step_of_few_pictures(
@@ -252,9 +251,9 @@ def test_a_row_is_checked_with_a_step_of_few_pictures(
         warning = Finding(WARNING, 'It is large.', 'Make it smaller.')
         return SimpleNamespace(findings=[warning], verdict='ready', context=context)
 
-    monkeypatch.setattr(preflight, 'check_config', checked)
+    monkeypatch.setattr('mmdistill_dense.apps.check.run.check_config', checked)
     definition = tiny.defined(batch=16, methods={'kd': {}, 'control_x2': {'rate': 2}})
-    preflight.check_rows(definition, plan.resolved(definition, plan.runs(definition)))
+    actions.check_rows(definition, plan.resolved(definition, plan.runs(definition)))
     assert asked == [2, 2, 2], 'the teacher, the control at any rate, the method'
     assert 'warning: It is large. Make it smaller.' in capsys.readouterr().out
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from mmdistill_dense.apps.suite import configs, job, plan, preflight
+from mmdistill_dense.apps.suite import actions, configs, job, plan
 from tests.suite import tiny
 from tests.suite.tiny import run_of
 
@@ -108,7 +108,7 @@ def test_a_backbone_of_another_width_is_refused() -> None:
     wide = {**SHORT, 'model.student.backbone.base_channels': 16}
     suite = tiny.defined(methods={'pcd': {'pretrain': {**PCD, 'options': wide}}}, teacher=None)
     with pytest.raises(ValueError, match='methods.pcd.pretrain: its backbone has other tensors'):
-        preflight.check_rows(suite, plan.resolved(suite, plan.runs(suite)))
+        actions.check_rows(suite, plan.resolved(suite, plan.runs(suite)))
 
 
 @pytest.mark.soak

@@ -14,7 +14,7 @@ from mmdistill_dense.apps.report.page import make_report
 from mmdistill_dense.apps.report.scores import MIN_TEACHER_LEAD
 from mmdistill_dense.apps.suite import configs, plan
 from mmdistill_dense.apps.suite.actions import train_all
-from mmdistill_dense.apps.suite.definition import CONTROL, TEACHER, Definition, load_suite
+from mmdistill_dense.apps.suite.definition import CONTROL, TEACHER, Definition, is_alone, load_suite
 from mmdistill_dense.apps.suite.plan import Run
 from mmdistill_dense.apps.suite.table import SuiteTable, collect, gain_cell
 from mmdistill_dense.config.resolve import read_file, reading_once
@@ -81,7 +81,8 @@ def screen(definition: Definition) -> Iterator[str]:
     yield f'student  {config.model.student.get("cfg")}'
     yield f'teacher  {teacher.get("cfg") or teacher.get("model")}, {origin}'
     seeds = ', '.join(map(str, definition.seeds))
-    yield f'methods  {", ".join(definition.methods_to_compare)}, beside the student alone; seeds {seeds}'
+    methods = ', '.join(name for name in definition.methods if not is_alone(name))
+    yield f'methods  {methods}, beside the student alone; seeds {seeds}'
     yield f'data     {dataset.get("data_root")}, {len(dataset.metainfo["classes"])} classes'
     yield f'steps    {config.train_cfg.max_iters} of {configs.batch_of(config)} pictures, each training'
     yield f'results  {definition.out}; the log of each training is log.txt in its folder'
@@ -106,7 +107,7 @@ def close_teacher(definition: Definition) -> str:
     """Warn of a teacher that is hardly better than the student alone, once both are known and before methods train."""
     with quiet():
         results = plan.results(definition)
-    if [*results] != [TEACHER, CONTROL] or len(results[CONTROL]) > 1:
+    if [name for name in results if results[name]] != [TEACHER, CONTROL] or len(results[CONTROL]) > 1:
         return ''
     teacher, control = (next(iter(results[name].values()))['score'] for name in (TEACHER, CONTROL))
     if not (teacher - control < MIN_TEACHER_LEAD and teacher > 1):  # not a number, or a fraction

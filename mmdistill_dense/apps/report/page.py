@@ -10,6 +10,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from jinja2 import Environment, PackageLoader, StrictUndefined
 from mmengine.config import Config
 
 from mmdistill_dense.apps.report.predictions import PICTURES, Predictions, token_section
@@ -21,8 +22,6 @@ from mmdistill_dense.utils.files import check_writable, write_text
 from mmdistill_dense.utils.process import errors_only, quiet
 from mmdistill_dense.utils.version import __version__
 from mmdistill_dense.weights.strict_load import read_checkpoint
-
-MAX_NAMES = 3  # methods in the title
 
 
 def make_report(
@@ -43,7 +42,15 @@ def make_report(
     graph_objects()
     comparison = compare(folders, control)
     with errors_only():  # networks log how they are built
-        sections = sections_of(comparison, pictures, metric, data)
+        numbers = Numbers(comparison, metric)
+        answer = Answer(numbers)
+        best = answer.verdict.best
+        predictions = Predictions(comparison, pictures, best.name if best else None, data)
+        answer.costs = predictions.costs
+        sections = [answer_section(answer), predictions.section, numbers.curves(), settings_section(comparison)]
+        tokens = token_section(comparison, data) if pictures else None
+        if tokens and (tokens.items or tokens.reasons):
+            sections.insert(2, tokens)
     write_text(path, render(comparison, sections))
     return path, sections
 
@@ -58,25 +65,7 @@ def report(args: argparse.Namespace) -> None:
     print(f'{path} ({path.stat().st_size / 2**20:.1f} MB)')
 
 
-def sections_of(
-    comparison: Comparison, pictures: int = PICTURES, metric: str | None = None, data: Config | None = None
-) -> list[Section]:
-    """Return the sections of a page: the answer with the scores, pictures, curves, settings."""
-    numbers = Numbers(comparison, metric)
-    answer = Answer(numbers)
-    best = answer.verdict.best
-    predictions = Predictions(comparison, pictures, best.name if best else None, data)
-    answer.costs = predictions.costs
-    sections = [answer_section(answer), predictions.section, numbers.curves(), settings_section(comparison)]
-    tokens = token_section(comparison, data) if pictures else None
-    return [*sections[:2], *([tokens] if tokens and (tokens.items or tokens.reasons) else []), *sections[2:]]
-
-
 def render(comparison: Comparison, sections: Sequence[Section]) -> str:
-    try:
-        from jinja2 import Environment, PackageLoader, StrictUndefined
-    except ImportError as error:
-        raise ImportError("a report needs Jinja2: pip install 'mmdistill_dense[report]'") from error
     from plotly.offline import get_plotlyjs
 
     loader = PackageLoader('mmdistill_dense.apps.report', 'templates')
@@ -90,7 +79,7 @@ def render(comparison: Comparison, sections: Sequence[Section]) -> str:
     templates = resources.files('mmdistill_dense.apps.report') / 'templates'
     style, script = ((templates / name).read_text(encoding='utf-8') for name in ('style.css', 'page.js'))
     return environment.get_template('page.html.j2').render(
-        title=f'Distillation report: {", ".join(methods) if len(methods) <= MAX_NAMES else f"{len(methods)} methods"}',
+        title=f'Distillation report: {", ".join(methods) if len(methods) < 4 else f"{len(methods)} methods"}',
         runs=[(run.title, str(run.folder)) for run in comparison.students],
         made=datetime.now().astimezone().strftime('%Y-%m-%d %H:%M %z'),
         version=__version__,
@@ -107,6 +96,7 @@ _IGNORED_KEYS = (  # folders and logging; the pipelines are part of the data set
     *('distillers', 'train_pipeline', 'val_pipeline', 'test_pipeline'),
 )
 _LONG = 160  # characters of a printed value
+_NONE = object()  # of a key that a config lacks
 
 
 def settings_section(comparison: Comparison) -> Section:
@@ -151,9 +141,6 @@ def settings_table(run: TrainedRun, control: TrainedRun) -> Sheet:
             rows.append([key, *map(_format_value, values)])
     caption = f'{run.title} against {control.title}'
     return Sheet(caption, ['key', control.title, run.title], rows or [['nothing differs', '', '']])
-
-
-_NONE = object()
 
 
 def _format_value(value: Any) -> str:

@@ -23,7 +23,7 @@ from mmdistill_dense.apps.inspect.inference import predict_items
 from mmdistill_dense.apps.report.runs import Comparison, TrainedRun, starts_of
 from mmdistill_dense.apps.report.section import Key, Missing, Panel, Section, Sheet, Strip, gain_sheet, panel
 from mmdistill_dense.apps.suite.definition import TEACHER
-from mmdistill_dense.config.values import layers, type_name
+from mmdistill_dense.config.values import pipeline_of, tested_set, type_name
 from mmdistill_dense.distillers.maskd.token_distiller import TokenDistiller
 from mmdistill_dense.networks.teacher import FrozenTeacher
 from mmdistill_dense.networks.trace import TeacherOption
@@ -33,8 +33,6 @@ from mmdistill_dense.utils.runner_internals import IGNORED, Network, Sample, par
 from mmdistill_dense.utils.sampling import evenly_spaced
 from mmdistill_dense.weights.strict_load import read_checkpoint
 
-_HEADS = ('decode_head', 'bbox_head', 'roi_head')
-_MOST_KEYS = 30
 PICTURES = 6
 CANDIDATES = 24  # pictures among which they are chosen
 CHOOSING_SECONDS = 20.0  # of each of two networks, on a slow machine with fewer candidates
@@ -101,7 +99,7 @@ class Predictions:
             if name not in self.samples:
                 self.section.attempt(partial(self._predict, name, load, scenes, shown, len(shown)))
         colours = zip(meta['palette'] or (), meta['classes'] or (), strict=False)
-        self.section.legend = [Key(f'rgb{colour}'.replace(',', ''), name) for colour, name in colours][:_MOST_KEYS]
+        self.section.legend = [Key(f'rgb{colour}'.replace(',', ''), name) for colour, name in colours][:30]
         strips = [self._strip(scenes[number], number, list(networks), meta) for number in shown]
         sheet = class_sheet({name: self.samples.get(name, {}) for name in pair}, meta) if is_pair else None
         return [*strips, *([sheet] if sheet else [])] if self.costs else []
@@ -128,7 +126,8 @@ class Predictions:
     ) -> None:
         """Predict pictures of these numbers: ``least`` of them, and more as long as there is time."""
         network, seconds, predicted, true = load(), list[float](), set[int](), set[int]()
-        if not hasattr(network, 'test_step') or not any(hasattr(network, head) for head in _HEADS):
+        has_head = any(hasattr(network, head) for head in ('decode_head', 'bbox_head', 'roi_head'))
+        if not has_head or not hasattr(network, 'test_step'):
             raise Missing(f'No predictions of {name}: {type(network).__name__} has no head that segments or detects.')
         network = revert_sync_batchnorm(network)
         network.eval()  # not chained: mmseg's backbones return nothing from it
@@ -188,7 +187,7 @@ def class_sheet(samples: Mapping[str, Mapping[int, Sample]], meta: Mapping[str, 
     if not numbers or not meta['classes']:
         return None
     ious = [_class_ious([seen[number] for number in numbers], len(meta['classes'])) for seen in (controls, students)]
-    scores = [entry for entry in zip(meta['classes'], *ious, strict=True) if not math.isnan(entry[1])]
+    scores = zip(meta['classes'], *ious, strict=True)
     return gain_sheet(f'IoU of each class on {len(numbers)} pictures', list(samples), scores)
 
 
@@ -210,14 +209,10 @@ def _class_ious(samples: Sequence[Sample], classes: int) -> list[float]:
 
 def scenes_of(config: Config, count: int) -> tuple[list[Scene], dict[str, Any]]:
     """Return evenly spaced pictures of a test set, always the same, and names and colours of its classes."""
-    loader = config.get('test_dataloader') or config.get('val_dataloader')
-    if loader is None:
-        raise Missing('No predictions: the config has neither val_dataloader nor test_dataloader.')
-    scenes = []
-    steps = (step for _, layer in layers(loader.dataset) for step in layer.get('pipeline') or ())
-    pads = any(type_name(step).endswith('Pad') for step in steps)
+    scenes, option = [], tested_set(config)
+    pads = any(type_name(step).endswith('Pad') for step in pipeline_of(option))
     with DefaultScope.overwrite_default_scope(config.get('default_scope') or 'mmengine'):
-        dataset = DATASETS.build(loader.dataset)
+        dataset = DATASETS.build(option)
         for index in evenly_spaced(len(dataset), count):
             item = dataset[index]
             image, meta = image_of(item['inputs']), item['data_samples'].metainfo
@@ -246,10 +241,8 @@ def teacher_of(run: TrainedRun, name: str) -> Network | None:
     if trained.is_file():  # by the suite, which may have been moved since
         option = replace(option, checkpoint=str(trained))
     if option.other_classes:
-        raise Missing(
-            f'No predictions of {name}: model.{name} sets allow_other_classes or classes, so its classes need not be '
-            'those of the validation pictures.'
-        )
+        reason = 'so its classes need not be those of the validation pictures'
+        raise Missing(f'No predictions of {name}: model.{name} sets allow_other_classes or classes, {reason}.')
     init_default_scope(run.config.get('default_scope') or 'mmengine')
     teacher = FrozenTeacher(option)
     teacher.load(torch.zeros(1))
@@ -259,14 +252,13 @@ def teacher_of(run: TrainedRun, name: str) -> Network | None:
 def prediction_panel(scene: Scene, sample: Sample, title: str, meta: Mapping[str, Any]) -> Panel:
     """Return a picture with its predicted classes or objects."""
     if 'pred_sem_seg' in sample:
-        right = pixel_accuracy(sample)
+        right, least = pixel_accuracy(sample), 0.0
         caption = title if right is None else f'{title}: {right:.1%} of the labelled pixels right'
-        return panel(draw(scene.image, sample, meta, 'pred'), caption, f'{caption}, in {scene.name}')
-    instances = sample.pred_instances
-    kind = 'masks' if 'masks' in instances else 'boxes'
-    caption = f'{title}: {int((instances.scores >= CONFIDENT).sum())} {kind}'
-    image = draw(scene.image, sample, meta, 'pred', CONFIDENT)
-    return panel(image, caption, f'{caption}, in {scene.name}')
+    else:
+        instances, least = sample.pred_instances, CONFIDENT
+        kind = 'masks' if 'masks' in instances else 'boxes'
+        caption = f'{title}: {int((instances.scores >= CONFIDENT).sum())} {kind}'
+    return panel(draw(scene.image, sample, meta, 'pred', least), caption, f'{caption}, in {scene.name}')
 
 
 def truth_panel(scene: Scene, meta: Mapping[str, Any]) -> Panel | None:

@@ -22,6 +22,8 @@ from mmdistill_dense.config.values import type_name
 from mmdistill_dense.engine.work_folder import latest_checkpoint
 from mmdistill_dense.utils.files import read_json, read_progress
 
+DUMPED_CONFIG = 'vis_data/config.py'  # in the folder of a start
+
 
 @dataclass(frozen=True)
 class TrainedRun:
@@ -39,7 +41,7 @@ class TrainedRun:
     @cached_property
     def config(self) -> Config:
         """The whole config that the runner wrote at the newest start with a log; a test writes one too."""
-        files = [file for start in starts_of(self.folder) if (file := dumped_config(start)).is_file()]
+        files = [file for start in starts_of(self.folder) if (file := start / DUMPED_CONFIG).is_file()]
         logged = [file for file in files if (log := file.with_name('scalars.json')).is_file() and log.stat().st_size]
         file = (logged or files)[-1]
         return written_config(file, file.stat().st_mtime_ns)
@@ -86,13 +88,11 @@ class TrainedRun:
     @property
     def checkpoint(self) -> Path | None:
         """The complete checkpoint that was written last; the one with the largest number if that is not known."""
-        finished = self.folder / (self.result.get('checkpoint') or '')
-        if zipfile.is_zipfile(finished):
-            return finished
         pointer = self.folder / 'last_checkpoint'
+        noted = pointer.read_text(encoding='utf-8').strip() if pointer.is_file() else ''
         # an earlier training in the folder may have left files with larger numbers
-        file = self.folder / Path(pointer.read_text(encoding='utf-8').strip()).name if pointer.is_file() else None
-        return file if file is not None and zipfile.is_zipfile(file) else latest_checkpoint(self.folder)
+        files = (self.folder / name for name in (self.result.get('checkpoint') or '', Path(noted).name))
+        return next(filter(zipfile.is_zipfile, files), None) or latest_checkpoint(self.folder)
 
 
 def find_runs(folder: str | Path) -> list[TrainedRun]:
@@ -108,10 +108,9 @@ def find_runs(folder: str | Path) -> list[TrainedRun]:
         runs = runs or [_run(path) for path in folders]
     runs = runs or suite_runs(root)
     if not runs:
-        raise ValueError(
-            f"{str(folder)!r} is no work dir: it has neither <timestamp>/vis_data/config.py nor seed<k>, nor a suite's "
-            'runs/<name>/seed<k>. Give the folder that `mmdistill train --work-dir` wrote to.'
-        )
+        lacks = "it has neither <timestamp>/vis_data/config.py nor seed<k>, nor a suite's runs/<name>/seed<k>"
+        remedy = 'Give the folder that `mmdistill train --work-dir` wrote to'
+        raise ValueError(f'{str(folder)!r} is no work dir: {lacks}. {remedy}.')
     return runs
 
 
@@ -128,7 +127,7 @@ def _run(folder: Path) -> TrainedRun:
 
 
 def is_run(folder: Path) -> bool:
-    return any(folder.glob('*/vis_data/config.py'))
+    return any(folder.glob(f'*/{DUMPED_CONFIG}'))
 
 
 @dataclass(frozen=True)
@@ -153,18 +152,15 @@ class Comparison:
 
     def controls_for(self, run: TrainedRun) -> list[TrainedRun]:
         """Return the controls of a run: of its suite, else those outside any suite, else of the only suite with any."""
-        suite_controls = [control for control in self.controls if run.suite is not None and control.suite == run.suite]
-        plain = [control for control in self.controls if control.suite is None]
+        same, plain = ([control for control in self.controls if control.suite == suite] for suite in (run.suite, None))
         suites = {control.suite for control in self.controls}
-        return suite_controls or plain or (list(self.controls) if len(suites) == 1 else [])
+        return same or plain or (list(self.controls) if len(suites) == 1 else [])
 
     def control_of(self, run: TrainedRun) -> TrainedRun | None:
         """Return the control of the same seed, else the first; ``None`` for a control."""
         if run in self.controls:
             return None
-        controls = self.controls_for(run)
-        same = [control for control in controls if control.seed == run.seed]
-        return next(iter([*same, *controls]), None)
+        return min(self.controls_for(run), key=lambda control: control.seed != run.seed, default=None)
 
     @property
     def first_runs(self) -> list[TrainedRun]:
@@ -184,10 +180,8 @@ def compare(folders: Sequence[str | Path], control: str | Path | None = None) ->
     for run in controls:
         other = by_seed.setdefault((run.suite, run.seed), run)
         if other is not run and run.seed is not None:  # the page could show one gain alone
-            raise ValueError(
-                f'{str(other.folder)!r} and {str(run.folder)!r} are both controls of seed {run.seed}: name the one '
-                'to compare with by --control.'
-            )
+            problem = f'{str(other.folder)!r} and {str(run.folder)!r} are both controls of seed {run.seed}'
+            raise ValueError(f'{problem}: name the one to compare with by --control.')
     students = [run for run in runs if run not in controls]
     names = _unique_names([*students, *controls])
     students, controls = ([replace(run, name=names[run.home]) for run in group] for group in (students, controls))
@@ -236,7 +230,7 @@ def _teacher_run(runs: Sequence[TrainedRun]) -> TrainedRun | None:
     of_suites = [folder for folder in folders if is_run(folder) and any(run.suite == folder.parent for run in runs)]
     teachers = [TrainedRun(folder, TEACHER) for folder in of_suites or folders]
     if of_suites:
-        is_unique = len(teachers) == 1 or len({run.result.get('score', run.folder) for run in teachers}) == 1
+        is_unique = len({run.result.get('score', run.folder) for run in teachers}) == 1
     else:
         is_unique = len(teachers) == 1 and is_run(folders[0]) and {*map(val_set, runs)} == {val_set(teachers[0])}
     return teachers[0] if is_unique else None
@@ -257,17 +251,13 @@ _RESUMES = re.compile(r'^resume\s*=(?!\s*(?:False|None)\b)', re.MULTILINE)
 _RUNNER_FIELDS = ('lr', 'base_lr', 'momentum', 'data_time', 'time', 'memory', 'iter', 'epoch', 'step', 'eta')
 
 
-def dumped_config(start: Path) -> Path:
-    return start / 'vis_data' / 'config.py'
-
-
 def starts_of(folder: Path) -> list[Path]:
     """Return the starts of a work dir's newest training: the last that trained and did not resume, and later ones."""
     files = [*folder.glob('*/vis_data/*'), *folder.glob('*/*.log')]
     starts = sorted({folder / file.relative_to(folder).parts[0] for file in files})  # named by the time of their start
     newest = 0
     for index, start in enumerate(starts):
-        file = dumped_config(start)
+        file = start / DUMPED_CONFIG
         # mmengine writes `resume = True` into the config of a start that resumed
         is_new = file.is_file() and not _RESUMES.search(file.read_text(encoding='utf-8'))
         newest = index if is_new and any(map(_is_training_record, _records(start))) else newest
@@ -276,7 +266,7 @@ def starts_of(folder: Path) -> list[Path]:
 
 def _records(start: Path) -> Iterator[dict[str, Any]]:
     """Yield the records of a start's ``vis_data/scalars.json``; none without the file."""
-    file, last = dumped_config(start).with_name('scalars.json'), 0
+    file, last = start / 'vis_data/scalars.json', 0
     for line in file.read_text(encoding='utf-8').splitlines() if file.is_file() else []:
         with suppress(ValueError):  # cut off by a kill
             if isinstance(record := json.loads(line), dict):
@@ -290,16 +280,7 @@ def _is_training_record(record: Mapping[str, Any]) -> bool:
     return 'iter' in record and not record.keys().isdisjoint(('loss', 'lr', 'time'))
 
 
-@dataclass
-class Series:
-    """One logged value over a run; ``steps`` are iterations."""
-
-    steps: list[float]
-    values: list[float]
-
-    @property
-    def last(self) -> float:
-        return self.values[-1]
+Series = dict[float, float]  # a logged quantity: its value by iteration, in their order
 
 
 @dataclass(frozen=True)
@@ -315,8 +296,7 @@ def read_log(folder: Path) -> Log:
     records = [record for start in starts_of(folder) for record in _records(start)]
     training = [record for record in records if _is_training_record(record)]
     ends = {record['epoch']: record['iter'] for record in training if 'epoch' in record}
-    terms: dict[str, dict[float, float]] = {}
-    metrics: dict[str, dict[float, float]] = {}
+    terms, metrics = dict[str, Series](), dict[str, Series]()
     for record in records:
         evaluated = 'iter' not in record and 'time' in record
         kind = terms if _is_training_record(record) else metrics if evaluated else {}  # hooks log other values
@@ -327,8 +307,6 @@ def read_log(folder: Path) -> Log:
                 kind.setdefault(name, {})[ends.get(step, step) if evaluated else step] = float(value)
     times = [record['time'] for record in training if 'time' in record]
     epochs = {last: epoch for epoch, last in ends.items()}
-    return Log(_series(terms), _series(metrics), median(times) if times else None, epochs)
-
-
-def _series(curves: dict[str, dict[float, float]]) -> dict[str, Series]:
-    return {name: Series(sorted(values), [values[step] for step in sorted(values)]) for name, values in curves.items()}
+    ordered = ({name: dict(sorted(series.items())) for name, series in kind.items()} for kind in (terms, metrics))
+    terms, metrics = ordered
+    return Log(terms, metrics, median(times) if times else None, epochs)

@@ -19,7 +19,6 @@ from mmdistill_dense.apps.suite.verdict import Gain, Results, Row, Verdict, judg
 from mmdistill_dense.config.values import falls
 from mmdistill_dense.utils.validate import some
 
-_MIN_SEEDS = 3  # seeds
 MIN_TEACHER_LEAD = 4.0  # points: with a smaller lead our students gained nothing (docs/results.md, six pairs)
 _MIN_RATIO = 1.1  # a smaller ratio is not reported as a difference
 
@@ -56,7 +55,7 @@ def scores_of(numbers: Numbers) -> Scores:
     """Return the scores on the test split, or those of the last evaluations if a finished run has no test score."""
     metric, chosen, comparison = str(numbers.metric), numbers.chosen, numbers.comparison
     tested = {run: score for run in comparison.students if (score := _test_score(run, chosen)) is not None}
-    logged = {run: log.metrics[metric].last for run, log in numbers.logs.items() if metric in log.metrics}
+    logged = {run: [*log.metrics[metric].values()][-1] for run, log in numbers.logs.items() if metric in log.metrics}
     # a run of a suite without a result is not finished
     lacking = [run.title for run in logged if run not in tested and (not run.suite or run.result)]
     if tested and not lacking:
@@ -105,7 +104,7 @@ def _in_percent(result: Mapping[str, Any]) -> bool:
 
 
 def _point(run: TrainedRun, log: Log, metric: str) -> EvalPoint:
-    step = log.metrics[metric].steps[-1]
+    step = max(log.metrics[metric])
     loop = run.config.get('train_cfg') or {}
     if 'max_epochs' in loop or ('max_iters' not in loop and log.epochs):
         return EvalPoint('epoch', log.epochs.get(step, step), loop.get('max_epochs'))
@@ -116,9 +115,8 @@ def answer_section(answer: Answer) -> Section:
     """Return the answer in words, a row for each network and a chart of the metric."""
     numbers = answer.numbers
     section = Section('scores', 'Did it help, and what did it cost?', lead=answer.sentences())
-    section.attempt(answer.table)
-    section.attempt(answer.further_sets)
-    section.attempt(answer.class_precisions)
+    for part in (answer.table, answer.further_sets, answer.class_precisions):
+        section.attempt(part)
     section.note = 'Gain: over the control at the same seeds. '
     section.note += 'Step: time of a step with its loading, over the control’s.'
     if answer.costs:
@@ -165,13 +163,10 @@ class Answer:
             alone = runs[0].suite and is_alone(runs[0].home.name)  # of older suites also at other rates
             if runs[0] in self.comparison.runs and not alone and not self.data_change:
                 seeds = {run.seed for run in self.unpaired if run.name == name}
-                controls = [run for run in self._controls(name) if run.seed not in seeds]
+                controls = [run for run in self.comparison.controls_for(runs[0]) if run.seed not in seeds]
                 control = Row(CONTROL, self._by_seed(controls, results))
             rows.append(Row(name, self._by_seed(runs, results), control))
         return judge(rows, self.evaluation.teacher, 3 if self.evaluation.fractions else 2)
-
-    def _controls(self, name: str) -> list[TrainedRun]:
-        return self.comparison.controls_for(self.comparison.runs_of(name)[0])
 
     def sentences(self) -> list[str]:
         """Return whether the best method helped, how sure that is, its cost, and what cannot be compared."""
@@ -182,35 +177,24 @@ class Answer:
         verdict = self.verdict
         missing = missing_sentence(run for run in self.comparison.students if run.suite and run not in self.scores)
         if verdict.best is None or verdict.gain is None:
-            return [*self._not_compared(), *filter(None, [missing])]
-        best, gain = verdict.best.name, verdict.gain
-        return [
-            verdict.sentence(),
-            *filter(None, [missing]),
-            *self._teacher_hint(verdict.control_score, gain),
-            *self._val_set_warning(best),
-            self._cost(best),
-            *self._next_step(best, verdict.control_score, gain),
-        ]
+            return [*filter(None, [self._not_compared(), missing])]
+        name, gain, score = verdict.best.name, verdict.gain, verdict.control_score
+        hints = [self._teacher_hint(score, gain), self._val_set_hint(name), self._cost(name)]
+        mismatches = self._not_compared() if self.unpaired else ''
+        step = self._next_step(name, score, gain)
+        return [*filter(None, [verdict.sentence(), missing, *hints, f'Next: {step}.', mismatches])]
 
     def table(self) -> Sheet:
         if not self.scores:
             raise Missing('No score: the runs logged no evaluation, and there is no result.json.')
-        head = ['network', 'seeds', 'score', 'gain', 'step']
         rows = [self._row(name) for name in self.comparison.names]
         if self.evaluation.teacher is not None:
-            rows.insert(0, [TEACHER, '', self.verdict.number(self.evaluation.teacher), '', ''])
-        if points := self.evaluation.points:
-            head.append('last evaluation')
-            for row in rows:
-                runs = [run for run in self.comparison.runs_of(row[0]) if run in points]
-                row.append(', '.join(dict.fromkeys(str(points[run]) for run in runs)))
-        if self.costs:
-            head += ['parameters', 'a picture']
-            for row in rows:
-                use = self.costs.get(row[0])
-                row += [f'{use.parameters / 1e6:.2f} M', f'{use.milliseconds:.0f} ms'] if use else ['', '']
-        return Sheet(self.evaluation.caption, head, rows)
+            rows.insert(0, {'network': TEACHER, 'score': self.verdict.number(self.evaluation.teacher)})
+        for row in rows:
+            if use := self.costs.get(row['network']):
+                row |= {'parameters': f'{use.parameters / 1e6:.2f} M', 'a picture': f'{use.milliseconds:.0f} ms'}
+        head = list(dict.fromkeys(title for row in reversed(rows) for title in row))  # the teacher's row lacks some
+        return Sheet(self.evaluation.caption, head, [[row.get(title, '') for title in head] for row in rows])
 
     def further_sets(self) -> Sheet | None:
         """Return scores and gains on a suite's further test sets."""
@@ -235,18 +219,15 @@ class Answer:
         best = self.verdict.best
         if best is None or best.control is None or best.gain is None:
             return None
-        precisions = list[dict[str, float]]()
-        for row in (best.control, best):
-            tests = [_test_metrics(row.results[seed]) for seed in best.gain.by_seed]
-            keys = [key for key in tests[0] if key.endswith('_precision') and all(key in test for test in tests)]
-            means = {key: 100 * fmean(test[key] for test in tests) for key in keys}
-            precisions.append({key: mean for key, mean in means.items() if math.isfinite(mean)})  # else no such box
-        control, method = precisions
-        names = {key: key.partition('/')[2].removesuffix('_precision') for key in control if key in method}
-        scores = [(name, control[key], method[key]) for key, name in names.items()]
+        groups = [[_test_metrics(row.results[seed]) for seed in best.gain.by_seed] for row in (best.control, best)]
+        common = set.intersection(*(set(test) for tests in groups for test in tests))
+        keys = [key for key in groups[0][0] if key.endswith('_precision') and key in common]
+        means = [[100 * fmean(test[key] for test in tests) for key in keys] for tests in groups]
+        names = [key.partition('/')[2].removesuffix('_precision') for key in keys]
+        scores = zip(names, *means, strict=True)
         return gain_sheet('AP of each class', [best.control.name, best.name], scores)
 
-    def _row(self, name: str) -> list[str]:
+    def _row(self, name: str) -> dict[str, str]:
         runs, row = self.comparison.runs_of(name), self.verdict.row(name)
         seeds = ', '.join('drawn' if run.seed is None else str(run.seed) for run in runs if run in self.scores)
         score, gain = _cells(row, self.verdict.digits)
@@ -254,7 +235,11 @@ class Answer:
             is_unpaired = any(run.name == name for run in self.unpaired)
             gain = 'not compared, see above' if is_unpaired else 'no control of its seed'
         ratio = self._ratio(runs[0])
-        return [name, seeds, score or 'none yet', gain, f'{ratio:.2f} x' if ratio else '']
+        step = f'{ratio:.2f} x' if ratio else ''
+        cells = {'network': name, 'seeds': seeds, 'score': score or 'none yet', 'gain': gain, 'step': step}
+        if points := self.evaluation.points:
+            cells['last evaluation'] = ', '.join(dict.fromkeys(str(points[run]) for run in runs if run in points))
+        return cells
 
     def _ratio(self, run: TrainedRun) -> float | None:
         """Return the time of a training step over the control's, as the runs logged it."""
@@ -266,7 +251,7 @@ class Answer:
         controls = [] if run.seed is None else self.comparison.controls_for(run)
         return next((control for control in controls if control.seed == run.seed and control in self.scores), None)
 
-    def _not_compared(self) -> list[str]:
+    def _not_compared(self) -> str:
         """Return which runs have no gain: they, or their controls, stopped early or differ in length, or in seed."""
         points = self.evaluation.points
         mismatches = some(f'{a.title} ({points[a]}) with {b.title} ({points[b]})' for a, b in self.unpaired.items())
@@ -275,26 +260,26 @@ class Answer:
             controls = {run: self.comparison.controls_for(run) for run in ended}
             titles = some(a.title for a, b in controls.items() if b and a.seed not in {run.seed for run in b} - {None})
             advice = 'Give both configs the same randomness=dict(seed=0), and train again'
-            return [f'Not compared: {titles}: no control has the same seed. {advice}.'] if titles else []
+            return f'Not compared: {titles}: no control has the same seed. {advice}.' if titles else ''
         rule = 'Both must have ended, and their last evaluations must be at the same point'
         advice = 'Let a training that stopped go on with --resume, or give runs of one length'
-        return [f'Not compared: {mismatches}. {rule}. {advice}.']
+        return f'Not compared: {mismatches}. {rule}. {advice}.'
 
-    def _teacher_hint(self, baseline: float, gain: Gain) -> list[str]:
-        """Return a likely reason if a distilled student is no better than the student alone."""
+    def _teacher_hint(self, baseline: float, gain: Gain) -> str:
         scale = 100 if self.evaluation.fractions else 1
         ahead = math.inf if self.evaluation.teacher is None else scale * (self.evaluation.teacher - baseline)
         if gain.mean > 0 or not ahead < MIN_TEACHER_LEAD:  # NaN of a diverged run
-            return []
+            return ''
         relation = 'no better' if ahead <= 0 else f'only {ahead:.1f} points better'
         reason = f'The teacher is {relation} than the student alone, which may be the reason'
-        return [f'{reason}: train it longer, or take another.']
+        return f'{reason}: train it longer, or take another.'
 
-    def _val_set_warning(self, name: str) -> list[str]:
-        run, control = self.comparison.runs_of(name)[0], self._controls(name)[0]
+    def _val_set_hint(self, name: str) -> str:
+        run = self.comparison.runs_of(name)[0]
+        control = self.comparison.controls_for(run)[0]
         same = val_set(run) == val_set(control) or (run.suite is not None and run.suite == control.suite)
         note = f'val_dataloader of {run.title} and {control.title} names other pictures or folders (see the settings)'
-        return [] if same else [f'{note}: the difference is a gain only if both hold the same pictures.']
+        return '' if same else f'{note}: the difference is a gain only if both hold the same pictures.'
 
     def _cost(self, name: str) -> str:
         ratio = self._ratio(self.comparison.runs_of(name)[0])
@@ -309,23 +294,22 @@ class Answer:
             sentence += f' It takes {1 / faster:.1f} times as long as the teacher.' if faster <= 1 / _MIN_RATIO else ''
         return sentence
 
-    def _next_step(self, name: str, baseline: float, gain: Gain) -> list[str]:
-        names = [name, *dict.fromkeys(run.name for run in self._controls(name))]
+    def _next_step(self, name: str, baseline: float, gain: Gain) -> str:
+        run = self.comparison.runs_of(name)[0]
+        names = [name, *(control.name for control in self.comparison.controls_for(run))]
         if all(network in self.costs and self.costs[network].one_class for network in names):
-            step = 'train longer: both students predict one class everywhere on the pictures below'
-        elif baseline == 0 == gain.mean:
-            step = 'train longer: both students score 0'
-        elif gain.is_proved:
-            step = 'use it (mmdistill predict), or export it (mmdistill export)'
-        elif gain.n < _MIN_SEEDS:
+            return 'train longer: both students predict one class everywhere on the pictures below'
+        if baseline == 0 == gain.mean:
+            return 'train longer: both students score 0'
+        if gain.is_proved:
+            return 'use it (mmdistill predict), or export it (mmdistill export)'
+        if gain.n < 3:
             suite = 'write seeds: [0, 1, 2] into suite.yaml, and run again'
             runs = 'train both with further seeds, each in one folder of work dirs seed0, seed1, seed2'
-            step = f'more seeds tell whether it is chance: {suite if self.comparison.runs_of(name)[0].suite else runs}'
-        elif gain.mean > 0:
-            step = 'a longer training or more seeds'
-        else:
-            step = 'another method, a smaller weight, or a better teacher (docs/choosing.md)'
-        return [f'Next: {step}.', *(self._not_compared() if self.unpaired else ())]
+            return f'more seeds tell whether it is chance: {suite if run.suite else runs}'
+        if gain.mean > 0:
+            return 'a longer training or more seeds'
+        return 'another method, a smaller weight, or a better teacher (docs/choosing.md)'
 
 
 def _cells(row: Row, digits: int) -> tuple[str, str]:

@@ -19,7 +19,6 @@ QUALITY = 82  # of WebP: label colours stay apart, a picture of 640 pixels takes
 SIDE = 640  # longest side of a picture on the page
 COLOURS = 8  # for methods in style.css; control and teacher have their own
 _DASHES = {'solid': 'solid', 'dash': 'dashed', 'dot': 'dotted'}  # plotly's names and those of CSS
-_POINTS = 400  # of a line
 _LAYOUT = dict(margin=dict(l=48, r=12, t=8, b=40), hovermode='closest', font=dict(size=12), showlegend=False)
 
 
@@ -95,8 +94,9 @@ class Section:
 
 
 def gain_sheet(caption: str, names: Sequence[str], scores: Iterable[tuple[str, float, float]]) -> Sheet | None:
-    """Return two networks' scores of each class with the gain, the largest first; ``None`` without any."""
-    ranked = sorted(scores, key=lambda entry: entry[1] - entry[2])
+    """Return two networks' scores of each class with the gain, the largest first; ``None`` without any but NaN."""
+    finite = (entry for entry in scores if math.isfinite(entry[1] + entry[2]))  # NaN: the truth lacks the class
+    ranked = sorted(finite, key=lambda entry: entry[1] - entry[2])
     rows = [[name, f'{control:.1f}', f'{method:.1f}', f'{method - control:+.1f}'] for name, control, method in ranked]
     return Sheet(caption, ['class', *names, 'gain'], rows) if rows else None
 
@@ -131,27 +131,22 @@ def line_chart(
     figure, drawn_names = graph_objects().Figure(), set[str]()
     for run, series in lines.items():
         colour, dash = colour_of(comparison, run.name)
-        stride = -(-len(series.steps) // _POINTS)  # the newest point stays
-        steps = series.steps[::-stride][::-1]
-        values = [float(f'{y:.5g}') if math.isfinite(y) else None for y in series.values[::-stride][::-1]]
+        stride = -(-len(series) // 400)  # at most 400 points; the newest stays
+        steps = list(series)[::-stride][::-1]
+        values = [float(f'{y:.5g}') if math.isfinite(y) else None for y in map(series.__getitem__, steps)]
+        style = dict(mode='lines+markers' if len(steps) < 20 else 'lines', marker=dict(size=5))
+        line = dict(width=2 if run.name not in drawn_names else 1.2, dash=dash)
         figure.add_scatter(
-            x=steps,
-            y=values,
-            name=run.title,
-            legendgroup=run.name,
-            mode='lines+markers' if len(steps) < 20 else 'lines',
-            line=dict(width=2 if run.name not in drawn_names else 1.2, dash=dash),
-            marker=dict(size=5),
-            meta=dict(colour=colour),
+            x=steps, y=values, name=run.title, legendgroup=run.name, line=line, meta=dict(colour=colour), **style
         )
         drawn_names.add(run.name)
-    span = [step for series in lines.values() for step in series.steps] or [0, 1]
+    span = [step for series in lines.values() for step in series] or [0, 1]
     for name, value in (levels or {}).items():
         trace = dict(mode='lines', line=dict(width=1.5, dash='dash'), meta=dict(colour='teacher'))
         figure.add_scatter(x=[min(span), max(span)], y=[value, value], name=name, **trace)
     figure.update_layout(template='none', height=280, **_LAYOUT)
     figure.update_xaxes(title_text='iteration')
-    ends = [f'{run.title} ends at {series.last:.4g}' for run, series in lines.items()]
+    ends = [f'{run.title} ends at {[*series.values()][-1]:.4g}' for run, series in lines.items()]
     ends += [f'{name} at {value:.4g}' for name, value in (levels or {}).items()]
     return Chart(title, f'Line chart of {title} over iterations: {"; ".join(ends)}.', figure.to_json())
 
@@ -205,9 +200,9 @@ class Numbers:
             match = re.search(r'(iter|epoch)_(\d+)$', file.stem)
             if match and file.parent == teacher.folder:
                 step = float(match[2]) if match[1] == 'iter' else ends.get(float(match[2]), float(match[2]))
-                if step in series.steps:
-                    return series.values[series.steps.index(step)]
-        return series.last
+                if step in series:
+                    return series[step]
+        return [*series.values()][-1]
 
     def curves(self) -> Section:
         """Return a chart of each further metric, of each term of the loss and of the distillers' shares."""

@@ -1,27 +1,38 @@
 """What the commands of ``suite`` do."""
 
 import argparse
+import copy
 import logging
 import os
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
 
+from mmengine.config import Config
+from mmengine.registry import DATASETS, DefaultScope
 from rich.console import Console
 from rich.table import Table
 
 from mmdistill_dense.apps.recipes import compose
-from mmdistill_dense.apps.suite import plan
-from mmdistill_dense.apps.suite.definition import Definition, fitting_methods, load_suite
-from mmdistill_dense.apps.suite.plan import Run
+from mmdistill_dense.apps.suite import configs, plan
+from mmdistill_dense.apps.suite.definition import Definition, error_prefix, fitting_methods, load_suite
+from mmdistill_dense.apps.suite.plan import Resolved, Run
+from mmdistill_dense.config.local_code import local_code
 from mmdistill_dense.config.resolve import reading_once
-from mmdistill_dense.utils.files import FolderInUse, in_use, owned
-from mmdistill_dense.utils.process import cores, errors_only, interruptible, threads_asked_for
+from mmdistill_dense.config.values import evaluator_scores, listed, may_give
+from mmdistill_dense.guards.findings import ERROR, NOTE
+from mmdistill_dense.networks.building import building_once
+from mmdistill_dense.utils.files import FolderInUse, in_use, owned, read_json, write_json
+from mmdistill_dense.utils.process import cores, errors_only, heartbeat, interruptible, threads_asked_for
+from mmdistill_dense.utils.version import __version__
 
-INTERRUPTED = 130
-SILENCE_LIMIT = 120.0  # seconds without a report that `list` tells
+if TYPE_CHECKING:
+    from mmdistill_dense.apps.check.run import CheckReport
 
 
 def suite_run(args: argparse.Namespace) -> int:
@@ -42,7 +53,6 @@ def train_all(
     The config of each run is resolved once, checked, and written when the run begins: what is changed meanwhile does
     not reach the runs of this command.
     """
-    from mmdistill_dense.apps.suite import preflight
     from mmdistill_dense.apps.suite.job import LOCK_TIMEOUT
     from mmdistill_dense.apps.suite.pool import Pool, job_words
 
@@ -55,7 +65,7 @@ def train_all(
                     todo = plan.resolved(definition, plan.unfinished(definition, chosen))
                     plan.check_batch(definition, todo, 1)
                 print(f'{definition.title}: {len(chosen)} runs, {len(todo)} to do, in {definition.out}', flush=True)
-                preflight.check_rows(definition, todo)
+                check_rows(definition, todo)
 
             program = [sys.executable, '-m', 'mmdistill_dense', 'suite']
 
@@ -67,10 +77,94 @@ def train_all(
             failed = pool.execute(list(todo))
     except KeyboardInterrupt:
         print('stopped; the same command continues from the last checkpoints', flush=True)
-        return INTERRUPTED
+        return 130
     for title, reason in failed.items():
         print(f'\n{title} {reason}', flush=True)
     return int(bool(failed))
+
+
+# The check of the rows before the first run starts
+
+
+@building_once()
+def check_rows(definition: Definition, todo: Resolved) -> None:
+    """Check each row as ``mmdistill check`` does, once for rows that differ in a factor of the learning rate alone.
+
+    A row that passed is not checked again while its hash is the same. Networks of equal configs are built once.
+    """
+    from mmdistill_dense.apps.check.context import Options
+    from mmdistill_dense.apps.check.run import check_config
+
+    path = definition.out / 'checked.json'
+    hashes = read_json(path) or {}
+    for name, changes in definition.test_sets.items() if todo else ():
+        config = configs.with_test_set(configs.control_config(definition), changes)
+        scope = DefaultScope.overwrite_default_scope(config.get('default_scope'))
+        with error_prefix(f'{definition.path}: test_sets.{name}'), scope:
+            if not len(DATASETS.build(config.test_dataloader.dataset)):
+                raise ValueError('the set has no pictures: its keys change the test set of the control.')
+    backbones = dict[Path, dict[str, Sequence[int]]]()
+    checked = dict[str, str]()  # name of a row by the hash of its config without rates
+    for run, (config, config_hash) in todo.items():
+        digest = f'{config_hash} {configs.networks_hash(config)} {__version__}{local_code(config) or ""}'
+        check_metric(config, definition.metric, str(definition.path))
+        if (run.is_teacher and not plan.trains_teacher(definition)) or hashes.get(run.name) == digest:
+            continue  # an existing teacher is only tested
+        without_rates = copy.deepcopy(config)
+        with suppress(ValueError):  # an optimizer without a rate
+            configs.scale_rate(without_rates, 0.0, run.name)
+        first = checked.setdefault(f'{configs.config_hash(without_rates)} {run.teacher is None}', run.name)
+        if first == run.name:
+            # the step of a whole batch may take minutes on a CPU; a teacher that the suite trains has no file yet
+            few = min(2, config.train_dataloader.batch_size)
+            if run.pretraining in run.missing:  # it starts from weights that the suite has still to train
+                config = copy.deepcopy(config)
+                config.model.student.backbone.init_cfg = None
+            options = Options(batch=few, val=0, cost=False, command=False, teachers=run.teacher is None)
+            with heartbeat(f'checking {run.name}'):
+                report = check_config(config, options, lambda stage: None)
+            if wrong := [finding for finding in report.findings if finding.level == ERROR]:
+                problems = ' '.join(f'{finding.message} {finding.advice}'.strip() for finding in wrong)
+                raise ValueError(f'{definition.path}: {run.name}: {problems}')
+            print('\n'.join(_summary_lines(run.name, report)), flush=True)
+            backbone = getattr(report.context.model, 'backbone', None)
+            tensors = {} if backbone is None else backbone.state_dict()
+            backbones[run.folder] = {key: tensor.shape for key, tensor in tensors.items()}
+            if run.pretraining in backbones and backbones[run.pretraining] != backbones[run.folder]:
+                problem = 'its backbone has other tensors than that of the student, which could not start from it'
+                raise ValueError(f'{definition.path}: methods.{run.name}.pretrain: {problem}.')
+        else:
+            print(f'check    {run.name}: as {first}, at another learning rate', flush=True)
+        hashes = {**hashes, run.name: digest}
+        write_json(path, hashes)
+
+
+def _summary_lines(name: str, report: 'CheckReport') -> list[str]:
+    context, student = report.context, report.context.student
+    facts = [f'{context.pictures} pictures'] if context.pictures else []
+    facts += [f'student {student.parameters / 1e6:.2f} M parameters'] if student else []
+    sizes = {teacher.key.removeprefix('model.'): teacher.parameters for teacher in context.teachers}
+    facts += [f'{key} {parameters / 1e6:.2f} M' for key, parameters in sizes.items() if parameters]
+    lines = [f'student: {start}' for start in (student.starts if student else ())]
+    lines += [f'teacher from {origin}' for teacher in context.teachers if (origin := teacher.describe())]
+    lines += dict.fromkeys(f'{row.distiller} compares {row.student_tap} with {row.teacher_tap}' for row in context.taps)
+    findings = (finding for finding in report.findings if finding.level != NOTE)
+    lines += [f'{finding.level}: {finding.message} {finding.advice}'.rstrip() for finding in findings]
+    return [f'check    {name}: {report.verdict}; {", ".join(facts)}', *(f'         {line}' for line in lines)]
+
+
+def check_metric(config: Config, metric: str, path: str) -> None:
+    """Refuse a metric that evaluators of mmseg and mmdet do not return, and evaluators that give no score."""
+    for split in ('val_evaluator', 'test_evaluator'):
+        evaluators = listed(config.get(split))
+        if any(evaluator.get('format_only') for evaluator in evaluators):
+            raise ValueError(f'{path}: {split}.format_only=True writes predictions and gives no score: leave it out.')
+        if evaluators and not any(may_give(evaluator, metric) for evaluator in evaluators):
+            names = set().union(*(evaluator_scores(evaluator) or () for evaluator in evaluators))
+            raise ValueError(f'{path}: metric: {compose.unknown(f"score of {split}", metric, names)}')
+
+
+# The other commands
 
 
 def suite_job(args: argparse.Namespace) -> None:
@@ -136,14 +230,13 @@ def suite_list(args: argparse.Namespace) -> None:
 
 
 def _progress(run: Run) -> str:
-    """What an unfinished run does, or why it does nothing."""
     if not (state := run.state):
         return 'waits'
     done = f'{state.get("iteration")}/{state.get("iterations") or "?"}'
     if not in_use(run.folder):
         return f'FAILED at {done}: {state["failed"]}' if 'failed' in state else f'stopped at {done}'
     silent = time.time() - state.get('time', time.time())
-    silence = f', no word for {round(silent / 60)} min' if silent > SILENCE_LIMIT else ''
+    silence = f', no word for {round(silent / 60)} min' if silent > 120 else ''
     return f'{state.get("phase")}, {done} on {state.get("host")}{silence}'
 
 

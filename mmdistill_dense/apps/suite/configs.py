@@ -13,7 +13,7 @@ from mmengine.config import Config, ConfigDict
 
 from mmdistill_dense.apps.recipes import compose
 from mmdistill_dense.apps.recipes.named import read_config
-from mmdistill_dense.apps.suite.definition import Definition, Method, Pretraining, Teacher, fill_variables
+from mmdistill_dense.apps.suite.definition import Definition, Method, Teacher, fill_variables
 from mmdistill_dense.config.local_code import own_config
 from mmdistill_dense.config.resolve import is_distill_model, load_model, read_file, student_option, teachers_of
 from mmdistill_dense.config.values import accumulated, chain, flat, listed, plain
@@ -23,7 +23,6 @@ from mmdistill_dense.weights.strict_load import sha256
 
 DATA_VARIABLES = {'MMDISTILL_DATA': 'data', 'MMDISTILL_WEIGHTS': 'weights'}  # variables in configs, and their defaults
 LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
-_SUITE_KEYS = ('work_dir', 'randomness.seed', 'resume', 'launcher')  # the suite sets these
 KEPT_CHECKPOINTS = 2  # the older one is whole while the newer one is being written
 
 
@@ -48,48 +47,43 @@ def method_config(definition: Definition, method: Method) -> Config:
         config = control_config(definition)
     else:
         config = read_file(method.config)
-        _check_row_config(config, definition, f'{location}.config={str(method.config)!r}')
+        _check_row_config(config, definition, f'{location}.config={method.config!r}')
         config = _common(config, definition, definition.options, 'options')
     config.merge_from_dict(fill_variables(method.run_options))
-    if method.rate is not None and method.rate != 1:
-        scale_rate(config, method.rate, f'{location}.rate')
+    if (rate := method.rate or 1) != 1:
+        scale_rate(config, rate, f'{location}.rate')
     if method.pretraining is not None:
-        _check_start(config, f'{location}.pretrain')
+        problem = f'{location}.pretrain has no effect'
+        if config.get('load_from'):
+            raise ValueError(f'{problem} beside load_from={config.load_from!r}: leave one of them out.')
+        targets = [str(entry[0]) for entry in config.model.get('inherit') or ()]
+        if names := [target for target in targets if f'{target}.'.startswith('backbone.')]:
+            raise ValueError(f'{problem} where model.inherit sets {names[0]}: leave one of them out.')
     if not method.distils:
         return config
     if method.options_file is not None:
         config.model.distillers = read_file(method.options_file).distillers
     if method.settings is not None:
         chosen = dict.fromkeys(config.model.distillers, method.settings)
-        config.model.distillers = ConfigDict(
-            replace_settings(config.model.distillers, chosen, definition.task, location)
-        )
-    if method.unlabelled:
-        config.model.unlabelled = method.unlabelled
-    if config.model.get('unlabelled'):
-        config.model.unlabelled = fill_variables(config.model.unlabelled)
+        distillers = replace_settings(config.model.distillers, chosen, definition.task, location)
+        config.model.distillers = ConfigDict(distillers)
+    if pictures := method.unlabelled or config.model.get('unlabelled'):
+        config.model.unlabelled = fill_variables(pictures)
     options = {key: value for key, value in method.options.items() if key not in method.run_options}
     options = {_full_key(key, config, f'{location}.options'): value for key, value in options.items()}
     config.merge_from_dict(copy.deepcopy(options))
     return config
 
 
-def pretraining_config(definition: Definition, pretraining: Pretraining, row: str) -> Config:
+def pretraining_config(definition: Definition, row: str) -> Config:
     """Return the config that trains the backbone of a row's student before the row begins."""
+    pretraining = definition.methods[row].pretraining
+    assert pretraining is not None, 'the row has one'
     config = read_config(pretraining.config)
     if not is_distill_model(config.get('model')) or not config.model.get('distillers'):
         problem = f'{pretraining.config!r} must be a pre-training: a DistillModel with distillers, such as pcd:…'
         raise ValueError(f'{definition.path}: methods.{row}.pretrain.config={problem}')
     return _common(config, definition, pretraining.options, f'methods.{row}.pretrain.options', distils=True)
-
-
-def _check_start(config: Config, location: str) -> None:
-    """Refuse a pre-training whose weights something else in the config would replace."""
-    if config.get('load_from'):
-        raise ValueError(f'{location} has no effect beside load_from={config.load_from!r}: leave one of them out.')
-    targets = [str(entry[0]) for entry in config.model.get('inherit') or ()]
-    if names := [target for target in targets if f'{target}.'.startswith('backbone.')]:
-        raise ValueError(f'{location} has no effect where model.inherit sets {names[0]}: leave one of them out.')
 
 
 def start_from_pretraining(config: Config, checkpoint: str) -> None:
@@ -121,7 +115,7 @@ def _common(
         if top_key not in config:
             raise ValueError(f'{definition.path}: {group}: {compose.unknown("setting", top_key, config.keys())}')
     for key in flat(options):
-        if key in _SUITE_KEYS:
+        if key in ('work_dir', 'randomness.seed', 'resume', 'launcher'):
             raise ValueError(f'{definition.path}: {group}.{key}: the suite sets it; see `out`, `seeds`, `teacher.seed`')
     distillers = copy.deepcopy(config.model.get('distillers'))
     config.merge_from_dict(copy.deepcopy(dict(options)))  # merging takes each _delete_ out of its dict
@@ -184,7 +178,6 @@ def batch_of(config: Config) -> int:
 # A row's own config, which may differ from the control in its distillers and first weights
 
 _ROW_KEYS = {'work_dir', 'distillers', 'custom_imports'}
-_FIRST_WEIGHTS = ('init_cfg', 'pretrained')  # keys of a network
 _NONE = object()
 
 
@@ -213,8 +206,8 @@ def _comparable(config: Config) -> dict[str, Any]:
 def _without_weights(option: Any) -> Any:
     if not isinstance(option, Mapping):
         return option
-    settings = {key: _without_weights(value) for key, value in option.items() if key not in _FIRST_WEIGHTS}
-    return {key: value for key, value in settings.items() if value != {}}
+    settings = {key: _without_weights(value) for key, value in option.items()}
+    return {key: value for key, value in settings.items() if value != {} and key not in ('init_cfg', 'pretrained')}
 
 
 def differences(actual: Any, reference: Any, prefix: str = '') -> Iterator[str]:
@@ -235,8 +228,6 @@ _UNHASHED_KEYS = {'work_dir', 'experiment_name', 'launcher', 'resume', 'log_leve
 _UNHASHED_KEYS |= {'vis_backends', 'distillers'}
 _LOGGING_HOOKS = ('checkpoint', 'logger', 'visualization')
 DIGITS = 16  # of a hash; before 0.3.0 it covered other texts, and had 12
-
-
 Portable = Callable[[str], str]  # returns a text without the folders of this machine
 
 
@@ -258,29 +249,21 @@ def options_hash(options: Any, portable: Portable) -> str:
     return hashlib.sha256(json.dumps(plain(options, portable), sort_keys=True).encode()).hexdigest()[:DIGITS]
 
 
-def data_root(config: Config) -> str:
-    """Return the folder of the training set; empty if it names none."""
-    return str(chain(config.train_dataloader.dataset)[0].get('data_root') or '').rstrip('/')
-
-
 def make_portable(folder: Path | None = None, data: str | None = None) -> Portable:
     """Return a function that removes this machine's folders from a text, so that a project and its data can be moved.
 
     Lists of pictures in the ``folder`` of the suite are hashed by their content. With ``data``, the folder of the data,
     that is removed too, and of files their last folder and name count; without, texts are those of version 0.2.
     """
-    roots = {f'{os.environ.get(name, default).rstrip("/")}/': f'{default}/' for name, default in DATA_VARIABLES.items()}
-    suite_roots = {f'{path}/' for path in (folder.absolute(), folder.resolve())} if folder else set()
+    roots = [(os.environ.get(name, default).rstrip('/'), default) for name, default in DATA_VARIABLES.items()]
+    roots += [(str(path), '.') for path in ((folder.absolute(), folder.resolve()) if folder else ())]
 
     def shown(text: str) -> str:
         """Return a text without the folders of this machine."""
-        for root, replacement in roots.items():
-            if text.startswith(root):
-                return f'{replacement}{text.removeprefix(root)}'
-        for root in suite_roots:
-            if text.startswith(root):
-                listed_in = text.endswith(('.txt', '.json')) and os.path.isfile(text)
-                return f'./{text.removeprefix(root)}{f" {sha256(Path(text))}" if listed_in else ""}'
+        for root, replacement in roots:
+            if text.startswith(f'{root}/'):
+                is_list = replacement == '.' and text.endswith(('.txt', '.json')) and os.path.isfile(text)
+                return f'{replacement}{text.removeprefix(root)}{f" {sha256(Path(text))}" if is_list else ""}'
         if data and f'{text}/'.startswith(f'{data}/'):
             return f'{{data}}{text.removeprefix(data)}'.rstrip('/')
         is_file = data is not None and '://' not in text and text.endswith(('.pth', '.pt', '.safetensors', '.py'))

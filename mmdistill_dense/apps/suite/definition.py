@@ -21,7 +21,15 @@ from mmdistill_dense.utils.validate import Count, Whole, some, text_of
 from mmdistill_dense.utils.version import removed
 
 T = TypeVar('T')
+P = TypeVar('P', bound='Pretraining')
+TEACHER, CONTROL, PRETRAINING = 'teacher', 'control', 'pretrain'  # runs that are no rows of a definition
+SPLITS = ('train', 'val', 'test')
+METRICS = {'seg': ('mIoU', False), 'det': ('coco/bbox_mAP', True)}
+RUN_KEYS = ('train_cfg.', 'param_scheduler.', 'train_dataloader.dataset.')  # in which a row may differ from its control
+Factor = Annotated[float, 'above 0 and below 1000', lambda value: 0 < value < 1000]
 NAME = re.compile(r'[A-Za-z0-9][\w+.-]*')  # of rows and folders
+_SHOWN = 8  # members of a list in a sentence
+_VARIABLE = re.compile(r'\{\{\s*\$(\w+)\s*:\s*([^{}]*?)\s*\}\}')  # as in mmengine's configs
 _SIXTIES = re.compile(r'[-+]?\d[\d_]*(:[0-5]?\d)+(\.\d*)?$')
 _FLOAT = re.compile(r'[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+$')
 _YAML = 'tag:yaml.org,2002:'
@@ -124,10 +132,6 @@ def find_suite_config(name: str, folder: str, path: Path, key: str) -> Path:
     return file
 
 
-_SHOWN = 8  # members of a list in a sentence
-_VARIABLE = re.compile(r'\{\{\s*\$(\w+)\s*:\s*([^{}]*?)\s*\}\}')  # as in mmengine's configs
-
-
 def fill_variables(value: Any) -> Any:
     """Return nested values with the environment variables of their texts filled in."""
     if isinstance(value, Mapping):
@@ -142,16 +146,6 @@ def describe_options(options: Mapping[str, Any]) -> str:
     long = {key for key, value in options.items() if isinstance(value, list) and len(value) > 2 * _SHOWN}
     texts = (f'{key}={f"[{some(value, _SHOWN)}]" if key in long else value}' for key, value in options.items())
     return f' with `{" ".join(texts)}`' if options else ''
-
-
-TEACHER, CONTROL, PRETRAINING = 'teacher', 'control', 'pretrain'  # runs that are no rows of a definition
-SPLITS = ('train', 'val', 'test')
-RESERVED = (CONTROL, TEACHER)  # folders and keys of the suite's own
-METRICS = {'seg': ('mIoU', False), 'det': ('coco/bbox_mAP', True)}
-RUN_KEYS = ('train_cfg.', 'param_scheduler.', 'train_dataloader.dataset.')  # in which a row may differ from its control
-
-
-Factor = Annotated[float, 'above 0 and below 1000', lambda value: 0 < value < 1000]
 
 
 @dataclass(frozen=True)
@@ -181,13 +175,13 @@ class SuiteKeys:
 class RowKeys:
     """The keys of a row in a suite's file."""
 
-    method: str | None = None
+    method: str | None = None  # a shipped method
     variant: str | None = None
-    config: str | None = None
-    options: Mapping[str, Any] = field(default_factory=dict)
-    unlabelled: Mapping[str, Any] = field(default_factory=dict)
-    settings: str | None = None
-    rate: Factor | None = None
+    config: str | None = None  # the user's own config
+    options: Mapping[str, Any] = field(default_factory=dict)  # of the row's distillers, or of :data:`RUN_KEYS`
+    unlabelled: Mapping[str, Any] = field(default_factory=dict)  # ``model.unlabelled`` of the row
+    settings: str | None = None  # ``'auto'`` or ``'canonical'`` in place of the constants of its distillers
+    rate: Factor | None = None  # its learning rates over those of the control
     pretrain: str | Mapping[str, Any] | None = None
 
 
@@ -200,18 +194,18 @@ class Pretraining:
 
 
 @dataclass(frozen=True)
-class Method:
-    """A row: a shipped method, a user's config, or the student alone with other settings."""
+class Teacher(Pretraining):
+    """How a missing teacher is trained: a config in a file, settings that replace some of it, a seed."""
 
-    name: str
-    method: str | None  # a shipped method
-    options_file: Path | None  # that holds its options
-    variant: str | None = None
-    config: Path | None = None  # the user's own config
-    options: Mapping[str, Any] = field(default_factory=dict)  # of the row's distillers, or of :data:`RUN_KEYS`
-    unlabelled: Mapping[str, Any] = field(default_factory=dict)  # ``model.unlabelled`` of the row
-    settings: str | None = None  # ``'auto'`` or ``'canonical'`` in place of the constants of its distillers
-    rate: float = 1  # its learning rates over those of the control
+    seed: Whole = 0
+
+
+@dataclass(frozen=True)
+class Method(RowKeys):
+    """A row: a shipped method, a user's config in a file, or the student alone with other settings."""
+
+    name: str = ''
+    options_file: Path | None = None  # that holds the options of a shipped method
     pretraining: Pretraining | None = None  # rows that are pre-trained in the same way share its weights
 
     @property
@@ -227,15 +221,6 @@ class Method:
             for key, value in self.options.items()
             if all(f'{leaf}.'.startswith(RUN_KEYS) for leaf in flat({key: value}) or [key])
         }
-
-
-@dataclass(frozen=True)
-class Teacher:
-    """How a missing teacher is trained: a config, settings that replace some of it, a seed."""
-
-    config: str  # a file
-    options: Mapping[str, Any] = field(default_factory=dict)
-    seed: Whole = 0
 
 
 @dataclass(frozen=True)
@@ -261,11 +246,6 @@ class Definition:
     checkpoint_every: int | None
     keep: str  # what stays of a finished run's checkpoints: ``'all'``, or the ``'weights'`` of the last one
     stall: int | None  # minutes without a step after which a run starts again from its checkpoint
-
-    @property
-    def methods_to_compare(self) -> list[str]:
-        """The rows that are compared with the control."""
-        return [name for name in self.methods if not is_alone(name)]
 
 
 def is_alone(name: str) -> bool:
@@ -299,7 +279,7 @@ def load_suite(path: Path | str) -> Definition:
             out=path.absolute().parent / out if out.startswith('./') else Path(out),
             control=control,
             task=task,
-            teacher=_teacher(keys.teacher, path),
+            teacher=_training(Teacher, keys.teacher, 'teacher', 'teachers', path),
             test_sets=_test_sets(keys.test_sets),
             methods=_methods(keys.methods, path, control),
             seeds=tuple(keys.seeds),
@@ -316,11 +296,15 @@ def fitting_methods(control: Path) -> list[str]:
     return [method for method in compose.methods() if compose.options_for(method, control)]
 
 
-def _teacher(value: str | Mapping[str, Any] | None, path: Path) -> Teacher | None:
+def _training(kind: type[P], value: str | Mapping[str, Any] | None, key: str, folder: str, path: Path) -> P | None:
     if value is None:
         return None
-    teacher = read_keys(Teacher, {'config': value} if isinstance(value, str) else value, 'teacher')
-    return replace(teacher, config=str(find_suite_config(teacher.config, 'teachers', path, 'teacher.config')))
+    training = read_keys(kind, {'config': value} if isinstance(value, str) else value, key)
+    if kind is Pretraining and is_name(training.config):
+        with error_prefix(f'{key}.config'):
+            find_named(training.config)
+        return training
+    return replace(training, config=str(find_suite_config(training.config, folder, path, f'{key}.config')))
 
 
 def _test_sets(sets: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
@@ -351,19 +335,18 @@ def _methods(rows: Mapping[str, Any] | Literal['all'], path: Path, control: Path
 
 
 def _method(name: str, keys: RowKeys, path: Path, control: Path) -> Method:
-    if name in RESERVED or not NAME.fullmatch(name):
-        raise ValueError(f'a name consists of letters, digits and .+-_, and {", ".join(RESERVED)} are reserved')
-    start = _pretraining(keys.pretrain, path)
-    options, unlabelled = dict(keys.options), dict(keys.unlabelled)
-    row = Method(name, None, None, None, None, options, unlabelled, keys.settings, keys.rate or 1, start)
-    changed = keys.rate is not None or bool(row.run_options)
-    if keys.config is not None:
-        method = _with_config(row, keys, path, control)
-    elif keys.method is None and (row.pretraining is not None or (changed and name not in compose.methods())):
-        _check_alone(row, keys)
+    if name in (CONTROL, TEACHER) or not NAME.fullmatch(name):
+        raise ValueError(f'a name consists of letters, digits and .+-_, and {CONTROL}, {TEACHER} are reserved')
+    start = _training(Pretraining, keys.pretrain, 'pretrain', 'pcd', path)
+    row = Method(**vars(keys), name=name, pretraining=start)
+    changed = row.rate is not None or bool(row.run_options)
+    if row.config is not None:
+        method = _with_config(row, row.config, path, control)
+    elif row.method is None and (start is not None or (changed and name not in compose.methods())):
+        _check_alone(row)
         return row
     else:
-        method = _with_method(row, keys, control)
+        method = _with_method(row, control)
     if is_alone(name):
         raise ValueError(f'a row named {CONTROL}_… is the student alone, as in {CONTROL}_x2: {{rate: 2}}; rename it')
     for key in flat(method.options) if method.options_file is not None else ():
@@ -373,7 +356,7 @@ def _method(name: str, keys: RowKeys, path: Path, control: Path) -> Method:
     return method
 
 
-def _check_alone(row: Method, keys: RowKeys) -> None:
+def _check_alone(row: Method) -> None:
     """Refuse a row of the student alone whose name or keys say something else."""
     if row.pretraining is not None:
         if row.name in compose.methods() and row.name != row.pretraining.config.partition(':')[0]:
@@ -382,41 +365,29 @@ def _check_alone(row: Method, keys: RowKeys) -> None:
         if is_alone(row.name):
             raise ValueError(f'pretrain: a row named {CONTROL}_… is not compared with the student alone; rename it')
     for key in ('variant', 'options', 'settings', 'unlabelled'):
-        if getattr(keys, key) and (key != 'options' or row.options != row.run_options):
+        if getattr(row, key) and (key != 'options' or row.options != row.run_options):
             raise ValueError(f'{key}: a row without `method` has no distillers to set it for')
 
 
-def _pretraining(value: str | Mapping[str, Any] | None, path: Path) -> Pretraining | None:
-    if value is None:
-        return None
-    pretraining = read_keys(Pretraining, {'config': value} if isinstance(value, str) else value, 'pretrain')
-    if not is_name(pretraining.config):
-        return replace(pretraining, config=str(find_suite_config(pretraining.config, 'pcd', path, 'pretrain.config')))
-    with error_prefix('pretrain.config'):
-        find_named(pretraining.config)
-    return pretraining
-
-
-def _with_config(row: Method, keys: RowKeys, path: Path, control: Path) -> Method:
-    if keys.method is not None or keys.variant is not None:
+def _with_config(row: Method, name: str, path: Path, control: Path) -> Method:
+    if row.method is not None or row.variant is not None:
         raise ValueError('config cannot be combined with `method` or `variant`')
-    if keys.pretrain is not None:
+    if row.pretrain is not None:
         raise ValueError('pretrain cannot be combined with `config`, which says where its student starts')
-    name = str(keys.config)
     with error_prefix('config'):
         config = find_named(name) if is_name(name) else None
     if not isinstance(config, Named):
-        return replace(row, config=config or find_suite_config(name, row.name, path, 'config'))
+        return replace(row, config=str(config or find_suite_config(name, row.name, path, 'config')))
     if config.base.resolve() != control.resolve():
         raise ValueError(f'{config.name} is a config of {config.base.stem}, the control is {control.stem}')
-    return replace(row, method=config.method, options_file=config.options, variant=config.variant)
+    return replace(row, method=config.method, options_file=config.options, variant=config.variant, config=None)
 
 
-def _with_method(row: Method, keys: RowKeys, control: Path) -> Method:
-    method, variant = row.name if keys.method is None else keys.method, keys.variant
+def _with_method(row: Method, control: Path) -> Method:
+    method, variant = row.name if row.method is None else row.method, row.variant
     if method in compose.methods():
         if (file := compose.options_for(method, control, variant)) is not None:
-            return replace(row, method=method, options_file=file, variant=variant)
+            return replace(row, method=method, options_file=file)
         problem = f'{f"variant {variant!r} of {method}" if variant else method} does not fit {control.stem}.'
     else:
         problem = compose.unknown('method', method, compose.methods())

@@ -46,6 +46,15 @@ from mmdistill_dense.utils.version import __version__
 from mmdistill_dense.weights.strict_load import read_checkpoint, sha256
 
 PACKAGES = ('torch', 'mmengine', 'mmcv', 'mmseg', 'mmdet')
+WRITE_INTERVAL = 1.0  # seconds between two writes
+SAVE_INTERVAL = 600.0  # seconds between two checkpoints, beside those of the config: a power cut loses no more
+LOCK_TIMEOUT = 60.0  # seconds in which a job whose suite was killed ends, and a suite starts
+# the variables in which launchers give the rank and the number of processes
+_RANK_VARIABLES = {
+    'pytorch': ('RANK', 'WORLD_SIZE'),
+    'slurm': ('SLURM_PROCID', 'SLURM_NTASKS'),
+    'mpi': ('OMPI_COMM_WORLD_RANK', 'OMPI_COMM_WORLD_SIZE'),
+}
 
 
 def facts_of(run: Run, config: Config, config_hash: str) -> dict[str, Any]:
@@ -115,14 +124,9 @@ def single_numbers(metrics: Mapping[str, Any]) -> dict[str, float]:
     """Return the metrics that are single numbers, as floats."""
     scalars = {}
     for name, value in metrics.items():
-        size = value.numel() if isinstance(value, torch.Tensor) else getattr(value, 'size', None)
-        if size == 1 or isinstance(value, (int, float)):
-            scalars[name] = float(value)
+        with suppress(RuntimeError, TypeError, ValueError):  # several numbers, or none
+            scalars[name] = float(value.item() if hasattr(value, 'item') else value)
     return scalars
-
-
-WRITE_INTERVAL = 1.0  # seconds between two writes
-SAVE_INTERVAL = 600.0  # seconds between two checkpoints, beside those of the config: a power cut loses no more
 
 
 class Progress(Hook):
@@ -186,10 +190,8 @@ class Progress(Hook):
         with suppress(OSError):
             labels = label_stamp(runner.train_dataloader.dataset)
         if runner.iter and before not in (None, labels):
-            raise ValueError(
-                f'{self.path.parent} was begun with other label files than train_dataloader.dataset reads now. Undo '
-                'the change, or remove that folder to repeat the run.'
-            )
+            problem = f'{self.path.parent} was begun with other label files than train_dataloader.dataset reads now'
+            raise ValueError(f'{problem}. Undo the change, or remove that folder to repeat the run.')
         self.tell(True, phase='training', iteration=runner.iter, iterations=runner.max_iters, labels=labels)
 
     def after_train_iter(
@@ -198,28 +200,16 @@ class Progress(Hook):
         if self.is_due and outputs and 'loss' in outputs:  # reading it waits for the GPU
             self.state['loss'] = float(outputs['loss'])
         self.tell(iteration=runner.iter + 1)
-        if time.monotonic() - self.saved >= SAVE_INTERVAL and self._may_save(runner):
-            save_step(runner, runner.iter + 1)
-            self.saved = time.monotonic()
-
-    def _may_save(self, runner: Runner) -> bool:
-        """Whether a run can go on from here, and keeps so few checkpoints that another one does no harm."""
-        kept = runner.cfg.default_hooks.checkpoint.max_keep_ckpts
-        return self.state['processes'] == 1 and kept <= configs.KEPT_CHECKPOINTS and between_steps(runner)
+        if time.monotonic() - self.saved >= SAVE_INTERVAL and self.state['processes'] == 1 and between_steps(runner):
+            kept = runner.cfg.default_hooks.checkpoint.max_keep_ckpts
+            if kept <= configs.KEPT_CHECKPOINTS:  # of so few, another one does no harm
+                save_step(runner, runner.iter + 1)
+                self.saved = time.monotonic()
 
     def after_prepare_iter(self, runner: Runner, *_: Any, **__: Any) -> None:
         self.tell()
 
     after_val_iter = after_test_iter = after_prepare_iter
-
-
-# the variables in which launchers give the rank and the number of processes
-_RANK_VARIABLES = {
-    'pytorch': ('RANK', 'WORLD_SIZE'),
-    'slurm': ('SLURM_PROCID', 'SLURM_NTASKS'),
-    'mpi': ('OMPI_COMM_WORLD_RANK', 'OMPI_COMM_WORLD_SIZE'),
-}
-LOCK_TIMEOUT = 60.0  # seconds in which a job whose suite was killed ends, and a suite starts
 
 
 def execute_run(definition: Definition, run: Run, launcher: str = 'none', attended: bool = False) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from mmdistill_dense.apps.suite import configs
 from mmdistill_dense.apps.suite.definition import CONTROL, PRETRAINING, TEACHER, Definition, is_alone
 from mmdistill_dense.config.local_code import changed_files, local_code
 from mmdistill_dense.config.resolve import read_file, teachers_of
+from mmdistill_dense.config.values import chain
 from mmdistill_dense.engine.work_folder import latest_checkpoint
 from mmdistill_dense.guards.config import batch_problem
 from mmdistill_dense.utils.files import read_json, read_progress, write_json, write_text
@@ -45,12 +46,7 @@ class Run:
     @property
     def pretraining(self) -> Path | None:
         """The folder of the pre-training that it starts from, if there is one."""
-        folders = (folder for folder in self.after if folder.name != TEACHER)
-        return next((folder for folder in folders if folder.parent.name == PRETRAINING), None)
-
-    @property
-    def is_control(self) -> bool:
-        return self.name == CONTROL
+        return next((folder for folder in self.after if folder.name != TEACHER), None)
 
     @property
     def teacher(self) -> Path | None:
@@ -116,20 +112,13 @@ def _pretrainings(definition: Definition) -> dict[str, Run]:
     return trainings
 
 
-def scored_runs(definition: Definition) -> list[Run]:
-    """Return all runs but the pre-trainings, which have no score."""
-    return [run for run in runs(definition) if not run.is_pretraining]
-
-
 def trains_teacher(definition: Definition) -> bool:
     """Tell whether the suite trains the teacher: it has begun to, or has its config and no checkpoint."""
     if definition.teacher is None and not definition.test_teacher:
         return False
     if len(teachers := teachers_of(read_file(definition.control).model)) != 1:
-        raise ValueError(
-            f'{definition.path}: teacher and test_teacher need a pair with one teacher, this one has {len(teachers)}: '
-            'train them with mmdistill train, and remove both keys.'
-        )
+        problem = f'teacher and test_teacher need a pair with one teacher, this one has {len(teachers)}'
+        raise ValueError(f'{definition.path}: {problem}: train them with mmdistill train, and remove both keys.')
     if definition.teacher is None:
         return False
     (option,) = teachers.values()
@@ -145,9 +134,8 @@ def select(definition: Definition, only: Sequence[str] = (), seeds: Sequence[int
     """Return the runs of some rows and seeds with what they need."""
     all_runs = runs(definition)
     names = {run.name for run in all_runs}
-    for name in only:
-        if name not in names:
-            raise ValueError(f'--only: {unknown("row", name, names)}')
+    if unknown_names := [name for name in only if name not in names]:
+        raise ValueError(f'--only: {unknown("row", unknown_names[0], names)}')
     if not set(seeds) <= set(definition.seeds) and (not only or set(only) - {TEACHER}):
         raise ValueError(f'--seeds {list(seeds)}: the definition has {list(definition.seeds)}')
     row_runs = [run for run in all_runs if not only or run.name in only]
@@ -180,7 +168,7 @@ def write_list(out: Path, all_runs: Sequence[Run]) -> None:
     listing: dict[str, Any] = {'runs': []}
     for run in all_runs:
         teacher = str(run.teacher.relative_to(out)) if run.teacher else None
-        facts = {'name': run.name, 'seed': run.seed, 'is_control': run.is_control, 'teacher': teacher}
+        facts = {'name': run.name, 'seed': run.seed, 'is_control': run.name == CONTROL, 'teacher': teacher}
         listing['runs'].append({'folder': str(run.folder.relative_to(out)), **facts})
     if read_json(out / RUNS_FILE) != listing:
         write_json(out / RUNS_FILE, listing)
@@ -188,21 +176,17 @@ def write_list(out: Path, all_runs: Sequence[Run]) -> None:
 
 def read_list(out: Path) -> list[Run]:
     """Return the runs of a suite at its newest start. Lists of before 0.3 hold folders alone, or are missing."""
-    listing = read_json(out / RUNS_FILE)
-    entries = listing['runs'] if listing else [TEACHER, *out.glob('runs/*/seed*')]
-    return list(filter(None, (_run_of(out, entry) for entry in entries)))
-
-
-def _run_of(out: Path, entry: Any) -> Run | None:
-    """Return a run from what a list has of it, or from the names of its folders; ``None`` if these are of no run."""
-    if isinstance(entry, Mapping):
-        after = (out / entry['teacher'],) if entry['teacher'] else ()
-        return Run(entry['name'], entry['seed'], out / entry['folder'], after)
-    folder = out / entry
-    if folder == out / TEACHER:
-        return Run(TEACHER, 0, folder)
-    is_student = folder.parents[1] == out / 'runs' and SEED.fullmatch(folder.name)
-    return Run(folder.parent.name, int(folder.name.removeprefix('seed')), folder) if is_student else None
+    listing, listed_runs = read_json(out / RUNS_FILE) or {}, list[Run]()
+    for entry in listing.get('runs', [TEACHER, *out.glob('runs/*/seed*')]):
+        folder = out / (entry['folder'] if isinstance(entry, Mapping) else entry)
+        if isinstance(entry, Mapping):
+            after = (out / entry['teacher'],) if entry['teacher'] else ()
+            listed_runs.append(Run(entry['name'], entry['seed'], folder, after))
+        elif folder == out / TEACHER:
+            listed_runs.append(Run(TEACHER, 0, folder))
+        elif folder.parents[1] == out / 'runs' and SEED.fullmatch(folder.name):
+            listed_runs.append(Run(folder.parent.name, int(folder.name.removeprefix('seed')), folder))
+    return listed_runs
 
 
 def config_of(definition: Definition, run: Run) -> Config:
@@ -210,7 +194,7 @@ def config_of(definition: Definition, run: Run) -> Config:
     if run.is_teacher and definition.teacher is not None and trains_teacher(definition):
         config = configs.teacher_config(definition, definition.teacher)
     elif run.is_pretraining:
-        config = _pretraining_config(definition, run.name.partition(':')[2])
+        config = configs.pretraining_config(definition, run.folder.name)
     elif (method := definition.methods.get(run.name)) is None:
         config = configs.control_config(definition)
     else:
@@ -219,12 +203,6 @@ def config_of(definition: Definition, run: Run) -> Config:
     config.work_dir = str(run.folder)
     name_files(run, config)
     return config
-
-
-def _pretraining_config(definition: Definition, row: str) -> Config:
-    pretraining = definition.methods[row].pretraining
-    assert pretraining is not None, 'the row has one'
-    return configs.pretraining_config(definition, pretraining, row)
 
 
 def resolved(definition: Definition, todo: Iterable[Run]) -> Resolved:
@@ -248,7 +226,8 @@ def _checkpoint_of(folder: Path) -> str:
 
 def portable_in(definition: Definition) -> configs.Portable:
     """Return what makes texts of a suite's configs equal on all machines."""
-    return configs.make_portable(definition.path.parent, configs.data_root(configs.control_config(definition)))
+    dataset = chain(configs.control_config(definition).train_dataloader.dataset)[0]
+    return configs.make_portable(definition.path.parent, str(dataset.get('data_root') or '').rstrip('/'))
 
 
 def hash_of(
@@ -261,7 +240,7 @@ def hash_of(
         teacher_text = f'{configs.config_hash(teacher, portable=portable)} seed {definition.teacher.seed}'
     config = config or config_of(definition, run)
     if run.pretraining:
-        pretraining = _pretraining_config(definition, run.pretraining.name)
+        pretraining = configs.pretraining_config(definition, run.pretraining.name)
         start_text = f'{configs.config_hash(pretraining, portable=portable)} seed 0'
     digest = configs.config_hash(config, teacher_text, portable, start_text)
     # a teacher that is tested alone has the control's config, whose hash leaves out what no distiller reads
@@ -294,18 +273,12 @@ def check_unchanged(definition: Definition, chosen: Iterable[Run]) -> None:
                 continue
             keys = configs.changed_keys(run.folder, row_config(run.name))
             if keys or len(old_hash) >= configs.DIGITS:
-                raise ValueError(
-                    f'{run.title}: {run.folder} was made with another config than the definition gives now '
-                    f'({some(keys) or "its teacher"}). Undo the change, set another `out`, or remove that folder to '
-                    'repeat the run.'
-                )
+                made = f'with another config than the definition gives now ({some(keys) or "its teacher"})'
+                raise _refusal(run, made, 'Undo the change, set another `out`')
         if not (state or run.result) or not run.file.is_file():
             continue
         if (networks := header_remark(run.file, 'networks')) and networks != row_networks(run.name):
-            raise ValueError(
-                f'{run.title}: {run.folder} was made with other networks: a file that the pair names by `cfg` has '
-                'changed. Undo the change, or remove that folder to repeat the run.'
-            )
+            raise _refusal(run, 'with other networks: a file that the pair names by `cfg` has changed')
         if header_remark(run.file, 'code'):
             check_code(run, row_config(run.name))
 
@@ -320,10 +293,8 @@ def _earlier_hashes(definition: Definition, run: Run, config: Config) -> list[st
 def check_code(run: Run, config: Config) -> None:
     """Refuse a run whose local code has changed since its config was written; older files do not hold the code."""
     if files := changed_files(json.loads(header_remark(run.file, 'code') or 'null'), local_code(config)):
-        raise ValueError(
-            f'{run.title}: {run.folder} was made with other code: {some(files)} changed since. Undo the change, or '
-            f'remove that folder to repeat the run. If it trains as before, remove the line `# code:` of {run.file}.'
-        )
+        remedy = f'If it trains as before, remove the line `# code:` of {run.file}; else undo the change'
+        raise _refusal(run, f'with other code: {some(files)} changed since', remedy)
 
 
 def check_processes(run: Run, processes: int) -> None:
@@ -332,26 +303,23 @@ def check_processes(run: Run, processes: int) -> None:
     old_processes = state.get('processes') if run.result is None else run.result.get('processes')
     if old_processes in (None, processes) or ((run.is_teacher or run.is_pretraining) and run.result):
         return
-    raise ValueError(
-        f'{run.title}: {run.folder} was made by {old_processes} process(es), this would be {processes}: another batch. '
-        'Go on as it was begun (`mmdistill suite run` starts one, `suite job --launcher` several), set another `out`, '
-        'or remove that folder to repeat the run.'
-    )
+    made = f'by {old_processes} process(es), this would be {processes}: another batch'
+    remedy = 'Go on as it was begun (`mmdistill suite run` starts one, `suite job --launcher` several)'
+    raise _refusal(run, made, f'{remedy}, set another `out`')
+
+
+def _refusal(run: Run, made: str, remedy: str = 'Undo the change') -> ValueError:
+    return ValueError(f'{run.title}: {run.folder} was made {made}. {remedy}, or remove that folder to repeat the run.')
 
 
 def check_batch(definition: Definition, todo: Resolved, processes: int) -> None:
     """Refuse a batch that does not match the recipe's learning rate."""
     trained = trains_teacher(definition)
-    for group, run in {_options_key(run): run for run in todo}.items():
-        if (trained or not run.is_teacher) and (problem := batch_problem(todo[run][0], processes)):
+    for run, (config, _) in todo.items():
+        group = 'teacher.options' if run.is_teacher else 'options'
+        group = f'methods.{run.folder.name}.pretrain.options' if run.is_pretraining else group
+        if (trained or not run.is_teacher) and (problem := batch_problem(config, processes)):
             raise ValueError(f'{definition.path}: {group}: {problem}')
-
-
-def _options_key(run: Run) -> str:
-    """Return the key of the definition that sets the options of a run."""
-    if run.is_pretraining:
-        return f'methods.{run.folder.name}.pretrain.options'
-    return 'teacher.options' if run.is_teacher else 'options'
 
 
 def score_of(definition: Definition, metrics: Mapping[str, Mapping[str, float]], split: str = 'test') -> float:
@@ -376,8 +344,8 @@ def scored(definition: Definition, run: Run) -> dict[str, Any] | None:
 
 def results(definition: Definition) -> dict[str, dict[int, dict[str, Any]]]:
     """Return the results of the teacher, the control and the rows, by name and seed."""
-    row_results: dict[str, dict[int, dict[str, Any]]] = {}
-    for run in scored_runs(definition):
-        if (result := scored(definition, run)) is not None:
-            row_results.setdefault(run.name, {})[run.seed] = result
-    return {name: row_results[name] for name in (TEACHER, CONTROL, *definition.methods) if name in row_results}
+    row_results: dict[str, dict[int, dict[str, Any]]] = {name: {} for name in (TEACHER, CONTROL, *definition.methods)}
+    for run in runs(definition):
+        if not run.is_pretraining and (result := scored(definition, run)) is not None:
+            row_results[run.name][run.seed] = result
+    return row_results

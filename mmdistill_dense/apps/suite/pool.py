@@ -25,7 +25,7 @@ MAX_RESTARTS = 2  # how often a run that makes no step is started again
 GRACE = 10.0  # seconds between SIGTERM and SIGKILL
 REAP_TIMEOUT = 2.0  # seconds to wait for the workers of a killed job
 TAIL = 15  # lines shown of a failed run's log
-NEWS_INTERVALS = {True: 60.0, False: 600.0}  # seconds between two lines of progress, in a terminal and in a file
+ELSEWHERE, STALLED = 'another process does it', -1000  # how a job may end
 MIN_FREE_BYTES = 16 * 2**20  # bytes left on a disk that counts as full: less than a checkpoint
 
 
@@ -92,7 +92,7 @@ class Pool:
                         else:
                             self._report(run)
                             self.on_run_end()
-                    if time.monotonic() - last_news >= NEWS_INTERVALS[sys.stdout.isatty()]:
+                    if time.monotonic() - last_news >= (60 if sys.stdout.isatty() else 600):  # seconds
                         last_news = time.monotonic()
                         for line in filter(None, map(progress_line, running.values())):
                             self.say(line)
@@ -171,10 +171,6 @@ class Pool:
             if not self.ended:
                 end([process])  # with its group: a loader's worker whose last batch nobody took would wait for ever
             self.processes.discard(process)
-
-
-ELSEWHERE = 'another process does it'
-STALLED = -1000
 
 
 def progress_line(run: Run) -> str:

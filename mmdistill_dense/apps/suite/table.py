@@ -18,10 +18,6 @@ from mmdistill_dense.weights.strict_load import Receipt
 NONE = '–'
 TITLES = {TEACHER: 'teacher', CONTROL: 'student alone'}
 DIGITS = 12  # shown of a file's sha256
-BOLD = (
-    "Bold: the gain differs from 0 by a paired t-test with Holm's correction over the rows. If no method had any "
-    f'effect, at most {1 - LEVEL:.0%} of such tables would have a bold gain.'
-)
 
 
 @dataclass(frozen=True)
@@ -33,44 +29,24 @@ class SuiteTable:
 
     def sentences(self) -> list[str]:
         """Return what the comparison says, and which runs it lacks."""
-        return list(filter(None, [self.verdict.sentence(), missing_sentence(plan.scored_runs(self.definition))]))
+        runs = (run for run in plan.runs(self.definition) if not run.is_pretraining)  # which has no score
+        return list(filter(None, [self.verdict.sentence(), missing_sentence(runs)]))
 
 
 def collect(definition: Definition) -> SuiteTable:
     """Return the table of the finished runs; refuse runs of other configs, label files or numbers of processes."""
-    results, counts = plan.results(definition), dict[int, dict[str, None]]()
-    plan.check_unchanged(
-        definition, (run for run in plan.scored_runs(definition) if run.seed in results.get(run.name, {}))
-    )
-    for name, seeds in results.items():
-        for result in seeds.values():
-            if name != TEACHER and 'processes' in result:
-                counts.setdefault(result['processes'], {})[name] = None
+    results = plan.results(definition)
+    plan.check_unchanged(definition, (run for run in plan.runs(definition) if run.seed in results.get(run.name, ())))
+    table = SuiteTable(definition, judge_results(results))
+    counts = _rows_by_text(table, lambda result: str(result.get('processes') or ''))
     if len(counts) > 1:
         groups = '; '.join(f'{", ".join(names)}: {count}' for count, names in counts.items())
-        raise ValueError(
-            f'runs with different numbers of processes, and so different batches, cannot share a table ({groups}). '
-            'Move the folders of one number away, and repeat them.'
-        )
+        problem = 'runs with different numbers of processes, and so different batches, cannot share a table'
+        raise ValueError(f'{problem} ({groups}). Move the folders of one number away, and repeat them.')
     for problem in (changed_data(results), *(changed_data(results, False, name) for name in definition.test_sets)):
         if problem:
             raise ValueError(problem)
-    row_results = {name: results.get(name, {}) for name in (TEACHER, CONTROL, *definition.methods)}
-    return SuiteTable(definition, judge_results(row_results))
-
-
-def judge_set(table: SuiteTable, name: str) -> Verdict:
-    """Return the rows with scores and gains on a further test set; runs that finished before it was named have none."""
-    return judge_results(
-        {
-            row.name: {
-                seed: {**result, 'score': plan.score_of(table.definition, result['metrics'], name)}
-                for seed, result in row.results.items()
-                if name in result['metrics']
-            }
-            for row in table.verdict.rows
-        }
-    )
+    return table
 
 
 def row_settings(method: Method) -> str:
@@ -78,7 +54,7 @@ def row_settings(method: Method) -> str:
     options = describe_options(method.options)
     if method.pretraining is not None:
         options += f', pre-trained by {method.pretraining.config}{describe_options(method.pretraining.options)}'
-    return options + (f', {method.rate:g} times the learning rate' if method.rate != 1 else '')
+    return options + (f', {method.rate:g} times the learning rate' if method.rate not in (None, 1) else '')
 
 
 def changed_data(results: Mapping[str, Results], teachers: bool = True, test_set: str = '') -> str:
@@ -135,21 +111,28 @@ def as_markdown(table: SuiteTable) -> str:
         main.append(_line([title, count, score_cell(row), gain_cell(row), time]))
         if row.name != TEACHER:
             seeds.append(_line([title, *(seed_cell(row, seed) for seed in definition.seeds)]))
-    notes = ['## How to read it', '', *(f'- {line}' for line in _notes(table)), '']
-    notes += ['## What it was made of', '', *(f'- {line}' for line in _provenance(table))]
-    parts = [f'# {definition.title}', *table.sentences(), '\n'.join(main), '\n'.join(['## Each seed', '', *seeds])]
-    parts += ['\n'.join(['## Other test sets', '', *_other_sets(table)])] if definition.test_sets else []
-    parts += ['\n'.join(notes)]
+    parts = [f'# {definition.title}', *table.sentences(), '\n'.join(main), '## Each seed', '\n'.join(seeds)]
+    parts += ['## Other test sets', '\n'.join(_other_sets(table))] if definition.test_sets else []
+    for title, notes in {'How to read it': _notes(table), 'What it was made of': _provenance(table)}.items():
+        parts += [f'## {title}', '\n'.join(f'- {note}' for note in notes)]
     return '\n\n'.join(parts) + '\n'
 
 
 def _other_sets(table: SuiteTable) -> Iterator[str]:
-    """Yield a table of scores and gains on further test sets."""
-    sets = {name: judge_set(table, name) for name in table.definition.test_sets}
-    yield from _head(['', *sets])
-    for row in table.verdict.rows:
-        cells = [f'{score_cell(on_set := verdict.row(row.name))} {gain_cell(on_set)}' for verdict in sets.values()]
-        yield _line([TITLES.get(row.name, row.name), *cells])
+    """Yield a table of scores and gains on further test sets; runs that finished before one was named have none."""
+    definition = table.definition
+    cells: dict[str, list[str]] = {row.name: [] for row in table.verdict.rows}
+    for name in definition.test_sets:
+        results = {row.name: dict[int, dict[str, Any]]() for row in table.verdict.rows}
+        for row in table.verdict.rows:
+            for seed, result in row.results.items():
+                if name in result['metrics']:
+                    score = plan.score_of(definition, result['metrics'], name)
+                    results[row.name][seed] = {**result, 'score': score}
+        for row in judge_results(results).rows:
+            cells[row.name].append(f'{score_cell(row)} {gain_cell(row)}')
+    yield from _head(['', *definition.test_sets])
+    yield from (_line([TITLES.get(name, name), *row_cells]) for name, row_cells in cells.items())
     yield ''
     note = "Holm's correction is within one set."
     yield f'Score, and gain over the {TITLES[CONTROL]} at the same seed [{LEVEL:.0%} interval]; {note}'
@@ -203,7 +186,9 @@ def _notes(table: SuiteTable) -> Iterator[str]:
     )
     yield (
         f'gain: mean of (method - {TITLES[CONTROL]}) at the same seed, with the {LEVEL:.0%} interval of '
-        f"Student's t over these pairs; one pair has no interval. Each interval is for its row alone. {BOLD}"
+        f"Student's t over these pairs; one pair has no interval. Each interval is for its row alone. "
+        "Bold: the gain differs from 0 by a paired t-test with Holm's correction over the rows. If no method had any "
+        f'effect, at most {1 - LEVEL:.0%} of such tables would have a bold gain.'
     )
     if other := [name for name, method in table.definition.methods.items() if method.distils and method.run_options]:
         yield f'Other length or training set than the student alone: {", ".join(other)}: no gain of a method alone.'
@@ -220,7 +205,7 @@ def _provenance(table: SuiteTable) -> Iterator[str]:
     yield f'Recipe: `{definition.control.stem}`; seeds {seeds}; {f"options `{options}`" if options else "no options"}'
     rows = []
     for method in definition.methods.values():  # those that are not a method as shipped
-        origin = str(method.config) if method.config else ' '.join(filter(None, [method.method, method.variant]))
+        origin = method.config or ' '.join(filter(None, [method.method, method.variant]))
         chosen = f' with settings {method.settings!r}' if method.settings else ''
         changed = f'{chosen}{row_settings(method)}'
         if origin != method.name or changed:
@@ -247,7 +232,6 @@ def _provenance(table: SuiteTable) -> Iterator[str]:
 
 
 def _receipts(result: Mapping[str, Any]) -> str:
-    """Return the configs and files of a run's teachers."""
     receipts = result.get('teacher') or {}
     named = {'': receipts} if 'file' in receipts else {f'{name}: ': receipt for name, receipt in receipts.items()}
     texts = {name: Receipt(**receipt).describe(DIGITS) for name, receipt in named.items()}
@@ -266,14 +250,19 @@ def unlabelled(result: Mapping[str, Any]) -> str:
 
 def _per_row(table: SuiteTable, say: Callable[[Mapping[str, Any]], str]) -> str:
     """Return a text about all students' results; where the texts differ, each with its rows."""
-    texts: dict[str, dict[str, None]] = {}
-    for row in table.verdict.rows:
-        for result in row.results.values():
-            if row.name != TEACHER and (text := say(result)):
-                texts.setdefault(text, {})[row.name] = None
+    texts = _rows_by_text(table, say)
     if len(texts) < 2:
         return next(iter(texts), '')
-    return '; '.join(f'{text} ({", ".join(rows)})' for text, rows in texts.items())
+    return '; '.join(f'{text} ({", ".join(names)})' for text, names in texts.items())
+
+
+def _rows_by_text(table: SuiteTable, say: Callable[[Mapping[str, Any]], str]) -> dict[str, dict[str, None]]:
+    """Return the names of the students' rows by the texts about their results."""
+    texts: dict[str, dict[str, None]] = {}
+    for row in table.verdict.rows:
+        for text in filter(None, map(say, row.results.values())) if row.name != TEACHER else ():
+            texts.setdefault(text, {})[row.name] = None
+    return texts
 
 
 def scores_as_csv(table: SuiteTable) -> str:

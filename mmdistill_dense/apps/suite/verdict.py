@@ -66,12 +66,10 @@ def paired_gain(scores: Mapping[int, float], control: Mapping[int, float]) -> Ga
 
 def holm(gains: Mapping[str, Gain | None]) -> dict[str, Gain | None]:
     """Return gains that are tested together, with p-values by Holm's correction."""
-    corrected = dict(gains)
-    p_values = ((gain.p, name, gain) for name, gain in gains.items() if gain and gain.p is not None)
-    ranked = sorted(p_values, key=lambda entry: entry[:2])
-    largest = 0.0
-    for rank, (p, name, gain) in enumerate(ranked):
-        largest = max(largest, min(1.0, (len(ranked) - rank) * p))
+    tested = [(gain.p, name, gain) for name, gain in gains.items() if gain and gain.p is not None]
+    corrected, largest = dict(gains), 0.0
+    for rank, (p, name, gain) in enumerate(sorted(tested, key=lambda entry: entry[:2])):
+        largest = max(largest, min(1.0, (len(tested) - rank) * p))
         corrected[name] = replace(gain, p=largest)
     return corrected
 
@@ -195,12 +193,8 @@ def judge(rows: Sequence[Row], teacher: float | None = None, digits: int = 2) ->
     on_val = {row.name: row.gain_on_val() for row, _ in compared}
     chosen_on_val = not test_is_val and any(map(math.isfinite, on_val.values()))
     choosing = on_val if chosen_on_val else {row.name: gain.mean for row, gain in compared}
-
-    def rank(pair: tuple[Row, Gain]) -> tuple[bool, int, float]:
-        row, gain = pair
-        return gain.is_proved, 0 if gain.is_proved else gain.n, choosing[row.name]
-
-    best, gain = max(compared, key=rank, default=(None, None))
+    ranks = [(gain.is_proved, 0 if gain.is_proved else gain.n, choosing[row.name]) for row, gain in compared]
+    best, gain = compared[ranks.index(max(ranks))] if ranks else (None, None)
     student = CONTROL
     if best and gain and (gain.is_proved or (choosing[best.name] > 0 and not gain.is_significant)):
         student = best.name

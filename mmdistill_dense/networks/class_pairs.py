@@ -14,7 +14,7 @@ from mmengine.structures import PixelData
 from torch import Tensor
 
 from mmdistill_dense.config.unknown_keys import hint
-from mmdistill_dense.losses import to_device
+from mmdistill_dense.losses import loss_dtype, to_device
 from mmdistill_dense.utils.runner_internals import IGNORED, Samples
 from mmdistill_dense.utils.validate import some
 
@@ -185,7 +185,7 @@ class ClassPairs:
         scores = []
         for x, members in ((student, self._members('student')), (teacher, self._members('teacher'))):
             if shift and any(len(group) > 1 for group in members):
-                x = _full(x)
+                x = x.to(loss_dtype(x))
                 x = x - x.detach().amax(1, keepdim=True)
             scores.append(combine(x, members, 'logsumexp'))
         return scores[0], scores[1]
@@ -207,7 +207,7 @@ class ClassPairs:
 
     def mass(self, logits: Tensor) -> Tensor | None:
         """Return the teacher's probability (B, ...) of shared classes; ``None`` where it has no other ones."""
-        return self.summed(_full(logits).softmax(1)).sum(1) if self.rest else None
+        return self.summed(logits.to(loss_dtype(logits)).softmax(1)).sum(1) if self.rest else None
 
     def summed(self, probabilities: Tensor) -> Tensor:
         """Add the teacher's probabilities (B, C, ...) of the classes of each group; return (B, G, ...)."""
@@ -278,10 +278,6 @@ def combine(x: Tensor, members: Sequence[Sequence[int]], reduce: str) -> Tensor:
 def take_channels(x: Tensor, channels: Sequence[int]) -> Tensor:
     """Return some channels of (B, C, ...), without waiting for the device."""
     return x.index_select(1, to_device(torch.tensor(channels), x))
-
-
-def _full(x: Tensor) -> Tensor:
-    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
 
 def _normal(name: str) -> str:

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
+from itertools import count
 from typing import Any
 
 import torch
@@ -226,17 +227,13 @@ class Recorder:
         return site.module.register_forward_hook(lambda _, args, output: record(args, output)).remove
 
     def check_complete(self) -> None:
-        """Raise a ``ValueError`` for a tap never called; forget the record."""
-        self.check_fired()
-        self.tensors = {}
-
-    def check_fired(self) -> None:
-        """Raise a ``ValueError`` for a tap whose module was never called."""
+        """Raise a ``ValueError`` for a tap whose module was never called; forget the record."""
         for tap in self.taps:
             if not self.tensors.get(tap.text):
                 place = f'the forward pass of {type(self.network).__name__}'
                 problem = f'{tap.key or self.key}={str(tap)!r} never fired in {place}'
                 raise ValueError(f'{problem}: it exists but is not called as a module: tap a module inside it.')
+        self.tensors = {}
 
     def _record(self, tap: Tap, site: TapSite, args: tuple[Any, ...], output: Any = None) -> None:
         name = tap.text
@@ -304,17 +301,13 @@ def replacing(network: nn.Module, tap: Tap, function: Callable[[int, Tensor], Te
     if site.reads_scores:
         problem = f'{type(site.module).__name__} makes its class scores out of several outputs, which none can replace'
         raise ValueError(f'{key}={tap.text!r}: {problem}; tap a map inside it, or the backbone.')
-    count = 0
-
-    def replace(tensor: Tensor) -> Tensor:
-        nonlocal count
-        count += 1
-        return function(count - 1, tensor)
-
-    handle = site.module.register_forward_hook(lambda _, args, output: tap.put(output, replace))
+    numbers = count()
+    handle = site.module.register_forward_hook(
+        lambda _, args, output: tap.put(output, lambda tensor: function(next(numbers), tensor))
+    )
     try:
         yield
     finally:
         handle.remove()
-    if not count:
+    if not next(numbers):
         raise ValueError(f'{key}={tap.text!r} never fired in the forward pass of {type(network).__name__}.')

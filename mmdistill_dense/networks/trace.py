@@ -18,8 +18,7 @@ from torch.overrides import TorchFunctionMode
 
 from mmdistill_dense.config.resolve import TEACHER_OPTIONS, ModelConfig, load_model
 from mmdistill_dense.config.unknown_keys import options_of
-from mmdistill_dense.networks.acceleration import Acceleration
-from mmdistill_dense.networks.building import build_network, copy_network
+from mmdistill_dense.networks.building import Acceleration, build_network, copy_network
 from mmdistill_dense.networks.inputs import InputGrid, with_normalisation
 from mmdistill_dense.networks.modes import run_as_trained
 from mmdistill_dense.networks.recording import Recorder, noting, run_parts
@@ -316,7 +315,7 @@ def _trace(
             return run_parts(network, taps, passed.inputs, rois=trains), tensors
 
     heads, tensors = passed.run(run)
-    recorder.check_fired()
+    recorder.check_complete()
     if (grid := getattr(network, 'input_grid', None)) is not None:
         tensors = grid.restored(tensors, size)
     shapes = {name: [tensor.shape for tensor in outputs] for name, outputs in tensors.items()}

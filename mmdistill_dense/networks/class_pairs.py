@@ -7,6 +7,7 @@ import re
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import Any
 
 import torch
@@ -122,14 +123,12 @@ class ClassPairs:
             s: [t for name in names if name != REST for t in _find(name, teacher, t_index, key, 'teacher')]
             for s, names in entries.items()
         }
-        teacher_classes = {t for group in partners.values() for t in group}
         shared = [side.get(BACKGROUND, [-1])[0] for side in (s_index, t_index)]
-        opened = min(shared) >= 0 and shared[0] not in entries and shared[1] not in teacher_classes
+        opened = min(shared) >= 0 and shared[0] not in entries and shared[1] not in chain(*partners.values())
         for name, (s_class,) in s_index.items():
             if s_class not in entries and name in t_index and not (opened and name == BACKGROUND):
                 partners[s_class] = t_index[name]
-        used_classes = {t for group in partners.values() for t in group} | ({shared[1]} if opened else set())
-        unpaired = set(range(len(teacher))) - used_classes
+        unpaired = {*range(len(teacher))}.difference(*partners.values(), shared[1:] if opened else ())
         for s_class, names in entries.items():
             if REST in names:
                 partners[s_class] = [*partners[s_class], *sorted(unpaired)]
@@ -264,13 +263,11 @@ def combine(x: Tensor, members: Sequence[Sequence[int]], reduce: str) -> Tensor:
     """Return (B, G, ...): of each group of channels its only one, or their ``logsumexp``, ``amax`` or ``sum``."""
     if [*members] == [(channel,) for channel in range(x.shape[1])]:
         return x
-    position = {group: number for number, group in enumerate(member for member in members if len(member) == 1)}
-    parts = [take_channels(x, [group[0] for group in position])] if position else []
-    for group in members:
-        if len(group) > 1:
-            parts.append(getattr(torch, reduce)(take_channels(x, group), 1, keepdim=True))
-            position[tuple(group)] = len(position)
-    order = [position[tuple(group)] for group in members]
+    single = [group for group in members if len(group) == 1]
+    merged = [group for group in members if len(group) > 1]
+    parts = [take_channels(x, [channel for (channel,) in single])] if single else []
+    parts += [getattr(torch, reduce)(take_channels(x, group), 1, keepdim=True) for group in merged]
+    order = [[*single, *merged].index(group) for group in members]
     scores = torch.cat(parts, 1)
     return scores if order == sorted(order) else take_channels(scores, order)
 

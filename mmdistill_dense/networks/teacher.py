@@ -335,7 +335,7 @@ def copy_inherited(student: nn.Module, entries: Sequence[Inherit], teachers: Map
         if teacher.receipt is None or teacher.receipt.file is None:
             raise ValueError(f'model.inherit: {teacher.key} has no weights from a file: give {teacher.key}.checkpoint.')
         source = teacher.module('').state_dict()
-        _copy(target, _below(source, entry.source), entry, teacher.key)
+        _copy(target, below(source, entry.source), entry, teacher.key)
         part = entry.source.split('.')[0]
         if part == 'backbone' and teacher.plan.renormalise is not None:
             print_log(
@@ -354,7 +354,7 @@ def copy_inherited(student: nn.Module, entries: Sequence[Inherit], teachers: Map
 
 
 def _copy(state: Mapping[str, Tensor], source: dict[str, Tensor], entry: Inherit, key: str) -> None:
-    target = _below(state, entry.target)
+    target = below(state, entry.target)
     weights = {name.removesuffix('weight') for name in target.keys() & source.keys() if name.endswith('.weight')}
     for name in target.keys() - source.keys():
         if name.endswith('.bias') and name.removesuffix('bias') in weights:
@@ -379,8 +379,3 @@ def _copy(state: Mapping[str, Tensor], source: dict[str, Tensor], entry: Inherit
     print_log(
         f'model.inherit: {len(target)} tensors of {entry.target!r} copied from {entry.source!r} of {key}', 'current'
     )
-
-
-def _below(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    # A parameter by itself has no name below: DETR's level_embed.
-    return {'the tensor itself': state[prefix]} if prefix in state else below(state, prefix)

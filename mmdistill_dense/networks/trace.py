@@ -9,6 +9,7 @@ import re
 import traceback
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from typing import Any, NamedTuple, TypeVar
 
 import torch
@@ -133,10 +134,8 @@ class Traced:
 
     def plan(self, required: Iterable[Collection[str] | None] = ()) -> Traced:
         """Return the plan, extended by the children that distillers call; ``None`` means all children."""
-        parts: Collection[str] | None = self.parts
-        for names in required:
-            parts = None if parts is None or names is None else {*parts, *names}
-        return replace(self, parts=parts)
+        sources = [self.parts, *required]
+        return replace(self, parts=None if None in sources else {*chain.from_iterable(filter(None, sources))})
 
 
 class Output(NamedTuple):

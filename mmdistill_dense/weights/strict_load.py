@@ -47,14 +47,11 @@ def published_weights(name: str) -> str:
 def _published(package: str) -> dict[str, list[str]]:
     root = package_root(package)
     table: dict[str, list[str]] = {}
-    for metafile in _read_yaml(root / 'model-index.yml')['Import']:
-        if not (root / metafile).is_file():
-            continue
-        content = _read_yaml(root / metafile)
+    for metafile in filter(Path.is_file, map(root.joinpath, _read_yaml(root / 'model-index.yml')['Import'])):
+        content = _read_yaml(metafile)
         for model in content.get('Models', content) if isinstance(content, dict) else content:
-            weights = model.get('Weights') or []
             urls = table.setdefault(model.get('Config', ''), [])
-            urls.extend(url for url in ([weights] if isinstance(weights, str) else weights) if url not in urls)
+            urls.extend(url for url in listed(model.get('Weights')) if url not in urls)
     return table
 
 
@@ -234,8 +231,7 @@ class Receipt:
         if self.file is None:
             return 'random weights'
         left_out = f', {self.ignored} left out' if self.ignored else ''
-        tensors = f'{self.matched} of {self.total} tensors{left_out}'
-        return f'{self.file}, SHA-256 {str(self.sha256)[:digits]}, {tensors}'
+        return f'{self.file}, SHA-256 {str(self.sha256)[:digits]}, {self.matched} of {self.total} tensors{left_out}'
 
     as_dict = asdict
 
@@ -407,5 +403,7 @@ def prefix_of(state: Iterable[str], targets: Collection[str]) -> str:
 
 def below(state: Mapping[str, Tensor], prefix: str | None) -> dict[str, Tensor]:
     """Return the tensors whose names have a prefix, without it; all tensors if there is no prefix."""
+    if prefix and prefix in state:  # a parameter by itself has no name below: DETR's level_embed
+        return {'the tensor itself': state[prefix]}
     start = f'{prefix.rstrip(".")}.' if prefix else ''
     return {key.removeprefix(start): value for key, value in state.items() if key.startswith(start)}

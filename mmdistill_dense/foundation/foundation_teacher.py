@@ -185,9 +185,6 @@ def _load(network: ViT, path: str | Path, ignore: Collection[str], where: str) -
     return ignored, source
 
 
-# Networks of timm and transformers
-
-
 class LibraryTeacher(nn.Module):
     """A network of timm (``'timm::NAME'``) or transformers (``'transformers::FOLDER'``); taps ``map``, ``maps.<i>``.
 

@@ -146,9 +146,6 @@ def architecture(model: str | Mapping[str, Any]) -> Architecture:
     return Architecture(**model, name=f'dict({", ".join(f"{name}={value!r}" for name, value in model.items())})')
 
 
-# The network
-
-
 class GridCache(nn.Module):
     """Keeps what was computed for the last grids, until the network is cast or moved."""
 

@@ -52,14 +52,11 @@ def discover(build: Callable[[], Network], size: tuple[int, int] | None, trains:
 
 @dataclass
 class _Reader:
-    """Finds the places in a pass."""
-
     passed: Pass
     trains: bool
     notes: list[str] = field(default_factory=list)
 
     def read(self) -> DiscoveredTaps:
-        """Run the backbone, the neck and the head, and return their places."""
         network, head = self.passed.network, scoring_head(self.passed.network)
         self.passed.run(lambda: self._run(head))
         backbone = self._levels('backbone' if hasattr(network, 'backbone') else 'map')

@@ -136,9 +136,6 @@ def move(network: Module, **options: Any) -> Module:
     return kind.to(network, **options)
 
 
-# A teacher's forward pass, made cheaper
-
-
 def _contiguous(_: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
     return tuple(arg.contiguous() if isinstance(arg, Tensor) else arg for arg in args)
 

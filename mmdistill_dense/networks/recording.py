@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import count
 from typing import Any
@@ -125,9 +126,6 @@ def run_mask_head(head: Any, features: Sequence[Tensor], rois: Tensor, stage: in
     return results['mask_preds']
 
 
-# Decoders of queries: a call is kept for a step, and answered again for other queries
-
-
 class Replay(list[Tensor]):
     """The queries of one call of a network's decoder, (B, M, ...) each, which answers others on the same pictures."""
 
@@ -150,7 +148,6 @@ def _of_head(outputs: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _unpadded(inputs: Tensor) -> list[dict[str, Any]]:
-    """Return the metadata of pictures without padding."""
     shapes = dict.fromkeys(('ori_shape', 'img_shape', 'pad_shape', 'batch_input_shape'), tuple(inputs.shape[2:]))
     return [dict(shapes, padding_size=[0] * 4, scale_factor=(1.0, 1.0))] * len(inputs)
 
@@ -159,6 +156,7 @@ class _LastTapReached(Exception):
     """Ends a forward pass when all taps are recorded."""
 
 
+@dataclass(eq=False, repr=False)
 class Recorder:
     """Records the outputs (or inputs) of tapped modules, as they are at that moment, while its context is open.
 
@@ -172,25 +170,20 @@ class Recorder:
     ``bbox_head.get_targets``, ``(args, result)`` of each call are recorded. ``key`` is named in errors.
     """
 
-    def __init__(
-        self,
-        network: nn.Module,
-        taps: Iterable[Tap],
-        key: str,
-        stop_after: int | None = None,
-        copies: bool = True,
-        methods: Iterable[str] = (),
-    ) -> None:
-        self.network = network
-        self.taps = list({tap.text: tap for tap in taps}.values())
-        self.key = key
-        self.stop_after = stop_after
-        self.copies = copies
-        self.methods = sorted({*methods})
-        self.calls = 0
-        self.tensors: dict[str, list[Any]] = {}
-        self.graded = False  # whether gradients are taken where the recording began
-        self._sites: dict[str, TapSite] = {}
+    network: nn.Module
+    taps: Iterable[Tap]
+    key: str
+    stop_after: int | None = None
+    copies: bool = True
+    methods: Iterable[str] = ()
+    calls: int = field(default=0, init=False)
+    tensors: dict[str, list[Any]] = field(default_factory=dict, init=False)
+    graded: bool = field(default=False, init=False)  # whether gradients are taken where the recording began
+    _sites: dict[str, TapSite] = field(default_factory=dict, init=False)
+
+    def __post_init__(self) -> None:
+        self.taps = list({tap.text: tap for tap in self.taps}.values())
+        self.methods = sorted({*self.methods})
 
     @contextmanager
     def recording(self) -> Iterator[dict[str, list[Any]]]:

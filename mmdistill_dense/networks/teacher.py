@@ -286,9 +286,6 @@ class FrozenTeacher:
         return InputStats.of(inputs, self.option.preprocessor_of(self.network), maps)
 
 
-# Parts that a student starts from
-
-
 @dataclass(frozen=True)
 class Inherit:
     """One entry of ``model.inherit``: a prefix in the student (``target``) and one in the teacher (``source``)."""

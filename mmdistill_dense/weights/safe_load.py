@@ -45,7 +45,7 @@ class _DType:
 
 
 class _Array:
-    """Stand-in for the result of numpy's ``_reconstruct``; :func:`_settled` replaces it by the array ``real``."""
+    """Stand-in for the result of numpy's ``_reconstruct``; :func:`_replace_stand_ins` takes the array ``real``."""
 
     def __init__(self, *_: Any) -> None:
         self.real = np.zeros(0)

@@ -359,9 +359,6 @@ def plain_config(config: Config) -> Config:
     return Config(flat)
 
 
-# The Hugging Face hub
-
-
 def hub_file(address: str, key: str) -> Path:
     """Return the local file of ``hf://user/repo/file`` or ``hf://user/repo@revision/file``.
 

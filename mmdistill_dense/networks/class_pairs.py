@@ -265,9 +265,10 @@ def combine(x: Tensor, members: Sequence[Sequence[int]], reduce: str) -> Tensor:
         return x
     single = [group for group in members if len(group) == 1]
     merged = [group for group in members if len(group) > 1]
+    position = {group: number for number, group in enumerate([*single, *merged])}
     parts = [take_channels(x, [channel for (channel,) in single])] if single else []
     parts += [getattr(torch, reduce)(take_channels(x, group), 1, keepdim=True) for group in merged]
-    order = [[*single, *merged].index(group) for group in members]
+    order = [position[group] for group in members]
     scores = torch.cat(parts, 1)
     return scores if order == sorted(order) else take_channels(scores, order)
 

@@ -314,13 +314,9 @@ def copy_strictly(
     """
     types = Counter(entry.dtype for entry in state.values() if entry.is_floating_point())
     usual = types.most_common(1)[0][0] if types else None
-    wrong = {}
-    for name in sorted(targets.keys() & state.keys()):
-        reason = _mismatch(targets[name], state[name])
-        if reason is None and state[name].ndim and state[name].dtype != usual:
-            reason = f'{state[name].dtype} (the others {usual})'
-        if reason is not None:
-            wrong[name] = reason
+    odd = {n: f'{x.dtype} (the others {usual})' for n, x in state.items() if x.ndim and x.dtype != usual}
+    reasons = {n: _mismatch(target, state[n]) or odd.get(n) for n, target in sorted(targets.items()) if n in state}
+    wrong = {n: reason for n, reason in reasons.items() if reason}
     missing, unexpected = ([n for n in a if n not in b] for a, b in ((targets, state), (state, targets)))
     _refuse(where, network, len(targets), missing, unexpected, wrong, remedy)
     for name, target in targets.items():

@@ -6,7 +6,7 @@ maps in training. The outputs of such modules can be compared only if both netwo
 """
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from itertools import product
 from typing import Any, TypeVar
 
@@ -57,14 +57,11 @@ def restoring(modules: Iterable[nn.Module], buffers: Iterable[Tensor] = ()) -> I
 @contextmanager
 def attributes(*owners: Any, **values: Any) -> Iterator[None]:
     """Give objects other values of attributes that they have while the context is open, such as ``training=True``."""
-    before = [(owner, name, getattr(owner, name)) for owner, name in product(owners, values)]
-    try:
-        for owner, name, _ in before:
+    with ExitStack() as originals:
+        for owner, name in product(owners, values):
+            originals.callback(setattr, owner, name, getattr(owner, name))
             setattr(owner, name, values[name])  # not train(), which does more in backbones of mm*
         yield
-    finally:
-        for original in before:
-            setattr(*original)
 
 
 @contextmanager
@@ -95,9 +92,8 @@ def without_side_effects(*modules: nn.Module) -> Iterator[None]:
 def train_without_noise(network: nn.Module) -> None:
     """Put a network into training mode but its norms and dropout into eval mode, so that no output is random."""
     network.train()
-    for module in network.modules():
-        if is_noise(module):
-            module.eval()
+    for module in filter(is_noise, network.modules()):
+        module.eval()
 
 
 def is_noise(module: nn.Module) -> bool:

@@ -1,7 +1,7 @@
 """Record and replace tapped tensors in one forward pass that runs only what the taps need."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import count
@@ -79,15 +79,12 @@ def noting(
     begin: Callable[[str], None] = lambda path: None,
 ) -> Iterator[None]:
     """Call ``begin(path)`` before and ``note(path, args, output)`` after each call of the named modules inside."""
-    handles = []
-    for path, module in modules:
-        handles.append(module.register_forward_hook(lambda _, args, output, path=path: note(path, args, output)))
-        handles.append(module.register_forward_pre_hook(lambda *_, path=path: begin(path)))
-    try:
+    with ExitStack() as hooks:
+        for path, module in modules:
+            after = module.register_forward_hook(lambda _, args, output, path=path: note(path, args, output))
+            hooks.enter_context(after)
+            hooks.enter_context(module.register_forward_pre_hook(lambda *_, path=path: begin(path)))
         yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def _run_head(head: Any, features: Any, rois: bool, masks: bool) -> None:
@@ -295,12 +292,9 @@ def replacing(network: nn.Module, tap: Tap, function: Callable[[int, Tensor], Te
         problem = f'{type(site.module).__name__} makes its class scores out of several outputs, which none can replace'
         raise ValueError(f'{key}={tap.text!r}: {problem}; tap a map inside it, or the backbone.')
     numbers = count()
-    handle = site.module.register_forward_hook(
+    with site.module.register_forward_hook(
         lambda _, args, output: tap.put(output, lambda tensor: function(next(numbers), tensor))
-    )
-    try:
+    ):
         yield
-    finally:
-        handle.remove()
     if not next(numbers):
         raise ValueError(f'{key}={tap.text!r} never fired in the forward pass of {type(network).__name__}.')

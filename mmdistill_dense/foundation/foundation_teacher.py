@@ -207,7 +207,14 @@ class LibraryTeacher(nn.Module):
         library, _, name = model.partition('::')
         if library not in LIBRARIES:
             raise ValueError(f'model={model!r}: before "::" stands one of {", ".join(LIBRARIES)}.')
-        module = _imported(library, model)
+        try:
+            module = importlib.import_module(library)
+        except Exception as error:  # a torchvision that does not fit torch raises a RuntimeError
+            install = '--no-deps timm' if library == 'timm' else library
+            raise ValueError(
+                f'model={model!r}: {library} could not be imported ({_first_line(error)}): pip install {install}; timm '
+                f'needs the torchvision of this torch too. {_OWN}'
+            ) from error
         self.ignore, self.source, self.folder = tuple(ignore), model, name if library == 'transformers' else None
         try:
             build = _of_timm if library == 'timm' else _of_transformers
@@ -270,17 +277,6 @@ _OWN = (
     "DINO, MoCo v3, MAE, DINOv2 and DINOv3 need no library: name the model, e.g. model='dinov2_vits14', and give a "
     'file of the original code or timm.'
 )
-
-
-def _imported(library: str, model: str) -> Any:
-    try:
-        return importlib.import_module(library)
-    except Exception as error:  # a torchvision that does not fit torch raises a RuntimeError
-        install = '--no-deps timm' if library == 'timm' else library
-        raise ValueError(
-            f'model={model!r}: {library} could not be imported ({_first_line(error)}): pip install {install}; timm '
-            f'needs the torchvision of this torch too. {_OWN}'
-        ) from error
 
 
 def _of_timm(timm: Any, name: str) -> tuple[Any, int, int, dict[str, Any]]:

@@ -409,12 +409,10 @@ class ViT(nn.Module):
         # In place of len(), which a traced graph takes for a constant.
         tokens = torch.cat([self.cls_token.expand(patches.shape[0], -1, -1), patches], 1)  # (B, 1 + h*w, D)
         if self.shape.native is not None:
-            tokens = tokens + self._positions(self.shape.native, grid)
+            stored = self.pos_embed
+            compute = partial(resample, stored, self.shape.native, grid, self.shape.positions)
+            tokens = tokens + (compute() if stored.requires_grad else self.cache.get(stored, grid, compute))
         if self.shape.registers:
             registers = self.register_tokens.expand(tokens.shape[0], -1, -1)
             tokens = torch.cat([tokens[:, :1], registers, tokens[:, 1:]], 1)  # (B, 1 + registers + h*w, D)
         return tokens
-
-    def _positions(self, native: tuple[int, int], grid: tuple[int, int]) -> Tensor:
-        compute = partial(resample, self.pos_embed, native, grid, self.shape.positions)
-        return compute() if self.pos_embed.requires_grad else self.cache.get(self.pos_embed, grid, compute)

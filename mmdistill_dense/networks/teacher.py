@@ -7,7 +7,7 @@ import logging
 from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from weakref import WeakSet
 
 import torch
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from mmdistill_dense.config.values import num_classes, with_one_more_class
 from mmdistill_dense.networks.building import move
+from mmdistill_dense.networks.class_pairs import ClassPairs, check_names
 from mmdistill_dense.networks.inputs import InputStats
 from mmdistill_dense.networks.modes import followed
 from mmdistill_dense.networks.recording import Recorder, TappedPass
@@ -34,9 +35,6 @@ from mmdistill_dense.weights.strict_load import (
     sha256,
     state_dict_of,
 )
-
-if TYPE_CHECKING:
-    from mmdistill_dense.networks.class_pairs import ClassPairs
 
 
 class FrozenTeacher:
@@ -136,8 +134,6 @@ class FrozenTeacher:
         Distillers of this teacher refuse pairs that they cannot compare. Nothing is done while its names are unknown,
         which :meth:`load` may read.
         """
-        from mmdistill_dense.networks.class_pairs import ClassPairs, check_names
-
         key = f'{self.key}.classes'
         if student is None:
             raise ValueError(f"{key} needs the student's classes: set metainfo.classes of the training set.")

@@ -20,6 +20,7 @@ from torch.overrides import TorchFunctionMode
 from mmdistill_dense.config.resolve import TEACHER_OPTIONS, ModelConfig, load_model
 from mmdistill_dense.config.unknown_keys import options_of
 from mmdistill_dense.networks.building import Acceleration, build_network, copy_network
+from mmdistill_dense.networks.class_pairs import check_form
 from mmdistill_dense.networks.inputs import InputGrid, with_normalisation
 from mmdistill_dense.networks.modes import run_as_trained
 from mmdistill_dense.networks.recording import Recorder, noting, run_parts
@@ -52,8 +53,6 @@ class TeacherOption:
         """Read the option."""
         network = {name: value for name, value in option.items() if name not in TEACHER_OPTIONS}
         if (classes := option.get('classes')) is not None:
-            from mmdistill_dense.networks.class_pairs import check_form
-
             check_form(classes, f'{key}.classes')
             if option.get('allow_other_classes'):
                 raise ValueError(f'{key}: classes says which classes are the same, so leave allow_other_classes out.')

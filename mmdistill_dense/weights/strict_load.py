@@ -122,8 +122,6 @@ def download(url: str, folder: Path, key: str) -> Path:
     its own. Without a hash, a note beside the file (``NAME.address``) says whose it is. A file without a note, as one
     that a user put there, counts as that of any address.
     """
-    from torch import hub
-
     address, digits = url.partition('#')[0], promised_hash(url)
     path = folder / Path(urlsplit(address).path).name
     origin = path.with_name(f'{path.name}.address')
@@ -138,7 +136,7 @@ def download(url: str, folder: Path, key: str) -> Path:
             path.parent.mkdir(parents=True, exist_ok=True)
             if digits is None and path.parent == folder:
                 write_text(origin, address)
-            hub.download_url_to_file(address, str(path), hash_prefix=digits)
+            torch.hub.download_url_to_file(address, str(path), hash_prefix=digits)
         except (OSError, RuntimeError) as error:
             problem = f'{key}: could not download {address} to {path} ({error})'
             raise OSError(f'{problem}: download it elsewhere, and give the file or put it there.') from error

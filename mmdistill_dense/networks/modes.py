@@ -80,13 +80,10 @@ def without_side_effects(*modules: nn.Module) -> Iterator[None]:
     """
     within = [part for module in modules for part in module.modules()]
     buffers = [buffer for module in modules for buffer in module.buffers()]
-    cached = torch.is_autocast_cache_enabled()
-    torch.set_autocast_cache_enabled(False)
-    try:
-        with restoring(within, buffers), fork_rng():
-            yield
-    finally:
-        torch.set_autocast_cache_enabled(cached)
+    with restoring(within, buffers), fork_rng(), ExitStack() as originals:
+        originals.callback(torch.set_autocast_cache_enabled, torch.is_autocast_cache_enabled())
+        torch.set_autocast_cache_enabled(False)
+        yield
 
 
 def train_without_noise(network: nn.Module) -> None:

@@ -251,9 +251,9 @@ class LibraryTeacher(nn.Module):
         if self.folder is not None:
             return self._load_folder(Path(path), where)
         entries = state_dict_of(read_checkpoint(path), path)
-        left_out = {name for name in entries if name.startswith(('head.', 'fc.', 'classifier.'))}
-        left_out -= self.network.state_dict().keys()
-        state = {n: v for n, v in entries.items() if n not in left_out and not n.startswith(self.ignore)}
+        classifier = {name for name in entries if name.startswith(('head.', 'fc.', 'classifier.'))}
+        classifier -= self.network.state_dict().keys()
+        state = {n: v for n, v in entries.items() if n not in classifier and not n.startswith(self.ignore)}
         loaded, _ = load_strictly(self.network, state, None, where)
         return loaded, len(entries) - len(state)
 

@@ -263,11 +263,11 @@ def combine(x: Tensor, members: Sequence[Sequence[int]], reduce: str) -> Tensor:
     """Return (B, G, ...): of each group of channels its only one, or their ``logsumexp``, ``amax`` or ``sum``."""
     if [*members] == [(channel,) for channel in range(x.shape[1])]:
         return x
-    single = [group for group in members if len(group) == 1]
-    merged = [group for group in members if len(group) > 1]
-    position = {group: number for number, group in enumerate([*single, *merged])}
-    parts = [take_channels(x, [channel for (channel,) in single])] if single else []
-    parts += [getattr(torch, reduce)(take_channels(x, group), 1, keepdim=True) for group in merged]
+    single_classes = [group for group in members if len(group) == 1]
+    merged_groups = [group for group in members if len(group) > 1]
+    position = {group: number for number, group in enumerate([*single_classes, *merged_groups])}
+    parts = [take_channels(x, [channel for (channel,) in single_classes])] if single_classes else []
+    parts += [getattr(torch, reduce)(take_channels(x, group), 1, keepdim=True) for group in merged_groups]
     order = [position[group] for group in members]
     scores = torch.cat(parts, 1)
     return scores if order == sorted(order) else take_channels(scores, order)

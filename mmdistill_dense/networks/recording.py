@@ -81,8 +81,8 @@ def noting(
     """Call ``begin(path)`` before and ``note(path, args, output)`` after each call of the named modules inside."""
     with ExitStack() as hooks:
         for path, module in modules:
-            after = module.register_forward_hook(lambda _, args, output, path=path: note(path, args, output))
-            hooks.enter_context(after)
+            handle = module.register_forward_hook(lambda _, args, output, path=path: note(path, args, output))
+            hooks.enter_context(handle)
             hooks.enter_context(module.register_forward_pre_hook(lambda *_, path=path: begin(path)))
         yield
 

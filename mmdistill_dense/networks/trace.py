@@ -110,10 +110,8 @@ class _NumbersOnCPU(TorchFunctionMode):
     """Makes ``linspace`` on the CPU: transformers read numbers from it (drop path), and meta tensors hold none."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        options = dict(kwargs or {})
-        if func is torch.linspace:
-            options.setdefault('device', 'cpu')
-        return func(*args, **options)
+        defaults = dict(device='cpu') if func is torch.linspace else {}
+        return func(*args, **{**defaults, **(kwargs or {})})
 
 
 @dataclass(frozen=True)
@@ -133,8 +131,8 @@ class Traced:
 
     def plan(self, required: Iterable[Collection[str] | None] = ()) -> Traced:
         """Return the plan, extended by the children that distillers call; ``None`` means all children."""
-        sources = [self.parts, *required]
-        return replace(self, parts=None if None in sources else {*chain.from_iterable(filter(None, sources))})
+        name_sets = [self.parts, *required]
+        return replace(self, parts=None if None in name_sets else {*chain.from_iterable(filter(None, name_sets))})
 
 
 class Output(NamedTuple):

@@ -312,8 +312,8 @@ def copy_strictly(
     """
     types = Counter(entry.dtype for entry in state.values() if entry.is_floating_point())
     usual = types.most_common(1)[0][0] if types else None
-    odd = {n: f'{x.dtype} (the others {usual})' for n, x in state.items() if x.ndim and x.dtype != usual}
-    reasons = {n: _mismatch(target, state[n]) or odd.get(n) for n, target in sorted(targets.items()) if n in state}
+    dtypes = {n: f'{x.dtype} (the others {usual})' for n, x in state.items() if x.ndim and x.dtype != usual}
+    reasons = {n: _mismatch(target, state[n]) or dtypes.get(n) for n, target in sorted(targets.items()) if n in state}
     wrong = {n: reason for n, reason in reasons.items() if reason}
     missing, unexpected = ([n for n in a if n not in b] for a, b in ((targets, state), (state, targets)))
     _refuse(where, network, len(targets), missing, unexpected, wrong, remedy)

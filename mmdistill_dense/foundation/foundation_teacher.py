@@ -185,9 +185,6 @@ def _load(network: ViT, path: str | Path, ignore: Collection[str], where: str) -
     return ignored, source
 
 
-# Networks of timm and transformers
-
-
 class LibraryTeacher(nn.Module):
     """A network of timm (``'timm::NAME'``) or transformers (``'transformers::FOLDER'``); taps ``map``, ``maps.<i>``.
 
@@ -210,7 +207,14 @@ class LibraryTeacher(nn.Module):
         library, _, name = model.partition('::')
         if library not in LIBRARIES:
             raise ValueError(f'model={model!r}: before "::" stands one of {", ".join(LIBRARIES)}.')
-        module = _imported(library, model)
+        try:
+            module = importlib.import_module(library)
+        except Exception as error:  # a torchvision that does not fit torch raises a RuntimeError
+            install = '--no-deps timm' if library == 'timm' else library
+            raise ValueError(
+                f'model={model!r}: {library} could not be imported ({_first_line(error)}): pip install {install}; timm '
+                f'needs the torchvision of this torch too. {_OWN}'
+            ) from error
         self.ignore, self.source, self.folder = tuple(ignore), model, name if library == 'transformers' else None
         try:
             build = _of_timm if library == 'timm' else _of_transformers
@@ -247,10 +251,9 @@ class LibraryTeacher(nn.Module):
         if self.folder is not None:
             return self._load_folder(Path(path), where)
         entries = state_dict_of(read_checkpoint(path), path)
-        names = self.network.state_dict().keys()
-        ignored = {name for name in entries if name.startswith(('head.', 'fc.', 'classifier.')) and name not in names}
-        ignored |= {name for name in entries if name.startswith(self.ignore)}
-        state = {name: value for name, value in entries.items() if name not in ignored}
+        classifier = {name for name in entries if name.startswith(('head.', 'fc.', 'classifier.'))}
+        classifier -= self.network.state_dict().keys()
+        state = {n: v for n, v in entries.items() if n not in classifier and not n.startswith(self.ignore)}
         loaded, _ = load_strictly(self.network, state, None, where)
         return loaded, len(entries) - len(state)
 
@@ -274,17 +277,6 @@ _OWN = (
     "DINO, MoCo v3, MAE, DINOv2 and DINOv3 need no library: name the model, e.g. model='dinov2_vits14', and give a "
     'file of the original code or timm.'
 )
-
-
-def _imported(library: str, model: str) -> Any:
-    try:
-        return importlib.import_module(library)
-    except Exception as error:  # a torchvision that does not fit torch raises a RuntimeError
-        install = '--no-deps timm' if library == 'timm' else library
-        raise ValueError(
-            f'model={model!r}: {library} could not be imported ({_first_line(error)}): pip install {install}; timm '
-            f'needs the torchvision of this torch too. {_OWN}'
-        ) from error
 
 
 def _of_timm(timm: Any, name: str) -> tuple[Any, int, int, dict[str, Any]]:

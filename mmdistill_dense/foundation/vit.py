@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any, Literal
+from functools import partial
+from typing import Any, Literal, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +17,7 @@ from mmdistill_dense.utils.validate import Count, Whole, check_option, check_typ
 
 IMAGENET = ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375))
 SATELLITE = ((109.65, 104.805, 75.48), (54.315, 39.78, 36.465))  # .430 .411 .296 and .213 .156 .143 of 255
+Result = TypeVar('Result')
 _GRIDS = 16  # kept of each network: pictures of a data set have a few sizes
 
 
@@ -113,15 +115,13 @@ def _table() -> dict[str, Architecture]:
         'dinov3_vits16plus': Architecture('dinov3', 16, *small, 4, ffn='swiglu'),
         'dinov3_vitb16': Architecture('dinov3', 16, *base, 4),
         'dinov3_vitl16': Architecture('dinov3', 16, *large, 4),
-        'dinov3_vitl16_sat493m': Architecture('dinov3', 16, *large, 4, pixels=SATELLITE),
         'dinov3_vitl16plus': Architecture('dinov3', 16, *large, 4, ffn='swiglu'),
         'dinov3_vith16plus': Architecture('dinov3', 16, *huge, 20, 4, ffn='swiglu'),
         'dinov3_vit7b16': Architecture('dinov3', 16, 4096, 40, 32, 4, ffn='swiglu', hidden=8192, qkv_bias=False),
-        'dinov3_vit7b16_sat493m': Architecture(
-            'dinov3', 16, 4096, 40, 32, 4, ffn='swiglu', hidden=8192, qkv_bias=False, pixels=SATELLITE
-        ),
+        'vit_tiny16': Architecture('dinov3', 16, 192, 12, 3),  # a student: DeiT's tiny with rotary positions
     }
-    rows['vit_tiny16'] = Architecture('dinov3', 16, 192, 12, 3)  # a student: DeiT's tiny with rotary positions
+    for name in ('dinov3_vitl16', 'dinov3_vit7b16'):
+        rows[f'{name}_sat493m'] = replace(rows[name], pixels=SATELLITE)
     for size in 'sblg':
         rows[f'dinov2_vit{size}14_reg'] = replace(rows[f'dinov2_vit{size}14'], registers=4)
     return {name: replace(row, name=name) for name, row in rows.items()}
@@ -146,20 +146,18 @@ def architecture(model: str | Mapping[str, Any]) -> Architecture:
     return Architecture(**model, name=f'dict({", ".join(f"{name}={value!r}" for name, value in model.items())})')
 
 
-# The network
-
-
 class GridCache(nn.Module):
     """Keeps what was computed for the last grids, until the network is cast or moved."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.entries: dict[Hashable, tuple[Tensor, ...]] = {}
+        self.entries: dict[Hashable, Any] = {}
 
-    def get(self, key: Hashable, compute: Callable[[], tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
-        """Return ``compute()``, computed once while the key is among the last ones; a graph computes it itself."""
+    def get(self, source: Tensor, grid: tuple[int, int], compute: Callable[[], Result]) -> Result:
+        """Return ``compute()`` of a tensor, once while this grid is among the last ones; a graph computes it itself."""
         if torch.jit.is_tracing() or torch.compiler.is_compiling():
             return compute()
+        key = (grid, source, source.dtype, source.device, source._version)
         if key not in self.entries:
             while len(self.entries) >= _GRIDS:
                 del self.entries[next(iter(self.entries))]
@@ -209,11 +207,9 @@ class Rotary(nn.Module):
 
     def forward(self, height: int, width: int) -> tuple[Tensor, Tensor]:
         """Return the sines and cosines of a grid, (h w, channels) each, row by row."""
-        periods = self.periods
-        key = (height, width, periods, periods.dtype, periods.device, periods._version)
-        return self.cache.get(key, lambda: self._of(height, width))  # type: ignore[return-value]
+        return self.cache.get(self.periods, (height, width), partial(self._compute, height, width))
 
-    def _of(self, height: int, width: int) -> tuple[Tensor, Tensor]:
+    def _compute(self, height: int, width: int) -> tuple[Tensor, Tensor]:
         dtype = torch.promote_types(self.periods.dtype, torch.float32)
         device = self.periods.device
         sides = [2 * torch.arange(0.5, side, dtype=dtype, device=device) / side - 1 for side in (height, width)]
@@ -413,15 +409,10 @@ class ViT(nn.Module):
         # In place of len(), which a traced graph takes for a constant.
         tokens = torch.cat([self.cls_token.expand(patches.shape[0], -1, -1), patches], 1)  # (B, 1 + h*w, D)
         if self.shape.native is not None:
-            tokens = tokens + self._positions(self.shape.native, grid)
+            stored = self.pos_embed
+            compute = partial(resample, stored, self.shape.native, grid, self.shape.positions)
+            tokens = tokens + (compute() if stored.requires_grad else self.cache.get(stored, grid, compute))
         if self.shape.registers:
             registers = self.register_tokens.expand(tokens.shape[0], -1, -1)
             tokens = torch.cat([tokens[:, :1], registers, tokens[:, 1:]], 1)  # (B, 1 + registers + h*w, D)
         return tokens
-
-    def _positions(self, native: tuple[int, int], grid: tuple[int, int]) -> Tensor:
-        stored, rule = self.pos_embed, self.shape.positions
-        if stored.requires_grad:
-            return resample(stored, native, grid, rule)
-        key = (grid, stored, stored.dtype, stored.device, stored._version)
-        return self.cache.get(key, lambda: (resample(stored, native, grid, rule),))[0]

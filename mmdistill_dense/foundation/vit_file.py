@@ -91,15 +91,11 @@ def file_names(name: str, rules: Rules) -> list[str]:
     """Return the names of a file's entries for one of our tensors; empty ones have no entry."""
     names = [name]
     for pattern, replacement in rules:
-        renamed = []
-        for entry in names:
-            match = re.search(pattern, entry)
-            if match is None:
-                renamed.append(entry)
-                continue
-            before, after = entry[: match.start()], entry[match.end() :]
-            renamed += [f'{before}{match.expand(part)}{after}' if part else '' for part in replacement.split('|')]
-        names = renamed
+        names = [
+            re.sub(pattern, part, name) if part else ''
+            for name in names
+            for part in (replacement.split('|') if re.search(pattern, name) else [name])
+        ]
     return names
 
 
@@ -110,7 +106,6 @@ _BRANCHES = ('momentum_encoder.', 'teacher.backbone.', 'model_ema.backbone.', 'b
 _OUTSIDE = ('base_encoder.', 'momentum_encoder.', 'student.', 'teacher.', 'model_ema.', 'gram_teacher.', 'predictor.',
             'head.', 'dino_head.', 'ibot_head.', 'decoder.', 'classifier.')  # fmt: skip
 _INSIDE = ('head.', 'decoder_', 'mask_token', 'local_cls_norm.')
-_OF_MOCO = ('momentum_encoder.', 'base_encoder.')
 _PERIODS = 'rope_embed.periods'
 _ROUNDING = 0.01
 _ADVICE = 'The file is of another model than the option names, or damaged.'
@@ -132,7 +127,7 @@ def load_vit(network: ViT, content: Mapping[str, Any], ignore: Collection[str], 
     file = split(content if top is None else content[top], ignore, where)
     warn_of_averages(content, where)
     scheme, state = _scheme(file, network.shape, where), file.state
-    if file.prefix in _OF_MOCO and network.shape.family != 'mocov3':
+    if file.prefix in ('momentum_encoder.', 'base_encoder.') and network.shape.family != 'mocov3':
         raise ValueError(
             f'{where} is a file of MoCo v3 ({file.prefix}*), model={network.shape.name} another network, whose heads '
             'no entry shows: name a model of mocov3.'
@@ -191,8 +186,7 @@ def _take_masks(network: ViT, state: dict[str, Tensor], where: str) -> None:
     """Remove the masks of the biases of DINOv3's keys, which :func:`_fill_rest` applies."""
     if not network.shape.qkv_bias:
         return
-    dim = network.shape.dim
-    expected = key_mask(torch.empty(3 * dim))
+    expected = key_mask(torch.empty(3 * network.shape.dim))
     for number in range(network.shape.depth):
         name = f'blocks.{number}.attn.qkv.bias_mask'
         mask = state.pop(name, None)

@@ -52,14 +52,11 @@ def discover(build: Callable[[], Network], size: tuple[int, int] | None, trains:
 
 @dataclass
 class _Reader:
-    """Finds the places in a pass."""
-
     passed: Pass
     trains: bool
     notes: list[str] = field(default_factory=list)
 
     def read(self) -> DiscoveredTaps:
-        """Run the backbone, the neck and the head, and return their places."""
         network, head = self.passed.network, scoring_head(self.passed.network)
         self.passed.run(lambda: self._run(head))
         backbone = self._levels('backbone' if hasattr(network, 'backbone') else 'map')
@@ -89,13 +86,10 @@ class _Reader:
             if 'backbone' not in self.passed.calls:
                 raise
 
-    def _once(self, path: str) -> bool:
-        return len(self.passed.calls.get(path, ())) == 1
-
     def _levels(self, part: str) -> list[Output]:
         """Return the maps of a part that is called once, each under the tap of its final value."""
         levels = []
-        for output in self.passed.outputs if self._once(part) else ():
+        for output in self.passed.outputs if len(self.passed.calls.get(part, ())) == 1 else ():
             if output.path == part and output.tensor.dim() == 4:
                 final = output if output.version == output.tensor._version else self._final(output.tensor)
                 if final is None:
@@ -138,7 +132,7 @@ class _Reader:
             if output.tensor is tensor
             and output.version == tensor._version
             and (output.path.startswith(f'{below}.') if below else output.path)
-            and self._once(output.path)
+            and len(self.passed.calls[output.path]) == 1
             and 'drop' not in type(self.passed.network.get_submodule(output.path)).__name__.lower()
         ]
         return min(fitting, key=lambda output: output.path.count('.'), default=None)

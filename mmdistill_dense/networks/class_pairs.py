@@ -7,6 +7,7 @@ import re
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ from mmengine.structures import PixelData
 from torch import Tensor
 
 from mmdistill_dense.config.unknown_keys import hint
-from mmdistill_dense.losses import to_device
+from mmdistill_dense.losses import loss_dtype, to_device
 from mmdistill_dense.utils.runner_internals import IGNORED, Samples
 from mmdistill_dense.utils.validate import some
 
@@ -122,14 +123,12 @@ class ClassPairs:
             s: [t for name in names if name != REST for t in _find(name, teacher, t_index, key, 'teacher')]
             for s, names in entries.items()
         }
-        teacher_classes = {t for group in partners.values() for t in group}
         shared = [side.get(BACKGROUND, [-1])[0] for side in (s_index, t_index)]
-        opened = min(shared) >= 0 and shared[0] not in entries and shared[1] not in teacher_classes
+        opened = min(shared) >= 0 and shared[0] not in entries and shared[1] not in chain(*partners.values())
         for name, (s_class,) in s_index.items():
             if s_class not in entries and name in t_index and not (opened and name == BACKGROUND):
                 partners[s_class] = t_index[name]
-        used_classes = {t for group in partners.values() for t in group} | ({shared[1]} if opened else set())
-        unpaired = set(range(len(teacher))) - used_classes
+        unpaired = {*range(len(teacher))}.difference(*partners.values(), shared[1:] if opened else ())
         for s_class, names in entries.items():
             if REST in names:
                 partners[s_class] = [*partners[s_class], *sorted(unpaired)]
@@ -185,7 +184,7 @@ class ClassPairs:
         scores = []
         for x, members in ((student, self._members('student')), (teacher, self._members('teacher'))):
             if shift and any(len(group) > 1 for group in members):
-                x = _full(x)
+                x = x.to(loss_dtype(x))
                 x = x - x.detach().amax(1, keepdim=True)
             scores.append(combine(x, members, 'logsumexp'))
         return scores[0], scores[1]
@@ -207,7 +206,7 @@ class ClassPairs:
 
     def mass(self, logits: Tensor) -> Tensor | None:
         """Return the teacher's probability (B, ...) of shared classes; ``None`` where it has no other ones."""
-        return self.summed(_full(logits).softmax(1)).sum(1) if self.rest else None
+        return self.summed(logits.to(loss_dtype(logits)).softmax(1)).sum(1) if self.rest else None
 
     def summed(self, probabilities: Tensor) -> Tensor:
         """Add the teacher's probabilities (B, C, ...) of the classes of each group; return (B, G, ...)."""
@@ -264,13 +263,12 @@ def combine(x: Tensor, members: Sequence[Sequence[int]], reduce: str) -> Tensor:
     """Return (B, G, ...): of each group of channels its only one, or their ``logsumexp``, ``amax`` or ``sum``."""
     if [*members] == [(channel,) for channel in range(x.shape[1])]:
         return x
-    position = {group: number for number, group in enumerate(member for member in members if len(member) == 1)}
-    parts = [take_channels(x, [group[0] for group in position])] if position else []
-    for group in members:
-        if len(group) > 1:
-            parts.append(getattr(torch, reduce)(take_channels(x, group), 1, keepdim=True))
-            position[tuple(group)] = len(position)
-    order = [position[tuple(group)] for group in members]
+    single_classes = [group for group in members if len(group) == 1]
+    merged_groups = [group for group in members if len(group) > 1]
+    position = {group: number for number, group in enumerate([*single_classes, *merged_groups])}
+    parts = [take_channels(x, [channel for (channel,) in single_classes])] if single_classes else []
+    parts += [getattr(torch, reduce)(take_channels(x, group), 1, keepdim=True) for group in merged_groups]
+    order = [position[group] for group in members]
     scores = torch.cat(parts, 1)
     return scores if order == sorted(order) else take_channels(scores, order)
 
@@ -278,10 +276,6 @@ def combine(x: Tensor, members: Sequence[Sequence[int]], reduce: str) -> Tensor:
 def take_channels(x: Tensor, channels: Sequence[int]) -> Tensor:
     """Return some channels of (B, C, ...), without waiting for the device."""
     return x.index_select(1, to_device(torch.tensor(channels), x))
-
-
-def _full(x: Tensor) -> Tensor:
-    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
 
 def _normal(name: str) -> str:

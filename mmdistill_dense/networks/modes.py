@@ -6,7 +6,7 @@ maps in training. The outputs of such modules can be compared only if both netwo
 """
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from itertools import product
 from typing import Any, TypeVar
 
@@ -28,11 +28,8 @@ def run_as_trained(network: nn.Module, run: Callable[[], Result]) -> tuple[Resul
     whole network does if it fails in training mode: for instance, it may need labels there.
     """
     network.eval()  # not chained: mmseg's backbones return nothing from it
-    try:
-        with attributes(*followed(network), training=True):
-            return run(), True
-    except Exception:  # in eval mode the pass gives a better message
-        pass
+    with suppress(Exception), attributes(*followed(network), training=True):  # in eval mode its message is better
+        return run(), True
     return run(), False
 
 
@@ -60,15 +57,11 @@ def restoring(modules: Iterable[nn.Module], buffers: Iterable[Tensor] = ()) -> I
 @contextmanager
 def attributes(*owners: Any, **values: Any) -> Iterator[None]:
     """Give objects other values of attributes that they have while the context is open, such as ``training=True``."""
-    before = [(owner, {name: getattr(owner, name) for name in values}) for owner in owners]
-    try:
-        for owner, value in product(owners, values.items()):
-            setattr(owner, *value)  # not train(), which does more in backbones of mm*
+    with ExitStack() as originals:
+        for owner, name in product(owners, values):
+            originals.callback(setattr, owner, name, getattr(owner, name))
+            setattr(owner, name, values[name])  # not train(), which does more in backbones of mm*
         yield
-    finally:
-        for owner, originals in before:
-            for value in originals.items():
-                setattr(owner, *value)
 
 
 @contextmanager
@@ -87,21 +80,17 @@ def without_side_effects(*modules: nn.Module) -> Iterator[None]:
     """
     within = [part for module in modules for part in module.modules()]
     buffers = [buffer for module in modules for buffer in module.buffers()]
-    cached = torch.is_autocast_cache_enabled()
-    torch.set_autocast_cache_enabled(False)
-    try:
-        with restoring(within, buffers), fork_rng():
-            yield
-    finally:
-        torch.set_autocast_cache_enabled(cached)
+    with restoring(within, buffers), fork_rng(), ExitStack() as originals:
+        originals.callback(torch.set_autocast_cache_enabled, torch.is_autocast_cache_enabled())
+        torch.set_autocast_cache_enabled(False)
+        yield
 
 
 def train_without_noise(network: nn.Module) -> None:
     """Put a network into training mode but its norms and dropout into eval mode, so that no output is random."""
     network.train()
-    for module in network.modules():
-        if is_noise(module):
-            module.eval()
+    for module in filter(is_noise, network.modules()):
+        module.eval()
 
 
 def is_noise(module: nn.Module) -> bool:

@@ -1,8 +1,10 @@
 """Record and replace tapped tensors in one forward pass that runs only what the taps need."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field
 from functools import partial
+from itertools import count
 from typing import Any
 
 import torch
@@ -77,15 +79,12 @@ def noting(
     begin: Callable[[str], None] = lambda path: None,
 ) -> Iterator[None]:
     """Call ``begin(path)`` before and ``note(path, args, output)`` after each call of the named modules inside."""
-    handles = []
-    for path, module in modules:
-        handles.append(module.register_forward_hook(lambda _, args, output, path=path: note(path, args, output)))
-        handles.append(module.register_forward_pre_hook(lambda *_, path=path: begin(path)))
-    try:
+    with ExitStack() as hooks:
+        for path, module in modules:
+            handle = module.register_forward_hook(lambda _, args, output, path=path: note(path, args, output))
+            hooks.enter_context(handle)
+            hooks.enter_context(module.register_forward_pre_hook(lambda *_, path=path: begin(path)))
         yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def _run_head(head: Any, features: Any, rois: bool, masks: bool) -> None:
@@ -124,9 +123,6 @@ def run_mask_head(head: Any, features: Sequence[Tensor], rois: Tensor, stage: in
     return results['mask_preds']
 
 
-# Decoders of queries: a call is kept for a step, and answered again for other queries
-
-
 class Replay(list[Tensor]):
     """The queries of one call of a network's decoder, (B, M, ...) each, which answers others on the same pictures."""
 
@@ -149,7 +145,6 @@ def _of_head(outputs: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _unpadded(inputs: Tensor) -> list[dict[str, Any]]:
-    """Return the metadata of pictures without padding."""
     shapes = dict.fromkeys(('ori_shape', 'img_shape', 'pad_shape', 'batch_input_shape'), tuple(inputs.shape[2:]))
     return [dict(shapes, padding_size=[0] * 4, scale_factor=(1.0, 1.0))] * len(inputs)
 
@@ -158,6 +153,7 @@ class _LastTapReached(Exception):
     """Ends a forward pass when all taps are recorded."""
 
 
+@dataclass(eq=False, repr=False)
 class Recorder:
     """Records the outputs (or inputs) of tapped modules, as they are at that moment, while its context is open.
 
@@ -171,25 +167,20 @@ class Recorder:
     ``bbox_head.get_targets``, ``(args, result)`` of each call are recorded. ``key`` is named in errors.
     """
 
-    def __init__(
-        self,
-        network: nn.Module,
-        taps: Iterable[Tap],
-        key: str,
-        stop_after: int | None = None,
-        copies: bool = True,
-        methods: Iterable[str] = (),
-    ) -> None:
-        self.network = network
-        self.taps = list({tap.text: tap for tap in taps}.values())
-        self.key = key
-        self.stop_after = stop_after
-        self.copies = copies
-        self.methods = sorted({*methods})
-        self.calls = 0
-        self.tensors: dict[str, list[Any]] = {}
-        self.graded = False  # whether gradients are taken where the recording began
-        self._sites: dict[str, TapSite] = {}
+    network: nn.Module
+    taps: Iterable[Tap]
+    key: str
+    stop_after: int | None = None
+    copies: bool = True
+    methods: Iterable[str] = ()
+    calls: int = field(default=0, init=False)
+    tensors: dict[str, list[Any]] = field(default_factory=dict, init=False)
+    graded: bool = field(default=False, init=False)  # whether gradients are taken where the recording began
+    _sites: dict[str, TapSite] = field(default_factory=dict, init=False)
+
+    def __post_init__(self) -> None:
+        self.taps = list({tap.text: tap for tap in self.taps}.values())
+        self.methods = sorted({*self.methods})
 
     @contextmanager
     def recording(self) -> Iterator[dict[str, list[Any]]]:
@@ -226,17 +217,13 @@ class Recorder:
         return site.module.register_forward_hook(lambda _, args, output: record(args, output)).remove
 
     def check_complete(self) -> None:
-        """Raise a ``ValueError`` for a tap never called; forget the record."""
-        self.check_fired()
-        self.tensors = {}
-
-    def check_fired(self) -> None:
-        """Raise a ``ValueError`` for a tap whose module was never called."""
+        """Raise a ``ValueError`` for a tap whose module was never called; forget the record."""
         for tap in self.taps:
             if not self.tensors.get(tap.text):
                 place = f'the forward pass of {type(self.network).__name__}'
                 problem = f'{tap.key or self.key}={str(tap)!r} never fired in {place}'
                 raise ValueError(f'{problem}: it exists but is not called as a module: tap a module inside it.')
+        self.tensors = {}
 
     def _record(self, tap: Tap, site: TapSite, args: tuple[Any, ...], output: Any = None) -> None:
         name = tap.text
@@ -304,17 +291,10 @@ def replacing(network: nn.Module, tap: Tap, function: Callable[[int, Tensor], Te
     if site.reads_scores:
         problem = f'{type(site.module).__name__} makes its class scores out of several outputs, which none can replace'
         raise ValueError(f'{key}={tap.text!r}: {problem}; tap a map inside it, or the backbone.')
-    count = 0
-
-    def replace(tensor: Tensor) -> Tensor:
-        nonlocal count
-        count += 1
-        return function(count - 1, tensor)
-
-    handle = site.module.register_forward_hook(lambda _, args, output: tap.put(output, replace))
-    try:
+    numbers = count()
+    with site.module.register_forward_hook(
+        lambda _, args, output: tap.put(output, lambda tensor: function(next(numbers), tensor))
+    ):
         yield
-    finally:
-        handle.remove()
-    if not count:
+    if not next(numbers):
         raise ValueError(f'{key}={tap.text!r} never fired in the forward pass of {type(network).__name__}.')

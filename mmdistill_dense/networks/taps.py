@@ -311,7 +311,6 @@ def semantic_scores(head: nn.Module, output: Any, key: str) -> Tensor:
 
 
 def _last(value: Any) -> Any:
-    """Return the last of a list, or of a stack of tensors."""
     return value[-1] if isinstance(value, (tuple, list, Tensor)) and len(value) else value
 
 

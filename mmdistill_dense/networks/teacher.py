@@ -7,7 +7,7 @@ import logging
 from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from weakref import WeakSet
 
 import torch
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from mmdistill_dense.config.values import num_classes, with_one_more_class
 from mmdistill_dense.networks.building import move
+from mmdistill_dense.networks.class_pairs import ClassPairs, check_names
 from mmdistill_dense.networks.inputs import InputStats
 from mmdistill_dense.networks.modes import followed
 from mmdistill_dense.networks.recording import Recorder, TappedPass
@@ -34,9 +35,6 @@ from mmdistill_dense.weights.strict_load import (
     sha256,
     state_dict_of,
 )
-
-if TYPE_CHECKING:
-    from mmdistill_dense.networks.class_pairs import ClassPairs
 
 
 class FrozenTeacher:
@@ -136,8 +134,6 @@ class FrozenTeacher:
         Distillers of this teacher refuse pairs that they cannot compare. Nothing is done while its names are unknown,
         which :meth:`load` may read.
         """
-        from mmdistill_dense.networks.class_pairs import ClassPairs, check_names
-
         key = f'{self.key}.classes'
         if student is None:
             raise ValueError(f"{key} needs the student's classes: set metainfo.classes of the training set.")
@@ -286,9 +282,6 @@ class FrozenTeacher:
         return InputStats.of(inputs, self.option.preprocessor_of(self.network), maps)
 
 
-# Parts that a student starts from
-
-
 @dataclass(frozen=True)
 class Inherit:
     """One entry of ``model.inherit``: a prefix in the student (``target``) and one in the teacher (``source``)."""
@@ -335,7 +328,7 @@ def copy_inherited(student: nn.Module, entries: Sequence[Inherit], teachers: Map
         if teacher.receipt is None or teacher.receipt.file is None:
             raise ValueError(f'model.inherit: {teacher.key} has no weights from a file: give {teacher.key}.checkpoint.')
         source = teacher.module('').state_dict()
-        _copy(target, _below(source, entry.source), entry, teacher.key)
+        _copy(target, below(source, entry.source), entry, teacher.key)
         part = entry.source.split('.')[0]
         if part == 'backbone' and teacher.plan.renormalise is not None:
             print_log(
@@ -354,7 +347,7 @@ def copy_inherited(student: nn.Module, entries: Sequence[Inherit], teachers: Map
 
 
 def _copy(state: Mapping[str, Tensor], source: dict[str, Tensor], entry: Inherit, key: str) -> None:
-    target = _below(state, entry.target)
+    target = below(state, entry.target)
     weights = {name.removesuffix('weight') for name in target.keys() & source.keys() if name.endswith('.weight')}
     for name in target.keys() - source.keys():
         if name.endswith('.bias') and name.removesuffix('bias') in weights:
@@ -379,8 +372,3 @@ def _copy(state: Mapping[str, Tensor], source: dict[str, Tensor], entry: Inherit
     print_log(
         f'model.inherit: {len(target)} tensors of {entry.target!r} copied from {entry.source!r} of {key}', 'current'
     )
-
-
-def _below(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    # A parameter by itself has no name below: DETR's level_embed.
-    return {'the tensor itself': state[prefix]} if prefix in state else below(state, prefix)

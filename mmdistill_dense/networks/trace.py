@@ -9,6 +9,7 @@ import re
 import traceback
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from typing import Any, NamedTuple, TypeVar
 
 import torch
@@ -18,8 +19,8 @@ from torch.overrides import TorchFunctionMode
 
 from mmdistill_dense.config.resolve import TEACHER_OPTIONS, ModelConfig, load_model
 from mmdistill_dense.config.unknown_keys import options_of
-from mmdistill_dense.networks.acceleration import Acceleration
-from mmdistill_dense.networks.building import build_network, copy_network
+from mmdistill_dense.networks.building import Acceleration, build_network, copy_network
+from mmdistill_dense.networks.class_pairs import check_form
 from mmdistill_dense.networks.inputs import InputGrid, with_normalisation
 from mmdistill_dense.networks.modes import run_as_trained
 from mmdistill_dense.networks.recording import Recorder, noting, run_parts
@@ -52,8 +53,6 @@ class TeacherOption:
         """Read the option."""
         network = {name: value for name, value in option.items() if name not in TEACHER_OPTIONS}
         if (classes := option.get('classes')) is not None:
-            from mmdistill_dense.networks.class_pairs import check_form
-
             check_form(classes, f'{key}.classes')
             if option.get('allow_other_classes'):
                 raise ValueError(f'{key}: classes says which classes are the same, so leave allow_other_classes out.')
@@ -111,10 +110,8 @@ class _NumbersOnCPU(TorchFunctionMode):
     """Makes ``linspace`` on the CPU: transformers read numbers from it (drop path), and meta tensors hold none."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        options = dict(kwargs or {})
-        if func is torch.linspace:
-            options.setdefault('device', 'cpu')
-        return func(*args, **options)
+        defaults = dict(device='cpu') if func is torch.linspace else {}
+        return func(*args, **{**defaults, **(kwargs or {})})
 
 
 @dataclass(frozen=True)
@@ -134,10 +131,8 @@ class Traced:
 
     def plan(self, required: Iterable[Collection[str] | None] = ()) -> Traced:
         """Return the plan, extended by the children that distillers call; ``None`` means all children."""
-        parts: Collection[str] | None = self.parts
-        for names in required:
-            parts = None if parts is None or names is None else {*parts, *names}
-        return replace(self, parts=parts)
+        name_sets = [self.parts, *required]
+        return replace(self, parts=None if None in name_sets else {*chain.from_iterable(filter(None, name_sets))})
 
 
 class Output(NamedTuple):
@@ -316,7 +311,7 @@ def _trace(
             return run_parts(network, taps, passed.inputs, rois=trains), tensors
 
     heads, tensors = passed.run(run)
-    recorder.check_fired()
+    recorder.check_complete()
     if (grid := getattr(network, 'input_grid', None)) is not None:
         tensors = grid.restored(tensors, size)
     shapes = {name: [tensor.shape for tensor in outputs] for name, outputs in tensors.items()}

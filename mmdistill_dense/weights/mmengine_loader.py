@@ -15,7 +15,7 @@ from zipfile import is_zipfile
 
 import mmengine
 import torch
-from mmengine.dist import get_rank, get_world_size
+from mmengine.dist import barrier, get_rank
 from mmengine.fileio import get_file_backend, load
 from mmengine.logging import print_log
 from mmengine.runner import checkpoint as mmengine_checkpoint
@@ -38,10 +38,9 @@ def load_from_http(filename: str, map_location: Any = None) -> Any:
     """Read the file at an address; the first process downloads it into torch's cache."""
     folder = Path(torch.hub.get_dir(), 'checkpoints')
     if get_rank() == 0:
-        path = download(filename, folder, _KEY)
-    if get_world_size() > 1:
-        torch.distributed.barrier()
-        path = download(filename, folder, _KEY)
+        download(filename, folder, _KEY)
+    barrier()
+    path = download(filename, folder, _KEY)
     check_promise(path, promised_hash(filename), _KEY)
     if promised_hash(filename) is None:
         print_log(f'{filename} has no hash to check; its content has SHA-256 {sha256(path)}', logger='current')

@@ -45,7 +45,7 @@ class _DType:
 
 
 class _Array:
-    """Stand-in for the result of numpy's ``_reconstruct``; :func:`_settled` replaces it by the array ``real``."""
+    """Stand-in for the result of numpy's ``_reconstruct``; :func:`_replace_stand_ins` takes the array ``real``."""
 
     def __init__(self, *_: Any) -> None:
         self.real = np.zeros(0)
@@ -61,8 +61,7 @@ class _History:
 
     def __setstate__(self, state: Any) -> None:
         log, counts = (np.array(_replace_stand_ins(state[name])) for name in ('_log_history', '_count_history'))
-        values = {'max_length': int(state['max_length']), '_log_history': log, '_count_history': counts}
-        self.__dict__.update(values)
+        vars(self).update(max_length=int(state['max_length']), _log_history=log, _count_history=counts)
         self.__class__ = HistoryBuffer
         HistoryBuffer._set_default_statistics(self)
 

@@ -53,7 +53,6 @@ _PROTOTYPES = 'linear+ bn act linear+'
 _WIDE = (2048, 4096, 256)
 _BARLOW = (2048, 8192, 8192, 8192)
 _SIAM = (2048, 2048, 2048, 2048)
-_SWAV_STD = (58.14, 57.12, 57.375)  # 0.228, 0.224, 0.225
 _EMA = ('momentum_encoder.', 'target_net.', 'encoder_k.')
 _MM = ('backbone.', 'neck.')
 _SOLO_HEADS = ('classifier.', 'momentum_classifier.', 'predictor.', 'prototypes.', 'queue', 'dino_loss_func.')
@@ -78,7 +77,7 @@ LAYOUTS: dict[str, Layout] = {
     ),
     'swav': Layout(
         '', 'projection_head.', None, (_PROTOTYPES,), (2048, 2048, 128),
-        top=None, ignored=('prototypes.',), std=_SWAV_STD,
+        top=None, ignored=('prototypes.',), std=(58.14, 57.12, 57.375),  # 0.228, 0.224, 0.225
     ),
     'simsiam': Layout(
         'encoder.', 'encoder.fc.', None, ('linear bn act linear bn act linear+ bn0',), _SIAM, ignored=('predictor.',)

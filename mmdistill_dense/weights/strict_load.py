@@ -47,14 +47,11 @@ def published_weights(name: str) -> str:
 def _published(package: str) -> dict[str, list[str]]:
     root = package_root(package)
     table: dict[str, list[str]] = {}
-    for metafile in _read_yaml(root / 'model-index.yml')['Import']:
-        if not (root / metafile).is_file():
-            continue
-        content = _read_yaml(root / metafile)
+    for metafile in filter(Path.is_file, map(root.joinpath, _read_yaml(root / 'model-index.yml')['Import'])):
+        content = _read_yaml(metafile)
         for model in content.get('Models', content) if isinstance(content, dict) else content:
-            weights = model.get('Weights') or []
             urls = table.setdefault(model.get('Config', ''), [])
-            urls.extend(url for url in ([weights] if isinstance(weights, str) else weights) if url not in urls)
+            urls.extend(url for url in listed(model.get('Weights')) if url not in urls)
     return table
 
 
@@ -125,8 +122,6 @@ def download(url: str, folder: Path, key: str) -> Path:
     its own. Without a hash, a note beside the file (``NAME.address``) says whose it is. A file without a note, as one
     that a user put there, counts as that of any address.
     """
-    from torch import hub
-
     address, digits = url.partition('#')[0], promised_hash(url)
     path = folder / Path(urlsplit(address).path).name
     origin = path.with_name(f'{path.name}.address')
@@ -141,7 +136,7 @@ def download(url: str, folder: Path, key: str) -> Path:
             path.parent.mkdir(parents=True, exist_ok=True)
             if digits is None and path.parent == folder:
                 write_text(origin, address)
-            hub.download_url_to_file(address, str(path), hash_prefix=digits)
+            torch.hub.download_url_to_file(address, str(path), hash_prefix=digits)
         except (OSError, RuntimeError) as error:
             problem = f'{key}: could not download {address} to {path} ({error})'
             raise OSError(f'{problem}: download it elsewhere, and give the file or put it there.') from error
@@ -234,8 +229,7 @@ class Receipt:
         if self.file is None:
             return 'random weights'
         left_out = f', {self.ignored} left out' if self.ignored else ''
-        tensors = f'{self.matched} of {self.total} tensors{left_out}'
-        return f'{self.file}, SHA-256 {str(self.sha256)[:digits]}, {tensors}'
+        return f'{self.file}, SHA-256 {str(self.sha256)[:digits]}, {self.matched} of {self.total} tensors{left_out}'
 
     as_dict = asdict
 
@@ -318,13 +312,9 @@ def copy_strictly(
     """
     types = Counter(entry.dtype for entry in state.values() if entry.is_floating_point())
     usual = types.most_common(1)[0][0] if types else None
-    wrong = {}
-    for name in sorted(targets.keys() & state.keys()):
-        reason = _mismatch(targets[name], state[name])
-        if reason is None and state[name].ndim and state[name].dtype != usual:
-            reason = f'{state[name].dtype} (the others {usual})'
-        if reason is not None:
-            wrong[name] = reason
+    dtypes = {n: f'{x.dtype} (the others {usual})' for n, x in state.items() if x.ndim and x.dtype != usual}
+    reasons = {n: _mismatch(target, state[n]) or dtypes.get(n) for n, target in sorted(targets.items()) if n in state}
+    wrong = {n: reason for n, reason in reasons.items() if reason}
     missing, unexpected = ([n for n in a if n not in b] for a, b in ((targets, state), (state, targets)))
     _refuse(where, network, len(targets), missing, unexpected, wrong, remedy)
     for name, target in targets.items():
@@ -361,9 +351,6 @@ def plain_config(config: Config) -> Config:
     else:
         flat.pop('custom_imports', None)
     return Config(flat)
-
-
-# The Hugging Face hub
 
 
 def hub_file(address: str, key: str) -> Path:
@@ -407,5 +394,7 @@ def prefix_of(state: Iterable[str], targets: Collection[str]) -> str:
 
 def below(state: Mapping[str, Tensor], prefix: str | None) -> dict[str, Tensor]:
     """Return the tensors whose names have a prefix, without it; all tensors if there is no prefix."""
+    if prefix and prefix in state:  # a parameter by itself has no name below: DETR's level_embed
+        return {'the tensor itself': state[prefix]}
     start = f'{prefix.rstrip(".")}.' if prefix else ''
     return {key.removeprefix(start): value for key, value in state.items() if key.startswith(start)}

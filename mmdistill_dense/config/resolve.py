@@ -18,6 +18,7 @@ from mmengine.config import Config, ConfigDict
 from mmengine.registry import DefaultScope
 
 from mmdistill_dense.config.values import flat, type_name
+from mmdistill_dense.utils.files import expand_user
 from mmdistill_dense.utils.literals import Source
 
 
@@ -215,7 +216,7 @@ def package_root(package: str) -> Path:
 def find_config(name: str, key: str = 'cfg') -> Path:
     """Return the path of a config, named ``'package::folder/file.py'`` (``.py`` is optional) or given as a file."""
     if '::' not in name:
-        path = Path(name).expanduser()
+        path = expand_user(name)
         if not path.is_file():
             raise FileNotFoundError(f"{key}={name!r}: no such file in {Path.cwd()}, no 'mmseg::…'.{_in_zoo(name)}")
         return path

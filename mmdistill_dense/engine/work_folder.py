@@ -58,12 +58,11 @@ def refuse_another_run(runner: Runner) -> None:
 
 def _run_in(folder: Path) -> tuple[str, str]:
     """Return the last checkpoint in a folder and the config that wrote it; both are empty where none says it."""
-    if not (last := latest_checkpoint(folder)):
-        return '', ''
-    with suppress(ValueError):  # a damaged one
-        experiment = str(read_checkpoint(last, lazily=True).get('meta', {}).get('experiment_name', ''))
-        if (config := _STAMP.sub('', experiment)) != experiment:
-            return last.name, config
+    with suppress(KeyError, ValueError):  # a damaged one
+        if last := latest_checkpoint(folder):
+            experiment = str(read_checkpoint(last, lazily=True).get('meta', {}).get('experiment_name', ''))
+            if (config := _STAMP.sub('', experiment)) != experiment:
+                return last.name, config
     return '', ''
 
 

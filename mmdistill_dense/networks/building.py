@@ -154,7 +154,7 @@ class Acceleration:
     @classmethod
     def parse(cls, option: Mapping[str, Any] | bool | None, key: str) -> 'Acceleration':
         """Read the options; ``None`` and ``False`` switch everything off."""
-        return read_options(cls, {} if option in (None, True, False) else option, f'{key}.accelerate')
+        return read_options(cls, {} if option in (None, False) else option, f'{key}.accelerate')
 
     @cached_property
     def changes_pass(self) -> bool:

@@ -33,6 +33,11 @@ def write_whole(path: Path, content: bytes, exclusive: bool = False, lasting: bo
         unfinished.unlink(missing_ok=True)
 
 
+def expand_user(path: Path | str) -> Path:
+    """Return a path with the home in place of ``~``; ``~name`` stays where there is no such user."""
+    return Path(os.path.expanduser(path))
+
+
 def check_writable(path: Path, key: str) -> None:
     """Refuse a file that :func:`write_whole` cannot write, before long work. Makes no folder."""
     if path.is_dir():

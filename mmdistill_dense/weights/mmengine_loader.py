@@ -21,6 +21,7 @@ from mmengine.logging import print_log
 from mmengine.runner import checkpoint as mmengine_checkpoint
 from mmengine.runner.checkpoint import CheckpointLoader
 
+from mmdistill_dense.utils.files import expand_user
 from mmdistill_dense.weights.safe_load import read_for_mmengine
 from mmdistill_dense.weights.strict_load import HUB, check_promise, download, local_file, promised_hash, sha256
 
@@ -28,7 +29,7 @@ _KEY = 'checkpoint'
 
 
 def load_from_local(filename: str, map_location: Any = None) -> Any:
-    path = Path(filename).expanduser()
+    path = expand_user(filename)
     if not path.is_file():
         raise FileNotFoundError(f'{filename} can not be found (working folder {Path.cwd()}).')
     return read_for_mmengine(path, map_location=map_location)

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from mmdistill_dense.config.resolve import is_distill_model, load_model, model_of, package_root, student_option
 from mmdistill_dense.config.values import listed
-from mmdistill_dense.utils.files import write_text
+from mmdistill_dense.utils.files import expand_user, write_text
 from mmdistill_dense.utils.validate import some
 from mmdistill_dense.weights.safe_load import INDEX, part_files, plain_name, plain_names
 from mmdistill_dense.weights.safe_load import read_checkpoint as read_checkpoint  # users of weights take both from here
@@ -87,7 +87,7 @@ def local_file(checkpoint: str, config: str | None, key: str) -> Path:
             raise ValueError(f'{key}={checkpoint!r}: this address has no hash to check the file with: {remedy}.')
         path = download(checkpoint, downloads(), key)
     else:
-        path = Path(checkpoint).expanduser()
+        path = expand_user(checkpoint)
         digits = promised_hash(path.name)
         if not path.is_file():
             names = sorted(p.name for p in path.parent.glob('*') if p.suffix in ('.pth', '.pt', '.safetensors'))

@@ -6,14 +6,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from mmengine.dataset import (
-    BaseDataset,
-    Compose,
-    ConcatDataset,
-    DefaultSampler,
-    RepeatDataset,
-    pseudo_collate,
-)
+from mmengine.dataset import BaseDataset, Compose, ConcatDataset, DefaultSampler, RepeatDataset, pseudo_collate
 from mmengine.registry import init_default_scope
 from PIL import Image
 from torch.utils.data import DataLoader, Subset

@@ -9,13 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from mmengine.model import ImgDataPreprocessor
 
-from mmdistill_dense.networks.inputs import (
-    InputGrid,
-    InputStats,
-    cells,
-    check_teacher_inputs,
-    make_renormaliser,
-)
+from mmdistill_dense.networks.inputs import InputGrid, InputStats, cells, check_teacher_inputs, make_renormaliser
 from mmdistill_dense.registry import MODELS
 from tests import toys
 from tests.foundation import files

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from mmengine.config import Config
 
@@ -97,6 +97,7 @@ def test_the_files_of_new(root: str, name: str, file: str, classes: list[str]) -
 
 
 @few
+@example('~nobody', 'a')  # no user of this system
 @given(TEXTS, TEXTS)
 def test_other_writers(name: str, checkpoint: str) -> None:
     """The config of a run of a suite, a base below a folder of any name, the head of an exported config, and the copy

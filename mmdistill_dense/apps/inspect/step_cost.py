@@ -8,7 +8,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
-from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import numpy as np
@@ -29,6 +28,7 @@ from mmdistill_dense.networks.building import complete_heads
 from mmdistill_dense.networks.recording import run_parts
 from mmdistill_dense.networks.teacher import FrozenTeacher
 from mmdistill_dense.registry import DATASETS, MODELS
+from mmdistill_dense.utils.files import expand_user
 from mmdistill_dense.utils.process import quiet_profiler
 from mmdistill_dense.utils.runner_internals import Network, Sample, wrappers_of
 from mmdistill_dense.weights.strict_load import is_path
@@ -134,7 +134,7 @@ def build_student(model: Mapping[str, Any]) -> Any:
 def load_teacher(teacher: FrozenTeacher, like: Tensor, inputs: Tensor, random: bool = False) -> None:
     """Load a teacher as a training does; without its file, give it random weights with the statistics of a batch."""
     checkpoint = teacher.option.checkpoint
-    if checkpoint and not random and (not is_path(checkpoint) or Path(checkpoint).expanduser().is_file()):
+    if checkpoint and not random and (not is_path(checkpoint) or expand_user(checkpoint).is_file()):
         teacher.load(like)
         return
     teacher.load(like, random=True)

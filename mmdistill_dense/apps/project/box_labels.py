@@ -17,6 +17,7 @@ from mmdistill_dense.apps.project.label_values import hint_of_void
 from mmdistill_dense.apps.project.splits import SPLITS, Count, Split, SplitRule
 from mmdistill_dense.datasets.label_files import has_mask
 from mmdistill_dense.unlabelled.pictures import EXTENSIONS
+from mmdistill_dense.utils.files import expand_user
 from mmdistill_dense.utils.literals import Template
 from mmdistill_dense.utils.validate import close_or_all, some
 
@@ -59,7 +60,7 @@ def find_box_data(
     path: Path, classes: Sequence[str] = (), exif: str | None = None, rule: SplitRule | None = None, task: str = 'det'
 ) -> BoxData:
     """Find out what the folder or the json file of ``--data`` holds, of the categories of ``--classes``."""
-    root = path = path.expanduser().resolve()
+    root = path = expand_user(path).resolve()
     rule = rule or SplitRule()
     with picture_files.file_errors(path):
         if path.suffix == '.json' and path.is_file():  # `annotations` holds no pictures

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from mmdistill_dense.apps.options import run_later
 from mmdistill_dense.apps.project import DEFAULTS, FOUNDATION_DEFAULT, MASKS_DEFAULT, SUITE, UNLABELLED_DETECTOR
-from mmdistill_dense.utils.files import owned
+from mmdistill_dense.utils.files import expand_user, owned
 from mmdistill_dense.utils.literals import check_place
 from mmdistill_dense.utils.process import heartbeat
 from mmdistill_dense.utils.validate import close_or_all, counted, fraction, some
@@ -22,7 +22,7 @@ def check_arguments(args: argparse.Namespace) -> Path:
     """
     from mmdistill_dense.apps.recipes.compose import methods
 
-    if not Path(args.data).expanduser().exists():
+    if not expand_user(args.data).exists():
         raise FileNotFoundError(f'--data {args.data}: no such folder (looked in {Path.cwd()}).')
     if bool(args.images) != bool(args.labels):
         missing = '--labels' if args.images else '--images'

@@ -15,6 +15,7 @@ from mmdistill_dense.apps.project.label_values import NO_CLASS, Pair
 from mmdistill_dense.apps.project.picture_files import SAMPLED, check_pictures, stored_size, usual_size
 from mmdistill_dense.apps.project.splits import SPLITS, Count, Split, SplitRule
 from mmdistill_dense.unlabelled.pictures import EXTENSIONS
+from mmdistill_dense.utils.files import expand_user
 from mmdistill_dense.utils.literals import Template
 from mmdistill_dense.utils.sampling import evenly
 from mmdistill_dense.utils.validate import some
@@ -61,7 +62,7 @@ def find_seg_data(
     ``background``: of pixels without an object, ``'class'`` or ``'ignore'``; ``exif``: ``'apply'`` or ``'ignore'``, if
     sizes of labels do not tell it; ``patterns``: ``None`` tries the known trees.
     """
-    root, rule, notes = root.expanduser().resolve(), rule or SplitRule(), list[str]()
+    root, rule, notes = expand_user(root).resolve(), rule or SplitRule(), list[str]()
     paths, paired = list[str](), None
     if patterns or root.suffix != '.json' or not root.is_file():
         picture_files.pictures_below(root)  # raises without any

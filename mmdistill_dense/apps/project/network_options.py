@@ -21,6 +21,7 @@ from mmdistill_dense.config.resolve import TASKS, find_config, load_model, read_
 from mmdistill_dense.config.values import mappings, num_classes
 from mmdistill_dense.foundation.vit import MODELS_BY_NAME
 from mmdistill_dense.networks.building import build_network
+from mmdistill_dense.utils.files import expand_user
 from mmdistill_dense.utils.process import quiet
 from mmdistill_dense.utils.validate import close_or_all, message_of, size_text, some
 from mmdistill_dense.weights.mmengine_loader import address_of
@@ -43,7 +44,7 @@ def unavailable_sources(model: Any) -> list[str]:
             return False
         if address.startswith(('http://', 'https://')):
             return fetchable(address, Path(hub.get_dir()) / 'checkpoints')
-        return '://' in address or Path(address).expanduser().is_file()  # an object store cannot be asked here
+        return '://' in address or expand_user(address).is_file()  # an object store cannot be asked here
 
     return [source for source in dict.fromkeys(weight_sources(model)) if not is_available(source)]
 
@@ -268,10 +269,10 @@ def read_foundation(option: str) -> dict[str, Any] | None:
     if not file:
         raise ValueError(f'--teacher {option}: weights are missing. Write --teacher {model}:FILE (docs/foundation.md).')
     if not file.startswith(HUB):
-        if not Path(file).expanduser().is_file():
+        if not expand_user(file).is_file():
             advice = f'docs/foundation.md says where the weights of {model} are'
             raise FileNotFoundError(f'--teacher {option}: no such file {file!r} (looked in {Path.cwd()}). {advice}.')
-        file = str(Path(file).expanduser().resolve())
+        file = str(expand_user(file).resolve())
     return {'type': 'mmdistill_dense.FoundationTeacher', 'model': model, 'checkpoint': file}
 
 
@@ -311,7 +312,7 @@ def sizes(side: UserNetwork, crop: tuple[int, int], picture: tuple[int, int], tr
 
 def absolute_path(source: str) -> str:
     """Return the whole path of a file or folder; addresses and ``auto`` stay."""
-    return str(Path(source).expanduser().resolve()) if is_path(source) else source
+    return str(expand_user(source).resolve()) if is_path(source) else source
 
 
 def whole_weights(side: UserNetwork) -> str | None:

@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 from mmdistill_dense.apps.project.picture_files import files_below, is_label, lines_of
 from mmdistill_dense.unlabelled.pictures import EXTENSIONS, same_pictures
-from mmdistill_dense.utils.files import walk
+from mmdistill_dense.utils.files import expand_user, walk
 from mmdistill_dense.utils.literals import Template
 from mmdistill_dense.utils.validate import some
 
@@ -57,7 +57,7 @@ class SplitRule:
 
     @classmethod
     def read(cls, text: str | None) -> 'SplitRule':
-        folder = Path(text or '').expanduser()
+        folder = expand_user(text or '')
         if text is None or folder.is_dir():
             return cls(folder if text else None)
         try:
@@ -345,7 +345,7 @@ class FreePictures:
 
 def free_pictures(option: str, parts: Mapping[str, Sequence[str]], masks: Container[str], batch: int) -> FreePictures:
     """Return the pictures of a folder that are not among the data: in no part, and no label image (``masks``)."""
-    folder = Path(option).expanduser().resolve()
+    folder = expand_user(option).resolve()
     pictures = sorted(files_below(folder, EXTENSIONS))
     count = sum(name.lower().endswith(EXTENSIONS) for _, names in walk(folder) for name in names)
     # in folders of label images; folders above all of the pictures do not count

@@ -27,6 +27,7 @@ from mmdistill_dense.networks.building import build_network
 from mmdistill_dense.networks.class_pairs import BACKGROUND, ClassPairs
 from mmdistill_dense.networks.taps import resolve_tap
 from mmdistill_dense.registry import DISTILLERS
+from mmdistill_dense.utils.files import expand_user
 from mmdistill_dense.utils.process import quiet
 from mmdistill_dense.utils.validate import some
 from mmdistill_dense.weights.strict_load import (
@@ -44,10 +45,10 @@ from mmdistill_dense.weights.strict_load import (
 
 def check_teacher_arguments(args: argparse.Namespace, foundation: Mapping[str, Any] | None) -> None:
     """Raise for an option that names a file or folder that is not there, or does not go with the others."""
-    if args.unlabelled and not Path(args.unlabelled).expanduser().is_dir():
+    if args.unlabelled and not expand_user(args.unlabelled).is_dir():
         raise FileNotFoundError(f'--unlabelled {args.unlabelled}: no such folder (looked in {Path.cwd()}).')
     checkpoint = args.teacher_checkpoint
-    if checkpoint and is_path(checkpoint) and not Path(checkpoint).expanduser().is_file():
+    if checkpoint and is_path(checkpoint) and not expand_user(checkpoint).is_file():
         advice = 'Without this option the teacher is trained on your data first'
         raise FileNotFoundError(f'--teacher-checkpoint {checkpoint}: no such file (looked in {Path.cwd()}). {advice}.')
     if args.train_teacher and (checkpoint or args.teacher_classes):

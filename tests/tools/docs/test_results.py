@@ -4,7 +4,10 @@ import re
 import shutil
 from pathlib import Path
 
-from tools.docs.check_results import FOLDER, README, disagreements
+import pytest
+
+from benchmarks.evidence import mean_of
+from tools.docs.check_results import FOLDER, README, disagreements, read_scores, rows_of
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -22,3 +25,11 @@ def test_the_pages_of_this_repository_follow_from_its_scores(tmp_path: Path) -> 
     results.write_text(results.read_text().replace('fgd **+3.16**', 'fgd **+4.16**'))
     first, second = [text for text in disagreements(tmp_path) if 'camvid.md, ' in text or 'docs/results.md: ' in text]
     assert 'kd, seed ' in first and second.startswith('docs/results.md: gains after <!-- results: ... --> differ')
+
+
+@pytest.mark.parametrize(('task', 'name'), [('seg', 'kd_flat_2'), ('seg', 'pcd_tenth'), ('det', 'fgd_10')])
+def test_means_over_the_pairs_of_evidence(task: str, name: str) -> None:
+    pairs = [rows_of(read_scores(file)) for file in (ROOT / f'benchmarks/pairs/scores/evidence_{task}').glob('*.csv')]
+    mean = mean_of([rows[name].gain.mean for rows in pairs if name in rows and rows[name].gain])
+    text = re.sub(r'\b0\.', '.', f'{mean.mean:+.1f} [{mean.low:+.1f}, {mean.high:+.1f}] |')
+    assert text in (ROOT / 'docs/results.md').read_text().replace('**', '')

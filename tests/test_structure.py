@@ -34,7 +34,7 @@ MAX_LINES = 500
 # Lines of Python in each folder. These numbers may only shrink: who must raise one says why in the commit.
 MOST_LINES = {
     'mmdistill_dense/losses': 2_055,
-    'mmdistill_dense/distillers': 5_115,
+    'mmdistill_dense/distillers': 5_125,
     'mmdistill_dense/networks': 2_475,
     'mmdistill_dense/model': 655,
     'mmdistill_dense/engine': 1_785,
@@ -47,14 +47,14 @@ MOST_LINES = {
     'mmdistill_dense/pretrain': 870,
     'mmdistill_dense/foundation': 955,
     'mmdistill_dense/apps/project': 5_075,
-    'mmdistill_dense/apps/suite': 2_415,
+    'mmdistill_dense/apps/suite': 2_420,
     'mmdistill_dense/apps/check': 860,
     'mmdistill_dense/apps/report': 1_330,
-    'mmdistill_dense/apps/inspect': 830,
+    'mmdistill_dense/apps/inspect': 835,
     'mmdistill_dense/apps/export': 1_585,
     'mmdistill_dense/apps/recipes': 475,
-    'mmdistill_dense/apps': 12_965,
-    'mmdistill_dense': 33_505,
+    'mmdistill_dense/apps': 12_970,
+    'mmdistill_dense': 33_530,
     'tools': 2_962,
     'tests': 35_000,
 }

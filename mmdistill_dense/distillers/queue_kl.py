@@ -12,7 +12,7 @@ from mmdistill_dense.datasets.wrapped import count_pictures
 from mmdistill_dense.distillers.base import Losses, Recorded
 from mmdistill_dense.distillers.feature import Level
 from mmdistill_dense.distillers.pcd.modules import AUTO_SIZE, NegativeQueue, warning
-from mmdistill_dense.distillers.simreg import VectorDistiller
+from mmdistill_dense.distillers.vector_distiller import VectorDistiller
 from mmdistill_dense.networks.taps import TapOption
 from mmdistill_dense.registry import DISTILLERS
 from mmdistill_dense.utils.runner_internals import Samples

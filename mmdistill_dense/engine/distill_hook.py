@@ -159,7 +159,8 @@ def _differences(runner: Runner) -> Iterator[str]:
         yield 'train_cfg.fast_forward_on_resume=True begins with the first batch again'
     elif not by_epoch and at not in (runner.iter, runner.iter + 1):
         yield f'train_cfg.type={type(loop).__name__!r} takes batches in its own way, so pictures may come again'
-    types = sorted({type(part).__name__ for part in walk_objects(loader.dataset) if hasattr(part, 'results_cache')})
+    parts = (part for part in walk_objects(loader.dataset) if 'results_cache' in getattr(part, '__dict__', {}))
+    types = sorted({type(part).__name__ for part in parts})  # a property, or `__getattr__`, may have any effect
     if types and not (by_epoch and loader.num_workers):  # such workers begin anew at each epoch anyway
         yield f'{", ".join(types)} kept pictures of earlier batches, and begins without any'
     if not between_steps(runner):

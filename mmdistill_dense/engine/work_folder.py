@@ -117,7 +117,9 @@ def _is_whole(path: Path, since: int) -> bool:
 
 @functools.lru_cache
 def _iteration(path: Path, _: int) -> int:
-    return int(read_checkpoint(path, lazily=True)['meta']['iter'])
+    with suppress(KeyError, TypeError, ValueError):  # weights alone, or damaged
+        return int(read_checkpoint(path, lazily=True)['meta']['iter'])
+    return -1
 
 
 def go_on_after_restart(runner: Runner) -> None:

@@ -181,7 +181,8 @@ def valuable_region(
     outer = torch.maximum(a[..., 2:], b[..., 2:]) - torch.minimum(a[..., :2], b[..., :2])
     distances = ((a[..., :2] + a[..., 2:] - b[..., :2] - b[..., 2:]) / 2).square().sum(-1)
     measure = inner / area_a.clamp_min(_EPS) - distances / outer.square().sum(-1).clamp_min(_EPS)
-    levels = zip(accumulate(level_sizes, initial=0), distances.sqrt().split([*level_sizes]), strict=False)
+    sizes = [*level_sizes]
+    levels = zip(accumulate(sizes, initial=0), distances.sqrt().split(sizes), strict=False)
     near = [begin + level.topk(min(topk, len(level)), dim=0, largest=False).indices for begin, level in levels]
     overlaps = iou.gather(0, torch.cat(near))  # (levels*topk, R)
     threshold = overlaps.mean(0) + overlaps.std(0, correction=min(1, len(overlaps) - 1))  # one anchor has deviation 0

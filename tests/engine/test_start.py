@@ -322,6 +322,7 @@ def test_the_run_of_another_config_is_not_written_over(base):
     child = base.parent / 'mine.py'
     child.write_text(SWAP.format('_delete_=True, '))
     message = r"holds iter_2.pth of base.py, which this run of mine.py would .*work_dir='work_dirs/mine' in mine.py"
+    torch.save({}, file.with_name('epoch_1.pth'))  # of no run
     with pytest.raises(ValueError, match=message):
         run(child)
     assert file.read_bytes() == before

@@ -67,6 +67,7 @@ def measure_gradients(model: Network, data: Mapping[str, Any]) -> list[Term]:
     One forward pass in training mode and in the parameters' own precision (no autocast), one backward pass per term.
     Weights, ``.grad``, buffers (batch statistics, queues), modes, random streams and the batch stay as they are;
     mmseg's and mmdet's activation checkpointing (``with_cp``) is off in that pass.
+    Of several processes, each gets the numbers of its own batch.
     """
     model = unwrap(model)
     active = [distiller for distiller in distillers_of(model).values() if distiller.weight() != 0]
@@ -115,16 +116,17 @@ def backbone_parameters(model: nn.Module) -> list[Tensor]:
 def flat_gradients(term: Tensor, groups: ParameterGroups) -> dict[str, Tensor]:
     """Return the gradient of a term at each place as one vector; the graph is kept, and no ``.grad`` is touched."""
     inputs = [tensor for tensors in groups.values() for tensor in tensors]
-    gradients: Sequence[Tensor] = [torch.zeros_like(x) for x in inputs]
+    gradients: Sequence[Tensor | None] = [None] * len(inputs)
     if inputs and term.requires_grad:
         try:
-            gradients = torch.autograd.grad(term, inputs, retain_graph=True, materialize_grads=True)
+            gradients = torch.autograd.grad(term, inputs, retain_graph=True, allow_unused=True)
         except RuntimeError as error:
             if 'heckpoint' not in str(error):
                 raise
             problem = 'the student recomputes its activations, so the gradient of a single loss cannot be taken'
             raise ValueError(f'{problem}: switch activation_checkpointing and with_cp off.') from error
-    vectors = iter([x.flatten().to(loss_dtype(x)) for x in gradients])
+    filled = (torch.zeros_like(x) if g is None else g for x, g in zip(inputs, gradients, strict=True))
+    vectors = iter([x.flatten().to(loss_dtype(x)) for x in filled])
     return {
         name: torch.cat([next(vectors) for _ in tensors]) if tensors else term.new_zeros(1)
         for name, tensors in groups.items()

@@ -1,16 +1,13 @@
 """What a step costs: a generated batch, and time and memory of a training step on it."""
 
 import copy
-import math
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import chain
 from typing import Any, Generic, TypeVar
 
-import numpy as np
 import torch
 from mmengine.config import Config
 from mmengine.model import revert_sync_batchnorm
@@ -19,7 +16,7 @@ from mmengine.structures import InstanceData, PixelData
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
-from mmdistill_dense.config.values import mappings, pipeline_of
+from mmdistill_dense.config.values import chain, mappings, pipeline_of
 from mmdistill_dense.distillers.base import Distiller
 from mmdistill_dense.distillers.maskd.token_distiller import TokenDistiller
 from mmdistill_dense.engine.loss_guard import clip_unscaled
@@ -64,15 +61,21 @@ def training_batch(network: Any, config: Mapping[str, Any], images: int, size: S
 
 def pipeline_size(dataset: Mapping[str, Any]) -> Size | None:
     """Return the height and width that a detector's pipeline crops to, else the largest that it resizes to."""
-    steps = list(mappings(pipeline_of(dataset)))  # also those of branches
+    steps = list(mappings([layer.get('pipeline') or [] for layer in chain(dataset)]))  # also those of branches
     for step in reversed(steps):
         if step.get('type') == 'RandomCrop' and step.get('crop_type', 'absolute') == 'absolute':
             width, height = step['crop_size']  # the order of mmdet
             return height, width
-    scales = [step.get('scale') or step.get('scales') or [] for step in steps]  # one, several, or the side of a square
-    pairs = [np.reshape([scale] * 2 if isinstance(scale, int) else scale, (-1, 2)).tolist() for scale in scales]
-    width, height = max(chain.from_iterable(pairs), key=math.prod, default=(0, 0))
-    return (height, width) if height else None
+    scales = [pair for step in steps for pair in _pairs(step.get('scale') or step.get('scales') or [])]
+    width, height = max(scales, key=lambda scale: scale[0] * scale[1], default=(0, 0))
+    return (height, width) if scales else None
+
+
+def _pairs(scale: Any) -> Sequence[Size]:
+    """Return the scales of a step, which has one or several of them, or the side of a square."""
+    if isinstance(scale, int):
+        return [(scale, scale)]
+    return scale if not scale or isinstance(scale[0], (list, tuple)) else [scale]
 
 
 def _labels(network: Network, size: Size, draw: torch.Generator) -> Sample:

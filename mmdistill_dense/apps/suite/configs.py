@@ -255,12 +255,13 @@ def make_portable(folder: Path | None = None, data: str | None = None) -> Portab
     Lists of pictures in the ``folder`` of the suite are hashed by their content. With ``data``, the folder of the data,
     that is removed too, and of files their last folder and name count; without, texts are those of version 0.2.
     """
-    roots = [(os.environ.get(name, default).rstrip('/'), default) for name, default in DATA_VARIABLES.items()]
-    roots += [(str(path), '.') for path in ((folder.absolute(), folder.resolve()) if folder else ())]
+    roots = {os.environ.get(name, default).rstrip('/'): default for name, default in DATA_VARIABLES.items()}
+    for path in (folder.absolute(), folder.resolve()) if folder else ():
+        roots.setdefault(str(path), '.')
 
     def shown(text: str) -> str:
         """Return a text without the folders of this machine."""
-        for root, replacement in roots:
+        for root, replacement in roots.items():
             if text.startswith(f'{root}/'):
                 is_list = replacement == '.' and text.endswith(('.txt', '.json')) and os.path.isfile(text)
                 return f'{replacement}{text.removeprefix(root)}{f" {sha256(Path(text))}" if is_list else ""}'

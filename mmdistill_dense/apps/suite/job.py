@@ -125,7 +125,8 @@ def single_numbers(metrics: Mapping[str, Any]) -> dict[str, float]:
     scalars = {}
     for name, value in metrics.items():
         with suppress(RuntimeError, TypeError, ValueError):  # several numbers, or none
-            scalars[name] = float(value.item() if hasattr(value, 'item') else value)
+            if not isinstance(value, (str, bytes)):
+                scalars[name] = float(value.item() if hasattr(value, 'item') else value)
     return scalars
 
 

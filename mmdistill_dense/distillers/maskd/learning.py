@@ -103,9 +103,10 @@ def gated_loss(
 
         return replace
 
-    with ExitStack() as stack, only_possible_heads(network, data_samples):
+    with ExitStack() as stack:
         for tap in taps:
             stack.enter_context(replacing(network, tap.tap, gated(tap), 'teacher_tap'))
+        stack.enter_context(only_possible_heads(network, data_samples))  # a tap may be in the branch that leaves
         task = network.parse_losses(network.loss(inputs, data_samples))[0]
     levels = [level for tap in taps for level in range(tap.start, tap.start + tap.count)]
     if sorted(dice) != sorted(levels):

@@ -255,6 +255,7 @@ def make_portable(folder: Path | None = None, data: str | None = None) -> Portab
     Lists of pictures in the ``folder`` of the suite are hashed by their content. With ``data``, the folder of the data,
     that is removed too, and of files their last folder and name count; without, texts are those of version 0.2.
     """
+    # where both variables name one folder, the last counts, as in the hashes of finished runs
     roots = {os.environ.get(name, default).rstrip('/'): default for name, default in DATA_VARIABLES.items()}
     for path in (folder.absolute(), folder.resolve()) if folder else ():
         roots.setdefault(str(path), '.')

@@ -15,8 +15,7 @@ import torch.multiprocessing as mp
 from tests import toys
 from tests.engine.processes import environment
 
-# A copy of the process of the tests has imported everything, but cannot use a GPU.
-QUICKEST = 'fork' if sys.platform == 'linux' and not torch.cuda.is_available() else 'spawn'
+QUICKEST = 'fork' if sys.platform == 'linux' and not torch.cuda.is_available() else 'spawn'  # a copy has all imports
 
 
 def start(function: Callable[..., None], *args: Any, processes: int = 2, method: str = QUICKEST) -> None:

@@ -24,7 +24,7 @@ from mmdistill_dense.config.unknown_keys import options_of
 from mmdistill_dense.distillers.maskd.learning import LearnOptions
 from mmdistill_dense.distillers.pcd.modules import HEAD
 from mmdistill_dense.distillers.schedule import Schedule
-from mmdistill_dense.networks.building import Acceleration
+from mmdistill_dense.networks.acceleration import Acceleration
 from mmdistill_dense.unlabelled.step import UnlabelledOption
 
 ROOT = Path(mmdistill_dense.__file__).parents[1]

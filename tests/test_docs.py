@@ -173,7 +173,7 @@ def test_the_cards_of_methods_name_every_option_with_its_default(name: str) -> N
     ('options', 'distillers.base.Distiller', ''),
     ('options', 'distillers.feature.FeatureDistiller', ''),
     ('options', 'distillers.schedule.Schedule', 'schedule.'),
-    ('options', 'networks.building.Acceleration', 'accelerate.'),
+    ('options', 'networks.acceleration.Acceleration', 'accelerate.'),
     ('methods/maskd', 'distillers.maskd.learning.LearnOptions', 'learn.'),
     ('datasets', 'unlabelled.pictures.UnlabeledImages', ''),
     ('datasets', 'datasets.shapes.ShapesSegDataset', ''),

@@ -33,9 +33,9 @@ PLACES = {room: number for number, room in enumerate(room for row in LAYERS for 
 MAX_LINES = 500
 # Lines of Python in each folder. These numbers may only shrink: who must raise one says why in the commit.
 MOST_LINES = {
-    'mmdistill_dense/losses': 2_055,
+    'mmdistill_dense/losses': 2_060,
     'mmdistill_dense/distillers': 5_125,
-    'mmdistill_dense/networks': 2_475,
+    'mmdistill_dense/networks': 2_485,
     'mmdistill_dense/model': 655,
     'mmdistill_dense/engine': 1_785,
     'mmdistill_dense/weights': 945,
@@ -50,11 +50,11 @@ MOST_LINES = {
     'mmdistill_dense/apps/suite': 2_420,
     'mmdistill_dense/apps/check': 860,
     'mmdistill_dense/apps/report': 1_330,
-    'mmdistill_dense/apps/inspect': 835,
+    'mmdistill_dense/apps/inspect': 845,
     'mmdistill_dense/apps/export': 1_585,
     'mmdistill_dense/apps/recipes': 475,
-    'mmdistill_dense/apps': 12_975,
-    'mmdistill_dense': 33_530,
+    'mmdistill_dense/apps': 12_985,
+    'mmdistill_dense': 33_555,
     'tools': 2_962,
     'tests': 35_000,
 }

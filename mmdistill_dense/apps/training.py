@@ -57,7 +57,7 @@ def test(args: argparse.Namespace) -> None:
 
 def learn_tokens(args: argparse.Namespace) -> None:
     """Learn the tokens that a config needs, write them where its training finds them, and draw their masks."""
-    from mmdistill_dense.apps.inspect.drawing import write_mask_sheets  # draws; no other command loads it
+    from mmdistill_dense.apps.inspect.token_masks import write_mask_sheets  # draws; no other command loads it
     from mmdistill_dense.distillers.maskd.token_distiller import TokenDistiller, token_store_of
     from mmdistill_dense.distillers.maskd.token_files import write_tokens
     from mmdistill_dense.model.distill_model import distillers_of

@@ -29,8 +29,7 @@ class InheritedRate(DefaultOptimWrapperConstructor):
         network: Any = unwrap(model)
         entries = getattr(getattr(network, 'distillation', None), 'inherit', ())
         parameters = dict(network.named_parameters(remove_duplicate=False))
-        ids = {id(parameters[entry.target]) for entry in entries if entry.target in parameters}
-        ids |= {id(value) for entry in entries for value in below(parameters, entry.target).values()}
+        ids = {id(value) for entry in entries for value in below(parameters, entry.target).values()}
         if not ids:
             raise ValueError(f'{key}: this student inherits nothing. Set model.inherit.')
         wrapper = super().__call__(model)

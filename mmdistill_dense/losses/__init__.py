@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from mmdistill_dense.losses.infonce import *
     from mmdistill_dense.losses.maps import *
     from mmdistill_dense.losses.masked import *
+    from mmdistill_dense.losses.relations import *
     from mmdistill_dense.losses.tensors import *
     from mmdistill_dense.losses.wavelet import *
 

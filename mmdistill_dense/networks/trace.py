@@ -19,7 +19,8 @@ from torch.overrides import TorchFunctionMode
 
 from mmdistill_dense.config.resolve import TEACHER_OPTIONS, ModelConfig, load_model
 from mmdistill_dense.config.unknown_keys import options_of
-from mmdistill_dense.networks.building import Acceleration, build_network, copy_network
+from mmdistill_dense.networks.acceleration import Acceleration
+from mmdistill_dense.networks.building import build_network, copy_network
 from mmdistill_dense.networks.class_pairs import check_form
 from mmdistill_dense.networks.inputs import InputGrid, with_normalisation
 from mmdistill_dense.networks.modes import run_as_trained

@@ -72,7 +72,7 @@ def test_bfloat16_is_advised_against_on_cpus_without_it(units, monkeypatch):
     for name in ('_is_avx512_bf16_supported', '_is_amx_tile_supported'):
         monkeypatch.setattr(torch.cpu, name, lambda: units, raising=False)
     texts = []
-    monkeypatch.setattr('mmdistill_dense.networks.building.print_log', lambda text, *_: texts.append(text))
+    monkeypatch.setattr('mmdistill_dense.networks.acceleration.print_log', lambda text, *_: texts.append(text))
     teacher = toys.frozen(option(accelerate=dict(dtype='bfloat16')), 'map')
     teacher.load(torch.zeros(1))
     teacher(files.picture(28, 28))

@@ -157,7 +157,7 @@ def vector(file: File) -> Results:
         return found
 
     with (
-        mock.patch.object(modules, 'inside_on_device', lambda *_: valid),
+        mock.patch('mmdistill_dense.distillers.pcd.pcd.inside_on_device', lambda *_: valid),
         mock.patch.object(modules, 'pixel_info_nce', contrast),
     ):
         loss = losses_of(made, students, teachers)['loss_pcd']

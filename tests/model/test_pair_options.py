@@ -12,7 +12,7 @@ from torch import nn
 
 from mmdistill_dense.datasets.shapes import CLASSES
 from mmdistill_dense.guards.config import check_teacher_classes
-from mmdistill_dense.networks.building import Acceleration
+from mmdistill_dense.networks.acceleration import Acceleration
 from mmdistill_dense.registry import DISTILLERS
 from tests import toys
 from tests.distillers.maskd.tokens import random_tokens

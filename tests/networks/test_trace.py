@@ -13,7 +13,8 @@ from mmdistill_dense.apps.export.write_student import load_student
 from mmdistill_dense.apps.inspect.step_cost import build_student
 from mmdistill_dense.config.resolve import load_model
 from mmdistill_dense.engine.distill_hook import DistillerState
-from mmdistill_dense.networks.building import Acceleration, build_network, building_once, copy_network
+from mmdistill_dense.networks.acceleration import Acceleration
+from mmdistill_dense.networks.building import build_network, building_once, copy_network
 from mmdistill_dense.networks.modes import run_as_trained, train_without_noise
 from mmdistill_dense.networks.taps import Tap
 from mmdistill_dense.networks.teacher import FrozenTeacher

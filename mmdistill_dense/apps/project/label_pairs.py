@@ -26,7 +26,7 @@ from mmdistill_dense.utils.validate import some
 
 LABEL_ENDINGS = (*EXTENSIONS, '.gif')
 ANY = '.*'  # the ending of a pattern without one
-STARS = re.compile(r'(\*\*/|\*\*|(?<!\.)\*|\*(?!\Z))')  # all but that of ``ANY``
+STARS = re.compile(r'(\*\*/|\*\*|(?<!\.)\*|\*(?!\Z))')  # of a pattern, but for that of ``ANY``
 Folder = tuple[str, ...]  # the parts of its path
 _MATCHES = {'**/': '((?:.*/)?)', '**': '(.*)', '*': '([^/]*)', ANY: r'\.[^./]+'}
 _LABELS = ('label', 'mask', 'annot', 'gt', 'seg', 'truth')  # in the places of label images, the likeliest first

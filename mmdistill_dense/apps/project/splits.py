@@ -238,7 +238,7 @@ def find_sources(pictures: Iterable[str]) -> dict[str, str]:
 
 
 def _draw(groups: Mapping[str, str], share: float, bare: Collection[str]) -> set[str]:
-    """Return about this share of the pictures, those of a group together, never all; groups of bare ones apart."""
+    """Draw about this share of the pictures, never all. A group stays together; bare groups are drawn apart."""
     val, full = set[str](), {group for picture, group in groups.items() if picture not in bare}
     for labelled in (True, False):
         members = defaultdict[str, list[str]](list)
@@ -265,7 +265,7 @@ def draw_split(
     classes: Callable[[P], Collection[object]] = lambda _: (),
     bare: Collection[str] = (),
 ) -> tuple[list[P], list[P]]:
-    """Divide pictures into training and validation, always in the same way; those of one source stay together.
+    """Divide pictures into training and validation, always in the same way. Pictures of one source stay together.
 
     They do not where too few or too many would validate, or training would lack some of the ``classes``. Copies do,
     as Roboflow writes them. ``bare`` ones, without an object, are divided alike.

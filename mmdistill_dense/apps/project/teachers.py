@@ -236,7 +236,7 @@ def distillers_for(method: str, student: UserNetwork, teacher: UserNetwork | Non
 
 
 def shipped(method: str, student: UserNetwork, teacher: UserNetwork) -> tuple[dict[str, Any], str]:
-    """Return the distillers that the package has for a method and a pair, with those of masks, and what these lack."""
+    """Return the package's distillers for a method and a pair, of masks too, and a text of what the pair lacks."""
     masks = 'masks' if same_masks(student, teacher) else None  # other heads give masks of another size
     candidates = (best(option_files(method), pair_name(student), student.task, variant) for variant in (masks, None))
     if (options := next(filter(None, candidates), None)) is None:

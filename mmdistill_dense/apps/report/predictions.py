@@ -18,8 +18,9 @@ from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import DefaultScope, init_default_scope
 
 from mmdistill_dense.apps.export.write_student import load_student
-from mmdistill_dense.apps.inspect.drawing import CONFIDENT, draw, draw_mask, image_of, masks_of_sample
+from mmdistill_dense.apps.inspect.drawing import CONFIDENT, draw, image_of
 from mmdistill_dense.apps.inspect.inference import predict_items
+from mmdistill_dense.apps.inspect.token_masks import draw_mask, masks_of_sample
 from mmdistill_dense.apps.report.runs import Comparison, TrainedRun, starts_of
 from mmdistill_dense.apps.report.section import Key, Missing, Panel, Section, Sheet, Strip, gain_sheet, panel
 from mmdistill_dense.apps.suite.definition import TEACHER

@@ -47,7 +47,7 @@ from mmdistill_dense.weights.strict_load import read_checkpoint, sha256
 
 PACKAGES = ('torch', 'mmengine', 'mmcv', 'mmseg', 'mmdet')
 WRITE_INTERVAL = 1.0  # seconds between two writes
-SAVE_INTERVAL = 600.0  # seconds between two checkpoints, beside those of the config: a power cut loses no more
+SAVE_INTERVAL = 600.0  # seconds between checkpoints, which a power cut may lose; the config may ask for more
 LOCK_TIMEOUT = 60.0  # seconds in which a job whose suite was killed ends, and a suite starts
 # the variables in which launchers give the rank and the number of processes
 _RANK_VARIABLES = {

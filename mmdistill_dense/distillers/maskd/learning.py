@@ -232,7 +232,8 @@ class TokenLearner:
         finite = bool(flat.isfinite().all())
         self.skipped = 0 if finite else self.skipped + 1
         if self.skipped >= PATIENCE:
-            bad = {int(name.split('.')[0]) for name, v in self.values.items() if not v.grad.isfinite().all()}  # type: ignore[union-attr]
+            means_of = zip(self.values, means, strict=True)
+            bad = {int(name.split('.')[0]) for name, mean in means_of if not mean.isfinite().all()}
             bad |= {level for level, term in enumerate(levels) if not math.isfinite(term)}
             task_text = '' if math.isfinite(task) else 'task loss not finite, '
             raise RuntimeError(

@@ -12,7 +12,7 @@ from mmengine.hooks import Hook
 from mmseg.models import SegDataPreProcessor
 
 from mmdistill_dense.__main__ import main
-from mmdistill_dense.apps.inspect.drawing import masks_of_sample
+from mmdistill_dense.apps.inspect.token_masks import masks_of_sample
 from mmdistill_dense.distillers.maskd import learning as token_learner
 from mmdistill_dense.registry import HOOKS
 from mmdistill_dense.utils.reproducible import stream_states

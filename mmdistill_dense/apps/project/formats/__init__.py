@@ -1,1 +1,1 @@
-"""Readers of label files: each finds the files of its format below a folder, and gives what they hold as COCO lists."""
+"""Readers of label files. Each finds the files of its format below a folder and returns COCO lists."""

@@ -101,7 +101,7 @@ def objects_drawing(
     if len(classes) < 2:
         advice = '--background class makes what no object covers a class too'
         raise ValueError(f'--data: {classes[0]} is the only class, so there is nothing to learn. {advice}.')
-    jobs, values, split_values = list[Job](), Values(len(targets)), dict[str, list[int]]()
+    jobs, stats = list[Job](), Values()
     digest = hashlib.sha256(repr((classes, empty)).encode())
     for part, pictures in data.parts.items():
         for sample, target in zip(pictures, targets[len(jobs) :], strict=False):  # those of the next parts follow
@@ -111,10 +111,10 @@ def objects_drawing(
             jobs.append((target, partial(draw_label_image, sample, numbers, empty)))
         split = data.splits[part]
         digest.update(split.content.encode() if split.content else (data.root / split.labels).read_bytes())
-        drawn_now = evenly(jobs[-len(pictures) :], label_values.COUNTED)
-        split_values[part] = sorted({value for target, make in drawn_now for value in values.add(Path(target), make())})
-    label_values.check_several(data.root, values)
-    label_values.check_splits(data.root, split_values, dict(enumerate(classes)), notes)
+        for target, make in evenly(jobs[-len(pictures) :], label_values.COUNTED):
+            stats.add(part, Path(target), make())
+    label_values.check_several(data.root, stats)
+    label_values.check_splits(data.root, stats, dict(enumerate(classes)), notes)
     return classes, Drawing(jobs, str(data.root), digest.hexdigest())
 
 
@@ -180,22 +180,19 @@ def colours_drawing(
         raise ValueError(f'--classes: {text}. Name the background too: {source} has {some(table)}.')
     numbers = {name: number for number, name in enumerate(classes)}
     codes = {r << 16 | g << 8 | b: numbers.get(name, IGNORED) for name, (r, g, b) in table.items()}
-    pixels, unknown_count, split_values = Counter[int](), 0, dict[str, list[int]]()
+    stats, unknown_count = Values(), 0
     for part, pairs in parts.items():
-        part_pixels = Counter[int]()
         for _, path in evenly(pairs, _SAMPLED // len(parts)):
-            values, counts = np.unique(_codes_in(path), return_counts=True)
-            unknown_count += _count_unknown(path, values, counts, codes)
-            for value, count in zip(values.tolist(), counts.tolist(), strict=True):
-                part_pixels[codes.get(value, IGNORED)] += count
-        pixels, split_values[part] = pixels + part_pixels, sorted(part_pixels)
+            stats.add(part, path, recolour(path, codes))
+            unknown_count += np.isin(_codes_in(path), [*codes], invert=True).sum()
+    pixels = stats.pixels()
     if unknown_count:
-        text = f'{unknown_count / pixels.total():.2%} of the pixels have a colour of no class'
+        text = f'{unknown_count / pixels.sum():.2%} of the pixels have a colour of no class'
         notes.append(f'WARNING: {text}; they are ignored')
     if ignored := [name for name in table if name not in numbers]:
-        share = (pixels[IGNORED] - unknown_count) / pixels.total()
+        share = (pixels[IGNORED] - unknown_count) / pixels.sum()
         notes.append(f'ignored, because --classes leaves them out: {some(ignored)} ({share:.1%} of the pixels)')
-    label_values.check_splits(root, split_values, dict(enumerate(classes)), notes)
+    label_values.check_splits(root, stats, dict(enumerate(classes)), notes)
     notes += [f'{len(classes)} classes, by colour, from {source}', *label_values.hint_of_void(classes)]
     return classes, drawing_of(root, targets, partial(recolour, codes=codes), repr(sorted(codes.items())))
 
@@ -204,19 +201,12 @@ def recolour(path: Path, codes: Mapping[int, int]) -> np.ndarray:
     """Return the numbers of the classes in an image of their colours; raise if many pixels have another colour."""
     pixels = _codes_in(path)
     values, inverse, counts = np.unique(pixels, return_inverse=True, return_counts=True)
-    _count_unknown(path, values, counts, codes)
-    return np.array([codes.get(int(value), IGNORED) for value in values], np.uint8)[inverse].reshape(pixels.shape)
-
-
-def _count_unknown(path: Path, values: np.ndarray, counts: np.ndarray, codes: Mapping[int, int]) -> int:
-    """Return the number of pixels of unknown colours; raise if they are many."""
-    unknown = np.array([int(value) not in codes for value in values])
-    count = int(counts[unknown].sum())
-    if count > _MAX_UNKNOWN * counts.sum():
+    unknown = np.isin(values, [*codes], invert=True)
+    if (count := counts[unknown].sum()) > _MAX_UNKNOWN * pixels.size:
         most = _colour(int(values[unknown][counts[unknown].argmax()]))
-        text = f'{count / counts.sum():.1%} of the pixels of {path} have a colour of no class, most often {most}'
+        text = f'{count / pixels.size:.1%} of the pixels of {path} have a colour of no class, most often {most}'
         raise ValueError(f'--data: {text}. Add it to the list of colours, or write without smoothed edges (no JPEG).')
-    return count
+    return np.array([codes.get(value, IGNORED) for value in values.tolist()], np.uint8)[inverse].reshape(pixels.shape)
 
 
 def _codes_in(path: Path) -> np.ndarray:

@@ -93,7 +93,7 @@ def find_seg_data(
         classes, drawing = drawn.colours_drawing(root, parts, targets, class_names, notes)
     else:
         names, source = label_values.listed_names(root, class_names)
-        stats = label_values.sample_label_values(list(parts.values()), stored, NO_CLASS in names)
+        stats = label_values.sample_label_values(parts, stored, NO_CLASS in names)
         if lossy := [label for label in labels if label.suffix.lower() in ('.jpg', '.jpeg', '.jfif')]:
             text = f'{len(lossy)} label images are JPEG, which changes values at edges ({lossy[0]}). Write them as .png'
             if not class_names and not (root / label_values.LIST).is_file():
@@ -101,7 +101,7 @@ def find_seg_data(
             notes.append(f'WARNING: {text}')
         classes, values = label_values.name_classes(root, stats, names, source, notes)
         by_value = dict(zip(values or range(len(classes)), classes, strict=True))
-        label_values.check_splits(root, {name: stats.of(pairs) for name, pairs in parts.items()}, by_value, notes)
+        label_values.check_splits(root, stats, by_value, notes)
         form, targets = _form(root, parts, () if stats.channels > 1 else paths)
         drawing = drawn.drawing_of(root, targets, drawn.copied, 'numbers') if targets else None
     if 'val' not in parts:

@@ -2,13 +2,13 @@
 
 import hashlib
 import os
-import shutil
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -62,18 +62,14 @@ class Drawing:
         file = out / FOLDER / NOTE
         if read_json(file) == self.note and all((out / target).is_file() for target, _ in self.jobs):
             return f'{len(self.jobs)} label images are there, made from the same source'
-        unfinished = out / f'.{FOLDER}'  # until all are drawn: one may be refused
-        shutil.rmtree(unfinished, ignore_errors=True)
-        try:
+        with TemporaryDirectory(prefix='.', dir=out) as unfinished:  # until all are drawn: one may be refused
             for target, make in track(self.jobs, 'label images', transient=True):
-                path = out / f'.{target}'
+                path = Path(unfinished, target)
                 path.parent.mkdir(parents=True, exist_ok=True)
                 Image.fromarray(make()).save(path)
             file.unlink(missing_ok=True)
             for target, _ in self.jobs:
-                os.renames(out / f'.{target}', out / target)
-        finally:
-            shutil.rmtree(unfinished, ignore_errors=True)
+                os.renames(Path(unfinished, target), out / target)
         write_json(file, self.note)
         return f'{len(self.jobs)} label images, made from {self.source}'
 

@@ -113,7 +113,7 @@ def _unknown(root: Path, paths: Sequence[str], problem: str) -> str:
     """Return a refusal that shows the folders, and patterns that read them if there are some."""
     images = 'A label image is a picture of class numbers or colours: name its folder by --labels'
     general = f' {images}. Outlines are read from json, xml and txt files, .npy files are not read.'
-    hint = label_pairs.many_masks(paths) or label_pairs.proposal(root, paths) or general
+    hint = label_pairs.many_masks(paths) or (paths and label_pairs.proposal(root, paths)) or general
     content = f'It holds {label_pairs.folder_tree(paths)}.{picture_files.other_endings(root)}{hint}'
     return f'--data {root}: {problem}. {content} docs/your_labels.md shows the known trees.'
 

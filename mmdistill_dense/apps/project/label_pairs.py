@@ -10,7 +10,7 @@ import os
 import re
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from shlex import quote
@@ -27,10 +27,9 @@ from mmdistill_dense.utils.validate import some
 LABEL_ENDINGS = (*EXTENSIONS, '.gif')
 ANY = '.*'  # the ending of a pattern without one
 STARS = re.compile(r'(\*\*/|\*\*|(?<!\.)\*|\*(?!\Z))')  # of a pattern, but for that of ``ANY``
-Folder = tuple[str, ...]  # the parts of its path
 _MATCHES = {'**/': '((?:.*/)?)', '**': '(.*)', '*': '([^/]*)', ANY: r'\.[^./]+'}
 _LABELS = ('label', 'mask', 'annot', 'gt', 'seg', 'truth')  # in the places of label images, the likeliest first
-_SAMPLED, _TRIALS = 500, 12  # pictures on which patterns are tried, and folders and names from which they are made
+_SAMPLED, _TRIALS = 500, 24  # pictures on which patterns are tried, and from which they are made
 _PART = re.compile(rf'(?i)(?<![a-z])(?:{"|".join(word for words in SPLITS.values() for word in words)})(?![a-z])')
 _ORDERED_TREE = 'Cityscapes'  # of its label images of several kinds the first one counts
 # Tried in this order, in lower case.
@@ -101,11 +100,10 @@ class Patterns:
         """Return those of a known tree as the names of a pair are written, with the endings of both."""
         texts = []
         for path, text in ((picture, self.images), (label, self.labels)):
-            match, head, last = _rule(text).fullmatch(path.lower() if self.name else path), '', 0
-            for number, star in enumerate(STARS.findall(text), 1):
-                start, end = match.span(number) if match else (0, 0)
-                head, last = f'{head}{path[last:start]}{star}', end
-            texts.append(head + path[last:])
+            match = _rule(text).fullmatch(path.lower() if self.name else path)
+            for number, star in [*enumerate(STARS.findall(text), 1)][::-1] if match else ():
+                path = f'{path[: match.start(number)]}{star}{path[match.end(number) :]}'
+            texts.append(path)
         return Patterns(*texts)
 
     def __str__(self) -> str:
@@ -231,51 +229,44 @@ def many_masks(paths: Sequence[str]) -> str:
 
 def proposal(root: Path, paths: Sequence[str]) -> str:
     """Return a sentence with patterns that pair pictures of an unknown tree; empty if none was found."""
-    files, sample = Files(paths), evenly(sorted(paths), _SAMPLED)
-    folders = defaultdict[Folder, list[str]](list)
-    for path in paths:
-        folders[PurePosixPath(path).parts[:-1]].append(os.path.basename(path))
-    trials = dict[Patterns, None]()
-    for folder in evenly(sorted(folders), _TRIALS):
-        near = sorted(folders, key=lambda other: (-len({*folder} & {*other}), abs(len(folder) - len(other)), other))
-        trials.update((patterns, None) for other in near[:_TRIALS] for patterns in _candidates(folder, other, folders))
+    files, sample, trials = Files(paths), evenly(sorted(paths), _SAMPLED), Counter[Patterns]()
+    common = set.intersection(*({*path.split('/')[:-1]} for path in paths))
+    for path in evenly(sample, _TRIALS):
+        trials.update(patterns for other in paths for patterns in _candidates(path, other, common))
     scored = []
-    for patterns in trials:
-        pairs = {path: labels[0] for path, (labels, _) in files.labels_of(sample, patterns).items() if labels}
+    for patterns, _ in trials.most_common(2 * _TRIALS):
+        pairs = [(labels[0], path) for path, (labels, _) in files.labels_of(sample, patterns).items() if labels]
         # the more pictures they pair, the likelier their label images hold classes, the fewer stars
         text, labels = (patterns.images + patterns.labels).lower(), patterns.labels.lower()
         for_the_eye = any(word in text for word in ('color', 'colour', 'instance'))
         word = next((rank for rank, word in enumerate(_LABELS) if word in labels), 9)
-        if pairs:
-            scored.append(((len(pairs), not for_the_eye, -word, -len(text)), patterns, next(iter(pairs.items()))))
-    for _, patterns, (picture, label) in sorted(scored, key=lambda entry: entry[0], reverse=True):
+        scored.append((len(pairs), not for_the_eye, -word, -len(text), patterns, pairs[:1]))
+    for *_, patterns, examples in sorted(scored, key=lambda entry: entry[:4], reverse=True):
         colours = []
-        for name in (label, picture):  # label images have far fewer
+        for name in [name for pair in examples for name in pair]:  # a label image has far fewer than its picture
             with open_picture(root / name) as image:
                 small = np.asarray(image.resize((64, 64), Image.Resampling.NEAREST)).reshape(64 * 64, -1)
                 colours.append(len(np.unique(small, axis=0)))
-        if 2 * colours[0] < colours[1]:
+        if colours and 2 * colours[0] < colours[1]:
             count = sum(bool(labels) for labels, _ in files.labels_of(paths, patterns).values())
             return f' Try {patterns}: they pair {count} pictures.'
     return ''
 
 
-def _candidates(folder: Folder, other: Folder, names: Mapping[Folder, Sequence[str]]) -> Iterator[Patterns]:
-    """Yield patterns of two folders whose files share names, with stars for parts and for folders that both share."""
-    ends = Counter[tuple[str, str]]()
-    for name in evenly(names[folder], _TRIALS):
-        stem, suffix = os.path.splitext(name)
-        for cut in {'', *re.findall(r'[_-][^_-]*$', stem)}:
-            begin = stem.removesuffix(cut)
-            matches = (file for file in names[other] if file.startswith(begin) and (folder, name) != (other, file))
-            suffixes = (file[len(begin) :] for file in matches)
-            ends.update((cut + suffix, end) for end in suffixes if begin and not end[:1].isalnum())
-    common = set(folder).intersection(*names)  # of all folders
-    shared = [part for part in folder if part in other and part not in common]
-    for (end, label_end), _ in ends.most_common(_TRIALS // 4):
-        for starred in ((), shared if shared == [part for part in other if part in shared] else ()):
-            texts = ['/'.join('*' if part in starred else part for part in parts) for parts in (folder, other)]
+def _candidates(path: str, other: str, common: Collection[str]) -> Iterator[Patterns]:
+    """Yield patterns of two files that share the beginning of their names, with stars for it and for shared folders."""
+    (*folder, name), (*other_folder, other_name) = path.split('/'), other.split('/')
+    stem, suffix = os.path.splitext(name)
+    for cut in {'', *re.findall(r'[_-][^_-]*$', stem)}:
+        begin = stem.removesuffix(cut)
+        if not begin or not other_name.startswith(begin) or path == other:
+            continue
+        end, label_end = cut + suffix, other_name[len(begin) :]
+        shared = [part for part in folder if part in other_folder and part not in common]
+        for starred in ((), shared if shared == [part for part in other_folder if part in shared] else ()):
+            texts = ['/'.join('*' if part in starred else part for part in parts) for parts in (folder, other_folder)]
             if _PART.findall(texts[0]) == _PART.findall(texts[1]):
                 texts = [_PART.sub('*', text) for text in texts]
             end = end if _PART.search(label_end) else _PART.sub('*', end)  # 21_training.tif and 21_manual1.gif
-            yield Patterns(f'{texts[0]}/*{end}'.lstrip('/'), f'{texts[1]}/*{label_end}'.lstrip('/'))
+            if not label_end[:1].isalnum():
+                yield Patterns(f'{texts[0]}/*{end}'.lstrip('/'), f'{texts[1]}/*{label_end}'.lstrip('/'))

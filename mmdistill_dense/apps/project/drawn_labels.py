@@ -19,7 +19,7 @@ from rich.progress import track
 from mmdistill_dense.apps.project import label_values
 from mmdistill_dense.apps.project.box_labels import BoxData
 from mmdistill_dense.apps.project.formats.objects import Labelled, shape_run_lengths
-from mmdistill_dense.apps.project.label_values import TABLES, Colour, Pair, Values, colour_table
+from mmdistill_dense.apps.project.label_values import TABLES, Colour, Parts, Values, colour_table
 from mmdistill_dense.apps.project.picture_files import file_errors, open_picture, repeated
 from mmdistill_dense.datasets.label_files import has_mask
 from mmdistill_dense.utils.files import read_json, write_json, write_text
@@ -35,6 +35,7 @@ _MAX_UNKNOWN = 0.01  # a label image with a larger share of unknown colours is r
 
 Job = tuple[str, Callable[[], np.ndarray]]  # a path in the folder of the project; what makes (height, width), uint8
 Targets = Sequence[tuple[str, Path]]  # such paths, and files of the data
+Drawn = tuple[tuple[str, ...], 'Drawing']  # classes, and their label images
 
 
 @dataclass(frozen=True)
@@ -74,15 +75,16 @@ class Drawing:
         return f'{len(self.jobs)} label images, made from {self.source}'
 
 
-def _check_number(classes: Sequence[str]) -> None:
+def _number(classes: Sequence[str], advice: str) -> dict[str, int]:
     if len(classes) > IGNORED:
         problem = f'{len(classes)} classes; a label image numbers at most {IGNORED}, the background included'
         raise ValueError(f'--data: {problem}. Choose some by --classes.')
+    if len(classes) < 2:
+        raise ValueError(f'--data: {classes[0]} is the only class, so there is nothing to learn. {advice}.')
+    return {name: number for number, name in enumerate(classes)}
 
 
-def objects_drawing(
-    data: BoxData, targets: Sequence[str], background: str, notes: list[str]
-) -> tuple[tuple[str, ...], Drawing]:
+def objects_drawing(data: BoxData, targets: Sequence[str], background: str, notes: list[str]) -> Drawn:
     """Return the classes and the label images of the objects of a data set. Later objects lie above earlier ones.
 
     ``targets``: the place in the folder of the project of each label image, in the order of parts and pictures. Some
@@ -92,11 +94,7 @@ def objects_drawing(
     if background == 'class':
         empty_class = next((name for name in classes if name.lower() == BACKGROUND), BACKGROUND)
         classes, empty = (empty_class, *(name for name in classes if name != empty_class)), 0
-    numbers = {name: number for number, name in enumerate(classes)}
-    _check_number(classes)
-    if len(classes) < 2:
-        advice = '--background class makes what no object covers a class too'
-        raise ValueError(f'--data: {classes[0]} is the only class, so there is nothing to learn. {advice}.')
+    numbers = _number(classes, '--background class makes what no object covers a class too')
     jobs, stats = list[Job](), Values()
     digest = hashlib.sha256(repr((classes, empty)).encode())
     for part, pictures in data.parts.items():
@@ -142,27 +140,22 @@ def are_coloured(root: Path, labels: Sequence[Path], class_names: Sequence[str])
 
     Three equal channels hold numbers, unless the list of colours has all their grays and the ``class_names``.
     """
-    sample, coloured_count, of_rgb, grays = evenly(labels, _SAMPLED), 0, 0, set[int]()
+    sample, coloured, grays = evenly(labels, _SAMPLED), list[bool](), set[int]()
     for path in sample:
         with open_picture(path) as image:
             if image.mode in ('RGB', 'RGBA'):
-                pixels, of_rgb = np.asarray(image), of_rgb + 1
-                coloured_count += label_values.has_colours(pixels)
-                if not coloured_count:
-                    grays |= {*np.unique(pixels[..., 0]).tolist()}
-    if of_rgb < len(sample):
-        return 2 * coloured_count > len(sample)
-    if coloured_count:
-        return True
+                pixels = np.asarray(image)
+                coloured.append(label_values.has_colours(pixels))
+                grays |= {*np.unique(pixels[..., 0]).tolist()}
+    if any(coloured) or len(coloured) < len(sample):
+        return len(coloured) == len(sample) or 2 * sum(coloured) > len(sample)
     with suppress(ValueError):  # a list of something else
         table, _ = colour_table(root)
         return {*class_names} <= table.keys() and all((gray, gray, gray) in table.values() for gray in grays)
     return False
 
 
-def colours_drawing(
-    root: Path, parts: Mapping[str, Sequence[Pair]], targets: Targets, class_names: Sequence[str], notes: list[str]
-) -> tuple[tuple[str, ...], Drawing]:
+def colours_drawing(root: Path, parts: Parts, targets: Targets, class_names: Sequence[str], notes: list[str]) -> Drawn:
     """Return the classes of coloured label images and the images to write, given as target and file."""
     table, source = colour_table(root)
     if not table:
@@ -170,17 +163,14 @@ def colours_drawing(
     if unknown := [name for name in class_names if name not in table]:
         raise ValueError(f'--classes {some(unknown)}: not in {source}. {close_or_all(unknown[0], list(table))}')
     classes = tuple(name for name in table if not class_names or name in class_names)
-    _check_number(classes)
-    if len(classes) < 2:
-        text = f'{classes[0]} is the only class, and pixels of other colours are ignored, so there is nothing to learn'
-        raise ValueError(f'--classes: {text}. Name the background too: {source} has {some(table)}.')
-    numbers = {name: number for number, name in enumerate(classes)}
-    codes = {r << 16 | g << 8 | b: numbers.get(name, IGNORED) for name, (r, g, b) in table.items()}
+    advice = f'Pixels of other colours are ignored: name the background too by --classes. {source} has {some(table)}'
+    numbers = _number(classes, advice)
+    codes = {colour: numbers.get(name, IGNORED) for name, colour in table.items()}
     stats, unknown_count = Values(), 0
     for part, pairs in parts.items():
         for _, path in evenly(pairs, _SAMPLED // len(parts)):
             stats.add(part, path, recolour(path, codes))
-            unknown_count += np.isin(_codes_in(path), [*codes], invert=True).sum()
+            unknown_count += sum(count for colour, count in _read_colours(path)[1].items() if colour not in codes)
     pixels = stats.pixels()
     if unknown_count:
         text = f'{unknown_count / pixels.sum():.2%} of the pixels have a colour of no class'
@@ -190,42 +180,42 @@ def colours_drawing(
         notes.append(f'ignored, because --classes leaves them out: {some(ignored)} ({share:.1%} of the pixels)')
     label_values.check_splits(root, stats, dict(enumerate(classes)), notes)
     notes += [f'{len(classes)} classes, by colour, from {source}', *label_values.hint_of_void(classes)]
-    return classes, drawing_of(root, targets, partial(recolour, codes=codes), repr(sorted(codes.items())))
+    key = repr(sorted((r << 16 | g << 8 | b, number) for (r, g, b), number in codes.items()))
+    return classes, drawing_of(root, targets, partial(recolour, codes=codes), key)
 
 
-def recolour(path: Path, codes: Mapping[int, int]) -> np.ndarray:
+def recolour(path: Path, codes: Mapping[Colour, int]) -> np.ndarray:
     """Return the numbers of the classes in an image of their colours; raise if many pixels have another colour."""
-    pixels = _codes_in(path)
-    values, inverse, counts = np.unique(pixels, return_inverse=True, return_counts=True)
-    unknown = np.isin(values, [*codes], invert=True)
-    if (count := counts[unknown].sum()) > _MAX_UNKNOWN * pixels.size:
-        most = _colour(int(values[unknown][counts[unknown].argmax()]))
-        text = f'{count / pixels.size:.1%} of the pixels of {path} have a colour of no class, most often {most}'
+    pixels, counts = _read_colours(path)
+    unknown = {colour: count for colour, count in counts.items() if colour not in codes}
+    numbers = np.full(pixels.shape[:2], IGNORED, np.uint8)
+    if (count := sum(unknown.values())) > _MAX_UNKNOWN * numbers.size:
+        most = max(unknown, key=unknown.__getitem__)
+        text = f'{count / numbers.size:.1%} of the pixels of {path} have a colour of no class, most often {most}'
         raise ValueError(f'--data: {text}. Add it to the list of colours, or write without smoothed edges (no JPEG).')
-    return np.array([codes.get(value, IGNORED) for value in values.tolist()], np.uint8)[inverse].reshape(pixels.shape)
+    for colour, number in codes.items():
+        numbers[(pixels == colour).all(-1)] = number
+    return numbers
 
 
-def _codes_in(path: Path) -> np.ndarray:
+def _read_colours(path: Path) -> tuple[np.ndarray, dict[Colour, int]]:
+    """Return an image (height, width, 3), and how many of its pixels have each colour."""
     with open_picture(path) as image:
         if image.mode not in ('RGB', 'RGBA'):
             raise ValueError(f'--data: {path} has the mode {image.mode}, and others are of colours. Write all alike.')
-        pixels = np.asarray(image).astype(np.int64)
-    if pixels.shape[2] == 4 and (pixels[..., 3] != 255).any():
-        raise ValueError(f'--data: {path} has transparent pixels. Write it without an alpha channel.')
-    return pixels[..., 0] << 16 | pixels[..., 1] << 8 | pixels[..., 2]
-
-
-def _colour(code: int) -> Colour:
-    return code >> 16, code >> 8 & 255, code & 255
+        if image.mode == 'RGBA' and image.getchannel('A').getextrema() != (255, 255):
+            raise ValueError(f'--data: {path} has transparent pixels. Write it without an alpha channel.')
+        picture = image.convert('RGB')
+        counts: Any = picture.getcolors(picture.width * picture.height)
+        return np.asarray(picture), dict(sorted((colour, count) for count, colour in counts))
 
 
 def _missing_table_message(root: Path, paths: Sequence[Path]) -> str:
     """Return a refusal that shows the colours in some label images, the most frequent first; write a list to fill."""
-    counts, sampled = Counter[int](), len(paths)
+    counts, sampled = Counter[Colour](), len(paths)
     for path in paths:
-        values, numbers = np.unique(_codes_in(path), return_counts=True)
-        counts.update(dict(zip(values.tolist(), numbers.tolist(), strict=True)))
-    shares = {_colour(code): count / counts.total() for code, count in counts.most_common()}
+        counts.update(_read_colours(path)[1])
+    shares = {colour: count / counts.total() for colour, count in counts.most_common()}
     text = some((f'{colour}: {share:.1%}' for colour, share in shares.items()), 8)
     start = f'--data {root}: the label images hold colours, and no list of them is there ({", ".join(TABLES)}). '
     if len(shares) > _MOST_COLOURS:

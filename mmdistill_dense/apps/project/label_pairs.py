@@ -147,10 +147,6 @@ class Pairing:
     orphans: Sequence[str]  # label images without a picture
     extras: Sequence[str]  # those of a labelled picture with a word after its name, as X_color.png beside X.png
 
-    @property
-    def label_images(self) -> list[str]:
-        return [*self.labels.values(), *self.orphans, *self.extras]
-
 
 def pair_by_patterns(files: Files, patterns: Patterns) -> Pairing:
     """Pair by patterns. A label image is no picture, even where both patterns match it."""

@@ -29,20 +29,22 @@ TABLES = (
     'label_colors.txt',
 )  # fmt: skip
 NO_CLASS = '-'
+_JPEG = ('.jpg', '.jpeg', '.jfif')
 _VOID = re.compile(r'[\W_]*(void|ignored?|unlabell?ed|unannotated|undefined|don.?t.?care)[\W_]*', re.IGNORECASE)
 _GAP = 10  # missing values that a rare class may explain
 _MIN_VALUES, _MIN_HIGHEST = 32, 200  # more values, up to higher ones, come from smoothed edges
 _MAIN_VALUES, _MAIN_SHARE = 3, 0.9  # if this number of values holds this share of the pixels
 _MIN_CHANCE = 0.01  # if two values never occur together by a smaller chance, they seem to exclude each other
 Pair = tuple[Path, Path]  # a picture and its label image
+Parts = Mapping[str, Sequence[Pair]]
 Colour = tuple[int, ...]  # red, green, blue
+Named = tuple[tuple[str, ...], tuple[int, ...], bool]
 
 
 @dataclass
 class Values:
     """The values in label images that were read, and the colours that palettes give to them."""
 
-    total: int = 0  # how many label images there are
     channels: int = 1  # 3 if some have three equal ones, which mmseg does not read
     # the part, the label image, and how many of its pixels have each value
     rows: list[tuple[str, Path, np.ndarray]] = field(default_factory=list)
@@ -99,13 +101,13 @@ class Values:
         return f'{summary}: the others seem to come from smoothed edges. {advice}'
 
 
-def sample_label_values(parts: Mapping[str, Sequence[Pair]], stored: bool, some_ignored: bool) -> Values:
+def sample_label_values(parts: Parts, stored: bool, some_ignored: bool) -> Values:
     """Read some pairs of each part; pictures as they are ``stored``, or as EXIF turns them.
 
     More label images are read where values are far apart, or ``some_ignored`` by name: one that was missed would be
     ignored in training.
     """
-    stats = Values(sum(map(len, parts.values())))
+    stats = Values()
     sample = [(part, *pair) for part, pairs in parts.items() for pair in evenly(pairs, COUNTED)]
     for part, path, label in sample:
         size, picture_size = stats.read(part, label), stored_size(path, stored)
@@ -171,10 +173,16 @@ def _named_by_colours(root: Path, stats: Values, notes: list[str]) -> tuple[tupl
     return tuple(names.get(value, NO_CLASS) for value in numbers), f'--data: {path}'
 
 
-def name_classes(
-    root: Path, stats: Values, names: tuple[str, ...], source: str, notes: list[str]
-) -> tuple[tuple[str, ...], tuple[int, ...]]:
-    """Return class names and label values, of ``names`` from ``source``, else of a list of colours, else numbered."""
+def name_values(root: Path, parts: Parts, class_names: Sequence[str], stored: bool, notes: list[str]) -> Named:
+    """Return names of classes, of a list or numbered; label values; and whether label images have one channel."""
+    names, source = listed_names(root, class_names)
+    stats = sample_label_values(parts, stored, NO_CLASS in names)
+    jpegs = (label for pairs in parts.values() for _, label in pairs if label.suffix.lower() in _JPEG)
+    if lossy := [*jpegs]:
+        text = f'{len(lossy)} label images are JPEG, which changes values at edges ({lossy[0]}). Write them as .png'
+        if not class_names and not (root / LIST).is_file():
+            raise ValueError(f'--data {root}: {text}; or name the classes by --classes, if no value was changed.')
+        notes.append(f'WARNING: {text}')
     if not names:
         names, source = _named_by_colours(root, stats, notes)
     check_several(root, stats)
@@ -189,7 +197,8 @@ def name_classes(
         raise ValueError(f'--data {root}: the label images hold {smoothed} If they are classes, name them: --classes.')
     if not names:
         shown = some([value for value in classes if value in values], 12)
-        summary = f'{len(classes)} classes, from the values {shown} in {count} of {stats.total} label images'
+        images = f'{count} of {sum(map(len, parts.values()))} label images'
+        summary = f'{len(classes)} classes, from the values {shown} in {images}'
         notes.append(f'{summary}; name them with --classes, or in {LIST} in the data folder')
         names = default_names(classes)
     table = classes if counted else tuple(range(len(names)))
@@ -206,7 +215,9 @@ def name_classes(
         raise ValueError(f'{source}: {some(sorted(twins))} twice. Give each class its name; {NO_CLASS} ignores one.')
     if unseen := [f'{name} ({value})' for name, value in pairs if value not in values]:
         notes.append(f'no pixel of the {count} label images that were looked at has: {some(unseen)}')
-    return tuple(name for name, _ in pairs), tuple(value for _, value in pairs) if counted or NO_CLASS in names else ()
+    check_splits(root, stats, {value: name for name, value in pairs}, notes)
+    named_values = tuple(value for _, value in pairs) if counted or NO_CLASS in names else ()
+    return tuple(name for name, _ in pairs), named_values, stats.channels == 1
 
 
 def hint_of_void(names: Sequence[str], written: str = '', more: Sequence[str] = ()) -> list[str]:
@@ -242,16 +253,15 @@ def _names_in(path: Path) -> tuple[str, ...]:
     """Return the names in a file in the order of the numbers before them, else, but for a table, of the lines."""
     lines, table = lines_of(path), path.suffix == '.csv'
     rows = list(csv.reader(lines)) if table else [line.split(maxsplit=1) for line in lines]
-    numbered = [(row[0].strip().rstrip(':.,'), row[1].strip()) for row in rows if len(row) == 2]
-    numbered = [(number, name) for number, name in numbered if number.isdecimal()]  # not the titles of a table
+    pairs = [(row[0].strip().rstrip(':.,'), row[1].strip()) for row in rows if len(row) == 2]
+    numbered = sorted((int(number), name) for number, name in pairs if number.isdecimal())  # no titles of a table
     if not table and len(numbered) < len(lines):
         return tuple(lines)
-    by_number = {int(number): name for number, name in numbered}
-    if not by_number or sorted(by_number) != list(range(len(numbered))):
+    if not numbered or [number for number, _ in numbered] != list(range(len(numbered))):
         problem = 'its lines are not a number and a name, with the numbers 0, 1, 2, …, once each'
         advice = 'Number them so, or write names alone in the order of the values. Names with numbers go to --classes'
         raise ValueError(f'--data: {path}: {problem}. {advice}.')
-    return tuple(by_number[number] for number in range(len(by_number)))
+    return tuple(name for _, name in numbered)
 
 
 def default_names(values: Iterable[int]) -> tuple[str, ...]:
@@ -260,6 +270,7 @@ def default_names(values: Iterable[int]) -> tuple[str, ...]:
 
 def check_splits(root: Path, stats: Values, names: Mapping[int, str], notes: list[str]) -> None:
     """Refuse a part whose label images hold no class, as those of test sets with secret labels do."""
+    of_train = stats.values('train')
     for part in dict.fromkeys(part for part, _, _ in stats.rows):
         values = stats.values(part)
         if values == [IGNORED] and IGNORED not in names:
@@ -267,10 +278,9 @@ def check_splits(root: Path, stats: Values, names: Mapping[int, str], notes: lis
             raise ValueError(f'--data {root}: {problem}. Take this split out of the folder, or add its labels.')
         if part != 'train' and len(shown := [names[value] for value in values if value in names]) == 1:
             notes.append(f'WARNING: the label images for {part} that were looked at show {shown[0]} alone')
-        absent = sorted({*values} & {*names} - {*stats.values('train')})
-        if absent_names := [f'{names[value]} ({value})' for value in absent]:
+        if absent := [f'{names[value]} ({value})' for value in values if value in {*names}.difference(of_train)]:
             where = f'in label images for {part}, and in none of those for train that were looked at'
-            notes.append(f'WARNING: {where}: {some(absent_names)}. Nobody can learn it, and its score of 0 enters the mean')
+            notes.append(f'WARNING: {where}: {some(absent)}. Nobody can learn it, and its score of 0 enters the mean')
 
 
 def _has_gaps(values: Sequence[int]) -> bool:

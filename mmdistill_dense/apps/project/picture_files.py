@@ -98,12 +98,10 @@ def file_errors(where: object, advice: str = 'Repair it, or take it out') -> Ite
     except Exception as error:
         text = ' '.join(str(error).split())
         if text.startswith('--'):
-            if text == str(error):
-                raise
-            raise type(error)(text) from error
-        if type(error) is ValueError and text:
-            raise ValueError(f'--data: {where}: {text}') from error
-        raise ValueError(f'--data: {where} cannot be read ({type(error).__name__}: {text:.200}). {advice}.') from error
+            error.args = (text,)
+            raise
+        reason = f' cannot be read ({type(error).__name__}: {text:.200}). {advice}.'
+        raise ValueError(f'--data: {where}{f": {text}" if type(error) is ValueError and text else reason}') from error
 
 
 @contextmanager
@@ -199,9 +197,8 @@ def check_pictures(labels: Mapping[Path, Path | Size], exif: str | None, notes: 
                 mode = 'is a TIFF with an orientation, which one library follows and another does not'
                 raise ValueError(f'--data: {path} {mode}. Take it out (exiftool -Orientation= FILE), or write a PNG.')
             turned.append(path)
-            sizes, label = {'apply': size_of(picture), 'ignore': size_of(picture, stored=True)}, labels[path]
-            label_size = stored_size(label) if isinstance(label, Path) else label
-            matches = [mode for mode in MODES if sizes[mode] == label_size]
+            label_size = stored_size(label) if isinstance(label := labels[path], Path) else label
+            matches = [mode for mode in MODES if size_of(picture, stored=mode == 'ignore') == label_size]
             if len(matches) == 1:
                 fitting[matches[0]].append(path)
     if one_pixel:

@@ -10,7 +10,7 @@ import random
 import re
 from collections import defaultdict
 from collections.abc import Callable, Collection, Container, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
@@ -24,6 +24,8 @@ from mmdistill_dense.utils.validate import some
 T = TypeVar('T')
 P = TypeVar('P', str, tuple[Path, Path])
 Reasons = Mapping[str, Sequence[object]]  # names of the pictures or labels that are left out, by reason
+# What is counted, how many are used, why the others are left out (a warning each), or as the user or the labels say
+Count = tuple[str, int, Reasons, Reasons]
 SPLITS: Mapping[str, Sequence[str]] = {
     'train': ('train', 'training'),
     'val': ('val', 'valid', 'validation', 'dev'),
@@ -31,6 +33,7 @@ SPLITS: Mapping[str, Sequence[str]] = {
 }
 UNLABELLED_LIST = 'unlabelled.txt'
 _TRAINVAL = 'trainval'  # VOC's name for train and val together
+_LISTS = {name: part for part, names in SPLITS.items() for name in names} | {_TRAINVAL: _TRAINVAL}
 _TASKS = {'seg': 'segmentation', 'det': 'main'}  # VOC's folders of lists
 _ENTRY_ENDINGS = (*EXTENSIONS, '.xml', '.txt', '.json')  # endings that an entry of a list may have
 
@@ -80,8 +83,7 @@ def read_lists(
     """
     by_folder: dict[Path, dict[str, Path]] = defaultdict(dict)
     for path in files_below(rule.lists or root, ('.txt', '.lst', '.csv')) if rule.share is None else ():
-        stem = path.stem.lower()
-        part = next((part for part, names in SPLITS.items() if stem in names), _TRAINVAL if stem == _TRAINVAL else None)
+        part = _LISTS.get(path.stem.lower())
         # not the label file of a picture called `test`, as YOLO has them
         beside = [path, Path(*('images' if name == 'labels' else name for name in path.parts))]
         if part and not any(candidate.with_suffix(ending).is_file() for candidate in beside for ending in EXTENSIONS):
@@ -371,32 +373,15 @@ def free_pictures(option: str, parts: Mapping[str, Sequence[str]], masks: Contai
     return FreePictures(folder, len(free), names, left_out)
 
 
-@dataclass(frozen=True)
-class Count:
-    """How many pictures, or labels, are found, used and left out, and why."""
-
-    noun: str  # ``'pictures'``
-    total: int
-    used: int
-    left_out: Reasons  # a warning each
-    unused: Reasons = field(default_factory=dict)  # because the user or the labels say so
-
-    def __post_init__(self) -> None:
-        skipped = sum(map(len, [*self.left_out.values(), *self.unused.values()]))
-        if self.used + skipped != self.total:
-            raise AssertionError(f'{self.total} {self.noun} found, {self.used} used and {skipped} left out')
-
-    def __str__(self) -> str:
-        unused = [f'{len(names)} {reason} ({some(names, 3)})' for reason, names in self.unused.items() if names]
-        used = [] if self.used == self.total else [f'{self.used} used']
-        return ', '.join([f'{self.total} {self.noun}', *used, *unused])
-
-
-def count_lines(name: str, counts: Sequence[Count]) -> list[str]:
+def count_lines(name: str, counts: Iterable[Count]) -> list[str]:
     """Return a line of all counts, and a warning for each reason why something is left out."""
-    lines = [f'{name}: {"; ".join(map(str, counts))}']
-    for count in counts:
-        for reason, names in count.left_out.items():
-            remark = f'{count.noun} {reason}; they are left out ({some(names, 3)})'
-            lines += [f'WARNING: {len(names)} of {count.total} {remark}'] if names else []
-    return lines
+    summaries, warnings = list[str](), list[str]()
+    for noun, used, left_out, unused in counts:
+        total = used + sum(map(len, (*left_out.values(), *unused.values())))
+        reasons = [f'{len(names)} {reason} ({some(names, 3)})' for reason, names in unused.items() if names]
+        used_text = [] if used == total else [f'{used} used']
+        summaries.append(', '.join([f'{total} {noun}', *used_text, *reasons]))
+        for reason, names in left_out.items():
+            remark = f'{noun} {reason}; they are left out ({some(names, 3)})'
+            warnings += [f'WARNING: {len(names)} of {total} {remark}'] if names else []
+    return [f'{name}: {"; ".join(summaries)}', *warnings]

@@ -84,7 +84,7 @@ def _number(classes: Sequence[str], advice: str) -> dict[str, int]:
     return {name: number for number, name in enumerate(classes)}
 
 
-def objects_drawing(data: BoxData, targets: Sequence[str], background: str, notes: list[str]) -> Drawn:
+def objects_drawing(data: BoxData, targets: Sequence[str], background: str) -> Drawn:
     """Return the classes and the label images of the objects of a data set. Later objects lie above earlier ones.
 
     ``targets``: the place in the folder of the project of each label image, in the order of parts and pictures. Some
@@ -108,7 +108,7 @@ def objects_drawing(data: BoxData, targets: Sequence[str], background: str, note
         for target, make in evenly(jobs[-len(pictures) :], label_values.COUNTED):
             stats.add(part, Path(target), make())
     label_values.check_several(data.root, stats)
-    label_values.check_splits(data.root, stats, dict(enumerate(classes)), notes)
+    label_values.check_splits(data.root, stats, dict(enumerate(classes)), data.notes)
     return classes, Drawing(jobs, str(data.root), digest.hexdigest())
 
 

@@ -182,8 +182,7 @@ def _form(root: Path, parts: Parts, paths: Sequence[str] = ()) -> tuple[Form, li
     if paths and (len(ends) > 1 or len(suffixes) > len(EXTENSIONS) or any(stem.endswith('/') for stem in stems)):
         return _form(root, parts)
     for stem, picture in stems.items():  # mmseg names pictures without their endings
-        read = next((stem + end for end in suffixes if os.path.isfile(stem + end)), str(picture))
-        if read != str(picture):
+        if (read := next(filter(os.path.isfile, (stem + end for end in suffixes)))) != str(picture):
             problem = f'{picture} is listed, but mmseg names pictures without their endings, and would read {read}'
             raise ValueError(f'--data: {problem}. Give this one another name, or take it out.')
     for part, split in by_part.items() if paths else ():
@@ -200,8 +199,7 @@ def _draw_objects(data: BoxData, background: str) -> SegData:
     for part, names in data.pictures.items():  # names may have .. in them, or be whole
         parts[part] = [(Path(os.path.realpath(path.parent), path.name), path) for path in map(Path, names)]
     form, targets = _form(data.root, parts)
-    notes = list(data.notes)
-    classes, drawing = drawn.objects_drawing(data, [target for target, _ in targets], background, notes)
+    classes, drawing = drawn.objects_drawing(data, [target for target, _ in targets], background)
     handling = 'are ignored' if background == 'ignore' else f'are the class {classes[0]}'
-    notes.append(f'label images are drawn from the outlines; pixels outside all of them {handling}')
-    return SegData(data.root, *form, classes, (), data.size, parts, frozenset(), notes, data.stored, drawing)
+    data.notes.append(f'label images are drawn from the outlines; pixels outside all of them {handling}')
+    return SegData(data.root, *form, classes, (), data.size, parts, frozenset(), data.notes, data.stored, drawing)

@@ -84,10 +84,9 @@ class Patterns:
 
     def label_path(self, stars: Sequence[str]) -> str:
         """Return the path of a label image from what the stars matched."""
-        pieces = STARS.split(self.labels)  # every second one is a star
-        pairs = zip(pieces[1::2], (star.rstrip('/') for star in stars), strict=False)  # the pictures may have more
-        pieces[1::2] = [f'{text}/' if star == '**/' and text else text for star, text in pairs]
-        return ''.join(pieces)
+        texts = (star.rstrip('/') for star in stars)  # the pictures may have more
+        path = STARS.sub(lambda star: next(texts) + star[0][2:], self.labels)  # ** may match no folder
+        return os.path.normpath(path).lstrip('/')
 
     def part(self, picture: str, stars: Sequence[str]) -> str | None:
         """Return the part (train, val, test) that a folder names, or one of several stars of the file's name."""
@@ -212,8 +211,7 @@ def folder_tree(paths: Sequence[str]) -> str:
 def many_masks(paths: Sequence[str]) -> str:
     """Say what to do if each picture has a folder of masks, as in nuclei of the Data Science Bowl; else return ''."""
     folders = Counter(os.path.dirname(path) for path in paths)
-    images = [path for path in folders if os.path.basename(path).lower() == 'images']
-    pairs = [(path, f'{os.path.dirname(path)}/masks') for path in images]
+    pairs = [(path, f'{os.path.dirname(path)}/masks') for path in folders if os.path.basename(path).lower() == 'images']
     many = [(path, masks) for path, masks in pairs if folders[masks] > folders[path]]
     if len(many) <= len(pairs) / 2:
         return ''

@@ -140,18 +140,6 @@ def has_colours(pixels: np.ndarray) -> bool:
     return bool((pixels[..., :3] != pixels[..., :1]).any() or (pixels[..., 3:] != 255).any())
 
 
-def listed_names(root: Path, class_names: Sequence[str]) -> tuple[tuple[str, ...], str]:
-    """Return ``class_names``, or else the names of a list in the folder, and the source of the names."""
-    # Roboflow's list lies in the folder itself, else in each part's folder
-    lists = [file for file in (root / LIST, root / CSV) if file.is_file()][:1] or sorted(root.glob(f'*/{CSV}'))
-    if class_names or not lists:
-        return tuple(class_names), '--classes'
-    names = _names_in(lists[0])
-    if different := [file for file in lists if _names_in(file) != names]:
-        raise ValueError(f'--data: {different[0]} names other classes than {lists[0]}. Keep the one that is right.')
-    return names, f'--data: {lists[0]}'
-
-
 def _named_by_colours(root: Path, stats: Values, notes: list[str]) -> tuple[tuple[str, ...], str]:
     """Return names from a list of colours, by the palette, else by grays if it has all of them; and their source."""
     table, path, classes = dict[str, Colour](), '', class_values(values := stats.values())
@@ -175,7 +163,13 @@ def _named_by_colours(root: Path, stats: Values, notes: list[str]) -> tuple[tupl
 
 def name_values(root: Path, parts: Parts, class_names: Sequence[str], stored: bool, notes: list[str]) -> Named:
     """Return names of classes, of a list or numbered; label values; and whether label images have one channel."""
-    names, source = listed_names(root, class_names)
+    # Roboflow's list lies in the folder itself, else in each part's folder
+    lists = [file for file in (root / LIST, root / CSV) if file.is_file()][:1] or sorted(root.glob(f'*/{CSV}'))
+    names, source = tuple(class_names), '--classes'
+    if lists and not names:
+        names, source = _names_in(lists[0]), f'--data: {lists[0]}'
+        if different := [file for file in lists if _names_in(file) != names]:
+            raise ValueError(f'--data: {different[0]} names other classes than {lists[0]}. Keep the one that is right.')
     stats = sample_label_values(parts, stored, NO_CLASS in names)
     jpegs = (label for pairs in parts.values() for _, label in pairs if label.suffix.lower() in _JPEG)
     if lossy := [*jpegs]:

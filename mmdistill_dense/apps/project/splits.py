@@ -174,9 +174,6 @@ class Names:
         return self._folders.intersection(dropped) <= set(folders) and (not part or split_of(folders) in (None, part))
 
 
-# Sources
-
-
 VAL_SHARE = 0.2  # of the pictures, where the data have no split of their own
 _VIDEO = 'video|vid|(?:day|night)?clip|seq|sequence|drive|movie|mvi|rec|segment'
 FORMS = {  # names of frames and tiles by an example, whole; the first group is the source

@@ -232,10 +232,10 @@ def proposal(root: Path, paths: Sequence[str]) -> str:
         pairs = [(labels[0], path) for path, (labels, _) in files.labels_of(sample, patterns).items() if labels]
         # the more pictures they pair, the likelier their label images hold classes, the fewer stars
         text, labels = (patterns.images + patterns.labels).lower(), patterns.labels.lower()
-        for_the_eye = any(word in text for word in ('color', 'colour', 'instance'))
-        word = next((rank for rank, word in enumerate(_LABELS) if word in labels), 9)
-        scored.append((len(pairs), not for_the_eye, -word, -len(text), patterns, pairs[:1]))
-    for *_, patterns, examples in sorted(scored, key=lambda entry: entry[:4], reverse=True):
+        kinds = (-rank for rank, word in enumerate(_LABELS) if word in labels)
+        kind = -10 if re.search('colou?r|instance', text) else next(kinds, -9)
+        scored.append((len(pairs), kind, -len(text), patterns, pairs[:1]))
+    for *_, patterns, examples in sorted(scored, key=lambda entry: entry[:3], reverse=True):
         colours = []
         for name in [name for pair in examples for name in pair]:  # a label image has far fewer than its picture
             with open_picture(root / name) as image:
@@ -251,16 +251,15 @@ def _candidates(path: str, other: str, common: Collection[str]) -> Iterator[Patt
     """Yield patterns of two files that share the beginning of their names, with stars for it and for shared folders."""
     (*folder, name), (*other_folder, other_name) = path.split('/'), other.split('/')
     stem, suffix = os.path.splitext(name)
-    for cut in {'', *re.findall(r'[_-][^_-]*$', stem)}:
+    shared = [part for part in folder if part in other_folder and part not in common]
+    starred = shared if shared == [part for part in other_folder if part in shared] else []
+    texts = ['/'.join('*' if part in starred else part for part in parts) for parts in (folder, other_folder)]
+    if _PART.findall(texts[0]) == _PART.findall(texts[1]):
+        texts = [_PART.sub('*', text) for text in texts]
+    for cut in ('', *re.findall(r'[_-][^_-]*$', stem)):
         begin = stem.removesuffix(cut)
-        if not begin or not other_name.startswith(begin) or path == other:
-            continue
-        end, label_end = cut + suffix, other_name[len(begin) :]
-        shared = [part for part in folder if part in other_folder and part not in common]
-        for starred in ((), shared if shared == [part for part in other_folder if part in shared] else ()):
-            texts = ['/'.join('*' if part in starred else part for part in parts) for parts in (folder, other_folder)]
-            if _PART.findall(texts[0]) == _PART.findall(texts[1]):
-                texts = [_PART.sub('*', text) for text in texts]
-            end = end if _PART.search(label_end) else _PART.sub('*', end)  # 21_training.tif and 21_manual1.gif
-            if not label_end[:1].isalnum():
-                yield Patterns(f'{texts[0]}/*{end}'.lstrip('/'), f'{texts[1]}/*{label_end}'.lstrip('/'))
+        label_end = other_name.removeprefix(begin)
+        if label_end != other_name and not label_end[:1].isalnum() and path != other:
+            # 21_training.tif and 21_manual1.gif
+            end = f'{cut}{suffix}' if _PART.search(label_end) else _PART.sub('*', f'{cut}{suffix}')
+            yield Patterns(f'{texts[0]}/*{end}'.lstrip('/'), f'{texts[1]}/*{label_end}'.lstrip('/'))

@@ -138,13 +138,13 @@ class Names:
 
     def __init__(self, root: Path, pictures: Sequence[Path], extra: Sequence[Path] = ()) -> None:
         self._root, self._folders = root, set[str]()
-        self._by_name: dict[str, list[Path]] = defaultdict(list)
+        self._by_name: dict[str, list[tuple[Path, tuple[str, ...]]]] = defaultdict(list)  # and their folders
         self._by_path = {str(picture): picture for picture in (*extra, *pictures)}
         for picture in pictures:
             parts = picture.relative_to(root).with_suffix('').parts
             self._folders.update(parts[:-1])
             for start in range(len(parts)):
-                self._by_name['/'.join(parts[start:])].append(picture)
+                self._by_name['/'.join(parts[start:])].append((picture, parts[:-1]))
 
     def find(self, words: Sequence[str], folder: Path | None = None) -> Path | None:
         """Return the picture that the first fitting word names; ``None`` without any.
@@ -152,6 +152,7 @@ class Names:
         ``folder``: of the label file that holds the words. Its picture lies there, or in a folder of the same part.
         """
         above = folder.relative_to(self._root).parts if folder else ()
+        same_part = (None, part) if (part := split_of(above)) else (None, *SPLITS)
         advice = 'Put the label file beside its picture.' if folder else 'Name the folder of the picture too.'
         for word in words:
             if whole := self._by_path.get(os.path.normpath((folder or self._root) / word)):
@@ -160,18 +161,15 @@ class Names:
             cut = path.with_suffix('') if path.suffix.lower() in _ENTRY_ENDINGS else path
             parts = [*above, *(part for part in cut.parts if part not in ('/', '..'))]
             for start in range(len(parts)):
-                paths = self._by_name.get('/'.join(parts[start:]), ())
-                if matches := [file for file in paths if self._fits(file, parts[:start], split_of(above))]:
+                above_it = self._folders.intersection(parts[:start])  # of this part, and not foreign
+                entries = self._by_name.get('/'.join(parts[start:]), ())
+                inside = [(file, folders) for file, folders in entries if above_it <= {*folders}]
+                if matches := [file for file, folders in inside if split_of(folders) in same_part]:
                     exact = [file for file in matches if file.name == path.name] if len(matches) > 1 else matches
                     if len(exact) != 1:
                         raise ValueError(f'--data: {word!r} may be {some(exact or matches, 3)}. {advice}')
                     return exact[0]
         return None
-
-    def _fits(self, picture: Path, dropped: Sequence[str], part: str | None) -> bool:
-        """Tell whether a picture is of this part, and in all dropped folders that the data have: others are foreign."""
-        folders = picture.relative_to(self._root).parts[:-1]
-        return self._folders.intersection(dropped) <= set(folders) and (not part or split_of(folders) in (None, part))
 
 
 VAL_SHARE = 0.2  # of the pictures, where the data have no split of their own

@@ -18,7 +18,7 @@ from shlex import quote
 import numpy as np
 from PIL import Image
 
-from mmdistill_dense.apps.project.picture_files import open_picture
+from mmdistill_dense.apps.project.picture_files import open_picture, repeated
 from mmdistill_dense.apps.project.splits import SPLITS, split_of
 from mmdistill_dense.unlabelled.pictures import EXTENSIONS
 from mmdistill_dense.utils.sampling import evenly
@@ -31,7 +31,7 @@ _MATCHES = {'**/': '((?:.*/)?)', '**': '(.*)', '*': '([^/]*)', ANY: r'\.[^./]+'}
 _LABELS = ('label', 'mask', 'annot', 'gt', 'seg', 'truth')  # in the places of label images, the likeliest first
 _SAMPLED, _TRIALS = 500, 24  # pictures on which patterns are tried, and from which they are made
 _PART = re.compile(rf'(?i)(?<![a-z])(?:{"|".join(word for words in SPLITS.values() for word in words)})(?![a-z])')
-_ORDERED_TREE = 'Cityscapes'  # of its label images of several kinds the first one counts
+_ORDERED_TREE = 'Cityscapes'  # the first; of its label images of several kinds the first one counts
 # Tried in this order, in lower case.
 TREES: Sequence[tuple[str, str, str]] = (
     ('Cityscapes', 'leftimg8bit/**_leftimg8bit', 'gtfine/**_gtfine_{labeltrainids,labelids}'),
@@ -67,7 +67,6 @@ class Patterns:
 
     @classmethod
     def from_options(cls, images: str | None, labels: str | None) -> 'Patterns | None':
-        """Return those of the command line; ``None`` without them."""
         if not images or not labels:  # one alone is refused where the options are read
             return None
         whole = []
@@ -111,7 +110,6 @@ class Patterns:
 
 
 def _rule(pattern: str) -> re.Pattern[str]:
-    """Return what matches a whole path."""
     keys = re.split(r'(\*\*/|\*\*|\.\*\Z|\*)', pattern)
     return re.compile(''.join(_MATCHES.get(key, re.escape(key)) for key in keys), re.DOTALL)
 
@@ -158,25 +156,24 @@ def pair_by_patterns(files: Files, patterns: Patterns) -> Pairing:
     rule = _rule(patterns.labels)
     masks = {path for path, form in files.forms.items() if rule.fullmatch(form)}
     label_of = {path: labels[0] for path, (labels, _) in candidates.items() if labels and path not in label_set}
-    if shared := [label for label, count in Counter(label_of.values()).items() if count > 1]:
+    if shared := repeated(label_of.values()):
         owners = [path for path, label in label_of.items() if label == shared[0]]
         problem = f'{some(owners, 3)} have one label image, {shared[0]}; so have {len(shared) - 1} others'
         advice = f'take out what is twice, or choose: {patterns.spell_out(owners[0], shared[0])}'
         raise ValueError(f'--data: {problem}. Each picture has its own: {advice}')
     names = {os.path.splitext(label)[0] for label in label_of.values()}
-    orphans, spare = list[str](), list[str]()
-    for path in sorted(masks - {*label_of, *label_of.values()}):  # no letter or digit follows the name of another one
-        beginnings = (path[:index] for index, letter in enumerate(path) if not letter.isalnum())
-        (spare if any(beginning in names for beginning in beginnings) else orphans).append(path)
+    strays = sorted(masks - {*label_of, *label_of.values()})
+    # no letter or digit follows the name of another one
+    extras = [path for path in strays if any(path[: end.start()] in names for end in re.finditer(r'[\W_]', path))]
     bare = [path for path in candidates if path not in label_of and path not in label_set and path not in masks]
     parts = {path: patterns.part(path, candidates[path][1]) for path in (*label_of, *bare)}
-    return Pairing(patterns, label_of, parts, bare, orphans, spare)
+    return Pairing(patterns, label_of, parts, bare, sorted({*strays} - {*extras}), extras)
 
 
 def find_tree(paths: Sequence[str]) -> Pairing | None:
     """Pair by the known tree that has most label images; no other one may have label images of the same pictures."""
     files, folders = Files(paths, fold=True), {part.lower() for path in paths for part in path.split('/')[:-1]}
-    matches: list[tuple[Patterns, dict[str, list[str]]]] = []
+    matches = dict[Patterns, dict[str, list[str]]]()
     for name, *row in TREES:  # a tree may begin at any folder below the data, and has each of its words in braces
         split = (re.split(r'\{(.*?)\}', text) for text in row)  # every second part is that of braces
         choices = ([part.split(',') if n % 2 else [part] for n, part in enumerate(pieces)] for pieces in split)
@@ -184,15 +181,14 @@ def find_tree(paths: Sequence[str]) -> Pairing | None:
         for image, label in itertools.product(*texts):
             patterns = Patterns(f'**/{image}.*', f'**/{label}' + ('' if label.endswith('.png') else '.*'), name)
             literal = (folder for folder in (*image.split('/')[:-1], *label.split('/')[:-1]) if '*' not in folder)
-            if (matches and matches[-1][0].name == name == _ORDERED_TREE) or not folders.issuperset(literal):
+            if (name == _ORDERED_TREE and matches) or not folders.issuperset(literal):
                 continue
-            pairs = {path: labels for path, (labels, _) in files.labels_of(paths, patterns).items() if labels}
-            if pairs:
-                matches.append((patterns, pairs))
+            if pairs := {path: labels for path, (labels, _) in files.labels_of(paths, patterns).items() if labels}:
+                matches[patterns] = pairs
     if not matches:
         return None
-    best, labelled = max(matches, key=lambda match: len(match[1]))  # the first of several
-    for other, pairs in matches:
+    best, labelled = max(matches.items(), key=lambda match: len(match[1]))  # the first of several
+    for other, pairs in matches.items():
         if conflict := next((path for path in pairs if pairs[path] != labelled.get(path, pairs[path])), None):
             first, second = labelled[conflict][0], pairs[conflict][0]
             advice = f'Choose: {best.spell_out(conflict, first)} or {other.spell_out(conflict, second)}'

@@ -98,9 +98,9 @@ class Patterns:
         """Return those of a known tree as the names of a pair are written, with the endings of both."""
         texts = []
         for path, text in ((picture, self.images), (label, self.labels)):
-            match = _rule(text).fullmatch(path.lower() if self.name else path)
-            for number, star in [*enumerate(STARS.findall(text), 1)][::-1] if match else ():
-                path = f'{path[: match.start(number)]}{star}{path[match.end(number) :]}'
+            if match := _rule(text).fullmatch(path.lower() if self.name else path):
+                for number, star in reversed([*enumerate(STARS.findall(text), 1)]):
+                    path = f'{path[: match.start(number)]}{star}{path[match.end(number) :]}'
             texts.append(path)
         return Patterns(*texts)
 

@@ -63,6 +63,7 @@ class Drawing:
         file = out / FOLDER / NOTE
         if read_json(file) == self.note and all((out / target).is_file() for target, _ in self.jobs):
             return f'{len(self.jobs)} label images are there, made from the same source'
+        out.mkdir(parents=True, exist_ok=True)
         with TemporaryDirectory(prefix='.', dir=out) as unfinished:  # until all are drawn: one may be refused
             for target, make in track(self.jobs, 'label images', transient=True):
                 path = Path(unfinished, target)
@@ -75,12 +76,12 @@ class Drawing:
         return f'{len(self.jobs)} label images, made from {self.source}'
 
 
-def _number(classes: Sequence[str], advice: str) -> dict[str, int]:
+def _number(classes: Sequence[str], problem_of_one: str) -> dict[str, int]:
     if len(classes) > IGNORED:
         problem = f'{len(classes)} classes; a label image numbers at most {IGNORED}, the background included'
         raise ValueError(f'--data: {problem}. Choose some by --classes.')
     if len(classes) < 2:
-        raise ValueError(f'--data: {classes[0]} is the only class, so there is nothing to learn. {advice}.')
+        raise ValueError(problem_of_one)
     return {name: number for number, name in enumerate(classes)}
 
 
@@ -94,7 +95,8 @@ def objects_drawing(data: BoxData, targets: Sequence[str], background: str) -> D
     if background == 'class':
         empty_class = next((name for name in classes if name.lower() == BACKGROUND), BACKGROUND)
         classes, empty = (empty_class, *(name for name in classes if name != empty_class)), 0
-    numbers = _number(classes, '--background class makes what no object covers a class too')
+    text = f'--data: {classes[0]} is the only class, so there is nothing to learn'
+    numbers = _number(classes, f'{text}. --background class makes what no object covers a class too.')
     jobs, stats = list[Job](), Values()
     digest = hashlib.sha256(repr((classes, empty)).encode())
     for part, pictures in data.parts.items():
@@ -163,8 +165,8 @@ def colours_drawing(root: Path, parts: Parts, targets: Targets, class_names: Seq
     if unknown := [name for name in class_names if name not in table]:
         raise ValueError(f'--classes {some(unknown)}: not in {source}. {close_or_all(unknown[0], list(table))}')
     classes = tuple(name for name in table if not class_names or name in class_names)
-    advice = f'Pixels of other colours are ignored: name the background too by --classes. {source} has {some(table)}'
-    numbers = _number(classes, advice)
+    text = f'{classes[0]} is the only class, and pixels of other colours are ignored, so there is nothing to learn'
+    numbers = _number(classes, f'--classes: {text}. Name the background too: {source} has {some(table)}.')
     codes = {colour: numbers.get(name, IGNORED) for name, colour in table.items()}
     stats, unknown_count = Values(), 0
     for part, pairs in parts.items():

@@ -31,8 +31,6 @@ FOLDER, NOTE = 'labels', 'source.json'
 BACKGROUND = 'background'
 _MOST_COLOURS, _SAMPLED = 64, 200
 _MAX_UNKNOWN = 0.01  # a label image with a larger share of unknown colours is refused
-
-
 Job = tuple[str, Callable[[], np.ndarray]]  # a path in the folder of the project; what makes (height, width), uint8
 Targets = Sequence[tuple[str, Path]]  # such paths, and files of the data
 Drawn = tuple[tuple[str, ...], 'Drawing']  # classes, and their label images
@@ -86,11 +84,7 @@ def _number(classes: Sequence[str], problem_of_one: str) -> dict[str, int]:
 
 
 def objects_drawing(data: BoxData, targets: Sequence[str], background: str) -> Drawn:
-    """Return the classes and the label images of the objects of a data set. Later objects lie above earlier ones.
-
-    ``targets``: the place in the folder of the project of each label image, in the order of parts and pictures. Some
-    are drawn and checked as label images are that are there.
-    """
+    """Return the classes and the label images of the objects of a data set. Later objects lie above earlier ones."""
     classes, empty = data.classes, IGNORED
     if background == 'class':
         empty_class = next((name for name in classes if name.lower() == BACKGROUND), BACKGROUND)
@@ -107,7 +101,7 @@ def objects_drawing(data: BoxData, targets: Sequence[str], background: str) -> D
             jobs.append((target, partial(draw_label_image, sample, numbers, empty)))
         split = data.splits[part]
         digest.update(split.content.encode() if split.content else (data.root / split.labels).read_bytes())
-        for target, make in evenly(jobs[-len(pictures) :], label_values.COUNTED):
+        for target, make in evenly(jobs[-len(pictures) :], label_values.COUNTED):  # as of label images that are there
             stats.add(part, Path(target), make())
     label_values.check_several(data.root, stats)
     label_values.check_splits(data.root, stats, dict(enumerate(classes)), data.notes)
@@ -138,10 +132,7 @@ def drawing_of(root: Path, targets: Targets, make: Callable[[Path], np.ndarray],
 
 
 def are_coloured(root: Path, labels: Sequence[Path], class_names: Sequence[str]) -> bool:
-    """Tell whether label images, of some, hold colours: most of them, or one where all are RGB.
-
-    Three equal channels hold numbers, unless the list of colours has all their grays and the ``class_names``.
-    """
+    """Tell whether label images, of some, hold colours: most of them, or one where all are RGB."""
     sample, coloured, grays = evenly(labels, _SAMPLED), list[bool](), set[int]()
     for path in sample:
         with open_picture(path) as image:
@@ -151,7 +142,7 @@ def are_coloured(root: Path, labels: Sequence[Path], class_names: Sequence[str])
                 grays |= {*np.unique(pixels[..., 0]).tolist()}
     if any(coloured) or len(coloured) < len(sample):
         return len(coloured) == len(sample) or 2 * sum(coloured) > len(sample)
-    with suppress(ValueError):  # a list of something else
+    with suppress(ValueError):  # a list of something else; three equal channels are numbers, unless it has them all
         table, _ = colour_table(root)
         return {*class_names} <= table.keys() and all((gray, gray, gray) in table.values() for gray in grays)
     return False

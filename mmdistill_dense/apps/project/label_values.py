@@ -102,11 +102,7 @@ class Values:
 
 
 def sample_label_values(parts: Parts, stored: bool, some_ignored: bool) -> Values:
-    """Read some pairs of each part; pictures as they are ``stored``, or as EXIF turns them.
-
-    More label images are read where values are far apart, or ``some_ignored`` by name: one that was missed would be
-    ignored in training.
-    """
+    """Read some pairs of each part; pictures as they are ``stored``, or as EXIF turns them."""
     stats = Values()
     sample = [(part, *pair) for part, pairs in parts.items() for pair in evenly(pairs, COUNTED)]
     for part, path, label in sample:
@@ -117,7 +113,7 @@ def sample_label_values(parts: Parts, stored: bool, some_ignored: bool) -> Value
                 advice = 'Its sides are swapped: turn it as the picture is turned.'
             sizes = f'{size_text(picture_size)} pixels, its label image {label} has {size_text(size)}'
             raise ValueError(f'--data: {path} has {sizes}. {advice}')
-    if some_ignored or _has_gaps(class_values(stats.values())):
+    if some_ignored or _has_gaps(class_values(stats.values())):  # a value that was missed would be ignored in training
         more = {label: part for part, pairs in parts.items() for _, label in evenly(pairs, MOST)}
         for label in track(sorted(more.keys() - {label for _, _, label in sample}), 'label images', transient=True):
             stats.read(more[label], label)

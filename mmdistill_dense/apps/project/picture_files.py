@@ -125,11 +125,8 @@ class UnreadablePictures(ValueError):
 
 
 def open_images(pictures: Sequence[Path], labels: Iterable[Path] = ()) -> Iterator[tuple[Path, Image.Image]]:
-    """Yield pictures and label images, opened; at the end refuse all of those that cannot be read.
-
-    Some are read whole, and all that do not end as whole files do.
-    """
-    sample, broken = {*evenly(pictures, SAMPLED)}, list[str]()
+    """Yield pictures and label images, opened; at the end refuse all of those that cannot be read."""
+    sample, broken = {*evenly(pictures, SAMPLED)}, list[str]()  # a sample is read whole
     for path in chain(pictures, labels):
         try:
             with open_picture(path) as picture:
@@ -206,7 +203,7 @@ def check_pictures(labels: Mapping[Path, Path | Size], exif: str | None, notes: 
         raise ValueError(f'--data: mmseg cannot read labels of a side of one pixel: take out {some(one_pixel)}.')
     if deep:
         pictures = (imread(path) for path in evenly(deep, SAMPLED))
-        highest = max((picture.max() for picture in pictures if picture is not None), default=0)
+        highest = max((int(picture.max()) for picture in pictures if picture is not None), default=0)
         remark = f'at most {highest + 1} levels are left. If these are few, stretch them'
         notes.append(f'WARNING: of pictures of 16 bits trainings read the upper 8: {remark}')
     notes += [f'WARNING: of {len(paths)} {text} ({some(paths, 3)})' for text, paths in partly_read.items() if paths]

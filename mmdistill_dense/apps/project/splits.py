@@ -31,6 +31,7 @@ SPLITS: Mapping[str, Sequence[str]] = {
     'val': ('val', 'valid', 'validation', 'dev'),
     'test': ('test', 'testing'),
 }
+Lists = tuple[dict[str, Path], dict[str, list[Path]]]  # by part
 UNLABELLED_LIST = 'unlabelled.txt'
 _TRAINVAL = 'trainval'  # VOC's name for train and val together
 _LISTS = {name: part for part, names in SPLITS.items() for name in names} | {_TRAINVAL: _TRAINVAL}
@@ -73,9 +74,7 @@ class SplitRule:
         return cls(share=share)
 
 
-def read_lists(
-    root: Path, task: str, rule: SplitRule, pictures: Sequence[Path], labelled: Container[Path]
-) -> tuple[dict[str, Path], dict[str, list[Path]]]:
+def read_lists(root: Path, task: str, rule: SplitRule, pictures: Sequence[Path], labelled: Container[Path]) -> Lists:
     """Return the list of each part and its pictures; often there are none.
 
     Lists are those of ``--split``, or lie below the data. They name a picture a line, which may end after its first
@@ -131,15 +130,12 @@ def read_lists(
 
 
 class Names:
-    """Finds pictures by how lists and label files name them: ``a``, ``a.jpg``, ``train/a.jpg``, a whole path.
-
-    ``extra`` ones are found by their whole paths alone.
-    """
+    """Finds pictures by how lists and label files name them: ``a``, ``a.jpg``, ``train/a.jpg``, a whole path."""
 
     def __init__(self, root: Path, pictures: Sequence[Path], extra: Sequence[Path] = ()) -> None:
         self._root, self._folders = root, set[str]()
         self._by_name: dict[str, list[tuple[Path, tuple[str, ...]]]] = defaultdict(list)  # and their folders
-        self._by_path = {str(picture): picture for picture in (*extra, *pictures)}
+        self._by_path = {str(picture): picture for picture in (*extra, *pictures)}  # extra ones by nothing else
         for picture in pictures:
             parts = picture.relative_to(root).with_suffix('').parts
             self._folders.update(parts[:-1])
@@ -147,10 +143,7 @@ class Names:
                 self._by_name['/'.join(parts[start:])].append((picture, parts[:-1]))
 
     def find(self, words: Sequence[str], folder: Path | None = None) -> Path | None:
-        """Return the picture that the first fitting word names; ``None`` without any.
-
-        ``folder``: of the label file that holds the words. Its picture lies there, or in a folder of the same part.
-        """
+        """Return the picture that the first fitting word names, for a label file in this ``folder`` or its part."""
         above = folder.relative_to(self._root).parts if folder else ()
         same_part = (None, part) if (part := split_of(above)) else (None, *SPLITS)
         advice = 'Put the label file beside its picture.' if folder else 'Name the folder of the picture too.'

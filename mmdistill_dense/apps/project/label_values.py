@@ -143,7 +143,7 @@ def _named_by_colours(root: Path, stats: Values, notes: list[str]) -> tuple[tupl
         table, path = colour_table(root)
     colours = [*stats.palette[:IGNORED]] or [(value, value, value) for value in range(IGNORED + 1)]
     by_colour = {colour: name for name, colour in table.items()}
-    names = {value: by_colour.pop(colour) for value, colour in enumerate(colours) if colour in by_colour}
+    names = {value: by_colour.pop(colour) for value, colour in enumerate(colours) if by_colour.get(colour)}
     unnamed, numbers, means = [value for value in values if value not in names], classes, 'their grays'
     if table and stats.palette:
         if (value := next(iter(unnamed), IGNORED)) != IGNORED:
@@ -167,8 +167,7 @@ def name_values(root: Path, parts: Parts, class_names: Sequence[str], stored: bo
         if different := [file for file in lists if _names_in(file) != names]:
             raise ValueError(f'--data: {different[0]} names other classes than {lists[0]}. Keep the one that is right.')
     stats = sample_label_values(parts, stored, NO_CLASS in names)
-    jpegs = (label for pairs in parts.values() for _, label in pairs if label.suffix.lower() in _JPEG)
-    if lossy := [*jpegs]:
+    if lossy := [label for pairs in parts.values() for _, label in pairs if label.suffix.lower() in _JPEG]:
         text = f'{len(lossy)} label images are JPEG, which changes values at edges ({lossy[0]}). Write them as .png'
         if not class_names and not (root / LIST).is_file():
             raise ValueError(f'--data {root}: {text}; or name the classes by --classes, if no value was changed.')

@@ -168,11 +168,7 @@ def usual_size(sizes: Sequence[Size]) -> Size:
 
 
 def check_pictures(labels: Mapping[Path, Path | Size], exif: str | None, notes: list[str], least: int) -> bool:
-    """Return whether pictures must be read as they are stored, not as EXIF turns them: sizes of labels tell it.
-
-    ``labels``: by pictures, a label image or the size that labels tell. Refuse files that cannot be read, 32 bits a
-    channel, and sides below ``least``; warn of what trainings leave out.
-    """
+    """Return whether pictures must be read as they are stored, not as EXIF turns them; refuse those that cannot be."""
     turned, deep, one_pixel, partly_read = list[Path](), list[Path](), list[Path](), defaultdict[str, list[Path]](list)
     label_images = dict.fromkeys(label for label in labels.values() if isinstance(label, Path))
     fitting: dict[str, list[Path]] = {mode: [] for mode in MODES}

@@ -75,11 +75,7 @@ class SplitRule:
 
 
 def read_lists(root: Path, task: str, rule: SplitRule, pictures: Sequence[Path], labelled: Container[Path]) -> Lists:
-    """Return the list of each part and its pictures; often there are none.
-
-    Lists are those of ``--split``, or lie below the data. They name a picture a line, which may end after its first
-    word, or a row of a table.
-    """
+    """Return the list of each part and its pictures, of ``--split`` or below the data; often there are none."""
     by_folder: dict[Path, dict[str, Path]] = defaultdict(dict)
     for path in files_below(rule.lists or root, ('.txt', '.lst', '.csv')) if rule.share is None else ():
         part = _LISTS.get(path.stem.lower())
@@ -102,7 +98,7 @@ def read_lists(root: Path, task: str, rule: SplitRule, pictures: Sequence[Path],
     index, source = Names(root, pictures), some(map(str, lists.values()))
     for part, path in lists.items():
         lines = lines_of(path)
-        entries = [[line, line.split()[0]] for line in lines]
+        entries = [[line, line.split()[0]] for line in lines]  # the name may end after the first word
         if path.suffix.lower() == '.csv':
             rows = [[cell.strip() for cell in row] for row in csv.reader(lines)]
             rows = rows[1:] if rows and index.find(rows[0]) is None else rows  # a row of titles names no picture
@@ -213,10 +209,8 @@ def _scenes(names: Collection[str]) -> dict[str, str]:
 
 
 def find_sources(pictures: Iterable[str]) -> dict[str, str]:
-    """Return the source of each picture whose name tells it by a word, places of tiles, or the form of a known set.
-
-    ``cat-0001``, ``defect1_001``, ``IMG_0001`` and ``000000000139`` tell none: these are kinds, cameras and numbers.
-    """
+    """Return the source of each picture whose name tells it by a word, places of tiles, or the form of a known set."""
+    # cat-0001, defect1_001, IMG_0001 and 000000000139 tell none: these are kinds, cameras and numbers
     names = {picture: _name_of(picture) for picture in pictures}
     scenes, sources = _scenes({*names.values()}), dict[str, str]()
     for picture, name in names.items():
@@ -255,13 +249,9 @@ def draw_split(
     classes: Callable[[P], Collection[object]] = lambda _: (),
     bare: Collection[str] = (),
 ) -> tuple[list[P], list[P]]:
-    """Divide pictures into training and validation, always in the same way. Pictures of one source stay together.
-
-    They do not where too few or too many would validate, or training would lack some of the ``classes``. Copies do,
-    as Roboflow writes them. ``bare`` ones, without an object, are divided alike.
-    """
+    """Divide pictures into training and validation, always in the same way; ``bare`` ones, without an object, alike."""
     paths: dict[str, P] = {name if isinstance(name, str) else str(name[0]): name for name in sorted(names)}
-    copies = {path: path.partition('.rf.')[0] for path in paths}
+    copies = {path: path.partition('.rf.')[0] for path in paths}  # as Roboflow writes them: they stay together
     full = {group for path, group in copies.items() if path not in bare}
     labelled = {path for path, group in copies.items() if group in full}
     if len(labelled) < 2:
@@ -271,6 +261,7 @@ def draw_split(
         copies |= {path: path for path in labelled}
     sources, share = find_sources(paths), share or VAL_SHARE
     val, by_source = _draw(copies, share, paths.keys() - labelled), _draw({**copies, **sources}, share, bare)
+    # a source stays in one part, unless too few or too many would validate, or training would lack classes
     count, scored = share * len(labelled), len(by_source & labelled)
     if sources and count / 2 <= scored <= min(2 * count, (count + len(labelled)) / 2):
         classes_of = {path: set(classes(paths[path])) for path in labelled}

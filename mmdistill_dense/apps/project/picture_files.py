@@ -10,7 +10,7 @@ from itertools import chain
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 
-from mmcv import imread
+import numpy as np
 from PIL import Image
 
 from mmdistill_dense.apps.project import SUITE, walk_data
@@ -198,8 +198,10 @@ def check_pictures(labels: Mapping[Path, Path | Size], exif: str | None, notes: 
     if one_pixel:
         raise ValueError(f'--data: mmseg cannot read labels of a side of one pixel: take out {some(one_pixel)}.')
     if deep:
-        pictures = (imread(path) for path in evenly(deep, SAMPLED))
-        highest = max((int(picture.max()) for picture in pictures if picture is not None), default=0)
+        highest = 0
+        for path in evenly(deep, SAMPLED):
+            with open_picture(path) as picture:  # of colours, Pillow itself reads the upper 8
+                highest = max(highest, int(np.asarray(picture).max()) // (256 if picture.mode.startswith('I') else 1))
         remark = f'at most {highest + 1} levels are left. If these are few, stretch them'
         notes.append(f'WARNING: of pictures of 16 bits trainings read the upper 8: {remark}')
     notes += [f'WARNING: of {len(paths)} {text} ({some(paths, 3)})' for text, paths in partly_read.items() if paths]

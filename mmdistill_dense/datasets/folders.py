@@ -163,7 +163,7 @@ class CityscapesDataset(RootCheck, mmseg_datasets.CityscapesDataset):
         """List the pictures, with the label images that are there."""
         folder, suffix, raw_suffix = self.data_prefix.get('seg_map_path'), self.seg_map_suffix, '_gtFine_labelIds.png'
         local = folder and suffix == '_gtFine_labelTrainIds.png' and '://' not in folder
-        if local and _has(folder, raw_suffix) and not _has(folder, suffix):
+        if local and any(Path(folder).rglob(f'*{raw_suffix}')) and not any(Path(folder).rglob(f'*{suffix}')):
             self.seg_map_suffix = raw_suffix
             label_map = self.label_map or {number: number for number in range(len(_CITYSCAPES_IDS))}
             classes = {value: label_map[number] for number, value in enumerate(_CITYSCAPES_IDS)}
@@ -258,10 +258,6 @@ class SegFolderDataset(RootCheck, mmseg_datasets.BaseSegDataset):
         self.img_suffix = self.endings[0]
         is_list = self.ann_file and not Path(self.ann_file).is_dir()
         return list(rows.values()) if is_list else sorted(rows.values(), key=lambda row: row['img_path'])
-
-
-def _has(folder: str, ending: str) -> bool:
-    return next(Path(folder).rglob(f'*{ending}'), None) is not None
 
 
 def _some_names(folder: str) -> str:

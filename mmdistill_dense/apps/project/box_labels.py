@@ -272,9 +272,8 @@ def _count(
     crowds = [picture for picture, instance in objects if instance['name'] in names and instance['iscrowd']]
     other_classes = [picture for picture, instance in objects if instance['name'] not in names]
     label_reasons = {'of iscrowd=1, neither learned nor scored': crowds, 'of no class that is used': other_classes}
-    total = len(objects) + sum(map(len, reading.dropped.values()))
     return [
-        Count('files', len(files), read, reading.skipped_files, {'not read': remaining}),
-        Count('pictures', len(all_paths) + len(free), len(used_paths), picture_reasons),
-        Count('annotations', total, len(objects) - len(crowds) - len(other_classes), reading.dropped, label_reasons),
+        ('files', read, reading.skipped_files, {'not read': remaining}),
+        ('pictures', len(used_paths), picture_reasons, {}),
+        ('annotations', len(objects) - len(crowds) - len(other_classes), reading.dropped, label_reasons),
     ]

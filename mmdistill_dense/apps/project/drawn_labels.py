@@ -2,13 +2,13 @@
 
 import hashlib
 import os
-import shutil
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,7 @@ from rich.progress import track
 from mmdistill_dense.apps.project import label_values
 from mmdistill_dense.apps.project.box_labels import BoxData
 from mmdistill_dense.apps.project.formats.objects import Labelled, shape_run_lengths
-from mmdistill_dense.apps.project.label_values import TABLES, Colour, Pair, Values, colour_table
+from mmdistill_dense.apps.project.label_values import TABLES, Colour, Parts, Values, colour_table
 from mmdistill_dense.apps.project.picture_files import file_errors, open_picture, repeated
 from mmdistill_dense.datasets.label_files import has_mask
 from mmdistill_dense.utils.files import read_json, write_json, write_text
@@ -31,10 +31,9 @@ FOLDER, NOTE = 'labels', 'source.json'
 BACKGROUND = 'background'
 _MOST_COLOURS, _SAMPLED = 64, 200
 _MAX_UNKNOWN = 0.01  # a label image with a larger share of unknown colours is refused
-
-
 Job = tuple[str, Callable[[], np.ndarray]]  # a path in the folder of the project; what makes (height, width), uint8
 Targets = Sequence[tuple[str, Path]]  # such paths, and files of the data
+Drawn = tuple[tuple[str, ...], 'Drawing']  # classes, and their label images
 
 
 @dataclass(frozen=True)
@@ -62,46 +61,37 @@ class Drawing:
         file = out / FOLDER / NOTE
         if read_json(file) == self.note and all((out / target).is_file() for target, _ in self.jobs):
             return f'{len(self.jobs)} label images are there, made from the same source'
-        unfinished = out / f'.{FOLDER}'  # until all are drawn: one may be refused
-        shutil.rmtree(unfinished, ignore_errors=True)
-        try:
+        out.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(prefix='.', dir=out) as unfinished:  # until all are drawn: one may be refused
             for target, make in track(self.jobs, 'label images', transient=True):
-                path = out / f'.{target}'
+                path = Path(unfinished, target)
                 path.parent.mkdir(parents=True, exist_ok=True)
                 Image.fromarray(make()).save(path)
             file.unlink(missing_ok=True)
             for target, _ in self.jobs:
-                os.renames(out / f'.{target}', out / target)
-        finally:
-            shutil.rmtree(unfinished, ignore_errors=True)
+                os.renames(Path(unfinished, target), out / target)
         write_json(file, self.note)
         return f'{len(self.jobs)} label images, made from {self.source}'
 
 
-def _check_number(classes: Sequence[str]) -> None:
+def _number(classes: Sequence[str], problem_of_one: str) -> dict[str, int]:
     if len(classes) > IGNORED:
         problem = f'{len(classes)} classes; a label image numbers at most {IGNORED}, the background included'
         raise ValueError(f'--data: {problem}. Choose some by --classes.')
+    if len(classes) < 2:
+        raise ValueError(problem_of_one)
+    return {name: number for number, name in enumerate(classes)}
 
 
-def objects_drawing(
-    data: BoxData, targets: Sequence[str], background: str, notes: list[str]
-) -> tuple[tuple[str, ...], Drawing]:
-    """Return the classes and the label images of the objects of a data set. Later objects lie above earlier ones.
-
-    ``targets``: the place in the folder of the project of each label image, in the order of parts and pictures. Some
-    are drawn and checked as label images are that are there.
-    """
+def objects_drawing(data: BoxData, targets: Sequence[str], background: str) -> Drawn:
+    """Return the classes and the label images of the objects of a data set. Later objects lie above earlier ones."""
     classes, empty = data.classes, IGNORED
     if background == 'class':
         empty_class = next((name for name in classes if name.lower() == BACKGROUND), BACKGROUND)
         classes, empty = (empty_class, *(name for name in classes if name != empty_class)), 0
-    numbers = {name: number for number, name in enumerate(classes)}
-    _check_number(classes)
-    if len(classes) < 2:
-        advice = '--background class makes what no object covers a class too'
-        raise ValueError(f'--data: {classes[0]} is the only class, so there is nothing to learn. {advice}.')
-    jobs, values, split_values = list[Job](), Values(len(targets)), dict[str, list[int]]()
+    text = f'--data: {classes[0]} is the only class, so there is nothing to learn'
+    numbers = _number(classes, f'{text}. --background class makes what no object covers a class too.')
+    jobs, stats = list[Job](), Values()
     digest = hashlib.sha256(repr((classes, empty)).encode())
     for part, pictures in data.parts.items():
         for sample, target in zip(pictures, targets[len(jobs) :], strict=False):  # those of the next parts follow
@@ -111,10 +101,10 @@ def objects_drawing(
             jobs.append((target, partial(draw_label_image, sample, numbers, empty)))
         split = data.splits[part]
         digest.update(split.content.encode() if split.content else (data.root / split.labels).read_bytes())
-        drawn_now = evenly(jobs[-len(pictures) :], label_values.COUNTED)
-        split_values[part] = sorted({value for target, make in drawn_now for value in values.add(Path(target), make())})
-    label_values.check_several(data.root, values)
-    label_values.check_splits(data.root, split_values, dict(enumerate(classes)), notes)
+        for target, make in evenly(jobs[-len(pictures) :], label_values.COUNTED):  # as of label images that are there
+            stats.add(part, Path(target), make())
+    label_values.check_several(data.root, stats)
+    label_values.check_splits(data.root, stats, dict(enumerate(classes)), data.notes)
     return classes, Drawing(jobs, str(data.root), digest.hexdigest())
 
 
@@ -142,31 +132,23 @@ def drawing_of(root: Path, targets: Targets, make: Callable[[Path], np.ndarray],
 
 
 def are_coloured(root: Path, labels: Sequence[Path], class_names: Sequence[str]) -> bool:
-    """Tell whether label images, of some, hold colours: most of them, or one where all are RGB.
-
-    Three equal channels hold numbers, unless the list of colours has all their grays and the ``class_names``.
-    """
-    sample, coloured_count, of_rgb, grays = evenly(labels, _SAMPLED), 0, 0, set[int]()
+    """Tell whether label images, of some, hold colours: most of them, or one where all are RGB."""
+    sample, coloured, grays = evenly(labels, _SAMPLED), list[bool](), set[int]()
     for path in sample:
         with open_picture(path) as image:
             if image.mode in ('RGB', 'RGBA'):
-                pixels, of_rgb = np.asarray(image), of_rgb + 1
-                coloured_count += label_values.has_colours(pixels)
-                if not coloured_count:
-                    grays |= {*np.unique(pixels[..., 0]).tolist()}
-    if of_rgb < len(sample):
-        return 2 * coloured_count > len(sample)
-    if coloured_count:
-        return True
-    with suppress(ValueError):  # a list of something else
+                pixels = np.asarray(image)
+                coloured.append(label_values.has_colours(pixels))
+                grays |= {*np.unique(pixels[..., 0]).tolist()}
+    if any(coloured) or len(coloured) < len(sample):
+        return len(coloured) == len(sample) or 2 * sum(coloured) > len(sample)
+    with suppress(ValueError):  # a list of something else; three equal channels are numbers, unless it has them all
         table, _ = colour_table(root)
         return {*class_names} <= table.keys() and all((gray, gray, gray) in table.values() for gray in grays)
     return False
 
 
-def colours_drawing(
-    root: Path, parts: Mapping[str, Sequence[Pair]], targets: Targets, class_names: Sequence[str], notes: list[str]
-) -> tuple[tuple[str, ...], Drawing]:
+def colours_drawing(root: Path, parts: Parts, targets: Targets, class_names: Sequence[str], notes: list[str]) -> Drawn:
     """Return the classes of coloured label images and the images to write, given as target and file."""
     table, source = colour_table(root)
     if not table:
@@ -174,72 +156,59 @@ def colours_drawing(
     if unknown := [name for name in class_names if name not in table]:
         raise ValueError(f'--classes {some(unknown)}: not in {source}. {close_or_all(unknown[0], list(table))}')
     classes = tuple(name for name in table if not class_names or name in class_names)
-    _check_number(classes)
-    if len(classes) < 2:
-        text = f'{classes[0]} is the only class, and pixels of other colours are ignored, so there is nothing to learn'
-        raise ValueError(f'--classes: {text}. Name the background too: {source} has {some(table)}.')
-    numbers = {name: number for number, name in enumerate(classes)}
-    codes = {r << 16 | g << 8 | b: numbers.get(name, IGNORED) for name, (r, g, b) in table.items()}
-    pixels, unknown_count, split_values = Counter[int](), 0, dict[str, list[int]]()
+    text = f'{classes[0]} is the only class, and pixels of other colours are ignored, so there is nothing to learn'
+    numbers = _number(classes, f'--classes: {text}. Name the background too: {source} has {some(table)}.')
+    codes = {colour: numbers.get(name, IGNORED) for name, colour in table.items()}
+    stats, unknown_count = Values(), 0
     for part, pairs in parts.items():
-        part_pixels = Counter[int]()
         for _, path in evenly(pairs, _SAMPLED // len(parts)):
-            values, counts = np.unique(_codes_in(path), return_counts=True)
-            unknown_count += _count_unknown(path, values, counts, codes)
-            for value, count in zip(values.tolist(), counts.tolist(), strict=True):
-                part_pixels[codes.get(value, IGNORED)] += count
-        pixels, split_values[part] = pixels + part_pixels, sorted(part_pixels)
+            stats.add(part, path, recolour(path, codes))
+            unknown_count += sum(count for colour, count in _read_colours(path)[1].items() if colour not in codes)
+    pixels = stats.pixels()
     if unknown_count:
-        text = f'{unknown_count / pixels.total():.2%} of the pixels have a colour of no class'
+        text = f'{unknown_count / pixels.sum():.2%} of the pixels have a colour of no class'
         notes.append(f'WARNING: {text}; they are ignored')
     if ignored := [name for name in table if name not in numbers]:
-        share = (pixels[IGNORED] - unknown_count) / pixels.total()
+        share = (pixels[IGNORED] - unknown_count) / pixels.sum()
         notes.append(f'ignored, because --classes leaves them out: {some(ignored)} ({share:.1%} of the pixels)')
-    label_values.check_splits(root, split_values, dict(enumerate(classes)), notes)
+    label_values.check_splits(root, stats, dict(enumerate(classes)), notes)
     notes += [f'{len(classes)} classes, by colour, from {source}', *label_values.hint_of_void(classes)]
-    return classes, drawing_of(root, targets, partial(recolour, codes=codes), repr(sorted(codes.items())))
+    key = repr(sorted((r << 16 | g << 8 | b, number) for (r, g, b), number in codes.items()))
+    return classes, drawing_of(root, targets, partial(recolour, codes=codes), key)
 
 
-def recolour(path: Path, codes: Mapping[int, int]) -> np.ndarray:
+def recolour(path: Path, codes: Mapping[Colour, int]) -> np.ndarray:
     """Return the numbers of the classes in an image of their colours; raise if many pixels have another colour."""
-    pixels = _codes_in(path)
-    values, inverse, counts = np.unique(pixels, return_inverse=True, return_counts=True)
-    _count_unknown(path, values, counts, codes)
-    return np.array([codes.get(int(value), IGNORED) for value in values], np.uint8)[inverse].reshape(pixels.shape)
-
-
-def _count_unknown(path: Path, values: np.ndarray, counts: np.ndarray, codes: Mapping[int, int]) -> int:
-    """Return the number of pixels of unknown colours; raise if they are many."""
-    unknown = np.array([int(value) not in codes for value in values])
-    count = int(counts[unknown].sum())
-    if count > _MAX_UNKNOWN * counts.sum():
-        most = _colour(int(values[unknown][counts[unknown].argmax()]))
-        text = f'{count / counts.sum():.1%} of the pixels of {path} have a colour of no class, most often {most}'
+    pixels, counts = _read_colours(path)
+    unknown = {colour: count for colour, count in counts.items() if colour not in codes}
+    numbers = np.full(pixels.shape[:2], IGNORED, np.uint8)
+    if (count := sum(unknown.values())) > _MAX_UNKNOWN * numbers.size:
+        most = max(unknown, key=unknown.__getitem__)
+        text = f'{count / numbers.size:.1%} of the pixels of {path} have a colour of no class, most often {most}'
         raise ValueError(f'--data: {text}. Add it to the list of colours, or write without smoothed edges (no JPEG).')
-    return count
+    for colour, number in codes.items():
+        numbers[(pixels == colour).all(-1)] = number
+    return numbers
 
 
-def _codes_in(path: Path) -> np.ndarray:
+def _read_colours(path: Path) -> tuple[np.ndarray, dict[Colour, int]]:
+    """Return an image (height, width, 3), and how many of its pixels have each colour."""
     with open_picture(path) as image:
         if image.mode not in ('RGB', 'RGBA'):
             raise ValueError(f'--data: {path} has the mode {image.mode}, and others are of colours. Write all alike.')
-        pixels = np.asarray(image).astype(np.int64)
-    if pixels.shape[2] == 4 and (pixels[..., 3] != 255).any():
-        raise ValueError(f'--data: {path} has transparent pixels. Write it without an alpha channel.')
-    return pixels[..., 0] << 16 | pixels[..., 1] << 8 | pixels[..., 2]
-
-
-def _colour(code: int) -> Colour:
-    return code >> 16, code >> 8 & 255, code & 255
+        if image.mode == 'RGBA' and image.getchannel('A').getextrema() != (255, 255):
+            raise ValueError(f'--data: {path} has transparent pixels. Write it without an alpha channel.')
+        picture = image.convert('RGB')
+        counts: Any = picture.getcolors(picture.width * picture.height)
+        return np.asarray(picture), dict(sorted((colour, count) for count, colour in counts))
 
 
 def _missing_table_message(root: Path, paths: Sequence[Path]) -> str:
     """Return a refusal that shows the colours in some label images, the most frequent first; write a list to fill."""
-    counts, sampled = Counter[int](), len(paths)
+    counts, sampled = Counter[Colour](), len(paths)
     for path in paths:
-        values, numbers = np.unique(_codes_in(path), return_counts=True)
-        counts.update(dict(zip(values.tolist(), numbers.tolist(), strict=True)))
-    shares = {_colour(code): count / counts.total() for code, count in counts.most_common()}
+        counts.update(_read_colours(path)[1])
+    shares = {colour: count / counts.total() for colour, count in counts.most_common()}
     text = some((f'{colour}: {share:.1%}' for colour, share in shares.items()), 8)
     start = f'--data {root}: the label images hold colours, and no list of them is there ({", ".join(TABLES)}). '
     if len(shares) > _MOST_COLOURS:

@@ -11,16 +11,15 @@ from mmdistill_dense.apps.project import drawn_labels as drawn
 from mmdistill_dense.apps.project import label_pairs, label_values, picture_files, splits
 from mmdistill_dense.apps.project.box_labels import BoxData, NoLabels, find_box_data
 from mmdistill_dense.apps.project.label_pairs import LABEL_ENDINGS, Files, Pairing, Patterns
-from mmdistill_dense.apps.project.label_values import NO_CLASS, Pair
+from mmdistill_dense.apps.project.label_values import Pair, Parts
 from mmdistill_dense.apps.project.picture_files import SAMPLED, check_pictures, stored_size, usual_size
-from mmdistill_dense.apps.project.splits import SPLITS, Count, Split, SplitRule
+from mmdistill_dense.apps.project.splits import SPLITS, Split, SplitRule
 from mmdistill_dense.unlabelled.pictures import EXTENSIONS
 from mmdistill_dense.utils.files import expand_user
 from mmdistill_dense.utils.literals import Template
 from mmdistill_dense.utils.sampling import evenly
 from mmdistill_dense.utils.validate import some
 
-Parts = dict[str, list[Pair]]
 Form = tuple[dict[str, Split], tuple[str, ...], str]  # splits, and endings of pictures and label images
 _MIN_LABELLED = 3  # labelled pictures: two for train, one for val
 
@@ -43,10 +42,6 @@ class SegData:
     @property
     def pictures(self) -> dict[str, list[str]]:
         return {part: [str(picture) for picture, _ in pairs] for part, pairs in self.pairs.items()}
-
-    @property
-    def has_default_names(self) -> bool:
-        return self.classes == label_values.default_names(self.values or range(len(self.classes)))
 
 
 def find_seg_data(
@@ -82,38 +77,28 @@ def find_seg_data(
         text = 'the numbers of all 34 kinds, of which 19 are classes of Cityscapes: createTrainIdLabelImgs.py of'
         notes.append(f'WARNING: label images of labelIds are {text} cityscapesscripts writes labelTrainIds beside them')
     partner = {picture: label for pairs in parts.values() for picture, label in pairs}
-    labels = list(partner.values())
     stored = check_pictures(partner, exif, notes, least=2)
     size = usual_size([stored_size(picture, stored) for picture, _ in evenly(parts['train'], SAMPLED)])
-    label_images = frozenset(os.path.realpath(root / label) for label in paired.label_images)
     values: tuple[int, ...] = ()
-    drawing: drawn.Drawing | None = None
-    if drawn.are_coloured(root, labels, class_names):
+    if drawn.are_coloured(root, [*partner.values()], class_names):
         form, targets = _form(root, parts)
         classes, drawing = drawn.colours_drawing(root, parts, targets, class_names, notes)
     else:
-        names, source = label_values.listed_names(root, class_names)
-        stats = label_values.sample_label_values(list(parts.values()), stored, NO_CLASS in names)
-        if lossy := [label for label in labels if label.suffix.lower() in ('.jpg', '.jpeg', '.jfif')]:
-            text = f'{len(lossy)} label images are JPEG, which changes values at edges ({lossy[0]}). Write them as .png'
-            if not class_names and not (root / label_values.LIST).is_file():
-                raise ValueError(f'--data {root}: {text}; or name the classes by --classes, if no value was changed.')
-            notes.append(f'WARNING: {text}')
-        classes, values = label_values.name_classes(root, stats, names, source, notes)
-        by_value = dict(zip(values or range(len(classes)), classes, strict=True))
-        label_values.check_splits(root, {name: stats.of(pairs) for name, pairs in parts.items()}, by_value, notes)
-        form, targets = _form(root, parts, () if stats.channels > 1 else paths)
-        drawing = drawn.drawing_of(root, targets, drawn.copied, 'numbers') if targets else None
+        classes, values, in_one_channel = label_values.name_values(root, parts, class_names, stored, notes)
+        form, targets = _form(root, parts, paths if in_one_channel else ())
+        drawing = drawn.drawing_of(root, targets, drawn.copied, 'numbers')
     if 'val' not in parts:
         parts['val'], form[0]['val'] = parts['test'], form[0]['test']
-    return SegData(root, *form, classes, values, size, parts, label_images, notes, stored, drawing)
+    all_labels = (*paired.labels.values(), *paired.orphans, *paired.extras)
+    label_images = frozenset(os.path.realpath(root / label) for label in all_labels)
+    return SegData(root, *form, classes, values, size, parts, label_images, notes, stored, drawing if targets else None)
 
 
 def _unknown(root: Path, paths: Sequence[str], problem: str) -> str:
     """Return a refusal that shows the folders, and patterns that read them if there are some."""
     images = 'A label image is a picture of class numbers or colours: name its folder by --labels'
     general = f' {images}. Outlines are read from json, xml and txt files, .npy files are not read.'
-    hint = label_pairs.many_masks(paths) or label_pairs.proposal(root, paths) or general
+    hint = label_pairs.many_masks(paths) or (paths and label_pairs.proposal(root, paths)) or general
     content = f'It holds {label_pairs.folder_tree(paths)}.{picture_files.other_endings(root)}{hint}'
     return f'--data {root}: {problem}. {content} docs/your_labels.md shows the known trees.'
 
@@ -121,11 +106,11 @@ def _unknown(root: Path, paths: Sequence[str], problem: str) -> str:
 def _values(pair: Pair) -> set[object]:
     """Return the numbers or colours in the label image of a pair; none of a broken one, which is refused later."""
     with suppress(ValueError), picture_files.open_picture(pair[1]) as image:
-        return {value for _, value in image.getcolors(1 << 24) or ()}
+        return {value for _, value in image.getcolors(image.width * image.height) or ()}
     return set()
 
 
-def _divide(root: Path, paired: Pairing, rule: SplitRule, notes: list[str]) -> Parts:
+def _divide(root: Path, paired: Pairing, rule: SplitRule, notes: list[str]) -> dict[str, list[Pair]]:
     """Divide the pairs as lists, ``--split`` or folders say, or by chance; note what was counted."""
     pairs = {root / picture: (root / picture, root / label) for picture, label in paired.labels.items()}
     lists, members = splits.read_lists(root, 'seg', rule, [root / picture for picture in paired.parts], pairs)
@@ -135,23 +120,25 @@ def _divide(root: Path, paired: Pairing, rule: SplitRule, notes: list[str]) -> P
         bare = None if 'train' in paired.parts.values() else 'train'  # of no part, as trainval beside test
         part_of = {root / path: paired.parts[path] or bare if by_folder else 'train' for path in paired.labels}
         members = {part: [picture for picture in pairs if part_of[picture] == part] for part in SPLITS}
-    parts: Parts = {part: [pairs[path] for path in pictures] for part, pictures in members.items() if pictures}
+    parts = {part: [pairs[path] for path in pictures] for part, pictures in members.items() if pictures}
     used = {picture for part_pairs in parts.values() for picture, _ in part_pairs}
     unused = [pair for picture, pair in pairs.items() if picture not in used]
     pictures = {'have no label image': paired.bare, reason: [picture for picture, _ in unused]}
     labels: dict[str, Sequence[object]] = {'have no picture': paired.orphans}
     labels |= {'are not the first of their picture': paired.extras, reason: [label for _, label in unused]}
-    picture_count = Count('pictures', len(paired.parts), len(used), pictures)
-    label_count = Count('label images', len(paired.label_images), len(used), labels)
+    name = f'the tree {paired.patterns.name}' if paired.patterns.name else str(paired.patterns)
+    notes += splits.count_lines(name, [('pictures', len(used), pictures, {}), ('label images', len(used), labels, {})])
     unread = picture_files.other_endings(root, [*paired.orphans, *paired.bare]) if paired.orphans else ''
+    notes += [f'WARNING:{unread}'] if unread else []
+    total = len(paired.parts)
     if paired.bare and paired.orphans:
-        without = f'{len(paired.bare)} of {len(paired.parts)} pictures have no label image ({some(paired.bare, 3)})'
+        without = f'{len(paired.bare)} of {total} pictures have no label image ({some(paired.bare, 3)})'
         orphans = f'{len(paired.orphans)} label images have no picture ({some(paired.orphans, 3)})'
         advice = 'So names may differ: give both one name, take out what is alone, or choose by --images and --labels'
         raise FileNotFoundError(f'--data {root}: {without}, and {orphans}.{unread} {advice}.')
-    if len(paired.labels) < _MIN_LABELLED:
-        counted = f'{len(paired.labels)} of {len(paired.parts)} pictures have a label image'
-        raise FileNotFoundError(f'--data {root}: {counted}, and {_MIN_LABELLED} are needed.{unread} Add label images.')
+    if len(pairs) < _MIN_LABELLED:
+        counted = f'{len(pairs)} of {total} pictures have a label image, and {_MIN_LABELLED} are needed'
+        raise FileNotFoundError(f'--data {root}: {counted}.{unread} Add label images.')
     if len(parts.get('train', ())) < 2:
         summary = f'labelled pictures for {", ".join(f"{part} ({len(parts[part])})" for part in parts)}'
         raise ValueError(f'--data {root}: {summary}; two for train are needed. --split 0.2 draws another split.')
@@ -161,8 +148,6 @@ def _divide(root: Path, paired: Pairing, rule: SplitRule, notes: list[str]) -> P
         notes += splits.source_note(*([str(picture) for picture, _ in split] for split in (train, val)))
     if 'val' not in parts:
         notes.append(f'no {kind} for val: that for test validates')
-    name = f'the tree {paired.patterns.name}' if paired.patterns.name else str(paired.patterns)
-    notes[:0] = [*splits.count_lines(name, [picture_count, label_count]), *([f'WARNING:{unread}'] if unread else [])]
     if paired.bare:
         folder = shlex.quote(os.path.commonpath([(root / picture).parent for picture in paired.bare]))
         notes.append(f'--unlabelled {folder} teaches on pictures without a label image')
@@ -170,10 +155,8 @@ def _divide(root: Path, paired: Pairing, rule: SplitRule, notes: list[str]) -> P
 
 
 def _form(root: Path, parts: Parts, paths: Sequence[str] = ()) -> tuple[Form, list[tuple[str, Path]]]:
-    """Return the form of the data, and where in the folder of the project which label images are to be written.
-
-    ``paths`` of all files: none are written if all have the names of their pictures, below two folders.
-    """
+    """Return the form of the data, and where in the folder of the project which label images are to be written."""
+    # none with the ``paths`` of all files, if all label images have the names of their pictures, below two folders
     by_part, stems, targets = dict[str, Split](), dict[str, Path](), list[tuple[str, Path]]()
     ends = set[str]() if paths else {'.png'}
     for part, pairs in parts.items():
@@ -181,7 +164,7 @@ def _form(root: Path, parts: Parts, paths: Sequence[str] = ()) -> tuple[Form, li
         names = list[str]()
         for picture, label in pairs:
             relative = picture.relative_to(above).as_posix()
-            name, label_name = os.path.splitext(relative)[0], str(label)
+            name = os.path.splitext(relative)[0]
             if paths:
                 label_name = label.relative_to(other).as_posix()
                 name = os.path.commonprefix([name, os.path.splitext(label_name)[0]])  # noqa: RUF071
@@ -197,8 +180,7 @@ def _form(root: Path, parts: Parts, paths: Sequence[str] = ()) -> tuple[Form, li
     if paths and (len(ends) > 1 or len(suffixes) > len(EXTENSIONS) or any(stem.endswith('/') for stem in stems)):
         return _form(root, parts)
     for stem, picture in stems.items():  # mmseg names pictures without their endings
-        read = next((stem + end for end in suffixes if os.path.isfile(stem + end)), str(picture))
-        if read != str(picture):
+        if (read := next(filter(os.path.isfile, (stem + end for end in suffixes)))) != str(picture):
             problem = f'{picture} is listed, but mmseg names pictures without their endings, and would read {read}'
             raise ValueError(f'--data: {problem}. Give this one another name, or take it out.')
     for part, split in by_part.items() if paths else ():
@@ -215,8 +197,7 @@ def _draw_objects(data: BoxData, background: str) -> SegData:
     for part, names in data.pictures.items():  # names may have .. in them, or be whole
         parts[part] = [(Path(os.path.realpath(path.parent), path.name), path) for path in map(Path, names)]
     form, targets = _form(data.root, parts)
-    notes = list(data.notes)
-    classes, drawing = drawn.objects_drawing(data, [target for target, _ in targets], background, notes)
+    classes, drawing = drawn.objects_drawing(data, [target for target, _ in targets], background)
     handling = 'are ignored' if background == 'ignore' else f'are the class {classes[0]}'
-    notes.append(f'label images are drawn from the outlines; pixels outside all of them {handling}')
-    return SegData(data.root, *form, classes, (), data.size, parts, frozenset(), notes, data.stored, drawing)
+    data.notes.append(f'label images are drawn from the outlines; pixels outside all of them {handling}')
+    return SegData(data.root, *form, classes, (), data.size, parts, frozenset(), data.notes, data.stored, drawing)

@@ -10,7 +10,7 @@ import os
 import re
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from shlex import quote
@@ -18,7 +18,7 @@ from shlex import quote
 import numpy as np
 from PIL import Image
 
-from mmdistill_dense.apps.project.picture_files import open_picture
+from mmdistill_dense.apps.project.picture_files import open_picture, repeated
 from mmdistill_dense.apps.project.splits import SPLITS, split_of
 from mmdistill_dense.unlabelled.pictures import EXTENSIONS
 from mmdistill_dense.utils.sampling import evenly
@@ -27,12 +27,11 @@ from mmdistill_dense.utils.validate import some
 LABEL_ENDINGS = (*EXTENSIONS, '.gif')
 ANY = '.*'  # the ending of a pattern without one
 STARS = re.compile(r'(\*\*/|\*\*|(?<!\.)\*|\*(?!\Z))')  # of a pattern, but for that of ``ANY``
-Folder = tuple[str, ...]  # the parts of its path
 _MATCHES = {'**/': '((?:.*/)?)', '**': '(.*)', '*': '([^/]*)', ANY: r'\.[^./]+'}
 _LABELS = ('label', 'mask', 'annot', 'gt', 'seg', 'truth')  # in the places of label images, the likeliest first
-_SAMPLED, _TRIALS = 500, 12  # pictures on which patterns are tried, and folders and names from which they are made
+_SAMPLED, _TRIALS = 500, 24  # pictures on which patterns are tried, and from which they are made
 _PART = re.compile(rf'(?i)(?<![a-z])(?:{"|".join(word for words in SPLITS.values() for word in words)})(?![a-z])')
-_ORDERED_TREE = 'Cityscapes'  # of its label images of several kinds the first one counts
+_ORDERED_TREE = 'Cityscapes'  # the first; of its label images of several kinds the first one counts
 # Tried in this order, in lower case.
 TREES: Sequence[tuple[str, str, str]] = (
     ('Cityscapes', 'leftimg8bit/**_leftimg8bit', 'gtfine/**_gtfine_{labeltrainids,labelids}'),
@@ -68,7 +67,6 @@ class Patterns:
 
     @classmethod
     def from_options(cls, images: str | None, labels: str | None) -> 'Patterns | None':
-        """Return those of the command line; ``None`` without them."""
         if not images or not labels:  # one alone is refused where the options are read
             return None
         whole = []
@@ -85,10 +83,9 @@ class Patterns:
 
     def label_path(self, stars: Sequence[str]) -> str:
         """Return the path of a label image from what the stars matched."""
-        pieces = STARS.split(self.labels)  # every second one is a star
-        pairs = zip(pieces[1::2], (star.rstrip('/') for star in stars), strict=False)  # the pictures may have more
-        pieces[1::2] = [f'{text}/' if star == '**/' and text else text for star, text in pairs]
-        return ''.join(pieces)
+        texts = (star.rstrip('/') for star in stars)  # the pictures may have more
+        path = STARS.sub(lambda star: next(texts) + star[0][2:], self.labels)  # ** may match no folder
+        return os.path.normpath(path).lstrip('/')
 
     def part(self, picture: str, stars: Sequence[str]) -> str | None:
         """Return the part (train, val, test) that a folder names, or one of several stars of the file's name."""
@@ -101,11 +98,10 @@ class Patterns:
         """Return those of a known tree as the names of a pair are written, with the endings of both."""
         texts = []
         for path, text in ((picture, self.images), (label, self.labels)):
-            match, head, last = _rule(text).fullmatch(path.lower() if self.name else path), '', 0
-            for number, star in enumerate(STARS.findall(text), 1):
-                start, end = match.span(number) if match else (0, 0)
-                head, last = f'{head}{path[last:start]}{star}', end
-            texts.append(head + path[last:])
+            if match := _rule(text).fullmatch(path.lower() if self.name else path):
+                for number, star in reversed([*enumerate(STARS.findall(text), 1)]):
+                    path = f'{path[: match.start(number)]}{star}{path[match.end(number) :]}'
+            texts.append(path)
         return Patterns(*texts)
 
     def __str__(self) -> str:
@@ -114,7 +110,6 @@ class Patterns:
 
 
 def _rule(pattern: str) -> re.Pattern[str]:
-    """Return what matches a whole path."""
     keys = re.split(r'(\*\*/|\*\*|\.\*\Z|\*)', pattern)
     return re.compile(''.join(_MATCHES.get(key, re.escape(key)) for key in keys), re.DOTALL)
 
@@ -149,10 +144,6 @@ class Pairing:
     orphans: Sequence[str]  # label images without a picture
     extras: Sequence[str]  # those of a labelled picture with a word after its name, as X_color.png beside X.png
 
-    @property
-    def label_images(self) -> list[str]:
-        return [*self.labels.values(), *self.orphans, *self.extras]
-
 
 def pair_by_patterns(files: Files, patterns: Patterns) -> Pairing:
     """Pair by patterns. A label image is no picture, even where both patterns match it."""
@@ -165,25 +156,24 @@ def pair_by_patterns(files: Files, patterns: Patterns) -> Pairing:
     rule = _rule(patterns.labels)
     masks = {path for path, form in files.forms.items() if rule.fullmatch(form)}
     label_of = {path: labels[0] for path, (labels, _) in candidates.items() if labels and path not in label_set}
-    if shared := [label for label, count in Counter(label_of.values()).items() if count > 1]:
+    if shared := repeated(label_of.values()):
         owners = [path for path, label in label_of.items() if label == shared[0]]
         problem = f'{some(owners, 3)} have one label image, {shared[0]}; so have {len(shared) - 1} others'
         advice = f'take out what is twice, or choose: {patterns.spell_out(owners[0], shared[0])}'
         raise ValueError(f'--data: {problem}. Each picture has its own: {advice}')
     names = {os.path.splitext(label)[0] for label in label_of.values()}
-    orphans, spare = list[str](), list[str]()
-    for path in sorted(masks - {*label_of, *label_of.values()}):  # no letter or digit follows the name of another one
-        beginnings = (path[:index] for index, letter in enumerate(path) if not letter.isalnum())
-        (spare if any(beginning in names for beginning in beginnings) else orphans).append(path)
+    strays = sorted(masks - {*label_of, *label_of.values()})
+    # no letter or digit follows the name of another one
+    extras = [path for path in strays if any(path[: end.start()] in names for end in re.finditer(r'[\W_]', path))]
     bare = [path for path in candidates if path not in label_of and path not in label_set and path not in masks]
     parts = {path: patterns.part(path, candidates[path][1]) for path in (*label_of, *bare)}
-    return Pairing(patterns, label_of, parts, bare, orphans, spare)
+    return Pairing(patterns, label_of, parts, bare, sorted({*strays} - {*extras}), extras)
 
 
 def find_tree(paths: Sequence[str]) -> Pairing | None:
     """Pair by the known tree that has most label images; no other one may have label images of the same pictures."""
     files, folders = Files(paths, fold=True), {part.lower() for path in paths for part in path.split('/')[:-1]}
-    matches: list[tuple[Patterns, dict[str, list[str]]]] = []
+    matches = dict[Patterns, dict[str, list[str]]]()
     for name, *row in TREES:  # a tree may begin at any folder below the data, and has each of its words in braces
         split = (re.split(r'\{(.*?)\}', text) for text in row)  # every second part is that of braces
         choices = ([part.split(',') if n % 2 else [part] for n, part in enumerate(pieces)] for pieces in split)
@@ -191,15 +181,14 @@ def find_tree(paths: Sequence[str]) -> Pairing | None:
         for image, label in itertools.product(*texts):
             patterns = Patterns(f'**/{image}.*', f'**/{label}' + ('' if label.endswith('.png') else '.*'), name)
             literal = (folder for folder in (*image.split('/')[:-1], *label.split('/')[:-1]) if '*' not in folder)
-            if (matches and matches[-1][0].name == name == _ORDERED_TREE) or not folders.issuperset(literal):
+            if (name == _ORDERED_TREE and matches) or not folders.issuperset(literal):
                 continue
-            pairs = {path: labels for path, (labels, _) in files.labels_of(paths, patterns).items() if labels}
-            if pairs:
-                matches.append((patterns, pairs))
+            if pairs := {path: labels for path, (labels, _) in files.labels_of(paths, patterns).items() if labels}:
+                matches[patterns] = pairs
     if not matches:
         return None
-    best, labelled = max(matches, key=lambda match: len(match[1]))  # the first of several
-    for other, pairs in matches:
+    best, labelled = max(matches.items(), key=lambda match: len(match[1]))  # the first of several
+    for other, pairs in matches.items():
         if conflict := next((path for path in pairs if pairs[path] != labelled.get(path, pairs[path])), None):
             first, second = labelled[conflict][0], pairs[conflict][0]
             advice = f'Choose: {best.spell_out(conflict, first)} or {other.spell_out(conflict, second)}'
@@ -218,8 +207,7 @@ def folder_tree(paths: Sequence[str]) -> str:
 def many_masks(paths: Sequence[str]) -> str:
     """Say what to do if each picture has a folder of masks, as in nuclei of the Data Science Bowl; else return ''."""
     folders = Counter(os.path.dirname(path) for path in paths)
-    images = [path for path in folders if os.path.basename(path).lower() == 'images']
-    pairs = [(path, f'{os.path.dirname(path)}/masks') for path in images]
+    pairs = [(path, f'{os.path.dirname(path)}/masks') for path in folders if os.path.basename(path).lower() == 'images']
     many = [(path, masks) for path, masks in pairs if folders[masks] > folders[path]]
     if len(many) <= len(pairs) / 2:
         return ''
@@ -231,51 +219,43 @@ def many_masks(paths: Sequence[str]) -> str:
 
 def proposal(root: Path, paths: Sequence[str]) -> str:
     """Return a sentence with patterns that pair pictures of an unknown tree; empty if none was found."""
-    files, sample = Files(paths), evenly(sorted(paths), _SAMPLED)
-    folders = defaultdict[Folder, list[str]](list)
-    for path in paths:
-        folders[PurePosixPath(path).parts[:-1]].append(os.path.basename(path))
-    trials = dict[Patterns, None]()
-    for folder in evenly(sorted(folders), _TRIALS):
-        near = sorted(folders, key=lambda other: (-len({*folder} & {*other}), abs(len(folder) - len(other)), other))
-        trials.update((patterns, None) for other in near[:_TRIALS] for patterns in _candidates(folder, other, folders))
+    files, sample, trials = Files(paths), evenly(sorted(paths), _SAMPLED), Counter[Patterns]()
+    common = set.intersection(*({*path.split('/')[:-1]} for path in paths))
+    for path in evenly(sample, _TRIALS):
+        trials.update(patterns for other in paths for patterns in _candidates(path, other, common))
     scored = []
-    for patterns in trials:
-        pairs = {path: labels[0] for path, (labels, _) in files.labels_of(sample, patterns).items() if labels}
+    for patterns, _ in trials.most_common(2 * _TRIALS):
+        pairs = [(labels[0], path) for path, (labels, _) in files.labels_of(sample, patterns).items() if labels]
         # the more pictures they pair, the likelier their label images hold classes, the fewer stars
         text, labels = (patterns.images + patterns.labels).lower(), patterns.labels.lower()
-        for_the_eye = any(word in text for word in ('color', 'colour', 'instance'))
-        word = next((rank for rank, word in enumerate(_LABELS) if word in labels), 9)
-        if pairs:
-            scored.append(((len(pairs), not for_the_eye, -word, -len(text)), patterns, next(iter(pairs.items()))))
-    for _, patterns, (picture, label) in sorted(scored, key=lambda entry: entry[0], reverse=True):
+        kinds = (-rank for rank, word in enumerate(_LABELS) if word in labels)
+        kind = -10 if re.search('colou?r|instance', text) else next(kinds, -9)
+        scored.append((len(pairs), kind, -len(text), patterns, pairs[:1]))
+    for *_, patterns, examples in sorted(scored, key=lambda entry: entry[:3], reverse=True):
         colours = []
-        for name in (label, picture):  # label images have far fewer
+        for name in [name for pair in examples for name in pair]:  # a label image has far fewer than its picture
             with open_picture(root / name) as image:
                 small = np.asarray(image.resize((64, 64), Image.Resampling.NEAREST)).reshape(64 * 64, -1)
                 colours.append(len(np.unique(small, axis=0)))
-        if 2 * colours[0] < colours[1]:
+        if colours and 2 * colours[0] < colours[1]:
             count = sum(bool(labels) for labels, _ in files.labels_of(paths, patterns).values())
             return f' Try {patterns}: they pair {count} pictures.'
     return ''
 
 
-def _candidates(folder: Folder, other: Folder, names: Mapping[Folder, Sequence[str]]) -> Iterator[Patterns]:
-    """Yield patterns of two folders whose files share names, with stars for parts and for folders that both share."""
-    ends = Counter[tuple[str, str]]()
-    for name in evenly(names[folder], _TRIALS):
-        stem, suffix = os.path.splitext(name)
-        for cut in {'', *re.findall(r'[_-][^_-]*$', stem)}:
-            begin = stem.removesuffix(cut)
-            matches = (file for file in names[other] if file.startswith(begin) and (folder, name) != (other, file))
-            suffixes = (file[len(begin) :] for file in matches)
-            ends.update((cut + suffix, end) for end in suffixes if begin and not end[:1].isalnum())
-    common = set(folder).intersection(*names)  # of all folders
-    shared = [part for part in folder if part in other and part not in common]
-    for (end, label_end), _ in ends.most_common(_TRIALS // 4):
-        for starred in ((), shared if shared == [part for part in other if part in shared] else ()):
-            texts = ['/'.join('*' if part in starred else part for part in parts) for parts in (folder, other)]
-            if _PART.findall(texts[0]) == _PART.findall(texts[1]):
-                texts = [_PART.sub('*', text) for text in texts]
-            end = end if _PART.search(label_end) else _PART.sub('*', end)  # 21_training.tif and 21_manual1.gif
+def _candidates(path: str, other: str, common: Collection[str]) -> Iterator[Patterns]:
+    """Yield patterns of two files that share the beginning of their names, with stars for it and for shared folders."""
+    (*folder, name), (*other_folder, other_name) = path.split('/'), other.split('/')
+    stem, suffix = os.path.splitext(name)
+    shared = [part for part in folder if part in other_folder and part not in common]
+    starred = shared if shared == [part for part in other_folder if part in shared] else []
+    texts = ['/'.join('*' if part in starred else part for part in parts) for parts in (folder, other_folder)]
+    if _PART.findall(texts[0]) == _PART.findall(texts[1]):
+        texts = [_PART.sub('*', text) for text in texts]
+    for cut in ('', *re.findall(r'[_-][^_-]*$', stem)):
+        begin = stem.removesuffix(cut)
+        label_end = other_name.removeprefix(begin)
+        if label_end != other_name and not label_end[:1].isalnum() and path != other:
+            # 21_training.tif and 21_manual1.gif
+            end = f'{cut}{suffix}' if _PART.search(label_end) else _PART.sub('*', f'{cut}{suffix}')
             yield Patterns(f'{texts[0]}/*{end}'.lstrip('/'), f'{texts[1]}/*{label_end}'.lstrip('/'))

@@ -3,7 +3,7 @@
 import math
 import os
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from itertools import chain
@@ -98,12 +98,10 @@ def file_errors(where: object, advice: str = 'Repair it, or take it out') -> Ite
     except Exception as error:
         text = ' '.join(str(error).split())
         if text.startswith('--'):
-            if text == str(error):
-                raise
-            raise type(error)(text) from error
-        if type(error) is ValueError and text:
-            raise ValueError(f'--data: {where}: {text}') from error
-        raise ValueError(f'--data: {where} cannot be read ({type(error).__name__}: {text:.200}). {advice}.') from error
+            error.args = (text,)
+            raise
+        reason = f' cannot be read ({type(error).__name__}: {text:.200}). {advice}.'
+        raise ValueError(f'--data: {where}{f": {text}" if type(error) is ValueError and text else reason}') from error
 
 
 @contextmanager
@@ -127,11 +125,8 @@ class UnreadablePictures(ValueError):
 
 
 def open_images(pictures: Sequence[Path], labels: Iterable[Path] = ()) -> Iterator[tuple[Path, Image.Image]]:
-    """Yield pictures and label images, opened; at the end refuse all of those that cannot be read.
-
-    Some are read whole, and all that do not end as whole files do.
-    """
-    sample, broken = {*evenly(pictures, SAMPLED)}, list[str]()
+    """Yield pictures and label images, opened; at the end refuse all of those that cannot be read."""
+    sample, broken = {*evenly(pictures, SAMPLED)}, list[str]()  # a sample is read whole
     for path in chain(pictures, labels):
         try:
             with open_picture(path) as picture:
@@ -173,41 +168,35 @@ def usual_size(sizes: Sequence[Size]) -> Size:
 
 
 def check_pictures(labels: Mapping[Path, Path | Size], exif: str | None, notes: list[str], least: int) -> bool:
-    """Return whether pictures must be read as they are stored, not as EXIF turns them: sizes of labels tell it.
-
-    ``labels``: by pictures, a label image or the size that labels tell. Refuse files that cannot be read, 32 bits a
-    channel, and sides below ``least``; warn of what trainings leave out.
-    """
-    turned, more, deep, multi_page, one_pixel = (list[Path]() for _ in range(5))
+    """Return whether pictures must be read as they are stored, not as EXIF turns them; refuse those that cannot be."""
+    turned, deep, one_pixel, partly_read = list[Path](), list[Path](), list[Path](), defaultdict[str, list[Path]](list)
     label_images = dict.fromkeys(label for label in labels.values() if isinstance(label, Path))
     fitting: dict[str, list[Path]] = {mode: [] for mode in MODES}
     for path, picture in open_images([*labels], label_images):
+        pages = 1
+        with suppress(Exception):  # a damaged file is refused at the end
+            pages = getattr(picture, 'n_frames', 1)
         if path in label_images:
-            with suppress(Exception):  # a damaged file is refused at the end
-                multi_page += [path] if getattr(picture, 'n_frames', 1) > 1 else []
+            partly_read['label images the first page is read alone'] += [path] if pages > 1 else []
             continue
         one_pixel += [path] if min(picture.size) < least else []
         if picture.mode == 'F' or (picture.mode == 'I' and picture.format == 'TIFF'):
             raise ValueError(f'--data: {path} has 32 bits a channel, which trainings cannot read. Write it with 8.')
         if picture.mode.startswith('I') or ';16' in str(getattr(picture, 'tile', '')):
             deep.append(path)
-        pages = getattr(picture, 'n_frames', 1) if picture.format == 'TIFF' else 1
-        if pages > 1 or (len(picture.getbands()) > 3 and picture.mode != 'CMYK'):
-            more.append(path)
+        if (pages > 1 and picture.format == 'TIFF') or (len(picture.getbands()) > 3 and picture.mode != 'CMYK'):
+            partly_read['pictures trainings read three channels of one page'].append(path)
         if orientation(picture) != 1:
             if picture.format == 'TIFF':
                 mode = 'is a TIFF with an orientation, which one library follows and another does not'
                 raise ValueError(f'--data: {path} {mode}. Take it out (exiftool -Orientation= FILE), or write a PNG.')
             turned.append(path)
-            sizes, label = {'apply': size_of(picture), 'ignore': size_of(picture, stored=True)}, labels[path]
-            label_size = stored_size(label) if isinstance(label, Path) else label
-            matches = [mode for mode in MODES if sizes[mode] == label_size]
+            label_size = stored_size(label) if isinstance(label := labels[path], Path) else label
+            matches = [mode for mode in MODES if size_of(picture, stored=mode == 'ignore') == label_size]
             if len(matches) == 1:
                 fitting[matches[0]].append(path)
     if one_pixel:
         raise ValueError(f'--data: mmseg cannot read labels of a side of one pixel: take out {some(one_pixel)}.')
-    if multi_page:
-        notes.append(f'WARNING: of {len(multi_page)} label images the first page is read alone ({some(multi_page, 3)})')
     if deep:
         highest = 0
         for path in evenly(deep, SAMPLED):
@@ -215,8 +204,7 @@ def check_pictures(labels: Mapping[Path, Path | Size], exif: str | None, notes: 
                 highest = max(highest, int(np.asarray(picture).max()) // (256 if picture.mode.startswith('I') else 1))
         remark = f'at most {highest + 1} levels are left. If these are few, stretch them'
         notes.append(f'WARNING: of pictures of 16 bits trainings read the upper 8: {remark}')
-    if more:
-        notes.append(f'WARNING: of {len(more)} pictures trainings read three channels of one page ({some(more, 3)})')
+    notes += [f'WARNING: of {len(paths)} {text} ({some(paths, 3)})' for text, paths in partly_read.items() if paths]
     if not turned:
         return False
     text = f'{len(turned)} of {len(labels)} pictures have an EXIF orientation that turns or mirrors them'

@@ -10,7 +10,7 @@ import random
 import re
 from collections import defaultdict
 from collections.abc import Callable, Collection, Container, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
@@ -24,13 +24,17 @@ from mmdistill_dense.utils.validate import some
 T = TypeVar('T')
 P = TypeVar('P', str, tuple[Path, Path])
 Reasons = Mapping[str, Sequence[object]]  # names of the pictures or labels that are left out, by reason
+# What is counted, how many are used, why the others are left out (a warning each), or as the user or the labels say
+Count = tuple[str, int, Reasons, Reasons]
 SPLITS: Mapping[str, Sequence[str]] = {
     'train': ('train', 'training'),
     'val': ('val', 'valid', 'validation', 'dev'),
     'test': ('test', 'testing'),
 }
+Lists = tuple[dict[str, Path], dict[str, list[Path]]]  # by part
 UNLABELLED_LIST = 'unlabelled.txt'
 _TRAINVAL = 'trainval'  # VOC's name for train and val together
+_LISTS = {name: part for part, names in SPLITS.items() for name in names} | {_TRAINVAL: _TRAINVAL}
 _TASKS = {'seg': 'segmentation', 'det': 'main'}  # VOC's folders of lists
 _ENTRY_ENDINGS = (*EXTENSIONS, '.xml', '.txt', '.json')  # endings that an entry of a list may have
 
@@ -70,18 +74,11 @@ class SplitRule:
         return cls(share=share)
 
 
-def read_lists(
-    root: Path, task: str, rule: SplitRule, pictures: Sequence[Path], labelled: Container[Path]
-) -> tuple[dict[str, Path], dict[str, list[Path]]]:
-    """Return the list of each part and its pictures; often there are none.
-
-    Lists are those of ``--split``, or lie below the data. They name a picture a line, which may end after its first
-    word, or a row of a table.
-    """
+def read_lists(root: Path, task: str, rule: SplitRule, pictures: Sequence[Path], labelled: Container[Path]) -> Lists:
+    """Return the list of each part and its pictures, of ``--split`` or below the data; often there are none."""
     by_folder: dict[Path, dict[str, Path]] = defaultdict(dict)
     for path in files_below(rule.lists or root, ('.txt', '.lst', '.csv')) if rule.share is None else ():
-        stem = path.stem.lower()
-        part = next((part for part, names in SPLITS.items() if stem in names), _TRAINVAL if stem == _TRAINVAL else None)
+        part = _LISTS.get(path.stem.lower())
         # not the label file of a picture called `test`, as YOLO has them
         beside = [path, Path(*('images' if name == 'labels' else name for name in path.parts))]
         if part and not any(candidate.with_suffix(ending).is_file() for candidate in beside for ending in EXTENSIONS):
@@ -101,7 +98,7 @@ def read_lists(
     index, source = Names(root, pictures), some(map(str, lists.values()))
     for part, path in lists.items():
         lines = lines_of(path)
-        entries = [[line, line.split()[0]] for line in lines]
+        entries = [[line, line.split()[0]] for line in lines]  # the name may end after the first word
         if path.suffix.lower() == '.csv':
             rows = [[cell.strip() for cell in row] for row in csv.reader(lines)]
             rows = rows[1:] if rows and index.find(rows[0]) is None else rows  # a row of titles names no picture
@@ -129,27 +126,22 @@ def read_lists(
 
 
 class Names:
-    """Finds pictures by how lists and label files name them: ``a``, ``a.jpg``, ``train/a.jpg``, a whole path.
-
-    ``extra`` ones are found by their whole paths alone.
-    """
+    """Finds pictures by how lists and label files name them: ``a``, ``a.jpg``, ``train/a.jpg``, a whole path."""
 
     def __init__(self, root: Path, pictures: Sequence[Path], extra: Sequence[Path] = ()) -> None:
         self._root, self._folders = root, set[str]()
-        self._by_name: dict[str, list[Path]] = defaultdict(list)
-        self._by_path = {str(picture): picture for picture in (*extra, *pictures)}
+        self._by_name: dict[str, list[tuple[Path, tuple[str, ...]]]] = defaultdict(list)  # and their folders
+        self._by_path = {str(picture): picture for picture in (*extra, *pictures)}  # extra ones by nothing else
         for picture in pictures:
             parts = picture.relative_to(root).with_suffix('').parts
             self._folders.update(parts[:-1])
             for start in range(len(parts)):
-                self._by_name['/'.join(parts[start:])].append(picture)
+                self._by_name['/'.join(parts[start:])].append((picture, parts[:-1]))
 
     def find(self, words: Sequence[str], folder: Path | None = None) -> Path | None:
-        """Return the picture that the first fitting word names; ``None`` without any.
-
-        ``folder``: of the label file that holds the words. Its picture lies there, or in a folder of the same part.
-        """
+        """Return the picture that the first fitting word names, for a label file in this ``folder`` or its part."""
         above = folder.relative_to(self._root).parts if folder else ()
+        same_part = (None, part) if (part := split_of(above)) else (None, *SPLITS)
         advice = 'Put the label file beside its picture.' if folder else 'Name the folder of the picture too.'
         for word in words:
             if whole := self._by_path.get(os.path.normpath((folder or self._root) / word)):
@@ -158,21 +150,15 @@ class Names:
             cut = path.with_suffix('') if path.suffix.lower() in _ENTRY_ENDINGS else path
             parts = [*above, *(part for part in cut.parts if part not in ('/', '..'))]
             for start in range(len(parts)):
-                paths = self._by_name.get('/'.join(parts[start:]), ())
-                if matches := [file for file in paths if self._fits(file, parts[:start], split_of(above))]:
+                above_it = self._folders.intersection(parts[:start])  # of this part, and not foreign
+                entries = self._by_name.get('/'.join(parts[start:]), ())
+                inside = [(file, folders) for file, folders in entries if above_it <= {*folders}]
+                if matches := [file for file, folders in inside if split_of(folders) in same_part]:
                     exact = [file for file in matches if file.name == path.name] if len(matches) > 1 else matches
                     if len(exact) != 1:
                         raise ValueError(f'--data: {word!r} may be {some(exact or matches, 3)}. {advice}')
                     return exact[0]
         return None
-
-    def _fits(self, picture: Path, dropped: Sequence[str], part: str | None) -> bool:
-        """Tell whether a picture is of this part, and in all dropped folders that the data have: others are foreign."""
-        folders = picture.relative_to(self._root).parts[:-1]
-        return self._folders.intersection(dropped) <= set(folders) and (not part or split_of(folders) in (None, part))
-
-
-# Sources
 
 
 VAL_SHARE = 0.2  # of the pictures, where the data have no split of their own
@@ -223,10 +209,8 @@ def _scenes(names: Collection[str]) -> dict[str, str]:
 
 
 def find_sources(pictures: Iterable[str]) -> dict[str, str]:
-    """Return the source of each picture whose name tells it by a word, places of tiles, or the form of a known set.
-
-    ``cat-0001``, ``defect1_001``, ``IMG_0001`` and ``000000000139`` tell none: these are kinds, cameras and numbers.
-    """
+    """Return the source of each picture whose name tells it by a word, places of tiles, or the form of a known set."""
+    # cat-0001, defect1_001, IMG_0001 and 000000000139 tell none: these are kinds, cameras and numbers
     names = {picture: _name_of(picture) for picture in pictures}
     scenes, sources = _scenes({*names.values()}), dict[str, str]()
     for picture, name in names.items():
@@ -265,13 +249,9 @@ def draw_split(
     classes: Callable[[P], Collection[object]] = lambda _: (),
     bare: Collection[str] = (),
 ) -> tuple[list[P], list[P]]:
-    """Divide pictures into training and validation, always in the same way. Pictures of one source stay together.
-
-    They do not where too few or too many would validate, or training would lack some of the ``classes``. Copies do,
-    as Roboflow writes them. ``bare`` ones, without an object, are divided alike.
-    """
+    """Divide pictures into training and validation, always in the same way; ``bare`` ones, without an object, alike."""
     paths: dict[str, P] = {name if isinstance(name, str) else str(name[0]): name for name in sorted(names)}
-    copies = {path: path.partition('.rf.')[0] for path in paths}
+    copies = {path: path.partition('.rf.')[0] for path in paths}  # as Roboflow writes them: they stay together
     full = {group for path, group in copies.items() if path not in bare}
     labelled = {path for path, group in copies.items() if group in full}
     if len(labelled) < 2:
@@ -281,6 +261,7 @@ def draw_split(
         copies |= {path: path for path in labelled}
     sources, share = find_sources(paths), share or VAL_SHARE
     val, by_source = _draw(copies, share, paths.keys() - labelled), _draw({**copies, **sources}, share, bare)
+    # a source stays in one part, unless too few or too many would validate, or training would lack classes
     count, scored = share * len(labelled), len(by_source & labelled)
     if sources and count / 2 <= scored <= min(2 * count, (count + len(labelled)) / 2):
         classes_of = {path: set(classes(paths[path])) for path in labelled}
@@ -371,32 +352,15 @@ def free_pictures(option: str, parts: Mapping[str, Sequence[str]], masks: Contai
     return FreePictures(folder, len(free), names, left_out)
 
 
-@dataclass(frozen=True)
-class Count:
-    """How many pictures, or labels, are found, used and left out, and why."""
-
-    noun: str  # ``'pictures'``
-    total: int
-    used: int
-    left_out: Reasons  # a warning each
-    unused: Reasons = field(default_factory=dict)  # because the user or the labels say so
-
-    def __post_init__(self) -> None:
-        skipped = sum(map(len, [*self.left_out.values(), *self.unused.values()]))
-        if self.used + skipped != self.total:
-            raise AssertionError(f'{self.total} {self.noun} found, {self.used} used and {skipped} left out')
-
-    def __str__(self) -> str:
-        unused = [f'{len(names)} {reason} ({some(names, 3)})' for reason, names in self.unused.items() if names]
-        used = [] if self.used == self.total else [f'{self.used} used']
-        return ', '.join([f'{self.total} {self.noun}', *used, *unused])
-
-
-def count_lines(name: str, counts: Sequence[Count]) -> list[str]:
+def count_lines(name: str, counts: Iterable[Count]) -> list[str]:
     """Return a line of all counts, and a warning for each reason why something is left out."""
-    lines = [f'{name}: {"; ".join(map(str, counts))}']
-    for count in counts:
-        for reason, names in count.left_out.items():
-            remark = f'{count.noun} {reason}; they are left out ({some(names, 3)})'
-            lines += [f'WARNING: {len(names)} of {count.total} {remark}'] if names else []
-    return lines
+    summaries, warnings = list[str](), list[str]()
+    for noun, used, left_out, unused in counts:
+        total = used + sum(map(len, (*left_out.values(), *unused.values())))
+        reasons = [f'{len(names)} {reason} ({some(names, 3)})' for reason, names in unused.items() if names]
+        used_text = [] if used == total else [f'{used} used']
+        summaries.append(', '.join([f'{total} {noun}', *used_text, *reasons]))
+        for reason, names in left_out.items():
+            remark = f'{noun} {reason}; they are left out ({some(names, 3)})'
+            warnings += [f'WARNING: {len(names)} of {total} {remark}'] if names else []
+    return [f'{name}: {"; ".join(summaries)}', *warnings]

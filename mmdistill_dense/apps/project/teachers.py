@@ -14,6 +14,7 @@ from mmengine.registry import DATASETS
 
 from mmdistill_dense.apps.project import DEFAULTS, FOUNDATION_DEFAULT, MASKS_DEFAULT, UNLABELLED_DETECTOR
 from mmdistill_dense.apps.project.label_images import SegData
+from mmdistill_dense.apps.project.label_values import default_names
 from mmdistill_dense.apps.project.network_options import UserNetwork, absolute_path, fetchable
 from mmdistill_dense.apps.recipes.compose import best, methods, option_files
 from mmdistill_dense.config.resolve import load_model
@@ -143,7 +144,8 @@ def named_by_teacher(data: SegData, checkpoint: str) -> SegData:
     """Return data whose classes nobody named with the names in a teacher's checkpoint, if their number fits."""
     names, count = names_in(checkpoint), len(data.classes)
     # classes at the end may be in no label image that was looked at
-    if not data.has_default_names or len(names) < count or (data.values and len(names) > count):
+    is_named = data.classes != default_names(data.values or range(count))
+    if is_named or len(names) < count or (data.values and len(names) > count):
         return data
     note = f'classes named as in {checkpoint}, in the order of the label values: {", ".join(names)}'
     return replace(data, classes=tuple(names), notes=[*data.notes, f'{note}. Otherwise: --classes'])

@@ -4,7 +4,6 @@ import json
 import math
 import os
 import shlex
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -101,8 +100,10 @@ def find_box_data(
         of_train = {box['name'] for sample in parts['train'] for box in sample.objects if not box['iscrowd']}
         if unseen := [name for name in names if name not in of_train]:
             notes.append(f'WARNING: no box in training but those of iscrowd=1, so nobody can learn it: {some(unseen)}')
-        same = {part for part, kinds in reading.categories.items() if [*filter(names.__contains__, kinds)] == [*names]}
-        intact = () if needs_split else {part for part in same - reading.incomplete if not reading.changes[part]}
+        same = {
+            part for part, (*_, kinds) in reading.origins.items() if [*filter(names.__contains__, kinds)] == [*names]
+        }
+        intact = () if needs_split else {part for part in same - reading.kinds.keys() if not reading.changes[part]}
         by_part = {part: _split(part, parts[part], reading, root, part in intact) for part in SPLITS if part in parts}
         if task == 'det' and (written := [f'{part}.json' for part, split in by_part.items() if split.content]):
             notes.append(f'written for training and metric: {", ".join(written)}')
@@ -200,7 +201,7 @@ def _divide(
 
 
 def _split(part: str, pictures: Sequence[Labelled], reading: Reading, root: Path, intact: bool) -> Split:
-    file, folder = reading.origins.get(pictures[0].part, (reading.source, root))
+    file, folder, _ = reading.origins.get(pictures[0].part, (reading.source, root, ()))
     if not reading.origins:
         folder = Path(os.path.commonpath([sample.picture.parent for sample in pictures]))
     prefix = '' if folder == root else f'{os.path.relpath(folder, root)}/'
@@ -240,8 +241,8 @@ def _classes(reading: Reading, pictures: Sequence[Labelled], class_names: Sequen
         file = reading.file_of(pictures[0].part)
         raise ValueError(f'--data: {file} has {problem}: there is nothing to train with{reasons}.')
     if empty := [name for name in names if name not in used]:
-        counts = Counter(instance['name'] for sample in reading.pictures for instance in sample.objects) + reading.kinds
-        count = sum(counts[name] for name in empty)
+        count = sum(instance['name'] in empty for sample in reading.pictures for instance in sample.objects)
+        count += sum(kinds[name] for kinds in reading.kinds.values() for name in empty)
         more = f' ({count} annotations are in other parts or left out)' if count else ''
         reading.notes.append(f'{"WARNING: " if count else ""}left out, no box in training: {some(empty)}{more}')
     return chosen

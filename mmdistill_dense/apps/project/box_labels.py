@@ -72,39 +72,36 @@ def find_box_data(
         if unread := picture_files.other_endings(root, skipped_names):
             notes.append(f'WARNING:{unread}')
         mend(reading, stored, task == 'seg')
-        flat = [sample.picture.name for sample in reading.pictures for box in sample.objects if not has_mask(box)]
-        count = sum(len(sample.objects) for sample in reading.pictures)
-        reasons = list(reading.mask_errors.values())
-        if 0 < len(flat) < count:
-            reasons.append(f'{len(flat)} of {count} boxes have no polygon or mask ({some(flat, 3)})')
-        notes += [f'WARNING: {reason}. So the data have no masks for networks that predict them' for reason in reasons]
-        parts: Parts = _parts_of_labels(reading, rule)
-        lists = dict[str, Path]()
+        parts, lists = _parts_of_labels(reading, rule), dict[str, Path]()
         names = _classes(reading, parts.get('train') or next(iter(parts.values())), classes)
         notes += hint_of_void(names, more=('background',) if task == 'det' else ())
         outside = picture_files.outside_labels(root, all_pictures)
-        if needs_split := '' in parts:
-            pictures = parts['']
+        if pictures := parts.get(''):
             _check_boxes(reading, parts, names)
             paths = dict.fromkeys(sample.picture for sample in pictures)
             lists, members = splits.read_lists(root, task, rule, list({**paths, **dict.fromkeys(outside)}), paths)
             parts = _divide(pictures, names, members, rule, reading.source)
             used = {sample.picture for samples in parts.values() for sample in samples}
-            _drop(reading, 'are in pictures of no list', [sample for sample in pictures if sample.picture not in used])
+            unused = [str(sample.picture) for sample in pictures if sample.picture not in used for _ in sample.objects]
+            reading.dropped['are in pictures of no list'] += unused
             shares = ', '.join(f'{len(samples)} {part}' for part, samples in parts.items())
             notes.append(f'split {f"of {some(map(str, lists.values()))}" if lists else "that is drawn"}: {shares}')
             if len(members) < 2:
-                names_of = {part: [str(sample.picture) for sample in parts[part]] for part in ('train', 'val')}
-                notes += splits.source_note(**names_of)
+                notes += splits.source_note(
+                    *([str(sample.picture) for sample in parts[part]] for part in ('train', 'val'))
+                )
         _check_boxes(reading, parts, names)
         of_train = {box['name'] for sample in parts['train'] for box in sample.objects if not box['iscrowd']}
         if unseen := [name for name in names if name not in of_train]:
             notes.append(f'WARNING: no box in training but those of iscrowd=1, so nobody can learn it: {some(unseen)}')
-        same = {
-            part for part, (*_, kinds) in reading.origins.items() if [*filter(names.__contains__, kinds)] == [*names]
-        }
-        intact = () if needs_split else {part for part in same - reading.kinds.keys() if not reading.changes[part]}
-        by_part = {part: _split(part, parts[part], reading, root, part in intact) for part in SPLITS if part in parts}
+        boxes = [
+            (sample.picture.name, box) for samples in parts.values() for sample in samples for box in sample.objects
+        ]
+        flat, reasons = [picture for picture, box in boxes if not has_mask(box)], [*reading.mask_errors.values()]
+        if 0 < len(flat) < len(boxes):
+            reasons.append(f'{len(flat)} of {len(boxes)} boxes have no polygon or mask ({some(flat, 3)})')
+        notes += [f'WARNING: {reason}. So the data have no masks for networks that predict them' for reason in reasons]
+        by_part = {part: _split(part, parts[part], reading, root, names) for part in SPLITS if part in parts}
         if task == 'det' and (written := [f'{part}.json' for part, split in by_part.items() if split.content]):
             notes.append(f'written for training and metric: {", ".join(written)}')
         if 'val' not in by_part:
@@ -113,9 +110,7 @@ def find_box_data(
         counts = _count(root, reading, lists, outside, parts, names)
         notes[:0] = splits.count_lines(f'{reading.form} ({reading.source})', counts)
         size = picture_files.usual_size([sample.size for sample in parts['train'] if sample.size])
-        objects = (box for samples in parts.values() for sample in samples for box in sample.objects)
-        masks = not reading.mask_errors and all(map(has_mask, objects))
-        return BoxData(root, by_part, names, masks, size, notes, stored, parts)
+        return BoxData(root, by_part, names, not (flat or reasons), size, notes, stored, parts)
 
 
 def _read(request: Request, path: Path) -> Reading:
@@ -158,16 +153,11 @@ def _describe_folder(request: Request, files: Sequence[Path]) -> str:
     return ' '.join(['no label file.', *hints])
 
 
-def _drop(reading: Reading, reason: str, pictures: Sequence[Labelled]) -> None:
-    for sample in pictures:
-        reading.dropped[reason] += [str(sample.picture)] * len(sample.objects)
-
-
 def _parts_of_labels(reading: Reading, rule: SplitRule) -> Parts:
     """Return the pictures of the parts that the labels or the folders tell, or all under ``''``."""
     parts: dict[str | None, list[Labelled]] = {}
     for sample in reading.pictures:
-        parts.setdefault(sample.part if rule == SplitRule() or reading.origins else None, []).append(sample)
+        parts.setdefault(sample.part, []).append(sample)
     outside = parts.pop('', [])
     splits.assign_rest_to_train(parts)
     if reading.origins and len(parts) > 1:
@@ -176,12 +166,12 @@ def _parts_of_labels(reading: Reading, rule: SplitRule) -> Parts:
             raise ValueError(f'--split: the files for {names} are a split. Leave the option out.')
         if 'train' not in parts:
             raise ValueError(f'--data {reading.source}: label files for {names}, none for train. {annotations.FORMATS}')
-    elif 'train' not in parts or len(parts.keys() - {None}) < 2:
-        parts = {None: [sample for sample in reading.pictures if sample.part != '']}
+    elif rule != SplitRule() or 'train' not in parts or len(parts.keys() - {None}) < 2:
+        parts = {'': [sample for sample in reading.pictures if sample.part != '']}
     else:
         outside += parts.pop(None, [])
-    _drop(reading, 'are in pictures of no part', outside)
-    return {part or '': samples for part, samples in parts.items()}
+    reading.dropped['are in pictures of no part'] += [str(sample.picture) for sample in outside for _ in sample.objects]
+    return {str(part): samples for part, samples in parts.items()}
 
 
 def _divide(
@@ -200,13 +190,17 @@ def _divide(
     return {part: [sample for sample in pictures if sample.picture in paths] for part, paths in chosen.items()}
 
 
-def _split(part: str, pictures: Sequence[Labelled], reading: Reading, root: Path, intact: bool) -> Split:
-    file, folder, _ = reading.origins.get(pictures[0].part, (reading.source, root, ()))
+def _split(part: str, pictures: Sequence[Labelled], reading: Reading, root: Path, names: Sequence[str]) -> Split:
+    """Return a part with its label file: the one that is there if it needs no change, or a new one."""
+    origin = pictures[0].part
+    file, folder, kinds = reading.origins.get(origin, (reading.source, root, ()))
     if not reading.origins:
         folder = Path(os.path.commonpath([sample.picture.parent for sample in pictures]))
     prefix = '' if folder == root else f'{os.path.relpath(folder, root)}/'
     files = tuple(sample.name(folder) for sample in pictures)
-    if intact:
+    is_whole = pictures == [sample for sample in reading.pictures if sample.part == origin]
+    is_sound = not reading.changes[origin] and origin not in reading.kinds
+    if is_whole and is_sound and [kind for kind in kinds if kind in names] == [*names]:
         return Split(prefix, str(file.relative_to(root)), len(files), files)
     content = json.dumps(reading.content(folder, pictures))
     return Split(prefix, Template(f'{{{{ fileDirname }}}}/{part}.json'), len(files), files, content)
@@ -236,7 +230,9 @@ def _classes(reading: Reading, pictures: Sequence[Labelled], class_names: Sequen
         raise ValueError(f'--classes {some(unknown)}: no category of {reading.source}. {choices}')
     chosen = tuple(name for name in names if name in used and (not class_names or name in class_names))
     if not chosen:
-        reasons = ''.join(f'; {len(objects)} annotations {reason}' for reason, objects in reading.dropped.items())
+        reasons = ''.join(
+            f'; {len(objects)} annotations {reason}' for reason, objects in reading.dropped.items() if objects
+        )
         problem = f'no box of {some(class_names or names)}' if class_names or names else 'no box'
         file = reading.file_of(pictures[0].part)
         raise ValueError(f'--data: {file} has {problem}: there is nothing to train with{reasons}.')
@@ -254,11 +250,12 @@ def _count(
     """Return what became of all files, pictures and annotations."""
     files = [file for file in picture_files.files_below(root, ('',)) if not file.name.lower().endswith(EXTENSIONS)]
     used_files = {*reading.files, *lists.values()}.union(*reading.skipped_files.values())
-    stems = {picture.stem for picture in outside}
-    other = [file for file in files if file not in used_files and file.stem in stems]
-    other = [file for file in other if file.suffix.lower() in ('.json', '.xml') or yolo.starts_with_row(file)]
-    reading.skipped_files['have the name of a picture, and are no files of this form'] = other
-    remaining = [file.relative_to(root) for file in files if file not in used_files.union(other)]
+    stems, remaining = {picture.stem for picture in outside}, list[Path]()
+    for file in [file for file in files if file not in used_files]:
+        if file.stem in stems and (file.suffix.lower() in ('.json', '.xml') or yolo.starts_with_row(file)):
+            reading.skipped_files['have the name of a picture, and are no files of this form'].append(file)
+        else:
+            remaining.append(file.relative_to(root))
     read = len(files) - len(remaining) - sum(map(len, reading.skipped_files.values()))
     all_paths = {os.path.realpath(sample.picture) for sample in reading.pictures}
     samples = [sample for members in parts.values() for sample in members]

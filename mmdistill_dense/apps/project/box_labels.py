@@ -4,7 +4,7 @@ import json
 import math
 import os
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
@@ -72,7 +72,7 @@ def find_box_data(
         if unread := picture_files.other_endings(root, skipped_names):
             notes.append(f'WARNING:{unread}')
         mend(reading, stored, task == 'seg')
-        parts, lists = _parts_of_labels(reading, rule), dict[str, Path]()
+        parts = _parts_of_labels(reading, rule)
         names = _classes(reading, parts.get('train') or next(iter(parts.values())), classes)
         notes += hint_of_void(names, more=('background',) if task == 'det' else ())
         outside = picture_files.outside_labels(root, all_pictures)
@@ -80,26 +80,22 @@ def find_box_data(
             _check_boxes(reading, parts, names)
             paths = dict.fromkeys(sample.picture for sample in pictures)
             lists, members = splits.read_lists(root, task, rule, list({**paths, **dict.fromkeys(outside)}), paths)
+            reading.files += lists.values()
             parts = _divide(pictures, names, members, rule, reading.source)
-            used = {sample.picture for samples in parts.values() for sample in samples}
-            unused = [str(sample.picture) for sample in pictures if sample.picture not in used for _ in sample.objects]
-            reading.dropped['are in pictures of no list'] += unused
             shares = ', '.join(f'{len(samples)} {part}' for part, samples in parts.items())
             notes.append(f'split {f"of {some(map(str, lists.values()))}" if lists else "that is drawn"}: {shares}')
             if len(members) < 2:
-                notes += splits.source_note(
-                    *([str(sample.picture) for sample in parts[part]] for part in ('train', 'val'))
-                )
+                train, val = ([str(sample.picture) for sample in parts[part]] for part in ('train', 'val'))
+                notes += splits.source_note(train, val)
         _check_boxes(reading, parts, names)
         of_train = {box['name'] for sample in parts['train'] for box in sample.objects if not box['iscrowd']}
         if unseen := [name for name in names if name not in of_train]:
             notes.append(f'WARNING: no box in training but those of iscrowd=1, so nobody can learn it: {some(unseen)}')
-        boxes = [
-            (sample.picture.name, box) for samples in parts.values() for sample in samples for box in sample.objects
-        ]
-        flat, reasons = [picture for picture, box in boxes if not has_mask(box)], [*reading.mask_errors.values()]
-        if 0 < len(flat) < len(boxes):
-            reasons.append(f'{len(flat)} of {len(boxes)} boxes have no polygon or mask ({some(flat, 3)})')
+        samples = [sample for members in parts.values() for sample in members]
+        flat = [sample.picture.name for sample in samples for box in sample.objects if not has_mask(box)]
+        count, reasons = sum(len(sample.objects) for sample in samples), [*reading.mask_errors.values()]
+        if 0 < len(flat) < count:
+            reasons.append(f'{len(flat)} of {count} boxes have no polygon or mask ({some(flat, 3)})')
         notes += [f'WARNING: {reason}. So the data have no masks for networks that predict them' for reason in reasons]
         by_part = {part: _split(part, parts[part], reading, root, names) for part in SPLITS if part in parts}
         if task == 'det' and (written := [f'{part}.json' for part, split in by_part.items() if split.content]):
@@ -107,7 +103,7 @@ def find_box_data(
         if 'val' not in by_part:
             notes.append('no label file for val: that for test validates')
             by_part['val'], parts['val'] = by_part['test'], parts['test']
-        counts = _count(root, reading, lists, outside, parts, names)
+        counts = _count(root, reading, outside, samples, names)
         notes[:0] = splits.count_lines(f'{reading.form} ({reading.source})', counts)
         size = picture_files.usual_size([sample.size for sample in parts['train'] if sample.size])
         return BoxData(root, by_part, names, not (flat or reasons), size, notes, stored, parts)
@@ -123,13 +119,12 @@ def _read(request: Request, path: Path) -> Reading:
         reading = yolo.read_yolo(request)
     elif shapes:
         reading = annotations.read_labelme(request, shapes)
-    elif voc := annotations.read_xml(request):
-        reading = voc
     else:
-        coco, _ = annotations.read_coco(request, files, predictions=True)
-        if not coco.pictures:
-            raise NoLabels(f'--data {request.root}: {_describe_folder(request, files)} {annotations.FORMATS}')
-        return coco
+        reading = annotations.read_xml(request) or annotations.read_coco(request, files, predictions=True)[0]
+    if not reading.pictures:
+        raise NoLabels(f'--data {request.root}: {_describe_folder(request, files)} {annotations.FORMATS}')
+    if reading.form == 'COCO':
+        return reading
     reading.skipped_files |= coco.skipped_files
     if duplicates := picture_files.repeated(sample.picture for sample in reading.pictures):
         problem = f'{len(duplicates)} pictures have labels twice in {reading.source}: {some(duplicates, 3)}'
@@ -141,24 +136,24 @@ def _describe_folder(request: Request, files: Sequence[Path]) -> str:
     """Return a sentence about what the folder holds, for a folder without label files."""
     if files:
         return f'no label file. {" ".join(annotations.lacks(path, annotations.load_json(path)) for path in files[:2])}'
-    root, stems = request.root, {picture.stem for picture in request.pictures}
-    near = [path for path in picture_files.files_below(root, ('.txt', '.xml')) if path.stem in stems]
-    zipped = [path.name for path in picture_files.files_below(root, picture_files.ARCHIVES)]
-    hints = [f'{some(zipped, 2)}: unpack it first.'] if zipped else []
-    if any('label' in path.name or 'mask' in path.name for path in root.iterdir()):
-        hints += ['Label images are for networks of mmseg::.']
-    if near:
-        row = near[0].read_text(encoding='utf-8', errors='replace').strip().partition('\n')[0]
-        hints.append(f'{near[0]} begins with {row[:40]!r}: that is no row of YOLO, and no xml of VOC.')
-    return ' '.join(['no label file.', *hints])
+    hints, stems = ['no label file.'], {picture.stem for picture in request.pictures}
+    if zipped := [path.name for path in picture_files.files_below(request.root, picture_files.ARCHIVES)]:
+        hints.append(f'{some(zipped, 2)}: unpack it first.')
+    if any('label' in path.name or 'mask' in path.name for path in request.root.iterdir()):
+        hints.append('Label images are for networks of mmseg::.')
+    near = (path for path in picture_files.files_below(request.root, ('.txt', '.xml')) if path.stem in stems)
+    if file := next(near, None):
+        row = file.read_text(encoding='utf-8', errors='replace').strip().partition('\n')[0]
+        hints.append(f'{file} begins with {row[:40]!r}: that is no row of YOLO, and no xml of VOC.')
+    return ' '.join(hints)
 
 
 def _parts_of_labels(reading: Reading, rule: SplitRule) -> Parts:
     """Return the pictures of the parts that the labels or the folders tell, or all under ``''``."""
     parts: dict[str | None, list[Labelled]] = {}
-    for sample in reading.pictures:
+    pictures = [sample for sample in reading.pictures if sample.part != '']
+    for sample in pictures:
         parts.setdefault(sample.part, []).append(sample)
-    outside = parts.pop('', [])
     splits.assign_rest_to_train(parts)
     if reading.origins and len(parts) > 1:
         names = ', '.join(map(str, parts))
@@ -167,11 +162,8 @@ def _parts_of_labels(reading: Reading, rule: SplitRule) -> Parts:
         if 'train' not in parts:
             raise ValueError(f'--data {reading.source}: label files for {names}, none for train. {annotations.FORMATS}')
     elif rule != SplitRule() or 'train' not in parts or len(parts.keys() - {None}) < 2:
-        parts = {'': [sample for sample in reading.pictures if sample.part != '']}
-    else:
-        outside += parts.pop(None, [])
-    reading.dropped['are in pictures of no part'] += [str(sample.picture) for sample in outside for _ in sample.objects]
-    return {str(part): samples for part, samples in parts.items()}
+        return {'': pictures}
+    return {part: samples for part, samples in parts.items() if part}
 
 
 def _divide(
@@ -230,9 +222,7 @@ def _classes(reading: Reading, pictures: Sequence[Labelled], class_names: Sequen
         raise ValueError(f'--classes {some(unknown)}: no category of {reading.source}. {choices}')
     chosen = tuple(name for name in names if name in used and (not class_names or name in class_names))
     if not chosen:
-        reasons = ''.join(
-            f'; {len(objects)} annotations {reason}' for reason, objects in reading.dropped.items() if objects
-        )
+        reasons = ''.join(f'; {len(objects)} annotations {reason}' for reason, objects in reading.dropped.items())
         problem = f'no box of {some(class_names or names)}' if class_names or names else 'no box'
         file = reading.file_of(pictures[0].part)
         raise ValueError(f'--data: {file} has {problem}: there is nothing to train with{reasons}.')
@@ -245,11 +235,11 @@ def _classes(reading: Reading, pictures: Sequence[Labelled], class_names: Sequen
 
 
 def _count(
-    root: Path, reading: Reading, lists: Mapping[str, Path], outside: Sequence[Path], parts: Parts, names: Sequence[str]
+    root: Path, reading: Reading, outside: Sequence[Path], samples: Sequence[Labelled], names: Sequence[str]
 ) -> list[Count]:
     """Return what became of all files, pictures and annotations."""
     files = [file for file in picture_files.files_below(root, ('',)) if not file.name.lower().endswith(EXTENSIONS)]
-    used_files = {*reading.files, *lists.values()}.union(*reading.skipped_files.values())
+    used_files = {*reading.files}.union(*reading.skipped_files.values())
     stems, remaining = {picture.stem for picture in outside}, list[Path]()
     for file in [file for file in files if file not in used_files]:
         if file.stem in stems and (file.suffix.lower() in ('.json', '.xml') or yolo.starts_with_row(file)):
@@ -258,7 +248,6 @@ def _count(
             remaining.append(file.relative_to(root))
     read = len(files) - len(remaining) - sum(map(len, reading.skipped_files.values()))
     all_paths = {os.path.realpath(sample.picture) for sample in reading.pictures}
-    samples = [sample for members in parts.values() for sample in members]
     used_paths = {os.path.realpath(sample.picture) for sample in samples}
     if free := [path for path in map(os.path.realpath, outside) if path not in all_paths]:
         folder = shlex.quote(os.path.commonpath([os.path.dirname(path) for path in free]))
@@ -270,6 +259,9 @@ def _count(
     crowds = [picture for picture, instance in objects if instance['name'] in names and instance['iscrowd']]
     other_classes = [picture for picture, instance in objects if instance['name'] not in names]
     label_reasons = {'of iscrowd=1, neither learned nor scored': crowds, 'of no class that is used': other_classes}
+    used = {sample.picture for sample in samples}
+    unused = [str(sample.picture) for sample in reading.pictures if sample.picture not in used for _ in sample.objects]
+    reading.dropped['are in pictures of no part or list'] += unused
     total = len(objects) + sum(map(len, reading.dropped.values()))
     return [
         Count('files', len(files), read, reading.skipped_files, {'not read': remaining}),

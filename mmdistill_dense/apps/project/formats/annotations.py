@@ -93,7 +93,9 @@ def _labelme_objects(path: Path, shapes: Any, task: str, reading: Reading, sampl
 
 def _shape_object(where: str, kind: str, shape: Mapping[str, Any], sample: Labelled) -> Object:
     """Return box, area and outline of a shape. A circle has its middle and a point on it."""
-    points = common.points_of(where, shape.get('points'), sample.size, _MIN_POINTS[kind])
+    points = common.points_of(where, shape.get('points'), sample.size)
+    if len(points) < _MIN_POINTS[kind]:
+        raise ValueError(f'--data: {where}: {len(points)} points make no area. Draw it again, or take it out.')
     if kind == 'mask':
         size = stored_size(sample.picture)  # turned or not; another one may take any memory
         if sample.size is None or {*sample.size} != {*size}:

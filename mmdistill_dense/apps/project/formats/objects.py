@@ -6,6 +6,7 @@ Readers return a :class:`Reading`. Those of a label file a picture give :class:`
 import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path, PureWindowsPath
 from typing import Any
@@ -161,27 +162,19 @@ def refuse_turned(where: str, degrees: Any) -> None:
 
 
 def number(where: str, text: Any) -> float:
-    try:
-        value = float(text)
-    except (TypeError, ValueError, OverflowError):
-        value = FAR + 1.0
-    if not abs(value) <= FAR:
-        raise ValueError(f'--data: {where} is {text!r:.60}, no number of a picture. Correct it, or export again.')
-    return value
+    with suppress(TypeError, ValueError, OverflowError):
+        if abs(value := float(text)) <= FAR:
+            return value
+    raise ValueError(f'--data: {where} is {text!r:.60}, no number of a picture. Correct it, or export again.')
 
 
-def points_of(where: str, pairs: Any, size: Size | None, least: int = 0) -> list[Point]:
-    """Return points, at least so many, in or near a picture of this size."""
-    try:
+def points_of(where: str, pairs: Any, size: Size | None) -> list[Point]:
+    """Return points in or near a picture of this size."""
+    with suppress(TypeError, ValueError, OverflowError):
         points = [(float(x), float(y)) for x, y in pairs]
-        fault = label_files.outline_fault([[value for point in points for value in point]], max(size or (FAR,)))
-    except (TypeError, ValueError, OverflowError):
-        fault = 'no pairs'
-    if fault:
-        raise ValueError(f'--data: {where}: its points are {pairs!r:.60}, no pairs of numbers near its picture.')
-    if len(points) < least:
-        raise ValueError(f'--data: {where}: {len(points)} points make no area. Draw it again, or take it out.')
-    return points
+        if not label_files.outline_fault([[value for point in points for value in point]], max(size or (FAR,))):
+            return points
+    raise ValueError(f'--data: {where}: its points are {pairs!r:.60}, no pairs of numbers near its picture.')
 
 
 def from_points(points: Sequence[Point]) -> Object:

@@ -20,8 +20,7 @@ from mmdistill_dense.utils.validate import some
 NAMES = ('classes.txt', 'obj.names', 'labels.txt')
 _LABEL_FOLDERS = {'images': 'labels', 'Images': 'Labels', 'IMAGES': 'LABELS'}
 _SLACK = 0.01  # by how much a share may pass 0 or 1, as Ultralytics allows
-# Of a key without a value
-_EMPTY = '', '~', 'null', 'Null', 'NULL', 'false', 'False', 'FALSE', 'no', 'No', 'NO', 'off', 'Off', 'OFF', [], {}
+_NOTHING = '~', 'null', 'Null', 'NULL', 'false', 'False', 'FALSE', 'no', 'No', 'NO', 'off', 'Off', 'OFF'
 
 
 def find_yolo(request: Request) -> list[Path]:
@@ -132,11 +131,11 @@ def _yaml(request: Request) -> tuple[Path | None, Mapping[str, Any]]:
         with picture_files.file_errors(path):
             text = path.read_text(encoding='utf-8')
             content = yaml.load(text, yaml.BaseLoader)  # each word as it is written: on, 007, 1e3 and ~ are names
-            if isinstance(content, dict) and content.get('names', '') not in _EMPTY:
+            if isinstance(content, dict) and content.get('names') and content['names'] not in _NOTHING:
                 if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text)):  # few may stand for millions
                     raise ValueError('it has aliases (*name). Write what they stand for.')
-                # datumaro writes the names of parts as they were given
-                configs.append((path, {key.lower(): value for key, value in content.items() if value not in _EMPTY}))
+                pairs = ((key.lower(), value) for key, value in content.items() if value and value not in _NOTHING)
+                configs.append((path, dict(pairs)))  # datumaro writes the names of parts as they were given
     below = {folder for picture in request.pictures for folder in picture.parents}
     other = [path for path, content in configs if path.parent in below
              and _numbered_names(content['names']) != _numbered_names(configs[0][1]['names'])]  # fmt: skip

@@ -1,7 +1,6 @@
 """Data sets for detection: mmdet's COCO with clear errors for its label file, and painted pictures with boxes."""
 
 import io
-import json
 import logging
 from collections import Counter
 from contextlib import redirect_stdout
@@ -50,8 +49,7 @@ class _CheckedFile(mmdet_datasets.CocoDataset.COCOAPI):
 
     def get_cat_ids(self, cat_names: Any = (), sup_names: Any = (), cat_ids: Any = ()) -> list[int]:
         numbers = super().get_cat_ids(cat_names, sup_names, cat_ids)
-        names = [self.cats[number]['name'] for number in numbers]
-        if cat_names and names != list(cat_names):
+        if cat_names and [self.cats[number]['name'] for number in numbers] != list(cat_names):
             categories = [category['name'] for category in self.dataset['categories']]
             text = f'metainfo.classes = {tuple(cat_names)}, but ann_file holds the categories {categories}'
             raise ValueError(f'{text}. Labels are numbered in the order of the file: list its classes, in its order.')
@@ -80,10 +78,9 @@ class CocoDataset(RootCheck, mmdet_datasets.CocoDataset):
         self.COCOAPI = partial(_CheckedFile, self.test_mode, notes)
         try:
             entries = super().load_data_list()
-        except (json.JSONDecodeError, UnicodeDecodeError, AssertionError) as error:
-            raise ValueError(f'{where} is damaged or not in the json format of COCO: {error}') from error
-        except ValueError as error:
-            raise ValueError(f'{where}: {error}') from error
+        except (ValueError, AssertionError) as error:
+            damage = '' if type(error) is ValueError else ' is damaged or not in the json format of COCO'
+            raise ValueError(f'{where}{damage}: {error}') from error
         if not entries:
             raise ValueError(f'{where} lists no picture.')
         if not self.test_mode and not any(not box['ignore_flag'] for entry in entries for box in entry['instances']):

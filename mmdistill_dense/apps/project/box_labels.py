@@ -185,9 +185,8 @@ def _divide(
 def _split(part: str, pictures: Sequence[Labelled], reading: Reading, root: Path, names: Sequence[str]) -> Split:
     """Return a part with its label file: the one that is there if it needs no change, or a new one."""
     origin = pictures[0].part
-    file, folder, kinds = reading.origins.get(origin, (reading.source, root, ()))
-    if not reading.origins:
-        folder = Path(os.path.commonpath([sample.picture.parent for sample in pictures]))
+    common_folder = Path(os.path.commonpath([sample.picture.parent for sample in pictures]))
+    file, folder, kinds = reading.origins.get(origin, (reading.source, common_folder, ()))
     prefix = '' if folder == root else f'{os.path.relpath(folder, root)}/'
     files = tuple(sample.name(folder) for sample in pictures)
     is_whole = pictures == [sample for sample in reading.pictures if sample.part == origin]

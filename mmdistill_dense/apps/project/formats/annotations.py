@@ -41,7 +41,6 @@ FORMATS = (
     'folder, or one for all), YOLO text files, VOC xml and labelme json: docs/your_labels.md. Other '
     "formats: uvx --from 'datumaro[cli]' datum convert -i DATA -if FORMAT -f coco_instances -o OUT -- --save-media"
 )
-_SAMPLED_NAMES = 20  # pictures that are looked for in each folder
 
 
 def read_labelme(request: Request, contents: Mapping[Path, Any]) -> Reading:
@@ -70,7 +69,7 @@ def _labelme_objects(path: Path, shapes: Any, task: str, reading: Reading, sampl
     """
     if not isinstance(shapes, list):
         raise ValueError(f'shapes is {shapes!r:.60}, no list. Take the file out, or label its picture.')
-    groups = defaultdict[Any, list[Object]](list)
+    groups = defaultdict[tuple[int | str, str], list[Object]](list)
     for index, shape in enumerate(shapes):
         where = f'{path}: shapes[{index}]'
         if not isinstance(shape, dict):
@@ -85,10 +84,10 @@ def _labelme_objects(path: Path, shapes: Any, task: str, reading: Reading, sampl
         if kind not in _MIN_POINTS:
             reading.drop(f'are shapes of the kind {kind:.40}, which has no area', where, name)
             continue
-        group = None if task == 'seg' else shape.get('group_id')
-        instance = {'name': name, **_shape_object(where, kind, shape, sample), **_NO_CLASSES.get(name, {})}
-        groups[index if group is None else (repr(group), name)].append(instance)
-    yield from (_merge_objects(group, sample) for group in groups.values())
+        group = index if task == 'seg' or shape.get('group_id') is None else repr(shape['group_id'])
+        groups[group, name].append(_shape_object(where, kind, shape, sample))
+    for (_, name), parts in groups.items():
+        yield {'name': name, **_merge_objects(parts, sample), **_NO_CLASSES.get(name, {})}
 
 
 def _shape_object(where: str, kind: str, shape: Mapping[str, Any], sample: Labelled) -> Object:
@@ -118,14 +117,11 @@ def _shape_object(where: str, kind: str, shape: Mapping[str, Any], sample: Label
 
 
 def _merge_objects(parts: Sequence[Object], sample: Labelled) -> Object:
-    if len(parts) == 1:
-        return parts[0]
     shapes = [part['segmentation'] for part in parts]
     if sample.size and any(isinstance(shape, dict) for shape in shapes):
         inside = coco.decode(coco.merge([common.shape_run_lengths(shape, sample.size) for shape in shapes]))
-        return {**parts[0], **common.from_mask('', inside, 0, 0, sample.size)}
-    area = sum(part['area'] for part in parts)
-    return {**parts[0], **common.from_rings([ring for shape in shapes for ring in shape], area)}
+        return common.from_mask('', inside, 0, 0, sample.size)
+    return common.from_rings([ring for shape in shapes for ring in shape], sum(part['area'] for part in parts))
 
 
 def read_xml(request: Request) -> Reading | None:
@@ -290,7 +286,7 @@ def _folder_of(path: Path, names: Sequence[str], request: Request, part: str | N
     bases = list(dict.fromkeys([path.parent, root, *above]))
     if not names:
         raise ValueError('it lists no picture (images is empty).')
-    sampled_names = evenly(names, _SAMPLED_NAMES)
+    sampled_names = evenly(names, 20)  # which are looked for in each folder
 
     def score(folder: Path) -> tuple[int, bool, bool, int]:
         count, parts = sum(os.path.isfile(folder / name) for name in sampled_names), folder.relative_to(root).parts

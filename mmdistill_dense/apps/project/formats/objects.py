@@ -18,7 +18,6 @@ from mmdistill_dense.apps.project import picture_files
 from mmdistill_dense.apps.project.picture_files import Size, file_errors
 from mmdistill_dense.apps.project.splits import Names, split_of
 from mmdistill_dense.datasets import label_files
-from mmdistill_dense.datasets.label_files import FAR, has_mask, is_line
 from mmdistill_dense.utils.validate import size_text, some
 from mmdistill_dense.utils.version import removed
 
@@ -163,7 +162,7 @@ def refuse_turned(where: str, degrees: Any) -> None:
 
 def number(where: str, text: Any) -> float:
     with suppress(TypeError, ValueError, OverflowError):
-        if abs(value := float(text)) <= FAR:
+        if abs(value := float(text)) <= label_files.FAR:
             return value
     raise ValueError(f'--data: {where} is {text!r:.60}, no number of a picture. Correct it, or export again.')
 
@@ -172,7 +171,9 @@ def points_of(where: str, pairs: Any, size: Size | None) -> list[Point]:
     """Return points in or near a picture of this size."""
     with suppress(TypeError, ValueError, OverflowError):
         points = [(float(x), float(y)) for x, y in pairs]
-        if not label_files.outline_fault([[value for point in points for value in point]], max(size or (FAR,))):
+        if not label_files.outline_fault(
+            [[value for point in points for value in point]], max(size or (label_files.FAR,))
+        ):
             return points
     raise ValueError(f'--data: {where}: its points are {pairs!r:.60}, no pairs of numbers near its picture.')
 
@@ -248,7 +249,7 @@ def _mend_part(reading: Reading, part: str | None, stored: bool, drawn: bool) ->
                 key = [instance.get(field) for field in ('name', 'bbox', 'segmentation')]
                 reason = 'have class, box and outline of another one' if key in keys else ''
                 keys.append(key)
-            if not reason and has_mask(instance):
+            if not reason and label_files.has_mask(instance):
                 shape = instance['segmentation']
                 if isinstance(shape, dict) and tuple(shape['size']) != size:
                     text = f'{sample.picture} has {size_text(size)} pixels, a mask of it {size_text(shape["size"])}'
@@ -287,9 +288,9 @@ def _fill_missing(instance: Object, changes: Counter[str]) -> None:
     if not label_files.has_area(instance):
         changes['annotations had no area, and get width times height of their box'] += 1
         instance['area'] = instance['bbox'][2] * instance['bbox'][3]
-    if isinstance(shape, list) and has_mask(instance) and any(map(is_line, shape)):
+    if isinstance(shape, list) and label_files.has_mask(instance) and any(map(label_files.is_line, shape)):
         changes['outlines had parts of fewer than three points: left out'] += 1
-        instance['segmentation'] = [ring for ring in shape if not is_line(ring)]
+        instance['segmentation'] = [ring for ring in shape if not label_files.is_line(ring)]
     if instance.get('ignore'):
         changes['annotations had the mark ignore, and get iscrowd, which training and metric both read'] += 1
         instance.update(iscrowd=1, ignore=0)

@@ -1,6 +1,5 @@
 """YOLO's text files. A line is an object: ``class x y width height`` or ``class x1 y1 x2 y2 …``."""
 
-import math
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,7 +11,6 @@ import yaml
 from mmdistill_dense.apps.project import picture_files
 from mmdistill_dense.apps.project.formats import objects as common
 from mmdistill_dense.apps.project.formats.objects import Labelled, Object, Reading, Request
-from mmdistill_dense.apps.project.picture_files import Size
 from mmdistill_dense.apps.project.splits import SPLITS, Names, check_disjoint
 from mmdistill_dense.utils.sampling import evenly
 from mmdistill_dense.utils.validate import some
@@ -108,9 +106,8 @@ def read_yolo(request: Request) -> Reading:
 
 def _other_label_files(picture: Path) -> list[Path]:
     """Return the files of VOC or labelme with the name of a picture that hold an object."""
-    paths = [file.with_suffix(end) for file in dict.fromkeys((picture, label_of(picture))) for end in ('.xml', '.json')]
-    tags = b'<object>', b'"points"'
-    return [file for file in dict.fromkeys(paths) if file.is_file() and any(tag in file.read_bytes() for tag in tags)]
+    files = sorted({file.with_suffix(end) for file in (picture, label_of(picture)) for end in ('.xml', '.json')})
+    return [file for file in files if file.is_file() and re.search(b'<object>|"points"', file.read_bytes())]
 
 
 def _numbered_names(raw: Any) -> dict[int, str]:
@@ -148,7 +145,7 @@ def _yaml(request: Request) -> tuple[Path | None, Mapping[str, Any]]:
 def _parts(request: Request, pictures: Sequence[Path], config: Mapping[str, Any], reading: Reading) -> dict[Path, str]:
     """Return the part of each picture that ``train``, ``val`` and ``test`` of a yaml file name."""
     index, root, file = Names(request.root, pictures), request.root, reading.source
-    parts, starts = dict[str, list[Path]](), [file.parent / str(config.get('path') or ''), file.parent]
+    parts, starts = dict[str, list[Path]](), [file.parent / str(config.get('path', '')), file.parent]
     # where each folder and those above it lead, because any of them may be a link
     above = {path: {*map(os.path.realpath, (path, *path.parents))} for path in {picture.parent for picture in pictures}}
     for part, words in SPLITS.items():
@@ -159,12 +156,12 @@ def _parts(request: Request, pictures: Sequence[Path], config: Mapping[str, Any]
             attempts = [start / path for path in (str(entry), inside) for start in starts]
             paths = [path.resolve() for path in attempts if path.exists()]  # path may lead to what this is a copy of
             target = min(paths, key=lambda path: not path.is_relative_to(root), default=None)
-            if target is None and (part == 'test' or request.has_split):  # of exports without pictures for it
-                reading.notes.append(f'WARNING: {part}: {entry} of {file.name} is not there')
-                continue
             if target is None:
-                searched = some(dict.fromkeys(attempts), 3)
-                raise FileNotFoundError(f'--data: {file}: {part}: {entry} is not there ({searched}).')
+                if part != 'test' and not request.has_split:
+                    searched = some(dict.fromkeys(attempts), 3)
+                    raise FileNotFoundError(f'--data: {file}: {part}: {entry} is not there ({searched}).')
+                reading.notes.append(f'WARNING: {part}: {entry} of {file.name} is not there')  # in some exports
+                continue
             if target.is_dir():
                 members = [picture for picture in pictures if str(target) in above[picture.parent]]
             else:
@@ -182,29 +179,29 @@ def _parts(request: Request, pictures: Sequence[Path], config: Mapping[str, Any]
     return {picture: part for part, members in parts.items() for picture in members}
 
 
-def _objects(label: Path, size: Size, names: Mapping[int, str], source: str, posed: bool) -> Iterator[Object]:
+def _objects(
+    label: Path, size: picture_files.Size, names: Mapping[int, str], source: str, posed: bool
+) -> Iterator[Object]:
     height, width = size
     for number, line in enumerate(label.read_text(encoding='utf-8-sig', errors='replace').splitlines(), 1):
         if not (words := line.split()):
             continue
         where = f'--data: {label}, line {number} ({line:.60})'
         try:
-            kind, values = int(words[0]), [float(word) for word in words[1:]]
+            kind, values = int(words[0]), [float(word) for word in (words[1:5] if posed else words[1:])]
         except ValueError:
             raise ValueError(f'{where}: a line is a class number and shares of the picture.') from None
-        if posed:
-            values = values[:4]
         if len(values) != 4 and (len(values) < 6 or len(values) % 2):
             raise ValueError(f'{where}: {len(values)} numbers after the class. A box has 4, a polygon 6, 8, ….')
-        if wrong := [value for value in values if not (math.isfinite(value) and -_SLACK <= value <= 1 + _SLACK)]:
+        if wrong := [value for value in values if not -_SLACK <= value <= 1 + _SLACK]:
             raise ValueError(f'{where}: {wrong[0]} is no share of the picture. Shares lie between 0 and 1.')
         if names and kind not in names:
             raise ValueError(f'{where}: {source} names no class {kind}; it has {some(names, 12)}.')
-        name = names.get(kind, f'class_{kind}')
         if len(values) == 4:
             x, y, w, h = values
             corners = ((x - w / 2) * width, (y - h / 2) * height, (x + w / 2) * width, (y + h / 2) * height)
-            yield {'name': name, **common.from_box(*corners)}
+            shape = common.from_box(*corners)
         else:
-            points = [(x * width, y * height) for x, y in zip(values[::2], values[1::2], strict=True)]
-            yield {'name': name, **common.from_points(points)}
+            pairs = zip(values[::2], values[1::2], strict=True)
+            shape = common.from_points([(x * width, y * height) for x, y in pairs])
+        yield {'name': names.get(kind, f'class_{kind}'), **shape}

@@ -1,8 +1,4 @@
-"""Annotations of labelme, VOC and COCO.
-
-Labelme writes a json file for each picture, with shapes of points; VOC an xml file, with boxes between corners counted
-from 1, by some tools from 0; COCO a json file for each part, or one for all.
-"""
+"""Annotations of labelme (a json file a picture), VOC (an xml file a picture) and COCO (a json file a part, or one)."""
 
 import base64
 import io
@@ -31,9 +27,8 @@ from mmdistill_dense.utils.version import removed
 
 # The least points of each kind of shape, the last of X-AnyLabeling; others have no area
 _MIN_POINTS = {'polygon': 3, 'rectangle': 2, 'circle': 2, 'mask': 1, 'oriented_rectangle': 3, 'rotation': 3}
-_CORNERS = 72  # of a circle
 _NAMES = ('labels.txt', 'classes.txt')
-_IGNORED, _BACKGROUND = '__ignore__', '_background_'  # of labelme's own labels.txt
+_IGNORED, _BACKGROUND = '__ignore__', '_background_'  # of labelme's own labels.txt: they are no classes
 _NO_CLASSES: Mapping[str, Object] = {_IGNORED: {'iscrowd': 1}, _BACKGROUND: {'name': 'background'}}
 _SIDES = ('xmin', 'ymin', 'xmax', 'ymax')
 FORMATS = (
@@ -44,17 +39,13 @@ FORMATS = (
 
 
 def read_labelme(request: Request, contents: Mapping[Path, Any]) -> Reading:
-    """Read the contents of files by their paths.
-
-    Two labels are no classes: what is drawn as ``__ignore__`` is ignored, ``_background_`` is the background.
-    """
+    """Read the contents of files by their paths."""
     reading, entries = Reading('labelme json', next(iter(contents)).parent, files=[*contents]), list[Entry]()
     reading.classes = [name for name in reading.add_names(request.root, _NAMES) if name not in _NO_CLASSES]
     for path, content in contents.items():
         words = [str(content.get('imagePath') or path.name).replace('\\', '/'), path.stem]
         size = {'height': content.get('imageHeight'), 'width': content.get('imageWidth')}
-        shapes = content.get('shapes')
-        entries.append(Entry(path, words, size, partial(_labelme_objects, path, shapes, request.task, reading)))
+        entries.append(Entry(path, words, size, partial(_labelme_objects, path, content, request.task, reading)))
     reading.add(request, 'json files of labelme', entries)
     substitute = next((name for name in reading.names if name != _IGNORED), _IGNORED)
     for label in (label for sample in reading.pictures for label in sample.objects if label['name'] == _IGNORED):
@@ -62,12 +53,9 @@ def read_labelme(request: Request, contents: Mapping[Path, Any]) -> Reading:
     return reading
 
 
-def _labelme_objects(path: Path, shapes: Any, task: str, reading: Reading, sample: Labelled) -> Iterator[Object]:
-    """Yield the objects of a picture. Shapes of one ``group_id`` and label are one object.
-
-    For label images they stay apart, because each covers those before it.
-    """
-    if not isinstance(shapes, list):
+def _labelme_objects(path: Path, content: Any, task: str, reading: Reading, sample: Labelled) -> Iterator[Object]:
+    """Yield objects: shapes of one ``group_id`` and label are one, but in label images, where each covers the last."""
+    if not isinstance(shapes := content.get('shapes'), list):
         raise ValueError(f'shapes is {shapes!r:.60}, no list. Take the file out, or label its picture.')
     groups = defaultdict[tuple[int | str, str], list[Object]](list)
     for index, shape in enumerate(shapes):
@@ -108,7 +96,7 @@ def _shape_object(where: str, kind: str, shape: Mapping[str, Any], sample: Label
             return common.from_mask(where, pixels > 0, round(points[0][0]), round(points[0][1]), sample.size)
     if kind == 'circle':
         (x, y), radius = points[0], math.dist(*points[:2])
-        angles = [2 * math.pi * corner / _CORNERS for corner in range(_CORNERS)]
+        angles = map(math.radians, range(0, 360, 5))
         points = [(x + radius * math.cos(angle), y + radius * math.sin(angle)) for angle in angles]
     elif kind == 'rectangle':
         (left, right), (top, bottom) = ((min(side), max(side)) for side in zip(*points, strict=True))
@@ -190,10 +178,7 @@ def lacks(path: Path, content: Any) -> str:
 
 
 def read_coco(request: Request, files: Sequence[Path], predictions: bool) -> tuple[Reading, dict[Path, Any]]:
-    """Read the file of each part, those of ``predictions`` too or not; return the contents of labelme's files beside.
-
-    The reading has no pictures if no file is COCO's.
-    """
+    """Return a reading, without pictures if no file is COCO's, and the contents of labelme's files beside."""
     reading, labelme = Reading('COCO', request.root), dict[Path, Any]()
     contents = defaultdict[str | None, dict[Path, Any]](dict)
     for path in files:
@@ -238,7 +223,7 @@ def _add_part(reading: Reading, part: str | None, path: Path, content: Any, requ
     folder = _folder_of(path, [image['file_name'] for image in content['images']], request, part)
     reading.files.append(path)
     changes = reading.changes[part]
-    if json.detect_encoding(path.read_bytes()[:4]) != 'utf-8':
+    if json.detect_encoding(path.read_bytes()) != 'utf-8':
         changes['byte order mark, with which pycocotools cannot read it, is taken out'] += 1
     used = {annotation['category_id'] for annotation in content['annotations']}
     kinds = {category['id']: category['name'] for category in content['categories']}

@@ -1,7 +1,4 @@
-"""What every reader is given and gives, and what is made of it: labels that training and metric read alike.
-
-Readers return a :class:`Reading`. Those of a label file a picture give :class:`Entry` objects to :meth:`Reading.add`.
-"""
+"""What every reader is given and gives, and what is made of it: labels that training and metric read alike."""
 
 import re
 from collections import Counter, defaultdict
@@ -21,7 +18,6 @@ from mmdistill_dense.datasets import label_files
 from mmdistill_dense.utils.validate import size_text, some
 from mmdistill_dense.utils.version import removed
 
-_TOLERANCE = 2  # pixels by which the box of an outline and its bbox may differ, however small the object is
 Point = tuple[float, float]
 Object = dict[str, Any]  # an annotation of COCO with the ``name`` of its class in place of numbers
 
@@ -42,10 +38,8 @@ class Request:
         return next(filter(None, (split_of(file.relative_to(self.root).parts[:-1]) for file in files)), None)
 
     def index(self, words: Iterable[str]) -> Names:
-        """Return the pictures that words of label files may name; labelme writes others beside its files.
-
-        Those in a folder of label images count only if none in it has the name of another one.
-        """
+        """Return the pictures that words may name; in a folder of label images, if none has the name of another one."""
+        # labelme writes others beside its files
         stems = {PureWindowsPath(word).stem for word in words}
         candidates = [picture for picture in self.pictures if picture.stem in stems]
         outside = picture_files.outside_labels(self.root, candidates)
@@ -69,7 +63,7 @@ class Labelled:
 
 @dataclass
 class Entry:
-    """A picture as a label file describes it."""
+    """A picture as a label file describes it, for :meth:`Reading.add`."""
 
     file: Path
     words: Sequence[str]  # that may name the picture
@@ -217,10 +211,7 @@ def from_mask(where: str, inside: np.ndarray, left: int, top: int, size: Size) -
 
 
 def mend(reading: Reading, stored: bool, drawn: bool) -> None:
-    """Mend all pictures of a reading, which are read ``stored`` or as EXIF turns them; count and note the changes.
-
-    ``drawn``: label images are drawn from the outlines.
-    """
+    """Mend and note what is wrong in pictures, read ``stored`` or as EXIF turns them; ``drawn``: for label images."""
     for part in dict.fromkeys(sample.part for sample in reading.pictures):
         with file_errors(reading.file_of(part)):
             _mend_part(reading, part, stored, drawn)
@@ -302,5 +293,5 @@ def _fill_missing(instance: Object, changes: Counter[str]) -> None:
 def _boxes_agree(bbox: Sequence[float], shape: Any, packing: Any) -> bool:
     extent = coco.toBbox(packing).tolist() if isinstance(shape, dict) else from_rings(shape, 0)['bbox']
     edges = ((x, y, x + w, y + h) for x, y, w, h in (bbox, extent))
-    is_near = all(abs(a - b) <= _TOLERANCE for a, b in zip(*edges, strict=True))
+    is_near = all(abs(a - b) <= 2 for a, b in zip(*edges, strict=True))  # pixels, however small the object is
     return is_near or coco.iou([bbox], [extent], [0])[0, 0] >= 0.5 - 1e-6  # it divides: a half may come out below

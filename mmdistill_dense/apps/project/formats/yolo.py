@@ -3,7 +3,7 @@
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -12,7 +12,6 @@ from mmdistill_dense.apps.project import picture_files
 from mmdistill_dense.apps.project.formats import objects as common
 from mmdistill_dense.apps.project.formats.objects import Labelled, Object, Reading, Request
 from mmdistill_dense.apps.project.splits import SPLITS, Names, check_disjoint
-from mmdistill_dense.utils.sampling import evenly
 from mmdistill_dense.utils.validate import some
 
 NAMES = ('classes.txt', 'obj.names', 'labels.txt')
@@ -24,8 +23,8 @@ _NOTHING = '~', 'null', 'Null', 'NULL', 'false', 'False', 'FALSE', 'no', 'No', '
 def find_yolo(request: Request) -> list[Path]:
     """Return the pictures with a text file, or none if these hold no rows of YOLO."""
     paired = [picture for picture in pictures_of(request) if label_of(picture).is_file()]
-    is_row = (starts_with_row(label_of(picture)) for picture in evenly(paired, 20))
-    return paired if next((answer for answer in is_row if answer is not None), True) else []
+    first = next((answer for answer in map(starts_with_row, map(label_of, paired)) if answer is not None), True)
+    return paired if first else []
 
 
 def starts_with_row(file: Path) -> bool | None:
@@ -85,10 +84,15 @@ def read_yolo(request: Request) -> Reading:
         is_upright = picture_files.orientation(image) == 1
         reading.pictures.append(Labelled(picture, size if is_upright else None, objects, part))
     if bare := [picture for picture in pictures if picture not in labels]:
-        read = evenly([*labels] or bare, 20)
-        converted = sum(bool(_other_label_files(picture)) for picture in read)  # the text files came from the others
-        if (sources := [*filter(None, map(_other_label_files, bare))]) and 2 * converted < len(read):
-            problem = f'{len(sources)} pictures have no text file, and their objects in another form ({sources[0][0]})'
+        others = {
+            picture: file
+            for picture in pictures
+            for file in (path.with_suffix(end) for path in (picture, label_of(picture)) for end in ('.xml', '.json'))
+            if file.is_file() and re.search(b'<object>|"points"', file.read_bytes())
+        }
+        sources = [others[picture] for picture in bare if picture in others]
+        if sources and 2 * (len(others) - len(sources)) < len(labels):  # else the text files came from the others
+            problem = f'{len(sources)} pictures have no text file, and their objects in another form ({sources[0]})'
             raise ValueError(f'--data: {problem}. Export all in one form, or take these files and pictures out.')
         reading.notes.append(f'{len(bare)} pictures have no text file: nothing is in them, as YOLO takes it')
     stems, used = {picture.with_suffix('') for picture in labels}, {*reading.files}
@@ -102,12 +106,6 @@ def read_yolo(request: Request) -> Reading:
         reading.classes = sorted(reading.names, key=lambda name: int(name.removeprefix('class_')))
         reading.notes.append(f'no data.yaml and no {", ".join(NAMES)}: name the classes 0, 1, … by --classes')
     return reading
-
-
-def _other_label_files(picture: Path) -> list[Path]:
-    """Return the files of VOC or labelme with the name of a picture that hold an object."""
-    files = sorted({file.with_suffix(end) for file in (picture, label_of(picture)) for end in ('.xml', '.json')})
-    return [file for file in files if file.is_file() and re.search(b'<object>|"points"', file.read_bytes())]
 
 
 def _numbered_names(raw: Any) -> dict[int, str]:
@@ -152,8 +150,7 @@ def _parts(request: Request, pictures: Sequence[Path], config: Mapping[str, Any]
         entries: Any = next((config[word] for word in words if word in config), [])
         for entry in entries if isinstance(entries, list) else [entries]:
             # exports write ../train/images for the folder beside the file
-            inside = PurePosixPath(*[name for name in PurePosixPath(str(entry)).parts if name not in ('..', '.')])
-            attempts = [start / path for path in (str(entry), inside) for start in starts]
+            attempts = [start / path for path in (str(entry), str(entry).lstrip('./')) for start in starts]
             paths = [path.resolve() for path in attempts if path.exists()]  # path may lead to what this is a copy of
             target = min(paths, key=lambda path: not path.is_relative_to(root), default=None)
             if target is None:

@@ -1,16 +1,12 @@
 """Data sets for detection: mmdet's COCO with clear errors for its label file, and painted pictures with boxes."""
 
 import io
-import json
 import logging
 from collections import Counter
 from contextlib import redirect_stdout
 from functools import partial
 from typing import Any
 
-import numpy as np
-import torch
-from mmcv.transforms import BaseTransform
 from mmengine.logging import print_log
 
 from mmdistill_dense.datasets.folders import RootCheck
@@ -20,8 +16,8 @@ from mmdistill_dense.registry import DATASETS, TRANSFORMS
 
 with redirect_stdout(io.StringIO()):  # mmdet prints a line for each part of it that is not installed
     from mmdet import datasets as mmdet_datasets
-    from mmdet.structures.bbox import HorizontalBoxes
-    from mmdet.structures.mask import BitmapMasks, encode_mask_results
+    from mmdet.datasets.transforms import LoadAnnotations
+    from mmdet.structures.mask import encode_mask_results
 
 
 class _CheckedFile(mmdet_datasets.CocoDataset.COCOAPI):
@@ -53,8 +49,7 @@ class _CheckedFile(mmdet_datasets.CocoDataset.COCOAPI):
 
     def get_cat_ids(self, cat_names: Any = (), sup_names: Any = (), cat_ids: Any = ()) -> list[int]:
         numbers = super().get_cat_ids(cat_names, sup_names, cat_ids)
-        names = [self.cats[number]['name'] for number in numbers]
-        if cat_names and names != list(cat_names):
+        if cat_names and [self.cats[number]['name'] for number in numbers] != list(cat_names):
             categories = [category['name'] for category in self.dataset['categories']]
             text = f'metainfo.classes = {tuple(cat_names)}, but ann_file holds the categories {categories}'
             raise ValueError(f'{text}. Labels are numbered in the order of the file: list its classes, in its order.')
@@ -83,10 +78,9 @@ class CocoDataset(RootCheck, mmdet_datasets.CocoDataset):
         self.COCOAPI = partial(_CheckedFile, self.test_mode, notes)
         try:
             entries = super().load_data_list()
-        except (json.JSONDecodeError, UnicodeDecodeError, AssertionError) as error:
-            raise ValueError(f'{where} is damaged or not in the json format of COCO: {error}') from error
-        except ValueError as error:
-            raise ValueError(f'{where}: {error}') from error
+        except (ValueError, AssertionError) as error:
+            damage = '' if type(error) is ValueError else ' is damaged or not in the json format of COCO'
+            raise ValueError(f'{where}{damage}: {error}') from error
         if not entries:
             raise ValueError(f'{where} lists no picture.')
         if not self.test_mode and not any(not box['ignore_flag'] for entry in entries for box in entry['instances']):
@@ -132,7 +126,7 @@ class ShapesDetDataset(PaintedPictures, mmdet_datasets.BaseDetDataset):
 
 
 @TRANSFORMS.register_module()
-class LoadShapesDet(BaseTransform):
+class LoadShapesDet(LoadAnnotations):
     """Paint a ``ShapesDetDataset`` entry: image, boxes, labels and masks in one step.
 
     Args:
@@ -140,23 +134,19 @@ class LoadShapesDet(BaseTransform):
     """
 
     def __init__(self, with_mask: bool = False) -> None:
-        self.with_mask = with_mask
+        super().__init__(with_mask=with_mask)
 
     def transform(self, results: dict) -> dict:
         """Add ``img`` and its shapes, ``gt_bboxes`` with labels and flags, ``instances`` and, if asked for, masks."""
         picture, objects = _labelled_instances(results)
-        labels = [label for label, _ in objects]
-        boxes = [list(map(float, instance.box)) for _, instance in objects]
-        instances = [dict(bbox=box, bbox_label=label, ignore_flag=0) for box, label in zip(boxes, labels, strict=True)]
-        results.update(img=picture.image, img_shape=picture.labels.shape, ori_shape=picture.labels.shape)
-        results.update(gt_bboxes_labels=np.asarray(labels, np.int64), gt_ignore_flags=np.zeros(len(labels), bool))
-        results.update(gt_bboxes=HorizontalBoxes(torch.tensor(boxes).reshape(-1, 4)), instances=instances)
+        size = picture.labels.shape
+        instances = [dict(bbox=[*map(float, shape.box)], bbox_label=label, ignore_flag=0) for label, shape in objects]
         if self.with_mask:
-            masks = [instance.mask for _, instance in objects]
-            results['gt_masks'] = BitmapMasks(masks, *picture.labels.shape)
-            for instance, mask in zip(results['instances'], encode_mask_results(masks), strict=True):
-                instance['mask'] = mask
-        return results
+            for instance, (_, shape) in zip(instances, objects, strict=True):
+                (lengths,) = encode_mask_results([shape.mask])
+                instance['mask'] = {**lengths, 'counts': lengths['counts'].decode()}
+        results.update(img=picture.image, img_shape=size, ori_shape=size, instances=instances)
+        return super().transform(results)
 
 
 def _labelled_instances(entry: dict) -> tuple[Picture, list]:

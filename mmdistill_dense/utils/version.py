@@ -89,6 +89,7 @@ REMOVED: dict[str, str] = {
     'DenseMonitor': 'leave it out; PCD logs acc_top1 and acc_top5.',
     'balance': 'set loss_weight; the log of a run with balance holds the number as loss_weight=NUMBER.',
     'CVAT xml': 'export COCO or Pascal VOC from the same menu of CVAT, or convert the file with datum.',
+    'rotation of boxes': 'export Ultralytics YOLO Oriented Bounding Boxes from the same menu of CVAT.',
     'completion': 'leave it out: `--help` lists the options.',
     'config': 'a config with a method is named METHOD:PAIR; to edit one, write its three lines.',
     'new-config': 'a config with a method is named METHOD:PAIR; to edit one, write its three lines.',

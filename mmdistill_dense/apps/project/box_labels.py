@@ -4,8 +4,7 @@ import json
 import math
 import os
 import shlex
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
@@ -73,48 +72,41 @@ def find_box_data(
         if unread := picture_files.other_endings(root, skipped_names):
             notes.append(f'WARNING:{unread}')
         mend(reading, stored, task == 'seg')
-        flat = [sample.picture.name for sample in reading.pictures for box in sample.objects if not has_mask(box)]
-        count = sum(len(sample.objects) for sample in reading.pictures)
-        reasons = list(reading.mask_errors.values())
-        if 0 < len(flat) < count:
-            reasons.append(f'{len(flat)} of {count} boxes have no polygon or mask ({some(flat, 3)})')
-        notes += [f'WARNING: {reason}. So the data have no masks for networks that predict them' for reason in reasons]
-        parts: Parts = _parts_of_labels(reading, rule)
-        lists = dict[str, Path]()
+        parts = _parts_of_labels(reading, rule)
         names = _classes(reading, parts.get('train') or next(iter(parts.values())), classes)
         notes += hint_of_void(names, more=('background',) if task == 'det' else ())
         outside = picture_files.outside_labels(root, all_pictures)
-        if needs_split := '' in parts:
-            pictures = parts['']
+        if pictures := parts.get(''):
             _check_boxes(reading, parts, names)
             paths = dict.fromkeys(sample.picture for sample in pictures)
             lists, members = splits.read_lists(root, task, rule, list({**paths, **dict.fromkeys(outside)}), paths)
+            reading.files += lists.values()
             parts = _divide(pictures, names, members, rule, reading.source)
-            used = {sample.picture for samples in parts.values() for sample in samples}
-            _drop(reading, 'are in pictures of no list', [sample for sample in pictures if sample.picture not in used])
             shares = ', '.join(f'{len(samples)} {part}' for part, samples in parts.items())
             notes.append(f'split {f"of {some(map(str, lists.values()))}" if lists else "that is drawn"}: {shares}')
             if len(members) < 2:
-                names_of = {part: [str(sample.picture) for sample in parts[part]] for part in ('train', 'val')}
-                notes += splits.source_note(**names_of)
+                train, val = ([str(sample.picture) for sample in parts[part]] for part in ('train', 'val'))
+                notes += splits.source_note(train, val)
         _check_boxes(reading, parts, names)
         of_train = {box['name'] for sample in parts['train'] for box in sample.objects if not box['iscrowd']}
         if unseen := [name for name in names if name not in of_train]:
             notes.append(f'WARNING: no box in training but those of iscrowd=1, so nobody can learn it: {some(unseen)}')
-        same = {part for part, kinds in reading.categories.items() if [*filter(names.__contains__, kinds)] == [*names]}
-        intact = () if needs_split else {part for part in same - reading.incomplete if not reading.changes[part]}
-        by_part = {part: _split(part, parts[part], reading, root, part in intact) for part in SPLITS if part in parts}
+        samples = [sample for members in parts.values() for sample in members]
+        flat = [sample.picture.name for sample in samples for box in sample.objects if not has_mask(box)]
+        count, reasons = sum(len(sample.objects) for sample in samples), [*reading.mask_errors.values()]
+        if 0 < len(flat) < count:
+            reasons.append(f'{len(flat)} of {count} boxes have no polygon or mask ({some(flat, 3)})')
+        notes += [f'WARNING: {reason}. So the data have no masks for networks that predict them' for reason in reasons]
+        by_part = {part: _split(part, parts[part], reading, root, names) for part in SPLITS if part in parts}
         if task == 'det' and (written := [f'{part}.json' for part, split in by_part.items() if split.content]):
             notes.append(f'written for training and metric: {", ".join(written)}')
         if 'val' not in by_part:
             notes.append('no label file for val: that for test validates')
             by_part['val'], parts['val'] = by_part['test'], parts['test']
-        counts = _count(root, reading, lists, outside, parts, names)
+        counts = _count(root, reading, outside, samples, names)
         notes[:0] = splits.count_lines(f'{reading.form} ({reading.source})', counts)
         size = picture_files.usual_size([sample.size for sample in parts['train'] if sample.size])
-        objects = (box for samples in parts.values() for sample in samples for box in sample.objects)
-        masks = not reading.mask_errors and all(map(has_mask, objects))
-        return BoxData(root, by_part, names, masks, size, notes, stored, parts)
+        return BoxData(root, by_part, names, not (flat or reasons), size, notes, stored, parts)
 
 
 def _read(request: Request, path: Path) -> Reading:
@@ -127,13 +119,12 @@ def _read(request: Request, path: Path) -> Reading:
         reading = yolo.read_yolo(request)
     elif shapes:
         reading = annotations.read_labelme(request, shapes)
-    elif voc := annotations.read_xml(request):
-        reading = voc
     else:
-        coco, _ = annotations.read_coco(request, files, predictions=True)
-        if not coco.pictures:
-            raise NoLabels(f'--data {request.root}: {_describe_folder(request, files)} {annotations.FORMATS}')
-        return coco
+        reading = annotations.read_xml(request) or annotations.read_coco(request, files, predictions=True)[0]
+    if not reading.pictures:
+        raise NoLabels(f'--data {request.root}: {_describe_folder(request, files)} {annotations.FORMATS}')
+    if reading.form == 'COCO':
+        return reading
     reading.skipped_files |= coco.skipped_files
     if duplicates := picture_files.repeated(sample.picture for sample in reading.pictures):
         problem = f'{len(duplicates)} pictures have labels twice in {reading.source}: {some(duplicates, 3)}'
@@ -145,29 +136,24 @@ def _describe_folder(request: Request, files: Sequence[Path]) -> str:
     """Return a sentence about what the folder holds, for a folder without label files."""
     if files:
         return f'no label file. {" ".join(annotations.lacks(path, annotations.load_json(path)) for path in files[:2])}'
-    root, stems = request.root, {picture.stem for picture in request.pictures}
-    near = [path for path in picture_files.files_below(root, ('.txt', '.xml')) if path.stem in stems]
-    zipped = [path.name for path in picture_files.files_below(root, picture_files.ARCHIVES)]
-    hints = [f'{some(zipped, 2)}: unpack it first.'] if zipped else []
-    if any('label' in path.name or 'mask' in path.name for path in root.iterdir()):
-        hints += ['Label images are for networks of mmseg::.']
-    if near:
-        row = near[0].read_text(encoding='utf-8', errors='replace').strip().partition('\n')[0]
-        hints.append(f'{near[0]} begins with {row[:40]!r}: that is no row of YOLO, and no xml of VOC.')
-    return ' '.join(['no label file.', *hints])
-
-
-def _drop(reading: Reading, reason: str, pictures: Sequence[Labelled]) -> None:
-    for sample in pictures:
-        reading.dropped[reason] += [str(sample.picture)] * len(sample.objects)
+    hints, stems = ['no label file.'], {picture.stem for picture in request.pictures}
+    if zipped := [path.name for path in picture_files.files_below(request.root, picture_files.ARCHIVES)]:
+        hints.append(f'{some(zipped, 2)}: unpack it first.')
+    if any('label' in path.name or 'mask' in path.name for path in request.root.iterdir()):
+        hints.append('Label images are for networks of mmseg::.')
+    near = (path for path in picture_files.files_below(request.root, ('.txt', '.xml')) if path.stem in stems)
+    if file := next(near, None):
+        row = file.read_text(encoding='utf-8', errors='replace').strip().partition('\n')[0]
+        hints.append(f'{file} begins with {row[:40]!r}: that is no row of YOLO, and no xml of VOC.')
+    return ' '.join(hints)
 
 
 def _parts_of_labels(reading: Reading, rule: SplitRule) -> Parts:
     """Return the pictures of the parts that the labels or the folders tell, or all under ``''``."""
     parts: dict[str | None, list[Labelled]] = {}
-    for sample in reading.pictures:
-        parts.setdefault(sample.part if rule == SplitRule() or reading.origins else None, []).append(sample)
-    outside = parts.pop('', [])
+    pictures = [sample for sample in reading.pictures if sample.part != '']
+    for sample in pictures:
+        parts.setdefault(sample.part, []).append(sample)
     splits.assign_rest_to_train(parts)
     if reading.origins and len(parts) > 1:
         names = ', '.join(map(str, parts))
@@ -175,12 +161,9 @@ def _parts_of_labels(reading: Reading, rule: SplitRule) -> Parts:
             raise ValueError(f'--split: the files for {names} are a split. Leave the option out.')
         if 'train' not in parts:
             raise ValueError(f'--data {reading.source}: label files for {names}, none for train. {annotations.FORMATS}')
-    elif 'train' not in parts or len(parts.keys() - {None}) < 2:
-        parts = {None: [sample for sample in reading.pictures if sample.part != '']}
-    else:
-        outside += parts.pop(None, [])
-    _drop(reading, 'are in pictures of no part', outside)
-    return {part or '': samples for part, samples in parts.items()}
+    elif rule != SplitRule() or 'train' not in parts or len(parts.keys() - {None}) < 2:
+        return {'': pictures}
+    return {part: samples for part, samples in parts.items() if part}
 
 
 def _divide(
@@ -199,13 +182,16 @@ def _divide(
     return {part: [sample for sample in pictures if sample.picture in paths] for part, paths in chosen.items()}
 
 
-def _split(part: str, pictures: Sequence[Labelled], reading: Reading, root: Path, intact: bool) -> Split:
-    file, folder = reading.origins.get(pictures[0].part, (reading.source, root))
-    if not reading.origins:
-        folder = Path(os.path.commonpath([sample.picture.parent for sample in pictures]))
+def _split(part: str, pictures: Sequence[Labelled], reading: Reading, root: Path, names: Sequence[str]) -> Split:
+    """Return a part with its label file: the one that is there if it needs no change, or a new one."""
+    origin = pictures[0].part
+    common_folder = Path(os.path.commonpath([sample.picture.parent for sample in pictures]))
+    file, folder, kinds = reading.origins.get(origin, (reading.source, common_folder, ()))
     prefix = '' if folder == root else f'{os.path.relpath(folder, root)}/'
     files = tuple(sample.name(folder) for sample in pictures)
-    if intact:
+    is_whole = pictures == [sample for sample in reading.pictures if sample.part == origin]
+    is_sound = not reading.changes[origin] and origin not in reading.kinds
+    if is_whole and is_sound and [kind for kind in kinds if kind in names] == [*names]:
         return Split(prefix, str(file.relative_to(root)), len(files), files)
     content = json.dumps(reading.content(folder, pictures))
     return Split(prefix, Template(f'{{{{ fileDirname }}}}/{part}.json'), len(files), files, content)
@@ -240,27 +226,27 @@ def _classes(reading: Reading, pictures: Sequence[Labelled], class_names: Sequen
         file = reading.file_of(pictures[0].part)
         raise ValueError(f'--data: {file} has {problem}: there is nothing to train with{reasons}.')
     if empty := [name for name in names if name not in used]:
-        counts = Counter(instance['name'] for sample in reading.pictures for instance in sample.objects) + reading.kinds
-        count = sum(counts[name] for name in empty)
+        count = sum(instance['name'] in empty for sample in reading.pictures for instance in sample.objects)
+        count += sum(kinds[name] for kinds in reading.kinds.values() for name in empty)
         more = f' ({count} annotations are in other parts or left out)' if count else ''
         reading.notes.append(f'{"WARNING: " if count else ""}left out, no box in training: {some(empty)}{more}')
     return chosen
 
 
 def _count(
-    root: Path, reading: Reading, lists: Mapping[str, Path], outside: Sequence[Path], parts: Parts, names: Sequence[str]
+    root: Path, reading: Reading, outside: Sequence[Path], samples: Sequence[Labelled], names: Sequence[str]
 ) -> list[Count]:
     """Return what became of all files, pictures and annotations."""
     files = [file for file in picture_files.files_below(root, ('',)) if not file.name.lower().endswith(EXTENSIONS)]
-    used_files = {*reading.files, *lists.values()}.union(*reading.skipped_files.values())
-    stems = {picture.stem for picture in outside}
-    other = [file for file in files if file not in used_files and file.stem in stems]
-    other = [file for file in other if file.suffix.lower() in ('.json', '.xml') or yolo.starts_with_row(file)]
-    reading.skipped_files['have the name of a picture, and are no files of this form'] = other
-    remaining = [file.relative_to(root) for file in files if file not in used_files.union(other)]
+    used_files = {*reading.files}.union(*reading.skipped_files.values())
+    stems, remaining = {picture.stem for picture in outside}, list[Path]()
+    for file in [file for file in files if file not in used_files]:
+        if file.stem in stems and (file.suffix.lower() in ('.json', '.xml') or yolo.starts_with_row(file)):
+            reading.skipped_files['have the name of a picture, and are no files of this form'].append(file)
+        else:
+            remaining.append(file.relative_to(root))
     read = len(files) - len(remaining) - sum(map(len, reading.skipped_files.values()))
     all_paths = {os.path.realpath(sample.picture) for sample in reading.pictures}
-    samples = [sample for members in parts.values() for sample in members]
     used_paths = {os.path.realpath(sample.picture) for sample in samples}
     if free := [path for path in map(os.path.realpath, outside) if path not in all_paths]:
         folder = shlex.quote(os.path.commonpath([os.path.dirname(path) for path in free]))
@@ -272,6 +258,9 @@ def _count(
     crowds = [picture for picture, instance in objects if instance['name'] in names and instance['iscrowd']]
     other_classes = [picture for picture, instance in objects if instance['name'] not in names]
     label_reasons = {'of iscrowd=1, neither learned nor scored': crowds, 'of no class that is used': other_classes}
+    used = {sample.picture for sample in samples}
+    unused = [str(sample.picture) for sample in reading.pictures if sample.picture not in used for _ in sample.objects]
+    reading.dropped['are in pictures of no part or list'] += unused
     return [
         ('files', read, reading.skipped_files, {'not read': remaining}),
         ('pictures', len(used_paths), picture_reasons, {}),

@@ -1,16 +1,12 @@
-"""Annotations of labelme, VOC and COCO.
-
-Labelme writes a json file for each picture, with shapes of points; VOC an xml file, with boxes between corners counted
-from 1, by some tools from 0; COCO a json file for each part, or one for all.
-"""
+"""Annotations of labelme (a json file a picture), VOC (an xml file a picture) and COCO (a json file a part, or one)."""
 
 import base64
 import io
 import json
+import math
 import os
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,19 +14,21 @@ from xml.etree import ElementTree
 
 import numpy as np
 from PIL import Image
+from pycocotools import mask as coco
 
 from mmdistill_dense.apps.project.formats import objects as common
-from mmdistill_dense.apps.project.formats.objects import Entry, Labelled, Object, Reading, Request, Shape
-from mmdistill_dense.apps.project.picture_files import file_errors, files_below, is_label, repeated
+from mmdistill_dense.apps.project.formats.objects import Entry, Labelled, Object, Reading, Request
+from mmdistill_dense.apps.project.picture_files import file_errors, files_below, is_label, repeated, stored_size
 from mmdistill_dense.apps.project.splits import assign_rest_to_train, split_of
-from mmdistill_dense.datasets.label_files import MENDED, check_categories, lists_missing
+from mmdistill_dense.datasets.label_files import MENDED, check_categories, has_mask, lists_missing
 from mmdistill_dense.utils.sampling import evenly
-from mmdistill_dense.utils.validate import some
+from mmdistill_dense.utils.validate import size_text, some
 from mmdistill_dense.utils.version import removed
 
-_SHAPE_KINDS = ('polygon', 'rectangle', 'circle', 'mask', 'oriented_rectangle', 'rotation')  # the last of X-AnyLabeling
+# The least points of each kind of shape, the last of X-AnyLabeling; others have no area
+_MIN_POINTS = {'polygon': 3, 'rectangle': 2, 'circle': 2, 'mask': 1, 'oriented_rectangle': 3, 'rotation': 3}
 _NAMES = ('labels.txt', 'classes.txt')
-_IGNORED, _BACKGROUND = '__ignore__', '_background_'  # of labelme's own labels.txt
+_IGNORED, _BACKGROUND = '__ignore__', '_background_'  # of labelme's own labels.txt: they are no classes
 _NO_CLASSES: Mapping[str, Object] = {_IGNORED: {'iscrowd': 1}, _BACKGROUND: {'name': 'background'}}
 _SIDES = ('xmin', 'ymin', 'xmax', 'ymax')
 FORMATS = (
@@ -38,52 +36,80 @@ FORMATS = (
     'folder, or one for all), YOLO text files, VOC xml and labelme json: docs/your_labels.md. Other '
     "formats: uvx --from 'datumaro[cli]' datum convert -i DATA -if FORMAT -f coco_instances -o OUT -- --save-media"
 )
-_SAMPLED_NAMES = 20  # pictures that are looked for in each folder
 
 
 def read_labelme(request: Request, contents: Mapping[Path, Any]) -> Reading:
-    """Read the contents of files by their paths. Shapes of one ``group_id`` and label are one object.
-
-    For label images they stay apart, because each covers those before it. Two labels are no classes: what is drawn as
-    ``__ignore__`` is ignored, ``_background_`` is the background.
-    """
-    reading = Reading('labelme json', next(iter(contents)).parent, files=[*contents])
+    """Read the contents of files by their paths."""
+    reading, entries = Reading('labelme json', next(iter(contents)).parent, files=[*contents]), list[Entry]()
     reading.classes = [name for name in reading.add_names(request.root, _NAMES) if name not in _NO_CLASSES]
-
-    def shapes(path: Path) -> Iterator[Shape]:
-        shape_list = contents[path].get('shapes')
-        if not isinstance(shape_list, list):
-            raise ValueError(f'shapes is {shape_list!r:.60}, no list. Take the file out, or label its picture.')
-        for index, shape in enumerate(shape_list):
-            where = f'{path}: shapes[{index}]'
-            if not isinstance(shape, dict):
-                raise ValueError(f'--data: {where} is {shape!r:.60}, no dict of label and points. Take it out.')
-            name = common.class_name(where, shape.get('label'))
-            group = None if request.task == 'seg' else shape.get('group_id')
-            if name in _NO_CLASSES and request.task == 'det':
-                reading.dropped[f'are shapes called {name}'].append(where)
-                continue
-            kind, marks = str(shape.get('shape_type') or 'polygon'), _NO_CLASSES.get(name, {})
-            where += f' ({name or kind})'
-            yield Shape(where, name, kind, shape.get('points'), partial(_pixels, shape), marks, group)
-
-    entries = []
     for path, content in contents.items():
         words = [str(content.get('imagePath') or path.name).replace('\\', '/'), path.stem]
         size = {'height': content.get('imageHeight'), 'width': content.get('imageWidth')}
-        entries.append(Entry(path, words, size, shapes(path)))
-    reading.add(request, 'json files of labelme', entries, _SHAPE_KINDS)
+        entries.append(Entry(path, words, size, partial(_labelme_objects, path, content, request.task, reading)))
+    reading.add(request, 'json files of labelme', entries)
     substitute = next((name for name in reading.names if name != _IGNORED), _IGNORED)
     for label in (label for sample in reading.pictures for label in sample.objects if label['name'] == _IGNORED):
         label['name'] = substitute  # a crowd is ignored, of whichever class
     return reading
 
 
-def _pixels(shape: Mapping[str, Any]) -> np.ndarray:
-    """Return a mask, which is a PNG of the box between two points."""
-    if (pixels := np.asarray(Image.open(io.BytesIO(base64.b64decode(shape['mask']))))).ndim != 2:
-        raise ValueError('its mask has colours, and not one channel. Draw it again.')
-    return pixels > 0
+def _labelme_objects(path: Path, content: Any, task: str, reading: Reading, sample: Labelled) -> Iterator[Object]:
+    """Yield objects: shapes of one ``group_id`` and label are one, but in label images, where each covers the last."""
+    if not isinstance(shapes := content.get('shapes'), list):
+        raise ValueError(f'shapes is {shapes!r:.60}, no list. Take the file out, or label its picture.')
+    groups = defaultdict[tuple[int | str, str], list[Object]](list)
+    for index, shape in enumerate(shapes):
+        where = f'{path}: shapes[{index}]'
+        if not isinstance(shape, dict):
+            raise ValueError(f'--data: {where} is {shape!r:.60}, no dict of label and points. Take it out.')
+        name, kind = common.class_name(where, shape.get('label')), str(shape.get('shape_type') or 'polygon')
+        if name in _NO_CLASSES and task == 'det':
+            reading.dropped[f'are shapes called {name}'].append(where)
+            continue
+        where += f' ({name or kind})'
+        if not name:
+            raise ValueError(f'--data: {where} has no label. Name it, or take it out.')
+        if kind not in _MIN_POINTS:
+            reading.drop(f'are shapes of the kind {kind:.40}, which has no area', where, name)
+            continue
+        group = index if task == 'seg' or shape.get('group_id') is None else repr(shape['group_id'])
+        groups[group, name].append(_shape_object(where, kind, shape, sample))
+    for (_, name), parts in groups.items():
+        yield {'name': name, **_merge_objects(parts, sample), **_NO_CLASSES.get(name, {})}
+
+
+def _shape_object(where: str, kind: str, shape: Mapping[str, Any], sample: Labelled) -> Object:
+    """Return box, area and outline of a shape. A circle has its middle and a point on it."""
+    points = common.points_of(where, shape.get('points'), sample.size)
+    if len(points) < _MIN_POINTS[kind]:
+        raise ValueError(f'--data: {where}: {len(points)} points make no area. Draw it again, or take it out.')
+    if kind == 'mask':
+        size = stored_size(sample.picture)  # turned or not; another one may take any memory
+        if sample.size is None or {*sample.size} != {*size}:
+            file_size = f'{size_text(sample.size)} pixels' if sample.size else 'no height and width'
+            problem = f'{where} is a mask, and its file tells {file_size} of {sample.picture}'
+            raise ValueError(f'--data: {problem}: {size_text(size)}.')
+        with file_errors(where, 'Draw it again'):
+            pixels = np.asarray(Image.open(io.BytesIO(base64.b64decode(shape['mask']))))
+            if pixels.ndim != 2:
+                raise ValueError('its mask has colours, and not one channel. Draw it again.')
+            return common.from_mask(where, pixels > 0, round(points[0][0]), round(points[0][1]), sample.size)
+    if kind == 'circle':
+        (x, y), radius = points[0], math.dist(*points[:2])
+        angles = map(math.radians, range(0, 360, 5))
+        points = [(x + radius * math.cos(angle), y + radius * math.sin(angle)) for angle in angles]
+    elif kind == 'rectangle':
+        (left, right), (top, bottom) = ((min(side), max(side)) for side in zip(*points, strict=True))
+        points = [(left, top), (right, top), (right, bottom), (left, bottom)]
+    return common.from_points(common.points_of(where, points, sample.size))
+
+
+def _merge_objects(parts: Sequence[Object], sample: Labelled) -> Object:
+    shapes = [part['segmentation'] for part in parts]
+    if sample.size and any(isinstance(shape, dict) for shape in shapes):
+        inside = coco.decode(coco.merge([common.shape_run_lengths(shape, sample.size) for shape in shapes]))
+        return common.from_mask('', inside, 0, 0, sample.size)
+    return common.from_rings([ring for shape in shapes for ring in shape], sum(part['area'] for part in parts))
 
 
 def read_xml(request: Request) -> Reading | None:
@@ -105,8 +131,8 @@ def read_xml(request: Request) -> Reading | None:
         name = root.findtext('filename') or path.stem
         words = [f'{path.stem}{Path(name).suffix}', path.stem, name]  # this one comes last: some tools copy it
         size = {side: root.findtext(f'size/{side}') for side in ('height', 'width')}
-        entries.append(Entry(path, words, size, _voc_shapes(path, root)))
-    reading.add(request, 'xml files', entries, ['box'])
+        entries.append(Entry(path, words, size, partial(_voc_objects, path, root)))
+    reading.add(request, 'xml files', entries)
     reading.add_names(request.root, ('classes.txt', 'labels.txt'))
     boxes = [instance['bbox'] for picture in reading.pictures for instance in picture.objects]
     if any(min(box[:2]) < 1 for box in boxes):
@@ -117,7 +143,7 @@ def read_xml(request: Request) -> Reading | None:
     return reading
 
 
-def _voc_shapes(path: Path, root: Any) -> Iterator[Shape]:
+def _voc_objects(path: Path, root: Any, sample: Labelled) -> Iterator[Object]:
     """Yield boxes. Those marked as difficult are ignored in training and scores, as VOC does."""
     for index, node in enumerate(root.iterfind('object'), 1):
         if not (name := (node.findtext('name') or '').strip()):
@@ -128,12 +154,9 @@ def _voc_shapes(path: Path, root: Any) -> Iterator[Shape]:
         sides = [common.number(f'{where}: {side}', value) for side, value in texts.items()]
         if sides[2] <= sides[0] or sides[3] <= sides[1]:
             raise ValueError(f'--data: {where}: xmax must be above xmin, and ymax above ymin.')
+        common.refuse_turned(where, node.findtext("attributes/attribute[name='rotation']/value"))
         crowd = (node.findtext('difficult') or '').strip().lower() in ('1', 'true', 'yes')
-        marks = {mark.findtext('name'): mark.findtext('value') for mark in node.iterfind('attributes/attribute')}
-        turned: dict[str, Any] = {}
-        with suppress(ValueError):  # of a user's own attribute
-            turned['attributes'] = {'rotation': common.number(where, marks.get('rotation'))}  # as in CVAT's COCO
-        yield Shape(where, name, 'box', sides, marks={'iscrowd': int(crowd), **turned})
+        yield {'name': name, **common.from_box(*sides), 'iscrowd': int(crowd)}
 
 
 def load_json(path: Path) -> Any:
@@ -155,12 +178,9 @@ def lacks(path: Path, content: Any) -> str:
 
 
 def read_coco(request: Request, files: Sequence[Path], predictions: bool) -> tuple[Reading, dict[Path, Any]]:
-    """Read the file of each part, those of ``predictions`` too or not; return the contents of labelme's files beside.
-
-    The reading has no pictures if no file is COCO's.
-    """
+    """Return a reading, without pictures if no file is COCO's, and the contents of labelme's files beside."""
     reading, labelme = Reading('COCO', request.root), dict[Path, Any]()
-    chosen = dict[str | None, tuple[Path, Any]]()
+    contents = defaultdict[str | None, dict[Path, Any]](dict)
     for path in files:
         content = load_json(path)
         if isinstance(content, dict) and ('imagePath' in content or isinstance(content.get('shapes'), list)):  # labelme
@@ -176,21 +196,19 @@ def read_coco(request: Request, files: Sequence[Path], predictions: bool) -> tup
                 reading.skipped_files['have annotations with a score, as predictions have'].append(path)
                 continue
             reading.notes.append(f'WARNING: {path}: its annotations have a score, as predictions have')
-        other = chosen.setdefault(part, (path, content))[0]
-        if other != path:
-            better = [file for file in (other, path) if 'instances' in file.name]
-            if len(better) != 1:
-                text = f'{other.name} and {path.name} are both for {part or "no split"}'
-                raise ValueError(f'--data {request.root}: {text}. Keep one there, or give the file itself as --data.')
-            reading.skipped_files['are for the part of another file'].append(other if better[0] == path else path)
-            if better[0] == path:
-                chosen[part] = path, content
-    assign_rest_to_train(chosen)
-    if len(chosen) > 1 and (unassigned := chosen.pop(None, None)):
-        reading.skipped_files['say train, val or test neither by name nor by folder'].append(unassigned[0])
-    for part in sorted(chosen, key=lambda part: part != 'train'):  # labels are numbered by the first
-        with file_errors(chosen[part][0]):
-            _add_part(reading, part, *chosen[part], request)
+        contents[part][path] = content
+    assign_rest_to_train(contents)
+    if len(contents) > 1 and (unassigned := contents.pop(None, None)):
+        reading.skipped_files['say train, val or test neither by name nor by folder'] += unassigned
+    for part in sorted(contents, key=lambda part: part != 'train'):  # labels are numbered by the first
+        best = [path for path in contents[part] if len(contents[part]) == 1 or 'instances' in path.name]
+        if len(best) != 1:
+            text = f'{" and ".join(path.name for path in contents[part])} are both for {part or "no split"}'
+            raise ValueError(f'--data {request.root}: {text}. Keep one there, or give the file itself as --data.')
+        others = [path for path in contents[part] if path != best[0]]
+        reading.skipped_files['are for the part of another file'] += others
+        with file_errors(best[0]):
+            _add_part(reading, part, best[0], contents[part][best[0]], request)
     return reading, labelme
 
 
@@ -204,11 +222,9 @@ def _add_part(reading: Reading, part: str | None, path: Path, content: Any, requ
     check_categories(content, MENDED)
     folder = _folder_of(path, [image['file_name'] for image in content['images']], request, part)
     reading.files.append(path)
-    reading.origins[part] = path, folder
     changes = reading.changes[part]
-    with path.open('rb') as file:
-        if json.detect_encoding(file.read(4)) != 'utf-8':
-            changes['byte order mark, with which pycocotools cannot read it, is taken out'] += 1
+    if json.detect_encoding(path.read_bytes()) != 'utf-8':
+        changes['byte order mark, with which pycocotools cannot read it, is taken out'] += 1
     used = {annotation['category_id'] for annotation in content['annotations']}
     kinds = {category['id']: category['name'] for category in content['categories']}
     if duplicates := repeated(kinds[number] for number in used):
@@ -220,29 +236,29 @@ def _add_part(reading: Reading, part: str | None, path: Path, content: Any, requ
         changes['categories without a box had the name of another one, and are taken out'] += twins
     if any(type(number) is str for number in kinds):
         changes['categories are numbered from 1: their ids were texts'] += len(kinds)
-    reading.categories[part] = names
+    reading.origins[part] = path, folder, names
     reading.classes += [name for name in names if name not in reading.classes]
-    instances: dict[Any, list[dict[str, Any]]] = defaultdict(list)
-    for annotation in content['annotations']:
-        instances[annotation['image_id']].append({**annotation, 'name': kinds[annotation['category_id']]})
     if federated := [image['file_name'] for image in content['images'] if image.get('neg_category_ids')]:
         remark = f'{len(federated)} pictures have neg_category_ids (LVIS), which are not read'
         reading.notes.append(f'WARNING: {path.name}: {remark}: what is not labelled there counts as not there')
-    pictures = dict[str, Labelled]()
+    pictures, by_id = dict[str, Labelled](), dict[Any, Labelled]()
     for image in content['images']:
-        name, objects = image['file_name'], instances.pop(image['id'], [])
-        size = None if None in (sides := (image.get('height'), image.get('width'))) else sides
-        if name in pictures:
-            if size and pictures[name].size not in (None, size):
-                raise ValueError(f'two entries of images tell two sizes of {name}. Correct one.')
+        sides = image.get('height'), image.get('width')
+        sample = Labelled(folder / image['file_name'], None if None in sides else sides, [], part, image)
+        by_id[image['id']] = first = pictures.setdefault(image['file_name'], sample)
+        if first is not sample:
+            if sample.size and first.size not in (None, sample.size):
+                raise ValueError(f'two entries of images tell two sizes of {image["file_name"]}. Correct one.')
             changes['entries of images name a picture that is listed before; their boxes are joined'] += 1
-            pictures[name].objects += objects
-            continue
-        pictures[name] = Labelled(folder / name, size, objects, part, image)
     reading.pictures += pictures.values()
-    for number, strays in instances.items():
-        for stray in strays:
-            reading.drop('have an image_id that is the id of no picture', f'image_id {number!r}', stray['name'], part)
+    for annotation in content['annotations']:
+        number, name = annotation['image_id'], kinds[annotation['category_id']]
+        if isinstance(marks := annotation.get('attributes'), dict) and not has_mask(annotation):
+            common.refuse_turned(f'{path}: the box {annotation["bbox"]}', marks.get('rotation'))
+        if number in by_id:
+            by_id[number].objects.append({**annotation, 'name': name})
+        else:
+            reading.drop('have an image_id that is the id of no picture', f'image_id {number!r}', name, part)
 
 
 def _folder_of(path: Path, names: Sequence[str], request: Request, part: str | None) -> Path:
@@ -255,7 +271,7 @@ def _folder_of(path: Path, names: Sequence[str], request: Request, part: str | N
     bases = list(dict.fromkeys([path.parent, root, *above]))
     if not names:
         raise ValueError('it lists no picture (images is empty).')
-    sampled_names = evenly(names, _SAMPLED_NAMES)
+    sampled_names = evenly(names, 20)  # which are looked for in each folder
 
     def score(folder: Path) -> tuple[int, bool, bool, int]:
         count, parts = sum(os.path.isfile(folder / name) for name in sampled_names), folder.relative_to(root).parts

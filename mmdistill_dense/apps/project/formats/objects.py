@@ -1,12 +1,9 @@
-"""What every reader is given and gives, and what is made of it: labels that training and metric read alike.
+"""What every reader is given and gives, and what is made of it: labels that training and metric read alike."""
 
-Readers return a :class:`Reading`. Those of shapes that were drawn by hand give one :class:`Entry` a picture, and
-:meth:`Reading.add` does the rest for all of them.
-"""
-
-import math
+import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path, PureWindowsPath
 from typing import Any
@@ -18,12 +15,9 @@ from mmdistill_dense.apps.project import picture_files
 from mmdistill_dense.apps.project.picture_files import Size, file_errors
 from mmdistill_dense.apps.project.splits import Names, split_of
 from mmdistill_dense.datasets import label_files
-from mmdistill_dense.datasets.label_files import FAR, has_mask, is_line
 from mmdistill_dense.utils.validate import size_text, some
+from mmdistill_dense.utils.version import removed
 
-_CORNERS = 72  # of a circle
-_MIN_POINTS = {'polygon': 3, 'oriented_rectangle': 3, 'rotation': 3, 'mask': 1}  # by kind of shape; 2 for others
-_TOLERANCE = 2  # pixels by which the box of an outline and its bbox may differ, however small the object is
 Point = tuple[float, float]
 Object = dict[str, Any]  # an annotation of COCO with the ``name`` of its class in place of numbers
 
@@ -44,10 +38,8 @@ class Request:
         return next(filter(None, (split_of(file.relative_to(self.root).parts[:-1]) for file in files)), None)
 
     def index(self, words: Iterable[str]) -> Names:
-        """Return the pictures that words of label files may name; labelme writes others beside its files.
-
-        Those in a folder of label images count only if none in it has the name of another one.
-        """
+        """Return the pictures that words may name; in a folder of label images, if none has the name of another one."""
+        # labelme writes others beside its files
         stems = {PureWindowsPath(word).stem for word in words}
         candidates = [picture for picture in self.pictures if picture.stem in stems]
         outside = picture_files.outside_labels(self.root, candidates)
@@ -70,24 +62,13 @@ class Labelled:
 
 
 @dataclass
-class Shape:
-    where: str  # with its class
-    name: str  # of its class
-    kind: str
-    points: Any = ()  # of a circle its middle and one on it, of a box its four sides
-    mask: Callable[[], Any] = list  # gives an array (height, width), which begins at the first point
-    marks: Mapping[str, Any] = field(default_factory=dict)  # for its annotation
-    group: Any = None  # shapes of one group and class are one object
-
-
-@dataclass
 class Entry:
-    """A picture as a label file describes it."""
+    """A picture as a label file describes it, for :meth:`Reading.add`."""
 
     file: Path
     words: Sequence[str]  # that may name the picture
     size: Mapping[str, Any]  # ``height`` and ``width`` as they are written; nothing or 0 where the tool tells none
-    shapes: Iterable[Shape]
+    objects: Callable[[Labelled], Iterable[Object]]  # of the picture, whose size is told
 
 
 @dataclass
@@ -101,20 +82,18 @@ class Reading:
     files: list[Path] = field(default_factory=list)  # that were read
     skipped_files: dict[str, list[Path]] = field(default_factory=lambda: defaultdict(list))  # by reason
     dropped: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))  # annotations, by reason
-    kinds: Counter[str] = field(default_factory=Counter)  # the classes of these
     notes: list[str] = field(default_factory=list)
-    # Of COCO, by part: the file and the folder of its pictures, the categories, and what was changed
-    origins: dict[str | None, tuple[Path, Path]] = field(default_factory=dict)
-    categories: dict[str | None, list[str]] = field(default_factory=dict)
+    kinds: dict[str | None, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))  # of these, by part
+    # Of COCO, by part: the file, the folder of its pictures and its categories; what was changed
+    origins: dict[str | None, tuple[Path, Path, Sequence[str]]] = field(default_factory=dict)
     changes: dict[str | None, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
-    incomplete: set[str | None] = field(default_factory=set)  # parts from which something was left out
     mask_errors: dict[str | None, str] = field(default_factory=dict)  # by part, a mask of another size than its picture
 
     def file_of(self, part: str | None) -> Path:
-        return self.origins.get(part, (self.source,))[0]
+        return self.origins[part][0] if part in self.origins else self.source
 
-    def add(self, request: Request, noun: str, entries: Sequence[Entry], kinds: Collection[str]) -> None:
-        """Take pictures and their objects; shapes of other ``kinds``, which have no area, are left out."""
+    def add(self, request: Request, noun: str, entries: Sequence[Entry]) -> None:
+        """Take pictures and their objects."""
         index = request.index(word for entry in entries for word in (entry.file.name, *entry.words))
         pictures = [index.find(entry.words, entry.file.parent) for entry in entries]
         if bare := [entry for entry, picture in zip(entries, pictures, strict=True) if picture is None]:
@@ -123,20 +102,11 @@ class Reading:
             raise FileNotFoundError(f'--data: {text}.{unread} Add the pictures, or take these out.')
         for entry, picture in zip(entries, filter(None, pictures), strict=True):
             sample = Labelled(picture, None, [], request.part_of(entry.file, picture))
-            groups = defaultdict[Any, list[Object]](list)
             with file_errors(entry.file):
                 if all(side and str(side).strip('0') for side in entry.size.values()):
                     height, width = (int(number(f'{entry.file}: {key}', side)) for key, side in entry.size.items())
                     sample.size = height, width
-                for position, shape in enumerate(entry.shapes):
-                    if not (name := shape.name):
-                        raise ValueError(f'--data: {shape.where} has no label. Name it, or take it out.')
-                    if shape.kind in kinds:
-                        instance = {'name': name, **_shape_object(shape, sample), **shape.marks}
-                        groups[position if shape.group is None else (repr(shape.group), name)].append(instance)
-                    else:
-                        self.drop(f'are shapes of the kind {shape.kind:.40}, which has no area', shape.where, name)
-                sample.objects = [_merge_objects(group, sample) for group in groups.values()]
+                sample.objects += entry.objects(sample)
             self.pictures.append(sample)
 
     def add_names(self, root: Path, files: Sequence[str]) -> list[str]:
@@ -150,8 +120,7 @@ class Reading:
 
     def drop(self, reason: str, where: str, name: str, part: str | None = None) -> None:
         self.dropped[reason].append(where)
-        self.kinds[name] += 1
-        self.incomplete.add(part)
+        self.kinds[part][name] += 1
 
     def content(self, root: Path, pictures: Sequence[Labelled]) -> dict[str, Any]:
         """Return some of the pictures in COCO's form; file names are relative to ``root``."""
@@ -168,8 +137,8 @@ class Reading:
 
     @property
     def names(self) -> list[str]:
-        used_names = {instance['name'] for sample in self.pictures for instance in sample.objects} | {*self.kinds}
-        return [*self.classes, *sorted(used_names.difference(self.classes))]
+        used_names = {instance['name'] for sample in self.pictures for instance in sample.objects}
+        return [*self.classes, *sorted(used_names.union(*self.kinds.values()).difference(self.classes))]
 
 
 def class_name(where: str, label: Any) -> str:
@@ -179,40 +148,41 @@ def class_name(where: str, label: Any) -> str:
     return '' if label is None else str(label).strip()
 
 
+def refuse_turned(where: str, degrees: Any) -> None:
+    """Refuse a box that was turned: CVAT exports its sides as they were before."""
+    if re.fullmatch(r'-?[\d.]*[1-9][\d.]*', str(degrees)):
+        raise ValueError(f'--data: {where} is turned by {degrees} degrees. {removed("rotation of boxes")}')
+
+
 def number(where: str, text: Any) -> float:
-    try:
-        value = float(text)
-    except (TypeError, ValueError, OverflowError):
-        value = FAR + 1.0
-    if not abs(value) <= FAR:
-        raise ValueError(f'--data: {where} is {text!r:.60}, no number of a picture. Correct it, or export again.')
-    return value
+    with suppress(TypeError, ValueError, OverflowError):
+        if abs(value := float(text)) <= label_files.FAR:
+            return value
+    raise ValueError(f'--data: {where} is {text!r:.60}, no number of a picture. Correct it, or export again.')
 
 
-def points_of(where: str, pairs: Any, size: Size | None, least: int = 0) -> list[Point]:
-    """Return points, at least so many, in or near a picture of this size."""
-    try:
+def points_of(where: str, pairs: Any, size: Size | None) -> list[Point]:
+    """Return points in or near a picture of this size."""
+    with suppress(TypeError, ValueError, OverflowError):
         points = [(float(x), float(y)) for x, y in pairs]
-        fault = label_files.outline_fault([[value for point in points for value in point]], max(size or (FAR,)))
-    except (TypeError, ValueError, OverflowError):
-        fault = 'no pairs'
-    if fault:
-        raise ValueError(f'--data: {where}: its points are {pairs!r:.60}, no pairs of numbers near its picture.')
-    if len(points) < least:
-        raise ValueError(f'--data: {where}: {len(points)} points make no area. Draw it again, or take it out.')
-    return points
-
-
-def bounds(points: Sequence[Point]) -> tuple[float, float, float, float]:
-    xs, ys = [x for x, _ in points], [y for _, y in points]
-    return min(xs), min(ys), max(xs), max(ys)
+        if not label_files.outline_fault(
+            [[value for point in points for value in point]], max(size or (label_files.FAR,))
+        ):
+            return points
+    raise ValueError(f'--data: {where}: its points are {pairs!r:.60}, no pairs of numbers near its picture.')
 
 
 def from_points(points: Sequence[Point]) -> Object:
     """Return box, area and polygon of some corners."""
     pairs = zip(points, [*points[1:], points[0]], strict=True)
     area = abs(sum(x * below - right * y for (x, y), (right, below) in pairs)) / 2
-    return {**from_box(*bounds(points)), 'area': area, 'segmentation': [[value for point in points for value in point]]}
+    return from_rings([[value for point in points for value in point]], area)
+
+
+def from_rings(rings: Sequence[Sequence[float]], area: float) -> Object:
+    """Return box, area and polygons, each of which lists x and y of its corners."""
+    xs, ys = ([value for ring in rings for value in ring[start::2]] for start in (0, 1))
+    return {**from_box(min(xs), min(ys), max(xs), max(ys)), 'area': area, 'segmentation': rings}
 
 
 def from_box(left: float, top: float, right: float, bottom: float) -> Object:
@@ -240,47 +210,8 @@ def from_mask(where: str, inside: np.ndarray, left: int, top: int, size: Size) -
     return {**from_box(x, y, x + w, y + h), 'area': float(coco.area(lengths)), 'segmentation': counts}
 
 
-def _shape_object(shape: Shape, sample: Labelled) -> Object:
-    """Return box, area and outline of a shape; a box has no outline."""
-    if shape.kind == 'box':
-        return from_box(*shape.points)
-    points = points_of(shape.where, shape.points, sample.size, _MIN_POINTS.get(shape.kind, 2))
-    if shape.kind == 'mask':
-        size = picture_files.stored_size(sample.picture)  # turned or not; another one may take any memory
-        if sample.size is None or {*sample.size} != {*size}:
-            file_size = f'{size_text(sample.size)} pixels' if sample.size else 'no height and width'
-            problem = f'{shape.where} is a mask, and its file tells {file_size} of {sample.picture}'
-            raise ValueError(f'--data: {problem}: {size_text(size)}.')
-        with file_errors(shape.where, 'Draw it again'):
-            return from_mask(shape.where, shape.mask(), round(points[0][0]), round(points[0][1]), sample.size)
-    if shape.kind == 'circle':
-        (x, y), radius = points[0], math.dist(*points[:2])
-        angles = [2 * math.pi * corner / _CORNERS for corner in range(_CORNERS)]
-        points = [(x + radius * math.cos(angle), y + radius * math.sin(angle)) for angle in angles]
-    elif shape.kind == 'rectangle':
-        left, top, right, bottom = bounds(points)
-        points = [(left, top), (right, top), (right, bottom), (left, bottom)]
-    return from_points(points_of(shape.where, points, sample.size))
-
-
-def _merge_objects(parts: Sequence[Object], sample: Labelled) -> Object:
-    if len(parts) == 1:
-        return parts[0]
-    shapes = [part['segmentation'] for part in parts]
-    if sample.size and any(isinstance(shape, dict) for shape in shapes):
-        inside = coco.decode(coco.merge([shape_run_lengths(shape, sample.size) for shape in shapes]))
-        return {**parts[0], **from_mask('', inside, 0, 0, sample.size)}
-    corners = [corner for x, y, w, h in (part['bbox'] for part in parts) for corner in ((x, y), (x + w, y + h))]
-    rings = [ring for part in parts for ring in part['segmentation']]
-    area = sum(part['area'] for part in parts)
-    return {**parts[0], **from_box(*bounds(corners)), 'area': area, 'segmentation': rings}
-
-
 def mend(reading: Reading, stored: bool, drawn: bool) -> None:
-    """Mend all pictures of a reading, which are read ``stored`` or as EXIF turns them; count and note the changes.
-
-    ``drawn``: label images are drawn from the outlines.
-    """
+    """Mend and note what is wrong in pictures, read ``stored`` or as EXIF turns them; ``drawn``: for label images."""
     for part in dict.fromkeys(sample.part for sample in reading.pictures):
         with file_errors(reading.file_of(part)):
             _mend_part(reading, part, stored, drawn)
@@ -291,7 +222,7 @@ def mend(reading: Reading, stored: bool, drawn: bool) -> None:
 
 def _mend_part(reading: Reading, part: str | None, stored: bool, drawn: bool) -> None:
     pictures = [sample for sample in reading.pictures if sample.part == part]
-    changes, outlined, misfits = reading.changes[part], 0, list[str]()
+    changes, outlined, misfits, reasons = reading.changes[part], 0, list[str](), Counter[str]()
     for sample in pictures:
         size = picture_files.stored_size(sample.picture, stored)
         if sample.size is None and reading.origins:
@@ -301,18 +232,16 @@ def _mend_part(reading: Reading, part: str | None, stored: bool, drawn: bool) ->
             raise ValueError(f'it {text} {size_text(size)}, so the boxes do not fit. Correct the label file.')
         sample.size = size
     label_files.check_shapes([(instance, sample.size or ()) for sample in pictures for instance in sample.objects])
-    reasons = Counter[str]()
     for sample in pictures:
-        size, instances, shapes = sample.size or (0, 0), list[Object](), dict[Any, Any]()
+        size, instances, keys = sample.size or (0, 0), list[Object](), list[Any]()
         for instance in sample.objects:
-            instance = _rotate_box(instance, changes)
             if not (reason := label_files.left_out(instance, size)):
-                instance = _fill_missing(instance, changes)
-                key, shape = (instance['name'], *instance['bbox']), instance.get('segmentation')
-                if key in shapes and shapes[key] == shape:
-                    reason = 'have class, box and outline of another one'
-                shapes.setdefault(key, shape)
-            if not reason and has_mask(instance):
+                _fill_missing(instance, changes)
+                key = [instance.get(field) for field in ('name', 'bbox', 'segmentation')]
+                reason = 'have class, box and outline of another one' if key in keys else ''
+                keys.append(key)
+            if not reason and label_files.has_mask(instance):
+                shape = instance['segmentation']
                 if isinstance(shape, dict) and tuple(shape['size']) != size:
                     text = f'{sample.picture} has {size_text(size)} pixels, a mask of it {size_text(shape["size"])}'
                     if drawn:
@@ -344,43 +273,25 @@ def _mend_part(reading: Reading, part: str | None, stored: bool, drawn: bool) ->
         changes['annotations are numbered from 1: an id was 0, missing, or there twice'] += len(all_instances)
 
 
-def _rotate_box(instance: Object, changes: Counter[str]) -> Object:
-    """Return an object of CVAT, which exports the box before it was turned, with the box around the turned one."""
-    marks = instance.get('attributes')
-    turn: Any = marks.get('rotation') if isinstance(marks, dict) and not has_mask(instance) else None
-    if type(turn) not in (int, float) or not turn % 360:
-        return instance
-    changes['boxes are turned (rotation in attributes): the box around the turned one is taken'] += 1
-    x, y, w, h = instance['bbox']
-    cosine, sine = abs(math.cos(math.radians(turn))), abs(math.sin(math.radians(turn)))
-    width, height = w * cosine + h * sine, w * sine + h * cosine
-    return {**instance, 'bbox': [x + (w - width) / 2, y + (h - height) / 2, width, height]}
-
-
-def _fill_missing(instance: Object, changes: Counter[str]) -> Object:
-    """Return an object with what it lacks. mmdet trains without those marked by ``ignore``."""
-    fields, shape = dict[str, Any](), instance.get('segmentation')
+def _fill_missing(instance: Object, changes: Counter[str]) -> None:
+    """Give an object what it lacks. mmdet trains without those marked by ``ignore``."""
+    shape = instance.get('segmentation')
     if not label_files.has_area(instance):
         changes['annotations had no area, and get width times height of their box'] += 1
-        fields['area'] = instance['bbox'][2] * instance['bbox'][3]
-    if isinstance(shape, list) and has_mask(instance) and any(map(is_line, shape)):
+        instance['area'] = instance['bbox'][2] * instance['bbox'][3]
+    if isinstance(shape, list) and label_files.has_mask(instance) and any(map(label_files.is_line, shape)):
         changes['outlines had parts of fewer than three points: left out'] += 1
-        fields['segmentation'] = [ring for ring in shape if not is_line(ring)]
+        instance['segmentation'] = [ring for ring in shape if not label_files.is_line(ring)]
     if instance.get('ignore'):
         changes['annotations had the mark ignore, and get iscrowd, which training and metric both read'] += 1
-        fields |= {'iscrowd': 1, 'ignore': 0}
+        instance.update(iscrowd=1, ignore=0)
     elif instance.get('iscrowd') is None:
         changes['annotations had no iscrowd, and get 0'] += 1
-        fields['iscrowd'] = 0
-    return {**instance, **fields} if fields else instance
+        instance['iscrowd'] = 0
 
 
 def _boxes_agree(bbox: Sequence[float], shape: Any, packing: Any) -> bool:
-    if isinstance(shape, dict):
-        extent = coco.toBbox(packing).tolist()
-    else:
-        corners = [corner for part in shape for corner in zip(part[::2], part[1::2], strict=True)]
-        extent = from_box(*bounds(corners))['bbox']
+    extent = coco.toBbox(packing).tolist() if isinstance(shape, dict) else from_rings(shape, 0)['bbox']
     edges = ((x, y, x + w, y + h) for x, y, w, h in (bbox, extent))
-    is_near = all(abs(a - b) <= _TOLERANCE for a, b in zip(*edges, strict=True))
+    is_near = all(abs(a - b) <= 2 for a, b in zip(*edges, strict=True))  # pixels, however small the object is
     return is_near or coco.iou([bbox], [extent], [0])[0, 0] >= 0.5 - 1e-6  # it divides: a half may come out below

@@ -1,10 +1,9 @@
 """YOLO's text files. A line is an object: ``class x y width height`` or ``class x1 y1 x2 y2 …``."""
 
-import math
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -12,31 +11,26 @@ import yaml
 from mmdistill_dense.apps.project import picture_files
 from mmdistill_dense.apps.project.formats import objects as common
 from mmdistill_dense.apps.project.formats.objects import Labelled, Object, Reading, Request
-from mmdistill_dense.apps.project.picture_files import Size
 from mmdistill_dense.apps.project.splits import SPLITS, Names, check_disjoint
-from mmdistill_dense.utils.sampling import evenly
 from mmdistill_dense.utils.validate import some
 
 NAMES = ('classes.txt', 'obj.names', 'labels.txt')
 _LABEL_FOLDERS = {'images': 'labels', 'Images': 'Labels', 'IMAGES': 'LABELS'}
 _SLACK = 0.01  # by how much a share may pass 0 or 1, as Ultralytics allows
-_EMPTY = re.compile('|~|null|false|no|off', re.IGNORECASE)  # a key without a value
+_NOTHING = '~', 'null', 'Null', 'NULL', 'false', 'False', 'FALSE', 'no', 'No', 'NO', 'off', 'Off', 'OFF'
 
 
 def find_yolo(request: Request) -> list[Path]:
     """Return the pictures with a text file, or none if these hold no rows of YOLO."""
     paired = [picture for picture in pictures_of(request) if label_of(picture).is_file()]
-    for picture in evenly(paired, 20):
-        if (is_row := starts_with_row(label_of(picture))) is not None:
-            return paired if is_row else []
-    return paired
+    first = next((answer for answer in map(starts_with_row, map(label_of, paired)) if answer is not None), True)
+    return paired if first else []
 
 
 def starts_with_row(file: Path) -> bool | None:
     """Tell whether a text file begins with an object; ``None`` if it is empty or not there."""
-    if not file.is_file():
-        return None
-    words = file.read_text(encoding='utf-8-sig', errors='replace').strip().partition('\n')[0].split()
+    text = file.read_text(encoding='utf-8-sig', errors='replace') if file.is_file() else ''
+    words = text.strip().partition('\n')[0].split()
     return len(words) >= 5 and words[0].isdigit() if words else None
 
 
@@ -51,19 +45,16 @@ def pictures_of(request: Request) -> list[Path]:
 
 def label_of(picture: Path) -> Path:
     """Return the place of a picture's text file: in ``labels`` beside ``images``, else beside the picture."""
-    parts, sibling = list(picture.parts), picture.with_suffix('.txt')
-    if not (indices := [index for index, part in enumerate(parts) if part in _LABEL_FOLDERS]):
-        return sibling
-    parts[indices[-1]] = _LABEL_FOLDERS[parts[indices[-1]]]
-    label = Path(*parts).with_suffix('.txt')
+    sibling = picture.with_suffix('.txt')
+    folders = rf'(?s)(.*)/({"|".join(_LABEL_FOLDERS)})/'
+    label = Path(re.sub(folders, lambda match: f'{match[1]}/{_LABEL_FOLDERS[match[2]]}/', str(sibling)))
     return label if label.is_file() or (label.parent.is_dir() and not starts_with_row(sibling)) else sibling
 
 
 def read_yolo(request: Request) -> Reading:
     """Read all pictures. One without a text file has no object, as YOLO's trainings take it."""
     file, config = _yaml(request)
-    pictures, stems, shared = pictures_of(request), set[Path](), dict[Path, Path]()
-    parts = dict[Path, str]()
+    pictures, parts = pictures_of(request), dict[Path, str]()
     reading = Reading('YOLO', file or request.root)
     if file:
         reading.files.append(file)
@@ -79,27 +70,32 @@ def read_yolo(request: Request) -> Reading:
     else:
         names = dict(enumerate(reading.add_names(request.root, NAMES) or request.classes))
     source = str(next(iter(reading.files), '--classes'))
+    labels = {picture: label for picture in pictures if (label := label_of(picture)).is_file()}
+    for label in picture_files.repeated(labels.values()):
+        twins = ' and '.join(str(picture) for picture in labels if labels[picture] == label)
+        raise ValueError(f'--data: {twins} have one text file, {label}. Take one of them out.')
+    reading.files += labels.values()
     for picture, image in picture_files.open_images(pictures):
-        size = picture_files.size_of(image, stored=request.exif == 'ignore')
-        turned = picture_files.orientation(image) != 1
-        label, objects = label_of(picture), list[Object]()
-        if label.is_file():
-            if (other := shared.setdefault(label, picture)) != picture:
-                raise ValueError(f'--data: {other} and {picture} have one text file, {label}. Take one of them out.')
-            reading.files.append(label)
-            stems.add(picture.with_suffix(''))
-            with picture_files.file_errors(label):
-                objects = list(_objects(label, size, names, source, bool(config.get('kpt_shape'))))
+        size, objects = picture_files.size_of(image, stored=request.exif == 'ignore'), list[Object]()
+        if picture in labels:
+            with picture_files.file_errors(labels[picture]):
+                objects = list(_objects(labels[picture], size, names, source, bool(config.get('kpt_shape'))))
         part = parts.get(picture, '') if parts else request.part_of(picture)
-        reading.pictures.append(Labelled(picture, None if turned else size, objects, part))
-    if bare := [picture for picture in pictures if picture.with_suffix('') not in stems]:
-        read = evenly([picture for picture in pictures if picture.with_suffix('') in stems] or bare, 20)
-        converted = sum(bool(_other_label_files(picture)) for picture in read)  # the text files came from the others
-        if (sources := [*filter(None, map(_other_label_files, bare))]) and 2 * converted < len(read):
-            problem = f'{len(sources)} pictures have no text file, and their objects in another form ({sources[0][0]})'
+        is_upright = picture_files.orientation(image) == 1
+        reading.pictures.append(Labelled(picture, size if is_upright else None, objects, part))
+    if bare := [picture for picture in pictures if picture not in labels]:
+        others = {
+            picture: file
+            for picture in pictures
+            for file in (path.with_suffix(end) for path in (picture, label_of(picture)) for end in ('.xml', '.json'))
+            if file.is_file() and re.search(b'<object>|"points"', file.read_bytes())
+        }
+        sources = [others[picture] for picture in bare if picture in others]
+        if sources and 2 * (len(others) - len(sources)) < len(labels):  # else the text files came from the others
+            problem = f'{len(sources)} pictures have no text file, and their objects in another form ({sources[0]})'
             raise ValueError(f'--data: {problem}. Export all in one form, or take these files and pictures out.')
         reading.notes.append(f'{len(bare)} pictures have no text file: nothing is in them, as YOLO takes it')
-    used = {*reading.files}
+    stems, used = {picture.with_suffix('') for picture in labels}, {*reading.files}
     text_dirs = {folder for picture in pictures for folder in (picture.parent, label_of(picture).parent)}
     for text in picture_files.files_below(request.root, ('.txt',)):
         if text.parent in text_dirs and text not in used and starts_with_row(text):
@@ -107,21 +103,9 @@ def read_yolo(request: Request) -> Reading:
             reading.skipped_files[reason].append(text)
     reading.classes = list(names.values())
     if not names:
-        kinds = {instance['name'] for sample in reading.pictures for instance in sample.objects}
-        reading.classes = sorted(kinds, key=lambda name: int(name.removeprefix('class_')))
+        reading.classes = sorted(reading.names, key=lambda name: int(name.removeprefix('class_')))
         reading.notes.append(f'no data.yaml and no {", ".join(NAMES)}: name the classes 0, 1, … by --classes')
     return reading
-
-
-def _other_label_files(picture: Path) -> list[Path]:
-    """Return the files of VOC or labelme with the name of a picture that hold an object."""
-    paths = [file.with_suffix(end) for file in dict.fromkeys((picture, label_of(picture))) for end in ('.xml', '.json')]
-    tags = b'<object>', b'"points"'
-    return [file for file in dict.fromkeys(paths) if file.is_file() and any(tag in file.read_bytes() for tag in tags)]
-
-
-def _has_value(value: Any) -> bool:
-    return not _EMPTY.fullmatch(value) if isinstance(value, str) else bool(value)
 
 
 def _numbered_names(raw: Any) -> dict[int, str]:
@@ -142,11 +126,11 @@ def _yaml(request: Request) -> tuple[Path | None, Mapping[str, Any]]:
         with picture_files.file_errors(path):
             text = path.read_text(encoding='utf-8')
             content = yaml.load(text, yaml.BaseLoader)  # each word as it is written: on, 007, 1e3 and ~ are names
-            if isinstance(content, dict) and _has_value(content.get('names')):
+            if isinstance(content, dict) and content.get('names') and content['names'] not in _NOTHING:
                 if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text)):  # few may stand for millions
                     raise ValueError('it has aliases (*name). Write what they stand for.')
-                # datumaro writes the names of parts as they were given
-                configs.append((path, {key.lower(): value for key, value in content.items() if _has_value(value)}))
+                pairs = ((key.lower(), value) for key, value in content.items() if value and value not in _NOTHING)
+                configs.append((path, dict(pairs)))  # datumaro writes the names of parts as they were given
     below = {folder for picture in request.pictures for folder in picture.parents}
     other = [path for path, content in configs if path.parent in below
              and _numbered_names(content['names']) != _numbered_names(configs[0][1]['names'])]  # fmt: skip
@@ -158,24 +142,23 @@ def _yaml(request: Request) -> tuple[Path | None, Mapping[str, Any]]:
 
 def _parts(request: Request, pictures: Sequence[Path], config: Mapping[str, Any], reading: Reading) -> dict[Path, str]:
     """Return the part of each picture that ``train``, ``val`` and ``test`` of a yaml file name."""
-    index, root, file = Names(request.root, pictures), request.root.resolve(), reading.source
-    parts, starts = dict[str, list[Path]](), [file.parent / str(config.get('path') or ''), file.parent]
+    index, root, file = Names(request.root, pictures), request.root, reading.source
+    parts, starts = dict[str, list[Path]](), [file.parent / str(config.get('path', '')), file.parent]
     # where each folder and those above it lead, because any of them may be a link
     above = {path: {*map(os.path.realpath, (path, *path.parents))} for path in {picture.parent for picture in pictures}}
     for part, words in SPLITS.items():
-        entries: Any = next((config[word] for word in words if config.get(word)), [])
+        entries: Any = next((config[word] for word in words if word in config), [])
         for entry in entries if isinstance(entries, list) else [entries]:
             # exports write ../train/images for the folder beside the file
-            inside = PurePosixPath(*[name for name in PurePosixPath(str(entry)).parts if name not in ('..', '.')])
-            attempts = [start / path for path in (str(entry), inside) for start in starts]
+            attempts = [start / path for path in (str(entry), str(entry).lstrip('./')) for start in starts]
             paths = [path.resolve() for path in attempts if path.exists()]  # path may lead to what this is a copy of
             target = min(paths, key=lambda path: not path.is_relative_to(root), default=None)
-            if target is None and (part == 'test' or request.has_split):  # of exports without pictures for it
-                reading.notes.append(f'WARNING: {part}: {entry} of {file.name} is not there')
-                continue
             if target is None:
-                searched = some(dict.fromkeys(attempts), 3)
-                raise FileNotFoundError(f'--data: {file}: {part}: {entry} is not there ({searched}).')
+                if part != 'test' and not request.has_split:
+                    searched = some(dict.fromkeys(attempts), 3)
+                    raise FileNotFoundError(f'--data: {file}: {part}: {entry} is not there ({searched}).')
+                reading.notes.append(f'WARNING: {part}: {entry} of {file.name} is not there')  # in some exports
+                continue
             if target.is_dir():
                 members = [picture for picture in pictures if str(target) in above[picture.parent]]
             else:
@@ -193,29 +176,29 @@ def _parts(request: Request, pictures: Sequence[Path], config: Mapping[str, Any]
     return {picture: part for part, members in parts.items() for picture in members}
 
 
-def _objects(label: Path, size: Size, names: Mapping[int, str], source: str, posed: bool) -> Iterator[Object]:
+def _objects(
+    label: Path, size: picture_files.Size, names: Mapping[int, str], source: str, posed: bool
+) -> Iterator[Object]:
     height, width = size
     for number, line in enumerate(label.read_text(encoding='utf-8-sig', errors='replace').splitlines(), 1):
         if not (words := line.split()):
             continue
         where = f'--data: {label}, line {number} ({line:.60})'
         try:
-            kind, values = int(words[0]), [float(word) for word in words[1:]]
+            kind, values = int(words[0]), [float(word) for word in (words[1:5] if posed else words[1:])]
         except ValueError:
             raise ValueError(f'{where}: a line is a class number and shares of the picture.') from None
-        if posed:
-            values = values[:4]
         if len(values) != 4 and (len(values) < 6 or len(values) % 2):
             raise ValueError(f'{where}: {len(values)} numbers after the class. A box has 4, a polygon 6, 8, ….')
-        if wrong := [value for value in values if not (math.isfinite(value) and -_SLACK <= value <= 1 + _SLACK)]:
+        if wrong := [value for value in values if not -_SLACK <= value <= 1 + _SLACK]:
             raise ValueError(f'{where}: {wrong[0]} is no share of the picture. Shares lie between 0 and 1.')
         if names and kind not in names:
             raise ValueError(f'{where}: {source} names no class {kind}; it has {some(names, 12)}.')
-        name = names.get(kind, f'class_{kind}')
         if len(values) == 4:
             x, y, w, h = values
             corners = ((x - w / 2) * width, (y - h / 2) * height, (x + w / 2) * width, (y + h / 2) * height)
-            yield {'name': name, **common.from_box(*corners)}
+            shape = common.from_box(*corners)
         else:
-            points = [(x * width, y * height) for x, y in zip(values[::2], values[1::2], strict=True)]
-            yield {'name': name, **common.from_points(points)}
+            pairs = zip(values[::2], values[1::2], strict=True)
+            shape = common.from_points([(x * width, y * height) for x, y in pairs])
+        yield {'name': names.get(kind, f'class_{kind}'), **shape}

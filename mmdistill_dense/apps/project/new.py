@@ -5,7 +5,6 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
-from typing import Any
 
 from mmengine.config import Config
 
@@ -163,14 +162,8 @@ def _find_data(args: argparse.Namespace, task: str) -> SegData | BoxData:
 
 
 def _tell_network(role: str, side: UserNetwork, training: Training | None, tell: Tell) -> None:
-    def keys(changes: Mapping[str, Any], prefix: str = '') -> Iterator[str]:
-        for name, value in changes.items():
-            inside = f'{prefix}.{name}'.lstrip('.')
-            nested = isinstance(value, Mapping) and '_delete_' not in value
-            yield from keys(value, inside) if nested else (inside,)
-
     tell(f'{role}  {side.name}')
-    tell(f'         changed for the data: {", ".join(keys(side.changes)) or "nothing"}')
+    tell(f'         changed for the data: {", ".join(side.changes) or "nothing"}')
     for note in ([f'trained by {training.note}'] if training else []) + side.notes:
         tell(f'         {note}')
 

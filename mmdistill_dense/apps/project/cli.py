@@ -101,7 +101,7 @@ def _new(args: argparse.Namespace) -> int:
         from mmdistill_dense.apps.project.contact_sheet import write_sheet
         from mmdistill_dense.apps.project.training_plan import price_lines
 
-    files, data = new.plan(args, lambda line: print(line, flush=True))
+    files, data = new.plan(args)
     if args.dry:
         for name, text in files.items():
             print(f'\n# ---- {folder / name}\n{text}', end='')

@@ -182,10 +182,7 @@ class UserNetwork:
 
 def read_network(config_name: str, key: str) -> UserNetwork:
     _check_library(config_name, key)
-    try:
-        path = find_config(config_name, key)
-    except ModuleNotFoundError as error:
-        raise ValueError(str(error)) from error
+    path = find_config(config_name, key)
     where, name = f'{key} {config_name}', config_name if '::' in config_name else str(path.resolve())
     if path.suffix not in ('.py', '.json', '.yml', '.yaml'):
         is_weights = path.suffix in ('.pth', '.pt', '.safetensors', '.bin', '.ckpt')
@@ -290,7 +287,7 @@ def absolute_path(source: str) -> str:
 def whole_weights(side: UserNetwork) -> str | None:
     """Return weights of the whole network that can be had: the config's ``load_from``, or those published for it."""
     weights = side.config.get('load_from')
-    if not weights and '::' in side.name:
+    if not weights:
         with suppress(ValueError):  # none are published
             weights = published_weights(side.name)
     if weights and is_available(weights):

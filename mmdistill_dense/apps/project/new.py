@@ -2,7 +2,7 @@
 
 import argparse
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 
@@ -26,12 +26,16 @@ from mmdistill_dense.utils.literals import BRACES, Template
 from mmdistill_dense.utils.process import quiet
 from mmdistill_dense.utils.validate import some
 
-Tell = Callable[[str], None]
 _NEEDS_BOXES = ('PointRend',)  # of all of mmdet's networks that were tried on pictures without boxes
 
 
-def plan(args: argparse.Namespace, tell: Tell) -> tuple[dict[str, str], SegData | BoxData]:
-    """Return the texts of the files by name, and the data; tell what was chosen and why."""
+def tell(title: str, *notes: str) -> None:
+    """Print what was chosen, and why."""
+    print('\n         '.join((title, *notes)), flush=True)
+
+
+def plan(args: argparse.Namespace) -> tuple[dict[str, str], SegData | BoxData]:
+    """Return the texts of the files by name, and the data."""
     foundation = network_options.read_foundation(args.teacher)
     teachers.check_teacher_arguments(args, foundation)
     tell(f'reading  the configs {args.student} and {args.teacher}')
@@ -56,10 +60,9 @@ def plan(args: argparse.Namespace, tell: Tell) -> tuple[dict[str, str], SegData 
     pictures = data.splits['train'].count
     loading = decide_loading(student, data.size, pictures, args.batch, args.size and tuple(args.size))
     counts = ', '.join(f'{split.count} {name}' for name, split in data.splits.items())
-    tell(f'data     {data.root}: {counts}; {len(data.classes)} classes: {", ".join(data.classes)}')
     small = data.small_boxes(loading.tested) if isinstance(data, BoxData) else ()
-    for note in (*data.notes, *shared(data.pictures), loading.note, *small):
-        tell(f'         {note}')
+    summary = f'{counts}; {len(data.classes)} classes: {", ".join(data.classes)}'
+    tell(f'data     {data.root}: {summary}', *data.notes, *shared(data.pictures), loading.note, *small)
     steps = args.iters or length(pictures, loading.batch)
     free = free_pictures(args.unlabelled, data.pictures, data.label_images, loading.batch) if args.unlabelled else None
     networks = [side for side in (student, teacher) if side is not None]
@@ -83,7 +86,7 @@ def plan(args: argparse.Namespace, tell: Tell) -> tuple[dict[str, str], SegData 
     size = network_options.sizes(student, loading.crop, loading.tested)
     network_options.adapt(student, len(data.classes), size, True, args.random_weights)
     training = plan_training(student, pictures, loading.batch, steps)
-    _tell_network('student', student, training, tell)
+    tell_network('student', student, training)
     about = 'The student alone, with which every method is compared.'
     metric = 'mIoU' if student.task == 'seg' else 'coco/segm_mAP' if compared else 'coco/bbox_mAP'
     files['control.py'] = config_files.training_file(about, training, loading.batch, student.task, metric)
@@ -101,15 +104,13 @@ def plan(args: argparse.Namespace, tell: Tell) -> tuple[dict[str, str], SegData 
         if checkpoint:
             checkpoint = network_options.absolute_path(checkpoint)
             classes, lines = teachers.check_teacher(teacher, checkpoint, data.classes, mapped)
-            _tell_network('teacher', teacher, None, tell)
-            for line in (f'its weights: {checkpoint}', *lines):
-                tell(f'         {line}')
+            tell_network('teacher', teacher, None, f'its weights: {checkpoint}', *lines)
             paired = {} if classes is None else {'classes': classes}
         else:
             teaching = plan_training(teacher, pictures, loading.batch, steps)
             boxes_alone = has_masks and not compared
             files['teacher.py'] = config_files.teacher_file(teaching, loading.batch, student.task, boxes_alone)
-            _tell_network('teacher', teacher, teaching, tell)
+            tell_network('teacher', teacher, teaching)
             checkpoint, paired = Template(f'{{{{ fileDirname }}}}/{WORK}/teacher/iter_{steps}.pth'), {}
         option = {'cfg': teacher.name, 'checkpoint': checkpoint, **paired, **teacher.option}
     files['pair.py'] = config_files.pair_file(student.option, option, teachers.pair_name(student))
@@ -161,11 +162,10 @@ def _find_data(args: argparse.Namespace, task: str) -> SegData | BoxData:
     return data
 
 
-def _tell_network(role: str, side: UserNetwork, training: Training | None, tell: Tell) -> None:
-    tell(f'{role}  {side.name}')
-    tell(f'         changed for the data: {", ".join(side.changes) or "nothing"}')
-    for note in ([f'trained by {training.note}'] if training else []) + side.notes:
-        tell(f'         {note}')
+def tell_network(role: str, side: UserNetwork, training: Training | None, *notes: str) -> None:
+    trained = [f'trained by {training.note}'] if training else []
+    changed = f'changed for the data: {", ".join(side.changes) or "nothing"}'
+    tell(f'{role}  {side.name}', changed, *trained, *side.notes, *notes)
 
 
 def write(files: Mapping[str, str], folder: Path, drawing: Drawing | None = None) -> list[str]:

@@ -155,7 +155,7 @@ def _rate(side: UserNetwork) -> tuple[float, str, dict[str, Any]]:
 
 NIGHT = 12 * 3600.0  # seconds
 _BATCH = 2  # pictures of a timed step: a whole batch may take minutes on a CPU
-_TURNS = 2  # timed steps, after one that warms up
+_TURNS = 3  # of a step, of which the last is timed
 _LONG = 5.0  # seconds of a step whose first turn is enough
 _TRIAL = 100  # steps of a training that is a trial, whose price nobody asks
 
@@ -176,14 +176,14 @@ def price_lines(folder: Path) -> Iterator[str]:
             return
         trained = plan.trains_teacher(definition)
         runs = [run for run in plan.runs(definition) if trained or not run.is_teacher]
-        run_configs = {name: plan.config_of(definition, run) for name, run in {run.name: run for run in runs}.items()}
     prices = dict[str, Price]()
     try:
         with quiet(), building_once():
-            for name, config in run_configs.items():
-                prices[name] = time_training(config)
+            for run in runs:
+                if run.name not in prices:
+                    prices[run.name] = time_training(plan.config_of(definition, run))
     except Exception as error:  # whatever a network raises: `run` checks each row, and says what to do
-        yield f'price    not known: {name} cannot be timed here: {error}'
+        yield f'price    not known: {run.name} cannot be timed here: {error}'
         return
     total = sum(sum(prices[run.name]) for run in runs)
     parts = ', '.join(f'{name} {clock(sum(price))}' for name, price in prices.items())
@@ -201,7 +201,7 @@ def time_training(config: Config) -> Price:
     batch = config.train_dataloader.batch_size
     timed = min(_BATCH, batch)
     options = Options(weights=False, device=device_of(None), batch=timed, val=0, cost=False, command=False)
-    report = check_config(config, options, lambda stage: None)
+    report = check_config(config, options)
     if report.stopped:
         raise RuntimeError(next(finding.message for finding in report.findings if finding.level == ERROR))
     context, loader = report.context, config.train_dataloader
@@ -217,14 +217,12 @@ def time_training(config: Config) -> Price:
 
 
 def _seconds(work: Callable[[], Any]) -> float:
-    """Return the wall time of some work, without its first turn unless that was long."""
-    for turns in (1, _TURNS):
+    """Return the wall time of some work, in its last turn unless an earlier one was long."""
+    for _ in range(_TURNS):
         begin = time.perf_counter()
-        for _ in range(turns):
-            work()
+        work()
         if torch.cuda.is_available():
             torch.cuda.synchronize()
-        seconds = (time.perf_counter() - begin) / turns
-        if seconds > _LONG:
+        if (seconds := time.perf_counter() - begin) > _LONG:
             break
     return seconds

@@ -180,8 +180,14 @@ class UserNetwork:
             return None
 
 
+_FOREIGN = re.compile('(timm|transformers)::')  # libraries whose networks stand in no config of the zoo
+
+
 def read_network(config_name: str, key: str) -> UserNetwork:
-    _check_library(config_name, key)
+    if library := _FOREIGN.match(config_name):
+        backbone = 'its backbone may be from timm: docs/own_pair.md, "A backbone of timm"'
+        advice = f'A student is a network of mmseg:: or mmdet::, or a config of your own; {backbone}'
+        raise ValueError(f'{key} {config_name}: `new` takes no network of {library[1]}. {advice}.')
     path = find_config(config_name, key)
     where, name = f'{key} {config_name}', config_name if '::' in config_name else str(path.resolve())
     if path.suffix not in ('.py', '.json', '.yml', '.yaml'):
@@ -215,20 +221,11 @@ def read_network(config_name: str, key: str) -> UserNetwork:
     return UserNetwork(key, name, config, model, task)
 
 
-def _check_library(name: str, key: str) -> None:
-    """Raise for a network of another library, which stands in no config of the zoo."""
-    library, colons, _ = name.partition('::')
-    if colons and library in ('timm', 'transformers'):
-        backbone = 'its backbone may be from timm: docs/own_pair.md, "A backbone of timm"'
-        advice = f'A student is a network of mmseg:: or mmdet::, or a config of your own; {backbone}'
-        if key == '--teacher':
-            advice = 'Such a teacher is written into a config by hand: docs/foundation.md, "Networks of timm"'
-        raise ValueError(f'{key} {name}: `new` takes no network of {library}. {advice}.')
-
-
 def read_foundation(option: str) -> dict[str, Any] | None:
     """Return the teacher option of ``MODEL:FILE``, or ``None`` if that is not what was given."""
-    _check_library(option, '--teacher')
+    if library := _FOREIGN.match(option):
+        advice = 'Such a teacher is written into a config by hand: docs/foundation.md, "Networks of timm"'
+        raise ValueError(f'--teacher {option}: `new` takes no network of {library[1]}. {advice}.')
     model, colon, file = option.partition(':')
     if model not in MODELS_BY_NAME:
         if colon and not file.startswith(':') and not Path(option).is_file():
@@ -284,30 +281,24 @@ def absolute_path(source: str) -> str:
     return str(expand_user(source).resolve()) if is_path(source) else source
 
 
-def whole_weights(side: UserNetwork) -> str | None:
-    """Return weights of the whole network that can be had: the config's ``load_from``, or those published for it."""
-    weights = side.config.get('load_from')
-    if not weights:
-        with suppress(ValueError):  # none are published
-            weights = published_weights(side.name)
-    if weights and is_available(weights):
-        return absolute_path(weights)
-    if side.config.get('load_from'):
-        side.notes.append(f'WARNING: load_from={weights!r} of the config cannot be had, and is left out')
-    return None
-
-
 def adapt(side: UserNetwork, classes: int | None, sizes: Mapping[str, Any], trained: bool, random: bool) -> None:
     """Set a network's ``changes`` and ``notes`` for the data, and its first weights; ``classes=None`` keeps its own."""
     counts = {} if classes is None else class_overrides(side.model, classes, side.key)
     side.changes = {**counts, **sizes}
     values = (part.get(key) for part in mappings(side.model) for key in ('pretrained', 'checkpoint'))
     sources = list(dict.fromkeys(value for value in values if isinstance(value, str)))
-    sized = 'backbone.img_size' in sizes  # its tables would not fit the whole weights
-    if trained and not random and not sized and (start := whole_weights(side)):
-        side.start, side.changes = start, {**side.changes, **({'pretrained': False} if sources else {})}
-        side.notes.append(f'starts from {start}, weights of the whole network; heads of other classes start anew')
-        return
+    if trained and not random and 'backbone.img_size' not in sizes:  # its tables would not fit weights of the whole
+        weights = load_from = side.config.get('load_from')
+        if not weights:
+            with suppress(ValueError):  # none are published
+                weights = published_weights(side.name)
+        if weights and is_available(weights):
+            side.start, side.changes = absolute_path(weights), side.changes | ({'pretrained': False} if sources else {})
+            note = f'starts from {side.start}, weights of the whole network; heads of other classes start anew'
+            side.notes.append(note)
+            return
+        if load_from:
+            side.notes.append(f'WARNING: load_from={load_from!r} of the config cannot be had, and is left out')
     by_name = any(option.get('pretrained') is True for option in mappings(side.model))  # of timm
     if not trained or (by_name and not random):
         return

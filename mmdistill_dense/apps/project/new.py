@@ -172,9 +172,9 @@ def write(files: Mapping[str, str], folder: Path, drawing: Drawing | None = None
     """Write files and label images into a folder, and read the configs; return what to tell. Other contents stay."""
     if folder.exists() and not folder.is_dir():
         raise FileExistsError(f'--out {folder}: a file of this name is there. Give another --out.')
-    texts = [text for name, text in files.items() if name.endswith('.py')]
+    configs = [name for name in files if name.endswith('.py')]
     # our files hold braces safely, but not the copy that mmengine writes in each training
-    if lines := [line.strip() for text in texts for line in text.splitlines() if BRACES in line]:
+    if lines := [line.strip() for name in configs for line in files[name].splitlines() if BRACES in line]:
         problem = f'a name of a class, file or folder has two braces in it (written {BRACES} here)'
         raise ValueError(f'{lines[0]}: {problem}, which mmengine replaces in configs. Rename it.')
     old = {name: (folder / name).read_text(encoding='utf-8') for name in files if (folder / name).is_file()}
@@ -197,8 +197,8 @@ def write(files: Mapping[str, str], folder: Path, drawing: Drawing | None = None
     except OSError as error:
         raise OSError(f'--out {folder}: cannot be written ({error.strerror}: {error.filename}).') from error
     with quiet():
-        for name in files:
-            if name.endswith('.py') and name not in ('data.py', 'pair.py'):
+        for name in configs:
+            if name not in ('data.py', 'pair.py'):
                 config = Config.fromfile(folder / name)
                 check_data(config, TASKS[config.default_scope])
     return messages

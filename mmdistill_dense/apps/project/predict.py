@@ -79,9 +79,9 @@ def find_student(path: Path, checkpoint: str | None = None, method: str | None =
         if not (path / SUITE).is_file():
             raise FileNotFoundError(f'{path}: no {SUITE} in it. Give a folder that `mmdistill new` wrote, or weights.')
         file = path / (f'student_{method}.pth' if method else STUDENT)
-        exports = sorted(path.glob('student_*.pth'))
-        if not file.is_file() and method is None and len(exports) == 1:
-            file = exports[0]  # the only student of an older project
+        exports = [] if method else sorted(path.glob('student_*.pth'))
+        if not file.is_file() and len(exports) == 1:  # the only student of an older project
+            file = exports[0]
         if not file.is_file():
             command = f'mmdistill run {quote(str(path))}{f" --export {method}" if method else ""}'
             raise FileNotFoundError(f'{path}: no {file.name} in it. `{command}` trains what is missing and exports it.')

@@ -52,33 +52,31 @@ def decide_loading(
     student: UserNetwork, usual: tuple[int, int], pictures: int, batch: int | None, size: tuple[int, int] | None
 ) -> Loading:
     """Return how ``pictures`` of a ``usual`` size are read: as by the student's config, if the machine takes that."""
-    gpu = torch.cuda.is_available()
+    gpu, is_seg = torch.cuda.is_available(), student.task == 'seg'
     chosen = batch or max(2, min(GPU_BATCH if gpu else CPU_BATCH, pictures))
     workers = min(4, cores()) if gpu else min(2, cores() // 2)  # without a GPU, the training needs the cores
-    machine = f'{chosen} pictures a step, {workers} loader worker(s)'
-    if student.task == 'seg':
-        config_crop = (student.model.get('data_preprocessor') or {}).get('size') or (512, 512)
-        most = size or [max(_STEP, side // _STEP * _STEP) for side in usual]
-        crop = min(config_crop[0], most[0]), min(config_crop[1], most[1])
-        width, height = rescale_size(usual[::-1], size[::-1]) if size else usual[::-1]
-        size_note = f'{"" if size else "their own size, "}{height}x{width}'
-        note = f'crops of {size_text(crop)}, tested at {size_note}; {machine}'
-        return Loading(size or usual, (height, width), crop, size is not None, True, chosen, workers, note)
     scale, keep_ratio = COCO_SCALE, True
     # at which it is tested: the training may resize to several sizes, or to a larger one that it then crops
     loaders = (student.config.get(f'{name}_dataloader') or {} for name in ('test', 'train'))
-    for step in mappings([loader.get('dataset') for loader in loaders]):
+    for step in () if is_seg else mappings([loader.get('dataset') for loader in loaders]):
         if str(step.get('type')).endswith('Resize') and isinstance(step.get('scale'), (tuple, list)):
             first_scale = step['scale'][0] if isinstance(step['scale'][0], (tuple, list)) else step['scale']
             scale, keep_ratio = (int(first_scale[0]), int(first_scale[1])), bool(step.get('keep_ratio', False))
             break
-    fits = max(usual) <= max(scale) and min(usual) <= min(scale) and keep_ratio
+    fits = is_seg or (max(usual) <= max(scale) and min(usual) <= min(scale) and keep_ratio)
     lying = (min(scale), max(scale)) if usual[0] <= usual[1] else (max(scale), min(scale))
-    read = size or (usual if fits else lying)
+    crop = read = size or (usual if fits else lying)
     width, height = rescale_size(usual[::-1], read[::-1]) if keep_ratio else read[::-1]
-    form = 'as they are' if (height, width) == usual else f'in place of {size_text(usual)}'
-    note = f'pictures of {height}x{width}, {form} (the config has {max(scale)}x{min(scale)}; --size H W sets it)'
-    return Loading(read, (height, width), read, True, keep_ratio, chosen, workers, f'{note}; {machine}')
+    if is_seg:
+        config_crop = (student.model.get('data_preprocessor') or {}).get('size') or (512, 512)
+        most = size or [max(_STEP, side // _STEP * _STEP) for side in usual]
+        crop = min(config_crop[0], most[0]), min(config_crop[1], most[1])
+        note = f'crops of {size_text(crop)}, tested at {"" if size else "their own size, "}{height}x{width}'
+    else:
+        form = 'as they are' if (height, width) == usual else f'in place of {size_text(usual)}'
+        note = f'pictures of {height}x{width}, {form} (the config has {max(scale)}x{min(scale)}; --size H W sets it)'
+    note += f'; {chosen} pictures a step, {workers} loader worker(s)'
+    return Loading(read, (height, width), crop, not (is_seg and size is None), keep_ratio, chosen, workers, note)
 
 
 LEAST_STEPS, MOST_STEPS = 2000, 80_000

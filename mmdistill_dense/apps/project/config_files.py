@@ -71,11 +71,7 @@ def training_file(title: str, training: Training, batch: int, task: str, save_be
         'optim_wrapper': training.optim_wrapper,
         'param_scheduler': training.param_scheduler,
         'auto_scale_lr': {'base_batch_size': batch},  # a warning tells if a step has others
-        'train_cfg': {
-            'type': 'IterBasedTrainLoop',
-            'max_iters': training.steps,
-            'val_interval': interval(VALIDATIONS),
-        },
+        'train_cfg': {'type': 'IterBasedTrainLoop', 'max_iters': training.steps, 'val_interval': interval(VALIDATIONS)},
         'val_cfg': {'type': 'ValLoop'},
         'test_cfg': {'type': 'TestLoop'},
         'log_processor': {'by_epoch': False},

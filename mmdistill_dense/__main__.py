@@ -26,7 +26,7 @@ GROUPS = {
     'From a folder of data to a small network': {
         'new': ('apps.project.cli:fill_new', 'write the configs for two networks and your data into one folder'),
         'run': ('apps.project.cli:fill_run', 'do all that is left of such a folder: train, compare, report, export'),
-        'predict': ('apps.project.cli:fill_predict', 'use a student on pictures, folders or videos'),
+        'predict': ('apps.project.cli:fill_predict', 'use a student on pictures or folders of them'),
         'report': ('apps.options:fill_report', 'write a page about finished runs'),
         'export': ('apps.options:fill_export', 'write a student as weights or as a graph (ONNX, torch.export)'),
     },

@@ -88,6 +88,8 @@ REMOVED: dict[str, str] = {
     'MonitorHook': 'leave it out; every run logs distill.NAME.share, and mmdistill check measures gradients.',
     'DenseMonitor': 'leave it out; PCD logs acc_top1 and acc_top5.',
     'balance': 'set loss_weight; the log of a run with balance holds the number as loss_weight=NUMBER.',
+    'predict VIDEO': "mmcv.VideoReader('way.mp4').cvt2frames('frames') writes its frames, which predict draws; "
+    "mmcv.frames2video('predictions/drawn/frames', 'drawn.mp4', fps=25) makes a video of them.",
     'CVAT xml': 'export COCO or Pascal VOC from the same menu of CVAT, or convert the file with datum.',
     'rotation of boxes': 'export Ultralytics YOLO Oriented Bounding Boxes from the same menu of CVAT.',
     'completion': 'leave it out: `--help` lists the options.',

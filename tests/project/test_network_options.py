@@ -30,7 +30,8 @@ FCOS = 'mmdet::fcos/fcos_r18_fpn_gn-head-center-normbbox-centeronreg-giou_8xb8-a
 
 def test_counts_of_classes_change() -> None:
     counted = {'decode_head': {'num_classes': 19, 'out_channels': 19, 'channels': 19}, 'neck': {'out_channels': 19}}
-    assert class_overrides(counted, 3, '--student') == {'decode_head': {'num_classes': 3, 'out_channels': 3}}
+    changed = {'decode_head.num_classes': 3, 'decode_head.out_channels': 3}
+    assert class_overrides(counted, 3, '--student') == changed
     weights = [[0.5] * 5, [0.5] * 5 + [0.1], [1.0] * 8 + [0.2], [0.3, 0.4, 0.5]]  # the last two of other data
     model = {
         'type': 'EncoderDecoder',
@@ -39,22 +40,23 @@ def test_counts_of_classes_change() -> None:
         'auxiliary_head': {'num_classes': 7},
     }
     losses = {
-        str(place): {'class_weight': last and [1.0] * 3 + [last]} for place, last in enumerate((None, 0.1, 0.2, None))
+        f'decode_head.loss_decode.{place}.class_weight': last and [1.0] * 3 + [last]
+        for place, last in enumerate((None, 0.1, 0.2, None))
     }
-    assert class_overrides(model, 3, '--student') == {'decode_head': {'num_classes': 3, 'loss_decode': losses}}
+    assert class_overrides(model, 3, '--student') == {'decode_head.num_classes': 3, **losses}
     inside = class_overrides(read_network(KNET, '--teacher').model, 3, '--teacher')
-    heads = {'kernel_generate_head': {'num_classes': 3}, 'kernel_update_head': {n: {'num_classes': 3} for n in '012'}}
-    assert inside == {'decode_head': heads, 'auxiliary_head': {'num_classes': 3}}
+    heads = ('decode_head.kernel_generate_head', *(f'decode_head.kernel_update_head.{n}' for n in '012'))
+    assert inside == dict.fromkeys((f'{head}.num_classes' for head in (*heads, 'auxiliary_head')), 3)
 
 
 def test_sizes_of_another_data_set_go() -> None:
-    assert network_options.det_size({'data_preprocessor': {'batch_augments': [{'type': 'BatchSyncRandomResize'}]}}) == {
-        'data_preprocessor': {'batch_augments': None}
-    }
-    assert network_options.det_size({'data_preprocessor': {}}) == {}
+    for augments, left in (([{'type': 'BatchSyncRandomResize'}], {'data_preprocessor.batch_augments': None}), ([], {})):
+        side = UserNetwork('--student', 'x', Config(), {'data_preprocessor': {'batch_augments': augments}}, 'det')
+        assert network_options.sizes(side, (96, 60), (96, 60)) == left
     large = network_options.seg_size({'data_preprocessor': {'size_divisor': 32}}, (96, 60), (3000, 2000))
     assert large == {
-        'data_preprocessor': {'size': (96, 60), 'size_divisor': None},
+        'data_preprocessor.size': (96, 60),
+        'data_preprocessor.size_divisor': None,
         'test_cfg': {'_delete_': True, 'mode': 'slide', 'crop_size': (96, 60), 'stride': (64, 40)},
     }
     assert 'test_cfg' not in network_options.seg_size({'test_cfg': {'mode': 'whole'}}, (96, 60), (96, 60))
@@ -64,10 +66,11 @@ def test_sizes_of_another_data_set_go() -> None:
 def test_random_weights_are_not_frozen() -> None:
     for stages in (0, 1):
         frozen = {'frozen_stages': stages, 'norm_eval': True, 'norm_cfg': {'type': 'BN', 'requires_grad': False}}
-        thawed = {'frozen_stages': -1, 'norm_eval': False, 'norm_cfg': {'requires_grad': True}}
-        assert network_options.without_weights({'backbone': frozen}) == {'pretrained': False, 'backbone': thawed}
+        thawed = {'frozen_stages': -1, 'norm_eval': False, 'norm_cfg.requires_grad': True}
+        changes = {'pretrained': False, **{f'backbone.{name}': value for name, value in thawed.items()}}
+        assert network_options.without_weights({'backbone': frozen}) == changes
     assert network_options.without_weights({'backbone': {'frozen_stages': -1}}) == {'pretrained': False}
-    for words, left in ((0, {}), (2, {'backbone': {'frozen_stages': 0}})):  # EfficientNet refuses -1
+    for words, left in ((0, {}), (2, {'backbone.frozen_stages': 0})):  # EfficientNet refuses -1
         backbone = {'type': 'EfficientNet', 'frozen_stages': words}
         assert network_options.without_weights({'backbone': backbone}) == {'pretrained': False, **left}
 
@@ -94,7 +97,7 @@ def test_a_training_starts_from_published_weights(
     side = read_network(name, '--student')
     network_options.adapt(side, 3, {}, trained=True, random=False)
     assert (side.start or '').startswith(start or '') and bool(side.start) is bool(start)
-    assert side.changes['bbox_head'] == {'num_classes': 3}
+    assert side.option['bbox_head'] == {'num_classes': 3}
     assert (side.changes.get('pretrained') is False) is (bool(start) or not reached), 'no second file is fetched'
     assert ('frozen_stages' in str(side.changes)) is not reached, 'frozen parts stay, unless they are random'
     for option in (dict(trained=True, random=True), dict(trained=False, random=False)):

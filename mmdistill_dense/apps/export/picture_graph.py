@@ -36,20 +36,20 @@ def test_steps(config: Mapping[str, Any]) -> list[Any]:
     return next((option['pipeline'] for _, option in layers(tested_set(config)) if option.get('pipeline')), [])
 
 
-def picture_pipeline(network: Any, config: Mapping[str, Any]) -> tuple[Compose, Compose, Compose]:
-    """Return what reads a picture's file, what takes pixels (BGR) in its place, and the other steps, without labels."""
+def picture_pipeline(config: Mapping[str, Any]) -> tuple[Compose, Compose]:
+    """Return what reads a picture's file, and the other steps of a plain config's test pipeline, without labels."""
     load, *others = drop_label_steps(test_steps(config))
     read_files(load := dict(load))
-    scope = 'mmseg' if hasattr(network, 'decode_head') else 'mmdet'
-    pixels = {'type': f'{scope}.LoadImageFromNDArray', 'to_float32': load.get('to_float32', False)}
-    return Compose([load]), Compose([pixels]), Compose(others)
+    return Compose([load]), Compose(others)
 
 
 def predict_image(network: Any, config: Mapping[str, Any], image: np.ndarray) -> Any:
     """Return what a network predicts for a picture (H, W, 3), RGB, uint8, through the test pipeline of its config."""
-    _, load, prepare = picture_pipeline(network, config)
-    item = prepare(load({'img': np.ascontiguousarray(image[..., ::-1]), 'img_id': 0}))
-    return predict_items(network, [item])[0][0]
+    load, prepare = picture_pipeline(config)
+    kind = np.float32 if getattr(load.transforms[0], 'to_float32', False) else np.uint8
+    pixels, sides = np.ascontiguousarray(image[..., ::-1], kind), image.shape[:2]
+    data = prepare({'img': pixels, 'img_shape': sides, 'ori_shape': sides, 'img_path': None, 'img_id': 0})
+    return predict_items(network, [data])[0][0]
 
 
 def preparation(config: Mapping[str, Any]) -> dict[str, Any]:

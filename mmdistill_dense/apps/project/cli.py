@@ -101,7 +101,7 @@ def _new(args: argparse.Namespace) -> int:
         from mmdistill_dense.apps.project.contact_sheet import write_sheet
         from mmdistill_dense.apps.project.training_plan import price_lines
 
-    files, data = new.plan(args, lambda line: print(line, flush=True))
+    files, data = new.plan(args)
     if args.dry:
         for name, text in files.items():
             print(f'\n# ---- {folder / name}\n{text}', end='')
@@ -142,7 +142,7 @@ def _run(args: argparse.Namespace) -> int:
 def fill_predict(parser: argparse.ArgumentParser) -> None:
     parser.description = 'Use a student: draw what it finds, and write label images, or COCO json of boxes and masks.'
     parser.add_argument('student', help='folder that `run` finished, exported weights (its .py beside it), or a config')
-    parser.add_argument('pictures', nargs='+', help='pictures, videos, or folders of them')
+    parser.add_argument('pictures', nargs='+', help='pictures, or folders of them')
     parser.add_argument('--checkpoint', metavar='FILE', help='weights for a config: a checkpoint of its training')
     parser.add_argument('--method', metavar='NAME', help="not a project's best student, but this row's")
     parser.add_argument('--out', type=Path, default=Path('predictions'), help='folder to write (default: %(default)s)')

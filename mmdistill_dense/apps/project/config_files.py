@@ -10,12 +10,14 @@ from mmdistill_dense.apps.project.training_plan import Loading, Training
 from mmdistill_dense.utils.colours import distinct_colours
 from mmdistill_dense.utils.literals import Source, Template, assignments, literal
 
+Options = Mapping[str, Any]
+Steps = tuple[list[Any], list[Any]]  # of training and test
 WORK = 'work'  # folder of all runs
 VALIDATIONS, SAVES = 5, 10  # in a training
 FEW = 50  # steps: shorter trainings, for a trial, validate and save at the end alone
 
 
-def pair_file(student: Mapping[str, Any], teacher: Mapping[str, Any], words: str) -> str:
+def pair_file(student: Options, teacher: Options, words: str) -> str:
     """Return the text of ``pair.py``; ``words``: by which a suite chooses the options of other methods."""
     model = {'type': 'mmdistill_dense.DistillModel', 'student': student, 'teacher': teacher}
     about = 'Student and teacher: their configs, and beside `cfg` what the data change in them.'
@@ -33,7 +35,7 @@ def teacher_file(training: Training, batch: int, task: str, boxes_alone: bool = 
     )
 
 
-def method_file(name: str, distillers: Mapping[str, Any], unlabelled: Mapping[str, Any] | None) -> str:
+def method_file(name: str, distillers: Options, unlabelled: Options | None) -> str:
     model = {'distillers': distillers, **({'unlabelled': unlabelled} if unlabelled else {})}
     also = ', also on pictures without labels' if unlabelled else ''
     head = f'"""The student of control.py, taught by the method {name}{also}."""\n\n_base_ = \'./control.py\'\n'
@@ -69,11 +71,7 @@ def training_file(title: str, training: Training, batch: int, task: str, save_be
         'optim_wrapper': training.optim_wrapper,
         'param_scheduler': training.param_scheduler,
         'auto_scale_lr': {'base_batch_size': batch},  # a warning tells if a step has others
-        'train_cfg': {
-            'type': 'IterBasedTrainLoop',
-            'max_iters': training.steps,
-            'val_interval': interval(VALIDATIONS),
-        },
+        'train_cfg': {'type': 'IterBasedTrainLoop', 'max_iters': training.steps, 'val_interval': interval(VALIDATIONS)},
         'val_cfg': {'type': 'ValLoop'},
         'test_cfg': {'type': 'TestLoop'},
         'log_processor': {'by_epoch': False},
@@ -88,7 +86,7 @@ def training_file(title: str, training: Training, batch: int, task: str, save_be
     return f'"""{title}\n\n{about}\n"""\n\n{bases}{assignments(settings)}{_WORK_DIR}'
 
 
-def seg_file(data: SegData, loading: Loading, edges: Sequence[Mapping[str, Any]] = ()) -> str:
+def seg_file(data: SegData, loading: Loading, edges: Sequence[Options] = ()) -> str:
     """Return the text of ``data.py`` for segmentation; ``edges``: the step that draws what PIDNet's loss needs."""
     train = [
         {'type': 'LoadAnnotations'},
@@ -130,7 +128,15 @@ def box_file(
     resize = {'type': 'Resize', 'scale': loading.size[::-1], 'keep_ratio': loading.keep_ratio}
     keys = ('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor')
     flip = {'type': 'RandomFlip', 'prob': 0.5}
-    train = [boxes, *(variations(resize, empty) if varied else [resize]), flip, {'type': 'PackDetInputs'}]
+    # another part of a picture each time, in other colours
+    variations = [
+        {**resize, 'type': 'RandomResize', 'ratio_range': (0.5, 2.0)},
+        {'type': 'RandomCrop', 'crop_size': resize['scale'], 'recompute_bbox': True, 'allow_negative_crop': empty},
+        {'type': 'FilterAnnotations', 'min_gt_bbox_wh': (1, 1), 'keep_empty': not empty},
+        {'type': 'YOLOXHSVRandomAug'},
+        {'type': 'Pad', 'size': resize['scale'], 'pad_val': {'img': (114, 114, 114)}},
+    ]
+    train = [boxes, *(variations if varied else [resize]), flip, {'type': 'PackDetInputs'}]
     test = [resize, boxes, {'type': 'PackDetInputs', 'meta_keys': keys}]
     folder = {
         'type': 'mmdistill_dense.CocoDataset',
@@ -141,46 +147,28 @@ def box_file(
     parts, metrics = dict[str, dict[str, Any]](), dict[str, Any]()
     metric = ['bbox', 'segm'] if predicted else 'bbox'
     for name in [name for name in ('train', 'val', 'test') if name in data.splits]:
-        file, folder_of = data.splits[name].labels, {'img': data.splits[name].pictures}
+        split = data.splits[name]
         kind = {'filter_cfg': {'filter_empty_gt': not empty}} if name == 'train' else {'test_mode': True}
-        parts[name] = {'ann_file': file, 'data_prefix': folder_of, **kind}
+        parts[name] = {'ann_file': split.labels, 'data_prefix': {'img': split.pictures}, **kind}
         if name != 'train':
-            whole = file if isinstance(file, Template) else Source(f"folder['data_root'] + {literal(f'/{file}')}")
-            option = {'type': 'CocoMetric', 'ann_file': whole, 'metric': metric, 'classwise': True}
-            metrics[f'{name}_evaluator'] = option
+            below = Source(f"folder['data_root'] + {literal(f'/{split.labels}')}")
+            file = split.labels if isinstance(split.labels, Template) else below
+            metrics[f'{name}_evaluator'] = {'type': 'CocoMetric', 'ann_file': file, 'metric': metric, 'classwise': True}
     metrics.setdefault('test_evaluator', Source('val_evaluator'))
     changed = 'scaled, cropped, coloured' if varied else 'only resized'
     about = f'pictures are {changed} and mirrored, for all networks alike'
     return _data_file(about, data, loading, (train, test), folder, parts, metrics)
 
 
-def variations(resize: Mapping[str, Any], empty: bool) -> list[dict[str, Any]]:
-    """Return the steps that show another part of a picture each time, in other colours, in the size of ``resize``."""
-    size = resize['scale']
-    return [
-        {**resize, 'type': 'RandomResize', 'ratio_range': (0.5, 2.0)},
-        {'type': 'RandomCrop', 'crop_size': size, 'recompute_bbox': True, 'allow_negative_crop': empty},
-        {'type': 'FilterAnnotations', 'min_gt_bbox_wh': (1, 1), 'keep_empty': not empty},
-        {'type': 'YOLOXHSVRandomAug'},
-        {'type': 'Pad', 'size': size, 'pad_val': {'img': (114, 114, 114)}},
-    ]
-
-
 def _data_file(
-    about: str,
-    data: SegData | BoxData,
-    loading: Loading,
-    pipelines: tuple[list[Any], list[Any]],
-    folder: Any,
-    parts: Mapping[str, Any],
-    metrics: Mapping[str, Any],
+    about: str, data: SegData | BoxData, loading: Loading, steps: Steps, folder: Any, parts: Options, metrics: Options
 ) -> str:
     counts = ', '.join(f'{split.count} {name}' for name, split in data.splits.items())
     summary = f'{len(data.classes)} classes, {counts} pictures, usually of {data.size[0]}x{data.size[1]} pixels'
     text = f'"""The data set: {summary}."""\n\n# {about}\n'
     load = {'type': 'LoadImageFromFile', **({'color_type': 'color_ignore_orientation'} if data.stored else {})}
-    train, test = ([load, *steps] for steps in pipelines)
-    text += f'{assignments({"train_pipeline": train, "test_pipeline": test})}\n{assignments({"folder": folder})}'
+    pipelines = {f'{name}_pipeline': [load, *others] for name, others in zip(('train', 'test'), steps, strict=True)}
+    text += f'{assignments(pipelines)}\n{assignments({"folder": folder})}'
     for name in ('train', 'val', 'test'):
         if name not in parts:
             text += f'{name}_dataloader = val_dataloader  # a third split would be better\n'

@@ -18,7 +18,7 @@ from mmengine.config import Config
 from torch import hub
 
 from mmdistill_dense.config.resolve import TASKS, find_config, load_model, read_file
-from mmdistill_dense.config.values import mappings, num_classes
+from mmdistill_dense.config.values import flat, mappings, num_classes
 from mmdistill_dense.foundation.vit import MODELS_BY_NAME
 from mmdistill_dense.networks.building import build_network
 from mmdistill_dense.utils.files import expand_user
@@ -28,31 +28,20 @@ from mmdistill_dense.weights.mmengine_loader import address_of
 from mmdistill_dense.weights.strict_load import HUB, is_path, published_weights
 
 
-def weight_sources(model: Any) -> list[str]:
-    """Return the files and addresses that ``pretrained`` and every ``init_cfg`` of a model config name."""
-    sources = (part.get(key) for part in mappings(model) for key in ('pretrained', 'checkpoint'))
-    return [source for source in sources if isinstance(source, str)]
-
-
-def unavailable_sources(model: Any) -> list[str]:
-    """Return those that cannot be had: a missing file, or an address that is neither cached nor reachable."""
-
-    def is_available(source: str) -> bool:
-        try:
-            address = address_of(source)
-        except KeyError:  # a name that is not published
-            return False
-        if address.startswith(('http://', 'https://')):
-            return fetchable(address, Path(hub.get_dir()) / 'checkpoints')
-        return '://' in address or expand_user(address).is_file()  # an object store cannot be asked here
-
-    return [source for source in dict.fromkeys(weight_sources(model)) if not is_available(source)]
+def is_available(source: str) -> bool:
+    """Tell whether weights can be had: a file that is there, or an address that is cached or reachable."""
+    try:
+        address = address_of(source)
+    except KeyError:  # a name that is not published
+        return False
+    if address.startswith(('http://', 'https://')):
+        return fetchable(address, Path(hub.get_dir()) / 'checkpoints')
+    return '://' in address or expand_user(address).is_file()  # an object store cannot be asked here
 
 
 def fetchable(address: str, folder: Path) -> bool:
     """Tell whether the file of an address is in the folder of downloads, or its host answers."""
-    host = re.match(r'https?://[^/]+/', address)
-    return (folder / Path(address).name).is_file() or (host is not None and reachable(host[0]))
+    return (folder / Path(address).name).is_file() or reachable('/'.join(address.split('/')[:3]))
 
 
 @cache
@@ -66,45 +55,41 @@ def reachable(host: str) -> bool:
         return False
 
 
+# What the data change in a network: new values by their dotted keys, as ``decode_head.loss_decode.0.class_weight``
+
 # parts whose class counts are not those of the data, or that have none
-_NON_CLASS_PARTS = ('backbone', 'neck', 'rpn_head', 'semantic_head', 'data_preprocessor', 'text_encoder')
+_NON_CLASS_PARTS = {'backbone', 'neck', 'rpn_head', 'semantic_head', 'data_preprocessor', 'text_encoder'}
 _LARGE = 4_000_000  # pixels: a larger picture is tested in windows
 
 
 def class_overrides(model: Mapping[str, Any], classes: int, key: str) -> dict[str, Any]:
     """Return what sets the number of classes: of every head, members of lists, and weights of the classes in losses."""
-    kind = model.get('type')
-    heads = {name: part for name, part in model.items() if name not in _NON_CLASS_PARTS and name.endswith('head')}
+    kind, changes = model.get('type'), dict[str, Any]()
+    values = {path: value for path, value in flat(model).items() if not _NON_CLASS_PARTS & {*path.split('.')}}
     # also those that stand deeper than num_classes looks
-    counts = (part.get(name) for part in mappings(heads) for name in ('num_classes', 'num_things_classes'))
+    counts = (values[path] for path in values if re.fullmatch(r'\w*head\.(.*\.)?num_(things_)?classes', path))
     old = num_classes(model) or next((count for count in counts if isinstance(count, int)), None)
     if old is None:
         raise ValueError(f'{key}: no head of {kind} says num_classes. Write the pair by hand: docs/own_pair.md.')
     if (model.get('panoptic_fusion_head') or {}).get('num_stuff_classes'):
         problem = 'is trained on panoptic labels, which the data do not have. Choose a config without -panoptic'
         raise ValueError(f'{key}: {kind} {problem}, or a segmentor of mmseg.')
-
-    def changes(node: Any) -> dict[str, Any]:
-        """Return those inside a part; a member of a list has its number as key, as :func:`resolve.merge` reads it."""
-        is_dict, nested = isinstance(node, Mapping), dict[str, Any]()
-        counts = ['num_classes', 'num_things_classes', *(['out_channels'] if is_dict and 'num_classes' in node else [])]
-        for name, value in node.items() if is_dict else enumerate(node) if isinstance(node, (list, tuple)) else ():
-            if name in counts and value == old != classes:
-                nested[name] = classes
-            elif name == 'class_weight' and isinstance(value, Sequence):
-                has_none = len(value) == old + 1 or (len(value) != old and len({*value[:-1]}) == 1)  # SAN keeps COCO's
-                nested[name] = [1.0] * classes + [value[-1]] if has_none else None  # the last: of no object
-            elif name not in _NON_CLASS_PARTS and (inside := changes(value)):
-                nested[str(name)] = inside
-        return nested
-
-    return changes(model)
+    for path, value in values.items():
+        parent, _, name = path.rpartition('.')
+        is_count = name in ('num_classes', 'num_things_classes')
+        if value == old != classes and (is_count or (name == 'out_channels' and f'{parent}.num_classes' in values)):
+            changes[path] = classes
+        elif name == 'class_weight' and isinstance(value, Sequence):
+            has_none = len(value) == old + 1 or (len(value) != old and len({*value[:-1]}) == 1)  # SAN keeps COCO's
+            changes[path] = [1.0] * classes + [value[-1]] if has_none else None  # the last: of no object
+    return changes
 
 
 def seg_size(model: Mapping[str, Any], crop: tuple[int, int], picture: tuple[int, int]) -> dict[str, Any]:
     """Return what sets the crop of a segmentor: in its preprocessor, and in its test by windows."""
-    divides = (model.get('data_preprocessor') or {}).get('size_divisor') is not None
-    changes: dict[str, Any] = {'data_preprocessor': {'size': crop, **({'size_divisor': None} if divides else {})}}
+    changes: dict[str, Any] = {'data_preprocessor.size': crop}
+    if (model.get('data_preprocessor') or {}).get('size_divisor') is not None:
+        changes['data_preprocessor.size_divisor'] = None
     slides = (model.get('test_cfg') or {}).get('mode') == 'slide'
     inside = picture[0] <= crop[0] and picture[1] <= crop[1]
     if picture[0] * picture[1] > _LARGE or (slides and not inside):
@@ -119,33 +104,17 @@ def _windows(crop: tuple[int, int]) -> dict[str, Any]:
     return {'_delete_': True, 'mode': 'slide', 'crop_size': crop, 'stride': stride}
 
 
-def det_size(model: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what keeps a detector from padding or resizing batches to the sizes of its own data."""
-    preprocessor = model.get('data_preprocessor') or {}
-    return {'data_preprocessor': {'batch_augments': None}} if preprocessor.get('batch_augments') else {}
-
-
 def without_weights(model: Any) -> dict[str, Any]:
     """Return what takes out all start weights, and what only these allow: frozen stages and norms."""
-    backbone = model.get('backbone') or {}
-    thawed: dict[str, Any] = {}
+    backbone, changes = model.get('backbone') or {}, dict[str, Any](pretrained=False)
     free = 0 if backbone.get('type') == 'EfficientNet' else -1  # 0 freezes the stem of others
     if backbone.get('frozen_stages', free) > free:
-        thawed['frozen_stages'] = free
+        changes['backbone.frozen_stages'] = free
     if backbone.get('norm_eval'):
-        thawed['norm_eval'] = False
+        changes['backbone.norm_eval'] = False
     if (backbone.get('norm_cfg') or {}).get('requires_grad') is False:
-        thawed['norm_cfg'] = {'requires_grad': True}
-    return {'pretrained': False, **({'backbone': thawed} if thawed else {})}
-
-
-def joined_overrides(overrides: Mapping[str, Any], later: Mapping[str, Any]) -> dict[str, Any]:
-    """Return nested overrides merged into one; of two values of a name, the ``later`` counts."""
-    union = dict(overrides)
-    for name, value in later.items():
-        are_mappings = isinstance(value, Mapping) and isinstance(union.get(name), Mapping)
-        union[name] = joined_overrides(union[name], value) if are_mappings else value
-    return union
+        changes['backbone.norm_cfg.requires_grad'] = True
+    return changes
 
 
 def predicts_masks(model: Mapping[str, Any]) -> bool:
@@ -186,7 +155,7 @@ class UserNetwork:
     config: Config  # its config
     model: Mapping[str, Any]  # its resolved model
     task: str  # ``'seg'`` or ``'det'``
-    changes: dict[str, Any] = field(default_factory=dict)  # overrides of the model, for the data
+    changes: dict[str, Any] = field(default_factory=dict)  # for the data, by dotted keys
     start: str | None = None  # weights of the whole network from which its training starts
     random: bool = False  # whether its training starts from random weights
     notes: list[str] = field(default_factory=list)  # what was decided, for the user
@@ -194,7 +163,9 @@ class UserNetwork:
     @property
     def option(self) -> dict[str, Any]:
         """The network as ``pair.py`` describes it."""
-        return {'cfg': self.name, **self.changes}
+        option = Config({'cfg': self.name})
+        option.merge_from_dict(self.changes)
+        return option.to_dict()
 
     @cached_property
     def network(self) -> Any:
@@ -209,12 +180,15 @@ class UserNetwork:
             return None
 
 
+_FOREIGN = re.compile('(timm|transformers)::')  # libraries whose networks stand in no config of the zoo
+
+
 def read_network(config_name: str, key: str) -> UserNetwork:
-    _check_library(config_name, key)
-    try:
-        path = find_config(config_name, key)
-    except ModuleNotFoundError as error:
-        raise ValueError(str(error)) from error
+    if library := _FOREIGN.match(config_name):
+        backbone = 'its backbone may be from timm: docs/own_pair.md, "A backbone of timm"'
+        advice = f'A student is a network of mmseg:: or mmdet::, or a config of your own; {backbone}'
+        raise ValueError(f'{key} {config_name}: `new` takes no network of {library[1]}. {advice}.')
+    path = find_config(config_name, key)
     where, name = f'{key} {config_name}', config_name if '::' in config_name else str(path.resolve())
     if path.suffix not in ('.py', '.json', '.yml', '.yaml'):
         is_weights = path.suffix in ('.pth', '.pt', '.safetensors', '.bin', '.ckpt')
@@ -247,20 +221,11 @@ def read_network(config_name: str, key: str) -> UserNetwork:
     return UserNetwork(key, name, config, model, task)
 
 
-def _check_library(name: str, key: str) -> None:
-    """Raise for a network of another library, which stands in no config of the zoo."""
-    library, colons, _ = name.partition('::')
-    if colons and library in ('timm', 'transformers'):
-        backbone = 'its backbone may be from timm: docs/own_pair.md, "A backbone of timm"'
-        advice = f'A student is a network of mmseg:: or mmdet::, or a config of your own; {backbone}'
-        if key == '--teacher':
-            advice = 'Such a teacher is written into a config by hand: docs/foundation.md, "Networks of timm"'
-        raise ValueError(f'{key} {name}: `new` takes no network of {library}. {advice}.')
-
-
 def read_foundation(option: str) -> dict[str, Any] | None:
     """Return the teacher option of ``MODEL:FILE``, or ``None`` if that is not what was given."""
-    _check_library(option, '--teacher')
+    if library := _FOREIGN.match(option):
+        advice = 'Such a teacher is written into a config by hand: docs/foundation.md, "Networks of timm"'
+        raise ValueError(f'--teacher {option}: `new` takes no network of {library[1]}. {advice}.')
     model, colon, file = option.partition(':')
     if model not in MODELS_BY_NAME:
         if colon and not file.startswith(':') and not Path(option).is_file():
@@ -281,8 +246,10 @@ def sizes(side: UserNetwork, crop: tuple[int, int], picture: tuple[int, int], tr
 
     A network that is not ``trained`` here keeps the one size that its weights are for.
     """
-    changes = seg_size(side.model, crop, picture) if side.task == 'seg' else det_size(side.model)
-    step = 1
+    preprocessor, is_seg, step = side.model.get('data_preprocessor') or {}, side.task == 'seg', 1
+    changes = seg_size(side.model, crop, picture) if is_seg else {}
+    if not is_seg and preprocessor.get('batch_augments'):  # to the sizes of its own data
+        changes['data_preprocessor.batch_augments'] = None
     for step in (1, 8, 16, 32, 64) if side.network is not None else ():
         try:
             with quiet(), torch.no_grad():
@@ -295,19 +262,18 @@ def sizes(side: UserNetwork, crop: tuple[int, int], picture: tuple[int, int], tr
             return changes  # those two have a table of relative places
         windows = 'larger pictures are tested in windows, smaller ones padded'
         side.notes.append(f'it takes one size, {size_text(crop)}: {windows}')
-        fixed = {'backbone': {'img_size': crop}, 'data_preprocessor': {'test_cfg': {'size': crop}}}
-        return joined_overrides(changes, {**fixed, 'test_cfg': _windows(crop)})
-    divisor = (side.model.get('data_preprocessor') or {}).get('pad_size_divisor') or 1  # of RTMDet, all pictures
-    if step == 1 or (side.task == 'det' and divisor % step == 0):
+        fixed = {'backbone.img_size': crop, 'data_preprocessor.test_cfg.size': crop, 'test_cfg': _windows(crop)}
+        return {**changes, **fixed}
+    divisor = preprocessor.get('pad_size_divisor') or 1  # of RTMDet, all pictures
+    if step == 1 or (not is_seg and divisor % step == 0):
         return changes
     takes = f'it takes sizes that are multiples of {step}'
-    if side.task == 'seg' and any(length % step for length in crop):
+    if is_seg and any(length % step for length in crop):
         fitting = ' '.join(str(length + -length % step) for length in crop)
         raise ValueError(f'{side.key} {side.name}: {takes}, and the crop is {size_text(crop)}. Write --size {fitting}')
-    noun = 'tested pictures' if side.task == 'seg' else 'batches'  # the prediction is cut to the picture
-    side.notes.append(f'{takes}: {noun} are padded')
-    padded = {'test_cfg': {'size_divisor': step}} if side.task == 'seg' else {'pad_size_divisor': step}
-    return joined_overrides(changes, {'data_preprocessor': padded})
+    side.notes.append(f'{takes}: {"tested pictures" if is_seg else "batches"} are padded')
+    padded = 'test_cfg.size_divisor' if is_seg else 'pad_size_divisor'  # the prediction is cut to the picture
+    return {**changes, f'data_preprocessor.{padded}': step}
 
 
 def absolute_path(source: str) -> str:
@@ -315,38 +281,33 @@ def absolute_path(source: str) -> str:
     return str(expand_user(source).resolve()) if is_path(source) else source
 
 
-def whole_weights(side: UserNetwork) -> str | None:
-    """Return weights of the whole network that can be had: the config's ``load_from``, or those published for it."""
-    weights = side.config.get('load_from')
-    if not weights and '::' in side.name:
-        with suppress(ValueError):  # none are published
-            weights = published_weights(side.name)
-    if weights and not unavailable_sources({'checkpoint': weights}):
-        return absolute_path(weights)
-    if side.config.get('load_from'):
-        side.notes.append(f'WARNING: load_from={weights!r} of the config cannot be had, and is left out')
-    return None
-
-
 def adapt(side: UserNetwork, classes: int | None, sizes: Mapping[str, Any], trained: bool, random: bool) -> None:
     """Set a network's ``changes`` and ``notes`` for the data, and its first weights; ``classes=None`` keeps its own."""
     counts = {} if classes is None else class_overrides(side.model, classes, side.key)
-    side.changes = joined_overrides(counts, sizes)
-    sources = list(dict.fromkeys(weight_sources(side.model)))
-    sized = 'img_size' in (sizes.get('backbone') or {})  # its tables would not fit the whole weights
-    if trained and not random and not sized and (start := whole_weights(side)):
-        side.start, side.changes = start, joined_overrides(side.changes, {'pretrained': False} if sources else {})
-        side.notes.append(f'starts from {start}, weights of the whole network; heads of other classes start anew')
-        return
+    side.changes = {**counts, **sizes}
+    values = (part.get(key) for part in mappings(side.model) for key in ('pretrained', 'checkpoint'))
+    sources = list(dict.fromkeys(value for value in values if isinstance(value, str)))
+    if trained and not random and 'backbone.img_size' not in sizes:  # its tables would not fit weights of the whole
+        weights = load_from = side.config.get('load_from')
+        if not weights:
+            with suppress(ValueError):  # none are published
+                weights = published_weights(side.name)
+        if weights and is_available(weights):
+            side.start, side.changes = absolute_path(weights), side.changes | ({'pretrained': False} if sources else {})
+            note = f'starts from {side.start}, weights of the whole network; heads of other classes start anew'
+            side.notes.append(note)
+            return
+        if load_from:
+            side.notes.append(f'WARNING: load_from={load_from!r} of the config cannot be had, and is left out')
     by_name = any(option.get('pretrained') is True for option in mappings(side.model))  # of timm
     if not trained or (by_name and not random):
         return
-    missing = sources if random else unavailable_sources(side.model)
+    missing = [source for source in sources if random or not is_available(source)]
     if sources and not missing:
         fetched = '' if all(map(Path.is_file, map(Path, sources))) else ', fetched at the first training unless cached'
         side.notes.append(f'starts from {some(sources)}{fetched}')
         return
-    side.random, side.changes = True, joined_overrides(side.changes, without_weights(side.model))
+    side.random, side.changes = True, {**side.changes, **without_weights(side.model)}
     if random:
         reason = '--random-weights'
     elif not sources:

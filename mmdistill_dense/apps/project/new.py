@@ -2,10 +2,9 @@
 
 import argparse
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
-from typing import Any
 
 from mmengine.config import Config
 
@@ -27,15 +26,19 @@ from mmdistill_dense.utils.literals import BRACES, Template
 from mmdistill_dense.utils.process import quiet
 from mmdistill_dense.utils.validate import some
 
-Tell = Callable[[str], None]
 _NEEDS_BOXES = ('PointRend',)  # of all of mmdet's networks that were tried on pictures without boxes
 
 
-def plan(args: argparse.Namespace, tell: Tell) -> tuple[dict[str, str], SegData | BoxData]:
-    """Return the texts of the files by name, and the data; tell what was chosen and why."""
+def _say(title: str, *notes: str) -> None:
+    """Print what was chosen, and why."""
+    print('\n         '.join((title, *notes)), flush=True)
+
+
+def plan(args: argparse.Namespace) -> tuple[dict[str, str], SegData | BoxData]:
+    """Return the texts of the files by name, and the data."""
     foundation = network_options.read_foundation(args.teacher)
     teachers.check_teacher_arguments(args, foundation)
-    tell(f'reading  the configs {args.student} and {args.teacher}')
+    _say(f'reading  the configs {args.student} and {args.teacher}')
     with quiet():
         student = network_options.read_network(args.student, '--student')
         teacher = None if foundation else network_options.read_network(args.teacher, '--teacher')
@@ -52,15 +55,14 @@ def plan(args: argparse.Namespace, tell: Tell) -> tuple[dict[str, str], SegData 
             teachers.map_options(name, student.task)
         teachers.check_foundation(args.teacher, foundation)
 
-    tell(f'reading  the data {args.data}')
+    _say(f'reading  the data {args.data}')
     data = _find_data(args, student.task)
     pictures = data.splits['train'].count
     loading = decide_loading(student, data.size, pictures, args.batch, args.size and tuple(args.size))
     counts = ', '.join(f'{split.count} {name}' for name, split in data.splits.items())
-    tell(f'data     {data.root}: {counts}; {len(data.classes)} classes: {", ".join(data.classes)}')
     small = data.small_boxes(loading.tested) if isinstance(data, BoxData) else ()
-    for note in (*data.notes, *shared(data.pictures), loading.note, *small):
-        tell(f'         {note}')
+    summary = f'{counts}; {len(data.classes)} classes: {", ".join(data.classes)}'
+    _say(f'data     {data.root}: {summary}', *data.notes, *shared(data.pictures), loading.note, *small)
     steps = args.iters or length(pictures, loading.batch)
     free = free_pictures(args.unlabelled, data.pictures, data.label_images, loading.batch) if args.unlabelled else None
     networks = [side for side in (student, teacher) if side is not None]
@@ -84,13 +86,13 @@ def plan(args: argparse.Namespace, tell: Tell) -> tuple[dict[str, str], SegData 
     size = network_options.sizes(student, loading.crop, loading.tested)
     network_options.adapt(student, len(data.classes), size, True, args.random_weights)
     training = plan_training(student, pictures, loading.batch, steps)
-    _tell_network('student', student, training, tell)
+    _say_network('student', student, training)
     about = 'The student alone, with which every method is compared.'
     metric = 'mIoU' if student.task == 'seg' else 'coco/segm_mAP' if compared else 'coco/bbox_mAP'
     files['control.py'] = config_files.training_file(about, training, loading.batch, student.task, metric)
     if teacher is None:
         option = foundation or {}
-        tell(f'teacher  {option["model"]}, a foundation model; its weights: {option["checkpoint"]}')
+        _say(f'teacher  {option["model"]}, a foundation model; its weights: {option["checkpoint"]}')
     else:
         checkpoint, mapped = args.teacher_checkpoint, teachers.parse_teacher_classes(args.teacher_classes)
         if not (checkpoint or args.train_teacher or args.random_weights):
@@ -102,15 +104,13 @@ def plan(args: argparse.Namespace, tell: Tell) -> tuple[dict[str, str], SegData 
         if checkpoint:
             checkpoint = network_options.absolute_path(checkpoint)
             classes, lines = teachers.check_teacher(teacher, checkpoint, data.classes, mapped)
-            _tell_network('teacher', teacher, None, tell)
-            for line in (f'its weights: {checkpoint}', *lines):
-                tell(f'         {line}')
+            _say_network('teacher', teacher, None, f'its weights: {checkpoint}', *lines)
             paired = {} if classes is None else {'classes': classes}
         else:
             teaching = plan_training(teacher, pictures, loading.batch, steps)
             boxes_alone = has_masks and not compared
             files['teacher.py'] = config_files.teacher_file(teaching, loading.batch, student.task, boxes_alone)
-            _tell_network('teacher', teacher, teaching, tell)
+            _say_network('teacher', teacher, teaching)
             checkpoint, paired = Template(f'{{{{ fileDirname }}}}/{WORK}/teacher/iter_{steps}.pth'), {}
         option = {'cfg': teacher.name, 'checkpoint': checkpoint, **paired, **teacher.option}
     files['pair.py'] = config_files.pair_file(student.option, option, teachers.pair_name(student))
@@ -122,18 +122,18 @@ def plan(args: argparse.Namespace, tell: Tell) -> tuple[dict[str, str], SegData 
     for name in names:
         distillers = teachers.distillers_for(name, student, teacher, steps)
         files[f'{name}.py'] = config_files.method_file(name, distillers, free.option if free else None)
-        tell(f"method   {name}: {', '.join(sorted({cfg['type'] for cfg in distillers.values()}))} with settings='auto'")
+        _say(f"method   {name}: {', '.join(sorted({cfg['type'] for cfg in distillers.values()}))} with settings='auto'")
     if free:
-        tell(f'         also taught on {free.count} pictures without labels, half of a step, in {free.folder}')
+        _say(f'         also taught on {free.count} pictures without labels, half of a step, in {free.folder}')
     if free and free.names:
         files[UNLABELLED_LIST] = list_text(free.names, '--unlabelled')
-        tell(f'         left out of that folder: {free.left_out}; {UNLABELLED_LIST} lists the others')
+        _say(f'         left out of that folder: {free.left_out}; {UNLABELLED_LIST} lists the others')
     if reason:
-        tell(f'         {reason}')
+        _say(f'         {reason}')
     files[SUITE] = config_files.suite_file(names, 'teacher.py' in files, teacher is not None, compared)
     if has_masks and not any('mask_preds' in files[f'{name}.py'] for name in names):
         also = f'; --method {MASKS_DEFAULT} teaches it too' if masks else ''
-        tell(f'         the methods teach features and boxes; the mask head learns from its labels alone{also}')
+        _say(f'         the methods teach features and boxes; the mask head learns from its labels alone{also}')
     return files, data
 
 
@@ -162,26 +162,19 @@ def _find_data(args: argparse.Namespace, task: str) -> SegData | BoxData:
     return data
 
 
-def _tell_network(role: str, side: UserNetwork, training: Training | None, tell: Tell) -> None:
-    def keys(changes: Mapping[str, Any], prefix: str = '') -> Iterator[str]:
-        for name, value in changes.items():
-            inside = f'{prefix}.{name}'.lstrip('.')
-            nested = isinstance(value, Mapping) and '_delete_' not in value
-            yield from keys(value, inside) if nested else (inside,)
-
-    tell(f'{role}  {side.name}')
-    tell(f'         changed for the data: {", ".join(keys(side.changes)) or "nothing"}')
-    for note in ([f'trained by {training.note}'] if training else []) + side.notes:
-        tell(f'         {note}')
+def _say_network(role: str, side: UserNetwork, training: Training | None, *notes: str) -> None:
+    trained = [f'trained by {training.note}'] if training else []
+    changed = f'changed for the data: {", ".join(side.changes) or "nothing"}'
+    _say(f'{role}  {side.name}', changed, *trained, *side.notes, *notes)
 
 
 def write(files: Mapping[str, str], folder: Path, drawing: Drawing | None = None) -> list[str]:
     """Write files and label images into a folder, and read the configs; return what to tell. Other contents stay."""
     if folder.exists() and not folder.is_dir():
         raise FileExistsError(f'--out {folder}: a file of this name is there. Give another --out.')
-    texts = [text for name, text in files.items() if name.endswith('.py')]
+    configs = [name for name in files if name.endswith('.py')]
     # our files hold braces safely, but not the copy that mmengine writes in each training
-    if lines := [line.strip() for text in texts for line in text.splitlines() if BRACES in line]:
+    if lines := [line.strip() for name in configs for line in files[name].splitlines() if BRACES in line]:
         problem = f'a name of a class, file or folder has two braces in it (written {BRACES} here)'
         raise ValueError(f'{lines[0]}: {problem}, which mmengine replaces in configs. Rename it.')
     old = {name: (folder / name).read_text(encoding='utf-8') for name in files if (folder / name).is_file()}
@@ -204,8 +197,8 @@ def write(files: Mapping[str, str], folder: Path, drawing: Drawing | None = None
     except OSError as error:
         raise OSError(f'--out {folder}: cannot be written ({error.strerror}: {error.filename}).') from error
     with quiet():
-        for name in files:
-            if name.endswith('.py') and name not in ('data.py', 'pair.py'):
+        for name in configs:
+            if name not in ('data.py', 'pair.py'):
                 config = Config.fromfile(folder / name)
                 check_data(config, TASKS[config.default_scope])
     return messages

@@ -31,17 +31,8 @@ from mmdistill_dense.registry import DISTILLERS
 from mmdistill_dense.utils.files import expand_user
 from mmdistill_dense.utils.process import quiet
 from mmdistill_dense.utils.validate import some
-from mmdistill_dense.weights.strict_load import (
-    HUB,
-    class_names_in,
-    downloads,
-    is_path,
-    load_strictly,
-    local_file,
-    published_weights,
-    read_checkpoint,
-    state_dict_of,
-)
+from mmdistill_dense.weights import strict_load
+from mmdistill_dense.weights.safe_load import read_checkpoint
 
 
 def check_teacher_arguments(args: argparse.Namespace, foundation: Mapping[str, Any] | None) -> None:
@@ -49,7 +40,7 @@ def check_teacher_arguments(args: argparse.Namespace, foundation: Mapping[str, A
     if args.unlabelled and not expand_user(args.unlabelled).is_dir():
         raise FileNotFoundError(f'--unlabelled {args.unlabelled}: no such folder (looked in {Path.cwd()}).')
     checkpoint = args.teacher_checkpoint
-    if checkpoint and is_path(checkpoint) and not expand_user(checkpoint).is_file():
+    if checkpoint and strict_load.is_path(checkpoint) and not expand_user(checkpoint).is_file():
         advice = 'Without this option the teacher is trained on your data first'
         raise FileNotFoundError(f'--teacher-checkpoint {checkpoint}: no such file (looked in {Path.cwd()}). {advice}.')
     if args.train_teacher and (checkpoint or args.teacher_classes):
@@ -73,14 +64,14 @@ def parse_teacher_classes(arguments: Sequence[str]) -> Any:
 
 def _read(checkpoint: str) -> dict[str, Any] | None:
     """Return the content of a file, also one of the hub; ``None`` for one that the training fetches."""
-    is_local = is_path(checkpoint) or checkpoint.startswith(HUB)
-    return read_checkpoint(local_file(checkpoint, None, '--teacher-checkpoint')) if is_local else None
+    is_local = strict_load.is_path(checkpoint) or checkpoint.startswith(strict_load.HUB)
+    return read_checkpoint(strict_load.local_file(checkpoint, None, '--teacher-checkpoint')) if is_local else None
 
 
 def names_in(checkpoint: str | None) -> Sequence[str]:
     """Return the classes that the file of a teacher names; empty if it does not say, or cannot be read here."""
     with suppress(OSError, ValueError):  # the check of the teacher says why
-        return class_names_in(_read(absolute_path(checkpoint)) or {}) if checkpoint else ()
+        return strict_load.class_names_in(_read(absolute_path(checkpoint)) or {}) if checkpoint else ()
     return ()
 
 
@@ -88,29 +79,29 @@ def check_teacher(
     side: UserNetwork, checkpoint: str, names: Sequence[str], mapped: Any = None
 ) -> tuple[Any, Sequence[str]]:
     """Load a checkpoint into the teacher; return its option ``classes`` where it has others, and what to tell."""
-    key, classes = f'--teacher-checkpoint {checkpoint}', len(names)
-    trained = f'It must come from a training of {side.name} on these {classes} classes.'
-    advice = f'{trained} Without this option the teacher is trained on your data first.'
+    key, trained = f'--teacher-checkpoint {checkpoint}', f'It must come from a training of {side.name}'
+    advice = f'{trained} on these {len(names)} classes. Without this option the teacher is trained on your data first.'
     if checkpoint == AUTO and 'num_classes' in str(side.changes):
-        problem = f'the published weights predict other classes than your {classes}'
+        problem = f'the published weights predict other classes than your {len(names)}'
         raise ValueError(f'{key}: {problem}. {advice} Or say which are the same: --teacher-classes auto.')
-    teacher_names: Sequence[str] = ()
+    problem = ''
     try:
         if (content := _read(checkpoint)) is None:
             note = f'--teacher-classes {mapped}: the first training says which classes are paired'
             return mapped, [] if mapped is None else [note]
-        teacher_names, state = class_names_in(content), state_dict_of(content, checkpoint)
+        state, teacher_names = strict_load.state_dict_of(content, checkpoint), strict_load.class_names_in(content)
+        if mapped is None and teacher_names and teacher_names != list(names):
+            problem = f'It was trained on the classes {some(teacher_names)}; the data have {some(names)}, in this order'
+            problem = f' {problem}. If some are the same, add --teacher-classes auto.'
         with quiet():
             network = build_network(load_model(side.option, side.key), pretrained=False)
             unused = {name: value for name, value in network.state_dict().items() if name.startswith('auxiliary_head.')}
-            load_strictly(network, {**state, **unused}, None, key)  # no method learns from an auxiliary head
-        if mapped is None and teacher_names and teacher_names != list(names):
+            # no method learns from an auxiliary head
+            strict_load.load_strictly(network, {**state, **unused}, None, key)
+        if problem:
             raise ValueError('its classes are not yours.')
     except ValueError as error:
-        text = str(error) if str(error).startswith(key) else f'{key}: {error}'
-        if mapped is None and teacher_names and teacher_names != list(names):
-            problem = f'It was trained on the classes {some(teacher_names)}; the data have {some(names)}, in this order'
-            text += f' {problem}. If some are the same, add --teacher-classes auto.'
+        text = f'{error if str(error).startswith(key) else f"{key}: {error}"}{problem}'
         raise ValueError(f'{text}\n         {advice}' if mapped is None else text) from error
     return (None, []) if mapped is None else _paired(mapped, names, teacher_names, key)
 
@@ -135,7 +126,8 @@ def check_foundation(teacher: str, option: Mapping[str, Any]) -> None:
     if network.shape.rotary:
         network.rope = Rotary(network.shape.dim // network.shape.heads)  # its values are compared
     try:
-        load_vit(network, read_checkpoint(local_file(option['checkpoint'], None, '--teacher')), (), key)
+        file = strict_load.local_file(option['checkpoint'], None, '--teacher')
+        load_vit(network, read_checkpoint(file), (), key)
     except ValueError as error:
         raise ValueError(str(error) if str(error).startswith(key) else f'{key}: {error}') from error
 
@@ -155,14 +147,17 @@ def reuse_teacher(
     teacher: UserNetwork, names: Sequence[str], chosen: Sequence[str]
 ) -> tuple[str | None, str | None, str]:
     """Return ``'auto'`` where published weights know all classes, else ``None``; the option ``classes``; and a note."""
-    teacher_names, nothing = _classes_of(teacher), (None, None, '')
+    nothing, dataset = (None, None, ''), (teacher.config.get('train_dataloader') or {}).get('dataset')
+    with DATASETS.switch_scope_and_registry(teacher.config.default_scope):
+        teacher_names = classes_of(dataset) or () if '::' in teacher.name else ()
     try:
         pairs = ClassPairs.of('auto', names, teacher_names, '--teacher-classes')
         # a group of several is an open background
         matches = [names[group.student[0]] for group in pairs.groups if len(group.student) == 1]
-        if not {*map(str.lower, matches)} - {BACKGROUND} or not fetchable(published_weights(teacher.name), downloads()):
-            return nothing
+        address = strict_load.published_weights(teacher.name) if {*map(str.lower, matches)} - {BACKGROUND} else ''
     except (KeyError, ValueError):  # nothing is shared, or no weights are published
+        return nothing
+    if not (address and fetchable(address, strict_load.downloads())):
         return nothing
     same = list(teacher_names) == list(names)
     # DIST and FRS need the classes of the teacher
@@ -173,15 +168,6 @@ def reuse_teacher(
         return nothing
     note = f'its published weights know {len(matches)} of your {len(names)} classes ({some(matches)})'
     return None, None, f'{note}: to take them as they are, add --teacher-checkpoint auto --teacher-classes auto'
-
-
-def _classes_of(teacher: UserNetwork) -> Sequence[str]:
-    """Return the names of the classes that a zoo config trains on; empty if it does not say them."""
-    dataset = (teacher.config.get('train_dataloader') or {}).get('dataset')
-    if '::' not in teacher.name or not dataset:
-        return ()
-    with DATASETS.switch_scope_and_registry(teacher.config.default_scope):
-        return classes_of(dataset) or ()
 
 
 # The methods, and the distillers of each: those that the package has for such a pair

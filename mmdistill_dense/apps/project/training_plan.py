@@ -52,33 +52,31 @@ def decide_loading(
     student: UserNetwork, usual: tuple[int, int], pictures: int, batch: int | None, size: tuple[int, int] | None
 ) -> Loading:
     """Return how ``pictures`` of a ``usual`` size are read: as by the student's config, if the machine takes that."""
-    gpu = torch.cuda.is_available()
+    gpu, is_seg = torch.cuda.is_available(), student.task == 'seg'
     chosen = batch or max(2, min(GPU_BATCH if gpu else CPU_BATCH, pictures))
     workers = min(4, cores()) if gpu else min(2, cores() // 2)  # without a GPU, the training needs the cores
-    machine = f'{chosen} pictures a step, {workers} loader worker(s)'
-    if student.task == 'seg':
-        config_crop = (student.model.get('data_preprocessor') or {}).get('size') or (512, 512)
-        most = size or [max(_STEP, side // _STEP * _STEP) for side in usual]
-        crop = min(config_crop[0], most[0]), min(config_crop[1], most[1])
-        width, height = rescale_size(usual[::-1], size[::-1]) if size else usual[::-1]
-        size_note = f'{"" if size else "their own size, "}{height}x{width}'
-        note = f'crops of {size_text(crop)}, tested at {size_note}; {machine}'
-        return Loading(size or usual, (height, width), crop, size is not None, True, chosen, workers, note)
     scale, keep_ratio = COCO_SCALE, True
     # at which it is tested: the training may resize to several sizes, or to a larger one that it then crops
     loaders = (student.config.get(f'{name}_dataloader') or {} for name in ('test', 'train'))
-    for step in mappings([loader.get('dataset') for loader in loaders]):
+    for step in () if is_seg else mappings([loader.get('dataset') for loader in loaders]):
         if str(step.get('type')).endswith('Resize') and isinstance(step.get('scale'), (tuple, list)):
             first_scale = step['scale'][0] if isinstance(step['scale'][0], (tuple, list)) else step['scale']
             scale, keep_ratio = (int(first_scale[0]), int(first_scale[1])), bool(step.get('keep_ratio', False))
             break
-    fits = max(usual) <= max(scale) and min(usual) <= min(scale) and keep_ratio
+    fits = is_seg or (max(usual) <= max(scale) and min(usual) <= min(scale) and keep_ratio)
     lying = (min(scale), max(scale)) if usual[0] <= usual[1] else (max(scale), min(scale))
-    read = size or (usual if fits else lying)
+    crop = read = size or (usual if fits else lying)
     width, height = rescale_size(usual[::-1], read[::-1]) if keep_ratio else read[::-1]
-    form = 'as they are' if (height, width) == usual else f'in place of {size_text(usual)}'
-    note = f'pictures of {height}x{width}, {form} (the config has {max(scale)}x{min(scale)}; --size H W sets it)'
-    return Loading(read, (height, width), read, True, keep_ratio, chosen, workers, f'{note}; {machine}')
+    if is_seg:
+        config_crop = (student.model.get('data_preprocessor') or {}).get('size') or (512, 512)
+        most = size or [max(_STEP, side // _STEP * _STEP) for side in usual]
+        crop = min(config_crop[0], most[0]), min(config_crop[1], most[1])
+        note = f'crops of {size_text(crop)}, tested at {"" if size else "their own size, "}{height}x{width}'
+    else:
+        form = 'as they are' if (height, width) == usual else f'in place of {size_text(usual)}'
+        note = f'pictures of {height}x{width}, {form} (the config has {max(scale)}x{min(scale)}; --size H W sets it)'
+    note += f'; {chosen} pictures a step, {workers} loader worker(s)'
+    return Loading(read, (height, width), crop, not (is_seg and size is None), keep_ratio, chosen, workers, note)
 
 
 LEAST_STEPS, MOST_STEPS = 2000, 80_000
@@ -155,7 +153,7 @@ def _rate(side: UserNetwork) -> tuple[float, str, dict[str, Any]]:
 
 NIGHT = 12 * 3600.0  # seconds
 _BATCH = 2  # pictures of a timed step: a whole batch may take minutes on a CPU
-_TURNS = 2  # timed steps, after one that warms up
+_TURNS = 3  # of a step, of which the last is timed
 _LONG = 5.0  # seconds of a step whose first turn is enough
 _TRIAL = 100  # steps of a training that is a trial, whose price nobody asks
 
@@ -176,14 +174,14 @@ def price_lines(folder: Path) -> Iterator[str]:
             return
         trained = plan.trains_teacher(definition)
         runs = [run for run in plan.runs(definition) if trained or not run.is_teacher]
-        run_configs = {name: plan.config_of(definition, run) for name, run in {run.name: run for run in runs}.items()}
     prices = dict[str, Price]()
     try:
         with quiet(), building_once():
-            for name, config in run_configs.items():
-                prices[name] = time_training(config)
+            for run in runs:
+                if run.name not in prices:
+                    prices[run.name] = time_training(plan.config_of(definition, run))
     except Exception as error:  # whatever a network raises: `run` checks each row, and says what to do
-        yield f'price    not known: {name} cannot be timed here: {error}'
+        yield f'price    not known: {run.name} cannot be timed here: {error}'
         return
     total = sum(sum(prices[run.name]) for run in runs)
     parts = ', '.join(f'{name} {clock(sum(price))}' for name, price in prices.items())
@@ -201,7 +199,7 @@ def time_training(config: Config) -> Price:
     batch = config.train_dataloader.batch_size
     timed = min(_BATCH, batch)
     options = Options(weights=False, device=device_of(None), batch=timed, val=0, cost=False, command=False)
-    report = check_config(config, options, lambda stage: None)
+    report = check_config(config, options)
     if report.stopped:
         raise RuntimeError(next(finding.message for finding in report.findings if finding.level == ERROR))
     context, loader = report.context, config.train_dataloader
@@ -217,14 +215,12 @@ def time_training(config: Config) -> Price:
 
 
 def _seconds(work: Callable[[], Any]) -> float:
-    """Return the wall time of some work, without its first turn unless that was long."""
-    for turns in (1, _TURNS):
+    """Return the wall time of some work, in its last turn unless an earlier one was long."""
+    for _ in range(_TURNS):
         begin = time.perf_counter()
-        for _ in range(turns):
-            work()
+        work()
         if torch.cuda.is_available():
             torch.cuda.synchronize()
-        seconds = (time.perf_counter() - begin) / turns
-        if seconds > _LONG:
+        if (seconds := time.perf_counter() - begin) > _LONG:
             break
     return seconds

@@ -198,21 +198,6 @@ def test_interruption_ends_jobs_and_their_workers(tmp_path: Path, monkeypatch: p
     assert not [*tmp_path.glob('*/state.json')], 'an interrupted run has not failed'
 
 
-@LINUX
-def test_a_process_that_starts_during_an_interruption_ends_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pool, 'REAP_TIMEOUT', 0.2)
-    interrupted, popen = pool.Pool(command(SLEEP), 1, 1, print), subprocess.Popen
-
-    def start(*args: Any, **options: Any) -> Any:
-        process = popen(*args, **options)
-        interrupted.ended = True
-        return process
-
-    monkeypatch.setattr(pool.subprocess, 'Popen', start)
-    begin = time.monotonic()
-    assert interrupted._run_job(*runs(tmp_path, 'a'), None) is None and time.monotonic() - begin < 25
-
-
 LEAVES = """
 import pathlib, subprocess, sys
 folder = pathlib.Path(sys.argv[1])
@@ -238,6 +223,24 @@ def suite_of_one(folder: Path) -> None:
     """What the process does that is killed: a pool with one job."""
     child = f'from mmdistill_dense.apps.suite.pool import end_with_parent; end_with_parent()\n{SLEEP}'
     pool.Pool(command(child), 1, 1, print).execute(runs(folder, 'a'))
+
+
+@LINUX
+def test_a_process_that_starts_during_an_interruption_ends_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the suite, which does not know it."""
+    popen, pid = subprocess.Popen, tmp_path / 'pid.txt'
+
+    def start(*args: Any, **options: Any) -> None:
+        pid.write_text(str(popen(*args, **options).pid))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(pool.subprocess, 'Popen', start)
+    monkeypatch.setenv('PYTHONPATH', environment()['PYTHONPATH'])
+    multiprocessing.get_context('fork').Process(target=suite_of_one, args=(tmp_path,)).start()
+    limit = time.monotonic() + 60
+    while not pid.is_file() or not pid.read_text() or alive(int(pid.read_text())):
+        assert time.monotonic() < limit
+        time.sleep(0.05)
 
 
 @pytest.mark.soak

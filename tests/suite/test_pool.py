@@ -51,7 +51,7 @@ def command(code: str) -> Callable[[Run], list[str]]:
 
 
 def runs(folder: Path, *names: str, after: tuple[str, ...] = ()) -> list[Run]:
-    return [Run(name, 0, folder / name, tuple(folder / name for name in after)) for name in names]
+    return [Run(name, 0, folder / name, *(folder / name for name in after)) for name in names]
 
 
 def test_runs_start_when_what_they_need_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -66,10 +66,9 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-_Loader.yaml_implicit_resolvers = {char: list(pairs) for char, pairs in _Loader.yaml_implicit_resolvers.items()}
+_Loader.add_implicit_resolver(f'{_YAML}float', _FLOAT, list('-+.0123456789'))
 for _char in '-+0123456789':  # before the resolver of base 60
-    _Loader.yaml_implicit_resolvers.setdefault(_char, []).insert(0, (_TEXT, _SIXTIES))
-_Loader.add_implicit_resolver('tag:yaml.org,2002:float', _FLOAT, list('-+.0123456789'))
+    _Loader.yaml_implicit_resolvers[_char].insert(0, (_TEXT, _SIXTIES))
 
 
 def read_suite_file(path: Path) -> Any:
@@ -158,17 +157,17 @@ class SuiteKeys:
     out: str | None = None
     teacher: str | Mapping[str, Any] | None = None
     test_teacher: bool = False
-    test_sets: Mapping[str, Any] = field(default_factory=dict)
+    test_sets: Mapping[str, Any] = field(default_factory=dict)  # further ones, as changes of the control's test set
     seeds: Sequence[Whole] = (0, 1, 2)
-    metric: str | None = None
-    percent: bool | None = None
+    metric: str | None = None  # the key of the score in the result of a test
+    percent: bool | None = None  # whether it is a fraction. Scores are in percent.
     options: Mapping[str, Any] = field(default_factory=dict)
     jobs: Count = 1
     threads: Count | None = None
     workers: Whole | None = None
     checkpoint_every: Count | None = None
-    keep: Literal['all', 'weights'] = 'all'
-    stall: Count | None = None
+    keep: Literal['all', 'weights'] = 'all'  # of a finished run's checkpoints: ``'weights'`` of the last one alone
+    stall: Count | None = None  # minutes without a step after which a run starts again from its checkpoint
 
 
 @dataclass(frozen=True)
@@ -223,29 +222,20 @@ class Method(RowKeys):
         }
 
 
-@dataclass(frozen=True)
-class Definition:
-    """A suite, read from the file ``path``. ``docs/suite.md`` says what each key means."""
+@dataclass(frozen=True, kw_only=True)
+class Definition(SuiteKeys):
+    """A suite, read from the file ``path``: its keys, with what they stand for."""
 
     path: Path
     title: str
-    out: Path
-    control: Path  # the recipe of the student alone
+    out: Path  # type: ignore[assignment]
+    control: Path  # type: ignore[assignment]  # the recipe of the student alone
     task: str
-    teacher: Teacher | None
-    test_teacher: bool
-    test_sets: Mapping[str, Mapping[str, Any]]  # further ones, each as changes of the control's test set
+    teacher: Teacher | None  # type: ignore[assignment]
     methods: Mapping[str, Method]
     seeds: tuple[int, ...]
-    metric: str  # the key of the score in the result of a test
-    percent: bool  # whether ``metric`` is a fraction. Scores are in percent.
-    options: Mapping[str, Any]
-    jobs: int
-    threads: int | None
-    workers: int | None
-    checkpoint_every: int | None
-    keep: str  # what stays of a finished run's checkpoints: ``'all'``, or the ``'weights'`` of the last one
-    stall: int | None  # minutes without a step after which a run starts again from its checkpoint
+    metric: str
+    percent: bool
 
 
 def is_alone(name: str) -> bool:
@@ -272,21 +262,20 @@ def load_suite(path: Path | str) -> Definition:
         if not keys.seeds or len(set(keys.seeds)) != len(keys.seeds):
             raise ValueError(f'seeds must be distinct, as in [0, 1, 2]; got {list(keys.seeds)}')
         out = f'work_dirs/suites/{path.stem}' if keys.out is None else keys.out
-        copied = ('test_teacher', 'options', 'jobs', 'threads', 'workers', 'checkpoint_every', 'keep', 'stall')
-        return Definition(
-            path=path,
-            title=path.stem if keys.title is None else keys.title,
-            out=path.absolute().parent / out if out.startswith('./') else Path(out),
-            control=control,
-            task=task,
-            teacher=_training(Teacher, keys.teacher, 'teacher', 'teachers', path),
-            test_sets=_test_sets(keys.test_sets),
-            methods=_methods(keys.methods, path, control),
-            seeds=tuple(keys.seeds),
-            metric=metric,
-            percent=percent and not metric.startswith('coco_panoptic/') if keys.percent is None else keys.percent,
-            **{name: getattr(keys, name) for name in copied},
-        )
+        values: dict[str, Any] = {
+            'path': path,
+            'control': control,
+            'task': task,
+            'title': path.stem if keys.title is None else keys.title,
+            'out': path.absolute().parent / out if out.startswith('./') else Path(out),
+            'teacher': _training(Teacher, keys.teacher, 'teacher', 'teachers', path),
+            'test_sets': _test_sets(keys.test_sets),
+            'methods': _methods(keys.methods, path, control),
+            'seeds': tuple(keys.seeds),
+            'metric': metric,
+            'percent': percent and not metric.startswith('coco_panoptic/') if keys.percent is None else keys.percent,
+        }
+        return Definition(**{**vars(keys), **values})
 
 
 load = load_suite  # its name until 0.3, in scripts of users

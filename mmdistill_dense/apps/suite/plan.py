@@ -85,10 +85,10 @@ def runs(definition: Definition) -> list[Run]:
     pretrainings, students = _pretrainings(definition), list[Run]()
     all_wait = trained and configs.reads_teacher(configs.control_config(definition))
     for seed, name in itertools.product(definition.seeds, (CONTROL, *definition.methods)):
-        method, start = definition.methods.get(name), pretrainings.get(name)
+        method, training = definition.methods.get(name), pretrainings.get(name)
         teacher = folder if all_wait or (trained and method is not None and method.distils) else None
         row = definition.out / 'runs' / name
-        students.append(Run(name, seed, row / f'seed{seed}', teacher, start and start.folder))
+        students.append(Run(name, seed, row / f'seed{seed}', teacher, training.folder if training else None))
     return [*teachers, *dict.fromkeys(pretrainings.values()), *students]
 
 

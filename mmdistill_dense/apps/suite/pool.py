@@ -12,7 +12,6 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -128,11 +127,11 @@ class Pool:
         wait_briefly(environment)
         if device is not None:
             environment['CUDA_VISIBLE_DEVICES'] = device
-        begin, pipe = time.time(), subprocess.PIPE
-        # in a group of its own: Ctrl-C reaches only this process, which then ends the group with its loader workers
-        start = partial(subprocess.Popen, words, env=environment, start_new_session=True, stdin=pipe)
-        with open(run.folder / 'log.txt', 'ab') as file:
-            return Job(run, device, start(stdout=file, stderr=subprocess.STDOUT), begin)
+        begin, pipe, out = time.time(), subprocess.PIPE, subprocess.STDOUT
+        with open(run.folder / 'log.txt', 'ab') as log:
+            # in a group of its own: Ctrl-C reaches only this process, which then ends the group with its loader workers
+            job = subprocess.Popen(words, env=environment, start_new_session=True, stdin=pipe, stdout=log, stderr=out)
+        return Job(run, device, job, begin)
 
     def _outcome(self, job: Job) -> str | None:
         """Return why a job failed, :data:`AGAIN`, or an empty text if it gave a result; ``None`` while it works."""

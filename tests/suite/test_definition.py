@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from mmdistill_dense.apps.recipes import compose
 from mmdistill_dense.apps.suite import definition
 from tests.engine.processes import ROOT
 from tests.suite import tiny
@@ -30,7 +31,7 @@ def test_values_have_defaults_of_the_task(tmp_path: Path) -> None:
         (tmp_path / 'det.yaml').write_text(f'control: toy_det\nmethods: {{maskd: {{}}}}\nmetric: {metric}\n')
         assert definition.load_suite(tmp_path / 'det.yaml').percent is percent, metric
     suite = load(tmp_path, methods='all')
-    assert list(suite.methods) == definition.fitting_methods(suite.control)
+    assert list(suite.methods) == compose.fitting_methods(suite.control)
     assert {'kd', 'afdcd', 'maskd', 'pcd'} <= suite.methods.keys()
 
 

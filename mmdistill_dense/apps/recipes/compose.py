@@ -10,7 +10,6 @@ import os
 import re
 from collections.abc import Iterable
 from contextlib import suppress
-from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -37,11 +36,6 @@ def header_remark(file: Path, word: str) -> str | None:
 
 
 def fit_of(path: Path) -> Fit:
-    return _fit_of(path, path.stat().st_mtime_ns)
-
-
-@cache
-def _fit_of(path: Path, modified: int) -> Fit:
     line = header_remark(path, 'fits')
     if line is None:
         raise ValueError(f"{path}: no line says what these options fit; add one such as '# fits: seg, teacher r101'.")
@@ -63,12 +57,7 @@ def _fit_of(path: Path, modified: int) -> Fit:
 
 
 def best(
-    files: Iterable[Path],
-    pair: str,
-    task: str,
-    variant: str | None = None,
-    maps: bool = False,
-    several: bool | None = None,
+    files: list[Path], pair: str, task: str, variant: str | None = None, maps: bool = False, several: bool | None = None
 ) -> Path | None:
     """Return the file of this variant that fits a pair best.
 
@@ -164,11 +153,6 @@ def owners(recipe: Path) -> tuple[str, ...]:
 def parts_of(recipe: Path | str) -> Parts:
     """Return the names of pair, data set, schedule, runtime and task of a recipe."""
     path = recipe_file(recipe)
-    return _parts_of(path, path.stat().st_mtime_ns)
-
-
-@cache
-def _parts_of(path: Path, modified: int) -> Parts:
     sources = sources_of(path)
     parts = {kind: file.stem for kind, file in sources.items()}
     missing = [kind for kind in _KEYS if kind not in parts]
@@ -214,10 +198,15 @@ def sources_of(recipe: Path) -> dict[str, Path]:
     return sources | ({'pair': holders[0]} if holders else {})
 
 
-def options_for(method: str, recipe: Path | str, variant: str | None = None) -> Path | None:
+def options_for(method: str, recipe: Path | str | Parts, variant: str | None = None) -> Path | None:
     """Return the file of a method's options that fits a recipe best, or None. Variants are used only by name."""
-    parts = parts_of(recipe)
+    parts = recipe if isinstance(recipe, Parts) else parts_of(recipe)
     return best(option_files(method), parts.pair, parts.task, variant, parts.maps, parts.several)
+
+
+def fitting_methods(recipe: Path) -> list[str]:
+    parts = parts_of(recipe)
+    return [method for method in methods() if options_for(method, parts)]
 
 
 def config_text(method: str, recipe: Path | str, options: Path | str, folder: Path) -> str:

@@ -144,12 +144,8 @@ def make_named(method: str, recipe: Path, variant: str | None = None) -> Named |
 
 def combinations(method: str) -> Iterator[Named]:
     """Yield every config of a method that has a name, also those with files: variants on recipes, and changes."""
-    files = compose.option_files(method)
-    for pair, recipe in _recipes_of(method).items():
-        parts = compose.parts_of(recipe)
-        for variant in variants_of(method):
-            if options := compose.best(files, parts.pair, parts.task, variant, parts.maps, parts.several):
-                yield Named(method, pair, variant, recipe, options)
+    for recipe in _recipes_of(method).values():
+        yield from filter(None, (make_named(method, recipe, variant) for variant in variants_of(method)))
     for change in _changes(method):
         ending = f'_{changed}' if (changed := _changed_variant(change)) else ''
         for file in sorted((compose.configs() / method).glob(f'*{ending}.py')):
@@ -166,14 +162,9 @@ def variants_of(method: str) -> list[str | None]:
 
 
 def _recipes_of(method: str) -> dict[str, Path]:
-    shared, method_recipes = {}, {}
-    for path in [*compose.recipes(), *compose.recipes(pretraining=True)]:
-        owning = compose.owners(path)
-        if not owning:
-            shared[path.stem] = path
-        elif method in owning:
-            method_recipes[compose.parts_of(path).pair] = path
-    return shared | method_recipes
+    paths = [*compose.recipes(), *compose.recipes(pretraining=True)]
+    shared = {path.stem: path for path in paths if not compose.owners(path)}
+    return shared | {compose.parts_of(path).pair: path for path in paths if method in compose.owners(path)}
 
 
 def _compose(name: str, method: str, pair: str, variant: str | None) -> Named:
@@ -184,8 +175,8 @@ def _compose(name: str, method: str, pair: str, variant: str | None) -> Named:
     named_config = make_named(method, recipe, variant)
     if named_config is None:
         fits = [str(option or 'none') for option in variants_of(method) if make_named(method, recipe, option)]
-        fitting = [other for other in compose.methods() if compose.options_for(other, recipe)]
-        hint = f'variants of {method} that fit it: {", ".join(fits)}' if fits else f'methods: {", ".join(fitting)}'
+        fitting = f'methods: {", ".join(compose.fitting_methods(recipe))}'
+        hint = f'variants of {method} that fit it: {", ".join(fits)}' if fits else fitting
         raise KeyError(f'{name}: {f"variant {variant!r} of {method}" if fits else method} does not fit {pair}. {hint}.')
     return named_config
 

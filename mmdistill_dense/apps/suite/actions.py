@@ -20,7 +20,7 @@ from rich.table import Table
 
 from mmdistill_dense.apps.recipes import compose
 from mmdistill_dense.apps.suite import configs, plan
-from mmdistill_dense.apps.suite.definition import Definition, error_prefix, fitting_methods, load_suite
+from mmdistill_dense.apps.suite.definition import Definition, error_prefix, load_suite
 from mmdistill_dense.apps.suite.plan import Resolved, Run
 from mmdistill_dense.config.local_code import local_code
 from mmdistill_dense.config.resolve import reading_once
@@ -210,15 +210,15 @@ def find_run(definition: Definition, name: str, seed: int | None) -> Run:
 def suite_list(args: argparse.Namespace) -> None:
     console = Console(file=sys.stdout)
     if args.definition is None:
-        recipes = compose.recipes()
+        fitting = {recipe.stem: compose.fitting_methods(recipe) for recipe in compose.recipes()}
         table = Table('method', 'recipes that it fits', 'for instance')
         for method in compose.methods():
-            names = [recipe.stem for recipe in recipes if compose.options_for(method, recipe)]
+            names = [name for name, methods in fitting.items() if method in methods]
             table.add_row(method, str(len(names)), ', '.join(names[:2]))
         console.print(table)
         return
     definition = load_suite(args.definition)
-    others = {*fitting_methods(definition.control)} - {method.method for method in definition.methods.values()}
+    others = {*compose.fitting_methods(definition.control)} - {method.method for method in definition.methods.values()}
     console.print(f'{definition.title}: control {definition.control.stem}, {definition.metric}, in {definition.out}')
     console.print(f'methods: {", ".join(definition.methods)}; others that fit: {", ".join(sorted(others)) or "none"}')
     table = Table('run', 'state', definition.metric)

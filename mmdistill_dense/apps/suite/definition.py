@@ -281,10 +281,6 @@ def load_suite(path: Path | str) -> Definition:
 load = load_suite  # its name until 0.3, in scripts of users
 
 
-def fitting_methods(control: Path) -> list[str]:
-    return [method for method in compose.methods() if compose.options_for(method, control)]
-
-
 def _training(kind: type[P], value: str | Mapping[str, Any] | None, key: str, folder: str, path: Path) -> P | None:
     if value is None:
         return None
@@ -308,7 +304,7 @@ def _test_sets(sets: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
 
 def _methods(rows: Mapping[str, Any] | Literal['all'], path: Path, control: Path) -> dict[str, Method]:
     if isinstance(rows, str):
-        rows = dict.fromkeys(fitting_methods(control))
+        rows = dict.fromkeys(compose.fitting_methods(control))
     if not rows:
         raise ValueError("methods must be 'all', or options by name as in `kd: {}`")
     methods = dict[str, Method]()
@@ -380,4 +376,4 @@ def _with_method(row: Method, control: Path) -> Method:
         problem = f'{f"variant {variant!r} of {method}" if variant else method} does not fit {control.stem}.'
     else:
         problem = compose.unknown('method', method, compose.methods())
-    raise ValueError(f'{problem} These fit {control.stem}: {", ".join(fitting_methods(control)) or "none"}.')
+    raise ValueError(f'{problem} These fit {control.stem}: {", ".join(compose.fitting_methods(control)) or "none"}.')

@@ -7,12 +7,10 @@ import argparse
 import os
 import sys
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any
 
-from mmdistill_dense.utils.process import errors_only
 from mmdistill_dense.utils.validate import counted
 
 
@@ -212,7 +210,7 @@ def fill_suite(parser: argparse.ArgumentParser) -> None:
 
     def command(name: str, text: str) -> argparse.ArgumentParser:
         added = commands.add_parser(name, help=text, description=text)
-        added.set_defaults(run=_suite, command=name, speaks=True, raises=False)
+        added.set_defaults(run=run_later(f'suite.actions:suite_{name}'), speaks=True)
         many = '?' if name == 'list' else None
         added.add_argument('definition', type=Path, nargs=many, help='.yaml, .py or .json, see docs/suite.md')
         return added
@@ -232,14 +230,3 @@ def fill_suite(parser: argparse.ArgumentParser) -> None:
     job.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none', help='as for train')
     job.add_argument('--local_rank', '--local-rank', type=int, default=0, help='set by launchers')
     job.add_argument('--attended', action='store_true', help='end when standard input closes')
-
-
-def _suite(args: argparse.Namespace) -> int:
-    """Run a command; 1 if a run failed, 130 after an interruption."""
-    try:
-        with nullcontext() if args.command in ('run', 'job') else errors_only():  # a training keeps its log
-            return resolve_name(f'mmdistill_dense.apps.suite.actions:suite_{args.command}')(args) or 0
-    except RuntimeError as error:
-        if args.raises:
-            raise
-        raise ValueError(str(error)) from error  # told without a traceback

@@ -2,12 +2,10 @@
 
 import argparse
 import copy
-import logging
 import os
 import sys
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -88,10 +86,7 @@ def train_all(
 
 @building_once()
 def check_rows(definition: Definition, todo: Resolved) -> None:
-    """Check each row as ``mmdistill check`` does, once for rows that differ in a factor of the learning rate alone.
-
-    A row that passed is not checked again while its hash is the same. Networks of equal configs are built once.
-    """
+    """Check each row as ``mmdistill check`` does, unless it passed before; networks of equal configs are built once."""
     from mmdistill_dense.apps.check.context import Options
     from mmdistill_dense.apps.check.run import check_config
 
@@ -104,37 +99,29 @@ def check_rows(definition: Definition, todo: Resolved) -> None:
             if not len(DATASETS.build(config.test_dataloader.dataset)):
                 raise ValueError('the set has no pictures: its keys change the test set of the control.')
     backbones = dict[Path, dict[str, Sequence[int]]]()
-    checked = dict[str, str]()  # name of a row by the hash of its config without rates
     for run, (config, config_hash) in todo.items():
         digest = f'{config_hash} {configs.networks_hash(config)} {__version__}{local_code(config) or ""}'
         check_metric(config, definition.metric, str(definition.path))
         if (run.is_teacher and not plan.trains_teacher(definition)) or hashes.get(run.name) == digest:
             continue  # an existing teacher is only tested
-        without_rates = copy.deepcopy(config)
-        with suppress(ValueError):  # an optimizer without a rate
-            configs.scale_rate(without_rates, 0.0, run.name)
-        first = checked.setdefault(f'{configs.config_hash(without_rates)} {run.teacher is None}', run.name)
-        if first == run.name:
-            # the step of a whole batch may take minutes on a CPU; a teacher that the suite trains has no file yet
-            few = min(2, config.train_dataloader.batch_size)
-            if run.pretraining in run.missing:  # it starts from weights that the suite has still to train
-                config = copy.deepcopy(config)
-                config.model.student.backbone.init_cfg = None
-            options = Options(batch=few, val=0, cost=False, command=False, teachers=run.teacher is None)
-            with heartbeat(f'checking {run.name}'):
-                report = check_config(config, options, lambda stage: None)
-            if wrong := [finding for finding in report.findings if finding.level == ERROR]:
-                problems = ' '.join(f'{finding.message} {finding.advice}'.strip() for finding in wrong)
-                raise ValueError(f'{definition.path}: {run.name}: {problems}')
-            print('\n'.join(_summary_lines(run.name, report)), flush=True)
-            backbone = getattr(report.context.model, 'backbone', None)
-            tensors = {} if backbone is None else backbone.state_dict()
-            backbones[run.folder] = {key: tensor.shape for key, tensor in tensors.items()}
-            if run.pretraining in backbones and backbones[run.pretraining] != backbones[run.folder]:
-                problem = 'its backbone has other tensors than that of the student, which could not start from it'
-                raise ValueError(f'{definition.path}: methods.{run.name}.pretrain: {problem}.')
-        else:
-            print(f'check    {run.name}: as {first}, at another learning rate', flush=True)
+        # the step of a whole batch may take minutes on a CPU; a teacher that the suite trains has no file yet
+        few = min(2, config.train_dataloader.batch_size)
+        if run.pretraining in run.missing:  # it starts from weights that the suite has still to train
+            config = copy.deepcopy(config)
+            config.model.student.backbone.init_cfg = None
+        options = Options(batch=few, val=0, cost=False, command=False, teachers=run.teacher is None)
+        with heartbeat(f'checking {run.name}'):
+            report = check_config(config, options, lambda stage: None)
+        if wrong := [finding for finding in report.findings if finding.level == ERROR]:
+            problems = ' '.join(f'{finding.message} {finding.advice}'.strip() for finding in wrong)
+            raise ValueError(f'{definition.path}: {run.name}: {problems}')
+        print('\n'.join(_summary_lines(run.name, report)), flush=True)
+        backbone = getattr(report.context.model, 'backbone', None)
+        tensors = {} if backbone is None else backbone.state_dict()
+        backbones[run.folder] = {key: tensor.shape for key, tensor in tensors.items()}
+        if run.pretraining in backbones and backbones[run.pretraining] != backbones[run.folder]:
+            problem = 'its backbone has other tensors than that of the student, which could not start from it'
+            raise ValueError(f'{definition.path}: methods.{run.name}.pretrain: {problem}.')
         hashes = {**hashes, run.name: digest}
         write_json(path, hashes)
 
@@ -187,26 +174,23 @@ def suite_job(args: argparse.Namespace) -> None:
             print(error)
             raise SystemExit(os.EX_TEMPFAIL) from error  # the pool tries another one
     score = f'{definition.metric} {result["score"]:.2f}' if 'score' in result else 'done'
-    print(f'{args.name}: {score}')
+    print(f'{args.name}: {score}', flush=True)
     if args.attended:  # without the seconds that the interpreter takes to clean up
-        logging.shutdown()
-        sys.stdout.flush()
-        sys.stderr.flush()
         os._exit(0)
 
 
 def find_run(definition: Definition, name: str, seed: int | None) -> Run:
     runs = plan.runs(definition)
-    row_runs = [run for run in runs if run.name == name]
-    for run in row_runs:
-        if seed == run.seed or (seed is None and (run.is_teacher or run.is_pretraining)):
-            return run
-    if row_runs:
-        titles = ', '.join(run.title for run in row_runs)
-        raise ValueError(f'{definition.path}: {name} has no run with --seed {seed}, but {titles}')
-    raise ValueError(f'{definition.path}: {compose.unknown("row", name, {run.name for run in runs})}')
+    problem = compose.unknown('row', name, {run.name for run in runs})
+    if row_runs := [run for run in runs if run.name == name]:
+        for run in row_runs:
+            if seed == run.seed or (seed is None and (run.is_teacher or run.is_pretraining)):
+                return run
+        problem = f'{name} has no run with --seed {seed}, but {", ".join(run.title for run in row_runs)}'
+    raise ValueError(f'{definition.path}: {problem}')
 
 
+@errors_only()
 def suite_list(args: argparse.Namespace) -> None:
     console = Console(file=sys.stdout)
     if args.definition is None:
@@ -240,6 +224,7 @@ def _progress(run: Run) -> str:
     return f'{state.get("phase")}, {done} on {state.get("host")}{silence}'
 
 
+@errors_only()
 def suite_table(args: argparse.Namespace) -> None:
     from mmdistill_dense.apps.suite.table import write_table
 

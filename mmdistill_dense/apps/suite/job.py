@@ -138,24 +138,14 @@ class Progress(Hook):
     def __init__(self, folder: Path, config_hash: str, processes: int = 1, write: bool = True) -> None:
         self.path = folder / 'state.json'
         before = read_progress(self.path)
-        self.write = write
+        self.write, self.failed, self.written = write, False, -WRITE_INTERVAL
         self.before = float(before.get('seconds', 0.0))  # of earlier starts
-        self.start = time.monotonic()
-        self.written = -WRITE_INTERVAL
-        self.failed = False  # to write
-        self.saved = self.start
-        self.state: dict[str, Any] = {
-            'config_hash': config_hash,
-            'processes': processes,
-            'restarts': int(before.get('restarts', -1)) + 1,
-            'phase': 'starting',
-            'iteration': 0,
-            'iterations': None,
-            'labels': before.get('labels'),  # the stamp of the training set's labels
-            'starts': before.get('starts'),  # those of the files with its first weights
-            'pid': os.getpid(),
-            'host': socket.gethostname(),
-        }
+        self.start = self.saved = time.monotonic()
+        # `labels` is the stamp of the training set's labels, `starts` are those of the files with its first weights
+        made = {'config_hash': config_hash, 'processes': processes, 'restarts': int(before.get('restarts', -1)) + 1}
+        step = {'phase': 'starting', 'iteration': 0, 'iterations': None}
+        stamps = {'labels': before.get('labels'), 'starts': before.get('starts')}
+        self.state: dict[str, Any] = {**made, **step, **stamps, 'pid': os.getpid(), 'host': socket.gethostname()}
         self.tell(force=True)
 
     @property
@@ -237,10 +227,8 @@ def execute_run(definition: Definition, run: Run, launcher: str = 'none', attend
         if rank == 0 and not attended:
             plan.write_config(run, config, config_hash)
         config.launcher = launcher
-        facts: dict[str, Any]
         if run.is_teacher and not plan.trains_teacher(definition):
-            facts = {'iterations': 0, 'shares': {}, **test_teacher(_runner_config(config, run), definition)}
-            facts |= dict.fromkeys(('checkpoint', 'seconds_per_iteration', 'teacher', 'unlabelled'))
+            facts = test_teacher(_runner_config(config, run), definition)
         else:
             facts = _train(run, config, progress, definition)
         slim = definition.keep == 'weights' and facts['checkpoint'] and is_main_process()
@@ -319,7 +307,7 @@ def _runner_config(config: Config, run: Run) -> Config:
 
 
 def test_teacher(config: Config, definition: Definition) -> dict[str, Any]:
-    """Return the scores of the pair's teacher, loaded as strictly as for distillation, as :func:`_scores`."""
+    """Return the facts of the pair's teacher, which is only tested, and loaded as strictly as for distillation."""
     config.load_from = None
     runner = build_runner(config)
     teacher = FrozenTeacher(TeacherOption.parse(config.model.teacher))
@@ -330,7 +318,8 @@ def test_teacher(config: Config, definition: Definition) -> dict[str, Any]:
         pairs = cast('ClassPairs', teacher.pairs)
         for name, step in (('val_step', network.val_step), ('test_step', network.test_step)):
             setattr(network, name, lambda batch, step=step: in_students_classes(step(batch), pairs))
-    return _scores(runner, definition)
+    nothing = dict.fromkeys(('checkpoint', 'seconds_per_iteration', 'teacher', 'unlabelled'))
+    return {'iterations': 0, 'shares': {}, **_scores(runner, definition), **nothing}
 
 
 def _tests_val(config: Config) -> bool:

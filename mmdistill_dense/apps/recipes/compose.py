@@ -10,10 +10,11 @@ import os
 import re
 from collections.abc import Iterable
 from contextlib import suppress
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
-from mmdistill_dense.config.resolve import TASKS, bases_of, keys_of, package_root, read_file, teachers_of
+from mmdistill_dense.config.resolve import TASKS, all_bases_of, bases_of, keys_of, package_root, read_file, teachers_of
 from mmdistill_dense.utils.literals import Source, Template, assignments, literal
 from mmdistill_dense.utils.validate import close_or_all
 from mmdistill_dense.utils.version import removed
@@ -170,12 +171,10 @@ def parts_of(recipe: Path | str) -> Parts:
 def gives_maps(pair: Path) -> bool:
     """Tell whether the teacher of a pair gives maps alone: its file or a base names FoundationTeacher."""
     # the text is searched, because to resolve the configs of all pairs takes seconds
-    if 'mmdistill_dense.FoundationTeacher' in pair.read_text(encoding='utf-8'):
-        return True
-    try:
-        return any(gives_maps(base) for base in bases_of(pair) if base.is_file())
-    except SyntaxError:  # told where the config is read
-        return False
+    files = chain([pair], all_bases_of(pair))
+    with suppress(SyntaxError):  # told where the config is read
+        return any('mmdistill_dense.FoundationTeacher' in file.read_text(encoding='utf-8') for file in files)
+    return False
 
 
 def has_several(pair: Path) -> bool:

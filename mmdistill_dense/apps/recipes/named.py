@@ -147,7 +147,7 @@ def combinations(method: str) -> Iterator[Named]:
     for recipe in _recipes_of(method).values():
         yield from filter(None, (make_named(method, recipe, variant) for variant in variants_of(method)))
     for change in _changes(method):
-        ending = f'_{changed}' if (changed := _changed_variant(change)) else ''
+        ending = f'_{changed}' if (changed := compose.header_remark(change, 'changes')) else ''
         for file in sorted((compose.configs() / method).glob(f'*{ending}.py')):
             pair, variant = file.stem.removesuffix(ending), compose.fit_of(change).variant
             named_config = _changed_config(method, pair, variant)
@@ -188,16 +188,8 @@ def _changes(method: str) -> list[Path]:
 def _changed_config(method: str, pair: str, variant: str | None) -> Named | None:
     """Return the config of a method with the change that the variant names, or None."""
     change = compose.best(_changes(method), pair, '', variant) if variant else None
-    base = config_path(method, pair, _changed_variant(change)) if change else None
+    base = config_path(method, pair, compose.header_remark(change, 'changes')) if change else None
     return Named(method, pair, variant, base, change) if change and base and base.is_file() else None
-
-
-def _changed_variant(change: Path) -> str:
-    """Return the variant that a change is laid over, '' for the config without one."""
-    line = compose.header_remark(change, 'changes')
-    if line is None:
-        raise ValueError(f"{change}: no line says which variant it changes; add one such as '# changes: pcd-init'.")
-    return '' if line == 'default' else line
 
 
 def _missing(path: Path) -> Path:

@@ -51,8 +51,7 @@ class Parser(argparse.ArgumentParser):
 
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
         """Read the words; an unknown option ends the program, with its name here if another program names it so."""
-        words = list(sys.argv[1:] if args is None else args)
-        options, unknown_words = self.parse_known_args(words)
+        options, unknown_words = self.parse_known_args(args, namespace)
         other_names = getattr(options, 'other_names', {})
         for option in [word for word in unknown_words if word.startswith('-')]:
             if option in other_names:
@@ -63,7 +62,7 @@ class Parser(argparse.ArgumentParser):
             self.error(f'{option}: no such option.' + (f' Close: {", ".join(close)}.' if close else ''))
         if unknown_words:
             self.error(f'{" ".join(unknown_words)}: belongs to no option. A name with spaces stands in quotes.')
-        return super().parse_args(words, namespace)
+        return options
 
     def error(self, message: str) -> NoReturn:
         """End the program with status 2."""

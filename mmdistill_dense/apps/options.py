@@ -50,7 +50,13 @@ def start_processes(args: argparse.Namespace, words: Sequence[str]) -> None:
     """
     if 'to_start' not in args:
         return
-    if args.to_start is None:
+    if args.to_start is not None and 'TORCHELASTIC_RUN_ID' in os.environ:
+        args.launcher = 'pytorch'
+    elif args.to_start is not None:
+        check_files(args)
+        torchrun = ['-m', 'torch.distributed.run', '--standalone', '--nproc_per_node', str(args.to_start)]
+        os.execv(sys.executable, [sys.executable, *torchrun, '-m', 'mmdistill_dense', *words])
+    else:
         for launcher, (starter, variable, number) in _STARTERS.items() if args.launcher is None else ():
             if variable in os.environ and os.environ.get(number, '1') != '1':
                 together = f'give --launcher {launcher}, so that they work together'
@@ -62,13 +68,6 @@ def start_processes(args: argparse.Namespace, words: Sequence[str]) -> None:
             problem = f'this process was not started by {starter}, which sets {variable}'
             remedy = f'Start this command with {starter}, or give --processes N in place of --launcher'
             raise ValueError(f'--launcher {args.launcher}: {problem}. {remedy}.')
-        return
-    if 'TORCHELASTIC_RUN_ID' in os.environ:
-        args.launcher = 'pytorch'
-        return
-    check_files(args)
-    torchrun = ['-m', 'torch.distributed.run', '--standalone', '--nproc_per_node', str(args.to_start)]
-    os.execv(sys.executable, [sys.executable, *torchrun, '-m', 'mmdistill_dense', *words])
 
 
 def run_later(target: str) -> Callable[[argparse.Namespace], int | None]:

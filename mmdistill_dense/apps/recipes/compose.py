@@ -25,7 +25,7 @@ _SIDES = ('pair', 'teacher', 'student', 'data')
 
 class Fit(NamedTuple):
     tasks: tuple[str, ...]
-    words: dict[str, tuple[str, ...]]
+    words: list[tuple[str, str]]  # each with its side
     variant: str | None
     maps: bool = False
 
@@ -40,7 +40,7 @@ def fit_of(path: Path) -> Fit:
     line = header_remark(path, 'fits')
     if line is None:
         raise ValueError(f"{path}: no line says what these options fit; add one such as '# fits: seg, teacher r101'.")
-    tasks, words, variant, maps = [], {}, None, False
+    tasks, words, variant, maps = list[str](), list[tuple[str, str]](), None, False
     for item in line.split(','):
         key, *arguments = item.split()
         if key in KINDS and not arguments:
@@ -50,7 +50,7 @@ def fit_of(path: Path) -> Fit:
         elif item.strip() == 'maps':
             maps = True
         elif key in _SIDES and arguments:
-            words[key] = tuple(arguments)
+            words += [(key, word) for word in arguments]
         else:
             choices = ', '.join([*KINDS, *(f"'{side} …'" for side in _SIDES), "'variant …'", 'maps'])
             raise ValueError(f"{path}: unknown item {item.strip()!r} in '# fits: {line}'; known: {choices}.")
@@ -76,12 +76,10 @@ def best(
     ranked: dict[tuple[int, int], list[Path]] = {}
     for path in files:
         fit = fit_of(path)
-        asked = [word for words in fit.words.values() for word in words]
+        asked = [word for _, word in fit.words]
         alike = (fit.variant, fit.maps, 'and' in asked) == (variant, maps, several) and set(fit.tasks) <= {task}
-        rests = {side: iter(words) for side, words in sides.items()}
-        # in this order: a search consumes what it passes
-        searches = [(word.split('|'), rests[side]) for side, words in fit.words.items() for word in words]
-        if alike and all(any(choice in words for choice in remaining) for words, remaining in searches):
+        rests = {side: iter(words) for side, words in sides.items()}  # a search consumes what it passes
+        if alike and all(any(choice in word.split('|') for choice in rests[side]) for side, word in fit.words):
             ranked.setdefault((len(asked), len(fit.tasks)), []).append(path)
     matches = ranked[max(ranked)] if ranked else []
     if len(matches) > 1:

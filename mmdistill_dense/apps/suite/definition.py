@@ -262,20 +262,16 @@ def load_suite(path: Path | str) -> Definition:
         if not keys.seeds or len(set(keys.seeds)) != len(keys.seeds):
             raise ValueError(f'seeds must be distinct, as in [0, 1, 2]; got {list(keys.seeds)}')
         out = f'work_dirs/suites/{path.stem}' if keys.out is None else keys.out
+        read = {'path': path, 'control': control, 'task': task, 'seeds': tuple(keys.seeds), 'metric': metric}
         values: dict[str, Any] = {
-            'path': path,
-            'control': control,
-            'task': task,
             'title': path.stem if keys.title is None else keys.title,
             'out': path.absolute().parent / out if out.startswith('./') else Path(out),
             'teacher': _training(Teacher, keys.teacher, 'teacher', 'teachers', path),
             'test_sets': _test_sets(keys.test_sets),
             'methods': _methods(keys.methods, path, control),
-            'seeds': tuple(keys.seeds),
-            'metric': metric,
             'percent': percent and not metric.startswith('coco_panoptic/') if keys.percent is None else keys.percent,
         }
-        return Definition(**{**vars(keys), **values})
+        return Definition(**{**vars(keys), **read, **values})
 
 
 load = load_suite  # its name until 0.3, in scripts of users
@@ -310,8 +306,8 @@ def _methods(rows: Mapping[str, Any] | Literal['all'], path: Path, control: Path
     methods = dict[str, Method]()
     for name, value in rows.items():
         key = f'methods.{name}'
-        row = value if isinstance(value, Mapping) else {}
-        if empty := [word for word in ('config', 'rate') if word in row and row[word] is None]:
+        empty = [word for word in ('config', 'rate') if isinstance(value, Mapping) and value.get(word, 0) is None]
+        if empty:
             raise ValueError(f'{key}.{empty[0]} is empty: give it, or leave the key out')
         keys = read_keys(RowKeys, {} if value is None else value, key)
         with error_prefix(key):

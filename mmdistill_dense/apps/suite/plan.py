@@ -108,9 +108,8 @@ def _pretrainings(definition: Definition) -> dict[str, Run]:
 
 def trains_teacher(definition: Definition) -> bool:
     """Tell whether the suite trains the teacher: it has begun to, or has its config and no checkpoint."""
-    if definition.teacher is None and not definition.test_teacher:
-        return False
-    if len(teachers := teachers_of(read_file(definition.control).model)) != 1:
+    has_row = definition.teacher is not None or definition.test_teacher
+    if has_row and len(teachers := teachers_of(read_file(definition.control).model)) != 1:
         problem = f'teacher and test_teacher need a pair with one teacher, this one has {len(teachers)}'
         raise ValueError(f'{definition.path}: {problem}: train them with mmdistill train, and remove both keys.')
     if definition.teacher is None:

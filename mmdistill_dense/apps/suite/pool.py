@@ -19,6 +19,7 @@ from mmdistill_dense.apps.suite.plan import Run
 from mmdistill_dense.engine.work_folder import latest_checkpoint
 from mmdistill_dense.utils.files import in_use, write_json
 from mmdistill_dense.utils.process import wait_briefly
+from mmdistill_dense.utils.validate import some
 
 POLL_INTERVAL = 2.0  # seconds between two looks at what other pools do
 MAX_RESTARTS = 2  # how often a run that makes no step is started again
@@ -86,8 +87,7 @@ class Pool:
                         waiting.remove(run)
                     if waiting and not running and not busy:
                         for run in waiting:
-                            needs = ', '.join(map(str, run.missing))
-                            fail(run, f'needs results that none of these runs gives: {needs}')
+                            fail(run, f'needs results that none of these runs gives: {some(run.missing)}')
                         break
                 for job in list(running):
                     if (reason := self._outcome(job)) is None:
@@ -182,11 +182,11 @@ def job_words(definition: Path, run: Run) -> list[str]:
 
 def visible_devices() -> list[str]:
     """Return the GPUs that this process may use."""
-    if (devices := os.environ.get('CUDA_VISIBLE_DEVICES')) is not None:
-        return [device for device in devices.split(',') if device.strip() not in ('', '-1')]
-    import torch
+    if (devices := os.environ.get('CUDA_VISIBLE_DEVICES')) is None:
+        import torch
 
-    return [str(index) for index in range(torch.cuda.device_count())]
+        devices = ','.join(map(str, range(torch.cuda.device_count())))
+    return [device for device in devices.split(',') if device.strip() not in ('', '-1')]
 
 
 def tail(log: Path) -> str:
@@ -211,15 +211,14 @@ def end(processes: Sequence[subprocess.Popen[bytes]]) -> None:
     for process in processes:
         with suppress(subprocess.TimeoutExpired):
             process.wait(max(0.0, limit - time.monotonic()))
-        with suppress(ProcessLookupError, PermissionError):  # macOS raises the latter for a group of zombies
-            os.killpg(process.pid, signal.SIGKILL)  # also the rest of its group
-        process.wait()
         # Killed processes disappear a little later. Zombies that nobody collects never do, hence the limit.
         limit_of_group = time.monotonic() + REAP_TIMEOUT
-        with suppress(ProcessLookupError, PermissionError):
+        with suppress(ProcessLookupError, PermissionError):  # macOS raises the latter for a group of zombies
             while time.monotonic() < limit_of_group:
-                os.killpg(process.pid, 0)
+                os.killpg(process.pid, signal.SIGKILL)  # also the rest of its group
+                process.poll()
                 time.sleep(0.01)
+        process.wait()
         if process.stdin is not None:
             process.stdin.close()
 

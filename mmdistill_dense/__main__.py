@@ -58,7 +58,10 @@ class Parser(argparse.ArgumentParser):
                 self.error(f'{option}: {other_names[option]}')
             if removal := removed(f'{self.prog.removeprefix("mmdistill ")} {option.partition("=")[0]}'):
                 self.error(removal)
-            close = difflib.get_close_matches(option, self._options(), n=2)
+            commands = [action.choices for action in self._actions if isinstance(action, argparse._SubParsersAction)]
+            parsers = [self, *(parser for choices in commands for parser in choices.values())]
+            names = [name for parser in parsers for name in parser._option_string_actions]
+            close = difflib.get_close_matches(option, names, n=2)
             self.error(f'{option}: no such option.' + (f' Close: {", ".join(close)}.' if close else ''))
         if unknown_words:
             self.error(f'{" ".join(unknown_words)}: belongs to no option. A name with spaces stands in quotes.')
@@ -67,13 +70,6 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """End the program with status 2."""
         self.exit(2, f'ERROR    {message.rstrip(".")}. `{self.prog} --help` shows the options.\n')
-
-    def _options(self) -> Iterator[str]:
-        yield from self._option_string_actions
-        for action in self._actions:
-            if isinstance(action, argparse._SubParsersAction):
-                for command in action.choices.values():
-                    yield from command._option_string_actions
 
 
 def fill(parser: argparse.ArgumentParser, name: str) -> argparse.ArgumentParser:

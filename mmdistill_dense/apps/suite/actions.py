@@ -65,11 +65,10 @@ def train_all(
                 print(f'{definition.title}: {len(chosen)} runs, {len(todo)} to do, in {definition.out}', flush=True)
                 check_rows(definition, todo)
 
-            program = [sys.executable, '-m', 'mmdistill_dense', 'suite']
-
             def begin(run: Run) -> list[str]:
                 plan.write_config(run, *todo[run])
-                return [*program, *job_words(definition.path, run), '--attended']
+                words = job_words(definition.path, run)
+                return [sys.executable, '-m', 'mmdistill_dense', 'suite', *words, '--attended']
 
             pool = Pool(begin, definition.jobs, threads, partial(print, flush=True), on_run_end, definition.stall)
             failed = pool.execute(list(todo))

@@ -67,16 +67,13 @@ class Pool:
         try:
             while waiting or running:
                 if time.monotonic() >= next_look:
-                    next_look, busy = time.monotonic() + POLL_INTERVAL, False
+                    next_look = time.monotonic() + POLL_INTERVAL
                     for run in list(waiting):
                         if failed_titles := [titles[folder] for folder in run.after if titles.get(folder) in failed]:
                             fail(run, f'needs {", ".join(failed_titles)}')
-                        elif in_use(run.folder):
-                            busy = True
-                            continue
                         elif run.result is not None:  # another process did it
                             self._report(run)
-                        elif devices and not run.missing:
+                        elif devices and not run.missing and not in_use(run.folder):
                             try:
                                 running.append(self._start(run, devices[0]))
                                 del devices[0]
@@ -85,7 +82,7 @@ class Pool:
                         else:
                             continue
                         waiting.remove(run)
-                    if waiting and not running and not busy:
+                    if not running and all(run.missing and not in_use(run.folder) for run in waiting):
                         for run in waiting:
                             fail(run, f'needs results that none of these runs gives: {some(run.missing)}')
                         break

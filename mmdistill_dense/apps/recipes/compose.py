@@ -185,10 +185,9 @@ def has_several(pair: Path) -> bool:
 
 def sources_of(recipe: Path) -> dict[str, Path]:
     """Return the file of each part of a recipe, known by the keys that it sets: itself, or a base of it."""
-    recipes, bases = [recipe], _bases(recipe)
-    while len(bases) == 1 and bases_of(bases[0]):  # the one recipe that it inherits, and so on
-        recipes.append(bases[0])
-        bases = _bases(bases[0])
+    recipes = [recipe]
+    while len(bases := [*filter(Path.is_file, bases_of(recipes[-1]))]) == 1 and bases_of(bases[0]):
+        recipes.append(bases[0])  # the one recipe that it inherits, and so on
     files = [recipe, *reversed(bases)]  # the first base that sets a key stands last, and so counts
     sources = {kind: file for file in files for kind, key in _KEYS.items() if key in keys_of(file)}
     holders = [file for file in recipes if header_remark(file, 'pair')]  # others may inherit the pair that they change
@@ -221,10 +220,6 @@ def reference(path: Path, folder: Path) -> Source:
         return Source(f"__import__('mmdistill_dense').base({literal(name)})")
     relative = Path(os.path.relpath(path, folder)).as_posix()
     return Source(literal(relative if relative.startswith('.') else f'./{relative}'))
-
-
-def _bases(path: Path) -> list[Path]:
-    return [base for base in bases_of(path) if base.is_file()]
 
 
 def unknown(kind: str, name: str, choices: Iterable[str]) -> str:

@@ -19,7 +19,8 @@ from rich.table import Table
 from mmdistill_dense.apps.recipes import compose
 from mmdistill_dense.apps.suite import configs, plan
 from mmdistill_dense.apps.suite.definition import Definition, error_prefix, load_suite
-from mmdistill_dense.apps.suite.plan import Resolved, Run
+from mmdistill_dense.apps.suite.plan import LOCK_TIMEOUT, Resolved, Run
+from mmdistill_dense.apps.suite.pool import Pool, end_with_parent, job_words
 from mmdistill_dense.config.local_code import local_code
 from mmdistill_dense.config.resolve import reading_once
 from mmdistill_dense.config.values import evaluator_scores, listed, may_give
@@ -51,9 +52,6 @@ def train_all(
     The config of each run is resolved once, checked, and written when the run begins: what is changed meanwhile does
     not reach the runs of this command.
     """
-    from mmdistill_dense.apps.suite.job import LOCK_TIMEOUT
-    from mmdistill_dense.apps.suite.pool import Pool, job_words
-
     threads = definition.threads or threads_asked_for() or max(1, cores() // definition.jobs)
     try:
         with interruptible():
@@ -155,8 +153,6 @@ def check_metric(config: Config, metric: str, path: str) -> None:
 
 def suite_job(args: argparse.Namespace) -> None:
     if args.attended:
-        from mmdistill_dense.apps.suite.pool import end_with_parent
-
         end_with_parent()
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
     from mmdistill_dense.apps.suite.job import execute_run

@@ -118,17 +118,15 @@ def read_keys(kind: type[T], values: Any, key: str = '') -> T:
 def find_suite_config(name: str, folder: str, path: Path, key: str) -> Path:
     """Return a config by its name in ``configs/<folder>``, by ``METHOD:PAIR``, or a file beside the definition."""
     with error_prefix(key):
-        if is_name(name):
-            config = find_named(name)
-            if isinstance(config, Named):
-                raise ValueError(f'{name} is not a file; write one of these lines:\n{config.text()}')
-            return config
-        if not name.endswith('.py'):
+        config = find_named(name) if is_name(name) else path.parent / name
+        if isinstance(config, Named):
+            raise ValueError(f'{name} is not a file; write one of these lines:\n{config.text()}')
+        if not is_name(name) and not name.endswith('.py'):
             inside = name if '/' in name else f'{folder}/{name}'
-            return find_config(name if '::' in name else f'mmdistill_dense::{inside}', key)
-        if not (file := path.parent / name).is_file():
-            raise FileNotFoundError(f'no file {str(file)!r}; paths are relative to the definition')
-    return file
+            config = find_config(name if '::' in name else f'mmdistill_dense::{inside}', key)
+        if not config.is_file():
+            raise FileNotFoundError(f'no file {str(config)!r}; paths are relative to the definition')
+    return config
 
 
 def fill_variables(value: Any) -> Any:

@@ -48,7 +48,6 @@ from mmdistill_dense.weights.strict_load import read_checkpoint, sha256
 PACKAGES = ('torch', 'mmengine', 'mmcv', 'mmseg', 'mmdet')
 WRITE_INTERVAL = 1.0  # seconds between two writes
 SAVE_INTERVAL = 600.0  # seconds between checkpoints, which a power cut may lose; the config may ask for more
-LOCK_TIMEOUT = 60.0  # seconds in which a job whose suite was killed ends, and a suite starts
 # the variables in which launchers give the rank and the number of processes
 _RANK_VARIABLES = {
     'pytorch': ('RANK', 'WORLD_SIZE'),
@@ -152,15 +151,13 @@ class Progress(Hook):
     def seconds(self) -> float:
         return self.before + time.monotonic() - self.start
 
-    @property
-    def is_due(self) -> bool:
-        return time.monotonic() - self.written >= WRITE_INTERVAL
-
-    def tell(self, force: bool = False, **state: Any) -> None:
-        """Update the state, and write it if the last write is long enough ago."""
+    def tell(self, force: bool = False, outputs: Mapping[str, Any] | None = None, **state: Any) -> None:
+        """Update the state, and write it with the loss if the last write is long enough ago."""
         self.state.update(state)
-        if self.write and (force or self.is_due):
+        if self.write and (force or time.monotonic() - self.written >= WRITE_INTERVAL):
             self.written = time.monotonic()
+            if outputs and 'loss' in outputs:  # reading it waits for the GPU
+                self.state['loss'] = float(outputs['loss'])
             state = {**self.state, 'seconds': self.seconds, 'time': time.time()}
             try:
                 write_json(self.path, state, lasting=False)
@@ -188,9 +185,7 @@ class Progress(Hook):
     def after_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: dict[str, Any] | None = None
     ) -> None:
-        if self.is_due and outputs and 'loss' in outputs:  # reading it waits for the GPU
-            self.state['loss'] = float(outputs['loss'])
-        self.tell(iteration=runner.iter + 1)
+        self.tell(outputs=outputs, iteration=runner.iter + 1)
         if time.monotonic() - self.saved >= SAVE_INTERVAL and self.state['processes'] == 1 and between_steps(runner):
             kept = runner.cfg.default_hooks.checkpoint.max_keep_ckpts
             if kept <= configs.KEPT_CHECKPOINTS:  # of so few, another one does no harm
@@ -212,7 +207,7 @@ def execute_run(definition: Definition, run: Run, launcher: str = 'none', attend
     if missing := run.missing:
         raise RuntimeError(f'{run.title} needs results that are not there yet: {", ".join(map(str, missing))}')
     rank, processes = rank_and_size(launcher)
-    with nullcontext() if rank else owned(run.folder, run.title, 0.0 if attended else LOCK_TIMEOUT):
+    with nullcontext() if rank else owned(run.folder, run.title, 0.0 if attended else plan.LOCK_TIMEOUT):
         if not attended:
             plan.check_unchanged(definition, [run])
         if run.result is not None:

@@ -24,6 +24,7 @@ from mmdistill_dense.utils.validate import some
 
 SEED = re.compile(r'seed\d+')  # the folder of one seed of a row
 _OLD_ENTRY = re.compile(r'teacher|runs/(?P<name>[^/]+)/seed(?P<seed>\d+)')
+LOCK_TIMEOUT = 60.0  # seconds in which a job whose suite was killed ends, and a suite starts
 RUNS_FILE = 'runs.json'  # what the runs of a suite are at its newest start, which a report reads
 
 

@@ -9,13 +9,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from mmengine.config import Config
 from mmengine.registry import DATASETS, DefaultScope
 from rich.console import Console
 from rich.table import Table
 
+from mmdistill_dense.apps.check.context import Options
+from mmdistill_dense.apps.check.run import CheckReport, check_config
 from mmdistill_dense.apps.recipes import compose
 from mmdistill_dense.apps.suite import configs, plan
 from mmdistill_dense.apps.suite.definition import Definition, error_prefix, load_suite
@@ -27,11 +28,8 @@ from mmdistill_dense.config.values import evaluator_scores, listed, may_give
 from mmdistill_dense.guards.findings import ERROR, NOTE
 from mmdistill_dense.networks.building import building_once
 from mmdistill_dense.utils.files import FolderInUse, in_use, owned, read_json, write_json
-from mmdistill_dense.utils.process import cores, errors_only, heartbeat, interruptible, threads_asked_for
+from mmdistill_dense.utils.process import cores, errors_only, heartbeat, threads_asked_for
 from mmdistill_dense.utils.version import __version__
-
-if TYPE_CHECKING:
-    from mmdistill_dense.apps.check.run import CheckReport
 
 
 def suite_run(args: argparse.Namespace) -> int:
@@ -54,22 +52,20 @@ def train_all(
     """
     threads = definition.threads or threads_asked_for() or max(1, cores() // definition.jobs)
     try:
-        with interruptible():
-            with reading_once():
-                chosen = plan.select(definition, only, seeds)
-                with owned(definition.out, f'the start of suite {definition.title!r}', LOCK_TIMEOUT), errors_only():
-                    todo = plan.resolved(definition, plan.unfinished(definition, chosen))
-                    plan.check_batch(definition, todo, 1)
-                print(f'{definition.title}: {len(chosen)} runs, {len(todo)} to do, in {definition.out}', flush=True)
-                check_rows(definition, todo)
+        with reading_once():
+            chosen = plan.select(definition, only, seeds)
+            with owned(definition.out, f'the start of suite {definition.title!r}', LOCK_TIMEOUT), errors_only():
+                todo = plan.resolved(definition, plan.unfinished(definition, chosen))
+                plan.check_batch(definition, todo, 1)
+            print(f'{definition.title}: {len(chosen)} runs, {len(todo)} to do, in {definition.out}', flush=True)
+            check_rows(definition, todo)
 
-            def begin(run: Run) -> list[str]:
-                plan.write_config(run, *todo[run])
-                words = job_words(definition.path, run)
-                return [sys.executable, '-m', 'mmdistill_dense', 'suite', *words, '--attended']
+        def begin(run: Run) -> list[str]:
+            plan.write_config(run, *todo[run])
+            return [sys.executable, '-m', 'mmdistill_dense', 'suite', *job_words(definition.path, run), '--attended']
 
-            pool = Pool(begin, definition.jobs, threads, partial(print, flush=True), on_run_end, definition.stall)
-            failed = pool.execute(list(todo))
+        pool = Pool(begin, definition.jobs, threads, partial(print, flush=True), on_run_end, definition.stall)
+        failed = pool.execute(list(todo))
     except KeyboardInterrupt:
         print('stopped; the same command continues from the last checkpoints', flush=True)
         return 130
@@ -84,9 +80,6 @@ def train_all(
 @building_once()
 def check_rows(definition: Definition, todo: Resolved) -> None:
     """Check each row as ``mmdistill check`` does, unless it passed before; networks of equal configs are built once."""
-    from mmdistill_dense.apps.check.context import Options
-    from mmdistill_dense.apps.check.run import check_config
-
     path = definition.out / 'checked.json'
     hashes = read_json(path) or {}
     for name, changes in definition.test_sets.items() if todo else ():
@@ -123,7 +116,7 @@ def check_rows(definition: Definition, todo: Resolved) -> None:
         write_json(path, hashes)
 
 
-def _summary_lines(name: str, report: 'CheckReport') -> list[str]:
+def _summary_lines(name: str, report: CheckReport) -> list[str]:
     context, student = report.context, report.context.student
     facts = [f'{context.pictures} pictures'] if context.pictures else []
     facts += [f'student {student.parameters / 1e6:.2f} M parameters'] if student else []

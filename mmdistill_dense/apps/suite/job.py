@@ -48,12 +48,6 @@ from mmdistill_dense.weights.strict_load import read_checkpoint, sha256
 PACKAGES = ('torch', 'mmengine', 'mmcv', 'mmseg', 'mmdet')
 WRITE_INTERVAL = 1.0  # seconds between two writes
 SAVE_INTERVAL = 600.0  # seconds between checkpoints, which a power cut may lose; the config may ask for more
-# the variables in which launchers give the rank and the number of processes
-_RANK_VARIABLES = {
-    'pytorch': ('RANK', 'WORLD_SIZE'),
-    'slurm': ('SLURM_PROCID', 'SLURM_NTASKS'),
-    'mpi': ('OMPI_COMM_WORLD_RANK', 'OMPI_COMM_WORLD_SIZE'),
-}
 
 
 def facts_of(run: Run, config: Config, config_hash: str) -> dict[str, Any]:
@@ -245,7 +239,9 @@ def execute_run(definition: Definition, run: Run, launcher: str = 'none', attend
 
 def rank_and_size(launcher: str) -> tuple[int, int]:
     """Return this process's rank and the number of processes, from the launcher's environment variables."""
-    rank, size = _RANK_VARIABLES.get(launcher, ('', ''))
+    mpi = 'OMPI_COMM_WORLD_RANK', 'OMPI_COMM_WORLD_SIZE'
+    variables = {'pytorch': ('RANK', 'WORLD_SIZE'), 'slurm': ('SLURM_PROCID', 'SLURM_NTASKS'), 'mpi': mpi}
+    rank, size = variables.get(launcher, ('', ''))
     return int(os.environ.get(rank, '0')), int(os.environ.get(size, '1'))
 
 

@@ -80,10 +80,9 @@ def fill(parser: argparse.ArgumentParser, name: str) -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command and return its exit status: 2 for a mistake, which is told in one line."""
-    words = list(sys.argv[1:] if argv is None else argv)
     try:
         try:
-            return _main(words)
+            return _main(list(sys.argv[1:] if argv is None else argv))
         finally:
             sys.stdout.flush()
     except BrokenPipeError:

@@ -208,9 +208,8 @@ def fitting_methods(recipe: Path) -> list[str]:
 def config_text(method: str, recipe: Path | str, options: Path | str, folder: Path) -> str:
     """Return the text of a method's config: the recipe with the distillers of the options."""
     bases = [reference(recipe_file(recipe), folder), reference(Path(options), folder)]
-    model = {'distillers': Source('_base_.distillers')}
     work_dir = Template(f'work_dirs/{method}/{{{{ fileBasenameNoExtension }}}}')
-    return assignments({'_base_': bases, 'model': model, 'work_dir': work_dir})
+    return assignments({'_base_': bases, 'model': {'distillers': Source('_base_.distillers')}, 'work_dir': work_dir})
 
 
 def reference(path: Path, folder: Path) -> Source:
@@ -223,5 +222,4 @@ def reference(path: Path, folder: Path) -> Source:
 
 
 def unknown(kind: str, name: str, choices: Iterable[str]) -> str:
-    removal = removed(name) if kind == 'method' else ''
-    return removal or f'{kind} {name!r}: unknown. {close_or_all(name, choices)}'
+    return (kind == 'method' and removed(name)) or f'{kind} {name!r}: unknown. {close_or_all(name, choices)}'

@@ -157,8 +157,7 @@ def combinations(method: str) -> Iterator[Named]:
 
 def variants_of(method: str) -> list[str | None]:
     """Return the variants of a method's options; the first is None, the default."""
-    variants = {compose.fit_of(path).variant for path in compose.option_files(method)}
-    return [None, *sorted(filter(None, variants))]
+    return [None, *sorted(filter(None, {compose.fit_of(path).variant for path in compose.option_files(method)}))]
 
 
 def _recipes_of(method: str) -> dict[str, Path]:

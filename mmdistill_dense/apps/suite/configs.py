@@ -287,16 +287,14 @@ def changed_keys(folder: Path, config: Config) -> list[str]:
         return []
     written = written_config(file, file.stat().st_mtime_ns)
     old, new = (_identity(version, _last_names) for version in (written, config))
-    resumed = ('load_from',) if written.get('resume') else ()
-    return [key for key in differences(old, new) if key not in resumed]
+    return [key for key in differences(old, new) if key != 'load_from' or not written.get('resume')]
 
 
 def networks_hash(config: Config) -> str:
     """Return digits that change with the networks that a config names by files of the user's own; empty without any."""
     options = [config.model.get('student'), *(teachers_of(config.model).values() if reads_teacher(config) else ())]
     paths = [path for option in options if (path := own_config(option))]
-    networks = [load_model({'cfg': str(path)}, 'model').model for path in paths]
-    return options_hash(networks, _last_names) if paths else ''
+    return options_hash([load_model({'cfg': str(path)}, 'model').model for path in paths], _last_names) if paths else ''
 
 
 def _last_names(text: str) -> str:

@@ -169,9 +169,8 @@ def write_list(out: Path, all_runs: Sequence[Run]) -> None:
 
 def read_list(out: Path) -> list[Run]:
     """Return the runs of a suite at its newest start. Lists of before 0.3 hold folders alone, or are missing."""
-    entries = (read_json(out / RUNS_FILE) or {}).get('runs', [TEACHER, *out.glob('runs/*/seed*')])
     listed_runs = list[Run]()
-    for entry in entries:
+    for entry in (read_json(out / RUNS_FILE) or {}).get('runs', [TEACHER, *out.glob('runs/*/seed*')]):
         if isinstance(entry, Mapping):
             teacher = out / entry['teacher'] if entry['teacher'] else None
             listed_runs.append(Run(entry['name'], entry['seed'], out / entry['folder'], teacher))
@@ -283,8 +282,7 @@ def check_code(run: Run, config: Config) -> None:
 
 def check_processes(run: Run, processes: int) -> None:
     """Refuse a folder made by another number of processes, so with another batch, unless it is a finished teacher."""
-    state = run.state if latest_checkpoint(run.folder) else {}
-    old_processes = (run.result or state).get('processes')
+    old_processes = (run.result or (run.state if latest_checkpoint(run.folder) else {})).get('processes')
     if old_processes in (None, processes) or ((run.is_teacher or run.is_pretraining) and run.result):
         return
     made = f'by {old_processes} process(es), this would be {processes}: another batch'

@@ -20,7 +20,7 @@ from mmdistill_dense.utils.files import FolderInUse
 from mmdistill_dense.utils.lazy import require_stack
 from mmdistill_dense.utils.process import heartbeat, interruptible, known_mistake, tell, wait_briefly
 from mmdistill_dense.utils.validate import close_or_all, text_of
-from mmdistill_dense.utils.version import removed
+from mmdistill_dense.utils.version import removed, versions
 
 GROUPS = {
     'From a folder of data to a small network': {
@@ -108,8 +108,6 @@ def _is_closed(stream: TextIO) -> bool:
 def _main(words: list[str]) -> int:
     name = OLD_NAMES.get(words[0], words[0]) if words else ''
     if name == '--version':
-        from mmdistill_dense.utils.version import versions
-
         print('\n'.join(versions()))
         return 0
     if removal := removed(name, ' '.join([name, *words[1:2]])):

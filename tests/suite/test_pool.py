@@ -219,6 +219,13 @@ def test_a_job_that_ends_leaves_no_worker(tmp_path: Path, monkeypatch: pytest.Mo
     assert not any(alive(pid) for pid in pids(tmp_path))
 
 
+def wait_until(is_done: Callable[[], Any]) -> None:
+    limit = time.monotonic() + 60
+    while not is_done():
+        assert time.monotonic() < limit, 'what does not end outlives the suite'
+        time.sleep(0.05)
+
+
 def suite_of_one(folder: Path) -> None:
     """What the process does that is killed: a pool with one job."""
     child = f'from mmdistill_dense.apps.suite.pool import end_with_parent; end_with_parent()\n{SLEEP}'
@@ -237,10 +244,7 @@ def test_a_process_that_starts_during_an_interruption_ends_too(tmp_path: Path, m
     monkeypatch.setattr(pool.subprocess, 'Popen', start)
     monkeypatch.setenv('PYTHONPATH', environment()['PYTHONPATH'])
     multiprocessing.get_context('fork').Process(target=suite_of_one, args=(tmp_path,)).start()
-    limit = time.monotonic() + 60
-    while not pid.is_file() or not pid.read_text() or alive(int(pid.read_text())):
-        assert time.monotonic() < limit
-        time.sleep(0.05)
+    wait_until(lambda: pid.is_file() and pid.read_text() and not alive(int(pid.read_text())))
 
 
 @pytest.mark.soak
@@ -251,17 +255,12 @@ def test_jobs_end_when_their_parent_is_killed(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setenv('PYTHONPATH', environment()['PYTHONPATH'])
     process = multiprocessing.get_context('fork').Process(target=suite_of_one, args=(tmp_path,))
     process.start()
-    limit = time.monotonic() + 60
-    while not list(tmp_path.glob('*/own.txt')) or not (tmp_path / 'a' / 'own.txt').read_text():
-        assert time.monotonic() < limit
-        time.sleep(0.05)
+    wait_until(lambda: [*tmp_path.glob('*/own.txt')] and (tmp_path / 'a' / 'own.txt').read_text())
     if stopped:
         os.kill(int((tmp_path / 'a' / 'own.txt').read_text()), signal.SIGSTOP)
     process.kill()
     process.join()
-    while any(alive(pid) for pid in pids(tmp_path)):
-        assert time.monotonic() < limit, 'a worker outlives the suite'
-        time.sleep(0.05)
+    wait_until(lambda: not any(alive(pid) for pid in pids(tmp_path)))
 
 
 @pytest.mark.soak

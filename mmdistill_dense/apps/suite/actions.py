@@ -20,8 +20,10 @@ from mmdistill_dense.apps.check.run import CheckReport, check_config
 from mmdistill_dense.apps.recipes import compose
 from mmdistill_dense.apps.suite import configs, plan
 from mmdistill_dense.apps.suite.definition import Definition, error_prefix, load_suite
-from mmdistill_dense.apps.suite.plan import LOCK_TIMEOUT, Resolved, Run
+from mmdistill_dense.apps.suite.job import LOCK_TIMEOUT, execute_run
+from mmdistill_dense.apps.suite.plan import Resolved, Run
 from mmdistill_dense.apps.suite.pool import Pool, end_with_parent, job_words
+from mmdistill_dense.apps.suite.table import write_table
 from mmdistill_dense.config.local_code import local_code
 from mmdistill_dense.config.resolve import reading_once
 from mmdistill_dense.config.values import evaluator_scores, listed, may_give
@@ -148,8 +150,6 @@ def suite_job(args: argparse.Namespace) -> None:
     if args.attended:
         end_with_parent()
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
-    from mmdistill_dense.apps.suite.job import execute_run
-
     with reading_once():
         definition = load_suite(args.definition)
         run = find_run(definition, args.name, args.seed)
@@ -214,7 +214,5 @@ def _progress(run: Run) -> str:
 
 @errors_only()
 def suite_table(args: argparse.Namespace) -> None:
-    from mmdistill_dense.apps.suite.table import write_table
-
     with reading_once():
         write_table(load_suite(args.definition), args.out)

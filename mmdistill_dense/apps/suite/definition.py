@@ -39,13 +39,6 @@ _TEXTS = re.compile(  # keys whose values are names and paths
 )
 
 
-def _scalars(node: yaml.Node) -> Iterator[yaml.ScalarNode]:
-    if isinstance(node, yaml.ScalarNode):
-        yield node
-    for child in node.value if isinstance(node, yaml.CollectionNode) else ():
-        yield from _scalars(child[1] if isinstance(child, tuple) else child)
-
-
 class _Loader(yaml.SafeLoader):
     """YAML loader in which 1e-3 is a number, 24:00:00 and a key ``on`` are texts, and that refuses a key twice."""
 
@@ -58,8 +51,11 @@ class _Loader(yaml.SafeLoader):
             raise ValueError(f'line {node.start_mark.line + 1}: {", ".join(sorted(duplicates))} occurs twice')
         for key, value in node.value:
             nested = isinstance(value, yaml.MappingNode) and 'prefix' not in key.value  # a row of this name
-            for leaf in _scalars(value) if _TEXTS.fullmatch(str(key.value)) and not nested else ():
-                if leaf.tag != _TEXT and (isinstance(value, yaml.SequenceNode) or leaf.tag != f'{_YAML}null'):
+            members = value.value if isinstance(value, yaml.CollectionNode) else [value]
+            for member in members if _TEXTS.fullmatch(str(key.value)) and not nested else ():
+                leaf = member[1] if isinstance(member, tuple) else member
+                is_text = leaf.tag == _TEXT or not isinstance(leaf, yaml.ScalarNode)
+                if not is_text and (isinstance(value, yaml.SequenceNode) or leaf.tag != f'{_YAML}null'):
                     kind, line = leaf.tag.rpartition(':')[2], leaf.start_mark.line + 1
                     problem = f'YAML reads {leaf.value or "nothing"} as a {kind}, and this is a text'
                     raise ValueError(f'line {line}: {key.value}: {problem}. Write it in quotes')

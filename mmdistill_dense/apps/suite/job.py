@@ -47,6 +47,7 @@ from mmdistill_dense.weights.strict_load import read_checkpoint, sha256
 
 PACKAGES = ('torch', 'mmengine', 'mmcv', 'mmseg', 'mmdet')
 WRITE_INTERVAL = 1.0  # seconds between two writes
+LOCK_TIMEOUT = 60.0  # seconds in which a job whose suite was killed ends, and a suite starts
 SAVE_INTERVAL = 600.0  # seconds between checkpoints, which a power cut may lose; the config may ask for more
 
 
@@ -201,7 +202,7 @@ def execute_run(definition: Definition, run: Run, launcher: str = 'none', attend
     if missing := run.missing:
         raise RuntimeError(f'{run.title} needs results that are not there yet: {", ".join(map(str, missing))}')
     rank, processes = rank_and_size(launcher)
-    with nullcontext() if rank else owned(run.folder, run.title, 0.0 if attended else plan.LOCK_TIMEOUT):
+    with nullcontext() if rank else owned(run.folder, run.title, 0.0 if attended else LOCK_TIMEOUT):
         if not attended:
             plan.check_unchanged(definition, [run])
         if run.result is not None:

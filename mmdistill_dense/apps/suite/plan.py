@@ -12,6 +12,7 @@ from mmengine.config import Config
 
 from mmdistill_dense.apps.recipes.compose import header_remark, unknown
 from mmdistill_dense.apps.suite import configs
+from mmdistill_dense.apps.suite.configs import Portable
 from mmdistill_dense.apps.suite.definition import CONTROL, PRETRAINING, TEACHER, Definition, is_alone
 from mmdistill_dense.config.local_code import changed_files, local_code
 from mmdistill_dense.config.resolve import read_file, teachers_of
@@ -24,7 +25,6 @@ from mmdistill_dense.utils.validate import some
 
 SEED = re.compile(r'seed\d+')  # the folder of one seed of a row
 _OLD_ENTRY = re.compile(r'teacher|runs/(?P<name>[^/]+)/seed(?P<seed>\d+)')
-LOCK_TIMEOUT = 60.0  # seconds in which a job whose suite was killed ends, and a suite starts
 RUNS_FILE = 'runs.json'  # what the runs of a suite are at its newest start, which a report reads
 
 
@@ -211,15 +211,13 @@ def name_files(run: Run, config: Config) -> None:
         configs.start_from_pretraining(config, files[run.pretraining])
 
 
-def portable_in(definition: Definition) -> configs.Portable:
+def portable_in(definition: Definition) -> Portable:
     """Return what makes texts of a suite's configs equal on all machines."""
     dataset = chain(configs.control_config(definition).train_dataloader.dataset)[0]
     return configs.make_portable(definition.path.parent, str(dataset.get('data_root') or '').rstrip('/'))
 
 
-def hash_of(
-    definition: Definition, run: Run, config: Config | None = None, portable: configs.Portable | None = None
-) -> str:
+def hash_of(definition: Definition, run: Run, config: Config | None = None, portable: Portable | None = None) -> str:
     """Return the hash of a run's config. It covers how its teacher and its first weights are made."""
     portable, config = portable or portable_in(definition), config or config_of(definition, run)
     teacher_text = start_text = ''

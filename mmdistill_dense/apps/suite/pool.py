@@ -15,6 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
+import torch
+
 from mmdistill_dense.apps.suite.plan import Run
 from mmdistill_dense.engine.work_folder import latest_checkpoint
 from mmdistill_dense.utils.files import in_use, write_json
@@ -180,8 +182,6 @@ def job_words(definition: Path, run: Run) -> list[str]:
 def visible_devices() -> list[str]:
     """Return the GPUs that this process may use."""
     if (devices := os.environ.get('CUDA_VISIBLE_DEVICES')) is None:
-        import torch
-
         devices = ','.join(map(str, range(torch.cuda.device_count())))
     return [device for device in devices.split(',') if device.strip() not in ('', '-1')]
 

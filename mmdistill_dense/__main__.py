@@ -10,10 +10,10 @@ import os
 import select
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from pkgutil import resolve_name
-from typing import Any, NoReturn, TextIO
+from typing import Any, NoReturn
 
 from mmdistill_dense.apps.options import start_processes
 from mmdistill_dense.utils.files import FolderInUse
@@ -86,23 +86,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         finally:
             sys.stdout.flush()
     except BrokenPipeError:
-        if not _is_closed(sys.stdout):
+        waiting = select.poll()
+        with suppress(OSError, ValueError):  # no file, as in a notebook
+            waiting.register(sys.stdout.fileno(), select.POLLERR)
+        if not any(event & select.POLLERR for _, event in waiting.poll(0)):
             raise
+        # who reads this stream has read enough, as in ``… | head``
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return 141  # as a shell reports a program that SIGPIPE ended
     except KeyboardInterrupt:
         print('stopped', file=sys.stderr)
         return 130  # as a shell reports Ctrl-C
-
-
-def _is_closed(stream: TextIO) -> bool:
-    """Tell whether who read this stream has read enough, as in ``… | head``."""
-    try:
-        waiting = select.poll()
-        waiting.register(stream.fileno(), select.POLLERR)
-    except (OSError, ValueError):  # no file, as in a notebook
-        return False
-    return any(event & select.POLLERR for _, event in waiting.poll(0))
 
 
 def _main(words: list[str]) -> int:

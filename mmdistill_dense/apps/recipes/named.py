@@ -15,6 +15,7 @@ from mmengine.registry import init_default_scope
 from mmdistill_dense.apps.recipes import compose
 from mmdistill_dense.config.resolve import TASKS, find_config, load_model, read_file, student_option
 from mmdistill_dense.datasets.wrapped import classes_of
+from mmdistill_dense.distillers.fragments import replace_settings
 from mmdistill_dense.guards.config import check_crop, check_retyped, check_student_classes, check_top_level_distillers
 from mmdistill_dense.utils.process import quiet
 from mmdistill_dense.utils.validate import message_of, some
@@ -83,8 +84,6 @@ def read_config(name: str | Path, options: Mapping[str, Any] | None = None) -> C
         chosen = {match[1]: settings for key, settings in options.items() if (match := _SETTINGS.fullmatch(key))}
         task, distillers = TASKS.get(config.get('default_scope')), (config.get('model') or {}).get('distillers')
         if chosen and distillers and task:
-            from mmdistill_dense.distillers.fragments import replace_settings  # imports all methods
-
             freed = replace_settings(distillers, chosen, task, 'model.distillers')
             pairs = [(key, name) for key in freed for name in {*distillers[key]} - {*freed[key], 'settings'}]
             if constants := {f'model.distillers.{key}.{name}' for key, name in pairs} - options.keys():
@@ -126,7 +125,18 @@ def find_named(name: str) -> Path | Named:
         kind = {'control': 'recipe', 'teachers': 'teacher'}.get(method, 'method')
         names = {path.stem for path in file.parent.glob('*.py')} or {*compose.methods(), 'control', 'teachers'}
         raise KeyError(f'{name}: {compose.unknown(kind, method if kind == "method" else file.stem, names)}')
-    return _changed_config(method, pair, variant) or _compose(name, method, pair, variant)
+    if changed_config := _changed_config(method, pair, variant):
+        return changed_config
+    method_recipes = _recipes_of(method)
+    recipe = method_recipes.get(pair) or next((path for path in compose.recipes() if path.stem == pair), None)
+    if recipe is None:
+        raise KeyError(f'{name}: {compose.unknown("pair", pair, method_recipes)}')
+    if named_config := make_named(method, recipe, variant):
+        return named_config
+    fits = [str(option or 'none') for option in variants_of(method) if make_named(method, recipe, option)]
+    fitting = f'methods: {", ".join(compose.fitting_methods(recipe))}'
+    hint = f'variants of {method} that fit it: {", ".join(fits)}' if fits else fitting
+    raise KeyError(f'{name}: {f"variant {variant!r} of {method}" if fits else method} does not fit {pair}. {hint}.')
 
 
 def config_path(method: str, pair: str, variant: str | None = None) -> Path:
@@ -164,20 +174,6 @@ def _recipes_of(method: str) -> dict[str, Path]:
     paths = [*compose.recipes(), *compose.recipes(pretraining=True)]
     shared = {path.stem: path for path in paths if not compose.owners(path)}
     return shared | {compose.parts_of(path).pair: path for path in paths if method in compose.owners(path)}
-
-
-def _compose(name: str, method: str, pair: str, variant: str | None) -> Named:
-    method_recipes = _recipes_of(method)
-    recipe = method_recipes.get(pair) or next((path for path in compose.recipes() if path.stem == pair), None)
-    if recipe is None:
-        raise KeyError(f'{name}: {compose.unknown("pair", pair, method_recipes)}')
-    named_config = make_named(method, recipe, variant)
-    if named_config is None:
-        fits = [str(option or 'none') for option in variants_of(method) if make_named(method, recipe, option)]
-        fitting = f'methods: {", ".join(compose.fitting_methods(recipe))}'
-        hint = f'variants of {method} that fit it: {", ".join(fits)}' if fits else fitting
-        raise KeyError(f'{name}: {f"variant {variant!r} of {method}" if fits else method} does not fit {pair}. {hint}.')
-    return named_config
 
 
 def _changes(method: str) -> list[Path]:

@@ -8,14 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mmengine.config import Config
+from mmengine.config import Config, ConfigDict
 
 from mmdistill_dense.apps.recipes.compose import header_remark, unknown
 from mmdistill_dense.apps.suite import configs
 from mmdistill_dense.apps.suite.configs import Portable
 from mmdistill_dense.apps.suite.definition import CONTROL, PRETRAINING, TEACHER, Definition, is_alone
 from mmdistill_dense.config.local_code import changed_files, local_code
-from mmdistill_dense.config.resolve import read_file, teachers_of
+from mmdistill_dense.config.resolve import load_model, read_file, student_option, teachers_of
 from mmdistill_dense.config.values import chain
 from mmdistill_dense.engine.work_folder import latest_checkpoint
 from mmdistill_dense.guards.config import batch_problem
@@ -208,7 +208,11 @@ def name_files(run: Run, config: Config) -> None:
     if run.teacher and configs.reads_teacher(config):
         config.model.teacher.checkpoint = files[run.teacher]
     if run.pretraining:
-        configs.start_from_pretraining(config, files[run.pretraining])
+        student, file = config.model.student, files[run.pretraining]
+        first_weights = ConfigDict(type='Pretrained', checkpoint=file, prefix='backbone.')
+        student.setdefault('backbone', ConfigDict()).init_cfg = first_weights
+        if load_model(student_option(config.model), 'model.student').model.get('pretrained'):
+            student.pretrained = None
 
 
 def portable_in(definition: Definition) -> Portable:
@@ -249,10 +253,11 @@ def check_unchanged(definition: Definition, chosen: Iterable[Run]) -> None:
         result, state = run.result or {}, run.state if latest_checkpoint(run.folder) else {}
         if not (state or result):
             continue
-        config = config_of(definition, run)
-        for old_hash in (str(facts['config_hash']) for facts in (result, state) if 'config_hash' in facts):
-            if old_hash == hash_of(definition, run, config) or old_hash in _earlier_hashes(definition, run, config):
-                continue
+        config, by_folder = config_of(definition, run), configs.make_portable(definition.path.parent)
+        # that of today, that before projects could be moved, and that before the weights of a tested teacher counted
+        hashes = {hash_of(definition, run, config), hash_of(definition, run, config, by_folder)}
+        hashes |= {configs.config_hash(config, portable=by_folder)} if run.is_teacher else set()
+        for old_hash in {str(facts['config_hash']) for facts in (result, state) if 'config_hash' in facts} - hashes:
             keys = configs.changed_keys(run.folder, config)
             if keys or len(old_hash) >= configs.DIGITS:
                 made = f'with another config than the definition gives now ({some(keys) or "its teacher"})'
@@ -262,13 +267,6 @@ def check_unchanged(definition: Definition, chosen: Iterable[Run]) -> None:
             if networks and networks != configs.networks_hash(config):
                 raise _refusal(run, 'with other networks: a file that the pair names by `cfg` has changed')
             check_code(run, config)
-
-
-def _earlier_hashes(definition: Definition, run: Run, config: Config) -> list[str]:
-    """Return the hashes that a run had before projects could be moved, or the weights of a tested teacher counted."""
-    by_folder = configs.make_portable(definition.path.parent)
-    tested = [configs.config_hash(config, portable=by_folder)] if run.is_teacher else []
-    return [hash_of(definition, run, config, by_folder), *tested]
 
 
 def check_code(run: Run, config: Config) -> None:

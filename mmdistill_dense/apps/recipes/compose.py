@@ -163,24 +163,14 @@ def parts_of(recipe: Path | str) -> Parts:
     task = 'pretrain' if parts['runtime'] == 'runtime_pretrain' else TASKS[scope]
     pair = sources['pair']
     parts['pair'] = header_remark(pair, 'pair') or pair.stem
-    return Parts(**parts, task=task, maps=gives_maps(pair), several=has_several(pair))
-
-
-def gives_maps(pair: Path) -> bool:
-    """Tell whether the teacher of a pair gives maps alone: its file or a base names FoundationTeacher."""
-    # the text is searched, because to resolve the configs of all pairs takes seconds
-    files = chain([pair], all_bases_of(pair))
+    # what resolved configs would tell is told by texts and names of our own: to resolve all pairs takes seconds
+    maps, several, files = False, 'and' in pair.stem.split('_'), chain([pair], all_bases_of(pair))
     with suppress(SyntaxError):  # told where the config is read
-        return any('mmdistill_dense.FoundationTeacher' in file.read_text(encoding='utf-8') for file in files)
-    return False
-
-
-def has_several(pair: Path) -> bool:
-    """Tell whether a pair has several teachers; the names of our own say so, which takes no time."""
+        maps = any('mmdistill_dense.FoundationTeacher' in file.read_text(encoding='utf-8') for file in files)
     if not pair.resolve().is_relative_to(configs().resolve()):
         with suppress(Exception):  # told where the config is read
-            return len(teachers_of(read_file(pair).get('model') or {})) > 1
-    return 'and' in pair.stem.split('_')
+            several = len(teachers_of(read_file(pair).get('model') or {})) > 1
+    return Parts(**parts, task=task, maps=maps, several=several)
 
 
 def sources_of(recipe: Path) -> dict[str, Path]:

@@ -316,32 +316,26 @@ def _method(name: str, keys: RowKeys, path: Path, control: Path) -> Method:
     row = Method(**vars(keys), name=name, pretraining=start)
     changed = row.rate is not None or bool(row.run_options)
     if row.config is not None:
-        method = _with_config(row, row.config, path, control)
+        row = _with_config(row, row.config, path, control)
     elif row.method is None and (start is not None or (changed and name not in compose.methods())):
-        _check_alone(row)
+        if start is not None and name in compose.methods() and name != start.config.partition(':')[0]:
+            remedy = f'add `method: {name}`, or rename the row'
+            raise ValueError(f'pretrain: this is the student alone and not {name}: {remedy}')
+        if start is not None and is_alone(name):
+            raise ValueError(f'pretrain: a row named {CONTROL}_… is not compared with the student alone; rename it')
+        for key in ('variant', 'options', 'settings', 'unlabelled'):
+            if getattr(row, key) and (key != 'options' or row.options != row.run_options):
+                raise ValueError(f'{key}: a row without `method` has no distillers to set it for')
         return row
     else:
-        method = _with_method(row, control)
+        row = _with_method(row, control)
     if is_alone(name):
         raise ValueError(f'a row named {CONTROL}_… is the student alone, as in {CONTROL}_x2: {{rate: 2}}; rename it')
-    for key in flat(method.options) if method.options_file is not None else ():
+    for key in flat(row.options) if row.options_file is not None else ():
         if key.split('.')[-1] == 'settings':
             problem = 'the constants of the method would stay. Write it as `settings` of the row'
             raise ValueError(f'options.{key}: {problem}')
-    return method
-
-
-def _check_alone(row: Method) -> None:
-    """Refuse a row of the student alone whose name or keys say something else."""
-    if row.pretraining is not None:
-        if row.name in compose.methods() and row.name != row.pretraining.config.partition(':')[0]:
-            remedy = f'add `method: {row.name}`, or rename the row'
-            raise ValueError(f'pretrain: this is the student alone and not {row.name}: {remedy}')
-        if is_alone(row.name):
-            raise ValueError(f'pretrain: a row named {CONTROL}_… is not compared with the student alone; rename it')
-    for key in ('variant', 'options', 'settings', 'unlabelled'):
-        if getattr(row, key) and (key != 'options' or row.options != row.run_options):
-            raise ValueError(f'{key}: a row without `method` has no distillers to set it for')
+    return row
 
 
 def _with_config(row: Method, name: str, path: Path, control: Path) -> Method:

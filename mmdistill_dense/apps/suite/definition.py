@@ -255,13 +255,20 @@ def load_suite(path: Path | str) -> Definition:
             raise ValueError(f'metric: {metric!r} {problem}: name another')
         if not keys.seeds or len(set(keys.seeds)) != len(keys.seeds):
             raise ValueError(f'seeds must be distinct, as in [0, 1, 2]; got {list(keys.seeds)}')
+        teacher = _training(Teacher, keys.teacher, 'teacher', 'teachers', path)
+        for name, options in keys.test_sets.items():
+            if name in SPLITS or not NAME.fullmatch(str(name)):
+                rule = f'a name consists of letters, digits and .+-_; {", ".join(SPLITS)} are taken'
+                raise ValueError(f'test_sets.{name}: {rule}')
+            if not isinstance({} if options is None else options, Mapping):
+                raise ValueError(f'test_sets.{name} must be a dict of changes of the test set, got {options!r}')
         out = f'work_dirs/suites/{path.stem}' if keys.out is None else keys.out
         read = {'path': path, 'control': control, 'task': task, 'seeds': tuple(keys.seeds), 'metric': metric}
         values: dict[str, Any] = {
             'title': path.stem if keys.title is None else keys.title,
             'out': path.absolute().parent / out if out.startswith('./') else Path(out),
-            'teacher': _training(Teacher, keys.teacher, 'teacher', 'teachers', path),
-            'test_sets': _test_sets(keys.test_sets),
+            'teacher': teacher,
+            'test_sets': {str(name): fill_variables(options or {}) for name, options in keys.test_sets.items()},
             'methods': _methods(keys.methods, path, control),
             'percent': percent and not metric.startswith('coco_panoptic/') if keys.percent is None else keys.percent,
         }
@@ -280,16 +287,6 @@ def _training(kind: type[P], value: str | Mapping[str, Any] | None, key: str, fo
             find_named(training.config)
         return training
     return replace(training, config=str(find_suite_config(training.config, folder, path, f'{key}.config')))
-
-
-def _test_sets(sets: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
-    for name, options in sets.items():
-        if name in SPLITS or not NAME.fullmatch(str(name)):
-            rule = f'a name consists of letters, digits and .+-_; {", ".join(SPLITS)} are taken'
-            raise ValueError(f'test_sets.{name}: {rule}')
-        if not isinstance({} if options is None else options, Mapping):
-            raise ValueError(f'test_sets.{name} must be a dict of changes of the test set, got {options!r}')
-    return {str(name): fill_variables(options or {}) for name, options in sets.items()}
 
 
 def _methods(rows: Mapping[str, Any] | Literal['all'], path: Path, control: Path) -> dict[str, Method]:

@@ -83,16 +83,6 @@ def training_facts(runner: Runner) -> dict[str, Any]:
     }
 
 
-def data_facts(runner: Runner, portable: configs.Portable) -> dict[str, str]:
-    """Return the stamp of the label files of each data set, by the hash of its options."""
-    stamps = {}
-    for name in ('train', 'val') if _tests_val(runner.cfg) else ('train', 'val', 'test'):
-        with suppress(OSError):  # a label file that is gone by now
-            dataset = getattr(runner, f'{name}_loop').dataloader.dataset
-            stamps[configs.options_hash(runner.cfg[f'{name}_dataloader'].dataset, portable)] = label_stamp(dataset)
-    return stamps
-
-
 def start_stamps(run: Run, runner: Runner) -> dict[str, str]:
     """Return digits of the files with the first weights of a student: of each by its path, and of all by the row."""
     # a pre-training of the suite may be repeated, to the same weights in another file
@@ -265,7 +255,11 @@ def _train(run: Run, config: Config, progress: Progress, definition: Definition)
     progress.tell(True, phase='testing')
     start_from(runner, str(last), resume=False)  # with EMA, only the file holds the averaged ones
     facts |= _scores(runner, definition)
-    facts['data'] |= data_facts(runner, plan.portable_in(definition)) if is_main_process() else {}
+    splits = ('train', 'val') if _tests_val(runner.cfg) else ('train', 'val', 'test')
+    for split in splits if is_main_process() else ():
+        with suppress(OSError):  # a label file that is gone by now
+            digits = configs.options_hash(runner.cfg[f'{split}_dataloader'].dataset, plan.portable_in(definition))
+            facts['data'][digits] = label_stamp(getattr(runner, f'{split}_loop').dataloader.dataset)
     facts['data'] |= progress.state['starts'] or {}  # none of a run that an earlier version began
     return {'test_is_val': _tests_val(config), 'checkpoint': last.name, **facts}
 

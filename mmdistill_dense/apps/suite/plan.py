@@ -83,28 +83,21 @@ def runs(definition: Definition) -> list[Run]:
     seed = definition.teacher.seed if definition.teacher is not None else 0
     trained, folder = trains_teacher(definition), definition.out / TEACHER
     teachers = [Run(TEACHER, seed, folder)] if trained or definition.test_teacher else []
-    pretrainings, students = _pretrainings(definition), list[Run]()
+    pretrainings, students = dict[str, Run](), list[Run]()
+    for name, method in definition.methods.items():
+        # called after the first row that it trains, or after one that began when rows stood in another order
+        rows = [row for row, other in definition.methods.items() if other.pretraining == method.pretraining]
+        home = definition.out / PRETRAINING
+        first = next((row for row in rows if (home / row / 'state.json').is_file()), rows[0])
+        if method.pretraining is not None:
+            pretrainings[name] = Run(f'{PRETRAINING}:{first}', 0, home / first)
     all_wait = trained and configs.reads_teacher(configs.control_config(definition))
     for seed, name in itertools.product(definition.seeds, (CONTROL, *definition.methods)):
-        method, training = definition.methods.get(name), pretrainings.get(name)
-        teacher = folder if all_wait or (trained and method is not None and method.distils) else None
+        distils = name in definition.methods and definition.methods[name].distils
+        teacher, training = folder if all_wait or (trained and distils) else None, pretrainings.get(name)
         row = definition.out / 'runs' / name
         students.append(Run(name, seed, row / f'seed{seed}', teacher, training.folder if training else None))
     return [*teachers, *dict.fromkeys(pretrainings.values()), *students]
-
-
-def _pretrainings(definition: Definition) -> dict[str, Run]:
-    """Return the pre-training of each row that has one.
-
-    It is called after the first row that is trained by it, or after one that began when rows stood in another order.
-    """
-    trainings, folder = dict[str, Run](), definition.out / PRETRAINING
-    for name, method in definition.methods.items():
-        rows = [row for row, other in definition.methods.items() if other.pretraining == method.pretraining]
-        first = next((row for row in rows if (folder / row / 'state.json').is_file()), rows[0])
-        if method.pretraining is not None:
-            trainings[name] = Run(f'{PRETRAINING}:{first}', 0, folder / first)
-    return trainings
 
 
 def trains_teacher(definition: Definition) -> bool:

@@ -47,11 +47,8 @@ def train_all(
     seeds: Sequence[int] = (),
     on_run_end: Callable[[], None] = lambda: None,  # called when a run has ended
 ) -> int:
-    """Do all unfinished runs, or those of some rows and seeds; return 1 if one failed, 130 after an interruption.
-
-    The config of each run is resolved once, checked, and written when the run begins: what is changed meanwhile does
-    not reach the runs of this command.
-    """
+    """Do all unfinished runs, or those of some rows and seeds; return 1 if one failed, 130 after an interruption."""
+    # each config is resolved once and written when its run begins: what is changed meanwhile does not reach the runs
     threads = definition.threads or threads_asked_for() or max(1, cores() // definition.jobs)
     try:
         with reading_once():

@@ -184,14 +184,11 @@ class Progress(Hook):
 
 
 def execute_run(definition: Definition, run: Run, launcher: str = 'none', attended: bool = False) -> dict[str, Any]:
-    """Do a run or the rest of it, to the same bits.
-
-    ``attended``: the suite has checked and written its config, and a folder in which another process works is refused
-    at once; otherwise wait for its end.
-    """
+    """Do a run or the rest of it, to the same bits; ``attended``: the suite has checked and written its config."""
     if missing := run.missing:
         raise RuntimeError(f'{run.title} needs results that are not there yet: {", ".join(map(str, missing))}')
     rank, processes = rank_and_size(launcher)
+    # an attended run leaves a folder in which another process works at once, others wait for its end
     with nullcontext() if rank else owned(run.folder, run.title, 0.0 if attended else LOCK_TIMEOUT):
         if not attended:
             plan.check_unchanged(definition, [run])
@@ -281,11 +278,8 @@ def _scores(runner: Runner, definition: Definition) -> dict[str, Any]:
 
 
 def _runner_config(config: Config, run: Run) -> Config:
-    """Return the config with another file name, so that the runner does not overwrite ``run.py``.
-
-    Without ``distillers`` at the top, as in ``run.py``: for them each process would read that file, which the first one
-    may be writing.
-    """
+    """Return the config with another file name, so that the runner does not overwrite ``run.py``."""
+    # for distillers at the top, each process would read that file, which the first one may be writing
     values = {key: value for key, value in config.to_dict().items() if key != 'distillers'}
     runner_config = Config(values, cfg_text=config.text, filename=str(run.folder / 'config.py'))
     runner_config.experiment_name = f'{run.folder.name}_{run.name}_{os.getpid()}_{id(runner_config)}'

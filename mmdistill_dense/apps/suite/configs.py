@@ -222,7 +222,7 @@ Portable = Callable[[str], str]  # returns a text without the folders of this ma
 
 
 def config_hash(config: Config, teacher: str = '', portable: Portable | None = None, pretraining: str = '') -> str:
-    """Return digits that change with a config, but for seed, folders and logging, and with the trainings that it reads."""
+    """Return digits that change with a config, but for seed, folders and logging, and with trainings that it reads."""
     identity = _identity(config, portable or make_portable())
     if pretraining:
         identity['model']['student']['backbone']['init_cfg']['checkpoint'] = pretraining

@@ -10,17 +10,17 @@ import os
 import select
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from pkgutil import resolve_name
-from typing import Any, NoReturn, TextIO
+from typing import Any, NoReturn
 
 from mmdistill_dense.apps.options import start_processes
 from mmdistill_dense.utils.files import FolderInUse
 from mmdistill_dense.utils.lazy import require_stack
 from mmdistill_dense.utils.process import heartbeat, interruptible, known_mistake, tell, wait_briefly
 from mmdistill_dense.utils.validate import close_or_all, text_of
-from mmdistill_dense.utils.version import removed
+from mmdistill_dense.utils.version import removed, versions
 
 GROUPS = {
     'From a folder of data to a small network': {
@@ -51,30 +51,25 @@ class Parser(argparse.ArgumentParser):
 
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
         """Read the words; an unknown option ends the program, with its name here if another program names it so."""
-        words = list(sys.argv[1:] if args is None else args)
-        options, unknown_words = self.parse_known_args(words)
+        options, unknown_words = self.parse_known_args(args, namespace)
         other_names = getattr(options, 'other_names', {})
         for option in [word for word in unknown_words if word.startswith('-')]:
             if option in other_names:
                 self.error(f'{option}: {other_names[option]}')
             if removal := removed(f'{self.prog.removeprefix("mmdistill ")} {option.partition("=")[0]}'):
                 self.error(removal)
-            close = difflib.get_close_matches(option, self._options(), n=2)
+            commands = [action.choices for action in self._actions if isinstance(action, argparse._SubParsersAction)]
+            parsers = [self, *(parser for choices in commands for parser in choices.values())]
+            names = [name for parser in parsers for name in parser._option_string_actions]
+            close = difflib.get_close_matches(option, names, n=2)
             self.error(f'{option}: no such option.' + (f' Close: {", ".join(close)}.' if close else ''))
         if unknown_words:
             self.error(f'{" ".join(unknown_words)}: belongs to no option. A name with spaces stands in quotes.')
-        return super().parse_args(words, namespace)
+        return options
 
     def error(self, message: str) -> NoReturn:
         """End the program with status 2."""
         self.exit(2, f'ERROR    {message.rstrip(".")}. `{self.prog} --help` shows the options.\n')
-
-    def _options(self) -> Iterator[str]:
-        yield from self._option_string_actions
-        for action in self._actions:
-            if isinstance(action, argparse._SubParsersAction):
-                for command in action.choices.values():
-                    yield from command._option_string_actions
 
 
 def fill(parser: argparse.ArgumentParser, name: str) -> argparse.ArgumentParser:
@@ -85,15 +80,18 @@ def fill(parser: argparse.ArgumentParser, name: str) -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command and return its exit status: 2 for a mistake, which is told in one line."""
-    words = list(sys.argv[1:] if argv is None else argv)
     try:
         try:
-            return _main(words)
+            return _main(list(sys.argv[1:] if argv is None else argv))
         finally:
             sys.stdout.flush()
     except BrokenPipeError:
-        if not _is_closed(sys.stdout):
+        waiting = select.poll()
+        with suppress(OSError, ValueError):  # no file, as in a notebook
+            waiting.register(sys.stdout.fileno(), select.POLLERR)
+        if not any(event & select.POLLERR for _, event in waiting.poll(0)):
             raise
+        # who reads this stream has read enough, as in ``… | head``
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return 141  # as a shell reports a program that SIGPIPE ended
     except KeyboardInterrupt:
@@ -101,21 +99,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130  # as a shell reports Ctrl-C
 
 
-def _is_closed(stream: TextIO) -> bool:
-    """Tell whether who read this stream has read enough, as in ``… | head``."""
-    try:
-        waiting = select.poll()
-        waiting.register(stream.fileno(), select.POLLERR)
-    except (OSError, ValueError):  # no file, as in a notebook
-        return False
-    return any(event & select.POLLERR for _, event in waiting.poll(0))
-
-
 def _main(words: list[str]) -> int:
     name = OLD_NAMES.get(words[0], words[0]) if words else ''
     if name == '--version':
-        from mmdistill_dense.utils.version import versions
-
         print('\n'.join(versions()))
         return 0
     if removal := removed(name, ' '.join([name, *words[1:2]])):

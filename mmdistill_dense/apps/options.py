@@ -7,12 +7,10 @@ import argparse
 import os
 import sys
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any
 
-from mmdistill_dense.utils.process import errors_only
 from mmdistill_dense.utils.validate import counted
 
 
@@ -52,7 +50,13 @@ def start_processes(args: argparse.Namespace, words: Sequence[str]) -> None:
     """
     if 'to_start' not in args:
         return
-    if args.to_start is None:
+    if args.to_start is not None and 'TORCHELASTIC_RUN_ID' in os.environ:
+        args.launcher = 'pytorch'
+    elif args.to_start is not None:
+        check_files(args)
+        torchrun = ['-m', 'torch.distributed.run', '--standalone', '--nproc_per_node', str(args.to_start)]
+        os.execv(sys.executable, [sys.executable, *torchrun, '-m', 'mmdistill_dense', *words])
+    else:
         for launcher, (starter, variable, number) in _STARTERS.items() if args.launcher is None else ():
             if variable in os.environ and os.environ.get(number, '1') != '1':
                 together = f'give --launcher {launcher}, so that they work together'
@@ -64,13 +68,6 @@ def start_processes(args: argparse.Namespace, words: Sequence[str]) -> None:
             problem = f'this process was not started by {starter}, which sets {variable}'
             remedy = f'Start this command with {starter}, or give --processes N in place of --launcher'
             raise ValueError(f'--launcher {args.launcher}: {problem}. {remedy}.')
-        return
-    if 'TORCHELASTIC_RUN_ID' in os.environ:
-        args.launcher = 'pytorch'
-        return
-    check_files(args)
-    torchrun = ['-m', 'torch.distributed.run', '--standalone', '--nproc_per_node', str(args.to_start)]
-    os.execv(sys.executable, [sys.executable, *torchrun, '-m', 'mmdistill_dense', *words])
 
 
 def run_later(target: str) -> Callable[[argparse.Namespace], int | None]:
@@ -212,7 +209,7 @@ def fill_suite(parser: argparse.ArgumentParser) -> None:
 
     def command(name: str, text: str) -> argparse.ArgumentParser:
         added = commands.add_parser(name, help=text, description=text)
-        added.set_defaults(run=_suite, command=name, speaks=True, raises=False)
+        added.set_defaults(run=run_later(f'suite.actions:suite_{name}'), speaks=True)
         many = '?' if name == 'list' else None
         added.add_argument('definition', type=Path, nargs=many, help='.yaml, .py or .json, see docs/suite.md')
         return added
@@ -232,14 +229,3 @@ def fill_suite(parser: argparse.ArgumentParser) -> None:
     job.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none', help='as for train')
     job.add_argument('--local_rank', '--local-rank', type=int, default=0, help='set by launchers')
     job.add_argument('--attended', action='store_true', help='end when standard input closes')
-
-
-def _suite(args: argparse.Namespace) -> int:
-    """Run a command; 1 if a run failed, 130 after an interruption."""
-    try:
-        with nullcontext() if args.command in ('run', 'job') else errors_only():  # a training keeps its log
-            return resolve_name(f'mmdistill_dense.apps.suite.actions:suite_{args.command}')(args) or 0
-    except RuntimeError as error:
-        if args.raises:
-            raise
-        raise ValueError(str(error)) from error  # told without a traceback

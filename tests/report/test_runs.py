@@ -62,7 +62,7 @@ def test_a_suite_is_read_as_its_newest_start_lists_it(tmp_path):
     paths = [f'runs/{name}/seed{seed}' for name in ('control', 'kd') for seed in (0, 1)]
     (root / RUNS_FILE).write_text(json.dumps({'runs': ['teacher', *paths, 'starts/x/seed0']}), encoding='utf-8')
     assert len(before := find_runs(root)) == 4, 'without the row that left'
-    runs = [Run(path.split('/')[1], int(path[-1]), root / path, (teacher,)) for path in paths]
+    runs = [Run(path.split('/')[1], int(path[-1]), root / path, teacher) for path in paths]
     write_list(root, [Run('teacher', 0, teacher), *runs])
     assert find_runs(root) == before and read_list(root)[1:] == runs and compare([root]).teacher.folder == teacher
     assert [run.name for run in find_runs(root / 'runs' / 'left')] == ['left', 'left'], 'asked for by its folder'

@@ -30,7 +30,7 @@ def test_values_have_defaults_of_the_task(tmp_path: Path) -> None:
         (tmp_path / 'det.yaml').write_text(f'control: toy_det\nmethods: {{maskd: {{}}}}\nmetric: {metric}\n')
         assert definition.load_suite(tmp_path / 'det.yaml').percent is percent, metric
     suite = load(tmp_path, methods='all')
-    assert list(suite.methods) == definition.fitting_methods(suite.control)
+    assert list(suite.methods) == definition.compose.fitting_methods(suite.control)
     assert {'kd', 'afdcd', 'maskd', 'pcd'} <= suite.methods.keys()
 
 
@@ -128,10 +128,8 @@ def test_mistakes_are_named(tmp_path: Path, changes: dict, output: str) -> None:
 def test_a_config_by_name_is_its_options_on_the_own_control(tmp_path: Path) -> None:
     rows = {'one': {'config': 'cwd:toy_seg:feature'}, 'two': {'config': 'kd:toy_seg'}}
     content = load(tmp_path, control='control:toy_seg', teacher='teachers:toy_seg', methods=rows)
-    assert (content.control.stem, content.teacher and Path(content.teacher.config).parent.name) == (
-        'toy_seg',
-        'teachers',
-    )
+    assert content.teacher is not None
+    assert (content.control.stem, Path(content.teacher.config).parent.name) == ('toy_seg', 'teachers')
     row = content.methods['one']
     stem = row.options_file and row.options_file.stem
     assert (row.method, row.variant, stem) == ('cwd', 'feature', 'cwd_seg_feature')
@@ -176,9 +174,8 @@ def test_the_same_definition_in_other_languages(tmp_path: Path, suffix: str) -> 
     value_text, key = '{{$MMDISTILL_WEIGHTS:weights}}/x.pth', 'train_dataloader.dataset.ann_file'
     content = tiny.content(methods={'kd': {}, 'other': {'options': {key: value_text}}})
     text = ''.join(f'{key} = {value!r}\n' for key, value in content.items())
-    (tmp_path / f'tiny.{suffix}').write_text(
-        text if suffix == 'py' else json.dumps(content, indent='\t' if suffix == 'json' else 2)
-    )
+    text = text if suffix == 'py' else json.dumps(content, indent='\t' if suffix == 'json' else 2)
+    (tmp_path / f'tiny.{suffix}').write_text(text)
     suite = definition.load_suite(tmp_path / f'tiny.{suffix}')
     assert replace(suite, path=None) == replace(definition.load_suite(tiny.write(tmp_path, **content)), path=None)
     assert suite.methods['other'].run_options == {key: value_text}

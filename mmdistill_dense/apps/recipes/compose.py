@@ -10,11 +10,11 @@ import os
 import re
 from collections.abc import Iterable
 from contextlib import suppress
-from functools import cache
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
-from mmdistill_dense.config.resolve import TASKS, bases_of, keys_of, package_root, read_file, teachers_of
+from mmdistill_dense.config.resolve import TASKS, all_bases_of, bases_of, keys_of, package_root, read_file, teachers_of
 from mmdistill_dense.utils.literals import Source, Template, assignments, literal
 from mmdistill_dense.utils.validate import close_or_all
 from mmdistill_dense.utils.version import removed
@@ -25,7 +25,7 @@ _SIDES = ('pair', 'teacher', 'student', 'data')
 
 class Fit(NamedTuple):
     tasks: tuple[str, ...]
-    words: dict[str, tuple[str, ...]]
+    words: list[tuple[str, str]]  # each with its side
     variant: str | None
     maps: bool = False
 
@@ -37,15 +37,10 @@ def header_remark(file: Path, word: str) -> str | None:
 
 
 def fit_of(path: Path) -> Fit:
-    return _fit_of(path, path.stat().st_mtime_ns)
-
-
-@cache
-def _fit_of(path: Path, modified: int) -> Fit:
     line = header_remark(path, 'fits')
     if line is None:
         raise ValueError(f"{path}: no line says what these options fit; add one such as '# fits: seg, teacher r101'.")
-    tasks, words, variant, maps = [], {}, None, False
+    tasks, words, variant, maps = list[str](), list[tuple[str, str]](), None, False
     for item in line.split(','):
         key, *arguments = item.split()
         if key in KINDS and not arguments:
@@ -55,7 +50,7 @@ def _fit_of(path: Path, modified: int) -> Fit:
         elif item.strip() == 'maps':
             maps = True
         elif key in _SIDES and arguments:
-            words[key] = tuple(arguments)
+            words += [(key, word) for word in arguments]
         else:
             choices = ', '.join([*KINDS, *(f"'{side} …'" for side in _SIDES), "'variant …'", 'maps'])
             raise ValueError(f"{path}: unknown item {item.strip()!r} in '# fits: {line}'; known: {choices}.")
@@ -63,12 +58,7 @@ def _fit_of(path: Path, modified: int) -> Fit:
 
 
 def best(
-    files: Iterable[Path],
-    pair: str,
-    task: str,
-    variant: str | None = None,
-    maps: bool = False,
-    several: bool | None = None,
+    files: list[Path], pair: str, task: str, variant: str | None = None, maps: bool = False, several: bool | None = None
 ) -> Path | None:
     """Return the file of this variant that fits a pair best.
 
@@ -86,12 +76,10 @@ def best(
     ranked: dict[tuple[int, int], list[Path]] = {}
     for path in files:
         fit = fit_of(path)
-        asked = [word for words in fit.words.values() for word in words]
+        asked = [word for _, word in fit.words]
         alike = (fit.variant, fit.maps, 'and' in asked) == (variant, maps, several) and set(fit.tasks) <= {task}
-        rests = {side: iter(words) for side, words in sides.items()}
-        # in this order: a search consumes what it passes
-        searches = [(word.split('|'), rests[side]) for side, words in fit.words.items() for word in words]
-        if alike and all(any(choice in words for choice in remaining) for words, remaining in searches):
+        rests = {side: iter(words) for side, words in sides.items()}  # a search consumes what it passes
+        if alike and all(any(choice in word.split('|') for choice in rests[side]) for side, word in fit.words):
             ranked.setdefault((len(asked), len(fit.tasks)), []).append(path)
     matches = ranked[max(ranked)] if ranked else []
     if len(matches) > 1:
@@ -164,11 +152,6 @@ def owners(recipe: Path) -> tuple[str, ...]:
 def parts_of(recipe: Path | str) -> Parts:
     """Return the names of pair, data set, schedule, runtime and task of a recipe."""
     path = recipe_file(recipe)
-    return _parts_of(path, path.stat().st_mtime_ns)
-
-
-@cache
-def _parts_of(path: Path, modified: int) -> Parts:
     sources = sources_of(path)
     parts = {kind: file.stem for kind, file in sources.items()}
     missing = [kind for kind in _KEYS if kind not in parts]
@@ -180,52 +163,43 @@ def _parts_of(path: Path, modified: int) -> Parts:
     task = 'pretrain' if parts['runtime'] == 'runtime_pretrain' else TASKS[scope]
     pair = sources['pair']
     parts['pair'] = header_remark(pair, 'pair') or pair.stem
-    return Parts(**parts, task=task, maps=gives_maps(pair), several=has_several(pair))
-
-
-def gives_maps(pair: Path) -> bool:
-    """Tell whether the teacher of a pair gives maps alone: its file or a base names FoundationTeacher."""
-    # the text is searched, because to resolve the configs of all pairs takes seconds
-    if 'mmdistill_dense.FoundationTeacher' in pair.read_text(encoding='utf-8'):
-        return True
-    try:
-        return any(gives_maps(base) for base in bases_of(pair) if base.is_file())
-    except SyntaxError:  # told where the config is read
-        return False
-
-
-def has_several(pair: Path) -> bool:
-    """Tell whether a pair has several teachers; the names of our own say so, which takes no time."""
+    # what resolved configs would tell is told by texts and names of our own: to resolve all pairs takes seconds
+    maps, several, files = False, 'and' in pair.stem.split('_'), chain([pair], all_bases_of(pair))
+    with suppress(SyntaxError):  # told where the config is read
+        maps = any('mmdistill_dense.FoundationTeacher' in file.read_text(encoding='utf-8') for file in files)
     if not pair.resolve().is_relative_to(configs().resolve()):
         with suppress(Exception):  # told where the config is read
-            return len(teachers_of(read_file(pair).get('model') or {})) > 1
-    return 'and' in pair.stem.split('_')
+            several = len(teachers_of(read_file(pair).get('model') or {})) > 1
+    return Parts(**parts, task=task, maps=maps, several=several)
 
 
 def sources_of(recipe: Path) -> dict[str, Path]:
     """Return the file of each part of a recipe, known by the keys that it sets: itself, or a base of it."""
-    recipes, bases = [recipe], _bases(recipe)
-    while len(bases) == 1 and bases_of(bases[0]):  # the one recipe that it inherits, and so on
-        recipes.append(bases[0])
-        bases = _bases(bases[0])
+    recipes = [recipe]
+    while len(bases := [*filter(Path.is_file, bases_of(recipes[-1]))]) == 1 and bases_of(bases[0]):
+        recipes.append(bases[0])  # the one recipe that it inherits, and so on
     files = [recipe, *reversed(bases)]  # the first base that sets a key stands last, and so counts
     sources = {kind: file for file in files for kind, key in _KEYS.items() if key in keys_of(file)}
     holders = [file for file in recipes if header_remark(file, 'pair')]  # others may inherit the pair that they change
     return sources | ({'pair': holders[0]} if holders else {})
 
 
-def options_for(method: str, recipe: Path | str, variant: str | None = None) -> Path | None:
+def options_for(method: str, recipe: Path | str | Parts, variant: str | None = None) -> Path | None:
     """Return the file of a method's options that fits a recipe best, or None. Variants are used only by name."""
-    parts = parts_of(recipe)
+    parts = recipe if isinstance(recipe, Parts) else parts_of(recipe)
     return best(option_files(method), parts.pair, parts.task, variant, parts.maps, parts.several)
+
+
+def fitting_methods(recipe: Path) -> list[str]:
+    parts = parts_of(recipe)
+    return [method for method in methods() if options_for(method, parts)]
 
 
 def config_text(method: str, recipe: Path | str, options: Path | str, folder: Path) -> str:
     """Return the text of a method's config: the recipe with the distillers of the options."""
     bases = [reference(recipe_file(recipe), folder), reference(Path(options), folder)]
-    model = {'distillers': Source('_base_.distillers')}
     work_dir = Template(f'work_dirs/{method}/{{{{ fileBasenameNoExtension }}}}')
-    return assignments({'_base_': bases, 'model': model, 'work_dir': work_dir})
+    return assignments({'_base_': bases, 'model': {'distillers': Source('_base_.distillers')}, 'work_dir': work_dir})
 
 
 def reference(path: Path, folder: Path) -> Source:
@@ -237,10 +211,5 @@ def reference(path: Path, folder: Path) -> Source:
     return Source(literal(relative if relative.startswith('.') else f'./{relative}'))
 
 
-def _bases(path: Path) -> list[Path]:
-    return [base for base in bases_of(path) if base.is_file()]
-
-
 def unknown(kind: str, name: str, choices: Iterable[str]) -> str:
-    removal = removed(name) if kind == 'method' else ''
-    return removal or f'{kind} {name!r}: unknown. {close_or_all(name, choices)}'
+    return (kind == 'method' and removed(name)) or f'{kind} {name!r}: unknown. {close_or_all(name, choices)}'

@@ -15,6 +15,7 @@ from mmengine.registry import init_default_scope
 from mmdistill_dense.apps.recipes import compose
 from mmdistill_dense.config.resolve import TASKS, find_config, load_model, read_file, student_option
 from mmdistill_dense.datasets.wrapped import classes_of
+from mmdistill_dense.distillers.fragments import replace_settings
 from mmdistill_dense.guards.config import check_crop, check_retyped, check_student_classes, check_top_level_distillers
 from mmdistill_dense.utils.process import quiet
 from mmdistill_dense.utils.validate import message_of, some
@@ -83,8 +84,6 @@ def read_config(name: str | Path, options: Mapping[str, Any] | None = None) -> C
         chosen = {match[1]: settings for key, settings in options.items() if (match := _SETTINGS.fullmatch(key))}
         task, distillers = TASKS.get(config.get('default_scope')), (config.get('model') or {}).get('distillers')
         if chosen and distillers and task:
-            from mmdistill_dense.distillers.fragments import replace_settings  # imports all methods
-
             freed = replace_settings(distillers, chosen, task, 'model.distillers')
             pairs = [(key, name) for key in freed for name in {*distillers[key]} - {*freed[key], 'settings'}]
             if constants := {f'model.distillers.{key}.{name}' for key, name in pairs} - options.keys():
@@ -126,7 +125,18 @@ def find_named(name: str) -> Path | Named:
         kind = {'control': 'recipe', 'teachers': 'teacher'}.get(method, 'method')
         names = {path.stem for path in file.parent.glob('*.py')} or {*compose.methods(), 'control', 'teachers'}
         raise KeyError(f'{name}: {compose.unknown(kind, method if kind == "method" else file.stem, names)}')
-    return _changed_config(method, pair, variant) or _compose(name, method, pair, variant)
+    if changed_config := _changed_config(method, pair, variant):
+        return changed_config
+    method_recipes = _recipes_of(method)
+    recipe = method_recipes.get(pair) or next((path for path in compose.recipes() if path.stem == pair), None)
+    if recipe is None:
+        raise KeyError(f'{name}: {compose.unknown("pair", pair, method_recipes)}')
+    if named_config := make_named(method, recipe, variant):
+        return named_config
+    fits = [str(option or 'none') for option in variants_of(method) if make_named(method, recipe, option)]
+    fitting = f'methods: {", ".join(compose.fitting_methods(recipe))}'
+    hint = f'variants of {method} that fit it: {", ".join(fits)}' if fits else fitting
+    raise KeyError(f'{name}: {f"variant {variant!r} of {method}" if fits else method} does not fit {pair}. {hint}.')
 
 
 def config_path(method: str, pair: str, variant: str | None = None) -> Path:
@@ -144,14 +154,10 @@ def make_named(method: str, recipe: Path, variant: str | None = None) -> Named |
 
 def combinations(method: str) -> Iterator[Named]:
     """Yield every config of a method that has a name, also those with files: variants on recipes, and changes."""
-    files = compose.option_files(method)
-    for pair, recipe in _recipes_of(method).items():
-        parts = compose.parts_of(recipe)
-        for variant in variants_of(method):
-            if options := compose.best(files, parts.pair, parts.task, variant, parts.maps, parts.several):
-                yield Named(method, pair, variant, recipe, options)
+    for recipe in _recipes_of(method).values():
+        yield from filter(None, (make_named(method, recipe, variant) for variant in variants_of(method)))
     for change in _changes(method):
-        ending = f'_{changed}' if (changed := _changed_variant(change)) else ''
+        ending = f'_{changed}' if (changed := compose.header_remark(change, 'changes')) else ''
         for file in sorted((compose.configs() / method).glob(f'*{ending}.py')):
             pair, variant = file.stem.removesuffix(ending), compose.fit_of(change).variant
             named_config = _changed_config(method, pair, variant)
@@ -161,33 +167,13 @@ def combinations(method: str) -> Iterator[Named]:
 
 def variants_of(method: str) -> list[str | None]:
     """Return the variants of a method's options; the first is None, the default."""
-    variants = {compose.fit_of(path).variant for path in compose.option_files(method)}
-    return [None, *sorted(filter(None, variants))]
+    return [None, *sorted(filter(None, {compose.fit_of(path).variant for path in compose.option_files(method)}))]
 
 
 def _recipes_of(method: str) -> dict[str, Path]:
-    shared, method_recipes = {}, {}
-    for path in [*compose.recipes(), *compose.recipes(pretraining=True)]:
-        owning = compose.owners(path)
-        if not owning:
-            shared[path.stem] = path
-        elif method in owning:
-            method_recipes[compose.parts_of(path).pair] = path
-    return shared | method_recipes
-
-
-def _compose(name: str, method: str, pair: str, variant: str | None) -> Named:
-    method_recipes = _recipes_of(method)
-    recipe = method_recipes.get(pair) or next((path for path in compose.recipes() if path.stem == pair), None)
-    if recipe is None:
-        raise KeyError(f'{name}: {compose.unknown("pair", pair, method_recipes)}')
-    named_config = make_named(method, recipe, variant)
-    if named_config is None:
-        fits = [str(option or 'none') for option in variants_of(method) if make_named(method, recipe, option)]
-        fitting = [other for other in compose.methods() if compose.options_for(other, recipe)]
-        hint = f'variants of {method} that fit it: {", ".join(fits)}' if fits else f'methods: {", ".join(fitting)}'
-        raise KeyError(f'{name}: {f"variant {variant!r} of {method}" if fits else method} does not fit {pair}. {hint}.')
-    return named_config
+    paths = [*compose.recipes(), *compose.recipes(pretraining=True)]
+    shared = {path.stem: path for path in paths if not compose.owners(path)}
+    return shared | {compose.parts_of(path).pair: path for path in paths if method in compose.owners(path)}
 
 
 def _changes(method: str) -> list[Path]:
@@ -197,16 +183,8 @@ def _changes(method: str) -> list[Path]:
 def _changed_config(method: str, pair: str, variant: str | None) -> Named | None:
     """Return the config of a method with the change that the variant names, or None."""
     change = compose.best(_changes(method), pair, '', variant) if variant else None
-    base = config_path(method, pair, _changed_variant(change)) if change else None
+    base = config_path(method, pair, compose.header_remark(change, 'changes')) if change else None
     return Named(method, pair, variant, base, change) if change and base and base.is_file() else None
-
-
-def _changed_variant(change: Path) -> str:
-    """Return the variant that a change is laid over, '' for the config without one."""
-    line = compose.header_remark(change, 'changes')
-    if line is None:
-        raise ValueError(f"{change}: no line says which variant it changes; add one such as '# changes: pcd-init'.")
-    return '' if line == 'default' else line
 
 
 def _missing(path: Path) -> Path:

@@ -44,7 +44,7 @@ class TrainedRun:
         files = [file for start in starts_of(self.folder) if (file := start / DUMPED_CONFIG).is_file()]
         logged = [file for file in files if (log := file.with_name('scalars.json')).is_file() and log.stat().st_size]
         file = (logged or files)[-1]
-        return written_config(file, file.stat().st_mtime_ns)
+        return written_config(file)
 
     @property
     def model(self) -> Mapping[str, Any]:

@@ -2,37 +2,36 @@
 
 import argparse
 import copy
-import logging
 import os
 import sys
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from mmengine.config import Config
 from mmengine.registry import DATASETS, DefaultScope
 from rich.console import Console
 from rich.table import Table
 
+from mmdistill_dense.apps.check.context import Options
+from mmdistill_dense.apps.check.run import CheckReport, check_config
 from mmdistill_dense.apps.recipes import compose
 from mmdistill_dense.apps.suite import configs, plan
-from mmdistill_dense.apps.suite.definition import Definition, error_prefix, fitting_methods, load_suite
+from mmdistill_dense.apps.suite.definition import Definition, error_prefix, load_suite
+from mmdistill_dense.apps.suite.job import LOCK_TIMEOUT, execute_run
 from mmdistill_dense.apps.suite.plan import Resolved, Run
+from mmdistill_dense.apps.suite.pool import Pool, end_with_parent, job_words
+from mmdistill_dense.apps.suite.table import write_table
 from mmdistill_dense.config.local_code import local_code
 from mmdistill_dense.config.resolve import reading_once
 from mmdistill_dense.config.values import evaluator_scores, listed, may_give
 from mmdistill_dense.guards.findings import ERROR, NOTE
 from mmdistill_dense.networks.building import building_once
 from mmdistill_dense.utils.files import FolderInUse, in_use, owned, read_json, write_json
-from mmdistill_dense.utils.process import cores, errors_only, heartbeat, interruptible, threads_asked_for
+from mmdistill_dense.utils.process import cores, errors_only, heartbeat, threads_asked_for
 from mmdistill_dense.utils.version import __version__
-
-if TYPE_CHECKING:
-    from mmdistill_dense.apps.check.run import CheckReport
 
 
 def suite_run(args: argparse.Namespace) -> int:
@@ -48,33 +47,24 @@ def train_all(
     seeds: Sequence[int] = (),
     on_run_end: Callable[[], None] = lambda: None,  # called when a run has ended
 ) -> int:
-    """Do all unfinished runs, or those of some rows and seeds; return 1 if one failed, 130 after an interruption.
-
-    The config of each run is resolved once, checked, and written when the run begins: what is changed meanwhile does
-    not reach the runs of this command.
-    """
-    from mmdistill_dense.apps.suite.job import LOCK_TIMEOUT
-    from mmdistill_dense.apps.suite.pool import Pool, job_words
-
+    """Do all unfinished runs, or those of some rows and seeds; return 1 if one failed, 130 after an interruption."""
+    # each config is resolved once and written when its run begins: what is changed meanwhile does not reach the runs
     threads = definition.threads or threads_asked_for() or max(1, cores() // definition.jobs)
     try:
-        with interruptible():
-            with reading_once():
-                chosen = plan.select(definition, only, seeds)
-                with owned(definition.out, f'the start of suite {definition.title!r}', LOCK_TIMEOUT), errors_only():
-                    todo = plan.resolved(definition, plan.unfinished(definition, chosen))
-                    plan.check_batch(definition, todo, 1)
-                print(f'{definition.title}: {len(chosen)} runs, {len(todo)} to do, in {definition.out}', flush=True)
-                check_rows(definition, todo)
+        with reading_once():
+            chosen = plan.select(definition, only, seeds)
+            with owned(definition.out, f'the start of suite {definition.title!r}', LOCK_TIMEOUT), errors_only():
+                todo = plan.resolved(definition, plan.unfinished(definition, chosen))
+                plan.check_batch(definition, todo, 1)
+            print(f'{definition.title}: {len(chosen)} runs, {len(todo)} to do, in {definition.out}', flush=True)
+            check_rows(definition, todo)
 
-            program = [sys.executable, '-m', 'mmdistill_dense', 'suite']
+        def begin(run: Run) -> list[str]:
+            plan.write_config(run, *todo[run])
+            return [sys.executable, '-m', 'mmdistill_dense', 'suite', *job_words(definition.path, run), '--attended']
 
-            def begin(run: Run) -> list[str]:
-                plan.write_config(run, *todo[run])
-                return [*program, *job_words(definition.path, run), '--attended']
-
-            pool = Pool(begin, definition.jobs, threads, partial(print, flush=True), on_run_end, definition.stall)
-            failed = pool.execute(list(todo))
+        pool = Pool(begin, definition.jobs, threads, partial(print, flush=True), on_run_end, definition.stall)
+        failed = pool.execute(list(todo))
     except KeyboardInterrupt:
         print('stopped; the same command continues from the last checkpoints', flush=True)
         return 130
@@ -88,13 +78,7 @@ def train_all(
 
 @building_once()
 def check_rows(definition: Definition, todo: Resolved) -> None:
-    """Check each row as ``mmdistill check`` does, once for rows that differ in a factor of the learning rate alone.
-
-    A row that passed is not checked again while its hash is the same. Networks of equal configs are built once.
-    """
-    from mmdistill_dense.apps.check.context import Options
-    from mmdistill_dense.apps.check.run import check_config
-
+    """Check each row as ``mmdistill check`` does, unless it passed before; networks of equal configs are built once."""
     path = definition.out / 'checked.json'
     hashes = read_json(path) or {}
     for name, changes in definition.test_sets.items() if todo else ():
@@ -104,42 +88,34 @@ def check_rows(definition: Definition, todo: Resolved) -> None:
             if not len(DATASETS.build(config.test_dataloader.dataset)):
                 raise ValueError('the set has no pictures: its keys change the test set of the control.')
     backbones = dict[Path, dict[str, Sequence[int]]]()
-    checked = dict[str, str]()  # name of a row by the hash of its config without rates
     for run, (config, config_hash) in todo.items():
         digest = f'{config_hash} {configs.networks_hash(config)} {__version__}{local_code(config) or ""}'
         check_metric(config, definition.metric, str(definition.path))
         if (run.is_teacher and not plan.trains_teacher(definition)) or hashes.get(run.name) == digest:
             continue  # an existing teacher is only tested
-        without_rates = copy.deepcopy(config)
-        with suppress(ValueError):  # an optimizer without a rate
-            configs.scale_rate(without_rates, 0.0, run.name)
-        first = checked.setdefault(f'{configs.config_hash(without_rates)} {run.teacher is None}', run.name)
-        if first == run.name:
-            # the step of a whole batch may take minutes on a CPU; a teacher that the suite trains has no file yet
-            few = min(2, config.train_dataloader.batch_size)
-            if run.pretraining in run.missing:  # it starts from weights that the suite has still to train
-                config = copy.deepcopy(config)
-                config.model.student.backbone.init_cfg = None
-            options = Options(batch=few, val=0, cost=False, command=False, teachers=run.teacher is None)
-            with heartbeat(f'checking {run.name}'):
-                report = check_config(config, options, lambda stage: None)
-            if wrong := [finding for finding in report.findings if finding.level == ERROR]:
-                problems = ' '.join(f'{finding.message} {finding.advice}'.strip() for finding in wrong)
-                raise ValueError(f'{definition.path}: {run.name}: {problems}')
-            print('\n'.join(_summary_lines(run.name, report)), flush=True)
-            backbone = getattr(report.context.model, 'backbone', None)
-            tensors = {} if backbone is None else backbone.state_dict()
-            backbones[run.folder] = {key: tensor.shape for key, tensor in tensors.items()}
-            if run.pretraining in backbones and backbones[run.pretraining] != backbones[run.folder]:
-                problem = 'its backbone has other tensors than that of the student, which could not start from it'
-                raise ValueError(f'{definition.path}: methods.{run.name}.pretrain: {problem}.')
-        else:
-            print(f'check    {run.name}: as {first}, at another learning rate', flush=True)
+        # the step of a whole batch may take minutes on a CPU; a teacher that the suite trains has no file yet
+        few = min(2, config.train_dataloader.batch_size)
+        if run.pretraining in run.missing:  # it starts from weights that the suite has still to train
+            config = copy.deepcopy(config)
+            config.model.student.backbone.init_cfg = None
+        options = Options(batch=few, val=0, cost=False, command=False, teachers=run.teacher is None)
+        with heartbeat(f'checking {run.name}'):
+            report = check_config(config, options, lambda stage: None)
+        if wrong := [finding for finding in report.findings if finding.level == ERROR]:
+            problems = ' '.join(f'{finding.message} {finding.advice}'.strip() for finding in wrong)
+            raise ValueError(f'{definition.path}: {run.name}: {problems}')
+        print('\n'.join(_summary_lines(run.name, report)), flush=True)
+        backbone = getattr(report.context.model, 'backbone', None)
+        tensors = {} if backbone is None else backbone.state_dict()
+        backbones[run.folder] = {key: tensor.shape for key, tensor in tensors.items()}
+        if run.pretraining in backbones and backbones[run.pretraining] != backbones[run.folder]:
+            problem = 'its backbone has other tensors than that of the student, which could not start from it'
+            raise ValueError(f'{definition.path}: methods.{run.name}.pretrain: {problem}.')
         hashes = {**hashes, run.name: digest}
         write_json(path, hashes)
 
 
-def _summary_lines(name: str, report: 'CheckReport') -> list[str]:
+def _summary_lines(name: str, report: CheckReport) -> list[str]:
     context, student = report.context, report.context.student
     facts = [f'{context.pictures} pictures'] if context.pictures else []
     facts += [f'student {student.parameters / 1e6:.2f} M parameters'] if student else []
@@ -169,12 +145,8 @@ def check_metric(config: Config, metric: str, path: str) -> None:
 
 def suite_job(args: argparse.Namespace) -> None:
     if args.attended:
-        from mmdistill_dense.apps.suite.pool import end_with_parent
-
         end_with_parent()
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
-    from mmdistill_dense.apps.suite.job import execute_run
-
     with reading_once():
         definition = load_suite(args.definition)
         run = find_run(definition, args.name, args.seed)
@@ -187,38 +159,35 @@ def suite_job(args: argparse.Namespace) -> None:
             print(error)
             raise SystemExit(os.EX_TEMPFAIL) from error  # the pool tries another one
     score = f'{definition.metric} {result["score"]:.2f}' if 'score' in result else 'done'
-    print(f'{args.name}: {score}')
+    print(f'{args.name}: {score}', flush=True)
     if args.attended:  # without the seconds that the interpreter takes to clean up
-        logging.shutdown()
-        sys.stdout.flush()
-        sys.stderr.flush()
         os._exit(0)
 
 
 def find_run(definition: Definition, name: str, seed: int | None) -> Run:
     runs = plan.runs(definition)
-    row_runs = [run for run in runs if run.name == name]
-    for run in row_runs:
-        if seed == run.seed or (seed is None and (run.is_teacher or run.is_pretraining)):
-            return run
-    if row_runs:
-        titles = ', '.join(run.title for run in row_runs)
-        raise ValueError(f'{definition.path}: {name} has no run with --seed {seed}, but {titles}')
-    raise ValueError(f'{definition.path}: {compose.unknown("row", name, {run.name for run in runs})}')
+    problem = compose.unknown('row', name, {run.name for run in runs})
+    if row_runs := [run for run in runs if run.name == name]:
+        for run in row_runs:
+            if seed == run.seed or (seed is None and (run.is_teacher or run.is_pretraining)):
+                return run
+        problem = f'{name} has no run with --seed {seed}, but {", ".join(run.title for run in row_runs)}'
+    raise ValueError(f'{definition.path}: {problem}')
 
 
+@errors_only()
 def suite_list(args: argparse.Namespace) -> None:
     console = Console(file=sys.stdout)
     if args.definition is None:
-        recipes = compose.recipes()
+        fitting = {recipe.stem: compose.fitting_methods(recipe) for recipe in compose.recipes()}
         table = Table('method', 'recipes that it fits', 'for instance')
         for method in compose.methods():
-            names = [recipe.stem for recipe in recipes if compose.options_for(method, recipe)]
+            names = [name for name, methods in fitting.items() if method in methods]
             table.add_row(method, str(len(names)), ', '.join(names[:2]))
         console.print(table)
         return
     definition = load_suite(args.definition)
-    others = {*fitting_methods(definition.control)} - {method.method for method in definition.methods.values()}
+    others = {*compose.fitting_methods(definition.control)} - {method.method for method in definition.methods.values()}
     console.print(f'{definition.title}: control {definition.control.stem}, {definition.metric}, in {definition.out}')
     console.print(f'methods: {", ".join(definition.methods)}; others that fit: {", ".join(sorted(others)) or "none"}')
     table = Table('run', 'state', definition.metric)
@@ -240,8 +209,7 @@ def _progress(run: Run) -> str:
     return f'{state.get("phase")}, {done} on {state.get("host")}{silence}'
 
 
+@errors_only()
 def suite_table(args: argparse.Namespace) -> None:
-    from mmdistill_dense.apps.suite.table import write_table
-
     with reading_once():
         write_table(load_suite(args.definition), args.out)

@@ -5,7 +5,6 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from mmdistill_dense.apps.recipes import compose
 from mmdistill_dense.apps.recipes.named import read_config
 from mmdistill_dense.apps.suite.definition import Definition, Method, Teacher, fill_variables
 from mmdistill_dense.config.local_code import own_config
-from mmdistill_dense.config.resolve import is_distill_model, load_model, read_file, student_option, teachers_of
+from mmdistill_dense.config.resolve import is_distill_model, load_model, read_file, teachers_of
 from mmdistill_dense.config.values import accumulated, chain, flat, listed, plain
 from mmdistill_dense.distillers.fragments import replace_settings
 from mmdistill_dense.utils.literals import BRACES
@@ -84,15 +83,6 @@ def pretraining_config(definition: Definition, row: str) -> Config:
         problem = f'{pretraining.config!r} must be a pre-training: a DistillModel with distillers, such as pcd:…'
         raise ValueError(f'{definition.path}: methods.{row}.pretrain.config={problem}')
     return _common(config, definition, pretraining.options, f'methods.{row}.pretrain.options', distils=True)
-
-
-def start_from_pretraining(config: Config, checkpoint: str) -> None:
-    """Let the student's backbone start from a checkpoint of a pre-training."""
-    student = config.model.student
-    first_weights = ConfigDict(type='Pretrained', checkpoint=checkpoint, prefix='backbone.')
-    student.setdefault('backbone', ConfigDict()).init_cfg = first_weights
-    if load_model(student_option(config.model), 'model.student').model.get('pretrained'):
-        student.pretrained = None
 
 
 def with_test_set(config: Config, changes: Mapping[str, Any]) -> Config:
@@ -232,10 +222,7 @@ Portable = Callable[[str], str]  # returns a text without the folders of this ma
 
 
 def config_hash(config: Config, teacher: str = '', portable: Portable | None = None, pretraining: str = '') -> str:
-    """Return hexadecimal digits that change with the config of a run, except for its seed, folders and logging.
-
-    ``teacher`` and ``pretraining`` describe the trainings whose files the run reads.
-    """
+    """Return digits that change with a config, but for seed, folders and logging, and with trainings that it reads."""
     identity = _identity(config, portable or make_portable())
     if pretraining:
         identity['model']['student']['backbone']['init_cfg']['checkpoint'] = pretraining
@@ -274,9 +261,8 @@ def make_portable(folder: Path | None = None, data: str | None = None) -> Portab
     return shown
 
 
-@lru_cache(maxsize=256)
-def written_config(file: Path, modified: int) -> Config:
-    """Return the config in a file that mmengine wrote, as it was ``modified`` last; it is read once."""
+def written_config(file: Path) -> Config:
+    """Return the config in a file that mmengine wrote."""
     # mmengine writes plain values, and takes a `{{` in a name for a template when it reads them again
     return Config.fromstring(file.read_text(encoding='utf-8').replace('{{', BRACES), '.py')
 
@@ -285,18 +271,16 @@ def changed_keys(folder: Path, config: Config) -> list[str]:
     """Return the keys in which a config differs from the one that mmengine wrote into a run's folder, if it did."""
     if not (file := folder / 'config.py').is_file():
         return []
-    written = written_config(file, file.stat().st_mtime_ns)
+    written = written_config(file)
     old, new = (_identity(version, _last_names) for version in (written, config))
-    resumed = ('load_from',) if written.get('resume') else ()
-    return [key for key in differences(old, new) if key not in resumed]
+    return [key for key in differences(old, new) if key != 'load_from' or not written.get('resume')]
 
 
 def networks_hash(config: Config) -> str:
     """Return digits that change with the networks that a config names by files of the user's own; empty without any."""
     options = [config.model.get('student'), *(teachers_of(config.model).values() if reads_teacher(config) else ())]
     paths = [path for option in options if (path := own_config(option))]
-    networks = [load_model({'cfg': str(path)}, 'model').model for path in paths]
-    return options_hash(networks, _last_names) if paths else ''
+    return options_hash([load_model({'cfg': str(path)}, 'model').model for path in paths], _last_names) if paths else ''
 
 
 def _last_names(text: str) -> str:

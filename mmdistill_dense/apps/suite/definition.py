@@ -39,13 +39,6 @@ _TEXTS = re.compile(  # keys whose values are names and paths
 )
 
 
-def _scalars(node: yaml.Node) -> Iterator[yaml.ScalarNode]:
-    if isinstance(node, yaml.ScalarNode):
-        yield node
-    for child in node.value if isinstance(node, yaml.CollectionNode) else ():
-        yield from _scalars(child[1] if isinstance(child, tuple) else child)
-
-
 class _Loader(yaml.SafeLoader):
     """YAML loader in which 1e-3 is a number, 24:00:00 and a key ``on`` are texts, and that refuses a key twice."""
 
@@ -58,18 +51,20 @@ class _Loader(yaml.SafeLoader):
             raise ValueError(f'line {node.start_mark.line + 1}: {", ".join(sorted(duplicates))} occurs twice')
         for key, value in node.value:
             nested = isinstance(value, yaml.MappingNode) and 'prefix' not in key.value  # a row of this name
-            for leaf in _scalars(value) if _TEXTS.fullmatch(str(key.value)) and not nested else ():
-                if leaf.tag != _TEXT and (isinstance(value, yaml.SequenceNode) or leaf.tag != f'{_YAML}null'):
+            members = value.value if isinstance(value, yaml.CollectionNode) else [value]
+            for member in members if _TEXTS.fullmatch(str(key.value)) and not nested else ():
+                leaf = member[1] if isinstance(member, tuple) else member
+                is_text = leaf.tag == _TEXT or not isinstance(leaf, yaml.ScalarNode)
+                if not is_text and (isinstance(value, yaml.SequenceNode) or leaf.tag != f'{_YAML}null'):
                     kind, line = leaf.tag.rpartition(':')[2], leaf.start_mark.line + 1
                     problem = f'YAML reads {leaf.value or "nothing"} as a {kind}, and this is a text'
                     raise ValueError(f'line {line}: {key.value}: {problem}. Write it in quotes')
         return super().construct_mapping(node, deep)
 
 
-_Loader.yaml_implicit_resolvers = {char: list(pairs) for char, pairs in _Loader.yaml_implicit_resolvers.items()}
+_Loader.add_implicit_resolver(f'{_YAML}float', _FLOAT, list('-+.0123456789'))
 for _char in '-+0123456789':  # before the resolver of base 60
-    _Loader.yaml_implicit_resolvers.setdefault(_char, []).insert(0, (_TEXT, _SIXTIES))
-_Loader.add_implicit_resolver('tag:yaml.org,2002:float', _FLOAT, list('-+.0123456789'))
+    _Loader.yaml_implicit_resolvers[_char].insert(0, (_TEXT, _SIXTIES))
 
 
 def read_suite_file(path: Path) -> Any:
@@ -119,17 +114,15 @@ def read_keys(kind: type[T], values: Any, key: str = '') -> T:
 def find_suite_config(name: str, folder: str, path: Path, key: str) -> Path:
     """Return a config by its name in ``configs/<folder>``, by ``METHOD:PAIR``, or a file beside the definition."""
     with error_prefix(key):
-        if is_name(name):
-            config = find_named(name)
-            if isinstance(config, Named):
-                raise ValueError(f'{name} is not a file; write one of these lines:\n{config.text()}')
-            return config
-        if not name.endswith('.py'):
+        config = find_named(name) if is_name(name) else path.parent / name
+        if isinstance(config, Named):
+            raise ValueError(f'{name} is not a file; write one of these lines:\n{config.text()}')
+        if not is_name(name) and not name.endswith('.py'):
             inside = name if '/' in name else f'{folder}/{name}'
-            return find_config(name if '::' in name else f'mmdistill_dense::{inside}', key)
-        if not (file := path.parent / name).is_file():
-            raise FileNotFoundError(f'no file {str(file)!r}; paths are relative to the definition')
-    return file
+            config = find_config(name if '::' in name else f'mmdistill_dense::{inside}', key)
+        if not config.is_file():
+            raise FileNotFoundError(f'no file {str(config)!r}; paths are relative to the definition')
+    return config
 
 
 def fill_variables(value: Any) -> Any:
@@ -158,17 +151,17 @@ class SuiteKeys:
     out: str | None = None
     teacher: str | Mapping[str, Any] | None = None
     test_teacher: bool = False
-    test_sets: Mapping[str, Any] = field(default_factory=dict)
+    test_sets: Mapping[str, Any] = field(default_factory=dict)  # further ones, as changes of the control's test set
     seeds: Sequence[Whole] = (0, 1, 2)
-    metric: str | None = None
-    percent: bool | None = None
+    metric: str | None = None  # the key of the score in the result of a test
+    percent: bool | None = None  # whether it is a fraction. Scores are in percent.
     options: Mapping[str, Any] = field(default_factory=dict)
     jobs: Count = 1
     threads: Count | None = None
     workers: Whole | None = None
     checkpoint_every: Count | None = None
-    keep: Literal['all', 'weights'] = 'all'
-    stall: Count | None = None
+    keep: Literal['all', 'weights'] = 'all'  # of a finished run's checkpoints: ``'weights'`` of the last one alone
+    stall: Count | None = None  # minutes without a step after which a run starts again from its checkpoint
 
 
 @dataclass(frozen=True)
@@ -223,29 +216,20 @@ class Method(RowKeys):
         }
 
 
-@dataclass(frozen=True)
-class Definition:
-    """A suite, read from the file ``path``. ``docs/suite.md`` says what each key means."""
+@dataclass(frozen=True, kw_only=True)
+class Definition(SuiteKeys):
+    """A suite, read from the file ``path``: its keys, with what they stand for."""
 
     path: Path
     title: str
-    out: Path
-    control: Path  # the recipe of the student alone
+    out: Path  # type: ignore[assignment]
+    control: Path  # type: ignore[assignment]  # the recipe of the student alone
     task: str
-    teacher: Teacher | None
-    test_teacher: bool
-    test_sets: Mapping[str, Mapping[str, Any]]  # further ones, each as changes of the control's test set
+    teacher: Teacher | None  # type: ignore[assignment]
     methods: Mapping[str, Method]
     seeds: tuple[int, ...]
-    metric: str  # the key of the score in the result of a test
-    percent: bool  # whether ``metric`` is a fraction. Scores are in percent.
-    options: Mapping[str, Any]
-    jobs: int
-    threads: int | None
-    workers: int | None
-    checkpoint_every: int | None
-    keep: str  # what stays of a finished run's checkpoints: ``'all'``, or the ``'weights'`` of the last one
-    stall: int | None  # minutes without a step after which a run starts again from its checkpoint
+    metric: str
+    percent: bool
 
 
 def is_alone(name: str) -> bool:
@@ -271,29 +255,27 @@ def load_suite(path: Path | str) -> Definition:
             raise ValueError(f'metric: {metric!r} {problem}: name another')
         if not keys.seeds or len(set(keys.seeds)) != len(keys.seeds):
             raise ValueError(f'seeds must be distinct, as in [0, 1, 2]; got {list(keys.seeds)}')
+        teacher = _training(Teacher, keys.teacher, 'teacher', 'teachers', path)
+        for name, options in keys.test_sets.items():
+            if name in SPLITS or not NAME.fullmatch(str(name)):
+                rule = f'a name consists of letters, digits and .+-_; {", ".join(SPLITS)} are taken'
+                raise ValueError(f'test_sets.{name}: {rule}')
+            if not isinstance({} if options is None else options, Mapping):
+                raise ValueError(f'test_sets.{name} must be a dict of changes of the test set, got {options!r}')
         out = f'work_dirs/suites/{path.stem}' if keys.out is None else keys.out
-        copied = ('test_teacher', 'options', 'jobs', 'threads', 'workers', 'checkpoint_every', 'keep', 'stall')
-        return Definition(
-            path=path,
-            title=path.stem if keys.title is None else keys.title,
-            out=path.absolute().parent / out if out.startswith('./') else Path(out),
-            control=control,
-            task=task,
-            teacher=_training(Teacher, keys.teacher, 'teacher', 'teachers', path),
-            test_sets=_test_sets(keys.test_sets),
-            methods=_methods(keys.methods, path, control),
-            seeds=tuple(keys.seeds),
-            metric=metric,
-            percent=percent and not metric.startswith('coco_panoptic/') if keys.percent is None else keys.percent,
-            **{name: getattr(keys, name) for name in copied},
-        )
+        read = {'path': path, 'control': control, 'task': task, 'seeds': tuple(keys.seeds), 'metric': metric}
+        values: dict[str, Any] = {
+            'title': path.stem if keys.title is None else keys.title,
+            'out': path.absolute().parent / out if out.startswith('./') else Path(out),
+            'teacher': teacher,
+            'test_sets': {str(name): fill_variables(options or {}) for name, options in keys.test_sets.items()},
+            'methods': _methods(keys.methods, path, control),
+            'percent': percent and not metric.startswith('coco_panoptic/') if keys.percent is None else keys.percent,
+        }
+        return Definition(**{**vars(keys), **read, **values})
 
 
 load = load_suite  # its name until 0.3, in scripts of users
-
-
-def fitting_methods(control: Path) -> list[str]:
-    return [method for method in compose.methods() if compose.options_for(method, control)]
 
 
 def _training(kind: type[P], value: str | Mapping[str, Any] | None, key: str, folder: str, path: Path) -> P | None:
@@ -307,26 +289,16 @@ def _training(kind: type[P], value: str | Mapping[str, Any] | None, key: str, fo
     return replace(training, config=str(find_suite_config(training.config, folder, path, f'{key}.config')))
 
 
-def _test_sets(sets: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
-    for name, options in sets.items():
-        if name in SPLITS or not NAME.fullmatch(str(name)):
-            rule = f'a name consists of letters, digits and .+-_; {", ".join(SPLITS)} are taken'
-            raise ValueError(f'test_sets.{name}: {rule}')
-        if not isinstance({} if options is None else options, Mapping):
-            raise ValueError(f'test_sets.{name} must be a dict of changes of the test set, got {options!r}')
-    return {str(name): fill_variables(options or {}) for name, options in sets.items()}
-
-
 def _methods(rows: Mapping[str, Any] | Literal['all'], path: Path, control: Path) -> dict[str, Method]:
     if isinstance(rows, str):
-        rows = dict.fromkeys(fitting_methods(control))
+        rows = dict.fromkeys(compose.fitting_methods(control))
     if not rows:
         raise ValueError("methods must be 'all', or options by name as in `kd: {}`")
     methods = dict[str, Method]()
     for name, value in rows.items():
         key = f'methods.{name}'
-        row = value if isinstance(value, Mapping) else {}
-        if empty := [word for word in ('config', 'rate') if word in row and row[word] is None]:
+        empty = [word for word in ('config', 'rate') if isinstance(value, Mapping) and value.get(word, 0) is None]
+        if empty:
             raise ValueError(f'{key}.{empty[0]} is empty: give it, or leave the key out')
         keys = read_keys(RowKeys, {} if value is None else value, key)
         with error_prefix(key):
@@ -341,32 +313,26 @@ def _method(name: str, keys: RowKeys, path: Path, control: Path) -> Method:
     row = Method(**vars(keys), name=name, pretraining=start)
     changed = row.rate is not None or bool(row.run_options)
     if row.config is not None:
-        method = _with_config(row, row.config, path, control)
+        row = _with_config(row, row.config, path, control)
     elif row.method is None and (start is not None or (changed and name not in compose.methods())):
-        _check_alone(row)
+        if start is not None and name in compose.methods() and name != start.config.partition(':')[0]:
+            remedy = f'add `method: {name}`, or rename the row'
+            raise ValueError(f'pretrain: this is the student alone and not {name}: {remedy}')
+        if start is not None and is_alone(name):
+            raise ValueError(f'pretrain: a row named {CONTROL}_… is not compared with the student alone; rename it')
+        for key in ('variant', 'options', 'settings', 'unlabelled'):
+            if getattr(row, key) and (key != 'options' or row.options != row.run_options):
+                raise ValueError(f'{key}: a row without `method` has no distillers to set it for')
         return row
     else:
-        method = _with_method(row, control)
+        row = _with_method(row, control)
     if is_alone(name):
         raise ValueError(f'a row named {CONTROL}_… is the student alone, as in {CONTROL}_x2: {{rate: 2}}; rename it')
-    for key in flat(method.options) if method.options_file is not None else ():
+    for key in flat(row.options) if row.options_file is not None else ():
         if key.split('.')[-1] == 'settings':
             problem = 'the constants of the method would stay. Write it as `settings` of the row'
             raise ValueError(f'options.{key}: {problem}')
-    return method
-
-
-def _check_alone(row: Method) -> None:
-    """Refuse a row of the student alone whose name or keys say something else."""
-    if row.pretraining is not None:
-        if row.name in compose.methods() and row.name != row.pretraining.config.partition(':')[0]:
-            remedy = f'add `method: {row.name}`, or rename the row'
-            raise ValueError(f'pretrain: this is the student alone and not {row.name}: {remedy}')
-        if is_alone(row.name):
-            raise ValueError(f'pretrain: a row named {CONTROL}_… is not compared with the student alone; rename it')
-    for key in ('variant', 'options', 'settings', 'unlabelled'):
-        if getattr(row, key) and (key != 'options' or row.options != row.run_options):
-            raise ValueError(f'{key}: a row without `method` has no distillers to set it for')
+    return row
 
 
 def _with_config(row: Method, name: str, path: Path, control: Path) -> Method:
@@ -391,4 +357,4 @@ def _with_method(row: Method, control: Path) -> Method:
         problem = f'{f"variant {variant!r} of {method}" if variant else method} does not fit {control.stem}.'
     else:
         problem = compose.unknown('method', method, compose.methods())
-    raise ValueError(f'{problem} These fit {control.stem}: {", ".join(fitting_methods(control)) or "none"}.')
+    raise ValueError(f'{problem} These fit {control.stem}: {", ".join(compose.fitting_methods(control)) or "none"}.')

@@ -47,14 +47,8 @@ from mmdistill_dense.weights.strict_load import read_checkpoint, sha256
 
 PACKAGES = ('torch', 'mmengine', 'mmcv', 'mmseg', 'mmdet')
 WRITE_INTERVAL = 1.0  # seconds between two writes
-SAVE_INTERVAL = 600.0  # seconds between checkpoints, which a power cut may lose; the config may ask for more
 LOCK_TIMEOUT = 60.0  # seconds in which a job whose suite was killed ends, and a suite starts
-# the variables in which launchers give the rank and the number of processes
-_RANK_VARIABLES = {
-    'pytorch': ('RANK', 'WORLD_SIZE'),
-    'slurm': ('SLURM_PROCID', 'SLURM_NTASKS'),
-    'mpi': ('OMPI_COMM_WORLD_RANK', 'OMPI_COMM_WORLD_SIZE'),
-}
+SAVE_INTERVAL = 600.0  # seconds between checkpoints, which a power cut may lose; the config may ask for more
 
 
 def facts_of(run: Run, config: Config, config_hash: str) -> dict[str, Any]:
@@ -87,16 +81,6 @@ def training_facts(runner: Runner) -> dict[str, Any]:
         'unseeded': Generators([runner.train_dataloader.dataset, runner.train_dataloader.collate_fn]).unseeded(),
         'shares': {name: statistics.fmean(values) for name, values in shares.items()},
     }
-
-
-def data_facts(runner: Runner, portable: configs.Portable) -> dict[str, str]:
-    """Return the stamp of the label files of each data set, by the hash of its options."""
-    stamps = {}
-    for name in ('train', 'val') if _tests_val(runner.cfg) else ('train', 'val', 'test'):
-        with suppress(OSError):  # a label file that is gone by now
-            dataset = getattr(runner, f'{name}_loop').dataloader.dataset
-            stamps[configs.options_hash(runner.cfg[f'{name}_dataloader'].dataset, portable)] = label_stamp(dataset)
-    return stamps
 
 
 def start_stamps(run: Run, runner: Runner) -> dict[str, str]:
@@ -138,39 +122,27 @@ class Progress(Hook):
     def __init__(self, folder: Path, config_hash: str, processes: int = 1, write: bool = True) -> None:
         self.path = folder / 'state.json'
         before = read_progress(self.path)
-        self.write = write
+        self.write, self.failed, self.written = write, False, -WRITE_INTERVAL
         self.before = float(before.get('seconds', 0.0))  # of earlier starts
-        self.start = time.monotonic()
-        self.written = -WRITE_INTERVAL
-        self.failed = False  # to write
-        self.saved = self.start
-        self.state: dict[str, Any] = {
-            'config_hash': config_hash,
-            'processes': processes,
-            'restarts': int(before.get('restarts', -1)) + 1,
-            'phase': 'starting',
-            'iteration': 0,
-            'iterations': None,
-            'labels': before.get('labels'),  # the stamp of the training set's labels
-            'starts': before.get('starts'),  # those of the files with its first weights
-            'pid': os.getpid(),
-            'host': socket.gethostname(),
-        }
+        self.start = self.saved = time.monotonic()
+        # `labels` is the stamp of the training set's labels, `starts` are those of the files with its first weights
+        made = {'config_hash': config_hash, 'processes': processes, 'restarts': int(before.get('restarts', -1)) + 1}
+        step = {'phase': 'starting', 'iteration': 0, 'iterations': None}
+        stamps = {'labels': before.get('labels'), 'starts': before.get('starts')}
+        self.state: dict[str, Any] = {**made, **step, **stamps, 'pid': os.getpid(), 'host': socket.gethostname()}
         self.tell(force=True)
 
     @property
     def seconds(self) -> float:
         return self.before + time.monotonic() - self.start
 
-    @property
-    def is_due(self) -> bool:
-        return time.monotonic() - self.written >= WRITE_INTERVAL
-
-    def tell(self, force: bool = False, **state: Any) -> None:
-        """Update the state, and write it if the last write is long enough ago."""
+    def tell(self, force: bool = False, outputs: Mapping[str, Any] | None = None, **state: Any) -> None:
+        """Update the state, and write it with the loss if the last write is long enough ago."""
         self.state.update(state)
-        if self.write and (force or self.is_due):
+        if self.write and (force or time.monotonic() - self.written >= WRITE_INTERVAL):
             self.written = time.monotonic()
+            if outputs and 'loss' in outputs:  # reading it waits for the GPU
+                self.state['loss'] = float(outputs['loss'])
             state = {**self.state, 'seconds': self.seconds, 'time': time.time()}
             try:
                 write_json(self.path, state, lasting=False)
@@ -198,9 +170,7 @@ class Progress(Hook):
     def after_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: dict[str, Any] | None = None
     ) -> None:
-        if self.is_due and outputs and 'loss' in outputs:  # reading it waits for the GPU
-            self.state['loss'] = float(outputs['loss'])
-        self.tell(iteration=runner.iter + 1)
+        self.tell(outputs=outputs, iteration=runner.iter + 1)
         if time.monotonic() - self.saved >= SAVE_INTERVAL and self.state['processes'] == 1 and between_steps(runner):
             kept = runner.cfg.default_hooks.checkpoint.max_keep_ckpts
             if kept <= configs.KEPT_CHECKPOINTS:  # of so few, another one does no harm
@@ -214,14 +184,11 @@ class Progress(Hook):
 
 
 def execute_run(definition: Definition, run: Run, launcher: str = 'none', attended: bool = False) -> dict[str, Any]:
-    """Do a run or the rest of it, to the same bits.
-
-    ``attended``: the suite has checked and written its config, and a folder in which another process works is refused
-    at once; otherwise wait for its end.
-    """
+    """Do a run or the rest of it, to the same bits; ``attended``: the suite has checked and written its config."""
     if missing := run.missing:
         raise RuntimeError(f'{run.title} needs results that are not there yet: {", ".join(map(str, missing))}')
     rank, processes = rank_and_size(launcher)
+    # an attended run leaves a folder in which another process works at once, others wait for its end
     with nullcontext() if rank else owned(run.folder, run.title, 0.0 if attended else LOCK_TIMEOUT):
         if not attended:
             plan.check_unchanged(definition, [run])
@@ -237,10 +204,8 @@ def execute_run(definition: Definition, run: Run, launcher: str = 'none', attend
         if rank == 0 and not attended:
             plan.write_config(run, config, config_hash)
         config.launcher = launcher
-        facts: dict[str, Any]
         if run.is_teacher and not plan.trains_teacher(definition):
-            facts = {'iterations': 0, 'shares': {}, **test_teacher(_runner_config(config, run), definition)}
-            facts |= dict.fromkeys(('checkpoint', 'seconds_per_iteration', 'teacher', 'unlabelled'))
+            facts = test_teacher(_runner_config(config, run), definition)
         else:
             facts = _train(run, config, progress, definition)
         slim = definition.keep == 'weights' and facts['checkpoint'] and is_main_process()
@@ -262,7 +227,9 @@ def execute_run(definition: Definition, run: Run, launcher: str = 'none', attend
 
 def rank_and_size(launcher: str) -> tuple[int, int]:
     """Return this process's rank and the number of processes, from the launcher's environment variables."""
-    rank, size = _RANK_VARIABLES.get(launcher, ('', ''))
+    mpi = 'OMPI_COMM_WORLD_RANK', 'OMPI_COMM_WORLD_SIZE'
+    variables = {'pytorch': ('RANK', 'WORLD_SIZE'), 'slurm': ('SLURM_PROCID', 'SLURM_NTASKS'), 'mpi': mpi}
+    rank, size = variables.get(launcher, ('', ''))
     return int(os.environ.get(rank, '0')), int(os.environ.get(size, '1'))
 
 
@@ -285,7 +252,11 @@ def _train(run: Run, config: Config, progress: Progress, definition: Definition)
     progress.tell(True, phase='testing')
     start_from(runner, str(last), resume=False)  # with EMA, only the file holds the averaged ones
     facts |= _scores(runner, definition)
-    facts['data'] |= data_facts(runner, plan.portable_in(definition)) if is_main_process() else {}
+    splits = ('train', 'val') if _tests_val(runner.cfg) else ('train', 'val', 'test')
+    for split in splits if is_main_process() else ():
+        with suppress(OSError):  # a label file that is gone by now
+            digits = configs.options_hash(runner.cfg[f'{split}_dataloader'].dataset, plan.portable_in(definition))
+            facts['data'][digits] = label_stamp(getattr(runner, f'{split}_loop').dataloader.dataset)
     facts['data'] |= progress.state['starts'] or {}  # none of a run that an earlier version began
     return {'test_is_val': _tests_val(config), 'checkpoint': last.name, **facts}
 
@@ -307,11 +278,8 @@ def _scores(runner: Runner, definition: Definition) -> dict[str, Any]:
 
 
 def _runner_config(config: Config, run: Run) -> Config:
-    """Return the config with another file name, so that the runner does not overwrite ``run.py``.
-
-    Without ``distillers`` at the top, as in ``run.py``: for them each process would read that file, which the first one
-    may be writing.
-    """
+    """Return the config with another file name, so that the runner does not overwrite ``run.py``."""
+    # for distillers at the top, each process would read that file, which the first one may be writing
     values = {key: value for key, value in config.to_dict().items() if key != 'distillers'}
     runner_config = Config(values, cfg_text=config.text, filename=str(run.folder / 'config.py'))
     runner_config.experiment_name = f'{run.folder.name}_{run.name}_{os.getpid()}_{id(runner_config)}'
@@ -319,7 +287,7 @@ def _runner_config(config: Config, run: Run) -> Config:
 
 
 def test_teacher(config: Config, definition: Definition) -> dict[str, Any]:
-    """Return the scores of the pair's teacher, loaded as strictly as for distillation, as :func:`_scores`."""
+    """Return the facts of the pair's teacher, which is only tested, and loaded as strictly as for distillation."""
     config.load_from = None
     runner = build_runner(config)
     teacher = FrozenTeacher(TeacherOption.parse(config.model.teacher))
@@ -330,7 +298,8 @@ def test_teacher(config: Config, definition: Definition) -> dict[str, Any]:
         pairs = cast('ClassPairs', teacher.pairs)
         for name, step in (('val_step', network.val_step), ('test_step', network.test_step)):
             setattr(network, name, lambda batch, step=step: in_students_classes(step(batch), pairs))
-    return _scores(runner, definition)
+    nothing = dict.fromkeys(('checkpoint', 'seconds_per_iteration', 'teacher', 'unlabelled'))
+    return {'iterations': 0, 'shares': {}, **_scores(runner, definition), **nothing}
 
 
 def _tests_val(config: Config) -> bool:

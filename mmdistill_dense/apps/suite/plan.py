@@ -5,17 +5,17 @@ import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
-from mmengine.config import Config
+from mmengine.config import Config, ConfigDict
 
 from mmdistill_dense.apps.recipes.compose import header_remark, unknown
 from mmdistill_dense.apps.suite import configs
+from mmdistill_dense.apps.suite.configs import Portable
 from mmdistill_dense.apps.suite.definition import CONTROL, PRETRAINING, TEACHER, Definition, is_alone
 from mmdistill_dense.config.local_code import changed_files, local_code
-from mmdistill_dense.config.resolve import read_file, teachers_of
+from mmdistill_dense.config.resolve import load_model, read_file, student_option, teachers_of
 from mmdistill_dense.config.values import chain
 from mmdistill_dense.engine.work_folder import latest_checkpoint
 from mmdistill_dense.guards.config import batch_problem
@@ -24,6 +24,7 @@ from mmdistill_dense.utils.literals import assignments
 from mmdistill_dense.utils.validate import some
 
 SEED = re.compile(r'seed\d+')  # the folder of one seed of a row
+_OLD_ENTRY = re.compile(r'teacher|runs/(?P<name>[^/]+)/seed(?P<seed>\d+)')
 RUNS_FILE = 'runs.json'  # what the runs of a suite are at its newest start, which a report reads
 
 
@@ -32,7 +33,13 @@ class Run:
     name: str  # ``'teacher'``, ``'control'`` or the name of a row
     seed: int  # the seed of the run
     folder: Path  # the work folder
-    after: tuple[Path, ...] = ()  # the folders of the runs whose results it needs
+    teacher: Path | None = None  # the folder of the teacher, if it waits for that
+    pretraining: Path | None = None  # that of the pre-training that it starts from, if there is one
+
+    @property
+    def after(self) -> tuple[Path, ...]:
+        """The folders of the runs whose results it needs."""
+        return tuple(filter(None, (self.teacher, self.pretraining)))
 
     @property
     def is_teacher(self) -> bool:
@@ -42,16 +49,6 @@ class Run:
     def is_pretraining(self) -> bool:
         """Whether it trains the backbone of a row's student, and has no score."""
         return self.name.startswith(f'{PRETRAINING}:')
-
-    @property
-    def pretraining(self) -> Path | None:
-        """The folder of the pre-training that it starts from, if there is one."""
-        return next((folder for folder in self.after if folder.name != TEACHER), None)
-
-    @property
-    def teacher(self) -> Path | None:
-        """The folder of the teacher, if it waits for that."""
-        return next((folder for folder in self.after if folder.name == TEACHER), None)
 
     @property
     def file(self) -> Path:
@@ -84,39 +81,29 @@ Resolved = Mapping[Run, tuple[Config, str]]
 def runs(definition: Definition) -> list[Run]:
     """Return all runs in order: the teacher, pre-trainings, for each seed the student alone and the other rows."""
     seed = definition.teacher.seed if definition.teacher is not None else 0
-    trained = trains_teacher(definition)
-    teachers = [Run(TEACHER, seed, definition.out / TEACHER)] if trained or definition.test_teacher else []
-    before: tuple[Path, ...] = (definition.out / TEACHER,) if trained else ()
-    pretrainings, students = _pretrainings(definition), list[Run]()
-    all_wait = before and configs.reads_teacher(configs.control_config(definition))
+    trained, folder = trains_teacher(definition), definition.out / TEACHER
+    teachers = [Run(TEACHER, seed, folder)] if trained or definition.test_teacher else []
+    pretrainings, students = dict[str, Run](), list[Run]()
+    for name, method in definition.methods.items():
+        # called after the first row that it trains, or after one that began when rows stood in another order
+        rows = [row for row, other in definition.methods.items() if other.pretraining == method.pretraining]
+        home = definition.out / PRETRAINING
+        first = next((row for row in rows if (home / row / 'state.json').is_file()), rows[0])
+        if method.pretraining is not None:
+            pretrainings[name] = Run(f'{PRETRAINING}:{first}', 0, home / first)
+    all_wait = trained and configs.reads_teacher(configs.control_config(definition))
     for seed, name in itertools.product(definition.seeds, (CONTROL, *definition.methods)):
-        method = definition.methods.get(name)
-        after = before if all_wait or (method is not None and method.distils) else ()
-        after += (pretrainings[name].folder,) if name in pretrainings else ()
-        students.append(Run(name, seed, definition.out / 'runs' / name / f'seed{seed}', after))
+        distils = name in definition.methods and definition.methods[name].distils
+        teacher, training = folder if all_wait or (trained and distils) else None, pretrainings.get(name)
+        row = definition.out / 'runs' / name
+        students.append(Run(name, seed, row / f'seed{seed}', teacher, training.folder if training else None))
     return [*teachers, *dict.fromkeys(pretrainings.values()), *students]
-
-
-def _pretrainings(definition: Definition) -> dict[str, Run]:
-    """Return the pre-training of each row that has one.
-
-    It is called after the first row that is trained by it, or after one that began when rows stood in another order.
-    """
-    pretrainings = {name: row.pretraining for name, row in definition.methods.items() if row.pretraining is not None}
-    trainings = dict[str, Run]()
-    for name, pretraining in pretrainings.items():
-        rows = [row for row, other in pretrainings.items() if other == pretraining]
-        folder = definition.out / PRETRAINING
-        first = next((row for row in rows if (folder / row / 'state.json').is_file()), rows[0])
-        trainings[name] = Run(f'{PRETRAINING}:{first}', 0, folder / first)
-    return trainings
 
 
 def trains_teacher(definition: Definition) -> bool:
     """Tell whether the suite trains the teacher: it has begun to, or has its config and no checkpoint."""
-    if definition.teacher is None and not definition.test_teacher:
-        return False
-    if len(teachers := teachers_of(read_file(definition.control).model)) != 1:
+    has_row = definition.teacher is not None or definition.test_teacher
+    if has_row and len(teachers := teachers_of(read_file(definition.control).model)) != 1:
         problem = f'teacher and test_teacher need a pair with one teacher, this one has {len(teachers)}'
         raise ValueError(f'{definition.path}: {problem}: train them with mmdistill train, and remove both keys.')
     if definition.teacher is None:
@@ -138,12 +125,11 @@ def select(definition: Definition, only: Sequence[str] = (), seeds: Sequence[int
         raise ValueError(f'--only: {unknown("row", unknown_names[0], names)}')
     if not set(seeds) <= set(definition.seeds) and (not only or set(only) - {TEACHER}):
         raise ValueError(f'--seeds {list(seeds)}: the definition has {list(definition.seeds)}')
-    row_runs = [run for run in all_runs if not only or run.name in only]
-    seedless = {run.folder for run in row_runs if only and (run.is_teacher or run.is_pretraining)}
-    folders = seedless | {run.folder for run in row_runs if not seeds or run.seed in seeds}
+    folders = set[Path]()
     for run in reversed(all_runs):  # what is needed stands before
-        if run.folder in folders:
-            folders.update(run.after)
+        has_seed = not seeds or run.seed in seeds or (only and (run.is_teacher or run.is_pretraining))
+        if run.folder in folders or (has_seed and (not only or run.name in only)):
+            folders.update((run.folder, *run.after))
     return [run for run in all_runs if run.folder in folders]
 
 
@@ -155,7 +141,7 @@ def unfinished(definition: Definition, chosen: Sequence[Run], processes: int = 1
     for run in all_runs if todo else ():
         check_processes(run, processes)
     write_list(definition.out, [run for run in all_runs if not run.is_pretraining])
-    needed = {folder for run in todo for folder in (run.teacher, run.pretraining)}
+    needed = {folder for run in todo for folder in run.after}
     for run in chosen:  # results without weights were restored or tidied up
         name = (run.result or {}).get('checkpoint')
         if run.folder in needed and name is not None and not (run.folder / name).is_file():
@@ -176,16 +162,13 @@ def write_list(out: Path, all_runs: Sequence[Run]) -> None:
 
 def read_list(out: Path) -> list[Run]:
     """Return the runs of a suite at its newest start. Lists of before 0.3 hold folders alone, or are missing."""
-    listing, listed_runs = read_json(out / RUNS_FILE) or {}, list[Run]()
-    for entry in listing.get('runs', [TEACHER, *out.glob('runs/*/seed*')]):
-        folder = out / (entry['folder'] if isinstance(entry, Mapping) else entry)
+    listed_runs = list[Run]()
+    for entry in (read_json(out / RUNS_FILE) or {}).get('runs', [TEACHER, *out.glob('runs/*/seed*')]):
         if isinstance(entry, Mapping):
-            after = (out / entry['teacher'],) if entry['teacher'] else ()
-            listed_runs.append(Run(entry['name'], entry['seed'], folder, after))
-        elif folder == out / TEACHER:
-            listed_runs.append(Run(TEACHER, 0, folder))
-        elif folder.parents[1] == out / 'runs' and SEED.fullmatch(folder.name):
-            listed_runs.append(Run(folder.parent.name, int(folder.name.removeprefix('seed')), folder))
+            teacher = out / entry['teacher'] if entry['teacher'] else None
+            listed_runs.append(Run(entry['name'], entry['seed'], out / entry['folder'], teacher))
+        elif match := _OLD_ENTRY.fullmatch(str(entry).removeprefix(f'{out}/')):
+            listed_runs.append(Run(match['name'] or TEACHER, int(match['seed'] or 0), out / match[0]))
     return listed_runs
 
 
@@ -207,38 +190,37 @@ def config_of(definition: Definition, run: Run) -> Config:
 
 def resolved(definition: Definition, todo: Iterable[Run]) -> Resolved:
     """Return the config of each run, and its hash."""
-    portable, run_configs = portable_in(definition), {run: config_of(definition, run) for run in todo}
-    return {run: (config, hash_of(definition, run, config, portable)) for run, config in run_configs.items()}
+    run_configs = {run: config_of(definition, run) for run in todo}
+    return {run: (config, hash_of(definition, run, config)) for run, config in run_configs.items()}
 
 
 def name_files(run: Run, config: Config) -> None:
     """Let a student read what the suite trains before it. Until that has ended, the name of a file is a guess."""
+    results = {folder: read_json(folder / 'result.json') or {'checkpoint': 'missing.pth'} for folder in run.after}
+    files = {folder: str(folder / result['checkpoint']) for folder, result in results.items()}
     if run.teacher and configs.reads_teacher(config):
-        config.model.teacher.checkpoint = _checkpoint_of(run.teacher)
+        config.model.teacher.checkpoint = files[run.teacher]
     if run.pretraining:
-        configs.start_from_pretraining(config, _checkpoint_of(run.pretraining))
+        student, file = config.model.student, files[run.pretraining]
+        first_weights = ConfigDict(type='Pretrained', checkpoint=file, prefix='backbone.')
+        student.setdefault('backbone', ConfigDict()).init_cfg = first_weights
+        if load_model(student_option(config.model), 'model.student').model.get('pretrained'):
+            student.pretrained = None
 
 
-def _checkpoint_of(folder: Path) -> str:
-    result = read_json(folder / 'result.json') or {'checkpoint': 'missing.pth'}
-    return str(folder / result['checkpoint'])
-
-
-def portable_in(definition: Definition) -> configs.Portable:
+def portable_in(definition: Definition) -> Portable:
     """Return what makes texts of a suite's configs equal on all machines."""
     dataset = chain(configs.control_config(definition).train_dataloader.dataset)[0]
     return configs.make_portable(definition.path.parent, str(dataset.get('data_root') or '').rstrip('/'))
 
 
-def hash_of(
-    definition: Definition, run: Run, config: Config | None = None, portable: configs.Portable | None = None
-) -> str:
+def hash_of(definition: Definition, run: Run, config: Config | None = None, portable: Portable | None = None) -> str:
     """Return the hash of a run's config. It covers how its teacher and its first weights are made."""
-    portable, teacher_text, start_text = portable or portable_in(definition), '', ''
+    portable, config = portable or portable_in(definition), config or config_of(definition, run)
+    teacher_text = start_text = ''
     if run.teacher and definition.teacher is not None:
         teacher = configs.teacher_config(definition, definition.teacher)
         teacher_text = f'{configs.config_hash(teacher, portable=portable)} seed {definition.teacher.seed}'
-    config = config or config_of(definition, run)
     if run.pretraining:
         pretraining = configs.pretraining_config(definition, run.pretraining.name)
         start_text = f'{configs.config_hash(pretraining, portable=portable)} seed 0'
@@ -260,34 +242,24 @@ def write_config(run: Run, config: Config, config_hash: str) -> None:
 
 def check_unchanged(definition: Definition, chosen: Iterable[Run]) -> None:
     """Refuse runs that were begun with another config, other networks or other code than the definition gives now."""
-    chosen = list(chosen)
-    rows = {run.name: run for run in chosen}  # seeds change no hash
-    row_config = cache(lambda name: config_of(definition, rows[name]))
-    row_hash = cache(lambda name: hash_of(definition, rows[name], row_config(name)))
-    row_networks = cache(lambda name: configs.networks_hash(row_config(name)))
     for run in chosen:
-        state = run.state if latest_checkpoint(run.folder) else {}
-        hashes = {str(facts['config_hash']): None for facts in (run.result, state) if facts and 'config_hash' in facts}
-        for old_hash in hashes:
-            if old_hash == row_hash(run.name) or old_hash in _earlier_hashes(definition, run, row_config(run.name)):
-                continue
-            keys = configs.changed_keys(run.folder, row_config(run.name))
+        result, state = run.result or {}, run.state if latest_checkpoint(run.folder) else {}
+        if not (state or result):
+            continue
+        config, by_folder = config_of(definition, run), configs.make_portable(definition.path.parent)
+        # that of today, that before projects could be moved, and that before the weights of a tested teacher counted
+        hashes = {hash_of(definition, run, config), hash_of(definition, run, config, by_folder)}
+        hashes |= {configs.config_hash(config, portable=by_folder)} if run.is_teacher else set()
+        for old_hash in {str(facts['config_hash']) for facts in (result, state) if 'config_hash' in facts} - hashes:
+            keys = configs.changed_keys(run.folder, config)
             if keys or len(old_hash) >= configs.DIGITS:
                 made = f'with another config than the definition gives now ({some(keys) or "its teacher"})'
                 raise _refusal(run, made, 'Undo the change, set another `out`')
-        if not (state or run.result) or not run.file.is_file():
-            continue
-        if (networks := header_remark(run.file, 'networks')) and networks != row_networks(run.name):
-            raise _refusal(run, 'with other networks: a file that the pair names by `cfg` has changed')
-        if header_remark(run.file, 'code'):
-            check_code(run, row_config(run.name))
-
-
-def _earlier_hashes(definition: Definition, run: Run, config: Config) -> list[str]:
-    """Return the hashes that a run had before projects could be moved, or the weights of a tested teacher counted."""
-    by_folder = configs.make_portable(definition.path.parent)
-    tested = [configs.config_hash(config, portable=by_folder)] if run.is_teacher else []
-    return [hash_of(definition, run, config, by_folder), *tested]
+        if run.file.is_file():
+            networks = header_remark(run.file, 'networks')
+            if networks and networks != configs.networks_hash(config):
+                raise _refusal(run, 'with other networks: a file that the pair names by `cfg` has changed')
+            check_code(run, config)
 
 
 def check_code(run: Run, config: Config) -> None:
@@ -299,8 +271,7 @@ def check_code(run: Run, config: Config) -> None:
 
 def check_processes(run: Run, processes: int) -> None:
     """Refuse a folder made by another number of processes, so with another batch, unless it is a finished teacher."""
-    state = run.state if latest_checkpoint(run.folder) else {}
-    old_processes = state.get('processes') if run.result is None else run.result.get('processes')
+    old_processes = (run.result or (run.state if latest_checkpoint(run.folder) else {})).get('processes')
     if old_processes in (None, processes) or ((run.is_teacher or run.is_pretraining) and run.result):
         return
     made = f'by {old_processes} process(es), this would be {processes}: another batch'

@@ -8,104 +8,107 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
-from queue import SimpleQueue
-from typing import Any
+from typing import NamedTuple
+
+import torch
 
 from mmdistill_dense.apps.suite.plan import Run
 from mmdistill_dense.engine.work_folder import latest_checkpoint
 from mmdistill_dense.utils.files import in_use, write_json
 from mmdistill_dense.utils.process import wait_briefly
+from mmdistill_dense.utils.validate import some
 
-POLL_INTERVAL = 2.0  # seconds between two checks of the locks of other pools
+POLL_INTERVAL = 2.0  # seconds between two looks at what other pools do
 MAX_RESTARTS = 2  # how often a run that makes no step is started again
 GRACE = 10.0  # seconds between SIGTERM and SIGKILL
 REAP_TIMEOUT = 2.0  # seconds to wait for the workers of a killed job
 TAIL = 15  # lines shown of a failed run's log
-ELSEWHERE, STALLED = 'another process does it', -1000  # how a job may end
+AGAIN = 'to be started again'
 MIN_FREE_BYTES = 16 * 2**20  # bytes left on a disk that counts as full: less than a checkpoint
 
 
+class Job(NamedTuple):
+    run: Run
+    device: str | None
+    process: subprocess.Popen[bytes]
+    begin: float
+
+
+@dataclass
 class Pool:
-    """Starts each run when the results that it needs are there and one of ``jobs`` threads is free.
+    """Starts each run when the results that it needs are there and fewer than ``jobs`` processes work.
 
     Several pools, also of several machines, may work on one suite: each run's folder has a lock, and a pool leaves the
-    runs alone that another process does.
+    runs alone that another process does. A process that starts during an interruption ends by :func:`end_with_parent`.
     """
 
-    def __init__(
-        self,
-        command: Callable[[Run], list[str]],  # called once, before a run begins
-        jobs: int,
-        threads: int,
-        say: Callable[[str], None],
-        on_run_end: Callable[[], None] = lambda: None,  # called when a run has ended
-        stall: float | None = None,  # minutes without a report
-    ) -> None:
-        self.command, self.jobs, self.threads, self.say, self.on_run_end = command, jobs, threads, say, on_run_end
-        self.stall = stall
-        devices = visible_devices()
-        self.slots: SimpleQueue[str | None] = SimpleQueue()  # a device for each thread
-        for slot in range(jobs):
-            self.slots.put(devices[slot % len(devices)] if len(devices) > 1 else None)
-        self.processes: set[subprocess.Popen[bytes]] = set()
-        self.ended = False  # by an interruption: no thread starts another process
+    command: Callable[[Run], list[str]]  # called before a run begins
+    jobs: int
+    threads: int
+    say: Callable[[str], None]
+    on_run_end: Callable[[], None] = lambda: None  # called when a run has ended
+    stall: float | None = None  # minutes without a report
+    stalls: Counter[Run] = field(default_factory=Counter)
 
     def execute(self, todo: Sequence[Run]) -> dict[str, str]:
         """Do runs, which include all that they depend on; return why some failed, which stops only their dependents."""
-        waiting, failed, running = list(todo), dict[str, str](), dict[Future[str | None], Run]()
-        titles, busy_folders, last_poll = {run.folder: run.title for run in todo}, set[Path](), -POLL_INTERVAL
-        last_news = time.monotonic()
+        waiting, failed, running = list(todo), dict[str, str](), list[Job]()
+        titles, gpus = {run.folder: run.title for run in todo}, visible_devices()
+        devices = [gpus[slot % len(gpus)] if len(gpus) > 1 else None for slot in range(self.jobs)]
+        next_look, last_news = 0.0, time.monotonic()
 
-        with ThreadPoolExecutor(self.jobs) as threads:
-            try:
-                while waiting or running:
+        def fail(run: Run, reason: str) -> None:
+            failed[run.title] = reason
+            self.say(f'{run.title}: FAILED ({reason.splitlines()[0]})')
+
+        try:
+            while waiting or running:
+                if time.monotonic() >= next_look:
+                    next_look = time.monotonic() + POLL_INTERVAL
                     for run in list(waiting):
                         if failed_titles := [titles[folder] for folder in run.after if titles.get(folder) in failed]:
-                            waiting.remove(run)
-                            self._fail(failed, run, f'needs {", ".join(failed_titles)}')
-                    if time.monotonic() - last_poll >= POLL_INTERVAL:
-                        busy_folders = {run.folder for run in waiting if in_use(run.folder)}
-                        last_poll = time.monotonic()
-                    for run in [run for run in waiting if run.folder not in busy_folders]:
-                        if run.result is not None:  # another process did it
-                            waiting.remove(run)
+                            fail(run, f'needs {", ".join(failed_titles)}')
+                        elif run.result is not None:  # another process did it
                             self._report(run)
-                        elif len(running) < self.jobs and not run.missing:
-                            waiting.remove(run)
-                            running[threads.submit(self._run_job, run, self.slots.get())] = run  # one is free
-                    if waiting and not running and not busy_folders:
-                        for run in waiting:
-                            needs = ', '.join(map(str, run.missing))
-                            self._fail(failed, run, f'needs results that none of these runs gives: {needs}')
-                        break
-                    for future in wait(running, POLL_INTERVAL if running else 0, FIRST_COMPLETED).done:
-                        run, reason = running.pop(future), future.result()
-                        if reason == ELSEWHERE:
-                            waiting.insert(0, run)
-                            last_poll = -POLL_INTERVAL
-                        elif reason is not None:
-                            self._fail(failed, run, reason)
+                        elif devices and not run.missing and not in_use(run.folder):
+                            try:
+                                running.append(self._start(run, devices[0]))
+                                del devices[0]
+                            except (OSError, LookupError, ValueError) as error:
+                                fail(run, f'was not started: {error}')
                         else:
-                            self._report(run)
-                            self.on_run_end()
-                    if time.monotonic() - last_news >= (60 if sys.stdout.isatty() else 600):  # seconds
-                        last_news = time.monotonic()
-                        for line in filter(None, map(progress_line, running.values())):
-                            self.say(line)
-                    if not running:
-                        time.sleep(POLL_INTERVAL / 10)
-            finally:
-                self.ended = True
-                end(list(self.processes))
+                            continue
+                        waiting.remove(run)
+                    if not running and all(run.missing and not in_use(run.folder) for run in waiting):
+                        for run in waiting:
+                            fail(run, f'needs results that none of these runs gives: {some(run.missing)}')
+                        break
+                for job in list(running):
+                    if (reason := self._outcome(job)) is None:
+                        continue
+                    next_look = 0.0
+                    running.remove(job)
+                    devices.append(job.device)
+                    if reason == AGAIN:
+                        waiting.insert(0, job.run)
+                    elif reason:
+                        fail(job.run, reason)
+                    else:
+                        self._report(job.run)
+                        self.on_run_end()
+                if time.monotonic() - last_news >= (60 if sys.stdout.isatty() else 600):  # seconds
+                    last_news = time.monotonic()
+                    for line in filter(None, (progress_line(job.run) for job in running)):
+                        self.say(line)
+                time.sleep(POLL_INTERVAL / 10)
+        finally:
+            end([job.process for job in running])
         return failed
-
-    def _fail(self, failed: dict[str, str], run: Run, reason: str) -> None:
-        failed[run.title] = reason
-        self.say(f'{run.title}: FAILED ({reason.splitlines()[0]})')
 
     def _report(self, run: Run) -> None:
         result = run.result or {}
@@ -113,64 +116,44 @@ class Pool:
         score = f'{result["score"]:.2f} on {split}' if 'score' in result else 'done'
         self.say(f'{run.title}: {score} after {clock(60 * result["minutes"])}')
 
-    def _run_job(self, run: Run, device: str | None) -> str | None:
-        """Do a run in a process; return why it failed, :data:`ELSEWHERE` if another process does it, or ``None``."""
-        try:
-            if full := no_room(run.folder):
-                return f'was not started{full}'
-            checkpoint, log = latest_checkpoint(run.folder), run.folder / 'log.txt'
-            try:
-                words = self.command(run)
-            except (OSError, LookupError, ValueError) as error:
-                return f'was not started: {error}'
-            self.say(f'{run.title}: {f"goes on from {checkpoint.name}" if checkpoint else "starts"}')
-            for _ in range(MAX_RESTARTS + 1):
-                code = self._process(run, words, device)
-                if self.ended:
-                    return None  # interrupted, which is no failure
-                if code == os.EX_TEMPFAIL:
-                    return ELSEWHERE
-                if code == 0 and run.result is not None:
-                    return None
-                reason = f'ended with code {code}{no_room(run.folder)}\n  the end of {log}:'
-                if code != STALLED:
-                    break
-                self.say(f'{run.title}: no step for {self.stall} min, ended')
-                reason = f'made no step for {self.stall} min, {MAX_RESTARTS + 1} times'
-            with suppress(OSError):  # for `suite list`
-                write_json(run.folder / 'state.json', {**run.state, 'failed': reason.splitlines()[0]})
-            return f'{reason}\n{tail(log)}'
-        finally:
-            self.slots.put(device)
-
-    def _process(self, run: Run, words: list[str], device: str | None) -> int | None:
-        """Run a process to its end and return its code, or :data:`STALLED` if it reported nothing for too long."""
-        if self.ended:
-            return None
+    def _start(self, run: Run, device: str | None) -> Job:
+        if full := no_room(run.folder):
+            raise OSError(full.removeprefix(': '))
+        checkpoint, words = latest_checkpoint(run.folder), self.command(run)
+        self.say(f'{run.title}: {f"goes on from {checkpoint.name}" if checkpoint else "starts"}')
         run.folder.mkdir(parents=True, exist_ok=True)
         environment = dict(os.environ, OMP_NUM_THREADS=str(self.threads), MKL_NUM_THREADS=str(self.threads))
         wait_briefly(environment)
         if device is not None:
             environment['CUDA_VISIBLE_DEVICES'] = device
-        began, state = time.time(), run.folder / 'state.json'
-        with open(run.folder / 'log.txt', 'ab') as file:
-            streams: dict[str, Any] = dict(stdin=subprocess.PIPE, stdout=file, stderr=subprocess.STDOUT)
+        begin, pipe, out = time.time(), subprocess.PIPE, subprocess.STDOUT
+        with open(run.folder / 'log.txt', 'ab') as log:
             # in a group of its own: Ctrl-C reaches only this process, which then ends the group with its loader workers
-            process = subprocess.Popen(words, env=environment, start_new_session=True, **streams)
-        self.processes.add(process)
-        if self.ended:  # the interruption came while this process started, and ended those that it knew
-            end([process])
-        try:
-            while True:
-                with suppress(subprocess.TimeoutExpired):
-                    return process.wait(POLL_INTERVAL)
-                last_report = max(began, state.stat().st_mtime if state.is_file() else 0.0)
-                if self.stall is not None and time.time() - last_report >= 60 * self.stall:
-                    return STALLED
-        finally:
-            if not self.ended:
-                end([process])  # with its group: a loader's worker whose last batch nobody took would wait for ever
-            self.processes.discard(process)
+            job = subprocess.Popen(words, env=environment, start_new_session=True, stdin=pipe, stdout=log, stderr=out)
+        return Job(run, device, job, begin)
+
+    def _outcome(self, job: Job) -> str | None:
+        """Return why a job failed, :data:`AGAIN`, or an empty text if it gave a result; ``None`` while it works."""
+        run, code = job.run, job.process.poll()
+        state, log = run.folder / 'state.json', run.folder / 'log.txt'
+        last_report = max(job.begin, state.stat().st_mtime if state.is_file() else 0.0)
+        stalled = code is None and self.stall is not None and time.time() - last_report >= 60 * self.stall
+        if code is None and not stalled:
+            return None
+        end([job.process])  # with its group: a loader's worker whose last batch nobody took would wait for ever
+        if stalled:
+            self.say(f'{run.title}: no step for {self.stall} min, ended')
+            self.stalls[run] += 1
+        if code == os.EX_TEMPFAIL or (stalled and self.stalls[run] <= MAX_RESTARTS):  # another process does it
+            return AGAIN
+        if code == 0 and run.result is not None:
+            return ''
+        reason = f'ended with code {code}{no_room(run.folder)}\n  the end of {log}:'
+        if stalled:
+            reason = f'made no step for {self.stall} min, {MAX_RESTARTS + 1} times'
+        with suppress(OSError):  # for `suite list`
+            write_json(state, {**run.state, 'failed': reason.splitlines()[0]})
+        return f'{reason}\n{tail(log)}'
 
 
 def progress_line(run: Run) -> str:
@@ -198,11 +181,9 @@ def job_words(definition: Path, run: Run) -> list[str]:
 
 def visible_devices() -> list[str]:
     """Return the GPUs that this process may use."""
-    if (devices := os.environ.get('CUDA_VISIBLE_DEVICES')) is not None:
-        return [device for device in devices.split(',') if device.strip() not in ('', '-1')]
-    import torch
-
-    return [str(index) for index in range(torch.cuda.device_count())]
+    if (devices := os.environ.get('CUDA_VISIBLE_DEVICES')) is None:
+        devices = ','.join(map(str, range(torch.cuda.device_count())))
+    return [device for device in devices.split(',') if device.strip() not in ('', '-1')]
 
 
 def tail(log: Path) -> str:
@@ -227,15 +208,14 @@ def end(processes: Sequence[subprocess.Popen[bytes]]) -> None:
     for process in processes:
         with suppress(subprocess.TimeoutExpired):
             process.wait(max(0.0, limit - time.monotonic()))
-        with suppress(ProcessLookupError, PermissionError):  # macOS raises the latter for a group of zombies
-            os.killpg(process.pid, signal.SIGKILL)  # also the rest of its group
-        process.wait()
         # Killed processes disappear a little later. Zombies that nobody collects never do, hence the limit.
         limit_of_group = time.monotonic() + REAP_TIMEOUT
-        with suppress(ProcessLookupError, PermissionError):
+        with suppress(ProcessLookupError, PermissionError):  # macOS raises the latter for a group of zombies
             while time.monotonic() < limit_of_group:
-                os.killpg(process.pid, 0)
+                os.killpg(process.pid, signal.SIGKILL)  # also the rest of its group
+                process.poll()
                 time.sleep(0.01)
+        process.wait()
         if process.stdin is not None:
             process.stdin.close()
 

@@ -17,6 +17,7 @@ from mmdet.structures.bbox import HorizontalBoxes
 from mmdet.structures.mask import BitmapMasks, PolygonMasks
 from mmengine.structures import InstanceData, PixelData
 from mmseg.structures import SegDataSample
+from plotly.graph_objects import Figure
 
 from mmdistill_dense.__main__ import main
 from mmdistill_dense.apps.inspect.drawing import draw
@@ -32,7 +33,7 @@ from mmdistill_dense.apps.report.predictions import (
     truth_panel,
 )
 from mmdistill_dense.apps.report.runs import Comparison, TrainedRun, compare
-from mmdistill_dense.apps.report.section import Chart, Panel, Section, Sheet, Strip
+from mmdistill_dense.apps.report.section import Panel, Section, Sheet, Strip
 from tests import toys
 from tests.report.conftest import SEED
 
@@ -78,7 +79,7 @@ def titles(strip: Strip) -> list[str]:
 def test_scores_are_those_of_the_results(made):
     (table,) = only(made[1]['scores'], Sheet)
     rows = {row[0]: row[1:] for row in table.rows}
-    control, kd, both = ([str(SEED), *cells] for cells in (['40.00', ''], ['42.00', '+2.00'], ['44.00', '+4.00']))
+    control, kd, both = ([str(SEED), *cells] for cells in (['40.00', '–'], ['42.00', '+2.00'], ['44.00', '+4.00']))
     assert {name: row[:3] for name, row in rows.items()} == {'control': control, 'kd': kd, 'all': both}
     assert re.fullmatch(r'\d+\.\d\d x', rows['kd'][3]) and rows['control'][3] == ''
     rows = {row[0]: dict(zip(table.head, row, strict=True)) for row in table.rows}
@@ -97,10 +98,10 @@ def test_a_run_with_tokens_shows_their_masks(made):
 
 
 def test_terms_are_those_of_the_runs(made):
-    charts = {chart.title: chart for chart in only(made[1]['curves'], Chart)}
-    assert 'control, seed 5 ends at' in charts['decode.loss_ce'].alt
-    assert 'kd, seed 5 ends at' in charts['distill.kd.loss_kd'].alt
-    assert 'all' not in charts['distill.kd.loss_kd'].alt
+    charts = {chart.layout.meta['title']: chart.layout.meta['alt'] for chart in only(made[1]['curves'], Figure)}
+    assert 'control, seed 5 ends at' in charts['decode.loss_ce']
+    assert 'kd, seed 5 ends at' in charts['distill.kd.loss_kd']
+    assert 'all' not in charts['distill.kd.loss_kd']
     assert {'distill.kd.share', 'distill.pcd.share', 'distill.maskd.share'} <= set(charts)
     table = next(sheet for sheet in only(made[1]['settings'], Sheet) if sheet.caption.startswith('What kd compared'))
     assert [row[:4] for row in table.rows] == [['kd', 'LogitKD', 'decode_head.conv_seg', 'decode_head.conv_seg']]
@@ -161,7 +162,7 @@ def test_a_damaged_checkpoint_costs_its_own_pictures(suite, tmp_path):
 def test_names_are_escaped():
     evil = '</script><script>alert(1)</script>'
     comparison = Comparison((TrainedRun(Path('/nowhere'), evil),), ())
-    items = [Sheet(evil, [evil], [[evil]]), Chart(evil, evil, f'{{"a": "{evil}"}}')]
+    items = [Sheet(evil, [evil], [[evil]]), Figure(layout=dict(meta=dict(title=evil, alt=evil)))]
     comparison.runs[0].__dict__['config'] = {}
     text = render(comparison, [Section('scores', 'Scores', items=items)])
     assert evil not in text

@@ -15,8 +15,8 @@ from mmengine.config import Config
 
 from mmdistill_dense.apps.report.predictions import PICTURES, Predictions, token_section
 from mmdistill_dense.apps.report.runs import Comparison, TrainedRun, compare
-from mmdistill_dense.apps.report.scores import Answer, answer_section
-from mmdistill_dense.apps.report.section import Chart, Missing, Numbers, Section, Sheet, graph_objects
+from mmdistill_dense.apps.report.scores import Answer
+from mmdistill_dense.apps.report.section import Missing, Section, Sheet, curves_section, graph_objects
 from mmdistill_dense.config.values import flat
 from mmdistill_dense.utils.files import check_writable, write_text
 from mmdistill_dense.utils.process import errors_only, quiet
@@ -42,12 +42,12 @@ def make_report(
     graph_objects()
     comparison = compare(folders, control)
     with errors_only():  # networks log how they are built
-        numbers = Numbers(comparison, metric)
-        answer = Answer(numbers)
+        answer = Answer(comparison, metric)
         best = answer.verdict.best
         predictions = Predictions(comparison, pictures, best.name if best else None, data)
         answer.costs = predictions.costs
-        sections = [answer_section(answer), predictions.section, numbers.curves(), settings_section(comparison)]
+        curves = curves_section(comparison, answer.metrics[1:])
+        sections = [answer.section(), predictions.section, curves, settings_section(comparison)]
         tokens = token_section(comparison, data) if pictures else None
         if tokens and (tokens.items or tokens.reasons):
             sections.insert(2, tokens)
@@ -74,7 +74,7 @@ def render(comparison: Comparison, sections: Sequence[Section]) -> str:
     )
     environment.filters['kind'] = lambda item: type(item).__name__.lower()
     methods = list(dict.fromkeys(run.name for run in comparison.runs)) or comparison.names
-    charts = any(isinstance(item, Chart) for section in sections for item in section.items)
+    charts = any(hasattr(item, 'to_json') for section in sections for item in section.items)
     packed = gzip.compress(get_plotlyjs().encode(), 9, mtime=0) if charts else b''  # 2 MB, not 4.8; the page unpacks it
     templates = resources.files('mmdistill_dense.apps.report') / 'templates'
     style, script = ((templates / name).read_text(encoding='utf-8') for name in ('style.css', 'page.js'))

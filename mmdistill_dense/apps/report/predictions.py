@@ -22,7 +22,7 @@ from mmdistill_dense.apps.inspect.drawing import CONFIDENT, draw, image_of
 from mmdistill_dense.apps.inspect.inference import predict_items
 from mmdistill_dense.apps.inspect.token_masks import draw_mask, masks_of_sample
 from mmdistill_dense.apps.report.runs import Comparison, TrainedRun, starts_of
-from mmdistill_dense.apps.report.section import Key, Missing, Panel, Section, Sheet, Strip, gain_sheet, panel
+from mmdistill_dense.apps.report.section import Missing, Panel, Section, Sheet, Strip, gain_sheet, panel
 from mmdistill_dense.apps.suite.definition import TEACHER
 from mmdistill_dense.config.values import pipeline_of, tested_set, type_name
 from mmdistill_dense.distillers.maskd.token_distiller import TokenDistiller
@@ -100,7 +100,7 @@ class Predictions:
             if name not in self.samples:
                 self.section.attempt(partial(self._predict, name, load, scenes, shown, len(shown)))
         colours = zip(meta['palette'] or (), meta['classes'] or (), strict=False)
-        self.section.legend = [Key(f'rgb{colour}'.replace(',', ''), name) for colour, name in colours][:30]
+        self.section.legend = [(f'background: rgb{colour}'.replace(',', ''), name) for colour, name in colours][:30]
         strips = [self._strip(scenes[number], number, list(networks), meta) for number in shown]
         sheet = class_sheet({name: self.samples.get(name, {}) for name in pair}, meta) if is_pair else None
         return [*strips, *([sheet] if sheet else [])] if self.costs else []

@@ -1,5 +1,7 @@
 """The runs on a page: their names, controls and settings, and what mmengine logged of them."""
 
+from __future__ import annotations
+
 import json
 import os
 import re
@@ -46,6 +48,11 @@ class TrainedRun:
         file = (logged or files)[-1]
         return written_config(file, file.stat().st_mtime_ns)
 
+    @cached_property
+    def log(self) -> Log:
+        """What mmengine logged of its newest training."""
+        return read_log(self.folder)
+
     @property
     def model(self) -> Mapping[str, Any]:
         return self.config.get('model') or {}
@@ -62,9 +69,7 @@ class TrainedRun:
     @property
     def is_control(self) -> bool:
         """Whether it is a control: by its name in a suite, elsewhere if it takes nothing from a teacher."""
-        if self.suite is not None:
-            return self.home.name == CONTROL
-        return not self.distillers and not self.model.get('inherit')
+        return self.home.name == CONTROL if self.suite else not (self.distillers or self.model.get('inherit'))
 
     @property
     def seed(self) -> int | None:
@@ -101,17 +106,16 @@ def find_runs(folder: str | Path) -> list[TrainedRun]:
     if not root.is_dir():
         raise FileNotFoundError(f'{str(folder)!r}: no such work dir (working folder {Path.cwd()})')
     root = root.resolve()
-    runs = [_run(root)] if is_run(root) else []
-    for pattern in ('seed*', '*/seed*'):
-        folders = [path for path in root.glob(pattern) if SEED.fullmatch(path.name) and is_run(path)]
-        folders.sort(key=lambda path: (path.parent, int(path.name.removeprefix('seed'))))
-        runs = runs or [_run(path) for path in folders]
-    runs = runs or suite_runs(root)
-    if not runs:
-        lacks = "it has neither <timestamp>/vis_data/config.py nor seed<k>, nor a suite's runs/<name>/seed<k>"
-        remedy = 'Give the folder that `mmdistill train --work-dir` wrote to'
-        raise ValueError(f'{str(folder)!r} is no work dir: {lacks}. {remedy}.')
-    return runs
+    seeds = ([path for path in root.glob(pattern) if SEED.fullmatch(path.name)] for pattern in ('seed*', '*/seed*'))
+    for folders in ([root], *seeds):
+        folders.sort(key=lambda path: (path.parent, len(path.name), path.name))
+        if runs := [_run(path) for path in folders if is_run(path)]:
+            return runs
+    if runs := suite_runs(root):
+        return runs
+    lacks = "it has neither <timestamp>/vis_data/config.py nor seed<k>, nor a suite's runs/<name>/seed<k>"
+    remedy = 'Give the folder that `mmdistill train --work-dir` wrote to'
+    raise ValueError(f'{str(folder)!r} is no work dir: {lacks}. {remedy}.')
 
 
 def suite_runs(suite: Path) -> list[TrainedRun]:

@@ -10,7 +10,7 @@ from typing import Any
 
 from mmdistill_dense.apps.suite import configs, plan
 from mmdistill_dense.apps.suite.definition import CONTROL, TEACHER, Definition, Method, describe_options
-from mmdistill_dense.apps.suite.verdict import LEVEL, Results, Row, Verdict, judge_results, missing_sentence
+from mmdistill_dense.apps.suite.verdict import LEVEL, Results, Row, Verdict, judge_results, judge_set, missing_sentence
 from mmdistill_dense.utils.files import write_text
 from mmdistill_dense.utils.validate import some
 from mmdistill_dense.weights.strict_load import Receipt
@@ -43,9 +43,10 @@ def collect(definition: Definition) -> SuiteTable:
         groups = '; '.join(f'{", ".join(names)}: {count}' for count, names in counts.items())
         problem = 'runs with different numbers of processes, and so different batches, cannot share a table'
         raise ValueError(f'{problem} ({groups}). Move the folders of one number away, and repeat them.')
-    for problem in (changed_data(results), *(changed_data(results, False, name) for name in definition.test_sets)):
-        if problem:
-            raise ValueError(problem)
+    changes = changed_data(results)
+    for name in ('', *definition.test_sets):
+        if name in changes:
+            raise ValueError(changes[name])
     return table
 
 
@@ -57,33 +58,32 @@ def row_settings(method: Method) -> str:
     return options + (f', {method.rate:g} times the learning rate' if method.rate not in (None, 1) else '')
 
 
-def changed_data(results: Mapping[str, Results], teachers: bool = True, test_set: str = '') -> str:
+def changed_data(results: Mapping[str, Results], teachers: bool = True) -> dict[str, str]:
     """Name two runs whose label files or first weights were changed between them, or two of a row with other teachers.
 
-    Empty without any. Results of earlier versions hold no stamps of their data. A teacher that the suite trains may be
-    trained again, to the same weights in another file: such ``teachers`` are not compared. With a further ``test_set``,
-    that alone is compared, of students: the teacher's may have its own classes.
+    The sentence stands under the name of the further test set that was changed, else under an empty one. Results of
+    earlier versions hold no stamps of their data. A teacher that the suite trains may be trained again, to the same
+    weights in another file: such ``teachers`` are not compared.
     """
     teachers &= not any(result.get('iterations') for result in results.get(TEACHER, {}).values())
-    references: dict[str, tuple[str, str]] = {}
+    references, changes = dict[str, tuple[str, str]](), dict[str, str]()
     for name, by_seed in results.items():
-        for seed, result in by_seed.items() if not test_set or name != TEACHER else ():
-            receipts = result.get('teacher') or {}
+        for seed, result in by_seed.items():
+            stamps, receipts = dict(result.get('data') or {}), result.get('teacher') or {}
             weights = [receipt.get('sha256') for receipt in ([receipts] if 'sha256' in receipts else receipts.values())]
-            teacher_stamp = {f'teacher of {name}': str(weights)} if weights and teachers else {}
-            stamps = (result.get('data') or {}).items()
-            stamps = {source: stamp for source, stamp in stamps if source.partition('test_sets.')[2] == test_set}
-            for source, stamp in {**stamps, **teacher_stamp}.items():
+            stamps |= {f'teacher of {name}': str(weights)} if weights and teachers else {}
+            for source, stamp in stamps.items():
+                kind, _, test_set = source.partition('test_sets.')
+                if test_set and name == TEACHER:  # whose set may have classes of its own
+                    continue
                 other, old_stamp = references.setdefault(source, (f'{name} seed {seed}', stamp))
+                names = {'teacher': "the teacher's weights", 'start': 'files of first weights'}
+                changed = f'{source} or its label files' if test_set else names.get(kind.split(' ')[0], 'label files')
+                problem = f'{other} and {name} seed {seed}: {changed} were changed between these runs'
+                remedy = 'Undo the change, or remove the folders of the runs to repeat.'
                 if old_stamp != stamp:
-                    changed = "the teacher's weights" if source in teacher_stamp else 'label files'
-                    changed = 'files of first weights' if source.startswith('start ') else changed
-                    changed = f'{source} or its label files' if source.startswith('test_sets.') else changed
-                    return (
-                        f'{other} and {name} seed {seed}: {changed} were changed between these runs, so their scores '
-                        'cannot be compared. Undo the change, or remove the folders of the runs to repeat.'
-                    )
-    return ''
+                    changes.setdefault(test_set, f'{problem}, so their scores cannot be compared. {remedy}')
+    return changes
 
 
 # As Markdown
@@ -120,22 +120,22 @@ def as_markdown(table: SuiteTable) -> str:
 
 def _other_sets(table: SuiteTable) -> Iterator[str]:
     """Yield a table of scores and gains on further test sets; runs that finished before one was named have none."""
-    definition = table.definition
-    cells: dict[str, list[str]] = {row.name: [] for row in table.verdict.rows}
-    for name in definition.test_sets:
-        results = {row.name: dict[int, dict[str, Any]]() for row in table.verdict.rows}
-        for row in table.verdict.rows:
-            for seed, result in row.results.items():
-                if name in result['metrics']:
-                    score = plan.score_of(definition, result['metrics'], name)
-                    results[row.name][seed] = {**result, 'score': score}
-        for row in judge_results(results).rows:
-            cells[row.name].append(f'{score_cell(row)} {gain_cell(row)}')
-    yield from _head(['', *definition.test_sets])
-    yield from (_line([TITLES.get(name, name), *row_cells]) for name, row_cells in cells.items())
+    sets, scale = table.definition.test_sets, 100.0 if table.definition.percent else 1.0
+    yield from _head(['', *sets])
+    rows = rows_of_sets([judge_set(table.verdict, name, scale) for name in sets])
+    yield from (_line([TITLES.get(name, name), *cells]) for name, *cells in rows)
     yield ''
     note = "Holm's correction is within one set."
     yield f'Score, and gain over the {TITLES[CONTROL]} at the same seed [{LEVEL:.0%} interval]; {note}'
+
+
+def rows_of_sets(verdicts: Sequence[Verdict], mark: str = '**') -> list[list[str]]:
+    """Return for each network its name, and score and gain on each test set."""
+    rows: dict[str, list[str]] = {}
+    for row, digits in ((row, verdict.digits) for verdict in verdicts for row in verdict.rows):
+        score, gain = score_cell(row, digits), gain_cell(row, mark, digits)
+        rows.setdefault(row.name, [row.name]).append(f'{score} {gain}')
+    return list(rows.values())
 
 
 def _head(titles: Sequence[str]) -> list[str]:

@@ -92,13 +92,17 @@ class Row:
         scores = {seed: result['score'] for seed, result in sorted(self.results.items())}
         return {seed: score for seed, score in scores.items() if math.isfinite(score)}
 
+    def metric_on(self, split: str) -> dict[int, float]:
+        """Return the same metric on another split, by seed, as far as runs have it."""
+        runs = ((seed, (result.get('metrics') or {}).get(split), result) for seed, result in self.results.items())
+        # mmdet returns no metric for a detector without a single detection
+        scores = ((seed, 0.0 if values == {} else (values or {}).get(run.get('metric'))) for seed, values, run in runs)
+        return {seed: score for seed, score in scores if score is not None}
+
     @property
     def on_val(self) -> dict[int, float]:
-        """The same metric on val, by seed, as far as runs have it; NaN is none."""
-        values = ((seed, (result.get('metrics') or {}).get('val'), result) for seed, result in self.results.items())
-        # mmdet returns no metric for a detector without a single detection
-        scores = {seed: 0.0 if val == {} else (val or {}).get(run.get('metric'), math.nan) for seed, val, run in values}
-        return {seed: score for seed, score in scores.items() if math.isfinite(score)}
+        """The same metric on val, by seed; NaN is none."""
+        return {seed: score for seed, score in self.metric_on('val').items() if math.isfinite(score)}
 
     @property
     def mean(self) -> float:
@@ -208,6 +212,16 @@ def judge_results(results: Mapping[str, Results]) -> Verdict:
     alone = [name for name in results if name == TEACHER or is_alone(name)]
     rows = [Row(name, by_seed, None if name in alone else control) for name, by_seed in results.items()]
     return judge(rows, teacher.mean)
+
+
+def judge_set(verdict: Verdict, split: str, scale: float) -> Verdict:
+    """Return the verdict on a further test set; scores are its metric times a scale."""
+
+    def row_on_set(row: Row) -> Row:
+        results = {seed: {**row.results[seed], 'score': scale * score} for seed, score in row.metric_on(split).items()}
+        return replace(row, results=results, control=row.control and row_on_set(row.control))
+
+    return judge([row_on_set(row) for row in verdict.rows], digits=verdict.digits)
 
 
 def missing_sentence(runs: Iterable[Any]) -> str:

@@ -20,16 +20,21 @@ function themed(figure) {
     const own = colour(trace.meta.colour);
     return { ...trace, line: { ...trace.line, color: own }, marker: { ...trace.marker, color: own } };
   });
+  const font = { color: colour('ink'), family: 'system-ui, sans-serif', size: 12 };
   const axis = { gridcolor: colour('rule'), zerolinecolor: colour('rule'), linecolor: colour('quiet'), showline: true };
   const layout = {
     ...figure.layout,
+    height: 280,
+    margin: { l: 48, r: 12, t: 8, b: 40 },
+    showlegend: false,
+    hovermode: 'closest',
     paper_bgcolor: 'rgba(0,0,0,0)',
     plot_bgcolor: 'rgba(0,0,0,0)',
-    font: { ...figure.layout.font, color: colour('ink'), family: 'system-ui, sans-serif' },
+    font,
     hoverlabel: { bgcolor: colour('raised'), font: { color: colour('ink') } },
     dragmode: matchMedia('(pointer: coarse)').matches ? false : 'zoom',
-    xaxis: { ...figure.layout.xaxis, ...axis },
-    yaxis: { ...figure.layout.yaxis, ...axis },
+    xaxis: { ...axis, title: { text: 'iteration' } },
+    yaxis: axis,
   };
   return { data, layout };
 }

@@ -110,16 +110,10 @@ class Row:
         return fmean(self.scores.values()) if self.scores else math.nan
 
     @property
-    def sd(self) -> float | None:
-        """The standard deviation of the scores, with n - 1; ``None`` for fewer than two."""
-        return stdev(self.scores.values()) if len(self.scores) > 1 else None
-
-    @property
-    def seconds_per_iteration(self) -> float | None:
-        """The median of each run, averaged over the runs."""
+    def seconds_per_iteration(self) -> list[float]:
+        """The median of each run that has one."""
         times = (result.get('seconds_per_iteration') for result in self.results.values())
-        medians = [seconds for seconds in times if seconds is not None]
-        return fmean(medians) if medians else None
+        return [seconds for seconds in times if seconds is not None]
 
     def gain_on_val(self) -> float:
         """Return the mean gain on val at the seeds of the gain; -inf where a run has no score on val."""
@@ -229,10 +223,8 @@ def missing_sentence(runs: Iterable[Any]) -> str:
     reasons: dict[str, list[str]] = {}
     for run in runs:
         result, state = run.result, run.state
-        if not result:
-            reason = f'failed: {state["failed"]}' if 'failed' in state else 'not finished' if state else 'not begun'
-            reasons.setdefault(reason, []).append(run.title)
-        elif not math.isfinite(result['score']):
-            reasons.setdefault('diverged', []).append(run.title)
+        unfinished = f'failed: {state["failed"]}' if 'failed' in state else 'not finished' if state else 'not begun'
+        if not result or not math.isfinite(result['score']):
+            reasons.setdefault('diverged' if result else unfinished, []).append(run.title)
     texts = '; '.join(f'{some(titles)} ({reason})' for reason, titles in reasons.items())
     return f'Gains count the seeds at which both runs have a score. Without one: {texts}.' if texts else ''

@@ -69,10 +69,8 @@ def changed_data(results: Mapping[str, Results], teachers: bool = True) -> dict[
     references, changes = dict[str, tuple[str, str]](), dict[str, str]()
     for name, by_seed in results.items():
         for seed, result in by_seed.items():
-            stamps, weights = (
-                dict(result.get('data') or {}),
-                [run.get('sha256') for run in receipts_of(result).values()],
-            )
+            stamps, receipts = dict(result.get('data') or {}), result.get('teacher') or {}
+            weights = [receipt.get('sha256') for receipt in ([receipts] if 'sha256' in receipts else receipts.values())]
             stamps |= {f'teacher of {name}': str(weights)} if weights and teachers else {}
             for source, stamp in stamps.items():
                 kind, _, test_set = source.partition('test_sets.')
@@ -86,12 +84,6 @@ def changed_data(results: Mapping[str, Results], teachers: bool = True) -> dict[
                 if old_stamp != stamp:
                     changes.setdefault(test_set, f'{problem}, so their scores cannot be compared. {remedy}')
     return changes
-
-
-def receipts_of(result: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
-    """Return what a run noted of each teacher's weights, by its name; a single teacher has none."""
-    receipts = result.get('teacher') or {}
-    return {'': receipts} if 'sha256' in receipts else dict(receipts)
 
 
 # As Markdown
@@ -231,9 +223,10 @@ def _provenance(table: SuiteTable) -> dict[str, str]:
 
 
 def _receipts(result: Mapping[str, Any]) -> str:
-    receipts = receipts_of(result)
-    texts = {name: Receipt(**receipt).describe(DIGITS) for name, receipt in receipts.items()}
-    return '; '.join(f'{name and f"{name}: "}`{receipts[name]["config"]}`, {text}' for name, text in texts.items())
+    receipts = result.get('teacher') or {}
+    named = {'': receipts} if 'file' in receipts else {f'{name}: ': receipt for name, receipt in receipts.items()}
+    texts = {name: Receipt(**receipt).describe(DIGITS) for name, receipt in named.items()}
+    return '; '.join(f'{name}`{named[name]["config"]}`, {text}' for name, text in texts.items())
 
 
 def unlabelled(result: Mapping[str, Any]) -> str:

@@ -16,7 +16,7 @@ from mmengine.config import Config
 from mmdistill_dense.apps.report.predictions import PICTURES, Predictions, token_section
 from mmdistill_dense.apps.report.runs import Comparison, TrainedRun, compare
 from mmdistill_dense.apps.report.scores import Answer
-from mmdistill_dense.apps.report.section import Missing, Section, Sheet, curves_section, graph_objects
+from mmdistill_dense.apps.report.section import Section, Sheet, curves_section, graph_objects
 from mmdistill_dense.config.values import flat
 from mmdistill_dense.utils.files import check_writable, write_text
 from mmdistill_dense.utils.process import errors_only, quiet
@@ -47,10 +47,8 @@ def make_report(
         predictions = Predictions(comparison, pictures, best.name if best else None, data)
         answer.costs = predictions.costs
         curves = curves_section(comparison, answer.metrics[1:])
-        sections = [answer.section(), predictions.section, curves, settings_section(comparison)]
-        tokens = token_section(comparison, data) if pictures else None
-        if tokens and (tokens.items or tokens.reasons):
-            sections.insert(2, tokens)
+        tokens = [token_section(comparison, data)] if pictures else []
+        sections = [answer.section(), predictions.section, *tokens, curves, settings_section(comparison)]
     write_text(path, render(comparison, sections))
     return path, sections
 
@@ -83,8 +81,7 @@ def render(comparison: Comparison, sections: Sequence[Section]) -> str:
         runs=[(run.title, str(run.folder)) for run in comparison.students],
         made=datetime.now().astimezone().strftime('%Y-%m-%d %H:%M %z'),
         version=__version__,
-        sections=[section for section in sections if section.items],
-        left_out=[section for section in sections if not section.items],
+        sections=sections,
         style=style,
         script=script,
         plotly=base64.b64encode(packed).decode('ascii'),
@@ -119,7 +116,7 @@ def settings_section(comparison: Comparison) -> Section:
 def compared_table(run: TrainedRun) -> Sheet:
     """Return what the distillers of a run compared, from its checkpoint: also what ``'auto'`` chose."""
     if run.checkpoint is None:
-        raise Missing(f'What {run.title} compared is left out: it has no checkpoint.')
+        raise ValueError(f'What {run.title} compared is left out: it has no checkpoint.')
     distillers = read_checkpoint(run.checkpoint).get('meta', {}).get('distill', {}).get('distillers', {})
     rows = [
         [name, options['type'], student, teacher, '' if index else options.get('settings', '')]

@@ -22,7 +22,7 @@ from mmdistill_dense.apps.inspect.drawing import CONFIDENT, draw, image_of
 from mmdistill_dense.apps.inspect.inference import predict_items
 from mmdistill_dense.apps.inspect.token_masks import draw_mask, masks_of_sample
 from mmdistill_dense.apps.report.runs import Comparison, TrainedRun, starts_of
-from mmdistill_dense.apps.report.section import Missing, Panel, Section, Sheet, Strip, gain_sheet, panel
+from mmdistill_dense.apps.report.section import Panel, Section, Sheet, Strip, gain_sheet, panel
 from mmdistill_dense.apps.suite.definition import TEACHER
 from mmdistill_dense.config.values import tested_set
 from mmdistill_dense.distillers.maskd.token_distiller import TokenDistiller
@@ -75,7 +75,7 @@ class Predictions:
         """Return for each picture its panels: input, students, teacher, truth; and the gain of each class of pixels."""
         first_runs = comparison.first_runs
         if not first_runs:
-            raise Missing('No predictions: no run holds a checkpoint.')
+            raise ValueError('No predictions: no run holds a checkpoint.')
         alone = [run.name for run in first_runs if run in comparison.controls]
         taught = [run.name for run in first_runs if run not in comparison.controls and best in (None, run.name)]
         pair = [alone[0], taught[0]] if alone and taught else []
@@ -129,7 +129,8 @@ class Predictions:
         network = load()
         has_head = any(hasattr(network, head) for head in ('decode_head', 'bbox_head', 'roi_head'))
         if not has_head or not hasattr(network, 'test_step'):
-            raise Missing(f'No predictions of {name}: {type(network).__name__} has no head that segments or detects.')
+            kind = type(network).__name__
+            raise ValueError(f'No predictions of {name}: {kind} has no head that segments or detects.')
         network = revert_sync_batchnorm(network)
         network.eval()  # not chained: mmseg's backbones return nothing from it
         samples, seconds, begin = dict[int, Sample](), list[float](), time.monotonic()
@@ -140,7 +141,7 @@ class Predictions:
                 predict_items(network, [scenes[number].item])  # warms up
             (samples[number],), passed = predict_items(network, [scenes[number].item])
             if 'pred_sem_seg' not in samples[number] and 'pred_instances' not in samples[number]:
-                raise Missing(f'No predictions of {name}: it predicts neither classes of pixels nor boxes.')
+                raise ValueError(f'No predictions of {name}: it predicts neither classes of pixels nor boxes.')
             seconds.append(passed)
         predicted, true = (
             {label for sample in samples.values() if key in sample for label in sample.get(key).data.unique().tolist()}
@@ -239,7 +240,7 @@ def teacher_of(run: TrainedRun, name: str) -> Network | None:
         option = replace(option, checkpoint=str(trained))
     if option.other_classes:
         reason = 'so its classes need not be those of the validation pictures'
-        raise Missing(f'No predictions of {name}: model.{name} sets allow_other_classes or classes, {reason}.')
+        raise ValueError(f'No predictions of {name}: model.{name} sets allow_other_classes or classes, {reason}.')
     init_default_scope(run.config.get('default_scope') or 'mmengine')
     teacher = FrozenTeacher(option)
     teacher.load(torch.zeros(1))
@@ -275,7 +276,8 @@ def _token_strips(run: TrainedRun, data: Config) -> list[Strip]:
     assert run.checkpoint is not None, 'a first run has one'
     state = read_checkpoint(run.checkpoint).get('distillers')
     if state is None:
-        raise Missing(f'No masks of {run.title}: its checkpoint holds the student alone (keep: weights of its suite).')
+        problem = 'its checkpoint holds the student alone (keep: weights of its suite)'
+        raise ValueError(f'No masks of {run.title}: {problem}.')
     model.distillers.load_state_dict(state, strict=False)
     model.eval()  # not chained: mmseg's backbones return nothing from it
     (scene, *_), _ = scenes_of(data, 1)

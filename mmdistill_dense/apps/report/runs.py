@@ -172,6 +172,19 @@ class Comparison:
         candidates = [[run for run in self.runs_of(name) if run.checkpoint] for name in self.names]
         return [runs[0] for runs in candidates if runs]
 
+    def teacher_score(self, metric: str | None) -> float | None:
+        """Return the teacher's score on val at the checkpoint that taught, else at its last evaluation."""
+        if self.teacher is None or metric is None or metric not in self.teacher.log.metrics:
+            return None
+        series, ends = self.teacher.log.metrics[metric], {at: last for last, at in self.teacher.log.epochs.items()}
+        for file in teacher_files(self.students):
+            match = re.search(r'(iter|epoch)_(\d+)$', file.stem)
+            if match and file.parent == self.teacher.folder:
+                step = float(match[2]) if match[1] == 'iter' else ends.get(float(match[2]), float(match[2]))
+                if step in series:
+                    return series[step]
+        return [*series.values()][-1]
+
 
 def compare(folders: Sequence[str | Path], control: str | Path | None = None) -> Comparison:
     """Find runs, their teacher and controls: the controls asked for, else the suite's, else runs without distillers."""

@@ -12,15 +12,7 @@ import torch
 
 from mmdistill_dense.apps.report.predictions import NetworkCost
 from mmdistill_dense.apps.report.runs import Comparison, TrainedRun, val_set
-from mmdistill_dense.apps.report.section import (
-    Missing,
-    Section,
-    Sheet,
-    gain_sheet,
-    legend_of,
-    metric_chart,
-    teacher_score,
-)
+from mmdistill_dense.apps.report.section import Section, Sheet, gain_sheet, legend_of, metric_chart
 from mmdistill_dense.apps.suite.definition import CONTROL, TEACHER, is_alone
 from mmdistill_dense.apps.suite.table import changed_data, gain_cell, rows_of_sets, score_cell
 from mmdistill_dense.apps.suite.verdict import Gain, Results, Row, judge, judge_set, missing_sentence
@@ -109,7 +101,7 @@ class Answer:
         else:
             self.caption = f'{self.metric} of the last evaluation, val split'
             self.caption += f' (no test score: {some(lacking)})' if scores else ''
-            self.teacher = teacher_score(comparison, self.metric)
+            self.teacher = comparison.teacher_score(self.metric)
             scores = {run: [*series.values()][-1] for run, series in logged.items()}
             self.points = {run: _point(run, str(self.metric)) for run in logged}
         self.scores = {run: score for run, score in scores.items() if math.isfinite(score)}
@@ -168,7 +160,7 @@ class Answer:
 
     def table(self) -> Sheet:
         if not self.scores:
-            raise Missing('No score: the runs logged no evaluation, and there is no result.json.')
+            raise ValueError('No score: the runs logged no evaluation, and there is no result.json.')
         rows = [self._row(name) for name in self.comparison.names]
         if self.teacher is not None:
             rows.insert(0, {'network': TEACHER, 'score': self.verdict.number(self.teacher)})
@@ -217,13 +209,11 @@ class Answer:
         best = self.verdict.best
         if best is None or best.control is None or best.gain is None:
             return None
-        groups = [[_test_metrics(row.results[seed]) for seed in best.gain.by_seed] for row in (best.control, best)]
-        common = set.intersection(*(set(test) for tests in groups for test in tests))
-        keys = [key for key in groups[0][0] if key.endswith('_precision') and key in common]
-        means = [[100 * fmean(test[key] for test in tests) for key in keys] for tests in groups]
+        pair = [[_test_metrics(row.results[seed]) for seed in best.gain.by_seed] for row in (best.control, best)]
+        keys = [key for key in pair[0][0] if key.endswith('_precision')]
+        means = [[100 * fmean(test.get(key, math.nan) for test in tests) for key in keys] for tests in pair]
         names = [key.partition('/')[2].removesuffix('_precision') for key in keys]
-        scores = zip(names, *means, strict=True)
-        return gain_sheet('AP of each class', [best.control.name, best.name], scores)
+        return gain_sheet('AP of each class', [best.control.name, best.name], zip(names, *means, strict=True))
 
     def sentences(self) -> list[str]:
         """Return whether the best method helped, how sure that is, its cost, and what cannot be compared."""
@@ -235,10 +225,10 @@ class Answer:
         missing = missing_sentence(run for run in self.comparison.students if run.suite and run not in self.scores)
         if verdict.best is None or verdict.gain is None:
             return [*filter(None, [self._not_compared(), missing])]
-        name, gain, score = verdict.best.name, verdict.gain, verdict.control_score
-        hints = [self._teacher_hint(score, gain), self._val_set_hint(name), self._cost(name)]
+        run, gain, score = self.comparison.runs_of(verdict.best.name)[0], verdict.gain, verdict.control_score
+        hints = [self._teacher_hint(score, gain), self._val_set_hint(run), self._cost(run.name)]
         mismatches = self._not_compared() if self.unpaired else ''
-        step = self._next_step(name, score, gain)
+        step = self._next_step(run, score, gain)
         return [*filter(None, [verdict.sentence(), missing, *hints, f'Next: {step}.', mismatches])]
 
     def _not_compared(self) -> str:
@@ -264,8 +254,7 @@ class Answer:
         reason = f'The teacher is {relation} than the student alone, which may be the reason'
         return f'{reason}: train it longer, or take another.'
 
-    def _val_set_hint(self, name: str) -> str:
-        run = self.comparison.runs_of(name)[0]
+    def _val_set_hint(self, run: TrainedRun) -> str:
         control = self.comparison.controls_for(run)[0]
         same = val_set(run) == val_set(control) or (run.suite is not None and run.suite == control.suite)
         note = f'val_dataloader of {run.title} and {control.title} names other pictures or folders (see the settings)'
@@ -283,9 +272,8 @@ class Answer:
             sentence += f' It takes {1 / faster:.1f} times as long as the teacher.' if faster <= 1 / _MIN_RATIO else ''
         return sentence
 
-    def _next_step(self, name: str, baseline: float, gain: Gain) -> str:
-        run = self.comparison.runs_of(name)[0]
-        names = [name, *(control.name for control in self.comparison.controls_for(run))]
+    def _next_step(self, run: TrainedRun, baseline: float, gain: Gain) -> str:
+        names = [run.name, *(control.name for control in self.comparison.controls_for(run))]
         if all(network in self.costs and self.costs[network].one_class for network in names):
             return 'train longer: both students predict one class everywhere on the pictures below'
         if baseline == 0 == gain.mean:

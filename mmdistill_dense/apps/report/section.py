@@ -1,17 +1,17 @@
 """The parts of a page: sections with tables, pictures, and curves as plotly figures, whose colours the page sets."""
 
 import base64
+import io
 import math
-import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import cv2
 import numpy as np
+from PIL import Image
 
 from mmdistill_dense.apps.inspect.drawing import shrink
-from mmdistill_dense.apps.report.runs import Comparison, Series, TrainedRun, teacher_files
+from mmdistill_dense.apps.report.runs import Comparison, Series, TrainedRun
 from mmdistill_dense.apps.suite.definition import TEACHER
 from mmdistill_dense.utils.validate import message_of
 
@@ -19,10 +19,6 @@ QUALITY = 82  # of WebP: label colours stay apart, a picture of 640 pixels takes
 SIDE = 640  # longest side of a picture on the page
 COLOURS = 8  # for methods in style.css; control and teacher have their own
 _DASHES = {'solid': 'solid', 'dash': 'dashed', 'dot': 'dotted'}  # plotly's names and those of CSS
-
-
-class Missing(ValueError):
-    """A part that cannot be made. The message says why, and what it needs."""
 
 
 @dataclass(frozen=True)
@@ -39,8 +35,6 @@ class Panel:
     caption: str
     alt: str  # for screen readers
     source: str
-    width: int
-    height: int
 
 
 @dataclass(frozen=True)
@@ -86,12 +80,8 @@ def gain_sheet(caption: str, names: Sequence[str], scores: Iterable[tuple[str, f
 
 def panel(image: np.ndarray, caption: str, alt: str) -> Panel:
     """Return a panel of a picture (H, W, 3), RGB uint8. A large picture is made smaller."""
-    image = shrink(image, SIDE)
-    done, data = cv2.imencode('.webp', np.ascontiguousarray(image[..., ::-1]), [cv2.IMWRITE_WEBP_QUALITY, QUALITY])
-    if not done:
-        raise RuntimeError('opencv could not write a WebP picture')
-    source = 'data:image/webp;base64,' + base64.b64encode(data.tobytes()).decode('ascii')
-    return Panel(caption, alt, source, image.shape[1], image.shape[0])
+    Image.fromarray(shrink(image, SIDE)).save(file := io.BytesIO(), 'webp', quality=QUALITY)
+    return Panel(caption, alt, f'data:image/webp;base64,{base64.b64encode(file.getvalue()).decode("ascii")}')
 
 
 # Curves
@@ -145,24 +135,9 @@ def line_chart(title: str, comparison: Comparison, lines: dict[TrainedRun, Serie
 def metric_chart(comparison: Comparison, metric: str | None) -> Any:
     """Return the chart of a metric, with the teacher's last score as a level."""
     if metric is None:
-        raise Missing('No chart of a metric: no evaluation was logged.')
+        raise ValueError('No chart of a metric: no evaluation was logged.')
     lines = {run: run.log.metrics[metric] for run in comparison.students if metric in run.log.metrics}
-    return line_chart(f'{metric}, val split', comparison, lines, teacher_score(comparison, metric))
-
-
-def teacher_score(comparison: Comparison, metric: str | None) -> float | None:
-    """Return the teacher's score on val at the checkpoint that taught, else at its last evaluation."""
-    teacher = comparison.teacher
-    if teacher is None or metric is None or metric not in teacher.log.metrics:
-        return None
-    series, ends = teacher.log.metrics[metric], {at: last for last, at in teacher.log.epochs.items()}
-    for file in teacher_files(comparison.students):
-        match = re.search(r'(iter|epoch)_(\d+)$', file.stem)
-        if match and file.parent == teacher.folder:
-            step = float(match[2]) if match[1] == 'iter' else ends.get(float(match[2]), float(match[2]))
-            if step in series:
-                return series[step]
-    return [*series.values()][-1]
+    return line_chart(f'{metric}, val split', comparison, lines, comparison.teacher_score(metric))
 
 
 def curves_section(comparison: Comparison, metrics: Sequence[str]) -> Section:

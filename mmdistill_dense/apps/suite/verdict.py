@@ -193,9 +193,8 @@ def judge(rows: Sequence[Row], teacher: float | None = None, digits: int = 2) ->
     choosing = on_val if chosen_on_val else {row.name: gain.mean for row, gain in compared}
     ranks = [(gain.is_proved, 0 if gain.is_proved else gain.n, choosing[row.name]) for row, gain in compared]
     best, gain = compared[ranks.index(max(ranks))] if ranks else (None, None)
-    student = CONTROL
-    if best and gain and (gain.is_proved or (choosing[best.name] > 0 and not gain.is_significant)):
-        student = best.name
+    used = best and gain and (gain.is_proved or (choosing[best.name] > 0 and not gain.is_significant))
+    student = best.name if best and used else CONTROL
     teacher = None if teacher is None or math.isnan(teacher) else teacher
     return Verdict(rows, best, student, chosen_on_val, teacher, digits)
 

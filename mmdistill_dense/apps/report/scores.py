@@ -15,7 +15,7 @@ from mmdistill_dense.apps.report.runs import Comparison, TrainedRun, val_set
 from mmdistill_dense.apps.report.section import Section, Sheet, gain_sheet, legend_of, metric_chart
 from mmdistill_dense.apps.suite.definition import CONTROL, TEACHER, is_alone
 from mmdistill_dense.apps.suite.table import changed_data, gain_cell, rows_of_sets, score_cell
-from mmdistill_dense.apps.suite.verdict import Gain, Results, Row, judge, judge_set, missing_sentence
+from mmdistill_dense.apps.suite.verdict import Gain, Row, judge, judge_set, missing_sentence
 from mmdistill_dense.config.values import falls
 from mmdistill_dense.utils.validate import some
 
@@ -75,8 +75,8 @@ class Answer:
         metrics = list(dict.fromkeys(name for run in runs for name in run.log.metrics))
         if chosen is not None and chosen not in metrics:
             raise ValueError(f'metric={chosen!r} was not logged by any run. Logged: {", ".join(metrics) or "nothing"}')
-        results = [run.result for run in (comparison.teacher, *runs) if run]
-        suite_metric = next((result['metric'] for result in results if result.get('metric') in metrics), None)
+        suite_metrics = [run.result.get('metric') for run in (comparison.teacher, *runs) if run]
+        suite_metric = next((name for name in suite_metrics if name in metrics), None)
         main_metric, usual = chosen or suite_metric, ('mIoU', 'coco/bbox_mAP', 'pascal_voc/mAP')
         self.metrics = sorted(metrics, key=lambda name: (name != main_metric, name not in usual))
         self.metric = self.metrics[0] if self.metrics else None
@@ -86,60 +86,59 @@ class Answer:
             score = result.get('score') if chosen is None else _test_metrics(result).get(chosen)
             return None if score is None else float(score)
 
+        facts: dict[str, Any] = {'metric': chosen} if chosen else {}
         scores = {run: score for run in runs if (score := test_score(run)) is not None}
         logged = {run: run.log.metrics[self.metric] for run in runs if self.metric in run.log.metrics}
         # a run of a suite without a result is not finished
         lacking = [run.title for run in logged if run not in scores and (not run.suite or run.result)]
-        # where runs were evaluated last; a suite, which chose their lengths, tests when a training is over
-        self.points: dict[TrainedRun, EvalPoint] = {}
         if scores and not lacking:
             self.teacher = test_score(comparison.teacher)
             name = chosen or (f'Scores ({suite_metric})' if suite_metric else 'Scores')
             split = 'validation' if any(run.result.get('test_is_val') for run in scores) else 'test'
             _check_same_metric(list(scores), chosen)
             self.caption = f'{name} on the {split} split, last checkpoint'
+            self.is_metric = chosen is not None  # a suite's own score is in percent
+            results = {run: {**run.result, **facts, 'score': score} for run, score in scores.items()}
         else:
             self.caption = f'{self.metric} of the last evaluation, val split'
             self.caption += f' (no test score: {some(lacking)})' if scores else ''
             self.teacher = comparison.teacher_score(self.metric)
-            scores = {run: [*series.values()][-1] for run, series in logged.items()}
-            self.points = {run: _point(run, str(self.metric)) for run in logged}
-        self.scores = {run: score for run, score in scores.items() if math.isfinite(score)}
-        self.is_metric = chosen is not None or bool(self.points)  # a suite's own score is in percent
+            self.is_metric, results = True, dict[TrainedRun, dict[str, Any]]()
+            for run, series in logged.items():  # a suite, which chose their lengths, tests when a training is over
+                facts |= {'title': run.title, 'point': _point(run, str(self.metric)), 'test_is_val': True}
+                results[run] = {**run.result, **facts, 'score': [*series.values()][-1]}
+        self.scores = {run: result['score'] for run, result in results.items() if math.isfinite(result['score'])}
         self.fractions = self.is_metric and all(abs(score) <= 1 for score in self.scores.values())
-        self.unpaired = dict(self._unpaired())
-        facts = ({'test_is_val': True} if self.points else {}) | ({'metric': chosen} if chosen else {})
-        rows = list(self._rows({run: {**run.result, **facts, 'score': score} for run, score in scores.items()}))
+        self.unpaired: dict[tuple[str, int], str] = {}
+        rows = list(self._rows(results))
         self.changes = changed_data({row.name: row.results for row in rows}, comparison.teacher is None)
         rows = [replace(row, control=None) for row in rows] if '' in self.changes else rows
         self.verdict = judge(rows, self.teacher, 3 if self.fractions else 2)
 
     def _rows(self, results: Mapping[TrainedRun, Any]) -> Iterator[Row]:
-        """Yield the row of each network; one whose trainings cannot be compared has no control."""
+        """Yield the row of each network; its control has no seeds at which both were evaluated at other points."""
         for name in self.comparison.names:
-            runs, control = self.comparison.runs_of(name), None
+            runs = self.comparison.runs_of(name)
+            row = Row(name, self._by_seed(runs, results))
             alone = runs[0].suite and is_alone(runs[0].home.name)  # of older suites also at other rates
-            if runs[0] in self.comparison.runs and not alone:
-                seeds = {run.seed for run in self.unpaired if run.name == name}
-                controls = [run for run in self.comparison.controls_for(runs[0]) if run.seed not in seeds]
-                control = Row(CONTROL, self._by_seed(controls, results))
-            yield Row(name, self._by_seed(runs, results), control)
+            if runs[0] in self.comparison.controls or alone:
+                yield row
+                continue
+            controls = self._by_seed(self.comparison.controls_for(runs[0]), results)
+            for seed in filter(Row(CONTROL, controls).scores.__contains__, row.scores):
+                run, control = row.results[seed], controls[seed]
+                if 'point' in run and not run['point'].matches(control['point']):
+                    texts = [f'{result["title"]} ({result["point"]})' for result in (run, controls.pop(seed))]
+                    self.unpaired[name, seed] = ' with '.join(texts)
+            yield replace(row, control=Row(CONTROL, controls))
 
-    def _by_seed(self, runs: Sequence[TrainedRun], results: Mapping[TrainedRun, Any]) -> Results:
+    def _by_seed(self, runs: Sequence[TrainedRun], results: Mapping[TrainedRun, Any]) -> dict[int, Any]:
         """Return the results of runs by seed; a drawn seed, and one that stands twice, has a number below 0."""
         by_seed: dict[int, Any] = {}
         for number, run in enumerate(self.comparison.students):
             if run in runs and run in results:
                 by_seed[-1 - number if run.seed is None or run.seed in by_seed else run.seed] = results[run]
         return by_seed
-
-    def _unpaired(self) -> Iterator[tuple[TrainedRun, TrainedRun]]:
-        """Yield runs with the control of the same seed that was evaluated at another point of its training."""
-        for run in self.comparison.runs:
-            controls = self.comparison.controls_for(run) if run.seed is not None and run in self.scores else []
-            for control in [other for other in controls if other.seed == run.seed and other in self.scores][:1]:
-                if self.points and not self.points[run].matches(self.points[control]):
-                    yield run, control
 
     def section(self) -> Section:
         """Return the answer in words, a row for each network and a chart of the metric."""
@@ -176,14 +175,12 @@ class Answer:
         digits = self.verdict.digits
         score, gain = score_cell(row, digits) if row.scores else 'none yet', gain_cell(row, '', digits)
         if row.scores and row.control and not row.gain:
-            is_unpaired = any(run.name == name for run in self.unpaired)
+            is_unpaired = name in {name for name, _ in self.unpaired}
             gain = 'not compared, see above' if is_unpaired else 'no control of its seed'
         step = f'{ratio:.2f} x' if (ratio := self._ratio(name)) else ''
         cells = {'network': name, 'seeds': seeds, 'score': score, 'gain': gain, 'step': step}
-        if self.points:
-            points = (str(self.points[run]) for run in runs if run in self.points)
-            cells['last evaluation'] = ', '.join(dict.fromkeys(points))
-        return cells
+        points = [str(result['point']) for result in row.results.values() if 'point' in result]
+        return cells | ({'last evaluation': ', '.join(dict.fromkeys(points))} if points else {})
 
     def _ratio(self, name: str) -> float | None:
         """Return the time of a training step over the control's, as the first runs logged it."""
@@ -233,9 +230,7 @@ class Answer:
 
     def _not_compared(self) -> str:
         """Return which runs have no gain: they, or their controls, stopped early or differ in length, or in seed."""
-        points = self.points
-        mismatches = some(f'{a.title} ({points[a]}) with {b.title} ({points[b]})' for a, b in self.unpaired.items())
-        if not mismatches:
+        if not self.unpaired:
             ended = [run for run in self.comparison.runs if run in self.scores and not run.suite]
             controls = {run: self.comparison.controls_for(run) for run in ended}
             titles = some(a.title for a, b in controls.items() if b and a.seed not in {run.seed for run in b} - {None})
@@ -243,7 +238,7 @@ class Answer:
             return f'Not compared: {titles}: no control has the same seed. {advice}.' if titles else ''
         rule = 'Both must have ended, and their last evaluations must be at the same point'
         advice = 'Let a training that stopped go on with --resume, or give runs of one length'
-        return f'Not compared: {mismatches}. {rule}. {advice}.'
+        return f'Not compared: {some(self.unpaired.values())}. {rule}. {advice}.'
 
     def _teacher_hint(self, baseline: float, gain: Gain) -> str:
         scale = 100 if self.fractions else 1

@@ -328,8 +328,9 @@ def test_the_answer_is_as_sure_as_the_seeds_allow(tmp_path, gains, out):
         for name, score in (('kd', 40 + gain), ('control', 40.0)):
             result(row(tmp_path, name, seed=seed), score)
     result(row(tmp_path, 'teacher'), 50.0)
-    costs = dict(kd=NetworkCost(2, 3.0), teacher=NetworkCost(10, 12.0))
-    answer, cost, after = Answer(compare([tmp_path]), costs=costs).sentences()
+    actual = Answer(compare([tmp_path]))
+    actual.costs = dict(kd=NetworkCost(2, 3.0), teacher=NetworkCost(10, 12.0))
+    answer, cost, after = actual.sentences()
     assert answer.startswith(out)
     assert ('may be chance' in answer) == (out[:3] in ('Per', 'No '))
     more = 'Compared with the teacher it has 5.0 times fewer parameters and 4.0 times its speed.'

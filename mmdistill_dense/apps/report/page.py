@@ -6,7 +6,6 @@ import gzip
 from collections.abc import Sequence
 from datetime import datetime
 from functools import partial
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -70,20 +69,15 @@ def render(comparison: Comparison, sections: Sequence[Section]) -> str:
     environment = Environment(
         loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters['kind'] = lambda item: type(item).__name__.lower()
     methods = list(dict.fromkeys(run.name for run in comparison.runs)) or comparison.names
     charts = any(hasattr(item, 'to_json') for section in sections for item in section.items)
     packed = gzip.compress(get_plotlyjs().encode(), 9, mtime=0) if charts else b''  # 2 MB, not 4.8; the page unpacks it
-    templates = resources.files('mmdistill_dense.apps.report') / 'templates'
-    style, script = ((templates / name).read_text(encoding='utf-8') for name in ('style.css', 'page.js'))
     return environment.get_template('page.html.j2').render(
         title=f'Distillation report: {", ".join(methods) if len(methods) < 4 else f"{len(methods)} methods"}',
         runs=[(run.title, str(run.folder)) for run in comparison.students],
         made=datetime.now().astimezone().strftime('%Y-%m-%d %H:%M %z'),
         version=__version__,
         sections=sections,
-        style=style,
-        script=script,
         plotly=base64.b64encode(packed).decode('ascii'),
     )
 

@@ -53,11 +53,10 @@ def _test_metrics(result: Mapping[str, Any]) -> Mapping[str, Any]:
 def _check_same_metric(runs: Sequence[TrainedRun], metric: str | None) -> None:
     """Refuse results of several metrics or splits on one page, as suites may have them."""
     splits = {True: 'validation pictures', False: 'test pictures'}
-    for key, words in {'metric': {}, 'test_is_val': splits}.items():
-        results = [(run.title, run.result.get(key)) for run in runs if metric is None or key != 'metric']
-        titles = {value: title for title, value in results if value is not None}
+    for key in ('metric', 'test_is_val') if metric is None else ('test_is_val',):
+        titles = {run.result[key]: run.title for run in runs if run.result.get(key) is not None}
         if len(titles) > 1:
-            listing = ', '.join(f'{title} by {words.get(value, value)}' for value, title in titles.items())
+            listing = ', '.join(f'{title} by {splits.get(value, value)}' for value, title in titles.items())
             raise ValueError(f'The runs were scored differently ({listing}): write a page for each suite.')
 
 
@@ -68,10 +67,9 @@ class Answer:
     those on the test split, or those of the last evaluations if a finished run has no test score.
     """
 
-    def __init__(
-        self, comparison: Comparison, chosen: str | None = None, costs: Mapping[str, NetworkCost] | None = None
-    ) -> None:
-        self.comparison, self.costs, runs = comparison, costs or {}, comparison.students
+    def __init__(self, comparison: Comparison, chosen: str | None = None) -> None:
+        self.comparison, runs = comparison, comparison.students
+        self.costs: Mapping[str, NetworkCost] = {}
         metrics = list(dict.fromkeys(name for run in runs for name in run.log.metrics))
         if chosen is not None and chosen not in metrics:
             raise ValueError(f'metric={chosen!r} was not logged by any run. Logged: {", ".join(metrics) or "nothing"}')

@@ -211,10 +211,9 @@ def _unique_names(runs: Sequence[TrainedRun]) -> dict[Path, str]:
     names: dict[Path, str] = {}
     for home, parts in paths.items():
         same = [other for other in paths.values() if other[-1] == parts[-1]]
-        lengths = range(1, max(map(len, same)) + 1)
-        length = next((depth for depth in lengths if len({other[-depth:] for other in same}) == len(same)), None)
-        # else a suite's runs/kd and a folder kd in the same place
-        names[home] = '/'.join(parts[-length:]) if length else str(home)
+        depths = range(1, max(map(len, same)) + 1)
+        unique = ('/'.join(parts[-depth:]) for depth in depths if len({other[-depth:] for other in same}) == len(same))
+        names[home] = next(unique, str(home))  # of a suite's runs/kd and a folder kd in the same place
     return names
 
 

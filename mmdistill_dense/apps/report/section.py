@@ -30,11 +30,9 @@ class Sheet:
 
 @dataclass(frozen=True)
 class Panel:
-    """A picture."""
-
     caption: str
     alt: str  # for screen readers
-    source: str
+    source: str  # the picture, in a data URL
 
 
 @dataclass(frozen=True)
@@ -45,9 +43,6 @@ class Strip:
     panels: Sequence[Panel]
 
 
-Item = Any  # a Sheet, a Strip, or a figure of plotly
-
-
 @dataclass
 class Section:
     """A part of the page."""
@@ -55,13 +50,13 @@ class Section:
     name: str  # the anchor
     title: str
     note: str = ''  # how to read it
-    items: list[Item] = field(default_factory=list)
+    items: list[Any] = field(default_factory=list)  # sheets, strips, and figures of plotly
     legend: list[tuple[str, str]] = field(default_factory=list)  # the CSS style of a line or an area, and its meaning
     reasons: list[str] = field(default_factory=list)  # what is left out, and why
     lead: list[str] = field(default_factory=list)  # the answer in words, before all else
 
-    def attempt(self, part: Callable[[], Item | Sequence[Item] | None]) -> None:
-        """Add the result of a function, or the reason why it failed."""
+    def attempt(self, part: Callable[[], Any]) -> None:
+        """Add what a function returns, one or a list of parts or ``None``; or the reason why it failed."""
         try:
             content = part()
         except Exception as error:  # data or checkpoints may be gone, and a network's code may raise anything

@@ -17,6 +17,7 @@ from mmdet.structures.bbox import HorizontalBoxes
 from mmdet.structures.mask import BitmapMasks, PolygonMasks
 from mmengine.structures import InstanceData, PixelData
 from mmseg.structures import SegDataSample
+from plotly.graph_objects import Figure
 
 from mmdistill_dense.__main__ import main
 from mmdistill_dense.apps.inspect.drawing import draw
@@ -27,12 +28,11 @@ from mmdistill_dense.apps.report.predictions import (
     Scene,
     choose_pictures,
     class_sheet,
+    labelled_panel,
     pixel_accuracy,
-    prediction_panel,
-    truth_panel,
 )
 from mmdistill_dense.apps.report.runs import Comparison, TrainedRun, compare
-from mmdistill_dense.apps.report.section import Chart, Panel, Section, Sheet, Strip
+from mmdistill_dense.apps.report.section import Panel, Section, Sheet, Strip
 from tests import toys
 from tests.report.conftest import SEED
 
@@ -78,7 +78,7 @@ def titles(strip: Strip) -> list[str]:
 def test_scores_are_those_of_the_results(made):
     (table,) = only(made[1]['scores'], Sheet)
     rows = {row[0]: row[1:] for row in table.rows}
-    control, kd, both = ([str(SEED), *cells] for cells in (['40.00', ''], ['42.00', '+2.00'], ['44.00', '+4.00']))
+    control, kd, both = ([str(SEED), *cells] for cells in (['40.00', '–'], ['42.00', '+2.00'], ['44.00', '+4.00']))
     assert {name: row[:3] for name, row in rows.items()} == {'control': control, 'kd': kd, 'all': both}
     assert re.fullmatch(r'\d+\.\d\d x', rows['kd'][3]) and rows['control'][3] == ''
     rows = {row[0]: dict(zip(table.head, row, strict=True)) for row in table.rows}
@@ -97,10 +97,10 @@ def test_a_run_with_tokens_shows_their_masks(made):
 
 
 def test_terms_are_those_of_the_runs(made):
-    charts = {chart.title: chart for chart in only(made[1]['curves'], Chart)}
-    assert 'control, seed 5 ends at' in charts['decode.loss_ce'].alt
-    assert 'kd, seed 5 ends at' in charts['distill.kd.loss_kd'].alt
-    assert 'all' not in charts['distill.kd.loss_kd'].alt
+    charts = {chart.layout.meta['title']: chart.layout.meta['alt'] for chart in only(made[1]['curves'], Figure)}
+    assert 'control, seed 5 ends at' in charts['decode.loss_ce']
+    assert 'kd, seed 5 ends at' in charts['distill.kd.loss_kd']
+    assert 'all' not in charts['distill.kd.loss_kd']
     assert {'distill.kd.share', 'distill.pcd.share', 'distill.maskd.share'} <= set(charts)
     table = next(sheet for sheet in only(made[1]['settings'], Sheet) if sheet.caption.startswith('What kd compared'))
     assert [row[:4] for row in table.rows] == [['kd', 'LogitKD', 'decode_head.conv_seg', 'decode_head.conv_seg']]
@@ -161,7 +161,7 @@ def test_a_damaged_checkpoint_costs_its_own_pictures(suite, tmp_path):
 def test_names_are_escaped():
     evil = '</script><script>alert(1)</script>'
     comparison = Comparison((TrainedRun(Path('/nowhere'), evil),), ())
-    items = [Sheet(evil, [evil], [[evil]]), Chart(evil, evil, f'{{"a": "{evil}"}}')]
+    items = [Sheet(evil, [evil], [[evil]]), Figure(layout=dict(meta=dict(title=evil, alt=evil)))]
     comparison.runs[0].__dict__['config'] = {}
     text = render(comparison, [Section('scores', 'Scores', items=items)])
     assert evil not in text
@@ -211,7 +211,7 @@ def segmented(predicted: list[int], truth: list[int] | None) -> SegDataSample:
 
 def test_pixels_without_a_label_do_not_count() -> None:
     sample = segmented([0, 1, 1], [0, 0, 255])
-    actual = prediction_panel(Scene('x', np.full((96, 96, 3), 100, np.uint8), {}), sample, 'kd', META)
+    actual = labelled_panel(Scene('x', np.full((96, 96, 3), 100, np.uint8), {}), sample, 'kd', META)
     assert actual.caption == 'kd: 50.0% of the labelled pixels right'
     shown_pixels = pixels(actual.source)
     for rows, colour in ((slice(8, 24), (175, 50, 50)), (slice(40, 88), (50, 175, 50))):
@@ -239,8 +239,8 @@ def test_a_padded_picture_is_shown_without_its_border(monkeypatch: pytest.Monkey
 def shown(truth: InstanceData, meta: dict[str, Any] = META) -> Panel:
     """A black picture of 1280 x 960 with its true objects, which is shown at half its size."""
     sample = DetDataSample(gt_instances=truth)
-    actual = truth_panel(Scene('x', np.zeros((960, 1280, 3), np.uint8), {'data_samples': sample}), meta)
-    assert actual is not None and isinstance(sample.gt_instances.bboxes, type(truth.bboxes)), 'the item stays as it is'
+    actual = labelled_panel(Scene('x', np.zeros((960, 1280, 3), np.uint8), {}), sample, 'truth', meta, 'gt')
+    assert isinstance(sample.gt_instances.bboxes, type(truth.bboxes)), 'the item stays as it is'
     return actual
 
 
@@ -286,14 +286,12 @@ def test_masks_are_filled_at_the_size_that_is_shown(kind: Callable[[np.ndarray],
 def test_pictures_are_those_where_students_differ() -> None:
     """Of four pictures: the third differs, the second has errors of both; IoU of cat by hand."""
     truth = [[0, 1, 1]] * 4
-    alone = [
-        segmented(rows, true) for rows, true in zip([[0, 1, 1], [1, 0, 0], [0, 0, 0], [0, 1, 1]], truth, strict=True)
-    ]
-    taught = [
-        segmented(rows, true) for rows, true in zip([[0, 1, 1], [1, 0, 1], [0, 1, 1], [0, 1, 1]], truth, strict=True)
-    ]
+    alone, taught = (
+        {number: segmented(rows, true) for number, (rows, true) in enumerate(zip(predicted, truth, strict=True))}
+        for predicted in ([[0, 1, 1], [1, 0, 0], [0, 0, 0], [0, 1, 1]], [[0, 1, 1], [1, 0, 1], [0, 1, 1], [0, 1, 1]])
+    )
     assert choose_pictures(alone, taught, 2) == [2, 1]
-    sheet = class_sheet({'control': dict(enumerate(alone)), 'kd': dict(enumerate(taught))}, META)
+    sheet = class_sheet({'control': alone, 'kd': taught}, META)
     assert sheet is not None and sheet.caption == 'IoU of each class on 4 pictures'
     # cat: alone 3 right of 3 + 4 + 1, taught 3 of 3 + 1 + 1; dog: 4 of 4 + 1 + 4, taught 7 of 7 + 1 + 1
     assert sheet.rows == [['dog', '44.4', '77.8', '+33.3'], ['cat', '37.5', '60.0', '+22.5']]

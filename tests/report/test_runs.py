@@ -11,8 +11,8 @@ import torch
 
 from mmdistill_dense.apps.report.predictions import NetworkCost
 from mmdistill_dense.apps.report.runs import compare, find_runs, read_log
-from mmdistill_dense.apps.report.scores import Answer, EvalPoint, answer_section
-from mmdistill_dense.apps.report.section import Numbers
+from mmdistill_dense.apps.report.scores import Answer, EvalPoint
+from mmdistill_dense.apps.report.section import curves_section
 from mmdistill_dense.apps.suite.plan import RUNS_FILE, Run, read_list, write_list
 
 DISTILLED = "model = dict(type='mmdistill_dense.DistillModel', distillers=dict(kd=dict(type='LogitKD')))"
@@ -116,7 +116,7 @@ def test_a_given_teacher_is_no_control(tmp_path):
         assert [control.name for control in actual.controls] == ['alone']
         assert [run.name for run in actual.runs] == ['kd']
         assert actual.teacher is not None and actual.teacher.folder == teacher
-        out = Answer(Numbers(actual)).sentences()[0]
+        out = Answer(actual).sentences()[0]
         assert 'kd scores 66.00, the student alone 60.00: +6.00, 40% of the way to the teacher (75.00)' in out
 
 
@@ -145,7 +145,7 @@ def test_each_suite_is_compared_with_its_own_control(tmp_path):
         for method, score in (('control', alone), ('kd', alone + 2)):
             result(other / name / 'runs' / method / 'seed0', score)
     actual = compare([other / 'a', other / 'b', run(other / 'x')])
-    answer = Answer(Numbers(actual))
+    answer = Answer(actual)
     gains = {row.name: row.gain and row.gain.mean for row in answer.verdict.rows if row.control}
     assert gains == {'a/kd': 2.0, 'b/kd': 2.0, 'x': None}
     assert actual.control_of(actual.runs_of('x')[0]) is None  # which one?
@@ -211,7 +211,7 @@ EPOCHS = '\ntrain_cfg = dict(by_epoch=True, max_epochs={})'
 
 
 def answer(*folders: Path, metric: str | None = None, control: Path | None = None) -> Answer:
-    return Answer(Numbers(compare(folders, control), metric))
+    return Answer(compare(folders, control), metric)
 
 
 def rows(found: Answer) -> dict[str, dict[str, str]]:
@@ -300,9 +300,10 @@ def test_a_suite_of_masks_shows_their_score_first(tmp_path):
     actual = answer(tmp_path)
     assert actual.table().caption.startswith('Scores (coco/segm_mAP) on the test split')
     assert rows(actual)['kd']['score'] == '60.00'
-    assert actual.numbers.metrics == ['coco/segm_mAP', 'coco/bbox_mAP']
-    assert answer_section(actual).items[1].title == 'coco/segm_mAP, val split'
-    assert actual.numbers.curves().items[0].title == 'coco/bbox_mAP, val split'
+    assert actual.metrics == ['coco/segm_mAP', 'coco/bbox_mAP']
+    assert actual.section().items[1].layout.meta['title'] == 'coco/segm_mAP, val split'
+    section = curves_section(actual.comparison, actual.metrics[1:])
+    assert section.items[0].layout.meta['title'] == 'coco/bbox_mAP, val split'
     row(tmp_path, 'late', {'coco/segm_mAP': 0.45})  # an unfinished row leaves the test scores of the others
     scores = {name: row['score'] for name, row in rows(answer(tmp_path)).items()}
     assert scores == dict(control='50.00', kd='60.00', late='none yet')
@@ -327,8 +328,9 @@ def test_the_answer_is_as_sure_as_the_seeds_allow(tmp_path, gains, out):
         for name, score in (('kd', 40 + gain), ('control', 40.0)):
             result(row(tmp_path, name, seed=seed), score)
     result(row(tmp_path, 'teacher'), 50.0)
-    costs = dict(kd=NetworkCost(2, 3.0), teacher=NetworkCost(10, 12.0))
-    answer, cost, after = Answer(Numbers(compare([tmp_path])), costs).sentences()
+    actual = Answer(compare([tmp_path]))
+    actual.costs = dict(kd=NetworkCost(2, 3.0), teacher=NetworkCost(10, 12.0))
+    answer, cost, after = actual.sentences()
     assert answer.startswith(out)
     assert ('may be chance' in answer) == (out[:3] in ('Per', 'No '))
     more = 'Compared with the teacher it has 5.0 times fewer parameters and 4.0 times its speed.'
@@ -355,7 +357,7 @@ def test_scores_on_labels_that_were_changed_are_not_compared(tmp_path):
         result(row(tmp_path, name), 50.0, dict(data={'val': stamp, name: stamp}))
     (sentence,) = (actual := answer(tmp_path)).sentences()
     assert sentence.startswith('control seed 0 and cwd seed 0: label files were changed between these runs')
-    assert rows(actual)['cwd']['gain'] == ''
+    assert rows(actual)['cwd']['gain'] == '–'
     result(tmp_path / 'runs/cwd/seed0', 50.0)
     assert answer(tmp_path).sentences()[0].startswith('No sign of it.'), 'results of before tell no stamps'
 
@@ -366,7 +368,7 @@ def test_further_test_sets_have_a_table_below_the_scores(tmp_path: Path) -> None
         sets = {'test': {'bbox_mAP': ap}, 'rain': {'bbox_mAP': rain}}
         result(row(tmp_path, name), 100 * ap, dict(metric='bbox_mAP', metrics=sets))
     actual = answer(tmp_path).further_sets()
-    assert actual is not None and sorted(actual.rows) == [['control', '30.00'], ['kd', '32.50 (+2.50)']]
+    assert actual is not None and sorted(actual.rows) == [['control', '30.00 –'], ['kd', '32.50 +2.50']]
     for file in tmp_path.rglob('result.json'):
         result(file.parent, 50.0)
     assert answer(tmp_path).further_sets() is None
@@ -391,13 +393,13 @@ def test_the_teachers_score_is_of_the_same_pictures(tmp_path):
             logged(run(tmp_path / root / name, model + data.format(root), teacher=file), 45.0 + len(name))
             for name, model in (('kd', DISTILLED), ('alone', ALONE))
         ]
-        assert answer(*folders).evaluation.teacher == score
+        assert answer(*folders).teacher == score
         other = answer(folders[0], tmp_path / 'a' / 'alone').sentences()[1]
         assert other.startswith('val_dataloader of kd, seed 0 and alone, seed 0 names other pictures') == (root == 'b')
     other = logged(run(tmp_path / 'other', ALONE + data.format('a')), 20.0)
     kd = run(tmp_path / 'second', DISTILLED + data.format('a'), teacher=str(other / 'iter_100.pth'))
     first = tmp_path / 'a/kd', tmp_path / 'a/alone'
-    assert answer(*first, logged(kd, 46.0)).evaluation.teacher is None, 'each of two teachers leads its own students'
+    assert answer(*first, logged(kd, 46.0)).teacher is None, 'each of two teachers leads its own students'
 
 
 def test_suites_of_two_teachers_metrics_or_splits_share_no_claim(tmp_path):
@@ -405,9 +407,9 @@ def test_suites_of_two_teachers_metrics_or_splits_share_no_claim(tmp_path):
     for suite, score in zip(suites, (60.0, 90.0), strict=True):
         pair(suite, 50.0, 55.0)
         result(row(suite, 'teacher'), score)
-    assert answer(suites[0]).evaluation.teacher == 60.0 and answer(*suites).evaluation.teacher is None
+    assert answer(suites[0]).teacher == 60.0 and answer(*suites).teacher is None
     result(suites[1] / 'teacher', 60.0)
-    assert answer(*suites).evaluation.teacher == 60.0
+    assert answer(*suites).teacher == 60.0
     for key, values in {'metric': ('mIoU', 'mAcc'), 'test_is_val': (False, True)}.items():
         for suite, value in zip(suites, values, strict=True):
             result(suite / 'runs/kd/seed0', 55.0, {key: value})

@@ -103,6 +103,3 @@ def _letters(text: str, size: int) -> np.ndarray:
 def shown_name(name: str, number: int) -> str:
     """Return the name of a class, or its number where the font lacks characters of it; it has none of Chinese."""
     return name if name and {*map(ord, name)} <= FT2Font(_FILE).get_charmap().keys() else f'class {number}'
-
-
-# The masks that the tokens of MasKD and FreeKD make of pictures

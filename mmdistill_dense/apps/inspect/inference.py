@@ -1,28 +1,11 @@
 """What a network predicts for prepared pictures, and how long its pass takes."""
 
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
-from functools import partial
+from collections.abc import Mapping, Sequence
 from typing import Any
 from unittest import mock
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor
-from torch.overrides import TorchFunctionMode
-
-
-class _QuickLabels(TorchFunctionMode):
-    """Run ``argmax`` as ``max``, whose indices are the same in a sixth of the time, and enlarge nothing to its size."""
-
-    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        options = kwargs or {}
-        if function is Tensor.argmax and 'dim' in options:
-            return args[0].max(**options).indices
-        if function is F.interpolate and options.get('size') == args[0].shape[2:]:
-            return args[0]
-        return function(*args, **options)
 
 
 def predict_items(network: Any, items: Sequence[Mapping[str, Any]], logits: bool = False) -> tuple[list[Any], float]:
@@ -33,24 +16,19 @@ def predict_items(network: Any, items: Sequence[Mapping[str, Any]], logits: bool
     """
     seconds, value = 0.0, next(network.parameters()).detach().flatten()[:1]
 
-    def timed(run: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    def timed(*args: Any, **kwargs: Any) -> Any:
         nonlocal seconds
         value.cpu()  # waits for what a device still does: a copy ends after it
         start = time.perf_counter()
-        outputs = run(*args, **kwargs)
+        outputs = network_pass(*args, **kwargs)
         value.cpu()
         seconds += time.perf_counter() - start
         return outputs
 
-    def label(run: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        with _QuickLabels():
-            return run(*args, **kwargs)
-
-    wrappers = {'inference' if hasattr(network, 'inference') else 'predict': timed, 'postprocess_result': label}
+    name = 'inference' if hasattr(network, 'inference') else 'predict'
+    network_pass = getattr(network, name)
     batch = {key: [item[key] for item in items] for key in ('inputs', 'data_samples')}
-    with torch.no_grad(), ExitStack() as stack:
-        for name in filter(partial(hasattr, network), wrappers):
-            stack.enter_context(mock.patch.object(network, name, partial(wrappers[name], getattr(network, name))))
+    with torch.no_grad(), mock.patch.object(network, name, timed):
         samples = network.test_step(batch)
     for sample in () if logits else samples:
         sample.pop('seg_logits', None)  # as many values as pixels times classes

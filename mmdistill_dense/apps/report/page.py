@@ -6,7 +6,6 @@ import gzip
 from collections.abc import Sequence
 from datetime import datetime
 from functools import partial
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +14,8 @@ from mmengine.config import Config
 
 from mmdistill_dense.apps.report.predictions import PICTURES, Predictions, token_section
 from mmdistill_dense.apps.report.runs import Comparison, TrainedRun, compare
-from mmdistill_dense.apps.report.scores import Answer, answer_section
-from mmdistill_dense.apps.report.section import Chart, Missing, Numbers, Section, Sheet, graph_objects
+from mmdistill_dense.apps.report.scores import Answer
+from mmdistill_dense.apps.report.section import Section, Sheet, curves_section, graph_objects
 from mmdistill_dense.config.values import flat
 from mmdistill_dense.utils.files import check_writable, write_text
 from mmdistill_dense.utils.process import errors_only, quiet
@@ -42,15 +41,13 @@ def make_report(
     graph_objects()
     comparison = compare(folders, control)
     with errors_only():  # networks log how they are built
-        numbers = Numbers(comparison, metric)
-        answer = Answer(numbers)
+        answer = Answer(comparison, metric)
         best = answer.verdict.best
         predictions = Predictions(comparison, pictures, best.name if best else None, data)
         answer.costs = predictions.costs
-        sections = [answer_section(answer), predictions.section, numbers.curves(), settings_section(comparison)]
-        tokens = token_section(comparison, data) if pictures else None
-        if tokens and (tokens.items or tokens.reasons):
-            sections.insert(2, tokens)
+        curves = curves_section(comparison, answer.metrics[1:])
+        tokens = [token_section(comparison, data)] if pictures else []
+        sections = [answer.section(), predictions.section, *tokens, curves, settings_section(comparison)]
     write_text(path, render(comparison, sections))
     return path, sections
 
@@ -72,21 +69,15 @@ def render(comparison: Comparison, sections: Sequence[Section]) -> str:
     environment = Environment(
         loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters['kind'] = lambda item: type(item).__name__.lower()
     methods = list(dict.fromkeys(run.name for run in comparison.runs)) or comparison.names
-    charts = any(isinstance(item, Chart) for section in sections for item in section.items)
+    charts = any(hasattr(item, 'to_json') for section in sections for item in section.items)
     packed = gzip.compress(get_plotlyjs().encode(), 9, mtime=0) if charts else b''  # 2 MB, not 4.8; the page unpacks it
-    templates = resources.files('mmdistill_dense.apps.report') / 'templates'
-    style, script = ((templates / name).read_text(encoding='utf-8') for name in ('style.css', 'page.js'))
     return environment.get_template('page.html.j2').render(
         title=f'Distillation report: {", ".join(methods) if len(methods) < 4 else f"{len(methods)} methods"}',
         runs=[(run.title, str(run.folder)) for run in comparison.students],
         made=datetime.now().astimezone().strftime('%Y-%m-%d %H:%M %z'),
         version=__version__,
-        sections=[section for section in sections if section.items],
-        left_out=[section for section in sections if not section.items],
-        style=style,
-        script=script,
+        sections=sections,
         plotly=base64.b64encode(packed).decode('ascii'),
     )
 
@@ -119,7 +110,7 @@ def settings_section(comparison: Comparison) -> Section:
 def compared_table(run: TrainedRun) -> Sheet:
     """Return what the distillers of a run compared, from its checkpoint: also what ``'auto'`` chose."""
     if run.checkpoint is None:
-        raise Missing(f'What {run.title} compared is left out: it has no checkpoint.')
+        raise ValueError(f'What {run.title} compared is left out: it has no checkpoint.')
     distillers = read_checkpoint(run.checkpoint).get('meta', {}).get('distill', {}).get('distillers', {})
     rows = [
         [name, options['type'], student, teacher, '' if index else options.get('settings', '')]

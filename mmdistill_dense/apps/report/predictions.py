@@ -22,16 +22,16 @@ from mmdistill_dense.apps.inspect.drawing import CONFIDENT, draw, image_of
 from mmdistill_dense.apps.inspect.inference import predict_items
 from mmdistill_dense.apps.inspect.token_masks import draw_mask, masks_of_sample
 from mmdistill_dense.apps.report.runs import Comparison, TrainedRun, starts_of
-from mmdistill_dense.apps.report.section import Key, Missing, Panel, Section, Sheet, Strip, gain_sheet, panel
+from mmdistill_dense.apps.report.section import Panel, Section, Sheet, Strip, gain_sheet, panel
 from mmdistill_dense.apps.suite.definition import TEACHER
-from mmdistill_dense.config.values import pipeline_of, tested_set, type_name
+from mmdistill_dense.config.values import tested_set
 from mmdistill_dense.distillers.maskd.token_distiller import TokenDistiller
 from mmdistill_dense.networks.teacher import FrozenTeacher
 from mmdistill_dense.networks.trace import TeacherOption
 from mmdistill_dense.registry import DATASETS, DISTILLERS, MODELS, kind_of
 from mmdistill_dense.utils.colours import palette_of
 from mmdistill_dense.utils.runner_internals import IGNORED, Network, Sample, parameters_in_use
-from mmdistill_dense.utils.sampling import evenly_spaced
+from mmdistill_dense.utils.sampling import evenly, evenly_spaced
 from mmdistill_dense.weights.strict_load import read_checkpoint
 
 PICTURES = 6
@@ -75,35 +75,41 @@ class Predictions:
         """Return for each picture its panels: input, students, teacher, truth; and the gain of each class of pixels."""
         first_runs = comparison.first_runs
         if not first_runs:
-            raise Missing('No predictions: no run holds a checkpoint.')
-        control = next((run.name for run in first_runs if run in comparison.controls), None)
-        best = best or next((run.name for run in first_runs if run not in comparison.controls), None)
-        pair = [name for name in (control, best) if name in {run.name for run in first_runs}]
-        is_pair = len(pair) == 2
+            raise ValueError('No predictions: no run holds a checkpoint.')
+        alone = [run.name for run in first_runs if run in comparison.controls]
+        taught = [run.name for run in first_runs if run not in comparison.controls and best in (None, run.name)]
+        pair = [alone[0], taught[0]] if alone and taught else []
         # the newest run of a suite knows the folders of data and teacher, where its project was moved
         by_start = sorted(comparison.students, key=lambda run: starts_of(run.folder)[-1].name, reverse=True)
         runs = [*(run for run in by_start if run.suite and run.suite == first_runs[0].suite), *first_runs]
-        scenes, meta = scenes_of(self.data or runs[0].config, max(count, CANDIDATES) if is_pair else count)
+        scenes, meta = scenes_of(self.data or runs[0].config, max(count, CANDIDATES) if pair else count)
         networks = {run.name: partial(student_of, run) for run in first_runs} | self._teachers(runs)
         numbers = list(range(len(scenes)))
-        for name in pair if is_pair else ():
+        for name in pair:
             self.section.attempt(partial(self._predict, name, networks[name], scenes, numbers, count))
             numbers = list(self.samples.get(name, numbers))  # as many as the time allowed
-        if is_pair and all(name in self.samples for name in pair):
-            alone, taught = ([self.samples[name][number] for number in numbers] for name in pair)
-            shown = [numbers[index] for index in choose_pictures(alone, taught, count)]
+        predicted = [self.samples[name] for name in pair if name in self.samples]
+        if len(predicted) == 2:
+            shown = choose_pictures(predicted[0], predicted[1], count)
             choice = f'on which {" and ".join(pair)} differ most, and the latter errs most.'
             self.section.note = f'Of {len(numbers)} pictures those {choice} {self.section.note}'
         else:
-            shown = [numbers[index] for index in evenly_spaced(len(numbers), min(count, len(numbers)))]
-        for name, load in networks.items():
-            if name not in self.samples:
-                self.section.attempt(partial(self._predict, name, load, scenes, shown, len(shown)))
+            shown = evenly(numbers, count)
+        for name in [name for name in networks if name not in pair]:
+            self.section.attempt(partial(self._predict, name, networks[name], scenes, shown, len(shown)))
         colours = zip(meta['palette'] or (), meta['classes'] or (), strict=False)
-        self.section.legend = [Key(f'rgb{colour}'.replace(',', ''), name) for colour, name in colours][:30]
-        strips = [self._strip(scenes[number], number, list(networks), meta) for number in shown]
-        sheet = class_sheet({name: self.samples.get(name, {}) for name in pair}, meta) if is_pair else None
-        return [*strips, *([sheet] if sheet else [])] if self.costs else []
+        self.section.legend = [(f'background: rgb{colour}'.replace(',', ''), name) for colour, name in colours][:30]
+        names = [name for name in networks if name in self.samples]
+        strips = list[Strip | Sheet]()
+        for number, scene in ((number, scenes[number]) for number in shown if names):
+            panels = [panel(scene.image, 'input', f'The picture {scene.name}')]
+            panels += [labelled_panel(scene, self.samples[name][number], name, meta) for name in names]
+            truth = scene.item['data_samples']
+            if len(truth.gt_instances) if 'gt_instances' in truth else 'gt_sem_seg' in truth:
+                panels.append(labelled_panel(scene, truth, 'truth', meta, 'gt'))
+            strips.append(Strip(scene.name, panels))
+        sheet = class_sheet(dict(zip(pair, predicted, strict=True)), meta) if len(predicted) == 2 else None
+        return [*strips, *([sheet] if sheet else [])]
 
     def _teachers(self, runs: Sequence[TrainedRun]) -> dict[str, Callable[[], Any]]:
         """Return what loads each teacher; note why there is none."""
@@ -116,111 +122,102 @@ class Predictions:
             self.section.reasons.append(f'No predictions of a teacher: {cause}.')
         return {name: partial(teacher_of, run, name) for name in teachers}
 
-    def _strip(self, scene: Scene, number: int, names: Sequence[str], meta: Mapping[str, Any]) -> Strip:
-        samples = {name: self.samples[name][number] for name in names if name in self.samples}
-        panels = [panel(scene.image, 'input', f'The picture {scene.name}')]
-        panels += [prediction_panel(scene, sample, name, meta) for name, sample in samples.items()]
-        return Strip(scene.name, [*panels, *([truth] if (truth := truth_panel(scene, meta)) else [])])
-
     def _predict(
         self, name: str, load: Callable[[], Any], scenes: Sequence[Scene], numbers: Sequence[int], least: int
     ) -> None:
         """Predict pictures of these numbers: ``least`` of them, and more as long as there is time."""
-        network, seconds, predicted, true = load(), list[float](), set[int](), set[int]()
+        network = load()
         has_head = any(hasattr(network, head) for head in ('decode_head', 'bbox_head', 'roi_head'))
         if not has_head or not hasattr(network, 'test_step'):
-            raise Missing(f'No predictions of {name}: {type(network).__name__} has no head that segments or detects.')
+            kind = type(network).__name__
+            raise ValueError(f'No predictions of {name}: {kind} has no head that segments or detects.')
         network = revert_sync_batchnorm(network)
         network.eval()  # not chained: mmseg's backbones return nothing from it
-        samples, begin = dict[int, Sample](), time.monotonic()
+        samples, seconds, begin = dict[int, Sample](), list[float](), time.monotonic()
         for number in numbers:
             if len(samples) >= least and time.monotonic() - begin > CHOOSING_SECONDS:
                 break
             if not samples:
                 predict_items(network, [scenes[number].item])  # warms up
-            (sample,), passed = predict_items(network, [scenes[number].item])
-            if 'pred_sem_seg' not in sample and 'pred_instances' not in sample:
-                raise Missing(f'No predictions of {name}: it predicts neither classes of pixels nor boxes.')
-            samples[number] = sample
+            (samples[number],), passed = predict_items(network, [scenes[number].item])
+            if 'pred_sem_seg' not in samples[number] and 'pred_instances' not in samples[number]:
+                raise ValueError(f'No predictions of {name}: it predicts neither classes of pixels nor boxes.')
             seconds.append(passed)
-            for key, classes in (('pred_sem_seg', predicted), ('gt_sem_seg', true)):
-                classes |= {*sample.get(key).data.unique().tolist()} - {IGNORED} if key in sample else set()
+        predicted, true = (
+            {label for sample in samples.values() if key in sample for label in sample.get(key).data.unique().tolist()}
+            for key in ('pred_sem_seg', 'gt_sem_seg')
+        )
         # networks that differ in weights alone take one time
         kind = repr((network, getattr(network, 'test_cfg', None)))
         milliseconds = self._times.setdefault(kind, 1000 * median(seconds))
-        self.costs[name] = NetworkCost(parameters_in_use(network), milliseconds, len(predicted) == 1 < len(true))
-        self.samples[name] = samples
+        one_class = len(predicted) == 1 < len(true - {IGNORED})
+        self.costs[name], self.samples[name] = NetworkCost(parameters_in_use(network), milliseconds, one_class), samples
 
 
-def choose_pictures(controls: Sequence[Sample], students: Sequence[Sample], count: int) -> list[int]:
+def choose_pictures(controls: Mapping[int, Sample], students: Mapping[int, Sample], count: int) -> list[int]:
     """Return the numbers of pictures: half those on which two networks differ most, then those with most errors."""
-    pairs = zip(controls, students, strict=True)
-    by_difference = np.argsort([-difference(control, student) for control, student in pairs], kind='stable').tolist()
-    by_error = np.argsort([-difference(student, None) for student in students], kind='stable').tolist()
+    by_difference = sorted(students, key=lambda number: -difference(controls[number], students[number]))
+    by_error = sorted(students, key=lambda number: -difference(students[number], None))
     return list(dict.fromkeys([*by_difference[: -(-count // 2)], *by_error]))[:count]
 
 
 def difference(sample: Sample, other: Sample | None) -> float:
     """Return the share of pixels, or of confident boxes, that differ from another prediction, or from the truth."""
     if 'pred_sem_seg' in sample:
-        if other is None:
-            accuracy = pixel_accuracy(sample)
-            return 0.0 if accuracy is None else 1 - accuracy
-        return float((sample.pred_sem_seg.data != other.pred_sem_seg.data).float().mean())
-    boxes = sample.pred_instances[sample.pred_instances.scores >= CONFIDENT]
-    others: Any = getattr(sample, 'gt_instances', None) if other is None else other.pred_instances
-    others = others[others.scores >= CONFIDENT] if others is not None and 'scores' in others else others or ()
+        accuracy = pixel_accuracy(sample, other)
+        return 0.0 if accuracy is None else 1 - accuracy
+    both: Any = (sample.pred_instances, getattr(sample, 'gt_instances', ()) if other is None else other.pred_instances)
+    boxes, others = (part[part.scores >= CONFIDENT] if 'scores' in part else part for part in both)
     if not len(boxes) or not len(others):
         return float(len(boxes) != len(others))
-    corners = [
-        torch.as_tensor(getattr(found.bboxes, 'tensor', found.bboxes)).cpu().float() for found in (boxes, others)
-    ]
+    corners = [torch.as_tensor(getattr(part.bboxes, 'tensor', part.bboxes)).cpu().float() for part in (boxes, others)]
     from mmdet.structures.bbox import bbox_overlaps  # there where boxes are
 
     equal = (bbox_overlaps(*corners) > 0.5) & (boxes.labels.cpu()[:, None] == others.labels.cpu())  # (N, M)
     return 1 - float(equal.any(1).sum() + equal.any(0).sum()) / sum(equal.shape)
 
 
+def pixel_accuracy(sample: Sample, other: Sample | None = None) -> float | None:
+    """Return the share of pixels with the class of another prediction, or of the labelled ones with the true class.
+
+    ``None`` without labels of this size.
+    """
+    predicted, reference = sample.pred_sem_seg, sample.get('gt_sem_seg') if other is None else other.pred_sem_seg
+    if reference is None or reference.shape != predicted.shape or not (reference.data != IGNORED).any():
+        return None
+    return float((predicted.data == reference.data)[reference.data != IGNORED].float().mean())
+
+
 def class_sheet(samples: Mapping[str, Mapping[int, Sample]], meta: Mapping[str, Any]) -> Sheet | None:
     """Return the IoU of each class of pixels by two networks, on the pictures that both saw; ``None`` for boxes."""
-    controls, students = samples.values()
-    numbers = [number for number in students if number in controls and _is_labelled(students[number])]
+    (_, controls), (_, students) = samples.items()
+    pictures = [number for number in students if number in controls and 'pred_sem_seg' in students[number]]
+    numbers = [number for number in pictures if pixel_accuracy(students[number]) is not None]
     if not numbers or not meta['classes']:
         return None
-    ious = [_class_ious([seen[number] for number in numbers], len(meta['classes'])) for seen in (controls, students)]
-    scores = zip(meta['classes'], *ious, strict=True)
-    return gain_sheet(f'IoU of each class on {len(numbers)} pictures', list(samples), scores)
-
-
-def _is_labelled(sample: Sample) -> bool:
-    """Whether a picture has predicted and true labels of its pixels, of one size."""
-    both = 'pred_sem_seg' in sample and 'gt_sem_seg' in sample
-    return both and sample.pred_sem_seg.data.shape == sample.gt_sem_seg.data.shape
-
-
-def _class_ious(samples: Sequence[Sample], classes: int) -> list[float]:
-    """Return the IoU in percent of each class over pictures, NaN for one that the truth lacks."""
     from mmseg.evaluation import IoUMetric
 
-    pairs = ((sample.pred_sem_seg.data.cpu(), sample.gt_sem_seg.data.cpu()) for sample in samples)
-    areas = [IoUMetric.intersect_and_union(*pair, classes, IGNORED) for pair in pairs]
-    both, union, _, true = (torch.stack(area).sum(0) for area in zip(*areas, strict=True))
-    return torch.where(true > 0, 100 * both / union, math.nan).tolist()
+    ious = list[list[float]]()  # in percent; NaN for a class that the truth lacks
+    for predicted in samples.values():
+        pairs = ((predicted[number].pred_sem_seg.data, predicted[number].gt_sem_seg.data) for number in numbers)
+        areas = [IoUMetric.intersect_and_union(*pair, len(meta['classes']), IGNORED) for pair in pairs]
+        both, union, _, true = (torch.stack(area).sum(0) for area in zip(*areas, strict=True))
+        ious.append(torch.where(true > 0, 100 * both / union, math.nan).tolist())
+    scores = zip(meta['classes'], *ious, strict=True)
+    return gain_sheet(f'IoU of each class on {len(numbers)} pictures', list(samples), scores)
 
 
 def scenes_of(config: Config, count: int) -> tuple[list[Scene], dict[str, Any]]:
     """Return evenly spaced pictures of a test set, always the same, and names and colours of its classes."""
     scenes, option = [], tested_set(config)
-    pads = any(type_name(step).endswith('Pad') for step in pipeline_of(option))
     with DefaultScope.overwrite_default_scope(config.get('default_scope') or 'mmengine'):
         dataset = DATASETS.build(option)
         for index in evenly_spaced(len(dataset), count):
             item = dataset[index]
             image, meta = image_of(item['inputs']), item['data_samples'].metainfo
             height, width = meta.get('ori_shape', image.shape)[:2]
-            if pads and 'scale_factor' in meta:  # without what that added
-                wide, high = meta['scale_factor'][:2]
-                image = image[: round(height * high), : round(width * wide)]
+            wide, high = meta.get('scale_factor', (1.0, 1.0))[:2]
+            image = image[: round(height * high), : round(width * wide)]  # without padding
             image = image if image.shape[:2] == (height, width) else cv2.resize(image, (width, height))
             scenes.append(Scene(Path(meta.get('img_path') or '').stem or f'picture {index}', image, item))
     classes = tuple(dataset.metainfo.get('classes') or ())
@@ -243,43 +240,22 @@ def teacher_of(run: TrainedRun, name: str) -> Network | None:
         option = replace(option, checkpoint=str(trained))
     if option.other_classes:
         reason = 'so its classes need not be those of the validation pictures'
-        raise Missing(f'No predictions of {name}: model.{name} sets allow_other_classes or classes, {reason}.')
+        raise ValueError(f'No predictions of {name}: model.{name} sets allow_other_classes or classes, {reason}.')
     init_default_scope(run.config.get('default_scope') or 'mmengine')
     teacher = FrozenTeacher(option)
     teacher.load(torch.zeros(1))
     return teacher.network
 
 
-def prediction_panel(scene: Scene, sample: Sample, title: str, meta: Mapping[str, Any]) -> Panel:
-    """Return a picture with its predicted classes or objects."""
-    if 'pred_sem_seg' in sample:
-        right, least = pixel_accuracy(sample), 0.0
-        caption = title if right is None else f'{title}: {right:.1%} of the labelled pixels right'
-    else:
-        instances, least = sample.pred_instances, CONFIDENT
-        kind = 'masks' if 'masks' in instances else 'boxes'
-        caption = f'{title}: {int((instances.scores >= CONFIDENT).sum())} {kind}'
-    return panel(draw(scene.image, sample, meta, 'pred', least), caption, f'{caption}, in {scene.name}')
-
-
-def truth_panel(scene: Scene, meta: Mapping[str, Any]) -> Panel | None:
-    """Return a picture with its true classes or objects; ``None`` if the pipeline loads none."""
-    sample = scene.item['data_samples']
-    if 'gt_sem_seg' in sample and 'gt_instances' not in sample:
-        return panel(draw(scene.image, sample, meta, 'gt'), 'truth', f'Truth of {scene.name}')
-    if not len(getattr(sample, 'gt_instances', ())):
-        return None
-    instances = sample.gt_instances
-    caption = f'truth: {len(instances)} {"masks" if "masks" in instances else "boxes"}'
-    return panel(draw(scene.image, sample, meta, 'gt'), caption, f'{caption}, in {scene.name}')
-
-
-def pixel_accuracy(sample: Sample) -> float | None:
-    """Return the share of the labelled pixels with the right class; ``None`` without labels of this size."""
-    predicted, truth = sample.pred_sem_seg.data.cpu(), sample.gt_sem_seg.data.cpu() if 'gt_sem_seg' in sample else None
-    if truth is None or truth.shape != predicted.shape or not (truth != IGNORED).any():
-        return None
-    return float((predicted == truth)[truth != IGNORED].float().mean())
+def labelled_panel(scene: Scene, sample: Sample, title: str, meta: Mapping[str, Any], which: str = 'pred') -> Panel:
+    """Return a picture with its predicted or true (``'gt'``) classes or objects."""
+    objects, least = getattr(sample, f'{which}_instances', None), CONFIDENT if which == 'pred' else 0.0
+    if objects is not None:
+        shown = objects[objects.scores >= least] if 'scores' in objects else objects
+        title += f': {len(shown)} {"masks" if "masks" in objects else "boxes"}'
+    elif which == 'pred' and (right := pixel_accuracy(sample)) is not None:
+        title += f': {right:.1%} of the labelled pixels right'
+    return panel(draw(scene.image, sample, meta, which, least), title, f'{title}, in {scene.name}')
 
 
 def token_section(comparison: Comparison, data: Config | None = None) -> Section:
@@ -300,7 +276,8 @@ def _token_strips(run: TrainedRun, data: Config) -> list[Strip]:
     assert run.checkpoint is not None, 'a first run has one'
     state = read_checkpoint(run.checkpoint).get('distillers')
     if state is None:
-        raise Missing(f'No masks of {run.title}: its checkpoint holds the student alone (keep: weights of its suite).')
+        problem = 'its checkpoint holds the student alone (keep: weights of its suite)'
+        raise ValueError(f'No masks of {run.title}: {problem}.')
     model.distillers.load_state_dict(state, strict=False)
     model.eval()  # not chained: mmseg's backbones return nothing from it
     (scene, *_), _ = scenes_of(data, 1)

@@ -1,5 +1,7 @@
 """The runs on a page: their names, controls and settings, and what mmengine logged of them."""
 
+from __future__ import annotations
+
 import json
 import os
 import re
@@ -46,6 +48,11 @@ class TrainedRun:
         file = (logged or files)[-1]
         return written_config(file)
 
+    @cached_property
+    def log(self) -> Log:
+        """What mmengine logged of its newest training."""
+        return read_log(self.folder)
+
     @property
     def model(self) -> Mapping[str, Any]:
         return self.config.get('model') or {}
@@ -62,9 +69,7 @@ class TrainedRun:
     @property
     def is_control(self) -> bool:
         """Whether it is a control: by its name in a suite, elsewhere if it takes nothing from a teacher."""
-        if self.suite is not None:
-            return self.home.name == CONTROL
-        return not self.distillers and not self.model.get('inherit')
+        return self.home.name == CONTROL if self.suite else not (self.distillers or self.model.get('inherit'))
 
     @property
     def seed(self) -> int | None:
@@ -101,17 +106,16 @@ def find_runs(folder: str | Path) -> list[TrainedRun]:
     if not root.is_dir():
         raise FileNotFoundError(f'{str(folder)!r}: no such work dir (working folder {Path.cwd()})')
     root = root.resolve()
-    runs = [_run(root)] if is_run(root) else []
-    for pattern in ('seed*', '*/seed*'):
-        folders = [path for path in root.glob(pattern) if SEED.fullmatch(path.name) and is_run(path)]
-        folders.sort(key=lambda path: (path.parent, int(path.name.removeprefix('seed'))))
-        runs = runs or [_run(path) for path in folders]
-    runs = runs or suite_runs(root)
-    if not runs:
-        lacks = "it has neither <timestamp>/vis_data/config.py nor seed<k>, nor a suite's runs/<name>/seed<k>"
-        remedy = 'Give the folder that `mmdistill train --work-dir` wrote to'
-        raise ValueError(f'{str(folder)!r} is no work dir: {lacks}. {remedy}.')
-    return runs
+    seeds = ([path for path in root.glob(pattern) if SEED.fullmatch(path.name)] for pattern in ('seed*', '*/seed*'))
+    for folders in ([root], *seeds):
+        folders.sort(key=lambda path: (path.parent, len(path.name), path.name))
+        if runs := [_run(path) for path in folders if is_run(path)]:
+            return runs
+    if runs := suite_runs(root):
+        return runs
+    lacks = "it has neither <timestamp>/vis_data/config.py nor seed<k>, nor a suite's runs/<name>/seed<k>"
+    remedy = 'Give the folder that `mmdistill train --work-dir` wrote to'
+    raise ValueError(f'{str(folder)!r} is no work dir: {lacks}. {remedy}.')
 
 
 def suite_runs(suite: Path) -> list[TrainedRun]:
@@ -168,6 +172,19 @@ class Comparison:
         candidates = [[run for run in self.runs_of(name) if run.checkpoint] for name in self.names]
         return [runs[0] for runs in candidates if runs]
 
+    def teacher_score(self, metric: str | None) -> float | None:
+        """Return the teacher's score on val at the checkpoint that taught, else at its last evaluation."""
+        if self.teacher is None or metric is None or metric not in self.teacher.log.metrics:
+            return None
+        series, ends = self.teacher.log.metrics[metric], {at: last for last, at in self.teacher.log.epochs.items()}
+        for file in teacher_files(self.students):
+            match = re.search(r'(iter|epoch)_(\d+)$', file.stem)
+            if match and file.parent == self.teacher.folder:
+                step = float(match[2]) if match[1] == 'iter' else ends.get(float(match[2]), float(match[2]))
+                if step in series:
+                    return series[step]
+        return [*series.values()][-1]
+
 
 def compare(folders: Sequence[str | Path], control: str | Path | None = None) -> Comparison:
     """Find runs, their teacher and controls: the controls asked for, else the suite's, else runs without distillers."""
@@ -194,10 +211,9 @@ def _unique_names(runs: Sequence[TrainedRun]) -> dict[Path, str]:
     names: dict[Path, str] = {}
     for home, parts in paths.items():
         same = [other for other in paths.values() if other[-1] == parts[-1]]
-        lengths = range(1, max(map(len, same)) + 1)
-        length = next((depth for depth in lengths if len({other[-depth:] for other in same}) == len(same)), None)
-        # else a suite's runs/kd and a folder kd in the same place
-        names[home] = '/'.join(parts[-length:]) if length else str(home)
+        depths = range(1, max(map(len, same)) + 1)
+        unique = ('/'.join(parts[-depth:]) for depth in depths if len({other[-depth:] for other in same}) == len(same))
+        names[home] = next(unique, str(home))  # of a suite's runs/kd and a folder kd in the same place
     return names
 
 

@@ -1,17 +1,17 @@
 """The parts of a page: sections with tables, pictures, and curves as plotly figures, whose colours the page sets."""
 
 import base64
+import io
 import math
-import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import cv2
 import numpy as np
+from PIL import Image
 
 from mmdistill_dense.apps.inspect.drawing import shrink
-from mmdistill_dense.apps.report.runs import Comparison, Log, Series, TrainedRun, read_log, teacher_files
+from mmdistill_dense.apps.report.runs import Comparison, Series, TrainedRun
 from mmdistill_dense.apps.suite.definition import TEACHER
 from mmdistill_dense.utils.validate import message_of
 
@@ -19,18 +19,6 @@ QUALITY = 82  # of WebP: label colours stay apart, a picture of 640 pixels takes
 SIDE = 640  # longest side of a picture on the page
 COLOURS = 8  # for methods in style.css; control and teacher have their own
 _DASHES = {'solid': 'solid', 'dash': 'dashed', 'dot': 'dotted'}  # plotly's names and those of CSS
-_LAYOUT = dict(margin=dict(l=48, r=12, t=8, b=40), hovermode='closest', font=dict(size=12), showlegend=False)
-
-
-class Missing(ValueError):
-    """A part that cannot be made. The message says why, and what it needs."""
-
-
-@dataclass(frozen=True)
-class Chart:
-    title: str
-    alt: str  # for screen readers
-    figure: str  # of plotly, as JSON
 
 
 @dataclass(frozen=True)
@@ -42,13 +30,9 @@ class Sheet:
 
 @dataclass(frozen=True)
 class Panel:
-    """A picture."""
-
     caption: str
     alt: str  # for screen readers
-    source: str
-    width: int
-    height: int
+    source: str  # the picture, in a data URL
 
 
 @dataclass(frozen=True)
@@ -59,18 +43,6 @@ class Strip:
     panels: Sequence[Panel]
 
 
-@dataclass(frozen=True)
-class Key:
-    """A CSS colour and its meaning. ``line`` is the CSS style of a line, empty for an area."""
-
-    colour: str
-    meaning: str
-    line: str = ''
-
-
-Item = Chart | Sheet | Strip
-
-
 @dataclass
 class Section:
     """A part of the page."""
@@ -78,13 +50,13 @@ class Section:
     name: str  # the anchor
     title: str
     note: str = ''  # how to read it
-    items: list[Item] = field(default_factory=list)
-    legend: list[Key] = field(default_factory=list)
+    items: list[Any] = field(default_factory=list)  # sheets, strips, and figures of plotly
+    legend: list[tuple[str, str]] = field(default_factory=list)  # the CSS style of a line or an area, and its meaning
     reasons: list[str] = field(default_factory=list)  # what is left out, and why
     lead: list[str] = field(default_factory=list)  # the answer in words, before all else
 
-    def attempt(self, part: Callable[[], Item | Sequence[Item] | None]) -> None:
-        """Add the result of a function, or the reason why it failed."""
+    def attempt(self, part: Callable[[], Any]) -> None:
+        """Add what a function returns, one or a list of parts or ``None``; or the reason why it failed."""
         try:
             content = part()
         except Exception as error:  # data or checkpoints may be gone, and a network's code may raise anything
@@ -103,15 +75,20 @@ def gain_sheet(caption: str, names: Sequence[str], scores: Iterable[tuple[str, f
 
 def panel(image: np.ndarray, caption: str, alt: str) -> Panel:
     """Return a panel of a picture (H, W, 3), RGB uint8. A large picture is made smaller."""
-    image = shrink(image, SIDE)
-    done, data = cv2.imencode('.webp', np.ascontiguousarray(image[..., ::-1]), [cv2.IMWRITE_WEBP_QUALITY, QUALITY])
-    if not done:
-        raise RuntimeError('opencv could not write a WebP picture')
-    source = 'data:image/webp;base64,' + base64.b64encode(data.tobytes()).decode('ascii')
-    return Panel(caption, alt, source, image.shape[1], image.shape[0])
+    Image.fromarray(shrink(image, SIDE)).save(file := io.BytesIO(), 'webp', quality=QUALITY)
+    return Panel(caption, alt, f'data:image/webp;base64,{base64.b64encode(file.getvalue()).decode("ascii")}')
 
 
 # Curves
+
+
+def graph_objects() -> Any:
+    """Import plotly, which only this page needs."""
+    try:
+        import plotly.graph_objects as go
+    except ImportError as error:
+        raise ImportError("a report needs plotly: pip install 'mmdistill_dense[report]'") from error
+    return go
 
 
 def colour_of(comparison: Comparison, name: str) -> tuple[str, str]:
@@ -124,99 +101,52 @@ def colour_of(comparison: Comparison, name: str) -> tuple[str, str]:
     return f'run-{index % COLOURS}', list(_DASHES)[index // COLOURS % len(_DASHES)]
 
 
-def line_chart(
-    title: str, comparison: Comparison, lines: Mapping[TrainedRun, Series], levels: Mapping[str, float] | None = None
-) -> Chart:
-    """Return values over iterations, a line per run. ``levels`` are constants by name, such as the teacher's score."""
-    figure, drawn_names = graph_objects().Figure(), set[str]()
+def legend_of(comparison: Comparison) -> list[tuple[str, str]]:
+    keys = {name: colour_of(comparison, name) for name in dict.fromkeys([*comparison.names, TEACHER])}
+    return [(f'border-top: 3px {_DASHES[dash]} var(--{colour})', name) for name, (colour, dash) in keys.items()]
+
+
+def line_chart(title: str, comparison: Comparison, lines: dict[TrainedRun, Series], level: float | None = None) -> Any:
+    """Return values over iterations, a line per run, and the teacher's score as a level."""
+    figure, first_runs = graph_objects().Figure(), {run.name: run for run in reversed(lines)}
+    ends = [f'{run.title} ends at {[*series.values()][-1]:.4g}' for run, series in lines.items()]
     for run, series in lines.items():
         colour, dash = colour_of(comparison, run.name)
         stride = -(-len(series) // 400)  # at most 400 points; the newest stays
         steps = list(series)[::-stride][::-1]
         values = [float(f'{y:.5g}') if math.isfinite(y) else None for y in map(series.__getitem__, steps)]
-        style = dict(mode='lines+markers' if len(steps) < 20 else 'lines', marker=dict(size=5))
-        line = dict(width=2 if run.name not in drawn_names else 1.2, dash=dash)
-        figure.add_scatter(
-            x=steps, y=values, name=run.title, legendgroup=run.name, line=line, meta=dict(colour=colour), **style
-        )
-        drawn_names.add(run.name)
-    span = [step for series in lines.values() for step in series] or [0, 1]
-    for name, value in (levels or {}).items():
-        trace = dict(mode='lines', line=dict(width=1.5, dash='dash'), meta=dict(colour='teacher'))
-        figure.add_scatter(x=[min(span), max(span)], y=[value, value], name=name, **trace)
-    figure.update_layout(template='none', height=280, **_LAYOUT)
-    figure.update_xaxes(title_text='iteration')
-    ends = [f'{run.title} ends at {[*series.values()][-1]:.4g}' for run, series in lines.items()]
-    ends += [f'{name} at {value:.4g}' for name, value in (levels or {}).items()]
-    return Chart(title, f'Line chart of {title} over iterations: {"; ".join(ends)}.', figure.to_json())
+        line: dict[str, Any] = dict(width=2 if run == first_runs[run.name] else 1.2, dash=dash)
+        style = dict(mode='lines+markers' if len(steps) < 20 else 'lines', line=line, marker=dict(size=5))
+        figure.add_scatter(x=steps, y=values, name=run.title, meta=dict(colour=colour), **style)
+    if level is not None:
+        ends.append(f'{TEACHER} at {level:.4g}')
+        steps = [step for series in lines.values() for step in series]
+        line, meta = dict(width=1.5, dash='dash'), dict(colour='teacher')
+        figure.add_scatter(x=[min(steps), max(steps)], y=[level] * 2, name=TEACHER, mode='lines', line=line, meta=meta)
+    meta = dict(title=title, alt=f'Line chart of {title} over iterations: {"; ".join(ends)}.')
+    return figure.update_layout(template='none', meta=meta)
 
 
-def legend_of(comparison: Comparison) -> list[Key]:
-    keys = {name: colour_of(comparison, name) for name in dict.fromkeys([*comparison.names, TEACHER])}
-    return [Key(f'var(--{colour})', name, _DASHES[dash]) for name, (colour, dash) in keys.items()]
+def metric_chart(comparison: Comparison, metric: str | None) -> Any:
+    """Return the chart of a metric, with the teacher's last score as a level."""
+    if metric is None:
+        raise ValueError('No chart of a metric: no evaluation was logged.')
+    lines = {run: run.log.metrics[metric] for run in comparison.students if metric in run.log.metrics}
+    return line_chart(f'{metric}, val split', comparison, lines, comparison.teacher_score(metric))
 
 
-def graph_objects() -> Any:
-    """Import plotly, which only this page needs."""
-    try:
-        import plotly.graph_objects as go
-    except ImportError as error:
-        raise ImportError("a report needs plotly: pip install 'mmdistill_dense[report]'") from error
-    return go
-
-
-class Numbers:
-    """Reads the logs once; compares by ``metric``, else by a suite's, else by mIoU or box AP, else by the first."""
-
-    def __init__(self, comparison: Comparison, metric: str | None = None) -> None:
-        self.comparison, self.chosen = comparison, metric
-        self.logs: dict[TrainedRun, Log] = {run: read_log(run.folder) for run in comparison.students}
-        self.teacher_log = read_log(comparison.teacher.folder) if comparison.teacher else None
-        metrics = list(dict.fromkeys(name for log in self.logs.values() for name in log.metrics))
-        if metric is not None and metric not in metrics:
-            raise ValueError(f'metric={metric!r} was not logged by any run. Logged: {", ".join(metrics) or "nothing"}')
-        results = [run.result for run in (comparison.teacher, *comparison.students) if run]
-        self.suite_metric = next((result['metric'] for result in results if result.get('metric') in metrics), None)
-        main_metric, usual = metric or self.suite_metric, ('mIoU', 'coco/bbox_mAP', 'pascal_voc/mAP')
-        self.metrics = sorted(metrics, key=lambda name: (name != main_metric, name not in usual))
-        self.metric = self.metrics[0] if self.metrics else None
-
-    def metric_chart(self, name: str | None) -> Chart:
-        """Return the chart of a metric, with the teacher's last score as a level."""
-        if name is None:
-            raise Missing('No chart of a metric: no evaluation was logged.')
-        lines = {run: log.metrics[name] for run, log in self.logs.items() if name in log.metrics}
-        score = self.teacher_score(name)
-        levels = {} if score is None else {TEACHER: score}
-        return line_chart(f'{name}, val split', self.comparison, lines, levels)
-
-    def teacher_score(self, metric: str) -> float | None:
-        """Return the teacher's score on val at the checkpoint that taught, else at its last evaluation."""
-        teacher, log = self.comparison.teacher, self.teacher_log
-        if teacher is None or log is None or metric not in log.metrics:
-            return None
-        series, ends = log.metrics[metric], {at: last for last, at in log.epochs.items()}
-        for file in teacher_files(self.comparison.students):
-            match = re.search(r'(iter|epoch)_(\d+)$', file.stem)
-            if match and file.parent == teacher.folder:
-                step = float(match[2]) if match[1] == 'iter' else ends.get(float(match[2]), float(match[2]))
-                if step in series:
-                    return series[step]
-        return [*series.values()][-1]
-
-    def curves(self) -> Section:
-        """Return a chart of each further metric, of each term of the loss and of the distillers' shares."""
-        section = Section('curves', 'Curves', 'A term that only one method has is drawn for that method alone.')
-        # CocoMetric logs a metric of each class if it is asked for them
-        section.items += [self.metric_chart(name) for name in self.metrics[1:] if not name.endswith('_precision')]
-        logged = dict.fromkeys(name for log in self.logs.values() for name in log.terms)
-        names = [name for name in logged if 'loss' in name or name.endswith('.share')]
-        # the total first, then the task's terms, the distillers' terms and their shares
-        order = {name: (name != 'loss', name.endswith('.share'), name.startswith('distill.')) for name in names}
-        for name in sorted(names, key=order.__getitem__):
-            lines = {run: log.terms[name] for run, log in self.logs.items() if name in log.terms}
-            section.items.append(line_chart('loss (all terms)' if name == 'loss' else name, self.comparison, lines))
-        section.legend = legend_of(self.comparison)
-        if not names:
-            section.reasons.append('No loss was logged: vis_data/scalars.json is empty.')
-        return section
+def curves_section(comparison: Comparison, metrics: Sequence[str]) -> Section:
+    """Return a chart of each of some metrics, of each term of the loss and of the distillers' shares."""
+    section = Section('curves', 'Curves', 'A term that only one method has is drawn for that method alone.')
+    # CocoMetric logs a metric of each class if it is asked for them
+    section.items += [metric_chart(comparison, name) for name in metrics if not name.endswith('_precision')]
+    logged = dict.fromkeys(name for run in comparison.students for name in run.log.terms)
+    names = [name for name in logged if 'loss' in name or name.endswith('.share')]
+    # the total first, then the task's terms, the distillers' terms and their shares
+    for name in sorted(names, key=lambda name: (name != 'loss', name.endswith('.share'), name.startswith('distill.'))):
+        lines = {run: run.log.terms[name] for run in comparison.students if name in run.log.terms}
+        section.items.append(line_chart('loss (all terms)' if name == 'loss' else name, comparison, lines))
+    section.legend = legend_of(comparison)
+    if not names:
+        section.reasons.append('No loss was logged: vis_data/scalars.json is empty.')
+    return section

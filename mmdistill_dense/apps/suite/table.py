@@ -4,13 +4,15 @@ import csv
 import io
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from shlex import quote
+from statistics import fmean, stdev
 from typing import Any
 
 from mmdistill_dense.apps.suite import configs, plan
 from mmdistill_dense.apps.suite.definition import CONTROL, TEACHER, Definition, Method, describe_options
-from mmdistill_dense.apps.suite.verdict import LEVEL, Results, Row, Verdict, judge_results, missing_sentence
+from mmdistill_dense.apps.suite.verdict import LEVEL, Results, Row, Verdict, judge_results, judge_set, missing_sentence
 from mmdistill_dense.utils.files import write_text
 from mmdistill_dense.utils.validate import some
 from mmdistill_dense.weights.strict_load import Receipt
@@ -43,9 +45,8 @@ def collect(definition: Definition) -> SuiteTable:
         groups = '; '.join(f'{", ".join(names)}: {count}' for count, names in counts.items())
         problem = 'runs with different numbers of processes, and so different batches, cannot share a table'
         raise ValueError(f'{problem} ({groups}). Move the folders of one number away, and repeat them.')
-    for problem in (changed_data(results), *(changed_data(results, False, name) for name in definition.test_sets)):
-        if problem:
-            raise ValueError(problem)
+    for problem in filter(None, map(changed_data(results).get, ('', *definition.test_sets))):
+        raise ValueError(problem)
     return table
 
 
@@ -57,33 +58,32 @@ def row_settings(method: Method) -> str:
     return options + (f', {method.rate:g} times the learning rate' if method.rate not in (None, 1) else '')
 
 
-def changed_data(results: Mapping[str, Results], teachers: bool = True, test_set: str = '') -> str:
+def changed_data(results: Mapping[str, Results], teachers: bool = True) -> dict[str, str]:
     """Name two runs whose label files or first weights were changed between them, or two of a row with other teachers.
 
-    Empty without any. Results of earlier versions hold no stamps of their data. A teacher that the suite trains may be
-    trained again, to the same weights in another file: such ``teachers`` are not compared. With a further ``test_set``,
-    that alone is compared, of students: the teacher's may have its own classes.
+    The sentence stands under the name of the further test set that was changed, else under an empty one. Results of
+    earlier versions hold no stamps of their data. A teacher that the suite trains may be trained again, to the same
+    weights in another file: such ``teachers`` are not compared.
     """
     teachers &= not any(result.get('iterations') for result in results.get(TEACHER, {}).values())
-    references: dict[str, tuple[str, str]] = {}
+    references, changes = dict[str, tuple[str, str]](), dict[str, str]()
     for name, by_seed in results.items():
-        for seed, result in by_seed.items() if not test_set or name != TEACHER else ():
-            receipts = result.get('teacher') or {}
+        for seed, result in by_seed.items():
+            stamps, receipts = dict(result.get('data') or {}), result.get('teacher') or {}
             weights = [receipt.get('sha256') for receipt in ([receipts] if 'sha256' in receipts else receipts.values())]
-            teacher_stamp = {f'teacher of {name}': str(weights)} if weights and teachers else {}
-            stamps = (result.get('data') or {}).items()
-            stamps = {source: stamp for source, stamp in stamps if source.partition('test_sets.')[2] == test_set}
-            for source, stamp in {**stamps, **teacher_stamp}.items():
+            stamps |= {f'teacher of {name}': str(weights)} if weights and teachers else {}
+            for source, stamp in stamps.items():
+                kind, _, test_set = source.partition('test_sets.')
+                if test_set and name == TEACHER:  # whose set may have classes of its own
+                    continue
                 other, old_stamp = references.setdefault(source, (f'{name} seed {seed}', stamp))
+                names = {'teacher': "the teacher's weights", 'start': 'files of first weights'}
+                changed = f'{source} or its label files' if test_set else names.get(kind.split(' ')[0], 'label files')
+                problem = f'{other} and {name} seed {seed}: {changed} were changed between these runs'
+                remedy = 'Undo the change, or remove the folders of the runs to repeat.'
                 if old_stamp != stamp:
-                    changed = "the teacher's weights" if source in teacher_stamp else 'label files'
-                    changed = 'files of first weights' if source.startswith('start ') else changed
-                    changed = f'{source} or its label files' if source.startswith('test_sets.') else changed
-                    return (
-                        f'{other} and {name} seed {seed}: {changed} were changed between these runs, so their scores '
-                        'cannot be compared. Undo the change, or remove the folders of the runs to repeat.'
-                    )
-    return ''
+                    changes.setdefault(test_set, f'{problem}, so their scores cannot be compared. {remedy}')
+    return changes
 
 
 # As Markdown
@@ -101,49 +101,36 @@ def write_table(definition: Definition, out: Path | None = None) -> None:
 
 def as_markdown(table: SuiteTable) -> str:
     """Return the table, with the scores by seed and the notes."""
-    definition = table.definition
-    head = ['', 'n', definition.metric, f'gain [{LEVEL:.0%} interval]', 's / iteration']
-    main, seeds = _head(head), _head(['seed', *map(str, definition.seeds)])
-    for row in table.verdict.rows:
-        seconds = None if row.name == TEACHER else row.seconds_per_iteration
-        time = NONE if seconds is None else f'{seconds:.3g}'
-        title, count = TITLES.get(row.name, row.name), count_cell(row, definition.seeds)
-        main.append(_line([title, count, score_cell(row), gain_cell(row), time]))
-        if row.name != TEACHER:
-            seeds.append(_line([title, *(seed_cell(row, seed) for seed in definition.seeds)]))
-    parts = [f'# {definition.title}', *table.sentences(), '\n'.join(main), '## Each seed', '\n'.join(seeds)]
-    parts += ['## Other test sets', '\n'.join(_other_sets(table))] if definition.test_sets else []
-    for title, notes in {'How to read it': _notes(table), 'What it was made of': _provenance(table)}.items():
+    definition, rows, seeds = table.definition, table.verdict.rows, table.definition.seeds
+    interval, titles = f'[{LEVEL:.0%} interval]', {row.name: TITLES.get(row.name, row.name) for row in rows}
+    head = ['', 'n', definition.metric, f'gain {interval}', 's / iteration']
+    main = [[titles[row.name], count_cell(row, seeds), score_cell(row), gain_cell(row), time_cell(row)] for row in rows]
+    students = [row for row in rows if row.name != TEACHER]
+    by_seed = [[titles[row.name], *(seed_cell(row, seed) for seed in seeds)] for row in students]
+    parts = [f'# {definition.title}', *table.sentences(), _markdown_table(head, main)]
+    parts += ['## Each seed', _markdown_table(['seed', *map(str, seeds)], by_seed)]
+    if sets := definition.test_sets:  # runs that finished before one was named have none
+        verdicts = [judge_set(table.verdict, name, 100.0 if definition.percent else 1.0) for name in sets]
+        cells = [[titles[name], *cells] for name, *cells in rows_of_sets(verdicts)]
+        note = f"over the {TITLES[CONTROL]} at the same seed {interval}; Holm's correction is within one set."
+        parts += ['## Other test sets', _markdown_table(['', *sets], cells), f'Score, and gain {note}']
+    made = [f'{title}: {text}' for title, text in _provenance(table).items() if text]
+    for title, notes in {'How to read it': _notes(table), 'What it was made of': made}.items():
         parts += [f'## {title}', '\n'.join(f'- {note}' for note in notes)]
     return '\n\n'.join(parts) + '\n'
 
 
-def _other_sets(table: SuiteTable) -> Iterator[str]:
-    """Yield a table of scores and gains on further test sets; runs that finished before one was named have none."""
-    definition = table.definition
-    cells: dict[str, list[str]] = {row.name: [] for row in table.verdict.rows}
-    for name in definition.test_sets:
-        results = {row.name: dict[int, dict[str, Any]]() for row in table.verdict.rows}
-        for row in table.verdict.rows:
-            for seed, result in row.results.items():
-                if name in result['metrics']:
-                    score = plan.score_of(definition, result['metrics'], name)
-                    results[row.name][seed] = {**result, 'score': score}
-        for row in judge_results(results).rows:
-            cells[row.name].append(f'{score_cell(row)} {gain_cell(row)}')
-    yield from _head(['', *definition.test_sets])
-    yield from (_line([TITLES.get(name, name), *row_cells]) for name, row_cells in cells.items())
-    yield ''
-    note = "Holm's correction is within one set."
-    yield f'Score, and gain over the {TITLES[CONTROL]} at the same seed [{LEVEL:.0%} interval]; {note}'
+def _markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    return '\n'.join(f'| {" | ".join(cells)} |' for cells in (head, [':--'] + ['--:'] * (len(head) - 1), *rows))
 
 
-def _head(titles: Sequence[str]) -> list[str]:
-    return [_line(titles), _line([':--'] + ['--:'] * (len(titles) - 1))]
-
-
-def _line(cells: Sequence[str]) -> str:
-    return f'| {" | ".join(cells)} |'
+def rows_of_sets(verdicts: Sequence[Verdict], mark: str = '**') -> list[list[str]]:
+    """Return for each network its name, and score and gain on each test set."""
+    rows: dict[str, list[str]] = {}
+    for row, digits in ((row, verdict.digits) for verdict in verdicts for row in verdict.rows):
+        score, gain = score_cell(row, digits), gain_cell(row, mark, digits)
+        rows.setdefault(row.name, [row.name]).append(f'{score} {gain}')
+    return list(rows.values())
 
 
 def count_cell(row: Row, seeds: Sequence[int]) -> str:
@@ -156,7 +143,7 @@ def count_cell(row: Row, seeds: Sequence[int]) -> str:
 def score_cell(row: Row, digits: int = 2) -> str:
     if not row.scores:
         return 'diverged' if row.results else 'not tested' if row.name == TEACHER else 'not run'
-    spread = '' if row.sd is None else f' ± {row.sd:.{digits}f}'
+    spread = f' ± {stdev(row.scores.values()):.{digits}f}' if len(row.scores) > 1 else ''  # with n - 1
     return f'{row.mean:.{digits}f}{spread}'
 
 
@@ -177,9 +164,14 @@ def seed_cell(row: Row, seed: int) -> str:
     return f'{row.scores[seed]:.2f}' + (f' ({gains[seed]:+.2f})' if seed in gains else '')
 
 
+def time_cell(row: Row) -> str:
+    """Return the median time of an iteration, averaged over a student's runs."""
+    seconds = [] if row.name == TEACHER else row.seconds_per_iteration
+    return f'{fmean(seconds):.3g}' if seconds else NONE
+
+
 def _notes(table: SuiteTable) -> Iterator[str]:
-    results = [result for row in table.verdict.rows for result in row.results.values()]
-    same = any(result.get('test_is_val') for result in results)
+    same = any(result.get('test_is_val') for row in table.verdict.rows for result in row.results.values())
     yield (
         f'{table.definition.metric} in percent on {"val, the only labelled one" if same else "test"}, last checkpoint; '
         'mean ± standard deviation (n - 1) over n seeds. Every run is in the table, losers included.'
@@ -192,43 +184,42 @@ def _notes(table: SuiteTable) -> Iterator[str]:
     )
     if other := [name for name, method in table.definition.methods.items() if method.distils and method.run_options]:
         yield f'Other length or training set than the student alone: {", ".join(other)}: no gain of a method alone.'
-    if any(row.seconds_per_iteration is not None for row in table.verdict.rows):
+    if any(row.seconds_per_iteration for row in table.verdict.rows):
         device = _per_row(table, lambda result: f'{result.get("device")}, {result.get("threads")} thread(s)')
         beside = f'; up to {table.definition.jobs} runs side by side' if table.definition.jobs > 1 else ''
         yield f's / iteration: wall time in the runs, median of the log, mean over seeds ({device}{beside}).'
 
 
-def _provenance(table: SuiteTable) -> Iterator[str]:
-    definition = table.definition
+def _provenance(table: SuiteTable) -> dict[str, str]:
+    """Return what the rows were made of, by title; what there is none of is empty."""
+    definition, rows = table.definition, list[str]()
     options = ' '.join(f'{key}={value}' for key, value in definition.options.items())
-    seeds = ', '.join(map(str, definition.seeds))
-    yield f'Recipe: `{definition.control.stem}`; seeds {seeds}; {f"options `{options}`" if options else "no options"}'
-    rows = []
+    seeds, path = ', '.join(map(str, definition.seeds)), quote(str(definition.path))
     for method in definition.methods.values():  # those that are not a method as shipped
         origin = method.config or ' '.join(filter(None, [method.method, method.variant]))
         chosen = f' with settings {method.settings!r}' if method.settings else ''
         changed = f'{chosen}{row_settings(method)}'
         if origin != method.name or changed:
             rows.append(f'{method.name} = {origin or "student alone"}{changed}')
-    if rows:
-        yield f'Rows: {"; ".join(rows)}'
-    if processes := _per_row(table, lambda result: str(result.get('processes') or '')):
-        batch = configs.batch_of(configs.control_config(definition))
-        yield f'Batch: {processes} process(es) with {batch} pictures each'
-    yield f'Teacher: {_per_row(table, _receipts) or "none"}'
-    if pictures := _per_row(table, unlabelled):
-        yield f'Pictures without labels: {pictures}; the teacher may have seen their labels, see its own training set'
-    digests = {row.name: {str(run['config_hash']) for run in row.results.values()} for row in table.verdict.rows}
-    hashes = [f'{name} {", ".join(sorted(texts))}' for name, texts in digests.items() if texts]
-    yield f'Config hashes: {"; ".join(hashes) or "none"}'
-    if names := _per_row(table, lambda result: some(result.get('unseeded') or ())):
-        yield f'Random numbers that no seed reaches, so a repeated run gives others: {names}'
-    if code := _per_row(table, lambda result: some([' '.join(pair) for pair in (result.get('code') or {}).items()])):
-        yield f'Local code, with digits of its sha256: {code}'
-    versions = _per_row(table, lambda result: ', '.join(' '.join(pair) for pair in result.get('versions', {}).items()))
-    yield f'Versions: {versions or "none"}'
-    path = quote(str(definition.path))
-    yield f'Made by: `mmdistill suite run {path}`, `mmdistill suite table {path}`'
+    batch = configs.batch_of(configs.control_config(definition))
+    per_row = partial(_per_row, table)
+    processes, pictures = per_row(lambda run: str(run.get('processes') or '')), per_row(unlabelled)
+    seen = 'the teacher may have seen their labels, see its own training set'
+    unseeded = per_row(lambda run: some(run.get('unseeded') or ()))
+    code = per_row(lambda run: some(map(' '.join, (run.get('code') or {}).items())))
+    hashes = {row.name: sorted({str(run['config_hash']) for run in row.results.values()}) for row in table.verdict.rows}
+    return {
+        'Recipe': f'`{definition.control.stem}`; seeds {seeds}; {f"options `{options}`" if options else "no options"}',
+        'Rows': '; '.join(rows),
+        'Batch': f'{processes} process(es) with {batch} pictures each' if processes else '',
+        'Teacher': per_row(_receipts) or 'none',
+        'Pictures without labels': f'{pictures}; {seen}' if pictures else '',
+        'Config hashes': '; '.join(f'{name} {", ".join(texts)}' for name, texts in hashes.items() if texts) or 'none',
+        'Random numbers that no seed reaches, so a repeated run gives others': unseeded,
+        'Local code, with digits of its sha256': code,
+        'Versions': per_row(lambda run: ', '.join(map(' '.join, run.get('versions', {}).items()))) or 'none',
+        'Made by': f'`mmdistill suite run {path}`, `mmdistill suite table {path}`',
+    }
 
 
 def _receipts(result: Mapping[str, Any]) -> str:
@@ -242,18 +233,14 @@ def unlabelled(result: Mapping[str, Any]) -> str:
     """Return the number of a run's pictures without labels, their share of a step, and how often each was seen."""
     if not (facts := result.get('unlabelled')):
         return ''
-    return (
-        f'{facts["pictures"]}, {facts["ratio"]:g} for each labelled one of a step, each seen {facts["passes"]:.3g} '
-        f'times (hash of the names {facts["names"][:DIGITS]}…)'
-    )
+    share = f'{facts["ratio"]:g} for each labelled one of a step, each seen {facts["passes"]:.3g} times'
+    return f'{facts["pictures"]}, {share} (hash of the names {facts["names"][:DIGITS]}…)'
 
 
 def _per_row(table: SuiteTable, say: Callable[[Mapping[str, Any]], str]) -> str:
     """Return a text about all students' results; where the texts differ, each with its rows."""
     texts = _rows_by_text(table, say)
-    if len(texts) < 2:
-        return next(iter(texts), '')
-    return '; '.join(f'{text} ({", ".join(names)})' for text, names in texts.items())
+    return '; '.join(f'{text} ({", ".join(names)})' if len(texts) > 1 else text for text, names in texts.items())
 
 
 def _rows_by_text(table: SuiteTable, say: Callable[[Mapping[str, Any]], str]) -> dict[str, dict[str, None]]:

@@ -92,13 +92,17 @@ class Row:
         scores = {seed: result['score'] for seed, result in sorted(self.results.items())}
         return {seed: score for seed, score in scores.items() if math.isfinite(score)}
 
+    def metric_on(self, split: str) -> dict[int, float]:
+        """Return the same metric on another split, by seed, as far as runs have it."""
+        runs = ((seed, (result.get('metrics') or {}).get(split), result) for seed, result in self.results.items())
+        # mmdet returns no metric for a detector without a single detection
+        scores = ((seed, 0.0 if values == {} else (values or {}).get(run.get('metric'))) for seed, values, run in runs)
+        return {seed: score for seed, score in scores if score is not None}
+
     @property
     def on_val(self) -> dict[int, float]:
-        """The same metric on val, by seed, as far as runs have it; NaN is none."""
-        values = ((seed, (result.get('metrics') or {}).get('val'), result) for seed, result in self.results.items())
-        # mmdet returns no metric for a detector without a single detection
-        scores = {seed: 0.0 if val == {} else (val or {}).get(run.get('metric'), math.nan) for seed, val, run in values}
-        return {seed: score for seed, score in scores.items() if math.isfinite(score)}
+        """The same metric on val, by seed; NaN is none."""
+        return {seed: score for seed, score in self.metric_on('val').items() if math.isfinite(score)}
 
     @property
     def mean(self) -> float:
@@ -106,16 +110,10 @@ class Row:
         return fmean(self.scores.values()) if self.scores else math.nan
 
     @property
-    def sd(self) -> float | None:
-        """The standard deviation of the scores, with n - 1; ``None`` for fewer than two."""
-        return stdev(self.scores.values()) if len(self.scores) > 1 else None
-
-    @property
-    def seconds_per_iteration(self) -> float | None:
-        """The median of each run, averaged over the runs."""
+    def seconds_per_iteration(self) -> list[float]:
+        """The median of each run that has one."""
         times = (result.get('seconds_per_iteration') for result in self.results.values())
-        medians = [seconds for seconds in times if seconds is not None]
-        return fmean(medians) if medians else None
+        return [seconds for seconds in times if seconds is not None]
 
     def gain_on_val(self) -> float:
         """Return the mean gain on val at the seeds of the gain; -inf where a run has no score on val."""
@@ -195,9 +193,8 @@ def judge(rows: Sequence[Row], teacher: float | None = None, digits: int = 2) ->
     choosing = on_val if chosen_on_val else {row.name: gain.mean for row, gain in compared}
     ranks = [(gain.is_proved, 0 if gain.is_proved else gain.n, choosing[row.name]) for row, gain in compared]
     best, gain = compared[ranks.index(max(ranks))] if ranks else (None, None)
-    student = CONTROL
-    if best and gain and (gain.is_proved or (choosing[best.name] > 0 and not gain.is_significant)):
-        student = best.name
+    used = best and gain and (gain.is_proved or (choosing[best.name] > 0 and not gain.is_significant))
+    student = best.name if best and used else CONTROL
     teacher = None if teacher is None or math.isnan(teacher) else teacher
     return Verdict(rows, best, student, chosen_on_val, teacher, digits)
 
@@ -210,15 +207,23 @@ def judge_results(results: Mapping[str, Results]) -> Verdict:
     return judge(rows, teacher.mean)
 
 
+def judge_set(verdict: Verdict, split: str, scale: float) -> Verdict:
+    """Return the verdict on a further test set; scores are its metric times a scale."""
+
+    def row_on_set(row: Row) -> Row:
+        results = {seed: {**row.results[seed], 'score': scale * score} for seed, score in row.metric_on(split).items()}
+        return replace(row, results=results, control=row.control and row_on_set(row.control))
+
+    return judge([row_on_set(row) for row in verdict.rows], digits=verdict.digits)
+
+
 def missing_sentence(runs: Iterable[Any]) -> str:
     """Return which runs have no score and why, by their titles; empty if all have one."""
     reasons: dict[str, list[str]] = {}
     for run in runs:
         result, state = run.result, run.state
-        if not result:
-            reason = f'failed: {state["failed"]}' if 'failed' in state else 'not finished' if state else 'not begun'
-            reasons.setdefault(reason, []).append(run.title)
-        elif not math.isfinite(result['score']):
-            reasons.setdefault('diverged', []).append(run.title)
+        unfinished = f'failed: {state["failed"]}' if 'failed' in state else 'not finished' if state else 'not begun'
+        if not result or not math.isfinite(result['score']):
+            reasons.setdefault('diverged' if result else unfinished, []).append(run.title)
     texts = '; '.join(f'{some(titles)} ({reason})' for reason, titles in reasons.items())
     return f'Gains count the seeds at which both runs have a score. Without one: {texts}.' if texts else ''

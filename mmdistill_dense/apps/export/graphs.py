@@ -4,11 +4,9 @@ import contextlib
 import importlib.util
 import inspect
 import json
-import warnings
 import zipfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from io import BytesIO
-from itertools import groupby
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -37,9 +35,7 @@ class Graph(nn.Module):
 
     task: str
     note: str  # what is left to do with the outputs
-    decoding: Mapping[str, Any] | None = None  # what boxes are computed by
-    threshold: float | None = None  # of the sigmoid of a segmentor's single channel
-    align_corners: bool | None = None  # where a segmentor's scores are resized to the picture
+    settings: Mapping[str, Any]  # what that needs to know, None where it is not so
     named_outputs: Callable[[Tensor], dict[str, Tensor]]  # the outputs for an image
     # from now on, lets the network predict from what a written graph gives: its function, and its outputs' names
     predict_with: Callable[[Run, Sequence[str]], None]
@@ -53,8 +49,7 @@ class Graph(nn.Module):
 
     def picture(self, height: int, width: int, batch: int = 1) -> Tensor:
         """Return noise as normalised images of as many channels as the network takes."""
-        sides = (batch, input_channels(self.model), height, width)
-        return torch.randn(sides, generator=torch.Generator().manual_seed(0))
+        return torch.randn(batch, input_channels(self.model), height, width, generator=torch.Generator().manual_seed(0))
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
         return tuple(self.named_outputs(image).values())
@@ -73,8 +68,8 @@ class SegmentorGraph(Graph):
         super().__init__(model)
         heads: Any = getattr(model, 'decode_head', None)
         head = heads[-1] if isinstance(heads, nn.ModuleList) else heads
-        self.align_corners = getattr(model, 'align_corners', None)
-        self.threshold = getattr(head, 'threshold', None) if getattr(head, 'out_channels', None) == 1 else None
+        threshold = getattr(head, 'threshold', None) if getattr(head, 'out_channels', None) == 1 else None
+        self.settings = {'threshold': threshold, 'align_corners': getattr(model, 'align_corners', None)}
 
     def named_outputs(self, image: Tensor) -> dict[str, Tensor]:
         from mmseg.models.utils import resize
@@ -102,7 +97,8 @@ class DetectorGraph(Graph):
         super().__init__(model)
         bases = {kind.__name__ for kind in type(model).__mro__}
         self.two_stage = 'TwoStageDetector' in bases
-        head: Any = getattr(model, 'rpn_head' if self.two_stage else 'bbox_head', None)
+        self.head = 'rpn_head' if self.two_stage else 'bbox_head'
+        head: Any = getattr(model, self.head, None)
         # Learned proposals (Sparse R-CNN, QueryInst) have no loss of their own, and nothing that is dense.
         if not hasattr(head, 'loss_by_feat') or not bases & {'SingleStageDetector', 'TwoStageDetector'}:
             raise ValueError(
@@ -111,31 +107,32 @@ class DetectorGraph(Graph):
             )
         # The losses of mmdet's dense heads take what the head returns, under these names.
         self.names = list(inspect.signature(head.loss_by_feat).parameters)
-        self.decoding = _decoding(head)
+        self.settings = {'decoding': _decoding(head)}
 
     def named_outputs(self, image: Tensor) -> dict[str, Tensor]:
         features = self.model.extract_feat(image)
-        head = self.model.rpn_head if self.two_stage else self.model.bbox_head
-        maps = {f'features_{level}': tensor for level, tensor in enumerate(features) if self.two_stage}
+        head = getattr(self.model, self.head)
         outputs = head(features)
         if not all(isinstance(levels, (list, tuple)) for levels in outputs):  # as of masks and their kernels
-            kind = type(self.model).__name__
-            raise ValueError(f'{type(head).__name__} of {kind} gives more than maps by level: no graph has it. {_HINT}')
-        for name, levels in zip(self.names, outputs, strict=False):
-            maps.update({f'{name}_{level}': tensor for level, tensor in enumerate(levels)})
-        return maps
+            name = f'{type(head).__name__} of {type(self.model).__name__}'
+            raise ValueError(f'{name} gives more than maps by level: no graph has it. {_HINT}')
+        groups = [*([('features', features)] if self.two_stage else []), *zip(self.names, outputs, strict=False)]
+        return {f'{name}_{level}': tensor for name, levels in groups for level, tensor in enumerate(levels)}
 
     def predict_with(self, run: Run, names: Sequence[str]) -> None:
         """Replace backbone, neck and dense head."""
         if self.two_stage:
             raise ValueError(f'the graph of a {type(self.model).__name__} ends before its RoI heads: it has no score')
+        self.model.extract_feat = run
+        self.model.bbox_head.forward = lambda outputs: tuple(group_levels(names, outputs))
 
-        def head(image: Tensor) -> tuple[list[Tensor], ...]:
-            pairs = zip(names, run(image), strict=True)
-            return tuple([x for _, x in group] for _, group in groupby(pairs, lambda pair: pair[0].rpartition('_')[0]))
 
-        self.model.extract_feat = lambda image: image
-        self.model.bbox_head.forward = head
+def group_levels(names: Iterable[str], outputs: Iterable[Tensor]) -> list[list[Tensor]]:
+    """Return outputs that are named ``NAME_LEVEL`` in a list for each name."""
+    groups: dict[str, list[Tensor]] = {}
+    for name, output in zip(names, outputs, strict=True):
+        groups.setdefault(name.rpartition('_')[0], []).append(output)
+    return [*groups.values()]
 
 
 class QueryGraph(Graph):
@@ -147,7 +144,7 @@ class QueryGraph(Graph):
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__(model)
-        self.decoding = _decoding(self.model.bbox_head)
+        self.settings = {'decoding': _decoding(self.model.bbox_head)}
 
     def named_outputs(self, image: Tensor) -> dict[str, Tensor]:
         shape = tuple(image.shape[2:])
@@ -208,9 +205,8 @@ def write_onnx(graph: Graph, image: Tensor, axes: Sequence[str], path: Path, abo
     outputs = list(about['outputs'])
     if isinstance(graph, QueryGraph):  # deformable attention takes sizes from values, which torch.export refuses
         content = BytesIO()
-        with warnings.catch_warnings():
-            warnings.simplefilter('ignore')
-            options: Any = {'f': content, 'input_names': ['image'], 'output_names': outputs, 'opset_version': _OPSET}
+        options: Any = {'f': content, 'input_names': ['image'], 'output_names': outputs, 'opset_version': _OPSET}
+        with quiet():
             torch.onnx.export(graph, (image,), dynamo=False, **options)
         model = onnx.load_from_string(content.getvalue())
     else:
@@ -246,8 +242,7 @@ def traced(module: nn.Module, inputs: Mapping[Tensor, Sequence[int]]) -> torch.e
     free: Any = torch.export.ShapesCollection()
     for value, axes in inputs.items():
         free[value] = dict.fromkeys(axes, torch.export.Dim.DYNAMIC)
-    with warnings.catch_warnings(), torch.no_grad(), mock.patch.object(F, 'adaptive_avg_pool2d', _pooled):
-        warnings.simplefilter('ignore')
+    with quiet(), torch.no_grad(), mock.patch.object(F, 'adaptive_avg_pool2d', _pooled):
         return torch.export.export(module, tuple(inputs), dynamic_shapes=free)
 
 
@@ -315,11 +310,10 @@ def open_graph(path: str | Path) -> Run:
         inputs = read_description(path)['input']
     run: Any = _onnx(path) if Path(path).suffix == '.onnx' else torch.export.load(path).module()
     shape, smallest = inputs.get('shape', ()), inputs.get('smallest', (1, 1))
-    sides = slice(0, 2) if inputs.get('name') == 'picture' else slice(2, 4)
 
     def checked(image: Tensor) -> list[Tensor]:
         fixed = any(isinstance(size, int) and size != side for size, side in zip(shape, image.shape, strict=False))
-        if fixed or any(side < least for side, least in zip(image.shape[sides], smallest, strict=True)):
+        if fixed or any(side < least for side, least in zip(image.shape[2:], smallest, strict=False)):
             least = '' if fixed else f' from {size_text(smallest)} on'
             raise ValueError(
                 f'{str(path)!r} takes pictures of the shape {", ".join(map(str, shape))}{least}, got '

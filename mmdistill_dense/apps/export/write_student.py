@@ -6,7 +6,7 @@ import math
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 from statistics import median
@@ -162,11 +162,7 @@ def export_student(config: Config, checkpoint: str | Path, out: str | Path) -> t
 
 
 def export_graph(
-    config: Config,
-    checkpoint: str | Path,
-    out: str | Path,
-    size: Sequence[int] | None = None,
-    whole: bool = False,
+    config: Config, checkpoint: str | Path, out: str | Path, size: Sequence[int] | None = None, whole: bool = False
 ) -> Exported:
     """Write the graph of a distilled student in one self-describing file, and compare its outputs.
 
@@ -211,8 +207,8 @@ def export_graph(
         exported = _write_freest(graph, (height, width), unfinished, meta['student'])
         if whole:
             make_whole(unfinished, plain, network, [[height, width], *_sizes((height, width), 1)])
-        unfinished.replace(path)
-    return replace(exported, path=path)
+        exported.path = unfinished.replace(path)
+    return exported
 
 
 def _write_freest(graph: graphs.Graph, size: tuple[int, int], path: Path, about: Mapping[str, Any]) -> Exported:
@@ -223,7 +219,7 @@ def _write_freest(graph: graphs.Graph, size: tuple[int, int], path: Path, about:
             continue
         image = graph.picture(*size, 2 if axes else 1)  # two: torch.export takes a size of one for a constant
         try:
-            return Exported(path, *_write(graph, image, axes, step, path, about), list(axes), failures, size, step)
+            return _write(graph, image, axes, step, path, about, failures)
         except Exception as error:  # each exporter has its own
             if isinstance(error, OSError) and error.errno:  # a full disk is no fault of the format
                 error.filename = error.filename or str(path)
@@ -238,35 +234,36 @@ def _write_freest(graph: graphs.Graph, size: tuple[int, int], path: Path, about:
 
 
 def _write(
-    graph: graphs.Graph, image: Tensor, axes: Sequence[str], step: int, path: Path, about: Mapping[str, Any]
-) -> tuple[list[str], float, list[int]]:
-    """Write a graph with these free axes; return its outputs, the difference to the network, and its smallest size."""
+    graph: graphs.Graph, image: Tensor, axes: Sequence[str], step: int, path: Path, about: Any, reasons: list[str]
+) -> Exported:
+    """Write a graph with these free axes, and compare it with its network."""
     with torch.no_grad():
         outputs = {name: list(value.shape) for name, value in graph.named_outputs(image).items()}
-    full = {**about, 'task': graph.task, 'made_with': list(image.shape), 'outputs': outputs, 'note': graph.note}
-    settings = {key: getattr(graph, key) for key in ('threshold', 'align_corners', 'decoding')}
-    full |= {key: value for key, value in settings.items() if value is not None}
-    shape = [name if name in axes else image.shape[axis] for name, axis in graphs.AXES.items()]
-    full['input'] = inputs = {**about['input'], 'shape': [shape[0], image.shape[1], *shape[1:]]}
+    shape: list[Any] = list(image.shape)
+    for name in axes:
+        shape[graphs.AXES[name]] = name
+    inputs = {**about['input'], 'shape': shape}
     inputs['channels'] = 'grey' if image.shape[1] == 1 else inputs['channels']
     inputs['pad_size_divisor'] = math.lcm(step, inputs['pad_size_divisor'])
-    image_size = list(image.shape[2:])
-    half, *other_sizes = _sizes(image_size, step) if 'height' in axes else [image_size]
+    full = {**about, 'input': inputs, 'task': graph.task, 'made_with': list(image.shape), 'outputs': outputs}
+    full |= {'note': graph.note, **{key: value for key, value in graph.settings.items() if value is not None}}
+    size = list(image.shape[2:])
+    smallest, *other_sizes = _sizes(size, step) if 'height' in axes else [size]
 
-    def write_graph(smallest: list[int]) -> graphs.Run:
+    def write_graph() -> graphs.Run:
         inputs['smallest'] = smallest
         graphs.GRAPHS[path.suffix](graph, image, axes, path, full)
         return graphs.open_graph(path)
 
-    run = write_graph(half)
+    run = write_graph()
     single = [image[:1]] if 'batch' in axes else []
-    difference = _difference(run, graph, [image, *single, *(graph.picture(*size) for size in other_sizes)])
-    smaller = [graph.picture(*half)] if half != image_size else []
+    difference = _difference(run, graph, [image, *single, *(graph.picture(*sides) for sides in other_sizes)])
     try:
-        return list(outputs), max(difference, _difference(run, graph, smaller)), half
+        difference = max(difference, _difference(run, graph, [graph.picture(*smallest)] if smallest != size else []))
     except Exception:  # the network, or what torch.export took for a constant, has a least size
-        write_graph(image_size)
-        return list(outputs), difference, image_size
+        smallest = size
+        write_graph()
+    return Exported(path, list(outputs), difference, smallest, list(axes), reasons, (size[0], size[1]), step)
 
 
 def _sizes(size: Sequence[int], step: int) -> list[list[int]]:
@@ -304,38 +301,32 @@ def load_student(
 def student_description(config: Config, meta: Mapping[str, Any], checkpoint: Path) -> dict[str, Any]:
     """Return a description of a student in plain values, for JSON."""
     data, before = meta.get('dataset_meta') or {}, config.model.get('data_preprocessor') or {}
-    # mmdet's preprocessor always pads, mmseg's in a test as its test_cfg says.
-    divisor = before.get('pad_size_divisor') or (before.get('test_cfg') or {}).get('size_divisor') or 1
-    value, size = before.get('pad_value', before.get('pad_val', 0)), (before.get('test_cfg') or {}).get('size')
+    tested, value = before.get('test_cfg') or {}, before.get('pad_value', before.get('pad_val', 0))
+    size = tested.get('size')
     try:
         prepared = preparation(config)
     except ValueError as error:  # pipelines of other kinds, or none
         prepared = {'resize': None, 'pad': None, 'unknown': str(error)}
-    return {
-        'model': str(config.model.get('type')),
-        'input': {
-            'name': 'image',
-            'layout': 'NCHW',
-            'dtype': 'float32',
-            # Pictures are loaded as BGR, and stay so unless the preprocessor turns them; either option turns them.
-            'channels': 'RGB' if before.get('bgr_to_rgb') or before.get('rgb_to_bgr') else 'BGR',
-            'mean': [float(value) for value in before.get('mean') or [0.0] * 3],
-            'std': [float(value) for value in before.get('std') or [1.0] * 3],
-            'normalised': '(pixel - mean) / std, for pixels from 0 to 255, in the order of channels',
-            'pad_size_divisor': int(divisor),
-            'padding': {'size': size and [*size[::-1]], 'value': float(value)},  # (width, height), as all sizes
-            **prepared,
-        },
-        'classes': plain_values(data.get('classes')),
-        'palette': plain_values(data.get('palette')),
-        'test_cfg': plain_values(config.model.get('test_cfg')),
-        'source': {
-            'file': checkpoint.name,
-            'sha256': strict_load.sha256(checkpoint),
-            **{key: plain_values(meta[key]) for key in ('epoch', 'iter', 'seed') if key in meta},
-            'mmdistill_dense': __version__,
-        },
+    inputs = {
+        'name': 'image',
+        'layout': 'NCHW',
+        'dtype': 'float32',
+        # Pictures are loaded as BGR, and stay so unless the preprocessor turns them; either option turns them.
+        'channels': 'RGB' if before.get('bgr_to_rgb') or before.get('rgb_to_bgr') else 'BGR',
+        'mean': [float(number) for number in before.get('mean') or [0.0] * 3],
+        'std': [float(number) for number in before.get('std') or [1.0] * 3],
+        'normalised': '(pixel - mean) / std, for pixels from 0 to 255, in the order of channels',
+        # mmdet's preprocessor always pads, mmseg's in a test as its test_cfg says.
+        'pad_size_divisor': int(before.get('pad_size_divisor') or tested.get('size_divisor') or 1),
+        'padding': {'size': size and size[::-1], 'value': float(value)},  # (width, height), as all sizes
+        **prepared,
     }
+    source = {'file': checkpoint.name, 'sha256': strict_load.sha256(checkpoint)}
+    source |= {key: meta[key] for key in ('epoch', 'iter', 'seed') if key in meta}
+    description = {'model': str(config.model.get('type')), 'input': inputs}
+    description |= {'classes': data.get('classes'), 'palette': data.get('palette')}
+    source['mmdistill_dense'] = __version__
+    return plain_values({**description, 'test_cfg': config.model.get('test_cfg'), 'source': source})
 
 
 def _difference(run: graphs.Run, graph: graphs.Graph, images: Sequence[Tensor]) -> float:
@@ -371,10 +362,9 @@ def export_command(args: argparse.Namespace) -> None:
         description = graphs.read_description(exported.path)
         trial, fixed = description['tried'], description['input']['shape'][0] != 'height'
         sizes = ', '.join(map(size_text, trial['pictures']))
-        compared = f'{trial["compared"]} {trial["counted"]} of the network, on made pictures of {sizes}'
-        print(f'graph   {exported.path}, from pictures of {"this size alone" if fixed else "any size"} to answers')
         share = f'{trial["equal"]:.2%}' if trial['compared'] else 'not known'
-        print(f'equal   {share} of {compared}')
+        print(f'graph   {exported.path}, from pictures of {"this size alone" if fixed else "any size"} to answers')
+        print(f'equal   {share} of {trial["compared"]} {trial["counted"]} of the network, on made pictures of {sizes}')
         if not trial['compared'] or (trial['counted'] == 'labels' and trial['classes'] < 2):
             content = 'one class' if trial['compared'] else 'no box'
             print(f'WARNING the network sees {content} there, where all graphs agree: --evaluate scores it on val')

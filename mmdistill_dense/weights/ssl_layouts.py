@@ -107,8 +107,7 @@ LAYOUTS: dict[str, Layout] = {
         *_MM, None, (_TWINS,), _BARLOW, signs=('neck.fc2.',), forbids=('neck.bn2.', *_EMA), ignored=('head.',)
     ),
     'mmpretrain_swav': Layout(
-        'backbone.', 'neck.projection_neck.', None, (_PROTOTYPES,), (2048, 2048, 128),
-        ignored=('neck.norm.', 'head.'),
+        'backbone.', 'neck.projection_neck.', None, (_PROTOTYPES,), (2048, 2048, 128), ignored=('neck.norm.', 'head.')
     ),
     'solo': Layout('momentum_backbone.', 'momentum_projector.', ('backbone.', 'projector.'), ignored=_SOLO_HEADS),
     'solo_dino': Layout(

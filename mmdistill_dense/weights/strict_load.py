@@ -4,7 +4,6 @@ import hashlib
 import logging
 import os
 import re
-from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
@@ -125,11 +124,10 @@ def download(url: str, folder: Path, key: str) -> Path:
     address, digits = url.partition('#')[0], promised_hash(url)
     path = folder / Path(urlsplit(address).path).name
     origin = path.with_name(f'{path.name}.address')
-    if digits is None:
-        other = origin.is_file() and origin.read_text(encoding='utf-8') != address
-    else:
-        other = path.is_file() and not sha256(path).startswith(digits)
-    if other:
+    is_other = origin.is_file() and origin.read_text(encoding='utf-8') != address
+    if digits is not None:
+        is_other = path.is_file() and not sha256(path).startswith(digits)
+    if is_other:
         path = folder / hashlib.sha256(address.encode()).hexdigest()[:16] / path.name
     if not path.is_file():
         try:
@@ -310,8 +308,8 @@ def copy_strictly(
     The entries have one floating type, but for single numbers. An error says ``where`` and which ``network`` they do
     not fit, and ends with the ``remedy``.
     """
-    types = Counter(entry.dtype for entry in state.values() if entry.is_floating_point())
-    usual = types.most_common(1)[0][0] if types else None
+    types = [entry.dtype for entry in state.values() if entry.is_floating_point()]
+    usual = max(types, key=types.count, default=None)
     dtypes = {n: f'{x.dtype} (the others {usual})' for n, x in state.items() if x.ndim and x.dtype != usual}
     reasons = {n: _mismatch(target, state[n]) or dtypes.get(n) for n, target in sorted(targets.items()) if n in state}
     wrong = {n: reason for n, reason in reasons.items() if reason}
@@ -344,9 +342,8 @@ def plain_config(config: Config) -> Config:
         flat.tta_model.pop('module', None)
     if str((flat.get('model_wrapper_cfg') or {}).get('type', '')).startswith('mmdistill_dense.'):
         flat.pop('model_wrapper_cfg')
-    imports = listed((flat.get('custom_imports') or {}).get('imports'))
-    imports = [name for name in imports if name.split('.')[0] != 'mmdistill_dense']
-    if imports:
+    modules = listed((flat.get('custom_imports') or {}).get('imports'))
+    if imports := [name for name in modules if name.split('.')[0] != 'mmdistill_dense']:
         flat.custom_imports.imports = imports
     else:
         flat.pop('custom_imports', None)

@@ -161,7 +161,7 @@ class QueryGraph(Graph):
             return self.model.bbox_head.predict_by_feat(*(output[None] for output in outputs), metas, rescale=rescale)
 
         self.model.extract_feat, self.model.bbox_head.predict = run, predict
-        self.model.forward_transformer = lambda outputs, samples: {'found': outputs}
+        self.model.forward_transformer = lambda outputs, samples: {'outputs': outputs}
 
 
 def _decoding(head: Any) -> dict[str, Any]:

@@ -36,10 +36,7 @@ class Labels(nn.Module):
 
 @torch.library.custom_op('mmdistill_dense::suppress', mutates_args=())
 def suppress(boxes: Tensor, scores: Tensor, overlap: float, limit: int) -> Tensor:
-    """Return the numbers of the boxes that stay, best first, then -1 up to ``limit``.
-
-    Boxes with a score of 0 or less are dropped.
-    """
+    """Return the numbers of the boxes that stay, best first, then -1 up to ``limit``; scores are above 0."""
     from mmcv.ops import nms  # which mmcv-lite has not; segmentors need none
 
     valid = (scores > 0).nonzero().squeeze(1)
@@ -47,9 +44,7 @@ def suppress(boxes: Tensor, scores: Tensor, overlap: float, limit: int) -> Tenso
     return F.pad(rows, (0, limit - len(rows)), value=-1)
 
 
-@suppress.register_fake
-def _(boxes: Tensor, scores: Tensor, overlap: float, limit: int) -> Tensor:
-    return boxes.new_empty(limit, dtype=torch.long)
+suppress.register_fake(lambda boxes, scores, overlap, limit: boxes.new_empty(limit, dtype=torch.long))
 
 
 @torch.library.custom_op('mmdistill_dense::align', mutates_args=())
@@ -60,9 +55,7 @@ def align(maps: Tensor, rois: Tensor, size: int, scale: float, sampling: int, al
     return roi_align(maps, rois, size, scale, sampling, 'avg', aligned)
 
 
-@align.register_fake
-def _(maps: Tensor, rois: Tensor, size: int, scale: float, sampling: int, aligned: bool) -> Tensor:
-    return maps.new_empty(rois.shape[0], maps.shape[1], size, size)
+align.register_fake(lambda maps, rois, size, *_: maps.new_empty(rois.shape[0], maps.shape[1], size, size))
 
 
 def translations() -> dict[Any, Any]:
@@ -251,10 +244,9 @@ def _select_boxes(
     if cfg.get('min_bbox_size', -1) >= 0:
         large = ((boxes[:, 2:] - boxes[:, :2]) > cfg.min_bbox_size).all(1)
         scores = torch.where(large, scores, -torch.ones(()))
-    limit = cfg.get('max_per_img', _MAX_BOXES)
     # the RPN has one class, and suppresses within each level
     groups = torch.arange(len(boxes)) // cfg.nms_pre if by_level else results.labels
-    rows, scores = _nms(boxes, scores, groups, cfg.nms, limit)
+    rows, scores = _nms(boxes, scores, groups, cfg.nms, cfg.get('max_per_img', _MAX_BOXES))
     return InstanceData(bboxes=boxes[rows], scores=scores, labels=results.labels[rows])
 
 

@@ -38,9 +38,8 @@ def without_package(config: Config, meta: Mapping[str, Any]) -> tuple[Config, di
     # inference of mmdet and mmseg reads pipeline and classes from ``test_dataloader``, so that stays
     flat = ConfigDict(config.to_dict())
     for value in mappings(flat):
-        name = _package_class(value.get('type'))
-        if name in _PLAIN_DATASETS and not _extra_options(value):
-            value['type'] = _PLAIN_DATASETS[name]
+        if plain := _PLAIN_DATASETS.get(_label(value)):
+            value['type'] = plain
             value.pop('label_values', None)
             if endings := listed(value.get('img_suffix')):  # one, perhaps in a list
                 value['img_suffix'] = endings[0]
@@ -101,16 +100,17 @@ def _package_class(kind: Any) -> str | None:
     return name.rsplit('.', 1)[-1] if name.startswith(PACKAGE) else None
 
 
-def _extra_options(dataset: Mapping[str, Any]) -> list[str]:
-    """Return the options of a data set that the plain ones do not have."""
-    several = len(listed(dataset.get('img_suffix'))) > 1
-    return [*(['label_values'] if dataset.get('label_values') else []), *(['several img_suffix'] if several else [])]
+def _label(option: Mapping[str, Any]) -> str:
+    """Return the class of this package that options name, and which of them no plain one has; empty for others."""
+    several = len(listed(option.get('img_suffix'))) > 1
+    extra = {'label_values': option.get('label_values'), 'several img_suffix': several}
+    name = _package_class(option.get('type'))
+    return ' with '.join([name, *(key for key, value in extra.items() if value)]) if name else ''
 
 
 def _names(value: Any) -> list[str]:
     """Return the classes of this package below a value of a config, each with the options that plain ones lack."""
-    pairs = ((name, option) for option in mappings(value) if (name := _package_class(option.get('type'))))
-    return list(dict.fromkeys(' with '.join([name, *_extra_options(option)]) for name, option in pairs))
+    return list(dict.fromkeys(filter(None, map(_label, mappings(value)))))
 
 
 def _inference_set(flat: ConfigDict, meta: Mapping[str, Any]) -> dict[str, Any]:

@@ -25,7 +25,7 @@ from mmdistill_dense.apps.export.picture_graph import check_possible, make_whole
 from mmdistill_dense.apps.export.without_package import ORIGIN, header_lines, without_package
 from mmdistill_dense.apps.recipes.named import read_config
 from mmdistill_dense.config.resolve import ModelConfig
-from mmdistill_dense.config.values import layers, pipeline_of, type_name
+from mmdistill_dense.config.values import pipeline_of, type_name
 from mmdistill_dense.config.values import plain as plain_values
 from mmdistill_dense.foundation.vit import ViT
 from mmdistill_dense.foundation.vit_file import public_weights
@@ -82,14 +82,15 @@ def evaluate(
             picture = batch['inputs'][0].permute(1, 2, 0).flip(2).contiguous()
             return [with_prediction(batch['data_samples'][0], names, timed(picture))]
 
-        if not whole:
-            graphs.graph_of(network).predict_with(timed, names)
+        if whole:
+            steps: list[Any] = pipeline_of(data['dataset'])
+            for step in steps:  # leaves pictures as read
+                if type_name(step) in ('Resize', 'Pad'):
+                    step.clear()
+                    step.update(type='Resize', scale_factor=1.0)
+            test_step = answer
         else:
-            test_step, same = answer, {'scale_factor': 1.0}
-            readers: list[Any] = [layer for _, layer in layers(data['dataset']) if 'pipeline' in layer]
-            for dataset in readers:  # leaves pictures as read
-                steps = [step for step in dataset['pipeline'] if type_name(step) != 'Pad']
-                dataset['pipeline'] = [{'type': s['type'], **same} if type_name(s) == 'Resize' else s for s in steps]
+            graphs.graph_of(network).predict_with(timed, names)
     loader = Runner.build_dataloader(data)
     evaluator = Evaluator(plain.val_evaluator)
     evaluator.dataset_meta = getattr(loader.dataset, 'metainfo', None)

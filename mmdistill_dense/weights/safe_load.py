@@ -118,8 +118,6 @@ def read_values(
             return _replace_stand_ins(torch.load(file, map_location=map_location, weights_only=True, mmap=lazily))
     except (FileNotFoundError, PermissionError, IsADirectoryError, ModuleNotFoundError):
         raise
-    except MemoryError as error:  # a damaged length field has the same effect
-        raise _refusal(name, MemoryError('it needs more memory than there is')) from error
     except Exception as error:  # a damaged pickle may raise anything
         raise _refusal(name, error) from error
 
@@ -223,7 +221,9 @@ def _refusal(name: str, error: Exception) -> ValueError:
             "file: torch.save({'state_dict': torch.load(FILE, weights_only=False)['state_dict']}, NEW); if it holds "
             'only values: torch.serialization.add_safe_globals.'
         )
-    sentence = re.split(r'\n|\. ', str(error))[0][:_SHOWN] or 'it ends too early'  # the rest may be a piece of the file
+    # a damaged length field needs any memory, and the rest of a text may be a piece of the file
+    text = 'it needs more memory than there is' if isinstance(error, MemoryError) else str(error)
+    sentence = re.split(r'\n|\. ', text)[0][:_SHOWN] or 'it ends too early'
     reason = 'not written by torch.save' if isinstance(error, pickle.UnpicklingError) else sentence
     return ValueError(f'{name!r} is no readable checkpoint (damaged, truncated or of another kind): {reason}')
 

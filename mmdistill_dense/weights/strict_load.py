@@ -46,17 +46,13 @@ def published_weights(name: str) -> str:
 def _published(package: str) -> dict[str, list[str]]:
     root = package_root(package)
     table: dict[str, list[str]] = {}
-    for metafile in filter(Path.is_file, map(root.joinpath, _read_yaml(root / 'model-index.yml')['Import'])):
-        content = _read_yaml(metafile)
+    metafiles = yaml.safe_load((root / 'model-index.yml').read_text(encoding='utf-8'))['Import']
+    for metafile in filter(Path.is_file, map(root.joinpath, metafiles)):
+        content = yaml.safe_load(metafile.read_text(encoding='utf-8'))
         for model in content.get('Models', content) if isinstance(content, dict) else content:
             urls = table.setdefault(model.get('Config', ''), [])
             urls.extend(url for url in listed(model.get('Weights')) if url not in urls)
     return table
-
-
-def _read_yaml(path: Path) -> Any:
-    loader = getattr(yaml, 'CSafeLoader', yaml.SafeLoader)
-    return yaml.load(path.read_text(encoding='utf-8'), Loader=loader)
 
 
 def downloads() -> Path:
@@ -355,11 +351,10 @@ def hub_file(address: str, key: str) -> Path:
 
     The parts that an index lists are fetched too. :func:`local_file` checks ``#sha256=``, which may follow.
     """
-    match = _ADDRESS.fullmatch(address.partition('#')[0])
+    match, where = _ADDRESS.fullmatch(address.partition('#')[0]), f'{key}={address!r}'
     if not match:
-        raise ValueError(f'{key}={address!r}: write hf://user/repo/file, or hf://user/repo@revision/file.')
+        raise ValueError(f'{where}: write hf://user/repo/file, or hf://user/repo@revision/file.')
     repository, revision, name = match.groups()
-    where = f'{key}={address!r}'
     try:
         import huggingface_hub
         from huggingface_hub.errors import LocalEntryNotFoundError

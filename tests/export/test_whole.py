@@ -457,8 +457,7 @@ def test_a_detector_s_graph_gives_its_boxes(tmp_path, kind):
     config, checkpoint = config_and_checkpoint(tmp_path, kind)
     network = load_student(config, checkpoint)[1].eval()
     network.bbox_head.test_cfg.score_thr = 0.0
-    batch = next(iter(toys.Runner.build_dataloader(config.train_dataloader)))
-    graph = graph_of(network)
+    batch, graph = next(iter(toys.Runner.build_dataloader(config.train_dataloader))), graph_of(network)
     with torch.no_grad():
         (expected, *_) = network.test_step(batch)
         answers = graph.named_outputs(network.data_preprocessor(batch, False)['inputs'])

@@ -1,7 +1,4 @@
-"""``mmdistill export --whole``: one ONNX graph from a picture to its label map, or to boxes and masks.
-
-Before the network it does what the test pipeline and the preprocessor of a config do.
-"""
+"""``mmdistill export --whole``: one ONNX graph from a picture as it is read to its label map, or to boxes and masks."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -278,10 +275,8 @@ def _join(front: Any, network: Any, back: Any) -> Any:
 def picture(height: int, width: int, seed: int = 0) -> Tensor:
     """Return a picture (height, width, 3) in uint8 with shapes of several sizes."""
     generator = torch.Generator().manual_seed(seed)
-    parts = [
-        F.interpolate(torch.randn(1, 3, cells, cells, generator=generator), (height, width), mode='nearest')
-        for cells in (3, 7, 17, 41)
-    ]
+    noise = (torch.randn(1, 3, cells, cells, generator=generator) for cells in (3, 7, 17, 41))
+    parts = [F.interpolate(cells, (height, width), mode='nearest') for cells in noise]
     return (128 + 40 * torch.stack(parts).sum(0)[0]).clamp(0, 255).byte().permute(1, 2, 0).contiguous()
 
 

@@ -7,8 +7,7 @@ from typing import Any
 
 from mmengine.config import Config, ConfigDict
 
-from mmdistill_dense.config.values import chain, listed, mappings, type_name
-from mmdistill_dense.config.values import flat as values_of
+from mmdistill_dense.config import values
 from mmdistill_dense.utils.literals import remark
 from mmdistill_dense.utils.version import for_mim
 
@@ -37,11 +36,11 @@ def without_package(config: Config, meta: Mapping[str, Any]) -> tuple[Config, di
     """Return a plain config that names nothing of this package, what was left out, and what could not be."""
     # inference of mmdet and mmseg reads pipeline and classes from ``test_dataloader``, so that stays
     flat = ConfigDict(config.to_dict())
-    for value in mappings(flat):
+    for value in values.mappings(flat):
         if plain := _PLAIN_DATASETS.get(_label(value)):
             value['type'] = plain
             value.pop('label_values', None)
-            if endings := listed(value.get('img_suffix')):  # one, perhaps in a list
+            if endings := values.listed(value.get('img_suffix')):  # one, perhaps in a list
                 value['img_suffix'] = endings[0]
     dropped: dict[str, list[str]] = {}
 
@@ -68,7 +67,7 @@ def without_package(config: Config, meta: Mapping[str, Any]) -> tuple[Config, di
     read_files([flat.get(key) for key in ('test_pipeline', 'tta_pipeline', 'test_dataloader')])
     for key in [key for key in flat if key not in _INFERENCE]:
         drop(flat, [key], _names(flat[key]))
-    kinds = ((*key.rpartition('.'), _package_class(kind)) for key, kind in values_of(flat).items())
+    kinds = ((*key.rpartition('.'), _package_class(kind)) for key, kind in values.flat(flat).items())
     needed = [f'{path} ({name})' for path, _, key, name in kinds if key == 'type' and name]
     return Config(flat), dropped, needed or _names(flat)  # also those in lists of lists
 
@@ -102,7 +101,7 @@ def _package_class(kind: Any) -> str | None:
 
 def _label(option: Mapping[str, Any]) -> str:
     """Return the class of this package that options name, and which of them no plain one has; empty for others."""
-    several = len(listed(option.get('img_suffix'))) > 1
+    several = len(values.listed(option.get('img_suffix'))) > 1
     extra = {'label_values': option.get('label_values'), 'several img_suffix': several}
     name = _package_class(option.get('type'))
     return ' with '.join([name, *(key for key, value in extra.items() if value)]) if name else ''
@@ -110,31 +109,31 @@ def _label(option: Mapping[str, Any]) -> str:
 
 def _names(value: Any) -> list[str]:
     """Return the classes of this package below a value of a config, each with the options that plain ones lack."""
-    return list(dict.fromkeys(filter(None, map(_label, mappings(value)))))
+    return list(dict.fromkeys(filter(None, map(_label, values.mappings(value)))))
 
 
 def _inference_set(flat: ConfigDict, meta: Mapping[str, Any]) -> dict[str, Any]:
     """Return the test set as inference reads it: pictures, if others can read them, classes and pipeline, no labels."""
     dataset = flat.test_dataloader.get('dataset') or {}
-    dataset = next((layer for layer in reversed(chain(dataset)) if 'pipeline' in layer), dataset)
+    dataset = next((layer for layer in reversed(values.chain(dataset)) if 'pipeline' in layer), dataset)
     meta_info, steps = meta.get('dataset_meta') or {}, dataset.get('pipeline') or flat.get('test_pipeline') or []
     metainfo = {key: meta_info[key] for key in ('classes', 'palette') if meta_info.get(key) is not None}
     pictures = {}
     if _package_class(dataset.get('type')) == 'SegFolderDataset':
         suffix, folder = dataset.get('img_suffix', '.jpg'), (dataset.get('data_prefix') or {}).get('img_path', '')
         pictures = {key: dataset[key] for key in ('data_root', 'ann_file') if dataset.get(key)}
-        pictures |= {'data_prefix': {'img_path': folder}, 'img_suffix': listed(suffix)[0]}
+        pictures |= {'data_prefix': {'img_path': folder}, 'img_suffix': values.listed(suffix)[0]}
     return {**pictures, 'metainfo': dataset.get('metainfo') or metainfo, 'pipeline': drop_label_steps(steps)}
 
 
 def drop_label_steps(steps: Sequence[Any]) -> list[Any]:
     """Return the steps of a test pipeline without those that load labels."""
-    return [step for step in steps if not type_name(step).endswith('LoadAnnotations')]
+    return [step for step in steps if not values.type_name(step).endswith('LoadAnnotations')]
 
 
 def read_files(pipeline: Any) -> None:
     """Let a pipeline that paints pictures read files, as inference needs it."""
-    for value in mappings(pipeline):
+    for value in values.mappings(pipeline):
         if _package_class(value.get('type')) in _PAINTERS:
             value.clear()
             value['type'] = 'LoadImageFromFile'

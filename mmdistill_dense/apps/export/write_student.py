@@ -24,9 +24,8 @@ from mmdistill_dense.apps.export import graphs
 from mmdistill_dense.apps.export.picture_graph import check_possible, make_whole, preparation
 from mmdistill_dense.apps.export.without_package import ORIGIN, header_lines, without_package
 from mmdistill_dense.apps.recipes.named import read_config
+from mmdistill_dense.config import values
 from mmdistill_dense.config.resolve import ModelConfig
-from mmdistill_dense.config.values import pipeline_of, type_name
-from mmdistill_dense.config.values import plain as plain_values
 from mmdistill_dense.foundation.vit import ViT
 from mmdistill_dense.foundation.vit_file import public_weights
 from mmdistill_dense.networks.building import build_network
@@ -83,9 +82,9 @@ def evaluate(
             return [with_prediction(batch['data_samples'][0], names, timed(picture))]
 
         if whole:
-            steps: list[Any] = pipeline_of(data['dataset'])
+            steps: list[Any] = values.pipeline_of(data['dataset'])
             for step in steps:  # leaves pictures as read
-                if type_name(step) in ('Resize', 'Pad'):
+                if values.type_name(step) in ('Resize', 'Pad'):
                     step.clear()
                     step.update(type='Resize', scale_factor=1.0)
             test_step = answer
@@ -189,8 +188,8 @@ def export_graph(
     if whole:
         check_possible(plain)
     graph = graphs.graph_of(network)
-    steps = pipeline_of((plain.get('test_dataloader') or plain.get('val_dataloader') or {}).get('dataset'))
-    scales = (step.get('scale') for step in steps if type_name(step).endswith('Resize'))
+    steps = values.pipeline_of((plain.get('test_dataloader') or plain.get('val_dataloader') or {}).get('dataset'))
+    scales = (step.get('scale') for step in steps if values.type_name(step).endswith('Resize'))
     wide, high = next((scale for scale in scales if isinstance(scale, (tuple, list))), (512, 512))
     tested = (-(-int(side) // graphs.STEP) * graphs.STEP for side in (high, wide))
     height, width = size or (plain.model.get('data_preprocessor') or {}).get('size') or tested
@@ -215,9 +214,7 @@ def export_graph(
 def _write_freest(graph: graphs.Graph, size: tuple[int, int], path: Path, about: Mapping[str, Any]) -> Exported:
     """Write a graph with as many free axes as its network allows."""
     failures: list[str] = []
-    for axes, step in graph.freedoms:
-        if any(side % step for side in size):
-            continue
+    for axes, step in ((axes, step) for axes, step in graph.freedoms if not any(side % step for side in size)):
         image = graph.picture(*size, 2 if axes else 1)  # two: torch.export takes a size of one for a constant
         try:
             return _write(graph, image, axes, step, path, about, failures)
@@ -323,11 +320,10 @@ def student_description(config: Config, meta: Mapping[str, Any], checkpoint: Pat
         **prepared,
     }
     source = {'file': checkpoint.name, 'sha256': strict_load.sha256(checkpoint)}
-    source |= {key: meta[key] for key in ('epoch', 'iter', 'seed') if key in meta}
+    source |= {key: meta[key] for key in ('epoch', 'iter', 'seed') if key in meta} | {'mmdistill_dense': __version__}
     description = {'model': str(config.model.get('type')), 'input': inputs}
     description |= {'classes': data.get('classes'), 'palette': data.get('palette')}
-    source['mmdistill_dense'] = __version__
-    return plain_values({**description, 'test_cfg': config.model.get('test_cfg'), 'source': source})
+    return values.plain({**description, 'test_cfg': config.model.get('test_cfg'), 'source': source})
 
 
 def _difference(run: graphs.Run, graph: graphs.Graph, images: Sequence[Tensor]) -> float:

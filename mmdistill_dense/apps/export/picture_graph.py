@@ -175,7 +175,13 @@ def make_whole(file: Path, plain: Config, network: Any, sizes: Sequence[Sequence
     kind, counted = (Labels, 'labels') if description['task'] == 'segmentation' else (kind, 'boxes')
     prepare, answer = Prepare(description['input']), kind(network, description)
     shape = _picture_shape(prepare, *description['input']['shape'][2:])
-    pairs = _predictions(plain, network.eval(), sizes if 'height' in shape else sizes[:1])
+    pairs: list[tuple[Tensor, Any]] = []
+    for image in (picture(*size) for size in (sizes if 'height' in shape else sizes[:1])):
+        try:
+            pairs.append((image, predict_image(network, plain, image.numpy())))
+        except RuntimeError:  # branches of some networks meet at multiples of 8 alone; a whole graph pads
+            if not pairs:
+                raise
     about = {**description, 'network': description['input'], 'outputs': {name: _OUTPUTS[name] for name in answer.names}}
     about['input'] = {'name': 'picture', 'layout': 'HWC', 'dtype': 'uint8', 'channels': 'RGB', 'shape': shape}
     about['input']['orientation'] = description['input']['orientation']
@@ -216,18 +222,6 @@ def _picture_shape(prepare: Prepare, height: Any, width: Any) -> list[Any]:
             f'{size_text(size)} of them: --size H W with the size that the pipeline makes.'
         )
     return ['height', 'width', 3] if others == [size] * 2 else [height, width, 3]
-
-
-def _predictions(plain: Config, network: Any, sizes: Sequence[Sequence[int]]) -> list[tuple[Tensor, Any]]:
-    """Return pictures of these sizes, without those at which the network itself stops, each with its prediction."""
-    pairs = list[tuple[Tensor, Any]]()
-    for image in (picture(*size) for size in sizes):
-        try:
-            pairs.append((image, predict_image(network, plain, image.numpy())))
-        except RuntimeError:  # branches of some networks meet at multiples of 8 alone; a whole graph pads
-            if not pairs:
-                raise
-    return pairs
 
 
 def _declare(whole: Any, shape: Sequence[Any], counted: str) -> None:

@@ -321,7 +321,7 @@ def student_description(config: Config, meta: Mapping[str, Any], checkpoint: Pat
     }
     source = {'file': checkpoint.name, 'sha256': strict_load.sha256(checkpoint)}
     source |= {key: meta[key] for key in ('epoch', 'iter', 'seed') if key in meta} | {'mmdistill_dense': __version__}
-    description = {'model': str(config.model.get('type')), 'input': inputs}
+    description: dict[str, Any] = {'model': str(config.model.get('type')), 'input': inputs}
     description |= {'classes': data.get('classes'), 'palette': data.get('palette')}
     return values.plain({**description, 'test_cfg': config.model.get('test_cfg'), 'source': source})
 

@@ -22,6 +22,7 @@ from mmdistill_dense.utils.files import write_whole
 from mmdistill_dense.utils.process import quiet
 from mmdistill_dense.utils.validate import size_text
 from mmdistill_dense.utils.version import removed
+from mmdistill_dense.weights.safe_load import read_checkpoint
 
 Run = Callable[[Tensor], list[Tensor]]  # a written graph: from an image to its outputs
 AXES = {'batch': 0, 'height': 2, 'width': 3}
@@ -35,7 +36,7 @@ class Graph(nn.Module):
 
     task: str
     note: str  # what is left to do with the outputs
-    settings: Mapping[str, Any]  # what that needs to know, None where it is not so
+    settings: Callable[[], dict[str, Any]]  # what that needs to know, None where it is not so
     named_outputs: Callable[[Tensor], dict[str, Tensor]]  # the outputs for an image
     # from now on, lets the network predict from what a written graph gives: its function, and its outputs' names
     predict_with: Callable[[Run, Sequence[str]], None]
@@ -64,12 +65,11 @@ class SegmentorGraph(Graph):
         'whether its sigmoid is above threshold'
     )
 
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__(model)
-        heads: Any = getattr(model, 'decode_head', None)
-        head = heads[-1] if isinstance(heads, nn.ModuleList) else heads
+    def settings(self) -> dict[str, Any]:
+        heads = getattr(self.model, 'decode_head', None)
+        head: Any = heads[-1] if isinstance(heads, nn.ModuleList) else heads
         threshold = getattr(head, 'threshold', None) if getattr(head, 'out_channels', None) == 1 else None
-        self.settings = {'threshold': threshold, 'align_corners': getattr(model, 'align_corners', None)}
+        return {'threshold': threshold, 'align_corners': getattr(self.model, 'align_corners', None)}
 
     def named_outputs(self, image: Tensor) -> dict[str, Tensor]:
         from mmseg.models.utils import resize
@@ -95,19 +95,31 @@ class DetectorGraph(Graph):
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__(model)
-        bases = {kind.__name__ for kind in type(model).__mro__}
-        self.two_stage = 'TwoStageDetector' in bases
+        self.two_stage = hasattr(model, 'rpn_head')
         self.head = 'rpn_head' if self.two_stage else 'bbox_head'
-        head: Any = getattr(model, self.head, None)
-        # Learned proposals (Sparse R-CNN, QueryInst) have no loss of their own, and nothing that is dense.
-        if not hasattr(head, 'loss_by_feat') or not bases & {'SingleStageDetector', 'TwoStageDetector'}:
-            raise ValueError(
-                f'a {type(model).__name__} cannot be exported as a graph; segmentors with encode_decode, single-stage '
-                f'detectors, two-stage detectors up to their RPN, and DETRs can. {_HINT}'
-            )
-        # The losses of mmdet's dense heads take what the head returns, under these names.
-        self.names = list(inspect.signature(head.loss_by_feat).parameters)
-        self.settings = {'decoding': _decoding(head)}
+        # The losses of mmdet's dense heads take what the head returns, under these names. Learned proposals (Sparse
+        # R-CNN, QueryInst) have no loss of their own, and nothing that is dense.
+        loss: Any = getattr(getattr(model, self.head, None), 'loss_by_feat', None)
+        self.names = list(inspect.signature(loss).parameters) if loss else []
+
+    def settings(self) -> dict[str, Any]:
+        head = getattr(self.model, self.head)
+        priors, coder = getattr(head, 'prior_generator', None), getattr(head, 'bbox_coder', None)
+        bases = getattr(priors, 'base_anchors', None)
+        sigmoid = getattr(head, 'use_sigmoid_cls', getattr(getattr(head, 'loss_cls', None), 'use_sigmoid', True))
+        kinds = (int, float, str, tuple, list)
+        options = {key: value for key, value in vars(coder or head).items() if isinstance(value, kinds)}
+        decoding = {
+            'strides': plain(getattr(priors, 'strides', None)),  # of each level, in width and height
+            # x1, y1, x2, y2 around column * stride and row * stride; channels are anchor by anchor
+            'anchors': None if bases is None else [base.tolist() for base in bases],
+            'offset': getattr(priors, 'offset', None),  # of a point in its cell, in strides
+            'coder': {'type': type(coder).__name__, **plain(options)} if coder else type(head).__name__,
+            'bins': getattr(head, 'reg_max', None),  # of a distribution over distances in strides
+            'scores': 'sigmoid' if sigmoid else 'softmax, the last class is the background',
+            'nms': plain(head.test_cfg),
+        }
+        return {'decoding': decoding}
 
     def named_outputs(self, image: Tensor) -> dict[str, Tensor]:
         features = self.model.extract_feat(image)
@@ -135,16 +147,11 @@ def group_levels(names: Iterable[str], outputs: Iterable[Tensor]) -> list[list[T
     return [*groups.values()]
 
 
-class QueryGraph(Graph):
+class QueryGraph(DetectorGraph):
     """Of the last layer of a DETR ``cls_scores`` (B, queries, classes) and ``bbox_preds`` (B, queries, 4)."""
 
-    task = 'detection'
     note = 'class logits of each query, and its box: centre, width and height as shares of those of the picture'
     freedoms = (((), 1),)  # their encoders read the sizes of maps as values
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__(model)
-        self.settings = {'decoding': _decoding(self.model.bbox_head)}
 
     def named_outputs(self, image: Tensor) -> dict[str, Tensor]:
         shape = tuple(image.shape[2:])
@@ -164,29 +171,18 @@ class QueryGraph(Graph):
         self.model.forward_transformer = lambda outputs, samples: {'outputs': outputs}
 
 
-def _decoding(head: Any) -> dict[str, Any]:
-    """Return what the boxes of a dense head are computed by, in plain values."""
-    priors, coder = getattr(head, 'prior_generator', None), getattr(head, 'bbox_coder', None)
-    bases = getattr(priors, 'base_anchors', None)
-    sigmoid = getattr(head, 'use_sigmoid_cls', getattr(getattr(head, 'loss_cls', None), 'use_sigmoid', True))
-    kinds = (int, float, str, tuple, list)
-    options = {key: value for key, value in vars(coder or head).items() if isinstance(value, kinds)}
-    return {
-        'strides': plain(getattr(priors, 'strides', None)),  # of each level, in width and height
-        # x1, y1, x2, y2 around column * stride and row * stride; channels are anchor by anchor
-        'anchors': None if bases is None else [base.tolist() for base in bases],
-        'offset': getattr(priors, 'offset', None),  # of a point in its cell, in strides
-        'coder': {'type': type(coder).__name__, **plain(options)} if coder else type(head).__name__,
-        'bins': getattr(head, 'reg_max', None),  # of a distribution over distances in strides
-        'scores': 'sigmoid' if sigmoid else 'softmax, the last class is the background',
-        'nms': plain(head.test_cfg),
-    }
-
-
 def graph_of(model: nn.Module) -> Graph:
     if hasattr(model, 'encode_decode'):
         return SegmentorGraph(model)
-    return QueryGraph(model) if hasattr(model, 'forward_transformer') else DetectorGraph(model)
+    if hasattr(model, 'forward_transformer'):
+        return QueryGraph(model)
+    graph, bases = DetectorGraph(model), {kind.__name__ for kind in type(model).__mro__}
+    if not graph.names or not bases & {'SingleStageDetector', 'TwoStageDetector'}:
+        raise ValueError(
+            f'a {type(model).__name__} cannot be exported as a graph; segmentors with encode_decode, single-stage '
+            f'detectors, two-stage detectors up to their RPN, and DETRs can. {_HINT}'
+        )
+    return graph
 
 
 _SIDE_FILE, _OPSET = f'{ENTRY}.json', 20
@@ -339,8 +335,6 @@ def _onnx(path: str | Path) -> Run:
 def read_description(path: str | Path) -> dict[str, Any]:
     """Return the description inside an exported file of any format."""
     if not is_graph(path):
-        from mmdistill_dense.weights.safe_load import read_checkpoint
-
         text = read_checkpoint(path).get('meta', {}).get('student')
     elif Path(path).suffix == '.onnx':
         require_onnx()

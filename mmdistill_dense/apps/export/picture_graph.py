@@ -278,12 +278,9 @@ def agreement(run: Run, pairs: Iterable[tuple[Tensor, Any]]) -> tuple[float, int
     """Return the share of the labels or boxes of predictions that a whole graph gives too, and how many there were."""
     same, number = 0, 0
     for image, sample in pairs:
-        answer, labels = run(image), labels_of(sample)
-        if 'pred_sem_seg' in sample:
-            same, number = same + int((answer[0].flatten() == labels).sum()), number + labels.numel()
-        else:
-            same += count_matches(sample.pred_instances, answer)
-            number += max(len(labels), len(answer[0]))
+        answer, labels, is_map = run(image), labels_of(sample), 'pred_sem_seg' in sample
+        same += int((answer[0].flatten() == labels).sum()) if is_map else count_matches(sample.pred_instances, answer)
+        number += max(len(labels), len(answer[0]))  # a map has fewer rows than labels
     return same / max(number, 1), number
 
 

@@ -150,14 +150,14 @@ def paste_masks(masks: Tensor, boxes: Tensor, height: int, width: int) -> Tensor
     return rows @ masks @ columns.transpose(1, 2)
 
 
-def owner_of(part: Any, method: str) -> str:
-    """Return the name of the class that defines a method."""
-    return next((kind.__name__ for kind in type(part).__mro__ if method in vars(kind)), '')
+def owner_of(part: Any, method: str) -> Any:
+    """Return the class that defines a method."""
+    return next((kind for kind in type(part).__mro__ if method in vars(kind)), object)
 
 
 def check_method(part: Any, method: str, *owners: str) -> None:
     """Refuse a method that these graphs replace if none of these classes defines it."""
-    if owner_of(part, method) not in owners:
+    if owner_of(part, method).__name__ not in owners:
         raise ValueError(
             f'{type(part).__name__} has its own {method}; whole graphs have that of {" and ".join(owners)}. Leave '
             '--whole out: mmdet makes the answer of what the bare graph gives.'
@@ -165,19 +165,15 @@ def check_method(part: Any, method: str, *owners: str) -> None:
 
 
 def _replacements(network: Any, two_stage: bool) -> Iterator[tuple[Any, str, tuple[str, ...], Any]]:
-    """Yield each method that these graphs replace: its part, its name, the classes that may define it, and the new one.
-
-    The new ones keep numbers of rows that do not depend on values.
-    """
+    """Yield methods whose rows depend on values: part, name, the classes that may define it, and what replaces it."""
     dense = network.rpn_head if two_stage else network.bbox_head
-    by_level = owner_of(dense, '_bbox_post_process') == 'RPNHead'
+    by_level = owner_of(dense, '_bbox_post_process').__name__ == 'RPNHead'
     yield dense, '_bbox_post_process', _KNOWN_HEADS, partial(_select_boxes, by_level=by_level)
-    if owner_of(dense, 'predict_by_feat') == 'YOLOXHead':
+    if owner_of(dense, 'predict_by_feat').__name__ == 'YOLOXHead':
         yield dense, 'predict_by_feat', ('YOLOXHead',), partial(_yolox, dense)
-    if owner_of(dense, '_predict_by_feat_single') == 'RPNHead':
-        from mmdet.models.dense_heads.base_dense_head import BaseDenseHead
-
-        yield dense, '_predict_by_feat_single', ('RPNHead',), partial(BaseDenseHead._predict_by_feat_single, dense)
+    owner = owner_of(dense, '_predict_by_feat_single')
+    if owner.__name__ == 'RPNHead':
+        yield dense, '_predict_by_feat_single', ('RPNHead',), super(owner, dense)._predict_by_feat_single
     for layer in network.roi_head.modules() if two_stage else ():
         if hasattr(layer, 'map_roi_levels'):
             yield layer, 'forward', ('SingleRoIExtractor',), partial(_extract_regions, layer)
@@ -232,9 +228,7 @@ def _nms(boxes: Tensor, scores: Tensor, groups: Tensor, options: Mapping[str, An
     return rows, torch.where(indices >= 0, scores[rows], -torch.ones(()))
 
 
-def _select_boxes(
-    results: Any, cfg: Any, rescale: bool = False, img_meta: Any = None, by_level: bool = False, **_: Any
-) -> InstanceData:
+def _select_boxes(results: Any, cfg: Any, rescale: bool, img_meta: Any, by_level: bool = False, **_: Any) -> Any:
     """As the ``_bbox_post_process`` of mmdet's dense heads and RPN, with ``max_per_img`` rows."""
     boxes, scores = results.bboxes, results.scores
     if rescale:

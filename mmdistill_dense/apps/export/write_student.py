@@ -244,7 +244,7 @@ def _write(
     inputs['channels'] = 'grey' if image.shape[1] == 1 else inputs['channels']
     inputs['pad_size_divisor'] = math.lcm(step, inputs['pad_size_divisor'])
     full = {**about, 'input': inputs, 'task': graph.task, 'made_with': list(image.shape), 'outputs': outputs}
-    full |= {'note': graph.note, **{key: value for key, value in graph.settings.items() if value is not None}}
+    full |= {'note': graph.note, **{key: value for key, value in graph.settings().items() if value is not None}}
     size = list(image.shape[2:])
     smallest, *other_sizes = _sizes(size, step) if 'height' in axes else [size]
 
@@ -275,10 +275,7 @@ def _sizes(size: Sequence[int], step: int) -> list[list[int]]:
 def load_student(
     config: Config, checkpoint: str | Path, parts: Sequence[str] | None = None
 ) -> tuple[Config, nn.Module, dict[str, Tensor], dict[str, Any]]:
-    """Return the plain config, the loaded network, its weights and what is kept of the checkpoint's meta.
-
-    ``parts`` are those that the checkpoint must have (default: all).
-    """
+    """Return plain config, loaded network, its weights and what is kept of the meta; ``parts`` (or all) must fit."""
     plain = strict_load.plain_config(config)
     file = strict_load.local_file(str(checkpoint), None, 'checkpoint')
     content = strict_load.read_checkpoint(file)
@@ -380,9 +377,8 @@ def export_command(args: argparse.Namespace) -> None:
         with errors_only():  # the evaluation logs a table of classes
             metrics, milliseconds = evaluate(config, args.checkpoint, graph)
         scores = ', '.join(f'{name} {value:.4g}' for name, value in metrics.items())
-        if graph is not None:
-            scores += f'; {graph.stat().st_size / 2**20:.2f} MiB, {milliseconds:.1f} ms a call'
-        print(f'{graph.name if graph else "network"}: {scores}', flush=True)
+        cost = f'; {graph.stat().st_size / 2**20:.2f} MiB, {milliseconds:.1f} ms a call' if graph else ''
+        print(f'{graph.name if graph else "network"}: {scores}{cost}', flush=True)
 
 
 def _check_options(args: argparse.Namespace, config: Config) -> None:

@@ -6,7 +6,6 @@ torch's default, and downloads are not protected at all.
 """
 
 import io
-from collections.abc import Callable
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
@@ -26,13 +25,7 @@ from mmdistill_dense.weights.safe_load import read_for_mmengine
 from mmdistill_dense.weights.strict_load import HUB, check_promise, download, local_file, promised_hash, sha256
 
 _KEY = 'checkpoint'
-
-
-def load_from_local(filename: str, map_location: Any = None) -> Any:
-    path = expand_user(filename)
-    if not path.is_file():
-        raise FileNotFoundError(f'{filename} can not be found (working folder {Path.cwd()}).')
-    return read_for_mmengine(path, map_location=map_location)
+_PUBLISHERS = ('torchvision://', 'modelzoo://', 'open-mmlab://', 'openmmlab://', 'mmcls://')
 
 
 def load_from_http(filename: str, map_location: Any = None) -> Any:
@@ -56,67 +49,60 @@ def load_from_http(filename: str, map_location: Any = None) -> Any:
 
 
 def address_of(filename: str) -> str:
-    """Return the address of weights that are published under a name; an address or a file stays as it is.
-
-    mmengine's own list of torchvision's names is enough but for newer ones (``resnet50.imagenet1k_v2``).
-    """
-    scheme, marker, name = filename.partition('://')
-    if not marker or scheme not in _LISTS:
+    """Return the address of weights that are published under a name; an address or a file stays as it is."""
+    scheme, _, name = filename.partition('://')
+    if not filename.startswith(_PUBLISHERS):
         return filename
-    files = _LISTS[scheme](filename)
+    files = _published_addresses(scheme, name)
     if name not in files:
         raise KeyError(f'{filename!r}: {scheme} publishes no weights under the name {name!r}.')
     address = files[name]
     return address if '://' in address else str(Path(mmengine_checkpoint._get_mmengine_home(), address))
 
 
-def _of_torchvision(filename: str) -> dict[str, str]:
+def _published_addresses(scheme: str, name: str) -> dict[str, str]:
+    if scheme == 'mmcls':
+        return mmengine_checkpoint.get_mmcls_models()
+    if scheme in ('open-mmlab', 'openmmlab'):
+        urls, aliases = mmengine_checkpoint.get_external_models(), mmengine_checkpoint.get_deprecated_model_names()
+        return {**urls, **{old: urls[new] for old, new in aliases.items() if new in urls}}
     try:
         return mmengine_checkpoint.get_torchvision_models()
-    except ModuleNotFoundError as error:
-        if error.name != 'torchvision':
-            raise
+    except ModuleNotFoundError as error:  # mmengine's own list is enough but for newer names (resnet50.imagenet1k_v2)
         urls = load(Path(mmengine.__file__).with_name('hub') / 'torchvision_0.12.json')
-        if filename.partition('://')[2] not in urls:
-            raise KeyError(f'{filename!r}: mmengine does not list it; pip install torchvision may know it.') from error
+        if name not in urls:
+            problem = f"'{scheme}://{name}': mmengine does not list it"
+            raise KeyError(f'{problem}; pip install torchvision may know it.') from error
         return urls
 
 
-def _of_openmmlab(_: str) -> dict[str, str]:
-    urls = mmengine_checkpoint.get_external_models()
-    aliases = mmengine_checkpoint.get_deprecated_model_names()
-    return {**urls, **{old: urls[new] for old, new in aliases.items() if new in urls}}
-
-
-_LISTS: dict[str, Callable[[str], dict[str, str]]] = {
-    'torchvision': _of_torchvision,
-    'modelzoo': _of_torchvision,
-    'open-mmlab': _of_openmmlab,
-    'openmmlab': _of_openmmlab,
-    'mmcls': lambda _: mmengine_checkpoint.get_mmcls_models(),
-}
-
-
-def load_by_name(filename: str, map_location: Any = None) -> Any:
-    """Read the weights that torchvision or OpenMMLab publishes under a name."""
+def load_from_local(filename: str, map_location: Any = None) -> Any:
+    """Read a file, or the weights that torchvision or OpenMMLab publishes under a name."""
     address = address_of(filename)
-    is_url = address.startswith(('http://', 'https://'))
-    return load_from_http(address, map_location) if is_url else load_from_local(address, map_location)
+    if address.startswith(('http://', 'https://')):
+        return load_from_http(address, map_location)
+    path = expand_user(address)
+    if not path.is_file():
+        raise FileNotFoundError(f'{address} can not be found (working folder {Path.cwd()}).')
+    return read_for_mmengine(path, map_location=map_location)
+
+
+load_by_name = load_from_local  # as it was called for names alone
+
+
+def load_from_hub(filename: str, map_location: Any = None) -> Any:
+    return read_for_mmengine(local_file(filename, None, _KEY), map_location=map_location)
 
 
 def load_from_mmcls(filename: str, map_location: Any = None) -> Any:
     """Read a backbone that mmpretrain publishes under a name: ``mmcls://resnet50``."""
-    return mmengine_checkpoint._process_mmcls_checkpoint(load_by_name(filename, map_location))
+    return mmengine_checkpoint._process_mmcls_checkpoint(load_from_local(filename, map_location))
 
 
 def load_from_ceph(filename: str, map_location: Any = None) -> Any:
     content = get_file_backend(filename, backend_args={'backend': 'petrel'}).get(filename)
     with io.BytesIO(content) as file:
         return read_for_mmengine(file, filename, map_location)
-
-
-def load_from_hub(filename: str, map_location: Any = None) -> Any:
-    return read_for_mmengine(local_file(filename, None, _KEY), map_location=map_location)
 
 
 def load_from_pavi(filename: str, map_location: Any = None) -> Any:
@@ -131,13 +117,12 @@ def install_reader() -> None:
     A program that registers a loader of its own afterwards keeps it, however many networks are built.
     """
     schemes = {
-        '': load_from_local,
+        ('', *_PUBLISHERS): load_from_local,
         ('http://', 'https://'): load_from_http,
         HUB: load_from_hub,
         'pavi://': load_from_pavi,
         (r'(\S+\:)?s3://', r'(\S+\:)?petrel://'): load_from_ceph,
-        ('modelzoo://', 'torchvision://', 'open-mmlab://', 'openmmlab://'): load_by_name,
-        'mmcls://': load_from_mmcls,
+        'mmcls://': load_from_mmcls,  # renames entries, too
     }
     for prefixes, loader in schemes.items():
         CheckpointLoader.register_scheme(prefixes, loader, force=True)

@@ -30,6 +30,7 @@ _PART = 2**20  # bytes that are read at a time
 _WRAPPERS = re.compile(r'(?<![^.])_(?:orig_mod|checkpoint_wrapped_module|fsdp_wrapped_module)\.')
 INDEX = '.safetensors.index.json'  # lists the files of large weights
 SAFETENSORS_META = 'mmdistill_dense'  # the entry of a safetensors header that holds our metadata as JSON
+_ONE_CYCLE = object()  # stands for mmengine's one-cycle schedule, whose saved state refers to one of its functions
 
 
 class _DType:
@@ -52,7 +53,7 @@ class _Array:
 
     def __setstate__(self, state: Any) -> None:
         _, shape, dtype, fortran, raw = state
-        values = np.frombuffer(raw, _real_type(dtype)).reshape(shape, order='F' if fortran else 'C')
+        values = np.frombuffer(raw, dtype.real).reshape(shape, order='F' if fortran else 'C')
         self.real = values.astype(values.dtype.newbyteorder('='), 'K')  # a copy, which is writable as numpy's own
 
 
@@ -66,25 +67,15 @@ class _History:
         HistoryBuffer._set_default_statistics(self)
 
 
-class _OneCycle:
-    """Stand-in for mmengine's one-cycle schedule, whose saved state refers to one of its functions."""
-
-
 def _scalar(dtype: Any, raw: Any = b'') -> Any:
-    return np.frombuffer(raw, _real_type(dtype), count=1)[0]  # in this machine's byte order
-
-
-def _real_type(dtype: Any) -> np.dtype[Any]:
-    if not isinstance(dtype, _DType):
-        raise pickle.UnpicklingError('GLOBAL numpy.dtype')
-    return dtype.real
+    return np.frombuffer(raw, dtype.real, count=1)[0]  # in this machine's byte order
 
 
 def _attribute(owner: Any, name: Any) -> Any:
     """Stand in for ``getattr``, by which histories refer to their statistics and a schedule to its function."""
     if owner is _History:
         return None  # _History sets the statistics itself
-    if owner is _OneCycle and name in ('_annealing_cos', '_annealing_linear'):
+    if owner is _ONE_CYCLE and name in ('_annealing_cos', '_annealing_linear'):
         from mmengine.optim.scheduler.param_scheduler import OneCycleParamScheduler
 
         return getattr(OneCycleParamScheduler, name)
@@ -98,7 +89,7 @@ _STAND_INS: dict[str, Any] = {
     'builtins.slice': slice,
     'mmengine.config.config.ConfigDict': ConfigDict,
     'mmengine.logging.history_buffer.HistoryBuffer': _History,
-    'mmengine.optim.scheduler.param_scheduler.OneCycleParamScheduler': _OneCycle,
+    'mmengine.optim.scheduler.param_scheduler.OneCycleParamScheduler': _ONE_CYCLE,
     'numpy.dtype': _DType,
     'numpy.ndarray': _Array,
     # These functions have different paths in numpy 1 and 2, and files are moved between the two.
@@ -127,8 +118,6 @@ def read_values(
             return _replace_stand_ins(torch.load(file, map_location=map_location, weights_only=True, mmap=lazily))
     except (FileNotFoundError, PermissionError, IsADirectoryError, ModuleNotFoundError):
         raise
-    except MemoryError as error:  # a damaged length field has the same effect
-        raise _refusal(name, MemoryError('it needs more memory than there is')) from error
     except Exception as error:  # a damaged pickle may raise anything
         raise _refusal(name, error) from error
 
@@ -173,23 +162,19 @@ def _replace_stand_ins(value: Any, memo: dict[int, tuple[Any, Any]] | None = Non
     memo = {} if memo is None else memo
     if isinstance(value, (_Array, _DType)):
         return value.real
-    if id(value) in memo:
-        return memo[id(value)][1]
-    memo[id(value)] = value, value
-    if isinstance(value, tuple):
-        members = [_replace_stand_ins(member, memo) for member in value]
-        is_same = all(new is old for new, old in zip(members, value, strict=True))
-        result = value if is_same or type(value) is not tuple else tuple(members)
-        memo[id(value)] = value, result
-        return result
-    if isinstance(value, list):
-        value[:] = [_replace_stand_ins(member, memo) for member in value]
-    elif isinstance(value, dict):
-        for key, member in list(dict.items(value)):
-            dict.__setitem__(value, key, _replace_stand_ins(member, memo))
-    elif isinstance(value, Namespace):
-        _replace_stand_ins(vars(value), memo)
-    return value
+    if id(value) not in memo:
+        memo[id(value)] = value, value
+        if isinstance(value, tuple):
+            members = tuple(_replace_stand_ins(member, memo) for member in value)
+            if type(value) is tuple and any(new is not old for new, old in zip(members, value, strict=True)):
+                memo[id(value)] = value, members
+        elif isinstance(value, list):
+            value[:] = [_replace_stand_ins(member, memo) for member in value]
+        elif isinstance(value, (dict, Namespace)):
+            entries = value if isinstance(value, dict) else vars(value)
+            for key, member in list(dict.items(entries)):
+                dict.__setitem__(entries, key, _replace_stand_ins(member, memo))
+    return memo[id(value)][1]
 
 
 def _read_safetensors(file: Any, map_location: Any) -> dict[str, Any]:
@@ -236,7 +221,9 @@ def _refusal(name: str, error: Exception) -> ValueError:
             "file: torch.save({'state_dict': torch.load(FILE, weights_only=False)['state_dict']}, NEW); if it holds "
             'only values: torch.serialization.add_safe_globals.'
         )
-    sentence = re.split(r'\n|\. ', str(error))[0][:_SHOWN] or 'it ends too early'  # the rest may be a piece of the file
+    # a damaged length field needs any memory, and the rest of a text may be a piece of the file
+    text = 'it needs more memory than there is' if isinstance(error, MemoryError) else str(error)
+    sentence = re.split(r'\n|\. ', text)[0][:_SHOWN] or 'it ends too early'
     reason = 'not written by torch.save' if isinstance(error, pickle.UnpicklingError) else sentence
     return ValueError(f'{name!r} is no readable checkpoint (damaged, truncated or of another kind): {reason}')
 

@@ -14,10 +14,8 @@ class Layout:
     backbone: str  # prefix of the backbone's entries in the branch that the method keeps (the momentum branch)
     head: str  # prefix of that branch's head
     online: tuple[str, str] | None = None  # both prefixes of the branch that is trained by gradient, if the file has it
-    # the known heads, as `blank_entries` of the spatial adaptor writes them; empty where a head depends on the run
-    forms: tuple[str, ...] = ()
-    # usual widths from the backbone's channels to the head's output, which the trace needs
-    widths: tuple[int, ...] | None = None
+    forms: tuple[str, ...] = ()  # known heads, as `blank_entries` writes them; none where a head depends on the run
+    widths: tuple[int, ...] | None = None  # usual, from the backbone's channels to the head's output, for the trace
     top: str | None = 'state_dict'  # key of the file that holds the weights, or ``None``
     online_top: str | None = None  # the same for the online branch, where it differs
     signs: tuple[str, ...] = ()  # prefixes by which a file is recognised. Default to ``head``.
@@ -107,8 +105,7 @@ LAYOUTS: dict[str, Layout] = {
         *_MM, None, (_TWINS,), _BARLOW, signs=('neck.fc2.',), forbids=('neck.bn2.', *_EMA), ignored=('head.',)
     ),
     'mmpretrain_swav': Layout(
-        'backbone.', 'neck.projection_neck.', None, (_PROTOTYPES,), (2048, 2048, 128),
-        ignored=('neck.norm.', 'head.'),
+        'backbone.', 'neck.projection_neck.', None, (_PROTOTYPES,), (2048, 2048, 128), ignored=('neck.norm.', 'head.')
     ),
     'solo': Layout('momentum_backbone.', 'momentum_projector.', ('backbone.', 'projector.'), ignored=_SOLO_HEADS),
     'solo_dino': Layout(

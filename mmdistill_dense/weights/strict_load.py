@@ -4,7 +4,6 @@ import hashlib
 import logging
 import os
 import re
-from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
@@ -47,17 +46,13 @@ def published_weights(name: str) -> str:
 def _published(package: str) -> dict[str, list[str]]:
     root = package_root(package)
     table: dict[str, list[str]] = {}
-    for metafile in filter(Path.is_file, map(root.joinpath, _read_yaml(root / 'model-index.yml')['Import'])):
-        content = _read_yaml(metafile)
+    metafiles = yaml.safe_load((root / 'model-index.yml').read_text(encoding='utf-8'))['Import']
+    for metafile in filter(Path.is_file, map(root.joinpath, metafiles)):
+        content = yaml.safe_load(metafile.read_text(encoding='utf-8'))
         for model in content.get('Models', content) if isinstance(content, dict) else content:
             urls = table.setdefault(model.get('Config', ''), [])
             urls.extend(url for url in listed(model.get('Weights')) if url not in urls)
     return table
-
-
-def _read_yaml(path: Path) -> Any:
-    loader = getattr(yaml, 'CSafeLoader', yaml.SafeLoader)
-    return yaml.load(path.read_text(encoding='utf-8'), Loader=loader)
 
 
 def downloads() -> Path:
@@ -125,11 +120,10 @@ def download(url: str, folder: Path, key: str) -> Path:
     address, digits = url.partition('#')[0], promised_hash(url)
     path = folder / Path(urlsplit(address).path).name
     origin = path.with_name(f'{path.name}.address')
-    if digits is None:
-        other = origin.is_file() and origin.read_text(encoding='utf-8') != address
-    else:
-        other = path.is_file() and not sha256(path).startswith(digits)
-    if other:
+    is_other = origin.is_file() and origin.read_text(encoding='utf-8') != address
+    if digits is not None:
+        is_other = path.is_file() and not sha256(path).startswith(digits)
+    if is_other:
         path = folder / hashlib.sha256(address.encode()).hexdigest()[:16] / path.name
     if not path.is_file():
         try:
@@ -310,8 +304,8 @@ def copy_strictly(
     The entries have one floating type, but for single numbers. An error says ``where`` and which ``network`` they do
     not fit, and ends with the ``remedy``.
     """
-    types = Counter(entry.dtype for entry in state.values() if entry.is_floating_point())
-    usual = types.most_common(1)[0][0] if types else None
+    types = [entry.dtype for entry in state.values() if entry.is_floating_point()]
+    usual = max(types, key=types.count, default=None)
     dtypes = {n: f'{x.dtype} (the others {usual})' for n, x in state.items() if x.ndim and x.dtype != usual}
     reasons = {n: _mismatch(target, state[n]) or dtypes.get(n) for n, target in sorted(targets.items()) if n in state}
     wrong = {n: reason for n, reason in reasons.items() if reason}
@@ -344,9 +338,8 @@ def plain_config(config: Config) -> Config:
         flat.tta_model.pop('module', None)
     if str((flat.get('model_wrapper_cfg') or {}).get('type', '')).startswith('mmdistill_dense.'):
         flat.pop('model_wrapper_cfg')
-    imports = listed((flat.get('custom_imports') or {}).get('imports'))
-    imports = [name for name in imports if name.split('.')[0] != 'mmdistill_dense']
-    if imports:
+    modules = listed((flat.get('custom_imports') or {}).get('imports'))
+    if imports := [name for name in modules if name.split('.')[0] != 'mmdistill_dense']:
         flat.custom_imports.imports = imports
     else:
         flat.pop('custom_imports', None)
@@ -358,11 +351,10 @@ def hub_file(address: str, key: str) -> Path:
 
     The parts that an index lists are fetched too. :func:`local_file` checks ``#sha256=``, which may follow.
     """
-    match = _ADDRESS.fullmatch(address.partition('#')[0])
+    match, where = _ADDRESS.fullmatch(address.partition('#')[0]), f'{key}={address!r}'
     if not match:
-        raise ValueError(f'{key}={address!r}: write hf://user/repo/file, or hf://user/repo@revision/file.')
+        raise ValueError(f'{where}: write hf://user/repo/file, or hf://user/repo@revision/file.')
     repository, revision, name = match.groups()
-    where = f'{key}={address!r}'
     try:
         import huggingface_hub
         from huggingface_hub.errors import LocalEntryNotFoundError

@@ -452,17 +452,16 @@ def test_a_graph_answers_in_the_network_s_place(tmp_path, monkeypatch):
     assert [shape[0] for shape in sizes_seen] == [1, 1, 2, 1, 1]
 
 
-def test_a_detector_s_graph_gives_its_boxes(tmp_path):
-    config, checkpoint = config_and_checkpoint(tmp_path, 'retinanet')
-    _, network, _, _ = load_student(config, checkpoint)
-    network.eval().bbox_head.test_cfg.score_thr = 0.0
-    batch = next(iter(toys.Runner.build_dataloader(config.train_dataloader)))
-    graph = graph_of(network)
+@pytest.mark.parametrize('kind', ['retinanet', 'dino'])
+def test_a_detector_s_graph_gives_its_boxes(tmp_path, kind):
+    config, checkpoint = config_and_checkpoint(tmp_path, kind)
+    network = load_student(config, checkpoint)[1].eval()
+    network.bbox_head.test_cfg.score_thr = 0.0
+    batch, graph = next(iter(toys.Runner.build_dataloader(config.train_dataloader))), graph_of(network)
     with torch.no_grad():
         (expected, *_) = network.test_step(batch)
-        answers = [tensor.clone() for tensor in graph(network.data_preprocessor(batch, False)['inputs'])]
-        names = list(graph.named_outputs(network.data_preprocessor(batch, False)['inputs']))
-        graph.predict_with(lambda image: answers, names)
+        answers = graph.named_outputs(network.data_preprocessor(batch, False)['inputs'])
+        graph.predict_with(lambda image: [tensor.clone() for tensor in answers.values()], list(answers))
         (actual, *_) = network.test_step(batch)
     assert len(expected.pred_instances) > 0
     assert torch.equal(actual.pred_instances.bboxes, expected.pred_instances.bboxes)

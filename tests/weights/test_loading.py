@@ -210,9 +210,10 @@ def test_yaml_runs_nothing(tmp_path, mark):
     (tmp_path / 'suite.yaml').write_text(f'out: {text}\n')
     with pytest.raises(ValueError, match=r'suite\.yaml.*could not determine a constructor'):
         definition.load_suite(tmp_path / 'suite.yaml')
-    (tmp_path / 'metafile.yml').write_text(f'Models: {text}\n')
-    with pytest.raises(yaml.YAMLError, match='could not determine a constructor'):
-        locate._read_yaml(tmp_path / 'metafile.yml')
+    (tmp_path / 'model-index.yml').write_text(f'Import: {text}\n')
+    zoo = mock.patch.object(locate, 'package_root', lambda _: tmp_path)
+    with zoo, pytest.raises(yaml.YAMLError, match='could not determine a constructor'):
+        locate.published_weights('zoo::net.py')
 
 
 RISKY = re.compile(

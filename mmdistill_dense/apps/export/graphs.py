@@ -4,11 +4,9 @@ import contextlib
 import importlib.util
 import inspect
 import json
-import warnings
 import zipfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from io import BytesIO
-from itertools import groupby
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -24,6 +22,7 @@ from mmdistill_dense.utils.files import write_whole
 from mmdistill_dense.utils.process import quiet
 from mmdistill_dense.utils.validate import size_text
 from mmdistill_dense.utils.version import removed
+from mmdistill_dense.weights.safe_load import read_checkpoint
 
 Run = Callable[[Tensor], list[Tensor]]  # a written graph: from an image to its outputs
 AXES = {'batch': 0, 'height': 2, 'width': 3}
@@ -37,9 +36,7 @@ class Graph(nn.Module):
 
     task: str
     note: str  # what is left to do with the outputs
-    decoding: Mapping[str, Any] | None = None  # what boxes are computed by
-    threshold: float | None = None  # of the sigmoid of a segmentor's single channel
-    align_corners: bool | None = None  # where a segmentor's scores are resized to the picture
+    settings: Callable[[], dict[str, Any]]  # what that needs to know, None where it is not so
     named_outputs: Callable[[Tensor], dict[str, Tensor]]  # the outputs for an image
     # from now on, lets the network predict from what a written graph gives: its function, and its outputs' names
     predict_with: Callable[[Run, Sequence[str]], None]
@@ -53,8 +50,7 @@ class Graph(nn.Module):
 
     def picture(self, height: int, width: int, batch: int = 1) -> Tensor:
         """Return noise as normalised images of as many channels as the network takes."""
-        sides = (batch, input_channels(self.model), height, width)
-        return torch.randn(sides, generator=torch.Generator().manual_seed(0))
+        return torch.randn(batch, input_channels(self.model), height, width, generator=torch.Generator().manual_seed(0))
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
         return tuple(self.named_outputs(image).values())
@@ -69,12 +65,11 @@ class SegmentorGraph(Graph):
         'whether its sigmoid is above threshold'
     )
 
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__(model)
-        heads: Any = getattr(model, 'decode_head', None)
-        head = heads[-1] if isinstance(heads, nn.ModuleList) else heads
-        self.align_corners = getattr(model, 'align_corners', None)
-        self.threshold = getattr(head, 'threshold', None) if getattr(head, 'out_channels', None) == 1 else None
+    def settings(self) -> dict[str, Any]:
+        heads = getattr(self.model, 'decode_head', None)
+        head: Any = heads[-1] if isinstance(heads, nn.ModuleList) else heads
+        threshold = getattr(head, 'threshold', None) if getattr(head, 'out_channels', None) == 1 else None
+        return {'threshold': threshold, 'align_corners': getattr(self.model, 'align_corners', None)}
 
     def named_outputs(self, image: Tensor) -> dict[str, Tensor]:
         from mmseg.models.utils import resize
@@ -100,54 +95,63 @@ class DetectorGraph(Graph):
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__(model)
-        bases = {kind.__name__ for kind in type(model).__mro__}
-        self.two_stage = 'TwoStageDetector' in bases
-        head: Any = getattr(model, 'rpn_head' if self.two_stage else 'bbox_head', None)
-        # Learned proposals (Sparse R-CNN, QueryInst) have no loss of their own, and nothing that is dense.
-        if not hasattr(head, 'loss_by_feat') or not bases & {'SingleStageDetector', 'TwoStageDetector'}:
-            raise ValueError(
-                f'a {type(model).__name__} cannot be exported as a graph; segmentors with encode_decode, single-stage '
-                f'detectors, two-stage detectors up to their RPN, and DETRs can. {_HINT}'
-            )
-        # The losses of mmdet's dense heads take what the head returns, under these names.
-        self.names = list(inspect.signature(head.loss_by_feat).parameters)
-        self.decoding = _decoding(head)
+        self.two_stage = hasattr(model, 'rpn_head')
+        self.head = 'rpn_head' if self.two_stage else 'bbox_head'
+        # The losses of mmdet's dense heads take what the head returns, under these names. Learned proposals (Sparse
+        # R-CNN, QueryInst) have no loss of their own, and nothing that is dense.
+        loss: Any = getattr(getattr(model, self.head, None), 'loss_by_feat', None)
+        self.names = list(inspect.signature(loss).parameters) if loss else []
+
+    def settings(self) -> dict[str, Any]:
+        head = getattr(self.model, self.head)
+        priors, coder = getattr(head, 'prior_generator', None), getattr(head, 'bbox_coder', None)
+        bases = getattr(priors, 'base_anchors', None)
+        sigmoid = getattr(head, 'use_sigmoid_cls', getattr(getattr(head, 'loss_cls', None), 'use_sigmoid', True))
+        kinds = (int, float, str, tuple, list)
+        options = {key: value for key, value in vars(coder or head).items() if isinstance(value, kinds)}
+        decoding = {
+            'strides': plain(getattr(priors, 'strides', None)),  # of each level, in width and height
+            # x1, y1, x2, y2 around column * stride and row * stride; channels are anchor by anchor
+            'anchors': None if bases is None else [base.tolist() for base in bases],
+            'offset': getattr(priors, 'offset', None),  # of a point in its cell, in strides
+            'coder': {'type': type(coder).__name__, **plain(options)} if coder else type(head).__name__,
+            'bins': getattr(head, 'reg_max', None),  # of a distribution over distances in strides
+            'scores': 'sigmoid' if sigmoid else 'softmax, the last class is the background',
+            'nms': plain(head.test_cfg),
+        }
+        return {'decoding': decoding}
 
     def named_outputs(self, image: Tensor) -> dict[str, Tensor]:
         features = self.model.extract_feat(image)
-        head = self.model.rpn_head if self.two_stage else self.model.bbox_head
-        maps = {f'features_{level}': tensor for level, tensor in enumerate(features) if self.two_stage}
+        head = getattr(self.model, self.head)
         outputs = head(features)
         if not all(isinstance(levels, (list, tuple)) for levels in outputs):  # as of masks and their kernels
-            kind = type(self.model).__name__
-            raise ValueError(f'{type(head).__name__} of {kind} gives more than maps by level: no graph has it. {_HINT}')
-        for name, levels in zip(self.names, outputs, strict=False):
-            maps.update({f'{name}_{level}': tensor for level, tensor in enumerate(levels)})
-        return maps
+            name = f'{type(head).__name__} of {type(self.model).__name__}'
+            raise ValueError(f'{name} gives more than maps by level: no graph has it. {_HINT}')
+        groups = [*([('features', features)] if self.two_stage else []), *zip(self.names, outputs, strict=False)]
+        return {f'{name}_{level}': tensor for name, levels in groups for level, tensor in enumerate(levels)}
 
     def predict_with(self, run: Run, names: Sequence[str]) -> None:
         """Replace backbone, neck and dense head."""
         if self.two_stage:
             raise ValueError(f'the graph of a {type(self.model).__name__} ends before its RoI heads: it has no score')
-
-        def head(image: Tensor) -> tuple[list[Tensor], ...]:
-            pairs = zip(names, run(image), strict=True)
-            return tuple([x for _, x in group] for _, group in groupby(pairs, lambda pair: pair[0].rpartition('_')[0]))
-
-        self.model.extract_feat = lambda image: image
-        self.model.bbox_head.forward = head
+        self.model.extract_feat = run
+        self.model.bbox_head.forward = lambda outputs: tuple(group_levels(names, outputs))
 
 
-class QueryGraph(Graph):
+def group_levels(names: Iterable[str], outputs: Iterable[Tensor]) -> list[list[Tensor]]:
+    """Return outputs that are named ``NAME_LEVEL`` in a list for each name."""
+    groups: dict[str, list[Tensor]] = {}
+    for name, output in zip(names, outputs, strict=True):
+        groups.setdefault(name.rpartition('_')[0], []).append(output)
+    return [*groups.values()]
+
+
+class QueryGraph(DetectorGraph):
     """Of the last layer of a DETR ``cls_scores`` (B, queries, classes) and ``bbox_preds`` (B, queries, 4)."""
 
-    task = 'detection'
     note = 'class logits of each query, and its box: centre, width and height as shares of those of the picture'
     freedoms = (((), 1),)  # their encoders read the sizes of maps as values
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__(model)
-        self.decoding = _decoding(self.model.bbox_head)
 
     def named_outputs(self, image: Tensor) -> dict[str, Tensor]:
         shape = tuple(image.shape[2:])
@@ -164,32 +168,21 @@ class QueryGraph(Graph):
             return self.model.bbox_head.predict_by_feat(*(output[None] for output in outputs), metas, rescale=rescale)
 
         self.model.extract_feat, self.model.bbox_head.predict = run, predict
-        self.model.forward_transformer = lambda outputs, samples: {'found': outputs}
-
-
-def _decoding(head: Any) -> dict[str, Any]:
-    """Return what the boxes of a dense head are computed by, in plain values."""
-    priors, coder = getattr(head, 'prior_generator', None), getattr(head, 'bbox_coder', None)
-    bases = getattr(priors, 'base_anchors', None)
-    sigmoid = getattr(head, 'use_sigmoid_cls', getattr(getattr(head, 'loss_cls', None), 'use_sigmoid', True))
-    kinds = (int, float, str, tuple, list)
-    options = {key: value for key, value in vars(coder or head).items() if isinstance(value, kinds)}
-    return {
-        'strides': plain(getattr(priors, 'strides', None)),  # of each level, in width and height
-        # x1, y1, x2, y2 around column * stride and row * stride; channels are anchor by anchor
-        'anchors': None if bases is None else [base.tolist() for base in bases],
-        'offset': getattr(priors, 'offset', None),  # of a point in its cell, in strides
-        'coder': {'type': type(coder).__name__, **plain(options)} if coder else type(head).__name__,
-        'bins': getattr(head, 'reg_max', None),  # of a distribution over distances in strides
-        'scores': 'sigmoid' if sigmoid else 'softmax, the last class is the background',
-        'nms': plain(head.test_cfg),
-    }
+        self.model.forward_transformer = lambda outputs, samples: {'outputs': outputs}
 
 
 def graph_of(model: nn.Module) -> Graph:
     if hasattr(model, 'encode_decode'):
         return SegmentorGraph(model)
-    return QueryGraph(model) if hasattr(model, 'forward_transformer') else DetectorGraph(model)
+    if hasattr(model, 'forward_transformer'):
+        return QueryGraph(model)
+    graph, bases = DetectorGraph(model), {kind.__name__ for kind in type(model).__mro__}
+    if not graph.names or not bases & {'SingleStageDetector', 'TwoStageDetector'}:
+        raise ValueError(
+            f'a {type(model).__name__} cannot be exported as a graph; segmentors with encode_decode, single-stage '
+            f'detectors, two-stage detectors up to their RPN, and DETRs can. {_HINT}'
+        )
+    return graph
 
 
 _SIDE_FILE, _OPSET = f'{ENTRY}.json', 20
@@ -208,9 +201,8 @@ def write_onnx(graph: Graph, image: Tensor, axes: Sequence[str], path: Path, abo
     outputs = list(about['outputs'])
     if isinstance(graph, QueryGraph):  # deformable attention takes sizes from values, which torch.export refuses
         content = BytesIO()
-        with warnings.catch_warnings():
-            warnings.simplefilter('ignore')
-            options: Any = {'f': content, 'input_names': ['image'], 'output_names': outputs, 'opset_version': _OPSET}
+        options: Any = {'f': content, 'input_names': ['image'], 'output_names': outputs, 'opset_version': _OPSET}
+        with quiet():
             torch.onnx.export(graph, (image,), dynamo=False, **options)
         model = onnx.load_from_string(content.getvalue())
     else:
@@ -246,8 +238,7 @@ def traced(module: nn.Module, inputs: Mapping[Tensor, Sequence[int]]) -> torch.e
     free: Any = torch.export.ShapesCollection()
     for value, axes in inputs.items():
         free[value] = dict.fromkeys(axes, torch.export.Dim.DYNAMIC)
-    with warnings.catch_warnings(), torch.no_grad(), mock.patch.object(F, 'adaptive_avg_pool2d', _pooled):
-        warnings.simplefilter('ignore')
+    with quiet(), torch.no_grad(), mock.patch.object(F, 'adaptive_avg_pool2d', _pooled):
         return torch.export.export(module, tuple(inputs), dynamic_shapes=free)
 
 
@@ -315,11 +306,10 @@ def open_graph(path: str | Path) -> Run:
         inputs = read_description(path)['input']
     run: Any = _onnx(path) if Path(path).suffix == '.onnx' else torch.export.load(path).module()
     shape, smallest = inputs.get('shape', ()), inputs.get('smallest', (1, 1))
-    sides = slice(0, 2) if inputs.get('name') == 'picture' else slice(2, 4)
 
     def checked(image: Tensor) -> list[Tensor]:
         fixed = any(isinstance(size, int) and size != side for size, side in zip(shape, image.shape, strict=False))
-        if fixed or any(side < least for side, least in zip(image.shape[sides], smallest, strict=True)):
+        if fixed or any(side < least for side, least in zip(image.shape[2:], smallest, strict=False)):
             least = '' if fixed else f' from {size_text(smallest)} on'
             raise ValueError(
                 f'{str(path)!r} takes pictures of the shape {", ".join(map(str, shape))}{least}, got '
@@ -345,8 +335,6 @@ def _onnx(path: str | Path) -> Run:
 def read_description(path: str | Path) -> dict[str, Any]:
     """Return the description inside an exported file of any format."""
     if not is_graph(path):
-        from mmdistill_dense.weights.safe_load import read_checkpoint
-
         text = read_checkpoint(path).get('meta', {}).get('student')
     elif Path(path).suffix == '.onnx':
         require_onnx()

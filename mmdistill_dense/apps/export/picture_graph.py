@@ -1,7 +1,4 @@
-"""``mmdistill export --whole``: one ONNX graph from a picture to its label map, or to boxes and masks.
-
-Before the network it does what the test pipeline and the preprocessor of a config do.
-"""
+"""``mmdistill export --whole``: one ONNX graph from a picture as it is read to its label map, or to boxes and masks."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -18,8 +15,8 @@ from mmdistill_dense.apps.export.graphs import Run, onnx_of, open_graph, read_de
 from mmdistill_dense.apps.export.postprocess import Detections, Labels, Queries, translations
 from mmdistill_dense.apps.export.without_package import drop_label_steps, read_files
 from mmdistill_dense.apps.inspect.inference import predict_items
-from mmdistill_dense.config.values import layers, tested_set, type_name
-from mmdistill_dense.utils.validate import first_line
+from mmdistill_dense.config.values import layers, listed, tested_set, type_name
+from mmdistill_dense.utils.validate import first_line, size_text
 
 _MIN_EQUAL = 0.98  # share of labels or boxes; rounding moves pixels between classes, and boxes over thresholds
 _PASSED = ('frame', 'factor', 'shown')  # pass by the network
@@ -69,15 +66,12 @@ def preparation(config: Mapping[str, Any]) -> dict[str, Any]:
         elif name == 'Pad' and not steps['pad'] and options.get('padding_mode', 'constant') == 'constant':
             value = options.get('pad_val', 0)
             value = value.get('img', 0) if isinstance(value, Mapping) else value
-            values = {*value} if isinstance(value, Sequence) else {value}
+            values = {*listed(value)} or {0}
             if len(values) > 1:
                 raise ValueError(f'Pad of the test pipeline has pad_val {value}, and not one value for all channels')
-            steps['pad'] = {
-                'size': list(options['size']) if options.get('size') else None,
-                'divisor': options.get('size_divisor') or 1,
-                'square': bool(options.get('pad_to_square')),
-                'value': float(values.pop()),
-            }
+            size, square = listed(options.get('size')) or None, bool(options.get('pad_to_square'))
+            pad = {'size': size, 'divisor': options.get('size_divisor') or 1, 'square': square}
+            steps['pad'] = {**pad, 'value': float(values.pop())}
         elif name.startswith('LoadImage') and 'color_type' in options:
             if options['color_type'] == 'grayscale':
                 raise ValueError('the test pipeline reads pictures as grayscale; known are three channels')
@@ -180,18 +174,18 @@ def make_whole(file: Path, plain: Config, network: Any, sizes: Sequence[Sequence
     kind: Any = Queries if 'bbox_preds' in description['outputs'] else Detections
     kind, counted = (Labels, 'labels') if description['task'] == 'segmentation' else (kind, 'boxes')
     prepare, answer = Prepare(description['input']), kind(network, description)
-    shape: list[Any] = ['height', 'width', 3]
-    if _has_fixed_size(prepare, description):
-        shape, sizes = [*sizes[0], 3], sizes[:1]
-    pairs = _predictions(plain, network.eval(), sizes)
-    picture_input = {'name': 'picture', 'layout': 'HWC', 'dtype': 'uint8', 'channels': 'RGB', 'shape': shape}
-    about = {
-        **description,
-        'network': description['input'],
-        'input': {**picture_input, 'orientation': description['input']['orientation']},
-        'outputs': {name: _OUTPUTS[name] for name in answer.names},
-        'note': 'all is inside: resize, normalisation, padding, network, and what makes the answer',
-    }
+    shape = _picture_shape(prepare, *description['input']['shape'][2:])
+    pairs: list[tuple[Tensor, Any]] = []
+    for image in (picture(*size) for size in (sizes if 'height' in shape else sizes[:1])):
+        try:
+            pairs.append((image, predict_image(network, plain, image.numpy())))
+        except RuntimeError:  # branches of some networks meet at multiples of 8 alone; a whole graph pads
+            if not pairs:
+                raise
+    about = {**description, 'network': description['input'], 'outputs': {name: _OUTPUTS[name] for name in answer.names}}
+    about['input'] = {'name': 'picture', 'layout': 'HWC', 'dtype': 'uint8', 'channels': 'RGB', 'shape': shape}
+    about['input']['orientation'] = description['input']['orientation']
+    about['note'] = 'all is inside: resize, normalisation, padding, network, and what makes the answer'
     try:
         front, back = _ends(prepare, answer, description['outputs'])
     except Exception as error:  # torch.export raises many kinds
@@ -204,26 +198,30 @@ def make_whole(file: Path, plain: Config, network: Any, sizes: Sequence[Sequence
     equal, compared = agreement(open_graph(file), pairs)
     if compared and equal < _MIN_EQUAL:
         raise ValueError(f'the graph gives {equal:.1%} of the {compared} {counted} that the network gives.')
-    trial = {'pictures': [[*image.shape[:2]] for image, _ in pairs], 'compared': compared, 'counted': counted}
-    save_onnx(whole, file, {**about, 'tried': {**trial, 'equal': equal, 'classes': _classes(pairs)}})
+    about['tried'] = {'pictures': [[*image.shape[:2]] for image, _ in pairs], 'compared': compared, 'counted': counted}
+    labels = torch.cat([labels_of(sample) for _, sample in pairs])
+    about['tried'] |= {'equal': equal, 'classes': len(labels.unique())}  # where it is one, or none, all graphs agree
+    save_onnx(whole, file, about)
 
 
-def _predictions(plain: Config, network: Any, sizes: Sequence[Sequence[int]]) -> list[tuple[Tensor, Any]]:
-    """Return pictures of these sizes, without those at which the network itself stops, each with its prediction."""
-    pairs = list[tuple[Tensor, Any]]()
-    for image in (picture(*size) for size in sizes):
-        try:
-            pairs.append((image, predict_image(network, plain, image.numpy())))
-        except RuntimeError:  # branches of some networks meet at multiples of 8 alone; a whole graph pads
-            if not pairs:
-                raise
-    return pairs
+def labels_of(sample: Any) -> Tensor:
+    """Return the predicted labels of a sample's pixels, or of its boxes."""
+    return sample.pred_sem_seg.data.flatten() if 'pred_sem_seg' in sample else sample.pred_instances.labels
 
 
-def _classes(pairs: Sequence[tuple[Tensor, Any]]) -> int:
-    """Return how many classes predictions have: where it is one, or none, all graphs agree."""
-    maps = [sample.pred_sem_seg.data.flatten() for _, sample in pairs if 'pred_sem_seg' in sample]
-    return len(torch.cat(maps or [sample.pred_instances.labels for _, sample in pairs]).unique())
+def _picture_shape(prepare: Prepare, height: Any, width: Any) -> list[Any]:
+    """Return the shape of pictures for a network of a size: free if it has none, or the pipeline makes it of all."""
+    if not isinstance(height, int):
+        return ['height', 'width', 3]
+    pictures = (picture(*sides) for sides in ((height, width), (height + 9, width), (height, width // 2)))
+    with torch.no_grad():
+        size, *others = ([*prepare(image)[0].shape[2:]] for image in pictures)
+    if size != [height, width]:
+        raise ValueError(
+            f'the network takes pictures of {height}x{width} alone, and the test pipeline makes '
+            f'{size_text(size)} of them: --size H W with the size that the pipeline makes.'
+        )
+    return ['height', 'width', 3] if others == [size] * 2 else [height, width, 3]
 
 
 def _declare(whole: Any, shape: Sequence[Any], counted: str) -> None:
@@ -268,29 +266,11 @@ def _join(front: Any, network: Any, back: Any) -> Any:
     return whole
 
 
-def _has_fixed_size(prepare: Prepare, description: Mapping[str, Any]) -> bool:
-    """Tell whether pictures must have the network's size; refuse if those do not come out in it."""
-    shape = description['input']['shape'][2:]
-    if not all(isinstance(side, int) for side in shape):
-        return False
-    height, width = shape
-    with torch.no_grad():
-        dims = [[*prepare(picture(*size))[0].shape[2:]] for size in (shape, (height + 9, width), (height, width // 2))]
-    if dims[0] != shape:
-        raise ValueError(
-            f'the network takes pictures of {height}x{width} alone, and the test pipeline makes '
-            f'{"x".join(map(str, dims[0]))} of them: --size H W with the size that the pipeline makes.'
-        )
-    return dims != [shape] * 3
-
-
 def picture(height: int, width: int, seed: int = 0) -> Tensor:
     """Return a picture (height, width, 3) in uint8 with shapes of several sizes."""
     generator = torch.Generator().manual_seed(seed)
-    parts = [
-        F.interpolate(torch.randn(1, 3, cells, cells, generator=generator), (height, width), mode='nearest')
-        for cells in (3, 7, 17, 41)
-    ]
+    noise = (torch.randn(1, 3, cells, cells, generator=generator) for cells in (3, 7, 17, 41))
+    parts = [F.interpolate(cells, (height, width), mode='nearest') for cells in noise]
     return (128 + 40 * torch.stack(parts).sum(0)[0]).clamp(0, 255).byte().permute(1, 2, 0).contiguous()
 
 
@@ -298,19 +278,16 @@ def agreement(run: Run, pairs: Iterable[tuple[Tensor, Any]]) -> tuple[float, int
     """Return the share of the labels or boxes of predictions that a whole graph gives too, and how many there were."""
     same, number = 0, 0
     for image, sample in pairs:
-        answer = run(image)
-        if 'pred_sem_seg' in sample:
-            labels = sample.pred_sem_seg.data[0]
-            same, number = same + int((answer[0] == labels).sum()), number + labels.numel()
-        else:
-            boxes = sample.pred_instances
-            same, number = same + count_matches(boxes, answer), number + max(len(boxes), len(answer[0]))
+        answer, labels, is_map = run(image), labels_of(sample), 'pred_sem_seg' in sample
+        same += int((answer[0].flatten() == labels).sum()) if is_map else count_matches(sample.pred_instances, answer)
+        number += max(len(labels), len(answer[0]))  # a map has fewer rows than labels
     return same / max(number, 1), number
 
 
 def count_matches(expected: Any, answer: Sequence[Tensor], overlap: float = 0.99, score: float = 1e-3) -> int:
     """Count the boxes that both have: the same label, IoU and scores as close as said; masks equal by 99 %."""
     from mmdet.structures.bbox import bbox_overlaps
+    from scipy.optimize import linear_sum_assignment  # which mmdet needs
 
     boxes, scores, labels, *masks = answer
     boxes = boxes.to(expected.bboxes)
@@ -322,9 +299,4 @@ def count_matches(expected: Any, answer: Sequence[Tensor], overlap: float = 0.99
         flat, other = expected.masks.flatten(1).float(), mask.flatten(1).float()
         shared = flat @ other.T
         close &= shared >= 0.99 * (flat.sum(1)[:, None] + other.sum(1)[None] - shared) - 1
-    count = 0
-    for row in close:  # each counts once
-        if row.any():
-            close[:, row.nonzero()[0]] = False
-            count += 1
-    return count
+    return int(close[linear_sum_assignment(close, maximize=True)].sum())  # each counts once

@@ -2,7 +2,6 @@
 
 import contextlib
 import sys
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -12,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from mmengine.structures import InstanceData
 from torch import Tensor, nn
+
+from mmdistill_dense.apps.export.graphs import group_levels
 
 _MAX_BOXES = 5000  # boxes of a head without ``max_per_img``
 _KNOWN_HEADS = ('BaseDenseHead', 'RPNHead', 'YOLOXHead')  # whose choice of boxes ``_select_boxes`` makes
@@ -35,10 +36,7 @@ class Labels(nn.Module):
 
 @torch.library.custom_op('mmdistill_dense::suppress', mutates_args=())
 def suppress(boxes: Tensor, scores: Tensor, overlap: float, limit: int) -> Tensor:
-    """Return the numbers of the boxes that stay, best first, then -1 up to ``limit``.
-
-    Boxes with a score of 0 or less are dropped.
-    """
+    """Return the numbers of the boxes that stay, best first, then -1 up to ``limit``; scores are above 0."""
     from mmcv.ops import nms  # which mmcv-lite has not; segmentors need none
 
     valid = (scores > 0).nonzero().squeeze(1)
@@ -46,9 +44,7 @@ def suppress(boxes: Tensor, scores: Tensor, overlap: float, limit: int) -> Tenso
     return F.pad(rows, (0, limit - len(rows)), value=-1)
 
 
-@suppress.register_fake
-def _(boxes: Tensor, scores: Tensor, overlap: float, limit: int) -> Tensor:
-    return boxes.new_empty(limit, dtype=torch.long)
+suppress.register_fake(lambda boxes, scores, overlap, limit: boxes.new_empty(limit, dtype=torch.long))
 
 
 @torch.library.custom_op('mmdistill_dense::align', mutates_args=())
@@ -59,9 +55,7 @@ def align(maps: Tensor, rois: Tensor, size: int, scale: float, sampling: int, al
     return roi_align(maps, rois, size, scale, sampling, 'avg', aligned)
 
 
-@align.register_fake
-def _(maps: Tensor, rois: Tensor, size: int, scale: float, sampling: int, aligned: bool) -> Tensor:
-    return maps.new_empty(rois.shape[0], maps.shape[1], size, size)
+align.register_fake(lambda maps, rois, size, *_: maps.new_empty(rois.shape[0], maps.shape[1], size, size))
 
 
 def translations() -> dict[Any, Any]:
@@ -80,16 +74,11 @@ def translations() -> dict[Any, Any]:
         return op.Slice(filled, ints(0), ints(limit))
 
     def write_roi_align(maps: Any, rois: Any, size: int, scale: float, sampling: int, aligned: bool) -> Any:
-        return op.RoiAlign(
-            maps,
-            op.Slice(rois, ints(1), ints(5), ints(1)),
-            op.Cast(op.Reshape(op.Slice(rois, ints(0), ints(1), ints(1)), ints(-1)), to=7),  # int64
-            coordinate_transformation_mode='half_pixel' if aligned else 'output_half_pixel',
-            output_height=size,
-            output_width=size,
-            sampling_ratio=sampling,
-            spatial_scale=scale,
-        )
+        mode = 'half_pixel' if aligned else 'output_half_pixel'
+        options = {'output_height': size, 'output_width': size, 'sampling_ratio': sampling, 'spatial_scale': scale}
+        boxes = op.Slice(rois, ints(1), ints(5), ints(1))
+        pictures = op.Cast(op.Reshape(op.Slice(rois, ints(0), ints(1), ints(1)), ints(-1)), to=7)  # int64
+        return op.RoiAlign(maps, boxes, pictures, coordinate_transformation_mode=mode, **options)
 
     space = torch.ops.mmdistill_dense
     return {space.suppress.default: write_nms, space.align.default: write_roi_align}
@@ -103,16 +92,14 @@ class Detections(nn.Module):
 
     def __init__(self, network: Any, description: Mapping[str, Any]) -> None:
         super().__init__()
-        self.network, outputs = network, description['outputs']
-        self.groups = [*Counter(name.rpartition('_')[0] for name in outputs).items()]  # names and their levels
-        self.two_stage = self.groups[0][0] == 'features'
+        self.network, self.outputs = network, list(description['outputs'])
+        self.two_stage = self.outputs[0].startswith('features_')
         self.masks = self.two_stage and network.roi_head.with_mask
         self.names = ('boxes', 'scores', 'labels', *(['masks'] if self.masks else []))
         check_decoding(network, self.two_stage)
 
     def forward(self, frame: Tensor, factor: Tensor, canvas: Tensor, *maps: Tensor) -> tuple[Tensor, ...]:
-        outputs_left = iter(maps)
-        outputs = [[next(outputs_left) for _ in range(levels)] for _, levels in self.groups]
+        outputs = group_levels(self.outputs, maps)
         meta = {'img_shape': frame.shape[2:], 'ori_shape': canvas.shape[:2], 'scale_factor': tuple(factor)}
         network = self.network
         with _traceable(network, self.two_stage):
@@ -126,12 +113,11 @@ class Detections(nn.Module):
                 (instances,) = network.bbox_head.predict_by_feat(*outputs, batch_img_metas=[meta], rescale=True)
         real = (instances.scores > 0).nonzero().squeeze(1)
         boxes, scores, labels = instances.bboxes[real], instances.scores[real], instances.labels[real]
-        if self.two_stage:
-            boxes = boxes / torch.cat([factor, factor])
+        boxes = boxes / torch.cat([factor, factor]) if self.two_stage else boxes
         if not self.masks:
             return boxes, scores, labels
-        threshold = network.roi_head.test_cfg.mask_thr_binary
-        return boxes, scores, labels, paste_masks(instances.masks[real], boxes, *canvas.shape[:2]) >= threshold
+        masks = paste_masks(instances.masks[real], boxes, *canvas.shape[:2])
+        return boxes, scores, labels, masks >= network.roi_head.test_cfg.mask_thr_binary
 
 
 class Queries(nn.Module):
@@ -164,23 +150,41 @@ def paste_masks(masks: Tensor, boxes: Tensor, height: int, width: int) -> Tensor
     return rows @ masks @ columns.transpose(1, 2)
 
 
-def owner_of(part: Any, method: str) -> str:
-    """Return the name of the class that defines a method."""
-    return next((kind.__name__ for kind in type(part).__mro__ if method in vars(kind)), '')
+def owner_of(part: Any, method: str) -> Any:
+    """Return the class that defines a method."""
+    return next((kind for kind in type(part).__mro__ if method in vars(kind)), object)
 
 
 def check_method(part: Any, method: str, *owners: str) -> None:
     """Refuse a method that these graphs replace if none of these classes defines it."""
-    if owner_of(part, method) not in owners:
+    if owner_of(part, method).__name__ not in owners:
         raise ValueError(
             f'{type(part).__name__} has its own {method}; whole graphs have that of {" and ".join(owners)}. Leave '
             '--whole out: mmdet makes the answer of what the bare graph gives.'
         )
 
 
+def _replacements(network: Any, two_stage: bool) -> Iterator[tuple[Any, str, tuple[str, ...], Any]]:
+    """Yield methods whose rows depend on values: part, name, the classes that may define it, and what replaces it."""
+    dense = network.rpn_head if two_stage else network.bbox_head
+    by_level = owner_of(dense, '_bbox_post_process').__name__ == 'RPNHead'
+    yield dense, '_bbox_post_process', _KNOWN_HEADS, partial(_select_boxes, by_level=by_level)
+    if owner_of(dense, 'predict_by_feat').__name__ == 'YOLOXHead':
+        yield dense, 'predict_by_feat', ('YOLOXHead',), partial(_yolox, dense)
+    owner = owner_of(dense, '_predict_by_feat_single')
+    if owner.__name__ == 'RPNHead':
+        yield dense, '_predict_by_feat_single', ('RPNHead',), super(owner, dense)._predict_by_feat_single
+    for layer in network.roi_head.modules() if two_stage else ():
+        if hasattr(layer, 'map_roi_levels'):
+            yield layer, 'forward', ('SingleRoIExtractor',), partial(_extract_regions, layer)
+        elif hasattr(layer, 'conv_logits') and hasattr(layer, 'class_agnostic'):
+            yield layer, '_predict_by_feat_single', ('FCNMaskHead',), partial(_small_masks, layer)
+
+
 def check_decoding(network: Any, two_stage: bool) -> None:
     """Refuse what decides in another way than these graphs do."""
-    check_method(network.rpn_head if two_stage else network.bbox_head, '_bbox_post_process', *_KNOWN_HEADS)
+    for part, method, owners, _ in _replacements(network, two_stage):
+        check_method(part, method, *owners)
     for head in [network.rpn_head, network.roi_head] if two_stage else [network.bbox_head]:
         name, options = type(head).__name__, dict(head.test_cfg or {})
         kind, candidates = (options.get('nms') or {}).get('type', 'nms'), options.get('nms_pre', 1)
@@ -189,42 +193,18 @@ def check_decoding(network: Any, two_stage: bool) -> None:
         if candidates < 1:
             raise ValueError(f'{name} has nms_pre={candidates}: set how many candidates a level has')
     for layer in network.roi_head.modules() if two_stage else ():
-        if hasattr(layer, 'map_roi_levels'):
-            check_method(layer, 'forward', 'SingleRoIExtractor')
-        elif hasattr(layer, 'conv_logits') and hasattr(layer, 'class_agnostic'):
-            check_method(layer, '_predict_by_feat_single', 'FCNMaskHead')
         if type(layer).__name__ in ('GenericRoIExtractor', 'RoIPool'):
             raise ValueError(f'{type(layer).__name__} of {type(network.roi_head).__name__} is not known to ONNX')
 
 
 @contextlib.contextmanager
 def _traceable(network: Any, two_stage: bool) -> Iterator[None]:
-    """Let mmdet's prediction keep numbers of rows that do not depend on values."""
-    patches: list[tuple[Any, str, Any]] = []
-
-    def patch_modules(head: Any, **values: Any) -> None:
-        for module in {sys.modules[kind.__module__] for kind in type(head).__mro__}:
-            patches.extend((module, name, value) for name, value in values.items() if name in vars(module))
-
-    dense = network.rpn_head if two_stage else network.bbox_head
-    patch_modules(dense, filter_scores_and_topk=_top_scores)
-    by_level = owner_of(dense, '_bbox_post_process') == 'RPNHead'
-    patches.append((dense, '_bbox_post_process', partial(_select_boxes, by_level=by_level)))
-    if owner_of(dense, 'predict_by_feat') == 'YOLOXHead':
-        patches.append((dense, 'predict_by_feat', partial(_yolox, dense)))
-    if owner_of(dense, '_predict_by_feat_single') == 'RPNHead':
-        from mmdet.models.dense_heads.base_dense_head import BaseDenseHead
-
-        base = BaseDenseHead._predict_by_feat_single
-        patches.append((dense, '_predict_by_feat_single', partial(base, dense)))
-    if two_stage:
-        for layer in network.roi_head.modules():
-            if hasattr(layer, 'map_roi_levels'):
-                patches.append((layer, 'forward', partial(_extract_regions, layer)))
-            elif hasattr(layer, 'bbox_coder') and hasattr(layer, 'fc_cls'):
-                patch_modules(layer, multiclass_nms=_multiclass)
-            elif hasattr(layer, 'conv_logits') and hasattr(layer, 'class_agnostic'):
-                patches.append((layer, '_predict_by_feat_single', partial(_small_masks, layer)))
+    """Let mmdet's prediction run by our methods, and by our functions in the modules of its heads."""
+    patches = [(part, method, new) for part, method, _, new in _replacements(network, two_stage)]
+    parts = [network.rpn_head, *network.roi_head.modules()] if two_stage else [network.bbox_head]
+    for module in {sys.modules[kind.__module__] for part in parts for kind in type(part).__mro__}:
+        functions = {'filter_scores_and_topk': _top_scores, 'multiclass_nms': _multiclass}
+        patches += [(module, name, new) for name, new in functions.items() if name in vars(module)]
     with contextlib.ExitStack() as stack:
         for patch in patches:
             stack.enter_context(mock.patch.object(*patch))
@@ -248,9 +228,7 @@ def _nms(boxes: Tensor, scores: Tensor, groups: Tensor, options: Mapping[str, An
     return rows, torch.where(indices >= 0, scores[rows], -torch.ones(()))
 
 
-def _select_boxes(
-    results: Any, cfg: Any, rescale: bool = False, img_meta: Any = None, by_level: bool = False, **_: Any
-) -> InstanceData:
+def _select_boxes(results: Any, cfg: Any, rescale: bool, img_meta: Any, by_level: bool = False, **_: Any) -> Any:
     """As the ``_bbox_post_process`` of mmdet's dense heads and RPN, with ``max_per_img`` rows."""
     boxes, scores = results.bboxes, results.scores
     if rescale:
@@ -260,10 +238,9 @@ def _select_boxes(
     if cfg.get('min_bbox_size', -1) >= 0:
         large = ((boxes[:, 2:] - boxes[:, :2]) > cfg.min_bbox_size).all(1)
         scores = torch.where(large, scores, -torch.ones(()))
-    limit = cfg.get('max_per_img', _MAX_BOXES)
     # the RPN has one class, and suppresses within each level
     groups = torch.arange(len(boxes)) // cfg.nms_pre if by_level else results.labels
-    rows, scores = _nms(boxes, scores, groups, cfg.nms, limit)
+    rows, scores = _nms(boxes, scores, groups, cfg.nms, cfg.get('max_per_img', _MAX_BOXES))
     return InstanceData(bboxes=boxes[rows], scores=scores, labels=results.labels[rows])
 
 

@@ -6,7 +6,7 @@ import math
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 from statistics import median
@@ -24,9 +24,8 @@ from mmdistill_dense.apps.export import graphs
 from mmdistill_dense.apps.export.picture_graph import check_possible, make_whole, preparation
 from mmdistill_dense.apps.export.without_package import ORIGIN, header_lines, without_package
 from mmdistill_dense.apps.recipes.named import read_config
+from mmdistill_dense.config import values
 from mmdistill_dense.config.resolve import ModelConfig
-from mmdistill_dense.config.values import layers, pipeline_of, type_name
-from mmdistill_dense.config.values import plain as plain_values
 from mmdistill_dense.foundation.vit import ViT
 from mmdistill_dense.foundation.vit_file import public_weights
 from mmdistill_dense.networks.building import build_network
@@ -82,14 +81,15 @@ def evaluate(
             picture = batch['inputs'][0].permute(1, 2, 0).flip(2).contiguous()
             return [with_prediction(batch['data_samples'][0], names, timed(picture))]
 
-        if not whole:
-            graphs.graph_of(network).predict_with(timed, names)
+        if whole:
+            steps: list[Any] = values.pipeline_of(data['dataset'])
+            for step in steps:  # leaves pictures as read
+                if values.type_name(step) in ('Resize', 'Pad'):
+                    step.clear()
+                    step.update(type='Resize', scale_factor=1.0)
+            test_step = answer
         else:
-            test_step, same = answer, {'scale_factor': 1.0}
-            readers: list[Any] = [layer for _, layer in layers(data['dataset']) if 'pipeline' in layer]
-            for dataset in readers:  # leaves pictures as read
-                steps = [step for step in dataset['pipeline'] if type_name(step) != 'Pad']
-                dataset['pipeline'] = [{'type': s['type'], **same} if type_name(s) == 'Resize' else s for s in steps]
+            graphs.graph_of(network).predict_with(timed, names)
     loader = Runner.build_dataloader(data)
     evaluator = Evaluator(plain.val_evaluator)
     evaluator.dataset_meta = getattr(loader.dataset, 'metainfo', None)
@@ -162,11 +162,7 @@ def export_student(config: Config, checkpoint: str | Path, out: str | Path) -> t
 
 
 def export_graph(
-    config: Config,
-    checkpoint: str | Path,
-    out: str | Path,
-    size: Sequence[int] | None = None,
-    whole: bool = False,
+    config: Config, checkpoint: str | Path, out: str | Path, size: Sequence[int] | None = None, whole: bool = False
 ) -> Exported:
     """Write the graph of a distilled student in one self-describing file, and compare its outputs.
 
@@ -192,8 +188,8 @@ def export_graph(
     if whole:
         check_possible(plain)
     graph = graphs.graph_of(network)
-    steps = pipeline_of((plain.get('test_dataloader') or plain.get('val_dataloader') or {}).get('dataset'))
-    scales = (step.get('scale') for step in steps if type_name(step).endswith('Resize'))
+    steps = values.pipeline_of((plain.get('test_dataloader') or plain.get('val_dataloader') or {}).get('dataset'))
+    scales = (step.get('scale') for step in steps if values.type_name(step).endswith('Resize'))
     wide, high = next((scale for scale in scales if isinstance(scale, (tuple, list))), (512, 512))
     tested = (-(-int(side) // graphs.STEP) * graphs.STEP for side in (high, wide))
     height, width = size or (plain.model.get('data_preprocessor') or {}).get('size') or tested
@@ -211,19 +207,17 @@ def export_graph(
         exported = _write_freest(graph, (height, width), unfinished, meta['student'])
         if whole:
             make_whole(unfinished, plain, network, [[height, width], *_sizes((height, width), 1)])
-        unfinished.replace(path)
-    return replace(exported, path=path)
+        exported.path = unfinished.replace(path)
+    return exported
 
 
 def _write_freest(graph: graphs.Graph, size: tuple[int, int], path: Path, about: Mapping[str, Any]) -> Exported:
     """Write a graph with as many free axes as its network allows."""
     failures: list[str] = []
-    for axes, step in graph.freedoms:
-        if any(side % step for side in size):
-            continue
+    for axes, step in ((axes, step) for axes, step in graph.freedoms if not any(side % step for side in size)):
         image = graph.picture(*size, 2 if axes else 1)  # two: torch.export takes a size of one for a constant
         try:
-            return Exported(path, *_write(graph, image, axes, step, path, about), list(axes), failures, size, step)
+            return _write(graph, image, axes, step, path, about, failures)
         except Exception as error:  # each exporter has its own
             if isinstance(error, OSError) and error.errno:  # a full disk is no fault of the format
                 error.filename = error.filename or str(path)
@@ -238,35 +232,36 @@ def _write_freest(graph: graphs.Graph, size: tuple[int, int], path: Path, about:
 
 
 def _write(
-    graph: graphs.Graph, image: Tensor, axes: Sequence[str], step: int, path: Path, about: Mapping[str, Any]
-) -> tuple[list[str], float, list[int]]:
-    """Write a graph with these free axes; return its outputs, the difference to the network, and its smallest size."""
+    graph: graphs.Graph, image: Tensor, axes: Sequence[str], step: int, path: Path, about: Any, reasons: list[str]
+) -> Exported:
+    """Write a graph with these free axes, and compare it with its network."""
     with torch.no_grad():
         outputs = {name: list(value.shape) for name, value in graph.named_outputs(image).items()}
-    full = {**about, 'task': graph.task, 'made_with': list(image.shape), 'outputs': outputs, 'note': graph.note}
-    settings = {key: getattr(graph, key) for key in ('threshold', 'align_corners', 'decoding')}
-    full |= {key: value for key, value in settings.items() if value is not None}
-    shape = [name if name in axes else image.shape[axis] for name, axis in graphs.AXES.items()]
-    full['input'] = inputs = {**about['input'], 'shape': [shape[0], image.shape[1], *shape[1:]]}
+    shape: list[Any] = list(image.shape)
+    for name in axes:
+        shape[graphs.AXES[name]] = name
+    inputs = {**about['input'], 'shape': shape}
     inputs['channels'] = 'grey' if image.shape[1] == 1 else inputs['channels']
     inputs['pad_size_divisor'] = math.lcm(step, inputs['pad_size_divisor'])
-    image_size = list(image.shape[2:])
-    half, *other_sizes = _sizes(image_size, step) if 'height' in axes else [image_size]
+    full = {**about, 'input': inputs, 'task': graph.task, 'made_with': list(image.shape), 'outputs': outputs}
+    full |= {'note': graph.note, **{key: value for key, value in graph.settings().items() if value is not None}}
+    size = list(image.shape[2:])
+    smallest, *other_sizes = _sizes(size, step) if 'height' in axes else [size]
 
-    def write_graph(smallest: list[int]) -> graphs.Run:
+    def write_graph() -> graphs.Run:
         inputs['smallest'] = smallest
         graphs.GRAPHS[path.suffix](graph, image, axes, path, full)
         return graphs.open_graph(path)
 
-    run = write_graph(half)
+    run = write_graph()
     single = [image[:1]] if 'batch' in axes else []
-    difference = _difference(run, graph, [image, *single, *(graph.picture(*size) for size in other_sizes)])
-    smaller = [graph.picture(*half)] if half != image_size else []
+    difference = _difference(run, graph, [image, *single, *(graph.picture(*sides) for sides in other_sizes)])
     try:
-        return list(outputs), max(difference, _difference(run, graph, smaller)), half
+        difference = max(difference, _difference(run, graph, [graph.picture(*smallest)] if smallest != size else []))
     except Exception:  # the network, or what torch.export took for a constant, has a least size
-        write_graph(image_size)
-        return list(outputs), difference, image_size
+        smallest = size
+        write_graph()
+    return Exported(path, list(outputs), difference, smallest, list(axes), reasons, (size[0], size[1]), step)
 
 
 def _sizes(size: Sequence[int], step: int) -> list[list[int]]:
@@ -280,10 +275,7 @@ def _sizes(size: Sequence[int], step: int) -> list[list[int]]:
 def load_student(
     config: Config, checkpoint: str | Path, parts: Sequence[str] | None = None
 ) -> tuple[Config, nn.Module, dict[str, Tensor], dict[str, Any]]:
-    """Return the plain config, the loaded network, its weights and what is kept of the checkpoint's meta.
-
-    ``parts`` are those that the checkpoint must have (default: all).
-    """
+    """Return plain config, loaded network, its weights and what is kept of the meta; ``parts`` (or all) must fit."""
     plain = strict_load.plain_config(config)
     file = strict_load.local_file(str(checkpoint), None, 'checkpoint')
     content = strict_load.read_checkpoint(file)
@@ -304,38 +296,31 @@ def load_student(
 def student_description(config: Config, meta: Mapping[str, Any], checkpoint: Path) -> dict[str, Any]:
     """Return a description of a student in plain values, for JSON."""
     data, before = meta.get('dataset_meta') or {}, config.model.get('data_preprocessor') or {}
-    # mmdet's preprocessor always pads, mmseg's in a test as its test_cfg says.
-    divisor = before.get('pad_size_divisor') or (before.get('test_cfg') or {}).get('size_divisor') or 1
-    value, size = before.get('pad_value', before.get('pad_val', 0)), (before.get('test_cfg') or {}).get('size')
+    tested, value = before.get('test_cfg') or {}, before.get('pad_value', before.get('pad_val', 0))
+    size = tested.get('size')
     try:
         prepared = preparation(config)
     except ValueError as error:  # pipelines of other kinds, or none
         prepared = {'resize': None, 'pad': None, 'unknown': str(error)}
-    return {
-        'model': str(config.model.get('type')),
-        'input': {
-            'name': 'image',
-            'layout': 'NCHW',
-            'dtype': 'float32',
-            # Pictures are loaded as BGR, and stay so unless the preprocessor turns them; either option turns them.
-            'channels': 'RGB' if before.get('bgr_to_rgb') or before.get('rgb_to_bgr') else 'BGR',
-            'mean': [float(value) for value in before.get('mean') or [0.0] * 3],
-            'std': [float(value) for value in before.get('std') or [1.0] * 3],
-            'normalised': '(pixel - mean) / std, for pixels from 0 to 255, in the order of channels',
-            'pad_size_divisor': int(divisor),
-            'padding': {'size': size and [*size[::-1]], 'value': float(value)},  # (width, height), as all sizes
-            **prepared,
-        },
-        'classes': plain_values(data.get('classes')),
-        'palette': plain_values(data.get('palette')),
-        'test_cfg': plain_values(config.model.get('test_cfg')),
-        'source': {
-            'file': checkpoint.name,
-            'sha256': strict_load.sha256(checkpoint),
-            **{key: plain_values(meta[key]) for key in ('epoch', 'iter', 'seed') if key in meta},
-            'mmdistill_dense': __version__,
-        },
+    inputs = {
+        'name': 'image',
+        'layout': 'NCHW',
+        'dtype': 'float32',
+        # Pictures are loaded as BGR, and stay so unless the preprocessor turns them; either option turns them.
+        'channels': 'RGB' if before.get('bgr_to_rgb') or before.get('rgb_to_bgr') else 'BGR',
+        'mean': [float(number) for number in before.get('mean') or [0.0] * 3],
+        'std': [float(number) for number in before.get('std') or [1.0] * 3],
+        'normalised': '(pixel - mean) / std, for pixels from 0 to 255, in the order of channels',
+        # mmdet's preprocessor always pads, mmseg's in a test as its test_cfg says.
+        'pad_size_divisor': int(before.get('pad_size_divisor') or tested.get('size_divisor') or 1),
+        'padding': {'size': size and size[::-1], 'value': float(value)},  # (width, height), as all sizes
+        **prepared,
     }
+    source = {'file': checkpoint.name, 'sha256': strict_load.sha256(checkpoint)}
+    source |= {key: meta[key] for key in ('epoch', 'iter', 'seed') if key in meta} | {'mmdistill_dense': __version__}
+    description: dict[str, Any] = {'model': str(config.model.get('type')), 'input': inputs}
+    description |= {'classes': data.get('classes'), 'palette': data.get('palette')}
+    return values.plain({**description, 'test_cfg': config.model.get('test_cfg'), 'source': source})
 
 
 def _difference(run: graphs.Run, graph: graphs.Graph, images: Sequence[Tensor]) -> float:
@@ -371,10 +356,9 @@ def export_command(args: argparse.Namespace) -> None:
         description = graphs.read_description(exported.path)
         trial, fixed = description['tried'], description['input']['shape'][0] != 'height'
         sizes = ', '.join(map(size_text, trial['pictures']))
-        compared = f'{trial["compared"]} {trial["counted"]} of the network, on made pictures of {sizes}'
-        print(f'graph   {exported.path}, from pictures of {"this size alone" if fixed else "any size"} to answers')
         share = f'{trial["equal"]:.2%}' if trial['compared'] else 'not known'
-        print(f'equal   {share} of {compared}')
+        print(f'graph   {exported.path}, from pictures of {"this size alone" if fixed else "any size"} to answers')
+        print(f'equal   {share} of {trial["compared"]} {trial["counted"]} of the network, on made pictures of {sizes}')
         if not trial['compared'] or (trial['counted'] == 'labels' and trial['classes'] < 2):
             content = 'one class' if trial['compared'] else 'no box'
             print(f'WARNING the network sees {content} there, where all graphs agree: --evaluate scores it on val')
@@ -393,9 +377,8 @@ def export_command(args: argparse.Namespace) -> None:
         with errors_only():  # the evaluation logs a table of classes
             metrics, milliseconds = evaluate(config, args.checkpoint, graph)
         scores = ', '.join(f'{name} {value:.4g}' for name, value in metrics.items())
-        if graph is not None:
-            scores += f'; {graph.stat().st_size / 2**20:.2f} MiB, {milliseconds:.1f} ms a call'
-        print(f'{graph.name if graph else "network"}: {scores}', flush=True)
+        cost = f'; {graph.stat().st_size / 2**20:.2f} MiB, {milliseconds:.1f} ms a call' if graph else ''
+        print(f'{graph.name if graph else "network"}: {scores}{cost}', flush=True)
 
 
 def _check_options(args: argparse.Namespace, config: Config) -> None:

@@ -62,7 +62,6 @@ STAGES: Sequence[tuple[str, Rule, Sequence[Rule]]] = (
     ('predicting a picture of validation', stages.predict, ()),
     ('testing the teacher', stages.test_teachers, ()),
     (STEPPING, stages.run_step, ()),
-    ('measuring its cost', stages.measure_cost, ()),
 )
 
 
@@ -94,7 +93,7 @@ class CheckReport:
             'batch': {'real': bool(shape) and not context.generated, 'shape': shape, 'pictures': context.pictures},
             'student': asdict(context.student) if context.student else None,
             **{key: [asdict(row) for row in member] for key, member in rows.items()},
-            **{key: getattr(context, key) for key in ('unlabelled', 'iteration', 'settings', 'cost')},
+            **{key: getattr(context, key) for key in ('unlabelled', 'iteration', 'settings')},
         }
 
 
@@ -148,7 +147,7 @@ def check_command(args: argparse.Namespace) -> int:
     console = terminal()
     size = tuple(args.size) if args.size else None
     device = device_of(args.device)
-    options = Options(not args.no_weights, device, args.batch, size, args.val, not args.no_cost, args.processes)
+    options = Options(not args.no_weights, device, args.batch, size, args.val, args.processes)
     report = CheckReport(CheckContext(read_quietly(args.config, args.cfg_options), options))
     try:
         with console.status('…') as status:  # shown on a terminal
@@ -165,7 +164,7 @@ def show(report: CheckReport, console: Console) -> None:
     console.print(Text(str(context.config.filename or 'config'), style='bold'))
     for line in _lines(context):
         console.print(line, markup=False)
-    for table in (_networks(context), _taps(context), _losses(context), _cost(context)):
+    for table in (_networks(context), _taps(context), _losses(context)):
         if table is not None and table.row_count:
             console.print()
             console.print(table)
@@ -200,8 +199,6 @@ def _lines(context: CheckContext) -> Iterable[str]:
     if free := context.unlabelled:
         out = f', {free["labelled"]:,} labelled ones taken out' if free['labelled'] else ''
         yield f'without  {free["pictures"]:,} pictures without labels{out}, {free["step"]} a step'
-    if 'problem' in context.cost:
-        yield f'cost     time and memory could not be measured here: {context.cost["problem"]}'
 
 
 def _networks(context: CheckContext) -> Table | None:
@@ -242,21 +239,6 @@ def _losses(context: CheckContext) -> Table:
         cosine = '-' if math.isnan(pull.cosine) else f'{pull.cosine:+.2f}'
         cells = f'{pull.norm:.3g}', f'{pull.share:.1%}', cosine
         table.add_row(term.name, f'{term.value:.4g}', f'{term.share:.1%}', *cells)
-    return table
-
-
-def _cost(context: CheckContext) -> Table | None:
-    cost = context.cost
-    if 'distilled' not in cost:
-        return None
-    seconds = 'GPU seconds' if str(cost['device']).startswith('cuda') else 'CPU seconds'
-    table = _table('a step', f'>{seconds}', '>MiB at its peak', '>MiB more in all')
-    distilled, control = cost['distilled']['median'], cost['control']['median'] if 'control' in cost else None
-    mib = {name: f'{value / 2**20:,.1f}' for name, value in cost.items() if name.endswith('_memory')}
-    if control:
-        table.add_row('student alone', f'{control:.3g}', mib['control_memory'], '')
-    ratio = f' ({distilled / control:.2f}x)' if control else ''
-    table.add_row('distilled', f'{distilled:.3g}{ratio}', mib['distilled_memory'], mib.get('extra_memory', ''))
     return table
 
 

@@ -33,7 +33,7 @@ from mmdistill_dense.apps.inspect.generated_batch import training_batch
 from mmdistill_dense.apps.inspect.gradients import BACKBONE, TASK, measure_gradients
 from mmdistill_dense.apps.inspect.inference import predict_items
 from mmdistill_dense.config.resolve import load_model, model_of, student_option
-from mmdistill_dense.config.values import listed, num_classes
+from mmdistill_dense.config.values import listed, num_classes, type_name
 from mmdistill_dense.datasets.wrapped import classes_of, count_pictures
 from mmdistill_dense.distillers.maskd.token_distiller import TokenDistiller, TokenStore
 from mmdistill_dense.engine.run_guards import check_distillation
@@ -138,16 +138,14 @@ def test_pictures(context: CheckContext, teacher: FrozenTeacher) -> tuple[dict[s
     for index in indices:
         batch = pseudo_collate([dataset[index]])
         outputs = network.val_step(batch)
-        if teacher.pairs is not None:
-            outputs = in_students_classes(outputs, teacher.pairs)
+        outputs = outputs if teacher.pairs is None else in_students_classes(outputs, teacher.pairs)
         evaluator.process(data_samples=outputs, data_batch=batch)
         tested_ids += [sample.metainfo.get('img_id') for sample in outputs]
     for metric in evaluator.metrics:  # else COCO's metric counts pictures that were not tested
         if getattr(metric, 'img_ids', 0) is None and getattr(metric, '_coco_api', None) is not None:
             metric.img_ids = tested_ids
-    metrics = evaluator.evaluate(len(indices))
-    numbers = {name: float(value) for name, value in metrics.items() if isinstance(value, (int, float, np.number))}
-    return numbers, len(indices)
+    scores = evaluator.evaluate(len(indices)).items()
+    return {name: float(score) for name, score in scores if isinstance(score, (int, float, np.number))}, len(indices)
 
 
 def build(context: CheckContext) -> None:
@@ -222,10 +220,9 @@ def load(context: CheckContext) -> Findings:
         if isinstance(distiller, TokenDistiller):
             _load_tokens(context, name, distiller)
     for teacher in context.frozen.values():
-        network = teacher.network
-        kind = str(teacher.config.model.get('type')) if network is None else type(network).__name__
-        parameters = 0 if network is None else parameters_in_use(network)
-        context.teachers.append(TeacherFacts(teacher.key, kind, parameters, teacher.receipt))
+        parameters = 0 if teacher.network is None else parameters_in_use(teacher.network)
+        facts = TeacherFacts(teacher.key, type_name(teacher.config.model), parameters, teacher.receipt)
+        context.teachers.append(facts)
     if hasattr(model, 'distillation'):
         max_iters, whole = model.distillation.state.max_iters, context.options.whole
         yield from check_distillation(model, context.data_classes, context.pictures, max_iters, whole)

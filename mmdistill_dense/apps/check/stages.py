@@ -37,6 +37,7 @@ from mmdistill_dense.config.values import listed, num_classes, type_name
 from mmdistill_dense.datasets.wrapped import classes_of, count_pictures
 from mmdistill_dense.distillers.maskd.token_distiller import TokenDistiller, TokenStore
 from mmdistill_dense.engine.run_guards import check_distillation
+from mmdistill_dense.engine.work_folder import folder_of
 from mmdistill_dense.guards.config import check_pretrained, count_fitting, pretrained_parts
 from mmdistill_dense.guards.findings import Findings, error, note, warning
 from mmdistill_dense.guards.runner import check_file
@@ -56,7 +57,6 @@ from mmdistill_dense.utils.runner_internals import AUXILIARY, parameters_in_use
 from mmdistill_dense.utils.sampling import evenly_spaced
 from mmdistill_dense.utils.validate import message_of
 from mmdistill_dense.weights.mmengine_loader import install_reader
-from mmdistill_dense.weights.strict_load import match_names, state_dict_of
 
 DEFAULT_ITERATIONS = 1000  # of a run whose length is unknown, because its data set is missing
 VIEW_SIDE = 224  # of a generated view if the config gives no size
@@ -87,12 +87,11 @@ def read_data(context: CheckContext) -> Findings:
         remedy = 'The rest is checked on generated pictures' + ', as with --size H W' * context.options.command
         yield error(f'training cannot start: {problem}', f'{remedy}.', DATA)
         return
-    if not config.get('val_dataloader'):
-        return
     try:  # pictures of validation, also those that a teacher is tested on; training reads all of them later
-        context.validation = dataset = DATASETS.build(config.val_dataloader.dataset)
-        for index in evenly_spaced(len(dataset), max(1, context.options.val)):
-            context.tested = dataset[index]
+        if config.get('val_dataloader'):
+            context.validation = dataset = DATASETS.build(config.val_dataloader.dataset)
+            for index in evenly_spaced(len(dataset), max(1, context.options.val)):
+                context.tested = dataset[index]
     except Exception as problem:  # a pipeline may run any code
         yield error(f'training would stop at the first validation: {message_of(problem)}', check=DATA)
 
@@ -251,8 +250,8 @@ def _load_tokens(context: CheckContext, name: str, distiller: TokenDistiller) ->
     config, values = context.config, None
     if context.options.whole:
         assert distiller.teacher is not None, 'the model sets it'
-        folder = config.get('work_dir') or Path('work_dirs', Path(config.filename or 'config').stem)
-        store = TokenStore(distiller, distiller.teacher, folder, (config.get('train_dataloader') or {}).get('dataset'))
+        dataset = (config.get('train_dataloader') or {}).get('dataset')
+        store = TokenStore(distiller, distiller.teacher, folder_of(config), dataset)
         values = store.read_known(MMLogger.get_current_instance())
     if values is not None:
         distiller.load_tokens(values)
@@ -286,8 +285,7 @@ def _init_weights(context: CheckContext) -> Findings:
     install_reader()
     content = CheckpointLoader.load_checkpoint(str(start), map_location='cpu')
     yield from map(warning, check_file(model, content, f'load_from={start!r}'))
-    target = model.state_dict()
-    state = match_names(target, state_dict_of(content, start))
+    target, state = model.state_dict(), content.get('state_dict', content)  # by the names of the student now
     fitting = {name: value for name, value in state.items() if name in target and target[name].shape == value.shape}
     model.load_state_dict(fitting, strict=False)
     context.started = len(fitting), len(target)
@@ -320,10 +318,9 @@ def test_teachers(context: CheckContext) -> Findings:
     """Test each loaded teacher on some validation pictures, or note why it is not tested."""
     for teacher, facts in zip(context.frozen.values(), context.teachers, strict=True):
         facts.metric_note = _why_untested(context, teacher)
-        if facts.metric_note:
-            continue
         try:
-            facts.metric, facts.metric_pictures = test_pictures(context, teacher)
+            if not facts.metric_note:
+                facts.metric, facts.metric_pictures = test_pictures(context, teacher)
         except Exception as problem:  # no reason to stop: training does not test teachers
             facts.metric_note = f'not tested: {message_of(problem)}'
     yield from judge_teachers(context.teachers, len(context.data_classes or ()) or 1)

@@ -9,7 +9,7 @@ from torch import nn
 
 from mmdistill_dense.config.values import chain, mappings, pipeline_of
 from mmdistill_dense.registry import DATASETS
-from mmdistill_dense.utils.runner_internals import Network, Sample
+from mmdistill_dense.utils.runner_internals import Sample
 
 Size = tuple[int, int]
 
@@ -18,24 +18,23 @@ BOXES = 8  # an image of COCO has 7 on average
 
 def training_batch(network: Any, config: Mapping[str, Any], images: int, size: Size | None = None) -> dict[str, Any]:
     """Return a generated batch in the form that a data loader gives."""
-    draw, problem = torch.Generator().manual_seed(0), 'step benchmark: '
+    draw = torch.Generator().manual_seed(0)
     if hasattr(network, 'decode_head'):
         size, sample = size or getattr(network.data_preprocessor, 'size', None), _labels
-        problem += 'the student has no data_preprocessor.size, the training crop; give --size'
+        problem = 'the student has no data_preprocessor.size, the training crop; give --size'
     elif hasattr(network, 'bbox_head') or hasattr(network, 'roi_head'):
         dataset, sample = config['train_dataloader'].get('dataset', {}) if size is None else {}, _boxes
         size = size or pipeline_size(dataset)
         if size is None and pipeline_of(dataset):  # that of the first picture, after its pipeline
             size = tuple(DATASETS.build(dataset)[0]['inputs'].shape[1:])
-        problem += 'no step of train_dataloader.dataset.pipeline has a scale; give --size'
+        problem = 'no step of train_dataloader.dataset.pipeline has a scale; give --size'
     else:
-        problem += 'the student must have a decode_head, bbox_head or roi_head, '
-        raise ValueError(f'{problem}{type(network).__name__} has none of them')
+        needs = 'the student must have a decode_head, bbox_head or roi_head'
+        size, problem = None, f'{needs}, {type(network).__name__} has none of them'
     if size is None:
-        raise ValueError(problem)
-    shape = (size[0], size[1])
-    samples = [sample(network, shape, draw) for _ in range(images)]
-    inputs = [torch.randint(256, (3, *shape), generator=draw, dtype=torch.uint8) for _ in range(images)]
+        raise ValueError(f'step benchmark: {problem}')
+    samples = [sample(network, (size[0], size[1]), draw) for _ in range(images)]
+    inputs = [torch.randint(256, (3, *size), generator=draw, dtype=torch.uint8) for _ in range(images)]
     return {'inputs': inputs, 'data_samples': samples}
 
 
@@ -58,16 +57,15 @@ def _pairs(scale: Any) -> Sequence[Size]:
     return scale if not scale or isinstance(scale[0], (list, tuple)) else [scale]
 
 
-def _labels(network: Network, size: Size, draw: torch.Generator) -> Sample:
+def _labels(network: Any, size: Size, draw: torch.Generator) -> Sample:
     from mmseg.structures import SegDataSample
 
-    head: Any = network.decode_head
-    labels = torch.randint(head.num_classes, (1, *size), generator=draw)
+    labels = torch.randint(network.decode_head.num_classes, (1, *size), generator=draw)
     edges = PixelData(data=labels % 2)  # PIDNet's
     return SegDataSample(gt_sem_seg=PixelData(data=labels), gt_edge_map=edges, metainfo={'img_shape': size})
 
 
-def _boxes(network: Network, size: Size, draw: torch.Generator) -> Sample:
+def _boxes(network: Any, size: Size, draw: torch.Generator) -> Sample:
     from mmdet.structures import DetDataSample
     from mmdet.structures.mask import BitmapMasks
 
@@ -76,13 +74,10 @@ def _boxes(network: Network, size: Size, draw: torch.Generator) -> Sample:
     sides = limits * 2 ** -(1 + 3 * torch.rand(BOXES, 2, generator=draw))  # 1/16 to 1/2 of the image
     corners = (limits - sides) * torch.rand(BOXES, 2, generator=draw)
     boxes = torch.cat([corners, corners + sides], 1)
-    head: Any = network if hasattr(network, 'bbox_head') else network.roi_head
-    bbox_head: Any = head.bbox_head[0] if isinstance(head.bbox_head, nn.ModuleList) else head.bbox_head
-    labels = torch.randint(bbox_head.num_classes, (BOXES,), generator=draw)
-    instances = InstanceData(bboxes=boxes, labels=labels)
+    heads = network.bbox_head if hasattr(network, 'bbox_head') else network.roi_head.bbox_head
+    head: Any = heads[0] if isinstance(heads, nn.ModuleList) else heads
+    instances = InstanceData(bboxes=boxes, labels=torch.randint(head.num_classes, (BOXES,), generator=draw))
     if getattr(network, 'with_mask', False):
-        ys, xs = torch.arange(size[0])[None, :, None], torch.arange(size[1])[None, None]
-        left, top, right, bottom = (side[:, None, None] for side in boxes.T)
-        filled = (xs >= left) & (xs < right) & (ys >= top) & (ys < bottom)
-        instances.masks = BitmapMasks(filled.to(torch.uint8).numpy(), *size)
+        masks = torch.randint(2, (BOXES, *size), generator=draw, dtype=torch.uint8)
+        instances.masks = BitmapMasks(masks.numpy(), *size)
     return DetDataSample(metainfo=meta, gt_instances=instances)

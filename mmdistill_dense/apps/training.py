@@ -25,9 +25,7 @@ def train(args: argparse.Namespace) -> None:
     if args.amp:
         _use_amp(cfg)
     if args.auto_scale_lr:
-        if 'base_batch_size' not in (cfg.get('auto_scale_lr') or {}):
-            raise KeyError('--auto-scale-lr needs auto_scale_lr=dict(base_batch_size=…) in the config')
-        cfg.auto_scale_lr.enable = True
+        _use_auto_scale_lr(cfg)
     if args.resume:
         cfg.resume = True
     if args.resume not in (None, 'auto'):
@@ -112,6 +110,12 @@ def _use_amp(cfg: Config) -> None:
         raise ValueError(f'--amp needs optim_wrapper.type OptimWrapper, this config has {kind!r}')
     wrapper.type = 'AmpOptimWrapper'
     wrapper.setdefault('loss_scale', 'dynamic')
+
+
+def _use_auto_scale_lr(cfg: Config) -> None:
+    if 'base_batch_size' not in (cfg.get('auto_scale_lr') or {}):
+        raise KeyError('--auto-scale-lr needs auto_scale_lr=dict(base_batch_size=…) in the config')
+    cfg.auto_scale_lr.enable = True
 
 
 def _use_visualization(cfg: Config, show: bool, folder: str | None, wait_time: float) -> None:

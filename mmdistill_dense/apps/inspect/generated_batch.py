@@ -78,6 +78,8 @@ def _boxes(network: Any, size: Size, draw: torch.Generator) -> Sample:
     head: Any = heads[0] if isinstance(heads, nn.ModuleList) else heads
     instances = InstanceData(bboxes=boxes, labels=torch.randint(head.num_classes, (BOXES,), generator=draw))
     if getattr(network, 'with_mask', False):
-        masks = torch.randint(2, (BOXES, *size), generator=draw, dtype=torch.uint8)
-        instances.masks = BitmapMasks(masks.numpy(), *size)
+        ys, xs = torch.arange(size[0])[None, :, None], torch.arange(size[1])[None, None]
+        left, top, right, bottom = (side[:, None, None] for side in boxes.T)
+        filled = (xs >= left) & (xs < right) & (ys >= top) & (ys < bottom)
+        instances.masks = BitmapMasks(filled.to(torch.uint8).numpy(), *size)
     return DetDataSample(metainfo=meta, gt_instances=instances)

@@ -310,34 +310,31 @@ def _other_count(key: str, head: str, count: int, data: Sequence[str]) -> ValueE
     )
 
 
+_CLASS_WEIGHT = re.compile(r'((loss\w*)(?:\.\d+)?)\.class_weight')
+
+
 def check_class_weights(key: str, model: Mapping[str, Any]) -> None:
     """Refuse a head whose loss weighs another number of classes; such weights stay when ``num_classes`` is changed."""
     for path, head in heads_with_classes(model, (*HEADS, *OTHER_HEADS)):
-        for name, loss_key, loss in _losses(head):
-            weights, counts = loss.get('class_weight'), _weight_counts(path, head, name, loss)
-            if isinstance(weights, (list, tuple)) and len(weights) not in counts:
-                problem = f'{key}.{path}.{loss_key}.class_weight holds {len(weights)} weights'
+        options = flat(head)
+        for match in filter(None, map(_CLASS_WEIGHT.fullmatch, options)):
+            weights, loss = options[match[0]], match[1]
+            sigmoid, kind = options.get(f'{loss}.use_sigmoid'), type_name(options.get(f'{loss}.type'))
+            counts = _weight_counts(path, head, match[2], sigmoid, kind)
+            if isinstance(weights, list) and len(weights) not in counts:
+                problem = f'{key}.{path}.{match[0]} holds {len(weights)} weights'
                 remedy = f'{path} has num_classes={head["num_classes"]}: give {" or ".join(map(str, counts))}'
                 raise ValueError(f'{problem}, {remedy}, or None.')
 
 
-def _losses(head: Mapping[str, Any]) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
-    """Yield the name, the key below the head, and the config of each loss."""
-    for name, option in head.items():
-        for index, loss in enumerate(option) if isinstance(option, (list, tuple)) else [(None, option)]:
-            if str(name).startswith('loss') and isinstance(loss, Mapping):
-                yield name, name if index is None else f'{name}.{index}', loss
-
-
-def _weight_counts(path: str, head: Mapping[str, Any], name: str, loss: Mapping[str, Any]) -> list[int]:
+def _weight_counts(path: str, head: Mapping[str, Any], name: str, sigmoid: Any, kind: str) -> list[int]:
     """Return how many class weights a loss takes: a softmax over boxes or queries has "no object" as a further class.
 
     A sigmoid in mmseg weighs positive pixels by a single number.
     """
-    count, sigmoid = int(head['num_classes']), loss.get('use_sigmoid')
-    queries = (head.get('train_cfg') or {}).get('assigner')
+    count, queries = int(head['num_classes']), (head.get('train_cfg') or {}).get('assigner')
     if name.endswith('_decode') and not queries:
-        return [1] if sigmoid and type_name(loss) == 'CrossEntropyLoss' else [count]
+        return [1] if sigmoid and kind == 'CrossEntropyLoss' else [count]
     if name == 'loss_cls' and not path.startswith('roi_head'):
         return [1, count] if sigmoid else [count + 1]
     return [1, count, count + 1] if sigmoid else [count + 1] if name == 'loss_cls' else [count, count + 1]

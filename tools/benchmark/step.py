@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
-from typing import Any, Generic, TypeVar
+from typing import Any
 
 import torch
 from mmengine.config import Config
@@ -43,14 +43,11 @@ NOTE = (
 )
 
 
-N = TypeVar('N', bound=Network)
-
-
 @dataclass(frozen=True)
-class Step(Generic[N]):
+class Step:
     """A training step of a network, always on the same batch."""
 
-    network: N
+    network: Any
     wrapper: OptimWrapper | OptimWrapperDict
     data: Mapping[str, Any]
 
@@ -58,7 +55,7 @@ class Step(Generic[N]):
         return self.network.train_step(self.data, self.wrapper)
 
 
-def make_step(network: N, config: Config, data: Mapping[str, Any]) -> Step[N]:
+def make_step(network: Network, config: Config, data: Mapping[str, Any]) -> Step:
     """Return the training step of a network with the optimizer of its config, at learning rate 0."""
     wrapper = build_optim_wrapper(network, config.optim_wrapper)
     main_wrapper, *_ = wrappers = wrappers_of(wrapper)
@@ -78,8 +75,8 @@ def _clip(distiller: Distiller, optimizer: torch.optim.Optimizer, *_: Any) -> No
 class Steps:
     """The steps of a control and its distilled student; ``inputs`` is the batch (B, 3, H, W) that both see."""
 
-    control: Step[Network]
-    distilled: Step[Distilled]
+    control: Step
+    distilled: Step
     inputs: Tensor
 
     @property
@@ -188,7 +185,11 @@ def prepare_steps(
     control, distilled = control.to(device), distilled.to(device)
     inputs = distilled.data_preprocessor(data, True)['inputs']
     for teacher in distilled.distillation.teachers.values():
-        _load_teacher(teacher, next(distilled.parameters()), inputs)
+        like, file = next(distilled.parameters()), teacher.option.checkpoint
+        if file and (not is_path(file) or expand_user(file).is_file()):
+            teacher.load(like)
+        else:
+            load_random(teacher, like, inputs)
     distilled.distillation.enter_run(run_length(config))
     second = unlabelled_of(distilled)
     if second is not None:
@@ -199,15 +200,6 @@ def prepare_steps(
             draw_tokens(distiller)
     _go_where_all_work(distilled)
     return Steps(make_step(control, config, data), make_step(distilled, config, data), inputs)
-
-
-def _load_teacher(teacher: FrozenTeacher, like: Tensor, inputs: Tensor) -> None:
-    """Load a teacher as a training does; without its file, give it random weights with the statistics of a batch."""
-    checkpoint = teacher.option.checkpoint
-    if checkpoint and (not is_path(checkpoint) or expand_user(checkpoint).is_file()):
-        teacher.load(like)
-    else:
-        load_random(teacher, like, inputs)
 
 
 def _without_labels(sample: Sample) -> Any:

@@ -55,7 +55,7 @@ MOST_LINES = {
     'mmdistill_dense/apps/recipes': 475,
     'mmdistill_dense/apps': 12_985,
     'mmdistill_dense': 33_555,
-    'tools': 2_962,
+    'tools': 3_071,
     'tests': 35_000,
 }
 MOST_CONFIGS = 600

@@ -183,7 +183,6 @@ def fill_check(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--batch', type=counted, help="pictures of the step; default: the config's for one process")
     parser.add_argument('--size', type=counted, nargs=2, metavar=('H', 'W'), help='generate pictures; no data are read')
     parser.add_argument('--val', type=int, default=4, metavar='N', help='test the teacher on N pictures (%(default)s)')
-    parser.add_argument('--no-cost', action='store_true', help='do not measure time and memory of a step')
     parser.add_argument('--processes', type=counted, default=1, help='processes that will train together (%(default)s)')
     parser.add_argument('--strict', action='store_true', help='exit code 1 if there are warnings')
     parser.add_argument('--json', metavar='FILE', help='write the report to this file too')

@@ -83,8 +83,10 @@ class RunGuards(Hook):
             facts.scored_classes = {} if scored is None else {'val_dataloader': scored}
             facts.has_weights = bool(start_file(runner) or resumes(runner))
             _report(runner, (*run_rules.DATA, *run_rules.MODEL), facts)
-            ask = partial(self._ask_about_inputs, runner)
-            self._handles.append(model.register_forward_pre_hook(ask, with_kwargs=True))
+        self._handles += [
+            model.register_forward_pre_hook(partial(self._before_pass, runner), with_kwargs=True),
+            model.register_forward_hook(partial(self._after_pass, runner)),
+        ]
         if not isinstance(model, Distilled):
             return
         check_trained(runner, model.distillers)
@@ -96,10 +98,6 @@ class RunGuards(Hook):
                 runner.logger.info(f'{teacher.key}: {teacher.receipt.config}, {teacher.receipt.describe()}')
         self._reached = None if getattr(model, 'has_task', True) else Reached(model)
         self._unseen = list(model.distillation.teachers.values())
-        self._handles += [
-            model.register_forward_pre_hook(self._record_inputs),
-            model.register_forward_hook(partial(self._check_inputs, runner)),
-        ]
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
         facts = self._facts
@@ -107,41 +105,38 @@ class RunGuards(Hook):
             facts.batch = data_batch
             _report(runner, run_rules.BATCH, facts)
 
-    def _ask_about_inputs(self, runner: Runner, model: nn.Module, _: Any, kwargs: Mapping[str, Any]) -> None:
-        facts = self._facts
-        if facts is None or facts.batch is None:  # a validation may come first
-            return
-        inputs, self._facts = kwargs.get('inputs'), None
-        self._handles.pop(0).remove()
-        views = inputs if isinstance(inputs, (list, tuple)) else [inputs]
-        facts.batch_shape = [list(view.shape) for view in views if isinstance(view, Tensor)]
-        _report(runner, run_rules.STEP, facts)
-
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
         """Warn of parts of a pre-trained student that nothing trains; under DDP, torch stops before the next step."""
-        problem, self._reached = self._reached and self._reached.warning(), None
-        if problem:
+        if self._reached is not None and (problem := self._reached.warning()):
             runner.logger.warning(problem)
+        self._reached = None
 
     def after_train(self, runner: Runner) -> None:
         while self._handles:
             self._handles.pop().remove()
 
-    def _record_inputs(self, *_: Any) -> None:
-        """Look at each teacher's first step, also of a resumed run; passes of a hook on one rank do not count."""
+    def _before_pass(self, runner: Runner, model: nn.Module, _: Any, kwargs: Mapping[str, Any]) -> None:
+        """Ask the rules of the first step, and look at each teacher's, also of a resumed run.
+
+        A validation may come first, and passes of a hook on one rank do not count.
+        """
+        if (facts := self._facts) is not None and facts.batch is not None:
+            inputs, self._facts = kwargs.get('inputs'), None
+            views = inputs if isinstance(inputs, (list, tuple)) else [inputs]
+            facts.batch_shape = [list(view.shape) for view in views if isinstance(view, Tensor)]
+            _report(runner, run_rules.STEP, facts)
         for teacher in self._unseen:
             teacher.input_stats = []
 
-    def _check_inputs(self, runner: Runner, *_: Any) -> None:
-        stats_of_teachers = [(teacher, teacher.input_stats) for teacher in self._unseen]
+    def _after_pass(self, runner: Runner, *_: Any) -> None:
+        stats_of_teachers = {teacher: teacher.input_stats for teacher in self._unseen if teacher.input_stats}
         for teacher in self._unseen:
             teacher.input_stats = None
-        self._unseen = [teacher for teacher, stats in stats_of_teachers if not stats]
-        if not self._unseen:
+        self._unseen = [teacher for teacher in self._unseen if teacher not in stats_of_teachers]
+        if not self._unseen and self._facts is None:
             self.after_train(runner)
-        for teacher, stats in stats_of_teachers:
-            if stats:
-                torch.compiler.disable(check_teacher_inputs)(teacher.key, stats, runner.cfg)
+        for teacher, stats in stats_of_teachers.items():
+            torch.compiler.disable(check_teacher_inputs)(teacher.key, stats, runner.cfg)
 
 
 def check_distillation(

@@ -1,7 +1,5 @@
 """The work folder of a run: its name, the checkpoints in it, and from which of them a run goes on."""
 
-import functools
-import itertools
 import os
 import re
 import sys
@@ -48,7 +46,7 @@ def refuse_another_run(runner: Runner) -> None:
         return
     entries = [_run_in(folder) if is_main_process() else ('', '')]
     broadcast_object_list(entries)
-    ((file, other),) = entries
+    file, other = entries[0]
     if other not in ('', stem):
         raise ValueError(
             f'work_dir={str(folder)!r} holds {file} of {other}.py, which this run of {stem}.py would write over. '
@@ -97,12 +95,10 @@ def latest_checkpoint(folder: Path, since: int = 0) -> Path | None:
     """
     checkpoints: list[Path] = []
     for kind in ('iter', 'epoch'):
-        files = [path for path in folder.glob(f'{kind}_*.pth') if path.stem.removeprefix(f'{kind}_').isdigit()]
-        files.sort(key=lambda path: int(path.stem.rpartition('_')[2]), reverse=True)
-        checkpoints += itertools.islice((path for path in files if _is_whole(path, since)), 1)
-    if len(checkpoints) < 2:
-        return checkpoints[0] if checkpoints else None
-    return max(checkpoints, key=lambda path: _iteration(path, path.stat().st_mtime_ns))
+        numbers = {path: path.stem.removeprefix(f'{kind}_') for path in folder.glob(f'{kind}_*.pth')}
+        whole = [path for path, number in numbers.items() if number.isdigit() and _is_whole(path, since)]
+        checkpoints += sorted(whole, key=lambda path: int(numbers[path]))[-1:]
+    return max(checkpoints, key=_iteration, default=None) if len(checkpoints) != 1 else checkpoints[0]
 
 
 def _is_whole(path: Path, since: int) -> bool:
@@ -115,8 +111,7 @@ def _is_whole(path: Path, since: int) -> bool:
     return False
 
 
-@functools.lru_cache
-def _iteration(path: Path, _: int) -> int:
+def _iteration(path: Path) -> int:
     with suppress(KeyError, TypeError, ValueError):  # weights alone, or damaged
         return int(read_checkpoint(path, lazily=True)['meta']['iter'])
     return -1
@@ -174,18 +169,14 @@ def resume_from_a_whole_file(runner: Runner) -> None:
         return
     pointer = Path(runner.work_dir, 'last_checkpoint')
     name = _noted_checkpoint(pointer.parent)
-    if '://' in name:
-        return
     local_file = pointer.parent / Path(name).name
-    if zipfile.is_zipfile(local_file) and not (Path(name).exists() and local_file.samefile(name)):
-        runner.logger.warning(f'{pointer} names {name!r} of another folder: the run goes on from {local_file}.')
-        start_from(runner, str(local_file))
+    moved = zipfile.is_zipfile(local_file) and not (Path(name).exists() and local_file.samefile(name))
+    if '://' in name or (not moved and (zipfile.is_zipfile(name) or (name and Path(name).is_dir()))):
         return
-    if (name and Path(name).is_dir()) or zipfile.is_zipfile(name):
-        return
-    checkpoint = own_checkpoint(pointer.parent) or latest_checkpoint(pointer.parent)
+    checkpoint = local_file if moved else own_checkpoint(pointer.parent) or latest_checkpoint(pointer.parent)
     if checkpoint is not None:
-        runner.logger.warning(f'{pointer} names no whole file ({name!r}): the run goes on from {checkpoint.name}.')
+        problem = f'names {name!r} of another folder' if moved else f'names no whole file ({name!r})'
+        runner.logger.warning(f'{pointer} {problem}: the run goes on from {checkpoint if moved else checkpoint.name}.')
         start_from(runner, str(checkpoint))
     elif pointer.is_file() and not name:
         problem = f'{pointer} is empty, and no whole checkpoint is beside it'

@@ -20,6 +20,7 @@ from mmdistill_dense.config.values import (
     accumulated,
     flat,
     heads_with_classes,
+    listed,
     pipeline_of,
     type_name,
 )
@@ -73,13 +74,12 @@ def check_laid_over(config: Config) -> None:
     distillers = model.get('distillers') if isinstance(model, Mapping) else None
     if not isinstance(distillers, Mapping) or '_delete_' in {**model, **distillers}:
         return
-    merged = {name: kd for name, kd in distillers.items() if isinstance(kd, Mapping) and '_delete_' not in kd}
-    types = {name: kd['type'] for name, kd in merged.items() if type(kd.get('type')) is str}  # no Source
-    for base in filter(Path.is_file, bases_of(path) if types else ()):
+    for base in filter(Path.is_file, bases_of(path)):
         before = (read_file(base).get('model') or {}).get('distillers') or {}
-        for name, kind in types.items():
+        for name, option in distillers.items():
+            kind = option.get('type') if isinstance(option, Mapping) and '_delete_' not in option else None
             old = before.get(name) or {}
-            if old.get('type', kind) != kind:
+            if type(kind) is str and old.get('type', kind) != kind:  # no Source
                 options = ', '.join(f'{key}={value!r}' for key, value in old.items() if key != 'type') or 'none'
                 raise ValueError(
                     f"{path.name}: model.distillers.{name}=dict(type='{kind}') would keep options of the {old['type']} "
@@ -95,9 +95,9 @@ _BACKBONE = 'backbone.'
 
 def check_retyped(config: Config, file: Config | None = None) -> None:
     """Refuse ``--cfg-options model.distillers.cwd.type=DIST``, which would keep the options of ``CWD``."""
-    if file is None and config.filename and os.path.isfile(config.filename):
-        file = read_file(config.filename)
-    before, after = (((source or {}).get('model') or {}).get('distillers') or {} for source in (file, config))
+    if file is None:
+        file = read_file(config.filename) if config.filename and os.path.isfile(config.filename) else config
+    before, after = ((source.get('model') or {}).get('distillers') or {} for source in (file, config))
     if not isinstance(before, Mapping) or not isinstance(after, Mapping):
         return
     for name, old in before.items():
@@ -118,11 +118,10 @@ def check_top_level_distillers(config: Config, file: Config | None = None) -> No
     if not config.get('distillers'):
         return
     _check_over_bases(Path(config.filename or ''))
-    if file is None and config.filename and os.path.isfile(config.filename):
-        file = read_file(config.filename)
-    if file is None or config.distillers == file.get('distillers'):
-        return
-    if config.model.get('distillers') == file.model.get('distillers'):
+    if file is None:
+        file = read_file(config.filename) if config.filename and os.path.isfile(config.filename) else config
+    changed = config.distillers != file.get('distillers')
+    if changed and config.model.get('distillers') == file.model.get('distillers'):
         remedy = 'use --cfg-options model.distillers.<name>.<option>=… instead'
         raise ValueError(f'The top-level distillers was changed, but model.distillers was not, which counts: {remedy}.')
 
@@ -136,9 +135,8 @@ def _check_over_bases(path: Path) -> None:
     for base in filter(Path.is_file, bases_of(path)):
         before |= read_file(base)
     distillers = (file.get('model') or {}).get('distillers')
-    if not distillers or distillers == file.get('distillers'):
-        return
-    if distillers in (before.get('distillers'), (before.get('model') or {}).get('distillers')):
+    of_bases = before.get('distillers'), (before.get('model') or {}).get('distillers')
+    if distillers and distillers != file.get('distillers') and distillers in of_bases:
         options = [f'distillers.{name} = {literal(value)}' for name, value in flat(own_config['distillers']).items()]
         line = f'model = dict(distillers={literal(own_config["distillers"])})'
         if 'distillers' in (own_config.get('model') or {}):  # as _base_.distillers
@@ -148,12 +146,12 @@ def _check_over_bases(path: Path) -> None:
 
 def check_crop(dataset: Any, student: Mapping[str, Any], key: str = 'model.student') -> None:
     """Refuse a training crop that is smaller than the size to which the preprocessor pads."""
-    size, crop = (student.get('data_preprocessor') or {}).get('size'), _last_crop(dataset)
-    if size is None or crop is None:
-        return
-    pair = (crop, crop) if isinstance(crop, int) else tuple(crop)
-    if pair[0] < size[0] or pair[1] < size[1]:
-        problem = f'The training pipeline crops to {pair}, and data_preprocessor.size={tuple(size)} pads it back'
+    steps = reversed(pipeline_of(dataset))  # after a crop, a picture may be resized
+    last: Mapping[str, Any] = next((step for step in steps if re.search('RandomCrop$|Resize', type_name(step))), {})
+    crop = last.get('crop_size') if type_name(last).endswith('RandomCrop') else None
+    size, pair = (student.get('data_preprocessor') or {}).get('size'), (crop, crop) if isinstance(crop, int) else crop
+    if size is not None and pair is not None and (pair[0] < size[0] or pair[1] < size[1]):
+        problem = f'The training pipeline crops to {tuple(pair)}, and data_preprocessor.size={tuple(size)} pads it back'
         raise ValueError(f'{problem}: set RandomCrop.crop_size and {key}.data_preprocessor.size alike.')
 
 
@@ -197,8 +195,7 @@ def check_pretrained(model: nn.Module, loaded: bool = False) -> None:
 def pretrained_parts(model: nn.Module) -> Iterator[tuple[str, nn.Module, str, str | None]]:
     """Yield name, module, file and prefix of each part of a model that a file initialises."""
     for name, module in model.named_modules():
-        options = getattr(module, 'init_cfg', None)
-        for option in options if isinstance(options, (list, tuple)) else [options]:
+        for option in listed(getattr(module, 'init_cfg', None)):
             if isinstance(option, Mapping) and 'Pretrained' in str(option.get('type')):
                 yield name, module, os.path.expanduser(str(option.get('checkpoint'))), option.get('prefix')
 
@@ -272,16 +269,6 @@ def _fitting(target: Mapping[str, Tensor], source: Mapping[str, Tensor]) -> list
     return [key for key, value in target.items() if key in source and source[key].shape == value.shape]
 
 
-def _last_crop(dataset: Any) -> Any:
-    """Return the size of the last crop; ``None`` without one, or if the picture is resized after it."""
-    for step in reversed(pipeline_of(dataset)):
-        if type_name(step).endswith('RandomCrop'):
-            return step.get('crop_size')
-        if 'Resize' in type_name(step):
-            break
-    return None
-
-
 # Numbers of classes
 
 _READ_LABELS = 'FCNHead', 'DepthwiseSeparableFCNHead', 'FCNMaskHead'  # further heads, for the data's own classes
@@ -323,34 +310,31 @@ def _other_count(key: str, head: str, count: int, data: Sequence[str]) -> ValueE
     )
 
 
+_CLASS_WEIGHT = re.compile(r'((loss\w*)(?:\.\d+)?)\.class_weight')
+
+
 def check_class_weights(key: str, model: Mapping[str, Any]) -> None:
     """Refuse a head whose loss weighs another number of classes; such weights stay when ``num_classes`` is changed."""
     for path, head in heads_with_classes(model, (*HEADS, *OTHER_HEADS)):
-        for name, loss_key, loss in _losses(head):
-            weights, counts = loss.get('class_weight'), _weight_counts(path, head, name, loss)
-            if isinstance(weights, (list, tuple)) and len(weights) not in counts:
-                problem = f'{key}.{path}.{loss_key}.class_weight holds {len(weights)} weights'
+        options = flat(head)
+        for match in filter(None, map(_CLASS_WEIGHT.fullmatch, options)):
+            weights, loss = options[match[0]], match[1]
+            sigmoid, kind = options.get(f'{loss}.use_sigmoid'), type_name(options.get(f'{loss}.type'))
+            counts = _weight_counts(path, head, match[2], sigmoid, kind)
+            if isinstance(weights, list) and len(weights) not in counts:
+                problem = f'{key}.{path}.{match[0]} holds {len(weights)} weights'
                 remedy = f'{path} has num_classes={head["num_classes"]}: give {" or ".join(map(str, counts))}'
                 raise ValueError(f'{problem}, {remedy}, or None.')
 
 
-def _losses(head: Mapping[str, Any]) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
-    """Yield the name, the key below the head, and the config of each loss."""
-    for name, option in head.items():
-        for index, loss in enumerate(option) if isinstance(option, (list, tuple)) else [(None, option)]:
-            if str(name).startswith('loss') and isinstance(loss, Mapping):
-                yield name, name if index is None else f'{name}.{index}', loss
-
-
-def _weight_counts(path: str, head: Mapping[str, Any], name: str, loss: Mapping[str, Any]) -> list[int]:
+def _weight_counts(path: str, head: Mapping[str, Any], name: str, sigmoid: Any, kind: str) -> list[int]:
     """Return how many class weights a loss takes: a softmax over boxes or queries has "no object" as a further class.
 
     A sigmoid in mmseg weighs positive pixels by a single number.
     """
-    count, sigmoid = int(head['num_classes']), loss.get('use_sigmoid')
-    queries = (head.get('train_cfg') or {}).get('assigner')
+    count, queries = int(head['num_classes']), (head.get('train_cfg') or {}).get('assigner')
     if name.endswith('_decode') and not queries:
-        return [1] if sigmoid and type_name(loss) == 'CrossEntropyLoss' else [count]
+        return [1] if sigmoid and kind == 'CrossEntropyLoss' else [count]
     if name == 'loss_cls' and not path.startswith('roi_head'):
         return [1, count] if sigmoid else [count + 1]
     return [1, count, count + 1] if sigmoid else [count + 1] if name == 'loss_cls' else [count, count + 1]

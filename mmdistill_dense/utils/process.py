@@ -97,20 +97,6 @@ def terminal() -> Console:
 
 
 @contextmanager
-def quiet_profiler() -> Iterator[None]:
-    """Drop what is written to the process's standard error, where torch's profiler reports its start and stop."""
-    stderr_copy = os.dup(2)
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    try:
-        os.dup2(nowhere, 2)
-        yield
-    finally:
-        os.dup2(stderr_copy, 2)
-        os.close(stderr_copy)
-        os.close(nowhere)
-
-
-@contextmanager
 def interruptible() -> Iterator[None]:
     """Turn SIGTERM and SIGHUP into :class:`KeyboardInterrupt`, as for Ctrl-C; what nohup ignores stays ignored."""
     main = threading.current_thread() is threading.main_thread()  # others may set no handlers

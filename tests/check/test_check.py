@@ -26,8 +26,8 @@ from tests import toys
 from tests.project.folders_of_data import box_folder
 from tests.toys import seg_config
 
-FAST = Options(val=0, cost=False)
-RANDOM = Options(weights=False, cost=False)
+FAST = Options(val=0)
+RANDOM = Options(weights=False)
 CONFIGS = Path(__file__).parents[2] / 'configs'
 
 
@@ -71,8 +71,6 @@ def test_a_right_run_is_described(seg: CheckReport) -> None:
     (teacher,) = subject.teachers
     assert teacher.receipt.matched == teacher.receipt.total > 0
     assert 0 <= teacher.metric['mIoU'] <= 100 and teacher.metric_pictures == 2
-    assert subject.cost['distilled']['median'] > 0 and subject.cost['control']['median'] > 0
-    assert subject.cost['extra_memory'] > 0, 'a teacher stands between the steps'
     content = json.loads(json.dumps(seg.as_dict()))
     assert len(content['taps']) == 2 and content['verdict'] == seg.verdict
     text = printed(seg)
@@ -83,7 +81,7 @@ def test_a_right_run_is_described(seg: CheckReport) -> None:
 def test_a_detector_on_generated_pictures_of_a_given_size(tmp_path: Path) -> None:
     student, teacher = toys.det_net(), toys.det_net(width=16, channels=16, allow_random=True)
     model = toys.model_config(student, teacher, dict(fgd=dict(type='FGD')))
-    report = check_config(toys.det_run_config(tmp_path, model), Options(False, batch=2, size=(96, 128), cost=False))
+    report = check_config(toys.det_run_config(tmp_path, model), Options(False, batch=2, size=(96, 128)))
     assert report.verdict == 'ok', report.findings
     assert report.context.batch_shape == [[2, 3, 96, 128]]
     assert next(row.student_shape[2:] for row in report.context.taps) == [12, 16]
@@ -97,7 +95,6 @@ def test_a_pretraining_has_two_views(tmp_path: Path) -> None:
     assert report.context.batch_shape == [[4, 3, 64, 64]] * 2
     assert [term.name for term in report.context.terms] == ['distill.pcd.loss_pcd']
     assert report.context.terms[0].value > 0, 'the queue holds the batch'
-    assert 'control' not in report.context.cost, 'a backbone alone has no step'
 
 
 def test_several_teachers_or_none_are_described(tmp_path: Path) -> None:
@@ -180,14 +177,14 @@ def test_a_config_without_validation_is_told(tmp_path: Path) -> None:
     config = toys.run_config(tmp_path, toys.model_config(toys.seg_net('fcn'), toys.seg_teacher('fcn')))
     for name in ('val_dataloader', 'val_cfg', 'val_evaluator'):
         config[name] = None  # as mmengine asks for it, and where a base has one
-    report = check_config(config, Options(cost=False))
+    report = check_config(config, Options())
     assert not report.stopped and report.verdict != 'error'
     (teacher,) = report.context.teachers
     assert teacher.metric_note == 'not tested: the config has no validation set'
     # COCO's metric without a file reads those that the pipeline packs.
     loader = dict(batch_size=1, dataset=dict(type='mmdistill_dense.ToyDetDataset'), sampler=dict(type='DefaultSampler'))
     validation = dict(val_dataloader=loader, val_evaluator=dict(type='CocoMetric'), val_cfg=dict())
-    report = check_config(toys.det_run_config(tmp_path, toys.det_net(), **validation), Options(val=0, cost=False))
+    report = check_config(toys.det_run_config(tmp_path, toys.det_net(), **validation), Options(val=0))
     assert report.stopped == 'predicting a picture of validation'
     message = report.findings[-1].message
     assert 'val_evaluator takes no picture as val_dataloader.dataset.pipeline gives it' in message
@@ -206,7 +203,7 @@ def test_a_student_that_cannot_predict_pictures_of_validation(tmp_path: Path) ->
     first, last = config.val_dataloader.dataset.pipeline
     config.val_dataloader.dataset.pipeline = [first, dict(type='Resize', scale=(400, 300), keep_ratio=True), last]
     config.pop('val_evaluator')  # which needs labels of the file's size, and these are resized too
-    report = check_config(config, Options(weights=False, val=0, cost=False))
+    report = check_config(config, Options(weights=False, val=0))
     assert report.stopped == 'predicting a picture of validation'
     message = report.findings[-1].message
     assert 'EncoderDecoder cannot predict a picture of 300x300' in message and 'Resize.scale=(400, 300)' in message
@@ -297,7 +294,7 @@ def test_load_from_may_be_an_address_without_a_hash(tmp_path: Path, monkeypatch:
 def test_the_command_writes_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config, out = tmp_path / 'config.py', tmp_path / 'check.json'
     seg_config(tmp_path).dump(config)
-    options = ['--no-weights', '--no-cost', '--size', '64', '96', '--batch', '3', '--json', str(out)]
+    options = ['--no-weights', '--size', '64', '96', '--batch', '3', '--json', str(out)]
     assert main(['check', str(config), *options, '--cfg-options', 'auto_scale_lr.base_batch_size=8']) == 0
     assert 'OK, with 1 warning' in capsys.readouterr().out
     content = json.loads(out.read_text(encoding='utf-8'))
@@ -326,7 +323,7 @@ def with_pictures(folder: Path, pictures: str) -> Config:
 
 
 def test_pictures_without_labels_are_in_the_step(tmp_path: Path) -> None:
-    report = check_config(with_pictures(tmp_path, toys.picture_folder()), Options(val=2, cost=False))
+    report = check_config(with_pictures(tmp_path, toys.picture_folder()), Options(val=2))
     names = [term.name for term in report.context.terms]
     assert {'distill.kd.unlabelled_loss_kd', 'distill.fit.unlabelled_loss_fitnet'} < set(names)
     rows = {row.distiller: row.student_shape[0] for row in report.context.taps}

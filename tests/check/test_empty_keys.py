@@ -50,7 +50,7 @@ def write(folder: Path, *empty: str) -> Path:
 def test_empty_keys_count_as_missing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Check the config in which they are empty, list its taps, and train it."""
     path = write(tmp_path, *KEYS, *VALIDATION, *MEMBERS)
-    for words in (['check', str(path), '--no-weights', '--val', '0', '--no-cost'], ['taps', str(path)]):
+    for words in (['check', str(path), '--no-weights', '--val', '0'], ['taps', str(path)]):
         code, output = main(words), ''.join(capsys.readouterr())
         assert code == 0 and not INTERNAL.search(output), output
     config = Config.fromfile(path)

@@ -12,6 +12,7 @@ from mmdistill_dense.apps.inspect.module_tree import ModuleNode, list_taps
 from mmdistill_dense.config.resolve import load_model
 from mmdistill_dense.networks.recording import Recorder, run_parts
 from mmdistill_dense.networks.taps import Tap
+from mmdistill_dense.networks.trace import TeacherOption
 from tests import toys
 from tests.foundation.files import tiny
 
@@ -35,7 +36,8 @@ def taps_of(place: ModuleNode) -> dict[str, tuple[int, ...]]:
 def test_marked_places_are_taps_of_the_listed_shape(option: dict) -> None:
     config = load_model(option, 'model.student')
     init_default_scope(config.scope)
-    good_nodes = [node for node in nodes(list_taps(config, (64, 64))) if node.good]
+    root = list_taps(TeacherOption('model', '', config), (64, 64))
+    good_nodes = [node for node in nodes(root) if node.good]
     shapes_of_taps = {tap: shape for node in good_nodes for tap, shape in taps_of(node).items()}
     assert {'backbone[3]', 'backbone.layer4'} <= set(shapes_of_taps)
     network, taps = toys.build_plain(option), [Tap.parse(text) for text in shapes_of_taps]

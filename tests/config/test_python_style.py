@@ -65,7 +65,7 @@ def test_a_control_of_python_style_is_a_recipe(folder: Path) -> None:
 def test_every_command_reads_them(folder: Path, name: str, capsys: pytest.CaptureFixture[str]) -> None:
     last = 2 if name == 'kd' else 1
     for words in (
-        ['check', f'{name}.py', '--val', '0', '--no-cost'],
+        ['check', f'{name}.py', '--val', '0'],
         ['taps', f'{name}.py'],
         ['train', f'{name}.py', '--work-dir', 'work'],
         ['test', f'{name}.py', f'work/iter_{last}.pth', '--work-dir', 'test'],

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from mmengine.config import Config, ConfigDict
 
-from mmdistill_dense.apps.inspect.step_cost import pipeline_size
+from mmdistill_dense.apps.inspect.generated_batch import pipeline_size
 from mmdistill_dense.apps.options import OptionsAction
 from mmdistill_dense.apps.recipes.named import read_config
 from mmdistill_dense.config import resolve

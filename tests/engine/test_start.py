@@ -281,7 +281,7 @@ def test_pictures_that_are_normalised_twice(tmp_path):
         runner.train()
     assert runner.iter == 0 and not list(tmp_path.glob('*.pth'))
     assert not runner.optim_wrapper.optimizer.state, 'no step was taken'
-    report = check_config(config, Options(val=0, cost=False))
+    report = check_config(config, Options(val=0))
     assert report.exit_code() == 2 and 'has {' in report.findings[-1].message, report.findings
     steps = [dict(type='LoadImageFromFile'), NORMALIZE, dict(type='PackSegInputs')]
     model = pair(dict(kd=KD), more=dict(data_root=toys.picture_folder(), pipeline=steps))

@@ -26,7 +26,7 @@ from tests import toys
 from tests.guards.roads import WARNINGS, warnings_logged
 
 BY_MIM = Path(mmseg.__file__).parent / '.mim/tools/train.py'  # the script that `mim train mmseg` runs
-FAST = Options(val=0, cost=False)
+FAST = Options(val=0)
 REFUSED = 'REFUSED '
 
 

@@ -9,10 +9,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mmdistill_dense import losses
-from mmdistill_dense.apps.inspect.step_cost import peak_extra_memory
 from mmdistill_dense.losses import contrast as contrast_module
 from tests.distillers.steps import divergence, draw
 from tools.benchmark import reference
+from tools.benchmark.timing import peak_extra_memory
 
 
 def _softmax(student: list[float], teacher: list[float], temperature: float) -> float:

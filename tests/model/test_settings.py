@@ -54,7 +54,7 @@ def taps(distiller):
 
 def checked(config, methods, **options):
     """The distillers of a check, with a real step, of all methods of a task on one pair."""
-    report = check_config(config, Options(weights=False, cost=False, **options))
+    report = check_config(config, Options(weights=False, **options))
     assert report.verdict != 'error', report.findings
     named_methods = {name.lower() for name in methods}
     assert set(report.context.settings) == named_methods == set(report.as_dict()['settings'])

@@ -9,8 +9,8 @@ from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 from torch import nn
 
+from mmdistill_dense.apps.check.stages import build_student
 from mmdistill_dense.apps.export.write_student import load_student
-from mmdistill_dense.apps.inspect.step_cost import build_student
 from mmdistill_dense.config.resolve import load_model
 from mmdistill_dense.engine.distill_hook import DistillerState
 from mmdistill_dense.networks.acceleration import Acceleration

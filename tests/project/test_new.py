@@ -178,7 +178,7 @@ def test_a_teacher_of_other_classes_keeps_its_head(capsys: pytest.CaptureFixture
     student, teacher = models('kd')
     assert (student.decode_head.num_classes, teacher.decode_head.num_classes) == (3, 5)
     assert 'test_teacher: true' in Path('project/suite.yaml').read_text() and not Path('project/teacher.py').exists()
-    report = check_config(Path('project/kd.py'), Options(val=0, cost=False))
+    report = check_config(Path('project/kd.py'), Options(val=0))
     assert not report.stopped and any('sky <- sky' in note.message for note in report.findings)
     shutil.rmtree('project')  # a config of another count, as of a model of the zoo, takes that of the file
     network = Path('network.py')

@@ -7,7 +7,7 @@ import torch
 from mmengine.config import Config
 from mmengine.registry import PARAM_SCHEDULERS
 
-from mmdistill_dense.apps.check import Options, check_config
+from mmdistill_dense.apps.check import check_config
 from mmdistill_dense.apps.project import training_plan as plan
 from mmdistill_dense.apps.project.network_options import read_network
 from mmdistill_dense.config.resolve import find_config
@@ -95,7 +95,7 @@ def test_weights_of_a_config_start_all_but_other_heads() -> None:
     own_network("load_from = 'mine.pth'\n", classes=5)
     call('network.py', 'network.py', '--iters', '2', '--method', 'kd')
     assert read('control').load_from == read('teacher').load_from == str(Path('mine.pth').resolve())
-    report = check_config('project/control.py', Options(cost=False))
+    report = check_config('project/control.py')
     assert not report.stopped and not [finding.message for finding in report.findings if 'load_from' in finding.message]
     state, start = report.context.model.state_dict(), torch.load('mine.pth', weights_only=True)['state_dict']
     other = {name for name in state if name not in start or not torch.equal(state[name], start[name])}

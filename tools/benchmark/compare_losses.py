@@ -13,8 +13,8 @@ from operator import add
 import torch
 from torch import Tensor
 
-from mmdistill_dense.apps.inspect.step_cost import Timing, interleaved_times, peak_extra_memory
 from tools.benchmark.section import Failure, table
+from tools.benchmark.timing import Timing, interleaved_times, peak_extra_memory
 
 Function = Callable[..., Tensor]
 Levels = Sequence[Tensor]

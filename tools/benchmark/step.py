@@ -10,32 +10,26 @@ from typing import Any
 
 import torch
 from mmengine.config import Config
+from mmengine.optim import OptimWrapper, OptimWrapperDict, build_optim_wrapper
 from mmengine.registry import init_default_scope
 from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
-from mmdistill_dense.apps.inspect.step_cost import (
-    Step,
-    Timing,
-    Work,
-    build_student,
-    draw_tokens,
-    interleaved_times,
-    load_teacher,
-    make_step,
-    peak_extra_memory,
-    run_length,
-    training_batch,
-)
+from mmdistill_dense.apps.check.stages import build_student, draw_tokens, load_random, run_length
+from mmdistill_dense.apps.inspect.generated_batch import training_batch
 from mmdistill_dense.config.resolve import model_of
 from mmdistill_dense.distillers.base import Distiller, Losses, Recorded
 from mmdistill_dense.distillers.maskd.token_distiller import TokenDistiller
+from mmdistill_dense.engine.loss_guard import clip_unscaled
 from mmdistill_dense.model.distill_model import Distilled, distillers_of
 from mmdistill_dense.networks.recording import Replay
 from mmdistill_dense.networks.teacher import FrozenTeacher
 from mmdistill_dense.unlabelled.step import unlabelled_of
-from mmdistill_dense.utils.runner_internals import Network, Sample, Samples
+from mmdistill_dense.utils.files import expand_user
+from mmdistill_dense.utils.runner_internals import Network, Sample, Samples, wrappers_of
+from mmdistill_dense.weights.strict_load import is_path
 from tools.benchmark.section import Failure, Section, machine, table
+from tools.benchmark.timing import Timing, Work, interleaved_times, peak_extra_memory
 
 Call = tuple[nn.Module, tuple[Tensor, ...]]
 Arguments = tuple[Recorded, Recorded, Samples]
@@ -50,11 +44,39 @@ NOTE = (
 
 
 @dataclass(frozen=True)
+class Step:
+    """A training step of a network, always on the same batch."""
+
+    network: Any
+    wrapper: OptimWrapper | OptimWrapperDict
+    data: Mapping[str, Any]
+
+    def __call__(self) -> object:
+        return self.network.train_step(self.data, self.wrapper)
+
+
+def make_step(network: Network, config: Config, data: Mapping[str, Any]) -> Step:
+    """Return the training step of a network with the optimizer of its config, at learning rate 0."""
+    wrapper = build_optim_wrapper(network, config.optim_wrapper)
+    main_wrapper, *_ = wrappers = wrappers_of(wrapper)
+    for group in (group for optim in wrappers for group in optim.param_groups):
+        group['lr'] = 0.0
+    for distiller in distillers_of(network).values():
+        if distiller.clip_max_norm is not None:
+            main_wrapper.optimizer.register_step_pre_hook(partial(_clip, distiller))
+    return Step(network, wrapper, data)
+
+
+def _clip(distiller: Distiller, optimizer: torch.optim.Optimizer, *_: Any) -> None:
+    clip_unscaled(distiller, optimizer)  # what a hook returns would replace the optimizer's arguments
+
+
+@dataclass(frozen=True)
 class Steps:
     """The steps of a control and its distilled student; ``inputs`` is the batch (B, 3, H, W) that both see."""
 
-    control: Step[Network]
-    distilled: Step[Distilled]
+    control: Step
+    distilled: Step
     inputs: Tensor
 
     @property
@@ -163,13 +185,19 @@ def prepare_steps(
     control, distilled = control.to(device), distilled.to(device)
     inputs = distilled.data_preprocessor(data, True)['inputs']
     for teacher in distilled.distillation.teachers.values():
-        load_teacher(teacher, next(distilled.parameters()), inputs)
+        like, file = next(distilled.parameters()), teacher.option.checkpoint
+        if file and (not is_path(file) or expand_user(file).is_file()):
+            teacher.load(like)
+        else:
+            load_random(teacher, like, inputs)
     distilled.distillation.enter_run(run_length(config))
     second = unlabelled_of(distilled)
     if second is not None:
         more = training_batch(control, config, second.option.count(len(inputs)), image_size)
         second.batch = {**more, 'data_samples': list(map(_without_labels, more['data_samples']))}
-    _give_tokens(distilled)
+    for distiller in distillers_of(distilled).values():
+        if isinstance(distiller, TokenDistiller):
+            draw_tokens(distiller)
     _go_where_all_work(distilled)
     return Steps(make_step(control, config, data), make_step(distilled, config, data), inputs)
 
@@ -180,13 +208,6 @@ def _without_labels(sample: Sample) -> Any:
     if 'gt_instances' in sample:
         bare.gt_instances = InstanceData()
     return bare
-
-
-def _give_tokens(network: Distilled) -> None:
-    draw = torch.Generator().manual_seed(0)
-    for distiller in distillers_of(network).values():
-        if isinstance(distiller, TokenDistiller):
-            draw_tokens(distiller, draw)
 
 
 def _go_where_all_work(network: Distilled) -> None:

@@ -21,7 +21,6 @@ class Options:
     batch: int | None = None  # pictures of the step. ``None``: the config's for one process.
     size: Size | None = None  # height and width of generated pictures, in place of the data set's
     val: int = 4  # number of validation pictures that the teacher is tested on; 0 skips the test
-    cost: bool = True  # measure time and memory of a step, with and without distillation
     processes: int = 1  # number of processes that will train together, for the batch size
     command: bool = True  # whether a user gave the command ``check``, so that advice may name its options
     teachers: bool = True  # load the teachers too; without, they are random
@@ -89,7 +88,6 @@ class CheckContext(RunFacts):
     taps: list[TapRow] = field(default_factory=list)
     terms: list[Term] = field(default_factory=list)
     unlabelled: dict[str, int] = field(default_factory=dict)  # numbers of pictures without labels
-    cost: dict[str, Any] = field(default_factory=dict)  # as :func:`mmdistill_dense.apps.check.stages.measure_cost`
 
     def __post_init__(self) -> None:
         self.processes, self.has_weights = self.options.processes, bool(self.config.get('load_from'))

@@ -3,7 +3,7 @@
 import argparse
 import logging
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -62,7 +62,6 @@ STAGES: Sequence[tuple[str, Rule, Sequence[Rule]]] = (
     ('predicting a picture of validation', stages.predict, ()),
     ('testing the teacher', stages.test_teachers, ()),
     (STEPPING, stages.run_step, ()),
-    ('measuring its cost', stages.measure_cost, ()),
 )
 
 
@@ -93,8 +92,8 @@ class CheckReport:
             'stopped': self.stopped or None,
             'batch': {'real': bool(shape) and not context.generated, 'shape': shape, 'pictures': context.pictures},
             'student': asdict(context.student) if context.student else None,
-            **{key: [asdict(row) for row in member] for key, member in rows.items()},
-            **{key: getattr(context, key) for key in ('unlabelled', 'iteration', 'settings', 'cost')},
+            **{key: [*map(asdict, members)] for key, members in rows.items()},
+            **{key: getattr(context, key) for key in ('unlabelled', 'iteration', 'settings')},
         }
 
 
@@ -146,9 +145,8 @@ def run_stages(report: CheckReport, tell: Callable[[str], None] | None = None) -
 
 def check_command(args: argparse.Namespace) -> int:
     console = terminal()
-    size = tuple(args.size) if args.size else None
     device = device_of(args.device)
-    options = Options(not args.no_weights, device, args.batch, size, args.val, not args.no_cost, args.processes)
+    options = Options(not args.no_weights, device, args.batch, args.size, args.val, args.processes)
     report = CheckReport(CheckContext(read_quietly(args.config, args.cfg_options), options))
     try:
         with console.status('…') as status:  # shown on a terminal
@@ -165,8 +163,15 @@ def show(report: CheckReport, console: Console) -> None:
     console.print(Text(str(context.config.filename or 'config'), style='bold'))
     for line in _lines(context):
         console.print(line, markup=False)
-    for table in (_networks(context), _taps(context), _losses(context), _cost(context)):
-        if table is not None and table.row_count:
+    for names, *rows in (_networks(context), _taps(context), _losses(context)):
+        table = Table(box=None, pad_edge=False, header_style='bold', title_justify='left', title_style='yellow')
+        if 'loss' in names and not context.options.weights:
+            table.title = 'random weights: these numbers mean nothing'
+        for name in names:
+            table.add_column(name.lstrip('>'), justify='right' if '>' in name else 'left', overflow='fold')
+        for row in rows:
+            table.add_row(*row)
+        if rows:
             console.print()
             console.print(table)
     console.print()
@@ -184,7 +189,7 @@ def show(report: CheckReport, console: Console) -> None:
         console.print(Text('OK', style='bold green'))
 
 
-def _lines(context: CheckContext) -> Iterable[str]:
+def _lines(context: CheckContext) -> Iterator[str]:
     if context.batch_shape:
         origin = 'generated' if context.generated else f'first of {context.pictures:,} pictures'
         shapes = ' and '.join(size_text(shape) for shape in context.batch_shape)
@@ -200,69 +205,41 @@ def _lines(context: CheckContext) -> Iterable[str]:
     if free := context.unlabelled:
         out = f', {free["labelled"]:,} labelled ones taken out' if free['labelled'] else ''
         yield f'without  {free["pictures"]:,} pictures without labels{out}, {free["step"]} a step'
-    if 'problem' in context.cost:
-        yield f'cost     time and memory could not be measured here: {context.cost["problem"]}'
 
 
-def _networks(context: CheckContext) -> Table | None:
-    if context.student is None:
-        return None
-    student, origin = context.student, 'initialised' if context.options.weights else 'random'
+# Tables: names of columns, with > those of numbers, then rows
+
+
+def _networks(context: CheckContext) -> Iterator[Sequence[str]]:
+    yield 'network', 'class', '>parameters', '>trained', 'weights', 'metric'
+    if (student := context.student) is None:
+        return
+    origin = 'initialised' if context.options.weights else 'random'
     source = '\n'.join(start.replace(', ', '\n') for start in student.starts) or origin
-    table = _table('network', 'class', '>parameters', '>trained', 'weights', 'metric')
-    table.add_row('student', student.network, f'{student.parameters:,}', f'{student.trained:,}', source, '')
+    yield 'student', student.network, f'{student.parameters:,}', f'{student.trained:,}', source, ''
     for name, count in (('auxiliary heads', student.auxiliary), ('distillers', student.distillers)):
         if count:
-            table.add_row(f'  {name}', '', f'{count:,} more', '', 'in training alone', '')
+            yield f'  {name}', '', f'{count:,} more', '', 'in training alone', ''
     for facts in context.teachers:
         metric = facts.metric_note
         if facts.metric:
             scores = sorted(facts.metric.items(), key=lambda item: item[0] != 'mIoU')[:_SHOWN_METRICS]
             metric = ', '.join(f'{name.rsplit("/", 1)[-1]} {value:.3g}' for name, value in scores)
             metric += f'\non {facts.metric_pictures} validation pictures'
-        name, weights = facts.key.removeprefix('model.'), facts.describe().replace(', ', '\n', 1) or 'random'
-        table.add_row(name, facts.network, f'{facts.parameters:,}', '0', weights, metric)
-    return table
+        weights = facts.describe().replace(', ', '\n', 1) or 'random'
+        yield facts.key.removeprefix('model.'), facts.network, f'{facts.parameters:,}', '0', weights, metric
 
 
-def _taps(context: CheckContext) -> Table:
-    table = _table('distiller', 'student tap', 'shape', 'teacher tap', 'shape')
+def _taps(context: CheckContext) -> Iterator[Sequence[str]]:
+    yield 'distiller', 'student tap', 'shape', 'teacher tap', 'shape'
     for row in context.taps:
-        shapes = size_text(row.student_shape), size_text(row.teacher_shape)
-        table.add_row(row.distiller, row.student_tap, shapes[0], row.teacher_tap, shapes[1])
-    return table
+        shape = size_text(row.student_shape)
+        yield row.distiller, row.student_tap, shape, row.teacher_tap, size_text(row.teacher_shape)
 
 
-def _losses(context: CheckContext) -> Table:
-    table = _table('loss', '>value', '>share', '>gradient', '>share', '>cosine with task')
-    if context.terms and not context.options.weights:
-        table.title = 'random weights: these numbers mean nothing'
+def _losses(context: CheckContext) -> Iterator[Sequence[str]]:
+    yield 'loss', '>value', '>share', '>gradient', '>share', '>cosine with task'
     for term in context.terms:
         pull = term.pulls[BACKBONE]
         cosine = '-' if math.isnan(pull.cosine) else f'{pull.cosine:+.2f}'
-        cells = f'{pull.norm:.3g}', f'{pull.share:.1%}', cosine
-        table.add_row(term.name, f'{term.value:.4g}', f'{term.share:.1%}', *cells)
-    return table
-
-
-def _cost(context: CheckContext) -> Table | None:
-    cost = context.cost
-    if 'distilled' not in cost:
-        return None
-    seconds = 'GPU seconds' if str(cost['device']).startswith('cuda') else 'CPU seconds'
-    table = _table('a step', f'>{seconds}', '>MiB at its peak', '>MiB more in all')
-    distilled, control = cost['distilled']['median'], cost['control']['median'] if 'control' in cost else None
-    mib = {name: f'{value / 2**20:,.1f}' for name, value in cost.items() if name.endswith('_memory')}
-    if control:
-        table.add_row('student alone', f'{control:.3g}', mib['control_memory'], '')
-    ratio = f' ({distilled / control:.2f}x)' if control else ''
-    table.add_row('distilled', f'{distilled:.3g}{ratio}', mib['distilled_memory'], mib.get('extra_memory', ''))
-    return table
-
-
-def _table(*columns: str) -> Table:
-    table = Table(box=None, pad_edge=False, header_style='bold', title_justify='left', title_style='yellow')
-    for column in columns:
-        right = column.startswith('>')
-        table.add_column(column.lstrip('>'), justify='right' if right else 'left', overflow='fold')
-    return table
+        yield term.name, f'{term.value:.4g}', f'{term.share:.1%}', f'{pull.norm:.3g}', f'{pull.share:.1%}', cosine

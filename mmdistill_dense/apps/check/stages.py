@@ -7,7 +7,7 @@ import copy
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import partial
 from itertools import zip_longest
 from pathlib import Path
@@ -16,34 +16,39 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
 from mmengine.evaluator import Evaluator
 from mmengine.logging import MessageHub, MMLogger
+from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import DATASETS, init_default_scope
 from mmengine.runner import Runner
 from mmengine.runner.checkpoint import CheckpointLoader
 from mmengine.structures import BaseDataElement
-from torch import nn
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmdistill_dense.apps.check.context import CheckContext, Size, StudentFacts, TapRow, TeacherFacts
-from mmdistill_dense.apps.inspect import step_cost
+from mmdistill_dense.apps.inspect.generated_batch import training_batch
 from mmdistill_dense.apps.inspect.gradients import BACKBONE, TASK, measure_gradients
 from mmdistill_dense.apps.inspect.inference import predict_items
 from mmdistill_dense.config.resolve import load_model, model_of, student_option
-from mmdistill_dense.config.values import listed, num_classes
+from mmdistill_dense.config.values import listed, num_classes, type_name
 from mmdistill_dense.datasets.wrapped import classes_of, count_pictures
 from mmdistill_dense.distillers.maskd.token_distiller import TokenDistiller, TokenStore
 from mmdistill_dense.engine.run_guards import check_distillation
+from mmdistill_dense.engine.work_folder import folder_of
 from mmdistill_dense.guards.config import check_pretrained, count_fitting, pretrained_parts
 from mmdistill_dense.guards.findings import Findings, error, note, warning
 from mmdistill_dense.guards.runner import check_file
-from mmdistill_dense.networks.building import naming_weights
+from mmdistill_dense.networks.building import complete_heads, naming_weights
 from mmdistill_dense.networks.class_pairs import in_students_classes
 from mmdistill_dense.networks.inputs import check_teacher_inputs
 from mmdistill_dense.networks.modes import evaluating
-from mmdistill_dense.networks.recording import noting
+from mmdistill_dense.networks.recording import noting, run_parts
 from mmdistill_dense.networks.teacher import FrozenTeacher
 from mmdistill_dense.networks.trace import first_larger
+from mmdistill_dense.registry import MODELS
 from mmdistill_dense.unlabelled.pictures import training_steps
 from mmdistill_dense.unlabelled.step import unlabelled_of
 from mmdistill_dense.unlabelled.stream import open_pictures
@@ -52,8 +57,8 @@ from mmdistill_dense.utils.runner_internals import AUXILIARY, parameters_in_use
 from mmdistill_dense.utils.sampling import evenly_spaced
 from mmdistill_dense.utils.validate import message_of
 from mmdistill_dense.weights.mmengine_loader import install_reader
-from mmdistill_dense.weights.strict_load import match_names, state_dict_of
 
+DEFAULT_ITERATIONS = 1000  # of a run whose length is unknown, because its data set is missing
 VIEW_SIDE = 224  # of a generated view if the config gives no size
 DATA = 'data'  # the name of findings behind which the other stages still run, on generated pictures
 
@@ -82,12 +87,11 @@ def read_data(context: CheckContext) -> Findings:
         remedy = 'The rest is checked on generated pictures' + ', as with --size H W' * context.options.command
         yield error(f'training cannot start: {problem}', f'{remedy}.', DATA)
         return
-    if not config.get('val_dataloader'):
-        return
     try:  # pictures of validation, also those that a teacher is tested on; training reads all of them later
-        context.validation = dataset = DATASETS.build(config.val_dataloader.dataset)
-        for index in evenly_spaced(len(dataset), max(1, context.options.val)):
-            context.tested = dataset[index]
+        if config.get('val_dataloader'):
+            context.validation = dataset = DATASETS.build(config.val_dataloader.dataset)
+            for index in evenly_spaced(len(dataset), max(1, context.options.val)):
+                context.tested = dataset[index]
     except Exception as problem:  # a pipeline may run any code
         yield error(f'training would stop at the first validation: {message_of(problem)}', check=DATA)
 
@@ -115,7 +119,7 @@ def generate(context: CheckContext) -> Mapping[str, Any]:
     """Return a generated batch with the student's classes, of ``--size`` or of the config's training size."""
     model, size = context.model, context.options.size
     if any(hasattr(model, name) for name in ('decode_head', 'bbox_head', 'roi_head')):
-        return step_cost.training_batch(model, context.config, context.batch_size, size)
+        return training_batch(model, context.config, context.batch_size, size)
     side: Size = size or getattr(model.data_preprocessor, 'size', None) or (VIEW_SIDE, VIEW_SIDE)
     draw, count = torch.Generator().manual_seed(0), context.batch_size
     views = [torch.randint(256, (count, 3, *side), generator=draw, dtype=torch.uint8).unbind() for _ in range(2)]
@@ -133,30 +137,45 @@ def test_pictures(context: CheckContext, teacher: FrozenTeacher) -> tuple[dict[s
     for index in indices:
         batch = pseudo_collate([dataset[index]])
         outputs = network.val_step(batch)
-        if teacher.pairs is not None:
-            outputs = in_students_classes(outputs, teacher.pairs)
+        outputs = outputs if teacher.pairs is None else in_students_classes(outputs, teacher.pairs)
         evaluator.process(data_samples=outputs, data_batch=batch)
         tested_ids += [sample.metainfo.get('img_id') for sample in outputs]
     for metric in evaluator.metrics:  # else COCO's metric counts pictures that were not tested
         if getattr(metric, 'img_ids', 0) is None and getattr(metric, '_coco_api', None) is not None:
             metric.img_ids = tested_ids
-    metrics = evaluator.evaluate(len(indices))
-    numbers = {name: float(value) for name, value in metrics.items() if isinstance(value, (int, float, np.number))}
-    return numbers, len(indices)
+    scores = evaluator.evaluate(len(indices)).items()
+    return {name: float(score) for name, score in scores if isinstance(score, (int, float, np.number))}, len(indices)
 
 
 def build(context: CheckContext) -> None:
     """Build the model on the checked device, and generate a batch if none was read."""
-    context.model = step_cost.build_student(option(context)).to(context.options.device)
+    context.model = build_student(option(context)).to(context.options.device)
     if context.batch is None:
         context.batch = generate(context)
     inputs = ready_batch(context)['inputs']
     context.batch_shape = [list(tensor.shape) for tensor in ([inputs] if torch.is_tensor(inputs) else inputs)]
     context.student = describe_student(context.model)
     if distillation := getattr(context.model, 'distillation', None):
-        distillation.enter_run(step_cost.run_length(context.config, context.length, context.options.processes))
+        distillation.enter_run(run_length(context.config, context.length, context.options.processes))
         if any(distiller.weight() == 0 for distiller in context.distillers.values()):  # off at the start
             distillation.state.iteration = context.iteration = distillation.state.max_iters // 2
+
+
+def build_student(model: Mapping[str, Any]) -> Any:
+    """Build a student for one process, in training mode."""
+    network = revert_sync_batchnorm(MODELS.build(Config({'model': model}).model)).train()
+    complete_heads(network)
+    return network
+
+
+def run_length(config: Config, pictures: int | None = None, processes: int = 1) -> int:
+    """Return the iterations of a config's run."""
+    loop = config.get('train_cfg') or {}
+    if 'max_iters' in loop:
+        return loop['max_iters']
+    if 'max_epochs' not in loop or pictures is None:
+        return DEFAULT_ITERATIONS
+    return loop['max_epochs'] * max(pictures // (config.train_dataloader.get('batch_size', 1) * processes), 1)
 
 
 def read_unlabelled(context: CheckContext) -> None:
@@ -195,18 +214,35 @@ def load(context: CheckContext) -> Findings:
     if not context.options.whole:
         inputs, like = ready_batch(context)['inputs'], next(model.parameters())
         for teacher in [teacher for teacher in context.frozen.values() if teacher.taps]:
-            step_cost.load_teacher(teacher, like, inputs if torch.is_tensor(inputs) else inputs[0], random=True)
+            load_random(teacher, like, inputs if torch.is_tensor(inputs) else inputs[0])
     for name, distiller in context.distillers.items():
         if isinstance(distiller, TokenDistiller):
             _load_tokens(context, name, distiller)
     for teacher in context.frozen.values():
-        network = teacher.network
-        kind = str(teacher.config.model.get('type')) if network is None else type(network).__name__
-        parameters = 0 if network is None else parameters_in_use(network)
-        context.teachers.append(TeacherFacts(teacher.key, kind, parameters, teacher.receipt))
+        parameters = 0 if teacher.network is None else parameters_in_use(teacher.network)
+        facts = TeacherFacts(teacher.key, type_name(teacher.config.model), parameters, teacher.receipt)
+        context.teachers.append(facts)
     if hasattr(model, 'distillation'):
         max_iters, whole = model.distillation.state.max_iters, context.options.whole
         yield from check_distillation(model, context.data_classes, context.pictures, max_iters, whole)
+
+
+@torch.no_grad()
+def load_random(teacher: FrozenTeacher, like: Tensor, inputs: Tensor) -> None:
+    """Give a teacher random weights with the statistics of a batch."""
+    teacher.load(like, random=True)
+    assert teacher.network is not None, 'it is loaded'
+    for norm in [module for module in teacher.network.modules() if isinstance(module, _BatchNorm)]:
+        norm.reset_running_stats()
+        norm.momentum = None  # the statistics of this batch alone
+        norm.train()
+    run_parts(teacher.network, teacher.taps, teacher.renormalised(inputs))
+    teacher.network.eval()
+
+
+def draw_tokens(distiller: TokenDistiller) -> None:
+    draw, shapes = torch.Generator().manual_seed(0), distiller.token_shapes()
+    distiller.load_tokens({name: 0.01 * torch.randn(shape, generator=draw) for name, shape in shapes.items()})
 
 
 def _load_tokens(context: CheckContext, name: str, distiller: TokenDistiller) -> None:
@@ -214,13 +250,13 @@ def _load_tokens(context: CheckContext, name: str, distiller: TokenDistiller) ->
     config, values = context.config, None
     if context.options.whole:
         assert distiller.teacher is not None, 'the model sets it'
-        folder = config.get('work_dir') or Path('work_dirs', Path(config.filename or 'config').stem)
-        store = TokenStore(distiller, distiller.teacher, folder, (config.get('train_dataloader') or {}).get('dataset'))
+        dataset = (config.get('train_dataloader') or {}).get('dataset')
+        store = TokenStore(distiller, distiller.teacher, folder_of(config), dataset)
         values = store.read_known(MMLogger.get_current_instance())
     if values is not None:
         distiller.load_tokens(values)
     else:
-        step_cost.draw_tokens(distiller, torch.Generator().manual_seed(0))
+        draw_tokens(distiller)
         context.untaught.append(name)
 
 
@@ -249,8 +285,7 @@ def _init_weights(context: CheckContext) -> Findings:
     install_reader()
     content = CheckpointLoader.load_checkpoint(str(start), map_location='cpu')
     yield from map(warning, check_file(model, content, f'load_from={start!r}'))
-    target = model.state_dict()
-    state = match_names(target, state_dict_of(content, start))
+    target, state = model.state_dict(), content.get('state_dict', content)  # by the names of the student now
     fitting = {name: value for name, value in state.items() if name in target and target[name].shape == value.shape}
     model.load_state_dict(fitting, strict=False)
     context.started = len(fitting), len(target)
@@ -283,10 +318,9 @@ def test_teachers(context: CheckContext) -> Findings:
     """Test each loaded teacher on some validation pictures, or note why it is not tested."""
     for teacher, facts in zip(context.frozen.values(), context.teachers, strict=True):
         facts.metric_note = _why_untested(context, teacher)
-        if facts.metric_note:
-            continue
         try:
-            facts.metric, facts.metric_pictures = test_pictures(context, teacher)
+            if not facts.metric_note:
+                facts.metric, facts.metric_pictures = test_pictures(context, teacher)
         except Exception as problem:  # no reason to stop: training does not test teachers
             facts.metric_note = f'not tested: {message_of(problem)}'
     yield from judge_teachers(context.teachers, len(context.data_classes or ()) or 1)
@@ -321,7 +355,6 @@ def _why_untested(context: CheckContext, teacher: FrozenTeacher) -> str:
     return next((f'not tested: {reason}' for reason, applies in reasons.items() if applies), '')
 
 
-REPEATS = 1  # timed repeats after one warm-up: an estimate
 MAX_SHARE, MIN_SHARE = 0.95, 0.005  # a distiller's share of the gradient at the backbone that is too large, too small
 DOMINANT_SHARE = 0.999  # a share that is too large even at the start of training
 LATER = '--cfg-options load_from=CHECKPOINT'
@@ -394,27 +427,6 @@ def _note_taps(context: CheckContext, name: str, arguments: Sequence[Any], _: An
         of_teacher = [list(tensor.shape) for tensor in teacher[t_tap]]
         pairs = zip_longest(shapes, of_teacher, fillvalue=list[int]())
         context.taps += [TapRow(name, s_tap, shape, t_tap, other) for shape, other in pairs]
-
-
-def measure_cost(context: CheckContext) -> None:
-    """Measure time and memory of a step, and of the student alone; ``problem``: why not, as AMP on a CPU."""
-    if not context.options.cost or not context.distillers:
-        return
-    config, device, batch = context.config, context.options.device, context.batch or {}
-    try:
-        steps = {'distilled': step_cost.make_step(context.model, config, batch, fresh=True)}
-        if any(term.name == TASK for term in context.terms):
-            control = step_cost.build_student({**option(context), 'distillers': {}, 'inherit': ()}).to(device)
-            steps = {'control': step_cost.make_step(control, config, batch, fresh=True), **steps}
-        times = step_cost.interleaved_times(steps, REPEATS, device)
-        if 'control' in steps:
-            memory = step_cost.extra_memory(steps['control'], steps['distilled'], device)
-        else:
-            memory = {'distilled_step': step_cost.peak_extra_memory(steps['distilled'], device)}
-        context.cost = {'device': device, 'batch': context.batch_size, **{k: asdict(v) for k, v in times.items()}}
-        context.cost |= {f'{name.removesuffix("_step")}_memory': size for name, size in memory.items()}
-    except (AssertionError, NotImplementedError, RuntimeError, TypeError) as problem:
-        context.cost = {'problem': str(problem)}
 
 
 def predict(context: CheckContext) -> None:

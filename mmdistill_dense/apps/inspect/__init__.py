@@ -1,1 +1,1 @@
-"""Diagnostics for users: the gradients of each term, and the cost of a step."""
+"""Diagnostics for users: the gradients of each term, the modules to tap, and pictures of what a network does."""

@@ -14,17 +14,9 @@ from rich.tree import Tree
 from torch import nn
 
 from mmdistill_dense.apps.recipes.named import read_quietly
-from mmdistill_dense.config.resolve import (
-    ModelConfig,
-    is_distill_model,
-    load_model,
-    model_of,
-    student_option,
-    teachers_of,
-)
+from mmdistill_dense.config.resolve import is_distill_model, load_model, model_of, student_option, teachers_of
 from mmdistill_dense.foundation.vit import PatchMap
 from mmdistill_dense.networks.auto_taps import DiscoveredTaps, discover, nothing_to_pair, pair_taps
-from mmdistill_dense.networks.inputs import InputGrid
 from mmdistill_dense.networks.recording import run_parts
 from mmdistill_dense.networks.taps import HEAD, Tap, flatten, heads_of, resolve_tap
 from mmdistill_dense.networks.trace import DEFAULT_SIZE, Pass, TeacherOption, read_pass
@@ -48,32 +40,25 @@ class ModuleNode:
     inside: list[ModuleNode]
 
 
-def networks_of(
-    config: Config, student: bool = False, teacher: bool = False
-) -> Iterator[tuple[str, ModelConfig, InputGrid | None]]:
-    """Yield title, resolved config and input grid of the networks of a config."""
+def networks_of(config: Config, student: bool = False, teacher: bool = False) -> Iterator[tuple[str, TeacherOption]]:
+    """Yield title and options of the networks of a config; those of a teacher build any network."""
     init_default_scope(config.get('default_scope') or 'mmengine')
     model = model_of(config)
     if not is_distill_model(model):
         if teacher:
             raise ValueError('this config has no teacher: its model is not a DistillModel.')
-        yield 'model', load_model(model, 'model'), None
+        yield 'model', TeacherOption('model', '', load_model(model, 'model'))
         return
     if not teacher:
-        yield 'student', load_model(student_option(model), 'model.student'), None
+        yield 'student', TeacherOption('model', '', load_model(student_option(model), 'model.student'))
     if not student:
         for key, option in teachers_of(model).items():
-            parsed = TeacherOption.parse(option, f'model.{key}')
-            yield key.replace('.', ' ', 1), parsed.config, parsed.grid
+            yield key.replace('.', ' ', 1), TeacherOption.parse(option, f'model.{key}')
 
 
-def list_taps(
-    config: ModelConfig, size: Size | None = None, depth: int = 2, below: str = '', grid: InputGrid | None = None
-) -> ModuleNode:
+def list_taps(option: TeacherOption, size: Size | None = None, depth: int = 2, below: str = '') -> ModuleNode:
     """Run one picture through a network and return the tree of its modules."""
-    option = TeacherOption('model', '', config, grid=grid)  # builds any network
-    preprocessor = config.model.get('data_preprocessor') or {}
-    height, width = size or preprocessor.get('size') or DEFAULT_SIZE
+    height, width = size or _size_of(option) or DEFAULT_SIZE
 
     def read(passed: Pass) -> ModuleNode:
         modules = dict(passed.network.named_modules())
@@ -83,8 +68,12 @@ def list_taps(
         passed.run(lambda: _run(passed))
         return _node(modules[below], below, passed, depth)
 
-    with DefaultScope.overwrite_default_scope(config.scope), quiet():
+    with DefaultScope.overwrite_default_scope(option.config.scope), quiet():
         return read_pass(option.build, read, (height, width))
+
+
+def _size_of(option: TeacherOption) -> Size | None:
+    return (option.config.model.get('data_preprocessor') or {}).get('size')
 
 
 def _run(passed: Pass) -> None:
@@ -154,17 +143,16 @@ def auto_taps(config: Config, size: Size | None = None) -> tuple[list[str], dict
     """
     lines, taps = list[str](), dict[str, dict[str, None]]()
 
-    def discover_taps(option: ModelConfig, grid: InputGrid | None = None, trains: bool = False) -> DiscoveredTaps:
-        with DefaultScope.overwrite_default_scope(option.scope), quiet():
-            return discover(TeacherOption('model', '', option, grid=grid).build, side, trains)
+    def discover_taps(option: TeacherOption, trains: bool = False) -> DiscoveredTaps:
+        with DefaultScope.overwrite_default_scope(option.config.scope), quiet():
+            return discover(option.build, (int(side[0]), int(side[1])) if side else None, trains)
 
     try:
-        (name, student, _), *teachers = networks_of(config)
-        size_option = size or (student.model.get('data_preprocessor') or {}).get('size')
-        side = (int(size_option[0]), int(size_option[1])) if size_option else None
+        (name, student), *teachers = networks_of(config)
+        side = size or _size_of(student)
         student_taps = discover_taps(student, trains=True)
-        for title, teacher, grid in teachers or [(name, student, None)]:
-            other = discover_taps(teacher, grid) if teachers else student_taps
+        for title, teacher in teachers or [(name, student)]:
+            other = discover_taps(teacher) if teachers else student_taps
             chosen = pair_taps(student_taps, other)
             if not chosen.pairs:
                 raise nothing_to_pair('model.distillers.NAME', student_taps, other, chosen)
@@ -185,8 +173,8 @@ def show_taps(args: argparse.Namespace) -> None:
     config = read_quietly(args.config, args.cfg_options)
     networks = list(networks_of(config, args.student, args.teacher))
     lines, taps = auto_taps(config, args.size)
-    for title, network, grid in [] if args.auto else networks:
-        root = list_taps(network, args.size, args.depth, args.below, grid)
+    for title, network in [] if args.auto else networks:
+        root = list_taps(network, args.size, args.depth, args.below)
         console.print(tree(title, root, taps.get(title, ())))
         console.print()
     if not args.below:

@@ -1,5 +1,6 @@
 """How student and teacher are trained, both alike: pictures, batch, optimizer, rate, length; and what that takes."""
 
+import copy
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -11,11 +12,11 @@ from typing import Any, NamedTuple
 import torch
 from mmcv.image.geometric import rescale_size
 from mmengine.config import Config
+from mmengine.optim import build_optim_wrapper
 
 from mmdistill_dense.apps.check.context import Options
 from mmdistill_dense.apps.check.run import check_config
 from mmdistill_dense.apps.inspect.inference import predict_items
-from mmdistill_dense.apps.inspect.step_cost import make_step
 from mmdistill_dense.apps.project import SUITE
 from mmdistill_dense.apps.project.network_options import UserNetwork
 from mmdistill_dense.apps.suite import configs, plan
@@ -198,13 +199,13 @@ def time_training(config: Config) -> Price:
     """Time some steps of a config's training, and its validation, with random weights."""
     batch = config.train_dataloader.batch_size
     timed = min(_BATCH, batch)
-    options = Options(weights=False, device=device_of(None), batch=timed, val=0, cost=False, command=False)
-    report = check_config(config, options)
+    report = check_config(config, Options(weights=False, device=device_of(None), batch=timed, val=0, command=False))
     if report.stopped:
         raise RuntimeError(next(finding.message for finding in report.findings if finding.level == ERROR))
     context, loader = report.context, config.train_dataloader
-    assert context.batch is not None, 'the check made one'
-    step = _seconds(make_step(context.model, config, context.batch, fresh=True)) * batch / timed
+    config.optim_wrapper.optimizer.lr = 0.0
+    optimizer = build_optim_wrapper(context.model, config.optim_wrapper)
+    step = _seconds(lambda: context.model.train_step(copy.deepcopy(context.batch), optimizer)) * batch / timed
     train, val = (DATASETS.build(config[f'{part}_dataloader'].dataset) for part in ('train', 'val'))
     loading = _seconds(lambda: train[0]) * batch / max(1, loader.num_workers)
     step = max(step, loading) if loader.num_workers else step + loading

@@ -98,7 +98,7 @@ def check_rows(definition: Definition, todo: Resolved) -> None:
         if run.pretraining in run.missing:  # it starts from weights that the suite has still to train
             config = copy.deepcopy(config)
             config.model.student.backbone.init_cfg = None
-        options = Options(batch=few, val=0, cost=False, command=False, teachers=run.teacher is None)
+        options = Options(batch=few, val=0, command=False, teachers=run.teacher is None)
         with heartbeat(f'checking {run.name}'):
             report = check_config(config, options, lambda stage: None)
         if wrong := [finding for finding in report.findings if finding.level == ERROR]:

@@ -1,4 +1,4 @@
-"""Steps, their seconds and their memory against counts made another way, and batches for them."""
+"""Batches that are made up for a network, and the length of a run."""
 
 from pathlib import Path
 
@@ -8,28 +8,12 @@ from mmengine.config import Config
 from mmengine.registry import DefaultScope
 from torch import nn
 
-from mmdistill_dense.apps.inspect import step_cost
-from mmdistill_dense.apps.inspect.step_cost import peak_extra_memory, run_length, training_batch
+from mmdistill_dense.apps.check.stages import DEFAULT_ITERATIONS, run_length
+from mmdistill_dense.apps.inspect.generated_batch import BOXES, pipeline_size, training_batch
 from mmdistill_dense.registry import DATASETS
 from tests import toys
 
 ROOT = Path(__file__).resolve().parents[2]
-
-
-MIB = 2**20
-
-
-def test_peak_counts_what_is_held_at_once(capfd) -> None:
-    def work() -> None:
-        first = torch.zeros(MIB, dtype=torch.uint8)
-        del first
-        torch.zeros(2 * MIB, dtype=torch.uint8).sum()  # converted to int64 inside the operation
-
-    assert 18 * MIB <= peak_extra_memory(work) < 18.1 * MIB
-    assert not capfd.readouterr().err, 'some versions of torch report the start of their profiler there'
-
-
-# Batches that are made up for a network
 
 
 def test_a_segmenter_gets_labels_of_all_its_classes_in_its_crop() -> None:
@@ -59,7 +43,7 @@ def test_a_detector_gets_boxes_inside_the_image(kind: str) -> None:
     batch = training_batch(network, {}, 2, (64, 96))
     for sample in batch['data_samples']:
         boxes, labels = sample.gt_instances.bboxes, sample.gt_instances.labels
-        assert boxes.shape == (step_cost.BOXES, 4) and labels.max() < toys.NUM_CLASSES - 1
+        assert boxes.shape == (BOXES, 4) and labels.max() < toys.NUM_CLASSES - 1
         assert boxes.min() >= 0 and (boxes <= torch.tensor([96, 64, 96, 64])).all()
         assert (boxes[:, 2:] - boxes[:, :2] >= torch.tensor([6, 4])).all()
     assert toys.total(toys.losses_of(network, batch)).isfinite()
@@ -81,11 +65,11 @@ CROP = {'type': 'RandomCrop', 'crop_size': (48, 32)}
     (Config.fromfile(ROOT / 'configs/_base_/datasets/coco_detection_ms.py').train_pipeline, (800, 1333)),
 ])  # fmt: skip
 def test_the_size_is_the_crop_or_the_largest_scale_in_any_branch(pipeline: list, size: tuple | None) -> None:
-    assert step_cost.pipeline_size({'dataset': {'pipeline': pipeline}}) == size
+    assert pipeline_size({'dataset': {'pipeline': pipeline}}) == size
 
 
 def test_a_run_is_as_long_as_its_loop_says() -> None:
     epochs = Config({'train_cfg': {'max_epochs': 3}, 'train_dataloader': {'batch_size': 2}})
     assert run_length(Config({'train_cfg': {'max_iters': 7}})) == 7
-    assert run_length(epochs) == step_cost.DEFAULT_ITERATIONS
+    assert run_length(epochs) == DEFAULT_ITERATIONS
     assert run_length(epochs, pictures=40, processes=4) == 3 * 5

@@ -10,7 +10,7 @@ import os
 import re
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from shlex import quote
@@ -221,8 +221,15 @@ def proposal(root: Path, paths: Sequence[str]) -> str:
     """Return a sentence with patterns that pair pictures of an unknown tree; empty if none was found."""
     files, sample, trials = Files(paths), evenly(sorted(paths), _SAMPLED), Counter[Patterns]()
     common = set.intersection(*({*path.split('/')[:-1]} for path in paths))
+    by_begin = defaultdict[str, list[str]](list)  # files by the beginnings of their names, before each sign
+    for path in paths:
+        name = os.path.basename(path)
+        for sign in re.finditer(r'[\W_]', name):
+            by_begin[name[: sign.start()]].append(path)
     for path in evenly(sample, _TRIALS):
-        trials.update(patterns for other in paths for patterns in _candidates(path, other, common))
+        stem = os.path.splitext(os.path.basename(path))[0]
+        for begin in {stem, re.sub(r'[_-][^_-]*$', '', stem)} - {''}:
+            trials.update(_pattern(path, other, begin, common) for other in evenly(by_begin[begin], _TRIALS))
     scored = []
     for patterns, _ in trials.most_common(2 * _TRIALS):
         pairs = [(labels[0], path) for path, (labels, _) in files.labels_of(sample, patterns).items() if labels]
@@ -243,19 +250,14 @@ def proposal(root: Path, paths: Sequence[str]) -> str:
     return ''
 
 
-def _candidates(path: str, other: str, common: Collection[str]) -> Iterator[Patterns]:
-    """Yield patterns of two files that share the beginning of their names, with stars for it and for shared folders."""
+def _pattern(path: str, other: str, begin: str, common: Collection[str]) -> Patterns:
+    """Return patterns of two files whose names have one beginning, with stars for it and for shared folders."""
     (*folder, name), (*other_folder, other_name) = path.split('/'), other.split('/')
-    stem, suffix = os.path.splitext(name)
     shared = [part for part in folder if part in other_folder and part not in common]
     starred = shared if shared == [part for part in other_folder if part in shared] else []
     texts = ['/'.join('*' if part in starred else part for part in parts) for parts in (folder, other_folder)]
     if _PART.findall(texts[0]) == _PART.findall(texts[1]):
         texts = [_PART.sub('*', text) for text in texts]
-    for cut in ('', *re.findall(r'[_-][^_-]*$', stem)):
-        begin = stem.removesuffix(cut)
-        label_end = other_name.removeprefix(begin)
-        if label_end != other_name and not label_end[:1].isalnum() and path != other:
-            # 21_training.tif and 21_manual1.gif
-            end = f'{cut}{suffix}' if _PART.search(label_end) else _PART.sub('*', f'{cut}{suffix}')
-            yield Patterns(f'{texts[0]}/*{end}'.lstrip('/'), f'{texts[1]}/*{label_end}'.lstrip('/'))
+    end, label_end = name[len(begin) :], other_name[len(begin) :]
+    end = end if _PART.search(label_end) else _PART.sub('*', end)  # 21_training.tif and 21_manual1.gif
+    return Patterns(f'{texts[0]}/*{end}'.lstrip('/'), f'{texts[1]}/*{label_end}'.lstrip('/'))

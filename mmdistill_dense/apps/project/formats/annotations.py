@@ -96,7 +96,7 @@ def _shape_object(where: str, kind: str, shape: Mapping[str, Any], sample: Label
             return common.from_mask(where, pixels > 0, round(points[0][0]), round(points[0][1]), sample.size)
     if kind == 'circle':
         (x, y), radius = points[0], math.dist(*points[:2])
-        angles = map(math.radians, range(0, 360, 5))
+        angles = [2 * math.pi * corner / 72 for corner in range(72)]
         points = [(x + radius * math.cos(angle), y + radius * math.sin(angle)) for angle in angles]
     elif kind == 'rectangle':
         (left, right), (top, bottom) = ((min(side), max(side)) for side in zip(*points, strict=True))

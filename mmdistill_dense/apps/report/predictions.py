@@ -57,21 +57,21 @@ class Predictions:
     """Predictions of each method's first run and of the teacher, for ``count`` pictures; 0 runs no network.
 
     The pictures are those on which the student alone and the ``best`` method differ most, and on which the latter errs
-    most, among some that are spread over the set; all of them where there is no such pair.
+    most, among some that are spread over the set; all of them where there is no such pair. ``data`` is a config with
+    the test set, where the runs' own may name a folder that was moved.
     """
 
     def __init__(self, comparison: Comparison, count: int, best: str | None = None, data: Config | None = None) -> None:
-        self.data = data  # a config with the test set, where the runs' own may name a folder that was moved
         self.costs: dict[str, NetworkCost] = {}
         self.samples: dict[str, dict[int, Sample]] = {}  # by network and number of the picture
         self._times: dict[str, float] = {}
         self.section = Section('predictions', 'Predictions', f'Boxes and masks have a score above {CONFIDENT}.')
         if count:
-            self.section.attempt(partial(self._strips, comparison, count, best))
+            self.section.attempt(partial(self._strips, comparison, count, best, data))
         else:
             self.section.reasons.append('Pictures were switched off (--pictures 0).')
 
-    def _strips(self, comparison: Comparison, count: int, best: str | None) -> list[Strip | Sheet]:
+    def _strips(self, comparison: Comparison, count: int, best: str | None, data: Config | None) -> list[Strip | Sheet]:
         """Return for each picture its panels: input, students, teacher, truth; and the gain of each class of pixels."""
         first_runs = comparison.first_runs
         if not first_runs:
@@ -82,7 +82,7 @@ class Predictions:
         # the newest run of a suite knows the folders of data and teacher, where its project was moved
         by_start = sorted(comparison.students, key=lambda run: starts_of(run.folder)[-1].name, reverse=True)
         runs = [*(run for run in by_start if run.suite and run.suite == first_runs[0].suite), *first_runs]
-        scenes, meta = scenes_of(self.data or runs[0].config, max(count, CANDIDATES) if pair else count)
+        scenes, meta = scenes_of(data or runs[0].config, max(count, CANDIDATES) if pair else count)
         networks = {run.name: partial(student_of, run) for run in first_runs} | self._teachers(runs)
         numbers = list(range(len(scenes)))
         for name in pair:

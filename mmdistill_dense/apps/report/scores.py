@@ -123,7 +123,7 @@ class Answer:
                 yield row
                 continue
             controls = self._by_seed(self.comparison.controls_for(runs[0]), results)
-            for seed in filter(Row(CONTROL, controls).scores.__contains__, row.scores):
+            for seed in sorted(row.scores.keys() & Row(CONTROL, controls).scores.keys()):
                 run, control = row.results[seed], controls[seed]
                 if 'point' in run and not run['point'].matches(control['point']):
                     texts = [f'{result["title"]} ({result["point"]})' for result in (run, controls.pop(seed))]

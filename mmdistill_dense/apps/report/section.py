@@ -75,7 +75,8 @@ def gain_sheet(caption: str, names: Sequence[str], scores: Iterable[tuple[str, f
 
 def panel(image: np.ndarray, caption: str, alt: str) -> Panel:
     """Return a panel of a picture (H, W, 3), RGB uint8. A large picture is made smaller."""
-    Image.fromarray(shrink(image, SIDE)).save(file := io.BytesIO(), 'webp', quality=QUALITY)
+    file = io.BytesIO()
+    Image.fromarray(shrink(image, SIDE)).save(file, 'webp', quality=QUALITY)
     return Panel(caption, alt, f'data:image/webp;base64,{base64.b64encode(file.getvalue()).decode("ascii")}')
 
 

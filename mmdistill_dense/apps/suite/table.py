@@ -45,7 +45,8 @@ def collect(definition: Definition) -> SuiteTable:
         groups = '; '.join(f'{", ".join(names)}: {count}' for count, names in counts.items())
         problem = 'runs with different numbers of processes, and so different batches, cannot share a table'
         raise ValueError(f'{problem} ({groups}). Move the folders of one number away, and repeat them.')
-    for problem in filter(None, map(changed_data(results).get, ('', *definition.test_sets))):
+    changes = changed_data(results)
+    for problem in [changes[name] for name in ('', *definition.test_sets) if name in changes]:
         raise ValueError(problem)
     return table
 
@@ -77,12 +78,13 @@ def changed_data(results: Mapping[str, Results], teachers: bool = True) -> dict[
                 if test_set and name == TEACHER:  # whose set may have classes of its own
                     continue
                 other, old_stamp = references.setdefault(source, (f'{name} seed {seed}', stamp))
+                if old_stamp == stamp:
+                    continue
                 names = {'teacher': "the teacher's weights", 'start': 'files of first weights'}
                 changed = f'{source} or its label files' if test_set else names.get(kind.split(' ')[0], 'label files')
                 problem = f'{other} and {name} seed {seed}: {changed} were changed between these runs'
                 remedy = 'Undo the change, or remove the folders of the runs to repeat.'
-                if old_stamp != stamp:
-                    changes.setdefault(test_set, f'{problem}, so their scores cannot be compared. {remedy}')
+                changes.setdefault(test_set, f'{problem}, so their scores cannot be compared. {remedy}')
     return changes
 
 
@@ -166,8 +168,8 @@ def seed_cell(row: Row, seed: int) -> str:
 
 def time_cell(row: Row) -> str:
     """Return the median time of an iteration, averaged over a student's runs."""
-    seconds = [] if row.name == TEACHER else row.seconds_per_iteration
-    return f'{fmean(seconds):.3g}' if seconds else NONE
+    times = [run['seconds_per_iteration'] for run in row.results.values() if run.get('seconds_per_iteration')]
+    return f'{fmean(times):.3g}' if times and row.name != TEACHER else NONE
 
 
 def _notes(table: SuiteTable) -> Iterator[str]:
@@ -184,7 +186,7 @@ def _notes(table: SuiteTable) -> Iterator[str]:
     )
     if other := [name for name, method in table.definition.methods.items() if method.distils and method.run_options]:
         yield f'Other length or training set than the student alone: {", ".join(other)}: no gain of a method alone.'
-    if any(row.seconds_per_iteration for row in table.verdict.rows):
+    if any(time_cell(row) != NONE for row in table.verdict.rows):
         device = _per_row(table, lambda result: f'{result.get("device")}, {result.get("threads")} thread(s)')
         beside = f'; up to {table.definition.jobs} runs side by side' if table.definition.jobs > 1 else ''
         yield f's / iteration: wall time in the runs, median of the log, mean over seeds ({device}{beside}).'

@@ -109,12 +109,6 @@ class Row:
         """The mean score; NaN without any."""
         return fmean(self.scores.values()) if self.scores else math.nan
 
-    @property
-    def seconds_per_iteration(self) -> list[float]:
-        """The median of each run that has one."""
-        times = (result.get('seconds_per_iteration') for result in self.results.values())
-        return [seconds for seconds in times if seconds is not None]
-
     def gain_on_val(self) -> float:
         """Return the mean gain on val at the seeds of the gain; -inf where a run has no score on val."""
         assert self.gain is not None and self.control is not None, 'rows with a gain are compared'

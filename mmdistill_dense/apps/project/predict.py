@@ -181,7 +181,7 @@ class Student:
                 boxes[annotation['image_id']].append(annotation)
             self.boxes = {image['file_name']: (image, boxes[image['id']]) for image in before['images']}
         text = 'Results of `mmdistill predict`, which may replace them and add to them.\n'
-        for folder in set(marks.values()):
+        for folder in dict.fromkeys(marks.values()):
             mark = out / folder / MARK
             mark_text = f'{text}Classes: {", ".join(self.classes)}\n' if folder == LABELS else text
             old_text = mark.read_text(encoding='utf-8') if mark.exists() else text

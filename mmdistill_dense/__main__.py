@@ -51,7 +51,7 @@ class Parser(argparse.ArgumentParser):
 
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
         """Read the words; an unknown option ends the program, with its name here if another program names it so."""
-        options, unknown_words = self.parse_known_args(args, namespace)
+        options, unknown_words = self.parse_known_args(args)
         other_names = getattr(options, 'other_names', {})
         for option in [word for word in unknown_words if word.startswith('-')]:
             if option in other_names:
@@ -65,7 +65,7 @@ class Parser(argparse.ArgumentParser):
             self.error(f'{option}: no such option.' + (f' Close: {", ".join(close)}.' if close else ''))
         if unknown_words:
             self.error(f'{" ".join(unknown_words)}: belongs to no option. A name with spaces stands in quotes.')
-        return options
+        return super().parse_args(args, namespace)
 
     def error(self, message: str) -> NoReturn:
         """End the program with status 2."""

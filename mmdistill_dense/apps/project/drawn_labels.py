@@ -186,8 +186,8 @@ def recolour(path: Path, codes: Mapping[Colour, int]) -> np.ndarray:
         most = max(unknown, key=unknown.__getitem__)
         text = f'{count / numbers.size:.1%} of the pixels of {path} have a colour of no class, most often {most}'
         raise ValueError(f'--data: {text}. Add it to the list of colours, or write without smoothed edges (no JPEG).')
-    for colour, number in codes.items():
-        numbers[(pixels == colour).all(-1)] = number
+    for colour in counts.keys() & codes.keys():
+        numbers[(pixels == colour).all(-1)] = codes[colour]
     return numbers
 
 

@@ -1,6 +1,5 @@
 """Gradients of single terms: against plain backward passes, on networks of every kind, without a trace."""
 
-import math
 from typing import Any
 
 import numpy as np
@@ -49,14 +48,10 @@ def test_each_term_is_what_a_backward_of_it_alone_gives() -> None:
         assert pull.cosine == pytest.approx(float(expected @ task / expected.norm() / task.norm()), rel=1e-9)
 
 
-def test_shares_of_terms_at_a_tap(model: Any) -> None:
-    actual = by_name(model)
-    assert sum(term.share for term in actual.values()) == pytest.approx(1)
-    for pull in actual['task'].pulls:
-        assert sum(term.pulls[pull].share for term in actual.values()) == pytest.approx(1)
-    mimic, kd = (actual[f'distill.{name}'].pulls for name in ('mimic.loss_mimic', 'kd.loss_kd'))
-    assert mimic['tap decode_head.conv_seg'].norm == 0 and math.isnan(mimic['tap decode_head.conv_seg'].cosine)
-    assert mimic['tap backbone[3]'].norm > 0 and kd['tap decode_head.conv_seg'].norm > 0
+def test_shares_of_terms_sum_to_all(model: Any) -> None:
+    actual = by_name(model).values()
+    assert len(actual) > 4 and sum(term.share for term in actual) == pytest.approx(1)
+    assert sum(term.pulls['backbone'].share for term in actual) == pytest.approx(1)
 
 
 def test_nothing_is_left_behind(model: Any) -> None:
@@ -93,15 +88,8 @@ def test_a_task_alone_has_the_whole_share() -> None:
     task, pkd = measure_gradients(model, batch)
     task_losses = {name: value for name, value in toys.losses_of(model, batch).items() if 'distill' not in name}
     assert task.value == pytest.approx(float(toys.total(task_losses).detach()))
-    assert task.pulls['tap neck'].norm > 0 and pkd.pulls['tap neck'].norm > 0
+    assert task.pulls['backbone'].norm > 0 and pkd.pulls['backbone'].norm > 0
     assert -1 <= pkd.pulls['backbone'].cosine <= 1
-
-
-def test_a_tap_that_is_overwritten_has_no_gradient() -> None:
-    """The norm's output, which the block's ReLU works on in place."""
-    distillers = dict(fit=dict(type='FitNet', student_tap='backbone.layer1.0.bn1', align='conv'))
-    task, fit = measure_gradients(toys.distilled(distillers=distillers), toys.seg_batch())
-    assert set(task.pulls) == set(fit.pulls) == {'backbone'} and fit.pulls['backbone'].norm > 0
 
 
 def test_with_cp_is_measured_without_it() -> None:
@@ -112,6 +100,5 @@ def test_with_cp_is_measured_without_it() -> None:
     recomputing.load_state_dict(plain.state_dict())
     assert measure_gradients(recomputing, toys.seg_batch()) == measure_gradients(plain, toys.seg_batch())
     assert recomputing.backbone.layer1[0].with_cp
-    groups = {'backbone': backbone_parameters(recomputing)}
     with pytest.raises(ValueError, match='with_cp off'):
-        pulls_of(toys.losses_of(recomputing), groups)
+        pulls_of(toys.losses_of(recomputing), backbone_parameters(recomputing))

@@ -11,16 +11,12 @@ from torch import Tensor, nn
 
 from mmdistill_dense.losses import loss_dtype
 from mmdistill_dense.losses.tensors import sum_dtype
-from mmdistill_dense.model.distill_model import distillers_of
 from mmdistill_dense.networks.modes import attributes, without_side_effects
-from mmdistill_dense.networks.recording import Recorder
 from mmdistill_dense.utils.distributed import unwrap
 from mmdistill_dense.utils.runner_internals import Network
 
 TASK = 'task'
 BACKBONE = 'backbone'
-TAP = 'tap '  # before the name of a tapped map
-ParameterGroups = Mapping[str, Sequence[Tensor]]
 
 
 @dataclass(frozen=True)
@@ -37,27 +33,24 @@ class Term:
     name: str  # ``'task'`` for the student's own losses together, else ``'distill.<distiller>.loss_…'``
     value: float  # as it is summed, with its weights
     share: float  # of the total loss
-    # by place: ``'backbone'`` (all its trained parameters) and each tapped map, as ``'tap <name>'``
-    pulls: Mapping[str, Pull]
+    pulls: Mapping[str, Pull]  # ``'backbone'``: at all its trained parameters
 
 
-def pulls_of(losses: Mapping[str, Any], groups: ParameterGroups) -> list[Term]:
+def pulls_of(losses: Mapping[str, Any], parameters: Sequence[Tensor]) -> list[Term]:
     """Measure the terms of a loss by its graph, which is kept, with a backward pass each; no ``.grad`` is touched."""
     terms = split_terms(losses)
-    numbers, task = dict[str, dict[str, tuple[float, float]]](), dict[str, Tensor]()
+    numbers, task = dict[str, tuple[float, float]](), None
     for name in sorted(terms, key=lambda name: name != TASK):  # all others are compared with the task's
-        gradients = flat_gradients(terms[name], groups)
-        task = gradients if name == TASK else task
-        numbers[name] = {group: _norm_and_cosine(x, task.get(group)) for group, x in gradients.items()}
+        gradient = flat_gradient(terms[name], parameters)
+        task = gradient if name == TASK else task
+        numbers[name] = _norm_and_cosine(gradient, task)
     values = {name: float(term.detach()) for name, term in terms.items()}
-    total, norms = sum(values.values()), {group: sum(numbers[name][group][0] for name in terms) for group in groups}
+    total, norms = sum(values.values()), sum(numbers[name][0] for name in terms)
     rows = []
     for name, value in values.items():
-        pulls = {
-            group: Pull(norm, norm / norms[group] if norms[group] else 0.0, cosine)
-            for group, (norm, cosine) in numbers[name].items()
-        }
-        rows.append(Term(name, value, value / total if total else 0.0, pulls))
+        norm, cosine = numbers[name]
+        pull = Pull(norm, norm / norms if norms else 0.0, cosine)
+        rows.append(Term(name, value, value / total if total else 0.0, {BACKBONE: pull}))
     return rows
 
 
@@ -70,9 +63,6 @@ def measure_gradients(model: Network, data: Mapping[str, Any]) -> list[Term]:
     Of several processes, each gets the numbers of its own batch.
     """
     model = unwrap(model)
-    active = [distiller for distiller in distillers_of(model).values() if distiller.weight() != 0]
-    taps = list(dict.fromkeys(tap for distiller in active for tap in distiller.student_taps))
-    recorders = [Recorder(model, taps, 'student_tap', copies=copies) for copies in (False, True)]
     recomputing = [module for module in model.modules() if getattr(module, 'with_cp', False) is True]
     runs = [model.distillation] if hasattr(model, 'distillation') else []  # which a runner starts
     with (
@@ -80,18 +70,12 @@ def measure_gradients(model: Network, data: Mapping[str, Any]) -> list[Term]:
         attributes(*recomputing, with_cp=False),
         attributes(*runs, started=True),
         torch.enable_grad(),
-        recorders[0].recording() as maps,
-        recorders[1].recording() as as_recorded,
     ):
         model.train()
         ready = model.data_preprocessor(copy.deepcopy(data), True)
         with torch.autocast(next(model.parameters()).device.type, enabled=False):
             losses = model(**ready, mode='loss')
-        for name, tensors in as_recorded.items():
-            if not all(map(torch.equal, tensors, maps[name])):  # overwritten after the comparison: nothing to measure
-                del maps[name]
-        tapped = {f'{TAP}{name}': tensors for name, tensors in maps.items()}
-        return pulls_of(losses, {BACKBONE: backbone_parameters(model), **tapped})
+        return pulls_of(losses, backbone_parameters(model))
 
 
 def split_terms(losses: Mapping[str, Any]) -> dict[str, Tensor]:
@@ -113,24 +97,19 @@ def backbone_parameters(model: nn.Module) -> list[Tensor]:
     return [value for name, value in parameters if value.requires_grad and not name.startswith('distillers.')]
 
 
-def flat_gradients(term: Tensor, groups: ParameterGroups) -> dict[str, Tensor]:
-    """Return the gradient of a term at each place as one vector; the graph is kept, and no ``.grad`` is touched."""
-    inputs = [tensor for tensors in groups.values() for tensor in tensors]
-    gradients: Sequence[Tensor | None] = [None] * len(inputs)
-    if inputs and term.requires_grad:
+def flat_gradient(term: Tensor, parameters: Sequence[Tensor]) -> Tensor:
+    """Return the gradient of a term as one vector; the graph is kept, and no ``.grad`` is touched."""
+    gradients: Sequence[Tensor | None] = [None] * len(parameters)
+    if parameters and term.requires_grad:
         try:
-            gradients = torch.autograd.grad(term, inputs, retain_graph=True, allow_unused=True)
+            gradients = torch.autograd.grad(term, parameters, retain_graph=True, allow_unused=True)
         except RuntimeError as error:
             if 'heckpoint' not in str(error):
                 raise
             problem = 'the student recomputes its activations, so the gradient of a single loss cannot be taken'
             raise ValueError(f'{problem}: switch activation_checkpointing and with_cp off.') from error
-    filled = (torch.zeros_like(x) if g is None else g for x, g in zip(inputs, gradients, strict=True))
-    vectors = iter([x.flatten().to(loss_dtype(x)) for x in filled])
-    return {
-        name: torch.cat([next(vectors) for _ in tensors]) if tensors else term.new_zeros(1)
-        for name, tensors in groups.items()
-    }
+    filled = [torch.zeros_like(x) if g is None else g for x, g in zip(parameters, gradients, strict=True)]
+    return torch.cat([x.flatten().to(loss_dtype(x)) for x in filled]) if filled else term.new_zeros(1)
 
 
 def _norm_and_cosine(gradient: Tensor, task: Tensor | None) -> tuple[float, float]:

@@ -137,17 +137,12 @@ def _use_tta(cfg: Config) -> None:
     if 'tta_pipeline' not in cfg and cfg.get('default_scope') == 'mmseg':
         raise KeyError('--tta needs tta_pipeline in the config of a segmentation run, as in _base_/datasets/_paper.py')
     dataset = cfg.test_dataloader.dataset
-    pipeline = cfg.get('tta_pipeline') or _flipped_pipeline(dataset.pipeline)
-    dataset.pipeline = pipeline
-    cfg.model = ConfigDict(**cfg.tta_model, module=cfg.model)
-
-
-def _flipped_pipeline(pipeline: list[ConfigDict]) -> list[ConfigDict]:
-    """Return the test pipeline of a detector with every picture also mirrored, as mmdet's script makes it."""
     keys = ('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor', 'flip', 'flip_direction')
     flips = [ConfigDict(type='RandomFlip', prob=probability) for probability in (1.0, 0.0)]
     augmented = ConfigDict(type='TestTimeAug', transforms=[flips, [ConfigDict(type='PackDetInputs', meta_keys=keys)]])
-    return [*deepcopy(pipeline[:-1]), augmented]
+    # of a detector, every picture is also mirrored, as mmdet's script does it
+    dataset.pipeline = cfg.get('tta_pipeline') or [*deepcopy(dataset.pipeline[:-1]), augmented]
+    cfg.model = ConfigDict(**cfg.tta_model, module=cfg.model)
 
 
 def _keep_predictions(cfg: Config, out: str) -> None:

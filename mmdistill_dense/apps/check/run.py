@@ -25,7 +25,6 @@ from mmdistill_dense.utils.process import device_of, quiet, terminal
 from mmdistill_dense.utils.validate import message_of, size_text
 
 _STYLES = {ERROR: 'bold red', WARNING: 'yellow', NOTE: 'cyan'}
-_SHOWN_METRICS = 2
 
 
 def _advice(stage: str, context: CheckContext, error: Exception) -> str:
@@ -140,9 +139,6 @@ def run_stages(report: CheckReport, tell: Callable[[str], None] | None = None) -
     return report
 
 
-# The command
-
-
 def check_command(args: argparse.Namespace) -> int:
     console = terminal()
     device = device_of(args.device)
@@ -223,7 +219,7 @@ def _networks(context: CheckContext) -> Iterator[Sequence[str]]:
     for facts in context.teachers:
         metric = facts.metric_note
         if facts.metric:
-            scores = sorted(facts.metric.items(), key=lambda item: item[0] != 'mIoU')[:_SHOWN_METRICS]
+            scores = sorted(facts.metric.items(), key=lambda item: item[0] != 'mIoU')[:2]
             metric = ', '.join(f'{name.rsplit("/", 1)[-1]} {value:.3g}' for name, value in scores)
             metric += f'\non {facts.metric_pictures} validation pictures'
         weights = facts.describe().replace(', ', '\n', 1) or 'random'

@@ -5,7 +5,7 @@ Each takes the context, notes facts there, and yields what only a measurement ca
 
 import copy
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
@@ -280,7 +280,14 @@ def _init_weights(context: CheckContext) -> Findings:
         return
     if start is None:
         check_pretrained(model, loaded=not context.config.model.get('inherit'))
-        context.student.starts += _initial_weights(model)
+        for name, module, path, prefix in pretrained_parts(model):
+            if not name.startswith('distillers.'):
+                counts = count_fitting(module, path, prefix) if Path(path).is_file() else ()
+                share = f', {counts[0]} of {counts[1]} tensors' if counts else ''
+                context.student.starts.append(f'{name or "all"} from {path}{share}')
+        for name, module in model.named_modules():
+            if isinstance(file := getattr(module, 'checkpoint', None), str):  # of a foundation model, read strictly
+                context.student.starts.append(f'{name or "all"} from {file}')
         return
     install_reader()
     content = CheckpointLoader.load_checkpoint(str(start), map_location='cpu')
@@ -290,16 +297,6 @@ def _init_weights(context: CheckContext) -> Findings:
     model.load_state_dict(fitting, strict=False)
     context.started = len(fitting), len(target)
     context.student.starts.append(f'all from {start}, {len(fitting)} of {len(target)} tensors')
-
-
-def _initial_weights(model: nn.Module) -> Iterator[str]:
-    for name, module, path, prefix in pretrained_parts(model):
-        if not name.startswith('distillers.'):
-            counts = count_fitting(module, path, prefix) if Path(path).is_file() else ()
-            yield f'{name or "all"} from {path}' + (f', {counts[0]} of {counts[1]} tensors' if counts else '')
-    for name, module in model.named_modules():
-        if isinstance(file := getattr(module, 'checkpoint', None), str):  # of a foundation model, read strictly
-            yield f'{name or "all"} from {file}'
 
 
 def describe_student(model: nn.Module) -> StudentFacts:
@@ -374,17 +371,13 @@ def run_step(context: CheckContext) -> Findings:
         stats, teacher.input_stats = teacher.input_stats or [], None
         seen = stats if context.options.whole else [replace(entry, flat={}) for entry in stats]
         check_teacher_inputs(teacher.key, seen, context.config)
-    yield from (*judge_losses(context), *judge_shares(context))
-
-
-def judge_losses(context: CheckContext) -> Findings:
-    """Check that each term is finite, as a training does in each step; not of random networks."""
-    for term in context.terms if context.options.whole else ():
+    for term in context.terms if context.options.whole else ():  # as a training checks it in each step
         if not all(map(math.isfinite, [term.value, *(pull.norm for pull in term.pulls.values())])):
             yield error(
                 f'{term.name} is {term.value} with a gradient of {term.pulls[BACKBONE].norm} at the backbone.',
                 'Check the labels, the weights of that term, and that the teacher is the right file.',
             )
+    yield from judge_shares(context)
 
 
 def judge_shares(context: CheckContext) -> Findings:

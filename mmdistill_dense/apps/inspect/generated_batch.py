@@ -12,7 +12,6 @@ from mmdistill_dense.registry import DATASETS
 from mmdistill_dense.utils.runner_internals import Sample
 
 Size = tuple[int, int]
-
 BOXES = 8  # an image of COCO has 7 on average
 
 

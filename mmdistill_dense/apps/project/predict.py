@@ -197,7 +197,8 @@ class Student:
         (sample,), seconds = predict_items(self.network, [data])
         sample = sample.cpu()  # ends when the device has
         self.times.append((1000 * seconds, 1000 * (time.perf_counter() - start)))
-        name = result_path(file)
+        path = Path(os.path.abspath(file))  # without `..`, which would lead out of the folder of results
+        name = str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else Path(*path.parts[1:]))
         self.save(sample, name, str(Path(name).with_suffix('.png')) if self.has_stem(file) else f'{name}.png')
         drawn = draw(picture, sample, self.network.dataset_meta, 'pred', self.threshold)
         write_picture(mmcv.rgb2bgr(drawn), self.out / DRAWN / name)
@@ -289,9 +290,3 @@ class Student:
         yield f'time     {median(passes):.1f} ms a picture in the network (median of {len(passes)}), on {device}'
         labels, whole = ' and labels' if self.segments else '', 1000 * seconds / len(self.times)
         yield f'         {median(prepared):.1f} ms with normalisation{labels}, {whole:.1f} ms with reading and writing'
-
-
-def result_path(file: Path) -> str:
-    """Return where a file's results stand below the folder of results: its own path below the working folder."""
-    path = Path(os.path.abspath(file))  # without `..`, which would lead out of that folder
-    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else Path(*path.parts[1:]))

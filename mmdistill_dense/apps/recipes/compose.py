@@ -150,9 +150,15 @@ def owners(recipe: Path) -> tuple[str, ...]:
 
 
 def parts_of(recipe: Path | str) -> Parts:
-    """Return the names of pair, data set, schedule, runtime and task of a recipe."""
+    """Return the names of a recipe's parts, each known by the keys that it or a base of it sets, and its task."""
     path = recipe_file(recipe)
-    sources = sources_of(path)
+    recipes = [path]
+    while len(bases := [*filter(Path.is_file, bases_of(recipes[-1]))]) == 1 and bases_of(bases[0]):
+        recipes.append(bases[0])  # the one recipe that it inherits, and so on
+    files = [path, *reversed(bases)]  # the first base that sets a key stands last, and so counts
+    sources = {kind: file for file in files for kind, key in _KEYS.items() if key in keys_of(file)}
+    holders = [file for file in recipes if header_remark(file, 'pair')]  # others may inherit the pair that they change
+    sources |= {'pair': holders[0]} if holders else {}
     parts = {kind: file.stem for kind, file in sources.items()}
     missing = [kind for kind in _KEYS if kind not in parts]
     scope = str(keys_of(path).get('default_scope'))
@@ -171,17 +177,6 @@ def parts_of(recipe: Path | str) -> Parts:
         with suppress(Exception):  # told where the config is read
             several = len(teachers_of(read_file(pair).get('model') or {})) > 1
     return Parts(**parts, task=task, maps=maps, several=several)
-
-
-def sources_of(recipe: Path) -> dict[str, Path]:
-    """Return the file of each part of a recipe, known by the keys that it sets: itself, or a base of it."""
-    recipes = [recipe]
-    while len(bases := [*filter(Path.is_file, bases_of(recipes[-1]))]) == 1 and bases_of(bases[0]):
-        recipes.append(bases[0])  # the one recipe that it inherits, and so on
-    files = [recipe, *reversed(bases)]  # the first base that sets a key stands last, and so counts
-    sources = {kind: file for file in files for kind, key in _KEYS.items() if key in keys_of(file)}
-    holders = [file for file in recipes if header_remark(file, 'pair')]  # others may inherit the pair that they change
-    return sources | ({'pair': holders[0]} if holders else {})
 
 
 def options_for(method: str, recipe: Path | str | Parts, variant: str | None = None) -> Path | None:

@@ -191,7 +191,11 @@ def compare(folders: Sequence[str | Path], control: str | Path | None = None) ->
     all_runs = list(dict.fromkeys(run for folder in folders for run in find_runs(folder)))
     teacher_folders = _teacher_folders(all_runs)
     runs = [run for run in all_runs if not (run.is_control and run.folder in teacher_folders)]
-    controls = find_runs(control) if control else [*(run for run in runs if run.is_control), *_suite_controls(runs)]
+    controls = find_runs(control) if control else [run for run in runs if run.is_control]
+    for suite in dict.fromkeys(run.suite for run in runs if run.suite and not control):
+        of_suite = [run for run in suite_runs(suite) if run.is_control]
+        seeds = {run.seed for run in runs if run.suite == suite}
+        controls += [run for run in of_suite if run.seed in seeds] or of_suite  # all if no seed is the same
     controls = list(dict.fromkeys(controls))
     by_seed: dict[tuple[Path | None, int | None], TrainedRun] = {}
     for run in controls:
@@ -215,14 +219,6 @@ def _unique_names(runs: Sequence[TrainedRun]) -> dict[Path, str]:
         unique = ('/'.join(parts[-depth:]) for depth in depths if len({other[-depth:] for other in same}) == len(same))
         names[home] = next(unique, str(home))  # of a suite's runs/kd and a folder kd in the same place
     return names
-
-
-def _suite_controls(runs: Sequence[TrainedRun]) -> Iterator[TrainedRun]:
-    """Yield the controls of the runs' suites at the same seeds, or all controls if no seed is the same."""
-    for suite in dict.fromkeys(run.suite for run in runs if run.suite):
-        controls = [run for run in suite_runs(suite) if run.is_control]
-        seeds = {run.seed for run in runs if run.suite == suite}
-        yield from [run for run in controls if run.seed in seeds] or controls
 
 
 def _teacher_folders(runs: Sequence[TrainedRun]) -> list[Path]:

@@ -50,16 +50,6 @@ def _test_metrics(result: Mapping[str, Any]) -> Mapping[str, Any]:
     return (result.get('metrics') or {}).get('test') or {}
 
 
-def _check_same_metric(runs: Sequence[TrainedRun], metric: str | None) -> None:
-    """Refuse results of several metrics or splits on one page, as suites may have them."""
-    splits = {True: 'validation pictures', False: 'test pictures'}
-    for key in ('metric', 'test_is_val') if metric is None else ('test_is_val',):
-        titles = {run.result[key]: run.title for run in runs if run.result.get(key) is not None}
-        if len(titles) > 1:
-            listing = ', '.join(f'{title} by {splits.get(value, value)}' for value, title in titles.items())
-            raise ValueError(f'The runs were scored differently ({listing}): write a page for each suite.')
-
-
 class Answer:
     """The scores of runs, the verdict over methods and controls of the same seeds, and the ``costs`` of networks.
 
@@ -93,7 +83,12 @@ class Answer:
             self.teacher = test_score(comparison.teacher)
             name = chosen or (f'Scores ({suite_metric})' if suite_metric else 'Scores')
             split = 'validation' if any(run.result.get('test_is_val') for run in scores) else 'test'
-            _check_same_metric(list(scores), chosen)
+            splits = {True: 'validation pictures', False: 'test pictures'}
+            for key in ('test_is_val',) if chosen else ('metric', 'test_is_val'):  # suites may differ in them
+                titles = {run.result[key]: run.title for run in scores if run.result.get(key) is not None}
+                if len(titles) > 1:
+                    listing = ', '.join(f'{title} by {splits.get(value, value)}' for value, title in titles.items())
+                    raise ValueError(f'The runs were scored differently ({listing}): write a page for each suite.')
             self.caption = f'{name} on the {split} split, last checkpoint'
             self.is_metric = chosen is not None  # a suite's own score is in percent
             results = {run: {**run.result, **facts, 'score': score} for run, score in scores.items()}

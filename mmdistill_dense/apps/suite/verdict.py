@@ -159,14 +159,12 @@ class Verdict:
             reached = control + gain.mean >= self.teacher
             share = 'no less than' if reached else f'{gain.mean / (self.teacher - control):.0%} of the way to'
             text += f', {share} the teacher ({self.number(self.teacher)})'
-        return f'{text}. {self._certainty(gain)}'
-
-    def _certainty(self, gain: Gain) -> str:
         if gain.low is None or gain.high is None:
             seeds = 'One seed' if gain.n == 1 else f'{gain.n} seeds with the same difference'
-            return f'{seeds} cannot tell a gain from chance: train more.'
+            return f'{text}. {seeds} cannot tell a gain from chance: train more.'
         interval = f'{gain.n} seeds, 95 % interval {self.number(gain.low, "+")} to {self.number(gain.high, "+")}'
-        return f'{"The difference is more than chance" if gain.is_significant else "This may be chance"} ({interval}).'
+        certainty = 'The difference is more than chance' if gain.is_significant else 'This may be chance'
+        return f'{text}. {certainty} ({interval}).'
 
     def number(self, value: float, sign: str = '') -> str:
         return f'{value:{sign}.{self.digits}f}'

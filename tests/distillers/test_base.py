@@ -119,8 +119,9 @@ def test_a_generator_depends_on_its_place():
 
 
 def register(_: int) -> None:
-    """Register two classes in a process that has loaded neither method."""
-    assert not {f'mmdistill_dense.distillers.{name}' for name in ('cwd', 'logit_kd', 'roi_head_kd')} & {*sys.modules}
+    """Register classes in a process that has loaded none of these methods."""
+    names = 'cwd', 'logit_kd', 'roi_head_kd', 'simreg', 'queue_kl'
+    assert not {f'mmdistill_dense.distillers.{name}' for name in names} & {*sys.modules}
 
     @DISTILLERS.register_module(force=True)
     class CWD(Distiller):
@@ -130,7 +131,12 @@ def register(_: int) -> None:
     class LogitKD(Distiller):  # which files of other methods import
         pass
 
+    @DISTILLERS.register_module()
+    class SimReg(Distiller):
+        pass
+
     assert DISTILLERS.get('RoIHeadKD') and DISTILLERS.get('LogitKD') is LogitKD
+    assert DISTILLERS.get('QueueKL') and DISTILLERS.get('SimReg') is SimReg
     assert DISTILLERS.get('CWD') is CWD and DISTILLERS.module_dict['CWD'] is CWD and DISTILLERS.get('PKD')
 
 

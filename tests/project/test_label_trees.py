@@ -173,6 +173,15 @@ def test_parts_are_named_by_what_the_stars_matched(tmp_path: Path) -> None:
     assert data.notes[0] == "--images='p/*_*.png' --labels='q/*_*_m.png': 6 pictures; 6 label images"
 
 
+@pytest.mark.parametrize('patterns', [('p/*.*', 'q/*_m.*'), ('p/*', 'q/*_m'), ('p/*.JPG', 'q/*_m.*')])
+def test_endings_need_not_be_written(tmp_path: Path, patterns: tuple[str, str]) -> None:
+    for number in range(4):
+        save(tmp_path, f'p/a.{number}.JPG', np.zeros((4, 4, 3)))  # the name has a point too
+        save(tmp_path, f'q/a.{number}_m.png', np.eye(4))
+    data = find_seg_data(tmp_path, patterns=Patterns.from_options(*patterns))
+    assert sum(counts(data).values()) == 4 and data.classes == ('class_0', 'class_1')
+
+
 def test_many_masks_a_picture_are_refused_with_what_would_work(tmp_path: Path) -> None:
     for number in range(4):
         save(tmp_path, f'stage1_train/id{number}/images/id{number}.png', np.zeros((4, 4, 3)))

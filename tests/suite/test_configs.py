@@ -175,6 +175,13 @@ def test_hash_does_not_depend_on_where_files_lie(
     assert hash_before == hash_there
 
 
+def test_one_folder_of_data_and_weights_keeps_the_hashes_of_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    for variable in ('MMDISTILL_DATA', 'MMDISTILL_WEIGHTS'):
+        monkeypatch.setenv(variable, '/all/')
+    actual = [configs.make_portable()(text) for text in ('/all/camvid', '/all', '/allx/y', 'y')]
+    assert actual == ['weights/camvid', '/all', '/allx/y', 'y']
+
+
 def test_boxes_of_another_test_set_have_labels_of_their_own() -> None:
     config = Config.fromfile(compose.recipe_file('retinanet_mobilenetv2_to_r18w16_bccd'))
     assert configs.with_test_set(config, {'ann_file': 'b.json'}).test_evaluator.ann_file.endswith('bccd/b.json')

@@ -123,7 +123,8 @@ def _main(words: list[str]) -> int:
             return args.run(args) or 0
     except Exception as error:
         removal, raises = known_mistake(error), started and getattr(args, 'raises', False)
-        if isinstance(error, BrokenPipeError) or not (removal or (isinstance(error, _USER_ERRORS) and not raises)):
+        mistakes = (*_USER_ERRORS, RuntimeError) if name == 'suite' else _USER_ERRORS
+        if isinstance(error, BrokenPipeError) or not (removal or (isinstance(error, mistakes) and not raises)):
             raise
         if not removal and isinstance(error, FileNotFoundError) and error.errno is not None:
             removal = f'{error.filename}: no such file (working folder {Path.cwd()}).'

@@ -74,7 +74,8 @@ def check_laid_over(config: Config) -> None:
     distillers = model.get('distillers') if isinstance(model, Mapping) else None
     if not isinstance(distillers, Mapping) or '_delete_' in {**model, **distillers}:
         return
-    for base in filter(Path.is_file, bases_of(path)):
+    typed = any(isinstance(option, Mapping) and 'type' in option for option in distillers.values())
+    for base in filter(Path.is_file, bases_of(path) if typed else ()):
         before = (read_file(base).get('model') or {}).get('distillers') or {}
         for name, option in distillers.items():
             kind = option.get('type') if isinstance(option, Mapping) and '_delete_' not in option else None

@@ -69,6 +69,8 @@ def _published_addresses(scheme: str, name: str) -> dict[str, str]:
     try:
         return mmengine_checkpoint.get_torchvision_models()
     except ModuleNotFoundError as error:  # mmengine's own list is enough but for newer names (resnet50.imagenet1k_v2)
+        if error.name != 'torchvision':
+            raise
         urls = load(Path(mmengine.__file__).with_name('hub') / 'torchvision_0.12.json')
         if name not in urls:
             problem = f"'{scheme}://{name}': mmengine does not list it"

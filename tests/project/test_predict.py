@@ -336,7 +336,6 @@ def test_boxes_are_written_at_sigterm(monkeypatch: pytest.MonkeyPatch) -> None:
         return picture
 
     monkeypatch.setattr(predict, 'SECONDS', -1)
-    monkeypatch.setattr(predict, 'SHARE', 1e9)
     monkeypatch.setattr(predict, 'draw', draw)
     call(student('retinanet'), 'pictures', code=130)
     assert batch_sizes == [1, 2] and boxes_of('out') == ['pictures/a/0.png', 'pictures/b/1.png']

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 from PIL import Image
 from pycocotools import mask as coco
 
@@ -118,6 +119,37 @@ def test_a_turned_box_of_cvat_is_refused(form: str, tmp_path: Path) -> None:
             picture(tmp_path / f'{number}.jpg', number)
             exports.voc_file(tmp_path / f'{number}.xml', f'{number}.jpg', (*BOX, TURN))
     with pytest.raises(ValueError, match=r'(the box .*|object 1 \(a\)) is turned by 90.0 degrees. rotation of boxes'):
+        find_box_data(tmp_path)
+
+
+@pytest.mark.parametrize('rotation', [0, 360.0, -720, '90', None])
+def test_a_box_that_stands_upright_is_read(rotation: Any, tmp_path: Path) -> None:
+    """After whole turns, and where the mark is a text of the user's own."""
+    boxes = [[box['bbox'] for box in annotations(find_box_data(box_folder(tmp_path)))]]
+    changed(tmp_path, lambda content: [box.update(attributes={'rotation': rotation}) for box in content['annotations']])
+    assert [[box['bbox'] for box in annotations(find_box_data(tmp_path))]] == boxes
+
+
+def test_objects_of_one_box_are_compared_with_the_first(tmp_path: Path) -> None:
+    """Of outlines A, B, B all stay, as before; of A, A the second is left out."""
+    x, y, w, h = 10, 10, 20, 20
+    rings = [[x, y, x + w, y, x + w, y + h, x, y + h], [x, y, x + w, y, x + w, y + h, x + 1, y + h]]
+    for order, count in ((0, 1, 1), 3), ((0, 0), 1):
+
+        def repeat(content: dict, order: Sequence[int] = order) -> None:
+            first = content['annotations'][0] | {'bbox': [x, y, w, h]}
+            content['annotations'] = [first | {'id': n, 'segmentation': [rings[i]]} for n, i in enumerate(order, 1)]
+
+        root = changed(box_folder(tmp_path / str(count), masks=True), repeat, ['train'])
+        assert len([box for box in annotations(find_box_data(root)) if box['bbox'] == [x, y, w, h]]) == count
+
+
+def test_a_wrong_absolute_path_is_not_read_below_the_data(tmp_path: Path) -> None:
+    exports.ultralytics(tmp_path)
+    file = next(tmp_path.glob('*.yaml'))
+    train = yaml.safe_load(file.read_text())['train']
+    file.write_text(file.read_text().replace(f'train: {train}', f'train: /{str(train).lstrip("./")}'))
+    with pytest.raises(FileNotFoundError, match='train: /.* is not there'):
         find_box_data(tmp_path)
 
 

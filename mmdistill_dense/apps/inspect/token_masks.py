@@ -68,8 +68,7 @@ def masks_of_sample(
         for number, masks in enumerate(bands):  # (1, T, h, w)
             title = f'{tap}: {index}' if len(maps[tap]) > 1 else tap
             title += f', band {number}' if len(bands) > 1 else ''
-            size = inputs.shape[:1:-1]  # width and height
-            enlarged = [cv2.resize(mask.float().cpu().numpy(), size) for mask in masks[0]]
+            enlarged = [cv2.resize(mask.float().cpu().numpy(), inputs.shape[:1:-1]) for mask in masks[0]]  # (H, W)
             yield title, [mask[:height, :width] for mask in enlarged]
 
 
@@ -81,5 +80,4 @@ def draw_mask(picture: np.ndarray, mask: np.ndarray) -> np.ndarray:
     """
     shades = cv2.resize((255 * mask).astype(np.uint8), picture.shape[1::-1], interpolation=cv2.INTER_AREA)
     colours = cv2.applyColorMap(shades, cv2.COLORMAP_VIRIDIS)[..., ::-1]
-    grey = picture.mean(2, keepdims=True)
-    return (0.35 * grey + 0.65 * colours).astype(np.uint8)
+    return (0.35 * picture.mean(2, keepdims=True) + 0.65 * colours).astype(np.uint8)

@@ -21,6 +21,7 @@ from mmdistill_dense.utils.literals import Template
 from mmdistill_dense.utils.validate import close_or_all, some
 
 Parts = dict[str, list[Labelled]]
+_UNUSED = 'are in pictures of no part or list'
 _STEP = 8  # pixels; a teacher of cells of 6.5 pixels had 10.6 AP on val, of 12.4 pixels 31.3 (FoveaBox)
 
 
@@ -163,6 +164,7 @@ def _parts_of_labels(reading: Reading, rule: SplitRule) -> Parts:
             raise ValueError(f'--data {reading.source}: label files for {names}, none for train. {annotations.FORMATS}')
     elif rule != SplitRule() or 'train' not in parts or len(parts.keys() - {None}) < 2:
         return {'': pictures}
+    reading.dropped[_UNUSED] = [str(sample.picture) for sample in parts.pop(None, ()) for _ in sample.objects]
     return {part: samples for part, samples in parts.items() if part}
 
 
@@ -221,7 +223,7 @@ def _classes(reading: Reading, pictures: Sequence[Labelled], class_names: Sequen
         raise ValueError(f'--classes {some(unknown)}: no category of {reading.source}. {choices}')
     chosen = tuple(name for name in names if name in used and (not class_names or name in class_names))
     if not chosen:
-        reasons = ''.join(f'; {len(objects)} annotations {reason}' for reason, objects in reading.dropped.items())
+        reasons = ''.join(f'; {len(boxes)} annotations {why}' for why, boxes in reading.dropped.items() if boxes)
         problem = f'no box of {some(class_names or names)}' if class_names or names else 'no box'
         file = reading.file_of(pictures[0].part)
         raise ValueError(f'--data: {file} has {problem}: there is nothing to train with{reasons}.')
@@ -260,7 +262,7 @@ def _count(
     label_reasons = {'of iscrowd=1, neither learned nor scored': crowds, 'of no class that is used': other_classes}
     used = {sample.picture for sample in samples}
     unused = [str(sample.picture) for sample in reading.pictures if sample.picture not in used for _ in sample.objects]
-    reading.dropped['are in pictures of no part or list'] += unused
+    reading.dropped[_UNUSED] = unused
     return [
         ('files', read, reading.skipped_files, {'not read': remaining}),
         ('pictures', len(used_paths), picture_reasons, {}),

@@ -2,6 +2,7 @@
 
 import os
 import shlex
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -99,7 +100,11 @@ def _unknown(root: Path, paths: Sequence[str], problem: str) -> str:
     images = 'A label image is a picture of class numbers or colours: name its folder by --labels'
     general = f' {images}. Outlines are read from json, xml and txt files, .npy files are not read.'
     hint = label_pairs.many_masks(paths) or (paths and label_pairs.proposal(root, paths)) or general
-    content = f'It holds {label_pairs.folder_tree(paths)}.{picture_files.other_endings(root)}{hint}'
+    folders = defaultdict[str, list[str]](list)
+    for path in paths:
+        folders[os.path.dirname(path) or '.'].append(os.path.basename(path))
+    tree = some((f'{folder}/ ({len(names)}, as {names[0]})' for folder, names in sorted(folders.items())), 6)
+    content = f'It holds {tree}.{picture_files.other_endings(root)}{hint}'
     return f'--data {root}: {problem}. {content} docs/your_labels.md shows the known trees.'
 
 

@@ -196,14 +196,6 @@ def find_tree(paths: Sequence[str]) -> Pairing | None:
     return pair_by_patterns(files, best)
 
 
-def folder_tree(paths: Sequence[str]) -> str:
-    """Describe the folders of some files, each with a file."""
-    folders = defaultdict[str, list[str]](list)
-    for path in paths:
-        folders[os.path.dirname(path) or '.'].append(os.path.basename(path))
-    return some((f'{folder}/ ({len(names)}, as {names[0]})' for folder, names in sorted(folders.items())), 6)
-
-
 def many_masks(paths: Sequence[str]) -> str:
     """Say what to do if each picture has a folder of masks, as in nuclei of the Data Science Bowl; else return ''."""
     folders = Counter(os.path.dirname(path) for path in paths)

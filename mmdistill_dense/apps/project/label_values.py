@@ -310,9 +310,9 @@ def colour_table(root: Path) -> tuple[dict[str, Colour], str]:
 
 def _colour_rows(file: Path) -> Iterator[tuple[str, Sequence[Any]]]:
     """Yield names and colours in CVAT's labelmap, a csv with columns name, r, g, b, or json."""
-    lines = lines_of(file)
+    lines = lines_of(file)  # refuses what is no text
     if file.suffix == '.json':
-        content = json.loads('\n'.join(lines))
+        content = json.loads(file.read_text(encoding='utf-8-sig'))
         pairs = content.items() if isinstance(content, dict) else ((entry['name'], entry['color']) for entry in content)
         yield from ((class_name(str(file), name), colour) for name, colour in pairs)
     elif file.name == 'label_colors.txt':  # of CamVid: ``64 128 64 Animal``

@@ -283,8 +283,7 @@ def absolute_path(source: str) -> str:
 
 def adapt(side: UserNetwork, classes: int | None, sizes: Mapping[str, Any], trained: bool, random: bool) -> None:
     """Set a network's ``changes`` and ``notes`` for the data, and its first weights; ``classes=None`` keeps its own."""
-    counts = {} if classes is None else class_overrides(side.model, classes, side.key)
-    side.changes = {**counts, **sizes}
+    side.changes = {**({} if classes is None else class_overrides(side.model, classes, side.key)), **sizes}
     values = (part.get(key) for part in mappings(side.model) for key in ('pretrained', 'checkpoint'))
     sources = list(dict.fromkeys(value for value in values if isinstance(value, str)))
     if trained and not random and 'backbone.img_size' not in sizes:  # its tables would not fit weights of the whole

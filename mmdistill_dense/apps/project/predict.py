@@ -36,7 +36,7 @@ from mmdistill_dense.utils.runner_internals import Network, parameters_in_use
 from mmdistill_dense.utils.validate import size_text, some
 from mmdistill_dense.utils.version import removed
 
-SECONDS, SHARE = 30, 0.05  # how often the boxes so far are written, and the share of the time that this may take
+SECONDS = 30  # between two writings of the boxes so far
 VIDEOS = ('.mp4', '.avi', '.mov', '.mkv', '.webm', '.m4v')
 
 
@@ -257,10 +257,9 @@ class Student:
             boxes.append(box)
         height, width = (int(side) for side in sample.ori_shape)
         self.boxes[name] = {'id': 0, 'file_name': name, 'height': height, 'width': width}, boxes
-        if (start := time.monotonic()) > self.next_write:
+        if time.monotonic() > self.next_write:
             self.write()
-            end = time.monotonic()
-            self.next_write = end + max(SECONDS, (end - start) / SHARE)
+            self.next_write = time.monotonic() + SECONDS
 
     def write(self) -> None:
         """Write the boxes that were found so far, and earlier ones."""

@@ -155,8 +155,8 @@ def parts_of(recipe: Path | str) -> Parts:
     recipes = [path]
     while len(bases := [*filter(Path.is_file, bases_of(recipes[-1]))]) == 1 and bases_of(bases[0]):
         recipes.append(bases[0])  # the one recipe that it inherits, and so on
-    files = [path, *reversed(bases)]  # the first base that sets a key stands last, and so counts
-    sources = {kind: file for file in files for kind, key in _KEYS.items() if key in keys_of(file)}
+    candidates = [path, *reversed(bases)]  # the first base that sets a key stands last, and so counts
+    sources = {kind: file for file in candidates for kind, key in _KEYS.items() if key in keys_of(file)}
     holders = [file for file in recipes if header_remark(file, 'pair')]  # others may inherit the pair that they change
     sources |= {'pair': holders[0]} if holders else {}
     parts = {kind: file.stem for kind, file in sources.items()}

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from datetime import datetime
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from mmengine.config import Config
@@ -97,8 +96,7 @@ def settings_section(comparison: Comparison) -> Section:
         run = comparison.runs_of(name)[0]
         if run.distillers:
             section.attempt(partial(compared_table, run))
-        control = comparison.control_of(run)
-        if control is not None:
+        if (control := comparison.control_of(run)) is not None:
             section.attempt(partial(settings_table, run, control))
     if not comparison.controls:
         section.reasons.append('No control to compare with: give one with --control.')
@@ -129,11 +127,9 @@ def settings_table(run: TrainedRun, control: TrainedRun) -> Sheet:
     for key in dict.fromkeys([*control_settings, *settings]):
         values = control_settings.get(key, _NONE), settings.get(key, _NONE)
         if key.split('.')[0] not in _IGNORED_KEYS and values[0] != values[1]:
-            rows.append([key, *map(_format_value, values)])
+            texts = [
+                '–' if value is _NONE else repr(value) if isinstance(value, str) else str(value) for value in values
+            ]
+            rows.append([key, *(text if len(text) <= _LONG else text[: _LONG - 1] + '…' for text in texts)])
     caption = f'{run.title} against {control.title}'
     return Sheet(caption, ['key', control.title, run.title], rows or [['nothing differs', '', '']])
-
-
-def _format_value(value: Any) -> str:
-    text = '–' if value is _NONE else repr(value) if isinstance(value, str) else str(value)
-    return text if len(text) <= _LONG else text[: _LONG - 1] + '…'

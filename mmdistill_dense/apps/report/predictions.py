@@ -24,7 +24,7 @@ from mmdistill_dense.apps.inspect.token_masks import draw_mask, masks_of_sample
 from mmdistill_dense.apps.report.runs import Comparison, TrainedRun, starts_of
 from mmdistill_dense.apps.report.section import Panel, Section, Sheet, Strip, gain_sheet, panel
 from mmdistill_dense.apps.suite.definition import TEACHER
-from mmdistill_dense.config.values import tested_set
+from mmdistill_dense.config.values import pipeline_of, tested_set, type_name
 from mmdistill_dense.distillers.maskd.token_distiller import TokenDistiller
 from mmdistill_dense.networks.teacher import FrozenTeacher
 from mmdistill_dense.networks.trace import TeacherOption
@@ -95,7 +95,7 @@ class Predictions:
             self.section.note = f'Of {len(numbers)} pictures those {choice} {self.section.note}'
         else:
             shown = evenly(numbers, count)
-        for name in [name for name in networks if name not in pair]:
+        for name in [name for name in networks if name not in self.samples]:
             self.section.attempt(partial(self._predict, name, networks[name], scenes, shown, len(shown)))
         colours = zip(meta['palette'] or (), meta['classes'] or (), strict=False)
         self.section.legend = [(f'background: rgb{colour}'.replace(',', ''), name) for colour, name in colours][:30]
@@ -210,14 +210,16 @@ def class_sheet(samples: Mapping[str, Mapping[int, Sample]], meta: Mapping[str, 
 def scenes_of(config: Config, count: int) -> tuple[list[Scene], dict[str, Any]]:
     """Return evenly spaced pictures of a test set, always the same, and names and colours of its classes."""
     scenes, option = [], tested_set(config)
+    pads = any(type_name(step).endswith('Pad') for step in pipeline_of(option))
     with DefaultScope.overwrite_default_scope(config.get('default_scope') or 'mmengine'):
         dataset = DATASETS.build(option)
         for index in evenly_spaced(len(dataset), count):
             item = dataset[index]
             image, meta = image_of(item['inputs']), item['data_samples'].metainfo
             height, width = meta.get('ori_shape', image.shape)[:2]
-            wide, high = meta.get('scale_factor', (1.0, 1.0))[:2]
-            image = image[: round(height * high), : round(width * wide)]  # without padding
+            if pads and 'scale_factor' in meta:  # without what was added
+                wide, high = meta['scale_factor'][:2]
+                image = image[: round(height * high), : round(width * wide)]
             image = image if image.shape[:2] == (height, width) else cv2.resize(image, (width, height))
             scenes.append(Scene(Path(meta.get('img_path') or '').stem or f'picture {index}', image, item))
     classes = tuple(dataset.metainfo.get('classes') or ())

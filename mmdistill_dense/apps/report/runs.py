@@ -108,7 +108,7 @@ def find_runs(folder: str | Path) -> list[TrainedRun]:
     root = root.resolve()
     seeds = ([path for path in root.glob(pattern) if SEED.fullmatch(path.name)] for pattern in ('seed*', '*/seed*'))
     for folders in ([root], *seeds):
-        folders.sort(key=lambda path: (path.parent, len(path.name), path.name))
+        folders.sort(key=lambda path: (path.parent, int(path.name[4:]) if path is not root else 0))
         if runs := [_run(path) for path in folders if is_run(path)]:
             return runs
     if runs := suite_runs(root):

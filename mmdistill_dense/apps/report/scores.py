@@ -166,7 +166,8 @@ class Answer:
         runs, row = self.comparison.runs_of(name), self.verdict.row(name)
         seeds = ', '.join('drawn' if run.seed is None else str(run.seed) for run in runs if run in self.scores)
         digits = self.verdict.digits
-        score, gain = score_cell(row, digits) if row.scores else 'none yet', gain_cell(row, '', digits)
+        score = score_cell(row, digits) if row.scores else 'none yet'
+        gain = gain_cell(row, '', digits) if row.gain else ''
         if row.scores and row.control and not row.gain:
             is_unpaired = name in {name for name, _ in self.unpaired}
             gain = 'not compared, see above' if is_unpaired else 'no control of its seed'
@@ -187,6 +188,7 @@ class Answer:
         results = [run.result for run in self.scores]
         splits = dict.fromkeys(split for result in results for split in result.get('metrics') or ())
         names = [split for split in splits if split not in ('val', 'test', *self.changes)]
+        names = [name for name in names if any(row.metric_on(name) for row in self.verdict.rows)]
         # a score that is a metric times 100, as of box AP, is in percent; one of 0 does not tell
         tests = ((result.get('score', 0.0), value) for result in results for value in _test_metrics(result).values())
         in_percent = any(value and math.isclose(score, 100 * value) for score, value in tests)
@@ -234,8 +236,7 @@ class Answer:
         return f'Not compared: {some(self.unpaired.values())}. {rule}. {advice}.'
 
     def _teacher_hint(self, baseline: float, gain: Gain) -> str:
-        scale = 100 if self.fractions else 1
-        ahead = math.inf if self.teacher is None else scale * (self.teacher - baseline)
+        ahead = math.inf if self.teacher is None else (100 if self.fractions else 1) * (self.teacher - baseline)
         if gain.mean > 0 or not ahead < MIN_TEACHER_LEAD:  # NaN of a diverged run
             return ''
         relation = 'no better' if ahead <= 0 else f'only {ahead:.1f} points better'

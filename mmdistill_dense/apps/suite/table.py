@@ -107,8 +107,7 @@ def as_markdown(table: SuiteTable) -> str:
     interval, titles = f'[{LEVEL:.0%} interval]', {row.name: TITLES.get(row.name, row.name) for row in rows}
     head = ['', 'n', definition.metric, f'gain {interval}', 's / iteration']
     main = [[titles[row.name], count_cell(row, seeds), score_cell(row), gain_cell(row), time_cell(row)] for row in rows]
-    students = [row for row in rows if row.name != TEACHER]
-    by_seed = [[titles[row.name], *(seed_cell(row, seed) for seed in seeds)] for row in students]
+    by_seed = [[titles[row.name], *(seed_cell(row, seed) for seed in seeds)] for row in rows if row.name != TEACHER]
     parts = [f'# {definition.title}', *table.sentences(), _markdown_table(head, main)]
     parts += ['## Each seed', _markdown_table(['seed', *map(str, seeds)], by_seed)]
     if sets := definition.test_sets:  # runs that finished before one was named have none

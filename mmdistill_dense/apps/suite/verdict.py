@@ -163,8 +163,7 @@ class Verdict:
             seeds = 'One seed' if gain.n == 1 else f'{gain.n} seeds with the same difference'
             return f'{text}. {seeds} cannot tell a gain from chance: train more.'
         interval = f'{gain.n} seeds, 95 % interval {self.number(gain.low, "+")} to {self.number(gain.high, "+")}'
-        certainty = 'The difference is more than chance' if gain.is_significant else 'This may be chance'
-        return f'{text}. {certainty} ({interval}).'
+        return f'{text}. {("This may be", "The difference is more than")[gain.is_significant]} chance ({interval}).'
 
     def number(self, value: float, sign: str = '') -> str:
         return f'{value:{sign}.{self.digits}f}'

@@ -105,11 +105,16 @@ def _shape_object(where: str, kind: str, shape: Mapping[str, Any], sample: Label
 
 
 def _merge_objects(parts: Sequence[Object], sample: Labelled) -> Object:
+    if len(parts) == 1:
+        return parts[0]
     shapes = [part['segmentation'] for part in parts]
     if sample.size and any(isinstance(shape, dict) for shape in shapes):
         inside = coco.decode(coco.merge([common.shape_run_lengths(shape, sample.size) for shape in shapes]))
         return common.from_mask('', inside, 0, 0, sample.size)
-    return common.from_rings([ring for shape in shapes for ring in shape], sum(part['area'] for part in parts))
+    # by the boxes, not the points: rounding tells both apart, and label files of before were written so
+    corners = [value for x, y, w, h in (part['bbox'] for part in parts) for value in (x, y, x + w, y + h)]
+    whole = common.from_rings([corners], sum(part['area'] for part in parts))
+    return {**whole, 'segmentation': [ring for shape in shapes for ring in shape]}
 
 
 def read_xml(request: Request) -> Reading | None:
@@ -251,10 +256,12 @@ def _add_part(reading: Reading, part: str | None, path: Path, content: Any, requ
                 raise ValueError(f'two entries of images tell two sizes of {image["file_name"]}. Correct one.')
             changes['entries of images name a picture that is listed before; their boxes are joined'] += 1
     reading.pictures += pictures.values()
-    for annotation in content['annotations']:
+    order = {number: index for index, number in enumerate(by_id)}  # boxes of joined entries follow one another
+    for annotation in sorted(content['annotations'], key=lambda box: order.get(box['image_id'], len(order))):
         number, name = annotation['image_id'], kinds[annotation['category_id']]
-        if isinstance(marks := annotation.get('attributes'), dict) and not has_mask(annotation):
-            common.refuse_turned(f'{path}: the box {annotation["bbox"]}', marks.get('rotation'))
+        marks = annotation.get('attributes')
+        if isinstance(marks, dict) and type(marks.get('rotation')) in (int, float) and not has_mask(annotation):
+            common.refuse_turned(f'{path}: the box {annotation["bbox"]}', marks['rotation'])
         if number in by_id:
             by_id[number].objects.append({**annotation, 'name': name})
         else:

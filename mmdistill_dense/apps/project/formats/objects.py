@@ -150,7 +150,7 @@ def class_name(where: str, label: Any) -> str:
 
 def refuse_turned(where: str, degrees: Any) -> None:
     """Refuse a box that was turned: CVAT exports its sides as they were before."""
-    if re.fullmatch(r'-?[\d.]*[1-9][\d.]*', str(degrees)):
+    if re.fullmatch(r'-?\d+(\.\d+)?', str(degrees)) and float(degrees) % 360:
         raise ValueError(f'--data: {where} is turned by {degrees} degrees. {removed("rotation of boxes")}')
 
 
@@ -233,13 +233,13 @@ def _mend_part(reading: Reading, part: str | None, stored: bool, drawn: bool) ->
         sample.size = size
     label_files.check_shapes([(instance, sample.size or ()) for sample in pictures for instance in sample.objects])
     for sample in pictures:
-        size, instances, keys = sample.size or (0, 0), list[Object](), list[Any]()
+        size, instances, shapes = sample.size or (0, 0), list[Object](), dict[Any, Any]()
         for instance in sample.objects:
             if not (reason := label_files.left_out(instance, size)):
                 _fill_missing(instance, changes)
-                key = [instance.get(field) for field in ('name', 'bbox', 'segmentation')]
-                reason = 'have class, box and outline of another one' if key in keys else ''
-                keys.append(key)
+                key, shape = (instance['name'], *instance['bbox']), instance.get('segmentation')
+                reason = 'have class, box and outline of another one' if shapes.get(key, ...) == shape else ''
+                shapes.setdefault(key, shape)
             if not reason and label_files.has_mask(instance):
                 shape = instance['segmentation']
                 if isinstance(shape, dict) and tuple(shape['size']) != size:

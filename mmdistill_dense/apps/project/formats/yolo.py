@@ -150,7 +150,8 @@ def _parts(request: Request, pictures: Sequence[Path], config: Mapping[str, Any]
         entries: Any = next((config[word] for word in words if word in config), [])
         for entry in entries if isinstance(entries, list) else [entries]:
             # exports write ../train/images for the folder beside the file
-            attempts = [start / path for path in (str(entry), str(entry).lstrip('./')) for start in starts]
+            inside = re.sub(r'^(\.{1,2}/+)+', '', str(entry))
+            attempts = [start / path for path in (str(entry), inside) for start in starts]
             paths = [path.resolve() for path in attempts if path.exists()]  # path may lead to what this is a copy of
             target = min(paths, key=lambda path: not path.is_relative_to(root), default=None)
             if target is None:

@@ -38,7 +38,8 @@ async function draw() {
   };
   for (const { place, figure } of window.Plotly ? plots : []) {
     for (const trace of figure.data) trace.line.color = colour(trace.meta.colour);
-    await Plotly.react(place, figure.data, { ...figure.layout, ...layout }, { responsive: true, displayModeBar: false });
+    const settings = { ...figure.layout, ...structuredClone(layout) }; // Plotly writes the ranges of a chart into it
+    await Plotly.react(place, figure.data, settings, { responsive: true, displayModeBar: false });
   }
 }
 

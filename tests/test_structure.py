@@ -56,7 +56,7 @@ MOST_LINES = {
     'mmdistill_dense/apps': 11_800,
     'mmdistill_dense': 32_270,
     'tools': 3_071,
-    'tests': 34_955,
+    'tests': 34_935,
 }
 MOST_CONFIGS = 600
 parsed = cache(lambda path: ast.parse(path.read_text(encoding='utf-8')))

@@ -78,7 +78,7 @@ def titles(strip: Strip) -> list[str]:
 def test_scores_are_those_of_the_results(made):
     (table,) = only(made[1]['scores'], Sheet)
     rows = {row[0]: row[1:] for row in table.rows}
-    control, kd, both = ([str(SEED), *cells] for cells in (['40.00', '–'], ['42.00', '+2.00'], ['44.00', '+4.00']))
+    control, kd, both = ([str(SEED), *cells] for cells in (['40.00', ''], ['42.00', '+2.00'], ['44.00', '+4.00']))
     assert {name: row[:3] for name, row in rows.items()} == {'control': control, 'kd': kd, 'all': both}
     assert re.fullmatch(r'\d+\.\d\d x', rows['kd'][3]) and rows['control'][3] == ''
     rows = {row[0]: dict(zip(table.head, row, strict=True)) for row in table.rows}

@@ -357,7 +357,7 @@ def test_scores_on_labels_that_were_changed_are_not_compared(tmp_path):
         result(row(tmp_path, name), 50.0, dict(data={'val': stamp, name: stamp}))
     (sentence,) = (actual := answer(tmp_path)).sentences()
     assert sentence.startswith('control seed 0 and cwd seed 0: label files were changed between these runs')
-    assert rows(actual)['cwd']['gain'] == '–'
+    assert rows(actual)['cwd']['gain'] == ''
     result(tmp_path / 'runs/cwd/seed0', 50.0)
     assert answer(tmp_path).sentences()[0].startswith('No sign of it.'), 'results of before tell no stamps'
 

@@ -13,6 +13,7 @@ the pairs' gains, which is that of a random-effects model whose pairs are known 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import random
@@ -316,7 +317,8 @@ def draw_curves(out: Path, titles: Sequence[str], files: Sequence[Path]) -> None
         axis.legend(frameon=False)
     labels = sorted({x for curve in by_labels.values() for x in curve})
     axes[0].set(xscale='log', xlabel='labelled pictures', ylabel='gain over the student alone, points')
-    axes[0].set_xticks(labels, [f'{number:g}' for number in labels])
+    near = {number for last, number in itertools.pairwise(labels) if number < 1.2 * last}  # no room for both
+    axes[0].set_xticks(labels, ['' if number in near else f'{number:g}' for number in labels])
     axes[0].minorticks_off()
     axes[1].set(xlabel='lead of the teacher over the student alone, points')
     figure.savefig(out, metadata={'Date': None})

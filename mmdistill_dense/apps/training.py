@@ -138,9 +138,8 @@ def _use_tta(cfg: Config) -> None:
         raise KeyError('--tta needs tta_pipeline in the config of a segmentation run, as in _base_/datasets/_paper.py')
     dataset = cfg.test_dataloader.dataset
     keys = ('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor', 'flip', 'flip_direction')
-    flips = [ConfigDict(type='RandomFlip', prob=probability) for probability in (1.0, 0.0)]
+    flips = [ConfigDict(type='RandomFlip', prob=probability) for probability in (1.0, 0.0)]  # as mmdet's script
     augmented = ConfigDict(type='TestTimeAug', transforms=[flips, [ConfigDict(type='PackDetInputs', meta_keys=keys)]])
-    # of a detector, every picture is also mirrored, as mmdet's script does it
     dataset.pipeline = cfg.get('tta_pipeline') or [*deepcopy(dataset.pipeline[:-1]), augmented]
     cfg.model = ConfigDict(**cfg.tta_model, module=cfg.model)
 

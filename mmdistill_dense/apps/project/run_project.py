@@ -80,9 +80,8 @@ def screen(definition: Definition) -> Iterator[str]:
     dataset = config.train_dataloader.dataset
     yield f'student  {config.model.student.get("cfg")}'
     yield f'teacher  {teacher.get("cfg") or teacher.get("model")}, {origin}'
-    seeds = ', '.join(map(str, definition.seeds))
     methods = ', '.join(name for name in definition.methods if not is_alone(name))
-    yield f'methods  {methods}, beside the student alone; seeds {seeds}'
+    yield f'methods  {methods}, beside the student alone; seeds {", ".join(map(str, definition.seeds))}'
     yield f'data     {dataset.get("data_root")}, {len(dataset.metainfo["classes"])} classes'
     yield f'steps    {config.train_cfg.max_iters} of {configs.batch_of(config)} pictures, each training'
     yield f'results  {definition.out}; the log of each training is log.txt in its folder'

@@ -358,8 +358,7 @@ def count_lines(name: str, counts: Iterable[Count]) -> list[str]:
     for noun, used, left_out, unused in counts:
         total = used + sum(map(len, (*left_out.values(), *unused.values())))
         reasons = [f'{len(names)} {reason} ({some(names, 3)})' for reason, names in unused.items() if names]
-        used_text = [] if used == total else [f'{used} used']
-        summaries.append(', '.join([f'{total} {noun}', *used_text, *reasons]))
+        summaries.append(', '.join([f'{total} {noun}', *([] if used == total else [f'{used} used']), *reasons]))
         for reason, names in left_out.items():
             remark = f'{noun} {reason}; they are left out ({some(names, 3)})'
             warnings += [f'WARNING: {len(names)} of {total} {remark}'] if names else []

@@ -58,8 +58,7 @@ def parse_teacher_classes(arguments: Sequence[str]) -> Any:
         return AUTO if arguments else None
     if wrong := [word for word in arguments if '=' not in word]:
         raise ValueError(f'--teacher-classes {wrong[0]}: write auto, or MINE=THEIRS, as in car=car,truck forklift=')
-    words = (word.split('=', 1) for word in arguments)
-    return {name: [part for part in names.split(',') if part] for name, names in words}
+    return {name: [*filter(None, names.split(','))] for name, names in (word.split('=', 1) for word in arguments)}
 
 
 def _read(checkpoint: str) -> dict[str, Any] | None:

@@ -6,8 +6,9 @@ import os
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 from mmengine.config import Config
@@ -59,6 +60,7 @@ def train_all(
             print(f'{definition.title}: {len(chosen)} runs, {len(todo)} to do, in {definition.out}', flush=True)
             check_rows(definition, todo)
 
+        @cache  # a run that stalled goes on as it began
         def begin(run: Run) -> list[str]:
             plan.write_config(run, *todo[run])
             return [sys.executable, '-m', 'mmdistill_dense', 'suite', *job_words(definition.path, run), '--attended']
@@ -78,7 +80,7 @@ def train_all(
 
 @building_once()
 def check_rows(definition: Definition, todo: Resolved) -> None:
-    """Check each row as ``mmdistill check`` does, unless it passed before; networks of equal configs are built once."""
+    """Check each row as ``mmdistill check`` does, unless it, or one that differs in its rate alone, passed before."""
     path = definition.out / 'checked.json'
     hashes = read_json(path) or {}
     for name, changes in definition.test_sets.items() if todo else ():
@@ -88,10 +90,14 @@ def check_rows(definition: Definition, todo: Resolved) -> None:
             if not len(DATASETS.build(config.test_dataloader.dataset)):
                 raise ValueError('the set has no pictures: its keys change the test set of the control.')
     backbones = dict[Path, dict[str, Sequence[int]]]()
-    for run, (config, config_hash) in todo.items():
-        digest = f'{config_hash} {configs.networks_hash(config)} {__version__}{local_code(config) or ""}'
+    for run, (config, _) in todo.items():
         check_metric(config, definition.metric, str(definition.path))
-        if (run.is_teacher and not plan.trains_teacher(definition)) or hashes.get(run.name) == digest:
+        without_rates = copy.deepcopy(config)
+        with suppress(ValueError):  # an optimizer without a rate
+            configs.scale_rate(without_rates, 0.0, run.name)
+        facts = configs.config_hash(without_rates), configs.networks_hash(config), __version__, local_code(config)
+        digest = f'{facts} {run.teacher is None}'
+        if (run.is_teacher and not plan.trains_teacher(definition)) or digest in hashes.values():
             continue  # an existing teacher is only tested
         # the step of a whole batch may take minutes on a CPU; a teacher that the suite trains has no file yet
         few = min(2, config.train_dataloader.batch_size)

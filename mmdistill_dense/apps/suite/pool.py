@@ -54,7 +54,6 @@ class Pool:
     on_run_end: Callable[[], None] = lambda: None  # called when a run has ended
     stall: float | None = None  # minutes without a report
     stalls: Counter[Run] = field(default_factory=Counter)
-    words: dict[Run, list[str]] = field(default_factory=dict)  # of runs that have begun
 
     def execute(self, todo: Sequence[Run]) -> dict[str, str]:
         """Do runs, which include all that they depend on; return why some failed, which stops only their dependents."""
@@ -120,8 +119,7 @@ class Pool:
     def _start(self, run: Run, device: str | None) -> Job:
         if full := no_room(run.folder):
             raise OSError(full.removeprefix(': '))
-        checkpoint = latest_checkpoint(run.folder)
-        words = self.words[run] = self.words.get(run) or self.command(run)
+        checkpoint, words = latest_checkpoint(run.folder), self.command(run)
         self.say(f'{run.title}: {f"goes on from {checkpoint.name}" if checkpoint else "starts"}')
         run.folder.mkdir(parents=True, exist_ok=True)
         environment = dict(os.environ, OMP_NUM_THREADS=str(self.threads), MKL_NUM_THREADS=str(self.threads))

@@ -54,7 +54,7 @@ MOST_LINES = {
     'mmdistill_dense/apps/export': 1_490,
     'mmdistill_dense/apps/recipes': 415,
     'mmdistill_dense/apps': 11_800,
-    'mmdistill_dense': 32_275,
+    'mmdistill_dense': 32_270,
     'tools': 3_071,
     'tests': 34_935,
 }

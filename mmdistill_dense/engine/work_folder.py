@@ -96,8 +96,8 @@ def latest_checkpoint(folder: Path, since: int = 0) -> Path | None:
     checkpoints: list[Path] = []
     for kind in ('iter', 'epoch'):
         numbers = {path: path.stem.removeprefix(f'{kind}_') for path in folder.glob(f'{kind}_*.pth')}
-        whole = [path for path, number in numbers.items() if number.isdigit() and _is_whole(path, since)]
-        checkpoints += sorted(whole, key=lambda path: int(numbers[path]))[-1:]
+        newest = sorted(filter(lambda path: numbers[path].isdigit(), numbers), key=lambda path: -int(numbers[path]))
+        checkpoints += filter(None, [next((path for path in newest if _is_whole(path, since)), None)])
     return max(checkpoints, key=_iteration, default=None) if len(checkpoints) != 1 else checkpoints[0]
 
 

@@ -6,7 +6,7 @@ import os
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
@@ -44,11 +44,11 @@ def published_weights(name: str) -> str:
 
 @cache
 def _published(package: str) -> dict[str, list[str]]:
-    root = package_root(package)
+    root, read = package_root(package), partial(yaml.load, Loader=getattr(yaml, 'CSafeLoader', yaml.SafeLoader))
     table: dict[str, list[str]] = {}
-    metafiles = yaml.safe_load((root / 'model-index.yml').read_text(encoding='utf-8'))['Import']
+    metafiles = read((root / 'model-index.yml').read_text(encoding='utf-8'))['Import']
     for metafile in filter(Path.is_file, map(root.joinpath, metafiles)):
-        content = yaml.safe_load(metafile.read_text(encoding='utf-8'))
+        content = read(metafile.read_text(encoding='utf-8'))
         for model in content.get('Models', content) if isinstance(content, dict) else content:
             urls = table.setdefault(model.get('Config', ''), [])
             urls.extend(url for url in listed(model.get('Weights')) if url not in urls)
@@ -120,8 +120,9 @@ def download(url: str, folder: Path, key: str) -> Path:
     address, digits = url.partition('#')[0], promised_hash(url)
     path = folder / Path(urlsplit(address).path).name
     origin = path.with_name(f'{path.name}.address')
-    is_other = origin.is_file() and origin.read_text(encoding='utf-8') != address
-    if digits is not None:
+    if digits is None:
+        is_other = origin.is_file() and origin.read_text(encoding='utf-8') != address
+    else:
         is_other = path.is_file() and not sha256(path).startswith(digits)
     if is_other:
         path = folder / hashlib.sha256(address.encode()).hexdigest()[:16] / path.name

@@ -256,6 +256,9 @@ def test_a_row_is_checked_with_a_step_of_few_pictures(
     actions.check_rows(definition, plan.resolved(definition, plan.runs(definition)))
     assert asked == [2, 2, 2], 'the teacher, the control at any rate, the method'
     assert 'warning: It is large. Make it smaller.' in capsys.readouterr().out
+    finish(definition, 'teacher')
+    actions.check_rows(definition, plan.resolved(definition, plan.runs(definition)))
+    assert asked == [2, 2, 2], 'a teacher that is there by now changes no row'
 
 
 @pytest.mark.parametrize(('processes', 'fits'), [(8, True), (1, False)])

@@ -95,8 +95,8 @@ def check_rows(definition: Definition, todo: Resolved) -> None:
         without_rates = copy.deepcopy(config)
         with suppress(ValueError):  # an optimizer without a rate
             configs.scale_rate(without_rates, 0.0, run.name)
-        facts = configs.config_hash(without_rates), configs.networks_hash(config), __version__, local_code(config)
-        digest = f'{facts} {run.teacher is None}'
+        digest = f'{plan.hash_of(definition, run, without_rates)} {configs.networks_hash(config)} {__version__}'
+        digest += f'{local_code(config) or ""} {run.teacher is None}'
         if (run.is_teacher and not plan.trains_teacher(definition)) or digest in hashes.values():
             continue  # an existing teacher is only tested
         # the step of a whole batch may take minutes on a CPU; a teacher that the suite trains has no file yet

@@ -85,11 +85,11 @@ def runs(definition: Definition) -> list[Run]:
     teachers = [Run(TEACHER, seed, folder)] if trained or definition.test_teacher else []
     pretrainings, students = dict[str, Run](), list[Run]()
     for name, method in definition.methods.items():
-        # called after the first row that it trains, or after one that began when rows stood in another order
-        rows = [row for row, other in definition.methods.items() if other.pretraining == method.pretraining]
-        home = definition.out / PRETRAINING
-        first = next((row for row in rows if (home / row / 'state.json').is_file()), rows[0])
         if method.pretraining is not None:
+            # called after the first row that it trains, or after one that began when rows stood in another order
+            rows = [row for row, other in definition.methods.items() if other.pretraining == method.pretraining]
+            home = definition.out / PRETRAINING
+            first = next((row for row in rows if (home / row / 'state.json').is_file()), rows[0])
             pretrainings[name] = Run(f'{PRETRAINING}:{first}', 0, home / first)
     all_wait = trained and configs.reads_teacher(configs.control_config(definition))
     for seed, name in itertools.product(definition.seeds, (CONTROL, *definition.methods)):

@@ -203,7 +203,7 @@ def _lines(context: CheckContext) -> Iterator[str]:
         yield f'without  {free["pictures"]:,} pictures without labels{out}, {free["step"]} a step'
 
 
-# Tables: names of columns, with > those of numbers, then rows
+# Tables: first the names of the columns, with > before those of numbers, then the rows
 
 
 def _networks(context: CheckContext) -> Iterator[Sequence[str]]:

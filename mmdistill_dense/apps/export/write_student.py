@@ -275,7 +275,7 @@ def _sizes(size: Sequence[int], step: int) -> list[list[int]]:
 def load_student(
     config: Config, checkpoint: str | Path, parts: Sequence[str] | None = None
 ) -> tuple[Config, nn.Module, dict[str, Tensor], dict[str, Any]]:
-    """Return plain config, loaded network, its weights and what is kept of the meta; ``parts`` (or all) must fit."""
+    """Return the plain config, the loaded network, its weights and the kept meta; ``parts``, or all of it, must fit."""
     plain = strict_load.plain_config(config)
     file = strict_load.local_file(str(checkpoint), None, 'checkpoint')
     content = strict_load.read_checkpoint(file)

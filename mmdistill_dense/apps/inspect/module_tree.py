@@ -41,7 +41,7 @@ class ModuleNode:
 
 
 def networks_of(config: Config, student: bool = False, teacher: bool = False) -> Iterator[tuple[str, TeacherOption]]:
-    """Yield title and options of the networks of a config; those of a teacher build any network."""
+    """Yield the title and the options of each network of a config, as options of a teacher: they build any network."""
     init_default_scope(config.get('default_scope') or 'mmengine')
     model = model_of(config)
     if not is_distill_model(model):

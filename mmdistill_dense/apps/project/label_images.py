@@ -160,7 +160,7 @@ def _divide(root: Path, paired: Pairing, rule: SplitRule, notes: list[str]) -> d
 
 
 def _form(root: Path, parts: Parts, paths: Sequence[str] = ()) -> tuple[Form, list[tuple[str, Path]]]:
-    """Return the form of the data, and where in the folder of the project which label images are to be written."""
+    """Return the form of the data, and the label images to write, each with its path in the project's folder."""
     # none with the ``paths`` of all files, if all label images have the names of their pictures, below two folders
     by_part, stems, targets = dict[str, Split](), dict[str, Path](), list[tuple[str, Path]]()
     ends = set[str]() if paths else {'.png'}

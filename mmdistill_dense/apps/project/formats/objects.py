@@ -1,4 +1,4 @@
-"""What every reader is given and gives, and what is made of it: labels that training and metric read alike."""
+"""What readers of labels take and return, and how labels are mended, so that training and metric read them alike."""
 
 import re
 from collections import Counter, defaultdict
@@ -180,7 +180,7 @@ def from_points(points: Sequence[Point]) -> Object:
 
 
 def from_rings(rings: Sequence[Sequence[float]], area: float) -> Object:
-    """Return box, area and polygons, each of which lists x and y of its corners."""
+    """Return the box, the area and the polygons; a polygon lists x and y of each corner."""
     xs, ys = ([value for ring in rings for value in ring[start::2]] for start in (0, 1))
     return {**from_box(min(xs), min(ys), max(xs), max(ys)), 'area': area, 'segmentation': rings}
 
@@ -211,7 +211,7 @@ def from_mask(where: str, inside: np.ndarray, left: int, top: int, size: Size) -
 
 
 def mend(reading: Reading, stored: bool, drawn: bool) -> None:
-    """Mend and note what is wrong in pictures, read ``stored`` or as EXIF turns them; ``drawn``: for label images."""
+    """Mend what is wrong in pictures, ``stored`` or turned by EXIF, and note it; ``drawn``: into label images."""
     for part in dict.fromkeys(sample.part for sample in reading.pictures):
         with file_errors(reading.file_of(part)):
             _mend_part(reading, part, stored, drawn)
@@ -274,7 +274,7 @@ def _mend_part(reading: Reading, part: str | None, stored: bool, drawn: bool) ->
 
 
 def _fill_missing(instance: Object, changes: Counter[str]) -> None:
-    """Give an object what it lacks. mmdet trains without those marked by ``ignore``."""
+    """Fill in what an object lacks; mmdet leaves out the objects with the mark ``ignore``."""
     shape = instance.get('segmentation')
     if not label_files.has_area(instance):
         changes['annotations had no area, and get width times height of their box'] += 1
